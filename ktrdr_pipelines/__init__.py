@@ -1,0 +1,1 @@
+"""A complete local store of Interactive Brokers bars: Dagster pipelines, Parquet, DuckDB."""

@@ -1,0 +1,1 @@
+"""The Dagster code location: one file a Dagster concept."""

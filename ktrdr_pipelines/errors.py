@@ -1,0 +1,187 @@
+"""Every error of the project, in one tree.
+
+KtrdrError
+├── UsageError            what a person asked for makes no sense (exit 2)
+│   ├── SettingsError         a setting is unknown or has a bad value
+│   ├── UniverseError         the universe file is malformed
+│   ├── UnknownSymbolError    a symbol is not in the universe
+│   └── NoStoreError          a data folder is not a store
+├── StoreError            something on disk is not as it must be
+│   ├── ForeignIdentityError  a file holds another instrument, origin or epoch
+│   ├── CorruptFileError      a file cannot be read as what it should be
+│   └── DiskError             the system refused to read or write
+├── GatewayError          the gateway could not, or would not, answer
+│   ├── GatewayUnreachableError   no TCP connection, or one that closes at once
+│   ├── GatewaySilentError        connected, and no answer before the deadline
+│   ├── ClientIdInUseError        326, on every id that was tried
+│   ├── ConnectionLostError       the connection ended while a request was open
+│   ├── PacingError               the gateway says that it was asked too much
+│   ├── EntitlementError          not permitted or not subscribed
+│   ├── RequestRejectedError      the gateway refuses this very request
+│   ├── ContractUnknownError      no such instrument
+│   ├── ContractAmbiguousError    several instruments fit
+│   └── BadAnswerError            an answer that cannot be what was asked for
+├── IncompleteError       work ended with something unexplained (exit 3)
+└── SimulatorError        the simulated gateway could not start or serve
+
+An error keeps its fields; its text says what was asked, what came, and what to do.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a command says to the shell when it ends."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    INCOMPLETE = 3
+
+
+class KtrdrError(Exception):
+    """The root: everything the project raises on purpose.
+
+    Args:
+        what: what was asked for or looked at.
+        came: what was found instead.
+        remedy: what a person can do about it.
+    """
+
+    exit_code: ExitCode = ExitCode.FAILED
+
+    def __init__(self, what: str, *, came: str = "", remedy: str = "") -> None:
+        super().__init__(what, came, remedy)
+        self.what = what
+        self.came = came
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = self.what if not self.came else f"{self.what}: {self.came}"
+        return text if not self.remedy else f"{text}. {self.remedy}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuilt, (type(self), dict(self.__dict__)))
+
+
+def _rebuilt(kind: type[KtrdrError], fields: dict[str, object]) -> KtrdrError:
+    """Rebuild an error that crossed a process border, whatever its signature."""
+    error = kind.__new__(kind)
+    error.__dict__.update(fields)
+    return error
+
+
+class UsageError(KtrdrError):
+    """What a person asked for makes no sense."""
+
+    exit_code = ExitCode.USAGE
+
+
+class SettingsError(UsageError):
+    """A setting is unknown or has a bad value."""
+
+
+class UniverseError(UsageError):
+    """The universe file is malformed; the text names file, line and key."""
+
+
+class UnknownSymbolError(UsageError):
+    """A symbol is not in the universe."""
+
+
+class NoStoreError(UsageError):
+    """A data folder is not a store, or not one that may be used here."""
+
+
+class StoreError(KtrdrError):
+    """Something on disk is not as it must be."""
+
+
+class ForeignIdentityError(StoreError):
+    """A file holds another instrument, origin or epoch than what was to be saved."""
+
+
+class CorruptFileError(StoreError):
+    """A file cannot be read as what it should be."""
+
+
+class DiskError(StoreError):
+    """The operating system refused to read or write."""
+
+
+class GatewayError(KtrdrError):
+    """The gateway could not, or would not, answer.
+
+    ``code`` is the gateway's own code, or None where it gave none; ``retry`` says whether the
+    same request may be worth another try later.
+    """
+
+    retry: bool = False
+
+    def __init__(
+        self, what: str, *, came: str = "", remedy: str = "", code: int | None = None
+    ) -> None:
+        super().__init__(what, came=came, remedy=remedy)
+        self.code = code
+
+
+class GatewayUnreachableError(GatewayError):
+    """No TCP connection could be made, or it was closed at once."""
+
+    retry = True
+
+
+class GatewaySilentError(GatewayError):
+    """The gateway is connected and did not answer before the deadline."""
+
+    retry = True
+
+
+class ClientIdInUseError(GatewayError):
+    """Every client id that was tried is in use."""
+
+    retry = True
+
+
+class ConnectionLostError(GatewayError):
+    """The connection ended, or the gateway lost its own, while a request was open."""
+
+    retry = True
+
+
+class PacingError(GatewayError):
+    """The gateway says that it was asked too much."""
+
+    retry = True
+
+
+class EntitlementError(GatewayError):
+    """Not permitted or not subscribed; it stops what it concerns and nothing else."""
+
+
+class RequestRejectedError(GatewayError):
+    """The gateway refuses this very request; the same again would be refused again."""
+
+
+class ContractUnknownError(GatewayError):
+    """The gateway knows no such instrument."""
+
+
+class ContractAmbiguousError(GatewayError):
+    """Several instruments fit what the universe says."""
+
+
+class BadAnswerError(GatewayError):
+    """An answer that cannot be what was asked for."""
+
+    retry = True
+
+
+class IncompleteError(KtrdrError):
+    """Work ended and something is still unexplained; the text names it."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
+class SimulatorError(KtrdrError):
+    """The simulated gateway could not start or serve."""

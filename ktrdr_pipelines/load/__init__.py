@@ -1,0 +1,1 @@
+"""Plan, ask, settle, save: what brings bars from a gateway into the store."""

@@ -1,0 +1,1 @@
+"""Bars and what is known of them on disk: Parquet, ledger, DuckDB catalog."""
