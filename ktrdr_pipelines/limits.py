@@ -1,0 +1,340 @@
+"""Every number and code of Interactive Brokers that the project relies on, once.
+
+Here: values with unit, source and grade. Not here: what follows from them (``core.plan``,
+``core.pacing``, ``ib.codes``).
+
+Grades: O official documentation, L seen in live captures, R reverse-engineered, S read in the
+source of ib_async or ibapi, C community report, K the original KTRDR system, P this project's
+own choice. R and C are likely, not certain.
+
+Source: https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/ (bar data, limitations, codes)
+and https://interactivebrokers.github.io/tws-api/historical_limitations.html.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+_CAMPUS = "https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/"
+_PACING = "https://interactivebrokers.github.io/tws-api/historical_limitations.html"
+_BARS = "https://interactivebrokers.github.io/tws-api/historical_bars.html"
+_CODES = "https://interactivebrokers.github.io/tws-api/message_codes.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit(Generic[T]):
+    """One value with its unit, where it comes from, and how sure that is."""
+
+    value: T
+    unit: str
+    source: str
+    grade: str
+
+
+class CodeClass(StrEnum):
+    """What a gateway's code means for the work that met it."""
+
+    NOTICE = "notice"
+    RETRY = "retry"
+    PACING = "pacing"
+    NO_DATA = "no_data"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    CONTRACT = "contract"
+    ENTITLEMENT = "entitlement"
+    CONNECTION = "connection"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeText:
+    """A beginning or a part of a message that decides what a code means."""
+
+    part: str
+    means: CodeClass
+
+
+@dataclass(frozen=True, slots=True)
+class DurationRange:
+    """Which bar sizes one duration unit may be asked with, and how many units at most."""
+
+    unit: str
+    smallest_bar_s: int
+    largest_bar_s: int
+    most: int
+
+
+def _table(values: dict[str, int], source: str, grade: str) -> Limit[Mapping[str, int]]:
+    return Limit(MappingProxyType(values), "days per request", source, grade)
+
+
+_MIN, _HOUR, _DAY, _WEEK, _MONTH = 60, 3600, 86_400, 604_800, 2_592_000
+
+
+class IbLimitsRegistry:
+    """The one registry of every limit; read it, never copy a number out of it."""
+
+    # --- what one request may ask for -------------------------------------------------------
+    BAR_SIZES: Final = Limit[Mapping[str, str]](
+        MappingProxyType(
+            {
+                "1m": "1 min",
+                "5m": "5 mins",
+                "15m": "15 mins",
+                "30m": "30 mins",
+                "1h": "1 hour",
+                "4h": "4 hours",
+                "1d": "1 day",
+                "1w": "1 week",
+            }
+        ),
+        "IB bar size setting per timeframe",
+        _BARS,
+        "O",
+    )
+    VALID_BAR_SIZES: Final = Limit(
+        frozenset(
+            {"1 secs", "5 secs", "10 secs", "15 secs", "30 secs", "1 min"}
+            | {f"{n} mins" for n in (2, 3, 5, 10, 15, 20, 30)}
+            | {"1 hour", "2 hours", "3 hours", "4 hours", "8 hours"}
+            | {"1 day", "1 week", "1 month"}
+        ),
+        "IB bar size settings; '1 sec', '1 mins' and '1 hours' are refused",
+        _BARS,
+        "R",
+    )
+    DURATION_UNITS: Final = Limit(("S", "D", "W", "M", "Y"), "duration units", _BARS, "O")
+    SAFE_DAYS: Final = _table(
+        {"1m": 1, "5m": 7, "15m": 14, "30m": 30, "1h": 30, "4h": 30, "1d": 365, "1w": 730},
+        "the original KTRDR system's IbLimitsRegistry",
+        "K",
+    )
+    SAFE_STEPS: Final = Limit(
+        (
+            DurationRange("S", 1, _MIN, 60),
+            DurationRange("S", 1, 2 * _MIN, 120),
+            DurationRange("S", 1, 30 * _MIN, 1_800),
+            DurationRange("S", 5, _HOUR, 3_600),
+            DurationRange("S", 10, 3 * _HOUR, 14_400),
+            DurationRange("S", 30, 8 * _HOUR, 28_800),
+            DurationRange("D", _MIN, _DAY, 1),
+            DurationRange("D", 2 * _MIN, _DAY, 2),
+            DurationRange("W", 3 * _MIN, _WEEK, 1),
+            DurationRange("M", 30 * _MIN, _MONTH, 1),
+            DurationRange("Y", _DAY, _MONTH, 1),
+        ),
+        "steps of 'a few thousand bars' (conservative table)",
+        _PACING,
+        "O",
+    )
+    WIDE_STEPS: Final = Limit(
+        (
+            DurationRange("S", 1, _MIN, 86_400),
+            DurationRange("D", 5, _HOUR, 365),
+            DurationRange("W", 10, 4 * _HOUR, 52),
+            DurationRange("M", 30, 8 * _HOUR, 12),
+            DurationRange("Y", _MIN, _DAY, 68),
+        ),
+        "the current table, which contradicts itself: 5 D of 1 day works (L)",
+        _CAMPUS,
+        "O",
+    )
+    SMALL_BAR_MAX_S: Final = Limit(
+        30, "seconds: bars this long or shorter are 'small'", _PACING, "O"
+    )
+    SMALL_BAR_HISTORY_DAYS: Final = Limit(180, "days back for small bars (6 months)", _PACING, "O")
+    FUTURES_HISTORY_DAYS: Final = Limit(730, "days after expiry (2 years)", _PACING, "O")
+
+    # --- pacing ------------------------------------------------------------------------------
+    IDENTICAL_S: Final = Limit(15.0, "seconds between identical requests", _PACING, "O")
+    SAME_CONTRACT_MOST: Final = Limit(
+        5,
+        "requests of one contract, exchange and tick type in 2 s (six are too many)",
+        _PACING,
+        "O",
+    )
+    SAME_CONTRACT_S: Final = Limit(2.0, "seconds of the rule above", _PACING, "O")
+    WINDOW_MOST: Final = Limit(60, "requests in 10 min", _PACING, "O")
+    WINDOW_S: Final = Limit(600.0, "seconds of the rule above", _PACING, "O")
+    BID_ASK_WEIGHT: Final = Limit(2, "requests that one of BID_ASK counts for", _PACING, "O")
+    MAX_OPEN_HISTORICAL: Final = Limit(
+        50, "historical requests open at once, head timestamps included", _PACING, "O"
+    )
+    MESSAGES_PER_S: Final = Limit(50, "messages a second to the gateway", _CAMPUS, "O")
+    MESSAGE_STRIKES: Final = Limit(
+        3, "breaks of the message rate that end the session", _CAMPUS, "O"
+    )
+    MARGIN: Final = Limit(0.05, "share of a limit kept unused", "this project", "P")
+    IN_FLIGHT: Final = Limit(
+        6, "requests in flight for bars of 1 min and longer, until it adapts", "this project", "P"
+    )
+    SAFE_DELAY_S: Final = Limit(
+        10.0, "seconds between requests when conservative: 60 in 10 min", _PACING, "O"
+    )
+    PACING_PAUSE_S: Final = Limit(
+        (60.0, 600.0), "first and longest pause after a violation, seconds", "client practice", "C"
+    )
+
+    # --- connections -------------------------------------------------------------------------
+    PORTS: Final = Limit[Mapping[str, int]](
+        MappingProxyType(
+            {"gateway live": 4001, "gateway paper": 4002, "TWS live": 7496, "TWS paper": 7497}
+        ),
+        "TCP port",
+        _CAMPUS,
+        "O",
+    )
+    MAX_CLIENTS: Final = Limit(32, "clients connected to one gateway", _CAMPUS, "O")
+    CLIENT_ID_TRIES: Final = Limit(3, "ids tried before giving up", "live issue logs", "L")
+    CLIENT_ID_PAUSE_S: Final = Limit(1.5, "seconds between those tries", "live issue logs", "L")
+    CLIENT_ID_RANGES: Final = Limit[Mapping[str, tuple[int, int]]](
+        MappingProxyType(
+            {
+                "api": (1, 10),
+                "batch": (11, 50),
+                "gap_filler": (101, 110),
+                "data_manager": (111, 120),
+                "cli": (201, 250),
+                "tests": (251, 298),
+            }
+        ),
+        "client ids, both ends in; 0 and the master id see manual orders and are never used",
+        "the original KTRDR system's IbLimitsRegistry",
+        "K",
+    )
+    SERVER_VERSIONS: Final = Limit((157, 178), "server versions spoken", "ib_async 2.1.0", "S")
+
+    # --- time --------------------------------------------------------------------------------
+    FINAL_LAG_S: Final = Limit[Mapping[str, int]](
+        MappingProxyType(
+            {
+                "1m": 60,
+                "5m": 60,
+                "15m": 60,
+                "30m": 60,
+                "1h": 60,
+                "4h": 60,
+                "1d": 1_800,
+                "1w": 1_800,
+            }
+        ),
+        "seconds after a session's close from which silence at its end counts as proof; "
+        "for 1d and 1w also from which the bar itself is final",
+        "this project",
+        "P",
+    )
+    GAP_THRESHOLDS_S: Final = Limit[Mapping[str, int]](
+        MappingProxyType(
+            {
+                "1m": 300,
+                "5m": 900,
+                "15m": 2_700,
+                "30m": 5_400,
+                "1h": 10_800,
+                "4h": 43_200,
+                "1d": 86_400,
+                "1w": 604_800,
+            }
+        ),
+        "seconds of open session after which a tail without its next bar is stale",
+        "this project",
+        "P",
+    )
+    HEAD_CACHE_S: Final = Limit(86_400, "seconds a head timestamp is believed", "KTRDR", "K")
+    EMPTY_RECENT_DAYS: Final = Limit(30, "days an 'empty' lasts when it is recent", "DESIGN", "P")
+    EMPTY_OLD_DAYS: Final = Limit(365, "days an 'empty' lasts when it is old", "DESIGN", "P")
+
+    # --- what a code means -------------------------------------------------------------------
+    CODES: Final = Limit[Mapping[int, CodeClass]](
+        MappingProxyType(
+            {
+                100: CodeClass.PACING,
+                165: CodeClass.CONNECTION,
+                166: CodeClass.REJECTED,
+                200: CodeClass.CONTRACT,
+                321: CodeClass.REJECTED,
+                322: CodeClass.RETRY,
+                326: CodeClass.CONNECTION,
+                354: CodeClass.ENTITLEMENT,
+                366: CodeClass.CANCELLED,
+                386: CodeClass.REJECTED,
+                502: CodeClass.CONNECTION,
+                504: CodeClass.CONNECTION,
+                507: CodeClass.CONNECTION,
+                1100: CodeClass.PAUSE,
+                1101: CodeClass.RESUME,
+                1102: CodeClass.RESUME,
+                1300: CodeClass.CONNECTION,
+                2103: CodeClass.PAUSE,
+                2105: CodeClass.PAUSE,
+                2157: CodeClass.PAUSE,
+                2104: CodeClass.NOTICE,
+                2106: CodeClass.NOTICE,
+                2158: CodeClass.NOTICE,
+                2107: CodeClass.NOTICE,
+                2108: CodeClass.NOTICE,
+                2174: CodeClass.NOTICE,
+                2188: CodeClass.NOTICE,
+                10187: CodeClass.ENTITLEMENT,
+                10197: CodeClass.ENTITLEMENT,
+                10314: CodeClass.REJECTED,
+            }
+        ),
+        "class per code",
+        _CODES,
+        "O",
+    )
+    CODE_TEXTS: Final = Limit[Mapping[int, tuple[CodeText, ...]]](
+        MappingProxyType(
+            {
+                162: (
+                    CodeText("query returned no data", CodeClass.NO_DATA),
+                    CodeText("pacing violation", CodeClass.PACING),
+                    CodeText("query cancelled", CodeClass.CANCELLED),
+                    CodeText("No market data permissions", CodeClass.ENTITLEMENT),
+                    CodeText("different IP address", CodeClass.ENTITLEMENT),
+                    CodeText("Time length exceed max", CodeClass.REJECTED),
+                    CodeText("invalid step", CodeClass.REJECTED),
+                    CodeText("No historical market data for", CodeClass.REJECTED),
+                ),
+                322: (CodeText("Duplicate ticker", CodeClass.REJECTED),),
+            }
+        ),
+        "codes whose text decides; another text is worth one retry",
+        _CODES,
+        "L",
+    )
+    NO_MARKET_DATA_VALUE: Final = Limit(-1, "volume, average, count: 'not available'", _BARS, "R")
+
+    @classmethod
+    def class_of(cls, code: int, text: str) -> CodeClass:
+        """Class a gateway's code, reading its text where the text decides.
+
+        An unknown code below 2100 or from 10000 on refuses the request that it names; 2100 to
+        2199 are notices (ib_async treats them so too, grade S).
+        """
+        folded = text.casefold()
+        for hint in cls.CODE_TEXTS.value.get(code, ()):
+            if hint.part.casefold() in folded:
+                return hint.means
+        if code in cls.CODES.value:
+            return cls.CODES.value[code]
+        if code in cls.CODE_TEXTS.value:
+            return CodeClass.RETRY
+        return CodeClass.NOTICE if 2100 <= code <= 2199 else CodeClass.REJECTED
+
+    @classmethod
+    def wide_days(cls, timeframe_s: int) -> int:
+        """Give the longest span in calendar days that the wide table allows for a bar length."""
+        days = {"S": 1 / _DAY, "D": 1, "W": 7, "M": 30, "Y": 365}
+        fits = [
+            step.most * days[step.unit]
+            for step in cls.WIDE_STEPS.value
+            if step.smallest_bar_s <= timeframe_s <= max(step.largest_bar_s, _DAY)
+        ]
+        return int(max(fits, default=cls.SAFE_DAYS.value["1w"]))
