@@ -80,7 +80,7 @@ class IbLimitsRegistry:
     """The one registry of every limit; read it, never copy a number out of it."""
 
     # --- what one request may ask for -------------------------------------------------------
-    BAR_SIZES: Final = Limit[Mapping[str, str]](
+    BAR_SIZES: Final = Limit(
         MappingProxyType(
             {
                 "1m": "1 min",
@@ -181,7 +181,7 @@ class IbLimitsRegistry:
     )
 
     # --- connections -------------------------------------------------------------------------
-    PORTS: Final = Limit[Mapping[str, int]](
+    PORTS: Final = Limit(
         MappingProxyType(
             {"gateway live": 4001, "gateway paper": 4002, "TWS live": 7496, "TWS paper": 7497}
         ),
@@ -192,7 +192,7 @@ class IbLimitsRegistry:
     MAX_CLIENTS: Final = Limit(32, "clients connected to one gateway", _CAMPUS, "O")
     CLIENT_ID_TRIES: Final = Limit(3, "ids tried before giving up", "live issue logs", "L")
     CLIENT_ID_PAUSE_S: Final = Limit(1.5, "seconds between those tries", "live issue logs", "L")
-    CLIENT_ID_RANGES: Final = Limit[Mapping[str, tuple[int, int]]](
+    CLIENT_ID_RANGES: Final = Limit(
         MappingProxyType(
             {
                 "api": (1, 10),
@@ -210,7 +210,7 @@ class IbLimitsRegistry:
     SERVER_VERSIONS: Final = Limit((157, 178), "server versions spoken", "ib_async 2.1.0", "S")
 
     # --- time --------------------------------------------------------------------------------
-    FINAL_LAG_S: Final = Limit[Mapping[str, int]](
+    FINAL_LAG_S: Final = Limit(
         MappingProxyType(
             {
                 "1m": 60,
@@ -228,7 +228,7 @@ class IbLimitsRegistry:
         "this project",
         "P",
     )
-    GAP_THRESHOLDS_S: Final = Limit[Mapping[str, int]](
+    GAP_THRESHOLDS_S: Final = Limit(
         MappingProxyType(
             {
                 "1m": 300,
@@ -250,7 +250,7 @@ class IbLimitsRegistry:
     EMPTY_OLD_DAYS: Final = Limit(365, "days an 'empty' lasts when it is old", "DESIGN", "P")
 
     # --- what a code means -------------------------------------------------------------------
-    CODES: Final = Limit[Mapping[int, CodeClass]](
+    CODES: Final = Limit(
         MappingProxyType(
             {
                 100: CodeClass.PACING,
@@ -289,7 +289,7 @@ class IbLimitsRegistry:
         _CODES,
         "O",
     )
-    CODE_TEXTS: Final = Limit[Mapping[int, tuple[CodeText, ...]]](
+    CODE_TEXTS: Final = Limit(
         MappingProxyType(
             {
                 162: (

@@ -1,0 +1,87 @@
+"""What the loading asks of a source of bars, and what it gets back.
+
+Not here: how a gateway is asked (``ib.source``), what an answer proves (``core.settle``).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import pyarrow as pa
+
+from ktrdr_pipelines.core.instruments import Instrument, Origin, Series
+from ktrdr_pipelines.core.intervals import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class BarRequest:
+    """One request for historical bars.
+
+    ``ends_at`` is real time, None for "now"; ``duration`` is in IB's words (``5 D``); ``tail``
+    says that it is for freshness and goes before backfills.
+    """
+
+    series: Series
+    ends_at: datetime | None
+    duration: str
+    tail: bool = False
+
+    def __str__(self) -> str:
+        end = "now" if self.ends_at is None else f"{self.ends_at:%Y-%m-%d %H:%M:%SZ}"
+        return f"{self.series}, {self.duration} to {end}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Bars that a gateway gave: at least one, sorted, unique by stamp, as they came.
+
+    ``reach`` is the stretch of real time that the gateway says it answered, or None where it
+    says nothing usable.
+    """
+
+    request: BarRequest
+    bars: pa.Table
+    reach: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class NoData:
+    """The gateway said that it has no data for this request."""
+
+    request: BarRequest
+    message: str
+
+
+class BarSource(Protocol):
+    """Where bars come from; every call ends before a deadline, with a value or a GatewayError."""
+
+    @property
+    def gateway(self) -> str:
+        """Host and port, for messages and for telling gateways apart."""
+        ...
+
+    @property
+    def origin(self) -> Origin:
+        """Whether its bars are real or simulated."""
+        ...
+
+    @property
+    def account_hash(self) -> str:
+        """A one-way hash of the account, for the audit."""
+        ...
+
+    def now(self) -> datetime:
+        """Give the gateway's time."""
+        ...
+
+    async def contract_id(self, instrument: Instrument) -> int:
+        """Give the gateway's id of the instrument's contract."""
+        ...
+
+    async def bars(self, request: BarRequest) -> Answer | NoData:
+        """Ask for bars."""
+        ...
+
+    async def head(self, instrument: Instrument) -> datetime | None:
+        """Give the start of the oldest data, or None where the gateway cannot say."""
+        ...

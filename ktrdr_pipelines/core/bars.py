@@ -1,0 +1,107 @@
+"""The table of bars that the whole project passes around, and how two of them merge.
+
+Not here: which bars of an answer are kept (``core.settle``), files (``store.parquet``).
+"""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+VALUES = ("open", "high", "low", "close", "volume", "average", "bar_count")
+
+BAR_SCHEMA = pa.schema(
+    [
+        pa.field("ts", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("session_date", pa.date32(), nullable=False),
+        pa.field("open", pa.float64()),
+        pa.field("high", pa.float64()),
+        pa.field("low", pa.float64()),
+        pa.field("close", pa.float64()),
+        pa.field("volume", pa.float64()),
+        pa.field("average", pa.float64()),
+        pa.field("bar_count", pa.int32()),
+    ]
+)
+"""One row a bar: ``ts`` is its start (1d: midnight UTC of the session date, 1w: of its Monday);
+``session_date`` the trading day (1w: the date the gateway gave); prices in the instrument's
+currency; volume, average and bar_count null where the gateway says "not available"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Two tables made one: what stands, and what was replaced.
+
+    ``revised`` holds the older bars whose values differ from what took their place.
+    """
+
+    bars: pa.Table
+    revised: pa.Table
+    added: int
+
+
+def empty_bars() -> pa.Table:
+    """Make a table of no bars."""
+    return BAR_SCHEMA.empty_table()
+
+
+def stamps(bars: pa.Table) -> np.ndarray:
+    """Give ``ts`` as int64 microseconds since 1970 UTC."""
+    return np.asarray(bars["ts"].combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False))
+
+
+def micros(moment: datetime) -> int:
+    """Give an aware moment as whole microseconds since 1970 UTC."""
+    return round(moment.timestamp() * 1_000_000)
+
+
+def bars_between(bars: pa.Table, start: datetime, end: datetime) -> pa.Table:
+    """Give the bars of a sorted table whose stamp lies in ``[start, end)``."""
+    low, high = np.searchsorted(stamps(bars), [micros(start), micros(end)])
+    return bars.slice(int(low), int(high - low))
+
+
+def sorted_unique(bars: pa.Table) -> pa.Table:
+    """Sort by stamp; of several bars with one stamp the last given stays."""
+    keys = stamps(bars)
+    if len(keys) < 2 or bool(np.all(keys[1:] > keys[:-1])):
+        return bars
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    last = np.append(ordered[1:] != ordered[:-1], True)
+    return bars.take(pa.array(order[last]))
+
+
+def merge_bars(old: pa.Table, new: pa.Table) -> Merge:
+    """Merge two sorted tables; the newer bar wins, the older one is a revision if it differs.
+
+    Bars are told apart by ``ts`` alone: two bars of equal values are two bars.
+    """
+    old_keys, new_keys = stamps(old), stamps(new)
+    replaced = np.isin(old_keys, new_keys, assume_unique=True)
+    kept = old.filter(pa.array(~replaced))
+    bars = sorted_unique(pa.concat_tables([kept, new]))
+    rivals = old.filter(pa.array(replaced))
+    winners = new.filter(pa.array(np.isin(new_keys, old_keys, assume_unique=True)))
+    return Merge(bars, rivals.filter(_differs(rivals, winners)), len(new_keys) - rivals.num_rows)
+
+
+def _differs(left: pa.Table, right: pa.Table) -> pa.ChunkedArray | pa.Array:
+    """Say row by row whether any value differs; null equals null."""
+    differs = pa.array(np.zeros(left.num_rows, dtype=bool))
+    for name in VALUES:
+        a, b = left[name], right[name]
+        same = pc.or_kleene(
+            pc.fill_null(pc.equal(a, b), False),  # noqa: FBT003  (a scalar, not a flag)
+            pc.and_(pc.is_null(a), pc.is_null(b)),
+        )
+        differs = pc.or_(differs, pc.invert(same))
+    return differs
+
+
+def rows_per_session(bars: pa.Table) -> dict[date, int]:
+    """Count bars by session date."""
+    counts = pc.value_counts(bars["session_date"])
+    return {item["values"]: item["counts"] for item in counts.to_pylist()}

@@ -1,0 +1,156 @@
+"""Half-open intervals of UTC time, and sets of them.
+
+Not here: what an interval means (coverage, gap, session); that is said where it is used.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Interval:
+    """``[start, end)`` in UTC; never empty, never reversed, never naive."""
+
+    start: datetime
+    end: datetime
+
+    def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("end", self.end)):
+            if value.tzinfo is None or value.utcoffset() != timedelta(0):
+                raise ValueError(f"{name} of an interval must be in UTC, got {value!r}")
+        if self.start >= self.end:
+            raise ValueError(f"an interval must end after its start, got {self}")
+
+    def __contains__(self, moment: datetime) -> bool:
+        return self.start <= moment < self.end
+
+    def __str__(self) -> str:
+        return f"[{self.start:%Y-%m-%dT%H:%M:%SZ}, {self.end:%Y-%m-%dT%H:%M:%SZ})"
+
+    @property
+    def length(self) -> timedelta:
+        """How long it is."""
+        return self.end - self.start
+
+    def overlaps(self, other: "Interval") -> bool:
+        """Say whether the two share any moment."""
+        return self.start < other.end and other.start < self.end
+
+    def covers(self, other: "Interval") -> bool:
+        """Say whether the other lies wholly inside."""
+        return self.start <= other.start and other.end <= self.end
+
+    def intersection(self, other: "Interval") -> "Interval | None":
+        """Give the shared part, or None."""
+        return between(max(self.start, other.start), min(self.end, other.end))
+
+
+def between(start: datetime, end: datetime) -> Interval | None:
+    """Make an interval, or None where it would be empty or reversed."""
+    return Interval(start, end) if start < end else None
+
+
+def utc(moment: datetime) -> datetime:
+    """Give an aware moment in UTC; a naive one is an error."""
+    if moment.tzinfo is None:
+        raise ValueError(f"a moment needs a time zone, got {moment!r}")
+    return moment.astimezone(UTC)
+
+
+class IntervalSet:
+    """An immutable set of moments, kept as sorted, disjoint, non-touching intervals."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Iterable[Interval] = ()) -> None:
+        self._parts = _joined(parts)
+
+    def __iter__(self) -> Iterator[Interval]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, IntervalSet) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    def __repr__(self) -> str:
+        return f"IntervalSet({', '.join(map(str, self._parts))})"
+
+    def __or__(self, other: "IntervalSet") -> "IntervalSet":
+        return IntervalSet((*self._parts, *other._parts))
+
+    def __and__(self, other: "IntervalSet") -> "IntervalSet":
+        return IntervalSet(_shared(self._parts, other._parts))
+
+    def __sub__(self, other: "IntervalSet") -> "IntervalSet":
+        return IntervalSet(_remaining(self._parts, other._parts))
+
+    def __contains__(self, moment: datetime) -> bool:
+        place = bisect_right(self._parts, moment, key=lambda part: part.start)
+        return place > 0 and moment in self._parts[place - 1]
+
+    def covers(self, interval: Interval) -> bool:
+        """Say whether the interval lies wholly inside one part."""
+        place = bisect_right(self._parts, interval.start, key=lambda part: part.start)
+        return place > 0 and self._parts[place - 1].covers(interval)
+
+    def clip(self, interval: Interval) -> "IntervalSet":
+        """Give the part inside an interval."""
+        return IntervalSet(_shared(self._parts, (interval,)))
+
+    @property
+    def hull(self) -> Interval | None:
+        """The smallest interval around all, or None where there is nothing."""
+        return Interval(self._parts[0].start, self._parts[-1].end) if self._parts else None
+
+    @property
+    def length(self) -> timedelta:
+        """All lengths together."""
+        return sum((part.length for part in self._parts), timedelta(0))
+
+
+def _joined(parts: Iterable[Interval]) -> tuple[Interval, ...]:
+    joined: list[Interval] = []
+    for part in sorted(parts):
+        if joined and part.start <= joined[-1].end:
+            if part.end > joined[-1].end:
+                joined[-1] = Interval(joined[-1].start, part.end)
+        else:
+            joined.append(part)
+    return tuple(joined)
+
+
+def _shared(left: tuple[Interval, ...], right: tuple[Interval, ...]) -> Iterator[Interval]:
+    i = j = 0
+    while i < len(left) and j < len(right):
+        if shared := left[i].intersection(right[j]):
+            yield shared
+        if left[i].end <= right[j].end:
+            i += 1
+        else:
+            j += 1
+
+
+def _remaining(left: tuple[Interval, ...], right: tuple[Interval, ...]) -> Iterator[Interval]:
+    j = 0
+    for part in left:
+        start = part.start
+        while j < len(right) and right[j].end <= start:
+            j += 1
+        k = j
+        while k < len(right) and right[k].start < part.end:
+            if before := between(start, right[k].start):
+                yield before
+            start = max(start, right[k].end)
+            k += 1
+        if rest := between(start, part.end):
+            yield rest

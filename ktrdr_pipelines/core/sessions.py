@@ -1,0 +1,188 @@
+"""Trading sessions, and which spans of stamps a timeframe is expected to have.
+
+Not here: where a calendar's facts come from (``core.calendars``).
+
+Two axes of time meet here. Real time says when a session opens and closes. The *stamp axis* says
+where bars of a timeframe stand: for intraday bars it is real time; for 1d a session stands at
+``[midnight UTC of its date, next midnight)``, for 1w a week at ``[Monday, next Monday)``. Coverage,
+gaps and chunks live on the stamp axis; a span ties one of its stretches to the real close.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import groupby
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.timeframes import Timeframe
+
+_DAY = timedelta(days=1)
+_WEEK = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One trading session: its date and the real times of its open and close."""
+
+    day: date
+    opens_at: datetime
+    closes_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of stamps that bars are expected in, and what it is in real time.
+
+    ``sessions`` is the number of sessions inside: 1, or for a week the sessions of that week.
+    """
+
+    stamps: Interval
+    opens_at: datetime
+    closes_at: datetime
+    sessions: int = 1
+
+
+class SessionCalendar:
+    """The sessions of one market, from arrays sorted by date.
+
+    Args:
+        key: name, such as ``XNYS.RTH``.
+        zone: IANA time zone that session dates are told in.
+        days: session dates, ``datetime64[D]``.
+        opens, closes: real times, int64 microseconds since 1970 UTC.
+        roll: how long before local midnight a session day begins (FX: seven hours).
+    """
+
+    def __init__(  # noqa: PLR0913  (one value each, all named)
+        self,
+        *,
+        key: str,
+        zone: str,
+        days: np.ndarray,
+        opens: np.ndarray,
+        closes: np.ndarray,
+        roll: timedelta = timedelta(0),
+    ) -> None:
+        self.key = key
+        self.zone = zone
+        self.roll = roll
+        self._days = days
+        self._opens = opens
+        self._closes = closes
+
+    def __repr__(self) -> str:
+        return f"SessionCalendar({self.key}, {self._days[0]} to {self._days[-1]})"
+
+    @property
+    def known(self) -> tuple[date, date]:
+        """First and last session date that the calendar knows."""
+        return self._days[0].item(), self._days[-1].item()
+
+    def sessions(self, first: date, end: date) -> list[Session]:
+        """Give the sessions dated in ``[first, end)``."""
+        low, high = np.searchsorted(self._days, [np.datetime64(first), np.datetime64(end)])
+        return [self._session(place) for place in range(int(low), int(high))]
+
+    def sessions_meeting(self, interval: Interval) -> list[Session]:
+        """Give the sessions that share real time with an interval."""
+        low = np.searchsorted(self._closes, _micros(interval.start), side="right")
+        high = np.searchsorted(self._opens, _micros(interval.end), side="left")
+        return [self._session(place) for place in range(int(low), int(high))]
+
+    def day_starts_at(self, day: date) -> datetime:
+        """Give the real time at which a session day begins (local midnight less the roll)."""
+        wall = datetime.combine(day, time()) - self.roll
+        return wall.replace(tzinfo=ZoneInfo(self.zone)).astimezone(UTC)
+
+    def day_of(self, moment: datetime) -> date:
+        """Give the session date that a moment belongs to, whether or not a session is open."""
+        day: date = self.days_of(np.array([_micros(moment)]))[0].item()
+        return day
+
+    def days_of(self, micros: np.ndarray) -> np.ndarray:
+        """Give the session dates (``datetime64[D]``) of int64 microseconds since 1970 UTC."""
+        moments = pd.DatetimeIndex(micros.astype("datetime64[us]")).tz_localize("UTC")
+        wall = moments.tz_convert(self.zone).tz_localize(None) + pd.Timedelta(self.roll)
+        return np.asarray(wall.to_numpy().astype("datetime64[D]"))
+
+    def _session(self, place: int) -> Session:
+        return Session(
+            self._days[place].item(), _moment(self._opens[place]), _moment(self._closes[place])
+        )
+
+
+def monday_of(day: date) -> date:
+    """Give the Monday of the week that a date lies in."""
+    return day - timedelta(days=day.weekday())
+
+
+def midnight(day: date) -> datetime:
+    """Give midnight UTC at the start of a date."""
+    return datetime.combine(day, time(), tzinfo=UTC)
+
+
+def stamps_between(
+    calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date
+) -> Interval:
+    """Give the stretch of stamps for session dates ``[first, end)``.
+
+    A weekly bar belongs to the date of its Monday.
+    """
+    if timeframe.is_intraday:
+        return Interval(calendar.day_starts_at(first), calendar.day_starts_at(end))
+    return Interval(midnight(first), midnight(end))
+
+
+def expected_spans(calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval) -> list[Span]:
+    """Give the spans, oldest first, that meet a stretch of stamps; none is cut."""
+    if timeframe.is_intraday:
+        return [
+            Span(Interval(s.opens_at, s.closes_at), s.opens_at, s.closes_at)
+            for s in calendar.sessions_meeting(wanted)
+        ]
+    first, end = _dates_meeting(timeframe, wanted)
+    sessions = calendar.sessions(first, end)
+    if timeframe is Timeframe.D1:
+        return [Span(_days(s.day, _DAY), s.opens_at, s.closes_at) for s in sessions]
+    return [_week_span(monday, list(week)) for monday, week in groupby(sessions, _monday)]
+
+
+def expected_stamps(
+    calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval
+) -> IntervalSet:
+    """Give the expected spans inside a stretch of stamps as one set."""
+    spans = expected_spans(calendar, timeframe, wanted)
+    return IntervalSet(span.stamps for span in spans).clip(wanted)
+
+
+def _dates_meeting(timeframe: Timeframe, wanted: Interval) -> tuple[date, date]:
+    first = wanted.start.date()
+    end = (wanted.end - timedelta(microseconds=1)).date() + _DAY
+    if timeframe is Timeframe.W1:
+        return monday_of(first), monday_of(end - _DAY) + _WEEK
+    return first, end
+
+
+def _week_span(monday: date, sessions: list[Session]) -> Span:
+    stamps = _days(monday, _WEEK)
+    return Span(stamps, sessions[0].opens_at, sessions[-1].closes_at, len(sessions))
+
+
+def _monday(session: Session) -> date:
+    return monday_of(session.day)
+
+
+def _days(first: date, length: timedelta) -> Interval:
+    start = midnight(first)
+    return Interval(start, start + length)
+
+
+def _micros(moment: datetime) -> int:
+    return round(moment.timestamp() * 1_000_000)
+
+
+def _moment(micros: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(micros))
