@@ -1,0 +1,229 @@
+"""Settings: what the environment says, and where the store lies.
+
+Here: names, defaults and checks of ``IB_*`` and ``KTRDR_*``, and the search for the data folder.
+Not here: making a folder or judging whether it is a store (``store``), instruments (``universe``).
+The environment is read when ``load_settings`` is called, never at import; ``Settings(...)`` itself
+never looks at it. ``.env`` files are not read.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Final, Self
+
+import platformdirs
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ktrdr_pipelines.errors import NoStoreError, SettingsError
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+WORKSPACE_FILE = "workspace.yaml"
+_RANGES = IbLimitsRegistry.CLIENT_ID_RANGES.value
+_MOST_CLIENT_ID: Final = 2**31 - 1
+_YES = frozenset({"1", "true", "yes", "on"})
+_NEAR = 0.8
+
+
+class PacingMode(StrEnum):
+    """How hard the gateway is asked: as fast as it allows, or under the small-bar rules always."""
+
+    ADAPTIVE = "adaptive"
+    CONSERVATIVE = "conservative"
+
+
+def _id_range(value: object) -> object:
+    """Read ``1-10`` as (1, 10); both ends are in."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9]+)\s*-\s*([0-9]+)\s*", value)
+        if not match:
+            raise ValueError("not two numbers and a dash")
+        value = int(match[1]), int(match[2])
+    if isinstance(value, tuple) and len(value) == 2 and not 1 <= value[0] <= value[1]:
+        raise ValueError("reversed, or below 1")
+    return value
+
+
+def _folder(value: object) -> object:
+    """Make a path absolute at once: other processes of the run have other working folders."""
+    if not isinstance(value, (str, Path)) or not str(value).strip():
+        raise ValueError("not a folder")
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+_ClientId = Annotated[int, Field(le=_MOST_CLIENT_ID)]
+ClientIds = Annotated[tuple[_ClientId, _ClientId], BeforeValidator(_id_range)]
+Folder = Annotated[Path, BeforeValidator(_folder)]
+
+
+def _ids(operation: str) -> tuple[int, int]:
+    """Declare the default range of an operation."""
+    first, last = _RANGES[operation]
+    text = f"a range of client ids from 1 to {_MOST_CLIENT_ID}, such as {first}-{last}"
+    field: tuple[int, int] = Field(default=(first, last), description=text)
+    return field
+
+
+class Settings(BaseModel):
+    """Everything a person can set; the variable of a field is its name in capitals.
+
+    Times are in seconds. Folders are absolute, whatever was given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    ib_host: str = Field(
+        default="127.0.0.1",
+        pattern=r"^[^\s/]+$",
+        description="a host name or address without a port or a scheme",
+    )
+    ib_port: int = Field(default=4002, ge=1, le=65535, description="a TCP port, 1 to 65535")
+    ib_timeout: float = Field(
+        default=30.0, gt=0, allow_inf_nan=False, description="seconds above 0, such as 30"
+    )
+    ib_pacing: PacingMode = Field(
+        default=PacingMode.ADAPTIVE, description="adaptive or conservative"
+    )
+    ib_max_retries: int = Field(default=3, ge=0, description="a whole number, 0 or more")
+    ib_retry_delay: float = Field(
+        default=2.0, ge=0, allow_inf_nan=False, description="seconds, 0 or more"
+    )
+    ib_client_id_api: ClientIds = _ids("api")
+    ib_client_id_batch: ClientIds = _ids("batch")
+    ib_client_id_gap_filler: ClientIds = _ids("gap_filler")
+    ib_client_id_data_manager: ClientIds = _ids("data_manager")
+    ib_client_id_cli: ClientIds = _ids("cli")
+    ib_client_id_tests: ClientIds = _ids("tests")
+    ktrdr_data: Folder | None = Field(default=None, description="a folder for the store")
+    ktrdr_state: Folder = Field(
+        default_factory=lambda: platformdirs.user_state_path("ktrdr", appauthor=False),
+        description="a folder for what all stores of a user share",
+    )
+
+    @property
+    def client_ids(self) -> Mapping[str, tuple[int, int]]:
+        """First and last client id of each operation, both in."""
+        return MappingProxyType({name: getattr(self, f"ib_client_id_{name}") for name in _RANGES})
+
+    @model_validator(mode="after")
+    def _ranges_are_apart(self) -> Self:
+        ordered = sorted((ids, name) for name, ids in self.client_ids.items())
+        for (left, one), (right, other) in pairwise(ordered):
+            if right[0] <= left[1]:
+                raise ValueError(
+                    f"{_variable(f'ib_client_id_{one}')}={left[0]}-{left[1]} and "
+                    f"{_variable(f'ib_client_id_{other}')}={right[0]}-{right[1]} overlap"
+                )
+        return self
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment, or from the mapping given in its place.
+
+    Raises:
+        SettingsError: a variable is unknown or has a bad value; the text names it.
+    """
+    given = os.environ if environ is None else environ
+    _refuse_old_names(given)
+    _refuse_unknown_names(given)
+    values = {name: given[_variable(name)] for name in _fields() if _variable(name) in given}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise _settings_error(error, values) from error
+
+
+def workspace_folder(start: Path | None = None) -> Path:
+    """Give the folder of the nearest workspace.yaml, upwards from start or the working folder.
+
+    Where there is none, the one next to the installed package counts.
+
+    Raises:
+        NoStoreError: there is none.
+    """
+    begin = (Path.cwd() if start is None else start).absolute()
+    beside_package = Path(__file__).resolve().parents[1]
+    for folder in (begin, *begin.parents, beside_package):
+        if (folder / WORKSPACE_FILE).is_file():
+            return folder
+    raise NoStoreError(
+        f"looked for {WORKSPACE_FILE} in {begin} and the folders above it",
+        came="found none",
+        remedy="Run from the project's folder, or set KTRDR_DATA to the folder of the store",
+    )
+
+
+def data_folder(settings: Settings, start: Path | None = None) -> Path:
+    """Give the data folder: KTRDR_DATA, else ``data`` beside workspace.yaml; makes nothing.
+
+    Raises:
+        NoStoreError: neither is there.
+    """
+    return settings.ktrdr_data or workspace_folder(start) / "data"
+
+
+def _fields() -> tuple[str, ...]:
+    return tuple(Settings.model_fields)
+
+
+def _variable(field: str) -> str:
+    return field.upper()
+
+
+def _refuse_old_names(given: Mapping[str, str]) -> None:
+    """Refuse variables of older systems whose meaning is gone; a true IB_READONLY is no lie."""
+    if "IB_CLIENT_ID" in given:
+        raise SettingsError(
+            f"IB_CLIENT_ID={given['IB_CLIENT_ID']!r}",
+            came="one client id for everything is no longer used",
+            remedy="Unset it; to move the ids, set a range for each operation, such as "
+            "IB_CLIENT_ID_CLI=201-250 or IB_CLIENT_ID_BATCH=11-50",
+        )
+    if given.get("IB_READONLY", "true").strip().lower() not in _YES:
+        raise SettingsError(
+            f"IB_READONLY={given['IB_READONLY']!r}",
+            came="connections are always read-only, this cannot be switched off",
+            remedy="Unset it or set it to true",
+        )
+
+
+def _refuse_unknown_names(given: Mapping[str, str]) -> None:
+    """Refuse every unknown KTRDR_ name, and IB_ names (a shared prefix) that look like a slip."""
+    known = [_variable(name) for name in _fields()]
+    for name in given:
+        capitals = name.upper()
+        if name in known or capitals == "IB_READONLY" or not capitals.startswith(("KTRDR_", "IB_")):
+            continue
+        ours = capitals.startswith("KTRDR_")
+        family = [one for one in known if one.startswith("KTRDR_")] if ours else known
+        near = difflib.get_close_matches(capitals, family, n=1, cutoff=0 if ours else _NEAR)
+        if near:
+            raise SettingsError(
+                f"{name}={given[name]!r}",
+                came="no such setting",
+                remedy=f"Did you mean {near[0]}? Known are {', '.join(sorted(known))}",
+            )
+
+
+def _settings_error(error: ValidationError, values: Mapping[str, str]) -> SettingsError:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return SettingsError(
+            "client id ranges",
+            came=first["msg"].removeprefix("Value error, "),
+            remedy="Give each operation ids of its own",
+        )
+    name = str(first["loc"][0])
+    field = Settings.model_fields[name]
+    return SettingsError(
+        f"{_variable(name)}={values[name]!r}",
+        came="not a value that is allowed",
+        remedy=f"It must be {field.description}; unset it for the default",
+    )
