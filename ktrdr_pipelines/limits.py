@@ -228,6 +228,9 @@ class IbLimitsRegistry:
         "this project",
         "P",
     )
+    BAR_LAG_S: Final = Limit(
+        5, "seconds after its end from which an intraday bar is final", "this project", "P"
+    )
     GAP_THRESHOLDS_S: Final = Limit(
         MappingProxyType(
             {

@@ -3,7 +3,7 @@
 Not here: what an interval means (coverage, gap, session); that is said where it is used.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -105,7 +105,9 @@ class IntervalSet:
 
     def clip(self, interval: Interval) -> "IntervalSet":
         """Give the part inside an interval."""
-        return IntervalSet(_shared(self._parts, (interval,)))
+        low = bisect_right(self._parts, interval.start, key=lambda part: part.end)
+        high = bisect_left(self._parts, interval.end, key=lambda part: part.start)
+        return IntervalSet(_shared(self._parts[low:high], (interval,)))
 
     @property
     def hull(self) -> Interval | None:

@@ -1,0 +1,81 @@
+"""Which bars are expected by now and not settled.
+
+Not here: how a gap is asked for (``core.plan``), why a gap is excused (``load.ranges``).
+"""
+
+from datetime import datetime, timedelta
+
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.core.sessions import (
+    SessionCalendar,
+    Span,
+    expected_spans,
+    midnight,
+    monday_of,
+)
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+
+def final_lag(timeframe: Timeframe) -> timedelta:
+    """Give how long after a session's close its bars are taken to be final."""
+    return timedelta(seconds=IbLimitsRegistry.FINAL_LAG_S.value[timeframe.value])
+
+
+def bar_lag() -> timedelta:
+    """Give how long after its end an intraday bar of an open session is taken to be final."""
+    return timedelta(seconds=IbLimitsRegistry.BAR_LAG_S.value)
+
+
+def is_closed(span: Span, timeframe: Timeframe, now: datetime) -> bool:
+    """Say whether a span's close lies far enough back for silence to be proof."""
+    return span.closes_at + final_lag(timeframe) <= now
+
+
+def due_part(span: Span, timeframe: Timeframe, now: datetime) -> Interval | None:
+    """Give the stretch of a span whose bars should exist by now, or None."""
+    if is_closed(span, timeframe, now):
+        return span.stamps
+    if not timeframe.is_intraday:
+        return None
+    return between(span.stamps.start, min(span.stamps.end, now - bar_lag()))
+
+
+def due_gaps(
+    calendar: SessionCalendar,
+    timeframe: Timeframe,
+    *,
+    wanted: IntervalSet,
+    settled: IntervalSet,
+    now: datetime,
+) -> IntervalSet:
+    """Give what of ``wanted`` is expected by now and not settled.
+
+    Of a session that is cut (by ``now`` or by what is wanted) a last piece shorter than one bar
+    is not due: the bar that it belongs to is not whole yet.
+    """
+    if not wanted:
+        return IntervalSet()
+    hull = wanted.hull
+    assert hull is not None  # noqa: S101  (a set that is not empty has a hull)
+    gaps: list[Interval] = []
+    for span in expected_spans(calendar, timeframe, hull):
+        due = due_part(span, timeframe, now)
+        if due is None or settled.covers(due):
+            continue
+        open_parts = wanted.clip(due) - settled.clip(due)
+        gaps.extend(part for part in open_parts if _is_whole(part, span, timeframe))
+    return IntervalSet(gaps)
+
+
+def first_stamp_of(calendar: SessionCalendar, timeframe: Timeframe, moment: datetime) -> datetime:
+    """Give the earliest stamp that a bar holding a moment of real time can have."""
+    if timeframe.is_intraday:
+        return moment
+    day = calendar.day_of(moment)
+    return midnight(monday_of(day) if timeframe is Timeframe.W1 else day)
+
+
+def _is_whole(part: Interval, span: Span, timeframe: Timeframe) -> bool:
+    """Say whether a piece of a span is due: it ends the session, or a bar fits in."""
+    return part.end >= span.stamps.end or part.length >= timeframe.length
