@@ -1,0 +1,50 @@
+"""How bars are written into message 17.
+
+Prices are written as the shortest text that reads back as the same float64: what a market holds
+arrives bit for bit. What is not available is -1 (grade L for FX, grade P for recorded stocks).
+"""
+
+from collections.abc import Iterable
+from itertools import repeat
+
+from ktrdr_pipelines.simulator.bars import Column
+from ktrdr_pipelines.simulator.calendar import DAY_S, Ints
+from ktrdr_pipelines.simulator.market import PricedBars, Prices
+from ktrdr_pipelines.simulator.sizes import BarSize
+from ktrdr_pipelines.simulator.timetext import date_text, zoned_texts
+
+NOT_AVAILABLE = "-1"
+EPOCH_FORMAT = 2
+"""The ``formatDate`` that asks for seconds since 1970; any other gets texts with a zone."""
+
+
+def bar_fields(bars: PricedBars, size: BarSize, format_date: int) -> str:
+    """Return the eight NUL-terminated fields of every bar."""
+    rows = zip(
+        _dates(bars.start, size, format_date),
+        *(_prices(column) for column in (bars.open, bars.high, bars.low, bars.close)),
+        _whole(bars.volume),
+        repeat(NOT_AVAILABLE) if bars.average is None else _prices(bars.average),
+        _whole(bars.count),
+        strict=False,  # columns that are not available repeat without end
+    )
+    return "".join([f"{d}\0{o}\0{h}\0{l}\0{c}\0{v}\0{a}\0{n}\0" for d, o, h, l, c, v, a, n in rows])
+
+
+def _dates(start: Ints, size: BarSize, format_date: int) -> Iterable[str]:
+    if size.is_dated:
+        return map(date_text, (start // DAY_S).tolist())
+    if format_date == EPOCH_FORMAT:
+        return map(str, start.tolist())
+    return zoned_texts(start)
+
+
+def _prices(column: Prices) -> Iterable[str]:
+    return map(repr, column.tolist())
+
+
+def _whole(column: Column | None) -> Iterable[str]:
+    """Write volumes and counts without a decimal point where they are whole."""
+    if column is None:
+        return repeat(NOT_AVAILABLE)
+    return [f"{value:.0f}" if value == int(value) else repr(value) for value in column.tolist()]

@@ -1,0 +1,80 @@
+"""What a gateway answers from: the seam between the protocol and the bars.
+
+Here: the question a market is asked and the form of its answer. Not here: the markets
+(``synthetic``, ``replay``) and what a request's texts mean (``history``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ktrdr_pipelines.simulator.bars import Column
+from ktrdr_pipelines.simulator.calendar import Hours, Ints
+from ktrdr_pipelines.simulator.durations import Window
+from ktrdr_pipelines.simulator.instruments import Instrument
+from ktrdr_pipelines.simulator.sizes import BarSize
+
+Prices = npt.NDArray[np.float64]
+
+
+class What(StrEnum):
+    """The values of ``whatToShow`` that are served."""
+
+    TRADES = "TRADES"
+    MIDPOINT = "MIDPOINT"
+    BID = "BID"
+    ASK = "ASK"
+
+
+@dataclass(frozen=True, slots=True)
+class BarQuery:
+    """Which bars of an instrument are wanted; the window never reaches past now."""
+
+    what: What
+    size: BarSize
+    use_rth: bool
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class PricedBars:
+    """Bars as they go on the wire; None stands for "not available", -1 on the wire.
+
+    ``start`` is in seconds since 1970, midnight UTC of the date for days and weeks.
+    """
+
+    start: Ints
+    open: Prices
+    high: Prices
+    low: Prices
+    close: Prices
+    volume: Column | None = None
+    average: Prices | None = None
+    count: Ints | None = None
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+class Market(Protocol):
+    """A source of bars for a gateway; it is asked from several threads at once."""
+
+    def instruments(self) -> Sequence[Instrument]:
+        """Return everything that can be asked for."""
+
+    def hours(self, instrument: Instrument, *, use_rth: bool) -> Hours:
+        """Return the sessions of an instrument."""
+
+    def bars(self, instrument: Instrument, query: BarQuery) -> PricedBars:
+        """Return the bars of a query, oldest first; none where there are none."""
+
+    def head(self, instrument: Instrument, what: What, *, use_rth: bool) -> int | None:
+        """Return when the oldest bar starts, in seconds since 1970."""
+
+    def default_now(self) -> datetime | None:
+        """Return the now that suits the market; None is the machine's own."""

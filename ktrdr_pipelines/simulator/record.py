@@ -1,0 +1,89 @@
+"""What a gateway was asked: one entry a request, readable from any thread."""
+
+import threading
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from ktrdr_pipelines.simulator.messages import ContractRequest, DataRequest, HistoryRequest
+from ktrdr_pipelines.simulator.rules import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One contract, head timestamp or historical request, and what became of it.
+
+    ``count`` is the number of bars (or contracts) that were answered, ``error_code`` that of the
+    error; both are None while the request is open, and when its client left. ``received`` is the
+    gateway's time.
+    """
+
+    client_id: int
+    request_id: int
+    kind: Kind
+    symbol: str
+    received: datetime
+    sec_type: str = ""
+    bar_size: str = ""
+    duration: str = ""
+    end: str = ""
+    what: str = ""
+    use_rth: bool = False
+    count: int | None = None
+    error_code: int | None = None
+
+    @property
+    def bars(self) -> int:
+        """How many bars were answered: 0 for an error, another kind, or none yet."""
+        return self.count or 0 if self.kind is Kind.HISTORY else 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has no outcome yet."""
+        return self.count is None and self.error_code is None
+
+
+def record_of(
+    request: DataRequest, *, client_id: int, kind: Kind, received: datetime
+) -> RequestRecord:
+    """Describe a request as it came in."""
+    contract = request.contract
+    record = RequestRecord(
+        client_id=client_id,
+        request_id=request.request_id,
+        kind=kind,
+        symbol=contract.symbol or contract.local_symbol,
+        sec_type=contract.sec_type,
+        received=received,
+    )
+    if isinstance(request, ContractRequest):
+        return record
+    record = replace(record, what=request.what, use_rth=request.use_rth)
+    if not isinstance(request, HistoryRequest):
+        return record
+    texts = {"bar_size": request.bar_size, "duration": request.duration, "end": request.end}
+    return replace(record, **texts)
+
+
+class RequestLog:
+    """The records of a gateway in the order of arrival; safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._records: list[RequestRecord] = []
+
+    def add(self, record: RequestRecord) -> int:
+        """Append a record and return its place."""
+        with self._lock:
+            self._records.append(record)
+            return len(self._records) - 1
+
+    def finish(self, place: int, *, count: int | None, error_code: int | None) -> None:
+        """Note the outcome of the record at a place."""
+        with self._lock:
+            record = self._records[place]
+            self._records[place] = replace(record, count=count, error_code=error_code)
+
+    def snapshot(self) -> tuple[RequestRecord, ...]:
+        """Return all records so far."""
+        with self._lock:
+            return tuple(self._records)

@@ -1,0 +1,4 @@
+"""placeholder."""
+from pathlib import Path
+class ReplayMarket:  # temporary
+    def __init__(self, folder: Path) -> None: ...

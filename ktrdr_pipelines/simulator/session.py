@@ -1,0 +1,214 @@
+"""One client's conversation, as a state machine without I/O.
+
+Bytes go in, actions come out (``actions``). A stage is a row of ``_TAKE``: what comes in another
+stage than it belongs to is passed over, as a real gateway does.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.simulator import replies, wire
+from ktrdr_pipelines.simulator.actions import Abandon, Action, Close, Refuse, Send, Serve
+from ktrdr_pipelines.simulator.messages import (
+    CancelHead,
+    CancelHistory,
+    ContractRequest,
+    DataRequest,
+    HeadRequest,
+    HistoryRequest,
+    MessageError,
+    OrderMessage,
+    PlainRequest,
+    Request,
+    StartApi,
+    UnknownMessage,
+    decode,
+)
+from ktrdr_pipelines.simulator.replies import ApiError
+from ktrdr_pipelines.simulator.rules import GatewayRules, Kind
+from ktrdr_pipelines.simulator.smalltalk import Facts, reply_to, start_up
+from ktrdr_pipelines.simulator.timetext import server_text
+
+LOWEST_VERSION, HIGHEST_VERSION = IbLimitsRegistry.SERVER_VERSIONS.value
+
+READ_ONLY = (
+    "Error validating request.-'bO' : cause - The API interface is currently in Read-Only mode."
+)
+UNKNOWN = "Error validating request.-'bK' : cause - Unsupported message type {}."
+UNREADABLE = "Server error when reading an API client request. {}"
+CANCELLED = "Historical Market Data Service error message:API historical data query cancelled: {}"
+NOTHING_TO_CANCEL = "No historical data query found for ticker id:{}"
+BAD_LENGTH = "Bad Message Length {}"
+
+_KINDS: dict[type[DataRequest], Kind] = {
+    ContractRequest: Kind.CONTRACT,
+    HeadRequest: Kind.HEAD,
+    HistoryRequest: Kind.HISTORY,
+}
+
+
+class Stage(StrEnum):
+    """How far a conversation has come."""
+
+    GREETING = "greeting"
+    VERSION = "version"
+    START = "start"
+    READY = "ready"
+    CLOSED = "closed"
+
+
+def kind_of(request: DataRequest) -> Kind:
+    """Return as what a request is counted and recorded."""
+    return _KINDS[type(request)]
+
+
+class ClientSession:
+    """The gateway's side of one connection.
+
+    Args:
+        rules: shared by all connections of the gateway.
+        account: the account it announces.
+        now: reads the gateway's clock.
+    """
+
+    def __init__(self, rules: GatewayRules, *, account: str, now: Callable[[], datetime]) -> None:
+        self._rules = rules
+        self._account = account
+        self._now = now
+        self._greeting = b""
+        self._frames = wire.FrameReader()
+        self.stage = Stage.GREETING
+        self.version = HIGHEST_VERSION
+        self.client_id: int | None = None
+
+    def __repr__(self) -> str:
+        return f"ClientSession(client_id={self.client_id}, {self.stage}, v{self.version})"
+
+    def receive(self, data: bytes) -> list[Action]:
+        """Take bytes from the client and return what is to be done, in order."""
+        actions: list[Action] = []
+        try:
+            for payload in self._frames.feed(self._after_greeting(data)):
+                actions += _TAKE[self.stage](self, payload)
+        except wire.FrameError as error:
+            actions += self._break_off(BAD_LENGTH.format(error))
+        return actions
+
+    def leave(self) -> None:
+        """Free what the client held; its socket is gone."""
+        self.stage = Stage.CLOSED
+        if self.client_id is not None:
+            self._rules.leave(self.client_id)
+            self.client_id = None
+
+    def error(self, failed: ApiError) -> bytes:
+        """Frame an error in the version both speak."""
+        return replies.error(self.version, failed)
+
+    def answered(self, request: DataRequest) -> None:
+        """Free the slot of an answered request; a head timestamp keeps its until cancelled."""
+        if self.client_id is not None and not isinstance(request, HeadRequest):
+            self._rules.close(self.client_id, request.request_id, kind_of(request))
+
+    def _after_greeting(self, data: bytes) -> bytes:
+        """Return what follows the four bytes that come before the first frame."""
+        if self.stage is not Stage.GREETING:
+            return data
+        self._greeting += data
+        greeting = self._greeting[: len(wire.GREETING)]
+        if not wire.GREETING.startswith(greeting):
+            raise wire.FrameError(f"no greeting: {greeting!r}")
+        if len(greeting) < len(wire.GREETING):
+            return b""
+        self.stage = Stage.VERSION
+        return self._greeting[len(wire.GREETING) :]
+
+    def _break_off(self, text: str) -> list[Action]:
+        """Close the connection; a client that shook hands is told why."""
+        can_read = self.stage in {Stage.START, Stage.READY}
+        if self.stage is Stage.CLOSED:
+            return []
+        self.stage = Stage.CLOSED
+        return [self._tell(507, text), Close()] if can_read else [Close()]
+
+    def _take_version(self, payload: bytes) -> list[Action]:
+        lowest, highest = wire.parse_versions(payload)
+        version = min(highest, HIGHEST_VERSION)
+        if version < max(lowest, LOWEST_VERSION):
+            self.stage = Stage.CLOSED
+            return [Close()]
+        self.version, self.stage = version, Stage.START
+        return [Send(replies.handshake(version, server_text(self._now())))]
+
+    def _take_start(self, payload: bytes) -> list[Action]:
+        request = self._decoded(payload)
+        if isinstance(request, Send):
+            return [request]
+        return self._start(request) if isinstance(request, StartApi) else []
+
+    def _start(self, request: StartApi) -> list[Action]:
+        refused = self._rules.join(request.client_id)
+        if refused is not None:
+            self.stage = Stage.CLOSED
+            return [Send(self.error(refused)), Close()]
+        self.client_id, self.stage = request.client_id, Stage.READY
+        return [Send(start_up(self.version, self._account))]
+
+    def _take_request(self, payload: bytes) -> list[Action]:
+        match self._decoded(payload):
+            case Send() as complaint:
+                return [complaint]
+            case ContractRequest() | HeadRequest() | HistoryRequest() as request:
+                return [self._open(request)]
+            case CancelHistory(request_id):
+                return self._cancel_history(request_id)
+            case CancelHead(request_id):
+                return self._cancel_head(request_id)
+            case PlainRequest() as request:
+                facts = Facts(self._account, int(self._now().timestamp()))
+                return [Send(reply_to(request, facts))]
+            case OrderMessage(order_id):
+                return [self._tell(321, READ_ONLY, order_id)]
+            case UnknownMessage(type_id):
+                return [self._tell(321, UNKNOWN.format(type_id))]
+            case StartApi():
+                return []
+
+    def _decoded(self, payload: bytes) -> Request | Send:
+        try:
+            return decode(wire.split_fields(payload))
+        except MessageError as error:
+            return self._tell(320, UNREADABLE.format(error))
+
+    def _open(self, request: DataRequest) -> Action:
+        client_id = -1 if self.client_id is None else self.client_id
+        refused = self._rules.open(client_id, request.request_id, kind_of(request))
+        return Serve(request) if refused is None else Refuse(request, refused)
+
+    def _cancel_history(self, request_id: int) -> list[Action]:
+        if not self._closes(request_id, Kind.HISTORY):
+            return [self._tell(366, NOTHING_TO_CANCEL.format(request_id), request_id)]
+        told = self._tell(162, CANCELLED.format(request_id), request_id)
+        return [Abandon(request_id), told]
+
+    def _cancel_head(self, request_id: int) -> list[Action]:
+        return [Abandon(request_id)] if self._closes(request_id, Kind.HEAD) else []
+
+    def _closes(self, request_id: int, kind: Kind) -> bool:
+        return self.client_id is not None and self._rules.close(self.client_id, request_id, kind)
+
+    def _tell(self, code: int, text: str, request_id: int = replies.NO_REQUEST) -> Send:
+        return Send(self.error(ApiError(code, text, request_id)))
+
+    def _ignore(self, _: bytes) -> list[Action]:
+        return []
+
+
+_TAKE: dict[Stage, Callable[[ClientSession, bytes], list[Action]]] = {
+    Stage.VERSION: ClientSession._take_version,
+    Stage.START: ClientSession._take_start,
+    Stage.READY: ClientSession._take_request,
+    Stage.CLOSED: ClientSession._ignore,
+}

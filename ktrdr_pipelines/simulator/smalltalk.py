@@ -1,0 +1,57 @@
+"""Answers that need no market: accounts, orders, positions, the time.
+
+The account is empty and orders are not possible, so every list ends where it begins.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ktrdr_pipelines.simulator import replies
+from ktrdr_pipelines.simulator.messages import PlainRequest
+from ktrdr_pipelines.simulator.replies import ApiError
+
+FIRST_ORDER_ID = 1
+
+FARMS_OK = (
+    ApiError(2104, "Market data farm connection is OK:usfarm"),
+    ApiError(2106, "HMDS data farm connection is OK:ushmds"),
+    ApiError(2158, "Sec-def data farm connection is OK:secdefil"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What small talk is about: the account and the time."""
+
+    account: str
+    now_s: int
+
+
+def start_up(version: int, account: str) -> bytes:
+    """Say what a gateway says once a client has named its id, in a real gateway's order."""
+    farms = [replies.error(version, farm) for farm in FARMS_OK]
+    accounts = replies.managed_accounts(account)
+    return b"".join([accounts, replies.next_valid_id(FIRST_ORDER_ID), *farms])
+
+
+_Reply = Callable[[PlainRequest, Facts], bytes]
+
+_REPLIES: dict[int, _Reply] = {
+    5: lambda _, __: replies.open_orders_end(),
+    6: lambda asked, facts: replies.account_download_end(asked.account or facts.account),
+    7: lambda asked, _: replies.executions_end(asked.request_id),
+    8: lambda _, __: replies.next_valid_id(FIRST_ORDER_ID),
+    16: lambda _, __: replies.open_orders_end(),
+    17: lambda _, facts: replies.managed_accounts(facts.account),
+    49: lambda _, facts: replies.current_time(facts.now_s),
+    61: lambda _, __: replies.positions_end(),
+    62: lambda asked, _: replies.account_summary_end(asked.request_id),
+    76: lambda asked, _: replies.account_update_multi_end(asked.request_id),
+    99: lambda _, __: replies.completed_orders_end(),
+}
+
+
+def reply_to(asked: PlainRequest, facts: Facts) -> bytes:
+    """Answer a plain request; one that changes nothing and expects nothing gets no bytes."""
+    reply = _REPLIES.get(asked.type_id)
+    return b"" if reply is None else reply(asked, facts)
