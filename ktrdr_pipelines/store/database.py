@@ -1,0 +1,174 @@
+"""The ledger's SQLite file: opening, tables, transactions, errors.
+
+Not here: what the tables mean; one module a group of tables (``store.attempts``, ``store.claims``,
+``store.audit``, ``store.references``, ``store.mirror``), joined in ``store.ledger``.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
+from ktrdr_pipelines.store.atomic import disk_errors, locked, make_folder
+from ktrdr_pipelines.store.ledger_sql import LEDGER_VERSION, TABLES
+
+BUSY_TIMEOUT_S = 30.0
+"""Seconds that a statement waits for another process's transaction; those last milliseconds."""
+
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def series_key(series: Series) -> str:
+    """Give the key of a series in the ledger, such as ``AAPL|1m``."""
+    return f"{series.symbol}|{series.timeframe}"
+
+
+class Database:
+    """One SQLite file, one connection a thread and process, opened when first used.
+
+    A file that is missing or empty is made; one that was set aside (by a repair in another
+    process) is noticed, and the connection follows the new file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path})"
+
+    def close(self) -> None:
+        """Close this thread's connection; the next use opens another."""
+        handle = self._handle()
+        self._local.handle = None
+        if handle is not None:
+            handle.connection.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection for reading statements."""
+        with self._errors():
+            yield self._connection()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection for one transaction, all of it or nothing."""
+        with self._errors():
+            connection = self._connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    def _handle(self) -> "_Handle | None":
+        handle: _Handle | None = getattr(self._local, "handle", None)
+        return handle
+
+    def _connection(self) -> sqlite3.Connection:
+        handle = self._handle()
+        if handle is None or not handle.is_current(self.path):
+            self._local.handle = handle = self._open()
+        return handle.connection
+
+    def _open(self) -> "_Handle":
+        with disk_errors(self.path):
+            make_folder(self.path.parent)
+        connection = _connect(self.path)
+        try:
+            if _version(connection) != LEDGER_VERSION:
+                with locked(self.path.with_suffix(".lock"), f"the ledger {self.path}"):
+                    self._create(connection)
+            return _Handle(connection, self.path)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _create(self, connection: sqlite3.Connection) -> None:
+        found = _version(connection)
+        if found > LEDGER_VERSION:
+            raise StoreError(
+                f"the ledger {self.path} has version {found}",
+                came=f"this ktrdr knows versions up to {LEDGER_VERSION}",
+                remedy="Use a newer ktrdr",
+            )
+        if found < LEDGER_VERSION:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {TABLES}; PRAGMA user_version = {LEDGER_VERSION}; COMMIT"
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _translated(self.path, error) from error
+
+
+class _Handle:
+    """A connection and the file that it was opened on; closes with its thread."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self.connection = connection
+        self._process = os.getpid()
+        self._file = _file_of(path)
+
+    def is_current(self, path: Path) -> bool:
+        """Say whether the connection is this process's and of the file now at ``path``."""
+        return self._process == os.getpid() and self._file == _file_of(path)
+
+    def __del__(self) -> None:
+        if self._process == os.getpid():
+            self.connection.close()
+        else:
+            _INHERITED.append(self.connection)
+
+
+_INHERITED: list[sqlite3.Connection] = []
+"""Connections that came through a fork: SQLite forbids to use them, and to close them."""
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _translated(path: Path, error: sqlite3.Error) -> StoreError:
+    """Give the store's error for one of SQLite's."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    what, came = f"cannot use the ledger {path}", str(error)
+    if code in _CORRUPT:
+        return CorruptFileError(
+            what, came=came, remedy="Run `ktrdr repair`: it is rebuilt from the bar files"
+        )
+    if code in _BUSY:
+        return StoreError(
+            what, came=came, remedy="Another process keeps it: end that one and run it again"
+        )
+    return DiskError(
+        what, came=came, remedy="Make room and see that it is writable, then run `ktrdr repair`"
+    )

@@ -1,0 +1,70 @@
+"""Which file of a series holds which stretch of stamps.
+
+1m and 5m have one file a year, the others one for all. A year begins when the session day of
+1 January begins, so the evening of 31 December in New York is filed with the FX session it opens.
+Bars and coverage are cut at the same moments: no file claims what stands in another.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import pyarrow as pa
+
+from ktrdr_pipelines.core.bars import bars_between, stamps
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.store.footer import moment
+
+ALL = "all"
+"""Stem of the one file of a series that is not filed by years."""
+
+EVER = Interval(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+"""The stretch of a file that holds all."""
+
+_BAR = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """The share of a save that goes into one file, named without ``.parquet``."""
+
+    stem: str
+    bars: pa.Table
+    coverage: Coverage
+
+
+def filed_parts(series: Series, bars: pa.Table, coverage: Coverage) -> Iterator[FilePart]:
+    """Cut sorted bars and their coverage by files; only files that get something are named."""
+    hull = _hull(bars, coverage)
+    for stem, stretch in stretches(series, hull) if hull else ():
+        part = FilePart(
+            stem, bars_between(bars, stretch.start, stretch.end), coverage.clip(stretch)
+        )
+        if part.bars.num_rows or part.coverage:
+            yield part
+
+
+def stretches(series: Series, wanted: Interval) -> Iterator[tuple[str, Interval]]:
+    """Give the stems of the files that share stamps with an interval, and what each holds."""
+    if not series.timeframe.is_yearly_filed:
+        yield ALL, EVER
+        return
+    calendar = calendar_named(series.instrument.calendar)
+    last = calendar.day_of(wanted.end - _BAR).year
+    for year in range(calendar.day_of(wanted.start).year, last + 1):
+        bounds = (calendar.day_starts_at(date(y, 1, 1)) for y in (year, year + 1))
+        yield str(year), Interval(*bounds)
+
+
+def _hull(bars: pa.Table, coverage: Coverage) -> Interval | None:
+    keys = stamps(bars)
+    around = [coverage.bars.hull, *(proof.interval for proof in coverage.empty)]
+    parts = [part for part in around if part]
+    if len(keys):
+        parts.append(Interval(moment(int(keys[0])), moment(int(keys[-1])) + _BAR))
+    if not parts:
+        return None
+    return Interval(min(p.start for p in parts), max(p.end for p in parts))

@@ -1,0 +1,190 @@
+"""Where everything of a data folder stands, and the marker that makes a folder a store.
+
+Not here: what is inside the files (``store.parquet``, ``store.ledger``, ``store.catalog``).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ktrdr_pipelines.core.instruments import Origin
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import CorruptFileError, ForeignIdentityError, NoStoreError
+from ktrdr_pipelines.store.atomic import disk_errors, locked, make_folder, write_atomically
+
+FORMAT_VERSION = 1
+"""Version of the folder's shape; 1 is the first, so nothing older is to be migrated."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLayout:
+    """Every path of one store."""
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        """What makes the folder a store: format version and origin."""
+        return self.root / "store.json"
+
+    @property
+    def universe(self) -> Path:
+        """The universe that a person edits."""
+        return self.root / "universe.yaml"
+
+    @property
+    def bars(self) -> Path:
+        """The folder of all bar files."""
+        return self.root / "bars"
+
+    @property
+    def epochs(self) -> Path:
+        """Where an epoch is built, outside every glob."""
+        return self.root / "epochs"
+
+    @property
+    def quarantine(self) -> Path:
+        """Where repair moves files that it cannot trust."""
+        return self.root / "quarantine"
+
+    @property
+    def state(self) -> Path:
+        """What can be rebuilt or does not matter after a restart."""
+        return self.root / "state"
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite ledger."""
+        return self.state / "ledger.sqlite"
+
+    @property
+    def locks(self) -> Path:
+        """The folder of lock files."""
+        return self.state / "locks"
+
+    @property
+    def catalog(self) -> Path:
+        """The DuckDB catalog."""
+        return self.root / "ktrdr.duckdb"
+
+    def series_folder(self, symbol: str, timeframe: Timeframe) -> Path:
+        """Give the folder of one series' files."""
+        return self.bars / f"symbol={symbol}" / f"timeframe={timeframe}"
+
+    def bar_files(self, symbol: str, timeframe: Timeframe) -> list[Path]:
+        """Give the files that one series has, oldest first."""
+        return sorted(self.series_folder(symbol, timeframe).glob("*.parquet"))
+
+    def all_bar_files(self) -> list[Path]:
+        """Give every bar file of the store."""
+        return sorted(self.bars.glob("symbol=*/timeframe=*/*.parquet"))
+
+    def relative(self, path: Path) -> str:
+        """Name a path the same wherever the folder is moved."""
+        return path.relative_to(self.root).as_posix()
+
+    def series_lock(self, symbol: str, timeframe: Timeframe) -> Path:
+        """Give the lock file of one series."""
+        return self.locks / f"{symbol}.{timeframe}.lock"
+
+    def lock(self, name: str) -> Path:
+        """Give the lock file of something that is not a series."""
+        return self.locks / f"{name}.lock"
+
+
+def create_store(root: Path, origin: Origin | None = None) -> StoreLayout:
+    """Make a folder a store; one that is a store already stays as it is.
+
+    Raises:
+        DiskError: the folder cannot be written.
+        NoStoreError: it is a store of a newer version.
+        ForeignIdentityError: it is a store of another origin.
+    """
+    layout = StoreLayout(root.absolute())
+    with disk_errors(layout.root):
+        for folder in (layout.bars, layout.locks, layout.epochs):
+            make_folder(folder)
+    with locked(layout.lock("store"), f"the store {layout.root}"):
+        if not layout.marker.exists():
+            _write_marker(layout, origin)
+    open_store(layout.root)
+    if origin is not None:
+        pin_origin(layout, origin)
+    return layout
+
+
+def open_store(root: Path) -> StoreLayout:
+    """Give the layout of a folder that is a store.
+
+    Raises:
+        NoStoreError: it has no marker, or that of a newer version.
+        CorruptFileError: its marker cannot be read.
+    """
+    layout = StoreLayout(root.absolute())
+    _read_marker(layout)
+    return layout
+
+
+def store_origin(layout: StoreLayout) -> Origin | None:
+    """Say where the store's bars come from; None as long as it has had none."""
+    return _read_marker(layout)
+
+
+def pin_origin(layout: StoreLayout, origin: Origin) -> None:
+    """Fix the origin of a store that has none yet, for good.
+
+    Raises:
+        ForeignIdentityError: the store holds bars of another origin.
+    """
+    held = _read_marker(layout)
+    if held is None:
+        with locked(layout.lock("store"), f"the store {layout.root}"):
+            held = _read_marker(layout)
+            if held is None:
+                _write_marker(layout, origin)
+                return
+    if held is not origin:
+        raise ForeignIdentityError(
+            f"the store {layout.root} holds {held} bars",
+            came=f"the gateway gives {origin} bars",
+            remedy="Origins never mix: make another store with `ktrdr init` and name its folder "
+            "in KTRDR_DATA",
+        )
+
+
+def _write_marker(layout: StoreLayout, origin: Origin | None) -> None:
+    fields = {"format_version": FORMAT_VERSION, "origin": origin}
+    text = f"{json.dumps(fields, indent=2)}\n"
+    write_atomically(layout.marker, lambda file: file.write(text.encode()))
+
+
+def _read_marker(layout: StoreLayout) -> Origin | None:
+    if not layout.marker.is_file():
+        raise NoStoreError(
+            f"{layout.root} is not a store",
+            came="it has no store.json",
+            remedy="Make it one with `ktrdr init`, or name another folder in KTRDR_DATA",
+        )
+    with disk_errors(layout.marker):
+        text = layout.marker.read_bytes()
+    try:
+        fields = json.loads(text)
+        version, origin = int(fields["format_version"]), fields["origin"]
+        if version > FORMAT_VERSION:
+            raise _too_new(layout, version)
+        return None if origin is None else Origin(origin)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(
+            f"cannot read {layout.marker}",
+            came=f"{text[:80]!r}",
+            remedy='It should be like {"format_version": 1, "origin": "ib"}; restore it by hand, '
+            "the origin is in the footer of every bar file",
+        ) from error
+
+
+def _too_new(layout: StoreLayout, version: int) -> NoStoreError:
+    return NoStoreError(
+        f"the store {layout.root} has format version {version}",
+        came=f"this ktrdr knows versions up to {FORMAT_VERSION}",
+        remedy="Use a newer ktrdr, or name another folder in KTRDR_DATA",
+    )

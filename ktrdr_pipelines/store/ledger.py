@@ -1,0 +1,31 @@
+"""The ledger: what is known beside the bars, in one SQLite file that many processes share.
+
+Losing it loses no bar: ``store.repair`` rebuilds what the files say. Its tables live in one module
+a group; here they are joined into the one object that others use.
+"""
+
+from ktrdr_pipelines.store.attempts import Attempt, AttemptKind, AttemptsTable
+from ktrdr_pipelines.store.audit import AuditTable, RequestRecord
+from ktrdr_pipelines.store.claims import Claim, ClaimsTable
+from ktrdr_pipelines.store.database import series_key
+from ktrdr_pipelines.store.mirror import MirrorTable
+from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
+
+__all__ = [
+    "Attempt",
+    "AttemptKind",
+    "Claim",
+    "HeadRecord",
+    "Ledger",
+    "RequestRecord",
+    "Revision",
+    "series_key",
+]
+
+
+class Ledger(MirrorTable, AttemptsTable, ClaimsTable, AuditTable, ReferencesTable):
+    """Mirror, attempts, claims, audit, heads, contracts and revisions of one store.
+
+    Every call is one transaction; any thread of any process may call. SQLite's failures come as
+    StoreError, with what to do.
+    """

@@ -1,0 +1,95 @@
+"""The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``."""
+
+LEDGER_VERSION = 1
+"""Version of these tables; 1 is the first."""
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS mirror (
+    file TEXT PRIMARY KEY,
+    series TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    inode INTEGER NOT NULL,
+    schema_version INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    identity TEXT NOT NULL,
+    coverage TEXT NOT NULL,
+    sessions TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS mirror_series ON mirror (series);
+
+CREATE TABLE IF NOT EXISTS attempts (
+    series TEXT NOT NULL,
+    starts INTEGER NOT NULL,
+    ends INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    error TEXT NOT NULL,
+    code INTEGER,
+    tries INTEGER NOT NULL,
+    first_at INTEGER NOT NULL,
+    last_at INTEGER NOT NULL,
+    next_try_at INTEGER,
+    PRIMARY KEY (series, starts, ends, kind)
+);
+
+CREATE TABLE IF NOT EXISTS claims (
+    series TEXT NOT NULL,
+    starts INTEGER NOT NULL,
+    ends INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    expires_at INTEGER NOT NULL,
+    PRIMARY KEY (series, starts, ends, owner)
+);
+
+CREATE TABLE IF NOT EXISTS requests (
+    series TEXT NOT NULL,
+    contract_id INTEGER NOT NULL,
+    what_to_show TEXT NOT NULL,
+    gateway TEXT NOT NULL,
+    account_hash TEXT NOT NULL,
+    asked_end INTEGER,
+    duration TEXT NOT NULL,
+    sent_at INTEGER NOT NULL,
+    took_s REAL NOT NULL,
+    outcome TEXT NOT NULL,
+    code INTEGER,
+    rows INTEGER NOT NULL,
+    proved TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS requests_sent ON requests (sent_at);
+CREATE INDEX IF NOT EXISTS requests_series ON requests (series, sent_at);
+CREATE INDEX IF NOT EXISTS requests_answered
+    ON requests (contract_id, what_to_show, gateway, sent_at) WHERE rows > 0;
+
+CREATE TABLE IF NOT EXISTS ranges (
+    contract_id INTEGER NOT NULL,
+    what_to_show TEXT NOT NULL,
+    gateway TEXT NOT NULL,
+    head INTEGER,
+    asked_at INTEGER NOT NULL,
+    PRIMARY KEY (contract_id, what_to_show, gateway)
+);
+
+CREATE TABLE IF NOT EXISTS instruments (
+    symbol TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    contract_id INTEGER NOT NULL,
+    description TEXT NOT NULL,
+    pinned_at INTEGER NOT NULL,
+    PRIMARY KEY (symbol, origin)
+);
+
+CREATE TABLE IF NOT EXISTS revisions (
+    series TEXT NOT NULL,
+    ts INTEGER NOT NULL,
+    replaced_at INTEGER NOT NULL,
+    open REAL,
+    high REAL,
+    low REAL,
+    close REAL,
+    volume REAL,
+    average REAL,
+    bar_count INTEGER
+);
+CREATE INDEX IF NOT EXISTS revisions_series ON revisions (series, ts)
+"""

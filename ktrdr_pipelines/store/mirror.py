@@ -1,0 +1,129 @@
+"""The ledger's mirror of what bar files say of themselves, so that nobody opens them to know.
+
+A row counts only while the file's fingerprint is the one that was recorded; the files are the
+truth. Not here: reading the files (``store.parquet``).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import Identity
+from ktrdr_pipelines.store.atomic import disk_errors
+from ktrdr_pipelines.store.database import Database
+from ktrdr_pipelines.store.footer import (
+    FileFacts,
+    coverage_from_json,
+    coverage_to_json,
+    identity_from_json,
+    identity_to_json,
+    sessions_from_json,
+    sessions_to_json,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What tells one version of a file from another without reading it."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """One file's row; what is written as JSON is parsed when it is asked for."""
+
+    fingerprint: Fingerprint
+    schema_version: int
+    rows: int
+    identity_json: str
+    coverage_json: str
+    sessions_json: str
+
+    @property
+    def identity(self) -> Identity:
+        """What the file says it holds."""
+        return identity_from_json(self.identity_json)
+
+    @property
+    def coverage(self) -> Coverage:
+        """What is settled in the file."""
+        return coverage_from_json(self.coverage_json)
+
+    @property
+    def rows_per_session(self) -> dict[date, int]:
+        """How many bars each session date has in the file."""
+        return sessions_from_json(self.sessions_json)
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Take the fingerprint of a file.
+
+    Raises:
+        DiskError: it is gone, or may not be looked at.
+    """
+    with disk_errors(path):
+        facts = path.stat()
+    return Fingerprint(facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+def mirrored(taken: Fingerprint, facts: FileFacts) -> Mirrored:
+    """Make the row of a file from what its footer says."""
+    return Mirrored(
+        fingerprint=taken,
+        schema_version=facts.schema_version,
+        rows=facts.rows,
+        identity_json=identity_to_json(facts.identity),
+        coverage_json=coverage_to_json(facts.coverage),
+        sessions_json=sessions_to_json(facts.rows_per_session),
+    )
+
+
+class MirrorTable(Database):
+    """Rows by file name relative to the data folder, so that moving the folder is harmless."""
+
+    def mirror(self, series_key: str) -> dict[str, Mirrored]:
+        """Give what is recorded of a series' files, by name."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT file, size, mtime_ns, inode, schema_version, rows, identity, coverage, "
+                "sessions FROM mirror WHERE series = ?",
+                (series_key,),
+            ).fetchall()
+        return {row[0]: Mirrored(Fingerprint(*row[1:4]), *row[4:]) for row in rows}
+
+    def record_mirror(self, series_key: str, files: Mapping[str, Mirrored]) -> None:
+        """Record what files hold now."""
+        with self._writing() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO mirror VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(name, series_key, *_values(row)) for name, row in files.items()],
+            )
+
+    def forget_mirror(self, files: Iterable[str]) -> None:
+        """Drop the rows of files that are gone."""
+        with self._writing() as connection:
+            connection.executemany("DELETE FROM mirror WHERE file = ?", [(f,) for f in files])
+
+    def mirrored_files(self) -> list[str]:
+        """Give the names of all recorded files."""
+        with self._reading() as connection:
+            return [name for (name,) in connection.execute("SELECT file FROM mirror")]
+
+
+def _values(row: Mirrored) -> tuple[int | str, ...]:
+    taken = row.fingerprint
+    return (
+        taken.size,
+        taken.mtime_ns,
+        taken.inode,
+        row.schema_version,
+        row.rows,
+        row.identity_json,
+        row.coverage_json,
+        row.sessions_json,
+    )

@@ -1,0 +1,203 @@
+"""The bar store: the one way in which bars enter and leave the files.
+
+Bars and what is known of them change together, file by file, each file true by itself. Not here:
+one file's bytes (``store.barfile``), which file holds what (``store.filing``), which bars are kept
+and what is proved (``core.settle``).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import reduce
+from pathlib import Path
+
+import pyarrow as pa
+
+from ktrdr_pipelines.core.bars import (
+    BAR_SCHEMA,
+    empty_bars,
+    merge_bars,
+    rows_per_session,
+    sorted_unique,
+)
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import Identity, Series
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import ForeignIdentityError
+from ktrdr_pipelines.store.atomic import locked
+from ktrdr_pipelines.store.barfile import (
+    count_bars_between,
+    read_bars,
+    read_bars_between,
+    read_file,
+    read_footer,
+    write_file,
+)
+from ktrdr_pipelines.store.filing import FilePart, filed_parts, stretches
+from ktrdr_pipelines.store.footer import FileFacts
+from ktrdr_pipelines.store.layout import StoreLayout, pin_origin
+from ktrdr_pipelines.store.ledger import Ledger, series_key
+from ktrdr_pipelines.store.mirror import Mirrored, fingerprint, mirrored
+
+__all__ = ["BarStore", "FileFacts", "SaveResult", "read_bars", "read_footer"]
+
+
+@dataclass(frozen=True, slots=True)
+class SaveResult:
+    """What one save changed: bars that are new, bars that differ now, files rewritten."""
+
+    added: int
+    revised: int
+    files: tuple[Path, ...]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class BarStore:
+    """Bars, coverage and identity of every series of a store.
+
+    Args:
+        layout: where the files stand.
+        ledger: mirrors what they say and keeps old values of revised bars.
+        clock: says when a bar is replaced.
+    """
+
+    def __init__(
+        self, layout: StoreLayout, ledger: Ledger, *, clock: Callable[[], datetime] = _now
+    ) -> None:
+        self.layout = layout
+        self.ledger = ledger
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"BarStore({self.layout.root})"
+
+    def save(
+        self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
+    ) -> SaveResult:
+        """Merge bars and what was settled into the files of a series; newer bars win.
+
+        Returns when all of it outlives a power cut. A crash between two files leaves both true.
+
+        Raises:
+            ForeignIdentityError: the series or the store holds another instrument, origin, epoch.
+            CorruptFileError: a file of the series cannot be read.
+            DiskError: the system refused; the files stand as they were.
+            StoreError: another process kept the series locked.
+        """
+        if (identity.symbol, identity.timeframe) != (series.symbol, series.timeframe):
+            raise ForeignIdentityError(f"cannot save {series}", came=f"bars of {identity}")
+        pin_origin(self.layout, identity.origin)
+        ordered = sorted_unique(bars.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
+        with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
+            for path, row in self._files(series).items():
+                _refuse_foreign(path, row.identity, identity)
+            parts = filed_parts(series, ordered, coverage)
+            saved = [self._save_part(series, identity, part) for part in parts]
+        return SaveResult(
+            added=sum(result.added for result in saved),
+            revised=sum(result.revised for result in saved),
+            files=tuple(path for result in saved for path in result.files),
+        )
+
+    def coverage(self, series: Series) -> Coverage:
+        """Give what is settled of a series."""
+        parts = (row.coverage for row in self._files(series).values())
+        return reduce(Coverage.merged, parts, Coverage())
+
+    def identity(self, series: Series) -> Identity | None:
+        """Say what the files of a series hold, or None where there are none."""
+        return next((row.identity for row in self._files(series).values()), None)
+
+    def read(self, series: Series, interval: Interval | None = None) -> pa.Table:
+        """Read bars, sorted by stamp; ``interval`` is on the stamp axis."""
+        if interval is None:
+            tables = [read_bars(path) for path in self._paths(series)]
+        else:
+            places = self._places(series, interval)
+            tables = [read_bars_between(path, interval) for path in places]
+        return pa.concat_tables([empty_bars(), *tables])
+
+    def rows(self, series: Series, interval: Interval | None = None) -> int:
+        """Count bars; whole files are counted without opening them."""
+        files = self._files(series)
+        if interval is None:
+            return sum(row.rows for row in files.values())
+        return sum(
+            files[path].rows if interval.covers(stretch) else count_bars_between(path, interval)
+            for path, stretch in self._places(series, interval).items()
+        )
+
+    def rows_per_session(self, series: Series) -> dict[date, int]:
+        """Count bars by session date."""
+        total: Counter[date] = Counter()
+        for row in self._files(series).values():
+            total.update(row.rows_per_session)
+        return dict(sorted(total.items()))
+
+    def series_on_disk(self) -> list[tuple[str, Timeframe]]:
+        """Name every series that has a file."""
+        folders = {path.parent for path in self.layout.all_bar_files()}
+        return sorted((_value(folder.parent), Timeframe(_value(folder))) for folder in folders)
+
+    def _save_part(self, series: Series, identity: Identity, part: FilePart) -> SaveResult:
+        folder = self.layout.series_folder(series.symbol, series.timeframe)
+        path = folder / f"{part.stem}.parquet"
+        old, old_bars = read_file(path) if path.exists() else (None, empty_bars())
+        merge = merge_bars(old_bars, part.bars)
+        coverage = (old.coverage if old else Coverage()).merged(part.coverage)
+        if old and coverage == old.coverage and not merge.added and not merge.revised.num_rows:
+            return SaveResult(0, 0, ())
+        key = series_key(series)
+        if merge.revised.num_rows:
+            self.ledger.record_revisions(key, merge.revised, self._clock())
+        facts = FileFacts(identity, coverage, merge.bars.num_rows, rows_per_session(merge.bars))
+        write_file(path, merge.bars, facts)
+        row = mirrored(fingerprint(path), facts)
+        self.ledger.record_mirror(key, {self.layout.relative(path): row})
+        return SaveResult(merge.added, merge.revised.num_rows, (path,))
+
+    def _files(self, series: Series) -> Mapping[Path, Mirrored]:
+        """Give what each file of a series holds, opening only those that changed unseen."""
+        key = series_key(series)
+        paths = self._paths(series)
+        known = self.ledger.mirror(key) if paths else {}
+        current: dict[Path, Mirrored] = {}
+        recounted: dict[str, Mirrored] = {}
+        for path in paths:
+            name, taken = self.layout.relative(path), fingerprint(path)
+            row = known.get(name)
+            if row is None or row.fingerprint != taken:
+                row = recounted[name] = mirrored(taken, read_footer(path))
+            current[path] = row
+        if recounted:
+            self.ledger.record_mirror(key, recounted)
+        return current
+
+    def _paths(self, series: Series) -> list[Path]:
+        return self.layout.bar_files(series.symbol, series.timeframe)
+
+    def _places(self, series: Series, interval: Interval) -> dict[Path, Interval]:
+        """Give the existing files that share stamps with an interval, and what each may hold."""
+        folder = self.layout.series_folder(series.symbol, series.timeframe)
+        places = {folder / f"{stem}.parquet": part for stem, part in stretches(series, interval)}
+        return {path: part for path, part in places.items() if path.exists()}
+
+
+def _refuse_foreign(path: Path, held: Identity, given: Identity) -> None:
+    if held != given:
+        raise ForeignIdentityError(
+            f"{path} holds {held}",
+            came=f"to be saved were bars of {given}",
+            remedy="Give the other instrument a symbol of its own in universe.yaml, or move this "
+            "one out of the way with `ktrdr universe retire`",
+        )
+
+
+def _value(folder: Path) -> str:
+    """Give the value of a folder named ``key=value``."""
+    return folder.name.partition("=")[2]
