@@ -239,5 +239,7 @@ def _bars_of(setting: Setting, request: HistoryRequest, asked: _Asked) -> Answer
 
 def _at_most(window: Window, size: BarSize, hours: Hours) -> int:
     sessions = hours.overlapping(window.start_s, window.end_s)
-    open_s = hours.closes[sessions.start : sessions.stop] - hours.opens[sessions.start : sessions.stop]
+    open_s = (
+        hours.closes[sessions.start : sessions.stop] - hours.opens[sessions.start : sessions.stop]
+    )
     return int(open_s.sum()) // min(size.seconds, DAY.seconds)

@@ -7,6 +7,8 @@ arrives bit for bit. What is not available is -1 (grade L for FX, grade P for re
 from collections.abc import Iterable
 from itertools import repeat
 
+import numpy as np
+
 from ktrdr_pipelines.simulator.bars import Column
 from ktrdr_pipelines.simulator.calendar import DAY_S, Ints
 from ktrdr_pipelines.simulator.market import PricedBars, Prices
@@ -28,7 +30,9 @@ def bar_fields(bars: PricedBars, size: BarSize, format_date: int) -> str:
         _whole(bars.count),
         strict=False,  # columns that are not available repeat without end
     )
-    return "".join([f"{d}\0{o}\0{h}\0{l}\0{c}\0{v}\0{a}\0{n}\0" for d, o, h, l, c, v, a, n in rows])
+    return "".join(
+        [f"{d}\0{o}\0{h}\0{low}\0{c}\0{v}\0{a}\0{n}\0" for d, o, h, low, c, v, a, n in rows]
+    )
 
 
 def _dates(start: Ints, size: BarSize, format_date: int) -> Iterable[str]:
@@ -47,4 +51,7 @@ def _whole(column: Column | None) -> Iterable[str]:
     """Write volumes and counts without a decimal point where they are whole."""
     if column is None:
         return repeat(NOT_AVAILABLE)
-    return [f"{value:.0f}" if value == int(value) else repr(value) for value in column.tolist()]
+    whole = column.astype(np.int64)
+    if np.array_equal(whole, column):
+        return map(str, whole.tolist())
+    return map(repr, column.tolist())

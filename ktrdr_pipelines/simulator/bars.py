@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ktrdr_pipelines.simulator.calendar import DAY_S, Hours, Ints
 from ktrdr_pipelines.simulator.sizes import BarSize
 
-Column = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+Column = npt.NDArray[np.int64 | np.float64]
 
 _MONDAY_SHIFT = 3
 """1 January 1970 was a Thursday: days + 3 count from a Monday."""

@@ -38,9 +38,7 @@ class Connection:
         self._gateway = gateway
         self._reader = reader
         self._writer = writer
-        self._session = ClientSession(
-            gateway.rules, account=gateway.account, now=gateway.clock.now
-        )
+        self._session = ClientSession(gateway.rules, account=gateway.account, now=gateway.clock.now)
         self._open: dict[int, tuple[asyncio.Task[None], int]] = {}
         self._ended = asyncio.Event()
 
@@ -81,9 +79,7 @@ class Connection:
             case Serve(request):
                 self._begin(request)
             case Refuse(request, error):
-                self._gateway.log.finish(
-                    self._recorded(request), count=None, error_code=error.code
-                )
+                self._gateway.log.finish(self._recorded(request), count=None, error_code=error.code)
                 self._writer.write(self._session.error(error))
             case Abandon(request_id):
                 self._abandon(request_id)
@@ -104,6 +100,7 @@ class Connection:
     def _begin(self, request: DataRequest) -> None:
         place = self._recorded(request)
         task = asyncio.create_task(self._serve(request, place))
+        task.add_done_callback(self._check)
         self._open[request.request_id] = (task, place)
 
     def _abandon(self, request_id: int) -> None:
@@ -123,6 +120,12 @@ class Connection:
         self._session.answered(request)
         gateway.log.finish(place, count=found.count, error_code=found.error_code)
         self._writer.write(found.data)
+
+    def _check(self, task: asyncio.Task[None]) -> None:
+        """End the connection when an answer failed, so that no client waits for it in vain."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._writer.close()
+            raise error
 
     async def _stop_tasks(self) -> None:
         tasks = [task for task, _ in self._open.values()]

@@ -34,7 +34,9 @@ def _day_text(hours: Hours, day: int) -> str:
     if index == len(hours.labels) or hours.labels[index] != day:
         return f"{date_text(day)}:CLOSED"
     offset = int(hours.offsets[index])
-    return f"{_minute(int(hours.opens[index]) + offset)}-{_minute(int(hours.closes[index]) + offset)}"
+    return (
+        f"{_minute(int(hours.opens[index]) + offset)}-{_minute(int(hours.closes[index]) + offset)}"
+    )
 
 
 def _minute(local_s: int) -> str:

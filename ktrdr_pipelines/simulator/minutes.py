@@ -77,7 +77,8 @@ class MinutePaths:
         reach = self._listing.reach
         folded = np.abs((walk + reach) % (4 * reach) - 2 * reach) - reach
         level = self._listing.price * self._listing.ticks_per_unit
-        return np.rint(level * np.exp(-folded)).astype(np.int64)
+        nodes: Ints = np.rint(level * np.exp(-folded)).astype(np.int64)
+        return nodes
 
     def _part(self, sessions: Ints, part: int) -> Bars:
         """Return the minutes of one part of sessions in which it has the same length."""
@@ -94,9 +95,7 @@ class MinutePaths:
         share = self._listing.trade_share
         return None if share >= 256 else np.flatnonzero(bits(random.ravel(), 56, 8) < share)
 
-    def _bridged(
-        self, random: Words, sessions: Ints, part: int
-    ) -> tuple[Ints, ...]:
+    def _bridged(self, random: Words, sessions: Ints, part: int) -> tuple[Ints, ...]:
         first = self._nodes[sessions, part][:, np.newaxis]
         last = self._nodes[sessions, part + 1][:, np.newaxis]
         count = random.shape[1]
@@ -115,9 +114,7 @@ class MinutePaths:
         close, open_, high = (np.maximum(price, 1) for price in (close, open_, high))
         return open_, high, low, close, self._volumes(random, sessions, part)
 
-    def _volumes(
-        self, random: Words, sessions: Ints, part: int
-    ) -> Ints:
+    def _volumes(self, random: Words, sessions: Ints, part: int) -> Ints:
         if not self._is_stock:
             return np.zeros(random.shape, np.int64)
         middle = self._listing.minute_volume * _STOCK_LIQUIDITY[part] * self._busy[sessions]
@@ -129,7 +126,8 @@ def _smile(count: int) -> Ints:
     """Return weights around 256 that are higher at both ends."""
     middle = (count - 1) / 2 or 1.0
     distance = (np.arange(count) - middle) / middle
-    return np.rint(160 + 290 * distance**2).astype(np.int64)
+    weights: Ints = np.rint(160 + 290 * distance**2).astype(np.int64)
+    return weights
 
 
 def _edges(calendar: MarketCalendar) -> Ints:
@@ -158,7 +156,7 @@ def _flat(columns: tuple[Ints, ...], times: Ints, sessions: Ints, traded: Ints |
 def _in_order(pieces: list[Bars]) -> Bars:
     bars = joined(pieces)
     in_order = bool(np.all(bars.start[1:] > bars.start[:-1]))
-    return bars if in_order else bars.take(np.argsort(bars.start))
+    return bars if in_order else bars.take(np.argsort(bars.start, kind="stable"))
 
 
 def cut_minute(minute: Bars, start_s: int, end_s: int) -> Bars:

@@ -60,8 +60,7 @@ def record_of(
     record = replace(record, what=request.what, use_rth=request.use_rth)
     if not isinstance(request, HistoryRequest):
         return record
-    texts = {"bar_size": request.bar_size, "duration": request.duration, "end": request.end}
-    return replace(record, **texts)
+    return replace(record, bar_size=request.bar_size, duration=request.duration, end=request.end)
 
 
 class RequestLog:

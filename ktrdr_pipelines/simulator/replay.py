@@ -1,4 +1,138 @@
-"""placeholder."""
+"""The replay market: recorded bars, answered bit for bit.
+
+The file of a size is answered as it is; only a size that has no file is built of the longest
+shorter one that has. What was not recorded stays missing. A recorded bar cannot be split: one
+that the window cuts at its end is built of shorter recorded bars where there are any and left
+out where there are none; one that it cuts at its start is left out.
+
+Stocks are recorded as TRADES and pairs as MIDPOINT; anything else has no data. Of the fields,
+average and count were not recorded and are not available, nor is the volume of a pair.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-class ReplayMarket:  # temporary
-    def __init__(self, folder: Path) -> None: ...
+
+import numpy as np
+
+from ktrdr_pipelines.simulator.bars import Bars, aggregated, empty_bars, joined
+from ktrdr_pipelines.simulator.calendar import DAY_S, Hours, MarketKind, calendar_of
+from ktrdr_pipelines.simulator.durations import Window
+from ktrdr_pipelines.simulator.instruments import Instrument
+from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
+from ktrdr_pipelines.simulator.recording import ends_of, read_bars, recordings_in
+from ktrdr_pipelines.simulator.sizes import SIZES, BarSize
+
+_RECORDED_WHAT = {MarketKind.STOCK: What.TRADES, MarketKind.FX: What.MIDPOINT}
+_KEPT_SERIES = 64
+
+
+class ReplayMarket:
+    """The recorded bars of a folder.
+
+    Raises:
+        SimulatorError: the folder holds nothing that can be replayed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._recordings = recordings_in(folder)
+        self._series = lru_cache(maxsize=_KEPT_SERIES)(self._read)
+
+    def __repr__(self) -> str:
+        return f"ReplayMarket({', '.join(each.key for each in self._recordings)})"
+
+    def instruments(self) -> Sequence[Instrument]:
+        """Return what was recorded."""
+        return tuple(self._recordings)
+
+    def hours(self, instrument: Instrument, *, use_rth: bool) -> Hours:
+        """Return the sessions of the instrument's market, whatever was recorded of them."""
+        return calendar_of(instrument.kind).hours(use_rth=use_rth)
+
+    def default_now(self) -> datetime | None:
+        """Return the midnight UTC at or after the end of the newest recorded bar."""
+        newest = max(self._newest(instrument) for instrument in self._recordings)
+        return datetime.fromtimestamp(-(-newest // DAY_S) * DAY_S, UTC)
+
+    def head(self, instrument: Instrument, what: What, *, use_rth: bool) -> int | None:
+        """Return the start of the oldest bar of any size; of a day it is the session's open."""
+        if what is not _RECORDED_WHAT[instrument.kind]:
+            return None
+        hours = self.hours(instrument, use_rth=use_rth)
+        starts = [
+            int(hours.opens[bars.session[0]] if size.is_dated else bars.start[0])
+            for size in self._recordings[instrument].files
+            if len(bars := self._series(instrument, size, use_rth))
+        ]
+        return min(starts, default=None)
+
+    def bars(self, instrument: Instrument, query: BarQuery) -> PricedBars:
+        """Return the recorded bars that lie wholly in the window, oldest first."""
+        if query.what is not _RECORDED_WHAT[instrument.kind]:
+            return _priced(empty_bars(np.float64), instrument.kind)
+        return _priced(self._in_window(instrument, query.size, query), instrument.kind)
+
+    def _read(self, instrument: Instrument, size: BarSize, use_rth: bool) -> Bars:  # noqa: FBT001 - a cache key
+        """Read a series once, without the bars outside the hours that are asked for."""
+        hours = self.hours(instrument, use_rth=use_rth)
+        bars = read_bars(self._recordings[instrument].files[size], size, hours)
+        if size.is_dated or not use_rth or instrument.kind is MarketKind.FX:
+            return bars
+        return bars.take(bars.start >= hours.opens[bars.session])
+
+    def _newest(self, instrument: Instrument) -> int:
+        hours = self.hours(instrument, use_rth=False)
+        ends = [
+            int(ends_of(bars, size, hours)[-1])
+            for size in self._recordings[instrument].files
+            if len(bars := self._series(instrument, size, use_rth=False))
+        ]
+        return max(ends, default=0)
+
+    def _in_window(self, instrument: Instrument, size: BarSize, query: BarQuery) -> Bars:
+        if size in self._recordings[instrument].files:
+            return self._recorded(instrument, size, query)
+        shorter = self._longest_below(instrument, size)
+        if shorter is None:
+            return empty_bars(np.float64)
+        hours = self.hours(instrument, use_rth=query.use_rth)
+        return aggregated(self._in_window(instrument, shorter, query), size, hours)
+
+    def _longest_below(self, instrument: Instrument, size: BarSize) -> BarSize | None:
+        files = self._recordings[instrument].files
+        return max((each for each in SIZES if each < size and each in files), default=None)
+
+    def _recorded(self, instrument: Instrument, size: BarSize, query: BarQuery) -> Bars:
+        hours = self.hours(instrument, use_rth=query.use_rth)
+        bars = self._series(instrument, size, query.use_rth)
+        starts = hours.opens[bars.session] if size.is_dated else bars.start
+        ends = ends_of(bars, size, hours)
+        window = query.window
+        whole = np.flatnonzero((starts >= window.start_s) & (ends <= window.end_s))
+        cut = np.flatnonzero((starts < window.end_s) & (ends > window.end_s))
+        if not len(cut) or starts[cut[0]] < window.start_s:
+            return bars.take(whole)
+        rest = Window(int(starts[cut[0]]), window.end_s)
+        return joined([bars.take(whole), self._rebuilt(instrument, size, query, rest)])
+
+    def _rebuilt(
+        self, instrument: Instrument, size: BarSize, query: BarQuery, rest: Window
+    ) -> Bars:
+        """Build what there is so far of a bar that the end cuts, if shorter ones know it."""
+        shorter = self._longest_below(instrument, size)
+        if shorter is None:
+            return empty_bars(np.float64)
+        narrowed = BarQuery(query.what, size, query.use_rth, rest)
+        hours = self.hours(instrument, use_rth=query.use_rth)
+        return aggregated(self._in_window(instrument, shorter, narrowed), size, hours)
+
+
+def _priced(bars: Bars, kind: MarketKind) -> PricedBars:
+    prices = (
+        np.asarray(column, np.float64) for column in (bars.open, bars.high, bars.low, bars.close)
+    )
+    open_, high, low, close = prices
+    volume = bars.volume if kind is MarketKind.STOCK else None
+    return PricedBars(bars.start, open_, high, low, close, volume=volume)

@@ -123,8 +123,7 @@ def _require_loopback(host: str) -> None:
         raise SimulatorError(
             f"listen on {host}",
             came="not a loopback address",
-            remedy="The simulated gateway has no login and serves this machine only: "
-            "use 127.0.0.1",
+            remedy="The simulated gateway has no login and serves this machine only: use 127.0.0.1",
         )
 
 

@@ -7,6 +7,7 @@ stage than it belongs to is passed over, as a real gateway does.
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
+from typing import ClassVar
 
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.simulator import replies, wire
@@ -91,7 +92,7 @@ class ClientSession:
         actions: list[Action] = []
         try:
             for payload in self._frames.feed(self._after_greeting(data)):
-                actions += _TAKE[self.stage](self, payload)
+                actions += self._TAKE[self.stage](self, payload)
         except wire.FrameError as error:
             actions += self._break_off(BAD_LENGTH.format(error))
         return actions
@@ -157,24 +158,26 @@ class ClientSession:
         return [Send(start_up(self.version, self._account))]
 
     def _take_request(self, payload: bytes) -> list[Action]:
+        actions: list[Action] = []
         match self._decoded(payload):
             case Send() as complaint:
-                return [complaint]
+                actions = [complaint]
             case ContractRequest() | HeadRequest() | HistoryRequest() as request:
-                return [self._open(request)]
+                actions = [self._open(request)]
             case CancelHistory(request_id):
-                return self._cancel_history(request_id)
+                actions = self._cancel_history(request_id)
             case CancelHead(request_id):
-                return self._cancel_head(request_id)
+                actions = self._cancel_head(request_id)
             case PlainRequest() as request:
                 facts = Facts(self._account, int(self._now().timestamp()))
-                return [Send(reply_to(request, facts))]
+                actions = [Send(reply_to(request, facts))]
             case OrderMessage(order_id):
-                return [self._tell(321, READ_ONLY, order_id)]
+                actions = [self._tell(321, READ_ONLY, order_id)]
             case UnknownMessage(type_id):
-                return [self._tell(321, UNKNOWN.format(type_id))]
+                actions = [self._tell(321, UNKNOWN.format(type_id))]
             case StartApi():
-                return []
+                pass
+        return actions
 
     def _decoded(self, payload: bytes) -> Request | Send:
         try:
@@ -205,10 +208,9 @@ class ClientSession:
     def _ignore(self, _: bytes) -> list[Action]:
         return []
 
-
-_TAKE: dict[Stage, Callable[[ClientSession, bytes], list[Action]]] = {
-    Stage.VERSION: ClientSession._take_version,
-    Stage.START: ClientSession._take_start,
-    Stage.READY: ClientSession._take_request,
-    Stage.CLOSED: ClientSession._ignore,
-}
+    _TAKE: ClassVar[dict[Stage, Callable[["ClientSession", bytes], list[Action]]]] = {
+        Stage.VERSION: _take_version,
+        Stage.START: _take_start,
+        Stage.READY: _take_request,
+        Stage.CLOSED: _ignore,
+    }

@@ -83,15 +83,10 @@ class SyntheticMarket:
     def _timed(self, instrument: Instrument, query: BarQuery, hours: Hours) -> Bars:
         sessions = self._sessions(instrument, query.window, hours)
         return joined(
-            [
-                self._cut(instrument, block, query, query.size)
-                for block in _blocks(sessions)
-            ]
+            [self._cut(instrument, block, query, query.size) for block in _blocks(sessions)]
         )
 
-    def _cut(
-        self, instrument: Instrument, sessions: range, query: BarQuery, size: BarSize
-    ) -> Bars:
+    def _cut(self, instrument: Instrument, sessions: range, query: BarQuery, size: BarSize) -> Bars:
         """Build bars of what the window leaves of some sessions' minutes."""
         hours = self.hours(instrument, use_rth=query.use_rth)
         minutes = self._paths(instrument).minutes(sessions, use_rth=query.use_rth)
@@ -171,8 +166,11 @@ def _within(minutes: Bars, window: Window) -> Bars:
 def _priced(bars: Bars, listing: Listing, what: What) -> PricedBars:
     """Turn ticks into prices; dividing whole numbers gives the shortest decimals."""
     unit = listing.ticks_per_unit
-    columns = (column / unit for column in (bars.open, bars.high, bars.low, bars.close))
+    open_, high, low, close = (
+        column / unit for column in (bars.open, bars.high, bars.low, bars.close)
+    )
+    priced = PricedBars(bars.start, open_, high, low, close)
     if what is not What.TRADES or listing.instrument.kind is MarketKind.FX:
-        return PricedBars(bars.start, *columns)
+        return priced
     average = np.round(bars.turnover / np.maximum(bars.volume, 1) / (4 * unit), 6)
-    return PricedBars(bars.start, *columns, bars.volume, average, bars.count)
+    return replace(priced, volume=bars.volume, average=average, count=bars.count)
