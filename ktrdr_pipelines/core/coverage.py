@@ -8,24 +8,41 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.limits import IbLimitsRegistry
+
+_RECENT = timedelta(days=IbLimitsRegistry.EMPTY_RECENT_DAYS.value)
+_OLD = timedelta(days=IbLimitsRegistry.EMPTY_OLD_DAYS.value)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Emptiness:
-    """A stretch that was proved to hold no bars, and when; the proof ages."""
+    """A stretch that was proved to hold no bars, and when; the proof ages.
+
+    What was recent when it was proved must be proved again soon, what was old much later. Each
+    week ages by itself, so a proof that is cut or joined lasts neither longer nor shorter.
+    """
 
     interval: Interval
     proved_at: datetime
 
     @property
     def expires_at(self) -> datetime:
-        """When it must be proved again: soon where it was recent news, late where it was old."""
-        recent = timedelta(days=IbLimitsRegistry.EMPTY_RECENT_DAYS.value)
-        was_recent = self.proved_at - self.interval.end < recent
-        old = timedelta(days=IbLimitsRegistry.EMPTY_OLD_DAYS.value)
-        return self.proved_at + (recent if was_recent else old)
+        """When the first part of it must be proved again."""
+        return self.proved_at + (_RECENT if self.interval.end > self._recent_from else _OLD)
+
+    def valid_part(self, now: datetime) -> Interval | None:
+        """Give the stretch whose proof still counts, or None."""
+        if now < self.expires_at:
+            return self.interval
+        still_old = now < self.proved_at + _OLD
+        return between(self.interval.start, self._recent_from) if still_old else None
+
+    @property
+    def _recent_from(self) -> datetime:
+        """The Monday from which on the stretch was recent, at midnight so that no day is cut."""
+        day = (self.proved_at - _RECENT).replace(hour=0, minute=0, second=0, microsecond=0)
+        return day - timedelta(days=day.weekday())
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +57,15 @@ class Coverage:
 
     def settled(self, now: datetime) -> IntervalSet:
         """Give all that needs no asking at ``now``."""
-        valid = (proof.interval for proof in self.empty if proof.expires_at > now)
-        return self.bars | IntervalSet(valid)
+        valid = (proof.valid_part(now) for proof in self.empty)
+        return self.bars | IntervalSet(part for part in valid if part)
 
     def merged(self, newer: "Coverage") -> "Coverage":
         """Add what a newer answer settled; bars beat emptiness, newer proofs beat older ones."""
         bars = self.bars | newer.bars
         fresh = IntervalSet(proof.interval for proof in newer.empty)
-        older = _without(self.empty, bars | fresh)
-        return Coverage(bars, tuple(sorted((*older, *_without(newer.empty, bars)))))
+        older = _without(self.empty, fresh)
+        return Coverage(bars, tuple(sorted(_without((*older, *newer.empty), bars))))
 
     def clip(self, interval: Interval) -> "Coverage":
         """Give the part inside an interval."""

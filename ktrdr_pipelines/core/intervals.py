@@ -18,7 +18,7 @@ class Interval:
 
     def __post_init__(self) -> None:
         for name, value in (("start", self.start), ("end", self.end)):
-            if value.tzinfo is None or value.utcoffset() != timedelta(0):
+            if value.tzinfo is not UTC and value.tzname() != "UTC":
                 raise ValueError(f"{name} of an interval must be in UTC, got {value!r}")
         if self.start >= self.end:
             raise ValueError(f"an interval must end after its start, got {self}")
@@ -89,10 +89,10 @@ class IntervalSet:
         return IntervalSet((*self._parts, *other._parts))
 
     def __and__(self, other: "IntervalSet") -> "IntervalSet":
-        return IntervalSet(_shared(self._parts, other._parts))
+        return IntervalSet(_shared(_near(self, other), _near(other, self)))
 
     def __sub__(self, other: "IntervalSet") -> "IntervalSet":
-        return IntervalSet(_remaining(self._parts, other._parts))
+        return IntervalSet(_remaining(self._parts, _near(other, self)))
 
     def __contains__(self, moment: datetime) -> bool:
         place = bisect_right(self._parts, moment, key=lambda part: part.start)
@@ -105,9 +105,7 @@ class IntervalSet:
 
     def clip(self, interval: Interval) -> "IntervalSet":
         """Give the part inside an interval."""
-        low = bisect_right(self._parts, interval.start, key=lambda part: part.end)
-        high = bisect_left(self._parts, interval.end, key=lambda part: part.start)
-        return IntervalSet(_shared(self._parts[low:high], (interval,)))
+        return IntervalSet(_shared(_meeting(self._parts, interval), (interval,)))
 
     @property
     def hull(self) -> Interval | None:
@@ -129,6 +127,18 @@ def _joined(parts: Iterable[Interval]) -> tuple[Interval, ...]:
         else:
             joined.append(part)
     return tuple(joined)
+
+
+def _meeting(parts: tuple[Interval, ...], interval: Interval) -> tuple[Interval, ...]:
+    """Give the parts that share a moment with an interval, without looking at all others."""
+    low = bisect_right(parts, interval.start, key=lambda part: part.end)
+    high = bisect_left(parts, interval.end, key=lambda part: part.start)
+    return parts[low:high]
+
+
+def _near(parts: IntervalSet, other: IntervalSet) -> tuple[Interval, ...]:
+    """Give the parts of one set that may share a moment with another."""
+    return _meeting(tuple(parts), other.hull) if other.hull else ()
 
 
 def _shared(left: tuple[Interval, ...], right: tuple[Interval, ...]) -> Iterator[Interval]:

@@ -1,0 +1,158 @@
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktrdr_pipelines.core.coverage import Coverage, Emptiness
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+
+ORIGIN = datetime(2023, 1, 2, tzinfo=UTC)
+DAY = timedelta(days=1)
+MOST = 120
+"""Stretches lie on days 0 to 120, proofs are made on days 120 to 160."""
+
+
+def day(number: float) -> datetime:
+    """Give the moment that lies so many days after the origin."""
+    return ORIGIN + number * DAY
+
+
+def span(start: float, end: float) -> Interval:
+    """Give the interval between two days."""
+    return Interval(day(start), day(end))
+
+
+def intervals() -> st.SearchStrategy[Interval]:
+    """Make any interval of whole days."""
+    pairs = st.tuples(st.integers(0, MOST - 1), st.integers(1, MOST))
+    return pairs.filter(lambda pair: pair[0] < pair[1]).map(lambda pair: span(*pair))
+
+
+def moments(first: int, last: int) -> st.SearchStrategy[datetime]:
+    """Make any full hour between two days."""
+    return st.integers(first * 24, last * 24).map(lambda hours: day(hours / 24))
+
+
+def coverages(first: int = MOST, last: int = MOST + 40) -> st.SearchStrategy[Coverage]:
+    """Make any coverage whose proofs were made between two days."""
+    proofs = st.builds(Emptiness, intervals(), moments(first, last))
+    return st.builds(
+        lambda bars, proofs: Coverage(IntervalSet(bars), tuple(proofs)),
+        st.lists(intervals(), max_size=3),
+        st.lists(proofs, max_size=3),
+    )
+
+
+times = moments(MOST, MOST + 450)
+
+
+@given(coverages(), coverages())
+def test_merging_never_loses_a_stretch_with_bars(old: Coverage, new: Coverage) -> None:
+    """Whatever either side settled as bars is bars."""
+    assert old.merged(new).bars == old.bars | new.bars
+
+
+@given(coverages(), coverages())
+def test_no_stretch_is_both_bars_and_empty(old: Coverage, new: Coverage) -> None:
+    """Bars beat emptiness, whichever came first."""
+    merged = old.merged(new)
+    empty = IntervalSet(proof.interval for proof in merged.empty)
+    assert not empty & merged.bars
+
+
+@given(coverages(), coverages(), times)
+def test_merging_settles_nothing_that_no_side_settled(
+    old: Coverage, new: Coverage, now: datetime
+) -> None:
+    """At any time what a merge calls settled was settled by the one or the other."""
+    merged = old.merged(new).settled(now)
+    assert not merged - (old.settled(now) | new.settled(now))
+
+
+@given(coverages(MOST, MOST + 20), coverages(MOST + 20, MOST + 40), times)
+def test_a_newer_proof_never_shortens_what_is_settled(
+    old: Coverage, new: Coverage, now: datetime
+) -> None:
+    """After a merge with later proofs all is settled that either side settled."""
+    assert old.merged(new).settled(now) == old.settled(now) | new.settled(now)
+
+
+@given(coverages(), intervals(), times)
+def test_clipping_keeps_what_is_settled_inside_and_nothing_else(
+    coverage: Coverage, part: Interval, now: datetime
+) -> None:
+    """A clipped proof lasts exactly as long as it did before."""
+    assert coverage.clip(part).settled(now) == coverage.settled(now).clip(part)
+
+
+@given(coverages(), st.integers(1, MOST - 1), times)
+def test_cutting_a_coverage_in_two_and_joining_it_changes_nothing(
+    coverage: Coverage, at: int, now: datetime
+) -> None:
+    """Files by year hold parts of one coverage; together they say the same."""
+    left, right = coverage.clip(span(0, at)), coverage.clip(span(at, MOST))
+    assert left.settled(now) | right.settled(now) == coverage.settled(now)
+    assert left.merged(right).bars == coverage.bars
+
+
+@given(coverages(), times, times)
+def test_emptiness_only_ever_expires(coverage: Coverage, one: datetime, other: datetime) -> None:
+    """Time takes proofs away and never adds one; bars stay for good."""
+    earlier, later = sorted((one, other))
+    assert not coverage.settled(later) - coverage.settled(earlier)
+    assert not coverage.bars - coverage.settled(day(MOST + 10_000))
+    assert coverage.settled(day(MOST + 10_000)) == coverage.bars
+
+
+def test_recent_emptiness_lasts_thirty_days() -> None:
+    """What was recent when it was proved must soon be proved again."""
+    coverage = Coverage(empty=(Emptiness(span(0, 1), day(2)),))
+    assert coverage.settled(day(31.9)).covers(span(0, 1))
+    assert not coverage.settled(day(32))
+
+
+def test_old_emptiness_lasts_a_year() -> None:
+    """What was old when it was proved is asked again after 365 days."""
+    coverage = Coverage(empty=(Emptiness(span(0, 1), day(100)),))
+    assert coverage.settled(day(464.9)).covers(span(0, 1))
+    assert not coverage.settled(day(465))
+
+
+def test_a_long_proof_ages_week_by_week() -> None:
+    """Its old weeks outlive the recent ones, from a Monday's midnight on."""
+    proof = Emptiness(span(0, 70), day(73.5))
+    assert proof.expires_at == day(103.5)
+    assert proof.valid_part(day(103)) == span(0, 70)
+    assert proof.valid_part(day(104)) == span(0, 42)
+    assert proof.valid_part(day(439)) is None
+
+
+def test_an_answer_with_bars_takes_away_the_proof_of_emptiness() -> None:
+    """What is left of the proof keeps its date."""
+    proved = Coverage(empty=(Emptiness(span(0, 10), day(50)),))
+    merged = proved.merged(Coverage(IntervalSet([span(3, 5)])))
+    assert merged.empty == (Emptiness(span(0, 3), day(50)), Emptiness(span(5, 10), day(50)))
+
+
+def test_neighbouring_proofs_of_one_moment_become_one() -> None:
+    """Proofs do not pile up where several chunks of a run were empty."""
+    first = Coverage(empty=(Emptiness(span(0, 5), day(50)),))
+    second = Coverage(empty=(Emptiness(span(5, 9), day(50)),))
+    assert first.merged(second).empty == (Emptiness(span(0, 9), day(50)),)
+
+
+def test_a_newer_proof_replaces_an_older_one() -> None:
+    """The later date counts where both say empty."""
+    older = Coverage(empty=(Emptiness(span(0, 9), day(50)),))
+    newer = Coverage(empty=(Emptiness(span(4, 9), day(80)),))
+    assert older.merged(newer).empty == (
+        Emptiness(span(0, 4), day(50)),
+        Emptiness(span(4, 9), day(80)),
+    )
+
+
+def test_coverage_of_nothing_is_false() -> None:
+    """Only bars or proofs make a coverage."""
+    assert not Coverage()
+    assert Coverage(IntervalSet([span(0, 1)]))
+    assert Coverage(empty=(Emptiness(span(0, 1), day(2)),))
