@@ -18,7 +18,7 @@ from ktrdr_pipelines.core.plan import Chunk, Doubt, Need, halved
 from ktrdr_pipelines.core.sessions import Span, expected_spans
 
 MOST_ROUNDS = 4
-"""How often a stretch may be left without proof before it is given up for this run."""
+"""How often a stretch may be left as it is before it is given up for this run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ def after_answer(need: Need, doubts: Doubts, chunk: Chunk) -> Doubts:
     silent = _closed_gaps(need, chunk.stamps)
     kept: list[Doubt] = []
     rounds = 1
+    left = silent.hull
     for doubt in doubts.open:
         if not doubt.interval.overlaps(chunk.stamps):
             kept.append(doubt)
@@ -57,7 +58,8 @@ def after_answer(need: Need, doubts: Doubts, chunk: Chunk) -> Doubts:
             older = halved(need, doubt)
             kept.extend([older] if older else [])
         else:
-            rounds = max(rounds, doubt.rounds + 1)
+            shrank = left is None or left.length < doubt.interval.length
+            rounds = max(rounds, doubt.rounds + (0 if shrank else 1))
     unheld = silent - IntervalSet(doubt.interval for doubt in kept)
     if rounds > MOST_ROUNDS:
         given_up = doubts.given_up | unheld
@@ -81,7 +83,7 @@ def _rest(need: Need, doubt: Doubt, silent: IntervalSet) -> Doubt | None:
 
 def _closed_gaps(need: Need, stamps: Interval) -> IntervalSet:
     """Give the gaps inside a stretch whose sessions have closed."""
-    gaps = need.gaps().clip(stamps)
+    gaps = need.gaps(stamps)
     spans = expected_spans(need.calendar, need.timeframe, stamps)
     closed = (span.stamps for span in spans if is_closed(span, need.timeframe, need.now))
     return gaps & IntervalSet(closed)

@@ -6,6 +6,7 @@ Not here: sending them (``ib.source``), what an answer proves (``core.settle``).
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from ktrdr_pipelines.core.gaps import due_gaps
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -59,12 +60,12 @@ class Need:
     now: datetime
     most_days: int
 
-    def gaps(self) -> IntervalSet:
-        """Give what is due and not settled."""
+    def gaps(self, within: Interval | None = None) -> IntervalSet:
+        """Give what is due and not settled, of everything or of one stretch."""
         return due_gaps(
             self.calendar,
             self.timeframe,
-            wanted=self.wanted,
+            wanted=self.wanted.clip(within) if within else self.wanted,
             settled=self.settled,
             now=self.now,
         )
@@ -87,7 +88,7 @@ def plan(need: Need, doubts: Sequence[Doubt] = ()) -> list[Chunk]:
 
 def halved(need: Need, doubt: Doubt) -> Doubt | None:
     """Give the older half of a doubt whose newest session turned out to have bars."""
-    spans = _spans(need, need.gaps().clip(doubt.interval))
+    spans = _spans(need, need.gaps(doubt.interval))
     older = spans[: len(spans) // 2]
     if not older:
         return None
@@ -120,7 +121,8 @@ def _spans(need: Need, gaps: IntervalSet) -> list[Span]:
 def _fitting(need: Need, spans: Sequence[Span]) -> int:
     """Count how many of the newest spans fit into one request; at least one."""
     earliest = spans[-1].closes_at - timedelta(days=need.most_days)
-    return max(1, sum(1 for span in spans if span.opens_at >= earliest))
+    fitting = takewhile(lambda span: span.opens_at >= earliest, reversed(spans))
+    return max(1, sum(1 for _ in fitting))
 
 
 def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:

@@ -56,7 +56,7 @@ class SessionCalendar:
         roll: how long before local midnight a session day begins (FX: seven hours).
     """
 
-    def __init__(  # noqa: PLR0913  (one value each, all named)
+    def __init__(
         self,
         *,
         key: str,
@@ -129,10 +129,12 @@ def stamps_between(
 ) -> Interval:
     """Give the stretch of stamps for session dates ``[first, end)``.
 
-    A weekly bar belongs to the date of its Monday.
+    A weekly bar belongs to the date of its Monday, so for 1w both ends move on to a Monday.
     """
     if timeframe.is_intraday:
         return Interval(calendar.day_starts_at(first), calendar.day_starts_at(end))
+    if timeframe is Timeframe.W1:
+        first, end = _monday_from(first), _monday_from(end)
     return Interval(midnight(first), midnight(end))
 
 
@@ -156,6 +158,11 @@ def expected_stamps(
     """Give the expected spans inside a stretch of stamps as one set."""
     spans = expected_spans(calendar, timeframe, wanted)
     return IntervalSet(span.stamps for span in spans).clip(wanted)
+
+
+def _monday_from(day: date) -> date:
+    """Give the first Monday that is not before a date."""
+    return monday_of(day + timedelta(days=6))
 
 
 def _dates_meeting(timeframe: Timeframe, wanted: Interval) -> tuple[date, date]:

@@ -1,0 +1,119 @@
+"""Asking for the bars of one series, with an audit of every request that was made.
+
+Not here: what to ask (``core.plan``), patience and reconnecting (``load.keeper``).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ktrdr_pipelines.core.answers import Answer, BarRequest, BarSource, NoData
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.plan import Chunk
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewayError
+from ktrdr_pipelines.load.keeper import SourceKeeper
+from ktrdr_pipelines.store.ledger import Ledger, RequestRecord, series_key
+
+_ALIVE_FOR = timedelta(days=7)
+_ALIVE_DURATION = "1 M"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An answer, and how it was come by."""
+
+    answer: Answer | NoData
+    gateway: str
+    account_hash: str
+    sent_at: datetime
+    took_s: float
+
+
+class Asking:
+    """Asks for one series' bars and writes down what was asked, what came and what it proved."""
+
+    def __init__(
+        self, keeper: SourceKeeper, ledger: Ledger, series: Series, *, contract_id: int, tail: bool
+    ) -> None:
+        self._keeper = keeper
+        self._ledger = ledger
+        self._series = series
+        self._contract_id = contract_id
+        self._tail = tail
+        self.requests = 0
+        self.rows = 0
+
+    async def chunk(self, chunk: Chunk) -> Asked:
+        """Ask for a chunk.
+
+        Raises:
+            GatewayError: after all tries, or where no try can help.
+        """
+        return await self._ask(
+            BarRequest(self._series, chunk.ends_at, chunk.duration, tail=self._tail)
+        )
+
+    async def is_alive(self) -> bool:
+        """Say whether the contract has lately answered with bars, asking once if need be."""
+        source = await self._keeper.source()
+        what = self._series.instrument.what_to_show.value
+        last = self._ledger.last_answered(self._contract_id, what, source.gateway)
+        if last is not None and self._keeper.patience.clock() - last < _ALIVE_FOR:
+            return True
+        daily = Series(self._series.instrument, Timeframe.D1)
+        asked = await self._ask(BarRequest(daily, None, _ALIVE_DURATION, tail=self._tail))
+        self.record(asked, "alive" if isinstance(asked.answer, Answer) else "no sign of life")
+        return isinstance(asked.answer, Answer)
+
+    def record(self, asked: Asked, proved: str) -> None:
+        """Write an answered request into the audit."""
+        answer = asked.answer
+        rows = answer.bars.num_rows if isinstance(answer, Answer) else 0
+        self.rows += rows
+        outcome = "bars" if rows else "no data"
+        self._write(answer.request, asked, outcome=outcome, rows=rows, proved=proved)
+
+    async def _ask(self, request: BarRequest) -> Asked:
+        async def question(source: BarSource) -> Asked:
+            self.requests += 1
+            sent_at = self._keeper.patience.clock()
+            try:
+                answer = await source.bars(request)
+            except GatewayError as error:
+                failed = self._asked(source, NoData(request, str(error)), sent_at)
+                self._write(request, failed, outcome=type(error).__name__, code=error.code)
+                raise
+            return self._asked(source, answer, sent_at)
+
+        return await self._keeper.ask(question)
+
+    def _asked(self, source: BarSource, answer: Answer | NoData, sent_at: datetime) -> Asked:
+        took_s = (self._keeper.patience.clock() - sent_at).total_seconds()
+        return Asked(answer, source.gateway, source.account_hash, sent_at, took_s)
+
+    def _write(
+        self,
+        request: BarRequest,
+        asked: Asked,
+        *,
+        outcome: str,
+        code: int | None = None,
+        rows: int = 0,
+        proved: str = "",
+    ) -> None:
+        record = RequestRecord(
+            series=series_key(request.series),
+            contract_id=self._contract_id,
+            what_to_show=request.series.instrument.what_to_show.value,
+            gateway=asked.gateway,
+            account_hash=asked.account_hash,
+            asked_end=request.ends_at,
+            duration=request.duration,
+            sent_at=asked.sent_at,
+            took_s=asked.took_s,
+            outcome=outcome,
+            code=code,
+            rows=rows,
+            proved=proved,
+        )
+        self._ledger.record_request(record)

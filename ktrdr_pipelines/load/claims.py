@@ -1,0 +1,83 @@
+"""Claims of chunks: so that two runs never ask for the same.
+
+Not here: the table itself (``store.claims``), the series' lock (``store.parquet``).
+
+A claim has a time limit and an owner; an owner holds a file lock for its whole life, so that the
+claims of a killed process can be told from those of a living one and dropped at once.
+"""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger import Ledger, series_key
+
+CLAIM_S = 600.0
+"""How long a claim lasts unless it is renewed or given back."""
+
+
+class Claimant:
+    """One process' right to claim; made by ``claiming``."""
+
+    def __init__(self, ledger: Ledger, locks: Path, owner: str) -> None:
+        self._ledger = ledger
+        self._locks = locks
+        self.owner = owner
+
+    def claim(self, series: Series, stamps: Interval, now: datetime) -> bool:
+        """Try to claim a stretch; False where a living owner has some of it."""
+        key = series_key(series)
+        if self._ledger.claim(key, [stamps], self.owner, now, CLAIM_S):
+            return True
+        if not self._drop_dead(key, now):
+            return False
+        return bool(self._ledger.claim(key, [stamps], self.owner, now, CLAIM_S))
+
+    def release(self, series: Series, stamps: list[Interval]) -> None:
+        """Give stretches back, after what they gave is saved."""
+        self._ledger.release(self.owner, series_key(series), stamps)
+
+    def _drop_dead(self, key: str, now: datetime) -> bool:
+        """Drop the claims of owners that no longer live; say whether there were any."""
+        owners = {claim.owner for claim in self._ledger.live_claims(key, now)} - {self.owner}
+        dead = [owner for owner in owners if not _lives(self._locks, owner)]
+        for owner in dead:
+            self._ledger.release(owner)
+            _lock_of(self._locks, owner).unlink(missing_ok=True)
+        return bool(dead)
+
+
+@contextmanager
+def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
+    """Live as an owner of claims until the end of the block."""
+    owner = uuid.uuid4().hex
+    layout.locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_lock_of(layout.locks, owner), timeout=0)
+    with lock:
+        try:
+            yield Claimant(ledger, layout.locks, owner)
+        finally:
+            ledger.release(owner)
+            _lock_of(layout.locks, owner).unlink(missing_ok=True)
+
+
+def _lives(locks: Path, owner: str) -> bool:
+    path = _lock_of(locks, owner)
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _lock_of(locks: Path, owner: str) -> Path:
+    return locks / f"owner-{owner}.lock"

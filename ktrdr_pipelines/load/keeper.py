@@ -1,0 +1,134 @@
+"""Keeping a source of bars open while a load runs, and asking it with patience.
+
+Not here: connections and their errors (``ib``), what is asked (``core.plan``).
+
+Nothing is opened before the first question: a load that finds its store complete never bothers a
+gateway.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self, TypeVar
+
+from ktrdr_pipelines.core.answers import BarSource
+from ktrdr_pipelines.errors import (
+    ConnectionLostError,
+    GatewayError,
+    GatewaySilentError,
+    GatewayUnreachableError,
+)
+
+T = TypeVar("T")
+OpenSource = Callable[[], AbstractAsyncContextManager[BarSource]]
+
+
+def system_now() -> datetime:
+    """Give this machine's time."""
+    return datetime.now(tz=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often and how soon a failed question is asked again.
+
+    The delay doubles with each try, with a jitter of up to half of it; the longest is a minute.
+    """
+
+    max_retries: int = 3
+    delay_s: float = 2.0
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    clock: Callable[[], datetime] = field(default=system_now)
+
+    def delay_before(self, retry: int) -> float:
+        """Give the seconds to wait before the n-th retry (from 1)."""
+        longest = min(60.0, self.delay_s * 2.0 ** (retry - 1))
+        return longest * (1 + random.random() / 2)  # noqa: S311  (jitter, no secret)
+
+
+class SourceKeeper:
+    """One source of bars, opened when first needed and opened anew when it is lost."""
+
+    def __init__(self, open_source: OpenSource, patience: Patience | None = None) -> None:
+        self.patience = patience or Patience()
+        self._open_source = open_source
+        self._stack = AsyncExitStack()
+        self._source: BarSource | None = None
+        self._opening = asyncio.Lock()
+        self._silent_in_a_row = 0
+
+    def __repr__(self) -> str:
+        state = "closed" if self._source is None else f"open to {self._source.gateway}"
+        return f"SourceKeeper({state})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._source = None
+        await self._stack.aclose()
+
+    def now(self) -> datetime:
+        """Give the gateway's time while one is connected, else this machine's."""
+        return self._source.now() if self._source else self.patience.clock()
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether a gateway is connected."""
+        return self._source is not None
+
+    async def source(self) -> BarSource:
+        """Give the open source, opening one where there is none."""
+        async with self._opening:
+            if self._source is None:
+                self._source = await self._stack.enter_async_context(self._open_source())
+            return self._source
+
+    async def ask(self, question: Callable[[BarSource], Awaitable[T]]) -> T:
+        """Ask the source, again after failures that may pass, and give its answer.
+
+        Raises:
+            GatewayError: the last failure, after all tries or where no try can help.
+        """
+        retry = 0
+        while True:
+            try:
+                return await self._once(question)
+            except GatewayError as error:
+                retry += 1
+                if not error.retry or retry > self.patience.max_retries:
+                    raise
+                await self.patience.sleep(self.patience.delay_before(retry))
+
+    async def _once(self, question: Callable[[BarSource], Awaitable[T]]) -> T:
+        source = await self.source()
+        try:
+            answer = await question(source)
+        except (ConnectionLostError, GatewayUnreachableError):
+            await self._drop(source)
+            raise
+        except GatewaySilentError:
+            self._silent_in_a_row += 1
+            if self._silent_in_a_row > self.patience.max_retries:
+                await self._drop(source)
+            raise
+        self._silent_in_a_row = 0
+        return answer
+
+    async def _drop(self, source: BarSource) -> None:
+        """Close a lost source once, however many questions it took down."""
+        async with self._opening:
+            if self._source is source:
+                self._source = None
+                self._silent_in_a_row = 0
+                stack, self._stack = self._stack, AsyncExitStack()
+                await stack.aclose()

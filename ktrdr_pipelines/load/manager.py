@@ -1,0 +1,129 @@
+"""Many series in one run, over one connection and one store.
+
+Not here: the work on one series (``load.loader``), what a command or an asset wants.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+from ktrdr_pipelines.core.answers import BarSource
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import (
+    ClientIdInUseError,
+    DiskError,
+    GatewayUnreachableError,
+    KtrdrError,
+)
+from ktrdr_pipelines.load.claims import claiming
+from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
+from ktrdr_pipelines.load.loader import IbDataLoader
+from ktrdr_pipelines.load.modes import Bounds, Mode
+from ktrdr_pipelines.load.ranges import RangeDiscovery
+from ktrdr_pipelines.load.reports import Progress, Quiet, SeriesReport
+from ktrdr_pipelines.load.work import Means
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.parquet import BarStore
+
+_AT_ONCE = 8
+_FATAL = (GatewayUnreachableError, ClientIdInUseError, DiskError)
+_ORDER = {Timeframe.D1: 0, Timeframe.W1: 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One series to load: by mode and bounds, or a stretch of stamps."""
+
+    series: Series
+    mode: Mode = Mode.FULL
+    bounds: Bounds = field(default_factory=Bounds)
+    wanted: IntervalSet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadManager:
+    """Loads jobs into a store.
+
+    Args:
+        layout: the store.
+        open_source: opens a source of bars; called when something has to be asked.
+        gateway: its name, for what is remembered of it.
+        patience: how often and how soon failed questions are asked again.
+        progress: who listens.
+    """
+
+    layout: StoreLayout
+    open_source: Callable[[], AbstractAsyncContextManager[BarSource]]
+    gateway: str
+    patience: Patience = field(default_factory=Patience)
+    progress: Progress = field(default_factory=Quiet)
+
+    async def run(self, jobs: Sequence[Job]) -> list[SeriesReport]:
+        """Load every job, long timeframes first; reports come in the order of the jobs.
+
+        A series that cannot be loaded does not stop the others: its report says why.
+
+        Raises:
+            GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
+            DiskError: the store cannot be written.
+        """
+        ledger = Ledger(self.layout.ledger)
+        with claiming(self.layout, ledger) as claimant:
+            async with SourceKeeper(self.open_source, self.patience) as keeper:
+                means = Means(
+                    keeper=keeper,
+                    store=BarStore(self.layout, ledger),
+                    claimant=claimant,
+                    ranges=RangeDiscovery(ledger, self.gateway),
+                    progress=self.progress,
+                )
+                return await _all(IbDataLoader(means), jobs)
+
+
+async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
+    places = asyncio.Semaphore(_AT_ONCE)
+    ordered = sorted(jobs, key=lambda job: _ORDER.get(job.series.timeframe, 2))
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = {job.series: group.create_task(_within(places, loader, job)) for job in ordered}
+    except BaseExceptionGroup as failures:
+        raise _first(failures) from failures
+    return [tasks[job.series].result() for job in jobs]
+
+
+async def _within(places: asyncio.Semaphore, loader: IbDataLoader, job: Job) -> SeriesReport:
+    async with places:
+        return await _one(loader, job)
+
+
+async def _one(loader: IbDataLoader, job: Job) -> SeriesReport:
+    try:
+        return await _work(loader, job)
+    except _FATAL:
+        raise
+    except KtrdrError as error:
+        return SeriesReport(job.series, error=error)
+
+
+def _work(loader: IbDataLoader, job: Job) -> Awaitable[SeriesReport]:
+    if job.wanted is not None:
+        return loader.load_data_range(job.series, job.wanted, tail=job.mode is Mode.TAIL)
+    return loader.load_progressive(job.series, job.mode, bounds=job.bounds)
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Give the one error that says most: the first of the project's own, else the first."""
+    flat = list(_flat(failures))
+    return next((error for error in flat if isinstance(error, KtrdrError)), flat[0])
+
+
+def _flat(failures: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in failures.exceptions
+        for leaf in (_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]

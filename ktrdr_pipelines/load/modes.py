@@ -1,0 +1,75 @@
+"""The load modes: which stretch of a series a person or a sensor means.
+
+Not here: what of that stretch is missing (``core.gaps``), how it is asked for (``core.plan``).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.core.sessions import SessionCalendar, stamps_between
+
+
+class Mode(StrEnum):
+    """What to load.
+
+    ``tail``: from the last settled bar, whatever its age, to now. ``backfill``: from the start
+    to the oldest settled bar. ``full``: all of it, inner holes included.
+    """
+
+    TAIL = "tail"
+    BACKFILL = "backfill"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The stretch that a person named, as stamps; None where they did not."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+def wanted_by(
+    mode: Mode,
+    series: Series,
+    *,
+    bounds: Bounds,
+    coverage: Coverage,
+    calendar: SessionCalendar,
+    now: datetime,
+) -> IntervalSet:
+    """Give the stretch of stamps that a mode means for a series.
+
+    With nothing settled yet, every mode means everything from the start.
+    """
+    everything = _everything(series, bounds, calendar, now)
+    settled = coverage.bars.hull
+    if everything is None:
+        return IntervalSet()
+    if settled is None or mode is Mode.FULL:
+        return IntervalSet([everything])
+    if mode is Mode.TAIL:
+        part = between(max(everything.start, settled.end), everything.end)
+    else:
+        part = between(everything.start, min(everything.end, settled.start))
+    return IntervalSet([part] if part else [])
+
+
+def _everything(
+    series: Series, bounds: Bounds, calendar: SessionCalendar, now: datetime
+) -> Interval | None:
+    """Give all from the asked start, or the universe's, to the end of what can exist by now."""
+    start = bounds.start or first_stamp(series, calendar)
+    today = calendar.day_of(now)
+    ends = stamps_between(calendar, series.timeframe, today, today + timedelta(days=7)).end
+    return between(start, min(bounds.end, ends) if bounds.end else ends)
+
+
+def first_stamp(series: Series, calendar: SessionCalendar) -> datetime:
+    """Give the first stamp that the universe wants of a series."""
+    start = series.instrument.start
+    return stamps_between(calendar, series.timeframe, start, start + timedelta(days=7)).start

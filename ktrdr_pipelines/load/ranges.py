@@ -1,0 +1,63 @@
+"""Range discovery: where the gateway's data of an instrument begins.
+
+Not here: what lies before it in a series (``core.gaps``).
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.errors import GatewayError
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.load.keeper import SourceKeeper
+from ktrdr_pipelines.store.ledger import HeadRecord, Ledger
+
+
+class RangeDiscovery:
+    """Head timestamps by contract and what_to_show, remembered in the ledger for a day."""
+
+    def __init__(self, ledger: Ledger, gateway: str) -> None:
+        self._ledger = ledger
+        self._gateway = gateway
+
+    def known_head(self, instrument: Instrument, contract_id: int) -> datetime | None:
+        """Give the head timestamp that was last heard, however long ago."""
+        record = self._record(instrument, contract_id)
+        return record.head if record else None
+
+    def is_fresh(self, instrument: Instrument, contract_id: int, now: datetime) -> bool:
+        """Say whether the gateway was asked within the last day."""
+        record = self._record(instrument, contract_id)
+        most = timedelta(seconds=IbLimitsRegistry.HEAD_CACHE_S.value)
+        return record is not None and now - record.asked_at < most
+
+    async def head(
+        self,
+        keeper: SourceKeeper,
+        instrument: Instrument,
+        contract_id: int,
+        note: Callable[[str], None],
+    ) -> datetime | None:
+        """Give the head timestamp, asking where it is not fresh; None where it can't be had.
+
+        A gateway that fails to answer is noted and leaves what was known: the head timestamp
+        saves requests, it proves nothing that a bar request would not.
+        """
+        if self.is_fresh(instrument, contract_id, keeper.patience.clock()):
+            return self.known_head(instrument, contract_id)
+        try:
+            head = await keeper.ask(lambda source: source.head(instrument))
+        except GatewayError as error:
+            note(f"the start of the data of {instrument} could not be learned: {error}")
+            return self.known_head(instrument, contract_id)
+        self._ledger.record_head(
+            contract_id,
+            instrument.what_to_show.value,
+            self._gateway,
+            head=head,
+            asked_at=keeper.patience.clock(),
+        )
+        return head
+
+    def _record(self, instrument: Instrument, contract_id: int) -> HeadRecord | None:
+        return self._ledger.head(contract_id, instrument.what_to_show.value, self._gateway)

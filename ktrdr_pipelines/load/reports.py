@@ -1,0 +1,82 @@
+"""What a load says while it runs, and when it has ended.
+
+Not here: rendering (``cli``), Dagster events (``defs``).
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.errors import GatewayError, KtrdrError
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesReport:
+    """How the load of one series ended.
+
+    All intervals are on the stamp axis. ``unexplained`` is due and neither settled nor excused;
+    ``waiting`` belongs to a session that is still open; ``before_listing`` lies before the
+    gateway's oldest data. ``failures`` holds what single requests met after all tries; ``error``
+    is what kept the series from being worked on at all.
+    """
+
+    series: Series
+    requests: int = 0
+    rows: int = 0
+    added: int = 0
+    revised: int = 0
+    unexplained: IntervalSet = field(default_factory=IntervalSet)
+    waiting: IntervalSet = field(default_factory=IntervalSet)
+    before_listing: IntervalSet = field(default_factory=IntervalSet)
+    failures: tuple[GatewayError, ...] = ()
+    error: KtrdrError | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Say whether nothing that is due is unexplained."""
+        return not self.unexplained and self.error is None
+
+    @property
+    def summary(self) -> str:
+        """One line for a person."""
+        if self.error is not None:
+            return f"{self.series}: {self.error}"
+        state = "complete" if self.is_complete else f"{len(self.unexplained)} gaps unexplained"
+        waiting = ", session still open" if self.waiting else ""
+        return (
+            f"{self.series}: {state}{waiting}; {self.requests} requests, {self.rows} bars "
+            f"answered, {self.added} new, {self.revised} revised"
+        )
+
+
+class Progress(Protocol):
+    """Who listens to a running load; calls come from the load's own thread."""
+
+    def planned(self, series: Series, requests: int) -> None:
+        """Say that so many more requests are to be made."""
+
+    def answered(self, series: Series, rows: int) -> None:
+        """Say that one request has been dealt with, and how many bars it gave."""
+
+    def saved(self, series: Series) -> None:
+        """Say that what was settled so far is on disk."""
+
+    def noted(self, series: Series, text: str) -> None:
+        """Say something that a person may want to know."""
+
+
+class Quiet:
+    """A listener that listens to nothing."""
+
+    def planned(self, series: Series, requests: int) -> None:
+        """Ignore it."""
+
+    def answered(self, series: Series, rows: int) -> None:
+        """Ignore it."""
+
+    def saved(self, series: Series) -> None:
+        """Ignore it."""
+
+    def noted(self, series: Series, text: str) -> None:
+        """Ignore it."""
