@@ -40,7 +40,6 @@ from ktrdr_pipelines.simulator.timetext import (
     NO_ZONE,
     EndTime,
     EndTimeError,
-    offset_s,
     parse_end,
     utc_text,
     zoned,
@@ -210,7 +209,7 @@ def _history(setting: Setting, request: HistoryRequest) -> Answer:
     bars = _bars_of(setting, request, asked)
     shown = HistoryAnswer(
         request_id=request.request_id,
-        start=zoned(stated_start(asked.duration, asked.end.seconds, offset_s(asked.end.seconds))),
+        start=zoned(stated_start(asked.duration, asked.end.seconds)),
         end=zoned(asked.end.seconds),
         count=bars.count or 0,
         fields=bars.data.decode(),

@@ -48,13 +48,13 @@ class Connection:
     async def run(self) -> None:
         """Talk until either side closes."""
         try:
-            with suppress(ConnectionError):
+            with suppress(OSError):
                 await self._talk()
         finally:
             self._session.leave()
             await self._stop_tasks()
             self._writer.close()
-            with suppress(ConnectionError):
+            with suppress(OSError):
                 await self._writer.wait_closed()
             self._ended.set()
 

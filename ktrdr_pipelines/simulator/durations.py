@@ -12,12 +12,13 @@ sessions later than the same weekday or day of the month, counted back from the 
 import calendar
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from ktrdr_pipelines.simulator.calendar import DAY_S, Hours
+from ktrdr_pipelines.simulator.calendar import ZONE, Hours
 
 _PATTERN = re.compile(r"([0-9]{1,6}) ([SDWMY])")
 _EPOCH = date(1970, 1, 1)
@@ -118,7 +119,7 @@ def _back(day: date, duration: Duration) -> date:
     return date(year, month + 1, min(day.day, last_day))
 
 
-def stated_start(duration: Duration, end_s: int, offset_s: int) -> int:
+def stated_start(duration: Duration, end_s: int) -> int:
     """Return the start that message 17 states: the end minus the duration in calendar time.
 
     It says nothing of sessions: bars of ``N D`` may start before it. Source: the ranges that
@@ -126,6 +127,6 @@ def stated_start(duration: Duration, end_s: int, offset_s: int) -> int:
     """
     if duration.unit is Unit.SECONDS:
         return end_s - duration.count
-    local = datetime.fromtimestamp(end_s + offset_s, UTC)
-    day = _back(local.date(), duration)
-    return ((day - _EPOCH).days * DAY_S) + (end_s + offset_s) % DAY_S - offset_s
+    local = datetime.fromtimestamp(end_s, ZoneInfo(ZONE))
+    start = datetime.combine(_back(local.date(), duration), local.time(), local.tzinfo)
+    return int(start.timestamp())

@@ -130,7 +130,7 @@ def _require_loopback(host: str) -> None:
 @contextmanager
 def running_simulator(
     market: Market | None = None,
-    now: datetime | None = None,
+    now: datetime | str | None = None,
     latency_s: float = 0.0,
     port: int = 0,
 ) -> Iterator[SimulatorServer]:
@@ -138,12 +138,13 @@ def running_simulator(
 
     Args:
         market: None is the synthetic market of seed 1.
-        now: where its clock starts; None takes the market's own.
+        now: where its clock starts, also as an ISO text; None takes the market's own.
         latency_s: seconds that every request waits.
         port: 0 takes any free one.
     """
     served = market if market is not None else SyntheticMarket(seed=1)
-    clock = SimClock(now if now is not None else served.default_now())
+    start = datetime.fromisoformat(now) if isinstance(now, str) else now
+    clock = SimClock(start if start is not None else served.default_now())
     server = SimulatorServer(served, clock=clock, latency_s=latency_s, port=port)
     thread = _ServerThread(server)
     thread.start_and_wait()

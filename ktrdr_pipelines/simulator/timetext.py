@@ -30,6 +30,8 @@ NO_ZONE = (
 _END = re.compile(r"([0-9]{8})(-| {1,2})([0-9]{2}:[0-9]{2}:[0-9]{2})(?: (\S+))?")
 _EPOCH = date(1970, 1, 1)
 _HOUR_S = 3_600
+_EARLIEST_S, _LATEST_S = 0, 4_102_444_800
+"""1970 and 2100: what lies outside is a typing mistake."""
 
 
 class EndTimeError(ValueError):
@@ -61,6 +63,8 @@ def parse_end(text: str, now_s: int) -> EndTime:
         seconds = int(moment.timestamp())
     except (ValueError, OverflowError):
         raise EndTimeError(text) from None
+    if not _EARLIEST_S <= seconds < _LATEST_S:
+        raise EndTimeError(text)
     return EndTime(seconds, zone_assumed=found[2] != "-" and not found[4])
 
 

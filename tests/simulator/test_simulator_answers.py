@@ -1,0 +1,196 @@
+"""Which requests are refused, and how the rest is clipped, dated and written."""
+
+from datetime import datetime
+
+import pytest
+
+from ktrdr_pipelines.simulator.answers import answer
+from ktrdr_pipelines.simulator.messages import ContractRequest
+from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "text"),
+    [
+        ({"bar_size": "1 mins"}, 321, "Error validating request.-'bM' : cause - Historical data"),
+        ({"bar_size": "1 sec"}, 321, "bar size setting is invalid"),
+        ({"bar_size": "2 mins"}, 321, "is not supported by this gateway"),
+        ({"duration": "23 H"}, 321, "duration is invalid"),
+        ({"duration": "0 D"}, 321, "duration is invalid"),
+        ({"duration": "1D"}, 321, "duration is invalid"),
+        ({"duration": "366 D"}, 321, "longer than 365 days must be made in years"),
+        ({"duration": "86401 S"}, 321, "longer than 86400 seconds must be made in days"),
+        ({"what": "LAST"}, 321, "what to show"),
+        ({"keep_up_to_date": True}, 321, "keepUpToDate"),
+        ({"end": "yesterday"}, 10314, "End Date/Time"),
+        ({"end": "20240110 10:00:00 Mars/Base"}, 10314, "End Date/Time"),
+        ({"end": "20240230-10:00:00"}, 10314, "End Date/Time"),
+        ({"end": "00010101-10:00:00"}, 10314, "End Date/Time"),
+        ({"end": "20240110-10:00:00 UTC"}, 10314, "End Date/Time"),
+        ({"end": "19801201-21:00:00"}, 162, "HMDS query returned no data: AAPL@SMART Trades"),
+        ({"end": "19701201-21:00:00"}, 162, "HMDS query returned no data: AAPL@SMART Trades"),
+        ({"bar_size": "1 min", "duration": "68 Y", "use_rth": False}, 162, "Time length exceed"),
+    ],
+)
+def test_requests_are_refused_in_the_gateways_words(ask, changes, code, text):
+    """Each bad request gets the code of a real gateway, and a text that begins like its."""
+    asked = {"key": "AAPL", "size": "1 hour", "duration": "1 D"}
+    names = {"bar_size": "size"}
+    told = ask.bars(**(asked | {names.get(key, key): value for key, value in changes.items()}))
+    assert told.bars == []
+    assert told.errors[0][0] == code
+    assert text in told.errors[0][1]
+
+
+def test_trades_of_a_pair_are_refused(ask):
+    """FX has no trades: 162 names the pair as its data farm does."""
+    told = ask.bars("EURUSD", "5 mins", "1 D", what="TRADES")
+    assert told.errors == [
+        (
+            162,
+            "Historical Market Data Service error message:"
+            "No historical market data for EUR/CASH@FXSUBPIP Last 300",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "text"),
+    [
+        ({"symbol": "NOSUCH"}, 200, "No security definition has been found for the request"),
+        ({"currency": "EUR"}, 200, "No security definition"),
+        ({"sec_type": "FUT"}, 200, "No security definition"),
+        ({"exchange": "LSE"}, 200, "No security definition"),
+        ({"exchange": ""}, 321, "Please enter exchange"),
+        ({"symbol": "EUR", "sec_type": "CASH", "exchange": "IDEALPRO", "currency": ""}, 200, "ambi"),
+    ],
+)
+def test_unknown_and_ambiguous_contracts_get_no_bars(ask, fields_of, changes, code, text):
+    """A request for data must name one instrument."""
+    contract = fields_of("AAPL", **changes)
+    told = ask.bars("AAPL", "1 hour", "1 D", contract=contract)
+    assert told.errors[0][0] == code
+    assert text in told.errors[0][1]
+
+
+def test_details_of_several_fitting_contracts_are_all_listed(ask, fields_of, unframe):
+    """A contract request answers every fit, then the end."""
+    contract = fields_of("EURUSD", currency="")
+    frames = unframe(answer(ask.setting(), ContractRequest(3, contract)).data)
+    assert [fields[8] for fields in frames[:-1]] == ["USD", "GBP", "JPY", "CHF"]
+    assert frames[-1] == ["52", "1", "3"]
+
+
+def test_a_contract_id_alone_names_an_instrument(ask, fields_of):
+    """A pinned id and an exchange are enough."""
+    (apple,) = [each for each in ask.market.instruments() if each.key == "AAPL"]
+    contract = fields_of("", con_id=apple.con_id)
+    assert len(ask.bars("AAPL", "1 hour", "1 D", contract=contract).bars) == 7
+
+
+def test_contract_ids_are_unique_and_the_same_in_every_market(synthetic):
+    """Ids depend on kind and symbol alone and fit 32 bits."""
+    ids = [each.con_id for each in synthetic.instruments()]
+    assert len(set(ids)) == len(ids) > 50
+    assert max(ids) < 2**31
+    assert ids == [each.con_id for each in SyntheticMarket(seed=2).instruments()]
+
+
+def test_an_end_without_zone_is_utc_and_warned_of(ask):
+    """2174 comes first, then the bars."""
+    told = ask.bars("AAPL", "1 hour", "1 D", "20240109 16:00:00")
+    assert [code for code, _ in told.errors] == [2174]
+    assert [text[9:14] for text in told.dates] == ["09:30", "10:00"]
+
+
+def test_the_forms_of_an_end_agree(ask):
+    """UTC with a dash and any named zone mean the same moment."""
+    forms = (
+        "20240109-21:00:00",
+        "20240109 16:00:00 US/Eastern",
+        "20240109 16:00:00 America/New_York",
+        "20240109 22:00:00 Europe/Amsterdam",
+    )
+    answers = [ask.bars("AAPL", "1 hour", "1 D", end) for end in forms]
+    assert all(each == answers[0] for each in answers)
+    assert len(answers[0].bars) == 7
+
+
+def test_no_bar_is_later_than_now(ask):
+    """An end in the future is answered up to now; message 17 still states the asked end."""
+    told = ask.bars("AAPL", "1 hour", "1 D", "20240120-21:00:00")
+    assert told.dates[-1] == "20240110 15:00:00 US/Eastern"
+    assert told.end == "20240120 16:00:00 US/Eastern"
+    assert told.bars == ask.bars("AAPL", "1 hour", "1 D").bars
+
+
+def test_the_newest_bar_holds_what_there_is_so_far(ask):
+    """Thirty seconds into an hour its bar is the first half of its first minute."""
+    newest = ask.bars("AAPL", "1 hour", "1 D").bars[-1]
+    minute = ask.bars("AAPL", "1 min", "1 D").bars[-1]
+    assert newest == minute
+    whole = ask.bars("AAPL", "1 min", "60 S", "20240109-20:01:00").bars[-1]
+    half = ask.bars("AAPL", "1 min", "60 S", "20240109-20:00:30").bars[-1]
+    assert half[0] == whole[0]
+    assert half[1] == whole[1]
+    assert float(half[5]) < float(whole[5])
+
+
+def test_the_last_bar_is_clipped_at_the_asked_end(ask):
+    """A bar that the end cuts is made of the minutes before the end alone."""
+    hour = ask.bars("AAPL", "1 hour", "1 D", "20240109 11:20:00 US/Eastern").bars[-1]
+    minutes = ask.bars("AAPL", "1 min", "1 D", "20240109 11:20:00 US/Eastern").bars[-20:]
+    assert (hour[0][9:14], minutes[0][0][9:14]) == ("11:00", "11:00")
+    assert hour[1] == minutes[0][1]
+    assert float(hour[2]) == max(float(bar[2]) for bar in minutes)
+    assert float(hour[3]) == min(float(bar[3]) for bar in minutes)
+    assert hour[4] == minutes[-1][4]
+    assert int(hour[5]) == sum(int(bar[5]) for bar in minutes)
+
+
+def test_the_first_bar_is_clipped_at_the_start_of_the_duration(ask):
+    """A bar that the start cuts keeps its stamp and holds what comes after."""
+    cut = ask.bars("AAPL", "1 hour", "2400 S", "20240109 12:00:00 US/Eastern").bars
+    whole = ask.bars("AAPL", "1 hour", "3600 S", "20240109 12:00:00 US/Eastern").bars
+    assert [bar[0] for bar in cut] == [bar[0] for bar in whole]
+    assert int(cut[0][5]) < int(whole[0][5])
+    assert cut[0][4] == whole[0][4]
+
+
+def test_dates_are_written_as_asked(ask):
+    """Format 2 is epoch seconds, any other has the exchange's zone; days are always dates."""
+    texts = ask.bars("AAPL", "1 hour", "1 D", "20240109-21:00:00").dates
+    epochs = ask.bars("AAPL", "1 hour", "1 D", "20240109-21:00:00", format_date=2).dates
+    assert texts[0] == "20240109 09:30:00 US/Eastern"
+    assert int(epochs[0]) == datetime.fromisoformat("2024-01-09T09:30:00-05:00").timestamp()
+    for size in ("1 day", "1 week"):
+        assert ask.bars("AAPL", size, "1 D", "20240109-21:00:00", format_date=2).dates == [
+            "20240109"
+        ]
+
+
+def test_fx_volume_average_and_count_are_minus_one(ask):
+    """What FX does not have is -1, not 0; so it is for quotes of stocks."""
+    assert {tuple(bar[5:]) for bar in ask.bars("EURUSD", "1 hour", "1 D").bars} == {
+        ("-1", "-1", "-1")
+    }
+    assert ask.bars("AAPL", "1 hour", "1 D", what="BID").bars[0][5:] == ["-1", "-1", "-1"]
+
+
+def test_head_timestamps_are_written_as_asked(ask):
+    """Format 1 is UTC with a dash, format 2 epoch seconds."""
+    assert ask.head("AAPL", "TRADES").head == "19801212-14:30:00"
+    assert ask.head("AAPL", "TRADES", use_rth=False).head == "19801212-09:00:00"
+    assert ask.head("EURUSD", "MIDPOINT", format_date=2).head == "1110320100"
+    assert ask.head("EURUSD", "TRADES").errors[0][0] == 162
+    assert ask.head("AAPL", "LAST").errors[0][0] == 321
+
+
+def test_the_head_is_the_first_bar_of_every_size(ask):
+    """A request over the listing date starts with the head, and before it there is nothing."""
+    for key in ("META", "THIN", "GBPUSD"):
+        what = "MIDPOINT" if len(key) == 6 else "TRADES"
+        head = int(ask.head(key, what, format_date=2).head)
+        end = datetime.fromtimestamp(head + 9 * 86_400).astimezone().strftime("%Y%m%d-%H:%M:%S")
+        first = ask.bars(key, "1 min", "1 M", end, format_date=2).dates[0]
+        assert int(first) == head

@@ -1,0 +1,298 @@
+"""One client's conversation, joined by hand instead of by a socket."""
+
+import struct
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktrdr_pipelines.simulator.actions import Abandon, Action, Close, Refuse, Send, Serve
+from ktrdr_pipelines.simulator.messages import ContractRequest, HeadRequest, HistoryRequest
+from ktrdr_pipelines.simulator.rules import GatewayRules
+from ktrdr_pipelines.simulator.session import ClientSession, Stage
+
+Unframe = Callable[[bytes], list[list[str]]]
+
+NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
+CONTRACT = ("0", "AAPL", "STK", "", "0.0", "", "", "SMART", "", "USD", "", "")
+HISTORY = ("20240110-20:00:00", "1 hour", "1 D", "1", "TRADES", "2", "0", "")
+FUZZ = st.lists(st.binary(max_size=40), max_size=8)
+
+
+def framed(*fields: object) -> bytes:
+    payload = "".join(f"{value}\0" for value in fields).encode()
+    return struct.pack(">I", len(payload)) + payload
+
+
+def hello(offer: bytes = b"v157..178") -> bytes:
+    return b"API\0" + struct.pack(">I", len(offer)) + offer
+
+
+def new_session(rules: GatewayRules | None = None) -> ClientSession:
+    return ClientSession(rules or GatewayRules(), account="SIM000001", now=lambda: NOW)
+
+
+def started(rules: GatewayRules | None = None, client_id: int = 5) -> ClientSession:
+    session = new_session(rules)
+    session.receive(hello() + framed(71, 2, client_id, ""))
+    return session
+
+
+def sent(actions: list[Action], unframe: Unframe) -> list[list[str]]:
+    return unframe(b"".join(action.data for action in actions if isinstance(action, Send)))
+
+
+def history(request_id: int) -> bytes:
+    return framed(20, request_id, *CONTRACT, 0, *HISTORY)
+
+
+def test_the_handshake_answers_version_and_time_and_nothing_more(unframe: Unframe) -> None:
+    """One frame of two fields follows the greeting; the rest waits for startApi."""
+    assert sent(new_session().receive(hello()), unframe) == [["178", "20240110 15:00:30 EST"]]
+
+
+@pytest.mark.parametrize(
+    ("offer", "version"),
+    [(b"v157..178", 178), (b"v100..226", 178), (b"v100..157", 157), (b"v160..163", 163)],
+)
+def test_the_highest_common_version_is_spoken(offer: bytes, version: int) -> None:
+    """The gateway speaks 157 to 178 and takes the highest that the client offers."""
+    session = new_session()
+    session.receive(hello(offer))
+    assert session.version == version
+
+
+@pytest.mark.parametrize("offer", [b"v100..156", b"v179..226"])
+def test_a_client_of_other_versions_is_turned_away(offer: bytes) -> None:
+    """Without a common version the gateway closes."""
+    assert new_session().receive(hello(offer)) == [Close()]
+
+
+def test_start_up_replies_come_in_a_real_gateways_order(unframe: Unframe) -> None:
+    """Accounts, next id, then the three farms; 15 and 9 have exactly three fields."""
+    session = new_session()
+    session.receive(hello())
+    frames = sent(session.receive(framed(71, 2, 5, "")), unframe)
+    assert frames[:2] == [["15", "1", "SIM000001"], ["9", "1", "1"]]
+    assert [fields[3] for fields in frames[2:]] == ["2104", "2106", "2158"]
+    assert all(len(fields) == 6 for fields in frames[2:])
+
+
+def test_requests_before_start_api_are_passed_over() -> None:
+    """Nothing is answered before the client named its id."""
+    session = new_session()
+    session.receive(hello())
+    assert session.receive(framed(49, 1) + history(1)) == []
+
+
+def test_a_client_id_in_use_is_326_and_then_closed(unframe: Unframe) -> None:
+    """The second client of an id is told 326 after startApi, and its socket closed."""
+    rules = GatewayRules()
+    started(rules)
+    second = new_session(rules)
+    second.receive(hello())
+    actions = second.receive(framed(71, 2, 5, ""))
+    assert sent(actions, unframe)[0][2:4] == ["-1", "326"]
+    assert actions[-1] == Close()
+
+
+def test_a_client_id_is_free_again_once_its_holder_left() -> None:
+    """The id belongs to the socket that holds it."""
+    rules = GatewayRules()
+    started(rules).leave()
+    assert started(rules).stage is Stage.READY
+
+
+def test_at_most_32_clients_are_connected(unframe: Unframe) -> None:
+    """The 33rd client is told so and closed."""
+    rules = GatewayRules()
+    sessions = [started(rules, client_id) for client_id in range(33)]
+    assert [session.stage for session in sessions] == [Stage.READY] * 32 + [Stage.CLOSED]
+
+
+def test_data_requests_become_work() -> None:
+    """Contract, head and historical requests are decoded and handed out."""
+    session = started()
+    contract = session.receive(framed(9, 8, 1, *CONTRACT, 0, "", "", ""))
+    head = session.receive(framed(87, 2, *CONTRACT, 0, 1, "TRADES", 2))
+    bars = session.receive(history(3))
+    requests = [action.request for action in contract + head + bars if isinstance(action, Serve)]
+    assert [type(request) for request in requests] == [
+        ContractRequest,
+        HeadRequest,
+        HistoryRequest,
+    ]
+    assert isinstance(requests[2], HistoryRequest)
+    assert (requests[2].duration, requests[2].use_rth) == ("1 D", True)
+    assert requests[2].contract.symbol == "AAPL"
+
+
+def test_the_51st_open_request_is_322_over_all_clients() -> None:
+    """Historical and head requests of every client share fifty places."""
+    rules = GatewayRules()
+    clients = [started(rules, client_id) for client_id in (1, 2)]
+    for number in range(50):
+        message = history(number) if number % 2 else framed(87, number, *CONTRACT, 0, 1, "T", 2)
+        assert isinstance(clients[number % 2].receive(message)[0], Serve)
+    (refused,) = clients[0].receive(history(99))
+    assert isinstance(refused, Refuse)
+    assert refused.error.code == 322
+    assert "Only 50 simultaneous API historical data requests allowed." in refused.error.text
+
+
+def test_a_head_request_keeps_its_place_until_it_is_cancelled() -> None:
+    """An answered head timestamp still counts as open; message 90 frees it."""
+    rules = GatewayRules()
+    session = started(rules)
+    (serve,) = session.receive(framed(87, 1, *CONTRACT, 0, 1, "TRADES", 2))
+    assert isinstance(serve, Serve)
+    session.answered(serve.request)
+    assert len(rules.open_requests) == 1
+    session.receive(framed(90, 1))
+    assert not rules.open_requests
+
+
+def test_leaving_frees_open_requests() -> None:
+    """The requests of a client that is gone do not count any more."""
+    rules = GatewayRules()
+    session = started(rules)
+    session.receive(history(1))
+    session.leave()
+    assert not rules.open_requests
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [(history(1), 386), (framed(87, 1, *CONTRACT, 0, 1, "TRADES", 2), 322)],
+)
+def test_a_ticker_id_in_flight_cannot_be_used_again(message: bytes, code: int) -> None:
+    """A second request under an open id is refused: 386 for history, 322 for others."""
+    session = started()
+    session.receive(history(1))
+    (refused,) = session.receive(message)
+    assert isinstance(refused, Refuse)
+    assert refused.error.code == code
+
+
+def test_cancelling_in_flight_is_162_and_afterwards_366(unframe: Unframe) -> None:
+    """A cancelled request is abandoned and echoed; there is nothing to cancel twice."""
+    session = started()
+    session.receive(history(4))
+    actions = session.receive(framed(25, 1, 4))
+    assert actions[0] == Abandon(4)
+    assert sent(actions, unframe)[0][2:4] == ["4", "162"]
+    assert sent(actions, unframe)[0][4].endswith("API historical data query cancelled: 4")
+    assert sent(session.receive(framed(25, 1, 4)), unframe)[0][2:5] == [
+        "4",
+        "366",
+        "No historical data query found for ticker id:4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "reply"),
+    [
+        (framed(61, 1), ["62", "1"]),
+        (framed(5, 1), ["53", "1"]),
+        (framed(16, 1), ["53", "1"]),
+        (framed(99, 0), ["102"]),
+        (framed(6, 2, 1, "SIM000001"), ["54", "1", "SIM000001"]),
+        (framed(76, 1, 8, "SIM000001", "", 0), ["74", "1", "8"]),
+        (framed(7, 3, 9, 0, "", "", "", "", "", ""), ["55", "1", "9"]),
+        (framed(62, 1, 3, "All", "NetLiquidation"), ["64", "1", "3"]),
+        (framed(8, 1, 1), ["9", "1", "1"]),
+        (framed(17, 1), ["15", "1", "SIM000001"]),
+        (framed(49, 1), ["49", "1", str(int(NOW.timestamp()))]),
+    ],
+)
+def test_small_talk_is_answered(message: bytes, reply: list[str], unframe: Unframe) -> None:
+    """What clients ask while they connect is answered at once."""
+    assert sent(started().receive(message), unframe) == [reply]
+
+
+@pytest.mark.parametrize("message", [framed(14, 1, 5), framed(15, 1, 1), framed(59, 1, 3)])
+def test_settings_are_taken_silently(message: bytes, unframe: Unframe) -> None:
+    """Log level, order binding and market data type change nothing here."""
+    assert sent(started().receive(message), unframe) == []
+
+
+@pytest.mark.parametrize("message", [framed(3, 11, "x"), framed(4, 1, 11), framed(21, 2, 11)])
+def test_orders_are_refused_as_read_only(message: bytes, unframe: Unframe) -> None:
+    """No order is ever accepted."""
+    (error,) = sent(started().receive(message), unframe)
+    assert error[2:4] == ["11", "321"]
+    assert "Read-Only" in error[4]
+
+
+def test_an_unknown_message_type_is_an_error_and_no_more(unframe: Unframe) -> None:
+    """The conversation goes on after a message of no known type."""
+    session = started()
+    (error,) = sent(session.receive(framed(1234, "x")), unframe)
+    assert error[3] == "321"
+    assert session.stage is Stage.READY
+
+
+@pytest.mark.parametrize("message", [framed("abc"), framed(20, "x"), framed(25, 1), framed(9)])
+def test_an_unreadable_message_is_320_and_no_more(message: bytes, unframe: Unframe) -> None:
+    """A frame whose fields make no sense is refused; the conversation goes on."""
+    session = started()
+    (error,) = sent(session.receive(message), unframe)
+    assert error[3] == "320"
+    assert session.stage is Stage.READY
+
+
+@pytest.mark.parametrize("message", [b"\0\0\0\0", b"\x7f\0\0\0", struct.pack(">I", 3) + b"abc"])
+def test_a_malformed_frame_is_507_and_closed(message: bytes, unframe: Unframe) -> None:
+    """After bytes that are no frame nothing of that client can be trusted."""
+    actions = started().receive(message)
+    assert sent(actions, unframe)[0][2:4] == ["-1", "507"]
+    assert actions[-1] == Close()
+
+
+def test_errors_have_five_fields_for_clients_before_166(unframe: Unframe) -> None:
+    """The sixth field came with server version 166."""
+    session = new_session()
+    session.receive(hello(b"v100..157"))
+    frames = sent(session.receive(framed(71, 2, 5, "")), unframe)
+    assert {len(fields) for fields in frames[2:]} == {5}
+
+
+def test_a_conversation_may_arrive_byte_by_byte(unframe: Unframe) -> None:
+    """However the stream is split, the same is said."""
+    stream = hello() + framed(71, 2, 5, "") + framed(61, 1) + framed(25, 1, 9)
+    whole = new_session().receive(stream)
+    session = new_session()
+    pieces = [action for byte in stream for action in session.receive(bytes([byte]))]
+    assert sent(pieces, unframe) == sent(whole, unframe)
+    for at in range(len(stream)):
+        split = new_session()
+        actions = split.receive(stream[:at]) + split.receive(stream[at:])
+        assert sent(actions, unframe) == sent(whole, unframe)
+
+
+@given(FUZZ)
+def test_garbage_instead_of_a_greeting_never_raises(pieces: list[bytes]) -> None:
+    """Whatever a stranger sends, the conversation only ends."""
+    session = new_session()
+    for piece in pieces:
+        session.receive(piece)
+
+
+@given(FUZZ)
+def test_garbage_after_start_api_never_raises(pieces: list[bytes]) -> None:
+    """Whatever a started client sends, framed or not, is answered or closed."""
+    session = started()
+    for piece in pieces:
+        session.receive(struct.pack(">I", len(piece)) + piece)
+        session.receive(piece)
+
+
+@given(
+    st.sampled_from([3, 4, 6, 7, 9, 20, 21, 25, 49, 58, 62, 71, 76, 87, 90]),
+    st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=6)),
+)
+def test_known_messages_of_any_fields_never_raise(type_id: int, fields: list[str]) -> None:
+    """A known type with fields of any number and text is served, refused or unreadable."""
+    started().receive(framed(type_id, *fields))

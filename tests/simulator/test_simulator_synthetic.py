@@ -1,0 +1,185 @@
+"""The synthetic market: pure, exact over all sizes, and plausible."""
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ktrdr_pipelines.simulator.durations import Window
+from ktrdr_pipelines.simulator.market import BarQuery, What
+from ktrdr_pipelines.simulator.sizes import SIZE_BY_KEY
+from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+
+MARKET = SyntheticMarket(seed=1)
+BY_KEY = {each.key: each for each in MARKET.instruments()}
+FIRST = int(datetime.fromisoformat("2006-01-01T00:00:00+00:00").timestamp())
+LAST = int(datetime.fromisoformat("2030-01-01T00:00:00+00:00").timestamp())
+
+keys = st.sampled_from(["AAPL", "SPY", "THIN", "F", "BRK B", "EURUSD", "USDJPY"])
+moments = st.integers(FIRST // 60, LAST // 60).map(lambda minute: minute * 60)
+spans = st.integers(1, 20 * 24 * 60).map(lambda minutes: minutes * 60)
+
+
+def bars(key, size, start_s, end_s, *, use_rth=True, what=None, market=MARKET):
+    asked = what or (What.MIDPOINT if len(key) == 6 else What.TRADES)
+    query = BarQuery(asked, SIZE_BY_KEY[size], use_rth, Window(start_s, end_s))
+    return market.bars(BY_KEY[key], query)
+
+
+def column(found, name):
+    return getattr(found, name).tolist()
+
+
+def assert_same(one, other):
+    for name in ("start", "open", "high", "low", "close"):
+        assert column(one, name) == column(other, name)
+    assert (one.volume is None) == (other.volume is None)
+    if one.volume is not None:
+        assert column(one, "volume") == column(other, "volume")
+        assert column(one, "count") == column(other, "count")
+        assert column(one, "average") == column(other, "average")
+
+
+def assert_aggregates(longer, shorter, group):
+    """Check each longer bar against the shorter ones that ``group`` assigns to it."""
+    assert sorted(set(group)) == list(range(len(longer)))
+    for at in range(len(longer)):
+        rows = np.flatnonzero(group == at)
+        assert longer.open[at] == shorter.open[rows[0]]
+        assert longer.high[at] == shorter.high[rows].max()
+        assert longer.low[at] == shorter.low[rows].min()
+        assert longer.close[at] == shorter.close[rows[-1]]
+        if longer.volume is not None:
+            assert longer.volume[at] == shorter.volume[rows].sum()
+            assert longer.count[at] == shorter.count[rows].sum()
+            weighted = (shorter.average[rows] * shorter.volume[rows]).sum()
+            assert longer.average[at] == pytest.approx(weighted / longer.volume[at], abs=1e-5)
+
+
+@given(keys, moments, spans, st.sampled_from(["5m", "15m", "30m", "1h", "4h"]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_intraday_sizes_aggregate_exactly(key, end_s, span_s, size, use_rth):
+    """A longer bar is the aggregate of the minutes from its start to the next one's."""
+    minutes = bars(key, "1m", end_s - span_s, end_s, use_rth=use_rth)
+    longer = bars(key, size, end_s - span_s, end_s, use_rth=use_rth)
+    group = np.searchsorted(longer.start, minutes.start, side="right") - 1
+    assert_aggregates(longer, minutes, np.maximum(group, 0))
+
+
+@given(keys, moments, spans, st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_days_aggregate_their_minutes_exactly(key, end_s, span_s, use_rth):
+    """A daily bar is the aggregate of its session's minutes inside the window."""
+    minutes = bars(key, "1m", end_s - span_s, end_s, use_rth=use_rth)
+    days = bars(key, "1d", end_s - span_s, end_s, use_rth=use_rth)
+    hours = MARKET.hours(BY_KEY[key], use_rth=use_rth)
+    labels = hours.labels[hours.owners(minutes.start)] * 86_400
+    assert_aggregates(days, minutes, np.searchsorted(days.start, labels))
+
+
+@given(keys, moments, st.integers(1, 900), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_weeks_aggregate_their_days_exactly(key, end_s, span_days, use_rth):
+    """A weekly bar is the aggregate of its days and carries the date of the last."""
+    start_s = end_s - span_days * 86_400
+    days = bars(key, "1d", start_s, end_s, use_rth=use_rth)
+    weeks = bars(key, "1w", start_s, end_s, use_rth=use_rth)
+    group = np.searchsorted(weeks.start, days.start)
+    assert_aggregates(weeks, days, group)
+    mondays = (weeks.start // 86_400 + 3) // 7
+    assert len(set(mondays.tolist())) == len(weeks)
+
+
+@given(keys, moments, spans, spans)
+@settings(max_examples=30, deadline=None)
+def test_a_bar_does_not_depend_on_the_request(key, start_s, before_s, after_s):
+    """Minutes asked in one request or in two, in a new market or a used one, are the same."""
+    end_s = start_s + after_s
+    whole = bars(key, "1m", start_s - before_s, end_s, market=SyntheticMarket(seed=1))
+    parts = [bars(key, "1m", *cut) for cut in ((start_s - before_s, start_s), (start_s, end_s))]
+    joined = [value for part in parts for value in column(part, "close")]
+    assert joined == column(whole, "close")
+
+
+def test_another_seed_is_another_market():
+    """The seed decides every price."""
+    one, other = (
+        bars("AAPL", "1d", FIRST, FIRST + 40 * 86_400, market=SyntheticMarket(seed))
+        for seed in (1, 2)
+    )
+    assert column(one, "start") == column(other, "start")
+    assert column(one, "close") != column(other, "close")
+
+
+@given(keys, moments, st.sampled_from(["1m", "1h", "1d", "1w"]))
+@settings(max_examples=30, deadline=None)
+def test_bars_are_possible(key, end_s, size):
+    """Prices lie on the tick, the average between low and high, and starts increase."""
+    found = bars(key, size, end_s - 5 * 86_400, end_s, use_rth=False)
+    tick = BY_KEY[key].min_tick
+    for name in ("open", "high", "low", "close"):
+        prices = getattr(found, name)
+        assert np.array_equal(np.round(prices / tick) / round(1 / tick), prices)
+        assert np.all((found.low <= prices) & (prices <= found.high))
+    assert np.all(found.low > 0)
+    assert np.all(np.diff(found.start) > 0)
+    if found.volume is not None:
+        assert np.all(found.volume > 0)
+        assert np.all((found.low - 1e-6 <= found.average) & (found.average <= found.high + 1e-6))
+
+
+@pytest.mark.parametrize("key", ["EURUSD", "AAPL"])
+def test_bid_is_below_and_ask_above_the_middle(key):
+    """Quotes stand around the midpoint in every size."""
+    for size in ("1m", "1h", "1d", "1w"):
+        bid, mid, ask = (
+            bars(key, size, FIRST, FIRST + 10 * 86_400, what=what)
+            for what in (What.BID, What.MIDPOINT, What.ASK)
+        )
+        for name in ("open", "high", "low", "close"):
+            assert np.all(getattr(bid, name) < getattr(mid, name))
+            assert np.all(getattr(ask, name) > getattr(mid, name))
+
+
+def test_a_thin_stock_has_minutes_without_trades():
+    """Of the 390 minutes of a session most have no bar, and the day has its bar all the same."""
+    start_s = int(datetime.fromisoformat("2024-01-09T05:00:00+00:00").timestamp())
+    minutes = bars("THIN", "1m", start_s, start_s + 86_400)
+    assert 60 < len(minutes) < 130
+    assert len(bars("THIN", "1d", start_s, start_s + 86_400)) == 1
+    assert len(bars("AAPL", "1m", start_s, start_s + 86_400)) == 390
+
+
+@given(moments, st.integers(1, 59), st.sampled_from(["AAPL", "EURUSD"]))
+@settings(max_examples=30, deadline=None)
+def test_a_cut_minute_lies_within_the_whole_one(minute_s, seconds, key):
+    """What there is of a minute so far agrees with what it becomes."""
+    whole = bars(key, "1m", minute_s, minute_s + 60)
+    so_far = bars(key, "1m", minute_s, minute_s + seconds)
+    assert column(so_far, "start") == column(whole, "start")
+    if len(whole):
+        assert so_far.open[0] == whole.open[0]
+        assert whole.low[0] <= so_far.low[0] <= so_far.high[0] <= whole.high[0]
+
+
+def test_days_asked_again_are_the_same():
+    """Kept daily bars equal those of a market that has kept none."""
+    for _ in range(2):
+        again = bars("JPM", "1d", FIRST, LAST)
+    assert_same(again, bars("JPM", "1d", FIRST, LAST, market=SyntheticMarket(seed=1)))
+    assert len(again) > 6_000
+
+
+def test_daily_moves_are_plausible():
+    """A session's standard deviation is that of its listing, more or less."""
+    closes = bars("MSFT", "1d", FIRST, LAST).close
+    assert 0.012 < np.std(np.diff(np.log(closes))) < 0.022
+
+
+def test_markets_reach_far_into_the_future():
+    """The clock may be set to any year until 2045."""
+    end = datetime.fromisoformat("2044-06-30T00:00:00+00:00")
+    found = bars("AAPL", "1d", int((end - timedelta(days=365)).timestamp()), int(end.timestamp()))
+    assert len(found) in range(249, 254)
