@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from ktrdr_pipelines.core.answers import BarSource
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     DiskError,
@@ -31,7 +30,6 @@ from ktrdr_pipelines.store.parquet import BarStore
 
 _AT_ONCE = 8
 _FATAL = (GatewayUnreachableError, ClientIdInUseError, DiskError)
-_ORDER = {Timeframe.D1: 0, Timeframe.W1: 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class LoadManager:
 
 async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
     places = asyncio.Semaphore(_AT_ONCE)
-    ordered = sorted(jobs, key=lambda job: _ORDER.get(job.series.timeframe, 2))
+    ordered = sorted(jobs, key=lambda job: job.series.timeframe.seconds, reverse=True)
     try:
         async with asyncio.TaskGroup() as group:
             tasks = {job.series: group.create_task(_within(places, loader, job)) for job in ordered}
