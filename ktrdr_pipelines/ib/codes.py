@@ -1,0 +1,150 @@
+"""What an error frame of the gateway means: a typed error with a remedy, or a notice.
+
+Not here: the classes of codes (``limits``), who is told (``ib.gateway``).
+
+Source: https://interactivebrokers.github.io/tws-api/message_codes.html
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ktrdr_pipelines.errors import (
+    BadAnswerError,
+    ClientIdInUseError,
+    ConnectionLostError,
+    ContractAmbiguousError,
+    ContractUnknownError,
+    EntitlementError,
+    GatewayError,
+    GatewayUnreachableError,
+    PacingError,
+    RequestRejectedError,
+)
+from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
+
+NO_REQUEST = -1
+"""The request id of a frame that concerns the whole connection."""
+
+
+class NoDataError(RequestRejectedError):
+    """The gateway has no data for what was asked; ``ib.source`` makes a value of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFrame:
+    """One error frame: the request it names (or ``NO_REQUEST``), its code and its text."""
+
+    request_id: int
+    code: int
+    text: str
+
+    @property
+    def means(self) -> CodeClass:
+        """What the code is about."""
+        return IbLimitsRegistry.class_of(self.code, self.text)
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}".strip()
+
+
+def error_frame(fields: list[str]) -> ErrorFrame:
+    """Read the fields of message 4.
+
+    Raises:
+        ValueError: the fields are not those of an error frame.
+    """
+    _, _, request_id, code, text, *_ = fields
+    return ErrorFrame(int(request_id), int(code), text)
+
+
+def error_for(frame: ErrorFrame, asked: str) -> GatewayError | None:
+    """Make the error that ends a request, or None where the frame only notes something."""
+    make = _MAKERS.get(frame.means)
+    return None if make is None else make(frame, asked)
+
+
+def _pacing(frame: ErrorFrame, asked: str) -> GatewayError:
+    return _made(PacingError, frame, asked, "Every process now pauses before it asks again.")
+
+
+def _other(frame: ErrorFrame, asked: str) -> GatewayError:
+    if frame.code == 322:
+        remedy = "Another program uses the gateway's 50 places; it is asked again later."
+        return _made(PacingError, frame, asked, remedy)
+    return _made(BadAnswerError, frame, asked, "Worth one more try.")
+
+
+def _no_data(frame: ErrorFrame, asked: str) -> GatewayError:
+    return _made(NoDataError, frame, asked, "")
+
+
+def _cancelled(frame: ErrorFrame, asked: str) -> GatewayError:
+    return _made(ConnectionLostError, frame, asked, "The gateway dropped the query; ask again.")
+
+
+def _rejected(frame: ErrorFrame, asked: str) -> GatewayError:
+    return _made(RequestRejectedError, frame, asked, _rejection_remedy(frame))
+
+
+def _rejection_remedy(frame: ErrorFrame) -> str:
+    text = frame.text.casefold()
+    if "no historical market data for" in text:
+        return "Set another what_to_show in the universe: TRADES does not exist for currencies."
+    if "time length" in text or "invalid step" in text or "duration" in text:
+        return "Ask for less at a time."
+    if frame.code == 166:
+        return "The contract has expired; retire the symbol with 'ktrdr universe retire'."
+    return "The same request would be refused again; check the symbol in the universe."
+
+
+def _contract(frame: ErrorFrame, asked: str) -> GatewayError:
+    if "ambiguous" in frame.text.casefold():
+        remedy = "Set primary_exchange, currency or con_id in the universe."
+        return _made(ContractAmbiguousError, frame, asked, remedy)
+    remedy = (
+        "Check symbol, sec_type, exchange, primary_exchange and currency in the universe; "
+        "during the gateway's nightly reset this can be wrong: try again after it."
+    )
+    return _made(ContractUnknownError, frame, asked, remedy)
+
+
+def _entitlement(frame: ErrorFrame, asked: str) -> GatewayError:
+    text = frame.text.casefold()
+    if "different ip" in text or frame.code == 10197:
+        remedy = "Another session of this login takes the data: close it, then try again."
+    else:
+        remedy = (
+            "The account needs a Level 1 market data subscription for this exchange, or the "
+            "right to use it through the API (Client Portal, Market Data Subscriptions)."
+        )
+    return _made(EntitlementError, frame, asked, remedy)
+
+
+def _connection(frame: ErrorFrame, asked: str) -> GatewayError:
+    if frame.code == 326:
+        remedy = "Close the other program, or set another range of client ids (IB_CLIENT_ID_*)."
+        return _made(ClientIdInUseError, frame, asked, remedy)
+    if frame.code == 502:
+        return _made(GatewayUnreachableError, frame, asked, "Start the gateway and log in.")
+    return _made(ConnectionLostError, frame, asked, "It is asked again on a new connection.")
+
+
+def _pause(frame: ErrorFrame, asked: str) -> GatewayError:
+    return _made(ConnectionLostError, frame, asked, "Wait until the gateway is connected again.")
+
+
+def _made(kind: type[GatewayError], frame: ErrorFrame, asked: str, remedy: str) -> GatewayError:
+    return kind(asked, came=str(frame).rstrip("."), remedy=remedy, code=frame.code)
+
+
+_MAKERS: dict[CodeClass, Callable[[ErrorFrame, str], GatewayError]] = {
+    CodeClass.RETRY: _other,
+    CodeClass.PACING: _pacing,
+    CodeClass.NO_DATA: _no_data,
+    CodeClass.CANCELLED: _cancelled,
+    CodeClass.REJECTED: _rejected,
+    CodeClass.CONTRACT: _contract,
+    CodeClass.ENTITLEMENT: _entitlement,
+    CodeClass.CONNECTION: _connection,
+    CodeClass.PAUSE: _pause,
+}

@@ -1,0 +1,122 @@
+"""Instruments as the gateway's contracts, and which of its candidates an instrument means.
+
+Not here: asking (``ib.source``).
+"""
+
+from dataclasses import dataclass
+
+from ib_async.contract import Contract
+
+from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.errors import BadAnswerError, ContractAmbiguousError, ContractUnknownError
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One contract that the gateway knows under a description."""
+
+    contract_id: int
+    symbol: str
+    sec_type: str
+    exchange: str
+    primary_exchange: str
+    currency: str
+    name: str
+
+    def __str__(self) -> str:
+        place = f"{self.exchange}/{self.primary_exchange}".rstrip("/")
+        return (
+            f"{self.symbol} {self.sec_type} {place} {self.currency} "
+            f"({self.name or 'no name'}, id {self.contract_id})"
+        )
+
+
+def contract_for(instrument: Instrument, contract_id: int | None = None) -> Contract:
+    """Describe an instrument to the gateway, by its id too where that is known."""
+    return Contract(
+        conId=contract_id or 0,
+        symbol=instrument.ib_symbol,
+        secType=instrument.sec_type.value,
+        exchange=instrument.exchange,
+        primaryExchange=instrument.primary_exchange,
+        currency=instrument.currency,
+    )
+
+
+def described(instrument: Instrument) -> str:
+    """Tell an instrument in the words of the universe."""
+    place = f"{instrument.exchange}/{instrument.primary_exchange}".rstrip("/")
+    return (
+        f"contract of {instrument.symbol} ({instrument.ib_symbol} {instrument.sec_type} "
+        f"{place} {instrument.currency})"
+    )
+
+
+def candidate_of(fields: list[str], server_version: int) -> Candidate:
+    """Read message 10.
+
+    Raises:
+        ValueError: too few fields, or an id that is none.
+    """
+    rest = list(fields)
+    if server_version < 164:  # a version in front, and a size multiplier behind the tick
+        del rest[15], rest[1]
+    if len(rest) < 21:
+        raise ValueError(f"{len(rest)} fields in a contract's details")
+    if (contract_id := int(rest[12])) <= 0:
+        raise ValueError(f"contract id {contract_id}")
+    return Candidate(
+        contract_id=contract_id,
+        symbol=rest[2],
+        sec_type=rest[3],
+        exchange=rest[7],
+        primary_exchange=rest[20],
+        currency=rest[8],
+        name=rest[19],
+    )
+
+
+def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
+    """Give the one contract that an instrument means.
+
+    Raises:
+        ContractUnknownError: there is none.
+        ContractAmbiguousError: there are several; the text lists them.
+        BadAnswerError: what came is another kind of contract.
+    """
+    asked = described(instrument)
+    different = {candidate.contract_id: candidate for candidate in candidates}
+    if not different:
+        raise ContractUnknownError(
+            asked,
+            came="the gateway knows none",
+            remedy="Check symbol, sec_type, exchange and currency in the universe.",
+        )
+    if len(different) > 1:
+        raise _ambiguous(asked, list(different.values()))
+    only = next(iter(different.values()))
+    if only.sec_type != instrument.sec_type:
+        raise BadAnswerError(asked, came=f"the gateway gave {only}")
+    return only
+
+
+def _ambiguous(asked: str, candidates: list[Candidate]) -> ContractAmbiguousError:
+    shown = "; ".join(map(str, candidates[:_SHOWN]))
+    more = f"; and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else ""
+    return ContractAmbiguousError(
+        asked,
+        came=f"{len(candidates)} contracts fit: {shown}{more}",
+        remedy=_picking(candidates),
+    )
+
+
+def _picking(candidates: list[Candidate]) -> str:
+    for field in ("currency", "primary_exchange", "exchange"):
+        values = sorted({str(getattr(candidate, field)) for candidate in candidates})
+        if len(values) > 1:
+            choice = " or ".join(value or "''" for value in values[:_SHOWN])
+            return f"Set {field} (or con_id) in the universe: {choice}"
+    choice = " or ".join(str(candidate.contract_id) for candidate in candidates[:_SHOWN])
+    return f"Set con_id in the universe: {choice}"

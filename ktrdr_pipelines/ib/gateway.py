@@ -1,0 +1,331 @@
+"""One live connection: questions with deadlines, the gateway's clock, and what it notes.
+
+A connection lives in one thread and one event loop, from making to closing; it refuses to be
+used elsewhere. Not here: client ids and who gets which connection (``ib.connection``), the
+budget and what answers mean for the loading (``ib.source``).
+"""
+
+import asyncio
+import hashlib
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar
+
+from ib_async.contract import Contract
+
+from ktrdr_pipelines.core.instruments import Origin
+from ktrdr_pipelines.errors import ConnectionLostError, GatewaySilentError
+from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
+from ktrdr_pipelines.ib.codes import NO_REQUEST, ErrorFrame, error_frame
+from ktrdr_pipelines.ib.notes import GatewayNotes
+from ktrdr_pipelines.ib.queries import HistoryQuery
+from ktrdr_pipelines.ib.questions import Question, Questions, Topic
+from ktrdr_pipelines.ib.wire import Ending, Wire, WireError
+from ktrdr_pipelines.limits import CodeClass
+
+SIMULATED_ACCOUNT = "SIM"
+"""How the account of a simulated gateway begins."""
+
+CLOCK_REFRESH_S = 600.0
+"""How old the last sight of the gateway's clock may be before it is asked again."""
+
+_HASH_DOMAIN = "ktrdr-pipelines account:"
+_EPOCH_DATES = 2
+_DROPPED = 1300
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a connection is: a round trip's time (None: no answer) and what is known to be wrong.
+
+    ``last_answer_age_s`` is the age of the last frame of any kind; ``clock_offset_s`` how far the
+    gateway's clock is ahead of this machine's.
+    """
+
+    gateway: str
+    connected: bool
+    round_trip_s: float | None
+    last_answer_age_s: float
+    clock_offset_s: float
+    troubles: tuple[str, ...]
+
+    @property
+    def is_good(self) -> bool:
+        """Say whether the gateway answers and knows of no trouble."""
+        return self.connected and self.round_trip_s is not None and not self.troubles
+
+
+class GatewayConnection:
+    """A connection to one gateway under one client id.
+
+    ``on_pacing`` is called when the gateway complains about the connection as a whole.
+    """
+
+    def __init__(self, gateway: str, *, client_id: int, timeout_s: float) -> None:
+        self.gateway = gateway
+        self.client_id = client_id
+        self.on_pacing: Callable[[], None] = _nothing
+        self._timeout_s = timeout_s
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._wire = Wire(self._take, self._note_end)
+        self._questions = Questions(1)
+        self._notes = GatewayNotes()
+        self._link = asyncio.Event()
+        self._link.set()
+        self._time_asked = asyncio.Event()
+        self._gateway_s, self._seen_at_s = 0, boot_time_s()
+        self._answered_at_s = boot_time_s()
+        self._accounts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        state = "up" if self.is_up else "down"
+        return (
+            f"GatewayConnection({self.gateway}, client id {self.client_id}, {state}, "
+            f"{len(self._questions)} open)"
+        )
+
+    @property
+    def is_up(self) -> bool:
+        """Say whether questions can be asked; it says nothing about answers."""
+        return self._wire.is_up
+
+    @property
+    def server_version(self) -> int:
+        """The protocol version spoken."""
+        return self._wire.server_version
+
+    @property
+    def origin(self) -> Origin:
+        """Whether the account is one of a simulated gateway."""
+        simulated = any(name.startswith(SIMULATED_ACCOUNT) for name in self._accounts)
+        return Origin.SIMULATED if simulated else Origin.IB
+
+    @property
+    def account_hash(self) -> str:
+        """A one-way hash of the account; the account itself is shown nowhere."""
+        text = _HASH_DOMAIN + ",".join(sorted(self._accounts))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    async def open(self, host: str, port: int) -> None:
+        """Connect, shake hands, and see the gateway's clock.
+
+        Raises:
+            WireError: no connection came about.
+            GatewaySilentError: it came about, and the gateway does not tell the time.
+        """
+        await self._wire.open(host, port, self.client_id, timeout_s=self._timeout_s)
+        self._questions = Questions(self._wire.client.getReqId())
+        self._accounts = tuple(self._wire.client.getAccounts())
+        if await self._round_trip_s() is None:
+            if not self.is_up:
+                raise WireError(Ending.CLOSED)
+            raise GatewaySilentError(
+                f"time of {self.gateway}",
+                came=f"connected, but no answer in {self._timeout_s:g} s",
+                remedy="Look at the gateway's window; in its nightly reset, try again later",
+            )
+
+    async def close(self) -> None:
+        """Close the socket and end what is open; never raises, may be repeated."""
+        self._check_place()
+        self._questions.fail_all(ConnectionLostError, Ending.ASKED.value)
+        await self._wire.close()
+
+    def now(self) -> datetime:
+        """Give the gateway's time, to the second below."""
+        passed_s = boot_time_s() - self._seen_at_s
+        return datetime.fromtimestamp(self._gateway_s, UTC) + timedelta(seconds=passed_s)
+
+    async def health(self) -> Health:
+        """Ask for the time, and say how that went."""
+        self._check_place()
+        return Health(
+            gateway=self.gateway,
+            connected=self.is_up,
+            round_trip_s=await self._round_trip_s() if self.is_up else None,
+            last_answer_age_s=boot_time_s() - self._answered_at_s,
+            clock_offset_s=(self.now() - wall_now()).total_seconds(),
+            troubles=self._notes.troubles,
+        )
+
+    async def wait_for_link(self, asked: str) -> None:
+        """Wait while the gateway has lost its own connection, up to the deadline.
+
+        Raises:
+            ConnectionLostError: it is still lost.
+        """
+        self._check_place()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._link.wait()
+        except TimeoutError:
+            raise ConnectionLostError(
+                asked,
+                came=f"the gateway has no connection to IB: {self._notes.lost_link}",
+                remedy="It is asked again when the gateway is connected again.",
+                code=1100,
+            ) from None
+
+    async def history(self, query: HistoryQuery) -> list[str]:
+        """Ask for bars and give message 17."""
+        question = self._opened(Topic.BARS, query.asked)
+        client = self._wire.client
+        client.reqHistoricalData(
+            question.number,
+            query.contract,
+            query.end,
+            query.duration,
+            query.bar_size,
+            query.what_to_show,
+            query.use_rth,
+            _EPOCH_DATES,
+            False,  # noqa: FBT003  (not kept up to date: the signature is ib_async's)
+            [],
+        )
+        return (await self._answer(question, client.cancelHistoricalData))[0]
+
+    async def head(self, query: HistoryQuery) -> list[str]:
+        """Ask for the head timestamp and give message 88; it is always cancelled afterwards.
+
+        An uncancelled one would count among the gateway's 50 open requests for ever.
+        """
+        question = self._opened(Topic.HEAD, query.asked)
+        client = self._wire.client
+        client.reqHeadTimeStamp(
+            question.number, query.contract, query.what_to_show, query.use_rth, _EPOCH_DATES
+        )
+        frames = await self._answer(question, client.cancelHeadTimeStamp)
+        if self.is_up:
+            client.cancelHeadTimeStamp(question.number)
+        return frames[0]
+
+    async def contracts(self, contract: Contract, asked: str) -> list[list[str]]:
+        """Ask for the contracts of a description and give every message 10."""
+        question = self._opened(Topic.CONTRACT, asked)
+        self._wire.client.reqContractDetails(question.number, contract)
+        return await self._answer(question, None)
+
+    def refresh_clock(self) -> None:
+        """Ask for the time without waiting, where its last sight is old."""
+        if self.is_up and boot_time_s() - self._seen_at_s > CLOCK_REFRESH_S:
+            self._wire.client.reqCurrentTime()
+
+    def _opened(self, topic: Topic, asked: str) -> Question:
+        self._check_place()
+        if not self.is_up:
+            raise ConnectionLostError(asked, came=f"the connection to {self.gateway} is gone")
+        return self._questions.add(topic, asked)
+
+    async def _answer(
+        self, question: Question, cancel: Callable[[int], None] | None
+    ) -> list[list[str]]:
+        """Wait for an answer; cancel the question where it is given up."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await question.answer
+        except TimeoutError:
+            self._give_up(question, cancel)
+            raise self._silence(question.asked) from None
+        except asyncio.CancelledError:
+            self._give_up(question, cancel)
+            raise
+        finally:
+            self._questions.drop(question)
+
+    def _give_up(self, question: Question, cancel: Callable[[int], None] | None) -> None:
+        if cancel is not None and self.is_up:
+            cancel(question.number)
+
+    def _silence(self, asked: str) -> GatewaySilentError | ConnectionLostError:
+        came = f"no answer in {self._timeout_s:g} s"
+        if troubles := "; ".join(self._notes.troubles):
+            came = f"{came}, and the gateway says: {troubles}"
+        if self._notes.lost_link:
+            return ConnectionLostError(asked, came=came, code=1100)
+        return GatewaySilentError(asked, came=came, remedy="It settles nothing and is asked again.")
+
+    async def _round_trip_s(self) -> float | None:
+        self._time_asked.clear()
+        asked_at_s = boot_time_s()
+        self._wire.client.reqCurrentTime()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._time_asked.wait()
+        except TimeoutError:
+            return None
+        return boot_time_s() - asked_at_s if self.is_up else None
+
+    def _check_place(self) -> None:
+        if threading.get_ident() != self._thread or asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(f"{self!r} belongs to another thread or event loop")
+
+    def _note_end(self, ending: Ending) -> None:
+        _log.info("connection to %s ended: %s", self.gateway, ending.value)
+        self._questions.fail_all(ConnectionLostError, ending.value)
+        self._link.set()
+        self._time_asked.set()
+
+    def _take(self, fields: list[str]) -> None:
+        """Take a frame.
+
+        Raises:
+            ValueError, IndexError: it is none; the connection cannot be trusted any more.
+        """
+        self._answered_at_s = boot_time_s()
+        if (handler := self._handlers.get(int(fields[0]))) is not None:
+            handler(self, fields)
+
+    def _take_error(self, fields: list[str]) -> None:
+        frame = error_frame(fields)
+        if frame.request_id != NO_REQUEST and self._questions.refuse(frame) is not None:
+            return
+        self._take_notice(frame)
+
+    def _take_notice(self, frame: ErrorFrame) -> None:
+        self._notes.take(frame)
+        if frame.means is CodeClass.RESUME:
+            came = f"the gateway had lost its connection to IB ({frame})"
+            self._questions.fail_all(ConnectionLostError, came, code=frame.code)
+        elif frame.means is CodeClass.PACING:
+            self.on_pacing()
+        elif frame.code == _DROPPED:
+            self._questions.fail_all(ConnectionLostError, str(frame), code=frame.code)
+        (self._link.clear if self._notes.lost_link else self._link.set)()
+
+    def _take_bars(self, fields: list[str]) -> None:
+        self._finish(Topic.BARS, fields)
+
+    def _take_head(self, fields: list[str]) -> None:
+        self._finish(Topic.HEAD, fields)
+
+    def _take_contract(self, fields: list[str]) -> None:
+        number = fields[2] if self.server_version < 164 else fields[1]
+        self._questions.part(Topic.CONTRACT, int(number), fields)
+
+    def _take_contracts_end(self, fields: list[str]) -> None:
+        self._questions.end(Topic.CONTRACT, int(fields[2]))
+
+    def _take_time(self, fields: list[str]) -> None:
+        self._gateway_s, self._seen_at_s = int(fields[2]), boot_time_s()
+        self._time_asked.set()
+
+    def _finish(self, topic: Topic, fields: list[str]) -> None:
+        if (question := self._questions.part(topic, int(fields[1]), fields)) is not None:
+            self._questions.finish(question)
+
+    _handlers: ClassVar[dict[int, Callable[["GatewayConnection", list[str]], None]]] = {
+        4: _take_error,
+        10: _take_contract,
+        17: _take_bars,
+        49: _take_time,
+        52: _take_contracts_end,
+        88: _take_head,
+    }
+
+
+def _nothing() -> None:
+    """Do nothing: nobody minds the budget of this connection."""

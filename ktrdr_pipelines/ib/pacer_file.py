@@ -1,0 +1,172 @@
+"""The file behind the pacer: opening, transactions, and what happens when it is lost or broken.
+
+A file that is missing is made anew: there was no request, or somebody removed it on purpose. A
+file that cannot be read is set aside, and its successor is told so, for it must not forget
+silently what was asked. Not here: what the rows mean (``ib.pacer_record``).
+"""
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock
+
+from ktrdr_pipelines.errors import DiskError
+
+FILE = "pacer.sqlite"
+LOCK_WAIT_S = 0.2
+"""How long one attempt waits for another process's transaction before it gives way."""
+
+_VERSION = 1
+_SETUP_WAIT_S = 30.0
+_BROKEN_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS requests (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    boot TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'open', 'done')),
+    at REAL NOT NULL,
+    until REAL NOT NULL,
+    kind TEXT NOT NULL,
+    contract TEXT NOT NULL,
+    identical TEXT NOT NULL,
+    weight INTEGER NOT NULL,
+    small INTEGER NOT NULL,
+    tail INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS requests_at ON requests (state, at);
+CREATE TABLE IF NOT EXISTS pauses (boot TEXT NOT NULL, until REAL NOT NULL, length_s REAL NOT NULL);
+PRAGMA user_version = {_VERSION};
+COMMIT;
+"""
+_log = logging.getLogger(__name__)
+
+
+class RecordBusyError(Exception):
+    """Another process is writing just now, or the file was just replaced; try again."""
+
+
+class PacerFile:
+    """One process's connection to the shared file.
+
+    Args:
+        folder: where the file lies; made when first needed.
+        on_loss: told, inside a transaction of the successor, that a broken file was set aside.
+    """
+
+    def __init__(self, folder: Path, *, on_loss: Callable[[sqlite3.Connection], None]) -> None:
+        self.path = folder / FILE
+        self._on_loss = on_loss
+        self._database: sqlite3.Connection | None = None
+        self._inode = 0
+
+    def close(self) -> None:
+        """Let go of the file; the next transaction opens it again."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run one transaction as the only writer.
+
+        Raises:
+            RecordBusyError: another process is writing, or the file has just been replaced.
+            DiskError: the file cannot be used.
+        """
+        try:
+            database = self._opened()
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+                database.execute("COMMIT")
+            finally:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+        except sqlite3.DatabaseError as error:
+            self._settle(error)
+            raise RecordBusyError from error
+
+    def _settle(self, error: sqlite3.DatabaseError) -> None:
+        """Do what an error of the database calls for."""
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        if code in _BUSY_CODES:
+            return
+        self.close()
+        if code not in _BROKEN_CODES:
+            raise self._disk_error(str(error)) from error
+        self._replace_broken()
+
+    def _opened(self) -> sqlite3.Connection:
+        """Give a connection to the file that has the name now, not to one that had it."""
+        if self._database is not None and self._inode != _inode(self.path):
+            self.close()
+        if self._database is None:
+            self._database = self._open()
+            self._inode = _inode(self.path)
+        return self._database
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._disk_error(error.strerror or str(error)) from error
+        database = sqlite3.connect(self.path, timeout=LOCK_WAIT_S, isolation_level=None)
+        try:
+            if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                self._set_up(database)
+            database.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @staticmethod
+    def _set_up(database: sqlite3.Connection) -> None:
+        database.execute(f"PRAGMA busy_timeout = {round(_SETUP_WAIT_S * 1000)}")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.executescript(_SCHEMA)
+        database.execute(f"PRAGMA busy_timeout = {round(LOCK_WAIT_S * 1000)}")
+
+    def _replace_broken(self) -> None:
+        """Set the broken file aside, once whatever the number of processes that noticed."""
+        lock = FileLock(self.path.with_suffix(".lock"), timeout=_SETUP_WAIT_S)
+        with lock:
+            if _is_sound(self.path):
+                return
+            aside = self.path.with_name(f"{FILE}.broken")
+            _log.warning("%s is broken; it is kept as %s", self.path, aside.name)
+            for ending in ("", "-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    self.path.with_name(FILE + ending).replace(f"{aside}{ending}")
+            with self.transaction() as database:
+                self._on_loss(database)
+
+    def _disk_error(self, came: str) -> DiskError:
+        return DiskError(
+            f"request record {self.path}",
+            came=came,
+            remedy="Set KTRDR_STATE to a folder on a local disk that can be written.",
+        )
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return -1
+
+
+def _is_sound(path: Path) -> bool:
+    database = sqlite3.connect(path, timeout=LOCK_WAIT_S)
+    try:
+        return bool(database.execute("PRAGMA quick_check").fetchone()[0] == "ok")
+    except sqlite3.DatabaseError as error:
+        return error.sqlite_errorcode & 0xFF in _BUSY_CODES
+    finally:
+        database.close()

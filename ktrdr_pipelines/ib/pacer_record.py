@@ -1,0 +1,245 @@
+"""The requests of every process to one gateway: what was sent, what is open, who waits.
+
+Each operation is one short transaction, begun as a writer, so that decisions of several processes
+follow one another. Stamps are seconds since the machine started; rows of another start of the
+machine count for nothing. Not here: the rules (``core.pacing``), the file (``ib.pacer_file``),
+waiting (``ib.pacer``).
+"""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ktrdr_pipelines.core.pacing import (
+    Hit,
+    PacedRequest,
+    Pacing,
+    RequestKind,
+    Turn,
+    Waiting,
+    next_pause_s,
+    turn,
+)
+from ktrdr_pipelines.ib.pacer_file import PacerFile
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+WAITING_GRACE_S = 5.0
+"""How long after its time a waiting request still goes ahead of others; its process may be dead."""
+
+PRUNE_S = 5.0
+"""How often one process drops rows that matter no more."""
+
+_COLUMNS = "number, owner, at, kind, contract, identical, weight, small, tail"
+_INSERT = (
+    "INSERT INTO requests (boot, owner, state, at, until, kind, contract, identical, weight,"
+    " small, tail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_Row = tuple[int, str, float, str, str, str, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What an attempt came to: the number of its row, its turn, and whether it was sent."""
+
+    number: int
+    turn: Turn
+    sent: bool
+
+
+class PacerRecord:
+    """One process's access to the shared record.
+
+    Args:
+        folder: where the file lies.
+        boot: name of this run of the machine.
+        owner: name of who asks through this object, unlike any other's.
+        pacing: the rules.
+        clock: seconds since the machine started.
+    """
+
+    def __init__(
+        self, folder: Path, *, boot: str, owner: str, pacing: Pacing, clock: Callable[[], float]
+    ) -> None:
+        self._file = PacerFile(folder, on_loss=self._start_over)
+        self._boot, self._owner = boot, owner
+        self._pacing, self._clock = pacing, clock
+        self._pruned_at = -PRUNE_S
+
+    def close(self) -> None:
+        """Let go of the file; the next use opens it again."""
+        self._file.close()
+
+    def attempt(self, request: PacedRequest, number: int | None, *, hold_s: float) -> Place:
+        """Send now if the rules allow it, else stand in line until the earliest time.
+
+        Args:
+            request: what is to be sent.
+            number: the row of an earlier attempt, or None.
+            hold_s: how long the place stays taken after sending if it is never given back.
+
+        Raises:
+            RecordBusyError: another process is writing; try again in a moment.
+        """
+        with self._file.transaction() as database:
+            now = self._clock()
+            self._prune(database, now)
+            mine = self._stand(database, request, number, now)
+            chance = self._turn(database, request, mine, now)
+            sent = chance.is_now(now)
+            state, at = ("open", now) if sent else ("waiting", chance.at)
+            until = now + hold_s if sent else chance.at + WAITING_GRACE_S
+            database.execute(
+                "UPDATE requests SET state = ?, at = ?, until = ? WHERE number = ?",
+                (state, at, until, mine),
+            )
+        return Place(mine, chance, sent)
+
+    def restamp(self, number: int) -> None:
+        """Say that a request is being sent only now."""
+        now = self._clock()
+        with self._file.transaction() as database:
+            database.execute(
+                "UPDATE requests SET until = until + ? - at, at = ? WHERE number = ?",
+                (now, now, number),
+            )
+
+    def release(self, number: int) -> None:
+        """Give a place back: the request is answered."""
+        with self._file.transaction() as database:
+            database.execute("UPDATE requests SET state = 'done' WHERE number = ?", (number,))
+
+    def shorten(self, number: int, *, hold_s: float) -> None:
+        """Keep a place only a little longer: the request was cancelled."""
+        with self._file.transaction() as database:
+            database.execute(
+                "UPDATE requests SET until = min(until, ?) WHERE number = ?",
+                (self._clock() + hold_s, number),
+            )
+
+    def withdraw(self, number: int) -> None:
+        """Leave the line."""
+        with self._file.transaction() as database:
+            database.execute(
+                "DELETE FROM requests WHERE number = ? AND state = 'waiting'", (number,)
+            )
+
+    def pause(self) -> float:
+        """Pause all requests of all processes after a violation; give the seconds from now.
+
+        Several complaints about the same burst make one pause.
+        """
+        with self._file.transaction() as database:
+            now = self._clock()
+            until, length_s = self._last_pause(database)
+            if length_s is None or until <= now:
+                length_s = next_pause_s(length_s, now - until)
+                until = now + length_s
+                self._set_pause(database, until, length_s)
+            return until - now
+
+    def _stand(
+        self, database: sqlite3.Connection, request: PacedRequest, number: int | None, now: float
+    ) -> int:
+        """Give the number of this request in the line, at its end if it has none (any more)."""
+        row = database.execute("SELECT 1 FROM requests WHERE number = ?", (number,)).fetchone()
+        if row is not None and number is not None:
+            return number
+        return self._insert(database, request, "waiting", now, until=now + WAITING_GRACE_S)
+
+    def _insert(
+        self,
+        database: sqlite3.Connection,
+        request: PacedRequest,
+        state: str,
+        at: float,
+        *,
+        until: float,
+    ) -> int:
+        asked = (request.kind.value, request.contract, request.identical)
+        kind = (request.weight, request.small, request.tail)
+        values = (self._boot, self._owner, state, at, until, *asked, *kind)
+        return int(database.execute(_INSERT, values).lastrowid or 0)
+
+    def _turn(
+        self, database: sqlite3.Connection, request: PacedRequest, mine: int, now: float
+    ) -> Turn:
+        waiting = [
+            Waiting(number=row[0], owner=row[1], at=row[2], request=_request(row))
+            for row in self._rows(
+                database, "state = 'waiting' AND until > ? AND number <> ?", (now, mine)
+            )
+        ]
+        held: dict[str, list[PacedRequest]] = {}
+        for row in self._rows(database, "state = 'open' AND until > ?", (now,)):
+            held.setdefault(row[1], []).append(_request(row))
+        chance = turn(
+            self._pacing,
+            me=Waiting(mine, self._owner, now, request),
+            sent=self._sent(database, request, now),
+            open_requests=held,
+            others=waiting,
+            now=now,
+        )
+        paused_until, _ = self._last_pause(database)
+        return Turn(max(chance.at, paused_until), chance.has_place)
+
+    def _sent(self, database: sqlite3.Connection, request: PacedRequest, now: float) -> list[Hit]:
+        """Give what was sent and can still matter to a request."""
+        recent = now - self._pacing.horizon_s(small=False)
+        since = now - self._pacing.horizon_s(small=True) if request.small else recent
+        rows = self._rows(
+            database,
+            "state IN ('open', 'done') AND at > ? AND (small OR at > ?)",
+            (since, recent),
+        )
+        return [Hit(row[2], _request(row)) for row in rows]
+
+    def _rows(
+        self, database: sqlite3.Connection, where: str, values: tuple[float, ...]
+    ) -> list[_Row]:
+        query = f"SELECT {_COLUMNS} FROM requests WHERE boot = ? AND {where}"  # noqa: S608
+        return database.execute(query, (self._boot, *values)).fetchall()
+
+    def _last_pause(self, database: sqlite3.Connection) -> tuple[float, float | None]:
+        row = database.execute(
+            "SELECT until, length_s FROM pauses WHERE boot = ?", (self._boot,)
+        ).fetchone()
+        return (0.0, None) if row is None else (row[0], row[1])
+
+    def _set_pause(self, database: sqlite3.Connection, until: float, length_s: float) -> None:
+        database.execute("DELETE FROM pauses")
+        database.execute("INSERT INTO pauses VALUES (?, ?, ?)", (self._boot, until, length_s))
+
+    def _prune(self, database: sqlite3.Connection, now: float) -> None:
+        """Drop what can matter to nobody: old, dead, or of another start of the machine."""
+        if now - self._pruned_at < PRUNE_S:
+            return
+        self._pruned_at = now
+        database.execute("DELETE FROM requests WHERE boot <> ?", (self._boot,))
+        database.execute("DELETE FROM requests WHERE state = 'waiting' AND until < ?", (now,))
+        database.execute(
+            "DELETE FROM requests WHERE state <> 'waiting' AND (at > ? OR until < ? AND at < ?)",
+            (now + 1, now, now - self._pacing.horizon_s(small=True)),
+        )
+
+    def _start_over(self, database: sqlite3.Connection) -> None:
+        """Begin after a loss as if the budget had just been used up.
+
+        Small requests wait a whole window; everything waits as long as an identical request
+        would have to.
+        """
+        now = self._clock()
+        everything = PacedRequest(
+            RequestKind.BARS, "", "", weight=IbLimitsRegistry.WINDOW_MOST.value, small=True
+        )
+        self._insert(database, everything, "done", now, until=now)
+        cool_down_s = self._pacing.horizon_s(small=False)
+        self._set_pause(database, now + cool_down_s, cool_down_s)
+
+
+def _request(row: _Row) -> PacedRequest:
+    _, _, _, kind, contract, identical, weight, small, tail = row
+    return PacedRequest(
+        RequestKind(kind), contract, identical, weight=weight, small=bool(small), tail=bool(tail)
+    )

@@ -1,0 +1,101 @@
+"""Requests in the gateway's words, and as the budget sees them.
+
+Not here: sending them (``ib.gateway``), what comes back (``ib.history``).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from ib_async.contract import Contract
+
+from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.core.intervals import utc
+from ktrdr_pipelines.core.pacing import PacedRequest, RequestKind, weight_of
+from ktrdr_pipelines.ib.contracts import contract_for
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryQuery:
+    """A request for bars or for a head timestamp as the gateway is told it.
+
+    ``end`` is UTC in the gateway's form, or empty for now; a head has no end, duration or bar
+    size. ``asked`` tells it in the universe's words, for messages.
+    """
+
+    asked: str
+    contract: Contract
+    what_to_show: str
+    use_rth: bool
+    end: str = ""
+    duration: str = ""
+    bar_size: str = ""
+
+
+def bar_query(request: BarRequest, contract_id: int) -> HistoryQuery:
+    """Tell a request for bars."""
+    instrument = request.series.instrument
+    return HistoryQuery(
+        asked=str(request),
+        contract=contract_for(instrument, contract_id),
+        what_to_show=instrument.what_to_show.value,
+        use_rth=instrument.use_rth,
+        end=end_text(request.ends_at),
+        duration=request.duration,
+        bar_size=request.series.timeframe.ib_bar_size,
+    )
+
+
+def head_query(instrument: Instrument, contract_id: int) -> HistoryQuery:
+    """Tell a request for the oldest data."""
+    return HistoryQuery(
+        asked=f"oldest data of {instrument.symbol} {instrument.what_to_show}",
+        contract=contract_for(instrument, contract_id),
+        what_to_show=instrument.what_to_show.value,
+        use_rth=instrument.use_rth,
+    )
+
+
+def end_text(moment: datetime | None) -> str:
+    """Tell an end in UTC, the one form that depends on no machine's zone; None is now."""
+    return "" if moment is None else f"{utc(moment):%Y%m%d-%H:%M:%S}"
+
+
+def paced_bars(request: BarRequest, query: HistoryQuery) -> PacedRequest:
+    """Tell the budget of a request for bars."""
+    small = request.series.timeframe.seconds <= IbLimitsRegistry.SMALL_BAR_MAX_S.value
+    return PacedRequest(
+        RequestKind.BARS,
+        _contract_key(query),
+        _identical_key(query),
+        weight=weight_of(query.what_to_show),
+        small=small,
+        tail=request.tail,
+    )
+
+
+def paced_head(query: HistoryQuery) -> PacedRequest:
+    """Tell the budget of a request for the oldest data: it obeys the small-bar rules."""
+    return PacedRequest(
+        RequestKind.HEAD,
+        _contract_key(query),
+        f"head|{_identical_key(query)}",
+        weight=weight_of(query.what_to_show),
+        small=True,
+    )
+
+
+def paced_contract(asked: str) -> PacedRequest:
+    """Tell the budget of a request for contract details."""
+    return PacedRequest(RequestKind.CONTRACT, asked, asked)
+
+
+def _contract_key(query: HistoryQuery) -> str:
+    return f"{query.contract.conId}|{query.contract.exchange}|{query.what_to_show}"
+
+
+def _identical_key(query: HistoryQuery) -> str:
+    """Name all that makes two requests identical; symbol and timeframe alone do not."""
+    when = f"{query.end}|{query.duration}|{query.bar_size}|{int(query.use_rth)}"
+    return f"{_contract_key(query)}|{when}"

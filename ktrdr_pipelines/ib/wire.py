@@ -1,0 +1,194 @@
+"""One socket to a gateway, spoken to by ib_async's client, with what the client leaves open.
+
+ib_async stays unmodified: it makes the connection, the handshake and the frames that are sent.
+This module gives it whole frames, hands every frame that comes to one listener, and says *why* a
+connection did not come about or ended.
+
+Not here: what frames mean (``ib.gateway``).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any
+
+from ib_async.client import Client
+from ib_async.decoder import Decoder
+
+from ktrdr_pipelines.ib.framing import BadFrameError, FrameCutter
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+CLOSE_S = 1.0
+"""How long a closing socket may take to send what is left before it is cut."""
+
+_Client: Any = Client  # ib_async annotates its client in part only
+_ID_IN_USE = "326"
+
+
+class Ending(StrEnum):
+    """Why a connection did not come about, or is no more."""
+
+    REFUSED = "nothing listens there"
+    NO_ROUTE = "no connection could be made in time"
+    CLOSED = "the other side closed the connection"
+    SILENT = "it accepted the connection and did not answer"
+    ID_IN_USE = "the client id is in use"
+    GARBAGE = "it does not speak the gateway's protocol"
+    VERSION = "it speaks another version of the protocol"
+    ASKED = "closed by this program"
+
+
+class WireError(Exception):
+    """No connection came about."""
+
+    def __init__(self, ending: Ending, detail: str = "") -> None:
+        super().__init__(f"{ending.value} ({detail})" if detail else ending.value)
+        self.ending = ending
+
+
+class _Callbacks:
+    """What ib_async's client calls besides handing over frames: nothing of it matters here."""
+
+    def setEventsDone(self) -> None:  # noqa: N802  (ib_async's name)
+        pass
+
+    def connectionClosed(self) -> None:  # noqa: N802
+        pass
+
+    def connectAck(self) -> None:  # noqa: N802
+        pass
+
+
+class _Tap(Decoder):
+    """Takes the fields of every frame before ib_async would decode them."""
+
+    def __init__(self, listener: Callable[[list[str]], None]) -> None:
+        self.serverVersion = 0  # set by the client; the base's table of decoders is not needed
+        self._listener = listener
+
+    def interpret(self, fields: list[str]) -> None:
+        self._listener(fields)
+
+
+class Wire:
+    """A connection to be made once and closed once, inside one event loop.
+
+    Args:
+        on_frame: takes the fields of each frame; a ValueError of it ends the connection.
+        on_end: told once when an established connection ends without having been asked to.
+    """
+
+    def __init__(
+        self, on_frame: Callable[[list[str]], None], on_end: Callable[[Ending], None]
+    ) -> None:
+        self._on_frame, self._on_end = on_frame, on_end
+        self._ready = False
+        self._version = ""
+        self._cutter = FrameCutter()
+        self.client: Any = _Client(_Callbacks())
+        self.client.decoder = _Tap(self._take)
+        self.client.conn.hasData.clear()
+        self.client.conn.hasData += self._feed
+        self.client.conn.disconnected += self._note_disconnected
+        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._gone = asyncio.Event()
+        logging.getLogger("ib_async.client").addFilter(_discreet)
+
+    @property
+    def is_up(self) -> bool:
+        """Say whether frames can be sent."""
+        return self._ready and not self._ended.done()
+
+    @property
+    def server_version(self) -> int:
+        """The protocol version that was agreed on."""
+        return int(self.client.serverVersion())
+
+    async def open(self, host: str, port: int, client_id: int, *, timeout_s: float) -> None:
+        """Connect and shake hands.
+
+        Raises:
+            WireError: it did not come about; the ending says why.
+        """
+        attempt = asyncio.ensure_future(self.client.connectAsync(host, port, client_id, None))
+        try:
+            await asyncio.wait(
+                {attempt, self._ended}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            failure = self._failure(attempt)
+        finally:
+            attempt.cancel()
+            with suppress(asyncio.CancelledError, OSError):
+                await attempt
+        if failure is not None:
+            await self.close()
+            raise failure
+        self._ready = True
+
+    async def close(self) -> None:
+        """Close the socket and wait until it is gone; never raises, may be repeated."""
+        self._end(Ending.ASKED)
+        transport = self.client.conn.transport
+        self.client.disconnect()
+        if transport is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._gone.wait()
+        except TimeoutError:
+            transport.abort()
+            await self._gone.wait()
+
+    def _failure(self, attempt: "asyncio.Future[None]") -> WireError | None:
+        if self._ended.done():
+            return WireError(self._ended.result(), self._version)
+        if not attempt.done():
+            connected = self.client.conn.isConnected()
+            return WireError(Ending.SILENT if connected else Ending.NO_ROUTE)
+        error = attempt.exception()
+        return WireError(Ending.REFUSED, str(error)) if isinstance(error, OSError) else None
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            for frame in self._cutter.feed(data):
+                self._give(frame)
+        except (BadFrameError, ValueError, IndexError):
+            self._end(Ending.GARBAGE)
+            self.client.disconnect()
+
+    def _give(self, frame: bytes) -> None:
+        if not self._version:
+            self._check_version(frame)
+        if not self._ended.done():
+            self.client._onSocketHasData(frame)  # noqa: SLF001  (the listener taken off above)
+
+    def _check_version(self, greeting: bytes) -> None:
+        """Read the version out of the first frame: ib_async refuses an old one by silence."""
+        version = int(greeting[4:].split(b"\0")[0])
+        self._version = f"version {version}"
+        low, high = IbLimitsRegistry.SERVER_VERSIONS.value
+        if not low <= version <= high:
+            self._end(Ending.VERSION)
+
+    def _take(self, fields: list[str]) -> None:
+        if not self._ready and fields[0] == "4" and fields[3:4] == [_ID_IN_USE]:
+            self._end(Ending.ID_IN_USE)
+        self._on_frame(fields)
+
+    def _note_disconnected(self, _message: str) -> None:
+        self._gone.set()
+        self._end(Ending.CLOSED)
+
+    def _end(self, ending: Ending) -> None:
+        if self._ended.done():
+            return
+        self._ended.set_result(ending)
+        if self._ready and ending is not Ending.ASKED:
+            self._on_end(ending)
+
+
+def _discreet(record: logging.LogRecord) -> bool:
+    """Keep accounts out of every log; and leave it to typed errors to tell what went wrong."""
+    return record.levelno < logging.WARNING and not record.getMessage().startswith("<<< 15,")
