@@ -82,7 +82,7 @@ def aggregated(bars: Bars, size: BarSize, hours: Hours) -> Bars:
     first = np.flatnonzero(np.r_[True, np.any(np.diff(group) != 0, axis=0)])
     last = np.r_[first[1:], len(bars)] - 1
     return Bars(
-        start=_starts(bars, size, hours, first, last),
+        start=_starts(bars.take(first), bars.session[last], size, hours),
         session=bars.session[last],
         open=bars.open[first],
         high=np.maximum.reduceat(bars.high, first),
@@ -108,9 +108,8 @@ def _grid(bars: Bars, size: BarSize, hours: Hours) -> Ints:
     return (bars.start + offsets) // size.seconds * size.seconds - offsets
 
 
-def _starts(bars: Bars, size: BarSize, hours: Hours, first: Ints, last: Ints) -> Ints:
+def _starts(leading: Bars, last_sessions: Ints, size: BarSize, hours: Hours) -> Ints:
     if size.is_dated:
-        return hours.labels[bars.session[last]] * DAY_S
-    leading = bars.take(first)
+        return hours.labels[last_sessions] * DAY_S
     opens = np.minimum(hours.opens[leading.session], leading.start)
     return np.maximum(_grid(leading, size, hours), opens)

@@ -10,7 +10,7 @@ from ktrdr_pipelines.simulator.markets import open_market
 from ktrdr_pipelines.simulator.server import SimulatorServer
 
 
-async def serve(  # noqa: PLR0913 - one argument for each option of the command
+async def serve(
     *,
     host: str,
     port: int,

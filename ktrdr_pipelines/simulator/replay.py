@@ -83,12 +83,12 @@ class ReplayMarket:
         return bars.take(bars.start >= hours.opens[bars.session])
 
     def _newest(self, instrument: Instrument) -> int:
-        hours = self.hours(instrument, use_rth=False)
-        ends = [
-            int(ends_of(bars, size, hours)[-1])
+        """Return when the newest bar is over; a day is with its regular session."""
+        ends = (
+            int(ends_of(bars, size, self.hours(instrument, use_rth=size.is_dated))[-1])
             for size in self._recordings[instrument].files
-            if len(bars := self._series(instrument, size, use_rth=False))
-        ]
+            if len(bars := self._series(instrument, size, size.is_dated))
+        )
         return max(ends, default=0)
 
     def _in_window(self, instrument: Instrument, size: BarSize, query: BarQuery) -> Bars:

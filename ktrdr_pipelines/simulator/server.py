@@ -36,7 +36,7 @@ class SimulatorServer:
         account: the account it announces.
     """
 
-    def __init__(  # noqa: PLR0913 - all but the market have a default
+    def __init__(
         self,
         market: Market,
         *,

@@ -93,14 +93,7 @@ class Asker:
         now_s = int(datetime.fromisoformat(self.now).timestamp())
         return Setting(self.market, version=178, now_s=now_s)
 
-    def bars(
-        self,
-        key: str,
-        size: str,
-        duration: str,
-        end: str = "",
-        **other: object,
-    ) -> Told:
+    def bars(self, key: str, size: str, duration: str, end: str = "", **other: object) -> Told:
         values: dict[str, object] = {
             "request_id": 7,
             "contract": contract_fields(key),
@@ -122,37 +115,43 @@ class Asker:
 
 @pytest.fixture(scope="session")
 def synthetic() -> SyntheticMarket:
+    """Give the market that all tests of a run share."""
     return SyntheticMarket(seed=1)
 
 
 @pytest.fixture
 def ask(synthetic: SyntheticMarket) -> Asker:
+    """Ask that market at ``NOW``."""
     return Asker(synthetic)
 
 
 @pytest.fixture
 def asker() -> type[Asker]:
+    """Ask any market at any time."""
     return Asker
 
 
 @pytest.fixture(scope="session")
 def fields_of() -> Callable[..., ContractFields]:
+    """Name instruments."""
     return contract_fields
 
 
 @pytest.fixture(scope="session")
 def unframe() -> Callable[[bytes], list[list[str]]]:
+    """Cut frames into fields."""
     return frames_of
 
 
 @pytest.fixture(scope="module")
 def gateway(synthetic: SyntheticMarket) -> Iterator[SimulatorServer]:
+    """Run a gateway for the tests of a module."""
     with running_simulator(synthetic, now=NOW) as server:
         yield server
 
 
 @pytest.fixture
 def slow_gateway(synthetic: SyntheticMarket) -> Iterator[SimulatorServer]:
-    """A gateway that keeps every request in flight until its client leaves."""
+    """Run a gateway that keeps every request in flight until its client leaves."""
     with running_simulator(synthetic, now=NOW, latency_s=3_600.0) as server:
         yield server

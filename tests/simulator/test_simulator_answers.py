@@ -1,12 +1,15 @@
 """Which requests are refused, and how the rest is clipped, dated and written."""
 
 from datetime import datetime
+from typing import Any
 
 import pytest
 
 from ktrdr_pipelines.simulator.answers import answer
 from ktrdr_pipelines.simulator.messages import ContractRequest
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+
+SERVICE = "Historical Market Data Service error message:"
 
 
 @pytest.mark.parametrize(
@@ -32,7 +35,9 @@ from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
         ({"bar_size": "1 min", "duration": "68 Y", "use_rth": False}, 162, "Time length exceed"),
     ],
 )
-def test_requests_are_refused_in_the_gateways_words(ask, changes, code, text):
+def test_requests_are_refused_in_the_gateways_words(
+    ask: Any, changes: dict[str, Any], code: int, text: str
+) -> None:
     """Each bad request gets the code of a real gateway, and a text that begins like its."""
     asked = {"key": "AAPL", "size": "1 hour", "duration": "1 D"}
     names = {"bar_size": "size"}
@@ -42,14 +47,13 @@ def test_requests_are_refused_in_the_gateways_words(ask, changes, code, text):
     assert text in told.errors[0][1]
 
 
-def test_trades_of_a_pair_are_refused(ask):
+def test_trades_of_a_pair_are_refused(ask: Any) -> None:
     """FX has no trades: 162 names the pair as its data farm does."""
     told = ask.bars("EURUSD", "5 mins", "1 D", what="TRADES")
     assert told.errors == [
         (
             162,
-            "Historical Market Data Service error message:"
-            "No historical market data for EUR/CASH@FXSUBPIP Last 300",
+            f"{SERVICE}No historical market data for EUR/CASH@FXSUBPIP Last 300",
         )
     ]
 
@@ -62,10 +66,16 @@ def test_trades_of_a_pair_are_refused(ask):
         ({"sec_type": "FUT"}, 200, "No security definition"),
         ({"exchange": "LSE"}, 200, "No security definition"),
         ({"exchange": ""}, 321, "Please enter exchange"),
-        ({"symbol": "EUR", "sec_type": "CASH", "exchange": "IDEALPRO", "currency": ""}, 200, "ambi"),
+        (
+            {"symbol": "EUR", "sec_type": "CASH", "exchange": "IDEALPRO", "currency": ""},
+            200,
+            "ambi",
+        ),
     ],
 )
-def test_unknown_and_ambiguous_contracts_get_no_bars(ask, fields_of, changes, code, text):
+def test_unknown_and_ambiguous_contracts_get_no_bars(
+    ask: Any, fields_of: Any, *, changes: dict[str, Any], code: int, text: str
+) -> None:
     """A request for data must name one instrument."""
     contract = fields_of("AAPL", **changes)
     told = ask.bars("AAPL", "1 hour", "1 D", contract=contract)
@@ -73,7 +83,9 @@ def test_unknown_and_ambiguous_contracts_get_no_bars(ask, fields_of, changes, co
     assert text in told.errors[0][1]
 
 
-def test_details_of_several_fitting_contracts_are_all_listed(ask, fields_of, unframe):
+def test_details_of_several_fitting_contracts_are_all_listed(
+    ask: Any, fields_of: Any, unframe: Any
+) -> None:
     """A contract request answers every fit, then the end."""
     contract = fields_of("EURUSD", currency="")
     frames = unframe(answer(ask.setting(), ContractRequest(3, contract)).data)
@@ -81,14 +93,14 @@ def test_details_of_several_fitting_contracts_are_all_listed(ask, fields_of, unf
     assert frames[-1] == ["52", "1", "3"]
 
 
-def test_a_contract_id_alone_names_an_instrument(ask, fields_of):
+def test_a_contract_id_alone_names_an_instrument(ask: Any, fields_of: Any) -> None:
     """A pinned id and an exchange are enough."""
     (apple,) = [each for each in ask.market.instruments() if each.key == "AAPL"]
     contract = fields_of("", con_id=apple.con_id)
     assert len(ask.bars("AAPL", "1 hour", "1 D", contract=contract).bars) == 7
 
 
-def test_contract_ids_are_unique_and_the_same_in_every_market(synthetic):
+def test_contract_ids_are_unique_and_the_same_in_every_market(synthetic: SyntheticMarket) -> None:
     """Ids depend on kind and symbol alone and fit 32 bits."""
     ids = [each.con_id for each in synthetic.instruments()]
     assert len(set(ids)) == len(ids) > 50
@@ -96,14 +108,14 @@ def test_contract_ids_are_unique_and_the_same_in_every_market(synthetic):
     assert ids == [each.con_id for each in SyntheticMarket(seed=2).instruments()]
 
 
-def test_an_end_without_zone_is_utc_and_warned_of(ask):
+def test_an_end_without_zone_is_utc_and_warned_of(ask: Any) -> None:
     """2174 comes first, then the bars."""
     told = ask.bars("AAPL", "1 hour", "1 D", "20240109 16:00:00")
     assert [code for code, _ in told.errors] == [2174]
     assert [text[9:14] for text in told.dates] == ["09:30", "10:00"]
 
 
-def test_the_forms_of_an_end_agree(ask):
+def test_the_forms_of_an_end_agree(ask: Any) -> None:
     """UTC with a dash and any named zone mean the same moment."""
     forms = (
         "20240109-21:00:00",
@@ -116,7 +128,7 @@ def test_the_forms_of_an_end_agree(ask):
     assert len(answers[0].bars) == 7
 
 
-def test_no_bar_is_later_than_now(ask):
+def test_no_bar_is_later_than_now(ask: Any) -> None:
     """An end in the future is answered up to now; message 17 still states the asked end."""
     told = ask.bars("AAPL", "1 hour", "1 D", "20240120-21:00:00")
     assert told.dates[-1] == "20240110 15:00:00 US/Eastern"
@@ -124,7 +136,7 @@ def test_no_bar_is_later_than_now(ask):
     assert told.bars == ask.bars("AAPL", "1 hour", "1 D").bars
 
 
-def test_the_newest_bar_holds_what_there_is_so_far(ask):
+def test_the_newest_bar_holds_what_there_is_so_far(ask: Any) -> None:
     """Thirty seconds into an hour its bar is the first half of its first minute."""
     newest = ask.bars("AAPL", "1 hour", "1 D").bars[-1]
     minute = ask.bars("AAPL", "1 min", "1 D").bars[-1]
@@ -136,7 +148,7 @@ def test_the_newest_bar_holds_what_there_is_so_far(ask):
     assert float(half[5]) < float(whole[5])
 
 
-def test_the_last_bar_is_clipped_at_the_asked_end(ask):
+def test_the_last_bar_is_clipped_at_the_asked_end(ask: Any) -> None:
     """A bar that the end cuts is made of the minutes before the end alone."""
     hour = ask.bars("AAPL", "1 hour", "1 D", "20240109 11:20:00 US/Eastern").bars[-1]
     minutes = ask.bars("AAPL", "1 min", "1 D", "20240109 11:20:00 US/Eastern").bars[-20:]
@@ -148,7 +160,7 @@ def test_the_last_bar_is_clipped_at_the_asked_end(ask):
     assert int(hour[5]) == sum(int(bar[5]) for bar in minutes)
 
 
-def test_the_first_bar_is_clipped_at_the_start_of_the_duration(ask):
+def test_the_first_bar_is_clipped_at_the_start_of_the_duration(ask: Any) -> None:
     """A bar that the start cuts keeps its stamp and holds what comes after."""
     cut = ask.bars("AAPL", "1 hour", "2400 S", "20240109 12:00:00 US/Eastern").bars
     whole = ask.bars("AAPL", "1 hour", "3600 S", "20240109 12:00:00 US/Eastern").bars
@@ -157,7 +169,7 @@ def test_the_first_bar_is_clipped_at_the_start_of_the_duration(ask):
     assert cut[0][4] == whole[0][4]
 
 
-def test_dates_are_written_as_asked(ask):
+def test_dates_are_written_as_asked(ask: Any) -> None:
     """Format 2 is epoch seconds, any other has the exchange's zone; days are always dates."""
     texts = ask.bars("AAPL", "1 hour", "1 D", "20240109-21:00:00").dates
     epochs = ask.bars("AAPL", "1 hour", "1 D", "20240109-21:00:00", format_date=2).dates
@@ -169,7 +181,7 @@ def test_dates_are_written_as_asked(ask):
         ]
 
 
-def test_fx_volume_average_and_count_are_minus_one(ask):
+def test_fx_volume_average_and_count_are_minus_one(ask: Any) -> None:
     """What FX does not have is -1, not 0; so it is for quotes of stocks."""
     assert {tuple(bar[5:]) for bar in ask.bars("EURUSD", "1 hour", "1 D").bars} == {
         ("-1", "-1", "-1")
@@ -177,7 +189,7 @@ def test_fx_volume_average_and_count_are_minus_one(ask):
     assert ask.bars("AAPL", "1 hour", "1 D", what="BID").bars[0][5:] == ["-1", "-1", "-1"]
 
 
-def test_head_timestamps_are_written_as_asked(ask):
+def test_head_timestamps_are_written_as_asked(ask: Any) -> None:
     """Format 1 is UTC with a dash, format 2 epoch seconds."""
     assert ask.head("AAPL", "TRADES").head == "19801212-14:30:00"
     assert ask.head("AAPL", "TRADES", use_rth=False).head == "19801212-09:00:00"
@@ -186,7 +198,7 @@ def test_head_timestamps_are_written_as_asked(ask):
     assert ask.head("AAPL", "LAST").errors[0][0] == 321
 
 
-def test_the_head_is_the_first_bar_of_every_size(ask):
+def test_the_head_is_the_first_bar_of_every_size(ask: Any) -> None:
     """A request over the listing date starts with the head, and before it there is nothing."""
     for key in ("META", "THIN", "GBPUSD"):
         what = "MIDPOINT" if len(key) == 6 else "TRADES"

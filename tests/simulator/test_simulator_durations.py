@@ -5,15 +5,19 @@ Thanksgiving and the 24th a half day; clocks went forward on Sunday 10 March 202
 """
 
 from datetime import date
+from typing import Any
 
 import pytest
+
+from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 
 NEW_YORK = " US/Eastern"
 LATER = "2024-12-31T00:00:00+00:00"
 
 
 @pytest.fixture
-def ask(asker, synthetic):
+def ask(asker: Any, synthetic: SyntheticMarket) -> Any:
+    """Ask on the last day of 2024, so that no end of these tests is in the future."""
     return asker(synthetic, now=LATER)
 
 
@@ -42,7 +46,9 @@ def ask(asker, synthetic):
         ("20240117 12:00:00", "1 W", ["20240111", "20240112", "20240116", "20240117"]),
     ],
 )
-def test_durations_of_a_stock_count_sessions(ask, end, duration, days):
+def test_durations_of_a_stock_count_sessions(
+    ask: Any, end: str, duration: str, days: list[str]
+) -> None:
     """``N D`` is N sessions back; weeks end where the same weekday began."""
     assert ask.bars("AAPL", "1 hour", duration, end + NEW_YORK).days == days
 
@@ -56,13 +62,15 @@ def test_durations_of_a_stock_count_sessions(ask, end, duration, days):
         ("20240105 16:00:00", "12 M", "20230106", "20240105"),
     ],
 )
-def test_months_and_years_reach_to_the_same_day(ask, end, duration, first, last):
+def test_months_and_years_reach_to_the_same_day(
+    ask: Any, *, end: str, duration: str, first: str, last: str
+) -> None:
     """The first session is the one after the same day a month or year before."""
     days = ask.bars("SPY", "1 day", duration, end + NEW_YORK).days
     assert (days[0], days[-1]) == (first, last)
 
 
-def test_seconds_are_wall_clock(ask):
+def test_seconds_are_wall_clock(ask: Any) -> None:
     """S reaches back over closed hours and cuts the first bar at its start."""
     told = ask.bars("AAPL", "30 mins", "5400 S", "20240116 10:40:00" + NEW_YORK)
     assert [text[9:14] for text in told.dates] == ["09:30", "10:00", "10:30"]
@@ -70,7 +78,7 @@ def test_seconds_are_wall_clock(ask):
     assert closed.errors[0][0] == 162
 
 
-def test_a_half_day_has_four_hourly_bars(ask):
+def test_a_half_day_has_four_hourly_bars(ask: Any) -> None:
     """The day after Thanksgiving ends at 13:00; the holiday before it does not count."""
     told = ask.bars("AAPL", "1 hour", "2 D", "20231124 16:00:00" + NEW_YORK)
     assert told.days == ["20231122", "20231124"]
@@ -78,7 +86,7 @@ def test_a_half_day_has_four_hourly_bars(ask):
     assert on_friday == ["09:30", "10:00", "11:00", "12:00"]
 
 
-def test_extended_hours_of_a_half_day_end_at_17(ask):
+def test_extended_hours_of_a_half_day_end_at_17(ask: Any) -> None:
     """With all hours a day goes from 04:00 to 20:00, and to 17:00 on a half day."""
     told = ask.bars("AAPL", "1 min", "2 D", "20231124 23:00:00" + NEW_YORK, use_rth=False)
     times = {day: [d[9:14] for d in told.dates if d.startswith(day)] for day in told.days}
@@ -87,7 +95,7 @@ def test_extended_hours_of_a_half_day_end_at_17(ask):
     assert (len(times["20231122"]), len(times["20231124"])) == (960, 780)
 
 
-def test_sessions_keep_local_time_over_the_change_of_clocks(ask):
+def test_sessions_keep_local_time_over_the_change_of_clocks(ask: Any) -> None:
     """The open moves from 14:30 to 13:30 UTC and stays 09:30 in New York."""
     end = "20240311 16:00:00" + NEW_YORK
     local = ask.bars("AAPL", "4 hours", "2 D", end)
@@ -114,12 +122,14 @@ def test_sessions_keep_local_time_over_the_change_of_clocks(ask):
         ("20240102 17:00:00", "2 D", ["20231229", "20240102"]),
     ],
 )
-def test_durations_of_a_pair_count_its_own_sessions(ask, end, duration, days):
+def test_durations_of_a_pair_count_its_own_sessions(
+    ask: Any, end: str, duration: str, days: list[str]
+) -> None:
     """FX sessions run from 17:15 to 17:00 New York and are dated by their close."""
     assert ask.bars("EURUSD", "1 day", duration, end + NEW_YORK).days == days
 
 
-def test_an_fx_session_starts_at_1715(ask):
+def test_an_fx_session_starts_at_1715(ask: Any) -> None:
     """The first hour of a pair's session is cut by the break before it."""
     told = ask.bars("EURUSD", "1 hour", "1 D", "20240117 17:00:00" + NEW_YORK)
     assert [text[:14] for text in told.dates[:2]] == ["20240116 17:15", "20240116 18:00"]
@@ -136,13 +146,13 @@ def test_an_fx_session_starts_at_1715(ask):
     ]
 
 
-def test_weeks_are_dated_by_their_last_session(ask):
+def test_weeks_are_dated_by_their_last_session(ask: Any) -> None:
     """A week before Good Friday is dated Thursday; one that lasts by its latest session."""
     told = ask.bars("AAPL", "1 week", "3 W", "20240403 16:00:00" + NEW_YORK)
     assert told.dates == ["20240315", "20240322", "20240328", "20240403"]
 
 
-def test_message_17_states_calendar_time(ask):
+def test_message_17_states_calendar_time(ask: Any) -> None:
     """The stated reach is the asked end and that minus the duration, whatever the sessions."""
     told = ask.bars("AAPL", "1 day", "3 D", "20240116-21:00:00")
     assert told.end == "20240116 16:00:00 US/Eastern"
@@ -154,7 +164,7 @@ def test_message_17_states_calendar_time(ask):
     assert spring.start == "20240309 16:00:00 US/Eastern"
 
 
-def test_every_session_of_a_year_is_found(ask):
+def test_every_session_of_a_year_is_found(ask: Any) -> None:
     """2023 had 250 sessions of stocks and 259 of FX."""
     stocks = ask.bars("AAPL", "1 day", "1 Y", "20231231 23:00:00" + NEW_YORK).days
     pairs = ask.bars("EURUSD", "1 day", "1 Y", "20231231 12:00:00" + NEW_YORK).days

@@ -22,29 +22,35 @@ FUZZ = st.lists(st.binary(max_size=40), max_size=8)
 
 
 def framed(*fields: object) -> bytes:
+    """Frame a message without the code under test."""
     payload = "".join(f"{value}\0" for value in fields).encode()
     return struct.pack(">I", len(payload)) + payload
 
 
 def hello(offer: bytes = b"v157..178") -> bytes:
+    """Greet and offer versions."""
     return b"API\0" + struct.pack(">I", len(offer)) + offer
 
 
 def new_session(rules: GatewayRules | None = None) -> ClientSession:
+    """Begin a conversation."""
     return ClientSession(rules or GatewayRules(), account="SIM000001", now=lambda: NOW)
 
 
 def started(rules: GatewayRules | None = None, client_id: int = 5) -> ClientSession:
+    """Begin a conversation and name a client id."""
     session = new_session(rules)
     session.receive(hello() + framed(71, 2, client_id, ""))
     return session
 
 
 def sent(actions: list[Action], unframe: Unframe) -> list[list[str]]:
+    """Return the fields of everything that is to be sent."""
     return unframe(b"".join(action.data for action in actions if isinstance(action, Send)))
 
 
 def history(request_id: int) -> bytes:
+    """Frame a historical request."""
     return framed(20, request_id, *CONTRACT, 0, *HISTORY)
 
 

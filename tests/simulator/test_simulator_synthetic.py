@@ -1,6 +1,7 @@
 """The synthetic market: pure, exact over all sizes, and plausible."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.simulator.durations import Window
-from ktrdr_pipelines.simulator.market import BarQuery, What
+from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.sizes import SIZE_BY_KEY
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 
@@ -22,17 +23,21 @@ moments = st.integers(FIRST // 60, LAST // 60).map(lambda minute: minute * 60)
 spans = st.integers(1, 20 * 24 * 60).map(lambda minutes: minutes * 60)
 
 
-def bars(key, size, start_s, end_s, *, use_rth=True, what=None, market=MARKET):
-    asked = what or (What.MIDPOINT if len(key) == 6 else What.TRADES)
-    query = BarQuery(asked, SIZE_BY_KEY[size], use_rth, Window(start_s, end_s))
-    return market.bars(BY_KEY[key], query)
+def bars(key: str, size: str, start_s: int, end_s: int, **other: Any) -> PricedBars:
+    """Return the bars of a window: regular hours of ``MARKET`` unless told otherwise."""
+    what = other.get("what", What.MIDPOINT if len(key) == 6 else What.TRADES)
+    window, use_rth = Window(start_s, end_s), other.get("use_rth", True)
+    market: SyntheticMarket = other.get("market", MARKET)
+    return market.bars(BY_KEY[key], BarQuery(what, SIZE_BY_KEY[size], use_rth, window))
 
 
-def column(found, name):
+def column(found: PricedBars, name: str) -> list[float]:
+    """Return a column as plain numbers."""
     return getattr(found, name).tolist()
 
 
-def assert_same(one, other):
+def assert_same(one: PricedBars, other: PricedBars) -> None:
+    """Check that two answers are equal in every column."""
     for name in ("start", "open", "high", "low", "close"):
         assert column(one, name) == column(other, name)
     assert (one.volume is None) == (other.volume is None)
@@ -42,7 +47,7 @@ def assert_same(one, other):
         assert column(one, "average") == column(other, "average")
 
 
-def assert_aggregates(longer, shorter, group):
+def assert_aggregates(longer: PricedBars, shorter: PricedBars, group: Any) -> None:
     """Check each longer bar against the shorter ones that ``group`` assigns to it."""
     assert sorted(set(group)) == list(range(len(longer)))
     for at in range(len(longer)):
@@ -58,9 +63,17 @@ def assert_aggregates(longer, shorter, group):
             assert longer.average[at] == pytest.approx(weighted / longer.volume[at], abs=1e-5)
 
 
-@given(keys, moments, spans, st.sampled_from(["5m", "15m", "30m", "1h", "4h"]), st.booleans())
+@given(
+    key=keys,
+    end_s=moments,
+    span_s=spans,
+    size=st.sampled_from(["5m", "15m", "30m", "1h", "4h"]),
+    use_rth=st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
-def test_intraday_sizes_aggregate_exactly(key, end_s, span_s, size, use_rth):
+def test_intraday_sizes_aggregate_exactly(
+    *, key: str, end_s: int, span_s: int, size: str, use_rth: bool
+) -> None:
     """A longer bar is the aggregate of the minutes from its start to the next one's."""
     minutes = bars(key, "1m", end_s - span_s, end_s, use_rth=use_rth)
     longer = bars(key, size, end_s - span_s, end_s, use_rth=use_rth)
@@ -70,7 +83,9 @@ def test_intraday_sizes_aggregate_exactly(key, end_s, span_s, size, use_rth):
 
 @given(keys, moments, spans, st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_days_aggregate_their_minutes_exactly(key, end_s, span_s, use_rth):
+def test_days_aggregate_their_minutes_exactly(
+    key: str, end_s: int, span_s: int, use_rth: bool
+) -> None:
     """A daily bar is the aggregate of its session's minutes inside the window."""
     minutes = bars(key, "1m", end_s - span_s, end_s, use_rth=use_rth)
     days = bars(key, "1d", end_s - span_s, end_s, use_rth=use_rth)
@@ -81,7 +96,9 @@ def test_days_aggregate_their_minutes_exactly(key, end_s, span_s, use_rth):
 
 @given(keys, moments, st.integers(1, 900), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_weeks_aggregate_their_days_exactly(key, end_s, span_days, use_rth):
+def test_weeks_aggregate_their_days_exactly(
+    key: str, end_s: int, span_days: int, use_rth: bool
+) -> None:
     """A weekly bar is the aggregate of its days and carries the date of the last."""
     start_s = end_s - span_days * 86_400
     days = bars(key, "1d", start_s, end_s, use_rth=use_rth)
@@ -94,7 +111,9 @@ def test_weeks_aggregate_their_days_exactly(key, end_s, span_days, use_rth):
 
 @given(keys, moments, spans, spans)
 @settings(max_examples=30, deadline=None)
-def test_a_bar_does_not_depend_on_the_request(key, start_s, before_s, after_s):
+def test_a_bar_does_not_depend_on_the_request(
+    key: str, start_s: int, before_s: int, after_s: int
+) -> None:
     """Minutes asked in one request or in two, in a new market or a used one, are the same."""
     end_s = start_s + after_s
     whole = bars(key, "1m", start_s - before_s, end_s, market=SyntheticMarket(seed=1))
@@ -103,7 +122,7 @@ def test_a_bar_does_not_depend_on_the_request(key, start_s, before_s, after_s):
     assert joined == column(whole, "close")
 
 
-def test_another_seed_is_another_market():
+def test_another_seed_is_another_market() -> None:
     """The seed decides every price."""
     one, other = (
         bars("AAPL", "1d", FIRST, FIRST + 40 * 86_400, market=SyntheticMarket(seed))
@@ -115,7 +134,7 @@ def test_another_seed_is_another_market():
 
 @given(keys, moments, st.sampled_from(["1m", "1h", "1d", "1w"]))
 @settings(max_examples=30, deadline=None)
-def test_bars_are_possible(key, end_s, size):
+def test_bars_are_possible(key: str, end_s: int, size: str) -> None:
     """Prices lie on the tick, the average between low and high, and starts increase."""
     found = bars(key, size, end_s - 5 * 86_400, end_s, use_rth=False)
     tick = BY_KEY[key].min_tick
@@ -131,7 +150,7 @@ def test_bars_are_possible(key, end_s, size):
 
 
 @pytest.mark.parametrize("key", ["EURUSD", "AAPL"])
-def test_bid_is_below_and_ask_above_the_middle(key):
+def test_bid_is_below_and_ask_above_the_middle(key: str) -> None:
     """Quotes stand around the midpoint in every size."""
     for size in ("1m", "1h", "1d", "1w"):
         bid, mid, ask = (
@@ -143,7 +162,7 @@ def test_bid_is_below_and_ask_above_the_middle(key):
             assert np.all(getattr(ask, name) > getattr(mid, name))
 
 
-def test_a_thin_stock_has_minutes_without_trades():
+def test_a_thin_stock_has_minutes_without_trades() -> None:
     """Of the 390 minutes of a session most have no bar, and the day has its bar all the same."""
     start_s = int(datetime.fromisoformat("2024-01-09T05:00:00+00:00").timestamp())
     minutes = bars("THIN", "1m", start_s, start_s + 86_400)
@@ -154,7 +173,7 @@ def test_a_thin_stock_has_minutes_without_trades():
 
 @given(moments, st.integers(1, 59), st.sampled_from(["AAPL", "EURUSD"]))
 @settings(max_examples=30, deadline=None)
-def test_a_cut_minute_lies_within_the_whole_one(minute_s, seconds, key):
+def test_a_cut_minute_lies_within_the_whole_one(minute_s: int, seconds: int, key: str) -> None:
     """What there is of a minute so far agrees with what it becomes."""
     whole = bars(key, "1m", minute_s, minute_s + 60)
     so_far = bars(key, "1m", minute_s, minute_s + seconds)
@@ -164,7 +183,7 @@ def test_a_cut_minute_lies_within_the_whole_one(minute_s, seconds, key):
         assert whole.low[0] <= so_far.low[0] <= so_far.high[0] <= whole.high[0]
 
 
-def test_days_asked_again_are_the_same():
+def test_days_asked_again_are_the_same() -> None:
     """Kept daily bars equal those of a market that has kept none."""
     for _ in range(2):
         again = bars("JPM", "1d", FIRST, LAST)
@@ -172,13 +191,13 @@ def test_days_asked_again_are_the_same():
     assert len(again) > 6_000
 
 
-def test_daily_moves_are_plausible():
+def test_daily_moves_are_plausible() -> None:
     """A session's standard deviation is that of its listing, more or less."""
     closes = bars("MSFT", "1d", FIRST, LAST).close
     assert 0.012 < np.std(np.diff(np.log(closes))) < 0.022
 
 
-def test_markets_reach_far_into_the_future():
+def test_markets_reach_far_into_the_future() -> None:
     """The clock may be set to any year until 2045."""
     end = datetime.fromisoformat("2044-06-30T00:00:00+00:00")
     found = bars("AAPL", "1d", int((end - timedelta(days=365)).timestamp()), int(end.timestamp()))
