@@ -97,4 +97,5 @@ class IbDataLoader:
             waiting=waiting,
             before_listing=facts.before_listing,
             failures=tuple(work.failures) if work else (),
+            now=need.now,
         )

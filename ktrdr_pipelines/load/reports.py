@@ -4,6 +4,7 @@ Not here: rendering (``cli``), Dagster events (``defs``).
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from ktrdr_pipelines.core.instruments import Series
@@ -18,7 +19,7 @@ class SeriesReport:
     All intervals are on the stamp axis. ``unexplained`` is due and neither settled nor excused;
     ``waiting`` belongs to a session that is still open; ``before_listing`` lies before the
     gateway's oldest data. ``failures`` holds what single requests met after all tries; ``error``
-    is what kept the series from being worked on at all.
+    is what kept the series from being worked on at all. ``now`` is the gateway's time at the end.
     """
 
     series: Series
@@ -31,6 +32,7 @@ class SeriesReport:
     before_listing: IntervalSet = field(default_factory=IntervalSet)
     failures: tuple[GatewayError, ...] = ()
     error: KtrdrError | None = None
+    now: datetime | None = None
 
     @property
     def is_complete(self) -> bool:

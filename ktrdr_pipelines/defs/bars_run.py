@@ -1,0 +1,174 @@
+"""One run over a timeframe's bars: partitions in, windows reported as they are finished.
+
+Not here: the threads (``defs.runs``), whether a window is complete (``load.windows``).
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import reduce
+from operator import or_
+
+import dagster as dg
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.partitions import BarPartition, window_dates
+from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs import LoaderThread
+from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.load.windows import (
+    WindowFacts,
+    WindowState,
+    from_start,
+    is_finished,
+    window_facts,
+)
+from ktrdr_pipelines.store.catalog import rebuild_catalog
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.parquet import BarStore
+
+_NAMED_AT_MOST = 20
+
+
+class BarsRun:
+    """Loads partitions of one timeframe and marks each window when nothing of it is missing."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        timeframe: Timeframe,
+        *,
+        ib: IbResource,
+        store: StoreResource,
+    ) -> None:
+        self._context = context
+        self._timeframe = timeframe
+        self._ib = ib
+        self._layout = store.layout()
+        self._universe = store.universe()
+        self._store = BarStore(self._layout, Ledger(self._layout.ledger))
+        self._open: dict[Series, dict[BarPartition, Interval]] = {}
+
+    def load(self, partitions: Sequence[BarPartition]) -> None:
+        """Load the partitions.
+
+        Raises:
+            dg.Failure: something stayed unexplained; the text names the windows and why.
+        """
+        self._open = self._windows(partitions)
+        jobs = [
+            Job(series, wanted=_wanted(series, windows)) for series, windows in self._open.items()
+        ]
+        try:
+            reports = self._drive(jobs)
+        except KtrdrError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        finally:
+            self._refresh_catalog()
+        failed = [line for report in reports for line in self._finish(report)]
+        if failed:
+            raise dg.Failure(_failure_text(failed), allow_retries=False)
+
+    def _windows(
+        self, partitions: Sequence[BarPartition]
+    ) -> dict[Series, dict[BarPartition, Interval]]:
+        """Group windows by series: chunks are planned over all that a run wants of one."""
+        grouped: dict[Series, dict[BarPartition, Interval]] = defaultdict(dict)
+        for partition in partitions:
+            series = Series(self._universe.instrument(partition.symbol), self._timeframe)
+            calendar = calendar_named(series.instrument.calendar)
+            first, end = window_dates(partition.window)
+            grouped[series][partition] = stamps_between(calendar, self._timeframe, first, end)
+        return grouped
+
+    def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
+        """Run the loader and report windows as they are finished, until all is done."""
+        thread = LoaderThread(
+            lambda progress: self._ib.manager(self._layout, operation="batch", progress=progress),
+            jobs,
+        )
+        with thread:
+            for changed, notes in thread.changes():
+                for note in notes:
+                    self._context.log.info(note)
+                for series in changed:
+                    self._report_finished(series)
+                self._stop_if_ended()
+            return thread.reports()
+
+    def _stop_if_ended(self) -> None:
+        """Stop where Dagster has given the run up: a retry would ask for everything twice."""
+        run = self._context.instance.get_run_by_id(self._context.run_id)
+        if run is not None and run.is_finished:
+            raise dg.Failure("Dagster has ended this run already", allow_retries=False)
+
+    def _report_finished(self, series: Series) -> None:
+        """Mark the windows of a series of which every session is settled."""
+        now = datetime.now(tz=UTC)
+        windows = self._open[series]
+        for partition, stamps in list(windows.items()):
+            rows = self._store.rows(series, stamps)
+            if rows and is_finished(self._store, series, stamps, proof_now=now):
+                facts = WindowFacts(stamps, WindowState.COMPLETE, rows, IntervalSet())
+                self._materialize(partition, facts)
+                del windows[partition]
+
+    def _finish(self, report: SeriesReport) -> list[str]:
+        """Mark what is explained of the rest, and name what is not."""
+        self._context.log.info(report.summary)
+        failed: list[str] = []
+        for partition, stamps in self._open[report.series].items():
+            facts = window_facts(self._store, stamps, report)
+            if facts.is_explained:
+                self._materialize(partition, facts)
+            else:
+                failed.append(f"{partition.symbol} {partition.window}: {_reason(report, facts)}")
+        return failed
+
+    def _materialize(self, partition: BarPartition, facts: WindowFacts) -> None:
+        self._context.log_event(
+            dg.AssetMaterialization(
+                asset_key=["bars", self._timeframe.value],
+                partition=partition.key,
+                metadata={
+                    "dagster/partition_row_count": facts.rows,
+                    "state": facts.state.value,
+                    "from": facts.stamps.start.isoformat(),
+                    "to": facts.stamps.end.isoformat(),
+                },
+            )
+        )
+
+    def _refresh_catalog(self) -> None:
+        instruments = list(self._universe.instruments.values())
+        rebuild_catalog(self._layout, instruments, datetime.now(tz=UTC))
+
+
+def _wanted(series: Series, windows: Mapping[BarPartition, Interval]) -> IntervalSet:
+    calendar = calendar_named(series.instrument.calendar)
+    parts = (from_start(series, calendar, stamps) for stamps in windows.values())
+    return reduce(or_, parts, IntervalSet())
+
+
+def _reason(report: SeriesReport, facts: WindowFacts) -> str:
+    if report.error is not None:
+        return str(report.error)
+    gaps = ", ".join(str(gap) for gap in list(facts.unexplained)[:3])
+    failures = "; ".join(dict.fromkeys(str(failure) for failure in report.failures))
+    return f"missing {gaps}" + (f" ({failures})" if failures else "")
+
+
+def _failure_text(failed: Sequence[str]) -> str:
+    named = "\n".join(failed[:_NAMED_AT_MOST])
+    more = len(failed) - _NAMED_AT_MOST
+    rest = f"\nand {more} more" if more > 0 else ""
+    return (
+        f"{len(failed)} windows stay unexplained; all others are materialized:\n{named}{rest}\n"
+        "What was answered is saved; launch the failed windows again to ask for the rest."
+    )

@@ -1,0 +1,53 @@
+"""Building the code location out of its parts.
+
+Not here: the parts (one module a Dagster concept), reading settings at import (``definitions``).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.assets import bars_asset, catalog_asset
+from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.sensors import universe_sensor
+from ktrdr_pipelines.errors import NoStoreError, UniverseError
+from ktrdr_pipelines.settings import Settings, data_folder
+from ktrdr_pipelines.universe import Windows
+
+
+def build_defs(
+    settings: Settings, resource_overrides: Mapping[str, Any] | None = None
+) -> dg.Definitions:
+    """Build the code location.
+
+    Args:
+        settings: which gateway and which store.
+        resource_overrides: resources by name (``ib``, ``store``) that stand in for the real ones.
+    """
+    resources: dict[str, Any] = {
+        "ib": IbResource.of(settings),
+        "store": StoreResource(data_dir=str(data_folder(settings))),
+        **(resource_overrides or {}),
+    }
+    timeframes = tuple(Timeframe)
+    windows = windows_of(resources["store"])
+    return dg.Definitions(
+        assets=[*(bars_asset(one, windows) for one in timeframes), catalog_asset(timeframes)],
+        sensors=[universe_sensor(timeframes)],
+        resources=resources,
+        executor=dg.in_process_executor,
+    )
+
+
+def windows_of(store: StoreResource) -> Windows:
+    """Give where windows begin, by the universe; by default where there is none to read.
+
+    The code location must load on a fresh machine too: what is wrong with a store or a universe
+    is said where it is used.
+    """
+    try:
+        return store.universe().windows
+    except (NoStoreError, UniverseError):
+        return Windows()

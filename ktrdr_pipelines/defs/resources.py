@@ -1,0 +1,100 @@
+"""Resources: the gateway (strategy, limits, settings) and the store.
+
+Not here: what assets do with them (``defs.assets``).
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+import dagster as dg
+from pydantic import Field
+
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.connection import IbConnectionStrategy
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.load.manager import LoadManager
+from ktrdr_pipelines.load.opening import open_manager, universe_file
+from ktrdr_pipelines.load.reports import Progress
+from ktrdr_pipelines.settings import PacingMode, Settings
+from ktrdr_pipelines.store.layout import StoreLayout, open_store
+from ktrdr_pipelines.universe import Universe, UniverseFile
+
+
+class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """An Interactive Brokers gateway: a connection strategy under one registry of limits.
+
+    It is read-only: nothing here can send an order.
+    """
+
+    host: str = Field(default="127.0.0.1", description="host of the gateway")
+    port: int = Field(default=4002, description="TCP port of the gateway")
+    timeout_s: float = Field(default=30.0, description="deadline of a request, seconds")
+    pacing: str = Field(default="adaptive", description="adaptive or conservative")
+    max_retries: int = Field(default=3, description="tries after a failed request")
+    retry_delay_s: float = Field(default=2.0, description="first pause before a retry, seconds")
+    client_ids: dict[str, str] = Field(
+        default_factory=dict, description="client ids per operation, such as batch: 11-50"
+    )
+    state_dir: str = Field(description="folder of the budget and the client ids of all processes")
+
+    limits: ClassVar[type[IbLimitsRegistry]] = IbLimitsRegistry
+
+    @classmethod
+    def of(cls, settings: Settings) -> "IbResource":
+        """Make the resource that the settings mean."""
+        return cls(
+            host=settings.ib_host,
+            port=settings.ib_port,
+            timeout_s=settings.ib_timeout,
+            pacing=settings.ib_pacing.value,
+            max_retries=settings.ib_max_retries,
+            retry_delay_s=settings.ib_retry_delay,
+            client_ids={name: f"{a}-{b}" for name, (a, b) in settings.client_ids.items()},
+            state_dir=str(settings.ktrdr_state),
+        )
+
+    def settings(self) -> Settings:
+        """Give the settings that the resource stands for."""
+        ranges = {f"ib_client_id_{name}": text for name, text in self.client_ids.items()}
+        return Settings.model_validate(
+            {
+                "ib_host": self.host,
+                "ib_port": self.port,
+                "ib_timeout": self.timeout_s,
+                "ib_pacing": PacingMode(self.pacing),
+                "ib_max_retries": self.max_retries,
+                "ib_retry_delay": self.retry_delay_s,
+                "ktrdr_state": self.state_dir,
+                **ranges,
+            }
+        )
+
+    def strategy(self) -> IbConnectionStrategy:
+        """Make the connection strategy of this gateway."""
+        return IbConnectionStrategy(GatewayConfig.from_settings(self.settings()))
+
+    def manager(self, layout: StoreLayout, *, operation: str, progress: Progress) -> LoadManager:
+        """Make a manager that loads from this gateway into a store."""
+        return open_manager(self.settings(), layout, operation=operation, progress=progress)
+
+
+class StoreResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The store of bars in one data folder, and the universe that lies in it."""
+
+    data_dir: str = Field(description="folder of the store")
+
+    def layout(self) -> StoreLayout:
+        """Open the store.
+
+        Raises:
+            NoStoreError: the folder is no store.
+        """
+        return open_store(Path(self.data_dir))
+
+    def universe_file(self) -> UniverseFile:
+        """Give the universe's file, with the last good one to fall back to."""
+        return universe_file(self.layout())
+
+    def universe(self) -> Universe:
+        """Read the universe; a bad edit keeps the last good one."""
+        return self.universe_file().read()[0]

@@ -1,0 +1,43 @@
+"""From settings to a manager that loads: where gateway, store, universe and loading meet.
+
+Not here: reading settings (``settings``), commands and assets (``cli``, ``defs``).
+"""
+
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.source import open_source
+from ktrdr_pipelines.load.keeper import Patience
+from ktrdr_pipelines.load.manager import LoadManager
+from ktrdr_pipelines.load.reports import Progress, Quiet
+from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.universe import UniverseFile
+
+
+def open_manager(
+    settings: Settings,
+    layout: StoreLayout,
+    *,
+    operation: str = "cli",
+    progress: Progress | None = None,
+) -> LoadManager:
+    """Make a manager that loads from the gateway of the settings; nothing is opened yet.
+
+    Args:
+        settings: which gateway, and how patiently it is asked.
+        layout: the store.
+        operation: whose client ids are used (``api``, ``gap_filler``, ``batch``, ``cli``).
+        progress: who listens.
+    """
+    config = GatewayConfig.from_settings(settings)
+    return LoadManager(
+        layout=layout,
+        open_source=lambda: open_source(config, operation),
+        gateway=config.gateway,
+        patience=Patience(max_retries=config.max_retries, delay_s=config.retry_delay_s),
+        progress=progress or Quiet(),
+    )
+
+
+def universe_file(layout: StoreLayout) -> UniverseFile:
+    """Give the universe of a store, with the copy that stands in for it after a bad edit."""
+    return UniverseFile(layout.universe, layout.state / "universe.good.yaml")

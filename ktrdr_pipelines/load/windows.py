@@ -1,0 +1,101 @@
+"""Windows: what may be said of a stretch of a series, for Dagster's partitions and for people.
+
+Not here: how windows are named (``defs.partitions``), asking (``load.work``).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.gaps import due_gaps, is_closed
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.core.sessions import SessionCalendar, expected_spans, expected_stamps
+from ktrdr_pipelines.load.modes import first_stamp
+from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.store.parquet import BarStore
+
+_ALL_DUE = timedelta(days=14)
+
+
+class WindowState(StrEnum):
+    """What is known of a window."""
+
+    COMPLETE = "complete"
+    OPEN = "open"
+    EMPTY = "proved empty"
+    BEFORE_START = "before the start that the universe gives"
+    BEFORE_LISTING = "before the gateway's oldest data"
+    NO_SESSION = "no session in it"
+    UNEXPLAINED = "unexplained"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFacts:
+    """One window of one series: its stretch of stamps, its bars, and what is missing."""
+
+    stamps: Interval
+    state: WindowState
+    rows: int
+    unexplained: IntervalSet
+
+    @property
+    def is_explained(self) -> bool:
+        """Say whether nothing of it is unexplained."""
+        return self.state is not WindowState.UNEXPLAINED
+
+
+def from_start(series: Series, calendar: SessionCalendar, stamps: Interval) -> IntervalSet:
+    """Give the part of a stretch that the universe wants: what lies before its start is excused."""
+    part = between(max(stamps.start, first_stamp(series, calendar)), stamps.end)
+    return IntervalSet([part] if part else [])
+
+
+def is_finished(store: BarStore, series: Series, stamps: Interval, *, proof_now: datetime) -> bool:
+    """Say whether every session of a window is settled, whatever the time is now."""
+    calendar = calendar_named(series.instrument.calendar)
+    gaps = due_gaps(
+        calendar,
+        series.timeframe,
+        wanted=from_start(series, calendar, stamps),
+        settled=store.coverage(series).settled(proof_now),
+        now=stamps.end + _ALL_DUE,
+    )
+    return not gaps
+
+
+def window_facts(store: BarStore, stamps: Interval, report: SeriesReport) -> WindowFacts:
+    """Say what a finished load left of a window."""
+    series = report.series
+    rows = store.rows(series, stamps)
+    expected = expected_stamps(calendar_named(series.instrument.calendar), series.timeframe, stamps)
+    unexplained = report.unexplained.clip(stamps)
+    state = _state(report, stamps, expected, rows=rows)
+    return WindowFacts(stamps, state, rows, unexplained)
+
+
+def _is_open(report: SeriesReport, stamps: Interval) -> bool:
+    """Say whether a session of the window had not closed when the load ended."""
+    timeframe = report.series.timeframe
+    calendar = calendar_named(report.series.instrument.calendar)
+    spans = expected_spans(calendar, timeframe, stamps)
+    return (
+        bool(spans) and report.now is not None and not is_closed(spans[-1], timeframe, report.now)
+    )
+
+
+def _state(
+    report: SeriesReport, stamps: Interval, expected: IntervalSet, *, rows: int
+) -> WindowState:
+    calendar = calendar_named(report.series.instrument.calendar)
+    wanted = expected & from_start(report.series, calendar, stamps)
+    states = (
+        (report.error is not None or report.unexplained.clip(stamps), WindowState.UNEXPLAINED),
+        (_is_open(report, stamps), WindowState.OPEN),
+        (rows, WindowState.COMPLETE),
+        (not expected, WindowState.NO_SESSION),
+        (not wanted, WindowState.BEFORE_START),
+        (not wanted - report.before_listing, WindowState.BEFORE_LISTING),
+    )
+    return next((state for holds, state in states if holds), WindowState.EMPTY)
