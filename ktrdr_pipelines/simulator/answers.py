@@ -8,13 +8,11 @@ Source: texts of 162, 200 and 321 as seen in live logs (grade L); an unknown sub
 same form (grade P).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.simulator import replies
 from ktrdr_pipelines.simulator.barcodec import EPOCH_FORMAT, bar_fields
-from ktrdr_pipelines.simulator.calendar import Hours, MarketKind
 from ktrdr_pipelines.simulator.durations import (
     Duration,
     DurationError,
@@ -23,9 +21,10 @@ from ktrdr_pipelines.simulator.durations import (
     stated_start,
     window_of,
 )
+from ktrdr_pipelines.simulator.hours import Hours, MarketKind
 from ktrdr_pipelines.simulator.hourstext import trading_hours
 from ktrdr_pipelines.simulator.instruments import Instrument, fitting
-from ktrdr_pipelines.simulator.market import BarQuery, Market, What
+from ktrdr_pipelines.simulator.market import BarQuery, Market, PricedBars, What
 from ktrdr_pipelines.simulator.messages import (
     ContractFields,
     ContractRequest,
@@ -171,7 +170,7 @@ def _read(setting: Setting, request: HistoryRequest) -> _Asked:
         instrument=_the_one(setting, request.contract),
         what=_what(request.what),
         size=_size(request.bar_size),
-        duration=_checked(parse_duration, request.duration),
+        duration=_duration(request.duration),
         end=_end(request.end, setting.now_s),
     )
     if request.keep_up_to_date:
@@ -190,9 +189,9 @@ def _size(text: str) -> BarSize:
     )
 
 
-def _checked(read: Callable[[str], Duration], text: str) -> Duration:
+def _duration(text: str) -> Duration:
     try:
-        return read(text)
+        return parse_duration(text)
     except DurationError as error:
         raise invalid(str(error)) from None
 
@@ -206,15 +205,16 @@ def _end(text: str, now_s: int) -> EndTime:
 
 def _history(setting: Setting, request: HistoryRequest) -> Answer:
     asked = _read(setting, request)
-    bars = _bars_of(setting, request, asked)
+    bars = _bars(setting, request, asked)
     shown = HistoryAnswer(
         request_id=request.request_id,
         start=zoned(stated_start(asked.duration, asked.end.seconds)),
         end=zoned(asked.end.seconds),
-        count=bars.count or 0,
-        fields=bars.data.decode(),
+        count=len(bars),
+        fields=bar_fields(bars, asked.size, request.format_date),
     )
-    return replace(bars, data=_notices(setting, request, asked) + replies.historical_data(shown))
+    notices = _notices(setting, request, asked)
+    return Answer(notices + replies.historical_data(shown), count=len(bars))
 
 
 def _notices(setting: Setting, request: HistoryRequest, asked: _Asked) -> bytes:
@@ -223,8 +223,8 @@ def _notices(setting: Setting, request: HistoryRequest, asked: _Asked) -> bytes:
     return replies.error(setting.version, ApiError(2174, NO_ZONE, request.request_id))
 
 
-def _bars_of(setting: Setting, request: HistoryRequest, asked: _Asked) -> Answer:
-    """Return the fields of the bars, and how many there are."""
+def _bars(setting: Setting, request: HistoryRequest, asked: _Asked) -> PricedBars:
+    """Return the bars up to now of what is asked, or refuse: there is no empty answer."""
     hours = setting.market.hours(asked.instrument, use_rth=request.use_rth)
     window = window_of(asked.duration, min(asked.end.seconds, setting.now_s), hours)
     if _at_most(window, asked.size, hours) > MOST_BARS:
@@ -233,7 +233,7 @@ def _bars_of(setting: Setting, request: HistoryRequest, asked: _Asked) -> Answer
     bars = setting.market.bars(asked.instrument, query)
     if not len(bars):
         raise _no_data(asked.instrument, asked.what)
-    return Answer(bar_fields(bars, asked.size, request.format_date).encode(), count=len(bars))
+    return bars
 
 
 def _at_most(window: Window, size: BarSize, hours: Hours) -> int:

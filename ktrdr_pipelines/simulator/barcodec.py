@@ -10,7 +10,7 @@ from itertools import repeat
 import numpy as np
 
 from ktrdr_pipelines.simulator.bars import Column
-from ktrdr_pipelines.simulator.calendar import DAY_S, Ints
+from ktrdr_pipelines.simulator.hours import DAY_S, Ints
 from ktrdr_pipelines.simulator.market import PricedBars, Prices
 from ktrdr_pipelines.simulator.sizes import BarSize
 from ktrdr_pipelines.simulator.timetext import date_text, zoned_texts

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from ktrdr_pipelines.simulator.calendar import DAY_S, Hours, Ints
+from ktrdr_pipelines.simulator.hours import DAY_S, Hours, Ints
 from ktrdr_pipelines.simulator.sizes import BarSize
 
 Column = npt.NDArray[np.int64 | np.float64]

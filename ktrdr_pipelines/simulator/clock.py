@@ -28,11 +28,9 @@ class SimClock:
         """
         if now.tzinfo is None:
             raise ValueError(f"now={now.isoformat()} has no zone")
-        self._base = now.astimezone(UTC)
-        self._set_at = time.monotonic()
+        self._origin = now.astimezone(UTC), time.monotonic()
 
     def now(self) -> datetime:
         """Return the present moment in UTC."""
-        if not self._runs:
-            return self._base
-        return self._base + timedelta(seconds=time.monotonic() - self._set_at)
+        start, set_at = self._origin
+        return start + timedelta(seconds=time.monotonic() - set_at) if self._runs else start

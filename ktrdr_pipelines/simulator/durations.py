@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from ktrdr_pipelines.simulator.calendar import ZONE, Hours
+from ktrdr_pipelines.simulator.hours import ZONE, Hours
 
 _PATTERN = re.compile(r"([0-9]{1,6}) ([SDWMY])")
 _EPOCH = date(1970, 1, 1)

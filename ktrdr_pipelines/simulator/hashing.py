@@ -10,7 +10,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from ktrdr_pipelines.simulator.calendar import Ints
+from ktrdr_pipelines.simulator.hours import Ints
 
 Words = npt.NDArray[np.uint64]
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from ktrdr_pipelines.simulator.calendar import DAY_S, Hours
+from ktrdr_pipelines.simulator.hours import DAY_S, Hours
 from ktrdr_pipelines.simulator.instruments import Instrument
 from ktrdr_pipelines.simulator.market import Market
 from ktrdr_pipelines.simulator.replies import TradingHours

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from zlib import crc32
 
-from ktrdr_pipelines.simulator.calendar import ZONE, MarketKind
+from ktrdr_pipelines.simulator.hours import ZONE, MarketKind
 from ktrdr_pipelines.simulator.messages import ContractFields
 
 FX_EXCHANGE = "IDEALPRO"

@@ -8,7 +8,7 @@ price that follows from them is invented.
 from dataclasses import dataclass
 from datetime import date
 
-from ktrdr_pipelines.simulator.calendar import MarketKind
+from ktrdr_pipelines.simulator.hours import MarketKind
 from ktrdr_pipelines.simulator.instruments import Instrument, fx_pair, us_stock
 
 THIN_TRADE_SHARE = 60

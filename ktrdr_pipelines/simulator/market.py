@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ktrdr_pipelines.simulator.bars import Column
-from ktrdr_pipelines.simulator.calendar import Hours, Ints
 from ktrdr_pipelines.simulator.durations import Window
+from ktrdr_pipelines.simulator.hours import Hours, Ints
 from ktrdr_pipelines.simulator.instruments import Instrument
 from ktrdr_pipelines.simulator.sizes import BarSize
 

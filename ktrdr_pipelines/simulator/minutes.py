@@ -15,8 +15,8 @@ from datetime import date
 import numpy as np
 
 from ktrdr_pipelines.simulator.bars import Bars, empty_bars, joined
-from ktrdr_pipelines.simulator.calendar import MINUTE_S, Ints, MarketCalendar, MarketKind
 from ktrdr_pipelines.simulator.hashing import GAUSS_SD, Words, bits, gauss, hash_key, words
+from ktrdr_pipelines.simulator.hours import MINUTE_S, Ints, MarketCalendar, MarketKind
 from ktrdr_pipelines.simulator.listings import Listing
 
 _EPOCH = date(1970, 1, 1)

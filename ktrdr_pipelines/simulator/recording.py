@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.bars import Bars
-from ktrdr_pipelines.simulator.calendar import DAY_S, Hours, Ints, MarketKind
+from ktrdr_pipelines.simulator.hours import DAY_S, Hours, Ints, MarketKind
 from ktrdr_pipelines.simulator.instruments import Instrument, fx_pair, pair_of, us_stock
 from ktrdr_pipelines.simulator.listings import LISTINGS
 from ktrdr_pipelines.simulator.sizes import SIZES, BarSize

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from ktrdr_pipelines.simulator.bars import Bars, aggregated, empty_bars, joined
-from ktrdr_pipelines.simulator.calendar import DAY_S, Hours, MarketKind, calendar_of
+from ktrdr_pipelines.simulator.calendar import calendar_of
 from ktrdr_pipelines.simulator.durations import Window
+from ktrdr_pipelines.simulator.hours import DAY_S, Hours, MarketKind
 from ktrdr_pipelines.simulator.instruments import Instrument
 from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.recording import ends_of, read_bars, recordings_in

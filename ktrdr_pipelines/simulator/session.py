@@ -12,6 +12,7 @@ from typing import ClassVar
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.simulator import replies, wire
 from ktrdr_pipelines.simulator.actions import Abandon, Action, Close, Refuse, Send, Serve
+from ktrdr_pipelines.simulator.decoding import MessageError, decode
 from ktrdr_pipelines.simulator.messages import (
     CancelHead,
     CancelHistory,
@@ -19,13 +20,11 @@ from ktrdr_pipelines.simulator.messages import (
     DataRequest,
     HeadRequest,
     HistoryRequest,
-    MessageError,
     OrderMessage,
     PlainRequest,
     Request,
     StartApi,
     UnknownMessage,
-    decode,
 )
 from ktrdr_pipelines.simulator.replies import ApiError
 from ktrdr_pipelines.simulator.rules import GatewayRules, Kind

@@ -7,7 +7,7 @@ of a session starts at its open wherever the grid lies (a US stock: 09:30, then 
 from dataclasses import dataclass
 
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.simulator.calendar import DAY_S
+from ktrdr_pipelines.simulator.hours import DAY_S
 
 WEEK_S = 7 * DAY_S
 

@@ -12,8 +12,9 @@ from functools import lru_cache
 import numpy as np
 
 from ktrdr_pipelines.simulator.bars import Bars, aggregated, empty_bars, joined
-from ktrdr_pipelines.simulator.calendar import MINUTE_S, Hours, MarketKind, calendar_of
+from ktrdr_pipelines.simulator.calendar import calendar_of
 from ktrdr_pipelines.simulator.durations import Window
+from ktrdr_pipelines.simulator.hours import MINUTE_S, Hours, MarketKind
 from ktrdr_pipelines.simulator.instruments import Instrument
 from ktrdr_pipelines.simulator.listings import LISTINGS, Listing
 from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What

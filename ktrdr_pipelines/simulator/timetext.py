@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from ktrdr_pipelines.simulator.calendar import DAY_S, ZONE, Ints
+from ktrdr_pipelines.simulator.hours import DAY_S, ZONE, Ints
 
 BAD_END = (
     "End Date/Time: The date, time, or time-zone entered is invalid. The correct format is "

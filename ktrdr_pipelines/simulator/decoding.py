@@ -1,0 +1,162 @@
+"""How clients' messages are read: a table of functions from fields to requests.
+
+Source: the field lists of ``ib_async/client.py`` 2.1.0 and ``ibapi/client.py`` (grade S); they
+are the same for server versions 157 to 178 but for the trailing field of a contract request,
+which is not read.
+"""
+
+from collections.abc import Callable, Iterator
+
+from ktrdr_pipelines.simulator.messages import (
+    CancelHead,
+    CancelHistory,
+    ContractFields,
+    ContractRequest,
+    HeadRequest,
+    HistoryRequest,
+    OrderMessage,
+    PlainRequest,
+    Request,
+    StartApi,
+    UnknownMessage,
+)
+
+
+class MessageError(ValueError):
+    """A message of a known type lacks a field or holds one that cannot be read."""
+
+
+class _Cursor:
+    """Take the fields of a message one after the other."""
+
+    def __init__(self, fields: Iterator[str]) -> None:
+        self._fields = fields
+
+    def text(self) -> str:
+        try:
+            return next(self._fields)
+        except StopIteration:
+            raise MessageError("a field is missing") from None
+
+    def skip(self, count: int) -> None:
+        for _ in range(count):
+            self.text()
+
+    def number(self) -> int:
+        text = self.text()
+        try:
+            return int(text or 0)
+        except ValueError:
+            raise MessageError(f"not a whole number: {text[:40]!r}") from None
+
+    def flag(self) -> bool:
+        return self.number() != 0
+
+    def contract(self) -> ContractFields:
+        return ContractFields(self.number(), *(self.text() for _ in range(11)))
+
+
+def _start_api(cursor: _Cursor) -> StartApi:
+    cursor.skip(1)
+    return StartApi(cursor.number())
+
+
+def _contract_request(cursor: _Cursor) -> ContractRequest:
+    cursor.skip(1)
+    return ContractRequest(cursor.number(), cursor.contract())
+
+
+def _history_request(cursor: _Cursor) -> HistoryRequest:
+    request_id, contract = cursor.number(), cursor.contract()
+    cursor.skip(1)
+    end, bar_size, duration = cursor.text(), cursor.text(), cursor.text()
+    use_rth, what, format_date = cursor.flag(), cursor.text(), cursor.number()
+    if contract.sec_type == "BAG":
+        cursor.skip(4 * cursor.number())
+    return HistoryRequest(
+        request_id=request_id,
+        contract=contract,
+        end=end,
+        bar_size=bar_size,
+        duration=duration,
+        use_rth=use_rth,
+        what=what,
+        format_date=format_date,
+        keep_up_to_date=cursor.flag(),
+    )
+
+
+def _head_request(cursor: _Cursor) -> HeadRequest:
+    request_id, contract = cursor.number(), cursor.contract()
+    cursor.skip(1)
+    return HeadRequest(request_id, contract, cursor.flag(), cursor.text(), cursor.number())
+
+
+def _cancel_history(cursor: _Cursor) -> CancelHistory:
+    cursor.skip(1)
+    return CancelHistory(cursor.number())
+
+
+def _cancel_head(cursor: _Cursor) -> CancelHead:
+    return CancelHead(cursor.number())
+
+
+def _order(cursor: _Cursor) -> OrderMessage:
+    return OrderMessage(cursor.number())
+
+
+def _versioned_order(cursor: _Cursor) -> OrderMessage:
+    cursor.skip(1)
+    return OrderMessage(cursor.number())
+
+
+def _global_cancel(_: _Cursor) -> OrderMessage:
+    return OrderMessage(-1)
+
+
+def _plain(type_id: int) -> Callable[[_Cursor], Request]:
+    return lambda _: PlainRequest(type_id)
+
+
+def _plain_with_id(type_id: int) -> Callable[[_Cursor], Request]:
+    def decode(cursor: _Cursor) -> Request:
+        cursor.skip(1)
+        return PlainRequest(type_id, cursor.number())
+
+    return decode
+
+
+def _account_updates(cursor: _Cursor) -> PlainRequest:
+    cursor.skip(2)
+    return PlainRequest(6, account=cursor.text())
+
+
+DECODERS: dict[int, Callable[[_Cursor], Request]] = {
+    3: _order,
+    4: _versioned_order,
+    6: _account_updates,
+    9: _contract_request,
+    20: _history_request,
+    21: _versioned_order,
+    25: _cancel_history,
+    58: _global_cancel,
+    71: _start_api,
+    87: _head_request,
+    90: _cancel_head,
+}
+"""How to read each message type that carries more than its name."""
+
+DECODERS |= {type_id: _plain(type_id) for type_id in (5, 8, 14, 15, 16, 17, 49, 59, 61, 64, 99)}
+DECODERS |= {type_id: _plain_with_id(type_id) for type_id in (7, 62, 63, 76, 77)}
+
+
+def decode(fields: list[str]) -> Request:
+    """Read one message from a client.
+
+    Raises:
+        MessageError: the type is no number, or a field is missing or unreadable.
+    """
+    cursor = _Cursor(iter(fields))
+    type_id = cursor.number()
+    decoder = DECODERS.get(type_id)
+    return UnknownMessage(type_id) if decoder is None else decoder(cursor)

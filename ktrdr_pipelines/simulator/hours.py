@@ -1,0 +1,70 @@
+"""Sessions as parallel arrays: what the hours of a market are made of.
+
+Here: the form of hours, and looking moments up in them. Not here: which hours a market has
+(``calendar``), so that the protocol needs no calendar library.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+ZONE = "US/Eastern"
+"""Zone of both markets, by the name that the gateway's contract details use."""
+
+DAY_S = 86_400
+MINUTE_S = 60
+
+
+class MarketKind(StrEnum):
+    """The markets that have hours of their own."""
+
+    STOCK = "STK"
+    FX = "CASH"
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """Sessions in order: ``labels`` in days since 1970, ``opens`` and ``closes`` in seconds.
+
+    ``offsets`` are the seconds local time is ahead of UTC; no session spans a change of it.
+    """
+
+    labels: Ints
+    opens: Ints
+    closes: Ints
+    offsets: Ints
+
+    def last_opened_before(self, moment_s: int) -> int:
+        """Return the index of the last session that opens before a moment, or -1."""
+        return int(np.searchsorted(self.opens, moment_s, side="left")) - 1
+
+    def owners(self, times: Ints) -> Ints:
+        """Return for each moment the session it belongs to: the first that closes after it."""
+        found = np.searchsorted(self.closes, times, side="right")
+        return np.minimum(found, len(self.closes) - 1).astype(np.int64)
+
+    def overlapping(self, start_s: int, end_s: int) -> range:
+        """Return the indices of the sessions that have time in ``[start_s, end_s)``."""
+        first = int(np.searchsorted(self.closes, start_s, side="right"))
+        return range(first, max(first, self.last_opened_before(end_s) + 1))
+
+    def reaches_back_from(self, index: int) -> int:
+        """Return the moment from which time belongs to a session: the close before it."""
+        return int(self.closes[index - 1]) if index > 0 else int(self.opens[0])
+
+
+@dataclass(frozen=True, slots=True)
+class MarketCalendar:
+    """The sessions of one market, in all hours and in regular hours."""
+
+    kind: MarketKind
+    all_hours: Hours
+    regular: Hours
+
+    def hours(self, *, use_rth: bool) -> Hours:
+        """Return the hours that a request with or without ``useRTH`` sees."""
+        return self.regular if use_rth else self.all_hours
