@@ -59,8 +59,8 @@ class Connection:
             self._ended.set()
 
     async def end(self) -> None:
-        """Close the socket and wait until everything of the connection is done."""
-        self._writer.close()
+        """Cut the socket, read or not by the client, and wait until everything is done."""
+        self._writer.transport.abort()
         await self._ended.wait()
 
     async def _talk(self) -> None:

@@ -84,9 +84,9 @@ class SimulatorServer:
         Raises:
             SimulatorError: the host is not a loopback address, or the port is taken.
         """
-        _require_loopback(self.host)
+        address = _loopback_address(self.host)
         try:
-            self._server = await asyncio.start_server(self._talk, self.host, self.port)
+            self._server = await asyncio.start_server(self._talk, address, self.port)
         except OSError as error:
             raise SimulatorError(
                 f"listen on {self.host}:{self.port}",
@@ -114,9 +114,11 @@ class SimulatorServer:
             self._connections.discard(connection)
 
 
-def _require_loopback(host: str) -> None:
+def _loopback_address(host: str) -> str:
+    """Return the one address to bind; ``localhost`` alone could be two, with two ports."""
+    address = "127.0.0.1" if host == "localhost" else host
     try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        is_loopback = ipaddress.ip_address(address).is_loopback
     except ValueError:
         is_loopback = False
     if not is_loopback:
@@ -125,6 +127,7 @@ def _require_loopback(host: str) -> None:
             came="not a loopback address",
             remedy="The simulated gateway has no login and serves this machine only: use 127.0.0.1",
         )
+    return address
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, date, datetime, timedelta
@@ -13,6 +14,7 @@ from ib_async import IB, Forex, StartupFetchNONE, Stock
 from ib_async.wrapper import RequestError
 
 from ktrdr_pipelines.errors import SimulatorError
+from ktrdr_pipelines.simulator import wire
 from ktrdr_pipelines.simulator.clock import SimClock
 from ktrdr_pipelines.simulator.main import serve
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
@@ -330,6 +332,49 @@ def test_only_loopback_is_served(synthetic: SyntheticMarket, host: str) -> None:
     """A gateway without login must not be reachable from elsewhere."""
     with pytest.raises(SimulatorError, match="not a loopback address"):
         asyncio.run(SimulatorServer(synthetic, host=host).start())
+
+
+def test_localhost_is_one_address_and_port(synthetic: SyntheticMarket) -> None:
+    """Under that name too there is one port, whatever it resolves to."""
+
+    async def run() -> None:
+        server = await SimulatorServer(synthetic, host="localhost").start()
+        async with client(server) as ib:
+            assert ib.isConnected()
+        await server.close()
+        assert "closed" in repr(server)
+
+    asyncio.run(run())
+
+
+def test_a_client_that_does_not_read_holds_up_nothing(synthetic: SyntheticMarket) -> None:
+    """Closing cuts a socket whose buffers are full."""
+    started = b"API\0\0\0\0\tv157..178\0\0\0\x0871\x002\x004\0\0"
+    fields = ("20", "1", "0", "AAPL", "STK", *[""] * 4, "SMART", "", "USD", "", "", "0")
+    asked = ("", "1 min", "1 Y", "0", "TRADES", "2", "0", "")
+    with running_simulator(synthetic, now="2024-01-10T20:00:30+00:00") as server:
+        plain = socket.create_connection(("127.0.0.1", server.port))
+        plain.sendall(started + wire.message(fields + asked))
+        while not server.requests or server.requests[0].is_open:
+            time.sleep(0.01)
+    plain.close()
+    assert server.requests[0].bars > 200_000
+
+
+def test_an_answer_that_fails_ends_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """A defect of a market is logged, and no client waits for an answer in vain."""
+
+    class Broken(SyntheticMarket):
+        def bars(self, *_: Any) -> Any:
+            raise RuntimeError("broken market")
+
+    async def conversation(ib: IB) -> None:
+        with pytest.raises((ConnectionError, RequestError)):
+            await history(ib, AAPL, "1 day", "1 D")
+
+    with running_simulator(Broken()) as server:
+        talk(server, conversation)
+    assert "broken market" in caplog.text
 
 
 def test_serve_runs_until_cancelled() -> None:

@@ -95,7 +95,7 @@ def test_days_aggregate_their_minutes_exactly(
 
 
 @given(keys, moments, st.integers(1, 900), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_weeks_aggregate_their_days_exactly(
     key: str, end_s: int, span_days: int, use_rth: bool
 ) -> None:
@@ -186,9 +186,10 @@ def test_a_cut_minute_lies_within_the_whole_one(minute_s: int, seconds: int, key
 def test_days_asked_again_are_the_same() -> None:
     """Kept daily bars equal those of a market that has kept none."""
     for _ in range(2):
-        again = bars("JPM", "1d", FIRST, LAST)
-    assert_same(again, bars("JPM", "1d", FIRST, LAST, market=SyntheticMarket(seed=1)))
-    assert len(again) > 6_000
+        again = bars("JPM", "1d", FIRST, FIRST + 3_650 * 86_400)
+    fresh = bars("JPM", "1d", FIRST, FIRST + 3_650 * 86_400, market=SyntheticMarket(seed=1))
+    assert_same(again, fresh)
+    assert len(again) > 2_500
 
 
 def test_daily_moves_are_plausible() -> None:
