@@ -318,8 +318,8 @@ class IbLimitsRegistry:
     def class_of(cls, code: int, text: str) -> CodeClass:
         """Class a gateway's code, reading its text where the text decides.
 
-        An unknown code below 2100 or from 10000 on refuses the request that it names; 2100 to
-        2199 are notices (ib_async treats them so too, grade S).
+        An unknown code from 2100 to 2199 is a notice (ib_async treats it so too, grade S); any
+        other one refuses the request that it names.
         """
         folded = text.casefold()
         for hint in cls.CODE_TEXTS.value.get(code, ()):
@@ -333,11 +333,15 @@ class IbLimitsRegistry:
 
     @classmethod
     def wide_days(cls, timeframe_s: int) -> int:
-        """Give the longest span in calendar days that the wide table allows for a bar length."""
+        """Give the longest span in calendar days that the wide table allows for a bar length.
+
+        A year counts as 365 days and a month as 30. Bars longer than a day are in no row of the
+        table; for them the safe table's longest span stands.
+        """
         days = {"S": 1 / _DAY, "D": 1, "W": 7, "M": 30, "Y": 365}
         fits = [
             step.most * days[step.unit]
             for step in cls.WIDE_STEPS.value
-            if step.smallest_bar_s <= timeframe_s <= max(step.largest_bar_s, _DAY)
+            if step.smallest_bar_s <= timeframe_s <= step.largest_bar_s
         ]
         return int(max(fits, default=cls.SAFE_DAYS.value["1w"]))

@@ -1,0 +1,310 @@
+"""Every limit again, as literals from IB's pages, so that a wrong number cannot pass by sharing.
+
+Source: https://interactivebrokers.github.io/tws-api/historical_limitations.html,
+https://interactivebrokers.github.io/tws-api/historical_bars.html,
+https://interactivebrokers.github.io/tws-api/message_codes.html,
+https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/.
+"""
+
+import pytest
+
+from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry, Limit
+
+SCALARS = {
+    "SMALL_BAR_MAX_S": 30,
+    "SMALL_BAR_HISTORY_DAYS": 180,
+    "FUTURES_HISTORY_DAYS": 730,
+    "IDENTICAL_S": 15.0,
+    "SAME_CONTRACT_MOST": 5,
+    "SAME_CONTRACT_S": 2.0,
+    "WINDOW_MOST": 60,
+    "WINDOW_S": 600.0,
+    "BID_ASK_WEIGHT": 2,
+    "MAX_OPEN_HISTORICAL": 50,
+    "MESSAGES_PER_S": 50,
+    "MESSAGE_STRIKES": 3,
+    "MARGIN": 0.05,
+    "IN_FLIGHT": 6,
+    "SAFE_DELAY_S": 10.0,
+    "PACING_PAUSE_S": (60.0, 600.0),
+    "MAX_CLIENTS": 32,
+    "CLIENT_ID_TRIES": 3,
+    "CLIENT_ID_PAUSE_S": 1.5,
+    "SERVER_VERSIONS": (157, 178),
+    "BAR_LAG_S": 5,
+    "HEAD_CACHE_S": 24 * 3600,
+    "EMPTY_RECENT_DAYS": 30,
+    "EMPTY_OLD_DAYS": 365,
+    "NO_MARKET_DATA_VALUE": -1,
+    "DURATION_UNITS": ("S", "D", "W", "M", "Y"),
+}
+TABLES = {
+    "BAR_SIZES": {
+        "1m": "1 min",
+        "5m": "5 mins",
+        "15m": "15 mins",
+        "30m": "30 mins",
+        "1h": "1 hour",
+        "4h": "4 hours",
+        "1d": "1 day",
+        "1w": "1 week",
+    },
+    "SAFE_DAYS": {
+        "1m": 1,
+        "5m": 7,
+        "15m": 14,
+        "30m": 30,
+        "1h": 30,
+        "4h": 30,
+        "1d": 365,
+        "1w": 730,
+    },
+    "PORTS": {"gateway live": 4001, "gateway paper": 4002, "TWS live": 7496, "TWS paper": 7497},
+    "CLIENT_ID_RANGES": {
+        "api": (1, 10),
+        "batch": (11, 50),
+        "gap_filler": (101, 110),
+        "data_manager": (111, 120),
+        "cli": (201, 250),
+        "tests": (251, 298),
+    },
+    "FINAL_LAG_S": {
+        "1m": 60,
+        "5m": 60,
+        "15m": 60,
+        "30m": 60,
+        "1h": 60,
+        "4h": 60,
+        "1d": 1800,
+        "1w": 1800,
+    },
+    "GAP_THRESHOLDS_S": {
+        "1m": 300,
+        "5m": 900,
+        "15m": 2700,
+        "30m": 5400,
+        "1h": 10800,
+        "4h": 43200,
+        "1d": 86400,
+        "1w": 604800,
+    },
+}
+VALID_BAR_SIZES = (
+    "1 secs;5 secs;10 secs;15 secs;30 secs;1 min;2 mins;3 mins;5 mins;10 mins;15 mins;20 mins;"
+    "30 mins;1 hour;2 hours;3 hours;4 hours;8 hours;1 day;1 week;1 month"
+)
+SAFE_STEPS = """
+    60 S: 1 to 60
+    120 S: 1 to 120
+    1800 S: 1 to 1800
+    3600 S: 5 to 3600
+    14400 S: 10 to 10800
+    28800 S: 30 to 28800
+    1 D: 60 to 86400
+    2 D: 120 to 86400
+    1 W: 180 to 604800
+    1 M: 1800 to 2592000
+    1 Y: 86400 to 2592000
+"""
+WIDE_STEPS = """
+    86400 S: 1 to 60
+    365 D: 5 to 3600
+    52 W: 10 to 14400
+    12 M: 30 to 28800
+    68 Y: 60 to 86400
+"""
+CODES = {
+    100: "pacing",
+    165: "connection",
+    166: "rejected",
+    200: "contract",
+    321: "rejected",
+    322: "retry",
+    326: "connection",
+    354: "entitlement",
+    366: "cancelled",
+    386: "rejected",
+    502: "connection",
+    504: "connection",
+    507: "connection",
+    1100: "pause",
+    1101: "resume",
+    1102: "resume",
+    1300: "connection",
+    2103: "pause",
+    2104: "notice",
+    2105: "pause",
+    2106: "notice",
+    2107: "notice",
+    2108: "notice",
+    2157: "pause",
+    2158: "notice",
+    2174: "notice",
+    2188: "notice",
+    10187: "entitlement",
+    10197: "entitlement",
+    10314: "rejected",
+}
+HMDS = "Historical Market Data Service error message:"
+TEXTS = [
+    (162, f"{HMDS}HMDS query returned no data: AAPL@SMART Trades", "no_data"),
+    (162, f"{HMDS}Historical data request pacing violation", "pacing"),
+    (162, f"{HMDS}API historical data query cancelled: 7", "cancelled"),
+    (162, f"{HMDS}No market data permissions for ISLAND STK. Requested feed", "entitlement"),
+    (
+        162,
+        f"{HMDS}Trading TWS session is connected from a different IP address",
+        "entitlement",
+    ),
+    (162, f"{HMDS}Time length exceed max.", "rejected"),
+    (162, f"{HMDS}invalid step", "rejected"),
+    (
+        162,
+        f"{HMDS}No historical market data for EUR/CASH@FXSUBPIP Last 300",
+        "rejected",
+    ),
+    (162, f"{HMDS}something that nobody has seen before", "retry"),
+    (162, "", "retry"),
+    (322, "Only 50 simultaneous API historical data requests allowed.", "retry"),
+    (322, "Duplicate ticker ID", "rejected"),
+    (322, "", "retry"),
+    (165, "Historical Market Data Service query message:HMDS server disconnect", "connection"),
+    (321, "Error validating request.-'bM' : cause - Invalid duration", "rejected"),
+]
+UNKNOWN = [
+    (2100, "notice"),
+    (2137, "notice"),
+    (2199, "notice"),
+    (2099, "rejected"),
+    (2200, "rejected"),
+    (399, "rejected"),
+    (10090, "rejected"),
+    (-1, "rejected"),
+]
+
+
+def limit(name: str) -> Limit[object]:
+    """Give a limit by its name."""
+    found: Limit[object] = getattr(IbLimitsRegistry, name)
+    return found
+
+
+def steps(name: str) -> list[str]:
+    """Write a table of durations as the literals above are written."""
+    return [
+        f"{step.most} {step.unit}: {step.smallest_bar_s} to {step.largest_bar_s}"
+        for step in getattr(IbLimitsRegistry, name).value
+    ]
+
+
+def lines(text: str) -> list[str]:
+    """Give the lines of a literal."""
+    return [line.strip() for line in text.strip().splitlines()]
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_a_number_is_what_ib_says(name: str) -> None:
+    """Single values agree with the literal, in type too."""
+    assert limit(name).value == SCALARS[name]
+    assert type(limit(name).value) is type(SCALARS[name])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_what_ib_says(name: str) -> None:
+    """Tables agree with the literals, entry by entry and in order."""
+    assert list(limit(name).value.items()) == list(TABLES[name].items())
+
+
+def test_the_valid_bar_sizes_are_those_that_gateways_take() -> None:
+    """Singular and plural matter: ``1 secs`` is right and ``1 sec`` is not."""
+    assert limit("VALID_BAR_SIZES").value == set(VALID_BAR_SIZES.split(";"))
+    assert {"1 sec", "1 mins", "1 hours", "60 mins"}.isdisjoint(VALID_BAR_SIZES.split(";"))
+
+
+def test_the_safe_steps_are_the_conservative_table() -> None:
+    """Each duration of the table has its smallest and its largest bar in seconds."""
+    assert steps("SAFE_STEPS") == lines(SAFE_STEPS)
+
+
+def test_the_wide_steps_are_the_current_table() -> None:
+    """Each unit of the table has its most, its smallest and its largest bar in seconds."""
+    assert steps("WIDE_STEPS") == lines(WIDE_STEPS)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "days"),
+    [
+        (60, 24_820),
+        (300, 24_820),
+        (900, 24_820),
+        (1_800, 24_820),
+        (3_600, 24_820),
+        (14_400, 24_820),
+        (86_400, 24_820),
+        (604_800, 730),
+        (30, 365),
+        (1, 1),
+    ],
+)
+def test_the_widest_span_follows_from_the_current_table(seconds: int, days: int) -> None:
+    """Up to a day 68 years of 365 days; the table has no week, so the safe 730 days stand."""
+    assert IbLimitsRegistry.wide_days(seconds) == days
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_code_has_its_class_whatever_its_text(code: int) -> None:
+    """A code that needs no text is classed without one, and every class is a known one."""
+    assert IbLimitsRegistry.class_of(code, "") is CodeClass(CODES[code])
+    assert IbLimitsRegistry.class_of(code, "any other words") is CodeClass(CODES[code])
+
+
+def test_no_code_is_classed_that_is_not_tested() -> None:
+    """A code that is added needs its literal here."""
+    assert set(limit("CODES").value) == set(CODES)
+    assert set(limit("CODE_TEXTS").value) == {162, 322}
+    assert {str(kind) for kind in CodeClass} == {*CODES.values(), "no_data"}
+
+
+@pytest.mark.parametrize(("code", "text", "means"), TEXTS)
+def test_the_text_decides_where_one_code_means_many_things(
+    code: int, text: str, means: str
+) -> None:
+    """162 and 322 are read by their text, without regard to case; unknown texts are retried."""
+    assert IbLimitsRegistry.class_of(code, text) is CodeClass(means)
+    assert IbLimitsRegistry.class_of(code, text.upper()) is CodeClass(means)
+
+
+def test_every_text_that_decides_is_tested() -> None:
+    """A hint that is added needs its line above."""
+    hints = [hint for many in limit("CODE_TEXTS").value.values() for hint in many]
+    for hint in hints:
+        assert any(hint.part in text for _, text, _ in TEXTS), hint.part
+
+
+@pytest.mark.parametrize(("code", "means"), UNKNOWN)
+def test_an_unknown_code_refuses_unless_it_is_a_notice(code: int, means: str) -> None:
+    """2100 to 2199 tell something, any other number ends the request that it names."""
+    assert IbLimitsRegistry.class_of(code, "never seen") is CodeClass(means)
+
+
+def test_client_id_ranges_do_not_overlap() -> None:
+    """No id belongs to two operations, and none is 0."""
+    ids = [
+        number
+        for first, last in limit("CLIENT_ID_RANGES").value.values()
+        for number in range(first, last + 1)
+    ]
+    assert len(ids) == len(set(ids)) == 10 + 40 + 10 + 10 + 50 + 48
+    assert min(ids) == 1
+
+
+def test_every_limit_says_where_it_comes_from() -> None:
+    """Each has a unit, a source and one of the grades, and each is tested above."""
+    limits = {n: v for n, v in vars(IbLimitsRegistry).items() if isinstance(v, Limit)}
+    for name, one in limits.items():
+        assert one.unit, name
+        assert one.source, name
+        assert one.grade in "OLRSCKP", name
+        assert len(one.grade) == 1, name
+    others = {"VALID_BAR_SIZES", "SAFE_STEPS", "WIDE_STEPS", "CODES", "CODE_TEXTS"}
+    assert set(limits) == {*SCALARS, *TABLES, *others}
