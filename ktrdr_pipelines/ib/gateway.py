@@ -10,82 +10,44 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import ClassVar
+from datetime import datetime
 
 from ib_async.contract import Contract
 
 from ktrdr_pipelines.core.instruments import Origin
 from ktrdr_pipelines.errors import ConnectionLostError, GatewaySilentError
 from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
-from ktrdr_pipelines.ib.codes import NO_REQUEST, ErrorFrame, error_frame
-from ktrdr_pipelines.ib.notes import GatewayNotes
+from ktrdr_pipelines.ib.health import Health
+from ktrdr_pipelines.ib.inbox import Inbox
 from ktrdr_pipelines.ib.queries import HistoryQuery
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
 from ktrdr_pipelines.ib.wire import Ending, Wire, WireError
-from ktrdr_pipelines.limits import CodeClass
 
 SIMULATED_ACCOUNT = "SIM"
 """How the account of a simulated gateway begins."""
 
-CLOCK_REFRESH_S = 600.0
-"""How old the last sight of the gateway's clock may be before it is asked again."""
-
 _HASH_DOMAIN = "ktrdr-pipelines account:"
 _EPOCH_DATES = 2
-_DROPPED = 1300
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How a connection is: a round trip's time (None: no answer) and what is known to be wrong.
-
-    ``last_answer_age_s`` is the age of the last frame of any kind; ``clock_offset_s`` how far the
-    gateway's clock is ahead of this machine's.
-    """
-
-    gateway: str
-    connected: bool
-    round_trip_s: float | None
-    last_answer_age_s: float
-    clock_offset_s: float
-    troubles: tuple[str, ...]
-
-    @property
-    def is_good(self) -> bool:
-        """Say whether the gateway answers and knows of no trouble."""
-        return self.connected and self.round_trip_s is not None and not self.troubles
-
-
 class GatewayConnection:
-    """A connection to one gateway under one client id.
-
-    ``on_pacing`` is called when the gateway complains about the connection as a whole.
-    """
+    """A connection to one gateway under one client id."""
 
     def __init__(self, gateway: str, *, client_id: int, timeout_s: float) -> None:
         self.gateway = gateway
         self.client_id = client_id
-        self.on_pacing: Callable[[], None] = _nothing
         self._timeout_s = timeout_s
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        self._wire = Wire(self._take, self._note_end)
-        self._questions = Questions(1)
-        self._notes = GatewayNotes()
-        self._link = asyncio.Event()
-        self._link.set()
-        self._time_asked = asyncio.Event()
-        self._gateway_s, self._seen_at_s = 0, boot_time_s()
-        self._answered_at_s = boot_time_s()
+        self._inbox = Inbox(lambda: self.server_version)
+        self._wire = Wire(self._inbox.take, self._note_end)
         self._accounts: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         state = "up" if self.is_up else "down"
         return (
             f"GatewayConnection({self.gateway}, client id {self.client_id}, {state}, "
-            f"{len(self._questions)} open)"
+            f"{len(self._inbox.questions)} open)"
         )
 
     @property
@@ -110,6 +72,10 @@ class GatewayConnection:
         text = _HASH_DOMAIN + ",".join(sorted(self._accounts))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def on_pacing(self, act: Callable[[], None]) -> None:
+        """Say what to do when the gateway complains about all requests together."""
+        self._inbox.on_pacing = act
+
     async def open(self, host: str, port: int) -> None:
         """Connect, shake hands, and see the gateway's clock.
 
@@ -118,7 +84,7 @@ class GatewayConnection:
             GatewaySilentError: it came about, and the gateway does not tell the time.
         """
         await self._wire.open(host, port, self.client_id, timeout_s=self._timeout_s)
-        self._questions = Questions(self._wire.client.getReqId())
+        self._inbox.questions = Questions(self._wire.client.getReqId())
         self._accounts = tuple(self._wire.client.getAccounts())
         if await self._round_trip_s() is None:
             if not self.is_up:
@@ -132,13 +98,12 @@ class GatewayConnection:
     async def close(self) -> None:
         """Close the socket and end what is open; never raises, may be repeated."""
         self._check_place()
-        self._questions.fail_all(ConnectionLostError, Ending.ASKED.value)
+        self._inbox.questions.fail_all(ConnectionLostError, Ending.ASKED.value)
         await self._wire.close()
 
     def now(self) -> datetime:
         """Give the gateway's time, to the second below."""
-        passed_s = boot_time_s() - self._seen_at_s
-        return datetime.fromtimestamp(self._gateway_s, UTC) + timedelta(seconds=passed_s)
+        return self._inbox.clock.now()
 
     async def health(self) -> Health:
         """Ask for the time, and say how that went."""
@@ -147,9 +112,9 @@ class GatewayConnection:
             gateway=self.gateway,
             connected=self.is_up,
             round_trip_s=await self._round_trip_s() if self.is_up else None,
-            last_answer_age_s=boot_time_s() - self._answered_at_s,
+            last_answer_age_s=boot_time_s() - self._inbox.answered_at_s,
             clock_offset_s=(self.now() - wall_now()).total_seconds(),
-            troubles=self._notes.troubles,
+            troubles=self._inbox.notes.troubles,
         )
 
     async def wait_for_link(self, asked: str) -> None:
@@ -161,11 +126,11 @@ class GatewayConnection:
         self._check_place()
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._link.wait()
+                await self._inbox.link.wait()
         except TimeoutError:
             raise ConnectionLostError(
                 asked,
-                came=f"the gateway has no connection to IB: {self._notes.lost_link}",
+                came=f"the gateway has no connection to IB: {self._inbox.notes.lost_link}",
                 remedy="It is asked again when the gateway is connected again.",
                 code=1100,
             ) from None
@@ -211,14 +176,14 @@ class GatewayConnection:
 
     def refresh_clock(self) -> None:
         """Ask for the time without waiting, where its last sight is old."""
-        if self.is_up and boot_time_s() - self._seen_at_s > CLOCK_REFRESH_S:
+        if self.is_up and self._inbox.clock.is_stale:
             self._wire.client.reqCurrentTime()
 
     def _opened(self, topic: Topic, asked: str) -> Question:
         self._check_place()
         if not self.is_up:
             raise ConnectionLostError(asked, came=f"the connection to {self.gateway} is gone")
-        return self._questions.add(topic, asked)
+        return self._inbox.questions.add(topic, asked)
 
     async def _answer(
         self, question: Question, cancel: Callable[[int], None] | None
@@ -234,7 +199,7 @@ class GatewayConnection:
             self._give_up(question, cancel)
             raise
         finally:
-            self._questions.drop(question)
+            self._inbox.questions.drop(question)
 
     def _give_up(self, question: Question, cancel: Callable[[int], None] | None) -> None:
         if cancel is not None and self.is_up:
@@ -242,19 +207,19 @@ class GatewayConnection:
 
     def _silence(self, asked: str) -> GatewaySilentError | ConnectionLostError:
         came = f"no answer in {self._timeout_s:g} s"
-        if troubles := "; ".join(self._notes.troubles):
+        if troubles := "; ".join(self._inbox.notes.troubles):
             came = f"{came}, and the gateway says: {troubles}"
-        if self._notes.lost_link:
+        if self._inbox.notes.lost_link:
             return ConnectionLostError(asked, came=came, code=1100)
         return GatewaySilentError(asked, came=came, remedy="It settles nothing and is asked again.")
 
     async def _round_trip_s(self) -> float | None:
-        self._time_asked.clear()
+        self._inbox.time_told.clear()
         asked_at_s = boot_time_s()
         self._wire.client.reqCurrentTime()
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._time_asked.wait()
+                await self._inbox.time_told.wait()
         except TimeoutError:
             return None
         return boot_time_s() - asked_at_s if self.is_up else None
@@ -265,67 +230,4 @@ class GatewayConnection:
 
     def _note_end(self, ending: Ending) -> None:
         _log.info("connection to %s ended: %s", self.gateway, ending.value)
-        self._questions.fail_all(ConnectionLostError, ending.value)
-        self._link.set()
-        self._time_asked.set()
-
-    def _take(self, fields: list[str]) -> None:
-        """Take a frame.
-
-        Raises:
-            ValueError, IndexError: it is none; the connection cannot be trusted any more.
-        """
-        self._answered_at_s = boot_time_s()
-        if (handler := self._handlers.get(int(fields[0]))) is not None:
-            handler(self, fields)
-
-    def _take_error(self, fields: list[str]) -> None:
-        frame = error_frame(fields)
-        if frame.request_id != NO_REQUEST and self._questions.refuse(frame) is not None:
-            return
-        self._take_notice(frame)
-
-    def _take_notice(self, frame: ErrorFrame) -> None:
-        self._notes.take(frame)
-        if frame.means is CodeClass.RESUME:
-            came = f"the gateway had lost its connection to IB ({frame})"
-            self._questions.fail_all(ConnectionLostError, came, code=frame.code)
-        elif frame.means is CodeClass.PACING:
-            self.on_pacing()
-        elif frame.code == _DROPPED:
-            self._questions.fail_all(ConnectionLostError, str(frame), code=frame.code)
-        (self._link.clear if self._notes.lost_link else self._link.set)()
-
-    def _take_bars(self, fields: list[str]) -> None:
-        self._finish(Topic.BARS, fields)
-
-    def _take_head(self, fields: list[str]) -> None:
-        self._finish(Topic.HEAD, fields)
-
-    def _take_contract(self, fields: list[str]) -> None:
-        number = fields[2] if self.server_version < 164 else fields[1]
-        self._questions.part(Topic.CONTRACT, int(number), fields)
-
-    def _take_contracts_end(self, fields: list[str]) -> None:
-        self._questions.end(Topic.CONTRACT, int(fields[2]))
-
-    def _take_time(self, fields: list[str]) -> None:
-        self._gateway_s, self._seen_at_s = int(fields[2]), boot_time_s()
-        self._time_asked.set()
-
-    def _finish(self, topic: Topic, fields: list[str]) -> None:
-        if (question := self._questions.part(topic, int(fields[1]), fields)) is not None:
-            self._questions.finish(question)
-
-    _handlers: ClassVar[dict[int, Callable[["GatewayConnection", list[str]], None]]] = {
-        4: _take_error,
-        10: _take_contract,
-        17: _take_bars,
-        49: _take_time,
-        52: _take_contracts_end,
-        88: _take_head,
-    }
-
-
-def _nothing() -> None:
-    """Do nothing: nobody minds the budget of this connection."""
+        self._inbox.end(ending.value)

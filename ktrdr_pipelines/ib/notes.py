@@ -32,12 +32,20 @@ class GatewayNotes:
         if frame.means is CodeClass.RESUME:
             self._troubles.pop((_LINK_LOST, ""), None)
         elif frame.means is CodeClass.PAUSE:
-            self._troubles[self._key(frame.code, frame)] = str(frame)
+            self._troubles[frame.code, _farm(frame)] = str(frame)
         elif frame.code in _MENDS:
-            self._troubles.pop(self._key(_MENDS[frame.code], frame), None)
+            self._forget(_MENDS[frame.code], _farm(frame))
 
-    @staticmethod
-    def _key(code: int, frame: ErrorFrame) -> tuple[int, str]:
-        """Name a trouble by code and farm (``... connection is broken:ushmds``)."""
-        farm = "" if frame.code == _LINK_LOST else frame.text.rpartition(":")[2].strip()
-        return code, farm
+    def _forget(self, code: int, farm: str) -> None:
+        over = (
+            [(code, farm), (code, "")]
+            if farm
+            else [key for key in self._troubles if key[0] == code]
+        )
+        for key in over:
+            self._troubles.pop(key, None)
+
+
+def _farm(frame: ErrorFrame) -> str:
+    """Give the farm that a text names (``... connection is broken:ushmds``), or nothing."""
+    return "" if frame.code == _LINK_LOST else frame.text.partition(":")[2].strip()

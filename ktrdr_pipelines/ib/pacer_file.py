@@ -6,9 +6,10 @@ silently what was asked. Not here: what the rows mean (``ib.pacer_record``).
 """
 
 import logging
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -16,7 +17,7 @@ from filelock import FileLock
 from ktrdr_pipelines.errors import DiskError
 
 FILE = "pacer.sqlite"
-LOCK_WAIT_S = 0.2
+LOCK_WAIT_S = 0.05
 """How long one attempt waits for another process's transaction before it gives way."""
 
 _VERSION = 1
@@ -94,7 +95,7 @@ class PacerFile:
 
     def _settle(self, error: sqlite3.DatabaseError) -> None:
         """Do what an error of the database calls for."""
-        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        code = _code(error)
         if code in _BUSY_CODES:
             return
         self.close()
@@ -118,34 +119,35 @@ class PacerFile:
             raise self._disk_error(error.strerror or str(error)) from error
         database = sqlite3.connect(self.path, timeout=LOCK_WAIT_S, isolation_level=None)
         try:
-            if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
-                self._set_up(database)
+            if not self._is_current(database):
+                _set_up(database)
             database.execute("PRAGMA synchronous = NORMAL")
         except BaseException:
             database.close()
             raise
         return database
 
-    @staticmethod
-    def _set_up(database: sqlite3.Connection) -> None:
-        database.execute(f"PRAGMA busy_timeout = {round(_SETUP_WAIT_S * 1000)}")
-        database.execute("PRAGMA journal_mode = WAL")
-        database.executescript(_SCHEMA)
-        database.execute(f"PRAGMA busy_timeout = {round(LOCK_WAIT_S * 1000)}")
+    def _is_current(self, database: sqlite3.Connection) -> bool:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version > _VERSION:
+            raise self._disk_error(f"made by a newer version of this program ({version})")
+        return bool(version == _VERSION)
 
     def _replace_broken(self) -> None:
-        """Set the broken file aside, once whatever the number of processes that noticed."""
-        lock = FileLock(self.path.with_suffix(".lock"), timeout=_SETUP_WAIT_S)
-        with lock:
+        """Put a successor that knows of the loss in the place of a broken file, once for all."""
+        with FileLock(self.path.with_suffix(".lock"), timeout=_SETUP_WAIT_S):
             if _is_sound(self.path):
                 return
-            aside = self.path.with_name(f"{FILE}.broken")
+            aside, successor = (self.path.with_name(f"{FILE}.{end}") for end in ("broken", "new"))
             _log.warning("%s is broken; it is kept as %s", self.path, aside.name)
-            for ending in ("", "-wal", "-shm"):
-                with suppress(FileNotFoundError):
-                    self.path.with_name(FILE + ending).replace(f"{aside}{ending}")
-            with self.transaction() as database:
+            successor.unlink(missing_ok=True)
+            with closing(sqlite3.connect(successor, isolation_level=None)) as database:
+                _set_up(database)
                 self._on_loss(database)
+            shutil.copyfile(self.path, aside)
+            for ending in ("-wal", "-shm"):
+                self.path.with_name(FILE + ending).unlink(missing_ok=True)
+            successor.replace(self.path)
 
     def _disk_error(self, came: str) -> DiskError:
         return DiskError(
@@ -153,6 +155,13 @@ class PacerFile:
             came=came,
             remedy="Set KTRDR_STATE to a folder on a local disk that can be written.",
         )
+
+
+def _set_up(database: sqlite3.Connection) -> None:
+    database.execute(f"PRAGMA busy_timeout = {round(_SETUP_WAIT_S * 1000)}")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.executescript(_SCHEMA)
+    database.execute(f"PRAGMA busy_timeout = {round(LOCK_WAIT_S * 1000)}")
 
 
 def _inode(path: Path) -> int:
@@ -163,10 +172,13 @@ def _inode(path: Path) -> int:
 
 
 def _is_sound(path: Path) -> bool:
-    database = sqlite3.connect(path, timeout=LOCK_WAIT_S)
-    try:
-        return bool(database.execute("PRAGMA quick_check").fetchone()[0] == "ok")
-    except sqlite3.DatabaseError as error:
-        return error.sqlite_errorcode & 0xFF in _BUSY_CODES
-    finally:
-        database.close()
+    with closing(sqlite3.connect(path, timeout=LOCK_WAIT_S)) as database:
+        try:
+            return bool(database.execute("PRAGMA quick_check").fetchone()[0] == "ok")
+        except sqlite3.DatabaseError as error:
+            return _code(error) in _BUSY_CODES
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Give the primary code of an error; 0 where Python itself complains."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF

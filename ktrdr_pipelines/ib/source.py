@@ -27,7 +27,8 @@ from ktrdr_pipelines.ib.codes import NoDataError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import IbConnectionStrategy
 from ktrdr_pipelines.ib.contracts import candidate_of, chosen, contract_for, described
-from ktrdr_pipelines.ib.gateway import GatewayConnection, Health
+from ktrdr_pipelines.ib.gateway import GatewayConnection
+from ktrdr_pipelines.ib.health import Health
 from ktrdr_pipelines.ib.history import History, bars_of, head_of, history_of, reach_of
 from ktrdr_pipelines.ib.pacer import Pacer, Slot
 from ktrdr_pipelines.ib.queries import (
@@ -84,7 +85,7 @@ class GatewaySource:
         self._hold_s = timeout_s * HOLD_FACTOR
         self._ids: dict[str, int] = {}
         self._resolving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        connection.on_pacing = self._note_pacing
+        connection.on_pacing(self._note_pacing)
 
     def __repr__(self) -> str:
         return f"GatewaySource({self._connection!r})"

@@ -1,0 +1,59 @@
+"""How a connection is, and the gateway's clock as it was last seen.
+
+Not here: asking for the time (``ib.gateway``).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from ktrdr_pipelines.ib.clock import boot_time_s
+
+CLOCK_REFRESH_S = 600.0
+"""How old the last sight of the gateway's clock may be before it is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a connection is: a round trip's time (None: no answer) and what is known to be wrong.
+
+    ``last_answer_age_s`` is the age of the last frame of any kind; ``clock_offset_s`` says how far
+    the gateway's clock is ahead of this machine's, to a second.
+    """
+
+    gateway: str
+    connected: bool
+    round_trip_s: float | None
+    last_answer_age_s: float
+    clock_offset_s: float
+    troubles: tuple[str, ...]
+
+    @property
+    def is_good(self) -> bool:
+        """Say whether the gateway answers and knows of no trouble."""
+        return self.connected and self.round_trip_s is not None and not self.troubles
+
+
+class GatewayClock:
+    """The gateway's clock, carried on by this machine's since it was last seen.
+
+    The gateway tells whole seconds, cut off, so this clock is never ahead of it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = boot_time_s) -> None:
+        self._clock = clock
+        self._epoch_s, self._seen_at_s = 0, clock()
+
+    def see(self, epoch_s: int) -> None:
+        """Take what the gateway says now."""
+        self._epoch_s, self._seen_at_s = epoch_s, self._clock()
+
+    def now(self) -> datetime:
+        """Give the gateway's time."""
+        passed_s = self._clock() - self._seen_at_s
+        return datetime.fromtimestamp(self._epoch_s, UTC) + timedelta(seconds=passed_s)
+
+    @property
+    def is_stale(self) -> bool:
+        """Say whether it should be looked at again."""
+        return self._clock() - self._seen_at_s > CLOCK_REFRESH_S

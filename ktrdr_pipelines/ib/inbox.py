@@ -1,0 +1,103 @@
+"""What comes in on one connection: answers to open questions, the time, errors and notices.
+
+Not here: asking and deadlines (``ib.gateway``).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import ClassVar
+
+from ktrdr_pipelines.errors import ConnectionLostError
+from ktrdr_pipelines.ib.clock import boot_time_s
+from ktrdr_pipelines.ib.codes import NO_REQUEST, ErrorFrame, error_frame
+from ktrdr_pipelines.ib.health import GatewayClock
+from ktrdr_pipelines.ib.notes import GatewayNotes
+from ktrdr_pipelines.ib.questions import Questions, Topic
+from ktrdr_pipelines.limits import CodeClass
+
+_DROPPED = 1300
+_VERSION_WITHOUT_PREFIX = 164
+_log = logging.getLogger(__name__)
+
+
+class Inbox:
+    """Takes the frames of one connection.
+
+    ``link`` is set while the gateway has its own connection to IB; ``time_told`` is set when it
+    tells the time; ``on_pacing`` is called when it complains about all requests together.
+    """
+
+    def __init__(self, server_version: Callable[[], int]) -> None:
+        self.questions = Questions(1)
+        self.notes = GatewayNotes()
+        self.clock = GatewayClock()
+        self.link, self.time_told = asyncio.Event(), asyncio.Event()
+        self.link.set()
+        self.on_pacing: Callable[[], None] = _nothing
+        self.answered_at_s = boot_time_s()
+        self._server_version = server_version
+
+    def take(self, fields: list[str]) -> None:
+        """Take a frame; kinds that no question asks for are dropped.
+
+        Raises:
+            ValueError, IndexError: it is none; the connection cannot be trusted any more.
+        """
+        self.answered_at_s = boot_time_s()
+        if (handler := self._handlers.get(int(fields[0]))) is not None:
+            handler(self, fields)
+
+    def end(self, why: str) -> None:
+        """Fail all that is open: the connection is gone."""
+        self.questions.fail_all(ConnectionLostError, why)
+        self.link.set()
+        self.time_told.set()
+
+    def _take_error(self, fields: list[str]) -> None:
+        frame = error_frame(fields)
+        if frame.request_id != NO_REQUEST and self.questions.refuse(frame) is not None:
+            return
+        self._take_notice(frame)
+
+    def _take_notice(self, frame: ErrorFrame) -> None:
+        _log.info("the gateway says %s", frame)
+        self.notes.take(frame)
+        if frame.means is CodeClass.RESUME:
+            came = f"the gateway had lost its connection to IB ({frame})"
+            self.questions.fail_all(ConnectionLostError, came, code=frame.code)
+        elif frame.means is CodeClass.PACING:
+            self.on_pacing()
+        elif frame.code == _DROPPED:
+            self.questions.fail_all(ConnectionLostError, str(frame), code=frame.code)
+        (self.link.clear if self.notes.lost_link else self.link.set)()
+
+    def _take_contract(self, fields: list[str]) -> None:
+        number = fields[2] if self._server_version() < _VERSION_WITHOUT_PREFIX else fields[1]
+        self.questions.part(Topic.CONTRACT, int(number), fields)
+
+    def _take_contracts_end(self, fields: list[str]) -> None:
+        self.questions.end(Topic.CONTRACT, int(fields[2]))
+
+    def _take_time(self, fields: list[str]) -> None:
+        self.clock.see(int(fields[2]))
+        self.time_told.set()
+
+    def _take_answer(self, fields: list[str]) -> None:
+        """Take a message that is a whole answer."""
+        question = self.questions.part(Topic(fields[0]), int(fields[1]), fields)
+        if question is not None:
+            self.questions.finish(question)
+
+    _handlers: ClassVar[dict[int, Callable[["Inbox", list[str]], None]]] = {
+        4: _take_error,
+        10: _take_contract,
+        17: _take_answer,
+        49: _take_time,
+        52: _take_contracts_end,
+        88: _take_answer,
+    }
+
+
+def _nothing() -> None:
+    """Do nothing: nobody minds the budget of this connection."""
