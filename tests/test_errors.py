@@ -1,0 +1,134 @@
+import inspect
+import pickle
+import re
+
+import pytest
+
+from ktrdr_pipelines import errors
+from ktrdr_pipelines.errors import ExitCode, GatewayError, KtrdrError
+
+KINDS = [
+    kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, KtrdrError)
+]
+EXITS = {
+    "KtrdrError": 1,
+    "UsageError": 2,
+    "SettingsError": 2,
+    "UniverseError": 2,
+    "UnknownSymbolError": 2,
+    "NoStoreError": 2,
+    "StoreError": 1,
+    "ForeignIdentityError": 1,
+    "CorruptFileError": 1,
+    "DiskError": 1,
+    "GatewayError": 1,
+    "GatewayUnreachableError": 1,
+    "GatewaySilentError": 1,
+    "ClientIdInUseError": 1,
+    "ConnectionLostError": 1,
+    "PacingError": 1,
+    "EntitlementError": 1,
+    "RequestRejectedError": 1,
+    "ContractUnknownError": 1,
+    "ContractAmbiguousError": 1,
+    "BadAnswerError": 1,
+    "IncompleteError": 3,
+    "SimulatorError": 1,
+}
+RETRIED = {
+    "GatewayUnreachableError",
+    "GatewaySilentError",
+    "ClientIdInUseError",
+    "ConnectionLostError",
+    "PacingError",
+    "BadAnswerError",
+}
+
+
+class OddError(KtrdrError):
+    """An error whose construction is unlike that of its base."""
+
+    def __init__(self, symbol: str, count: int) -> None:
+        super().__init__(f"{symbol}: {count} bars")
+        self.symbol = symbol
+        self.count = count
+
+
+def drawn() -> dict[str, str]:
+    """Read the tree at the top of the module: each name with the one above it."""
+    above: dict[str, str] = {}
+    path: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        if found := re.match(r"([│ ├└─]*)(\w+Error)\b", line):
+            depth = len(found[1]) // 4
+            path = [*path[:depth], found[2]]
+            above[found[2]] = path[depth - 1] if depth else "Exception"
+    return above
+
+
+def test_the_tree_at_the_top_is_the_tree_there_is() -> None:
+    """The drawing names every error and its base."""
+    assert drawn() == {kind.__name__: kind.__base__.__name__ for kind in KINDS}
+
+
+def test_exit_codes_are_the_four_that_are_promised() -> None:
+    """0 done, 1 failed, 2 bad usage, 3 incomplete."""
+    assert [(code.name, int(code)) for code in ExitCode] == [
+        ("DONE", 0),
+        ("FAILED", 1),
+        ("USAGE", 2),
+        ("INCOMPLETE", 3),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_ends_a_command_with_its_exit_code(kind: type[KtrdrError]) -> None:
+    """What a person did wrong is 2, unfinished work is 3, all else is 1."""
+    assert int(kind("something").exit_code) == EXITS[kind.__name__]
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if issubclass(k, GatewayError)], ids=str)
+def test_only_passing_troubles_are_worth_another_try(kind: type[GatewayError]) -> None:
+    """The same request may be sent again after these, and after no others."""
+    assert kind("a request").retry is (kind.__name__ in RETRIED)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "loading AAPL 1m"),
+        ({"came": "nothing"}, "loading AAPL 1m: nothing"),
+        ({"remedy": "Try later"}, "loading AAPL 1m. Try later"),
+        ({"came": "nothing", "remedy": "Try later"}, "loading AAPL 1m: nothing. Try later"),
+    ],
+)
+def test_the_text_says_what_was_asked_what_came_and_what_to_do(
+    fields: dict[str, str], text: str
+) -> None:
+    """Parts that are not given leave no trace."""
+    assert str(KtrdrError("loading AAPL 1m", **fields)) == text
+
+
+def test_a_gateway_error_keeps_the_gateways_code() -> None:
+    """The code is there for logs and for the audit; without one it is None."""
+    assert GatewayError("a request", code=162).code == 162
+    assert GatewayError("a request").code is None
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_error_survives_the_way_to_another_process(kind: type[KtrdrError]) -> None:
+    """Type, fields and text come out as they went in."""
+    error = kind("asking", came="silence", remedy="Restart it")
+    if isinstance(error, GatewayError):
+        error.code = 504
+    copied = pickle.loads(pickle.dumps(error))  # noqa: S301  (made a line above)
+    assert type(copied) is kind
+    assert vars(copied) == vars(error)
+    assert str(copied) == str(error)
+
+
+def test_an_error_of_another_signature_survives_it_too() -> None:
+    """A subclass may take whatever it likes."""
+    copied = pickle.loads(pickle.dumps(OddError("AAPL", 3)))  # noqa: S301  (made here)
+    assert (copied.symbol, copied.count) == ("AAPL", 3)
+    assert str(copied) == "AAPL: 3 bars"

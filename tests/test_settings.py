@@ -1,0 +1,270 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from ktrdr_pipelines.errors import NoStoreError, SettingsError
+from ktrdr_pipelines.settings import (
+    PacingMode,
+    Settings,
+    data_folder,
+    load_settings,
+    workspace_folder,
+)
+
+NAMES = (
+    "IB_HOST IB_PORT IB_TIMEOUT IB_PACING IB_MAX_RETRIES IB_RETRY_DELAY IB_CLIENT_ID_API "
+    "IB_CLIENT_ID_BATCH IB_CLIENT_ID_GAP_FILLER IB_CLIENT_ID_DATA_MANAGER IB_CLIENT_ID_CLI "
+    "IB_CLIENT_ID_TESTS KTRDR_DATA KTRDR_STATE"
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Make a folder with a workspace.yaml."""
+    folder = tmp_path / "project"
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "workspace.yaml").touch()
+    return folder
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let the package lie where no workspace.yaml is."""
+    monkeypatch.setattr("ktrdr_pipelines.settings.__file__", str(tmp_path / "lib" / "x" / "s.py"))
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    return folder
+
+
+def test_without_any_variable_the_defaults_hold() -> None:
+    """A paper gateway on this machine, asked as fast as it allows."""
+    settings = load_settings({})
+    assert settings.ib_host == "127.0.0.1"
+    assert settings.ib_port == 4002
+    assert settings.ib_timeout == 30.0
+    assert settings.ib_pacing is PacingMode.ADAPTIVE
+    assert settings.ib_max_retries == 3
+    assert settings.ib_retry_delay == 2.0
+    assert settings.ktrdr_data is None
+    assert settings.ktrdr_state.is_absolute()
+    assert settings.ktrdr_state.name == "ktrdr"
+    assert dict(settings.client_ids) == {
+        "api": (1, 10),
+        "batch": (11, 50),
+        "gap_filler": (101, 110),
+        "data_manager": (111, 120),
+        "cli": (201, 250),
+        "tests": (251, 298),
+    }
+
+
+def test_every_variable_is_read(tmp_path: Path) -> None:
+    """All names are taken, and values become what they mean."""
+    settings = load_settings(
+        {
+            "IB_HOST": "gateway.local",
+            "IB_PORT": "4004",
+            "IB_TIMEOUT": "7.5",
+            "IB_PACING": "conservative",
+            "IB_MAX_RETRIES": "0",
+            "IB_RETRY_DELAY": "0",
+            "IB_CLIENT_ID_API": "300-300",
+            "IB_CLIENT_ID_BATCH": " 301 - 309 ",
+            "IB_CLIENT_ID_GAP_FILLER": "310-319",
+            "IB_CLIENT_ID_DATA_MANAGER": "320-329",
+            "IB_CLIENT_ID_CLI": "330-339",
+            "IB_CLIENT_ID_TESTS": "340-2147483647",
+            "KTRDR_DATA": str(tmp_path / "data"),
+            "KTRDR_STATE": str(tmp_path / "state"),
+        }
+    )
+    assert (settings.ib_host, settings.ib_port, settings.ib_timeout) == ("gateway.local", 4004, 7.5)
+    assert settings.ib_pacing is PacingMode.CONSERVATIVE
+    assert (settings.ib_max_retries, settings.ib_retry_delay) == (0, 0.0)
+    assert settings.client_ids["api"] == (300, 300)
+    assert settings.client_ids["batch"] == (301, 309)
+    assert settings.client_ids["tests"] == (340, 2_147_483_647)
+    assert settings.ktrdr_data == tmp_path / "data"
+    assert settings.ktrdr_state == tmp_path / "state"
+
+
+def test_the_environment_is_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of the environment shows in the next reading."""
+    for name in NAMES.split():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("IB_PORT", "7497")
+    assert load_settings().ib_port == 7497
+    monkeypatch.setenv("IB_PORT", "7496")
+    assert load_settings().ib_port == 7496
+
+
+def test_settings_made_by_hand_ignore_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests and resources say what they need and get nothing else."""
+    monkeypatch.setenv("IB_PORT", "7497")
+    monkeypatch.setenv("KTRDR_NONSENSE", "1")
+    settings = Settings(ib_host="h", ib_client_id_cli=(400, 401))
+    assert (settings.ib_host, settings.ib_port) == ("h", 4002)
+    assert settings.client_ids["cli"] == (400, 401)
+
+
+def test_a_dotenv_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster reads .env for its own home; settings come from the environment alone."""
+    (tmp_path / ".env").write_text("IB_PORT=7497\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_settings({}).ib_port == 4002
+
+
+def test_settings_cannot_be_changed() -> None:
+    """What was read stays what it was."""
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().ib_port = 1  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Settings().client_ids["cli"] = (1, 2)  # type: ignore[index]
+
+
+def test_a_field_that_does_not_exist_is_refused() -> None:
+    """A slip in a keyword is no silent default."""
+    with pytest.raises(ValidationError, match="ib_prot"):
+        Settings(ib_prot=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("IB_HOST", "", "a host name or address"),
+        ("IB_HOST", "http://gateway", "without a port or a scheme"),
+        ("IB_HOST", "two words", "a host name or address"),
+        ("IB_PORT", "0", "1 to 65535"),
+        ("IB_PORT", "65536", "1 to 65535"),
+        ("IB_PORT", "paper", "a TCP port"),
+        ("IB_PORT", "", "a TCP port"),
+        ("IB_PORT", "4002.5", "a TCP port"),
+        ("IB_TIMEOUT", "0", "seconds above 0"),
+        ("IB_TIMEOUT", "nan", "seconds above 0"),
+        ("IB_TIMEOUT", "inf", "seconds above 0"),
+        ("IB_TIMEOUT", "30s", "seconds above 0"),
+        ("IB_PACING", "Adaptive", "adaptive or conservative"),
+        ("IB_MAX_RETRIES", "-1", "0 or more"),
+        ("IB_MAX_RETRIES", "1.5", "a whole number"),
+        ("IB_RETRY_DELAY", "-0.1", "0 or more"),
+        ("IB_CLIENT_ID_CLI", "5", "such as 201-250"),
+        ("IB_CLIENT_ID_CLI", "250-201", "such as 201-250"),
+        ("IB_CLIENT_ID_CLI", "0-5", "from 1 to 2147483647"),
+        ("IB_CLIENT_ID_CLI", "201-2147483648", "from 1 to 2147483647"),
+        ("IB_CLIENT_ID_CLI", "-1-5", "such as 201-250"),
+        ("IB_CLIENT_ID_CLI", "a-b", "such as 201-250"),
+        ("KTRDR_DATA", "", "a folder"),
+        ("KTRDR_DATA", "~nobody-of-that-name/data", "a folder"),
+        ("KTRDR_STATE", "  ", "a folder"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowed: str) -> None:
+    """The text has the variable, the value as given, and what would do."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings({name: value})
+    assert f"{name}={value!r}" in str(caught.value)
+    assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize("cli", ["50-60", "1-1", "5-300"])
+def test_two_operations_never_share_an_id(cli: str) -> None:
+    """The text names both ranges that overlap."""
+    with pytest.raises(SettingsError, match=r"IB_CLIENT_ID_\w+=.* and IB_CLIENT_ID_\w+=.* overlap"):
+        load_settings({"IB_CLIENT_ID_CLI": cli})
+    with pytest.raises(ValidationError, match="overlap"):
+        Settings(ib_client_id_cli=cli)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("KTRDR_DATE", "KTRDR_DATA"),
+        ("KTRDR_STATE_DIR", "KTRDR_STATE"),
+        ("ktrdr_data", "KTRDR_DATA"),
+        ("KTRDR_", "KTRDR_"),
+        ("IB_PROT", "IB_PORT"),
+        ("IB_HOSTS", "IB_HOST"),
+        ("ib_port", "IB_PORT"),
+        ("IB_CLIENT_ID_CLIENT", "IB_CLIENT_ID_CLI"),
+        ("IB_MAX_RETRY", "IB_MAX_RETRIES"),
+    ],
+)
+def test_a_mistyped_name_is_an_error_with_the_right_one(name: str, near: str) -> None:
+    """Any unknown name of this project, and any near miss of the shared prefix."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings({name: "x"})
+    assert f"{name}='x'" in str(caught.value)
+    assert f"Did you mean {near}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["IB_ACCOUNT", "IB_GATEWAY_VERSION", "IBM_PORT", "PATH", "IB_"])
+def test_names_of_other_programs_are_left_alone(name: str) -> None:
+    """The prefix IB_ is not this project's own."""
+    assert load_settings({name: "anything"}) == load_settings({})
+
+
+def test_the_single_client_id_of_older_systems_is_explained() -> None:
+    """It is refused with the names that replace it."""
+    with pytest.raises(SettingsError, match=r"IB_CLIENT_ID='7'.*IB_CLIENT_ID_CLI=201-250"):
+        load_settings({"IB_CLIENT_ID": "7"})
+
+
+@pytest.mark.parametrize("value", ["1", "true", "True", "yes", "on"])
+def test_read_only_is_accepted_where_it_is_true(value: str) -> None:
+    """It says what is so anyway."""
+    assert load_settings({"IB_READONLY": value}) == load_settings({})
+
+
+@pytest.mark.parametrize("value", ["0", "false", "", "maybe"])
+def test_read_only_cannot_be_switched_off(value: str) -> None:
+    """The text says that connections are read-only for ever."""
+    with pytest.raises(SettingsError, match="always read-only"):
+        load_settings({"IB_READONLY": value})
+
+
+def test_folders_are_absolute_and_know_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes of one run have different working folders and must mean the same store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert load_settings({"KTRDR_DATA": "bars"}).ktrdr_data == tmp_path / "bars"
+    assert load_settings({"KTRDR_DATA": "~/bars"}).ktrdr_data == tmp_path / "home" / "bars"
+    assert Settings(ktrdr_state=Path("s")).ktrdr_state == tmp_path / "s"
+
+
+def test_the_data_folder_of_the_environment_comes_first(project: Path, tmp_path: Path) -> None:
+    """KTRDR_DATA counts even inside a project, and nothing is made."""
+    settings = Settings(ktrdr_data=tmp_path / "mine")
+    assert data_folder(settings, project) == tmp_path / "mine"
+    assert not (tmp_path / "mine").exists()
+
+
+def test_the_data_folder_lies_beside_the_nearest_workspace(project: Path) -> None:
+    """It is found upwards from where one is, and not made."""
+    assert data_folder(Settings(), project / "deep" / "er") == project / "data"
+    assert workspace_folder(project / "deep") == project
+    assert not (project / "data").exists()
+
+
+def test_the_search_begins_in_the_working_folder(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands are run from inside the project."""
+    monkeypatch.chdir(project / "deep")
+    assert workspace_folder() == project
+
+
+def test_the_workspace_beside_the_package_is_the_last_resort(nowhere: Path, tmp_path: Path) -> None:
+    """An editable install is found from everywhere."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "workspace.yaml").touch()
+    assert data_folder(Settings(), nowhere) == tmp_path / "lib" / "data"
+
+
+def test_without_any_workspace_the_error_says_what_to_set(nowhere: Path) -> None:
+    """The text has the place where the search began and the way out."""
+    with pytest.raises(NoStoreError, match=r"elsewhere.*KTRDR_DATA"):
+        data_folder(Settings(), nowhere)
