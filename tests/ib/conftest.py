@@ -87,10 +87,12 @@ class Script:
 
 
 def greet(talk: Talk) -> None:
+    """Tell version and time, as the first frame."""
     talk.send(talk.script.version, "20260105 12:00:00 EST")
 
 
 def start(talk: Talk, fields: list[str]) -> None:
+    """Tell account and first id, and that the farms are well."""
     talk.send(15, 1, talk.script.account)
     talk.send(9, 1, 1)
     talk.error(-1, 2104, "Market data farm connection is OK:usfarm")
@@ -98,10 +100,12 @@ def start(talk: Talk, fields: list[str]) -> None:
 
 
 def tell_time(talk: Talk, fields: list[str]) -> None:
+    """Tell the time."""
     talk.send(49, 1, int(time.time()) + talk.script.clock_offset_s)
 
 
 def tell_contract(talk: Talk, fields: list[str]) -> None:
+    """Tell the one contract that there is."""
     talk.send(*(text.format(id=fields[2]) for text in DETAILS))
     talk.send(52, 1, fields[2])
 
@@ -119,10 +123,12 @@ def bar(stamp: object, close: float = 10.5, **other: object) -> tuple[object, ..
 
 
 def tell_bars(talk: Talk, fields: list[str]) -> None:
+    """Tell two minute bars."""
     talk.raw(history(fields[1], bar(FIRST), bar(FIRST + 60)))
 
 
 def tell_head(talk: Talk, fields: list[str]) -> None:
+    """Tell when the oldest data is from."""
     talk.send(88, fields[1], 345479400)
 
 
@@ -139,12 +145,22 @@ class ScriptedGateway:
         self.open_now: set[int] = set()
         self.connects = 0
         self.port = 0
+        self._news = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def asked(self, kind: int) -> list[list[str]]:
         """Give the frames of one kind."""
         return [fields for fields in self.received if fields[0] == str(kind)]
+
+    async def until_asked(self, kind: int) -> None:
+        """Wait for a frame of one kind."""
+
+        def wait() -> None:
+            with self._news:
+                assert self._news.wait_for(lambda: self.asked(kind), 5)
+
+        await asyncio.to_thread(wait)
 
     def begin(self) -> None:
         ready = threading.Event()
@@ -203,7 +219,9 @@ class ScriptedGateway:
         while True:
             length = struct.unpack(">I", await reader.readexactly(4))[0]
             fields = (await reader.readexactly(length)).decode().split("\0")[:-1]
-            self.received.append(fields)
+            with self._news:
+                self.received.append(fields)
+                self._news.notify_all()
             self._handle(talk, fields)
             if talk.closed:
                 return
@@ -243,31 +261,30 @@ def gateways() -> Iterator[Callable[..., ScriptedGateway]]:
         gateway.end()
 
 
-@dataclass(frozen=True)
 class Words:
     """The words a scripted gateway speaks, for tests that let it speak others."""
 
-    first: int = FIRST
-    frame: Callable[..., bytes] = staticmethod(frame)
-    history: Callable[..., bytes] = staticmethod(history)
-    bar: Callable[..., tuple[object, ...]] = staticmethod(bar)
-    details: tuple[str, ...] = DETAILS
-    start: Handler = staticmethod(start)
-    greet: Callable[[Talk], None] = staticmethod(greet)
-    tell_bars: Handler = staticmethod(tell_bars)
-    tell_time: Handler = staticmethod(tell_time)
-    ignore: Handler = staticmethod(ignore)
+    first = FIRST
+    details = DETAILS
+    frame = staticmethod(frame)
+    history = staticmethod(history)
+    bar = staticmethod(bar)
+    start = staticmethod(start)
+    greet = staticmethod(greet)
+    tell_bars = staticmethod(tell_bars)
+    tell_time = staticmethod(tell_time)
+    ignore = staticmethod(ignore)
 
 
 @pytest.fixture
 def words() -> Words:
-    """What a scripted gateway can say."""
+    """Give what a scripted gateway can say."""
     return Words()
 
 
 @pytest.fixture
 def closed_port() -> int:
-    """A port at which nothing listens."""
+    """Give a port at which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -275,13 +292,13 @@ def closed_port() -> int:
 
 @pytest.fixture
 def config(tmp_path: Path) -> GatewayConfig:
-    """A configuration with a short deadline and a state folder of its own."""
+    """Give a configuration with a short deadline and a state folder of its own."""
     return GatewayConfig(state_dir=tmp_path / "state", port=1, timeout_s=0.5)
 
 
 @pytest.fixture
 def aapl() -> Instrument:
-    """A stock in regular hours."""
+    """Give a stock in regular hours."""
     return Instrument(
         symbol="AAPL",
         ib_symbol="AAPL",
@@ -298,7 +315,7 @@ def aapl() -> Instrument:
 
 @pytest.fixture
 def minute_request(aapl: Instrument) -> BarRequest:
-    """A request for a day of minutes up to now."""
+    """Give a request for a day of minutes up to now."""
     return BarRequest(Series(aapl, Timeframe.M1), None, "1 D")
 
 

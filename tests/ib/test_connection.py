@@ -6,9 +6,12 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     DiskError,
@@ -16,31 +19,32 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
     UsageError,
 )
+from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import IbConnectionStrategy
 from ktrdr_pipelines.ib.leases import ClientIdLeases
-from ktrdr_pipelines.ib.source import open_source
+from ktrdr_pipelines.ib.source import GatewaySource, open_source
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 
 class Naps:
     """A sleep that only notes how long it would have taken."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds = []
 
-    async def __call__(self, seconds):
+    async def __call__(self, seconds: float) -> None:
         self.seconds.append(seconds)
 
 
 @pytest.fixture
-def connect(config, gateways):
+def connect(config: GatewayConfig, gateways: Any) -> Any:
     """Connect once to a gateway of a script, and give the gateway and the naps between tries."""
 
-    def run(operation="cli", **script):
+    def run(operation: str = "cli", **script: Any) -> Any:
         gateway, naps = gateways(**script), Naps()
         run.gateway, run.naps = gateway, naps
 
-        async def once():
+        async def once() -> Any:
             strategy = IbConnectionStrategy(replace(config, port=gateway.port), sleep=naps)
             async with strategy.get_connection_for_operation(operation) as connection:
                 return connection.client_id
@@ -50,10 +54,10 @@ def connect(config, gateways):
     return run
 
 
-def test_a_closed_port_says_how_to_start_a_gateway(config, closed_port):
+def test_a_closed_port_says_how_to_start_a_gateway(config: GatewayConfig, closed_port: int) -> None:
     """Nothing listening names host and port, the gateway, and the simulator."""
 
-    async def once():
+    async def once() -> None:
         async with open_source(replace(config, port=closed_port)):
             pass
 
@@ -63,10 +67,10 @@ def test_a_closed_port_says_how_to_start_a_gateway(config, closed_port):
     assert "ktrdr simulate" in str(caught.value)
 
 
-def test_a_host_without_a_name_is_unreachable(config):
+def test_a_host_without_a_name_is_unreachable(config: GatewayConfig) -> None:
     """A host that does not resolve is told like a closed port."""
 
-    async def once():
+    async def once() -> None:
         async with open_source(replace(config, host="no-such-host.invalid", timeout_s=5)):
             pass
 
@@ -74,38 +78,38 @@ def test_a_host_without_a_name_is_unreachable(config):
         asyncio.run(once())
 
 
-def test_a_port_that_closes_at_once_is_unreachable(connect):
+def test_a_port_that_closes_at_once_is_unreachable(connect: Any) -> None:
     """Accept, then the end: what a container's port does when the gateway in it is down."""
     with pytest.raises(GatewayUnreachableError, match="closed the connection"):
         connect(greet=lambda talk: talk.close())
 
 
-def test_an_end_after_the_handshake_is_unreachable(connect):
+def test_an_end_after_the_handshake_is_unreachable(connect: Any) -> None:
     """A gateway that greets and then hangs up is no gateway to work with."""
     with pytest.raises(GatewayUnreachableError, match="closed the connection"):
-        connect(start=lambda talk, fields: talk.close())
+        connect(start=lambda talk, _: talk.close())
 
 
-def test_a_port_that_stays_silent_is_told_apart(connect, words):
+def test_a_port_that_stays_silent_is_told_apart(connect: Any, words: Any) -> None:
     """Accepting and saying nothing is the gateway's own hang, not a missing gateway."""
     with pytest.raises(GatewaySilentError, match="did not answer"):
-        connect(greet=lambda talk: None)
+        connect(greet=lambda _: None)
 
 
-def test_silence_after_the_handshake_is_silence(connect, words):
+def test_silence_after_the_handshake_is_silence(connect: Any, words: Any) -> None:
     """A gateway that never says that it is ready is silent."""
     with pytest.raises(GatewaySilentError):
         connect(start=words.ignore)
 
 
-def test_a_gateway_that_does_not_tell_the_time_is_silent(connect, words):
+def test_a_gateway_that_does_not_tell_the_time_is_silent(connect: Any, words: Any) -> None:
     """Being connected is not enough: one round trip must come back."""
     with pytest.raises(GatewaySilentError, match="time of 127"):
         connect(time=words.ignore)
 
 
 @pytest.mark.parametrize("version", [20, 156, 179, 201])
-def test_another_protocol_version_is_refused_for_good(connect, version):
+def test_another_protocol_version_is_refused_for_good(connect: Any, version: int) -> None:
     """Versions that are not spoken end at once and are not worth another try."""
     with pytest.raises(GatewayUnreachableError, match=f"version {version}") as caught:
         connect(version=version)
@@ -113,29 +117,29 @@ def test_another_protocol_version_is_refused_for_good(connect, version):
 
 
 @pytest.mark.parametrize("data", [b"SSH-2.0-OpenSSH_9.6\r\n", b"\x00\x00\x00\x04abc\x00"])
-def test_something_else_at_the_port_is_recognised(connect, data):
+def test_something_else_at_the_port_is_recognised(connect: Any, data: Any) -> None:
     """Another protocol on the port is told as such, without waiting for the deadline."""
     with pytest.raises(GatewayUnreachableError, match="something else listens there"):
         connect(greet=lambda talk: talk.raw(data))
 
 
-def refuse_id(talk, fields):
+def refuse_id(talk: Any, fields: list[str]) -> None:
     """Say 326 and hang up, as the gateway does."""
     talk.error(-1, 326, "Unable to connect as the client id is already in use.")
     talk.close()
 
 
-def test_an_id_in_use_leads_to_the_next(connect, words):
+def test_an_id_in_use_leads_to_the_next(connect: Any, words: Any) -> None:
     """326 costs a pause, not the connection."""
 
-    def start(talk, fields):
+    def start(talk: Any, fields: list[str]) -> None:
         (refuse_id if talk.client_id == 201 else words.start)(talk, fields)
 
     assert connect(start=start) == 202
     assert connect.naps.seconds == [IbLimitsRegistry.CLIENT_ID_PAUSE_S.value]
 
 
-def test_few_ids_are_tried(connect):
+def test_few_ids_are_tried(connect: Any) -> None:
     """After three refused ids it gives up, for more would make the gateway refuse everyone."""
     with pytest.raises(ClientIdInUseError) as caught:
         connect(start=refuse_id)
@@ -144,15 +148,17 @@ def test_few_ids_are_tried(connect):
     assert len(connect.naps.seconds) == 2
 
 
-def test_a_refused_id_is_skipped_by_the_next_connection(config, gateways, words):
+def test_a_refused_id_is_skipped_by_the_next_connection(
+    config: GatewayConfig, gateways: Any, words: Any
+) -> None:
     """The quarantine of an id outlives the connection that met it."""
 
-    def start(talk, fields):
+    def start(talk: Any, fields: list[str]) -> None:
         (refuse_id if talk.client_id == 201 else words.start)(talk, fields)
 
     gateway = gateways(start=start)
 
-    async def once():
+    async def once() -> None:
         strategy = IbConnectionStrategy(replace(config, port=gateway.port), sleep=Naps())
         async with strategy.get_connection_for_operation("cli"):
             pass
@@ -163,14 +169,14 @@ def test_a_refused_id_is_skipped_by_the_next_connection(config, gateways, words)
 
 
 @pytest.fixture
-def strategy_session(config, gateways):
+def strategy_session(config: GatewayConfig, gateways: Any) -> Any:
     """Run something with a strategy of a good gateway; nothing may be open afterwards."""
 
-    def run(act):
+    def run(act: Any) -> Any:
         gateway = gateways()
         run.gateway = gateway
 
-        async def session():
+        async def session() -> Any:
             strategy = IbConnectionStrategy(replace(config, port=gateway.port))
             result = await act(strategy)
             await strategy.cleanup_temporary_connections()
@@ -181,10 +187,10 @@ def strategy_session(config, gateways):
     return run
 
 
-def test_api_calls_share_one_connection(strategy_session):
+def test_api_calls_share_one_connection(strategy_session: Any) -> None:
     """Two calls at once and a later one use the same connection."""
 
-    async def act(strategy):
+    async def act(strategy: IbConnectionStrategy) -> Any:
         async with (
             strategy.get_connection_for_operation("api") as one,
             strategy.get_connection_for_operation("api") as other,
@@ -197,11 +203,11 @@ def test_api_calls_share_one_connection(strategy_session):
     assert strategy_session.gateway.connects == 1
 
 
-def test_calls_that_come_together_connect_once(strategy_session):
+def test_calls_that_come_together_connect_once(strategy_session: Any) -> None:
     """Callers that find no connection wait for the one that is being made."""
 
-    async def act(strategy):
-        async def call():
+    async def act(strategy: IbConnectionStrategy) -> Any:
+        async def call() -> Any:
             async with strategy.get_connection_for_operation("api") as connection:
                 return connection
 
@@ -211,10 +217,10 @@ def test_calls_that_come_together_connect_once(strategy_session):
     assert strategy_session.gateway.connects == 1
 
 
-def test_the_gap_filler_has_a_connection_of_its_own(strategy_session):
+def test_the_gap_filler_has_a_connection_of_its_own(strategy_session: Any) -> None:
     """It is kept, and it is not the one of the api."""
 
-    async def act(strategy):
+    async def act(strategy: IbConnectionStrategy) -> Any:
         async with strategy.get_connection_for_operation("api") as api:
             async with strategy.get_connection_for_operation("gap_filler") as one:
                 pass
@@ -224,10 +230,10 @@ def test_the_gap_filler_has_a_connection_of_its_own(strategy_session):
     assert strategy_session(act) == (True, True, 101)
 
 
-def test_a_batch_has_one_connection_while_it_lasts(strategy_session):
+def test_a_batch_has_one_connection_while_it_lasts(strategy_session: Any) -> None:
     """The connection of a batch is closed with it."""
 
-    async def act(strategy):
+    async def act(strategy: IbConnectionStrategy) -> Any:
         async with strategy.get_connection_for_operation("batch", batch_size=20) as connection:
             client_id = connection.client_id
         return client_id, connection.is_up, repr(strategy)
@@ -237,20 +243,20 @@ def test_a_batch_has_one_connection_while_it_lasts(strategy_session):
     assert text.endswith("nothing open)")
 
 
-def test_an_api_call_for_many_series_is_a_batch(strategy_session):
+def test_an_api_call_for_many_series_is_a_batch(strategy_session: Any) -> None:
     """It must not hold up the shared connection."""
 
-    async def act(strategy):
+    async def act(strategy: IbConnectionStrategy) -> Any:
         async with strategy.get_connection_for_operation("api", batch_size=2) as connection:
             return connection.client_id
 
     assert strategy_session(act) == 11
 
 
-def test_temporary_connections_end_with_their_use(strategy_session):
+def test_temporary_connections_end_with_their_use(strategy_session: Any) -> None:
     """Two commands have two connections, and neither is left."""
 
-    async def act(strategy):
+    async def act(strategy: IbConnectionStrategy) -> Any:
         async with (
             strategy.get_connection_for_operation("cli") as one,
             strategy.get_connection_for_operation("cli") as other,
@@ -262,10 +268,10 @@ def test_temporary_connections_end_with_their_use(strategy_session):
     assert strategy_session(act) == ((201, 202), False, False)
 
 
-def test_cleanup_closes_what_nobody_uses(strategy_session):
+def test_cleanup_closes_what_nobody_uses(strategy_session: Any) -> None:
     """Kept connections in use stay, idle ones go."""
 
-    async def act(strategy):
+    async def act(strategy: IbConnectionStrategy) -> Any:
         async with strategy.get_connection_for_operation("api") as used:
             async with strategy.get_connection_for_operation("gap_filler") as idle:
                 pass
@@ -275,10 +281,10 @@ def test_cleanup_closes_what_nobody_uses(strategy_session):
     assert strategy_session(act) == (1, True, False)
 
 
-def test_a_kept_connection_that_broke_is_replaced(strategy_session):
+def test_a_kept_connection_that_broke_is_replaced(strategy_session: Any) -> None:
     """The next api call connects anew."""
 
-    async def act(strategy):
+    async def act(strategy: IbConnectionStrategy) -> Any:
         async with strategy.get_connection_for_operation("api") as first:
             await first.close()
         async with strategy.get_connection_for_operation("api") as second:
@@ -288,21 +294,23 @@ def test_a_kept_connection_that_broke_is_replaced(strategy_session):
 
 
 @pytest.mark.parametrize(("operation", "size"), [("order", 1), ("", 1), ("batch", 0)])
-def test_an_unknown_operation_is_a_mistake_of_the_caller(config, operation, size):
+def test_an_unknown_operation_is_a_mistake_of_the_caller(
+    config: GatewayConfig, operation: str, size: int
+) -> None:
     """It names the operations that there are."""
     with pytest.raises(UsageError, match="gap_filler"):
         IbConnectionStrategy(config).get_connection_for_operation(operation, size)
 
 
-def test_a_connection_refuses_another_loop_and_thread(config, gateways):
+def test_a_connection_refuses_another_loop_and_thread(config: GatewayConfig, gateways: Any) -> None:
     """It lives in one thread and one event loop."""
     port = gateways().port
 
-    async def once():
+    async def once() -> Any:
         async with open_source(replace(config, port=port)) as source:
             errors = []
 
-            def elsewhere():
+            def elsewhere() -> None:
                 try:
                     asyncio.run(source.health())
                 except RuntimeError as error:
@@ -317,12 +325,12 @@ def test_a_connection_refuses_another_loop_and_thread(config, gateways):
     assert "belongs to another thread or event loop" in error
 
 
-def test_many_connections_leave_nothing(config, gateways):
+def test_many_connections_leave_nothing(config: GatewayConfig, gateways: Any) -> None:
     """After fifty connections there is no socket, thread, task or lock more than before."""
     gateway = gateways()
     there = replace(config, port=gateway.port)
 
-    async def connect(count):
+    async def connect(count: int) -> Any:
         for _ in range(count):
             async with open_source(there) as source:
                 await source.health()
@@ -334,22 +342,24 @@ def test_many_connections_leave_nothing(config, gateways):
     assert asyncio.run(connect(50)) == 1
     gc.collect()
     assert (open_files(), threading.active_count()) == before
-    assert set(fields[2] for fields in gateway.asked(71)) == {"201"}
+    assert {fields[2] for fields in gateway.asked(71)} == {"201"}
 
 
-def open_files():
+def open_files() -> Any:
     """Count the open files of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(3)])
-def test_whatever_happens_inside_the_connection_is_closed(config, gateways, error):
+def test_whatever_happens_inside_the_connection_is_closed(
+    config: GatewayConfig, gateways: Any, error: Any
+) -> None:
     """Any exception leaves with the socket closed and the id free."""
     gateway = gateways()
     there = replace(config, port=gateway.port)
     held = []
 
-    async def once():
+    async def once() -> None:
         async with open_source(there) as source:
             held.append(source)
             raise error
@@ -360,19 +370,20 @@ def test_whatever_happens_inside_the_connection_is_closed(config, gateways, erro
     ClientIdLeases(there.folder).lease((201, 201)).release()
 
 
-def test_a_cancelled_session_is_closed(config, gateways, words, aapl):
+def test_a_cancelled_session_is_closed(
+    config: GatewayConfig, gateways: Any, words: Any, aapl: Instrument
+) -> None:
     """A task that is cancelled in mid-request closes its socket and frees its id."""
     gateway = gateways(contract=words.ignore)
     there = replace(config, port=gateway.port, timeout_s=5)
 
-    async def work():
+    async def work() -> None:
         async with open_source(there) as source:
             await source.contract_id(aapl)
 
-    async def once():
+    async def once() -> Any:
         task = asyncio.create_task(work())
-        while not gateway.asked(9):
-            await asyncio.sleep(0.001)
+        await gateway.until_asked(9)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -382,12 +393,14 @@ def test_a_cancelled_session_is_closed(config, gateways, words, aapl):
     ClientIdLeases(there.folder).lease((201, 201)).release()
 
 
-def test_a_state_folder_that_cannot_be_made_is_told(config, gateways, tmp_path):
+def test_a_state_folder_that_cannot_be_made_is_told(
+    config: GatewayConfig, gateways: Any, tmp_path: Path
+) -> None:
     """A file where the folder should be names the setting to change."""
     (tmp_path / "state").write_text("no folder")
     there = replace(config, port=gateways().port)
 
-    async def once():
+    async def once() -> None:
         async with open_source(there):
             pass
 
@@ -395,10 +408,12 @@ def test_a_state_folder_that_cannot_be_made_is_told(config, gateways, tmp_path):
         asyncio.run(once())
 
 
-def test_no_frame_of_a_session_is_an_order(bench, minute_request, aapl):
+def test_no_frame_of_a_session_is_an_order(
+    bench: Any, minute_request: BarRequest, aapl: Instrument
+) -> None:
     """A whole session sends the handshake, the time, contracts, bars, heads and cancels only."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> None:
         await source.bars(minute_request)
         await source.head(aapl)
         await source.health()
@@ -415,7 +430,7 @@ def test_no_frame_of_a_session_is_an_order(bench, minute_request, aapl):
     }
 
 
-def test_the_local_names_of_a_gateway_are_one_gateway(config):
+def test_the_local_names_of_a_gateway_are_one_gateway(config: GatewayConfig) -> None:
     """Two names for this machine share one budget and one set of client ids."""
     folders = {replace(config, host=host).folder for host in ("localhost", "127.0.0.1", "::1")}
     assert len(folders) == 1

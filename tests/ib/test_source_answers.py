@@ -3,19 +3,23 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, NoData
+from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
 from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
-from ktrdr_pipelines.core.instruments import Origin, Series
+from ktrdr_pipelines.core.instruments import Instrument, Origin, Series
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractAmbiguousError, ContractUnknownError
+from ktrdr_pipelines.ib.source import GatewaySource
 
 
-def test_bars_come_as_a_table_of_the_project(bench, minute_request, words):
+def test_bars_come_as_a_table_of_the_project(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """Two minute bars become two rows of the schema, stamped by their epochs."""
     answer = bench(lambda source: source.bars(minute_request))
     assert isinstance(answer, Answer)
@@ -33,7 +37,9 @@ def test_bars_come_as_a_table_of_the_project(bench, minute_request, words):
     }
 
 
-def test_a_request_says_what_it_wants_without_ambiguity(bench, minute_request):
+def test_a_request_says_what_it_wants_without_ambiguity(
+    bench: Any, minute_request: BarRequest
+) -> None:
     """Ends are told in UTC with a dash, dates are asked for as epochs, contracts by their id."""
     ends_at = datetime(2026, 1, 5, 16, tzinfo=UTC)
     request = replace(minute_request, ends_at=ends_at)
@@ -44,13 +50,15 @@ def test_a_request_says_what_it_wants_without_ambiguity(bench, minute_request):
     assert sent[21] == "0"
 
 
-def test_now_is_asked_with_an_empty_end(bench, minute_request):
+def test_now_is_asked_with_an_empty_end(bench: Any, minute_request: BarRequest) -> None:
     """No end means now."""
     bench(lambda source: source.bars(minute_request))
     assert bench.gateway.asked(20)[0][15] == ""
 
 
-def test_values_that_are_not_available_are_null(bench, minute_request, words):
+def test_values_that_are_not_available_are_null(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """Minus one for volume, average and count is null, never zero."""
     bars = [words.bar(words.first, volume=-1, average=-1, count=-1), words.bar(words.first + 60)]
     answer = bench(
@@ -62,7 +70,9 @@ def test_values_that_are_not_available_are_null(bench, minute_request, words):
     assert answer.bars["bar_count"].to_pylist() == [None, 7]
 
 
-def test_java_notation_of_large_volumes_is_read(bench, minute_request, words):
+def test_java_notation_of_large_volumes_is_read(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """A volume in scientific notation is a number."""
     answer = bench(
         lambda source: source.bars(minute_request),
@@ -73,7 +83,9 @@ def test_java_notation_of_large_volumes_is_read(bench, minute_request, words):
     assert answer.bars["volume"].to_pylist() == [12_345_678.0]
 
 
-def test_daily_bars_stand_at_midnight_of_their_date(bench, aapl, minute_request, words):
+def test_daily_bars_stand_at_midnight_of_their_date(
+    bench: Any, aapl: Instrument, minute_request: BarRequest, words: Any
+) -> None:
     """A daily bar keeps its date and is stamped at midnight UTC."""
     request = replace(minute_request, series=Series(aapl, Timeframe.D1), duration="2 D")
     answer = bench(
@@ -87,7 +99,9 @@ def test_daily_bars_stand_at_midnight_of_their_date(bench, aapl, minute_request,
 
 
 @pytest.mark.parametrize("given", ["20260102", "20260101", "20251229"])
-def test_weekly_bars_stand_at_their_monday(bench, aapl, minute_request, words, given):
+def test_weekly_bars_stand_at_their_monday(
+    bench: Any, aapl: Instrument, minute_request: BarRequest, words: Any, *, given: str
+) -> None:
     """Whatever session a week is dated by, it stands at its Monday and keeps the date given."""
     request = replace(minute_request, series=Series(aapl, Timeframe.W1), duration="1 W")
     answer = bench(
@@ -98,7 +112,7 @@ def test_weekly_bars_stand_at_their_monday(bench, aapl, minute_request, words, g
     assert answer.bars["session_date"].to_pylist()[0].strftime("%Y%m%d") == given
 
 
-def test_unordered_bars_are_sorted(bench, minute_request, words):
+def test_unordered_bars_are_sorted(bench: Any, minute_request: BarRequest, words: Any) -> None:
     """The order on the wire does not matter."""
     order = [120, 0, 60]
     answer = bench(
@@ -110,7 +124,7 @@ def test_unordered_bars_are_sorted(bench, minute_request, words):
     assert answer.bars["close"].to_pylist() == [10.0, 70.0, 130.0]
 
 
-def test_exact_duplicates_are_one_bar(bench, minute_request, words):
+def test_exact_duplicates_are_one_bar(bench: Any, minute_request: BarRequest, words: Any) -> None:
     """The same bar twice is one bar."""
     answer = bench(
         lambda source: source.bars(minute_request),
@@ -121,14 +135,14 @@ def test_exact_duplicates_are_one_bar(bench, minute_request, words):
     assert answer.bars.num_rows == 1
 
 
-def test_equal_values_at_two_stamps_are_two_bars(bench, minute_request):
+def test_equal_values_at_two_stamps_are_two_bars(bench: Any, minute_request: BarRequest) -> None:
     """Bars are told apart by their stamp alone."""
     answer = bench(lambda source: source.bars(minute_request))
     assert answer.bars.num_rows == 2
     assert len(set(answer.bars["close"].to_pylist())) == 1
 
 
-def test_the_reach_of_an_answer_is_kept(bench, minute_request, words):
+def test_the_reach_of_an_answer_is_kept(bench: Any, minute_request: BarRequest, words: Any) -> None:
     """What message 17 says it covers comes with the bars."""
     reach = ("20260104-16:00:00", "20260105-16:00:00")
     answer = bench(
@@ -141,7 +155,7 @@ def test_the_reach_of_an_answer_is_kept(bench, minute_request, words):
     assert answer.reach == Interval(end - timedelta(days=1), end)
 
 
-def test_no_data_is_a_value(bench, minute_request):
+def test_no_data_is_a_value(bench: Any, minute_request: BarRequest) -> None:
     """A gateway that says it has nothing raises nothing."""
     text = "Historical Market Data Service error message:HMDS query returned no data: AAPL@SMART"
     answer = bench(
@@ -152,7 +166,9 @@ def test_no_data_is_a_value(bench, minute_request):
     assert "returned no data" in answer.message
 
 
-def test_an_answer_of_no_bars_is_no_data_and_says_so(bench, minute_request, words):
+def test_an_answer_of_no_bars_is_no_data_and_says_so(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """Zero bars in message 17 are told apart from the gateway's own words for no data."""
     answer = bench(
         lambda source: source.bars(minute_request),
@@ -162,10 +178,12 @@ def test_an_answer_of_no_bars_is_no_data_and_says_so(bench, minute_request, word
     assert answer.message == "the gateway answered with 0 bars"
 
 
-def test_a_contract_is_asked_for_once_per_connection(bench, aapl, minute_request):
+def test_a_contract_is_asked_for_once_per_connection(
+    bench: Any, aapl: Instrument, minute_request: BarRequest
+) -> None:
     """Many requests at once for one instrument ask for its contract once."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         other = replace(minute_request, duration="2 D")
         await asyncio.gather(
             source.contract_id(aapl), source.bars(minute_request), source.bars(other)
@@ -176,10 +194,10 @@ def test_a_contract_is_asked_for_once_per_connection(bench, aapl, minute_request
     assert len(bench.gateway.asked(9)) == 1
 
 
-def test_the_head_is_read_and_its_request_cancelled(bench, aapl):
+def test_the_head_is_read_and_its_request_cancelled(bench: Any, aapl: Instrument) -> None:
     """A head timestamp comes as UTC, and its place at the gateway is given back."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         head = await source.head(aapl)
         await source.health()
         return head
@@ -191,7 +209,9 @@ def test_the_head_is_read_and_its_request_cancelled(bench, aapl):
 @pytest.mark.parametrize(
     "text", ["No head time stamp", "No historical market data for AAPL/STK@SMART Last 1d", "other"]
 )
-def test_a_head_that_the_gateway_cannot_say_is_none(bench, aapl, text):
+def test_a_head_that_the_gateway_cannot_say_is_none(
+    bench: Any, aapl: Instrument, text: str
+) -> None:
     """Every 162 that is not about permission or pacing means that there is no head."""
     message = f"Historical Market Data Service error message:{text}"
     head = bench(
@@ -201,7 +221,7 @@ def test_a_head_that_the_gateway_cannot_say_is_none(bench, aapl, text):
     assert head is None
 
 
-def test_an_unknown_contract_names_the_fields_of_the_universe(bench, aapl):
+def test_an_unknown_contract_names_the_fields_of_the_universe(bench: Any, aapl: Instrument) -> None:
     """Code 200 says what to look at."""
     with pytest.raises(ContractUnknownError, match="primary_exchange") as caught:
         bench(
@@ -214,7 +234,7 @@ def test_an_unknown_contract_names_the_fields_of_the_universe(bench, aapl):
     assert not caught.value.retry
 
 
-def test_no_details_at_all_are_an_unknown_contract(bench, aapl):
+def test_no_details_at_all_are_an_unknown_contract(bench: Any, aapl: Instrument) -> None:
     """An end without a beginning means that there is no such contract."""
     with pytest.raises(ContractUnknownError, match="knows none"):
         bench(
@@ -223,10 +243,12 @@ def test_no_details_at_all_are_an_unknown_contract(bench, aapl):
         )
 
 
-def test_several_contracts_are_listed_with_the_field_that_picks_one(bench, aapl, words):
+def test_several_contracts_are_listed_with_the_field_that_picks_one(
+    bench: Any, aapl: Instrument, words: Any
+) -> None:
     """Candidates that differ in their primary exchange ask for that field."""
 
-    def several(talk, fields):
+    def several(talk: Any, fields: list[str]) -> None:
         for number, place in (("265598", "NASDAQ"), ("38708077", "MEXI")):
             texts = [text.format(id=fields[2]) for text in words.details]
             texts[12], texts[20] = number, place
@@ -242,10 +264,10 @@ def test_several_contracts_are_listed_with_the_field_that_picks_one(bench, aapl,
     assert "Set primary_exchange (or con_id) in the universe: MEXI or NASDAQ" in text
 
 
-def test_one_contract_told_twice_is_one(bench, aapl, words):
+def test_one_contract_told_twice_is_one(bench: Any, aapl: Instrument, words: Any) -> None:
     """The same contract on two exchanges is not ambiguous."""
 
-    def twice(talk, fields):
+    def twice(talk: Any, fields: list[str]) -> None:
         for _ in range(2):
             talk.send(*(text.format(id=fields[2]) for text in words.details))
         talk.send(52, 1, fields[2])
@@ -256,20 +278,20 @@ def test_one_contract_told_twice_is_one(bench, aapl, words):
 @pytest.mark.parametrize(
     ("account", "origin"), [("DU1234567", Origin.IB), ("SIM000001", Origin.SIMULATED)]
 )
-def test_the_account_says_where_bars_come_from(bench, account, origin):
+def test_the_account_says_where_bars_come_from(bench: Any, account: str, origin: Origin) -> None:
     """An account that begins with SIM is a simulated gateway's, any other one real."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         return source.origin
 
     assert bench(ask, account=account) is origin
 
 
-def test_the_account_is_never_shown(bench, caplog):
+def test_the_account_is_never_shown(bench: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Neither hash, texts nor logs hold the account, even where everything is logged."""
     caplog.set_level("DEBUG")
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         return source.account_hash, repr(source), str(await source.health())
 
     shown = " ".join(bench(ask, account="U7654321"))
@@ -277,19 +299,19 @@ def test_the_account_is_never_shown(bench, caplog):
     assert "U7654321" not in shown + caplog.text
 
 
-def test_two_accounts_have_two_hashes(bench):
+def test_two_accounts_have_two_hashes(bench: Any) -> None:
     """The hash tells accounts apart."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         return source.account_hash
 
     assert bench(ask, account="U1") != bench(ask, account="U2")
 
 
-def test_now_is_the_gateways_clock(bench):
+def test_now_is_the_gateways_clock(bench: Any) -> None:
     """A gateway that is minutes ahead says what time it is."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         return source.now() - datetime.now(UTC), (await source.health()).clock_offset_s
 
     ahead, offset_s = bench(ask, clock_offset_s=300)
@@ -297,7 +319,7 @@ def test_now_is_the_gateways_clock(bench):
     assert 297 < offset_s < 301
 
 
-def test_bars_survive_the_connection(bench, minute_request):
+def test_bars_survive_the_connection(bench: Any, minute_request: BarRequest) -> None:
     """A table is a value of its own: it is whole after the gateway is gone."""
     answer = bench(lambda source: source.bars(minute_request))
     assert pa.Table.from_pylist(answer.bars.to_pylist(), schema=BAR_SCHEMA).equals(answer.bars)

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer
-from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.answers import Answer, BarRequest
+from ktrdr_pipelines.core.instruments import Instrument, Series
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     BadAnswerError,
@@ -18,11 +19,12 @@ from ktrdr_pipelines.errors import (
     PacingError,
     RequestRejectedError,
 )
+from ktrdr_pipelines.ib.source import GatewaySource
 
 HMDS = "Historical Market Data Service error message:"
 
 
-def refusing(code, text):
+def refusing(code: int, text: str) -> Any:
     """Answer requests for bars with an error frame."""
     return lambda talk, fields: talk.error(fields[1], code, text)
 
@@ -49,10 +51,12 @@ def refusing(code, text):
         (10314, "End Date/Time: The date, time, or time-zone entered is invalid.", None),
     ],
 )
-def test_an_error_frame_fails_its_request_at_once(bench, minute_request, code, text, kind):
+def test_an_error_frame_fails_its_request_at_once(
+    bench: Any, minute_request: BarRequest, code: int, text: str, *, kind: Any
+) -> None:
     """Every error that names a request ends it before the deadline, ib_async's warnings too."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> None:
         async with asyncio.timeout(0.4):
             await source.bars(minute_request)
 
@@ -62,10 +66,12 @@ def test_an_error_frame_fails_its_request_at_once(bench, minute_request, code, t
     assert "AAPL 1m, 1 D to now" in str(caught.value)
 
 
-def test_silence_ends_at_the_deadline_and_is_cancelled(bench, minute_request, words):
+def test_silence_ends_at_the_deadline_and_is_cancelled(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """A request without an answer raises, and the gateway is told to forget it."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> None:
         with pytest.raises(GatewaySilentError, match=r"no answer in 0\.5 s"):
             await source.bars(minute_request)
         await source.health()
@@ -74,10 +80,10 @@ def test_silence_ends_at_the_deadline_and_is_cancelled(bench, minute_request, wo
     assert bench.gateway.asked(25) == [["25", "1", bench.gateway.asked(20)[0][1]]]
 
 
-def test_silence_about_a_head_is_cancelled_too(bench, aapl, words):
+def test_silence_about_a_head_is_cancelled_too(bench: Any, aapl: Instrument, words: Any) -> None:
     """No head request is left open at the gateway."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> None:
         with pytest.raises(GatewaySilentError):
             await source.head(aapl)
         await source.health()
@@ -86,19 +92,22 @@ def test_silence_about_a_head_is_cancelled_too(bench, aapl, words):
     assert len(bench.gateway.asked(90)) == 1
 
 
-def test_silence_about_a_contract_ends_at_the_deadline(bench, aapl, words):
+def test_silence_about_a_contract_ends_at_the_deadline(
+    bench: Any, aapl: Instrument, words: Any
+) -> None:
     """Contract details have a deadline as everything has."""
     with pytest.raises(GatewaySilentError, match="contract of AAPL"):
         bench(lambda source: source.contract_id(aapl), contract=words.ignore)
 
 
-def test_a_request_given_up_by_its_caller_is_cancelled(bench, minute_request, words):
+def test_a_request_given_up_by_its_caller_is_cancelled(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """A cancelled task leaves nothing open at the gateway."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> None:
         task = asyncio.create_task(source.bars(minute_request))
-        while not bench.gateway.asked(20):
-            await asyncio.sleep(0.001)
+        await bench.gateway.until_asked(20)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -108,17 +117,19 @@ def test_a_request_given_up_by_its_caller_is_cancelled(bench, minute_request, wo
     assert len(bench.gateway.asked(25)) == 1
 
 
-def test_bars_that_come_after_the_deadline_go_to_nobody(bench, minute_request, words):
+def test_bars_that_come_after_the_deadline_go_to_nobody(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """Late bars neither appear in the next answer nor hurt anything."""
 
-    def late_then_good(talk, fields):
+    def late_then_good(talk: Any, fields: list[str]) -> None:
         if len(bench.gateway.asked(20)) == 1:
             late = words.history(fields[1], words.bar(words.first, close=99.0))
             talk.later(0.55, lambda: talk.raw(late))
         else:
             talk.later(0.1, lambda: words.tell_bars(talk, fields))
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         with pytest.raises(GatewaySilentError):
             await source.bars(minute_request)
         return await source.bars(minute_request)
@@ -127,10 +138,12 @@ def test_bars_that_come_after_the_deadline_go_to_nobody(bench, minute_request, w
     assert answer.bars["close"].to_pylist() == [10.5, 10.5]
 
 
-def test_an_answer_for_an_unknown_request_is_dropped(bench, minute_request, words):
+def test_an_answer_for_an_unknown_request_is_dropped(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """Bars under a number that nobody asked with change nothing."""
 
-    def with_stray(talk, fields):
+    def with_stray(talk: Any, fields: list[str]) -> None:
         talk.raw(words.history(4711, words.bar(words.first, close=99.0)))
         words.tell_bars(talk, fields)
 
@@ -138,14 +151,16 @@ def test_an_answer_for_an_unknown_request_is_dropped(bench, minute_request, word
     assert answer.bars["close"].to_pylist() == [10.5, 10.5]
 
 
-def test_a_second_answer_to_one_request_is_dropped(bench, minute_request, words):
+def test_a_second_answer_to_one_request_is_dropped(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """The first whole answer counts."""
 
-    def twice(talk, fields):
+    def twice(talk: Any, fields: list[str]) -> None:
         words.tell_bars(talk, fields)
         talk.raw(words.history(fields[1], words.bar(words.first, close=99.0)))
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         answer = await source.bars(minute_request)
         await source.health()
         return answer
@@ -153,14 +168,16 @@ def test_a_second_answer_to_one_request_is_dropped(bench, minute_request, words)
     assert bench(ask, bars=twice).bars["close"].to_pylist() == [10.5, 10.5]
 
 
-def test_an_error_after_the_end_changes_nothing(bench, minute_request, words):
+def test_an_error_after_the_end_changes_nothing(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """What the gateway says of an answered request is only noted."""
 
-    def late_error(talk, fields):
+    def late_error(talk: Any, fields: list[str]) -> None:
         words.tell_bars(talk, fields)
         talk.error(fields[1], 162, "API historical data query cancelled: 1")
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         answer = await source.bars(minute_request)
         return answer, await source.health()
 
@@ -169,10 +186,10 @@ def test_an_error_after_the_end_changes_nothing(bench, minute_request, words):
     assert health.is_good
 
 
-def test_an_error_before_the_end_wins(bench, aapl, words):
+def test_an_error_before_the_end_wins(bench: Any, aapl: Instrument, words: Any) -> None:
     """Parts of an answer that an error follows settle nothing."""
 
-    def parts_then_error(talk, fields):
+    def parts_then_error(talk: Any, fields: list[str]) -> None:
         talk.send(*(text.format(id=fields[2]) for text in words.details))
         talk.error(fields[2], 162, f"{HMDS}Historical data request pacing violation")
         talk.send(52, 1, fields[2])
@@ -192,7 +209,9 @@ def test_an_error_before_the_end_wins(bench, aapl, words):
         ("nothing but the id", []),
     ],
 )
-def test_an_answer_of_another_shape_is_bad(bench, minute_request, words, case, fields_after_id):
+def test_an_answer_of_another_shape_is_bad(
+    bench: Any, minute_request: BarRequest, words: Any, case: str, *, fields_after_id: list[Any]
+) -> None:
     """An answer that does not hold what it says is an error, never a shorter answer."""
     with pytest.raises(BadAnswerError):
         bench(
@@ -219,7 +238,9 @@ def test_an_answer_of_another_shape_is_bad(bench, minute_request, words, case, f
         [(1_767_623_400, 10, 11, 9, 10, 1, 1, 1), (1_767_623_400, 10, 11, 9, 10.5, 1, 1, 1)],
     ],
 )
-def test_a_bar_that_cannot_be_is_a_bad_answer(bench, minute_request, words, bars):
+def test_a_bar_that_cannot_be_is_a_bad_answer(
+    bench: Any, minute_request: BarRequest, words: Any, bars: Any
+) -> None:
     """Impossible prices, counts and stamps, or two bars for one minute, settle nothing."""
     with pytest.raises(BadAnswerError, match="cannot be") as caught:
         bench(
@@ -230,7 +251,9 @@ def test_a_bar_that_cannot_be_is_a_bad_answer(bench, minute_request, words, bars
 
 
 @pytest.mark.parametrize("given", ["1767571200", "2026-01-05", "20261301", "", "2026010"])
-def test_a_daily_bar_needs_a_date(bench, aapl, minute_request, words, given):
+def test_a_daily_bar_needs_a_date(
+    bench: Any, aapl: Instrument, minute_request: BarRequest, words: Any, *, given: str
+) -> None:
     """Anything but yyyymmdd is no date."""
     request = replace(minute_request, series=Series(aapl, Timeframe.D1))
     with pytest.raises(BadAnswerError):
@@ -240,7 +263,7 @@ def test_a_daily_bar_needs_a_date(bench, aapl, minute_request, words, given):
         )
 
 
-def test_an_answer_of_another_kind_is_bad(bench, minute_request):
+def test_an_answer_of_another_kind_is_bad(bench: Any, minute_request: BarRequest) -> None:
     """A head timestamp is no answer to a request for bars."""
     with pytest.raises(BadAnswerError, match="message 88"):
         bench(
@@ -250,7 +273,7 @@ def test_an_answer_of_another_kind_is_bad(bench, minute_request):
 
 
 @pytest.mark.parametrize("text", ["yesterday", "19801212", "19801212 14:30:00 EST"])
-def test_a_head_that_is_no_moment_is_bad(bench, aapl, text):
+def test_a_head_that_is_no_moment_is_bad(bench: Any, aapl: Instrument, text: str) -> None:
     """A head timestamp whose zone is unclear is refused rather than guessed."""
     with pytest.raises(BadAnswerError, match="head timestamp"):
         bench(
@@ -259,10 +282,10 @@ def test_a_head_that_is_no_moment_is_bad(bench, aapl, text):
         )
 
 
-def test_an_id_that_is_none_is_a_bad_answer(bench, aapl, words):
+def test_an_id_that_is_none_is_a_bad_answer(bench: Any, aapl: Instrument, words: Any) -> None:
     """Contract details without a positive id are refused."""
 
-    def without_id(talk, fields):
+    def without_id(talk: Any, fields: list[str]) -> None:
         texts = [text.format(id=fields[2]) for text in words.details]
         texts[12] = "0"
         talk.send(*texts)
@@ -272,10 +295,12 @@ def test_an_id_that_is_none_is_a_bad_answer(bench, aapl, words):
         bench(lambda source: source.contract_id(aapl), contract=without_id)
 
 
-def test_an_end_inside_an_answer_is_a_lost_connection(bench, minute_request, words):
+def test_an_end_inside_an_answer_is_a_lost_connection(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """Half a frame and then nothing more fails the request at once."""
 
-    def half(talk, fields):
+    def half(talk: Any, fields: list[str]) -> None:
         talk.raw(words.history(fields[1], words.bar(words.first))[:30])
         talk.close()
 
@@ -283,14 +308,16 @@ def test_an_end_inside_an_answer_is_a_lost_connection(bench, minute_request, wor
         bench(lambda source: source.bars(minute_request), bars=half)
 
 
-def test_a_lost_connection_fails_every_open_request_at_once(bench, minute_request, words):
+def test_a_lost_connection_fails_every_open_request_at_once(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """Nobody waits for the deadline when the socket is gone."""
 
-    def close_at_third(talk, fields):
+    def close_at_third(talk: Any, fields: list[str]) -> None:
         if len(bench.gateway.asked(20)) == 3:
             talk.close()
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         requests = [replace(minute_request, duration=f"{days} D") for days in (1, 2, 3)]
         async with asyncio.timeout(0.4):
             return await asyncio.gather(
@@ -302,17 +329,19 @@ def test_a_lost_connection_fails_every_open_request_at_once(bench, minute_reques
     assert len({str(error) for error in errors}) == 3
 
 
-def test_a_request_on_a_lost_connection_fails_at_once(bench, minute_request):
+def test_a_request_on_a_lost_connection_fails_at_once(
+    bench: Any, minute_request: BarRequest
+) -> None:
     """What is asked after the end does not wait either."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> None:
         with pytest.raises(ConnectionLostError):
             await source.bars(minute_request)
         async with asyncio.timeout(0.1):
             await source.bars(minute_request)
 
     with pytest.raises(ConnectionLostError, match="is gone"):
-        bench(ask, bars=lambda talk, fields: talk.close())
+        bench(ask, bars=lambda talk, _: talk.close())
 
 
 @pytest.mark.parametrize(
@@ -325,21 +354,23 @@ def test_a_request_on_a_lost_connection_fails_at_once(bench, minute_request):
         b"\x00\x00\x00\x03\xff\xfe\x00",
     ],
 )
-def test_garbage_ends_the_connection(bench, minute_request, data):
+def test_garbage_ends_the_connection(bench: Any, minute_request: BarRequest, data: Any) -> None:
     """A stream that cannot be read is given up at once, with a typed error."""
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> None:
         async with asyncio.timeout(0.4):
             await source.bars(minute_request)
 
     with pytest.raises(ConnectionLostError, match="does not speak"):
-        bench(ask, bars=lambda talk, fields: talk.raw(data))
+        bench(ask, bars=lambda talk, _: talk.raw(data))
 
 
-def test_frames_that_nobody_asked_for_are_ignored(bench, minute_request, words):
+def test_frames_that_nobody_asked_for_are_ignored(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """Orders, accounts and new kinds of messages of the gateway change nothing."""
 
-    def chatty(talk, fields):
+    def chatty(talk: Any, fields: list[str]) -> None:
         talk.send(5, 1, "an open order that nobody asked for")
         talk.send(6, 2, "NetLiquidation", "1000", "USD", "DU1234567")
         talk.send(999, "a message of a later version")
@@ -348,10 +379,10 @@ def test_frames_that_nobody_asked_for_are_ignored(bench, minute_request, words):
     assert bench(lambda source: source.bars(minute_request), bars=chatty).bars.num_rows == 2
 
 
-def test_a_slow_trickle_is_put_together(bench, minute_request, words):
+def test_a_slow_trickle_is_put_together(bench: Any, minute_request: BarRequest, words: Any) -> None:
     """An answer that comes byte by byte is the same answer."""
 
-    def trickle(talk, fields):
+    def trickle(talk: Any, fields: list[str]) -> None:
         data = words.history(fields[1], words.bar(words.first), words.bar(words.first + 60))
         for place in range(len(data)):
             talk.later(place * 0.001, lambda place=place: talk.raw(data[place : place + 1]))
@@ -359,10 +390,12 @@ def test_a_slow_trickle_is_put_together(bench, minute_request, words):
     assert bench(lambda source: source.bars(minute_request), bars=trickle).bars.num_rows == 2
 
 
-def test_a_trickle_without_end_ends_at_the_deadline(bench, minute_request, words):
+def test_a_trickle_without_end_ends_at_the_deadline(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """Bytes that keep coming do not move the deadline."""
 
-    def endless(talk, fields):
+    def endless(talk: Any, fields: list[str]) -> None:
         data = words.history(fields[1], *[words.bar(words.first)] * 1000)
         for place in range(400):
             talk.later(place * 0.01, lambda place=place: talk.raw(data[place : place + 1]))
@@ -371,14 +404,16 @@ def test_a_trickle_without_end_ends_at_the_deadline(bench, minute_request, words
         bench(lambda source: source.bars(minute_request), bars=endless)
 
 
-def test_a_restored_link_makes_open_requests_fail_for_another_try(bench, minute_request):
+def test_a_restored_link_makes_open_requests_fail_for_another_try(
+    bench: Any, minute_request: BarRequest
+) -> None:
     """After 1100 and 1102 an open request never gets its bars: it is given back at once."""
 
-    def lose_and_restore(talk, fields):
+    def lose_and_restore(talk: Any, fields: list[str]) -> None:
         talk.error(-1, 1100, "Connectivity between IBKR and Trader Workstation has been lost.")
         talk.later(0.05, lambda: talk.error(-1, 1102, "Connectivity restored - data maintained."))
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> None:
         async with asyncio.timeout(0.4):
             await source.bars(minute_request)
 
@@ -387,15 +422,17 @@ def test_a_restored_link_makes_open_requests_fail_for_another_try(bench, minute_
     assert caught.value.code == 1102
 
 
-def test_requests_wait_while_the_link_is_lost(bench, minute_request, words):
+def test_requests_wait_while_the_link_is_lost(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """Nothing is sent between 1100 and 1101; then it goes on."""
 
-    def lose_once(talk, fields):
+    def lose_once(talk: Any, fields: list[str]) -> None:
         words.tell_time(talk, fields)
         talk.error(-1, 1100, "Connectivity between IBKR and Trader Workstation has been lost.")
         talk.later(0.1, lambda: talk.error(-1, 1101, "Connectivity restored - data lost."))
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         await asyncio.sleep(0.02)
         before = len(bench.gateway.asked(9))
         answer = await source.bars(minute_request)
@@ -406,14 +443,16 @@ def test_requests_wait_while_the_link_is_lost(bench, minute_request, words):
     assert answer.bars.num_rows == 2
 
 
-def test_a_link_that_stays_lost_ends_at_the_deadline(bench, minute_request, words):
+def test_a_link_that_stays_lost_ends_at_the_deadline(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """What waits for the link says so when it gives up."""
 
-    def lose(talk, fields):
+    def lose(talk: Any, fields: list[str]) -> None:
         words.tell_time(talk, fields)
         talk.error(-1, 1100, "Connectivity between IBKR and Trader Workstation has been lost.")
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> None:
         await asyncio.sleep(0.02)
         await source.bars(minute_request)
 
@@ -421,13 +460,13 @@ def test_a_link_that_stays_lost_ends_at_the_deadline(bench, minute_request, word
         bench(ask, time=lose)
 
 
-def test_a_broken_farm_explains_the_silence(bench, minute_request):
+def test_a_broken_farm_explains_the_silence(bench: Any, minute_request: BarRequest) -> None:
     """A request that times out while the data farm is broken says so; health does too."""
 
-    def broken(talk, fields):
+    def broken(talk: Any, fields: list[str]) -> None:
         talk.error(-1, 2105, "HMDS data farm connection is broken:ushmds")
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         with pytest.raises(GatewaySilentError, match="2105 HMDS data farm connection is broken"):
             await source.bars(minute_request)
         return await source.health()
@@ -435,10 +474,10 @@ def test_a_broken_farm_explains_the_silence(bench, minute_request):
     assert bench(ask, bars=broken).troubles == ("2105 HMDS data farm connection is broken:ushmds",)
 
 
-def test_a_mended_farm_is_forgotten(bench, words):
+def test_a_mended_farm_is_forgotten(bench: Any, words: Any) -> None:
     """2106 for the same farm ends the trouble."""
 
-    def start(talk, fields):
+    def start(talk: Any, fields: list[str]) -> None:
         words.start(talk, fields)
         talk.error(-1, 2105, "HMDS data farm connection is broken:ushmds")
         talk.error(-1, 2106, "HMDS data farm connection is OK:ushmds")
@@ -453,11 +492,19 @@ def test_a_mended_farm_is_forgotten(bench, words):
         (2174, "Warning: You submitted request with date-time without explicit time zone."),
     ],
 )
-def test_a_notice_about_a_request_leaves_its_bars(bench, minute_request, words, caplog, code, text):
+def test_a_notice_about_a_request_leaves_its_bars(
+    bench: Any,
+    minute_request: BarRequest,
+    words: Any,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    code: int,
+    text: str,
+) -> None:
     """The bars follow a notice, and the notice is logged with what it concerns."""
     caplog.set_level(logging.INFO)
 
-    def noting(talk, fields):
+    def noting(talk: Any, fields: list[str]) -> None:
         talk.error(fields[1], code, text)
         words.tell_bars(talk, fields)
 
@@ -465,20 +512,20 @@ def test_a_notice_about_a_request_leaves_its_bars(bench, minute_request, words, 
     assert f"AAPL 1m, 1 D to now: the gateway notes {code} {text}" in caplog.text
 
 
-def test_1300_fails_what_is_open(bench, minute_request):
+def test_1300_fails_what_is_open(bench: Any, minute_request: BarRequest) -> None:
     """A gateway that drops the connection says so before it does."""
 
-    def dropping(talk, fields):
+    def dropping(talk: Any, fields: list[str]) -> None:
         talk.error(-1, 1300, "TWS socket port has been reset and this connection is being dropped.")
 
     with pytest.raises(ConnectionLostError, match="1300"):
         bench(lambda source: source.bars(minute_request), bars=dropping)
 
 
-def test_health_without_an_answer_is_a_value(bench, words):
+def test_health_without_an_answer_is_a_value(bench: Any, words: Any) -> None:
     """A gateway that stops answering is reported, not raised."""
 
-    def once(talk, fields):
+    def once(talk: Any, fields: list[str]) -> None:
         if len(bench.gateway.asked(49)) == 1:
             words.tell_time(talk, fields)
 
@@ -489,16 +536,18 @@ def test_health_without_an_answer_is_a_value(bench, words):
     assert not health.is_good
 
 
-def test_an_entitlement_error_stops_what_it_concerns_and_nothing_else(bench, minute_request, words):
+def test_an_entitlement_error_stops_what_it_concerns_and_nothing_else(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
     """The next request on the same connection is answered."""
 
-    def once(talk, fields):
+    def once(talk: Any, fields: list[str]) -> None:
         if len(bench.gateway.asked(20)) == 1:
             talk.error(fields[1], 354, "Requested market data is not subscribed.")
         else:
             words.tell_bars(talk, fields)
 
-    async def ask(source):
+    async def ask(source: GatewaySource) -> Any:
         with pytest.raises(EntitlementError, match="Level 1 market data subscription"):
             await source.bars(minute_request)
         return await source.bars(minute_request)
