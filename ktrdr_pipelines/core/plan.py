@@ -6,7 +6,6 @@ Not here: sending them (``ib.source``), what an answer proves (``core.settle``).
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import takewhile
 
 from ktrdr_pipelines.core.gaps import due_gaps
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -39,19 +38,22 @@ class Chunk:
 class Doubt:
     """A stretch that an answer left without bars, and that a narrower request must confirm.
 
-    ``probed`` is False after "no data" for several sessions: the gateway may have answered so
-    because the request reached past its oldest bar (grade C), so the newest session is asked
-    alone first. ``rounds`` counts how often the stretch was left without proof.
+    ``probes`` says how many of its newest sessions must be silent alone before "no data" for the
+    whole of it is believed: the gateway may answer so because a request reaches past its oldest
+    bar (grade C). ``rounds`` counts how often the stretch was left without proof.
     """
 
     interval: Interval
-    probed: bool
+    probes: int = 0
     rounds: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Everything that planning depends on: one series' wants, facts and limits."""
+    """Everything that planning depends on: one series' wants, facts and limits.
+
+    ``known_from`` is the oldest stamp from which the gateway is known to have bars, if any is.
+    """
 
     calendar: SessionCalendar
     timeframe: Timeframe
@@ -59,6 +61,7 @@ class Need:
     settled: IntervalSet
     now: datetime
     most_days: int
+    known_from: datetime | None = None
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
         """Give what is due and not settled, of everything or of one stretch."""
@@ -74,7 +77,7 @@ class Need:
 def plan(need: Need, doubts: Sequence[Doubt] = ()) -> list[Chunk]:
     """Cut what is missing into chunks, newest first.
 
-    Chunks end where a gap ends, so at session ends wherever a session is missing as a whole; they
+    Chunks end where a gap ends, or with the day of a session that is missing to its close; they
     reach back over as many sessions as ``most_days`` allows and hold at least one; gaps that one
     request serves are joined. A doubt is asked for by itself.
     """
@@ -82,7 +85,7 @@ def plan(need: Need, doubts: Sequence[Doubt] = ()) -> list[Chunk]:
     doubted = IntervalSet(doubt.interval for doubt in doubts)
     chunks = _cut(need, gaps - doubted)
     for doubt in doubts:
-        chunks.extend(_cut(need, gaps.clip(doubt.interval), one_span=not doubt.probed))
+        chunks.extend(_cut(need, gaps.clip(doubt.interval), one_span=doubt.probes > 0))
     return sorted(chunks, key=lambda chunk: chunk.ends_at, reverse=True)
 
 
@@ -100,12 +103,11 @@ def _cut(need: Need, gaps: IntervalSet, *, one_span: bool = False) -> list[Chunk
     """Cut gaps into chunks, newest first; with ``one_span`` only the newest session's."""
     chunks: list[Chunk] = []
     spans = _spans(need, gaps)
-    while spans:
-        taken = 1 if one_span else _fitting(need, spans)
-        chunks.append(_chunk(need, gaps, spans[-taken:]))
-        if one_span:
-            break
-        spans = spans[:-taken]
+    end = len(spans)
+    while end > 0:
+        start = end - 1 if one_span else _oldest_fitting(need, spans, end)
+        chunks.append(_chunk(need, gaps, spans[start:end]))
+        end = 0 if one_span else start
     return chunks
 
 
@@ -118,22 +120,38 @@ def _spans(need: Need, gaps: IntervalSet) -> list[Span]:
     return [span for span in spans if gaps.clip(span.stamps)]
 
 
-def _fitting(need: Need, spans: Sequence[Span]) -> int:
-    """Count how many of the newest spans fit into one request; at least one."""
-    earliest = spans[-1].closes_at - timedelta(days=need.most_days)
-    fitting = takewhile(lambda span: span.opens_at >= earliest, reversed(spans))
-    return max(1, sum(1 for _ in fitting))
+def _oldest_fitting(need: Need, spans: Sequence[Span], end: int) -> int:
+    """Give the place of the oldest span that fits into one request with ``spans[end - 1]``."""
+    earliest = spans[end - 1].closes_at - timedelta(days=need.most_days)
+    place = end - 1
+    while place > 0 and spans[place - 1].opens_at >= earliest:
+        place -= 1
+    return place
 
 
 def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     first, last = spans[0], spans[-1]
     hull = gaps.clip(Interval(first.stamps.start, last.stamps.end)).hull
     assert hull is not None  # noqa: S101  (every span given holds a part of a gap)
-    stamps = Interval(_left_edge(need, hull.start, first), hull.end)
-    inside = expected_spans(need.calendar, need.timeframe, stamps)
-    ends_at = hull.end if need.timeframe.is_intraday else last.closes_at
-    duration = _duration(need, Interval(hull.start, hull.end), inside, ends_at)
-    return Chunk(stamps, ends_at, duration, len(inside))
+    start = _left_edge(need, hull.start, first)
+    inside = expected_spans(need.calendar, need.timeframe, Interval(start, hull.end))
+    duration = _duration(need, hull, inside)
+    if hull.end < last.stamps.end or duration.endswith("S"):
+        return Chunk(Interval(start, hull.end), hull.end, duration, len(inside))
+    ends_at = _day_end(need, last)
+    end = max(hull.end, ends_at) if need.timeframe.is_intraday else hull.end
+    return Chunk(Interval(start, end), ends_at, duration, len(inside))
+
+
+def _day_end(need: Need, last: Span) -> datetime:
+    """Give the end of the session's day, or its close while that day is not over.
+
+    The gateway clips at the asked end, and may know a later close than the calendar does: an end
+    in closed time clips nothing.
+    """
+    day = need.calendar.day_of(last.closes_at - timedelta(microseconds=1))
+    ends_at = need.calendar.day_starts_at(day + timedelta(days=1))
+    return ends_at if last.closes_at <= ends_at <= need.now else last.closes_at
 
 
 def _left_edge(need: Need, start: datetime, first: Span) -> datetime:
@@ -147,7 +165,7 @@ def _left_edge(need: Need, start: datetime, first: Span) -> datetime:
     return max(edge, wanted.start) if wanted else edge
 
 
-def _duration(need: Need, gap: Interval, inside: Sequence[Span], ends_at: datetime) -> str:
+def _duration(need: Need, gap: Interval, inside: Sequence[Span]) -> str:
     """Say in IB's words how far back from its end a chunk reaches.
 
     ``N D`` means N sessions (grade L), so sessions are counted, not days.
@@ -157,8 +175,9 @@ def _duration(need: Need, gap: Interval, inside: Sequence[Span], ends_at: dateti
         weeks = _ceil(gap.length, timedelta(days=7))
         return f"{weeks} W" if weeks <= _MOST_WEEKS else f"{_ceil(gap.length, _YEAR)} Y"
     if timeframe is Timeframe.D1:
-        short = len(inside) <= _MOST_SESSIONS_IN_DAYS
-        return f"{len(inside)} D" if short else f"{_ceil(ends_at - inside[0].opens_at, _YEAR)} Y"
+        if len(inside) <= _MOST_SESSIONS_IN_DAYS:
+            return f"{len(inside)} D"
+        return f"{_ceil(inside[-1].closes_at - inside[0].opens_at, _YEAR)} Y"
     seconds = _seconds(timeframe, gap)
     if len(inside) == 1 and gap != inside[0].stamps and seconds <= _most_seconds(timeframe):
         return f"{seconds} S"

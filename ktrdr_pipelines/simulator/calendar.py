@@ -34,6 +34,7 @@ _PRE_OPEN_S = 4 * 3_600
 _POST_CLOSE_S = 20 * 3_600
 _HALF_DAY_POST_CLOSE_S = 17 * 3_600
 _FULL_CLOSE_S = 16 * 3_600
+_REGULAR_OPEN_S = 9 * 3_600 + 30 * 60
 _FX_OPEN_S = 17 * 3_600 + 15 * MINUTE_S
 _FX_CLOSE_S = 17 * 3_600
 
@@ -60,6 +61,12 @@ def _xnys_schedule() -> pd.DataFrame:
         calendar = exchange_calendars.get_calendar("XNYS", start=FIRST_DATE, end=LAST_DATE)
         schedule: pd.DataFrame = calendar.schedule[["open", "close"]]
     return schedule
+
+
+def within_regular_clock(local_times: Ints) -> bool:
+    """Say whether all of some local times lie between 09:30 and 16:00, on whatever day."""
+    clock = local_times % DAY_S
+    return bool(np.all((clock >= _REGULAR_OPEN_S) & (clock < _FULL_CLOSE_S)))
 
 
 def _stock_calendar() -> MarketCalendar:

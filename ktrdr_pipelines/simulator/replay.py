@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ktrdr_pipelines.simulator.bars import Bars, aggregated, empty_bars, joined
-from ktrdr_pipelines.simulator.calendar import calendar_of
+from ktrdr_pipelines.simulator.calendar import calendar_of, within_regular_clock
 from ktrdr_pipelines.simulator.durations import Window
 from ktrdr_pipelines.simulator.hours import DAY_S, Hours, MarketKind
 from ktrdr_pipelines.simulator.instruments import Instrument
@@ -76,10 +76,16 @@ class ReplayMarket:
         return _priced(self._in_window(instrument, query.size, query), instrument.kind)
 
     def _read(self, instrument: Instrument, size: BarSize, use_rth: bool) -> Bars:  # noqa: FBT001 - a cache key
-        """Read a series once, without the bars outside the hours that are asked for."""
+        """Read a series once, without the bars outside the hours that are asked for.
+
+        A recording of regular hours stays whole: some of its bars stand after the early close of
+        a half day, and the recording knows better than the calendar.
+        """
         hours = self.hours(instrument, use_rth=use_rth)
         bars = read_bars(self._recordings[instrument].files[size], size, hours)
         if size.is_dated or not use_rth or instrument.kind is MarketKind.FX:
+            return bars
+        if within_regular_clock(bars.start + hours.offsets[bars.session]):
             return bars
         return bars.take(bars.start >= hours.opens[bars.session])
 

@@ -1,0 +1,182 @@
+"""Recorded bars through simulator, socket, loader and store: what comes out is what was recorded.
+
+The recordings lie beside the project on some machines only; without them these tests skip.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.build import build_defs
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.opening import open_manager, universe_file
+from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.simulator.markets import open_market
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.parquet import BarStore
+
+RECORDED = Path(__file__).parents[3] / "shared" / "bars"
+pytestmark = pytest.mark.skipif(not RECORDED.is_dir(), reason="no recorded bars on this machine")
+
+UNIVERSE = """
+defaults: {timeframes: [1d, 1h], start: 1998-01-01}
+windows: {1m: 2014-01, yearly: 1998}
+symbols:
+  AAPL: {}
+  SPY: {}
+  AAPL.ETH: {timeframes: [1m]}
+  SPY.ETH: {timeframes: [1m]}
+  EURUSD: {timeframes: [1m, 1h], start: 2007-01-01}
+"""
+CASES = [
+    ("AAPL", "1d", date(1998, 1, 1), date(2021, 4, 1)),
+    ("SPY", "1d", date(1998, 1, 1), date(2021, 4, 1)),
+    ("AAPL", "1h", date(1998, 1, 1), date(2021, 4, 1)),
+    ("SPY", "1h", date(1998, 1, 1), date(2021, 4, 1)),
+    ("AAPL.ETH", "1m", date(2014, 6, 5), date(2014, 6, 10)),
+    ("SPY.ETH", "1m", date(2013, 10, 4), date(2013, 10, 12)),
+    ("SPY.ETH", "1m", date(2023, 8, 3), date(2023, 8, 4)),
+    ("EURUSD", "1h", date(2007, 1, 1), date(2019, 1, 1)),
+    ("EURUSD", "1m", date(2014, 5, 1), date(2014, 5, 16)),
+    ("EURUSD", "1m", date(2018, 4, 3), date(2018, 4, 5)),
+]
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[SimulatorServer]:
+    """Replay the recordings as a gateway."""
+    with running_simulator(market=open_market(RECORDED, seed=1)) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(tmp_path: Path, gateway: SimulatorServer) -> Settings:
+    """Point at the replaying gateway and an empty store with a universe."""
+    layout = create_store(tmp_path / "data")
+    layout.universe.write_text(UNIVERSE, encoding="utf-8")
+    return Settings(ib_port=gateway.port, ktrdr_data=layout.root, ktrdr_state=tmp_path / "state")
+
+
+def layout_of(settings: Settings) -> StoreLayout:
+    """Give the store of the settings."""
+    assert settings.ktrdr_data is not None
+    return StoreLayout(settings.ktrdr_data)
+
+
+def series_named(settings: Settings, symbol: str, timeframe: str) -> Series:
+    """Give a series of the universe."""
+    universe, _ = universe_file(layout_of(settings)).read()
+    return Series(universe.instrument(symbol), Timeframe(timeframe))
+
+
+def job(series: Series, first: date, end: date) -> Job:
+    """Ask for session dates of a series."""
+    calendar = calendar_named(series.instrument.calendar)
+    stamps = stamps_between(calendar, series.timeframe, first, end)
+    return Job(series, wanted=IntervalSet([stamps]))
+
+
+def load(settings: Settings, jobs: Sequence[Job]) -> list[SeriesReport]:
+    """Load jobs as the command line does."""
+    return asyncio.run(open_manager(settings, layout_of(settings)).run(jobs))
+
+
+def recorded(series: Series, first: date, end: date) -> pa.Table:
+    """Give what was recorded of session dates, in the store's columns."""
+    folder = RECORDED / series.symbol.removesuffix(".ETH")
+    table = pq.read_table(folder / f"{series.timeframe}.parquet")
+    calendar = calendar_named(series.instrument.calendar)
+    stamps = stamps_between(calendar, series.timeframe, first, end)
+    ts = table["ts"].cast(pa.timestamp("us")).cast(pa.int64()).combine_chunks()
+    keys = pa.array(ts, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    volume = table["volume"]
+    if series.instrument.calendar == "FX":
+        volume = pa.nulls(table.num_rows, pa.float64())
+    table = table.set_column(0, "ts", keys).set_column(5, "volume", volume)
+    inside = pc.and_(pc.greater_equal(keys, stamps.start), pc.less(keys, stamps.end))
+    return table.filter(inside)
+
+
+def stored(settings: Settings, series: Series, first: date, end: date) -> pa.Table:
+    """Give what the store holds of session dates, in the recording's columns."""
+    layout = layout_of(settings)
+    calendar = calendar_named(series.instrument.calendar)
+    stamps = stamps_between(calendar, series.timeframe, first, end)
+    bars = BarStore(layout, Ledger(layout.ledger)).read(series, stamps)
+    return bars.select(["ts", "open", "high", "low", "close", "volume"])
+
+
+def assert_same(left: pa.Table, right: pa.Table) -> None:
+    """Compare bit for bit."""
+    assert left.num_rows == right.num_rows > 0
+    for name in ("ts", "open", "high", "low", "close", "volume"):
+        assert left[name].to_pylist() == right[name].to_pylist(), name
+
+
+@pytest.mark.parametrize(("symbol", "timeframe", "first", "end"), CASES)
+def test_stored_bars_equal_the_recording_bit_for_bit(  # noqa: PLR0917  (a table of cases)
+    settings: Settings, symbol: str, timeframe: str, first: date, end: date
+) -> None:
+    """Every recorded bar of the span is in the store, unaltered, and nothing else is."""
+    series = series_named(settings, symbol, timeframe)
+    [report] = load(settings, [job(series, first, end)])
+    assert report.failures == ()
+    assert report.is_complete, report.summary
+    assert_same(stored(settings, series, first, end), recorded(series, first, end))
+
+
+def test_daily_bars_of_23_years_take_at_most_24_requests(
+    settings: Settings, gateway: SimulatorServer
+) -> None:
+    """AAPL 1d from 1998 to 2021 needs no more than one request a year."""
+    series = series_named(settings, "AAPL", "1d")
+    before = len(gateway.requests)
+    [report] = load(settings, [job(series, date(1998, 1, 1), date(2021, 4, 1))])
+    asked = [request for request in gateway.requests[before:] if request.kind == "history"]
+    assert report.rows >= 5849
+    assert 0 < len(asked) <= 24
+
+
+def test_a_dagster_run_leaves_the_same_files(settings: Settings, tmp_path: Path) -> None:
+    """The same bars through a ranged Dagster run make files with the same rows and coverage."""
+    series = series_named(settings, "AAPL", "1h")
+    load(settings, [job(series, date(2019, 1, 1), date(2021, 1, 1))])
+    other = create_store(tmp_path / "dagster")
+    other.universe.write_text(UNIVERSE, encoding="utf-8")
+    through = settings.model_copy(update={"ktrdr_data": other.root})
+    defs = build_defs(through)
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("symbols_1h", ["AAPL"])
+        result = dg.materialize(
+            list(defs.assets or []),
+            selection=[dg.AssetKey(["bars", "1h"])],
+            resources=defs.resources,
+            instance=instance,
+            tags={
+                "dagster/asset_partition_range_start": "AAPL|2019",
+                "dagster/asset_partition_range_end": "AAPL|2020",
+            },
+        )
+        assert result.success
+    one, two = layout_of(settings), layout_of(through)
+    ledgers = [BarStore(layout, Ledger(layout.ledger)) for layout in (one, two)]
+    assert ledgers[0].coverage(series).bars == ledgers[1].coverage(series).bars
+    files = [layout.bar_files("AAPL", Timeframe.H1) for layout in (one, two)]
+    assert [one.relative(path) for path in files[0]] == [two.relative(path) for path in files[1]]
+    for left, right in zip(*files, strict=True):
+        assert pq.read_table(left).equals(pq.read_table(right))
