@@ -41,7 +41,7 @@ class Attempt:
 class AttemptsTable(Database):
     """Attempts by series, interval and kind."""
 
-    def record_attempt(  # noqa: PLR0913  (one value each, all named)
+    def record_attempt(
         self,
         series_key: str,
         interval: Interval,

@@ -28,7 +28,7 @@ class Claim:
 class ClaimsTable(Database):
     """Claims by series, interval and owner."""
 
-    def claim(
+    def claim(  # noqa: PLR0917  (whose, what, who, when, how long)
         self,
         series_key: str,
         intervals: Iterable[Interval],

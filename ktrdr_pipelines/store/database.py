@@ -63,10 +63,10 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                connection.commit()
             except BaseException:
                 connection.rollback()
                 raise
-            connection.commit()
 
     def _handle(self) -> "_Handle | None":
         handle: _Handle | None = getattr(self._local, "handle", None)

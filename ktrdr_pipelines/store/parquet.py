@@ -106,7 +106,11 @@ class BarStore:
 
     def coverage(self, series: Series) -> Coverage:
         """Give what is settled of a series."""
-        parts = (row.coverage for row in self._files(series).values())
+        return self.coverage_of(series.symbol, series.timeframe)
+
+    def coverage_of(self, symbol: str, timeframe: Timeframe) -> Coverage:
+        """Give what is settled of a series that may have left the universe."""
+        parts = (row.coverage for row in self.files(symbol, timeframe).values())
         return reduce(Coverage.merged, parts, Coverage())
 
     def identity(self, series: Series) -> Identity | None:
@@ -144,6 +148,23 @@ class BarStore:
         folders = {path.parent for path in self.layout.all_bar_files()}
         return sorted((_value(folder.parent), Timeframe(_value(folder))) for folder in folders)
 
+    def files(self, symbol: str, timeframe: Timeframe) -> Mapping[Path, Mirrored]:
+        """Give what each file of a series holds, opening only those that changed unseen."""
+        key = f"{symbol}|{timeframe}"
+        paths = self.layout.bar_files(symbol, timeframe)
+        known = self.ledger.mirror(key) if paths else {}
+        current: dict[Path, Mirrored] = {}
+        recounted: dict[str, Mirrored] = {}
+        for path in paths:
+            name, taken = self.layout.relative(path), fingerprint(path)
+            row = known.get(name)
+            if row is None or row.fingerprint != taken:
+                row = recounted[name] = mirrored(taken, read_footer(path))
+            current[path] = row
+        if recounted:
+            self.ledger.record_mirror(key, recounted)
+        return current
+
     def _save_part(self, series: Series, identity: Identity, part: FilePart) -> SaveResult:
         folder = self.layout.series_folder(series.symbol, series.timeframe)
         path = folder / f"{part.stem}.parquet"
@@ -162,21 +183,7 @@ class BarStore:
         return SaveResult(merge.added, merge.revised.num_rows, (path,))
 
     def _files(self, series: Series) -> Mapping[Path, Mirrored]:
-        """Give what each file of a series holds, opening only those that changed unseen."""
-        key = series_key(series)
-        paths = self._paths(series)
-        known = self.ledger.mirror(key) if paths else {}
-        current: dict[Path, Mirrored] = {}
-        recounted: dict[str, Mirrored] = {}
-        for path in paths:
-            name, taken = self.layout.relative(path), fingerprint(path)
-            row = known.get(name)
-            if row is None or row.fingerprint != taken:
-                row = recounted[name] = mirrored(taken, read_footer(path))
-            current[path] = row
-        if recounted:
-            self.ledger.record_mirror(key, recounted)
-        return current
+        return self.files(series.symbol, series.timeframe)
 
     def _paths(self, series: Series) -> list[Path]:
         return self.layout.bar_files(series.symbol, series.timeframe)

@@ -78,7 +78,7 @@ class ReferencesTable(Database):
             ).fetchone()
         return None if row is None else int(row[0])
 
-    def pin_contract(
+    def pin_contract(  # noqa: PLR0917  (a row, in its order)
         self, symbol: str, origin: Origin, contract_id: int, description: str, at: datetime
     ) -> None:
         """Fix the contract id that a symbol stands for; a later call replaces it."""

@@ -1,0 +1,151 @@
+"""The rows of the catalog's small tables: sessions, instruments, coverage, requests.
+
+Not here: the tables' columns in SQL and the views over bars (``store.catalog_sql``).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.core.sessions import monday_of
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.store.audit import RequestRecord
+from ktrdr_pipelines.store.parquet import BarStore
+
+REQUESTS_KEPT = 10_000
+"""Rows of the audit that the catalog shows, the newest."""
+
+_AHEAD = timedelta(days=366)
+_WEEK = timedelta(days=7)
+
+_MOMENT = pa.timestamp("us", tz="UTC")
+_SESSIONS = pa.schema(
+    {
+        "calendar": pa.string(),
+        "session_date": pa.date32(),
+        "opens_at": _MOMENT,
+        "closes_at": _MOMENT,
+    }
+)
+_INSTRUMENTS = pa.schema(
+    {
+        "symbol": pa.string(),
+        "ib_symbol": pa.string(),
+        "sec_type": pa.string(),
+        "exchange": pa.string(),
+        "currency": pa.string(),
+        "what_to_show": pa.string(),
+        "use_rth": pa.bool_(),
+        "calendar": pa.string(),
+        "timeframes": pa.list_(pa.string()),
+        "start": pa.date32(),
+    }
+)
+_COVERAGE = pa.schema(
+    {
+        "symbol": pa.string(),
+        "timeframe": pa.string(),
+        "verdict": pa.string(),
+        "starts": _MOMENT,
+        "ends": _MOMENT,
+        "proved_at": _MOMENT,
+        "expires_at": _MOMENT,
+    }
+)
+_REQUESTS = pa.schema(
+    {
+        "series": pa.string(),
+        "contract_id": pa.int64(),
+        "what_to_show": pa.string(),
+        "gateway": pa.string(),
+        "account_hash": pa.string(),
+        "asked_end": _MOMENT,
+        "duration": pa.string(),
+        "sent_at": _MOMENT,
+        "took_s": pa.float64(),
+        "outcome": pa.string(),
+        "code": pa.int32(),
+        "rows": pa.int64(),
+        "proved": pa.string(),
+    }
+)
+
+_Settled = Mapping[tuple[str, Timeframe], Coverage]
+
+
+def catalog_tables(
+    store: BarStore, universe: Sequence[Instrument], now: datetime
+) -> dict[str, pa.Table]:
+    """Give the rows of each small table by its name."""
+    instruments = {instrument.symbol: instrument for instrument in universe}.values()
+    settled = {key: store.coverage_of(*key) for key in store.series_on_disk()}
+    return {
+        "sessions": _sessions(instruments, settled, now),
+        "instruments": _instruments(instruments),
+        "coverage": _coverage(settled),
+        "requests": _requests(store.ledger.requests(REQUESTS_KEPT)),
+    }
+
+
+def _sessions(instruments: Iterable[Instrument], settled: _Settled, now: datetime) -> pa.Table:
+    """Give the sessions of the calendars in use, in whole weeks: a cut week would end early."""
+    calendars = {instrument.calendar for instrument in instruments}
+    hulls = [coverage.bars.hull for coverage in settled.values()]
+    starts = [hull.start.date() for hull in hulls if hull]
+    starts += [instrument.start for instrument in instruments]
+    end = monday_of((now + _AHEAD).date()) + _WEEK
+    first = monday_of(min(starts, default=end)) - _WEEK
+    rows = [
+        {
+            "calendar": calendar,
+            "session_date": session.day,
+            "opens_at": session.opens_at,
+            "closes_at": session.closes_at,
+        }
+        for calendar in sorted(calendars)
+        for session in calendar_named(calendar).sessions(first, end)
+    ]
+    return pa.Table.from_pylist(rows, schema=_SESSIONS)
+
+
+def _instruments(instruments: Iterable[Instrument]) -> pa.Table:
+    names = [name for name in _INSTRUMENTS.names if name != "timeframes"]
+    rows = [
+        {name: getattr(instrument, name) for name in names}
+        | {"timeframes": list(instrument.timeframes)}
+        for instrument in instruments
+    ]
+    return pa.Table.from_pylist(rows, schema=_INSTRUMENTS)
+
+
+def _coverage(settled: _Settled) -> pa.Table:
+    rows: list[dict[str, object]] = []
+    for (symbol, timeframe), coverage in settled.items():
+        series = {"symbol": symbol, "timeframe": timeframe}
+        rows += [
+            {**series, "verdict": "bars", "starts": part.start, "ends": part.end}
+            for part in coverage.bars
+        ]
+        rows += [
+            {
+                **series,
+                "verdict": "empty",
+                "starts": proof.interval.start,
+                "ends": proof.interval.end,
+                "proved_at": proof.proved_at,
+                "expires_at": proof.expires_at,
+            }
+            for proof in coverage.empty
+        ]
+    return pa.Table.from_pylist(rows, schema=_COVERAGE)
+
+
+def _requests(records: Iterable[RequestRecord]) -> pa.Table:
+    names = [field.name for field in fields(RequestRecord)]
+    rows = [{name: getattr(record, name) for name in names} for record in records]
+    return pa.Table.from_pylist(rows, schema=_REQUESTS)
