@@ -24,26 +24,31 @@ POLL_S = 0.1
 LONGEST_SLEEP_S = 2.0
 """How long a waiting request sleeps before it looks whether its turn has come nearer."""
 
-RESTAMP_S = 0.02
-"""How late a request may be sent after its stamp before it is stamped again."""
+FRESH_S = 0.1
+"""How old a stamp may be when the request is sent; an older one is taken again."""
+
+STAMP_TRIES = 3
+"""How often that is done before a machine is taken to be just slow."""
 
 CANCEL_HOLD_S = 2.0
 """How long a cancelled request keeps its place: the gateway may still be working on it."""
 
 _BUSY_S = 0.01
 _BUSY_TRIES = 500
+_PAUSE_TRIES = 20
 _log = logging.getLogger(__name__)
 
 
 class Slot:
     """A place in the budget, to be given back when the answer is there.
 
-    A slot that is not given back stays taken until its deadline.
+    A slot that is not given back stays taken until its deadline. ``sent_at_s`` is its stamp.
     """
 
-    def __init__(self, number: int, record: PacerRecord) -> None:
-        self._number, self._record = number, record
+    def __init__(self, place: Place, record: PacerRecord) -> None:
+        self.sent_at_s = place.turn.at
         self.is_held = True
+        self._number, self._record = place.number, record
 
     def release(self) -> None:
         """Give it back: the gateway has answered."""
@@ -127,30 +132,33 @@ class Pacer:
         Returns:
             Seconds from now; they double while violations stay close.
         """
-        try:
-            pause_s = self._record.pause()
-        except RecordBusyError:
-            return 0.0
-        _log.warning("the gateway was asked too much; everything pauses for %.0f s", pause_s)
-        return pause_s
+        for _ in range(_PAUSE_TRIES):
+            with suppress(RecordBusyError):
+                pause_s = self._record.pause()
+                _log.warning("the gateway was asked too much: a pause of %.0f s", pause_s)
+                return pause_s
+        raise self._stuck()
 
-    async def _enter(self, request: PacedRequest, hold_s: float) -> int:
+    async def _enter(self, request: PacedRequest, hold_s: float) -> Place:
         number: int | None = None
+        stamps = 0
         try:
             while True:
                 place = await self._attempt(request, number, hold_s)
-                number = place.number
-                if place.sent:
-                    break
-                await self._wait(place, request)
+                number, stamps = place.number, stamps + place.sent
+                if place.sent and (self._is_fresh(place) or stamps >= STAMP_TRIES):
+                    return place
+                if not place.sent:
+                    await self._wait(place, request)
         except BaseException:
             self._withdraw(number)
             raise
-        self._wake_first()
-        if self._clock() - place.turn.at > RESTAMP_S:
-            with suppress(RecordBusyError):
-                self._record.restamp(place.number)
-        return place.number
+        finally:
+            self._wake_first()
+
+    def _is_fresh(self, place: Place) -> bool:
+        """Say whether a request is sent when its stamp says; the process may have stood still."""
+        return self._clock() - place.turn.at <= FRESH_S
 
     async def _attempt(self, request: PacedRequest, number: int | None, hold_s: float) -> Place:
         """Try to send, giving way while other processes write."""
@@ -159,7 +167,10 @@ class Pacer:
                 return self._record.attempt(request, number, hold_s=hold_s)
             except RecordBusyError:
                 await self._sleep(_BUSY_S)
-        raise DiskError(
+        raise self._stuck()
+
+    def _stuck(self) -> DiskError:
+        return DiskError(
             f"request record in {self._folder}",
             came="another process holds it and does not let go",
             remedy="End the process that hangs.",
@@ -192,7 +203,6 @@ class Pacer:
             self._line[min(self._line)].set()
 
     def _withdraw(self, number: int | None) -> None:
-        self._wake_first()
         if number is not None:
             with suppress(RecordBusyError):
                 self._record.withdraw(number)

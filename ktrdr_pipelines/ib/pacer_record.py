@@ -95,15 +95,6 @@ class PacerRecord:
             )
         return Place(mine, chance, sent)
 
-    def restamp(self, number: int) -> None:
-        """Say that a request is being sent only now."""
-        now = self._clock()
-        with self._file.transaction() as database:
-            database.execute(
-                "UPDATE requests SET until = until + ? - at, at = ? WHERE number = ?",
-                (now, now, number),
-            )
-
     def release(self, number: int) -> None:
         """Give a place back: the request is answered."""
         with self._file.transaction() as database:
@@ -118,11 +109,9 @@ class PacerRecord:
             )
 
     def withdraw(self, number: int) -> None:
-        """Leave the line."""
+        """Take back a request that was never sent."""
         with self._file.transaction() as database:
-            database.execute(
-                "DELETE FROM requests WHERE number = ? AND state = 'waiting'", (number,)
-            )
+            database.execute("DELETE FROM requests WHERE number = ?", (number,))
 
     def pause(self) -> float:
         """Pause all requests of all processes after a violation; give the seconds from now.
@@ -171,12 +160,14 @@ class PacerRecord:
             )
         ]
         held: dict[str, list[PacedRequest]] = {}
-        for row in self._rows(database, "state = 'open' AND until > ?", (now,)):
+        for row in self._rows(
+            database, "state = 'open' AND until > ? AND number <> ?", (now, mine)
+        ):
             held.setdefault(row[1], []).append(_request(row))
         chance = turn(
             self._pacing,
             me=Waiting(mine, self._owner, now, request),
-            sent=self._sent(database, request, now),
+            sent=self._sent(database, request, mine, now),
             open_requests=held,
             others=waiting,
             now=now,
@@ -184,14 +175,16 @@ class PacerRecord:
         paused_until, _ = self._last_pause(database)
         return Turn(max(chance.at, paused_until), chance.has_place)
 
-    def _sent(self, database: sqlite3.Connection, request: PacedRequest, now: float) -> list[Hit]:
+    def _sent(
+        self, database: sqlite3.Connection, request: PacedRequest, mine: int, now: float
+    ) -> list[Hit]:
         """Give what was sent and can still matter to a request."""
         recent = now - self._pacing.horizon_s(small=False)
         since = now - self._pacing.horizon_s(small=True) if request.small else recent
         rows = self._rows(
             database,
-            "state IN ('open', 'done') AND at > ? AND (small OR at > ?)",
-            (since, recent),
+            "state <> 'waiting' AND at > ? AND (small OR at > ?) AND number <> ?",
+            (since, recent, mine),
         )
         return [Hit(row[2], _request(row)) for row in rows]
 

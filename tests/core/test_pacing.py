@@ -1,0 +1,279 @@
+"""When requests may be sent: the rules, whose turn it is, and pauses."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktrdr_pipelines.core.pacing import (
+    Hit,
+    PacedRequest,
+    Pacing,
+    RequestKind,
+    Rule,
+    Scope,
+    Turn,
+    Waiting,
+    earliest,
+    next_pause_s,
+    pacing_of,
+    turn,
+    weight_of,
+)
+
+RULES = pacing_of().rules
+STRICT = pacing_of(conservative=True).rules
+
+
+def bars(end: object = 0, *, contract: str = "1", **other: Any) -> PacedRequest:
+    """Make a request for minute bars."""
+    return PacedRequest(RequestKind.BARS, contract, f"{contract}|{end}", **other)
+
+
+def small(end: object = 0, **other: Any) -> PacedRequest:
+    """Make a request for small bars."""
+    return bars(end, small=True, **other)
+
+
+def head(contract: str) -> PacedRequest:
+    """Make a request for a head timestamp."""
+    return PacedRequest(RequestKind.HEAD, contract, f"head|{contract}", small=True)
+
+
+def test_nothing_sent_means_now() -> None:
+    """A first request waits for nothing."""
+    assert earliest(RULES, [], small()) < 0
+
+
+def test_an_identical_request_waits_fifteen_seconds_and_a_margin() -> None:
+    """Contract, end, duration, size, what and hours make two requests identical."""
+    assert earliest(RULES, [Hit(100, bars(1))], bars(1)) == pytest.approx(115.75)
+
+
+def test_another_end_is_another_request() -> None:
+    """Neighbouring chunks of one series are not identical, and do not wait for each other."""
+    assert earliest(RULES, [Hit(100, bars(1))], bars(2)) < 100
+
+
+def test_a_contract_is_asked_at_most_five_times_in_two_seconds() -> None:
+    """Four small requests of one contract are sent at once, the fifth keeps the margin."""
+    hits = [Hit(100 + n / 10, small(n)) for n in range(4)]
+    assert earliest(RULES, hits[:3], small(9)) < 100
+    assert earliest(RULES, hits, small(9)) == pytest.approx(102.0)
+    assert earliest(RULES, hits, small(9, contract="2")) < 100
+
+
+def test_sixty_in_ten_minutes_keep_a_margin() -> None:
+    """The 58th small request waits until the first is ten minutes old."""
+    hits = [Hit(1000 + n, small(n, contract=str(n))) for n in range(57)]
+    assert earliest(RULES, hits[:56], small("x")) < 1056
+    assert earliest(RULES, hits, small("x")) == pytest.approx(1600.0)
+
+
+def test_bid_ask_counts_twice() -> None:
+    """Half as many of them fill the window."""
+    assert (weight_of("BID_ASK"), weight_of("TRADES")) == (2, 1)
+    hits = [Hit(1000 + n, small(n, contract=str(n), weight=2)) for n in range(28)]
+    assert earliest(RULES, hits, small("x")) < 1028
+    assert earliest(RULES, hits, small("x", weight=2)) == pytest.approx(1600.0)
+
+
+def test_heads_obey_the_small_bar_rules() -> None:
+    """A head counts in the window whatever bars it is asked for."""
+    hits = [Hit(1000 + n, head(str(n))) for n in range(57)]
+    assert earliest(RULES, hits, head("x")) == pytest.approx(1600.0)
+
+
+def test_minutes_and_longer_are_not_under_the_hard_rules() -> None:
+    """A hundred different requests for minutes in a second wait for the message rate only."""
+    hits = [Hit(1000 + n / 100, bars(n)) for n in range(100)]
+    assert earliest(RULES, hits, bars("x")) == pytest.approx(1000.53 + 1)
+
+
+def test_longer_bars_do_not_use_up_the_small_window() -> None:
+    """They are not counted where they are not bound."""
+    hits = [Hit(1000 + n, bars(n)) for n in range(100)]
+    assert earliest(RULES, hits, small("x")) < 1100
+
+
+def test_conservative_puts_everything_under_the_hard_rules() -> None:
+    """Minutes then wait for the window, and ten seconds for each other."""
+    hits = [Hit(1000 + n, bars(n, contract=str(n))) for n in range(57)]
+    assert earliest(STRICT, hits, bars("x")) == pytest.approx(1600.0)
+    assert earliest(STRICT, hits[:1], bars("x")) == pytest.approx(1010.5)
+
+
+def test_contract_requests_are_under_the_message_rate_only() -> None:
+    """They wait neither for bars nor for each other."""
+    contract = PacedRequest(RequestKind.CONTRACT, "1", "1")
+    assert earliest(STRICT, [Hit(1000, bars()), Hit(1000, contract)], contract) < 1000
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> PacedRequest:
+    """Make a request of a small world, so that rules meet often."""
+    return PacedRequest(
+        draw(st.sampled_from([RequestKind.BARS, RequestKind.HEAD])),
+        contract := draw(st.sampled_from(["1", "2"])),
+        f"{contract}|{draw(st.integers(0, 3))}",
+        weight=draw(st.integers(1, 2)),
+        small=draw(st.booleans()),
+    )
+
+
+def breaks(rules: tuple[Rule, ...], hits: list[Hit]) -> list[str]:
+    """Find rules that a history breaks, by looking at every window that ends at a hit."""
+    broken = []
+    for rule in rules:
+        bound = [hit for hit in hits if rule.binds(hit.request)]
+        for last in bound:
+            inside = [
+                hit
+                for hit in bound
+                if last.at - rule.window_s + 1e-6 < hit.at <= last.at
+                and rule.counts(hit.request, last.request)
+            ]
+            if sum(rule.weight(hit.request) for hit in inside) > rule.most:
+                broken.append(rule.name)
+    return broken
+
+
+@given(st.lists(st.tuples(requests(), st.floats(0, 3)), max_size=60), st.booleans())
+def test_sending_at_the_earliest_time_breaks_no_rule(
+    asked: list[tuple[PacedRequest, float]], conservative: bool
+) -> None:
+    """Whatever is asked and when, no window holds more than its rule allows."""
+    rules = (
+        *pacing_of(conservative=conservative).rules,
+        Rule("few", 5, 40.0, small_only=not conservative, weighted=True),
+    )
+    hits: list[Hit] = []
+    now = 1000.0
+    for request, pause_s in asked:
+        now += pause_s
+        hits.append(Hit(max(now, earliest(rules, hits, request)), request))
+    assert breaks(rules, hits) == []
+
+
+@given(st.lists(st.tuples(requests(), st.floats(0, 60)), max_size=30), st.randoms())
+def test_the_order_of_the_hits_does_not_matter(
+    placed: list[tuple[PacedRequest, float]], random: Any
+) -> None:
+    """A request fits behind hits that lie in the future too."""
+    hits = [Hit(at, request) for request, at in placed]
+    shuffled = random.sample(hits, len(hits))
+    assert earliest(STRICT, hits, small()) == earliest(STRICT, shuffled, small())
+
+
+@pytest.fixture
+def ask() -> Any:
+    """Ask for a turn at time 100 as owner "me", number 50."""
+
+    def run(request: PacedRequest, pacing: Pacing | None = None, **given: Any) -> Turn:
+        held = {owner: [bars(n) for n in range(count)] for owner, count in given.items()}
+        others = held.pop("others", [])
+        assert not others
+        return turn(
+            pacing or pacing_of(),
+            me=Waiting(50, "me", 100, request),
+            sent=[],
+            open_requests=held,
+            others=run.others,  # type: ignore[attr-defined]
+            now=100,
+        )
+
+    run.others = []  # type: ignore[attr-defined]
+    return run
+
+
+def test_a_free_place_is_taken_now(ask: Any) -> None:
+    """With five of six places taken the next goes at once."""
+    assert ask(bars(), a=5).is_now(100)
+
+
+def test_minutes_wait_for_a_place_in_flight(ask: Any) -> None:
+    """With all places taken there is none, though the time has come."""
+    assert ask(bars(), a=3, b=3) == Turn(100, has_place=False)
+
+
+def test_heads_need_no_place_in_flight(ask: Any) -> None:
+    """They count among the open requests only."""
+    assert ask(head("1"), a=6).is_now(100)
+
+
+def test_fifty_open_requests_are_the_end_for_all(ask: Any) -> None:
+    """The margin leaves 47 places for everything that is historical."""
+    assert pacing_of().most_open == 47
+    assert ask(head("1"), a=46).has_place
+    assert not ask(head("1"), a=47).has_place
+    contract = PacedRequest(RequestKind.CONTRACT, "1", "1")
+    assert ask(contract, a=47).has_place
+
+
+def test_a_tail_goes_before_backfills_that_came_first(ask: Any) -> None:
+    """The last place is the tail's, whoever waited longer."""
+    ask.others = [Waiting(1, "other", 90, bars(1)), Waiting(2, "other", 90, bars(2))]
+    assert ask(bars("tail", tail=True), a=5).has_place
+    assert not ask(bars("more"), a=5).has_place
+
+
+def test_among_tails_the_first_goes_first(ask: Any) -> None:
+    """Tails do not overtake each other."""
+    ask.others = [Waiting(1, "other", 90, bars(1, tail=True))]
+    assert not ask(bars("tail", tail=True), a=5).has_place
+
+
+def test_an_owner_with_less_goes_first(ask: Any) -> None:
+    """A process that holds nothing goes before the many requests of a busy one."""
+    ask.others = [Waiting(n, "busy", 90, bars(n)) for n in range(20)]
+    assert ask(bars("mine"), busy=5).has_place
+
+
+def test_of_two_owners_every_second_turn_is_the_others(ask: Any) -> None:
+    """A newcomer stands behind the other's first request, not behind all of them."""
+    ask.others = [Waiting(n, "busy", 90, bars(n)) for n in range(20)]
+    assert ask(bars("mine"), a=4).has_place
+    assert not ask(bars("mine"), a=5).has_place
+
+
+def test_who_waits_for_another_time_takes_no_place(ask: Any) -> None:
+    """A request that may not be sent for a while holds nobody up."""
+    ask.others = [Waiting(1, "other", 110, bars(1))]
+    assert ask(bars("mine"), a=5).has_place
+
+
+def test_a_promised_time_counts_as_sent(ask: Any) -> None:
+    """Whoever stands ahead with an identical request makes it wait from then on."""
+    ask.others = [Waiting(1, "other", 110, bars(1))]
+    assert ask(bars(1)).at == pytest.approx(125.75)
+
+
+def test_pauses_double_while_violations_stay_close() -> None:
+    """From one minute to ten, and back to one after a quiet while."""
+    lengths, last = [], None
+    for _ in range(6):
+        last = next_pause_s(last, since_s=1)
+        lengths.append(last)
+    assert lengths == [60, 120, 240, 480, 600, 600]
+    assert next_pause_s(600, since_s=601) == 60
+
+
+def test_scaling_changes_time_and_nothing_else() -> None:
+    """A scaled pacing has the same counts in shorter windows."""
+    scaled = pacing_of().scaled(0.01)
+    assert [rule.most for rule in scaled.rules] == [rule.most for rule in RULES]
+    assert scaled.horizon_s(small=True) == pytest.approx(6.0)
+    assert scaled.horizon_s(small=False) == pytest.approx(0.1575)
+
+
+def test_the_rules_stay_below_what_is_documented() -> None:
+    """The limits restated: 15 s, 5 in 2 s, 60 in 600 s, 50 messages a second."""
+    limits = {"identical": (1, 15), "same contract": (5, 2), "window": (60, 600)}
+    for rule in RULES:
+        most, window_s = limits.get(rule.name, (50, 1))
+        assert rule.most <= most
+        assert rule.window_s >= window_s
+        assert (rule.most, rule.window_s) != (most, window_s)
+    assert replace(RULES[0], scope=Scope.GATEWAY).scope is Scope.GATEWAY

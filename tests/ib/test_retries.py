@@ -1,0 +1,82 @@
+"""How long to wait before another try, and the configuration of a gateway."""
+
+from pathlib import Path
+
+import pytest
+
+from ktrdr_pipelines.errors import (
+    BadAnswerError,
+    ClientIdInUseError,
+    EntitlementError,
+    GatewayError,
+    GatewaySilentError,
+    PacingError,
+    RequestRejectedError,
+)
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.retries import retry_delay_s
+from ktrdr_pipelines.settings import load_settings
+
+
+def delays(error: GatewayError, max_retries: int = 3) -> list[float | None]:
+    """Give the waits after the first five tries."""
+    return [
+        retry_delay_s(error, tries, max_retries=max_retries, base_delay_s=2.0)
+        for tries in range(1, 6)
+    ]
+
+
+@pytest.mark.parametrize("error", [GatewaySilentError("x"), BadAnswerError("x")])
+def test_delays_double_and_end(error: GatewayError) -> None:
+    """Two, four, eight seconds, and then no more."""
+    assert delays(error) == [2.0, 4.0, 8.0, None, None]
+
+
+def test_delays_have_a_longest() -> None:
+    """No ordinary error waits longer than a minute."""
+    assert retry_delay_s(GatewaySilentError("x"), 9, max_retries=20, base_delay_s=2.0) == 60.0
+
+
+def test_a_pacing_error_waits_as_long_as_the_gateway_pauses() -> None:
+    """From one minute to ten."""
+    assert delays(PacingError("x"), max_retries=5) == [60.0, 120.0, 240.0, 480.0, 600.0]
+
+
+def test_an_id_in_use_waits_at_least_the_pause_between_ids() -> None:
+    """Aggressive connecting would leave the gateway refusing everyone."""
+    error = ClientIdInUseError("x")
+    assert retry_delay_s(error, 1, max_retries=1, base_delay_s=0.0) == 1.5
+
+
+@pytest.mark.parametrize("error", [EntitlementError("x"), RequestRejectedError("x")])
+def test_what_would_be_refused_again_is_not_tried_again(error: GatewayError) -> None:
+    """An error that is final has no delay."""
+    assert delays(error) == [None] * 5
+
+
+def test_no_retries_means_none() -> None:
+    """IB_MAX_RETRIES=0 gives up at once."""
+    assert delays(GatewaySilentError("x"), max_retries=0)[0] is None
+
+
+def test_the_configuration_comes_from_the_settings(tmp_path: Path) -> None:
+    """Every field has its setting."""
+    given = {
+        "IB_HOST": "gate.example",
+        "IB_PORT": "4001",
+        "IB_TIMEOUT": "12.5",
+        "IB_PACING": "conservative",
+        "IB_MAX_RETRIES": "7",
+        "IB_RETRY_DELAY": "0.5",
+        "IB_CLIENT_ID_CLI": "301-310",
+        "KTRDR_STATE": str(tmp_path),
+    }
+    config = GatewayConfig.from_settings(load_settings(given))
+    assert (config.gateway, config.timeout_s, config.conservative) == (
+        "gate.example:4001",
+        12.5,
+        True,
+    )
+    assert (config.max_retries, config.retry_delay_s) == (7, 0.5)
+    assert config.client_id_ranges["cli"] == (301, 310)
+    assert config.folder == tmp_path / "gate.example_4001"

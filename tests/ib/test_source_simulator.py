@@ -1,0 +1,111 @@
+"""The source against the product's simulated gateway: the same wire, another author."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ktrdr_pipelines.core.answers import Answer, BarRequest
+from ktrdr_pipelines.core.bars import BAR_SCHEMA, stamps
+from ktrdr_pipelines.core.instruments import Instrument, Origin, SecType, Series, WhatToShow
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import ContractUnknownError
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.source import open_source
+from ktrdr_pipelines.simulator.server import running_simulator
+
+NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Any:
+    """Put a question to a simulated gateway whose clock stands at NOW."""
+
+    def run(question: Any) -> Any:
+        async def session(port: int) -> Any:
+            config = GatewayConfig(state_dir=tmp_path, port=port, timeout_s=10)
+            async with open_source(config) as source:
+                return await question(source)
+
+        with running_simulator(now=NOW) as simulator:
+            return asyncio.run(session(simulator.port))
+
+    return run
+
+
+@pytest.mark.parametrize("timeframe", list(Timeframe))
+def test_every_timeframe_gives_a_table(ask: Any, aapl: Instrument, timeframe: Timeframe) -> None:
+    """Bars of each size come sorted, unique and in the schema."""
+    request = BarRequest(Series(aapl, timeframe), NOW - timedelta(days=1), "1 M")
+    answer = ask(lambda source: source.bars(request))
+    assert isinstance(answer, Answer)
+    assert answer.bars.schema == BAR_SCHEMA
+    assert bool(np.all(np.diff(stamps(answer.bars)) > 0))
+    assert answer.reach is not None
+    assert answer.reach.end == request.ends_at
+
+
+def test_currencies_have_no_volume(ask: Any, aapl: Instrument) -> None:
+    """Midpoint bars have prices and null for what is not available."""
+    pair = replace(
+        aapl,
+        symbol="EURUSD",
+        ib_symbol="EUR",
+        sec_type=SecType.CASH,
+        exchange="IDEALPRO",
+        what_to_show=WhatToShow.MIDPOINT,
+        use_rth=False,
+        calendar="FX",
+    )
+    request = BarRequest(Series(pair, Timeframe.H1), NOW, "2 D")
+    answer = ask(lambda source: source.bars(request))
+    assert answer.bars["volume"].null_count == answer.bars.num_rows > 0
+    assert answer.bars["close"].null_count == 0
+
+
+def test_the_simulator_says_what_it_is(ask: Any, aapl: Instrument) -> None:
+    """Its bars are simulated, its clock is its own, and it has contracts and heads."""
+
+    async def question(source: Any) -> Any:
+        return (
+            source.origin,
+            source.now(),
+            await source.contract_id(aapl),
+            await source.head(aapl),
+            (await source.health()).is_good,
+        )
+
+    origin, now, contract_id, head, is_good = ask(question)
+    assert origin is Origin.SIMULATED
+    assert NOW - timedelta(seconds=2) < now < NOW + timedelta(minutes=1)
+    assert contract_id > 0
+    assert head < NOW
+    assert is_good
+
+
+def test_a_symbol_that_does_not_exist_is_unknown(ask: Any, aapl: Instrument) -> None:
+    """The simulator refuses what no exchange lists, as the gateway does."""
+    nobody = replace(aapl, symbol="NOSUCH1", ib_symbol="NOSUCH1")
+    with pytest.raises(ContractUnknownError):
+        ask(lambda source: source.contract_id(nobody))
+
+
+def test_many_requests_at_once_are_all_answered(ask: Any, aapl: Instrument) -> None:
+    """Forty different requests through one connection come back, each with its own bars."""
+
+    async def question(source: Any) -> Any:
+        requests = [
+            BarRequest(Series(aapl, Timeframe.M1), NOW - timedelta(days=day), "1 D")
+            for day in range(1, 41)
+        ]
+        return await asyncio.gather(*(source.bars(request) for request in requests))
+
+    answers = ask(question)
+    assert [answer.request.ends_at for answer in answers] == [
+        NOW - timedelta(days=day) for day in range(1, 41)
+    ]
+    assert all(isinstance(answer, Answer) for answer in answers)
