@@ -45,24 +45,30 @@ _NO_BARS = """(
 _COLUMNS = "b.symbol, b.timeframe, b.ts, b.session_date, b.open, b.high, b.low, b.close, b.volume, \
 b.average, b.bar_count"
 
-_SESSION = """LEFT JOIN instruments AS i ON i.symbol = b.symbol
+_INSTRUMENT = "LEFT JOIN instruments AS i ON i.symbol = b.symbol"
+
+_SESSION = f"""{_INSTRUMENT}
     LEFT JOIN sessions AS s ON s.calendar = i.calendar AND s.session_date = b.session_date"""
 
-_SESSION_OF_ONE = """LEFT JOIN (
-        SELECT x.session_date, x.closes_at FROM sessions AS x
-        WHERE x.calendar = (SELECT i.calendar FROM instruments AS i WHERE i.symbol = symbol)
-    ) AS s ON s.session_date = b.session_date"""
-
-_WEEK = """LEFT JOIN instruments AS i ON i.symbol = b.symbol
-    LEFT JOIN (
+_WEEKS = """(
         SELECT calendar, CAST(date_trunc('week', session_date) AS DATE) AS monday,
             max(closes_at) AS closes_at
         FROM sessions GROUP BY ALL
-    ) AS s ON s.calendar = i.calendar AND s.monday = CAST(b.ts AT TIME ZONE 'UTC' AS DATE)"""
+    )"""
 
-_SHORT = frozenset({Timeframe.M1, Timeframe.M5, Timeframe.M15, Timeframe.M30})
-_LONG = frozenset({Timeframe.H1, Timeframe.H4})
-_KINDS = (_SHORT, _LONG, frozenset({Timeframe.D1}), frozenset({Timeframe.W1}))
+_MONDAY = "CAST(b.ts AT TIME ZONE 'UTC' AS DATE)"
+
+_WEEK = f"""{_INSTRUMENT}
+    LEFT JOIN {_WEEKS} AS w ON w.calendar = i.calendar AND w.monday = {_MONDAY}"""
+
+_OWN = "(SELECT i.calendar FROM instruments AS i WHERE i.symbol = symbol)"
+"""The calendar of the macro's symbol."""
+
+_CLOSE = "CASE WHEN s.closes_at > b.ts THEN s.closes_at END"
+_DAY_CLOSES = "coalesce(s.closes_at, b.ts + INTERVAL 48 HOURS)"
+_WEEK_CLOSES = "coalesce(w.closes_at, b.ts + INTERVAL 192 HOURS)"
+
+_LONG = (Timeframe.H1, Timeframe.H4)
 
 
 def view_name(timeframe: Timeframe) -> str:
@@ -80,9 +86,7 @@ def views_sql(layout: StoreLayout, filled: frozenset[Timeframe]) -> str:
     views = []
     for timeframe in Timeframe:
         source = _all_series(layout, timeframe) if timeframe in filled else _NO_BARS
-        length = f"INTERVAL {timeframe.seconds} SECONDS"
-        body = _select(timeframe, _with_next(timeframe, source), length=length, session=_SESSION)
-        views.append(f"CREATE VIEW {view_name(timeframe)} AS {body};")
+        views.append(f"CREATE VIEW {view_name(timeframe)} AS {_view(timeframe, source)};")
     union = " UNION ALL ".join(f"SELECT * FROM {view_name(timeframe)}" for timeframe in Timeframe)
     return "\n".join([*views, f"CREATE VIEW bars AS {union};"])
 
@@ -90,55 +94,50 @@ def views_sql(layout: StoreLayout, filled: frozenset[Timeframe]) -> str:
 def series_sql(layout: StoreLayout, *, filled: bool) -> str:
     """Make the macro that goes to one series by path.
 
+    Its joins are chosen by the timeframe, which is a constant once it is called: what does not
+    concern it is planned away. The next bar is joined, not windowed, so that a filter on ts prunes.
+
     Args:
         layout: where the files stand.
         filled: whether the store has any file; DuckDB cannot name a path that has none.
     """
     source = _one_series(layout) if filled else _NO_BARS
-    cases = " ".join(f"WHEN {_quoted(tf)} THEN {tf.seconds}" for tf in sorted(_SHORT | _LONG))
-    length = f"to_seconds(CASE timeframe {cases} END)"
-    branches = []
-    for kind in _KINDS:
-        bars = _joined_with_next(source) if kind is _LONG else source
-        body = _select(min(kind), bars, length=length, session=_SESSION_OF_ONE)
-        branches.append(f"{body} WHERE timeframe IN ({_quoted(*sorted(kind))})")
-    return f"CREATE MACRO series(symbol, timeframe) AS TABLE {' UNION ALL '.join(branches)};"
+    long = f"timeframe IN ({_quoted(*_LONG)})"
+    seconds = " ".join(f"WHEN {_quoted(tf)} THEN {tf.seconds}" for tf in Timeframe)
+    length = f"to_seconds(CASE timeframe {seconds} END)"
+    return f"""CREATE MACRO series(symbol, timeframe) AS TABLE
+    SELECT {_COLUMNS}, CASE timeframe
+        WHEN '1d' THEN {_DAY_CLOSES}
+        WHEN '1w' THEN {_WEEK_CLOSES}
+        ELSE least(b.ts + {length}, n.next_ts, {_CLOSE}) END AS closes_at
+    FROM {source} AS b
+    LEFT JOIN (
+        SELECT session_date, closes_at FROM sessions WHERE calendar = {_OWN} AND timeframe <> '1w'
+    ) AS s ON s.session_date = b.session_date
+    LEFT JOIN (
+        SELECT monday, closes_at FROM {_WEEKS} WHERE calendar = {_OWN} AND timeframe = '1w'
+    ) AS w ON w.monday = {_MONDAY}
+    LEFT JOIN (
+        SELECT ts, lead(ts) OVER (ORDER BY ts) AS next_ts FROM {source} WHERE {long}
+    ) AS n ON n.ts = b.ts;"""
 
 
-def _with_next(timeframe: Timeframe, source: str) -> str:
-    """Add the stamp of the session's next bar; filters on symbol and date still prune."""
-    if timeframe not in _LONG:
-        return source
-    order = "PARTITION BY symbol, session_date ORDER BY ts"
-    return f"(SELECT *, lead(ts) OVER ({order}) AS next_ts FROM {source})"
-
-
-def _joined_with_next(source: str) -> str:
-    """Add the stamp of the next bar of one series, by a join that lets a filter on ts prune."""
-    following = f"(SELECT ts, lead(ts) OVER (ORDER BY ts) AS next_ts FROM {source})"
-    return f"(SELECT o.*, n.next_ts FROM {source} AS o LEFT JOIN {following} AS n ON n.ts = o.ts)"
-
-
-def _select(timeframe: Timeframe, source: str, *, length: str, session: str) -> str:
-    """Select the bars of a source with the moment at which each is complete.
-
-    Args:
-        timeframe: whose bars, or one of those that are treated alike.
-        source: what gives the bars; for hours with the stamp of the next one.
-        length: SQL for the length of a bar.
-        session: the join that gives the close of a bar's session.
-    """
+def _view(timeframe: Timeframe, source: str) -> str:
+    """Select the bars of a source with the moment at which each is complete."""
     if timeframe is Timeframe.D1:
-        return _closing(source, session, "coalesce(s.closes_at, b.ts + INTERVAL 48 HOURS)")
+        return _closing(source, _SESSION, _DAY_CLOSES)
     if timeframe is Timeframe.W1:
-        return _closing(source, _WEEK, "coalesce(s.closes_at, b.ts + INTERVAL 192 HOURS)")
-    following = "b.next_ts, " if timeframe in _LONG else ""
-    close = "CASE WHEN s.closes_at > b.ts THEN s.closes_at END"
-    return _closing(source, session, f"least(b.ts + {length}, {following}{close})")
+        return _closing(source, _WEEK, _WEEK_CLOSES)
+    end = f"b.ts + INTERVAL {timeframe.seconds} SECONDS"
+    if timeframe not in _LONG:
+        return _closing(source, _SESSION, f"least({end}, {_CLOSE})")
+    order = "PARTITION BY symbol, session_date ORDER BY ts"
+    source = f"(SELECT *, lead(ts) OVER ({order}) AS next_ts FROM {source})"
+    return _closing(source, _SESSION, f"least({end}, b.next_ts, {_CLOSE})")
 
 
-def _closing(source: str, join: str, closes_at: str) -> str:
-    return f"SELECT {_COLUMNS}, {closes_at} AS closes_at FROM {source} AS b {join}"
+def _closing(source: str, joins: str, closes_at: str) -> str:
+    return f"SELECT {_COLUMNS}, {closes_at} AS closes_at FROM {source} AS b {joins}"
 
 
 def _all_series(layout: StoreLayout, timeframe: Timeframe) -> str:

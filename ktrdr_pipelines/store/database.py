@@ -19,6 +19,8 @@ from ktrdr_pipelines.store.ledger_sql import LEDGER_VERSION, TABLES
 BUSY_TIMEOUT_S = 30.0
 """Seconds that a statement waits for another process's transaction; those last milliseconds."""
 
+_REBUILD = "Run `ktrdr repair`: it is rebuilt from the bar files, no bar is lost"
+
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -48,6 +50,19 @@ class Database:
         self._local.handle = None
         if handle is not None:
             handle.connection.close()
+
+    def check(self) -> None:
+        """Look through the whole file for damage.
+
+        Raises:
+            CorruptFileError: there is some.
+        """
+        with self._reading() as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise CorruptFileError(
+                f"the ledger {self.path} is damaged", came=found, remedy=_REBUILD
+            )
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -162,9 +177,7 @@ def _translated(path: Path, error: sqlite3.Error) -> StoreError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     what, came = f"cannot use the ledger {path}", str(error)
     if code in _CORRUPT:
-        return CorruptFileError(
-            what, came=came, remedy="Run `ktrdr repair`: it is rebuilt from the bar files"
-        )
+        return CorruptFileError(what, came=came, remedy=_REBUILD)
     if code in _BUSY:
         return StoreError(
             what, came=came, remedy="Another process keeps it: end that one and run it again"

@@ -75,9 +75,14 @@ class StoreLayout:
         """Give the files that one series has, oldest first."""
         return sorted(self.series_folder(symbol, timeframe).glob("*.parquet"))
 
-    def all_bar_files(self) -> list[Path]:
-        """Give every bar file of the store."""
-        return sorted(self.bars.glob("symbol=*/timeframe=*/*.parquet"))
+    def series_folders(self) -> dict[tuple[str, Timeframe], Path]:
+        """Give the folder of every series that has one, by symbol and timeframe."""
+        return {
+            (_value(symbol), timeframe): folder
+            for symbol in sorted(self.bars.glob("symbol=*"))
+            for timeframe in Timeframe
+            if (folder := symbol / f"timeframe={timeframe}").is_dir()
+        }
 
     def relative(self, path: Path) -> str:
         """Name a path the same wherever the folder is moved."""
@@ -90,6 +95,11 @@ class StoreLayout:
     def lock(self, name: str) -> Path:
         """Give the lock file of something that is not a series."""
         return self.locks / f"{name}.lock"
+
+
+def _value(folder: Path) -> str:
+    """Give the value of a folder named ``key=value``."""
+    return folder.name.partition("=")[2]
 
 
 def create_store(root: Path, origin: Origin | None = None) -> StoreLayout:

@@ -145,8 +145,7 @@ class BarStore:
 
     def series_on_disk(self) -> list[tuple[str, Timeframe]]:
         """Name every series that has a file."""
-        folders = {path.parent for path in self.layout.all_bar_files()}
-        return sorted((_value(folder.parent), Timeframe(_value(folder))) for folder in folders)
+        return [key for key in self.layout.series_folders() if self.layout.bar_files(*key)]
 
     def files(self, symbol: str, timeframe: Timeframe) -> Mapping[Path, Mirrored]:
         """Give what each file of a series holds, opening only those that changed unseen."""
@@ -203,8 +202,3 @@ def _refuse_foreign(path: Path, held: Identity, given: Identity) -> None:
             remedy="Give the other instrument a symbol of its own in universe.yaml, or move this "
             "one out of the way with `ktrdr universe retire`",
         )
-
-
-def _value(folder: Path) -> str:
-    """Give the value of a folder named ``key=value``."""
-    return folder.name.partition("=")[2]

@@ -1,0 +1,167 @@
+"""Making a store whole again from its bar files, which are the truth.
+
+The ledger and the catalog are rebuilt, files that cannot be trusted are set aside, never deleted,
+and what killed writers left is removed. Not here: judging one file (``store.inspection``).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ktrdr_pipelines.core.instruments import Identity, Instrument, Origin
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import CorruptFileError
+from ktrdr_pipelines.store.atomic import TEMP_SUFFIX, disk_errors, locked
+from ktrdr_pipelines.store.catalog import rebuild_catalog
+from ktrdr_pipelines.store.inspection import (
+    Inspected,
+    Quarantined,
+    inspect_file,
+    load_again,
+    set_aside,
+)
+from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.mirror import fingerprint, mirrored
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair found and did.
+
+    ``ledger_set_aside`` is where a damaged ledger went; ``leftovers`` are unfinished files that
+    were removed; ``forgotten`` counts audit rows that were past keeping.
+    """
+
+    files: int
+    quarantined: tuple[Quarantined, ...]
+    leftovers: tuple[Path, ...]
+    ledger_set_aside: Path | None
+    forgotten: int
+
+
+def repair(layout: StoreLayout, universe: Sequence[Instrument], now: datetime) -> RepairReport:
+    """Check every file, rebuild ledger and catalog, and say what must be loaded again.
+
+    Args:
+        layout: the store.
+        universe: instruments, for the catalog.
+        now: what pins and the age of audit rows are told by.
+
+    Raises:
+        StoreError: a file was written by a newer version, or a series stayed locked.
+        DiskError: the system refused.
+    """
+    aside = _set_ledger_aside(layout)
+    ledger = Ledger(layout.ledger)
+    with closing(ledger):
+        kept: list[Path] = []
+        quarantined = _strangers(layout)
+        leftovers = _root_leftovers(layout)
+        for symbol, timeframe in layout.series_folders():
+            with locked(layout.series_lock(symbol, timeframe), f"{symbol} {timeframe}"):
+                leftovers += _leftovers(layout.series_folder(symbol, timeframe))
+                good, bad = _judged(layout, symbol, timeframe)
+                quarantined += bad
+                _remember(layout, ledger, good, now)
+                kept += [item.path for item in good]
+        standing = {layout.relative(path) for path in kept}
+        ledger.forget_mirror(name for name in ledger.mirrored_files() if name not in standing)
+        forgotten = ledger.prune_requests(now)
+    rebuild_catalog(layout, universe, now)
+    return RepairReport(len(kept), tuple(quarantined), tuple(leftovers), aside, forgotten)
+
+
+def _set_ledger_aside(layout: StoreLayout) -> Path | None:
+    """Move a damaged ledger out of the way; its next user makes a new one."""
+    ledger = Ledger(layout.ledger)
+    try:
+        with closing(ledger):
+            ledger.check()
+    except CorruptFileError as error:
+        moved = set_aside(layout, layout.ledger, error.came, "nothing")
+        for suffix in ("-wal", "-shm"):
+            beside = layout.ledger.with_name(f"{layout.ledger.name}{suffix}")
+            if beside.exists():
+                set_aside(layout, beside, error.came, "nothing")
+        return moved.now
+    return None
+
+
+def _strangers(layout: StoreLayout) -> list[Quarantined]:
+    """Set aside bar files that stand where no series has its folder."""
+    folders = set(layout.series_folders().values())
+    paths = [path for path in sorted(layout.bars.rglob("*.parquet")) if path.parent not in folders]
+    why = "no series has its files there"
+    return [set_aside(layout, path, why, "nothing that is known") for path in paths]
+
+
+def _judged(
+    layout: StoreLayout, symbol: str, timeframe: Timeframe
+) -> tuple[list[Inspected], list[Quarantined]]:
+    """Part the files of one series into those to keep and those set aside."""
+    found = [inspect_file(path, symbol, timeframe) for path in layout.bar_files(symbol, timeframe)]
+    identity = _prevailing(layout, found)
+    good, bad = [], []
+    for item in found:
+        wrong = item.wrong
+        if item.facts and item.facts.identity != identity:
+            wrong = f"it holds {item.facts.identity}, the series holds {identity}"
+        if wrong:
+            lost = load_again(item.path, symbol, timeframe)
+            bad.append(set_aside(layout, item.path, wrong, lost))
+        else:
+            good.append(item)
+    return good, bad
+
+
+def _prevailing(layout: StoreLayout, found: Iterable[Inspected]) -> Identity | None:
+    """Say what a series holds where its files disagree: the store's origin, then most bars."""
+    origin = store_origin(layout)
+    rows: Counter[Identity] = Counter()
+    for item in found:
+        if item.facts and origin in {None, item.facts.identity.origin}:
+            rows[item.facts.identity] += item.facts.rows + 1
+    return max(rows, key=lambda identity: rows[identity], default=None)
+
+
+def _remember(
+    layout: StoreLayout, ledger: Ledger, good: Iterable[Inspected], now: datetime
+) -> None:
+    """Write what the good files of one series say into the ledger, and pin what they fix."""
+    for item in good:
+        if item.facts is None:
+            continue
+        identity = item.facts.identity
+        row = mirrored(fingerprint(item.path), item.facts)
+        key = f"{identity.symbol}|{identity.timeframe}"
+        ledger.record_mirror(key, {layout.relative(item.path): row})
+        _pin(layout, ledger, identity, now)
+
+
+def _pin(layout: StoreLayout, ledger: Ledger, identity: Identity, now: datetime) -> None:
+    origin: Origin = identity.origin
+    pin_origin(layout, origin)
+    if ledger.pinned_contract(identity.symbol, origin) is None:
+        ledger.pin_contract(identity.symbol, origin, identity.contract_id, str(identity), now)
+
+
+def _root_leftovers(layout: StoreLayout) -> list[Path]:
+    """Remove what killed writers of the marker and of the catalog left."""
+    with (
+        locked(layout.lock("store"), f"the store {layout.root}"),
+        locked(layout.lock("catalog"), f"the catalog {layout.catalog}"),
+    ):
+        return _leftovers(layout.root)
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """Remove unfinished files; whoever calls holds the lock that their writers would hold."""
+    with disk_errors(folder):
+        paths = sorted(folder.glob(f".*{TEMP_SUFFIX}*"))
+        for path in paths:
+            path.unlink(missing_ok=True)
+    return paths
