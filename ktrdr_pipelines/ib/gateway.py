@@ -108,11 +108,12 @@ class GatewayConnection:
     async def health(self) -> Health:
         """Ask for the time, and say how that went."""
         self._check_place()
+        answered_at_s = self._inbox.answered_at_s
         return Health(
             gateway=self.gateway,
             connected=self.is_up,
             round_trip_s=await self._round_trip_s() if self.is_up else None,
-            last_answer_age_s=boot_time_s() - self._inbox.answered_at_s,
+            last_answer_age_s=None if answered_at_s is None else boot_time_s() - answered_at_s,
             clock_offset_s=(self.now() - wall_now()).total_seconds(),
             troubles=self._inbox.notes.troubles,
         )

@@ -17,14 +17,14 @@ CLOCK_REFRESH_S = 600.0
 class Health:
     """How a connection is: a round trip's time (None: no answer) and what is known to be wrong.
 
-    ``last_answer_age_s`` is the age of the last frame of any kind; ``clock_offset_s`` says how far
-    the gateway's clock is ahead of this machine's, to a second.
+    ``last_answer_age_s`` is the age of the last answer about data (None: there was none);
+    ``clock_offset_s`` says how far the gateway's clock is ahead of this machine's, to a second.
     """
 
     gateway: str
     connected: bool
     round_trip_s: float | None
-    last_answer_age_s: float
+    last_answer_age_s: float | None
     clock_offset_s: float
     troubles: tuple[str, ...]
 

@@ -25,7 +25,8 @@ class Inbox:
     """Takes the frames of one connection.
 
     ``link`` is set while the gateway has its own connection to IB; ``time_told`` is set when it
-    tells the time; ``on_pacing`` is called when it complains about all requests together.
+    tells the time; ``on_pacing`` is called when it complains about all requests together;
+    ``answered_at_s`` is when it last answered a question about data.
     """
 
     def __init__(self, server_version: Callable[[], int]) -> None:
@@ -35,7 +36,7 @@ class Inbox:
         self.link, self.time_told = asyncio.Event(), asyncio.Event()
         self.link.set()
         self.on_pacing: Callable[[], None] = _nothing
-        self.answered_at_s = boot_time_s()
+        self.answered_at_s: float | None = None
         self._server_version = server_version
 
     def take(self, fields: list[str]) -> None:
@@ -44,7 +45,6 @@ class Inbox:
         Raises:
             ValueError, IndexError: it is none; the connection cannot be trusted any more.
         """
-        self.answered_at_s = boot_time_s()
         if (handler := self._handlers.get(int(fields[0]))) is not None:
             handler(self, fields)
 
@@ -78,6 +78,7 @@ class Inbox:
 
     def _take_contracts_end(self, fields: list[str]) -> None:
         self.questions.end(Topic.CONTRACT, int(fields[2]))
+        self.answered_at_s = boot_time_s()
 
     def _take_time(self, fields: list[str]) -> None:
         self.clock.see(int(fields[2]))
@@ -88,6 +89,7 @@ class Inbox:
         question = self.questions.part(Topic(fields[0]), int(fields[1]), fields)
         if question is not None:
             self.questions.finish(question)
+            self.answered_at_s = boot_time_s()
 
     _handlers: ClassVar[dict[int, Callable[["Inbox", list[str]], None]]] = {
         4: _take_error,

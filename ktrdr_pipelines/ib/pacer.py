@@ -16,13 +16,10 @@ from ktrdr_pipelines.errors import DiskError
 from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacer_file import RecordBusyError
-from ktrdr_pipelines.ib.pacer_record import PacerRecord, Place
+from ktrdr_pipelines.ib.pacer_record import LONGEST_SLEEP_S, PacerRecord, Place
 
 POLL_S = 0.1
 """How often a process looks whether another one has given a place back."""
-
-LONGEST_SLEEP_S = 2.0
-"""How long a waiting request sleeps before it looks whether its turn has come nearer."""
 
 FRESH_S = 0.1
 """How old a stamp may be when the request is sent; an older one is taken again."""
@@ -67,6 +64,8 @@ class Slot:
 
 class Pacer:
     """Makes requests wait for their turn, over all processes that use the same gateway.
+
+    One pacer serves one thread; several of one process share the budget as processes do.
 
     Args:
         folder: where the shared record of the gateway lies.

@@ -24,8 +24,11 @@ from ktrdr_pipelines.core.pacing import (
 from ktrdr_pipelines.ib.pacer_file import PacerFile
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-WAITING_GRACE_S = 5.0
-"""How long after its time a waiting request still goes ahead of others; its process may be dead."""
+LONGEST_SLEEP_S = 10.0
+"""How long a waiting request may sleep before it looks again whether its turn has come."""
+
+SILENCE_S = LONGEST_SLEEP_S + 5.0
+"""How long one that does not look again still stands before others; its process may be dead."""
 
 PRUNE_S = 5.0
 """How often one process drops rows that matter no more."""
@@ -88,7 +91,7 @@ class PacerRecord:
             chance = self._turn(database, request, mine, now)
             sent = chance.is_now(now)
             state, at = ("open", now) if sent else ("waiting", chance.at)
-            until = now + hold_s if sent else chance.at + WAITING_GRACE_S
+            until = now + (hold_s if sent else SILENCE_S)
             database.execute(
                 "UPDATE requests SET state = ?, at = ?, until = ? WHERE number = ?",
                 (state, at, until, mine),
@@ -134,7 +137,7 @@ class PacerRecord:
         row = database.execute("SELECT 1 FROM requests WHERE number = ?", (number,)).fetchone()
         if row is not None and number is not None:
             return number
-        return self._insert(database, request, "waiting", now, until=now + WAITING_GRACE_S)
+        return self._insert(database, request, "waiting", now, until=now + SILENCE_S)
 
     def _insert(
         self,

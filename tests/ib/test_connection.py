@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,24 @@ def test_a_host_without_a_name_is_unreachable(config: GatewayConfig) -> None:
 
     with pytest.raises(GatewayUnreachableError, match=r"no-such-host\.invalid"):
         asyncio.run(once())
+
+
+def test_a_host_that_never_answers_is_unreachable(config: GatewayConfig) -> None:
+    """A connection that is never accepted ends at the deadline, and is no silent gateway."""
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        there = replace(config, port=listener.getsockname()[1])
+
+        async def once() -> None:
+            async with open_source(there):
+                pass
+
+        with pytest.raises(GatewayUnreachableError, match="no connection could be made in time"):
+            asyncio.run(once())
 
 
 def test_a_port_that_closes_at_once_is_unreachable(connect: Any) -> None:

@@ -125,6 +125,25 @@ def test_places_of_a_dead_process_stay_taken_until_their_deadline(pacer: Any, ti
     assert asyncio.run(run()) == pytest.approx(5030.0, abs=0.3)
 
 
+def test_the_line_of_a_dead_process_is_soon_forgotten(pacer: Any, time: Time) -> None:
+    """Requests that waited when their process died stop others for seconds only."""
+
+    async def run() -> float:
+        dead = pacer()
+        await hold(dead, bars(1), hold_s=1)
+        waiting = [asyncio.create_task(hold(dead, bars(1))) for _ in range(50)]
+        await a_moment()
+        dead.close()
+        dead._record.withdraw = lambda _: None
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        time.now += 16
+        return await send(pacer(), bars(1)) - time.now
+
+    assert asyncio.run(run()) == 0.0
+
+
 def test_an_answer_gives_its_place_to_the_next(pacer: Any, time: Time) -> None:
     """A waiting request goes as soon as one of six is answered, without polling."""
 

@@ -323,3 +323,28 @@ def test_bars_survive_the_connection(bench: Any, minute_request: BarRequest) -> 
     """A table is a value of its own: it is whole after the gateway is gone."""
     answer = bench(lambda source: source.bars(minute_request))
     assert pa.Table.from_pylist(answer.bars.to_pylist(), schema=BAR_SCHEMA).equals(answer.bars)
+
+
+def test_health_knows_the_age_of_the_last_answer(bench: Any, aapl: Instrument) -> None:
+    """An answer about data counts, the time does not."""
+
+    async def ask(source: GatewaySource) -> Any:
+        before = await source.health()
+        await source.contract_id(aapl)
+        return before, await source.health()
+
+    before, after = bench(ask)
+    assert before.last_answer_age_s is None
+    assert 0 <= after.last_answer_age_s < 0.4
+    assert after.is_good
+
+
+def test_contracts_of_older_versions_are_read(bench: Any, aapl: Instrument, words: Any) -> None:
+    """Below version 164 details have a version in front and one number more."""
+
+    def older(talk: Any, fields: list[str]) -> None:
+        texts = [text.format(id=fields[2]) for text in words.details]
+        talk.send(texts[0], 8, *texts[1:14], 100, *texts[14:-3])
+        talk.send(52, 1, fields[2])
+
+    assert bench(lambda source: source.contract_id(aapl), contract=older, version=163) == 265598

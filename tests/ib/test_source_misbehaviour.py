@@ -532,7 +532,7 @@ def test_health_without_an_answer_is_a_value(bench: Any, words: Any) -> None:
     health = bench(lambda source: source.health(), time=once)
     assert health.connected
     assert health.round_trip_s is None
-    assert health.last_answer_age_s >= 0.4
+    assert health.last_answer_age_s is None
     assert not health.is_good
 
 
