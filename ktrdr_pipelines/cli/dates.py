@@ -1,0 +1,165 @@
+"""``--start`` and ``--end``: session dates or instants, and what they mean on the stamp axis.
+
+Not here: which of that stretch is asked for (``load.modes``).
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+from ktrdr_pipelines.core.calendars import KNOWN_FROM, KNOWN_TO, calendar_named
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.errors import UsageError
+from ktrdr_pipelines.load.modes import Bounds
+
+ALLOWED: Final = (
+    "Allowed are a session date, such as 2024-01-05, or an instant with a zone, such as "
+    "2024-01-05T14:30:00Z or 2024-01-05T09:30:00-05:00"
+)
+_FIRST, _LAST = date.fromisoformat(KNOWN_FROM), date.fromisoformat(KNOWN_TO)
+_DAY, _WEEK = timedelta(days=1), timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One end of a stretch as a person gave it: a session date, or an instant in UTC."""
+
+    option: str
+    text: str
+    value: date | datetime
+
+    def __str__(self) -> str:
+        return f"{self.option} {self.text}"
+
+    def instant(self, calendar: SessionCalendar) -> datetime:
+        """Give the real time that it stands for."""
+        if isinstance(self.value, datetime):
+            return self.value
+        return calendar.day_starts_at(self.value)
+
+    def day(self, calendar: SessionCalendar) -> date:
+        """Give the session date that it stands for."""
+        return calendar.day_of(self.value) if isinstance(self.value, datetime) else self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What ``--start`` and ``--end`` say; None where they say nothing."""
+
+    start: Edge | None = None
+    end: Edge | None = None
+
+    def bounds(self, series: Series, now: datetime) -> Bounds:
+        """Give the stretch of stamps that it means for a series.
+
+        Raises:
+            UsageError: an end lies in the future, or they are reversed.
+        """
+        calendar = calendar_named(series.instrument.calendar)
+        self._refuse(calendar, now)
+        return Bounds(
+            _first_stamp(self.start, series, calendar) if self.start else None,
+            _end_stamp(self.end, series, calendar) if self.end else None,
+        )
+
+    def _refuse(self, calendar: SessionCalendar, now: datetime) -> None:
+        today = calendar.day_of(now)
+        if self.start:
+            _refuse_future(self.start, today, now)
+        if self.end:
+            _refuse_future(self.end, today + _DAY, now)
+        if self.start and self.end:
+            _refuse_reversed(self.start, self.end, calendar)
+
+
+def parse_stretch(start: str | None, end: str | None) -> Stretch:
+    """Read both options.
+
+    Raises:
+        UsageError: one is neither a date nor an instant with a zone.
+    """
+    return Stretch(
+        None if start is None else parse_edge("--start", start),
+        None if end is None else parse_edge("--end", end),
+    )
+
+
+def parse_edge(option: str, text: str) -> Edge:
+    """Read a session date, or an instant with a zone.
+
+    Raises:
+        UsageError: it is neither, or no calendar reaches there.
+    """
+    value = _value(option, text)
+    day = value.date() if isinstance(value, datetime) else value
+    if not _FIRST <= day <= _LAST:
+        raise UsageError(
+            f"{option} {text}",
+            came="no calendar reaches there",
+            remedy=f"Sessions are known from {_FIRST} to {_LAST}",
+        )
+    return Edge(option, text, value.astimezone(UTC) if isinstance(value, datetime) else value)
+
+
+def parse_instant(option: str, text: str) -> datetime:
+    """Read an instant with a zone, in UTC.
+
+    Raises:
+        UsageError: it is none.
+    """
+    value = parse_edge(option, text).value
+    if not isinstance(value, datetime):
+        raise UsageError(
+            f"{option} {text}",
+            came="a date, not an instant",
+            remedy="Say the time and the zone too, such as 2024-01-05T14:30:00Z",
+        )
+    return value
+
+
+def _value(option: str, text: str) -> date | datetime:
+    try:
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            return date.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{option} {text}", came=f"no date and no instant ({error})", remedy=ALLOWED
+        ) from None
+    if moment.tzinfo is None:
+        raise UsageError(f"{option} {text}", came="an instant without a zone", remedy=ALLOWED)
+    return moment
+
+
+def _first_stamp(edge: Edge, series: Series, calendar: SessionCalendar) -> datetime:
+    if isinstance(edge.value, datetime) and series.timeframe.is_intraday:
+        return edge.value
+    day = edge.day(calendar)
+    return stamps_between(calendar, series.timeframe, day, day + _WEEK).start
+
+
+def _end_stamp(edge: Edge, series: Series, calendar: SessionCalendar) -> datetime:
+    if isinstance(edge.value, datetime) and series.timeframe.is_intraday:
+        return edge.value
+    day = edge.day(calendar)
+    return stamps_between(calendar, series.timeframe, day - _WEEK, day).end
+
+
+def _refuse_future(edge: Edge, latest: date, now: datetime) -> None:
+    if isinstance(edge.value, datetime):
+        is_future, most = edge.value > now, f"{now:%Y-%m-%dT%H:%M:%SZ}"
+    else:
+        is_future, most = edge.value > latest, str(latest)
+    if is_future:
+        raise UsageError(str(edge), came="in the future", remedy=f"The latest allowed is {most}")
+
+
+def _refuse_reversed(start: Edge, end: Edge, calendar: SessionCalendar) -> None:
+    if start.instant(calendar) >= end.instant(calendar):
+        raise UsageError(
+            f"{start} and {end}",
+            came="reversed, or nothing lies between them",
+            remedy="--start is the first session date that is wanted, --end the first that is not",
+        )

@@ -1,0 +1,209 @@
+"""The Dagster runs of the demo: one ranged run a timeframe, in this process, with live progress.
+
+Not here: what is shown afterwards (``cli.demo``), the assets (``defs``).
+"""
+
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+
+from ktrdr_pipelines.cli.dagster_home import prepare_home
+from ktrdr_pipelines.cli.demo_watch import Tally, watched
+from ktrdr_pipelines.cli.holes import holes
+from ktrdr_pipelines.cli.output import note
+from ktrdr_pipelines.cli.place import Place, renew_catalog
+from ktrdr_pipelines.cli.progress import load_progress
+from ktrdr_pipelines.cli.stopping import Stopped
+from ktrdr_pipelines.cli.survey import Survey
+from ktrdr_pipelines.cli.templates import put_universe
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.instruments import Origin, Series
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.assets import bars_key
+from ktrdr_pipelines.defs.build import build_defs
+from ktrdr_pipelines.defs.partitions import BarPartition, symbols_partitions, window_dates
+from ktrdr_pipelines.load.opening import universe_file
+from ktrdr_pipelines.load.reports import Progress
+from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.store.layout import create_store
+
+UNIVERSE: Final = """\
+# The universe of `ktrdr demo`.
+defaults: {{timeframes: [1m, 1h, 1d], start: {start}}}
+windows: {{1m: {month}, yearly: {year}}}
+symbols:
+  AAPL: {{}}
+  MSFT: {{}}
+  EURUSD: {{}}
+"""
+
+_OVERRIDES: Final[dict[str, Any]] = {
+    "telemetry": {"enabled": False},
+    # Capturing stdout of steps costs two processes a run, and there is nothing to capture.
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    },
+}
+_QUIET: Final = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One ranged run: its windows, what it asked and got, and why it failed, if it did."""
+
+    timeframe: str
+    first_window: str
+    last_window: str
+    windows: int
+    requests: int
+    rows: int
+    took_s: float
+    error: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """Give it as JSON has it."""
+        return asdict(self)
+
+
+def demo_place(settings: Settings, folder: Path, port: int) -> Place:
+    """Make the store of the demo, asking the simulated gateway on a port.
+
+    What processes share about that gateway lies in the store: no other program knows of it.
+    """
+    layout = create_store(folder, Origin.SIMULATED)
+    put_universe(layout, _universe_text(datetime.now(tz=UTC).date()).encode())
+    universe, problem = universe_file(layout).read()
+    renew_catalog(layout, universe)
+    own = {"ib_host": "127.0.0.1", "ib_port": port}
+    folders = {"ktrdr_data": layout.root, "ktrdr_state": layout.state / "gateway"}
+    return Place(settings.model_copy(update=own | folders), layout, universe, problem)
+
+
+def run_demo(place: Place, *, shown: bool) -> list[RunResult]:
+    """Run every timeframe of the demo, longest first.
+
+    Raises:
+        Stopped: a signal ended a run.
+    """
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    home = prepare_home(place.layout)
+    results = []
+    with (
+        dg.DagsterInstance.local_temp(str(home), overrides=_OVERRIDES) as instance,
+        load_progress(shown=shown) as progress,
+    ):
+        for timeframe, windows in demo_windows(datetime.now(tz=UTC).date()).items():
+            result = _run(place, instance, progress, timeframe=timeframe, windows=windows)
+            results.append(result)
+            if shown:
+                note(_told(result))
+    return results
+
+
+def demo_windows(today: date) -> dict[Timeframe, tuple[str, str]]:
+    """Give the first and last window of each run: five years, one year and one month back."""
+    year, month = today.year, f"{today:%Y-%m}"
+    month_before = f"{date(year - (today.month == 1), (today.month - 2) % 12 + 1, 1):%Y-%m}"
+    return {
+        Timeframe.D1: (str(year - 5), str(year)),
+        Timeframe.H1: (str(year - 1), str(year)),
+        Timeframe.M1: (month_before, month),
+    }
+
+
+def holes_in_windows(
+    place: Place, runs: Sequence[RunResult]
+) -> Iterator[tuple[Series, list[Interval]]]:
+    """Give the holes that each series has in the windows that were run."""
+    survey = Survey(place.settings, place.layout, datetime.now(tz=UTC))
+    for series in place.universe.series():
+        for run in (one for one in runs if one.timeframe == series.timeframe):
+            calendar = calendar_named(series.instrument.calendar)
+            first, end = window_dates(run.first_window)[0], window_dates(run.last_window)[1]
+            stretch = stamps_between(calendar, series.timeframe, first, end)
+            yield series, holes(series, survey.state(series).gaps.clip(stretch))
+
+
+def _run(
+    place: Place,
+    instance: dg.DagsterInstance,
+    progress: Progress,
+    *,
+    timeframe: Timeframe,
+    windows: tuple[str, str],
+) -> RunResult:
+    definitions = build_defs(place.settings)
+    resources, tally = dict(definitions.resources or {}), Tally()
+    resources["ib"] = watched(resources["ib"], progress, tally)
+    key = bars_key(timeframe)
+    assets = [
+        one
+        for one in definitions.assets or ()
+        if isinstance(one, dg.AssetsDefinition) and key in one.keys
+    ]
+    started_s = time.perf_counter()
+    try:
+        done = dg.materialize(
+            assets,
+            instance=instance,
+            resources=resources,
+            run_config=_QUIET,
+            tags=_range_tags(place, instance, timeframe, windows),
+            raise_on_error=False,
+        )
+    except dg.DagsterExecutionInterruptedError as error:
+        raise Stopped(signal.SIGINT) from error
+    return RunResult(
+        timeframe=str(timeframe),
+        first_window=windows[0],
+        last_window=windows[1],
+        windows=len(done.asset_materializations_for_node(f"bars_{timeframe}")),
+        requests=tally.requests,
+        rows=tally.rows,
+        took_s=round(time.perf_counter() - started_s, 2),
+        error=_error_of(done),
+    )
+
+
+def _range_tags(
+    place: Place, instance: dg.DagsterInstance, timeframe: Timeframe, windows: tuple[str, str]
+) -> dict[str, str]:
+    """Give the tags of a run over all symbols and a range of windows."""
+    name = str(symbols_partitions(timeframe).name)
+    symbols = [series.symbol for series in place.universe.series(timeframe)]
+    instance.add_dynamic_partitions(name, symbols)
+    known = instance.get_dynamic_partitions(name)
+    return {
+        "dagster/asset_partition_range_start": str(BarPartition(known[0], windows[0]).key),
+        "dagster/asset_partition_range_end": str(BarPartition(known[-1], windows[1]).key),
+    }
+
+
+def _error_of(done: dg.ExecuteInProcessResult) -> str:
+    failures = (event.step_failure_data.error for event in done.get_step_failure_events())
+    return "; ".join(str(error.message).strip() for error in failures if error is not None)
+
+
+def _told(result: RunResult) -> str:
+    state = f"failed ({result.error})" if result.error else "done"
+    return (
+        f"Dagster run of {result.timeframe}, {result.first_window} to {result.last_window}: "
+        f"{state}, {result.windows} windows, {result.requests} requests, "
+        f"{result.rows:,} bars, {result.took_s:.1f} s"
+    )
+
+
+def _universe_text(today: date) -> str:
+    first = demo_windows(today)
+    year, month = first[Timeframe.D1][0], first[Timeframe.M1][0]
+    return UNIVERSE.format(start=f"{year}-01-01", month=month, year=year)

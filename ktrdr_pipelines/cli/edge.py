@@ -1,0 +1,106 @@
+"""The edge of the process: whatever happens becomes one message and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 bad usage, 3 incomplete, 128 and the signal's number where a
+signal ended it. No traceback ever reaches the terminal; it goes to the log (``cli.logfile``).
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Protocol, runtime_checkable
+
+import typer
+
+from ktrdr_pipelines.cli.logfile import LogFile
+from ktrdr_pipelines.cli.output import error_json, note, say_json
+from ktrdr_pipelines.cli.stopping import Stopped, stoppable
+from ktrdr_pipelines.errors import ExitCode, KtrdrError
+
+INTERRUPTED: Final = 130
+
+
+@runtime_checkable
+class _UsageError(Protocol):
+    """What typer raises for a command line that it cannot read, in every version of it."""
+
+    exit_code: int
+
+    def format_message(self) -> str: ...
+
+    def show(self) -> None: ...
+
+
+def run(command: Callable[[list[str]], object], arguments: list[str], log: LogFile) -> int:
+    """Run a command line and give its exit code.
+
+    Args:
+        command: takes the arguments; gives an exit code, or anything else for success.
+        arguments: what stands behind the program's name.
+        log: where tracebacks go.
+    """
+    as_json = "--json" in arguments
+    try:
+        with stoppable():
+            code = command(arguments)
+            sys.stdout.flush()
+        return code if isinstance(code, int) else ExitCode.DONE
+    except BrokenPipeError:
+        return _nobody_reads()
+    except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
+        _tell(as_json, "Stopped", "stopped; what was saved stays")
+        return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
+    except KtrdrError as error:
+        _tell_error(error, as_json=as_json)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001  (the process edge)
+        return _surprise(error, log, as_json=as_json)
+
+
+def _tell_error(error: KtrdrError, *, as_json: bool) -> None:
+    if as_json:
+        say_json({"error": error_json(error)}, lines=False)
+    else:
+        note(f"Error: {error}")
+
+
+def _tell(as_json: bool, kind: str, message: str) -> None:
+    if as_json:
+        say_json({"error": {"kind": kind, "message": message}}, lines=False)
+    else:
+        note(message)
+
+
+def _surprise(error: Exception, log: LogFile, *, as_json: bool) -> int:
+    """Tell of an error that is not the project's own: of typer, of the disk, or a defect."""
+    if isinstance(error, _UsageError):
+        if as_json:
+            _tell(as_json, "UsageError", error.format_message())
+        else:
+            error.show()
+        return error.exit_code
+    log.handle(_record(error))
+    where = f"The details are in {log.path}" if log.path else "No log could be written"
+    _tell(as_json, type(error).__name__, f"Error: {_told(error)}. {where}")
+    return ExitCode.FAILED
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place: Any = error.filename or "the system"
+        return f"{place}: {error.strerror} ({type(error).__name__}); make room or make it writable"
+    text = " ".join(str(error).split())
+    return f"an unexpected {type(error).__name__}{f': {text}' if text else ''}"
+
+
+def _record(error: Exception) -> logging.LogRecord:
+    told = (type(error), error, error.__traceback__)
+    return logging.LogRecord(__name__, logging.ERROR, __file__, 0, "unexpected", None, told)
+
+
+def _nobody_reads() -> int:
+    """End quietly: whoever read the output has gone, as ``head`` does."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.FAILED

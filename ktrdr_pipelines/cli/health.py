@@ -1,0 +1,121 @@
+"""``ktrdr health``: whether the gateway is there and answers, without asking for any data.
+
+Not here: connecting (``ib.connection``).
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ktrdr_pipelines.cli.output import AsJson, error_json, note, say, say_json
+from ktrdr_pipelines.errors import ExitCode, GatewayError
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.ib.config import GatewayConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at a gateway found, step by step; None where it did not come that far."""
+
+    gateway: str
+    tcp: bool
+    handshake: bool
+    connect_ms: float | None = None
+    round_trip_ms: float | None = None
+    clock_offset_s: float | None = None
+    origin: str | None = None
+    client_id: int | None = None
+    server_version: int | None = None
+    troubles: tuple[str, ...] = ()
+    error: GatewayError | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Say whether it answers and knows of no trouble."""
+        return self.error is None and self.round_trip_ms is not None and not self.troubles
+
+    def document(self) -> dict[str, Any]:
+        """Give it as JSON has it."""
+        fields = asdict(self) | {"good": self.is_good}
+        return fields | {"error": None if self.error is None else error_json(self.error)}
+
+
+def health(as_json: AsJson = False) -> None:
+    """See whether the gateway is there: connection, handshake, round trip, clock.
+
+    IB_HOST and IB_PORT say which. No data is asked for.
+    """
+    from ktrdr_pipelines.cli.stopping import run_stoppable
+    from ktrdr_pipelines.ib.config import GatewayConfig
+    from ktrdr_pipelines.settings import load_settings
+
+    config = GatewayConfig.from_settings(load_settings())
+    found = run_stoppable(look(config))
+    if as_json:
+        say_json(found.document())
+    else:
+        _say(found)
+    raise typer.Exit(ExitCode.DONE if found.is_good else ExitCode.FAILED)
+
+
+async def look(config: "GatewayConfig") -> Look:
+    """Connect, ask for the time, and disconnect; what fails is part of the answer."""
+    from ktrdr_pipelines.ib.connection import IbConnectionStrategy, Operation
+
+    strategy = IbConnectionStrategy(config)
+    started_s = time.monotonic()
+    try:
+        async with strategy.get_connection_for_operation(Operation.CLI) as connection:
+            connect_s = time.monotonic() - started_s
+            seen = await connection.health()
+            trip_s = seen.round_trip_s
+            return Look(
+                gateway=config.gateway,
+                tcp=True,
+                handshake=True,
+                connect_ms=_ms(connect_s),
+                round_trip_ms=None if trip_s is None else _ms(trip_s),
+                clock_offset_s=round(seen.clock_offset_s, 1),
+                origin=str(connection.origin),
+                client_id=connection.client_id,
+                server_version=connection.server_version,
+                troubles=seen.troubles,
+            )
+    except GatewayError as error:
+        return _failed(config.gateway, error)
+    finally:
+        await strategy.cleanup_temporary_connections()
+
+
+def _failed(gateway: str, error: GatewayError) -> Look:
+    """Say how far a connection came that was not made."""
+    from ktrdr_pipelines.ib.wire import Ending, WireError
+
+    cause = error.__cause__
+    ending = cause.ending if isinstance(cause, WireError) else None
+    met_nobody = ending in {Ending.REFUSED, Ending.NO_ROUTE}
+    return Look(gateway, tcp=not met_nobody, handshake=ending is None, error=error)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
+
+
+def _say(found: Look) -> None:
+    say(f"gateway     {found.gateway}")
+    say(f"connection  {'made' if found.tcp else 'none'}")
+    if found.tcp:
+        say(f"handshake   {'done' if found.handshake else 'not done'}")
+    if found.error is not None:
+        note(f"Error: {found.error}")
+        return
+    trip = "no answer" if found.round_trip_ms is None else f"{found.round_trip_ms:g} ms"
+    say(f"round trip  {trip} (connecting {found.connect_ms:g} ms)")
+    say(f"clock       {found.clock_offset_s:+g} s against this machine")
+    say(f"bars        origin {found.origin}")
+    say(f"client id   {found.client_id}, protocol version {found.server_version}")
+    for trouble in found.troubles:
+        note(f"Trouble: {trouble}")

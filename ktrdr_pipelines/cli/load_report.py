@@ -1,0 +1,136 @@
+"""How the end of a load is told: a table, the gaps that are left, why, and what to do.
+
+Not here: what happens while it runs (``cli.progress``).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from ktrdr_pipelines.cli.holes import holes
+from ktrdr_pipelines.cli.output import (
+    counted,
+    error_json,
+    note,
+    say,
+    say_json,
+    say_table,
+    stretch_text,
+    stretches_json,
+)
+from ktrdr_pipelines.cli.progress import Notes
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.errors import ExitCode, KtrdrError
+from ktrdr_pipelines.load.reports import SeriesReport
+
+MOST_GAPS: Final = 10
+_COLUMNS: Final = {
+    "series": "left",
+    "result": "left",
+    "requests": "right",
+    "bars": "right",
+    "new": "right",
+    "revised": "right",
+    "gaps": "right",
+}
+
+
+def exit_code_of(
+    reports: Sequence[SeriesReport], catalog_error: KtrdrError | None = None
+) -> ExitCode:
+    """Say how the load as a whole went: what failed weighs more than a gap."""
+    if catalog_error is not None or any(report.error is not None for report in reports):
+        return ExitCode.FAILED
+    complete = all(report.is_complete for report in reports)
+    return ExitCode.DONE if complete else ExitCode.INCOMPLETE
+
+
+def tell(
+    reports: Sequence[SeriesReport],
+    notes: Notes,
+    catalog_error: KtrdrError | None = None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the result of a load."""
+    if as_json:
+        say_json(_document(reports, notes, catalog_error))
+        return
+    say_table(_COLUMNS, map(_row, reports))
+    for report in reports:
+        if report.error is not None:
+            say(f"{report.series} could not be loaded: {report.error}")
+    for line in _gap_lines([report for report in reports if report.unexplained]):
+        say(line)
+    if catalog_error is not None:
+        note(f"The bars are saved, the catalog is not up to date: {catalog_error}")
+
+
+def _row(report: SeriesReport) -> tuple[str, ...]:
+    numbers = (report.requests, report.rows, report.added, report.revised, len(_holes(report)))
+    return (str(report.series), _result(report), *(f"{number:,}" for number in numbers))
+
+
+def _result(report: SeriesReport) -> str:
+    if report.error is not None:
+        return "failed"
+    if not report.is_complete:
+        return "incomplete"
+    return "complete, session still open" if report.waiting else "complete"
+
+
+def _gap_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
+    gaps = [(report, hole) for report in reports for hole in _holes(report)]
+    if not gaps:
+        return
+    yield f"{counted(len(gaps), 'stretch', 'stretches')} unexplained:"
+    for report, gap in gaps[:MOST_GAPS]:
+        yield f"  {report.series}  {stretch_text(report.series.timeframe, gap)}"
+    if len(gaps) > MOST_GAPS:
+        yield f"  and {len(gaps) - MOST_GAPS:,} more; --json names them all"
+    yield from _reason_lines(reports)
+    yield "What was saved stays; the same command asks for the rest."
+
+
+def _holes(report: SeriesReport) -> list[Interval]:
+    return holes(report.series, report.unexplained)
+
+
+def _reason_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
+    for report in reports:
+        reasons = Counter(map(str, report.failures))
+        for reason, times in reasons.most_common(3):
+            often = f" ({times} times)" if times > 1 else ""
+            yield f"  {report.series}: {reason}{often}"
+        if not reasons:
+            yield f"  {report.series}: the gateway's answers do not prove what is there"
+
+
+def _document(
+    reports: Sequence[SeriesReport], notes: Notes, catalog_error: KtrdrError | None
+) -> dict[str, Any]:
+    code = exit_code_of(reports, catalog_error)
+    return {
+        "complete": code is ExitCode.DONE,
+        "exit_code": int(code),
+        "series": [_series_json(report, notes) for report in reports],
+        "catalog_error": None if catalog_error is None else error_json(catalog_error),
+    }
+
+
+def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
+    return {
+        "symbol": report.series.symbol,
+        "timeframe": str(report.series.timeframe),
+        "complete": report.is_complete,
+        "requests": report.requests,
+        "rows": report.rows,
+        "added": report.added,
+        "revised": report.revised,
+        "unexplained": stretches_json(report.unexplained),
+        "waiting": stretches_json(report.waiting),
+        "before_listing": stretches_json(report.before_listing),
+        "failures": [error_json(failure) for failure in report.failures],
+        "error": None if report.error is None else error_json(report.error),
+        "notes": notes.texts.get(report.series, []),
+    }

@@ -1,0 +1,120 @@
+"""What commands print: results to stdout, everything else to stderr.
+
+Not here: errors (``cli.edge``), progress (``cli.progress``).
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from ktrdr_pipelines.errors import GatewayError, KtrdrError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ktrdr_pipelines.core.intervals import Interval
+    from ktrdr_pipelines.core.timeframes import Timeframe
+
+PIPED_WIDTH: Final = 160
+"""Columns of a table that goes into a file or another program."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def say(text: str = "") -> None:
+    """Print a line of a result."""
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """Print a line beside the result."""
+    typer.echo(text, err=True)
+
+
+def say_json(document: object, *, lines: bool = True) -> None:
+    """Print a result as one JSON document, on one line for a program that waits for it."""
+    indent = 2 if lines else None
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False, default=plain)
+    typer.echo(text)
+
+
+def plain(value: object) -> object:
+    """Give a value as JSON has it: instants and dates in ISO form, the rest as text."""
+    if isinstance(value, datetime):
+        return instant_text(value)
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def error_json(error: KtrdrError) -> dict[str, Any]:
+    """Give an error as JSON has it."""
+    fields = {
+        "kind": type(error).__name__,
+        "message": str(error),
+        "what": error.what,
+        "came": error.came,
+        "remedy": error.remedy,
+    }
+    return fields | ({"code": error.code} if isinstance(error, GatewayError) else {})
+
+
+def console(*, err: bool = False) -> "Console":
+    """Make a console that prints text as it is; colours only where a person looks at it."""
+    from rich.console import Console
+
+    file = sys.stderr if err else sys.stdout
+    width = None if file.isatty() else PIPED_WIDTH
+    return Console(file=file, width=width, markup=False, highlight=False, emoji=False)
+
+
+def say_table(
+    columns: Mapping[str, str], rows: Iterable[Sequence[object]], *, title: str = ""
+) -> None:
+    """Print a table.
+
+    Args:
+        columns: headings, each with ``left``, ``right`` or ``fold`` (a long text, cut into lines).
+        rows: cells as they are to be read.
+        title: a line above.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for heading, kind in columns.items():
+        right = kind == "right"
+        table.add_column(
+            heading,
+            justify="right" if right else "left",
+            overflow="fold" if kind == "fold" else "ellipsis",
+            no_wrap=kind != "fold",
+        )
+    for row in rows:
+        table.add_row(*map(str, row))
+    console().print(table)
+
+
+def instant_text(moment: datetime) -> str:
+    """Write an instant in UTC, to the second."""
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def stretch_text(timeframe: "Timeframe", stretch: "Interval") -> str:
+    """Write a stretch of stamps: days and weeks by their dates, both in, others by instants."""
+    if timeframe.is_intraday:
+        return f"{instant_text(stretch.start)} to {instant_text(stretch.end)}"
+    first, last = stretch.start.date(), (stretch.end - timedelta(days=1)).date()
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def stretches_json(stretches: Iterable["Interval"]) -> list[dict[str, str]]:
+    """Give stretches of stamps as JSON has them; each end is out."""
+    return [{"start": instant_text(one.start), "end": instant_text(one.end)} for one in stretches]
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Write a number and what it counts."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"

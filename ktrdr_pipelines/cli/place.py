@@ -1,0 +1,49 @@
+"""Where a command works: settings, store, universe, and the catalog when bars have changed.
+
+Not here: making a store (``cli.store``), what is in one (``cli.survey``).
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ktrdr_pipelines.cli.output import note
+from ktrdr_pipelines.errors import UniverseError
+from ktrdr_pipelines.load.opening import universe_file
+from ktrdr_pipelines.settings import Settings, data_folder, load_settings
+from ktrdr_pipelines.store.layout import StoreLayout, open_store
+from ktrdr_pipelines.universe import Universe
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A store, its universe, and the settings; ``problem`` is what is wrong with the last edit."""
+
+    settings: Settings
+    layout: StoreLayout
+    universe: Universe
+    problem: UniverseError | None = None
+
+
+def open_place() -> Place:
+    """Find the store of the settings and read its universe.
+
+    Raises:
+        SettingsError, NoStoreError, UniverseError: what they say.
+    """
+    settings = load_settings()
+    layout = open_store(data_folder(settings))
+    universe, problem = universe_file(layout).read()
+    return Place(settings, layout, universe, problem)
+
+
+def warn_of_problem(place: Place) -> None:
+    """Say where the last good universe stands in for a bad edit."""
+    if place.problem is not None:
+        note(f"Warning: {place.problem}. Until then the last good universe counts")
+
+
+def renew_catalog(layout: StoreLayout, universe: Universe) -> None:
+    """Make the catalog show what the files hold now."""
+    from ktrdr_pipelines.store.catalog import rebuild_catalog
+
+    rebuild_catalog(layout, list(universe.instruments.values()), datetime.now(tz=UTC))

@@ -1,0 +1,133 @@
+"""Processes that a command starts and never leaves behind: by their own ids, group by group.
+
+Each gets a process group of its own, so that Ctrl-C reaches the command alone, which then ends
+its children in order. Not here: what they do (``cli.gateway``, ``cli.dagster_web``).
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Final
+
+from ktrdr_pipelines.errors import KtrdrError, SimulatorError
+
+GRACE_S: Final = 20.0
+"""How long a group may take to tidy up: a load writes what is settled, Dagster ends its runs."""
+
+_POLL_S: Final = 0.05
+
+
+def start(
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    output: IO[bytes] | int = subprocess.DEVNULL,
+) -> "subprocess.Popen[bytes]":
+    """Start a process in a group of its own, listening to the signals that it can be ended by."""
+    return subprocess.Popen(  # noqa: S603  (the command is the project's own)
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT if output != subprocess.PIPE else subprocess.DEVNULL,
+        process_group=0,
+    )
+
+
+def end(process: "subprocess.Popen[bytes]", *, grace_s: float = GRACE_S) -> None:
+    """End a process as Ctrl-C would, and whatever of its group outlives it; may be repeated."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        if signum is signal.SIGINT:
+            with suppress(ProcessLookupError):
+                process.send_signal(signum)
+        else:
+            _signal_group(process.pid, signum)
+        if _is_gone(process, grace_s):
+            break
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()
+
+
+@contextmanager
+def simulator_process(*, port: int = 0) -> Iterator[int]:
+    """Run a simulated gateway in a process of its own while the context lasts; gives its port.
+
+    It ends with this process, however that ends: it watches its stdin.
+
+    Raises:
+        SimulatorError: it could not start.
+    """
+    command = [sys.executable, "-m", "ktrdr_pipelines.cli.main", "simulate", "--json"]
+    process = start([*command, "--port", str(port), "--until-stdin-closes"], output=subprocess.PIPE)
+    try:
+        yield _port_of(process)
+    finally:
+        end(process)
+
+
+def is_free(port: int) -> bool:
+    """Say whether a port of this machine can be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def require_free(option: str, port: int) -> None:
+    """Refuse a port that something listens on.
+
+    Raises:
+        KtrdrError: it is taken.
+    """
+    if not is_free(port):
+        raise KtrdrError(
+            f"{option} {port}",
+            came="something else uses this port",
+            remedy="End it, or choose another port",
+        )
+
+
+def _port_of(process: "subprocess.Popen[bytes]") -> int:
+    assert process.stdout is not None  # noqa: S101  (started with a pipe)
+    line = process.stdout.readline()
+    told: dict[str, Any] = json.loads(line) if line.startswith(b"{") else {}
+    if "port" not in told:
+        came = told.get("error", {}).get("message", "it ended without a word")
+        raise SimulatorError("start a simulated gateway", came=came)
+    return int(told["port"])
+
+
+def _is_gone(process: "subprocess.Popen[bytes]", within_s: float) -> bool:
+    """Wait for a process and then for the rest of its group."""
+    deadline_s = time.monotonic() + within_s
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=within_s)
+        while _signal_group(process.pid, 0):
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(_POLL_S)
+        return True
+    return False
+
+
+def _signal_group(group: int, signum: int) -> bool:
+    """Send a signal to a group, and say whether anything of it is left."""
+    try:
+        os.killpg(group, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

@@ -1,0 +1,94 @@
+"""What a running load shows on the terminal: a bar for every series, on stderr.
+
+Not here: the table at the end (``cli.load_report``).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ktrdr_pipelines.cli.output import console, note
+from ktrdr_pipelines.core.instruments import Series
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+
+@dataclass(slots=True)
+class Notes:
+    """Keeps what a load says by the way, each thing once; shows nothing."""
+
+    texts: dict[Series, list[str]] = field(default_factory=dict)
+
+    def planned(self, series: Series, requests: int) -> None:
+        """Ignore it."""
+
+    def answered(self, series: Series, rows: int) -> None:
+        """Ignore it."""
+
+    def saved(self, series: Series) -> None:
+        """Ignore it."""
+
+    def noted(self, series: Series, text: str) -> None:
+        """Keep it."""
+        kept = self.texts.setdefault(series, [])
+        if text not in kept:
+            kept.append(text)
+
+
+class TerminalProgress(Notes):
+    """Moves a bar for every series, and keeps the notes for the end."""
+
+    def __init__(self, bars: "Bars") -> None:
+        super().__init__()
+        self._bars = bars
+        self._tasks: dict[Series, TaskID] = {}
+        self._rows: dict[Series, int] = {}
+
+    def planned(self, series: Series, requests: int) -> None:
+        """Lengthen the bar of a series."""
+        task = self._task(series)
+        total = next(one.total for one in self._bars.tasks if one.id == task) or 0
+        self._bars.update(task, total=total + requests)
+
+    def answered(self, series: Series, rows: int) -> None:
+        """Move the bar of a series."""
+        task = self._task(series)
+        self._rows[series] = self._rows.get(series, 0) + rows
+        elapsed_s = next(one.elapsed for one in self._bars.tasks if one.id == task) or 0.0
+        rate = self._rows[series] / elapsed_s if elapsed_s else 0.0
+        self._bars.update(task, advance=1, rows=f"{self._rows[series]:,}", rate=f"{rate:,.0f}")
+
+    def _task(self, series: Series) -> "TaskID":
+        if series not in self._tasks:
+            self._tasks[series] = self._bars.add_task(str(series), total=0, rows="0", rate="0")
+        return self._tasks[series]
+
+
+@contextmanager
+def load_progress(*, shown: bool) -> Iterator[Notes]:
+    """Show the progress of a load while the context lasts, where a person looks at it."""
+    screen = console(err=True)
+    if not shown or not screen.is_terminal:
+        yield Notes()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("requests  {task.fields[rows]} bars  {task.fields[rate]} bars/s"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=screen) as bars:
+        yield TerminalProgress(bars)
+
+
+def tell_notes(notes: Notes) -> None:
+    """Print what a load said by the way."""
+    for series, texts in notes.texts.items():
+        for text in texts:
+            note(f"{series}: {text}")

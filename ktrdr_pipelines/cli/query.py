@@ -1,0 +1,135 @@
+"""``ktrdr query``: SQL over all bars, read-only.
+
+Not here: the catalog and how it is read (``store.catalog``).
+"""
+
+import csv
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from ktrdr_pipelines.cli.output import (
+    AsJson,
+    console,
+    counted,
+    instant_text,
+    note,
+    plain,
+    say_json,
+    say_table,
+)
+from ktrdr_pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOST_ROWS: Final = 100
+"""Rows of a table that a person still reads; --csv and --json give all."""
+
+WIDEST: Final = 40
+"""Columns of the terminal that one cell may take."""
+
+
+def query(
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help="A query, or - to read one from stdin.")
+    ],
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with all rows.")] = False,
+) -> None:
+    """Answer SQL about all bars; nothing can be changed by it.
+
+    Views are bars and bars_1m to bars_1w, and series('AAPL', '1m') is the fastest way to one
+    series; tables are sessions, instruments, coverage, requests.
+
+    Example: ktrdr query "SELECT symbol, timeframe, count(*) FROM bars GROUP BY ALL ORDER BY ALL"
+    """
+    from ktrdr_pipelines.settings import data_folder, load_settings
+    from ktrdr_pipelines.store.catalog import query_catalog
+    from ktrdr_pipelines.store.layout import open_store
+
+    if as_json and as_csv:
+        raise UsageError("--json and --csv", came="one output has one form", remedy="Choose one")
+    layout = open_store(data_folder(load_settings()))
+    answer = query_catalog(layout, sys.stdin.read() if sql == "-" else sql)
+    names = _unique(answer.column_names)
+    if as_json:
+        say_json([dict(zip(names, map(json_value, row), strict=True)) for row in _rows(answer)])
+    elif as_csv:
+        _say_csv(names, _rows(answer))
+    else:
+        _say_table(answer, names)
+
+
+def _rows(answer: "pa.Table") -> Iterator[tuple[Any, ...]]:
+    for batch in answer.to_batches(max_chunksize=10_000):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _say_csv(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([cell_text(value) for value in row] for row in rows)
+
+
+def _say_table(answer: "pa.Table", names: Sequence[str]) -> None:
+    """Print as many rows and columns as can be read, and say what was left out."""
+    from pyarrow import types
+
+    if not names:
+        note("done, no rows")
+        return
+    shown = [tuple(map(cell_text, row)) for row in _rows(answer.slice(0, MOST_ROWS))]
+    room = _columns_that_fit(names, shown, console().width)
+    numbers = [types.is_integer(one.type) or types.is_floating(one.type) for one in answer.columns]
+    kinds = {names[at]: "right" if numbers[at] else "left" for at in range(room)}
+    say_table(kinds, [row[:room] for row in shown])
+    if room < len(names):
+        note(f"not shown for want of room: {', '.join(names[room:])}")
+    if answer.num_rows > MOST_ROWS:
+        note(f"{MOST_ROWS} of {counted(answer.num_rows, 'row')}; --csv and --json give all")
+
+
+def _columns_that_fit(names: Sequence[str], rows: Sequence[tuple[str, ...]], width: int) -> int:
+    """Give how many columns, from the left, fit beside each other; at least one."""
+    left = width
+    for at, name in enumerate(names):
+        left -= min(WIDEST, max([len(name), *(len(row[at]) for row in rows)])) + 2
+        if left < 0:
+            return max(1, at)
+    return len(names)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """Give columns of the same name a number, so that none hides another."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        seen[name] += 1
+        unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return unique
+
+
+def cell_text(value: object) -> str:
+    """Write a value of the catalog as a person reads it."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return instant_text(value) if value.tzinfo else value.isoformat()
+    return str(plain(value))
+
+
+def json_value(value: Any) -> Any:
+    """Give a value of the catalog as JSON has it; what is no number is null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [json_value(one) for one in value]
+    if isinstance(value, dict):
+        return {str(name): json_value(one) for name, one in value.items()}
+    return value

@@ -1,0 +1,200 @@
+"""``ktrdr status``: what is wanted, what is there, what is missing; it asks no gateway.
+
+Not here: how that is found out (``cli.survey``).
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from ktrdr_pipelines.cli.output import (
+    AsJson,
+    counted,
+    error_json,
+    instant_text,
+    say,
+    say_json,
+    say_table,
+    stretches_json,
+)
+from ktrdr_pipelines.errors import ExitCode
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.cli.place import Place
+    from ktrdr_pipelines.cli.survey import SeriesState, Stranger
+    from ktrdr_pipelines.core.timeframes import Timeframe
+
+_FIELDS: Final = tuple(
+    ["sec_type", "exchange", "currency", "what_to_show", "use_rth", "calendar", "start", "backfill"]
+)
+_COLUMNS: Final = {
+    "series": "left",
+    "bars": "right",
+    "first": "left",
+    "last": "left",
+    "settled until": "left",
+    "gaps": "right",
+    "remark": "left",
+}
+
+
+def status(as_json: AsJson = False) -> None:
+    """Show the store: what is wanted, what is there, what is missing."""
+    from ktrdr_pipelines.cli.place import open_place
+    from ktrdr_pipelines.cli.survey import Survey
+
+    place, now = open_place(), datetime.now(tz=UTC)
+    survey = Survey(place.settings, place.layout, now)
+    states = survey.states(place.universe)
+    strangers = list(survey.strangers(place.universe))
+    if as_json:
+        say_json(_document(place, states, strangers, now))
+    else:
+        _say_store(place, now)
+        _say_universe(place)
+        _say_states(states, strangers)
+    if any(state.error is not None for state in states):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _say_store(place: "Place", now: datetime) -> None:
+    from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
+
+    origin = store_origin(place.layout) or "open: the first bars decide"
+    say(f"store     {place.layout.root}, format {FORMAT_VERSION}, origin {origin}")
+    age_s = _catalog_age_s(place, now)
+    age = "missing: ktrdr repair makes it" if age_s is None else f"built {_age_text(age_s)} ago"
+    say(f"catalog   {place.layout.catalog}, {age}")
+    symbols = counted(len(place.universe.instruments), "symbol")
+    say(f"universe  {place.layout.universe}, {symbols}")
+    if place.problem is not None:
+        say(f"          the last edit is bad, the last good universe counts: {place.problem}")
+
+
+def _say_universe(place: "Place") -> None:
+    """Print what came of each symbol; a star marks what the file does not say itself."""
+    rows = []
+    for symbol, instrument in place.universe.instruments.items():
+        told = place.universe.describe(instrument)
+        rows.append((symbol, *(_starred(told[name]) for name in _FIELDS)))
+    say_table(dict.fromkeys(("symbol", *_FIELDS), "left"), rows)
+    say("* derived, or from the defaults; --json says which")
+
+
+def _say_states(states: "Sequence[SeriesState]", strangers: "Sequence[Stranger]") -> None:
+    say_table(_COLUMNS, map(_row, states))
+    for state in states:
+        if state.error is not None:
+            say(f"{state.series}: {state.error}")
+    for one in strangers:
+        bars = counted(one.rows, "bar")
+        say(f"{one.symbol} {one.timeframe}: {bars} on disk, and the universe does not name it")
+    missing = [state for state in states if state.gaps]
+    if missing:
+        first = missing[0].series
+        say(
+            f"{counted(len(missing), 'series', 'series')} with gaps; "
+            f"ktrdr load {first.symbol} {first.timeframe} fills the first"
+        )
+
+
+def _row(state: "SeriesState") -> tuple[object, ...]:
+    from ktrdr_pipelines.cli.holes import holes
+
+    return (
+        state.series,
+        "?" if state.error else f"{state.rows:,}",
+        state.first or "",
+        state.last or "",
+        _until_text(state.series.timeframe, state.settled_until),
+        "?" if state.error else f"{len(holes(state.series, state.gaps)):,}",
+        _remark(state),
+    )
+
+
+def _remark(state: "SeriesState") -> str:
+    if state.error is not None:
+        return "unreadable"
+    if not state.rows and state.gaps and not state.attempts:
+        return "nothing loaded yet"
+    remarks = ["not permitted"] if state.is_blocked else []
+    if state.attempts:
+        remarks.append(counted(len(state.attempts), "failed try", "failed tries"))
+    return ", ".join(remarks)
+
+
+def _document(
+    place: "Place", states: "Sequence[SeriesState]", strangers: "Sequence[Stranger]", now: datetime
+) -> dict[str, Any]:
+    from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
+
+    universe = place.universe
+    return {
+        "store": str(place.layout.root),
+        "format": FORMAT_VERSION,
+        "origin": store_origin(place.layout),
+        "catalog": {"path": str(place.layout.catalog), "age_s": _catalog_age_s(place, now)},
+        "universe": {
+            "path": str(place.layout.universe),
+            "problem": None if place.problem is None else error_json(place.problem),
+            "symbols": {
+                symbol: universe.describe(instrument)
+                for symbol, instrument in universe.instruments.items()
+            },
+        },
+        "series": [_state_json(state) for state in states],
+        "not_in_universe": [
+            {"symbol": one.symbol, "timeframe": one.timeframe, "rows": one.rows}
+            for one in strangers
+        ],
+    }
+
+
+def _state_json(state: "SeriesState") -> dict[str, Any]:
+    return {
+        "symbol": state.series.symbol,
+        "timeframe": str(state.series.timeframe),
+        "rows": state.rows,
+        "first": state.first,
+        "last": state.last,
+        "settled_until": state.settled_until,
+        "gaps": stretches_json(state.gaps),
+        "attempts": [
+            {
+                "kind": str(attempt.kind),
+                "start": attempt.interval.start,
+                "end": attempt.interval.end,
+                "error": attempt.error,
+                "code": attempt.code,
+                "tries": attempt.tries,
+                "next_try_at": attempt.next_try_at,
+            }
+            for attempt in state.attempts
+        ],
+        "blocked": state.is_blocked,
+        "error": None if state.error is None else error_json(state.error),
+    }
+
+
+def _catalog_age_s(place: "Place", now: datetime) -> int | None:
+    path = place.layout.catalog
+    return max(0, round(now.timestamp() - path.stat().st_mtime)) if path.is_file() else None
+
+
+def _age_text(seconds: int) -> str:
+    units = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+    size, unit = next((one for one in units if seconds >= one[0]), units[-1])
+    return counted(seconds // size, unit)
+
+
+def _starred(told: str) -> str:
+    value, _, origin = told.rpartition(" (")
+    return value if origin == "said)" else f"{value}*"
+
+
+def _until_text(timeframe: "Timeframe", until: datetime | None) -> str:
+    if until is None:
+        return ""
+    return instant_text(until) if timeframe.is_intraday else str(until.date())

@@ -1,0 +1,94 @@
+"""``ktrdr init`` and ``ktrdr repair``: making a store, and making it whole again.
+
+Not here: what a store is (``store.layout``), how it is repaired (``store.repair``).
+"""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ktrdr_pipelines.cli.output import AsJson, counted, say, say_json
+from ktrdr_pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.core.instruments import Origin
+
+
+def init(
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ib|simulated",
+            help="Where the bars will come from. [default: the first gateway decides]",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The data folder. [default: KTRDR_DATA, else data beside workspace.yaml]",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the data folder a store; one that is a store already keeps what it has."""
+    from ktrdr_pipelines.cli.templates import UNIVERSE_EXAMPLE, make_place
+    from ktrdr_pipelines.settings import data_folder, load_settings
+
+    settings = load_settings()
+    folder = data_folder(settings) if data is None else data.expanduser().absolute()
+    place, was_made = make_place(settings, folder, _origin(origin), example=UNIVERSE_EXAMPLE)
+    if as_json:
+        say_json(
+            {
+                "store": str(place.layout.root),
+                "universe": str(place.layout.universe),
+                "universe_made": was_made,
+                "catalog": str(place.layout.catalog),
+                "symbols": list(place.universe.instruments),
+            }
+        )
+        return
+    symbols = counted(len(place.universe.instruments), "symbol")
+    say(f"The store is {place.layout.root}, {symbols} in {place.layout.universe}.")
+    if folder != settings.ktrdr_data and data is not None:
+        say(f"  export KTRDR_DATA={folder}   makes every command use this folder")
+    say("Next:")
+    say(f"  edit {place.layout.universe}   to say which symbols you want")
+    say("  ktrdr health   to see whether the gateway answers")
+    say("  ktrdr load AAPL 1d   to load bars, or ktrdr up   to let Dagster keep all complete")
+
+
+def repair(as_json: AsJson = False) -> None:
+    """Rebuild from the bar files whatever can be rebuilt, and set aside what cannot be trusted."""
+    from ktrdr_pipelines.cli.place import open_place
+    from ktrdr_pipelines.store.repair import repair as repair_store
+
+    place = open_place()
+    instruments = list(place.universe.instruments.values())
+    report = repair_store(place.layout, instruments, datetime.now(tz=UTC))
+    if as_json:
+        say_json(asdict(report))
+        return
+    say(f"{counted(report.files, 'file')} whole; ledger and catalog are rebuilt")
+    for one in report.quarantined:
+        say(f"set aside: {one}")
+    if report.leftovers:
+        say(f"removed {counted(len(report.leftovers), 'unfinished file')}")
+    if report.ledger_set_aside:
+        say(f"the ledger was damaged; the old one is {report.ledger_set_aside}")
+    if report.forgotten:
+        say(f"{counted(report.forgotten, 'old request')} dropped from the audit")
+
+
+def _origin(text: str | None) -> "Origin | None":
+    from ktrdr_pipelines.core.instruments import Origin
+
+    allowed = [Origin.IB, Origin.SIMULATED]
+    if text is not None and text not in allowed:
+        remedy = f"Allowed are {', '.join(allowed)}"
+        raise UsageError(f"--origin {text}", came="no such origin", remedy=remedy)
+    return None if text is None else Origin(text)

@@ -1,0 +1,157 @@
+"""``ktrdr up``: Dagster's web UI and daemon over the store, with a gateway to ask.
+
+Not here: Dagster's processes (``cli.dagster_web``), the look at a gateway (``cli.health``).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from ktrdr_pipelines.cli.output import AsJson, note, say, say_json
+from ktrdr_pipelines.errors import GatewayUnreachableError
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.cli.dagster_web import Web
+    from ktrdr_pipelines.cli.place import Place
+    from ktrdr_pipelines.settings import Settings
+
+HOW_TO_GET_ONE: Final = """\
+Get one in one of these ways:
+
+  IB Gateway or TWS, logged in: in Configure, Settings, API, Settings
+    enable ActiveX and Socket Clients (TWS only; IB Gateway has it on)
+    set the socket port: 4002 for a paper account, 4001 for a live one (TWS: 7497, 7496)
+    trust the address 127.0.0.1, and leave Read-Only API ticked: nothing here sends orders
+    then say which: export IB_HOST=127.0.0.1 IB_PORT=4002
+
+  IB Gateway in a container, for a paper account:
+    docker run -e TWS_USERID=... -e TWS_PASSWORD=... -e TRADING_MODE=paper \\
+      -e READ_ONLY_API=yes -p 127.0.0.1:4002:4004 ghcr.io/gnzsnz/ib-gateway:stable
+
+  No account: ktrdr up --simulate
+
+Then ktrdr health shows whether it answers"""
+
+_SIMULATOR_PORT: Final = 4102
+"""Where the simulated gateway is tried first, so that what the store knows of it keeps counting."""
+
+
+def up(
+    simulated: Annotated[
+        bool,
+        typer.Option(
+            "--simulate", help="Use a simulated gateway, and a store of its own: data/simulated."
+        ),
+    ] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port of the web UI.")] = 3000,
+    as_json: AsJson = False,
+) -> None:
+    """Start Dagster's web UI and daemon over the store, until you stop it.
+
+    The store is made where there is none. A gateway must answer first.
+    """
+    from ktrdr_pipelines.cli.dagster_home import prepare_home
+    from ktrdr_pipelines.cli.dagster_web import dagster_web
+    from ktrdr_pipelines.cli.processes import require_free
+    from ktrdr_pipelines.cli.stopping import Stopped
+    from ktrdr_pipelines.settings import load_settings
+
+    require_free("--port", port)
+    try:
+        with _gateway(load_settings(), simulated=simulated) as place:
+            home = prepare_home(place.layout)
+            log = place.layout.state / "dagster.log"
+            with dagster_web(home, log, port, _variables(place)) as web:
+                if not as_json:
+                    note("starting Dagster's web UI and daemon ...")
+                web.wait_until_ready()
+                _say_ready(place, web, as_json=as_json)
+                web.wait()
+    except Stopped:
+        if not as_json:
+            say("stopped; what was saved stays")
+
+
+@contextmanager
+def _gateway(settings: "Settings", *, simulated: bool) -> "Iterator[Place]":
+    """Give the store with a gateway that answers, while the context lasts."""
+    from ktrdr_pipelines.cli.processes import is_free, simulator_process
+    from ktrdr_pipelines.settings import data_folder
+
+    folder = data_folder(settings)
+    if not simulated:
+        yield _place(settings.model_copy(update={"ktrdr_data": folder}), origin=None)
+        return
+    wish = _SIMULATOR_PORT if is_free(_SIMULATOR_PORT) else 0
+    with simulator_process(port=wish) as port:
+        own = {"ib_host": "127.0.0.1", "ib_port": port, "ktrdr_data": folder / "simulated"}
+        yield _place(settings.model_copy(update=own), origin="simulated")
+
+
+def _place(settings: "Settings", *, origin: str | None) -> "Place":
+    """Make sure of the store and of the gateway."""
+    from ktrdr_pipelines.cli.place import warn_of_problem
+    from ktrdr_pipelines.cli.templates import UNIVERSE_EXAMPLE, make_place
+    from ktrdr_pipelines.core.instruments import Origin
+    from ktrdr_pipelines.settings import data_folder
+
+    kind = None if origin is None else Origin(origin)
+    place, was_made = make_place(settings, data_folder(settings), kind, example=UNIVERSE_EXAMPLE)
+    if was_made:
+        note(f"made the store {place.layout.root} with a universe to edit")
+    warn_of_problem(place)
+    _require_gateway(settings)
+    return place
+
+
+def _require_gateway(settings: "Settings") -> None:
+    """Refuse to start without a gateway that answers.
+
+    Raises:
+        GatewayUnreachableError: there is none; the text says how to get one.
+    """
+    from ktrdr_pipelines.cli.health import look
+    from ktrdr_pipelines.cli.stopping import run_stoppable
+    from ktrdr_pipelines.ib.config import GatewayConfig
+
+    found = run_stoppable(look(GatewayConfig.from_settings(settings)))
+    if found.error is not None:
+        came = found.error.came or str(found.error)
+        raise GatewayUnreachableError(
+            f"no gateway answers at {found.gateway}", came=came, remedy=HOW_TO_GET_ONE
+        )
+    for trouble in found.troubles:
+        note(f"Trouble at the gateway: {trouble}")
+
+
+def _variables(place: "Place") -> dict[str, str]:
+    """Give the settings that Dagster's processes must share with this one."""
+    settings = place.settings
+    return {
+        "IB_HOST": settings.ib_host,
+        "IB_PORT": str(settings.ib_port),
+        "KTRDR_DATA": str(place.layout.root),
+        "KTRDR_STATE": str(settings.ktrdr_state),
+    }
+
+
+def _say_ready(place: "Place", web: "Web", *, as_json: bool) -> None:
+    settings = place.settings
+    told: dict[str, Any] = {
+        "url": web.url,
+        "store": str(place.layout.root),
+        "gateway": f"{settings.ib_host}:{settings.ib_port}",
+        "log": str(web.log),
+    }
+    if as_json:
+        say_json(told, lines=False)
+        return
+    say(f"Dagster   {web.url}   (Ctrl-C ends it)")
+    say(f"store     {told['store']}")
+    say(f"gateway   {told['gateway']}")
+    say(f"log       {told['log']}")
+    say(f"backfill  {web.url}/assets/bars/1d, then Materialize, and choose partitions")
+    say("Elsewhere, ktrdr sees the same with:")
+    say(f"  export KTRDR_DATA={told['store']} IB_PORT={settings.ib_port}")
