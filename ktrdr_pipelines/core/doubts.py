@@ -2,10 +2,11 @@
 
 Not here: what bars prove (``core.settle``), asking (``ib.source``).
 
-A stretch is settled as empty only when two requests left it without bars, the later one no wider
-than the stretch, and "no data" for several sessions counts only after the newest of them was
-asked alone: a request that reaches past the gateway's oldest bar may be answered with nothing
-though there are bars (grade C). An open session is never settled as empty.
+A stretch is settled without bars only when two requests left it without any, the later one no
+wider than the stretch. "No data" for several sessions counts only after the newest of them were
+asked alone, one where older bars are known, else five: a request that reaches past the gateway's
+oldest bar may be answered with nothing though there are bars (grade C). An open session is never
+settled without bars.
 """
 
 from collections.abc import Sequence
@@ -20,29 +21,45 @@ from ktrdr_pipelines.core.sessions import Span, expected_spans
 MOST_ROUNDS = 4
 """How often a stretch may be left as it is before it is given up for this run."""
 
+PROBES = 1
+"""Sessions asked alone where older bars are known, so that nothing reaches past the oldest."""
+
+PROBES_BEFORE_ALL = 5
+"""Sessions asked alone where no older bar is known: a week of silence for an instrument that is
+traded at all, so a longer stretch may be believed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Doubts:
-    """The open doubts of one series, and what was just proved empty."""
+    """The open doubts about one chunk, and what was just proved to hold no bars."""
 
     open: tuple[Doubt, ...] = ()
-    empty: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
-    given_up: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    silent: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
 
 
-def after_no_data(need: Need, doubts: Doubts, chunk: Chunk) -> Doubts:
-    """Take in that the gateway has no data for a chunk."""
+def after_no_data(need: Need, doubts: Doubts, chunk: Chunk, *, older_known: bool = False) -> Doubts:
+    """Take in that the gateway has no bars for a chunk.
+
+    Args:
+        need: wants and facts.
+        doubts: what is open.
+        chunk: what was asked.
+        older_known: the answer held bars, all of them older than the chunk.
+    """
     silent = _closed_gaps(need, chunk.stamps)
-    if not silent:
-        return replace(doubts, empty=IntervalSet())
-    known = [doubt for doubt in doubts.open if _concerns(doubt, silent)]
-    if not known:
-        fresh = _runs(need, silent, probed=chunk.sessions == 1)
-        return replace(doubts, open=(*doubts.open, *fresh), empty=IntervalSet())
-    others = tuple(doubt for doubt in doubts.open if doubt not in known)
-    rest = [_rest(need, doubt, silent) for doubt in known]
-    proved = IntervalSet(doubt.interval for doubt in known) & silent
-    return replace(doubts, open=(*others, *(d for d in rest if d)), empty=proved)
+    hull = silent.hull
+    if hull is None:
+        return Doubts(doubts.open)
+    asked = next((doubt for doubt in doubts.open if doubt.interval.covers(hull)), None)
+    if asked is None:
+        fresh = silent - IntervalSet(doubt.interval for doubt in doubts.open)
+        probes = PROBES if older_known else None
+        return Doubts((*doubts.open, *_runs(need, fresh, probes=probes)))
+    others = tuple(doubt for doubt in doubts.open if doubt is not asked)
+    probes = 0 if older_known else max(0, asked.probes - 1)
+    left = (_closed_gaps(need, asked.interval) - silent).hull
+    rest = (replace(asked, interval=left, probes=probes),) if left else ()
+    return Doubts((*others, *rest), silent)
 
 
 def after_answer(need: Need, doubts: Doubts, chunk: Chunk) -> Doubts:
@@ -54,31 +71,31 @@ def after_answer(need: Need, doubts: Doubts, chunk: Chunk) -> Doubts:
     for doubt in doubts.open:
         if not doubt.interval.overlaps(chunk.stamps):
             kept.append(doubt)
-        elif not doubt.probed:
+        elif doubt.probes:
             older = halved(need, doubt)
             kept.extend([older] if older else [])
         else:
             shrank = left is None or left.length < doubt.interval.length
             rounds = max(rounds, doubt.rounds + (0 if shrank else 1))
-    unheld = silent - IntervalSet(doubt.interval for doubt in kept)
     if rounds > MOST_ROUNDS:
-        given_up = doubts.given_up | unheld
-        return Doubts(tuple(kept), IntervalSet(), given_up)
-    fresh = _runs(need, unheld, probed=True, rounds=rounds)
-    return Doubts((*kept, *fresh), IntervalSet(), doubts.given_up)
+        return Doubts(tuple(kept))
+    unheld = silent - IntervalSet(doubt.interval for doubt in kept)
+    return Doubts((*kept, *_runs(need, unheld, rounds=rounds)))
 
 
-def _concerns(doubt: Doubt, silent: IntervalSet) -> bool:
-    return bool(silent.clip(doubt.interval))
+def quiet_and_empty(
+    need: Need, silent: IntervalSet, bars: IntervalSet
+) -> tuple[IntervalSet, IntervalSet]:
+    """Split what was proved silent: quiet parts of sessions that have bars, and empty sessions.
 
-
-def _rest(need: Need, doubt: Doubt, silent: IntervalSet) -> Doubt | None:
-    """Give what of a doubt stays open after a part of it was said to be empty again.
-
-    What is left lies before a session that was asked alone, so it counts as probed.
+    Minutes without a trade are known for good; that a whole session has no bar may change.
     """
-    left = (_closed_gaps(need, doubt.interval) - silent).hull
-    return replace(doubt, interval=left, probed=True) if left else None
+    hull = silent.hull
+    if hull is None:
+        return silent, silent
+    spans = expected_spans(need.calendar, need.timeframe, hull)
+    traded = IntervalSet(span.stamps for span in spans if bars.clip(span.stamps))
+    return silent & traded, silent - traded
 
 
 def _closed_gaps(need: Need, stamps: Interval) -> IntervalSet:
@@ -89,13 +106,23 @@ def _closed_gaps(need: Need, stamps: Interval) -> IntervalSet:
     return gaps & IntervalSet(closed)
 
 
-def _runs(need: Need, gaps: IntervalSet, *, probed: bool, rounds: int = 1) -> list[Doubt]:
+def _runs(
+    need: Need, gaps: IntervalSet, *, probes: int | None = None, rounds: int = 1
+) -> list[Doubt]:
     """Make one doubt of each run of gaps with no settled stretch of a session between them."""
     hull = gaps.hull
     if hull is None:
         return []
     spans = expected_spans(need.calendar, need.timeframe, hull)
-    return [Doubt(run, probed, rounds) for run in _joined(spans, gaps)]
+    return [Doubt(run, _probes(need, run, probes), rounds) for run in _joined(spans, gaps)]
+
+
+def _probes(need: Need, run: Interval, most: int | None) -> int:
+    """Say how many sessions of a run are asked alone; a run in one session is, as it is."""
+    if most is None:
+        older_known = need.known_from is not None and need.known_from < run.start
+        most = PROBES if older_known else PROBES_BEFORE_ALL
+    return min(most, len(expected_spans(need.calendar, need.timeframe, run)) - 1)
 
 
 def _joined(spans: Sequence[Span], gaps: IntervalSet) -> list[Interval]:

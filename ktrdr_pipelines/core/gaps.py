@@ -16,6 +16,8 @@ from ktrdr_pipelines.core.sessions import (
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
+_INSTANT = timedelta(microseconds=1)
+
 
 def final_lag(timeframe: Timeframe) -> timedelta:
     """Give how long after a session's close its bars are taken to be final."""
@@ -51,8 +53,9 @@ def due_gaps(
 ) -> IntervalSet:
     """Give what of ``wanted`` is expected by now and not settled.
 
-    Of a session that is cut (by ``now`` or by what is wanted) a last piece shorter than one bar
-    is not due: the bar that it belongs to is not whole yet.
+    Where ``now`` cuts a session, a last piece shorter than one bar is not due: the bar that it
+    belongs to is not whole yet. ``wanted`` may cut no session (see ``whole_sessions``): the bar
+    across such a cut could never be whole.
     """
     if not wanted:
         return IntervalSet()
@@ -64,18 +67,38 @@ def due_gaps(
         if due is None or settled.covers(due):
             continue
         open_parts = wanted.clip(due) - settled.clip(due)
-        gaps.extend(part for part in open_parts if _is_whole(part, span, timeframe))
+        gaps.extend(part for part in open_parts if _is_whole(part, due, span, timeframe))
     return IntervalSet(gaps)
 
 
+def whole_sessions(
+    calendar: SessionCalendar, timeframe: Timeframe, wanted: IntervalSet
+) -> IntervalSet:
+    """Widen a set of stamps so that it cuts no session: a bar lies on one side of any cut."""
+    return IntervalSet(_widened(calendar, timeframe, part) for part in wanted)
+
+
 def first_stamp_of(calendar: SessionCalendar, timeframe: Timeframe, moment: datetime) -> datetime:
-    """Give the earliest stamp that a bar holding a moment of real time can have."""
+    """Give the earliest stamp that a bar holding a moment of real time can have.
+
+    A bar begins before the first trade in it, and so does its session.
+    """
     if timeframe.is_intraday:
-        return moment
+        return _widened(calendar, timeframe, Interval(moment, moment + _INSTANT)).start
     day = calendar.day_of(moment)
     return midnight(monday_of(day) if timeframe is Timeframe.W1 else day)
 
 
-def _is_whole(part: Interval, span: Span, timeframe: Timeframe) -> bool:
-    """Say whether a piece of a span is due: it ends the session, or a bar fits in."""
-    return part.end >= span.stamps.end or part.length >= timeframe.length
+def _widened(calendar: SessionCalendar, timeframe: Timeframe, part: Interval) -> Interval:
+    first = expected_spans(calendar, timeframe, Interval(part.start, part.start + _INSTANT))
+    last = expected_spans(calendar, timeframe, Interval(part.end - _INSTANT, part.end))
+    return Interval(
+        min((part.start, *(span.stamps.start for span in first))),
+        max((part.end, *(span.stamps.end for span in last))),
+    )
+
+
+def _is_whole(part: Interval, due: Interval, span: Span, timeframe: Timeframe) -> bool:
+    """Say whether a piece of a span is due: ``now`` does not cut it, or a bar fits in."""
+    cut_by_now = part.end == due.end < span.stamps.end
+    return not cut_by_now or part.length >= timeframe.length

@@ -8,8 +8,8 @@ The rules, and why:
 - A bar is kept when it lies wholly inside what was asked and answered and has ended: IB clips
   bars at the asked end, and may clip one at the start of the duration (grade L).
 - The left edge is proved from the first bar, or wholly where the answer reaches further back.
-- The right edge is proved to the end of the last bar; to the session's close once that lies in
-  the past and the silence is no longer than the answer's own silences make plausible.
+- The right edge is proved to the end of the last bar, and over closed time behind it: a silence
+  before a close may be an answer cut short, so it is asked once more by itself.
 - Between them minutes without a trade are settled; a session without a single bar is not.
 """
 
@@ -27,7 +27,6 @@ from ktrdr_pipelines.core.plan import Chunk
 from ktrdr_pipelines.core.sessions import SessionCalendar, Span, expected_spans
 from ktrdr_pipelines.core.timeframes import Timeframe
 
-_PLAUSIBLE_TIMES = 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -169,21 +168,14 @@ def _right_edge(question: Question, reading: _Reading, last: int) -> datetime:
         return min(_moment(reading.keys[last + 1]), asked_end)
     end, stamp = _moment(reading.ends[last]), _moment(reading.keys[last])
     span = next((span for span in reading.spans if stamp in span.stamps), None)
-    if span is None or not is_closed(span, question.timeframe, question.now):
+    if (
+        span is None
+        or end < span.stamps.end
+        or not is_closed(span, question.timeframe, question.now)
+    ):
         return end
-    if span.stamps.end - end > _plausible_silence(question, reading, span):
-        return end
-    more = any(span.stamps.end <= other.stamps.start < asked_end for other in reading.spans)
-    return min(span.stamps.end, asked_end) if more else asked_end
-
-
-def _plausible_silence(question: Question, reading: _Reading, span: Span) -> timedelta:
-    """Give how long a silence before a close the session's own silences make plausible."""
-    low, high = np.searchsorted(reading.keys, [micros(span.stamps.start), micros(span.stamps.end)])
-    steps = np.diff(reading.keys[low:high])
-    longest = int(steps.max()) if len(steps) else 0
-    silence = timedelta(microseconds=longest) - question.timeframe.length
-    return max(_PLAUSIBLE_TIMES * silence, timedelta(0))
+    later = (other.stamps.start for other in reading.spans if other.stamps.start >= end)
+    return min(asked_end, next(later, asked_end))
 
 
 def _passed_over(reading: _Reading) -> IntervalSet:

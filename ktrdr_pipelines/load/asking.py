@@ -53,6 +53,11 @@ class Asking:
             BarRequest(self._series, chunk.ends_at, chunk.duration, tail=self._tail)
         )
 
+    @property
+    def contract(self) -> tuple[int, str]:
+        """What a sign of life is of: contract id and what_to_show."""
+        return self._contract_id, self._series.instrument.what_to_show.value
+
     async def is_alive(self) -> bool:
         """Say whether the contract has lately answered with bars, asking once if need be."""
         source = await self._keeper.source()

@@ -6,6 +6,7 @@ Not here: files (``store.parquet``), deciding what is settled (``core.settle``).
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -28,6 +29,9 @@ class _Pending:
     claimed: list[Interval] = field(default_factory=list)
     rows: int = 0
 
+    def __bool__(self) -> bool:
+        return bool(self.tables) or bool(self.coverage)
+
     def bars(self) -> pa.Table:
         """Give all bars as one sorted table; of two answers the later one stands."""
         merged = empty_bars()
@@ -35,12 +39,21 @@ class _Pending:
             merged = merge_bars(merged, table).bars
         return merged
 
+    def then(self, later: "_Pending") -> "_Pending":
+        """Give both as one."""
+        return _Pending(
+            [*self.tables, *later.tables],
+            self.coverage.merged(later.coverage),
+            [*self.claimed, *later.claimed],
+            self.rows + later.rows,
+        )
+
 
 class Commits:
-    """Collects what answers settle and writes it every few seconds.
+    """Collects what answers settle and writes it every few seconds, in a thread of its own.
 
     Args:
-        save: writes bars and coverage of the series; called in a thread of its own.
+        save: writes bars and coverage of the series.
         release: gives claims back after what they gave is on disk.
         saved: is told after every write.
         clock: monotonic seconds.
@@ -59,7 +72,9 @@ class Commits:
         self._saved = saved
         self._clock = clock
         self._pending = _Pending()
-        self._writing = asyncio.Lock()
+        self._taken = _Pending()
+        self._running: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._last = clock()
         self.added = 0
         self.revised = 0
@@ -76,32 +91,50 @@ class Commits:
         self._pending.coverage = self._pending.coverage.merged(coverage)
 
     async def commit_when_due(self) -> None:
-        """Write in a thread if the last write is long enough ago or much is waiting."""
+        """Write if the last write is long enough ago or much is waiting, and none is under way.
+
+        Raises:
+            StoreError: it could not be written; it waits for the next write.
+        """
         due = self._clock() - self._last >= _EVERY_S or self._pending.rows >= _MOST_ROWS
-        if not due or self._writing.locked():
+        if not due or self._running is not None:
             return
-        async with self._writing:
-            wrote = await asyncio.shield(asyncio.to_thread(self._write, self._take()))
-            self._last = self._clock()
-        if wrote:
-            self._saved()
+        self._taken, self._pending = self._pending, _Pending()
+        self._running = self._thread.submit(self._write, self._taken)
+        await asyncio.wait([asyncio.wrap_future(self._running)])
+        if error := self._finish():
+            raise error
 
     def commit(self) -> None:
-        """Write all that waits, here and now: for the end of a run, however it ends."""
-        if self._write(self._take()):
+        """Write all that waits, here and now: the end of the commits, however a run ends.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        self._finish()
+        self._thread.shutdown()
+        pending, self._pending = self._pending, _Pending()
+        self._write(pending)
+        if pending:
             self._saved()
 
-    def _take(self) -> _Pending:
-        taken, self._pending = self._pending, _Pending()
-        return taken
+    def _finish(self) -> BaseException | None:
+        """Wait for a write under way; what it could not write waits again."""
+        if self._running is None:
+            return None
+        wait([self._running])
+        error = self._running.exception()
+        if error is not None:
+            self._pending = self._taken.then(self._pending)
+        elif self._taken:
+            self._saved()
+        self._running, self._taken, self._last = None, _Pending(), self._clock()
+        return error
 
-    def _write(self, pending: _Pending) -> bool:
-        """Write what was taken; say whether there was anything."""
-        anything = bool(pending.tables) or bool(pending.coverage)
-        if anything:
+    def _write(self, pending: _Pending) -> None:
+        if pending:
             result = self._save(pending.bars(), pending.coverage)
             self.added += result.added
             self.revised += result.revised
         if pending.claimed:
             self._release(pending.claimed)
-        return anything

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.gaps import first_stamp_of, is_closed
+from ktrdr_pipelines.core.gaps import first_stamp_of, is_closed, whole_sessions
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Need
@@ -20,39 +20,57 @@ class SeriesFacts:
 
     Args:
         series: what is loaded.
-        wanted: the stretch that is wanted, on the stamp axis.
+        wanted: the stretch that is wanted, on the stamp axis; sessions that it cuts are wanted
+            as a whole.
         coverage: what is settled on disk.
     """
 
     def __init__(self, series: Series, wanted: IntervalSet, coverage: Coverage) -> None:
         self.series = series
-        self.wanted = wanted
         self.calendar = calendar_named(series.instrument.calendar)
-        self.coverage = coverage
+        self.wanted = whole_sessions(self.calendar, series.timeframe, wanted)
+        self.bars = coverage.bars
         self.before_listing = IntervalSet()
+        self._coverage = coverage
+        self._settled: IntervalSet | None = None
         self._set_aside = IntervalSet()
 
-    def need(self, now: datetime, proof_now: datetime, *, everything: bool = False) -> Need:
+    def need(
+        self,
+        now: datetime,
+        proof_now: datetime,
+        within: Interval | None = None,
+        *,
+        everything: bool = False,
+    ) -> Need:
         """State wants and facts as they stand.
 
         Args:
             now: the gateway's time; it says what is due.
-            proof_now: this machine's time; it says which proofs of emptiness still hold.
+            proof_now: this machine's time; when first asked, it says for the whole run which
+                proofs of emptiness still hold.
+            within: only this stretch.
             everything: also what this run has set aside.
         """
-        wanted = self.wanted - self.before_listing
+        wanted = (self.wanted.clip(within) if within else self.wanted) - self.before_listing
+        if self._settled is None:
+            self._settled = self._coverage.settled(proof_now)
+        bars = self.bars.hull
         return Need(
             calendar=self.calendar,
             timeframe=self.series.timeframe,
             wanted=wanted if everything else wanted - self._set_aside,
-            settled=self.coverage.settled(proof_now),
+            settled=self._settled,
             now=now,
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
+            known_from=bars.start if bars else None,
         )
 
-    def settle(self, coverage: Coverage) -> None:
-        """Take in what an answer settled."""
-        self.coverage = self.coverage.merged(coverage)
+    def settle(self, coverage: Coverage, proof_now: datetime) -> None:
+        """Take in what an answer settled, or what stands on disk by now."""
+        self.bars |= coverage.bars
+        known = self._coverage.settled(proof_now) if self._settled is None else self._settled
+        self._settled = known | coverage.settled(proof_now)
 
     def set_aside(self, stretch: IntervalSet) -> None:
         """Leave a stretch to another run."""

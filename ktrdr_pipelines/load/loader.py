@@ -10,10 +10,12 @@ from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Identity, Series
 from ktrdr_pipelines.core.intervals import IntervalSet
 from ktrdr_pipelines.load.contracts import known_contract, learn_identity
+from ktrdr_pipelines.load.desk import Means
 from ktrdr_pipelines.load.facts import SeriesFacts, of_open_session
 from ktrdr_pipelines.load.modes import Bounds, Mode, wanted_by
 from ktrdr_pipelines.load.reports import SeriesReport
-from ktrdr_pipelines.load.work import Means, SeriesWork
+from ktrdr_pipelines.load.work import SeriesWork
+from ktrdr_pipelines.store.ledger import Attempt, series_key
 from ktrdr_pipelines.store.parquet import SaveResult
 
 
@@ -27,23 +29,31 @@ class IbDataLoader:
         self._means = means
 
     async def load_data_range(
-        self, series: Series, wanted: IntervalSet, *, tail: bool = False
+        self,
+        series: Series,
+        wanted: IntervalSet,
+        *,
+        tail: bool = False,
+        put_off: IntervalSet | None = None,
     ) -> SeriesReport:
         """Make a stretch of a series complete, and say what could not be.
 
         Args:
             series: what to load.
             wanted: the stretch, on the stamp axis.
-            tail: go before backfills in the gateway's budget.
+            tail: go before backfills in the gateway's budget, and oldest first.
+            put_off: what is wanted, but asked for by another run.
 
         Raises:
             GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
             ForeignIdentityError: the store holds something else under this symbol.
             StoreError: what was answered could not be saved.
         """
+        clock = self._means.keeper.patience.clock
         facts = SeriesFacts(series, wanted, self._means.store.coverage(series))
+        facts.set_aside(put_off or IntervalSet())
         self._recall_listing(facts)
-        if not self._gaps(facts):
+        if not facts.need(self._means.keeper.now(), clock()).gaps():
             return self._report(facts)
         identity = await learn_identity(self._means.keeper, self._means.store, series)
         work = SeriesWork(self._means, facts, identity, tail=tail)
@@ -54,15 +64,20 @@ class IbDataLoader:
         self, series: Series, mode: Mode, *, bounds: Bounds | None = None
     ) -> SeriesReport:
         """Load what a mode means for a series; errors as ``load_data_range``."""
+        tried = self._attempts(series)
         wanted = wanted_by(
             mode,
             series,
             bounds=bounds or Bounds(),
             coverage=self._means.store.coverage(series),
+            tried=IntervalSet(attempt.interval for attempt in tried),
             calendar=calendar_named(series.instrument.calendar),
             now=self._means.keeper.now(),
         )
-        return await self.load_data_range(series, wanted, tail=mode is Mode.TAIL)
+        if mode is not Mode.TAIL:
+            return await self.load_data_range(series, wanted)
+        put_off = IntervalSet(attempt.interval for attempt in tried if not self._is_due(attempt))
+        return await self.load_data_range(series, wanted, tail=True, put_off=put_off)
 
     def merge_and_save_data(
         self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
@@ -78,9 +93,12 @@ class IbDataLoader:
         if contract_id and self._means.ranges.is_fresh(instrument, contract_id, clock()):
             facts.excuse_before(self._means.ranges.known_head(instrument, contract_id))
 
-    def _gaps(self, facts: SeriesFacts) -> IntervalSet:
-        keeper = self._means.keeper
-        return facts.need(keeper.now(), keeper.patience.clock(), everything=True).gaps()
+    def _attempts(self, series: Series) -> list[Attempt]:
+        return self._means.store.ledger.attempts(series_key(series))
+
+    def _is_due(self, attempt: Attempt) -> bool:
+        at = attempt.next_try_at
+        return at is None or at <= self._means.keeper.patience.clock()
 
     def _report(self, facts: SeriesFacts, work: SeriesWork | None = None) -> SeriesReport:
         keeper = self._means.keeper

@@ -18,12 +18,13 @@ from ktrdr_pipelines.errors import (
     KtrdrError,
 )
 from ktrdr_pipelines.load.claims import claiming
+from ktrdr_pipelines.load.desk import Means
 from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
+from ktrdr_pipelines.load.life import LifeSigns
 from ktrdr_pipelines.load.loader import IbDataLoader
 from ktrdr_pipelines.load.modes import Bounds, Mode
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress, Quiet, SeriesReport
-from ktrdr_pipelines.load.work import Means
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
@@ -77,25 +78,28 @@ class LoadManager:
                     store=BarStore(self.layout, ledger),
                     claimant=claimant,
                     ranges=RangeDiscovery(ledger, self.gateway),
+                    life=LifeSigns(),
                     progress=self.progress,
                 )
                 return await _all(IbDataLoader(means), jobs)
 
 
 async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
+    """Work on jobs, several at a time; two of one series come one after the other."""
     places = asyncio.Semaphore(_AT_ONCE)
-    ordered = sorted(jobs, key=lambda job: job.series.timeframe.seconds, reverse=True)
+    turns = {job.series: asyncio.Lock() for job in jobs}
+    order = sorted(range(len(jobs)), key=lambda n: jobs[n].series.timeframe.seconds, reverse=True)
+
+    async def within(job: Job) -> SeriesReport:
+        async with turns[job.series], places:
+            return await _one(loader, job)
+
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = {job.series: group.create_task(_within(places, loader, job)) for job in ordered}
+            tasks = {number: group.create_task(within(jobs[number])) for number in order}
     except BaseExceptionGroup as failures:
         raise _first(failures) from failures
-    return [tasks[job.series].result() for job in jobs]
-
-
-async def _within(places: asyncio.Semaphore, loader: IbDataLoader, job: Job) -> SeriesReport:
-    async with places:
-        return await _one(loader, job)
+    return [tasks[number].result() for number in range(len(jobs))]
 
 
 async def _one(loader: IbDataLoader, job: Job) -> SeriesReport:

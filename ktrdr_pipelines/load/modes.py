@@ -16,8 +16,9 @@ from ktrdr_pipelines.core.sessions import SessionCalendar, stamps_between
 class Mode(StrEnum):
     """What to load.
 
-    ``tail``: from the last settled bar, whatever its age, to now. ``backfill``: from the start
-    to the oldest settled bar. ``full``: all of it, inner holes included.
+    ``tail``: from the last settled bar, whatever its age, to now, and what was tried in vain.
+    ``backfill``: from the start to the oldest settled bar. ``full``: all of it, inner holes
+    included.
     """
 
     TAIL = "tail"
@@ -39,12 +40,14 @@ def wanted_by(
     *,
     bounds: Bounds,
     coverage: Coverage,
+    tried: IntervalSet | None = None,
     calendar: SessionCalendar,
     now: datetime,
 ) -> IntervalSet:
     """Give the stretch of stamps that a mode means for a series.
 
-    With nothing settled yet, every mode means everything from the start.
+    With nothing settled yet, every mode means everything from the start. ``tried`` is what
+    attempts are recorded for: a tail asks again for what earlier ones could not have.
     """
     everything = _everything(series, bounds, calendar, now)
     settled = coverage.bars.hull
@@ -54,8 +57,9 @@ def wanted_by(
         return IntervalSet([everything])
     if mode is Mode.TAIL:
         part = between(max(everything.start, settled.end), everything.end)
-    else:
-        part = between(everything.start, min(everything.end, settled.start))
+        again = tried.clip(everything) if tried else IntervalSet()
+        return again | IntervalSet([part] if part else [])
+    part = between(everything.start, min(everything.end, settled.start))
     return IntervalSet([part] if part else [])
 
 

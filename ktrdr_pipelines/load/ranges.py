@@ -3,6 +3,7 @@
 Not here: what lies before it in a series (``core.gaps``).
 """
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -19,6 +20,8 @@ class RangeDiscovery:
     def __init__(self, ledger: Ledger, gateway: str) -> None:
         self._ledger = ledger
         self._gateway = gateway
+        self._asking = asyncio.Lock()
+        self._failed: set[tuple[int, str]] = set()
 
     def known_head(self, instrument: Instrument, contract_id: int) -> datetime | None:
         """Give the head timestamp that was last heard, however long ago."""
@@ -40,14 +43,27 @@ class RangeDiscovery:
     ) -> datetime | None:
         """Give the head timestamp, asking where it is not fresh; None where it can't be had.
 
-        A gateway that fails to answer is noted and leaves what was known: the head timestamp
-        saves requests, it proves nothing that a bar request would not.
+        A gateway that fails to answer is noted, is not asked again and leaves what was known: the
+        head timestamp saves requests, it proves nothing that a bar request would not.
         """
-        if self.is_fresh(instrument, contract_id, keeper.patience.clock()):
+        async with self._asking:
+            return await self._head(keeper, instrument, contract_id, note)
+
+    async def _head(
+        self,
+        keeper: SourceKeeper,
+        instrument: Instrument,
+        contract_id: int,
+        note: Callable[[str], None],
+    ) -> datetime | None:
+        contract = (contract_id, instrument.what_to_show.value)
+        is_fresh = self.is_fresh(instrument, contract_id, keeper.patience.clock())
+        if is_fresh or contract in self._failed:
             return self.known_head(instrument, contract_id)
         try:
             head = await keeper.ask(lambda source: source.head(instrument))
         except GatewayError as error:
+            self._failed.add(contract)
             note(f"the start of the data of {instrument} could not be learned: {error}")
             return self.known_head(instrument, contract_id)
         self._ledger.record_head(

@@ -1,0 +1,126 @@
+"""The desk of one series: the facts, the asking, the saving and the state that its cases share.
+
+Not here: what a case does (``load.cases``), who works on which (``load.work``).
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import Identity
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.plan import Need
+from ktrdr_pipelines.errors import GatewayError
+from ktrdr_pipelines.load.asking import Asking
+from ktrdr_pipelines.load.claims import Claimant
+from ktrdr_pipelines.load.commits import Commits
+from ktrdr_pipelines.load.facts import SeriesFacts, of_open_session
+from ktrdr_pipelines.load.keeper import SourceKeeper
+from ktrdr_pipelines.load.life import LifeSigns
+from ktrdr_pipelines.load.ranges import RangeDiscovery
+from ktrdr_pipelines.load.reports import Progress
+from ktrdr_pipelines.store.parquet import BarStore
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all series of one run share: where to ask, where to save, whom to tell."""
+
+    keeper: SourceKeeper
+    store: BarStore
+    claimant: Claimant
+    ranges: RangeDiscovery
+    life: LifeSigns
+    progress: Progress
+
+
+class Desk:
+    """What the cases of one series in one run have in common."""
+
+    def __init__(
+        self, means: Means, facts: SeriesFacts, identity: Identity, *, tail: bool = False
+    ) -> None:
+        self.means = means
+        self.facts = facts
+        self.series = facts.series
+        self.identity = identity
+        self.stop: GatewayError | None = None
+        self.is_dead = False
+        self.failures_in_a_row = 0
+        self.unproved = IntervalSet()
+        self.asking = Asking(
+            means.keeper,
+            means.store.ledger,
+            self.series,
+            contract_id=identity.contract_id,
+            tail=tail,
+        )
+        self.commits = Commits(
+            save=lambda bars, coverage: means.store.save(self.series, identity, bars, coverage),
+            release=lambda stretches: means.claimant.release(self.series, stretches),
+            saved=lambda: means.progress.saved(self.series),
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether more asking is vain."""
+        return self.is_dead or self.stop is not None
+
+    def need(self, within: Interval | None = None, *, everything: bool = False) -> Need:
+        """State wants and facts as they stand, of all or of one stretch."""
+        keeper = self.means.keeper
+        return self.facts.need(keeper.now(), keeper.patience.clock(), within, everything=everything)
+
+    def claim(self, stamps: Interval) -> bool:
+        """Try to claim a stretch, and learn what others have saved of it by then."""
+        now = self.means.keeper.patience.clock()
+        if not self.means.claimant.claim(self.series, stamps, now):
+            return False
+        self.learn_saved(stamps)
+        return True
+
+    def learn_saved(self, within: Interval | None = None) -> None:
+        """Take in what is settled on disk, by whomever."""
+        saved = self.means.store.coverage(self.series)
+        now = self.means.keeper.patience.clock()
+        self.facts.settle(saved.clip(within) if within else saved, proof_now=now)
+
+    async def learn_listing(self) -> None:
+        """Excuse what lies before the start of the gateway's data."""
+        head = await self.means.ranges.head(
+            self.means.keeper,
+            self.series.instrument,
+            self.identity.contract_id,
+            self.note,
+        )
+        self.facts.excuse_before(head)
+
+    async def is_alive(self) -> bool:
+        """Say whether the contract has lately answered with bars; without, more asking is vain."""
+        if await self.means.life.are_there(self.asking):
+            return True
+        if not self.is_dead:
+            self.is_dead = True
+            self.note(
+                f"the gateway has no data of {self.series.instrument} at all, so nothing is "
+                "taken for proved empty: permissions may be missing, or the instrument has ended"
+            )
+        return False
+
+    def settle(self, coverage: Coverage, bars: pa.Table | None = None) -> None:
+        """Take in what an answer settled, and the bars that it gave."""
+        self.facts.settle(coverage, self.means.keeper.patience.clock())
+        self.commits.add(bars, coverage)
+
+    def set_aside(self, stamps: Interval, but: IntervalSet) -> None:
+        """Leave to another run what is open in a stretch, but for what is asked again."""
+        need = self.need(stamps)
+        rest = need.gaps() - but
+        if rest:
+            self.unproved |= rest - of_open_session(need, rest)
+            self.facts.set_aside(rest)
+
+    def note(self, text: str) -> None:
+        """Say something that a person may want to know."""
+        self.means.progress.noted(self.series, text)
