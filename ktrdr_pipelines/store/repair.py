@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ktrdr_pipelines.core.instruments import Identity, Instrument, Origin
@@ -43,18 +43,21 @@ class RepairReport:
     forgotten: int
 
 
-def repair(layout: StoreLayout, universe: Sequence[Instrument], now: datetime) -> RepairReport:
+def repair(
+    layout: StoreLayout, universe: Sequence[Instrument] = (), now: datetime | None = None
+) -> RepairReport:
     """Check every file, rebuild ledger and catalog, and say what must be loaded again.
 
     Args:
         layout: the store.
-        universe: instruments, for the catalog.
-        now: what pins and the age of audit rows are told by.
+        universe: instruments; without them the catalog knows bars, and no session.
+        now: what pins and the age of audit rows are told by; the system's time if not given.
 
     Raises:
         StoreError: a file was written by a newer version, or a series stayed locked.
         DiskError: the system refused.
     """
+    now = now or datetime.now(UTC)
     aside = _set_ledger_aside(layout)
     ledger = Ledger(layout.ledger)
     with closing(ledger):

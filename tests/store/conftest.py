@@ -1,0 +1,157 @@
+"""Stores in temporary folders, and the few bars, series and coverages that tests put into them."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.coverage import Coverage, Emptiness
+from ktrdr_pipelines.core.instruments import (
+    Identity,
+    Instrument,
+    Origin,
+    SecType,
+    Series,
+    WhatToShow,
+    identity_of,
+)
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import Session, midnight, monday_of
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.store.footer import moment
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.parquet import BarStore, SaveResult
+
+
+class Make:
+    """Makes what tests save."""
+
+    def instrument(self, symbol: str = "AAPL", calendar: str = "XNYS.RTH") -> Instrument:
+        is_fx = calendar == "FX"
+        return Instrument(
+            symbol=symbol,
+            ib_symbol=symbol,
+            sec_type=SecType.CASH if is_fx else SecType.STK,
+            exchange="IDEALPRO" if is_fx else "SMART",
+            currency="USD",
+            what_to_show=WhatToShow.MIDPOINT if is_fx else WhatToShow.TRADES,
+            use_rth=calendar.endswith("RTH"),
+            calendar=calendar,
+            timeframes=tuple(Timeframe),
+            start=date(2020, 1, 1),
+        )
+
+    def series(
+        self,
+        timeframe: Timeframe = Timeframe.M1,
+        symbol: str = "AAPL",
+        calendar: str = "XNYS.RTH",
+    ) -> Series:
+        return Series(self.instrument(symbol, calendar), timeframe)
+
+    def identity(
+        self, series: Series, *, contract_id: int = 265598, origin: Origin = Origin.IB
+    ) -> Identity:
+        return identity_of(series, contract_id=contract_id, origin=origin)
+
+    def bars(self, series: Series, at: Iterable[datetime], value: float = 1.0) -> pa.Table:
+        """Make bars with these stamps, all of one value."""
+        keys = np.array([micros(moment) for moment in at], dtype=np.int64)
+        calendar = calendar_named(series.instrument.calendar)
+        days = calendar.days_of(keys) if series.timeframe.is_intraday else keys // 86_400_000_000
+        prices = pa.array(np.full(len(keys), value))
+        return pa.Table.from_arrays(
+            [
+                pa.array(keys, BAR_SCHEMA.field("ts").type),
+                pa.array(days.astype("datetime64[D]"), pa.date32()),
+                *([prices] * 6),
+                pa.array(np.full(len(keys), 7), pa.int32()),
+            ],
+            schema=BAR_SCHEMA,
+        )
+
+    def run(self, series: Series, first: datetime, count: int, value: float = 1.0) -> pa.Table:
+        """Make bars that follow each other without a break."""
+        return self.bars(series, [first + n * series.timeframe.length for n in range(count)], value)
+
+    def covering(self, series: Series, bars: pa.Table) -> Coverage:
+        """Say that exactly these bars are settled."""
+        length = series.timeframe.length
+        starts = [moment(int(key)) for key in stamps(bars)]
+        return Coverage(IntervalSet(Interval(start, start + length) for start in starts))
+
+    def empty(self, start: datetime, end: datetime, proved_at: datetime) -> Coverage:
+        """Say that a stretch was proved to hold nothing."""
+        return Coverage(empty=(Emptiness(Interval(start, end), proved_at),))
+
+    def save(self, store: BarStore, series: Series, bars: pa.Table) -> SaveResult:
+        """Save bars and that they are settled."""
+        return store.save(series, self.identity(series), bars, self.covering(series, bars))
+
+    def true_ends(self, series: Series, first: date, end: date) -> dict[datetime, datetime]:
+        """Give the stamps that a calendar expects in ``[first, end)``, and when each bar ends."""
+        calendar = calendar_named(series.instrument.calendar)
+        sessions = calendar.sessions(first, end)
+        if series.timeframe is Timeframe.D1:
+            return {midnight(session.day): session.closes_at for session in sessions}
+        if series.timeframe is Timeframe.W1:
+            return {midnight(monday_of(session.day)): session.closes_at for session in sessions}
+        ends: dict[datetime, datetime] = {}
+        for session in sessions:
+            marks = [*_grid(session, series.timeframe, calendar.zone), session.closes_at]
+            ends |= dict(pairwise(marks))
+        return ends
+
+
+def _grid(session: Session, timeframe: Timeframe, zone: str) -> list[datetime]:
+    """Give the open, and the clock's marks in the market's own time before the close."""
+    marks = [session.opens_at]
+    wall = datetime.combine(session.opens_at.astimezone(ZoneInfo(zone)).date(), time())
+    while True:
+        wall += timeframe.length
+        mark = wall.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+        if mark >= session.closes_at:
+            return marks
+        if mark > session.opens_at:
+            marks.append(mark)
+
+
+@pytest.fixture(scope="session")
+def make() -> Make:
+    """Give what makes the things that tests save."""
+    return Make()
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> StoreLayout:
+    """Give a new store."""
+    return create_store(tmp_path / "data")
+
+
+@pytest.fixture
+def ledger(layout: StoreLayout) -> Iterator[Ledger]:
+    """Give the ledger of the new store."""
+    ledger = Ledger(layout.ledger)
+    with closing(ledger):
+        yield ledger
+
+
+@pytest.fixture
+def clock() -> datetime:
+    """Give the moment at which the store's clock stands."""
+    return datetime(2024, 6, 3, 20, tzinfo=UTC) + timedelta(minutes=30)
+
+
+@pytest.fixture
+def store(layout: StoreLayout, ledger: Ledger, clock: datetime) -> BarStore:
+    """Give the bars of the new store."""
+    return BarStore(layout, ledger, clock=lambda: clock)

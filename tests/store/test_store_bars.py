@@ -1,0 +1,268 @@
+"""Bars and what is known of them go in together and come out unchanged."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from ktrdr_pipelines.core.bars import BAR_SCHEMA, empty_bars
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import Origin
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import ForeignIdentityError
+from ktrdr_pipelines.store.layout import StoreLayout, store_origin
+from ktrdr_pipelines.store.ledger import Ledger, series_key
+from ktrdr_pipelines.store.parquet import BarStore, read_bars, read_footer
+
+OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def test_what_is_saved_is_read(store: BarStore, make: Any) -> None:
+    """Bars, coverage, identity and counts come back as they were given."""
+    series = make.series()
+    bars = make.run(series, OPEN, 390)
+    result = make.save(store, series, bars)
+    path = store.layout.bars / "symbol=AAPL" / "timeframe=1m" / "2024.parquet"
+    assert (result.added, result.revised, result.files) == (390, 0, (path,))
+    assert store.read(series).equals(bars)
+    assert store.read(series).schema.equals(BAR_SCHEMA, check_metadata=True)
+    assert store.coverage(series) == make.covering(series, bars)
+    assert store.identity(series) == make.identity(series)
+    assert store.rows_per_session(series) == {date(2024, 6, 3): 390}
+    assert store.series_on_disk() == [("AAPL", Timeframe.M1)]
+    assert read_bars(path).equals(bars)
+    assert read_footer(path).rows == 390
+
+
+def test_a_series_without_files_is_empty(store: BarStore, make: Any) -> None:
+    """Nothing is known of a series that was never saved."""
+    series = make.series()
+    assert store.read(series).num_rows == 0
+    assert store.coverage(series) == Coverage()
+    assert store.identity(series) is None
+    assert store.rows(series) == 0
+    assert store.rows(series, Interval(OPEN, OPEN + MINUTE)) == 0
+    assert store.series_on_disk() == []
+
+
+def test_a_newer_bar_replaces_and_the_older_is_kept(
+    store: BarStore, make: Any, clock: datetime
+) -> None:
+    """Bars that differ are revised, their old values go to the ledger."""
+    series = make.series()
+    make.save(store, series, make.run(series, OPEN, 10, 1.0))
+    result = make.save(store, series, make.run(series, OPEN + 8 * MINUTE, 4, 2.0))
+    assert (result.added, result.revised) == (2, 2)
+    assert store.read(series)["close"].to_pylist() == [1.0] * 8 + [2.0] * 4
+    revisions = store.ledger.revisions(series_key(series))
+    assert [(old.ts, old.close) for old in revisions] == [
+        (OPEN + 8 * MINUTE, 1.0),
+        (OPEN + 9 * MINUTE, 1.0),
+    ]
+    assert {old.replaced_at for old in revisions} == {clock}
+
+
+def test_saving_the_same_again_writes_nothing(store: BarStore, make: Any) -> None:
+    """A file that would not change is left alone."""
+    series = make.series()
+    bars = make.run(series, OPEN, 10)
+    (path,) = make.save(store, series, bars).files
+    before = path.stat()
+    result = make.save(store, series, bars)
+    assert (result.added, result.revised, result.files) == (0, 0, ())
+    assert path.stat().st_ino == before.st_ino
+    assert store.ledger.revisions(series_key(series)) == []
+
+
+def test_equal_bars_at_other_times_are_other_bars(store: BarStore, make: Any) -> None:
+    """A quiet market repeats values; no bar is dropped for it."""
+    series = make.series(Timeframe.M5, "EURUSD", "FX")
+    start = datetime(2024, 6, 3, 4, tzinfo=UTC)
+    make.save(store, series, make.run(series, start, 3, 1.1))
+    make.save(store, series, make.run(series, start + timedelta(minutes=15), 3, 1.1))
+    assert store.rows(series) == 6
+
+
+def test_null_stays_null(store: BarStore, make: Any) -> None:
+    """What the gateway could not say is null on disk; becoming known is a revision."""
+    series = make.series()
+    bars = make.run(series, OPEN, 2)
+    nothing = pa.nulls(2, pa.float64())
+    unknown = bars.set_column(6, "volume", nothing).set_column(7, "average", nothing)
+    unknown = unknown.set_column(8, "bar_count", pa.nulls(2, pa.int32())).cast(BAR_SCHEMA)
+    make.save(store, series, unknown)
+    assert store.read(series)["bar_count"].null_count == 2
+    assert make.save(store, series, unknown).revised == 0
+    assert make.save(store, series, bars).revised == 2
+    assert store.read(series).equals(bars)
+    assert store.ledger.revisions(series_key(series))[0].volume is None
+
+
+def test_bars_need_not_come_in_order(store: BarStore, make: Any) -> None:
+    """Bars are stored sorted; of two with one stamp the last given stays."""
+    series = make.series()
+    late, early = OPEN + MINUTE, OPEN
+    bars = pa.concat_tables([make.bars(series, [late, early], 1.0), make.bars(series, [late], 2.0)])
+    make.save(store, series, bars)
+    assert store.read(series)["ts"].to_pylist() == [early, late]
+    assert store.read(series)["close"].to_pylist() == [1.0, 2.0]
+
+
+def test_saving_a_part_never_shortens_history(store: BarStore, make: Any) -> None:
+    """A save in the middle leaves what lies before and after as it was."""
+    series = make.series(Timeframe.D1)
+    first = datetime(2020, 1, 1, tzinfo=UTC)
+    make.save(store, series, make.run(series, first, 1000, 1.0))
+    make.save(store, series, make.run(series, first + timedelta(days=500), 3, 2.0))
+    closes = store.read(series)["close"].to_pylist()
+    assert closes == [1.0] * 500 + [2.0] * 3 + [1.0] * 497
+    whole = Interval(first, first + timedelta(days=1000))
+    assert store.coverage(series).bars.covers(whole)
+
+
+def test_minutes_are_filed_by_the_year_of_their_session(store: BarStore, make: Any) -> None:
+    """The evening of 31 December in New York opens the FX session of the next year."""
+    series = make.series(Timeframe.M5, "EURUSD", "FX")
+    bars = make.run(series, datetime(2024, 12, 31, 20, tzinfo=UTC), 72)
+    result = make.save(store, series, bars)
+    assert [path.name for path in result.files] == ["2024.parquet", "2025.parquet"]
+    old, new = (read_bars(path) for path in result.files)
+    turn = datetime(2024, 12, 31, 22, tzinfo=UTC)
+    assert pc.max(old["ts"]).as_py() == turn - timedelta(minutes=5)
+    assert pc.min(new["ts"]).as_py() == turn
+    assert set(new["session_date"].to_pylist()) == {date(2025, 1, 1)}
+    for path in result.files:
+        assert read_footer(path).coverage == make.covering(series, read_bars(path))
+    assert store.coverage(series) == make.covering(series, bars)
+    assert store.read(series).equals(bars)
+
+
+def test_coverage_is_cut_where_a_year_ends(store: BarStore, make: Any) -> None:
+    """No file claims what stands in another, even where no bar is."""
+    series = make.series()
+    start, end = datetime(2022, 6, 1, tzinfo=UTC), datetime(2024, 6, 1, tzinfo=UTC)
+    proved = make.empty(start, end, datetime(2024, 6, 2, tzinfo=UTC))
+    result = store.save(series, make.identity(series), empty_bars(), proved)
+    bounds = [read_footer(path).coverage.empty[0].interval for path in result.files]
+    new_years = [datetime(year, 1, 1, 5, tzinfo=UTC) for year in (2023, 2024)]
+    assert [part.start for part in bounds] == [start, *new_years]
+    assert [part.end for part in bounds] == [*new_years, end]
+    assert store.coverage(series) == proved
+
+
+def test_a_proof_of_emptiness_is_kept_without_bars(store: BarStore, make: Any) -> None:
+    """A file of no bars holds what was proved; bars that come later beat it."""
+    series = make.series(Timeframe.H1)
+    day = timedelta(days=1)
+    proved = make.empty(OPEN - day, OPEN + day, OPEN + 2 * day)
+    result = store.save(series, make.identity(series), empty_bars(), proved)
+    assert (result.added, len(result.files)) == (0, 1)
+    assert store.rows(series) == 0
+    assert store.coverage(series) == proved
+    bars = make.run(series, OPEN, 1)
+    make.save(store, series, bars)
+    assert store.coverage(series).bars == make.covering(series, bars).bars
+    assert len(store.coverage(series).empty) == 2
+
+
+def test_nothing_to_save_makes_no_file(store: BarStore, make: Any) -> None:
+    """No bars and no proof leave no trace."""
+    series = make.series()
+    result = store.save(series, make.identity(series), empty_bars(), Coverage())
+    assert result.files == ()
+    assert store.series_on_disk() == []
+
+
+def test_reading_and_counting_an_interval_agree(store: BarStore, make: Any) -> None:
+    """Counting gives the number of bars that reading gives, over the turn of a year too."""
+    series = make.series(Timeframe.M5)
+    start = datetime(2023, 12, 29, 14, 30, tzinfo=UTC)
+    bars = make.bars(series, [start + n * timedelta(hours=1) for n in range(200)])
+    make.save(store, series, bars)
+    for first, last in [(0, 200), (3, 100), (0, 1), (199, 200), (50, 51)]:
+        wanted = Interval(start + timedelta(hours=first), start + timedelta(hours=last))
+        read = store.read(series, wanted)
+        assert read.equals(bars.slice(first, last - first).combine_chunks())
+        assert store.rows(series, wanted) == last - first
+    year = Interval(datetime(2023, 1, 1, 5, tzinfo=UTC), datetime(2024, 1, 1, 5, tzinfo=UTC))
+    assert store.rows(series, year) == store.read(series, year).num_rows
+
+
+def test_another_contract_is_refused(store: BarStore, make: Any) -> None:
+    """A series holds one instrument; the error names both and what to do, and nothing changes."""
+    series = make.series()
+    bars = make.run(series, OPEN, 5)
+    make.save(store, series, bars)
+    other = make.identity(series, contract_id=1)
+    later = make.run(series, OPEN + timedelta(days=400), 5)
+    with pytest.raises(ForeignIdentityError, match=r"265598.*contract id 1,.*universe"):
+        store.save(series, other, later, make.covering(series, later))
+    assert store.read(series).equals(bars)
+
+
+def test_another_origin_is_refused(store: BarStore, make: Any) -> None:
+    """Simulated bars never come into a store of real ones."""
+    series, other = make.series(), make.series(symbol="MSFT")
+    make.save(store, series, make.run(series, OPEN, 5))
+    assert store_origin(store.layout) is Origin.IB
+    simulated = make.identity(other, origin=Origin.SIMULATED)
+    bars = make.run(other, OPEN, 5)
+    with pytest.raises(ForeignIdentityError, match="simulated"):
+        store.save(other, simulated, bars, make.covering(other, bars))
+    assert store.series_on_disk() == [("AAPL", Timeframe.M1)]
+
+
+def test_an_identity_of_another_series_is_refused(store: BarStore, make: Any) -> None:
+    """Bars cannot be saved under a symbol that is not theirs."""
+    series, other = make.series(), make.series(symbol="MSFT")
+    with pytest.raises(ForeignIdentityError, match=r"cannot save AAPL 1m.*MSFT 1m"):
+        store.save(series, make.identity(other), make.run(series, OPEN, 1), Coverage())
+
+
+def test_the_mirror_follows_a_changed_file(store: BarStore, layout: StoreLayout, make: Any) -> None:
+    """A file that was replaced behind the ledger's back is counted anew."""
+    series = make.series()
+    (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
+    aside = path.read_bytes()
+    make.save(store, series, make.run(series, OPEN, 20))
+    path.write_bytes(aside)
+    assert store.rows(series) == 10
+    assert store.coverage(series) == make.covering(series, make.run(series, OPEN, 10))
+    path.unlink()
+    assert store.rows(series) == 0
+    assert store.coverage(series) == Coverage()
+
+
+def test_files_are_not_opened_to_know_coverage(store: BarStore, make: Any) -> None:
+    """The mirror answers while the file stands unchanged, whatever is inside."""
+    series = make.series()
+    (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
+    row = store.ledger.mirror(series_key(series))[store.layout.relative(path)]
+    assert row.rows == 10
+    assert row.coverage == read_footer(path).coverage
+    assert row.rows_per_session == {date(2024, 6, 3): 10}
+
+
+def test_leftovers_of_killed_writers_are_not_read(store: BarStore, make: Any) -> None:
+    """An unfinished file beside the bars meets no glob."""
+    series = make.series()
+    (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
+    path.with_name(".2024.parquet.123-abcd.tmp").write_bytes(b"half a file")
+    assert store.layout.bar_files("AAPL", Timeframe.M1) == [path]
+    assert store.rows(series) == 10
+
+
+def test_two_stores_over_one_folder_see_each_other(layout: StoreLayout, make: Any) -> None:
+    """What one process saves another knows at once."""
+    series = make.series()
+    one, two = (BarStore(layout, Ledger(layout.ledger)) for _ in range(2))
+    make.save(one, series, make.run(series, OPEN, 5))
+    assert two.rows(series) == 5
+    make.save(two, series, make.run(series, OPEN + 5 * MINUTE, 5))
+    assert one.rows(series) == 10
+    one.ledger.close()
+    two.ledger.close()
