@@ -1,0 +1,239 @@
+"""The ledger's tables, and what it does when its file is missing, new or broken."""
+
+import sqlite3
+import threading
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.core.instruments import Origin
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.errors import CorruptFileError, StoreError
+from ktrdr_pipelines.store.audit import RequestRecord
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger import AttemptKind, HeadRecord, Ledger, series_key
+
+KEY = "AAPL|1m"
+NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def _hours(first: int, last: int) -> Interval:
+    return Interval(NOW + first * HOUR, NOW + last * HOUR)
+
+
+def _failed(ledger: Ledger, interval: Interval, kind: str, at: datetime) -> None:
+    ledger.record_attempt(
+        KEY, interval, kind, error="silent", code=None, next_try_at=at + HOUR, at=at
+    )
+
+
+def _request(at: datetime, rows: int, **other: Any) -> RequestRecord:
+    fields: dict[str, Any] = {
+        "series": KEY,
+        "contract_id": 265598,
+        "what_to_show": "TRADES",
+        "gateway": "127.0.0.1:4002",
+        "account_hash": "abc",
+        "asked_end": None,
+        "duration": "1 D",
+        "sent_at": at,
+        "took_s": 0.5,
+        "outcome": "bars",
+        "rows": rows,
+    }
+    return RequestRecord(**(fields | other))
+
+
+def test_a_series_has_one_key(make: Any) -> None:
+    """The ledger knows a series by symbol and timeframe."""
+    assert series_key(make.series()) == KEY
+
+
+def test_repeated_attempts_are_counted(ledger: Ledger) -> None:
+    """The same try again raises its count; the last one's words and next time stand."""
+    _failed(ledger, _hours(0, 1), "error", NOW)
+    ledger.record_attempt(
+        KEY, _hours(0, 1), "error", error="lost", code=1100, next_try_at=None, at=NOW + HOUR
+    )
+    (attempt,) = ledger.attempts(KEY)
+    assert (attempt.tries, attempt.error, attempt.code) == (2, "lost", 1100)
+    assert (attempt.first_at, attempt.last_at, attempt.next_try_at) == (NOW, NOW + HOUR, None)
+    assert ledger.attempts("MSFT|1m") == []
+
+
+def test_attempts_of_other_kinds_stand_beside(ledger: Ledger) -> None:
+    """A "no data" does not hide an error at the same interval."""
+    _failed(ledger, _hours(0, 1), "no_data", NOW)
+    _failed(ledger, _hours(0, 1), "error", NOW)
+    assert [one.kind for one in ledger.attempts(KEY)] == [AttemptKind.ERROR, AttemptKind.NO_DATA]
+    with pytest.raises(ValueError, match="unheard"):
+        _failed(ledger, _hours(0, 1), "unheard", NOW)
+
+
+def test_settling_clears_the_attempts_inside(ledger: Ledger) -> None:
+    """What reaches beyond the settled interval stays."""
+    for first, last in [(0, 1), (1, 2), (1, 4)]:
+        _failed(ledger, _hours(first, last), "error", NOW)
+    ledger.clear_attempts(KEY, _hours(0, 3))
+    assert [one.interval for one in ledger.attempts(KEY)] == [_hours(1, 4)]
+
+
+def test_a_claim_excludes_others_until_it_expires(ledger: Ledger) -> None:
+    """Overlapping claims of others are refused whole; time frees them."""
+    assert ledger.claim(KEY, [_hours(0, 2)], "one", NOW, 60) == [_hours(0, 2)]
+    wanted = [_hours(1, 3), _hours(2, 3)]
+    assert ledger.claim(KEY, wanted, "two", NOW, 60) == [_hours(2, 3)]
+    assert ledger.claim("MSFT|1m", wanted, "two", NOW, 60) == wanted
+    later = NOW + timedelta(seconds=60)
+    assert ledger.live_claims(KEY, later) == []
+    assert ledger.claim(KEY, wanted, "three", later, 60) == wanted
+    assert {one.owner for one in ledger.live_claims(KEY, later)} == {"three"}
+
+
+def test_a_claim_is_renewed_by_its_owner(ledger: Ledger) -> None:
+    """Claiming again moves the expiry."""
+    ledger.claim(KEY, [_hours(0, 1)], "one", NOW, 60)
+    later = NOW + timedelta(seconds=50)
+    assert ledger.claim(KEY, [_hours(0, 1)], "one", later, 60) == [_hours(0, 1)]
+    (claim,) = ledger.live_claims(KEY, NOW + timedelta(seconds=70))
+    assert claim.expires_at == later + timedelta(seconds=60)
+
+
+def test_claims_are_given_back(ledger: Ledger) -> None:
+    """An owner releases some intervals, a series, or all."""
+    for key in (KEY, "MSFT|1m"):
+        ledger.claim(key, [_hours(0, 1), _hours(1, 2)], "one", NOW, 60)
+    ledger.claim(KEY, [_hours(5, 6)], "two", NOW, 60)
+    ledger.release("one", KEY, [_hours(0, 1)])
+    assert [c.interval for c in ledger.live_claims(KEY, NOW)] == [_hours(1, 2), _hours(5, 6)]
+    ledger.release("one", KEY)
+    assert [c.owner for c in ledger.live_claims(KEY, NOW)] == ["two"]
+    assert len(ledger.live_claims("MSFT|1m", NOW)) == 2
+    ledger.release("one")
+    assert ledger.live_claims("MSFT|1m", NOW) == []
+
+
+def test_the_audit_knows_the_last_answer_with_bars(ledger: Ledger) -> None:
+    """Empty answers, other contracts and other gateways do not count."""
+    asked = (265598, "TRADES", "127.0.0.1:4002")
+    assert ledger.last_answered(*asked) is None
+    ledger.record_request(_request(NOW, 390))
+    ledger.record_request(_request(NOW + HOUR, 0))
+    ledger.record_request(_request(NOW + HOUR, 5, gateway="127.0.0.1:7496"))
+    ledger.record_request(_request(NOW + HOUR, 5, contract_id=1))
+    assert ledger.last_answered(*asked) == NOW
+
+
+def test_the_audit_counts_and_forgets(ledger: Ledger) -> None:
+    """Requests are counted by series and time, and kept for 90 days."""
+    old = NOW - timedelta(days=91)
+    ledger.record_request(_request(old, 1))
+    ledger.record_request(_request(NOW, 1, asked_end=NOW - HOUR, code=162, proved="1 day"))
+    ledger.record_request(_request(NOW + HOUR, 1, series="MSFT|1m"))
+    assert ledger.request_count() == 3
+    assert ledger.request_count(KEY) == 2
+    assert ledger.request_count(KEY, NOW) == 1
+    assert ledger.request_count(since=NOW) == 2
+    assert ledger.prune_requests(NOW) == 1
+    newest, older = ledger.requests(10)
+    assert newest.series == "MSFT|1m"
+    assert older == _request(NOW, 1, asked_end=NOW - HOUR, code=162, proved="1 day")
+    assert ledger.requests(1) == [newest]
+
+
+def test_heads_are_remembered_even_when_unknown(ledger: Ledger) -> None:
+    """That a gateway could not say is worth knowing too."""
+    asked = (265598, "TRADES", "127.0.0.1:4002")
+    assert ledger.head(*asked) is None
+    ledger.record_head(*asked, head=None, asked_at=NOW)
+    assert ledger.head(*asked) == HeadRecord(None, NOW)
+    ledger.record_head(*asked, head=NOW - 1000 * HOUR, asked_at=NOW + HOUR)
+    assert ledger.head(*asked) == HeadRecord(NOW - 1000 * HOUR, NOW + HOUR)
+
+
+def test_contracts_are_pinned_by_origin(ledger: Ledger) -> None:
+    """A simulated contract id says nothing of the real one."""
+    assert ledger.pinned_contract("AAPL", Origin.IB) is None
+    ledger.pin_contract("AAPL", Origin.IB, 265598, "Apple", NOW)
+    assert ledger.pinned_contract("AAPL", Origin.IB) == 265598
+    assert ledger.pinned_contract("AAPL", Origin.SIMULATED) is None
+
+
+def test_a_ledger_that_was_lost_begins_anew(ledger: Ledger) -> None:
+    """A file that vanished under an open connection is made again, by the same object."""
+    _failed(ledger, _hours(0, 1), "error", NOW)
+    for path in ledger.path.parent.glob("ledger.sqlite*"):
+        path.unlink()
+    assert ledger.attempts(KEY) == []
+    _failed(ledger, _hours(0, 1), "error", NOW)
+    assert len(ledger.attempts(KEY)) == 1
+
+
+def test_an_empty_file_becomes_a_ledger(layout: StoreLayout) -> None:
+    """A file of no bytes, as a crash may leave, is no obstacle."""
+    layout.ledger.write_bytes(b"")
+    with closing(Ledger(layout.ledger)) as ledger:
+        assert ledger.attempts(KEY) == []
+
+
+def test_a_file_that_is_no_ledger_is_corrupt(layout: StoreLayout) -> None:
+    """Junk is refused with the way out."""
+    layout.ledger.write_bytes(b"junk" * 1000)
+    with pytest.raises(CorruptFileError, match=r"ledger\.sqlite.*ktrdr repair"):
+        Ledger(layout.ledger).attempts(KEY)
+
+
+def test_damaged_pages_are_corrupt(ledger: Ledger) -> None:
+    """A ledger that breaks inside is told as such, in use and when it is checked."""
+    for number in range(500):
+        ledger.record_request(_request(NOW + number * HOUR, 1))
+    ledger.close()
+    data = bytearray(ledger.path.read_bytes())
+    data[8192:-4096] = b"\xff" * (len(data) - 4096 - 8192)
+    ledger.path.write_bytes(data)
+    with pytest.raises(CorruptFileError, match="ktrdr repair"):
+        ledger.check()
+    with pytest.raises(CorruptFileError, match="ktrdr repair"):
+        ledger.requests(1000)
+
+
+def test_a_newer_ledger_is_refused(ledger: Ledger) -> None:
+    """Tables of a newer version are left alone."""
+    ledger.attempts(KEY)
+    ledger.close()
+    with closing(sqlite3.connect(ledger.path)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    with pytest.raises(StoreError, match=r"version 2.*newer ktrdr"):
+        ledger.attempts(KEY)
+
+
+def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
+    """Half of a claim is never kept."""
+
+    def intervals() -> Any:
+        yield _hours(0, 1)
+        raise RuntimeError("the caller broke")
+
+    with pytest.raises(RuntimeError):
+        ledger.claim(KEY, intervals(), "one", NOW, 60)
+    assert ledger.live_claims(KEY, NOW) == []
+    assert ledger.claim(KEY, [_hours(0, 1)], "one", NOW, 60) == [_hours(0, 1)]
+
+
+def test_every_thread_has_its_own_connection(ledger: Ledger) -> None:
+    """Threads share the ledger, not the connection."""
+
+    def record(number: int) -> None:
+        for step in range(20):
+            ledger.record_request(_request(NOW + number * HOUR, step))
+
+    threads = [threading.Thread(target=record, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ledger.request_count() == 80
+    assert repr(ledger) == f"Ledger({ledger.path})"

@@ -1,0 +1,182 @@
+"""Files that are not what they should be, and disks that refuse."""
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ktrdr_pipelines.core.bars import BAR_SCHEMA
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
+from ktrdr_pipelines.store.atomic import locked
+from ktrdr_pipelines.store.parquet import BarStore, read_bars, read_footer
+
+OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
+
+
+def _junk(path: Path) -> None:
+    path.write_bytes(b"this is not Parquet" * 50)
+
+
+def _nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _half(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def _foreign(path: Path) -> None:
+    pq.write_table(pa.table({"a": [1, 2]}), path)
+
+
+def _footless(path: Path) -> None:
+    pq.write_table(BAR_SCHEMA.empty_table(), path)
+
+
+def _bad_footer(path: Path) -> None:
+    _with_footer(path, json.dumps({"schema_version": 1, "rows": "many"}))
+
+
+def _wrong_count(path: Path) -> None:
+    footer = json.loads(pq.read_metadata(path).metadata[b"ktrdr"])
+    _with_footer(path, json.dumps({**footer, "rows": 3}))
+
+
+def _with_footer(path: Path, text: str) -> None:
+    with pq.ParquetFile(path) as file:
+        bars = file.read()
+    with pq.ParquetWriter(path, BAR_SCHEMA, store_schema=False) as writer:
+        writer.write_table(bars.replace_schema_metadata(None))
+        writer.add_key_value_metadata({"ktrdr": text})
+
+
+@pytest.mark.parametrize(
+    "damage", [_junk, _nothing, _half, _foreign, _footless, _bad_footer, _wrong_count]
+)
+def test_a_damaged_file_is_named(store: BarStore, make: Any, damage: Any) -> None:
+    """Whatever is wrong, reading names the file and the way to repair; saving changes nothing."""
+    series = make.series()
+    (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
+    damage(path)
+    left = path.read_bytes()
+    for use in (read_bars, read_footer):
+        with pytest.raises(CorruptFileError, match=r"2024\.parquet.*ktrdr repair"):
+            use(path)
+    with pytest.raises(CorruptFileError):
+        store.coverage(series)
+    with pytest.raises(CorruptFileError):
+        make.save(store, series, make.run(series, OPEN, 20))
+    assert path.read_bytes() == left
+
+
+def test_damaged_pages_are_found_when_read(store: BarStore, make: Any) -> None:
+    """A good footer over broken data is an error, not bars."""
+    series = make.series()
+    (path,) = make.save(store, series, make.run(series, OPEN, 390)).files
+    data = bytearray(path.read_bytes())
+    data[4:200] = bytes(196)
+    path.write_bytes(data)
+    assert read_footer(path).rows == 390
+    with pytest.raises(CorruptFileError):
+        read_bars(path)
+
+
+def test_a_newer_file_is_refused_and_not_called_corrupt(store: BarStore, make: Any) -> None:
+    """A file of a newer version needs a newer program, not a repair."""
+    series = make.series()
+    (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
+    footer = json.loads(pq.read_metadata(path).metadata[b"ktrdr"])
+    _with_footer(path, json.dumps({**footer, "schema_version": 2}))
+    with pytest.raises(StoreError, match=r"schema version 2.*newer ktrdr") as caught:
+        read_footer(path)
+    assert not isinstance(caught.value, CorruptFileError)
+
+
+def test_a_file_that_is_gone_is_a_disk_error(tmp_path: Path) -> None:
+    """A missing file is the disk's word, with its path."""
+    with pytest.raises(DiskError, match=r"2024\.parquet.*No such file"):
+        read_bars(tmp_path / "2024.parquet")
+
+
+@contextmanager
+def _no_file_above(size: int) -> Iterator[None]:
+    """Let the system refuse to write more, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _noisy(make: Any, series: Series, count: int) -> pa.Table:
+    """Make bars that do not compress."""
+    bars = make.run(series, OPEN, count)
+    noise = np.random.default_rng(1)
+    for place, name in enumerate(BAR_SCHEMA.names[2:8], start=2):
+        bars = bars.set_column(place, name, pa.array(noise.random(count)))
+    return bars.cast(BAR_SCHEMA)
+
+
+def test_a_full_disk_leaves_the_older_file(store: BarStore, make: Any) -> None:
+    """A save that finds no room changes nothing, leaves nothing, and says what to do."""
+    series = make.series()
+    (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
+    before = path.read_bytes()
+    with (
+        _no_file_above(400_000),
+        pytest.raises(DiskError, match=r"2024\.parquet.*too large.*Make room"),
+    ):
+        make.save(store, series, _noisy(make, series, 20_000))
+    assert path.read_bytes() == before
+    assert sorted(path.parent.iterdir()) == [path]
+    assert store.rows(series) == 10
+    assert make.save(store, series, make.run(series, OPEN, 20)).added == 10
+
+
+def test_a_full_ledger_disk_is_an_error_of_the_store(store: BarStore, make: Any) -> None:
+    """SQLite's refusal is told with a remedy, and the ledger works again afterwards."""
+    series = make.series()
+    interval = make.covering(series, make.run(series, OPEN, 1)).bars.hull
+    store.ledger.attempts("AAPL|1m")
+    with _no_file_above(1), pytest.raises(DiskError, match=r"ledger\.sqlite.*ktrdr repair"):
+        store.ledger.claim("AAPL|1m", [interval], "me", OPEN, 60)
+    assert store.ledger.claim("AAPL|1m", [interval], "me", OPEN, 60) == [interval]
+
+
+def test_a_folder_that_cannot_be_written_is_a_disk_error(store: BarStore, make: Any) -> None:
+    """Where the series' folder cannot be made, the error names the path."""
+    series = make.series()
+    (store.layout.bars / "symbol=AAPL").write_text("in the way")
+    with pytest.raises(DiskError, match=r"symbol=AAPL.*writable"):
+        make.save(store, series, make.run(series, OPEN, 1))
+
+
+def test_a_lock_that_is_kept_ends_in_an_error(tmp_path: Path) -> None:
+    """Nobody waits for a hanging process for ever."""
+    path = tmp_path / "AAPL.1m.lock"
+    with (
+        locked(path, "AAPL 1m"),
+        pytest.raises(StoreError, match=r"cannot lock AAPL 1m.*hangs"),
+        locked(path, "AAPL 1m", timeout_s=0),
+    ):
+        pass
+
+
+def test_bars_come_without_a_footer_in_their_schema(store: BarStore, make: Any) -> None:
+    """Tables that are read carry no metadata into others."""
+    series = make.series()
+    (path,) = make.save(store, series, make.run(series, OPEN, 1)).files
+    assert read_bars(path).schema.metadata is None
+    assert pq.read_metadata(path).row_group(0).column(0).compression == "ZSTD"
+    assert timedelta(0) == read_bars(path)["ts"][0].as_py().utcoffset()
