@@ -61,7 +61,7 @@ _MONDAY = "CAST(b.ts AT TIME ZONE 'UTC' AS DATE)"
 _WEEK = f"""{_INSTRUMENT}
     LEFT JOIN {_WEEKS} AS w ON w.calendar = i.calendar AND w.monday = {_MONDAY}"""
 
-_OWN = "(SELECT i.calendar FROM instruments AS i WHERE i.symbol = symbol)"
+_OWN = "(SELECT i.calendar FROM instruments AS i WHERE i.symbol = of_symbol)"
 """The calendar of the macro's symbol."""
 
 _CLOSE = "CASE WHEN s.closes_at > b.ts THEN s.closes_at END"
@@ -97,25 +97,27 @@ def series_sql(layout: StoreLayout, *, filled: bool) -> str:
     Its joins are chosen by the timeframe, which is a constant once it is called: what does not
     concern it is planned away. The next bar is joined, not windowed, so that a filter on ts prunes.
 
+    Its parameters have names that no column has: DuckDB refuses a name that could mean both.
+
     Args:
         layout: where the files stand.
         filled: whether the store has any file; DuckDB cannot name a path that has none.
     """
     source = _one_series(layout) if filled else _NO_BARS
-    long = f"timeframe IN ({_quoted(*_LONG)})"
+    long = f"of_timeframe IN ({_quoted(*_LONG)})"
     seconds = " ".join(f"WHEN {_quoted(tf)} THEN {tf.seconds}" for tf in Timeframe)
-    length = f"to_seconds(CASE timeframe {seconds} END)"
-    return f"""CREATE MACRO series(symbol, timeframe) AS TABLE
-    SELECT {_COLUMNS}, CASE timeframe
+    length = f"to_seconds(CASE of_timeframe {seconds} END)"
+    return f"""CREATE MACRO series(of_symbol, of_timeframe) AS TABLE
+    SELECT {_COLUMNS}, CASE of_timeframe
         WHEN '1d' THEN {_DAY_CLOSES}
         WHEN '1w' THEN {_WEEK_CLOSES}
         ELSE least(b.ts + {length}, n.next_ts, {_CLOSE}) END AS closes_at
     FROM {source} AS b
     LEFT JOIN (
-        SELECT session_date, closes_at FROM sessions WHERE calendar = {_OWN} AND timeframe <> '1w'
+        SELECT session_date, closes_at FROM sessions WHERE calendar = {_OWN} AND of_timeframe <> '1w'
     ) AS s ON s.session_date = b.session_date
     LEFT JOIN (
-        SELECT monday, closes_at FROM {_WEEKS} WHERE calendar = {_OWN} AND timeframe = '1w'
+        SELECT monday, closes_at FROM {_WEEKS} WHERE calendar = {_OWN} AND of_timeframe = '1w'
     ) AS w ON w.monday = {_MONDAY}
     LEFT JOIN (
         SELECT ts, lead(ts) OVER (ORDER BY ts) AS next_ts FROM {source} WHERE {long}
@@ -152,13 +154,13 @@ def _one_series(layout: StoreLayout) -> str:
     start = _quoted(f"{_literal_glob(layout.bars)}/symbol=")
     known = _quoted(*Timeframe)
     path = f"""CASE
-        WHEN NOT regexp_full_match(symbol, '[A-Za-z0-9._-]+')
-            THEN error('series(symbol, timeframe): no symbol can be ' || symbol)
-        WHEN timeframe NOT IN ({known})
-            THEN error('series(symbol, timeframe): no timeframe is ' || timeframe)
-        ELSE {start} || symbol || '/timeframe=' || timeframe || '/*.parquet' END"""
+        WHEN NOT regexp_full_match(of_symbol, '[A-Za-z0-9._-]+')
+            THEN error('series(symbol, timeframe): no symbol can be ' || of_symbol)
+        WHEN of_timeframe NOT IN ({known})
+            THEN error('series(symbol, timeframe): no timeframe is ' || of_timeframe)
+        ELSE {start} || of_symbol || '/timeframe=' || of_timeframe || '/*.parquet' END"""
     return (
-        "(SELECT symbol AS symbol, timeframe AS timeframe, * "
+        "(SELECT of_symbol AS symbol, of_timeframe AS timeframe, * "
         f"FROM read_parquet({path}, hive_partitioning = false))"
     )
 
