@@ -163,6 +163,9 @@ def _run(
         )
     except dg.DagsterExecutionInterruptedError as error:
         raise Stopped(signal.SIGINT) from error
+    failure = _error_of(done)
+    if dg.DagsterExecutionInterruptedError.__name__ in failure:
+        raise Stopped(signal.SIGINT)
     return RunResult(
         timeframe=str(timeframe),
         first_window=windows[0],
@@ -171,7 +174,7 @@ def _run(
         requests=tally.requests,
         rows=tally.rows,
         took_s=round(time.perf_counter() - started_s, 2),
-        error=_error_of(done),
+        error=failure,
     )
 
 

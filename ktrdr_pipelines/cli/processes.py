@@ -31,16 +31,17 @@ def start(
     env: Mapping[str, str] | None = None,
     output: IO[bytes] | int = subprocess.DEVNULL,
 ) -> "subprocess.Popen[bytes]":
-    """Start a process in a group of its own, listening to the signals that it can be ended by."""
-    return subprocess.Popen(  # noqa: S603  (the command is the project's own)
-        command,
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT if output != subprocess.PIPE else subprocess.DEVNULL,
-        process_group=0,
-    )
+    """Start a process in a group of its own."""
+    with _heeding_interrupts():
+        return subprocess.Popen(  # noqa: S603  (the command is the project's own)
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT if output != subprocess.PIPE else subprocess.DEVNULL,
+            process_group=0,
+        )
 
 
 def end(process: "subprocess.Popen[bytes]", *, grace_s: float = GRACE_S) -> None:
@@ -99,6 +100,19 @@ def require_free(option: str, port: int) -> None:
             came="something else uses this port",
             remedy="End it, or choose another port",
         )
+
+
+@contextmanager
+def _heeding_interrupts() -> Iterator[None]:
+    """Let a child heed SIGINT where this process, started in the background, ignores it."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _port_of(process: "subprocess.Popen[bytes]") -> int:

@@ -26,8 +26,15 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.cli.survey import SeriesState, Stranger
     from ktrdr_pipelines.core.timeframes import Timeframe
 
-_FIELDS: Final = tuple(
-    ["sec_type", "exchange", "currency", "what_to_show", "use_rth", "calendar", "start", "backfill"]
+_FIELDS: Final = (
+    "sec_type",
+    "exchange",
+    "currency",
+    "what_to_show",
+    "use_rth",
+    "calendar",
+    "start",
+    "backfill",
 )
 _COLUMNS: Final = {
     "series": "left",
