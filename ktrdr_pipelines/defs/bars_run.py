@@ -61,12 +61,9 @@ class BarsRun:
         Raises:
             dg.Failure: something stayed unexplained; the text names the windows and why.
         """
-        self._open = self._windows(partitions)
-        jobs = [
-            Job(series, wanted=_wanted(series, windows)) for series, windows in self._open.items()
-        ]
         try:
-            reports = self._drive(jobs)
+            self._open = self._windows(partitions)
+            reports = self._drive()
         except KtrdrError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         finally:
@@ -87,8 +84,9 @@ class BarsRun:
             grouped[series][partition] = stamps_between(calendar, self._timeframe, first, end)
         return grouped
 
-    def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
+    def _drive(self) -> list[SeriesReport]:
         """Run the loader and report windows as they are finished, until all is done."""
+        jobs = [Job(series, wanted=_wanted(series, own)) for series, own in self._open.items()]
         thread = LoaderThread(
             lambda progress: self._ib.manager(self._layout, operation="batch", progress=progress),
             jobs,
@@ -104,7 +102,7 @@ class BarsRun:
 
     def _stop_if_ended(self) -> None:
         """Stop where Dagster has given the run up: a retry would ask for everything twice."""
-        run = self._context.instance.get_run_by_id(self._context.run_id)
+        run = self._context.instance.get_run_by_id(self._context.run.run_id)
         if run is not None and run.is_finished:
             raise dg.Failure("Dagster has ended this run already", allow_retries=False)
 
@@ -159,9 +157,11 @@ def _wanted(series: Series, windows: Mapping[BarPartition, Interval]) -> Interva
 def _reason(report: SeriesReport, facts: WindowFacts) -> str:
     if report.error is not None:
         return str(report.error)
-    gaps = ", ".join(str(gap) for gap in list(facts.unexplained)[:3])
+    hull = facts.unexplained.hull
+    parts = len(facts.unexplained)
+    missing = f"missing {hull}" if parts == 1 else f"{parts} stretches missing in {hull}"
     failures = "; ".join(dict.fromkeys(str(failure) for failure in report.failures))
-    return f"missing {gaps}" + (f" ({failures})" if failures else "")
+    return f"{missing} ({failures})" if failures else missing
 
 
 def _failure_text(failed: Sequence[str]) -> str:

@@ -13,10 +13,21 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.opening import universe_file
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.parquet import BarStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,3 +125,17 @@ def dagster_dev(
 def wait_for() -> Callable[..., Any]:
     """Give the way to wait for something to hold."""
     return wait_until
+
+
+@pytest.fixture
+def read_store() -> Callable[..., pa.Table]:
+    """Give the way to read what a store holds of a symbol, by session dates."""
+
+    def read(layout: StoreLayout, symbol: str, timeframe: str, first: date, end: date) -> pa.Table:
+        universe, _ = universe_file(layout).read()
+        series = Series(universe.instrument(symbol), Timeframe(timeframe))
+        calendar = calendar_named(series.instrument.calendar)
+        stamps = stamps_between(calendar, series.timeframe, first, end)
+        return BarStore(layout, Ledger(layout.ledger)).read(series, stamps)
+
+    return read

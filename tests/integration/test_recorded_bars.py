@@ -129,7 +129,7 @@ def assert_same(left: pa.Table, right: pa.Table) -> None:
 
 
 @pytest.mark.parametrize(("symbol", "timeframe", "first", "end"), CASES)
-def test_stored_bars_equal_the_recording_bit_for_bit(  # noqa: PLR0917  (a table of cases)
+def test_stored_bars_equal_the_recording_bit_for_bit(
     settings: Settings, symbol: str, timeframe: str, first: date, end: date
 ) -> None:
     """Every recorded bar of the span is in the store, unaltered, and nothing else is."""

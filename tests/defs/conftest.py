@@ -1,0 +1,141 @@
+"""A simulated gateway, a store, and a gateway resource that fails where it is told to."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dagster as dg
+import pytest
+
+from ktrdr_pipelines.core.answers import Answer, BarRequest, BarSource, NoData
+from ktrdr_pipelines.defs.build import build_defs
+from ktrdr_pipelines.defs.resources import IbResource
+from ktrdr_pipelines.errors import GatewayError
+from ktrdr_pipelines.load.manager import LoadManager
+from ktrdr_pipelines.load.reports import Progress
+from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.parquet import BarStore
+
+NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
+UNIVERSE = """
+defaults: {timeframes: [1d, 1h], start: 2023-03-01}
+windows: {yearly: 2020}
+symbols:
+  AAPL: {}
+  MSFT: {}
+"""
+
+
+class FailingSource:
+    """A source that raises what it is told to for some requests, and else asks the real one."""
+
+    def __init__(self, real: BarSource, fails: Callable[[BarRequest], GatewayError | None]) -> None:
+        self._real = real
+        self._fails = fails
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def bars(self, request: BarRequest) -> Answer | NoData:
+        if error := self._fails(request):
+            raise error
+        return await self._real.bars(request)
+
+
+class FailingIb(IbResource):
+    """The gateway resource over a failing source."""
+
+    fails: ClassVar[Callable[[BarRequest], GatewayError | None]] = staticmethod(lambda _: None)
+
+    def manager(self, layout: StoreLayout, *, operation: str, progress: Progress) -> LoadManager:
+        manager = super().manager(layout, operation=operation, progress=progress)
+        opened = manager.open_source
+
+        @asynccontextmanager
+        async def failing() -> AsyncIterator[Any]:
+            async with opened() as source:
+                yield FailingSource(source, type(self).fails)
+
+        def open_failing() -> AbstractAsyncContextManager[BarSource]:
+            return failing()
+
+        return replace(manager, open_source=open_failing)
+
+
+@dataclass
+class Location:
+    """The code location over a simulated gateway and a store of its own."""
+
+    gateway: SimulatorServer
+    layout: StoreLayout
+    settings: Settings
+    instance: dg.DagsterInstance
+
+    @property
+    def store(self) -> BarStore:
+        return BarStore(self.layout, Ledger(self.layout.ledger))
+
+    def defs(self, **overrides: Any) -> dg.Definitions:
+        """Build the code location."""
+        return build_defs(self.settings, overrides)
+
+    def run(self, timeframe: str, first: str, last: str, **overrides: Any) -> Any:
+        """Run a range of partitions of one timeframe as a backfill does."""
+        defs = self.defs(**overrides)
+        return dg.materialize(
+            list(defs.assets or []),
+            selection=[dg.AssetKey(["bars", timeframe])],
+            resources=defs.resources,
+            instance=self.instance,
+            tags={
+                "dagster/asset_partition_range_start": first,
+                "dagster/asset_partition_range_end": last,
+            },
+            raise_on_error=False,
+        )
+
+    def history(self) -> list[Any]:
+        """Give the requests for bars that reached the gateway."""
+        return [request for request in self.gateway.requests if request.kind == "history"]
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[SimulatorServer]:
+    """Run one simulated gateway for all tests."""
+    with running_simulator(now=NOW) as server:
+        yield server
+
+
+@pytest.fixture
+def location(tmp_path: Path, gateway: SimulatorServer) -> Iterator[Location]:
+    """Give a code location with two symbols."""
+    layout = create_store(tmp_path / "data")
+    layout.universe.write_text(UNIVERSE, encoding="utf-8")
+    settings = Settings(
+        ib_port=gateway.port,
+        ib_max_retries=0,
+        ktrdr_data=layout.root,
+        ktrdr_state=tmp_path / "state",
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        for timeframe in ("1d", "1h"):
+            instance.add_dynamic_partitions(f"symbols_{timeframe}", ["AAPL", "MSFT"])
+        yield Location(gateway, layout, settings, instance)
+
+
+@pytest.fixture
+def failing_ib(location: Location) -> Iterator[Callable[..., IbResource]]:
+    """Give the way to make a gateway resource that fails for some requests."""
+
+    def make(fails: Callable[[BarRequest], GatewayError | None]) -> IbResource:
+        FailingIb.fails = staticmethod(fails)
+        return FailingIb(**IbResource.of(location.settings).model_dump())
+
+    yield make
+    FailingIb.fails = staticmethod(lambda _: None)

@@ -1,0 +1,184 @@
+"""Runs over bars: what is loaded, what is materialized, what fails."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.defs.assets import refuse_lost_range
+from ktrdr_pipelines.errors import (
+    EntitlementError,
+    GatewayError,
+    GatewayUnreachableError,
+    RequestRejectedError,
+)
+
+
+def windows_of(result: Any, location: Any) -> dict[str, tuple[int, str]]:
+    """Give rows and state of every window that a run materialized; one event a window."""
+    found: dict[str, tuple[int, str]] = {}
+    for timeframe in ("1d", "1h"):
+        key = dg.AssetKey(["bars", timeframe])
+        for record in location.instance.fetch_materializations(key, limit=500).records:
+            if record.run_id == result.run_id:
+                metadata = record.asset_materialization.metadata
+                assert record.partition_key not in found, "two events for one window"
+                rows, state = metadata["dagster/partition_row_count"], metadata["state"]
+                found[str(record.partition_key)] = (rows.value, state.value)
+    return found
+
+
+def failure_text(result: Any) -> str:
+    """Give the description of the failure that ended the only step."""
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    return str(event.step_failure_data.user_failure_data.description)
+
+
+def test_ranged_run_materializes_every_window_with_its_rows(location: Any) -> None:
+    """Each window of each symbol gets one event with its rows; the open one says that it is."""
+    result = location.run("1d", "AAPL|2023", "MSFT|2026")
+    assert result.success
+    windows = windows_of(result, location)
+    assert set(windows) == {f"{s}|{y}" for s in ("AAPL", "MSFT") for y in range(2023, 2027)}
+    assert windows["AAPL|2024"] == (252, "complete")
+    assert windows["AAPL|2025"] == (250, "complete")
+    assert windows["MSFT|2026"][1] == "open"
+    assert windows["MSFT|2026"][0] > 100
+
+
+def test_run_is_planned_over_all_windows_of_a_symbol(location: Any) -> None:
+    """Thirteen months of hours in two windows need the requests of one stretch, not of two."""
+    before = len(location.history())
+    assert location.run("1h", "AAPL|2024", "AAPL|2025").success
+    assert len(location.history()) - before <= 25
+
+
+def test_window_before_the_start_is_materialized_without_a_request(location: Any) -> None:
+    """What lies before the universe's start is explained: no rows, a reason, nothing asked."""
+    before = len(location.gateway.requests)
+    result = location.run("1d", "AAPL|2020", "AAPL|2022")
+    assert result.success
+    reason = "before the start that the universe gives"
+    assert windows_of(result, location) == {
+        f"AAPL|{year}": (0, reason) for year in (2020, 2021, 2022)
+    }
+    assert len(location.gateway.requests) == before
+
+
+def test_second_run_asks_nothing_and_materializes_again(location: Any) -> None:
+    """What is settled is not asked for again, and still gets its event."""
+    assert location.run("1d", "AAPL|2024", "AAPL|2025").success
+    before = len(location.gateway.requests)
+    again = location.run("1d", "AAPL|2024", "AAPL|2025")
+    assert windows_of(again, location) == {
+        "AAPL|2024": (252, "complete"),
+        "AAPL|2025": (250, "complete"),
+    }
+    assert len(location.gateway.requests) == before
+
+
+def test_unexplained_window_is_not_materialized_and_fails_the_run_by_name(
+    location: Any, failing_ib: Callable[..., Any]
+) -> None:
+    """The other windows are materialized; then the run fails and names what is missing and why."""
+
+    def fails(request: BarRequest) -> GatewayError | None:
+        if request.ends_at is not None and request.ends_at < datetime(2025, 1, 2, tzinfo=UTC):
+            return RequestRejectedError(str(request), came="refused by the test")
+        return None
+
+    result = location.run("1d", "AAPL|2023", "AAPL|2025", ib=failing_ib(fails))
+    assert not result.success
+    assert "AAPL|2025" in windows_of(result, location)
+    assert "AAPL|2024" not in windows_of(result, location)
+    assert "\nAAPL 2024: " in failure_text(result)
+    assert "refused by the test" in failure_text(result)
+
+
+def test_blocked_symbol_does_not_stop_the_others(
+    location: Any, failing_ib: Callable[..., Any]
+) -> None:
+    """No permission for one symbol fails its windows alone."""
+
+    def fails(request: BarRequest) -> GatewayError | None:
+        if request.series.symbol == "MSFT":
+            return EntitlementError(str(request), came="no market data permissions", code=354)
+        return None
+
+    result = location.run("1d", "AAPL|2024", "MSFT|2025", ib=failing_ib(fails))
+    assert not result.success
+    assert set(windows_of(result, location)) == {"AAPL|2024", "AAPL|2025"}
+    assert "no market data permissions" in failure_text(result)
+
+
+def test_no_gateway_fails_the_run_with_the_remedy(
+    location: Any, failing_ib: Callable[..., Any]
+) -> None:
+    """A gateway that cannot be reached materializes nothing and says what to do."""
+
+    def fails(request: BarRequest) -> GatewayError | None:
+        return GatewayUnreachableError(str(request), came="gone", remedy="Start the gateway")
+
+    result = location.run("1d", "AAPL|2024", "AAPL|2024", ib=failing_ib(fails))
+    assert not result.success
+    assert windows_of(result, location) == {}
+    assert "Start the gateway" in failure_text(result)
+
+
+def test_symbol_that_left_the_universe_fails_by_name(location: Any) -> None:
+    """A partition whose symbol is not in the universe any more says so."""
+    location.layout.universe.write_text("symbols: {MSFT: {timeframes: [1d]}}", encoding="utf-8")
+    result = location.run("1d", "AAPL|2024", "AAPL|2024")
+    assert not result.success
+    assert "AAPL" in failure_text(result)
+
+
+def test_finished_windows_are_marked_before_the_run_dies(
+    location: Any, failing_ib: Callable[..., Any]
+) -> None:
+    """A run whose gateway goes away at the oldest chunk leaves the newer windows materialized."""
+
+    def fails(request: BarRequest) -> GatewayError | None:
+        if request.ends_at is not None and request.ends_at < datetime(2023, 4, 15, tzinfo=UTC):
+            return GatewayUnreachableError(str(request), came="gone", remedy="Start the gateway")
+        return None
+
+    result = location.run("1h", "AAPL|2023", "AAPL|2025", ib=failing_ib(fails))
+    assert not result.success
+    assert set(windows_of(result, location)) == {"AAPL|2024", "AAPL|2025"}
+
+
+def test_catalog_knows_the_bars_after_a_run(location: Any) -> None:
+    """A run leaves a catalog that answers for what it loaded."""
+    from ktrdr_pipelines.store.catalog import query_catalog  # noqa: PLC0415
+
+    assert location.run("1d", "AAPL|2024", "AAPL|2024").success
+    found = query_catalog(location.layout, "SELECT count(*) AS n FROM series('AAPL', '1d')")
+    assert found["n"].to_pylist() == [252]
+
+
+@pytest.mark.parametrize("keys", [["AAPL|2024-01"]])
+def test_range_that_lost_its_partitions_fails_loudly(keys: list[str]) -> None:
+    """Tags of a range with the key of one window would report success for windows not loaded."""
+    tags = {
+        "dagster/asset_partition_range_start": "AAPL|2024-01",
+        "dagster/asset_partition_range_end": "AAPL|2024-03",
+    }
+    with pytest.raises(dg.Failure, match="2024-03"):
+        refuse_lost_range(tags, keys)
+
+
+def test_single_partitions_and_whole_ranges_pass_the_guard() -> None:
+    """A run of one partition, tagged or not, and a range with its keys are as they should be."""
+    same = {
+        "dagster/asset_partition_range_start": "AAPL|2024",
+        "dagster/asset_partition_range_end": "AAPL|2024",
+    }
+    refuse_lost_range({}, ["AAPL|2024"])
+    refuse_lost_range(same, ["AAPL|2024"])
+    refuse_lost_range(
+        {**same, "dagster/asset_partition_range_end": "AAPL|2025"}, ["AAPL|2024", "AAPL|2025"]
+    )

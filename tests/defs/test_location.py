@@ -1,0 +1,99 @@
+"""The code location as a whole: what it holds, its sensor, its catalog asset."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.build import build_defs
+from ktrdr_pipelines.defs.sensors import changes
+from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.universe import parse_universe
+
+
+def test_location_holds_an_asset_a_timeframe_and_the_catalog(location: Any) -> None:
+    """Eight assets of bars, and the catalog downstream of them all."""
+    graph = location.defs().resolve_asset_graph()
+    bars = {dg.AssetKey(["bars", timeframe.value]) for timeframe in Timeframe}
+    assert set(graph.materializable_asset_keys) == bars | {dg.AssetKey("bars_catalog")}
+    assert graph.get(dg.AssetKey("bars_catalog")).parent_keys == bars
+
+
+def test_location_loads_where_there_is_no_store_yet(tmp_path: Path) -> None:
+    """A fresh clone has no store: the location loads all the same."""
+    defs = build_defs(Settings(ktrdr_data=tmp_path / "none", ktrdr_state=tmp_path / "state"))
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_no_job_is_named_over_partitioned_assets(location: Any) -> None:
+    """A named job would lose partitions of a backfill, so there is none."""
+    names = {job.name for job in location.defs().resolve_all_job_defs()}
+    assert all(name.startswith("__") for name in names)
+
+
+def test_windows_begin_where_the_universe_says(location: Any) -> None:
+    """The first yearly window is the universe's."""
+    graph = location.defs().resolve_asset_graph()
+    partitions = graph.get(dg.AssetKey(["bars", "1d"])).partitions_def
+    window = partitions.get_partitions_def_for_dimension("window")
+    assert window.get_partition_keys()[0] == "2020"
+
+
+def test_sensor_adds_and_removes_symbols_by_timeframe() -> None:
+    """Partitions follow the universe, timeframe by timeframe; nothing to do is nothing asked."""
+    universe = parse_universe(
+        "defaults: {timeframes: [1d]}\nsymbols: {AAPL: {}, EURUSD: {timeframes: [1h]}}", "here"
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("symbols_1d", ["GONE"])
+        added, removed = changes(instance, universe, Timeframe.D1)
+        assert isinstance(added, dg.AddDynamicPartitionsRequest)
+        assert isinstance(removed, dg.DeleteDynamicPartitionsRequest)
+        assert (added.partition_keys, removed.partition_keys) == (["AAPL"], ["GONE"])
+        instance.add_dynamic_partitions("symbols_1h", ["EURUSD"])
+        assert changes(instance, universe, Timeframe.H1) == []
+        assert changes(instance, universe, Timeframe.M1) == []
+
+
+def test_sensor_keeps_the_last_good_universe_after_a_bad_edit(location: Any) -> None:
+    """A malformed universe changes no partition."""
+    defs = location.defs()
+    sensor = defs.resolve_sensor_def("universe_sensor")
+    location.instance.delete_dynamic_partition("symbols_1d", "MSFT")
+
+    def tick() -> Any:
+        context = dg.build_sensor_context(
+            instance=location.instance, resources=defs.resources, definitions=defs
+        )
+        return sensor(context)
+
+    first = tick()
+    assert [list(r.partition_keys) for r in first.dynamic_partitions_requests] == [["MSFT"]]
+    location.instance.add_dynamic_partitions("symbols_1d", ["MSFT"])
+    location.layout.universe.write_text("symbols: [", encoding="utf-8")
+    assert isinstance(tick(), dg.SkipReason)
+
+
+def test_sensor_says_what_is_wrong_where_there_is_no_store(tmp_path: Path) -> None:
+    """Without a store the tick is skipped, with the way out."""
+    defs = build_defs(Settings(ktrdr_data=tmp_path / "none", ktrdr_state=tmp_path / "state"))
+    sensor = defs.resolve_sensor_def("universe_sensor")
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance, resources=defs.resources)
+        skipped = sensor(context)
+    assert isinstance(skipped, dg.SkipReason)
+    assert "ktrdr init" in str(skipped.skip_message)
+
+
+def test_catalog_asset_builds_the_catalog(location: Any) -> None:
+    """Materializing the catalog of an empty store leaves a file that answers."""
+    defs = location.defs()
+    result = dg.materialize(
+        list(defs.assets or []),
+        selection=[dg.AssetKey("bars_catalog")],
+        resources=defs.resources,
+        instance=location.instance,
+    )
+    assert result.success
+    assert location.layout.catalog.stat().st_size > 0

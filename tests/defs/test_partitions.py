@@ -1,0 +1,53 @@
+"""Partitions: keys, windows, dates."""
+
+from datetime import date
+
+import pytest
+
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions, window_dates
+from ktrdr_pipelines.universe import Windows
+
+WINDOWS = Windows(first_month=date(2024, 11, 1), first_year=2024)
+
+
+@pytest.mark.parametrize(
+    ("window", "first", "end"),
+    [
+        ("2024-02", date(2024, 2, 1), date(2024, 3, 1)),
+        ("2024-12", date(2024, 12, 1), date(2025, 1, 1)),
+        ("2024", date(2024, 1, 1), date(2025, 1, 1)),
+    ],
+)
+def test_window_is_a_month_or_a_year_of_session_dates(window: str, first: date, end: date) -> None:
+    """A key with a month is that month, a key without is that year."""
+    assert window_dates(window) == (first, end)
+
+
+@pytest.mark.parametrize("symbol", ["AAPL", "BRK.B", "EURUSD.BID", "0700", "A_B-C"])
+def test_partition_key_reads_back(symbol: str) -> None:
+    """A symbol with any allowed character survives the way through Dagster's key."""
+    partition = BarPartition(symbol, "2024-01")
+    assert str(partition.key) == f"{symbol}|2024-01"
+    assert BarPartition.of(str(partition.key)) == partition
+
+
+def test_minutes_have_monthly_windows_and_the_others_yearly_ones() -> None:
+    """1m is cut by months, every other timeframe by years, each with the current window."""
+    for timeframe in Timeframe:
+        keys = bars_partitions(timeframe, WINDOWS).get_partitions_def_for_dimension("window")
+        first, last = keys.get_partition_keys()[0], keys.get_partition_keys()[-1]
+        today = date.today()  # noqa: DTZ011  (Dagster's own idea of today, in UTC on both sides)
+        if timeframe is Timeframe.M1:
+            assert (first, last) == ("2024-11", f"{today:%Y-%m}")
+        else:
+            assert (first, last) == ("2024", f"{today:%Y}")
+
+
+def test_each_timeframe_has_its_own_set_of_symbols() -> None:
+    """A symbol that does not keep a timeframe is no missing partition of it."""
+    names = {
+        bars_partitions(timeframe, WINDOWS).get_partitions_def_for_dimension("symbol").name
+        for timeframe in Timeframe
+    }
+    assert len(names) == len(Timeframe)

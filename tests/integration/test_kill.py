@@ -1,0 +1,95 @@
+"""A load that is killed without warning, and the one after it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
+
+NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
+UNIVERSE = "symbols:\n  AAPL: {timeframes: [1m], start: 2026-01-01}\n"
+SESSIONS = 61  # New York, 2026-01-02 to 2026-03-31
+
+
+def command(*words: str) -> list[str]:
+    """Give the command line of the project's own entry point."""
+    return [sys.executable, "-m", "ktrdr_pipelines.cli.main", *words]
+
+
+def load_words() -> list[str]:
+    """Give the words of the load under test."""
+    return command("load", "AAPL", "1m", "--start", "2026-01-01", "--end", "2026-04-01")
+
+
+def environment_of(layout: StoreLayout, gateway: SimulatorServer, state: Path) -> dict[str, str]:
+    """Point a process at a gateway and a store."""
+    return {
+        **os.environ,
+        "IB_PORT": str(gateway.port),
+        "KTRDR_DATA": str(layout.root),
+        "KTRDR_STATE": str(state),
+    }
+
+
+def asked_of(gateway: SimulatorServer) -> list[tuple[str, str]]:
+    """Give end and duration of every request for bars."""
+    return [(one.end, one.duration) for one in gateway.requests if one.kind == "history"]
+
+
+@pytest.mark.slow
+def test_a_killed_load_resumes_to_equality_and_asks_only_for_the_rest(
+    tmp_path: Path, read_store: Callable[..., Any], wait_for: Callable[..., Any]
+) -> None:
+    """After SIGKILL half-way the next load gives the very bars of an undisturbed one."""
+    killed, whole = create_store(tmp_path / "killed"), create_store(tmp_path / "whole")
+    for layout in (killed, whole):
+        layout.universe.write_text(UNIVERSE, encoding="utf-8")
+    with running_simulator(now=NOW, latency_s=0.5) as gateway:
+        environment = environment_of(killed, gateway, tmp_path / "state")
+        process = subprocess.Popen(
+            load_words(), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        try:
+            wait_for(
+                lambda: (any(killed.bars.rglob("*.parquet")) and len(asked_of(gateway)) > SESSIONS // 2)
+                or process.poll() is not None,
+                "half of the load",
+                pause_s=0.02,
+            )
+            assert process.poll() is None, "the load ended before it could be killed"
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.communicate(timeout=30)
+        asked_before = asked_of(gateway)
+        saved = read_store(killed, "AAPL", "1m", date(2026, 1, 1), date(2026, 4, 1))
+        assert 0 < saved.num_rows < SESSIONS * 390
+
+        gateway.latency_s = 0.0
+        resumed = subprocess.run(
+            load_words(), env=environment, capture_output=True, text=True, check=False
+        )
+        assert resumed.returncode == 0, resumed.stderr
+        asked_again = asked_of(gateway)[len(asked_before) :]
+
+        other = environment_of(whole, gateway, tmp_path / "state")
+        undisturbed = subprocess.run(
+            load_words(), env=other, capture_output=True, text=True, check=False
+        )
+        assert undisturbed.returncode == 0, undisturbed.stderr
+
+    rest = SESSIONS - saved.num_rows // 390
+    assert len(asked_again) == rest
+    both = [
+        read_store(layout, "AAPL", "1m", date(2026, 1, 1), date(2026, 4, 1))
+        for layout in (killed, whole)
+    ]
+    assert both[0].num_rows == SESSIONS * 390
+    assert both[0].equals(both[1])
