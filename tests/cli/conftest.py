@@ -1,0 +1,263 @@
+"""The command line as a person uses it: in this process where that is enough, else as its own."""
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.cli.edge import run
+from ktrdr_pipelines.cli.logfile import LogFile
+from ktrdr_pipelines.cli.main import command_line
+from ktrdr_pipelines.simulator.hours import Hours
+from ktrdr_pipelines.simulator.instruments import Instrument
+from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+
+NOW = "2024-01-10T20:00:30+00:00"
+"""A Wednesday, 15:00:30 in New York: an open session."""
+
+UNIVERSE = """\
+defaults: {timeframes: [1h, 1d], start: 2024-01-02}
+symbols:
+  AAPL: {}
+  MSFT: {}
+  EURUSD: {timeframes: [1h]}
+"""
+
+MODULE = (sys.executable, "-m", "ktrdr_pipelines.cli.main")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The one JSON document of stdout."""
+        return json.loads(self.out)
+
+    @property
+    def all(self) -> str:
+        return self.out + self.err
+
+    def is_error(self, code: int, *parts: str) -> None:
+        """Assert that it is one clear message that has these parts, in any letter case."""
+        assert self.code == code, self.all
+        assert "Traceback" not in self.all
+        missing = [part for part in parts if part.casefold() not in self.err.casefold()]
+        assert not missing, self.err
+
+
+Ktrdr = Callable[..., Told]
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every test a data and a state folder of its own, and a gateway that is not there."""
+    for name in [one for one in os.environ if one.startswith(("KTRDR_", "IB_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("KTRDR_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("IB_PORT", str(free_port()))
+    monkeypatch.setenv("IB_TIMEOUT", "10")
+    monkeypatch.setenv("IB_MAX_RETRIES", "0")
+    monkeypatch.setenv("IB_RETRY_DELAY", "0")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Name the data folder of the test."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def ktrdr(capsys: pytest.CaptureFixture[str]) -> Ktrdr:
+    """Run a command line in this process, through the same edge as the entry point."""
+
+    def command(*arguments: str) -> Told:
+        capsys.readouterr()
+        code = run(command_line, list(arguments), LogFile())
+        told = capsys.readouterr()
+        return Told(code, told.out, told.err)
+
+    return command
+
+
+@pytest.fixture
+def process() -> Ktrdr:
+    """Run a command line in a process of its own."""
+
+    def command(*arguments: str, **other: Any) -> Told:
+        done = subprocess.run(
+            [*MODULE, *arguments], capture_output=True, text=True, timeout=60, check=False, **other
+        )
+        return Told(done.returncode, done.stdout, done.stderr)
+
+    return command
+
+
+@pytest.fixture
+def store(data: Path, ktrdr: Ktrdr) -> Path:
+    """Make a store with a small universe."""
+    data.mkdir()
+    (data / "universe.yaml").write_text(UNIVERSE)
+    assert ktrdr("init").code == 0
+    return data
+
+
+@pytest.fixture(scope="session")
+def shared_gateway() -> Iterator[SimulatorServer]:
+    """Run one simulated gateway for all tests."""
+    with running_simulator(SyntheticMarket(seed=1), now=NOW) as server:
+        yield server
+
+
+@pytest.fixture
+def gateway(shared_gateway: SimulatorServer, monkeypatch: pytest.MonkeyPatch) -> SimulatorServer:
+    """Let the settings name the gateway that all tests share."""
+    monkeypatch.setenv("IB_PORT", str(shared_gateway.port))
+    return shared_gateway
+
+
+class HeldMarket:
+    """A market that never answers for one symbol, as long as it is held."""
+
+    def __init__(self, symbol: str) -> None:
+        self._market = SyntheticMarket(seed=1)
+        self._symbol = symbol
+        self.let_go = threading.Event()
+
+    def instruments(self) -> Sequence[Instrument]:
+        return self._market.instruments()
+
+    def hours(self, instrument: Instrument, *, use_rth: bool) -> Hours:
+        return self._market.hours(instrument, use_rth=use_rth)
+
+    def bars(self, instrument: Instrument, query: BarQuery) -> PricedBars:
+        if instrument.symbol == self._symbol:
+            self.let_go.wait()
+        return self._market.bars(instrument, query)
+
+    def head(self, instrument: Instrument, what: What, *, use_rth: bool) -> int | None:
+        return self._market.head(instrument, what, use_rth=use_rth)
+
+    def default_now(self) -> datetime | None:
+        return self._market.default_now()
+
+
+@contextmanager
+def held_gateway(symbol: str) -> Iterator[SimulatorServer]:
+    """Run a gateway that is silent about the bars of one symbol."""
+    market = HeldMarket(symbol)
+    with running_simulator(market, now=NOW) as server:
+        try:
+            yield server
+        finally:
+            market.let_go.set()
+
+
+@pytest.fixture
+def half_silent_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorServer]:
+    """Let the settings name a gateway that is silent about bars of MSFT."""
+    with held_gateway("MSFT") as server:
+        monkeypatch.setenv("IB_PORT", str(server.port))
+        yield server
+
+
+@pytest.fixture
+def silent_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Let the settings name a port that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("IB_PORT", str(port))
+        yield port
+
+
+def free_port() -> int:
+    """Give a port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@contextmanager
+def client_id_taken(port: int, client_id: int) -> Iterator[None]:
+    """Keep a client id of a gateway, without any code under test."""
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"API\0" + _frame("v157..178"))
+        client.recv(1024)
+        client.sendall(_frame(f"71\0002\000{client_id}\000\000"))
+        client.recv(1024)
+        yield
+
+
+def _frame(text: str) -> bytes:
+    return struct.pack(">I", len(text)) + text.encode()
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start a command that serves or works for long, heeding SIGINT; end it if it still runs."""
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from ktrdr_pipelines.cli.main import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def wait_for(holds: Callable[[], Any]) -> None:
+    """Return once something holds; look often, and not for ever."""
+    pause = threading.Event()
+    for _ in range(6000):
+        if holds():
+            return
+        pause.wait(0.01)
+    raise AssertionError("waited for a minute")
+
+
+def group_members(group: int) -> list[int]:
+    """Name the living processes of a process group."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except (OSError, NotADirectoryError):
+            continue
+        if fields and int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="session")
+def hands() -> Any:
+    """Give the helpers of this file to tests; test files cannot import each other."""
+    return sys.modules[__name__]
+
+

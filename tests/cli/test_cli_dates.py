@@ -1,0 +1,140 @@
+"""Dates and instants on the command line."""
+
+import re
+from datetime import UTC, date, datetime
+
+import pytest
+
+from ktrdr_pipelines.cli.dates import parse_edge, parse_instant, parse_stretch
+from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import UsageError
+from ktrdr_pipelines.load.modes import Bounds
+
+NOW = datetime(2024, 1, 10, 20, 0, tzinfo=UTC)
+
+
+def series(timeframe: Timeframe, calendar: str = "XNYS.RTH") -> Series:
+    """Make a series of a calendar."""
+    cash = calendar == "FX"
+    return Series(
+        Instrument(
+            symbol="EURUSD" if cash else "AAPL",
+            ib_symbol="EUR" if cash else "AAPL",
+            sec_type=SecType.CASH if cash else SecType.STK,
+            exchange="SMART",
+            currency="USD",
+            what_to_show=WhatToShow.TRADES,
+            use_rth=not cash,
+            calendar=calendar,
+            timeframes=(timeframe,),
+            start=date(2020, 1, 1),
+        ),
+        timeframe,
+    )
+
+
+def bounds(timeframe: Timeframe, start: str, end: str, calendar: str = "XNYS.RTH") -> Bounds:
+    """Give the bounds of a stretch."""
+    return parse_stretch(start, end).bounds(series(timeframe, calendar), NOW)
+
+
+def at(text: str) -> datetime:
+    """Read an instant."""
+    return datetime.fromisoformat(text)
+
+
+def test_dates_are_session_dates_of_the_exchange() -> None:
+    """A date begins at midnight in New York, start in and end out."""
+    found = bounds(Timeframe.H1, "2024-01-03", "2024-01-05")
+    assert found == Bounds(at("2024-01-03T05:00Z"), at("2024-01-05T05:00Z"))
+
+
+def test_dates_of_currencies_begin_the_evening_before() -> None:
+    """A session date of spot FX begins at 17:00 New York of the day before."""
+    found = bounds(Timeframe.H1, "2024-01-03", "2024-01-05", "FX")
+    assert found == Bounds(at("2024-01-02T22:00Z"), at("2024-01-04T22:00Z"))
+
+
+def test_instants_count_as_they_are_for_intraday_bars() -> None:
+    """An instant in any zone is that moment in UTC."""
+    found = bounds(Timeframe.M5, "2024-01-03T10:00:00-05:00", "2024-01-03T17:00:00+01:00")
+    assert found == Bounds(at("2024-01-03T15:00Z"), at("2024-01-03T16:00Z"))
+
+
+def test_instants_stand_for_their_session_date_for_daily_bars() -> None:
+    """For 1d an instant means the session date that it lies in."""
+    found = bounds(Timeframe.D1, "2024-01-03T02:00:00Z", "2024-01-05T15:00:00Z")
+    assert found == Bounds(at("2024-01-02T00:00Z"), at("2024-01-05T00:00Z"))
+
+
+def test_weeks_belong_to_their_monday() -> None:
+    """For 1w both ends move on to the next Monday, as a week belongs to its Monday's date."""
+    found = bounds(Timeframe.W1, "2024-01-02", "2024-01-09")
+    assert found == Bounds(at("2024-01-08T00:00Z"), at("2024-01-15T00:00Z"))
+
+
+def test_nothing_said_bounds_nothing() -> None:
+    """Without options the universe and the clock decide."""
+    assert parse_stretch(None, None).bounds(series(Timeframe.D1), NOW) == Bounds()
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("2024-01-10", "2024-01-11"),
+        ("2024-01-10T20:00:00Z", None),
+        (None, "2024-01-10T20:00:00Z"),
+        (None, "2024-01-11"),
+    ],
+)
+def test_the_latest_allowed_is_allowed(start: str | None, end: str | None) -> None:
+    """Today may be the start, and tomorrow the end that is out."""
+    parse_stretch(start, end).bounds(series(Timeframe.H1), NOW)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "told"),
+    [
+        ("2024-01-11", None, "--start 2024-01-11: in the future. The latest allowed is 2024-01-10"),
+        (None, "2024-01-12", "--end 2024-01-12: in the future. The latest allowed is 2024-01-11"),
+        ("2024-01-10T20:00:01Z", None, "allowed is 2024-01-10T20:00:00Z"),
+        (None, "2024-01-10T20:00:01Z", "allowed is 2024-01-10T20:00:00Z"),
+        ("2024-01-05", "2024-01-04", "reversed"),
+        ("2024-01-05", "2024-01-05", "reversed"),
+        ("2024-01-05T15:00:00Z", "2024-01-05T10:00:00-05:00", "reversed"),
+        ("2024-01-05T06:00:00Z", "2024-01-05", "reversed"),
+    ],
+)
+def test_what_lies_ahead_or_is_reversed_is_refused(
+    start: str | None, end: str | None, told: str
+) -> None:
+    """The text names the option, the value and the latest that is allowed."""
+    with pytest.raises(UsageError, match="--") as refused:
+        parse_stretch(start, end).bounds(series(Timeframe.D1), NOW)
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("2024-01-05T14:30:00", "without a zone"),
+        ("20240105", "without a zone"),
+        ("yesterday", "no date and no instant"),
+        ("2024-02-30", "no date and no instant"),
+        ("", "no date and no instant"),
+        ("1969-12-31", "no calendar reaches there"),
+        ("0001-01-01T00:00:00+14:00", "no calendar reaches there"),
+        ("2051-01-01", "no calendar reaches there"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(text: str, told: str) -> None:
+    """The text names the option, the value and what is wrong with it."""
+    with pytest.raises(UsageError, match=f"--start {re.escape(text)}.*{told}"):
+        parse_edge("--start", text)
+
+
+def test_an_instant_is_asked_for_where_a_date_says_too_little() -> None:
+    """A clock cannot start at a date."""
+    with pytest.raises(UsageError, match="not an instant.*the time and the zone"):
+        parse_instant("--now", "2024-01-05")

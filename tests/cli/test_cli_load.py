@@ -1,0 +1,175 @@
+"""ktrdr load: from a gateway into the store, and how its end is told."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
+
+
+def one(told: Any) -> dict[str, Any]:
+    """Give the only series of a document."""
+    (series,) = told.document["series"]
+    found: dict[str, Any] = series
+    return found
+
+
+def test_a_load_brings_bars_that_a_query_finds(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Two symbols at two timeframes, a table, exit 0, and the catalog shows them."""
+    told = ktrdr("load", "AAPL,MSFT", "1d,1h", *DAYS)
+    assert (told.code, told.err) == (0, "")
+    rows = [line.split() for line in told.out.splitlines() if "complete" in line]
+    assert [row[:3] for row in rows] == [
+        ["AAPL", "1d", "complete"],
+        ["AAPL", "1h", "complete"],
+        ["MSFT", "1d", "complete"],
+        ["MSFT", "1h", "complete"],
+    ]
+    sql = "SELECT timeframe, count(*) AS n FROM bars GROUP BY ALL ORDER BY ALL"
+    assert ktrdr("query", sql, "--json").document == [
+        {"timeframe": "1d", "n": 8},
+        {"timeframe": "1h", "n": 56},
+    ]
+
+
+def test_a_second_load_asks_nothing(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """What is settled is never asked for again."""
+    ktrdr("load", "AAPL", "1h", *DAYS)
+    series = one(ktrdr("load", "AAPL", "1h", *DAYS, "--json"))
+    assert (series["requests"], series["added"], series["complete"]) == (0, 0, True)
+
+
+def test_the_document_tells_every_series(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """One JSON document has all that a program may want to know."""
+    told = ktrdr("load", "AAPL", "1d", *DAYS, "--json")
+    assert told.document["exit_code"] == 0
+    assert told.document["complete"] is True
+    series = one(told)
+    assert series | {"rows": 4} == {
+        "symbol": "AAPL",
+        "timeframe": "1d",
+        "complete": True,
+        "requests": 1,
+        "rows": 4,
+        "added": 4,
+        "revised": 0,
+        "unexplained": [],
+        "waiting": [],
+        "before_listing": [],
+        "failures": [],
+        "error": None,
+        "notes": [],
+    }
+
+
+def test_modes_mean_their_side_of_what_is_there(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """A backfill goes before the oldest bar, a tail after the newest."""
+    ktrdr("load", "AAPL", "1d", "--start", "2024-01-04", "--end", "2024-01-05")
+    bounds = ("--start", "2024-01-02", "--end", "2024-01-09", "--json")
+    older = one(ktrdr("load", "AAPL", "1d", "--mode", "backfill", *bounds))
+    newer = one(ktrdr("load", "AAPL", "1d", "--mode", "tail", *bounds))
+    assert (older["added"], newer["added"]) == (2, 2)
+
+
+def test_instants_bound_intraday_bars(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """An instant with any zone is as good as a date."""
+    told = ktrdr(
+        *("load", "EURUSD", "1h", "--json"),
+        *("--start", "2024-01-03T12:00:00Z", "--end", "2024-01-03T09:00:00-05:00"),
+    )
+    assert told.code == 0
+    assert one(told)["added"] >= 2
+
+
+def test_a_symbol_and_a_timeframe_count_once(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """A name that is given twice is loaded once."""
+    told = ktrdr("load", "AAPL,AAPL", "1d,1d", *DAYS, "--json")
+    assert len(told.document["series"]) == 1
+
+
+def test_a_timeframe_that_the_universe_does_not_list_is_noted(
+    ktrdr: Any, store: Path, gateway: Any
+) -> None:
+    """It is loaded all the same, and a person is told that nothing keeps it fresh."""
+    told = ktrdr("load", "EURUSD", "1d", *DAYS)
+    assert told.code == 0
+    assert "EURUSD 1d" in told.err
+    assert "does not list" in told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("APPL", "1d"), ("'APPL'", "not in the universe", "AAPL", "universe.yaml")),
+        (("aapl", "1d"), ("'aapl'", "did you mean AAPL")),
+        (("AAPL,", "1d"), ("a symbol is empty",)),
+        (("AAPL", "2m"), ("'2m'", "1m, 5m, 15m, 30m, 1h, 4h, 1d, 1w")),
+        (("AAPL", "1d", "--mode", "fast"), ("--mode fast", "tail, backfill, full")),
+        (("AAPL", "1d", "--start", "2024-01-06", "--end", "2024-01-02"), ("reversed",)),
+        (("AAPL", "1d", "--start", "2024-01-02T10:00:00"), ("without a zone", "+02:00", "Z")),
+        (("AAPL", "1d", "--start", "2049-01-01"), ("2049-01-01", "future", "latest allowed")),
+        (("AAPL", "1d", "--end", "2049-01-01"), ("2049-01-01", "future", "latest allowed")),
+        (("AAPL", "1d", "--start", "soon"), ("--start soon", "session date", "2024-01-05")),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_asked(
+    ktrdr: Any, store: Path, gateway: Any, arguments: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    """Bad usage exits with 2, naming the value and what is allowed, at no request."""
+    before = len(gateway.requests)
+    ktrdr("load", *arguments).is_error(2, *[part.replace("+02:00", "-05:00") for part in parts])
+    assert len(gateway.requests) == before
+
+
+def test_gaps_are_listed_with_their_reason(
+    ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be had exits with 3: the stretch, why, and what to do."""
+    monkeypatch.setenv("IB_TIMEOUT", "0.3")
+    told = ktrdr("load", "AAPL,MSFT", "1d", *DAYS)
+    assert told.code == 3
+    assert "1 stretch unexplained:" in told.out
+    assert "MSFT 1d  2024-01-02 to 2024-01-05" in told.out
+    assert "no answer in 0.3 s" in told.out
+    assert "the same command asks for the rest" in told.out
+    assert ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").document == [
+        {"symbol": "AAPL"}
+    ]
+
+
+def test_gaps_are_told_in_the_document(
+    ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program finds the stretch, with its end out, and the failure."""
+    monkeypatch.setenv("IB_TIMEOUT", "0.3")
+    told = ktrdr("load", "MSFT", "1d", *DAYS, "--json")
+    assert told.code == told.document["exit_code"] == 3
+    series = one(told)
+    assert series["unexplained"] == [
+        {"start": "2024-01-02T00:00:00Z", "end": "2024-01-06T00:00:00Z"}
+    ]
+    assert series["failures"][0]["kind"] == "GatewaySilentError"
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_load_that_is_stopped_keeps_what_it_has(
+    ktrdr: Any,
+    store: Path,
+    half_silent_gateway: Any,
+    hands: Any,
+    signum: signal.Signals,
+    code: int,
+) -> None:
+    """A signal ends it in order: what was answered is on disk, no traceback, its exit code."""
+    with hands.started("load", "AAPL,MSFT", "1h", *DAYS) as load:
+        hands.wait_for(lambda: list(store.glob("bars/symbol=AAPL/*/*.parquet")))
+        hands.wait_for(lambda: [one for one in half_silent_gateway.requests if one.is_open])
+        load.send_signal(signum)
+        out, err = load.communicate(timeout=60)
+    assert load.returncode == code, err
+    assert err == "stopped; what was saved stays\n"
+    assert out == ""
+    sql = "SELECT DISTINCT symbol FROM bars"
+    assert ktrdr("query", sql, "--json").document == [{"symbol": "AAPL"}]

@@ -1,0 +1,189 @@
+"""The way in and out of the process: help, errors, exit codes, signals that nobody expected."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.cli.edge import run
+from ktrdr_pipelines.cli.logfile import MOST_BYTES, LogFile
+from ktrdr_pipelines.cli.main import command_line
+from ktrdr_pipelines.errors import IncompleteError, KtrdrError
+
+COMMANDS = ("demo", "init", "up", "load", "query", "status", "health", "repair", "simulate")
+
+
+def test_help_names_every_command(ktrdr: Any) -> None:
+    """The help of the whole names what can be done."""
+    told = ktrdr("--help")
+    assert told.code == 0
+    assert [name for name in COMMANDS if f"  {name} " not in told.out] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_json(ktrdr: Any, name: str) -> None:
+    """Each command explains itself and can speak JSON."""
+    told = ktrdr(name, "--help")
+    assert told.code == 0
+    assert "--json" in told.out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Help must answer at once: nothing is imported that it does not need."""
+    code = (
+        "import sys; from ktrdr_pipelines.cli.main import command_line; command_line(['--help']);"
+        "heavy = {'dagster', 'pandas', 'pyarrow', 'duckdb', 'ib_async', 'pydantic', 'numpy',"
+        "'rich.console', 'exchange_calendars'};"
+        "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_told(ktrdr: Any) -> None:
+    """A report of a fault begins with it."""
+    assert ktrdr("--version").out.startswith("ktrdr 0.")
+
+
+def test_the_entry_point_runs_as_a_module(process: Any) -> None:
+    """python -m ktrdr_pipelines.cli.main is the same program."""
+    told = process("--version")
+    assert (told.code, told.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("load", "AAPL"), "TIMEFRAME"),
+        (("lood",), "lood"),
+        (("load", "AAPL", "1d", "--stat", "2024-01-05"), "--stat"),
+        (("simulate", "--port", "70000"), "--port"),
+        (("simulate", "--seed", "x"), "--seed"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_bad_usage(
+    ktrdr: Any, arguments: tuple[str, ...], part: str
+) -> None:
+    """It exits with 2 and names what is wrong."""
+    ktrdr(*arguments).is_error(2, part, "usage: ktrdr")
+
+
+def test_bad_usage_is_json_where_json_was_asked_for(ktrdr: Any) -> None:
+    """A program that reads stdout finds the error there."""
+    told = ktrdr("load", "--json")
+    assert told.code == 2
+    assert told.document["error"]["kind"] == "UsageError"
+
+
+def test_an_error_of_the_project_is_one_message_and_its_exit_code(capsys: Any) -> None:
+    """What was asked, what came and what to do, on stderr."""
+
+    def command(_: list[str]) -> None:
+        raise IncompleteError("the load of AAPL", came="a gap is left", remedy="Run it again")
+
+    assert run(command, [], LogFile()) == 3
+    told = capsys.readouterr()
+    assert told.err == "Error: the load of AAPL: a gap is left. Run it again\n"
+    assert told.out == ""
+
+
+def test_an_error_of_the_project_is_json_where_json_was_asked_for(capsys: Any) -> None:
+    """The parts of the message come one by one."""
+
+    def command(_: list[str]) -> None:
+        raise KtrdrError("a thing", came="broken", remedy="Mend it")
+
+    assert run(command, ["--json"], LogFile()) == 1
+    told = capsys.readouterr()
+    assert '"what": "a thing", "came": "broken", "remedy": "Mend it"' in told.out
+    assert told.err == ""
+
+
+def test_a_defect_is_one_line_and_a_log(capsys: Any, tmp_path: Path) -> None:
+    """The terminal shows the kind and where the log lies; the traceback is in the log."""
+
+    def command(_: list[str]) -> None:
+        raise ZeroDivisionError("a\nb")
+
+    assert run(command, [], LogFile()) == 1
+    told, log = capsys.readouterr(), tmp_path / "state" / "ktrdr.log"
+    assert told.err == f"Error: an unexpected ZeroDivisionError: a b. The details are in {log}\n"
+    assert "Traceback" in log.read_text()
+
+
+def test_a_refusing_disk_is_named(capsys: Any) -> None:
+    """An error of the system that nobody foresaw names the file and the remedy."""
+
+    def command(_: list[str]) -> None:
+        Path("/nowhere/at/all").write_text("")
+
+    assert run(command, [], LogFile()) == 1
+    told = capsys.readouterr().err
+    assert "/nowhere/at/all: No such file" in told
+    assert "make it writable" in told
+
+
+def test_the_log_goes_elsewhere_where_the_state_folder_refuses(
+    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error is told even where its log cannot be written to its place."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "file" / "state"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+    def command(_: list[str]) -> None:
+        raise ValueError
+
+    assert run(command, [], LogFile()) == 1
+    assert f"The details are in {tmp_path / 'ktrdr.log'}" in capsys.readouterr().err
+
+
+def test_the_log_does_not_grow_for_ever(tmp_path: Path, capsys: Any) -> None:
+    """A long log is set aside, and the next line begins a new one."""
+    log = tmp_path / "state" / "ktrdr.log"
+    log.parent.mkdir()
+    log.write_text("x" * (MOST_BYTES + 1))
+
+    def command(_: list[str]) -> None:
+        raise ValueError
+
+    run(command, [], LogFile())
+    assert "ValueError" in log.read_text()
+    assert log.with_name("ktrdr.log.1").stat().st_size == MOST_BYTES + 1
+
+
+def test_an_unknown_setting_is_bad_usage(ktrdr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slip in the environment is told before anything is done."""
+    monkeypatch.setenv("KTRDR_DATE", "/tmp")  # noqa: S108  (a name, nothing is written)
+    ktrdr("status").is_error(2, "KTRDR_DATE", "did you mean KTRDR_DATA")
+
+
+def test_no_store_is_bad_usage(ktrdr: Any, data: Path) -> None:
+    """Commands need a store, and say how to make one."""
+    for command in (("status",), ("query", "SELECT 1"), ("load", "AAPL", "1d"), ("repair",)):
+        ktrdr(*command).is_error(2, str(data), "ktrdr init")
+
+
+def test_a_reader_that_goes_away_is_no_error(store: Path) -> None:
+    """A pipe into head ends quietly."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    sql = "SELECT * FROM range(200000)"
+    done = subprocess.run(
+        [sys.executable, "-m", "ktrdr_pipelines.cli.main", "query", sql, "--csv"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_command_line_gives_errors_as_they_are() -> None:
+    """Whoever embeds the commands catches the project's errors."""
+    with pytest.raises(KtrdrError, match="--mode"):
+        command_line(["load", "AAPL", "1d", "--mode", "fool"])
