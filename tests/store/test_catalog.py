@@ -1,0 +1,395 @@
+"""The catalog: every object always there, every bar in it, and no look into the future."""
+
+# ruff: noqa: S608  (queries are made of the names that are tested)
+
+import json
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from ktrdr_pipelines.core.sessions import monday_of
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import DiskError, StoreError, UsageError
+from ktrdr_pipelines.store.audit import RequestRecord
+from ktrdr_pipelines.store.catalog import connect_catalog, query_catalog, rebuild_catalog
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.parquet import BarStore
+
+NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
+OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
+COLUMNS = [
+    *("symbol", "timeframe", "ts", "session_date", "open", "high", "low", "close"),
+    *("volume", "average", "bar_count", "closes_at"),
+]
+VIEWS = ["bars", *(f"bars_{timeframe}" for timeframe in Timeframe)]
+
+
+def _rows(layout: StoreLayout, sql: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = query_catalog(layout, sql).to_pylist()
+    return rows
+
+
+def _one(layout: StoreLayout, sql: str) -> Any:
+    ((value,),) = [row.values() for row in _rows(layout, sql)]
+    return value
+
+
+def test_an_empty_store_has_every_object(layout: StoreLayout) -> None:
+    """Without a bar all views and the macro answer with no rows and the right columns."""
+    rebuild_catalog(layout, [], NOW)
+    for source in [*VIEWS, "series('AAPL', '1m')"]:
+        answer = query_catalog(layout, f"SELECT * FROM {source}")
+        assert answer.column_names == COLUMNS
+        assert answer.num_rows == 0
+    for table in ("sessions", "instruments", "coverage", "requests"):
+        assert query_catalog(layout, f"SELECT * FROM {table}").num_rows == 0
+
+
+def test_columns_have_one_type_in_all_views(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Views over files and views over nothing can be joined and united."""
+    series = make.series()
+    make.save(store, series, make.run(series, OPEN, 3))
+    rebuild_catalog(layout, [series.instrument], NOW)
+    kinds = [
+        [(row["column_name"], row["column_type"]) for row in _rows(layout, f"DESCRIBE FROM {view}")]
+        for view in (*VIEWS, "series('AAPL', '1m')")
+    ]
+    assert dict(kinds[0]) == {
+        **dict.fromkeys(("symbol", "timeframe"), "VARCHAR"),
+        **dict.fromkeys(("ts", "closes_at"), "TIMESTAMP WITH TIME ZONE"),
+        **dict.fromkeys(("open", "high", "low", "close", "volume", "average"), "DOUBLE"),
+        "session_date": "DATE",
+        "bar_count": "INTEGER",
+    }
+    assert all([name for name, _ in kind] == COLUMNS for kind in kinds)
+    assert all(dict(kind) == dict(kinds[0]) for kind in kinds)
+
+
+def test_bars_are_found_by_every_way(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """The macro, the view of a timeframe and the view of all give the same bars."""
+    universe = []
+    for symbol in ("AAPL", "MSFT"):
+        for timeframe in Timeframe:
+            series = make.series(timeframe, symbol)
+            universe.append(series.instrument)
+            first = OPEN if timeframe.is_intraday else datetime(2024, 5, 6, tzinfo=UTC)
+            make.save(store, series, make.run(series, first, 6, timeframe.seconds))
+    rebuild_catalog(layout, universe, NOW)
+    for timeframe in Timeframe:
+        where = f"WHERE symbol = 'AAPL' AND timeframe = '{timeframe}' ORDER BY ts"
+        answers = [
+            query_catalog(layout, f"SELECT * FROM {source} {where}")
+            for source in (f"series('AAPL', '{timeframe}')", f"bars_{timeframe}", "bars")
+        ]
+        assert answers[0].num_rows == 6
+        assert answers[0].equals(answers[1])
+        assert answers[0].equals(answers[2])
+        assert set(answers[0]["close"].to_pylist()) == {float(timeframe.seconds)}
+        stored = store.read(make.series(timeframe))
+        assert answers[0]["ts"].to_pylist() == stored["ts"].to_pylist()
+    assert _one(layout, "SELECT count(*) FROM bars") == 6 * 2 * len(Timeframe)
+
+
+def test_odd_symbols_stay_as_written(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """No symbol turns into a number, a truth value or nothing."""
+    symbols = {"ON", "NO", "0700", "1E5", "nan", "INF", "true", "AAPL.ETH", "BRK-B", "a_b", "null"}
+    universe = []
+    for symbol in sorted(symbols):
+        series = make.series(symbol=symbol)
+        universe.append(series.instrument)
+        make.save(store, series, make.run(series, OPEN, 2))
+    rebuild_catalog(layout, universe, NOW)
+    for source in ("bars_1m", "bars", "instruments", "coverage"):
+        told = [row["symbol"] for row in _rows(layout, f"SELECT symbol FROM {source}")]
+        assert set(told) == symbols
+    for symbol in symbols:
+        sql = f"SELECT DISTINCT symbol FROM series('{symbol}', '1m')"
+        assert _one(layout, sql) == symbol
+        assert _one(layout, f"SELECT count(*) FROM bars_1m WHERE symbol = '{symbol}'") == 2
+
+
+CALENDARS = [("AAPL", "XNYS.RTH"), ("AAPL.ETH", "XNYS.ETH"), ("EURUSD", "FX")]
+SPANS = [
+    (date(2024, 3, 8), date(2024, 3, 12)),
+    (date(2024, 11, 27), date(2024, 12, 3)),
+    (date(2024, 12, 30), date(2025, 1, 3)),
+]
+"""A change to summer time; a half day; the turn of a year."""
+
+
+@pytest.mark.parametrize("timeframe", list(Timeframe))
+def test_no_bar_closes_before_its_end(
+    layout: StoreLayout, store: BarStore, make: Any, timeframe: Timeframe
+) -> None:
+    """closes_at is never earlier than the true end; it is the true end but for two cases.
+
+    Those two: a short first bar below an hour is given its full length, and the end of a day or
+    week that no calendar knows is told late.
+    """
+    truth: dict[tuple[str, datetime], datetime] = {}
+    universe = []
+    for symbol, calendar in CALENDARS:
+        series = make.series(timeframe, symbol, calendar)
+        universe.append(series.instrument)
+        for first, end in SPANS:
+            weeks = (monday_of(first), monday_of(end) + timedelta(days=7))
+            ends = make.true_ends(series, *(weeks if timeframe is Timeframe.W1 else (first, end)))
+            make.save(store, series, make.bars(series, sorted(ends)))
+            truth |= {(symbol, ts): closes_at for ts, closes_at in ends.items()}
+    rebuild_catalog(layout, universe, NOW)
+    by_path = [f"SELECT * FROM series('{symbol}', '{timeframe}')" for symbol, _ in CALENDARS]
+    for sql in (f"SELECT * FROM bars_{timeframe}", " UNION ALL ".join(by_path)):
+        told = {(row["symbol"], row["ts"]): row["closes_at"] for row in _rows(layout, sql)}
+        assert told.keys() == truth.keys()
+        early = {key: told[key] for key in truth if told[key] < truth[key]}
+        assert early == {}
+        late = {key for key in truth if told[key] > truth[key]}
+        expected = {
+            (symbol, ts)
+            for (symbol, ts), end in truth.items()
+            if timeframe.seconds < 3600 and end - ts < timeframe.length
+        }
+        assert late <= expected
+
+
+def test_without_a_calendar_the_end_is_told_late(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Bars of a symbol that left the universe are given their full length, days and weeks more."""
+    monday = datetime(2024, 6, 3, tzinfo=UTC)
+    for timeframe in Timeframe:
+        series = make.series(timeframe)
+        first = OPEN if timeframe.is_intraday else monday
+        make.save(store, series, make.run(series, first, 1))
+    rebuild_catalog(layout, [], NOW)
+    for source in ("bars", *(f"series('AAPL', '{timeframe}')" for timeframe in Timeframe)):
+        told = {row["timeframe"]: row["closes_at"] for row in _rows(layout, f"FROM {source}")}
+        late = {"1d": monday + timedelta(days=2), "1w": monday + timedelta(days=8)}
+        for timeframe, closes_at in told.items():
+            assert closes_at == late.get(timeframe, OPEN + Timeframe(timeframe).length)
+
+
+def test_a_bar_after_the_close_is_not_capped(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """A bar that the calendar does not know keeps its length; the close before it is no cap."""
+    series = make.series()
+    late = datetime(2024, 6, 3, 20, 5, tzinfo=UTC)
+    make.save(store, series, make.run(series, late, 1))
+    rebuild_catalog(layout, [series.instrument], NOW)
+    for source in ("bars_1m", "series('AAPL', '1m')"):
+        assert _one(layout, f"SELECT closes_at FROM {source}") == late + timedelta(minutes=1)
+
+
+def test_the_last_week_of_the_calendar_is_whole(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Sessions are told in whole weeks, so no week seems to close on a Wednesday."""
+    series = make.series()
+    for days in (0, 2, 6):
+        rebuild_catalog(layout, [series.instrument], NOW + timedelta(days=days))
+        last = _one(layout, "SELECT max(session_date) FROM sessions")
+        assert last.weekday() >= 3
+        assert last >= (NOW + timedelta(days=days + 365)).date() - timedelta(days=4)
+    first = _one(layout, "SELECT min(session_date) FROM sessions")
+    assert first <= series.instrument.start
+    assert _one(layout, "SELECT DISTINCT calendar FROM sessions") == "XNYS.RTH"
+
+
+def test_sessions_reach_back_to_the_first_bar(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Bars older than the universe's start have their session closes too."""
+    series = make.series(Timeframe.D1)
+    day = datetime(2001, 9, 17, tzinfo=UTC)
+    make.save(store, series, make.run(series, day, 1))
+    rebuild_catalog(layout, [series.instrument], NOW)
+    assert _one(layout, "SELECT closes_at FROM bars") == datetime(2001, 9, 17, 20, tzinfo=UTC)
+
+
+def test_small_tables_say_what_is_known(
+    layout: StoreLayout, store: BarStore, ledger: Ledger, make: Any
+) -> None:
+    """Instruments, coverage with verdicts, and the newest requests can be queried."""
+    series = make.series()
+    bars = make.run(series, OPEN, 2)
+    make.save(store, series, bars)
+    proof = make.empty(OPEN + timedelta(hours=1), OPEN + timedelta(hours=2), NOW)
+    store.save(series, make.identity(series), make.bars(series, []), proof)
+    record = RequestRecord(
+        *("AAPL|1m", 265598, "TRADES", "127.0.0.1:4002", "hash", None, "1 D", NOW, 0.5, "bars"),
+        rows=2,
+    )
+    ledger.record_request(record)
+    rebuild_catalog(layout, [series.instrument], NOW)
+    (instrument,) = _rows(layout, "FROM instruments")
+    assert instrument["timeframes"] == list(Timeframe)
+    assert (instrument["what_to_show"], instrument["use_rth"]) == ("TRADES", True)
+    settled, empty = _rows(layout, "FROM coverage ORDER BY starts")
+    assert (settled["verdict"], settled["starts"]) == ("bars", OPEN)
+    assert (settled["ends"], settled["expires_at"]) == (OPEN + timedelta(minutes=2), None)
+    assert (empty["verdict"], empty["proved_at"]) == ("empty", NOW)
+    assert empty["expires_at"] == proof.empty[0].expires_at
+    (request,) = _rows(layout, "FROM requests")
+    assert (request["sent_at"], request["rows"], request["series"]) == (NOW, 2, "AAPL|1m")
+
+
+def test_older_shells_can_read_the_file(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """The file is in the storage format that DuckDB 1.0 reads, whatever version wrote it."""
+    series = make.series()
+    make.save(store, series, make.run(series, OPEN, 2))
+    rebuild_catalog(layout, [series.instrument], NOW)
+    tags = _one(layout, "SELECT tags FROM duckdb_databases() WHERE database_name = 'ktrdr'")
+    assert dict(tags)["storage_version"] == "v1.0.0+"
+    sql = _one(layout, "SELECT string_agg(sql, ' ') FROM duckdb_views() WHERE NOT internal")
+    assert "allow_empty" not in sql
+
+
+def test_a_shell_opens_the_file_by_path(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """A plain connection needs nothing of this package, from whatever folder it is made."""
+    series = make.series()
+    make.save(store, series, make.run(series, OPEN, 2))
+    rebuild_catalog(layout, [series.instrument], NOW)
+    with duckdb.connect(str(layout.catalog), read_only=True) as shell:
+        assert shell.execute("SELECT count(*) FROM series('AAPL', '1m')").fetchall() == [(2,)]
+        assert shell.execute("SELECT symbol FROM bars LIMIT 1").fetchall() == [("AAPL",)]
+    names = sorted(path.name for path in layout.root.iterdir())
+    assert names == ["bars", "epochs", "ktrdr.duckdb", "state", "store.json"]
+
+
+def test_a_folder_with_wild_characters_can_be_queried(tmp_path: Path, make: Any) -> None:
+    """Brackets, stars and quotes in the data folder's name are taken as they are."""
+    layout = create_store(tmp_path / "it's [my] data*")
+    store = BarStore(layout, Ledger(layout.ledger))
+    series = make.series()
+    make.save(store, series, make.run(series, OPEN, 2))
+    store.ledger.close()
+    rebuild_catalog(layout, [series.instrument], NOW)
+    for source in ("bars", "bars_1m", "series('AAPL', '1m')"):
+        assert _one(layout, f"SELECT count(*) FROM {source}") == 2
+
+
+def test_a_moved_folder_is_healed_by_a_rebuild(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Views name absolute paths; a rebuild names the new ones, and the mirror still counts."""
+    series = make.series()
+    make.save(store, series, make.run(series, OPEN, 2))
+    rebuild_catalog(layout, [series.instrument], NOW)
+    store.ledger.close()
+    moved = StoreLayout(layout.root.rename(layout.root.with_name("moved")))
+    with pytest.raises(UsageError, match="no bars"):
+        query_catalog(moved, "FROM bars_1m")
+    rebuild_catalog(moved, [series.instrument], NOW)
+    assert _one(moved, "SELECT count(*) FROM bars_1m") == 2
+
+
+@pytest.fixture(scope="module")
+def queried(make: Any, tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
+    """Give a store of two bars, for queries that change nothing."""
+    layout = create_store(tmp_path_factory.mktemp("queried"))
+    with closing(Ledger(layout.ledger)) as ledger:
+        series = make.series()
+        make.save(BarStore(layout, ledger), series, make.run(series, OPEN, 2))
+    rebuild_catalog(layout, [series.instrument], NOW)
+    return layout
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("SELEC 1", "syntax error"),
+        ("SELECT * FROM nope", "nope does not exist"),
+        ("SELECT 'x'::INTEGER", "Could not convert"),
+        ("FROM series('NOPE', '1m')", "symbol=NOPE/timeframe=1m.*ktrdr status"),
+        ("FROM series('*', '1m')", r"no symbol can be \*"),
+        ("FROM series('../AAPL', '1m')", "no symbol can be"),
+        ("FROM series('AAPL', '2m')", "no timeframe is 2m"),
+        ("CREATE TABLE x AS SELECT 1", "read-only"),
+        ("DELETE FROM sessions", "read-only"),
+        ("SELECT * FROM layout", "layout does not exist"),
+    ],
+)
+def test_bad_queries_are_the_users(queried: StoreLayout, sql: str, told: str) -> None:
+    """DuckDB's own words reach the user, as an error of usage."""
+    with pytest.raises(UsageError, match=rf"(?s){told}"):
+        query_catalog(queried, sql)
+
+
+def test_a_statement_without_rows_answers_with_nothing(layout: StoreLayout) -> None:
+    """No statement at all is no error."""
+    rebuild_catalog(layout, [], NOW)
+    assert query_catalog(layout, "").num_columns == 0
+
+
+def test_a_missing_catalog_names_the_remedy(layout: StoreLayout) -> None:
+    """Before the first rebuild the error says how to get one; a broken one likewise."""
+    with pytest.raises(StoreError, match=r"no catalog.*ktrdr repair"):
+        connect_catalog(layout)
+    layout.catalog.write_bytes(b"junk" * 10_000)
+    with pytest.raises(StoreError, match=r"cannot read the catalog.*ktrdr repair"):
+        query_catalog(layout, "SELECT 1")
+
+
+def test_an_open_reader_keeps_its_catalog_and_a_new_one_gets_the_newest(
+    layout: StoreLayout, make: Any
+) -> None:
+    """DuckDB's sharing of open files does not hand out an old catalog."""
+    rebuild_catalog(layout, [], NOW)
+    with connect_catalog(layout) as old:
+        rebuild_catalog(layout, [make.instrument()], NOW)
+        with connect_catalog(layout) as new:
+            count = "SELECT count(*) FROM instruments"
+            assert old.execute(count).fetchall() == [(0,)]
+            assert new.execute(count).fetchall() == [(1,)]
+
+
+def test_a_log_of_a_strangers_shell_does_not_spoil_the_catalog(layout: StoreLayout) -> None:
+    """A write-ahead log that a shell left belongs to the old file and goes with it."""
+    rebuild_catalog(layout, [], NOW)
+    log = layout.catalog.with_name("ktrdr.duckdb.wal")
+    log.write_bytes(b"junk" * 100)
+    rebuild_catalog(layout, [], NOW)
+    assert not log.exists()
+    assert query_catalog(layout, "FROM bars").num_rows == 0
+
+
+def test_a_failed_rebuild_keeps_the_old_catalog(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Where the new catalog cannot be written the old one answers, and nothing is left over."""
+    series = make.series()
+    make.save(store, series, make.run(series, OPEN, 2))
+    rebuild_catalog(layout, [series.instrument], NOW)
+    names = sorted(layout.root.iterdir())
+    (path,) = store.layout.bar_files("AAPL", Timeframe.M1)
+    bars = path.read_bytes()
+    store.ledger.forget_mirror([layout.relative(path)])
+    path.write_bytes(b"junk")
+    with pytest.raises(StoreError, match=r"2024\.parquet"):
+        rebuild_catalog(layout, [series.instrument], NOW)
+    path.write_bytes(bars)
+    layout.lock("catalog").unlink()
+    layout.lock("catalog").mkdir()
+    with pytest.raises(DiskError, match=r"catalog\.lock"):
+        rebuild_catalog(layout, [series.instrument], NOW)
+    assert _one(layout, "SELECT count(*) FROM bars") == 2
+    assert sorted(layout.root.iterdir()) == names
+
+
+def test_answers_can_be_written_as_json(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """What a query gives is plain Arrow, its instants in UTC."""
+    series = make.series()
+    make.save(store, series, make.run(series, OPEN, 1))
+    rebuild_catalog(layout, [series.instrument], NOW)
+    answer = query_catalog(layout, "SELECT ts, closes_at FROM bars")
+    assert json.dumps(answer.to_pylist(), default=str) == json.dumps(
+        [{"ts": "2024-06-03 13:30:00+00:00", "closes_at": "2024-06-03 13:31:00+00:00"}]
+    )
