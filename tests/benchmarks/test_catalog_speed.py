@@ -1,0 +1,133 @@
+"""How much the macro saves against the glob; ratios within one run, no limits on the clock."""
+
+# ruff: noqa: S608  (queries are made of constants here)
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import (
+    Instrument,
+    Origin,
+    SecType,
+    Series,
+    WhatToShow,
+    identity_of,
+)
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.store.catalog import connect_catalog, rebuild_catalog
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.parquet import BarStore
+
+SYMBOLS = 40
+FIRST, LAST = 2020, 2024
+NOW = datetime(2025, 1, 2, tzinfo=UTC)
+DAY = "ts >= '2023-03-06 00:00:00Z' AND ts < '2023-03-07 00:00:00Z'"
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
+    """Give a store of many symbols with some years of 5m bars each."""
+    layout = create_store(tmp_path_factory.mktemp("speed"))
+    universe = [_stock(f"S{number:03d}") for number in range(SYMBOLS)]
+    years = [_year(year) for year in range(FIRST, LAST + 1)]
+    with closing(Ledger(layout.ledger)) as ledger:
+        store = BarStore(layout, ledger)
+        for instrument in universe:
+            series = Series(instrument, Timeframe.M5)
+            identity = identity_of(series, contract_id=1, origin=Origin.IB)
+            for bars, coverage in years:
+                store.save(series, identity, bars, coverage)
+    rebuild_catalog(layout, universe, NOW)
+    return layout
+
+
+def _stock(symbol: str) -> Instrument:
+    return Instrument(
+        symbol=symbol,
+        ib_symbol=symbol,
+        sec_type=SecType.STK,
+        exchange="SMART",
+        currency="USD",
+        what_to_show=WhatToShow.TRADES,
+        use_rth=True,
+        calendar="XNYS.RTH",
+        timeframes=(Timeframe.M5,),
+        start=date(FIRST, 1, 1),
+    )
+
+
+def _year(year: int) -> tuple[pa.Table, Coverage]:
+    calendar = calendar_named("XNYS.RTH")
+    first, end = date(year, 1, 1), date(year + 1, 1, 1)
+    runs = [
+        np.arange(micros(session.opens_at), micros(session.closes_at), 300_000_000)
+        for session in calendar.sessions(first, end)
+    ]
+    keys = np.concatenate(runs)
+    noise = np.random.default_rng(year)
+    prices = [pa.array(np.round(noise.normal(100, 5, len(keys)), 2)) for _ in range(6)]
+    days = pa.array(calendar.days_of(keys), pa.date32())
+    counts = pa.array(noise.integers(1, 999, len(keys)), pa.int32())
+    stamps = pa.array(keys, BAR_SCHEMA.field("ts").type)
+    bars = pa.Table.from_arrays([stamps, days, *prices, counts], schema=BAR_SCHEMA)
+    return bars, Coverage(IntervalSet([stamps_between(calendar, Timeframe.M5, first, end)]))
+
+
+def _best_s(work: Callable[[], object], tries: int = 7) -> float:
+    """Give the shortest of several runs: the one least disturbed."""
+    times = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@pytest.mark.slow
+def test_a_series_by_path_beats_the_glob(
+    filled: StoreLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A day of one symbol costs less by path than by glob, and both less than a full scan."""
+    with connect_catalog(filled) as catalog:
+
+        def asked(sql: str) -> float:
+            return _best_s(lambda: catalog.execute(sql).fetchall())
+
+        path = asked(f"SELECT count(*), max(closes_at) FROM series('S007', '5m') WHERE {DAY}")
+        where = f"symbol = 'S007' AND timeframe = '5m' AND {DAY}"
+        view = asked(f"SELECT count(*), max(closes_at) FROM bars_5m WHERE {where}")
+        glob = asked(f"SELECT count(*), max(closes_at) FROM bars WHERE {where}")
+        scan = asked("SELECT count(*), max(closes_at) FROM bars")
+    with capsys.disabled():
+        told = f"series {path:.4f} s, bars_5m {view:.4f} s, bars {glob:.4f} s, all {scan:.4f} s"
+        print(f"\n{told} ({_size(filled):.0f} MB)")  # noqa: T201  (a benchmark reports)
+    assert path < glob
+    assert glob < scan
+
+
+@pytest.mark.slow
+def test_the_end_of_a_bar_costs_little(filled: StoreLayout) -> None:
+    """closes_at of a whole series costs no more than some passes over its bars."""
+    with connect_catalog(filled) as catalog:
+        source = "series('S007', '5m')"
+        plain = _best_s(lambda: catalog.execute(f"SELECT sum(volume) FROM {source}").fetchall())
+        ends = _best_s(lambda: catalog.execute(f"SELECT max(closes_at) FROM {source}").fetchall())
+    assert ends < 10 * plain
+
+
+def _size(layout: StoreLayout) -> float:
+    files: list[Path] = list(layout.bars.rglob("*.parquet"))
+    return sum(path.stat().st_size for path in files) / 1e6

@@ -1,0 +1,245 @@
+"""Repair: the bar files are the truth, everything else is made from them."""
+
+import shutil
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.core.instruments import Origin
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import CorruptFileError, StoreError
+from ktrdr_pipelines.store.audit import RequestRecord
+from ktrdr_pipelines.store.barfile import write_file
+from ktrdr_pipelines.store.catalog import query_catalog
+from ktrdr_pipelines.store.footer import FileFacts
+from ktrdr_pipelines.store.layout import StoreLayout, create_store, store_origin
+from ktrdr_pipelines.store.ledger import Ledger, series_key
+from ktrdr_pipelines.store.parquet import BarStore, read_bars, read_footer
+from ktrdr_pipelines.store.repair import repair
+
+NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
+OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
+YEAR = timedelta(days=365)
+
+
+def _saved(store: BarStore, make: Any) -> tuple[Any, list[Path]]:
+    """Save minutes of three years."""
+    series = make.series()
+    for years in range(3):
+        make.save(store, series, make.run(series, OPEN - years * YEAR, 10, years + 1.0))
+    return series, store.layout.bar_files("AAPL", Timeframe.M1)
+
+
+def test_a_whole_store_stays_as_it_is(store: BarStore, make: Any) -> None:
+    """A repair of what is whole changes no file, and makes the catalog."""
+    series, paths = _saved(store, make)
+    before = [path.stat() for path in paths]
+    report = repair(store.layout, [series.instrument], NOW)
+    assert report.files == 3
+    assert (report.quarantined, report.leftovers, report.ledger_set_aside) == ((), (), None)
+    assert [path.stat().st_ino for path in paths] == [facts.st_ino for facts in before]
+    assert query_catalog(store.layout, "FROM bars").num_rows == 30
+    assert repair(store.layout).files == 3
+
+
+def test_a_lost_ledger_loses_no_bar(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """Without the ledger the files say it all; a repair mirrors them and pins contracts again."""
+    series, paths = _saved(store, make)
+    bars, coverage = store.read(series), store.coverage(series)
+    store.ledger.close()
+    for path in layout.state.glob("ledger.sqlite*"):
+        path.unlink()
+    report = repair(layout, [series.instrument], NOW)
+    assert report.files == len(paths)
+    with closing(Ledger(layout.ledger)) as ledger:
+        again = BarStore(layout, ledger)
+        assert again.read(series).equals(bars)
+        assert len(ledger.mirror(series_key(series))) == 3
+        assert again.coverage(series) == coverage
+        assert ledger.pinned_contract("AAPL", Origin.IB) == 265598
+
+
+def test_a_broken_ledger_is_set_aside(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """A ledger that is junk goes to quarantine; other processes follow to the new one."""
+    series, _ = _saved(store, make)
+    coverage = store.coverage(series)
+    for path in layout.state.glob("ledger.sqlite*"):
+        path.unlink()
+    layout.ledger.write_bytes(b"junk" * 5000)
+    with pytest.raises(CorruptFileError):
+        store.coverage(series)
+    report = repair(layout, [series.instrument], NOW)
+    assert report.ledger_set_aside == layout.quarantine / "state" / "ledger.sqlite"
+    assert report.ledger_set_aside.read_bytes() == b"junk" * 5000
+    assert store.coverage(series) == coverage
+    assert store.rows(series) == 30
+
+
+@pytest.mark.parametrize("content", [b"", b"junk" * 100])
+def test_a_corrupt_file_is_set_aside_and_told(
+    layout: StoreLayout, store: BarStore, make: Any, content: bytes
+) -> None:
+    """It is moved, not deleted; the report says what to load; its coverage is gone with it."""
+    series, (_, middle, _) = _saved(store, make)
+    middle.write_bytes(content)
+    report = repair(layout, [series.instrument], NOW)
+    (item,) = report.quarantined
+    assert item.was == middle
+    assert item.now.read_bytes() == content
+    assert item.load_again == "AAPL 1m, session dates of 2023"
+    assert str(middle) in str(item)
+    assert not middle.exists()
+    assert store.rows(series) == 20
+    assert OPEN in store.coverage(series).bars
+    assert OPEN - YEAR not in store.coverage(series).bars
+    assert query_catalog(layout, "FROM bars").num_rows == 20
+
+
+def test_damage_below_a_good_footer_is_found(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Repair reads every page."""
+    series, (first, *_) = _saved(store, make)
+    data = bytearray(first.read_bytes())
+    data[4:150] = bytes(146)
+    first.write_bytes(data)
+    assert read_footer(first).rows == 10
+    (item,) = repair(layout, [series.instrument], NOW).quarantined
+    assert item.was == first
+
+
+def test_files_in_the_wrong_place_are_set_aside(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """A file of another series, of no series, or of an impossible name is foreign."""
+    series, (first, *_) = _saved(store, make)
+    wrong = [
+        layout.series_folder("MSFT", Timeframe.M1) / "2024.parquet",
+        layout.series_folder("AAPL", Timeframe.M1) / "all.parquet",
+        layout.bars / "symbol=AAPL" / "timeframe=2m" / "2024.parquet",
+        layout.bars / "lost.parquet",
+    ]
+    for path in wrong:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(first, path)
+    report = repair(layout, [series.instrument], NOW)
+    assert {item.was for item in report.quarantined} == set(wrong)
+    assert all(item.now.exists() and not item.was.exists() for item in report.quarantined)
+    assert store.series_on_disk() == [("AAPL", Timeframe.M1)]
+    assert query_catalog(layout, "FROM bars").num_rows == 30
+
+
+def test_the_identity_with_most_bars_prevails(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Of files that hold different contracts those with fewer bars are set aside."""
+    series, (first, *_) = _saved(store, make)
+    bars, facts = read_bars(first), read_footer(first)
+    other = make.identity(series, contract_id=1)
+    foreign = FileFacts(other, facts.coverage, facts.rows, facts.rows_per_session)
+    write_file(first, bars, foreign)
+    (item,) = repair(layout, [series.instrument], NOW).quarantined
+    assert item.was == first
+    assert "contract id 1," in item.why
+    assert store.identity(series) == make.identity(series)
+
+
+def test_bars_out_of_order_are_set_aside(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """A file that no writer of ours wrote is not trusted."""
+    series, (first, *_) = _saved(store, make)
+    bars, facts = read_bars(first), read_footer(first)
+    write_file(first, bars.take(list(range(9, -1, -1))), facts)
+    (item,) = repair(layout, [series.instrument], NOW).quarantined
+    assert "not in order" in item.why
+
+
+def test_the_same_name_is_set_aside_twice(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """What is in quarantine is never replaced."""
+    for content in (b"one", b"two", b"three"):
+        path = layout.series_folder("AAPL", Timeframe.M1) / "2024.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        repair(layout, [make.instrument()], NOW)
+    kept = sorted(layout.quarantine.rglob("2024.parquet*"))
+    assert [path.read_bytes() for path in kept] == [b"one", b"two", b"three"]
+    assert [path.name for path in kept] == ["2024.parquet", "2024.parquet.1", "2024.parquet.2"]
+
+
+def test_leftovers_of_killed_writers_are_removed(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Unfinished bars, markers and catalogs are removed and told."""
+    _, (first, *_) = _saved(store, make)
+    left = [
+        first.with_name(".2024.parquet.1-aa.tmp"),
+        layout.root / ".store.json.1-aa.tmp",
+        layout.root / ".ktrdr.duckdb.1-aa.tmp",
+        layout.root / ".ktrdr.duckdb.1-aa.tmp.wal",
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    report = repair(layout, [make.instrument()], NOW)
+    assert set(report.leftovers) == set(left)
+    assert not any(path.exists() for path in left)
+
+
+def test_a_newer_file_stops_the_repair(layout: StoreLayout, store: BarStore, make: Any) -> None:
+    """A file of a newer version is neither trusted nor moved."""
+    _, (first, *_) = _saved(store, make)
+    facts = read_footer(first)
+    newer = FileFacts(facts.identity, facts.coverage, facts.rows, facts.rows_per_session, 2)
+    write_file(first, read_bars(first), newer)
+    with pytest.raises(StoreError, match="newer ktrdr"):
+        repair(layout, [make.instrument()], NOW)
+    assert first.exists()
+
+
+def test_a_marker_without_origin_learns_it(
+    layout: StoreLayout, store: BarStore, make: Any, tmp_path: Path
+) -> None:
+    """Files that were copied into a new store fix its origin."""
+    _saved(store, make)
+    other = create_store(tmp_path / "other")
+    shutil.copytree(layout.bars, other.bars, dirs_exist_ok=True)
+    assert store_origin(other) is None
+    assert repair(other, [make.instrument()], NOW).files == 3
+    assert store_origin(other) is Origin.IB
+
+
+def test_simulated_files_do_not_stay_in_a_real_store(
+    layout: StoreLayout, store: BarStore, make: Any, tmp_path: Path
+) -> None:
+    """Files of another origin than the marker's are foreign, however many bars they have."""
+    simulated = create_store(tmp_path / "simulated", Origin.SIMULATED)
+    series = make.series(symbol="MSFT")
+    identity = make.identity(series, origin=Origin.SIMULATED)
+    with closing(Ledger(simulated.ledger)) as ledger:
+        bars = make.run(series, OPEN, 10)
+        BarStore(simulated, ledger).save(series, identity, bars, make.covering(series, bars))
+    _saved(store, make)
+    shutil.copytree(simulated.bars, layout.bars, dirs_exist_ok=True)
+    (item,) = repair(layout, [make.instrument()], NOW).quarantined
+    assert "origin simulated" in item.why
+    assert store.series_on_disk() == [("AAPL", Timeframe.M1)]
+
+
+def test_the_mirror_forgets_files_that_are_gone(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Rows of files that were removed by hand are dropped; old audit rows too."""
+    _, (first, *_) = _saved(store, make)
+    first.unlink()
+    old = RequestRecord(
+        *("AAPL|1m", 1, "TRADES", "gateway", "hash", None, "1 D"),
+        sent_at=NOW - timedelta(days=100),
+        took_s=1.0,
+        outcome="bars",
+    )
+    store.ledger.record_request(old)
+    report = repair(layout, [make.instrument()], NOW)
+    assert report.forgotten == 1
+    assert layout.relative(first) not in store.ledger.mirrored_files()
+    assert len(store.ledger.mirrored_files()) == 2
