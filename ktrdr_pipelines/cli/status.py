@@ -14,6 +14,7 @@ from ktrdr_pipelines.cli.output import (
     counted,
     error_json,
     instant_text,
+    note,
     say,
     say_json,
     say_table,
@@ -92,9 +93,8 @@ def _say_universe(place: "Place") -> None:
 
 def _say_states(states: "Sequence[SeriesState]", strangers: "Sequence[Stranger]") -> None:
     say_table(_COLUMNS, map(_row, states))
-    for state in states:
-        if state.error is not None:
-            say(f"{state.series}: {state.error}")
+    for text in dict.fromkeys(str(state.error) for state in states if state.error is not None):
+        note(f"Error: {text}")
     for one in strangers:
         bars = counted(one.rows, "bar")
         say(f"{one.symbol} {one.timeframe}: {bars} on disk, and the universe does not name it")

@@ -259,5 +259,3 @@ def group_members(group: int) -> list[int]:
 def hands() -> Any:
     """Give the helpers of this file to tests; test files cannot import each other."""
     return sys.modules[__name__]
-
-

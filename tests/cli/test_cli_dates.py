@@ -136,5 +136,5 @@ def test_what_cannot_be_read_is_refused(text: str, told: str) -> None:
 
 def test_an_instant_is_asked_for_where_a_date_says_too_little() -> None:
     """A clock cannot start at a date."""
-    with pytest.raises(UsageError, match="not an instant.*the time and the zone"):
+    with pytest.raises(UsageError, match=r"not an instant.*the time and the zone"):
         parse_instant("--now", "2024-01-05")

@@ -57,9 +57,7 @@ def test_init_says_why_a_folder_cannot_be_made(
     ktrdr("init").is_error(1, str(tmp_path / "file"), "writable")
 
 
-def test_repair_of_a_whole_store_finds_nothing_wrong(
-    ktrdr: Any, store: Path, gateway: Any
-) -> None:
+def test_repair_of_a_whole_store_finds_nothing_wrong(ktrdr: Any, store: Path, gateway: Any) -> None:
     """Every file is counted as whole."""
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     told = ktrdr("repair")
@@ -68,7 +66,9 @@ def test_repair_of_a_whole_store_finds_nothing_wrong(
     assert ktrdr("repair", "--json").document["files"] == 1
 
 
-def test_repair_sets_a_damaged_file_aside(ktrdr: Any, store: Path, gateway: Any) -> None:
+def test_repair_sets_a_damaged_file_aside(
+    ktrdr: Any, store: Path, gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It says where the file is now, why, and what is to be loaded again."""
     ktrdr("load", "AAPL,MSFT", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     path = store / "bars" / "symbol=AAPL" / "timeframe=1d" / "all.parquet"
@@ -77,6 +77,7 @@ def test_repair_sets_a_damaged_file_aside(ktrdr: Any, store: Path, gateway: Any)
     assert told.code == 0
     assert f"set aside: {path} is now" in told.out
     assert "loaded again" in told.out
+    monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "new budget"))  # the same may be asked at once
     again = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     assert again.code == 0
 

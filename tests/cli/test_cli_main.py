@@ -49,7 +49,7 @@ def test_the_version_is_told(ktrdr: Any) -> None:
 
 
 def test_the_entry_point_runs_as_a_module(process: Any) -> None:
-    """python -m ktrdr_pipelines.cli.main is the same program."""
+    """The module ktrdr_pipelines.cli.main can be run and is the same program."""
     told = process("--version")
     assert (told.code, told.err) == (0, "")
 

@@ -1,0 +1,45 @@
+"""ktrdr demo, from a fresh folder and again: a gateway, Dagster, Parquet, DuckDB."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.cli.demo_runs import demo_windows
+from ktrdr_pipelines.core.timeframes import Timeframe
+
+
+def test_windows_reach_back_from_today() -> None:
+    """Days go five years back, hours to the year before, minutes to the month before."""
+    assert demo_windows(date(2024, 3, 31)) == {
+        Timeframe.D1: ("2019", "2024"),
+        Timeframe.H1: ("2023", "2024"),
+        Timeframe.M1: ("2024-02", "2024-03"),
+    }
+
+
+def test_the_month_before_january_is_december() -> None:
+    """Windows of minutes cross the turn of the year."""
+    assert demo_windows(date(2024, 1, 1))[Timeframe.M1] == ("2023-12", "2024-01")
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_nothing_and_again(process: Any, ktrdr: Any, data: Path) -> None:
+    """Every series is complete, its windows are materialized, and a second demo asks for less."""
+    first = process("demo", "--json")
+    assert (first.code, first.err) == (0, "")
+    document = first.document
+    assert len(document["series"]) == 9
+    assert [one for one in document["series"] if one["gaps"] or not one["bars"]] == []
+    assert [run["windows"] for run in document["runs"]] == [18, 6, 6]
+    assert all(run["requests"] and not run["error"] for run in document["runs"])
+    assert all(len(query["rows"]) == 5 for query in document["queries"])
+    assert document["took_s"] < 60
+
+    second = process("demo")
+    assert second.code == 0
+    asked = [int(line.split(" requests")[0].split()[-1]) for line in second.err.splitlines()[1:]]
+    assert sum(asked) < sum(run["requests"] for run in document["runs"]) / 10
+    for part in (str(data / "demo"), "AAPL     1m", "ktrdr up --simulate", "Next:"):
+        assert part in second.out

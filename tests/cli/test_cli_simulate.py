@@ -1,0 +1,114 @@
+"""ktrdr simulate, and the processes that commands start and end."""
+
+import json
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ktrdr_pipelines.cli.processes import end, is_free, simulator_process, start
+from ktrdr_pipelines.errors import SimulatorError
+
+STUBBORN = """\
+import signal, subprocess, sys, threading
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"])
+print("ready", flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_stopped(hands: Any, signum: signal.Signals) -> None:
+    """It says where it serves, what and when, and a signal ends it cleanly."""
+    now = "2024-01-10T20:00:30Z"
+    with hands.started("simulate", "--port", "0", "--seed", "7", "--now", now) as simulator:
+        line = simulator.stdout.readline()
+        simulator.send_signal(signum)
+        out, err = simulator.communicate(timeout=60)
+    assert line.startswith("serving synthetic market 7 on 127.0.0.1:")
+    assert line.endswith(f", now {now}\n")
+    assert (simulator.returncode, out, err) == (0, "stopped\n", "")
+
+
+def test_it_serves_recorded_bars(tmp_path: Path, hands: Any) -> None:
+    """A folder of bars is replayed, from its own last moment on where no other is given."""
+    folder = tmp_path / "bars"
+    (folder / "AAPL").mkdir(parents=True)
+    days = pa.array(
+        [datetime(2021, 1, day, tzinfo=UTC) for day in (4, 5)], pa.timestamp("us", "UTC")
+    )
+    values = dict.fromkeys(("open", "high", "low", "close", "volume"), pa.array([1.0, 2.0]))
+    pq.write_table(pa.table({"ts": days, **values}), folder / "AAPL" / "1d.parquet")
+    with hands.started("simulate", "--port", "0", "--bars", str(folder)) as simulator:
+        line = simulator.stdout.readline()
+    assert line.startswith(f"serving bars of {folder} on 127.0.0.1:")
+    assert ", now 2021-01-" in line
+
+
+def test_a_port_in_use(ktrdr: Any, gateway: Any) -> None:
+    """The text names the port and the option that takes another."""
+    ktrdr("simulate", "--port", str(gateway.port)).is_error(1, str(gateway.port), "--port")
+
+
+def test_no_folder_of_bars(ktrdr: Any, tmp_path: Path) -> None:
+    """The text names the folder and what it should look like."""
+    folder = tmp_path / "nowhere"
+    ktrdr("simulate", "--port", "0", "--bars", str(folder)).is_error(
+        1, str(folder), "no such folder"
+    )
+
+
+@pytest.mark.parametrize("now", ["2024-01-10T20:00:30", "2024-01-10", "noon"])
+def test_a_clock_needs_an_instant_with_a_zone(ktrdr: Any, now: str) -> None:
+    """A naive instant, a date or anything else is refused."""
+    ktrdr("simulate", "--port", "0", "--now", now).is_error(2, f"--now {now}", "zone")
+
+
+def test_a_simulator_of_its_own_ends_with_the_context() -> None:
+    """Its port answers while the context lasts and is free afterwards."""
+    with simulator_process() as port:
+        assert not is_free(port)
+    assert is_free(port)
+
+
+def test_a_simulator_ends_with_the_process_that_started_it() -> None:
+    """It watches its stdin: whoever started it may be killed."""
+    command = (sys.executable, "-m", "ktrdr_pipelines.cli.main", "simulate", "--json")
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--until-stdin-closes"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["host"] == "127.0.0.1"
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
+
+
+def test_a_simulator_that_cannot_start_says_why(gateway: Any) -> None:
+    """What the process told is the error's text."""
+    with (
+        pytest.raises(SimulatorError, match=f"{gateway.port}"),
+        simulator_process(port=gateway.port),
+    ):
+        pass
+
+
+def test_ending_leaves_nothing_of_a_group(hands: Any) -> None:
+    """A process that ignores SIGINT is terminated, with the child that it leaves behind."""
+    process = start([sys.executable, "-c", STUBBORN], output=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    assert len(hands.group_members(process.pid)) == 2
+    end(process, grace_s=0.3)
+    assert hands.group_members(process.pid) == []
+    end(process, grace_s=0.3)

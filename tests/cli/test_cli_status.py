@@ -1,0 +1,129 @@
+"""ktrdr status and ktrdr health: what is there, with and without a gateway."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
+
+
+def test_an_empty_store_has_a_status(ktrdr: Any, store: Path) -> None:
+    """No bar, no gateway: what is wanted and what was derived is shown all the same."""
+    told = ktrdr("status")
+    assert (told.code, told.err) == (0, "")
+    assert str(store) in told.out
+    assert "origin open" in told.out
+    assert "XNYS.RTH*" in told.out
+    assert "nothing loaded yet" in told.out
+    assert "ktrdr load AAPL 1h fills the first" in told.out
+
+
+def test_the_document_has_what_the_table_has(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Bars, dates, settled until and gaps of each series, and where each value came from."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    document = ktrdr("status", "--json").document
+    assert document["origin"] == "simulated"
+    assert document["format"] == 1
+    assert document["catalog"]["age_s"] < 60
+    assert document["universe"]["symbols"]["AAPL"]["use_rth"] == "true (derived)"
+    series = {(one["symbol"], one["timeframe"]): one for one in document["series"]}
+    assert len(series) == 5
+    daily = series["AAPL", "1d"]
+    assert (daily["rows"], daily["first"], daily["last"]) == (4, "2024-01-02", "2024-01-05")
+    assert daily["settled_until"] >= "2024-01-06T00:00:00Z"
+    assert daily["gaps"][0]["start"] >= "2024-01-06T00:00:00Z"
+    assert series["MSFT", "1d"]["gaps"][0]["start"] == "2024-01-02T00:00:00Z"
+
+
+def test_a_stretch_that_is_missing_counts_once(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Nights, weekends and holidays part no gap: a hole in the middle and the rest are two."""
+    ktrdr("load", "AAPL", "1h", "--start", "2024-01-02", "--end", "2024-01-04")
+    ktrdr("load", "AAPL", "1h", "--start", "2024-01-09", "--end", "2024-01-10")
+    (row,) = (line for line in ktrdr("status").out.splitlines() if line.startswith(" AAPL 1h"))
+    assert row.split()[-1] == "2"
+
+
+def test_failed_tries_are_shown(
+    ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A try that failed is remembered with its reason."""
+    monkeypatch.setenv("IB_TIMEOUT", "0.3")
+    ktrdr("load", "MSFT", "1d", *DAYS)
+    assert "1 failed try" in ktrdr("status").out
+    (series,) = (
+        one
+        for one in ktrdr("status", "--json").document["series"]
+        if (one["symbol"], one["timeframe"]) == ("MSFT", "1d")
+    )
+    assert "no answer in 0.3 s" in series["attempts"][0]["error"]
+
+
+def test_bars_that_the_universe_does_not_name_are_told(
+    ktrdr: Any, store: Path, gateway: Any
+) -> None:
+    """A symbol that was taken out of the universe keeps its bars, and that is said."""
+    ktrdr("load", "MSFT", "1d", *DAYS)
+    (store / "universe.yaml").write_text("symbols: {AAPL: {}}\n")
+    assert "MSFT 1d: 4 bars on disk" in ktrdr("status").out
+    assert ktrdr("status", "--json").document["not_in_universe"] == [
+        {"symbol": "MSFT", "timeframe": "1d", "rows": 4}
+    ]
+
+
+def test_a_store_that_was_moved_has_a_status(
+    ktrdr: Any, store: Path, gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the catalog knows where the folder lies, and repair makes that anew."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    moved = tmp_path / "moved"
+    shutil.move(store, moved)
+    monkeypatch.setenv("KTRDR_DATA", str(moved))
+    assert " AAPL 1d        4" in ktrdr("status").out
+    assert ktrdr("repair").code == 0
+    rows = ktrdr("query", "SELECT count(*) AS n FROM bars", "--json").document
+    assert rows == [{"n": 4}]
+
+
+def test_health_tells_of_a_gateway_that_answers(ktrdr: Any, gateway: Any) -> None:
+    """Round trip, clock, origin and client id, without a store and without a request for data."""
+    before = len(gateway.requests)
+    told = ktrdr("health")
+    assert (told.code, told.err) == (0, "")
+    for part in (f"127.0.0.1:{gateway.port}", "round trip", "simulated", "client id   201"):
+        assert part in told.out
+    document = ktrdr("health", "--json").document
+    assert document["good"] is True
+    assert document["round_trip_ms"] < 10_000
+    assert document["clock_offset_s"] < -86_400
+    assert len(gateway.requests) == before
+
+
+def test_health_without_a_gateway(ktrdr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing listens there is no connection, and a remedy."""
+    monkeypatch.setenv("IB_PORT", "1")
+    ktrdr("health").is_error(1, "127.0.0.1:1", "nothing listens", "start IB Gateway")
+    document = ktrdr("health", "--json").document
+    assert (document["tcp"], document["handshake"], document["good"]) == (False, False, False)
+    assert document["error"]["kind"] == "GatewayUnreachableError"
+
+
+def test_health_of_a_silent_gateway(
+    ktrdr: Any, silent_gateway: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that accepts and stays silent has a connection and no handshake."""
+    monkeypatch.setenv("IB_TIMEOUT", "0.2")
+    told = ktrdr("health")
+    told.is_error(1, "did not answer", "nightly reset")
+    assert "connection  made" in told.out
+    assert "handshake   not done" in told.out
+
+
+def test_health_where_the_client_ids_are_taken(
+    ktrdr: Any, gateway: Any, hands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ids and the setting that widens them are named."""
+    monkeypatch.setenv("IB_CLIENT_ID_CLI", "202-202")
+    with hands.client_id_taken(gateway.port, 202):
+        ktrdr("health").is_error(1, "202", "IB_CLIENT_ID_")

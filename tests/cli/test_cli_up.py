@@ -1,0 +1,76 @@
+"""ktrdr up: Dagster over a store with a gateway, and nothing of it left afterwards."""
+
+import json
+import signal
+import socket
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.cli.dagster_home import prepare_home
+from ktrdr_pipelines.store.layout import open_store
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_without_a_gateway_it_says_how_to_get_one(ktrdr: Any, data: Path, hands: Any) -> None:
+    """What is missing, and every way to it; the store is made all the same."""
+    told = ktrdr("up", "--port", str(hands.free_port()))
+    told.is_error(1, "no gateway answers at 127.0.0.1:", "nothing listens", "--simulate")
+    told.is_error(1, "4002", "4001", "127.0.0.1", "Read-Only API", "ghcr.io/gnzsnz/ib-gateway")
+    assert (data / "universe.yaml").is_file()
+    assert ktrdr("status").code == 0
+
+
+def test_a_port_in_use_is_told_before_anything_is_started(ktrdr: Any, data: Path) -> None:
+    """The text names the option and the port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        ktrdr("up", "--port", str(port)).is_error(1, f"--port {port}", "choose another")
+    assert not data.exists()
+
+
+def test_the_home_takes_the_committed_settings_and_keeps_edits(ktrdr: Any, store: Path) -> None:
+    """Dagster's settings are copied once; what a person changes there stays."""
+    home = prepare_home(open_store(store))
+    path = home / "dagster.yaml"
+    assert path.read_bytes() == (ROOT / "data" / "dagster" / "dagster.yaml").read_bytes()
+    path.write_text("telemetry: {enabled: false}\n")
+    prepare_home(open_store(store))
+    assert path.read_text() == "telemetry: {enabled: false}\n"
+
+
+@pytest.mark.slow
+def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
+    """With a simulated gateway the UI answers; Ctrl-C ends every process, and that is success."""
+    arguments = ("up", "--simulate", "--port", str(hands.free_port()), "--json")
+    with hands.started(*arguments) as up:
+        line = up.stdout.readline()
+        assert line, up.stderr.read()
+        told = json.loads(line)
+        page = f"{told['url']}/server_info"
+        with urllib.request.urlopen(page, timeout=30) as reply:  # noqa: S310  (loopback)
+            assert reply.status == 200
+        groups = children_groups(up.pid)
+        assert len(groups) == 2
+        up.send_signal(signal.SIGINT)
+        _, err = up.communicate(timeout=90)
+    assert up.returncode == 0, err
+    assert told["store"] == str(data / "simulated")
+    assert (data / "simulated" / "dagster" / "history").is_dir()
+    assert [member for group in groups for member in hands.group_members(group)] == []
+
+
+def children_groups(parent: int) -> set[int]:
+    """Give the process groups of the children of a process."""
+    groups = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            groups.add(int(fields[2]))
+    return groups
