@@ -114,10 +114,12 @@ def series_sql(layout: StoreLayout, *, filled: bool) -> str:
         ELSE least(b.ts + {length}, n.next_ts, {_CLOSE}) END AS closes_at
     FROM {source} AS b
     LEFT JOIN (
-        SELECT session_date, closes_at FROM sessions WHERE calendar = {_OWN} AND of_timeframe <> '1w'
+        SELECT session_date, closes_at FROM sessions
+        WHERE calendar = {_OWN} AND of_timeframe <> '1w'
     ) AS s ON s.session_date = b.session_date
     LEFT JOIN (
-        SELECT monday, closes_at FROM {_WEEKS} WHERE calendar = {_OWN} AND of_timeframe = '1w'
+        SELECT monday, closes_at FROM {_WEEKS}
+        WHERE calendar = {_OWN} AND of_timeframe = '1w'
     ) AS w ON w.monday = {_MONDAY}
     LEFT JOIN (
         SELECT ts, lead(ts) OVER (ORDER BY ts) AS next_ts FROM {source} WHERE {long}

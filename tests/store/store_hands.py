@@ -32,6 +32,7 @@ HANDS = 3
 def say(number: int) -> None:
     """Tell the test a number."""
     sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
 
 
 def save(layout: StoreLayout, number: int) -> None:
@@ -59,6 +60,7 @@ def rewrite(layout: StoreLayout, number: int) -> None:
     with closing(Ledger(layout.ledger)) as ledger:
         store = BarStore(layout, ledger)
         for turn in range(number):
+            say(turn)
             first = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
             make.save(store, STOCK, make.run(STOCK, first, 500 + turn, turn + 1.0))
             rebuild_catalog(layout, [STOCK.instrument], NOW)
@@ -79,6 +81,21 @@ def kill(layout: StoreLayout, number: int) -> None:
         signal.sigwait({signal.SIGCHLD})
         _check(layout)
     say(len(_stamps(layout)))
+
+
+def inherit(layout: StoreLayout, number: int) -> None:
+    """Use one ledger before a fork and on both sides of it."""
+    ledger = Ledger(layout.ledger)
+    wanted = [Interval(START + timedelta(hours=n), START + timedelta(hours=n + 1)) for n in (0, 1)]
+    assert ledger.claim(series_key(FX), wanted[:1], "parent", NOW, 3600)
+    child = os.fork()
+    if child == 0:
+        granted = ledger.claim(series_key(FX), wanted, "child", NOW, 3600)
+        os._exit(0 if granted == wanted[1:] else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    ledger.release("parent")
+    say(len(ledger.live_claims(series_key(FX), NOW)) + number)
 
 
 def _save_for_ever(layout: StoreLayout, turn: int) -> None:
@@ -111,6 +128,7 @@ MODES: dict[str, Callable[[StoreLayout, int], None]] = {
     "claim": claim,
     "rewrite": rewrite,
     "kill": kill,
+    "inherit": inherit,
 }
 
 if __name__ == "__main__":

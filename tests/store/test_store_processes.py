@@ -61,6 +61,11 @@ def test_no_interval_is_claimed_twice(layout: StoreLayout) -> None:
     assert sorted(granted) == list(range(200))
 
 
+def test_a_ledger_survives_a_fork(layout: StoreLayout) -> None:
+    """A child opens a connection of its own and leaves the parent's alone."""
+    assert _end(_start("inherit", layout, 0)) == ["1"]
+
+
 @pytest.mark.slow
 def test_a_reader_sees_full_answers_while_bars_are_rewritten(
     layout: StoreLayout, store: BarStore, ledger: Ledger, make: Any
@@ -75,9 +80,9 @@ def test_a_reader_sees_full_answers_while_bars_are_rewritten(
         "SELECT count(*), min(close), max(close), min(open), max(volume), max(closes_at), "
         "count(DISTINCT ts) FROM {} WHERE symbol = 'AAPL'"
     )
-    sources = cycle(["series('AAPL', '1m')", "bars_1m"])
+    sources = cycle(["series('AAPL', '1m')", "bars_1m", "bars"])
     seen: list[float] = []
-    while writer.poll() is None:
+    for _turn in writer.stdout or ():
         answer = query_catalog(layout, sql.format(next(sources))).to_pylist()[0].values()
         rows, low, high, low_open, high_volume, closes_at, stamps = answer
         assert low == high == low_open == high_volume
@@ -85,5 +90,6 @@ def test_a_reader_sees_full_answers_while_bars_are_rewritten(
         assert closes_at == first + timedelta(minutes=rows)
         seen.append(low)
     assert _end(writer) == []
+    assert len(seen) == 100
     assert seen == sorted(seen)
     assert len(set(seen)) > 10
