@@ -116,6 +116,13 @@ class SourceKeeper:
         except (ConnectionLostError, GatewayUnreachableError):
             await self._drop(source)
             raise
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            await self._drop(source)
+            raise ConnectionLostError(
+                "asking the gateway", came="the question was cancelled from inside the connection"
+            ) from error
         except GatewaySilentError:
             self._silent_in_a_row += 1
             if self._silent_in_a_row > self.patience.max_retries:
@@ -132,3 +139,9 @@ class SourceKeeper:
                 self._silent_in_a_row = 0
                 stack, self._stack = self._stack, AsyncExitStack()
                 await stack.aclose()
+
+
+def _is_cancelled() -> bool:
+    """Say whether somebody cancelled the task, rather than a future inside a lost connection."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

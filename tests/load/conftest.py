@@ -1,204 +1,52 @@
-"""A hand-written gateway for the loading: true bars, IB's habits, and misbehaviour on demand."""
+"""A store, a gateway and a manager between them, for the tests of loading."""
 
-import re
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, Phase, settings
+from tests.load.fakes import (
+    PARTIAL,
+    FakeGateway,
+    Truth,
+    dense_keys,
+    instrument_of,
+    series_of,
+    truth_of,
+)
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
+from ktrdr_pipelines.core.bars import bars_between, stamps
 from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.instruments import Instrument, Origin, SecType, Series, WhatToShow
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.sessions import SessionCalendar, midnight, monday_of
+from ktrdr_pipelines.core.instruments import Instrument, Series
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.load.keeper import Patience
-from ktrdr_pipelines.load.manager import LoadManager
+from ktrdr_pipelines.load.manager import Job, LoadManager
+from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
 
-PARTIAL = -1.0
-"""The close of a bar that the gateway cut: none of these may ever be stored."""
-
-Twist = Callable[[BarRequest, pa.Table], pa.Table | NoData | GatewayError]
-
-
-def stock(symbol: str = "AAPL", calendar: str = "XNYS.RTH") -> Instrument:
-    """Make a stock with regular or extended hours."""
-    return Instrument(
-        symbol=symbol,
-        ib_symbol=symbol,
-        sec_type=SecType.STK,
-        exchange="SMART",
-        currency="USD",
-        what_to_show=WhatToShow.TRADES,
-        use_rth=calendar.endswith("RTH"),
-        calendar=calendar,
-        timeframes=tuple(Timeframe),
-        start=date(2020, 1, 1),
-    )
-
-
-def fx(symbol: str = "EURUSD") -> Instrument:
-    """Make a currency pair."""
-    return Instrument(
-        symbol=symbol,
-        ib_symbol=symbol[:3],
-        sec_type=SecType.CASH,
-        exchange="IDEALPRO",
-        currency=symbol[3:],
-        what_to_show=WhatToShow.MIDPOINT,
-        use_rth=False,
-        calendar="FX",
-        timeframes=tuple(Timeframe),
-        start=date(2020, 1, 1),
-    )
-
-
-def bars_at(keys: Iterable[int], calendar: SessionCalendar, *, daily: bool = False) -> pa.Table:
-    """Make bars at stamps (microseconds), with values that tell one from another."""
-    ts = np.array(list(keys), dtype=np.int64)
-    price = (ts // 60_000_000 % 100_000).astype(float) + 1.0
-    days = ts.astype("datetime64[us]").astype("datetime64[D]") if daily else calendar.days_of(ts)
-    return pa.table(
-        {
-            "ts": pa.array(ts, pa.timestamp("us", tz="UTC")),
-            "session_date": pa.array(days, pa.date32()),
-            "open": price,
-            "high": price + 1,
-            "low": price - 1,
-            "close": price,
-            "volume": pa.array(np.full(len(ts), 100.0)),
-            "average": price,
-            "bar_count": pa.array(np.full(len(ts), 7), pa.int32()),
-        },
-        schema=BAR_SCHEMA,
-    )
-
-
-def true_keys(calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date) -> list[int]:
-    """Give the stamps of every bar that a market without silences has."""
-    sessions = calendar.sessions(first, end)
-    if timeframe is Timeframe.D1:
-        return [micros(midnight(session.day)) for session in sessions]
-    if timeframe is Timeframe.W1:
-        return sorted({micros(midnight(monday_of(session.day))) for session in sessions})
-    keys: list[int] = []
-    length = timeframe.seconds * 1_000_000
-    for session in sessions:
-        opens, closes = micros(session.opens_at), micros(session.closes_at)
-        grid = range(opens // length * length + length, closes, length)
-        keys.extend((opens, *grid))
-    return keys
-
-
-@dataclass
-class FakeGateway:
-    """Answers requests from a table of true bars as IB would."""
-
-    truth: dict[tuple[str, Timeframe], pa.Table]
-    time: datetime
-    origin: Origin = Origin.IB
-    gateway: str = "fake:1"
-    account_hash: str = "hash"
-    head_at: datetime | None = None
-    twist: Twist | None = None
-    asked: list[BarRequest] = field(default_factory=list)
-    heads: int = 0
-    opened: int = 0
-    contract_ids: dict[str, int] = field(default_factory=dict)
-
-    def now(self) -> datetime:
-        return self.time
-
-    async def contract_id(self, instrument: Instrument) -> int:
-        return self.contract_ids.get(instrument.symbol, 265598)
-
-    async def head(self, instrument: Instrument) -> datetime | None:
-        self.heads += 1
-        return self.head_at
-
-    async def bars(self, request: BarRequest) -> Answer | NoData:
-        self.asked.append(request)
-        bars = self._honest(request)
-        if self.twist is not None:
-            twisted = self.twist(request, bars)
-            if isinstance(twisted, GatewayError):
-                raise twisted
-            if isinstance(twisted, NoData):
-                return twisted
-            bars = twisted
-        if bars.num_rows == 0:
-            return NoData(request, "HMDS query returned no data")
-        return Answer(request, bars, None)
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator["FakeGateway"]:
-        self.opened += 1
-        yield self
-
-    def _honest(self, request: BarRequest) -> pa.Table:
-        series = request.series
-        calendar = calendar_named(series.instrument.calendar)
-        table = self.truth.get((series.symbol, series.timeframe))
-        if table is None:
-            return BAR_SCHEMA.empty_table()
-        end = min(request.ends_at or self.time, self.time)
-        start = _start(request.duration, end, calendar)
-        keys = stamps(table)
-        opens, closes = _real_times(keys, series.timeframe, calendar)
-        low, high = micros(start), micros(end)
-        inside = (closes > low) & (opens < high)
-        cut = inside & ((opens < low) | (closes > high))
-        chosen = table.filter(pa.array(inside))
-        closing = np.where(cut[inside], PARTIAL, chosen["close"].to_numpy())
-        place = chosen.schema.get_field_index("close")
-        return chosen.set_column(place, chosen.schema.field("close"), pa.array(closing))
-
-
-def _real_times(
-    keys: np.ndarray, timeframe: Timeframe, calendar: SessionCalendar
-) -> tuple[np.ndarray, np.ndarray]:
-    if timeframe.is_intraday:
-        ends = keys + timeframe.seconds * 1_000_000
-        ends[:-1] = np.minimum(ends[:-1], keys[1:])
-        for place, key in enumerate(keys):
-            moment = datetime.fromtimestamp(key / 1e6, tz=UTC)
-            around = Interval(moment, moment + timedelta(microseconds=1))
-            for session in calendar.sessions_meeting(around):
-                ends[place] = min(ends[place], micros(session.closes_at))
-        return keys, ends
-    days = 1 if timeframe is Timeframe.D1 else 7
-    opens, closes = keys.copy(), keys.copy()
-    for place, key in enumerate(keys):
-        day = datetime.fromtimestamp(key / 1e6, tz=UTC).date()
-        inside = calendar.sessions(day, day + timedelta(days=days))
-        opens[place], closes[place] = micros(inside[0].opens_at), micros(inside[-1].closes_at)
-    return opens, closes
-
-
-def _start(duration: str, end: datetime, calendar: SessionCalendar) -> datetime:
-    match = re.fullmatch(r"(\d+) ([SDWMY])", duration)
-    assert match is not None, duration
-    count, unit = int(match[1]), match[2]
-    if unit == "D":
-        day = calendar.day_of(end) + timedelta(days=1)
-        sessions = calendar.sessions(day - timedelta(days=3 * count + 14), day)
-        return [session for session in sessions if session.opens_at < end][-count].opens_at
-    days = {"S": 1 / 86_400, "W": 7, "M": 30, "Y": 365}[unit]
-    return end - timedelta(seconds=round(count * days * 86_400))
+settings.register_profile(
+    "load",
+    max_examples=25,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 
 
 async def no_sleep(_: float) -> None:
-    """Wait for nothing."""
+    """Let others run, and wait for nothing."""
+    await asyncio.sleep(0)
 
 
 @dataclass
@@ -207,27 +55,139 @@ class Bench:
 
     layout: StoreLayout
     gateway: FakeGateway
+    retries: int = 1
+    ledger: Ledger = field(init=False)
+    task: asyncio.Task[object] | None = None
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.layout.ledger)
 
     @property
     def store(self) -> BarStore:
-        return BarStore(self.layout, Ledger(self.layout.ledger))
+        return BarStore(self.layout, self.ledger)
+
+    @property
+    def asked(self) -> int:
+        """How many bar requests there were."""
+        return len(self.gateway.asked)
 
     def manager(self) -> LoadManager:
-        patience = Patience(max_retries=1, delay_s=0.0, sleep=no_sleep, clock=self.gateway.now)
+        patience = Patience(
+            max_retries=self.retries, delay_s=0.0, sleep=no_sleep, clock=self.gateway.now
+        )
         return LoadManager(self.layout, self.gateway.open, self.gateway.gateway, patience)
+
+    def run(self, *jobs: Job) -> list[SeriesReport]:
+        """Load jobs to their end."""
+
+        async def main() -> list[SeriesReport]:
+            self.task = asyncio.current_task()
+            return await self.manager().run(jobs)
+
+        return asyncio.run(main())
+
+    async def cancel(self) -> None:
+        """Cancel the running load, as a person or a daemon would, and wait for it."""
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.Event().wait()
+
+    def load(self, series: Series, wanted: Interval) -> SeriesReport:
+        """Load one stretch of one series."""
+        return self.run(Job(series, wanted=IntervalSet([wanted])))[0]
+
+    def truth(self, series: Series) -> Truth:
+        """Give what the gateway's market truly did."""
+        return self.gateway.truth[series.symbol, series.timeframe]
+
+    def check(self, series: Series, wanted: Interval) -> None:
+        """See that what stands on disk is true, whole, and all that is settled."""
+        stored = self.store.read(series)
+        assert PARTIAL not in stored["close"].to_pylist()
+        keys, true = stamps(stored), self.truth(series)
+        real = stamps(true.bars)
+        place = np.searchsorted(real, keys)
+        assert np.array_equal(real[place], keys)
+        assert stored.equals(true.bars.take(pa.array(place)))
+        settled = self.store.coverage(series).settled(self.gateway.time)
+        for part in settled.clip(wanted):
+            truth = bars_between(true.bars, part.start, part.end)
+            assert bars_between(stored, part.start, part.end).equals(truth), part
+
+    def check_complete(self, series: Series, wanted: Interval) -> None:
+        """See that the store holds exactly the truth of a stretch whose sessions have closed."""
+        self.check(series, wanted)
+        truth = bars_between(self.truth(series).bars, wanted.start, wanted.end)
+        assert self.store.read(series, wanted).equals(truth)
+
+
+Make = Callable[[FakeGateway], Bench]
+
+
+@dataclass(frozen=True)
+class World:
+    """One series, its truth and the stretch that is wanted of it."""
+
+    bench: Bench
+    series: Series
+    wanted: Interval
+
+    def load(self) -> SeriesReport:
+        """Load what is wanted."""
+        return self.bench.load(self.series, self.wanted)
+
+    def check(self) -> None:
+        """See that nothing false is stored or settled."""
+        self.bench.check(self.series, self.wanted)
+
+    def check_complete(self) -> None:
+        """See that exactly the truth is stored."""
+        self.bench.check_complete(self.series, self.wanted)
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Callable[[FakeGateway], Bench]:
-    """Make a bench of a gateway over an empty store."""
-    made = iter(range(1000))
+def folders(tmp_path: Path) -> Iterator[Path]:
+    """Give new folders, as many as are asked for."""
+    return (tmp_path / str(number) for number in range(100_000))
 
-    def make(gateway: FakeGateway) -> Bench:
-        return Bench(create_store(tmp_path / str(next(made))), gateway)
+
+@pytest.fixture
+def bench(folders: Iterator[Path]) -> Make:
+    """Make a bench of a gateway over an empty store."""
+    return lambda gateway: Bench(create_store(next(folders)), gateway)
+
+
+@pytest.fixture
+def world(bench: Make) -> Callable[..., World]:
+    """Make a world: one series of a calendar, wanted between two session dates."""
+
+    def make(
+        calendar: str,
+        timeframe: Timeframe,
+        first: date,
+        end: date,
+        *,
+        now: datetime | None = None,
+        keys: np.ndarray | None = None,
+    ) -> World:
+        instrument = instrument_of(calendar)
+        sessions = calendar_named(calendar)
+        wanted = stamps_between(sessions, timeframe, first, end)
+        around = first - timedelta(days=40), end + timedelta(days=20)
+        if keys is None:
+            keys = dense_keys(calendar, timeframe, *around)
+        truth = {(instrument.symbol, timeframe): truth_of(keys, timeframe, sessions)}
+        _add_daily(truth, instrument, around)
+        gateway = FakeGateway(truth, now or wanted.end + timedelta(days=400))
+        return World(bench(gateway), series_of(instrument, timeframe), wanted)
 
     return make
 
 
-def series_of(instrument: Instrument, timeframe: Timeframe) -> Series:
-    """Make a series."""
-    return Series(instrument, timeframe)
+def _add_daily(
+    truth: dict[tuple[str, Timeframe], Truth], instrument: Instrument, around: tuple[date, date]
+) -> None:
+    """Let the instrument show signs of life, whatever the time is."""
+    keys = dense_keys(instrument.calendar, Timeframe.D1, around[0], date(2027, 12, 1))
+    key = (instrument.symbol, Timeframe.D1)
+    truth.setdefault(key, truth_of(keys, Timeframe.D1, calendar_named(instrument.calendar)))
