@@ -6,14 +6,17 @@ Not here: the table at the end (``cli.load_report``).
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ktrdr_pipelines.cli.output import console, note
 from ktrdr_pipelines.core.instruments import Series
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+    from rich.progress import Task, TaskID
+
+MOST_SHOWN: Final = 12
+"""Series above which a finished one makes room: a terminal is not higher than its window."""
 
 
 @dataclass(slots=True)
@@ -50,21 +53,23 @@ class TerminalProgress(Notes):
     def planned(self, series: Series, requests: int) -> None:
         """Lengthen the bar of a series."""
         task = self._task(series)
-        total = next(one.total for one in self._bars.tasks if one.id == task) or 0
-        self._bars.update(task, total=total + requests)
+        self._bars.update(task.id, total=(task.total or 0) + requests, visible=True)
 
     def answered(self, series: Series, rows: int) -> None:
         """Move the bar of a series."""
         task = self._task(series)
         self._rows[series] = self._rows.get(series, 0) + rows
-        elapsed_s = next(one.elapsed for one in self._bars.tasks if one.id == task) or 0.0
-        rate = self._rows[series] / elapsed_s if elapsed_s else 0.0
-        self._bars.update(task, advance=1, rows=f"{self._rows[series]:,}", rate=f"{rate:,.0f}")
+        rows_per_s = self._rows[series] / task.elapsed if task.elapsed else 0.0
+        self._bars.update(
+            task.id, advance=1, rows=f"{self._rows[series]:,}", rate=f"{rows_per_s:,.0f}"
+        )
+        if task.finished and len(self._tasks) > MOST_SHOWN:
+            self._bars.update(task.id, visible=False)
 
-    def _task(self, series: Series) -> "TaskID":
+    def _task(self, series: Series) -> "Task":
         if series not in self._tasks:
             self._tasks[series] = self._bars.add_task(str(series), total=0, rows="0", rate="0")
-        return self._tasks[series]
+        return next(task for task in self._bars.tasks if task.id == self._tasks[series])
 
 
 @contextmanager

@@ -255,6 +255,19 @@ def group_members(group: int) -> list[int]:
     return found
 
 
+def children_groups(parent: int) -> set[int]:
+    """Give the process groups of the children of a process."""
+    groups = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            groups.add(int(fields[2]))
+    return groups
+
+
 @pytest.fixture(scope="session")
 def hands() -> Any:
     """Give the helpers of this file to tests; test files cannot import each other."""

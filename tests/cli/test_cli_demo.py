@@ -1,5 +1,6 @@
 """ktrdr demo, from a fresh folder and again: a gateway, Dagster, Parquet, DuckDB."""
 
+import signal
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -43,3 +44,18 @@ def test_the_demo_runs_from_nothing_and_again(process: Any, ktrdr: Any, data: Pa
     assert sum(asked) < sum(run["requests"] for run in document["runs"]) / 10
     for part in (str(data / "demo"), "AAPL     1m", "ktrdr up --simulate", "Next:"):
         assert part in second.out
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_stopped_leaves_nothing(hands: Any, data: Path) -> None:
+    """Ctrl-C in the middle of a run ends it in order, with the simulator's process."""
+    with hands.started("demo") as demo:
+        while "Dagster run of 1d" not in (line := demo.stderr.readline()):
+            assert line, "the demo ended early"
+        groups = hands.children_groups(demo.pid)
+        demo.send_signal(signal.SIGINT)
+        out, err = demo.communicate(timeout=60)
+    assert (demo.returncode, out, err) == (130, "", "stopped; what was saved stays\n")
+    assert len(groups) == 1
+    assert [one for group in groups for one in hands.group_members(group)] == []
+    assert list((data / "demo").glob("bars/symbol=AAPL/timeframe=1d/*.parquet"))

@@ -53,7 +53,7 @@ def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
         page = f"{told['url']}/server_info"
         with urllib.request.urlopen(page, timeout=30) as reply:  # noqa: S310  (loopback)
             assert reply.status == 200
-        groups = children_groups(up.pid)
+        groups = hands.children_groups(up.pid)
         assert len(groups) == 2
         up.send_signal(signal.SIGINT)
         _, err = up.communicate(timeout=90)
@@ -61,16 +61,3 @@ def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
     assert told["store"] == str(data / "simulated")
     assert (data / "simulated" / "dagster" / "history").is_dir()
     assert [member for group in groups for member in hands.group_members(group)] == []
-
-
-def children_groups(parent: int) -> set[int]:
-    """Give the process groups of the children of a process."""
-    groups = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent:
-            groups.add(int(fields[2]))
-    return groups

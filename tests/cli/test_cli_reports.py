@@ -1,0 +1,180 @@
+"""How loads are told: bars that move, notes, gaps and their reasons, without a gateway."""
+
+import asyncio
+import io
+import signal
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from ktrdr_pipelines.cli.holes import holes
+from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, tell
+from ktrdr_pipelines.cli.progress import MOST_SHOWN, Notes, TerminalProgress, load_progress
+from ktrdr_pipelines.cli.stopping import Stopped, run_stoppable, stoppable
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import expected_stamps
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import CorruptFileError, DiskError, EntitlementError, StoreError
+from ktrdr_pipelines.load.reports import SeriesReport
+
+
+def series(timeframe: Timeframe = Timeframe.D1, symbol: str = "AAPL") -> Series:
+    """Make a series of regular hours."""
+    return Series(
+        Instrument(
+            symbol=symbol,
+            ib_symbol=symbol,
+            sec_type=SecType.STK,
+            exchange="SMART",
+            currency="USD",
+            what_to_show=WhatToShow.TRADES,
+            use_rth=True,
+            calendar="XNYS.RTH",
+            timeframes=(timeframe,),
+            start=date(2020, 1, 1),
+        ),
+        timeframe,
+    )
+
+
+def days(first: str, end: str) -> Interval:
+    """Give a stretch of stamps of whole days."""
+    return Interval(*(datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (first, end)))
+
+
+def missing(*stretches: Interval, timeframe: Timeframe = Timeframe.D1) -> IntervalSet:
+    """Give all that is expected in some stretches."""
+    calendar = calendar_named("XNYS.RTH")
+    return IntervalSet(
+        part for one in stretches for part in expected_stamps(calendar, timeframe, one)
+    )
+
+
+def test_nights_and_weekends_part_no_hole() -> None:
+    """Sessions that are all missing are one hole; a session between them makes it two."""
+    hours = series(Timeframe.H1)
+    week = missing(days("2024-01-02", "2024-01-13"), timeframe=Timeframe.H1)
+    assert len(week) == 9
+    assert len(holes(hours, week)) == 1
+    without_friday = week - IntervalSet([days("2024-01-05", "2024-01-06")])
+    assert len(holes(hours, without_friday)) == 2
+    assert holes(hours, IntervalSet()) == []
+
+
+def test_a_broken_series_weighs_more_than_a_gap() -> None:
+    """Exit codes: 0 complete, 3 with a gap, 1 where a series or the catalog failed."""
+    whole, gap = SeriesReport(series()), missing(days("2024-01-02", "2024-01-03"))
+    torn = SeriesReport(series(), unexplained=gap)
+    broken = SeriesReport(series(), error=CorruptFileError("a file"))
+    assert exit_code_of([whole]) == 0
+    assert exit_code_of([whole, torn]) == 3
+    assert exit_code_of([whole, torn, broken]) == 1
+    assert exit_code_of([whole], DiskError("the catalog")) == 1
+
+
+def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
+    """Every other day is missing: ten stretches, how many more, each reason once."""
+    sessions = calendar_named("XNYS.RTH").sessions(date(2024, 1, 1), date(2024, 2, 1))
+    gaps = [days(str(one.day), str(one.day + timedelta(days=1))) for one in sessions[::2]]
+    refused = EntitlementError("bars of AAPL", came="354 not subscribed", code=354)
+    report = SeriesReport(
+        series(), unexplained=IntervalSet(gaps), failures=(refused, refused, refused)
+    )
+    tell([report], Notes(), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{len(gaps)} stretches unexplained:" in lines
+    assert len([line for line in lines if line.startswith("  AAPL 1d  2024-01-")]) == MOST_GAPS
+    assert f"  and {len(gaps) - MOST_GAPS} more; --json names them all" in lines
+    assert "  AAPL 1d: bars of AAPL: 354 not subscribed (3 times)" in lines
+
+
+def test_a_gap_without_a_failure_has_a_reason_too(capsys: Any) -> None:
+    """Where every request was answered, the answers did not prove enough."""
+    gap = missing(days("2024-01-02", "2024-01-03"))
+    tell([SeriesReport(series(), unexplained=gap)], Notes(), as_json=False)
+    assert "answers do not prove what is there" in capsys.readouterr().out
+
+
+def test_a_catalog_that_is_not_renewed_is_told(capsys: Any) -> None:
+    """The bars are safe; that they cannot be queried yet is said."""
+    tell([SeriesReport(series())], Notes(), DiskError("the catalog", came="full"), as_json=False)
+    assert "The bars are saved, the catalog is not up to date" in capsys.readouterr().err
+
+
+def test_bars_move_with_requests_and_rows() -> None:
+    """A plan lengthens the bar of a series, an answer moves it and counts its rows."""
+    with Progress(console=Console(file=io.StringIO())) as shown:
+        progress = TerminalProgress(shown)
+        progress.planned(series(), 3)
+        progress.answered(series(), 1000)
+        progress.planned(series(), 1)
+        progress.saved(series())
+        (task,) = shown.tasks
+        assert (task.description, task.completed, task.total) == ("AAPL 1d", 1, 4)
+        assert task.fields["rows"] == "1,000"
+
+
+def test_finished_series_make_room() -> None:
+    """With many series only those at work keep their bars."""
+    with Progress(console=Console(file=io.StringIO())) as shown:
+        progress = TerminalProgress(shown)
+        for at in range(MOST_SHOWN + 1):
+            progress.planned(series(symbol=f"S{at}"), 1)
+        progress.answered(series(symbol="S0"), 5)
+        assert [task.visible for task in shown.tasks[:2]] == [False, True]
+        progress.planned(series(symbol="S0"), 1)
+        assert shown.tasks[0].visible
+
+
+def test_nothing_moves_where_nobody_looks(capsys: Any) -> None:
+    """Without a terminal there are notes, each once, and no bars."""
+    with load_progress(shown=True) as progress:
+        progress.planned(series(), 1)
+        progress.answered(series(), 1)
+        progress.noted(series(), "slow today")
+        progress.noted(series(), "slow today")
+    assert type(progress) is Notes
+    assert progress.texts == {series(): ["slow today"]}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_signal_cancels_the_work_and_waits_for_it() -> None:
+    """What the work does to tidy up is done before the command ends."""
+    done = []
+
+    async def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            await never()
+        finally:
+            done.append("tidied up")
+
+    with stoppable(), pytest.raises(Stopped) as stopped:
+        run_stoppable(work())
+    assert done == ["tidied up"]
+    assert stopped.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_what_could_not_be_saved_is_told_rather_than_the_signal() -> None:
+    """A stop that loses what was answered is an error, not a clean end."""
+
+    async def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+            await never()
+        finally:
+            raise StoreError("the last bars")
+
+    with stoppable(), pytest.raises(StoreError, match="the last bars"):
+        run_stoppable(work())
+
+
+async def never() -> None:
+    """Wait until cancelled."""
+    await asyncio.get_running_loop().create_future()
