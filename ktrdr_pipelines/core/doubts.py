@@ -22,7 +22,7 @@ MOST_ROUNDS = 4
 """How often a stretch may be left as it is before it is given up for this run."""
 
 PROBES = 1
-"""Sessions asked alone where older bars are known, so that nothing reaches past the oldest."""
+"""Sessions asked alone after "no data" where older bars are known: nothing reached past them."""
 
 PROBES_BEFORE_ALL = 5
 """Sessions asked alone where no older bar is known: a week of silence for an instrument that is
@@ -53,8 +53,8 @@ def after_no_data(need: Need, doubts: Doubts, chunk: Chunk, *, older_known: bool
     asked = next((doubt for doubt in doubts.open if doubt.interval.covers(hull)), None)
     if asked is None:
         fresh = silent - IntervalSet(doubt.interval for doubt in doubts.open)
-        probes = PROBES if older_known else None
-        return Doubts((*doubts.open, *_runs(need, fresh, probes=probes)))
+        most = PROBES if older_known else PROBES_BEFORE_ALL
+        return Doubts((*doubts.open, *_runs(need, fresh, probes=(PROBES, most))))
     others = tuple(doubt for doubt in doubts.open if doubt is not asked)
     probes = 0 if older_known else max(0, asked.probes - 1)
     left = (_closed_gaps(need, asked.interval) - silent).hull
@@ -80,7 +80,7 @@ def after_answer(need: Need, doubts: Doubts, chunk: Chunk) -> Doubts:
     if rounds > MOST_ROUNDS:
         return Doubts(tuple(kept))
     unheld = silent - IntervalSet(doubt.interval for doubt in kept)
-    return Doubts((*kept, *_runs(need, unheld, rounds=rounds)))
+    return Doubts((*kept, *_runs(need, unheld, probes=(0, PROBES_BEFORE_ALL), rounds=rounds)))
 
 
 def quiet_and_empty(
@@ -107,9 +107,12 @@ def _closed_gaps(need: Need, stamps: Interval) -> IntervalSet:
 
 
 def _runs(
-    need: Need, gaps: IntervalSet, *, probes: int | None = None, rounds: int = 1
+    need: Need, gaps: IntervalSet, *, probes: tuple[int, int], rounds: int = 1
 ) -> list[Doubt]:
-    """Make one doubt of each run of gaps with no settled stretch of a session between them."""
+    """Make one doubt of each run of gaps with no settled stretch of a session between them.
+
+    ``probes`` are those of a run before which bars are known, and of any other.
+    """
     hull = gaps.hull
     if hull is None:
         return []
@@ -117,12 +120,11 @@ def _runs(
     return [Doubt(run, _probes(need, run, probes), rounds) for run in _joined(spans, gaps)]
 
 
-def _probes(need: Need, run: Interval, most: int | None) -> int:
+def _probes(need: Need, run: Interval, probes: tuple[int, int]) -> int:
     """Say how many sessions of a run are asked alone; a run in one session is, as it is."""
-    if most is None:
-        older_known = need.known_from is not None and need.known_from < run.start
-        most = PROBES if older_known else PROBES_BEFORE_ALL
-    return min(most, len(expected_spans(need.calendar, need.timeframe, run)) - 1)
+    older_known = need.known_from is not None and need.known_from < run.start
+    sessions = len(expected_spans(need.calendar, need.timeframe, run))
+    return min(probes[0] if older_known else probes[1], sessions - 1)
 
 
 def _joined(spans: Sequence[Span], gaps: IntervalSet) -> list[Interval]:

@@ -10,15 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from tests.load.fakes import (
-    PARTIAL,
-    FakeGateway,
-    Truth,
-    dense_keys,
-    instrument_of,
-    series_of,
-    truth_of,
-)
 
 from ktrdr_pipelines.core.bars import bars_between, stamps
 from ktrdr_pipelines.core.calendars import calendar_named
@@ -32,6 +23,15 @@ from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
+from tests.load.fakes import (
+    PARTIAL,
+    FakeGateway,
+    Truth,
+    dense_keys,
+    instrument_of,
+    series_of,
+    truth_of,
+)
 
 settings.register_profile(
     "load",

@@ -11,17 +11,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.load.conftest import Bench, World
-from tests.load.fakes import (
-    FakeGateway,
-    dense_keys,
-    instrument_of,
-    keys_of,
-    moment_of,
-    series_of,
-    truth_of,
-    utc,
-)
 
 from ktrdr_pipelines.core.answers import BarRequest, NoData
 from ktrdr_pipelines.core.bars import bars_between, micros
@@ -35,6 +24,17 @@ from ktrdr_pipelines.errors import (
     RequestRejectedError,
 )
 from ktrdr_pipelines.store.layout import create_store
+from tests.load.conftest import Bench, World
+from tests.load.fakes import (
+    FakeGateway,
+    dense_keys,
+    instrument_of,
+    keys_of,
+    moment_of,
+    series_of,
+    truth_of,
+    utc,
+)
 
 FIRST = date(2024, 10, 7)
 MOST_PER_SESSION = 12
@@ -103,9 +103,7 @@ def cases(*, open_session: bool = False) -> st.SearchStrategy[Case]:
     timeframes = st.sampled_from(list(Timeframe))
     nows = st.datetimes(datetime(2024, 10, 9), datetime(2024, 12, 1))  # noqa: DTZ001
     return st.builds(
-        lambda calendar, timeframe, days, dropped, now, seed, density, skip: Case(
-            calendar, timeframe, days, dropped, now, seed, density, skip
-        ),
+        Case,
         st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"]),
         timeframes,
         st.integers(2, 40),

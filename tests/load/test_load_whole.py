@@ -2,10 +2,10 @@ from collections.abc import Callable
 from datetime import date, timedelta
 
 import pytest
-from tests.load.conftest import World
-from tests.load.fakes import dense_keys, thinned, utc
 
 from ktrdr_pipelines.core.timeframes import Timeframe
+from tests.load.conftest import World
+from tests.load.fakes import dense_keys, thinned, utc
 
 MakeWorld = Callable[..., World]
 CALENDARS = ["XNYS.RTH", "XNYS.ETH", "FX"]

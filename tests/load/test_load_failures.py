@@ -1,0 +1,248 @@
+"""Errors settle nothing, stop what they concern and nothing else, and are remembered."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.core.bars import bars_between
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import Origin, Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import (
+    ConnectionLostError,
+    DiskError,
+    EntitlementError,
+    ForeignIdentityError,
+    GatewayError,
+    GatewaySilentError,
+    GatewayUnreachableError,
+    PacingError,
+    RequestRejectedError,
+)
+from ktrdr_pipelines.load.commits import Commits
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.modes import Mode
+from ktrdr_pipelines.store.attempts import AttemptKind
+from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.parquet import SaveResult
+from tests.load.conftest import World
+from tests.load.fakes import Twist, dense_keys, stock, truth_of
+
+MakeWorld = Callable[..., World]
+RTH = "XNYS.RTH"
+JUNE = date(2024, 6, 3), date(2024, 6, 29)
+
+
+def failing_at(error: GatewayError, *numbers: int) -> Twist:
+    """Fail the n-th requests, from 1; all of them where none is named."""
+    count = iter(range(1, 10_000))
+
+    def twist(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        return error if not numbers or next(count) in numbers else bars
+
+    return twist
+
+
+@pytest.mark.parametrize(
+    "kind", [GatewaySilentError, PacingError, RequestRejectedError, ConnectionLostError]
+)
+def test_an_error_settles_nothing(world: MakeWorld, kind: type[GatewayError]) -> None:
+    """A series that meets nothing but errors stays unexplained, with attempts, and stops soon."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.gateway.twist = failing_at(kind("bars", code=1))
+    report = made.load()
+    assert not report.is_complete
+    assert not made.bench.store.coverage(made.series)
+    assert 3 <= len(report.failures) <= 8
+    attempts = made.bench.ledger.attempts(series_key(made.series))
+    assert {attempt.kind for attempt in attempts} == {AttemptKind.ERROR}
+    assert attempts[0].next_try_at == made.bench.gateway.time + timedelta(minutes=5)
+
+
+def test_attempts_are_forgotten_when_their_stretch_is_settled(world: MakeWorld) -> None:
+    """What failed once and came later leaves no attempt behind."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.gateway.twist = failing_at(RequestRejectedError("bars"), 3)
+    report = made.load()
+    assert len(report.failures) == 1
+    assert not report.is_complete
+    assert len(made.bench.ledger.attempts(series_key(made.series))) == 1
+    made.bench.gateway.twist = None
+    report = made.load()
+    assert report.is_complete
+    assert report.requests == 1
+    assert made.bench.ledger.attempts(series_key(made.series)) == []
+    made.check_complete()
+
+
+def test_no_permission_stops_its_series_alone(world: MakeWorld) -> None:
+    """An entitlement error is recorded as blocked for a day; other series go on."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    other = Series(stock("SPY"), Timeframe.H1)
+    keys = dense_keys(RTH, Timeframe.H1, *JUNE)
+    gateway = made.bench.gateway
+    gateway.truth["SPY", Timeframe.H1] = truth_of(keys, Timeframe.H1, calendar_named(RTH))
+    gateway.contract_ids["SPY"] = 756733
+
+    def no_permission(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        return EntitlementError("bars", code=162) if request.series.symbol == "AAPL" else bars
+
+    gateway.twist = no_permission
+    wanted = IntervalSet([made.wanted])
+    reports = made.bench.run(Job(made.series, wanted=wanted), Job(other, wanted=wanted))
+    assert [report.is_complete for report in reports] == [False, True]
+    assert len(reports[0].failures) <= 6
+    attempts = made.bench.ledger.attempts(series_key(made.series))
+    assert attempts[0].kind is AttemptKind.BLOCKED
+    assert attempts[0].next_try_at == gateway.time + timedelta(days=1)
+
+
+def test_a_lost_connection_is_opened_anew(world: MakeWorld) -> None:
+    """A connection lost in the middle of a load costs a request, and no bar."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.gateway.twist = failing_at(ConnectionLostError("bars"), 7)
+    report = made.load()
+    assert report.is_complete
+    assert made.bench.gateway.opened == 2
+    assert report.requests == 19 + 1
+    made.check_complete()
+
+
+def test_a_question_cancelled_inside_a_lost_connection_is_asked_again(world: MakeWorld) -> None:
+    """A future that dies with its connection is no wish to stop: it neither ends nor hangs."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+
+    async def die_once(_: BarRequest) -> None:
+        if made.bench.asked == 5:
+            raise asyncio.CancelledError
+
+    made.bench.gateway.before_answer = die_once
+    assert made.load().is_complete
+    assert made.bench.gateway.opened == 2
+    made.check_complete()
+
+
+def test_a_gateway_that_goes_away_leaves_what_was_saved(world: MakeWorld) -> None:
+    """An unreachable gateway ends the run with its error; what was answered before is stored."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.gateway.twist = failing_at(GatewayUnreachableError("bars"), *range(8, 99))
+    with pytest.raises(GatewayUnreachableError):
+        made.load()
+    assert made.bench.store.rows(made.series) == 7 * 390
+    made.check()
+    made.bench.gateway.twist = None
+    assert made.load().requests == 19 - 7
+    made.check_complete()
+
+
+def test_a_full_disk_ends_the_run_and_harms_no_file(world: MakeWorld) -> None:
+    """A save that the system refuses is raised; what stood before still stands, whole."""
+    made = world(RTH, Timeframe.D1, *JUNE)
+    made.load()
+    folder = made.bench.layout.series_folder("AAPL", Timeframe.D1)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    (folder / "all.parquet").rename(folder.parent / "kept")
+    (folder.parent / "timeframe=1d").rmdir()
+    (folder.parent / "timeframe=1d").write_text("in the way")
+    with pytest.raises(DiskError):
+        made.load()
+    (folder.parent / "timeframe=1d").unlink()
+    folder.mkdir()
+    (folder.parent / "kept").rename(folder / "all.parquet")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert made.load().requests == 0
+
+
+def test_a_write_that_failed_waits_for_the_next() -> None:
+    """Bars of a failed write are written with the next one: nothing answered is thrown away."""
+    keys = dense_keys(RTH, Timeframe.D1, *JUNE)
+    bars = truth_of(keys, Timeframe.D1, calendar_named(RTH)).bars
+    saved: list[int] = []
+    full = iter([True, False])
+
+    def save(table: pa.Table, _: Coverage) -> SaveResult:
+        if next(full):
+            raise DiskError("save")
+        saved.append(table.num_rows)
+        return SaveResult(table.num_rows, 0, ())
+
+    moments = iter(range(0, 100, 10))
+    commits = Commits(
+        save=save, release=lambda _: None, saved=lambda: None, clock=lambda: next(moments)
+    )
+    commits.add(bars.slice(0, 5), Coverage())
+    with pytest.raises(DiskError):
+        asyncio.run(commits.commit_when_due())
+    commits.add(bars.slice(5), Coverage())
+    commits.commit()
+    assert saved == [bars.num_rows]
+
+
+def test_another_contract_is_refused_before_anything_is_asked(world: MakeWorld) -> None:
+    """A gateway whose contract id has changed is not asked for bars; the report names both."""
+    made = world(RTH, Timeframe.D1, *JUNE)
+    made.load()
+    asked = made.bench.asked
+    made.bench.gateway.contract_ids["AAPL"] = 111
+    wider = type(made.wanted)(made.wanted.start - timedelta(days=10), made.wanted.end)
+    report = made.bench.load(made.series, wider)
+    assert isinstance(report.error, ForeignIdentityError)
+    assert "111" in str(report.error)
+    assert "265598" in str(report.error)
+    hours = Series(made.series.instrument, Timeframe.H1)
+    assert isinstance(made.bench.load(hours, made.wanted).error, ForeignIdentityError)
+    assert made.bench.asked == asked
+
+
+@pytest.mark.parametrize("what", ["origin", "hours"])
+def test_foreign_bars_are_refused_before_anything_is_asked(world: MakeWorld, what: str) -> None:
+    """Simulated bars, or bars of other hours, do not go into the files of others."""
+    made = world(RTH, Timeframe.D1, *JUNE)
+    made.load()
+    asked = made.bench.asked
+    series = made.series
+    if what == "origin":
+        made.bench.gateway.origin = Origin.SIMULATED
+    else:
+        series = Series(replace(series.instrument, use_rth=False), series.timeframe)
+    wider = type(made.wanted)(made.wanted.start - timedelta(days=10), made.wanted.end)
+    assert isinstance(made.bench.load(series, wider).error, ForeignIdentityError)
+    assert made.bench.asked == asked
+
+
+def test_a_restated_bar_replaces_the_older_one_and_is_remembered(world: MakeWorld) -> None:
+    """When an overlapping answer gives another value, the newer stands and the older is kept."""
+    made = world(RTH, Timeframe.H1, *JUNE)
+    days = [made.wanted.start + timedelta(days=n) for n in (0, 8, 10, 26)]
+    for start, end in ((days[1], days[2]), (days[0], days[3])):
+        truth = made.bench.truth(made.series)
+        made.bench.load(made.series, type(made.wanted)(start, end))
+        restated = truth.bars.set_column(
+            truth.bars.schema.get_field_index("volume"),
+            truth.bars.schema.field("volume"),
+            pa.array([200.0] * truth.bars.num_rows),
+        )
+        made.bench.gateway.truth[made.series.symbol, Timeframe.H1] = replace(truth, bars=restated)
+    revisions = made.bench.ledger.revisions(series_key(made.series))
+    assert {revision.volume for revision in revisions} == {100.0}
+    assert len(revisions) == bars_between(truth.bars, days[1], days[2]).num_rows
+    assert set(made.bench.store.read(made.series)["volume"].to_pylist()) == {200.0}
+
+
+def test_two_jobs_of_one_series_both_report(world: MakeWorld) -> None:
+    """Stretches of one series that are named twice are worked on one after the other, once."""
+    made = world(RTH, Timeframe.H1, *JUNE)
+    wanted = IntervalSet([made.wanted])
+    first, second = made.bench.run(
+        Job(made.series, wanted=wanted), Job(made.series, Mode.FULL, wanted=wanted)
+    )
+    assert (first.requests, second.requests) == (1, 0)
+    assert first.is_complete
+    assert second.is_complete
