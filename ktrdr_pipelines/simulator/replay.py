@@ -53,9 +53,12 @@ class ReplayMarket:
         return calendar_of(instrument.kind).hours(use_rth=use_rth)
 
     def default_now(self) -> datetime | None:
-        """Return the midnight UTC at or after the end of the newest recorded bar."""
+        """Return a midnight UTC a day or more after the end of the newest recorded bar.
+
+        A session that closes this very moment is not final yet for a careful client.
+        """
         newest = max(self._newest(instrument) for instrument in self._recordings)
-        return datetime.fromtimestamp(-(-newest // DAY_S) * DAY_S, UTC)
+        return datetime.fromtimestamp((-(-newest // DAY_S) + 1) * DAY_S, UTC)
 
     def head(self, instrument: Instrument, what: What, *, use_rth: bool) -> int | None:
         """Return the start of the oldest bar of any size; of a day it is the session's open."""

