@@ -70,20 +70,18 @@ def console(*, err: bool = False) -> "Console":
     return Console(file=file, width=width, markup=False, highlight=False, emoji=False)
 
 
-def say_table(
-    columns: Mapping[str, str], rows: Iterable[Sequence[object]], *, title: str = ""
-) -> None:
+def say_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table.
 
     Args:
-        columns: headings, each with ``left``, ``right`` or ``fold`` (a long text, cut into lines).
+        columns: headings, each with ``left``, ``right`` or ``fold``: what gives way, in lines of
+            its own, where the terminal is too narrow for all.
         rows: cells as they are to be read.
-        title: a line above.
     """
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading, kind in columns.items():
         right = kind == "right"
         table.add_column(

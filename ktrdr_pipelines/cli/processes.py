@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
+from ktrdr_pipelines.cli.stopping import Stopped
 from ktrdr_pipelines.errors import KtrdrError, SimulatorError
 
 GRACE_S: Final = 20.0
@@ -45,15 +46,17 @@ def start(
 
 
 def end(process: "subprocess.Popen[bytes]", *, grace_s: float = GRACE_S) -> None:
-    """End a process as Ctrl-C would, and whatever of its group outlives it; may be repeated."""
+    """End a process as Ctrl-C would, and whatever of its group outlives it; may be repeated.
+
+    A signal that comes meanwhile makes it go on harder instead of waiting.
+    """
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        if signum is signal.SIGINT:
-            with suppress(ProcessLookupError):
-                process.send_signal(signum)
-        else:
-            _signal_group(process.pid, signum)
-        if _is_gone(process, grace_s):
-            break
+        try:
+            _send(process, signum)
+            if _is_gone(process, grace_s):
+                break
+        except Stopped:
+            continue
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with suppress(OSError):
@@ -123,6 +126,14 @@ def _port_of(process: "subprocess.Popen[bytes]") -> int:
         came = told.get("error", {}).get("message", "it ended without a word")
         raise SimulatorError("start a simulated gateway", came=came)
     return int(told["port"])
+
+
+def _send(process: "subprocess.Popen[bytes]", signum: signal.Signals) -> None:
+    """Send SIGINT to the process, which tells its children; anything harder to all of them."""
+    if signum is signal.SIGINT:
+        process.send_signal(signum)
+    else:
+        _signal_group(process.pid, signum)
 
 
 def _is_gone(process: "subprocess.Popen[bytes]", within_s: float) -> bool:

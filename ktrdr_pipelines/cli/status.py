@@ -13,7 +13,6 @@ from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,
     error_json,
-    instant_text,
     note,
     say,
     say_json,
@@ -27,16 +26,8 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.cli.survey import SeriesState, Stranger
     from ktrdr_pipelines.core.timeframes import Timeframe
 
-_FIELDS: Final = (
-    "sec_type",
-    "exchange",
-    "currency",
-    "what_to_show",
-    "use_rth",
-    "calendar",
-    "start",
-    "backfill",
-)
+_CONTRACT: Final = ("sec_type", "exchange", "currency")
+_FIELDS: Final = ("what_to_show", "use_rth", "start", "backfill")
 _COLUMNS: Final = {
     "series": "left",
     "bars": "right",
@@ -44,7 +35,7 @@ _COLUMNS: Final = {
     "last": "left",
     "settled until": "left",
     "gaps": "right",
-    "remark": "left",
+    "remark": "fold",
 }
 
 
@@ -86,9 +77,10 @@ def _say_universe(place: "Place") -> None:
     rows = []
     for symbol, instrument in place.universe.instruments.items():
         told = place.universe.describe(instrument)
-        rows.append((symbol, *(_starred(told[name]) for name in _FIELDS)))
-    say_table(dict.fromkeys(("symbol", *_FIELDS), "left"), rows)
-    say("* derived, or from the defaults; --json says which")
+        contract = " ".join(_starred(told[name]) for name in _CONTRACT)
+        rows.append((symbol, contract, *(_starred(told[name]) for name in _FIELDS)))
+    say_table({"symbol": "left", "contract": "fold", **dict.fromkeys(_FIELDS, "left")}, rows)
+    say("* derived, or from the defaults; --json says which, and has all fields")
 
 
 def _say_states(states: "Sequence[SeriesState]", strangers: "Sequence[Stranger]") -> None:
@@ -125,11 +117,9 @@ def _remark(state: "SeriesState") -> str:
     if state.error is not None:
         return "unreadable"
     if not state.rows and state.gaps and not state.attempts:
-        return "nothing loaded yet"
-    remarks = ["not permitted"] if state.is_blocked else []
-    if state.attempts:
-        remarks.append(counted(len(state.attempts), "failed try", "failed tries"))
-    return ", ".join(remarks)
+        return "empty"
+    tries = counted(len(state.attempts), "failed try", "failed tries")
+    return "blocked" if state.is_blocked else tries if state.attempts else ""
 
 
 def _document(
@@ -204,4 +194,4 @@ def _starred(told: str) -> str:
 def _until_text(timeframe: "Timeframe", until: datetime | None) -> str:
     if until is None:
         return ""
-    return instant_text(until) if timeframe.is_intraday else str(until.date())
+    return f"{until:%Y-%m-%dT%H:%MZ}" if timeframe.is_intraday else str(until.date())

@@ -1,6 +1,6 @@
 """Stores made from the files that the project commits: the example universe, Dagster's settings.
 
-These files lie in ``data`` beside workspace.yaml; the documented install is an editable one, from
+These files lie in ``data`` beside the package; the documented install is an editable one, from
 a clone, so they are always there. Not here: what a store is (``store.layout``).
 """
 
@@ -12,7 +12,7 @@ from ktrdr_pipelines.cli.place import Place, renew_catalog
 from ktrdr_pipelines.core.instruments import Origin
 from ktrdr_pipelines.errors import NoStoreError
 from ktrdr_pipelines.load.opening import universe_file
-from ktrdr_pipelines.settings import Settings, workspace_folder
+from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.atomic import disk_errors, write_atomically
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 
@@ -61,13 +61,12 @@ def committed(name: str) -> bytes:
     Raises:
         NoStoreError: it is not there.
     """
-    for folder in (Path(ktrdr_pipelines.__file__).resolve().parents[1], workspace_folder()):
-        path = folder / "data" / name
-        if path.is_file():
-            with disk_errors(path):
-                return path.read_bytes()
-    raise NoStoreError(
-        f"looked for data/{name} of the project",
-        came="it is not there",
-        remedy="Install from a clone: python -m pip install -e .",
-    )
+    path = Path(ktrdr_pipelines.__file__).resolve().parents[1] / "data" / name
+    if not path.is_file():
+        raise NoStoreError(
+            f"looked for {path}",
+            came="it is not there",
+            remedy="Install from a clone, in which it lies: python -m pip install -e .",
+        )
+    with disk_errors(path):
+        return path.read_bytes()

@@ -13,11 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from ktrdr_pipelines.cli.processes import end, is_free, simulator_process, start
+from ktrdr_pipelines.cli.stopping import stoppable
 from ktrdr_pipelines.errors import SimulatorError
 
 STUBBORN = """\
-import signal, subprocess, sys, threading
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+import os, signal, subprocess, sys, threading
+impatient = "impatient" in sys.argv
+def refuse(*_):
+    if impatient:
+        os.kill(os.getppid(), signal.SIGINT)
+signal.signal(signal.SIGINT, refuse)
 child = subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"])
 print("ready", flush=True)
 threading.Event().wait()
@@ -112,3 +117,13 @@ def test_ending_leaves_nothing_of_a_group(hands: Any) -> None:
     end(process, grace_s=0.3)
     assert hands.group_members(process.pid) == []
     end(process, grace_s=0.3)
+
+
+def test_a_second_interrupt_hurries_the_end_and_loses_nothing(hands: Any) -> None:
+    """Whoever presses Ctrl-C again does not wait for the grace, and still leaves no process."""
+    process = start([sys.executable, "-c", STUBBORN, "impatient"], output=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    with stoppable():
+        end(process, grace_s=60.0)
+    assert hands.group_members(process.pid) == []
