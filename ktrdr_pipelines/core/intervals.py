@@ -86,7 +86,13 @@ class IntervalSet:
         return f"IntervalSet({', '.join(map(str, self._parts))})"
 
     def __or__(self, other: "IntervalSet") -> "IntervalSet":
-        return IntervalSet((*self._parts, *other._parts))
+        large, small = (self, other) if len(self) >= len(other) else (other, self)
+        if small.hull is None:
+            return large
+        low = bisect_left(large._parts, small.hull.start, key=lambda part: part.end)
+        high = bisect_right(large._parts, small.hull.end, key=lambda part: part.start)
+        joined = _joined((*large._parts[low:high], *small._parts))
+        return _made((*large._parts[:low], *joined, *large._parts[high:]))
 
     def __and__(self, other: "IntervalSet") -> "IntervalSet":
         return IntervalSet(_shared(_near(self, other), _near(other, self)))
@@ -116,6 +122,13 @@ class IntervalSet:
     def length(self) -> timedelta:
         """All lengths together."""
         return sum((part.length for part in self._parts), timedelta(0))
+
+
+def _made(parts: tuple[Interval, ...]) -> IntervalSet:
+    """Make a set of parts that are known to be sorted and apart, without looking at them again."""
+    made = IntervalSet()
+    made._parts = parts  # noqa: SLF001
+    return made
 
 
 def _joined(parts: Iterable[Interval]) -> tuple[Interval, ...]:

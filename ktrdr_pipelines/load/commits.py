@@ -97,8 +97,14 @@ class Commits:
             StoreError: it could not be written; it waits for the next write.
         """
         due = self._clock() - self._last >= _EVERY_S or self._pending.rows >= _MOST_ROWS
-        if not due or self._running is not None:
-            return
+        if due and self._running is None:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what waits now, after the write that is under way; errors as above."""
+        while self._running is not None:
+            await asyncio.wait([asyncio.wrap_future(self._running)])
+            await asyncio.sleep(0)
         self._taken, self._pending = self._pending, _Pending()
         self._running = self._thread.submit(self._write, self._taken)
         await asyncio.wait([asyncio.wrap_future(self._running)])

@@ -4,6 +4,7 @@ Not here: what a case does (``load.cases``), who works on which (``load.work``).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.load.life import LifeSigns
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress
+from ktrdr_pipelines.store.mirror import Fingerprint, fingerprint
 from ktrdr_pipelines.store.parquet import BarStore
 
 
@@ -49,6 +51,7 @@ class Desk:
         self.is_dead = False
         self.failures_in_a_row = 0
         self.unproved = IntervalSet()
+        self._seen: dict[Path, Fingerprint] = {}
         self.asking = Asking(
             means.keeper,
             means.store.ledger,
@@ -77,14 +80,20 @@ class Desk:
         now = self.means.keeper.patience.clock()
         if not self.means.claimant.claim(self.series, stamps, now):
             return False
-        self.learn_saved(stamps)
+        self.learn_saved()
         return True
 
-    def learn_saved(self, within: Interval | None = None) -> None:
-        """Take in what is settled on disk, by whomever."""
+    def learn_saved(self) -> None:
+        """Take in what is settled on disk, by whomever, where a file has changed."""
+        layout = self.means.store.layout
+        paths = layout.bar_files(self.series.symbol, self.series.timeframe)
+        current = {path: fingerprint(path) for path in paths}
+        if current == self._seen:
+            return
+        self._seen = current
         saved = self.means.store.coverage(self.series)
         now = self.means.keeper.patience.clock()
-        self.facts.settle(saved.clip(within) if within else saved, proof_now=now)
+        self.facts.settle(saved, proof_now=now)
 
     async def learn_listing(self) -> None:
         """Excuse what lies before the start of the gateway's data."""

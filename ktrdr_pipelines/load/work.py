@@ -88,6 +88,7 @@ class SeriesWork:
             self._means.progress.planned(self._facts.series, len(chunks))
             await self._ask_all(deque(reversed(chunks) if self._tail else chunks))
             if self._refused:
+                await self._desk.commits.flush()
                 await self._means.keeper.patience.sleep(_OTHERS_S)
                 self._desk.learn_saved()
 
