@@ -17,7 +17,6 @@ import dagster as dg
 from ktrdr_pipelines.cli.dagster_home import prepare_home
 from ktrdr_pipelines.cli.demo_watch import Tally, watched
 from ktrdr_pipelines.cli.holes import holes
-from ktrdr_pipelines.cli.output import note
 from ktrdr_pipelines.cli.place import Place, renew_catalog
 from ktrdr_pipelines.cli.progress import load_progress
 from ktrdr_pipelines.cli.stopping import Stopped
@@ -106,7 +105,7 @@ def run_demo(place: Place, *, shown: bool) -> list[RunResult]:
             result = _run(place, instance, progress, timeframe=timeframe, windows=windows)
             results.append(result)
             if shown:
-                note(_told(result))
+                progress.tell(_told(result))
     return results
 
 

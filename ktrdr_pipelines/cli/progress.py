@@ -40,6 +40,10 @@ class Notes:
         if text not in kept:
             kept.append(text)
 
+    def tell(self, text: str) -> None:
+        """Print a line beside the result, now."""
+        note(text)
+
 
 class TerminalProgress(Notes):
     """Moves a bar for every series, and keeps the notes for the end."""
@@ -65,6 +69,10 @@ class TerminalProgress(Notes):
         )
         if task.finished and len(self._tasks) > MOST_SHOWN:
             self._bars.update(task.id, visible=False)
+
+    def tell(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(text, soft_wrap=True)
 
     def _task(self, series: Series) -> "Task":
         if series not in self._tasks:

@@ -119,6 +119,14 @@ def test_bars_move_with_requests_and_rows() -> None:
         assert task.fields["rows"] == "1,000"
 
 
+def test_lines_stand_above_the_bars() -> None:
+    """What is told while bars move goes to the same place, whole and in its order."""
+    page = io.StringIO()
+    with Progress(console=Console(file=page, width=20)) as shown:
+        TerminalProgress(shown).tell("a line that is longer than the page is wide")
+    assert "a line that is longer than the page is wide\n" in page.getvalue()
+
+
 def test_finished_series_make_room() -> None:
     """With many series only those at work keep their bars."""
     with Progress(console=Console(file=io.StringIO())) as shown:
