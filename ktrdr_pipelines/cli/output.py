@@ -6,7 +6,7 @@ Not here: errors (``cli.edge``), progress (``cli.progress``).
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -44,8 +44,8 @@ def say_json(document: object, *, lines: bool = True) -> None:
 
 def plain(value: object) -> object:
     """Give a value as JSON has it: instants and dates in ISO form, the rest as text."""
-    if isinstance(value, datetime):
-        return instant_text(value)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
@@ -97,7 +97,7 @@ def say_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> N
 
 def instant_text(moment: datetime) -> str:
     """Write an instant in UTC, to the second."""
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def stretch_text(timeframe: "Timeframe", stretch: "Interval") -> str:

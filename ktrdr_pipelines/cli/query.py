@@ -8,7 +8,6 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -17,7 +16,6 @@ from ktrdr_pipelines.cli.output import (
     AsJson,
     console,
     counted,
-    instant_text,
     note,
     plain,
     say_json,
@@ -117,11 +115,7 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 def cell_text(value: object) -> str:
     """Write a value of the catalog as a person reads it."""
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return instant_text(value) if value.tzinfo else value.isoformat()
-    return str(plain(value))
+    return "" if value is None else str(plain(value))
 
 
 def json_value(value: Any) -> Any:

@@ -46,6 +46,16 @@ def test_json_has_every_kind_of_value(ktrdr: Any, store: Path) -> None:
     ]
 
 
+def test_instants_are_exact_and_in_utc(ktrdr: Any, store: Path) -> None:
+    """Whatever zone a query tells them in, and to the microsecond."""
+    sql = (
+        "SET TimeZone = 'America/New_York'; "
+        "SELECT '2024-01-02T10:00:00.000001-05:00'::TIMESTAMPTZ AS t, '2024-01-02'::TIMESTAMP AS p"
+    )
+    (row,) = ktrdr("query", sql, "--json").document
+    assert row == {"t": "2024-01-02T15:00:00.000001Z", "p": "2024-01-02T00:00:00"}
+
+
 def test_csv_is_quoted_where_it_must_be(ktrdr: Any, store: Path) -> None:
     """Any reader of CSV gets the values back."""
     told = ktrdr("query", "SELECT 'a,\"b\"' AS text, NULL AS nothing", "--csv")
