@@ -3,6 +3,7 @@
 Not here: what to ask (``core.plan``), patience and reconnecting (``load.keeper``).
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,6 +17,7 @@ from ktrdr_pipelines.store.ledger import Ledger, RequestRecord, series_key
 
 _ALIVE_FOR = timedelta(days=7)
 _ALIVE_DURATION = "1 M"
+_ALIVE_SPAN = timedelta(days=28)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,28 @@ class Asking:
         """What a sign of life is of: contract id and what_to_show."""
         return self._contract_id, self._series.instrument.what_to_show.value
 
-    async def is_alive(self) -> bool:
-        """Say whether the contract has lately answered with bars, asking once if need be."""
+    async def is_alive(self, head: Callable[[], Awaitable[datetime | None]]) -> bool:
+        """Say whether the contract has lately answered with bars, asking if need be.
+
+        Asked for is the newest month, and where that is silent the oldest one: an instrument that
+        has ended is silent now and was not always.
+
+        Args:
+            head: gives the start of the gateway's data, or None.
+        """
         source = await self._keeper.source()
-        what = self._series.instrument.what_to_show.value
-        last = self._ledger.last_answered(self._contract_id, what, source.gateway)
+        last = self._ledger.last_answered(*self.contract, source.gateway)
         if last is not None and self._keeper.patience.clock() - last < _ALIVE_FOR:
             return True
+        if await self._answers(None):
+            return True
+        oldest = await head()
+        return oldest is not None and await self._answers(oldest + _ALIVE_SPAN)
+
+    async def _answers(self, ends_at: datetime | None) -> bool:
+        """Say whether there are daily bars in the month to a moment, None for now."""
         daily = Series(self._series.instrument, Timeframe.D1)
-        asked = await self._ask(BarRequest(daily, None, _ALIVE_DURATION, tail=self._tail))
+        asked = await self._ask(BarRequest(daily, ends_at, _ALIVE_DURATION, tail=self._tail))
         self.record(asked, "alive" if isinstance(asked.answer, Answer) else "no sign of life")
         return isinstance(asked.answer, Answer)
 

@@ -4,6 +4,7 @@ Not here: what a case does (``load.cases``), who works on which (``load.work``).
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -97,17 +98,11 @@ class Desk:
 
     async def learn_listing(self) -> None:
         """Excuse what lies before the start of the gateway's data."""
-        head = await self.means.ranges.head(
-            self.means.keeper,
-            self.series.instrument,
-            self.identity.contract_id,
-            self.note,
-        )
-        self.facts.excuse_before(head)
+        self.facts.excuse_before(await self._head())
 
     async def is_alive(self) -> bool:
         """Say whether the contract has lately answered with bars; without, more asking is vain."""
-        if await self.means.life.are_there(self.asking):
+        if await self.means.life.are_there(self.asking, self._head):
             return True
         if not self.is_dead:
             self.is_dead = True
@@ -116,6 +111,12 @@ class Desk:
                 "taken for proved empty: permissions may be missing, or the instrument has ended"
             )
         return False
+
+    async def _head(self) -> datetime | None:
+        keeper, instrument = self.means.keeper, self.series.instrument
+        return await self.means.ranges.head(
+            keeper, instrument, self.identity.contract_id, self.note
+        )
 
     def settle(self, coverage: Coverage, bars: pa.Table | None = None) -> None:
         """Take in what an answer settled, and the bars that it gave."""

@@ -4,6 +4,8 @@ Not here: what silence proves (``core.doubts``), asking (``load.asking``).
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 
 from ktrdr_pipelines.load.asking import Asking
 
@@ -19,13 +21,17 @@ class LifeSigns:
         """Take in that a contract answered with bars."""
         self._known[asking.contract] = True
 
-    async def are_there(self, asking: Asking) -> bool:
+    async def are_there(
+        self, asking: Asking, head: Callable[[], Awaitable[datetime | None]]
+    ) -> bool:
         """Say whether a contract has lately answered with bars, asking once if need be.
+
+        ``head`` gives the start of the gateway's data, or None.
 
         Raises:
             GatewayError: it could not be asked.
         """
         async with self._asking:
             if asking.contract not in self._known:
-                self._known[asking.contract] = await asking.is_alive()
+                self._known[asking.contract] = await asking.is_alive(head)
         return self._known[asking.contract]

@@ -113,6 +113,8 @@ class SeriesWork:
             else:
                 self._refused = True
                 self._means.progress.answered(self._facts.series, 0)
+                if self._tail:
+                    return
 
     async def _work_on(self, chunk: Chunk) -> None:
         try:

@@ -1,19 +1,22 @@
 """Tail, backfill and full: what each asks for, and that a complete store asks for nothing."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import date, timedelta
 
 import pytest
-from tests.load.conftest import World
-from tests.load.fakes import utc
 
 from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import expected_stamps
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import Bounds, Mode
 from ktrdr_pipelines.load.reports import SeriesReport
+from tests.load.conftest import World
+from tests.load.fakes import utc
 
 MakeWorld = Callable[..., World]
 RTH = "XNYS.RTH"
@@ -37,6 +40,14 @@ def run(made: World, mode: Mode) -> SeriesReport:
     """Load by a mode, from the start of the world."""
     bounds = Bounds(start=made.wanted.start)
     return made.bench.run(Job(made.series, mode, bounds))[0]
+
+
+def holes(made: World) -> IntervalSet:
+    """Give what is expected and not settled before the newest settled moment."""
+    settled = made.bench.store.coverage(made.series).bars
+    assert settled.hull is not None
+    sessions = calendar_named(RTH)
+    return expected_stamps(sessions, made.series.timeframe, settled.hull) - settled
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -90,12 +101,13 @@ def test_a_tail_asks_oldest_first_so_that_a_stop_leaves_no_hole(world: MakeWorld
 
     async def stop(_: BarRequest) -> None:
         if made.bench.asked == 8:
-            raise KeyboardInterrupt
+            await made.bench.cancel()
 
     made.bench.gateway.before_answer = stop
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(asyncio.CancelledError):
         run(made, Mode.TAIL)
     made.check()
+    assert not holes(made)
     made.bench.gateway.before_answer = None
     assert run(made, Mode.TAIL).is_complete
     made.check_complete()

@@ -190,3 +190,17 @@ def test_an_answer_of_earlier_bars_alone_counts_as_silence(world: MakeWorld) -> 
     assert report.requests == 2
     assert made.bench.gateway.heads == 0
     made.check_complete()
+
+
+def test_an_instrument_that_has_ended_still_gives_all_its_bars(world: MakeWorld) -> None:
+    """Years of silence after the last bar hide none before it: the oldest month is a sign too."""
+    first, ended, end = date(2020, 1, 2), date(2021, 4, 1), date(2024, 1, 2)
+    keys = dense_keys(RTH, Timeframe.D1, first, ended)
+    made = world(RTH, Timeframe.D1, first, end, keys=keys)
+    made.bench.gateway.head_at = utc(2020, 1, 2, 14, 30)
+    report = made.load()
+    assert report.is_complete
+    made.check_complete()
+    assert made.bench.store.rows(made.series) == 314
+    assert report.requests <= 20
+    assert made.load().requests == 0

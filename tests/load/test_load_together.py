@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
-from tests.load.conftest import Bench, World, no_sleep
-from tests.load.fakes import FakeGateway
-
 from ktrdr_pipelines.core.answers import BarRequest
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -22,6 +19,8 @@ from ktrdr_pipelines.load.manager import Job, LoadManager
 from ktrdr_pipelines.load.reports import Quiet, SeriesReport
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger, series_key
+from tests.load.conftest import Bench, World, no_sleep
+from tests.load.fakes import FakeGateway
 
 MakeWorld = Callable[..., World]
 JUNE = date(2024, 6, 3), date(2024, 6, 29)
