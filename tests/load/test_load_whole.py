@@ -89,8 +89,8 @@ def test_an_end_in_mid_session_cuts_no_bar(
     made.check_complete()
 
 
-def test_a_session_longer_than_a_request_may_be_is_asked_for_as_one(world: MakeWorld) -> None:
-    """The FX session over the autumn clock change lasts 24 h 45 min and is one request of 1m."""
+def test_the_session_after_the_clocks_went_back_is_one_request(world: MakeWorld) -> None:
+    """The FX session that opens on the Sunday of the clock change is whole, in one request."""
     made = world("FX", Timeframe.M1, date(2024, 11, 4), date(2024, 11, 5))
     assert made.load().is_complete
     made.check_complete()

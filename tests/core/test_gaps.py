@@ -1,0 +1,136 @@
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.gaps import due_gaps, first_stamp_of, whole_sessions
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import expected_spans, stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+
+RTH = calendar_named("XNYS.RTH")
+LATER = datetime(2025, 1, 1, tzinfo=UTC)
+
+keys = st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"])
+timeframes = st.sampled_from(list(Timeframe))
+
+
+def utc(*parts: int) -> datetime:
+    """Make a moment in UTC."""
+    return datetime(*parts, tzinfo=UTC)  # type: ignore[misc,arg-type]
+
+
+def gaps(
+    timeframe: Timeframe, wanted: Interval, *settled: Interval, now: datetime = LATER
+) -> list[Interval]:
+    """Give the gaps of a stock in regular hours."""
+    return list(
+        due_gaps(
+            RTH, timeframe, wanted=IntervalSet([wanted]), settled=IntervalSet(settled), now=now
+        )
+    )
+
+
+def dates(first: date, end: date, timeframe: Timeframe = Timeframe.H1) -> Interval:
+    """Give the stamps of session dates."""
+    return stamps_between(RTH, timeframe, first, end)
+
+
+def test_nights_week_ends_and_holidays_are_no_gaps() -> None:
+    """Only session time is missed: a long week end is none, a half day ends early."""
+    found = gaps(Timeframe.H1, dates(date(2023, 11, 22), date(2023, 11, 28)))
+    assert found == [
+        Interval(utc(2023, 11, 22, 14, 30), utc(2023, 11, 22, 21)),
+        Interval(utc(2023, 11, 24, 14, 30), utc(2023, 11, 24, 18)),
+        Interval(utc(2023, 11, 27, 14, 30), utc(2023, 11, 27, 21)),
+    ]
+
+
+def test_nothing_wanted_is_no_gap() -> None:
+    """An empty wish has no gaps."""
+    nothing = IntervalSet()
+    assert not due_gaps(RTH, Timeframe.H1, wanted=nothing, settled=nothing, now=LATER)
+
+
+def test_what_is_settled_is_no_gap() -> None:
+    """A session that is settled in part is missed for the rest alone."""
+    day = dates(date(2024, 6, 4), date(2024, 6, 5))
+    known = Interval(utc(2024, 6, 4, 13, 30), utc(2024, 6, 4, 15))
+    assert gaps(Timeframe.H1, day, known) == [Interval(utc(2024, 6, 4, 15), utc(2024, 6, 4, 20))]
+
+
+def test_a_hole_shorter_than_a_bar_between_settled_stretches_is_a_gap() -> None:
+    """A short first bar that is missing alone is missed."""
+    day = dates(date(2024, 6, 4), date(2024, 6, 5))
+    known = Interval(utc(2024, 6, 4, 14), utc(2024, 6, 4, 20))
+    assert gaps(Timeframe.H1, day, known) == [
+        Interval(utc(2024, 6, 4, 13, 30), utc(2024, 6, 4, 14))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("now", "due_until"),
+    [
+        (utc(2024, 6, 4, 13, 45), None),
+        (utc(2024, 6, 4, 14, 30, 4), None),
+        (utc(2024, 6, 4, 14, 30, 5), utc(2024, 6, 4, 14, 30)),
+        (utc(2024, 6, 4, 20, 0, 30), utc(2024, 6, 4, 20)),
+    ],
+)
+def test_an_open_session_is_due_as_far_as_its_bars_are_over(
+    now: datetime, due_until: datetime | None
+) -> None:
+    """Of an open session nothing is due before a bar's length and its lag have passed."""
+    day = dates(date(2024, 6, 4), date(2024, 6, 5))
+    expected = [Interval(utc(2024, 6, 4, 13, 30), due_until)] if due_until else []
+    assert gaps(Timeframe.H1, day, now=now) == expected
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "first", "end"),
+    [
+        (Timeframe.D1, date(2024, 6, 4), date(2024, 6, 5)),
+        (Timeframe.W1, date(2024, 6, 3), date(2024, 6, 10)),
+    ],
+)
+def test_days_and_weeks_are_due_half_an_hour_after_the_close(
+    timeframe: Timeframe, first: date, end: date
+) -> None:
+    """A daily or weekly bar is due as a whole, once its last close and a lag have passed."""
+    stretch = dates(first, end, timeframe)
+    close = utc(2024, 6, 4, 20) if timeframe is Timeframe.D1 else utc(2024, 6, 7, 20)
+    assert gaps(timeframe, stretch, now=close + timedelta(minutes=29)) == []
+    assert gaps(timeframe, stretch, now=close + timedelta(minutes=30)) == [stretch]
+
+
+def test_a_week_before_a_friday_holiday_is_due_on_thursday() -> None:
+    """The week of Good Friday ends with Thursday's close."""
+    week = dates(date(2024, 3, 25), date(2024, 4, 1), Timeframe.W1)
+    assert gaps(Timeframe.W1, week, now=utc(2024, 3, 28, 20, 30)) == [week]
+
+
+def test_the_first_bar_may_begin_before_the_first_trade() -> None:
+    """Data that begin in mid-session may have a bar from the open on; a day begins at midnight."""
+    moment = utc(2024, 6, 4, 15, 56, 31)
+    assert first_stamp_of(RTH, Timeframe.H1, moment) == utc(2024, 6, 4, 13, 30)
+    assert first_stamp_of(RTH, Timeframe.D1, moment) == utc(2024, 6, 4)
+    assert first_stamp_of(RTH, Timeframe.W1, moment) == utc(2024, 6, 3)
+    closed = utc(2024, 6, 4, 22)
+    assert first_stamp_of(RTH, Timeframe.M1, closed) == closed
+
+
+@given(keys, timeframes, st.integers(0, 400), st.integers(1, 400))
+def test_widening_cuts_no_session_and_wants_no_other(
+    key: str, timeframe: Timeframe, start_h: int, hours: int
+) -> None:
+    """A widened stretch holds the given one and exactly the sessions that it met."""
+    calendar = calendar_named(key)
+    start = utc(2024, 10, 24) + timedelta(hours=start_h)
+    given_part = Interval(start, start + timedelta(hours=hours))
+    (wide,) = whole_sessions(calendar, timeframe, IntervalSet([given_part]))
+    met = expected_spans(calendar, timeframe, given_part)
+    assert wide.covers(given_part)
+    assert expected_spans(calendar, timeframe, wide) == met
+    assert all(wide.covers(span.stamps) for span in met)
