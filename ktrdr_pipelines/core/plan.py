@@ -85,8 +85,22 @@ def plan(need: Need, doubts: Sequence[Doubt] = ()) -> list[Chunk]:
     doubted = IntervalSet(doubt.interval for doubt in doubts)
     chunks = _cut(need, gaps - doubted)
     for doubt in doubts:
-        chunks.extend(_cut(need, gaps.clip(doubt.interval), one_span=doubt.probes > 0))
+        asked_again = _cut(need, gaps.clip(doubt.interval), one_span=doubt.probes > 0)
+        chunks.extend(_unlike_the_first(need, chunk) for chunk in asked_again)
     return sorted(chunks, key=lambda chunk: chunk.ends_at, reverse=True)
+
+
+def _unlike_the_first(need: Need, chunk: Chunk) -> Chunk:
+    """End a chunk that is asked again a minute earlier, where that minute is closed time.
+
+    An identical request would have to wait for a quarter of a minute.
+    """
+    ends_at = chunk.ends_at - timedelta(minutes=1)
+    spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+    if ends_at < max(span.closes_at for span in spans):
+        return chunk
+    end = min(chunk.stamps.end, ends_at) if need.timeframe.is_intraday else chunk.stamps.end
+    return replace(chunk, stamps=Interval(chunk.stamps.start, end), ends_at=ends_at)
 
 
 def halved(need: Need, doubt: Doubt) -> Doubt | None:

@@ -21,7 +21,8 @@ class RequestRecord:
     """One request as it went.
 
     ``series`` is a series key; ``asked_end`` None for "now"; ``rows`` the bars that came;
-    ``proved`` says in words what it settled.
+    ``proved`` says in words what it settled. ``sent_at`` and ``took_s`` are those of whoever
+    asked: waiting for the budget counts.
     """
 
     series: str

@@ -191,8 +191,8 @@ def test_unknown_symbols_are_200(replay: Any, tmp_path: Path) -> None:
     assert replay().bars("MSFT", "1 min", "1 D").errors[0][0] == 200
 
 
-def test_now_is_the_midnight_after_the_newest_bar(tmp_path: Path) -> None:
-    """The default clock stands after everything that was recorded."""
+def test_now_is_a_midnight_after_the_newest_bar(tmp_path: Path) -> None:
+    """The default clock stands a day after everything that was recorded, at a midnight."""
     write(tmp_path, "AAPL", "1m", minutes("2024-01-09T14:30:00+00:00", 5))
     write(tmp_path, "SPY", "1d", [(date(2024, 1, 10), 1.0, 2.0, 0.5, 1.5, 7.0)])
     assert ReplayMarket(tmp_path).default_now() == datetime(2024, 1, 12, tzinfo=UTC)
