@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from ktrdr_pipelines.core.bars import empty_bars, merge_bars
+from ktrdr_pipelines.core.bars import empty_bars, sorted_unique
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.store.parquet import SaveResult
@@ -34,10 +34,7 @@ class _Pending:
 
     def bars(self) -> pa.Table:
         """Give all bars as one sorted table; of two answers the later one stands."""
-        merged = empty_bars()
-        for table in self.tables:
-            merged = merge_bars(merged, table).bars
-        return merged
+        return sorted_unique(pa.concat_tables([empty_bars(), *self.tables]))
 
     def then(self, later: "_Pending") -> "_Pending":
         """Give both as one."""

@@ -171,7 +171,7 @@ def moods(*kinds: str) -> st.SearchStrategy[Moods]:
 
 
 @given(case=cases())
-@settings(settings.get_profile("load"), max_examples=60)
+@settings(settings.get_profile("load"), max_examples=40)
 def test_any_market_is_stored_as_it_was(case: Case, folders: Iterator[Path]) -> None:
     """Whatever was traded when, an honest gateway's bars are all stored and all is explained."""
     world = world_of(case, next(folders))
@@ -201,7 +201,7 @@ def test_an_open_session_is_never_taken_for_done(case: Case, folders: Iterator[P
 
 
 @given(case=cases(), mood=moods("left", "right", "both"))
-@settings(settings.get_profile("load"), max_examples=80)
+@settings(settings.get_profile("load"), max_examples=40)
 def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[Path]) -> None:
     """What an answer left out at either end is asked for again, and not for ever."""
     world = world_of(case, next(folders))
@@ -219,7 +219,7 @@ def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[P
     mood=moods("left", "right", "both", "nothing", "lost", "silent", "rejected"),
     head=st.booleans(),
 )
-@settings(settings.get_profile("load"), max_examples=80)
+@settings(settings.get_profile("load"), max_examples=40)
 def test_nothing_false_is_settled_by_failures(
     case: Case, mood: Moods, head: bool, folders: Iterator[Path]
 ) -> None:
@@ -228,7 +228,7 @@ def test_nothing_false_is_settled_by_failures(
     gateway = world.bench.gateway
     gateway.head_at = oldest_of(world) if head else None
     gateway.twist = mood
-    for _ in range(12):
+    for _ in range(5):
         try:
             report = world.load()
         except GatewayError:
@@ -242,7 +242,7 @@ def test_nothing_false_is_settled_by_failures(
 
 
 @given(case=cases(), head=st.booleans())
-@settings(settings.get_profile("load"), max_examples=60)
+@settings(settings.get_profile("load"), max_examples=40)
 def test_data_that_begin_late_are_all_found(
     case: Case, head: bool, folders: Iterator[Path]
 ) -> None:
@@ -267,7 +267,7 @@ def _ends(world: World) -> tuple[datetime, datetime]:
 
 
 @given(case=cases(), stop=st.integers(0, 30), kind=st.sampled_from([0, 1, 2]))
-@settings(settings.get_profile("load"), max_examples=40)
+@settings(settings.get_profile("load"), max_examples=30)
 def test_a_stop_at_any_request_loses_nothing(
     case: Case, stop: int, kind: int, folders: Iterator[Path]
 ) -> None:
