@@ -87,7 +87,7 @@ def test_six_letters_of_two_currencies_are_a_pair() -> None:
         ("ETH", "ETH", "TRADES", True, "XNYS.RTH"),
     ],
 )
-def test_a_key_alone_says_what_is_meant(  # noqa: PLR0917  (one column each)
+def test_a_key_alone_says_what_is_meant(
     key: str, symbol: str, what: str, use_rth: bool, calendar: str
 ) -> None:
     """Suffixes fix hours and prices; a dot in a stock's name is IB's space."""

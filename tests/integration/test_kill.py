@@ -58,12 +58,14 @@ def test_a_killed_load_resumes_to_equality_and_asks_only_for_the_rest(
         process = subprocess.Popen(
             load_words(), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
+
+        def half_way() -> bool:
+            some = any(killed.bars.rglob("*.parquet"))
+            return some and len(asked_of(gateway)) > SESSIONS // 2
+
         try:
             wait_for(
-                lambda: (any(killed.bars.rglob("*.parquet")) and len(asked_of(gateway)) > SESSIONS // 2)
-                or process.poll() is not None,
-                "half of the load",
-                pause_s=0.02,
+                lambda: half_way() or process.poll() is not None, "half of the load", pause_s=0.02
             )
             assert process.poll() is None, "the load ended before it could be killed"
         finally:
