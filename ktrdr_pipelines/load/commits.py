@@ -102,6 +102,8 @@ class Commits:
         while self._running is not None:
             await asyncio.wait([asyncio.wrap_future(self._running)])
             await asyncio.sleep(0)
+        if not self._pending and not self._pending.claimed:
+            return
         self._taken, self._pending = self._pending, _Pending()
         self._running = self._thread.submit(self._write, self._taken)
         await asyncio.wait([asyncio.wrap_future(self._running)])

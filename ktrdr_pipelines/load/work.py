@@ -69,6 +69,7 @@ class SeriesWork:
         try:
             await self._refresh_listing()
             await self._rounds()
+            await self._desk.commits.flush()
         finally:
             self._desk.commits.commit()
         self._close_attempts()
