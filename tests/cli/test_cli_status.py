@@ -51,7 +51,7 @@ def test_failed_tries_are_shown(
     ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A try that failed is remembered with its reason."""
-    monkeypatch.setenv("IB_TIMEOUT", "0.3")
+    monkeypatch.setenv("IB_TIMEOUT", "2")
     ktrdr("load", "MSFT", "1d", *DAYS)
     assert "1 failed try" in ktrdr("status").out
     (series,) = (
