@@ -25,6 +25,7 @@ SCALARS = {
     "MESSAGE_STRIKES": 3,
     "MARGIN": 0.05,
     "IN_FLIGHT": 6,
+    "IN_FLIGHT_RANGE": (1, 45),
     "SAFE_DELAY_S": 10.0,
     "PACING_PAUSE_S": (60.0, 600.0),
     "MAX_CLIENTS": 32,

@@ -72,6 +72,7 @@ def paced_bars(request: BarRequest, query: HistoryQuery) -> PacedRequest:
         weight=weight_of(query.what_to_show),
         small=small,
         tail=request.tail,
+        size=f"{query.bar_size}, {query.duration}",
     )
 
 

@@ -1,0 +1,116 @@
+"""How many requests for longer bars may be in flight: answers widen it, trouble halves it.
+
+While answers take about as long as they do from an idle gateway, every round of answers adds one
+place; where they take much longer, or something goes wrong, the places are halved. Between the
+two the width stays: there the gateway is busy and nothing queues for long. Times are seconds of
+any one clock. Not here: the record that all processes share (``ib.pacer_memory``).
+"""
+
+from dataclasses import dataclass, replace
+
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+FLAT_RATIO = 1.5
+"""Below this multiple of the idle gateway's time an answer is quick, and there is room for more."""
+
+SLOW_RATIO = 2.5
+"""From this multiple on answers queue at the gateway: fewer requests would get as much done."""
+
+REST_S = 600.0
+"""After how long without an answer nothing is known any more and the width starts over."""
+
+_SMOOTHING = 0.2
+_QUICKER = 0.1
+_SLOWER = 0.01
+_SHORTEST_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """The width, and what it rests on.
+
+    ``ratio`` is how long answers take lately, as a multiple of what an idle gateway needs;
+    ``cut_at`` is when the width was last halved, ``seen_at`` when the last answer came.
+    """
+
+    width: float = float(IbLimitsRegistry.IN_FLIGHT.value)
+    ratio: float = 1.0
+    cut_at: float = 0.0
+    seen_at: float = 0.0
+
+    @property
+    def is_flat(self) -> bool:
+        """Say whether answers come about as quickly as from an idle gateway."""
+        return self.ratio < FLAT_RATIO
+
+    def places(self, now: float) -> int:
+        """Give how many requests may be in flight."""
+        return int(rested(self, now).width)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer: when it was asked for and came, and how many were open (itself included)."""
+
+    sent_at: float
+    at: float
+    open_now: int
+
+    @property
+    def took_s(self) -> float:
+        """How long the gateway took, never quite nothing."""
+        return max(self.at - self.sent_at, _SHORTEST_S)
+
+
+def rested(flight: Flight, now: float) -> Flight:
+    """Start over where the last answer is long ago."""
+    is_recent = now - max(flight.seen_at, flight.cut_at) <= REST_S
+    return flight if is_recent else Flight(seen_at=flight.seen_at)
+
+
+def answered(flight: Flight, sample: Sample, base_s: float) -> Flight:
+    """Take in an answer.
+
+    Args:
+        flight: the width so far.
+        sample: the answer; one that was asked for before the last cut tells nothing of now.
+        base_s: what an idle gateway needs for such an answer.
+    """
+    flight = replace(rested(flight, sample.at), seen_at=sample.at)
+    if sample.sent_at < flight.cut_at:
+        return flight
+    step = (sample.took_s / max(base_s, _SHORTEST_S) - flight.ratio) * _SMOOTHING
+    flight = replace(flight, ratio=flight.ratio + step)
+    if flight.ratio >= SLOW_RATIO:
+        return _halved(flight, sample.at)
+    is_used = sample.open_now >= int(flight.width)
+    return replace(flight, width=_wider(flight.width)) if flight.is_flat and is_used else flight
+
+
+def troubled(flight: Flight, *, sent_at: float, at: float) -> Flight:
+    """Take in a failure that may come from asking too much; one burst of them counts once."""
+    flight = rested(flight, at)
+    return flight if sent_at < flight.cut_at else _halved(flight, at)
+
+
+def base_after(base_s: float | None, sample: Sample, *, is_flat: bool) -> float:
+    """Give what an idle gateway needs, after one more answer.
+
+    It follows quicker answers, and any that was alone at the gateway; it follows slower ones a
+    little while answers are flat, and not at all while they queue: else a busy gateway would
+    come to pass for an idle one.
+    """
+    if base_s is None:
+        return sample.took_s
+    is_better = sample.took_s < base_s or sample.open_now <= 1
+    share = _QUICKER if is_better else _SLOWER if is_flat else 0.0
+    return base_s + (sample.took_s - base_s) * share
+
+
+def _wider(width: float) -> float:
+    return min(width + 1 / width, float(IbLimitsRegistry.IN_FLIGHT_RANGE.value[1]))
+
+
+def _halved(flight: Flight, at: float) -> Flight:
+    least = float(IbLimitsRegistry.IN_FLIGHT_RANGE.value[0])
+    return replace(flight, width=max(flight.width / 2, least), ratio=FLAT_RATIO, cut_at=at)
