@@ -34,7 +34,7 @@ class HistoryAnswer:
     start: str
     end: str
     count: int
-    fields: str
+    fields: bytes
 
 
 def handshake(version: int, connected_at: str) -> bytes:
@@ -86,7 +86,7 @@ def head_timestamp(request_id: int, moment: str) -> bytes:
 def historical_data(answer: HistoryAnswer) -> bytes:
     """Send all bars of a request."""
     start = f"17\0{answer.request_id}\0{answer.start}\0{answer.end}\0{answer.count}\0"
-    return wire.frame((start + answer.fields).encode())
+    return wire.frame(start.encode() + answer.fields)
 
 
 def historical_update(request_id: int, bar: tuple[str, ...]) -> bytes:
