@@ -192,6 +192,12 @@ class IbLimitsRegistry:
         _CAMPUS,
         "O",
     )
+    CONTAINER_PORTS: Final = Limit(
+        MappingProxyType({"container live": 4003, "container paper": 4004}),
+        "TCP port of the forwarder in a container",
+        "https://github.com/gnzsnz/ib-gateway-docker",
+        "C",
+    )
     MAX_CLIENTS: Final = Limit(32, "clients connected to one gateway", _CAMPUS, "O")
     CLIENT_ID_TRIES: Final = Limit(3, "ids tried before giving up", "live issue logs", "L")
     CLIENT_ID_PAUSE_S: Final = Limit(1.5, "seconds between those tries", "live issue logs", "L")

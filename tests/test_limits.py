@@ -60,6 +60,7 @@ TABLES = {
         "1d": 365,
         "1w": 730,
     },
+    "CONTAINER_PORTS": {"container live": 4003, "container paper": 4004},
     "PORTS": {"gateway live": 4001, "gateway paper": 4002, "TWS live": 7496, "TWS paper": 7497},
     "CLIENT_ID_RANGES": {
         "api": (1, 10),
