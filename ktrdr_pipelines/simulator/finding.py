@@ -23,19 +23,14 @@ class Found:
 
 def find(instruments: Sequence[Instrument], asked: ContractFields, now_s: int) -> list[Found]:
     """Return every instrument that fits a request and is known now."""
-    found = [Found(each, each) for each in instruments if each.sec_type is not SecType.CONTINUOUS]
     if asked.sec_type == SecType.CONTINUOUS:
-        found = [
-            Found(each, with_front(each, instruments, now_s))
-            for each in instruments
-            if each.sec_type is SecType.CONTINUOUS
-        ]
-    fits = set(fitting((each.shown for each in found), asked))
+        chains = (each for each in instruments if each.sec_type is SecType.CONTINUOUS)
+        found = [Found(each, with_front(each, instruments, now_s)) for each in chains]
+        return [each for each in found if fitting([each.shown], asked)]
     return [
-        each
-        for each in found
-        if each.shown in fits
-        and each.instrument.is_known(now_s, include_expired=asked.include_expired)
+        Found(each, each)
+        for each in fitting(instruments, asked)
+        if each.is_known(now_s, include_expired=asked.include_expired)
     ]
 
 

@@ -1,6 +1,7 @@
 """The same questions to both clients get the same answers: ib_async and IB's own ibapi."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.sizes import SIZE_BY_TEXT
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
-from tests.simulator.clients import Answer, Client, both_clients
+from tests.simulator.client_async import AsyncClient
+from tests.simulator.client_official import OfficialClient
+from tests.simulator.clients import Answer, Client
 
 SATURDAY = "2024-01-13T12:00:00+00:00"
 """Everything but crypto is closed: what has no end is the same whenever it is asked."""
@@ -22,6 +25,20 @@ def contract(symbol: str, sec_type: str, exchange: str, **other: Any) -> dict[st
     """Name an instrument by IB's own fields."""
     fields = {"symbol": symbol, "secType": sec_type, "exchange": exchange, "currency": "USD"}
     return fields | other
+
+
+@contextmanager
+def both_clients(server: SimulatorServer) -> Iterator[tuple[Client, Client]]:
+    """Connect one of each, and disconnect them at the end."""
+    one = AsyncClient(server.port, 31)
+    try:
+        other = OfficialClient(server.port, 32)
+        try:
+            yield one, other
+        finally:
+            other.close()
+    finally:
+        one.close()
 
 
 AAPL = contract("AAPL", "STK", "SMART")
