@@ -38,6 +38,9 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 KNOWN_PORTS = {**IbLimitsRegistry.PORTS.value, **IbLimitsRegistry.CONTAINER_PORTS.value}
 """Where gateways usually listen."""
 
+LONGEST_S = 10.0
+"""How long a person waits for any one step, whatever IB_TIMEOUT says."""
+
 _SCAN_S = 1.0
 _READ_ONLY = (
     "this program sends no orders and never asks for any; the gateway's own Read-Only API switch "
@@ -83,6 +86,7 @@ async def examine(config: GatewayConfig) -> list[Check]:
     Raises:
         DiskError: the state folder cannot be used.
     """
+    config = replace(config, timeout_s=min(config.timeout_s, LONGEST_S), outage_s=0.0)
     strategy, pacer = IbConnectionStrategy(config), Pacer.of(config)
     pacer.remember(lambda memory, database: memory.forgive(database))
     try:
@@ -102,7 +106,7 @@ async def _looked(
     connection: GatewayConnection, pacer: Pacer, config: GatewayConfig
 ) -> list[Check]:
     """Look at a gateway that is connected."""
-    source = GatewaySource(connection, pacer, replace(config, outage_s=config.timeout_s))
+    source = GatewaySource(connection, pacer, config)
     data = await _data(source)
     health = await source.health()
     first_id = config.client_id_ranges[Operation.CLI][0]

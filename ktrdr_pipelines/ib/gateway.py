@@ -16,6 +16,7 @@ from ib_async.contract import Contract
 
 from ktrdr_pipelines.core.instruments import Origin
 from ktrdr_pipelines.errors import ConnectionLostError, GatewaySilentError, OutageError
+from ktrdr_pipelines.ib.capture import Frame, Scrubber, Way
 from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
 from ktrdr_pipelines.ib.health import Health
 from ktrdr_pipelines.ib.inbox import Inbox
@@ -27,7 +28,6 @@ SIMULATED_ACCOUNT = "SIM"
 """How the account of a simulated gateway begins."""
 
 _HASH_DOMAIN = "ktrdr-pipelines account:"
-_EPOCH_DATES = 2
 _log = logging.getLogger(__name__)
 
 
@@ -77,6 +77,15 @@ class GatewayConnection:
     def on_pacing(self, act: Callable[[], None]) -> None:
         """Say what to do when the gateway complains about all requests together."""
         self._inbox.on_pacing = act
+
+    def listen(self, take: Callable[[Frame], None]) -> None:
+        """Let somebody record all frames from now on, without what names a person."""
+        scrubber, begun_at_s = Scrubber(self._accounts), boot_time_s()
+
+        def note(way: Way, fields: list[str]) -> None:
+            take(scrubber.frame(boot_time_s() - begun_at_s, way, fields))
+
+        self._wire.listen(note)
 
     async def open(self, host: str, port: int) -> None:
         """Connect, shake hands, and see the gateway's clock.
@@ -156,7 +165,7 @@ class GatewayConnection:
             query.bar_size,
             query.what_to_show,
             query.use_rth,
-            _EPOCH_DATES,
+            query.dates,
             False,  # noqa: FBT003  (not kept up to date: the signature is ib_async's)
             [],
         )
@@ -170,7 +179,7 @@ class GatewayConnection:
         question = self._opened(Topic.HEAD, query.asked)
         client = self._wire.client
         client.reqHeadTimeStamp(
-            question.number, query.contract, query.what_to_show, query.use_rth, _EPOCH_DATES
+            question.number, query.contract, query.what_to_show, query.use_rth, query.dates
         )
         frames = await self._answer(question, client.cancelHeadTimeStamp)
         if self.is_up:

@@ -103,6 +103,12 @@ class Inbox:
             self.questions.finish(question)
             self._note_answer(question.topic)
 
+    def _take_schedule(self, fields: list[str]) -> None:
+        """Take message 106, which answers a request for bars of SCHEDULE."""
+        question = self.questions.part(Topic.BARS, int(fields[1]), fields)
+        if question is not None:
+            self.questions.finish(question)
+
     _handlers: ClassVar[dict[int, Callable[["Inbox", list[str]], None]]] = {
         4: _take_error,
         10: _take_contract,
@@ -110,6 +116,7 @@ class Inbox:
         49: _take_time,
         52: _take_contracts_end,
         88: _take_answer,
+        106: _take_schedule,
     }
 
 
