@@ -227,9 +227,8 @@ class GatewayConnection:
         notes, came = self._inbox.notes, f"no answer in {self._timeout_s:g} s"
         if troubles := "; ".join(notes.troubles):
             came = f"{came}, and the gateway says: {troubles}"
-        remedy = "It settles nothing and is asked again."
         kind = OutageError if notes.obstacle(question.topic) else GatewaySilentError
-        return kind(question.asked, came=came, remedy=remedy)
+        return kind(question.asked, came=came, remedy="It settles nothing and is asked again.")
 
     async def _round_trip_s(self) -> float | None:
         self._inbox.time_told.clear()

@@ -1,8 +1,9 @@
 """The gateway as a source of bars: instruments and requests in, values or typed errors out.
 
-Every call ends before a deadline. Nothing is tried twice here: when and how often to ask again is
-the loader's decision (``ib.retries`` says how long to wait). Not here: the connection
-(``ib.gateway``), reading bars (``ib.history``), the budget (``ib.pacer``).
+Every call ends before a deadline; outages of the gateway's own connections are outlived for a
+while (``ib.asker``). Failures are not tried twice here: that is the loader's decision, by the
+policy of ``ib.retries``. Not here: the connection (``ib.gateway``), reading bars
+(``ib.history``), the budget (``ib.pacer``).
 """
 
 import asyncio

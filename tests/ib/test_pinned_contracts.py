@@ -47,19 +47,16 @@ def test_a_contract_id_that_drifts_is_refused(
     there = replace(config, port=gateway.port, max_retries=0)
     layout = create_store(tmp_path / "store")
 
-    def load(series: Series) -> Any:
-        manager = LoadManager(
-            layout, lambda: open_source(there), there.gateway, Patience(max_retries=0)
-        )
-        return asyncio.run(manager.run([Job(series, wanted=IntervalSet([DAY]))]))[0]
+    def load(series: Series, wanted: Interval) -> Any:
+        patience = Patience(max_retries=0)
+        manager = LoadManager(layout, lambda: open_source(there), there.gateway, patience)
+        return asyncio.run(manager.run([Job(series, wanted=IntervalSet([wanted]))]))[0]
 
-    assert load(Series(aapl, Timeframe.D1)).is_complete
+    assert load(Series(aapl, Timeframe.D1), DAY).is_complete
     asked = len(gateway.asked(20))
     ids.append("4711")
-    wanted = Series(replace(aapl, start=DAY.start.date()), timeframe)
     later = Interval(DAY.end, datetime(2026, 1, 7, tzinfo=UTC))
-    manager = LoadManager(layout, lambda: open_source(there), there.gateway, Patience())
-    report = asyncio.run(manager.run([Job(wanted, wanted=IntervalSet([later]))]))[0]
+    report = load(Series(aapl, timeframe), later)
     assert isinstance(report.error, ForeignIdentityError)
     assert "265598" in str(report.error)
     assert "4711" in str(report.error)
