@@ -20,8 +20,9 @@ REST_S = 600.0
 """After how long without an answer nothing is known any more and the width starts over."""
 
 _SMOOTHING = 0.2
-_QUICKER = 0.1
-_SLOWER = 0.01
+_FOLLOWING, _DRIFTING = 0.1, 0.01
+_IDLE_RATIO = 1.2
+_BEGINNING = 10
 _SHORTEST_S = 0.001
 
 
@@ -37,11 +38,6 @@ class Flight:
     ratio: float = 1.0
     cut_at: float = 0.0
     seen_at: float = 0.0
-
-    @property
-    def is_flat(self) -> bool:
-        """Say whether answers come about as quickly as from an idle gateway."""
-        return self.ratio < FLAT_RATIO
 
     def places(self, now: float) -> int:
         """Give how many requests may be in flight."""
@@ -62,29 +58,42 @@ class Sample:
         return max(self.at - self.sent_at, _SHORTEST_S)
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long answers of one size take: from an idle gateway, and usually; of so many answers."""
+
+    idle_s: float
+    usual_s: float
+    answers: int = 1
+
+
 def rested(flight: Flight, now: float) -> Flight:
     """Start over where the last answer is long ago."""
     is_recent = now - max(flight.seen_at, flight.cut_at) <= REST_S
     return flight if is_recent else Flight(seen_at=flight.seen_at)
 
 
-def answered(flight: Flight, sample: Sample, base_s: float) -> Flight:
+def answered(flight: Flight, sample: Sample, idle_s: float) -> Flight:
     """Take in an answer.
 
     Args:
         flight: the width so far.
         sample: the answer; one that was asked for before the last cut tells nothing of now.
-        base_s: what an idle gateway needs for such an answer.
+        idle_s: what an idle gateway needs for such an answer.
     """
     flight = replace(rested(flight, sample.at), seen_at=sample.at)
     if sample.sent_at < flight.cut_at:
         return flight
-    step = (sample.took_s / max(base_s, _SHORTEST_S) - flight.ratio) * _SMOOTHING
+    step = (sample.took_s / max(idle_s, _SHORTEST_S) - flight.ratio) * _SMOOTHING
     flight = replace(flight, ratio=flight.ratio + step)
     if flight.ratio >= SLOW_RATIO:
         return _halved(flight, sample.at)
     is_used = sample.open_now >= int(flight.width)
-    return replace(flight, width=_wider(flight.width)) if flight.is_flat and is_used else flight
+    return (
+        replace(flight, width=_wider(flight.width))
+        if flight.ratio < FLAT_RATIO and is_used
+        else flight
+    )
 
 
 def troubled(flight: Flight, *, sent_at: float, at: float) -> Flight:
@@ -93,18 +102,25 @@ def troubled(flight: Flight, *, sent_at: float, at: float) -> Flight:
     return flight if sent_at < flight.cut_at else _halved(flight, at)
 
 
-def base_after(base_s: float | None, sample: Sample, *, is_flat: bool) -> float:
-    """Give what an idle gateway needs, after one more answer.
+def pace_after(pace: Pace | None, sample: Sample, *, ratio: float) -> Pace:
+    """Take in how long one more answer of a size took.
 
-    It follows quicker answers, and any that was alone at the gateway; it follows slower ones a
-    little while answers are flat, and not at all while they queue: else a busy gateway would
-    come to pass for an idle one.
+    The idle time follows the usual one down, and answers that were alone at the gateway both
+    ways; up it follows at the beginning, and a little while nothing queues: else a busy gateway
+    would come to pass for an idle one.
     """
-    if base_s is None:
-        return sample.took_s
-    is_better = sample.took_s < base_s or sample.open_now <= 1
-    share = _QUICKER if is_better else _SLOWER if is_flat else 0.0
-    return base_s + (sample.took_s - base_s) * share
+    if pace is None:
+        return Pace(sample.took_s, sample.took_s)
+    usual_s = pace.usual_s + (sample.took_s - pace.usual_s) * _FOLLOWING
+    if sample.open_now <= 1:
+        idle_s = pace.idle_s + (sample.took_s - pace.idle_s) * _FOLLOWING
+    elif usual_s < pace.idle_s:
+        idle_s = usual_s
+    else:
+        is_new, is_idle = pace.answers < _BEGINNING, ratio < _IDLE_RATIO
+        share = _FOLLOWING if is_new else _DRIFTING if is_idle else 0.0
+        idle_s = pace.idle_s + (usual_s - pace.idle_s) * share
+    return Pace(idle_s, usual_s, pace.answers + 1)
 
 
 def _wider(width: float) -> float:

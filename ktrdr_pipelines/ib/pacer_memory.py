@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from ktrdr_pipelines.core.breaker import Admission, Breaker, BreakerState, admission, failed
-from ktrdr_pipelines.core.inflight import Flight, Sample, answered, base_after, troubled
+from ktrdr_pipelines.core.inflight import Flight, Pace, Sample, answered, pace_after, troubled
 
 _FLIGHT, _BREAKER = "flight", "breaker"
 T = TypeVar("T", Flight, Breaker)
@@ -60,12 +60,12 @@ class PacerMemory:
 
     def answered(self, database: sqlite3.Connection, size: str, sample: Sample) -> Flight:
         """Take in bars that came, and give the width from now on."""
-        name = f"base {size}"
-        flight = self.flight(database)
+        name, flight = f"pace {size}", self.flight(database)
         known = self._text(database, name)
-        base_s = base_after(None if known is None else float(known), sample, is_flat=flight.is_flat)
-        self._save(database, name, repr(base_s))
-        flight = answered(flight, sample, base_s)
+        before = None if known is None else Pace(**json.loads(known))
+        pace = pace_after(before, sample, ratio=flight.ratio)
+        self._save(database, name, json.dumps(asdict(pace)))
+        flight = answered(flight, sample, pace.idle_s)
         self._save(database, _FLIGHT, json.dumps(asdict(flight)))
         return flight
 

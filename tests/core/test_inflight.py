@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ktrdr_pipelines.core.inflight import REST_S, Flight, Sample, answered, base_after, troubled
+from ktrdr_pipelines.core.inflight import (
+    REST_S,
+    Flight,
+    Pace,
+    Sample,
+    answered,
+    pace_after,
+    troubled,
+)
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 
@@ -24,7 +32,7 @@ class LoadedGateway:
     now: float = 1000.0
     most_open: int = 0
     answers: int = 0
-    _base_s: float | None = None
+    _pace: Pace | None = None
     _random: random.Random = field(default_factory=lambda: random.Random(7))
 
     def run(self, seconds: float) -> float:
@@ -46,8 +54,8 @@ class LoadedGateway:
     def take(self, sample: Sample) -> None:
         """Let the width learn of an answer."""
         self.answers += 1
-        self._base_s = base_after(self._base_s, sample, is_flat=self.flight.is_flat)
-        self.flight = answered(self.flight, sample, self._base_s)
+        self._pace = pace_after(self._pace, sample, ratio=self.flight.ratio)
+        self.flight = answered(self.flight, sample, self._pace.idle_s)
 
     @property
     def best(self) -> float:
@@ -68,12 +76,13 @@ def test_it_settles_near_the_best_rate(workers: int, noise: float) -> None:
     assert gateway.most_open <= 45
 
 
-@pytest.mark.parametrize("workers", [4, 8, 16])
-def test_it_does_not_make_the_gateway_queue_for_long(workers: int) -> None:
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("workers", [4, 8, 12])
+def test_it_does_not_make_the_gateway_queue_for_long(workers: int, noise: float) -> None:
     """Answers take at most about two and a half times what an idle gateway needs."""
-    gateway = LoadedGateway(workers)
-    gateway.run(300)
-    assert workers <= gateway.flight.width <= 2.6 * workers
+    gateway = LoadedGateway(workers, noise=noise)
+    gateway.run(900)
+    assert 0.9 * workers <= gateway.flight.width <= 2.6 * workers
 
 
 def test_a_gateway_that_becomes_slower_and_faster_is_followed() -> None:
