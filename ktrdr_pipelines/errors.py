@@ -12,9 +12,11 @@ KtrdrError
 │   └── DiskError             the system refused to read or write
 ├── GatewayError          the gateway could not, or would not, answer
 │   ├── GatewayUnreachableError   no TCP connection, or one that closes at once
+│   │   └── GatewayRestingError       it failed too often and is left alone for a while
 │   ├── GatewaySilentError        connected, and no answer before the deadline
 │   ├── ClientIdInUseError        326, on every id that was tried
 │   ├── ConnectionLostError       the connection ended while a request was open
+│   ├── OutageError               the gateway has lost its own connection to IB
 │   ├── PacingError               the gateway says that it was asked too much
 │   ├── EntitlementError          not permitted or not subscribed
 │   ├── RequestRejectedError      the gateway refuses this very request
@@ -113,10 +115,13 @@ class GatewayError(KtrdrError):
     """The gateway could not, or would not, answer.
 
     ``code`` is the gateway's own code, or None where it gave none; ``retry`` says whether the
-    same request may be worth another try later.
+    same request may be worth another try later, ``retry_in_s`` how much later at least;
+    ``was_asked`` whether the gateway was asked at all.
     """
 
     retry: bool = False
+    retry_in_s: float = 0.0
+    was_asked: bool = True
 
     def __init__(
         self, what: str, *, came: str = "", remedy: str = "", code: int | None = None
@@ -129,6 +134,12 @@ class GatewayUnreachableError(GatewayError):
     """No TCP connection could be made, or it was closed at once."""
 
     retry = True
+
+
+class GatewayRestingError(GatewayUnreachableError):
+    """It failed again and again, so that nothing asks it for a while."""
+
+    was_asked = False
 
 
 class GatewaySilentError(GatewayError):
@@ -145,6 +156,12 @@ class ClientIdInUseError(GatewayError):
 
 class ConnectionLostError(GatewayError):
     """The connection ended, or the gateway lost its own, while a request was open."""
+
+    retry = True
+
+
+class OutageError(GatewayError):
+    """The gateway, or the data farm that is needed, has lost its connection; its socket is up."""
 
     retry = True
 

@@ -173,6 +173,9 @@ class IbLimitsRegistry:
     IN_FLIGHT: Final = Limit(
         6, "requests in flight for bars of 1 min and longer, until it adapts", "this project", "P"
     )
+    IN_FLIGHT_RANGE: Final = Limit(
+        (1, 45), "fewest and most of them once it adapts, below the 50 open", "this project", "P"
+    )
     SAFE_DELAY_S: Final = Limit(
         10.0, "seconds between requests when conservative: 60 in 10 min", _PACING, "O"
     )
@@ -188,6 +191,12 @@ class IbLimitsRegistry:
         "TCP port",
         _CAMPUS,
         "O",
+    )
+    CONTAINER_PORTS: Final = Limit(
+        MappingProxyType({"container live": 4003, "container paper": 4004}),
+        "TCP port of the forwarder in a container",
+        "https://github.com/gnzsnz/ib-gateway-docker",
+        "C",
     )
     MAX_CLIENTS: Final = Limit(32, "clients connected to one gateway", _CAMPUS, "O")
     CLIENT_ID_TRIES: Final = Limit(3, "ids tried before giving up", "live issue logs", "L")

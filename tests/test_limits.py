@@ -25,6 +25,7 @@ SCALARS = {
     "MESSAGE_STRIKES": 3,
     "MARGIN": 0.05,
     "IN_FLIGHT": 6,
+    "IN_FLIGHT_RANGE": (1, 45),
     "SAFE_DELAY_S": 10.0,
     "PACING_PAUSE_S": (60.0, 600.0),
     "MAX_CLIENTS": 32,
@@ -59,6 +60,7 @@ TABLES = {
         "1d": 365,
         "1w": 730,
     },
+    "CONTAINER_PORTS": {"container live": 4003, "container paper": 4004},
     "PORTS": {"gateway live": 4001, "gateway paper": 4002, "TWS live": 7496, "TWS paper": 7497},
     "CLIENT_ID_RANGES": {
         "api": (1, 10),

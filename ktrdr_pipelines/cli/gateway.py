@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,14 @@ from ktrdr_pipelines.cli.output import AsJson, instant_text, say, say_json
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.simulator.server import SimulatorServer
+
+
+class Durations(StrEnum):
+    """The tables of durations, named here so that the command's help needs no simulator."""
+
+    SAFE = "safe"
+    WIDE = "wide"
+    ANY = "any"
 
 
 def simulate(
@@ -40,6 +49,13 @@ def simulate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The number that the synthetic market grows from.")] = 1,
+    durations: Annotated[
+        Durations,
+        typer.Option(
+            help="Which bar sizes a duration may be asked with: the older table of IB, its "
+            "current one, or all."
+        ),
+    ] = Durations.WIDE,
     with_parent: Annotated[
         bool, typer.Option("--until-stdin-closes", hidden=True, help="End when stdin does.")
     ] = False,
@@ -55,7 +71,7 @@ def simulate(
 
     moment = None if now is None else parse_instant("--now", now)
     wait = _stdin_closed if with_parent else _for_ever
-    work = _serve(port, _Market(bars, moment, seed), wait, as_json=as_json)
+    work = _serve(port, _Market(bars, moment, seed, durations), wait, as_json=as_json)
     try:
         run_stoppable(work)
     except Stopped:
@@ -70,6 +86,7 @@ class _Market:
     bars: Path | None
     now: datetime | None
     seed: int
+    durations: Durations
 
     def __str__(self) -> str:
         return f"synthetic market {self.seed}" if self.bars is None else f"bars of {self.bars}"
@@ -81,10 +98,12 @@ async def _serve(
     from ktrdr_pipelines.simulator.clock import SimClock
     from ktrdr_pipelines.simulator.markets import open_market
     from ktrdr_pipelines.simulator.server import SimulatorServer
+    from ktrdr_pipelines.simulator.steps import DurationTable
 
     opened = await asyncio.to_thread(open_market, market.bars, market.seed)
     clock = SimClock(market.now if market.now is not None else opened.default_now())
-    server = SimulatorServer(opened, clock=clock, port=port)
+    table = DurationTable(market.durations)
+    server = SimulatorServer(opened, clock=clock, port=port, durations=table)
     await server.start()
     try:
         _announce(server, str(market), as_json=as_json)

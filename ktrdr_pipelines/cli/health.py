@@ -4,6 +4,7 @@ Not here: connecting (``ib.connection``).
 """
 
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ktrdr_pipelines.errors import ExitCode, GatewayError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.ib.config import GatewayConfig
+    from ktrdr_pipelines.ib.pacer_memory import Vitals
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,10 @@ class Look:
     origin: str | None = None
     client_id: int | None = None
     server_version: int | None = None
+    last_answer_age_s: float | None = None
+    places: int | None = None
+    breaker: str | None = None
+    farms: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()
     error: GatewayError | None = None
 
@@ -64,13 +70,14 @@ def health(as_json: AsJson = False) -> None:
 async def look(config: "GatewayConfig") -> Look:
     """Connect, ask for the time, and disconnect; what fails is part of the answer."""
     from ktrdr_pipelines.ib.connection import IbConnectionStrategy, Operation
+    from ktrdr_pipelines.ib.health import with_vitals
 
     strategy = IbConnectionStrategy(config)
     started_s = time.monotonic()
     try:
         async with strategy.get_connection_for_operation(Operation.CLI) as connection:
             connect_s = time.monotonic() - started_s
-            seen = await connection.health()
+            seen = with_vitals(await connection.health(), _vitals(config))
             trip_s = seen.round_trip_s
             return Look(
                 gateway=config.gateway,
@@ -82,12 +89,28 @@ async def look(config: "GatewayConfig") -> Look:
                 origin=str(connection.origin),
                 client_id=connection.client_id,
                 server_version=connection.server_version,
+                last_answer_age_s=_rounded(seen.last_answer_age_s),
+                places=seen.places,
+                breaker=seen.breaker,
+                farms=tuple(map(str, seen.farms)),
                 troubles=seen.troubles,
             )
     except GatewayError as error:
         return _failed(config.gateway, error)
     finally:
         await strategy.cleanup_temporary_connections()
+
+
+def _vitals(config: "GatewayConfig") -> "Vitals":
+    """Give what all processes know of the gateway."""
+    from ktrdr_pipelines.ib.pacer import Pacer
+
+    with closing(Pacer.of(config)) as budget:
+        return budget.vitals()
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def _failed(gateway: str, error: GatewayError) -> Look:
@@ -117,5 +140,10 @@ def _say(found: Look) -> None:
     say(f"clock       {found.clock_offset_s:+g} s against this machine")
     say(f"bars        origin {found.origin}")
     say(f"client id   {found.client_id}, protocol version {found.server_version}")
+    age_s = found.last_answer_age_s
+    say(f"last bars   {'none since this machine started' if age_s is None else f'{age_s:g} s ago'}")
+    say(f"breaker     {found.breaker}, {found.places} requests for bars at once")
+    for farm in found.farms:
+        say(f"farm        {farm}")
     for trouble in found.troubles:
         note(f"Trouble: {trouble}")

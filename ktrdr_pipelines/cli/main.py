@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ktrdr_pipelines.cli import demo, gateway, health, load, query, status, store, up
+from ktrdr_pipelines.cli import demo, doctor, gateway, health, load, probe, query, status, store, up
 from ktrdr_pipelines.cli.edge import run
 from ktrdr_pipelines.cli.logfile import log_to_file
 from ktrdr_pipelines.cli.output import say
@@ -29,6 +29,8 @@ for name, command, summary in (
     ("query", query.query, "Answer SQL about all bars"),
     ("status", status.status, "Show what is there and what is missing"),
     ("health", health.health, "See whether the gateway answers"),
+    ("doctor", doctor.doctor, "Find out what is wrong with the gateway's set-up"),
+    ("probe", probe.probe, "Ask the gateway about what is not certain"),
     ("repair", store.repair, "Rebuild what can be rebuilt from the bar files"),
     ("simulate", gateway.simulate, "Serve a gateway without an account"),
 ):

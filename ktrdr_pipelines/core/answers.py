@@ -70,6 +70,11 @@ class BarSource(Protocol):
         """A one-way hash of the account, for the audit."""
         ...
 
+    @property
+    def places(self) -> int:
+        """How many requests for bars it is worth to have open at once now."""
+        ...
+
     def now(self) -> datetime:
         """Give the gateway's time."""
         ...

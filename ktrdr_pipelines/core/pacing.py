@@ -37,6 +37,7 @@ class PacedRequest:
 
     ``contract`` names contract, exchange and what is shown; ``identical`` adds end, duration, bar
     size and hours. ``small`` requests obey the hard rules: bars of 30 s or less, and heads.
+    ``size`` names requests whose answers take about as long as this one's; empty: no others do.
     """
 
     kind: RequestKind
@@ -45,6 +46,7 @@ class PacedRequest:
     weight: int = 1
     small: bool = False
     tail: bool = False
+    size: str = ""
 
     @property
     def is_historical(self) -> bool:
@@ -94,11 +96,15 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """All rules of one gateway: over time, and on what may be open at once."""
+    """All rules of one gateway: over time, and on what may be open at once.
+
+    ``in_flight`` is for bars longer than small ones; where it ``adapts`` it is only a start.
+    """
 
     rules: tuple[Rule, ...]
     most_open: int
     in_flight: int
+    adapts: bool = False
 
     def horizon_s(self, *, small: bool) -> float:
         """Give how long a request (a small one or another) can matter to a later one."""
@@ -143,7 +149,8 @@ class Turn:
 def pacing_of(*, conservative: bool = False, in_flight: int | None = None) -> Pacing:
     """Build the rules from the registry, a margin below each limit.
 
-    ``conservative`` puts everything under the small-bar rules and the safe delay.
+    ``conservative`` puts everything under the small-bar rules and the safe delay; else the number
+    in flight adapts to the gateway, unless one is given.
     """
     limits = IbLimitsRegistry
     small = not conservative
@@ -171,6 +178,7 @@ def pacing_of(*, conservative: bool = False, in_flight: int | None = None) -> Pa
         rules=tuple(map(_with_margin, rules)),
         most_open=_fewer(limits.MAX_OPEN_HISTORICAL.value),
         in_flight=in_flight or limits.IN_FLIGHT.value,
+        adapts=in_flight is None and not conservative,
     )
 
 

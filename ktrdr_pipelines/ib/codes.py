@@ -17,6 +17,7 @@ from ktrdr_pipelines.errors import (
     EntitlementError,
     GatewayError,
     GatewayUnreachableError,
+    OutageError,
     PacingError,
     RequestRejectedError,
 )
@@ -130,7 +131,7 @@ def _connection(frame: ErrorFrame, asked: str) -> GatewayError:
 
 
 def _pause(frame: ErrorFrame, asked: str) -> GatewayError:
-    return _made(ConnectionLostError, frame, asked, "Wait until the gateway is connected again.")
+    return _made(OutageError, frame, asked, "It is asked again when that is mended.")
 
 
 def _made(kind: type[GatewayError], frame: ErrorFrame, asked: str, remedy: str) -> GatewayError:

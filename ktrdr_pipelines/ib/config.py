@@ -18,8 +18,9 @@ _LOCAL_NAMES = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}
 class GatewayConfig:
     """One gateway and how it is treated.
 
-    ``timeout_s`` is the deadline of connecting and of every request; ``client_id_ranges`` gives
-    first and last id of each operation; ``state_dir`` holds what all processes share about
+    ``timeout_s`` is the deadline of connecting and of every request; ``outage_s`` is how long a
+    request outlives outages of the gateway's own connection; ``client_id_ranges`` gives first and
+    last id of each operation; ``state_dir`` holds what all processes share about
     gateways.
     """
 
@@ -27,6 +28,7 @@ class GatewayConfig:
     host: str = "127.0.0.1"
     port: int = IbLimitsRegistry.PORTS.value["gateway paper"]
     timeout_s: float = 30.0
+    outage_s: float = 300.0
     max_retries: int = 3
     retry_delay_s: float = 2.0
     conservative: bool = False

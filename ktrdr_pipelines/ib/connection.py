@@ -172,7 +172,10 @@ class IbConnectionStrategy:
     async def _open(self, client_id: int) -> GatewayConnection:
         config = self._config
         connection = GatewayConnection(
-            config.gateway, client_id=client_id, timeout_s=config.timeout_s
+            config.gateway,
+            client_id=client_id,
+            timeout_s=config.timeout_s,
+            outage_s=config.outage_s,
         )
         try:
             await connection.open(config.host, config.port)

@@ -15,7 +15,8 @@ from datetime import datetime
 from ib_async.contract import Contract
 
 from ktrdr_pipelines.core.instruments import Origin
-from ktrdr_pipelines.errors import ConnectionLostError, GatewaySilentError
+from ktrdr_pipelines.errors import ConnectionLostError, GatewaySilentError, OutageError
+from ktrdr_pipelines.ib.capture import Frame, Scrubber, Way
 from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
 from ktrdr_pipelines.ib.health import Health
 from ktrdr_pipelines.ib.inbox import Inbox
@@ -27,17 +28,18 @@ SIMULATED_ACCOUNT = "SIM"
 """How the account of a simulated gateway begins."""
 
 _HASH_DOMAIN = "ktrdr-pipelines account:"
-_EPOCH_DATES = 2
 _log = logging.getLogger(__name__)
 
 
 class GatewayConnection:
     """A connection to one gateway under one client id."""
 
-    def __init__(self, gateway: str, *, client_id: int, timeout_s: float) -> None:
+    def __init__(
+        self, gateway: str, *, client_id: int, timeout_s: float, outage_s: float = 300.0
+    ) -> None:
         self.gateway = gateway
         self.client_id = client_id
-        self._timeout_s = timeout_s
+        self._timeout_s, self._outage_s = timeout_s, outage_s
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._inbox = Inbox(lambda: self.server_version)
         self._wire = Wire(self._inbox.take, self._note_end)
@@ -75,6 +77,15 @@ class GatewayConnection:
     def on_pacing(self, act: Callable[[], None]) -> None:
         """Say what to do when the gateway complains about all requests together."""
         self._inbox.on_pacing = act
+
+    def listen(self, take: Callable[[Frame], None]) -> None:
+        """Let somebody record all frames from now on, without what names a person."""
+        scrubber, begun_at_s = Scrubber(self._accounts), boot_time_s()
+
+        def note(way: Way, fields: list[str]) -> None:
+            take(scrubber.frame(boot_time_s() - begun_at_s, way, fields))
+
+        self._wire.listen(note)
 
     async def open(self, host: str, port: int) -> None:
         """Connect, shake hands, and see the gateway's clock.
@@ -116,25 +127,31 @@ class GatewayConnection:
             last_answer_age_s=None if answered_at_s is None else boot_time_s() - answered_at_s,
             clock_offset_s=(self.now() - wall_now()).total_seconds(),
             troubles=self._inbox.notes.troubles,
+            farms=self._inbox.notes.farms,
         )
 
-    async def wait_for_link(self, asked: str) -> None:
-        """Wait while the gateway has lost its own connection, up to the deadline.
+    async def wait_for_way(self, topic: Topic, asked: str) -> None:
+        """Wait while the gateway itself lacks the connection that a question needs.
+
+        A broken data farm is waited for one deadline long: it may be another one than the
+        question needs.
 
         Raises:
-            ConnectionLostError: it is still lost.
+            OutageError: it has lost its connection to IB, and that lasts.
         """
         self._check_place()
+        way, notes = self._inbox.ways[topic], self._inbox.notes
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._inbox.link.wait()
+            async with asyncio.timeout(self._outage_s if notes.lost_link else self._timeout_s):
+                await way.wait()
         except TimeoutError:
-            raise ConnectionLostError(
-                asked,
-                came=f"the gateway has no connection to IB: {self._inbox.notes.lost_link}",
-                remedy="It is asked again when the gateway is connected again.",
-                code=1100,
-            ) from None
+            if notes.lost_link:
+                raise OutageError(
+                    asked,
+                    came=f"the gateway has no connection to IB: {notes.lost_link}",
+                    remedy="It is asked again when the gateway is connected again.",
+                    code=1100,
+                ) from None
 
     async def history(self, query: HistoryQuery) -> list[str]:
         """Ask for bars and give message 17."""
@@ -148,7 +165,7 @@ class GatewayConnection:
             query.bar_size,
             query.what_to_show,
             query.use_rth,
-            _EPOCH_DATES,
+            query.dates,
             False,  # noqa: FBT003  (not kept up to date: the signature is ib_async's)
             [],
         )
@@ -162,7 +179,7 @@ class GatewayConnection:
         question = self._opened(Topic.HEAD, query.asked)
         client = self._wire.client
         client.reqHeadTimeStamp(
-            question.number, query.contract, query.what_to_show, query.use_rth, _EPOCH_DATES
+            question.number, query.contract, query.what_to_show, query.use_rth, query.dates
         )
         frames = await self._answer(question, client.cancelHeadTimeStamp)
         if self.is_up:
@@ -195,8 +212,8 @@ class GatewayConnection:
                 return await question.answer
         except TimeoutError:
             self._give_up(question, cancel)
-            raise self._silence(question.asked) from None
-        except asyncio.CancelledError:
+            raise self._silence(question) from None
+        except (asyncio.CancelledError, OutageError):
             self._give_up(question, cancel)
             raise
         finally:
@@ -206,13 +223,12 @@ class GatewayConnection:
         if cancel is not None and self.is_up:
             cancel(question.number)
 
-    def _silence(self, asked: str) -> GatewaySilentError | ConnectionLostError:
-        came = f"no answer in {self._timeout_s:g} s"
-        if troubles := "; ".join(self._inbox.notes.troubles):
+    def _silence(self, question: Question) -> GatewaySilentError | OutageError:
+        notes, came = self._inbox.notes, f"no answer in {self._timeout_s:g} s"
+        if troubles := "; ".join(notes.troubles):
             came = f"{came}, and the gateway says: {troubles}"
-        if self._inbox.notes.lost_link:
-            return ConnectionLostError(asked, came=came, code=1100)
-        return GatewaySilentError(asked, came=came, remedy="It settles nothing and is asked again.")
+        kind = OutageError if notes.obstacle(question.topic) else GatewaySilentError
+        return kind(question.asked, came=came, remedy="It settles nothing and is asked again.")
 
     async def _round_trip_s(self) -> float | None:
         self._inbox.time_told.clear()

@@ -4,10 +4,13 @@ Not here: asking for the time (``ib.gateway``).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from ktrdr_pipelines.core.breaker import BreakerState
 from ktrdr_pipelines.ib.clock import boot_time_s
+from ktrdr_pipelines.ib.notes import Farm
+from ktrdr_pipelines.ib.pacer_memory import Vitals
 
 CLOCK_REFRESH_S = 600.0
 """How old the last sight of the gateway's clock may be before it is asked again."""
@@ -19,6 +22,8 @@ class Health:
 
     ``last_answer_age_s`` is the age of the last answer about data (None: there was none);
     ``clock_offset_s`` says how far the gateway's clock is ahead of this machine's, to a second.
+    ``breaker`` is what all processes think of the gateway, ``places`` how many requests for bars
+    they may have in flight together.
     """
 
     gateway: str
@@ -27,11 +32,25 @@ class Health:
     last_answer_age_s: float | None
     clock_offset_s: float
     troubles: tuple[str, ...]
+    farms: tuple[Farm, ...] = ()
+    breaker: BreakerState = BreakerState.CLOSED
+    places: int | None = None
 
     @property
     def is_good(self) -> bool:
         """Say whether the gateway answers and knows of no trouble."""
         return self.connected and self.round_trip_s is not None and not self.troubles
+
+
+def with_vitals(health: Health, vitals: Vitals) -> Health:
+    """Add what all processes know of the gateway to what one connection sees."""
+    age_s = boot_time_s() - vitals.answered_at if vitals.answered_at else None
+    return replace(
+        health,
+        last_answer_age_s=health.last_answer_age_s if age_s is None else age_s,
+        breaker=vitals.breaker.state,
+        places=vitals.places,
+    )
 
 
 class GatewayClock:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import ClassVar
 
-from ktrdr_pipelines.errors import ConnectionLostError
+from ktrdr_pipelines.errors import ConnectionLostError, OutageError
 from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.codes import NO_REQUEST, ErrorFrame, error_frame
 from ktrdr_pipelines.ib.health import GatewayClock
@@ -24,17 +24,18 @@ _log = logging.getLogger(__name__)
 class Inbox:
     """Takes the frames of one connection.
 
-    ``link`` is set while the gateway has its own connection to IB; ``time_told`` is set when it
-    tells the time; ``on_pacing`` is called when it complains about all requests together;
-    ``answered_at_s`` is when it last answered a question about data.
+    ``ways`` says of each topic whether the gateway can answer, as far as its own connections go;
+    ``time_told`` is set when it tells the time; ``on_pacing`` is called when it complains about
+    all requests together; ``answered_at_s`` is when it last answered a question about data.
     """
 
     def __init__(self, server_version: Callable[[], int]) -> None:
         self.questions = Questions(1)
         self.notes = GatewayNotes()
         self.clock = GatewayClock()
-        self.link, self.time_told = asyncio.Event(), asyncio.Event()
-        self.link.set()
+        self.ways = {topic: asyncio.Event() for topic in Topic}
+        self.time_told = asyncio.Event()
+        self._mark_ways()
         self.on_pacing: Callable[[], None] = _nothing
         self.answered_at_s: float | None = None
         self._server_version = server_version
@@ -51,8 +52,8 @@ class Inbox:
     def end(self, why: str) -> None:
         """Fail all that is open: the connection is gone."""
         self.questions.fail_all(ConnectionLostError, why)
-        self.link.set()
-        self.time_told.set()
+        for way in (*self.ways.values(), self.time_told):
+            way.set()
 
     def _take_error(self, fields: list[str]) -> None:
         frame = error_frame(fields)
@@ -62,15 +63,26 @@ class Inbox:
 
     def _take_notice(self, frame: ErrorFrame) -> None:
         _log.info("the gateway says %s", frame)
+        concerned = [topic for topic in Topic if self.notes.concerns(topic)]
         self.notes.take(frame)
-        if frame.means is CodeClass.RESUME:
-            came = f"the gateway had lost its connection to IB ({frame})"
-            self.questions.fail_all(ConnectionLostError, came, code=frame.code)
+        mended = [topic for topic in concerned if not self.notes.concerns(topic)]
+        if topics := list(Topic) if frame.means is CodeClass.RESUME else mended:
+            came = f"the gateway had lost its connection ({frame})"
+            self.questions.fail_all(OutageError, came, code=frame.code, topics=topics)
         elif frame.means is CodeClass.PACING:
             self.on_pacing()
         elif frame.code == _DROPPED:
             self.questions.fail_all(ConnectionLostError, str(frame), code=frame.code)
-        (self.link.clear if self.notes.lost_link else self.link.set)()
+        self._mark_ways()
+
+    def _mark_ways(self) -> None:
+        for topic, way in self.ways.items():
+            (way.clear if self.notes.obstacle(topic) else way.set)()
+
+    def _note_answer(self, topic: Topic) -> None:
+        self.answered_at_s = boot_time_s()
+        self.notes.answered(topic)
+        self._mark_ways()
 
     def _take_contract(self, fields: list[str]) -> None:
         number = fields[2] if self._server_version() < _VERSION_WITHOUT_PREFIX else fields[1]
@@ -78,7 +90,7 @@ class Inbox:
 
     def _take_contracts_end(self, fields: list[str]) -> None:
         self.questions.end(Topic.CONTRACT, int(fields[2]))
-        self.answered_at_s = boot_time_s()
+        self._note_answer(Topic.CONTRACT)
 
     def _take_time(self, fields: list[str]) -> None:
         self.clock.see(int(fields[2]))
@@ -89,7 +101,13 @@ class Inbox:
         question = self.questions.part(Topic(fields[0]), int(fields[1]), fields)
         if question is not None:
             self.questions.finish(question)
-            self.answered_at_s = boot_time_s()
+            self._note_answer(question.topic)
+
+    def _take_schedule(self, fields: list[str]) -> None:
+        """Take message 106, which answers a request for bars of SCHEDULE."""
+        question = self.questions.part(Topic.BARS, int(fields[1]), fields)
+        if question is not None:
+            self.questions.finish(question)
 
     _handlers: ClassVar[dict[int, Callable[["Inbox", list[str]], None]]] = {
         4: _take_error,
@@ -98,6 +116,7 @@ class Inbox:
         49: _take_time,
         52: _take_contracts_end,
         88: _take_answer,
+        106: _take_schedule,
     }
 
 

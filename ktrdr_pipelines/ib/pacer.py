@@ -10,13 +10,18 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from sqlite3 import Connection
+from typing import TypeVar
 
+from ktrdr_pipelines.core.breaker import Admission, BreakerState
 from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, pacing_of
-from ktrdr_pipelines.errors import DiskError
+from ktrdr_pipelines.errors import DiskError, GatewayRestingError
 from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacer_file import RecordBusyError
+from ktrdr_pipelines.ib.pacer_memory import PacerMemory, Vitals
 from ktrdr_pipelines.ib.pacer_record import LONGEST_SLEEP_S, PacerRecord, Place
+from ktrdr_pipelines.ib.slot import Slot
 
 POLL_S = 0.1
 """How often a process looks whether another one has given a place back."""
@@ -27,39 +32,12 @@ FRESH_S = 0.1
 STAMP_TRIES = 3
 """How often that is done before a machine is taken to be just slow."""
 
-CANCEL_HOLD_S = 2.0
-"""How long a cancelled request keeps its place: the gateway may still be working on it."""
-
 _BUSY_S = 0.01
 _BUSY_TRIES = 500
 _PAUSE_TRIES = 20
+_TRIAL_S = 1.0
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-class Slot:
-    """A place in the budget, to be given back when the answer is there.
-
-    A slot that is not given back stays taken until its deadline. ``sent_at_s`` is its stamp.
-    """
-
-    def __init__(self, place: Place, record: PacerRecord) -> None:
-        self.sent_at_s = place.turn.at
-        self.is_held = True
-        self._number, self._record = place.number, record
-
-    def release(self) -> None:
-        """Give it back: the gateway has answered."""
-        self._let_go(lambda: self._record.release(self._number))
-
-    def cut(self) -> None:
-        """Give it back soon: the request was cancelled, and the gateway may not know yet."""
-        self._let_go(lambda: self._record.shorten(self._number, hold_s=CANCEL_HOLD_S))
-
-    def _let_go(self, act: Callable[[], None]) -> None:
-        if self.is_held:
-            self.is_held = False
-            with suppress(RecordBusyError):  # then it stays taken until its deadline
-                act()
 
 
 class Pacer:
@@ -108,6 +86,61 @@ class Pacer:
         """Let go of the shared record."""
         self._record.close()
 
+    @property
+    def places(self) -> int:
+        """How many requests for bars may be in flight, as far as this process knows."""
+        return self._record.places
+
+    def vitals(self) -> Vitals:
+        """Say how the gateway is, as all processes together know it."""
+        return self.remember(lambda memory, database: memory.vitals(database, self._clock()))
+
+    def remember(self, act: Callable[[PacerMemory, Connection], T]) -> T:
+        """Read or write what all processes remember of the gateway."""
+        for _ in range(_PAUSE_TRIES):
+            with suppress(RecordBusyError):
+                return self._record.remember(act)
+        raise self._stuck()
+
+    async def admit(self, asked: str, *, probe_s: float) -> None:
+        """Let a question pass unless the gateway rests; while another one tries, wait for it.
+
+        Raises:
+            GatewayRestingError: it failed again and again, and is left alone for a while.
+        """
+        while True:
+            chance = self.remember(
+                lambda memory, database: memory.admission(database, self._clock(), probe_s=probe_s)
+            )
+            if not chance.wait_s:
+                return
+            if chance.breaker.state is BreakerState.OPEN:
+                raise _resting(asked, chance)
+            await self._sleep(min(chance.wait_s, _TRIAL_S))
+
+    def note_life(self) -> None:
+        """Take in that the gateway does answer."""
+        self.remember(lambda memory, database: memory.lives(database))
+
+    def note_trouble(self, sent_at_s: float | None = None, *, is_ill: bool) -> None:
+        """Take in a failure: fewer requests in flight, and where it is ill the breaker counts.
+
+        Args:
+            sent_at_s: when what failed was begun; None is just now.
+            is_ill: the gateway did not speak at all, rather than to say that it was too much.
+        """
+        now = self._clock()
+        sent_at = now if sent_at_s is None else sent_at_s
+
+        def act(memory: PacerMemory, database: Connection) -> None:
+            memory.troubled(database, sent_at=sent_at, now=now)
+            if is_ill:
+                after = memory.failed(database, sent_at=sent_at, now=now)
+                if after.state is BreakerState.OPEN:
+                    _log.warning("the gateway is left alone for %.0f s", after.until - now)
+
+        self.remember(act)
+
     @asynccontextmanager
     async def slot(self, request: PacedRequest, *, hold_s: float) -> AsyncIterator[Slot]:
         """Wait for the request's turn; the context begins when it must be sent, at once.
@@ -116,7 +149,7 @@ class Pacer:
             request: what is to be sent.
             hold_s: how long the slot stays taken if it is never given back.
         """
-        slot = Slot(await self._enter(request, hold_s), self._record)
+        slot = Slot(await self._enter(request, hold_s), self._record, request.size)
         try:
             yield slot
         except asyncio.CancelledError:
@@ -205,3 +238,13 @@ class Pacer:
         if number is not None:
             with suppress(RecordBusyError):
                 self._record.withdraw(number)
+
+
+def _resting(asked: str, chance: Admission) -> GatewayRestingError:
+    error = GatewayRestingError(
+        asked,
+        came=f"the gateway failed {chance.breaker.failures} times in a row and is left alone",
+        remedy=f"It is tried again in {chance.wait_s:.0f} s; 'ktrdr doctor' looks at it now",
+    )
+    error.retry_in_s = chance.wait_s
+    return error

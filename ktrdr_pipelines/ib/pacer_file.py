@@ -20,7 +20,7 @@ FILE = "pacer.sqlite"
 LOCK_WAIT_S = 0.05
 """How long one attempt waits for another process's transaction before it gives way."""
 
-_VERSION = 1
+_VERSION = 2
 _SETUP_WAIT_S = 30.0
 _BROKEN_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -42,6 +42,18 @@ CREATE TABLE IF NOT EXISTS requests (
 );
 CREATE INDEX IF NOT EXISTS requests_at ON requests (state, at);
 CREATE TABLE IF NOT EXISTS pauses (boot TEXT NOT NULL, until REAL NOT NULL, length_s REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS memory (
+    boot TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (boot, name)
+);
+CREATE TABLE IF NOT EXISTS blocks (
+    entitlement TEXT PRIMARY KEY,
+    reason TEXT NOT NULL,
+    code INTEGER,
+    until REAL NOT NULL
+);
 PRAGMA user_version = {_VERSION};
 COMMIT;
 """

@@ -8,11 +8,12 @@ waiting (``ib.pacer``).
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+from ktrdr_pipelines.core.inflight import Sample
 from ktrdr_pipelines.core.pacing import (
-    Hit,
     PacedRequest,
     Pacing,
     RequestKind,
@@ -22,6 +23,8 @@ from ktrdr_pipelines.core.pacing import (
     turn,
 )
 from ktrdr_pipelines.ib.pacer_file import PacerFile
+from ktrdr_pipelines.ib.pacer_memory import PacerMemory
+from ktrdr_pipelines.ib.pacer_rows import RequestRows
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 LONGEST_SLEEP_S = 10.0
@@ -33,12 +36,11 @@ SILENCE_S = LONGEST_SLEEP_S + 5.0
 PRUNE_S = 5.0
 """How often one process drops rows that matter no more."""
 
-_COLUMNS = "number, owner, at, kind, contract, identical, weight, small, tail"
 _INSERT = (
     "INSERT INTO requests (boot, owner, state, at, until, kind, contract, identical, weight,"
     " small, tail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_Row = tuple[int, str, float, str, str, str, int, int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ class PacerRecord:
         self._file = PacerFile(folder, on_loss=self._start_over)
         self._boot, self._owner = boot, owner
         self._pacing, self._clock = pacing, clock
+        self._memory = PacerMemory(boot)
         self._pruned_at = -PRUNE_S
+        self.places = pacing.in_flight
 
     def close(self) -> None:
         """Let go of the file; the next use opens it again."""
@@ -99,9 +103,26 @@ class PacerRecord:
         return Place(mine, chance, sent)
 
     def release(self, number: int) -> None:
-        """Give a place back: the request is answered."""
+        """Give a place back: the gateway has said something about the request."""
         with self._file.transaction() as database:
-            database.execute("UPDATE requests SET state = 'done' WHERE number = ?", (number,))
+            self._release(database, number)
+
+    def answered(self, number: int, size: str, sent_at: float) -> None:
+        """Give a place back: bars came, and say how busy the gateway is."""
+        with self._file.transaction() as database:
+            now = self._clock()
+            held = RequestRows(database, self._boot).held(now).values()
+            metered = sum(request.is_metered for requests in held for request in requests)
+            sample = Sample(sent_at, now, metered)
+            self._release(database, number)
+            flight = self._memory.answered(database, size, sample)
+            if self._pacing.adapts:
+                self.places = flight.places(now)
+
+    def remember(self, act: Callable[[PacerMemory, sqlite3.Connection], T]) -> T:
+        """Read or write what all processes remember of the gateway."""
+        with self._file.transaction() as database:
+            return act(self._memory, database)
 
     def shorten(self, number: int, *, hold_s: float) -> None:
         """Keep a place only a little longer: the request was cancelled."""
@@ -130,6 +151,10 @@ class PacerRecord:
                 self._set_pause(database, until, length_s)
             return until - now
 
+    def _release(self, database: sqlite3.Connection, number: int) -> None:
+        database.execute("UPDATE requests SET state = 'done' WHERE number = ?", (number,))
+        self._memory.lives(database)
+
     def _stand(
         self, database: sqlite3.Connection, request: PacedRequest, number: int | None, now: float
     ) -> int:
@@ -156,46 +181,19 @@ class PacerRecord:
     def _turn(
         self, database: sqlite3.Connection, request: PacedRequest, mine: int, now: float
     ) -> Turn:
-        waiting = [
-            Waiting(number=row[0], owner=row[1], at=row[2], request=_request(row))
-            for row in self._rows(
-                database, "state = 'waiting' AND until > ? AND number <> ?", (now, mine)
-            )
-        ]
-        held: dict[str, list[PacedRequest]] = {}
-        for row in self._rows(
-            database, "state = 'open' AND until > ? AND number <> ?", (now, mine)
-        ):
-            held.setdefault(row[1], []).append(_request(row))
+        rows = RequestRows(database, self._boot, but=mine)
+        if self._pacing.adapts:
+            self.places = self._memory.flight(database).places(now)
         chance = turn(
-            self._pacing,
+            replace(self._pacing, in_flight=self.places),
             me=Waiting(mine, self._owner, now, request),
-            sent=self._sent(database, request, mine, now),
-            open_requests=held,
-            others=waiting,
+            sent=rows.sent(self._pacing, request, now),
+            open_requests=rows.held(now),
+            others=rows.waiting(now),
             now=now,
         )
         paused_until, _ = self._last_pause(database)
         return Turn(max(chance.at, paused_until), chance.has_place)
-
-    def _sent(
-        self, database: sqlite3.Connection, request: PacedRequest, mine: int, now: float
-    ) -> list[Hit]:
-        """Give what was sent and can still matter to a request."""
-        recent = now - self._pacing.horizon_s(small=False)
-        since = now - self._pacing.horizon_s(small=True) if request.small else recent
-        rows = self._rows(
-            database,
-            "state <> 'waiting' AND at > ? AND (small OR at > ?) AND number <> ?",
-            (since, recent, mine),
-        )
-        return [Hit(row[2], _request(row)) for row in rows]
-
-    def _rows(
-        self, database: sqlite3.Connection, where: str, values: tuple[float, ...]
-    ) -> list[_Row]:
-        query = f"SELECT {_COLUMNS} FROM requests WHERE boot = ? AND {where}"  # noqa: S608
-        return database.execute(query, (self._boot, *values)).fetchall()
 
     def _last_pause(self, database: sqlite3.Connection) -> tuple[float, float | None]:
         row = database.execute(
@@ -212,7 +210,8 @@ class PacerRecord:
         if now - self._pruned_at < PRUNE_S:
             return
         self._pruned_at = now
-        database.execute("DELETE FROM requests WHERE boot <> ?", (self._boot,))
+        for table in ("requests", "memory"):
+            database.execute(f"DELETE FROM {table} WHERE boot <> ?", (self._boot,))  # noqa: S608
         database.execute("DELETE FROM requests WHERE state = 'waiting' AND until < ?", (now,))
         database.execute(
             "DELETE FROM requests WHERE state <> 'waiting' AND (at > ? OR until < ? AND at < ?)",
@@ -232,10 +231,3 @@ class PacerRecord:
         self._insert(database, everything, "done", now, until=now)
         cool_down_s = self._pacing.horizon_s(small=False)
         self._set_pause(database, now + cool_down_s, cool_down_s)
-
-
-def _request(row: _Row) -> PacedRequest:
-    _, _, _, kind, contract, identical, weight, small, tail = row
-    return PacedRequest(
-        RequestKind(kind), contract, identical, weight=weight, small=bool(small), tail=bool(tail)
-    )

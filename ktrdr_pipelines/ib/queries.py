@@ -15,13 +15,16 @@ from ktrdr_pipelines.core.pacing import PacedRequest, RequestKind, weight_of
 from ktrdr_pipelines.ib.contracts import contract_for
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
+EPOCH_DATES = 2
+"""The form of dates that depends on no setting of the gateway and no zone."""
+
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
     """A request for bars or for a head timestamp as the gateway is told it.
 
     ``end`` is UTC in the gateway's form, or empty for now; a head has no end, duration or bar
-    size. ``asked`` tells it in the universe's words, for messages.
+    size. ``dates`` is IB's formatDate. ``asked`` tells it in the universe's words, for messages.
     """
 
     asked: str
@@ -31,6 +34,7 @@ class HistoryQuery:
     end: str = ""
     duration: str = ""
     bar_size: str = ""
+    dates: int = EPOCH_DATES
 
 
 def bar_query(request: BarRequest, contract_id: int) -> HistoryQuery:
@@ -72,6 +76,7 @@ def paced_bars(request: BarRequest, query: HistoryQuery) -> PacedRequest:
         weight=weight_of(query.what_to_show),
         small=small,
         tail=request.tail,
+        size=f"{query.bar_size}, {query.duration}",
     )
 
 
@@ -81,6 +86,17 @@ def paced_head(query: HistoryQuery) -> PacedRequest:
         RequestKind.HEAD,
         _contract_key(query),
         f"head|{_identical_key(query)}",
+        weight=weight_of(query.what_to_show),
+        small=True,
+    )
+
+
+def paced_query(query: HistoryQuery, kind: RequestKind) -> PacedRequest:
+    """Tell the budget of a query as it stands, under the hard rules."""
+    return PacedRequest(
+        kind,
+        _contract_key(query),
+        f"{kind}|{_identical_key(query)}",
         weight=weight_of(query.what_to_show),
         small=True,
     )

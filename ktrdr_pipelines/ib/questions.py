@@ -6,6 +6,7 @@ connection. What comes afterwards, or for nobody, is dropped. Not here: sending 
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
@@ -100,7 +101,16 @@ class Questions:
             self.fail(question, error)
         return error
 
-    def fail_all(self, kind: type[GatewayError], came: str, *, code: int | None = None) -> None:
-        """End every open question with an error of its own."""
+    def fail_all(
+        self,
+        kind: type[GatewayError],
+        came: str,
+        *,
+        code: int | None = None,
+        topics: Iterable[Topic] = tuple(Topic),
+    ) -> None:
+        """End every open question, or those of some topics, with an error of its own."""
+        concerned = set(topics)
         for question in list(self._open.values()):
-            self.fail(question, kind(question.asked, came=came, code=code))
+            if question.topic in concerned:
+                self.fail(question, kind(question.asked, came=came, code=code))

@@ -1,36 +1,40 @@
 """The gateway as a source of bars: instruments and requests in, values or typed errors out.
 
-Every call ends before a deadline. Nothing is tried twice here: when and how often to ask again is
-the loader's decision (``ib.retries`` says how long to wait). Not here: the connection
-(``ib.gateway``), reading bars (``ib.history``), the budget (``ib.pacer``).
+Every call ends before a deadline; outages of the gateway's own connections are outlived for a
+while (``ib.asker``). Failures are not tried twice here: that is the loader's decision, by the
+policy of ``ib.retries``. Not here: the connection (``ib.gateway``), reading bars
+(``ib.history``), the budget (``ib.pacer``).
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from datetime import datetime
-from typing import TypeVar
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
 from ktrdr_pipelines.core.instruments import Instrument, Origin
-from ktrdr_pipelines.core.pacing import PacedRequest
 from ktrdr_pipelines.errors import (
     BadAnswerError,
-    ConnectionLostError,
-    GatewayError,
     GatewaySilentError,
-    PacingError,
+    GatewayUnreachableError,
     RequestRejectedError,
 )
+from ktrdr_pipelines.ib.asker import Ask, Asker
 from ktrdr_pipelines.ib.codes import NoDataError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import IbConnectionStrategy
-from ktrdr_pipelines.ib.contracts import candidate_of, chosen, contract_for, described
+from ktrdr_pipelines.ib.contracts import Candidate, candidate_of, chosen, contract_for, described
+from ktrdr_pipelines.ib.entitlements import entitlement_of
 from ktrdr_pipelines.ib.gateway import GatewayConnection
-from ktrdr_pipelines.ib.health import Health
+from ktrdr_pipelines.ib.health import Health, with_vitals
 from ktrdr_pipelines.ib.history import History, bars_of, head_of, history_of, reach_of
-from ktrdr_pipelines.ib.pacer import Pacer, Slot
+from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.queries import (
     bar_query,
     head_query,
@@ -38,13 +42,11 @@ from ktrdr_pipelines.ib.queries import (
     paced_contract,
     paced_head,
 )
+from ktrdr_pipelines.ib.questions import Topic
+from ktrdr_pipelines.ib.wire import Ending, WireError
 
-HOLD_FACTOR = 1.5
-"""How many deadlines long an unanswered request keeps its slot: the gateway may work on it."""
-
+_NOBODY = frozenset({Ending.REFUSED, Ending.NO_ROUTE, Ending.VERSION})
 _NO_HEAD = 162
-_PLACES_FULL = 322
-T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -69,23 +71,46 @@ async def open_source(
     strategy = IbConnectionStrategy(config)
     budget = Pacer.of(config) if pacer is None else pacer
     try:
-        async with strategy.get_connection_for_operation(operation, batch_size) as connection:
-            yield GatewaySource(connection, budget, timeout_s=config.timeout_s)
+        async with AsyncExitStack() as stack:
+            entering = strategy.get_connection_for_operation(operation, batch_size)
+            await budget.admit(f"connect to {config.gateway}", probe_s=config.timeout_s)
+            connection = await _entered(stack, entering, budget)
+            yield GatewaySource(connection, budget, config)
     finally:
         if pacer is None:
             budget.close()
         await strategy.cleanup_temporary_connections()
 
 
+async def _entered(
+    stack: AsyncExitStack,
+    entering: AbstractAsyncContextManager[GatewayConnection],
+    budget: Pacer,
+) -> GatewayConnection:
+    """Connect, and take in what that says about the gateway's health.
+
+    Where nothing listens nothing is hammered either: that counts as no failure.
+    """
+    try:
+        connection = await stack.enter_async_context(entering)
+    except (GatewaySilentError, GatewayUnreachableError) as error:
+        cause = error.__cause__
+        met_nobody = isinstance(cause, WireError) and cause.ending in _NOBODY
+        if not met_nobody:
+            budget.note_trouble(is_ill=True)
+        raise
+    budget.note_life()
+    return connection
+
+
 class GatewaySource:
     """Bars of one connected gateway; a ``core.answers.BarSource``."""
 
-    def __init__(self, connection: GatewayConnection, pacer: Pacer, *, timeout_s: float) -> None:
+    def __init__(self, connection: GatewayConnection, pacer: Pacer, config: GatewayConfig) -> None:
         self._connection, self._pacer = connection, pacer
-        self._hold_s = timeout_s * HOLD_FACTOR
-        self._ids: dict[str, int] = {}
+        self._asker = Asker(connection, pacer, config)
+        self._contracts: dict[str, Candidate] = {}
         self._resolving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        connection.on_pacing(self._note_pacing)
 
     def __repr__(self) -> str:
         return f"GatewaySource({self._connection!r})"
@@ -109,9 +134,14 @@ class GatewaySource:
         """Give the gateway's time."""
         return self._connection.now()
 
+    @property
+    def places(self) -> int:
+        """How many requests for bars it is worth to have open at once now."""
+        return self._pacer.places
+
     async def health(self) -> Health:
-        """Say how the connection is, by a round trip that asks for no data."""
-        return await self._connection.health()
+        """Say how connection and data path are, by a round trip that asks for no data."""
+        return with_vitals(await self._connection.health(), self._pacer.vitals())
 
     async def contract_id(self, instrument: Instrument) -> int:
         """Give the gateway's id of the instrument's contract; asked once per connection.
@@ -121,11 +151,7 @@ class GatewaySource:
             ContractAmbiguousError: there are several; the text lists them.
             GatewayError: no answer, or another one.
         """
-        asked = described(instrument)
-        async with self._resolving[asked]:
-            if asked not in self._ids:
-                self._ids[asked] = await self._ask_contract_id(instrument, asked)
-        return self._ids[asked]
+        return (await self._contract(instrument)).contract_id
 
     async def bars(self, request: BarRequest) -> Answer | NoData:
         """Ask for bars.
@@ -133,12 +159,16 @@ class GatewaySource:
         Raises:
             GatewayError: no answer, a refusal, or an answer that cannot be.
         """
-        query = bar_query(request, await self.contract_id(request.series.instrument))
+        instrument = request.series.instrument
+        contract = await self._contract(instrument)
+        query = bar_query(request, contract.contract_id)
         self._connection.refresh_clock()
         try:
-            fields = await self._paced(
-                query.asked, paced_bars(request, query), lambda: self._connection.history(query)
-            )
+            with self._asker.permitted(entitlement_of(instrument, contract), query.asked):
+                fields = await self._asker.ask(
+                    Ask(Topic.BARS, query.asked, paced_bars(request, query)),
+                    lambda: self._connection.history(query),
+                )
         except NoDataError as error:
             return NoData(request, error.came)
         with _bad_answer(query.asked):
@@ -150,11 +180,14 @@ class GatewaySource:
         Raises:
             GatewayError: no answer, or a refusal that is about more than this data.
         """
-        query = head_query(instrument, await self.contract_id(instrument))
+        contract = await self._contract(instrument)
+        query = head_query(instrument, contract.contract_id)
         try:
-            fields = await self._paced(
-                query.asked, paced_head(query), lambda: self._connection.head(query)
-            )
+            with self._asker.permitted(entitlement_of(instrument, contract), query.asked):
+                fields = await self._asker.ask(
+                    Ask(Topic.HEAD, query.asked, paced_head(query)),
+                    lambda: self._connection.head(query),
+                )
         except (RequestRejectedError, BadAnswerError) as error:
             if error.code == _NO_HEAD:
                 return None
@@ -162,42 +195,23 @@ class GatewaySource:
         with _bad_answer(query.asked):
             return head_of(fields[2])
 
-    async def _ask_contract_id(self, instrument: Instrument, asked: str) -> int:
+    async def _contract(self, instrument: Instrument) -> Candidate:
+        asked = described(instrument)
+        async with self._resolving[asked]:
+            if asked not in self._contracts:
+                self._contracts[asked] = await self._ask_contract(instrument, asked)
+        return self._contracts[asked]
+
+    async def _ask_contract(self, instrument: Instrument, asked: str) -> Candidate:
         contract = contract_for(instrument, instrument.contract_id)
-        frames = await self._paced(
-            asked, paced_contract(asked), lambda: self._connection.contracts(contract, asked)
+        frames = await self._asker.ask(
+            Ask(Topic.CONTRACT, asked, paced_contract(asked)),
+            lambda: self._connection.contracts(contract, asked),
         )
         with _bad_answer(asked):
             version = self._connection.server_version
             candidates = [candidate_of(fields, version) for fields in frames]
-        return chosen(instrument, candidates).contract_id
-
-    async def _paced(self, asked: str, request: PacedRequest, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask when the link is there and the budget allows it.
-
-        What the gateway may still be working on keeps its slot for a while.
-        """
-        await self._connection.wait_for_link(asked)
-        async with self._pacer.slot(request, hold_s=self._hold_s) as slot:
-            try:
-                answer = await ask()
-            except GatewayError as error:
-                self._settle(slot, error)
-                raise
-            slot.release()
-        return answer
-
-    def _settle(self, slot: Slot, error: GatewayError) -> None:
-        """Decide what a failed request means for the budget."""
-        if isinstance(error, ConnectionLostError):
-            slot.cut()
-        elif not isinstance(error, GatewaySilentError):
-            slot.release()
-        if isinstance(error, PacingError) and error.code != _PLACES_FULL:
-            self._note_pacing()
-
-    def _note_pacing(self) -> None:
-        self._pacer.pause_after_violation()
+        return chosen(instrument, candidates)
 
 
 def _answer(request: BarRequest, history: History) -> Answer | NoData:

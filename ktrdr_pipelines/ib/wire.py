@@ -17,6 +17,7 @@ from typing import Any
 from ib_async.client import Client
 from ib_async.decoder import Decoder
 
+from ktrdr_pipelines.ib.capture import Way
 from ktrdr_pipelines.ib.framing import BadFrameError, FrameCutter
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -72,6 +73,20 @@ class _Tap(Decoder):
         self._listener(fields)
 
 
+class _Overheard:
+    """A transport whose every frame somebody sees before it is sent."""
+
+    def __init__(self, transport: Any, see: Callable[[bytes], None]) -> None:
+        self._transport, self._see = transport, see
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        self._see(data)
+        self._transport.write(data)
+
+
 class Wire:
     """A connection to be made once and closed once, inside one event loop.
 
@@ -85,6 +100,7 @@ class Wire:
     ) -> None:
         self._on_frame, self._on_end = on_frame, on_end
         self._ready = False
+        self._traffic: Callable[[Way, list[str]], None] | None = None
         self._version = ""
         self._cutter = FrameCutter()
         self.client: Any = _Client(_Callbacks())
@@ -95,6 +111,15 @@ class Wire:
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
         logging.getLogger("ib_async.client").addFilter(_discreet)
+
+    def listen(self, traffic: Callable[[Way, list[str]], None]) -> None:
+        """Let somebody see the fields of every frame from now on, both ways."""
+        connection = self.client.conn
+        connection.transport = _Overheard(
+            connection.transport,
+            lambda data: traffic(Way.OUT, data[4:].decode(errors="replace").split("\0")[:-1]),
+        )
+        self._traffic = traffic
 
     @property
     def is_up(self) -> bool:
@@ -175,6 +200,8 @@ class Wire:
     def _take(self, fields: list[str]) -> None:
         if not self._ready and fields[0] == "4" and fields[3:4] == [_ID_IN_USE]:
             self._end(Ending.ID_IN_USE)
+        if self._traffic is not None:
+            self._traffic(Way.IN, fields)
         self._on_frame(fields)
 
     def _note_disconnected(self, _message: str) -> None:

@@ -100,6 +100,9 @@ class Asking:
             try:
                 answer = await source.bars(request)
             except GatewayError as error:
+                if not error.was_asked:
+                    self.requests -= 1
+                    raise
                 failed = self._asked(source, NoData(request, str(error)), sent_at)
                 self._write(request, failed, outcome=type(error).__name__, code=error.code)
                 raise

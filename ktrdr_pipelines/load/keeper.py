@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -22,6 +23,8 @@ from ktrdr_pipelines.errors import (
     GatewaySilentError,
     GatewayUnreachableError,
 )
+from ktrdr_pipelines.ib.retries import retry_delay_s
+from ktrdr_pipelines.limits import IbLimitsRegistry
 
 T = TypeVar("T")
 OpenSource = Callable[[], AbstractAsyncContextManager[BarSource]]
@@ -34,20 +37,23 @@ def system_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often and how soon a failed question is asked again.
-
-    The delay doubles with each try, with a jitter of up to half of it; the longest is a minute.
-    """
+    """How often and how soon a failed question is asked again (``ib.retries``), by which clock."""
 
     max_retries: int = 3
     delay_s: float = 2.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     clock: Callable[[], datetime] = field(default=system_now)
+    jitter: Callable[[], float] = field(default=random.random)
 
-    def delay_before(self, retry: int) -> float:
-        """Give the seconds to wait before the n-th retry (from 1)."""
-        longest = min(60.0, self.delay_s * 2.0 ** (retry - 1))
-        return longest * (1 + random.random() / 2)  # noqa: S311  (jitter, no secret)
+    def delay_after(self, error: GatewayError, tries: int) -> float | None:
+        """Give the seconds to wait after so many tries, or None where no more are worth it."""
+        return retry_delay_s(
+            error,
+            tries,
+            max_retries=self.max_retries,
+            base_delay_s=self.delay_s,
+            jitter=self.jitter(),
+        )
 
 
 class SourceKeeper:
@@ -86,6 +92,11 @@ class SourceKeeper:
         """Say whether a gateway is connected."""
         return self._source is not None
 
+    @property
+    def places(self) -> int:
+        """How many requests for bars it is worth to have open at once now."""
+        return IbLimitsRegistry.IN_FLIGHT.value if self._source is None else self._source.places
+
     async def source(self) -> BarSource:
         """Give the open source, opening one where there is none."""
         async with self._opening:
@@ -99,15 +110,15 @@ class SourceKeeper:
         Raises:
             GatewayError: the last failure, after all tries or where no try can help.
         """
-        retry = 0
-        while True:
+        for tries in count(1):
             try:
                 return await self._once(question)
             except GatewayError as error:
-                retry += 1
-                if not error.retry or retry > self.patience.max_retries:
+                delay_s = self.patience.delay_after(error, tries)
+                if delay_s is None:
                     raise
-                await self.patience.sleep(self.patience.delay_before(retry))
+            await self.patience.sleep(delay_s)
+        raise AssertionError("tries end by an answer or an error")
 
     async def _once(self, question: Callable[[BarSource], Awaitable[T]]) -> T:
         source = await self.source()

@@ -17,7 +17,6 @@ from ktrdr_pipelines.errors import (
     GatewayError,
     GatewayUnreachableError,
 )
-from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.load.asking import Asking
 from ktrdr_pipelines.load.cases import Case
 from ktrdr_pipelines.load.commits import Commits
@@ -47,6 +46,7 @@ class SeriesWork:
         self._tail = tail
         self._desk = Desk(means, facts, identity, tail=tail)
         self._refused = False
+        self._workers = 0
         self.failures: list[GatewayError] = []
 
     @property
@@ -94,17 +94,32 @@ class SeriesWork:
                 self._desk.learn_saved()
 
     async def _ask_all(self, queue: deque[Chunk]) -> None:
-        """Work on chunks, several at a time; the gateway's budget is the pacer's business."""
-        workers = 1 if self._tail else min(len(queue), IbLimitsRegistry.IN_FLIGHT.value)
+        """Work on chunks, as many at a time as it is worth; what may be sent says the pacer."""
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(workers):
-                    group.create_task(self._work_off(queue))
+                self._hire(group, queue)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
 
-    async def _work_off(self, queue: deque[Chunk]) -> None:
+    def _hire(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+        """Let as many workers work as there are places for chunks that wait."""
+        places = 1 if self._tail else self._means.keeper.places
+        for _ in range(min(len(queue), places - self._workers)):
+            self._workers += 1
+            group.create_task(self._work_off(group, queue))
+
+    async def _work_off(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+        try:
+            await self._work_while(group, queue)
+        finally:
+            self._workers -= 1
+
+    async def _work_while(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+        """Work while there are chunks and places; hire where places were added."""
         while queue and not self._desk.is_over:
+            if not self._tail and self._workers > max(self._means.keeper.places, 1):
+                return
+            self._hire(group, queue)
             chunk = queue.popleft()
             if not self._desk.need(chunk.stamps).gaps():
                 self._means.progress.answered(self._facts.series, 0)

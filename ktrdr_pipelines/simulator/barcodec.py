@@ -1,57 +1,66 @@
-"""How bars are written into message 17.
+"""How bars are written into messages 17 and 90.
 
 Prices are written as the shortest text that reads back as the same float64: what a market holds
 arrives bit for bit. What is not available is -1 (grade L for FX, grade P for recorded stocks).
+Columns are written whole by Arrow, which is several times as fast as one number at a time.
 """
 
-from collections.abc import Iterable
-from itertools import repeat
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ktrdr_pipelines.simulator.bars import Column
 from ktrdr_pipelines.simulator.hours import DAY_S, Ints
-from ktrdr_pipelines.simulator.market import PricedBars, Prices
+from ktrdr_pipelines.simulator.market import PricedBars
 from ktrdr_pipelines.simulator.sizes import BarSize
 from ktrdr_pipelines.simulator.timetext import date_text, zoned_texts
 
-NOT_AVAILABLE = "-1"
 EPOCH_FORMAT = 2
 """The ``formatDate`` that asks for seconds since 1970; any other gets texts with a zone."""
 
+_NUL, _NOTHING, _NOT_AVAILABLE = pa.scalar("\0"), pa.scalar(""), pa.scalar("-1")
 
-def bar_fields(bars: PricedBars, size: BarSize, format_date: int) -> str:
+
+@dataclass(frozen=True, slots=True)
+class DateStyle:
+    """How a bar's date is written: by its size, the asked format and the exchange's zone."""
+
+    size: BarSize
+    format_date: int
+    zone: str
+
+
+def bar_fields(bars: PricedBars, style: DateStyle) -> bytes:
     """Return the eight NUL-terminated fields of every bar."""
-    rows = zip(
-        _dates(bars.start, size, format_date),
-        *(_prices(column) for column in (bars.open, bars.high, bars.low, bars.close)),
-        _whole(bars.volume),
-        repeat(NOT_AVAILABLE) if bars.average is None else _prices(bars.average),
-        _whole(bars.count),
-        strict=False,  # columns that are not available repeat without end
-    )
-    return "".join(
-        [f"{d}\0{o}\0{h}\0{low}\0{c}\0{v}\0{a}\0{n}\0" for d, o, h, low, c, v, a, n in rows]
-    )
+    rows = pc.binary_join_element_wise(*_columns(bars, style), _NOTHING, _NUL)
+    _, offsets, texts = rows.buffers()
+    first, last = np.frombuffer(offsets, np.int32)[[0, len(bars)]]
+    return bytes(memoryview(texts)[first:last]) if len(bars) else b""
 
 
-def _dates(start: Ints, size: BarSize, format_date: int) -> Iterable[str]:
-    if size.is_dated:
-        return map(date_text, (start // DAY_S).tolist())
-    if format_date == EPOCH_FORMAT:
-        return map(str, start.tolist())
-    return zoned_texts(start)
+def bar_rows(bars: PricedBars, style: DateStyle) -> Iterator[tuple[str, ...]]:
+    """Return the texts of every bar: date, four prices, volume, average, count."""
+    return zip(*(column.to_pylist() for column in _columns(bars, style)), strict=True)
 
 
-def _prices(column: Prices) -> Iterable[str]:
-    return map(repr, column.tolist())
+def _columns(bars: PricedBars, style: DateStyle) -> list[pa.StringArray]:
+    columns = (bars.open, bars.high, bars.low, bars.close, bars.volume, bars.average, bars.count)
+    return [_dates(bars.start, style), *(_texts(column, len(bars)) for column in columns)]
 
 
-def _whole(column: Column | None) -> Iterable[str]:
-    """Write volumes and counts without a decimal point where they are whole."""
+def _dates(start: Ints, style: DateStyle) -> pa.StringArray:
+    if style.size.is_dated:
+        return pa.array([date_text(day) for day in (start // DAY_S).tolist()], pa.string())
+    if style.format_date == EPOCH_FORMAT:
+        return pa.array(start).cast(pa.string())
+    return pa.array(zoned_texts(start, style.zone), pa.string())
+
+
+def _texts(column: Column | None, length: int) -> pa.StringArray:
+    """Write a column: whole numbers come without a decimal point, whatever their type."""
     if column is None:
-        return repeat(NOT_AVAILABLE)
-    whole = column.astype(np.int64)
-    if np.array_equal(whole, column):
-        return map(str, whole.tolist())
-    return map(repr, column.tolist())
+        return pa.repeat(_NOT_AVAILABLE, length)
+    return pa.array(column).cast(pa.string())

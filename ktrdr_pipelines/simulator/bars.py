@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ktrdr_pipelines.simulator.hours import DAY_S, Hours, Ints
-from ktrdr_pipelines.simulator.sizes import BarSize
+from ktrdr_pipelines.simulator.sizes import DAY, WEEK, BarSize
 
 Column = npt.NDArray[np.int64 | np.float64]
 
@@ -26,7 +26,7 @@ _MONDAY_SHIFT = 3
 class Bars:
     """Bars in order of their start.
 
-    ``start`` is in seconds since 1970; of a day or week it is midnight UTC of the (last)
+    ``start`` is in seconds since 1970; of a day or longer it is midnight UTC of the (last)
     session's date. ``session`` is the index of that session in the market's hours. ``turnover``
     is price times volume, in ticks where prices are. ``volume``, ``turnover`` and ``count`` are
     meaningless where the market states none.
@@ -73,8 +73,8 @@ def joined(parts: Sequence[Bars]) -> Bars:
 def aggregated(bars: Bars, size: BarSize, hours: Hours) -> Bars:
     """Build the bars of a longer size out of whole shorter ones of the same hours.
 
-    A bar at either edge holds only what is there: a week that is cut is dated by its last
-    session so far.
+    A bar at either edge holds only what is there: a week or month that is cut is dated by its
+    last session so far.
     """
     if not len(bars):
         return bars
@@ -98,9 +98,12 @@ def _groups(bars: Bars, size: BarSize, hours: Hours) -> Ints:
     """Return rows of keys; neighbours with equal keys make one bar."""
     if not size.is_dated:
         return np.stack([bars.session, _grid(bars, size, hours)])
-    if size.seconds == DAY_S:
+    if size == DAY:
         return bars.session[np.newaxis]
-    return ((hours.labels[bars.session] + _MONDAY_SHIFT) // 7)[np.newaxis]
+    labels = hours.labels[bars.session]
+    if size == WEEK:
+        return ((labels + _MONDAY_SHIFT) // 7)[np.newaxis]
+    return labels.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)[np.newaxis]
 
 
 def _grid(bars: Bars, size: BarSize, hours: Hours) -> Ints:

@@ -5,13 +5,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ktrdr_pipelines.simulator.actions import Abandon, Action, Close, Refuse, Send, Serve
-from ktrdr_pipelines.simulator.answers import Setting, answer
+from ktrdr_pipelines.simulator.answers import answer
 from ktrdr_pipelines.simulator.clock import SimClock
 from ktrdr_pipelines.simulator.market import Market
 from ktrdr_pipelines.simulator.messages import DataRequest
+from ktrdr_pipelines.simulator.reading import Setting
 from ktrdr_pipelines.simulator.record import RequestLog, record_of
 from ktrdr_pipelines.simulator.rules import GatewayRules
 from ktrdr_pipelines.simulator.session import ClientSession, kind_of
+from ktrdr_pipelines.simulator.steps import DurationTable
+from ktrdr_pipelines.simulator.updates import EVERY_S, LiveBars, live_bars
 
 _READ_BYTES = 65_536
 _CANCELLED = 162
@@ -27,6 +30,8 @@ class Gateway:
     log: RequestLog
     account: str
     latency_s: float
+    durations: DurationTable = DurationTable.WIDE
+    update_s: float = EVERY_S
 
 
 class Connection:
@@ -108,18 +113,33 @@ class Connection:
         if request_id in self._open:
             task, place = self._open.pop(request_id)
             task.cancel()
-            self._gateway.log.finish(place, count=None, error_code=_CANCELLED)
+            if self._gateway.log.is_open(place):
+                self._gateway.log.finish(place, count=None, error_code=_CANCELLED)
 
     async def _serve(self, request: DataRequest, place: int) -> None:
         gateway = self._gateway
         await asyncio.sleep(gateway.latency_s)
-        now_s = int(gateway.clock.now().timestamp())
-        setting = Setting(gateway.market, self._session.version, now_s)
+        setting = self._setting()
         found = await asyncio.to_thread(answer, setting, request)
+        gateway.log.finish(place, count=found.count, error_code=found.error_code)
+        if found.error_code is None and (live := live_bars(request)) is not None:
+            self._writer.write(found.data)
+            await self._follow(live, setting)
         del self._open[request.request_id]
         self._session.answered(request)
-        gateway.log.finish(place, count=found.count, error_code=found.error_code)
         self._writer.write(found.data)
+
+    async def _follow(self, live: LiveBars, answered_at: Setting) -> None:
+        """Send updates until the request is cancelled: so long it is open and has its slot."""
+        await asyncio.to_thread(live.fresh, answered_at)
+        while True:
+            await asyncio.sleep(self._gateway.update_s)
+            self._writer.write(await asyncio.to_thread(live.fresh, self._setting()))
+
+    def _setting(self) -> Setting:
+        gateway = self._gateway
+        now_s = int(gateway.clock.now().timestamp())
+        return Setting(gateway.market, self._session.version, now_s, gateway.durations)
 
     def _check(self, task: asyncio.Task[None]) -> None:
         """End the connection when an answer failed, so that no client waits for it in vain."""

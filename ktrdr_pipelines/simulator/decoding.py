@@ -6,6 +6,7 @@ which is not read.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from ktrdr_pipelines.simulator.messages import (
     CancelHead,
@@ -53,7 +54,9 @@ class _Cursor:
         return self.number() != 0
 
     def contract(self) -> ContractFields:
-        return ContractFields(self.number(), *(self.text() for _ in range(11)))
+        """Take the fields of a contract and the flag for expired ones, which always follows."""
+        fields = ContractFields(self.number(), *(self.text() for _ in range(11)))
+        return replace(fields, include_expired=self.flag())
 
 
 def _start_api(cursor: _Cursor) -> StartApi:
@@ -68,7 +71,6 @@ def _contract_request(cursor: _Cursor) -> ContractRequest:
 
 def _history_request(cursor: _Cursor) -> HistoryRequest:
     request_id, contract = cursor.number(), cursor.contract()
-    cursor.skip(1)
     end, bar_size, duration = cursor.text(), cursor.text(), cursor.text()
     use_rth, what, format_date = cursor.flag(), cursor.text(), cursor.number()
     if contract.sec_type == "BAG":
@@ -88,7 +90,6 @@ def _history_request(cursor: _Cursor) -> HistoryRequest:
 
 def _head_request(cursor: _Cursor) -> HeadRequest:
     request_id, contract = cursor.number(), cursor.contract()
-    cursor.skip(1)
     return HeadRequest(request_id, contract, cursor.flag(), cursor.text(), cursor.number())
 
 
@@ -131,6 +132,25 @@ def _account_updates(cursor: _Cursor) -> PlainRequest:
     return PlainRequest(6, account=cursor.text())
 
 
+def _account_summary(cursor: _Cursor) -> PlainRequest:
+    cursor.skip(1)
+    request_id = cursor.number()
+    cursor.skip(1)
+    return PlainRequest(62, request_id, tags=cursor.text())
+
+
+def _multi(type_id: int) -> Callable[[_Cursor], Request]:
+    def decode(cursor: _Cursor) -> Request:
+        cursor.skip(1)
+        return PlainRequest(type_id, cursor.number(), cursor.text(), cursor.text())
+
+    return decode
+
+
+def _profit(type_id: int) -> Callable[[_Cursor], Request]:
+    return lambda cursor: PlainRequest(type_id, cursor.number())
+
+
 DECODERS: dict[int, Callable[[_Cursor], Request]] = {
     3: _order,
     4: _versioned_order,
@@ -140,14 +160,19 @@ DECODERS: dict[int, Callable[[_Cursor], Request]] = {
     21: _versioned_order,
     25: _cancel_history,
     58: _global_cancel,
+    62: _account_summary,
     71: _start_api,
+    74: _multi(74),
+    76: _multi(76),
     87: _head_request,
     90: _cancel_head,
+    92: _profit(92),
+    93: _profit(93),
 }
 """How to read each message type that carries more than its name."""
 
 DECODERS |= {type_id: _plain(type_id) for type_id in (5, 8, 14, 15, 16, 17, 49, 59, 61, 64, 99)}
-DECODERS |= {type_id: _plain_with_id(type_id) for type_id in (7, 62, 63, 76, 77)}
+DECODERS |= {type_id: _plain_with_id(type_id) for type_id in (7, 63, 75, 77)}
 
 
 def decode(fields: list[str]) -> Request:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ktrdr_pipelines.simulator.hours import ZONE, Hours
 
-_PATTERN = re.compile(r"([0-9]{1,6}) ([SDWMY])")
+_PATTERN = re.compile(r"([0-9]{1,6})(?: ([SDWMY]))?")
 _EPOCH = date(1970, 1, 1)
 
 
@@ -34,17 +34,22 @@ class Unit(StrEnum):
     YEARS = "Y"
 
 
+_BAD_FORM = (
+    "When specifying a unit, historical data request duration format is "
+    "integer{SPACE}unit (S|D|W|M|Y)."
+)
+_BAD_COUNT = "Historical data requested duration is invalid."
 MOST = {
-    Unit.SECONDS: (86_400, "86400 seconds must be made in days"),
-    Unit.DAYS: (365, "365 days must be made in years"),
-    Unit.WEEKS: (52, "52 weeks must be made in years"),
-    Unit.MONTHS: (12, "12 months must be made in years"),
-    Unit.YEARS: (68, "68 years are not supported"),
+    Unit.SECONDS: (86_400, "request for greater than 86400 seconds rejected."),
+    Unit.DAYS: (365, "requests for durations longer than 365 days must be made in years."),
+    Unit.WEEKS: (52, "request for durations longer than 52 weeks must be made in years."),
+    Unit.MONTHS: (12, "request for durations longer than 12 months must be made in years."),
+    Unit.YEARS: (68, "request for durations longer than 68 years rejected."),
 }
 """Longest duration of each unit, and how the refusal ends.
 
-Source: the current table of durations on IBKR Campus (grade O); the texts for days are known
-from clients' logs (grade C), the others follow them (grade P).
+Source: the current table of durations on IBKR Campus (grade O); the texts are those of clones of
+the gateway (grade R), that of years is this simulator's (grade P).
 """
 
 
@@ -69,21 +74,20 @@ class Window:
 
 
 def parse_duration(text: str) -> Duration:
-    """Read ``N S|D|W|M|Y``.
+    """Read ``N S|D|W|M|Y``; a plain number is seconds.
 
     Raises:
         DurationError: another form, zero, or more than the gateway takes in that unit.
     """
     found = _PATTERN.fullmatch(text)
-    if found is None or int(found[1]) == 0:
-        raise DurationError(
-            "Historical data query duration is invalid: "
-            "use a whole number, a space and S, D, W, M or Y"
-        )
-    duration = Duration(int(found[1]), Unit(found[2]))
+    if found is None:
+        raise DurationError(_BAD_FORM)
+    duration = Duration(int(found[1]), Unit(found[2] or "S"))
+    if duration.count == 0:
+        raise DurationError(_BAD_COUNT)
     most, rule = MOST[duration.unit]
     if duration.count > most:
-        raise DurationError(f"Historical data requests for durations longer than {rule}.")
+        raise DurationError(f"Historical data {rule}")
     return duration
 
 

@@ -13,17 +13,34 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 ZONE = "US/Eastern"
-"""Zone of both markets, by the name that the gateway's contract details use."""
+"""The gateway's own zone, by the name that contract details use."""
 
 DAY_S = 86_400
 MINUTE_S = 60
 
 
-class MarketKind(StrEnum):
+class Venue(StrEnum):
     """The markets that have hours of their own."""
 
-    STOCK = "STK"
-    FX = "CASH"
+    US_STOCKS = "US stocks"
+    TORONTO = "Toronto stocks"
+    FX = "FX"
+    CME = "CME Globex"
+    NYMEX = "NYMEX on Globex"
+    US_INDEX = "US indices"
+    CRYPTO = "crypto"
+
+
+ZONES = {
+    Venue.US_STOCKS: ZONE,
+    Venue.TORONTO: ZONE,
+    Venue.FX: ZONE,
+    Venue.CME: "US/Central",
+    Venue.NYMEX: ZONE,
+    Venue.US_INDEX: "US/Central",
+    Venue.CRYPTO: "UTC",
+}
+"""The zone in which a venue's bars, sessions and hours are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +78,14 @@ class Hours:
 class MarketCalendar:
     """The sessions of one market, in all hours and in regular hours."""
 
-    kind: MarketKind
+    venue: Venue
     all_hours: Hours
     regular: Hours
+
+    @property
+    def has_extended_hours(self) -> bool:
+        """Whether a session has time outside the regular hours."""
+        return self.regular is not self.all_hours
 
     def hours(self, *, use_rth: bool) -> Hours:
         """Return the hours that a request with or without ``useRTH`` sees."""

@@ -1,69 +1,101 @@
 """What can be asked for: instruments, and which of them a client's contract fields name.
 
-Contract ids are this simulator's own, far above those that IB uses for the same instruments, so
-that a pinned id of one gateway is never mistaken for that of the other.
+Here: the form of an instrument and the matching of fields. Not here: which instruments there
+are (``listings``) and how one of a kind is described (``describing``, ``futures``).
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from zlib import crc32
 
-from ktrdr_pipelines.simulator.hours import ZONE, MarketKind
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.simulator.hours import DAY_S, ZONES, Venue
 from ktrdr_pipelines.simulator.messages import ContractFields
 
-FX_EXCHANGE = "IDEALPRO"
-SMART = "SMART"
-CURRENCIES = frozenset({"AUD", "CAD", "CHF", "EUR", "GBP", "JPY", "NZD", "USD"})
+KEPT_S = IbLimitsRegistry.FUTURES_HISTORY_DAYS.value * DAY_S
 
 _FIRST_CON_ID = 1_900_000_000
 _CON_IDS = 100_000_000
 
 
+class SecType(StrEnum):
+    """The security types that are served."""
+
+    STOCK = "STK"
+    FX = "CASH"
+    FUTURE = "FUT"
+    CONTINUOUS = "CONTFUT"
+    INDEX = "IND"
+    CRYPTO = "CRYPTO"
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """The life of a future: its month, its last trade date and the moments around it.
+
+    ``kept`` says whether it is forgotten two years after its end, as IB does (grade O).
+    """
+
+    contract_month: str
+    last_trade_date: str
+    last_trade_time: str
+    first_s: int
+    end_s: int
+    kept: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One contract: its fields as contract details state them."""
+    """One contract: its fields as contract details state them.
 
+    ``key`` names it in logs and folders of recordings, ``exchange`` is where bars are asked
+    from, ``exchanges`` is every name a request may use for that.
+    """
+
+    key: str
+    con_id: int
     symbol: str
-    kind: MarketKind
+    sec_type: SecType
+    venue: Venue
+    exchange: str
     primary_exchange: str
     currency: str
     name: str
     min_tick: float
-    zone: str = ZONE
+    local_symbol: str
+    trading_class: str
+    multiplier: str = ""
+    expiry: Expiry | None = None
 
     @property
-    def key(self) -> str:
-        """The symbol of a stock, both currencies of a pair."""
-        return self.symbol if self.kind is MarketKind.STOCK else self.symbol + self.currency
-
-    @property
-    def con_id(self) -> int:
-        """A contract id that depends on kind and key alone."""
-        return _FIRST_CON_ID + crc32(f"{self.kind}/{self.key}".encode()) % _CON_IDS
-
-    @property
-    def exchange(self) -> str:
-        """The exchange that bars are asked from."""
-        return SMART if self.kind is MarketKind.STOCK else FX_EXCHANGE
-
-    @property
-    def local_symbol(self) -> str:
-        """The exchange's own name: ``AAPL``, ``EUR.USD``."""
-        if self.kind is MarketKind.STOCK:
-            return self.symbol
-        return f"{self.symbol}.{self.currency}"
-
-    @property
-    def trading_class(self) -> str:
-        """The class that options of it would have: ``NMS`` for US stocks, the pair for FX."""
-        return "NMS" if self.kind is MarketKind.STOCK else self.local_symbol
+    def zone(self) -> str:
+        """The zone of its exchange."""
+        return ZONES[self.venue]
 
     @property
     def exchanges(self) -> tuple[str, ...]:
         """Every exchange that a request may name."""
-        if self.kind is MarketKind.FX:
-            return (FX_EXCHANGE,)
-        return (SMART, self.primary_exchange)
+        if self.primary_exchange in {"", self.exchange}:
+            return (self.exchange,)
+        return (self.exchange, self.primary_exchange)
+
+    def is_known(self, now_s: int, *, include_expired: bool) -> bool:
+        """Say whether a gateway lists it: not before its first day, expired ones when asked."""
+        if self.expiry is None:
+            return True
+        if now_s < self.expiry.end_s:
+            return now_s >= self.expiry.first_s
+        return include_expired and (self.expiry.kept or now_s < self.expiry.end_s + KEPT_S)
+
+
+def con_id_of(sec_type: SecType, key: str) -> int:
+    """Return the contract id of a type and key: the same in every market.
+
+    Ids are this simulator's own, far above those that IB uses for the same instruments, so that
+    a pinned id of one gateway is never mistaken for that of the other.
+    """
+    return _FIRST_CON_ID + crc32(f"{sec_type}/{key}".encode()) % _CON_IDS
 
 
 def fitting(instruments: Iterable[Instrument], asked: ContractFields) -> list[Instrument]:
@@ -73,37 +105,32 @@ def fitting(instruments: Iterable[Instrument], asked: ContractFields) -> list[In
 
 def _fits(instrument: Instrument, asked: ContractFields) -> bool:
     if asked.con_id:
-        return instrument.con_id == asked.con_id and asked.exchange in {"", *instrument.exchanges}
+        return instrument.con_id == asked.con_id and _same_place(instrument, asked)
     if not (asked.symbol or asked.local_symbol):
         return False
-    primary = instrument.primary_exchange
     return (
         asked.symbol in {"", instrument.symbol}
         and asked.local_symbol in {"", instrument.local_symbol}
-        and asked.sec_type in {"", instrument.kind}
         and asked.currency in {"", instrument.currency}
-        and asked.exchange in {"", *instrument.exchanges}
-        and asked.primary_exchange in {"", primary}
-        and not asked.last_trade_date
+        and asked.primary_exchange in {"", instrument.primary_exchange}
+        and asked.multiplier in {"", instrument.multiplier}
+        and asked.trading_class in {"", instrument.trading_class}
+        and _same_place(instrument, asked)
+        and _same_month(instrument.expiry, asked.last_trade_date)
     )
 
 
-def pair_of(key: str) -> tuple[str, str] | None:
-    """Split ``EURUSD`` into its currencies; None where it is no currency pair."""
-    base, quote = key[:3], key[3:]
-    is_pair = base != quote and {base, quote} <= CURRENCIES
-    return (base, quote) if is_pair else None
+def _same_place(instrument: Instrument, asked: ContractFields) -> bool:
+    """Compare type and exchange; an id without a type is a contract's, not the chain's."""
+    if not asked.sec_type and instrument.sec_type is SecType.CONTINUOUS:
+        return False
+    return asked.sec_type in {"", instrument.sec_type} and (
+        asked.exchange in {"", *instrument.exchanges}
+    )
 
 
-def fx_pair(base: str, quote: str) -> Instrument:
-    """Describe a currency pair; its tick is half a pip.
-
-    Source: IB quotes IDEALPRO in half pips (grade O).
-    """
-    tick = 0.005 if quote == "JPY" else 0.00005
-    return Instrument(base, MarketKind.FX, "", quote, f"{base}.{quote}", tick)
-
-
-def us_stock(symbol: str, primary_exchange: str, name: str) -> Instrument:
-    """Describe a US stock."""
-    return Instrument(symbol, MarketKind.STOCK, primary_exchange, "USD", name, 0.01)
+def _same_month(expiry: Expiry | None, asked: str) -> bool:
+    """Compare ``yyyymm`` with a contract's month, ``yyyymmdd`` with its last trade date."""
+    if not asked:
+        return True
+    return expiry is not None and asked in {expiry.contract_month, expiry.last_trade_date}

@@ -1,7 +1,8 @@
 """What a gateway answers from: the seam between the protocol and the bars.
 
 Here: the question a market is asked and the form of its answer. Not here: the markets
-(``synthetic``, ``replay``) and what a request's texts mean (``history``).
+(``synthetic``, ``replay``), what a request's texts mean (``reading``) and which
+``whatToShow`` an instrument has (``refusals``).
 """
 
 from collections.abc import Sequence
@@ -26,9 +27,20 @@ class What(StrEnum):
     """The values of ``whatToShow`` that are served."""
 
     TRADES = "TRADES"
+    AGGTRADES = "AGGTRADES"
+    ADJUSTED_LAST = "ADJUSTED_LAST"
     MIDPOINT = "MIDPOINT"
     BID = "BID"
     ASK = "ASK"
+    BID_ASK = "BID_ASK"
+    SCHEDULE = "SCHEDULE"
+
+
+TRADED = frozenset({What.TRADES, What.AGGTRADES, What.ADJUSTED_LAST})
+"""What is made of trades, and so has volume where the instrument has any."""
+
+QUOTED = frozenset({What.MIDPOINT, What.BID, What.ASK, What.BID_ASK})
+"""What is made of quotes, and so has no volume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +57,7 @@ class BarQuery:
 class PricedBars:
     """Bars as they go on the wire; None stands for "not available", -1 on the wire.
 
-    ``start`` is in seconds since 1970, midnight UTC of the date for days and weeks.
+    ``start`` is in seconds since 1970, midnight UTC of the date for days and longer.
     """
 
     start: Ints

@@ -4,12 +4,12 @@ Here: what a request means. Not here: how it is read (``decoding``), what is ans
 (``answers``, ``smalltalk``) and whether it may be served (``session``, ``rules``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class ContractFields:
-    """The twelve fields by which a client names an instrument."""
+    """The twelve fields by which a client names an instrument, and whether it may have expired."""
 
     con_id: int
     symbol: str
@@ -23,6 +23,7 @@ class ContractFields:
     currency: str
     local_symbol: str
     trading_class: str
+    include_expired: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,13 @@ class CancelHead:
 
 @dataclass(frozen=True, slots=True)
 class PlainRequest:
-    """A request of which only its type, request id and account matter."""
+    """A request of which only its type, its id and what it says of the account matter."""
 
     type_id: int
     request_id: int = -1
     account: str = ""
+    model: str = ""
+    tags: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,47 +5,73 @@ since 1980 fixes the price at every node. The minutes between two nodes are a br
 the other: each minute's randomness is a hash of its time, so a session can be computed alone.
 All prices are whole ticks and all volumes whole shares: sums and extremes are exact.
 
-A minute is four prints, 15 seconds apart: its open, its two extremes, its close. That decides
-what there is of a minute that is cut.
+Not here: the seconds of a minute (``seconds``).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
 
 from ktrdr_pipelines.simulator.bars import Bars, empty_bars, joined
 from ktrdr_pipelines.simulator.hashing import GAUSS_SD, Words, bits, gauss, hash_key, words
-from ktrdr_pipelines.simulator.hours import MINUTE_S, Ints, MarketCalendar, MarketKind
+from ktrdr_pipelines.simulator.hours import MINUTE_S, Ints, MarketCalendar, Venue
 from ktrdr_pipelines.simulator.listings import Listing
 
 _EPOCH = date(1970, 1, 1)
 _LEVEL_DAY = (date(2020, 1, 2) - _EPOCH).days
-_PRINT_S = 15
 _STEP_SD = 65_536 * (2 / 12) ** 0.5
 _SHARES_PER_TRADE = 100
+_LEAST_TRADES = 60
+"""Shares and trades that every minute with a trade has at least: one a second."""
 
-_STOCK_MOVES = (0.55, 0.25, 0.80, 0.15)
-"""Share of a day's move by part: overnight, before the open, regular, after the close."""
 
-_FX_MOVES = (0.10, 1.0)
-_STOCK_LIQUIDITY = (6, 256, 9)
-"""Volume by part of a stock's session, in 256ths of a regular minute's."""
+@dataclass(frozen=True, slots=True)
+class _Profile:
+    """How a session's move and volume are spread over its parts.
+
+    ``moves`` are shares of a day's move: before the session, then each part. ``liquidity`` is
+    each part's volume in 256ths of a regular minute's.
+    """
+
+    moves: tuple[float, ...]
+    liquidity: tuple[int, ...]
+
+
+_STOCKS = _Profile((0.55, 0.25, 0.80, 0.15), (6, 256, 9))
+_FUTURES = _Profile((0.05, 0.50, 0.85, 0.10), (40, 256, 60))
+_WHOLE = _Profile((0.10, 1.0), (256,))
+_OVERNIGHT = _Profile((0.55, 0.85), (256,))
+
+_PROFILES = {
+    Venue.US_STOCKS: _STOCKS,
+    Venue.TORONTO: _OVERNIGHT,
+    Venue.FX: _WHOLE,
+    Venue.CME: _FUTURES,
+    Venue.NYMEX: _FUTURES,
+    Venue.US_INDEX: _OVERNIGHT,
+    Venue.CRYPTO: _WHOLE,
+}
+"""A venue with extended hours has three parts: before, in and after the regular hours."""
 
 
 class MinutePaths:
     """The minutes of one listing under one seed."""
 
     def __init__(self, seed: int, listing: Listing, calendar: MarketCalendar) -> None:
-        name = listing.instrument.key
+        name = listing.stream
         self._listing = listing
         self._minute_key = hash_key(seed, name, "minute")
         self._day_key = hash_key(seed, name, "day")
-        self._is_stock = calendar.kind is MarketKind.STOCK
+        self._profile = _PROFILES[calendar.venue]
         self._edges = _edges(calendar)
         self._nodes = self._node_ticks(hash_key(seed, name, "node"), calendar)
         regular = calendar.regular
         self._busy = 192 + bits(words(self._day_key, regular.labels), 0, 7)
+
+    @property
+    def _has_parts(self) -> bool:
+        return len(self._profile.liquidity) > 1
 
     def spreads(self, sessions: Ints) -> Ints:
         """Return how many ticks bid and ask are from the middle, which is per session."""
@@ -54,7 +80,7 @@ class MinutePaths:
     def minutes(self, sessions: range, *, use_rth: bool) -> Bars:
         """Return every minute bar of the given sessions, in all or in regular hours."""
         chosen = np.arange(sessions.start, sessions.stop)
-        first, parts = (1, 1) if use_rth and self._is_stock else (0, self._edges.shape[1] - 1)
+        first, parts = (1, 1) if use_rth and self._has_parts else (0, self._edges.shape[1] - 1)
         pieces = [
             self._part(same, part)
             for part in range(first, first + parts)
@@ -68,7 +94,7 @@ class MinutePaths:
 
     def _node_ticks(self, key: np.uint64, calendar: MarketCalendar) -> Ints:
         """Walk once over all sessions and return the price at each node, in ticks."""
-        moves = np.array(_STOCK_MOVES if self._is_stock else _FX_MOVES)
+        moves = np.array(self._profile.moves)
         labels = calendar.all_hours.labels
         counters = labels[:, np.newaxis] * len(moves) + np.arange(len(moves))
         steps = gauss(words(key, counters)) / GAUSS_SD * moves * self._listing.daily_move
@@ -99,7 +125,7 @@ class MinutePaths:
         first = self._nodes[sessions, part][:, np.newaxis]
         last = self._nodes[sessions, part + 1][:, np.newaxis]
         count = random.shape[1]
-        moves = (_STOCK_MOVES if self._is_stock else _FX_MOVES)[part + 1]
+        moves = self._profile.moves[part + 1]
         deviation = first * (self._listing.daily_move * moves / count**0.5)
         scale = np.rint(deviation * (65_536 / _STEP_SD)).astype(np.int64)
         steps = bits(random, 0, 16) + bits(random, 16, 16) - 65_535
@@ -112,14 +138,16 @@ class MinutePaths:
         low = np.minimum(open_, close) - ((bits(random, 40, 8) * wick) >> 8)
         low = np.maximum(low, 1)
         close, open_, high = (np.maximum(price, 1) for price in (close, open_, high))
-        return open_, high, low, close, self._volumes(random, sessions, part)
+        shift = self._listing.shift_ticks
+        prices = (price + shift for price in (open_, high, low, close))
+        return *prices, self._volumes(random, sessions, part)
 
     def _volumes(self, random: Words, sessions: Ints, part: int) -> Ints:
-        if not self._is_stock:
+        if not self._listing.minute_volume:
             return np.zeros(random.shape, np.int64)
-        middle = self._listing.minute_volume * _STOCK_LIQUIDITY[part] * self._busy[sessions]
+        middle = self._listing.minute_volume * self._profile.liquidity[part] * self._busy[sessions]
         shape = _smile(random.shape[1]) * (64 + bits(random, 48, 8))
-        return 1 + ((middle[:, np.newaxis] >> 8) * shape >> 24)
+        return _LEAST_TRADES + ((middle[:, np.newaxis] >> 8) * shape >> 24)
 
 
 def _smile(count: int) -> Ints:
@@ -132,7 +160,7 @@ def _smile(count: int) -> Ints:
 
 def _edges(calendar: MarketCalendar) -> Ints:
     hours, regular = calendar.all_hours, calendar.regular
-    if calendar.kind is MarketKind.FX:
+    if not calendar.has_extended_hours:
         return np.stack([hours.opens, hours.closes], axis=1)
     return np.stack([hours.opens, regular.opens, regular.closes, hours.closes], axis=1)
 
@@ -148,7 +176,7 @@ def _flat(columns: tuple[Ints, ...], times: Ints, sessions: Ints, traded: Ints |
         close=close,
         volume=volume,
         turnover=volume * (open_ + high + low + close),
-        count=1 + volume // _SHARES_PER_TRADE,
+        count=_LEAST_TRADES + volume // _SHARES_PER_TRADE,
     )
     return bars if traded is None else bars.take(traded)
 
@@ -157,32 +185,3 @@ def _in_order(pieces: list[Bars]) -> Bars:
     bars = joined(pieces)
     in_order = bool(np.all(bars.start[1:] > bars.start[:-1]))
     return bars if in_order else bars.take(np.argsort(bars.start, kind="stable"))
-
-
-def cut_minute(minute: Bars, start_s: int, end_s: int) -> Bars:
-    """Return what the prints in ``[start_s, end_s)`` make of one minute bar, or nothing."""
-    stamp = int(minute.start[0])
-    open_, high, low, close = (
-        int(column[0]) for column in (minute.open, minute.high, minute.low, minute.close)
-    )
-    extremes = (low, high) if close >= open_ else (high, low)
-    prints = [
-        (price, number)
-        for number, price in enumerate((open_, *extremes, close))
-        if start_s <= stamp + number * _PRINT_S < end_s
-    ]
-    if not prints:
-        return minute.take(slice(0))
-    prices = [price for price, _ in prints]
-    quarter, rest = divmod(int(minute.volume[0]), 4)
-    volume = quarter * len(prints) + (rest if prints[0][1] == 0 else 0)
-    kept = {
-        "open": prices[0],
-        "high": max(prices),
-        "low": min(prices),
-        "close": prices[-1],
-        "volume": volume,
-        "turnover": volume * sum(prices) * 4 // len(prices),
-        "count": 1 + volume // _SHARES_PER_TRADE,
-    }
-    return replace(minute, **{name: np.array([value]) for name, value in kept.items()})

@@ -82,6 +82,11 @@ class RequestLog:
             record = self._records[place]
             self._records[place] = replace(record, count=count, error_code=error_code)
 
+    def is_open(self, place: int) -> bool:
+        """Say whether the record at a place has no outcome yet; live bars have one early."""
+        with self._lock:
+            return self._records[place].is_open
+
     def snapshot(self) -> tuple[RequestRecord, ...]:
         """Return all records so far."""
         with self._lock:

@@ -8,6 +8,7 @@ Here: which folders are instruments, and a file's columns. Not here: what is ans
 import logging
 import re
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ import pyarrow.parquet as pq
 
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.bars import Bars
-from ktrdr_pipelines.simulator.hours import DAY_S, Hours, Ints, MarketKind
-from ktrdr_pipelines.simulator.instruments import Instrument, fx_pair, pair_of, us_stock
-from ktrdr_pipelines.simulator.listings import LISTINGS
+from ktrdr_pipelines.simulator.describing import fx_pair, pair_of, us_stock
+from ktrdr_pipelines.simulator.futures import recorded_contract
+from ktrdr_pipelines.simulator.hours import DAY_S, Hours, Ints
+from ktrdr_pipelines.simulator.instruments import Instrument, SecType
+from ktrdr_pipelines.simulator.listings import listings
 from ktrdr_pipelines.simulator.sizes import SIZES, BarSize
 
 _LOG = logging.getLogger(__name__)
@@ -38,9 +41,9 @@ class Recording:
 
 
 def recordings_in(folder: Path) -> dict[Instrument, Recording]:
-    """Find the recorded stocks and currency pairs of a folder.
+    """Find the recorded stocks, currency pairs and futures of a folder.
 
-    Anything else is skipped with a note in the log: futures have no market here.
+    Anything else is skipped with a note in the log.
 
     Raises:
         SimulatorError: there is no such folder, or nothing in it can be replayed.
@@ -50,7 +53,7 @@ def recordings_in(folder: Path) -> dict[Instrument, Recording]:
     if not recordings:
         raise SimulatorError(
             f"replay the bars of {folder}",
-            came="no recorded stock or currency pair",
+            came="no recorded stock, currency pair or future",
             remedy="Name a folder with files like AAPL/1m.parquet",
         )
     return recordings
@@ -69,13 +72,15 @@ def _folders(folder: Path) -> list[Path]:
 def _recording(folder: Path) -> Recording | None:
     files = {size: folder / f"{size.key}.parquet" for size in SIZES}
     present = {size: path for size, path in files.items() if path.is_file()}
-    instrument = _instrument(folder.name)
-    if instrument is None:
-        _LOG.warning("%s is neither a stock nor a currency pair: not replayed", folder.name)
+    if not present:
         return None
     for path in present.values():
         _check(path)
-    return Recording(instrument, present) if present else None
+    instrument = _instrument(folder.name, present)
+    if instrument is None:
+        _LOG.warning("%s is no stock, currency pair or future: not replayed", folder.name)
+        return None
+    return Recording(instrument, present)
 
 
 def _check(path: Path) -> None:
@@ -96,14 +101,21 @@ def _malformed(path: Path, came: str) -> SimulatorError:
     )
 
 
-def _instrument(key: str) -> Instrument | None:
+def _instrument(key: str, files: dict[BarSize, Path]) -> Instrument | None:
+    """Tell what a folder's name stands for; a future's year needs a look at its bars."""
     pair = pair_of(key)
     if pair is not None:
         return fx_pair(*pair)
-    if not _STOCK.fullmatch(key):
-        return None
-    known = (each for each in LISTINGS if each.kind is MarketKind.STOCK and each.key == key)
-    return next(known, us_stock(key, "NASDAQ", key))
+    if _STOCK.fullmatch(key):
+        stocks = (each for each in listings() if each.sec_type is SecType.STOCK)
+        return next((each for each in stocks if each.key == key), us_stock(key, "NASDAQ", key))
+    return recorded_contract(key, max(_newest_day(path) for path in files.values()))
+
+
+def _newest_day(path: Path) -> date:
+    starts = _starts(pq.read_table(path, columns=["ts"]).column("ts"))
+    newest = int(starts.max()) if len(starts) else 0
+    return datetime.fromtimestamp(newest, UTC).date()
 
 
 def read_bars(path: Path, size: BarSize, hours: Hours) -> Bars:

@@ -1,12 +1,13 @@
 """The replay market: recorded bars, answered bit for bit.
 
 The file of a size is answered as it is; only a size that has no file is built of the longest
-shorter one that has. What was not recorded stays missing. A recorded bar cannot be split: one
-that the window cuts at its end is built of shorter recorded bars where there are any and left
-out where there are none; one that it cuts at its start is left out.
+shorter one that has and that goes into it. What was not recorded stays missing. A recorded bar
+cannot be split: one that the window cuts at its end is built of shorter recorded bars where
+there are any and left out where there are none; one that it cuts at its start is left out.
 
-Stocks are recorded as TRADES and pairs as MIDPOINT; anything else has no data. Of the fields,
-average and count were not recorded and are not available, nor is the volume of a pair.
+Stocks and futures are recorded as TRADES and pairs as MIDPOINT; anything else has no data, and
+futures are never forgotten. Of the fields, average and count were not recorded and are not
+available, nor is the volume of a pair.
 """
 
 from collections.abc import Sequence
@@ -19,13 +20,17 @@ import numpy as np
 from ktrdr_pipelines.simulator.bars import Bars, aggregated, empty_bars, joined
 from ktrdr_pipelines.simulator.calendar import calendar_of, within_regular_clock
 from ktrdr_pipelines.simulator.durations import Window
-from ktrdr_pipelines.simulator.hours import DAY_S, Hours, MarketKind
-from ktrdr_pipelines.simulator.instruments import Instrument
+from ktrdr_pipelines.simulator.hours import DAY_S, Hours
+from ktrdr_pipelines.simulator.instruments import Instrument, SecType
 from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.recording import ends_of, read_bars, recordings_in
-from ktrdr_pipelines.simulator.sizes import SIZES, BarSize
+from ktrdr_pipelines.simulator.sizes import BarSize
 
-_RECORDED_WHAT = {MarketKind.STOCK: What.TRADES, MarketKind.FX: What.MIDPOINT}
+_RECORDED_WHAT = {
+    SecType.STOCK: What.TRADES,
+    SecType.FUTURE: What.TRADES,
+    SecType.FX: What.MIDPOINT,
+}
 _KEPT_SERIES = 64
 
 
@@ -50,7 +55,7 @@ class ReplayMarket:
 
     def hours(self, instrument: Instrument, *, use_rth: bool) -> Hours:
         """Return the sessions of the instrument's market, whatever was recorded of them."""
-        return calendar_of(instrument.kind).hours(use_rth=use_rth)
+        return calendar_of(instrument.venue).hours(use_rth=use_rth)
 
     def default_now(self) -> datetime | None:
         """Return a midnight UTC a day or more after the end of the newest recorded bar.
@@ -62,7 +67,7 @@ class ReplayMarket:
 
     def head(self, instrument: Instrument, what: What, *, use_rth: bool) -> int | None:
         """Return the start of the oldest bar of any size; of a day it is the session's open."""
-        if what is not _RECORDED_WHAT[instrument.kind]:
+        if what is not _RECORDED_WHAT[instrument.sec_type]:
             return None
         hours = self.hours(instrument, use_rth=use_rth)
         starts = [
@@ -74,9 +79,9 @@ class ReplayMarket:
 
     def bars(self, instrument: Instrument, query: BarQuery) -> PricedBars:
         """Return the recorded bars that lie wholly in the window, oldest first."""
-        if query.what is not _RECORDED_WHAT[instrument.kind]:
-            return _priced(empty_bars(np.float64), instrument.kind)
-        return _priced(self._in_window(instrument, query.size, query), instrument.kind)
+        if query.what is not _RECORDED_WHAT[instrument.sec_type]:
+            return _priced(empty_bars(np.float64), instrument.sec_type)
+        return _priced(self._in_window(instrument, query.size, query), instrument.sec_type)
 
     def _read(self, instrument: Instrument, size: BarSize, use_rth: bool) -> Bars:  # noqa: FBT001 - a cache key
         """Read a series once, without the bars outside the hours that are asked for.
@@ -86,7 +91,7 @@ class ReplayMarket:
         """
         hours = self.hours(instrument, use_rth=use_rth)
         bars = read_bars(self._recordings[instrument].files[size], size, hours)
-        if size.is_dated or not use_rth or instrument.kind is MarketKind.FX:
+        if size.is_dated or not use_rth or instrument.sec_type is SecType.FX:
             return bars
         if within_regular_clock(bars.start + hours.offsets[bars.session]):
             return bars
@@ -112,7 +117,7 @@ class ReplayMarket:
 
     def _longest_below(self, instrument: Instrument, size: BarSize) -> BarSize | None:
         files = self._recordings[instrument].files
-        return max((each for each in SIZES if each < size and each in files), default=None)
+        return max((each for each in files if size.is_made_of(each)), default=None)
 
     def _recorded(self, instrument: Instrument, size: BarSize, query: BarQuery) -> Bars:
         hours = self.hours(instrument, use_rth=query.use_rth)
@@ -139,10 +144,10 @@ class ReplayMarket:
         return aggregated(self._in_window(instrument, shorter, narrowed), size, hours)
 
 
-def _priced(bars: Bars, kind: MarketKind) -> PricedBars:
+def _priced(bars: Bars, sec_type: SecType) -> PricedBars:
     prices = (
         np.asarray(column, np.float64) for column in (bars.open, bars.high, bars.low, bars.close)
     )
     open_, high, low, close = prices
-    volume = bars.volume if kind is MarketKind.STOCK else None
+    volume = None if sec_type is SecType.FX else bars.volume
     return PricedBars(bars.start, open_, high, low, close, volume=volume)

@@ -18,7 +18,9 @@ from ktrdr_pipelines.simulator.connection import Connection, Gateway
 from ktrdr_pipelines.simulator.market import Market
 from ktrdr_pipelines.simulator.record import RequestLog, RequestRecord
 from ktrdr_pipelines.simulator.rules import GatewayRules
+from ktrdr_pipelines.simulator.steps import DurationTable
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.updates import EVERY_S
 
 ACCOUNT = "SIM000001"
 """Account of every simulated gateway; its beginning marks bars as simulated."""
@@ -34,6 +36,8 @@ class SimulatorServer:
         port: 0 takes any free one; read ``port`` once started.
         latency_s: seconds that every contract, head and historical request waits.
         account: the account it announces.
+        durations: which bar sizes a duration may be asked with.
+        update_s: seconds between updates of bars that are kept up to date.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class SimulatorServer:
         port: int = 0,
         latency_s: float = 0.0,
         account: str = ACCOUNT,
+        durations: DurationTable = DurationTable.WIDE,
+        update_s: float = EVERY_S,
     ) -> None:
         self.clock = clock if clock is not None else SimClock(market.default_now())
         self.host = host
@@ -56,6 +62,8 @@ class SimulatorServer:
             log=RequestLog(),
             account=account,
             latency_s=latency_s,
+            durations=durations,
+            update_s=update_s,
         )
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
@@ -136,6 +144,9 @@ def running_simulator(
     now: datetime | str | None = None,
     latency_s: float = 0.0,
     port: int = 0,
+    *,
+    durations: DurationTable = DurationTable.WIDE,
+    update_s: float = EVERY_S,
 ) -> Iterator[SimulatorServer]:
     """Run a gateway in a thread and event loop of its own while the context lasts.
 
@@ -144,11 +155,20 @@ def running_simulator(
         now: where its clock starts, also as an ISO text; None takes the market's own.
         latency_s: seconds that every request waits.
         port: 0 takes any free one.
+        durations: which bar sizes a duration may be asked with.
+        update_s: seconds between updates of bars that are kept up to date.
     """
     served = market if market is not None else SyntheticMarket(seed=1)
     start = datetime.fromisoformat(now) if isinstance(now, str) else now
     clock = SimClock(start if start is not None else served.default_now())
-    server = SimulatorServer(served, clock=clock, latency_s=latency_s, port=port)
+    server = SimulatorServer(
+        served,
+        clock=clock,
+        latency_s=latency_s,
+        port=port,
+        durations=durations,
+        update_s=update_s,
+    )
     thread = _ServerThread(server)
     thread.start_and_wait()
     try:

@@ -1,14 +1,15 @@
 """Answers that need no market: accounts, orders, positions, the time.
 
-The account is empty and orders are not possible, so every list ends where it begins.
+The account holds no positions and orders are not possible, so their lists end where they begin.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ktrdr_pipelines.simulator import replies
+from ktrdr_pipelines.simulator import accounts, replies
 from ktrdr_pipelines.simulator.messages import PlainRequest
 from ktrdr_pipelines.simulator.replies import ApiError
+from ktrdr_pipelines.simulator.timetext import zoned
 
 FIRST_ORDER_ID = 1
 
@@ -26,6 +27,11 @@ class Facts:
     account: str
     now_s: int
 
+    @property
+    def clock(self) -> str:
+        """The time as account updates tell it, ``HH:MM``."""
+        return zoned(self.now_s)[9:14]
+
 
 def start_up(version: int, account: str) -> bytes:
     """Say what a gateway says once a client has named its id, in a real gateway's order."""
@@ -38,15 +44,19 @@ _Reply = Callable[[PlainRequest, Facts], bytes]
 
 _REPLIES: dict[int, _Reply] = {
     5: lambda _, __: replies.open_orders_end(),
-    6: lambda asked, facts: replies.account_download_end(asked.account or facts.account),
+    6: lambda asked, facts: accounts.updates(asked.account or facts.account, facts.clock),
     7: lambda asked, _: replies.executions_end(asked.request_id),
     8: lambda _, __: replies.next_valid_id(FIRST_ORDER_ID),
     16: lambda _, __: replies.open_orders_end(),
     17: lambda _, facts: replies.managed_accounts(facts.account),
     49: lambda _, facts: replies.current_time(facts.now_s),
-    61: lambda _, __: replies.positions_end(),
-    62: lambda asked, _: replies.account_summary_end(asked.request_id),
-    76: lambda asked, _: replies.account_update_multi_end(asked.request_id),
+    61: lambda _, __: accounts.positions(),
+    62: lambda asked, facts: accounts.summary(asked.request_id, facts.account, asked.tags),
+    74: lambda asked, _: accounts.positions_multi(asked.request_id),
+    76: lambda asked, facts: accounts.updates_multi(
+        asked.request_id, asked.account or facts.account, asked.model
+    ),
+    92: lambda asked, _: accounts.profit(asked.request_id),
     99: lambda _, __: replies.completed_orders_end(),
 }
 

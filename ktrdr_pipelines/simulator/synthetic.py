@@ -1,7 +1,8 @@
 """The synthetic market: every bar a pure function of seed, instrument and time.
 
 Longer bars are built of the minutes of ``minutes``, whole sessions of them once: so all sizes
-agree exactly, and a request of many years of days costs its minutes only the first time.
+agree exactly, and a request of many years of days costs its minutes only the first time. Bars
+below a minute are built of its ``seconds``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,14 @@ import numpy as np
 from ktrdr_pipelines.simulator.bars import Bars, aggregated, empty_bars, joined
 from ktrdr_pipelines.simulator.calendar import calendar_of
 from ktrdr_pipelines.simulator.durations import Window
-from ktrdr_pipelines.simulator.hours import MINUTE_S, Hours, MarketKind
+from ktrdr_pipelines.simulator.hours import MINUTE_S, Hours
 from ktrdr_pipelines.simulator.instruments import Instrument
-from ktrdr_pipelines.simulator.listings import LISTINGS, Listing
+from ktrdr_pipelines.simulator.listings import listings
 from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
-from ktrdr_pipelines.simulator.minutes import MinutePaths, cut_minute
-from ktrdr_pipelines.simulator.sizes import DAY, WEEK, BarSize
+from ktrdr_pipelines.simulator.minutes import MinutePaths
+from ktrdr_pipelines.simulator.quotes import by_time, priced, quoted
+from ktrdr_pipelines.simulator.seconds import cut_minute, seconds_of
+from ktrdr_pipelines.simulator.sizes import DAY, MINUTE
 
 _BLOCK = 256
 """Sessions computed at once: about a year, which keeps the columns in the processor's cache."""
@@ -28,8 +31,14 @@ _KEPT_DAY_BLOCKS = 8_192
 """Blocks of daily bars that are kept, some 20 kB each."""
 
 
+_SPREAD = frozenset({What.BID, What.ASK, What.BID_ASK})
+
+
 class SyntheticMarket:
-    """US stocks and currency pairs with invented prices over real calendars."""
+    """Stocks, pairs, futures, indices and crypto with invented prices over real calendars.
+
+    Nothing here pays a dividend or splits: ADJUSTED_LAST is the same as TRADES.
+    """
 
     def __init__(self, seed: int = 1) -> None:
         self.seed = seed
@@ -41,20 +50,18 @@ class SyntheticMarket:
 
     def instruments(self) -> Sequence[Instrument]:
         """Return every listing's instrument."""
-        return tuple(LISTINGS)
+        return tuple(listings())
 
     def hours(self, instrument: Instrument, *, use_rth: bool) -> Hours:
         """Return the sessions of the instrument's market."""
-        return calendar_of(instrument.kind).hours(use_rth=use_rth)
+        return calendar_of(instrument.venue).hours(use_rth=use_rth)
 
     def default_now(self) -> datetime | None:
         """Return None: the market goes on for ever, so now is the machine's."""
         return None
 
-    def head(self, instrument: Instrument, what: What, *, use_rth: bool) -> int | None:
-        """Return the open of the first session since the listing, if that trades."""
-        if what is What.TRADES and instrument.kind is MarketKind.FX:
-            return None
+    def head(self, instrument: Instrument, what: What, *, use_rth: bool) -> int | None:  # noqa: ARG002 - all start together
+        """Return the start of the first minute since the listing."""
         hours = self.hours(instrument, use_rth=use_rth)
         first = self._first_session(instrument, hours)
         paths = self._paths(instrument)
@@ -63,17 +70,18 @@ class SyntheticMarket:
     def bars(self, instrument: Instrument, query: BarQuery) -> PricedBars:
         """Return the bars of a query; those at its edges hold only what lies in the window."""
         hours = self.hours(instrument, use_rth=query.use_rth)
+        living = replace(query, window=_until_end_of(instrument, query.window))
         build = self._dated if query.size.is_dated else self._timed
-        bars = self._quoted(instrument, build(instrument, query, hours), query.what)
-        if query.size == WEEK:
-            bars = aggregated(bars, WEEK, hours)
-        return _priced(bars, LISTINGS[instrument], query.what)
+        bars = self._quoted(instrument, build(instrument, living, hours), query.what)
+        if query.size > DAY:
+            bars = aggregated(bars, query.size, hours)
+        return priced(bars, listings()[instrument], query.what)
 
     def _new_paths(self, instrument: Instrument) -> MinutePaths:
-        return MinutePaths(self.seed, LISTINGS[instrument], calendar_of(instrument.kind))
+        return MinutePaths(self.seed, listings()[instrument], calendar_of(instrument.venue))
 
     def _first_session(self, instrument: Instrument, hours: Hours) -> int:
-        listed = (LISTINGS[instrument].listed - date(1970, 1, 1)).days
+        listed = (listings()[instrument].listed - date(1970, 1, 1)).days
         return int(np.searchsorted(hours.labels, listed))
 
     def _sessions(self, instrument: Instrument, window: Window, hours: Hours) -> range:
@@ -83,63 +91,84 @@ class SyntheticMarket:
 
     def _timed(self, instrument: Instrument, query: BarQuery, hours: Hours) -> Bars:
         sessions = self._sessions(instrument, query.window, hours)
-        return joined(
-            [self._cut(instrument, block, query, query.size) for block in _blocks(sessions)]
-        )
+        length = 1 if query.size < MINUTE else _BLOCK
+        blocks = _blocks(sessions, length)
+        return joined([self._cut(instrument, block, query) for block in blocks])
 
-    def _cut(self, instrument: Instrument, sessions: range, query: BarQuery, size: BarSize) -> Bars:
-        """Build bars of what the window leaves of some sessions' minutes."""
-        hours = self.hours(instrument, use_rth=query.use_rth)
+    def _cut(self, instrument: Instrument, sessions: range, query: BarQuery) -> Bars:
+        """Build bars, of a day at most, of what the window leaves of some sessions' minutes."""
+        hours, size = self.hours(instrument, use_rth=query.use_rth), min(query.size, DAY)
         minutes = self._paths(instrument).minutes(sessions, use_rth=query.use_rth)
-        return aggregated(_within(minutes, query.window), size, hours)
+        window = query.window
+        if size < MINUTE:
+            touched = minutes.between(window.start_s - MINUTE_S + 1, window.end_s)
+            pieces = seconds_of(touched).between(window.start_s, window.end_s)
+        else:
+            pieces = _within(minutes, window)
+        return aggregated(_weighed(pieces, query.what), size, hours)
 
     def _dated(self, instrument: Instrument, query: BarQuery, hours: Hours) -> Bars:
         """Build daily bars: whole sessions out of kept blocks, cut ones out of minutes."""
         window, sessions = query.window, self._sessions(instrument, query.window, hours)
         parts = []
-        for block in _blocks(sessions):
+        for block in _blocks(sessions, _BLOCK):
             inside = range(
                 block.start + (hours.opens[block.start] < window.start_s),
                 block.stop - (hours.closes[block.stop - 1] > window.end_s),
             )
-            whole = self._whole_days(instrument, inside, use_rth=query.use_rth)
+            whole = self._whole_days(instrument, inside, query)
             edges = sorted(set(block) - set(inside))
-            cut = {at: self._cut(instrument, range(at, at + 1), query, DAY) for at in edges}
+            cut = {at: self._cut(instrument, range(at, at + 1), query) for at in edges}
             before = [bars for at, bars in cut.items() if at < inside.start]
             after = [bars for at, bars in cut.items() if at >= inside.start]
             parts += [*before, whole, *after]
         return joined(parts)
 
-    def _whole_days(self, instrument: Instrument, sessions: range, *, use_rth: bool) -> Bars:
+    def _whole_days(self, instrument: Instrument, sessions: range, query: BarQuery) -> Bars:
         if not sessions:
             return empty_bars()
         number = sessions.start // _BLOCK
-        days = self._day_block(instrument, number, use_rth)
+        what = query.what if query.what is What.BID_ASK else What.TRADES
+        days = self._day_block(instrument, number, what, query.use_rth)
         first, last = np.searchsorted(days.session, (sessions.start, sessions.stop))
         return days.take(slice(int(first), int(last)))
 
-    def _new_day_block(self, instrument: Instrument, number: int, use_rth: bool) -> Bars:  # noqa: FBT001 - a cache key
+    def _new_day_block(
+        self,
+        instrument: Instrument,
+        number: int,
+        what: What,
+        use_rth: bool,  # noqa: FBT001 - a cache key
+    ) -> Bars:
         hours = self.hours(instrument, use_rth=use_rth)
         first = max(number * _BLOCK, self._first_session(instrument, hours))
         sessions = range(first, min((number + 1) * _BLOCK, len(hours.labels)))
         minutes = self._paths(instrument).minutes(sessions, use_rth=use_rth)
-        return aggregated(minutes, DAY, hours)
+        return aggregated(_weighed(minutes, what), DAY, hours)
 
     def _quoted(self, instrument: Instrument, bars: Bars, what: What) -> Bars:
-        """Shift prices by half the session's spread for bid and ask."""
-        if what not in {What.BID, What.ASK} or not len(bars):
+        """Move prices by the session's spread for bid and ask."""
+        if what not in _SPREAD or not len(bars):
             return bars
-        spread = self._paths(instrument).spreads(bars.session)
-        shift = spread if what is What.ASK else -spread
-        moved = {name: getattr(bars, name) + shift for name in ("open", "high", "low", "close")}
-        return replace(bars, **moved)
+        return quoted(bars, what, self._paths(instrument).spreads(bars.session))
 
 
-def _blocks(sessions: range) -> Iterator[range]:
-    """Cut sessions where a block of ``_BLOCK`` ends."""
+def _weighed(bars: Bars, what: What) -> Bars:
+    return by_time(bars) if what is What.BID_ASK else bars
+
+
+def _until_end_of(instrument: Instrument, window: Window) -> Window:
+    """Cut a window at a future's end."""
+    if instrument.expiry is None:
+        return window
+    return Window(window.start_s, min(window.end_s, instrument.expiry.end_s))
+
+
+def _blocks(sessions: range, length: int) -> Iterator[range]:
+    """Cut sessions where a block of so many ends."""
     start = sessions.start
     while start < sessions.stop:
-        stop = min(sessions.stop, (start // _BLOCK + 1) * _BLOCK)
+        stop = min(sessions.stop, (start // length + 1) * length)
         yield range(start, stop)
         start = stop
 
@@ -162,16 +191,3 @@ def _within(minutes: Bars, window: Window) -> Bars:
     if cut_last:
         tail = cut_minute(tail, window.start_s, window.end_s)
     return joined([head, touched.take(slice(1, -1)), tail])
-
-
-def _priced(bars: Bars, listing: Listing, what: What) -> PricedBars:
-    """Turn ticks into prices; dividing whole numbers gives the shortest decimals."""
-    unit = listing.ticks_per_unit
-    open_, high, low, close = (
-        column / unit for column in (bars.open, bars.high, bars.low, bars.close)
-    )
-    priced = PricedBars(bars.start, open_, high, low, close)
-    if what is not What.TRADES or listing.instrument.kind is MarketKind.FX:
-        return priced
-    average = np.round(bars.turnover / np.maximum(bars.volume, 1) / (4 * unit), 6)
-    return replace(priced, volume=bars.volume, average=average, count=bars.count)

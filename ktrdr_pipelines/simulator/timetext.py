@@ -76,9 +76,14 @@ def _zone(name: str) -> tzinfo:
 
 
 def zoned(moment_s: int) -> str:
-    """Write a moment as ``yyyymmdd HH:MM:SS ZONE`` in the exchange's zone."""
+    """Write a moment as ``yyyymmdd HH:MM:SS ZONE`` in the gateway's zone."""
     local = datetime.fromtimestamp(moment_s, ZoneInfo(ZONE))
     return f"{local:%Y%m%d %H:%M:%S} {ZONE}"
+
+
+def local_text(moment_s: int, zone: str) -> str:
+    """Write a moment as ``yyyymmdd-HH:MM:SS`` in an exchange's zone, in spite of the dash."""
+    return f"{datetime.fromtimestamp(moment_s, ZoneInfo(zone)):%Y%m%d-%H:%M:%S}"
 
 
 def utc_text(moment_s: int) -> str:
@@ -91,9 +96,9 @@ def server_text(now: datetime) -> str:
     return f"{now.astimezone(ZoneInfo(ZONE)):%Y%m%d %H:%M:%S %Z}"
 
 
-def offset_s(moment_s: int) -> int:
-    """Return by how many seconds exchange time is ahead of UTC at a moment."""
-    delta = datetime.fromtimestamp(moment_s, ZoneInfo(ZONE)).utcoffset()
+def offset_s(moment_s: int, zone: str) -> int:
+    """Return by how many seconds a zone's time is ahead of UTC at a moment."""
+    delta = datetime.fromtimestamp(moment_s, ZoneInfo(zone)).utcoffset()
     return int((delta or timedelta()).total_seconds())
 
 
@@ -102,14 +107,14 @@ def date_text(day: int) -> str:
     return f"{_EPOCH + timedelta(days=day):%Y%m%d}"
 
 
-def zoned_texts(times: Ints) -> list[str]:
-    """Write many moments like ``zoned``, looking the zone up once an hour of them."""
+def zoned_texts(times: Ints, zone: str) -> list[str]:
+    """Write many moments with an exchange's zone, looking that up once an hour of them."""
     hours, where = np.unique(times // _HOUR_S, return_inverse=True)
-    offsets = np.array([offset_s(int(hour) * _HOUR_S) for hour in hours], dtype=np.int64)
+    offsets = np.array([offset_s(int(hour) * _HOUR_S, zone) for hour in hours], dtype=np.int64)
     local = times + offsets[where]
     days, day_of = np.unique(local // DAY_S, return_inverse=True)
     dates = [date_text(int(day)) for day in days]
     return [
-        f"{dates[day]} {second // 3600:02}:{second // 60 % 60:02}:{second % 60:02} {ZONE}"
+        f"{dates[day]} {second // 3600:02}:{second // 60 % 60:02}:{second % 60:02} {zone}"
         for day, second in zip(day_of.tolist(), (local % DAY_S).tolist(), strict=True)
     ]

@@ -1,5 +1,6 @@
 """ktrdr simulate, and the processes that commands start and end."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -8,9 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import ib_async
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ib_async.wrapper import RequestError
 
 from ktrdr_pipelines.cli.processes import end, is_free, simulator_process, start
 from ktrdr_pipelines.cli.stopping import stoppable
@@ -55,6 +58,27 @@ def test_it_serves_recorded_bars(tmp_path: Path, hands: Any) -> None:
         line = simulator.stdout.readline()
     assert line.startswith(f"serving bars of {folder} on 127.0.0.1:")
     assert ", now 2021-01-" in line
+
+
+def test_it_takes_a_table_of_durations(hands: Any) -> None:
+    """With the safe table two days of minutes are refused in IB's words."""
+
+    async def ask(port: int) -> str:
+        ib = ib_async.IB()
+        ib.RaiseRequestErrors = True
+        await ib.connectAsync("127.0.0.1", port, clientId=9)
+        try:
+            stock = ib_async.Stock("AAPL", "SMART", "USD")
+            with pytest.raises(RequestError) as refused:
+                await ib.reqHistoricalDataAsync(stock, "", "2 D", "1 min", "TRADES", useRTH=True)
+        finally:
+            ib.disconnect()
+        return str(refused.value.message)
+
+    options = ("--port", "0", "--durations", "safe", "--now", "2024-01-10T20:00:30Z", "--json")
+    with hands.started("simulate", *options) as simulator:
+        port = json.loads(simulator.stdout.readline())["port"]
+        assert asyncio.run(ask(port)).endswith("error message:invalid step: 60")
 
 
 def test_a_port_in_use(ktrdr: Any, gateway: Any) -> None:

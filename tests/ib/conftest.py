@@ -293,7 +293,7 @@ def closed_port() -> int:
 @pytest.fixture
 def config(tmp_path: Path) -> GatewayConfig:
     """Give a configuration with a short deadline and a state folder of its own."""
-    return GatewayConfig(state_dir=tmp_path / "state", port=1, timeout_s=0.5)
+    return GatewayConfig(state_dir=tmp_path / "state", port=1, timeout_s=0.5, outage_s=0.5)
 
 
 @pytest.fixture

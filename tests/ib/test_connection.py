@@ -345,7 +345,7 @@ def test_a_connection_refuses_another_loop_and_thread(config: GatewayConfig, gat
 
 
 def test_many_connections_leave_nothing(config: GatewayConfig, gateways: Any) -> None:
-    """After fifty connections there is no socket, thread, task or lock more than before."""
+    """After a thousand connections there is no socket, thread, task or lock more than before."""
     gateway = gateways()
     there = replace(config, port=gateway.port)
 
@@ -358,7 +358,7 @@ def test_many_connections_leave_nothing(config: GatewayConfig, gateways: Any) ->
     asyncio.run(connect(1))
     gc.collect()
     before = open_files(), threading.active_count()
-    assert asyncio.run(connect(50)) == 1
+    assert asyncio.run(connect(1000)) == 1
     gc.collect()
     assert (open_files(), threading.active_count()) == before
     assert {fields[2] for fields in gateway.asked(71)} == {"201"}

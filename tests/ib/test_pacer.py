@@ -17,7 +17,8 @@ from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, RequestKind, Rule,
 from ktrdr_pipelines.errors import DiskError
 from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacer import CANCEL_HOLD_S, Pacer
+from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.slot import CANCEL_HOLD_S
 
 
 class Time:

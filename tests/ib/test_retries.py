@@ -9,12 +9,14 @@ from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     EntitlementError,
     GatewayError,
+    GatewayRestingError,
     GatewaySilentError,
     PacingError,
     RequestRejectedError,
 )
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.retries import retry_delay_s
+from ktrdr_pipelines.load.keeper import Patience
 from ktrdr_pipelines.settings import load_settings
 
 
@@ -52,6 +54,32 @@ def test_an_id_in_use_waits_at_least_the_pause_between_ids() -> None:
 def test_what_would_be_refused_again_is_not_tried_again(error: GatewayError) -> None:
     """An error that is final has no delay."""
     assert delays(error) == [None] * 5
+
+
+def test_jitter_adds_up_to_half() -> None:
+    """Many who failed together do not come back together."""
+    waits = [
+        retry_delay_s(GatewaySilentError("x"), 1, max_retries=1, base_delay_s=2.0, jitter=jitter)
+        for jitter in (0.0, 0.5, 1.0)
+    ]
+    assert waits == [2.0, 2.5, 3.0]
+
+
+def test_a_gateway_that_rests_is_not_asked_before_its_time() -> None:
+    """An error that names a time is waited for at least so long."""
+    error = GatewayRestingError("x")
+    error.retry_in_s = 30.0
+    assert retry_delay_s(error, 1, max_retries=1, base_delay_s=2.0) == 30.0
+
+
+def test_the_loading_waits_by_the_same_policy() -> None:
+    """There is one policy: what the loader's patience says is what it says."""
+    patience = Patience(max_retries=2, delay_s=2.0, jitter=lambda: 0.0)
+    for error in (GatewaySilentError("x"), PacingError("x"), EntitlementError("x")):
+        for tries in (1, 2, 3):
+            assert patience.delay_after(error, tries) == retry_delay_s(
+                error, tries, max_retries=2, base_delay_s=2.0
+            )
 
 
 def test_no_retries_means_none() -> None:

@@ -194,6 +194,7 @@ class FakeGateway:
     heads: int = 0
     opened: int = 0
     contract_ids: dict[str, int] = field(default_factory=dict)
+    places: int = 6
 
     def now(self) -> datetime:
         return self.time

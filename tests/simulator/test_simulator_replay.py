@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.markets import open_market
+from ktrdr_pipelines.simulator.messages import ContractFields
 from ktrdr_pipelines.simulator.replay import ReplayMarket
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 
@@ -31,6 +33,12 @@ def write(folder: Path, key: str, size: str, rows: list[Row]) -> None:
     pq.write_table(
         pa.table(dict(zip(names, arrays, strict=True))), folder / key / f"{size}.parquet"
     )
+
+
+def future_of(local_symbol: str) -> ContractFields:
+    """Name an expired future by its local symbol."""
+    texts = ["", "FUT", "", "", "", "", "CME", "", "USD", local_symbol, ""]
+    return ContractFields(0, *texts, include_expired=True)
 
 
 def minutes(start: str, count: int, level: float = 100.0) -> list[Row]:
@@ -198,13 +206,31 @@ def test_now_is_a_midnight_after_the_newest_bar(tmp_path: Path) -> None:
     assert ReplayMarket(tmp_path).default_now() == datetime(2024, 1, 12, tzinfo=UTC)
 
 
-def test_futures_are_skipped_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A folder that is neither a stock nor a pair is named in the log and passed over."""
-    write(tmp_path, "ESZ3", "1m", minutes("2024-01-09T14:30:00+00:00", 5))
+def test_unknown_names_are_skipped_with_a_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder that is no stock, pair or future is named in the log and passed over."""
+    write(tmp_path, "1INCH", "1m", minutes("2024-01-09T14:30:00+00:00", 5))
     write(tmp_path, "AAPL", "1m", minutes("2024-01-09T14:30:00+00:00", 5))
     with caplog.at_level(logging.WARNING):
         assert [each.key for each in ReplayMarket(tmp_path).instruments()] == ["AAPL"]
-    assert "ESZ3" in caplog.text
+    assert "1INCH" in caplog.text
+
+
+def test_a_recorded_future_is_never_forgotten(replay: Any, tmp_path: Path, fields_of: Any) -> None:
+    """The year of its name is that of the newest bar, its bars are there ten years later."""
+    rows = minutes("2013-12-19T23:00:00+00:00", 90, 1_810.0)
+    write(tmp_path, "ESZ3", "1m", rows)
+    ask = replay()
+    (future,) = ask.market.instruments()
+    assert future.expiry.last_trade_date == "20131220"
+    named = fields_of("ES", sec_type="FUT", exchange="CME", last_trade_date="201312")
+    asked = ("ES", "1 min", "1 D", "20131220-02:00:00")
+    assert ask.bars(*asked, contract=named).errors[0][0] == 200
+    expired = replace(named, include_expired=True)
+    told = ask.bars(*asked, contract=expired, use_rth=False)
+    assert shown(told) == values(rows)
+    assert told.dates[0] == "20131219 17:00:00 US/Central"
 
 
 def test_folders_that_hold_no_bars_are_refused(tmp_path: Path) -> None:
@@ -240,6 +266,7 @@ def test_a_folder_opens_a_replay_and_none_the_synthetic_market(tmp_path: Path) -
         ("AAPL", "1m", "1 min", "5 D", "20140610-00:00:00"),
         ("EURUSD", "1h", "1 hour", "20 Y", "20190101-00:00:00"),
         ("EURUSD", "1m", "1 min", "1 Y", "20190101-00:00:00"),
+        ("ESZ3", "1m", "1 min", "120 D", "20131222-00:00:00"),
     ],
 )
 def test_the_sample_bars_come_back_as_they_are(
@@ -248,7 +275,8 @@ def test_the_sample_bars_come_back_as_they_are(
     """Real recorded bars survive the way over the wire unchanged."""
     recorded = pq.read_table(SHARED / key / f"{size}.parquet").to_pydict()
     ask = asker(open_market(SHARED, 1), now=LATER)
-    told = ask.bars(key, text, duration, end, use_rth=False, format_date=2)
+    named = {"contract": future_of(key)} if key == "ESZ3" else {}
+    told = ask.bars(key, text, duration, end, use_rth=False, format_date=2, **named)
     columns = [recorded[name][-len(told.bars) :] for name in ("open", "high", "low", "close")]
     assert [bar[:4] for bar in shown(told)] == [list(row) for row in zip(*columns, strict=True)]
     assert len(told.bars) > 1_700

@@ -206,10 +206,10 @@ def test_cancelling_in_flight_is_162_and_afterwards_366(unframe: Unframe) -> Non
         (framed(5, 1), ["53", "1"]),
         (framed(16, 1), ["53", "1"]),
         (framed(99, 0), ["102"]),
-        (framed(6, 2, 1, "SIM000001"), ["54", "1", "SIM000001"]),
-        (framed(76, 1, 8, "SIM000001", "", 0), ["74", "1", "8"]),
         (framed(7, 3, 9, 0, "", "", "", "", "", ""), ["55", "1", "9"]),
-        (framed(62, 1, 3, "All", "NetLiquidation"), ["64", "1", "3"]),
+        (framed(62, 1, 3, "All", "NoSuchTag"), ["64", "1", "3"]),
+        (framed(74, 1, 4, "SIM000001", ""), ["72", "1", "4"]),
+        (framed(92, 5, "SIM000001", ""), ["94", "5", "0.0", "0.0", "0.0"]),
         (framed(8, 1, 1), ["9", "1", "1"]),
         (framed(17, 1), ["15", "1", "SIM000001"]),
         (framed(49, 1), ["49", "1", str(int(NOW.timestamp()))]),
@@ -218,6 +218,30 @@ def test_cancelling_in_flight_is_162_and_afterwards_366(unframe: Unframe) -> Non
 def test_small_talk_is_answered(message: bytes, reply: list[str], unframe: Unframe) -> None:
     """What clients ask while they connect is answered at once."""
     assert sent(started().receive(message), unframe) == [reply]
+
+
+@pytest.mark.parametrize(
+    ("message", "row", "end"),
+    [
+        (framed(6, 2, 1, ""), ["6", "2"], ["54", "1", "SIM000001"]),
+        (framed(76, 1, 8, "SIM000001", "", 0), ["73", "1", "8", "SIM000001", ""], ["74", "1", "8"]),
+        (
+            framed(62, 1, 3, "All", "NetLiquidation"),
+            ["63", "1", "3", "SIM000001"],
+            ["64", "1", "3"],
+        ),
+    ],
+)
+def test_the_account_is_told_row_by_row(
+    message: bytes, row: list[str], end: list[str], unframe: Unframe
+) -> None:
+    """Updates, summary and updates by model hold the asked values and then their end."""
+    *rows, last = sent(started().receive(message), unframe)
+    values = [fields for fields in rows if "NetLiquidation" in fields]
+    assert [fields[: len(row)] for fields in values] == [row]
+    at = values[0].index("NetLiquidation")
+    assert values[0][at + 1 : at + 3] == ["1000000.00", "USD"]
+    assert last == end
 
 
 @pytest.mark.parametrize("message", [framed(14, 1, 5), framed(15, 1, 1), framed(59, 1, 3)])

@@ -1,6 +1,7 @@
 """The synthetic market: pure, exact over all sizes, and plausible."""
 
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.simulator.durations import Window
+from ktrdr_pipelines.simulator.hours import Venue
 from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
-from ktrdr_pipelines.simulator.sizes import SIZE_BY_KEY
+from ktrdr_pipelines.simulator.sizes import SIZE_BY_KEY, SIZES
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 
 MARKET = SyntheticMarket(seed=1)
@@ -18,14 +20,18 @@ BY_KEY = {each.key: each for each in MARKET.instruments()}
 FIRST = int(datetime.fromisoformat("2006-01-01T00:00:00+00:00").timestamp())
 LAST = int(datetime.fromisoformat("2030-01-01T00:00:00+00:00").timestamp())
 
-keys = st.sampled_from(["AAPL", "SPY", "THIN", "F", "BRK B", "EURUSD", "USDJPY"])
+KEYS = [
+    *("AAPL", "SPY", "THIN", "BRK B", "SHOP.TSE", "EURUSD", "USDJPY"),
+    *("ES", "ESH2010", "CLZ2021", "SPX.CBOE", "BTC.PAXOS"),
+]
+keys = st.sampled_from(KEYS)
 moments = st.integers(FIRST // 60, LAST // 60).map(lambda minute: minute * 60)
 spans = st.integers(1, 20 * 24 * 60).map(lambda minutes: minutes * 60)
 
 
 def bars(key: str, size: str, start_s: int, end_s: int, **other: Any) -> PricedBars:
     """Return the bars of a window: regular hours of ``MARKET`` unless told otherwise."""
-    what = other.get("what", What.MIDPOINT if len(key) == 6 else What.TRADES)
+    what = other.get("what", What.MIDPOINT if BY_KEY[key].venue is Venue.FX else What.TRADES)
     window, use_rth = Window(start_s, end_s), other.get("use_rth", True)
     market: SyntheticMarket = other.get("market", MARKET)
     return market.bars(BY_KEY[key], BarQuery(what, SIZE_BY_KEY[size], use_rth, window))
@@ -57,17 +63,18 @@ def assert_aggregates(longer: PricedBars, shorter: PricedBars, group: Any) -> No
         assert longer.low[at] == shorter.low[rows].min()
         assert longer.close[at] == shorter.close[rows[-1]]
         if longer.volume is not None:
-            assert longer.volume[at] == shorter.volume[rows].sum()
+            assert longer.volume[at] == pytest.approx(shorter.volume[rows].sum(), rel=1e-12)
             assert longer.count[at] == shorter.count[rows].sum()
+        if longer.volume is not None and longer.average is not None:
             weighted = (shorter.average[rows] * shorter.volume[rows]).sum()
-            assert longer.average[at] == pytest.approx(weighted / longer.volume[at], abs=1e-5)
+            assert longer.average[at] * longer.volume[at] == pytest.approx(weighted, rel=1e-6)
 
 
 @given(
     key=keys,
     end_s=moments,
     span_s=spans,
-    size=st.sampled_from(["5m", "15m", "30m", "1h", "4h"]),
+    size=st.sampled_from([size.key for size in SIZES if 60 < size.seconds < 86_400]),
     use_rth=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
@@ -77,6 +84,7 @@ def test_intraday_sizes_aggregate_exactly(
     """A longer bar is the aggregate of the minutes from its start to the next one's."""
     minutes = bars(key, "1m", end_s - span_s, end_s, use_rth=use_rth)
     longer = bars(key, size, end_s - span_s, end_s, use_rth=use_rth)
+    assert (len(longer) == 0) == (len(minutes) == 0)
     group = np.searchsorted(longer.start, minutes.start, side="right") - 1
     assert_aggregates(longer, minutes, np.maximum(group, 0))
 
@@ -96,10 +104,10 @@ def test_days_aggregate_their_minutes_exactly(
 
 @given(keys, moments, st.integers(1, 900), st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_weeks_aggregate_their_days_exactly(
+def test_weeks_and_months_aggregate_their_days_exactly(
     key: str, end_s: int, span_days: int, use_rth: bool
 ) -> None:
-    """A weekly bar is the aggregate of its days and carries the date of the last."""
+    """A longer bar is the aggregate of its days and carries the date of the last."""
     start_s = end_s - span_days * 86_400
     days = bars(key, "1d", start_s, end_s, use_rth=use_rth)
     weeks = bars(key, "1w", start_s, end_s, use_rth=use_rth)
@@ -107,6 +115,10 @@ def test_weeks_aggregate_their_days_exactly(
     assert_aggregates(weeks, days, group)
     mondays = (weeks.start // 86_400 + 3) // 7
     assert len(set(mondays.tolist())) == len(weeks)
+    months = bars(key, "1mo", start_s, end_s, use_rth=use_rth)
+    assert_aggregates(months, days, np.searchsorted(months.start, days.start))
+    names = {f"{datetime.fromtimestamp(start, UTC):%Y%m}" for start in months.start.tolist()}
+    assert len(names) == len(months)
 
 
 @given(keys, moments, spans, spans)
@@ -144,12 +156,63 @@ def test_bars_are_possible(key: str, end_s: int, size: str) -> None:
         assert np.all((found.low <= prices) & (prices <= found.high))
     assert np.all(found.low > 0)
     assert np.all(np.diff(found.start) > 0)
-    if found.volume is not None:
+    if found.volume is not None and key != "SPX.CBOE":
         assert np.all(found.volume > 0)
         assert np.all((found.low - 1e-6 <= found.average) & (found.average <= found.high + 1e-6))
 
 
-@pytest.mark.parametrize("key", ["EURUSD", "AAPL"])
+@given(
+    key=keys,
+    minute_s=moments,
+    minutes=st.integers(1, 90),
+    size=st.sampled_from(["1s", "5s", "10s", "15s", "30s"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_minutes_are_made_of_their_seconds(
+    *, key: str, minute_s: int, minutes: int, size: str
+) -> None:
+    """Prices, volume and trades of bars below a minute add up to the minutes exactly."""
+    end_s = minute_s + 60 * minutes
+    small = bars(key, size, minute_s, end_s, use_rth=False)
+    whole = bars(key, "1m", minute_s, end_s, use_rth=False)
+    assert len(small) == len(whole) * 60 // SIZE_BY_KEY[size].seconds
+    small, whole = (replace(each, average=None) for each in (small, whole))
+    group = np.searchsorted(whole.start, small.start, side="right") - 1
+    assert_aggregates(whole, small, group)
+
+
+@given(keys.filter(lambda key: key != "SPX.CBOE"), moments, st.sampled_from(["1h", "1d", "1w"]))
+@settings(max_examples=30, deadline=None)
+def test_bid_ask_bars_average_their_minutes(key: str, end_s: int, size: str) -> None:
+    """Open and close are the mean bid and ask, high and low the extremes of ask and bid."""
+    start_s = end_s - 9 * 86_400
+    minutes, longer = (bars(key, each, start_s, end_s, what=What.BID_ASK) for each in ("1m", size))
+    bid, ask = (bars(key, size, start_s, end_s, what=what) for what in (What.BID, What.ASK))
+    assert column(longer, "high") == column(ask, "high")
+    assert column(longer, "low") == column(bid, "low")
+    assert longer.volume is None
+    if len(minutes) and len(longer) == 1:
+        assert longer.open[0] == pytest.approx(minutes.open.mean(), rel=1e-7)
+        assert longer.close[0] == pytest.approx(minutes.close.mean(), rel=1e-7)
+    assert np.all((longer.low < longer.open) & (longer.open < longer.close))
+
+
+def test_contracts_stand_beside_their_chain() -> None:
+    """Each later month is a little dearer, and nothing is traded after the last trade date."""
+    first = int(datetime.fromisoformat("2023-12-14T14:30:00+00:00").timestamp())
+    last = int(datetime.fromisoformat("2023-12-18T00:00:00+00:00").timestamp())
+    chain, december, march = (
+        bars(key, "1m", first, last, use_rth=False) for key in ("ES", "ESZ2023", "ESH2024")
+    )
+    assert column(chain, "start") == column(march, "start")
+    end = datetime.fromtimestamp(int(december.start[-1]) + 60, UTC)
+    assert end == datetime(2023, 12, 15, 14, 30, tzinfo=UTC)
+    until = len(december)
+    assert set((march.close[:until] - december.close).tolist()) == {7 * 3 * 0.25}
+    assert set((march.close - chain.close).tolist()) == {7 * (4 * 12 + 3) * 0.25}
+
+
+@pytest.mark.parametrize("key", ["EURUSD", "AAPL", "ES", "BTC.ZEROHASH"])
 def test_bid_is_below_and_ask_above_the_middle(key: str) -> None:
     """Quotes stand around the midpoint in every size."""
     for size in ("1m", "1h", "1d", "1w"):

@@ -1,0 +1,71 @@
+"""The circuit breaker: a gateway that fails again and again is left alone for a while.
+
+Closed: everything may be asked. Open: nothing, until a pause is over. Half-open: one request
+tries; its answer closes the breaker, its failure opens it for twice as long. Times are seconds of
+any one clock. Not here: the record that all processes share (``ib.pacer_memory``).
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+MOST_FAILURES = 5
+"""Failures in a row, of requests sent one after another, that open the breaker."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 600.0
+
+
+class BreakerState(StrEnum):
+    """What may be asked of a gateway."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """The state, and what it rests on.
+
+    ``until`` is when an open breaker lets one request try, or when a half-open one no longer
+    waits for it. ``failed_at`` is when the last failure counted.
+    """
+
+    state: BreakerState = BreakerState.CLOSED
+    failures: int = 0
+    failed_at: float = 0.0
+    until: float = 0.0
+    pause_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whether a request may be sent: ``wait_s`` is 0 where it may, else when to ask again."""
+
+    breaker: Breaker
+    wait_s: float = 0.0
+
+
+def admission(breaker: Breaker, now: float, *, probe_s: float) -> Admission:
+    """Decide whether a request may be sent now.
+
+    Args:
+        breaker: the state.
+        now: the clock.
+        probe_s: how long the one request that tries may take.
+    """
+    if breaker.state is BreakerState.CLOSED:
+        return Admission(breaker)
+    if now < breaker.until:
+        return Admission(breaker, breaker.until - now)
+    return Admission(replace(breaker, state=BreakerState.HALF_OPEN, until=now + probe_s))
+
+
+def failed(breaker: Breaker, *, sent_at: float, now: float) -> Breaker:
+    """Take in a failure; of requests that were under way together, one counts."""
+    if sent_at < breaker.failed_at or breaker.state is BreakerState.OPEN:
+        return breaker
+    failures = breaker.failures + 1
+    if breaker.state is BreakerState.CLOSED and failures < MOST_FAILURES:
+        return replace(breaker, failures=failures, failed_at=now)
+    pause_s = min(max(breaker.pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+    return Breaker(BreakerState.OPEN, failures, now, until=now + pause_s, pause_s=pause_s)

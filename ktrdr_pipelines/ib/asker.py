@@ -1,0 +1,115 @@
+"""Putting one question to the gateway, when the way is free and the budget allows it.
+
+Not here: what is asked (``ib.source``), trying again after failures (``load.keeper``).
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ktrdr_pipelines.core.pacing import PacedRequest
+from ktrdr_pipelines.errors import (
+    ConnectionLostError,
+    EntitlementError,
+    GatewayError,
+    GatewaySilentError,
+    OutageError,
+    PacingError,
+)
+from ktrdr_pipelines.ib.clock import boot_time_s
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.entitlements import Entitlement, Entitlements
+from ktrdr_pipelines.ib.gateway import GatewayConnection
+from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.questions import Topic
+from ktrdr_pipelines.ib.slot import Slot
+
+HOLD_FACTOR = 1.5
+"""How many deadlines long an unanswered request keeps its slot: the gateway may work on it."""
+
+_PLACES_FULL = 322
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question on its way: its topic, its words, and what the budget sees of it."""
+
+    topic: Topic
+    asked: str
+    paced: PacedRequest
+
+
+class Asker:
+    """Puts questions to one connected gateway, under the budget of all processes."""
+
+    def __init__(self, connection: GatewayConnection, pacer: Pacer, config: GatewayConfig) -> None:
+        self._connection, self._pacer = connection, pacer
+        self._hold_s, self._outage_s = config.timeout_s * HOLD_FACTOR, config.outage_s
+        self._entitlements = Entitlements(pacer)
+        connection.on_pacing(self._note_pacing)
+
+    @contextmanager
+    def permitted(self, entitlement: Entitlement, asked: str) -> Iterator[None]:
+        """Let through what was not refused before, and remember a refusal."""
+        self._entitlements.check(entitlement, asked)
+        try:
+            yield
+        except EntitlementError as error:
+            self._entitlements.note(entitlement, error)
+            raise
+
+    async def ask(self, ask: Ask, send: Callable[[], Awaitable[T]]) -> T:
+        """Ask, and ask again after outages of the gateway's own connections.
+
+        These are no failures of the request: the connection to the gateway stays, and nobody
+        above hears of them, until they have lasted too long.
+        """
+        begun_at_s: float | None = None
+        while True:
+            await self._connection.wait_for_way(ask.topic, ask.asked)
+            await self._pacer.admit(ask.asked, probe_s=self._hold_s)
+            try:
+                return await self._once(ask.paced, send)
+            except OutageError as error:
+                begun_at_s = boot_time_s() if begun_at_s is None else begun_at_s
+                if boot_time_s() - begun_at_s >= self._outage_s:
+                    raise
+                _log.info("asked again: %s", error)
+
+    async def _once(self, request: PacedRequest, send: Callable[[], Awaitable[T]]) -> T:
+        """Ask when the budget allows it.
+
+        What the gateway may still be working on keeps its slot for a while.
+        """
+        async with self._pacer.slot(request, hold_s=self._hold_s) as slot:
+            try:
+                answer = await send()
+            except GatewayError as error:
+                self._settle(slot, error)
+                raise
+            slot.answered()
+        return answer
+
+    def _settle(self, slot: Slot, error: GatewayError) -> None:
+        """Decide what a failed request means for the budget."""
+        if isinstance(error, ConnectionLostError | OutageError):
+            slot.cut()
+        elif not isinstance(error, GatewaySilentError):
+            slot.release()
+        is_ill = isinstance(error, GatewaySilentError) or _is_gone(error)
+        if is_ill or isinstance(error, PacingError):
+            self._pacer.note_trouble(slot.sent_at_s, is_ill=is_ill)
+        if isinstance(error, PacingError) and error.code != _PLACES_FULL:
+            self._note_pacing()
+
+    def _note_pacing(self) -> None:
+        self._pacer.pause_after_violation()
+
+
+def _is_gone(error: GatewayError) -> bool:
+    """Say whether the connection ended, rather than that the gateway told of a lost query."""
+    return isinstance(error, ConnectionLostError) and error.code is None

@@ -1,0 +1,97 @@
+"""What the gateway has refused for want of a permission, and whom that concerns.
+
+A refusal concerns one exchange, kind of instrument and what_to_show, and is asked about again
+after a day. Where another session of the login takes the data, it concerns everything, and only
+for minutes. Not here: telling such errors from others (``ib.codes``), the file
+(``ib.pacer_memory``).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.errors import EntitlementError
+from ktrdr_pipelines.ib.clock import wall_now
+from ktrdr_pipelines.ib.contracts import Candidate
+from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.pacer_memory import Block
+
+BLOCKED_S, SESSION_BLOCKED_S = 86_400.0, 300.0
+"""How long a missing permission is believed, and a session somewhere else."""
+
+_EVERYTHING = "everything"
+_COMPETING = 10197
+
+
+def wall_s() -> float:
+    """Give this machine's time in seconds since 1970."""
+    return wall_now().timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """What a permission is for: the listing exchange, the kind of instrument, what is shown."""
+
+    exchange: str
+    sec_type: str
+    what_to_show: str
+
+    def __str__(self) -> str:
+        return f"{self.exchange} {self.sec_type} {self.what_to_show}"
+
+
+def entitlement_of(instrument: Instrument, contract: Candidate) -> Entitlement:
+    """Say which permission the bars of an instrument need."""
+    return Entitlement(
+        contract.primary_exchange or contract.exchange,
+        contract.sec_type,
+        instrument.what_to_show.value,
+    )
+
+
+class Entitlements:
+    """The refusals of one gateway; those of other processes count from the first question on."""
+
+    def __init__(self, pacer: Pacer, *, clock: Callable[[], float] = wall_s) -> None:
+        self._pacer, self._clock = pacer, clock
+        self._blocks: dict[str, Block] | None = None
+
+    def check(self, entitlement: Entitlement, asked: str) -> None:
+        """Let a question pass unless it was refused before.
+
+        Raises:
+            EntitlementError: it was, and it is too early to ask again.
+        """
+        blocks, now = self._known(), self._clock()
+        for name in (_EVERYTHING, str(entitlement)):
+            block = blocks.get(name)
+            if block is not None and block.until > now:
+                raise _refused(block, asked, now)
+
+    def note(self, entitlement: Entitlement, error: EntitlementError) -> None:
+        """Remember a refusal."""
+        is_session = error.code == _COMPETING or "different ip" in error.came.casefold()
+        name = _EVERYTHING if is_session else str(entitlement)
+        until = self._clock() + (SESSION_BLOCKED_S if is_session else BLOCKED_S)
+        block = Block(name, error.came, error.code, until)
+        self._known()[name] = block
+        self._pacer.remember(lambda memory, database: memory.block(database, block))
+
+    def _known(self) -> dict[str, Block]:
+        if self._blocks is None:
+            now = self._clock()
+            blocks = self._pacer.remember(lambda memory, database: memory.blocks(database, now))
+            self._blocks = {block.entitlement: block for block in blocks}
+        return self._blocks
+
+
+def _refused(block: Block, asked: str, now: float) -> EntitlementError:
+    error = EntitlementError(
+        asked,
+        came=f"not asked: {block.entitlement} was refused ({block.reason})",
+        remedy=f"It is tried again in {(block.until - now) / 60:.0f} min; once the permission is "
+        "there, 'ktrdr doctor' forgets such refusals at once",
+        code=block.code,
+    )
+    error.was_asked = False
+    return error

@@ -1,0 +1,135 @@
+"""What all processes remember of a gateway: its width, its usual times, its breaker, its refusals.
+
+Each function works inside a transaction of the shared record. Widths and the breaker count for
+this run of the machine; refusals (``Block``) for as long as they say, by the wall clock. Not here:
+the decisions (``core.inflight``, ``core.breaker``), the requests (``ib.pacer_record``).
+"""
+
+import json
+import sqlite3
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+from ktrdr_pipelines.core.breaker import Admission, Breaker, BreakerState, admission, failed
+from ktrdr_pipelines.core.inflight import Flight, Pace, Sample, answered, pace_after, troubled
+
+_FLIGHT, _BREAKER = "flight", "breaker"
+T = TypeVar("T", Flight, Breaker)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A refusal for want of a permission: of what, in whose words, and until when it is believed.
+
+    ``until`` is seconds since 1970.
+    """
+
+    entitlement: str
+    reason: str
+    code: int | None
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """How the gateway is, as all processes together know it.
+
+    ``answered_at`` is the shared clock's time of the last bars, 0 where there were none.
+    """
+
+    places: int
+    answered_at: float
+    breaker: Breaker
+
+
+class PacerMemory:
+    """Reads and writes what is remembered, for one run of the machine."""
+
+    def __init__(self, boot: str) -> None:
+        self._boot = boot
+
+    def flight(self, database: sqlite3.Connection) -> Flight:
+        """Give the width of bars in flight."""
+        return self._value(database, _FLIGHT, Flight)
+
+    def vitals(self, database: sqlite3.Connection, now: float) -> Vitals:
+        """Say how the gateway is."""
+        flight = self.flight(database)
+        breaker = self._value(database, _BREAKER, Breaker)
+        return Vitals(flight.places(now), flight.seen_at, breaker)
+
+    def answered(self, database: sqlite3.Connection, size: str, sample: Sample) -> Flight:
+        """Take in bars that came, and give the width from now on."""
+        name, flight = f"pace {size}", self.flight(database)
+        known = self._text(database, name)
+        before = None if known is None else Pace(**json.loads(known))
+        pace = pace_after(before, sample, ratio=flight.ratio)
+        self._save(database, name, json.dumps(asdict(pace)))
+        flight = answered(flight, sample, pace.idle_s)
+        self._save(database, _FLIGHT, json.dumps(asdict(flight)))
+        return flight
+
+    def troubled(self, database: sqlite3.Connection, *, sent_at: float, now: float) -> None:
+        """Take in a failure that may come from asking too much."""
+        flight = troubled(self.flight(database), sent_at=sent_at, at=now)
+        self._save(database, _FLIGHT, json.dumps(asdict(flight)))
+
+    def admission(self, database: sqlite3.Connection, now: float, *, probe_s: float) -> Admission:
+        """Decide whether the gateway may be asked at all."""
+        before = self._value(database, _BREAKER, Breaker)
+        chance = admission(before, now, probe_s=probe_s)
+        self._save_breaker(database, before, chance.breaker)
+        return chance
+
+    def failed(self, database: sqlite3.Connection, *, sent_at: float, now: float) -> Breaker:
+        """Take in a sign that the gateway is ill, and give the breaker from now on."""
+        before = self._value(database, _BREAKER, Breaker)
+        after = failed(before, sent_at=sent_at, now=now)
+        self._save_breaker(database, before, after)
+        return after
+
+    def lives(self, database: sqlite3.Connection) -> None:
+        """Take in that the gateway answered, whatever it said."""
+        self._save_breaker(database, self._value(database, _BREAKER, Breaker), Breaker())
+
+    def forgive(self, database: sqlite3.Connection) -> None:
+        """Begin anew: close the breaker and forget every refusal."""
+        self.lives(database)
+        database.execute("DELETE FROM blocks")
+
+    def block(self, database: sqlite3.Connection, block: Block) -> None:
+        """Remember a refusal."""
+        database.execute(
+            "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?)",
+            (block.entitlement, block.reason, block.code, block.until),
+        )
+
+    def blocks(self, database: sqlite3.Connection, wall_s: float) -> list[Block]:
+        """Give the refusals that are believed."""
+        rows = database.execute("SELECT * FROM blocks WHERE until > ?", (wall_s,)).fetchall()
+        return [Block(*row) for row in rows]
+
+    def _save_breaker(self, database: sqlite3.Connection, before: Breaker, after: Breaker) -> None:
+        if after != before:
+            self._save(database, _BREAKER, json.dumps(asdict(after)))
+
+    def _value(self, database: sqlite3.Connection, name: str, kind: type[T]) -> T:
+        text = self._text(database, name)
+        if text is None:
+            return kind()
+        known: dict[str, Any] = json.loads(text)
+        values = {field.name: known[field.name] for field in fields(kind) if field.name in known}
+        if "state" in values:
+            values["state"] = BreakerState(values["state"])
+        return kind(**values)
+
+    def _text(self, database: sqlite3.Connection, name: str) -> str | None:
+        row = database.execute(
+            "SELECT value FROM memory WHERE boot = ? AND name = ?", (self._boot, name)
+        ).fetchone()
+        return None if row is None else str(row[0])
+
+    def _save(self, database: sqlite3.Connection, name: str, value: str) -> None:
+        database.execute(
+            "INSERT OR REPLACE INTO memory VALUES (?, ?, ?)", (self._boot, name, value)
+        )

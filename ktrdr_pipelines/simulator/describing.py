@@ -1,0 +1,112 @@
+"""How instruments of each kind are described: the fields that follow from a few.
+
+Not here: futures (``futures``), and which instruments there are (``listings``).
+"""
+
+from dataclasses import replace
+
+from ktrdr_pipelines.simulator.hours import Venue
+from ktrdr_pipelines.simulator.instruments import Instrument, SecType, con_id_of
+
+SMART = "SMART"
+FX_EXCHANGE = "IDEALPRO"
+CURRENCIES = frozenset({"AUD", "CAD", "CHF", "EUR", "GBP", "JPY", "NZD", "USD"})
+
+
+def pair_of(key: str) -> tuple[str, str] | None:
+    """Split ``EURUSD`` into its currencies; None where it is no currency pair."""
+    base, quote = key[:3], key[3:]
+    is_pair = base != quote and {base, quote} <= CURRENCIES
+    return (base, quote) if is_pair else None
+
+
+def fx_pair(base: str, quote: str) -> Instrument:
+    """Describe a currency pair; its tick is half a pip.
+
+    Source: IB quotes IDEALPRO in half pips (grade O).
+    """
+    name = f"{base}.{quote}"
+    return Instrument(
+        key=base + quote,
+        con_id=con_id_of(SecType.FX, base + quote),
+        symbol=base,
+        sec_type=SecType.FX,
+        venue=Venue.FX,
+        exchange=FX_EXCHANGE,
+        primary_exchange="",
+        currency=quote,
+        name=name,
+        min_tick=0.005 if quote == "JPY" else 0.00005,
+        local_symbol=name,
+        trading_class=name,
+    )
+
+
+def us_stock(symbol: str, primary_exchange: str, name: str) -> Instrument:
+    """Describe a US stock."""
+    return Instrument(
+        key=symbol,
+        con_id=con_id_of(SecType.STOCK, symbol),
+        symbol=symbol,
+        sec_type=SecType.STOCK,
+        venue=Venue.US_STOCKS,
+        exchange=SMART,
+        primary_exchange=primary_exchange,
+        currency="USD",
+        name=name,
+        min_tick=0.01,
+        local_symbol=symbol,
+        trading_class="NMS",
+    )
+
+
+def listed_again(stock: Instrument, primary_exchange: str, currency: str) -> Instrument:
+    """Describe a stock's listing at a second exchange: only that and the currency tell it."""
+    key = f"{stock.symbol}.{primary_exchange}"
+    return replace(
+        stock,
+        key=key,
+        con_id=con_id_of(SecType.STOCK, key),
+        venue=Venue.TORONTO if primary_exchange == "TSE" else Venue.US_STOCKS,
+        primary_exchange=primary_exchange,
+        currency=currency,
+        trading_class=stock.symbol if primary_exchange == "TSE" else "NMS",
+    )
+
+
+def index(symbol: str, exchange: str, name: str) -> Instrument:
+    """Describe a US stock index."""
+    key = f"{symbol}.{exchange}"
+    return Instrument(
+        key=key,
+        con_id=con_id_of(SecType.INDEX, key),
+        symbol=symbol,
+        sec_type=SecType.INDEX,
+        venue=Venue.US_INDEX,
+        exchange=exchange,
+        primary_exchange="",
+        currency="USD",
+        name=name,
+        min_tick=0.01,
+        local_symbol=symbol,
+        trading_class=symbol,
+    )
+
+
+def crypto(symbol: str, exchange: str, name: str, min_tick: float) -> Instrument:
+    """Describe a crypto currency in dollars at one of the exchanges that trade it."""
+    key = f"{symbol}.{exchange}"
+    return Instrument(
+        key=key,
+        con_id=con_id_of(SecType.CRYPTO, key),
+        symbol=symbol,
+        sec_type=SecType.CRYPTO,
+        venue=Venue.CRYPTO,
+        exchange=exchange,
+        primary_exchange="",
+        currency="USD",
+        name=name,
+        min_tick=min_tick,
+        local_symbol=f"{symbol}.USD",
+        trading_class=f"{symbol}.USD",
+    )

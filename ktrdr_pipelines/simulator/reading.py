@@ -1,0 +1,121 @@
+"""What a historical request's texts mean, or why they are refused.
+
+Checks come in the order of a real gateway (grade R): the end, the duration, the bar size, what
+to show, live updates; then the contract, and what that has.
+"""
+
+from dataclasses import dataclass
+
+from ktrdr_pipelines.simulator.durations import Duration, DurationError, parse_duration
+from ktrdr_pipelines.simulator.finding import find_one
+from ktrdr_pipelines.simulator.instruments import Instrument, SecType
+from ktrdr_pipelines.simulator.market import Market, What
+from ktrdr_pipelines.simulator.messages import HistoryRequest
+from ktrdr_pipelines.simulator.refusals import (
+    END_OF_ADJUSTED,
+    END_OF_CONTINUOUS,
+    END_OF_LIVE,
+    LONG_ADJUSTED,
+    SIZE_OF_LIVE,
+    SIZE_OF_SCHEDULE,
+    WHAT_OF_LIVE,
+    RefusedError,
+    check_shown,
+    invalid,
+    service_error,
+)
+from ktrdr_pipelines.simulator.sizes import DAY, LEGAL_SIZES, SIZE_BY_TEXT, BarSize
+from ktrdr_pipelines.simulator.steps import DurationTable, step_refusal
+from ktrdr_pipelines.simulator.timetext import BAD_END, EndTime, EndTimeError, parse_end
+
+_LIVE_WHAT = frozenset({What.TRADES, What.MIDPOINT, What.BID, What.ASK, What.AGGTRADES})
+_SHORTEST_LIVE_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What an answer depends on besides its request."""
+
+    market: Market
+    version: int
+    now_s: int
+    durations: DurationTable = DurationTable.WIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A historical request with its texts read."""
+
+    instrument: Instrument
+    what: What
+    size: BarSize
+    duration: Duration
+    end: EndTime
+
+
+def read_history(setting: Setting, request: HistoryRequest) -> Asked:
+    """Read a historical request.
+
+    Raises:
+        RefusedError: a text is malformed, or the instrument has no such data.
+    """
+    end = _end(request.end, setting.now_s)
+    duration, size = _duration(request.duration), _size(request.bar_size)
+    what = read_what(request.what)
+    _check_together(request, what, size)
+    instrument = find_one(setting.market.instruments(), request.contract, setting.now_s).instrument
+    if instrument.sec_type is SecType.CONTINUOUS and request.end:
+        raise RefusedError(10339, END_OF_CONTINUOUS)
+    check_shown(instrument, what, size.seconds)
+    refused = step_refusal(setting.durations, duration, size)
+    if refused is not None:
+        raise service_error(refused)
+    return Asked(instrument, what, size, duration, end)
+
+
+def read_what(text: str) -> What:
+    """Read a ``whatToShow``.
+
+    Raises:
+        RefusedError: there is none of that name, or this gateway does not serve it.
+    """
+    try:
+        return What(text)
+    except ValueError:
+        raise invalid(f"The what to show field is missing or incorrect: {text!r}") from None
+
+
+def _check_together(request: HistoryRequest, what: What, size: BarSize) -> None:
+    """Refuse texts that are right alone and wrong together."""
+    is_adjusted, is_live = what is What.ADJUSTED_LAST, request.keep_up_to_date
+    rules = (
+        (is_adjusted and request.end != "", END_OF_ADJUSTED),
+        (is_adjusted and size > DAY, LONG_ADJUSTED),
+        (is_live and request.end != "", END_OF_LIVE),
+        (is_live and what not in _LIVE_WHAT, WHAT_OF_LIVE),
+        (is_live and size.seconds < _SHORTEST_LIVE_S, SIZE_OF_LIVE),
+        (what is What.SCHEDULE and size != DAY, SIZE_OF_SCHEDULE),
+    )
+    for is_broken, cause in rules:
+        if is_broken:
+            raise invalid(cause)
+
+
+def _size(text: str) -> BarSize:
+    if text not in SIZE_BY_TEXT:
+        raise invalid(f"Historical data bar size setting is invalid. Legal ones are: {LEGAL_SIZES}")
+    return SIZE_BY_TEXT[text]
+
+
+def _duration(text: str) -> Duration:
+    try:
+        return parse_duration(text)
+    except DurationError as error:
+        raise invalid(str(error)) from None
+
+
+def _end(text: str, now_s: int) -> EndTime:
+    try:
+        return parse_end(text, now_s)
+    except EndTimeError:
+        raise RefusedError(10314, BAD_END) from None

@@ -1,0 +1,141 @@
+"""The number in flight against gateways whose latency grows with load, in simulated time."""
+
+import heapq
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from ktrdr_pipelines.core.inflight import (
+    REST_S,
+    Flight,
+    Pace,
+    Sample,
+    answered,
+    pace_after,
+    troubled,
+)
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+
+@dataclass
+class LoadedGateway:
+    """A gateway with so many workers, each busy for a while with one request; others queue.
+
+    ``noise`` spreads the service time; requests come as fast as the width allows.
+    """
+
+    workers: int
+    service_s: float = 0.5
+    noise: float = 0.0
+    flight: Flight = field(default_factory=Flight)
+    now: float = 1000.0
+    most_open: int = 0
+    answers: int = 0
+    _pace: Pace | None = None
+    _random: random.Random = field(default_factory=lambda: random.Random(7))
+
+    def run(self, seconds: float) -> float:
+        """Keep it as busy as the width allows; give the answers in a second."""
+        until, before = self.now + seconds, self.answers
+        free_at = [self.now] * self.workers
+        open_requests: list[tuple[float, float]] = []
+        while self.now < until:
+            while len(open_requests) < self.flight.places(self.now):
+                starts = max(heapq.heappop(free_at), self.now)
+                took = self.service_s * self._random.lognormvariate(0, self.noise)
+                heapq.heappush(free_at, starts + took)
+                heapq.heappush(open_requests, (starts + took, self.now))
+            self.most_open = max(self.most_open, len(open_requests))
+            self.now, sent_at = heapq.heappop(open_requests)
+            self.take(Sample(sent_at, self.now, len(open_requests) + 1))
+        return (self.answers - before) / seconds
+
+    def take(self, sample: Sample) -> None:
+        """Let the width learn of an answer."""
+        self.answers += 1
+        self._pace = pace_after(self._pace, sample, ratio=self.flight.ratio)
+        self.flight = answered(self.flight, sample, self._pace.idle_s)
+
+    @property
+    def best(self) -> float:
+        """The answers in a second that it can give at all."""
+        return self.workers / self.service_s
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("workers", [1, 2, 4, 8, 16, 30, 44, 200])
+def test_it_settles_near_the_best_rate(workers: int, noise: float) -> None:
+    """Whatever a gateway can do at once, most of it is used, and never 50 are open."""
+    gateway = LoadedGateway(workers, noise=noise)
+    gateway.run(120)
+    rate = gateway.run(300)
+    possible = min(gateway.best, 45 / gateway.service_s)
+    mean_noise = 1.046 if noise else 1.0
+    assert rate * mean_noise >= 0.85 * possible
+    assert gateway.most_open <= 45
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("workers", [4, 8, 12])
+def test_it_does_not_make_the_gateway_queue_for_long(workers: int, noise: float) -> None:
+    """Answers take at most about two and a half times what an idle gateway needs."""
+    gateway = LoadedGateway(workers, noise=noise)
+    gateway.run(900)
+    assert 0.9 * workers <= gateway.flight.width <= 2.6 * workers
+
+
+def test_a_gateway_that_becomes_slower_and_faster_is_followed() -> None:
+    """The width falls when workers vanish, and rises when they come back."""
+    gateway = LoadedGateway(20)
+    gateway.run(120)
+    wide = gateway.flight.width
+    gateway.workers = 2
+    gateway.run(300)
+    narrow = gateway.flight.width
+    gateway.workers = 20
+    gateway.run(300)
+    assert wide >= 16
+    assert narrow <= 8
+    assert gateway.flight.width >= 16
+
+
+def test_a_gateway_that_is_slower_for_good_becomes_the_norm() -> None:
+    """A width of one measures anew what an idle gateway needs, so it does not stay there."""
+    gateway = LoadedGateway(8)
+    gateway.run(60)
+    gateway.service_s = 4.0
+    gateway.run(2000)
+    assert gateway.flight.width >= 6
+
+
+def test_trouble_halves_the_width_once_for_a_burst() -> None:
+    """Forty failures that were sent together are one reason to ask less."""
+    flight = Flight(width=40, seen_at=100)
+    for number in range(40):
+        flight = troubled(flight, sent_at=90, at=101 + number / 100)
+    assert flight.width == 20
+    assert troubled(flight, sent_at=102, at=103).width == 10
+
+
+def test_the_width_never_falls_below_one() -> None:
+    """Something can always be asked."""
+    flight = Flight(seen_at=100)
+    for number in range(10):
+        flight = troubled(flight, sent_at=100 + number, at=100.5 + number)
+    assert flight.places(111) == 1
+
+
+def test_a_width_that_is_not_used_does_not_grow() -> None:
+    """A few quick answers say nothing about what forty at once would take."""
+    flight = Flight(width=10, seen_at=100)
+    for number in range(100):
+        flight = answered(flight, Sample(100 + number, 100.5 + number, open_now=2), 0.5)
+    assert flight.width == 10
+
+
+def test_after_a_long_rest_it_starts_over() -> None:
+    """What was known of the gateway ten minutes ago is not believed."""
+    flight = Flight(width=40, seen_at=100)
+    assert flight.places(100 + REST_S) == 40
+    assert flight.places(101 + REST_S) == IbLimitsRegistry.IN_FLIGHT.value

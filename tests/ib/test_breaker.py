@@ -1,0 +1,113 @@
+"""The circuit breaker at work: shared by processes, over real sockets."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.core.breaker import MOST_FAILURES, BreakerState
+from ktrdr_pipelines.errors import (
+    GatewayRestingError,
+    GatewaySilentError,
+    GatewayUnreachableError,
+)
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.source import open_source
+
+
+def connect(config: GatewayConfig, times: int) -> list[str]:
+    """Connect one time after another and name what came of it."""
+
+    async def once() -> str:
+        try:
+            async with open_source(config):
+                return "connected"
+        except (GatewaySilentError, GatewayUnreachableError) as error:
+            return type(error).__name__
+
+    return [asyncio.run(once()) for _ in range(times)]
+
+
+def test_a_gateway_that_hangs_up_again_and_again_is_left_alone(
+    config: GatewayConfig, gateways: Any
+) -> None:
+    """After five vain connections no more reach it, from any process."""
+    gateway = gateways(greet=lambda talk: talk.close())
+    came = connect(replace(config, port=gateway.port), MOST_FAILURES + 3)
+    expected = ["GatewayUnreachableError"] * MOST_FAILURES + ["GatewayRestingError"] * 3
+    assert came == expected
+    assert gateway.connects == MOST_FAILURES
+
+
+def test_a_closed_port_does_not_open_the_breaker(config: GatewayConfig, closed_port: int) -> None:
+    """Where nothing listens nothing is hammered: the gateway is found as soon as it is there."""
+    came = connect(replace(config, port=closed_port), MOST_FAILURES + 2)
+    assert set(came) == {"GatewayUnreachableError"}
+
+
+def test_an_answer_closes_the_count(config: GatewayConfig, gateways: Any) -> None:
+    """Failures count only while they stay in a row."""
+    gateway = gateways()
+    there = replace(config, port=gateway.port)
+    for _ in range(3):
+        gateway.script.greet = lambda talk: talk.close()
+        connect(there, MOST_FAILURES - 1)
+        gateway.script.greet = None
+        assert connect(there, 1) == ["connected"]
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 5000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+        self.now += seconds
+
+
+def test_one_process_tries_and_the_others_wait_for_it(tmp_path: Path) -> None:
+    """After the pause one question passes; its answer lets the others through."""
+    time = Time()
+    one, other = (Pacer(tmp_path, clock=time, sleep=time.sleep, boot="b") for _ in range(2))
+
+    async def run() -> Any:
+        for _ in range(MOST_FAILURES):
+            time.now += 1
+            one.note_trouble(is_ill=True)
+        with pytest.raises(GatewayRestingError) as caught:
+            await other.admit("bars", probe_s=45)
+        time.now += caught.value.retry_in_s
+        await one.admit("bars", probe_s=45)
+        waiting = asyncio.create_task(other.admit("bars", probe_s=45))
+        await asyncio.sleep(0)
+        assert other.vitals().breaker.state is BreakerState.HALF_OPEN
+        assert not waiting.done()
+        one.note_life()
+        await waiting
+        return caught.value.retry_in_s
+
+    assert asyncio.run(run()) == pytest.approx(30.0)
+    assert one.vitals().breaker.state is BreakerState.CLOSED
+    one.close()
+    other.close()
+
+
+def test_health_says_how_the_data_path_is(bench: Any, minute_request: Any) -> None:
+    """Round trip, age of the last bars by anyone, breaker and width come in one value."""
+
+    async def ask(source: Any) -> Any:
+        before = await source.health()
+        await source.bars(minute_request)
+        return before, await source.health()
+
+    before, after = bench(ask)
+    assert before.last_answer_age_s is None
+    assert 0 <= after.last_answer_age_s < 5
+    assert after.round_trip_s < 0.5
+    assert (after.breaker, after.places) == (BreakerState.CLOSED, 6)

@@ -1,0 +1,258 @@
+"""What a look at a broken set-up finds, and that its remedy fits."""
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.cli.edge import run
+from ktrdr_pipelines.cli.logfile import LogFile
+from ktrdr_pipelines.cli.main import command_line
+from ktrdr_pipelines.core.breaker import MOST_FAILURES
+from ktrdr_pipelines.errors import GatewayUnreachableError
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.doctor import examine
+from ktrdr_pipelines.ib.findings import Check, Name, Verdict, no_connection
+from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.wire import Ending, WireError
+
+HMDS = "Historical Market Data Service error message:"
+
+
+@pytest.fixture
+def look(config: GatewayConfig, gateways: Any) -> Any:
+    """Look at a gateway of a script; give the checks by their names, and keep the gateway."""
+
+    def at(**script: Any) -> dict[Name, Check]:
+        at.gateway = gateways(**script)
+        checks = asyncio.run(examine(replace(config, port=at.gateway.port)))
+        assert [check.name for check in checks] == list(Name)
+        return {check.name: check for check in checks}
+
+    return at
+
+
+def wrongs(checks: dict[Name, Check]) -> list[Name]:
+    """Name what is wrong."""
+    return [name for name, check in checks.items() if check.verdict is Verdict.WRONG]
+
+
+def daily(talk: Any, fields: list[str], words: Any) -> None:
+    """Answer with a daily bar."""
+    talk.raw(words.history(fields[1], words.bar("20260105")))
+
+
+def contracts(words: Any) -> Any:
+    """Tell the contract that is asked for: the stock or the currency pair."""
+
+    def tell(talk: Any, fields: list[str]) -> None:
+        texts = [text.format(id=fields[2]) for text in words.details]
+        if fields[4] == "EUR":
+            texts[2], texts[3], texts[7], texts[12], texts[20] = "EUR", "CASH", "IDEALPRO", "1", ""
+        talk.send(*texts)
+        talk.send(52, 1, fields[2])
+
+    return tell
+
+
+def test_a_good_gateway_has_nothing_wrong(look: Any, words: Any) -> None:
+    """Every check but read-only is good, and it took three requests."""
+    checks = look(bars=lambda talk, fields: daily(talk, fields, words))
+    assert wrongs(checks) == []
+    assert {check.verdict for name, check in checks.items() if name is not Name.READ_ONLY} == {
+        Verdict.GOOD
+    }
+    assert checks[Name.BARS].finding == "AAPL 1d: 1 bars, the last of 2026-01-05"
+    kinds = [fields[0] for fields in look.gateway.received]
+    assert sorted(kinds) == ["20", "49", "49", "71", "9"]
+
+
+def test_a_closed_port_names_the_port(config: GatewayConfig, closed_port: int) -> None:
+    """Nothing is looked at behind a closed port."""
+    checks = asyncio.run(examine(replace(config, port=closed_port)))
+    assert checks[0].verdict is Verdict.WRONG
+    assert "nothing listens there" in checks[0].finding
+    assert {check.verdict for check in checks[1:]} == {Verdict.UNKNOWN}
+
+
+def broken_by(ending: Ending, port: int, others: dict[str, int]) -> Check:
+    """Say what a connection that ended so is told as."""
+    error = GatewayUnreachableError("connect", came=str(WireError(ending)), remedy="Start it")
+    error.__cause__ = WireError(ending)
+    return no_connection(error, port, others)[-1]
+
+
+def test_other_open_ports_are_offered() -> None:
+    """A gateway at another of the known ports is probably the one that is meant."""
+    check = broken_by(Ending.REFUSED, 4002, {"gateway live": 4001, "TWS paper": 7497})
+    assert "4001 (gateway live), 7497 (TWS paper)" in check.finding
+    assert "IB_PORT=4001" in check.remedy
+
+
+@pytest.mark.parametrize(("port", "part"), [(4002, "enable socket clients"), (4004, "container")])
+def test_accept_then_end_depends_on_the_port(port: int, part: str) -> None:
+    """At a container's port the forwarder listens alone; elsewhere the API is off."""
+    assert part in broken_by(Ending.CLOSED, port, {}).remedy
+
+
+def test_an_api_that_is_off_or_distrusts_us(look: Any) -> None:
+    """It accepts and hangs up: the API settings are named."""
+    checks = look(greet=lambda talk: talk.close())
+    assert wrongs(checks) == [Name.HANDSHAKE]
+    assert "trusted" in checks[Name.HANDSHAKE].remedy
+
+
+def test_client_ids_that_are_all_taken(look: Any) -> None:
+    """326 on three ids names the setting; nothing else is wrong."""
+
+    def taken(talk: Any, fields: list[str]) -> None:
+        talk.error(-1, 326, "Unable to connect as the client id is already in use.")
+        talk.close()
+
+    checks = look(start=taken)
+    assert wrongs(checks) == [Name.CLIENT_ID]
+    assert "IB_CLIENT_ID" in checks[Name.CLIENT_ID].remedy
+
+
+def test_a_gateway_that_hangs(look: Any, words: Any) -> None:
+    """It shakes hands and does not tell the time."""
+    checks = look(time=words.ignore)
+    assert wrongs(checks) == [Name.CLOCK]
+    assert "nightly reset" in checks[Name.CLOCK].remedy
+
+
+def test_a_gateway_that_is_logged_out(look: Any, words: Any) -> None:
+    """It tells the time, its farms are broken, and it knows no contract."""
+
+    def start(talk: Any, fields: list[str]) -> None:
+        words.start(talk, fields)
+        talk.error(-1, 2105, "HMDS data farm connection is broken:ushmds")
+
+    checks = look(start=start, contract=words.ignore)
+    assert wrongs(checks) == [Name.FARMS, Name.CONTRACTS]
+    assert checks[Name.CLOCK].verdict is Verdict.GOOD
+    assert checks[Name.BARS].verdict is Verdict.UNKNOWN
+    assert "log it in" in checks[Name.CONTRACTS].remedy
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (10197, "No market data during competing live session"),
+        (162, f"{HMDS}Trading TWS session is connected from a different IP address"),
+    ],
+)
+def test_a_competing_session(look: Any, code: int, text: str) -> None:
+    """Another session of the login has the data."""
+    checks = look(bars=lambda talk, fields: talk.error(fields[1], code, text))
+    assert Name.SESSION in wrongs(checks)
+    assert "Log out the other" in checks[Name.SESSION].remedy
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (354, "Requested market data is not subscribed."),
+        (162, f"{HMDS}No market data permissions for ISLAND STK."),
+    ],
+)
+def test_no_market_data_while_free_data_come(look: Any, words: Any, code: int, text: str) -> None:
+    """A missing subscription is told apart from a data path that is down, in five requests."""
+
+    def stocks_refused(talk: Any, fields: list[str]) -> None:
+        if fields[3] == "EUR":
+            daily(talk, fields, words)
+        else:
+            talk.error(fields[1], code, text)
+
+    checks = look(contract=contracts(words), bars=stocks_refused)
+    assert wrongs(checks) == [Name.PERMISSIONS]
+    assert "subscription" in checks[Name.PERMISSIONS].remedy
+    assert checks[Name.BARS].finding.startswith("EURUSD 1d: 1 bars")
+    assert sum(fields[0] in {"9", "20", "87"} for fields in look.gateway.received) == 4
+
+
+@pytest.mark.parametrize("offset_s", [-605, 185])
+def test_a_clock_that_is_off(look: Any, words: Any, offset_s: int) -> None:
+    """Minutes between two clocks are wrong, and told with their sign."""
+    checks = look(clock_offset_s=offset_s, bars=lambda talk, fields: daily(talk, fields, words))
+    assert wrongs(checks) == [Name.CLOCK]
+    assert f"{offset_s:+d}"[:2] in checks[Name.CLOCK].finding
+    assert "NTP" in checks[Name.CLOCK].remedy
+
+
+def test_a_gateway_that_is_too_old(look: Any) -> None:
+    """Its version is told."""
+    checks = look(version=150)
+    assert wrongs(checks) == [Name.VERSION]
+    assert "version 150" in checks[Name.VERSION].finding
+
+
+def test_something_else_at_the_port(look: Any) -> None:
+    """Another protocol is no gateway."""
+    checks = look(greet=lambda talk: talk.raw(b"SSH-2.0-OpenSSH_9.6\r\n"))
+    assert wrongs(checks) == [Name.HANDSHAKE]
+    assert "IB_PORT" in checks[Name.HANDSHAKE].remedy
+
+
+def test_bars_that_never_come(look: Any, words: Any) -> None:
+    """Contracts are known and bars are not answered: the data path hangs."""
+    assert wrongs(look(bars=words.ignore)) == [Name.BARS]
+
+
+def test_looking_closes_the_breaker(config: GatewayConfig, gateways: Any, words: Any) -> None:
+    """A person looks at a gateway that is left alone, and everybody may ask it again."""
+    gateway = gateways(bars=lambda talk, fields: daily(talk, fields, words))
+    there = replace(config, port=gateway.port)
+    pacer = Pacer.of(there)
+    for number in range(MOST_FAILURES):
+        pacer.note_trouble(1e9 + number, is_ill=True)
+    assert pacer.vitals().breaker.state == "open"
+    checks = asyncio.run(examine(there))
+    assert all(check.verdict is not Verdict.WRONG for check in checks)
+    assert pacer.vitals().breaker.state == "closed"
+    pacer.close()
+
+
+@pytest.fixture
+def command(
+    gateways: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, words: Any
+) -> Any:
+    """Run the command against a scripted gateway."""
+
+    def doctor(*options: str, **script: Any) -> Any:
+        bars = {"bars": lambda talk, fields: daily(talk, fields, words)}
+        gateway = gateways(**bars | script)
+        monkeypatch.setenv("IB_PORT", str(gateway.port))
+        monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "state"))
+        monkeypatch.setenv("IB_TIMEOUT", "2")
+        return run(command_line, ["doctor", *options], LogFile()), capsys.readouterr().out
+
+    return doctor
+
+
+def test_the_command_prints_a_line_for_each_check(command: Any) -> None:
+    """Verdict, name and finding; exit code 0."""
+    code, out = command()
+    assert code == 0
+    lines = out.splitlines()
+    assert len(lines) == 1 + len(Name)
+    assert lines[1].startswith("good      port         something listens at port ")
+
+
+def test_the_command_says_what_to_do(command: Any) -> None:
+    """A wrong check has its remedy below; exit code 1."""
+    code, out = command(clock_offset_s=400)
+    assert code == 1
+    assert "WRONG     clock" in out
+    assert "-> Set both clocks by NTP" in out
+
+
+def test_the_command_gives_json(command: Any) -> None:
+    """One document with all checks."""
+    code, out = command("--json", greet=lambda talk: talk.close())
+    told = json.loads(out)
+    assert (code, told["good"]) == (1, False)
+    assert [check["verdict"] for check in told["checks"]][:3] == ["good", "WRONG", "not seen"]

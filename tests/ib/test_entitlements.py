@@ -1,0 +1,171 @@
+"""Missing permissions: they block what they concern, in every process, and are probed daily."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.core.answers import Answer, BarRequest
+from ktrdr_pipelines.core.instruments import Instrument, Series, WhatToShow
+from ktrdr_pipelines.errors import EntitlementError
+from ktrdr_pipelines.ib.entitlements import Entitlement, Entitlements
+from ktrdr_pipelines.ib.pacer import Pacer
+
+HMDS = "Historical Market Data Service error message:"
+REFUSED = (162, f"{HMDS}No market data permissions for ISLAND STK. Requested")
+DIFFERENT_IP = (162, f"{HMDS}Trading TWS session is connected from a different IP address")
+
+
+def listed_at(exchange: str, words: Any, contract_id: int) -> Any:
+    """Answer questions about contracts with stocks of another exchange."""
+
+    def tell(talk: Any, fields: list[str]) -> None:
+        texts = [text.format(id=fields[2]) for text in words.details]
+        if fields[4] != "AAPL":
+            texts[12], texts[20] = str(contract_id), exchange
+        talk.send(*texts)
+        talk.send(52, 1, fields[2])
+
+    return tell
+
+
+def other(request: BarRequest, symbol: str) -> BarRequest:
+    """Make the same request for another symbol."""
+    instrument = replace(request.series.instrument, symbol=symbol, ib_symbol=symbol)
+    return replace(request, series=Series(instrument, request.series.timeframe))
+
+
+def test_a_second_series_of_the_same_permission_is_not_asked(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """What NASDAQ stocks may not, no other stock of NASDAQ asks again in the same run."""
+
+    async def ask(source: Any) -> None:
+        with pytest.raises(EntitlementError, match="No market data permissions") as first:
+            await source.bars(minute_request)
+        with pytest.raises(EntitlementError, match="NASDAQ STK TRADES was refused") as second:
+            await source.bars(other(minute_request, "MSFT"))
+        assert (first.value.was_asked, second.value.was_asked) == (True, False)
+
+    bench(
+        ask,
+        contract=listed_at("NASDAQ", words, 272093),
+        bars=lambda talk, fields: talk.error(fields[1], *REFUSED),
+    )
+    assert len(bench.gateway.asked(20)) == 1
+
+
+@pytest.mark.parametrize(
+    ("symbol", "what"), [("IBM", WhatToShow.TRADES), ("AAPL", WhatToShow.MIDPOINT)]
+)
+def test_another_exchange_or_kind_of_data_is_asked(
+    bench: Any, minute_request: BarRequest, words: Any, *, symbol: str, what: WhatToShow
+) -> None:
+    """A refusal stops what it concerns and nothing else."""
+
+    def once(talk: Any, fields: list[str]) -> None:
+        if len(bench.gateway.asked(20)) == 1:
+            talk.error(fields[1], *REFUSED)
+        else:
+            words.tell_bars(talk, fields)
+
+    async def ask(source: Any) -> Any:
+        with pytest.raises(EntitlementError, match="Level 1 market data subscription"):
+            await source.bars(minute_request)
+        request = other(minute_request, symbol)
+        instrument = replace(request.series.instrument, what_to_show=what)
+        series = Series(instrument, request.series.timeframe)
+        return await source.bars(replace(request, series=series))
+
+    answer = bench(ask, contract=listed_at("NYSE", words, 8314), bars=once)
+    assert isinstance(answer, Answer)
+
+
+def test_a_competing_session_concerns_every_symbol(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """While another session takes the data, nothing else is asked for a few minutes."""
+
+    async def ask(source: Any) -> None:
+        for symbol in ("AAPL", "IBM"):
+            with pytest.raises(EntitlementError, match="different IP"):
+                await source.bars(other(minute_request, symbol))
+
+    bench(
+        ask,
+        contract=listed_at("NYSE", words, 8314),
+        bars=lambda talk, fields: talk.error(fields[1], *DIFFERENT_IP),
+    )
+    assert len(bench.gateway.asked(20)) == 1
+
+
+def test_a_head_that_is_not_permitted_blocks_too(
+    bench: Any, minute_request: BarRequest, aapl: Instrument
+) -> None:
+    """The same permission is behind head timestamps and bars."""
+
+    async def ask(source: Any) -> None:
+        with pytest.raises(EntitlementError):
+            await source.head(aapl)
+        with pytest.raises(EntitlementError, match="not asked"):
+            await source.bars(minute_request)
+
+    bench(ask, head=lambda talk, fields: talk.error(fields[1], 354, "not subscribed"))
+    assert bench.gateway.asked(20) == []
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_767_623_400.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+NASDAQ = Entitlement("NASDAQ", "STK", "TRADES")
+NYSE = Entitlement("NYSE", "STK", "TRADES")
+
+
+def is_blocked(entitlements: Entitlements, entitlement: Entitlement) -> bool:
+    """Say whether a question would be stopped."""
+    try:
+        entitlements.check(entitlement, "a question")
+    except EntitlementError:
+        return True
+    return False
+
+
+def test_refusals_are_shared_by_processes_and_probed_once_a_day(tmp_path: Path) -> None:
+    """A new process believes them for the rest of the day; a reboot does not forget them."""
+    clock, one, other = Clock(), Pacer(tmp_path, boot="1"), Pacer(tmp_path, boot="2")
+    Entitlements(one, clock=clock).note(NASDAQ, EntitlementError("bars", came="no", code=354))
+    later = Entitlements(other, clock=clock)
+    assert is_blocked(later, NASDAQ)
+    assert not is_blocked(later, NYSE)
+    clock.now += 86_399
+    assert is_blocked(later, NASDAQ)
+    clock.now += 2
+    assert not is_blocked(later, NASDAQ)
+    one.close()
+    other.close()
+
+
+def test_a_competing_session_is_forgotten_after_minutes(tmp_path: Path) -> None:
+    """It blocks everything, and not for a day."""
+    clock, pacer = Clock(), Pacer(tmp_path)
+    entitlements = Entitlements(pacer, clock=clock)
+    entitlements.note(NASDAQ, EntitlementError("bars", came="competing", code=10197))
+    assert is_blocked(entitlements, NYSE)
+    clock.now += 301
+    assert not is_blocked(entitlements, NYSE)
+    pacer.close()
+
+
+def test_a_person_who_looks_makes_it_forget(tmp_path: Path) -> None:
+    """After a look by a person everything may be asked again."""
+    pacer = Pacer(tmp_path)
+    Entitlements(pacer).note(NASDAQ, EntitlementError("bars", code=354))
+    pacer.remember(lambda memory, database: memory.forgive(database))
+    assert not is_blocked(Entitlements(pacer), NASDAQ)
+    pacer.close()

@@ -1,0 +1,63 @@
+"""Contract ids over a real socket: pinned at first sight, and refused when they drift."""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.core.instruments import Instrument, Series
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import ForeignIdentityError
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.source import open_source
+from ktrdr_pipelines.load.keeper import Patience
+from ktrdr_pipelines.load.manager import Job, LoadManager
+from ktrdr_pipelines.store.layout import create_store
+
+DAY = Interval(datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
+def test_a_contract_id_that_drifts_is_refused(
+    config: GatewayConfig,
+    gateways: Any,
+    words: Any,
+    aapl: Instrument,
+    tmp_path: Path,
+    *,
+    timeframe: Timeframe,
+) -> None:
+    """The first load pins the id; when the symbol means another contract, nothing is asked."""
+    ids = ["265598"]
+
+    def tell(talk: Any, fields: list[str]) -> None:
+        texts = [text.format(id=fields[2]) for text in words.details]
+        texts[12] = ids[-1]
+        talk.send(*texts)
+        talk.send(52, 1, fields[2])
+
+    def tell_day(talk: Any, fields: list[str]) -> None:
+        talk.raw(words.history(fields[1], words.bar("20260105")))
+
+    gateway = gateways(contract=tell, bars=tell_day)
+    there = replace(config, port=gateway.port, max_retries=0)
+    layout = create_store(tmp_path / "store")
+
+    def load(series: Series, wanted: Interval) -> Any:
+        patience = Patience(max_retries=0)
+        manager = LoadManager(layout, lambda: open_source(there), there.gateway, patience)
+        return asyncio.run(manager.run([Job(series, wanted=IntervalSet([wanted]))]))[0]
+
+    assert load(Series(aapl, Timeframe.D1), DAY).is_complete
+    asked = len(gateway.asked(20))
+    ids.append("4711")
+    later = Interval(DAY.end, datetime(2026, 1, 7, tzinfo=UTC))
+    report = load(Series(aapl, timeframe), later)
+    assert isinstance(report.error, ForeignIdentityError)
+    assert "265598" in str(report.error)
+    assert "4711" in str(report.error)
+    assert len(gateway.asked(20)) == asked
