@@ -109,6 +109,12 @@ class SimulatorServer:
     def faults(self, plan: FaultPlan) -> None:
         self._gateway.faults = plan
 
+    def lift_faults(self) -> None:
+        """Let nothing go wrong any more, and end the outage that lasts; thread-safe."""
+        self._gateway.faults = FaultPlan()
+        if self._server is not None:
+            self._server.get_loop().call_soon_threadsafe(self._gateway.outages.end)
+
     def _tell(self, notice: ApiError) -> None:
         for connection in list(self._connections):
             connection.tell(notice)
