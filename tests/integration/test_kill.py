@@ -60,10 +60,8 @@ def test_a_killed_load_resumes_to_equality_and_asks_only_for_the_rest(
         )
         try:
             wait_for(
-                lambda: (
-                    (any(killed.bars.rglob("*.parquet")) and len(asked_of(gateway)) > SESSIONS // 2)
-                    or process.poll() is not None
-                ),
+                lambda: (any(killed.bars.rglob("*.parquet")) and len(asked_of(gateway)) > SESSIONS // 2)
+                or process.poll() is not None,
                 "half of the load",
                 pause_s=0.02,
             )
