@@ -69,7 +69,7 @@ WITHOUT_END = ((AAPL, "ADJUSTED_LAST"), (ES, "TRADES"))
 @pytest.fixture(scope="module")
 def closed(synthetic: SyntheticMarket) -> Iterator[SimulatorServer]:
     """Run a gateway on a Saturday."""
-    with running_simulator(synthetic, now=SATURDAY) as server:
+    with running_simulator(synthetic, now=SATURDAY, behaviour=UNPACED) as server:
         yield server
 
 
