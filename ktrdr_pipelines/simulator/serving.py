@@ -17,18 +17,23 @@ from ktrdr_pipelines.simulator.gateway import Gateway
 from ktrdr_pipelines.simulator.messages import DataRequest, HistoryRequest
 from ktrdr_pipelines.simulator.outbox import Outbox
 from ktrdr_pipelines.simulator.pacing import PacingRule, is_small_bar
+from ktrdr_pipelines.simulator.reading import Setting
 from ktrdr_pipelines.simulator.updates import LiveBars
 
 
 @dataclass(slots=True)
 class Call:
-    """One open request: its place in the record, its fault, and whether it was cancelled."""
+    """One open request: its place in the record, its fault, and whether it was cancelled.
+
+    ``answered_at`` is what its answer was computed from.
+    """
 
     request: DataRequest
     place: int
     version: int
     fault: FaultRule | None
     outages_before: int
+    answered_at: Setting | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -63,10 +68,10 @@ async def found(gateway: Gateway, call: Call) -> Answer | None:
 
 async def follow(gateway: Gateway, outbox: Outbox, call: Call) -> None:
     """Send updates of live bars until the request is cancelled: it is open, with its slot."""
-    if not isinstance(call.request, HistoryRequest):
+    if not isinstance(call.request, HistoryRequest) or call.answered_at is None:
         return
     live = LiveBars(call.request)
-    await asyncio.to_thread(live.fresh, gateway.setting(call.version))
+    await asyncio.to_thread(live.fresh, call.answered_at)
     while True:
         await asyncio.sleep(gateway.update_s)
         outbox.send(await asyncio.to_thread(live.fresh, gateway.setting(call.version)))
@@ -88,6 +93,7 @@ async def _for_ever() -> None:
 async def _computed(gateway: Gateway, call: Call) -> Answer:
     """Compute the answer, unless a fault puts another in its place."""
     setting, request, rule = gateway.setting(call.version), call.request, call.fault
+    call.answered_at = setting
     refused = None if rule is None else false_error(rule, setting, request)
     if refused is not None:
         return Answer(replies.error(call.version, refused), error_code=refused.code)
