@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ktrdr_pipelines.cli.output import AsJson, instant_text, say, say_json
+from ktrdr_pipelines.simulator.pacing import PacingMode
 
 if TYPE_CHECKING:
+    from ktrdr_pipelines.simulator.behaviour import Behaviour
     from ktrdr_pipelines.simulator.server import SimulatorServer
 
 
@@ -28,7 +30,15 @@ class Durations(StrEnum):
     ANY = "any"
 
 
-def simulate(
+def _say_example(wanted: bool) -> None:
+    if wanted:
+        from ktrdr_pipelines.simulator.faultfile import example_text
+
+        say(example_text().rstrip())
+        raise typer.Exit
+
+
+def simulate(  # noqa: PLR0913 - an argument an option
     *,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port to serve on; 0 takes any free one.")
@@ -56,6 +66,40 @@ def simulate(
             "current one, or all."
         ),
     ] = Durations.WIDE,
+    faults: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What goes wrong, and when. [default: nothing]"),
+    ] = None,
+    faults_example: Annotated[
+        bool,
+        typer.Option(
+            "--faults-example",
+            callback=_say_example,
+            is_eager=True,
+            help="Print an example of such a file, which explains all of it, and end.",
+        ),
+    ] = False,
+    pacing: Annotated[
+        PacingMode,
+        typer.Option(
+            help="documented: IB's hard limits for bars of 30 s or less; hard: the same for all "
+            "bars; soft: longer bars share a few workers, too many end the connection; off: none."
+        ),
+    ] = PacingMode.DOCUMENTED,
+    hold_ids: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="How long the client id of a client that was killed stays taken.",
+        ),
+    ] = 0.0,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Add all requests, violations and faults to it as JSON lines."
+        ),
+    ] = None,
     with_parent: Annotated[
         bool, typer.Option("--until-stdin-closes", hidden=True, help="End when stdin does.")
     ] = False,
@@ -65,13 +109,22 @@ def simulate(
 
     Its bars are marked as simulated: they go into a store of their own and never mix with real
     ones. Point any client of the Interactive Brokers API at it.
+
+    A file of faults lists entries such as {fault: silence, symbol: AAPL, nth: 3}. Faults of one
+    request: silence, hang_up, cut, late, trickle, bars_after_cancel, error, invalid (321),
+    unknown_contract (200), no_data, past_oldest, pacing, newest_missing (2188), partial,
+    duplicated, conflicting, unordered, restated. Of the whole gateway: link_lost (1100, then 1101
+    or 1102), farm_broken (2105, then 2106), nightly_reset, clock_off. Selectors: kind, symbol,
+    from, until, nth, times, probability. --faults-example prints a file with every one of them.
     """
     from ktrdr_pipelines.cli.dates import parse_instant
     from ktrdr_pipelines.cli.stopping import Stopped, run_stoppable
 
+    _ = faults_example
     moment = None if now is None else parse_instant("--now", now)
     wait = _stdin_closed if with_parent else _for_ever
-    work = _serve(port, _Market(bars, moment, seed, durations), wait, as_json=as_json)
+    manners = _Manners(durations, faults, pacing, hold_ids, log)
+    work = _serve(port, _Market(bars, moment, seed), manners, wait, as_json=as_json)
     try:
         run_stoppable(work)
     except Stopped:
@@ -86,24 +139,51 @@ class _Market:
     bars: Path | None
     now: datetime | None
     seed: int
-    durations: Durations
 
     def __str__(self) -> str:
         return f"synthetic market {self.seed}" if self.bars is None else f"bars of {self.bars}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Manners:
+    """How it is served: what may be asked, what goes wrong, what is counted and written down."""
+
+    durations: Durations
+    faults: Path | None
+    pacing: PacingMode
+    hold_s: float
+    log: Path | None
+
+    def behaviour(self) -> "Behaviour":
+        from ktrdr_pipelines.simulator.behaviour import Behaviour
+        from ktrdr_pipelines.simulator.faultfile import read_faults
+        from ktrdr_pipelines.simulator.steps import DurationTable
+
+        return Behaviour(
+            pacing=self.pacing,
+            hold_s=self.hold_s,
+            faults=None if self.faults is None else read_faults(self.faults),
+            log=self.log,
+            durations=DurationTable(self.durations),
+        )
+
+
 async def _serve(
-    port: int, market: _Market, wait: Callable[[], Awaitable[None]], *, as_json: bool
+    port: int,
+    market: _Market,
+    manners: _Manners,
+    wait: Callable[[], Awaitable[None]],
+    *,
+    as_json: bool,
 ) -> None:
     from ktrdr_pipelines.simulator.clock import SimClock
     from ktrdr_pipelines.simulator.markets import open_market
     from ktrdr_pipelines.simulator.server import SimulatorServer
-    from ktrdr_pipelines.simulator.steps import DurationTable
 
+    behaviour = manners.behaviour()
     opened = await asyncio.to_thread(open_market, market.bars, market.seed)
     clock = SimClock(market.now if market.now is not None else opened.default_now())
-    table = DurationTable(market.durations)
-    server = SimulatorServer(opened, clock=clock, port=port, durations=table)
+    server = SimulatorServer(opened, clock=clock, port=port, behaviour=behaviour)
     await server.start()
     try:
         _announce(server, str(market), as_json=as_json)

@@ -22,13 +22,15 @@ class Chunk:
     """What one request asks for.
 
     ``stamps`` is what its answer may settle; ``ends_at`` and ``duration`` are the request's own;
-    ``sessions`` counts the spans inside.
+    ``sessions`` counts the spans inside. ``meets_settled`` says that it ends inside a session
+    where settled bars begin, so that its last bar ends there too, however short that makes it.
     """
 
     stamps: Interval
     ends_at: datetime
     duration: str
     sessions: int
+    meets_settled: bool = False
 
     def __str__(self) -> str:
         return f"{self.duration} to {self.ends_at:%Y-%m-%dT%H:%M:%SZ}"
@@ -151,7 +153,8 @@ def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     inside = expected_spans(need.calendar, need.timeframe, Interval(start, hull.end))
     duration = _duration(need, hull, inside)
     if hull.end < last.stamps.end or duration.endswith("S"):
-        return Chunk(Interval(start, hull.end), hull.end, duration, len(inside))
+        meets = hull.end < last.stamps.end and hull.end in need.settled
+        return Chunk(Interval(start, hull.end), hull.end, duration, len(inside), meets)
     ends_at = _day_end(need, last)
     end = max(hull.end, ends_at) if need.timeframe.is_intraday else hull.end
     return Chunk(Interval(start, end), ends_at, duration, len(inside))

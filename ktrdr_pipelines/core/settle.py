@@ -93,6 +93,9 @@ def _read(question: Question, bars: pa.Table, reach: Interval | None) -> _Readin
     )
     spans = expected_spans(question.calendar, timeframe, around)
     ends, final_at = _ends(keys, spans, timeframe)
+    if chunk.meets_settled:
+        chunk_end = micros(chunk.stamps.end)
+        ends[keys < chunk_end] = np.minimum(ends[keys < chunk_end], chunk_end)
     low = int(np.searchsorted(keys, micros(chunk.stamps.start)))
     kept = (ends <= micros(chunk.stamps.end)) & (final_at <= micros(question.now))
     kept[:low] = False

@@ -20,7 +20,7 @@ from ktrdr_pipelines.ib.capture import Frame, Scrubber, Way
 from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
 from ktrdr_pipelines.ib.health import Health
 from ktrdr_pipelines.ib.inbox import Inbox
-from ktrdr_pipelines.ib.queries import HistoryQuery
+from ktrdr_pipelines.ib.queries import HistoryQuery, HistoryReply
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
 from ktrdr_pipelines.ib.wire import Ending, Wire, WireError
 
@@ -28,6 +28,7 @@ SIMULATED_ACCOUNT = "SIM"
 """How the account of a simulated gateway begins."""
 
 _HASH_DOMAIN = "ktrdr-pipelines account:"
+_NEWEST_HELD_BACK = 2188
 _log = logging.getLogger(__name__)
 
 
@@ -153,8 +154,8 @@ class GatewayConnection:
                     code=1100,
                 ) from None
 
-    async def history(self, query: HistoryQuery) -> list[str]:
-        """Ask for bars and give message 17."""
+    async def history(self, query: HistoryQuery) -> HistoryReply:
+        """Ask for bars and give message 17, with what the gateway says of it."""
         question = self._opened(Topic.BARS, query.asked)
         client = self._wire.client
         client.reqHistoricalData(
@@ -169,7 +170,8 @@ class GatewayConnection:
             False,  # noqa: FBT003  (not kept up to date: the signature is ib_async's)
             [],
         )
-        return (await self._answer(question, client.cancelHistoricalData))[0]
+        [fields] = await self._answer(question, client.cancelHistoricalData)
+        return HistoryReply(fields, lacks_newest=_NEWEST_HELD_BACK in question.noted)
 
     async def head(self, query: HistoryQuery) -> list[str]:
         """Ask for the head timestamp and give message 88; it is always cancelled afterwards.

@@ -37,6 +37,14 @@ class HistoryQuery:
     dates: int = EPOCH_DATES
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryReply:
+    """Message 17, and whether the gateway holds the newest bars back."""
+
+    fields: list[str]
+    lacks_newest: bool
+
+
 def bar_query(request: BarRequest, contract_id: int) -> HistoryQuery:
     """Tell a request for bars."""
     instrument = request.series.instrument

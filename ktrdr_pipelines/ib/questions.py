@@ -27,13 +27,14 @@ class Topic(StrEnum):
 
 @dataclass(slots=True)
 class Question:
-    """One open question: its frames so far and the future of its answer."""
+    """One open question: its frames so far, codes noted about it, the future of its answer."""
 
     number: int
     topic: Topic
     asked: str
     answer: "asyncio.Future[list[list[str]]]"
     parts: list[list[str]] = field(default_factory=list)
+    noted: set[int] = field(default_factory=set)
 
 
 class Questions:
@@ -96,6 +97,7 @@ class Questions:
             return None
         error = error_for(frame, question.asked)
         if error is None:
+            question.noted.add(frame.code)
             _log.info("%s: the gateway notes %s", question.asked, frame)
         else:
             self.fail(question, error)

@@ -165,14 +165,14 @@ class GatewaySource:
         self._connection.refresh_clock()
         try:
             with self._asker.permitted(entitlement_of(instrument, contract), query.asked):
-                fields = await self._asker.ask(
+                reply = await self._asker.ask(
                     Ask(Topic.BARS, query.asked, paced_bars(request, query)),
                     lambda: self._connection.history(query),
                 )
         except NoDataError as error:
             return NoData(request, error.came)
         with _bad_answer(query.asked):
-            return _answer(request, history_of(fields))
+            return _answer(request, history_of(reply.fields), lacks_newest=reply.lacks_newest)
 
     async def head(self, instrument: Instrument) -> datetime | None:
         """Give the start of the oldest data, or None where the gateway cannot say.
@@ -214,10 +214,11 @@ class GatewaySource:
         return chosen(instrument, candidates)
 
 
-def _answer(request: BarRequest, history: History) -> Answer | NoData:
+def _answer(request: BarRequest, history: History, *, lacks_newest: bool) -> Answer | NoData:
     if history.count == 0:
         return NoData(request, "the gateway answered with 0 bars")
-    return Answer(request, bars_of(history, request.series), reach_of(history))
+    bars = bars_of(history, request.series)
+    return Answer(request, bars, reach_of(history), lacks_newest=lacks_newest)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from ktrdr_pipelines.core.coverage import Coverage, Emptiness
 from ktrdr_pipelines.core.doubts import Doubts, after_answer, after_no_data, quiet_and_empty
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import Chunk, plan
-from ktrdr_pipelines.core.settle import Question, settle
+from ktrdr_pipelines.core.settle import Question, Settlement, settle
 from ktrdr_pipelines.load.desk import Desk
 
 
@@ -66,12 +66,22 @@ class Case:
         need = desk.need(chunk.stamps)
         question = Question(chunk, need.calendar, need.timeframe, need.now)
         settlement = settle(question, answer.bars, answer.reach)
+        if answer.lacks_newest:
+            return self._take_held_back(chunk, settlement)
         if settlement.earlier_only:
             return self._believe(chunk, older_known=True)
         desk.settle(Coverage(bars=settlement.proved), settlement.bars)
         self._doubts = after_answer(desk.need(self._chunk.stamps), self._doubts, chunk)
         self._set_aside_rest(chunk.stamps)
         return f"{settlement.bars.num_rows} bars, {settlement.proved.length} settled"
+
+    def _take_held_back(self, chunk: Chunk, settlement: Settlement) -> str:
+        """Keep what came; where the gateway holds bars back, silence is no proof and no doubt."""
+        self._desk.settle(Coverage(bars=settlement.proved), settlement.bars)
+        left = (doubt for doubt in self._doubts.open if not doubt.interval.overlaps(chunk.stamps))
+        self._doubts = Doubts(tuple(left))
+        self._set_aside_rest(chunk.stamps)
+        return f"{settlement.bars.num_rows} bars, the newest are held back (2188)"
 
     async def _take_silence(self, chunk: Chunk) -> str:
         """Take in "no data": learn where the data begin, then doubt it or believe it."""

@@ -84,8 +84,12 @@ class SourceKeeper:
         await self._stack.aclose()
 
     def now(self) -> datetime:
-        """Give the gateway's time while one is connected, else this machine's."""
-        return self._source.now() if self._source else self.patience.clock()
+        """Give the gateway's time while one is connected, but never later than this machine's.
+
+        A gateway whose clock is ahead would make bars final that are not over.
+        """
+        here = self.patience.clock()
+        return min(self._source.now(), here) if self._source else here
 
     @property
     def is_open(self) -> bool:

@@ -2,36 +2,18 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
 
 from ktrdr_pipelines.simulator.actions import Abandon, Action, Close, Refuse, Send, Serve
-from ktrdr_pipelines.simulator.answers import answer
-from ktrdr_pipelines.simulator.clock import SimClock
-from ktrdr_pipelines.simulator.market import Market
+from ktrdr_pipelines.simulator.faults import Fault
+from ktrdr_pipelines.simulator.gateway import Gateway
 from ktrdr_pipelines.simulator.messages import DataRequest
-from ktrdr_pipelines.simulator.reading import Setting
-from ktrdr_pipelines.simulator.record import RequestLog, record_of
-from ktrdr_pipelines.simulator.rules import GatewayRules
-from ktrdr_pipelines.simulator.session import ClientSession, kind_of
-from ktrdr_pipelines.simulator.steps import DurationTable
-from ktrdr_pipelines.simulator.updates import EVERY_S, LiveBars, live_bars
+from ktrdr_pipelines.simulator.outbox import Outbox
+from ktrdr_pipelines.simulator.replies import ApiError
+from ktrdr_pipelines.simulator.serving import Call, deliver, follow, found
+from ktrdr_pipelines.simulator.session import ClientSession, Stage
 
 _READ_BYTES = 65_536
 _CANCELLED = 162
-
-
-@dataclass(slots=True)
-class Gateway:
-    """What all connections of one gateway share."""
-
-    market: Market
-    clock: SimClock
-    rules: GatewayRules
-    log: RequestLog
-    account: str
-    latency_s: float
-    durations: DurationTable = DurationTable.WIDE
-    update_s: float = EVERY_S
 
 
 class Connection:
@@ -43,8 +25,15 @@ class Connection:
         self._gateway = gateway
         self._reader = reader
         self._writer = writer
-        self._session = ClientSession(gateway.rules, account=gateway.account, now=gateway.clock.now)
-        self._open: dict[int, tuple[asyncio.Task[None], int]] = {}
+        self._outbox = Outbox(writer)
+        self._session = ClientSession(
+            gateway.rules,
+            account=gateway.account,
+            now=gateway.told_now,
+            is_deaf=gateway.is_deaf,
+        )
+        self._open: dict[int, Call] = {}
+        self._tasks: dict[asyncio.Task[None], Call] = {}
         self._ended = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -52,11 +41,13 @@ class Connection:
 
     async def run(self) -> None:
         """Talk until either side closes."""
+        died = True
         try:
             with suppress(OSError):
-                await self._talk()
+                await self._talk_as_faults_allow()
+                died = False
         finally:
-            self._session.leave()
+            self._leave(died=died)
             await self._stop_tasks()
             self._writer.close()
             with suppress(OSError):
@@ -65,90 +56,118 @@ class Connection:
 
     async def end(self) -> None:
         """Cut the socket, read or not by the client, and wait until everything is done."""
-        self._writer.transport.abort()
+        self.drop()
         await self._ended.wait()
+
+    def drop(self) -> None:
+        """Cut the socket."""
+        self._writer.transport.abort()
+
+    def tell(self, notice: ApiError) -> None:
+        """Send a notice, if the client is ready for any."""
+        if self._session.stage is Stage.READY:
+            self._outbox.send(self._session.error(notice))
+
+    async def _talk_as_faults_allow(self) -> None:
+        rule = self._gateway.fault_of_connection()
+        if rule is None:
+            await self._talk()
+        elif rule.fault is Fault.SILENCE:
+            while await self._reader.read(_READ_BYTES):
+                pass
 
     async def _talk(self) -> None:
         while data := await self._reader.read(_READ_BYTES):
+            was_ready = self._session.stage is Stage.READY
             for action in self._session.receive(data):
                 if isinstance(action, Close):
                     await self._writer.drain()
                     return
                 self._perform(action)
+            if not was_ready:
+                self._greet()
             await self._writer.drain()
+
+    def _greet(self) -> None:
+        """Tell a client that has just named its id of the outage that lasts."""
+        if self._session.stage is Stage.READY:
+            self._gateway.journal.note("connected", client_id=self._client_id)
+            for notice in self._gateway.outages.notices():
+                self.tell(notice)
 
     def _perform(self, action: Action) -> None:
         match action:
             case Send(data):
-                self._writer.write(data)
+                self._outbox.send(data)
             case Serve(request):
                 self._begin(request)
             case Refuse(request, error):
-                self._gateway.log.finish(self._recorded(request), count=None, error_code=error.code)
-                self._writer.write(self._session.error(error))
+                place = self._gateway.recorded(request, self._client_id)
+                self._gateway.log.finish(place, count=None, error_code=error.code)
+                self._outbox.send(self._session.error(error))
             case Abandon(request_id):
                 self._abandon(request_id)
             case Close():
                 self._writer.close()
 
-    def _recorded(self, request: DataRequest) -> int:
-        client_id = -1 if self._session.client_id is None else self._session.client_id
-        return self._gateway.log.add(
-            record_of(
-                request,
-                client_id=client_id,
-                kind=kind_of(request),
-                received=self._gateway.clock.now(),
-            )
-        )
+    @property
+    def _client_id(self) -> int:
+        return -1 if self._session.client_id is None else self._session.client_id
 
     def _begin(self, request: DataRequest) -> None:
-        place = self._recorded(request)
-        task = asyncio.create_task(self._serve(request, place))
+        gateway = self._gateway
+        place, before = gateway.recorded(request, self._client_id), gateway.outages.begun
+        call = Call(request, place, self._session.version, gateway.fault_of(request), before)
+        task = asyncio.create_task(self._serve(call))
+        self._open[request.request_id] = call
+        self._tasks[task] = call
         task.add_done_callback(self._check)
-        self._open[request.request_id] = (task, place)
 
     def _abandon(self, request_id: int) -> None:
         """Stop a request that is still computed; an answered head timestamp has no task left."""
-        if request_id in self._open:
-            task, place = self._open.pop(request_id)
-            task.cancel()
-            if self._gateway.log.is_open(place):
-                self._gateway.log.finish(place, count=None, error_code=_CANCELLED)
+        call = self._open.pop(request_id, None)
+        if call is None:
+            return
+        call.cancelled.set()
+        if self._gateway.log.is_open(call.place):
+            self._gateway.log.finish(call.place, count=None, error_code=_CANCELLED)
+        for task, other in self._tasks.items():
+            if other is call and not call.meets(Fault.BARS_AFTER_CANCEL):
+                task.cancel()
 
-    async def _serve(self, request: DataRequest, place: int) -> None:
-        gateway = self._gateway
-        await asyncio.sleep(gateway.latency_s)
-        setting = self._setting()
-        found = await asyncio.to_thread(answer, setting, request)
-        gateway.log.finish(place, count=found.count, error_code=found.error_code)
-        if found.error_code is None and (live := live_bars(request)) is not None:
-            self._writer.write(found.data)
-            await self._follow(live, setting)
-        del self._open[request.request_id]
-        self._session.answered(request)
-        self._writer.write(found.data)
+    async def _serve(self, call: Call) -> None:
+        answered = await found(self._gateway, call)
+        if answered is None:
+            self._outbox.close()
+            return
+        if call.is_live and answered.error_code is None:
+            self._gateway.log.finish(call.place, count=answered.count, error_code=None)
+            await deliver(self._outbox, call, answered.data)
+            await follow(self._gateway, self._outbox, call)
+        if not call.meets(Fault.BARS_AFTER_CANCEL):
+            self._close(call, answered.count, answered.error_code)
+        await deliver(self._outbox, call, answered.data)
 
-    async def _follow(self, live: LiveBars, answered_at: Setting) -> None:
-        """Send updates until the request is cancelled: so long it is open and has its slot."""
-        await asyncio.to_thread(live.fresh, answered_at)
-        while True:
-            await asyncio.sleep(self._gateway.update_s)
-            self._writer.write(await asyncio.to_thread(live.fresh, self._setting()))
-
-    def _setting(self) -> Setting:
-        gateway = self._gateway
-        now_s = int(gateway.clock.now().timestamp())
-        return Setting(gateway.market, self._session.version, now_s, gateway.durations)
+    def _close(self, call: Call, count: int | None, error_code: int | None) -> None:
+        """Free the place of a request whose answer is ready."""
+        del self._open[call.request.request_id]
+        self._session.answered(call.request)
+        self._gateway.log.finish(call.place, count=count, error_code=error_code)
 
     def _check(self, task: asyncio.Task[None]) -> None:
         """End the connection when an answer failed, so that no client waits for it in vain."""
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._writer.close()
             raise error
 
+    def _leave(self, *, died: bool) -> None:
+        if self._session.client_id is not None:
+            self._gateway.journal.note("left", client_id=self._client_id, died=died)
+        self._session.leave(died=died)
+
     async def _stop_tasks(self) -> None:
-        tasks = [task for task, _ in self._open.values()]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,6 +1,7 @@
 """What a gateway was asked: one entry a request, readable from any thread."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -64,23 +65,36 @@ def record_of(
 
 
 class RequestLog:
-    """The records of a gateway in the order of arrival; safe from any thread."""
+    """The records of a gateway in the order of arrival; safe from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        told: is given every record and its place when it arrives and when it has an outcome.
+    """
+
+    def __init__(self, told: Callable[[int, RequestRecord], None] | None = None) -> None:
         self._lock = threading.Lock()
         self._records: list[RequestRecord] = []
+        self._told = told
 
     def add(self, record: RequestRecord) -> int:
         """Append a record and return its place."""
         with self._lock:
             self._records.append(record)
-            return len(self._records) - 1
+            place = len(self._records) - 1
+        self._tell(place, record)
+        return place
 
     def finish(self, place: int, *, count: int | None, error_code: int | None) -> None:
         """Note the outcome of the record at a place."""
         with self._lock:
-            record = self._records[place]
-            self._records[place] = replace(record, count=count, error_code=error_code)
+            record = replace(self._records[place], count=count, error_code=error_code)
+            self._records[place] = record
+        self._tell(place, record)
+
+    def client_of(self, place: int) -> int:
+        """Return who asked the request at a place."""
+        with self._lock:
+            return self._records[place].client_id
 
     def is_open(self, place: int) -> bool:
         """Say whether the record at a place has no outcome yet; live bars have one early."""
@@ -91,3 +105,7 @@ class RequestLog:
         """Return all records so far."""
         with self._lock:
             return tuple(self._records)
+
+    def _tell(self, place: int, record: RequestRecord) -> None:
+        if self._told is not None:
+            self._told(place, record)

@@ -1,13 +1,29 @@
-"""The rules that hold over all connections of one gateway: client ids and open requests.
+"""The rules that hold over all connections of one gateway: client ids, open requests, pacing.
 
 Decide, then act: a method changes the tables and returns what speaks against a request, if
-anything; the caller sends it. Nothing here awaits, so no rule can be broken in between.
+anything; the caller sends it. Nothing here awaits, so no rule can be broken in between. What is
+counted over time lies in ``pacing``.
 """
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.simulator.messages import (
+    ContractRequest,
+    DataRequest,
+    HeadRequest,
+    HistoryRequest,
+)
+from ktrdr_pipelines.simulator.pacing import (
+    VIOLATION,
+    MessageRate,
+    PacingMode,
+    PacingRule,
+    PacingRules,
+)
 from ktrdr_pipelines.simulator.replies import ApiError
 
 MAX_OPEN = IbLimitsRegistry.MAX_OPEN_HISTORICAL.value
@@ -35,41 +51,72 @@ class Kind(StrEnum):
     HEAD = "head"
 
 
+_KINDS: dict[type[DataRequest], Kind] = {
+    ContractRequest: Kind.CONTRACT,
+    HeadRequest: Kind.HEAD,
+    HistoryRequest: Kind.HISTORY,
+}
+
+
+def kind_of(request: DataRequest) -> Kind:
+    """Return as what a request is counted and recorded."""
+    return _KINDS[type(request)]
+
+
+def _no_time() -> float:
+    return 0.0
+
+
 @dataclass(slots=True)
 class GatewayRules:
-    """Who is connected, and which requests are open.
+    """Who is connected, which requests are open, and which rules were broken how often.
 
     A head timestamp request stays open until it is cancelled or its client leaves, answered or
-    not (grade O).
+    not (grade O). The id of a client that dies stays taken for ``hold_s`` (grade C); one that
+    hangs up with nothing open has ended properly.
     """
 
+    now_s: Callable[[], float] = _no_time
+    hold_s: float = 0.0
+    pacing: PacingRules = field(default_factory=lambda: PacingRules(PacingMode.OFF, _no_time))
     clients: set[int] = field(default_factory=set)
+    held_until: dict[int, float] = field(default_factory=dict)
     open_requests: dict[tuple[int, int], Kind] = field(default_factory=dict)
+    violations: Counter[PacingRule] = field(default_factory=Counter)
+    on_violation: Callable[[PacingRule, int], None] | None = None
 
     def join(self, client_id: int) -> ApiError | None:
         """Take a client id, or say why not."""
-        if client_id in self.clients:
+        if client_id in self.clients or self.held_until.get(client_id, 0.0) > self.now_s():
             return ApiError(326, ID_IN_USE)
         if len(self.clients) >= MAX_CLIENTS:
             return ApiError(502, TOO_MANY_CLIENTS)
         self.clients.add(client_id)
         return None
 
-    def leave(self, client_id: int) -> None:
-        """Free a client id and every request it had open."""
+    def leave(self, client_id: int, *, died: bool = False) -> None:
+        """Free a client id and every request it had open; one that died keeps its id a while."""
         self.clients.discard(client_id)
-        for key in [key for key in self.open_requests if key[0] == client_id]:
+        left_open = [key for key in self.open_requests if key[0] == client_id]
+        for key in left_open:
             del self.open_requests[key]
+        if (died or left_open) and self.hold_s:
+            self.held_until[client_id] = self.now_s() + self.hold_s
 
-    def open(self, client_id: int, request_id: int, kind: Kind) -> ApiError | None:
+    def open(self, client_id: int, request: DataRequest) -> ApiError | None:
         """Count a request as open, or say why it may not be."""
-        key = (client_id, request_id)
+        key, kind = (client_id, request.request_id), kind_of(request)
         if key in self.open_requests:
             if kind is Kind.HISTORY:
-                return ApiError(386, DUPLICATE_HISTORY, request_id)
-            return ApiError(322, DUPLICATE, request_id)
+                return ApiError(386, DUPLICATE_HISTORY, request.request_id)
+            return ApiError(322, DUPLICATE, request.request_id)
         if kind is not Kind.CONTRACT and self._open_history() >= MAX_OPEN:
-            return ApiError(322, TOO_MANY_OPEN, request_id)
+            return ApiError(322, TOO_MANY_OPEN, request.request_id)
+        if not isinstance(request, ContractRequest):
+            broken = self.pacing.broken_by(request)
+            if broken is not None:
+                self.violated(broken, client_id)
+                return ApiError(162, VIOLATION, request.request_id)
         self.open_requests[key] = kind
         return None
 
@@ -80,6 +127,16 @@ class GatewayRules:
             return False
         del self.open_requests[key]
         return True
+
+    def violated(self, rule: PacingRule, client_id: int) -> None:
+        """Count a broken rule, and tell whoever writes it down."""
+        self.violations[rule] += 1
+        if self.on_violation is not None:
+            self.on_violation(rule, client_id)
+
+    def message_rate(self) -> MessageRate | None:
+        """Return the count of a new connection's messages, where they are counted."""
+        return self.pacing.message_rate()
 
     def _open_history(self) -> int:
         return sum(kind is not Kind.CONTRACT for kind in self.open_requests.values())

@@ -1,26 +1,31 @@
-"""The gateway's socket: the only I/O of the simulator.
+"""The gateway's socket: the only I/O of the simulator but for its log.
 
 It performs what conversations want (``session``) and computes answers (``answers``) in threads,
-the requests of one client side by side. It binds to loopback addresses only.
+the requests of one client side by side. It binds to loopback addresses only. Not here: what it
+is made of (``behaviour``).
 """
 
 import asyncio
 import ipaddress
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Self
 
 from ktrdr_pipelines.errors import SimulatorError
+from ktrdr_pipelines.simulator.behaviour import Behaviour, gateway_of
 from ktrdr_pipelines.simulator.clock import SimClock
-from ktrdr_pipelines.simulator.connection import Connection, Gateway
+from ktrdr_pipelines.simulator.connection import Connection
+from ktrdr_pipelines.simulator.faults import FaultPlan
 from ktrdr_pipelines.simulator.market import Market
-from ktrdr_pipelines.simulator.record import RequestLog, RequestRecord
-from ktrdr_pipelines.simulator.rules import GatewayRules
+from ktrdr_pipelines.simulator.outages import Outages
+from ktrdr_pipelines.simulator.pacing import PacingRule
+from ktrdr_pipelines.simulator.record import RequestRecord
+from ktrdr_pipelines.simulator.replies import ApiError
 from ktrdr_pipelines.simulator.steps import DurationTable
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
-from ktrdr_pipelines.simulator.updates import EVERY_S
+from ktrdr_pipelines.simulator.thread import ServerThread
 
 ACCOUNT = "SIM000001"
 """Account of every simulated gateway; its beginning marks bars as simulated."""
@@ -36,8 +41,10 @@ class SimulatorServer:
         port: 0 takes any free one; read ``port`` once started.
         latency_s: seconds that every contract, head and historical request waits.
         account: the account it announces.
-        durations: which bar sizes a duration may be asked with.
-        update_s: seconds between updates of bars that are kept up to date.
+        behaviour: its rules and faults; None is as documented, without faults.
+
+    Raises:
+        SimulatorError: the log cannot be written.
     """
 
     def __init__(
@@ -49,24 +56,21 @@ class SimulatorServer:
         port: int = 0,
         latency_s: float = 0.0,
         account: str = ACCOUNT,
-        durations: DurationTable = DurationTable.WIDE,
-        update_s: float = EVERY_S,
+        behaviour: Behaviour | None = None,
     ) -> None:
         self.clock = clock if clock is not None else SimClock(market.default_now())
         self.host = host
         self.port = port
-        self._gateway = Gateway(
-            market=market,
-            clock=self.clock,
-            rules=GatewayRules(),
-            log=RequestLog(),
-            account=account,
-            latency_s=latency_s,
-            durations=durations,
-            update_s=update_s,
-        )
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
+        self._gateway = gateway_of(
+            market,
+            self.clock,
+            behaviour or Behaviour(),
+            Outages(tell=self._tell, drop_all=self._drop_all),
+            account=account,
+            latency_s=latency_s,
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self._server is None else f"{len(self._connections)} connections"
@@ -78,6 +82,16 @@ class SimulatorServer:
         return self._gateway.log.snapshot()
 
     @property
+    def violations(self) -> dict[PacingRule, int]:
+        """How often each rule over time was broken; thread-safe."""
+        return dict(self._gateway.rules.violations)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each kind of event of the log happened; thread-safe."""
+        return self._gateway.journal.counts
+
+    @property
     def latency_s(self) -> float:
         """Seconds that every request waits; it may be set while the gateway runs."""
         return self._gateway.latency_s
@@ -85,6 +99,29 @@ class SimulatorServer:
     @latency_s.setter
     def latency_s(self, seconds: float) -> None:
         self._gateway.latency_s = seconds
+
+    @property
+    def faults(self) -> FaultPlan:
+        """What goes wrong from now on; it may be set while the gateway runs."""
+        return self._gateway.faults
+
+    @faults.setter
+    def faults(self, plan: FaultPlan) -> None:
+        self._gateway.faults = plan
+
+    def lift_faults(self) -> None:
+        """Let nothing go wrong any more, and end the outage that lasts; thread-safe."""
+        self._gateway.faults = FaultPlan()
+        if self._server is not None:
+            self._server.get_loop().call_soon_threadsafe(self._gateway.outages.end)
+
+    def _tell(self, notice: ApiError) -> None:
+        for connection in list(self._connections):
+            connection.tell(notice)
+
+    def _drop_all(self) -> None:
+        for connection in list(self._connections):
+            connection.drop()
 
     async def start(self) -> Self:
         """Begin to listen.
@@ -109,9 +146,11 @@ class SimulatorServer:
         if self._server is None:
             return
         self._server.close()
+        self._gateway.outages.stop_timer()
         await asyncio.gather(*(connection.end() for connection in list(self._connections)))
         await self._server.wait_closed()
         self._server = None
+        self._gateway.journal.close()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(self._gateway, reader, writer)
@@ -145,8 +184,9 @@ def running_simulator(
     latency_s: float = 0.0,
     port: int = 0,
     *,
-    durations: DurationTable = DurationTable.WIDE,
-    update_s: float = EVERY_S,
+    durations: DurationTable | None = None,
+    update_s: float | None = None,
+    behaviour: Behaviour | None = None,
 ) -> Iterator[SimulatorServer]:
     """Run a gateway in a thread and event loop of its own while the context lasts.
 
@@ -155,64 +195,25 @@ def running_simulator(
         now: where its clock starts, also as an ISO text; None takes the market's own.
         latency_s: seconds that every request waits.
         port: 0 takes any free one.
-        durations: which bar sizes a duration may be asked with.
-        update_s: seconds between updates of bars that are kept up to date.
+        durations: which bar sizes a duration may be asked with; None is as ``behaviour`` says.
+        update_s: seconds between updates of bars that are kept up to date; None likewise.
+        behaviour: its rules and faults; None is as documented, without faults.
     """
+    behaviour = behaviour or Behaviour()
+    behaviour = replace(
+        behaviour,
+        durations=durations or behaviour.durations,
+        update_s=behaviour.update_s if update_s is None else update_s,
+    )
     served = market if market is not None else SyntheticMarket(seed=1)
     start = datetime.fromisoformat(now) if isinstance(now, str) else now
     clock = SimClock(start if start is not None else served.default_now())
     server = SimulatorServer(
-        served,
-        clock=clock,
-        latency_s=latency_s,
-        port=port,
-        durations=durations,
-        update_s=update_s,
+        served, clock=clock, latency_s=latency_s, port=port, behaviour=behaviour
     )
-    thread = _ServerThread(server)
+    thread = ServerThread(server.start, server.close)
     thread.start_and_wait()
     try:
         yield server
     finally:
         thread.stop()
-
-
-class _ServerThread(threading.Thread):
-    """A thread that runs a server until told to stop."""
-
-    def __init__(self, server: SimulatorServer) -> None:
-        super().__init__(name="simulator", daemon=True)
-        self._server = server
-        self._ready = threading.Event()
-        self._failed: BaseException | None = None
-        self._loop = asyncio.new_event_loop()
-        self._stopping = asyncio.Event()
-
-    def start_and_wait(self) -> None:
-        """Start, and return once the port listens; an error of starting is raised here."""
-        self.start()
-        self._ready.wait()
-        if self._failed is not None:
-            self.join()
-            raise self._failed
-
-    def stop(self) -> None:
-        """Close the server and wait for the thread to end."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self.join()
-
-    def run(self) -> None:
-        """Serve until stopped."""
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        try:
-            await self._server.start()
-        except SimulatorError as error:
-            self._failed = error
-            return
-        finally:
-            self._ready.set()
-        await self._stopping.wait()
-        await self._server.close()

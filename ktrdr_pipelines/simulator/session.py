@@ -26,8 +26,9 @@ from ktrdr_pipelines.simulator.messages import (
     StartApi,
     UnknownMessage,
 )
+from ktrdr_pipelines.simulator.pacing import TOO_MANY_MESSAGES, PacingRule
 from ktrdr_pipelines.simulator.replies import ApiError
-from ktrdr_pipelines.simulator.rules import GatewayRules, Kind
+from ktrdr_pipelines.simulator.rules import GatewayRules, Kind, kind_of
 from ktrdr_pipelines.simulator.smalltalk import Facts, reply_to, start_up
 from ktrdr_pipelines.simulator.timetext import server_text
 
@@ -42,12 +43,6 @@ CANCELLED = "Historical Market Data Service error message:API historical data qu
 NOTHING_TO_CANCEL = "No historical data query found for ticker id:{}"
 BAD_LENGTH = "Bad Message Length {}"
 
-_KINDS: dict[type[DataRequest], Kind] = {
-    ContractRequest: Kind.CONTRACT,
-    HeadRequest: Kind.HEAD,
-    HistoryRequest: Kind.HISTORY,
-}
-
 
 class Stage(StrEnum):
     """How far a conversation has come."""
@@ -59,9 +54,8 @@ class Stage(StrEnum):
     CLOSED = "closed"
 
 
-def kind_of(request: DataRequest) -> Kind:
-    """Return as what a request is counted and recorded."""
-    return _KINDS[type(request)]
+def _never(_: PlainRequest) -> bool:
+    return False
 
 
 class ClientSession:
@@ -71,14 +65,24 @@ class ClientSession:
         rules: shared by all connections of the gateway.
         account: the account it announces.
         now: reads the gateway's clock.
+        is_deaf: says of a plain request whether it stays without an answer.
     """
 
-    def __init__(self, rules: GatewayRules, *, account: str, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        rules: GatewayRules,
+        *,
+        account: str,
+        now: Callable[[], datetime],
+        is_deaf: Callable[[PlainRequest], bool] = _never,
+    ) -> None:
         self._rules = rules
+        self._is_deaf = is_deaf
         self._account = account
         self._now = now
         self._greeting = b""
         self._frames = wire.FrameReader()
+        self._rate = rules.message_rate()
         self.stage = Stage.GREETING
         self.version = HIGHEST_VERSION
         self.client_id: int | None = None
@@ -91,16 +95,16 @@ class ClientSession:
         actions: list[Action] = []
         try:
             for payload in self._frames.feed(self._after_greeting(data)):
-                actions += self._TAKE[self.stage](self, payload)
+                actions += self._take(payload)
         except wire.FrameError as error:
             actions += self._break_off(BAD_LENGTH.format(error))
         return actions
 
-    def leave(self) -> None:
-        """Free what the client held; its socket is gone."""
+    def leave(self, *, died: bool = False) -> None:
+        """Free what the client held; its socket is gone, or was cut where it ``died``."""
         self.stage = Stage.CLOSED
         if self.client_id is not None:
-            self._rules.leave(self.client_id)
+            self._rules.leave(self.client_id, died=died)
             self.client_id = None
 
     def error(self, failed: ApiError) -> bytes:
@@ -111,6 +115,20 @@ class ClientSession:
         """Free the slot of an answered request; a head timestamp keeps its until cancelled."""
         if self.client_id is not None and not isinstance(request, HeadRequest):
             self._rules.close(self.client_id, request.request_id, kind_of(request))
+
+    @property
+    def _named_id(self) -> int:
+        return -1 if self.client_id is None else self.client_id
+
+    def _take(self, payload: bytes) -> list[Action]:
+        """Take one message, unless it is one too many."""
+        if self._rate is None or self.stage is Stage.CLOSED or not self._rate.broken():
+            return self._TAKE[self.stage](self, payload)
+        self._rules.violated(PacingRule.MESSAGES, self._named_id)
+        if not self._rate.is_out:
+            return [self._tell(100, TOO_MANY_MESSAGES)]
+        self.stage = Stage.CLOSED
+        return [self._tell(100, TOO_MANY_MESSAGES), Close()]
 
     def _after_greeting(self, data: bytes) -> bytes:
         """Return what follows the four bytes that come before the first frame."""
@@ -167,14 +185,14 @@ class ClientSession:
                 actions = self._cancel_history(request_id)
             case CancelHead(request_id):
                 actions = self._cancel_head(request_id)
-            case PlainRequest() as request:
+            case PlainRequest() as request if not self._is_deaf(request):
                 facts = Facts(self._account, int(self._now().timestamp()))
                 actions = [Send(reply_to(request, facts))]
             case OrderMessage(order_id):
                 actions = [self._tell(321, READ_ONLY, order_id)]
             case UnknownMessage(type_id):
                 actions = [self._tell(321, UNKNOWN.format(type_id))]
-            case StartApi():
+            case StartApi() | PlainRequest():
                 pass
         return actions
 
@@ -185,8 +203,7 @@ class ClientSession:
             return self._tell(320, UNREADABLE.format(error))
 
     def _open(self, request: DataRequest) -> Action:
-        client_id = -1 if self.client_id is None else self.client_id
-        refused = self._rules.open(client_id, request.request_id, kind_of(request))
+        refused = self._rules.open(self._named_id, request)
         return Serve(request) if refused is None else Refuse(request, refused)
 
     def _cancel_history(self, request_id: int) -> list[Action]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.simulator.behaviour import Behaviour
+from ktrdr_pipelines.simulator.pacing import PacingMode
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.sizes import SIZE_BY_TEXT
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
@@ -16,6 +18,9 @@ from tests.simulator.clients import Answer, Client
 
 SATURDAY = "2024-01-13T12:00:00+00:00"
 """Everything but crypto is closed: what has no end is the same whenever it is asked."""
+
+UNPACED = Behaviour(pacing=PacingMode.OFF)
+"""Two clients that ask the same break the rule of identical requests."""
 
 END = "20240109-21:00:00"
 Both = tuple[Client, Client]
@@ -69,7 +74,7 @@ WITHOUT_END = ((AAPL, "ADJUSTED_LAST"), (ES, "TRADES"))
 @pytest.fixture(scope="module")
 def closed(synthetic: SyntheticMarket) -> Iterator[SimulatorServer]:
     """Run a gateway on a Saturday."""
-    with running_simulator(synthetic, now=SATURDAY) as server:
+    with running_simulator(synthetic, now=SATURDAY, behaviour=UNPACED) as server:
         yield server
 
 

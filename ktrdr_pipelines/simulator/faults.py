@@ -1,0 +1,199 @@
+"""Faults on demand: what can go wrong, when, and which of them meets a request.
+
+Here: the names, their settings, and choosing. Not here: reading the file (``faultfile``), doing
+it (``serving`` for one request, ``outages`` for the gateway, ``bending`` for answers).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from random import Random
+from types import MappingProxyType
+
+
+class Occasion(StrEnum):
+    """What a fault can meet; ``time`` is a request for the gateway's time."""
+
+    CONNECT = "connect"
+    CONTRACT = "contract"
+    HISTORY = "history"
+    HEAD = "head"
+    TIME = "time"
+
+
+class Fault(StrEnum):
+    """Everything that can be made to go wrong."""
+
+    SILENCE = "silence"
+    HANG_UP = "hang_up"
+    CUT = "cut"
+    LATE = "late"
+    TRICKLE = "trickle"
+    BARS_AFTER_CANCEL = "bars_after_cancel"
+    ERROR = "error"
+    INVALID = "invalid"
+    UNKNOWN_CONTRACT = "unknown_contract"
+    NO_DATA = "no_data"
+    PAST_OLDEST = "past_oldest"
+    PACING = "pacing"
+    NEWEST_MISSING = "newest_missing"
+    PARTIAL = "partial"
+    DUPLICATED = "duplicated"
+    CONFLICTING = "conflicting"
+    UNORDERED = "unordered"
+    RESTATED = "restated"
+    LINK_LOST = "link_lost"
+    FARM_BROKEN = "farm_broken"
+    NIGHTLY_RESET = "nightly_reset"
+    CLOCK_OFF = "clock_off"
+
+
+OUTAGES = frozenset({Fault.LINK_LOST, Fault.FARM_BROKEN, Fault.NIGHTLY_RESET})
+"""Faults of the gateway as a whole; the request that is chosen begins them."""
+
+BENDING = frozenset(
+    {
+        Fault.NEWEST_MISSING,
+        Fault.PARTIAL,
+        Fault.DUPLICATED,
+        Fault.CONFLICTING,
+        Fault.UNORDERED,
+        Fault.RESTATED,
+    }
+)
+"""Faults that change the bars of an answer."""
+
+SETTINGS: Mapping[Fault, Mapping[str, float]] = MappingProxyType(
+    {
+        Fault.CUT: {"share": 0.5},
+        Fault.LATE: {"seconds": 1.0},
+        Fault.TRICKLE: {"seconds": 1.0},
+        Fault.BARS_AFTER_CANCEL: {"seconds": 0.05},
+        Fault.ERROR: {"code": 162},
+        Fault.NEWEST_MISSING: {"bars": 3},
+        Fault.PARTIAL: {"share": 0.5},
+        Fault.RESTATED: {"factor": 0.5},
+        Fault.LINK_LOST: {"seconds": 5.0, "code": 1102},
+        Fault.FARM_BROKEN: {"seconds": 5.0},
+        Fault.NIGHTLY_RESET: {"seconds": 5.0},
+        Fault.CLOCK_OFF: {"minutes": 10.0},
+    }
+)
+"""The settings of each fault with their defaults; a fault without an entry has none."""
+
+_DATA = frozenset({Occasion.CONTRACT, Occasion.HISTORY, Occasion.HEAD})
+_OF_DATA = OUTAGES | {Fault.CUT, Fault.LATE, Fault.TRICKLE, Fault.ERROR, Fault.UNKNOWN_CONTRACT}
+
+
+def occasions_of(fault: Fault) -> frozenset[Occasion]:
+    """Return what a fault can meet; most concern historical requests only."""
+    if fault is Fault.SILENCE:
+        return frozenset(Occasion)
+    if fault is Fault.HANG_UP:
+        return _DATA | {Occasion.CONNECT}
+    return _DATA if fault in _OF_DATA else frozenset({Occasion.HISTORY})
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """One occasion: what it is, every name its instrument goes by, and the gateway's time."""
+
+    occasion: Occasion
+    names: frozenset[str] = frozenset()
+    now: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRule:
+    """A fault and what it meets.
+
+    ``nth`` counts the occasions that fit everything before it; empty is all of them. ``times`` is
+    how often it happens at most. ``settings`` holds what differs from the defaults.
+    """
+
+    fault: Fault
+    occasion: Occasion = Occasion.HISTORY
+    symbol: str = ""
+    start: datetime | None = None
+    until: datetime | None = None
+    nth: frozenset[int] = frozenset()
+    times: int | None = None
+    probability: float = 1.0
+    settings: Mapping[str, float] = field(default_factory=dict)
+    text: str = ""
+
+    def number(self, name: str) -> float:
+        """Return a setting."""
+        return self.settings.get(name, SETTINGS[self.fault][name])
+
+    def fits(self, met: Met) -> bool:
+        """Say whether it is about such an occasion."""
+        if self.occasion is not met.occasion or (self.symbol and self.symbol not in met.names):
+            return False
+        return self.is_due(met.now)
+
+    def is_due(self, now: datetime | None) -> bool:
+        """Say whether its time has come and not passed."""
+        if now is None:
+            return self.start is None and self.until is None
+        has_begun = self.start is None or self.start <= now
+        return has_begun and (self.until is None or now < self.until)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How often a rule was met and did happen, and its own chance."""
+
+    chance: Random
+    met: int = 0
+    happened: int = 0
+
+
+@dataclass(slots=True)
+class FaultPlan:
+    """The faults of one gateway; the first rule that happens wins, all keep counting.
+
+    The same rules and seed give the same faults for the same requests.
+    """
+
+    rules: Sequence[FaultRule] = ()
+    seed: int = 0
+    _tallies: list[_Tally] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tallies = [_Tally(Random(f"{self.seed}/{at}")) for at in range(len(self.rules))]  # noqa: S311 - a repeatable chance
+
+    @property
+    def happened(self) -> tuple[int, ...]:
+        """How often each rule happened."""
+        return tuple(tally.happened for tally in self._tallies)
+
+    def choose(self, met: Met) -> FaultRule | None:
+        """Return the fault that an occasion meets, if any."""
+        chosen = [
+            (rule, tally)
+            for rule, tally in zip(self.rules, self._tallies, strict=True)
+            if rule.fits(met) and _happens(rule, tally)
+        ]
+        if not chosen:
+            return None
+        rule, tally = chosen[0]
+        tally.happened += 1
+        return rule
+
+    def clock_off_s(self, now: datetime) -> float:
+        """Return how far the clock that clients are told is ahead."""
+        off = (rule for rule in self.rules if rule.fault is Fault.CLOCK_OFF and rule.is_due(now))
+        return sum(60 * rule.number("minutes") for rule in off)
+
+
+def _happens(rule: FaultRule, tally: _Tally) -> bool:
+    """Count an occasion that fits, and say whether the fault happens at it."""
+    if rule.fault is Fault.CLOCK_OFF:
+        return False
+    tally.met += 1
+    by_chance = rule.probability >= 1 or tally.chance.random() < rule.probability
+    is_counted = not rule.nth or tally.met in rule.nth
+    is_left = rule.times is None or tally.happened < rule.times
+    return by_chance and is_counted and is_left

@@ -1,0 +1,141 @@
+"""Answering one request: computing it, waiting as a busy gateway would, and what goes wrong.
+
+Not here: which fault a request meets (``gateway``), cancelling and recording (``connection``).
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from ktrdr_pipelines.simulator import replies
+from ktrdr_pipelines.simulator.answers import Answer, answer
+from ktrdr_pipelines.simulator.bending import bent
+from ktrdr_pipelines.simulator.falsehoods import false_error
+from ktrdr_pipelines.simulator.faults import BENDING, Fault, FaultRule
+from ktrdr_pipelines.simulator.gateway import Gateway
+from ktrdr_pipelines.simulator.messages import DataRequest, HistoryRequest
+from ktrdr_pipelines.simulator.outbox import Outbox
+from ktrdr_pipelines.simulator.pacing import PacingRule, is_small_bar
+from ktrdr_pipelines.simulator.reading import Setting
+from ktrdr_pipelines.simulator.updates import LiveBars
+
+
+@dataclass(slots=True)
+class Call:
+    """One open request: its place in the record, its fault, and whether it was cancelled.
+
+    ``answered_at`` is what its answer was computed from.
+    """
+
+    request: DataRequest
+    place: int
+    version: int
+    fault: FaultRule | None
+    outages_before: int
+    answered_at: Setting | None = None
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is to be kept up to date."""
+        return isinstance(self.request, HistoryRequest) and self.request.keep_up_to_date
+
+    def meets(self, *faults: Fault) -> bool:
+        """Say whether its fault is one of these."""
+        return self.fault is not None and self.fault.fault in faults
+
+
+async def found(gateway: Gateway, call: Call) -> Answer | None:
+    """Return the answer of a request when it is due, or None where the client is cut off.
+
+    It never returns for a request that hangs.
+    """
+    if call.meets(Fault.SILENCE) or gateway.outages.is_on:
+        await _for_ever()
+    await asyncio.sleep(gateway.latency_s)
+    if call.meets(Fault.HANG_UP):
+        return None
+    answered = await _computed(gateway, call)
+    if not await _has_worker(gateway, call, answered):
+        return None
+    if call.fault is not None and call.fault.fault is Fault.LATE:
+        await asyncio.sleep(call.fault.number("seconds"))
+    if gateway.outages.is_on or gateway.outages.begun != call.outages_before:
+        await _for_ever()
+    return answered
+
+
+async def follow(gateway: Gateway, outbox: Outbox, call: Call) -> None:
+    """Send updates of live bars until the request is cancelled: it is open, with its slot."""
+    if not isinstance(call.request, HistoryRequest) or call.answered_at is None:
+        return
+    live = LiveBars(call.request)
+    await asyncio.to_thread(live.fresh, call.answered_at)
+    while True:
+        await asyncio.sleep(gateway.update_s)
+        outbox.send(await asyncio.to_thread(live.fresh, gateway.setting(call.version)))
+
+
+async def deliver(outbox: Outbox, call: Call, data: bytes) -> None:
+    """Send an answer as its fault has it."""
+    how = None if call.fault is None else _DELIVERIES.get(call.fault.fault)
+    if call.fault is None or how is None:
+        outbox.send(data)
+    else:
+        await how(outbox, call, call.fault, data)
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+async def _computed(gateway: Gateway, call: Call) -> Answer:
+    """Compute the answer, unless a fault puts another in its place."""
+    setting, request, rule = gateway.setting(call.version), call.request, call.fault
+    call.answered_at = setting
+    refused = None if rule is None else false_error(rule, setting, request)
+    if refused is not None:
+        return Answer(replies.error(call.version, refused), error_code=refused.code)
+    answered = await asyncio.to_thread(answer, setting, request)
+    if rule is None or rule.fault not in BENDING or answered.error_code is not None:
+        return answered
+    changed = bent(answered.data, rule, version=call.version, request_id=request.request_id)
+    return Answer(changed, answered.count)
+
+
+async def _has_worker(gateway: Gateway, call: Call, answered: Answer) -> bool:
+    """Wait for a worker where longer bars share a few; False where too many wait already."""
+    request = call.request
+    if gateway.workers is None or not isinstance(request, HistoryRequest):
+        return True
+    if is_small_bar(request.bar_size):
+        return True
+    seconds = gateway.workers.book(answered.count or 0)
+    if seconds is None:
+        gateway.rules.violated(PacingRule.OVERLOAD, gateway.log.client_of(call.place))
+        return False
+    await asyncio.sleep(seconds)
+    return True
+
+
+async def _cut(outbox: Outbox, _: Call, rule: FaultRule, data: bytes) -> None:
+    outbox.send(data[: max(1, int(len(data) * rule.number("share")) - 1)])
+    outbox.close()
+
+
+async def _trickle(outbox: Outbox, _: Call, rule: FaultRule, data: bytes) -> None:
+    await outbox.trickle(data, rule.number("seconds"))
+
+
+async def _after_cancel(outbox: Outbox, call: Call, rule: FaultRule, data: bytes) -> None:
+    await call.cancelled.wait()
+    await asyncio.sleep(rule.number("seconds"))
+    outbox.send(data)
+
+
+_DELIVERIES: dict[Fault, Callable[[Outbox, Call, FaultRule, bytes], Coroutine[Any, Any, None]]] = {
+    Fault.CUT: _cut,
+    Fault.TRICKLE: _trickle,
+    Fault.BARS_AFTER_CANCEL: _after_cancel,
+}

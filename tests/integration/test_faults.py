@@ -1,0 +1,332 @@
+"""What a load makes of a gateway that misbehaves: complete, or incomplete and said so.
+
+``TABLE`` is the documentation: a fault, when it strikes, and how the load under it ends. Whatever
+it is, every stored bar equals the market's, everything settled holds all of the market's bars, and
+once the fault is lifted a second load completes.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ktrdr_pipelines.core.answers import Answer, BarRequest
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.pacing import pacing_of
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewayError
+from ktrdr_pipelines.ib.clock import boot_time_s
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.source import open_source
+from ktrdr_pipelines.load.manager import Job, LoadManager
+from ktrdr_pipelines.load.opening import open_manager, universe_file
+from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.simulator.behaviour import Behaviour
+from ktrdr_pipelines.simulator.durations import Window
+from ktrdr_pipelines.simulator.faultfile import parse_faults
+from ktrdr_pipelines.simulator.market import BarQuery, What
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.sizes import SIZE_BY_KEY
+from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.store.ledger import Ledger, series_key
+from ktrdr_pipelines.store.parquet import BarStore
+
+NOW = "2024-01-10T20:00:30+00:00"
+"""A Wednesday, 15:00:30 in New York, in the middle of a session."""
+
+UNIVERSE = "symbols: {AAPL: {timeframes: [1m, 5m, 1h, 1d], start: 1980-12-01}}"
+MARKET = SyntheticMarket(seed=1)
+
+TIMEOUT_S, OUTAGE_S = 0.6, 1.0
+TIMES_FASTER = 300
+"""How much faster the budget's clock runs: a pause of a minute takes 0.2 s."""
+
+COMPLETE = ""
+"""What is said when nothing is amiss."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table: ``said`` is part of what the load says, nothing where complete."""
+
+    when: str
+    faults: str
+    said: str
+    load: tuple[str, date, date] = ("1h", date(2023, 10, 2), date(2024, 1, 6))
+
+
+DAYS_OF_1981 = ("1d", date(1980, 12, 1), date(1982, 6, 1))
+TODAY_5M = ("5m", date(2024, 1, 8), date(2024, 1, 11))
+ONE_MINUTE = ("1m", date(2024, 1, 3), date(2024, 1, 6))
+
+TABLE = (
+    # --- silence ----------------------------------------------------------------------------
+    Case("no answer, once", "{fault: silence, nth: 1}", COMPLETE),
+    Case("no answer to anything", "{fault: silence}", "no answer in 0.6 s"),
+    Case("no answer about the contract, once", "{fault: silence, kind: contract, nth: 1}", ""),
+    Case("the time is never told", "{fault: silence, kind: time}", "connected, but no answer"),
+    Case("an answer after the deadline, once", "{fault: late, seconds: 0.8, nth: 2}", COMPLETE),
+    Case("bars after a cancel, once", "{fault: bars_after_cancel, nth: 1}", COMPLETE),
+    Case("bars after a cancel, always", "{fault: bars_after_cancel}", "no answer in 0.6 s"),
+    Case("a trickle within the deadline", "{fault: trickle, seconds: 0.2}", COMPLETE),
+    Case("a trickle beyond the deadline", "{fault: trickle, seconds: 3}", "no answer in 0.6 s"),
+    # --- the socket -------------------------------------------------------------------------
+    Case("accepts, then EOF, once", "{fault: hang_up, kind: connect, nth: 1}", COMPLETE),
+    Case("accepts, then EOF, always", "{fault: hang_up, kind: connect}", "closed the connection"),
+    Case("accepts in silence, once", "{fault: silence, kind: connect, nth: 1}", COMPLETE),
+    Case("accepts in silence, always", "{fault: silence, kind: connect}", "did not answer"),
+    Case("EOF instead of an answer, once", "{fault: hang_up, nth: 2}", COMPLETE),
+    Case("EOF instead of any answer", "{fault: hang_up}", "closed the connection"),
+    Case("EOF inside an answer, once", "{fault: cut, nth: 1}", COMPLETE),
+    Case("EOF inside every answer", "{fault: cut}", "closed the connection"),
+    # --- the gateway's own connections ---------------------------------------------------------
+    Case("1100, then 1101", "{fault: link_lost, code: 1101, seconds: 0.3, nth: 2}", COMPLETE),
+    Case("1100, then 1102", "{fault: link_lost, code: 1102, seconds: 0.3, nth: 1}", COMPLETE),
+    Case("1100 for long", "{fault: link_lost, seconds: 60, nth: 2}", "1100"),
+    Case("2105, then 2106", "{fault: farm_broken, seconds: 0.3, nth: 2}", COMPLETE),
+    Case("2105 for long", "{fault: farm_broken, seconds: 60, nth: 1}", "2105"),
+    Case("the nightly reset, short", "{fault: nightly_reset, seconds: 0.4, nth: 2}", COMPLETE),
+    Case("the nightly reset, long", "{fault: nightly_reset, seconds: 60, nth: 2}", "left alone"),
+    # --- errors -----------------------------------------------------------------------------
+    Case("321, once", "{fault: invalid, nth: 1}", "Error validating request"),
+    Case(
+        "200 for a good contract, once", "{fault: unknown_contract, kind: contract, nth: 1}", "200"
+    ),
+    Case("200 for bars, once", "{fault: unknown_contract, nth: 2}", "200"),
+    Case(
+        "162 without a known text, once", "{fault: error, code: 162, text: Odd, nth: 1}", COMPLETE
+    ),
+    Case("354 not subscribed", "{fault: error, code: 354, text: Not subscribed., nth: 1}", "354"),
+    Case("a burst of pacing violations", "{fault: pacing, nth: [1, 2, 3]}", COMPLETE),
+    Case("pacing violations only", "{fault: pacing}", "pacing violation"),
+    # --- "no data" ----------------------------------------------------------------------------
+    Case("'no data' where there is data, once", "{fault: no_data, nth: 1}", COMPLETE),
+    Case("'no data' for everything", "{fault: no_data}", "gaps unexplained"),
+    Case("nothing past the oldest bar", "{fault: past_oldest}", COMPLETE, DAYS_OF_1981),
+    # --- odd answers --------------------------------------------------------------------------
+    Case("only the newest half, once", "{fault: partial, nth: 1}", COMPLETE),
+    Case("only the newest half, always", "{fault: partial}", COMPLETE),
+    Case("2188, newest minutes missing", "{fault: newest_missing, bars: 4}", COMPLETE, TODAY_5M),
+    Case("2188 after the close", "{fault: newest_missing, nth: 1}", "1 gaps unexplained"),
+    Case("2188 after the close, always", "{fault: newest_missing}", "gaps unexplained"),
+    Case("bars twice", "{fault: duplicated}", COMPLETE, ONE_MINUTE),
+    Case("two bars of one moment, once", "{fault: conflicting, nth: 1}", COMPLETE),
+    Case("two bars of one moment, always", "{fault: conflicting}", "two different bars"),
+    Case("bars in no order", "{fault: unordered}", COMPLETE, ONE_MINUTE),
+    # --- the clock ----------------------------------------------------------------------------
+    Case("the clock 10 min behind", "{fault: clock_off, minutes: -10}", COMPLETE, TODAY_5M),
+)
+
+
+class Bench:
+    """A store and the gateway of one test."""
+
+    def __init__(self, folder: Path, gateway: SimulatorServer) -> None:
+        self.gateway = gateway
+        self.layout = create_store(folder / "data")
+        self.layout.universe.write_text(UNIVERSE, encoding="utf-8")
+        self.settings = Settings(
+            ib_port=gateway.port,
+            ib_timeout=TIMEOUT_S,
+            ib_max_retries=2,
+            ib_retry_delay=0.05,
+            ktrdr_data=self.layout.root,
+            ktrdr_state=folder / "state",
+        )
+
+    @property
+    def store(self) -> BarStore:
+        return BarStore(self.layout, Ledger(self.layout.ledger))
+
+    def series(self, timeframe: str) -> Series:
+        universe, _ = universe_file(self.layout).read()
+        return Series(universe.instrument("AAPL"), Timeframe(timeframe))
+
+    def manager(self) -> LoadManager:
+        """Open a manager as commands do, but for pauses and budget, whose clock runs faster."""
+        config = replace(GatewayConfig.from_settings(self.settings), outage_s=OUTAGE_S)
+        manager = open_manager(self.settings, self.layout)
+        return replace(
+            manager,
+            open_source=lambda: open_source(config, pacer=fast(config)),
+            patience=replace(manager.patience, sleep=sleep_fast),
+        )
+
+    def load(self, timeframe: str, first: date, end: date) -> SeriesReport:
+        """Load session dates; an error that ends the whole run becomes the series' own."""
+        series = self.series(timeframe)
+        stamps = stamps_between(calendar_named("XNYS.RTH"), series.timeframe, first, end)
+        job = Job(series, wanted=IntervalSet([stamps]))
+        try:
+            return asyncio.run(self.manager().run([job]))[0]
+        except GatewayError as error:
+            return SeriesReport(series, error=error)
+
+    def answer(self, request: BarRequest) -> Answer:
+        """Ask the gateway for bars, whatever the store holds."""
+        config = GatewayConfig.from_settings(self.settings)
+
+        async def ask() -> Answer:
+            async with open_source(config, pacer=fast(config)) as source:
+                found = await source.bars(request)
+            assert isinstance(found, Answer)
+            return found
+
+        return asyncio.run(ask())
+
+    def forget_refusals(self) -> None:
+        """Forget what was refused, as `ktrdr doctor` does."""
+        state = self.settings.ktrdr_state.with_name("other state")
+        self.settings = self.settings.model_copy(update={"ktrdr_state": state})
+
+    def check_true(self, series: Series) -> None:
+        """See that nothing false is stored, and that nothing true is missing where settled."""
+        true = truth(series, self.gateway)
+        stored = {row["ts"]: row for row in self.store.read(series).to_pylist()}
+        for moment, row in stored.items():
+            assert row == true[moment], moment
+        for part in self.store.coverage(series).settled(datetime.now(UTC)):
+            inside = {moment for moment in true if part.start <= moment < part.end}
+            assert inside <= stored.keys(), part
+
+
+def fast(config: GatewayConfig) -> Pacer:
+    """Make a budget whose clock runs faster than the world's."""
+    return Pacer(
+        config.folder,
+        pacing=pacing_of(),
+        clock=lambda: boot_time_s() * TIMES_FASTER,
+        sleep=sleep_fast,
+    )
+
+
+async def sleep_fast(seconds: float) -> None:
+    """Sleep as the faster clock says."""
+    await asyncio.sleep(seconds / TIMES_FASTER)
+
+
+def truth(series: Series, gateway: SimulatorServer) -> dict[datetime, dict[str, object]]:
+    """Compute every bar of the market that the series can hold, by stamp."""
+    [aapl] = [found for found in MARKET.instruments() if found.symbol == "AAPL"]
+    start = int(datetime(1980, 12, 1, tzinfo=UTC).timestamp())
+    if series.timeframe.is_intraday:
+        start = int(datetime(2023, 9, 1, tzinfo=UTC).timestamp())
+    window = Window(start, int(gateway.clock.now().timestamp()))
+    size = SIZE_BY_KEY[series.timeframe.value]
+    bars = MARKET.bars(aapl, BarQuery(What.TRADES, size, True, window))
+    assert bars.volume is not None
+    assert bars.average is not None
+    assert bars.count is not None
+    columns = zip(
+        *(column.tolist() for column in (bars.start, bars.open, bars.high, bars.low, bars.close)),
+        *(column.tolist() for column in (bars.volume, bars.average, bars.count)),
+        strict=True,
+    )
+    names = ("open", "high", "low", "close", "volume", "average", "bar_count")
+    found: dict[datetime, dict[str, object]] = {}
+    for epoch_s, *values in columns:
+        moment = datetime.fromtimestamp(epoch_s, UTC)
+        local = moment if series.timeframe is Timeframe.D1 else moment - timedelta(hours=5)
+        found[moment] = {
+            "ts": moment,
+            "session_date": local.date(),
+            **dict(zip(names, values, strict=True)),
+        }
+    return found
+
+
+def said(report: SeriesReport) -> str:
+    """Give all that a report says is amiss."""
+    failures = [report.error, *report.failures]
+    return "; ".join([report.summary, *(str(failure) for failure in failures if failure)])
+
+
+@contextmanager
+def bench(folder: Path, faults: str, *, now: str | None = NOW, seed: int = 1) -> Iterator[Bench]:
+    """Run a gateway with faults, and a store for it."""
+    plan = parse_faults(f"seed: {seed}\nfaults: [{faults}]", "faults")
+    behaviour = Behaviour(faults=plan)
+    with running_simulator(MARKET, now=now, behaviour=behaviour) as gateway:
+        yield Bench(folder, gateway)
+
+
+@pytest.mark.parametrize("case", TABLE, ids=lambda case: case.when)
+def test_a_load_under_a_fault(tmp_path: Path, case: Case) -> None:
+    """It ends as the table says, stores nothing false, and a second load completes it."""
+    with bench(tmp_path, case.faults) as made:
+        report = made.load(*case.load)
+        series = report.series
+        assert case.said in said(report)
+        assert report.is_complete is (case.said == COMPLETE), report.summary
+        made.check_true(series)
+        assert "clock_off" in case.faults or sum(made.gateway.faults.happened) > 0
+        made.gateway.lift_faults()
+        if "354" in case.when:
+            made.forget_refusals()
+        report = made.load(*case.load)
+        assert report.is_complete, report.summary
+        made.check_true(series)
+
+
+def test_restated_bars_the_last_answer_wins(tmp_path: Path) -> None:
+    """What the gateway said is stored; when it says otherwise, that stands, the old is kept."""
+    with bench(tmp_path, "{fault: restated, factor: 0.25}") as made:
+        report = made.load("1h", date(2024, 1, 2), date(2024, 1, 6))
+        assert report.is_complete
+        series = report.series
+        true = truth(series, made.gateway)
+        before = made.store.read(series)
+        for row in before.to_pylist():
+            assert row["close"] == true[row["ts"]]["close"] * 0.25  # type: ignore[operator]
+        made.gateway.lift_faults()
+        answer = made.answer(BarRequest(series, datetime(2024, 1, 5, 21, tzinfo=UTC), "4 D"))
+        identity = made.store.identity(series)
+        assert identity is not None
+        made.store.save(series, identity, answer.bars, Coverage())
+        made.check_true(series)
+        kept = made.store.ledger.revisions(series_key(series))
+        assert len(kept) == before.num_rows
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_bit_of_everything(tmp_path: Path, seed: int) -> None:
+    """Whatever meets: what is stored is true, and loading again in peace completes it.
+
+    Only one answer leaves bars out: two that say the same of one stretch are proof by design.
+    """
+    kinds = ("silence", "hang_up", "cut", "unordered", "duplicated")
+    kinds += ("conflicting", "invalid", "bars_after_cancel", "late", "trickle")
+    entries = [f"{{fault: {kind}, probability: 0.08}}" for kind in kinds]
+    faults = ", ".join(["{fault: no_data, nth: 4}", *entries])
+    days = ("5m", date(2023, 11, 1), date(2024, 1, 11))
+    with bench(tmp_path, faults, seed=seed) as made:
+        report = made.load(*days)
+        made.check_true(report.series)
+        assert sum(made.gateway.faults.happened) > 0
+        made.gateway.lift_faults()
+        report = made.load(*days)
+        assert report.is_complete, report.summary
+        made.check_true(report.series)
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_a_clock_that_is_off_at_this_moment(tmp_path: Path, minutes: int) -> None:
+    """Behind or ahead of this machine's clock: no bar is stored before it is over."""
+    with bench(tmp_path, f"{{fault: clock_off, minutes: {minutes}}}", now=None) as made:
+        now = made.gateway.clock.now()
+        report = made.load("1m", now.date() - timedelta(days=6), now.date() + timedelta(days=1))
+        assert report.now is not None
+        assert report.now <= datetime.now(UTC) + timedelta(seconds=1)
+        assert report.is_complete, report.summary
+        made.check_true(report.series)
