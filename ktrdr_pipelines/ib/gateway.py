@@ -28,7 +28,6 @@ SIMULATED_ACCOUNT = "SIM"
 """How the account of a simulated gateway begins."""
 
 _HASH_DOMAIN = "ktrdr-pipelines account:"
-_NEWEST_HELD_BACK = 2188
 _log = logging.getLogger(__name__)
 
 
@@ -157,8 +156,7 @@ class GatewayConnection:
     async def history(self, query: HistoryQuery) -> HistoryReply:
         """Ask for bars and give message 17, with what the gateway says of it."""
         question = self._opened(Topic.BARS, query.asked)
-        client = self._wire.client
-        client.reqHistoricalData(
+        self._wire.client.reqHistoricalData(
             question.number,
             query.contract,
             query.end,
@@ -170,8 +168,8 @@ class GatewayConnection:
             False,  # noqa: FBT003  (not kept up to date: the signature is ib_async's)
             [],
         )
-        [fields] = await self._answer(question, client.cancelHistoricalData)
-        return HistoryReply(fields, lacks_newest=_NEWEST_HELD_BACK in question.noted)
+        frames = await self._answer(question, self._wire.client.cancelHistoricalData)
+        return HistoryReply(frames[0], question.noted)
 
     async def head(self, query: HistoryQuery) -> list[str]:
         """Ask for the head timestamp and give message 88; it is always cancelled afterwards.

@@ -19,6 +19,9 @@ EPOCH_DATES = 2
 """The form of dates that depends on no setting of the gateway and no zone."""
 
 
+_NEWEST_HELD_BACK = 2188
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
     """A request for bars or for a head timestamp as the gateway is told it.
@@ -39,10 +42,15 @@ class HistoryQuery:
 
 @dataclass(frozen=True, slots=True)
 class HistoryReply:
-    """Message 17, and whether the gateway holds the newest bars back."""
+    """Message 17, and the codes that the gateway noted about it."""
 
     fields: list[str]
-    lacks_newest: bool
+    noted: set[int]
+
+    @property
+    def lacks_newest(self) -> bool:
+        """Say whether the gateway holds the newest bars back."""
+        return _NEWEST_HELD_BACK in self.noted
 
 
 def bar_query(request: BarRequest, contract_id: int) -> HistoryQuery:

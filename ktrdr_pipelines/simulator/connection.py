@@ -79,21 +79,18 @@ class Connection:
     async def _talk(self) -> None:
         while data := await self._reader.read(_READ_BYTES):
             was_ready = self._session.stage is Stage.READY
-            for action in self._session.receive(data):
+            actions = self._session.receive(data)
+            is_new = self._session.stage is Stage.READY and not was_ready
+            if is_new:
+                self._gateway.journal.note("connected", client_id=self._client_id)
+            for action in actions:
                 if isinstance(action, Close):
                     await self._writer.drain()
                     return
                 self._perform(action)
-            if not was_ready:
-                self._greet()
-            await self._writer.drain()
-
-    def _greet(self) -> None:
-        """Tell a client that has just named its id of the outage that lasts."""
-        if self._session.stage is Stage.READY:
-            self._gateway.journal.note("connected", client_id=self._client_id)
-            for notice in self._gateway.outages.notices():
+            for notice in self._gateway.outages.notices() if is_new else ():
                 self.tell(notice)
+            await self._writer.drain()
 
     def _perform(self, action: Action) -> None:
         match action:

@@ -81,6 +81,26 @@ def test_it_takes_a_table_of_durations(hands: Any) -> None:
         assert asyncio.run(ask(port)).endswith("error message:invalid step: 60")
 
 
+def test_the_example_of_faults_can_be_served(tmp_path: Path, hands: Any, ktrdr: Any) -> None:
+    """What --faults-example prints is a file for --faults; the log is there from the start."""
+    faults, log = tmp_path / "faults.yaml", tmp_path / "log"
+    faults.write_text(ktrdr("simulate", "--faults-example").out, encoding="utf-8")
+    options = ("--faults", str(faults), "--log", str(log), "--pacing", "hard", "--hold-ids", "5")
+    with hands.started("simulate", "--port", "0", *options) as simulator:
+        line = simulator.stdout.readline()
+    assert line.startswith("serving synthetic market 1 on ")
+    assert log.exists()
+
+
+def test_a_malformed_file_of_faults(tmp_path: Path, ktrdr: Any) -> None:
+    """The text names file, line and key, and what it may have meant."""
+    faults = tmp_path / "faults.yaml"
+    faults.write_text("faults:\n  - {fault: silense}\n", encoding="utf-8")
+    ktrdr("simulate", "--port", "0", "--faults", str(faults)).is_error(
+        1, f"{faults}, line 2, fault", "Did you mean silence"
+    )
+
+
 def test_a_port_in_use(ktrdr: Any, gateway: Any) -> None:
     """The text names the port and the option that takes another."""
     ktrdr("simulate", "--port", str(gateway.port)).is_error(1, str(gateway.port), "--port")

@@ -1,0 +1,45 @@
+"""A thousand connections leave nothing behind, at the gateway or here."""
+
+import asyncio
+import gc
+import threading
+from pathlib import Path
+
+import pytest
+
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.connection import IbConnectionStrategy
+from ktrdr_pipelines.simulator.server import running_simulator
+
+AT_ONCE = 10
+
+
+@pytest.mark.slow
+def test_a_thousand_connects_and_disconnects_leave_nothing(tmp_path: Path) -> None:
+    """Threads, sockets, files, tasks and locks are as many afterwards as before."""
+    with running_simulator(now="2024-01-10T20:00:30+00:00") as gateway:
+        config = GatewayConfig(state_dir=tmp_path, port=gateway.port, timeout_s=20.0)
+
+        async def connect(times: int) -> None:
+            strategy = IbConnectionStrategy(config)
+            for _ in range(times):
+                async with strategy.get_connection_for_operation("cli") as connection:
+                    assert connection.is_up
+            assert await strategy.cleanup_temporary_connections() == 0
+            assert "nothing open" in repr(strategy)
+
+        async def main(times: int) -> int:
+            await asyncio.gather(*(connect(times // AT_ONCE) for _ in range(AT_ONCE)))
+            return len(asyncio.all_tasks())
+
+        def held() -> tuple[int, int]:
+            gc.collect()  # what tests before this one left to the collector is not counted
+            return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+        asyncio.run(main(AT_ONCE))
+        before = held()
+        assert asyncio.run(main(1_000)) == 1
+        assert held() == before
+        assert gateway.counts["connected"] == gateway.counts["left"] == 1_000 + AT_ONCE
+        assert "0 connections" in repr(gateway)
+    assert len(list(tmp_path.rglob("*lock*"))) <= AT_ONCE

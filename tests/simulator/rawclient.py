@@ -1,0 +1,106 @@
+"""A client by hand: frames over a plain socket, for what no real client would do."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ktrdr_pipelines.simulator.server import SimulatorServer
+
+Frame = list[str]
+
+AAPL = ("0", "AAPL", "STK", "", "0.0", "", "", "SMART", "", "USD", "", "")
+END = "20240109-21:00:00"
+
+
+def framed(*fields: object) -> bytes:
+    """Frame a message without the code under test."""
+    payload = "".join(f"{value}\0" for value in fields).encode()
+    return struct.pack(">I", len(payload)) + payload
+
+
+@dataclass
+class RawClient:
+    """A connected socket; what is read and not asked for is kept in ``seen``."""
+
+    sock: socket.socket
+    seen: list[Frame] = field(default_factory=list)
+
+    def send(self, *fields: object) -> None:
+        self.sock.sendall(framed(*fields))
+
+    def bars(self, number: int, *, size: str = "1 hour", end: str = END, **other: str) -> None:
+        """Ask for bars."""
+        asked = {"duration": "1 D", "what": "TRADES", "rth": "1"} | other
+        texts = (end, size, asked["duration"], asked["rth"], asked["what"], "2", "0", "")
+        self.send(20, number, *AAPL, 0, *texts)
+
+    def head(self, number: int, what: str = "TRADES") -> None:
+        """Ask for the oldest data."""
+        self.send(87, number, *AAPL, 0, 1, what, 2)
+
+    def cancel(self, number: int) -> None:
+        """Give up a request for bars."""
+        self.send(25, 1, number)
+
+    def frame(self) -> Frame | None:
+        """Read one frame; None at the end of the connection."""
+        header = self._exactly(4)
+        body = None if header is None else self._exactly(struct.unpack(">I", header)[0])
+        return None if body is None else body.decode().split("\0")[:-1]
+
+    def until(self, kind: int, number: int | None = None) -> Frame:
+        """Read until a message of a kind, or error of a code, comes; errors by their code."""
+        while (frame := self.frame()) is not None:
+            self.seen.append(frame)
+            is_error = frame[0] == "4"
+            found = int(frame[3]) if is_error else int(frame[0])
+            named = frame[2] if is_error else frame[1]
+            if found == kind and (number is None or named == str(number)):
+                return frame
+        raise AssertionError(f"closed before {kind}: {self.seen[-5:]}")
+
+    def is_ended(self) -> bool:
+        """Read to the end of the connection; it must end."""
+        try:
+            while (frame := self.frame()) is not None:
+                self.seen.append(frame)
+        except ConnectionError:
+            return True
+        return True
+
+    def quiet(self, *kinds: int) -> bool:
+        """Say whether none of some messages comes before the time is told."""
+        self.send(49, 1)
+        before = len(self.seen)
+        self.until(49)
+        return not {int(frame[0]) for frame in self.seen[before:]} & set(kinds)
+
+    def _exactly(self, count: int) -> bytes | None:
+        data = b""
+        while len(data) < count:
+            piece = self.sock.recv(count - len(data))
+            if not piece:
+                return None
+            data += piece
+        return data
+
+
+@contextmanager
+def raw_client(server: SimulatorServer, client_id: int = 1) -> Iterator[RawClient]:
+    """Connect, shake hands and name a client id."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(b"API\0\0\0\0\tv157..178" + framed(71, 2, client_id, ""))
+        client = RawClient(sock)
+        yield client
+
+
+def closes(frame: Frame) -> list[str]:
+    """Give the closing prices of message 17."""
+    return frame[9::8]
+
+
+def dates(frame: Frame) -> list[str]:
+    """Give the stamps of message 17."""
+    return frame[5::8]

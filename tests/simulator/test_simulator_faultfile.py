@@ -1,0 +1,83 @@
+"""Files of faults: what is refused, and how it is said."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ktrdr_pipelines.errors import SimulatorError
+from ktrdr_pipelines.simulator.faultfile import parse_faults, read_faults
+from ktrdr_pipelines.simulator.faults import Fault, Occasion
+
+
+def test_an_entry_is_read_with_all_its_keys() -> None:
+    """Selectors and settings arrive as they are written; the rest has defaults."""
+    [rule] = parse_faults(
+        """
+        faults:
+          - fault: error
+            kind: head
+            symbol: AAPL
+            from: 2024-01-10T15:00:00Z
+            until: 2024-01-11T00:00:00+01:00
+            nth: [2, 4]
+            times: 1
+            probability: 0.5
+            code: 354
+            text: Not subscribed.
+        """,
+        "faults.yaml",
+    ).rules
+    assert (rule.fault, rule.occasion, rule.symbol) == (Fault.ERROR, Occasion.HEAD, "AAPL")
+    assert (rule.start, rule.until) == (
+        datetime(2024, 1, 10, 15, tzinfo=UTC),
+        datetime(2024, 1, 10, 23, tzinfo=UTC),
+    )
+    assert (rule.nth, rule.times, rule.probability) == (frozenset({2, 4}), 1, 0.5)
+    assert (rule.number("code"), rule.text) == (354, "Not subscribed.")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "came"),
+    [
+        ("", 1, "", "is empty"),
+        ("faults: [", 1, "", "is not YAML"),
+        ("faults:\n  - {fault: silence}\n bad", 3, "", "is not YAML"),
+        ("seed: 1", 1, "", "has no faults"),
+        ("- a", 1, "", "is no mapping"),
+        ("faults: 7", 1, "faults", "is no list"),
+        ("seed: x\nfaults: []", 1, "seed", "whole number"),
+        ("faults: []\nsede: 1", 2, "sede", "Did you mean seed"),
+        ("faults:\n  - {nth: 1}", 2, "faults", "names no fault"),
+        ("faults:\n  - {fault: silent}", 2, "fault", "Did you mean silence"),
+        ("faults:\n  - {fault: silence, fault: cut}", 2, "fault", "is there twice"),
+        ("faults:\n  - fault: silence\n    tiems: 1", 3, "tiems", "Did you mean times"),
+        ("faults:\n  - {fault: silence, seconds: 1}", 2, "seconds", "not a known key"),
+        ("faults:\n  - {fault: silence, nth: 0}", 2, "nth", "whole number from 1"),
+        ("faults:\n  - {fault: silence, nth: [1, x]}", 2, "nth", "whole number from 1"),
+        ("faults:\n  - {fault: silence, times: -1}", 2, "times", "whole number from 1"),
+        ("faults:\n  - {fault: silence, probability: 2}", 2, "probability", "at most 1"),
+        ("faults:\n  - {fault: silence, from: noon}", 2, "from", "an instant"),
+        ("faults:\n  - {fault: silence, from: 2024-01-10T15:00:00}", 2, "from", "an instant"),
+        ("faults:\n  - {fault: silence, symbol: [A]}", 2, "symbol", "no single value"),
+        ("faults:\n  - {fault: partial, kind: head}", 2, "kind", "can meet history"),
+        ("faults:\n  - {fault: late, seconds: soon}", 2, "seconds", "a number"),
+        ("faults:\n  - {fault: late, seconds: 0}", 2, "seconds", "above 0"),
+        ("faults:\n  - {fault: cut, share: 1.5}", 2, "share", "at most 1"),
+        ("faults:\n  - {fault: error, code: 1.5}", 2, "code", "whole number"),
+        ("faults:\n  - {fault: link_lost, code: 1103}", 2, "code", "1101 or 1102"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(text: str, line: int, key: str, came: str) -> None:
+    """File, line and key come first, then what is wrong or what would be right."""
+    with pytest.raises(SimulatorError) as refused:
+        parse_faults(text, "faults.yaml")
+    place = f", {key}" if key else ""
+    assert refused.value.what == f"faults.yaml, line {line}{place}"
+    assert came in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The error says which file and why."""
+    with pytest.raises(SimulatorError, match=r"none\.yaml.*No such file"):
+        read_faults(tmp_path / "none.yaml")

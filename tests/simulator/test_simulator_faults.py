@@ -1,0 +1,288 @@
+"""Every fault by name, over a real socket."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from ktrdr_pipelines.simulator.behaviour import Behaviour
+from ktrdr_pipelines.simulator.faultfile import example_text, parse_faults
+from ktrdr_pipelines.simulator.faults import Fault, FaultPlan, Met, Occasion
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from tests.simulator.rawclient import AAPL, RawClient, closes, dates, raw_client
+
+NOW = "2024-01-10T20:00:30+00:00"
+Faulty = Callable[[str], SimulatorServer]
+
+
+@contextmanager
+def faulty(market: SyntheticMarket, faults: str) -> Iterator[tuple[SimulatorServer, RawClient]]:
+    """Run a gateway with faults, and a client of it."""
+    behaviour = Behaviour(faults=parse_faults(f"faults: [{faults}]", "faults"))
+    with (
+        running_simulator(market, now=NOW, behaviour=behaviour) as server,
+        raw_client(server) as client,
+    ):
+        yield server, client
+
+
+def good_and_bad(market: SyntheticMarket, fault: str) -> tuple[list[str], list[str]]:
+    """Ask twice for the same day, of which the second answer is hit; give both answers."""
+    with faulty(market, f"{{{fault}, nth: 2}}") as (_, client):
+        client.bars(1)
+        client.bars(2)
+        answers = {frame[1]: frame for frame in (client.until(17), client.until(17))}
+        return answers["1"], answers["2"]
+
+
+def test_silence(synthetic: SyntheticMarket) -> None:
+    """The request is never answered; others are, and it can be cancelled."""
+    with faulty(synthetic, "{fault: silence, nth: 1}") as (server, client):
+        client.bars(1)
+        client.bars(2)
+        assert client.until(17)[1] == "2"
+        assert server.requests[0].is_open
+        client.cancel(1)
+        assert client.until(162)[2] == "1"
+
+
+@pytest.mark.parametrize("fault", ["hang_up", "silence"])
+def test_connections_that_come_to_nothing(synthetic: SyntheticMarket, fault: str) -> None:
+    """The gateway accepts, and hangs up or says nothing."""
+    behaviour = Behaviour(faults=parse_faults(f"faults: [{{fault: {fault}, kind: connect}}]", ""))
+    with (
+        running_simulator(synthetic, now=NOW, behaviour=behaviour) as server,
+        raw_client(server) as client,
+    ):
+        client.sock.settimeout(0.1)
+        if fault == "hang_up":
+            assert client.is_ended()
+        else:
+            with pytest.raises(TimeoutError):
+                client.frame()
+
+
+def test_the_time_is_not_told(synthetic: SyntheticMarket) -> None:
+    """A request for the time may stay without an answer, too."""
+    with faulty(synthetic, "{fault: silence, kind: time, nth: 1}") as (_, client):
+        client.send(49, 1)
+        client.send(49, 1)
+        client.bars(1)
+        client.until(17)
+        assert [frame[0] for frame in client.seen].count("49") == 1
+
+
+@pytest.mark.parametrize("fault", ["hang_up", "cut"])
+def test_the_end_comes_instead_of_an_answer_or_inside(
+    synthetic: SyntheticMarket, fault: str
+) -> None:
+    """The connection ends, and no whole answer came."""
+    with faulty(synthetic, f"{{fault: {fault}}}") as (_, client):
+        client.bars(1)
+        assert client.is_ended()
+        assert "17" not in [frame[0] for frame in client.seen]
+
+
+def test_late_and_trickling_answers_are_whole(synthetic: SyntheticMarket) -> None:
+    """They take their time; what is asked meanwhile is answered in whole frames."""
+    faults = "{fault: late, seconds: 0.05, nth: 1}, {fault: trickle, seconds: 0.1, nth: 2}"
+    with faulty(synthetic, faults) as (_, client):
+        client.bars(1)
+        client.bars(2)
+        for _ in range(5):
+            client.send(49, 1)
+        answers = [client.until(17), client.until(17)]
+        assert [frame[4] for frame in answers] == ["7", "7"]
+
+
+def test_bars_after_a_cancel(synthetic: SyntheticMarket) -> None:
+    """Nothing comes until the request is cancelled; then the echo, and then the bars."""
+    faults = "{fault: bars_after_cancel, seconds: 0.01}"
+    with faulty(synthetic, faults) as (server, client):
+        client.bars(1)
+        assert client.quiet(17)
+        client.cancel(1)
+        client.until(162)
+        assert client.until(17)[1] == "1"
+        assert server.requests[0].error_code == 162
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "text"),
+    [
+        ("fault: invalid", 321, "Error validating request"),
+        ("fault: unknown_contract", 200, "No security definition"),
+        ("fault: no_data", 162, "HMDS query returned no data: AAPL@SMART Trades"),
+        ("fault: pacing", 162, "pacing violation"),
+        ("fault: error, code: 10197, text: No data during competing session", 10197, "competing"),
+    ],
+)
+def test_errors_without_reason(
+    synthetic: SyntheticMarket, fault: str, code: int, text: str
+) -> None:
+    """A good request gets the gateway's error of that kind."""
+    with faulty(synthetic, f"{{{fault}}}") as (_, client):
+        client.bars(1)
+        assert text in client.until(code, 1)[4]
+
+
+def test_nothing_past_the_oldest_bar(synthetic: SyntheticMarket) -> None:
+    """A request that reaches before the listing gets nothing, a narrower one its bars."""
+    with faulty(synthetic, "{fault: past_oldest}") as (_, client):
+        client.bars(1, size="1 day", duration="10 D", end="19801216-21:00:00")
+        assert "no data" in client.until(162, 1)[4]
+        client.bars(2, size="1 day", duration="2 D", end="19801216-21:00:00")
+        assert client.until(17)[4] == "2"
+
+
+def test_the_newest_bars_are_missing(synthetic: SyntheticMarket) -> None:
+    """Notice 2188 comes first, and the answer is short of its last bars."""
+    with faulty(synthetic, "{fault: newest_missing, bars: 2}") as (_, client):
+        client.bars(1)
+        assert client.until(2188)[2] == "1"
+        assert len(dates(client.until(17))) == 5
+
+
+def test_partial_answers_hold_the_newest_bars(synthetic: SyntheticMarket) -> None:
+    """Only a share of the bars comes."""
+    good, bad = good_and_bad(synthetic, "fault: partial, share: 0.3")
+    assert dates(bad) == dates(good)[-2:]
+
+
+def test_duplicated_and_conflicting_bars(synthetic: SyntheticMarket) -> None:
+    """Bars come twice, the same or with other prices; the count says so."""
+    good, bad = good_and_bad(synthetic, "fault: duplicated")
+    assert sorted(set(dates(bad))) == dates(good)
+    assert bad[4] == "10"
+    good, bad = good_and_bad(synthetic, "fault: conflicting")
+    assert dates(bad)[-1] == dates(bad)[-2] == dates(good)[-1]
+    assert closes(bad)[-1] != closes(bad)[-2]
+
+
+def test_unordered_bars(synthetic: SyntheticMarket) -> None:
+    """All bars come, in no order."""
+    good, bad = good_and_bad(synthetic, "fault: unordered")
+    assert dates(bad) != dates(good)
+    assert sorted(dates(bad)) == dates(good)
+
+
+def test_restated_bars(synthetic: SyntheticMarket) -> None:
+    """Prices are scaled by the factor, volumes the other way."""
+    good, bad = good_and_bad(synthetic, "fault: restated, factor: 0.25")
+    assert [float(text) for text in closes(bad)] == [float(text) / 4 for text in closes(good)]
+    assert float(bad[10]) == float(good[10]) * 4
+
+
+@pytest.mark.parametrize("code", [1101, 1102])
+def test_the_link_is_lost_and_restored(synthetic: SyntheticMarket, code: int) -> None:
+    """1100, what is open hangs for good, then 1101 or 1102; every client hears of it."""
+    faults = f"{{fault: link_lost, seconds: 0.1, code: {code}, nth: 1}}"
+    with faulty(synthetic, faults) as (server, client), raw_client(server, 2) as other:
+        other.until(2158)
+        client.bars(1)
+        client.until(1100)
+        client.bars(2)
+        other.until(1100)
+        other.until(code)
+        client.until(code)
+        client.bars(3)
+        assert client.until(17)[1] == "3"
+        assert client.quiet(17)
+
+
+def test_who_comes_during_an_outage_is_told(synthetic: SyntheticMarket) -> None:
+    """A client that connects while the farm is broken hears 2105, and 2106 later."""
+    with faulty(synthetic, "{fault: farm_broken, seconds: 60}") as (server, client):
+        client.bars(1)
+        client.until(2105)
+        with raw_client(server, 2) as other:
+            other.until(2105)
+            other.bars(1)
+            assert other.quiet(17)
+            server.lift_faults()
+            other.until(2106)
+            other.bars(2)
+            assert other.until(17)[1] == "2"
+
+
+def test_the_nightly_reset(synthetic: SyntheticMarket) -> None:
+    """Sockets are accepted, nothing is answered, and in the end everybody is dropped."""
+    with faulty(synthetic, "{fault: nightly_reset, seconds: 60}") as (server, client):
+        client.bars(1)
+        with raw_client(server, 2) as other:
+            other.until(2158)
+            other.send(49, 1)
+            other.bars(1)
+            other.sock.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                other.frame()
+            server.lift_faults()
+            other.sock.settimeout(10)
+            assert other.is_ended()
+        assert client.is_ended()
+        with raw_client(server, 3) as again:
+            again.bars(1)
+            assert again.until(17)
+
+
+def test_a_clock_that_is_off(synthetic: SyntheticMarket) -> None:
+    """The time that is told is minutes off; the bars are those of the true time."""
+    with faulty(synthetic, "{fault: clock_off, minutes: -10}") as (server, client):
+        client.send(49, 1)
+        told = datetime.fromtimestamp(int(client.until(49)[2]), UTC)
+        assert 595 < (server.clock.now() - told).total_seconds() < 605
+        client.bars(1, size="1 min", end="")
+        assert dates(client.until(17))[-1] == "1704916800"
+
+
+def test_selectors_choose_what_is_hit() -> None:
+    """Kind, symbol, time, nth and times all must fit; entries count on their own."""
+    plan = parse_faults(
+        "faults: [{fault: silence, symbol: AAPL, nth: [2, 3], times: 1},"
+        " {fault: error, code: 1, kind: head, from: 2024-01-02T00:00:00Z,"
+        " until: 2024-01-03T00:00:00Z}]",
+        "faults",
+    )
+    aapl, msft = frozenset({"AAPL"}), frozenset({"MSFT"})
+    asked = [plan.choose(Met(Occasion.HISTORY, name)) for name in (aapl, msft, aapl, aapl, aapl)]
+    assert [rule is not None for rule in asked] == [False, False, True, False, False]
+    days = [datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
+    heads = [plan.choose(Met(Occasion.HEAD, aapl, day)) for day in days]
+    assert [rule is not None for rule in heads] == [False, True, False]
+    assert plan.happened == (1, 1)
+
+
+def test_chance_is_repeatable() -> None:
+    """The same seed gives the same faults, another one others."""
+
+    def hits(seed: int) -> list[bool]:
+        text = f"seed: {seed}\nfaults: [{{fault: silence, probability: 0.3}}]"
+        plan = parse_faults(text, "faults")
+        return [plan.choose(Met(Occasion.HISTORY)) is not None for _ in range(200)]
+
+    assert hits(1) == hits(1) != hits(2)
+    assert 30 < sum(hits(1)) < 90
+
+
+def test_without_faults_nothing_happens() -> None:
+    """An empty plan chooses nothing."""
+    assert FaultPlan().choose(Met(Occasion.HISTORY)) is None
+
+
+def test_a_pair_is_named_by_both_currencies(synthetic: SyntheticMarket) -> None:
+    """EURUSD in a file means EUR against USD."""
+    with faulty(synthetic, "{fault: no_data, symbol: EURUSD}") as (_, client):
+        pair = ("0", "EUR", "CASH", "", "0.0", "", "", "IDEALPRO", "", "USD", "", "")
+        asked = ("20240109-21:00:00", "1 hour", "1 D", "1", "MIDPOINT", "2", "0", "")
+        client.send(20, 1, *pair, 0, *asked)
+        assert client.until(162)[2] == "1"
+        client.send(20, 2, *AAPL, 0, *asked)
+        assert client.until(17)[1] == "2"
+
+
+def test_the_example_names_every_fault() -> None:
+    """The file that explains all of it reads well and leaves nothing out."""
+    plan = parse_faults(example_text(), "example")
+    assert {rule.fault for rule in plan.rules} == set(Fault)

@@ -1,0 +1,243 @@
+"""The rules over time: what breaks them, and what the gateway does then."""
+
+import json
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.errors import SimulatorError
+from ktrdr_pipelines.simulator.behaviour import Behaviour
+from ktrdr_pipelines.simulator.clock import SimClock
+from ktrdr_pipelines.simulator.pacing import PacingMode, PacingRule, is_small_bar
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.thread import ServerThread
+from ktrdr_pipelines.simulator.workers import Speed, Workers
+from tests.simulator.rawclient import RawClient, raw_client
+
+START = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
+Standing = Callable[..., AbstractContextManager[tuple[SimulatorServer, SimClock]]]
+
+
+@contextmanager
+def standing(
+    market: SyntheticMarket, mode: PacingMode, **other: Any
+) -> Iterator[tuple[SimulatorServer, SimClock]]:
+    """Run a gateway whose clock stands until it is moved."""
+    clock = SimClock(START, runs=False)
+    server = SimulatorServer(market, clock=clock, behaviour=Behaviour(pacing=mode, **other))
+    thread = ServerThread(server.start, server.close)
+    thread.start_and_wait()
+    try:
+        yield server, clock
+    finally:
+        thread.stop()
+
+
+def after(clock: SimClock, seconds: float) -> None:
+    """Move a standing clock."""
+    clock.set(clock.now() + timedelta(seconds=seconds))
+
+
+def codes(client: RawClient) -> list[int]:
+    """Give the codes of the errors about requests so far."""
+    return [int(frame[3]) for frame in client.seen if frame[0] == "4" and frame[2] != "-1"]
+
+
+def ask(client: RawClient, number: int, **asked: str) -> int:
+    """Ask for bars; give the number of bars, or the code of an error as a negative number."""
+    client.bars(number, **asked)
+    return result(client, number)
+
+
+def result(client: RawClient, number: int) -> int:
+    """Wait for what becomes of a request."""
+    while True:
+        frame = client.frame()
+        assert frame is not None
+        client.seen.append(frame)
+        if frame[0] == "17" and frame[1] == str(number):
+            return int(frame[4])
+        if frame[0] == "88" and frame[1] == str(number):
+            return 1
+        if frame[0] == "4" and frame[2] == str(number):
+            return -int(frame[3])
+
+
+def end_of(minute: int) -> str:
+    """Give an end that no other request has."""
+    return f"20240109-20:{minute:02d}:00"
+
+
+def test_an_identical_request_within_15_s_is_a_violation(synthetic: SyntheticMarket) -> None:
+    """The same again is 162 with IB's text, from whichever client, until 15 s have passed."""
+    with standing(synthetic, PacingMode.HARD) as (server, clock):
+        with raw_client(server, 1) as one, raw_client(server, 2) as other:
+            assert ask(one, 1) == 7
+            assert ask(other, 1) == -162
+            assert "Historical data request pacing violation" in other.seen[-1][4]
+            assert ask(other, 2, duration="2 D") == 14
+            after(clock, 14.9)
+            assert ask(one, 2) == -162
+            after(clock, 0.2)
+            assert ask(one, 3) == 7
+        assert server.violations == {PacingRule.IDENTICAL: 2}
+
+
+def test_the_sixth_request_of_a_contract_within_2_s_is_a_violation(
+    synthetic: SyntheticMarket,
+) -> None:
+    """Five of one contract, exchange and tick type pass; another tick type counts by itself."""
+    with standing(synthetic, PacingMode.HARD) as (server, clock), raw_client(server) as client:
+        assert [ask(client, at, end=end_of(at)) > 0 for at in range(5)] == [True] * 5
+        assert ask(client, 5, end=end_of(5)) == -162
+        assert ask(client, 6, end=end_of(6), what="MIDPOINT") > 0
+        after(clock, 2.0)
+        assert ask(client, 7, end=end_of(5)) > 0
+        assert server.violations == {PacingRule.SAME_CONTRACT: 1}
+
+
+@pytest.mark.parametrize(("what", "fit"), [("TRADES", 60), ("BID_ASK", 30)])
+def test_the_window_of_ten_minutes(synthetic: SyntheticMarket, what: str, fit: int) -> None:
+    """Sixty requests fit into 10 min, half as many of BID_ASK; then the oldest must pass."""
+    with standing(synthetic, PacingMode.HARD) as (server, clock), raw_client(server) as client:
+        for at in range(fit):
+            assert ask(client, at, end=f"20240109-20:{at % 60:02d}:{at // 60:02d}", what=what) > 0
+            after(clock, 3)
+        assert ask(client, 100, what=what) == -162
+        assert server.violations == {PacingRule.WINDOW: 1}
+        after(clock, 600 - 3 * fit)
+        assert ask(client, 101, what=what) > 0
+
+
+def test_documented_pacing_binds_small_bars_and_heads_only(synthetic: SyntheticMarket) -> None:
+    """Hours may be asked as often as one likes; bars of 30 s and head timestamps may not."""
+    with standing(synthetic, PacingMode.DOCUMENTED) as (server, _), raw_client(server) as client:
+        assert [ask(client, at) for at in range(8)] == [7] * 8
+        assert ask(client, 10, size="30 secs", duration="1800 S") == 60
+        assert ask(client, 11, size="30 secs", duration="1800 S") == -162
+        for number, expected in ((12, 1), (13, -162)):
+            client.head(number)
+            assert result(client, number) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "small"), [("1 secs", True), ("30 secs", True), ("1 min", False), ("x secs", False)]
+)
+def test_small_bars_are_those_of_30_s_or_less(size: str, small: bool) -> None:
+    """The hard rules of IB are about these."""
+    assert is_small_bar(size) is small
+
+
+def test_without_pacing_nothing_is_counted(synthetic: SyntheticMarket) -> None:
+    """Mode off: identical requests, bursts of messages, all are answered."""
+    with standing(synthetic, PacingMode.OFF) as (server, _), raw_client(server) as client:
+        for _ in range(200):
+            client.send(49, 1)
+        assert ask(client, 1, size="30 secs", duration="1800 S") == 60
+        assert ask(client, 2, size="30 secs", duration="1800 S") == 60
+        assert server.violations == {}
+
+
+def test_too_many_messages_are_error_100_and_three_strikes(synthetic: SyntheticMarket) -> None:
+    """The 51st message within a second is refused; the third such burst ends the session."""
+    with standing(synthetic, PacingMode.DOCUMENTED) as (server, clock):
+        with raw_client(server) as client:
+            client.until(2158)
+            for strike in range(1, 3):
+                after(clock, 1.0)
+                for _ in range(51):
+                    client.send(49, 1)
+                assert client.until(100)[2] == "-1"
+                assert server.violations == {PacingRule.MESSAGES: strike}
+            after(clock, 1.0)
+            for _ in range(51):
+                client.send(49, 1)
+            client.until(100)
+            assert client.is_ended()
+        with raw_client(server, 2) as other:
+            assert ask(other, 1) == 7
+
+
+def test_the_id_of_a_killed_client_stays_taken(synthetic: SyntheticMarket) -> None:
+    """A client that dies with a request open holds its id; one that hangs up properly does not."""
+    held = {"hold_s": 30.0}
+    with standing(synthetic, PacingMode.DOCUMENTED, **held) as (server, clock):
+        with raw_client(server, 7) as proper:
+            proper.until(2158)
+        with raw_client(server, 7) as killed:
+            killed.until(2158)
+            linger = struct.pack("ii", 1, 0)
+            killed.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with raw_client(server, 8) as watcher:
+            watcher.until(2158)
+        with raw_client(server, 7) as second:
+            assert second.until(326)
+            assert second.is_ended()
+        after(clock, 30.1)
+        with raw_client(server, 7) as third:
+            assert third.until(2158)
+
+
+def test_the_33rd_client_is_refused(synthetic: SyntheticMarket) -> None:
+    """Thirty-two are connected at most."""
+    with standing(synthetic, PacingMode.DOCUMENTED) as (server, _):
+        clients = [raw_client(server, number) for number in range(33)]
+        opened = [client.__enter__() for client in clients]
+        for client in opened[:32]:
+            client.until(2158)
+        assert opened[32].until(502)
+        for client in clients:
+            client.__exit__(None, None, None)
+
+
+def test_soft_pacing_takes_longer_under_load_and_ends_in_a_disconnect() -> None:
+    """Workers take a time by bars; who comes later waits longer, and beyond the queue nobody."""
+    workers = Workers(Speed(workers=2, request_s=1.0, bar_s=0.01, most_waiting=2), lambda: 100.0)
+    assert [workers.book(100) for _ in range(5)] == [2.0, 2.0, 4.0, 4.0, None]
+    assert workers.waiting == 2
+
+
+def test_an_overloaded_gateway_hangs_up(synthetic: SyntheticMarket) -> None:
+    """Beyond the queue the client is cut off, and that is counted."""
+    speed = Speed(workers=1, request_s=60.0, most_waiting=1)
+    with standing(synthetic, PacingMode.SOFT, speed=speed) as (server, _):
+        with raw_client(server) as client:
+            for number in range(3):
+                client.bars(number, duration=f"{number + 1} D")
+            assert client.is_ended()
+        assert server.violations == {PacingRule.OVERLOAD: 1}
+
+
+def test_the_log_tells_everything_as_json_lines(tmp_path: Path) -> None:
+    """Clients, requests with their outcome, violations and their time, one object a line."""
+    log = tmp_path / "gateway.log"
+    behaviour = Behaviour(pacing=PacingMode.HARD, log=log)
+    with running_simulator(now=START, behaviour=behaviour) as server:
+        with raw_client(server, 3) as client:
+            ask(client, 1)
+            ask(client, 2)
+        counts = server.counts
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    events = [line["event"] for line in lines]
+    assert events[:6] == ["connected", "asked", "answered", "violation", "asked", "answered"]
+    assert counts["asked"] == 2
+    first, second = (line for line in lines if line["event"] == "answered")
+    assert (first["count"], first["symbol"], first["client_id"]) == (7, "AAPL", 3)
+    assert (second["error_code"], lines[3]["rule"]) == (162, "identical")
+    assert all(datetime.fromisoformat(line["at"]) >= START for line in lines)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """The error says which file and which option."""
+    with (
+        pytest.raises(SimulatorError, match=r"nowhere.*--log"),
+        running_simulator(behaviour=Behaviour(log=tmp_path / "nowhere" / "log")),
+    ):
+        pass
