@@ -1,6 +1,6 @@
 """The budget of one gateway: every request of every process waits here for its turn.
 
-Not here: the rules (``core.pacing``), the shared record (``ib.pacer_record``).
+Not here: the rules (``core.pacing``, ``core.turns``), the shared record (``ib.pacer_record``).
 """
 
 import asyncio
