@@ -164,7 +164,8 @@ class GatewaySource:
         query = bar_query(request, contract.contract_id)
         self._connection.refresh_clock()
         try:
-            with self._asker.permitted(entitlement_of(instrument, contract), query.asked):
+            entitlement = entitlement_of(instrument, contract)
+            with self._asker.permitted(entitlement, query.asked, probes=request.probes):
                 reply = await self._asker.ask(
                     Ask(Topic.BARS, query.asked, paced_bars(request, query)),
                     lambda: self._connection.history(query),

@@ -23,7 +23,7 @@ from ktrdr_pipelines.load.desk import Means
 from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
 from ktrdr_pipelines.load.life import LifeSigns
 from ktrdr_pipelines.load.loader import IbDataLoader
-from ktrdr_pipelines.load.modes import Bounds, Mode
+from ktrdr_pipelines.load.modes import AskedBy, Bounds, Manner, Mode
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress, Quiet, SeriesReport
 from ktrdr_pipelines.store.layout import StoreLayout
@@ -36,12 +36,18 @@ _FATAL = (GatewayUnreachableError, ClientIdInUseError, DiskError)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One series to load: by mode and bounds, or a stretch of stamps."""
+    """One series to load: by mode and bounds, or a stretch of stamps.
+
+    ``asked_by`` says whether what was tried in vain is put off; ``refresh`` asks also for what is
+    settled, once.
+    """
 
     series: Series
     mode: Mode = Mode.FULL
     bounds: Bounds = field(default_factory=Bounds)
     wanted: IntervalSet | None = None
+    asked_by: AskedBy = AskedBy.PERSON
+    refresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +120,10 @@ async def _one(loader: IbDataLoader, job: Job) -> SeriesReport:
 
 
 def _work(loader: IbDataLoader, job: Job) -> Awaitable[SeriesReport]:
+    manner = Manner(job.mode is Mode.TAIL, job.asked_by, job.refresh)
     if job.wanted is not None:
-        return loader.load_data_range(job.series, job.wanted, tail=job.mode is Mode.TAIL)
-    return loader.load_progressive(job.series, job.mode, bounds=job.bounds)
+        return loader.load_data_range(job.series, job.wanted, manner)
+    return loader.load_progressive(job.series, job.mode, bounds=job.bounds, manner=manner)
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
