@@ -58,6 +58,16 @@ def error_frame(fields: list[str]) -> ErrorFrame:
     return ErrorFrame(int(request_id), int(code), text)
 
 
+def lasting_outage(asked: str, lost_link: str) -> OutageError:
+    """Make the error of a question that waited in vain for the gateway's connection to IB."""
+    return OutageError(
+        asked,
+        came=f"the gateway has no connection to IB: {lost_link}",
+        remedy="It is asked again when the gateway is connected again.",
+        code=1100,
+    )
+
+
 def error_for(frame: ErrorFrame, asked: str) -> GatewayError | None:
     """Make the error that ends a request, or None where the frame only notes something."""
     make = _MAKERS.get(frame.means)
