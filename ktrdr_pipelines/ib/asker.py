@@ -20,6 +20,7 @@ from ktrdr_pipelines.errors import (
     PacingError,
 )
 from ktrdr_pipelines.ib.clock import boot_time_s
+from ktrdr_pipelines.ib.codes import QueryDroppedError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.entitlements import Entitlement, Entitlements
 from ktrdr_pipelines.ib.gateway import GatewayConnection
@@ -110,7 +111,7 @@ class Asker:
         elif not isinstance(error, GatewaySilentError):
             slot.release()
         is_ill = isinstance(error, GatewaySilentError) or _is_gone(error)
-        if is_ill or isinstance(error, PacingError):
+        if is_ill or isinstance(error, PacingError | QueryDroppedError):
             self._pacer.note_trouble(slot.sent_at_s, is_ill=is_ill)
         if isinstance(error, PacingError) and error.code != _PLACES_FULL:
             self._pacer.pause_after_violation()
