@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ktrdr_pipelines.core.breaker import Depth, depth_of
 from ktrdr_pipelines.core.pacing import PacedRequest
 from ktrdr_pipelines.errors import (
     ConnectionLostError,
@@ -99,12 +100,12 @@ class Asker:
             try:
                 answer = await send()
             except GatewayError as error:
-                self._settle(slot, error)
+                self._settle(slot, error, depth_of(ask.paced.kind))
                 raise
             slot.answered()
         return answer
 
-    def _settle(self, slot: Slot, error: GatewayError) -> None:
+    def _settle(self, slot: Slot, error: GatewayError, depth: Depth) -> None:
         """Decide what a failed request means for the budget."""
         if isinstance(error, ConnectionLostError | OutageError):
             slot.cut()
@@ -112,7 +113,7 @@ class Asker:
             slot.release()
         is_ill = isinstance(error, GatewaySilentError) or _is_gone(error)
         if is_ill or isinstance(error, PacingError | QueryDroppedError):
-            self._pacer.note_trouble(slot.sent_at_s, is_ill=is_ill)
+            self._pacer.note_trouble(slot.sent_at_s, is_ill=is_ill, depth=depth)
         if isinstance(error, PacingError) and error.code != _PLACES_FULL:
             self._pacer.pause_after_violation()
 
