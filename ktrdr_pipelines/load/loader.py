@@ -3,7 +3,6 @@
 Not here: which series and which gateway (``load.manager``), the decisions (``core``).
 """
 
-from dataclasses import replace
 from datetime import datetime
 
 import pyarrow as pa
@@ -17,14 +16,14 @@ from ktrdr_pipelines.errors import (
     GatewayError,
     GatewayUnreachableError,
 )
-from ktrdr_pipelines.load.contracts import known_contract, learn_identity
+from ktrdr_pipelines.load.contracts import learn_identity
 from ktrdr_pipelines.load.desk import Means
 from ktrdr_pipelines.load.facts import SeriesFacts, of_open_session
-from ktrdr_pipelines.load.modes import AskedBy, Bounds, Manner, Mode, wanted_by
+from ktrdr_pipelines.load.modes import Bounds, Manner, Mode
+from ktrdr_pipelines.load.outlook import Job, Outlook
 from ktrdr_pipelines.load.reports import SeriesReport
-from ktrdr_pipelines.load.tries import Tries, next_try, put_off
+from ktrdr_pipelines.load.tries import Tries
 from ktrdr_pipelines.load.work import SeriesWork
-from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.parquet import SaveResult
 
 
@@ -36,6 +35,7 @@ class IbDataLoader:
 
     def __init__(self, means: Means) -> None:
         self._means = means
+        self._outlook = Outlook(means.store, means.calendars, means.ranges, self._clock)
 
     async def load_data_range(
         self, series: Series, wanted: IntervalSet, manner: Manner | None = None
@@ -53,14 +53,11 @@ class IbDataLoader:
             StoreError: what was answered could not be saved.
         """
         manner = manner or Manner()
-        facts = self._facts(series, wanted, manner)
-        tries = Tries(self._means.store.ledger, series, self._clock)
-        self._recall_listing(facts, manner)
-        self._put_off(facts, tries, manner)
+        facts = self._outlook.facts(series, wanted, manner)
         gaps = facts.need(self._means.keeper.now(), self._clock()).gaps().hull
         if gaps is None:
             return self._report(facts)
-        identity = await self._identity(series, gaps, tries)
+        identity = await self._identity(series, gaps)
         work = SeriesWork(self._means, facts, identity, manner)
         await work.run()
         return self._report(facts, work)
@@ -74,18 +71,20 @@ class IbDataLoader:
         manner: Manner | None = None,
     ) -> SeriesReport:
         """Load what a mode means for a series; errors as ``load_data_range``."""
-        tried = self._means.store.ledger.attempts(series_key(series))
-        wanted = wanted_by(
-            mode,
+        manner = manner or Manner()
+        job = Job(
             series,
-            bounds=bounds or Bounds(),
-            coverage=self._means.store.coverage(series),
-            tried=IntervalSet(attempt.interval for attempt in tried),
-            calendar=self._means.calendars.of(series.instrument),
-            now=self._means.keeper.now(),
+            mode,
+            bounds or Bounds(),
+            asked_by=manner.asked_by,
+            refresh=manner.refresh,
         )
-        manner = replace(manner or Manner(), tail=mode is Mode.TAIL)
-        return await self.load_data_range(series, wanted, manner)
+        return await self.load(job)
+
+    async def load(self, job: Job) -> SeriesReport:
+        """Load what a job means; errors as ``load_data_range``."""
+        wanted = self._outlook.wanted(job, self._means.keeper.now())
+        return await self.load_data_range(job.series, wanted, job.manner)
 
     def merge_and_save_data(
         self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
@@ -96,50 +95,15 @@ class IbDataLoader:
     def _clock(self) -> datetime:
         return self._means.keeper.patience.clock()
 
-    def _facts(self, series: Series, wanted: IntervalSet, manner: Manner) -> SeriesFacts:
-        return SeriesFacts(
-            series,
-            wanted,
-            self._means.store.coverage(series),
-            calendar=self._means.calendars.of(series.instrument),
-            again=wanted if manner.refresh else None,
-        )
-
-    async def _identity(self, series: Series, gaps: Interval, tries: Tries) -> Identity:
+    async def _identity(self, series: Series, gaps: Interval) -> Identity:
         """Learn what the bars are; what speaks against it is a try at all that is missing."""
         try:
             return await learn_identity(self._means.keeper, self._means.store, series)
         except (GatewayUnreachableError, ClientIdInUseError):
             raise
         except (GatewayError, ForeignIdentityError) as error:
-            tries.failed(gaps, error)
+            Tries(self._means.store.ledger, series, self._clock).failed(gaps, error)
             raise
-
-    def _recall_listing(self, facts: SeriesFacts, manner: Manner) -> None:
-        """Excuse what lies before the oldest data, as far as that is known.
-
-        A person's load asks again after a day; other work believes what was heard last, since a
-        listing does not move and the question counts against IB's hardest rule.
-        """
-        instrument, ranges = facts.series.instrument, self._means.ranges
-        contract_id = known_contract(self._means.store, facts.series)
-        if contract_id is None:
-            return
-        is_sensor = manner.asked_by is AskedBy.SENSOR
-        if is_sensor or ranges.is_fresh(instrument, contract_id, self._clock()):
-            facts.excuse_before(ranges.known_head(instrument, contract_id))
-
-    def _put_off(self, facts: SeriesFacts, tries: Tries, manner: Manner) -> None:
-        """Leave to later what automatic work has tried in vain a short while ago.
-
-        A session is left alone as a whole: else its newest minutes would be asked for again and
-        again while its older ones wait.
-        """
-        if manner.asked_by is AskedBy.PERSON:
-            return
-        attempts = tries.known()
-        left = put_off(attempts, facts.wanted, self._clock())
-        facts.put_off(left, next_try(attempts, self._clock()))
 
     def _report(self, facts: SeriesFacts, work: SeriesWork | None = None) -> SeriesReport:
         keeper = self._means.keeper

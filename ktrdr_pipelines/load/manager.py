@@ -4,13 +4,11 @@ Not here: the work on one series (``load.loader``), what a command or an asset w
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from ktrdr_pipelines.core.answers import BarSource
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     DiskError,
@@ -23,31 +21,17 @@ from ktrdr_pipelines.load.desk import Means
 from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
 from ktrdr_pipelines.load.life import LifeSigns
 from ktrdr_pipelines.load.loader import IbDataLoader
-from ktrdr_pipelines.load.modes import AskedBy, Bounds, Manner, Mode
+from ktrdr_pipelines.load.outlook import Job
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress, Quiet, SeriesReport
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
 
+__all__ = ["Job", "LoadManager"]
+
 _AT_ONCE = 8
 _FATAL = (GatewayUnreachableError, ClientIdInUseError, DiskError)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One series to load: by mode and bounds, or a stretch of stamps.
-
-    ``asked_by`` says whether what was tried in vain is put off; ``refresh`` asks also for what is
-    settled, once.
-    """
-
-    series: Series
-    mode: Mode = Mode.FULL
-    bounds: Bounds = field(default_factory=Bounds)
-    wanted: IntervalSet | None = None
-    asked_by: AskedBy = AskedBy.PERSON
-    refresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +96,11 @@ async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
 
 async def _one(loader: IbDataLoader, job: Job) -> SeriesReport:
     try:
-        return await _work(loader, job)
+        return await loader.load(job)
     except _FATAL:
         raise
     except KtrdrError as error:
         return SeriesReport(job.series, error=error)
-
-
-def _work(loader: IbDataLoader, job: Job) -> Awaitable[SeriesReport]:
-    manner = Manner(job.mode is Mode.TAIL, job.asked_by, job.refresh)
-    if job.wanted is not None:
-        return loader.load_data_range(job.series, job.wanted, manner)
-    return loader.load_progressive(job.series, job.mode, bounds=job.bounds, manner=manner)
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
