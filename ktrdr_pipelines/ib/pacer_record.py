@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from ktrdr_pipelines.core.breaker import depth_of
 from ktrdr_pipelines.core.inflight import Sample
 from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, RequestKind
 from ktrdr_pipelines.core.turns import Turn, Waiting, next_pause_s, turn
@@ -145,8 +146,11 @@ class PacerRecord:
             return until - now
 
     def _release(self, database: sqlite3.Connection, number: int) -> None:
-        database.execute("UPDATE requests SET state = 'done' WHERE number = ?", (number,))
-        self._memory.lives(database)
+        which = (number,)
+        row = database.execute("SELECT kind FROM requests WHERE number = ?", which).fetchone()
+        if row is not None:
+            database.execute("UPDATE requests SET state = 'done' WHERE number = ?", which)
+            self._memory.lives(database, depth_of(RequestKind(row[0])))
 
     def _stand(
         self, database: sqlite3.Connection, request: PacedRequest, number: int | None, now: float

@@ -127,6 +127,11 @@ class Wire:
         return self._ready and not self._ended.done()
 
     @property
+    def ending(self) -> Ending | None:
+        """Why it is no more; None where it is, or never was."""
+        return self._ended.result() if self._ended.done() else None
+
+    @property
     def server_version(self) -> int:
         """The protocol version that was agreed on."""
         return int(self.client.serverVersion())

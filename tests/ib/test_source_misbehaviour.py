@@ -16,10 +16,12 @@ from ktrdr_pipelines.errors import (
     ContractAmbiguousError,
     EntitlementError,
     GatewaySilentError,
+    GatewayUnreachableError,
     OutageError,
     PacingError,
     RequestRejectedError,
 )
+from ktrdr_pipelines.ib.codes import QueryDroppedError
 from ktrdr_pipelines.ib.source import GatewaySource
 
 HMDS = "Historical Market Data Service error message:"
@@ -34,7 +36,6 @@ def refusing(code: int, text: str) -> Any:
     ("code", "text", "kind"),
     [
         (321, "Error validating request.-'bM' : cause - Invalid duration", RequestRejectedError),
-        (165, "HMDS server disconnect occurred.  Attempting reconnection...", ConnectionLostError),
         (162, f"{HMDS}Historical data request pacing violation", PacingError),
         (162, f"{HMDS}No market data permissions for ISLAND STK.", EntitlementError),
         (
@@ -44,11 +45,11 @@ def refusing(code: int, text: str) -> Any:
         ),
         (162, f"{HMDS}Time length exceed max.", RequestRejectedError),
         (162, f"{HMDS}No historical market data for EUR/CASH@FXSUBPIP", RequestRejectedError),
-        (162, f"{HMDS}API historical data query cancelled: 3", ConnectionLostError),
+        (162, f"{HMDS}API historical data query cancelled: 3", QueryDroppedError),
         (162, f"{HMDS}something never seen before", BadAnswerError),
         (200, "The contract description specified for AAPL is ambiguous.", ContractAmbiguousError),
         (322, "Only 50 simultaneous API historical data requests allowed.", PacingError),
-        (366, "No historical data query found for ticker id:3", ConnectionLostError),
+        (366, "No historical data query found for ticker id:3", QueryDroppedError),
         (10314, "End Date/Time: The date, time, or time-zone entered is invalid.", None),
     ],
 )
@@ -236,6 +237,7 @@ def test_an_answer_of_another_shape_is_bad(
         [("20260105 09:30:00", 10, 11, 9, 10, 1, 1, 1)],
         [(0, 10, 11, 9, 10, 1, 1, 1)],
         [("99999999999999999999999", 10, 11, 9, 10, 1, 1, 1)],
+        [(1_767_623_400_000, 10, 11, 9, 10, 1, 1, 1)],
         [(1_767_623_400, 10, 11, 9, 10, 1, 1, 1), (1_767_623_400, 10, 11, 9, 10.5, 1, 1, 1)],
     ],
 )
@@ -364,6 +366,13 @@ def test_garbage_ends_the_connection(bench: Any, minute_request: BarRequest, dat
 
     with pytest.raises(ConnectionLostError, match="does not speak"):
         bench(ask, bars=lambda talk, _: talk.raw(data))
+
+
+@pytest.mark.parametrize("told", [0, -5, 1_767_623_400_000, 10**30])
+def test_a_clock_that_cannot_be_is_no_gateways(bench: Any, told: int) -> None:
+    """Milliseconds or nonsense for the time end the connecting, and no later sum goes wrong."""
+    with pytest.raises(GatewayUnreachableError, match="does not speak"):
+        bench(lambda source: source.health(), time=lambda talk, _: talk.send(49, 1, told))
 
 
 def test_frames_that_nobody_asked_for_are_ignored(
