@@ -10,6 +10,7 @@ from ktrdr_pipelines.store.claims import Claim, ClaimsTable
 from ktrdr_pipelines.store.database import series_key
 from ktrdr_pipelines.store.mirror import MirrorTable
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
+from ktrdr_pipelines.store.symbols import SymbolsTable
 
 __all__ = [
     "Attempt",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 
-class Ledger(MirrorTable, AttemptsTable, ClaimsTable, AuditTable, ReferencesTable):
+class Ledger(MirrorTable, AttemptsTable, ClaimsTable, AuditTable, ReferencesTable, SymbolsTable):
     """Mirror, attempts, claims, audit, heads, contracts and revisions of one store.
 
     Every call is one transaction; any thread of any process may call. SQLite's failures come as
