@@ -314,6 +314,7 @@ class IbLimitsRegistry:
                     CodeText("invalid step", CodeClass.REJECTED),
                     CodeText("No historical market data for", CodeClass.REJECTED),
                 ),
+                165: (CodeText("connection was successful", CodeClass.NOTICE),),
                 322: (CodeText("Duplicate ticker", CodeClass.REJECTED),),
             }
         ),

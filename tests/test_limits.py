@@ -167,6 +167,8 @@ TEXTS = [
     ),
     (162, f"{HMDS}something that nobody has seen before", "retry"),
     (162, "", "retry"),
+    (165, "Historical Market Data Service query message:HMDS server disconnect", "connection"),
+    (165, "... query message:HMDS server connection was successful.", "notice"),
     (322, "Only 50 simultaneous API historical data requests allowed.", "retry"),
     (322, "Duplicate ticker ID", "rejected"),
     (322, "", "retry"),
@@ -263,7 +265,7 @@ def test_a_code_has_its_class_whatever_its_text(code: int) -> None:
 def test_no_code_is_classed_that_is_not_tested() -> None:
     """A code that is added needs its literal here."""
     assert set(limit("CODES").value) == set(CODES)
-    assert set(limit("CODE_TEXTS").value) == {162, 322}
+    assert set(limit("CODE_TEXTS").value) == {162, 165, 322}
     assert {str(kind) for kind in CodeClass} == {*CODES.values(), "no_data"}
 
 
@@ -271,7 +273,7 @@ def test_no_code_is_classed_that_is_not_tested() -> None:
 def test_the_text_decides_where_one_code_means_many_things(
     code: int, text: str, means: str
 ) -> None:
-    """162 and 322 are read by their text, without regard to case; unknown texts are retried."""
+    """162, 165 and 322 are read by their text, whatever its case; unknown texts are retried."""
     assert IbLimitsRegistry.class_of(code, text) is CodeClass(means)
     assert IbLimitsRegistry.class_of(code, text.upper()) is CodeClass(means)
 

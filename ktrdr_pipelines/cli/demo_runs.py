@@ -22,7 +22,6 @@ from ktrdr_pipelines.cli.progress import load_progress
 from ktrdr_pipelines.cli.stopping import Stopped
 from ktrdr_pipelines.cli.survey import Survey
 from ktrdr_pipelines.cli.templates import put_universe
-from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Origin, Series
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.sessions import stamps_between
@@ -127,10 +126,10 @@ def holes_in_windows(
     survey = Survey(place.settings, place.layout, datetime.now(tz=UTC))
     for series in place.universe.series():
         for run in (one for one in runs if one.timeframe == series.timeframe):
-            calendar = calendar_named(series.instrument.calendar)
+            calendar = survey.calendars.of(series.instrument)
             first, end = window_dates(run.first_window)[0], window_dates(run.last_window)[1]
             stretch = stamps_between(calendar, series.timeframe, first, end)
-            yield series, holes(series, survey.state(series).gaps.clip(stretch))
+            yield series, holes(series, survey.state(series).gaps.clip(stretch), calendar)
 
 
 def _run(

@@ -3,18 +3,16 @@
 Not here: what is unexplained (``core.gaps``).
 """
 
-from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
-from ktrdr_pipelines.core.sessions import expected_stamps
+from ktrdr_pipelines.core.sessions import SessionCalendar, expected_stamps
 
 
-def holes(series: Series, gaps: IntervalSet) -> list[Interval]:
+def holes(series: Series, gaps: IntervalSet, calendar: SessionCalendar) -> list[Interval]:
     """Join gaps between which no other bar is expected; oldest first."""
     hull = gaps.hull
     if hull is None:
         return []
-    calendar = calendar_named(series.instrument.calendar)
     others = expected_stamps(calendar, series.timeframe, hull) - gaps
     joined: list[Interval] = []
     for gap in gaps:

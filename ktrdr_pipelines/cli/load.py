@@ -76,7 +76,7 @@ def load(
     if not as_json:
         tell_notes(notes)
     catalog_error = _renewed(place)
-    tell(reports, notes, catalog_error, as_json=as_json)
+    tell(reports, notes, catalog_error, calendars=place.calendars(), as_json=as_json)
     raise typer.Exit(exit_code_of(reports, catalog_error))
 
 

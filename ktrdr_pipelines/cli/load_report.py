@@ -19,6 +19,7 @@ from ktrdr_pipelines.cli.output import (
     stretches_json,
 )
 from ktrdr_pipelines.cli.progress import Notes
+from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.errors import ExitCode, KtrdrError
 from ktrdr_pipelines.load.reports import SeriesReport
@@ -50,24 +51,31 @@ def tell(
     notes: Notes,
     catalog_error: KtrdrError | None = None,
     *,
+    calendars: Calendars,
     as_json: bool,
 ) -> None:
     """Print the result of a load."""
     if as_json:
         say_json(_document(reports, notes, catalog_error))
         return
-    say_table(_COLUMNS, map(_row, reports))
+    say_table(_COLUMNS, (_row(report, calendars) for report in reports))
     for report in reports:
         if report.error is not None:
             say(f"{report.series} could not be loaded: {report.error}")
-    for line in _gap_lines([report for report in reports if report.unexplained]):
+    for line in _gap_lines([report for report in reports if report.unexplained], calendars):
         say(line)
     if catalog_error is not None:
         note(f"The bars are saved, the catalog is not up to date: {catalog_error}")
 
 
-def _row(report: SeriesReport) -> tuple[str, ...]:
-    numbers = (report.requests, report.rows, report.added, report.revised, len(_holes(report)))
+def _row(report: SeriesReport, calendars: Calendars) -> tuple[str, ...]:
+    numbers = (
+        report.requests,
+        report.rows,
+        report.added,
+        report.revised,
+        len(_holes(report, calendars)),
+    )
     return (str(report.series), _result(report), *(f"{number:,}" for number in numbers))
 
 
@@ -79,8 +87,8 @@ def _result(report: SeriesReport) -> str:
     return "complete, session still open" if report.waiting else "complete"
 
 
-def _gap_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
-    gaps = [(report, hole) for report in reports for hole in _holes(report)]
+def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterator[str]:
+    gaps = [(report, hole) for report in reports for hole in _holes(report, calendars)]
     if not gaps:
         return
     yield f"{counted(len(gaps), 'stretch', 'stretches')} unexplained:"
@@ -92,8 +100,8 @@ def _gap_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
     yield "What was saved stays; the same command asks for the rest."
 
 
-def _holes(report: SeriesReport) -> list[Interval]:
-    return holes(report.series, report.unexplained)
+def _holes(report: SeriesReport, calendars: Calendars) -> list[Interval]:
+    return holes(report.series, report.unexplained, calendars.of(report.series.instrument))
 
 
 def _reason_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:

@@ -5,6 +5,7 @@ Not here: making a store (``cli.store``), what is in one (``cli.survey``).
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from ktrdr_pipelines.cli.output import note
 from ktrdr_pipelines.errors import UniverseError
@@ -12,6 +13,9 @@ from ktrdr_pipelines.load.opening import universe_file
 from ktrdr_pipelines.settings import Settings, data_folder, load_settings
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
 from ktrdr_pipelines.universe import Universe
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.core.calendars import Calendars
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,13 @@ class Place:
     layout: StoreLayout
     universe: Universe
     problem: UniverseError | None = None
+
+    def calendars(self) -> "Calendars":
+        """Give the book of calendars as the store's ledger stands now."""
+        from ktrdr_pipelines.load.calendars import open_calendars
+        from ktrdr_pipelines.store.ledger import Ledger
+
+        return open_calendars(Ledger(self.layout.ledger))
 
 
 def open_place() -> Place:

@@ -24,6 +24,7 @@ from ktrdr_pipelines.errors import ExitCode
 if TYPE_CHECKING:
     from ktrdr_pipelines.cli.place import Place
     from ktrdr_pipelines.cli.survey import SeriesState, Stranger
+    from ktrdr_pipelines.core.calendars import Calendars
     from ktrdr_pipelines.core.timeframes import Timeframe
     from ktrdr_pipelines.universe import Universe
 
@@ -54,7 +55,7 @@ def status(as_json: AsJson = False) -> None:
     else:
         _say_store(place, now)
         say_symbols(place.universe)
-        _say_states(states, strangers)
+        _say_states(states, strangers, survey.calendars)
     if any(state.error is not None for state in states):
         raise typer.Exit(ExitCode.FAILED)
 
@@ -84,8 +85,10 @@ def say_symbols(universe: "Universe") -> None:
     say("* derived, or from the defaults; --json says which, and has all fields")
 
 
-def _say_states(states: "Sequence[SeriesState]", strangers: "Sequence[Stranger]") -> None:
-    say_table(_COLUMNS, map(_row, states))
+def _say_states(
+    states: "Sequence[SeriesState]", strangers: "Sequence[Stranger]", calendars: "Calendars"
+) -> None:
+    say_table(_COLUMNS, (_row(state, calendars) for state in states))
     for text in dict.fromkeys(str(state.error) for state in states if state.error is not None):
         note(f"Error: {text}")
     for one in strangers:
@@ -100,16 +103,17 @@ def _say_states(states: "Sequence[SeriesState]", strangers: "Sequence[Stranger]"
         )
 
 
-def _row(state: "SeriesState") -> tuple[object, ...]:
+def _row(state: "SeriesState", calendars: "Calendars") -> tuple[object, ...]:
     from ktrdr_pipelines.cli.holes import holes
 
+    gaps = holes(state.series, state.gaps, calendars.of(state.series.instrument))
     return (
         state.series,
         "?" if state.error else f"{state.rows:,}",
         state.first or "",
         state.last or "",
         _until_text(state.series.timeframe, state.settled_until),
-        "?" if state.error else f"{len(holes(state.series, state.gaps)):,}",
+        "?" if state.error else f"{len(gaps):,}",
         _remark(state),
     )
 

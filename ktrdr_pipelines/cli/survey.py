@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.gaps import due_gaps, first_stamp_of, is_closed
 from ktrdr_pipelines.core.instruments import Series
@@ -16,6 +15,7 @@ from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.sessions import SessionCalendar, expected_spans
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.contracts import known_contract
 from ktrdr_pipelines.load.modes import first_stamp
 from ktrdr_pipelines.load.ranges import RangeDiscovery
@@ -76,6 +76,7 @@ class Survey:
         self._now = now
         self._ledger = Ledger(layout.ledger)
         self._store = BarStore(layout, self._ledger)
+        self.calendars = open_calendars(self._ledger)
         self._ranges = RangeDiscovery(self._ledger, GatewayConfig.from_settings(settings).gateway)
 
     def states(self, universe: Universe) -> list[SeriesState]:
@@ -115,7 +116,7 @@ class Survey:
 
     def _gaps(self, series: Series, coverage: Coverage) -> IntervalSet:
         """Give what should be there by now; a session that is still open is nobody's fault."""
-        calendar, timeframe = calendar_named(series.instrument.calendar), series.timeframe
+        calendar, timeframe = self.calendars.of(series.instrument), series.timeframe
         wanted = between(self._first_stamp(series, calendar), self._now + _DAYS_AHEAD)
         gaps = due_gaps(
             calendar,

@@ -1,12 +1,16 @@
 """The circuit breaker: a gateway that fails again and again is left alone for a while.
 
 Closed: everything may be asked. Open: nothing, until a pause is over. Half-open: one request
-tries; its answer closes the breaker, its failure opens it for twice as long. Times are seconds of
-any one clock. Not here: the record that all processes share (``ib.pacer_memory``).
+tries; its answer closes the breaker, its failure opens it for twice as long. A failure is made
+good by what reaches as deep into the gateway: one that still takes connections and knows contracts
+may have lost its bars. Times are seconds of any one clock. Not here: the record that all processes
+share (``ib.pacer_memory``).
 """
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+
+from ktrdr_pipelines.core.pacing import RequestKind
 
 MOST_FAILURES = 5
 """Failures in a row, of requests sent one after another, that open the breaker."""
@@ -22,12 +26,20 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half-open"
 
 
+class Depth(IntEnum):
+    """How deep into the gateway something reaches."""
+
+    CONNECTION = 0
+    CONTRACTS = 1
+    DATA = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Breaker:
     """The state, and what it rests on.
 
     ``until`` is when an open breaker lets one request try, or when a half-open one no longer
-    waits for it. ``failed_at`` is when the last failure counted.
+    waits for it. ``failed_at`` is when the last failure counted, ``depth`` that of the deepest.
     """
 
     state: BreakerState = BreakerState.CLOSED
@@ -35,6 +47,7 @@ class Breaker:
     failed_at: float = 0.0
     until: float = 0.0
     pause_s: float = 0.0
+    depth: Depth = Depth.CONNECTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +73,31 @@ def admission(breaker: Breaker, now: float, *, probe_s: float) -> Admission:
     return Admission(replace(breaker, state=BreakerState.HALF_OPEN, until=now + probe_s))
 
 
-def failed(breaker: Breaker, *, sent_at: float, now: float) -> Breaker:
+def depth_of(kind: RequestKind) -> Depth:
+    """Say how deep a request reaches."""
+    return Depth.CONTRACTS if kind is RequestKind.CONTRACT else Depth.DATA
+
+
+def succeeded(breaker: Breaker, depth: Depth) -> Breaker:
+    """Take in that the gateway answered something; what fails deeper than that goes on counting.
+
+    The try of a half-open breaker is then still to come, and anybody's.
+    """
+    if depth >= breaker.depth:
+        return Breaker()
+    is_trying = breaker.state is BreakerState.HALF_OPEN
+    return replace(breaker, until=0.0) if is_trying else breaker
+
+
+def failed(
+    breaker: Breaker, *, sent_at: float, now: float, depth: Depth = Depth.CONNECTION
+) -> Breaker:
     """Take in a failure; of requests that were under way together, one counts."""
     if sent_at < breaker.failed_at or breaker.state is BreakerState.OPEN:
         return breaker
-    failures = breaker.failures + 1
+    failures, depth = breaker.failures + 1, max(breaker.depth, depth)
+    counted = replace(breaker, failures=failures, failed_at=now, depth=depth)
     if breaker.state is BreakerState.CLOSED and failures < MOST_FAILURES:
-        return replace(breaker, failures=failures, failed_at=now)
+        return counted
     pause_s = min(max(breaker.pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
-    return Breaker(BreakerState.OPEN, failures, now, until=now + pause_s, pause_s=pause_s)
+    return replace(counted, state=BreakerState.OPEN, until=now + pause_s, pause_s=pause_s)

@@ -8,7 +8,8 @@ York, to 17:00 on half days, from https://www.nyse.com/markets/hours-calendars; 
 https://www.interactivebrokers.com/en/trading/products-spot-currencies.php.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 
@@ -16,6 +17,7 @@ import exchange_calendars
 import numpy as np
 import pandas as pd
 
+from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.sessions import SessionCalendar
 
 KNOWN_FROM, KNOWN_TO = "1970-01-01", "2049-12-31"
@@ -31,6 +33,27 @@ def calendar_named(key: str) -> SessionCalendar:
         KeyError: no such calendar; the known ones are ``CALENDARS``.
     """
     return CALENDARS[key](key)
+
+
+@dataclass(frozen=True, slots=True)
+class Calendars:
+    """The book of calendars: which sessions are expected of each instrument.
+
+    A value: what is learned later makes another book. Whoever decides what is *expected* asks the
+    book; zone and session dates of a moment never depend on it (``calendar_named``).
+    """
+
+    def of(self, instrument: Instrument) -> SessionCalendar:
+        """Give the calendar that an instrument's sessions are expected by.
+
+        Raises:
+            KeyError: its calendar is not one of ``CALENDARS``.
+        """
+        return calendar_named(instrument.calendar)
+
+    def each(self, instruments: Iterable[Instrument]) -> dict[str, SessionCalendar]:
+        """Give the calendars of some instruments by their keys, each once."""
+        return {instrument.calendar: self.of(instrument) for instrument in instruments}
 
 
 def _regular(key: str) -> SessionCalendar:

@@ -53,6 +53,8 @@ class SessionCalendar:
         zone: IANA time zone that session dates are told in.
         days: session dates, ``datetime64[D]``.
         opens, closes: real times, int64 microseconds since 1970 UTC.
+        breaks: real times at which trading pauses inside sessions (lunch, daily halts), rising
+            and apart, int64 microseconds, shape ``(n, 2)``.
         roll: how long before local midnight a session day begins (FX: seven hours).
     """
 
@@ -64,17 +66,42 @@ class SessionCalendar:
         days: np.ndarray,
         opens: np.ndarray,
         closes: np.ndarray,
+        breaks: np.ndarray | None = None,
         roll: timedelta = timedelta(0),
     ) -> None:
         self.key = key
         self.zone = zone
         self.roll = roll
-        self._days = days
-        self._opens = opens
-        self._closes = closes
+        self._days = _frozen(days)
+        self._opens = _frozen(opens)
+        self._closes = _frozen(closes)
+        self._breaks = _frozen(np.empty((0, 2), np.int64) if breaks is None else breaks)
 
     def __repr__(self) -> str:
         return f"SessionCalendar({self.key}, {self._days[0]} to {self._days[-1]})"
+
+    @property
+    def days(self) -> np.ndarray:
+        """Session dates, rising; ``datetime64[D]``, not to be written to."""
+        return self._days
+
+    @property
+    def opens(self) -> np.ndarray:
+        """Real times of the opens, int64 microseconds since 1970 UTC, one a session."""
+        return self._opens
+
+    @property
+    def closes(self) -> np.ndarray:
+        """Real times of the closes, int64 microseconds since 1970 UTC, one a session."""
+        return self._closes
+
+    @property
+    def breaks(self) -> np.ndarray:
+        """Pauses inside sessions, rising; int64 microseconds since 1970 UTC, shape ``(n, 2)``.
+
+        A session goes on over its breaks: they are part of its span, and no bar is expected there.
+        """
+        return self._breaks
 
     @property
     def known(self) -> tuple[date, date]:
@@ -185,6 +212,12 @@ def _monday(session: Session) -> date:
 def _days(first: date, length: timedelta) -> Interval:
     start = midnight(first)
     return Interval(start, start + length)
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _micros(moment: datetime) -> int:

@@ -11,7 +11,7 @@ from operator import or_
 
 import dagster as dg
 
-from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import stamps_between
@@ -20,6 +20,7 @@ from ktrdr_pipelines.defs.partitions import BarPartition, window_dates
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs import LoaderThread
 from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.load.windows import (
@@ -52,7 +53,9 @@ class BarsRun:
         self._ib = ib
         self._layout = store.layout()
         self._universe = store.universe()
-        self._store = BarStore(self._layout, Ledger(self._layout.ledger))
+        ledger = Ledger(self._layout.ledger)
+        self._store = BarStore(self._layout, ledger)
+        self._calendars = open_calendars(ledger)
         self._open: dict[Series, dict[BarPartition, Interval]] = {}
 
     def load(self, partitions: Sequence[BarPartition]) -> None:
@@ -79,14 +82,17 @@ class BarsRun:
         grouped: dict[Series, dict[BarPartition, Interval]] = defaultdict(dict)
         for partition in partitions:
             series = Series(self._universe.instrument(partition.symbol), self._timeframe)
-            calendar = calendar_named(series.instrument.calendar)
+            calendar = self._calendars.of(series.instrument)
             first, end = window_dates(partition.window)
             grouped[series][partition] = stamps_between(calendar, self._timeframe, first, end)
         return grouped
 
     def _drive(self) -> list[SeriesReport]:
         """Run the loader and report windows as they are finished, until all is done."""
-        jobs = [Job(series, wanted=_wanted(series, own)) for series, own in self._open.items()]
+        jobs = [
+            Job(series, wanted=_wanted(series, own, self._calendars))
+            for series, own in self._open.items()
+        ]
         thread = LoaderThread(
             lambda progress: self._ib.manager(self._layout, operation="batch", progress=progress),
             jobs,
@@ -109,10 +115,10 @@ class BarsRun:
     def _report_finished(self, series: Series) -> None:
         """Mark the windows of a series of which every session is settled."""
         now = datetime.now(tz=UTC)
-        windows = self._open[series]
+        windows, calendar = self._open[series], self._calendars.of(series.instrument)
         for partition, stamps in list(windows.items()):
             rows = self._store.rows(series, stamps)
-            if rows and is_finished(self._store, series, stamps, proof_now=now):
+            if rows and is_finished(self._store, series, stamps, calendar=calendar, proof_now=now):
                 facts = WindowFacts(stamps, WindowState.COMPLETE, rows, IntervalSet())
                 self._materialize(partition, facts)
                 del windows[partition]
@@ -121,8 +127,9 @@ class BarsRun:
         """Mark what is explained of the rest, and name what is not."""
         self._context.log.info(report.summary)
         failed: list[str] = []
+        calendar = self._calendars.of(report.series.instrument)
         for partition, stamps in self._open[report.series].items():
-            facts = window_facts(self._store, stamps, report)
+            facts = window_facts(self._store, stamps, report, calendar)
             if facts.is_explained:
                 self._materialize(partition, facts)
             else:
@@ -148,8 +155,10 @@ class BarsRun:
         rebuild_catalog(self._layout, instruments, datetime.now(tz=UTC))
 
 
-def _wanted(series: Series, windows: Mapping[BarPartition, Interval]) -> IntervalSet:
-    calendar = calendar_named(series.instrument.calendar)
+def _wanted(
+    series: Series, windows: Mapping[BarPartition, Interval], calendars: Calendars
+) -> IntervalSet:
+    calendar = calendars.of(series.instrument)
     parts = (from_start(series, calendar, stamps) for stamps in windows.values())
     return reduce(or_, parts, IntervalSet())
 

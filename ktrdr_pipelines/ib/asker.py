@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ktrdr_pipelines.core.breaker import Depth, depth_of
 from ktrdr_pipelines.core.pacing import PacedRequest
 from ktrdr_pipelines.errors import (
     ConnectionLostError,
+    DiskError,
     EntitlementError,
     GatewayError,
     GatewaySilentError,
@@ -19,6 +21,7 @@ from ktrdr_pipelines.errors import (
     PacingError,
 )
 from ktrdr_pipelines.ib.clock import boot_time_s
+from ktrdr_pipelines.ib.codes import QueryDroppedError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.entitlements import Entitlement, Entitlements
 from ktrdr_pipelines.ib.gateway import GatewayConnection
@@ -29,18 +32,19 @@ from ktrdr_pipelines.ib.slot import Slot
 HOLD_FACTOR = 1.5
 """How many deadlines long an unanswered request keeps its slot: the gateway may work on it."""
 
-_PLACES_FULL = 322
+_PLACES_FULL, _LINK_LOST = 322, 1100
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question on its way: its topic, its words, and what the budget sees of it."""
+    """A question on its way: its topic, its words, what the budget sees of it, and its route."""
 
     topic: Topic
     asked: str
     paced: PacedRequest
+    route: str = ""
 
 
 class Asker:
@@ -50,7 +54,7 @@ class Asker:
         self._connection, self._pacer = connection, pacer
         self._hold_s, self._outage_s = config.timeout_s * HOLD_FACTOR, config.outage_s
         self._entitlements = Entitlements(pacer)
-        connection.on_pacing(self._note_pacing)
+        connection.on_pacing(self._heed_complaint)
 
     @contextmanager
     def permitted(self, entitlement: Entitlement, asked: str) -> Iterator[None]:
@@ -66,48 +70,63 @@ class Asker:
         """Ask, and ask again after outages of the gateway's own connections.
 
         These are no failures of the request: the connection to the gateway stays, and nobody
-        above hears of them, until they have lasted too long.
+        above hears of them, until they have lasted too long. What is asked again within 15 s of
+        its first asking waits for IB's rule of identical requests: that rule knows no excuse, and
+        a request that is almost the same would be another one (an end that is a second later
+        moves the start of a duration too, and clips another bar). Others go meanwhile.
         """
         begun_at_s: float | None = None
         while True:
-            await self._connection.wait_for_way(ask.topic, ask.asked)
+            await self._connection.wait_for_way(ask.topic, ask.route, ask.asked)
             await self._pacer.admit(ask.asked, probe_s=self._hold_s)
             try:
-                return await self._once(ask.paced, send)
+                return await self._once(ask, send)
             except OutageError as error:
                 begun_at_s = boot_time_s() if begun_at_s is None else begun_at_s
                 if boot_time_s() - begun_at_s >= self._outage_s:
                     raise
                 _log.info("asked again: %s", error)
 
-    async def _once(self, request: PacedRequest, send: Callable[[], Awaitable[T]]) -> T:
+    async def _once(self, ask: Ask, send: Callable[[], Awaitable[T]]) -> T:
         """Ask when the budget allows it.
 
-        What the gateway may still be working on keeps its slot for a while.
+        What the gateway may still be working on keeps its slot for a while. A turn that comes
+        while the gateway has lost its connection to IB is given back unused.
         """
-        async with self._pacer.slot(request, hold_s=self._hold_s) as slot:
+        async with self._pacer.slot(ask.paced, hold_s=self._hold_s) as slot:
+            if lost := self._connection.lost_link:
+                slot.withdraw()
+                raise OutageError(ask.asked, came=lost, code=_LINK_LOST)
             try:
                 answer = await send()
             except GatewayError as error:
-                self._settle(slot, error)
+                self._settle(slot, error, depth_of(ask.paced.kind))
                 raise
             slot.answered()
         return answer
 
-    def _settle(self, slot: Slot, error: GatewayError) -> None:
+    def _settle(self, slot: Slot, error: GatewayError, depth: Depth) -> None:
         """Decide what a failed request means for the budget."""
         if isinstance(error, ConnectionLostError | OutageError):
             slot.cut()
         elif not isinstance(error, GatewaySilentError):
             slot.release()
         is_ill = isinstance(error, GatewaySilentError) or _is_gone(error)
-        if is_ill or isinstance(error, PacingError):
-            self._pacer.note_trouble(slot.sent_at_s, is_ill=is_ill)
+        if is_ill or isinstance(error, PacingError | QueryDroppedError):
+            self._pacer.note_trouble(slot.sent_at_s, is_ill=is_ill, depth=depth)
         if isinstance(error, PacingError) and error.code != _PLACES_FULL:
-            self._note_pacing()
+            self._pacer.pause_after_violation()
 
-    def _note_pacing(self) -> None:
-        self._pacer.pause_after_violation()
+    def _heed_complaint(self) -> None:
+        """Pause after a complaint about all requests together.
+
+        It comes in the middle of reading the socket: an error of the disk must not end the
+        connection there, and the next request meets it again.
+        """
+        try:
+            self._pacer.pause_after_violation()
+        except DiskError as error:
+            _log.warning("no pause could be noted: %s", error)
 
 
 def _is_gone(error: GatewayError) -> bool:

@@ -26,9 +26,17 @@ from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
 NO_REQUEST = -1
 """The request id of a frame that concerns the whole connection."""
 
+_FARM_LEFT = 165
+
 
 class NoDataError(RequestRejectedError):
     """The gateway has no data for what was asked; ``ib.source`` makes a value of it."""
+
+
+class QueryDroppedError(GatewayError):
+    """The gateway dropped a query that nobody had cancelled; the connection to it stays."""
+
+    retry = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,16 @@ def error_frame(fields: list[str]) -> ErrorFrame:
     return ErrorFrame(int(request_id), int(code), text)
 
 
+def lasting_outage(asked: str, lost_link: str) -> OutageError:
+    """Make the error of a question that waited in vain for the gateway's connection to IB."""
+    return OutageError(
+        asked,
+        came=f"the gateway has no connection to IB: {lost_link}",
+        remedy="It is asked again when the gateway is connected again.",
+        code=1100,
+    )
+
+
 def error_for(frame: ErrorFrame, asked: str) -> GatewayError | None:
     """Make the error that ends a request, or None where the frame only notes something."""
     make = _MAKERS.get(frame.means)
@@ -80,7 +98,11 @@ def _no_data(frame: ErrorFrame, asked: str) -> GatewayError:
 
 
 def _cancelled(frame: ErrorFrame, asked: str) -> GatewayError:
-    return _made(ConnectionLostError, frame, asked, "The gateway dropped the query; ask again.")
+    """Make the error of "cancelled" and "no such query" for a question that is still open.
+
+    What this program cancels is closed before the gateway's echo comes, so this one was not ours.
+    """
+    return _made(QueryDroppedError, frame, asked, "It is asked again after a while.")
 
 
 def _rejected(frame: ErrorFrame, asked: str) -> GatewayError:
@@ -125,6 +147,8 @@ def _connection(frame: ErrorFrame, asked: str) -> GatewayError:
     if frame.code == 326:
         remedy = "Close the other program, or set another range of client ids (IB_CLIENT_ID_*)."
         return _made(ClientIdInUseError, frame, asked, remedy)
+    if frame.code == _FARM_LEFT:
+        return _made(OutageError, frame, asked, "It is asked again on the same connection.")
     if frame.code == 502:
         return _made(GatewayUnreachableError, frame, asked, "Start the gateway and log in.")
     return _made(ConnectionLostError, frame, asked, "It is asked again on a new connection.")

@@ -6,7 +6,6 @@ budget and what answers mean for the loading (``ib.source``).
 """
 
 import asyncio
-import hashlib
 import logging
 import threading
 from collections.abc import Callable
@@ -16,18 +15,16 @@ from ib_async.contract import Contract
 
 from ktrdr_pipelines.core.instruments import Origin
 from ktrdr_pipelines.errors import ConnectionLostError, GatewaySilentError, OutageError
+from ktrdr_pipelines.ib.accounts import account_hash, origin_of
 from ktrdr_pipelines.ib.capture import Frame, Scrubber, Way
 from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
+from ktrdr_pipelines.ib.codes import lasting_outage
 from ktrdr_pipelines.ib.health import Health
 from ktrdr_pipelines.ib.inbox import Inbox
 from ktrdr_pipelines.ib.queries import HistoryQuery, HistoryReply
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
 from ktrdr_pipelines.ib.wire import Ending, Wire, WireError
 
-SIMULATED_ACCOUNT = "SIM"
-"""How the account of a simulated gateway begins."""
-
-_HASH_DOMAIN = "ktrdr-pipelines account:"
 _log = logging.getLogger(__name__)
 
 
@@ -65,14 +62,12 @@ class GatewayConnection:
     @property
     def origin(self) -> Origin:
         """Whether the account is one of a simulated gateway."""
-        simulated = any(name.startswith(SIMULATED_ACCOUNT) for name in self._accounts)
-        return Origin.SIMULATED if simulated else Origin.IB
+        return origin_of(self._accounts)
 
     @property
     def account_hash(self) -> str:
         """A one-way hash of the account; the account itself is shown nowhere."""
-        text = _HASH_DOMAIN + ",".join(sorted(self._accounts))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return account_hash(self._accounts)
 
     def on_pacing(self, act: Callable[[], None]) -> None:
         """Say what to do when the gateway complains about all requests together."""
@@ -130,7 +125,12 @@ class GatewayConnection:
             farms=self._inbox.notes.farms,
         )
 
-    async def wait_for_way(self, topic: Topic, asked: str) -> None:
+    @property
+    def lost_link(self) -> str:
+        """What the gateway said when it lost its connection to IB, or nothing if it has one."""
+        return self._inbox.notes.lost_link if self.is_up else ""
+
+    async def wait_for_way(self, topic: Topic, route: str, asked: str) -> None:
         """Wait while the gateway itself lacks the connection that a question needs.
 
         A broken data farm is waited for one deadline long: it may be another one than the
@@ -140,22 +140,20 @@ class GatewayConnection:
             OutageError: it has lost its connection to IB, and that lasts.
         """
         self._check_place()
-        way, notes = self._inbox.ways[topic], self._inbox.notes
-        try:
-            async with asyncio.timeout(self._outage_s if notes.lost_link else self._timeout_s):
-                await way.wait()
-        except TimeoutError:
-            if notes.lost_link:
-                raise OutageError(
-                    asked,
-                    came=f"the gateway has no connection to IB: {notes.lost_link}",
-                    remedy="It is asked again when the gateway is connected again.",
-                    code=1100,
-                ) from None
+        notes, begun_at_s = self._inbox.notes, boot_time_s()
+        while self.is_up and notes.obstacle(topic, route):
+            patience_s = self._outage_s if notes.lost_link else self._timeout_s
+            try:
+                async with asyncio.timeout(begun_at_s + patience_s - boot_time_s()):
+                    await self._inbox.news()
+            except TimeoutError:
+                if notes.lost_link:
+                    raise lasting_outage(asked, notes.lost_link) from None
+                return
 
     async def history(self, query: HistoryQuery) -> HistoryReply:
         """Ask for bars and give message 17, with what the gateway says of it."""
-        question = self._opened(Topic.BARS, query.asked)
+        question = self._opened(Topic.BARS, query.asked, query.route)
         self._wire.client.reqHistoricalData(
             question.number,
             query.contract,
@@ -176,7 +174,7 @@ class GatewayConnection:
 
         An uncancelled one would count among the gateway's 50 open requests for ever.
         """
-        question = self._opened(Topic.HEAD, query.asked)
+        question = self._opened(Topic.HEAD, query.asked, query.route)
         client = self._wire.client
         client.reqHeadTimeStamp(
             question.number, query.contract, query.what_to_show, query.use_rth, query.dates
@@ -197,11 +195,11 @@ class GatewayConnection:
         if self.is_up and self._inbox.clock.is_stale:
             self._wire.client.reqCurrentTime()
 
-    def _opened(self, topic: Topic, asked: str) -> Question:
+    def _opened(self, topic: Topic, asked: str, route: str = "") -> Question:
         self._check_place()
         if not self.is_up:
             raise ConnectionLostError(asked, came=f"the connection to {self.gateway} is gone")
-        return self._inbox.questions.add(topic, asked)
+        return self._inbox.questions.add(topic, asked, route)
 
     async def _answer(
         self, question: Question, cancel: Callable[[int], None] | None
@@ -227,7 +225,8 @@ class GatewayConnection:
         notes, came = self._inbox.notes, f"no answer in {self._timeout_s:g} s"
         if troubles := "; ".join(notes.troubles):
             came = f"{came}, and the gateway says: {troubles}"
-        kind = OutageError if notes.obstacle(question.topic) else GatewaySilentError
+        is_outage = notes.obstacle(question.topic, question.route)
+        kind = OutageError if is_outage else GatewaySilentError
         return kind(question.asked, came=came, remedy="It settles nothing and is asked again.")
 
     async def _round_trip_s(self) -> float | None:

@@ -6,6 +6,7 @@ Not here: asking and deadlines (``ib.gateway``).
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from ktrdr_pipelines.errors import ConnectionLostError, OutageError
@@ -13,10 +14,11 @@ from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.codes import NO_REQUEST, ErrorFrame, error_frame
 from ktrdr_pipelines.ib.health import GatewayClock
 from ktrdr_pipelines.ib.notes import GatewayNotes
-from ktrdr_pipelines.ib.questions import Questions, Topic
+from ktrdr_pipelines.ib.questions import Question, Questions, Topic
 from ktrdr_pipelines.limits import CodeClass
 
 _DROPPED = 1300
+_SCHEDULE = "106"
 _VERSION_WITHOUT_PREFIX = 164
 _log = logging.getLogger(__name__)
 
@@ -24,7 +26,6 @@ _log = logging.getLogger(__name__)
 class Inbox:
     """Takes the frames of one connection.
 
-    ``ways`` says of each topic whether the gateway can answer, as far as its own connections go;
     ``time_told`` is set when it tells the time; ``on_pacing`` is called when it complains about
     all requests together; ``answered_at_s`` is when it last answered a question about data.
     """
@@ -33,9 +34,8 @@ class Inbox:
         self.questions = Questions(1)
         self.notes = GatewayNotes()
         self.clock = GatewayClock()
-        self.ways = {topic: asyncio.Event() for topic in Topic}
         self.time_told = asyncio.Event()
-        self._mark_ways()
+        self._news = asyncio.Event()
         self.on_pacing: Callable[[], None] = _nothing
         self.answered_at_s: float | None = None
         self._server_version = server_version
@@ -49,11 +49,15 @@ class Inbox:
         if (handler := self._handlers.get(int(fields[0]))) is not None:
             handler(self, fields)
 
+    async def news(self) -> None:
+        """Wait until the gateway has said something about its own connections, or is gone."""
+        await self._news.wait()
+
     def end(self, why: str) -> None:
         """Fail all that is open: the connection is gone."""
         self.questions.fail_all(ConnectionLostError, why)
-        for way in (*self.ways.values(), self.time_told):
-            way.set()
+        self.time_told.set()
+        self._tell_news()
 
     def _take_error(self, fields: list[str]) -> None:
         frame = error_frame(fields)
@@ -63,51 +67,45 @@ class Inbox:
 
     def _take_notice(self, frame: ErrorFrame) -> None:
         _log.info("the gateway says %s", frame)
-        concerned = [topic for topic in Topic if self.notes.concerns(topic)]
-        self.notes.take(frame)
-        mended = [topic for topic in concerned if not self.notes.concerns(topic)]
-        if topics := list(Topic) if frame.means is CodeClass.RESUME else mended:
+        over = self.notes.take(frame, after=self.questions.last_number)
+        if over:
             came = f"the gateway had lost its connection ({frame})"
-            self.questions.fail_all(OutageError, came, code=frame.code, topics=topics)
+            lost = partial(self.notes.cost, over=over)
+            self.questions.fail_all(OutageError, came, code=frame.code, those=lost)
         elif frame.means is CodeClass.PACING:
             self.on_pacing()
         elif frame.code == _DROPPED:
             self.questions.fail_all(ConnectionLostError, str(frame), code=frame.code)
-        self._mark_ways()
+        self._tell_news()
 
-    def _mark_ways(self) -> None:
-        for topic, way in self.ways.items():
-            (way.clear if self.notes.obstacle(topic) else way.set)()
+    def _tell_news(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
 
-    def _note_answer(self, topic: Topic) -> None:
-        self.answered_at_s = boot_time_s()
-        self.notes.answered(topic)
-        self._mark_ways()
+    def _note_answer(self, question: Question | None) -> None:
+        if question is not None:
+            self.answered_at_s = boot_time_s()
+            self.notes.answered(question)
+            self._tell_news()
 
     def _take_contract(self, fields: list[str]) -> None:
         number = fields[2] if self._server_version() < _VERSION_WITHOUT_PREFIX else fields[1]
         self.questions.part(Topic.CONTRACT, int(number), fields)
 
     def _take_contracts_end(self, fields: list[str]) -> None:
-        self.questions.end(Topic.CONTRACT, int(fields[2]))
-        self._note_answer(Topic.CONTRACT)
+        self._note_answer(self.questions.end(Topic.CONTRACT, int(fields[2])))
 
     def _take_time(self, fields: list[str]) -> None:
         self.clock.see(int(fields[2]))
         self.time_told.set()
 
     def _take_answer(self, fields: list[str]) -> None:
-        """Take a message that is a whole answer."""
-        question = self.questions.part(Topic(fields[0]), int(fields[1]), fields)
+        """Take a message that is a whole answer; one of SCHEDULE answers a request for bars."""
+        topic = Topic.BARS if fields[0] == _SCHEDULE else Topic(fields[0])
+        question = self.questions.part(topic, int(fields[1]), fields)
         if question is not None:
             self.questions.finish(question)
-            self._note_answer(question.topic)
-
-    def _take_schedule(self, fields: list[str]) -> None:
-        """Take message 106, which answers a request for bars of SCHEDULE."""
-        question = self.questions.part(Topic.BARS, int(fields[1]), fields)
-        if question is not None:
-            self.questions.finish(question)
+        self._note_answer(question)
 
     _handlers: ClassVar[dict[int, Callable[["Inbox", list[str]], None]]] = {
         4: _take_error,
@@ -116,7 +114,7 @@ class Inbox:
         49: _take_time,
         52: _take_contracts_end,
         88: _take_answer,
-        106: _take_schedule,
+        106: _take_answer,
     }
 
 

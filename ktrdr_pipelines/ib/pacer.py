@@ -1,6 +1,6 @@
 """The budget of one gateway: every request of every process waits here for its turn.
 
-Not here: the rules (``core.pacing``), the shared record (``ib.pacer_record``).
+Not here: the rules (``core.pacing``, ``core.turns``), the shared record (``ib.pacer_record``).
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import TypeVar
 
-from ktrdr_pipelines.core.breaker import Admission, BreakerState
+from ktrdr_pipelines.core.breaker import Admission, BreakerState, Depth
 from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, pacing_of
 from ktrdr_pipelines.errors import DiskError, GatewayRestingError
 from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
@@ -34,7 +34,7 @@ STAMP_TRIES = 3
 
 _BUSY_S = 0.01
 _BUSY_TRIES = 500
-_PAUSE_TRIES = 20
+_WRITE_TRIES = 20
 _TRIAL_S = 1.0
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -97,10 +97,7 @@ class Pacer:
 
     def remember(self, act: Callable[[PacerMemory, Connection], T]) -> T:
         """Read or write what all processes remember of the gateway."""
-        for _ in range(_PAUSE_TRIES):
-            with suppress(RecordBusyError):
-                return self._record.remember(act)
-        raise self._stuck()
+        return self._tried(lambda: self._record.remember(act))
 
     async def admit(self, asked: str, *, probe_s: float) -> None:
         """Let a question pass unless the gateway rests; while another one tries, wait for it.
@@ -118,16 +115,19 @@ class Pacer:
                 raise _resting(asked, chance)
             await self._sleep(min(chance.wait_s, _TRIAL_S))
 
-    def note_life(self) -> None:
-        """Take in that the gateway does answer."""
-        self.remember(lambda memory, database: memory.lives(database))
+    def note_life(self, depth: Depth = Depth.CONNECTION) -> None:
+        """Take in that the gateway does answer, so deep."""
+        self.remember(lambda memory, database: memory.lives(database, depth))
 
-    def note_trouble(self, sent_at_s: float | None = None, *, is_ill: bool) -> None:
+    def note_trouble(
+        self, sent_at_s: float | None = None, *, is_ill: bool, depth: Depth = Depth.CONNECTION
+    ) -> None:
         """Take in a failure: fewer requests in flight, and where it is ill the breaker counts.
 
         Args:
             sent_at_s: when what failed was begun; None is just now.
             is_ill: the gateway did not speak at all, rather than to say that it was too much.
+            depth: how deep into the gateway it reached.
         """
         now = self._clock()
         sent_at = now if sent_at_s is None else sent_at_s
@@ -135,7 +135,7 @@ class Pacer:
         def act(memory: PacerMemory, database: Connection) -> None:
             memory.troubled(database, sent_at=sent_at, now=now)
             if is_ill:
-                after = memory.failed(database, sent_at=sent_at, now=now)
+                after = memory.failed(database, sent_at=sent_at, now=now, depth=depth)
                 if after.state is BreakerState.OPEN:
                     _log.warning("the gateway is left alone for %.0f s", after.until - now)
 
@@ -161,15 +161,11 @@ class Pacer:
     def pause_after_violation(self) -> float:
         """Make every process pause, because the gateway said that it was asked too much.
 
-        Returns:
-            Seconds from now; they double while violations stay close.
+        The seconds from now that it gives double while violations stay close.
         """
-        for _ in range(_PAUSE_TRIES):
-            with suppress(RecordBusyError):
-                pause_s = self._record.pause()
-                _log.warning("the gateway was asked too much: a pause of %.0f s", pause_s)
-                return pause_s
-        raise self._stuck()
+        pause_s = self._tried(self._record.pause)
+        _log.warning("the gateway was asked too much: a pause of %.0f s", pause_s)
+        return pause_s
 
     async def _enter(self, request: PacedRequest, hold_s: float) -> Place:
         number: int | None = None
@@ -195,10 +191,16 @@ class Pacer:
     async def _attempt(self, request: PacedRequest, number: int | None, hold_s: float) -> Place:
         """Try to send, giving way while other processes write."""
         for _ in range(_BUSY_TRIES):
-            try:
+            with suppress(RecordBusyError):
                 return self._record.attempt(request, number, hold_s=hold_s)
-            except RecordBusyError:
-                await self._sleep(_BUSY_S)
+            await self._sleep(_BUSY_S)
+        raise self._stuck()
+
+    def _tried(self, act: Callable[[], T]) -> T:
+        """Use the record, giving way a few times while other processes write."""
+        for _ in range(_WRITE_TRIES):
+            with suppress(RecordBusyError):
+                return act()
         raise self._stuck()
 
     def _stuck(self) -> DiskError:
@@ -217,8 +219,7 @@ class Pacer:
         key = (not request.tail, place.number)
         self._line[key] = woken = asyncio.Event()
         try:
-            first = min(self._line) == key
-            await self._sleep_unless(woken, POLL_S if first else LONGEST_SLEEP_S)
+            await self._sleep_unless(woken, POLL_S if min(self._line) == key else LONGEST_SLEEP_S)
         finally:
             del self._line[key]
 

@@ -10,7 +10,15 @@ import sqlite3
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
-from ktrdr_pipelines.core.breaker import Admission, Breaker, BreakerState, admission, failed
+from ktrdr_pipelines.core.breaker import (
+    Admission,
+    Breaker,
+    BreakerState,
+    Depth,
+    admission,
+    failed,
+    succeeded,
+)
 from ktrdr_pipelines.core.inflight import Flight, Pace, Sample, answered, pace_after, troubled
 
 _FLIGHT, _BREAKER = "flight", "breaker"
@@ -81,20 +89,23 @@ class PacerMemory:
         self._save_breaker(database, before, chance.breaker)
         return chance
 
-    def failed(self, database: sqlite3.Connection, *, sent_at: float, now: float) -> Breaker:
+    def failed(
+        self, database: sqlite3.Connection, *, sent_at: float, now: float, depth: Depth
+    ) -> Breaker:
         """Take in a sign that the gateway is ill, and give the breaker from now on."""
         before = self._value(database, _BREAKER, Breaker)
-        after = failed(before, sent_at=sent_at, now=now)
+        after = failed(before, sent_at=sent_at, now=now, depth=depth)
         self._save_breaker(database, before, after)
         return after
 
-    def lives(self, database: sqlite3.Connection) -> None:
+    def lives(self, database: sqlite3.Connection, depth: Depth) -> None:
         """Take in that the gateway answered, whatever it said."""
-        self._save_breaker(database, self._value(database, _BREAKER, Breaker), Breaker())
+        before = self._value(database, _BREAKER, Breaker)
+        self._save_breaker(database, before, succeeded(before, depth))
 
     def forgive(self, database: sqlite3.Connection) -> None:
         """Begin anew: close the breaker and forget every refusal."""
-        self.lives(database)
+        self._save(database, _BREAKER, json.dumps(asdict(Breaker())))
         database.execute("DELETE FROM blocks")
 
     def block(self, database: sqlite3.Connection, block: Block) -> None:
@@ -119,8 +130,9 @@ class PacerMemory:
             return kind()
         known: dict[str, Any] = json.loads(text)
         values = {field.name: known[field.name] for field in fields(kind) if field.name in known}
-        if "state" in values:
-            values["state"] = BreakerState(values["state"])
+        made = {"state": BreakerState, "depth": Depth}
+        for one in made.keys() & values.keys():
+            values[one] = made[one](values[one])
         return kind(**values)
 
     def _text(self, database: sqlite3.Connection, name: str) -> str | None:

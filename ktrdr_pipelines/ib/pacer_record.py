@@ -2,8 +2,8 @@
 
 Each operation is one short transaction, begun as a writer, so that decisions of several processes
 follow one another. Stamps are seconds since the machine started; rows of another start of the
-machine count for nothing. Not here: the rules (``core.pacing``), the file (``ib.pacer_file``),
-waiting (``ib.pacer``).
+machine count for nothing. Not here: the rules (``core.pacing``, ``core.turns``), the file
+(``ib.pacer_file``), waiting (``ib.pacer``).
 """
 
 import sqlite3
@@ -12,16 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from ktrdr_pipelines.core.breaker import depth_of
 from ktrdr_pipelines.core.inflight import Sample
-from ktrdr_pipelines.core.pacing import (
-    PacedRequest,
-    Pacing,
-    RequestKind,
-    Turn,
-    Waiting,
-    next_pause_s,
-    turn,
-)
+from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, RequestKind
+from ktrdr_pipelines.core.turns import Turn, Waiting, next_pause_s, turn
 from ktrdr_pipelines.ib.pacer_file import PacerFile
 from ktrdr_pipelines.ib.pacer_memory import PacerMemory
 from ktrdr_pipelines.ib.pacer_rows import RequestRows
@@ -152,8 +146,11 @@ class PacerRecord:
             return until - now
 
     def _release(self, database: sqlite3.Connection, number: int) -> None:
-        database.execute("UPDATE requests SET state = 'done' WHERE number = ?", (number,))
-        self._memory.lives(database)
+        which = (number,)
+        row = database.execute("SELECT kind FROM requests WHERE number = ?", which).fetchone()
+        if row is not None:
+            database.execute("UPDATE requests SET state = 'done' WHERE number = ?", which)
+            self._memory.lives(database, depth_of(RequestKind(row[0])))
 
     def _stand(
         self, database: sqlite3.Connection, request: PacedRequest, number: int | None, now: float

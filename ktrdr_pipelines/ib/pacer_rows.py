@@ -5,7 +5,8 @@ Not here: writing them (``ib.pacer_record``).
 
 import sqlite3
 
-from ktrdr_pipelines.core.pacing import Hit, PacedRequest, Pacing, RequestKind, Waiting
+from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, RequestKind
+from ktrdr_pipelines.core.turns import Hit, Waiting
 
 _COLUMNS = "number, owner, at, kind, contract, identical, weight, small, tail"
 _NOBODY = -1

@@ -39,6 +39,12 @@ class HistoryQuery:
     bar_size: str = ""
     dates: int = EPOCH_DATES
 
+    @property
+    def route(self) -> str:
+        """What decides, as far as anybody knows, which of IB's data farms serves it."""
+        contract = self.contract
+        return f"{contract.secType} {contract.exchange} {contract.currency}"
+
 
 @dataclass(frozen=True, slots=True)
 class HistoryReply:

@@ -6,10 +6,9 @@ connection. What comes afterwards, or for nobody, is dropped. Not here: sending 
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import count
 
 from ktrdr_pipelines.errors import BadAnswerError, GatewayError
 from ktrdr_pipelines.ib.codes import ErrorFrame, error_for
@@ -27,12 +26,16 @@ class Topic(StrEnum):
 
 @dataclass(slots=True)
 class Question:
-    """One open question: its frames so far, codes noted about it, the future of its answer."""
+    """One open question: its frames so far, codes noted about it, the future of its answer.
+
+    ``route`` names what decides which of IB's data farms serves it (``HistoryQuery.route``).
+    """
 
     number: int
     topic: Topic
     asked: str
     answer: "asyncio.Future[list[list[str]]]"
+    route: str = ""
     parts: list[list[str]] = field(default_factory=list)
     noted: set[int] = field(default_factory=set)
 
@@ -41,16 +44,17 @@ class Questions:
     """All open questions of one connection, by their number on the wire."""
 
     def __init__(self, first_number: int) -> None:
-        self._numbers = count(max(first_number, 1))
+        self.last_number = max(first_number, 1) - 1
         self._open: dict[int, Question] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, topic: Topic, asked: str) -> Question:
+    def add(self, topic: Topic, asked: str, route: str = "") -> Question:
         """Open a question under a number that this connection has not used."""
         answer: asyncio.Future[list[list[str]]] = asyncio.get_running_loop().create_future()
-        question = Question(next(self._numbers), topic, asked, answer)
+        self.last_number += 1
+        question = Question(self.last_number, topic, asked, answer, route)
         self._open[question.number] = question
         return question
 
@@ -73,11 +77,13 @@ class Questions:
         question.parts.append(fields)
         return question
 
-    def end(self, topic: Topic, number: int) -> None:
+    def end(self, topic: Topic, number: int) -> Question | None:
         """Take the frame that says that an answer of several frames is whole."""
         question = self._open.get(number)
-        if question is not None and question.topic is topic:
-            self.finish(question)
+        if question is None or question.topic is not topic or question.answer.done():
+            return None
+        self.finish(question)
+        return question
 
     def finish(self, question: Question) -> None:
         """Give the frames to whoever waits."""
@@ -109,10 +115,8 @@ class Questions:
         came: str,
         *,
         code: int | None = None,
-        topics: Iterable[Topic] = tuple(Topic),
+        those: Callable[[Question], bool] = lambda _: True,
     ) -> None:
-        """End every open question, or those of some topics, with an error of its own."""
-        concerned = set(topics)
-        for question in list(self._open.values()):
-            if question.topic in concerned:
-                self.fail(question, kind(question.asked, came=came, code=code))
+        """End every open question, or some of them, with an error of its own."""
+        for question in filter(those, list(self._open.values())):
+            self.fail(question, kind(question.asked, came=came, code=code))

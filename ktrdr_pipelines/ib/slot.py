@@ -39,6 +39,10 @@ class Slot:
         """Give it back soon: the request was cancelled, and the gateway may not know yet."""
         self._let_go(lambda: self._record.shorten(self._number, hold_s=CANCEL_HOLD_S))
 
+    def withdraw(self) -> None:
+        """Take it back as if it had never been: nothing was sent."""
+        self._let_go(lambda: self._record.withdraw(self._number))
+
     def _let_go(self, act: Callable[[], None]) -> None:
         if self.is_held:
             self.is_held = False

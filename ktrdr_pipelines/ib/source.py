@@ -166,7 +166,7 @@ class GatewaySource:
         try:
             with self._asker.permitted(entitlement_of(instrument, contract), query.asked):
                 reply = await self._asker.ask(
-                    Ask(Topic.BARS, query.asked, paced_bars(request, query)),
+                    Ask(Topic.BARS, query.asked, paced_bars(request, query), query.route),
                     lambda: self._connection.history(query),
                 )
         except NoDataError as error:
@@ -185,7 +185,7 @@ class GatewaySource:
         try:
             with self._asker.permitted(entitlement_of(instrument, contract), query.asked):
                 fields = await self._asker.ask(
-                    Ask(Topic.HEAD, query.asked, paced_head(query)),
+                    Ask(Topic.HEAD, query.asked, paced_head(query), query.route),
                     lambda: self._connection.head(query),
                 )
         except (RequestRejectedError, BadAnswerError) as error:

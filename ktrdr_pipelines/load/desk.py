@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Identity
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -28,10 +29,11 @@ from ktrdr_pipelines.store.parquet import BarStore
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What all series of one run share: where to ask, where to save, whom to tell."""
+    """What all series of one run share: sessions, where to ask, where to save, whom to tell."""
 
     keeper: SourceKeeper
     store: BarStore
+    calendars: Calendars
     claimant: Claimant
     ranges: RangeDiscovery
     life: LifeSigns

@@ -5,13 +5,12 @@ Not here: asking (``load.work``), which stretch a mode means (``load.modes``).
 
 from datetime import datetime
 
-from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.gaps import first_stamp_of, is_closed, whole_sessions
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Need
-from ktrdr_pipelines.core.sessions import expected_spans
+from ktrdr_pipelines.core.sessions import SessionCalendar, expected_spans
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 
@@ -23,11 +22,19 @@ class SeriesFacts:
         wanted: the stretch that is wanted, on the stamp axis; sessions that it cuts are wanted
             as a whole.
         coverage: what is settled on disk.
+        calendar: the sessions that are expected.
     """
 
-    def __init__(self, series: Series, wanted: IntervalSet, coverage: Coverage) -> None:
+    def __init__(
+        self,
+        series: Series,
+        wanted: IntervalSet,
+        coverage: Coverage,
+        *,
+        calendar: SessionCalendar,
+    ) -> None:
         self.series = series
-        self.calendar = calendar_named(series.instrument.calendar)
+        self.calendar = calendar
         self.wanted = whole_sessions(self.calendar, series.timeframe, wanted)
         self.bars = coverage.bars
         self.before_listing = IntervalSet()

@@ -5,7 +5,6 @@ Not here: which series and which gateway (``load.manager``), the decisions (``co
 
 import pyarrow as pa
 
-from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Identity, Series
 from ktrdr_pipelines.core.intervals import IntervalSet
@@ -50,7 +49,12 @@ class IbDataLoader:
             StoreError: what was answered could not be saved.
         """
         clock = self._means.keeper.patience.clock
-        facts = SeriesFacts(series, wanted, self._means.store.coverage(series))
+        facts = SeriesFacts(
+            series,
+            wanted,
+            self._means.store.coverage(series),
+            calendar=self._means.calendars.of(series.instrument),
+        )
         facts.set_aside(put_off or IntervalSet())
         self._recall_listing(facts)
         if not facts.need(self._means.keeper.now(), clock()).gaps():
@@ -71,7 +75,7 @@ class IbDataLoader:
             bounds=bounds or Bounds(),
             coverage=self._means.store.coverage(series),
             tried=IntervalSet(attempt.interval for attempt in tried),
-            calendar=calendar_named(series.instrument.calendar),
+            calendar=self._means.calendars.of(series.instrument),
             now=self._means.keeper.now(),
         )
         if mode is not Mode.TAIL:

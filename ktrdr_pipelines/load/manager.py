@@ -17,6 +17,7 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
     KtrdrError,
 )
+from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.claims import claiming
 from ktrdr_pipelines.load.desk import Means
 from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
@@ -76,6 +77,7 @@ class LoadManager:
                 means = Means(
                     keeper=keeper,
                     store=BarStore(self.layout, ledger),
+                    calendars=open_calendars(ledger),
                     claimant=claimant,
                     ranges=RangeDiscovery(ledger, self.gateway),
                     life=LifeSigns(),

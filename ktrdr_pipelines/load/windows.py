@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.gaps import due_gaps, is_closed
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
@@ -52,9 +51,15 @@ def from_start(series: Series, calendar: SessionCalendar, stamps: Interval) -> I
     return IntervalSet([part] if part else [])
 
 
-def is_finished(store: BarStore, series: Series, stamps: Interval, *, proof_now: datetime) -> bool:
+def is_finished(
+    store: BarStore,
+    series: Series,
+    stamps: Interval,
+    *,
+    calendar: SessionCalendar,
+    proof_now: datetime,
+) -> bool:
     """Say whether every session of a window is settled, whatever the time is now."""
-    calendar = calendar_named(series.instrument.calendar)
     gaps = due_gaps(
         calendar,
         series.timeframe,
@@ -65,20 +70,20 @@ def is_finished(store: BarStore, series: Series, stamps: Interval, *, proof_now:
     return not gaps
 
 
-def window_facts(store: BarStore, stamps: Interval, report: SeriesReport) -> WindowFacts:
+def window_facts(
+    store: BarStore, stamps: Interval, report: SeriesReport, calendar: SessionCalendar
+) -> WindowFacts:
     """Say what a finished load left of a window."""
     series = report.series
     rows = store.rows(series, stamps)
-    expected = expected_stamps(calendar_named(series.instrument.calendar), series.timeframe, stamps)
     unexplained = report.unexplained.clip(stamps)
-    state = _state(report, stamps, expected, rows=rows)
+    state = _state(report, stamps, calendar, rows=rows)
     return WindowFacts(stamps, state, rows, unexplained)
 
 
-def _is_open(report: SeriesReport, stamps: Interval) -> bool:
+def _is_open(report: SeriesReport, stamps: Interval, calendar: SessionCalendar) -> bool:
     """Say whether a session of the window had not closed when the load ended."""
     timeframe = report.series.timeframe
-    calendar = calendar_named(report.series.instrument.calendar)
     spans = expected_spans(calendar, timeframe, stamps)
     return (
         bool(spans) and report.now is not None and not is_closed(spans[-1], timeframe, report.now)
@@ -86,13 +91,13 @@ def _is_open(report: SeriesReport, stamps: Interval) -> bool:
 
 
 def _state(
-    report: SeriesReport, stamps: Interval, expected: IntervalSet, *, rows: int
+    report: SeriesReport, stamps: Interval, calendar: SessionCalendar, *, rows: int
 ) -> WindowState:
-    calendar = calendar_named(report.series.instrument.calendar)
+    expected = expected_stamps(calendar, report.series.timeframe, stamps)
     wanted = expected & from_start(report.series, calendar, stamps)
     states = (
         (report.error is not None or report.unexplained.clip(stamps), WindowState.UNEXPLAINED),
-        (_is_open(report, stamps), WindowState.OPEN),
+        (_is_open(report, stamps, calendar), WindowState.OPEN),
         (rows, WindowState.COMPLETE),
         (not expected, WindowState.NO_SESSION),
         (not wanted, WindowState.BEFORE_START),

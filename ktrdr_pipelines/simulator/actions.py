@@ -30,9 +30,10 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """Stop computing a request that was cancelled."""
+    """Stop what is left of a request that was cancelled; ``error`` is what is said to that."""
 
     request_id: int
+    error: ApiError | None
 
 
 @dataclass(frozen=True, slots=True)

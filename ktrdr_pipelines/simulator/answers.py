@@ -23,7 +23,13 @@ from ktrdr_pipelines.simulator.messages import (
     HistoryRequest,
 )
 from ktrdr_pipelines.simulator.reading import Asked, Setting, read_history, read_what
-from ktrdr_pipelines.simulator.refusals import RefusedError, check_shown, no_data, service_error
+from ktrdr_pipelines.simulator.refusals import (
+    UNKNOWN_CONTRACT,
+    RefusedError,
+    check_shown,
+    no_data,
+    service_error,
+)
 from ktrdr_pipelines.simulator.replies import ApiError, HistoryAnswer
 from ktrdr_pipelines.simulator.sizes import DAY, BarSize
 from ktrdr_pipelines.simulator.steps import TOO_LONG
@@ -59,6 +65,8 @@ def answer(setting: Setting, request: DataRequest) -> Answer:
 
 
 def _contracts(setting: Setting, request: ContractRequest) -> Answer:
+    if request.sec_id:
+        raise RefusedError(200, UNKNOWN_CONTRACT)  # instruments have no such ids here
     found = find_all(setting.market.instruments(), request.contract, setting.now_s)
     details = [
         contract_details(

@@ -6,14 +6,18 @@ Not here: its socket (``server``).
 from dataclasses import dataclass
 from pathlib import Path
 
+from ktrdr_pipelines.errors import SimulatorError
+from ktrdr_pipelines.simulator.capture import Capture
 from ktrdr_pipelines.simulator.clock import SimClock
-from ktrdr_pipelines.simulator.faults import FaultPlan
+from ktrdr_pipelines.simulator.faults import Fault, FaultPlan
 from ktrdr_pipelines.simulator.gateway import Gateway
 from ktrdr_pipelines.simulator.journal import Journal
 from ktrdr_pipelines.simulator.market import Market
+from ktrdr_pipelines.simulator.markets import EmptyMarket
 from ktrdr_pipelines.simulator.outages import Outages
 from ktrdr_pipelines.simulator.pacing import PacingMode, PacingRule, PacingRules
 from ktrdr_pipelines.simulator.record import RequestLog
+from ktrdr_pipelines.simulator.retelling import LONGEST_WAIT_S, Script, script_of
 from ktrdr_pipelines.simulator.rules import GatewayRules
 from ktrdr_pipelines.simulator.steps import DurationTable
 from ktrdr_pipelines.simulator.updates import EVERY_S
@@ -27,7 +31,7 @@ class Behaviour:
     ``hold_s`` is how long the client id of a client that died stays taken; ``speed`` counts under
     soft pacing only; ``log`` is a file that events are added to. ``durations`` says which bar
     sizes a duration may be asked with, ``update_s`` how many seconds lie between updates of bars
-    that are kept up to date.
+    that are kept up to date, ``longest_wait_s`` how long what a record says is waited for at most.
     """
 
     pacing: PacingMode = PacingMode.DOCUMENTED
@@ -37,10 +41,11 @@ class Behaviour:
     log: Path | None = None
     durations: DurationTable = DurationTable.WIDE
     update_s: float = EVERY_S
+    longest_wait_s: float = LONGEST_WAIT_S
 
 
 def gateway_of(
-    market: Market,
+    served: Market | Capture,
     clock: SimClock,
     behaviour: Behaviour,
     outages: Outages,
@@ -51,7 +56,7 @@ def gateway_of(
     """Put a gateway together.
 
     Raises:
-        SimulatorError: the log cannot be written.
+        SimulatorError: the log cannot be written; a capture is malformed, or has no such fault.
     """
 
     def now_s() -> float:
@@ -60,6 +65,8 @@ def gateway_of(
     def note(rule: PacingRule, client_id: int) -> None:
         journal.note("violation", rule=rule, client_id=client_id)
 
+    faults = behaviour.faults or FaultPlan()
+    market, script = _served(served, behaviour.longest_wait_s, faults)
     journal = Journal(behaviour.log, clock.now)
     pacing = PacingRules(behaviour.pacing, now_s)
     is_soft = behaviour.pacing is PacingMode.SOFT
@@ -72,8 +79,24 @@ def gateway_of(
         outages=outages,
         account=account,
         latency_s=latency_s,
-        faults=behaviour.faults or FaultPlan(),
+        faults=faults,
         workers=Workers(behaviour.speed, now_s) if is_soft else None,
         durations=behaviour.durations,
         update_s=behaviour.update_s,
+        script=script,
     )
+
+
+def _served(
+    served: Market | Capture, longest_wait_s: float, faults: FaultPlan
+) -> tuple[Market, Script | None]:
+    """Return the market that is answered from, or an empty one and what is answered instead."""
+    if not isinstance(served, Capture):
+        return served, None
+    if any(rule.fault is Fault.PAST_OLDEST for rule in faults.rules):
+        raise SimulatorError(
+            f"replay {served.path} with the fault {Fault.PAST_OLDEST}",
+            came="a record does not say which bar is the oldest",
+            remedy="Take that fault out of the file, or serve a market",
+        )
+    return EmptyMarket(), script_of(served, longest_wait_s)

@@ -67,7 +67,7 @@ def _twice(bars: list[Bar], _: FaultRule) -> list[Bar]:
 
 def _conflicting(bars: list[Bar], _: FaultRule) -> list[Bar]:
     """Send the last bar again with other prices."""
-    return [*bars, _scaled(bars[-1], 0.5)]
+    return [*bars, *(_scaled(bar, 0.5) for bar in bars[-1:])]
 
 
 def _shuffled(bars: list[Bar], _: FaultRule) -> list[Bar]:

@@ -66,15 +66,16 @@ def _start_api(cursor: _Cursor) -> StartApi:
 
 def _contract_request(cursor: _Cursor) -> ContractRequest:
     cursor.skip(1)
-    return ContractRequest(cursor.number(), cursor.contract())
+    return ContractRequest(cursor.number(), cursor.contract(), cursor.text(), cursor.text())
 
 
 def _history_request(cursor: _Cursor) -> HistoryRequest:
     request_id, contract = cursor.number(), cursor.contract()
     end, bar_size, duration = cursor.text(), cursor.text(), cursor.text()
     use_rth, what, format_date = cursor.flag(), cursor.text(), cursor.number()
+    legs: tuple[str, ...] = ()
     if contract.sec_type == "BAG":
-        cursor.skip(4 * cursor.number())
+        legs = tuple(cursor.text() for _ in range(4 * cursor.number()))
     return HistoryRequest(
         request_id=request_id,
         contract=contract,
@@ -85,6 +86,7 @@ def _history_request(cursor: _Cursor) -> HistoryRequest:
         what=what,
         format_date=format_date,
         keep_up_to_date=cursor.flag(),
+        legs=legs,
     )
 
 

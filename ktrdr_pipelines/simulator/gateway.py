@@ -21,7 +21,9 @@ from ktrdr_pipelines.simulator.messages import ContractFields, DataRequest, Plai
 from ktrdr_pipelines.simulator.outages import Outages
 from ktrdr_pipelines.simulator.reading import Setting
 from ktrdr_pipelines.simulator.record import RequestLog, record_of
+from ktrdr_pipelines.simulator.retelling import Retelling, Script
 from ktrdr_pipelines.simulator.rules import GatewayRules, kind_of
+from ktrdr_pipelines.simulator.session import SERVER_VERSIONS
 from ktrdr_pipelines.simulator.steps import DurationTable
 from ktrdr_pipelines.simulator.updates import EVERY_S
 from ktrdr_pipelines.simulator.workers import Workers
@@ -31,7 +33,10 @@ _TIME = 49
 
 @dataclass(slots=True)
 class Gateway:
-    """One gateway: its market, clock and rules, what went wrong and what was asked."""
+    """One gateway: its market, clock and rules, what went wrong and what was asked.
+
+    Where there is a script it answers from that, and its market is empty.
+    """
 
     market: Market
     clock: SimClock
@@ -45,6 +50,16 @@ class Gateway:
     workers: Workers | None = None
     durations: DurationTable = DurationTable.WIDE
     update_s: float = EVERY_S
+    script: Script | None = None
+
+    @property
+    def versions(self) -> tuple[int, int]:
+        """The lowest and highest version of the protocol that it speaks."""
+        return SERVER_VERSIONS if self.script is None else (self.script.version,) * 2
+
+    def retelling(self) -> Retelling | None:
+        """Return what a new connection is told from, where there is a script."""
+        return None if self.script is None else Retelling(self.script, self.clock.now)
 
     def setting(self, version: int) -> Setting:
         """Return what an answer depends on now."""
@@ -81,6 +96,10 @@ class Gateway:
             return False
         rule = self._chosen(Occasion.TIME, frozenset(), -1)
         return rule is not None and rule.fault is Fault.SILENCE
+
+    def note_unrecorded(self, request: DataRequest) -> None:
+        """Write down that a question is not on record; the request itself is there already."""
+        self.journal.note("unrecorded", kind=kind_of(request), request_id=request.request_id)
 
     def _chosen(
         self, occasion: Occasion, names: frozenset[str], request_id: int

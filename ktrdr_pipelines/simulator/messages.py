@@ -35,15 +35,17 @@ class StartApi:
 
 @dataclass(frozen=True, slots=True)
 class ContractRequest:
-    """Ask for the details of every instrument that fits."""
+    """Ask for the details of every instrument that fits, also by an id such as its ISIN."""
 
     request_id: int
     contract: ContractFields
+    sec_id_type: str = ""
+    sec_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRequest:
-    """Ask for historical bars."""
+    """Ask for historical bars; ``legs`` are the fields of those that a combination has."""
 
     request_id: int
     contract: ContractFields
@@ -54,6 +56,7 @@ class HistoryRequest:
     what: str
     format_date: int
     keep_up_to_date: bool
+    legs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

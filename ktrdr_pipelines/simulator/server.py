@@ -15,6 +15,7 @@ from typing import Self
 
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.behaviour import Behaviour, gateway_of
+from ktrdr_pipelines.simulator.capture import Capture
 from ktrdr_pipelines.simulator.clock import SimClock
 from ktrdr_pipelines.simulator.connection import Connection
 from ktrdr_pipelines.simulator.faults import FaultPlan
@@ -35,8 +36,8 @@ class SimulatorServer:
     """A gateway that listens on a loopback port.
 
     Args:
-        market: what it answers from.
-        clock: its now; None takes the market's own.
+        market: what it answers from: a market, or the record of another gateway.
+        clock: its now; None takes that of the market.
         host: a loopback address, or ``localhost``.
         port: 0 takes any free one; read ``port`` once started.
         latency_s: seconds that every contract, head and historical request waits.
@@ -44,12 +45,12 @@ class SimulatorServer:
         behaviour: its rules and faults; None is as documented, without faults.
 
     Raises:
-        SimulatorError: the log cannot be written.
+        SimulatorError: the log cannot be written; a capture is malformed, or has no such fault.
     """
 
     def __init__(
         self,
-        market: Market,
+        market: Market | Capture,
         *,
         clock: SimClock | None = None,
         host: str = "127.0.0.1",
@@ -59,6 +60,7 @@ class SimulatorServer:
         behaviour: Behaviour | None = None,
     ) -> None:
         self.clock = clock if clock is not None else SimClock(market.default_now())
+        self._market = market
         self.host = host
         self.port = port
         self._connections: set[Connection] = set()
@@ -74,7 +76,7 @@ class SimulatorServer:
 
     def __repr__(self) -> str:
         state = "closed" if self._server is None else f"{len(self._connections)} connections"
-        return f"SimulatorServer({self.host}:{self.port}, {self._gateway.market!r}, {state})"
+        return f"SimulatorServer({self.host}:{self.port}, {self._market!r}, {state})"
 
     @property
     def requests(self) -> tuple[RequestRecord, ...]:
@@ -179,7 +181,7 @@ def _loopback_address(host: str) -> str:
 
 @contextmanager
 def running_simulator(
-    market: Market | None = None,
+    market: Market | Capture | None = None,
     now: datetime | str | None = None,
     latency_s: float = 0.0,
     port: int = 0,
@@ -191,8 +193,8 @@ def running_simulator(
     """Run a gateway in a thread and event loop of its own while the context lasts.
 
     Args:
-        market: None is the synthetic market of seed 1.
-        now: where its clock starts, also as an ISO text; None takes the market's own.
+        market: a market or a record; None is the synthetic market of seed 1.
+        now: where its clock starts, also as an ISO text; None takes that of the market.
         latency_s: seconds that every request waits.
         port: 0 takes any free one.
         durations: which bar sizes a duration may be asked with; None is as ``behaviour`` says.

@@ -6,7 +6,7 @@ Not here: which fault a request meets (``gateway``), cancelling and recording (`
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from ktrdr_pipelines.simulator import replies
 from ktrdr_pipelines.simulator.answers import Answer, answer
@@ -18,6 +18,7 @@ from ktrdr_pipelines.simulator.messages import DataRequest, HistoryRequest
 from ktrdr_pipelines.simulator.outbox import Outbox
 from ktrdr_pipelines.simulator.pacing import PacingRule, is_small_bar
 from ktrdr_pipelines.simulator.reading import Setting
+from ktrdr_pipelines.simulator.retelling import Retold
 from ktrdr_pipelines.simulator.updates import LiveBars
 
 
@@ -25,7 +26,8 @@ from ktrdr_pipelines.simulator.updates import LiveBars
 class Call:
     """One open request: its place in the record, its fault, and whether it was cancelled.
 
-    ``answered_at`` is what its answer was computed from.
+    ``retold`` is what the script of the gateway has for it, where there is one, ``answered_at``
+    what its answer was computed from.
     """
 
     request: DataRequest
@@ -33,6 +35,7 @@ class Call:
     version: int
     fault: FaultRule | None
     outages_before: int
+    retold: Retold | None = None
     answered_at: Setting | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -86,8 +89,9 @@ async def deliver(outbox: Outbox, call: Call, data: bytes) -> None:
         await how(outbox, call, call.fault, data)
 
 
-async def _for_ever() -> None:
-    await asyncio.Event().wait()
+async def _for_ever() -> NoReturn:
+    while True:
+        await asyncio.Event().wait()
 
 
 async def _computed(gateway: Gateway, call: Call) -> Answer:
@@ -97,11 +101,21 @@ async def _computed(gateway: Gateway, call: Call) -> Answer:
     refused = None if rule is None else false_error(rule, setting, request)
     if refused is not None:
         return Answer(replies.error(call.version, refused), error_code=refused.code)
-    answered = await asyncio.to_thread(answer, setting, request)
+    answered = await _true_answer(call, setting)
     if rule is None or rule.fault not in BENDING or answered.error_code is not None:
         return answered
     changed = bent(answered.data, rule, version=call.version, request_id=request.request_id)
     return Answer(changed, answered.count)
+
+
+async def _true_answer(call: Call, setting: Setting) -> Answer:
+    """Compute the answer, or wait for that on record; it may never come."""
+    if call.retold is None:
+        return await asyncio.to_thread(answer, setting, call.request)
+    if call.retold.answer is None:
+        await _for_ever()
+    await asyncio.sleep(call.retold.after_s)
+    return call.retold.answer
 
 
 async def _has_worker(gateway: Gateway, call: Call, answered: Answer) -> bool:

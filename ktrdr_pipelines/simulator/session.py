@@ -32,7 +32,7 @@ from ktrdr_pipelines.simulator.rules import GatewayRules, Kind, kind_of
 from ktrdr_pipelines.simulator.smalltalk import Facts, reply_to, start_up
 from ktrdr_pipelines.simulator.timetext import server_text
 
-LOWEST_VERSION, HIGHEST_VERSION = IbLimitsRegistry.SERVER_VERSIONS.value
+SERVER_VERSIONS = IbLimitsRegistry.SERVER_VERSIONS.value
 
 READ_ONLY = (
     "Error validating request.-'bO' : cause - The API interface is currently in Read-Only mode."
@@ -66,6 +66,7 @@ class ClientSession:
         account: the account it announces.
         now: reads the gateway's clock.
         is_deaf: says of a plain request whether it stays without an answer.
+        versions: the lowest and highest version that it speaks.
     """
 
     def __init__(
@@ -75,16 +76,18 @@ class ClientSession:
         account: str,
         now: Callable[[], datetime],
         is_deaf: Callable[[PlainRequest], bool] = _never,
+        versions: tuple[int, int] = SERVER_VERSIONS,
     ) -> None:
         self._rules = rules
         self._is_deaf = is_deaf
         self._account = account
         self._now = now
+        self._versions = versions
         self._greeting = b""
         self._frames = wire.FrameReader()
         self._rate = rules.message_rate()
         self.stage = Stage.GREETING
-        self.version = HIGHEST_VERSION
+        self.version = versions[1]
         self.client_id: int | None = None
 
     def __repr__(self) -> str:
@@ -153,8 +156,9 @@ class ClientSession:
 
     def _take_version(self, payload: bytes) -> list[Action]:
         lowest, highest = wire.parse_versions(payload)
-        version = min(highest, HIGHEST_VERSION)
-        if version < max(lowest, LOWEST_VERSION):
+        least, most = self._versions
+        version = min(highest, most)
+        if version < max(lowest, least):
             self.stage = Stage.CLOSED
             return [Close()]
         self.version, self.stage = version, Stage.START
@@ -207,13 +211,13 @@ class ClientSession:
         return Serve(request) if refused is None else Refuse(request, refused)
 
     def _cancel_history(self, request_id: int) -> list[Action]:
-        if not self._closes(request_id, Kind.HISTORY):
-            return [self._tell(366, NOTHING_TO_CANCEL.format(request_id), request_id)]
-        told = self._tell(162, CANCELLED.format(request_id), request_id)
-        return [Abandon(request_id), told]
+        code, text = 366, NOTHING_TO_CANCEL
+        if self._closes(request_id, Kind.HISTORY):
+            code, text = 162, CANCELLED
+        return [Abandon(request_id, ApiError(code, text.format(request_id), request_id))]
 
     def _cancel_head(self, request_id: int) -> list[Action]:
-        return [Abandon(request_id)] if self._closes(request_id, Kind.HEAD) else []
+        return [Abandon(request_id, None)] if self._closes(request_id, Kind.HEAD) else []
 
     def _closes(self, request_id: int, kind: Kind) -> bool:
         return self.client_id is not None and self._rules.close(self.client_id, request_id, kind)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import pyarrow as pa
 
-from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.sessions import monday_of
@@ -94,7 +94,7 @@ def catalog_tables(
 
 def _sessions(instruments: Iterable[Instrument], settled: _Settled, now: datetime) -> pa.Table:
     """Give the sessions of the calendars in use, in whole weeks: a cut week would end early."""
-    calendars = {instrument.calendar for instrument in instruments}
+    calendars = Calendars().each(instruments)
     hulls = [coverage.bars.hull for coverage in settled.values()]
     starts = [hull.start.date() for hull in hulls if hull]
     starts += [instrument.start for instrument in instruments]
@@ -108,7 +108,7 @@ def _sessions(instruments: Iterable[Instrument], settled: _Settled, now: datetim
             "closes_at": session.closes_at,
         }
         for calendar in sorted(calendars)
-        for session in calendar_named(calendar).sessions(first, end)
+        for session in calendars[calendar].sessions(first, end)
     ]
     return pa.Table.from_pylist(rows, schema=_SESSIONS)
 

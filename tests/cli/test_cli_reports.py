@@ -14,13 +14,15 @@ from ktrdr_pipelines.cli.holes import holes
 from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, tell
 from ktrdr_pipelines.cli.progress import MOST_SHOWN, Notes, TerminalProgress, load_progress
 from ktrdr_pipelines.cli.stopping import Stopped, run_stoppable, stoppable
-from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.calendars import Calendars, calendar_named
 from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import expected_stamps
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, EntitlementError, StoreError
 from ktrdr_pipelines.load.reports import SeriesReport
+
+SESSIONS = calendar_named("XNYS.RTH")
 
 
 def series(timeframe: Timeframe = Timeframe.D1, symbol: str = "AAPL") -> Series:
@@ -60,10 +62,10 @@ def test_nights_and_weekends_part_no_hole() -> None:
     hours = series(Timeframe.H1)
     week = missing(days("2024-01-02", "2024-01-13"), timeframe=Timeframe.H1)
     assert len(week) == 9
-    assert len(holes(hours, week)) == 1
+    assert len(holes(hours, week, SESSIONS)) == 1
     without_friday = week - IntervalSet([days("2024-01-05", "2024-01-06")])
-    assert len(holes(hours, without_friday)) == 2
-    assert holes(hours, IntervalSet()) == []
+    assert len(holes(hours, without_friday, SESSIONS)) == 2
+    assert holes(hours, IntervalSet(), SESSIONS) == []
 
 
 def test_a_broken_series_weighs_more_than_a_gap() -> None:
@@ -85,7 +87,7 @@ def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
     report = SeriesReport(
         series(), unexplained=IntervalSet(gaps), failures=(refused, refused, refused)
     )
-    tell([report], Notes(), as_json=False)
+    tell([report], Notes(), calendars=Calendars(), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert f"{len(gaps)} stretches unexplained:" in lines
     assert len([line for line in lines if line.startswith("  AAPL 1d  2024-01-")]) == MOST_GAPS
@@ -96,13 +98,19 @@ def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
 def test_a_gap_without_a_failure_has_a_reason_too(capsys: Any) -> None:
     """Where every request was answered, the answers did not prove enough."""
     gap = missing(days("2024-01-02", "2024-01-03"))
-    tell([SeriesReport(series(), unexplained=gap)], Notes(), as_json=False)
+    tell([SeriesReport(series(), unexplained=gap)], Notes(), calendars=Calendars(), as_json=False)
     assert "answers do not prove what is there" in capsys.readouterr().out
 
 
 def test_a_catalog_that_is_not_renewed_is_told(capsys: Any) -> None:
     """The bars are safe; that they cannot be queried yet is said."""
-    tell([SeriesReport(series())], Notes(), DiskError("the catalog", came="full"), as_json=False)
+    tell(
+        [SeriesReport(series())],
+        Notes(),
+        DiskError("the catalog", came="full"),
+        calendars=Calendars(),
+        as_json=False,
+    )
     assert "The bars are saved, the catalog is not up to date" in capsys.readouterr().err
 
 

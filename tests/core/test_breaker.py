@@ -6,16 +6,23 @@ from ktrdr_pipelines.core.breaker import (
     MOST_FAILURES,
     Breaker,
     BreakerState,
+    Depth,
     admission,
     failed,
+    succeeded,
 )
 
 
-def failing(times: int, breaker: Breaker | None = None, now: float = 100.0) -> Breaker:
+def failing(
+    times: int,
+    breaker: Breaker | None = None,
+    now: float = 100.0,
+    depth: Depth = Depth.CONNECTION,
+) -> Breaker:
     """Let requests fail one after another, each sent when the one before had failed."""
     breaker = breaker or Breaker()
     for number in range(times):
-        breaker = failed(breaker, sent_at=now + number, now=now + number)
+        breaker = failed(breaker, sent_at=now + number, now=now + number, depth=depth)
     return breaker
 
 
@@ -73,3 +80,25 @@ def test_late_failures_do_not_prolong_the_pause() -> None:
     """What was sent before it opened changes nothing."""
     breaker = failing(MOST_FAILURES)
     assert failed(breaker, sent_at=99, now=110) == breaker
+
+
+def test_connecting_does_not_make_good_that_bars_never_come() -> None:
+    """Failures of bars count on through new connections and contracts; bars end them."""
+    breaker = failing(MOST_FAILURES - 1, depth=Depth.DATA)
+    assert succeeded(breaker, Depth.CONNECTION) == breaker
+    assert succeeded(breaker, Depth.CONTRACTS) == breaker
+    assert succeeded(breaker, Depth.DATA) == Breaker()
+    assert failing(1, breaker, 200.0).state is BreakerState.OPEN
+
+
+def test_a_shallow_answer_leaves_the_trial_to_the_next() -> None:
+    """Half-open it stays; the next request tries at once, and its failure doubles the pause."""
+    breaker = failing(MOST_FAILURES, depth=Depth.DATA)
+    trial = admission(breaker, breaker.until, probe_s=45).breaker
+    connected = succeeded(trial, Depth.CONNECTION)
+    assert connected.state is BreakerState.HALF_OPEN
+    second = admission(connected, breaker.until + 1, probe_s=45)
+    assert second.wait_s == 0
+    assert admission(second.breaker, breaker.until + 2, probe_s=45).wait_s == 44
+    again = failed(second.breaker, sent_at=breaker.until + 1, now=200, depth=Depth.DATA)
+    assert (again.state, again.until) == (BreakerState.OPEN, 200 + 2 * FIRST_PAUSE_S)

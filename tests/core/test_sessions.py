@@ -294,3 +294,13 @@ def test_the_monday_of_a_week_is_its_first_day(day: date) -> None:
     assert monday.weekday() == 0
     assert timedelta(0) <= day - monday < WEEK
     assert midnight(monday) == datetime(monday.year, monday.month, monday.day, tzinfo=UTC)
+
+
+def test_arrays_of_a_calendar_cannot_be_written_to() -> None:
+    """Days, opens, closes and breaks are for vectorised reading, one row a session."""
+    calendar = calendar_named("XNYS.RTH")
+    assert len(calendar.days) == len(calendar.opens) == len(calendar.closes)
+    assert calendar.breaks.shape == (0, 2)
+    for array in (calendar.days, calendar.opens, calendar.closes, calendar.breaks):
+        with pytest.raises(ValueError, match="read-only|destination"):
+            array[:] = array

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.core.answers import BarRequest
 from ktrdr_pipelines.core.breaker import MOST_FAILURES, BreakerState
 from ktrdr_pipelines.errors import (
+    GatewayError,
     GatewayRestingError,
     GatewaySilentError,
     GatewayUnreachableError,
@@ -96,6 +98,26 @@ def test_one_process_tries_and_the_others_wait_for_it(tmp_path: Path) -> None:
     assert one.vitals().breaker.state is BreakerState.CLOSED
     one.close()
     other.close()
+
+
+def test_a_gateway_whose_bars_never_come_is_left_alone(
+    config: GatewayConfig, gateways: Any, words: Any, minute_request: BarRequest
+) -> None:
+    """It takes connections and knows contracts, and that does not clear it of silence."""
+    gateway = gateways(bars=words.ignore)
+    there = replace(config, port=gateway.port, timeout_s=0.2)
+
+    async def once(days: int) -> str:
+        try:
+            async with open_source(there) as source:
+                await source.bars(replace(minute_request, duration=f"{days} D"))
+        except GatewayError as error:
+            return type(error).__name__
+        return "bars"
+
+    came = [asyncio.run(once(days)) for days in range(1, MOST_FAILURES + 3)]
+    assert came == ["GatewaySilentError"] * MOST_FAILURES + ["GatewayRestingError"] * 2
+    assert len(gateway.asked(20)) == MOST_FAILURES
 
 
 def test_health_says_how_the_data_path_is(bench: Any, minute_request: Any) -> None:

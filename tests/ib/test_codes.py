@@ -16,7 +16,13 @@ from ktrdr_pipelines.errors import (
     PacingError,
     RequestRejectedError,
 )
-from ktrdr_pipelines.ib.codes import ErrorFrame, NoDataError, error_for, error_frame
+from ktrdr_pipelines.ib.codes import (
+    ErrorFrame,
+    NoDataError,
+    QueryDroppedError,
+    error_for,
+    error_frame,
+)
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 HMDS = "Historical Market Data Service error message:"
@@ -26,7 +32,7 @@ CODES = [
     (100, "Max rate of messages per second has been exceeded:max=50 rec=51", PacingError),
     (162, f"{HMDS}HMDS query returned no data: AAPL@SMART Trades", NoDataError),
     (162, f"{HMDS}Historical data request pacing violation", PacingError),
-    (162, f"{HMDS}API historical data query cancelled: 12", ConnectionLostError),
+    (162, f"{HMDS}API historical data query cancelled: 12", QueryDroppedError),
     (162, f"{HMDS}No market data permissions for ISLAND STK. Requested", EntitlementError),
     (162, f"{HMDS}Trading TWS session is connected from a different IP address", EntitlementError),
     (162, f"{HMDS}Time length exceed max.", RequestRejectedError),
@@ -35,9 +41,10 @@ CODES = [
     (162, f"{HMDS}something that nobody has seen", BadAnswerError),
     (
         165,
-        "Historical Market Data Service query message:HMDS server disconnect",
-        ConnectionLostError,
+        "Historical Market Data Service query message:HMDS server disconnect occurred.",
+        OutageError,
     ),
+    (165, "Historical Market Data Service query message:HMDS connection was successful.", None),
     (166, "HMDS Expired Contract Violation.", RequestRejectedError),
     (200, "No security definition has been found for the request", ContractUnknownError),
     (200, "The contract description specified for AAPL is ambiguous.", ContractAmbiguousError),
@@ -46,7 +53,7 @@ CODES = [
     (322, "Error processing request.-'b1' : cause - Duplicate ticker ID", RequestRejectedError),
     (326, "Unable to connect as the client id is already in use.", ClientIdInUseError),
     (354, "Requested market data is not subscribed.", EntitlementError),
-    (366, "No historical data query found for ticker id:12", ConnectionLostError),
+    (366, "No historical data query found for ticker id:12", QueryDroppedError),
     (386, "Duplicate ticker ID for API historical data query.", RequestRejectedError),
     (502, "Couldn't connect to TWS.", GatewayUnreachableError),
     (504, "Not connected", ConnectionLostError),

@@ -1,17 +1,24 @@
 """Outages of the gateway's own connections: open work pauses, and goes on by itself."""
 
 import asyncio
+import shutil
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.core.instruments import Instrument, Series
+from ktrdr_pipelines.core.pacing import pacing_of
 from ktrdr_pipelines.errors import OutageError
+from ktrdr_pipelines.ib.asker import Asker
 from ktrdr_pipelines.ib.codes import ErrorFrame
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.connection import IbConnectionStrategy
 from ktrdr_pipelines.ib.notes import FarmState, GatewayNotes
-from ktrdr_pipelines.ib.questions import Topic
+from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.questions import Question, Questions, Topic
+from ktrdr_pipelines.ib.source import open_source
 
 LOST = (1100, "Connectivity between IBKR and Trader Workstation has been lost.")
 BROKEN = (2105, "HMDS data farm connection is broken:ushmds")
@@ -121,7 +128,7 @@ def test_a_farm_of_market_data_stands_in_nobodys_way() -> None:
     notes = GatewayNotes()
     notes.take(ErrorFrame(-1, 2103, "Market data farm connection is broken:usfarm"))
     assert notes.troubles
-    assert not any(notes.obstacle(topic) for topic in Topic)
+    assert not any(notes.obstacle(topic, "STK SMART USD") for topic in Topic)
 
 
 def test_health_tells_of_every_farm(bench: Any, words: Any) -> None:
@@ -138,3 +145,192 @@ def test_health_tells_of_every_farm(bench: Any, words: Any) -> None:
         ("ushmds", FarmState.BROKEN),
         ("cashhmds", FarmState.IDLE),
     }
+
+
+def in_euros(request: BarRequest) -> BarRequest:
+    """Make a request for the same of another stock, which another farm may serve."""
+    instrument = replace(
+        request.series.instrument, symbol="SAP", ib_symbol="SAP", currency="EUR", exchange="IBIS"
+    )
+    return replace(request, series=Series(instrument, request.series.timeframe))
+
+
+def test_only_what_needs_a_farm_is_asked_again_when_it_is_mended(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """A route that was answered while a farm was broken has no part in that farm's outage."""
+    held: list[Any] = []
+
+    def bars(talk: Any, fields: list[str]) -> None:
+        asked = sorted((one[11], one[17]) for one in bench.gateway.asked(20))
+        if (fields[11], fields[17]) == ("USD", "1 D"):
+            words.tell_bars(talk, fields)
+        elif asked.count(("EUR", "1 D")) == 2:
+            words.tell_bars(talk, fields)
+            words.tell_bars(*held[0])
+        elif fields[11] == "USD":
+            held.append((talk, fields))
+            talk.error(-1, 2106, "HMDS data farm connection is OK:euhmds")
+
+    def start(talk: Any, fields: list[str]) -> None:
+        words.start(talk, fields)
+        talk.error(-1, 2105, "HMDS data farm connection is broken:euhmds")
+
+    async def ask(source: Any) -> None:
+        euros = asyncio.create_task(source.bars(in_euros(minute_request)))
+        await source.bars(minute_request)
+        await source.bars(replace(minute_request, duration="2 D"))
+        await euros
+
+    bench(ask, start=start, bars=bars)
+    durations = [(fields[11], fields[17]) for fields in bench.gateway.asked(20)]
+    assert sorted(durations) == [("EUR", "1 D"), ("EUR", "1 D"), ("USD", "1 D"), ("USD", "2 D")]
+
+
+def noted(*told: tuple[int, str]) -> GatewayNotes:
+    """Make notes of what a gateway told."""
+    notes = GatewayNotes()
+    for code, text in told:
+        notes.take(ErrorFrame(-1, code, text))
+    return notes
+
+
+def question(number: int, route: str = "STK SMART USD") -> Question:
+    """Make an open question for bars."""
+    questions = Questions(number)
+
+    async def opened() -> Question:
+        return questions.add(Topic.BARS, "bars", route)
+
+    return asyncio.run(opened())
+
+
+def test_a_farm_that_is_mended_ends_its_own_trouble_alone() -> None:
+    """Of two broken farms one is mended: what may have needed it is asked again, and waits."""
+    notes = noted(BROKEN, (2105, "HMDS data farm connection is broken:euhmds"))
+    over = notes.take(ErrorFrame(-1, *MENDED))
+    assert over == ((2105, "ushmds"),)
+    assert notes.cost(question(1), over)
+    assert notes.obstacle(Topic.BARS, "STK SMART USD").endswith("euhmds")
+
+
+def test_a_farm_that_was_well_costs_nothing() -> None:
+    """2106 for a farm that nobody called broken asks nothing again."""
+    notes = noted(BROKEN)
+    assert notes.take(ErrorFrame(-1, 2106, "HMDS data farm connection is OK:cashhmds")) == ()
+    assert notes.obstacle(Topic.BARS, "STK SMART USD")
+
+
+def test_an_answer_that_was_under_way_shows_nothing_of_a_farm() -> None:
+    """Only a question that was asked after the farm broke shows that it does without it."""
+    notes = GatewayNotes()
+    notes.take(ErrorFrame(-1, *BROKEN), after=7)
+    notes.answered(question(7))
+    assert notes.obstacle(Topic.BARS, "STK SMART USD")
+    notes.answered(question(8))
+    assert not notes.obstacle(Topic.BARS, "STK SMART USD")
+    assert notes.obstacle(Topic.BARS, "CASH IDEALPRO USD")
+
+
+def test_a_farm_that_breaks_again_is_suspected_again() -> None:
+    """What one outage showed of a route says nothing of the next."""
+    notes = noted(BROKEN)
+    notes.answered(question(1))
+    notes.take(ErrorFrame(-1, *MENDED))
+    notes.take(ErrorFrame(-1, *BROKEN))
+    assert notes.obstacle(Topic.BARS, "STK SMART USD")
+
+
+def test_an_idle_farm_is_named_behind_a_full_stop() -> None:
+    """2107 and 2108 name their farm otherwise, and mend that farm alone."""
+    idle = "HMDS data farm connection is inactive but should be available upon demand."
+    notes = noted(BROKEN, (2107, f"{idle}euhmds"))
+    assert notes.obstacle(Topic.BARS, "STK SMART USD")
+    notes.take(ErrorFrame(-1, 2107, f"{idle}ushmds"))
+    assert not notes.troubles
+    assert {farm.state for farm in notes.farms} == {FarmState.IDLE}
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        ("All data farms are connected: usfarm; ushmds; secdefnj.", 0),
+        ("All data farms are connected: usfarm.nj; euhmds.", 1),
+        (
+            "The following farms are connected: ushmds. The following farms are not connected: a.",
+            0,
+        ),
+        (
+            "The following farms are connected: a. The following farms are not connected: ushmds.",
+            1,
+        ),
+        ("", 1),
+    ],
+)
+def test_the_end_of_an_outage_names_the_farms_that_are_well(told: str, left: int) -> None:
+    """1101 and 1102 may list what is connected again; no 2106 follows for those."""
+    notes = noted(BROKEN, LOST)
+    notes.take(ErrorFrame(-1, 1102, f"{MAINTAINED[1]} {told}"))
+    assert len(notes.troubles) == left
+    assert not notes.lost_link
+
+
+def test_a_turn_that_comes_in_an_outage_is_not_used(
+    config: GatewayConfig, gateways: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """What waited for the budget is not sent while the link is lost, and does not count as sent."""
+    told: list[int] = []
+
+    def lose(talk: Any) -> None:
+        talk.error(-1, *LOST)
+        told.append(len(gateway.received))
+
+    def restore(talk: Any) -> None:
+        told.append(len(gateway.received))
+        talk.error(-1, *MAINTAINED)
+
+    def bars(talk: Any, fields: list[str]) -> None:
+        words.tell_bars(talk, fields)
+        if len(gateway.asked(20)) == 1:
+            talk.later(0.1, lambda: lose(talk))
+            talk.later(0.8, lambda: restore(talk))
+
+    gateway = gateways(bars=bars)
+    there = replace(config, port=gateway.port, outage_s=5.0, timeout_s=5.0)
+
+    async def run() -> None:
+        pacer = Pacer(there.folder, pacing=pacing_of().scaled(0.02))
+        async with open_source(there, pacer=pacer) as source:
+            await source.bars(minute_request)
+            await source.bars(minute_request)
+        pacer.close()
+
+    asyncio.run(run())
+    assert told[0] == told[1]
+    assert len(gateway.asked(20)) == 2
+
+
+def test_a_complaint_that_cannot_be_noted_costs_no_connection(
+    config: GatewayConfig, gateways: Any, words: Any
+) -> None:
+    """A record that cannot be written is met by the next request, not by the socket."""
+
+    def complain(talk: Any, fields: list[str]) -> None:
+        talk.error(-1, 100, "Max rate of messages per second has been exceeded")
+        words.tell_time(talk, fields)
+
+    gateway = gateways()
+    there = replace(config, port=gateway.port)
+
+    async def run() -> Any:
+        strategy, pacer = IbConnectionStrategy(there), Pacer.of(there)
+        async with strategy.get_connection_for_operation("cli") as connection:
+            Asker(connection, pacer, there)
+            shutil.rmtree(there.folder)
+            there.folder.write_text("no folder")
+            gateway.script.time = complain
+            health = await connection.health()
+            there.folder.unlink()
+            return health
+
+    assert asyncio.run(run()).is_good

@@ -20,6 +20,7 @@ from ktrdr_pipelines.errors import (
     PacingError,
     RequestRejectedError,
 )
+from ktrdr_pipelines.ib.codes import QueryDroppedError
 from ktrdr_pipelines.ib.source import GatewaySource
 
 HMDS = "Historical Market Data Service error message:"
@@ -34,7 +35,6 @@ def refusing(code: int, text: str) -> Any:
     ("code", "text", "kind"),
     [
         (321, "Error validating request.-'bM' : cause - Invalid duration", RequestRejectedError),
-        (165, "HMDS server disconnect occurred.  Attempting reconnection...", ConnectionLostError),
         (162, f"{HMDS}Historical data request pacing violation", PacingError),
         (162, f"{HMDS}No market data permissions for ISLAND STK.", EntitlementError),
         (
@@ -44,11 +44,11 @@ def refusing(code: int, text: str) -> Any:
         ),
         (162, f"{HMDS}Time length exceed max.", RequestRejectedError),
         (162, f"{HMDS}No historical market data for EUR/CASH@FXSUBPIP", RequestRejectedError),
-        (162, f"{HMDS}API historical data query cancelled: 3", ConnectionLostError),
+        (162, f"{HMDS}API historical data query cancelled: 3", QueryDroppedError),
         (162, f"{HMDS}something never seen before", BadAnswerError),
         (200, "The contract description specified for AAPL is ambiguous.", ContractAmbiguousError),
         (322, "Only 50 simultaneous API historical data requests allowed.", PacingError),
-        (366, "No historical data query found for ticker id:3", ConnectionLostError),
+        (366, "No historical data query found for ticker id:3", QueryDroppedError),
         (10314, "End Date/Time: The date, time, or time-zone entered is invalid.", None),
     ],
 )

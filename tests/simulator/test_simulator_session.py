@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.simulator.actions import Abandon, Action, Close, Refuse, Send, Serve
 from ktrdr_pipelines.simulator.messages import ContractRequest, HeadRequest, HistoryRequest
+from ktrdr_pipelines.simulator.replies import ApiError
 from ktrdr_pipelines.simulator.rules import GatewayRules
 from ktrdr_pipelines.simulator.session import ClientSession, Stage
 
@@ -184,19 +185,16 @@ def test_a_ticker_id_in_flight_cannot_be_used_again(message: bytes, code: int) -
     assert refused.error.code == code
 
 
-def test_cancelling_in_flight_is_162_and_afterwards_366(unframe: Unframe) -> None:
+def test_cancelling_in_flight_is_162_and_afterwards_366() -> None:
     """A cancelled request is abandoned and echoed; there is nothing to cancel twice."""
     session = started()
     session.receive(history(4))
-    actions = session.receive(framed(25, 1, 4))
-    assert actions[0] == Abandon(4)
-    assert sent(actions, unframe)[0][2:4] == ["4", "162"]
-    assert sent(actions, unframe)[0][4].endswith("API historical data query cancelled: 4")
-    assert sent(session.receive(framed(25, 1, 4)), unframe)[0][2:5] == [
-        "4",
-        "366",
-        "No historical data query found for ticker id:4",
-    ]
+    in_flight = (
+        "Historical Market Data Service error message:API historical data query cancelled: 4"
+    )
+    nothing = "No historical data query found for ticker id:4"
+    assert session.receive(framed(25, 1, 4)) == [Abandon(4, ApiError(162, in_flight, 4))]
+    assert session.receive(framed(25, 1, 4)) == [Abandon(4, ApiError(366, nothing, 4))]
 
 
 @pytest.mark.parametrize(

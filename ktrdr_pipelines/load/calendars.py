@@ -1,0 +1,12 @@
+"""The book of calendars of one store: what the libraries know, and what its gateway said.
+
+Not here: the calendars themselves (``core.calendars``).
+"""
+
+from ktrdr_pipelines.core.calendars import Calendars
+from ktrdr_pipelines.store.ledger import Ledger
+
+
+def open_calendars(ledger: Ledger) -> Calendars:  # noqa: ARG001
+    """Make the book of calendars as a store's ledger stands now."""
+    return Calendars()
