@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.calendars import CALENDARS
+from ktrdr_pipelines.core.calendars import calendar_keys
 from ktrdr_pipelines.core.instruments import Backfill, Instrument, SecType, WhatToShow
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import DiskError, UniverseError, UnknownSymbolError
@@ -358,7 +358,7 @@ def test_the_example_is_a_good_universe() -> None:
     assert universe.instrument("AAPL") == AAPL
     assert universe.instrument("EURUSD").timeframes == ("1m", "5m", "1h")
     assert universe.windows == Windows()
-    assert {one.calendar for one in universe.instruments.values()} <= set(CALENDARS)
+    assert {one.calendar for one in universe.instruments.values()} <= set(calendar_keys())
 
 
 def test_what_the_example_comments_out_is_good_too() -> None:

@@ -1,38 +1,95 @@
-"""The calendars that instruments name, and where their facts come from.
+"""The calendars that instruments name, and the book of what is expected by them.
 
-Not here: what is done with sessions (``core.sessions``).
-
-Source: exchange_calendars for the New York Stock Exchange; extended hours 04:00 to 20:00 New
-York, to 17:00 on half days, from https://www.nyse.com/markets/hours-calendars; spot FX at IB
-(IDEALPRO) Sunday 17:15 to Friday 17:00 New York with a break 17:00 to 17:15, from
-https://www.interactivebrokers.com/en/trading/products-spot-currencies.php.
+Not here: where a calendar's facts come from (``core.exchanges``, ``core.globex``,
+``core.round_clock``), what is done with sessions (``core.sessions``).
 """
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import exchange_calendars
 import numpy as np
-import pandas as pd
 
+from ktrdr_pipelines.core.exchanges import EXTENDED, exchange_codes, exchange_hours, is_exchange
+from ktrdr_pipelines.core.globex import FAMILIES, globex_hours
 from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.core.round_clock import CRYPTO, SPOT_FX, crypto, spot_fx
 from ktrdr_pipelines.core.sessions import SessionCalendar
+from ktrdr_pipelines.core.tables import KNOWN_FROM, KNOWN_TO
 
-KNOWN_FROM, KNOWN_TO = "1970-01-01", "2049-12-31"
-NEW_YORK = "America/New_York"
-_FX_CLOSED = ("01-01", "12-25")
+__all__ = ["GATEWAY", "KNOWN_FROM", "KNOWN_TO", "Calendars", "calendar_keys", "calendar_named"]
+
+GATEWAY: Final = "GATEWAY"
+"""Calendars of which only the gateway knows the sessions: ``GATEWAY:Europe/London``.
+
+``GATEWAY:Asia/Tokyo@16:00`` is one whose session days begin at 16:00 of the day before.
+"""
+
+_GATEWAY_KEY = re.compile(rf"{GATEWAY}:([A-Za-z0-9_+/-]+)(?:@([01][0-9]|2[0-3]):([0-5][0-9]))?")
+_DAY = timedelta(days=1)
+
+
+def calendar_keys() -> list[str]:
+    """Give every calendar that can be named without a gateway, in order."""
+    exchanges = (f"{code}.RTH" for code in exchange_codes())
+    return sorted((*exchanges, EXTENDED, *FAMILIES, SPOT_FX, CRYPTO))
+
+
+def is_gateways(key: str) -> bool:
+    """Say whether only the gateway knows the sessions of a calendar."""
+    return key.startswith(f"{GATEWAY}:")
 
 
 @cache
 def calendar_named(key: str) -> SessionCalendar:
-    """Give the calendar of a key.
+    """Give the calendar of a key as it is known offline; it is built when first asked for.
 
     Raises:
-        KeyError: no such calendar; the known ones are ``CALENDARS``.
+        KeyError: no such calendar; the known ones are ``calendar_keys()`` and ``GATEWAY:ZONE``.
     """
-    return CALENDARS[key](key)
+    if key == SPOT_FX:
+        return spot_fx()
+    if key == CRYPTO:
+        return crypto()
+    if key in FAMILIES:
+        return globex_hours(key)
+    return _unknown_sessions(key) if is_gateways(key) else exchange_hours(key)
+
+
+def is_calendar(key: str) -> bool:
+    """Say whether a key names a calendar."""
+    if is_gateways(key):
+        try:
+            _unknown_sessions(key)
+        except KeyError:
+            return False
+        return True
+    return key in {SPOT_FX, CRYPTO, *FAMILIES} or is_exchange(key)
+
+
+def _unknown_sessions(key: str) -> SessionCalendar:
+    """Give a calendar that knows zone and roll, and no session."""
+    found = _GATEWAY_KEY.fullmatch(key)
+    if found is None:
+        raise KeyError(key)
+    zone, hours, minutes = found.groups()
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise KeyError(key) from None
+    begins = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+    return SessionCalendar(
+        key=key,
+        zone=zone,
+        days=np.array([], dtype="datetime64[D]"),
+        opens=np.array([], dtype=np.int64),
+        closes=np.array([], dtype=np.int64),
+        roll=_DAY - begins if begins else timedelta(0),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,75 +104,10 @@ class Calendars:
         """Give the calendar that an instrument's sessions are expected by.
 
         Raises:
-            KeyError: its calendar is not one of ``CALENDARS``.
+            KeyError: it names a calendar that there is not.
         """
         return calendar_named(instrument.calendar)
 
     def each(self, instruments: Iterable[Instrument]) -> dict[str, SessionCalendar]:
         """Give the calendars of some instruments by their keys, each once."""
         return {instrument.calendar: self.of(instrument) for instrument in instruments}
-
-
-def _regular(key: str) -> SessionCalendar:
-    schedule = _new_york()
-    return SessionCalendar(
-        key=key,
-        zone=NEW_YORK,
-        days=_days(schedule.index),
-        opens=_micros(pd.DatetimeIndex(schedule["open"])),
-        closes=_micros(pd.DatetimeIndex(schedule["close"])),
-    )
-
-
-def _extended(key: str) -> SessionCalendar:
-    schedule = _new_york()
-    days = pd.DatetimeIndex(schedule.index)
-    closes = pd.DatetimeIndex(schedule["close"]).tz_convert(NEW_YORK)
-    half_day = np.asarray(closes.hour < 16)
-    ends = days + pd.to_timedelta(np.where(half_day, 17, 20), unit="h")
-    return SessionCalendar(
-        key=key,
-        zone=NEW_YORK,
-        days=_days(days),
-        opens=_micros((days + timedelta(hours=4)).tz_localize(NEW_YORK)),
-        closes=_micros(ends.tz_localize(NEW_YORK)),
-    )
-
-
-def _spot_fx(key: str) -> SessionCalendar:
-    days = pd.bdate_range(KNOWN_FROM, KNOWN_TO)
-    days = days[~np.isin(days.strftime("%m-%d"), _FX_CLOSED)]
-    opens = (days - timedelta(hours=6, minutes=45)).tz_localize(NEW_YORK)
-    closes = (days + timedelta(hours=17)).tz_localize(NEW_YORK)
-    return SessionCalendar(
-        key=key,
-        zone=NEW_YORK,
-        days=_days(days),
-        opens=_micros(opens),
-        closes=_micros(closes),
-        roll=timedelta(hours=7),
-    )
-
-
-CALENDARS: dict[str, Callable[[str], SessionCalendar]] = {
-    "XNYS.RTH": _regular,
-    "XNYS.ETH": _extended,
-    "FX": _spot_fx,
-}
-"""Every calendar that an instrument may name."""
-
-
-@cache
-def _new_york() -> pd.DataFrame:
-    calendar = exchange_calendars.get_calendar("XNYS", start=KNOWN_FROM, end=KNOWN_TO)
-    schedule: pd.DataFrame = calendar.schedule
-    return schedule
-
-
-def _days(index: pd.Index) -> np.ndarray:
-    return np.asarray(pd.DatetimeIndex(index).to_numpy().astype("datetime64[D]"))
-
-
-def _micros(moments: pd.DatetimeIndex) -> np.ndarray:
-    plain = moments.tz_convert("UTC").tz_localize(None).to_numpy()
-    return np.asarray(plain.astype("datetime64[us]").astype(np.int64))

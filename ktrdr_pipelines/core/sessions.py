@@ -78,7 +78,8 @@ class SessionCalendar:
         self._breaks = _frozen(np.empty((0, 2), np.int64) if breaks is None else breaks)
 
     def __repr__(self) -> str:
-        return f"SessionCalendar({self.key}, {self._days[0]} to {self._days[-1]})"
+        known = f"{self._days[0]} to {self._days[-1]}" if len(self._days) else "no session"
+        return f"SessionCalendar({self.key}, {known})"
 
     @property
     def days(self) -> np.ndarray:
@@ -104,9 +105,9 @@ class SessionCalendar:
         return self._breaks
 
     @property
-    def known(self) -> tuple[date, date]:
-        """First and last session date that the calendar knows."""
-        return self._days[0].item(), self._days[-1].item()
+    def known(self) -> tuple[date, date] | None:
+        """First and last session date that the calendar knows, or None where it knows none."""
+        return (self._days[0].item(), self._days[-1].item()) if len(self._days) else None
 
     def sessions(self, first: date, end: date) -> list[Session]:
         """Give the sessions dated in ``[first, end)``."""

@@ -94,7 +94,7 @@ class GatewayConnection:
         self._accounts = tuple(self._wire.client.getAccounts())
         if await self._round_trip_s() is None:
             if not self.is_up:
-                raise WireError(Ending.CLOSED)
+                raise WireError(self._wire.ending or Ending.CLOSED)
             raise GatewaySilentError(
                 f"time of {self.gateway}",
                 came=f"connected, but no answer in {self._timeout_s:g} s",

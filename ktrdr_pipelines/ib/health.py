@@ -16,6 +16,9 @@ CLOCK_REFRESH_S = 600.0
 """How old the last sight of the gateway's clock may be before it is asked again."""
 
 
+_END_OF_CLOCKS_S = 4_102_444_800  # 2100
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """How a connection is: a round trip's time (None: no answer) and what is known to be wrong.
@@ -64,7 +67,13 @@ class GatewayClock:
         self._epoch_s, self._seen_at_s = 0, clock()
 
     def see(self, epoch_s: int) -> None:
-        """Take what the gateway says now."""
+        """Take what the gateway says now.
+
+        Raises:
+            ValueError: that is no time of a clock.
+        """
+        if not 0 < epoch_s < _END_OF_CLOCKS_S:
+            raise ValueError(f"a clock at {epoch_s} s")
         self._epoch_s, self._seen_at_s = epoch_s, self._clock()
 
     def now(self) -> datetime:

@@ -16,11 +16,14 @@ from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, between
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.limits import IbLimitsRegistry
 
 _PER_BAR = 8
 _HEADER = 5
 _MONDAY = 3  # 1970-01-01 was a Thursday
 _OLDEST_EPOCH_S = 100_000_000  # 1973; smaller numbers are dates such as 20260105, not epochs
+_NEWEST_EPOCH_S = 4_102_444_800  # 2100; larger numbers are milliseconds, or nonsense
+_NOT_AVAILABLE = IbLimitsRegistry.NO_MARKET_DATA_VALUE.value
 _MOMENT = re.compile(r"(\d{8})(-| {1,2})(\d\d:\d\d:\d\d)(?: +(\S+))?")
 _UTC_NAMES = frozenset({"UTC", "GMT", "Z"})
 
@@ -127,7 +130,7 @@ def _stamps(texts: list[str], series: Series) -> tuple[np.ndarray, np.ndarray]:
     """Give stamps (int64 microseconds) and session dates (``datetime64[D]``)."""
     if series.timeframe.is_intraday:
         seconds = np.array([int(text) for text in texts], dtype=np.int64)
-        wrong = (seconds % 60 != 0) | (seconds < _OLDEST_EPOCH_S)
+        wrong = (seconds % 60 != 0) | (seconds < _OLDEST_EPOCH_S) | (seconds > _NEWEST_EPOCH_S)
         if wrong.any():
             first = texts[int(np.argmax(wrong))]
             raise ValueError(f"stamp {first} is no moment for a bar of {series.timeframe}")
@@ -177,13 +180,16 @@ def _table(stamps: np.ndarray, days: np.ndarray, values: list[np.ndarray]) -> pa
         pa.array(stamps, pa.int64()).cast(BAR_SCHEMA.field("ts").type),
         pa.array(days, pa.date32()),
         *(pa.array(column, pa.float64()) for column in prices),
-        _where_known(volume, pa.float64()),
-        _where_known(average, pa.float64()),
-        _where_known(count, pa.int32()),
+        _where_known(volume, volume < 0, pa.float64()),
+        _where_known(average, average == _NOT_AVAILABLE, pa.float64()),
+        _where_known(count, count < 0, pa.int32()),
     ]
     return pa.Table.from_arrays(columns, schema=BAR_SCHEMA)
 
 
-def _where_known(column: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """Make an array in which the gateway's -1, "not available", is null."""
-    return pa.array(column, pa.float64(), mask=column < 0).cast(kind)
+def _where_known(column: np.ndarray, missing: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Make an array in which the gateway's -1, "not available", is null.
+
+    No volume and no count is below zero; an average is where prices are.
+    """
+    return pa.array(column, pa.float64(), mask=missing).cast(kind)

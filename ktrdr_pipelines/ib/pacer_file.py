@@ -5,6 +5,7 @@ file that cannot be read is set aside, and its successor is told so, for it must
 silently what was asked. Not here: what the rows mean (``ib.pacer_record``).
 """
 
+import errno
 import logging
 import shutil
 import sqlite3
@@ -57,6 +58,8 @@ CREATE TABLE IF NOT EXISTS blocks (
 PRAGMA user_version = {_VERSION};
 COMMIT;
 """
+_MOVE = "Set KTRDR_STATE to a folder on a local disk that can be written."
+_MAKE_ROOM = "Make room on that disk, or set KTRDR_STATE to a folder on another."
 _log = logging.getLogger(__name__)
 
 
@@ -112,8 +115,13 @@ class PacerFile:
             return
         self.close()
         if code not in _BROKEN_CODES:
-            raise self._disk_error(str(error)) from error
-        self._replace_broken()
+            remedy = _MAKE_ROOM if code == sqlite3.SQLITE_FULL else _MOVE
+            raise self._disk_error(str(error), remedy) from error
+        try:
+            self._replace_broken()
+        except OSError as refusal:
+            came = f"it is broken and cannot be replaced: {refusal.strerror or refusal}"
+            raise self._disk_error(came, _remedy(refusal)) from refusal
 
     def _opened(self) -> sqlite3.Connection:
         """Give a connection to the file that has the name now, not to one that had it."""
@@ -128,7 +136,7 @@ class PacerFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._disk_error(error.strerror or str(error)) from error
+            raise self._disk_error(error.strerror or str(error), _remedy(error)) from error
         database = sqlite3.connect(self.path, timeout=LOCK_WAIT_S, isolation_level=None)
         try:
             if not self._is_current(database):
@@ -142,7 +150,8 @@ class PacerFile:
     def _is_current(self, database: sqlite3.Connection) -> bool:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version > _VERSION:
-            raise self._disk_error(f"made by a newer version of this program ({version})")
+            came = f"made by a newer version of this program ({version})"
+            raise self._disk_error(came, "Update this program, or end the newer one and remove it.")
         return bool(version == _VERSION)
 
     def _replace_broken(self) -> None:
@@ -161,12 +170,12 @@ class PacerFile:
                 self.path.with_name(FILE + ending).unlink(missing_ok=True)
             successor.replace(self.path)
 
-    def _disk_error(self, came: str) -> DiskError:
-        return DiskError(
-            f"request record {self.path}",
-            came=came,
-            remedy="Set KTRDR_STATE to a folder on a local disk that can be written.",
-        )
+    def _disk_error(self, came: str, remedy: str) -> DiskError:
+        return DiskError(f"request record {self.path}", came=came, remedy=remedy)
+
+
+def _remedy(error: OSError) -> str:
+    return _MAKE_ROOM if error.errno in {errno.ENOSPC, errno.EDQUOT} else _MOVE
 
 
 def _set_up(database: sqlite3.Connection) -> None:

@@ -43,9 +43,9 @@ from ktrdr_pipelines.ib.queries import (
     paced_head,
 )
 from ktrdr_pipelines.ib.questions import Topic
-from ktrdr_pipelines.ib.wire import Ending, WireError
+from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 
-_NOBODY = frozenset({Ending.REFUSED, Ending.NO_ROUTE, Ending.VERSION})
+_NOBODY = MET_NOBODY | {Ending.VERSION}
 _NO_HEAD = 162
 
 

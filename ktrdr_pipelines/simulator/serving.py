@@ -75,7 +75,7 @@ async def follow(gateway: Gateway, outbox: Outbox, call: Call) -> None:
         return
     live = LiveBars(call.request)
     await asyncio.to_thread(live.fresh, call.answered_at)
-    while True:
+    while not call.cancelled.is_set():
         await asyncio.sleep(gateway.update_s)
         outbox.send(await asyncio.to_thread(live.fresh, gateway.setting(call.version)))
 

@@ -3,15 +3,15 @@
 Not here: when a next try is due (``load``); what answers settled (``store.mirror``).
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from ktrdr_pipelines.core.bars import micros
+from ktrdr_pipelines.core.bars import micros, moment
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.store.database import Database
-from ktrdr_pipelines.store.footer import moment
 
 
 class AttemptKind(StrEnum):
@@ -81,6 +81,17 @@ class AttemptsTable(Database):
                 (series_key,),
             ).fetchall()
         return [_attempt(series_key, row) for row in rows]
+
+    def all_attempts(self) -> dict[str, list[Attempt]]:
+        """Give the attempts of every series that has any, oldest interval first."""
+        found: dict[str, list[Attempt]] = defaultdict(list)
+        with self._reading() as connection:
+            for key, *row in connection.execute(
+                "SELECT series, starts, ends, kind, error, code, tries, first_at, last_at, "
+                "next_try_at FROM attempts ORDER BY series, starts, ends, kind"
+            ):
+                found[key].append(_attempt(key, tuple(row)))
+        return dict(found)
 
     def clear_attempts(self, series_key: str, interval: Interval) -> None:
         """Drop the attempts that lie wholly inside an interval that is settled now."""

@@ -149,6 +149,10 @@ class BarStore:
         """Name every series that has a file."""
         return [key for key in self.layout.series_folders() if self.layout.bar_files(*key)]
 
+    def files_of(self, series: Series) -> Mapping[Path, Mirrored]:
+        """Give what each file of a series holds, opening only those that changed unseen."""
+        return self.files(series.symbol, series.timeframe)
+
     def files(self, symbol: str, timeframe: Timeframe) -> Mapping[Path, Mirrored]:
         """Give what each file of a series holds, opening only those that changed unseen."""
         key = f"{symbol}|{timeframe}"

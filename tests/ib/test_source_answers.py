@@ -70,6 +70,18 @@ def test_values_that_are_not_available_are_null(
     assert answer.bars["bar_count"].to_pylist() == [None, 7]
 
 
+def test_an_average_below_zero_is_kept(bench: Any, minute_request: BarRequest, words: Any) -> None:
+    """Where prices are negative, as crude oil's were in April 2020, their average is too."""
+    prices = (-37.5, -36.0, -40.0, -37.0)
+    row = (words.first, *prices, 100, -37.63, 7)
+    answer = bench(
+        lambda source: source.bars(minute_request),
+        bars=lambda talk, fields: talk.raw(words.history(fields[1], row)),
+    )
+    assert answer.bars["average"].to_pylist() == [-37.63]
+    assert answer.bars["low"].to_pylist() == [-40.0]
+
+
 def test_java_notation_of_large_volumes_is_read(
     bench: Any, minute_request: BarRequest, words: Any
 ) -> None:

@@ -16,6 +16,7 @@ from ktrdr_pipelines.errors import (
     ContractAmbiguousError,
     EntitlementError,
     GatewaySilentError,
+    GatewayUnreachableError,
     OutageError,
     PacingError,
     RequestRejectedError,
@@ -236,6 +237,7 @@ def test_an_answer_of_another_shape_is_bad(
         [("20260105 09:30:00", 10, 11, 9, 10, 1, 1, 1)],
         [(0, 10, 11, 9, 10, 1, 1, 1)],
         [("99999999999999999999999", 10, 11, 9, 10, 1, 1, 1)],
+        [(1_767_623_400_000, 10, 11, 9, 10, 1, 1, 1)],
         [(1_767_623_400, 10, 11, 9, 10, 1, 1, 1), (1_767_623_400, 10, 11, 9, 10.5, 1, 1, 1)],
     ],
 )
@@ -364,6 +366,13 @@ def test_garbage_ends_the_connection(bench: Any, minute_request: BarRequest, dat
 
     with pytest.raises(ConnectionLostError, match="does not speak"):
         bench(ask, bars=lambda talk, _: talk.raw(data))
+
+
+@pytest.mark.parametrize("told", [0, -5, 1_767_623_400_000, 10**30])
+def test_a_clock_that_cannot_be_is_no_gateways(bench: Any, told: int) -> None:
+    """Milliseconds or nonsense for the time end the connecting, and no later sum goes wrong."""
+    with pytest.raises(GatewayUnreachableError, match="does not speak"):
+        bench(lambda source: source.health(), time=lambda talk, _: talk.send(49, 1, told))
 
 
 def test_frames_that_nobody_asked_for_are_ignored(

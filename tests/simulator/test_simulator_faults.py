@@ -1,15 +1,19 @@
 """Every fault by name, over a real socket."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from ktrdr_pipelines.simulator.behaviour import Behaviour
 from ktrdr_pipelines.simulator.faultfile import example_text, parse_faults
 from ktrdr_pipelines.simulator.faults import Fault, FaultPlan, Met, Occasion
+from ktrdr_pipelines.simulator.messages import ContractFields, HistoryRequest
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.serving import Call, follow
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 from tests.simulator.rawclient import AAPL, RawClient, closes, dates, raw_client
 
@@ -107,6 +111,25 @@ def test_bars_after_a_cancel(synthetic: SyntheticMarket) -> None:
         client.until(162)
         assert client.until(17)[1] == "1"
         assert server.requests[0].error_code == 162
+
+
+def test_live_bars_that_come_after_a_cancel_are_not_kept_up_to_date(
+    synthetic: SyntheticMarket, fields_of: Callable[..., ContractFields]
+) -> None:
+    """What was cancelled already is followed by no updates: following it ends at once."""
+    texts = ("", "1 min", "1 D", True, "TRADES", 2, True)
+    request = HistoryRequest(1, fields_of("AAPL"), *texts)
+    gateway = SimulatorServer(synthetic, behaviour=Behaviour(update_s=3_600.0))._gateway
+    sent: list[bytes] = []
+
+    async def run() -> None:
+        call = Call(request, 0, 178, None, 0, answered_at=gateway.setting(178))
+        call.cancelled.set()
+        outbox = SimpleNamespace(send=sent.append)
+        await asyncio.wait_for(follow(gateway, outbox, call), 20)  # type: ignore[arg-type]
+
+    asyncio.run(run())
+    assert sent == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""Markets that no exchange opens and closes: spot currencies and crypto.
+
+Source: spot FX at IB (IDEALPRO) Sunday 17:15 to Friday 17:00 New York with a break 17:00 to 17:15,
+from https://www.interactivebrokers.com/en/trading/products-spot-currencies.php. Crypto trades
+round the clock at IB's venues (PAXOS, ZEROHASH); that its daily bars are of UTC days is likely,
+not certain (grade C): what the gateway's own schedule says counts more.
+"""
+
+from datetime import timedelta
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from ktrdr_pipelines.core.sessions import SessionCalendar
+from ktrdr_pipelines.core.tables import KNOWN_FROM, KNOWN_TO, NEW_YORK, at_clock, dates_of
+
+SPOT_FX: Final = "FX"
+CRYPTO: Final = "CRYPTO"
+
+_FX_CLOSED: Final = ("01-01", "12-25")
+_DAY_MICROS: Final = 86_400_000_000
+
+
+def spot_fx() -> SessionCalendar:
+    """Build the calendar of spot currencies; a date's session begins on the evening before."""
+    days = pd.bdate_range(KNOWN_FROM, KNOWN_TO)
+    days = days[~np.isin(days.strftime("%m-%d"), _FX_CLOSED)]
+    return SessionCalendar(
+        key=SPOT_FX,
+        zone=NEW_YORK,
+        days=dates_of(days),
+        opens=at_clock(days, -6 * 60 - 45, NEW_YORK),
+        closes=at_clock(days, 17 * 60, NEW_YORK),
+        roll=timedelta(hours=7),
+    )
+
+
+def crypto() -> SessionCalendar:
+    """Build the calendar of crypto: every UTC day is a session."""
+    days = dates_of(pd.date_range(KNOWN_FROM, KNOWN_TO))
+    opens = days.astype("datetime64[us]").astype(np.int64)
+    return SessionCalendar(
+        key=CRYPTO, zone="UTC", days=days, opens=opens, closes=opens + _DAY_MICROS
+    )

@@ -1,0 +1,54 @@
+"""The file behind the budget: what the system refuses is an error that says what to do."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ktrdr_pipelines.errors import DiskError
+from ktrdr_pipelines.ib.pacer_file import FILE, PacerFile
+
+
+def forget(_: sqlite3.Connection) -> None:
+    """Take in a loss."""
+
+
+def test_a_full_disk_says_to_make_room(tmp_path: Path) -> None:
+    """Where the file cannot grow, another folder is the second best remedy."""
+    file = PacerFile(tmp_path, on_loss=forget)
+    with file.transaction() as database:
+        database.execute("PRAGMA max_page_count = 1")
+    rows = [(str(number), "x" * 1000) for number in range(1000)]
+    with (
+        pytest.raises(DiskError, match="Make room on that disk") as caught,
+        file.transaction() as it,
+    ):
+        it.executemany("INSERT INTO blocks VALUES (?, ?, 0, 0)", rows)
+    assert "full" in caught.value.came
+    assert str(tmp_path / FILE) in str(caught.value)
+
+
+def test_a_broken_file_that_cannot_be_set_aside_is_told(tmp_path: Path) -> None:
+    """Nothing is lost silently: the error says that it is broken, and where."""
+    (tmp_path / FILE).write_bytes(b"this is no database" * 100)
+    (tmp_path / f"{FILE}.broken").mkdir()
+    with (
+        pytest.raises(DiskError, match="broken and cannot be replaced") as caught,
+        PacerFile(tmp_path, on_loss=forget).transaction(),
+    ):
+        pass
+    assert "KTRDR_STATE" in caught.value.remedy
+
+
+def test_a_file_of_a_newer_version_asks_for_an_update(tmp_path: Path) -> None:
+    """Another folder would be another budget: that is no remedy here."""
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    with (
+        pytest.raises(DiskError, match="newer version") as caught,
+        PacerFile(tmp_path, on_loss=forget).transaction(),
+    ):
+        pass
+    assert "Update" in caught.value.remedy
+    assert "KTRDR_STATE" not in caught.value.remedy
