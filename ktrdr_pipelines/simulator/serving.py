@@ -98,7 +98,7 @@ async def _computed(gateway: Gateway, call: Call) -> Answer:
     """Compute the answer, unless a fault puts another in its place."""
     setting, request, rule = gateway.setting(call.version), call.request, call.fault
     call.answered_at = setting
-    refused = None if rule is None else false_error(rule, setting, request)
+    refused = None if rule is None else false_error(rule, request)
     if refused is not None:
         return Answer(replies.error(call.version, refused), error_code=refused.code)
     answered = await _true_answer(call, setting)

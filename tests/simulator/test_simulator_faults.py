@@ -305,7 +305,35 @@ def test_a_pair_is_named_by_both_currencies(synthetic: SyntheticMarket) -> None:
         assert client.until(17)[1] == "2"
 
 
+def test_nothing_past_the_oldest_bar_hides_no_other_fault(synthetic: SyntheticMarket) -> None:
+    """It is met by requests that reach there, and those alone: the others meet what follows."""
+    faults = "{fault: past_oldest}, {fault: invalid, nth: 3}"
+    with faulty(synthetic, faults) as (server, client):
+        client.bars(1, size="1 day", end="19801222-00:00:00", duration="1 M")
+        assert client.until(162)[4].endswith("HMDS query returned no data: AAPL@SMART Trades")
+        client.bars(2)
+        assert client.until(17)[1] == "2"
+        assert server.counts["fault"] == 1
+        client.bars(3)
+        assert client.until(321)[2] == "3"
+
+
 def test_the_example_names_every_fault() -> None:
     """The file that explains all of it reads well and leaves nothing out."""
     plan = parse_faults(example_text(), "example")
     assert {rule.fault for rule in plan.rules} == set(Fault)
+
+
+def test_every_entry_of_the_example_happens() -> None:
+    """As printed: none hides behind an earlier one; a clock that is off has its own time."""
+    plan = parse_faults(example_text(), "example")
+    now = datetime(2024, 1, 10, 15, tzinfo=UTC)
+    for symbol in ("IBM",) * 400 + ("AAPL", "MSFT", "SPY") * 3:
+        for occasion in (Occasion.CONNECT, Occasion.CONTRACT, Occasion.HISTORY):
+            plan.choose(Met(occasion, frozenset({symbol}), now))
+    plan.choose(Met(Occasion.HISTORY, frozenset({"IBM"}), now, is_past_oldest=True))
+    silent = [
+        rule.fault for rule, count in zip(plan.rules, plan.happened, strict=True) if not count
+    ]
+    assert silent == [Fault.CLOCK_OFF]
+    assert plan.clock_off_s(datetime(2030, 1, 1, tzinfo=UTC)) == -600
