@@ -3,7 +3,7 @@
 Not here: what a case does (``load.cases``), who works on which (``load.work``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from ktrdr_pipelines.load.modes import Manner
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress
 from ktrdr_pipelines.load.tries import Tries
+from ktrdr_pipelines.load.widths import Widths
 from ktrdr_pipelines.store.mirror import Fingerprint, fingerprint
 from ktrdr_pipelines.store.parquet import BarStore
 
@@ -40,6 +41,7 @@ class Means:
     claimant: Claimant
     ranges: RangeDiscovery
     life: LifeSigns
+    widths: Widths
     progress: Progress
 
 
@@ -65,6 +67,7 @@ class Desk:
             self.series,
             contract_id=identity.contract_id,
             manner=manner,
+            note=self.note,
         )
         self.tries = Tries(means.store.ledger, self.series, means.keeper.patience.clock)
         self.commits = Commits(
@@ -81,7 +84,9 @@ class Desk:
     def need(self, within: Interval | None = None, *, everything: bool = False) -> Need:
         """State wants and facts as they stand, of all or of one stretch."""
         keeper = self.means.keeper
-        return self.facts.need(keeper.now(), keeper.patience.clock(), within, everything=everything)
+        need = self.facts.need(keeper.now(), keeper.patience.clock(), within, everything=everything)
+        most = self.means.widths.most(self.series.timeframe)
+        return need if most is None else replace(need, most_sessions=most)
 
     def claim(self, stamps: Interval) -> bool:
         """Try to claim a stretch, and learn what others have saved of it by then."""

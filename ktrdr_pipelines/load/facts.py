@@ -3,7 +3,8 @@
 Not here: asking (``load.work``), which stretch a mode means (``load.modes``).
 """
 
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import date, datetime
 
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.gaps import due_gaps, first_stamp_of, is_closed, whole_sessions
@@ -12,6 +13,15 @@ from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Need
 from ktrdr_pipelines.core.sessions import SessionCalendar, expected_spans
 from ktrdr_pipelines.limits import IbLimitsRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A session that has far fewer bars than its neighbours, and how many."""
+
+    day: date
+    stamps: Interval
+    rows: int
 
 
 class SeriesFacts:
@@ -24,6 +34,7 @@ class SeriesFacts:
         coverage: what is settled on disk.
         calendar: the sessions that are expected.
         again: what is asked for once more although it is settled, on the stamp axis.
+        suspects: the sessions for whose sake it is, if for any.
     """
 
     def __init__(
@@ -34,6 +45,7 @@ class SeriesFacts:
         *,
         calendar: SessionCalendar,
         again: IntervalSet | None = None,
+        suspects: tuple[Suspect, ...] = (),
     ) -> None:
         self.series = series
         self.calendar = calendar
@@ -41,6 +53,7 @@ class SeriesFacts:
         self.bars = coverage.bars
         self.before_listing = IntervalSet()
         self.again = again or IntervalSet()
+        self.suspects = suspects
         self.proved = IntervalSet()
         self.left_alone = IntervalSet()
         self.next_try_at: datetime | None = None
@@ -93,12 +106,12 @@ class SeriesFacts:
         )
 
     def open_in(self, stamps: Interval, now: datetime, proof_now: datetime) -> IntervalSet:
-        """Give what is missing in a stretch, whether or not this run wants it."""
+        """Give what has no answer in a stretch, whether or not this run wants it."""
         return due_gaps(
             self.calendar,
             self.series.timeframe,
             wanted=IntervalSet([stamps]) - self.before_listing,
-            settled=self._known(proof_now) | self._stored.settled(proof_now),
+            settled=self._known(proof_now),
             now=now,
         )
 
