@@ -47,7 +47,7 @@ def suspect_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray)
     if not len(candidates):
         return np.empty(0, dtype=np.int64)
     usual, spread = _usual(share, candidates)
-    chance = np.sqrt(np.clip(usual * (1 - usual), 0, None) / expected[known][candidates])
+    chance = _chance(usual, expected[known][candidates])
     lowest = np.minimum(FAR_FEWER * usual, usual - STEADY * np.maximum(spread, chance))
     return np.asarray(known[candidates[share[candidates] < lowest]])
 
@@ -95,6 +95,16 @@ def _candidates(share: np.ndarray) -> np.ndarray:
     around = np.maximum(upper, np.append(upper[1:], upper[-1]))
     around = np.maximum(around, np.append(upper[0], upper[:-1]))
     return np.flatnonzero(share < FAR_FEWER * np.repeat(around, NEIGHBOURS)[: len(share)])
+
+
+def _chance(usual: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Give how far shares of so many bars lie apart by chance.
+
+    Two bars of two, day after day, are not yet certainty: one success and one failure more are
+    counted, which matters where few bars are expected and not where there are hundreds.
+    """
+    likely = (np.clip(usual, 0, 1) * expected + 1) / (expected + 2)
+    return np.asarray(np.sqrt(likely * (1 - likely) / expected))
 
 
 def _usual(share: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

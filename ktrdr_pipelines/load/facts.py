@@ -4,15 +4,24 @@ Not here: asking (``load.work``), which stretch a mode means (``load.modes``).
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.gaps import due_gaps, first_stamp_of, is_closed, whole_sessions
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Need
-from ktrdr_pipelines.core.sessions import SessionCalendar, expected_spans
+from ktrdr_pipelines.core.sessions import (
+    SessionCalendar,
+    expected_spans,
+    monday_of,
+    stamps_between,
+)
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
+
+
+_WEEK = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,8 @@ class SeriesFacts:
         self.calendar = calendar
         self.wanted = whole_sessions(self.calendar, series.timeframe, wanted)
         self.bars = coverage.bars
-        self.before_listing = IntervalSet()
+        self._before_head = IntervalSet()
+        self._silent = IntervalSet()
         self.again = again or IntervalSet()
         self.suspects = suspects
         self.proved = IntervalSet()
@@ -89,6 +99,20 @@ class SeriesFacts:
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
             known_from=bars.start if bars else None,
         )
+
+    @property
+    def before_listing(self) -> IntervalSet:
+        """What is excused because the gateway's data begin later.
+
+        A silence that probing found counts only while no older bar is known: else it is a hole in
+        a history, and is asked for like any other.
+        """
+        bars, hull = self.bars.hull, self._silent.hull
+        if bars is None or hull is None:
+            return self._before_head
+        before = between(hull.start, bars.start)
+        silent = self._silent.clip(before) if before else IntervalSet()
+        return (self._before_head | silent) & self.wanted
 
     def left(self, need: Need) -> IntervalSet:
         """Give what is missing of a need, whatever of it was to be asked for once more.
@@ -154,7 +178,13 @@ class SeriesFacts:
         if bars is not None and bars.start < first:
             return
         if before := between(hull.start, first):
-            self.before_listing |= IntervalSet([before])
+            self._before_head |= IntervalSet([before])
+
+    def excuse_silence(self, first: date, end: date) -> None:
+        """Excuse session dates ``[first, end)`` that probing found to have no bar."""
+        self._silent |= IntervalSet(
+            silent_stamps(self.calendar, self.series.timeframe, first, end)
+        )
 
     def reaches_before(self, head: datetime) -> bool:
         """Say whether anything before the start of the gateway's data is wanted."""
@@ -164,6 +194,18 @@ class SeriesFacts:
     def first_stamp(self, head: datetime) -> datetime:
         """Give the earliest stamp that data from a moment of real time can have."""
         return first_stamp_of(self.calendar, self.series.timeframe, head)
+
+
+def silent_stamps(
+    calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date
+) -> list[Interval]:
+    """Give the stretch of stamps that lies wholly in session dates ``[first, end)``, if any.
+
+    A week that reaches over either end is left out: it may have bars.
+    """
+    if timeframe is Timeframe.W1:
+        end = monday_of(end)
+    return [stamps_between(calendar, timeframe, first, end)] if first + _WEEK < end else []
 
 
 def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:

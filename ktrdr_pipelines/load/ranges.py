@@ -11,7 +11,8 @@ from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.load.keeper import SourceKeeper
-from ktrdr_pipelines.store.ledger import HeadRecord, Ledger
+from ktrdr_pipelines.load.probing import Cell
+from ktrdr_pipelines.store.ledger import HeadRecord, Ledger, SilenceRecord
 
 
 class RangeDiscovery:
@@ -74,6 +75,21 @@ class RangeDiscovery:
             asked_at=keeper.patience.clock(),
         )
         return head
+
+    def silences(self, instrument: Instrument, contract_id: int) -> tuple[SilenceRecord, ...]:
+        """Give the stretches that probing found silent, while that is believed."""
+        return self._silences().get((contract_id, instrument.what_to_show.value), ())
+
+    def record_silence(
+        self, instrument: Instrument, contract_id: int, cell: Cell, at: datetime
+    ) -> None:
+        """Remember a stretch that probing found silent."""
+        record = SilenceRecord(cell.first, cell.end, at)
+        what = instrument.what_to_show.value
+        self._ledger.record_silence(contract_id, what, self._gateway, record=record)
+
+    def _silences(self) -> dict[tuple[int, str], tuple[SilenceRecord, ...]]:
+        return self._ledger.silences(self._gateway)
 
     def _record(self, instrument: Instrument, contract_id: int) -> HeadRecord | None:
         return self._ledger.head(contract_id, instrument.what_to_show.value, self._gateway)
