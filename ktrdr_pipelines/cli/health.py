@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ktrdr_pipelines.cli.output import AsJson, error_json, note, say, say_json
-from ktrdr_pipelines.errors import ExitCode, GatewayError
+from ktrdr_pipelines.errors import ClientIdInUseError, ExitCode, GatewayError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.ib.config import GatewayConfig
@@ -23,8 +23,8 @@ class Look:
     """What a look at a gateway found, step by step; None where it did not come that far."""
 
     gateway: str
-    tcp: bool
-    handshake: bool
+    tcp: bool | None
+    handshake: bool | None
     connect_ms: float | None = None
     round_trip_ms: float | None = None
     clock_offset_s: float | None = None
@@ -115,12 +115,14 @@ def _rounded(seconds: float | None) -> float | None:
 
 def _failed(gateway: str, error: GatewayError) -> Look:
     """Say how far a connection came that was not made."""
-    from ktrdr_pipelines.ib.wire import Ending, WireError
+    from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 
     cause = error.__cause__
     ending = cause.ending if isinstance(cause, WireError) else None
-    met_nobody = ending in {Ending.REFUSED, Ending.NO_ROUTE}
-    return Look(gateway, tcp=not met_nobody, handshake=ending is None, error=error)
+    if ending is None and isinstance(error, ClientIdInUseError):
+        return Look(gateway, tcp=None, handshake=None, error=error)
+    is_met, shook_hands = ending not in MET_NOBODY, ending in {None, Ending.ID_IN_USE}
+    return Look(gateway, tcp=is_met, handshake=shook_hands, error=error)
 
 
 def _ms(seconds: float) -> float:
@@ -129,7 +131,8 @@ def _ms(seconds: float) -> float:
 
 def _say(found: Look) -> None:
     say(f"gateway     {found.gateway}")
-    say(f"connection  {'made' if found.tcp else 'none'}")
+    made = {True: "made", False: "none", None: "not tried"}
+    say(f"connection  {made[found.tcp]}")
     if found.tcp:
         say(f"handshake   {'done' if found.handshake else 'not done'}")
     if found.error is not None:

@@ -222,6 +222,10 @@ _START = (
     "use 'ktrdr simulate --port {port}'."
 )
 _CONNECT_ERRORS: dict[Ending, tuple[type[GatewayError], str]] = {
+    Ending.NO_NAME: (
+        GatewayUnreachableError,
+        "Check IB_HOST: it is the name or the address of a machine, without a port.",
+    ),
     Ending.REFUSED: (GatewayUnreachableError, _START),
     Ending.NO_ROUTE: (
         GatewayUnreachableError,

@@ -16,6 +16,7 @@ from ktrdr_pipelines.core.answers import Answer, BarRequest
 from ktrdr_pipelines.core.instruments import Instrument, Origin, SecType, Series, WhatToShow
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import EntitlementError, GatewayError
+from ktrdr_pipelines.ib.codes import NoDataError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import IbConnectionStrategy, Operation
 from ktrdr_pipelines.ib.findings import (
@@ -29,6 +30,7 @@ from ktrdr_pipelines.ib.findings import (
     no_bars,
     no_connection,
     no_contract,
+    no_data,
 )
 from ktrdr_pipelines.ib.gateway import GatewayConnection
 from ktrdr_pipelines.ib.pacer import Pacer
@@ -43,8 +45,9 @@ LONGEST_S = 10.0
 
 _SCAN_S = 1.0
 _READ_ONLY = (
-    "this program sends no orders and never asks for any; the gateway's own Read-Only API switch "
-    "is not asked for either, since that makes it open a window"
+    "not checked: this program sends no orders and asks for none, and to find out about the "
+    "gateway's own Read-Only API switch it would have to, which may open a window there; keep it "
+    "on under Configure, Settings, API"
 )
 
 
@@ -132,6 +135,8 @@ async def _data(source: GatewaySource) -> list[Check]:
     known = good(Name.CONTRACTS, f"AAPL is contract {number}")
     try:
         bars = await _bars(source, probe_stock())
+    except NoDataError as error:
+        return [known, no_data(error.came)]
     except EntitlementError as error:
         return [known, no_bars(error), await _free_bars(source)]
     except GatewayError as error:
@@ -155,7 +160,7 @@ async def _free_bars(source: GatewaySource) -> Check:
 async def _bars(source: GatewaySource, instrument: Instrument) -> str:
     answer = await source.bars(BarRequest(Series(instrument, Timeframe.D1), None, "5 D"))
     if not isinstance(answer, Answer):
-        return answer.message
+        raise NoDataError(str(answer.request), came=answer.message)
     last = answer.bars["session_date"][-1].as_py()
     return f"{answer.bars.num_rows} bars, the last of {last}"
 
@@ -171,7 +176,7 @@ async def _is_open(host: str, port: int) -> bool:
     try:
         async with asyncio.timeout(_SCAN_S):
             _, writer = await asyncio.open_connection(host, port)
-    except OSError:
+    except (OSError, UnicodeError):
         return False
     writer.close()
     with suppress(OSError):

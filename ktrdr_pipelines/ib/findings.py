@@ -14,7 +14,7 @@ from ktrdr_pipelines.errors import (
     GatewaySilentError,
     OutageError,
 )
-from ktrdr_pipelines.ib.wire import Ending, WireError
+from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 CLOCK_WRONG_S, CLOCK_ODD_S = 60.0, 5.0
@@ -81,8 +81,10 @@ def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> lis
     """
     cause = error.__cause__
     ending = cause.ending if isinstance(cause, WireError) else None
-    if ending in {Ending.REFUSED, Ending.NO_ROUTE}:
+    if ending in MET_NOBODY:
         return [_closed_port(error, port, others)]
+    if ending is None and isinstance(error, ClientIdInUseError):
+        return [_id_taken(error)]
     open_port = good(Name.PORT, f"something listens at port {port}")
     if isinstance(error, ClientIdInUseError):
         return [open_port, good(Name.HANDSHAKE, "the API answers"), _id_taken(error)]
@@ -148,6 +150,11 @@ def no_bars(error: GatewayError) -> Check:
         )
         return wrong(Name.SESSION, f"another session has the data: {error.came}", remedy)
     return wrong(Name.PERMISSIONS, error.came, error.remedy)
+
+
+def no_data(message: str) -> Check:
+    """Say what it means that a gateway has no bars of a stock that trades every day."""
+    return wrong(Name.BARS, f"no bars of a well-known stock: {message}", _LOGIN)
 
 
 def _closed_port(error: GatewayError, port: int, others: dict[str, int]) -> Check:

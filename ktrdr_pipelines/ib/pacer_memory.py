@@ -115,6 +115,10 @@ class PacerMemory:
             (block.entitlement, block.reason, block.code, block.until),
         )
 
+    def allow(self, database: sqlite3.Connection, entitlement: str) -> None:
+        """Forget a refusal."""
+        database.execute("DELETE FROM blocks WHERE entitlement = ?", (entitlement,))
+
     def blocks(self, database: sqlite3.Connection, wall_s: float) -> list[Block]:
         """Give the refusals that are believed."""
         rows = database.execute("SELECT * FROM blocks WHERE until > ?", (wall_s,)).fetchall()

@@ -51,7 +51,9 @@ _REASONS = {
     AttemptKind.PROBED: GapReason.UNPROVED,
     AttemptKind.NO_DATA: GapReason.NO_DATA,
     AttemptKind.BLOCKED: GapReason.BLOCKED,
+    AttemptKind.UNKNOWN: GapReason.FAILED,
 }
+_EVER = datetime(1900, 1, 1, tzinfo=UTC)
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -306,7 +308,12 @@ def _claimed(holding: Holding, known: _Known, now: datetime) -> Sequence[Claimed
         for part, at in holding.expired(now)
     ]
     tried = sorted(known.attempts, key=_weight)
-    return [*expired, *(Claimed(one.interval, _cause(one)) for one in tried)]
+    return [*expired, *(Claimed(_stretch(one), _cause(one)) for one in tried)]
+
+
+def _stretch(attempt: Attempt) -> Interval:
+    """Give what a try says something about: all of the series where it concerns the series."""
+    return Interval(_EVER, _FOR_EVER) if attempt.is_series_wide else attempt.interval
 
 
 def _weight(attempt: Attempt) -> tuple[bool, datetime]:

@@ -11,6 +11,7 @@ from ktrdr_pipelines.store.confirmed import ConfirmedTable
 from ktrdr_pipelines.store.database import series_key
 from ktrdr_pipelines.store.mirror import MirrorTable
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
+from ktrdr_pipelines.store.symbols import SymbolsTable
 
 __all__ = [
     "Attempt",
@@ -24,7 +25,15 @@ __all__ = [
 ]
 
 
-class Ledger(MirrorTable, AttemptsTable, ClaimsTable, AuditTable, ReferencesTable, ConfirmedTable):
+class Ledger(
+    MirrorTable,
+    AttemptsTable,
+    ClaimsTable,
+    AuditTable,
+    ReferencesTable,
+    ConfirmedTable,
+    SymbolsTable,
+):
     """Mirror, attempts, claims, audit, heads, contracts, revisions and confirmations of one store.
 
     Every call is one transaction; any thread of any process may call. SQLite's failures come as

@@ -29,6 +29,8 @@ from ktrdr_pipelines.store.inspection import (
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.mirror import fingerprint, known_by, mirrored
+from ktrdr_pipelines.store.move_journal import Move
+from ktrdr_pipelines.store.moves import finish_move
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,9 @@ class RepairReport:
     """What a repair found and did.
 
     ``ledger_set_aside`` is where a damaged ledger went; ``leftovers`` are unfinished files that
-    were removed; ``forgotten`` counts audit rows that were past keeping. ``mended`` are files whose
-    footer was lost or said more than they hold: it is written anew, and what they lack is missing.
+    were removed; ``forgotten`` counts audit rows that were past keeping; ``finished`` is the move
+    of a symbol that had been cut short. ``mended`` are files whose footer was lost or said more
+    than they hold: it is written anew, and what they lack is missing.
     """
 
     files: int
@@ -45,6 +48,7 @@ class RepairReport:
     leftovers: tuple[Path, ...]
     ledger_set_aside: Path | None
     forgotten: int
+    finished: Move | None = None
     mended: tuple[Path, ...] = ()
 
 
@@ -67,6 +71,7 @@ def repair(
     ledger = Ledger(layout.ledger)
     calendars = {one.symbol: calendar_named(one.calendar) for one in universe}
     with closing(ledger):
+        finished = finish_move(layout, ledger)
         kept: list[Path] = []
         mended: list[Path] = []
         quarantined = _strangers(layout)
@@ -86,7 +91,13 @@ def repair(
         forgotten = ledger.prune_requests(now)
     rebuild_catalog(layout, universe, now)
     return RepairReport(
-        len(kept), tuple(quarantined), tuple(leftovers), aside, forgotten, tuple(mended)
+        files=len(kept),
+        quarantined=tuple(quarantined),
+        leftovers=tuple(leftovers),
+        ledger_set_aside=aside,
+        forgotten=forgotten,
+        finished=finished,
+        mended=tuple(mended),
     )
 
 

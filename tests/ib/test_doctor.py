@@ -15,6 +15,7 @@ from ktrdr_pipelines.errors import GatewayUnreachableError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.doctor import examine
 from ktrdr_pipelines.ib.findings import Check, Name, Verdict, no_connection
+from ktrdr_pipelines.ib.leases import ClientIdLeases
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.wire import Ending, WireError
 
@@ -65,6 +66,7 @@ def test_a_good_gateway_has_nothing_wrong(look: Any, words: Any) -> None:
         Verdict.GOOD
     }
     assert checks[Name.BARS].finding == "AAPL 1d: 1 bars, the last of 2026-01-05"
+    assert checks[Name.READ_ONLY].finding.startswith("not checked: ")
     kinds = [fields[0] for fields in look.gateway.received]
     assert sorted(kinds) == ["20", "49", "49", "71", "9"]
 
@@ -114,6 +116,37 @@ def test_client_ids_that_are_all_taken(look: Any) -> None:
     checks = look(start=taken)
     assert wrongs(checks) == [Name.CLIENT_ID]
     assert "IB_CLIENT_ID" in checks[Name.CLIENT_ID].remedy
+
+
+def test_client_ids_that_were_refused_a_moment_ago(config: GatewayConfig, gateways: Any) -> None:
+    """Where no id is left to try nothing was connected to, and nothing of that is claimed."""
+    gateway = gateways()
+    ids = {**config.client_id_ranges, "cli": (201, 202)}
+    there = replace(config, port=gateway.port, client_id_ranges=ids)
+    there.folder.mkdir(parents=True)
+    for client_id in (201, 202):
+        ClientIdLeases(there.folder).quarantine(client_id)
+    checks = {check.name: check for check in asyncio.run(examine(there))}
+    assert wrongs(checks) == [Name.CLIENT_ID]
+    assert checks[Name.PORT].verdict is Verdict.UNKNOWN
+    assert gateway.connects == 0
+
+
+def test_a_host_that_nobody_knows(config: GatewayConfig) -> None:
+    """A slip in IB_HOST is told as one."""
+    checks = asyncio.run(examine(replace(config, host="gate..home")))
+    assert checks[0].verdict is Verdict.WRONG
+    assert "no such host" in checks[0].finding
+    assert "IB_HOST" in checks[0].remedy
+
+
+def test_a_gateway_without_bars_of_a_well_known_stock(look: Any) -> None:
+    """No data for a stock that trades every day is no good answer."""
+    checks = look(
+        bars=lambda talk, fields: talk.error(fields[1], 162, f"{HMDS}HMDS query returned no data")
+    )
+    assert wrongs(checks) == [Name.BARS]
+    assert "well-known stock" in checks[Name.BARS].finding
 
 
 def test_a_gateway_that_hangs(look: Any, words: Any) -> None:

@@ -260,3 +260,29 @@ def test_many_series_share_one_memory(layout: StoreLayout) -> None:
     assert repr(GapBook(book.store, Calendars(), GATEWAY, memory=Memory())).endswith(
         "0 series known)"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (AttemptKind.BLOCKED, GapReason.BLOCKED),
+        (AttemptKind.NO_DATA, GapReason.NO_DATA),
+        (AttemptKind.UNKNOWN, GapReason.FAILED),
+    ],
+)
+def test_what_concerns_a_whole_series_is_the_reason_of_all_its_gaps(
+    store: BarStore, look: Callable[..., SeriesGaps], kind: AttemptKind, reason: GapReason
+) -> None:
+    """A gap that came to be after the try has its reason and its next time too."""
+    series = _series(Timeframe.D1)
+    _fill(store, series, end=date(2024, 2, 1))
+    due = NOW + timedelta(days=1)
+    store.ledger.record_attempt(
+        *(series_key(series), Interval(utc(2024, 1, 5), utc(2024, 1, 6)), kind),
+        error="refused",
+        code=200,
+        next_try_at=due,
+        at=NOW,
+    )
+    (gap,) = look(series).gaps
+    assert (gap.reason, gap.detail, gap.next_try_at) == (reason, "refused", due)
