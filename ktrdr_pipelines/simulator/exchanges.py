@@ -49,16 +49,17 @@ class Said:
         return self.fields[self.id_field] == str(NO_REQUEST)
 
     @property
-    def ends(self) -> bool:
-        """Whether a request has its answer, or its error, with this."""
-        if self.fields[0] != ERROR:
-            return self.fields[0] != DETAILS
-        return not self.is_notice and self.means is not CodeClass.NOTICE
+    def answers(self) -> bool:
+        """Whether a request has its whole answer with this."""
+        return self.fields[0] not in {ERROR, DETAILS}
 
     @property
-    def means(self) -> CodeClass:
-        """What an error is about."""
-        return IbLimitsRegistry.class_of(int(self.fields[3]), self.fields[4])
+    def refuses(self) -> bool:
+        """Whether it is an error of a request; a warning (2174, 2188) is none."""
+        if self.fields[0] != ERROR or self.is_notice:
+            return False
+        means = IbLimitsRegistry.class_of(int(self.fields[3]), self.fields[4])
+        return means is not CodeClass.NOTICE
 
     def fields_for(self, request_id: int) -> tuple[str, ...]:
         """Return the fields with the id of who asks now."""

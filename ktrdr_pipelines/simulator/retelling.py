@@ -22,7 +22,6 @@ from ktrdr_pipelines.simulator.capture import Capture
 from ktrdr_pipelines.simulator.exchanges import (
     BARS,
     DETAILS,
-    ERROR,
     Exchange,
     Exchanges,
     Said,
@@ -119,7 +118,8 @@ class Retelling:
         timed = list(self._timed(exchange.asked_s, exchange.said))
         notices = [each for each in timed if each[1].is_notice and is_fresh]
         own = [each for each in timed if not each[1].is_notice]
-        ends = [after_s for after_s, said in own if said.ends]
+        ends = [after_s for after_s, said in own if said.answers]
+        ends = ends or [after_s for after_s, said in own if said.refuses]
         if not ends:
             return Retold(None, asides=_asides([*own, *notices], request_id))
         answer = _answer([said for _, said in own], request_id)
@@ -183,9 +183,8 @@ def _asides(timed: Iterable[tuple[float, Said]], request_id: int) -> tuple[Aside
 def _answer(said: Sequence[Said], request_id: int) -> Answer:
     """Join the frames of an answer, and say what they amount to."""
     data = b"".join(wire.message(each.fields_for(request_id)) for each in said)
-    codes = [int(each.fields[3]) for each in said if each.fields[0] == ERROR and each.ends]
-    if codes:
-        return Answer(data, error_code=codes[-1])
+    if not any(each.answers for each in said):
+        return Answer(data, error_code=next(int(one.fields[3]) for one in said if one.refuses))
     bars = [int(each.fields[4]) for each in said if each.fields[0] == BARS]
     details = sum(each.fields[0] == DETAILS for each in said)
     return Answer(data, count=sum(bars) or details or (0 if bars else 1))

@@ -192,6 +192,20 @@ def test_a_notice_alone_is_no_answer(replayed: Replayed) -> None:
         assert [record.is_open for record in server.requests] == [True, False]
 
 
+def test_an_error_before_the_answer_is_part_of_it(replayed: Replayed) -> None:
+    """165 and then bars are bars; both come, and the request is over with them."""
+    lines = (
+        bars_asked(0, 1),
+        error_told(0, 1, 165, "HMDS server disconnect"),
+        bars_told(0, 1, 1.5),
+    )
+    with replayed(*lines) as (server, client):
+        client.bars(5)
+        client.until(17, 5)
+        assert client.seen[-2][2:4] == ["5", "165"]
+    assert [(record.bars, record.error_code) for record in server.requests] == [(1, None)]
+
+
 def test_notices_follow_the_question_that_they_followed(replayed: Replayed) -> None:
     """What concerns no request comes once, after the same cause; the first at the start."""
     lines = (
