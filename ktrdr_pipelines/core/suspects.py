@@ -46,8 +46,8 @@ def suspect_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray)
     candidates = _candidates(share)
     if not len(candidates):
         return np.empty(0, dtype=np.int64)
-    usual, spread = _usual(share, candidates)
-    chance = _chance(usual, expected[known][candidates])
+    usual, spread, likely = _usual(share, candidates)
+    chance = np.sqrt(likely * (1 - likely) / expected[known][candidates])
     lowest = np.minimum(FAR_FEWER * usual, usual - STEADY * np.maximum(spread, chance))
     return np.asarray(known[candidates[share[candidates] < lowest]])
 
@@ -97,18 +97,12 @@ def _candidates(share: np.ndarray) -> np.ndarray:
     return np.flatnonzero(share < FAR_FEWER * np.repeat(around, NEIGHBOURS)[: len(share)])
 
 
-def _chance(usual: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Give how far shares of so many bars lie apart by chance.
+def _usual(share: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give the median of each place's neighbours, itself left out, their spread, and a chance.
 
-    Two bars of two, day after day, are not yet certainty: one success and one failure more are
-    counted, which matters where few bars are expected and not where there are hundreds.
+    The chance is that of any one bar. It is taken from the mean, which sees the quiet sessions that
+    a median hides where few bars are expected, and never taken for certainty.
     """
-    likely = (np.clip(usual, 0, 1) * expected + 1) / (expected + 2)
-    return np.asarray(np.sqrt(likely * (1 - likely) / expected))
-
-
-def _usual(share: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the median of each place's neighbours, itself left out, and their spread."""
     steps = np.append(np.arange(-NEIGHBOURS, 0), np.arange(1, NEIGHBOURS + 1))
     index = places[:, None] + steps
     outside = (index < 0) | (index >= len(share))
@@ -116,4 +110,6 @@ def _usual(share: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarra
     values[outside] = np.nan
     usual = np.nanmedian(values, axis=1)
     spread = np.nanmedian(np.abs(values - usual[:, None]), axis=1)
-    return usual, _TO_SIGMA * spread
+    many = np.sum(~outside, axis=1)
+    likely = (np.clip(np.nanmean(values, axis=1), 0, 1) * many + 0.5) / (many + 1)
+    return usual, _TO_SIGMA * spread, likely

@@ -5,7 +5,7 @@ Not here: what to ask (``core.plan``), patience and reconnecting (``load.keeper`
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, BarSource, NoData
 from ktrdr_pipelines.core.instruments import Series
@@ -94,6 +94,21 @@ class Asking:
         asked = await self._ask(self._request(daily, ends_at, _ALIVE_DURATION))
         self.record(asked, "alive" if isinstance(asked.answer, Answer) else "no sign of life")
         return isinstance(asked.answer, Answer)
+
+    async def oldest(self, timeframe: Timeframe, ends_at: datetime, duration: str) -> date | None:
+        """Give the session date of the oldest bar of a stretch, None where there is none.
+
+        Raises:
+            GatewayError: after all tries, or where no try can help.
+        """
+        series = Series(self._series.instrument, timeframe)
+        asked = await self._ask(self._request(series, ends_at, duration))
+        if not isinstance(asked.answer, Answer):
+            self.record(asked, "a silent probe")
+            return None
+        day: date = asked.answer.bars["session_date"][0].as_py()
+        self.record(asked, f"bars from {day}")
+        return day
 
     def record(self, asked: Asked, proved: str) -> None:
         """Write an answered request into the audit."""

@@ -94,7 +94,7 @@ class Case:
         need = desk.need(chunk.stamps)
         if need.known_from is None or chunk.stamps.start < need.known_from:
             asked = need.gaps()
-            await desk.learn_listing()
+            await desk.learn_listing(asked.hull or chunk.stamps)
             if desk.need(chunk.stamps).gaps() != asked:
                 return "data begin later"
         return self._believe(chunk)

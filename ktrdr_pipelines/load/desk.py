@@ -4,7 +4,7 @@ Not here: what a case does (``load.cases``), who works on which (``load.work``).
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Identity
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import Need
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.load.asking import Asking
 from ktrdr_pipelines.load.claims import Claimant
@@ -23,6 +24,7 @@ from ktrdr_pipelines.load.given import Given
 from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.load.life import LifeSigns
 from ktrdr_pipelines.load.modes import Manner
+from ktrdr_pipelines.load.probing import Cell, month_of, year_of
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress
 from ktrdr_pipelines.load.tries import Tries
@@ -108,9 +110,45 @@ class Desk:
         now = self.means.keeper.patience.clock()
         self.facts.learn(saved, proof_now=now)
 
-    async def learn_listing(self) -> None:
-        """Excuse what lies before the start of the gateway's data."""
-        self.facts.excuse_before(await self._head())
+    async def learn_listing(self, silent: Interval | None = None) -> None:
+        """Excuse what lies before the start of the gateway's data.
+
+        Where the gateway cannot say it, or says what held bars contradict, the year (or month) of
+        a stretch that was just silent is probed.
+        """
+        head = await self._head()
+        self.facts.excuse_before(head)
+        if silent is not None and (head is None or self.facts.contradicts(head)):
+            await self._probe_around(silent)
+
+    async def _probe_around(self, silent: Interval) -> None:
+        """Excuse the year or the month of a stretch if it has no bar, and older ones are unknown.
+
+        Only years and months that end before the oldest bar are probed: a silence behind it is no
+        matter of where data begin.
+        """
+        bars = self.facts.bars.hull
+        if bars is None:
+            return
+        (oldest, _), (_, newest) = self.facts.days_of(bars), self.facts.days_of(silent)
+        cells = (year_of(newest), month_of(newest))
+        for cell in cells if self.series.timeframe.is_intraday else cells[:1]:
+            if cell.end <= oldest and await self._is_silent(cell):
+                self.facts.excuse_silence(cell.first, cell.end)
+                return
+
+    async def _is_silent(self, cell: Cell) -> bool:
+        async def ask(timeframe: Timeframe, end: date, duration: str) -> date | None:
+            ends_at = self.facts.calendar.day_starts_at(end)
+            return await self.asking.oldest(timeframe, ends_at, duration)
+
+        return await self.means.ranges.is_silent(
+            ask,
+            self.series.instrument,
+            self.identity.contract_id,
+            cell=cell,
+            at=self.means.keeper.patience.clock(),
+        )
 
     async def is_alive(self) -> bool:
         """Say whether the contract has lately answered with bars; without, more asking is vain."""

@@ -20,7 +20,6 @@ from ktrdr_pipelines.core.sessions import (
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-
 _WEEK = timedelta(days=7)
 
 
@@ -112,7 +111,7 @@ class SeriesFacts:
             return self._before_head
         before = between(hull.start, bars.start)
         silent = self._silent.clip(before) if before else IntervalSet()
-        return (self._before_head | silent) & self.wanted
+        return self._before_head | (silent & self.wanted)
 
     def left(self, need: Need) -> IntervalSet:
         """Give what is missing of a need, whatever of it was to be asked for once more.
@@ -171,20 +170,28 @@ class SeriesFacts:
 
         A start that is later than a bar which is held is none, and excuses nothing.
         """
-        hull, bars = self.wanted.hull, self.bars.hull
-        if head is None or hull is None:
+        hull = self.wanted.hull
+        if head is None or hull is None or self.contradicts(head):
             return
-        first = self.first_stamp(head)
-        if bars is not None and bars.start < first:
-            return
-        if before := between(hull.start, first):
+        if before := between(hull.start, self.first_stamp(head)):
             self._before_head |= IntervalSet([before])
+
+    def contradicts(self, head: datetime) -> bool:
+        """Say whether a bar is held that is older than the alleged start of the data."""
+        bars = self.bars.hull
+        return bars is not None and bars.start < self.first_stamp(head)
 
     def excuse_silence(self, first: date, end: date) -> None:
         """Excuse session dates ``[first, end)`` that probing found to have no bar."""
-        self._silent |= IntervalSet(
-            silent_stamps(self.calendar, self.series.timeframe, first, end)
-        )
+        stamps = silent_stamps(self.calendar, self.series.timeframe, first, end)
+        self._silent |= IntervalSet(stamps)
+
+    def days_of(self, stamps: Interval) -> tuple[date, date]:
+        """Give the session dates of the first and the last moment of a stretch of stamps."""
+        last = stamps.end - timedelta(microseconds=1)
+        if self.series.timeframe.is_intraday:
+            return self.calendar.day_of(stamps.start), self.calendar.day_of(last)
+        return stamps.start.date(), last.date()
 
     def reaches_before(self, head: datetime) -> bool:
         """Say whether anything before the start of the gateway's data is wanted."""

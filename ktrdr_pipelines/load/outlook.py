@@ -131,6 +131,8 @@ class Outlook:
         is_sensor = manner.asked_by is AskedBy.SENSOR
         if is_sensor or self._ranges.is_fresh(instrument, contract_id, self._clock()):
             facts.excuse_before(self._ranges.known_head(instrument, contract_id))
+        for one in self._ranges.silences(instrument, contract_id, self._clock()):
+            facts.excuse_silence(one.first, one.end)
 
     def _put_off(self, facts: SeriesFacts, manner: Manner) -> None:
         """Leave to later what automatic work has tried in vain a short while ago.

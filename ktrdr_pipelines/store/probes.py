@@ -6,9 +6,10 @@ what a silence excuses (``load``).
 
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.core.bars import micros, moment
+from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.database import Database
 
 
@@ -28,6 +29,10 @@ class SilenceRecord:
     first: date
     end: date
     asked_at: datetime
+
+    def is_valid(self, now: datetime) -> bool:
+        """Say whether that is still believed: as long as a proof that old sessions are empty."""
+        return now < self.asked_at + timedelta(days=IbLimitsRegistry.EMPTY_OLD_DAYS.value)
 
 
 class ProbesTable(Database):
@@ -64,6 +69,17 @@ class ProbesTable(Database):
                 "INSERT OR REPLACE INTO silences VALUES (?, ?, ?, ?, ?, ?)",
                 (contract_id, what_to_show, gateway, *days, micros(record.asked_at)),
             )
+
+    def silences_of(self, contract_id: int, what_to_show: str, gateway: str) -> list[SilenceRecord]:
+        """Give the silences of one contract, oldest first."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT first_date, end_date, asked_at FROM silences "
+                "WHERE contract_id = ? AND what_to_show = ? AND gateway = ? "
+                "ORDER BY first_date, end_date",
+                (contract_id, what_to_show, gateway),
+            ).fetchall()
+        return [SilenceRecord(_day(first), _day(end), moment(at)) for first, end, at in rows]
 
     def silences(self, gateway: str) -> dict[tuple[int, str], tuple[SilenceRecord, ...]]:
         """Give all silences of a gateway by contract id and what_to_show, oldest first."""
