@@ -14,12 +14,15 @@ from ktrdr_pipelines.cli import (
     gateway,
     health,
     load,
+    plan,
     probe,
     query,
+    ranges,
     status,
     store,
     universe,
     up,
+    update,
 )
 from ktrdr_pipelines.cli.edge import run
 from ktrdr_pipelines.cli.logfile import log_to_file
@@ -38,6 +41,9 @@ for name, command, summary in (
     ("init", store.init, "Make the data folder a store"),
     ("up", up.up, "Start Dagster's web UI and daemon"),
     ("load", load.load, "Load bars of symbols and timeframes"),
+    ("update", update.update, "Load the tails and gaps of the whole universe"),
+    ("plan", plan.plan, "Say what a load or an update would cost"),
+    ("ranges", ranges.ranges, "Show where data begin, and what is held of them"),
     ("query", query.query, "Answer SQL about all bars"),
     ("status", status.status, "Show what is there and what is missing"),
     ("health", health.health, "See whether the gateway answers"),
