@@ -9,7 +9,9 @@ from typing import Any
 import dagster as dg
 
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.alert_sensor import alert_sensor
 from ktrdr_pipelines.defs.assets import bars_asset, catalog_asset
+from ktrdr_pipelines.defs.history_sensor import history_sensor
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.universe_sensor import universe_sensor
 from ktrdr_pipelines.errors import NoStoreError, UniverseError
@@ -35,7 +37,11 @@ def build_defs(
     windows = windows_of(resources["store"])
     return dg.Definitions(
         assets=[*(bars_asset(one, windows) for one in timeframes), catalog_asset(timeframes)],
-        sensors=[universe_sensor(timeframes)],
+        sensors=[
+            universe_sensor(timeframes),
+            history_sensor(),
+            alert_sensor(settings.ktrdr_alert_command),
+        ],
         resources=resources,
         executor=dg.in_process_executor,
     )
