@@ -130,6 +130,15 @@ class MirrorTable(Database):
         with self._writing() as connection:
             connection.executemany("DELETE FROM mirror WHERE file = ?", [(f,) for f in files])
 
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Give bytes and bars of all files together, by timeframe."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT substr(series, instr(series, '|') + 1) AS timeframe, sum(size), sum(rows) "
+                "FROM mirror GROUP BY timeframe"
+            ).fetchall()
+        return {timeframe: (size, bars) for timeframe, size, bars in rows}
+
     def mirrored_files(self) -> list[str]:
         """Give the names of all recorded files."""
         with self._reading() as connection:
