@@ -19,6 +19,11 @@ _CAUSES = {
 }
 
 
+def outage_of(cause: str) -> str | None:
+    """Name the outage that errors of a class share, or None where each is its own."""
+    return _CAUSES.get(cause)
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """One piece of work that ended: what it was, and why it failed, if it did.
@@ -37,7 +42,7 @@ class Ended:
     @property
     def outage(self) -> str:
         """Name the outage that a failure belongs to: a shared cause, or the work itself."""
-        return _CAUSES.get(self.cause, self.work)
+        return outage_of(self.cause) or self.work
 
 
 @dataclass(frozen=True, slots=True)

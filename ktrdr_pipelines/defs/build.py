@@ -11,8 +11,10 @@ import dagster as dg
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.alert_sensor import alert_sensor
 from ktrdr_pipelines.defs.assets import bars_asset, catalog_asset
+from ktrdr_pipelines.defs.gap_sensor import gap_sensor
 from ktrdr_pipelines.defs.history_sensor import history_sensor
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.tail_schedule import tail_schedule
 from ktrdr_pipelines.defs.universe_sensor import universe_sensor
 from ktrdr_pipelines.errors import NoStoreError, UniverseError
 from ktrdr_pipelines.settings import Settings, data_folder
@@ -39,9 +41,11 @@ def build_defs(
         assets=[*(bars_asset(one, windows) for one in timeframes), catalog_asset(timeframes)],
         sensors=[
             universe_sensor(timeframes),
+            gap_sensor(timeframes, windows),
             history_sensor(),
             alert_sensor(settings.ktrdr_alert_command),
         ],
+        schedules=[tail_schedule()],
         resources=resources,
         executor=dg.in_process_executor,
     )
