@@ -4,7 +4,7 @@ Not here: when it runs (``defs.tail_schedule``), which tails are due (``load.tai
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -20,6 +20,7 @@ from ktrdr_pipelines.defs.telling import is_told, materialization
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
+from ktrdr_pipelines.load.keeper import system_now
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import AskedBy, Mode
 from ktrdr_pipelines.load.reports import SeriesReport
@@ -66,8 +67,9 @@ class TailRun:
         *,
         ib: IbResource,
         store: StoreResource,
+        clock: Callable[[], datetime] = system_now,
     ) -> None:
-        self._context, self._ib = context, ib
+        self._context, self._ib, self._clock = context, ib, clock
         self._layout: StoreLayout = store.layout()
         self._universe = store.universe()
         self._series = [one for one in self._universe.series() if one.timeframe in timeframes]
@@ -88,7 +90,7 @@ class TailRun:
         began_s = time.monotonic()
         self._look()
         time.sleep(max(0.0, pause_s - (time.monotonic() - began_s)))
-        tails = due_tails(self._look(), datetime.now(tz=UTC))
+        tails = due_tails(self._look(), self._clock())
         jobs = [
             Job(tail.series, Mode.TAIL, wanted=tail.stamps, asked_by=AskedBy.SENSOR)
             for tail in tails
@@ -100,13 +102,13 @@ class TailRun:
         finally:
             if jobs:
                 instruments = list(self._universe.instruments.values())
-                rebuild_catalog(self._layout, instruments, datetime.now(tz=UTC))
+                rebuild_catalog(self._layout, instruments, self._clock())
         told = self._tell([report for report in reports if report.rows])
         self._context.log.info(_summary(reports))
         self._end(reports, told)
 
     def _look(self) -> list[SeriesGaps]:
-        return self._book.look(self._series, datetime.now(tz=UTC))
+        return self._book.look(self._series, self._clock())
 
     def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
         thread = LoaderThread(
@@ -124,7 +126,7 @@ class TailRun:
         """Tell of the windows that Dagster does not know yet, and of those that are finished."""
         told = 0
         windows = WindowBook(self._book)
-        now = datetime.now(tz=UTC)
+        now = self._clock()
         for report in reports:
             series = report.series
             calendar = self._book.calendars.of(series.instrument)
