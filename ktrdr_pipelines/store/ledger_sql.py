@@ -1,7 +1,8 @@
 """The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``."""
 
 LEDGER_VERSION = 2
-"""Version of these tables. 1 is the first; 2 adds ``confirmed`` and reads the tables of 1."""
+"""Version of these tables. 1 is the first; 2 adds ``confirmed`` and packs the
+mirror's sessions; it reads what 1 wrote."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS mirror (
