@@ -15,6 +15,8 @@ from ktrdr_pipelines.errors import ClientIdInUseError, ExitCode, GatewayError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.ib.config import GatewayConfig
+    from ktrdr_pipelines.ib.gateway import GatewayConnection
+    from ktrdr_pipelines.ib.health import Health
     from ktrdr_pipelines.ib.pacer_memory import Vitals
 
 
@@ -34,6 +36,7 @@ class Look:
     last_answer_age_s: float | None = None
     places: int | None = None
     breaker: str | None = None
+    paused_s: float | None = None
     farms: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()
     error: GatewayError | None = None
@@ -78,27 +81,33 @@ async def look(config: "GatewayConfig") -> Look:
         async with strategy.get_connection_for_operation(Operation.CLI) as connection:
             connect_s = time.monotonic() - started_s
             seen = with_vitals(await connection.health(), _vitals(config))
-            trip_s = seen.round_trip_s
-            return Look(
-                gateway=config.gateway,
-                tcp=True,
-                handshake=True,
-                connect_ms=_ms(connect_s),
-                round_trip_ms=None if trip_s is None else _ms(trip_s),
-                clock_offset_s=round(seen.clock_offset_s, 1),
-                origin=str(connection.origin),
-                client_id=connection.client_id,
-                server_version=connection.server_version,
-                last_answer_age_s=_rounded(seen.last_answer_age_s),
-                places=seen.places,
-                breaker=seen.breaker,
-                farms=tuple(map(str, seen.farms)),
-                troubles=seen.troubles,
-            )
+            return _seen(connection, seen, connect_s)
     except GatewayError as error:
         return _failed(config.gateway, error)
     finally:
         await strategy.cleanup_temporary_connections()
+
+
+def _seen(connection: "GatewayConnection", seen: "Health", connect_s: float) -> Look:
+    """Say what a connection showed."""
+    trip_s = seen.round_trip_s
+    return Look(
+        gateway=connection.gateway,
+        tcp=True,
+        handshake=True,
+        connect_ms=_ms(connect_s),
+        round_trip_ms=None if trip_s is None else _ms(trip_s),
+        clock_offset_s=round(seen.clock_offset_s, 1) + 0.0,  # no minus before nothing
+        origin=str(connection.origin),
+        client_id=connection.client_id,
+        server_version=connection.server_version,
+        last_answer_age_s=_rounded(seen.last_answer_age_s),
+        places=seen.places,
+        breaker=seen.breaker,
+        paused_s=round(seen.paused_s, 1),
+        farms=tuple(map(str, seen.farms)),
+        troubles=seen.troubles,
+    )
 
 
 def _vitals(config: "GatewayConfig") -> "Vitals":
@@ -146,6 +155,8 @@ def _say(found: Look) -> None:
     age_s = found.last_answer_age_s
     say(f"last bars   {'none since this machine started' if age_s is None else f'{age_s:g} s ago'}")
     say(f"breaker     {found.breaker}, {found.places} requests for bars at once")
+    if found.paused_s:
+        say(f"pause       {found.paused_s:.0f} s more: the gateway said that it was asked too much")
     for farm in found.farms:
         say(f"farm        {farm}")
     for trouble in found.troubles:

@@ -127,6 +127,13 @@ def client_id(used: int, first: int) -> Check:
     return Check(Name.CLIENT_ID, Verdict.NOTE, finding)
 
 
+def pausing(left_s: float) -> Check:
+    """Say that nothing about data was asked, because everybody pauses."""
+    finding = f"not asked: the gateway was asked too much, and everybody waits {left_s:.0f} s more"
+    remedy = "Look again then. Other programs at the same login use up the same allowance"
+    return wrong(Name.CONTRACTS, finding, remedy)
+
+
 def no_contract(error: GatewayError) -> Check:
     """Say what it means that a question about a well-known stock came to nothing."""
     if isinstance(error, GatewaySilentError | OutageError):

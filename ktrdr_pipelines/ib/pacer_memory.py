@@ -42,12 +42,14 @@ class Block:
 class Vitals:
     """How the gateway is, as all processes together know it.
 
-    ``answered_at`` is the shared clock's time of the last bars, 0 where there were none.
+    ``answered_at`` is the shared clock's time of the last bars, 0 where there were none;
+    ``paused_s`` is what is left of a pause after a violation.
     """
 
     places: int
     answered_at: float
     breaker: Breaker
+    paused_s: float = 0.0
 
 
 class PacerMemory:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.core.breaker import MOST_FAILURES
 from ktrdr_pipelines.errors import GatewayUnreachableError
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.doctor import examine
+from ktrdr_pipelines.ib.doctor import duration_at, examine
 from ktrdr_pipelines.ib.findings import Check, Name, Verdict, no_connection
 from ktrdr_pipelines.ib.leases import ClientIdLeases
 from ktrdr_pipelines.ib.pacer import Pacer
@@ -180,7 +181,7 @@ def test_a_gateway_that_is_logged_out(look: Any, words: Any) -> None:
 def test_a_competing_session(look: Any, code: int, text: str) -> None:
     """Another session of the login has the data."""
     checks = look(bars=lambda talk, fields: talk.error(fields[1], code, text))
-    assert Name.SESSION in wrongs(checks)
+    assert wrongs(checks) == [Name.SESSION]
     assert "Log out the other" in checks[Name.SESSION].remedy
 
 
@@ -233,6 +234,29 @@ def test_something_else_at_the_port(look: Any) -> None:
 def test_bars_that_never_come(look: Any, words: Any) -> None:
     """Contracts are known and bars are not answered: the data path hangs."""
     assert wrongs(look(bars=words.ignore)) == [Name.BARS]
+
+
+def test_a_pause_after_a_violation_is_told_and_not_waited_for(
+    config: GatewayConfig, gateways: Any
+) -> None:
+    """A person who looks in the minutes after a violation learns why nothing goes."""
+    gateway = gateways()
+    there = replace(config, port=gateway.port)
+    pacer = Pacer.of(there)
+    pacer.pause_after_violation()
+    checks = {check.name: check for check in asyncio.run(examine(there))}
+    assert "asked too much" in checks[Name.CONTRACTS].finding
+    assert wrongs(checks) == [Name.CONTRACTS]
+    assert 50 < pacer.vitals().paused_s <= 60
+    assert gateway.asked(9) == gateway.asked(20) == []
+    pacer.close()
+
+
+def test_two_looks_in_a_row_do_not_wait_for_each_other() -> None:
+    """IB's rule of identical requests is none of a person's who mends and looks again."""
+    moments = [datetime(2026, 1, 5, tzinfo=UTC) + timedelta(seconds=2 * n) for n in range(20)]
+    durations = {duration_at(moment) for moment in moments}
+    assert durations == {f"{days} D" for days in range(5, 25)}
 
 
 def test_looking_closes_the_breaker(config: GatewayConfig, gateways: Any, words: Any) -> None:
