@@ -12,6 +12,7 @@ from ktrdr_pipelines.store.database import series_key
 from ktrdr_pipelines.store.mirror import MirrorTable
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
 from ktrdr_pipelines.store.symbols import SymbolsTable
+from ktrdr_pipelines.store.verified import VerifiedTable
 
 __all__ = [
     "Attempt",
@@ -33,8 +34,9 @@ class Ledger(
     ReferencesTable,
     ConfirmedTable,
     SymbolsTable,
+    VerifiedTable,
 ):
-    """Mirror, attempts, claims, audit, heads, contracts, revisions and confirmations of one store.
+    """Mirror, attempts, claims, audit, references, confirmations and verifications of one store.
 
     Every call is one transaction; any thread of any process may call. SQLite's failures come as
     StoreError, with what to do.
