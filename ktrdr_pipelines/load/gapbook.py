@@ -35,15 +35,16 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.spanarrays import SpanArrays, span_arrays
-from ktrdr_pipelines.core.stretches import Stretches, without
+from ktrdr_pipelines.core.stretches import Stretches, joined, stretches_of, without
 from ktrdr_pipelines.core.suspects import have_bars
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.load.calendars import open_calendars
+from ktrdr_pipelines.load.facts import silent_stamps
 from ktrdr_pipelines.load.holdings import Holding, Holdings
 from ktrdr_pipelines.load.modes import first_stamp
 from ktrdr_pipelines.store.attempts import Attempt, AttemptKind
 from ktrdr_pipelines.store.layout import StoreLayout, store_origin
-from ktrdr_pipelines.store.ledger import Ledger, series_key
+from ktrdr_pipelines.store.ledger import Ledger, SilenceRecord, series_key
 from ktrdr_pipelines.store.parquet import BarStore
 
 _REASONS = {
@@ -101,6 +102,7 @@ class _Known:
 
     attempts: tuple[Attempt, ...]
     head: datetime | None
+    silences: tuple[SilenceRecord, ...]
     confirmed: Mapping[date, int]
 
 
@@ -247,6 +249,7 @@ class _Ledgered:
         ledger, origin = store.ledger, store_origin(store.layout)
         self._attempts = ledger.all_attempts()
         self._heads = ledger.heads(gateway)
+        self._silences = ledger.silences(gateway)
         self._confirmed = ledger.all_confirmed()
         self._pinned = ledger.pinned_contracts(origin) if origin else {}
 
@@ -257,6 +260,7 @@ class _Ledgered:
         return _Known(
             tuple(self._attempts.get(key, ())),
             self._heads.get((contract, what)) if contract else None,
+            self._silences.get((contract, what), ()) if contract else (),
             self._confirmed.get(key, {}),
         )
 
@@ -298,7 +302,7 @@ def _standing(
 ) -> Standing:
     listed = first_stamp_of(calendar, series.timeframe, known.head) if known.head else None
     return Standing(
-        settled=holding.settled(now),
+        settled=_with_silences(series, calendar, holding, known, now=now),
         wanted_from=micros(first_stamp(series, calendar)),
         listed_from=micros(listed) if listed else None,
         oldest_bar=holding.oldest_bar,
@@ -307,6 +311,24 @@ def _standing(
             dtype=np.int64,
         ),
     )
+
+
+def _with_silences(
+    series: Series, calendar: SessionCalendar, holding: Holding, known: _Known, *, now: datetime
+) -> Stretches:
+    """Give what needs no asking: settled, or found silent before the oldest bar that is held."""
+    settled = holding.settled(now)
+    if holding.oldest_bar is None or not known.silences:
+        return settled
+    silent = stretches_of(
+        part
+        for one in known.silences
+        if one.is_valid(now)
+        for part in silent_stamps(calendar, series.timeframe, one.first, one.end)
+        if micros(part.end) <= holding.oldest_bar
+    )
+    both = (np.concatenate(pair) for pair in zip(settled, silent, strict=True))
+    return joined(np.stack(list(both), axis=1))
 
 
 def _claimed(holding: Holding, known: _Known, now: datetime) -> Sequence[Claimed]:

@@ -206,7 +206,6 @@ def test_verify_finds_prices_that_cannot_be(ktrdr: Any, store: Path, gateway: An
 
 def test_verify_reads_what_status_believes(ktrdr: Any, store: Path, gateway: Any) -> None:
     """A file changed behind an unchanged fingerprint is believed by status, not by verify."""
-
     ktrdr("load", "AAPL", "1d", *DAYS)
     path = _daily(store)
     facts = path.stat()
