@@ -16,7 +16,9 @@ import dagster as dg
 
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.assets import bars_key
+from ktrdr_pipelines.defs.catalog_picture import markdown_table
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.tags import KIND, RunKind
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -60,7 +62,7 @@ class Finding:
             "looked_at": dg.MetadataValue.int(self.looked_at),
         }
         if self.rows:
-            metadata["worst"] = dg.MetadataValue.md(_markdown(self.columns, self.rows))
+            metadata["worst"] = dg.MetadataValue.md(markdown_table(self.columns, self.rows))
         return dg.AssetCheckResult(
             asset_key=bars_key(timeframe),
             check_name=name,
@@ -99,15 +101,15 @@ def bars_checks(
 
 
 def check_schedule() -> dg.ScheduleDefinition:
-    """Make the schedule that runs all checks hourly."""
+    """Make the schedule that renews the catalog and runs all checks, hourly."""
     return dg.ScheduleDefinition(
         name="check_schedule",
-        target=dg.AssetSelection.all_asset_checks(),
+        target=dg.AssetSelection.all_asset_checks() | dg.AssetSelection.assets("bars_catalog"),
         cron_schedule="17 * * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Runs all asset checks.",
-        tags={"ktrdr/kind": "check"},
+        description="Renews the catalog with its picture of coverage, and runs all checks.",
+        tags={KIND: RunKind.CHECK.value},
     )
 
 
@@ -192,9 +194,3 @@ def _sane(files: Mapping[str, Examined | StoreError]) -> Finding:
     total = sum(one.rows for one in good.values())
     count = sum(one.insane for one in good.values())
     return Finding(count, total, "bars are impossible", ("file", "bars", "first"), rows)
-
-
-def _markdown(columns: Sequence[str], rows: Rows) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    cells = ((str(cell).replace("|", "/").replace("\n", " ") for cell in line) for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
