@@ -11,6 +11,7 @@ import typer
 from ktrdr_pipelines.cli import (
     demo,
     doctor,
+    gaps,
     gateway,
     health,
     load,
@@ -23,6 +24,7 @@ from ktrdr_pipelines.cli import (
     universe,
     up,
     update,
+    verify,
 )
 from ktrdr_pipelines.cli.edge import run
 from ktrdr_pipelines.cli.logfile import log_to_file
@@ -46,6 +48,8 @@ for name, command, summary in (
     ("ranges", ranges.ranges, "Show where data begin, and what is held of them"),
     ("query", query.query, "Answer SQL about all bars"),
     ("status", status.status, "Show what is there and what is missing"),
+    ("gaps", gaps.gaps, "Name what is missing, and why"),
+    ("verify", verify.verify, "Read and recount everything on disk"),
     ("health", health.health, "See whether the gateway answers"),
     ("doctor", doctor.doctor, "Find out what is wrong with the gateway's set-up"),
     ("probe", probe.probe, "Ask the gateway about what is not certain"),

@@ -13,6 +13,7 @@ from ktrdr_pipelines.store.mirror import MirrorTable
 from ktrdr_pipelines.store.probes import ProbeRecord, ProbesTable, SilenceRecord
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
 from ktrdr_pipelines.store.symbols import SymbolsTable
+from ktrdr_pipelines.store.verified import VerifiedTable
 
 __all__ = [
     "Attempt",
@@ -37,6 +38,7 @@ class Ledger(
     ConfirmedTable,
     ProbesTable,
     SymbolsTable,
+    VerifiedTable,
 ):
     """All that is known beside the bars of one store.
 

@@ -1,5 +1,6 @@
 """The code location as a whole: what it holds, its sensor, its catalog asset."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ def test_location_loads_where_there_is_no_store_yet(tmp_path: Path) -> None:
 
 def test_no_job_is_named_over_partitioned_assets(location: Any) -> None:
     """A named job would lose partitions of a backfill, so there is none."""
-    names = {job.name for job in location.defs().resolve_all_job_defs()}
-    assert all(name.startswith("__") for name in names)
+    jobs = {job.name: job for job in location.defs().resolve_all_job_defs()}
+    named = {name: job for name, job in jobs.items() if not name.startswith("__")}
+    assert set(named) == {"tails"}
+    assert all(not job.asset_layer.executable_asset_keys for job in named.values())
 
 
 def test_windows_begin_where_the_universe_says(location: Any) -> None:
@@ -127,3 +130,10 @@ def test_catalog_asset_builds_the_catalog(location: Any) -> None:
     )
     assert result.success
     assert location.layout.catalog.stat().st_size > 0
+    [event] = result.asset_materializations_for_node("bars_catalog")
+    picture = str(event.metadata["heatmap"].value)
+    code = picture.removeprefix("![coverage](data:image/png;base64,").removesuffix(")")
+    assert base64.b64decode(code, validate=True).startswith(b"\x89PNG")
+    assert len(picture) < 300_000
+    assert "| AAPL 1d | 0 |" in str(event.metadata["coverage"].value)
+    assert event.metadata["bars_missing"].value > 1000
