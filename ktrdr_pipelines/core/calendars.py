@@ -101,13 +101,15 @@ class Calendars:
     """
 
     def of(self, instrument: Instrument) -> SessionCalendar:
-        """Give the calendar that an instrument's sessions are expected by.
+        """Give the calendar that an instrument's sessions are expected by, up to its end.
 
         Raises:
             KeyError: it names a calendar that there is not.
         """
-        return calendar_named(instrument.calendar)
+        calendar = calendar_named(instrument.calendar)
+        return calendar if instrument.end is None else calendar.until(instrument.end)
 
     def each(self, instruments: Iterable[Instrument]) -> dict[str, SessionCalendar]:
-        """Give the calendars of some instruments by their keys, each once."""
-        return {instrument.calendar: self.of(instrument) for instrument in instruments}
+        """Give the calendars of some instruments by their keys, whole, each once."""
+        keys = dict.fromkeys(instrument.calendar for instrument in instruments)
+        return {key: calendar_named(key) for key in keys}
