@@ -173,7 +173,12 @@ class PacingError(GatewayError):
 
 
 class EntitlementError(GatewayError):
-    """Not permitted or not subscribed; it stops what it concerns and nothing else."""
+    """Not permitted or not subscribed; it stops what it concerns and nothing else.
+
+    ``entitlement`` says what permission is missing: listing exchange, kind, what is shown.
+    """
+
+    entitlement: str = ""
 
 
 class RequestRejectedError(GatewayError):

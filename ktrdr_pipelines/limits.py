@@ -258,6 +258,22 @@ class IbLimitsRegistry:
         "P",
     )
     HEAD_CACHE_S: Final = Limit(86_400, "seconds a head timestamp is believed", "KTRDR", "K")
+    TRY_AGAIN_S: Final = Limit(
+        MappingProxyType(
+            {
+                "error": (300, _DAY),
+                "no_data": (_DAY, _MONTH),
+                "probed": (_DAY, _MONTH),
+                "blocked": (_DAY, _DAY),
+                "unknown": (_HOUR, _WEEK),
+            }
+        ),
+        "first and longest seconds that automatic work leaves alone what was tried in vain; they "
+        "double in between. A missing permission is probed once a day; a contract is spuriously "
+        "unknown in the nightly maintenance (ib_insync #330)",
+        "this project",
+        "P",
+    )
     EMPTY_RECENT_DAYS: Final = Limit(30, "days an 'empty' lasts when it is recent", "DESIGN", "P")
     EMPTY_OLD_DAYS: Final = Limit(365, "days an 'empty' lasts when it is old", "DESIGN", "P")
 

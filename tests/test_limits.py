@@ -40,6 +40,13 @@ SCALARS = {
     "DURATION_UNITS": ("S", "D", "W", "M", "Y"),
 }
 TABLES = {
+    "TRY_AGAIN_S": {
+        "error": (5 * 60, 24 * 3600),
+        "no_data": (24 * 3600, 30 * 24 * 3600),
+        "probed": (24 * 3600, 30 * 24 * 3600),
+        "blocked": (24 * 3600, 24 * 3600),
+        "unknown": (3600, 7 * 24 * 3600),
+    },
     "BAR_SIZES": {
         "1m": "1 min",
         "5m": "5 mins",

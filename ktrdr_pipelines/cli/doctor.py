@@ -4,12 +4,13 @@ Not here: looking (``ib.doctor``), what findings mean (``ib.findings``).
 """
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import typer
 
 from ktrdr_pipelines.cli.output import AsJson, say, say_json
-from ktrdr_pipelines.errors import ExitCode
+from ktrdr_pipelines.errors import ExitCode, NoStoreError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.ib.findings import Check
@@ -31,6 +32,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     config = GatewayConfig.from_settings(load_settings())
     checks = run_stoppable(examine(config))
+    hasten_tries()
     is_good = all(check.verdict is not Verdict.WRONG for check in checks)
     if as_json:
         told = [asdict(check) for check in checks]
@@ -38,6 +40,19 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         _say(config.gateway, checks)
     raise typer.Exit(ExitCode.DONE if is_good else ExitCode.FAILED)
+
+
+def hasten_tries() -> None:
+    """Let sensors of the store, where there is one, try again at once what they have put off."""
+    from ktrdr_pipelines.settings import data_folder, load_settings
+    from ktrdr_pipelines.store.layout import open_store
+    from ktrdr_pipelines.store.ledger import Ledger
+
+    try:
+        layout = open_store(data_folder(load_settings()))
+    except NoStoreError:
+        return
+    Ledger(layout.ledger).hasten_attempts(datetime.now(tz=UTC))
 
 
 def _say(gateway: str, checks: "list[Check]") -> None:

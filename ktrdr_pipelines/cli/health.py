@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ktrdr_pipelines.cli.output import AsJson, error_json, note, say, say_json
-from ktrdr_pipelines.errors import ExitCode, GatewayError
+from ktrdr_pipelines.errors import ClientIdInUseError, ExitCode, GatewayError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.ib.config import GatewayConfig
+    from ktrdr_pipelines.ib.gateway import GatewayConnection
+    from ktrdr_pipelines.ib.health import Health
     from ktrdr_pipelines.ib.pacer_memory import Vitals
 
 
@@ -23,8 +25,8 @@ class Look:
     """What a look at a gateway found, step by step; None where it did not come that far."""
 
     gateway: str
-    tcp: bool
-    handshake: bool
+    tcp: bool | None
+    handshake: bool | None
     connect_ms: float | None = None
     round_trip_ms: float | None = None
     clock_offset_s: float | None = None
@@ -34,6 +36,7 @@ class Look:
     last_answer_age_s: float | None = None
     places: int | None = None
     breaker: str | None = None
+    paused_s: float | None = None
     farms: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()
     error: GatewayError | None = None
@@ -78,27 +81,33 @@ async def look(config: "GatewayConfig") -> Look:
         async with strategy.get_connection_for_operation(Operation.CLI) as connection:
             connect_s = time.monotonic() - started_s
             seen = with_vitals(await connection.health(), _vitals(config))
-            trip_s = seen.round_trip_s
-            return Look(
-                gateway=config.gateway,
-                tcp=True,
-                handshake=True,
-                connect_ms=_ms(connect_s),
-                round_trip_ms=None if trip_s is None else _ms(trip_s),
-                clock_offset_s=round(seen.clock_offset_s, 1),
-                origin=str(connection.origin),
-                client_id=connection.client_id,
-                server_version=connection.server_version,
-                last_answer_age_s=_rounded(seen.last_answer_age_s),
-                places=seen.places,
-                breaker=seen.breaker,
-                farms=tuple(map(str, seen.farms)),
-                troubles=seen.troubles,
-            )
+            return _seen(connection, seen, connect_s)
     except GatewayError as error:
         return _failed(config.gateway, error)
     finally:
         await strategy.cleanup_temporary_connections()
+
+
+def _seen(connection: "GatewayConnection", seen: "Health", connect_s: float) -> Look:
+    """Say what a connection showed."""
+    trip_s = seen.round_trip_s
+    return Look(
+        gateway=connection.gateway,
+        tcp=True,
+        handshake=True,
+        connect_ms=_ms(connect_s),
+        round_trip_ms=None if trip_s is None else _ms(trip_s),
+        clock_offset_s=round(seen.clock_offset_s, 1) + 0.0,  # no minus before nothing
+        origin=str(connection.origin),
+        client_id=connection.client_id,
+        server_version=connection.server_version,
+        last_answer_age_s=_rounded(seen.last_answer_age_s),
+        places=seen.places,
+        breaker=seen.breaker,
+        paused_s=round(seen.paused_s, 1),
+        farms=tuple(map(str, seen.farms)),
+        troubles=seen.troubles,
+    )
 
 
 def _vitals(config: "GatewayConfig") -> "Vitals":
@@ -115,12 +124,14 @@ def _rounded(seconds: float | None) -> float | None:
 
 def _failed(gateway: str, error: GatewayError) -> Look:
     """Say how far a connection came that was not made."""
-    from ktrdr_pipelines.ib.wire import Ending, WireError
+    from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 
     cause = error.__cause__
     ending = cause.ending if isinstance(cause, WireError) else None
-    met_nobody = ending in {Ending.REFUSED, Ending.NO_ROUTE}
-    return Look(gateway, tcp=not met_nobody, handshake=ending is None, error=error)
+    if ending is None and isinstance(error, ClientIdInUseError):
+        return Look(gateway, tcp=None, handshake=None, error=error)
+    is_met, shook_hands = ending not in MET_NOBODY, ending in {None, Ending.ID_IN_USE}
+    return Look(gateway, tcp=is_met, handshake=shook_hands, error=error)
 
 
 def _ms(seconds: float) -> float:
@@ -129,7 +140,8 @@ def _ms(seconds: float) -> float:
 
 def _say(found: Look) -> None:
     say(f"gateway     {found.gateway}")
-    say(f"connection  {'made' if found.tcp else 'none'}")
+    made = {True: "made", False: "none", None: "not tried"}
+    say(f"connection  {made[found.tcp]}")
     if found.tcp:
         say(f"handshake   {'done' if found.handshake else 'not done'}")
     if found.error is not None:
@@ -143,6 +155,8 @@ def _say(found: Look) -> None:
     age_s = found.last_answer_age_s
     say(f"last bars   {'none since this machine started' if age_s is None else f'{age_s:g} s ago'}")
     say(f"breaker     {found.breaker}, {found.places} requests for bars at once")
+    if found.paused_s:
+        say(f"pause       {found.paused_s:.0f} s more: the gateway said that it was asked too much")
     for farm in found.farms:
         say(f"farm        {farm}")
     for trouble in found.troubles:

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from ktrdr_pipelines.cli import demo, doctor, gateway, health, load, probe, query, status, store, up
+from ktrdr_pipelines.cli import (
+    demo,
+    doctor,
+    gateway,
+    health,
+    load,
+    probe,
+    query,
+    status,
+    store,
+    universe,
+    up,
+)
 from ktrdr_pipelines.cli.edge import run
 from ktrdr_pipelines.cli.logfile import log_to_file
 from ktrdr_pipelines.cli.output import say
@@ -35,6 +47,7 @@ for name, command, summary in (
     ("simulate", gateway.simulate, "Serve a gateway without an account"),
 ):
     app.command(name, short_help=summary)(command)
+app.add_typer(universe.app, name="universe", short_help="Check and edit the universe")
 
 
 def _say_version(wanted: bool) -> None:

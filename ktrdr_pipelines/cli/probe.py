@@ -28,19 +28,33 @@ def probe(
     was expected and what came, and writes a record without account numbers, user names or
     addresses, which you can show to others and replay.
 
-    Exit codes: 0 everything was asked (whatever came), 1 no gateway, 3 it went away.
+    Exit codes: 0 everything was asked (whatever came), 1 no gateway, or the record cannot be
+    written, 3 not everything was asked: the gateway went away, or does not know an instrument.
     """
     from ktrdr_pipelines.cli.stopping import run_stoppable
-    from ktrdr_pipelines.ib.capture import write_capture
+    from ktrdr_pipelines.ib.capture import check_writable, write_capture
     from ktrdr_pipelines.ib.config import GatewayConfig
     from ktrdr_pipelines.ib.probe import probe as ask
     from ktrdr_pipelines.settings import load_settings
 
     config = GatewayConfig.from_settings(load_settings())
-    came = run_stoppable(ask(config, on_finding=lambda one: note(f"asked: {one.fact.name}")))
+    check_writable(out)
+    came = run_stoppable(ask(config, on_finding=_Told().note))
     write_capture(out, came.capture)
     tell(came, config.gateway, out, as_json=as_json)
     raise typer.Exit(ExitCode.DONE if came.is_whole else ExitCode.INCOMPLETE)
+
+
+class _Told:
+    """Says how far the asking has come."""
+
+    def __init__(self) -> None:
+        self._facts = 0
+
+    def note(self, finding: "Finding") -> None:
+        self._facts += 1
+        what = "asked" if finding.was_asked else f"not asked ({finding.seen})"
+        note(f"{self._facts:>2} {what}: {finding.fact.name}")
 
 
 def tell(came: "Probe", gateway: str, out: Path, *, as_json: bool) -> None:
@@ -57,7 +71,8 @@ def tell(came: "Probe", gateway: str, out: Path, *, as_json: bool) -> None:
 
 def _document(finding: "Finding") -> dict[str, Any]:
     fact = finding.fact
-    agrees = {True: "yes", False: "NO", None: "learned" if finding.was_asked else "not asked"}
+    nothing = "not known" if finding.was_asked else "not asked"
+    agrees = {True: "yes", False: "NO", None: "learned" if finding.known else nothing}
     return {
         "fact": fact.name,
         "grade": fact.grade,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.cli.survey import SeriesState, Stranger
     from ktrdr_pipelines.core.calendars import Calendars
     from ktrdr_pipelines.core.timeframes import Timeframe
+    from ktrdr_pipelines.universe import Universe
 
 _CONTRACT: Final = ("sec_type", "exchange", "currency")
 _FIELDS: Final = ("what_to_show", "use_rth", "start", "backfill")
@@ -53,7 +54,7 @@ def status(as_json: AsJson = False) -> None:
         say_json(_document(place, states, strangers, now))
     else:
         _say_store(place, now)
-        _say_universe(place)
+        say_symbols(place.universe)
         _say_states(states, strangers, survey.calendars)
     if any(state.error is not None for state in states):
         raise typer.Exit(ExitCode.FAILED)
@@ -73,11 +74,11 @@ def _say_store(place: "Place", now: datetime) -> None:
         say(f"          the last edit is bad, the last good universe counts: {place.problem}")
 
 
-def _say_universe(place: "Place") -> None:
+def say_symbols(universe: "Universe") -> None:
     """Print what came of each symbol; a star marks what the file does not say itself."""
     rows = []
-    for symbol, instrument in place.universe.instruments.items():
-        told = place.universe.describe(instrument)
+    for symbol, instrument in universe.instruments.items():
+        told = universe.describe(instrument)
         contract = " ".join(_starred(told[name]) for name in _CONTRACT)
         rows.append((symbol, contract, *(_starred(told[name]) for name in _FIELDS)))
     say_table({"symbol": "left", "contract": "fold", **dict.fromkeys(_FIELDS, "left")}, rows)

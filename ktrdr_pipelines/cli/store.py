@@ -73,6 +73,8 @@ def repair(as_json: AsJson = False) -> None:
     if as_json:
         say_json(asdict(report))
         return
+    if report.finished:
+        say(f"finished the {report.finished}, which had been cut short")
     say(f"{counted(report.files, 'file')} whole; ledger and catalog are rebuilt")
     for one in report.quarantined:
         say(f"set aside: {one}")

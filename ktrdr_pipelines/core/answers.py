@@ -18,13 +18,15 @@ class BarRequest:
     """One request for historical bars.
 
     ``ends_at`` is real time, None for "now"; ``duration`` is in IB's words (``5 D``); ``tail``
-    says that it is for freshness and goes before backfills.
+    says that it is for freshness and goes before backfills; ``probes`` that it is to be sent
+    though a permission was found missing before.
     """
 
     series: Series
     ends_at: datetime | None
     duration: str
     tail: bool = False
+    probes: bool = False
 
     def __str__(self) -> str:
         end = "now" if self.ends_at is None else f"{self.ends_at:%Y-%m-%d %H:%M:%SZ}"

@@ -4,11 +4,13 @@ Not here: which bars of an answer are kept (``core.settle``), files (``store.par
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 VALUES = ("open", "high", "low", "close", "volume", "average", "bar_count")
 
@@ -55,6 +57,11 @@ def stamps(bars: pa.Table) -> np.ndarray:
 def micros(moment: datetime) -> int:
     """Give an aware moment as whole microseconds since 1970 UTC."""
     return round(moment.timestamp() * 1_000_000)
+
+
+def moment(stamp: int) -> datetime:
+    """Give the aware moment of whole microseconds since 1970 UTC."""
+    return _EPOCH + timedelta(microseconds=int(stamp))
 
 
 def bars_between(bars: pa.Table, start: datetime, end: datetime) -> pa.Table:

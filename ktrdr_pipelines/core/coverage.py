@@ -31,6 +31,14 @@ class Emptiness:
         """When the first part of it must be proved again."""
         return self.proved_at + (_RECENT if self.interval.end > self._recent_from else _OLD)
 
+    @property
+    def expiries(self) -> tuple[datetime, ...]:
+        """When parts of it come to be too old: the recent part first, then the rest."""
+        last = self.proved_at + _OLD
+        return (
+            (self.proved_at + _RECENT, last) if self.interval.end > self._recent_from else (last,)
+        )
+
     def valid_part(self, now: datetime) -> Interval | None:
         """Give the stretch whose proof still counts, or None."""
         if now < self.expires_at:

@@ -11,7 +11,7 @@ import dagster as dg
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.assets import bars_asset, catalog_asset
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.sensors import universe_sensor
+from ktrdr_pipelines.defs.universe_sensor import universe_sensor
 from ktrdr_pipelines.errors import NoStoreError, UniverseError
 from ktrdr_pipelines.settings import Settings, data_folder
 from ktrdr_pipelines.universe import Windows

@@ -21,7 +21,7 @@ from ktrdr_pipelines.errors import (
     PacingError,
 )
 from ktrdr_pipelines.ib.clock import boot_time_s
-from ktrdr_pipelines.ib.codes import QueryDroppedError
+from ktrdr_pipelines.ib.codes import NoDataError, QueryDroppedError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.entitlements import Entitlement, Entitlements
 from ktrdr_pipelines.ib.gateway import GatewayConnection
@@ -57,14 +57,24 @@ class Asker:
         connection.on_pacing(self._heed_complaint)
 
     @contextmanager
-    def permitted(self, entitlement: Entitlement, asked: str) -> Iterator[None]:
-        """Let through what was not refused before, and remember a refusal."""
-        self._entitlements.check(entitlement, asked)
+    def permitted(
+        self, entitlement: Entitlement, asked: str, *, probes: bool = False
+    ) -> Iterator[None]:
+        """Let through what was not refused before, and remember a refusal.
+
+        What ``probes`` goes past the refusals that earlier runs met; if it is answered they are
+        forgotten.
+        """
+        self._entitlements.check(entitlement, asked, probes=probes)
         try:
             yield
         except EntitlementError as error:
             self._entitlements.note(entitlement, error)
             raise
+        except NoDataError:
+            self._entitlements.granted(entitlement)
+            raise
+        self._entitlements.granted(entitlement)
 
     async def ask(self, ask: Ask, send: Callable[[], Awaitable[T]]) -> T:
         """Ask, and ask again after outages of the gateway's own connections.

@@ -16,14 +16,13 @@ Every other line is one frame, in the order in which it was sent or came::
 on); the handshake is not in it.
 
 What is scrubbed: frames of kinds that are not about historical data keep their number alone
-(``"cut": true``); account numbers, mail and network addresses, user names and folders in texts
-become placeholders; the text of a code that this project does not know is withheld.
+(``"cut": true``); account numbers become placeholders wherever they stand; of the text of a code
+stays what is known to be the gateway's own (``ib.known_texts``), the rest is ``(withheld)``.
 
 Not here: asking (``ib.probe``).
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from ktrdr_pipelines.errors import CorruptFileError, DiskError
-from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.ib.known_texts import WITHHELD, harmless
 
 FORMAT, VERSION = "ktrdr-capture", 1
 KEPT = {
@@ -42,14 +41,6 @@ KEPT = {
 """The message numbers whose fields are kept, by way: contracts, bars, heads, time, errors."""
 
 _ACCOUNT = "(account)"
-_PERSONAL = (
-    (re.compile(r"\b[A-Z]{1,3}\d{5,}\b"), _ACCOUNT),
-    (re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+"), "(mail)"),
-    (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b"), "(address)"),
-    (re.compile(r"(?i)\b(user(?:name)?|login|account)\b([\s:='\"]+)[\w.-]+"), r"\1\2(name)"),
-    (re.compile(r"(?i)(?:[a-z]:\\users\\|/home/|/users/)[^\s\\/]+"), "(folder)"),
-)
-"""What names a person in a text, and what stands for it."""
 
 
 class Way(StrEnum):
@@ -104,6 +95,22 @@ class Scrubber:
         return text
 
 
+def check_writable(path: Path) -> None:
+    """Make sure that a capture can be written, before anybody is asked anything.
+
+    Raises:
+        DiskError: it cannot; nothing is left behind.
+    """
+    try:
+        existed = path.exists()
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
 def write_capture(path: Path, capture: Capture) -> None:
     """Write a capture.
 
@@ -120,7 +127,7 @@ def write_capture(path: Path, capture: Capture) -> None:
     try:
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     except OSError as error:
-        raise DiskError(f"capture {path}", came=error.strerror or str(error)) from error
+        raise _refused(path, error) from error
 
 
 def read_capture(path: Path) -> Capture:
@@ -143,6 +150,11 @@ def read_capture(path: Path) -> Capture:
     frames = [with_place(number, line, _frame_of) for number, line in enumerate(lines[1:], 2)]
     began = datetime.fromisoformat(header["began"])
     return Capture(int(header["server_version"]), began, tuple(frames))
+
+
+def _refused(path: Path, error: OSError) -> DiskError:
+    remedy = "Name a file in a folder that can be written, with room on its disk."
+    return DiskError(f"capture {path}", came=error.strerror or str(error), remedy=remedy)
 
 
 def _reading(path: Path) -> Callable[[int, str, Callable[[str], Any]], Any]:
@@ -172,9 +184,5 @@ def _frame_of(line: str) -> Frame:
 def _scrubbed_error(fields: list[str]) -> list[str]:
     """Keep number, code and what is harmless of the text; drop what follows."""
     head, text = fields[:4], fields[4] if len(fields) > 4 else ""
-    known = {*IbLimitsRegistry.CODES.value, *IbLimitsRegistry.CODE_TEXTS.value}
-    if not head[-1].lstrip("-").isdigit() or int(head[-1]) not in known:
-        return [*head, "(withheld)", ""]
-    for pattern, placeholder in _PERSONAL:
-        text = pattern.sub(placeholder, text)
-    return [*head, text, ""]
+    is_code = len(head) == 4 and head[-1].isdecimal()
+    return [*head, harmless(int(head[-1]), text) if is_code else WITHHELD, ""]

@@ -6,7 +6,8 @@
 - cli (and data_manager, tests): a temporary one, closed after use.
 
 Decide, then act: ``_place`` chooses, the rest connects. Not here: what a connection can do
-(``ib.gateway``), the locks behind client ids (``ib.leases``).
+(``ib.gateway``), the locks behind client ids (``ib.leases``), why none came about
+(``ib.connect_errors``).
 """
 
 import asyncio
@@ -16,17 +17,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ktrdr_pipelines.errors import (
-    ClientIdInUseError,
-    GatewayError,
-    GatewaySilentError,
-    GatewayUnreachableError,
-    UsageError,
-)
+from ktrdr_pipelines.errors import ClientIdInUseError, UsageError
 from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.connect_errors import connect_error
 from ktrdr_pipelines.ib.gateway import GatewayConnection
 from ktrdr_pipelines.ib.leases import ClientIdLease, ClientIdLeases
-from ktrdr_pipelines.ib.wire import Ending, WireError
+from ktrdr_pipelines.ib.wire import WireError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 _log = logging.getLogger(__name__)
@@ -181,7 +177,7 @@ class IbConnectionStrategy:
             await connection.open(config.host, config.port)
         except WireError as error:
             await connection.close()
-            raise _connect_error(config, client_id, error) from error
+            raise connect_error(config, client_id, error) from error
         except BaseException:
             await connection.close()
             raise
@@ -203,46 +199,3 @@ class IbConnectionStrategy:
             if place.lease is not None:
                 place.lease.release()
             place.connection = place.lease = None
-
-
-def _connect_error(config: GatewayConfig, client_id: int, error: WireError) -> GatewayError:
-    """Translate why no connection came about."""
-    asked = f"connect to {config.gateway} as client {client_id}"
-    kind, remedy = _CONNECT_ERRORS[error.ending]
-    made = kind(asked, came=str(error), remedy=remedy.format(port=config.port))
-    if error.ending is Ending.VERSION:
-        made.retry = False
-    if error.ending is Ending.ID_IN_USE:
-        made.code = 326
-    return made
-
-
-_START = (
-    "Start IB Gateway or TWS, log in, and enable the API on port {port}; without an account, "
-    "use 'ktrdr simulate --port {port}'."
-)
-_CONNECT_ERRORS: dict[Ending, tuple[type[GatewayError], str]] = {
-    Ending.REFUSED: (GatewayUnreachableError, _START),
-    Ending.NO_ROUTE: (
-        GatewayUnreachableError,
-        "Check IB_HOST, IB_PORT and the firewall. " + _START,
-    ),
-    Ending.CLOSED: (
-        GatewayUnreachableError,
-        "Log the gateway in, and look at its API settings: it may not trust this address.",
-    ),
-    Ending.SILENT: (
-        GatewaySilentError,
-        "The gateway hangs, is in its nightly reset, or waits for a click: look at its window.",
-    ),
-    Ending.ID_IN_USE: (
-        ClientIdInUseError,
-        "Close the other program, or set another range of client ids (IB_CLIENT_ID_*).",
-    ),
-    Ending.GARBAGE: (GatewayUnreachableError, "Check IB_PORT: something else listens there."),
-    Ending.VERSION: (
-        GatewayUnreachableError,
-        "Install a gateway that speaks versions 157 to 178, such as the current stable one.",
-    ),
-    Ending.ASKED: (GatewayUnreachableError, ""),
-}

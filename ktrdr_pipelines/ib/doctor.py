@@ -9,13 +9,15 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 from itertools import compress
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest
 from ktrdr_pipelines.core.instruments import Instrument, Origin, SecType, Series, WhatToShow
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import EntitlementError, GatewayError
+from ktrdr_pipelines.ib.clock import wall_now
+from ktrdr_pipelines.ib.codes import NoDataError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import IbConnectionStrategy, Operation
 from ktrdr_pipelines.ib.findings import (
@@ -29,6 +31,8 @@ from ktrdr_pipelines.ib.findings import (
     no_bars,
     no_connection,
     no_contract,
+    no_data,
+    pausing,
 )
 from ktrdr_pipelines.ib.gateway import GatewayConnection
 from ktrdr_pipelines.ib.pacer import Pacer
@@ -43,8 +47,9 @@ LONGEST_S = 10.0
 
 _SCAN_S = 1.0
 _READ_ONLY = (
-    "this program sends no orders and never asks for any; the gateway's own Read-Only API switch "
-    "is not asked for either, since that makes it open a window"
+    "not checked: this program sends no orders and asks for none, and to find out about the "
+    "gateway's own Read-Only API switch it would have to, which may open a window there; keep it "
+    "on under Configure, Settings, API"
 )
 
 
@@ -107,7 +112,7 @@ async def _looked(
 ) -> list[Check]:
     """Look at a gateway that is connected."""
     source = GatewaySource(connection, pacer, config)
-    data = await _data(source)
+    data = await _data(source, pacer)
     health = await source.health()
     first_id = config.client_id_ranges[Operation.CLI][0]
     simulated = ", simulated" if connection.origin is Origin.SIMULATED else ""
@@ -123,8 +128,10 @@ async def _looked(
     ]
 
 
-async def _data(source: GatewaySource) -> list[Check]:
+async def _data(source: GatewaySource, pacer: Pacer) -> list[Check]:
     """Ask for a contract and its bars."""
+    if pacer.vitals().paused_s > LONGEST_S:
+        return [pausing(pacer.vitals().paused_s)]
     try:
         number = await source.contract_id(probe_stock())
     except GatewayError as error:
@@ -132,8 +139,12 @@ async def _data(source: GatewaySource) -> list[Check]:
     known = good(Name.CONTRACTS, f"AAPL is contract {number}")
     try:
         bars = await _bars(source, probe_stock())
+    except NoDataError as error:
+        return [known, no_data(error.came)]
     except EntitlementError as error:
-        return [known, no_bars(error), await _free_bars(source)]
+        refused = no_bars(error)
+        is_session = refused.name is Name.SESSION
+        return [known, refused, *([] if is_session else [await _free_bars(source)])]
     except GatewayError as error:
         return [known, no_bars(error)]
     return [
@@ -153,11 +164,20 @@ async def _free_bars(source: GatewaySource) -> Check:
 
 
 async def _bars(source: GatewaySource, instrument: Instrument) -> str:
-    answer = await source.bars(BarRequest(Series(instrument, Timeframe.D1), None, "5 D"))
+    series = Series(instrument, Timeframe.D1)
+    answer = await source.bars(BarRequest(series, None, duration_at(wall_now())))
     if not isinstance(answer, Answer):
-        return answer.message
+        raise NoDataError(str(answer.request), came=answer.message)
     last = answer.bars["session_date"][-1].as_py()
     return f"{answer.bars.num_rows} bars, the last of {last}"
+
+
+def duration_at(moment: datetime) -> str:
+    """Give another duration every other second.
+
+    The same question, asked again within 15 s, would have to wait (IB's rule of identical ones).
+    """
+    return f"{5 + int(moment.timestamp() / 2) % 20} D"
 
 
 async def _open_ports(config: GatewayConfig) -> dict[str, int]:
@@ -171,7 +191,7 @@ async def _is_open(host: str, port: int) -> bool:
     try:
         async with asyncio.timeout(_SCAN_S):
             _, writer = await asyncio.open_connection(host, port)
-    except OSError:
+    except (OSError, UnicodeError):
         return False
     writer.close()
     with suppress(OSError):

@@ -8,13 +8,14 @@ for minutes. Not here: telling such errors from others (``ib.codes``), the file
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from sqlite3 import Connection
 
 from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.errors import EntitlementError
 from ktrdr_pipelines.ib.clock import wall_now
 from ktrdr_pipelines.ib.contracts import Candidate
 from ktrdr_pipelines.ib.pacer import Pacer
-from ktrdr_pipelines.ib.pacer_memory import Block
+from ktrdr_pipelines.ib.pacer_memory import Block, PacerMemory
 
 BLOCKED_S, SESSION_BLOCKED_S = 86_400.0, 300.0
 """How long a missing permission is believed, and a session somewhere else."""
@@ -55,27 +56,51 @@ class Entitlements:
     def __init__(self, pacer: Pacer, *, clock: Callable[[], float] = wall_s) -> None:
         self._pacer, self._clock = pacer, clock
         self._blocks: dict[str, Block] | None = None
+        self._met: set[str] = set()
 
-    def check(self, entitlement: Entitlement, asked: str) -> None:
+    def check(self, entitlement: Entitlement, asked: str, *, probes: bool = False) -> None:
         """Let a question pass unless it was refused before.
 
+        Args:
+            entitlement: what it needs.
+            asked: the question, for the error.
+            probes: only refusals that this connection met itself count.
+
         Raises:
-            EntitlementError: it was, and it is too early to ask again.
+            EntitlementError: it was refused, and it is too early to ask again.
         """
         blocks, now = self._known(), self._clock()
         for name in (_EVERYTHING, str(entitlement)):
             block = blocks.get(name)
-            if block is not None and block.until > now:
-                raise _refused(block, asked, now)
+            if block is None or block.until <= now or (probes and name not in self._met):
+                continue
+            raise _refused(block, entitlement, asked, now)
 
     def note(self, entitlement: Entitlement, error: EntitlementError) -> None:
         """Remember a refusal."""
         is_session = error.code == _COMPETING or "different ip" in error.came.casefold()
         name = _EVERYTHING if is_session else str(entitlement)
-        until = self._clock() + (SESSION_BLOCKED_S if is_session else BLOCKED_S)
-        block = Block(name, error.came, error.code, until)
+        lasts_s = SESSION_BLOCKED_S if is_session else BLOCKED_S
+        block = Block(name, error.came, error.code, self._clock() + lasts_s)
+        error.entitlement, error.retry_in_s = str(entitlement), lasts_s
+        if not is_session:
+            error.remedy = f"{error.remedy} Missing is the one for {entitlement}"
         self._known()[name] = block
+        self._met.add(name)
         self._pacer.remember(lambda memory, database: memory.block(database, block))
+
+    def granted(self, entitlement: Entitlement) -> None:
+        """Forget refusals that an answer has shown to be over."""
+        for name in (_EVERYTHING, str(entitlement)):
+            if self._known().pop(name, None) is not None:
+                self._met.discard(name)
+                self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        def forget(memory: PacerMemory, database: Connection) -> None:
+            memory.allow(database, name)
+
+        self._pacer.remember(forget)
 
     def _known(self) -> dict[str, Block]:
         if self._blocks is None:
@@ -85,7 +110,7 @@ class Entitlements:
         return self._blocks
 
 
-def _refused(block: Block, asked: str, now: float) -> EntitlementError:
+def _refused(block: Block, entitlement: Entitlement, asked: str, now: float) -> EntitlementError:
     error = EntitlementError(
         asked,
         came=f"not asked: {block.entitlement} was refused ({block.reason})",
@@ -94,4 +119,5 @@ def _refused(block: Block, asked: str, now: float) -> EntitlementError:
         code=block.code,
     )
     error.was_asked = False
+    error.entitlement, error.retry_in_s = str(entitlement), block.until - now
     return error

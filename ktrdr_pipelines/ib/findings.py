@@ -14,7 +14,7 @@ from ktrdr_pipelines.errors import (
     GatewaySilentError,
     OutageError,
 )
-from ktrdr_pipelines.ib.wire import Ending, WireError
+from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 CLOCK_WRONG_S, CLOCK_ODD_S = 60.0, 5.0
@@ -81,8 +81,10 @@ def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> lis
     """
     cause = error.__cause__
     ending = cause.ending if isinstance(cause, WireError) else None
-    if ending in {Ending.REFUSED, Ending.NO_ROUTE}:
+    if ending in MET_NOBODY:
         return [_closed_port(error, port, others)]
+    if ending is None and isinstance(error, ClientIdInUseError):
+        return [_id_taken(error)]
     open_port = good(Name.PORT, f"something listens at port {port}")
     if isinstance(error, ClientIdInUseError):
         return [open_port, good(Name.HANDSHAKE, "the API answers"), _id_taken(error)]
@@ -125,6 +127,13 @@ def client_id(used: int, first: int) -> Check:
     return Check(Name.CLIENT_ID, Verdict.NOTE, finding)
 
 
+def pausing(left_s: float) -> Check:
+    """Say that nothing about data was asked, because everybody pauses."""
+    finding = f"not asked: the gateway was asked too much, and everybody waits {left_s:.0f} s more"
+    remedy = "Look again then. Other programs at the same login use up the same allowance"
+    return wrong(Name.CONTRACTS, finding, remedy)
+
+
 def no_contract(error: GatewayError) -> Check:
     """Say what it means that a question about a well-known stock came to nothing."""
     if isinstance(error, GatewaySilentError | OutageError):
@@ -148,6 +157,11 @@ def no_bars(error: GatewayError) -> Check:
         )
         return wrong(Name.SESSION, f"another session has the data: {error.came}", remedy)
     return wrong(Name.PERMISSIONS, error.came, error.remedy)
+
+
+def no_data(message: str) -> Check:
+    """Say what it means that a gateway has no bars of a stock that trades every day."""
+    return wrong(Name.BARS, f"no bars of a well-known stock: {message}", _LOGIN)
 
 
 def _closed_port(error: GatewayError, port: int, others: dict[str, int]) -> Check:

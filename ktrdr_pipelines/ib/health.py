@@ -26,7 +26,7 @@ class Health:
     ``last_answer_age_s`` is the age of the last answer about data (None: there was none);
     ``clock_offset_s`` says how far the gateway's clock is ahead of this machine's, to a second.
     ``breaker`` is what all processes think of the gateway, ``places`` how many requests for bars
-    they may have in flight together.
+    they may have in flight together; all of them pause for ``paused_s`` more after a violation.
     """
 
     gateway: str
@@ -38,6 +38,7 @@ class Health:
     farms: tuple[Farm, ...] = ()
     breaker: BreakerState = BreakerState.CLOSED
     places: int | None = None
+    paused_s: float = 0.0
 
     @property
     def is_good(self) -> bool:
@@ -53,6 +54,7 @@ def with_vitals(health: Health, vitals: Vitals) -> Health:
         last_answer_age_s=health.last_answer_age_s if age_s is None else age_s,
         breaker=vitals.breaker.state,
         places=vitals.places,
+        paused_s=vitals.paused_s,
     )
 
 

@@ -49,8 +49,7 @@ class Pacer:
         folder: where the shared record of the gateway lies.
         pacing: the rules.
         clock: seconds that all processes of this machine share.
-        sleep: waits.
-        boot: name of this run of the machine.
+        sleep, boot: how to wait, and the name of this run of the machine.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Pacer:
 
     def vitals(self) -> Vitals:
         """Say how the gateway is, as all processes together know it."""
-        return self.remember(lambda memory, database: memory.vitals(database, self._clock()))
+        return self._tried(self._record.vitals)
 
     def remember(self, act: Callable[[PacerMemory, Connection], T]) -> T:
         """Read or write what all processes remember of the gateway."""

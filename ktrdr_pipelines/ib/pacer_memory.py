@@ -42,12 +42,14 @@ class Block:
 class Vitals:
     """How the gateway is, as all processes together know it.
 
-    ``answered_at`` is the shared clock's time of the last bars, 0 where there were none.
+    ``answered_at`` is the shared clock's time of the last bars, 0 where there were none;
+    ``paused_s`` is what is left of a pause after a violation.
     """
 
     places: int
     answered_at: float
     breaker: Breaker
+    paused_s: float = 0.0
 
 
 class PacerMemory:
@@ -114,6 +116,10 @@ class PacerMemory:
             "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?)",
             (block.entitlement, block.reason, block.code, block.until),
         )
+
+    def allow(self, database: sqlite3.Connection, entitlement: str) -> None:
+        """Forget a refusal."""
+        database.execute("DELETE FROM blocks WHERE entitlement = ?", (entitlement,))
 
     def blocks(self, database: sqlite3.Connection, wall_s: float) -> list[Block]:
         """Give the refusals that are believed."""

@@ -17,7 +17,7 @@ from ktrdr_pipelines.core.inflight import Sample
 from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, RequestKind
 from ktrdr_pipelines.core.turns import Turn, Waiting, next_pause_s, turn
 from ktrdr_pipelines.ib.pacer_file import PacerFile
-from ktrdr_pipelines.ib.pacer_memory import PacerMemory
+from ktrdr_pipelines.ib.pacer_memory import PacerMemory, Vitals
 from ktrdr_pipelines.ib.pacer_rows import RequestRows
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -117,6 +117,14 @@ class PacerRecord:
         """Read or write what all processes remember of the gateway."""
         with self._file.transaction() as database:
             return act(self._memory, database)
+
+    def vitals(self) -> Vitals:
+        """Say how the gateway is, as all processes together know it."""
+        with self._file.transaction() as database:
+            now = self._clock()
+            paused_until, _ = self._last_pause(database)
+            vitals = self._memory.vitals(database, now)
+            return replace(vitals, paused_s=max(paused_until - now, 0.0))
 
     def shorten(self, number: int, *, hold_s: float) -> None:
         """Keep a place only a little longer: the request was cancelled."""

@@ -4,11 +4,19 @@ Not here: the facts (``ib.probe_facts``), the file (``ib.capture``).
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
 
 from ktrdr_pipelines.core.pacing import RequestKind
-from ktrdr_pipelines.errors import GatewayError
+from ktrdr_pipelines.errors import (
+    ConnectionLostError,
+    EntitlementError,
+    GatewayError,
+    GatewayRestingError,
+    OutageError,
+    PacingError,
+)
+from ktrdr_pipelines.ib.asker import Ask, Asker
 from ktrdr_pipelines.ib.capture import Capture, Frame, Way
 from ktrdr_pipelines.ib.clock import wall_now
 from ktrdr_pipelines.ib.config import GatewayConfig
@@ -20,10 +28,15 @@ from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.probe_facts import Fact, Seen, Trial
 from ktrdr_pipelines.ib.probe_table import FACTS
 from ktrdr_pipelines.ib.queries import HistoryQuery, paced_query
+from ktrdr_pipelines.ib.questions import Topic
 from ktrdr_pipelines.ib.source import GatewaySource
 
 _ANSWERS = frozenset({"17", "88", "106"})
-_HOLD_FACTOR = 1.5
+_HOPELESS = (ConnectionLostError, OutageError, GatewayRestingError)
+_BESIDE_THE_FACT = (*_HOPELESS, PacingError, EntitlementError)
+LONGEST_OUTAGE_S = 60.0
+"""How long an outage of the gateway's own connections is waited for before giving up."""
+
 _INSTRUMENTS = {one.symbol: one for one in (probe_stock(), probe_currency())}
 
 
@@ -31,12 +44,14 @@ _INSTRUMENTS = {one.symbol: one for one in (probe_stock(), probe_currency())}
 class Finding:
     """What came of one fact.
 
-    ``agrees`` is None where nothing was believed before, or where the gateway was not asked.
+    ``agrees`` is None where nothing was believed before, and where nothing is ``known`` now: the
+    gateway was not asked, or what it said is not about the fact (an outage, a missing permission).
     """
 
     fact: Fact
     seen: str
     agrees: bool | None
+    known: bool = True
     was_asked: bool = True
 
 
@@ -65,19 +80,18 @@ async def probe(
     ``pacer`` is that budget, closed at the end; None takes the one of the gateway.
 
     Raises:
-        GatewayError: no connection, or not even a contract came about.
+        GatewayError: no connection, or not even one contract came about.
         DiskError: the state folder cannot be used.
     """
+    config = replace(config, outage_s=min(config.outage_s, LONGEST_OUTAGE_S))
     frames: list[Frame] = []
     findings: list[Finding] = []
     began = wall_now()
     with closing(pacer or Pacer.of(config)) as budget:
         async with _connected(config) as connection:
             connection.listen(frames.append)
-            source = GatewaySource(connection, budget, config)
             prober = _Prober(connection, budget, config, frames)
-            for symbol, instrument in _INSTRUMENTS.items():
-                prober.ids[symbol] = await source.contract_id(instrument)
+            await prober.learn_contracts()
             for fact in facts:
                 findings.append(await prober.find(fact))
                 on_finding(findings[-1])
@@ -105,40 +119,60 @@ class _Prober:
         config: GatewayConfig,
         frames: list[Frame],
     ) -> None:
-        self._connection, self._pacer, self._frames = connection, pacer, frames
-        self._hold_s = config.timeout_s * _HOLD_FACTOR
-        self.ids: dict[str, int] = {}
+        self._connection, self._frames = connection, frames
+        self._source = GatewaySource(connection, pacer, config)
+        self._asker = Asker(connection, pacer, config)
+        self._ids: dict[str, int] = {}
+        self._hopeless = ""
+
+    async def learn_contracts(self) -> None:
+        """Ask for the contracts that the facts are about.
+
+        Raises:
+            GatewayError: not one is known.
+        """
+        refused: GatewayError | None = None
+        for symbol, instrument in _INSTRUMENTS.items():
+            try:
+                self._ids[symbol] = await self._source.contract_id(instrument)
+            except GatewayError as error:
+                refused = error
+        if refused is not None and not self._ids:
+            raise refused
 
     async def find(self, fact: Fact) -> Finding:
-        """Ask about one fact, whatever comes."""
-        if not self._connection.is_up:
-            return Finding(fact, "the connection is gone", None, was_asked=False)
+        """Ask about one fact, whatever comes; where no more can come, nothing is asked."""
+        if fact.trial.symbol not in self._ids:
+            return _unasked(fact, f"no contract of {fact.trial.symbol}")
+        if self._hopeless:
+            return _unasked(fact, self._hopeless)
         begun = len(self._frames)
-        with suppress(GatewayError):
-            await self._ask(self._query(fact), fact.trial)
-        seen = seen_in(self._frames[begun:])
         try:
-            text, agrees = fact.judge(seen)
-        except (ValueError, IndexError, OverflowError) as error:
-            text, agrees = f"{seen}: cannot be read ({error})", False
-        return Finding(fact, text, agrees)
+            await self._ask(self._query(fact), fact.trial)
+        except _BESIDE_THE_FACT as error:
+            if isinstance(error, _HOPELESS):
+                self._hopeless = error.came
+            said = seen_in(self._frames[begun:])
+            told = str(said) if said.codes else error.came
+            return Finding(fact, told, None, known=False, was_asked=error.was_asked)
+        except GatewayError:
+            pass  # what came is in the record, and may be just what was expected
+        return _judged(fact, seen_in(self._frames[begun:]))
 
     async def _ask(self, query: HistoryQuery, trial: Trial) -> None:
-        """Ask; a head or a refusal that comes at once still takes its place in the budget."""
         is_head = trial.kind == "head"
-        send = self._connection.head if is_head else self._connection.history
-        kind = RequestKind.HEAD if is_head else RequestKind.BARS
-        async with self._pacer.slot(paced_query(query, kind), hold_s=self._hold_s) as slot:
-            try:
-                await send(query)
-            finally:
-                slot.release()
+        topic, kind = (Topic.HEAD, RequestKind.HEAD) if is_head else (Topic.BARS, RequestKind.BARS)
+        ask = Ask(topic, query.asked, paced_query(query, kind), query.route)
+        if is_head:
+            await self._asker.ask(ask, lambda: self._connection.head(query))
+        else:
+            await self._asker.ask(ask, lambda: self._connection.history(query))
 
     def _query(self, fact: Fact) -> HistoryQuery:
         trial = fact.trial
         return HistoryQuery(
             asked=fact.name,
-            contract=contract_for(_INSTRUMENTS[trial.symbol], self.ids[trial.symbol]),
+            contract=contract_for(_INSTRUMENTS[trial.symbol], self._ids[trial.symbol]),
             what_to_show=trial.what_to_show,
             use_rth=True,
             end=trial.end,
@@ -146,6 +180,18 @@ class _Prober:
             bar_size=trial.bar_size,
             dates=trial.dates,
         )
+
+
+def _unasked(fact: Fact, why: str) -> Finding:
+    return Finding(fact, why, None, known=False, was_asked=False)
+
+
+def _judged(fact: Fact, seen: Seen) -> Finding:
+    try:
+        text, agrees = fact.judge(seen)
+    except (ValueError, IndexError, OverflowError) as error:
+        text, agrees = f"{seen}: cannot be read ({error})", False
+    return Finding(fact, text, agrees)
 
 
 def seen_in(frames: Sequence[Frame]) -> Seen:

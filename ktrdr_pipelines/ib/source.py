@@ -43,9 +43,9 @@ from ktrdr_pipelines.ib.queries import (
     paced_head,
 )
 from ktrdr_pipelines.ib.questions import Topic
-from ktrdr_pipelines.ib.wire import Ending, WireError
+from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 
-_NOBODY = frozenset({Ending.REFUSED, Ending.NO_ROUTE, Ending.VERSION})
+_NOBODY = MET_NOBODY | {Ending.VERSION}
 _NO_HEAD = 162
 
 
@@ -164,7 +164,8 @@ class GatewaySource:
         query = bar_query(request, contract.contract_id)
         self._connection.refresh_clock()
         try:
-            with self._asker.permitted(entitlement_of(instrument, contract), query.asked):
+            entitlement = entitlement_of(instrument, contract)
+            with self._asker.permitted(entitlement, query.asked, probes=request.probes):
                 reply = await self._asker.ask(
                     Ask(Topic.BARS, query.asked, paced_bars(request, query), query.route),
                     lambda: self._connection.history(query),

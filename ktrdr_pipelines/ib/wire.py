@@ -9,6 +9,7 @@ Not here: what frames mean (``ib.gateway``).
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -31,14 +32,19 @@ _ID_IN_USE = "326"
 class Ending(StrEnum):
     """Why a connection did not come about, or is no more."""
 
+    NO_NAME = "no such host is known"
     REFUSED = "nothing listens there"
-    NO_ROUTE = "no connection could be made in time"
+    NO_ROUTE = "no connection could be made"
     CLOSED = "the other side closed the connection"
     SILENT = "it accepted the connection and did not answer"
     ID_IN_USE = "the client id is in use"
     GARBAGE = "it does not speak the gateway's protocol"
     VERSION = "it speaks another version of the protocol"
     ASKED = "closed by this program"
+
+
+MET_NOBODY = frozenset({Ending.NO_NAME, Ending.REFUSED, Ending.NO_ROUTE})
+"""Endings of a connection that reached no program at all."""
 
 
 class WireError(Exception):
@@ -150,7 +156,7 @@ class Wire:
             failure = self._failure(attempt)
         finally:
             attempt.cancel()
-            with suppress(asyncio.CancelledError, OSError):
+            with suppress(asyncio.CancelledError, OSError, UnicodeError):
                 await attempt
         if failure is not None:
             await self.close()
@@ -176,9 +182,9 @@ class Wire:
             return WireError(self._ended.result(), self._version)
         if not attempt.done():
             connected = self.client.conn.isConnected()
-            return WireError(Ending.SILENT if connected else Ending.NO_ROUTE)
+            return WireError(Ending.SILENT) if connected else WireError(Ending.NO_ROUTE, "in time")
         error = attempt.exception()
-        return WireError(Ending.REFUSED, str(error)) if isinstance(error, OSError) else None
+        return None if error is None else _unmade(error)
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -219,6 +225,17 @@ class Wire:
         self._ended.set_result(ending)
         if self._ready and ending is not Ending.ASKED:
             self._on_end(ending)
+
+
+def _unmade(error: BaseException) -> WireError:
+    """Say why the system could not connect."""
+    if isinstance(error, ConnectionRefusedError):
+        return WireError(Ending.REFUSED)
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return WireError(Ending.NO_NAME, str(error))
+    if isinstance(error, ConnectionError):
+        return WireError(Ending.CLOSED, str(error))
+    return WireError(Ending.NO_ROUTE, str(error))
 
 
 def _discreet(record: logging.LogRecord) -> bool:

@@ -13,6 +13,7 @@ from ktrdr_pipelines.core.plan import Chunk
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.load.keeper import SourceKeeper
+from ktrdr_pipelines.load.modes import AskedBy, Manner
 from ktrdr_pipelines.store.ledger import Ledger, RequestRecord, series_key
 
 _ALIVE_FOR = timedelta(days=7)
@@ -35,13 +36,19 @@ class Asking:
     """Asks for one series' bars and writes down what was asked, what came and what it proved."""
 
     def __init__(
-        self, keeper: SourceKeeper, ledger: Ledger, series: Series, *, contract_id: int, tail: bool
+        self,
+        keeper: SourceKeeper,
+        ledger: Ledger,
+        series: Series,
+        *,
+        contract_id: int,
+        manner: Manner,
     ) -> None:
         self._keeper = keeper
         self._ledger = ledger
         self._series = series
         self._contract_id = contract_id
-        self._tail = tail
+        self._manner = manner
         self.requests = 0
         self.rows = 0
 
@@ -51,9 +58,7 @@ class Asking:
         Raises:
             GatewayError: after all tries, or where no try can help.
         """
-        return await self._ask(
-            BarRequest(self._series, chunk.ends_at, chunk.duration, tail=self._tail)
-        )
+        return await self._ask(self._request(self._series, chunk.ends_at, chunk.duration))
 
     @property
     def contract(self) -> tuple[int, str]:
@@ -81,7 +86,7 @@ class Asking:
     async def _answers(self, ends_at: datetime | None) -> bool:
         """Say whether there are daily bars in the month to a moment, None for now."""
         daily = Series(self._series.instrument, Timeframe.D1)
-        asked = await self._ask(BarRequest(daily, ends_at, _ALIVE_DURATION, tail=self._tail))
+        asked = await self._ask(self._request(daily, ends_at, _ALIVE_DURATION))
         self.record(asked, "alive" if isinstance(asked.answer, Answer) else "no sign of life")
         return isinstance(asked.answer, Answer)
 
@@ -92,6 +97,10 @@ class Asking:
         self.rows += rows
         outcome = "bars" if rows else "no data"
         self._write(answer.request, asked, outcome=outcome, rows=rows, proved=proved)
+
+    def _request(self, series: Series, ends_at: datetime | None, duration: str) -> BarRequest:
+        probes = self._manner.asked_by is AskedBy.PERSON
+        return BarRequest(series, ends_at, duration, tail=self._manner.tail, probes=probes)
 
     async def _ask(self, request: BarRequest) -> Asked:
         async def question(source: BarSource) -> Asked:

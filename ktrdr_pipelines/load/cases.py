@@ -63,6 +63,7 @@ class Case:
             return await self._take_silence(chunk)
         desk = self._desk
         desk.means.life.saw(desk.asking)
+        desk.tries.answered()
         need = desk.need(chunk.stamps)
         question = Question(chunk, need.calendar, need.timeframe, need.now)
         settlement = settle(question, answer.bars, answer.reach)

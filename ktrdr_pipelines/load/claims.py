@@ -68,6 +68,12 @@ def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
             _lock_of(layout.locks, owner).unlink(missing_ok=True)
 
 
+def is_in_hand(layout: StoreLayout, ledger: Ledger, key: str, now: datetime) -> bool:
+    """Say whether a living owner is asking for some of a series, by the series' ledger key."""
+    owners = {claim.owner for claim in ledger.live_claims(key, now)}
+    return any(_lives(layout.locks, owner) for owner in owners)
+
+
 def _lives(locks: Path, owner: str) -> bool:
     path = _lock_of(locks, owner)
     if not path.exists():

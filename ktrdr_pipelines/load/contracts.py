@@ -4,7 +4,7 @@ Not here: asking the gateway (``ib.source``), files (``store.parquet``).
 """
 
 from ktrdr_pipelines.core.instruments import Identity, Series, identity_of
-from ktrdr_pipelines.errors import ForeignIdentityError
+from ktrdr_pipelines.errors import ContractUnknownError, ForeignIdentityError
 from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.store.layout import store_origin
 from ktrdr_pipelines.store.parquet import BarStore
@@ -19,7 +19,10 @@ async def learn_identity(keeper: SourceKeeper, store: BarStore, series: Series) 
         GatewayError: the gateway does not know the contract, or could not be asked.
     """
     instrument = series.instrument
-    contract_id = await keeper.ask(lambda source: source.contract_id(instrument))
+    try:
+        contract_id = await keeper.ask(lambda source: source.contract_id(instrument))
+    except ContractUnknownError as error:
+        raise _gone(error, store, series) from error
     origin = (await keeper.source()).origin
     identity = identity_of(series, contract_id=contract_id, origin=origin)
     stored = store.identity(series)
@@ -43,6 +46,21 @@ async def learn_identity(keeper: SourceKeeper, store: BarStore, series: Series) 
             "universe is too vague, set con_id or primary_exchange there",
         )
     return identity
+
+
+def _gone(error: ContractUnknownError, store: BarStore, series: Series) -> ContractUnknownError:
+    """Say what it means that a gateway does not know a contract which it knew before."""
+    known = known_contract(store, series)
+    if known is None:
+        return error
+    return ContractUnknownError(
+        error.what,
+        came=f"{error.came}, though it was contract {known} before",
+        remedy="If it was delisted or has expired, say `end:` with its last session date in the "
+        f"universe, or run `ktrdr universe retire {series.symbol}`: its bars stay. During the "
+        "gateway's nightly reset this can be wrong; it is asked again",
+        code=error.code,
+    )
 
 
 def known_contract(store: BarStore, series: Series) -> int | None:

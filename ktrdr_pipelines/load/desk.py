@@ -19,10 +19,13 @@ from ktrdr_pipelines.load.asking import Asking
 from ktrdr_pipelines.load.claims import Claimant
 from ktrdr_pipelines.load.commits import Commits
 from ktrdr_pipelines.load.facts import SeriesFacts, of_open_session
+from ktrdr_pipelines.load.given import Given
 from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.load.life import LifeSigns
+from ktrdr_pipelines.load.modes import Manner
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress
+from ktrdr_pipelines.load.tries import Tries
 from ktrdr_pipelines.store.mirror import Fingerprint, fingerprint
 from ktrdr_pipelines.store.parquet import BarStore
 
@@ -44,7 +47,7 @@ class Desk:
     """What the cases of one series in one run have in common."""
 
     def __init__(
-        self, means: Means, facts: SeriesFacts, identity: Identity, *, tail: bool = False
+        self, means: Means, facts: SeriesFacts, identity: Identity, manner: Manner
     ) -> None:
         self.means = means
         self.facts = facts
@@ -54,14 +57,16 @@ class Desk:
         self.is_dead = False
         self.failures_in_a_row = 0
         self.unproved = IntervalSet()
+        self._given = Given()
         self._seen: dict[Path, Fingerprint] = {}
         self.asking = Asking(
             means.keeper,
             means.store.ledger,
             self.series,
             contract_id=identity.contract_id,
-            tail=tail,
+            manner=manner,
         )
+        self.tries = Tries(means.store.ledger, self.series, means.keeper.patience.clock)
         self.commits = Commits(
             save=lambda bars, coverage: means.store.save(self.series, identity, bars, coverage),
             release=lambda stretches: means.claimant.release(self.series, stretches),
@@ -96,7 +101,7 @@ class Desk:
         self._seen = current
         saved = self.means.store.coverage(self.series)
         now = self.means.keeper.patience.clock()
-        self.facts.settle(saved, proof_now=now)
+        self.facts.learn(saved, proof_now=now)
 
     async def learn_listing(self) -> None:
         """Excuse what lies before the start of the gateway's data."""
@@ -124,6 +129,13 @@ class Desk:
         """Take in what an answer settled, and the bars that it gave."""
         self.facts.settle(coverage, self.means.keeper.patience.clock())
         self.commits.add(bars, coverage)
+        if bars is not None and self.facts.again:
+            self._given.take(bars)
+
+    def count_kept(self) -> int:
+        """Count the bars that were asked for again and that the gateway no longer gives."""
+        again = self.facts.proved & self.facts.again
+        return self._given.count_kept(self.means.store, self.series, again) if again else 0
 
     def set_aside(self, stamps: Interval, but: IntervalSet) -> None:
         """Leave to another run what is open in a stretch, but for what is asked again."""

@@ -6,7 +6,7 @@ Not here: asking (``load.work``), which stretch a mode means (``load.modes``).
 from datetime import datetime
 
 from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.gaps import first_stamp_of, is_closed, whole_sessions
+from ktrdr_pipelines.core.gaps import due_gaps, first_stamp_of, is_closed, whole_sessions
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Need
@@ -23,6 +23,7 @@ class SeriesFacts:
             as a whole.
         coverage: what is settled on disk.
         calendar: the sessions that are expected.
+        again: what is asked for once more although it is settled, on the stamp axis.
     """
 
     def __init__(
@@ -32,13 +33,18 @@ class SeriesFacts:
         coverage: Coverage,
         *,
         calendar: SessionCalendar,
+        again: IntervalSet | None = None,
     ) -> None:
         self.series = series
         self.calendar = calendar
         self.wanted = whole_sessions(self.calendar, series.timeframe, wanted)
         self.bars = coverage.bars
         self.before_listing = IntervalSet()
-        self._coverage = coverage
+        self.again = again or IntervalSet()
+        self.proved = IntervalSet()
+        self.left_alone = IntervalSet()
+        self.next_try_at: datetime | None = None
+        self._stored = coverage
         self._settled: IntervalSet | None = None
         self._set_aside = IntervalSet()
 
@@ -60,35 +66,81 @@ class SeriesFacts:
             everything: also what this run has set aside.
         """
         wanted = (self.wanted.clip(within) if within else self.wanted) - self.before_listing
-        if self._settled is None:
-            self._settled = self._coverage.settled(proof_now)
         bars = self.bars.hull
         return Need(
             calendar=self.calendar,
             timeframe=self.series.timeframe,
             wanted=wanted if everything else wanted - self._set_aside,
-            settled=self._settled,
+            settled=self._known(proof_now),
             now=now,
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
             known_from=bars.start if bars else None,
         )
 
+    def left(self, need: Need) -> IntervalSet:
+        """Give what is missing of a need, whatever of it was to be asked for once more.
+
+        Asking again takes nothing back: what was settled before and could not be had again is
+        settled still.
+        """
+        before = self._stored.settled(need.now)
+        return due_gaps(
+            need.calendar,
+            need.timeframe,
+            wanted=need.wanted,
+            settled=need.settled | before,
+            now=need.now,
+        )
+
+    def open_in(self, stamps: Interval, now: datetime, proof_now: datetime) -> IntervalSet:
+        """Give what is missing in a stretch, whether or not this run wants it."""
+        return due_gaps(
+            self.calendar,
+            self.series.timeframe,
+            wanted=IntervalSet([stamps]) - self.before_listing,
+            settled=self._known(proof_now) | self._stored.settled(proof_now),
+            now=now,
+        )
+
     def settle(self, coverage: Coverage, proof_now: datetime) -> None:
-        """Take in what an answer settled, or what stands on disk by now."""
+        """Take in what an answer settled."""
         self.bars |= coverage.bars
-        known = self._coverage.settled(proof_now) if self._settled is None else self._settled
-        self._settled = known | coverage.settled(proof_now)
+        settled = coverage.settled(proof_now)
+        self.proved |= settled
+        self._settled = self._known(proof_now) | settled
+
+    def learn(self, stored: Coverage, proof_now: datetime) -> None:
+        """Take in what stands on disk by now, by whomever; it answers no second question."""
+        self.bars |= stored.bars
+        self._settled = self._known(proof_now) | (stored.settled(proof_now) - self.again)
+
+    def _known(self, proof_now: datetime) -> IntervalSet:
+        if self._settled is None:
+            self._settled = self._stored.settled(proof_now) - self.again
+        return self._settled
 
     def set_aside(self, stretch: IntervalSet) -> None:
         """Leave a stretch to another run."""
         self._set_aside |= stretch
 
+    def put_off(self, stretch: IntervalSet, until: datetime | None) -> None:
+        """Leave the sessions of a stretch alone, because they were tried in vain a while ago."""
+        self.left_alone = whole_sessions(self.calendar, self.series.timeframe, stretch)
+        self.next_try_at = until if stretch else None
+        self.set_aside(self.left_alone)
+
     def excuse_before(self, head: datetime | None) -> None:
-        """Excuse what lies before the start of the gateway's data, in real time."""
-        hull = self.wanted.hull
+        """Excuse what lies before the start of the gateway's data, in real time.
+
+        A start that is later than a bar which is held is none, and excuses nothing.
+        """
+        hull, bars = self.wanted.hull, self.bars.hull
         if head is None or hull is None:
             return
-        if before := between(hull.start, self.first_stamp(head)):
+        first = self.first_stamp(head)
+        if bars is not None and bars.start < first:
+            return
+        if before := between(hull.start, first):
             self.before_listing |= IntervalSet([before])
 
     def reaches_before(self, head: datetime) -> bool:

@@ -3,18 +3,27 @@
 Not here: which series and which gateway (``load.manager``), the decisions (``core``).
 """
 
+from datetime import datetime
+
 import pyarrow as pa
 
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Identity, Series
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.load.contracts import known_contract, learn_identity
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.errors import (
+    ClientIdInUseError,
+    ForeignIdentityError,
+    GatewayError,
+    GatewayUnreachableError,
+)
+from ktrdr_pipelines.load.contracts import learn_identity
 from ktrdr_pipelines.load.desk import Means
 from ktrdr_pipelines.load.facts import SeriesFacts, of_open_session
-from ktrdr_pipelines.load.modes import Bounds, Mode, wanted_by
+from ktrdr_pipelines.load.modes import Bounds, Manner, Mode
+from ktrdr_pipelines.load.outlook import Job, Outlook
 from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.load.tries import Tries
 from ktrdr_pipelines.load.work import SeriesWork
-from ktrdr_pipelines.store.ledger import Attempt, series_key
 from ktrdr_pipelines.store.parquet import SaveResult
 
 
@@ -26,62 +35,56 @@ class IbDataLoader:
 
     def __init__(self, means: Means) -> None:
         self._means = means
+        self._outlook = Outlook(means.store, means.calendars, means.ranges, self._clock)
 
     async def load_data_range(
-        self,
-        series: Series,
-        wanted: IntervalSet,
-        *,
-        tail: bool = False,
-        put_off: IntervalSet | None = None,
+        self, series: Series, wanted: IntervalSet, manner: Manner | None = None
     ) -> SeriesReport:
         """Make a stretch of a series complete, and say what could not be.
 
         Args:
             series: what to load.
             wanted: the stretch, on the stamp axis.
-            tail: go before backfills in the gateway's budget, and oldest first.
-            put_off: what is wanted, but asked for by another run.
+            manner: how it is asked for; by a person if not given.
 
         Raises:
             GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
             ForeignIdentityError: the store holds something else under this symbol.
             StoreError: what was answered could not be saved.
         """
-        clock = self._means.keeper.patience.clock
-        facts = SeriesFacts(
-            series,
-            wanted,
-            self._means.store.coverage(series),
-            calendar=self._means.calendars.of(series.instrument),
-        )
-        facts.set_aside(put_off or IntervalSet())
-        self._recall_listing(facts)
-        if not facts.need(self._means.keeper.now(), clock()).gaps():
+        manner = manner or Manner()
+        facts = self._outlook.facts(series, wanted, manner)
+        gaps = facts.need(self._means.keeper.now(), self._clock()).gaps().hull
+        if gaps is None:
             return self._report(facts)
-        identity = await learn_identity(self._means.keeper, self._means.store, series)
-        work = SeriesWork(self._means, facts, identity, tail=tail)
+        identity = await self._identity(series, gaps)
+        work = SeriesWork(self._means, facts, identity, manner)
         await work.run()
         return self._report(facts, work)
 
     async def load_progressive(
-        self, series: Series, mode: Mode, *, bounds: Bounds | None = None
+        self,
+        series: Series,
+        mode: Mode,
+        *,
+        bounds: Bounds | None = None,
+        manner: Manner | None = None,
     ) -> SeriesReport:
         """Load what a mode means for a series; errors as ``load_data_range``."""
-        tried = self._attempts(series)
-        wanted = wanted_by(
-            mode,
+        manner = manner or Manner()
+        job = Job(
             series,
-            bounds=bounds or Bounds(),
-            coverage=self._means.store.coverage(series),
-            tried=IntervalSet(attempt.interval for attempt in tried),
-            calendar=self._means.calendars.of(series.instrument),
-            now=self._means.keeper.now(),
+            mode,
+            bounds or Bounds(),
+            asked_by=manner.asked_by,
+            refresh=manner.refresh,
         )
-        if mode is not Mode.TAIL:
-            return await self.load_data_range(series, wanted)
-        put_off = IntervalSet(attempt.interval for attempt in tried if not self._is_due(attempt))
-        return await self.load_data_range(series, wanted, tail=True, put_off=put_off)
+        return await self.load(job)
+
+    async def load(self, job: Job) -> SeriesReport:
+        """Load what a job means; errors as ``load_data_range``."""
+        wanted = self._outlook.wanted(job, self._means.keeper.now())
+        return await self.load_data_range(job.series, wanted, job.manner)
 
     def merge_and_save_data(
         self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
@@ -89,26 +92,25 @@ class IbDataLoader:
         """Merge bars and what they settle into the store; newer bars win."""
         return self._means.store.save(series, identity, bars, coverage)
 
-    def _recall_listing(self, facts: SeriesFacts) -> None:
-        """Excuse what lies before the oldest data, as far as that is freshly known."""
-        instrument = facts.series.instrument
-        contract_id = known_contract(self._means.store, facts.series)
-        clock = self._means.keeper.patience.clock
-        if contract_id and self._means.ranges.is_fresh(instrument, contract_id, clock()):
-            facts.excuse_before(self._means.ranges.known_head(instrument, contract_id))
+    def _clock(self) -> datetime:
+        return self._means.keeper.patience.clock()
 
-    def _attempts(self, series: Series) -> list[Attempt]:
-        return self._means.store.ledger.attempts(series_key(series))
-
-    def _is_due(self, attempt: Attempt) -> bool:
-        at = attempt.next_try_at
-        return at is None or at <= self._means.keeper.patience.clock()
+    async def _identity(self, series: Series, gaps: Interval) -> Identity:
+        """Learn what the bars are; what speaks against it is a try at all that is missing."""
+        try:
+            return await learn_identity(self._means.keeper, self._means.store, series)
+        except (GatewayUnreachableError, ClientIdInUseError):
+            raise
+        except (GatewayError, ForeignIdentityError) as error:
+            Tries(self._means.store.ledger, series, self._clock).failed(gaps, error)
+            raise
 
     def _report(self, facts: SeriesFacts, work: SeriesWork | None = None) -> SeriesReport:
         keeper = self._means.keeper
         need = facts.need(keeper.now(), keeper.patience.clock(), everything=True)
-        gaps = need.gaps()
+        gaps = facts.left(need)
         waiting = of_open_session(need, gaps)
+        again = need.gaps() - gaps
         return SeriesReport(
             series=facts.series,
             requests=work.asking.requests if work else 0,
@@ -120,4 +122,8 @@ class IbDataLoader:
             before_listing=facts.before_listing,
             failures=tuple(work.failures) if work else (),
             now=need.now,
+            put_off=facts.left_alone & gaps,
+            next_try_at=facts.next_try_at,
+            not_refreshed=again - of_open_session(need, again),
+            kept=work.kept if work else 0,
         )

@@ -4,13 +4,11 @@ Not here: the work on one series (``load.loader``), what a command or an asset w
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from ktrdr_pipelines.core.answers import BarSource
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     DiskError,
@@ -23,25 +21,17 @@ from ktrdr_pipelines.load.desk import Means
 from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
 from ktrdr_pipelines.load.life import LifeSigns
 from ktrdr_pipelines.load.loader import IbDataLoader
-from ktrdr_pipelines.load.modes import Bounds, Mode
+from ktrdr_pipelines.load.outlook import Job
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress, Quiet, SeriesReport
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
 
+__all__ = ["Job", "LoadManager"]
+
 _AT_ONCE = 8
 _FATAL = (GatewayUnreachableError, ClientIdInUseError, DiskError)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One series to load: by mode and bounds, or a stretch of stamps."""
-
-    series: Series
-    mode: Mode = Mode.FULL
-    bounds: Bounds = field(default_factory=Bounds)
-    wanted: IntervalSet | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +96,11 @@ async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
 
 async def _one(loader: IbDataLoader, job: Job) -> SeriesReport:
     try:
-        return await _work(loader, job)
+        return await loader.load(job)
     except _FATAL:
         raise
     except KtrdrError as error:
         return SeriesReport(job.series, error=error)
-
-
-def _work(loader: IbDataLoader, job: Job) -> Awaitable[SeriesReport]:
-    if job.wanted is not None:
-        return loader.load_data_range(job.series, job.wanted, tail=job.mode is Mode.TAIL)
-    return loader.load_progressive(job.series, job.mode, bounds=job.bounds)
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

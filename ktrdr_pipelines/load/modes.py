@@ -26,6 +26,30 @@ class Mode(StrEnum):
     FULL = "full"
 
 
+class AskedBy(StrEnum):
+    """Who wants a load.
+
+    ``person``: all that is missing is asked for, whatever was tried before. ``sensor``: work that
+    nobody waits for leaves alone what was tried in vain until its next try is due.
+    """
+
+    PERSON = "person"
+    SENSOR = "sensor"
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a stretch is asked for.
+
+    ``tail``: before backfills in the gateway's budget, and oldest first. ``asked_by``: who wants
+    it. ``refresh``: also what is settled, once.
+    """
+
+    tail: bool = False
+    asked_by: AskedBy = AskedBy.PERSON
+    refresh: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """The stretch that a person named, as stamps; None where they did not."""

@@ -20,6 +20,9 @@ class SeriesReport:
     ``waiting`` belongs to a session that is still open; ``before_listing`` lies before the
     gateway's oldest data. ``failures`` holds what single requests met after all tries; ``error``
     is what kept the series from being worked on at all. ``now`` is the gateway's time at the end.
+    ``put_off`` is what of the unexplained was left alone until ``next_try_at``, because it had been
+    tried in vain. ``not_refreshed`` was to be asked for again, could not be had, and stands as it
+    was; ``kept`` counts bars that the gateway no longer gives and that stay.
     """
 
     series: Series
@@ -33,23 +36,35 @@ class SeriesReport:
     failures: tuple[GatewayError, ...] = ()
     error: KtrdrError | None = None
     now: datetime | None = None
+    put_off: IntervalSet = field(default_factory=IntervalSet)
+    next_try_at: datetime | None = None
+    not_refreshed: IntervalSet = field(default_factory=IntervalSet)
+    kept: int = 0
 
     @property
     def is_complete(self) -> bool:
-        """Say whether nothing that is due is unexplained."""
-        return not self.unexplained and self.error is None
+        """Say whether nothing that is due is unexplained, and all came that was asked again."""
+        return not self.unexplained and not self.not_refreshed and self.error is None
 
     @property
     def summary(self) -> str:
         """One line for a person."""
         if self.error is not None:
             return f"{self.series}: {self.error}"
-        state = "complete" if self.is_complete else f"{len(self.unexplained)} gaps unexplained"
-        waiting = ", session still open" if self.waiting else ""
         return (
-            f"{self.series}: {state}{waiting}; {self.requests} requests, {self.rows} bars "
+            f"{self.series}: {self._state}; {self.requests} requests, {self.rows} bars "
             f"answered, {self.added} new, {self.revised} revised"
         )
+
+    @property
+    def _state(self) -> str:
+        if self.unexplained:
+            state = f"{len(self.unexplained)} gaps unexplained"
+        else:
+            state = "not all refreshed" if self.not_refreshed else "complete"
+        if self.put_off and self.next_try_at:
+            state += f", tried in vain and put off to {self.next_try_at:%Y-%m-%d %H:%MZ}"
+        return f"{state}, session still open" if self.waiting else state
 
 
 class Progress(Protocol):

@@ -6,10 +6,10 @@ Not here: one chunk's requests (``load.cases``), how patiently the gateway is as
 
 import asyncio
 from collections import deque
-from datetime import timedelta
 
+from ktrdr_pipelines.core.attempts import AttemptKind
 from ktrdr_pipelines.core.instruments import Identity
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.intervals import IntervalSet
 from ktrdr_pipelines.core.plan import Chunk, plan
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
@@ -22,13 +22,10 @@ from ktrdr_pipelines.load.cases import Case
 from ktrdr_pipelines.load.commits import Commits
 from ktrdr_pipelines.load.desk import Desk, Means
 from ktrdr_pipelines.load.facts import SeriesFacts
-from ktrdr_pipelines.store.attempts import AttemptKind
-from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.load.modes import Manner
 
 _FAILURES_IN_A_ROW = 3
 _OTHERS_S = 1.0
-_SOON = timedelta(minutes=5)
-_DAY = timedelta(days=1)
 
 
 class SeriesWork:
@@ -39,14 +36,15 @@ class SeriesWork:
     """
 
     def __init__(
-        self, means: Means, facts: SeriesFacts, identity: Identity, *, tail: bool = False
+        self, means: Means, facts: SeriesFacts, identity: Identity, manner: Manner
     ) -> None:
         self._means = means
         self._facts = facts
-        self._tail = tail
-        self._desk = Desk(means, facts, identity, tail=tail)
+        self._tail = manner.tail
+        self._desk = Desk(means, facts, identity, manner)
         self._refused = False
         self._workers = 0
+        self.kept = 0
         self.failures: list[GatewayError] = []
 
     @property
@@ -73,6 +71,7 @@ class SeriesWork:
         finally:
             self._desk.commits.commit()
         self._close_attempts()
+        self.kept = self._desk.count_kept()
         if isinstance(self._desk.stop, GatewayUnreachableError | ClientIdInUseError):
             raise self._desk.stop
 
@@ -80,7 +79,8 @@ class SeriesWork:
         """Ask anew for a known start of the data, where more than that is wanted."""
         identity = self._desk.identity
         known = self._means.ranges.known_head(self._facts.series.instrument, identity.contract_id)
-        if known is not None and self._facts.reaches_before(known):
+        is_excused = bool(self._facts.before_listing)
+        if known is not None and not is_excused and self._facts.reaches_before(known):
             await self._desk.learn_listing()
 
     async def _rounds(self) -> None:
@@ -144,11 +144,9 @@ class SeriesWork:
         """Set a chunk aside that could not be had, and stop where more asking is vain."""
         desk = self._desk
         self.failures.append(error)
+        left = desk.need(chunk.stamps).gaps().hull
         self._facts.set_aside(IntervalSet([chunk.stamps]))
-        if isinstance(error, EntitlementError):
-            self._attempt(chunk.stamps, AttemptKind.BLOCKED, str(error), _DAY, code=error.code)
-        else:
-            self._attempt(chunk.stamps, AttemptKind.ERROR, str(error), _SOON, code=error.code)
+        desk.tries.failed(left or chunk.stamps, error)
         desk.note(str(error))
         self._means.progress.answered(self._facts.series, 0)
         desk.failures_in_a_row += 1
@@ -158,34 +156,12 @@ class SeriesWork:
 
     def _close_attempts(self) -> None:
         """Write down what asking could not settle, and forget what is settled by now."""
-        desk, ledger = self._desk, self._means.store.ledger
-        key = series_key(self._facts.series)
-        everything = desk.need(everything=True)
-        for attempt in ledger.attempts(key):
-            if not everything.gaps(attempt.interval):
-                ledger.clear_attempts(key, attempt.interval)
-        hull = everything.gaps().hull
+        desk = self._desk
+        now, here = self._means.keeper.now(), self._means.keeper.patience.clock()
+        desk.tries.forget_settled(lambda stamps: self._facts.open_in(stamps, now, here))
+        gaps = self._facts.left(desk.need(everything=True))
+        hull = gaps.hull
         if desk.is_dead and hull:
-            self._attempt(hull, AttemptKind.NO_DATA, "no data at all", _DAY)
-        for part in desk.unproved & everything.gaps():
-            self._attempt(part, AttemptKind.PROBED, "answers left it without proof", _DAY)
-
-    def _attempt(
-        self,
-        stamps: Interval,
-        kind: AttemptKind,
-        text: str,
-        retry_in: timedelta,
-        *,
-        code: int | None = None,
-    ) -> None:
-        at = self._means.keeper.patience.clock()
-        self._means.store.ledger.record_attempt(
-            series_key(self._facts.series),
-            stamps,
-            kind,
-            error=text,
-            code=code,
-            next_try_at=at + retry_in,
-            at=at,
-        )
+            desk.tries.left_open(hull, AttemptKind.NO_DATA, "no data at all")
+        for part in desk.unproved & gaps:
+            desk.tries.left_open(part, AttemptKind.PROBED, "answers left it without proof")

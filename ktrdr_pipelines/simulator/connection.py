@@ -117,8 +117,6 @@ class Connection:
             case Abandon(request_id, error):
                 self._abandon(request_id)
                 self._answer_cancel(request_id, error)
-            case Close():
-                self._writer.close()
 
     @property
     def _client_id(self) -> int:

@@ -76,37 +76,39 @@ def listed_again(stock: Instrument, primary_exchange: str, currency: str) -> Ins
 
 def index(symbol: str, exchange: str, name: str) -> Instrument:
     """Describe a US stock index."""
-    key = f"{symbol}.{exchange}"
-    return Instrument(
-        key=key,
-        con_id=con_id_of(SecType.INDEX, key),
-        symbol=symbol,
-        sec_type=SecType.INDEX,
-        venue=Venue.US_INDEX,
-        exchange=exchange,
-        primary_exchange="",
-        currency="USD",
-        name=name,
-        min_tick=0.01,
-        local_symbol=symbol,
-        trading_class=symbol,
+    return _at_one_exchange(
+        (SecType.INDEX, Venue.US_INDEX, exchange), symbol, name, min_tick=0.01, local_symbol=symbol
     )
 
 
 def crypto(symbol: str, exchange: str, name: str, min_tick: float) -> Instrument:
     """Describe a crypto currency in dollars at one of the exchanges that trade it."""
+    kind = (SecType.CRYPTO, Venue.CRYPTO, exchange)
+    return _at_one_exchange(kind, symbol, name, min_tick=min_tick, local_symbol=f"{symbol}.USD")
+
+
+def _at_one_exchange(
+    kind: tuple[SecType, Venue, str],
+    symbol: str,
+    name: str,
+    *,
+    min_tick: float,
+    local_symbol: str,
+) -> Instrument:
+    """Describe what is told in dollars under one name at one exchange, which is in its key."""
+    sec_type, venue, exchange = kind
     key = f"{symbol}.{exchange}"
     return Instrument(
         key=key,
-        con_id=con_id_of(SecType.CRYPTO, key),
+        con_id=con_id_of(sec_type, key),
         symbol=symbol,
-        sec_type=SecType.CRYPTO,
-        venue=Venue.CRYPTO,
+        sec_type=sec_type,
+        venue=venue,
         exchange=exchange,
         primary_exchange="",
         currency="USD",
         name=name,
         min_tick=min_tick,
-        local_symbol=f"{symbol}.USD",
-        trading_class=f"{symbol}.USD",
+        local_symbol=local_symbol,
+        trading_class=local_symbol,
     )

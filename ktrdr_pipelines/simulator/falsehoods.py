@@ -16,12 +16,10 @@ from ktrdr_pipelines.simulator.replies import ApiError
 _Made = tuple[int, str]
 
 
-def false_error(rule: FaultRule, setting: Setting, request: DataRequest) -> ApiError | None:
+def false_error(rule: FaultRule, request: DataRequest) -> ApiError | None:
     """Return the error that a fault gives instead of an answer, if it is of that kind."""
     made = _ERRORS.get(rule.fault)
     if made is None:
-        return None
-    if rule.fault is Fault.PAST_OLDEST and not _reaches_past_oldest(setting, request):
         return None
     code, text = made(rule, request)
     return ApiError(code, text, request.request_id)
@@ -39,7 +37,7 @@ def _invalid(_: FaultRule, __: DataRequest) -> _Made:
     return refused.code, refused.text
 
 
-def _reaches_past_oldest(setting: Setting, request: DataRequest) -> bool:
+def reaches_past_oldest(setting: Setting, request: DataRequest) -> bool:
     """Say whether a request asks for older bars than there are, and for some that there are."""
     if not isinstance(request, HistoryRequest):
         return False

@@ -97,11 +97,15 @@ def occasions_of(fault: Fault) -> frozenset[Occasion]:
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """One occasion: what it is, every name its instrument goes by, and the gateway's time."""
+    """One occasion: what it is, every name its instrument goes by, and the gateway's time.
+
+    ``is_past_oldest`` says of a request whether it reaches past the oldest bar.
+    """
 
     occasion: Occasion
     names: frozenset[str] = frozenset()
     now: datetime | None = None
+    is_past_oldest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,8 @@ class FaultRule:
     def fits(self, met: Met) -> bool:
         """Say whether it is about such an occasion."""
         if self.occasion is not met.occasion or (self.symbol and self.symbol not in met.names):
+            return False
+        if self.fault is Fault.PAST_OLDEST and not met.is_past_oldest:
             return False
         return self.is_due(met.now)
 

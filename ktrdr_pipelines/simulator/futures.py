@@ -53,22 +53,14 @@ PRODUCTS = {
 
 def contract(product: Product, year: int, month: int, *, kept: bool = False) -> Instrument:
     """Describe one contract; a ``kept`` one is not forgotten after its end."""
-    local_symbol = f"{product.symbol}{_MONTH_CODES[month - 1]}{year % 10}"
-    key = f"{product.symbol}{_MONTH_CODES[month - 1]}{year}"
-    return Instrument(
+    root = f"{product.symbol}{_MONTH_CODES[month - 1]}"
+    key = f"{root}{year}"
+    return replace(
+        continuous(product),
         key=key,
         con_id=con_id_of(SecType.FUTURE, key),
-        symbol=product.symbol,
         sec_type=SecType.FUTURE,
-        venue=product.venue,
-        exchange=product.exchange,
-        primary_exchange="",
-        currency="USD",
-        name=product.name,
-        min_tick=product.min_tick,
-        local_symbol=local_symbol,
-        trading_class=product.symbol,
-        multiplier=product.multiplier,
+        local_symbol=f"{root}{year % 10}",
         expiry=_expiry(product, year, month, kept=kept),
     )
 

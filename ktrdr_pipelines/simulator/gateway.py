@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ktrdr_pipelines.simulator.clock import SimClock
+from ktrdr_pipelines.simulator.falsehoods import reaches_past_oldest
 from ktrdr_pipelines.simulator.faults import (
     OUTAGES,
     Fault,
@@ -21,6 +22,7 @@ from ktrdr_pipelines.simulator.messages import ContractFields, DataRequest, Plai
 from ktrdr_pipelines.simulator.outages import Outages
 from ktrdr_pipelines.simulator.reading import Setting
 from ktrdr_pipelines.simulator.record import RequestLog, record_of
+from ktrdr_pipelines.simulator.replies import NO_REQUEST
 from ktrdr_pipelines.simulator.retelling import Retelling, Script
 from ktrdr_pipelines.simulator.rules import GatewayRules, kind_of
 from ktrdr_pipelines.simulator.session import SERVER_VERSIONS
@@ -77,8 +79,13 @@ class Gateway:
 
     def fault_of(self, request: DataRequest) -> FaultRule | None:
         """Return the fault that a request meets; one of the whole gateway begins here."""
-        names = _names(request.contract)
-        rule = self._chosen(Occasion(kind_of(request)), names, request.request_id)
+        met = Met(
+            Occasion(kind_of(request)),
+            _names(request.contract),
+            self.clock.now(),
+            is_past_oldest=self._is_past_oldest(request),
+        )
+        rule = self._chosen(met, request.request_id)
         if rule is None or rule.fault not in OUTAGES:
             return rule
         self.outages.begin(rule)
@@ -86,7 +93,7 @@ class Gateway:
 
     def fault_of_connection(self) -> FaultRule | None:
         """Return the fault that a new connection meets."""
-        return self._chosen(Occasion.CONNECT, frozenset(), -1)
+        return self._chosen(Met(Occasion.CONNECT, now=self.clock.now()))
 
     def is_deaf(self, request: PlainRequest) -> bool:
         """Say whether a plain request stays without an answer."""
@@ -94,20 +101,24 @@ class Gateway:
             return True
         if request.type_id != _TIME:
             return False
-        rule = self._chosen(Occasion.TIME, frozenset(), -1)
+        rule = self._chosen(Met(Occasion.TIME, now=self.clock.now()))
         return rule is not None and rule.fault is Fault.SILENCE
 
     def note_unrecorded(self, request: DataRequest) -> None:
         """Write down that a question is not on record; the request itself is there already."""
         self.journal.note("unrecorded", kind=kind_of(request), request_id=request.request_id)
 
-    def _chosen(
-        self, occasion: Occasion, names: frozenset[str], request_id: int
-    ) -> FaultRule | None:
-        rule = self.faults.choose(Met(occasion, names, self.clock.now()))
+    def _chosen(self, met: Met, request_id: int = NO_REQUEST) -> FaultRule | None:
+        rule = self.faults.choose(met)
         if rule is not None:
-            self.journal.note("fault", fault=rule.fault, kind=occasion, request_id=request_id)
+            self.journal.note("fault", fault=rule.fault, kind=met.occasion, request_id=request_id)
         return rule
+
+    def _is_past_oldest(self, request: DataRequest) -> bool:
+        """Say whether a request reaches past the oldest bar, where a fault wants to know."""
+        if not any(rule.fault is Fault.PAST_OLDEST for rule in self.faults.rules):
+            return False
+        return reaches_past_oldest(self.setting(self.versions[1]), request)
 
 
 def _names(contract: ContractFields) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 Here: which folders are instruments, and a file's columns. Not here: what is answered from them
 (``replay``). Columns are ``ts`` (bar start in UTC; a date for days and weeks), ``open``,
-``high``, ``low``, ``close`` and ``volume``.
+``high``, ``low``, ``close`` and ``volume``, which may be null: not available.
 """
 
 import logging
@@ -30,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 _STOCK = re.compile(r"[A-Z]{1,5}(?:[ .][A-Z])?")
 _VALUES = ("open", "high", "low", "close", "volume")
 _COLUMNS = ("ts", *_VALUES)
+_NEVER_MISSING = ("ts", "open", "high", "low", "close")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +123,28 @@ def read_bars(path: Path, size: BarSize, hours: Hours) -> Bars:
     """Read one file; its bars belong to the sessions of the given hours.
 
     Raises:
-        SimulatorError: the file is not Parquet, or lacks a column.
+        SimulatorError: the file is not Parquet, lacks a column, a time or a price.
     """
     try:
         table = pq.read_table(path, columns=list(_COLUMNS))
+        _refuse_missing(path, table)
         start = _starts(table.column("ts"))
         open_, high, low, close, volume = (_floats(table.column(name)) for name in _VALUES)
     except (OSError, pa.ArrowException) as error:
         raise _malformed(path, str(error).splitlines()[0]) from error
+    if not all(np.isfinite(column).all() for column in (open_, high, low, close)):
+        raise _malformed(path, "a price is no number")
     session = _sessions(start, size, hours)
     none = np.zeros(len(start), np.int64)
     bars = Bars(start, session, open_, high, low, close, volume, turnover=none, count=none)
     return bars.take(np.argsort(start, kind="stable"))
+
+
+def _refuse_missing(path: Path, table: pa.Table) -> None:
+    """Refuse bars without a time or a price; only a volume may be not available."""
+    for name in _NEVER_MISSING:
+        if table.column(name).null_count:
+            raise _malformed(path, f"{name} is missing in {table.column(name).null_count} bars")
 
 
 def _starts(column: pa.ChunkedArray) -> Ints:

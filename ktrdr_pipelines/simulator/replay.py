@@ -7,7 +7,8 @@ there are any and left out where there are none; one that it cuts at its start i
 
 Stocks and futures are recorded as TRADES and pairs as MIDPOINT; anything else has no data, and
 futures are never forgotten. Of the fields, average and count were not recorded and are not
-available, nor is the volume of a pair.
+available, nor is the volume of a pair; a volume that is null in the file makes that of every
+bar it is part of not available.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.simulator.bars import Bars, aggregated, empty_bars, joined
 from ktrdr_pipelines.simulator.calendar import calendar_of, within_regular_clock
 from ktrdr_pipelines.simulator.durations import Window
@@ -32,6 +34,7 @@ _RECORDED_WHAT = {
     SecType.FX: What.MIDPOINT,
 }
 _KEPT_SERIES = 64
+_NOT_AVAILABLE = IbLimitsRegistry.NO_MARKET_DATA_VALUE.value
 
 
 class ReplayMarket:
@@ -149,5 +152,6 @@ def _priced(bars: Bars, sec_type: SecType) -> PricedBars:
         np.asarray(column, np.float64) for column in (bars.open, bars.high, bars.low, bars.close)
     )
     open_, high, low, close = prices
-    volume = None if sec_type is SecType.FX else bars.volume
+    known = np.where(np.isnan(bars.volume), _NOT_AVAILABLE, bars.volume)
+    volume = None if sec_type is SecType.FX else known
     return PricedBars(bars.start, open_, high, low, close, volume=volume)

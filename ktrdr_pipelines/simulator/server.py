@@ -131,17 +131,23 @@ class SimulatorServer:
         Raises:
             SimulatorError: the host is not a loopback address, or the port is taken.
         """
-        address = _loopback_address(self.host)
         try:
-            self._server = await asyncio.start_server(self._talk, address, self.port)
+            self._server = await self._listening(_loopback_address(self.host))
+        except SimulatorError:
+            self._gateway.journal.close()
+            raise
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def _listening(self, address: str) -> asyncio.Server:
+        try:
+            return await asyncio.start_server(self._talk, address, self.port)
         except OSError as error:
             raise SimulatorError(
                 f"listen on {self.host}:{self.port}",
                 came=error.strerror or str(error),
                 remedy="Stop what uses the port, or choose another with --port",
             ) from error
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
 
     async def close(self) -> None:
         """Stop listening, end every connection and wait for them."""

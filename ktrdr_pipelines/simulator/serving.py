@@ -75,7 +75,7 @@ async def follow(gateway: Gateway, outbox: Outbox, call: Call) -> None:
         return
     live = LiveBars(call.request)
     await asyncio.to_thread(live.fresh, call.answered_at)
-    while True:
+    while not call.cancelled.is_set():
         await asyncio.sleep(gateway.update_s)
         outbox.send(await asyncio.to_thread(live.fresh, gateway.setting(call.version)))
 
@@ -98,7 +98,7 @@ async def _computed(gateway: Gateway, call: Call) -> Answer:
     """Compute the answer, unless a fault puts another in its place."""
     setting, request, rule = gateway.setting(call.version), call.request, call.fault
     call.answered_at = setting
-    refused = None if rule is None else false_error(rule, setting, request)
+    refused = None if rule is None else false_error(rule, request)
     if refused is not None:
         return Answer(replies.error(call.version, refused), error_code=refused.code)
     answered = await _true_answer(call, setting)

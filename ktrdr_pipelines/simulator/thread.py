@@ -7,14 +7,12 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 
-from ktrdr_pipelines.errors import SimulatorError
-
 
 class ServerThread(threading.Thread):
     """A thread that runs a server until told to stop.
 
     Args:
-        start: begins to serve, or raises a SimulatorError.
+        start: begins to serve, or raises why it cannot.
         close: ends it.
     """
 
@@ -51,7 +49,7 @@ class ServerThread(threading.Thread):
     async def _serve(self) -> None:
         try:
             await self._start_serving()
-        except SimulatorError as error:
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
             self._failed = error
             return
         finally:

@@ -11,7 +11,7 @@ from ktrdr_pipelines.simulator import replies
 from ktrdr_pipelines.simulator.answers import bars_of, style_of
 from ktrdr_pipelines.simulator.barcodec import bar_rows
 from ktrdr_pipelines.simulator.durations import Duration, Unit
-from ktrdr_pipelines.simulator.messages import DataRequest, HistoryRequest
+from ktrdr_pipelines.simulator.messages import HistoryRequest
 from ktrdr_pipelines.simulator.reading import Setting, read_history
 from ktrdr_pipelines.simulator.refusals import RefusedError
 
@@ -53,10 +53,3 @@ class LiveBars:
         return b"".join(
             replies.historical_update(self.request.request_id, row) for _, row in changed
         )
-
-
-def live_bars(request: DataRequest) -> LiveBars | None:
-    """Return what keeps a request up to date, if it asked for that."""
-    if isinstance(request, HistoryRequest) and request.keep_up_to_date:
-        return LiveBars(request)
-    return None

@@ -3,24 +3,17 @@
 Not here: when a next try is due (``load``); what answers settled (``store.mirror``).
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
-from ktrdr_pipelines.core.bars import micros
+from ktrdr_pipelines.core.attempts import SERIES_WIDE, AttemptKind
+from ktrdr_pipelines.core.bars import micros, moment
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.store.database import Database
-from ktrdr_pipelines.store.footer import moment
 
-
-class AttemptKind(StrEnum):
-    """What came of a try that settled nothing."""
-
-    ERROR = "error"
-    NO_DATA = "no_data"
-    PROBED = "probed"
-    BLOCKED = "blocked"
+__all__ = ["Attempt", "AttemptKind", "AttemptsTable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +30,15 @@ class Attempt:
     last_at: datetime
     next_try_at: datetime | None
 
+    @property
+    def is_series_wide(self) -> bool:
+        """Say whether it concerns all of the series, bars that have yet to come included."""
+        return self.kind in SERIES_WIDE
+
+    def is_due(self, now: datetime) -> bool:
+        """Say whether automatic work may try again."""
+        return self.next_try_at is None or self.next_try_at <= now
+
 
 class AttemptsTable(Database):
     """Attempts by series, interval and kind."""
@@ -52,24 +54,28 @@ class AttemptsTable(Database):
         next_try_at: datetime | None,
         at: datetime,
     ) -> None:
-        """Count a try; ``next_try_at`` is None where nothing says when to try again."""
+        """Count a try; ``next_try_at`` is None where nothing says when to try again.
+
+        Earlier tries of that kind at any part of the interval count too, since chunks are cut
+        anew for every run; those that lie inside are replaced.
+        """
         due = None if next_try_at is None else micros(next_try_at)
+        start, end = bounds(interval)
+        values = (series_key, start, end, AttemptKind(kind), error, code)
         with self._writing() as connection:
+            tries, first_at = connection.execute(
+                "SELECT coalesce(max(tries), 0), min(first_at) FROM attempts "
+                "WHERE series = ? AND kind = ? AND starts < ? AND ends > ?",
+                (series_key, kind, end, start),
+            ).fetchone()
             connection.execute(
-                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET tries = tries + 1, error = excluded.error, "
-                "code = excluded.code, last_at = excluded.last_at, "
-                "next_try_at = excluded.next_try_at",
-                (
-                    series_key,
-                    *bounds(interval),
-                    AttemptKind(kind),
-                    error,
-                    code,
-                    micros(at),
-                    micros(at),
-                    due,
-                ),
+                "DELETE FROM attempts WHERE series = ? AND kind = ? AND starts >= ? AND ends <= ?",
+                (series_key, kind, start, end),
+            )
+            first_at = micros(at) if first_at is None else first_at
+            connection.execute(
+                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, tries + 1, first_at, micros(at), due),
             )
 
     def attempts(self, series_key: str) -> list[Attempt]:
@@ -82,6 +88,17 @@ class AttemptsTable(Database):
             ).fetchall()
         return [_attempt(series_key, row) for row in rows]
 
+    def all_attempts(self) -> dict[str, list[Attempt]]:
+        """Give the attempts of every series that has any, oldest interval first."""
+        found: dict[str, list[Attempt]] = defaultdict(list)
+        with self._reading() as connection:
+            for key, *row in connection.execute(
+                "SELECT series, starts, ends, kind, error, code, tries, first_at, last_at, "
+                "next_try_at FROM attempts ORDER BY series, starts, ends, kind"
+            ):
+                found[key].append(_attempt(key, tuple(row)))
+        return dict(found)
+
     def clear_attempts(self, series_key: str, interval: Interval) -> None:
         """Drop the attempts that lie wholly inside an interval that is settled now."""
         start, end = bounds(interval)
@@ -90,6 +107,21 @@ class AttemptsTable(Database):
                 "DELETE FROM attempts WHERE series = ? AND starts >= ? AND ends <= ?",
                 (series_key, start, end),
             )
+
+    def forget_attempts(self, series_key: str, kind: str) -> None:
+        """Drop the attempts of one kind, wherever they are."""
+        with self._writing() as connection:
+            connection.execute(
+                "DELETE FROM attempts WHERE series = ? AND kind = ?", (series_key, kind)
+            )
+
+    def hasten_attempts(self, at: datetime) -> int:
+        """Make every attempt due by a moment, and say how many that brings forward."""
+        with self._writing() as connection:
+            return connection.execute(
+                "UPDATE attempts SET next_try_at = ? WHERE next_try_at > ?",
+                (micros(at), micros(at)),
+            ).rowcount
 
 
 def bounds(interval: Interval) -> tuple[int, int]:

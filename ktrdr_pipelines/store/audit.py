@@ -8,9 +8,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from ktrdr_pipelines.core.bars import micros
+from ktrdr_pipelines.core.bars import micros, moment
 from ktrdr_pipelines.store.database import Database
-from ktrdr_pipelines.store.footer import moment
 
 AUDIT_KEPT_DAYS = 90
 """Days that audit rows are kept: long enough to look into any complaint."""

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ktrdr_pipelines.core.bars import micros
+from ktrdr_pipelines.core.bars import micros, moment
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.store.attempts import bounds
 from ktrdr_pipelines.store.database import Database
-from ktrdr_pipelines.store.footer import moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,11 @@ from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 
-from ktrdr_pipelines.core.bars import bars_between, stamps
+from ktrdr_pipelines.core.bars import bars_between, moment, stamps
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.store.footer import moment
 
 ALL = "all"
 """Stem of the one file of a series that is not filed by years."""

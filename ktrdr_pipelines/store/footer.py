@@ -7,10 +7,10 @@ reading and writing of files (``store.parquet``).
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from typing import Any
 
-from ktrdr_pipelines.core.bars import micros
+from ktrdr_pipelines.core.bars import micros, moment
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness
 from ktrdr_pipelines.core.instruments import Identity, Origin, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -18,8 +18,6 @@ from ktrdr_pipelines.core.timeframes import Timeframe
 
 SCHEMA_VERSION = 1
 """Version of columns and footer; 1 is the first."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +33,6 @@ class FileFacts:
 
 class NewerSchemaError(ValueError):
     """A footer was written by a newer version; its reader turns this into advice."""
-
-
-def moment(stamp: int) -> datetime:
-    """Give the aware moment of whole microseconds since 1970 UTC."""
-    return _EPOCH + timedelta(microseconds=stamp)
 
 
 def facts_to_json(facts: FileFacts) -> str:

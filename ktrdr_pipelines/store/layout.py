@@ -43,6 +43,11 @@ class StoreLayout:
         return self.root / "epochs"
 
     @property
+    def retired(self) -> Path:
+        """Where bars of symbols stand that were retired, outside every glob."""
+        return self.root / "retired"
+
+    @property
     def quarantine(self) -> Path:
         """Where repair moves files that it cannot trust."""
         return self.root / "quarantine"
@@ -67,9 +72,13 @@ class StoreLayout:
         """The DuckDB catalog."""
         return self.root / "ktrdr.duckdb"
 
+    def symbol_folder(self, symbol: str) -> Path:
+        """Give the folder of all files of one symbol."""
+        return self.bars / f"symbol={symbol}"
+
     def series_folder(self, symbol: str, timeframe: Timeframe) -> Path:
         """Give the folder of one series' files."""
-        return self.bars / f"symbol={symbol}" / f"timeframe={timeframe}"
+        return self.symbol_folder(symbol) / f"timeframe={timeframe}"
 
     def bar_files(self, symbol: str, timeframe: Timeframe) -> list[Path]:
         """Give the files that one series has, oldest first."""

@@ -7,9 +7,11 @@ a group; here they are joined into the one object that others use.
 from ktrdr_pipelines.store.attempts import Attempt, AttemptKind, AttemptsTable
 from ktrdr_pipelines.store.audit import AuditTable, RequestRecord
 from ktrdr_pipelines.store.claims import Claim, ClaimsTable
+from ktrdr_pipelines.store.confirmed import ConfirmedTable
 from ktrdr_pipelines.store.database import series_key
 from ktrdr_pipelines.store.mirror import MirrorTable
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
+from ktrdr_pipelines.store.symbols import SymbolsTable
 
 __all__ = [
     "Attempt",
@@ -23,8 +25,16 @@ __all__ = [
 ]
 
 
-class Ledger(MirrorTable, AttemptsTable, ClaimsTable, AuditTable, ReferencesTable):
-    """Mirror, attempts, claims, audit, heads, contracts and revisions of one store.
+class Ledger(
+    MirrorTable,
+    AttemptsTable,
+    ClaimsTable,
+    AuditTable,
+    ReferencesTable,
+    ConfirmedTable,
+    SymbolsTable,
+):
+    """Mirror, attempts, claims, audit, heads, contracts, revisions and confirmations of one store.
 
     Every call is one transaction; any thread of any process may call. SQLite's failures come as
     StoreError, with what to do.

@@ -1,7 +1,7 @@
 """The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``."""
 
-LEDGER_VERSION = 1
-"""Version of these tables; 1 is the first."""
+LEDGER_VERSION = 2
+"""Version of these tables. 1 is the first; 2 adds ``confirmed`` and reads the tables of 1."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS mirror (
@@ -91,5 +91,13 @@ CREATE TABLE IF NOT EXISTS revisions (
     average REAL,
     bar_count INTEGER
 );
-CREATE INDEX IF NOT EXISTS revisions_series ON revisions (series, ts)
+CREATE INDEX IF NOT EXISTS revisions_series ON revisions (series, ts);
+
+CREATE TABLE IF NOT EXISTS confirmed (
+    series TEXT NOT NULL,
+    session_date TEXT NOT NULL,
+    rows INTEGER NOT NULL,
+    confirmed_at INTEGER NOT NULL,
+    PRIMARY KEY (series, session_date)
+)
 """

@@ -4,10 +4,14 @@ A row counts only while the file's fingerprint is the one that was recorded; the
 truth. Not here: reading the files (``store.parquet``).
 """
 
+import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+
+import numpy as np
 
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Identity
@@ -55,6 +59,12 @@ class Mirrored:
         return coverage_from_json(self.coverage_json)
 
     @property
+    def session_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Session dates (``datetime64[D]``) and the bars of each (int64), one place a session."""
+        found = json.loads(self.sessions_json)
+        return np.array(list(found), "datetime64[D]"), np.array(list(found.values()), np.int64)
+
+    @property
     def rows_per_session(self) -> dict[date, int]:
         """How many bars each session date has in the file."""
         return sessions_from_json(self.sessions_json)
@@ -96,6 +106,17 @@ class MirrorTable(Database):
             ).fetchall()
         return {row[0]: Mirrored(Fingerprint(*row[1:4]), *row[4:]) for row in rows}
 
+    def mirrors(self) -> dict[str, dict[str, Mirrored]]:
+        """Give what is recorded of all files, by series key and name."""
+        found: dict[str, dict[str, Mirrored]] = defaultdict(dict)
+        with self._reading() as connection:
+            for series, file, *row in connection.execute(
+                "SELECT series, file, size, mtime_ns, inode, schema_version, rows, identity, "
+                "coverage, sessions FROM mirror"
+            ):
+                found[series][file] = Mirrored(Fingerprint(*row[:3]), *row[3:])
+        return dict(found)
+
     def record_mirror(self, series_key: str, files: Mapping[str, Mirrored]) -> None:
         """Record what files hold now."""
         with self._writing() as connection:
@@ -108,6 +129,15 @@ class MirrorTable(Database):
         """Drop the rows of files that are gone."""
         with self._writing() as connection:
             connection.executemany("DELETE FROM mirror WHERE file = ?", [(f,) for f in files])
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Give bytes and bars of all files together, by timeframe."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT substr(series, instr(series, '|') + 1) AS timeframe, sum(size), sum(rows) "
+                "FROM mirror GROUP BY timeframe"
+            ).fetchall()
+        return {timeframe: (size, bars) for timeframe, size, bars in rows}
 
     def mirrored_files(self) -> list[str]:
         """Give the names of all recorded files."""

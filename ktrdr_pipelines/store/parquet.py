@@ -40,6 +40,7 @@ from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin
 from ktrdr_pipelines.store.ledger import Ledger, series_key
 from ktrdr_pipelines.store.mirror import Mirrored, fingerprint, mirrored
+from ktrdr_pipelines.store.move_journal import refuse_moving
 
 __all__ = ["BarStore", "FileFacts", "SaveResult", "read_bars", "read_footer"]
 
@@ -87,13 +88,14 @@ class BarStore:
             ForeignIdentityError: the series or the store holds another instrument, origin, epoch.
             CorruptFileError: a file of the series cannot be read.
             DiskError: the system refused; the files stand as they were.
-            StoreError: another process kept the series locked.
+            StoreError: another process kept the series locked, or its symbol is being moved.
         """
         if (identity.symbol, identity.timeframe) != (series.symbol, series.timeframe):
             raise ForeignIdentityError(f"cannot save {series}", came=f"bars of {identity}")
         pin_origin(self.layout, identity.origin)
         ordered = sorted_unique(bars.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
         with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
+            refuse_moving(self.layout, series.symbol)
             for path, row in self._files(series).items():
                 _refuse_foreign(path, row.identity, identity)
             parts = filed_parts(series, ordered, coverage)
@@ -146,6 +148,10 @@ class BarStore:
     def series_on_disk(self) -> list[tuple[str, Timeframe]]:
         """Name every series that has a file."""
         return [key for key in self.layout.series_folders() if self.layout.bar_files(*key)]
+
+    def files_of(self, series: Series) -> Mapping[Path, Mirrored]:
+        """Give what each file of a series holds, opening only those that changed unseen."""
+        return self.files(series.symbol, series.timeframe)
 
     def files(self, symbol: str, timeframe: Timeframe) -> Mapping[Path, Mirrored]:
         """Give what each file of a series holds, opening only those that changed unseen."""

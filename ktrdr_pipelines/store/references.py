@@ -8,10 +8,9 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from ktrdr_pipelines.core.bars import VALUES, micros, stamps
+from ktrdr_pipelines.core.bars import VALUES, micros, moment, stamps
 from ktrdr_pipelines.core.instruments import Origin
 from ktrdr_pipelines.store.database import Database
-from ktrdr_pipelines.store.footer import moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,16 @@ class ReferencesTable(Database):
             return None
         return HeadRecord(None if row[0] is None else moment(row[0]), moment(row[1]))
 
+    def heads(self, gateway: str) -> dict[tuple[int, str], datetime]:
+        """Give the known heads of a gateway by contract id and what_to_show."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT contract_id, what_to_show, head FROM ranges "
+                "WHERE gateway = ? AND head IS NOT NULL",
+                (gateway,),
+            ).fetchall()
+        return {(contract_id, what): moment(head) for contract_id, what, head in rows}
+
     def record_head(
         self,
         contract_id: int,
@@ -77,6 +86,15 @@ class ReferencesTable(Database):
                 (symbol, origin),
             ).fetchone()
         return None if row is None else int(row[0])
+
+    def pinned_contracts(self, origin: Origin) -> dict[str, int]:
+        """Give the contract ids that symbols stand for."""
+        with self._reading() as connection:
+            return dict(
+                connection.execute(
+                    "SELECT symbol, contract_id FROM instruments WHERE origin = ?", (origin,)
+                ).fetchall()
+            )
 
     def pin_contract(  # noqa: PLR0917  (a row, in its order)
         self, symbol: str, origin: Origin, contract_id: int, description: str, at: datetime

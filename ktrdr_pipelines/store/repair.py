@@ -26,6 +26,8 @@ from ktrdr_pipelines.store.inspection import (
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.mirror import fingerprint, mirrored
+from ktrdr_pipelines.store.move_journal import Move
+from ktrdr_pipelines.store.moves import finish_move
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class RepairReport:
     """What a repair found and did.
 
     ``ledger_set_aside`` is where a damaged ledger went; ``leftovers`` are unfinished files that
-    were removed; ``forgotten`` counts audit rows that were past keeping.
+    were removed; ``forgotten`` counts audit rows that were past keeping; ``finished`` is the move
+    of a symbol that had been cut short.
     """
 
     files: int
@@ -41,6 +44,7 @@ class RepairReport:
     leftovers: tuple[Path, ...]
     ledger_set_aside: Path | None
     forgotten: int
+    finished: Move | None = None
 
 
 def repair(
@@ -61,6 +65,7 @@ def repair(
     aside = _set_ledger_aside(layout)
     ledger = Ledger(layout.ledger)
     with closing(ledger):
+        finished = finish_move(layout, ledger)
         kept: list[Path] = []
         quarantined = _strangers(layout)
         leftovers = _root_leftovers(layout)
@@ -75,7 +80,7 @@ def repair(
         ledger.forget_mirror(name for name in ledger.mirrored_files() if name not in standing)
         forgotten = ledger.prune_requests(now)
     rebuild_catalog(layout, universe, now)
-    return RepairReport(len(kept), tuple(quarantined), tuple(leftovers), aside, forgotten)
+    return RepairReport(len(kept), tuple(quarantined), tuple(leftovers), aside, forgotten, finished)
 
 
 def _set_ledger_aside(layout: StoreLayout) -> Path | None:

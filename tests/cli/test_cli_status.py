@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.leases import ClientIdLeases
+from ktrdr_pipelines.settings import load_settings
+
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 
 
@@ -110,6 +114,21 @@ def test_health_without_a_gateway(ktrdr: Any, monkeypatch: pytest.MonkeyPatch) -
     document = ktrdr("health", "--json").document
     assert (document["tcp"], document["handshake"], document["good"]) == (False, False, False)
     assert document["error"]["kind"] == "GatewayUnreachableError"
+
+
+def test_health_without_a_client_id(
+    ktrdr: Any, gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no id is left to try nothing was connected to, and nothing of that is claimed."""
+    config = GatewayConfig.from_settings(load_settings())
+    monkeypatch.setenv("IB_CLIENT_ID_CLI", "201-201")
+    config.folder.mkdir(parents=True)
+    ClientIdLeases(config.folder).quarantine(201)
+    told = ktrdr("health")
+    assert told.code == 1
+    assert "connection  not tried" in told.out
+    document = ktrdr("health", "--json").document
+    assert (document["tcp"], document["handshake"], document["good"]) == (None, None, False)
 
 
 def test_health_of_a_silent_gateway(

@@ -7,7 +7,7 @@ import dagster as dg
 
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.build import build_defs
-from ktrdr_pipelines.defs.sensors import changes
+from ktrdr_pipelines.defs.universe_sensor import partition_change
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.universe import parse_universe
 
@@ -47,13 +47,14 @@ def test_sensor_adds_and_removes_symbols_by_timeframe() -> None:
     )
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("symbols_1d", ["GONE"])
-        added, removed = changes(instance, universe, Timeframe.D1)
+        change = partition_change(instance, universe, Timeframe.D1)
+        assert (change.added, change.removed) == (("AAPL",), ("GONE",))
+        added, removed = change.requests()
         assert isinstance(added, dg.AddDynamicPartitionsRequest)
         assert isinstance(removed, dg.DeleteDynamicPartitionsRequest)
-        assert (added.partition_keys, removed.partition_keys) == (["AAPL"], ["GONE"])
         instance.add_dynamic_partitions("symbols_1h", ["EURUSD"])
-        assert changes(instance, universe, Timeframe.H1) == []
-        assert changes(instance, universe, Timeframe.M1) == []
+        assert not partition_change(instance, universe, Timeframe.H1)
+        assert not partition_change(instance, universe, Timeframe.M1)
 
 
 def test_sensor_keeps_the_last_good_universe_after_a_bad_edit(location: Any) -> None:
@@ -72,7 +73,37 @@ def test_sensor_keeps_the_last_good_universe_after_a_bad_edit(location: Any) -> 
     assert [list(r.partition_keys) for r in first.dynamic_partitions_requests] == [["MSFT"]]
     location.instance.add_dynamic_partitions("symbols_1d", ["MSFT"])
     location.layout.universe.write_text("symbols: [", encoding="utf-8")
-    assert isinstance(tick(), dg.SkipReason)
+    bad = tick()
+    assert bad.dynamic_partitions_requests == []
+    assert "not YAML" in bad.skip_reason.skip_message
+
+
+def test_sensor_says_in_one_line_what_it_did_and_why(location: Any) -> None:
+    """Added, removed and edited symbols are named with the reason; bars of removed ones stay."""
+    defs = location.defs()
+    sensor = defs.resolve_sensor_def("universe_sensor")
+
+    def tick(cursor: str | None) -> Any:
+        context = dg.build_sensor_context(
+            instance=location.instance, resources=defs.resources, definitions=defs, cursor=cursor
+        )
+        return sensor(context)
+
+    first = tick(None)
+    assert first.skip_reason.skip_message == "the partitions are as the universe says"
+    location.layout.universe.write_text(
+        "defaults: {timeframes: [1d, 1h], start: 2023-03-01}\n"
+        "symbols: {AAPL: {start: 2024-01-02}, TSLA: {}}",
+        encoding="utf-8",
+    )
+    second = tick(first.cursor)
+    text = second.skip_reason.skip_message
+    assert "\n" not in text
+    assert "added TSLA (1h, 1d): the universe names them" in text
+    assert "removed MSFT (1h, 1d)" in text
+    assert "their bars stay" in text
+    assert "changed AAPL: their entries were edited" in text
+    assert len(second.dynamic_partitions_requests) == 4
 
 
 def test_sensor_says_what_is_wrong_where_there_is_no_store(tmp_path: Path) -> None:
@@ -82,8 +113,7 @@ def test_sensor_says_what_is_wrong_where_there_is_no_store(tmp_path: Path) -> No
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_sensor_context(instance=instance, resources=defs.resources)
         skipped = sensor(context)
-    assert isinstance(skipped, dg.SkipReason)
-    assert "ktrdr init" in str(skipped.skip_message)
+    assert "ktrdr init" in str(skipped.skip_reason.skip_message)
 
 
 def test_catalog_asset_builds_the_catalog(location: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import re
 import socket
 import threading
 from dataclasses import replace
@@ -68,15 +69,19 @@ def test_a_closed_port_says_how_to_start_a_gateway(config: GatewayConfig, closed
     assert "ktrdr simulate" in str(caught.value)
 
 
-def test_a_host_without_a_name_is_unreachable(config: GatewayConfig) -> None:
-    """A host that does not resolve is told like a closed port."""
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "gate..home", "[::1]"])
+def test_a_host_that_nobody_knows_is_unreachable(config: GatewayConfig, host: str) -> None:
+    """A name that does not resolve, or is none, points to IB_HOST and not to the gateway."""
 
     async def once() -> None:
-        async with open_source(replace(config, host="no-such-host.invalid", timeout_s=5)):
+        async with open_source(replace(config, host=host, timeout_s=5)):
             pass
 
-    with pytest.raises(GatewayUnreachableError, match=r"no-such-host\.invalid"):
+    with pytest.raises(GatewayUnreachableError, match=re.escape(host)) as caught:
         asyncio.run(once())
+    assert "no such host is known" in caught.value.came
+    assert "IB_HOST" in caught.value.remedy
+    assert "Start IB Gateway" not in caught.value.remedy
 
 
 def test_a_host_that_never_answers_is_unreachable(config: GatewayConfig) -> None:
@@ -93,7 +98,9 @@ def test_a_host_that_never_answers_is_unreachable(config: GatewayConfig) -> None
             async with open_source(there):
                 pass
 
-        with pytest.raises(GatewayUnreachableError, match="no connection could be made in time"):
+        with pytest.raises(
+            GatewayUnreachableError, match=r"no connection could be made \(in time\)"
+        ):
             asyncio.run(once())
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.core.breaker import MOST_FAILURES
 from ktrdr_pipelines.errors import GatewayUnreachableError
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.doctor import examine
+from ktrdr_pipelines.ib.doctor import duration_at, examine
 from ktrdr_pipelines.ib.findings import Check, Name, Verdict, no_connection
+from ktrdr_pipelines.ib.leases import ClientIdLeases
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.wire import Ending, WireError
 
@@ -65,6 +67,7 @@ def test_a_good_gateway_has_nothing_wrong(look: Any, words: Any) -> None:
         Verdict.GOOD
     }
     assert checks[Name.BARS].finding == "AAPL 1d: 1 bars, the last of 2026-01-05"
+    assert checks[Name.READ_ONLY].finding.startswith("not checked: ")
     kinds = [fields[0] for fields in look.gateway.received]
     assert sorted(kinds) == ["20", "49", "49", "71", "9"]
 
@@ -116,6 +119,37 @@ def test_client_ids_that_are_all_taken(look: Any) -> None:
     assert "IB_CLIENT_ID" in checks[Name.CLIENT_ID].remedy
 
 
+def test_client_ids_that_were_refused_a_moment_ago(config: GatewayConfig, gateways: Any) -> None:
+    """Where no id is left to try nothing was connected to, and nothing of that is claimed."""
+    gateway = gateways()
+    ids = {**config.client_id_ranges, "cli": (201, 202)}
+    there = replace(config, port=gateway.port, client_id_ranges=ids)
+    there.folder.mkdir(parents=True)
+    for client_id in (201, 202):
+        ClientIdLeases(there.folder).quarantine(client_id)
+    checks = {check.name: check for check in asyncio.run(examine(there))}
+    assert wrongs(checks) == [Name.CLIENT_ID]
+    assert checks[Name.PORT].verdict is Verdict.UNKNOWN
+    assert gateway.connects == 0
+
+
+def test_a_host_that_nobody_knows(config: GatewayConfig) -> None:
+    """A slip in IB_HOST is told as one."""
+    checks = asyncio.run(examine(replace(config, host="gate..home")))
+    assert checks[0].verdict is Verdict.WRONG
+    assert "no such host" in checks[0].finding
+    assert "IB_HOST" in checks[0].remedy
+
+
+def test_a_gateway_without_bars_of_a_well_known_stock(look: Any) -> None:
+    """No data for a stock that trades every day is no good answer."""
+    checks = look(
+        bars=lambda talk, fields: talk.error(fields[1], 162, f"{HMDS}HMDS query returned no data")
+    )
+    assert wrongs(checks) == [Name.BARS]
+    assert "well-known stock" in checks[Name.BARS].finding
+
+
 def test_a_gateway_that_hangs(look: Any, words: Any) -> None:
     """It shakes hands and does not tell the time."""
     checks = look(time=words.ignore)
@@ -147,7 +181,7 @@ def test_a_gateway_that_is_logged_out(look: Any, words: Any) -> None:
 def test_a_competing_session(look: Any, code: int, text: str) -> None:
     """Another session of the login has the data."""
     checks = look(bars=lambda talk, fields: talk.error(fields[1], code, text))
-    assert Name.SESSION in wrongs(checks)
+    assert wrongs(checks) == [Name.SESSION]
     assert "Log out the other" in checks[Name.SESSION].remedy
 
 
@@ -200,6 +234,29 @@ def test_something_else_at_the_port(look: Any) -> None:
 def test_bars_that_never_come(look: Any, words: Any) -> None:
     """Contracts are known and bars are not answered: the data path hangs."""
     assert wrongs(look(bars=words.ignore)) == [Name.BARS]
+
+
+def test_a_pause_after_a_violation_is_told_and_not_waited_for(
+    config: GatewayConfig, gateways: Any
+) -> None:
+    """A person who looks in the minutes after a violation learns why nothing goes."""
+    gateway = gateways()
+    there = replace(config, port=gateway.port)
+    pacer = Pacer.of(there)
+    pacer.pause_after_violation()
+    checks = {check.name: check for check in asyncio.run(examine(there))}
+    assert "asked too much" in checks[Name.CONTRACTS].finding
+    assert wrongs(checks) == [Name.CONTRACTS]
+    assert 50 < pacer.vitals().paused_s <= 60
+    assert gateway.asked(9) == gateway.asked(20) == []
+    pacer.close()
+
+
+def test_two_looks_in_a_row_do_not_wait_for_each_other() -> None:
+    """IB's rule of identical requests is none of a person's who mends and looks again."""
+    moments = [datetime(2026, 1, 5, tzinfo=UTC) + timedelta(seconds=2 * n) for n in range(20)]
+    durations = {duration_at(moment) for moment in moments}
+    assert durations == {f"{days} D" for days in range(5, 25)}
 
 
 def test_looking_closes_the_breaker(config: GatewayConfig, gateways: Any, words: Any) -> None:

@@ -169,3 +169,29 @@ def test_a_person_who_looks_makes_it_forget(tmp_path: Path) -> None:
     pacer.remember(lambda memory, database: memory.forgive(database))
     assert not is_blocked(Entitlements(pacer), NASDAQ)
     pacer.close()
+
+
+def test_a_probe_goes_past_what_others_met_and_opens_the_way(tmp_path: Path) -> None:
+    """What a person asks is sent once; a refusal counts again for all, an answer ends that."""
+    clock, pacer = Clock(), Pacer(tmp_path)
+
+    def run() -> Entitlements:
+        return Entitlements(pacer, clock=clock)
+
+    error = EntitlementError("bars", came="not subscribed", code=354)
+    run().note(NASDAQ, error)
+    assert (error.entitlement, error.retry_in_s) == ("NASDAQ STK TRADES", 86_400.0)
+    assert "NASDAQ STK TRADES" in error.remedy
+    person = run()
+    assert is_blocked(person, NASDAQ)
+    person.check(NASDAQ, "a question", probes=True)
+    person.note(NASDAQ, EntitlementError("bars", came="not subscribed", code=354))
+    with pytest.raises(EntitlementError) as again:
+        person.check(NASDAQ, "a question", probes=True)
+    assert (again.value.was_asked, again.value.entitlement) == (False, "NASDAQ STK TRADES")
+    another = run()
+    another.check(NASDAQ, "a question", probes=True)
+    another.granted(NASDAQ)
+    assert not is_blocked(another, NASDAQ)
+    assert not is_blocked(run(), NASDAQ)
+    pacer.close()

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.cli.edge import run
+from ktrdr_pipelines.cli.logfile import LogFile
+from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.cli.probe import tell
+from ktrdr_pipelines.core.breaker import MOST_FAILURES
 from ktrdr_pipelines.core.pacing import pacing_of
 from ktrdr_pipelines.errors import CorruptFileError, DiskError
 from ktrdr_pipelines.ib.capture import Capture, Frame, Scrubber, Way, read_capture, write_capture
@@ -21,6 +25,7 @@ from ktrdr_pipelines.ib.probe_table import FACTS
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.simulator.server import running_simulator
 
+HMDS = "Historical Market Data Service error message:"
 BEGAN = datetime(2026, 1, 5, 14, 30, tzinfo=UTC)
 HEADER = """\
 {"format": "ktrdr-capture", "version": 1, "server_version": 178, "began": "2026-01-05T14:30:00Z"}"""
@@ -67,7 +72,72 @@ def test_a_gateway_that_goes_away_leaves_the_rest_unasked(
     gateway.script.contract = pair_and_stock(words)
     came = asyncio.run(asked(replace(config, port=gateway.port), facts=FACTS[:6]))
     assert [finding.was_asked for finding in came.findings] == [True] * 3 + [False] * 3
+    assert [finding.known for finding in came.findings] == [True] * 2 + [False] * 4
+    assert {finding.agrees for finding in came.findings[2:]} == {None}
+    assert len(gateway.asked(20)) == 3
     assert not came.is_whole
+
+
+def test_an_outage_is_no_finding(config: GatewayConfig, gateways: Any, words: Any) -> None:
+    """What an outage swallows disagrees with nothing, and nothing more is asked in it."""
+
+    def lose(talk: Any, fields: list[str]) -> None:
+        talk.error(-1, 1100, "Connectivity between IBKR and Trader Workstation has been lost.")
+
+    gateway = gateways(bars=lose, contract=pair_and_stock(words))
+    came = asyncio.run(asked(replace(config, port=gateway.port, outage_s=0.2), facts=FACTS[:4]))
+    assert [(finding.known, finding.agrees) for finding in came.findings] == [(False, None)] * 4
+    assert len(gateway.asked(20)) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (354, "Requested market data is not subscribed."),
+        (162, f"{HMDS}Historical data request pacing violation"),
+    ],
+)
+def test_a_refusal_that_is_not_about_the_fact_is_no_finding(
+    config: GatewayConfig, gateways: Any, words: Any, code: int, text: str
+) -> None:
+    """A missing subscription, or too much asked, says nothing of what is believed."""
+    gateway = gateways(
+        bars=lambda talk, fields: talk.error(fields[1], code, text), contract=pair_and_stock(words)
+    )
+    came = asyncio.run(asked(replace(config, port=gateway.port), facts=FACTS[2:3]))
+    assert [(one.known, one.agrees, one.seen) for one in came.findings] == [
+        (False, None, f"{code} {text}")
+    ]
+
+
+def test_a_contract_that_is_missing_costs_its_own_facts_only(
+    config: GatewayConfig, gateways: Any, words: Any
+) -> None:
+    """An account without currencies can still be asked about stocks."""
+
+    def stock_only(talk: Any, fields: list[str]) -> None:
+        if fields[4] == "EUR":
+            talk.error(fields[2], 200, "No security definition has been found for the request")
+        else:
+            pair_and_stock(words)(talk, fields)
+
+    gateway = gateways(contract=stock_only, bars=words.tell_bars)
+    facts = [fact for fact in FACTS if fact.trial.kind == "bars"]
+    came = asyncio.run(asked(replace(config, port=gateway.port), facts=facts))
+    unknown = {finding.fact.trial.symbol for finding in came.findings if not finding.known}
+    assert unknown == {"EURUSD"}
+
+
+def test_silence_is_a_finding_and_no_sign_of_life(
+    config: GatewayConfig, gateways: Any, words: Any
+) -> None:
+    """A gateway that answers no bars is left alone after some, as any other work would leave it."""
+    gateway = gateways(bars=words.ignore, contract=pair_and_stock(words))
+    there = replace(config, port=gateway.port, timeout_s=0.1)
+    came = asyncio.run(asked(there, facts=FACTS[:7]))
+    assert [finding.seen for finding in came.findings[:MOST_FAILURES]] == ["silence"] * 5
+    assert [finding.known for finding in came.findings] == [True] * 5 + [False] * 2
+    assert len(gateway.asked(20)) == MOST_FAILURES
 
 
 def pair_and_stock(words: Any) -> Any:
@@ -136,7 +206,8 @@ def test_a_record_of_a_talkative_gateway_names_nobody(
     assert [name for name in PERSONAL if name in text] == []
     assert "(withheld)" in text
     assert "123456.78" not in text
-    assert "(account) is not subscribed" in text
+    assert "usfarm" not in text
+    assert '"354", "(withheld)", ""' in text
     assert '"way": "out"' in text
     assert read_capture(tmp_path / "record.jsonl").frames == tuple(
         replace(frame, at_s=round(frame.at_s, 3)) for frame in came.capture.frames
@@ -189,18 +260,45 @@ def test_a_record_that_cannot_be_written_or_read_is_told(tmp_path: Path) -> None
         read_capture(tmp_path / "a.jsonl")
 
 
+def test_a_place_for_the_record_is_tried_before_anybody_is_asked(
+    gateways: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Minutes of asking are not lost for want of a folder, and a try leaves no file behind."""
+    gateway = gateways()
+    monkeypatch.setenv("IB_PORT", str(gateway.port))
+    monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "state"))
+    for out in (tmp_path / "no" / "a.jsonl", tmp_path):
+        assert run(command_line, ["probe", "--out", str(out)], LogFile()) == 1
+        assert f"capture {out}" in capsys.readouterr().err
+    assert gateway.connects == 0
+    gateway.script.greet = lambda talk: talk.close()
+    assert run(command_line, ["probe", "--out", str(tmp_path / "a.jsonl")], LogFile()) == 1
+    assert not (tmp_path / "a.jsonl").exists()
+
+
 def test_the_command_shows_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
     """Fact, grade, expected, seen and whether they agree."""
+    outcomes = (
+        (True, True, True),
+        (False, True, True),
+        (None, True, True),
+        (None, False, True),
+        (None, False, False),
+    )
     findings = tuple(
-        Finding(fact, "what came", agrees, was_asked=was_asked)
-        for fact, agrees, was_asked in zip(
-            FACTS, (True, False, None, None), (True, True, True, False), strict=False
-        )
+        Finding(fact, "what came", agrees, known=known, was_asked=was_asked)
+        for fact, (agrees, known, was_asked) in zip(FACTS, outcomes, strict=False)
     )
     came = Probe(findings, Capture(178, BEGAN, ()))
     tell(came, "127.0.0.1:4002", Path("a.jsonl"), as_json=True)
     told = json.loads(capsys.readouterr().out)
-    assert [one["agrees"] for one in told["facts"]] == ["yes", "NO", "learned", "not asked"]
+    assert [one["agrees"] for one in told["facts"]] == [
+        "yes",
+        "NO",
+        "learned",
+        "not known",
+        "not asked",
+    ]
     tell(came, "127.0.0.1:4002", Path("a.jsonl"), as_json=False)
     out = capsys.readouterr().out
     assert FACTS[0].name in out

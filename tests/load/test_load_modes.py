@@ -13,7 +13,7 @@ from ktrdr_pipelines.core.sessions import expected_stamps
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError
 from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import Bounds, Mode
+from ktrdr_pipelines.load.modes import AskedBy, Bounds, Mode
 from ktrdr_pipelines.load.reports import SeriesReport
 from tests.load.conftest import World
 from tests.load.fakes import utc
@@ -36,10 +36,10 @@ def part(made: World, first: date, end: date) -> Interval:
     )
 
 
-def run(made: World, mode: Mode) -> SeriesReport:
+def run(made: World, mode: Mode, asked_by: AskedBy = AskedBy.PERSON) -> SeriesReport:
     """Load by a mode, from the start of the world."""
     bounds = Bounds(start=made.wanted.start)
-    return made.bench.run(Job(made.series, mode, bounds))[0]
+    return made.bench.run(Job(made.series, mode, bounds, asked_by=asked_by))[0]
 
 
 def holes(made: World) -> IntervalSet:
@@ -121,12 +121,12 @@ def test_a_tail_comes_back_to_what_it_could_not_have(world: MakeWorld) -> None:
     made.bench.gateway.twist = lambda _, bars: (
         RequestRejectedError("bars") if next(count) == 3 else bars
     )
-    assert not run(made, Mode.TAIL).is_complete
-    report = run(made, Mode.TAIL)
+    assert not run(made, Mode.TAIL, AskedBy.SENSOR).is_complete
+    report = run(made, Mode.TAIL, AskedBy.SENSOR)
     assert not report.is_complete
     assert report.requests == 0
     made.bench.gateway.time += timedelta(minutes=6)
-    report = run(made, Mode.TAIL)
+    report = run(made, Mode.TAIL, AskedBy.SENSOR)
     assert report.is_complete
     assert report.requests == 1
     made.check_complete()

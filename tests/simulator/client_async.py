@@ -55,6 +55,10 @@ class AsyncClient:
         self._ask(self._ib.reqAccountSummaryAsync)
         return {each.tag: each.value for each in self._ib.wrapper.acctSummary.values()}
 
+    def values(self) -> dict[str, str]:
+        self._ask(lambda: self._ib.reqAccountUpdatesAsync(""))
+        return {each.tag: each.value for each in self._ib.accountValues()}
+
     def positions(self) -> int:
         return len(self._ask(self._ib.reqPositionsAsync)[0])
 

@@ -58,6 +58,10 @@ class OfficialClient(EWrapper, EClient):  # type: ignore[misc]
         self.reqAccountSummary(self._next(), "All", AccountSummaryTags.AllTags)
         return {each[1]: each[2] for each in self._until("summary end") if each[0] == "summary"}
 
+    def values(self) -> dict[str, str]:
+        self.reqAccountUpdates(True, "")
+        return {each[1]: each[2] for each in self._until("values end") if each[0] == "value"}
+
     def positions(self) -> int:
         self.reqPositions()
         return sum(each[0] == "position" for each in self._until("positions end"))
@@ -151,6 +155,12 @@ class OfficialClient(EWrapper, EClient):  # type: ignore[misc]
 
     def accountSummaryEnd(self, reqId: int) -> None:  # noqa: N802, N803
         self._told.put(("summary end",))
+
+    def updateAccountValue(self, key: str, val: str, currency: str, accountName: str) -> None:  # noqa: N802, N803
+        self._told.put(("value", key, val))
+
+    def accountDownloadEnd(self, accountName: str) -> None:  # noqa: N802, N803
+        self._told.put(("values end",))
 
     def position(self, *fields: Any) -> None:
         self._told.put(("position", fields))

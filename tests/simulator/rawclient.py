@@ -78,13 +78,13 @@ class RawClient:
         return not {int(frame[0]) for frame in self.seen[before:]} & set(kinds)
 
     def _exactly(self, count: int) -> bytes | None:
-        data = b""
+        data = bytearray()
         while len(data) < count:
             piece = self.sock.recv(count - len(data))
             if not piece:
                 return None
             data += piece
-        return data
+        return bytes(data)
 
 
 @contextmanager

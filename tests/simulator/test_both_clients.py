@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.simulator.accounts import VALUES
 from ktrdr_pipelines.simulator.behaviour import Behaviour
 from ktrdr_pipelines.simulator.pacing import PacingMode
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
@@ -264,9 +265,10 @@ def test_what_makes_a_contract_unambiguous(both: Both) -> None:
 
 
 def test_the_account_has_money_and_no_positions(both: Both) -> None:
-    """Summary and positions end for both clients."""
+    """Summary, account updates and positions end for both clients, which read the same."""
     for client in both:
         assert client.summary()["NetLiquidation"] == "1000000.00"
+        assert client.values() == VALUES
         assert client.positions() == 0
 
 

@@ -108,9 +108,9 @@ def replay(record: Probed) -> Iterator[SimulatorServer]:
         yield server
 
 
-@pytest.mark.parametrize("client", [AsyncClient, OfficialClient])
+@pytest.mark.parametrize(("client", "client_id"), [(AsyncClient, 31), (OfficialClient, 32)])
 def test_both_clients_get_the_bars_of_the_first_gateway(
-    record: Probed, replay: SimulatorServer, client: Any
+    record: Probed, replay: SimulatorServer, *, client: Any, client_id: int
 ) -> None:
     """Unmodified, and with bars that are equal to the last bit; ibapi writes a strike otherwise."""
     stock = {
@@ -124,7 +124,7 @@ def test_both_clients_get_the_bars_of_the_first_gateway(
     with running_simulator(record.market, now=NOW, behaviour=UNPACED) as server:
         told = []
         for port in (server.port, replay.port):
-            with closing(client(port, 31)) as asking:
+            with closing(client(port, client_id)) as asking:
                 told.append([asking.bars(stock, *asked[:2], end=asked[2]) for asked in ASKED])
     assert told[0] == told[1]
     assert [len(answer.rows) for answer in told[1]] == [7, 5, 1380]
@@ -134,7 +134,7 @@ def test_a_client_hears_that_a_question_is_not_on_record(
     record: Probed, replay: SimulatorServer
 ) -> None:
     """A duration that the probe never asked is refused, and the account is a simulated one."""
-    with closing(AsyncClient(replay.port, 32)) as asking:
+    with closing(AsyncClient(replay.port, 33)) as asking:
         answer = asking.bars({"conId": record.con_id, "exchange": "SMART"}, "1 hour", "2 D")
         assert asking._ib.managedAccounts() == ["SIM000001"]
     ((code, text),) = answer.errors

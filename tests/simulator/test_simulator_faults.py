@@ -1,15 +1,19 @@
 """Every fault by name, over a real socket."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from ktrdr_pipelines.simulator.behaviour import Behaviour
 from ktrdr_pipelines.simulator.faultfile import example_text, parse_faults
 from ktrdr_pipelines.simulator.faults import Fault, FaultPlan, Met, Occasion
+from ktrdr_pipelines.simulator.messages import ContractFields, HistoryRequest
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.serving import Call, follow
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 from tests.simulator.rawclient import AAPL, RawClient, closes, dates, raw_client
 
@@ -107,6 +111,25 @@ def test_bars_after_a_cancel(synthetic: SyntheticMarket) -> None:
         client.until(162)
         assert client.until(17)[1] == "1"
         assert server.requests[0].error_code == 162
+
+
+def test_live_bars_that_come_after_a_cancel_are_not_kept_up_to_date(
+    synthetic: SyntheticMarket, fields_of: Callable[..., ContractFields]
+) -> None:
+    """What was cancelled already is followed by no updates: following it ends at once."""
+    texts = ("", "1 min", "1 D", True, "TRADES", 2, True)
+    request = HistoryRequest(1, fields_of("AAPL"), *texts)
+    gateway = SimulatorServer(synthetic, behaviour=Behaviour(update_s=3_600.0))._gateway
+    sent: list[bytes] = []
+
+    async def run() -> None:
+        call = Call(request, 0, 178, None, 0, answered_at=gateway.setting(178))
+        call.cancelled.set()
+        outbox = SimpleNamespace(send=sent.append)
+        await asyncio.wait_for(follow(gateway, outbox, call), 20)  # type: ignore[arg-type]
+
+    asyncio.run(run())
+    assert sent == []
 
 
 @pytest.mark.parametrize(
@@ -282,7 +305,35 @@ def test_a_pair_is_named_by_both_currencies(synthetic: SyntheticMarket) -> None:
         assert client.until(17)[1] == "2"
 
 
+def test_nothing_past_the_oldest_bar_hides_no_other_fault(synthetic: SyntheticMarket) -> None:
+    """It is met by requests that reach there, and those alone: the others meet what follows."""
+    faults = "{fault: past_oldest}, {fault: invalid, nth: 3}"
+    with faulty(synthetic, faults) as (server, client):
+        client.bars(1, size="1 day", end="19801222-00:00:00", duration="1 M")
+        assert client.until(162)[4].endswith("HMDS query returned no data: AAPL@SMART Trades")
+        client.bars(2)
+        assert client.until(17)[1] == "2"
+        assert server.counts["fault"] == 1
+        client.bars(3)
+        assert client.until(321)[2] == "3"
+
+
 def test_the_example_names_every_fault() -> None:
     """The file that explains all of it reads well and leaves nothing out."""
     plan = parse_faults(example_text(), "example")
     assert {rule.fault for rule in plan.rules} == set(Fault)
+
+
+def test_every_entry_of_the_example_happens() -> None:
+    """As printed: none hides behind an earlier one; a clock that is off has its own time."""
+    plan = parse_faults(example_text(), "example")
+    now = datetime(2024, 1, 10, 15, tzinfo=UTC)
+    for symbol in ("IBM",) * 400 + ("AAPL", "MSFT", "SPY") * 3:
+        for occasion in (Occasion.CONNECT, Occasion.CONTRACT, Occasion.HISTORY):
+            plan.choose(Met(occasion, frozenset({symbol}), now))
+    plan.choose(Met(Occasion.HISTORY, frozenset({"IBM"}), now, is_past_oldest=True))
+    silent = [
+        rule.fault for rule, count in zip(plan.rules, plan.happened, strict=True) if not count
+    ]
+    assert silent == [Fault.CLOCK_OFF]
+    assert plan.clock_off_s(datetime(2030, 1, 1, tzinfo=UTC)) == -600

@@ -160,6 +160,37 @@ def test_weeks_are_built_of_recorded_days(replay: Any, tmp_path: Path) -> None:
     assert [bar[5] for bar in told.bars] == ["28", "14"]
 
 
+def test_a_volume_that_was_not_recorded_is_not_available(replay: Any, tmp_path: Path) -> None:
+    """Null is told as -1, never as a number that nobody saw, also in what is built of it."""
+    rows: list[Any] = minutes("2021-01-05T14:30:00+00:00", 10)
+    rows[3] = (*rows[3][:5], None)
+    write(tmp_path, "AAPL", "1m", rows)
+    ask = replay()
+    told = ask.bars("AAPL", "1 min", "1 D", "20210105-21:00:00")
+    assert [bar[5] for bar in told.bars] == ["-1" if at == 3 else str(100 + at) for at in range(10)]
+    longer = ask.bars("AAPL", "5 mins", "1 D", "20210105-21:00:00")
+    assert [bar[5] for bar in longer.bars] == ["-1", str(sum(range(105, 110)))]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "came"),
+    [
+        (0, None, "ts is missing in 1 bars"),
+        (4, None, "close is missing in 1"),
+        (2, math.inf, "no number"),
+    ],
+)
+def test_bars_without_a_time_or_price_are_refused(
+    tmp_path: Path, place: int, value: Any, came: str
+) -> None:
+    """No bar is served with something else in their place; the file is named."""
+    rows: list[Any] = minutes("2021-01-05T14:30:00+00:00", 3)
+    rows[1] = (*rows[1][:place], value, *rows[1][place + 1 :])
+    write(tmp_path, "AAPL", "1m", rows)
+    with pytest.raises(SimulatorError, match=came):
+        ReplayMarket(tmp_path).default_now()
+
+
 def test_a_pair_has_midpoints_without_volume(replay: Any, tmp_path: Path) -> None:
     """Volume 0 in the file of a pair is -1 on the wire; there are no other quotes."""
     rows: list[Row] = [(*row[:5], 0.0) for row in minutes("2024-01-09T15:00:00+00:00", 60, 1.1)]

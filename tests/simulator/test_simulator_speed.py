@@ -7,8 +7,14 @@ import pytest
 
 from ktrdr_pipelines.simulator import wire
 from ktrdr_pipelines.simulator.answers import answer
+from ktrdr_pipelines.simulator.behaviour import Behaviour
 from ktrdr_pipelines.simulator.messages import HistoryRequest
+from ktrdr_pipelines.simulator.pacing import PacingMode
+from ktrdr_pipelines.simulator.server import running_simulator
+from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from tests.simulator.rawclient import raw_client
 
+NOW = "2024-01-10T20:00:30+00:00"
 LEAST_BARS_PER_S = 300_000
 TRIES = 5
 
@@ -35,6 +41,22 @@ def test_a_year_of_minutes_is_made_at_300_000_bars_a_second(
         found = answer(ask.setting(), request)
         speeds.append(found.count / (time.process_time() - started))
     assert found.count > 90_000
+    assert max(speeds) > LEAST_BARS_PER_S
+
+
+def test_a_client_is_served_300_000_bars_a_second(synthetic: SyntheticMarket) -> None:
+    """Over a real socket, what one client takes to read them included."""
+    unpaced, speeds = Behaviour(pacing=PacingMode.OFF), []
+    with (
+        running_simulator(synthetic, now=NOW, behaviour=unpaced) as server,
+        raw_client(server) as client,
+    ):
+        for number in range(TRIES):
+            started = time.process_time()
+            client.bars(number, size="1 min", duration="1 Y", end="20240101-00:00:00")
+            count = int(client.until(17, number)[4])
+            speeds.append(count / (time.process_time() - started))
+    assert count > 90_000
     assert max(speeds) > LEAST_BARS_PER_S
 
 

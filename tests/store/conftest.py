@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
+from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, moment, stamps
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness
 from ktrdr_pipelines.core.instruments import (
@@ -26,7 +26,6 @@ from ktrdr_pipelines.core.instruments import (
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import Session, midnight, monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.store.footer import moment
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore, SaveResult

@@ -14,6 +14,7 @@ from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.store.audit import RequestRecord
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import AttemptKind, HeadRecord, Ledger, series_key
+from ktrdr_pipelines.store.ledger_sql import LEDGER_VERSION
 
 KEY = "AAPL|1m"
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
@@ -205,9 +206,22 @@ def test_a_newer_ledger_is_refused(ledger: Ledger) -> None:
     ledger.attempts(KEY)
     ledger.close()
     with closing(sqlite3.connect(ledger.path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
-    with pytest.raises(StoreError, match=r"version 2.*newer ktrdr"):
+        connection.execute(f"PRAGMA user_version = {LEDGER_VERSION + 1}")
+    with pytest.raises(StoreError, match=rf"version {LEDGER_VERSION + 1}.*newer ktrdr"):
         ledger.attempts(KEY)
+
+
+def test_an_older_ledger_is_brought_up_to_date(ledger: Ledger) -> None:
+    """What it says stays; the tables that it lacks are made."""
+    ledger.record_head(1, "TRADES", "gateway", head=NOW, asked_at=NOW)
+    ledger.close()
+    with closing(sqlite3.connect(ledger.path)) as connection:
+        connection.execute("DROP TABLE confirmed")
+        connection.execute("PRAGMA user_version = 1")
+    ledger.confirm_sessions(KEY, {NOW.date(): 17}, NOW)
+    assert ledger.confirmed(KEY) == {NOW.date(): 17}
+    assert ledger.all_confirmed() == {KEY: {NOW.date(): 17}}
+    assert ledger.heads("gateway") == {(1, "TRADES"): NOW}
 
 
 def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:

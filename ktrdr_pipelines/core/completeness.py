@@ -1,0 +1,287 @@
+"""Completeness of a series: which expected bars are missing, why, and how many of each session.
+
+Everything is computed over arrays of spans, so that decades of a series cost a millisecond. Not
+here: reading what is settled (``load.gapbook``), which sessions are suspect (``core.suspects``),
+how a gap is asked for (``core.plan``).
+
+What is *explained* lies before the start that the universe gives, before the gateway's oldest data
+(as long as no older bar is held), or after the end; holidays and closed time are never expected.
+What is *settled* was answered with bars, or proved empty by a proof that has not expired. All else
+is a gap, whatever was tried: an attempt says why a gap is there, it excuses nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from ktrdr_pipelines.core.bars import micros, moment
+from ktrdr_pipelines.core.gaps import final_lag
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.spanarrays import SpanArrays
+from ktrdr_pipelines.core.stretches import Overlaps, Stretches, covered, without
+
+
+class GapReason(StrEnum):
+    """Why bars are missing."""
+
+    MISSING = "missing"
+    SUSPECT = "suspect"
+    EXPIRED = "expired"
+    FAILED = "failed"
+    UNPROVED = "unproved"
+    NO_DATA = "no_data"
+    BLOCKED = "blocked"
+
+
+class Cause(NamedTuple):
+    """Why, in a word and in a sentence, and when it is worth to be tried again."""
+
+    reason: GapReason
+    detail: str = ""
+    next_try_at: datetime | None = None
+
+
+NEVER_SETTLED = Cause(GapReason.MISSING, "no answer has settled it yet")
+FAR_FEWER_BARS = Cause(GapReason.SUSPECT, "far fewer bars than the sessions around it")
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Missing bars that follow each other, over nights and weekends, with one cause.
+
+    ``stamps`` is on the stamp axis; ``sessions`` and ``bars`` count what is expected in it.
+    """
+
+    stamps: Interval
+    sessions: int
+    bars: int
+    reason: GapReason
+    detail: str = ""
+    next_try_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A stretch of stamps that something is known about, should it be a gap."""
+
+    stamps: Interval
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a series stands; times in microseconds since 1970 UTC, on the stamp axis.
+
+    Args:
+        settled: answered with bars, or validly proved empty.
+        wanted_from: the start that the universe gives.
+        listed_from: the stamp of the gateway's oldest data, or None.
+        oldest_bar: the stamp of the oldest span with a bar held, or None.
+        wanted_to: where the series ends, or None.
+        suspects: places of the spans that are to be asked once more.
+    """
+
+    settled: Stretches
+    wanted_from: int
+    listed_from: int | None = None
+    oldest_bar: int | None = None
+    wanted_to: int | None = None
+    suspects: np.ndarray | None = None
+
+    @property
+    def explained_to(self) -> int:
+        """Up to where all is explained: a gateway's oldest data is not younger than a bar held."""
+        if self.listed_from is None:
+            return self.wanted_from
+        held = self.listed_from if self.oldest_bar is None else self.oldest_bar
+        return max(self.wanted_from, min(self.listed_from, held))
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """Counts of each span, one place a span, oldest first.
+
+    ``expected`` bars are each ``settled`` (with bars or without), ``explained`` or ``unexplained``;
+    ``empty`` are those settled ones that a proof of emptiness covers; ``have`` are bars held.
+    """
+
+    spans: SpanArrays
+    have: np.ndarray
+    expected: np.ndarray
+    settled: np.ndarray
+    empty: np.ndarray
+    explained: np.ndarray
+    unexplained: np.ndarray
+
+
+def find_gaps(
+    spans: SpanArrays, standing: Standing, now: datetime, claimed: Sequence[Claimed] = ()
+) -> tuple[Gap, ...]:
+    """Give the gaps among closed sessions, oldest first.
+
+    Args:
+        spans: all spans of the calendar.
+        standing: what is settled and explained.
+        now: what is not closed by then is nobody's fault.
+        claimed: what is known of stretches; of several that meet, the last counts.
+    """
+    low, high = due_places(spans, standing, now)
+    pieces, suspect = _open_pieces(spans, standing, low, high)
+    if not len(pieces.left):
+        return ()
+    pieces, causes, known = _with_causes(pieces, suspect, claimed)
+    return _grouped(spans, pieces, causes, known)
+
+
+def due_places(spans: SpanArrays, standing: Standing, now: datetime) -> tuple[int, int]:
+    """Give the first and the end place of the spans that should be there by now."""
+    low = int(np.searchsorted(spans.spans.ends, standing.explained_to, side="right"))
+    high = closed_count(spans, now)
+    if standing.wanted_to is not None:
+        wanted = int(np.searchsorted(spans.spans.starts, standing.wanted_to, side="left"))
+        high = min(high, wanted)
+    return low, max(low, high)
+
+
+def closed_count(spans: SpanArrays, now: datetime) -> int:
+    """Count the spans whose close lies so far back that their bars are final."""
+    final = micros(now - final_lag(spans.timeframe))
+    return int(np.searchsorted(spans.closes, final, side="right"))
+
+
+def next_close(spans: SpanArrays, now: datetime) -> datetime | None:
+    """Give the moment at which the next span counts as closed."""
+    place = closed_count(spans, now)
+    if place >= len(spans):
+        return None
+    return moment(int(spans.closes[place])) + final_lag(spans.timeframe)
+
+
+def completeness(
+    spans: SpanArrays, standing: Standing, *, have: np.ndarray, empty: Stretches, now: datetime
+) -> Completeness:
+    """Count bars span by span, over all spans of the calendar that are given.
+
+    Args:
+        spans: those that are to be counted.
+        standing: as for ``find_gaps``; its suspects are places among ``spans``.
+        have: bars held, one place a span.
+        empty: what is validly proved empty.
+        now: spans that are not closed by then have nothing expected.
+    """
+    expected = np.where(np.arange(len(spans)) < closed_count(spans, now), spans.bars, 0)
+    low, high = due_places(spans, standing, now)
+    everything = Standing(standing.settled, standing.wanted_from, suspects=standing.suspects)
+    pieces, _suspect = _open_pieces(spans, everything, 0, len(spans))
+    counts = spans.bars_in(Stretches(pieces.starts, pieces.ends))
+    missing = np.bincount(pieces.left, weights=counts, minlength=len(spans)).astype(np.int64)
+    missing = np.minimum(missing, expected)
+    is_due = np.zeros(len(spans), dtype=bool)
+    is_due[low:high] = True
+    return Completeness(
+        spans=spans,
+        have=have,
+        expected=expected,
+        settled=expected - missing,
+        empty=np.minimum(_bars_within(spans, empty), expected - missing),
+        explained=np.where(is_due, 0, missing),
+        unexplained=np.where(is_due, missing, 0),
+    )
+
+
+def _bars_within(spans: SpanArrays, stretches: Stretches) -> np.ndarray:
+    outside = without(spans.spans, stretches)
+    counts = spans.bars_in(Stretches(outside.starts, outside.ends))
+    left = np.bincount(outside.left, weights=counts, minlength=len(spans)).astype(np.int64)
+    return np.asarray(spans.bars - np.minimum(left, spans.bars))
+
+
+def _open_pieces(
+    spans: SpanArrays, standing: Standing, low: int, high: int
+) -> tuple[Overlaps, np.ndarray]:
+    """Give what is not settled of some spans, and which pieces are suspects; places are of all."""
+    inside = Stretches(spans.spans.starts[low:high], spans.spans.ends[low:high])
+    is_open = ~covered(inside, standing.settled)
+    suspects = np.zeros(high - low, dtype=bool)
+    if standing.suspects is not None and len(standing.suspects):
+        chosen = standing.suspects[(standing.suspects >= low) & (standing.suspects < high)]
+        suspects[chosen - low] = ~is_open[chosen - low]
+    places = np.flatnonzero(is_open)
+    open_spans = Stretches(inside.starts[places], inside.ends[places])
+    pieces = without(open_spans, standing.settled)
+    again = np.flatnonzero(suspects)
+    left = np.concatenate([places[pieces.left], again]) + low
+    starts = np.concatenate([pieces.starts, inside.starts[again]])
+    ends = np.concatenate([pieces.ends, inside.ends[again]])
+    order = np.argsort(starts, kind="stable")
+    is_suspect = np.append(np.zeros(len(pieces.left), dtype=bool), np.ones(len(again), dtype=bool))
+    ordered = Overlaps(left[order], left[order], starts[order], ends[order])
+    return ordered, is_suspect[order]
+
+
+def _with_causes(
+    pieces: Overlaps, suspect: np.ndarray, claimed: Sequence[Claimed]
+) -> tuple[Overlaps, np.ndarray, list[Cause]]:
+    """Cut pieces where what is known of them changes, and say which cause each has."""
+    known = list(dict.fromkeys((NEVER_SETTLED, FAR_FEWER_BARS, *(one.cause for one in claimed))))
+    number = {cause: place for place, cause in enumerate(known)}
+    meeting = [one for one in claimed if _meets(pieces, one.stamps)]
+    pieces, origin = _cut(pieces, meeting)
+    causes = suspect[origin].astype(np.int64)
+    for one in meeting:
+        low = np.searchsorted(pieces.starts, micros(one.stamps.start), side="left")
+        high = np.searchsorted(pieces.ends, micros(one.stamps.end), side="right")
+        causes[low:high] = number[one.cause]
+    return pieces, causes, known
+
+
+def _meets(pieces: Overlaps, stamps: Interval) -> bool:
+    place = int(np.searchsorted(pieces.ends, micros(stamps.start), side="right"))
+    return place < len(pieces.starts) and bool(pieces.starts[place] < micros(stamps.end))
+
+
+def _cut(pieces: Overlaps, claimed: Iterable[Claimed]) -> tuple[Overlaps, np.ndarray]:
+    """Cut pieces at the edges of what is known, and say which piece each part was."""
+    edges = {micros(edge) for one in claimed for edge in (one.stamps.start, one.stamps.end)}
+    cuts = np.array(sorted(edges), dtype=np.int64)
+    place = np.searchsorted(pieces.starts, cuts, side="left") - 1
+    inner = (place >= 0) & (cuts < pieces.ends[np.maximum(place, 0)])
+    cuts, place = cuts[inner], place[inner]
+    starts = np.append(pieces.starts, cuts)
+    origin = np.append(np.arange(len(pieces.starts)), place)
+    order = np.argsort(starts, kind="stable")
+    starts, origin = starts[order], origin[order]
+    last = np.append(origin[1:] != origin[:-1], True)
+    ends = np.where(last, pieces.ends[origin], np.append(starts[1:], 0))
+    return Overlaps(pieces.left[origin], pieces.left[origin], starts, ends), origin
+
+
+def _grouped(
+    spans: SpanArrays, pieces: Overlaps, causes: np.ndarray, known: Sequence[Cause]
+) -> tuple[Gap, ...]:
+    """Join pieces of one cause between which no other bar is expected."""
+    bars = spans.bars_in(Stretches(pieces.starts, pieces.ends))
+    reaches_end = pieces.ends == spans.spans.ends[pieces.left]
+    from_start = pieces.starts == spans.spans.starts[pieces.left]
+    next_span = np.diff(pieces.left) == 1
+    follows = (pieces.ends[:-1] == pieces.starts[1:]) | (
+        next_span & reaches_end[:-1] & from_start[1:]
+    )
+    follows &= causes[:-1] == causes[1:]
+    first = np.flatnonzero(np.append(True, ~follows))
+    last = np.append(first[1:], len(pieces.left)) - 1
+    total = np.add.reduceat(bars, first)
+    sessions = pieces.left[last] - pieces.left[first] + 1
+    return tuple(
+        Gap(
+            Interval(moment(int(pieces.starts[a])), moment(int(pieces.ends[b]))),
+            int(count),
+            int(number),
+            *known[int(causes[a])],
+        )
+        for a, b, count, number in zip(first, last, sessions, total, strict=True)
+    )

@@ -1,0 +1,109 @@
+"""Suspects: closed sessions that answered with far fewer bars than their neighbours.
+
+An answer that was cut short looks like a quiet session. What is thin by nature varies from day to
+day and is no suspect; what is steady and breaks off once is asked once more. Counts are told in
+shares of the expected bars, so half days and long sessions compare.
+
+Not here: the asking (``load``), what was asked again with the same outcome (``store.confirmed``).
+"""
+
+from collections.abc import Mapping
+from datetime import date
+
+import numpy as np
+
+from ktrdr_pipelines.core.spanarrays import SpanArrays
+from ktrdr_pipelines.core.stretches import Stretches, covered
+
+NEIGHBOURS = 20
+"""Sessions on either side that one is compared with: a month each way."""
+
+FEWEST_NEIGHBOURS = 5
+"""Fewer say nothing about what is usual."""
+
+FAR_FEWER = 0.75
+"""Share of the usual number below which a session may be suspect: above it, asking again would
+cost more requests than the few quiet minutes are worth."""
+
+STEADY = 6.0
+"""Spreads below the usual that make a session suspect: chance alone does so once in millions."""
+
+_TO_SIGMA = 1.4826
+
+
+def suspect_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray) -> np.ndarray:
+    """Give the places of suspect sessions, rising.
+
+    Args:
+        expected: bars that the calendar expects, one place a session, oldest first.
+        have: bars that are held.
+        answered: whether the session is closed and wholly settled as bars.
+    """
+    known = np.flatnonzero(answered & (expected > 0) & (have > 0))
+    if len(known) <= FEWEST_NEIGHBOURS:
+        return np.empty(0, dtype=np.int64)
+    share = have[known] / expected[known]
+    candidates = _candidates(share)
+    if not len(candidates):
+        return np.empty(0, dtype=np.int64)
+    usual, spread = _usual(share, candidates)
+    chance = np.sqrt(np.clip(usual * (1 - usual), 0, None) / expected[known][candidates])
+    lowest = np.minimum(FAR_FEWER * usual, usual - STEADY * np.maximum(spread, chance))
+    return np.asarray(known[candidates[share[candidates] < lowest]])
+
+
+def suspect_days(
+    spans: SpanArrays, rows: Mapping[date, int], settled_bars: Stretches, now_us: int
+) -> np.ndarray:
+    """Give the places of the suspect sessions of a series; days and weeks have none.
+
+    Args:
+        spans: the expected spans of the series.
+        rows: bars held, by session date.
+        settled_bars: what is settled as bars, on the stamp axis.
+        now_us: closed is what closes before it.
+    """
+    if spans.trading is None:
+        return np.empty(0, dtype=np.int64)
+    have = have_bars(spans, np.array(list(rows), "datetime64[D]"), np.array(list(rows.values())))
+    answered = covered(spans.spans, settled_bars) & (spans.closes <= now_us)
+    return suspect_places(spans.bars, have, answered)
+
+
+def have_bars(spans: SpanArrays, days: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Count the bars held in each span, from bars by session date."""
+    if not len(days) or not len(spans):
+        return np.zeros(len(spans), dtype=np.int64)
+    place = spans.places_of(days)
+    inside = place >= 0
+    found = np.bincount(place[inside], weights=rows[inside], minlength=len(spans))
+    return found.astype(np.int64)
+
+
+def _candidates(share: np.ndarray) -> np.ndarray:
+    """Give the places that may be suspect, by a bound that is cheap and never too low.
+
+    The median of neighbours is at most the greatest median of the blocks that they lie in.
+    """
+    if share.min() >= FAR_FEWER * share.max():
+        return np.empty(0, dtype=np.int64)
+    blocks = -(-len(share) // NEIGHBOURS)
+    padded = np.concatenate([share, np.full(blocks * NEIGHBOURS - len(share), np.inf)])
+    ordered = np.sort(padded.reshape(blocks, NEIGHBOURS), axis=1)
+    upper = ordered[:, NEIGHBOURS // 2]
+    upper = np.where(np.isinf(upper), share.max(), upper)
+    around = np.maximum(upper, np.append(upper[1:], upper[-1]))
+    around = np.maximum(around, np.append(upper[0], upper[:-1]))
+    return np.flatnonzero(share < FAR_FEWER * np.repeat(around, NEIGHBOURS)[: len(share)])
+
+
+def _usual(share: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the median of each place's neighbours, itself left out, and their spread."""
+    steps = np.append(np.arange(-NEIGHBOURS, 0), np.arange(1, NEIGHBOURS + 1))
+    index = places[:, None] + steps
+    outside = (index < 0) | (index >= len(share))
+    values = share[np.clip(index, 0, len(share) - 1)]
+    values[outside] = np.nan
+    usual = np.nanmedian(values, axis=1)
+    spread = np.nanmedian(np.abs(values - usual[:, None]), axis=1)
+    return usual, _TO_SIGMA * spread

@@ -1,0 +1,216 @@
+"""Holdings: what the files of many series hold, opened only where they changed unseen.
+
+Not here: what is missing (``load.gapbook``), one file's truth (``store.parquet``).
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+import numpy as np
+
+from ktrdr_pipelines.core.bars import micros
+from ktrdr_pipelines.core.coverage import Emptiness
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.sessions import SessionCalendar
+from ktrdr_pipelines.core.spanarrays import SpanArrays, span_arrays
+from ktrdr_pipelines.core.stretches import Stretches, covered, joined, stretches_of
+from ktrdr_pipelines.core.suspects import have_bars, suspect_places
+from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.store.atomic import disk_errors
+from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.mirror import Fingerprint, Mirrored
+from ktrdr_pipelines.store.parquet import BarStore
+
+_MANY = 32
+"""Series from which on one reading of the whole mirror is cheaper than one each."""
+
+_Prints = tuple[tuple[str, Fingerprint], ...]
+_Rows = Mapping[str, Mirrored]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Holding:
+    """What the files of one series hold.
+
+    ``prints`` are the files by name relative to the data folder; ``bars`` is what is settled with
+    bars; ``oldest_bar`` the stamp, in microseconds since 1970 UTC, at which the oldest span begins
+    that has a bar; ``suspects`` are place in the calendar, session date and bars of the sessions
+    that have far fewer bars than their neighbours.
+    """
+
+    prints: _Prints
+    calendar: SessionCalendar
+    bars: Stretches
+    proofs: tuple[Emptiness, ...]
+    rows: int
+    contract_id: int | None
+    first: date | None
+    last: date | None
+    oldest_bar: int | None
+    suspects: tuple[tuple[int, date, int], ...]
+
+    def settled(self, now: datetime) -> Stretches:
+        """Give what needs no asking at ``now``."""
+        if not self.proofs:
+            return self.bars
+        valid = self.empty(now)
+        both = (np.concatenate(pair) for pair in zip(self.bars, valid, strict=True))
+        return joined(np.stack(list(both), axis=1))
+
+    def empty(self, now: datetime) -> Stretches:
+        """Give what is proved empty by a proof that still counts."""
+        valid = (proof.valid_part(now) for proof in self.proofs)
+        return stretches_of(part for part in valid if part)
+
+    def expired(self, now: datetime) -> Iterator[tuple[Interval, datetime]]:
+        """Give what was proved empty too long ago, and when."""
+        for proof in self.proofs:
+            if proof.valid_part(now) != proof.interval:
+                yield proof.interval, proof.proved_at
+
+    def next_expiry(self, now: datetime) -> datetime | None:
+        """Give when the next part of a proof comes to be too old, or None."""
+        later = (at for proof in self.proofs for at in proof.expiries if at > now)
+        return min(later, default=None)
+
+
+class Holdings:
+    """Reads the holdings of many series, keeping those whose files are as they were.
+
+    Args:
+        store: files and ledger.
+        kept: holdings by series key, brought up to date in place.
+    """
+
+    def __init__(self, store: BarStore, kept: dict[str, Holding]) -> None:
+        self._store = store
+        self._kept = kept
+
+    def of(self, wanted: Mapping[Series, SessionCalendar]) -> dict[Series, Holding | StoreError]:
+        """Give what each series holds, or why that cannot be said."""
+        found: dict[Series, Holding | StoreError] = {}
+        changed: dict[Series, _Prints] = {}
+        for series, calendar in wanted.items():
+            try:
+                prints = self._prints(series)
+            except StoreError as error:
+                found[series] = error
+                continue
+            kept = self._kept.get(series_key(series))
+            if kept is not None and kept.prints == prints and kept.calendar is calendar:
+                found[series] = kept
+            else:
+                changed[series] = prints
+        rows = self._mirrored(changed)
+        for series, prints in changed.items():
+            key = series_key(series)
+            found[series] = self._read(series, wanted[series], prints, rows.get(key, {}))
+        return found
+
+    def _prints(self, series: Series) -> _Prints:
+        """Look at the files of a series without opening them."""
+        folder = self._store.layout.series_folder(series.symbol, series.timeframe)
+        base = self._store.layout.relative(folder)
+        return tuple(sorted((f"{base}/{name}", taken) for name, taken in _files_in(folder)))
+
+    def _mirrored(self, changed: Mapping[Series, _Prints]) -> Mapping[str, _Rows]:
+        filled = [series_key(series) for series, prints in changed.items() if prints]
+        if len(filled) >= _MANY:
+            return self._store.ledger.mirrors()
+        return {key: self._store.ledger.mirror(key) for key in filled}
+
+    def _read(
+        self, series: Series, calendar: SessionCalendar, prints: _Prints, rows: _Rows
+    ) -> Holding | StoreError:
+        try:
+            if any(name not in rows or rows[name].fingerprint != taken for name, taken in prints):
+                files = self._store.files_of(series)
+                rows = {self._store.layout.relative(path): row for path, row in files.items()}
+                prints = tuple(sorted((name, row.fingerprint) for name, row in rows.items()))
+            holding = _holding(series, calendar, prints, [rows[name] for name, _ in prints])
+        except StoreError as error:
+            self._kept.pop(series_key(series), None)
+            return error
+        self._kept[series_key(series)] = holding
+        return holding
+
+
+def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
+    """Give names and fingerprints; what is gone before it is looked at is not there."""
+    with disk_errors(folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".parquet"):
+                with suppress(FileNotFoundError):
+                    facts = entry.stat()
+                    yield entry.name, Fingerprint(facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+def _holding(
+    series: Series, calendar: SessionCalendar, prints: _Prints, rows: Iterable[Mirrored]
+) -> Holding:
+    rows = list(rows)
+    settled, proofs = _coverage(rows)
+    days, counts = _sessions(rows)
+    spans = span_arrays(calendar, series.timeframe)
+    held = days[counts > 0]
+    return Holding(
+        prints=prints,
+        calendar=calendar,
+        bars=settled,
+        proofs=proofs,
+        rows=sum(row.rows for row in rows),
+        contract_id=rows[0].identity.contract_id if rows else None,
+        first=held.min().item() if len(held) else None,
+        last=held.max().item() if len(held) else None,
+        oldest_bar=_start_of(spans, calendar, held.min()) if len(held) else None,
+        suspects=_suspects(spans, settled, days, counts),
+    )
+
+
+def _coverage(rows: Iterable[Mirrored]) -> tuple[Stretches, tuple[Emptiness, ...]]:
+    """Join what the files of a series have settled; no two of them speak of one stretch."""
+    bounds: list[list[int]] = []
+    proofs: list[Emptiness] = []
+    for row in rows:
+        fields = json.loads(row.coverage_json)
+        bounds += fields["bars"]
+        if fields["empty"]:
+            proofs += row.coverage.empty
+    return joined(np.array(bounds, dtype=np.int64).reshape(-1, 2)), tuple(proofs)
+
+
+def _sessions(rows: Iterable[Mirrored]) -> tuple[np.ndarray, np.ndarray]:
+    """Give session dates and the bars of each."""
+    parts = [row.session_arrays for row in rows]
+    if not parts:
+        return np.empty(0, "datetime64[D]"), np.empty(0, np.int64)
+    return np.concatenate([days for days, _ in parts]), np.concatenate([n for _, n in parts])
+
+
+def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) -> int:
+    """Give where the span of a session date begins, or the date itself where none is expected."""
+    (place,) = spans.places_of(np.array([day]))
+    if place >= 0:
+        return int(spans.spans.starts[place])
+    if spans.trading is None:
+        return int(day.astype("datetime64[us]").astype(np.int64))
+    return micros(calendar.day_starts_at(date.fromisoformat(str(day))))
+
+
+def _suspects(
+    spans: SpanArrays, settled: Stretches, days: np.ndarray, counts: np.ndarray
+) -> tuple[tuple[int, date, int], ...]:
+    if spans.trading is None or not len(days):
+        return ()
+    low = max(int(np.searchsorted(spans.days, days.min())), 0)
+    high = int(np.searchsorted(spans.days, days.max(), side="right"))
+    part = spans.slice(low, high)
+    have = have_bars(part, days, counts)
+    places = suspect_places(part.bars, have, covered(part.spans, settled))
+    return tuple((int(place) + low, part.days[place].item(), int(have[place])) for place in places)

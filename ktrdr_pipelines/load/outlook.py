@@ -1,0 +1,118 @@
+"""The outlook of a series: what a job wants of it and what is missing, as far as the store knows.
+
+It asks nobody, so a plan and the load that follows it begin with the same. Not here: asking
+(``load.work``), what a plan costs (``load.estimates``).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ktrdr_pipelines.core.calendars import Calendars
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.load.contracts import known_contract
+from ktrdr_pipelines.load.facts import SeriesFacts
+from ktrdr_pipelines.load.modes import AskedBy, Bounds, Manner, Mode, wanted_by
+from ktrdr_pipelines.load.ranges import RangeDiscovery
+from ktrdr_pipelines.load.tries import Tries, next_try, put_off
+from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.parquet import BarStore
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One series to load: by mode and bounds, or a stretch of stamps.
+
+    ``asked_by`` says whether what was tried in vain is put off; ``refresh`` asks also for what is
+    settled, once.
+    """
+
+    series: Series
+    mode: Mode = Mode.FULL
+    bounds: Bounds = field(default_factory=Bounds)
+    wanted: IntervalSet | None = None
+    asked_by: AskedBy = AskedBy.PERSON
+    refresh: bool = False
+
+    @property
+    def manner(self) -> Manner:
+        """How it is asked for."""
+        return Manner(self.mode is Mode.TAIL, self.asked_by, self.refresh)
+
+
+class Outlook:
+    """Looks at series of one store.
+
+    Args:
+        store: what is settled.
+        calendars: which sessions are expected.
+        ranges: where data begin.
+        clock: this machine's time.
+    """
+
+    def __init__(
+        self,
+        store: BarStore,
+        calendars: Calendars,
+        ranges: RangeDiscovery,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._calendars = calendars
+        self._ranges = ranges
+        self._clock = clock
+
+    def wanted(self, job: Job, now: datetime) -> IntervalSet:
+        """Give the stretch of stamps that a job means."""
+        if job.wanted is not None:
+            return job.wanted
+        tried = self._store.ledger.attempts(series_key(job.series))
+        return wanted_by(
+            job.mode,
+            job.series,
+            bounds=job.bounds,
+            coverage=self._store.coverage(job.series),
+            tried=IntervalSet(attempt.interval for attempt in tried),
+            calendar=self._calendars.of(job.series.instrument),
+            now=now,
+        )
+
+    def facts(self, series: Series, wanted: IntervalSet, manner: Manner) -> SeriesFacts:
+        """Give what is known of a series: what is settled, excused and put off."""
+        facts = SeriesFacts(
+            series,
+            wanted,
+            self._store.coverage(series),
+            calendar=self._calendars.of(series.instrument),
+            again=wanted if manner.refresh else None,
+        )
+        self._recall_listing(facts, manner)
+        self._put_off(facts, manner)
+        return facts
+
+    def _recall_listing(self, facts: SeriesFacts, manner: Manner) -> None:
+        """Excuse what lies before the oldest data, as far as that is known.
+
+        A person's load asks again after a day; other work believes what was heard last, since a
+        listing does not move and the question counts against IB's hardest rule.
+        """
+        instrument = facts.series.instrument
+        contract_id = known_contract(self._store, facts.series)
+        if contract_id is None:
+            return
+        is_sensor = manner.asked_by is AskedBy.SENSOR
+        if is_sensor or self._ranges.is_fresh(instrument, contract_id, self._clock()):
+            facts.excuse_before(self._ranges.known_head(instrument, contract_id))
+
+    def _put_off(self, facts: SeriesFacts, manner: Manner) -> None:
+        """Leave to later what automatic work has tried in vain a short while ago.
+
+        A session is left alone as a whole: else its newest minutes would be asked for again and
+        again while its older ones wait.
+        """
+        if manner.asked_by is AskedBy.PERSON:
+            return
+        now = self._clock()
+        attempts = Tries(self._store.ledger, facts.series, self._clock).known()
+        facts.put_off(put_off(attempts, facts.wanted, now), next_try(attempts, now))

@@ -1,0 +1,90 @@
+"""The journal of a symbol that is being moved: renamed, or retired.
+
+It is written when everything is prepared and removed when everything is done, so whoever finds it
+knows that a move was cut short and what is left of it. Not here: the steps (``store.moves``).
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from ktrdr_pipelines.errors import CorruptFileError, StoreError
+from ktrdr_pipelines.store.atomic import disk_errors, sync_folder, write_atomically
+from ktrdr_pipelines.store.layout import StoreLayout
+
+
+class MoveKind(StrEnum):
+    """What happens to a symbol."""
+
+    RENAME = "rename"
+    RETIRE = "retire"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One symbol and what it becomes: the new symbol, or its name among the retired ones."""
+
+    kind: MoveKind
+    symbol: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.symbol} to {self.target}"
+
+
+def journal_of(layout: StoreLayout) -> Path:
+    """Give the journal's place."""
+    return layout.state / "move.json"
+
+
+def pending_move(layout: StoreLayout) -> Move | None:
+    """Give the move that was begun and not finished, or None.
+
+    Raises:
+        CorruptFileError: there is a journal, and it makes no sense.
+    """
+    path = journal_of(layout)
+    with disk_errors(path):
+        if not path.exists():
+            return None
+        text = path.read_bytes()
+    try:
+        fields = json.loads(text)
+        return Move(MoveKind(fields["kind"]), str(fields["symbol"]), str(fields["target"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(
+            f"cannot read {path}",
+            came=f"{text[:80]!r}",
+            remedy="It says which symbol was being moved; see with `ktrdr universe check` which "
+            "folder under bars it was, then remove the file",
+        ) from error
+
+
+def write_journal(layout: StoreLayout, move: Move) -> None:
+    """Say that a move has begun, for good."""
+    text = f"{json.dumps(asdict(move))}\n"
+    write_atomically(journal_of(layout), lambda file: file.write(text.encode()))
+
+
+def remove_journal(layout: StoreLayout) -> None:
+    """Say that a move is done."""
+    path = journal_of(layout)
+    with disk_errors(path):
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def refuse_moving(layout: StoreLayout, symbol: str) -> None:
+    """Refuse to write bars of a symbol while it is being moved; the series' lock must be held.
+
+    Raises:
+        StoreError: it is.
+    """
+    move = pending_move(layout)
+    if move is not None and symbol in {move.symbol, move.target}:
+        raise StoreError(
+            f"cannot save bars of {symbol}",
+            came=f"a {move} was begun and is not finished",
+            remedy="Run `ktrdr repair`, which finishes it, and load again",
+        )

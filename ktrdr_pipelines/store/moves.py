@@ -1,0 +1,191 @@
+"""Moving all that a store has of one symbol: to another name, or out of the way.
+
+First everything is prepared beside the bars, then the journal is written, then each step is done;
+every step finds out by itself whether it is done already, so that a kill at any moment is made
+good by doing the rest again. Not here: the journal (``store.move_journal``), who may move what
+(``load.moving``), Dagster's partitions (``defs``).
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.store.atomic import (
+    disk_errors,
+    locked,
+    make_folder,
+    sync_folder,
+    write_atomically,
+)
+from ktrdr_pipelines.store.barfile import read_file, write_file
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.move_journal import (
+    Move,
+    MoveKind,
+    pending_move,
+    remove_journal,
+    write_journal,
+)
+from ktrdr_pipelines.universe import load_universe
+from ktrdr_pipelines.universe_edit import remove_symbol, rename_symbol
+
+_STAGE = "renaming"
+
+
+def retired_name(layout: StoreLayout, symbol: str) -> str:
+    """Give a name among the retired that is not taken; no symbol of a universe can be like it."""
+    return next(
+        name
+        for number in count(1)
+        if not (layout.retired / (name := f"{symbol}@{number}")).exists()
+    )
+
+
+def move_symbol(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
+    """Move a symbol; what is killed on the way is finished by ``finish_move``.
+
+    Raises:
+        UniverseError: the universe cannot be edited so; nothing has changed.
+        UnknownSymbolError: neither the universe nor the store has it.
+        CorruptFileError: a file of the symbol cannot be read; nothing has changed.
+        StoreError: a load keeps a series locked, another move waits to be finished, or the
+            target has bars; nothing has changed.
+        DiskError: the system refused.
+    """
+    with _alone(layout, move):
+        _refuse_unfinished(layout, move)
+        if _edited(layout, move) is None and not layout.symbol_folder(move.symbol).exists():
+            load_universe(layout.universe).instrument(move.symbol)
+        if move.kind is MoveKind.RENAME:
+            _prepare(layout, move)
+        write_journal(layout, move)
+        _steps(layout, ledger, move)
+
+
+def finish_move(layout: StoreLayout, ledger: Ledger) -> Move | None:
+    """Do what is left of a move that was cut short, and give it; None where there is none.
+
+    Raises: as ``move_symbol``; the journal stays then.
+    """
+    move = pending_move(layout)
+    if move is None:
+        _tidy(layout)
+        return None
+    with _alone(layout, move):
+        if pending_move(layout) == move:
+            _steps(layout, ledger, move)
+    return move
+
+
+def _tidy(layout: StoreLayout) -> None:
+    """Remove what a move left that was killed before it began."""
+    with locked(layout.lock("move"), "the moving of symbols"):
+        if pending_move(layout) is None:
+            for folder in layout.epochs.glob(f"{_STAGE}-*"):
+                _remove(folder)
+
+
+@contextmanager
+def _alone(layout: StoreLayout, move: Move) -> Iterator[None]:
+    """Keep everybody else from the series of both names."""
+    symbols = sorted({move.symbol, move.target} if move.kind is MoveKind.RENAME else {move.symbol})
+    with ExitStack() as locks:
+        locks.enter_context(locked(layout.lock("move"), "the moving of symbols"))
+        for symbol in symbols:
+            for timeframe in Timeframe:
+                path = layout.series_lock(symbol, timeframe)
+                locks.enter_context(locked(path, f"{symbol} {timeframe}"))
+        yield
+
+
+def _refuse_unfinished(layout: StoreLayout, move: Move) -> None:
+    if other := pending_move(layout):
+        raise StoreError(
+            f"cannot begin the {move}",
+            came=f"a {other} was begun and is not finished",
+            remedy="Run `ktrdr repair`, which finishes it",
+        )
+    folder = layout.symbol_folder(move.target)
+    if move.kind is MoveKind.RENAME and folder.exists():
+        raise StoreError(
+            f"cannot begin the {move}",
+            came=f"{folder} has files already",
+            remedy="Choose another symbol, or move that folder out of the way",
+        )
+
+
+def _prepare(layout: StoreLayout, move: Move) -> None:
+    """Write the files of the old symbol anew under the new one, outside every glob."""
+    stage, old = _stage(layout, move), layout.symbol_folder(move.symbol)
+    _remove(stage)
+    for path in sorted(old.rglob("*.parquet")) if old.is_dir() else ():
+        facts, bars = read_file(path)
+        identity = replace(facts.identity, symbol=move.target)
+        write_file(stage / path.relative_to(old), bars, replace(facts, identity=identity))
+
+
+def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
+    (_put_renamed if move.kind is MoveKind.RENAME else _put_retired)(layout, move)
+    ledger.move_symbol(move.symbol, move.target)
+    new_text = _edited(layout, move)
+    if new_text is not None:
+        write_atomically(layout.universe, lambda file: file.write(new_text.encode()))
+    remove_journal(layout)
+
+
+def _put_renamed(layout: StoreLayout, move: Move) -> None:
+    """Show the new folder, then take the old one away: bars are never not to be seen."""
+    stage, trash = _stage(layout, move), _trash(layout, move)
+    _rename_folder(stage, layout.symbol_folder(move.target))
+    _rename_folder(layout.symbol_folder(move.symbol), trash)
+    _remove(trash)
+
+
+def _put_retired(layout: StoreLayout, move: Move) -> None:
+    _rename_folder(layout.symbol_folder(move.symbol), layout.retired / move.target)
+
+
+def _edited(layout: StoreLayout, move: Move) -> str | None:
+    """Give the universe's text after the move; None where it says so already."""
+    universe = load_universe(layout.universe)
+    is_rename = move.kind is MoveKind.RENAME
+    if move.symbol not in universe.instruments and (
+        not is_rename or move.target in universe.instruments
+    ):
+        return None
+    with disk_errors(layout.universe):
+        text = layout.universe.read_bytes().decode("utf-8-sig")
+    if is_rename:
+        return rename_symbol(text, str(layout.universe), move.symbol, move.target)
+    return remove_symbol(text, str(layout.universe), move.symbol)
+
+
+def _rename_folder(source: Path, target: Path) -> None:
+    """Rename a folder for good, unless that has been done."""
+    with disk_errors(source):
+        if not source.exists():
+            return
+        make_folder(target.parent)
+        source.rename(target)
+        sync_folder(target.parent)
+        sync_folder(source.parent)
+
+
+def _remove(folder: Path) -> None:
+    with disk_errors(folder):
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def _stage(layout: StoreLayout, move: Move) -> Path:
+    return layout.epochs / f"{_STAGE}-{move.symbol}-to-{move.target}"
+
+
+def _trash(layout: StoreLayout, move: Move) -> Path:
+    return layout.epochs / f"renamed-{move.symbol}-to-{move.target}"

@@ -1,0 +1,248 @@
+"""The gaps of a series over arrays of spans: the same as one by one, with causes and counts."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ktrdr_pipelines.core.bars import micros, moment
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.completeness import (
+    Cause,
+    Claimed,
+    Gap,
+    GapReason,
+    Standing,
+    completeness,
+    find_gaps,
+)
+from ktrdr_pipelines.core.gaps import due_gaps, is_closed
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import SessionCalendar, expected_spans, midnight
+from ktrdr_pipelines.core.spanarrays import span_arrays
+from ktrdr_pipelines.core.stretches import no_stretches, stretches_of
+from ktrdr_pipelines.core.timeframes import Timeframe
+
+FIRST, LAST = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 5, 1, tzinfo=UTC)
+HOURS = int((LAST - FIRST) / timedelta(hours=1))
+KEYS = ("XNYS.RTH", "XNYS.ETH", "FX")
+
+
+def _stretch(pair: tuple[int, int]) -> Interval:
+    low, high = sorted(pair)
+    return Interval(FIRST + timedelta(hours=low), FIRST + timedelta(hours=high, minutes=7))
+
+
+stretches = st.tuples(st.integers(0, HOURS), st.integers(0, HOURS)).map(_stretch)
+sets = st.lists(stretches, max_size=6).map(IntervalSet)
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.sampled_from(KEYS), st.sampled_from(Timeframe), sets, st.integers(0, HOURS), st.data())
+def test_arrays_find_what_spans_find(
+    key: str, timeframe: Timeframe, settled: IntervalSet, hour: int, data: st.DataObject
+) -> None:
+    """All at once or one by one: the missing stretches of closed sessions are the same."""
+    calendar, now = calendar_named(key), FIRST + timedelta(hours=hour)
+    spans = expected_spans(calendar, timeframe, Interval(FIRST, LAST))
+    start = data.draw(st.sampled_from(spans)).stamps.start
+    gaps = find_gaps(
+        span_arrays(calendar, timeframe), Standing(stretches_of(settled), micros(start)), now
+    )
+    wanted = IntervalSet([Interval(start, LAST)])
+    due = due_gaps(calendar, timeframe, wanted=wanted, settled=settled, now=now)
+    closed = IntervalSet(s.stamps for s in spans if is_closed(s, timeframe, now))
+    expected = IntervalSet(s.stamps for s in spans)
+    found = IntervalSet(gap.stamps for gap in gaps)
+    assert found & expected == due & closed
+    assert all(gap.bars > 0 and gap.sessions > 0 for gap in gaps)
+    assert all(gap.reason is GapReason.MISSING for gap in gaps)
+
+
+def _gaps(
+    timeframe: Timeframe,
+    settled: list[Interval],
+    *,
+    start: date = date(2024, 1, 2),
+    now: datetime = LAST,
+    claimed: list[Claimed] | None = None,
+    key: str = "XNYS.RTH",
+    **more: int,
+) -> tuple[Gap, ...]:
+    calendar = calendar_named(key)
+    begins = calendar.day_starts_at(start) if timeframe.is_intraday else midnight(start)
+    standing = Standing(stretches_of(settled), micros(begins), **more)
+    return find_gaps(span_arrays(calendar, timeframe), standing, now, claimed or [])
+
+
+def _at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def test_a_gap_goes_on_over_nights_weekends_and_holidays() -> None:
+    """Between Friday and Tuesday, with Monday a holiday, nothing parts a gap: three sessions."""
+    settled = [Interval(FIRST, _at("2024-01-11T21:00")), Interval(_at("2024-01-17T21:00"), LAST)]
+    (gap,) = _gaps(Timeframe.H1, settled)
+    assert gap.stamps == Interval(_at("2024-01-12T14:30"), _at("2024-01-17T21:00"))
+    assert (gap.sessions, gap.bars) == (3, 21)
+
+
+def test_a_settled_session_parts_two_gaps() -> None:
+    """Each hole is told by itself, with its sessions and bars."""
+    settled = [
+        Interval(FIRST, _at("2024-01-11T21:00")),
+        Interval(_at("2024-01-16T14:30"), _at("2024-01-16T21:00")),
+        Interval(_at("2024-01-18T00:00"), LAST),
+    ]
+    gaps = _gaps(Timeframe.M30, settled)
+    assert [(gap.sessions, gap.bars) for gap in gaps] == [(1, 13), (1, 13)]
+
+
+def test_nothing_is_expected_before_start_and_listing() -> None:
+    """A gap begins at the later of the universe's start and the gateway's oldest data."""
+    listed = micros(_at("2024-02-01T14:30"))
+    (gap,) = _gaps(Timeframe.H1, [], listed_from=listed)
+    assert gap.stamps.start == _at("2024-02-01T14:30")
+
+
+def test_a_head_later_than_bars_held_explains_nothing_after_the_oldest() -> None:
+    """What lies behind a bar that is held is missing, whatever the gateway says of its start."""
+    oldest = micros(_at("2024-01-16T14:30"))
+    settled = [Interval(_at("2024-01-16T14:30"), _at("2024-01-16T21:00"))]
+    listed = micros(_at("2024-03-01T14:30"))
+    (gap,) = _gaps(Timeframe.H1, settled, listed_from=listed, oldest_bar=oldest)
+    assert gap.stamps.start == _at("2024-01-17T14:30")
+    assert gap.stamps.end == _at("2024-04-30T20:00")
+
+
+def test_nothing_is_expected_after_the_end() -> None:
+    """The last session is the one before the end."""
+    gaps = _gaps(Timeframe.D1, [], wanted_to=micros(_at("2024-01-05T00:00")))
+    assert gaps[0].stamps == Interval(_at("2024-01-02T00:00"), _at("2024-01-05T00:00"))
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H4, Timeframe.D1])
+def test_an_open_session_is_nobodys_fault(timeframe: Timeframe) -> None:
+    """While a session is open, and until its bars are final, nothing of it is a gap."""
+    settled = [Interval(FIRST, _at("2024-01-11T00:00"))]
+    assert _gaps(timeframe, settled, now=_at("2024-01-11T21:00")) == ()
+    assert len(_gaps(timeframe, settled, now=_at("2024-01-11T21:31"))) == 1
+
+
+def test_an_attempt_says_why_and_when_again_and_excuses_nothing() -> None:
+    """A failed stretch stays a gap, parted from what was never tried."""
+    cause = Cause(GapReason.FAILED, "no answer in 30 s", _at("2024-05-02T00:00"))
+    tried = Claimed(Interval(_at("2024-02-01T00:00"), _at("2024-03-01T00:00")), cause)
+    before, failed, after = _gaps(Timeframe.D1, [], claimed=[tried])
+    assert (failed.reason, failed.detail, failed.next_try_at) == cause
+    assert failed.sessions == 20
+    assert before.reason is after.reason is GapReason.MISSING
+    assert before.stamps.end == failed.stamps.start
+    assert failed.stamps.end == after.stamps.start == _at("2024-03-01T00:00")
+
+
+def test_of_two_causes_the_last_given_counts() -> None:
+    """What weighs more is given later."""
+    everything = Interval(FIRST, LAST)
+    causes = [Cause(GapReason.FAILED), Cause(GapReason.BLOCKED, "no subscription")]
+    (gap,) = _gaps(Timeframe.D1, [], claimed=[Claimed(everything, cause) for cause in causes])
+    assert gap.reason is GapReason.BLOCKED
+
+
+def test_a_claim_inside_a_session_cuts_it() -> None:
+    """A cause that concerns two hours of a session is told of those two hours."""
+    part = Interval(_at("2024-01-02T16:00"), _at("2024-01-02T18:00"))
+    gaps = _gaps(
+        Timeframe.H1,
+        [Interval(_at("2024-01-03T00:00"), LAST)],
+        claimed=[Claimed(part, Cause(GapReason.UNPROVED))],
+    )
+    assert [(gap.reason.value, gap.bars) for gap in gaps] == [
+        ("missing", 2),
+        ("unproved", 2),
+        ("missing", 3),
+    ]
+
+
+def test_a_suspect_session_is_a_gap_of_its_own() -> None:
+    """It is settled, and to be asked once more."""
+    calendar = calendar_named("XNYS.RTH")
+    spans = span_arrays(calendar, Timeframe.M1)
+    (place,) = spans.places_of(np.array(["2024-01-09"], "datetime64[D]"))
+    settled = stretches_of([Interval(FIRST, LAST)])
+    standing = Standing(settled, micros(FIRST), suspects=np.array([place]))
+    (gap,) = find_gaps(spans, standing, LAST)
+    assert gap.reason is GapReason.SUSPECT
+    assert gap.stamps == Interval(_at("2024-01-09T14:30"), _at("2024-01-09T21:00"))
+    assert (gap.sessions, gap.bars) == (1, 390)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(KEYS), st.sampled_from(Timeframe), sets, sets, st.integers(0, HOURS))
+def test_every_expected_bar_is_settled_explained_or_unexplained(
+    key: str, timeframe: Timeframe, settled: IntervalSet, empty: IntervalSet, hour: int
+) -> None:
+    """Counts of each session add up, and those of gaps are the unexplained ones."""
+    spans = span_arrays(calendar_named(key), timeframe)
+    now = FIRST + timedelta(hours=hour)
+    standing = Standing(stretches_of(settled | empty), micros(FIRST), micros(_at("2024-02-05")))
+    low = int(np.searchsorted(spans.spans.starts, micros(FIRST)))
+    part = spans.slice(low, int(np.searchsorted(spans.spans.starts, micros(LAST))))
+    counts = completeness(
+        part, standing, have=np.zeros(len(part)), empty=stretches_of(empty), now=now
+    )
+    assert np.array_equal(counts.expected, counts.settled + counts.explained + counts.unexplained)
+    assert (counts.empty <= counts.settled).all()
+    gaps = find_gaps(part, standing, now)
+    missing = {moment(int(s)) for s in part.spans.starts[counts.unexplained > 0]}
+    stamps = IntervalSet(gap.stamps for gap in gaps)
+    spots = zip(part.spans.starts, part.spans.ends, strict=True)
+    touched = {moment(int(s)) for s, e in spots if stamps.clip(Interval(moment(s), moment(e)))}
+    assert missing == touched
+
+
+def test_bars_of_a_session_are_counted_by_the_local_clock() -> None:
+    """The first bar may be short: seven hours from 09:30 to 16:00, two of four hours."""
+    calendar = calendar_named("XNYS.RTH")
+    day = np.array(["2024-01-09", "2024-07-03"], "datetime64[D]")
+    for timeframe, whole, half in (
+        (Timeframe.M1, 390, 210),
+        (Timeframe.M5, 78, 42),
+        (Timeframe.M15, 26, 14),
+        (Timeframe.M30, 13, 7),
+        (Timeframe.H1, 7, 4),
+        (Timeframe.H4, 2, 2),
+        (Timeframe.D1, 1, 1),
+    ):
+        spans = span_arrays(calendar, timeframe)
+        assert spans.bars[spans.places_of(day)].tolist() == [whole, half], timeframe
+
+
+def test_weeks_stand_at_their_mondays() -> None:
+    """A week of the year's turn is one span, found by any of its dates."""
+    spans = span_arrays(calendar_named("XNYS.RTH"), Timeframe.W1)
+    days = np.array(["2024-12-31", "2025-01-03", "2025-01-06"], "datetime64[D]")
+    places = spans.places_of(days)
+    assert spans.days[places].astype(str).tolist() == ["2024-12-30", "2024-12-30", "2025-01-06"]
+
+
+def test_a_break_holds_no_bars() -> None:
+    """Of a session with a lunch break the bars outside of it are expected."""
+    hour = 3_600_000_000
+    day = micros(_at("2024-01-09T00:00"))
+    calendar = SessionCalendar(
+        key="LUNCH",
+        zone="UTC",
+        days=np.array(["2024-01-09"], "datetime64[D]"),
+        opens=np.array([day + 9 * hour]),
+        closes=np.array([day + 15 * hour]),
+        breaks=np.array([[day + 11 * hour + hour // 2, day + 12 * hour + hour // 2]]),
+    )
+    assert span_arrays(calendar, Timeframe.M30).bars.tolist() == [10]
+    assert span_arrays(calendar, Timeframe.H1).bars.tolist() == [6]
+    assert span_arrays(calendar, Timeframe.M1).bars.tolist() == [300]
+    standing = Standing(no_stretches(), day)
+    (gap,) = find_gaps(span_arrays(calendar, Timeframe.M30), standing, LAST)
+    assert gap.bars == 10

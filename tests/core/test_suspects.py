@@ -1,0 +1,88 @@
+"""Suspects: what is steady and breaks off once; never what is thin by nature."""
+
+import numpy as np
+import pytest
+
+from ktrdr_pipelines.core.suspects import suspect_places
+
+SESSIONS = 500
+
+
+def _suspects(
+    have: np.ndarray, expected: np.ndarray | int = 390, answered: np.ndarray | None = None
+) -> list[int]:
+    count = len(have)
+    known = np.ones(count, dtype=bool) if answered is None else answered
+    places: list[int] = suspect_places(np.broadcast_to(expected, count), have, known).tolist()
+    return places
+
+
+@pytest.mark.parametrize("place", [0, 1, 19, 20, 250, SESSIONS - 1])
+@pytest.mark.parametrize("left", [1, 150, 280])
+def test_a_session_that_breaks_off_is_suspect(place: int, left: int) -> None:
+    """Wherever it stands, the first and the newest session included."""
+    have = np.full(SESSIONS, 390)
+    have[place] = left
+    assert _suspects(have) == [place]
+
+
+def test_half_days_are_measured_by_their_own_length() -> None:
+    """A half day with all its bars is none; one that breaks off is."""
+    expected = np.full(SESSIONS, 390)
+    expected[[100, 300]] = 210
+    have = expected.copy()
+    assert _suspects(have, expected) == []
+    have[300] = 90
+    assert _suspects(have, expected) == [300]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6, 0.9])
+def test_thin_instruments_are_no_suspects_by_nature(share: float) -> None:
+    """Trades that come by chance, few or many, make no suspect in forty years of sessions."""
+    dice = np.random.default_rng(1)
+    have = dice.binomial(390, share, size=10_000)
+    assert _suspects(have) == []
+
+
+def test_restless_instruments_are_no_suspects() -> None:
+    """Where busy and quiet days alternate by a factor of ten, a quiet day says nothing."""
+    dice = np.random.default_rng(2)
+    have = dice.binomial(390, np.exp(dice.normal(-1.5, 0.8, 10_000)).clip(0, 1))
+    assert len(_suspects(have)) < 10
+
+
+def test_a_listing_that_comes_to_life_is_no_suspect() -> None:
+    """Thin first and full later: the last thin sessions are as their neighbours were."""
+    dice = np.random.default_rng(3)
+    have = np.append(dice.binomial(390, 0.2, 200), np.full(200, 390))
+    assert _suspects(have) == []
+
+
+def test_sessions_that_are_not_settled_are_left_out() -> None:
+    """A gap is a gap already; a session without any bar was passed over or proved empty."""
+    have = np.full(SESSIONS, 390)
+    have[[50, 60]] = 10, 0
+    answered = np.ones(SESSIONS, dtype=bool)
+    answered[50] = False
+    assert _suspects(have, answered=answered) == []
+
+
+def test_a_month_of_short_answers_is_found() -> None:
+    """Fifteen bad sessions in a row among good ones are all suspects."""
+    have = np.full(SESSIONS, 390)
+    have[200:215] = 120
+    assert _suspects(have) == list(range(200, 215))
+
+
+@pytest.mark.parametrize(("expected", "have"), [(7, 5), (2, 1), (13, 9)])
+def test_long_bars_count_too(expected: int, have: int) -> None:
+    """Two hours of seven, or one of two bars of four hours, are far fewer."""
+    rows = np.full(SESSIONS, expected)
+    rows[77] = have
+    assert _suspects(rows, expected) == [77]
+
+
+def test_few_sessions_have_no_usual() -> None:
+    """With five sessions nothing can be said; with six it can."""
+    assert _suspects(np.array([390, 390, 100, 390, 390])) == []
+    assert _suspects(np.array([390, 390, 100, 390, 390, 390])) == [2]

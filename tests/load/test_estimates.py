@@ -1,0 +1,159 @@
+"""What a load would cost: the same that it then costs, told before, at no request."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ktrdr_pipelines.core.calendars import Calendars, calendar_named
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.estimates import Estimate, estimate, size_text, time_text
+from ktrdr_pipelines.load.rates import ASSUMED_BAR_BYTES, Rates, measured_rates
+from ktrdr_pipelines.store.ledger import Ledger, RequestRecord
+from tests.load.conftest import World
+from tests.load.fakes import series_of, stock, utc
+
+MakeWorld = Callable[..., World]
+SPRING = date(2024, 2, 1), date(2024, 6, 29)
+NOW = utc(2024, 7, 1)
+
+
+def told(world: World, rates: Rates | None = None) -> Estimate:
+    """Estimate what the world's series lacks."""
+    missing = [(world.series, IntervalSet([world.wanted]))]
+    return estimate(missing, Calendars(), rates=rates or Rates(), now=world.bench.gateway.time)
+
+
+@pytest.mark.parametrize("calendar", ["XNYS.RTH", "XNYS.ETH", "FX"])
+@pytest.mark.parametrize("timeframe", Timeframe)
+def test_a_load_costs_what_was_estimated(
+    world: MakeWorld, calendar: str, timeframe: Timeframe
+) -> None:
+    """Of a market without silences, requests and bars are told exactly.
+
+    The fake gateway's grid is that of UTC, the calendar's that of the local clock: for 4h they
+    differ by a bar in some sessions.
+    """
+    made = world(calendar, timeframe, *SPRING)
+    before = told(made)
+    assert made.bench.gateway.opened == 0
+    report = made.load()
+    assert report.is_complete
+    assert before.requests == report.requests
+    apart = abs(before.bars - report.added)
+    assert apart <= (report.added // 4 if timeframe is Timeframe.H4 else 0)
+
+
+def test_nothing_missing_costs_nothing() -> None:
+    """A series without a gap is told with zeros, and no rate is claimed."""
+    series = series_of(stock(), Timeframe.M1)
+    free = estimate([(series, IntervalSet())], Calendars(), rates=Rates(), now=NOW)
+    assert (free.requests, free.bars, free.size_bytes, free.seconds) == (0, 0, 0, 0.0)
+    assert free.basis == ""
+
+
+def test_what_has_not_come_to_be_costs_nothing() -> None:
+    """Sessions of the future are not due."""
+    series = series_of(stock(), Timeframe.H1)
+    calendar = calendar_named("XNYS.RTH")
+    both = stamps_between(calendar, Timeframe.H1, date(2024, 6, 24), date(2024, 7, 20))
+    past = stamps_between(calendar, Timeframe.H1, date(2024, 6, 24), date(2024, 6, 29))
+    costs = [
+        estimate([(series, IntervalSet([part]))], Calendars(), rates=Rates(), now=NOW)
+        for part in (both, past)
+    ]
+    assert costs[0].bars == costs[1].bars == 5 * 7
+
+
+def test_a_whole_universe_is_the_sum_of_its_series() -> None:
+    """Five hundred symbols of twenty years: the same for each, added up."""
+    calendar = calendar_named("XNYS.RTH")
+    wanted = stamps_between(calendar, Timeframe.M1, date(2004, 6, 1), date(2024, 6, 1))
+    series = [Series(stock(f"S{number}"), Timeframe.M1) for number in range(500)]
+    whole = estimate(
+        [(one, IntervalSet([wanted])) for one in series], Calendars(), rates=Rates(), now=NOW
+    )
+    one = whole.parts[0]
+    assert one.requests == len(calendar.sessions(date(2004, 6, 1), date(2024, 6, 1)))
+    assert one.bars > one.requests * 385
+    assert whole.requests == 500 * one.requests
+    assert whole.bars == 500 * one.bars
+    assert whole.seconds == pytest.approx(500 * one.seconds)
+    assert "days" in whole.summary
+    assert f"{whole.requests:,} requests" in whole.summary
+
+
+def record(at: datetime, took_s: float, rows: int, series: str = "AAPL|1m") -> RequestRecord:
+    """Make an audited request."""
+    return RequestRecord(
+        series=series,
+        contract_id=1,
+        what_to_show="TRADES",
+        gateway="real:1",
+        account_hash="x",
+        asked_end=None,
+        duration="1 D",
+        sent_at=at,
+        took_s=took_s,
+        outcome="bars",
+        rows=rows,
+    )
+
+
+def test_seconds_are_measured_where_the_gateway_was_asked_before(tmp_path: Path) -> None:
+    """What was open at once counts once; failures and other gateways do not count."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    for number in range(10):
+        ledger.record_request(record(NOW + timedelta(seconds=2 * (number // 5)), 2.0, 390))
+        ledger.record_request(replace(record(NOW, 90.0, 0), outcome="GatewaySilentError"))
+        ledger.record_request(replace(record(NOW, 90.0, 390), gateway="other:1"))
+    for _ in range(4):
+        ledger.record_request(record(NOW, 50.0, 7, "AAPL|1h"))
+    rates = measured_rates(ledger, "real:1")
+    assert dict(rates.request_s) == {Timeframe.M1: pytest.approx(4.0 / 10)}
+    assert rates.seconds(Timeframe.M1, 100, 39_000) == pytest.approx(40.0)
+    assert rates.seconds(Timeframe.H1, 6, 0) == pytest.approx(0.6)
+    basis = rates.basis([Timeframe.M1, Timeframe.H1])
+    assert "measured for 1m from 10 answers" in basis
+    assert "assumed for 1h" in basis
+
+
+def test_conservative_pacing_takes_ten_seconds_a_request(tmp_path: Path) -> None:
+    """The safe delay rules, whatever was measured."""
+    rates = measured_rates(Ledger(tmp_path / "ledger.sqlite"), "real:1", conservative=True)
+    assert rates.seconds(Timeframe.M1, 60, 10**6) == 600.0
+    assert rates.basis([Timeframe.M1]) == "IB_PACING=conservative: a request every 10 s"
+
+
+def test_bytes_are_measured_where_bars_are_held(world: MakeWorld) -> None:
+    """Bars of a timeframe take what those on disk take; others the usual."""
+    made = world("XNYS.RTH", Timeframe.H1, *SPRING)
+    gateway = made.bench.gateway.gateway
+    empty = measured_rates(made.bench.ledger, gateway)
+    assert empty.size(Timeframe.H1, 1000) == 1000 * ASSUMED_BAR_BYTES
+    made.load()
+    rates = measured_rates(made.bench.ledger, gateway)
+    rows = made.bench.store.rows(made.series)
+    folder = made.bench.layout.series_folder(made.series.symbol, made.series.timeframe)
+    assert rates.size(Timeframe.H1, rows) == sum(one.stat().st_size for one in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "5 s"), (120, "2 min"), (7200, "2 h"), (864_000, "10.0 days")]
+)
+def test_times_are_told_in_units_that_a_person_reads(seconds: float, text: str) -> None:
+    """Seconds, minutes, hours, days."""
+    assert time_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(12, "12 B"), (24_000, "24 kB"), (5e6, "5 MB"), (2.5e9, "2.5 GB")]
+)
+def test_sizes_are_told_in_units_that_a_person_reads(size: float, text: str) -> None:
+    """Bytes to gigabytes."""
+    assert size_text(size) == text

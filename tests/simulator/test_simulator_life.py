@@ -1,0 +1,216 @@
+"""Starting, closing and surviving: sockets, threads and clients that end in bad ways."""
+
+import asyncio
+import socket
+import time
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ib_async import IB, StartupFetchNONE
+from ib_async.wrapper import RequestError
+
+from ktrdr_pipelines.errors import SimulatorError
+from ktrdr_pipelines.simulator import wire
+from ktrdr_pipelines.simulator.behaviour import Behaviour
+from ktrdr_pipelines.simulator.clock import SimClock
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.thread import ServerThread
+from tests.simulator.talking import AAPL, client, history, talk
+
+
+def test_an_id_in_use_is_told_and_freed_with_its_socket(gateway: SimulatorServer) -> None:
+    """326 reaches a listener added before connecting; once the holder left the id is free."""
+
+    async def run() -> None:
+        async with client(gateway, 9):
+            second, codes = IB(), []
+            second.errorEvent += lambda _, code, *__: codes.append(code)
+            with pytest.raises((TimeoutError, ConnectionError)):
+                await second.connectAsync("127.0.0.1", gateway.port, clientId=9, timeout=1.0)
+            assert 326 in codes
+        async with client(gateway, 9) as third:
+            assert third.isConnected()
+
+    asyncio.run(run())
+
+
+def raw(server: SimulatorServer, data: bytes) -> bytes:
+    """Send bytes on a plain socket and read until the gateway closes it."""
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=5)) as plain:
+        plain.sendall(data)
+        answer = b""
+        while piece := plain.recv(65_536):
+            answer += piece
+        return answer
+
+
+def test_a_malformed_client_is_closed_and_others_go_on(
+    gateway: SimulatorServer, unframe: Any
+) -> None:
+    """Garbage ends the connection it came on and no other."""
+
+    async def run() -> None:
+        async with client(gateway, 11) as ib:
+            started = b"API\0\0\0\0\tv157..178\0\0\0\x0971\x002\x0012\0\0"
+            answer = await asyncio.to_thread(raw, gateway, started + b"\xff\xff\xff\xff")
+            assert unframe(answer)[-1][2:4] == ["-1", "507"]
+            assert await asyncio.to_thread(raw, gateway, b"GET / HTTP/1.1\r\n\r\n") == b""
+            assert await asyncio.to_thread(raw, gateway, b"API\0\0\0\0\x03v99") == b""
+            assert len(await history(ib, AAPL, "1 day", "1 D")) == 1
+
+    asyncio.run(run())
+
+
+def test_a_client_that_vanishes_frees_its_id_and_requests(slow_gateway: SimulatorServer) -> None:
+    """A socket that is cut with requests in flight leaves nothing behind."""
+
+    async def run() -> None:
+        for _ in range(3):
+            async with client(slow_gateway, 3) as ib:
+                request = asyncio.ensure_future(history(ib, AAPL, "1 day", "1 D"))
+                await ib.reqCurrentTimeAsync()
+                ib.client.conn.transport.abort()
+                request.cancel()
+            await asyncio.sleep(0.02)
+        async with client(slow_gateway, 3) as ib:
+            assert ib.isConnected()
+
+    asyncio.run(run())
+
+
+def test_a_taken_port_is_named_with_its_remedy(gateway: SimulatorServer) -> None:
+    """The error says which address, what is wrong and what to do; nothing stays open."""
+    with (
+        pytest.raises(SimulatorError, match=rf"127\.0\.0\.1:{gateway.port}.*--port"),
+        running_simulator(port=gateway.port),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "example.org"])  # noqa: S104
+def test_only_loopback_is_served(synthetic: SyntheticMarket, host: str) -> None:
+    """A gateway without login must not be reachable from elsewhere."""
+    with pytest.raises(SimulatorError, match="not a loopback address"):
+        asyncio.run(SimulatorServer(synthetic, host=host).start())
+
+
+def test_localhost_is_one_address_and_port(synthetic: SyntheticMarket) -> None:
+    """Under that name too there is one port, whatever it resolves to."""
+
+    async def run() -> None:
+        server = await SimulatorServer(synthetic, host="localhost").start()
+        async with client(server) as ib:
+            assert ib.isConnected()
+        await server.close()
+        assert "closed" in repr(server)
+
+    asyncio.run(run())
+
+
+def test_a_client_that_does_not_read_holds_up_nothing(synthetic: SyntheticMarket) -> None:
+    """Closing cuts a socket whose buffers are full."""
+    started = b"API\0\0\0\0\tv157..178\0\0\0\x0871\x002\x004\0\0"
+    fields = ("20", "1", "0", "AAPL", "STK", *[""] * 4, "SMART", "", "USD", "", "", "0")
+    asked = ("", "1 min", "1 Y", "0", "TRADES", "2", "0", "")
+    with running_simulator(synthetic, now="2024-01-10T20:00:30+00:00") as server:
+        plain = socket.create_connection(("127.0.0.1", server.port))
+        plain.sendall(started + wire.message(fields + asked))
+        while not server.requests or server.requests[0].is_open:
+            time.sleep(0.01)
+    plain.close()
+    assert server.requests[0].bars > 200_000
+
+
+def test_an_answer_that_fails_ends_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """A defect of a market is logged, and no client waits for an answer in vain."""
+
+    class Broken(SyntheticMarket):
+        def bars(self, *_: Any) -> Any:
+            raise RuntimeError("broken market")
+
+    async def conversation(ib: IB) -> None:
+        with pytest.raises((ConnectionError, RequestError)):
+            await history(ib, AAPL, "1 day", "1 D")
+
+    with running_simulator(Broken()) as server:
+        talk(server, conversation)
+    assert "broken market" in caplog.text
+
+
+def test_a_gateway_listens_until_it_is_closed(synthetic: SyntheticMarket) -> None:
+    """Its port answers with its time while it is up, and nobody once it is closed."""
+
+    async def run() -> int:
+        clock = SimClock(datetime(2024, 1, 10, tzinfo=UTC))
+        server = await SimulatorServer(synthetic, clock=clock).start()
+        async with client(server, fetchFields=StartupFetchNONE) as ib:
+            assert (await ib.reqCurrentTimeAsync()).date() == date(2024, 1, 10)
+        await server.close()
+        await server.close()
+        return server.port
+
+    port = asyncio.run(run())
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+@pytest.mark.parametrize("host", ["example.org", "127.0.0.1"])
+def test_a_gateway_that_cannot_start_lets_go_of_its_log(
+    gateway: SimulatorServer, synthetic: SyntheticMarket, tmp_path: Path, host: str
+) -> None:
+    """A bad address or a taken port leaves no file open."""
+    behaviour = Behaviour(log=tmp_path / "log")
+    server = SimulatorServer(synthetic, host=host, port=gateway.port, behaviour=behaviour)
+    with pytest.raises(SimulatorError):
+        asyncio.run(server.start())
+    assert server._gateway.journal._file is not None
+    assert server._gateway.journal._file.closed
+
+
+def test_whatever_keeps_a_thread_from_serving_is_raised() -> None:
+    """An error that nobody expected ends the wait too, instead of a gateway on no port."""
+
+    async def start() -> None:
+        raise RuntimeError("unexpected")
+
+    async def close() -> None:
+        raise AssertionError("it never began")
+
+    thread = ServerThread(start, close)
+    with pytest.raises(RuntimeError, match="unexpected"):
+        thread.start_and_wait()
+    assert not thread.is_alive()
+
+
+def test_a_gateway_closes_with_clients_connected(synthetic: SyntheticMarket) -> None:
+    """Closing ends every connection, so a client sees the loss at once."""
+
+    async def run() -> None:
+        server = await SimulatorServer(synthetic, latency_s=3_600.0).start()
+        ib = IB()
+        lost = asyncio.Event()
+        ib.disconnectedEvent += lost.set
+        await ib.connectAsync("127.0.0.1", server.port, clientId=1)
+        request = asyncio.ensure_future(history(ib, AAPL, "1 day", "1 D"))
+        await ib.reqCurrentTimeAsync()
+        await server.close()
+        await asyncio.wait_for(lost.wait(), 5)
+        request.cancel()
+
+    asyncio.run(run())
+
+
+def test_clocks_stand_or_run() -> None:
+    """A clock starts where it is set; one without a zone is refused."""
+    start = datetime(2024, 1, 10, tzinfo=UTC)
+    standing = SimClock(start, runs=False)
+    assert standing.now() == start
+    standing.set(start + timedelta(hours=1))
+    assert standing.now() == start + timedelta(hours=1)
+    assert start <= SimClock(start).now() < start + timedelta(minutes=1)
+    with pytest.raises(ValueError, match="no zone"):
+        SimClock(datetime(2024, 1, 10))  # noqa: DTZ001 - this is what is refused

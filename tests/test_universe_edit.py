@@ -1,0 +1,112 @@
+"""Edits of the universe's text: one thing changes, every other byte stays."""
+
+import pytest
+
+from ktrdr_pipelines.errors import UniverseError
+from ktrdr_pipelines.universe import parse_universe
+from ktrdr_pipelines.universe_edit import add_symbol, remove_symbol, rename_symbol
+
+TEXT = """\
+# My universe.
+defaults: {timeframes: [1h,   1d], start: 2020-01-01}   # two of them
+
+symbols:
+  AAPL: {}      # the first
+
+  # Currencies.
+  EURUSD: {timeframes: [1h]}
+  MSFT:
+    start: 2021-01-04   # a late one
+    timeframes:
+      - 1d
+  SPY:
+
+# the end
+"""
+FLOW = "symbols: {AAPL: {}, EURUSD: {timeframes: [1h]}, MSFT: {}}  # all\n"
+
+
+def test_add_writes_one_line_behind_the_last_entry() -> None:
+    """Everything before and behind the new line stays to the byte."""
+    new = add_symbol(TEXT, "u.yaml", "GBPUSD", {"timeframes": "1m,1h", "start": "2022-01-03"})
+    line = "  GBPUSD: {timeframes: [1m, 1h], start: 2022-01-03}\n"
+    assert new.replace(line, "") == TEXT
+    assert new.index(line) == new.index("\n# the end") - len(line)
+    assert list(parse_universe(new, "u.yaml").instruments)[-1] == "GBPUSD"
+
+
+@pytest.mark.parametrize("text", [TEXT, FLOW, TEXT.rstrip("\n"), "symbols:\n  A: {}"])
+def test_what_is_added_can_be_removed_again(text: str) -> None:
+    """Adding and removing gives the text that was, but for a missing newline at its end."""
+    new = add_symbol(text, "u.yaml", "QQQ", {})
+    assert "QQQ" in parse_universe(new, "u.yaml").instruments
+    assert remove_symbol(new, "u.yaml", "QQQ").rstrip("\n") == text.rstrip("\n")
+
+
+@pytest.mark.parametrize("text", [TEXT, FLOW])
+@pytest.mark.parametrize("symbol", ["AAPL", "EURUSD", "MSFT"])
+def test_remove_takes_one_entry_and_nothing_else(text: str, symbol: str) -> None:
+    """The other instruments are what they were."""
+    before = dict(parse_universe(text, "u.yaml").instruments)
+    after = dict(parse_universe(remove_symbol(text, "u.yaml", symbol), "u.yaml").instruments)
+    before.pop(symbol)
+    assert after == before
+
+
+def test_remove_keeps_comments_of_others() -> None:
+    """A comment above another entry is that entry's; one behind the own line goes with it."""
+    new = remove_symbol(TEXT, "u.yaml", "EURUSD")
+    assert new == TEXT.replace("  EURUSD: {timeframes: [1h]}\n", "")
+    assert "late" not in remove_symbol(TEXT, "u.yaml", "MSFT")
+
+
+def test_rename_writes_down_what_the_old_key_said() -> None:
+    """The instrument stays what it is although the new key alone would be another stock."""
+    new = rename_symbol(TEXT, "u.yaml", "AAPL", "APPLE")
+    assert new == TEXT.replace("AAPL: {}", "APPLE: {symbol: AAPL}")
+    made = parse_universe(new, "u.yaml").instrument("APPLE")
+    assert made.ib_symbol == "AAPL"
+
+
+@pytest.mark.parametrize("symbol", ["AAPL", "EURUSD", "MSFT", "SPY"])
+@pytest.mark.parametrize("text", [TEXT, FLOW.replace("}}", "}, SPY: {start: 2020-01-02}}")])
+def test_rename_changes_no_instrument(text: str, symbol: str) -> None:
+    """Stock or currency pair, said or derived, block or flow: only the key is another."""
+    new = rename_symbol(text, "u.yaml", symbol, "NEW.1")
+    before = parse_universe(text, "u.yaml").describe(parse_universe(text, "u").instrument(symbol))
+    universe = parse_universe(new, "u.yaml")
+    after = universe.describe(universe.instrument("NEW.1"))
+    assert {name: told.rpartition(" (")[0] for name, told in after.items()} == {
+        name: told.rpartition(" (")[0] for name, told in before.items()
+    }
+    assert set(universe.instruments) - {"NEW.1"} == set(
+        parse_universe(text, "u.yaml").instruments
+    ) - {symbol}
+
+
+def test_rename_refuses_to_change_one_that_rests_on_it() -> None:
+    """AAPL.ETH takes its contract from AAPL's entry: losing that would change what it is."""
+    text = "symbols:\n  AAPL: {primary_exchange: NASDAQ}\n  AAPL.ETH: {}\n"
+    with pytest.raises(UniverseError, match=r"would change AAPL\.ETH"):
+        rename_symbol(text, "u.yaml", "AAPL", "APPLE")
+    with pytest.raises(UniverseError, match=r"would change AAPL\.ETH"):
+        remove_symbol(text, "u.yaml", "AAPL")
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda: add_symbol(TEXT, "u.yaml", "aapl", {}), "has AAPL already"),
+        (lambda: add_symbol(TEXT, "u.yaml", "X", {"what_to_show": "BLUE"}), "BLUE"),
+        (lambda: add_symbol(TEXT, "u.yaml", "no way", {}), "is not a symbol"),
+        (lambda: remove_symbol(TEXT, "u.yaml", "TSLA"), "no entry TSLA"),
+        (lambda: remove_symbol("symbols: {A: {}}", "u.yaml", "A"), "the only symbol"),
+        (lambda: rename_symbol(TEXT, "u.yaml", "TSLA", "T"), "no entry TSLA"),
+        (lambda: rename_symbol(TEXT, "u.yaml", "AAPL", "MSFT"), "twice"),
+        (lambda: add_symbol("symbols: [", "u.yaml", "A", {}), "not YAML"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(act: object, words: str) -> None:
+    """The text says what is wrong; nothing is given back."""
+    with pytest.raises(UniverseError, match=words):
+        act()  # type: ignore[operator]
