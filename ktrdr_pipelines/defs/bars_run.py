@@ -104,7 +104,9 @@ class BarsRun:
                 for series in changed:
                     self._report_finished(series)
                 self._stop_if_ended()
-            return thread.reports()
+            reports = thread.reports()
+        self._calendars = open_calendars(self._store.ledger)
+        return reports
 
     def _stop_if_ended(self) -> None:
         """Stop where Dagster has given the run up: a retry would ask for everything twice."""

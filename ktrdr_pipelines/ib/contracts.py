@@ -33,6 +33,9 @@ class Candidate:
     multiplier: str = ""
     local_symbol: str = ""
     trading_class: str = ""
+    zone: str = ""
+    trading_hours: str = ""
+    liquid_hours: str = ""
 
     def __str__(self) -> str:
         place = f"{self.exchange}/{self.primary_exchange}".rstrip("/")
@@ -110,6 +113,7 @@ def candidate_of(fields: list[str], server_version: int) -> Candidate:
         multiplier=rest[14],
         local_symbol=rest[9],
         trading_class=rest[11],
+        **dict(zip(("zone", "trading_hours", "liquid_hours"), rest[25:28], strict=False)),
     )
 
 

@@ -11,6 +11,7 @@ from ktrdr_pipelines.store.confirmed import ConfirmedTable
 from ktrdr_pipelines.store.database import series_key
 from ktrdr_pipelines.store.mirror import MirrorTable
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
+from ktrdr_pipelines.store.schedules import SchedulesTable
 from ktrdr_pipelines.store.symbols import SymbolsTable
 
 __all__ = [
@@ -32,9 +33,10 @@ class Ledger(
     AuditTable,
     ReferencesTable,
     ConfirmedTable,
+    SchedulesTable,
     SymbolsTable,
 ):
-    """Mirror, attempts, claims, audit, heads, contracts, revisions and confirmations of one store.
+    """Mirror, attempts, claims, audit, heads, contracts, revisions, confirmations and schedules.
 
     Every call is one transaction; any thread of any process may call. SQLite's failures come as
     StoreError, with what to do.

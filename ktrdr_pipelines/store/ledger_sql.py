@@ -1,6 +1,6 @@
 """The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``."""
 
-LEDGER_VERSION = 2
+LEDGER_VERSION = 3
 """Version of these tables. 1 is the first; 2 adds ``confirmed`` and reads the tables of 1."""
 
 TABLES = """
@@ -99,5 +99,26 @@ CREATE TABLE IF NOT EXISTS confirmed (
     rows INTEGER NOT NULL,
     confirmed_at INTEGER NOT NULL,
     PRIMARY KEY (series, session_date)
+);
+
+CREATE TABLE IF NOT EXISTS schedules (
+    calendar TEXT NOT NULL,
+    symbol TEXT NOT NULL,
+    session_date TEXT NOT NULL,
+    opens INTEGER,
+    closes INTEGER,
+    parts TEXT NOT NULL,
+    source TEXT NOT NULL,
+    learned_at INTEGER NOT NULL,
+    PRIMARY KEY (calendar, symbol, session_date)
+);
+
+CREATE TABLE IF NOT EXISTS schedule_asks (
+    calendar TEXT NOT NULL,
+    symbol TEXT NOT NULL,
+    first_date TEXT NOT NULL,
+    end_date TEXT NOT NULL,
+    asked_at INTEGER NOT NULL,
+    PRIMARY KEY (calendar, symbol, first_date, end_date)
 )
 """
