@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 3 incomplete, 128 and the signal's nu
 signal ended it. No traceback ever reaches the terminal; it goes to the log (``cli.logfile``).
 """
 
+import errno
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from ktrdr_pipelines.cli.stopping import Stopped, stoppable
 from ktrdr_pipelines.errors import ExitCode, KtrdrError
 
 INTERRUPTED: Final = 130
+_OF_THE_DISK: Final = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS})
 
 
 @runtime_checkable
@@ -89,7 +91,9 @@ def _surprise(error: Exception, log: LogFile, *, as_json: bool) -> int:
 def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         place: Any = error.filename or "the system"
-        return f"{place}: {error.strerror} ({type(error).__name__}); make room or make it writable"
+        is_of_disk = error.filename is not None or error.errno in _OF_THE_DISK
+        remedy = "; make room or make it writable" if is_of_disk else ""
+        return f"{place}: {error.strerror} ({type(error).__name__}){remedy}"
     text = " ".join(str(error).split())
     return f"an unexpected {type(error).__name__}{f': {text}' if text else ''}"
 

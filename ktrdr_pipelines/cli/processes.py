@@ -6,6 +6,7 @@ its children in order. Not here: what they do (``cli.gateway``, ``cli.dagster_we
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,6 +22,9 @@ from ktrdr_pipelines.errors import KtrdrError, SimulatorError
 
 GRACE_S: Final = 20.0
 """How long a group may take to tidy up: a load writes what is settled, Dagster ends its runs."""
+
+START_S: Final = 120.0
+"""How long a simulated gateway may take to say where it listens, on a busy machine."""
 
 _POLL_S: Final = 0.05
 
@@ -64,10 +68,14 @@ def end(process: "subprocess.Popen[bytes]", *, grace_s: float = GRACE_S) -> None
 
 
 @contextmanager
-def simulator_process(*, port: int = 0) -> Iterator[int]:
+def simulator_process(*, port: int = 0, within_s: float = START_S) -> Iterator[int]:
     """Run a simulated gateway in a process of its own while the context lasts; gives its port.
 
     It ends with this process, however that ends: it watches its stdin.
+
+    Args:
+        port: where it listens; 0 takes a free one.
+        within_s: how long it may take to say where that is.
 
     Raises:
         SimulatorError: it could not start.
@@ -75,7 +83,7 @@ def simulator_process(*, port: int = 0) -> Iterator[int]:
     command = [sys.executable, "-m", "ktrdr_pipelines.cli.main", "simulate", "--json"]
     process = start([*command, "--port", str(port), "--until-stdin-closes"], output=subprocess.PIPE)
     try:
-        yield _port_of(process)
+        yield _port_of(process, within_s)
     finally:
         end(process)
 
@@ -118,8 +126,10 @@ def _heeding_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _port_of(process: "subprocess.Popen[bytes]") -> int:
+def _port_of(process: "subprocess.Popen[bytes]", within_s: float) -> int:
     assert process.stdout is not None  # noqa: S101  (started with a pipe)
+    if not select.select([process.stdout], [], [], within_s)[0]:
+        raise SimulatorError("start a simulated gateway", came=f"no word of it in {within_s:g} s")
     line = process.stdout.readline()
     told: dict[str, Any] = json.loads(line) if line.startswith(b"{") else {}
     if "port" not in told:

@@ -78,6 +78,8 @@ def repair(as_json: AsJson = False) -> None:
     say(f"{counted(report.files, 'file')} whole; ledger and catalog are rebuilt")
     for one in report.quarantined:
         say(f"set aside: {one}")
+    for path in report.mended:
+        say(f"{path}: its footer was lost or said too much; what is gone is missing again")
     if report.leftovers:
         say(f"removed {counted(len(report.leftovers), 'unfinished file')}")
     if report.ledger_set_aside:

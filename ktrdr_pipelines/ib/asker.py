@@ -44,7 +44,7 @@ class Ask:
     topic: Topic
     asked: str
     paced: PacedRequest
-    route: str = ""
+    route: str
 
 
 class Asker:

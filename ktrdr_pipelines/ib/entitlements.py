@@ -69,12 +69,14 @@ class Entitlements:
         Raises:
             EntitlementError: it was refused, and it is too early to ask again.
         """
-        blocks, now = self._known(), self._clock()
+        now = self._clock()
         for name in (_EVERYTHING, str(entitlement)):
-            block = blocks.get(name)
-            if block is None or block.until <= now or (probes and name not in self._met):
+            if name not in self._known() or (probes and name not in self._met):
                 continue
-            raise _refused(block, entitlement, asked, now)
+            self._blocks = None  # a person may have made all processes forget it since
+            block = self._known().get(name)
+            if block is not None and block.until > now:
+                raise _refused(block, entitlement, asked, now)
 
     def note(self, entitlement: Entitlement, error: EntitlementError) -> None:
         """Remember a refusal."""

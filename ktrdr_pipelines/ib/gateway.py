@@ -21,7 +21,7 @@ from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
 from ktrdr_pipelines.ib.codes import lasting_outage
 from ktrdr_pipelines.ib.health import Health
 from ktrdr_pipelines.ib.inbox import Inbox
-from ktrdr_pipelines.ib.queries import HistoryQuery, HistoryReply
+from ktrdr_pipelines.ib.queries import HistoryQuery, HistoryReply, route_of
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
 from ktrdr_pipelines.ib.wire import Ending, Wire, WireError
 
@@ -186,7 +186,7 @@ class GatewayConnection:
 
     async def contracts(self, contract: Contract, asked: str) -> list[list[str]]:
         """Ask for the contracts of a description and give every message 10."""
-        question = self._opened(Topic.CONTRACT, asked)
+        question = self._opened(Topic.CONTRACT, asked, route_of(contract))
         self._wire.client.reqContractDetails(question.number, contract)
         return await self._answer(question, None)
 
@@ -195,7 +195,7 @@ class GatewayConnection:
         if self.is_up and self._inbox.clock.is_stale:
             self._wire.client.reqCurrentTime()
 
-    def _opened(self, topic: Topic, asked: str, route: str = "") -> Question:
+    def _opened(self, topic: Topic, asked: str, route: str) -> Question:
         self._check_place()
         if not self.is_up:
             raise ConnectionLostError(asked, came=f"the connection to {self.gateway} is gone")

@@ -44,9 +44,8 @@ class HistoryQuery:
 
     @property
     def route(self) -> str:
-        """What decides, as far as anybody knows, which of IB's data farms serves it."""
-        contract = self.contract
-        return f"{contract.secType} {contract.exchange} {contract.currency}"
+        """What decides which of IB's data farms serves it."""
+        return route_of(self.contract)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,11 @@ class HistoryReply:
     def lacks_newest(self) -> bool:
         """Say whether the gateway holds the newest bars back."""
         return _NEWEST_HELD_BACK in self.noted
+
+
+def route_of(contract: Contract) -> str:
+    """Say what decides, as far as anybody knows, which of IB's farms serves a contract."""
+    return f"{contract.secType} {contract.exchange} {contract.currency}"
 
 
 def bar_query(request: BarRequest, contract_id: int) -> HistoryQuery:

@@ -43,6 +43,7 @@ from ktrdr_pipelines.ib.queries import (
     paced_contract,
     paced_head,
     paced_schedule,
+    route_of,
     schedule_query,
 )
 from ktrdr_pipelines.ib.questions import Topic
@@ -240,7 +241,7 @@ class GatewaySource:
     async def _ask_contract(self, instrument: Instrument, asked: str) -> Candidate:
         contract = contract_for(instrument, instrument.contract_id)
         frames = await self._asker.ask(
-            Ask(Topic.CONTRACT, asked, paced_contract(asked)),
+            Ask(Topic.CONTRACT, asked, paced_contract(asked), route_of(contract)),
             lambda: self._connection.contracts(contract, asked),
         )
         with _bad_answer(asked):

@@ -32,7 +32,11 @@ _DETAILS_WITHOUT_VERSION = 164
 
 _FEWEST_FIELDS = {DETAILS: 3, DETAILS_END: 3, BARS: 5, HEAD: 3, SCHEDULE: 6, ERROR: 5}
 
-_NUMBER_FIELDS = {BARS: (4,), ERROR: (3,)}
+COUNT_FIELDS = {BARS: 4, SCHEDULE: 5}
+"""Where an answer says how many bars or sessions it holds."""
+
+_CODE_FIELD = 3
+_NUMBER_FIELDS = COUNT_FIELDS | {ERROR: _CODE_FIELD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +53,21 @@ class Said:
         return self.fields[self.id_field] == str(NO_REQUEST)
 
     @property
-    def ends(self) -> bool:
-        """Whether a request has its answer, or its error, with this."""
-        if self.fields[0] != ERROR:
-            return self.fields[0] != DETAILS
-        return not self.is_notice and self.means is not CodeClass.NOTICE
+    def answers(self) -> bool:
+        """Whether a request has its whole answer with this."""
+        return self.fields[0] not in {ERROR, DETAILS}
 
     @property
-    def means(self) -> CodeClass:
-        """What an error is about."""
-        return IbLimitsRegistry.class_of(int(self.fields[3]), self.fields[4])
+    def refuses(self) -> bool:
+        """Whether it is an error of a request; a warning (2174, 2188) is none."""
+        if self.fields[0] != ERROR or self.is_notice:
+            return False
+        return IbLimitsRegistry.class_of(self.code, self.fields[4]) is not CodeClass.NOTICE
+
+    @property
+    def code(self) -> int:
+        """The code of an error."""
+        return int(self.fields[_CODE_FIELD])
 
     def fields_for(self, request_id: int) -> tuple[str, ...]:
         """Return the fields with the id of who asks now."""
@@ -68,10 +77,11 @@ class Said:
         return (*before, str(request_id), *after)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Exchange:
     """One question and all that was said to it; nothing, where the gateway stayed silent.
 
+    The same question asked twice makes two, which are never equal.
     ``cancelled_s`` is when the client gave it up, None where it never did; ``after_cancel`` is
     what the gateway said from then on.
     """
@@ -177,8 +187,8 @@ class _Sorter:
         if len(frame.fields) < _FEWEST_FIELDS[kind]:
             raise ValueError(f"there are {len(frame.fields)}")
         has_version = kind == DETAILS and self._capture.version < _DETAILS_WITHOUT_VERSION
-        for place in _NUMBER_FIELDS.get(kind, ()):
-            int(frame.fields[place])
+        if kind in _NUMBER_FIELDS:
+            int(frame.fields[_NUMBER_FIELDS[kind]])
         return Said(frame.at_s, frame.fields, _ID_FIELDS[kind] + has_version)
 
 

@@ -20,9 +20,9 @@ from ktrdr_pipelines.simulator import replies, wire
 from ktrdr_pipelines.simulator.answers import Answer
 from ktrdr_pipelines.simulator.capture import Capture
 from ktrdr_pipelines.simulator.exchanges import (
-    BARS,
+    COUNT_FIELDS,
     DETAILS,
-    ERROR,
+    HEAD,
     Exchange,
     Exchanges,
     Said,
@@ -89,7 +89,7 @@ class Retelling:
     def __init__(self, script: Script, now: Callable[[], datetime]) -> None:
         self._script = script
         self._now = now
-        self._told: set[int] = set()
+        self._told: set[Exchange] = set()
         self._given: dict[int, Exchange] = {}
 
     def opening(self) -> tuple[Aside, ...]:
@@ -102,9 +102,9 @@ class Retelling:
         found = self._matching(request)
         if not found:
             return Retold(_refusal(self._script.version, request), is_recorded=False)
-        fresh = [each for each in found if id(each) not in self._told]
+        fresh = [each for each in found if each not in self._told]
         exchange = fresh[0] if fresh else found[-1]
-        self._told.add(id(exchange))
+        self._told.add(exchange)
         self._given[request.request_id] = exchange
         return self._retold(exchange, request.request_id, is_fresh=bool(fresh))
 
@@ -119,7 +119,8 @@ class Retelling:
         timed = list(self._timed(exchange.asked_s, exchange.said))
         notices = [each for each in timed if each[1].is_notice and is_fresh]
         own = [each for each in timed if not each[1].is_notice]
-        ends = [after_s for after_s, said in own if said.ends]
+        ends = [after_s for after_s, said in own if said.answers]
+        ends = ends or [after_s for after_s, said in own if said.refuses]
         if not ends:
             return Retold(None, asides=_asides([*own, *notices], request_id))
         answer = _answer([said for _, said in own], request_id)
@@ -183,12 +184,17 @@ def _asides(timed: Iterable[tuple[float, Said]], request_id: int) -> tuple[Aside
 def _answer(said: Sequence[Said], request_id: int) -> Answer:
     """Join the frames of an answer, and say what they amount to."""
     data = b"".join(wire.message(each.fields_for(request_id)) for each in said)
-    codes = [int(each.fields[3]) for each in said if each.fields[0] == ERROR and each.ends]
-    if codes:
-        return Answer(data, error_code=codes[-1])
-    bars = [int(each.fields[4]) for each in said if each.fields[0] == BARS]
-    details = sum(each.fields[0] == DETAILS for each in said)
-    return Answer(data, count=sum(bars) or details or (0 if bars else 1))
+    if not any(each.answers for each in said):
+        return Answer(data, error_code=next(one.code for one in said if one.refuses))
+    return Answer(data, count=sum(map(_count, said)))
+
+
+def _count(said: Said) -> int:
+    """Return how many bars, sessions, contracts or heads a frame tells."""
+    kind = said.fields[0]
+    if kind in COUNT_FIELDS:
+        return int(said.fields[COUNT_FIELDS[kind]])
+    return int(kind in {DETAILS, HEAD})
 
 
 def _refusal(version: int, request: DataRequest) -> Answer:

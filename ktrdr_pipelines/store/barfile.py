@@ -3,7 +3,7 @@
 Not here: where files stand and how bars come into them (``store.parquet``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -28,17 +28,24 @@ FOOTER_KEY = "ktrdr"
 ROW_GROUP_ROWS = 131_072
 """Rows of a row group: a year of regular minutes in one, a year of all hours in three or four."""
 
+Known = Callable[[], FileFacts]
+"""Gives what is known of a file from elsewhere, should its footer be lost."""
+
 _Opened = tuple[FileFacts, pq.ParquetFile]
 
 
-def read_bars(path: Path) -> pa.Table:
+def read_bars(path: Path, known: Known | None = None) -> pa.Table:
     """Read all bars of a file, sorted by stamp.
+
+    Args:
+        path: the file.
+        known: stands in for the footer, where another program rewrote the file without it.
 
     Raises:
         CorruptFileError: it is not a bar file of ours, or is damaged.
         StoreError: it was written by a newer version.
     """
-    return read_file(path)[1]
+    return read_file(path, known)[1]
 
 
 def read_footer(path: Path) -> FileFacts:
@@ -50,21 +57,31 @@ def read_footer(path: Path) -> FileFacts:
         return facts
 
 
-def read_file(path: Path) -> tuple[FileFacts, pa.Table]:
-    """Read footer and bars of one version of a file, even while it is being replaced."""
-    with _opened(path) as (facts, file):
-        return facts, file.read().replace_schema_metadata(None)
+def read_file(path: Path, known: Known | None = None) -> tuple[FileFacts, pa.Table]:
+    """Read footer and bars of one version of a file, even while it is being replaced.
+
+    The footer is what was true when we wrote the file: see ``store.recount`` for what is true now.
+    """
+    with _opened(path, known) as (facts, file):
+        return facts, _table(file, BAR_SCHEMA.names)
 
 
-def read_bars_between(path: Path, interval: Interval) -> pa.Table:
-    """Read the bars of a file whose stamp lies in an interval."""
-    return bars_between(read_bars(path), interval.start, interval.end)
+def read_keys(path: Path, known: Known | None = None) -> tuple[FileFacts, pa.Table]:
+    """Read footer, ``ts`` and ``session_date``; as ``read_file``."""
+    with _opened(path, known) as (facts, file):
+        return facts, _table(file, ["ts", "session_date"])
 
 
-def count_bars_between(path: Path, interval: Interval) -> int:
+def has_footer(path: Path) -> bool:
+    """Say whether a Parquet file has our footer."""
+    with disk_errors(path), pq.ParquetFile(path) as file:
+        return FOOTER_KEY.encode() in (file.metadata.metadata or {})
+
+
+def count_bars_between(path: Path, interval: Interval, known: Known | None = None) -> int:
     """Count the bars of a file whose stamp lies in an interval, reading stamps alone."""
-    with _opened(path) as (_facts, file):
-        keys = file.read(columns=["ts"])
+    with _opened(path, known) as (_facts, file):
+        keys = _table(file, ["ts"])
     return int(bars_between(keys, interval.start, interval.end).num_rows)
 
 
@@ -90,32 +107,59 @@ def write_file(path: Path, bars: pa.Table, facts: FileFacts) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Opened]:
+def _opened(path: Path, known: Known | None = None) -> Iterator[_Opened]:
     """Lend an open file with its footer read, telling bad content from a refusing disk."""
     try:
         with disk_errors(path), pq.ParquetFile(path) as file:
-            yield _facts(path, file), file
+            yield _facts(path, file, known), file
     except (pa.ArrowException, OSError) as error:
         raise corrupt(path, str(error)) from error
 
 
-def _facts(path: Path, file: pq.ParquetFile) -> FileFacts:
+def _facts(path: Path, file: pq.ParquetFile, known: Known | None) -> FileFacts:
     text = (file.metadata.metadata or {}).get(FOOTER_KEY.encode())
-    if text is None:
+    if text is None and known is None:
         raise corrupt(path, f"a Parquet file without our footer key {FOOTER_KEY!r}")
+    facts = _parsed(path, text) if text is not None else known()  # type: ignore[misc]
+    if not _can_hold_bars(file.schema_arrow):
+        raise corrupt(path, f"columns {file.schema_arrow.names}, expected {BAR_SCHEMA.names}")
+    if file.metadata.num_rows > facts.rows:
+        raise corrupt(path, f"{file.metadata.num_rows} rows, {facts.rows} were written")
+    return facts
+
+
+def _parsed(path: Path, text: bytes) -> FileFacts:
     try:
-        facts = facts_from_json(text)
+        return facts_from_json(text)
     except NewerSchemaError as error:
         raise StoreError(
             f"{path} was written by a newer ktrdr", came=str(error), remedy="Use a newer ktrdr"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise corrupt(path, f"a footer that makes no sense: {text[:80]!r}") from error
-    if not file.schema_arrow.remove_metadata().equals(BAR_SCHEMA):
-        raise corrupt(path, f"columns {file.schema_arrow.names}, expected {BAR_SCHEMA.names}")
-    if file.metadata.num_rows != facts.rows:
-        raise corrupt(path, f"{file.metadata.num_rows} rows, its footer says {facts.rows}")
-    return facts
+
+
+def _can_hold_bars(schema: pa.Schema) -> bool:
+    """Say whether the columns are ours, as other programs may write them: wider, or nullable."""
+    if not set(BAR_SCHEMA.names) <= set(schema.names):
+        return False
+    stamp = schema.field("ts").type
+    if not pa.types.is_timestamp(stamp) or stamp.tz is None:
+        return False
+    try:
+        schema.empty_table().select(BAR_SCHEMA.names).cast(BAR_SCHEMA)
+    except (pa.ArrowException, ValueError):
+        return False
+    return True
+
+
+def _table(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
+    """Read columns as ours, losing nothing: what does not fit is an Arrow error."""
+    schema = pa.schema([BAR_SCHEMA.field(name) for name in columns])
+    table = file.read(columns=columns).select(columns).replace_schema_metadata(None)
+    if any(table[name].null_count for name in columns if name in {"ts", "session_date"}):
+        raise pa.ArrowInvalid("a bar without a stamp or a session date")
+    return table if table.schema.equals(schema) else table.cast(schema)
 
 
 def corrupt(path: Path, came: str) -> CorruptFileError:

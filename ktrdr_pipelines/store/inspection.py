@@ -7,17 +7,18 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
 
-from ktrdr_pipelines.core.bars import rows_per_session, stamps
 from ktrdr_pipelines.core.instruments import Identity
+from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.atomic import disk_errors, make_folder, sync_folder
-from ktrdr_pipelines.store.barfile import read_file
+from ktrdr_pipelines.store.barfile import Known, has_footer, read_file
 from ktrdr_pipelines.store.filing import ALL
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.recount import true_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +41,42 @@ class Inspected:
     path: Path
     facts: FileFacts | None
     wrong: str = ""
+    bars: pa.Table | None = None
+
+    @property
+    def is_to_mend(self) -> bool:
+        """Say whether its footer is lost, or says more than the file has."""
+        return self.bars is not None
 
 
-def inspect_file(path: Path, symbol: str, timeframe: Timeframe) -> Inspected:
+def inspect_file(
+    path: Path,
+    symbol: str,
+    timeframe: Timeframe,
+    *,
+    known: Known | None = None,
+    calendar: SessionCalendar | None = None,
+) -> Inspected:
     """Read a whole file and say what is wrong with it, if anything.
+
+    Args:
+        path, symbol, timeframe: where it stands.
+        known: stands in for a lost footer.
+        calendar: whose days a recount cuts by.
 
     Raises:
         StoreError: it was written by a newer version, and so is not ours to judge.
         DiskError: the system refused to read.
     """
     try:
-        facts, bars = read_file(path)
+        said, bars = read_file(path, known)
+        if wrong := _misplaced(path, said.identity, symbol, timeframe):
+            return Inspected(path, None, wrong)
+        facts = true_facts(path, said, bars, calendar)
+        mend = facts is not said or not has_footer(path)
     except CorruptFileError as error:
         return Inspected(path, None, error.came)
-    keys = stamps(bars)
-    if wrong := _misplaced(path, facts.identity, symbol, timeframe):
-        return Inspected(path, None, wrong)
-    if not bool(np.all(keys[1:] > keys[:-1])):
-        return Inspected(path, None, "its bars are not in order, or not unique")
-    if rows_per_session(bars) != facts.rows_per_session:
-        return Inspected(path, None, "its footer counts other bars a session than it has")
-    return Inspected(path, facts)
+    return Inspected(path, facts, bars=bars if mend else None)
 
 
 def set_aside(layout: StoreLayout, path: Path, why: str, load_again: str) -> Quarantined:

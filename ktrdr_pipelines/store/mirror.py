@@ -6,7 +6,7 @@ truth. Not here: reading the files (``store.parquet``).
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -69,6 +69,13 @@ class Mirrored:
         """How many bars each session date has in the file."""
         return sessions_from_json(self.sessions_json)
 
+    @property
+    def facts(self) -> FileFacts:
+        """What the file said, or a recount found, when this was recorded."""
+        return FileFacts(
+            self.identity, self.coverage, self.rows, self.rows_per_session, self.schema_version
+        )
+
 
 def fingerprint(path: Path) -> Fingerprint:
     """Take the fingerprint of a file.
@@ -91,6 +98,11 @@ def mirrored(taken: Fingerprint, facts: FileFacts) -> Mirrored:
         coverage_json=coverage_to_json(facts.coverage),
         sessions_json=sessions_to_json(facts.rows_per_session),
     )
+
+
+def known_by(row: Mirrored | None) -> Callable[[], FileFacts] | None:
+    """Give what stands in for the footer of a file, should it be lost."""
+    return None if row is None else lambda: row.facts
 
 
 class MirrorTable(Database):

@@ -16,31 +16,35 @@ import pyarrow as pa
 
 from ktrdr_pipelines.core.bars import (
     BAR_SCHEMA,
+    bars_between,
     empty_bars,
     merge_bars,
     rows_per_session,
     sorted_unique,
 )
+from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Identity, Series
 from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError
 from ktrdr_pipelines.store.atomic import locked
 from ktrdr_pipelines.store.barfile import (
     count_bars_between,
     read_bars,
-    read_bars_between,
     read_file,
     read_footer,
+    read_keys,
     write_file,
 )
 from ktrdr_pipelines.store.filing import FilePart, filed_parts, stretches
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin
 from ktrdr_pipelines.store.ledger import Ledger, series_key
-from ktrdr_pipelines.store.mirror import Mirrored, fingerprint, mirrored
+from ktrdr_pipelines.store.mirror import Mirrored, fingerprint, known_by, mirrored
 from ktrdr_pipelines.store.move_journal import refuse_moving
+from ktrdr_pipelines.store.recount import true_facts
 
 __all__ = ["BarStore", "FileFacts", "SaveResult", "read_bars", "read_footer"]
 
@@ -96,7 +100,7 @@ class BarStore:
         ordered = sorted_unique(bars.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
         with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
             refuse_moving(self.layout, series.symbol)
-            for path, row in self._files(series).items():
+            for path, row in self.files_of(series).items():
                 _refuse_foreign(path, row.identity, identity)
             parts = filed_parts(series, ordered, coverage)
             saved = [self._save_part(series, identity, part) for part in parts]
@@ -108,40 +112,46 @@ class BarStore:
 
     def coverage(self, series: Series) -> Coverage:
         """Give what is settled of a series."""
-        return self.coverage_of(series.symbol, series.timeframe)
+        return _joined(self.files_of(series))
 
     def coverage_of(self, symbol: str, timeframe: Timeframe) -> Coverage:
         """Give what is settled of a series that may have left the universe."""
-        parts = (row.coverage for row in self.files(symbol, timeframe).values())
-        return reduce(Coverage.merged, parts, Coverage())
+        return _joined(self.files(symbol, timeframe))
 
     def identity(self, series: Series) -> Identity | None:
         """Say what the files of a series hold, or None where there are none."""
-        return next((row.identity for row in self._files(series).values()), None)
+        return next((row.identity for row in self.files_of(series).values()), None)
 
     def read(self, series: Series, interval: Interval | None = None) -> pa.Table:
         """Read bars, sorted by stamp; ``interval`` is on the stamp axis."""
+        files = self.files_of(series)
         if interval is None:
-            tables = [read_bars(path) for path in self._paths(series)]
+            tables = [read_bars(path, known_by(row)) for path, row in files.items()]
         else:
-            places = self._places(series, interval)
-            tables = [read_bars_between(path, interval) for path in places]
+            whole = (
+                read_bars(path, known_by(files.get(path)))
+                for path in self._places(series, interval)
+            )
+            tables = [bars_between(bars, interval.start, interval.end) for bars in whole]
         return pa.concat_tables([empty_bars(), *tables])
 
     def rows(self, series: Series, interval: Interval | None = None) -> int:
         """Count bars; whole files are counted without opening them."""
-        files = self._files(series)
+        files = self.files_of(series)
         if interval is None:
             return sum(row.rows for row in files.values())
         return sum(
-            files[path].rows if interval.covers(stretch) else count_bars_between(path, interval)
+            row.rows
+            if interval.covers(stretch)
+            else count_bars_between(path, interval, known_by(row))
             for path, stretch in self._places(series, interval).items()
+            if (row := files.get(path)) is not None
         )
 
     def rows_per_session(self, series: Series) -> dict[date, int]:
         """Count bars by session date."""
         total: Counter[date] = Counter()
-        for row in self._files(series).values():
+        for row in self.files_of(series).values():
             total.update(row.rows_per_session)
         return dict(sorted(total.items()))
 
@@ -150,30 +160,45 @@ class BarStore:
         return [key for key in self.layout.series_folders() if self.layout.bar_files(*key)]
 
     def files_of(self, series: Series) -> Mapping[Path, Mirrored]:
-        """Give what each file of a series holds, opening only those that changed unseen."""
-        return self.files(series.symbol, series.timeframe)
+        """Give what each file of a series holds, recounting those that changed unseen.
+
+        What a recount finds is recorded, so that each version of a file is counted once.
+        """
+        calendar = calendar_named(series.instrument.calendar)
+        current, recounted = self._looked(series.symbol, series.timeframe, calendar)
+        if recounted:
+            self.ledger.record_mirror(series_key(series), recounted)
+        return current
 
     def files(self, symbol: str, timeframe: Timeframe) -> Mapping[Path, Mirrored]:
-        """Give what each file of a series holds, opening only those that changed unseen."""
-        key = f"{symbol}|{timeframe}"
+        """Give what each file of a series holds that may have left the universe.
+
+        Nothing is recorded: without its calendar a recount may find less settled than there is.
+        """
+        return self._looked(symbol, timeframe, None)[0]
+
+    def _looked(
+        self, symbol: str, timeframe: Timeframe, calendar: SessionCalendar | None
+    ) -> tuple[dict[Path, Mirrored], dict[str, Mirrored]]:
+        """Give what each file holds, and by name those that had to be opened."""
         paths = self.layout.bar_files(symbol, timeframe)
-        known = self.ledger.mirror(key) if paths else {}
+        known = self.ledger.mirror(f"{symbol}|{timeframe}") if paths else {}
         current: dict[Path, Mirrored] = {}
         recounted: dict[str, Mirrored] = {}
         for path in paths:
             name, taken = self.layout.relative(path), fingerprint(path)
             row = known.get(name)
             if row is None or row.fingerprint != taken:
-                row = recounted[name] = mirrored(taken, read_footer(path))
+                said, keys = read_keys(path, known_by(row))
+                row = mirrored(taken, true_facts(path, said, keys, calendar))
+                recounted[name] = row
             current[path] = row
-        if recounted:
-            self.ledger.record_mirror(key, recounted)
-        return current
+        return current, recounted
 
     def _save_part(self, series: Series, identity: Identity, part: FilePart) -> SaveResult:
         folder = self.layout.series_folder(series.symbol, series.timeframe)
         path = folder / f"{part.stem}.parquet"
-        old, old_bars = read_file(path) if path.exists() else (None, empty_bars())
+        old, old_bars = self._held(series, path)
         merge = merge_bars(old_bars, part.bars)
         coverage = (old.coverage if old else Coverage()).merged(part.coverage)
         if old and coverage == old.coverage and not merge.added and not merge.revised.num_rows:
@@ -187,17 +212,23 @@ class BarStore:
         self.ledger.record_mirror(key, {self.layout.relative(path): row})
         return SaveResult(merge.added, merge.revised.num_rows, (path,))
 
-    def _files(self, series: Series) -> Mapping[Path, Mirrored]:
-        return self.files(series.symbol, series.timeframe)
-
-    def _paths(self, series: Series) -> list[Path]:
-        return self.layout.bar_files(series.symbol, series.timeframe)
+    def _held(self, series: Series, path: Path) -> tuple[FileFacts | None, pa.Table]:
+        """Read what a file truly holds before it is written anew."""
+        if not path.exists():
+            return None, empty_bars()
+        row = self.ledger.mirror(series_key(series)).get(self.layout.relative(path))
+        said, bars = read_file(path, known_by(row))
+        return true_facts(path, said, bars, calendar_named(series.instrument.calendar)), bars
 
     def _places(self, series: Series, interval: Interval) -> dict[Path, Interval]:
         """Give the existing files that share stamps with an interval, and what each may hold."""
         folder = self.layout.series_folder(series.symbol, series.timeframe)
         places = {folder / f"{stem}.parquet": part for stem, part in stretches(series, interval)}
         return {path: part for path, part in places.items() if path.exists()}
+
+
+def _joined(files: Mapping[Path, Mirrored]) -> Coverage:
+    return reduce(Coverage.merged, (row.coverage for row in files.values()), Coverage())
 
 
 def _refuse_foreign(path: Path, held: Identity, given: Identity) -> None:

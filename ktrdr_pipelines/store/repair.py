@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Identity, Instrument, Origin
+from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.atomic import TEMP_SUFFIX, disk_errors, locked
+from ktrdr_pipelines.store.barfile import write_file
 from ktrdr_pipelines.store.catalog import rebuild_catalog
 from ktrdr_pipelines.store.inspection import (
     Inspected,
@@ -25,7 +28,7 @@ from ktrdr_pipelines.store.inspection import (
 )
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
 from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.mirror import fingerprint, mirrored
+from ktrdr_pipelines.store.mirror import fingerprint, known_by, mirrored
 from ktrdr_pipelines.store.move_journal import Move
 from ktrdr_pipelines.store.moves import finish_move
 
@@ -36,7 +39,8 @@ class RepairReport:
 
     ``ledger_set_aside`` is where a damaged ledger went; ``leftovers`` are unfinished files that
     were removed; ``forgotten`` counts audit rows that were past keeping; ``finished`` is the move
-    of a symbol that had been cut short.
+    of a symbol that had been cut short. ``mended`` are files whose footer was lost or said more
+    than they hold: it is written anew, and what they lack is missing.
     """
 
     files: int
@@ -45,6 +49,7 @@ class RepairReport:
     ledger_set_aside: Path | None
     forgotten: int
     finished: Move | None = None
+    mended: tuple[Path, ...] = ()
 
 
 def repair(
@@ -64,15 +69,20 @@ def repair(
     now = now or datetime.now(UTC)
     aside = _set_ledger_aside(layout)
     ledger = Ledger(layout.ledger)
+    calendars = {one.symbol: calendar_named(one.calendar) for one in universe}
     with closing(ledger):
         finished = finish_move(layout, ledger)
         kept: list[Path] = []
+        mended: list[Path] = []
         quarantined = _strangers(layout)
         leftovers = _root_leftovers(layout)
         for symbol, timeframe in layout.series_folders():
             with locked(layout.series_lock(symbol, timeframe), f"{symbol} {timeframe}"):
                 leftovers += _leftovers(layout.series_folder(symbol, timeframe))
-                good, bad = _judged(layout, symbol, timeframe)
+                good, bad = _judged(
+                    layout, ledger, symbol, timeframe, calendar=calendars.get(symbol)
+                )
+                mended += _mend(good)
                 quarantined += bad
                 _remember(layout, ledger, good, now)
                 kept += [item.path for item in good]
@@ -80,7 +90,15 @@ def repair(
         ledger.forget_mirror(name for name in ledger.mirrored_files() if name not in standing)
         forgotten = ledger.prune_requests(now)
     rebuild_catalog(layout, universe, now)
-    return RepairReport(len(kept), tuple(quarantined), tuple(leftovers), aside, forgotten, finished)
+    return RepairReport(
+        files=len(kept),
+        quarantined=tuple(quarantined),
+        leftovers=tuple(leftovers),
+        ledger_set_aside=aside,
+        forgotten=forgotten,
+        finished=finished,
+        mended=tuple(mended),
+    )
 
 
 def _set_ledger_aside(layout: StoreLayout) -> Path | None:
@@ -108,10 +126,25 @@ def _strangers(layout: StoreLayout) -> list[Quarantined]:
 
 
 def _judged(
-    layout: StoreLayout, symbol: str, timeframe: Timeframe
+    layout: StoreLayout,
+    ledger: Ledger,
+    symbol: str,
+    timeframe: Timeframe,
+    *,
+    calendar: SessionCalendar | None,
 ) -> tuple[list[Inspected], list[Quarantined]]:
     """Part the files of one series into those to keep and those set aside."""
-    found = [inspect_file(path, symbol, timeframe) for path in layout.bar_files(symbol, timeframe)]
+    rows = ledger.mirror(f"{symbol}|{timeframe}")
+    found = [
+        inspect_file(
+            path,
+            symbol,
+            timeframe,
+            known=known_by(rows.get(layout.relative(path))),
+            calendar=calendar,
+        )
+        for path in layout.bar_files(symbol, timeframe)
+    ]
     identity = _prevailing(layout, found)
     good, bad = [], []
     for item in found:
@@ -124,6 +157,16 @@ def _judged(
         else:
             good.append(item)
     return good, bad
+
+
+def _mend(good: Iterable[Inspected]) -> list[Path]:
+    """Write the footers anew that are lost or say too much; no bar is touched."""
+    mended = []
+    for item in good:
+        if item.facts is not None and item.bars is not None:
+            write_file(item.path, item.bars, item.facts)
+            mended.append(item.path)
+    return mended
 
 
 def _prevailing(layout: StoreLayout, found: Iterable[Inspected]) -> Identity | None:

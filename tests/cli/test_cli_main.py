@@ -1,5 +1,6 @@
 """The way in and out of the process: help, errors, exit codes, signals that nobody expected."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -124,6 +125,18 @@ def test_a_refusing_disk_is_named(capsys: Any) -> None:
     told = capsys.readouterr().err
     assert "/nowhere/at/all: No such file" in told
     assert "make it writable" in told
+
+
+def test_a_refusing_network_is_no_disk(capsys: Any) -> None:
+    """Where no file is concerned nobody is told to make room."""
+
+    def command(_: list[str]) -> None:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    assert run(command, [], LogFile()) == 1
+    told = capsys.readouterr().err
+    assert "Connection refused (ConnectionRefusedError)" in told
+    assert "room" not in told
 
 
 def test_the_log_goes_elsewhere_where_the_state_folder_refuses(

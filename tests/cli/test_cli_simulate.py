@@ -204,6 +204,12 @@ def test_a_simulator_that_cannot_start_says_why(gateway: Any) -> None:
         pass
 
 
+def test_a_simulator_that_says_nothing_is_not_waited_for_without_end() -> None:
+    """After a while its process is ended and the error says for how long it was silent."""
+    with pytest.raises(SimulatorError, match="no word of it in 0 s"), simulator_process(within_s=0):
+        pass
+
+
 def test_ending_leaves_nothing_of_a_group(hands: Any) -> None:
     """A process that ignores SIGINT is terminated, with the child that it leaves behind."""
     process = start([sys.executable, "-c", STUBBORN], output=subprocess.PIPE)

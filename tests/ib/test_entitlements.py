@@ -195,3 +195,15 @@ def test_a_probe_goes_past_what_others_met_and_opens_the_way(tmp_path: Path) -> 
     assert not is_blocked(another, NASDAQ)
     assert not is_blocked(run(), NASDAQ)
     pacer.close()
+
+
+def test_a_process_that_runs_heeds_a_person_who_looked(tmp_path: Path) -> None:
+    """What the doctor of another process made everybody forget may be asked at once."""
+    one, doctor = Pacer(tmp_path), Pacer(tmp_path)
+    running = Entitlements(one)
+    running.note(NASDAQ, EntitlementError("bars", code=354))
+    assert is_blocked(running, NASDAQ)
+    doctor.remember(lambda memory, database: memory.forgive(database))
+    assert not is_blocked(running, NASDAQ)
+    one.close()
+    doctor.close()

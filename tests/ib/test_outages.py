@@ -232,6 +232,29 @@ def test_an_answer_that_was_under_way_shows_nothing_of_a_farm() -> None:
     assert notes.obstacle(Topic.BARS, "CASH IDEALPRO USD")
 
 
+def test_farms_of_contracts_are_told_apart_by_routes_too(
+    bench: Any, aapl: Instrument, words: Any
+) -> None:
+    """A contract that is found while one of their farms is broken frees its own kind alone."""
+
+    def start(talk: Any, fields: list[str]) -> None:
+        words.start(talk, fields)
+        talk.error(-1, 2157, "Sec-def data farm connection is broken:secdefeu")
+
+    async def ask(source: Any) -> tuple[float, ...]:
+        loop, took_s = asyncio.get_running_loop(), []
+        euros = replace(aapl, symbol="SAP", ib_symbol="SAP", exchange="IBIS", currency="EUR")
+        for instrument in (aapl, replace(aapl, symbol="MSFT", ib_symbol="MSFT"), euros):
+            begun = loop.time()
+            await source.contract_id(instrument)
+            took_s.append(loop.time() - begun)
+        return tuple(took_s)
+
+    first_s, same_s, other_s = bench(ask, start=start)
+    assert min(first_s, other_s) >= 0.5
+    assert same_s < 0.4
+
+
 def test_a_farm_that_breaks_again_is_suspected_again() -> None:
     """What one outage showed of a route says nothing of the next."""
     notes = noted(BROKEN)

@@ -7,13 +7,19 @@ import pytest
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     ClientIdInUseError,
+    ConnectionLostError,
+    ContractAmbiguousError,
+    ContractUnknownError,
     EntitlementError,
     GatewayError,
     GatewayRestingError,
     GatewaySilentError,
+    GatewayUnreachableError,
+    OutageError,
     PacingError,
     RequestRejectedError,
 )
+from ktrdr_pipelines.ib.codes import NoDataError, QueryDroppedError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.retries import retry_delay_s
 from ktrdr_pipelines.load.keeper import Patience
@@ -32,6 +38,44 @@ def delays(error: GatewayError, max_retries: int = 3) -> list[float | None]:
 def test_delays_double_and_end(error: GatewayError) -> None:
     """Two, four, eight seconds, and then no more."""
     assert delays(error) == [2.0, 4.0, 8.0, None, None]
+
+
+FIRST_WAITS: dict[type[GatewayError], float | None] = {
+    GatewayUnreachableError: 2.0,
+    GatewayRestingError: 2.0,
+    GatewaySilentError: 2.0,
+    ClientIdInUseError: 2.0,
+    ConnectionLostError: 2.0,
+    OutageError: 2.0,
+    BadAnswerError: 2.0,
+    QueryDroppedError: 2.0,
+    PacingError: 60.0,
+    EntitlementError: None,
+    RequestRejectedError: None,
+    NoDataError: None,
+    ContractUnknownError: None,
+    ContractAmbiguousError: None,
+}
+
+
+@pytest.mark.parametrize(("kind", "wait_s"), FIRST_WAITS.items())
+def test_each_class_has_its_first_wait(kind: type[GatewayError], wait_s: float | None) -> None:
+    """What may pass is tried again, each at its pace; what would be refused again is not."""
+    waits = [
+        retry_delay_s(kind("x"), 1, max_retries=3, base_delay_s=2.0, jitter=jitter)
+        for jitter in (0.0, 1.0)
+    ]
+    assert waits == ([None, None] if wait_s is None else [wait_s, wait_s * 1.5])
+
+
+def test_no_class_of_gateway_errors_is_forgotten() -> None:
+    """Every error of a gateway, wherever it is defined, stands in the table above."""
+
+    def below(kind: type[GatewayError]) -> set[type[GatewayError]]:
+        return {kind}.union(*(below(one) for one in kind.__subclasses__()))
+
+    defined = {one for one in below(GatewayError) if one.__module__.startswith("ktrdr_pipelines")}
+    assert defined - {GatewayError} == set(FIRST_WAITS)
 
 
 def test_delays_have_a_longest() -> None:

@@ -60,9 +60,7 @@ def _with_footer(path: Path, text: str) -> None:
         writer.add_key_value_metadata({"ktrdr": text})
 
 
-@pytest.mark.parametrize(
-    "damage", [_junk, _nothing, _half, _foreign, _footless, _bad_footer, _wrong_count]
-)
+@pytest.mark.parametrize("damage", [_junk, _nothing, _half, _foreign, _bad_footer, _wrong_count])
 def test_a_damaged_file_is_named(store: BarStore, make: Any, damage: Any) -> None:
     """Whatever is wrong, reading names the file and the way to repair; saving changes nothing."""
     series = make.series()
@@ -71,6 +69,23 @@ def test_a_damaged_file_is_named(store: BarStore, make: Any, damage: Any) -> Non
     left = path.read_bytes()
     for use in (read_bars, read_footer):
         with pytest.raises(CorruptFileError, match=r"2024\.parquet.*ktrdr repair"):
+            use(path)
+    with pytest.raises(CorruptFileError):
+        store.coverage(series)
+    with pytest.raises(CorruptFileError):
+        make.save(store, series, make.run(series, OPEN, 20))
+    assert path.read_bytes() == left
+
+
+def test_a_lost_footer_that_nobody_remembers_is_named(store: BarStore, make: Any) -> None:
+    """Without footer and without ledger nothing says what the bars are: reading names the file."""
+    series = make.series()
+    (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
+    _footless(path)
+    store.ledger.forget_mirror([store.layout.relative(path)])
+    left = path.read_bytes()
+    for use in (read_bars, read_footer):
+        with pytest.raises(CorruptFileError, match=r"2024\.parquet.*footer.*ktrdr repair"):
             use(path)
     with pytest.raises(CorruptFileError):
         store.coverage(series)

@@ -1,0 +1,92 @@
+"""Recounting: what a bar file truly holds and settles, when it may not be as we wrote it.
+
+A footer is what was true when we wrote the file. Another program may have taken bars out since,
+keeping the footer (Arrow) or losing it (pandas, DuckDB). A session that has fewer bars than were
+written is not settled any more, as a whole; a session that has more, or bars out of order, make
+the file one that cannot be trusted.
+
+A lost footer is replaced by what the ledger mirrored of that very file. That is as safe as a kept
+one: either says only what we wrote under that name, neither vouches for the values of the bars that
+are left, and both are believed no further than a count of every session bears out. What the ledger
+does not know stays without a footer, and is an error.
+
+Not here: reading the file (``store.barfile``), when a recount is due (``store.parquet``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ktrdr_pipelines.core.bars import moment, rows_per_session, stamps
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import SessionCalendar, midnight, monday_of
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.store.barfile import corrupt
+from ktrdr_pipelines.store.footer import FileFacts
+
+_DAY = timedelta(days=1)
+_FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+
+
+def true_facts(
+    path: Path, said: FileFacts, bars: pa.Table, calendar: SessionCalendar | None
+) -> FileFacts:
+    """Say what a file holds, from what was written and the bars that are there.
+
+    Args:
+        path: for messages.
+        said: what was true when it was written.
+        bars: all that is there; stamps and session dates are looked at.
+        calendar: whose days sessions are cut by; without one, by the bars around them, so that
+            more may have to be asked again than was lost.
+
+    Raises:
+        CorruptFileError: there are bars that nobody wrote, or they are out of order.
+    """
+    keys = stamps(bars)
+    if not bool(np.all(keys[1:] > keys[:-1])):
+        raise corrupt(path, "its bars are not in order, or not unique")
+    found = rows_per_session(bars)
+    if found == said.rows_per_session:
+        return said
+    _refuse_added(path, found, said.rows_per_session)
+    lost = [day for day, rows in said.rows_per_session.items() if found.get(day, 0) < rows]
+    timeframe = said.identity.timeframe
+    stretches = IntervalSet(_stretch(day, timeframe, bars, calendar) for day in lost)
+    coverage = Coverage(said.coverage.bars - stretches, said.coverage.empty)
+    return replace(said, coverage=coverage, rows=len(keys), rows_per_session=found)
+
+
+def _refuse_added(path: Path, found: Mapping[date, int], said: Mapping[date, int]) -> None:
+    for day, rows in found.items():
+        if rows > said.get(day, 0):
+            raise corrupt(path, f"{rows} bars of {day}, {said.get(day, 0)} were written")
+
+
+def _stretch(
+    day: date, timeframe: Timeframe, bars: pa.Table, calendar: SessionCalendar | None
+) -> Interval:
+    """Give the stamps that bars of a session date may have."""
+    if timeframe is Timeframe.D1:
+        return Interval(midnight(day), midnight(day + _DAY))
+    if timeframe is Timeframe.W1:
+        return Interval(midnight(monday_of(day)), midnight(monday_of(day) + 7 * _DAY))
+    if calendar is not None:
+        return Interval(calendar.day_starts_at(day), calendar.day_starts_at(day + _DAY))
+    return _between_others(day, timeframe, bars)
+
+
+def _between_others(day: date, timeframe: Timeframe, bars: pa.Table) -> Interval:
+    """Give all between the last bar of an earlier session and the first of a later one."""
+    keys = stamps(bars)
+    days = bars["session_date"].to_numpy().astype("datetime64[D]")
+    earlier, later = keys[days < np.datetime64(day)], keys[days > np.datetime64(day)]
+    return Interval(
+        moment(earlier[-1]) + timeframe.length if len(earlier) else _FIRST,
+        moment(later[0]) if len(later) else _LAST,
+    )
