@@ -33,7 +33,7 @@ REACH_DAYS = 365
 """How far back one request reaches."""
 
 _BELIEVED_FOR = timedelta(days=30)
-_DAY = timedelta(days=1)
+_DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 
 
 class Schedules:
@@ -89,7 +89,9 @@ class Schedules:
                     await self._ask(instrument, day, now, note)
                 except GatewayError as error:
                     note(f"the schedule of {instrument.calendar} could not be learned: {error}")
-                    self._remember(instrument, day, now)
+                    ended_at = _asked_end(instrument, day, now)
+                    last = calendar_named(instrument.calendar).day_of(ended_at)
+                    self._remember(instrument, last, now)
             return self.calendars is not before
 
     def _unknown(self, instrument: Instrument, stretch: Interval, now: datetime) -> date | None:
@@ -117,17 +119,22 @@ class Schedules:
     async def _ask(
         self, instrument: Instrument, day: date, now: datetime, note: Callable[[str], None]
     ) -> None:
-        """Ask for the year that ends with a date, and take in what comes."""
-        ends_at = min(calendar_named(instrument.calendar).day_starts_at(day + _DAY), now)
+        """Ask for the year that ends a week after a date, and take in what comes.
+
+        The sessions after the date show that the schedule reaches it.
+        """
+        ends_at = _asked_end(instrument, day, now)
         self.requests += 1
         days = await self._keeper.ask(
             lambda source: source.schedule(instrument, ends_at, REACH_DAYS)
         )
-        self._remember(instrument, day, now)
-        self._take(instrument, every_day(days), ScheduleSource.SCHEDULE, note)
+        told = every_day(days, day)
+        self._remember(instrument, told[-1].day if told else day, now)
+        self._take(instrument, told, ScheduleSource.SCHEDULE, note)
 
-    def _remember(self, instrument: Instrument, day: date, now: datetime) -> None:
-        ask = ScheduleAsk(day - (REACH_DAYS - 1) * _DAY, day + _DAY, now)
+    def _remember(self, instrument: Instrument, last: date, now: datetime) -> None:
+        """Remember an asking that reached up to a date."""
+        ask = ScheduleAsk(last + _WEEK - REACH_DAYS * _DAY, last + _DAY, now)
         self._store.ledger.record_ask(learned_key(instrument), ask)
 
     def _take(
@@ -162,6 +169,10 @@ class Schedules:
         return frozenset(
             day for kind in kinds for day in self._store.rows_per_session(Series(instrument, kind))
         )
+
+
+def _asked_end(instrument: Instrument, day: date, now: datetime) -> datetime:
+    return min(calendar_named(instrument.calendar).day_starts_at(day + _WEEK), now)
 
 
 def _last(instrument: Instrument) -> date:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
 from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
-from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.calendars import calendar_named, is_gateways
 from ktrdr_pipelines.core.instruments import Instrument, Origin, SecType, Series, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.schedules import LearnedDay
@@ -164,8 +164,11 @@ def start_of(request: BarRequest, end: datetime) -> datetime:
 
 
 def _session_opens(key: str, end: datetime, count: int) -> datetime:
-    """Give the open of the n-th session back from a moment."""
-    calendar = calendar_named(key)
+    """Give the open of the n-th session back from a moment.
+
+    Hours that only the gateway knows are in truth those of New York, extended.
+    """
+    calendar = calendar_named("XNYS.ETH" if is_gateways(key) else key)
     day = calendar.day_of(end) + timedelta(days=1)
     sessions = calendar.sessions(day - timedelta(days=3 * count + 14), day)
     return [session for session in sessions if session.opens_at < end][-count].opens_at
