@@ -106,6 +106,11 @@ class Settings(BaseModel):
         default_factory=lambda: platformdirs.user_state_path("ktrdr", appauthor=False),
         description="a folder for what all stores of a user share",
     )
+    ktrdr_alert_command: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a command that takes alerts as JSON on its stdin, such as /home/me/alert.sh",
+    )
 
     @property
     def client_ids(self) -> Mapping[str, tuple[int, int]]:

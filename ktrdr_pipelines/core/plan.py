@@ -55,6 +55,8 @@ class Need:
     """Everything that planning depends on: one series' wants, facts and limits.
 
     ``known_from`` is the oldest stamp from which the gateway is known to have bars, if any is.
+    ``most_sessions`` is the most that one request may reach over, where fewer work than
+    ``most_days`` allow.
     """
 
     calendar: SessionCalendar
@@ -64,6 +66,7 @@ class Need:
     now: datetime
     most_days: int
     known_from: datetime | None = None
+    most_sessions: int | None = None
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
         """Give what is due and not settled, of everything or of one stretch."""
@@ -105,9 +108,20 @@ def _unlike_the_first(need: Need, chunk: Chunk) -> Chunk:
     return replace(chunk, stamps=Interval(chunk.stamps.start, end), ends_at=ends_at)
 
 
+def narrower(timeframe: Timeframe, sessions: int) -> int | None:
+    """Give how many sessions (1w: weeks) to ask for where so many got no answer; None for none.
+
+    Half of them; for days fewer than a year at once, since more are asked for by the year.
+    """
+    if sessions <= 1:
+        return None
+    half = sessions // 2
+    return min(half, _MOST_SESSIONS_IN_DAYS) if timeframe is Timeframe.D1 else half
+
+
 def halved(need: Need, doubt: Doubt) -> Doubt | None:
     """Give the older half of a doubt whose newest session turned out to have bars."""
-    spans = _spans(need, need.gaps(doubt.interval))
+    spans = [span for _, span in _spans(need, need.gaps(doubt.interval))]
     older = spans[: len(spans) // 2]
     if not older:
         return None
@@ -122,27 +136,29 @@ def _cut(need: Need, gaps: IntervalSet, *, one_span: bool = False) -> list[Chunk
     end = len(spans)
     while end > 0:
         start = end - 1 if one_span else _oldest_fitting(need, spans, end)
-        chunks.append(_chunk(need, gaps, spans[start:end]))
+        chunks.append(_chunk(need, gaps, [span for _, span in spans[start:end]]))
         end = 0 if one_span else start
     return chunks
 
 
-def _spans(need: Need, gaps: IntervalSet) -> list[Span]:
-    """Give the spans, oldest first, that hold a part of any gap."""
+def _spans(need: Need, gaps: IntervalSet) -> list[tuple[int, Span]]:
+    """Give the spans, oldest first, that hold a part of any gap, with their places among all."""
     hull = gaps.hull
     if hull is None:
         return []
     spans = expected_spans(need.calendar, need.timeframe, hull)
-    return [span for span in spans if gaps.clip(span.stamps)]
+    return [(place, span) for place, span in enumerate(spans) if gaps.clip(span.stamps)]
 
 
-def _oldest_fitting(need: Need, spans: Sequence[Span], end: int) -> int:
+def _oldest_fitting(need: Need, spans: Sequence[tuple[int, Span]], end: int) -> int:
     """Give the place of the oldest span that fits into one request with ``spans[end - 1]``."""
-    earliest = spans[end - 1].closes_at - timedelta(days=need.most_days)
-    place = end - 1
-    while place > 0 and spans[place - 1].opens_at >= earliest:
-        place -= 1
-    return place
+    newest_place, newest = spans[end - 1]
+    earliest = newest.closes_at - timedelta(days=need.most_days)
+    lowest = newest_place - (need.most_sessions or newest_place + 1) + 1
+    first = end - 1
+    while first > 0 and spans[first - 1][0] >= lowest and spans[first - 1][1].opens_at >= earliest:
+        first -= 1
+    return first
 
 
 def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:

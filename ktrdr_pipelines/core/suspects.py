@@ -46,8 +46,8 @@ def suspect_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray)
     candidates = _candidates(share)
     if not len(candidates):
         return np.empty(0, dtype=np.int64)
-    usual, spread = _usual(share, candidates)
-    chance = np.sqrt(np.clip(usual * (1 - usual), 0, None) / expected[known][candidates])
+    usual, spread, likely = _usual(share, candidates)
+    chance = np.sqrt(likely * (1 - likely) / expected[known][candidates])
     lowest = np.minimum(FAR_FEWER * usual, usual - STEADY * np.maximum(spread, chance))
     return np.asarray(known[candidates[share[candidates] < lowest]])
 
@@ -97,8 +97,12 @@ def _candidates(share: np.ndarray) -> np.ndarray:
     return np.flatnonzero(share < FAR_FEWER * np.repeat(around, NEIGHBOURS)[: len(share)])
 
 
-def _usual(share: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the median of each place's neighbours, itself left out, and their spread."""
+def _usual(share: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give the median of each place's neighbours, itself left out, their spread, and a chance.
+
+    The chance is that of any one bar. It is taken from the mean, which sees the quiet sessions that
+    a median hides where few bars are expected, and never taken for certainty.
+    """
     steps = np.append(np.arange(-NEIGHBOURS, 0), np.arange(1, NEIGHBOURS + 1))
     index = places[:, None] + steps
     outside = (index < 0) | (index >= len(share))
@@ -106,4 +110,6 @@ def _usual(share: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarra
     values[outside] = np.nan
     usual = np.nanmedian(values, axis=1)
     spread = np.nanmedian(np.abs(values - usual[:, None]), axis=1)
-    return usual, _TO_SIGMA * spread
+    many = np.sum(~outside, axis=1)
+    likely = (np.clip(np.nanmean(values, axis=1), 0, 1) * many + 0.5) / (many + 1)
+    return usual, _TO_SIGMA * spread, likely

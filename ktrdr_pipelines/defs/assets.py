@@ -17,8 +17,8 @@ from ktrdr_pipelines.store.catalog import rebuild_catalog
 from ktrdr_pipelines.universe import Windows
 
 POOL = "ib"
-_WINDOWS_PER_RUN = {Timeframe.M1: 24}
-_OTHER_WINDOWS_PER_RUN = 60
+WINDOWS_PER_RUN = {one: 24 if one is Timeframe.M1 else 60 for one in Timeframe}
+"""Most windows of one run."""
 
 
 def bars_key(timeframe: Timeframe) -> dg.AssetKey:
@@ -37,13 +37,12 @@ def bars_asset(timeframe: Timeframe, windows: Windows) -> dg.AssetsDefinition:
         skippable=True,
         metadata={"bar_length_s": timeframe.seconds},
     )
-    most = _WINDOWS_PER_RUN.get(timeframe, _OTHER_WINDOWS_PER_RUN)
 
     @dg.multi_asset(
         name=f"bars_{timeframe.value}",
         specs=[spec],
         partitions_def=bars_partitions(timeframe, windows),
-        backfill_policy=dg.BackfillPolicy.multi_run(most),
+        backfill_policy=dg.BackfillPolicy.multi_run(WINDOWS_PER_RUN[timeframe]),
         pool=POOL,
     )
     def bars(

@@ -18,10 +18,14 @@ from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.run_ending import RunEnding
 from ktrdr_pipelines.defs.runs import LoaderThread
+from ktrdr_pipelines.defs.tags import KIND, RunKind
+from ktrdr_pipelines.defs.telling import materialization
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.modes import AskedBy
 from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.load.windows import (
     WindowFacts,
@@ -57,6 +61,9 @@ class BarsRun:
         self._store = BarStore(self._layout, ledger)
         self._calendars = open_calendars(ledger)
         self._open: dict[Series, dict[BarPartition, Interval]] = {}
+        self._is_automatic = context.run.tags.get(KIND) == RunKind.GAP
+        self._ending = RunEnding(context, self._layout)
+        self._told = 0
 
     def load(self, partitions: Sequence[BarPartition]) -> None:
         """Load the partitions.
@@ -68,12 +75,14 @@ class BarsRun:
             self._open = self._windows(partitions)
             reports = self._drive()
         except KtrdrError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+            raise self._ending.failed(error) from error
         finally:
             self._refresh_catalog()
         failed = [line for report in reports for line in self._finish(report)]
         if failed:
-            raise dg.Failure(_failure_text(failed), allow_retries=False)
+            raise self._ending.incomplete(_failure_text(failed), reports)
+        requests = sum(report.requests for report in reports)
+        self._ending.well(requests=requests, windows=self._told)
 
     def _windows(
         self, partitions: Sequence[BarPartition]
@@ -90,11 +99,16 @@ class BarsRun:
     def _drive(self) -> list[SeriesReport]:
         """Run the loader and report windows as they are finished, until all is done."""
         jobs = [
-            Job(series, wanted=_wanted(series, own, self._calendars))
+            Job(
+                series,
+                wanted=_wanted(series, own, self._calendars),
+                asked_by=AskedBy.SENSOR if self._is_automatic else AskedBy.PERSON,
+            )
             for series, own in self._open.items()
         ]
+        operation = "gap_filler" if self._is_automatic else "batch"
         thread = LoaderThread(
-            lambda progress: self._ib.manager(self._layout, operation="batch", progress=progress),
+            lambda progress: self._ib.manager(self._layout, operation=operation, progress=progress),
             jobs,
         )
         with thread:
@@ -117,7 +131,10 @@ class BarsRun:
     def _report_finished(self, series: Series) -> None:
         """Mark the windows of a series of which every session is settled."""
         now = datetime.now(tz=UTC)
-        windows, calendar = self._open[series], self._calendars.of(series.instrument)
+        windows, calendar = (
+            self._open[series],
+            open_calendars(self._store.ledger).of(series.instrument),
+        )
         for partition, stamps in list(windows.items()):
             rows = self._store.rows(series, stamps)
             if rows and is_finished(self._store, series, stamps, calendar=calendar, proof_now=now):
@@ -139,18 +156,8 @@ class BarsRun:
         return failed
 
     def _materialize(self, partition: BarPartition, facts: WindowFacts) -> None:
-        self._context.log_event(
-            dg.AssetMaterialization(
-                asset_key=["bars", self._timeframe.value],
-                partition=partition.key,
-                metadata={
-                    "dagster/partition_row_count": facts.rows,
-                    "state": facts.state.value,
-                    "from": facts.stamps.start.isoformat(),
-                    "to": facts.stamps.end.isoformat(),
-                },
-            )
-        )
+        self._told += 1
+        self._context.log_event(materialization(self._timeframe, partition, facts))
 
     def _refresh_catalog(self) -> None:
         instruments = list(self._universe.instruments.values())

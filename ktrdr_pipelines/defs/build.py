@@ -9,8 +9,14 @@ from typing import Any
 import dagster as dg
 
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.alert_sensor import alert_sensor
 from ktrdr_pipelines.defs.assets import bars_asset, catalog_asset
+from ktrdr_pipelines.defs.gap_sensor import gap_sensor
+from ktrdr_pipelines.defs.gateway_sensor import gateway_sensor
+from ktrdr_pipelines.defs.history_sensor import history_sensor
+from ktrdr_pipelines.defs.report_sensor import report_sensor
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.tail_schedule import tail_schedule
 from ktrdr_pipelines.defs.universe_sensor import universe_sensor
 from ktrdr_pipelines.errors import NoStoreError, UniverseError
 from ktrdr_pipelines.settings import Settings, data_folder
@@ -35,7 +41,15 @@ def build_defs(
     windows = windows_of(resources["store"])
     return dg.Definitions(
         assets=[*(bars_asset(one, windows) for one in timeframes), catalog_asset(timeframes)],
-        sensors=[universe_sensor(timeframes)],
+        sensors=[
+            universe_sensor(timeframes),
+            gap_sensor(timeframes, windows),
+            gateway_sensor(windows),
+            report_sensor(windows),
+            history_sensor(),
+            alert_sensor(settings.ktrdr_alert_command),
+        ],
+        schedules=[tail_schedule()],
         resources=resources,
         executor=dg.in_process_executor,
     )

@@ -42,8 +42,13 @@ def symbols_partitions(timeframe: Timeframe) -> dg.DynamicPartitionsDefinition:
 def bars_partitions(timeframe: Timeframe, windows: Windows) -> dg.MultiPartitionsDefinition:
     """Give the partitions of a timeframe's bars."""
     return dg.MultiPartitionsDefinition(
-        {SYMBOL: symbols_partitions(timeframe), WINDOW: _windows(timeframe, windows)}
+        {SYMBOL: symbols_partitions(timeframe), WINDOW: windows_partitions(timeframe, windows)}
     )
+
+
+def window_of(timeframe: Timeframe, day: date) -> str:
+    """Name the window that a session date lies in."""
+    return day.strftime(_MONTHLY if timeframe is Timeframe.M1 else _YEARLY)
 
 
 def window_dates(window: str) -> tuple[date, date]:
@@ -55,7 +60,7 @@ def window_dates(window: str) -> tuple[date, date]:
     return first, date(first.year + first.month // 12, first.month % 12 + 1, 1)
 
 
-def _windows(timeframe: Timeframe, windows: Windows) -> dg.TimeWindowPartitionsDefinition:
+def windows_partitions(timeframe: Timeframe, windows: Windows) -> dg.TimeWindowPartitionsDefinition:
     """Give the windows of a timeframe, the current one included.
 
     Each size has a key format of its own: with one format a key would mean another stretch after

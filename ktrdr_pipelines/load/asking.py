@@ -5,13 +5,14 @@ Not here: what to ask (``core.plan``), patience and reconnecting (``load.keeper`
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, BarSource, NoData
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.plan import Chunk
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewayError
+from ktrdr_pipelines.errors import GatewayError, GatewaySilentError
+from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.load.modes import AskedBy, Manner
 from ktrdr_pipelines.store.ledger import Ledger, RequestRecord, series_key
@@ -43,22 +44,26 @@ class Asking:
         *,
         contract_id: int,
         manner: Manner,
+        note: Callable[[str], None],
     ) -> None:
         self._keeper = keeper
         self._ledger = ledger
         self._series = series
         self._contract_id = contract_id
         self._manner = manner
+        self._note = note
+        self._sent: dict[BarRequest, datetime] = {}
         self.requests = 0
         self.rows = 0
 
     async def chunk(self, chunk: Chunk) -> Asked:
-        """Ask for a chunk.
+        """Ask for a chunk; silence about several sessions is not tried again as it was.
 
         Raises:
             GatewayError: after all tries, or where no try can help.
         """
-        return await self._ask(self._request(self._series, chunk.ends_at, chunk.duration))
+        request = self._request(self._series, chunk.ends_at, chunk.duration)
+        return await self._ask(request, is_wide=chunk.sessions > 1)
 
     @property
     def contract(self) -> tuple[int, str]:
@@ -90,6 +95,21 @@ class Asking:
         self.record(asked, "alive" if isinstance(asked.answer, Answer) else "no sign of life")
         return isinstance(asked.answer, Answer)
 
+    async def oldest(self, timeframe: Timeframe, ends_at: datetime, duration: str) -> date | None:
+        """Give the session date of the oldest bar of a stretch, None where there is none.
+
+        Raises:
+            GatewayError: after all tries, or where no try can help.
+        """
+        series = Series(self._series.instrument, timeframe)
+        asked = await self._ask(self._request(series, ends_at, duration))
+        if not isinstance(asked.answer, Answer):
+            self.record(asked, "a silent probe")
+            return None
+        day: date = asked.answer.bars["session_date"][0].as_py()
+        self.record(asked, f"bars from {day}")
+        return day
+
     def record(self, asked: Asked, proved: str) -> None:
         """Write an answered request into the audit."""
         answer = asked.answer
@@ -102,8 +122,9 @@ class Asking:
         probes = self._manner.asked_by is AskedBy.PERSON
         return BarRequest(series, ends_at, duration, tail=self._manner.tail, probes=probes)
 
-    async def _ask(self, request: BarRequest) -> Asked:
+    async def _ask(self, request: BarRequest, *, is_wide: bool = False) -> Asked:
         async def question(source: BarSource) -> Asked:
+            self._tell_of_wait(request)
             self.requests += 1
             sent_at = self._keeper.patience.clock()
             try:
@@ -117,7 +138,15 @@ class Asking:
                 raise
             return self._asked(source, answer, sent_at)
 
-        return await self._keeper.ask(question)
+        return await self._keeper.ask(question, but_after=(GatewaySilentError,) if is_wide else ())
+
+    def _tell_of_wait(self, request: BarRequest) -> None:
+        """Say where the same is asked again so soon that IB's rule makes it wait."""
+        now, rule_s = self._keeper.patience.clock(), IbLimitsRegistry.IDENTICAL_S.value
+        before = self._sent.get(request)
+        if before is not None and (now - before).total_seconds() < rule_s:
+            self._note(f"{request} is asked once more; IB takes the same only every {rule_s:.0f} s")
+        self._sent[request] = now
 
     def _asked(self, source: BarSource, answer: Answer | NoData, sent_at: datetime) -> Asked:
         took_s = (self._keeper.patience.clock() - sent_at).total_seconds()

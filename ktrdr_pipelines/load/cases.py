@@ -19,13 +19,14 @@ class Case:
     """The work on one chunk of a series; made and used once.
 
     Doubts about a chunk are dealt with before the next chunk, newest first, so that a window is
-    finished soon and little has to be kept in mind.
+    finished soon and little has to be kept in mind. ``asking`` is what was asked for last.
     """
 
     def __init__(self, desk: Desk, chunk: Chunk) -> None:
         self._desk = desk
         self._chunk = chunk
         self._doubts = Doubts()
+        self.asking = chunk
 
     async def run(self) -> None:
         """Ask until nothing more of the chunk can be proved.
@@ -46,6 +47,7 @@ class Case:
     async def _ask(self, chunk: Chunk) -> None:
         """Ask once and take in what comes."""
         desk = self._desk
+        self.asking = chunk
         asked = await desk.asking.chunk(chunk)
         desk.failures_in_a_row = 0
         answer, proved = asked.answer, "nothing"
@@ -92,7 +94,7 @@ class Case:
         need = desk.need(chunk.stamps)
         if need.known_from is None or chunk.stamps.start < need.known_from:
             asked = need.gaps()
-            await desk.learn_listing()
+            await desk.learn_listing(asked.hull or chunk.stamps)
             if desk.need(chunk.stamps).gaps() != asked:
                 return "data begin later"
         if await desk.learn_sessions(chunk.stamps):

@@ -3,8 +3,8 @@
 Not here: what a case does (``load.cases``), who works on which (``load.work``).
 """
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from ktrdr_pipelines.core.instruments import Identity
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import Need
 from ktrdr_pipelines.core.sessions import expected_spans
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.load.asking import Asking
 from ktrdr_pipelines.load.claims import Claimant
@@ -25,10 +26,12 @@ from ktrdr_pipelines.load.given import Given
 from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.load.life import LifeSigns
 from ktrdr_pipelines.load.modes import Manner
+from ktrdr_pipelines.load.probing import Cell, month_of, year_of
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress
 from ktrdr_pipelines.load.schedules import Schedules
 from ktrdr_pipelines.load.tries import Tries
+from ktrdr_pipelines.load.widths import Widths
 from ktrdr_pipelines.store.mirror import Fingerprint, fingerprint
 from ktrdr_pipelines.store.parquet import BarStore
 
@@ -43,6 +46,7 @@ class Means:
     claimant: Claimant
     ranges: RangeDiscovery
     life: LifeSigns
+    widths: Widths
     progress: Progress
 
     @property
@@ -73,6 +77,7 @@ class Desk:
             self.series,
             contract_id=identity.contract_id,
             manner=manner,
+            note=self.note,
         )
         self.tries = Tries(means.store.ledger, self.series, means.keeper.patience.clock)
         self.commits = Commits(
@@ -89,7 +94,9 @@ class Desk:
     def need(self, within: Interval | None = None, *, everything: bool = False) -> Need:
         """State wants and facts as they stand, of all or of one stretch."""
         keeper = self.means.keeper
-        return self.facts.need(keeper.now(), keeper.patience.clock(), within, everything=everything)
+        need = self.facts.need(keeper.now(), keeper.patience.clock(), within, everything=everything)
+        most = self.means.widths.most(self.series.timeframe)
+        return need if most is None else replace(need, most_sessions=most)
 
     def claim(self, stamps: Interval) -> bool:
         """Try to claim a stretch, and learn what others have saved of it by then."""
@@ -111,9 +118,45 @@ class Desk:
         now = self.means.keeper.patience.clock()
         self.facts.learn(saved, proof_now=now)
 
-    async def learn_listing(self) -> None:
-        """Excuse what lies before the start of the gateway's data."""
-        self.facts.excuse_before(await self._head())
+    async def learn_listing(self, silent: Interval | None = None) -> None:
+        """Excuse what lies before the start of the gateway's data.
+
+        Where the gateway cannot say it, or says what held bars contradict, the year (or month) of
+        a stretch that was just silent is probed.
+        """
+        head = await self._head()
+        self.facts.excuse_before(head)
+        if silent is not None and (head is None or self.facts.contradicts(head)):
+            await self._probe_around(silent)
+
+    async def _probe_around(self, silent: Interval) -> None:
+        """Excuse the year or the month of a stretch if it has no bar, and older ones are unknown.
+
+        Only years and months that end before the oldest bar are probed: a silence behind it is no
+        matter of where data begin.
+        """
+        bars = self.facts.bars.hull
+        if bars is None:
+            return
+        (oldest, _), (_, newest) = self.facts.days_of(bars), self.facts.days_of(silent)
+        cells = (year_of(newest), month_of(newest))
+        for cell in cells if self.series.timeframe.is_intraday else cells[:1]:
+            if cell.end <= oldest and await self._is_silent(cell):
+                self.facts.excuse_silence(cell.first, cell.end)
+                return
+
+    async def _is_silent(self, cell: Cell) -> bool:
+        async def ask(timeframe: Timeframe, end: date, duration: str) -> date | None:
+            ends_at = self.facts.calendar.day_starts_at(end)
+            return await self.asking.oldest(timeframe, ends_at, duration)
+
+        return await self.means.ranges.is_silent(
+            ask,
+            self.series.instrument,
+            self.identity.contract_id,
+            cell=cell,
+            at=self.means.keeper.patience.clock(),
+        )
 
     async def learn_sessions(self, stamps: Interval) -> bool:
         """Ask whether a silent stretch has the session that is expected; say what changed."""

@@ -3,15 +3,33 @@
 Not here: asking (``load.work``), which stretch a mode means (``load.modes``).
 """
 
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.gaps import due_gaps, first_stamp_of, is_closed, whole_sessions
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Need
-from ktrdr_pipelines.core.sessions import SessionCalendar, expected_spans
+from ktrdr_pipelines.core.sessions import (
+    SessionCalendar,
+    expected_spans,
+    monday_of,
+    stamps_between,
+)
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
+
+_WEEK = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A session that has far fewer bars than its neighbours, and how many."""
+
+    day: date
+    stamps: Interval
+    rows: int
 
 
 class SeriesFacts:
@@ -24,6 +42,7 @@ class SeriesFacts:
         coverage: what is settled on disk.
         calendar: the sessions that are expected.
         again: what is asked for once more although it is settled, on the stamp axis.
+        suspects: the sessions for whose sake it is, if for any.
     """
 
     def __init__(
@@ -34,13 +53,16 @@ class SeriesFacts:
         *,
         calendar: SessionCalendar,
         again: IntervalSet | None = None,
+        suspects: tuple[Suspect, ...] = (),
     ) -> None:
         self.series = series
         self.calendar = calendar
         self.wanted = whole_sessions(self.calendar, series.timeframe, wanted)
         self.bars = coverage.bars
-        self.before_listing = IntervalSet()
+        self._before_head = IntervalSet()
+        self._silent = IntervalSet()
         self.again = again or IntervalSet()
+        self.suspects = suspects
         self.proved = IntervalSet()
         self.left_alone = IntervalSet()
         self.next_try_at: datetime | None = None
@@ -77,6 +99,20 @@ class SeriesFacts:
             known_from=bars.start if bars else None,
         )
 
+    @property
+    def before_listing(self) -> IntervalSet:
+        """What is excused because the gateway's data begin later.
+
+        A silence that probing found counts only while no older bar is known: else it is a hole in
+        a history, and is asked for like any other.
+        """
+        bars, hull = self.bars.hull, self._silent.hull
+        if bars is None or hull is None:
+            return self._before_head
+        before = between(hull.start, bars.start)
+        silent = self._silent.clip(before) if before else IntervalSet()
+        return self._before_head | (silent & self.wanted)
+
     def left(self, need: Need) -> IntervalSet:
         """Give what is missing of a need, whatever of it was to be asked for once more.
 
@@ -93,12 +129,12 @@ class SeriesFacts:
         )
 
     def open_in(self, stamps: Interval, now: datetime, proof_now: datetime) -> IntervalSet:
-        """Give what is missing in a stretch, whether or not this run wants it."""
+        """Give what has no answer in a stretch, whether or not this run wants it."""
         return due_gaps(
             self.calendar,
             self.series.timeframe,
             wanted=IntervalSet([stamps]) - self.before_listing,
-            settled=self._known(proof_now) | self._stored.settled(proof_now),
+            settled=self._known(proof_now),
             now=now,
         )
 
@@ -139,14 +175,28 @@ class SeriesFacts:
 
         A start that is later than a bar which is held is none, and excuses nothing.
         """
-        hull, bars = self.wanted.hull, self.bars.hull
-        if head is None or hull is None:
+        hull = self.wanted.hull
+        if head is None or hull is None or self.contradicts(head):
             return
-        first = self.first_stamp(head)
-        if bars is not None and bars.start < first:
-            return
-        if before := between(hull.start, first):
-            self.before_listing |= IntervalSet([before])
+        if before := between(hull.start, self.first_stamp(head)):
+            self._before_head |= IntervalSet([before])
+
+    def contradicts(self, head: datetime) -> bool:
+        """Say whether a bar is held that is older than the alleged start of the data."""
+        bars = self.bars.hull
+        return bars is not None and bars.start < self.first_stamp(head)
+
+    def excuse_silence(self, first: date, end: date) -> None:
+        """Excuse session dates ``[first, end)`` that probing found to have no bar."""
+        stamps = silent_stamps(self.calendar, self.series.timeframe, first, end)
+        self._silent |= IntervalSet(stamps)
+
+    def days_of(self, stamps: Interval) -> tuple[date, date]:
+        """Give the session dates of the first and the last moment of a stretch of stamps."""
+        last = stamps.end - timedelta(microseconds=1)
+        if self.series.timeframe.is_intraday:
+            return self.calendar.day_of(stamps.start), self.calendar.day_of(last)
+        return stamps.start.date(), last.date()
 
     def reaches_before(self, head: datetime) -> bool:
         """Say whether anything before the start of the gateway's data is wanted."""
@@ -156,6 +206,18 @@ class SeriesFacts:
     def first_stamp(self, head: datetime) -> datetime:
         """Give the earliest stamp that data from a moment of real time can have."""
         return first_stamp_of(self.calendar, self.series.timeframe, head)
+
+
+def silent_stamps(
+    calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date
+) -> list[Interval]:
+    """Give the stretch of stamps that lies wholly in session dates ``[first, end)``, if any.
+
+    A week that reaches over either end is left out: it may have bars.
+    """
+    if timeframe is Timeframe.W1:
+        end = monday_of(end)
+    return [stamps_between(calendar, timeframe, first, end)] if first + _WEEK < end else []
 
 
 def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ktrdr_pipelines.core.bars import micros, moment
-from ktrdr_pipelines.core.calendars import Calendars
+from ktrdr_pipelines.core.calendars import Calendars, learned_key
 from ktrdr_pipelines.core.completeness import (
     Cause,
     Claimed,
@@ -35,15 +35,16 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.spanarrays import SpanArrays, span_arrays
-from ktrdr_pipelines.core.stretches import Stretches, without
+from ktrdr_pipelines.core.stretches import Stretches, joined, stretches_of, without
 from ktrdr_pipelines.core.suspects import have_bars
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.load.calendars import open_calendars
+from ktrdr_pipelines.load.facts import silent_stamps
 from ktrdr_pipelines.load.holdings import Holding, Holdings
 from ktrdr_pipelines.load.modes import first_stamp
 from ktrdr_pipelines.store.attempts import Attempt, AttemptKind
 from ktrdr_pipelines.store.layout import StoreLayout, store_origin
-from ktrdr_pipelines.store.ledger import Ledger, series_key
+from ktrdr_pipelines.store.ledger import Ledger, SilenceRecord, series_key
 from ktrdr_pipelines.store.parquet import BarStore
 
 _REASONS = {
@@ -94,6 +95,7 @@ class _Known:
 
     attempts: tuple[Attempt, ...]
     head: datetime | None
+    silences: tuple[SilenceRecord, ...]
     confirmed: Mapping[date, int]
 
 
@@ -208,9 +210,10 @@ class GapBook:
     def _calendar(self, series: Series) -> SessionCalendar:
         """Give the calendar of a series: the object that was used before, where it is the same."""
         calendar = self.calendars.of(series.instrument)
-        kept = self._memory.calendars.setdefault(calendar.key, calendar)
+        key = f"{learned_key(series.instrument)} {series.instrument.end}"
+        kept = self._memory.calendars.setdefault(key, calendar)
         if kept is not calendar and not _same(kept, calendar):
-            self._memory.calendars[calendar.key] = kept = calendar
+            self._memory.calendars[key] = kept = calendar
         return kept
 
     def _look(
@@ -225,6 +228,8 @@ class GapBook:
         if isinstance(holding, StoreError):
             return SeriesGaps(series, error=holding)
         key, known = series_key(series), facts.of(series, holding)
+        if calendar.known is None:
+            return _unknown_sessions(series, calendar, holding, known, now=now)
         page = self._memory.pages.get(key)
         if page is None or not _holds(page, series, holding, known, now=now):
             page = _written(series, calendar, holding, known, now=now)
@@ -240,6 +245,7 @@ class _Ledgered:
         ledger, origin = store.ledger, store_origin(store.layout)
         self._attempts = ledger.all_attempts()
         self._heads = ledger.heads(gateway)
+        self._silences = ledger.silences(gateway)
         self._confirmed = ledger.all_confirmed()
         self._pinned = ledger.pinned_contracts(origin) if origin else {}
 
@@ -250,8 +256,33 @@ class _Ledgered:
         return _Known(
             tuple(self._attempts.get(key, ())),
             self._heads.get((contract, what)) if contract else None,
+            self._silences.get((contract, what), ()) if contract else (),
             self._confirmed.get(key, {}),
         )
+
+
+def _unknown_sessions(
+    series: Series, calendar: SessionCalendar, holding: Holding, known: _Known, *, now: datetime
+) -> SeriesGaps:
+    """Say that all of a series is open whose sessions the gateway has not told yet."""
+    wanted = between(first_stamp(series, calendar), now)
+    tries = [one.next_try_at for one in known.attempts if one.next_try_at is not None]
+    gap = wanted and Gap(
+        wanted,
+        sessions=0,
+        bars=0,
+        reason=GapReason.MISSING,
+        detail="its sessions are not known until the gateway tells them: a load asks first",
+        next_try_at=max(tries, default=None),
+    )
+    return SeriesGaps(
+        series,
+        (gap,) if gap else (),
+        rows=holding.rows,
+        first=holding.first,
+        last=holding.last,
+        attempts=known.attempts,
+    )
 
 
 def _holds(page: _Page, series: Series, holding: Holding, known: _Known, *, now: datetime) -> bool:
@@ -290,7 +321,7 @@ def _standing(
 ) -> Standing:
     listed = first_stamp_of(calendar, series.timeframe, known.head) if known.head else None
     return Standing(
-        settled=holding.settled(now),
+        settled=_with_silences(series, calendar, holding, known, now=now),
         wanted_from=micros(first_stamp(series, calendar)),
         listed_from=micros(listed) if listed else None,
         oldest_bar=holding.oldest_bar,
@@ -299,6 +330,24 @@ def _standing(
             dtype=np.int64,
         ),
     )
+
+
+def _with_silences(
+    series: Series, calendar: SessionCalendar, holding: Holding, known: _Known, *, now: datetime
+) -> Stretches:
+    """Give what needs no asking: settled, or found silent before the oldest bar that is held."""
+    settled = holding.settled(now)
+    if holding.oldest_bar is None or not known.silences:
+        return settled
+    silent = stretches_of(
+        part
+        for one in known.silences
+        if one.is_valid(now)
+        for part in silent_stamps(calendar, series.timeframe, one.first, one.end)
+        if micros(part.end) <= holding.oldest_bar
+    )
+    both = (np.concatenate(pair) for pair in zip(settled, silent, strict=True))
+    return joined(np.stack(list(both), axis=1))
 
 
 def _claimed(holding: Holding, known: _Known, now: datetime) -> Sequence[Claimed]:

@@ -108,8 +108,17 @@ class SourceKeeper:
                 self._source = await self._stack.enter_async_context(self._open_source())
             return self._source
 
-    async def ask(self, question: Callable[[BarSource], Awaitable[T]]) -> T:
+    async def ask(
+        self,
+        question: Callable[[BarSource], Awaitable[T]],
+        *,
+        but_after: tuple[type[GatewayError], ...] = (),
+    ) -> T:
         """Ask the source, again after failures that may pass, and give its answer.
+
+        Args:
+            question: asks once.
+            but_after: failures after which another question is better than the same again.
 
         Raises:
             GatewayError: the last failure, after all tries or where no try can help.
@@ -119,7 +128,7 @@ class SourceKeeper:
                 return await self._once(question)
             except GatewayError as error:
                 delay_s = self.patience.delay_after(error, tries)
-                if delay_s is None:
+                if delay_s is None or isinstance(error, but_after):
                     raise
             await self.patience.sleep(delay_s)
         raise AssertionError("tries end by an answer or an error")

@@ -106,8 +106,15 @@ class IbDataLoader:
     async def _learn_sessions(self, series: Series, wanted: IntervalSet) -> None:
         """Let the gateway tell the sessions first, where no library knows them."""
         hull, keeper = wanted.hull, self._means.keeper
-        if hull is not None and is_to_be_told(series.instrument, keeper.now()):
+        if hull is None or not is_to_be_told(series.instrument, keeper.now()):
+            return
+        try:
             await self._means.schedules.ensure(series, hull, partial(self._note, series))
+        except (GatewayUnreachableError, ClientIdInUseError):
+            raise
+        except GatewayError as error:
+            Tries(self._means.store.ledger, series, self._clock).failed(hull, error)
+            raise
 
     async def _hear_hours(self, facts: SeriesFacts) -> None:
         """Take in the hours of the contract that was just looked up."""

@@ -24,6 +24,7 @@ from ktrdr_pipelines.load.outlook import Job
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress, Quiet, SeriesReport
 from ktrdr_pipelines.load.schedules import Schedules
+from ktrdr_pipelines.load.widths import Widths
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
@@ -72,6 +73,7 @@ class LoadManager:
                     claimant=claimant,
                     ranges=RangeDiscovery(ledger, self.gateway),
                     life=LifeSigns(),
+                    widths=Widths(),
                     progress=self.progress,
                 )
                 return await _all(IbDataLoader(means), jobs)

@@ -8,11 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from ktrdr_pipelines.core.bars import micros, moment
 from ktrdr_pipelines.core.calendars import Calendars
+from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import SessionCalendar
+from ktrdr_pipelines.core.spanarrays import span_arrays
+from ktrdr_pipelines.core.stretches import stretches_of
+from ktrdr_pipelines.core.suspects import suspect_days
 from ktrdr_pipelines.load.contracts import known_contract
-from ktrdr_pipelines.load.facts import SeriesFacts
+from ktrdr_pipelines.load.facts import SeriesFacts, Suspect
 from ktrdr_pipelines.load.modes import AskedBy, Bounds, Manner, Mode, wanted_by
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.tries import Tries, next_try, put_off
@@ -80,16 +86,37 @@ class Outlook:
 
     def facts(self, series: Series, wanted: IntervalSet, manner: Manner) -> SeriesFacts:
         """Give what is known of a series: what is settled, excused and put off."""
+        coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
+        suspects = () if manner.refresh else self._suspects(series, coverage, calendar, manner)
+        again = wanted if manner.refresh else IntervalSet(one.stamps for one in suspects) & wanted
         facts = SeriesFacts(
-            series,
-            wanted,
-            self._store.coverage(series),
-            calendar=self._calendars.of(series.instrument),
-            again=wanted if manner.refresh else None,
+            series, wanted, coverage, calendar=calendar, again=again, suspects=suspects
         )
         self._recall_listing(facts, manner)
         self._put_off(facts, manner)
         return facts
+
+    def _suspects(
+        self, series: Series, coverage: Coverage, calendar: SessionCalendar, manner: Manner
+    ) -> tuple[Suspect, ...]:
+        """Give the sessions that have far fewer bars than their neighbours, once; not for a tail.
+
+        What was asked again and gave the same is no suspect any more.
+        """
+        if manner.tail or not coverage.bars or not series.timeframe.is_intraday:
+            return ()
+        spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
+        settled, now = stretches_of(coverage.bars), micros(self._clock())
+        confirmed = self._store.ledger.confirmed(series_key(series))
+        found = (
+            (spans.days[place].item(), int(spans.spans.starts[place]), int(spans.spans.ends[place]))
+            for place in suspect_days(spans, rows, settled, now)
+        )
+        return tuple(
+            Suspect(day, Interval(moment(start), moment(end)), rows[day])
+            for day, start, end in found
+            if confirmed.get(day) != rows[day]
+        )
 
     def _recall_listing(self, facts: SeriesFacts, manner: Manner) -> None:
         """Excuse what lies before the oldest data, as far as that is known.
@@ -104,6 +131,8 @@ class Outlook:
         is_sensor = manner.asked_by is AskedBy.SENSOR
         if is_sensor or self._ranges.is_fresh(instrument, contract_id, self._clock()):
             facts.excuse_before(self._ranges.known_head(instrument, contract_id))
+        for one in self._ranges.silences(instrument, contract_id, self._clock()):
+            facts.excuse_silence(one.first, one.end)
 
     def _put_off(self, facts: SeriesFacts, manner: Manner) -> None:
         """Leave to later what automatic work has tried in vain a short while ago.

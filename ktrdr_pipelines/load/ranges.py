@@ -11,7 +11,8 @@ from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.load.keeper import SourceKeeper
-from ktrdr_pipelines.store.ledger import HeadRecord, Ledger
+from ktrdr_pipelines.load.probing import Ask, Cell, oldest_in
+from ktrdr_pipelines.store.ledger import HeadRecord, Ledger, SilenceRecord
 
 
 class RangeDiscovery:
@@ -21,6 +22,7 @@ class RangeDiscovery:
         self._ledger = ledger
         self._gateway = gateway
         self._asking = asyncio.Lock()
+        self._heard: dict[tuple[int, str, Cell], bool] = {}
         self._failed: set[tuple[int, str]] = set()
 
     def known_head(self, instrument: Instrument, contract_id: int) -> datetime | None:
@@ -74,6 +76,32 @@ class RangeDiscovery:
             asked_at=keeper.patience.clock(),
         )
         return head
+
+    def silences(
+        self, instrument: Instrument, contract_id: int, now: datetime
+    ) -> list[SilenceRecord]:
+        """Give the stretches that probing found silent, as far as that is still believed."""
+        what = instrument.what_to_show.value
+        records = self._ledger.silences_of(contract_id, what, self._gateway)
+        return [record for record in records if record.is_valid(now)]
+
+    async def is_silent(
+        self, ask: Ask, instrument: Instrument, contract_id: int, *, cell: Cell, at: datetime
+    ) -> bool:
+        """Say whether a year or month has no bar at all, asking at most once in a run.
+
+        Raises:
+            GatewayError: it could not be asked.
+        """
+        what = instrument.what_to_show.value
+        key = (contract_id, what, cell)
+        async with self._asking:
+            if key not in self._heard:
+                self._heard[key] = await oldest_in(ask, cell) is None
+                if self._heard[key]:
+                    record = SilenceRecord(cell.first, cell.end, at)
+                    self._ledger.record_silence(contract_id, what, self._gateway, record=record)
+        return self._heard[key]
 
     def _record(self, instrument: Instrument, contract_id: int) -> HeadRecord | None:
         return self._ledger.head(contract_id, instrument.what_to_show.value, self._gateway)

@@ -65,7 +65,12 @@ def is_finished(
     calendar: SessionCalendar,
     proof_now: datetime,
 ) -> bool:
-    """Say whether every session of a window is settled, whatever the time is now."""
+    """Say whether every session of a window is settled, whatever the time is now.
+
+    Where no session is known yet, nothing is finished.
+    """
+    if calendar.known is None and series.instrument.end is None:
+        return False
     gaps = due_gaps(
         calendar,
         series.timeframe,

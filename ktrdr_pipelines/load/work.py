@@ -15,6 +15,7 @@ from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     EntitlementError,
     GatewayError,
+    GatewaySilentError,
     GatewayUnreachableError,
 )
 from ktrdr_pipelines.load.asking import Asking
@@ -23,6 +24,7 @@ from ktrdr_pipelines.load.commits import Commits
 from ktrdr_pipelines.load.desk import Desk, Means
 from ktrdr_pipelines.load.facts import SeriesFacts
 from ktrdr_pipelines.load.modes import Manner
+from ktrdr_pipelines.store.ledger import series_key
 
 _FAILURES_IN_A_ROW = 3
 _OTHERS_S = 1.0
@@ -71,6 +73,7 @@ class SeriesWork:
         finally:
             self._desk.commits.commit()
         self._close_attempts()
+        self._confirm_suspects()
         self.kept = self._desk.count_kept()
         if isinstance(self._desk.stop, GatewayUnreachableError | ClientIdInUseError):
             raise self._desk.stop
@@ -121,10 +124,13 @@ class SeriesWork:
                 return
             self._hire(group, queue)
             chunk = queue.popleft()
-            if not self._desk.need(chunk.stamps).gaps():
+            most = self._means.widths.most(self._facts.series.timeframe)
+            if most is not None and chunk.sessions > most:
+                self._cut_anew(chunk, queue)
+            elif not self._desk.need(chunk.stamps).gaps():
                 self._means.progress.answered(self._facts.series, 0)
             elif self._desk.claim(chunk.stamps):
-                await self._work_on(chunk)
+                await self._work_on(chunk, queue)
                 self._desk.commits.asked(chunk.stamps)
             else:
                 self._refused = True
@@ -132,11 +138,26 @@ class SeriesWork:
                 if self._tail:
                     return
 
-    async def _work_on(self, chunk: Chunk) -> None:
+    async def _work_on(self, chunk: Chunk, queue: deque[Chunk]) -> None:
+        case = Case(self._desk, chunk)
         try:
-            await Case(self._desk, chunk).run()
+            await case.run()
+        except GatewaySilentError as error:
+            timeframe = self._facts.series.timeframe
+            if self._means.widths.narrow(timeframe, case.asking.sessions):
+                self._desk.note(f"{error}; less is asked for at a time now")
+                self._cut_anew(chunk, queue)
+            else:
+                self._take_failure(chunk, error)
         except GatewayError as error:
             self._take_failure(chunk, error)
+
+    def _cut_anew(self, chunk: Chunk, queue: deque[Chunk]) -> None:
+        """Put narrower chunks at the place of one, in the order in which they are worked on."""
+        chunks = plan(self._desk.need(chunk.stamps))
+        queue.extendleft(chunks if self._tail else reversed(chunks))
+        self._means.progress.planned(self._facts.series, len(chunks))
+        self._means.progress.answered(self._facts.series, 0)
 
     # --- failures ---------------------------------------------------------------------------
 
@@ -165,3 +186,14 @@ class SeriesWork:
             desk.tries.left_open(hull, AttemptKind.NO_DATA, "no data at all")
         for part in desk.unproved & gaps:
             desk.tries.left_open(part, AttemptKind.PROBED, "answers left it without proof")
+
+    def _confirm_suspects(self) -> None:
+        """Remember the suspect sessions that have no more bars now that they were asked again."""
+        asked = [one for one in self._facts.suspects if self._facts.proved.covers(one.stamps)]
+        if not asked:
+            return
+        series, store = self._facts.series, self._means.store
+        rows = store.rows_per_session(series)
+        same = {one.day: one.rows for one in asked if rows.get(one.day) == one.rows}
+        at = self._means.keeper.patience.clock()
+        store.ledger.confirm_sessions(series_key(series), same, at)

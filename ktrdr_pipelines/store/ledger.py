@@ -10,6 +10,7 @@ from ktrdr_pipelines.store.claims import Claim, ClaimsTable
 from ktrdr_pipelines.store.confirmed import ConfirmedTable
 from ktrdr_pipelines.store.database import series_key
 from ktrdr_pipelines.store.mirror import MirrorTable
+from ktrdr_pipelines.store.probes import ProbeRecord, ProbesTable, SilenceRecord
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
 from ktrdr_pipelines.store.schedules import SchedulesTable
 from ktrdr_pipelines.store.symbols import SymbolsTable
@@ -20,8 +21,10 @@ __all__ = [
     "Claim",
     "HeadRecord",
     "Ledger",
+    "ProbeRecord",
     "RequestRecord",
     "Revision",
+    "SilenceRecord",
     "series_key",
 ]
 
@@ -33,10 +36,11 @@ class Ledger(
     AuditTable,
     ReferencesTable,
     ConfirmedTable,
+    ProbesTable,
     SchedulesTable,
     SymbolsTable,
 ):
-    """Mirror, attempts, claims, audit, heads, contracts, revisions, confirmations and schedules.
+    """All that is known beside the bars of one store.
 
     Every call is one transaction; any thread of any process may call. SQLite's failures come as
     StoreError, with what to do.

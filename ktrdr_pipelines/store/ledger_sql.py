@@ -1,7 +1,8 @@
 """The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``."""
 
-LEDGER_VERSION = 3
-"""Version of these tables. 1 is the first; 2 adds ``confirmed`` and reads the tables of 1."""
+LEDGER_VERSION = 4
+"""Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
+4 ``schedules`` and ``schedule_asks``; each reads the tables of those before it."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS mirror (
@@ -68,6 +69,26 @@ CREATE TABLE IF NOT EXISTS ranges (
     head INTEGER,
     asked_at INTEGER NOT NULL,
     PRIMARY KEY (contract_id, what_to_show, gateway)
+);
+
+CREATE TABLE IF NOT EXISTS probes (
+    contract_id INTEGER NOT NULL,
+    what_to_show TEXT NOT NULL,
+    gateway TEXT NOT NULL,
+    oldest TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    asked_at INTEGER NOT NULL,
+    PRIMARY KEY (contract_id, what_to_show, gateway)
+);
+
+CREATE TABLE IF NOT EXISTS silences (
+    contract_id INTEGER NOT NULL,
+    what_to_show TEXT NOT NULL,
+    gateway TEXT NOT NULL,
+    first_date TEXT NOT NULL,
+    end_date TEXT NOT NULL,
+    asked_at INTEGER NOT NULL,
+    PRIMARY KEY (contract_id, what_to_show, gateway, first_date, end_date)
 );
 
 CREATE TABLE IF NOT EXISTS instruments (

@@ -1,26 +1,39 @@
 """A simulated gateway, a store, and a gateway resource that fails where it is told to."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, BarSource, NoData
+from ktrdr_pipelines.core.bars import rows_per_session
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.defs.resources import IbResource
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.load.manager import LoadManager
+from ktrdr_pipelines.load.opening import universe_file
 from ktrdr_pipelines.load.reports import Progress
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.store.barfile import read_file, write_file
+from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.universe import Windows
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 UNIVERSE = """
@@ -87,22 +100,66 @@ class Location:
 
     def run(self, timeframe: str, first: str, last: str, **overrides: Any) -> Any:
         """Run a range of partitions of one timeframe as a backfill does."""
+        tags = {
+            "dagster/asset_partition_range_start": first,
+            "dagster/asset_partition_range_end": last,
+        }
+        return self.run_tagged(timeframe, tags, **overrides)
+
+    def run_requested(self, request: dg.RunRequest, **overrides: Any) -> Any:
+        """Run what a sensor asked for."""
+        [key] = request.asset_selection or []
+        return self.run_tagged(key.path[1], dict(request.tags), **overrides)
+
+    def run_tagged(self, timeframe: str, tags: dict[str, str], **overrides: Any) -> Any:
+        """Run one timeframe's asset with tags."""
         defs = self.defs(**overrides)
         return dg.materialize(
             list(defs.assets or []),
             selection=[dg.AssetKey(["bars", timeframe])],
             resources=defs.resources,
             instance=self.instance,
-            tags={
-                "dagster/asset_partition_range_start": first,
-                "dagster/asset_partition_range_end": last,
-            },
+            tags=tags,
             raise_on_error=False,
         )
+
+    def windows(self) -> Windows:
+        """Give where windows begin."""
+        return universe_file(self.layout).read()[0].windows
+
+    def series(self, symbol: str, timeframe: str) -> Series:
+        """Give a series of the universe."""
+        universe, _ = universe_file(self.layout).read()
+        return Series(universe.instrument(symbol), Timeframe(timeframe))
 
     def history(self) -> list[Any]:
         """Give the requests for bars that reached the gateway."""
         return [request for request in self.gateway.requests if request.kind == "history"]
+
+
+def forget_days(location: "Location", symbol: str, timeframe: str, days: Collection[date]) -> int:
+    """Take sessions out of the stored files, with what is known of them; give the bars lost."""
+    lost = 0
+    calendar = calendar_named("XNYS.RTH")
+    for path in location.layout.bar_files(symbol, Timeframe(timeframe)):
+        facts, bars = read_file(path)
+        kept = bars.filter(pc.invert(pc.is_in(bars["session_date"], pa.array(sorted(days)))))
+        gone = IntervalSet(
+            stamps_between(calendar, Timeframe(timeframe), day, day + timedelta(days=1))
+            for day in days
+        )
+        coverage = Coverage(facts.coverage.bars - gone, facts.coverage.empty)
+        lost += bars.num_rows - kept.num_rows
+        write_file(
+            path, kept, FileFacts(facts.identity, coverage, kept.num_rows, rows_per_session(kept))
+        )
+    return lost
+
+
+@pytest.fixture
+def forget() -> Callable[..., int]:
+    """Give the way to take sessions out of stored files."""
+    return forget_days
 
 
 @pytest.fixture(scope="session")

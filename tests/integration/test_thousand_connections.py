@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from ktrdr_pipelines.ib.connection import IbConnectionStrategy
 from ktrdr_pipelines.simulator.server import running_simulator
 
 AT_ONCE = 10
+
+
+def until(is_so: Callable[[], bool]) -> bool:
+    """Say whether something comes true soon; what is left behind for good never does."""
+    never = threading.Event()
+    return any(is_so() or never.wait(0.02) for _ in range(1_000))
 
 
 @pytest.mark.slow
@@ -36,10 +43,16 @@ def test_a_thousand_connects_and_disconnects_leave_nothing(tmp_path: Path) -> No
             gc.collect()  # what tests before this one left to the collector is not counted
             return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
 
+        def all_have_left(times: int) -> bool:
+            """Wait until the gateway, in a thread of this process, has closed its ends too."""
+            return until(lambda: gateway.counts["left"] == times)
+
         asyncio.run(main(AT_ONCE))
+        assert all_have_left(AT_ONCE)
         before = held()
         assert asyncio.run(main(1_000)) == 1
-        assert held() == before
-        assert gateway.counts["connected"] == gateway.counts["left"] == 1_000 + AT_ONCE
+        assert all_have_left(1_000 + AT_ONCE)
+        assert until(lambda: held() == before), held()
+        assert gateway.counts["connected"] == 1_000 + AT_ONCE
         assert "0 connections" in repr(gateway)
     assert len(list(tmp_path.rglob("*lock*"))) <= AT_ONCE

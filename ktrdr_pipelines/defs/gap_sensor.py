@@ -1,0 +1,273 @@
+"""The gap sensor: what is missing by the gap book becomes runs, a few at a time.
+
+It reads the ledger, the files and the calendars; of Dagster it asks only which runs are under way
+and how the last ones ended, never which windows are materialized.
+
+Not here: which gaps are due (``load.filling``), how they become runs (``defs.gap_runs``).
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import dagster as dg
+
+from ktrdr_pipelines.core.outages import GATEWAY, outage_of
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.assets import WINDOWS_PER_RUN, bars_key
+from ktrdr_pipelines.defs.gap_runs import GapRun, PastRun, SeriesName, gap_runs, waits_until
+from ktrdr_pipelines.defs.partitions import BarPartition, windows_partitions
+from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.tags import (
+    CAUSE,
+    ENDED,
+    KIND,
+    PRIORITY,
+    RANGE_END,
+    RANGE_START,
+    SYMBOL,
+    TIMEFRAME,
+    UNENDED,
+    RunKind,
+    range_tags,
+)
+from ktrdr_pipelines.defs.universe_sensor import held_symbols
+from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.load.absence import AbsenceFile
+from ktrdr_pipelines.load.estimates import estimate
+from ktrdr_pipelines.load.filling import Due, backlog_of, due_to_fill
+from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
+from ktrdr_pipelines.load.keeper import system_now
+from ktrdr_pipelines.load.rates import measured_rates
+from ktrdr_pipelines.settings import PacingMode
+from ktrdr_pipelines.universe import Windows
+
+GAPS: Final = "ktrdr/gaps"
+"""A print of what was due of the series when the run was asked for."""
+
+_EVERY_S = 30
+_AT_ONCE = 8
+"""Runs that may wait or work at a time: two work, the rest bridge the time to the next tick."""
+
+_PAST_RUNS = 400
+_BIG_BARS = 500_000
+"""Missing bars from which on a backlog is announced: more than a day of many symbols."""
+
+_PARTITION: Final = "dagster/partition"
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one tick sees: the book's findings, what is due, and what is said of it."""
+
+    found: Sequence[SeriesGaps]
+    due: Sequence[Due]
+    book: GapBook
+
+
+def gap_sensor(
+    timeframes: Iterable[Timeframe], windows: Windows, clock: Clock = system_now
+) -> dg.SensorDefinition:
+    """Make the sensor that starts runs for what is missing by a clock."""
+    kept = tuple(timeframes)
+
+    @dg.sensor(
+        name="gap_sensor",
+        asset_selection=[bars_key(timeframe) for timeframe in kept],
+        minimum_interval_seconds=_EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts runs for bars that are missing without a reason: long timeframes "
+        "first, newest first, one symbol a run. Symbols with `backfill: manual` are only kept "
+        "fresh.",
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, ib: IbResource, store: StoreResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        now = clock()
+        try:
+            absence = AbsenceFile(store.layout()).read()
+            if absence is not None and absence.is_believed(now):
+                since = f"{absence.since:%Y-%m-%d %H:%M:%S}Z"
+                return dg.SkipReason(f"the gateway is away since {since}: {absence.text}")
+            look = look_for_gaps(ib, store, now)
+        except KtrdrError as error:
+            return dg.SkipReason(str(error))
+        runs, text = choose_runs(context.instance, look, windows, now)
+        announced, notice = _announcement(look, ib, context.cursor, now)
+        if notice:
+            context.log.warning(notice)
+        context.log.info(text)
+        told = "; ".join(part for part in (text, notice) if part)
+        return dg.SensorResult(
+            run_requests=[run_request(run) for run in runs],
+            skip_reason=None if runs else told,
+            cursor=json.dumps({"said": told, "announced_bars": announced}),
+        )
+
+    return sensor
+
+
+def look_for_gaps(ib: IbResource, store: StoreResource, now: datetime) -> Look:
+    """Look through the store for what is due.
+
+    Raises:
+        KtrdrError: there is no store or no universe to look through.
+    """
+    gateway = GatewayConfig.from_settings(ib.settings()).gateway
+    book = open_gapbook(store.layout(), gateway)
+    found = book.look(store.universe().series(), now)
+    return Look(found, due_to_fill(found, now), book)
+
+
+def choose_runs(
+    instance: dg.DagsterInstance, look: Look, windows: Windows, now: datetime
+) -> tuple[list[GapRun], str]:
+    """Choose the runs to start now, and say in one line what and why."""
+    if not look.due:
+        return [], _nothing_text(look)
+    busy, waiting_runs = _under_way(instance)
+    places = _AT_ONCE - waiting_runs
+    past = _past_runs(instance)
+    kept = {timeframe: set(held_symbols(instance, timeframe)) for timeframe in Timeframe}
+    left_out: Counter[str] = Counter()
+    chosen: list[Due] = []
+    for due in look.due:
+        series = due.series
+        name = (series.symbol, series.timeframe)
+        until = waits_until(due.print, past.get(name, []))
+        reasons = {
+            "have no partition yet": series.symbol not in kept[series.timeframe],
+            "are under way": name in busy,
+            "wait after runs that changed nothing": until is not None and until > now,
+        }
+        reason = next((reason for reason, holds in reasons.items() if holds), None)
+        if reason:
+            left_out[reason] += 1
+        else:
+            chosen.append(due)
+    runs = _runs_of(chosen, look.book, windows, now, most=max(places, 0))
+    if len(runs) < len(chosen):
+        left_out["come later" if places > 0 else f"come after the {_AT_ONCE} runs under way"] += (
+            len(chosen) - len(runs)
+        )
+    return runs, _text(look, runs, left_out)
+
+
+def run_request(run: GapRun) -> dg.RunRequest:
+    """Say a run in Dagster's words."""
+    symbol, timeframe = run.series.symbol, run.series.timeframe
+    first, last = BarPartition(symbol, run.first), BarPartition(symbol, run.last)
+    return dg.RunRequest(
+        asset_selection=[bars_key(timeframe)],
+        asset_check_keys=[],
+        tags={
+            **range_tags(first, last),
+            KIND: RunKind.GAP.value,
+            TIMEFRAME: timeframe.value,
+            SYMBOL: symbol,
+            GAPS: run.print,
+            PRIORITY: "-1",
+        },
+    )
+
+
+def _runs_of(
+    due: Sequence[Due], book: GapBook, windows: Windows, now: datetime, *, most: int
+) -> list[GapRun]:
+    """Make runs of what is due, until there are enough."""
+    known = {one: windows_partitions(one, windows).get_partition_keys(now) for one in Timeframe}
+    runs: list[GapRun] = []
+    for one in due:
+        if len(runs) >= most:
+            break
+        calendar = book.calendars.of(one.series.instrument)
+        runs += gap_runs([one], known, {one.series: calendar}, window_cap=WINDOWS_PER_RUN)
+    return runs
+
+
+def _under_way(instance: dg.DagsterInstance) -> tuple[set[SeriesName], int]:
+    """Give the series that runs are at, and how many runs of this sensor there are."""
+    busy: set[SeriesName] = set()
+    own = 0
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNENDED)):
+        own += run.tags.get(KIND) == RunKind.GAP
+        for key in run.asset_selection or ():
+            if len(key.path) == 2 and key.path[0] == "bars":
+                timeframe = Timeframe(key.path[1])
+                busy |= {(symbol, timeframe) for symbol in _symbols(instance, run, timeframe)}
+    return busy, own
+
+
+def _symbols(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, timeframe: Timeframe
+) -> Sequence[str]:
+    """Name the symbols that a run's range of partitions holds."""
+    first = run.tags.get(RANGE_START) or run.tags.get(_PARTITION)
+    last = run.tags.get(RANGE_END) or run.tags.get(_PARTITION)
+    if not first or not last:
+        return ()
+    ends = BarPartition.of(first).symbol, BarPartition.of(last).symbol
+    order = held_symbols(instance, timeframe)
+    if ends[0] not in order or ends[1] not in order:
+        return ends
+    return order[order.index(ends[0]) : order.index(ends[1]) + 1]
+
+
+def _past_runs(instance: dg.DagsterInstance) -> Mapping[SeriesName, list[PastRun]]:
+    """Give the last runs of each series, newest first; a gateway that was away is not its fault."""
+    past: dict[SeriesName, list[PastRun]] = defaultdict(list)
+    records = instance.get_run_records(
+        dg.RunsFilter(tags={KIND: RunKind.GAP.value}, statuses=ENDED), limit=_PAST_RUNS
+    )
+    for record in records:
+        tags = record.dagster_run.tags
+        if outage_of(tags.get(CAUSE, "")) != GATEWAY:
+            at = record.update_timestamp
+            ended_at = at if at.tzinfo else at.replace(tzinfo=UTC)
+            name = (tags[SYMBOL], Timeframe(tags[TIMEFRAME]))
+            past[name].append(PastRun(tags.get(GAPS, ""), ended_at))
+    return past
+
+
+def _announcement(look: Look, ib: IbResource, cursor: str | None, now: datetime) -> tuple[int, str]:
+    """Announce a big backlog with its plan, once, and again when it has doubled."""
+    announced = int(json.loads(cursor)["announced_bars"]) if cursor else 0
+    backlog = backlog_of(look.found)
+    wanted = {series for series, _ in backlog}
+    bars = sum(gap.bars for one in look.found if one.series in wanted for gap in one.gaps)
+    if bars < _BIG_BARS:
+        return 0, ""
+    if announced and bars < 2 * announced:
+        return announced, ""
+    settings = ib.settings()
+    rates = measured_rates(
+        look.book.store.ledger,
+        GatewayConfig.from_settings(settings).gateway,
+        conservative=settings.ib_pacing is PacingMode.CONSERVATIVE,
+    )
+    plan = estimate(backlog, look.book.calendars, rates=rates, now=now)
+    return bars, (
+        f"a backlog of {len(backlog)} series is loaded from now on: {plan.summary} "
+        f"({plan.basis}); `backfill: manual` in universe.yaml leaves it to you"
+    )
+
+
+def _nothing_text(look: Look) -> str:
+    gaps = sum(len(one.gaps) for one in look.found)
+    broken = sum(one.error is not None for one in look.found)
+    unread = f"; {broken} cannot be read, see `ktrdr status`" if broken else ""
+    if not gaps:
+        return f"nothing is missing in {len(look.found)} series{unread}"
+    return f"{gaps} gaps, none is due: tried in vain and put off, or left to a person{unread}"
+
+
+def _text(look: Look, runs: Sequence[GapRun], left_out: Mapping[str, int]) -> str:
+    started = f"asked for {len(runs)} runs: {', '.join(map(str, runs))}" if runs else "no run"
+    others = "".join(f"; {number} {reason}" for reason, number in left_out.items())
+    bars = sum(due.bars for due in look.due)
+    return f"{len(look.due)} series lack {bars:,} bars: {started}{others}"

@@ -1,0 +1,50 @@
+"""How a run that loads ends: tags that say so to sensors, and word of a gateway that is away.
+
+Not here: what is loaded (``defs.bars_run``, ``defs.tail_run``), who reads the tags
+(``defs.alert_sensor``, ``defs.gap_sensor``).
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from ktrdr_pipelines.core.outages import GATEWAY, outage_of
+from ktrdr_pipelines.defs.tags import CAUSE, QUIET, REQUESTS, YES
+from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError
+from ktrdr_pipelines.load.absence import AbsenceFile
+from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.store.layout import StoreLayout
+
+
+class RunEnding:
+    """Says how one run ended."""
+
+    def __init__(
+        self, context: dg.AssetExecutionContext | dg.OpExecutionContext, layout: StoreLayout
+    ) -> None:
+        self._instance, self._run_id = context.instance, context.run.run_id
+        self._layout = layout
+
+    def failed(self, error: KtrdrError) -> dg.Failure:
+        """Take note of what ended a load, and give the failure of the run."""
+        self._tag({CAUSE: type(error).__name__})
+        if isinstance(error, GatewayError) and outage_of(type(error).__name__) == GATEWAY:
+            AbsenceFile(self._layout).note(datetime.now(tz=UTC), str(error))
+        return dg.Failure(str(error), allow_retries=False)
+
+    def incomplete(self, text: str, reports: Iterable[SeriesReport]) -> dg.Failure:
+        """Take note that something could not be had, and give the failure of the run."""
+        causes = [type(failure).__name__ for report in reports for failure in report.failures]
+        shared = (cause for cause in causes if outage_of(cause) == GATEWAY)
+        self._tag({CAUSE: next(shared, IncompleteError.__name__)})
+        return dg.Failure(text, allow_retries=False)
+
+    def well(self, *, requests: int, windows: int) -> None:
+        """Take note of a good end: what was asked, and of how many windows was told."""
+        tags = {REQUESTS: str(requests)} if requests else {}
+        self._tag(tags | ({} if windows else {QUIET: YES}))
+
+    def _tag(self, tags: dict[str, str]) -> None:
+        if tags:
+            self._instance.add_run_tags(self._run_id, tags)

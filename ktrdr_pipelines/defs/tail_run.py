@@ -1,0 +1,169 @@
+"""One run over tails: bars that have just closed, of many symbols, as soon as they are final.
+
+Not here: when it runs (``defs.tail_schedule``), which tails are due (``load.tails``).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import dagster as dg
+from pydantic import Field
+
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, window_of
+from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.run_ending import RunEnding
+from ktrdr_pipelines.defs.runs import LoaderThread
+from ktrdr_pipelines.defs.telling import is_told, materialization
+from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
+from ktrdr_pipelines.load.keeper import system_now
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.modes import AskedBy, Mode
+from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.load.tails import due_tails
+from ktrdr_pipelines.load.window_book import WindowBook
+from ktrdr_pipelines.store.catalog import rebuild_catalog
+from ktrdr_pipelines.store.layout import StoreLayout
+
+TAIL_OP: Final = "load_tails"
+POOL: Final = "ib_tails"
+_NAMED_AT_MOST: Final = 20
+_LONGEST_WAIT_S: Final = 60.0
+
+
+class TailConfig(dg.Config):
+    """Which tails to load, and from when on their newest bars are final."""
+
+    timeframes: list[str] = Field(description="timeframes, such as 1m")
+    not_before: str | None = Field(default=None, description="an instant; asks nothing before")
+
+
+@dg.op(name=TAIL_OP, pool=POOL)
+def load_tails(
+    context: dg.OpExecutionContext, config: TailConfig, ib: IbResource, store: StoreResource
+) -> None:
+    """Load what has come to be due of some timeframes, of all symbols."""
+    wanted = tuple(Timeframe(name) for name in config.timeframes)
+    TailRun(context, wanted, ib=ib, store=store).load(_pause_s(config.not_before))
+
+
+@dg.job(name="tails", description="Bars that have just closed, of all symbols.")
+def tail_job() -> None:
+    """Load tails."""
+    load_tails()
+
+
+class TailRun:
+    """Loads tails and tells of windows that have their first bars, or are finished."""
+
+    def __init__(
+        self,
+        context: dg.OpExecutionContext,
+        timeframes: Sequence[Timeframe],
+        *,
+        ib: IbResource,
+        store: StoreResource,
+        clock: Callable[[], datetime] = system_now,
+    ) -> None:
+        self._context, self._ib, self._clock = context, ib, clock
+        self._layout: StoreLayout = store.layout()
+        self._universe = store.universe()
+        self._series = [one for one in self._universe.series() if one.timeframe in timeframes]
+        self._book: GapBook = open_gapbook(
+            self._layout, GatewayConfig.from_settings(ib.settings()).gateway
+        )
+        self._ending = RunEnding(context, self._layout)
+
+    def load(self, pause_s: float) -> None:
+        """Load the tails.
+
+        Args:
+            pause_s: seconds until the newest bars are final; the book is read meanwhile.
+
+        Raises:
+            dg.Failure: something could not be had; the text names it.
+        """
+        began_s = time.monotonic()
+        self._look()
+        time.sleep(max(0.0, pause_s - (time.monotonic() - began_s)))
+        tails = due_tails(self._look(), self._clock())
+        jobs = [
+            Job(tail.series, Mode.TAIL, wanted=tail.stamps, asked_by=AskedBy.SENSOR)
+            for tail in tails
+        ]
+        try:
+            reports = self._drive(jobs) if jobs else []
+        except KtrdrError as error:
+            raise self._ending.failed(error) from error
+        finally:
+            if jobs:
+                instruments = list(self._universe.instruments.values())
+                rebuild_catalog(self._layout, instruments, self._clock())
+        told = self._tell([report for report in reports if report.rows])
+        self._context.log.info(_summary(reports))
+        self._end(reports, told)
+
+    def _look(self) -> list[SeriesGaps]:
+        return self._book.look(self._series, self._clock())
+
+    def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
+        thread = LoaderThread(
+            lambda progress: self._ib.manager(self._layout, operation="api", progress=progress),
+            jobs,
+        )
+        with thread:
+            for _changed, notes in thread.changes():
+                for note in notes:
+                    if "requests planned" not in note:
+                        self._context.log.info(note)
+            return thread.reports()
+
+    def _tell(self, reports: Iterable[SeriesReport]) -> int:
+        """Tell of the windows that Dagster does not know yet, and of those that are finished."""
+        told = 0
+        windows = WindowBook(self._book)
+        now = self._clock()
+        for report in reports:
+            series = report.series
+            calendar = self._book.calendars.of(series.instrument)
+            today = calendar.day_of(now)
+            partition = BarPartition(series.symbol, window_of(series.timeframe, today))
+            dates = {partition.window: window_dates(partition.window)}
+            facts = windows.facts(series, dates, now)[partition.window]
+            if not facts.is_explained or not facts.rows:
+                continue
+            if not is_told(self._context.instance, series.timeframe, partition, facts.state):
+                self._context.log_event(materialization(series.timeframe, partition, facts))
+                told += 1
+        return told
+
+    def _end(self, reports: Sequence[SeriesReport], told: int) -> None:
+        failed = [
+            f"{report.series}: {report.error or '; '.join(map(str, report.failures))}"
+            for report in reports
+            if report.error is not None or report.failures
+        ]
+        if failed:
+            more = len(failed) - _NAMED_AT_MOST
+            named = "\n".join(failed[:_NAMED_AT_MOST]) + (f"\nand {more} more" if more > 0 else "")
+            text = f"{len(failed)} tails could not be had, all others are there:\n{named}"
+            raise self._ending.incomplete(text, reports)
+        self._ending.well(requests=sum(report.requests for report in reports), windows=told)
+
+
+def _summary(reports: Sequence[SeriesReport]) -> str:
+    """Say in one line what all tails came to; one event a window would drown the history."""
+    requests = sum(report.requests for report in reports)
+    added = sum(report.added for report in reports)
+    return f"{len(reports)} tails: {requests} requests, {added} new bars"
+
+
+def _pause_s(not_before: str | None) -> float:
+    if not_before is None:
+        return 0.0
+    left_s = (datetime.fromisoformat(not_before) - datetime.now(tz=UTC)).total_seconds()
+    return min(max(left_s, 0.0), _LONGEST_WAIT_S)

@@ -1,0 +1,64 @@
+"""Tails: what has come to be due behind the newest bar of a series, a session at most.
+
+A series that lacks more than a session behind its newest bar is *behind*: a gap run brings it up,
+oldest first, and no tail jumps ahead of it. Not here: all other gaps (``load.filling``), how tails
+become runs (``defs.tail_schedule``).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from ktrdr_pipelines.core.completeness import Gap
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.load.gapbook import SeriesGaps
+
+MOST_SESSIONS = 1
+"""Closed sessions that a tail may lack; the open one comes on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What of one series is to be asked for at once."""
+
+    series: Series
+    stamps: IntervalSet
+
+
+def newer_gaps(found: SeriesGaps) -> list[Gap]:
+    """Give the gaps behind the newest settled stretch; none where nothing is settled yet."""
+    until = found.settled_until
+    return [] if until is None else [gap for gap in found.gaps if gap.stamps.start >= until]
+
+
+def is_behind(found: SeriesGaps) -> bool:
+    """Say whether a series lacks more behind its newest bar than a tail brings."""
+    return sum(gap.sessions for gap in newer_gaps(found)) > MOST_SESSIONS
+
+
+def due_tails(found: Iterable[SeriesGaps], now: datetime) -> list[Tail]:
+    """Give the tails that are due, long timeframes first."""
+    tails = (tail for one in found if (tail := _tail(one, now)))
+    return sorted(tails, key=lambda tail: -tail.series.timeframe.seconds)
+
+
+def _tail(found: SeriesGaps, now: datetime) -> Tail | None:
+    if found.error is not None or found.settled_until is None or is_behind(found):
+        return None
+    gaps = newer_gaps(found)
+    if _is_put_off(found, now):
+        return None
+    waiting = IntervalSet(part for part in found.waiting if part.start >= found.settled_until)
+    stamps = waiting | IntervalSet(gap.stamps for gap in gaps)
+    return Tail(found.series, stamps) if stamps else None
+
+
+def _is_put_off(found: SeriesGaps, now: datetime) -> bool:
+    """Say whether what is newest was tried in vain and is not yet to be tried again."""
+    until = found.settled_until
+    return any(
+        (attempt.is_series_wide or (until is not None and attempt.interval.end > until))
+        and not attempt.is_due(now)
+        for attempt in found.attempts
+    )

@@ -1,0 +1,237 @@
+"""The gap sensor: it finds what is missing, starts runs for exactly that, and then is quiet."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.gap_sensor import gap_sensor
+from ktrdr_pipelines.defs.tags import RANGE_END, RANGE_START, SYMBOL, TIMEFRAME
+from ktrdr_pipelines.errors import GatewayError, GatewayUnreachableError, RequestRejectedError
+from ktrdr_pipelines.load.absence import AbsenceFile
+from ktrdr_pipelines.store.ledger import Ledger
+
+NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
+
+
+class Ticker:
+    """Ticks the sensor as the daemon does, by a clock of its own."""
+
+    def __init__(self, location: Any) -> None:
+        self.location, self.now, self.cursor = location, NOW, None
+
+    def __call__(self) -> Any:
+        defs = self.location.defs()
+        windows = self.location.windows()
+        sensor = gap_sensor(tuple(Timeframe), windows, lambda: self.now)
+        context = dg.build_sensor_context(
+            instance=self.location.instance,
+            resources=defs.resources,
+            definitions=defs,
+            cursor=self.cursor,
+        )
+        result = sensor(context)
+        if isinstance(result, dg.SensorResult):
+            self.cursor = result.cursor
+        return result
+
+    def requests(self) -> list[dg.RunRequest]:
+        result = self()
+        return list(result.run_requests) if isinstance(result, dg.SensorResult) else []
+
+    def text(self) -> str:
+        result = self()
+        if isinstance(result, dg.SkipReason):
+            return str(result.skip_message)
+        assert not result.run_requests, result.run_requests
+        return str(result.skip_reason.skip_message)
+
+    def fill(self, **overrides: Any) -> list[str]:
+        """Tick and run until nothing is asked for, and name the runs."""
+        names = []
+        for _ in range(20):
+            requests = self.requests()
+            if not requests:
+                return names
+            for request in requests:
+                self.location.run_requested(request, **overrides)
+                names.append(name_of(request))
+        raise AssertionError(f"it never comes to rest: {names}")
+
+
+def name_of(request: dg.RunRequest) -> str:
+    """Name a run by timeframe and range."""
+    tags = request.tags
+    return f"{tags[TIMEFRAME]} {tags[RANGE_START]} {tags[RANGE_END]}"
+
+
+@pytest.fixture
+def tick(location: Any) -> Ticker:
+    """Give the sensor over the location."""
+    return Ticker(location)
+
+
+def test_empty_store_is_filled_long_timeframes_first_one_symbol_a_run(
+    location: Any, tick: Ticker
+) -> None:
+    """Days before hours; every run is of one symbol and runs no check; then it is quiet."""
+    requests = tick.requests()
+    assert [name_of(request) for request in requests] == [
+        "1d AAPL|2023 AAPL|2026",
+        "1d MSFT|2023 MSFT|2026",
+        "1h AAPL|2023 AAPL|2026",
+        "1h MSFT|2023 MSFT|2026",
+    ]
+    assert all(request.asset_check_keys == [] for request in requests)
+    assert all(request.run_key is None for request in requests)
+    for request in requests:
+        assert location.run_requested(request).success
+    assert tick.text() == "nothing is missing in 4 series"
+    before = len(location.history())
+    assert tick.requests() == []
+    assert len(location.history()) == before
+
+
+def test_inner_days_that_vanish_are_found_and_exactly_they_are_asked_for(
+    location: Any, tick: Ticker, forget: Callable[..., int]
+) -> None:
+    """Nothing is restarted: the next tick sees the holes, and the requests cover them alone."""
+    tick.fill()
+    days = [date(2023, 6, 14), date(2024, 11, 29), date(2026, 2, 10)]
+    before = location.store.rows(series := location.series("AAPL", "1h"))
+    whole = location.store.read(series)
+    assert forget(location, "AAPL", "1h", days) == 7 + 4 + 7
+    audited = location.store.ledger.request_count()
+    asked = len(location.history())
+    assert tick.fill() == ["1h AAPL|2026 AAPL|2026", "1h AAPL|2023 AAPL|2024"]
+    assert location.store.rows(series) == before
+    assert location.store.read(series).equals(whole)
+    new = location.store.ledger.requests(10_000)[
+        : len(location.store.ledger.requests(10_000)) - audited
+    ]
+    assert {record.series for record in new} == {"AAPL|1h"}
+    assert sorted(record.rows for record in new) == [4, 7, 7]
+    assert [record.duration for record in new] == ["1 D"] * 3
+    assert len(location.history()) - asked == 3
+    assert tick.text() == "nothing is missing in 4 series"
+
+
+def test_series_under_way_is_not_asked_for_again(location: Any, tick: Ticker) -> None:
+    """Queued runs of the sensor, and runs that a person launched, keep their series."""
+    [first, *others] = tick.requests()
+    job = location.defs().resolve_implicit_global_asset_job_def()
+    location.instance.create_run_for_job(
+        job,
+        tags=first.tags,
+        asset_selection={dg.AssetKey(["bars", "1d"])},
+        status=dg.DagsterRunStatus.STARTING,
+    )
+    location.instance.create_run_for_job(
+        job,
+        tags={RANGE_START: "AAPL|2024", RANGE_END: "MSFT|2024"},
+        asset_selection={dg.AssetKey(["bars", "1h"])},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    requests = tick.requests()
+    assert [name_of(one) for one in requests] == [name_of(others[0])]
+    assert '"said": "4 series lack' in tick.cursor
+    assert "3 are under way" in tick.cursor
+
+
+def test_failing_symbol_does_not_keep_others_waiting(
+    location: Any, tick: Ticker, failing_ib: Callable[..., Any]
+) -> None:
+    """What fails is left alone until its next try; the others are filled meanwhile."""
+
+    def fails(request: BarRequest) -> GatewayError | None:
+        if request.series.symbol == "AAPL":
+            return RequestRejectedError(str(request), came="refused by the test")
+        return None
+
+    ib = failing_ib(fails)
+    names = tick.fill(ib=ib)
+    assert {name for name in names if "MSFT" in name} == {
+        "1d MSFT|2023 MSFT|2026",
+        "1h MSFT|2023 MSFT|2026",
+    }
+    text = tick.text()
+    assert "none is due" in text or "wait after runs that changed nothing" in text
+    tick.now = NOW + timedelta(days=2)
+    assert any(request.tags[SYMBOL] == "AAPL" for request in tick.requests())
+
+
+def test_runs_that_change_nothing_are_not_started_again_at_once(
+    location: Any, tick: Ticker
+) -> None:
+    """A run that dies leaves no attempt behind; its series waits all the same."""
+    job = location.defs().resolve_implicit_global_asset_job_def()
+    for request in tick.requests():
+        location.instance.create_run_for_job(
+            job,
+            tags=request.tags,
+            asset_selection=set(request.asset_selection),
+            status=dg.DagsterRunStatus.FAILURE,
+        )
+    assert "4 wait after runs that changed nothing" in tick.text()
+
+
+def test_history_of_manual_symbols_is_left_to_a_person(location: Any, tick: Ticker) -> None:
+    """Nothing of it is asked for before there are bars, then only what came after them."""
+    text = location.layout.universe.read_text()
+    location.layout.universe.write_text(text.replace("AAPL: {}", "AAPL: {backfill: manual}"))
+    assert all("MSFT" in name for name in tick.fill())
+    assert "left to a person" in tick.text()
+    location.run("1d", "AAPL|2025", "AAPL|2025")
+    assert tick.fill() == ["1d AAPL|2026 AAPL|2026"]
+    days = location.store.rows_per_session(location.series("AAPL", "1d"))
+    assert min(days) == date(2025, 1, 2)
+    assert max(days) == date(2026, 6, 11)
+
+
+def test_while_the_gateway_is_away_no_run_is_started(
+    location: Any, tick: Ticker, failing_ib: Callable[..., Any]
+) -> None:
+    """The first run that finds nobody says so; after a while it is tried again."""
+
+    def away(request: BarRequest) -> GatewayError | None:
+        return GatewayUnreachableError(str(request), came="nothing listens")
+
+    request = tick.requests()[0]
+    assert not location.run_requested(request, ib=failing_ib(away)).success
+    absence = AbsenceFile(location.layout)
+    known = absence.read()
+    assert known is not None
+    tick.now = known.seen_at + timedelta(minutes=1)
+    assert "the gateway is away since" in tick.text()
+    absence.end()
+    tick.now = NOW
+    Ledger(location.layout.ledger).hasten_attempts(NOW)
+    assert request.tags[SYMBOL] in {one.tags[SYMBOL] for one in tick.requests()}
+
+
+def test_symbol_without_a_partition_is_left_to_the_universe_sensor(
+    location: Any, tick: Ticker
+) -> None:
+    """An unknown partition would fail the whole tick."""
+    location.instance.delete_dynamic_partition("symbols_1d", "MSFT")
+    assert "1d MSFT|2023 MSFT|2026" not in {name_of(one) for one in tick.requests()}
+    assert "1 have no partition yet" in tick.cursor
+
+
+def test_big_backlog_is_announced_once_with_its_plan(location: Any, tick: Ticker) -> None:
+    """Requests, bars, bytes and time are told with the way to leave it to oneself."""
+    location.layout.universe.write_text(
+        "defaults: {timeframes: [1m], start: 2018-01-02}\n"
+        "windows: {1m: 2018-01}\nsymbols: {AAPL: {}}"
+    )
+    location.instance.add_dynamic_partitions("symbols_1m", ["AAPL"])
+    tick()
+    assert "a backlog of 1 series is loaded from now on" in tick.cursor
+    assert "requests, up to 8" in tick.cursor
+    assert "backfill: manual" in tick.cursor
+    tick()
+    assert "backlog" not in tick.cursor

@@ -1,0 +1,88 @@
+"""The gateway sensor: it knocks while nobody is there, and work goes on at once afterwards."""
+
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.defs.gateway_sensor import gateway_sensor
+from ktrdr_pipelines.defs.resources import IbResource
+from ktrdr_pipelines.load.absence import AbsenceFile
+
+NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def tick(location: Any) -> Callable[..., Any]:
+    """Give the way to tick the sensor, with the location's gateway or another port."""
+
+    def run(now: datetime = NOW, port: int | None = None) -> Any:
+        defs = location.defs()
+        resources = dict(defs.resources)
+        if port is not None:
+            fields = resources["ib"].model_dump() | {"port": port}
+            resources["ib"] = IbResource(**fields)
+        context = dg.build_sensor_context(
+            instance=location.instance, resources=resources, definitions=defs
+        )
+        return gateway_sensor(location.windows(), lambda: now)(context)
+
+    return run
+
+
+def test_nobody_is_asked_while_nothing_is_known_to_be_wrong(
+    location: Any, tick: Callable[..., Any]
+) -> None:
+    """No connection is made for nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        told = tick(port=server.getsockname()[1])
+        assert told.skip_message == "the gateway is not known to be away"
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_gateway_that_is_still_away_is_named_and_the_absence_confirmed(
+    location: Any, tick: Callable[..., Any]
+) -> None:
+    """The word of its absence counts on from now."""
+    absence = AbsenceFile(location.layout)
+    absence.note(NOW - timedelta(minutes=9), "nothing listens")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    text = tick(port=port).skip_message
+    assert "still away, since 2026-06-12 11:51:00Z" in text
+    known = absence.read()
+    assert known is not None
+    assert (known.since, known.seen_at) == (NOW - timedelta(minutes=9), NOW)
+    assert known.is_believed(NOW + timedelta(minutes=5))
+
+
+def test_gateway_that_is_back_starts_at_once_what_was_put_off(
+    location: Any, tick: Callable[..., Any]
+) -> None:
+    """Tries that wait for hours are due now, and the first runs are asked for in this tick."""
+    AbsenceFile(location.layout).note(NOW - timedelta(minutes=2), "nothing listens")
+    stretch = Interval(datetime(2023, 3, 1, tzinfo=UTC), datetime(2026, 6, 12, tzinfo=UTC))
+    for symbol in ("AAPL", "MSFT"):
+        for timeframe in ("1d", "1h"):
+            location.store.ledger.record_attempt(
+                f"{symbol}|{timeframe}",
+                stretch,
+                "error",
+                error="nothing listens",
+                code=None,
+                next_try_at=NOW + timedelta(hours=6),
+                at=NOW,
+            )
+    result = tick()
+    assert len(result.run_requests) == 4
+    assert (
+        "the gateway is back, after 2026-06-12 11:58:00Z; 4 tries are due at once" in result.cursor
+    )
+    assert AbsenceFile(location.layout).read() is None
+    assert tick().skip_message == "the gateway is not known to be away"

@@ -1,0 +1,165 @@
+"""Pruning run history: files and rows go, what Dagster says of windows stays."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ktrdr_pipelines.defs.history import FAILED_KEPT, KEPT, QUIET_KEPT, prune_history
+from ktrdr_pipelines.defs.tags import QUIET, YES
+
+WINDOWS = dg.StaticPartitionsDefinition(["2022", "2023", "2024"])
+KEY = dg.AssetKey("bars")
+SOON = timedelta(minutes=1)
+
+
+@dg.asset(name="bars", partitions_def=WINDOWS)
+def bars(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Tell of a window, or fail where the run is told to."""
+    if "fail" in context.run.tags:
+        raise dg.Failure("told to")
+    return dg.MaterializeResult(metadata={"rows": 7})
+
+
+@dg.asset_check(asset="bars", name="sane")
+def sane() -> dg.AssetCheckResult:
+    """Pass."""
+    return dg.AssetCheckResult(passed=True)
+
+
+@dg.op
+def quiet_op() -> None:
+    """Tell of nothing."""
+
+
+@dg.job
+def quiet_job() -> None:
+    """Tell of nothing."""
+    quiet_op()
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """Give an instance with its files in a folder, as in production."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
+def run(instance: dg.DagsterInstance, window: str, **tags: str) -> str:
+    """Materialize a window and give the run."""
+    done = dg.materialize(
+        [bars], instance=instance, partition_key=window, tags=tags, raise_on_error=False
+    )
+    return done.run_id
+
+
+def windows(instance: dg.DagsterInstance) -> set[str]:
+    """Name the windows that Dagster takes for materialized."""
+    return set(instance.get_materialized_partitions(KEY))
+
+
+def runs(instance: dg.DagsterInstance) -> set[str]:
+    """Name the runs that there are."""
+    return {one.run_id for one in instance.get_runs()}
+
+
+def prune(instance: dg.DagsterInstance, age: timedelta, **most: int) -> Any:
+    """Prune as if all history were of an age."""
+    now = datetime.now(tz=UTC) + age + SOON
+    return prune_history(instance, now, most_runs=100, most_windows=100, **most)
+
+
+def test_old_runs_go_and_their_windows_stay_materialized(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Every run is gone with its files; the windows and what was said of them are still there."""
+    ids = {run(instance, window) for window in ("2022", "2023")}
+    before = windows(instance)
+    shards = [path for run_id in ids for path in tmp_path.rglob(f"{run_id}*")]
+    assert len(shards) >= 4
+    done = prune(instance, KEPT)
+    assert (done.runs, done.windows) == (2, 2)
+    assert runs(instance) == set()
+    assert not any(path.exists() for path in shards)
+    assert done.freed_bytes > 200_000
+    assert windows(instance) == before == {"2022", "2023"}
+    [record] = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=KEY, asset_partitions=["2023"]), limit=5
+    ).records
+    assert record.asset_materialization is not None
+    metadata = record.asset_materialization.metadata
+    assert metadata["rows"].value == 7
+    assert "told_at" in metadata
+    assert prune(instance, KEPT).runs == 0
+
+
+def test_young_runs_stay(instance: dg.DagsterInstance) -> None:
+    """A run that told of a window is kept for two weeks, a failed one for one."""
+    kept = run(instance, "2022")
+    failed = run(instance, "2023", fail=YES)
+    assert prune(instance, FAILED_KEPT - 2 * SOON).runs == 0
+    assert prune(instance, FAILED_KEPT).runs == 1
+    assert runs(instance) == {kept}
+    assert failed not in runs(instance)
+    assert windows(instance) == {"2022"}
+
+
+def test_run_whose_windows_were_told_of_later_is_deleted_without_telling_again(
+    instance: dg.DagsterInstance,
+) -> None:
+    """The newer run says it all; it stays, as it is the newest, until it is told again itself."""
+    run(instance, "2022")
+    run(instance, "2022")
+    done = prune(instance, KEPT)
+    assert (done.runs, done.windows) == (2, 1)
+    assert windows(instance) == {"2022"}
+
+
+def test_quiet_runs_go_after_hours(instance: dg.DagsterInstance) -> None:
+    """Tails that told of nothing are most of the history; others of that age stay."""
+    loud = run(instance, "2022")
+    done = quiet_job.execute_in_process(instance=instance, tags={QUIET: YES})
+    assert prune(instance, QUIET_KEPT - 2 * SOON).runs == 0
+    assert prune(instance, QUIET_KEPT).runs == 1
+    assert runs(instance) == {loud}
+    assert done.run_id not in runs(instance)
+
+
+def test_quiet_run_that_did_tell_of_a_window_is_kept(instance: dg.DagsterInstance) -> None:
+    """The tag alone deletes nothing: the events count."""
+    told = run(instance, "2022", **{QUIET: YES})
+    assert prune(instance, QUIET_KEPT).runs == 0
+    assert runs(instance) == {told}
+
+
+def test_newest_result_of_a_check_is_kept(instance: dg.DagsterInstance) -> None:
+    """A run with a check's newest result stays; when a newer one has come, it goes."""
+
+    def check() -> str:
+        return dg.materialize([bars, sane], instance=instance, partition_key="2022").run_id
+
+    first = check()
+    assert prune(instance, KEPT).runs == 0
+    second = check()
+    assert prune(instance, KEPT).runs == 1
+    assert runs(instance) == {second}
+    assert first not in runs(instance)
+
+
+def test_running_runs_are_never_deleted(instance: dg.DagsterInstance) -> None:
+    """However old it is, a run that has not ended stays."""
+    instance.create_run_for_job(quiet_job, tags={QUIET: YES})
+    assert prune(instance, KEPT).runs == 0
+    assert len(runs(instance)) == 1
+
+
+def test_a_tick_is_bounded(instance: dg.DagsterInstance) -> None:
+    """No more runs than asked for are looked at, the oldest first."""
+    ids = [run(instance, "2022") for _ in range(3)]
+    now = datetime.now(tz=UTC) + KEPT + SOON
+    done = prune_history(instance, now, most_runs=2, most_windows=100)
+    assert done.runs == 2
+    assert runs(instance) == {ids[-1]}

@@ -1,0 +1,163 @@
+"""Where data begin, when the gateway does not say so or says it wrong: asked for little, proved."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+
+from ktrdr_pipelines.core.bars import micros
+from ktrdr_pipelines.core.calendars import Calendars, calendar_named
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.gapbook import GapBook
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.modes import Bounds, Mode
+from tests.load.conftest import World
+from tests.load.fakes import dense_keys, series_of, truth_of, utc
+
+MakeWorld = Callable[..., World]
+RTH = "XNYS.RTH"
+FIRST, END, LISTED = date(2014, 1, 2), date(2024, 7, 1), date(2023, 5, 16)
+
+
+def listed_late(
+    world: MakeWorld, timeframe: Timeframe, *, hole: tuple[date, date] | None = None
+) -> World:
+    """Make ten wanted years of an instrument whose bars begin in the last, at every bar size."""
+    made = world(RTH, timeframe, FIRST, END, keys=_keys(timeframe, hole), now=utc(2024, 7, 1, 12))
+    for other in (Timeframe.D1, Timeframe.W1):
+        truth = truth_of(_keys(other, hole), other, calendar_named(RTH))
+        made.bench.gateway.truth[made.series.symbol, other] = truth
+    return made
+
+
+def _keys(timeframe: Timeframe, hole: tuple[date, date] | None) -> np.ndarray:
+    first = LISTED if hole is None else date(2017, 3, 6)
+    keys = dense_keys(RTH, timeframe, first, date(2024, 9, 1))
+    if hole is None:
+        return keys
+    low, high = (micros(utc(day.year, day.month, day.day)) for day in hole)
+    return keys[(keys < low) | (keys >= high)]
+
+
+@pytest.mark.parametrize("nothing_past_oldest", [False, True])
+@pytest.mark.parametrize(
+    ("timeframe", "most"), [(Timeframe.H1, 85), (Timeframe.M30, 85), (Timeframe.D1, 70)]
+)
+def test_years_before_a_listing_cost_a_few_requests_each(
+    world: MakeWorld, timeframe: Timeframe, most: int, nothing_past_oldest: bool
+) -> None:
+    """Nine silent years take four requests each at most, not seven for each month of them."""
+    made = listed_late(world, timeframe)
+    made.bench.gateway.nothing_past_oldest = nothing_past_oldest
+    report = made.load()
+    assert report.is_complete, report.summary
+    made.check_complete()
+    assert report.requests <= most
+    assert report.before_listing
+    assert made.load().requests == 0
+
+
+def test_what_was_probed_serves_every_timeframe(world: MakeWorld) -> None:
+    """A year that was found silent for one bar size is silent for all, and asked about once."""
+    made = listed_late(world, Timeframe.H1)
+    made.load()
+    hours4 = series_of(made.series.instrument, Timeframe.H4)
+    truth = truth_of(_keys(Timeframe.H4, None), Timeframe.H4, calendar_named(RTH))
+    made.bench.gateway.truth[made.series.symbol, Timeframe.H4] = truth
+    asked = made.bench.asked
+    report = made.bench.load(hours4, made.wanted)
+    assert report.is_complete
+    years = [one for one in made.bench.gateway.asked[asked:] if one.duration == "2 Y"]
+    assert years == []
+    assert report.requests <= 35
+
+
+def test_a_hole_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld) -> None:
+    """Bars behind a silent year are all loaded; the hole is proved empty, not before a listing."""
+    hole = date(2019, 1, 1), date(2020, 1, 1)
+    made = listed_late(world, Timeframe.H1, hole=hole)
+    report = made.load()
+    assert report.is_complete, report.summary
+    made.check_complete()
+    before = Interval(made.wanted.start, utc(2017, 3, 6, 14))
+    assert all(before.covers(part) for part in report.before_listing)
+    empty = IntervalSet(one.interval for one in made.bench.store.coverage(made.series).empty)
+    inside = Interval(utc(2019, 1, 2, 14, 30), utc(2019, 12, 31, 21))
+    sessions = calendar_named(RTH).sessions(*hole)
+    assert all(empty.clip(inside).covers(Interval(s.opens_at, s.closes_at)) for s in sessions)
+    assert made.load().requests == 0
+
+
+def test_a_head_that_held_bars_contradict_excuses_nothing(world: MakeWorld) -> None:
+    """A gateway that names a late start hides no bar before it."""
+    made = listed_late(world, Timeframe.H1)
+    made.bench.gateway.head_at = utc(2024, 1, 3, 14, 30)
+    made.bench.load(made.series, Interval(utc(2023, 6, 1), utc(2023, 7, 1)))
+    report = made.load()
+    assert report.is_complete
+    made.check_complete()
+
+
+def test_a_backfill_ends_where_the_data_begin(world: MakeWorld) -> None:
+    """With a head timestamp a backfill asks from the oldest bar to it, and nothing before."""
+    made = listed_late(world, Timeframe.H1)
+    made.bench.gateway.head_at = utc(2023, 5, 16, 13, 30)
+    made.bench.load(made.series, Interval(utc(2024, 1, 2), utc(2024, 2, 1)))
+    asked = made.bench.asked
+    bounds = Bounds(start=made.wanted.start)
+    (report,) = made.bench.run(Job(made.series, Mode.BACKFILL, bounds))
+    assert report.is_complete
+    oldest = min(request.ends_at for request in made.bench.gateway.asked[asked:])
+    assert oldest > made.bench.gateway.head_at - timedelta(days=31)
+    assert report.requests <= 9 + 7
+
+
+def test_the_first_day_of_a_listing_is_whole(world: MakeWorld) -> None:
+    """Trading begins at noon of the first day: its bars are stored, and nothing before them."""
+    keys = _keys(Timeframe.M1, None)
+    keys = keys[keys >= micros(utc(2023, 5, 16, 16))]
+    made = world(RTH, Timeframe.M1, date(2023, 5, 8), date(2023, 5, 27), keys=keys)
+    made.bench.gateway.head_at = utc(2023, 5, 16, 16, 0, 12)
+    report = made.load()
+    assert report.is_complete
+    made.check_complete()
+    assert made.bench.store.read(made.series)["ts"][0].as_py() == utc(2023, 5, 16, 16)
+    assert report.before_listing
+
+
+def test_the_gap_book_knows_silent_years(world: MakeWorld) -> None:
+    """After a complete load it tells no gap, so that no sensor comes back to silent years."""
+    made = listed_late(world, Timeframe.H1)
+    series = series_of(replace(made.series.instrument, start=FIRST), Timeframe.H1)
+    book = GapBook(made.bench.store, Calendars(), made.bench.gateway.gateway)
+    assert book.look([series], made.bench.gateway.time)[0].gaps
+    made.bench.load(series, made.wanted)
+    assert book.look([series], made.bench.gateway.time)[0].gaps == ()
+    later = made.bench.gateway.time + timedelta(days=366)
+    assert book.look([series], later)[0].gaps
+
+
+@pytest.mark.parametrize("timeframe", Timeframe)
+def test_no_bar_near_the_edge_of_a_silent_year_is_excused(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """Data that begin in the first days of January, in a week that began in December."""
+    first = date(2024, 1, 3)
+    made = world(
+        RTH,
+        timeframe,
+        date(2023, 10, 2),
+        date(2024, 2, 3),
+        keys=dense_keys(RTH, timeframe, first, date(2024, 9, 1)),
+        now=utc(2024, 7, 2),
+    )
+    for other in (Timeframe.D1, Timeframe.W1):
+        keys = dense_keys(RTH, other, first, date(2024, 9, 1))
+        truth = truth_of(keys, other, calendar_named(RTH))
+        made.bench.gateway.truth[made.series.symbol, other] = truth
+    assert made.load().is_complete
+    made.check_complete()
+    assert made.bench.store.rows(made.series) > 0

@@ -1,0 +1,261 @@
+"""Asking again for what is settled: a refresh by a person, and suspect sessions by themselves."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.core.bars import bars_between, micros
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewayError, RequestRejectedError
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.modes import AskedBy, Mode
+from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.store.ledger import series_key
+from tests.load.conftest import World
+from tests.load.fakes import dense_keys, truth_of, utc
+
+MakeWorld = Callable[..., World]
+RTH = "XNYS.RTH"
+JUNE = date(2024, 6, 3), date(2024, 6, 29)
+
+
+def refresh(made: World, stretch: Interval | None = None) -> SeriesReport:
+    """Ask again for a stretch."""
+    wanted = IntervalSet([stretch or made.wanted])
+    return made.bench.run(Job(made.series, wanted=wanted, refresh=True))[0]
+
+
+def restate(made: World, first: date, end: date) -> None:
+    """Let the gateway give other volumes for some dates from now on."""
+    key = made.series.symbol, made.series.timeframe
+    truth = made.bench.gateway.truth[key]
+    days = truth.bars["session_date"].to_numpy().astype("datetime64[D]")
+    changed = (days >= np.datetime64(first)) & (days < np.datetime64(end))
+    volume = np.where(changed, 7.0, truth.bars["volume"].to_numpy())
+    place = truth.bars.schema.get_field_index("volume")
+    bars = truth.bars.set_column(place, truth.bars.schema.field("volume"), pa.array(volume))
+    made.bench.gateway.truth[key] = replace(truth, bars=bars)
+
+
+def take_away(made: World, day: date) -> int:
+    """Let the gateway know nothing of a date any more, and count the bars."""
+    key = made.series.symbol, made.series.timeframe
+    truth = made.bench.gateway.truth[key]
+    kept = truth.bars["session_date"].to_numpy().astype("datetime64[D]") != np.datetime64(day)
+    made.bench.gateway.truth[key] = replace(
+        truth,
+        bars=truth.bars.filter(pa.array(kept)),
+        opens=truth.opens[kept],
+        closes=truth.closes[kept],
+    )
+    return int((~kept).sum())
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H1, Timeframe.D1, Timeframe.W1])
+def test_a_refresh_asks_each_chunk_once_and_keeps_what_changed(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """The same requests as the first load; changed bars stand, their old values are revisions."""
+    made = world(RTH, timeframe, *JUNE)
+    first = made.load()
+    before = list(made.bench.gateway.asked)
+    restate(made, date(2024, 6, 10), date(2024, 6, 17))
+    coverage = made.bench.store.coverage(made.series)
+    report = refresh(made)
+    again = made.bench.gateway.asked[len(before) :]
+    assert {(one.ends_at, one.duration) for one in again} == {
+        (one.ends_at, one.duration) for one in before
+    }
+    assert len(again) == len(before) == first.requests
+    assert report.is_complete
+    assert (report.added, report.kept) == (0, 0)
+    revisions = made.bench.ledger.revisions(series_key(made.series))
+    assert len(revisions) == report.revised > 0
+    assert {one.volume for one in revisions} == {100.0}
+    assert made.bench.store.coverage(made.series) == coverage
+    made.check_complete()
+
+
+def test_a_refresh_of_a_part_asks_for_that_part(world: MakeWorld) -> None:
+    """Only the sessions of the named stretch are asked for."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    asked = made.bench.asked
+    report = refresh(made, Interval(utc(2024, 6, 11, 4), utc(2024, 6, 14, 4)))
+    assert report.requests == 3
+    assert [one.ends_at.day for one in made.bench.gateway.asked[asked:]] == [14, 13, 12]
+
+
+def test_a_refresh_fills_what_was_missing_too(world: MakeWorld) -> None:
+    """What was never settled is asked for once, with the rest."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.bench.load(made.series, Interval(made.wanted.start, utc(2024, 6, 12, 4)))
+    assert refresh(made).is_complete
+    made.check_complete()
+
+
+def test_a_refresh_that_fails_takes_nothing_back(world: MakeWorld) -> None:
+    """Coverage and bars stand as they were; what could not be had is said, and is no gap."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    coverage, bars = made.bench.store.coverage(made.series), made.bench.store.read(made.series)
+
+    def fail(request: BarRequest, answer: pa.Table) -> pa.Table | GatewayError:
+        return RequestRejectedError("bars") if request.ends_at == utc(2024, 6, 13, 4) else answer
+
+    made.bench.gateway.twist = fail
+    report = refresh(made)
+    assert not report.is_complete
+    assert not report.unexplained
+    assert report.not_refreshed == IntervalSet(
+        [Interval(utc(2024, 6, 12, 13, 30), utc(2024, 6, 12, 20))]
+    )
+    assert "not all refreshed" in report.summary
+    assert made.bench.store.coverage(made.series) == coverage
+    assert made.bench.store.read(made.series).equals(bars)
+    made.bench.gateway.twist = None
+    assert made.load().requests == 0
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H1])
+def test_bars_that_the_gateway_no_longer_gives_stay_and_are_counted(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """A refresh deletes nothing: what has vanished is kept and told as a number."""
+    made = world(RTH, timeframe, *JUNE)
+    made.load()
+    bars = made.bench.store.read(made.series)
+    gone = take_away(made, date(2024, 6, 12))
+    report = refresh(made)
+    assert report.is_complete
+    assert report.kept == gone > 0
+    assert made.bench.store.read(made.series).equals(bars)
+    assert made.bench.store.coverage(made.series).empty == ()
+
+
+def test_a_stop_in_the_middle_of_a_refresh_loses_nothing(world: MakeWorld) -> None:
+    """What was answered before the stop is stored; all else stands as it was."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    coverage, asked = made.bench.store.coverage(made.series), made.bench.asked
+    restate(made, *JUNE)
+
+    async def stop(_: BarRequest) -> None:
+        if made.bench.asked == asked + 12:
+            await made.bench.cancel()
+
+    made.bench.gateway.before_answer = stop
+    with pytest.raises(asyncio.CancelledError):
+        refresh(made)
+    assert made.bench.store.coverage(made.series) == coverage
+    volumes = made.bench.store.read(made.series, made.wanted)["volume"].to_numpy()
+    assert 390 * 5 <= int((volumes == 7.0).sum()) < 390 * 19
+    made.bench.gateway.before_answer = None
+    assert refresh(made).is_complete
+    made.check_complete()
+
+
+def test_two_loads_of_which_one_refreshes_both_end(world: MakeWorld) -> None:
+    """What another run saves answers no refresh; it is asked for all the same."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    wanted = IntervalSet([made.wanted])
+    first, second = made.bench.run(
+        Job(made.series, wanted=wanted), Job(made.series, wanted=wanted, refresh=True)
+    )
+    assert (first.requests, second.requests) == (19, 19)
+
+
+# --- suspects -------------------------------------------------------------------------------
+
+
+def cut_short(made: World, day: date, minutes: int) -> None:
+    """Let the gateway leave out the end of a session whenever it is asked."""
+    opens = calendar_named(RTH).sessions(day, day + timedelta(days=1))[0].opens_at
+    low, high = micros(opens) + minutes * 60_000_000, micros(opens) + 390 * 60_000_000
+
+    def leave_out(_: BarRequest, bars: pa.Table) -> pa.Table:
+        keys = bars["ts"].cast(pa.int64()).to_numpy()
+        return bars.filter(pa.array((keys < low) | (keys >= high)))
+
+    made.bench.gateway.twist = leave_out
+
+
+def sensor(made: World) -> SeriesReport:
+    """Fill gaps as automatic work does."""
+    wanted = IntervalSet([made.wanted])
+    return made.bench.run(Job(made.series, wanted=wanted, asked_by=AskedBy.SENSOR))[0]
+
+
+def test_a_suspect_session_is_asked_once_more_and_made_whole(world: MakeWorld) -> None:
+    """A session that answered with half its bars gets the others from the next load."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 100)
+    assert made.load().is_complete
+    assert made.bench.store.rows(made.series, made.wanted) == 19 * 390 - 290
+    made.bench.gateway.twist = None
+    report = sensor(made)
+    assert (report.requests, report.added) == (1, 290)
+    made.check_complete()
+    assert sensor(made).requests == 0
+
+
+def test_a_suspect_that_gives_the_same_is_believed(world: MakeWorld) -> None:
+    """Asked once more with the same outcome it is confirmed, and never asked again."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 100)
+    made.load()
+    first = sensor(made)
+    assert 1 <= first.requests <= 2
+    assert first.is_complete
+    assert made.bench.ledger.confirmed(series_key(made.series)) == {date(2024, 6, 13): 100}
+    for mode in Mode:
+        assert (
+            made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))[0].requests
+            == 0
+        )
+
+
+def test_a_suspect_that_fails_is_put_off(world: MakeWorld) -> None:
+    """Asking again may fail: the bars stay settled, and the next try waits."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 100)
+    made.load()
+    made.bench.gateway.twist = lambda *_: RequestRejectedError("bars")
+    report = sensor(made)
+    assert report.requests == 1
+    assert not report.unexplained
+    assert not report.is_complete
+    assert sensor(made).requests == 0
+    made.bench.gateway.time += timedelta(minutes=6)
+    made.bench.gateway.twist = None
+    assert sensor(made).added == 290
+
+
+def test_a_tail_asks_for_no_suspect(world: MakeWorld) -> None:
+    """Freshness does not wait for doubts about the past."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 100)
+    made.load()
+    wanted = IntervalSet([made.wanted])
+    assert made.bench.run(Job(made.series, Mode.TAIL, wanted=wanted))[0].requests == 0
+
+
+def test_a_thin_market_has_no_suspects(world: MakeWorld) -> None:
+    """What varies from day to day by nature is not asked for twice."""
+    keys = dense_keys(RTH, Timeframe.M1, date(2024, 4, 1), date(2024, 7, 20))
+    keys = keys[np.random.default_rng(5).random(len(keys)) < 0.2]
+    made = world(RTH, Timeframe.M1, *JUNE, keys=keys)
+    assert made.load().is_complete
+    assert sensor(made).requests == 0
+    made.check_complete()
+    truth = truth_of(keys, Timeframe.M1, calendar_named(RTH)).bars
+    ends = made.wanted.start, made.wanted.end
+    assert made.bench.store.rows(made.series, made.wanted) == bars_between(truth, *ends).num_rows

@@ -1,0 +1,129 @@
+"""Requests that are never answered because they are too wide are asked narrower."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.plan import narrower
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewayError, GatewaySilentError
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.modes import Mode
+from ktrdr_pipelines.load.reports import Quiet
+from tests.load.conftest import World
+from tests.load.fakes import start_of, utc
+
+MakeWorld = Callable[..., World]
+RTH = "XNYS.RTH"
+
+
+class Telling(Quiet):
+    """Keeps what a load says by the way."""
+
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def noted(self, series: Series, text: str) -> None:
+        self._told.append(text)
+
+
+def silent_beyond(days: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
+    """Answer nothing that reaches over more than some days."""
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        assert request.ends_at is not None
+        is_wide = (request.ends_at - start_of(request, request.ends_at)).days > days
+        return GatewaySilentError("bars", came="no answer in 30 s") if is_wide else bars
+
+    return twist
+
+
+@pytest.mark.parametrize("mode", [Mode.FULL, Mode.TAIL])
+@pytest.mark.parametrize(
+    ("timeframe", "days", "most"),
+    [(Timeframe.H1, 10, 40), (Timeframe.M5, 4, 75), (Timeframe.D1, 70, 15), (Timeframe.W1, 180, 9)],
+)
+def test_a_width_that_works_is_found_and_kept(
+    world: MakeWorld, mode: Mode, timeframe: Timeframe, days: int, most: int
+) -> None:
+    """Each silence halves the width once; what works is used for the rest of the run."""
+    made = world(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 29))
+    made.bench.gateway.twist = silent_beyond(days)
+    made.bench.gateway.places = 1
+    (report,) = made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
+    assert report.is_complete, report.summary
+    assert report.failures == ()
+    made.check_complete()
+    silences = [
+        request
+        for request in made.bench.gateway.asked
+        if (request.ends_at - start_of(request, request.ends_at)).days > days
+    ]
+    assert len(silences) <= 6
+    assert report.requests <= most
+    assert made.load().requests == 0
+
+
+def test_requests_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
+    """Six silences about the same width are one finding, not six halvings."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
+    made.bench.gateway.twist = silent_beyond(15)
+    report = made.load()
+    assert report.is_complete
+    assert report.requests <= 6 + 38 + 16
+    made.check_complete()
+
+
+def test_one_session_that_is_never_answered_stays_a_failure(world: MakeWorld) -> None:
+    """The rest of the chunk comes; the poisoned session alone is left, with a try."""
+    made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 29))
+    poison = utc(2024, 6, 12, 14), utc(2024, 6, 12, 15)
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        assert request.ends_at is not None
+        start = start_of(request, request.ends_at)
+        hit = start < poison[1] and poison[0] < request.ends_at
+        return GatewaySilentError("bars") if hit else bars
+
+    made.bench.gateway.twist = twist
+    report = made.load()
+    assert [part.start.day for part in report.unexplained] == [12]
+    assert report.unexplained.length.total_seconds() == 6.5 * 3600
+    assert len(report.failures) == 1
+    made.check()
+    made.bench.gateway.twist = None
+    assert made.load().requests == 1
+    made.check_complete()
+
+
+@pytest.mark.parametrize("timeframe", Timeframe)
+def test_a_narrower_width_is_always_less(timeframe: Timeframe) -> None:
+    """From any width one session is reached, and below it there is nothing."""
+    width: int | None = 300
+    seen = []
+    while width is not None:
+        seen.append(width)
+        width = narrower(timeframe, width)
+    assert seen == sorted(seen, reverse=True)
+    assert len(set(seen)) == len(seen) <= 9
+    assert seen[-1] == 1
+
+
+def test_a_question_asked_again_at_once_says_that_it_waits(world: MakeWorld) -> None:
+    """IB's rule of identical requests makes a retry wait; a person is told why nothing moves."""
+    made = world(RTH, Timeframe.M1, date(2024, 6, 12), date(2024, 6, 13))
+    told: list[str] = []
+    failing = iter([True])
+    made.bench.gateway.twist = lambda _, bars: (
+        GatewaySilentError("bars") if next(failing, False) else bars
+    )
+    manager = replace(made.bench.manager(), progress=Telling(told))
+    asyncio.run(manager.run([Job(made.series, wanted=IntervalSet([made.wanted]))]))
+    assert any("asked once more; IB takes the same only every 15 s" in text for text in told)

@@ -1,0 +1,130 @@
+"""Tails and gaps: each bar that is due is brought by one of them, and by one only."""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.completeness import Gap, GapReason
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.filling import backlog_of, due_to_fill
+from ktrdr_pipelines.load.gapbook import SeriesGaps
+from ktrdr_pipelines.load.tails import due_tails, is_behind
+from ktrdr_pipelines.store.attempts import Attempt, AttemptKind
+from ktrdr_pipelines.universe import parse_universe
+
+NOW = datetime(2024, 6, 7, 22, tzinfo=UTC)
+UNIVERSE = parse_universe("symbols: {AAPL: {}, MSFT: {backfill: manual}}", "here")
+
+
+def series(symbol: str = "AAPL", timeframe: str = "1h") -> Series:
+    """Give a series of the universe."""
+    return Series(UNIVERSE.instrument(symbol), Timeframe(timeframe))
+
+
+def session(day: str, one: Series) -> Interval:
+    """Give the stamps of a session date."""
+    first = date.fromisoformat(day)
+    calendar = calendar_named(one.instrument.calendar)
+    return stamps_between(calendar, one.timeframe, first, first + timedelta(days=1))
+
+
+def found(
+    one: Series, *days: str, until: str | None = "2024-06-06", sessions: int = 1, **other: object
+) -> SeriesGaps:
+    """Say that sessions are missing, of a series that is settled to the end of a date."""
+    gaps = tuple(Gap(session(day, one), sessions, 7 * sessions, GapReason.MISSING) for day in days)
+    settled = session(until, one).end if until else None
+    return SeriesGaps(one, gaps, settled_until=settled, **other)  # type: ignore[arg-type]
+
+
+def tails_of(*given: SeriesGaps) -> dict[str, IntervalSet]:
+    """Give the tails by series."""
+    return {str(tail.series): tail.stamps for tail in due_tails(given, NOW)}
+
+
+def fills_of(*given: SeriesGaps) -> dict[str, IntervalSet]:
+    """Give what runs over gaps would ask for, by series."""
+    return {str(due.series): due.stamps for due in due_to_fill(given, NOW)}
+
+
+def set_of(parts: Iterable[Interval]) -> IntervalSet:
+    """Make a set."""
+    return IntervalSet(parts)
+
+
+def test_newest_session_is_a_tail_and_inner_ones_are_gaps() -> None:
+    """What lies behind the newest bar and is one session goes to the tail, the rest to runs."""
+    one = series()
+    given = found(one, "2023-03-01", "2024-06-07")
+    assert tails_of(given) == {"AAPL 1h": set_of([session("2024-06-07", one)])}
+    assert fills_of(given) == {"AAPL 1h": set_of([session("2023-03-01", one)])}
+
+
+def test_bars_of_the_open_session_are_a_tail() -> None:
+    """What waits in an open session is asked for together with the session before it."""
+    one = series()
+    waiting = IntervalSet([session("2024-06-10", one)])
+    given = found(one, "2024-06-07", waiting=waiting)
+    assert tails_of(given)["AAPL 1h"] == waiting | set_of([session("2024-06-07", one)])
+    assert fills_of(given) == {}
+
+
+@pytest.mark.parametrize("symbol", ["AAPL", "MSFT"])
+def test_series_that_is_behind_is_brought_up_by_runs_alone(symbol: str) -> None:
+    """A tail that jumped ahead would leave a hole that nobody fills for a manual symbol."""
+    one = series(symbol)
+    waiting = IntervalSet([session("2024-06-10", one)])
+    given = found(one, "2024-06-07", until="2024-03-08", sessions=62, waiting=waiting)
+    assert is_behind(given)
+    assert tails_of(given) == {}
+    assert fills_of(given) == {f"{symbol} 1h": set_of([session("2024-06-07", one)])}
+
+
+def test_history_of_a_manual_symbol_is_nobodys() -> None:
+    """Neither inner holes nor an empty store are asked for; its tail is."""
+    one = series("MSFT")
+    given = found(one, "2023-03-01", "2024-06-07")
+    assert tails_of(given) == {"MSFT 1h": set_of([session("2024-06-07", one)])}
+    assert fills_of(given) == {}
+    assert backlog_of([given]) == []
+    empty = found(one, "2023-03-01", until=None, sessions=300)
+    assert (tails_of(empty), fills_of(empty)) == ({}, {})
+
+
+def test_empty_series_has_no_tail() -> None:
+    """All of it is a gap."""
+    one = series()
+    empty = found(one, "2023-03-01", until=None, sessions=300)
+    assert tails_of(empty) == {}
+    assert set(fills_of(empty)) == {"AAPL 1h"}
+
+
+@pytest.mark.parametrize("kind", [AttemptKind.ERROR, AttemptKind.BLOCKED])
+def test_tail_that_was_tried_in_vain_waits_for_its_next_try(kind: AttemptKind) -> None:
+    """Whether the session failed or the whole series is refused, a tail hammers nobody."""
+    one = series()
+    attempt = Attempt(
+        "AAPL|1h", session("2024-06-07", one), kind, "no", None, 1, NOW, NOW,
+        NOW + timedelta(minutes=5),
+    )  # fmt: skip
+    given = found(one, "2024-06-07", attempts=(attempt,))
+    assert tails_of(given) == {}
+    later = due_tails([given], NOW + timedelta(minutes=5))
+    assert [str(tail.series) for tail in later] == ["AAPL 1h"]
+
+
+def test_longest_timeframes_come_first_and_newest_gaps_before_older_ones() -> None:
+    """Days before hours before minutes; within them, the newest end first."""
+    days, hours = series(timeframe="1d"), series(timeframe="1h")
+    other = Series(parse_universe("symbols: {SPY: {}}", "here").instrument("SPY"), Timeframe.D1)
+    given = [
+        found(hours, "2024-06-03"),
+        found(days, "2022-06-03"),
+        found(other, "2024-06-03"),
+    ]
+    assert [str(due.series) for due in due_to_fill(given, NOW)] == ["SPY 1d", "AAPL 1d", "AAPL 1h"]
