@@ -22,6 +22,7 @@ from ktrdr_pipelines.core.calendars import Calendars, calendar_named, learned_ke
 from ktrdr_pipelines.core.instruments import Instrument, Series
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.schedules import LearnedDay, ScheduleSource, differs, every_day, judged
+from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewayError
 from ktrdr_pipelines.load.calendars import open_calendars
@@ -150,11 +151,7 @@ class Schedules:
         if told.refused:
             note(f"the gateway's sessions of {instrument} are not believed: {told.refused}")
         known = {one.day: one for one in self._learned(instrument)}
-        new = [
-            one
-            for one in told.days
-            if (known[one.day] != one if one.day in known else differs(library, one))
-        ]
+        new = [one for one in told.days if _is_new(one, known.get(one.day), library)]
         if new:
             key, at = learned_key(instrument), self._keeper.patience.clock()
             self._store.ledger.record_days(key, new, source, at)
@@ -169,6 +166,13 @@ class Schedules:
         return frozenset(
             day for kind in kinds for day in self._store.rows_per_session(Series(instrument, kind))
         )
+
+
+def _is_new(told: LearnedDay, known: LearnedDay | None, library: SessionCalendar) -> bool:
+    """Say whether a date is worth remembering: the library errs, or does not reach it."""
+    if known is not None:
+        return told != known
+    return library.known is None or told.day > library.known[1] or differs(library, told)
 
 
 def _asked_end(instrument: Instrument, day: date, now: datetime) -> datetime:

@@ -15,7 +15,9 @@ from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewaySilentError
 from ktrdr_pipelines.load.calendars import open_calendars
+from ktrdr_pipelines.load.gapbook import GapBook
 from ktrdr_pipelines.load.reports import Quiet
+from ktrdr_pipelines.load.windows import is_finished
 from tests.load.conftest import Bench, Make, World
 from tests.load.fakes import FakeGateway, dense_keys, schedule_of, stock, truth_of
 
@@ -236,3 +238,42 @@ def test_two_symbols_of_the_gateways_hours_learn_their_own(hidden: tuple[Bench, 
     moved = open_calendars(bench.ledger)
     assert moved.of(series.instrument).known is None
     assert moved.of(replace(series.instrument, symbol="VODA")).known is not None
+
+
+def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> None:
+    """The gap book shows all of it as missing until the gateway has told, then what is true."""
+    bench, series = hidden
+    now = bench.gateway.time
+    book = GapBook(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
+    [found] = book.look([series], now)
+    [gap] = found.gaps
+    assert gap.stamps.end == now
+    assert "not known until the gateway tells them" in gap.detail
+    assert gap.next_try_at is None
+    stamps = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
+    assert not is_finished(
+        bench.store,
+        series,
+        stamps,
+        calendar=open_calendars(bench.ledger).of(series.instrument),
+        proof_now=now,
+    )
+    bench.gateway.schedule_twist = lambda _at, _days: []
+    assert bench.load(series, stamps).error is not None
+    [again] = GapBook(bench.store, open_calendars(bench.ledger), "fake:1").look([series], now)
+    assert again.gaps[0].next_try_at is not None
+
+
+def test_what_was_learned_is_kept_word_for_word(hidden: tuple[Bench, Series]) -> None:
+    """Stretches, closed dates and askings come back from the ledger as they went in."""
+    bench, series = hidden
+    stamps = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
+    bench.load(series, stamps)
+    key = f"{GATEWAYS} VOD"
+    learned = {one.day: one.parts for one in bench.ledger.learned_days()[key]}
+    [session] = calendar_named(ETH).sessions(date(2024, 6, 11), date(2024, 6, 12))
+    assert learned[session.day] == (Interval(session.opens_at, session.closes_at),)
+    assert learned[date(2024, 6, 15)] == ()
+    [ask] = bench.ledger.schedule_asks(key)
+    assert ask.first < FIRST < END <= ask.end
+    assert bench.ledger.schedule_asks("XNYS.RTH") == []
