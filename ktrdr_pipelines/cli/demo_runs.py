@@ -17,10 +17,9 @@ import dagster as dg
 from ktrdr_pipelines.cli.dagster_home import prepare_home
 from ktrdr_pipelines.cli.demo_watch import Tally, watched
 from ktrdr_pipelines.cli.holes import holes
-from ktrdr_pipelines.cli.place import Place, renew_catalog
+from ktrdr_pipelines.cli.place import Place, open_book, renew_catalog
 from ktrdr_pipelines.cli.progress import load_progress
 from ktrdr_pipelines.cli.stopping import Stopped
-from ktrdr_pipelines.cli.survey import Survey
 from ktrdr_pipelines.cli.templates import put_universe
 from ktrdr_pipelines.core.instruments import Origin, Series
 from ktrdr_pipelines.core.intervals import Interval
@@ -123,13 +122,14 @@ def holes_in_windows(
     place: Place, runs: Sequence[RunResult]
 ) -> Iterator[tuple[Series, list[Interval]]]:
     """Give the holes that each series has in the windows that were run."""
-    survey = Survey(place.settings, place.layout, datetime.now(tz=UTC))
-    for series in place.universe.series():
+    book = open_book(place)
+    for found in book.look(place.universe.series(), datetime.now(tz=UTC)):
+        series = found.series
         for run in (one for one in runs if one.timeframe == series.timeframe):
-            calendar = survey.calendars.of(series.instrument)
+            calendar = book.calendars.of(series.instrument)
             first, end = window_dates(run.first_window)[0], window_dates(run.last_window)[1]
             stretch = stamps_between(calendar, series.timeframe, first, end)
-            yield series, holes(series, survey.state(series).gaps.clip(stretch), calendar)
+            yield series, holes(series, found.missing.clip(stretch), calendar)
 
 
 def _run(

@@ -11,6 +11,7 @@ import typer
 from ktrdr_pipelines.cli import (
     demo,
     doctor,
+    gaps,
     gateway,
     health,
     load,
@@ -20,6 +21,7 @@ from ktrdr_pipelines.cli import (
     store,
     universe,
     up,
+    verify,
 )
 from ktrdr_pipelines.cli.edge import run
 from ktrdr_pipelines.cli.logfile import log_to_file
@@ -40,6 +42,8 @@ for name, command, summary in (
     ("load", load.load, "Load bars of symbols and timeframes"),
     ("query", query.query, "Answer SQL about all bars"),
     ("status", status.status, "Show what is there and what is missing"),
+    ("gaps", gaps.gaps, "Name what is missing, and why"),
+    ("verify", verify.verify, "Read and recount everything on disk"),
     ("health", health.health, "See whether the gateway answers"),
     ("doctor", doctor.doctor, "Find out what is wrong with the gateway's set-up"),
     ("probe", probe.probe, "Ask the gateway about what is not certain"),

@@ -1,6 +1,6 @@
 """Where a command works: settings, store, universe, and the catalog when bars have changed.
 
-Not here: making a store (``cli.store``), what is in one (``cli.survey``).
+Not here: making a store (``cli.store``), what is in one (``load.gapbook``).
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from ktrdr_pipelines.universe import Universe
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.core.calendars import Calendars
+    from ktrdr_pipelines.load.gapbook import GapBook
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,14 @@ def open_place() -> Place:
     layout = open_store(data_folder(settings))
     universe, problem = universe_file(layout).read()
     return Place(settings, layout, universe, problem)
+
+
+def open_book(place: Place) -> "GapBook":
+    """Open the gap book of the store, for the gateway of the settings."""
+    from ktrdr_pipelines.ib.config import GatewayConfig
+    from ktrdr_pipelines.load.gapbook import open_gapbook
+
+    return open_gapbook(place.layout, GatewayConfig.from_settings(place.settings).gateway)
 
 
 def warn_of_problem(place: Place) -> None:

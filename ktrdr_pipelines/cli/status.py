@@ -1,18 +1,21 @@
 """``ktrdr status``: what is wanted, what is there, what is missing; it asks no gateway.
 
-Not here: how that is found out (``cli.survey``).
+Not here: how that is found out (``load.gapbook``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from ktrdr_pipelines.cli.choosing import chosen_series
+from ktrdr_pipelines.cli.gaps import gap_json
 from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,
     error_json,
+    instant_text,
     note,
     say,
     say_json,
@@ -23,9 +26,9 @@ from ktrdr_pipelines.errors import ExitCode
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.cli.place import Place
-    from ktrdr_pipelines.cli.survey import SeriesState, Stranger
-    from ktrdr_pipelines.core.calendars import Calendars
     from ktrdr_pipelines.core.timeframes import Timeframe
+    from ktrdr_pipelines.load.gapbook import SeriesGaps
+    from ktrdr_pipelines.load.strangers import Stranger
     from ktrdr_pipelines.universe import Universe
 
 _CONTRACT: Final = ("sec_type", "exchange", "currency")
@@ -43,19 +46,19 @@ _COLUMNS: Final = {
 
 def status(as_json: AsJson = False) -> None:
     """Show the store: what is wanted, what is there, what is missing."""
-    from ktrdr_pipelines.cli.place import open_place
-    from ktrdr_pipelines.cli.survey import Survey
+    from ktrdr_pipelines.cli.place import open_book, open_place
+    from ktrdr_pipelines.load.strangers import strangers
 
     place, now = open_place(), datetime.now(tz=UTC)
-    survey = Survey(place.settings, place.layout, now)
-    states = survey.states(place.universe)
-    strangers = list(survey.strangers(place.universe))
+    book = open_book(place)
+    states = book.look(chosen_series(place.universe, book.store, None, None), now)
+    unnamed = list(strangers(book.store, place.universe.instruments))
     if as_json:
-        say_json(_document(place, states, strangers, now))
+        say_json(_document(place, states, unnamed, now))
     else:
         _say_store(place, now)
         say_symbols(place.universe)
-        _say_states(states, strangers, survey.calendars)
+        _say_states(states, unnamed)
     if any(state.error is not None for state in states):
         raise typer.Exit(ExitCode.FAILED)
 
@@ -85,10 +88,10 @@ def say_symbols(universe: "Universe") -> None:
     say("* derived, or from the defaults; --json says which, and has all fields")
 
 
-def _say_states(
-    states: "Sequence[SeriesState]", strangers: "Sequence[Stranger]", calendars: "Calendars"
-) -> None:
-    say_table(_COLUMNS, (_row(state, calendars) for state in states))
+def _say_states(states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]") -> None:
+    say_table(_COLUMNS, map(_row, states))
+    for line in _blocked_lines(states):
+        say(line)
     for text in dict.fromkeys(str(state.error) for state in states if state.error is not None):
         note(f"Error: {text}")
     for one in strangers:
@@ -98,27 +101,36 @@ def _say_states(
     if missing:
         first = missing[0].series
         say(
-            f"{counted(len(missing), 'series', 'series')} with gaps; "
+            f"{counted(len(missing), 'series', 'series')} with gaps; ktrdr gaps names them, "
             f"ktrdr load {first.symbol} {first.timeframe} fills the first"
         )
 
 
-def _row(state: "SeriesState", calendars: "Calendars") -> tuple[object, ...]:
-    from ktrdr_pipelines.cli.holes import holes
+def _blocked_lines(states: "Sequence[SeriesGaps]") -> Iterator[str]:
+    """Name what is blocked with what the gateway said, which names the missing subscription."""
+    blocked: dict[str, list[str]] = {}
+    for state in states:
+        for attempt in state.blocks[-1:]:
+            again = "" if attempt.next_try_at is None else instant_text(attempt.next_try_at)
+            text = f"{attempt.error}{again and f'; it is tried again at {again}'}"
+            blocked.setdefault(text, []).append(str(state.series))
+    for text, series in blocked.items():
+        yield f"blocked: {', '.join(series)}: {text}"
 
-    gaps = holes(state.series, state.gaps, calendars.of(state.series.instrument))
+
+def _row(state: "SeriesGaps") -> tuple[object, ...]:
     return (
         state.series,
         "?" if state.error else f"{state.rows:,}",
         state.first or "",
         state.last or "",
         _until_text(state.series.timeframe, state.settled_until),
-        "?" if state.error else f"{len(gaps):,}",
+        "?" if state.error else f"{len(state.gaps):,}",
         _remark(state),
     )
 
 
-def _remark(state: "SeriesState") -> str:
+def _remark(state: "SeriesGaps") -> str:
     if state.error is not None:
         return "unreadable"
     if not state.rows and state.gaps and not state.attempts:
@@ -128,7 +140,7 @@ def _remark(state: "SeriesState") -> str:
 
 
 def _document(
-    place: "Place", states: "Sequence[SeriesState]", strangers: "Sequence[Stranger]", now: datetime
+    place: "Place", states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]", now: datetime
 ) -> dict[str, Any]:
     from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
 
@@ -154,7 +166,7 @@ def _document(
     }
 
 
-def _state_json(state: "SeriesState") -> dict[str, Any]:
+def _state_json(state: "SeriesGaps") -> dict[str, Any]:
     return {
         "symbol": state.series.symbol,
         "timeframe": str(state.series.timeframe),
@@ -162,7 +174,8 @@ def _state_json(state: "SeriesState") -> dict[str, Any]:
         "first": state.first,
         "last": state.last,
         "settled_until": state.settled_until,
-        "gaps": stretches_json(state.gaps),
+        "gaps": [gap_json(state, gap) for gap in state.gaps],
+        "waiting": stretches_json(state.waiting),
         "attempts": [
             {
                 "kind": str(attempt.kind),

@@ -193,6 +193,9 @@ def completeness(
     )
 
 
+_NOTHING = Overlaps(*(np.empty(0, dtype=np.int64) for _ in range(4)))
+
+
 def _bars_within(spans: SpanArrays, stretches: Stretches) -> np.ndarray:
     outside = without(spans.spans, stretches)
     counts = spans.bars_in(Stretches(outside.starts, outside.ends))
@@ -210,6 +213,8 @@ def _open_pieces(
     if standing.suspects is not None and len(standing.suspects):
         chosen = standing.suspects[(standing.suspects >= low) & (standing.suspects < high)]
         suspects[chosen - low] = ~is_open[chosen - low]
+    if not is_open.any() and not suspects.any():
+        return _NOTHING, np.empty(0, dtype=bool)
     places = np.flatnonzero(is_open)
     open_spans = Stretches(inside.starts[places], inside.ends[places])
     pieces = without(open_spans, standing.settled)

@@ -74,6 +74,8 @@ class SpanArrays:
 
     def places_of(self, days: np.ndarray) -> np.ndarray:
         """Give the place of the span of each session date (``datetime64[D]``), -1 where none is."""
+        if not len(self.days):
+            return np.full(len(days), -1)
         keys = _mondays(days) if self.timeframe is Timeframe.W1 else days
         place = np.minimum(np.searchsorted(self.days, keys), len(self.days) - 1)
         return np.asarray(np.where(self.days[place] == keys, place, -1))

@@ -15,6 +15,9 @@ from ktrdr_pipelines.core.intervals import Interval
 EVER_US = 1 << 62
 """Farther away from 1970, in microseconds, than any moment that is met."""
 
+_FEW = 64
+"""Stretches up to which marking one by one is cheaper than looking each span up."""
+
 
 class Stretches(NamedTuple):
     """Rising, disjoint stretches ``[start, end)``."""
@@ -76,7 +79,12 @@ def shared(left: Stretches, right: Stretches) -> Overlaps:
 
 def covered(spans: Stretches, by: Stretches) -> np.ndarray:
     """Say of each span whether it lies wholly inside one stretch."""
-    if not len(by.starts):
-        return np.zeros(len(spans.starts), dtype=bool)
-    place = np.searchsorted(by.starts, spans.starts, side="right") - 1
+    inside = np.zeros(len(spans.starts), dtype=bool)
+    if len(by.starts) < _FEW:
+        low = spans.starts.searchsorted(by.starts, side="left")
+        high = spans.ends.searchsorted(by.ends, side="right")
+        for first, end in zip(low.tolist(), high.tolist(), strict=True):
+            inside[first:end] = True
+        return inside
+    place = by.starts.searchsorted(spans.starts, side="right") - 1
     return np.asarray((place >= 0) & (by.ends[np.maximum(place, 0)] >= spans.ends))

@@ -64,8 +64,8 @@ class SeriesGaps:
 
     ``gaps`` are neither settled nor explained; ``waiting`` is due of sessions that are still open.
     ``settled_until`` is the end of the newest settled stretch; ``first`` and ``last`` are session
-    dates of bars held; ``attempts`` are the tries that settled nothing. ``error`` says why nothing
-    else could be learned.
+    dates of bars held; ``attempts`` are the tries that settled nothing. Before ``expected_from``
+    nothing is expected. ``error`` says why nothing else could be learned.
     """
 
     series: Series
@@ -76,12 +76,19 @@ class SeriesGaps:
     first: date | None = None
     last: date | None = None
     attempts: tuple[Attempt, ...] = ()
+    expected_from: datetime | None = None
     error: StoreError | None = None
 
     @property
     def is_blocked(self) -> bool:
         """Say whether the gateway has refused some of it for want of a permission."""
-        return any(attempt.kind is AttemptKind.BLOCKED for attempt in self.attempts)
+        return bool(self.blocks)
+
+    @property
+    def blocks(self) -> tuple[Attempt, ...]:
+        """The tries that were refused for want of a permission, the newest last."""
+        found = [one for one in self.attempts if one.kind is AttemptKind.BLOCKED]
+        return tuple(sorted(found, key=lambda attempt: attempt.last_at))
 
     @property
     def missing(self) -> IntervalSet:
@@ -310,6 +317,7 @@ def _written(
         first=holding.first,
         last=holding.last,
         attempts=known.attempts,
+        expected_from=moment(standing.explained_to),
     )
     changes = (next_close(spans, now), holding.next_expiry(now))
     good_until = min((at for at in changes if at is not None), default=_FOR_EVER)

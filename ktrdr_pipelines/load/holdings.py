@@ -212,5 +212,7 @@ def _suspects(
     high = int(np.searchsorted(spans.days, days.max(), side="right"))
     part = spans.slice(low, high)
     have = have_bars(part, days, counts)
+    if np.array_equal(have, part.bars):
+        return ()
     places = suspect_places(part.bars, have, covered(part.spans, settled))
     return tuple((int(place) + low, part.days[place].item(), int(have[place])) for place in places)

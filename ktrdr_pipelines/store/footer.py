@@ -88,16 +88,6 @@ def coverage_from_json(text: str) -> Coverage:
     return _coverage(json.loads(text))
 
 
-def sessions_to_json(rows_per_session: Mapping[date, int]) -> str:
-    """Write down the number of bars of each session date."""
-    return _dumps(_session_fields(rows_per_session))
-
-
-def sessions_from_json(text: str) -> dict[date, int]:
-    """Read the number of bars of each session date."""
-    return _sessions(json.loads(text))
-
-
 def _identity_fields(identity: Identity) -> dict[str, object]:
     return {
         "symbol": identity.symbol,

@@ -14,6 +14,7 @@ from ktrdr_pipelines.store.probes import ProbeRecord, ProbesTable, SilenceRecord
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
 from ktrdr_pipelines.store.schedules import SchedulesTable
 from ktrdr_pipelines.store.symbols import SymbolsTable
+from ktrdr_pipelines.store.verified import VerifiedTable
 
 __all__ = [
     "Attempt",
@@ -39,6 +40,7 @@ class Ledger(
     ProbesTable,
     SchedulesTable,
     SymbolsTable,
+    VerifiedTable,
 ):
     """All that is known beside the bars of one store.
 

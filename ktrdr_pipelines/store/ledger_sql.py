@@ -1,8 +1,9 @@
 """The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``."""
 
-LEDGER_VERSION = 4
+LEDGER_VERSION = 5
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
-4 ``schedules`` and ``schedule_asks``; each reads the tables of those before it."""
+4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``; each
+reads what those before it wrote."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS mirror (
@@ -113,6 +114,12 @@ CREATE TABLE IF NOT EXISTS revisions (
     bar_count INTEGER
 );
 CREATE INDEX IF NOT EXISTS revisions_series ON revisions (series, ts);
+
+CREATE TABLE IF NOT EXISTS verified (
+    series TEXT PRIMARY KEY,
+    verified_at INTEGER NOT NULL,
+    digest TEXT NOT NULL
+);
 
 CREATE TABLE IF NOT EXISTS confirmed (
     series TEXT NOT NULL,

@@ -4,7 +4,6 @@ A row counts only while the file's fingerprint is the one that was recorded; the
 truth. Not here: reading the files (``store.parquet``).
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,9 +22,8 @@ from ktrdr_pipelines.store.footer import (
     coverage_to_json,
     identity_from_json,
     identity_to_json,
-    sessions_from_json,
-    sessions_to_json,
 )
+from ktrdr_pipelines.store.packing import packed_sessions, unpacked_sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class Mirrored:
     rows: int
     identity_json: str
     coverage_json: str
-    sessions_json: str
+    sessions: str | bytes
 
     @property
     def identity(self) -> Identity:
@@ -61,13 +59,13 @@ class Mirrored:
     @property
     def session_arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Session dates (``datetime64[D]``) and the bars of each (int64), one place a session."""
-        found = json.loads(self.sessions_json)
-        return np.array(list(found), "datetime64[D]"), np.array(list(found.values()), np.int64)
+        return unpacked_sessions(self.sessions)
 
     @property
     def rows_per_session(self) -> dict[date, int]:
         """How many bars each session date has in the file."""
-        return sessions_from_json(self.sessions_json)
+        days, rows = self.session_arrays
+        return dict(zip(days.astype(object).tolist(), rows.tolist(), strict=True))
 
     @property
     def facts(self) -> FileFacts:
@@ -96,7 +94,7 @@ def mirrored(taken: Fingerprint, facts: FileFacts) -> Mirrored:
         rows=facts.rows,
         identity_json=identity_to_json(facts.identity),
         coverage_json=coverage_to_json(facts.coverage),
-        sessions_json=sessions_to_json(facts.rows_per_session),
+        sessions=packed_sessions(facts.rows_per_session),
     )
 
 
@@ -157,7 +155,7 @@ class MirrorTable(Database):
             return [name for (name,) in connection.execute("SELECT file FROM mirror")]
 
 
-def _values(row: Mirrored) -> tuple[int | str, ...]:
+def _values(row: Mirrored) -> tuple[int | str | bytes, ...]:
     taken = row.fingerprint
     return (
         taken.size,
@@ -167,5 +165,5 @@ def _values(row: Mirrored) -> tuple[int | str, ...]:
         row.rows,
         row.identity_json,
         row.coverage_json,
-        row.sessions_json,
+        row.sessions,
     )

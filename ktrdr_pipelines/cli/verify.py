@@ -1,0 +1,161 @@
+"""``ktrdr verify``: everything on disk read and recounted, one certificate a symbol.
+
+Not here: the reading and counting (``load.verify``).
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from ktrdr_pipelines.cli.choosing import SomeSymbols, chosen_series
+from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json, say_table
+from ktrdr_pipelines.errors import ExitCode
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.load.verify import Certificate
+
+_COLUMNS: Final = {
+    "timeframe": "left",
+    "first": "left",
+    "last": "left",
+    "expected": "right",
+    "have": "right",
+    "empty": "right",
+    "explained": "right",
+    "unexplained": "right",
+    "bars": "right",
+    "revisions": "right",
+    "digest": "left",
+    "verified before": "left",
+}
+
+
+def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
+    """Read every bar file whole and certify each symbol: what is there, what is not, and why.
+
+    Checked are order, uniqueness, prices, session dates and the counts of each session, against
+    footers, ledger and calendars. The digest is of the bars alone: two stores that hold the same
+    bars of a series have the same one.
+
+    Exit codes: 0 all sound and explained, 1 something is corrupt, 2 bad usage, 3 something is
+    unexplained.
+    """
+    from ktrdr_pipelines.cli.place import open_book, open_place, warn_of_problem
+    from ktrdr_pipelines.load.verify import verify as read_whole
+
+    place, now = open_place(), datetime.now(tz=UTC)
+    warn_of_problem(place)
+    book = open_book(place)
+    found = read_whole(book, chosen_series(place.universe, book.store, symbols, None), now)
+    certificates = []
+    for symbol, own in groupby(found, key=lambda one: one.found.series.symbol):
+        of_symbol = list(own)
+        certificates += of_symbol
+        if not as_json:
+            _tell(symbol, of_symbol)
+    code = exit_code_of(certificates)
+    if as_json:
+        say_json(_document(certificates, code, now))
+    else:
+        _tell_all(certificates)
+    raise typer.Exit(code)
+
+
+def exit_code_of(certificates: "Iterable[Certificate]") -> ExitCode:
+    """Say how the verification ended: what is corrupt weighs more than what is unexplained."""
+    told = list(certificates)
+    if not all(one.is_sound for one in told):
+        return ExitCode.FAILED
+    return ExitCode.INCOMPLETE if any(one.found.gaps for one in told) else ExitCode.DONE
+
+
+def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
+    say(f"{symbol}  {own[0].found.series.instrument.what_to_show}, sessions by timeframe")
+    say_table(_COLUMNS, map(_row, own))
+    for one in own:
+        for wrong in one.content.wrong:
+            note(f"{one.found.series}: {wrong}")
+        if one.content.outside:
+            bars = counted(one.content.outside, "bar")
+            say(f"{one.found.series}: {bars} outside the known sessions, kept as they came")
+        if one.content.unsettled:
+            bars = counted(one.content.unsettled, "bar")
+            say(f"{one.found.series}: {bars} that no answer has settled")
+
+
+def _row(one: "Certificate") -> tuple[object, ...]:
+    sessions = one.sessions
+    counts = (
+        sessions.expected,
+        sessions.have,
+        sessions.empty,
+        sessions.explained,
+        sessions.unexplained,
+        one.content.bars,
+        one.revisions,
+    )
+    return (
+        one.found.series.timeframe,
+        one.found.first or "",
+        one.found.last or "",
+        *(f"{count:,}" for count in counts),
+        one.content.digest.text[:12] if one.is_sound else "corrupt",
+        _before(one),
+    )
+
+
+def _before(one: "Certificate") -> str:
+    if one.before is None:
+        return "never"
+    same = one.before.digest == one.content.digest.text
+    return f"{one.before.verified_at:%Y-%m-%d %H:%MZ}, {'the same' if same else 'changed since'}"
+
+
+def _tell_all(certificates: "Sequence[Certificate]") -> None:
+    bars = counted(sum(one.content.bars for one in certificates), "bar")
+    say(f"{bars} in {counted(len(certificates), 'series', 'series')} read and recounted:")
+    corrupt = sum(not one.is_sound for one in certificates)
+    lacking = [one for one in certificates if one.found.gaps]
+    if corrupt:
+        say(f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair sets files aside")
+    if lacking:
+        say(f"  {counted(len(lacking), 'series', 'series')} with gaps; ktrdr gaps names them")
+    if not corrupt and not lacking:
+        say("  everything is sound, and nothing is unexplained")
+
+
+def _document(
+    certificates: "Sequence[Certificate]", code: ExitCode, now: datetime
+) -> dict[str, Any]:
+    return {
+        "complete": code is ExitCode.DONE,
+        "exit_code": int(code),
+        "verified_at": now,
+        "certificates": [_certificate_json(one) for one in certificates],
+    }
+
+
+def _certificate_json(one: "Certificate") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    before = None if one.before is None else asdict(one.before)
+    return {
+        "symbol": one.found.series.symbol,
+        "timeframe": str(one.found.series.timeframe),
+        "sound": one.is_sound,
+        "wrong": one.content.wrong,
+        "first": one.found.first,
+        "last": one.found.last,
+        "sessions": asdict(one.sessions),
+        "bars": one.content.bars,
+        "outside_sessions": one.content.outside,
+        "unsettled": one.content.unsettled,
+        "gaps": len(one.found.gaps),
+        "missing_bars": sum(gap.bars for gap in one.found.gaps),
+        "revisions": one.revisions,
+        "digest": one.content.digest.text,
+        "verified_before": before,
+    }

@@ -1,0 +1,160 @@
+"""Verifying: every bar of a series read and recounted, against calendar, footer and ledger.
+
+Nothing is believed that a file says: its bars are read. Nothing is changed but the ledger's note of
+when. Not here: the counts of sessions (``load.gapbook``), how certificates are shown.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ktrdr_pipelines.core.bars import stamps
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.completeness import Completeness
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.spanarrays import span_arrays
+from ktrdr_pipelines.core.stretches import Stretches, stretches_of
+from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps
+from ktrdr_pipelines.store.barfile import read_file
+from ktrdr_pipelines.store.content import Digest, insane_bars
+from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.mirror import Mirrored, known_by
+from ktrdr_pipelines.store.recount import true_facts
+from ktrdr_pipelines.store.verified import Verification
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCounts:
+    """How many sessions are expected, and what is known of them.
+
+    A session is ``empty`` when it is settled and has no bar; ``explained`` and ``unexplained`` say
+    that a part of it is.
+    """
+
+    expected: int = 0
+    have: int = 0
+    empty: int = 0
+    explained: int = 0
+    unexplained: int = 0
+
+
+@dataclass(slots=True)
+class Content:
+    """What was read of a series' files.
+
+    ``outside`` are bars outside the known sessions: kept, as the gateway may know more than the
+    calendar; ``unsettled`` are bars that no coverage speaks of; ``wrong`` says what cannot be.
+    """
+
+    bars: int = 0
+    outside: int = 0
+    unsettled: int = 0
+    digest: Digest = field(default_factory=Digest)
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a verification found of one series; ``before`` is the verification before this one."""
+
+    found: SeriesGaps
+    sessions: SessionCounts
+    content: Content
+    revisions: int
+    before: Verification | None
+
+    @property
+    def is_sound(self) -> bool:
+        """Say whether everything that is there is as it must be."""
+        return not self.content.wrong
+
+
+def verify(book: GapBook, series: Iterable[Series], now: datetime) -> Iterator[Certificate]:
+    """Read series after series whole, and say what was found.
+
+    Raises:
+        StoreError: the ledger cannot be used.
+    """
+    ledger = book.store.ledger
+    for one in series:
+        content = _read_all(book, one)
+        (found,) = book.look([one], now)
+        key = series_key(one)
+        certificate = Certificate(
+            found=found,
+            sessions=_sessions(book, one, now),
+            content=content,
+            revisions=len(ledger.revisions(key)),
+            before=ledger.last_verified(key),
+        )
+        if certificate.is_sound:
+            ledger.record_verified(key, content.digest.text, now)
+        yield certificate
+
+
+def _read_all(book: GapBook, series: Series) -> Content:
+    content = Content()
+    try:
+        files = book.store.files_of(series)
+        for path, row in files.items():
+            _read(book, series, path, row, content=content)
+    except StoreError as error:
+        content.wrong.append(str(error))
+    return content
+
+
+def _read(book: GapBook, series: Series, path: Path, row: Mirrored, *, content: Content) -> None:
+    said, bars = read_file(path, known_by(row))
+    facts = true_facts(path, said, bars, calendar_named(series.instrument.calendar))
+    if (facts.rows_per_session, facts.coverage) != (row.rows_per_session, row.coverage):
+        content.wrong.append(f"{path} is not what the ledger says of it. Run `ktrdr repair`")
+    if insane := insane_bars(bars):
+        content.wrong.append(f"{path}: the prices of {insane:,} bars cannot be")
+    if misdated := _misdated(series, bars):
+        content.wrong.append(f"{path}: {misdated:,} bars stand under another session date")
+    keys = stamps(bars)
+    calendar = book.calendars.of(series.instrument)
+    content.bars += len(keys)
+    content.outside += _outside(keys, span_arrays(calendar, series.timeframe).spans)
+    content.unsettled += _outside(keys, stretches_of(facts.coverage.bars))
+    content.digest.add(bars)
+
+
+def _outside(keys: np.ndarray, stretches: Stretches) -> int:
+    """Count stamps that lie in no stretch."""
+    if not len(stretches.starts):
+        return len(keys)
+    place = np.searchsorted(stretches.starts, keys, side="right") - 1
+    inside = (place >= 0) & (keys < stretches.ends[np.maximum(place, 0)])
+    return int(np.count_nonzero(~inside))
+
+
+def _misdated(series: Series, bars: pa.Table) -> int:
+    """Count intraday bars whose session date is not that of their stamp."""
+    if not series.timeframe.is_intraday or not bars.num_rows:
+        return 0
+    days = calendar_named(series.instrument.calendar).days_of(stamps(bars))
+    told = bars["session_date"].to_numpy().astype("datetime64[D]")
+    return int(np.count_nonzero(days != told))
+
+
+def _sessions(book: GapBook, series: Series, now: datetime) -> SessionCounts:
+    try:
+        counts: Completeness = book.completeness(series, now)
+    except StoreError:
+        return SessionCounts()
+    expected = counts.expected > 0
+    return SessionCounts(
+        expected=int(np.count_nonzero(expected)),
+        have=int(np.count_nonzero(expected & (counts.have > 0))),
+        empty=int(
+            np.count_nonzero(expected & (counts.have == 0) & (counts.settled == counts.expected))
+        ),
+        explained=int(np.count_nonzero(counts.explained)),
+        unexplained=int(np.count_nonzero(counts.unexplained)),
+    )

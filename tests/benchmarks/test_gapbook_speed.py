@@ -1,0 +1,160 @@
+"""How long a sensor needs to look through a large store; ratios within one run, none by the clock.
+
+500 symbols, 8 timeframes, 20 years: 4,000 series in 23,000 files. The files are there and are
+looked at, but hold nothing: the ledger mirrors what full ones would say.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ktrdr_pipelines.core.calendars import Calendars, calendar_named
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import (
+    Instrument,
+    Origin,
+    SecType,
+    Series,
+    WhatToShow,
+    identity_of,
+)
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.spanarrays import span_arrays
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.gapbook import GapBook, Memory, SeriesGaps
+from ktrdr_pipelines.store.footer import FileFacts
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.ledger import Ledger, series_key
+from ktrdr_pipelines.store.mirror import Mirrored, fingerprint, mirrored
+from ktrdr_pipelines.store.parquet import BarStore
+
+SYMBOLS = 500
+FIRST, LAST = 2004, 2023
+NOW = datetime(2024, 1, 1, 12, tzinfo=UTC)
+
+
+def _instrument(number: int) -> Instrument:
+    is_fx = number % 10 == 0
+    return Instrument(
+        symbol=f"S{number:03d}",
+        ib_symbol=f"S{number:03d}",
+        sec_type=SecType.CASH if is_fx else SecType.STK,
+        exchange="SMART",
+        currency="USD",
+        what_to_show=WhatToShow.MIDPOINT if is_fx else WhatToShow.TRADES,
+        use_rth=not is_fx,
+        calendar="FX" if is_fx else "XNYS.RTH",
+        timeframes=tuple(Timeframe),
+        start=date(FIRST, 1, 1),
+    )
+
+
+UNIVERSE = [Series(_instrument(n), timeframe) for n in range(SYMBOLS) for timeframe in Timeframe]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
+    """Give a large store that is complete but for one day of one series."""
+    layout = create_store(tmp_path_factory.mktemp("large"), Origin.IB)
+    said: dict[tuple[str, Timeframe, int], Mirrored] = {}
+    with closing(Ledger(layout.ledger)) as ledger:
+        for series in UNIVERSE:
+            rows = {}
+            folder = layout.series_folder(series.symbol, series.timeframe)
+            folder.mkdir(parents=True)
+            for stem, first, end in _files(series.timeframe):
+                path = folder / f"{stem}.parquet"
+                path.write_bytes(b"x")
+                key = (series.instrument.calendar, series.timeframe, first)
+                if key not in said:
+                    said[key] = _said(series, path, first, end)
+                rows[layout.relative(path)] = replace(said[key], fingerprint=fingerprint(path))
+            ledger.record_mirror(series_key(series), rows)
+    return layout
+
+
+def _files(timeframe: Timeframe) -> list[tuple[str, int, int]]:
+    if not timeframe.is_yearly_filed:
+        return [("all", FIRST, LAST + 1)]
+    return [(str(year), year, year + 1) for year in range(FIRST, LAST + 1)]
+
+
+def _said(series: Series, path: Path, first: int, end: int) -> Mirrored:
+    calendar = calendar_named(series.instrument.calendar)
+    spans = span_arrays(calendar, series.timeframe)
+    low, high = np.searchsorted(spans.days, [np.datetime64(f"{y}-01-01") for y in (first, end)])
+    days = spans.days[low:high].astype(object).tolist()
+    rows = dict(zip(days, spans.bars[low:high].tolist(), strict=True))
+    stretch = stamps_between(calendar, series.timeframe, date(first, 1, 1), date(end, 1, 1))
+    identity = identity_of(series, contract_id=1, origin=Origin.IB)
+    coverage = Coverage(IntervalSet([stretch]))
+    return mirrored(fingerprint(path), FileFacts(identity, coverage, sum(rows.values()), rows))
+
+
+def _plainly(layout: StoreLayout) -> int:
+    """Look at every file and read every row of the mirror, and do nothing with it."""
+    count = 0
+    for series in UNIVERSE:
+        with os.scandir(layout.series_folder(series.symbol, series.timeframe)) as entries:
+            count += sum(entry.stat().st_size for entry in entries)
+    with closing(Ledger(layout.ledger)) as ledger:
+        return count + len(ledger.mirrors())
+
+
+def _best_s(work: Callable[[], object], tries: int = 3) -> float:
+    """Give the least processor time of several runs: others on the machine do not count."""
+    times = []
+    for _ in range(tries):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def _look(layout: StoreLayout, memory: Memory, now: datetime = NOW) -> list[SeriesGaps]:
+    with closing(Ledger(layout.ledger)) as ledger:
+        book = GapBook(BarStore(layout, ledger), Calendars(), "gateway", memory=memory)
+        return book.look(UNIVERSE, now)
+
+
+@pytest.mark.slow
+def test_a_tick_costs_little_more_than_looking(
+    filled: StoreLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first look costs some times as much as to stat files and read rows, later ones less."""
+    files = sum(1 for _ in filled.bars.rglob("*.parquet"))
+    assert files == 23_000
+    memory = Memory()
+    assert not any(found.gaps for found in _look(filled, memory))
+    plain = _best_s(lambda: _plainly(filled))
+    cold = _best_s(lambda: _look(filled, Memory()))
+    warm = _best_s(lambda: _look(filled, memory))
+    closing_now = iter(NOW.replace(day=day, hour=22) for day in (2, 3, 4))
+    closed = _best_s(lambda: _look(filled, memory, next(closing_now)))
+    with capsys.disabled():
+        told = f"plain {plain:.2f} s, cold {cold:.2f} s, warm {warm:.2f} s, closed {closed:.2f} s"
+        print(f"\n{len(UNIVERSE)} series, {files} files: {told}")  # noqa: T201  (it reports)
+    assert cold < 10 * plain
+    assert warm < 2 * plain
+    assert closed < 6 * plain
+
+
+@pytest.mark.slow
+def test_only_what_changed_is_read_again(filled: StoreLayout) -> None:
+    """A file that changed is an error of its series, all others are as they were."""
+    memory = Memory()
+    before = _look(filled, memory)
+    path = filled.series_folder("S007", Timeframe.M5) / "2010.parquet"
+    path.write_bytes(b"changed")
+    after = _look(filled, memory)
+    changed = [new.series for old, new in zip(before, after, strict=True) if old is not new]
+    assert [str(series) for series in changed] == ["S007 5m"]
+    assert str(path) in str(after[UNIVERSE.index(changed[0])].error)

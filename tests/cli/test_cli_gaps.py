@@ -1,0 +1,219 @@
+"""ktrdr gaps, ktrdr verify and the blocked lines of ktrdr status: what is missing, and why."""
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.store.layout import open_store
+from ktrdr_pipelines.store.ledger import Ledger
+
+DAYS = ("--start", "2024-01-02", "--end", "2024-01-10")
+ENDED = "symbols: {AAPL: {start: 2024-01-02, timeframes: [1d]}}\n"
+
+
+def _daily(store: Path) -> Path:
+    return store / "bars" / "symbol=AAPL" / "timeframe=1d" / "all.parquet"
+
+
+def _take_out(path: Path, day: str) -> None:
+    """Delete the bars of a session date with another program."""
+    table = pq.read_table(path, partitioning=None)
+    dates = pc.cast(table["session_date"], "string")
+    pq.write_table(table.filter(pc.not_equal(dates, day)), path)
+
+
+def _tried(store: Path, kind: str, error: str) -> None:
+    ledger = Ledger(open_store(store).ledger)
+    at = datetime.now(tz=UTC)
+    ledger.record_attempt(
+        *("MSFT|1d", Interval(datetime(2024, 1, 2, tzinfo=UTC), at), kind),
+        error=error,
+        code=354,
+        next_try_at=at + timedelta(days=1),
+        at=at,
+    )
+    ledger.close()
+
+
+def test_an_empty_store_has_one_gap_a_series(ktrdr: Any, store: Path) -> None:
+    """Without any bar everything from the start is one gap, and the exit code says so."""
+    told = ktrdr("gaps")
+    assert (told.code, told.err) == (3, "")
+    rows = [line.split() for line in told.out.splitlines() if " missing " in f"{line} "]
+    assert sum(row[:1] in (["AAPL"], ["MSFT"], ["EURUSD"]) for row in rows) == 5
+    assert "5 gaps in 5 of 5 series (5 missing)" in told.out
+    assert "ktrdr load AAPL 1h asks for the first" in told.out
+
+
+def test_a_day_taken_out_is_named_with_its_reason(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """The document tells each gap with extent, sessions, bars and reason."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    before = ktrdr("gaps", "AAPL", "1d", "--json").document["gaps"]
+    _take_out(_daily(store), "2024-01-04")
+    document = ktrdr("gaps", "AAPL", "1d", "--json").document
+    assert document["exit_code"] == 3
+    assert document["gaps"][1:] == before
+    assert document["gaps"][0] == {
+        "symbol": "AAPL",
+        "timeframe": "1d",
+        "reason": "missing",
+        "start": "2024-01-04T00:00:00Z",
+        "end": "2024-01-05T00:00:00Z",
+        "sessions": 1,
+        "bars": 1,
+        "detail": "no answer has settled it yet",
+        "next_try_at": None,
+    }
+    assert "2024-01-04" in ktrdr("gaps", "AAPL", "1d").out
+
+
+def test_the_reason_is_told_once(ktrdr: Any, store: Path) -> None:
+    """What the gateway said stands below the table, with the number of gaps that it explains."""
+    _tried(store, "error", "no answer in 30 s")
+    told = ktrdr("gaps", "MSFT", "1d")
+    assert "failed: no answer in 30 s (1 gap)" in told.out
+    assert " failed " in told.out
+
+
+def test_many_gaps_of_a_series_are_counted(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Ten are told one by one, the older ones together; --all tells every one."""
+    ktrdr("load", "AAPL", "1h", "--start", "2022-01-03", "--end", "2022-04-01")
+    path = store / "bars" / "symbol=AAPL" / "timeframe=1h" / "all.parquet"
+    (store / "universe.yaml").write_text("symbols: {AAPL: {start: 2022-01-03}}\n")
+    for week in range(12):
+        monday = datetime(2022, 1, 4, tzinfo=UTC) + timedelta(days=7 * week)
+        _take_out(path, f"{monday:%Y-%m-%d}")
+    told = ktrdr("gaps", "AAPL", "1h")
+    assert "3 older gaps since 2022-01-04" in told.out
+    assert "13 gaps in 1 of 1 series" in told.out
+    assert (
+        sum("2022-" in line for line in ktrdr("gaps", "AAPL", "1h", "--all").out.split("\n")) == 13
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("NOPE",), "NOPE"),
+        (("AAPL", "2m"), "2m"),
+        (("AAPL,,MSFT",), "empty"),
+    ],
+)
+def test_what_is_not_there_is_bad_usage(
+    ktrdr: Any, store: Path, arguments: tuple[str, ...], part: str
+) -> None:
+    """A symbol or timeframe that is unknown is named."""
+    ktrdr("gaps", *arguments).is_error(2, part)
+
+
+def test_a_damaged_file_fails_its_series(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Gaps of the others are told; the error names the file and the way to repair it."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    _daily(store).write_bytes(b"junk")
+    told = ktrdr("gaps")
+    assert told.code == 1
+    assert "all.parquet" in told.err
+    assert "ktrdr repair" in told.err
+    assert "4 gaps in 4 of 5 series" in told.out
+    assert ktrdr("gaps", "--json").document["errors"][0]["symbol"] == "AAPL"
+
+
+def test_the_picture_shows_what_is_there(
+    ktrdr: Any, store: Path, gateway: Any, tmp_path: Path
+) -> None:
+    """A PNG with the colours of what is complete, partly there and missing."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    path = tmp_path / "gaps.png"
+    told = ktrdr("gaps", "--plot", str(path))
+    assert f"The picture is {path}" in told.out
+    with Image.open(path) as image:
+        colours = {colour for _count, colour in image.getcolors(1 << 16) or []}
+        assert image.format == "PNG"
+    assert {(205, 62, 54), (236, 238, 241)} <= colours
+    ktrdr("gaps", "--plot", str(tmp_path / "no" / "x.png")).is_error(1, "x.png", "folder")
+
+
+def test_blocked_series_are_named_with_what_is_missing(ktrdr: Any, store: Path) -> None:
+    """Status says which series are blocked, what the gateway said and when it is tried again."""
+    _tried(store, "blocked", "No market data permissions for ISLAND STK")
+    told = ktrdr("status")
+    assert "blocked: MSFT 1d: No market data permissions for ISLAND STK" in told.out
+    assert "tried again at" in told.out
+    (row,) = (one for one in ktrdr("status", "--json").document["series"] if one["blocked"])
+    assert row["gaps"][0]["reason"] == "blocked"
+
+
+def test_verify_certifies_what_is_whole(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Counts, digest and the verification before stand in one screen a symbol."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    first = ktrdr("verify", "AAPL", "--json").document
+    daily = next(one for one in first["certificates"] if one["timeframe"] == "1d")
+    assert first["exit_code"] == 3
+    assert (daily["sound"], daily["bars"], daily["outside_sessions"]) == (True, 6, 0)
+    assert daily["sessions"]["have"] == 6
+    assert daily["sessions"]["expected"] == 6 + daily["sessions"]["unexplained"]
+    assert daily["verified_before"] is None
+    again = ktrdr("verify", "AAPL")
+    assert again.code == 3
+    assert daily["digest"][:12] in again.out
+    assert "the same" in again.out
+    assert "6 bars in 2 series read and recounted" in again.out
+
+
+def test_two_stores_of_the_same_bars_have_one_digest(
+    ktrdr: Any, store: Path, gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the bars came into the files, and in however many loads."""
+
+    def digest() -> str:
+        document = ktrdr("verify", "AAPL", "--json").document
+        found = [one for one in document["certificates"] if one["timeframe"] == "1d"]
+        return str(found[0]["digest"])
+
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    here = digest()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "universe.yaml").write_text((store / "universe.yaml").read_text())
+    monkeypatch.setenv("KTRDR_DATA", str(other))
+    assert ktrdr("init").code == 0
+    ktrdr("load", "AAPL", "1d", "--start", "2024-01-05", "--end", "2024-01-10")
+    assert digest() != here
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    assert digest() == here
+
+
+def test_verify_finds_prices_that_cannot_be(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """A high below the low, in a file whose counts all agree, is corrupt: exit 1, named."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    path = _daily(store)
+    table = pq.read_table(path, partitioning=None)
+    place = table.schema.get_field_index("high")
+    low = pc.subtract(table["low"], 1.0)
+    pq.write_table(table.set_column(place, table.schema.field("high"), low), path)
+    told = ktrdr("verify", "AAPL")
+    assert told.code == 1
+    assert "prices of 6 bars cannot be" in told.err
+    assert "corrupt" in told.out
+
+
+def test_verify_reads_what_status_believes(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """A file changed behind an unchanged fingerprint is believed by status, not by verify."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    path = _daily(store)
+    facts = path.stat()
+    data = bytearray(path.read_bytes())
+    data[4:60] = bytes(56)
+    path.write_bytes(data)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert ktrdr("status").code == 0
+    told = ktrdr("verify", "AAPL")
+    assert told.code == 1
+    assert "all.parquet" in told.err
