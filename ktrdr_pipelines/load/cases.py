@@ -10,7 +10,7 @@ from ktrdr_pipelines.core.answers import Answer, NoData
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness
 from ktrdr_pipelines.core.doubts import Doubts, after_answer, after_no_data, quiet_and_empty
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, plan
+from ktrdr_pipelines.core.plan import Chunk, Doubt, plan
 from ktrdr_pipelines.core.settle import Question, Settlement, settle
 from ktrdr_pipelines.load.desk import Desk
 
@@ -25,7 +25,7 @@ class Case:
     def __init__(self, desk: Desk, chunk: Chunk) -> None:
         self._desk = desk
         self._chunk = chunk
-        self._doubts = Doubts()
+        self._doubts = self._known_silence()
         self.asking = chunk
 
     async def run(self) -> None:
@@ -43,6 +43,13 @@ class Case:
             chunks = plan(self._desk.need(self._chunk.stamps), self._doubts.open)
             if chunks:
                 self._desk.means.progress.planned(self._desk.series, 1)
+
+    def _known_silence(self) -> Doubts:
+        """Begin in doubt about what was proved empty long ago: one more silence is the proof."""
+        hull = self._desk.need(self._chunk.stamps).gaps().hull
+        if hull is None or not self._desk.facts.was_empty(hull):
+            return Doubts()
+        return Doubts((Doubt(hull),))
 
     async def _ask(self, chunk: Chunk) -> None:
         """Ask once and take in what comes."""

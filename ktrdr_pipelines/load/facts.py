@@ -41,7 +41,8 @@ class SeriesFacts:
             as a whole.
         coverage: what is settled on disk.
         calendar: the sessions that are expected.
-        again: what is asked for once more although it is settled, on the stamp axis.
+        again: what is asked for once more although it is settled, on the stamp axis; whole
+            sessions too.
         suspects: the sessions for whose sake it is, if for any.
     """
 
@@ -61,7 +62,7 @@ class SeriesFacts:
         self.bars = coverage.bars
         self._before_head = IntervalSet()
         self._silent = IntervalSet()
-        self.again = again or IntervalSet()
+        self.again = whole_sessions(self.calendar, series.timeframe, again or IntervalSet())
         self.suspects = suspects
         self.proved = IntervalSet()
         self.left_alone = IntervalSet()
@@ -127,6 +128,10 @@ class SeriesFacts:
             settled=need.settled | before,
             now=need.now,
         )
+
+    def was_empty(self, stamps: Interval) -> bool:
+        """Say whether a stretch was proved empty once, by a proof that is too old by now."""
+        return IntervalSet(proof.interval for proof in self._stored.empty).covers(stamps)
 
     def open_in(self, stamps: Interval, now: datetime, proof_now: datetime) -> IntervalSet:
         """Give what has no answer in a stretch, whether or not this run wants it."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ktrdr_pipelines.core.answers import BarRequest, NoData
 from ktrdr_pipelines.core.bars import bars_between, micros
 from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
@@ -23,6 +24,7 @@ from ktrdr_pipelines.errors import (
     GatewaySilentError,
     RequestRejectedError,
 )
+from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.store.layout import create_store
 from tests.load.conftest import Bench, World
 from tests.load.fakes import (
@@ -295,3 +297,33 @@ def test_a_stop_at_any_request_loses_nothing(
     assert report.is_complete, report.summary
     spare = 6 + 6 + 2
     assert world.bench.asked <= whole.bench.asked + spare
+
+
+@given(
+    case=cases(),
+    mood=moods("left", "right", "both", "nothing", "lost", "silent", "rejected"),
+    low=st.floats(0, 0.9),
+    length=st.floats(0.05, 1.0),
+)
+@settings(settings.get_profile("load"), max_examples=25)
+def test_a_refresh_takes_nothing_back(
+    case: Case, mood: Moods, low: float, length: float, folders: Iterator[Path]
+) -> None:
+    """Whatever a gateway makes of a refresh, coverage and bars are at least what they were."""
+    world = world_of(case, next(folders))
+    world.load()
+    before, bars = world.bench.store.coverage(world.series), world.bench.store.read(world.series)
+    span = world.wanted.length
+    start = world.wanted.start + low * span
+    stretch = Interval(start, min(start + length * span, world.wanted.end))
+    world.bench.gateway.twist = mood
+    try:
+        world.bench.run(Job(world.series, wanted=IntervalSet([stretch]), refresh=True))
+    except GatewayError:
+        assert mood.moods
+    world.check()
+    after = world.bench.store.coverage(world.series)
+    assert not before.bars - after.bars
+    now = world.bench.gateway.time
+    assert not before.settled(now) - after.settled(now)
+    assert world.bench.store.read(world.series).equals(bars)

@@ -1,0 +1,85 @@
+"""Planning over random wants, holdings, limits and calendars: exactly what lacks, each once."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.gaps import whole_sessions
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.plan import Need, plan
+from ktrdr_pipelines.core.sessions import expected_spans
+from ktrdr_pipelines.core.timeframes import Timeframe
+
+BEGIN = datetime(2023, 10, 2, tzinfo=UTC)
+MINUTES = 400 * 1440
+
+
+def moments() -> st.SearchStrategy[datetime]:
+    """Give moments of fourteen months, to the minute."""
+    return st.integers(0, MINUTES).map(lambda minutes: BEGIN + timedelta(minutes=minutes))
+
+
+def stretches(most: int) -> st.SearchStrategy[IntervalSet]:
+    """Give some stretches of hours to months."""
+    lengths = st.sampled_from([60, 390, 1440, 5 * 1440, 40 * 1440])
+    one = st.builds(lambda at, m: Interval(at, at + timedelta(minutes=m)), moments(), lengths)
+    return st.lists(one, max_size=most).map(IntervalSet)
+
+
+@st.composite
+def needs(draw: st.DrawFn) -> Need:
+    """Make a need as a load has it: wanted and settled as whole sessions."""
+    calendar = calendar_named(draw(st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"])))
+    timeframe = draw(st.sampled_from(list(Timeframe)))
+    wanted = whole_sessions(calendar, timeframe, draw(stretches(4)))
+    settled = whole_sessions(calendar, timeframe, draw(stretches(8)))
+    return Need(
+        calendar=calendar,
+        timeframe=timeframe,
+        wanted=wanted,
+        settled=settled,
+        now=draw(moments()),
+        most_days=draw(st.sampled_from([1, 2, 7, 30, 365])),
+        most_sessions=draw(st.sampled_from([None, 1, 2, 5, 20])),
+    )
+
+
+@given(need=needs())
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+def test_chunks_cover_exactly_what_lacks_and_nothing_twice(need: Need) -> None:
+    """Every gap lies in one chunk, no two chunks share a session, none is without a gap."""
+    gaps, chunks = need.gaps(), plan(need)
+    covered = IntervalSet(chunk.stamps for chunk in chunks)
+    assert not gaps - covered
+    assert all(gaps.clip(chunk.stamps) for chunk in chunks)
+    seen: list[Interval] = []
+    for chunk in chunks:
+        spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+        own = [part for span in spans if (part := span.stamps.intersection(chunk.stamps))]
+        assert not any(one.overlaps(other) for one in own for other in seen)
+        seen += own
+
+
+@given(need=needs())
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+def test_no_chunk_is_wider_than_its_limits(need: Need) -> None:
+    """Days and sessions of a request stay below the limits, unless it is one session alone."""
+    for chunk in plan(need):
+        spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+        assert chunk.sessions == len(spans) or need.timeframe.is_intraday
+        if len(spans) > 1:
+            reach = spans[-1].closes_at - spans[0].opens_at
+            assert reach <= timedelta(days=need.most_days)
+            assert need.most_sessions is None or len(spans) <= need.most_sessions
+
+
+@given(need=needs())
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+def test_what_a_plan_asks_for_leaves_nothing_to_plan(need: Need) -> None:
+    """Once all chunks are settled the plan is empty: no chunk asks for less than it must."""
+    chunks = plan(need)
+    done = need.settled | IntervalSet(chunk.stamps for chunk in chunks)
+    assert plan(replace(need, settled=done)) == []
