@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ktrdr_pipelines.core.bars import micros, moment
-from ktrdr_pipelines.core.calendars import Calendars
+from ktrdr_pipelines.core.calendars import Calendars, learned_key
 from ktrdr_pipelines.core.completeness import (
     Cause,
     Claimed,
@@ -217,9 +217,10 @@ class GapBook:
     def _calendar(self, series: Series) -> SessionCalendar:
         """Give the calendar of a series: the object that was used before, where it is the same."""
         calendar = self.calendars.of(series.instrument)
-        kept = self._memory.calendars.setdefault(calendar.key, calendar)
+        key = f"{learned_key(series.instrument)} {series.instrument.end}"
+        kept = self._memory.calendars.setdefault(key, calendar)
         if kept is not calendar and not _same(kept, calendar):
-            self._memory.calendars[calendar.key] = kept = calendar
+            self._memory.calendars[key] = kept = calendar
         return kept
 
     def _look(
@@ -234,6 +235,8 @@ class GapBook:
         if isinstance(holding, StoreError):
             return SeriesGaps(series, error=holding)
         key, known = series_key(series), facts.of(series, holding)
+        if calendar.known is None:
+            return _unknown_sessions(series, calendar, holding, known, now=now)
         page = self._memory.pages.get(key)
         if page is None or not _holds(page, series, holding, known, now=now):
             page = _written(series, calendar, holding, known, now=now)
@@ -263,6 +266,30 @@ class _Ledgered:
             self._silences.get((contract, what), ()) if contract else (),
             self._confirmed.get(key, {}),
         )
+
+
+def _unknown_sessions(
+    series: Series, calendar: SessionCalendar, holding: Holding, known: _Known, *, now: datetime
+) -> SeriesGaps:
+    """Say that all of a series is open whose sessions the gateway has not told yet."""
+    wanted = between(first_stamp(series, calendar), now)
+    tries = [one.next_try_at for one in known.attempts if one.next_try_at is not None]
+    gap = wanted and Gap(
+        wanted,
+        sessions=0,
+        bars=0,
+        reason=GapReason.MISSING,
+        detail="its sessions are not known until the gateway tells them: a load asks first",
+        next_try_at=max(tries, default=None),
+    )
+    return SeriesGaps(
+        series,
+        (gap,) if gap else (),
+        rows=holding.rows,
+        first=holding.first,
+        last=holding.last,
+        attempts=known.attempts,
+    )
 
 
 def _holds(page: _Page, series: Series, holding: Holding, known: _Known, *, now: datetime) -> bool:

@@ -15,7 +15,6 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
     KtrdrError,
 )
-from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.claims import claiming
 from ktrdr_pipelines.load.desk import Means
 from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
@@ -24,6 +23,7 @@ from ktrdr_pipelines.load.loader import IbDataLoader
 from ktrdr_pipelines.load.outlook import Job
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress, Quiet, SeriesReport
+from ktrdr_pipelines.load.schedules import Schedules
 from ktrdr_pipelines.load.widths import Widths
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
@@ -65,10 +65,11 @@ class LoadManager:
         ledger = Ledger(self.layout.ledger)
         with claiming(self.layout, ledger) as claimant:
             async with SourceKeeper(self.open_source, self.patience) as keeper:
+                store = BarStore(self.layout, ledger)
                 means = Means(
                     keeper=keeper,
-                    store=BarStore(self.layout, ledger),
-                    calendars=open_calendars(ledger),
+                    store=store,
+                    schedules=Schedules(store, keeper),
                     claimant=claimant,
                     ranges=RangeDiscovery(ledger, self.gateway),
                     life=LifeSigns(),
