@@ -39,7 +39,8 @@ class Breaker:
     """The state, and what it rests on.
 
     ``until`` is when an open breaker lets one request try, or when a half-open one no longer
-    waits for it. ``failed_at`` is when the last failure counted, ``depth`` that of the deepest.
+    waits for it. ``failed_at`` is when the last failure counted and ``came`` what it met, ``depth``
+    that of the deepest.
     """
 
     state: BreakerState = BreakerState.CLOSED
@@ -48,6 +49,7 @@ class Breaker:
     until: float = 0.0
     pause_s: float = 0.0
     depth: Depth = Depth.CONNECTION
+    came: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,18 @@ def succeeded(breaker: Breaker, depth: Depth) -> Breaker:
 
 
 def failed(
-    breaker: Breaker, *, sent_at: float, now: float, depth: Depth = Depth.CONNECTION
+    breaker: Breaker,
+    *,
+    sent_at: float,
+    now: float,
+    depth: Depth = Depth.CONNECTION,
+    came: str = "",
 ) -> Breaker:
     """Take in a failure; of requests that were under way together, one counts."""
     if sent_at < breaker.failed_at or breaker.state is BreakerState.OPEN:
         return breaker
     failures, depth = breaker.failures + 1, max(breaker.depth, depth)
-    counted = replace(breaker, failures=failures, failed_at=now, depth=depth)
+    counted = replace(breaker, failures=failures, failed_at=now, depth=depth, came=came)
     if breaker.state is BreakerState.CLOSED and failures < MOST_FAILURES:
         return counted
     pause_s = min(max(breaker.pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)

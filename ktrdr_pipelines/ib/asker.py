@@ -123,7 +123,8 @@ class Asker:
             slot.release()
         is_ill = isinstance(error, GatewaySilentError) or _is_gone(error)
         if is_ill or isinstance(error, PacingError | QueryDroppedError):
-            self._pacer.note_trouble(slot.sent_at_s, is_ill=is_ill, depth=depth)
+            ill_with = error.came if is_ill else None
+            self._pacer.note_trouble(slot.sent_at_s, ill_with=ill_with, depth=depth)
         if isinstance(error, PacingError) and error.code != _PLACES_FULL:
             self._pacer.pause_after_violation()
 

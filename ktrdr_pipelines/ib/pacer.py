@@ -119,13 +119,17 @@ class Pacer:
         self.remember(lambda memory, database: memory.lives(database, depth))
 
     def note_trouble(
-        self, sent_at_s: float | None = None, *, is_ill: bool, depth: Depth = Depth.CONNECTION
+        self,
+        sent_at_s: float | None = None,
+        *,
+        ill_with: str | None,
+        depth: Depth = Depth.CONNECTION,
     ) -> None:
         """Take in a failure: fewer requests in flight, and where it is ill the breaker counts.
 
         Args:
             sent_at_s: when what failed was begun; None is just now.
-            is_ill: the gateway did not speak at all, rather than to say that it was too much.
+            ill_with: how the gateway failed to speak at all; None where it said it was too much.
             depth: how deep into the gateway it reached.
         """
         now = self._clock()
@@ -133,8 +137,10 @@ class Pacer:
 
         def act(memory: PacerMemory, database: Connection) -> None:
             memory.troubled(database, sent_at=sent_at, now=now)
-            if is_ill:
-                after = memory.failed(database, sent_at=sent_at, now=now, depth=depth)
+            if ill_with is not None:
+                after = memory.failed(
+                    database, sent_at=sent_at, now=now, depth=depth, came=ill_with
+                )
                 if after.state is BreakerState.OPEN:
                     _log.warning("the gateway is left alone for %.0f s", after.until - now)
 
@@ -241,9 +247,11 @@ class Pacer:
 
 
 def _resting(asked: str, chance: Admission) -> GatewayRestingError:
+    breaker = chance.breaker
+    last = f" (at last: {breaker.came})" if breaker.came else ""
     error = GatewayRestingError(
         asked,
-        came=f"the gateway failed {chance.breaker.failures} times in a row and is left alone",
+        came=f"the gateway failed {breaker.failures} times in a row{last} and is left alone",
         remedy=f"It is tried again in {chance.wait_s:.0f} s; 'ktrdr doctor' looks at it now",
     )
     error.retry_in_s = chance.wait_s

@@ -92,11 +92,11 @@ class PacerMemory:
         return chance
 
     def failed(
-        self, database: sqlite3.Connection, *, sent_at: float, now: float, depth: Depth
+        self, database: sqlite3.Connection, *, sent_at: float, now: float, depth: Depth, came: str
     ) -> Breaker:
         """Take in a sign that the gateway is ill, and give the breaker from now on."""
         before = self._value(database, _BREAKER, Breaker)
-        after = failed(before, sent_at=sent_at, now=now, depth=depth)
+        after = failed(before, sent_at=sent_at, now=now, depth=depth, came=came)
         self._save_breaker(database, before, after)
         return after
 

@@ -98,7 +98,7 @@ async def _entered(
         cause = error.__cause__
         met_nobody = isinstance(cause, WireError) and cause.ending in _NOBODY
         if not met_nobody:
-            budget.note_trouble(is_ill=True)
+            budget.note_trouble(ill_with=error.came)
         raise
     budget.note_life()
     return connection

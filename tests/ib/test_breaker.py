@@ -81,9 +81,10 @@ def test_one_process_tries_and_the_others_wait_for_it(tmp_path: Path) -> None:
     async def run() -> Any:
         for _ in range(MOST_FAILURES):
             time.now += 1
-            one.note_trouble(is_ill=True)
+            one.note_trouble(ill_with="it hung up")
         with pytest.raises(GatewayRestingError) as caught:
             await other.admit("bars", probe_s=45)
+        assert "(at last: it hung up)" in str(caught.value)
         time.now += caught.value.retry_in_s
         await one.admit("bars", probe_s=45)
         waiting = asyncio.create_task(other.admit("bars", probe_s=45))

@@ -265,7 +265,7 @@ def test_looking_closes_the_breaker(config: GatewayConfig, gateways: Any, words:
     there = replace(config, port=gateway.port)
     pacer = Pacer.of(there)
     for number in range(MOST_FAILURES):
-        pacer.note_trouble(1e9 + number, is_ill=True)
+        pacer.note_trouble(1e9 + number, ill_with="silence")
     assert pacer.vitals().breaker.state == "open"
     checks = asyncio.run(examine(there))
     assert all(check.verdict is not Verdict.WRONG for check in checks)

@@ -79,7 +79,7 @@ TABLE = (
     Case("an answer after the deadline, once", "{fault: late, seconds: 0.8, nth: 2}", COMPLETE),
     Case("bars after a cancel, once", "{fault: bars_after_cancel, nth: 1}", COMPLETE),
     Case("bars after a cancel, always", "{fault: bars_after_cancel}", "no answer in 0.6 s"),
-    Case("a trickle within the deadline", "{fault: trickle, seconds: 0.2}", COMPLETE),
+    Case("a trickle within the deadline", "{fault: trickle, seconds: 0.05}", COMPLETE),
     Case("a trickle beyond the deadline", "{fault: trickle, seconds: 3}", "no answer in 0.6 s"),
     # --- the socket -------------------------------------------------------------------------
     Case("accepts, then EOF, once", "{fault: hang_up, kind: connect, nth: 1}", COMPLETE),
