@@ -214,6 +214,8 @@ class GapBook:
     ) -> SeriesGaps:
         if isinstance(holding, StoreError):
             return SeriesGaps(series, error=holding)
+        if calendar.known is None:
+            return SeriesGaps(series, rows=holding.rows, error=_unknown_sessions(series))
         key, known = series_key(series), facts.of(series, holding)
         page = self._memory.pages.get(key)
         if page is None or not _holds(page, series, holding, known, now=now):
@@ -253,6 +255,15 @@ def _written(
     changes = (next_close(spans, now), holding.next_expiry(now), known.next_expiry(now))
     good_until = min((at for at in changes if at is not None), default=_FOR_EVER)
     return _Page(series, holding, known, now, good_until, found)
+
+
+def _unknown_sessions(series: Series) -> StoreError:
+    return StoreError(
+        f"the gaps of {series} cannot be told",
+        came=f"only the gateway knows the sessions of {series.instrument.calendar}, and it has not "
+        "been asked yet",
+        remedy=f"`ktrdr load {series.symbol} {series.timeframe}` asks it for them",
+    )
 
 
 def _moved(places: np.ndarray | None, low: int) -> np.ndarray | None:
