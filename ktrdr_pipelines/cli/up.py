@@ -66,8 +66,9 @@ def up(
             with dagster_web(home, log, port, _variables(place)) as web:
                 if not as_json:
                     note("starting Dagster's web UI and daemon ...")
+                plan = _backlog(place)
                 web.wait_until_ready()
-                _say_ready(place, web, as_json=as_json)
+                _say_ready(place, web, plan, as_json=as_json)
                 web.wait()
     except Stopped:
         if not as_json:
@@ -137,13 +138,29 @@ def _variables(place: "Place") -> dict[str, str]:
     }
 
 
-def _say_ready(place: "Place", web: "Web", *, as_json: bool) -> None:
+def _backlog(place: "Place") -> str:
+    """Say what the sensors will load, where it is much; empty where it is not."""
+    from datetime import UTC, datetime
+
+    from ktrdr_pipelines.ib.config import GatewayConfig
+    from ktrdr_pipelines.load.backlog import backlog_plan, measured_backlog
+    from ktrdr_pipelines.load.gapbook import open_gapbook
+
+    config, now = GatewayConfig.from_settings(place.settings), datetime.now(tz=UTC)
+    book = open_gapbook(place.layout, config.gateway)
+    found = book.look(place.universe.series(), now)
+    is_big = measured_backlog(found).is_big
+    return backlog_plan(book, found, config, now) if is_big else ""
+
+
+def _say_ready(place: "Place", web: "Web", plan: str, *, as_json: bool) -> None:
     settings = place.settings
     told: dict[str, Any] = {
         "url": web.url,
         "store": str(place.layout.root),
         "gateway": f"{settings.ib_host}:{settings.ib_port}",
         "log": str(web.log),
+        "backlog": plan or None,
     }
     if as_json:
         say_json(told, lines=False)
@@ -152,6 +169,8 @@ def _say_ready(place: "Place", web: "Web", *, as_json: bool) -> None:
     say(f"store     {told['store']}")
     say(f"gateway   {told['gateway']}")
     say(f"log       {told['log']}")
-    say(f"backfill  {web.url}/assets/bars/1d, then Materialize, and choose partitions")
+    say(f"sensors   {web.url}/automation: gaps and tails are loaded by themselves")
+    if plan:
+        say(f"backlog   {plan}")
     say("Elsewhere, ktrdr sees the same with:")
     say(f"  export KTRDR_DATA={told['store']} IB_PORT={settings.ib_port}")

@@ -11,8 +11,11 @@ import dagster as dg
 
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.bars_run import BarsRun
+from ktrdr_pipelines.defs.catalog_picture import catalog_metadata
 from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.load.gapbook import open_gapbook
 from ktrdr_pipelines.store.catalog import rebuild_catalog
 from ktrdr_pipelines.universe import Windows
 
@@ -62,18 +65,18 @@ def catalog_asset(timeframes: Sequence[Timeframe]) -> dg.AssetsDefinition:
     @dg.asset(
         name="bars_catalog",
         deps=[bars_key(timeframe) for timeframe in timeframes],
-        description="The DuckDB catalog: views over all bars, sessions and coverage.",
+        description="The DuckDB catalog: views over all bars, sessions and coverage. Its newest "
+        "materialization shows how complete the store is.",
         group_name="bars",
         kinds={"duckdb"},
     )
-    def bars_catalog(store: StoreResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        layout = store.layout()
-        instruments = list(store.universe().instruments.values())
-        rebuild_catalog(layout, instruments, datetime.now(tz=UTC))
-        size = layout.catalog.stat().st_size
-        return dg.MaterializeResult(
-            metadata={"symbols": len(instruments), "size_bytes": size, "path": str(layout.catalog)}
-        )
+    def bars_catalog(ib: IbResource, store: StoreResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        layout, now = store.layout(), datetime.now(tz=UTC)
+        universe = store.universe()
+        rebuild_catalog(layout, list(universe.instruments.values()), now)
+        book = open_gapbook(layout, GatewayConfig.from_settings(ib.settings()).gateway)
+        metadata = catalog_metadata(book, book.look(universe.series(), now), now)
+        return dg.MaterializeResult(metadata={**metadata, "path": str(layout.catalog)})
 
     return bars_catalog
 

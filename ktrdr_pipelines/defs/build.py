@@ -11,6 +11,7 @@ import dagster as dg
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.alert_sensor import alert_sensor
 from ktrdr_pipelines.defs.assets import bars_asset, catalog_asset
+from ktrdr_pipelines.defs.checks import bars_checks, check_schedule
 from ktrdr_pipelines.defs.gap_sensor import gap_sensor
 from ktrdr_pipelines.defs.gateway_sensor import gateway_sensor
 from ktrdr_pipelines.defs.history_sensor import history_sensor
@@ -49,7 +50,8 @@ def build_defs(
             history_sensor(),
             alert_sensor(settings.ktrdr_alert_command),
         ],
-        schedules=[tail_schedule()],
+        asset_checks=[bars_checks(timeframes)],
+        schedules=[tail_schedule(), check_schedule()],
         resources=resources,
         executor=dg.in_process_executor,
     )

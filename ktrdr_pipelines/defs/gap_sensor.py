@@ -38,12 +38,10 @@ from ktrdr_pipelines.defs.universe_sensor import held_symbols
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.load.absence import AbsenceFile
-from ktrdr_pipelines.load.estimates import estimate
-from ktrdr_pipelines.load.filling import Due, backlog_of, due_to_fill
+from ktrdr_pipelines.load.backlog import backlog_plan, measured_backlog
+from ktrdr_pipelines.load.filling import Due, due_to_fill
 from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
 from ktrdr_pipelines.load.keeper import system_now
-from ktrdr_pipelines.load.rates import measured_rates
-from ktrdr_pipelines.settings import PacingMode
 from ktrdr_pipelines.universe import Windows
 
 GAPS: Final = "ktrdr/gaps"
@@ -54,9 +52,6 @@ _AT_ONCE = 8
 """Runs that may wait or work at a time: two work, the rest bridge the time to the next tick."""
 
 _PAST_RUNS = 400
-_BIG_BARS = 500_000
-"""Missing bars from which on a backlog is announced: more than a day of many symbols."""
-
 _PARTITION: Final = "dagster/partition"
 Clock = Callable[[], datetime]
 
@@ -237,24 +232,13 @@ def _past_runs(instance: dg.DagsterInstance) -> Mapping[SeriesName, list[PastRun
 def _announcement(look: Look, ib: IbResource, cursor: str | None, now: datetime) -> tuple[int, str]:
     """Announce a big backlog with its plan, once, and again when it has doubled."""
     announced = int(json.loads(cursor)["announced_bars"]) if cursor else 0
-    backlog = backlog_of(look.found)
-    wanted = {series for series, _ in backlog}
-    bars = sum(gap.bars for one in look.found if one.series in wanted for gap in one.gaps)
-    if bars < _BIG_BARS:
+    backlog = measured_backlog(look.found)
+    if not backlog.is_big:
         return 0, ""
-    if announced and bars < 2 * announced:
+    if announced and backlog.bars < 2 * announced:
         return announced, ""
-    settings = ib.settings()
-    rates = measured_rates(
-        look.book.store.ledger,
-        GatewayConfig.from_settings(settings).gateway,
-        conservative=settings.ib_pacing is PacingMode.CONSERVATIVE,
-    )
-    plan = estimate(backlog, look.book.calendars, rates=rates, now=now)
-    return bars, (
-        f"a backlog of {len(backlog)} series is loaded from now on: {plan.summary} "
-        f"({plan.basis}); `backfill: manual` in universe.yaml leaves it to you"
-    )
+    config = GatewayConfig.from_settings(ib.settings())
+    return backlog.bars, backlog_plan(look.book, look.found, config, now)
 
 
 def _nothing_text(look: Look) -> str:

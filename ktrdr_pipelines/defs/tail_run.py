@@ -3,6 +3,7 @@
 Not here: when it runs (``defs.tail_schedule``), which tails are due (``load.tails``).
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -33,6 +34,9 @@ TAIL_OP: Final = "load_tails"
 POOL: Final = "ib_tails"
 _NAMED_AT_MOST: Final = 20
 _LONGEST_WAIT_S: Final = 60.0
+
+_CATALOG_S: Final = 600.0
+"""How old the catalog's tables of coverage and gaps may be while only tails run."""
 
 
 class TailConfig(dg.Config):
@@ -99,11 +103,8 @@ class TailRun:
             reports = self._drive(jobs) if jobs else []
         except KtrdrError as error:
             raise self._ending.failed(error) from error
-        finally:
-            if jobs:
-                instruments = list(self._universe.instruments.values())
-                rebuild_catalog(self._layout, instruments, self._clock())
         told = self._tell([report for report in reports if report.rows])
+        self._renew_catalog(is_new=bool(told))
         self._context.log.info(_summary(reports))
         self._end(reports, told)
 
@@ -121,6 +122,14 @@ class TailRun:
                     if "requests planned" not in note:
                         self._context.log.info(note)
             return thread.reports()
+
+    def _renew_catalog(self, *, is_new: bool) -> None:
+        """Renew the catalog's tables where they are old; its views show new bars by themselves."""
+        catalog = self._layout.catalog
+        age_s = time.time() - catalog.stat().st_mtime if catalog.exists() else math.inf
+        if is_new or age_s > _CATALOG_S:
+            instruments = list(self._universe.instruments.values())
+            rebuild_catalog(self._layout, instruments, self._clock())
 
     def _tell(self, reports: Iterable[SeriesReport]) -> int:
         """Tell of the windows that Dagster does not know yet, and of those that are finished."""

@@ -170,18 +170,20 @@ class GatewayConnection:
         return HistoryReply(frames[0], question.noted)
 
     async def head(self, query: HistoryQuery) -> list[str]:
-        """Ask for the head timestamp and give message 88; it is always cancelled afterwards.
+        """Ask for the head timestamp and give message 88; it is cancelled however it ends.
 
-        An uncancelled one would count among the gateway's 50 open requests for ever.
+        An uncancelled one would count among the gateway's 50 open requests for ever, and whether a
+        refused one does is not known.
         """
         question = self._opened(Topic.HEAD, query.asked, query.route)
         client = self._wire.client
         client.reqHeadTimeStamp(
             question.number, query.contract, query.what_to_show, query.use_rth, query.dates
         )
-        frames = await self._answer(question, client.cancelHeadTimeStamp)
-        if self.is_up:
-            client.cancelHeadTimeStamp(question.number)
+        try:
+            frames = await self._answer(question, None)
+        finally:
+            self._give_up(question, client.cancelHeadTimeStamp)
         return frames[0]
 
     async def contracts(self, contract: Contract, asked: str) -> list[list[str]]:

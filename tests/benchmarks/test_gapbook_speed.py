@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pytest
 
@@ -29,7 +30,11 @@ from ktrdr_pipelines.core.intervals import IntervalSet
 from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.spanarrays import span_arrays
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.gap_sensor import gap_sensor
+from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.tail_schedule import request_tails
 from ktrdr_pipelines.load.gapbook import GapBook, Memory, SeriesGaps
+from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger import Ledger, series_key
@@ -158,3 +163,50 @@ def test_only_what_changed_is_read_again(filled: StoreLayout) -> None:
     changed = [new.series for old, new in zip(before, after, strict=True) if old is not new]
     assert [str(series) for series in changed] == ["S007 5m"]
     assert str(path) in str(after[UNIVERSE.index(changed[0])].error)
+
+
+@pytest.mark.slow
+def test_a_sensor_tick_costs_little_more_than_a_look(
+    filled: StoreLayout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Universe, book, Dagster's runs and partitions: a whole tick, with nothing and with much due.
+
+    On a store that lacks the year after its last bars every series is due, and eight runs are
+    asked for.
+    """
+    entries = "".join(f"  S{number:03d}: {{}}\n" for number in range(SYMBOLS))
+    names = ", ".join(Timeframe)
+    filled.universe.write_text(
+        f"defaults: {{timeframes: [{names}], start: {FIRST}-01-01}}\n"
+        f"windows: {{1m: {FIRST}-01, yearly: {FIRST}}}\nsymbols:\n{entries}"
+    )
+    settings = Settings(ktrdr_data=filled.root, ktrdr_state=tmp_path)
+    ib, store = IbResource.of(settings), StoreResource(data_dir=str(filled.root))
+    windows = store.universe().windows
+    resources = {"ib": ib, "store": store}
+    with dg.DagsterInstance.ephemeral() as instance:
+        for timeframe in Timeframe:
+            symbols = [f"S{number:03d}" for number in range(SYMBOLS)]
+            instance.add_dynamic_partitions(f"symbols_{timeframe}", symbols)
+
+        def tick(now: datetime) -> dg.SensorResult:
+            context = dg.build_sensor_context(instance=instance, resources=resources)
+            result = gap_sensor(tuple(Timeframe), windows, lambda: now)(context)
+            assert isinstance(result, dg.SensorResult)
+            return result
+
+        quiet = tick(NOW)
+        assert not quiet.run_requests
+        assert "nothing is missing in 4000 series" in str(quiet.skip_reason)
+        plain = _best_s(lambda: _plainly(filled))
+        nothing = _best_s(lambda: tick(NOW))
+        later = NOW.replace(year=NOW.year + 1)
+        assert len(tick(later).run_requests or ()) == 8
+        much = _best_s(lambda: tick(later))
+        tails = _best_s(lambda: request_tails(instance, ib, store, NOW))
+    with capsys.disabled():
+        told = f"nothing due {nothing:.2f} s, all due {much:.2f} s, tails {tails:.2f} s"
+        print(f"\na tick over {SYMBOLS} x {len(Timeframe)} series: {told}")  # noqa: T201
+    assert nothing < 5 * plain
+    assert much < 8 * plain
+    assert tails < 5 * plain

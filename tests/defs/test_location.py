@@ -1,5 +1,6 @@
 """The code location as a whole: what it holds, its sensor, its catalog asset."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,10 @@ def test_catalog_asset_builds_the_catalog(location: Any) -> None:
     )
     assert result.success
     assert location.layout.catalog.stat().st_size > 0
+    [event] = result.asset_materializations_for_node("bars_catalog")
+    picture = str(event.metadata["heatmap"].value)
+    code = picture.removeprefix("![coverage](data:image/png;base64,").removesuffix(")")
+    assert base64.b64decode(code, validate=True).startswith(b"\x89PNG")
+    assert len(picture) < 300_000
+    assert "| AAPL 1d | 0 |" in str(event.metadata["coverage"].value)
+    assert event.metadata["bars_missing"].value > 1000

@@ -1,0 +1,196 @@
+"""Asset checks: what is unexplained, stale, out of order or impossible, timeframe by timeframe.
+
+They are not partitioned (such checks lose their partition in ranged runs): they look over all
+gaps, and over the bars of the newest windows. One op serves all timeframes; the schedule runs it
+hourly, and a materialization in the UI runs the part of its asset.
+
+Not here: finding gaps (``load.gapbook``), examining bars (``store.examination``).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Final
+
+import dagster as dg
+
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.assets import bars_key
+from ktrdr_pipelines.defs.catalog_picture import markdown_table
+from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.tags import KIND, RunKind
+from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.load.freshness import is_stale, stale_s
+from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
+from ktrdr_pipelines.load.keeper import system_now
+from ktrdr_pipelines.store.examination import Examined, examine
+
+UNEXPLAINED: Final = "unexplained_gaps"
+FRESH: Final = "tail_is_fresh"
+ORDER: Final = "order_and_duplicates"
+SANE: Final = "ohlc_sane"
+_TEXTS: Final = {
+    UNEXPLAINED: "No bar is missing without a reason.",
+    FRESH: "No tail is older than the registry's threshold of open session time.",
+    ORDER: "Bars of the newest windows are in order and there once.",
+    SANE: "Bars of the newest windows have a highest high, a lowest low and numbers for prices.",
+}
+_NEWEST_DAYS: Final = {one: 70 if one is Timeframe.M1 else 400 for one in Timeframe}
+"""How far back bars are examined: the newest windows and the ones before."""
+
+_NAMED_AT_MOST: Final = 20
+Clock = Callable[[], datetime]
+Rows = list[tuple[object, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found of one timeframe: how many are bad, of how many, and the worst of them."""
+
+    bad: int
+    looked_at: int
+    what: str
+    columns: tuple[str, ...]
+    rows: Rows
+
+    def result(self, timeframe: Timeframe, name: str) -> dg.AssetCheckResult:
+        """Say it in Dagster's words; a bad one warns, since no run can do better for now."""
+        metadata: dict[str, dg.MetadataValue] = {
+            "bad": dg.MetadataValue.int(self.bad),
+            "looked_at": dg.MetadataValue.int(self.looked_at),
+        }
+        if self.rows:
+            metadata["worst"] = dg.MetadataValue.md(markdown_table(self.columns, self.rows))
+        return dg.AssetCheckResult(
+            asset_key=bars_key(timeframe),
+            check_name=name,
+            passed=self.bad == 0,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{self.bad} of {self.looked_at} {self.what}",
+            metadata=metadata,
+        )
+
+
+def bars_checks(
+    timeframes: Iterable[Timeframe], clock: Clock = system_now
+) -> dg.AssetChecksDefinition:
+    """Make the checks of all timeframes."""
+    specs = [
+        dg.AssetCheckSpec(name, asset=bars_key(timeframe), description=text)
+        for timeframe in timeframes
+        for name, text in _TEXTS.items()
+    ]
+
+    @dg.multi_asset_check(name="bars_checks", specs=specs, can_subset=True)
+    def checks(
+        context: dg.AssetCheckExecutionContext, ib: IbResource, store: StoreResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        gateway = GatewayConfig.from_settings(ib.settings()).gateway
+        book = open_gapbook(store.layout(), gateway)
+        chosen = context.selected_asset_check_keys
+        for timeframe in Timeframe:
+            names = {key.name for key in chosen if key.asset_key == bars_key(timeframe)}
+            if names:
+                series = store.universe().series(timeframe)
+                found = book.look(series, clock())
+                yield from _results(timeframe, names, found, book, now=clock())
+
+    return checks
+
+
+def check_schedule() -> dg.ScheduleDefinition:
+    """Make the schedule that renews the catalog and runs all checks, hourly."""
+    return dg.ScheduleDefinition(
+        name="check_schedule",
+        target=dg.AssetSelection.all_asset_checks() | dg.AssetSelection.assets("bars_catalog"),
+        cron_schedule="17 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Renews the catalog with its picture of coverage, and runs all checks.",
+        tags={KIND: RunKind.CHECK.value},
+    )
+
+
+def _results(
+    timeframe: Timeframe,
+    names: set[str],
+    found: Sequence[SeriesGaps],
+    book: GapBook,
+    *,
+    now: datetime,
+) -> Iterator[dg.AssetCheckResult]:
+    if UNEXPLAINED in names:
+        yield _unexplained(found).result(timeframe, UNEXPLAINED)
+    if FRESH in names:
+        yield _fresh(found, book, now).result(timeframe, FRESH)
+    if names & {ORDER, SANE}:
+        since = now.date() - timedelta(days=_NEWEST_DAYS[timeframe])
+        files = _examined(found, book, since)
+        for name, finding in ((ORDER, _order(files)), (SANE, _sane(files))):
+            if name in names:
+                yield finding.result(timeframe, name)
+
+
+def _unexplained(found: Sequence[SeriesGaps]) -> Finding:
+    lacking = sorted(
+        ((sum(gap.bars for gap in one.gaps), one) for one in found if one.gaps or one.error),
+        key=lambda pair: -pair[0],
+    )
+    rows: Rows = [
+        (one.series.symbol, bars, len(one.gaps), one.error or f"{one.gaps[-1].reason}: "
+         f"{one.gaps[-1].detail}")
+        for bars, one in lacking[:_NAMED_AT_MOST]
+    ]  # fmt: skip
+    columns = ("symbol", "bars missing", "gaps", "the newest, why")
+    return Finding(len(lacking), len(found), "series lack bars without a reason", columns, rows)
+
+
+def _fresh(found: Sequence[SeriesGaps], book: GapBook, now: datetime) -> Finding:
+    stale = [one for one in found if is_stale(one, book.calendars, now)]
+    rows: Rows = [
+        (one.series.symbol, one.settled_until, f"{stale_s(one, book.calendars, now) / 3600:.1f} h")
+        for one in stale[:_NAMED_AT_MOST]
+    ]
+    threshold_s = IbLimitsRegistry.GAP_THRESHOLDS_S.value[found[0].series.timeframe] if found else 0
+    what = f"tails are more than {threshold_s / 3600:g} h of open session behind"
+    return Finding(len(stale), len(found), what, ("symbol", "settled until", "behind"), rows)
+
+
+def _examined(
+    found: Sequence[SeriesGaps], book: GapBook, since: date
+) -> Mapping[str, Examined | StoreError]:
+    """Examine the files that may hold bars since a date, by name."""
+    files: dict[str, Examined | StoreError] = {}
+    layout = book.store.layout
+    for one in found:
+        for path in layout.bar_files(one.series.symbol, one.series.timeframe):
+            if path.stem.isdigit() and int(path.stem) < since.year:
+                continue
+            try:
+                files[layout.relative(path)] = examine(path, since)
+            except StoreError as error:
+                files[layout.relative(path)] = error
+    return files
+
+
+def _order(files: Mapping[str, Examined | StoreError]) -> Finding:
+    rows: Rows = []
+    for name, one in files.items():
+        if isinstance(one, StoreError):
+            rows.append((name, "", "", one))
+        elif one.out_of_order or one.duplicates:
+            rows.append((name, one.out_of_order, one.duplicates, one.first_misplaced))
+    columns = ("file", "out of order", "twice", "first")
+    what = "files have bars out of order or twice"
+    return Finding(len(rows), len(files), what, columns, rows[:_NAMED_AT_MOST])
+
+
+def _sane(files: Mapping[str, Examined | StoreError]) -> Finding:
+    good = {name: one for name, one in files.items() if isinstance(one, Examined)}
+    bad = [(name, one.insane, one.first_insane) for name, one in good.items() if one.insane]
+    rows: Rows = list(bad[:_NAMED_AT_MOST])
+    total = sum(one.rows for one in good.values())
+    count = sum(one.insane for one in good.values())
+    return Finding(count, total, "bars are impossible", ("file", "bars", "first"), rows)

@@ -1,0 +1,145 @@
+"""Asset checks: each fails on its own fault, names it, and passes without it."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.checks import bars_checks
+from ktrdr_pipelines.store.barfile import read_bars
+from ktrdr_pipelines.store.examination import examined
+
+NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def check(location: Any) -> Callable[..., dict[str, Any]]:
+    """Give the way to run all checks of days at a moment."""
+    assert location.run("1d", "AAPL|2023", "MSFT|2026").success
+
+    def run(now: datetime = NOW) -> dict[str, Any]:
+        defs = location.defs()
+        checks = bars_checks([Timeframe.D1], lambda: now)
+        assets = [dg.AssetSpec(["bars", "1d"])]
+        done = dg.materialize(
+            [*assets, checks],
+            selection=dg.AssetSelection.all_asset_checks(),
+            resources=defs.resources,
+            instance=location.instance,
+        )
+        assert done.success
+        return {one.check_name: one for one in done.get_asset_check_evaluations()}
+
+    return run
+
+
+def failed(results: dict[str, Any]) -> set[str]:
+    """Name the checks that did not pass."""
+    return {name for name, one in results.items() if not one.passed}
+
+
+def test_complete_fresh_store_passes_all(check: Callable[..., dict[str, Any]]) -> None:
+    """Four checks, over both symbols."""
+    results = check()
+    assert set(results) == {
+        "unexplained_gaps",
+        "tail_is_fresh",
+        "order_and_duplicates",
+        "ohlc_sane",
+    }
+    assert failed(results) == set()
+    assert results["ohlc_sane"].metadata["looked_at"].value > 500
+
+
+def test_missing_day_is_unexplained_and_named(
+    location: Any, check: Callable[..., dict[str, Any]], forget: Callable[..., int]
+) -> None:
+    """One inner day of one symbol: the tail is fresh all the same."""
+    forget(location, "AAPL", "1d", [date(2024, 7, 5)])
+    results = check()
+    assert failed(results) == {"unexplained_gaps"}
+    assert "| AAPL | 1 | 1 | missing" in results["unexplained_gaps"].metadata["worst"].value
+    assert results["unexplained_gaps"].severity is dg.AssetCheckSeverity.WARN
+
+
+def test_tail_goes_stale_in_open_time_only(check: Callable[..., dict[str, Any]]) -> None:
+    """A weekend later it is fresh; a week later it is not."""
+    assert "tail_is_fresh" not in failed(check(NOW + timedelta(days=3)))
+    results = check(NOW + timedelta(days=8))
+    assert "tail_is_fresh" in failed(results)
+    assert results["tail_is_fresh"].metadata["bad"].value == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda bars: pa.concat_tables([bars, bars.slice(bars.num_rows - 1)]), "order"),
+        (lambda bars: bars.take(list(range(bars.num_rows - 1, -1, -1))), "order"),
+        (
+            lambda bars: with_column(bars, "high", lambda old: [old[0] - 1e6, *old[1:]]),
+            "sane",
+        ),
+        (lambda bars: with_column(bars, "low", lambda old: [old[0] + 1e6, *old[1:]]), "sane"),
+        (lambda bars: with_column(bars, "close", lambda old: [float("nan"), *old[1:]]), "sane"),
+        (lambda bars: with_column(bars, "open", lambda old: [None, *old[1:]]), "sane"),
+        (lambda bars: with_column(bars, "volume", lambda old: [-1.0, *old[1:]]), "sane"),
+    ],
+)
+def test_bad_bars_are_seen(location: Any, change: Callable[..., pa.Table], name: str) -> None:
+    """Twice, backwards, a high below the others, no number, a negative volume."""
+    assert location.run("1d", "AAPL|2026", "AAPL|2026").success
+    [path] = location.layout.bar_files("AAPL", Timeframe.D1)
+    bars = read_bars(path)
+    good, bad = examined(bars), examined(change(bars))
+    assert (good.out_of_order, good.duplicates, good.insane) == (0, 0, 0)
+    if name == "order":
+        assert bad.out_of_order + bad.duplicates > 0
+        assert bad.first_misplaced is not None
+    else:
+        assert bad.insane == 1
+        assert bad.first_insane is not None
+
+
+def test_nulls_that_mean_not_available_are_sane(location: Any) -> None:
+    """Currencies have no volume and no count."""
+    assert location.run("1d", "AAPL|2026", "AAPL|2026").success
+    [path] = location.layout.bar_files("AAPL", Timeframe.D1)
+    bars = with_column(read_bars(path), "volume", lambda old: [None] * len(old))
+    assert examined(with_column(bars, "bar_count", lambda old: [None] * len(old))).insane == 0
+
+
+def test_a_bad_file_fails_its_checks_by_name(
+    location: Any, check: Callable[..., dict[str, Any]]
+) -> None:
+    """Bars that stand twice in a file are found in the file itself."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from ktrdr_pipelines.store.barfile import read_file, write_file  # noqa: PLC0415
+
+    [path] = location.layout.bar_files("MSFT", Timeframe.D1)
+    facts, bars = read_file(path)
+    twice = pa.concat_tables([bars, bars.slice(bars.num_rows - 1)])
+    write_file(path, twice, replace(facts, rows=twice.num_rows))
+    results = check()
+    assert "order_and_duplicates" in failed(results)
+    worst = results["order_and_duplicates"].metadata["worst"].value
+    assert "symbol=MSFT/timeframe=1d/all.parquet" in worst
+
+
+def test_location_has_four_checks_a_timeframe(location: Any) -> None:
+    """The schedule runs them all; none is partitioned."""
+    graph = location.defs().resolve_asset_graph()
+    assert len(graph.asset_check_keys) == 4 * len(Timeframe)
+    names = {one.name for one in location.defs().schedules}
+    assert names == {"tail_schedule", "check_schedule"}
+
+
+def with_column(bars: pa.Table, name: str, change: Callable[[list[Any]], list[Any]]) -> pa.Table:
+    """Change the values of one column."""
+    place = bars.column_names.index(name)
+    field = bars.schema.field(name)
+    return bars.set_column(place, field, pa.array(change(bars[name].to_pylist()), field.type))

@@ -1,0 +1,100 @@
+"""Gaps fill by themselves: a running Dagster, a gateway, and nobody who launches anything."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from ktrdr_pipelines.core.bars import rows_per_session
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import midnight
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.gapbook import open_gapbook
+from ktrdr_pipelines.load.opening import universe_file
+from ktrdr_pipelines.simulator.server import running_simulator
+from ktrdr_pipelines.store.barfile import read_file, write_file
+from ktrdr_pipelines.store.footer import FileFacts
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.ledger import Ledger
+
+RUNS = "{ runsOrError(limit: 500) { ... on Runs { results { status tags { key value } } } } }"
+MATERIALIZED = """
+query ($key: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $key) {
+    ... on AssetNode { assetMaterializations(limit: 1000) { partition } }
+  }
+}
+"""
+
+
+def forget(path: Path, days: list[date]) -> None:
+    """Take days out of a file of daily bars, with what is known of them."""
+    facts, bars = read_file(path)
+    kept = bars.filter(pc.invert(pc.is_in(bars["session_date"], pa.array(days))))
+    assert kept.num_rows == bars.num_rows - len(days)
+    gone = IntervalSet(Interval(midnight(day), midnight(day + timedelta(days=1))) for day in days)
+    coverage = Coverage(facts.coverage.bars - gone, facts.coverage.empty)
+    write_file(
+        path, kept, FileFacts(facts.identity, coverage, kept.num_rows, rows_per_session(kept))
+    )
+
+
+def missing_of(layout: StoreLayout, gateway: str) -> int:
+    """Count the bars that are missing without a reason."""
+    universe, _ = universe_file(layout).read()
+    found = open_gapbook(layout, gateway).look(universe.series(), datetime.now(tz=UTC))
+    assert not any(one.error for one in found)
+    return sum(gap.bars for one in found for gap in one.gaps)
+
+
+@pytest.mark.slow
+def test_inner_days_that_vanish_come_back_by_themselves(
+    tmp_path: Path,
+    dagster_dev: Callable[[Mapping[str, str]], Any],
+    wait_for: Callable[..., Any],
+) -> None:
+    """Nothing is restarted or launched: exactly the days that are gone are asked for again."""
+    start = datetime.now(tz=UTC).date() - timedelta(days=150)
+    layout = create_store(tmp_path / "data")
+    layout.universe.write_text(
+        f"defaults: {{timeframes: [1d], start: {start}}}\n"
+        f"windows: {{yearly: {start.year}}}\nsymbols: {{AAPL: {{}}, MSFT: {{}}}}\n"
+    )
+    with running_simulator(now=datetime.now(tz=UTC)) as gateway:
+        name = f"127.0.0.1:{gateway.port}"
+        environment = {
+            "IB_PORT": str(gateway.port),
+            "KTRDR_DATA": str(layout.root),
+            "KTRDR_STATE": str(tmp_path / "state"),
+        }
+        with dagster_dev(environment) as dev:
+            assert missing_of(layout, name) > 150
+            wait_for(lambda: missing_of(layout, name) == 0, "the store to be filled")
+            ledger = Ledger(layout.ledger)
+            [path] = layout.bar_files("AAPL", Timeframe.D1)
+            _, before = read_file(path)
+            held = sorted(rows_per_session(before))
+            days = [held[20], held[41], held[70]]
+            audited = ledger.request_count()
+            forget(path, days)
+            assert missing_of(layout, name) == 3
+            wait_for(lambda: missing_of(layout, name) == 0, "the days to come back")
+            new = ledger.requests(ledger.request_count() - audited)
+            runs = dev.ask(RUNS)["runsOrError"]["results"]
+            events = dev.ask(MATERIALIZED, key={"path": ["bars", "1d"]})
+
+    assert read_file(path)[1].equals(before)
+    assert {record.series for record in new} == {"AAPL|1d"}
+    # The three days lie within what one request of days may ask for: from the first to the last.
+    [asked] = new
+    assert asked.rows == len([day for day in held if days[0] <= day <= days[-1]])
+    assert asked.asked_end is not None
+    assert days[-1] <= asked.asked_end.date() <= days[-1] + timedelta(days=1)
+    assert "FAILURE" not in {run["status"] for run in runs}, dev.log.read_text()[-4000:]
+    told = {one["partition"] for one in events["assetNodeOrError"]["assetMaterializations"]}
+    assert {f"AAPL|{start.year}", f"MSFT|{start.year}"} <= told
