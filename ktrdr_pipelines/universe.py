@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from ktrdr_pipelines.core.instruments import Instrument, Series
+from ktrdr_pipelines.core.instruments import Instrument, SecType, Series
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import DiskError, UniverseError, UnknownSymbolError
 from ktrdr_pipelines.universe_fields import (
@@ -25,8 +25,9 @@ from ktrdr_pipelines.universe_fields import (
     Entry,
     entries_of,
     read_fields,
+    shown,
 )
-from ktrdr_pipelines.universe_rules import base_of, instrument_of, shown
+from ktrdr_pipelines.universe_rules import base_of, instrument_of
 from ktrdr_pipelines.universe_yaml import Item, parsed
 
 _SECTIONS: Final = ("defaults", "windows", "symbols")
@@ -93,8 +94,16 @@ class Universe:
             "calendar": instrument.calendar,
             "timeframes": instrument.timeframes,
             "start": instrument.start,
+            "end": instrument.end,
             "backfill": instrument.backfill,
         }
+        if instrument.sec_type is SecType.FUT:
+            values |= {
+                "last_trade_date": f"{instrument.last_trade_date:%Y%m%d}",
+                "multiplier": instrument.multiplier,
+                "local_symbol": instrument.local_symbol,
+                "trading_class": instrument.trading_class,
+            }
         origins = self.origins.get(instrument.symbol, {})
         return {
             name: f"{shown(value)} ({origins.get(name, 'said')})" for name, value in values.items()

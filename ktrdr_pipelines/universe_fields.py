@@ -34,6 +34,8 @@ DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
 
 
 def _sec_type(item: Item) -> SecType:
+    if item.text() in _NOT_YET:
+        raise item.error(f"is {item.text()}, which is not kept", _NOT_YET[item.text()])
     if item.text() not in list(SecType):
         raise item.error(
             f"is {item.text()!r}, which this release does not have",
@@ -41,6 +43,31 @@ def _sec_type(item: Item) -> SecType:
         )
     return item.choice(SecType)
 
+
+def _what_to_show(item: Item) -> WhatToShow:
+    if item.text() in _NOT_YET:
+        raise item.error(f"is {item.text()}, which is not kept", _NOT_YET[item.text()])
+    return item.choice(WhatToShow)
+
+
+def _last_trade_date(item: Item) -> date:
+    text = item.word(r"[0-9]{8}", 'IB\'s last trade date, such as "20231215"')
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise item.error(f"is {text!r}", 'It must be a day, such as "20231215"') from None
+    if not FIRST_DAY <= day < LAST_DAY:
+        raise item.error(f"is {text!r}", f"It must be from {FIRST_DAY} to before {LAST_DAY}")
+    return day
+
+
+_NOT_YET: Final[Mapping[str, str]] = {
+    "BID_ASK": "Take one symbol with BID and one with ASK: they are bars as all others",
+    "ADJUSTED_LAST": "IB gives it only back from now, so that it can't be proved complete; take "
+    "TRADES, which is adjusted for splits",
+    "CONTFUT": "IB gives it only back from now, so that it can't be proved complete; take the "
+    "single contracts, each FUT with its last_trade_date",
+}
 
 READERS: Final[Mapping[str, Callable[[Item], Any]]] = {
     "sec_type": _sec_type,
@@ -51,11 +78,16 @@ READERS: Final[Mapping[str, Callable[[Item], Any]]] = {
     ),
     "currency": lambda item: item.word(r"[A-Z]{3}", "a currency in capitals, such as USD"),
     "con_id": lambda item: int(item.word(r"[1-9][0-9]{0,9}", "IB's contract id, a whole number")),
-    "what_to_show": lambda item: item.choice(WhatToShow),
+    "what_to_show": _what_to_show,
     "use_rth": Item.flag,
     "calendar": Item.text,
     "timeframes": lambda item: item.choices(Timeframe),
     "start": lambda item: item.day(FIRST_DAY, LAST_DAY),
+    "end": lambda item: item.day(FIRST_DAY, LAST_DAY),
+    "last_trade_date": _last_trade_date,
+    "multiplier": lambda item: item.word(r"[0-9]+(\.[0-9]+)?", "IB's multiplier, such as 50"),
+    "local_symbol": lambda item: item.word(r"[!-~]([ -~]*[!-~])?", "IB's, such as ESZ3"),
+    "trading_class": lambda item: item.word(r"[!-~]+", "IB's trading class, such as ES"),
     "backfill": lambda item: item.choice(Backfill),
 }
 """Every field of an entry, and how its value is read."""
@@ -98,3 +130,12 @@ def entries_of(symbols: Item) -> list[Entry]:
         seen[key.upper()] = key
         entries.append(Entry(key, item, read_fields(item, tuple(READERS))))
     return entries
+
+
+def shown(value: object) -> str:
+    """Write a field's value as the file would."""
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -8,11 +8,14 @@ https://www.interactivebrokers.com/en/trading/products-spot-currencies.php.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any, Final
 
 from ktrdr_pipelines.core.instruments import Instrument, SecType, WhatToShow
-from ktrdr_pipelines.universe_fields import DEFAULTS, Entry
+from ktrdr_pipelines.universe_calendars import calendar_for
+from ktrdr_pipelines.universe_fields import DEFAULTS, Entry, shown
+from ktrdr_pipelines.universe_markets import SMART, Market, market_of
 
 CURRENCIES: Final = frozenset(
     {"AED", "AUD", "CAD", "CHF", "CNH", "CZK", "DKK", "EUR", "GBP", "HKD", "HUF", "ILS", "JPY"}
@@ -25,7 +28,37 @@ _SUFFIXES: Final[Mapping[str, tuple[str, Any]]] = {
     ".ASK": ("what_to_show", WhatToShow.ASK),
     ".MID": ("what_to_show", WhatToShow.MIDPOINT),
 }
-_CONTRACT = ("sec_type", "symbol", "exchange", "primary_exchange", "currency", "con_id")
+_CONTRACT = (
+    *("sec_type", "symbol", "exchange", "primary_exchange", "currency", "con_id", "end"),
+    *("last_trade_date", "multiplier", "local_symbol", "trading_class"),
+)
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a kind of instrument has where nothing is said, and what IB has of it.
+
+    ``use_rth`` is None where the defaults of the universe decide. The first of ``shows`` is what
+    is taken.
+
+    Source: https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/#historical-whattoshow; IB
+    forces regular hours on indices (grade R).
+    """
+
+    exchange: str
+    shows: tuple[WhatToShow, ...]
+    use_rth: bool | None = None
+
+
+_QUOTES = (WhatToShow.MIDPOINT, WhatToShow.BID, WhatToShow.ASK)
+_KINDS: Final[Mapping[SecType, _Kind]] = {
+    SecType.STK: _Kind(SMART, (WhatToShow.TRADES, *_QUOTES)),
+    SecType.CASH: _Kind("IDEALPRO", _QUOTES, use_rth=False),
+    SecType.FUT: _Kind("", (WhatToShow.TRADES, *_QUOTES), use_rth=False),
+    SecType.IND: _Kind("", (WhatToShow.TRADES,), use_rth=True),
+    SecType.CRYPTO: _Kind("PAXOS", (WhatToShow.AGGTRADES, *_QUOTES), use_rth=False),
+}
 
 
 @dataclass(slots=True)
@@ -66,43 +99,67 @@ def instrument_of(
 ) -> tuple[Instrument, dict[str, str]]:
     """Make the instrument of an entry, and say of each field where it came from.
 
-    A key in two currencies is a currency pair, any other a US stock; ``base`` is the entry of
-    the key without its suffix, whose contract counts where this one says nothing.
+    A key in two currencies is a currency pair, any other a US stock, unless `sec_type` says what
+    it is; ``base`` is the entry of the key without its suffix, whose contract counts where this
+    one says nothing.
     """
     stem, fixed = base_of(entry.key)
     choice = _Choice(entry.said, base, defaults)
     pair = (stem[:3], stem[3:]) if _is_pair(stem) else None
-    cash = choice.of("sec_type", SecType.CASH if pair else SecType.STK) is SecType.CASH
-    if not cash:
+    sec_type: SecType = choice.of("sec_type", SecType.CASH if pair else SecType.STK)
+    if sec_type is SecType.STK:
         _refuse_near_pairs(entry, stem, choice.origins)
-    symbol, currency = (pair or ("", "")) if cash else (stem.replace(".", " "), "USD")
-    use_rth = choice.of("use_rth", False if cash else fixed.get("use_rth"))
+    kind = _KINDS[sec_type]
+    symbol, currency = _named(sec_type, stem, pair)
+    ib_symbol = choice.of("symbol", symbol)
+    exchange = choice.of("exchange", kind.exchange)
+    primary_exchange = choice.of("primary_exchange", "")
+    said_currency = choice.of("currency", "") if sec_type is not SecType.CASH else ""
+    market = market_of(
+        sec_type, exchange, primary_exchange, symbol=ib_symbol, currency=said_currency
+    )
+    _refuse_unnamed(entry, sec_type, ib_symbol, exchange)
+    use_rth = choice.of("use_rth", fixed.get("use_rth") if kind.use_rth is None else kind.use_rth)
+    last_trade_date = choice.of("last_trade_date", None)
+    end = None if last_trade_date is None else last_trade_date + _DAY
     instrument = Instrument(
         symbol=entry.key,
-        ib_symbol=choice.of("symbol", symbol),
-        sec_type=SecType.CASH if cash else SecType.STK,
-        exchange=choice.of("exchange", "IDEALPRO" if cash else "SMART"),
-        currency=choice.of("currency", currency),
-        what_to_show=choice.of(
-            "what_to_show",
-            fixed.get("what_to_show", WhatToShow.MIDPOINT if cash else WhatToShow.TRADES),
-        ),
+        ib_symbol=ib_symbol,
+        sec_type=sec_type,
+        exchange=exchange,
+        currency=choice.of("currency", currency or _currency_of(market)),
+        what_to_show=choice.of("what_to_show", fixed.get("what_to_show", kind.shows[0])),
         use_rth=use_rth,
-        calendar=choice.of("calendar", _calendar(cash=cash, use_rth=use_rth)),
+        calendar=choice.of("calendar", market.calendar(use_rth=use_rth) if market else ""),
         timeframes=choice.of("timeframes", None),
         start=choice.of("start", None),
         backfill=choice.of("backfill", None),
-        primary_exchange=choice.of("primary_exchange", ""),
+        primary_exchange=primary_exchange,
         contract_id=choice.of("con_id", None),
+        end=choice.of("end", end),
+        last_trade_date=last_trade_date,
+        multiplier=choice.of("multiplier", ""),
+        local_symbol=choice.of("local_symbol", ""),
+        trading_class=choice.of("trading_class", ""),
     )
     _refuse_contradictions(entry, instrument, fixed)
-    return instrument, choice.origins
+    calendar = calendar_for(entry, instrument, market)
+    return replace(instrument, calendar=calendar), choice.origins
 
 
-def _calendar(*, cash: bool, use_rth: bool) -> str:
-    if cash:
-        return "FX"
-    return "XNYS.RTH" if use_rth else "XNYS.ETH"
+def _named(sec_type: SecType, stem: str, pair: tuple[str, str] | None) -> tuple[str, str]:
+    """Give symbol and currency as the key says them."""
+    if sec_type is SecType.CASH:
+        return pair or ("", "")
+    if sec_type is SecType.FUT:
+        return "", ""
+    if sec_type is SecType.CRYPTO and len(stem) > 3:
+        return stem.removesuffix("USD"), ""
+    return stem.replace(".", " "), ""
+
+
+def _currency_of(market: Market | None) -> str:
+    return market.currency if market else ""
 
 
 def _is_pair(stem: str) -> bool:
@@ -115,8 +172,20 @@ def _refuse_near_pairs(entry: Entry, stem: str, origins: Mapping[str, str]) -> N
     if looks_paired and origins["sec_type"] == "derived" and "symbol" not in entry.said:
         raise entry.item.error(
             f"looks like a currency pair, and {stem[:3]} and {stem[3:]} are not two of IB's",
-            "Say `sec_type: STK` and `symbol` if it is a stock; currencies are "
-            f"{' '.join(sorted(CURRENCIES))}",
+            "Say `sec_type: STK` and `symbol` if it is a stock, `sec_type: CRYPTO` if it is a "
+            f"coin; currencies are {' '.join(sorted(CURRENCIES))}",
+        )
+
+
+def _refuse_unnamed(entry: Entry, sec_type: SecType, symbol: str, exchange: str) -> None:
+    if sec_type is SecType.FUT and not symbol:
+        raise entry.item.error(
+            "is FUT without `symbol`", "Say IB's symbol of the product, such as `symbol: ES`"
+        )
+    if not exchange:
+        raise entry.item.error(
+            f"is {sec_type} without `exchange`",
+            "Say IB's exchange, such as `exchange: CME` (futures) or `exchange: CBOE` (indices)",
         )
 
 
@@ -127,43 +196,54 @@ def _refuse_contradictions(entry: Entry, made: Instrument, fixed: Mapping[str, A
                 f"is {shown(entry.said[name])}, and the key {entry.key} says {shown(value)}",
                 "Leave it out, or choose a key without that suffix",
             )
-    (_refuse_bad_cash if made.sec_type is SecType.CASH else _refuse_bad_stock)(entry, made)
-    calendar = _calendar(cash=made.sec_type is SecType.CASH, use_rth=made.use_rth)
-    if made.calendar != calendar:
-        raise entry.at("calendar").error(
-            f"is {made.calendar!r}",
-            f"Allowed for {made.sec_type} with use_rth: {shown(made.use_rth)} is {calendar}",
+    if made.sec_type is SecType.CASH:
+        _refuse_bad_pair(entry, made)
+    shows = _KINDS[made.sec_type].shows
+    if made.what_to_show not in shows:
+        raise entry.at("what_to_show").error(
+            f"is {made.what_to_show}, which IB does not have for {made.sec_type}",
+            f"Allowed are {', '.join(shows)}",
+        )
+    _refuse_bad_hours(entry, made)
+    _refuse_bad_end(entry, made)
+    if not made.currency:
+        raise entry.item.error(
+            f"is {made.sec_type} at {made.exchange}, whose currency is not known",
+            "Say it, such as `currency: EUR`",
         )
 
 
-def _refuse_bad_cash(entry: Entry, made: Instrument) -> None:
+def _refuse_bad_pair(entry: Entry, made: Instrument) -> None:
     pair = {made.ib_symbol, made.currency}
     if len(pair) < 2 or not pair <= CURRENCIES:
         raise entry.item.error(
             f"is CASH of symbol {made.ib_symbol!r} and currency {made.currency!r}",
             f"Say two of {' '.join(sorted(CURRENCIES))}, or choose a key such as EURUSD",
         )
-    if made.what_to_show is WhatToShow.TRADES:
-        raise entry.at("what_to_show").error(
-            "is TRADES, which IB does not have for CASH", "Allowed are MIDPOINT, BID, ASK"
-        )
-    if made.use_rth:
+
+
+def _refuse_bad_hours(entry: Entry, made: Instrument) -> None:
+    if made.use_rth and made.sec_type in {SecType.CASH, SecType.CRYPTO}:
         raise entry.at("use_rth").error(
-            "is true, and CASH has no regular hours", "Say false or leave it out"
+            f"is true, and {made.sec_type} has no regular hours", "Say false or leave it out"
+        )
+    if not made.use_rth and made.sec_type is SecType.IND:
+        raise entry.at("use_rth").error(
+            "is false, and IB gives indices in regular hours only", "Say true or leave it out"
         )
 
 
-def _refuse_bad_stock(entry: Entry, made: Instrument) -> None:
-    if made.currency != "USD":
-        raise entry.at("currency").error(
-            f"is {made.currency}", "This release has stocks in USD only; say USD or leave it out"
+def _refuse_bad_end(entry: Entry, made: Instrument) -> None:
+    if made.sec_type is SecType.FUT and made.last_trade_date is None:
+        raise entry.item.error(
+            "is FUT without `last_trade_date`",
+            'Say the day of its last trade in quotes, such as `last_trade_date: "20231215"`',
         )
-
-
-def shown(value: object) -> str:
-    """Write a field's value as the file would."""
-    if value is None or value == "":
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    for name in ("last_trade_date", "multiplier", "local_symbol", "trading_class"):
+        if made.sec_type is not SecType.FUT and name in entry.said:
+            raise entry.at(name).error(f"is said of {made.sec_type}", "Only FUT has it")
+    if made.end is not None and made.end <= made.start:
+        raise entry.at("end" if "end" in entry.said else "last_trade_date").error(
+            f"means that it had ended on {made.end}, and its start is {made.start}",
+            "Say an earlier `start` for it, or leave it out of the universe",
+        )

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -5,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.calendars import calendar_keys
+from ktrdr_pipelines.core.calendars import calendar_keys, is_calendar
 from ktrdr_pipelines.core.instruments import Backfill, Instrument, SecType, WhatToShow
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import DiskError, UniverseError, UnknownSymbolError
 from ktrdr_pipelines.universe import Universe, UniverseFile, Windows, load_universe, parse_universe
+from ktrdr_pipelines.universe_markets import INDEX_EXCHANGES, STOCK_EXCHANGES
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "universe.example.yaml"
 GOOD = "symbols:\n  AAPL: {}\n"
@@ -128,6 +130,99 @@ def test_a_pair_may_have_any_name() -> None:
     assert (stock.ib_symbol, stock.calendar) == ("EURUSD", "XNYS.RTH")
 
 
+def test_a_future_is_known_by_its_last_trade_date() -> None:
+    """It trades all hours, and has ended after its last day, whatever the hour of its end."""
+    found = one(
+        'ESZ23: {sec_type: FUT, symbol: ES, exchange: CME, last_trade_date: "20231215",'
+        " multiplier: 50, local_symbol: ESZ3, trading_class: ES}"
+    )
+    assert found == replace(
+        AAPL,
+        symbol="ESZ23",
+        ib_symbol="ES",
+        sec_type=SecType.FUT,
+        exchange="CME",
+        use_rth=False,
+        calendar="GLOBEX.EQUITY",
+        end=date(2023, 12, 16),
+        last_trade_date=date(2023, 12, 15),
+        multiplier="50",
+        local_symbol="ESZ3",
+        trading_class="ES",
+    )
+    universe = parse_universe(
+        "symbols:\n  F: {sec_type: FUT, symbol: CL, exchange: NYMEX, last_trade_date: 20250319}",
+        "u.yaml",
+    )
+    told = universe.describe(universe.instrument("F"))
+    assert told["last_trade_date"] == "20250319 (said)"
+    assert told["end"] == "2025-03-20 (derived)"
+
+
+@pytest.mark.parametrize(
+    ("entry", "currency", "calendar"),
+    [
+        ("VOD: {primary_exchange: LSE}", "GBP", "XLON.RTH"),
+        ("SAP: {exchange: IBIS}", "EUR", "XETR.RTH"),
+        ("AIR: {primary_exchange: SBF}", "EUR", "XPAR.RTH"),
+        ("7203: {exchange: TSEJ}", "JPY", "XTKS.RTH"),
+        ("700: {exchange: SEHK}", "HKD", "XHKG.RTH"),
+        ("BHP: {exchange: ASX}", "AUD", "XASX.RTH"),
+        ("VODU: {symbol: VOD, exchange: LSE, currency: USD}", "USD", "XLON.RTH"),
+        ("RY: {currency: CAD, primary_exchange: TSE}", "CAD", "XTSE.RTH"),
+        ("X: {currency: EUR, calendar: XMIL.RTH}", "EUR", "XMIL.RTH"),
+        ("V.ETH: {primary_exchange: LSE, calendar: GATEWAY}", "GBP", "GATEWAY:Europe/London"),
+        ("V: {exchange: FOO, currency: SAR, calendar: 'GATEWAY:UTC'}", "SAR", "GATEWAY:UTC"),
+        ("AAPL: {calendar: GATEWAY}", "USD", "GATEWAY:America/New_York"),
+        ("SPX: {sec_type: IND, exchange: CBOE}", "USD", "XNYS.RTH"),
+        ("DAX: {sec_type: IND, exchange: EUREX}", "EUR", "XETR.RTH"),
+        ("N225: {sec_type: IND, exchange: OSE.JPN}", "JPY", "XTKS.RTH"),
+        ("BTC: {sec_type: CRYPTO}", "USD", "CRYPTO"),
+        (
+            "B: {sec_type: FUT, symbol: X, exchange: CME, last_trade_date: 20240628, calendar: G}",
+            "USD",
+            "GATEWAY:America/Chicago@17:00",
+        ),
+        (
+            "B: {sec_type: FUT, symbol: X, exchange: CME, last_trade_date: 20240628, calendar: F}",
+            "USD",
+            "GLOBEX.FX",
+        ),
+    ],
+)
+def test_exchange_codes_say_currency_and_sessions(entry: str, currency: str, calendar: str) -> None:
+    """What is not said follows from the exchange, and only the gateway knows other hours."""
+    said = entry.replace(": G}", ": GATEWAY}").replace(": F}", ": GLOBEX.FX}")
+    found = one(said)
+    assert (found.currency, found.calendar) == (currency, calendar)
+    assert is_calendar(found.calendar)
+
+
+def test_every_exchange_of_the_tables_has_a_calendar() -> None:
+    """No code leads to a market that no library knows."""
+    markets = {*STOCK_EXCHANGES.values(), *INDEX_EXCHANGES.values()}
+    assert {market.regular for market in markets} <= set(calendar_keys())
+
+
+def test_a_coin_has_its_own_prices() -> None:
+    """Crypto is aggregated trades at PAXOS, round the clock."""
+    for key in ("BTC", "BTCUSD"):
+        found = one(f"{key}: {{sec_type: CRYPTO}}")
+        assert (found.ib_symbol, found.exchange, found.what_to_show, found.use_rth) == (
+            "BTC",
+            "PAXOS",
+            "AGGTRADES",
+            False,
+        )
+
+
+def test_a_person_says_that_a_stock_has_ended() -> None:
+    """`end` is the first session date without it, and counts for the symbols beside it too."""
+    text = "symbols:\n  BBBY: {end: 2023-05-03}\n  BBBY.ETH: {}\n"
+    universe = parse_universe(text, "u.yaml")
+    assert {each.end for each in universe.instruments.values()} == {date(2023, 5, 3)}
+
+
 def test_defaults_hold_for_what_is_not_said() -> None:
     """An entry's own word comes first, and regular hours are no matter of currencies."""
     defaults = "{use_rth: false, timeframes: [1d], start: '2015-06-01', backfill: manual}"
@@ -210,6 +305,7 @@ def test_describing_shows_each_field_and_its_origin() -> None:
         "calendar": "XNYS.ETH (derived)",
         "timeframes": "1m, 5m (said)",
         "start": "2021-01-01 (defaults)",
+        "end": "none (derived)",
         "backfill": "auto (derived)",
     }
     assert Universe({"AAPL": AAPL}).describe(AAPL)["exchange"] == "SMART (said)"
@@ -281,8 +377,68 @@ def test_a_key_that_is_no_symbol_is_refused(key: str) -> None:
     ("entry", "parts"),
     [
         ("A: {use_rht: true}", ["A > use_rht: is not a known key", "Did you mean use_rth?"]),
-        ("A: {sec_type: FUT, last_trade_date: '20231215'}", ["'FUT', which this release", "CASH"]),
+        ("A: {sec_type: OPT}", ["'OPT', which this release", "STK, CASH, FUT, IND, CRYPTO"]),
         ("A: {sec_type: stk}", ["'stk'", "STK, CASH"]),
+        ("A: {sec_type: CONTFUT}", ["CONTFUT, which is not kept", "single contracts"]),
+        ("A: {what_to_show: BID_ASK}", ["BID_ASK, which is not kept", "one symbol with BID"]),
+        ("A: {what_to_show: ADJUSTED_LAST}", ["is not kept", "TRADES, which is adjusted"]),
+        ("A: {sec_type: FUT}", ["FUT without `symbol`", "symbol: ES"]),
+        ("A: {sec_type: FUT, symbol: ES}", ["without `exchange`", "exchange: CME"]),
+        ("A: {sec_type: IND}", ["is IND without `exchange`"]),
+        (
+            "A: {sec_type: FUT, symbol: ES, exchange: CME}",
+            ["FUT without `last_trade_date`", '"20231215"'],
+        ),
+        (
+            "A: {sec_type: FUT, symbol: ES, exchange: CME, last_trade_date: 202312}",
+            ["last_trade_date: is '202312'"],
+        ),
+        (
+            "A: {sec_type: FUT, symbol: ES, exchange: CME, last_trade_date: 20231315}",
+            ["last_trade_date: is '20231315'", "a day"],
+        ),
+        (
+            "A: {sec_type: FUT, symbol: ES, exchange: CME, last_trade_date: 20191220}",
+            ["had ended on 2019-12-21", "its start is 2020-01-01", "earlier `start`"],
+        ),
+        ("A: {end: 2019-01-01}", ["A > end: means that it had ended on 2019-01-01"]),
+        (
+            "A: {sec_type: FUT, use_rth: on, symbol: E, exchange: CME, last_trade_date: 20231215}",
+            ["sessions are not known", "`use_rth: false`", "calendar: GATEWAY"],
+        ),
+        (
+            "A: {sec_type: FUT, symbol: BRR, exchange: CME, last_trade_date: 20231215}",
+            ["sessions are not known", "GLOBEX.EQUITY", "calendar: GATEWAY"],
+        ),
+        (
+            "A: {sec_type: FUT, symbol: FDAX, exchange: EUREX, last_trade_date: 20231215}",
+            ["EUREX, whose currency is not known"],
+        ),
+        (
+            "A: {sec_type: IND, exchange: E, currency: EUR, calendar: GATEWAY}",
+            ["zone of E is not known", "GATEWAY:Asia/Tokyo@16:00"],
+        ),
+        ("A: {multiplier: 50}", ["multiplier: is said of STK", "Only FUT"]),
+        (
+            "A: {sec_type: CRYPTO, what_to_show: TRADES}",
+            ["does not have for CRYPTO", "AGGTRADES"],
+        ),
+        ("A: {sec_type: CRYPTO, use_rth: true}", ["CRYPTO has no regular hours"]),
+        ("A: {sec_type: IND, exchange: CBOE, what_to_show: BID}", ["Allowed are TRADES"]),
+        ("A: {sec_type: IND, exchange: CBOE, use_rth: false}", ["regular hours only"]),
+        ("BTCUSD: {}", ["BTC and USD are not two", "sec_type: CRYPTO"]),
+        ("A: {primary_exchange: LSE, use_rth: false}", ["sessions are not known", "GATEWAY"]),
+        (
+            "A: {primary_exchange: LSE, use_rth: false, calendar: XLON.ETH}",
+            ["is 'XLON.ETH', which there is not", "GATEWAY"],
+        ),
+        (
+            "A: {primary_exchange: LSE, use_rth: false, calendar: XLON.RTH}",
+            ["use_rth is false", "use_rth: true"],
+        ),
+        ("A: {exchange: LSE, calendar: XPAR.RTH}", ["is 'XPAR.RTH'", "is XLON.RTH, or GATEWAY"]),
+        ("A: {calendar: 'GATEWAY:Mars/Base'}", ["calendar: is 'GATEWAY:Mars/Base'"]),
+        ("A: {exchange: FOO, currency: EUR}", ["at FOO", "not known", "ISO 10383"]),
         ("A: {what_to_show: LAST}", ["is 'LAST'", "TRADES, MIDPOINT, BID, ASK"]),
         ("A: {use_rth: maybe}", ["is 'maybe'", "true or false"]),
         ("A: {use_rth: }", ["use_rth: is empty", "a single value"]),
@@ -302,7 +458,7 @@ def test_a_key_that_is_no_symbol_is_refused(key: str) -> None:
         ("A: {con_id: 1.5}", ["con_id: is '1.5'"]),
         ("A: {exchange: smart}", ["exchange: is 'smart'", "in capitals"]),
         ("A: {currency: dollar}", ["currency: is 'dollar'"]),
-        ("A: {currency: EUR}", ["currency: is EUR", "stocks in USD only"]),
+        ("A: {currency: EUR}", ["STK at SMART", "not known", "Set primary_exchange"]),
         ("A: {symbol: ''}", ["symbol: is empty"]),
         ("A: {symbol: ' A'}", ["symbol: is ' A'"]),
         ("A: {calendar: FX}", ["calendar: is 'FX'", "is XNYS.RTH"]),
@@ -365,12 +521,14 @@ def test_what_the_example_comments_out_is_good_too() -> None:
     """A person who takes the comment signs away gets what the comment says."""
     lines = EXAMPLE.read_text().splitlines()
     inside = lines[lines.index("symbols:") :]
-    useful = [line for line in inside if not line.endswith((".", "words:"))]
+    useful = [line for line in inside if not line.startswith("  ##")]
     opened = "\n".join(line.replace("  # ", "  ", 1) for line in useful)
     universe = parse_universe(opened, "example")
     assert universe.instrument("EURUSD.ASK").what_to_show is WhatToShow.ASK
     assert universe.instrument("SPY.BID").start == date(2024, 1, 1)
     assert universe.instrument("BRK.B").backfill is Backfill.MANUAL
+    assert universe.instrument("ESZ23").end == date(2023, 12, 16)
+    assert universe.instrument("VOD.ETH").calendar == "GATEWAY:Europe/London"
 
 
 def test_a_missing_file_is_told_with_the_remedy(tmp_path: Path) -> None:

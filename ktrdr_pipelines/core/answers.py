@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ktrdr_pipelines.core.instruments import Instrument, Origin, Series
 from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.schedules import LearnedDay
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,16 @@ class BarSource(Protocol):
 
     async def bars(self, request: BarRequest) -> Answer | NoData:
         """Ask for bars."""
+        ...
+
+    async def hours(self, instrument: Instrument) -> list[LearnedDay]:
+        """Give the sessions that the contract's details tell of the next days."""
+        ...
+
+    async def schedule(
+        self, instrument: Instrument, ends_at: datetime, days: int
+    ) -> list[LearnedDay]:
+        """Give the sessions of so many days before a moment, oldest first."""
         ...
 
     async def head(self, instrument: Instrument) -> datetime | None:

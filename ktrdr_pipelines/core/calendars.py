@@ -5,8 +5,7 @@ Not here: where a calendar's facts come from (``core.exchanges``, ``core.globex`
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Final
@@ -18,6 +17,7 @@ from ktrdr_pipelines.core.exchanges import EXTENDED, exchange_codes, exchange_ho
 from ktrdr_pipelines.core.globex import FAMILIES, globex_hours
 from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.round_clock import CRYPTO, SPOT_FX, crypto, spot_fx
+from ktrdr_pipelines.core.schedules import LearnedDay, overlaid
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.tables import KNOWN_FROM, KNOWN_TO
 
@@ -92,22 +92,54 @@ def _unknown_sessions(key: str) -> SessionCalendar:
     )
 
 
-@dataclass(frozen=True, slots=True)
+def learned_key(instrument: Instrument) -> str:
+    """Name the calendar that a schedule of an instrument is learned for.
+
+    One schedule serves all symbols of a known calendar; where only the gateway knows the
+    sessions, every symbol has its own.
+    """
+    key = instrument.calendar
+    return f"{key} {instrument.symbol}" if is_gateways(key) else key
+
+
 class Calendars:
     """The book of calendars: which sessions are expected of each instrument.
 
     A value: what is learned later makes another book. Whoever decides what is *expected* asks the
     book; zone and session dates of a moment never depend on it (``calendar_named``).
+
+    Args:
+        learned: what the gateway told of session dates, oldest first, by ``learned_key``; it wins
+            over what the libraries know.
     """
 
+    __slots__ = ("_learned", "_made")
+
+    def __init__(self, learned: Mapping[str, Sequence[LearnedDay]] | None = None) -> None:
+        self._learned = dict(learned or {})
+        self._made: dict[str, SessionCalendar] = {}
+
+    def __repr__(self) -> str:
+        days = sum(map(len, self._learned.values()))
+        return f"Calendars({days} days learned of {len(self._learned)} calendars)"
+
     def of(self, instrument: Instrument) -> SessionCalendar:
-        """Give the calendar that an instrument's sessions are expected by.
+        """Give the calendar that an instrument's sessions are expected by, up to its end.
 
         Raises:
             KeyError: it names a calendar that there is not.
         """
-        return calendar_named(instrument.calendar)
+        calendar = self._whole(instrument)
+        return calendar if instrument.end is None else calendar.until(instrument.end)
 
     def each(self, instruments: Iterable[Instrument]) -> dict[str, SessionCalendar]:
-        """Give the calendars of some instruments by their keys, each once."""
-        return {instrument.calendar: self.of(instrument) for instrument in instruments}
+        """Give the calendars of some instruments by ``learned_key``, whole, each once."""
+        return {learned_key(one): self._whole(one) for one in instruments}
+
+    def _whole(self, instrument: Instrument) -> SessionCalendar:
+        key = learned_key(instrument)
+        if key not in self._learned:
+            return calendar_named(instrument.calendar)
+        if key not in self._made:
+            self._made[key] = overlaid(calendar_named(instrument.calendar), self._learned[key])
+        return self._made[key]

@@ -15,12 +15,16 @@ class SecType(StrEnum):
 
     STK = "STK"
     CASH = "CASH"
+    FUT = "FUT"
+    IND = "IND"
+    CRYPTO = "CRYPTO"
 
 
 class WhatToShow(StrEnum):
     """What a bar is made of, by IB's names."""
 
     TRADES = "TRADES"
+    AGGTRADES = "AGGTRADES"
     MIDPOINT = "MIDPOINT"
     BID = "BID"
     ASK = "ASK"
@@ -46,7 +50,9 @@ class Instrument:
     """What one symbol of the universe stands for.
 
     ``symbol`` is the universe's key, ``ib_symbol`` the gateway's. ``calendar`` is a key of
-    ``core.sessions``. ``start`` is the first session date that is wanted.
+    ``core.calendars``. ``start`` is the first session date that is wanted, ``end`` the first one
+    at which it has ended (delisted, expired), None while it lives. Of a future,
+    ``last_trade_date`` and the three texts after it tell one contract from another.
     """
 
     symbol: str
@@ -62,6 +68,11 @@ class Instrument:
     backfill: Backfill = Backfill.AUTO
     primary_exchange: str = ""
     contract_id: int | None = None
+    end: date | None = None
+    last_trade_date: date | None = None
+    multiplier: str = ""
+    local_symbol: str = ""
+    trading_class: str = ""
 
     def __str__(self) -> str:
         return self.symbol

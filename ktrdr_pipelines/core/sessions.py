@@ -109,6 +109,22 @@ class SessionCalendar:
         """First and last session date that the calendar knows, or None where it knows none."""
         return (self._days[0].item(), self._days[-1].item()) if len(self._days) else None
 
+    def until(self, end: date) -> "SessionCalendar":
+        """Give the calendar without the sessions from a date on; days and zone stay."""
+        count = int(np.searchsorted(self._days, np.datetime64(end)))
+        if count == len(self._days):
+            return self
+        last = self._closes[count - 1] if count else 0
+        return SessionCalendar(
+            key=self.key,
+            zone=self.zone,
+            days=self._days[:count],
+            opens=self._opens[:count],
+            closes=self._closes[:count],
+            breaks=self._breaks[: int(np.searchsorted(self._breaks[:, 0], last))],
+            roll=self.roll,
+        )
+
     def sessions(self, first: date, end: date) -> list[Session]:
         """Give the sessions dated in ``[first, end)``."""
         low, high = np.searchsorted(self._days, [np.datetime64(first), np.datetime64(end)])

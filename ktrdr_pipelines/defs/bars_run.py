@@ -120,7 +120,9 @@ class BarsRun:
                 for series in changed:
                     self._report_finished(series)
                 self._stop_if_ended()
-            return thread.reports()
+            reports = thread.reports()
+        self._calendars = open_calendars(self._store.ledger)
+        return reports
 
     def _stop_if_ended(self) -> None:
         """Stop where Dagster has given the run up: a retry would ask for everything twice."""
@@ -131,7 +133,10 @@ class BarsRun:
     def _report_finished(self, series: Series) -> None:
         """Mark the windows of a series of which every session is settled."""
         now = datetime.now(tz=UTC)
-        windows, calendar = self._open[series], self._calendars.of(series.instrument)
+        windows, calendar = (
+            self._open[series],
+            open_calendars(self._store.ledger).of(series.instrument),
+        )
         for partition, stamps in list(windows.items()):
             rows = self._store.rows(series, stamps)
             if rows and is_finished(self._store, series, stamps, calendar=calendar, proof_now=now):

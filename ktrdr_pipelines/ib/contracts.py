@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 from ib_async.contract import Contract
 
-from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.core.instruments import Instrument, SecType
 from ktrdr_pipelines.errors import BadAnswerError, ContractAmbiguousError, ContractUnknownError
 
 _SHOWN = 5
+_TELLING = (
+    *("currency", "primary_exchange", "exchange"),
+    *("last_trade_date", "trading_class", "multiplier", "local_symbol"),
+)
+"""Fields of the universe that tell candidates apart, the ones first that people know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +29,28 @@ class Candidate:
     primary_exchange: str
     currency: str
     name: str
+    last_trade_date: str = ""
+    multiplier: str = ""
+    local_symbol: str = ""
+    trading_class: str = ""
+    zone: str = ""
+    trading_hours: str = ""
+    liquid_hours: str = ""
 
     def __str__(self) -> str:
         place = f"{self.exchange}/{self.primary_exchange}".rstrip("/")
+        ends = f" {self.last_trade_date} {self.local_symbol}" if self.last_trade_date else ""
         return (
-            f"{self.symbol} {self.sec_type} {place} {self.currency} "
+            f"{self.symbol} {self.sec_type} {place} {self.currency}{ends} "
             f"({self.name or 'no name'}, id {self.contract_id})"
         )
 
 
 def contract_for(instrument: Instrument, contract_id: int | None = None) -> Contract:
-    """Describe an instrument to the gateway, by its id too where that is known."""
+    """Describe an instrument to the gateway, by its id too where that is known.
+
+    A future is asked for whether or not it has expired.
+    """
     return Contract(
         conId=contract_id or 0,
         symbol=instrument.ib_symbol,
@@ -42,16 +58,34 @@ def contract_for(instrument: Instrument, contract_id: int | None = None) -> Cont
         exchange=instrument.exchange,
         primaryExchange=instrument.primary_exchange,
         currency=instrument.currency,
+        lastTradeDateOrContractMonth=_last_trade_text(instrument),
+        multiplier=instrument.multiplier,
+        localSymbol=instrument.local_symbol,
+        tradingClass=instrument.trading_class,
+        includeExpired=instrument.sec_type is SecType.FUT,
     )
 
 
 def described(instrument: Instrument) -> str:
     """Tell an instrument in the words of the universe."""
     place = f"{instrument.exchange}/{instrument.primary_exchange}".rstrip("/")
+    said = (
+        _last_trade_text(instrument),
+        instrument.local_symbol,
+        instrument.trading_class,
+        f"x{instrument.multiplier}" if instrument.multiplier else "",
+        f"id {instrument.contract_id}" if instrument.contract_id else "",
+    )
+    more = "".join(f" {one}" for one in said if one)
     return (
         f"contract of {instrument.symbol} ({instrument.ib_symbol} {instrument.sec_type} "
-        f"{place} {instrument.currency})"
+        f"{place} {instrument.currency}{more})"
     )
+
+
+def _last_trade_text(instrument: Instrument) -> str:
+    day = instrument.last_trade_date
+    return "" if day is None else f"{day:%Y%m%d}"
 
 
 def candidate_of(fields: list[str], server_version: int) -> Candidate:
@@ -75,6 +109,11 @@ def candidate_of(fields: list[str], server_version: int) -> Candidate:
         primary_exchange=rest[20],
         currency=rest[8],
         name=rest[19],
+        last_trade_date=rest[4][:8],
+        multiplier=rest[14],
+        local_symbol=rest[9],
+        trading_class=rest[11],
+        **dict(zip(("zone", "trading_hours", "liquid_hours"), rest[25:28], strict=False)),
     )
 
 
@@ -97,7 +136,8 @@ def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
     if len(different) > 1:
         raise _ambiguous(asked, list(different.values()))
     only = next(iter(different.values()))
-    if only.sec_type != instrument.sec_type:
+    ends = _last_trade_text(instrument)
+    if only.sec_type != instrument.sec_type or (ends and only.last_trade_date != ends):
         raise BadAnswerError(asked, came=f"the gateway gave {only}")
     return only
 
@@ -113,7 +153,7 @@ def _ambiguous(asked: str, candidates: list[Candidate]) -> ContractAmbiguousErro
 
 
 def _picking(candidates: list[Candidate]) -> str:
-    for field in ("currency", "primary_exchange", "exchange"):
+    for field in _TELLING:
         values = sorted({str(getattr(candidate, field)) for candidate in candidates})
         if len(values) > 1:
             choice = " or ".join(value or "''" for value in values[:_SHOWN])

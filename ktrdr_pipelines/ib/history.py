@@ -86,7 +86,7 @@ def moment_of(text: str, *, fold: int = 0) -> datetime | None:
     if (found := _MOMENT.fullmatch(text.strip())) is None:
         return None
     day, separator, clock, zone_name = found.groups()
-    zone = _zone("UTC" if separator == "-" and zone_name is None else zone_name)
+    zone = zone_named("UTC" if separator == "-" and zone_name is None else zone_name)
     if zone is None:
         return None
     try:
@@ -113,7 +113,8 @@ def head_of(text: str) -> datetime | None:
     return moment
 
 
-def _zone(name: str | None) -> ZoneInfo | None:
+def zone_named(name: str | None) -> ZoneInfo | None:
+    """Give a zone by its full name; None where a name is short, and so may mean several."""
     if name is None:
         return None
     if name.upper() in _UTC_NAMES:

@@ -19,6 +19,9 @@ EPOCH_DATES = 2
 """The form of dates that depends on no setting of the gateway and no zone."""
 
 
+SCHEDULE = "SCHEDULE"
+"""The whatToShow of a request for sessions; bars of it are of 1 day only."""
+
 _NEWEST_HELD_BACK = 2188
 
 
@@ -87,6 +90,21 @@ def head_query(instrument: Instrument, contract_id: int) -> HistoryQuery:
     )
 
 
+def schedule_query(
+    instrument: Instrument, contract_id: int, *, ends_at: datetime, days: int
+) -> HistoryQuery:
+    """Tell a request for the sessions of the days before a moment."""
+    return HistoryQuery(
+        asked=f"schedule of {instrument.symbol}, {days} D to {ends_at:%Y-%m-%d %H:%M:%SZ}",
+        contract=contract_for(instrument, contract_id),
+        what_to_show=SCHEDULE,
+        use_rth=instrument.use_rth,
+        end=end_text(ends_at),
+        duration=f"{days} D",
+        bar_size=IbLimitsRegistry.BAR_SIZES.value["1d"],
+    )
+
+
 def end_text(moment: datetime | None) -> str:
     """Tell an end in UTC, the one form that depends on no machine's zone; None is now."""
     return "" if moment is None else f"{utc(moment):%Y%m%d-%H:%M:%S}"
@@ -103,6 +121,18 @@ def paced_bars(request: BarRequest, query: HistoryQuery) -> PacedRequest:
         small=small,
         tail=request.tail,
         size=f"{query.bar_size}, {query.duration}",
+    )
+
+
+def paced_schedule(query: HistoryQuery) -> PacedRequest:
+    """Tell the budget of a request for a schedule: it counts as one for daily bars."""
+    return PacedRequest(
+        RequestKind.BARS,
+        _contract_key(query),
+        _identical_key(query),
+        weight=weight_of(query.what_to_show),
+        small=False,
+        size=f"{query.what_to_show}, {query.duration}",
     )
 
 

@@ -19,6 +19,7 @@ from datetime import datetime
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
 from ktrdr_pipelines.core.instruments import Instrument, Origin
+from ktrdr_pipelines.core.schedules import LearnedDay
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     GatewaySilentError,
@@ -41,9 +42,12 @@ from ktrdr_pipelines.ib.queries import (
     paced_bars,
     paced_contract,
     paced_head,
+    paced_schedule,
     route_of,
+    schedule_query,
 )
 from ktrdr_pipelines.ib.questions import Topic
+from ktrdr_pipelines.ib.schedules import details_days, schedule_days
 from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 
 _NOBODY = MET_NOBODY | {Ending.VERSION}
@@ -196,6 +200,36 @@ class GatewaySource:
             raise
         with _bad_answer(query.asked):
             return head_of(fields[2])
+
+    async def hours(self, instrument: Instrument) -> list[LearnedDay]:
+        """Give the sessions that the contract's details tell of the next days; asks nothing more.
+
+        Raises:
+            GatewayError: they cannot be read, or the contract is not known.
+        """
+        contract = await self._contract(instrument)
+        with _bad_answer(f"trading hours of {instrument.symbol}"):
+            return details_days(instrument, contract)
+
+    async def schedule(
+        self, instrument: Instrument, ends_at: datetime, days: int
+    ) -> list[LearnedDay]:
+        """Give the sessions of so many days before a moment; none where the gateway has none.
+
+        Raises:
+            GatewayError: no answer, a refusal, or an answer that cannot be.
+        """
+        contract = await self._contract(instrument)
+        query = schedule_query(instrument, contract.contract_id, ends_at=ends_at, days=days)
+        try:
+            reply = await self._asker.ask(
+                Ask(Topic.BARS, query.asked, paced_schedule(query), query.route),
+                lambda: self._connection.history(query),
+            )
+        except NoDataError:
+            return []
+        with _bad_answer(query.asked):
+            return schedule_days(reply.fields)
 
     async def _contract(self, instrument: Instrument) -> Candidate:
         asked = described(instrument)

@@ -7,6 +7,6 @@ from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.store.ledger import Ledger
 
 
-def open_calendars(ledger: Ledger) -> Calendars:  # noqa: ARG001
+def open_calendars(ledger: Ledger) -> Calendars:
     """Make the book of calendars as a store's ledger stands now."""
-    return Calendars()
+    return Calendars(ledger.learned_days())

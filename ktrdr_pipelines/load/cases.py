@@ -97,6 +97,8 @@ class Case:
             await desk.learn_listing(asked.hull or chunk.stamps)
             if desk.need(chunk.stamps).gaps() != asked:
                 return "data begin later"
+        if await desk.learn_sessions(chunk.stamps):
+            return "the gateway has other sessions"
         return self._believe(chunk)
 
     def _believe(self, chunk: Chunk, *, older_known: bool = False) -> str:

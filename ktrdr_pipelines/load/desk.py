@@ -11,9 +11,11 @@ import pyarrow as pa
 
 from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.gaps import is_closed
 from ktrdr_pipelines.core.instruments import Identity
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import Need
+from ktrdr_pipelines.core.sessions import expected_spans
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.load.asking import Asking
@@ -27,6 +29,7 @@ from ktrdr_pipelines.load.modes import Manner
 from ktrdr_pipelines.load.probing import Cell, month_of, year_of
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress
+from ktrdr_pipelines.load.schedules import Schedules
 from ktrdr_pipelines.load.tries import Tries
 from ktrdr_pipelines.load.widths import Widths
 from ktrdr_pipelines.store.mirror import Fingerprint, fingerprint
@@ -39,12 +42,17 @@ class Means:
 
     keeper: SourceKeeper
     store: BarStore
-    calendars: Calendars
+    schedules: Schedules
     claimant: Claimant
     ranges: RangeDiscovery
     life: LifeSigns
     widths: Widths
     progress: Progress
+
+    @property
+    def calendars(self) -> Calendars:
+        """The book of calendars as it stands now."""
+        return self.schedules.calendars
 
 
 class Desk:
@@ -149,6 +157,20 @@ class Desk:
             cell=cell,
             at=self.means.keeper.patience.clock(),
         )
+
+    async def learn_sessions(self, stamps: Interval) -> bool:
+        """Ask whether a silent stretch has the session that is expected; say what changed."""
+        need = self.need(stamps)
+        hull = need.gaps().hull
+        spans = expected_spans(need.calendar, need.timeframe, hull) if hull else []
+        closed = [span for span in spans if is_closed(span, need.timeframe, need.now)]
+        if not closed:
+            return False
+        day = need.calendar.day_of(closed[-1].opens_at)
+        if not await self.means.schedules.after_silence(self.series, day, self.note):
+            return False
+        self.facts.learn_calendar(self.means.calendars.of(self.series.instrument))
+        return self.need(stamps).gaps() != need.gaps()
 
     async def is_alive(self) -> bool:
         """Say whether the contract has lately answered with bars; without, more asking is vain."""

@@ -155,6 +155,11 @@ class SeriesFacts:
             self._settled = self._stored.settled(proof_now) - self.again
         return self._settled
 
+    def learn_calendar(self, calendar: SessionCalendar) -> None:
+        """Expect other sessions than so far; what was wanted stays wanted."""
+        self.calendar = calendar
+        self.wanted |= whole_sessions(calendar, self.series.timeframe, self.wanted)
+
     def set_aside(self, stretch: IntervalSet) -> None:
         """Leave a stretch to another run."""
         self._set_aside |= stretch

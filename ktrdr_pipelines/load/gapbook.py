@@ -17,27 +17,30 @@ from pathlib import Path
 import numpy as np
 
 from ktrdr_pipelines.core.bars import moment
-from ktrdr_pipelines.core.calendars import Calendars
+from ktrdr_pipelines.core.calendars import Calendars, learned_key
 from ktrdr_pipelines.core.completeness import (
     Completeness,
     Gap,
-    closed_count,
+    GapReason,
     completeness,
+    due_places,
     find_gaps,
     next_close,
 )
 from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.intervals import IntervalSet, between
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.spanarrays import span_arrays
 from ktrdr_pipelines.core.suspects import have_bars
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.holdings import Holding, Holdings
+from ktrdr_pipelines.load.modes import first_stamp
 from ktrdr_pipelines.load.standings import (
     Known,
     Ledgered,
     claims_of,
+    last_stamp,
     standing_of,
     waiting_of,
 )
@@ -181,7 +184,7 @@ class GapBook:
         standing = standing_of(series, calendar, holding, known, now=now)
         oldest = standing.oldest_bar if standing.oldest_bar is not None else standing.wanted_from
         low = int(np.searchsorted(spans.spans.ends, min(oldest, standing.wanted_from), "right"))
-        chosen = spans.slice(low, max(low, closed_count(spans, now)))
+        chosen = spans.slice(low, max(low, due_places(spans, standing, now)[1]))
         days, rows = self._sessions(series)
         return completeness(
             chosen,
@@ -196,8 +199,12 @@ class GapBook:
         return np.array(list(found), "datetime64[D]"), np.array(list(found.values()), np.int64)
 
     def _calendar(self, series: Series) -> SessionCalendar:
-        """Give the calendar of a series: the object that was used before, where it is the same."""
-        calendar, key = self.calendars.of(series.instrument), series.symbol
+        """Give the calendar of a series: the object that was used before, where it is the same.
+
+        It is whole, whenever the series ends, so that all series of one market share its arrays.
+        """
+        calendar = self.calendars.of(replace(series.instrument, end=None))
+        key = learned_key(series.instrument)
         kept = self._memory.calendars.setdefault(key, calendar)
         if kept is not calendar and not _same(kept, calendar):
             self._memory.calendars[key] = kept = calendar
@@ -214,15 +221,41 @@ class GapBook:
     ) -> SeriesGaps:
         if isinstance(holding, StoreError):
             return SeriesGaps(series, error=holding)
-        if calendar.known is None:
-            return SeriesGaps(series, rows=holding.rows, error=_unknown_sessions(series))
         key, known = series_key(series), facts.of(series, holding)
+        if calendar.known is None:
+            return _unknown_sessions(series, calendar, holding, known, now=now)
         page = self._memory.pages.get(key)
         if page is None or not _holds(page, series, holding, known, now=now):
             page = _written(series, calendar, holding, known, now=now)
             self._memory.pages[key] = page
-        waiting = waiting_of(span_arrays(calendar, series.timeframe), holding.settled(now), now)
+        spans = span_arrays(calendar, series.timeframe)
+        until = last_stamp(series, calendar)
+        waiting = waiting_of(spans, holding.settled(now), now, until=until)
         return replace(page.found, waiting=waiting) if waiting else page.found
+
+
+def _unknown_sessions(
+    series: Series, calendar: SessionCalendar, holding: Holding, known: Known, *, now: datetime
+) -> SeriesGaps:
+    """Say that all of a series is open whose sessions the gateway has not told yet."""
+    wanted = between(first_stamp(series, calendar), now)
+    tries = [one.next_try_at for one in known.attempts if one.next_try_at is not None]
+    gap = wanted and Gap(
+        wanted,
+        sessions=0,
+        bars=0,
+        reason=GapReason.MISSING,
+        detail="its sessions are not known until the gateway tells them: a load asks first",
+        next_try_at=max(tries, default=None),
+    )
+    return SeriesGaps(
+        series,
+        (gap,) if gap else (),
+        rows=holding.rows,
+        first=holding.first,
+        last=holding.last,
+        attempts=known.attempts,
+    )
 
 
 def _holds(page: _Page, series: Series, holding: Holding, known: Known, *, now: datetime) -> bool:
@@ -255,15 +288,6 @@ def _written(
     changes = (next_close(spans, now), holding.next_expiry(now), known.next_expiry(now))
     good_until = min((at for at in changes if at is not None), default=_FOR_EVER)
     return _Page(series, holding, known, now, good_until, found)
-
-
-def _unknown_sessions(series: Series) -> StoreError:
-    return StoreError(
-        f"the gaps of {series} cannot be told",
-        came=f"only the gateway knows the sessions of {series.instrument.calendar}, and it has not "
-        "been asked yet",
-        remedy=f"`ktrdr load {series.symbol} {series.timeframe}` asks it for them",
-    )
 
 
 def _moved(places: np.ndarray | None, low: int) -> np.ndarray | None:

@@ -4,6 +4,7 @@ Not here: which series and which gateway (``load.manager``), the decisions (``co
 """
 
 from datetime import datetime
+from functools import partial
 
 import pyarrow as pa
 
@@ -22,6 +23,7 @@ from ktrdr_pipelines.load.facts import SeriesFacts, of_open_session
 from ktrdr_pipelines.load.modes import Bounds, Manner, Mode
 from ktrdr_pipelines.load.outlook import Job, Outlook
 from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.load.schedules import is_to_be_told
 from ktrdr_pipelines.load.tries import Tries
 from ktrdr_pipelines.load.work import SeriesWork
 from ktrdr_pipelines.store.parquet import SaveResult
@@ -35,7 +37,6 @@ class IbDataLoader:
 
     def __init__(self, means: Means) -> None:
         self._means = means
-        self._outlook = Outlook(means.store, means.calendars, means.ranges, self._clock)
 
     async def load_data_range(
         self, series: Series, wanted: IntervalSet, manner: Manner | None = None
@@ -53,11 +54,14 @@ class IbDataLoader:
             StoreError: what was answered could not be saved.
         """
         manner = manner or Manner()
+        await self._learn_sessions(series, wanted)
         facts = self._outlook.facts(series, wanted, manner)
         gaps = facts.need(self._means.keeper.now(), self._clock()).gaps().hull
         if gaps is None:
             return self._report(facts)
         identity = await self._identity(series, gaps)
+        self._outlook.recall_listing(facts, manner, identity.contract_id)
+        await self._hear_hours(facts)
         work = SeriesWork(self._means, facts, identity, manner)
         await work.run()
         return self._report(facts, work)
@@ -92,8 +96,35 @@ class IbDataLoader:
         """Merge bars and what they settle into the store; newer bars win."""
         return self._means.store.save(series, identity, bars, coverage)
 
+    @property
+    def _outlook(self) -> Outlook:
+        means = self._means
+        return Outlook(means.store, means.calendars, means.ranges, self._clock)
+
     def _clock(self) -> datetime:
         return self._means.keeper.patience.clock()
+
+    async def _learn_sessions(self, series: Series, wanted: IntervalSet) -> None:
+        """Let the gateway tell the sessions first, where no library knows them."""
+        hull, keeper = wanted.hull, self._means.keeper
+        if hull is None or not is_to_be_told(series.instrument, keeper.now()):
+            return
+        try:
+            await self._means.schedules.ensure(series, hull, partial(self._note, series))
+        except (GatewayUnreachableError, ClientIdInUseError):
+            raise
+        except GatewayError as error:
+            Tries(self._means.store.ledger, series, self._clock).failed(hull, error)
+            raise
+
+    async def _hear_hours(self, facts: SeriesFacts) -> None:
+        """Take in the hours of the contract that was just looked up."""
+        instrument = facts.series.instrument
+        await self._means.schedules.hear_hours(instrument, partial(self._note, facts.series))
+        facts.learn_calendar(self._means.calendars.of(instrument))
+
+    def _note(self, series: Series, text: str) -> None:
+        self._means.progress.noted(series, text)
 
     async def _identity(self, series: Series, gaps: Interval) -> Identity:
         """Learn what the bars are; what speaks against it is a try at all that is missing."""

@@ -5,7 +5,7 @@ Not here: the computing (``core.completeness``), what is kept between looks (``l
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 
@@ -20,9 +20,9 @@ from ktrdr_pipelines.core.completeness import (
 from ktrdr_pipelines.core.gaps import bar_lag, first_stamp_of
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
-from ktrdr_pipelines.core.sessions import SessionCalendar
+from ktrdr_pipelines.core.sessions import SessionCalendar, stamps_between
 from ktrdr_pipelines.core.spanarrays import SpanArrays
-from ktrdr_pipelines.core.stretches import Stretches, joined, stretches_of, without
+from ktrdr_pipelines.core.stretches import EVER_US, Stretches, joined, stretches_of, without
 from ktrdr_pipelines.load.facts import silent_stamps
 from ktrdr_pipelines.load.holdings import Holding
 from ktrdr_pipelines.load.modes import first_stamp
@@ -38,6 +38,7 @@ _REASONS = {
     AttemptKind.BLOCKED: GapReason.BLOCKED,
     AttemptKind.UNKNOWN: GapReason.FAILED,
 }
+_WEEKS = timedelta(days=14)
 _EVER = datetime(1900, 1, 1, tzinfo=UTC)
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
@@ -88,6 +89,7 @@ def standing_of(
     return Standing(
         settled=_with_silences(series, calendar, holding, known, now=now),
         wanted_from=micros(first_stamp(series, calendar)),
+        wanted_to=last_stamp(series, calendar),
         listed_from=micros(listed) if listed else None,
         oldest_bar=holding.oldest_bar,
         suspects=np.array(
@@ -138,11 +140,21 @@ def _cause(attempt: Attempt) -> Cause:
     return Cause(_REASONS[attempt.kind], attempt.error, attempt.next_try_at)
 
 
-def waiting_of(spans: SpanArrays, settled: Stretches, now: datetime) -> IntervalSet:
-    """Give what is due of open sessions and not settled."""
+def last_stamp(series: Series, calendar: SessionCalendar) -> int | None:
+    """Give where a series ends on the stamp axis, in microseconds, or None where it goes on."""
+    end = series.instrument.end
+    if end is None:
+        return None
+    return micros(stamps_between(calendar, series.timeframe, end, end + _WEEKS).start)
+
+
+def waiting_of(
+    spans: SpanArrays, settled: Stretches, now: datetime, *, until: int | None = None
+) -> IntervalSet:
+    """Give what is due of open sessions and not settled; after ``until`` nothing is."""
     if spans.trading is None:
         return IntervalSet()
-    until = micros(now - bar_lag())
+    until = min(micros(now - bar_lag()), EVER_US if until is None else until)
     low = closed_count(spans, now)
     high = int(np.searchsorted(spans.spans.starts, until, side="left"))
     if low >= high or (len(settled.ends) and settled.ends[-1] >= until):

@@ -10,7 +10,12 @@ from enum import StrEnum
 from ktrdr_pipelines.core.gaps import due_gaps, is_closed
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
-from ktrdr_pipelines.core.sessions import SessionCalendar, expected_spans, expected_stamps
+from ktrdr_pipelines.core.sessions import (
+    SessionCalendar,
+    expected_spans,
+    expected_stamps,
+    stamps_between,
+)
 from ktrdr_pipelines.load.modes import first_stamp
 from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.store.parquet import BarStore
@@ -26,6 +31,7 @@ class WindowState(StrEnum):
     EMPTY = "proved empty"
     BEFORE_START = "before the start that the universe gives"
     BEFORE_LISTING = "before the gateway's oldest data"
+    ENDED = "after the end of the instrument"
     NO_SESSION = "no session in it"
     UNEXPLAINED = "unexplained"
 
@@ -59,7 +65,12 @@ def is_finished(
     calendar: SessionCalendar,
     proof_now: datetime,
 ) -> bool:
-    """Say whether every session of a window is settled, whatever the time is now."""
+    """Say whether every session of a window is settled, whatever the time is now.
+
+    Where no session is known yet, nothing is finished.
+    """
+    if calendar.known is None and series.instrument.end is None:
+        return False
     gaps = due_gaps(
         calendar,
         series.timeframe,
@@ -81,6 +92,14 @@ def window_facts(
     return WindowFacts(stamps, state, rows, unexplained)
 
 
+def _has_ended(series: Series, calendar: SessionCalendar, stamps: Interval) -> bool:
+    """Say whether a window lies after the last session of its instrument."""
+    end = series.instrument.end
+    if end is None:
+        return False
+    return stamps_between(calendar, series.timeframe, end, end + _ALL_DUE).start <= stamps.start
+
+
 def _is_open(report: SeriesReport, stamps: Interval, calendar: SessionCalendar) -> bool:
     """Say whether a session of the window had not closed when the load ended."""
     timeframe = report.series.timeframe
@@ -99,6 +118,7 @@ def _state(
         (report.error is not None or report.unexplained.clip(stamps), WindowState.UNEXPLAINED),
         (_is_open(report, stamps, calendar), WindowState.OPEN),
         (rows, WindowState.COMPLETE),
+        (not expected and _has_ended(report.series, calendar, stamps), WindowState.ENDED),
         (not expected, WindowState.NO_SESSION),
         (not wanted, WindowState.BEFORE_START),
         (not wanted - report.before_listing, WindowState.BEFORE_LISTING),

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 
 import pyarrow as pa
 
-from ktrdr_pipelines.core.calendars import Calendars
+from ktrdr_pipelines.core.calendars import Calendars, learned_key
 from ktrdr_pipelines.core.completeness import Gap
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Instrument, Series
+from ktrdr_pipelines.core.schedules import LearnedDay
 from ktrdr_pipelines.core.sessions import monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.store.audit import RequestRecord
@@ -102,7 +103,7 @@ def catalog_tables(
     instruments = {instrument.symbol: instrument for instrument in universe}.values()
     settled = {key: store.coverage_of(*key) for key in store.series_on_disk()}
     return {
-        "sessions": _sessions(instruments, settled, now),
+        "sessions": _sessions(instruments, settled, store.ledger.learned_days(), now),
         "instruments": _instruments(instruments),
         "coverage": _coverage(settled),
         "gaps": _gaps(gaps),
@@ -110,9 +111,14 @@ def catalog_tables(
     }
 
 
-def _sessions(instruments: Iterable[Instrument], settled: _Settled, now: datetime) -> pa.Table:
+def _sessions(
+    instruments: Iterable[Instrument],
+    settled: _Settled,
+    learned: Mapping[str, Sequence[LearnedDay]],
+    now: datetime,
+) -> pa.Table:
     """Give the sessions of the calendars in use, in whole weeks: a cut week would end early."""
-    calendars = Calendars().each(instruments)
+    calendars = Calendars(learned).each(instruments)
     hulls = [coverage.bars.hull for coverage in settled.values()]
     starts = [hull.start.date() for hull in hulls if hull]
     starts += [instrument.start for instrument in instruments]
@@ -135,7 +141,7 @@ def _instruments(instruments: Iterable[Instrument]) -> pa.Table:
     names = [name for name in _INSTRUMENTS.names if name != "timeframes"]
     rows = [
         {name: getattr(instrument, name) for name in names}
-        | {"timeframes": list(instrument.timeframes)}
+        | {"timeframes": list(instrument.timeframes), "calendar": learned_key(instrument)}
         for instrument in instruments
     ]
     return pa.Table.from_pylist(rows, schema=_INSTRUMENTS)

@@ -1,8 +1,9 @@
 """The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``."""
 
-LEDGER_VERSION = 4
+LEDGER_VERSION = 5
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
-4 ``verified`` and the packed sessions of ``mirror``; each reads what those before it wrote."""
+4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``; each
+reads what those before it wrote."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS mirror (
@@ -126,5 +127,26 @@ CREATE TABLE IF NOT EXISTS confirmed (
     rows INTEGER NOT NULL,
     confirmed_at INTEGER NOT NULL,
     PRIMARY KEY (series, session_date)
+);
+
+CREATE TABLE IF NOT EXISTS schedules (
+    calendar TEXT NOT NULL,
+    symbol TEXT NOT NULL,
+    session_date TEXT NOT NULL,
+    opens INTEGER,
+    closes INTEGER,
+    parts TEXT NOT NULL,
+    source TEXT NOT NULL,
+    learned_at INTEGER NOT NULL,
+    PRIMARY KEY (calendar, symbol, session_date)
+);
+
+CREATE TABLE IF NOT EXISTS schedule_asks (
+    calendar TEXT NOT NULL,
+    symbol TEXT NOT NULL,
+    first_date TEXT NOT NULL,
+    end_date TEXT NOT NULL,
+    asked_at INTEGER NOT NULL,
+    PRIMARY KEY (calendar, symbol, first_date, end_date)
 )
 """

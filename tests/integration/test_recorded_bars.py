@@ -42,6 +42,7 @@ symbols:
   AAPL.ETH: {timeframes: [1m]}
   SPY.ETH: {timeframes: [1m]}
   EURUSD: {timeframes: [1m, 1h], start: 2007-01-01}
+  ESZ3: {sec_type: FUT, symbol: ES, exchange: CME, last_trade_date: "20131220", timeframes: [1m]}
 """
 CASES = [
     ("AAPL", "1d", date(1998, 1, 1), date(2021, 4, 1)),
@@ -54,6 +55,9 @@ CASES = [
     ("EURUSD", "1h", date(2007, 1, 1), date(2019, 1, 1)),
     ("EURUSD", "1m", date(2014, 5, 1), date(2014, 5, 16)),
     ("EURUSD", "1m", date(2018, 4, 3), date(2018, 4, 5)),
+    ("ESZ3", "1m", date(2013, 10, 7), date(2013, 10, 16)),
+    ("ESZ3", "1m", date(2013, 10, 28), date(2013, 11, 1)),
+    ("ESZ3", "1m", date(2013, 12, 16), date(2014, 2, 1)),
 ]
 
 

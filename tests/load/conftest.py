@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.load.keeper import Patience
 from ktrdr_pipelines.load.manager import Job, LoadManager
-from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.load.reports import Progress, SeriesReport
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
@@ -85,6 +85,11 @@ class Bench:
             return await self.manager().run(jobs)
 
         return asyncio.run(main())
+
+    def run_with(self, progress: Progress, series: Series, wanted: Interval) -> list[SeriesReport]:
+        """Load a stretch while somebody listens."""
+        manager = replace(self.manager(), progress=progress)
+        return asyncio.run(manager.run([Job(series, wanted=IntervalSet([wanted]))]))
 
     async def cancel(self) -> None:
         """Cancel the running load, as a person or a daemon would, and wait for it."""

@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
 from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
-from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.calendars import calendar_named, is_gateways
 from ktrdr_pipelines.core.instruments import Instrument, Origin, SecType, Series, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.schedules import LearnedDay
 from ktrdr_pipelines.core.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
@@ -144,6 +145,12 @@ def truth_of(keys: np.ndarray, timeframe: Timeframe, calendar: SessionCalendar) 
     return Truth(bars, keys, np.minimum(grid_end, closes[np.searchsorted(dates, days)]))
 
 
+def schedule_of(calendar: SessionCalendar, ends_at: datetime, days: int) -> list[LearnedDay]:
+    """Tell the sessions of a calendar as a gateway would."""
+    sessions = calendar.sessions_meeting(Interval(ends_at - timedelta(days=days), ends_at))
+    return [LearnedDay(one.day, (Interval(one.opens_at, one.closes_at),)) for one in sessions]
+
+
 def start_of(request: BarRequest, end: datetime) -> datetime:
     """Say how far back a request reaches; ``N D`` counts sessions."""
     match = re.fullmatch(r"(\d+) ([SDWMY])", request.duration)
@@ -157,8 +164,11 @@ def start_of(request: BarRequest, end: datetime) -> datetime:
 
 
 def _session_opens(key: str, end: datetime, count: int) -> datetime:
-    """Give the open of the n-th session back from a moment."""
-    calendar = calendar_named(key)
+    """Give the open of the n-th session back from a moment.
+
+    Hours that only the gateway knows are in truth those of New York, extended.
+    """
+    calendar = calendar_named("XNYS.ETH" if is_gateways(key) else key)
     day = calendar.day_of(end) + timedelta(days=1)
     sessions = calendar.sessions(day - timedelta(days=3 * count + 14), day)
     return [session for session in sessions if session.opens_at < end][-count].opens_at
@@ -192,6 +202,9 @@ class FakeGateway:
     before_answer: Callable[[BarRequest], Awaitable[None]] | None = None
     asked: list[BarRequest] = field(default_factory=list)
     heads: int = 0
+    details: tuple[LearnedDay, ...] = ()
+    schedules_asked: list[tuple[str, datetime, int]] = field(default_factory=list)
+    schedule_twist: Callable[[datetime, int], list[LearnedDay]] | None = None
     opened: int = 0
     contract_ids: dict[str, int] = field(default_factory=dict)
     places: int = 6
@@ -201,6 +214,17 @@ class FakeGateway:
 
     async def contract_id(self, instrument: Instrument) -> int:
         return self.contract_ids.get(instrument.symbol, 265598)
+
+    async def hours(self, instrument: Instrument) -> list[LearnedDay]:
+        return list(self.details)
+
+    async def schedule(
+        self, instrument: Instrument, ends_at: datetime, days: int
+    ) -> list[LearnedDay]:
+        self.schedules_asked.append((instrument.symbol, ends_at, days))
+        if self.schedule_twist is not None:
+            return self.schedule_twist(ends_at, days)
+        return schedule_of(calendar_named(instrument.calendar), ends_at, days)
 
     async def head(self, instrument: Instrument) -> datetime | None:
         self.heads += 1

@@ -322,8 +322,25 @@ def test_a_cache_90_days_old(shelf: Shelf, filled: Filled) -> None:
 
 
 def test_sessions_that_only_the_gateway_knows_are_said_not_guessed(shelf: Shelf) -> None:
-    """Before the gateway was asked nobody can say what is missing: an error, and no 'complete'."""
+    """Before the gateway was asked nobody can say what is missing: all is, and no 'complete'."""
     series = Series(_instrument("GATEWAY:Europe/London", FIRST), Timeframe.D1)
     found = shelf.look(series)
-    assert "GATEWAY:Europe/London" in str(found.error)
-    assert "ktrdr load AAPL 1d" in str(found.error)
+    (gap,) = found.gaps
+    assert gap.stamps.end == NOW
+    assert "its sessions are not known" in gap.detail
+
+
+def test_expiry_day(shelf: Shelf, filled: Filled) -> None:
+    """The last trading day is expected, the day after is not, and its bars are waited for."""
+    last = date(2023, 12, 15)
+    contract = replace(_instrument("XNYS.RTH", date(2023, 12, 1)), end=last + DAY)
+    series = Series(contract, Timeframe.H1)
+    shelf.fill(series, date(2023, 12, 1), last)
+    (gap,) = shelf.look(series, utc(2024, 1, 5)).gaps
+    assert gap.stamps == Interval(utc(2023, 12, 15, 14, 30), utc(2023, 12, 15, 21))
+    assert shelf.look(series, utc(2023, 12, 15, 17)).waiting
+    assert not shelf.look(series, utc(2023, 12, 18, 17)).waiting
+    shelf.fill(series, last, last + DAY)
+    assert shelf.look(series, utc(2024, 1, 5)).gaps == ()
+    counts = shelf.book.completeness(series, utc(2024, 1, 5))
+    assert counts.spans.days[-1] == np.datetime64(last)

@@ -1,0 +1,100 @@
+"""The gateway's words on sessions: message 106, and the hours in contract details.
+
+Not here: asking (``ib.source``), what is believed of it (``core.schedules``).
+
+Source: forms of both from section 8 of the wire protocol as ib_async 2.1.0 and ibapi decode it;
+times are in the exchange's zone although message 106 writes them with a dash (grade L).
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.schedules import LearnedDay, learned_days
+from ktrdr_pipelines.ib.contracts import Candidate
+from ktrdr_pipelines.ib.history import zone_named
+
+_HEADER, _PER_SESSION = 6, 3
+_OLD_NAMES = frozenset(
+    {"MET", "CET", "EET", "WET", "GB", "GB-Eire", "Eire", "Hongkong", "Israel", "Japan"}
+    | {"NZ", "Poland", "Portugal", "PRC", "ROC", "ROK", "Singapore", "Turkey"}
+)
+"""Zones without a slash that details use (grade C) and that mean one place only; EST and its like
+are told from no other."""
+
+_SEGMENT = re.compile(r"(\d{8}):(\d{4})-(?:(\d{8}):)?(\d{4})")
+_CLOSED = re.compile(r"(\d{8}):CLOSED")
+
+
+def schedule_days(fields: list[str]) -> list[LearnedDay]:
+    """Read message 106: the sessions of a contract by their dates, oldest first.
+
+    Raises:
+        ValueError: another message, an unclear zone, or a session that cannot be.
+    """
+    if fields[0] != "106":
+        raise ValueError(f"message {fields[0]} in place of a schedule")
+    zone, count, texts = _zone(fields[4]), int(fields[5]), fields[_HEADER:]
+    if len(texts) != count * _PER_SESSION:
+        raise ValueError(f"{len(texts)} values for {count} sessions")
+    found: dict[date, list[Interval]] = defaultdict(list)
+    for place in range(0, len(texts), _PER_SESSION):
+        start, end, day = texts[place : place + _PER_SESSION]
+        part = Interval(_moment(start, zone), _moment(end, zone))
+        found[_date(day)].append(part)
+    return [LearnedDay(day, tuple(sorted(found[day]))) for day in sorted(found)]
+
+
+def details_days(instrument: Instrument, contract: Candidate) -> list[LearnedDay]:
+    """Read the hours in a contract's details: regular or all, as the instrument wants them.
+
+    Raises:
+        ValueError: an unclear zone, or hours that cannot be.
+    """
+    text = contract.liquid_hours if instrument.use_rth else contract.trading_hours
+    if not text:
+        return []
+    zone = _zone(contract.zone)
+    parts: list[Interval] = []
+    closed: list[date] = []
+    for segment in filter(None, text.split(";")):
+        if found := _CLOSED.fullmatch(segment):
+            closed.append(_date(found[1]))
+        else:
+            parts.extend(_segment_parts(segment, zone))
+    return learned_days(calendar_named(instrument.calendar), parts, closed)
+
+
+def _segment_parts(segment: str, zone: ZoneInfo) -> Iterator[Interval]:
+    """Read ``20260105:0930-20260105:1600``, or the older ``20260105:0930-1130,1230-1600``."""
+    day, _, hours = segment.partition(":")
+    for piece in hours.split(","):
+        text = piece if piece.count(":") > 1 or re.match(r"\d{8}:", piece) else f"{day}:{piece}"
+        if (found := _SEGMENT.fullmatch(text)) is None:
+            raise ValueError(f"trading hours {segment!r}")
+        first, opens, last, closes = found.groups()
+        yield Interval(
+            _moment(f"{first}-{opens[:2]}:{opens[2:]}:00", zone),
+            _moment(f"{last or first}-{closes[:2]}:{closes[2:]}:00", zone),
+        )
+
+
+def _zone(name: str) -> ZoneInfo:
+    found = ZoneInfo(name) if name in _OLD_NAMES else zone_named(name)
+    if found is None:
+        raise ValueError(f"time zone {name!r} says no place")
+    return found
+
+
+def _moment(text: str, zone: ZoneInfo) -> datetime:
+    wall = datetime.strptime(text.replace(" ", "-"), "%Y%m%d-%H:%M:%S")  # noqa: DTZ007
+    return wall.replace(tzinfo=zone).astimezone(UTC)
+
+
+def _date(text: str) -> date:
+    return datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC).date()

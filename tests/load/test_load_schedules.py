@@ -1,0 +1,279 @@
+"""The gateway's sessions in a load: asked when needed, believed where they can be."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.instruments import Instrument, Series
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.schedules import LearnedDay
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import BadAnswerError, GatewaySilentError
+from ktrdr_pipelines.load.calendars import open_calendars
+from ktrdr_pipelines.load.gapbook import GapBook
+from ktrdr_pipelines.load.reports import Quiet
+from ktrdr_pipelines.load.windows import is_finished
+from tests.load.conftest import Bench, Make, World
+from tests.load.fakes import FakeGateway, dense_keys, schedule_of, stock, truth_of
+
+MakeWorld = Callable[..., World]
+RTH, ETH = "XNYS.RTH", "XNYS.ETH"
+GATEWAYS = "GATEWAY:America/New_York"
+DAY = timedelta(days=1)
+FIRST, END = date(2024, 6, 3), date(2024, 6, 22)
+GONE = {date(2024, 6, 11), date(2024, 6, 12)}
+
+
+class Notes(Quiet):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def noted(self, series: Series, text: str) -> None:
+        self.texts.append(text)
+
+
+def keys_without(timeframe: Timeframe, gone: set[date]) -> np.ndarray:
+    """Give stamps of a market that did not open on some days."""
+    keys = dense_keys(RTH, timeframe, FIRST - 40 * DAY, END + 20 * DAY)
+    days = calendar_named(RTH).days_of(keys)
+    return keys[~np.isin(days, np.array(sorted(gone), dtype="datetime64[D]"))]
+
+
+def told_without(gone: set[date]) -> Callable[[datetime, int], list[LearnedDay]]:
+    """Tell the known sessions but for some days."""
+
+    def tell(ends_at: datetime, days: int) -> list[LearnedDay]:
+        return [
+            one for one in schedule_of(calendar_named(RTH), ends_at, days) if one.day not in gone
+        ]
+
+    return tell
+
+
+@pytest.fixture
+def closure(world: MakeWorld) -> World:
+    """Make a market that was closed on two days that the library has as sessions."""
+    made = world(RTH, Timeframe.H1, FIRST, END, keys=keys_without(Timeframe.H1, GONE))
+    made.bench.gateway.schedule_twist = told_without(GONE)
+    return made
+
+
+def test_a_closed_day_that_no_library_knows_is_learned(closure: World) -> None:
+    """Its silence asks for the schedule once; then nothing of it is expected, and nothing empty."""
+    report = closure.load()
+    assert report.is_complete
+    closure.check_complete()
+    gateway = closure.bench.gateway
+    assert len(gateway.schedules_asked) == 1
+    assert closure.bench.store.coverage(closure.series).empty == ()
+    book = open_calendars(closure.bench.ledger)
+    days = {one.day for one in book.of(closure.series.instrument).sessions(FIRST, END)}
+    assert days.isdisjoint(GONE)
+    assert len(days) == 12
+    asked = closure.bench.asked
+    assert closure.load().is_complete
+    assert (closure.bench.asked, len(gateway.schedules_asked)) == (asked, 1)
+
+
+def test_one_schedule_serves_every_series_of_a_calendar(closure: World) -> None:
+    """Another symbol of the same hours expects what was learned, and asks for no schedule."""
+    closure.load()
+    other = Series(stock("MSFT"), Timeframe.H1)
+    gateway = closure.bench.gateway
+    gateway.truth["MSFT", Timeframe.H1] = closure.bench.truth(closure.series)
+    gateway.truth["MSFT", Timeframe.D1] = gateway.truth["AAPL", Timeframe.D1]
+    assert closure.bench.load(other, closure.wanted).is_complete
+    assert len(gateway.schedules_asked) == 1
+    assert closure.bench.store.coverage(other).empty == ()
+
+
+def test_a_schedule_that_has_the_session_leaves_silence_to_be_proved(world: MakeWorld) -> None:
+    """A stock that did not trade on a session is proved empty there, as without a schedule."""
+    made = world(RTH, Timeframe.H1, FIRST, END, keys=keys_without(Timeframe.H1, GONE))
+    assert made.load().is_complete
+    assert [proof.interval.start.day for proof in made.bench.store.coverage(made.series).empty] == [
+        11,
+        12,
+    ]
+    assert len(made.bench.gateway.schedules_asked) == 1
+
+
+def test_no_silence_no_schedule(world: MakeWorld) -> None:
+    """Where every session answers, nobody asks for a schedule."""
+    made = world(RTH, Timeframe.H1, FIRST, END)
+    assert made.load().is_complete
+    assert made.bench.gateway.schedules_asked == []
+
+
+def test_a_schedule_of_another_market_is_noted_and_not_believed(closure: World) -> None:
+    """It contradicts more than a tenth of the known sessions: silence is proved as ever."""
+    london = calendar_named("XLON.RTH")
+    closure.bench.gateway.schedule_twist = lambda ends_at, days: [
+        LearnedDay(one.day, (Interval(one.parts[0].start + DAY / 8, one.parts[0].end + DAY / 8),))
+        for one in schedule_of(london, ends_at, days)
+    ]
+    notes = Notes()
+    [report] = closure.bench.run_with(notes, closure.series, closure.wanted)
+    assert report.is_complete
+    assert len(closure.bench.store.coverage(closure.series).empty) == 2
+    assert any("are not believed: it contradicts" in text for text in notes.texts)
+    assert closure.bench.ledger.learned_days() == {}
+
+
+def test_a_schedule_that_cannot_be_had_costs_nothing(closure: World) -> None:
+    """It is noted, silence is proved as ever, and nobody asks again for a month."""
+
+    def refuse(ends_at: datetime, days: int) -> list[LearnedDay]:
+        raise BadAnswerError("schedule", came="nonsense")
+
+    closure.bench.gateway.schedule_twist = refuse
+    notes = Notes()
+    [report] = closure.bench.run_with(notes, closure.series, closure.wanted)
+    assert report.is_complete
+    assert any("schedule of XNYS.RTH could not be learned" in text for text in notes.texts)
+    tries = len(closure.bench.gateway.schedules_asked)
+    assert tries == 1 + closure.bench.retries
+    gateway = closure.bench.gateway
+    gateway.truth["MSFT", Timeframe.H1] = closure.bench.truth(closure.series)
+    gateway.truth["MSFT", Timeframe.D1] = gateway.truth["AAPL", Timeframe.D1]
+    assert closure.bench.load(Series(stock("MSFT"), Timeframe.H1), closure.wanted).is_complete
+    assert len(closure.bench.gateway.schedules_asked) == tries
+
+
+def test_a_day_with_bars_is_not_unlearned(world: MakeWorld) -> None:
+    """A schedule that denies a session of which daily bars are held is not believed there."""
+    made = world(RTH, Timeframe.H1, FIRST, END, keys=keys_without(Timeframe.H1, GONE))
+    daily = Series(made.series.instrument, Timeframe.D1)
+    sessions = calendar_named(RTH)
+    made.bench.load(daily, stamps_between(sessions, Timeframe.D1, FIRST, END))
+    made.bench.gateway.schedule_twist = told_without(GONE)
+    assert made.load().is_complete
+    assert made.bench.ledger.learned_days() == {}
+    assert len(made.bench.store.coverage(made.series).empty) == 2
+
+
+def test_hours_in_details_are_learned_for_nothing(world: MakeWorld) -> None:
+    """An early close that the contract tells is expected from then on, at no request."""
+    made = world(RTH, Timeframe.H1, FIRST, END)
+    [known] = calendar_named(RTH).sessions(date(2024, 7, 3), date(2024, 7, 4))
+    early = LearnedDay(known.day, (Interval(known.opens_at, known.closes_at - DAY / 24),))
+    made.bench.gateway.details = (early,)
+    assert made.load().is_complete
+    book = open_calendars(made.bench.ledger)
+    [told] = book.of(made.series.instrument).sessions(known.day, known.day + DAY)
+    assert told.closes_at == known.closes_at - timedelta(hours=1)
+    assert made.bench.gateway.schedules_asked == []
+
+
+@pytest.fixture
+def hidden(bench: Make) -> tuple[Bench, Series]:
+    """Make a series whose hours only the gateway knows: in truth those of New York, extended."""
+    instrument: Instrument = replace(stock("VOD", GATEWAYS), start=date(2023, 1, 3))
+    truth = {
+        ("VOD", timeframe): truth_of(
+            dense_keys(ETH, timeframe, date(2023, 1, 3), date(2024, 7, 10)),
+            timeframe,
+            calendar_named(ETH),
+        )
+        for timeframe in (Timeframe.H1, Timeframe.D1)
+    }
+    gateway = FakeGateway(truth, datetime.fromisoformat("2024-07-08T12:00Z"))
+    gateway.schedule_twist = lambda at, days: schedule_of(calendar_named(ETH), at, days)
+    return bench(gateway), Series(instrument, Timeframe.H1)
+
+
+def test_hours_that_only_the_gateway_knows_are_asked_for_first(
+    hidden: tuple[Bench, Series],
+) -> None:
+    """A year a request, then the bars of exactly those sessions, and no request when repeated."""
+    bench, series = hidden
+    wanted = stamps_between(calendar_named(ETH), Timeframe.H1, date(2023, 1, 3), date(2024, 7, 5))
+    report = bench.load(series, wanted)
+    assert report.is_complete
+    bench.check_complete(series, wanted)
+    assert [days for _, _, days in bench.gateway.schedules_asked] == [365, 365]
+    asked = bench.asked
+    assert bench.load(series, wanted).is_complete
+    assert (bench.asked, len(bench.gateway.schedules_asked)) == (asked, 2)
+    daily = Series(series.instrument, Timeframe.D1)
+    assert bench.load(daily, stamps_between(calendar_named(ETH), Timeframe.D1, FIRST, END)).rows
+    assert len(bench.gateway.schedules_asked) == 2
+
+
+def test_without_its_sessions_such_a_series_is_never_complete(
+    hidden: tuple[Bench, Series],
+) -> None:
+    """Unknown hours are an error of the load, not a load of nothing."""
+    bench, series = hidden
+    wanted = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
+    bench.gateway.schedule_twist = lambda _at, _days: []
+    report = bench.load(series, wanted)
+    assert not report.is_complete
+    assert report.error is not None
+    assert "the gateway told none that can be believed" in str(report.error)
+
+    def refuse(ends_at: datetime, days: int) -> list[LearnedDay]:
+        raise GatewaySilentError("schedule", came="no answer")
+
+    bench.gateway.schedule_twist = refuse
+    assert bench.load(Series(replace(series.instrument, symbol="VOD2"), Timeframe.H1), wanted).error
+
+
+def test_two_symbols_of_the_gateways_hours_learn_their_own(hidden: tuple[Bench, Series]) -> None:
+    """What one contract's schedule says is nothing to another's."""
+    bench, series = hidden
+    wanted = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
+    bench.load(series, wanted)
+    book = open_calendars(bench.ledger)
+    assert book.of(series.instrument).known is not None
+    assert book.of(replace(series.instrument, symbol="BP")).known is None
+    bench.ledger.move_symbol("VOD", "VODA")
+    moved = open_calendars(bench.ledger)
+    assert moved.of(series.instrument).known is None
+    assert moved.of(replace(series.instrument, symbol="VODA")).known is not None
+
+
+def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> None:
+    """The gap book shows all of it as missing until the gateway has told, then what is true."""
+    bench, series = hidden
+    now = bench.gateway.time
+    book = GapBook(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
+    [found] = book.look([series], now)
+    [gap] = found.gaps
+    assert gap.stamps.end == now
+    assert "not known until the gateway tells them" in gap.detail
+    assert gap.next_try_at is None
+    stamps = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
+    assert not is_finished(
+        bench.store,
+        series,
+        stamps,
+        calendar=open_calendars(bench.ledger).of(series.instrument),
+        proof_now=now,
+    )
+    bench.gateway.schedule_twist = lambda _at, _days: []
+    assert bench.load(series, stamps).error is not None
+    [again] = GapBook(bench.store, open_calendars(bench.ledger), "fake:1").look([series], now)
+    assert again.gaps[0].next_try_at is not None
+
+
+def test_what_was_learned_is_kept_word_for_word(hidden: tuple[Bench, Series]) -> None:
+    """Stretches, closed dates and askings come back from the ledger as they went in."""
+    bench, series = hidden
+    stamps = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
+    bench.load(series, stamps)
+    key = f"{GATEWAYS} VOD"
+    learned = {one.day: one.parts for one in bench.ledger.learned_days()[key]}
+    [session] = calendar_named(ETH).sessions(date(2024, 6, 11), date(2024, 6, 12))
+    assert learned[session.day] == (Interval(session.opens_at, session.closes_at),)
+    assert learned[date(2024, 6, 15)] == ()
+    [ask] = bench.ledger.schedule_asks(key)
+    assert ask.first < FIRST < END <= ask.end
+    assert bench.ledger.schedule_asks("XNYS.RTH") == []
