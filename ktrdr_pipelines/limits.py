@@ -258,6 +258,9 @@ class IbLimitsRegistry:
         "P",
     )
     HEAD_CACHE_S: Final = Limit(86_400, "seconds a head timestamp is believed", "KTRDR", "K")
+    PROBE_CACHE_S: Final = Limit(
+        30 * _DAY, "seconds that the oldest bar found by probing is believed", "this project", "P"
+    )
     TRY_AGAIN_S: Final = Limit(
         MappingProxyType(
             {

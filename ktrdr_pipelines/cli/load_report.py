@@ -11,6 +11,7 @@ from ktrdr_pipelines.cli.holes import holes
 from ktrdr_pipelines.cli.output import (
     counted,
     error_json,
+    instant_text,
     note,
     say,
     say_json,
@@ -64,6 +65,8 @@ def tell(
             say(f"{report.series} could not be loaded: {report.error}")
     for line in _gap_lines([report for report in reports if report.unexplained], calendars):
         say(line)
+    for line in _refresh_lines(reports):
+        say(line)
     if catalog_error is not None:
         note(f"The bars are saved, the catalog is not up to date: {catalog_error}")
 
@@ -82,8 +85,10 @@ def _row(report: SeriesReport, calendars: Calendars) -> tuple[str, ...]:
 def _result(report: SeriesReport) -> str:
     if report.error is not None:
         return "failed"
+    if report.unexplained and report.put_off == report.unexplained:
+        return "put off"
     if not report.is_complete:
-        return "incomplete"
+        return "incomplete" if report.unexplained else "not all refreshed"
     return "complete, session still open" if report.waiting else "complete"
 
 
@@ -100,18 +105,39 @@ def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterato
     yield "What was saved stays; the same command asks for the rest."
 
 
+def _refresh_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
+    """Tell what asking again for settled stretches did not bring."""
+    for report in reports:
+        if report.kept:
+            bars = counted(report.kept, "stored bar")
+            yield f"{report.series}: {bars} that the gateway no longer gives; kept as they are"
+        if report.not_refreshed:
+            stretches = counted(len(report.not_refreshed), "stretch", "stretches")
+            yield f"{report.series}: {stretches} asked for again in vain; they stand as they were"
+        if not report.unexplained:
+            yield from _failure_lines(report)
+
+
 def _holes(report: SeriesReport, calendars: Calendars) -> list[Interval]:
     return holes(report.series, report.unexplained, calendars.of(report.series.instrument))
 
 
 def _reason_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
     for report in reports:
-        reasons = Counter(map(str, report.failures))
-        for reason, times in reasons.most_common(3):
-            often = f" ({times} times)" if times > 1 else ""
-            yield f"  {report.series}: {reason}{often}"
-        if not reasons:
+        yield from _failure_lines(report)
+        if report.put_off and report.next_try_at is not None:
+            yield (
+                f"  {report.series}: tried in vain before, put off to "
+                f"{instant_text(report.next_try_at)}; ktrdr load asks at once"
+            )
+        elif not report.failures:
             yield f"  {report.series}: the gateway's answers do not prove what is there"
+
+
+def _failure_lines(report: SeriesReport) -> Iterator[str]:
+    for reason, times in Counter(map(str, report.failures)).most_common(3):
+        often = f" ({times} times)" if times > 1 else ""
+        yield f"  {report.series}: {reason}{often}"
 
 
 def _document(
@@ -138,6 +164,10 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
         "unexplained": stretches_json(report.unexplained),
         "waiting": stretches_json(report.waiting),
         "before_listing": stretches_json(report.before_listing),
+        "put_off": stretches_json(report.put_off),
+        "next_try_at": report.next_try_at,
+        "not_refreshed": stretches_json(report.not_refreshed),
+        "kept": report.kept,
         "failures": [error_json(failure) for failure in report.failures],
         "error": None if report.error is None else error_json(report.error),
         "notes": notes.texts.get(report.series, []),

@@ -10,6 +10,7 @@ from datetime import date, datetime, timedelta
 from ktrdr_pipelines.core.answers import Answer, BarRequest, BarSource, NoData
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.plan import Chunk
+from ktrdr_pipelines.core.sessions import monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, GatewaySilentError
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -95,8 +96,12 @@ class Asking:
         self.record(asked, "alive" if isinstance(asked.answer, Answer) else "no sign of life")
         return isinstance(asked.answer, Answer)
 
-    async def oldest(self, timeframe: Timeframe, ends_at: datetime, duration: str) -> date | None:
+    async def oldest(
+        self, timeframe: Timeframe, ends_at: datetime | None, duration: str
+    ) -> date | None:
         """Give the session date of the oldest bar of a stretch, None where there is none.
+
+        Of a week, whose bar does not say on which day it begins, it is the Friday.
 
         Raises:
             GatewayError: after all tries, or where no try can help.
@@ -107,6 +112,8 @@ class Asking:
             self.record(asked, "a silent probe")
             return None
         day: date = asked.answer.bars["session_date"][0].as_py()
+        if timeframe is Timeframe.W1:
+            day = monday_of(day) + timedelta(days=4)
         self.record(asked, f"bars from {day}")
         return day
 

@@ -85,10 +85,10 @@ class _Costs:
     """Costs of gaps; series that lack the same are planned once."""
 
     now: datetime
-    known: dict[tuple[str, Timeframe, IntervalSet], _Cost] = field(default_factory=dict)
+    known: dict[tuple[SessionCalendar, Timeframe, IntervalSet], _Cost] = field(default_factory=dict)
 
     def of(self, calendar: SessionCalendar, timeframe: Timeframe, gaps: IntervalSet) -> _Cost:
-        key = (calendar.key, timeframe, gaps)
+        key = (calendar, timeframe, gaps)
         if key not in self.known:
             self.known[key] = _cost(calendar, timeframe, gaps, self.now)
         return self.known[key]

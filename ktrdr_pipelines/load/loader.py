@@ -60,6 +60,7 @@ class IbDataLoader:
         if gaps is None:
             return self._report(facts)
         identity = await self._identity(series, gaps)
+        self._outlook.recall_listing(facts, manner, identity.contract_id)
         await self._hear_hours(facts)
         work = SeriesWork(self._means, facts, identity, manner)
         await work.run()

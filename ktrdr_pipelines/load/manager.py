@@ -4,11 +4,12 @@ Not here: the work on one series (``load.loader``), what a command or an asset w
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
 
 from ktrdr_pipelines.core.answers import BarSource
+from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     DiskError,
@@ -17,6 +18,7 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.load.claims import claiming
 from ktrdr_pipelines.load.desk import Means
+from ktrdr_pipelines.load.discovery import Beginning, Discovery
 from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
 from ktrdr_pipelines.load.life import LifeSigns
 from ktrdr_pipelines.load.loader import IbDataLoader
@@ -62,11 +64,31 @@ class LoadManager:
             GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
             DiskError: the store cannot be written.
         """
+        async with self._means() as means:
+            return await _all(IbDataLoader(means), jobs)
+
+    async def discover(
+        self, instruments: Sequence[Instrument], *, refresh: bool = False
+    ) -> list[Beginning]:
+        """Find out where the data of instruments begin; what is freshly known is not asked.
+
+        An instrument that cannot be asked about does not stop the others: its result says why.
+
+        Raises:
+            GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
+        """
+        async with self._means() as means:
+            discovery = Discovery(means)
+            return [await _begun(discovery, one, refresh=refresh) for one in instruments]
+
+    @asynccontextmanager
+    async def _means(self) -> AsyncIterator[Means]:
+        """Hold what a run needs; a connection is opened when something has to be asked."""
         ledger = Ledger(self.layout.ledger)
         with claiming(self.layout, ledger) as claimant:
             async with SourceKeeper(self.open_source, self.patience) as keeper:
                 store = BarStore(self.layout, ledger)
-                means = Means(
+                yield Means(
                     keeper=keeper,
                     store=store,
                     schedules=Schedules(store, keeper),
@@ -76,7 +98,15 @@ class LoadManager:
                     widths=Widths(),
                     progress=self.progress,
                 )
-                return await _all(IbDataLoader(means), jobs)
+
+
+async def _begun(discovery: Discovery, instrument: Instrument, *, refresh: bool) -> Beginning:
+    try:
+        return await discovery.ask(instrument, refresh=refresh)
+    except _FATAL:
+        raise
+    except KtrdrError as error:
+        return replace(discovery.known(instrument), error=error)
 
 
 async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:

@@ -3,13 +3,19 @@
 Not here: reading settings (``settings``), commands and assets (``cli``, ``defs``).
 """
 
+from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.source import open_source
-from ktrdr_pipelines.load.keeper import Patience
+from ktrdr_pipelines.load.keeper import Patience, system_now
 from ktrdr_pipelines.load.manager import LoadManager
+from ktrdr_pipelines.load.outlook import Outlook
+from ktrdr_pipelines.load.ranges import RangeDiscovery
+from ktrdr_pipelines.load.rates import Rates, measured_rates
 from ktrdr_pipelines.load.reports import Progress, Quiet
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.parquet import BarStore
 from ktrdr_pipelines.universe import UniverseFile
 
 
@@ -36,6 +42,21 @@ def open_manager(
         patience=Patience(max_retries=config.max_retries, delay_s=config.retry_delay_s),
         progress=progress or Quiet(),
     )
+
+
+def open_outlook(settings: Settings, layout: StoreLayout, calendars: Calendars) -> Outlook:
+    """Make what looks at jobs without asking anybody; it counts the settings' gateway's data."""
+    ledger = Ledger(layout.ledger)
+    gateway = GatewayConfig.from_settings(settings).gateway
+    ranges = RangeDiscovery(ledger, gateway)
+    return Outlook(BarStore(layout, ledger), calendars, ranges, system_now)
+
+
+def open_rates(settings: Settings, layout: StoreLayout) -> Rates:
+    """Measure how fast the settings' gateway answered, and how much room bars take."""
+    config = GatewayConfig.from_settings(settings)
+    ledger = Ledger(layout.ledger)
+    return measured_rates(ledger, config.gateway, conservative=config.conservative)
 
 
 def universe_file(layout: StoreLayout) -> UniverseFile:

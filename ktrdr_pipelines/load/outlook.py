@@ -84,6 +84,11 @@ class Outlook:
             now=now,
         )
 
+    def missing(self, job: Job, now: datetime) -> IntervalSet:
+        """Give what a job would ask for now, on the stamp axis."""
+        facts = self.facts(job.series, self.wanted(job, now), job.manner)
+        return facts.need(now, self._clock()).gaps()
+
     def facts(self, series: Series, wanted: IntervalSet, manner: Manner) -> SeriesFacts:
         """Give what is known of a series: what is settled, excused and put off."""
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
@@ -92,7 +97,9 @@ class Outlook:
         facts = SeriesFacts(
             series, wanted, coverage, calendar=calendar, again=again, suspects=suspects
         )
-        self._recall_listing(facts, manner)
+        contract_id = known_contract(self._store, series)
+        if contract_id is not None:
+            self.recall_listing(facts, manner, contract_id)
         self._put_off(facts, manner)
         return facts
 
@@ -118,16 +125,13 @@ class Outlook:
             if confirmed.get(day) != rows[day]
         )
 
-    def _recall_listing(self, facts: SeriesFacts, manner: Manner) -> None:
+    def recall_listing(self, facts: SeriesFacts, manner: Manner, contract_id: int) -> None:
         """Excuse what lies before the oldest data, as far as that is known.
 
         A person's load asks again after a day; other work believes what was heard last, since a
         listing does not move and the question counts against IB's hardest rule.
         """
         instrument = facts.series.instrument
-        contract_id = known_contract(self._store, facts.series)
-        if contract_id is None:
-            return
         is_sensor = manner.asked_by is AskedBy.SENSOR
         if is_sensor or self._ranges.is_fresh(instrument, contract_id, self._clock()):
             facts.excuse_before(self._ranges.known_head(instrument, contract_id))

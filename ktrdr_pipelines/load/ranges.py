@@ -5,14 +5,14 @@ Not here: what lies before it in a series (``core.gaps``).
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.load.keeper import SourceKeeper
-from ktrdr_pipelines.load.probing import Ask, Cell, oldest_in
-from ktrdr_pipelines.store.ledger import HeadRecord, Ledger, SilenceRecord
+from ktrdr_pipelines.load.probing import Ask, Cell, Search, oldest_in
+from ktrdr_pipelines.store.ledger import HeadRecord, Ledger, ProbeRecord, SilenceRecord
 
 
 class RangeDiscovery:
@@ -27,12 +27,12 @@ class RangeDiscovery:
 
     def known_head(self, instrument: Instrument, contract_id: int) -> datetime | None:
         """Give the head timestamp that was last heard, however long ago."""
-        record = self._record(instrument, contract_id)
+        record = self.record(instrument, contract_id)
         return record.head if record else None
 
     def is_fresh(self, instrument: Instrument, contract_id: int, now: datetime) -> bool:
         """Say whether the gateway was asked within the last day."""
-        record = self._record(instrument, contract_id)
+        record = self.record(instrument, contract_id)
         most = timedelta(seconds=IbLimitsRegistry.HEAD_CACHE_S.value)
         return record is not None and now - record.asked_at < most
 
@@ -68,14 +68,42 @@ class RangeDiscovery:
             self._failed.add(contract)
             note(f"the start of the data of {instrument} could not be learned: {error}")
             return self.known_head(instrument, contract_id)
-        self._ledger.record_head(
-            contract_id,
-            instrument.what_to_show.value,
-            self._gateway,
-            head=head,
-            asked_at=keeper.patience.clock(),
-        )
+        self.record_head(instrument, contract_id, head, keeper.patience.clock())
         return head
+
+    def record_head(
+        self, instrument: Instrument, contract_id: int, head: datetime | None, at: datetime
+    ) -> None:
+        """Remember what the gateway said of the oldest data; None where it cannot say."""
+        what = instrument.what_to_show.value
+        self._ledger.record_head(contract_id, what, self._gateway, head=head, asked_at=at)
+
+    def probe(self, instrument: Instrument, contract_id: int) -> ProbeRecord | None:
+        """Give what probing found last, however long ago."""
+        return self._ledger.probe(contract_id, instrument.what_to_show.value, self._gateway)
+
+    def is_probed(self, instrument: Instrument, contract_id: int, now: datetime) -> bool:
+        """Say whether what probing found is still believed."""
+        record = self.probe(instrument, contract_id)
+        most = timedelta(seconds=IbLimitsRegistry.PROBE_CACHE_S.value)
+        return record is not None and now - record.asked_at < most
+
+    def record_search(
+        self,
+        instrument: Instrument,
+        contract_id: int,
+        search: Search,
+        oldest: date,
+        *,
+        at: datetime,
+        requests: int,
+    ) -> None:
+        """Remember what a search found: the oldest bar, and the stretches that are silent."""
+        contract = (contract_id, instrument.what_to_show.value, self._gateway)
+        self._ledger.record_probe(*contract, record=ProbeRecord(oldest, requests, at))
+        for cell in (cell for cell, is_silent in search.silent.items() if is_silent):
+            silence = SilenceRecord(cell.first, cell.end, at)
+            self._ledger.record_silence(*contract, record=silence)
 
     def silences(
         self, instrument: Instrument, contract_id: int, now: datetime
@@ -103,5 +131,6 @@ class RangeDiscovery:
                     self._ledger.record_silence(contract_id, what, self._gateway, record=record)
         return self._heard[key]
 
-    def _record(self, instrument: Instrument, contract_id: int) -> HeadRecord | None:
+    def record(self, instrument: Instrument, contract_id: int) -> HeadRecord | None:
+        """Give what the gateway said of the oldest data, and when; None where it was not asked."""
         return self._ledger.head(contract_id, instrument.what_to_show.value, self._gateway)

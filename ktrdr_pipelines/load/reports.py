@@ -3,7 +3,7 @@
 Not here: rendering (``cli``), Dagster events (``defs``).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -40,6 +40,18 @@ class SeriesReport:
     next_try_at: datetime | None = None
     not_refreshed: IntervalSet = field(default_factory=IntervalSet)
     kept: int = 0
+
+    def then(self, later: "SeriesReport") -> "SeriesReport":
+        """Join the reports of two loads of one series, one after the other: the end counts."""
+        return replace(
+            later,
+            requests=self.requests + later.requests,
+            rows=self.rows + later.rows,
+            added=self.added + later.added,
+            revised=self.revised + later.revised,
+            failures=(*self.failures, *later.failures),
+            error=later.error or self.error,
+        )
 
     @property
     def is_complete(self) -> bool:

@@ -1,0 +1,189 @@
+"""From the words of a command line to jobs: symbols, timeframes, mode, start and end.
+
+Not here: what is done with jobs (``cli.loading``, ``cli.plan``).
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ktrdr_pipelines.cli.output import note
+from ktrdr_pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ktrdr_pipelines.cli.dates import Stretch
+    from ktrdr_pipelines.core.instruments import Instrument, Series
+    from ktrdr_pipelines.core.timeframes import Timeframe
+    from ktrdr_pipelines.load.modes import Mode
+    from ktrdr_pipelines.load.outlook import Job
+    from ktrdr_pipelines.universe import Universe
+
+ModeOption = Annotated[
+    str,
+    typer.Option(
+        metavar="tail|backfill|full",
+        help="tail: from the newest bar on; backfill: before the oldest; full: all of it.",
+    ),
+]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATE|INSTANT",
+        help="First session date, such as 2024-01-05, or an instant with a zone, such as "
+        "2024-01-05T14:30:00Z. [default: the start in the universe]",
+    ),
+]
+EndOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATE|INSTANT",
+        help="First session date that is not wanted, or an instant. [default: now]",
+    ),
+]
+RefreshOption = Annotated[
+    bool,
+    typer.Option(
+        "--refresh",
+        help="Ask also for what is settled. Changed bars replace the stored ones, whose values "
+        "are kept as revisions; nothing is deleted.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a person said of how to load; texts as they were typed."""
+
+    mode: str = "full"
+    start: str | None = None
+    end: str | None = None
+    refresh: bool = False
+
+    def read(self) -> "tuple[Mode, Stretch]":
+        """Give mode and stretch.
+
+        Raises:
+            UsageError: a word makes no sense, or two do not go together.
+        """
+        from ktrdr_pipelines.cli.dates import parse_stretch
+        from ktrdr_pipelines.load.modes import Mode
+
+        stretch, mode = parse_stretch(self.start, self.end), _mode(self.mode)
+        if self.refresh and mode is not Mode.FULL:
+            raise UsageError(
+                f"--refresh with --mode {mode}",
+                came="a refresh asks again for all of a stretch",
+                remedy="Leave --mode out, and name the stretch with --start and --end",
+            )
+        return mode, stretch
+
+    @property
+    def is_plain(self) -> bool:
+        """Say whether nothing was said."""
+        return self == Wish()
+
+
+def named_jobs(
+    universe: "Universe", symbols: str, timeframes: str | None, wish: Wish
+) -> "list[Job]":
+    """Give the jobs of a command line; without timeframes, those that the universe lists.
+
+    Raises:
+        UsageError: a word makes no sense, or two do not go together.
+    """
+    from ktrdr_pipelines.load.outlook import Job
+
+    mode, stretch = wish.read()
+    now = datetime.now(tz=UTC)
+    chosen = _series(universe, symbols, timeframes)
+    return [Job(one, mode, stretch.bounds(one, now), refresh=wish.refresh) for one in chosen]
+
+
+def update_jobs(
+    universe: "Universe", symbols: str | None, held: "Iterable[tuple[str, str]]"
+) -> "list[Job]":
+    """Give the jobs that keep a universe fresh and whole, tails first.
+
+    What was tried in vain is left alone until its next try is due. Series whose ``backfill`` is
+    manual are kept fresh, and left alone while they have no bar: their history is a person's
+    business.
+
+    Args:
+        universe: whose series are meant.
+        symbols: only these; None for all.
+        held: symbols and timeframes of which there are bars.
+    """
+    from ktrdr_pipelines.core.instruments import Backfill
+    from ktrdr_pipelines.load.modes import AskedBy, Mode
+    from ktrdr_pipelines.load.outlook import Job
+
+    chosen = set(instruments_of(universe, symbols))
+    series = [one for one in universe.series() if one.instrument in chosen]
+    known = set(held)
+    fresh = [one for one in series if (one.symbol, str(one.timeframe)) in known]
+    whole = [one for one in series if one.instrument.backfill is Backfill.AUTO]
+    return [
+        *(Job(one, Mode.TAIL, asked_by=AskedBy.SENSOR) for one in fresh),
+        *(Job(one, Mode.FULL, asked_by=AskedBy.SENSOR) for one in whole),
+    ]
+
+
+def instruments_of(universe: "Universe", symbols: str | None) -> "list[Instrument]":
+    """Give the named instruments, each once; all of them where none is named.
+
+    Raises:
+        UsageError: a name is empty, or not in the universe.
+    """
+    if symbols is None:
+        return list(universe.instruments.values())
+    return [universe.instrument(name) for name in _names("symbol", symbols)]
+
+
+def _series(universe: "Universe", symbols: str, timeframes: str | None) -> "list[Series]":
+    """Give the named series, each once; one that the universe does not list is noted."""
+    from ktrdr_pipelines.core.instruments import Series
+
+    if timeframes is None:
+        chosen = instruments_of(universe, symbols)
+        return [Series(instrument, kind) for instrument in chosen for kind in instrument.timeframes]
+    kinds = [_timeframe(text) for text in _names("timeframe", timeframes)]
+    series = [Series(one, kind) for one in instruments_of(universe, symbols) for kind in kinds]
+    for one in series:
+        if one.timeframe not in one.instrument.timeframes:
+            note(
+                f"{one}: {universe.name} does not list this timeframe for {one.symbol}; it is "
+                "loaded now, and nothing keeps it fresh"
+            )
+    return series
+
+
+def _names(what: str, text: str) -> list[str]:
+    """Split a list at its commas; each name counts once."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UsageError(
+            f"{what}s {text!r}", came=f"a {what} is empty", remedy="Separate them by single commas"
+        )
+    return list(dict.fromkeys(names))
+
+
+def _timeframe(text: str) -> "Timeframe":
+    from ktrdr_pipelines.core.timeframes import Timeframe
+
+    if text not in list(Timeframe):
+        allowed = f"Allowed are {', '.join(Timeframe)}"
+        raise UsageError(f"timeframe {text!r}", came="no such timeframe", remedy=allowed)
+    return Timeframe(text)
+
+
+def _mode(text: str) -> "Mode":
+    from ktrdr_pipelines.load.modes import Mode
+
+    if text not in list(Mode):
+        allowed = f"Allowed are {', '.join(Mode)}"
+        raise UsageError(f"--mode {text}", came="no such mode", remedy=allowed)
+    return Mode(text)
