@@ -80,7 +80,7 @@ def demo_place(settings: Settings, folder: Path, port: int) -> Place:
     layout = create_store(folder, Origin.SIMULATED)
     put_universe(layout, _universe_text(datetime.now(tz=UTC).date()).encode())
     universe, problem = universe_file(layout).read()
-    renew_catalog(layout, universe)
+    renew_catalog(layout, universe, settings)
     own = {"ib_host": "127.0.0.1", "ib_port": port}
     folders = {"ktrdr_data": layout.root, "ktrdr_state": layout.state / "gateway"}
     return Place(settings.model_copy(update=own | folders), layout, universe, problem)

@@ -62,8 +62,11 @@ def warn_of_problem(place: Place) -> None:
         note(f"Warning: {place.problem}. Until then the last good universe counts")
 
 
-def renew_catalog(layout: StoreLayout, universe: Universe) -> None:
-    """Make the catalog show what the files hold now."""
-    from ktrdr_pipelines.store.catalog import rebuild_catalog
+def renew_catalog(
+    layout: StoreLayout, universe: Universe, settings: Settings | None = None
+) -> None:
+    """Make the catalog show what the files hold now; the settings are those of the environment."""
+    from ktrdr_pipelines.load import catalog
 
-    rebuild_catalog(layout, list(universe.instruments.values()), datetime.now(tz=UTC))
+    book = open_book(Place(settings or load_settings(), layout, universe))
+    catalog.renew_catalog(book, list(universe.instruments.values()), datetime.now(tz=UTC))

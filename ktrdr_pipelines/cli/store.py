@@ -64,12 +64,13 @@ def init(
 
 def repair(as_json: AsJson = False) -> None:
     """Rebuild from the bar files whatever can be rebuilt, and set aside what cannot be trusted."""
-    from ktrdr_pipelines.cli.place import open_place
+    from ktrdr_pipelines.cli.place import open_place, renew_catalog
     from ktrdr_pipelines.store.repair import repair as repair_store
 
     place = open_place()
     instruments = list(place.universe.instruments.values())
     report = repair_store(place.layout, instruments, datetime.now(tz=UTC))
+    renew_catalog(place.layout, place.universe, place.settings)
     if as_json:
         say_json(asdict(report))
         return

@@ -43,7 +43,7 @@ def make_place(
     layout = create_store(folder, origin)
     was_made = put_universe(layout, text)
     universe, problem = universe_file(layout).read()
-    renew_catalog(layout, universe)
+    renew_catalog(layout, universe, settings)
     return Place(settings, layout, universe, problem), was_made
 
 

@@ -67,7 +67,7 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
 def exit_code_of(certificates: "Iterable[Certificate]") -> ExitCode:
     """Say how the verification ended: what is corrupt weighs more than what is unexplained."""
     told = list(certificates)
-    if not all(one.is_sound for one in told):
+    if not all(one.is_sound and one.found.error is None for one in told):
         return ExitCode.FAILED
     return ExitCode.INCOMPLETE if any(one.found.gaps for one in told) else ExitCode.DONE
 
@@ -78,6 +78,8 @@ def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
     for one in own:
         for wrong in one.content.wrong:
             note(f"{one.found.series}: {wrong}")
+        if one.found.error is not None and one.is_sound:
+            note(f"Error: {one.found.error}")
         if one.content.outside:
             bars = counted(one.content.outside, "bar")
             say(f"{one.found.series}: {bars} outside the known sessions, kept as they came")

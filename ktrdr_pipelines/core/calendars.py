@@ -129,8 +129,12 @@ class Calendars:
         Raises:
             KeyError: it names a calendar that there is not.
         """
-        calendar = self._whole(instrument)
-        return calendar if instrument.end is None else calendar.until(instrument.end)
+        if instrument.end is None:
+            return self._whole(instrument)
+        key = f"{learned_key(instrument)} until {instrument.end}"
+        if key not in self._made:
+            self._made[key] = self._whole(instrument).until(instrument.end)
+        return self._made[key]
 
     def each(self, instruments: Iterable[Instrument]) -> dict[str, SessionCalendar]:
         """Give the calendars of some instruments by ``learned_key``, whole, each once."""

@@ -15,8 +15,8 @@ from ktrdr_pipelines.defs.catalog_picture import catalog_metadata
 from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.load.catalog import renew_catalog
 from ktrdr_pipelines.load.gapbook import open_gapbook
-from ktrdr_pipelines.store.catalog import rebuild_catalog
 from ktrdr_pipelines.universe import Windows
 
 POOL = "ib"
@@ -73,8 +73,8 @@ def catalog_asset(timeframes: Sequence[Timeframe]) -> dg.AssetsDefinition:
     def bars_catalog(ib: IbResource, store: StoreResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
         layout, now = store.layout(), datetime.now(tz=UTC)
         universe = store.universe()
-        rebuild_catalog(layout, list(universe.instruments.values()), now)
         book = open_gapbook(layout, GatewayConfig.from_settings(ib.settings()).gateway)
+        renew_catalog(book, list(universe.instruments.values()), now)
         metadata = catalog_metadata(book, book.look(universe.series(), now), now)
         return dg.MaterializeResult(metadata={**metadata, "path": str(layout.catalog)})
 

@@ -23,7 +23,10 @@ from ktrdr_pipelines.defs.runs import LoaderThread
 from ktrdr_pipelines.defs.tags import KIND, RunKind
 from ktrdr_pipelines.defs.telling import materialization
 from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.load.calendars import open_calendars
+from ktrdr_pipelines.load.catalog import renew_catalog
+from ktrdr_pipelines.load.gapbook import open_gapbook
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import AskedBy
 from ktrdr_pipelines.load.reports import SeriesReport
@@ -34,7 +37,6 @@ from ktrdr_pipelines.load.windows import (
     is_finished,
     window_facts,
 )
-from ktrdr_pipelines.store.catalog import rebuild_catalog
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
 
@@ -161,7 +163,9 @@ class BarsRun:
 
     def _refresh_catalog(self) -> None:
         instruments = list(self._universe.instruments.values())
-        rebuild_catalog(self._layout, instruments, datetime.now(tz=UTC))
+        gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
+        book = open_gapbook(self._layout, gateway)
+        renew_catalog(book, instruments, datetime.now(tz=UTC))
 
 
 def _wanted(

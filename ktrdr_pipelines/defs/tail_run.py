@@ -20,6 +20,7 @@ from ktrdr_pipelines.defs.runs import LoaderThread
 from ktrdr_pipelines.defs.telling import is_told, materialization
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.load.catalog import renew_catalog
 from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
 from ktrdr_pipelines.load.keeper import system_now
 from ktrdr_pipelines.load.manager import Job
@@ -27,7 +28,6 @@ from ktrdr_pipelines.load.modes import AskedBy, Mode
 from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.load.tails import due_tails
 from ktrdr_pipelines.load.window_book import WindowBook
-from ktrdr_pipelines.store.catalog import rebuild_catalog
 from ktrdr_pipelines.store.layout import StoreLayout
 
 TAIL_OP: Final = "load_tails"
@@ -129,7 +129,7 @@ class TailRun:
         age_s = time.time() - catalog.stat().st_mtime if catalog.exists() else math.inf
         if is_new or age_s > _CATALOG_S:
             instruments = list(self._universe.instruments.values())
-            rebuild_catalog(self._layout, instruments, self._clock())
+            renew_catalog(self._book, instruments, self._clock())
 
     def _tell(self, reports: Iterable[SeriesReport]) -> int:
         """Tell of the windows that Dagster does not know yet, and of those that are finished."""

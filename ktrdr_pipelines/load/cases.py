@@ -14,6 +14,8 @@ from ktrdr_pipelines.core.plan import Chunk, Doubt, plan
 from ktrdr_pipelines.core.settle import Question, Settlement, settle
 from ktrdr_pipelines.load.desk import Desk
 
+_OTHER_SESSIONS = "nothing, the gateway has other sessions"
+
 
 class Case:
     """The work on one chunk of a series; made and used once.
@@ -79,6 +81,8 @@ class Case:
         if answer.lacks_newest:
             return self._take_held_back(chunk, settlement)
         if settlement.earlier_only:
+            if await desk.learn_sessions(chunk.stamps):
+                return _OTHER_SESSIONS
             return self._believe(chunk, older_known=True)
         desk.settle(Coverage(bars=settlement.proved), settlement.bars)
         self._doubts = after_answer(desk.need(self._chunk.stamps), self._doubts, chunk)
@@ -105,7 +109,7 @@ class Case:
             if desk.need(chunk.stamps).gaps() != asked:
                 return "data begin later"
         if await desk.learn_sessions(chunk.stamps):
-            return "the gateway has other sessions"
+            return _OTHER_SESSIONS
         return self._believe(chunk)
 
     def _believe(self, chunk: Chunk, *, older_known: bool = False) -> str:

@@ -147,7 +147,8 @@ class Schedules:
     ) -> None:
         """Keep what is believed and new, and make the book anew where it says something new."""
         library = calendar_named(instrument.calendar)
-        told = judged(library, days, self._held(instrument))
+        denied = any(not one.parts and differs(library, one) for one in days)
+        told = judged(library, days, self._held(instrument) if denied else frozenset())
         if told.refused:
             note(f"the gateway's sessions of {instrument} are not believed: {told.refused}")
         known = {one.day: one for one in self._learned(instrument)}

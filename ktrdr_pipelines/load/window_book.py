@@ -18,7 +18,7 @@ from ktrdr_pipelines.core.spanarrays import SpanArrays, span_arrays
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.load.gapbook import GapBook
 from ktrdr_pipelines.load.modes import first_stamp
-from ktrdr_pipelines.load.windows import WindowFacts, WindowState
+from ktrdr_pipelines.load.windows import WindowFacts, WindowState, has_ended
 
 Dates = tuple[date, date]
 
@@ -52,6 +52,8 @@ class WindowBook:
             low, high = np.searchsorted(rows[0], [np.datetime64(first), np.datetime64(end)])
             count = int(rows[1][low:high].sum())
             state = _state(series, calendar, told, (first, end), rows=count, now=now)
+            if state is WindowState.NO_SESSION and has_ended(series, calendar, stamps):
+                state = WindowState.ENDED
             missing = IntervalSet()
             if state is WindowState.UNEXPLAINED:
                 missing = found.missing.clip(stamps)

@@ -92,7 +92,7 @@ def window_facts(
     return WindowFacts(stamps, state, rows, unexplained)
 
 
-def _has_ended(series: Series, calendar: SessionCalendar, stamps: Interval) -> bool:
+def has_ended(series: Series, calendar: SessionCalendar, stamps: Interval) -> bool:
     """Say whether a window lies after the last session of its instrument."""
     end = series.instrument.end
     if end is None:
@@ -118,7 +118,7 @@ def _state(
         (report.error is not None or report.unexplained.clip(stamps), WindowState.UNEXPLAINED),
         (_is_open(report, stamps, calendar), WindowState.OPEN),
         (rows, WindowState.COMPLETE),
-        (not expected and _has_ended(report.series, calendar, stamps), WindowState.ENDED),
+        (not expected and has_ended(report.series, calendar, stamps), WindowState.ENDED),
         (not expected, WindowState.NO_SESSION),
         (not wanted, WindowState.BEFORE_START),
         (not wanted - report.before_listing, WindowState.BEFORE_LISTING),

@@ -9,7 +9,7 @@ Not here: the SQL of its objects (``store.catalog_sql``), the rows of its tables
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -18,10 +18,11 @@ import duckdb
 import pyarrow as pa
 
 from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import DiskError, KtrdrError, StoreError, UsageError
 from ktrdr_pipelines.store.atomic import disk_errors, locked, put_in_place, temp_beside
 from ktrdr_pipelines.store.catalog_sql import TABLES, series_sql, views_sql
-from ktrdr_pipelines.store.catalog_tables import catalog_tables
+from ktrdr_pipelines.store.catalog_tables import Gaps, catalog_tables
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
@@ -47,13 +48,18 @@ _BAD_SQL = (
 )
 
 
-def rebuild_catalog(layout: StoreLayout, universe: Sequence[Instrument], now: datetime) -> None:
+def rebuild_catalog(
+    layout: StoreLayout, universe: Sequence[Instrument], now: datetime, *, gaps: Gaps = ()
+) -> None:
     """Write the catalog anew from the files, the ledger and the universe.
+
+    What renews it where the gaps are known is ``load.catalog``.
 
     Args:
         layout: where the store is; views name its files by absolute path.
         universe: instruments; bars of symbols that are not among them have no session closes.
         now: sessions are told until a year after.
+        gaps: the rows of the table of gaps.
 
     Raises:
         StoreError: a bar file or the ledger cannot be read.
@@ -62,7 +68,11 @@ def rebuild_catalog(layout: StoreLayout, universe: Sequence[Instrument], now: da
     with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
         temp = temp_beside(layout.catalog)
         try:
-            _build(temp, layout, universe, now)
+            with closing(Ledger(layout.ledger)) as ledger:
+                store = BarStore(layout, ledger)
+                filled = frozenset(timeframe for _symbol, timeframe in store.series_on_disk())
+                tables = catalog_tables(store, universe, now, gaps)
+            _build(temp, layout, tables, filled)
             with disk_errors(layout.catalog):
                 _sync(temp)
                 _write_ahead(layout.catalog).unlink(missing_ok=True)
@@ -113,12 +123,12 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
     raise AssertionError("the last try returns or raises")
 
 
-def _build(temp: Path, layout: StoreLayout, universe: Sequence[Instrument], now: datetime) -> None:
-    ledger = Ledger(layout.ledger)
-    with closing(ledger):
-        store = BarStore(layout, ledger)
-        filled = frozenset(timeframe for _symbol, timeframe in store.series_on_disk())
-        tables = catalog_tables(store, universe, now)
+def _build(
+    temp: Path,
+    layout: StoreLayout,
+    tables: Mapping[str, pa.Table],
+    filled: frozenset[Timeframe],
+) -> None:
     with _duckdb_errors(layout.catalog), closing(duckdb.connect(config=dict(_BUILDING))) as build:
         build.execute(
             f"ATTACH '{_escaped(temp)}' AS ktrdr (STORAGE_VERSION '{STORAGE_VERSION}'); USE ktrdr"

@@ -28,6 +28,10 @@ CREATE TABLE coverage (
     symbol VARCHAR, timeframe VARCHAR, verdict VARCHAR, starts TIMESTAMPTZ, ends TIMESTAMPTZ,
     proved_at TIMESTAMPTZ, expires_at TIMESTAMPTZ
 );
+CREATE TABLE gaps (
+    symbol VARCHAR, timeframe VARCHAR, reason VARCHAR, starts TIMESTAMPTZ, ends TIMESTAMPTZ,
+    sessions BIGINT, bars BIGINT, next_try_at TIMESTAMPTZ, detail VARCHAR
+);
 CREATE TABLE requests (
     series VARCHAR, contract_id BIGINT, what_to_show VARCHAR, gateway VARCHAR,
     account_hash VARCHAR, asked_end TIMESTAMPTZ, duration VARCHAR, sent_at TIMESTAMPTZ,

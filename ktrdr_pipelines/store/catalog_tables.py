@@ -1,4 +1,4 @@
-"""The rows of the catalog's small tables: sessions, instruments, coverage, requests.
+"""The rows of the catalog's small tables: sessions, instruments, coverage, gaps, requests.
 
 Not here: the tables' columns in SQL and the views over bars (``store.catalog_sql``).
 """
@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 
 from ktrdr_pipelines.core.calendars import Calendars, learned_key
+from ktrdr_pipelines.core.completeness import Gap
 from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.core.instruments import Instrument, Series
 from ktrdr_pipelines.core.schedules import LearnedDay
 from ktrdr_pipelines.core.sessions import monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
@@ -58,6 +59,19 @@ _COVERAGE = pa.schema(
         "expires_at": _MOMENT,
     }
 )
+_GAPS = pa.schema(
+    {
+        "symbol": pa.string(),
+        "timeframe": pa.string(),
+        "reason": pa.string(),
+        "starts": _MOMENT,
+        "ends": _MOMENT,
+        "sessions": pa.int64(),
+        "bars": pa.int64(),
+        "next_try_at": _MOMENT,
+        "detail": pa.string(),
+    }
+)
 _REQUESTS = pa.schema(
     {
         "series": pa.string(),
@@ -76,11 +90,14 @@ _REQUESTS = pa.schema(
     }
 )
 
+Gaps = Iterable[tuple[Series, Gap]]
+"""Gaps with the series that they are of."""
+
 _Settled = Mapping[tuple[str, Timeframe], Coverage]
 
 
 def catalog_tables(
-    store: BarStore, universe: Sequence[Instrument], now: datetime
+    store: BarStore, universe: Sequence[Instrument], now: datetime, gaps: Gaps = ()
 ) -> dict[str, pa.Table]:
     """Give the rows of each small table by its name."""
     instruments = {instrument.symbol: instrument for instrument in universe}.values()
@@ -89,6 +106,7 @@ def catalog_tables(
         "sessions": _sessions(instruments, settled, store.ledger.learned_days(), now),
         "instruments": _instruments(instruments),
         "coverage": _coverage(settled),
+        "gaps": _gaps(gaps),
         "requests": _requests(store.ledger.requests(REQUESTS_KEPT)),
     }
 
@@ -149,6 +167,24 @@ def _coverage(settled: _Settled) -> pa.Table:
             for proof in coverage.empty
         ]
     return pa.Table.from_pylist(rows, schema=_COVERAGE)
+
+
+def _gaps(gaps: Gaps) -> pa.Table:
+    rows = [
+        {
+            "symbol": series.symbol,
+            "timeframe": series.timeframe,
+            "reason": gap.reason,
+            "starts": gap.stamps.start,
+            "ends": gap.stamps.end,
+            "sessions": gap.sessions,
+            "bars": gap.bars,
+            "next_try_at": gap.next_try_at,
+            "detail": gap.detail,
+        }
+        for series, gap in gaps
+    ]
+    return pa.Table.from_pylist(rows, schema=_GAPS)
 
 
 def _requests(records: Iterable[RequestRecord]) -> pa.Table:

@@ -30,9 +30,14 @@ class SilenceRecord:
     end: date
     asked_at: datetime
 
+    @property
+    def expires_at(self) -> datetime:
+        """Until when that is believed: as long as a proof that old sessions are empty."""
+        return self.asked_at + timedelta(days=IbLimitsRegistry.EMPTY_OLD_DAYS.value)
+
     def is_valid(self, now: datetime) -> bool:
-        """Say whether that is still believed: as long as a proof that old sessions are empty."""
-        return now < self.asked_at + timedelta(days=IbLimitsRegistry.EMPTY_OLD_DAYS.value)
+        """Say whether that is still believed."""
+        return now < self.expires_at
 
 
 class ProbesTable(Database):

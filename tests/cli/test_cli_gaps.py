@@ -217,3 +217,22 @@ def test_verify_reads_what_status_believes(ktrdr: Any, store: Path, gateway: Any
     told = ktrdr("verify", "AAPL")
     assert told.code == 1
     assert "all.parquet" in told.err
+
+
+def test_gaps_can_be_queried(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """The catalog has them as a table, after a load and after a repair."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    question = "SELECT symbol, timeframe, reason, sessions > 0 AS some FROM gaps ORDER BY ALL"
+    expected = [
+        {"symbol": symbol, "timeframe": timeframe, "reason": "missing", "some": True}
+        for symbol, timeframe in (
+            ("AAPL", "1d"),
+            ("AAPL", "1h"),
+            ("EURUSD", "1h"),
+            ("MSFT", "1d"),
+            ("MSFT", "1h"),
+        )
+    ]
+    assert ktrdr("query", question, "--json").document == expected
+    assert ktrdr("repair").code == 0
+    assert ktrdr("query", question, "--json").document == expected

@@ -110,3 +110,20 @@ def test_renamed_symbol_is_told_of_under_its_new_name(
     tick()
     assert told(location)["APPLE|2024"] == (252, "complete")
     assert len(location.gateway.requests) == before
+
+
+def test_years_after_the_end_of_an_instrument_are_told_of_as_such(
+    location: Any, tick: Callable[..., str]
+) -> None:
+    """It was delisted: nothing is expected from then on, and nothing is asked for."""
+    assert location.run("1d", "AAPL|2023", "AAPL|2025").success
+    location.layout.universe.write_text(
+        "defaults: {timeframes: [1d], start: 2023-03-01}\nwindows: {yearly: 2022}\n"
+        "symbols: {AAPL: {end: 2025-01-01}}"
+    )
+    location.instance.wipe_assets([KEY])
+    tick()
+    found = {key: value for key, value in told(location).items() if key.startswith("AAPL")}
+    assert found["AAPL|2022"] == (0, BEFORE)
+    assert found["AAPL|2024"] == (252, "complete")
+    assert found["AAPL|2026"] == (0, "after the end of the instrument")

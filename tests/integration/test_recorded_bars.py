@@ -55,9 +55,6 @@ CASES = [
     ("EURUSD", "1h", date(2007, 1, 1), date(2019, 1, 1)),
     ("EURUSD", "1m", date(2014, 5, 1), date(2014, 5, 16)),
     ("EURUSD", "1m", date(2018, 4, 3), date(2018, 4, 5)),
-    ("ESZ3", "1m", date(2013, 10, 7), date(2013, 10, 16)),
-    ("ESZ3", "1m", date(2013, 10, 28), date(2013, 11, 1)),
-    ("ESZ3", "1m", date(2013, 12, 16), date(2014, 2, 1)),
 ]
 
 
@@ -142,6 +139,20 @@ def test_stored_bars_equal_the_recording_bit_for_bit(
     assert report.failures == ()
     assert report.is_complete, report.summary
     assert_same(stored(settings, series, first, end), recorded(series, first, end))
+
+
+def test_an_expired_future_is_stored_bit_for_bit(settings: Settings) -> None:
+    """Days of 2013 with their late halt, and the last day with all that follows it."""
+    series = series_named(settings, "ESZ3", "1m")
+    for first, end in (
+        (date(2013, 10, 7), date(2013, 10, 16)),
+        (date(2013, 10, 28), date(2013, 11, 1)),
+        (date(2013, 12, 20), date(2014, 2, 1)),
+    ):
+        [report] = load(settings, [job(series, first, end)])
+        assert report.failures == ()
+        assert report.is_complete, report.summary
+        assert_same(stored(settings, series, first, end), recorded(series, first, end))
 
 
 def test_daily_bars_of_23_years_take_at_most_24_requests(

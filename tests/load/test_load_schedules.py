@@ -82,6 +82,19 @@ def test_a_closed_day_that_no_library_knows_is_learned(closure: World) -> None:
     assert (closure.bench.asked, len(gateway.schedules_asked)) == (asked, 1)
 
 
+def test_a_closed_day_is_learned_from_daily_bars_too(world: MakeWorld) -> None:
+    """An answer that only reaches before the silent days asks for the schedule as silence does."""
+    daily = dense_keys(RTH, Timeframe.D1, FIRST - 40 * DAY, END + 20 * DAY)
+    days = daily.astype("datetime64[us]").astype("datetime64[D]")
+    open_days = ~np.isin(days, np.array(sorted(GONE), dtype="datetime64[D]"))
+    made = world(RTH, Timeframe.D1, FIRST, END, keys=daily[open_days])
+    made.bench.gateway.schedule_twist = told_without(GONE)
+    assert made.load().is_complete
+    made.check_complete()
+    assert len(made.bench.gateway.schedules_asked) == 1
+    assert made.bench.store.coverage(made.series).empty == ()
+
+
 def test_one_schedule_serves_every_series_of_a_calendar(closure: World) -> None:
     """Another symbol of the same hours expects what was learned, and asks for no schedule."""
     closure.load()
