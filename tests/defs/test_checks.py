@@ -143,3 +143,15 @@ def with_column(bars: pa.Table, name: str, change: Callable[[list[Any]], list[An
     place = bars.column_names.index(name)
     field = bars.schema.field(name)
     return bars.set_column(place, field, pa.array(change(bars[name].to_pylist()), field.type))
+
+
+def test_hourly_job_renews_the_catalog_and_runs_every_check(location: Any) -> None:
+    """What the schedule starts: the catalog's materialization and 32 results, no window."""
+    defs = location.defs()
+    schedule = defs.resolve_schedule_def("check_schedule")
+    job = defs.resolve_job_def(schedule.job_name)
+    done = job.execute_in_process(instance=location.instance)
+    assert done.success
+    assert len(done.get_asset_check_evaluations()) == 4 * len(Timeframe)
+    keys = {event.asset_key for event in done.get_asset_materialization_events()}
+    assert keys == {dg.AssetKey("bars_catalog")}
