@@ -54,16 +54,16 @@ def test_a_stretch_that_is_missing_counts_once(ktrdr: Any, store: Path, gateway:
 def test_failed_tries_are_shown(
     ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A try that failed is remembered with its reason."""
+    """Tries that failed are remembered with their reasons: silence is asked again narrower."""
     monkeypatch.setenv("IB_TIMEOUT", "2")
     ktrdr("load", "MSFT", "1d", *DAYS)
-    assert "1 failed try" in ktrdr("status").out
+    assert "4 failed tries" in ktrdr("status").out
     (series,) = (
         one
         for one in ktrdr("status", "--json").document["series"]
         if (one["symbol"], one["timeframe"]) == ("MSFT", "1d")
     )
-    assert "no answer in 2 s" in series["attempts"][0]["error"]
+    assert any("no answer in 2 s" in attempt["error"] for attempt in series["attempts"])
 
 
 def test_bars_that_the_universe_does_not_name_are_told(
