@@ -5,7 +5,7 @@ here: reading what is settled (``load.gapbook``), which sessions are suspect (``
 how a gap is asked for (``core.plan``).
 
 What is *explained* lies before the start that the universe gives, before the gateway's oldest data
-(as long as no older bar is held), or after the end; holidays and closed time are never expected.
+(unless an older bar is held), or after the end; holidays and closed time are never expected.
 What is *settled* was answered with bars, or proved empty by a proof that has not expired. All else
 is a gap, whatever was tried: an attempt says why a gap is there, it excuses nothing.
 """
@@ -94,11 +94,21 @@ class Standing:
 
     @property
     def explained_to(self) -> int:
-        """Up to where all is explained: a gateway's oldest data is not younger than a bar held."""
-        if self.listed_from is None:
+        """Up to where all is explained; oldest data that are younger than a bar held are no facts.
+
+        The loader believes such a statement as little, and finds out by asking.
+        """
+        if self.listed_from is None or self._is_contradicted:
             return self.wanted_from
-        held = self.listed_from if self.oldest_bar is None else self.oldest_bar
-        return max(self.wanted_from, min(self.listed_from, held))
+        return max(self.wanted_from, self.listed_from)
+
+    @property
+    def _is_contradicted(self) -> bool:
+        return (
+            self.listed_from is not None
+            and self.oldest_bar is not None
+            and self.oldest_bar < self.listed_from
+        )
 
 
 @dataclass(frozen=True, slots=True)

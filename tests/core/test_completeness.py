@@ -107,14 +107,15 @@ def test_nothing_is_expected_before_start_and_listing() -> None:
     assert gap.stamps.start == _at("2024-02-01T14:30")
 
 
-def test_a_head_later_than_bars_held_explains_nothing_after_the_oldest() -> None:
-    """What lies behind a bar that is held is missing, whatever the gateway says of its start."""
+def test_a_head_later_than_bars_held_explains_nothing() -> None:
+    """A start of the data that a held bar contradicts is no fact, before that bar as behind it."""
     oldest = micros(_at("2024-01-16T14:30"))
     settled = [Interval(_at("2024-01-16T14:30"), _at("2024-01-16T21:00"))]
     listed = micros(_at("2024-03-01T14:30"))
-    (gap,) = _gaps(Timeframe.H1, settled, listed_from=listed, oldest_bar=oldest)
-    assert gap.stamps.start == _at("2024-01-17T14:30")
-    assert gap.stamps.end == _at("2024-04-30T20:00")
+    older, newer = _gaps(Timeframe.H1, settled, listed_from=listed, oldest_bar=oldest)
+    assert older.stamps.end == _at("2024-01-12T21:00")
+    assert newer.stamps.start == _at("2024-01-17T14:30")
+    assert newer.stamps.end == _at("2024-04-30T20:00")
 
 
 def test_nothing_is_expected_after_the_end() -> None:
