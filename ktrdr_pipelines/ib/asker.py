@@ -101,9 +101,13 @@ class Asker:
         """Ask when the budget allows it.
 
         What the gateway may still be working on keeps its slot for a while. A turn that comes
-        while the gateway has lost its connection to IB is given back unused.
+        when the connection has ended, or the gateway has lost its own to IB, is given back unused.
         """
         async with self._pacer.slot(ask.paced, hold_s=self._hold_s) as slot:
+            if not self._connection.is_up:
+                slot.withdraw()
+                came = f"the connection to {self._connection.gateway} is gone"
+                raise ConnectionLostError(ask.asked, came=came)
             if lost := self._connection.lost_link:
                 slot.withdraw()
                 raise OutageError(ask.asked, came=lost, code=_LINK_LOST)
