@@ -161,6 +161,7 @@ def test_nothing_moves_where_nobody_looks(capsys: Any) -> None:
 
 def test_a_signal_cancels_the_work_and_waits_for_it() -> None:
     """What the work does to tidy up is done before the command ends."""
+    before = signal.getsignal(signal.SIGTERM)
     done = []
 
     async def work() -> None:
@@ -174,7 +175,7 @@ def test_a_signal_cancels_the_work_and_waits_for_it() -> None:
         run_stoppable(work())
     assert done == ["tidied up"]
     assert stopped.value.exit_code == 143
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_could_not_be_saved_is_told_rather_than_the_signal() -> None:
