@@ -48,8 +48,9 @@ GAPS: Final = "ktrdr/gaps"
 """A print of what was due of the series when the run was asked for."""
 
 _EVERY_S = 30
-_AT_ONCE = 8
-"""Runs that may wait or work at a time: two work, the rest bridge the time to the next tick."""
+_AT_ONCE = 24
+"""Runs that may wait or work at a time: two work, the rest bridge the time to the next tick, also
+where each is done in a second."""
 
 _PAST_RUNS = 400
 _PARTITION: Final = "dagster/partition"

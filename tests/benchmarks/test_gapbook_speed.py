@@ -171,7 +171,7 @@ def test_a_sensor_tick_costs_little_more_than_a_look(
 ) -> None:
     """Universe, book, Dagster's runs and partitions: a whole tick, with nothing and with much due.
 
-    On a store that lacks the year after its last bars every series is due, and eight runs are
+    On a store that lacks the year after its last bars every series is due, and 24 runs are
     asked for.
     """
     entries = "".join(f"  S{number:03d}: {{}}\n" for number in range(SYMBOLS))
@@ -201,7 +201,7 @@ def test_a_sensor_tick_costs_little_more_than_a_look(
         plain = _best_s(lambda: _plainly(filled))
         nothing = _best_s(lambda: tick(NOW))
         later = NOW.replace(year=NOW.year + 1)
-        assert len(tick(later).run_requests or ()) == 8
+        assert len(tick(later).run_requests or ()) == 24
         much = _best_s(lambda: tick(later))
         tails = _best_s(lambda: request_tails(instance, ib, store, NOW))
     with capsys.disabled():
