@@ -65,17 +65,18 @@ def learned_days(
     return [LearnedDay(day, tuple(sorted(found[day]))) for day in sorted(found)]
 
 
-def every_day(days: Sequence[LearnedDay], until: date) -> list[LearnedDay]:
-    """Fill a schedule: a date from its first one on that it does not name is closed.
+def every_day(days: Sequence[LearnedDay]) -> list[LearnedDay]:
+    """Fill a schedule: a date between its sessions that it does not name is closed.
+
+    Behind the last one nothing is said: an answer that ends early must not close what it lacks.
 
     Args:
         days: what was told, oldest first.
-        until: the last date that was asked for.
     """
     if not days:
         return []
     told = {one.day: one for one in days}
-    count = (max(days[-1].day, until) - days[0].day).days + 1
+    count = (days[-1].day - days[0].day).days + 1
     dates = (days[0].day + place * _DAY for place in range(count))
     return [told.get(day, LearnedDay(day, ())) for day in dates]
 

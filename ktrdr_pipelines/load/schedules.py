@@ -122,15 +122,16 @@ class Schedules:
     ) -> None:
         """Ask for the year that ends a week after a date, and take in what comes.
 
-        The sessions after the date show that the schedule reaches it.
+        Only a session after the date shows that the schedule reaches it: without one, nothing is
+        known of the date, and it is remembered that it was asked for.
         """
         ends_at = _asked_end(instrument, day, now)
         self.requests += 1
         days = await self._keeper.ask(
             lambda source: source.schedule(instrument, ends_at, REACH_DAYS)
         )
-        told = every_day(days, day)
-        self._remember(instrument, told[-1].day if told else day, now)
+        told = every_day(days)
+        self._remember(instrument, max(told[-1].day, day) if told else day, now)
         self._take(instrument, told, ScheduleSource.SCHEDULE, note)
 
     def _remember(self, instrument: Instrument, last: date, now: datetime) -> None:

@@ -38,7 +38,7 @@ def as_known(calendar: SessionCalendar, first: date, end: date) -> list[LearnedD
     days = learned_days(
         calendar, (Interval(s.opens_at, s.closes_at) for s in calendar.sessions(first, end))
     )
-    return every_day(days, end - DAY)
+    return every_day(days)
 
 
 def instrument(calendar: str, symbol: str = "X", end: date | None = None) -> Instrument:
@@ -166,16 +166,15 @@ def test_a_date_with_bars_does_not_become_a_closed_one() -> None:
 
 
 def test_dates_between_told_ones_are_closed() -> None:
-    """A schedule that leaves a date out, up to the last asked one, says that it has no session."""
-    filled = every_day([open_day("2024-01-05"), open_day("2024-01-08")], date(2024, 1, 9))
+    """A schedule that leaves a date out says that it has no session; behind its last it is mute."""
+    filled = every_day([open_day("2024-01-05"), open_day("2024-01-08")])
     assert [(one.day.day, bool(one.parts)) for one in filled] == [
         (5, True),
         (6, False),
         (7, False),
         (8, True),
-        (9, False),
     ]
-    assert every_day([], date(2024, 1, 9)) == []
+    assert every_day([]) == []
 
 
 def test_stretches_belong_to_the_session_day_they_open_in() -> None:

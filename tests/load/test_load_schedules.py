@@ -160,6 +160,20 @@ def test_a_schedule_that_cannot_be_had_costs_nothing(closure: World) -> None:
     assert len(closure.bench.gateway.schedules_asked) == tries
 
 
+def test_a_schedule_that_ends_early_closes_nothing(world: MakeWorld) -> None:
+    """What lies behind its last session is not told: silence there is proved as ever."""
+    made = world(RTH, Timeframe.H1, FIRST, END, keys=keys_without(Timeframe.H1, GONE))
+    made.bench.gateway.schedule_twist = lambda ends_at, days: [
+        one for one in schedule_of(calendar_named(RTH), ends_at, days) if one.day < min(GONE)
+    ]
+    assert made.load().is_complete
+    book = open_calendars(made.bench.ledger)
+    days = {one.day for one in book.of(made.series.instrument).sessions(FIRST, END)}
+    assert days >= GONE
+    proofs = made.bench.store.coverage(made.series).empty
+    assert len({one.interval for one in proofs}) == len(GONE)
+
+
 def test_a_day_with_bars_is_not_unlearned(world: MakeWorld) -> None:
     """A schedule that denies a session of which daily bars are held is not believed there."""
     made = world(RTH, Timeframe.H1, FIRST, END, keys=keys_without(Timeframe.H1, GONE))
