@@ -20,7 +20,7 @@ from ktrdr_pipelines.load.gapbook import open_gapbook
 from ktrdr_pipelines.universe import Windows
 
 POOL = "ib"
-WINDOWS_PER_RUN = {one: 24 if one is Timeframe.M1 else 60 for one in Timeframe}
+_WINDOWS_PER_RUN = {one: 24 if one is Timeframe.M1 else 60 for one in Timeframe}
 """Most windows of one run."""
 
 
@@ -45,7 +45,7 @@ def bars_asset(timeframe: Timeframe, windows: Windows) -> dg.AssetsDefinition:
         name=f"bars_{timeframe.value}",
         specs=[spec],
         partitions_def=bars_partitions(timeframe, windows),
-        backfill_policy=dg.BackfillPolicy.multi_run(WINDOWS_PER_RUN[timeframe]),
+        backfill_policy=dg.BackfillPolicy.multi_run(_WINDOWS_PER_RUN[timeframe]),
         pool=POOL,
     )
     def bars(

@@ -13,11 +13,18 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.load.filling import Due
 
 FIRST_WAIT, LONGEST_WAIT = timedelta(minutes=5), timedelta(hours=6)
 """How long a series waits after a run that changed nothing; each such run makes it four times."""
 
+REQUESTS_PER_RUN: Final = 200
+"""About how many requests a run makes at most. Shorter runs let the newest months of all symbols
+come before the older ones of any; longer ones waste less on starting."""
+
+_WINDOW_DAYS: Final = {one: 30 if one is Timeframe.M1 else 365 for one in Timeframe}
+_MOST_WINDOWS: Final = 60
 _INSTANT: Final = timedelta(microseconds=1)
 SeriesName = tuple[str, Timeframe]
 
@@ -66,6 +73,13 @@ def gap_runs(
         for timeframe in (one.series.timeframe,)
     )
     return [run for run in runs if run]
+
+
+def window_caps() -> dict[Timeframe, int]:
+    """Give the most windows of one run, by how many requests a window takes."""
+    days = IbLimitsRegistry.SAFE_DAYS.value
+    fitting = {one: REQUESTS_PER_RUN * days[one.value] // _WINDOW_DAYS[one] for one in Timeframe}
+    return {one: min(max(number, 1), _MOST_WINDOWS) for one, number in fitting.items()}
 
 
 def waits_until(due_print: str, past: Sequence[PastRun]) -> datetime | None:

@@ -17,8 +17,15 @@ import dagster as dg
 
 from ktrdr_pipelines.core.outages import GATEWAY, outage_of
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.defs.assets import WINDOWS_PER_RUN, bars_key
-from ktrdr_pipelines.defs.gap_runs import GapRun, PastRun, SeriesName, gap_runs, waits_until
+from ktrdr_pipelines.defs.assets import bars_key
+from ktrdr_pipelines.defs.gap_runs import (
+    GapRun,
+    PastRun,
+    SeriesName,
+    gap_runs,
+    waits_until,
+    window_caps,
+)
 from ktrdr_pipelines.defs.partitions import BarPartition, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.tags import (
@@ -182,7 +189,7 @@ def _runs_of(
         if len(runs) >= most:
             break
         calendar = book.calendars.of(one.series.instrument)
-        runs += gap_runs([one], known, {one.series: calendar}, window_cap=WINDOWS_PER_RUN)
+        runs += gap_runs([one], known, {one.series: calendar}, window_cap=window_caps())
     return runs
 
 

@@ -16,6 +16,7 @@ from ktrdr_pipelines.defs.gap_runs import (
     PastRun,
     gap_runs,
     waits_until,
+    window_caps,
     windows_of,
 )
 from ktrdr_pipelines.load.filling import Due
@@ -60,6 +61,21 @@ def test_run_has_at_most_so_many_windows() -> None:
     one = due("AAPL", "1m", *(f"{month}-15" for month in MONTHS))
     run = run_of(one, MONTHS, cap=5)
     assert (run.first, run.last, run.windows) == ("2024-08", "2024-12", 5)
+
+
+def test_run_is_short_where_a_window_takes_many_requests() -> None:
+    """Half a year of minutes, some years of hours, and all days: about 200 requests each."""
+    caps = {timeframe.value: number for timeframe, number in window_caps().items()}
+    assert caps == {
+        "1m": 6,
+        "5m": 3,
+        "15m": 7,
+        "30m": 16,
+        "1h": 16,
+        "4h": 16,
+        "1d": 60,
+        "1w": 60,
+    }
 
 
 def test_windows_that_dagster_does_not_have_are_left_out() -> None:
