@@ -3,14 +3,20 @@
 Not here: waiting for one (``ib.pacer``), the shared record (``ib.pacer_record``).
 """
 
+import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 from ktrdr_pipelines.ib.pacer_file import RecordBusyError
 from ktrdr_pipelines.ib.pacer_record import PacerRecord, Place
 
 CANCEL_HOLD_S = 2.0
 """How long a cancelled request keeps its place: the gateway may still be working on it."""
+
+TRIES = 40
+"""How often a place is tried to be given back while other processes write, 50 ms each: one that is
+not given back keeps everybody waiting until its deadline."""
+
+_log = logging.getLogger(__name__)
 
 
 class Slot:
@@ -44,7 +50,13 @@ class Slot:
         self._let_go(lambda: self._record.withdraw(self._number))
 
     def _let_go(self, act: Callable[[], None]) -> None:
-        if self.is_held:
-            self.is_held = False
-            with suppress(RecordBusyError):  # then it stays taken until its deadline
+        if not self.is_held:
+            return
+        self.is_held = False
+        for _ in range(TRIES):
+            try:
                 act()
+            except RecordBusyError:
+                continue
+            return
+        _log.warning("a place in the budget stays taken until its deadline: the record is busy")

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sqlite3
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from ktrdr_pipelines.errors import DiskError
 from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.pacer_file import LOCK_WAIT_S
 from ktrdr_pipelines.ib.slot import CANCEL_HOLD_S
 
 
@@ -382,6 +384,29 @@ def test_a_record_that_another_process_holds_is_waited_for(pacer: Any, tmp_path:
         return await task
 
     assert asyncio.run(run()) >= 5000.0
+
+
+def test_a_place_is_given_back_though_another_process_is_writing(
+    pacer: Any, tmp_path: Path
+) -> None:
+    """It waits out the other's transaction: a place that stays taken keeps everybody waiting."""
+
+    async def run() -> float:
+        rule = Rule("identical", 1, 0.1, Scope.IDENTICAL)
+        one = pacer(pacing=Pacing(rules=(rule,), most_open=1, in_flight=1))
+        async with one.slot(bars(1), hold_s=45) as slot:
+            other = sqlite3.connect(
+                tmp_path / "pacer.sqlite", isolation_level=None, check_same_thread=False
+            )
+            other.execute("BEGIN IMMEDIATE")
+            over = threading.Timer(5 * LOCK_WAIT_S, lambda: other.execute("ROLLBACK"))
+            over.start()
+            slot.answered()
+            over.join()
+            other.close()
+        return await send(one, bars(2)) - slot.sent_at_s
+
+    assert asyncio.run(run()) == 0.0
 
 
 QUICK = Pacing(
