@@ -71,6 +71,8 @@ def running_up(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run the command over a data folder, and end it as Ctrl-C does."""
     command = [sys.executable, "-m", "ktrdr_pipelines.cli.main", "up", "--simulate"]
     env = {**os.environ, "KTRDR_DATA": str(folder / "data"), "KTRDR_STATE": str(folder / "state")}
+    # A shell may start us with SIGINT ignored; the command would inherit that and never end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--port", str(port)],
@@ -208,8 +210,7 @@ def main() -> None:
             if not watch.home or passed - watch.home[-1][0] > 30:
                 watch.home.append((passed, size_of(layout.root / "dagster")))
             time.sleep(POLL_S)
-        runs = runs_of(given.port)
-    tell(watch, runs, layout, given.minutes)
+        tell(watch, runs_of(given.port), layout, given.minutes)
 
 
 if __name__ == "__main__":
