@@ -10,7 +10,7 @@ import typer
 from ktrdr_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from ktrdr_pipelines.core.instruments import Series
+    from ktrdr_pipelines.core.instruments import Instrument, Series
     from ktrdr_pipelines.core.timeframes import Timeframe
     from ktrdr_pipelines.store.parquet import BarStore
     from ktrdr_pipelines.universe import Universe
@@ -43,11 +43,11 @@ def chosen_series(
     """
     from ktrdr_pipelines.core.instruments import Series
 
-    names = list(universe.instruments) if symbols is None else split_names("symbol", symbols)
-    chosen = [universe.instrument(name) for name in names]
+    chosen = instruments_of(universe, symbols)
     if timeframes is not None:
-        kinds = [timeframe_named(text) for text in split_names("timeframe", timeframes)]
+        kinds = timeframes_named(timeframes)
         return [Series(instrument, kind) for instrument in chosen for kind in kinds]
+    names = {instrument.symbol for instrument in chosen}
     listed = [Series(one, kind) for one in chosen for kind in one.timeframes]
     on_disk = (
         Series(universe.instruments[symbol], kind)
@@ -57,7 +57,27 @@ def chosen_series(
     return list(dict.fromkeys((*listed, *on_disk)))
 
 
-def split_names(what: str, text: str) -> list[str]:
+def instruments_of(universe: "Universe", symbols: str | None) -> "list[Instrument]":
+    """Give the named instruments, each once; all of them where none is named.
+
+    Raises:
+        UsageError: a name is empty, or not in the universe.
+    """
+    if symbols is None:
+        return list(universe.instruments.values())
+    return [universe.instrument(name) for name in _names("symbol", symbols)]
+
+
+def timeframes_named(text: str) -> "list[Timeframe]":
+    """Give the timeframes of a list, each once.
+
+    Raises:
+        UsageError: a name is empty, or none of a timeframe.
+    """
+    return [_timeframe(name) for name in _names("timeframe", text)]
+
+
+def _names(what: str, text: str) -> list[str]:
     """Split a list at its commas; each name counts once."""
     names = [name.strip() for name in text.split(",")]
     if not all(names):
@@ -67,8 +87,7 @@ def split_names(what: str, text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def timeframe_named(text: str) -> "Timeframe":
-    """Give the timeframe of a name."""
+def _timeframe(text: str) -> "Timeframe":
     from ktrdr_pipelines.core.timeframes import Timeframe
 
     if text not in list(Timeframe):

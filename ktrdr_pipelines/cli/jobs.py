@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ktrdr_pipelines.cli.choosing import instruments_of, timeframes_named
 from ktrdr_pipelines.cli.output import note
 from ktrdr_pipelines.errors import UsageError
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ktrdr_pipelines.cli.dates import Stretch
-    from ktrdr_pipelines.core.instruments import Instrument, Series
-    from ktrdr_pipelines.core.timeframes import Timeframe
+    from ktrdr_pipelines.core.instruments import Series
     from ktrdr_pipelines.load.modes import Mode
     from ktrdr_pipelines.load.outlook import Job
     from ktrdr_pipelines.universe import Universe
@@ -132,17 +132,6 @@ def update_jobs(
     ]
 
 
-def instruments_of(universe: "Universe", symbols: str | None) -> "list[Instrument]":
-    """Give the named instruments, each once; all of them where none is named.
-
-    Raises:
-        UsageError: a name is empty, or not in the universe.
-    """
-    if symbols is None:
-        return list(universe.instruments.values())
-    return [universe.instrument(name) for name in _names("symbol", symbols)]
-
-
 def _series(universe: "Universe", symbols: str, timeframes: str | None) -> "list[Series]":
     """Give the named series, each once; one that the universe does not list is noted."""
     from ktrdr_pipelines.core.instruments import Series
@@ -150,7 +139,7 @@ def _series(universe: "Universe", symbols: str, timeframes: str | None) -> "list
     if timeframes is None:
         chosen = instruments_of(universe, symbols)
         return [Series(instrument, kind) for instrument in chosen for kind in instrument.timeframes]
-    kinds = [_timeframe(text) for text in _names("timeframe", timeframes)]
+    kinds = timeframes_named(timeframes)
     series = [Series(one, kind) for one in instruments_of(universe, symbols) for kind in kinds]
     for one in series:
         if one.timeframe not in one.instrument.timeframes:
@@ -159,25 +148,6 @@ def _series(universe: "Universe", symbols: str, timeframes: str | None) -> "list
                 "loaded now, and nothing keeps it fresh"
             )
     return series
-
-
-def _names(what: str, text: str) -> list[str]:
-    """Split a list at its commas; each name counts once."""
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise UsageError(
-            f"{what}s {text!r}", came=f"a {what} is empty", remedy="Separate them by single commas"
-        )
-    return list(dict.fromkeys(names))
-
-
-def _timeframe(text: str) -> "Timeframe":
-    from ktrdr_pipelines.core.timeframes import Timeframe
-
-    if text not in list(Timeframe):
-        allowed = f"Allowed are {', '.join(Timeframe)}"
-        raise UsageError(f"timeframe {text!r}", came="no such timeframe", remedy=allowed)
-    return Timeframe(text)
 
 
 def _mode(text: str) -> "Mode":

@@ -65,7 +65,7 @@ def ranges(
 
     Exit codes: 0 done, 1 a symbol could not be asked about, 2 bad usage.
     """
-    from ktrdr_pipelines.cli.jobs import instruments_of
+    from ktrdr_pipelines.cli.choosing import instruments_of
     from ktrdr_pipelines.cli.place import open_place, warn_of_problem
 
     place = open_place()
