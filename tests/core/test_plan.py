@@ -22,6 +22,7 @@ from ktrdr_pipelines.core.sessions import (
 )
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
+from tests.growth import LINEAR_IN_EIGHT, growth
 
 SAFE = IbLimitsRegistry.SAFE_DAYS.value
 WIDE = dict.fromkeys(SAFE, 365) | {"1d": 68 * 365, "1w": 68 * 365}
@@ -259,8 +260,7 @@ def _seconds_to_plan(calendar: SessionCalendar, years: int) -> float:
 
 
 def test_planning_takes_time_in_proportion() -> None:
-    """Twice the years of minutes take about twice as long to plan."""
+    """Eight times the years of minutes take about eight times as long to plan, not the square."""
     calendar = calendar_named("XNYS.RTH")
-    short = min(_seconds_to_plan(calendar, 4) for _ in range(5))
-    long = min(_seconds_to_plan(calendar, 8) for _ in range(5))
-    assert long / short < 3
+    _seconds_to_plan(calendar, 1)
+    assert growth(lambda years: _seconds_to_plan(calendar, years), 2, 16) < LINEAR_IN_EIGHT

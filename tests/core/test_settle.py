@@ -16,6 +16,7 @@ from ktrdr_pipelines.core.plan import Chunk, Need, plan
 from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.settle import Question, Settlement, settle
 from ktrdr_pipelines.core.timeframes import Timeframe
+from tests.growth import LINEAR_IN_EIGHT, growth
 
 RTH = calendar_named("XNYS.RTH")
 LATER = datetime(2025, 1, 1, tzinfo=UTC)
@@ -186,8 +187,6 @@ def _minutes(keys: np.ndarray) -> pa.Table:
 
 
 def test_settling_takes_time_in_proportion() -> None:
-    """Twice the answers take about twice as long to settle, one by one."""
+    """Eight times the answers take about eight times as long to settle, not the square."""
     assert stamps(_minutes(np.arange(3)))[2] == 2
-    short = min(_seconds_to_settle(2) for _ in range(3))
-    long = min(_seconds_to_settle(4) for _ in range(3))
-    assert long / short < 3
+    assert growth(_seconds_to_settle, 1, 8) < LINEAR_IN_EIGHT

@@ -1,4 +1,8 @@
-"""How fast bars are served, in processor time: the machine may be busy with other things."""
+"""How fast bars are served, in processor time, beside how fast plain Python writes such rows.
+
+The aim is 300,000 bars a second. Where plain Python writes 0.65 million rows a second, that is a
+little under half as fast as it.
+"""
 
 import time
 from typing import Any
@@ -15,13 +19,32 @@ from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 from tests.simulator.rawclient import raw_client
 
 NOW = "2024-01-10T20:00:30+00:00"
-LEAST_BARS_PER_S = 300_000
+LEAST_OF_PLAIN = 0.45
 TRIES = 5
 
 
+def _plain_bars_per_s(count: int = 100_000) -> float:
+    """Write rows of eight numbers as texts, with nothing but Python's own formatting."""
+
+    def row(at: int) -> str:
+        return f"{at}|{at / 7:.2f}|{at / 9:.2f}|{at / 11:.2f}|{at / 13:.2f}|{at}|{at}|{at}"
+
+    started = time.process_time()
+    text = "|".join(row(at) for at in range(count)).encode()
+    assert text.count(b"|") == 8 * count - 1
+    return count / (time.process_time() - started)
+
+
+def _assert_fast(speeds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    plain = max(_plain_bars_per_s() for _ in range(TRIES))
+    with capsys.disabled():
+        print(f"\n{max(speeds):,.0f} bars/s, plain {plain:,.0f}")  # noqa: T201  (it reports)
+    assert max(speeds) > LEAST_OF_PLAIN * plain
+
+
 @pytest.mark.parametrize("key", ["AAPL", "EURUSD"])
-def test_a_year_of_minutes_is_made_at_300_000_bars_a_second(
-    ask: Any, fields_of: Any, key: str
+def test_a_year_of_minutes_is_made_about_as_fast_as_python_writes(
+    ask: Any, fields_of: Any, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From the request to the frame, the best of a few tries."""
     request = HistoryRequest(
@@ -41,10 +64,12 @@ def test_a_year_of_minutes_is_made_at_300_000_bars_a_second(
         found = answer(ask.setting(), request)
         speeds.append(found.count / (time.process_time() - started))
     assert found.count > 90_000
-    assert max(speeds) > LEAST_BARS_PER_S
+    _assert_fast(speeds, capsys)
 
 
-def test_a_client_is_served_300_000_bars_a_second(synthetic: SyntheticMarket) -> None:
+def test_a_client_is_served_about_as_fast_as_python_writes(
+    synthetic: SyntheticMarket, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Over a real socket, what one client takes to read them included."""
     unpaced, speeds = Behaviour(pacing=PacingMode.OFF), []
     with (
@@ -57,7 +82,7 @@ def test_a_client_is_served_300_000_bars_a_second(synthetic: SyntheticMarket) ->
             count = int(client.until(17, number)[4])
             speeds.append(count / (time.process_time() - started))
     assert count > 90_000
-    assert max(speeds) > LEAST_BARS_PER_S
+    _assert_fast(speeds, capsys)
 
 
 def test_reading_frames_costs_the_same_however_they_come() -> None:
