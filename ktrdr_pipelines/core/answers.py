@@ -39,8 +39,8 @@ class Answer:
     """Bars that a gateway gave: at least one, sorted, unique by stamp, as they came.
 
     ``reach`` is the stretch of real time that the gateway says it answered, or None where it
-    says nothing usable. ``lacks_newest`` says that it holds back the newest bars (2188), so that
-    silence after the last bar means nothing.
+    says nothing usable. ``lacks_newest`` says that it holds back the newest bars (2188 and
+    the like), so that silence after the last bar means nothing.
     """
 
     request: BarRequest

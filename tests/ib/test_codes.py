@@ -76,6 +76,9 @@ CODES = [
     (2158, "Sec-def data farm connection is OK:secdefnj", None),
     (2174, "Warning: You submitted request with date-time attributes without time zone", None),
     (2188, "Up-to-the-second historical data requires additional subscription", None),
+    (10090, "Part of requested market data is not subscribed.", None),
+    (10167, "Requested market data is not subscribed. Displaying delayed market data.", None),
+    (420, "Invalid Real-time Query:Historical data request pacing violation", PacingError),
     (10187, "Failed to request historical ticks:No market data permissions", EntitlementError),
     (10197, "No market data during competing live session", EntitlementError),
     (
