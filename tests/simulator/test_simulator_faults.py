@@ -113,6 +113,19 @@ def test_bars_after_a_cancel(synthetic: SyntheticMarket) -> None:
         assert server.requests[0].error_code == 162
 
 
+def test_live_bars_after_a_cancel_come_once(synthetic: SyntheticMarket) -> None:
+    """Bars that would be kept up to date are late, too: one answer, and no update after it."""
+    faults = "{fault: bars_after_cancel, seconds: 0.01}"
+    with faulty(synthetic, faults) as (_, client):
+        client.send(20, 1, *AAPL, 0, "", "1 hour", "1 D", 1, "TRADES", 2, 1, "")
+        client.cancel(1)
+        client.until(162)
+        assert client.until(17)[1] == "1"
+        client.bars(2)
+        client.cancel(2)
+        assert client.until(17)[1] == "2"
+
+
 def test_live_bars_that_come_after_a_cancel_are_not_kept_up_to_date(
     synthetic: SyntheticMarket, fields_of: Callable[..., ContractFields]
 ) -> None:
@@ -123,10 +136,10 @@ def test_live_bars_that_come_after_a_cancel_are_not_kept_up_to_date(
     sent: list[bytes] = []
 
     async def run() -> None:
-        call = Call(request, 0, 178, None, 0, answered_at=gateway.setting(178))
+        call = Call(request, 1, 0, 178, None, 0, answered_at=gateway.setting(178))
         call.cancelled.set()
         outbox = SimpleNamespace(send=sent.append)
-        await asyncio.wait_for(follow(gateway, outbox, call), 20)  # type: ignore[arg-type]
+        await asyncio.wait_for(follow(gateway, outbox, call), 60)  # type: ignore[arg-type]
 
     asyncio.run(run())
     assert sent == []
