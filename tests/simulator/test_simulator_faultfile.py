@@ -76,7 +76,7 @@ def test_an_entry_is_read_with_all_its_keys() -> None:
         ("faults:\n  - {fault: silence, kind: connect, symbol: A}", 2, "symbol", "of no effect"),
         ("faults:\n  - {fault: silence, kind: time, symbol: A}", 2, "symbol", "of no effect"),
         (
-            "faults:\n  - fault: cut\n    from: 2024-01-02T15:00Z\n    until: 2024-01-02T16:00+01:00",
+            "faults:\n- fault: cut\n  from: 2024-01-02T15:00Z\n  until: 2024-01-02T16:00+01:00",
             *(4, "until", "not later than `from:`"),
         ),
         ("faults:\n  - {fault: link_lost, code: 1103}", 2, "code", "1101 or 1102"),
