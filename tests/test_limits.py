@@ -38,6 +38,12 @@ SCALARS = {
     "EMPTY_RECENT_DAYS": 30,
     "EMPTY_OLD_DAYS": 365,
     "NO_MARKET_DATA_VALUE": -1,
+    "UNSET_VALUES": (
+        2147483647.0,
+        9.223372036854775807e18,
+        1.7014118346046923e38,
+        1.7976931348623157e308,
+    ),
     "DURATION_UNITS": ("S", "D", "W", "M", "Y"),
 }
 TABLES = {

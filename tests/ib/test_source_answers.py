@@ -71,6 +71,24 @@ def test_values_that_are_not_available_are_null(
     assert answer.bars["bar_count"].to_pylist() == [None, 7]
 
 
+@pytest.mark.parametrize(
+    "unset", ["", "2147483647", "9223372036854775807", "1.7976931348623157E308", str(2**127 - 1)]
+)
+def test_values_that_are_unset_are_null(
+    bench: Any, minute_request: BarRequest, words: Any, unset: str
+) -> None:
+    """What the wire has for "not set" is null too, as the official client reads it."""
+    row = words.bar(words.first, volume=unset, average=unset, count=unset)
+    answer = bench(
+        lambda source: source.bars(minute_request),
+        bars=lambda talk, fields: talk.raw(words.history(fields[1], row)),
+    )
+    assert [answer.bars[name].to_pylist() for name in ("volume", "average", "bar_count")] == [
+        [None]
+    ] * 3
+    assert answer.bars["close"].to_pylist() == [10.5]
+
+
 def test_an_average_below_zero_is_kept(bench: Any, minute_request: BarRequest, words: Any) -> None:
     """Where prices are negative, as crude oil's were in April 2020, their average is too."""
     prices = (-37.5, -36.0, -40.0, -37.0)

@@ -72,6 +72,8 @@ def test_an_answer_of_another_shape_is_bad(
     [
         [(1_767_623_400, "nan", 11, 9, 10, 1, 1, 1)],
         [(1_767_623_400, 10, "inf", 9, 10, 1, 1, 1)],
+        [(1_767_623_400, 10, "1.7976931348623157E308", 9, 10, 1, 1, 1)],
+        [(1_767_623_400, "9223372036854775807", 11, 9, 10, 1, 1, 1)],
         [(1_767_623_400, 10, 11, "", 10, 1, 1, 1)],
         [(1_767_623_400, 10, 11, 9, "ten", 1, 1, 1)],
         [(1_767_623_400, 10, 11, 9, 10, "nan", 1, 1)],
@@ -124,6 +126,16 @@ def test_an_answer_of_another_kind_is_bad(bench: Any, minute_request: BarRequest
 def test_a_head_that_is_no_moment_is_bad(bench: Any, aapl: Instrument, text: str) -> None:
     """A head timestamp whose zone is unclear is refused rather than guessed."""
     with pytest.raises(BadAnswerError, match="head timestamp"):
+        bench(
+            lambda source: source.head(aapl),
+            head=lambda talk, fields: talk.send(88, fields[1], text),
+        )
+
+
+@pytest.mark.parametrize("text", ["2147483647", "4102444800", "20991231-00:00:00"])
+def test_a_head_in_the_future_is_bad(bench: Any, aapl: Instrument, text: str) -> None:
+    """It would excuse everything before it, and so everything that is missing."""
+    with pytest.raises(BadAnswerError, match="begin in the future"):
         bench(
             lambda source: source.head(aapl),
             head=lambda talk, fields: talk.send(88, fields[1], text),
