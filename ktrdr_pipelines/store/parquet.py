@@ -31,6 +31,7 @@ from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError
 from ktrdr_pipelines.store.atomic import locked
 from ktrdr_pipelines.store.barfile import (
+    corrupt,
     count_bars_between,
     read_bars,
     read_file,
@@ -38,7 +39,7 @@ from ktrdr_pipelines.store.barfile import (
     read_keys,
     write_file,
 )
-from ktrdr_pipelines.store.filing import FilePart, filed_parts, stretches
+from ktrdr_pipelines.store.filing import FilePart, filed_parts, misfiled, stretches
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin
 from ktrdr_pipelines.store.ledger import Ledger, series_key
@@ -193,7 +194,10 @@ class BarStore:
             row = known.get(name)
             if row is None or row.fingerprint != taken:
                 said, keys = read_keys(path, known_by(row))
-                row = mirrored(taken, true_facts(path, said, keys, calendar))
+                facts = true_facts(path, said, keys, calendar)
+                if wrong := misfiled(path, facts, symbol, timeframe):
+                    raise corrupt(path, wrong)
+                row = mirrored(taken, facts)
                 recounted[name] = row
             current[path] = row
         return current, recounted

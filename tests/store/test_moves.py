@@ -16,7 +16,7 @@ from ktrdr_pipelines.load.claims import claiming
 from ktrdr_pipelines.load.moving import rename, retire
 from ktrdr_pipelines.store.audit import RequestRecord
 from ktrdr_pipelines.store.catalog import query_catalog, rebuild_catalog
-from ktrdr_pipelines.store.layout import StoreLayout, open_store
+from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.move_journal import Move, MoveKind, pending_move, write_journal
 from ktrdr_pipelines.store.moves import finish_move
@@ -257,33 +257,72 @@ def kill_at(layout: StoreLayout, kind: str, step: int) -> int:
     return done.returncode
 
 
+SHARES = 3
+"""Tests that share the moments of a kill out among themselves, so that none takes minutes."""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("by", ["repair", "again"])
 def test_rename_killed_anywhere_is_finished_or_never_begun(
-    tmp_path: Path, make: Any, by: str
+    tmp_path: Path, make: Any, by: str, share: int
 ) -> None:
     """After a kill before any change on disk, repair or the same call again leaves it renamed."""
-    from ktrdr_pipelines.store.layout import create_store  # noqa: PLC0415
-
-    for step in range(1, 100):
-        layout = create_store(tmp_path / f"{by}{step}")
-        layout.universe.write_text(UNIVERSE)
-        with closing(Ledger(layout.ledger)) as ledger:
-            fill(layout, BarStore(layout, ledger, clock=lambda: NOW), make)
+    for step in range(1 + share, 100, SHARES):
+        layout = new_store(tmp_path / f"{step}", make)
         before = facts_of(layout, "AAPL")
-        code = kill_at(layout, "rename", step)
-        if code == 0:
+        if kill_at(layout, "rename", step) == 0:
             assert step > 10
             break
-        if by == "repair":
-            assert repair(layout, now=NOW).quarantined == ()
-        else:
-            with closing(Ledger(layout.ledger)) as ledger:
-                finish_move(layout, ledger)
-        assert list(layout.epochs.iterdir()) == []
+        finish(layout, by)
         if "APPL2" not in load_universe(layout.universe).instruments:
             assert facts_of(layout, "AAPL") == before
             rename(layout, "AAPL", "APPL2", NOW)
         assert_renamed(open_store(layout.root), before)
     else:
         raise AssertionError("it never came to its end")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("by", ["repair", "again"])
+def test_retirement_killed_anywhere_is_finished_or_never_begun(
+    tmp_path: Path, make: Any, by: str, share: int
+) -> None:
+    """After a kill before any change on disk, the bars are kept, out of sight, untouched."""
+    for step in range(1 + share, 100, SHARES):
+        layout = new_store(tmp_path / f"{step}", make)
+        folder = layout.symbol_folder("AAPL")
+        files = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.parquet")}
+        if kill_at(layout, "retire", step) == 0:
+            assert step > 4
+            break
+        finish(layout, by)
+        if "AAPL" in load_universe(layout.universe).instruments:
+            retire(layout, "AAPL", NOW)
+        (kept,) = layout.retired.iterdir()
+        assert {p.relative_to(kept): p.read_bytes() for p in kept.rglob("*.parquet")} == files
+        assert list(load_universe(layout.universe).instruments) == ["MSFT"]
+        assert not folder.exists()
+        assert pending_move(layout) is None
+    else:
+        raise AssertionError("it never came to its end")
+
+
+def new_store(root: Path, make: Any) -> StoreLayout:
+    """Make another filled store."""
+    layout = create_store(root)
+    layout.universe.write_text(UNIVERSE)
+    with closing(Ledger(layout.ledger)) as ledger:
+        fill(layout, BarStore(layout, ledger, clock=lambda: NOW), make)
+    return layout
+
+
+def finish(layout: StoreLayout, by: str) -> None:
+    """Do the rest of what was killed, by a repair or by the move itself."""
+    if by == "repair":
+        assert repair(layout, now=NOW).quarantined == ()
+    else:
+        with closing(Ledger(layout.ledger)) as ledger:
+            finish_move(layout, ledger)
+    assert list(layout.epochs.iterdir()) == []
