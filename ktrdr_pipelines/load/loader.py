@@ -140,7 +140,7 @@ class IbDataLoader:
         keeper = self._means.keeper
         need = facts.need(keeper.now(), keeper.patience.clock(), everything=True)
         gaps = facts.left(need)
-        waiting = of_open_session(need, gaps)
+        waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
         again = need.gaps() - gaps
         return SeriesReport(
             series=facts.series,
