@@ -124,8 +124,14 @@ class Connection:
 
     def _begin(self, request: DataRequest) -> None:
         gateway = self._gateway
-        place, before = gateway.recorded(request, self._client_id), gateway.outages.begun
-        call = Call(request, place, self._session.version, gateway.fault_of(request), before)
+        call = Call(
+            request,
+            client_id=self._client_id,
+            place=gateway.recorded(request, self._client_id),
+            version=self._session.version,
+            outages_before=gateway.outages.begun,
+            fault=gateway.fault_of(request),
+        )
         if self._retelling is not None:
             self._retell(self._retelling, call)
         task = asyncio.create_task(self._serve(call))
@@ -168,7 +174,7 @@ class Connection:
         ]
 
     async def _serve(self, call: Call) -> None:
-        answered = await found(self._gateway, call)
+        answered = await found(self._gateway, self._outbox, call)
         if answered is None:
             self._outbox.close()
             return
@@ -176,6 +182,7 @@ class Connection:
             self._gateway.log.finish(call.place, count=answered.count, error_code=None)
             await deliver(self._outbox, call, answered.data)
             await follow(self._gateway, self._outbox, call)
+            return
         if not call.meets(Fault.BARS_AFTER_CANCEL):
             self._close(call, answered.count, answered.error_code)
         await deliver(self._outbox, call, answered.data)

@@ -19,7 +19,7 @@ class AsyncClient:
     def __init__(self, port: int, client_id: int) -> None:
         self._runner = asyncio.Runner()
         self._ib = IB()
-        self._run(self._ib.connectAsync("127.0.0.1", port, clientId=client_id))
+        self._run(self._ib.connectAsync("127.0.0.1", port, clientId=client_id, timeout=30.0))
         self.version = self._ib.client.serverVersion()
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 NOTICES = frozenset({2104, 2106, 2158, 2174})
 Row = tuple[Any, ...]
 
