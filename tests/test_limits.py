@@ -38,6 +38,12 @@ SCALARS = {
     "EMPTY_RECENT_DAYS": 30,
     "EMPTY_OLD_DAYS": 365,
     "NO_MARKET_DATA_VALUE": -1,
+    "UNSET_VALUES": (
+        2147483647.0,
+        9.223372036854775807e18,
+        1.7014118346046923e38,
+        1.7976931348623157e308,
+    ),
     "DURATION_UNITS": ("S", "D", "W", "M", "Y"),
 }
 TABLES = {
@@ -144,6 +150,7 @@ CODES = {
     2103: "pause",
     2104: "notice",
     2105: "pause",
+    2110: "pause",
     2106: "notice",
     2107: "notice",
     2108: "notice",
@@ -151,6 +158,10 @@ CODES = {
     2158: "notice",
     2174: "notice",
     2188: "notice",
+    10089: "entitlement",
+    10141: "entitlement",
+    10168: "entitlement",
+    10186: "entitlement",
     10187: "entitlement",
     10197: "entitlement",
     10314: "rejected",
