@@ -90,12 +90,28 @@ class BarsRun:
         self._open = self._windows(known)
         reports = self._drive()
         failed = [line for report in reports for line in self._finish(report)]
-        return reports, [*self._strangers(set(partitions) - set(known)), *failed]
+        return reports, [*self._left(set(partitions) - set(known)), *failed]
 
-    def _strangers(self, partitions: Iterable[BarPartition]) -> list[str]:
-        """Name windows whose symbol has left the universe while the run was waiting."""
+    def _left(self, partitions: Iterable[BarPartition]) -> list[str]:
+        """Name windows that a person asked for and whose symbol has left the universe since."""
         file = self._universe.name
-        return sorted(f"{one.symbol} {one.window}: {file} does not name it" for one in partitions)
+        lines = sorted(f"{one.symbol} {one.window}: {file} does not name it" for one in partitions)
+        if not self._is_automatic:
+            return lines
+        for line in lines:
+            self._context.log.info(line)
+        return []
+
+    def skip(self, reason: str) -> None:
+        """End without a load: well where a sensor asked, which asks anew for what is missing.
+
+        Raises:
+            dg.Failure: a person had asked.
+        """
+        if not self._is_automatic:
+            raise dg.Failure(reason, allow_retries=False)
+        self._context.log.info(reason)
+        self._ending.well(requests=0, windows=0)
 
     def _windows(
         self, partitions: Sequence[BarPartition]
@@ -205,7 +221,8 @@ def _failure_text(failed: Sequence[str]) -> str:
     named = "\n".join(failed[:_NAMED_AT_MOST])
     more = len(failed) - _NAMED_AT_MOST
     rest = f"\nand {more} more" if more > 0 else ""
+    what = "1 window stays" if len(failed) == 1 else f"{len(failed)} windows stay"
     return (
-        f"{len(failed)} windows stay unexplained; all others are materialized:\n{named}{rest}\n"
+        f"{what} unexplained; all others are materialized:\n{named}{rest}\n"
         "What was answered is saved; launch the failed windows again to ask for the rest."
     )

@@ -123,7 +123,7 @@ class TailRun:
         with thread:
             for _changed, notes in thread.changes():
                 for note in notes:
-                    if "requests planned" not in note:
+                    if not note.endswith(" planned"):
                         self._context.log.info(note)
             return thread.reports()
 
