@@ -158,6 +158,7 @@ def test_retired_bars_are_kept_out_of_sight_and_the_symbol_is_free(
     kept = filled.retired / "AAPL@1"
     assert {p.name: p.read_bytes() for p in kept.rglob("*.parquet")} == files
     assert list(load_universe(filled.universe).instruments) == ["MSFT"]
+    filled.universe.write_text(UNIVERSE)
     with closing(Ledger(filled.ledger)) as ledger:
         series = make.series(Timeframe.M1)
         identity = make.identity(series, contract_id=4711)
@@ -165,7 +166,6 @@ def test_retired_bars_are_kept_out_of_sight_and_the_symbol_is_free(
         BarStore(filled, ledger).save(series, identity, bars, make.covering(series, bars))
         assert ledger.pinned_contract("AAPL", identity.origin) is None
         assert ledger.attempts("AAPL|1m") == []
-    filled.universe.write_text(UNIVERSE)
     assert retire(filled, "AAPL", NOW).target == "AAPL@2"
 
 
@@ -194,6 +194,34 @@ def test_no_bar_is_saved_while_a_move_waits_to_be_finished(
         make.save(store, series, make.run(series, FIRST, 30))
     other = make.series(Timeframe.M1, "MSFT")
     assert make.save(store, other, make.run(other, FIRST, 30)).added == 10
+
+
+@pytest.mark.parametrize(
+    "move", [lambda one: rename(one, "AAPL", "APPL2", NOW), lambda one: retire(one, "AAPL", NOW)]
+)
+def test_a_load_that_began_before_a_move_writes_nothing_under_the_old_name(
+    filled: StoreLayout, make: Any, move: Any
+) -> None:
+    """What it has of the symbol by then is refused; other symbols are saved as before."""
+    before = BarStore(filled, Ledger(filled.ledger))
+    series, other = make.series(Timeframe.H1, "AAPL"), make.series(Timeframe.H1, "MSFT")
+    bars = make.run(series, FIRST, 2)
+    move(filled)
+    with pytest.raises(StoreError, match=r"first bars of AAPL: .* does not name it"):
+        make.save(before, series, bars)
+    assert not filled.symbol_folder("AAPL").exists()
+    make.save(before, other, bars)
+    assert before.rows(other) == 2
+
+
+def test_first_bars_need_a_universe_that_names_the_symbol_only_where_it_can_be_read(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """A bad edit of the universe while a load runs loses no bar."""
+    layout.universe.write_text("symbols: [")
+    series = make.series(Timeframe.H1, "AAPL")
+    make.save(store, series, make.run(series, FIRST, 2))
+    assert store.rows(series) == 2
 
 
 @pytest.mark.parametrize(
