@@ -25,7 +25,7 @@ from ktrdr_pipelines.defs.telling import materialization
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.load.calendars import open_calendars
-from ktrdr_pipelines.load.catalog import renew_catalog
+from ktrdr_pipelines.load.catalog import is_catalog_due, renew_catalog
 from ktrdr_pipelines.load.gapbook import open_gapbook
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import AskedBy
@@ -173,10 +173,12 @@ class BarsRun:
         self._context.log_event(materialization(self._timeframe, partition, facts))
 
     def _refresh_catalog(self) -> None:
-        instruments = list(self._universe.instruments.values())
+        """Renew the catalog: always for a person, for sensors as often as its size allows."""
+        instruments, now = list(self._universe.instruments.values()), datetime.now(tz=UTC)
+        if self._is_automatic and not is_catalog_due(self._layout, instruments, now):
+            return
         gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
-        book = open_gapbook(self._layout, gateway)
-        renew_catalog(book, instruments, datetime.now(tz=UTC))
+        renew_catalog(open_gapbook(self._layout, gateway), instruments, now)
 
 
 def _wanted(
