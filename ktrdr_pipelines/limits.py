@@ -11,6 +11,7 @@ Source: https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/ (bar data, limit
 and https://interactivebrokers.github.io/tws-api/historical_limitations.html.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -261,6 +262,12 @@ class IbLimitsRegistry:
     PROBE_CACHE_S: Final = Limit(
         30 * _DAY, "seconds that the oldest bar found by probing is believed", "this project", "P"
     )
+    WIDTH_CACHE_S: Final = Limit(
+        _DAY,
+        "seconds that the width of a request which two runs learned is believed",
+        "this project",
+        "P",
+    )
     TRY_AGAIN_S: Final = Limit(
         MappingProxyType(
             {
@@ -303,6 +310,7 @@ class IbLimitsRegistry:
                 1300: CodeClass.CONNECTION,
                 2103: CodeClass.PAUSE,
                 2105: CodeClass.PAUSE,
+                2110: CodeClass.PAUSE,
                 2157: CodeClass.PAUSE,
                 2104: CodeClass.NOTICE,
                 2106: CodeClass.NOTICE,
@@ -313,6 +321,10 @@ class IbLimitsRegistry:
                 2188: CodeClass.NOTICE,
                 10090: CodeClass.NOTICE,
                 10167: CodeClass.NOTICE,
+                10089: CodeClass.ENTITLEMENT,
+                10141: CodeClass.ENTITLEMENT,
+                10168: CodeClass.ENTITLEMENT,
+                10186: CodeClass.ENTITLEMENT,
                 10187: CodeClass.ENTITLEMENT,
                 10197: CodeClass.ENTITLEMENT,
                 10314: CodeClass.REJECTED,
@@ -344,6 +356,13 @@ class IbLimitsRegistry:
         "L",
     )
     NO_MARKET_DATA_VALUE: Final = Limit(-1, "volume, average, count: 'not available'", _BARS, "R")
+
+    UNSET_VALUES: Final = Limit(
+        (2.0**31 - 1, 2.0**63 - 1, float(2**127 - 1), sys.float_info.max),
+        "numbers that the wire has for 'not set', as ibapi reads them (utils.decode, const)",
+        "ibapi 10.51",
+        "S",
+    )
 
     @classmethod
     def class_of(cls, code: int, text: str) -> CodeClass:

@@ -26,7 +26,7 @@ from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
 NO_REQUEST = -1
 """The request id of a frame that concerns the whole connection."""
 
-_FARM_LEFT = 165
+_FARM_LEFT, _COMPETING, _DISCLAIMER = 165, 10197, 10141
 
 
 class NoDataError(RequestRejectedError):
@@ -64,6 +64,16 @@ def error_frame(fields: list[str]) -> ErrorFrame:
     """
     _, _, request_id, code, text, *_ = fields
     return ErrorFrame(int(request_id), int(code), text)
+
+
+def is_other_session(code: int | None, text: str) -> bool:
+    """Say whether a refusal means that another session of the login takes the data."""
+    return code == _COMPETING or "different ip" in text.casefold()
+
+
+def concerns_session(code: int | None, text: str) -> bool:
+    """Say whether a refusal concerns the whole session, and may be over in minutes."""
+    return code == _DISCLAIMER or is_other_session(code, text)
 
 
 def lasting_outage(asked: str, lost_link: str) -> OutageError:
@@ -132,8 +142,9 @@ def _contract(frame: ErrorFrame, asked: str) -> GatewayError:
 
 
 def _entitlement(frame: ErrorFrame, asked: str) -> GatewayError:
-    text = frame.text.casefold()
-    if "different ip" in text or frame.code == 10197:
+    if frame.code == _DISCLAIMER:
+        remedy = "Accept the paper trading disclaimer in the gateway's window, then try again."
+    elif is_other_session(frame.code, frame.text):
         remedy = "Another session of this login takes the data: close it, then try again."
     else:
         remedy = (

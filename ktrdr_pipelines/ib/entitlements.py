@@ -1,9 +1,9 @@
 """What the gateway has refused for want of a permission, and whom that concerns.
 
 A refusal concerns one exchange, kind of instrument and what_to_show, and is asked about again
-after a day. Where another session of the login takes the data, it concerns everything, and only
-for minutes. Not here: telling such errors from others (``ib.codes``), the file
-(``ib.pacer_memory``).
+after a day. Where another session of the login takes the data, or a disclaimer waits for a click,
+it concerns everything, and only for minutes. Not here: telling such errors from others
+(``ib.codes``), the file (``ib.pacer_memory``).
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from sqlite3 import Connection
 from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.errors import EntitlementError
 from ktrdr_pipelines.ib.clock import wall_now
+from ktrdr_pipelines.ib.codes import concerns_session
 from ktrdr_pipelines.ib.contracts import Candidate
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.pacer_memory import Block, PacerMemory
@@ -21,7 +22,6 @@ BLOCKED_S, SESSION_BLOCKED_S = 86_400.0, 300.0
 """How long a missing permission is believed, and a session somewhere else."""
 
 _EVERYTHING = "everything"
-_COMPETING = 10197
 
 
 def wall_s() -> float:
@@ -80,7 +80,7 @@ class Entitlements:
 
     def note(self, entitlement: Entitlement, error: EntitlementError) -> None:
         """Remember a refusal."""
-        is_session = error.code == _COMPETING or "different ip" in error.came.casefold()
+        is_session = concerns_session(error.code, error.came)
         name = _EVERYTHING if is_session else str(entitlement)
         lasts_s = SESSION_BLOCKED_S if is_session else BLOCKED_S
         block = Block(name, error.came, error.code, self._clock() + lasts_s)

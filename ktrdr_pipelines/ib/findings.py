@@ -14,6 +14,7 @@ from ktrdr_pipelines.errors import (
     GatewaySilentError,
     OutageError,
 )
+from ktrdr_pipelines.ib.codes import is_other_session
 from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -150,7 +151,7 @@ def no_bars(error: GatewayError) -> Check:
         is_silent = isinstance(error, GatewaySilentError | OutageError)
         remedy = _LOGIN if is_silent else error.remedy or "Try again in a few minutes"
         return wrong(Name.BARS, error.came or str(error), remedy)
-    if error.code == 10197 or "different ip" in error.came.casefold():
+    if is_other_session(error.code, error.came):
         remedy = (
             "Log out the other TWS, gateway, phone or web session of this user, or give this one "
             "a user of its own: a login has one session that gets data"

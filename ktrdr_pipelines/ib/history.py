@@ -25,7 +25,10 @@ _OLDEST_EPOCH_S = 100_000_000  # 1973; smaller numbers are dates such as 2026010
 _NEWEST_EPOCH_S = 4_102_444_800  # 2100; larger numbers are milliseconds, or nonsense
 _SHORT_A_DAY = 3  # the bars that a session and the breaks in it begin with
 _NOT_AVAILABLE = IbLimitsRegistry.NO_MARKET_DATA_VALUE.value
+_UNSET = IbLimitsRegistry.UNSET_VALUES.value
+_PRICES = 4
 _MOMENT = re.compile(r"(\d{8})(-| {1,2})(\d\d:\d\d:\d\d)(?: +(\S+))?")
+_NO_HEAD = frozenset({"", "0", str(_NOT_AVAILABLE)})
 _UTC_NAMES = frozenset({"UTC", "GMT", "Z"})
 
 
@@ -60,7 +63,10 @@ def bars_of(history: History, series: Series) -> pa.Table:
         ValueError: a value, a stamp or a pair of bars that cannot be; the text says which.
     """
     stamps, days = _stamps(history.texts[0::_PER_BAR], series)
-    values = [_numbers(history.texts[place::_PER_BAR]) for place in range(1, _PER_BAR)]
+    columns = [history.texts[place::_PER_BAR] for place in range(1, _PER_BAR)]
+    values = [_numbers(texts) for texts in columns[:_PRICES]]
+    _check_prices(values)
+    values += [_known_numbers(texts) for texts in columns[_PRICES:]]
     _check_finite(values)
     order = _order(stamps, values)
     if order is not None:
@@ -103,7 +109,7 @@ def head_of(text: str) -> datetime | None:
     Raises:
         ValueError: the text is no moment.
     """
-    if text.strip() in {"", "0"}:
+    if text.strip() in _NO_HEAD:
         return None
     if text.strip().isdigit() and int(text) >= _OLDEST_EPOCH_S:
         return datetime.fromtimestamp(int(text), UTC)
@@ -170,6 +176,18 @@ def _numbers(texts: list[str]) -> np.ndarray:
     return np.fromiter(map(float, texts), dtype=np.float64, count=len(texts))
 
 
+def _known_numbers(texts: list[str]) -> np.ndarray:
+    """Read what may be unset: an empty text, or a number that stands for none, is not available."""
+    numbers = _numbers([text or str(_NOT_AVAILABLE) for text in texts])
+    return np.where(np.isin(numbers, _UNSET), _NOT_AVAILABLE, numbers)
+
+
+def _check_prices(values: list[np.ndarray]) -> None:
+    for name, column in zip(BAR_SCHEMA.names[2:], values, strict=False):
+        if np.isin(column, _UNSET).any():
+            raise ValueError(f"a value of {name} is not set")
+
+
 def _check_finite(values: list[np.ndarray]) -> None:
     for name, column in zip(BAR_SCHEMA.names[2:], values, strict=True):
         if not np.isfinite(column).all():
@@ -192,7 +210,7 @@ def _order(stamps: np.ndarray, values: list[np.ndarray]) -> np.ndarray | None:
 
 
 def _table(stamps: np.ndarray, days: np.ndarray, values: list[np.ndarray]) -> pa.Table:
-    prices, (volume, average, count) = values[:4], values[4:]
+    prices, (volume, average, count) = values[:_PRICES], values[_PRICES:]
     columns = [
         pa.array(stamps, pa.int64()).cast(BAR_SCHEMA.field("ts").type),
         pa.array(days, pa.date32()),

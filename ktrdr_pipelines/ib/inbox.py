@@ -17,7 +17,7 @@ from ktrdr_pipelines.ib.notes import GatewayNotes
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
 from ktrdr_pipelines.limits import CodeClass
 
-_DROPPED = 1300
+_DROPPED = frozenset({502, 504, 507, 1300})
 _SCHEDULE = "106"
 _VERSION_WITHOUT_PREFIX = 164
 _log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Inbox:
             self.questions.fail_all(OutageError, came, code=frame.code, those=lost)
         elif frame.means is CodeClass.PACING:
             self.on_pacing()
-        elif frame.code == _DROPPED:
+        elif frame.code in _DROPPED:
             self.questions.fail_all(ConnectionLostError, str(frame), code=frame.code)
         self._tell_news()
 

@@ -155,6 +155,25 @@ _KNOWN: dict[int, tuple[_Known, ...]] = {
             r"[. ]*(?:Displaying delayed market data[. ]*)?",
         )
     ),
+    2110: _known(
+        (
+            "Connectivity between (?:TWS|Trader Workstation) and server is broken",
+            r"\.(?: It will be restored automatically\.?)?",
+        )
+    ),
+    10089: _known(("Requested market data requires additional subscription for API", _END)),
+    10141: _known(
+        ("Paper trading disclaimer must first be accepted for API connection", _END),
+    ),
+    **{
+        code: _known(
+            (
+                "Requested market data is not subscribed",
+                r"\.(?: Delayed market data is not enabled\.?)?",
+            )
+        )
+        for code in (10168, 10186)
+    },
     10187: _known(("Failed to request historical ticks", ":No market data permissions")),
     10197: _known(("No market data during competing live session", _END)),
     10314: _known(

@@ -13,13 +13,14 @@ from ktrdr_pipelines.ib.codes import ErrorFrame
 from ktrdr_pipelines.ib.questions import Question, Topic
 from ktrdr_pipelines.limits import CodeClass
 
-_LINK_LOST = 1100
-_LINK = (_LINK_LOST, "")
+_LINK_LOST, _SERVER_LOST = 1100, 2110
+_LINK, _SERVER = (_LINK_LOST, ""), (_SERVER_LOST, "")
 _MENDS = {2104: 2103, 2106: 2105, 2107: 2105, 2108: 2103, 2158: 2157}
 """Which trouble with a data farm is over when a farm is reported well."""
 
 _KINDS = {2103: "market data", 2105: "historical data", 2157: "contracts"}
 _IDLE = frozenset({2107, 2108})
+_CONNECTED = frozenset({2104, 2106, 2158})
 _NEEDED = MappingProxyType({Topic.BARS: 2105, Topic.HEAD: 2105, Topic.CONTRACT: 2157})
 """Whose outage stands in the way of which question."""
 
@@ -63,7 +64,9 @@ class GatewayNotes:
 
     Nobody tells which farm serves which instrument. A question that is asked while a farm is
     broken, and answered all the same, shows that its route does not need that farm; until then
-    any broken farm of the kind may be the one.
+    any broken farm of the kind may be the one. Where the gateway has lost IB's server (2110), which
+    it may tell beside a lost link or alone, a farm that is well or an answer shows that it has it
+    again: nobody says that a message of its own ends that.
     """
 
     def __init__(self) -> None:
@@ -102,7 +105,7 @@ class GatewayNotes:
         self._spared |= {
             (key, question.route)
             for key, trouble in self._troubles.items()
-            if key[0] == _NEEDED[question.topic] and question.number > trouble.after
+            if question.number > trouble.after and _shows(question.topic, key)
         }
 
     def take(self, frame: ErrorFrame, *, after: int = 0) -> tuple[Key, ...]:
@@ -120,11 +123,13 @@ class GatewayNotes:
         elif frame.code in _MENDS:
             code = _MENDS[frame.code]
             self._see(code, farm, FarmState.IDLE if frame.code in _IDLE else FarmState.OK)
-            return self._forget(lambda key: key[0] == code and (not farm or key[1] in {farm, ""}))
+            return self._forget(lambda key: _is_mended(key, frame.code, farm))
         return ()
 
     def _hits(self, key: Key, topic: Topic, route: str) -> bool:
-        return key == _LINK or (key[0] == _NEEDED[topic] and (key, route) not in self._spared)
+        if key == _LINK:
+            return True
+        return key[0] in {_NEEDED[topic], _SERVER_LOST} and (key, route) not in self._spared
 
     def _break(self, key: Key, trouble: _Trouble) -> None:
         self._troubles[key] = trouble
@@ -136,7 +141,7 @@ class GatewayNotes:
         connected = _connected_farms(frame.text)
         for key in [key for key in self._farms if key[1] in connected]:
             self._see(*key, FarmState.OK)
-        return self._forget(lambda key: key == _LINK or key[1] in connected)
+        return self._forget(lambda key: key in {_LINK, _SERVER} or key[1] in connected)
 
     def _see(self, code: int, farm: str, state: FarmState) -> None:
         if code in _KINDS:
@@ -149,9 +154,24 @@ class GatewayNotes:
         return over
 
 
+def _shows(topic: Topic, key: Key) -> bool:
+    """Say whether an answer shows that a trouble does not hit its route.
+
+    Contracts may come out of the gateway's own memory.
+    """
+    return key[0] == _NEEDED[topic] or (key == _SERVER and topic is not Topic.CONTRACT)
+
+
+def _is_mended(key: Key, code: int, farm: str) -> bool:
+    """Say whether good news of a farm end a trouble."""
+    if key == _SERVER:
+        return code in _CONNECTED
+    return key[0] == _MENDS[code] and (not farm or key[1] in {farm, ""})
+
+
 def _farm(frame: ErrorFrame) -> str:
     """Give the farm that a text names (``... is broken:ushmds``, ``... demand.ushmds``)."""
-    found = None if frame.code == _LINK_LOST else _FARM.search(frame.text)
+    found = None if frame.code in {_LINK_LOST, _SERVER_LOST} else _FARM.search(frame.text)
     return found[1] if found else ""
 
 

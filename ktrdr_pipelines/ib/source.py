@@ -15,7 +15,7 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
 from ktrdr_pipelines.core.instruments import Instrument, Origin
@@ -52,6 +52,7 @@ from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 
 _NOBODY = MET_NOBODY | {Ending.VERSION}
 _NO_HEAD = 162
+_CLOCKS_APART = timedelta(days=1)
 
 
 @asynccontextmanager
@@ -199,7 +200,10 @@ class GatewaySource:
                 return None
             raise
         with _bad_answer(query.asked):
-            return head_of(fields[2])
+            head = head_of(fields[2])
+            if head is not None and head > self.now() + _CLOCKS_APART:
+                raise ValueError(f"data that begin in the future, {head:%Y-%m-%d %H:%M:%SZ}")
+            return head
 
     async def hours(self, instrument: Instrument) -> list[LearnedDay]:
         """Give the sessions that the contract's details tell of the next days; asks nothing more.

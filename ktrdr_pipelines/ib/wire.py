@@ -20,13 +20,13 @@ from ib_async.decoder import Decoder
 
 from ktrdr_pipelines.ib.capture import Way
 from ktrdr_pipelines.ib.framing import BadFrameError, FrameCutter
-from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
 
 CLOSE_S = 1.0
 """How long a closing socket may take to send what is left before it is cut."""
 
 _Client: Any = Client  # ib_async annotates its client in part only
-_ID_IN_USE = "326"
+_ERROR, _ACCOUNTS, _ID_IN_USE = "4", "15", "326"
 
 
 class Ending(StrEnum):
@@ -107,7 +107,7 @@ class Wire:
         self._on_frame, self._on_end = on_frame, on_end
         self._ready = False
         self._traffic: Callable[[Way, list[str]], None] | None = None
-        self._version = ""
+        self._version = self._said = ""
         self._cutter = FrameCutter()
         self.client: Any = _Client(_Callbacks())
         self.client.decoder = _Tap(self._take)
@@ -167,7 +167,7 @@ class Wire:
         """Close the socket and wait until it is gone; never raises, may be repeated."""
         self._end(Ending.ASKED)
         transport = self.client.conn.transport
-        self.client.disconnect()
+        self._disconnect()
         if transport is None:
             return
         try:
@@ -179,10 +179,11 @@ class Wire:
 
     def _failure(self, attempt: "asyncio.Future[None]") -> WireError | None:
         if self._ended.done():
-            return WireError(self._ended.result(), self._version)
+            return WireError(self._ended.result(), self._said or self._version)
         if not attempt.done():
-            connected = self.client.conn.isConnected()
-            return WireError(Ending.SILENT) if connected else WireError(Ending.NO_ROUTE, "in time")
+            if self.client.conn.isConnected():
+                return WireError(Ending.SILENT, self._said)
+            return WireError(Ending.NO_ROUTE, "in time")
         error = attempt.exception()
         return None if error is None else _unmade(error)
 
@@ -192,7 +193,19 @@ class Wire:
                 self._give(frame)
         except (BadFrameError, ValueError, IndexError):
             self._end(Ending.GARBAGE)
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Let ib_async close the socket.
+
+        It says goodbye first, which the system refuses where the other side has cut the connection
+        and the loop does not know yet.
+        """
+        transport = self.client.conn.transport
+        try:
             self.client.disconnect()
+        except OSError:
+            transport.abort()
 
     def _give(self, frame: bytes) -> None:
         if not self._version:
@@ -209,11 +222,23 @@ class Wire:
             self._end(Ending.VERSION)
 
     def _take(self, fields: list[str]) -> None:
-        if not self._ready and fields[0] == "4" and fields[3:4] == [_ID_IN_USE]:
-            self._end(Ending.ID_IN_USE)
+        if not self._ready:
+            self._overhear(fields)
         if self._traffic is not None:
             self._traffic(Way.IN, fields)
         self._on_frame(fields)
+
+    def _overhear(self, fields: list[str]) -> None:
+        """Keep what the gateway says in the handshake: it may be why nothing comes of it."""
+        if fields[0] == _ACCOUNTS and not any(fields[2:]):
+            self._said = "it names no account"
+        if fields[0] != _ERROR or len(fields) < 5:
+            return
+        code, text = fields[3:5]
+        if IbLimitsRegistry.class_of(int(code), text) is not CodeClass.NOTICE:
+            self._said = f"{code} {text}".rstrip(". ")
+        if code == _ID_IN_USE:
+            self._end(Ending.ID_IN_USE)
 
     def _note_disconnected(self, _message: str) -> None:
         self._gone.set()

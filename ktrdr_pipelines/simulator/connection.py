@@ -54,9 +54,7 @@ class Connection:
         finally:
             self._leave(died=died)
             await self._stop_tasks()
-            self._writer.close()
-            with suppress(OSError):
-                await self._writer.wait_closed()
+            await self._hang_up()
             self._ended.set()
 
     async def end(self) -> None:
@@ -90,12 +88,19 @@ class Connection:
                 self._gateway.journal.note("connected", client_id=self._client_id)
             for action in actions:
                 if isinstance(action, Close):
-                    await self._writer.drain()
                     return
                 self._perform(action)
             if is_new:
                 self._welcome()
             await self._writer.drain()
+
+    async def _hang_up(self) -> None:
+        """Close the socket once everything is sent; a client that does not read it is cut off."""
+        self._writer.close()
+        with suppress(OSError):
+            async with asyncio.timeout(self._gateway.linger_s):
+                await self._writer.wait_closed()
+        self.drop()
 
     def _welcome(self) -> None:
         """Tell a new client how the gateway is."""
@@ -124,8 +129,14 @@ class Connection:
 
     def _begin(self, request: DataRequest) -> None:
         gateway = self._gateway
-        place, before = gateway.recorded(request, self._client_id), gateway.outages.begun
-        call = Call(request, place, self._session.version, gateway.fault_of(request), before)
+        call = Call(
+            request,
+            client_id=self._client_id,
+            place=gateway.recorded(request, self._client_id),
+            version=self._session.version,
+            outages_before=gateway.outages.begun,
+            fault=gateway.fault_of(request),
+        )
         if self._retelling is not None:
             self._retell(self._retelling, call)
         task = asyncio.create_task(self._serve(call))
@@ -163,12 +174,12 @@ class Connection:
 
     def _say_aside(self, asides: Iterable[Aside]) -> None:
         loop = asyncio.get_running_loop()
-        self._asides += [
-            loop.call_later(each.after_s, self._outbox.send, each.data) for each in asides
-        ]
+        waiting = [aside for aside in self._asides if aside.when() > loop.time()]
+        new = [loop.call_later(each.after_s, self._outbox.send, each.data) for each in asides]
+        self._asides = waiting + new
 
     async def _serve(self, call: Call) -> None:
-        answered = await found(self._gateway, call)
+        answered = await found(self._gateway, self._outbox, call)
         if answered is None:
             self._outbox.close()
             return
@@ -176,6 +187,7 @@ class Connection:
             self._gateway.log.finish(call.place, count=answered.count, error_code=None)
             await deliver(self._outbox, call, answered.data)
             await follow(self._gateway, self._outbox, call)
+            return
         if not call.meets(Fault.BARS_AFTER_CANCEL):
             self._close(call, answered.count, answered.error_code)
         await deliver(self._outbox, call, answered.data)

@@ -4,9 +4,14 @@ Not here: what is sent (``serving``), the socket's life (``connection``).
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 PIECES = 20
 """Into how many pieces a slow answer is cut."""
+
+MADE_AT_ONCE = 4
+"""How many answers of one client are made side by side."""
 
 
 class Outbox:
@@ -15,6 +20,7 @@ class Outbox:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         self._slow = asyncio.Lock()
+        self._making = asyncio.Semaphore(MADE_AT_ONCE)
         self._waiting: list[bytes] = []
 
     def send(self, data: bytes) -> None:
@@ -23,6 +29,22 @@ class Outbox:
             self._waiting.append(data)
         elif not self._writer.is_closing():
             self._writer.write(data)
+
+    @asynccontextmanager
+    async def room(self) -> AsyncIterator[None]:
+        """Wait until another answer may be made.
+
+        For a client that does not read, no more are made than fit in the socket and a few: what
+        is not sent yet lies in memory.
+        """
+        async with self._making:
+            await self.drained()
+            yield
+
+    async def drained(self) -> None:
+        """Wait until the client has read nearly all that was sent, or is gone."""
+        with suppress(OSError):
+            await self._writer.drain()
 
     async def trickle(self, data: bytes, seconds: float) -> None:
         """Send a frame in pieces over some seconds; cancelled, it sends the rest at once."""

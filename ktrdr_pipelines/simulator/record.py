@@ -8,6 +8,9 @@ from datetime import datetime
 from ktrdr_pipelines.simulator.messages import ContractRequest, DataRequest, HistoryRequest
 from ktrdr_pipelines.simulator.rules import Kind
 
+MOST_KEPT = 100_000
+"""Records that are kept, some 60 MB: a gateway serves for days."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
@@ -69,42 +72,50 @@ class RequestLog:
 
     Args:
         told: is given every record and its place when it arrives and when it has an outcome.
+        most_kept: how many are kept; beyond it the oldest is forgotten, and so is its outcome.
     """
 
-    def __init__(self, told: Callable[[int, RequestRecord], None] | None = None) -> None:
+    def __init__(
+        self,
+        told: Callable[[int, RequestRecord], None] | None = None,
+        *,
+        most_kept: int = MOST_KEPT,
+    ) -> None:
         self._lock = threading.Lock()
-        self._records: list[RequestRecord] = []
+        self._records: dict[int, RequestRecord] = {}
+        self._next_place = 0
+        self._most_kept = most_kept
         self._told = told
 
     def add(self, record: RequestRecord) -> int:
         """Append a record and return its place."""
         with self._lock:
-            self._records.append(record)
-            place = len(self._records) - 1
+            place, self._next_place = self._next_place, self._next_place + 1
+            self._records[place] = record
+            self._records.pop(place - self._most_kept, None)
         self._tell(place, record)
         return place
 
     def finish(self, place: int, *, count: int | None, error_code: int | None) -> None:
         """Note the outcome of the record at a place."""
         with self._lock:
-            record = replace(self._records[place], count=count, error_code=error_code)
+            asked = self._records.get(place)
+            if asked is None:
+                return
+            record = replace(asked, count=count, error_code=error_code)
             self._records[place] = record
         self._tell(place, record)
-
-    def client_of(self, place: int) -> int:
-        """Return who asked the request at a place."""
-        with self._lock:
-            return self._records[place].client_id
 
     def is_open(self, place: int) -> bool:
         """Say whether the record at a place has no outcome yet; live bars have one early."""
         with self._lock:
-            return self._records[place].is_open
+            record = self._records.get(place)
+            return record is not None and record.is_open
 
     def snapshot(self) -> tuple[RequestRecord, ...]:
-        """Return all records so far."""
+        """Return all records that are kept."""
         with self._lock:
-            return tuple(self._records)
+            return tuple(self._records.values())
 
     def _tell(self, place: int, record: RequestRecord) -> None:
         if self._told is not None:

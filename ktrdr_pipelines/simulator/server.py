@@ -80,7 +80,10 @@ class SimulatorServer:
 
     @property
     def requests(self) -> tuple[RequestRecord, ...]:
-        """Every contract, head and historical request so far, oldest first; thread-safe."""
+        """Every contract, head and historical request, oldest first; thread-safe.
+
+        Of a gateway that has served for days, the newest ``record.MOST_KEPT``.
+        """
         return self._gateway.log.snapshot()
 
     @property

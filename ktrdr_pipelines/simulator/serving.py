@@ -24,13 +24,14 @@ from ktrdr_pipelines.simulator.updates import LiveBars
 
 @dataclass(slots=True)
 class Call:
-    """One open request: its place in the record, its fault, and whether it was cancelled.
+    """One open request: who asks, its place in the record, its fault, whether it was cancelled.
 
     ``retold`` is what the script of the gateway has for it, where there is one, ``answered_at``
     what its answer was computed from.
     """
 
     request: DataRequest
+    client_id: int
     place: int
     version: int
     fault: FaultRule | None
@@ -49,7 +50,7 @@ class Call:
         return self.fault is not None and self.fault.fault in faults
 
 
-async def found(gateway: Gateway, call: Call) -> Answer | None:
+async def found(gateway: Gateway, outbox: Outbox, call: Call) -> Answer | None:
     """Return the answer of a request when it is due, or None where the client is cut off.
 
     It never returns for a request that hangs.
@@ -59,12 +60,12 @@ async def found(gateway: Gateway, call: Call) -> Answer | None:
     await asyncio.sleep(gateway.latency_s)
     if call.meets(Fault.HANG_UP):
         return None
-    answered = await _computed(gateway, call)
+    answered = await _computed(gateway, outbox, call)
     if not await _has_worker(gateway, call, answered):
         return None
     if call.fault is not None and call.fault.fault is Fault.LATE:
         await asyncio.sleep(call.fault.number("seconds"))
-    if gateway.outages.is_on or gateway.outages.begun != call.outages_before:
+    if _is_cut_short(gateway, call):
         await _for_ever()
     return answered
 
@@ -77,7 +78,11 @@ async def follow(gateway: Gateway, outbox: Outbox, call: Call) -> None:
     await asyncio.to_thread(live.fresh, call.answered_at)
     while not call.cancelled.is_set():
         await asyncio.sleep(gateway.update_s)
-        outbox.send(await asyncio.to_thread(live.fresh, gateway.setting(call.version)))
+        await outbox.drained()
+        news = await asyncio.to_thread(live.fresh, gateway.setting(call.version))
+        if _is_cut_short(gateway, call):
+            await _for_ever()
+        outbox.send(news)
 
 
 async def deliver(outbox: Outbox, call: Call, data: bytes) -> None:
@@ -89,29 +94,34 @@ async def deliver(outbox: Outbox, call: Call, data: bytes) -> None:
         await how(outbox, call, call.fault, data)
 
 
+def _is_cut_short(gateway: Gateway, call: Call) -> bool:
+    """Say whether an outage began since a request was made: it never hears again."""
+    return gateway.outages.is_on or gateway.outages.begun != call.outages_before
+
+
 async def _for_ever() -> NoReturn:
     while True:
         await asyncio.Event().wait()
 
 
-async def _computed(gateway: Gateway, call: Call) -> Answer:
+async def _computed(gateway: Gateway, outbox: Outbox, call: Call) -> Answer:
     """Compute the answer, unless a fault puts another in its place."""
     setting, request, rule = gateway.setting(call.version), call.request, call.fault
     call.answered_at = setting
     refused = None if rule is None else false_error(rule, request)
     if refused is not None:
         return Answer(replies.error(call.version, refused), error_code=refused.code)
-    answered = await _true_answer(call, setting)
+    answered = await _true_answer(outbox, call, setting)
     if rule is None or rule.fault not in BENDING or answered.error_code is not None:
         return answered
-    changed = bent(answered.data, rule, version=call.version, request_id=request.request_id)
-    return Answer(changed, answered.count)
+    return bent(answered, rule, version=call.version, request_id=request.request_id)
 
 
-async def _true_answer(call: Call, setting: Setting) -> Answer:
+async def _true_answer(outbox: Outbox, call: Call, setting: Setting) -> Answer:
     """Compute the answer, or wait for that on record; it may never come."""
     if call.retold is None:
-        return await asyncio.to_thread(answer, setting, call.request)
+        async with outbox.room():
+            return await asyncio.to_thread(answer, setting, call.request)
     if call.retold.answer is None:
         await _for_ever()
     await asyncio.sleep(call.retold.after_s)
@@ -127,7 +137,7 @@ async def _has_worker(gateway: Gateway, call: Call, answered: Answer) -> bool:
         return True
     seconds = gateway.workers.book(answered.count or 0)
     if seconds is None:
-        gateway.rules.violated(PacingRule.OVERLOAD, gateway.log.client_of(call.place))
+        gateway.rules.violated(PacingRule.OVERLOAD, call.client_id)
         return False
     await asyncio.sleep(seconds)
     return True

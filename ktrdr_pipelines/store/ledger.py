@@ -12,9 +12,11 @@ from ktrdr_pipelines.store.database import series_key
 from ktrdr_pipelines.store.mirror import MirrorTable
 from ktrdr_pipelines.store.probes import ProbeRecord, ProbesTable, SilenceRecord
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
+from ktrdr_pipelines.store.refreshes import RefreshesTable
 from ktrdr_pipelines.store.schedules import SchedulesTable
 from ktrdr_pipelines.store.symbols import SymbolsTable
 from ktrdr_pipelines.store.verified import VerifiedTable
+from ktrdr_pipelines.store.widths import WidthsTable
 
 __all__ = [
     "Attempt",
@@ -38,9 +40,11 @@ class Ledger(
     ReferencesTable,
     ConfirmedTable,
     ProbesTable,
+    RefreshesTable,
     SchedulesTable,
     SymbolsTable,
     VerifiedTable,
+    WidthsTable,
 ):
     """All that is known beside the bars of one store.
 

@@ -8,7 +8,10 @@ import dagster as dg
 import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.defs.assets import refuse_lost_range
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.assets import has_left, refuse_lost_range
+from ktrdr_pipelines.defs.resources import StoreResource
+from ktrdr_pipelines.defs.tags import KIND, RANGE_END, RANGE_START, RunKind
 from ktrdr_pipelines.errors import (
     EntitlementError,
     GatewayError,
@@ -136,6 +139,28 @@ def test_symbol_that_left_the_universe_fails_by_name(location: Any) -> None:
     assert "AAPL" in failure_text(result)
 
 
+def test_symbol_that_left_while_its_run_waited_does_not_stop_the_others(location: Any) -> None:
+    """A run of several symbols loads those that are left, and names the one that is gone."""
+    location.layout.universe.write_text("symbols: {MSFT: {timeframes: [1d]}}", encoding="utf-8")
+    result = location.run("1d", "AAPL|2024", "MSFT|2024")
+    assert not result.success
+    assert set(windows_of(result, location)) == {"MSFT|2024"}
+    assert "AAPL 2024: " in failure_text(result)
+    assert "does not name it" in failure_text(result)
+
+
+def test_file_that_cannot_be_read_does_not_stop_the_others(location: Any) -> None:
+    """Its windows fail and the file is named; windows of other symbols are materialized."""
+    assert location.run("1d", "AAPL|2024", "AAPL|2024").success
+    for path in location.layout.bar_files("AAPL", Timeframe.D1):
+        path.write_bytes(b"no file of bars")
+    result = location.run("1d", "AAPL|2024", "MSFT|2024")
+    assert not result.success
+    assert set(windows_of(result, location)) == {"MSFT|2024"}
+    assert "AAPL 2024: " in failure_text(result)
+    assert "symbol=AAPL/timeframe=1d/all.parquet" in failure_text(result)
+
+
 def test_finished_windows_are_marked_before_the_run_dies(
     location: Any, failing_ib: Callable[..., Any]
 ) -> None:
@@ -182,3 +207,35 @@ def test_single_partitions_and_whole_ranges_pass_the_guard() -> None:
     refuse_lost_range(
         {**same, "dagster/asset_partition_range_end": "AAPL|2025"}, ["AAPL|2024", "AAPL|2025"]
     )
+
+
+class LeavingStore(StoreResource):
+    """The store, from whose partitions a symbol leaves while a run over it begins."""
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        assert context.instance is not None
+        context.instance.delete_dynamic_partition("symbols_1d", "AAPL")
+
+
+@pytest.mark.parametrize("by_sensor", [True, False])
+def test_run_whose_symbol_left_while_it_waited(location: Any, by_sensor: bool) -> None:
+    """A sensor's run for what universe.yaml no longer names ends well, a person's says why not."""
+    before = len(location.history())
+    kind = {KIND: RunKind.GAP.value} if by_sensor else {}
+    tags = {RANGE_START: "AAPL|2024", RANGE_END: "AAPL|2025", **kind}
+    store = LeavingStore(data_dir=str(location.layout.root))
+    result = location.run_tagged("1d", tags, store=store)
+    assert result.success is by_sensor
+    assert windows_of(result, location) == {}
+    assert len(location.history()) == before
+    if not by_sensor:
+        assert "universe.yaml has changed since this run was asked for" in failure_text(result)
+
+
+def test_windows_that_begin_later_have_left(location: Any) -> None:
+    """Only a range of which an end is no partition any more has left."""
+    instance, windows = location.instance, location.windows()
+    for first, last, left in [("2019", "2024", True), ("2020", "2024", False)]:
+        tags = {RANGE_START: f"AAPL|{first}", RANGE_END: f"AAPL|{last}"}
+        assert has_left(instance, tags, Timeframe.D1, windows) is left
+    assert not has_left(instance, {}, Timeframe.D1, windows)

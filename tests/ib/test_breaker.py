@@ -15,6 +15,7 @@ from ktrdr_pipelines.errors import (
     GatewaySilentError,
     GatewayUnreachableError,
 )
+from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.source import open_source
@@ -106,7 +107,7 @@ def test_a_gateway_whose_bars_never_come_is_left_alone(
 ) -> None:
     """It takes connections and knows contracts, and that does not clear it of silence."""
     gateway = gateways(bars=words.ignore)
-    there = replace(config, port=gateway.port, timeout_s=0.2)
+    there = replace(config, port=gateway.port, timeout_s=1.0)
 
     async def once(days: int) -> str:
         try:
@@ -125,12 +126,13 @@ def test_health_says_how_the_data_path_is(bench: Any, minute_request: Any) -> No
     """Round trip, age of the last bars by anyone, breaker and width come in one value."""
 
     async def ask(source: Any) -> Any:
-        before = await source.health()
+        before, begun_s = await source.health(), boot_time_s()
         await source.bars(minute_request)
-        return before, await source.health()
+        after = await source.health()
+        return before, after, boot_time_s() - begun_s
 
-    before, after = bench(ask)
+    before, after, took_s = bench(ask)
     assert before.last_answer_age_s is None
-    assert 0 <= after.last_answer_age_s < 5
-    assert after.round_trip_s < 0.5
+    assert 0 <= after.last_answer_age_s <= took_s
+    assert 0 < after.round_trip_s <= took_s
     assert (after.breaker, after.places) == (BreakerState.CLOSED, 6)

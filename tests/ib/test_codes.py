@@ -70,6 +70,7 @@ CODES = [
     (2104, "Market data farm connection is OK:usfarm", None),
     (2105, "HMDS data farm connection is broken:ushmds", OutageError),
     (2106, "HMDS data farm connection is OK:ushmds", None),
+    (2110, "Connectivity between Trader Workstation and server is broken.", OutageError),
     (2107, "HMDS data farm connection is inactive but should be available upon demand.", None),
     (2108, "Market data farm connection is inactive but should be available upon demand.", None),
     (2157, "Sec-def data farm connection is broken:secdefnj", OutageError),
@@ -79,6 +80,10 @@ CODES = [
     (10090, "Part of requested market data is not subscribed.", None),
     (10167, "Requested market data is not subscribed. Displaying delayed market data.", None),
     (420, "Invalid Real-time Query:Historical data request pacing violation", PacingError),
+    (10089, "Requested market data requires additional subscription for API.", EntitlementError),
+    (10141, "Paper trading disclaimer must first be accepted for API connection", EntitlementError),
+    (10168, "Requested market data is not subscribed. Delayed", EntitlementError),
+    (10186, "Requested market data is not subscribed. Delayed", EntitlementError),
     (10187, "Failed to request historical ticks:No market data permissions", EntitlementError),
     (10197, "No market data during competing live session", EntitlementError),
     (
@@ -108,6 +113,7 @@ def test_a_code_becomes_its_error(code: int, text: str, kind: Any) -> None:
     [
         (354, "Requested market data is not subscribed.", "Level 1 market data subscription"),
         (10197, "No market data during competing live session", "Another session"),
+        (10141, "Paper trading disclaimer must first be accepted", "Accept the paper trading"),
         (162, f"{HMDS}Trading TWS session is connected from a different IP address", "Another"),
         (200, "No security definition has been found", "sec_type"),
         (200, "No security definition has been found", "nightly reset"),

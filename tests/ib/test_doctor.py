@@ -27,9 +27,10 @@ HMDS = "Historical Market Data Service error message:"
 def look(config: GatewayConfig, gateways: Any) -> Any:
     """Look at a gateway of a script; give the checks by their names, and keep the gateway."""
 
-    def at(**script: Any) -> dict[Name, Check]:
+    def at(timeout_s: float = 60.0, **script: Any) -> dict[Name, Check]:
         at.gateway = gateways(**script)
-        checks = asyncio.run(examine(replace(config, port=at.gateway.port)))
+        there = replace(config, port=at.gateway.port, timeout_s=timeout_s)
+        checks = asyncio.run(examine(there))
         assert [check.name for check in checks] == list(Name)
         return {check.name: check for check in checks}
 
@@ -152,7 +153,7 @@ def test_a_gateway_without_bars_of_a_well_known_stock(look: Any) -> None:
 
 def test_a_gateway_that_hangs(look: Any, words: Any) -> None:
     """It shakes hands and does not tell the time."""
-    checks = look(time=words.ignore)
+    checks = look(timeout_s=1.0, time=words.ignore)
     assert wrongs(checks) == [Name.CLOCK]
     assert "nightly reset" in checks[Name.CLOCK].remedy
 
@@ -164,7 +165,7 @@ def test_a_gateway_that_is_logged_out(look: Any, words: Any) -> None:
         words.start(talk, fields)
         talk.error(-1, 2105, "HMDS data farm connection is broken:ushmds")
 
-    checks = look(start=start, contract=words.ignore)
+    checks = look(timeout_s=1.0, start=start, contract=words.ignore)
     assert wrongs(checks) == [Name.FARMS, Name.CONTRACTS]
     assert checks[Name.CLOCK].verdict is Verdict.GOOD
     assert checks[Name.BARS].verdict is Verdict.UNKNOWN
@@ -233,7 +234,7 @@ def test_something_else_at_the_port(look: Any) -> None:
 
 def test_bars_that_never_come(look: Any, words: Any) -> None:
     """Contracts are known and bars are not answered: the data path hangs."""
-    assert wrongs(look(bars=words.ignore)) == [Name.BARS]
+    assert wrongs(look(timeout_s=1.0, bars=words.ignore)) == [Name.BARS]
 
 
 def test_a_pause_after_a_violation_is_told_and_not_waited_for(
@@ -247,7 +248,7 @@ def test_a_pause_after_a_violation_is_told_and_not_waited_for(
     checks = {check.name: check for check in asyncio.run(examine(there))}
     assert "asked too much" in checks[Name.CONTRACTS].finding
     assert wrongs(checks) == [Name.CONTRACTS]
-    assert 50 < pacer.vitals().paused_s <= 60
+    assert 0 < pacer.vitals().paused_s <= 60
     assert gateway.asked(9) == gateway.asked(20) == []
     pacer.close()
 
@@ -284,7 +285,7 @@ def command(
         gateway = gateways(**bars | script)
         monkeypatch.setenv("IB_PORT", str(gateway.port))
         monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "state"))
-        monkeypatch.setenv("IB_TIMEOUT", "2")
+        monkeypatch.setenv("IB_TIMEOUT", "60")
         return run(command_line, ["doctor", *options], LogFile()), capsys.readouterr().out
 
     return doctor

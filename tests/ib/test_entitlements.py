@@ -22,6 +22,7 @@ def listed_at(exchange: str, words: Any, contract_id: int) -> Any:
 
     def tell(talk: Any, fields: list[str]) -> None:
         texts = [text.format(id=fields[2]) for text in words.details]
+        texts[2] = fields[4]
         if fields[4] != "AAPL":
             texts[12], texts[20] = str(contract_id), exchange
         talk.send(*texts)

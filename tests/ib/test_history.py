@@ -83,6 +83,7 @@ def test_no_text_breaks_the_reading_of_moments(text: str) -> None:
         ("19801212 09:30:00 US/Eastern", datetime(1980, 12, 12, 14, 30, tzinfo=UTC)),
         ("", None),
         ("0", None),
+        ("-1", None),
     ],
 )
 def test_a_head_is_read_in_every_form_with_a_zone(text: str, head: datetime | None) -> None:

@@ -61,7 +61,7 @@ def test_two_clients_together_find_the_width_of_a_gateway(
     """Both share one width; it stays near what the gateway can do, and all are answered."""
     busy = Busy(words.tell_bars)
     gateway = gateways(bars=busy)
-    there = replace(config, port=gateway.port, timeout_s=10)
+    there = replace(config, port=gateway.port, timeout_s=60)
 
     async def run() -> Any:
         return await asyncio.gather(
@@ -75,7 +75,7 @@ def test_two_clients_together_find_the_width_of_a_gateway(
     assert all(isinstance(answer, Answer) for answer in [*one, *other])
     assert busy.most_open <= 6 * WORKERS
     assert 1 <= places <= 4 * WORKERS
-    assert took_s < 3 * (160 * SERVICE_S / WORKERS)
+    assert took_s < 10 * (160 * SERVICE_S / WORKERS)
 
 
 def test_conservative_pacing_keeps_a_fixed_width(config: GatewayConfig) -> None:

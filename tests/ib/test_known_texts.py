@@ -56,6 +56,7 @@ WHOLE = [
     (2106, "HMDS data farm connection is OK:euhmds"),
     (2107, "HMDS data farm connection is inactive but should be available upon demand.ushmds"),
     (2108, "Market data farm connection is inactive but should be available upon demand.usopt"),
+    (2110, "Connectivity between TWS and server is broken. It will be restored automatically."),
     (2157, "Sec-def data farm connection is broken:secdefil"),
     (2158, "Sec-def data farm connection is OK:secdefnj"),
     (
@@ -63,6 +64,10 @@ WHOLE = [
         "Warning: You submitted request with date-time attributes without explicit time zone.",
     ),
     (2188, "Up-to-the-second historical data requires additional subscription for the API."),
+    (10089, "Requested market data requires additional subscription for API."),
+    (10141, "Paper trading disclaimer must first be accepted for API connection."),
+    (10168, "Requested market data is not subscribed. Delayed market data is not enabled."),
+    (10186, "Requested market data is not subscribed. Delayed market data is not enabled."),
     (10187, "Failed to request historical ticks:No market data permissions"),
     (10197, "No market data during competing live session"),
     (10090, "Part of requested market data is not subscribed."),

@@ -1,85 +1,23 @@
-"""The budget over tasks and processes: exact, fair, and safe against what dies or breaks."""
+"""The budget over tasks under a clock that is set: exact and fair."""
 
 import asyncio
-import multiprocessing
-import os
-import random
-import signal
-import sqlite3
-import threading
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, RequestKind, Rule, Scope, pacing_of
-from ktrdr_pipelines.errors import DiskError
-from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
+from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, pacing_of
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacer import Pacer
-from ktrdr_pipelines.ib.pacer_file import LOCK_WAIT_S
 from ktrdr_pipelines.ib.slot import CANCEL_HOLD_S
-
-
-class Time:
-    """A clock that moves only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 5000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        until = self.now + seconds
-        await asyncio.sleep(0)
-        self.now = max(self.now, until)
-
-
-@pytest.fixture
-def time() -> Time:
-    """Give a clock."""
-    return Time()
-
-
-@pytest.fixture
-def pacer(tmp_path: Path, time: Time) -> Any:
-    """Make pacers of one gateway under one clock; each stands for a process of its own."""
-    made = []
-
-    def make(boot: str = "boot", pacing: Pacing | None = None) -> Pacer:
-        made.append(Pacer(tmp_path, clock=time, sleep=time.sleep, boot=boot, pacing=pacing))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def bars(end: object, *, contract: str = "1", **other: Any) -> PacedRequest:
-    """Make a request for minute bars."""
-    return PacedRequest(RequestKind.BARS, contract, f"{contract}|{end}", **other)
-
-
-async def send(pacer: Pacer, request: PacedRequest) -> float:
-    """Send a request that is answered at once, and give its stamp."""
-    async with pacer.slot(request, hold_s=45) as slot:
-        slot.release()
-    return slot.sent_at_s
+from tests.ib.paced import Time, bars, hold, send
 
 
 async def a_moment() -> None:
     """Let other tasks begin, before much time passes."""
     for _ in range(5):
         await asyncio.sleep(0)
-
-
-async def hold(pacer: Pacer, request: PacedRequest, hold_s: float = 45) -> float:
-    """Send a request that is never answered."""
-    async with pacer.slot(request, hold_s=hold_s) as slot:
-        return slot.sent_at_s
 
 
 def test_an_identical_request_waits(pacer: Any) -> None:
@@ -265,77 +203,6 @@ def test_another_violation_after_the_pause_doubles_it(pacer: Any, time: Time) ->
     assert pauses == [60, 120, 240, 480, 600, 600, 60]
 
 
-def test_rows_of_another_start_of_the_machine_count_for_nothing(pacer: Any) -> None:
-    """Stamps of another boot mean nothing: neither hits nor places nor pauses."""
-
-    async def run() -> float:
-        before = pacer(boot="yesterday")
-        for end in range(6):
-            await hold(before, bars(end))
-        before.pause_after_violation()
-        return await send(pacer(boot="today"), bars(1))
-
-    assert asyncio.run(run()) == 5000.0
-
-
-def remove(folder: Path) -> None:
-    """Remove the record with all that belongs to it."""
-    for path in folder.glob("pacer.sqlite*"):
-        path.unlink()
-
-
-def test_a_record_that_was_removed_is_made_anew(pacer: Any, tmp_path: Path) -> None:
-    """Even while a process has it open; whoever removes it takes the budget into his hands."""
-
-    async def run() -> float:
-        one = pacer()
-        await send(one, bars(1))
-        remove(tmp_path)
-        return await send(one, bars(1))
-
-    assert asyncio.run(run()) == 5000.0
-    assert (tmp_path / "pacer.sqlite").exists()
-
-
-@pytest.mark.parametrize("used", [False, True])
-def test_a_broken_record_is_set_aside_and_starts_with_a_cool_down(
-    pacer: Any, tmp_path: Path, used: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What was forgotten breaks no rule: all wait for the longest memory that binds them."""
-
-    async def run() -> tuple[float, float]:
-        one = pacer()
-        if used:
-            await send(one, bars(1))
-            one.close()
-        remove(tmp_path)
-        (tmp_path / "pacer.sqlite").write_bytes(b"this is no database" * 1000)
-        first = await send(one, bars(1))
-        return first, await send(pacer(), bars(2, contract="2", small=True))
-
-    first, small = asyncio.run(run())
-    assert first == pytest.approx(5015.75)
-    assert small == pytest.approx(5600.0)
-    assert (tmp_path / "pacer.sqlite.broken").read_bytes().startswith(b"this is no database")
-    assert "is broken" in caplog.text
-
-
-def test_a_record_of_a_newer_version_is_refused(pacer: Any, tmp_path: Path) -> None:
-    """An older program does not work around a budget that it cannot read."""
-    with sqlite3.connect(tmp_path / "pacer.sqlite") as database:
-        database.execute("PRAGMA user_version = 99")
-    database.close()
-    with pytest.raises(DiskError, match="newer version"):
-        asyncio.run(send(pacer(), bars(1)))
-
-
-def test_a_folder_that_cannot_be_made_names_the_setting(tmp_path: Path) -> None:
-    """The state folder must be writable."""
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DiskError, match="KTRDR_STATE"):
-        asyncio.run(send(Pacer(tmp_path / "file" / "state"), bars(1)))
-
-
 def test_a_stamp_that_grew_old_is_taken_again(pacer: Any, time: Time, tmp_path: Path) -> None:
     """A process that stands still between stamp and sending is stamped when it really sends."""
     steps = iter([0.0, 3.0])
@@ -365,172 +232,3 @@ def test_conservative_requests_keep_the_safe_delay(tmp_path: Path, time: Time) -
 
     stamps = asyncio.run(run())
     assert [b - a for a, b in pairwise(stamps)] == pytest.approx([10.5, 10.5, 10.5])
-
-
-def test_a_record_that_another_process_holds_is_waited_for(pacer: Any, tmp_path: Path) -> None:
-    """A writer elsewhere delays a request and fails nothing."""
-
-    async def run() -> float:
-        one = pacer()
-        await send(one, bars(1))
-        other = sqlite3.connect(tmp_path / "pacer.sqlite", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        task = asyncio.create_task(send(one, bars(2)))
-        for _ in range(3):
-            await asyncio.sleep(0)
-        assert not task.done()
-        other.execute("ROLLBACK")
-        other.close()
-        return await task
-
-    assert asyncio.run(run()) >= 5000.0
-
-
-def test_a_place_is_given_back_though_another_process_is_writing(
-    pacer: Any, tmp_path: Path
-) -> None:
-    """It waits out the other's transaction: a place that stays taken keeps everybody waiting."""
-
-    async def run() -> float:
-        rule = Rule("identical", 1, 0.1, Scope.IDENTICAL)
-        one = pacer(pacing=Pacing(rules=(rule,), most_open=1, in_flight=1))
-        async with one.slot(bars(1), hold_s=45) as slot:
-            other = sqlite3.connect(
-                tmp_path / "pacer.sqlite", isolation_level=None, check_same_thread=False
-            )
-            other.execute("BEGIN IMMEDIATE")
-            over = threading.Timer(5 * LOCK_WAIT_S, lambda: other.execute("ROLLBACK"))
-            over.start()
-            slot.answered()
-            over.join()
-            other.close()
-        return await send(one, bars(2)) - slot.sent_at_s
-
-    assert asyncio.run(run()) == 0.0
-
-
-QUICK = Pacing(
-    rules=(
-        Rule("identical", 1, 0.1, Scope.IDENTICAL),
-        Rule("same contract", 4, 0.1, Scope.CONTRACT, small_only=True),
-        Rule("window", 30, 0.4, small_only=True, weighted=True),
-    ),
-    most_open=5,
-    in_flight=3,
-)
-
-
-def test_four_processes_never_break_a_rule(tmp_path: Path) -> None:
-    """Some hundred requests of four processes keep every rule, by the stamps they were sent at."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(4) as pool:
-        found = pool.starmap(_work, [(tmp_path, number) for number in range(4)], chunksize=1)
-    sent = sorted((record for part in found for record in part), key=lambda record: record[0])
-    assert len(sent) == 4 * 75
-    assert _broken(sent) == []
-
-
-Sent = tuple[float, float, PacedRequest]
-
-
-def _work(folder: Path, number: int) -> list[Sent]:
-    """Send 75 requests from five tasks at once, and give stamp, time of answer and request."""
-    chance = random.Random(number)
-
-    async def task(pacer: Pacer) -> list[Sent]:
-        sent = []
-        for _ in range(15):
-            request = bars(
-                chance.randrange(40),
-                contract=str(chance.randrange(6)),
-                small=chance.random() < 0.5,
-                weight=chance.choice([1, 1, 2]),
-                tail=chance.random() < 0.2,
-            )
-            async with pacer.slot(request, hold_s=5) as slot:
-                await asyncio.sleep(0.005)
-                sent.append((slot.sent_at_s, boot_time_s(), request))
-                slot.release()
-        return sent
-
-    async def run() -> list[Sent]:
-        pacer = Pacer(folder, pacing=QUICK)
-        try:
-            parts = await asyncio.gather(*(task(pacer) for _ in range(5)))
-            return [one for part in parts for one in part]
-        finally:
-            pacer.close()
-
-    return asyncio.run(run())
-
-
-def _broken(sent: list[Sent]) -> list[str]:
-    """Restate the rules of QUICK and find what breaks them."""
-    return [name for one in sent for name in _broken_by(one, sent)]
-
-
-def _broken_by(one: Sent, sent: list[Sent]) -> Iterator[str]:
-    at, _, request = one
-    recent = [other for stamp, _, other in sent if at - 0.1 + 1e-6 < stamp <= at]
-    lately = [other for stamp, _, other in sent if at - 0.4 + 1e-6 < stamp <= at and other.small]
-    is_open = [other for stamp, answered, other in sent if stamp <= at < answered]
-    if sum(other.identical == request.identical for other in recent) > 1:
-        yield "identical"
-    twins = [other for other in recent if other.small and other.contract == request.contract]
-    if request.small and len(twins) > 4:
-        yield "same contract"
-    if request.small and sum(other.weight for other in lately) > 30:
-        yield "window"
-    if len(is_open) > 5:
-        yield "open"
-    if sum(not other.small for other in is_open) > 3:
-        yield "in flight"
-
-
-def test_a_killed_process_leaves_its_places_taken_and_the_record_whole(tmp_path: Path) -> None:
-    """After SIGKILL others go on, and the dead one's requests still count."""
-    parent, child = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_hold_and_wait, args=(tmp_path, child)
-    )
-    process.start()
-    stamp = parent.recv()
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(10)
-    process.close()
-    parent.close()
-    child.close()
-
-    async def run() -> float:
-        pacer = Pacer(tmp_path, pacing=QUICK)
-        try:
-            return await send(pacer, bars("new"))
-        finally:
-            pacer.close()
-
-    assert asyncio.run(run()) >= stamp + 0.5
-
-
-def _hold_and_wait(folder: Path, pipe: Any) -> None:
-    """Take every place for half a second, say when, and wait to be killed."""
-
-    async def run() -> float:
-        pacer = Pacer(folder, pacing=QUICK)
-        return max([await hold(pacer, bars(end), hold_s=0.5) for end in range(3)])
-
-    pipe.send(asyncio.run(run()))
-    signal.pause()
-
-
-def test_the_clock_is_shared_and_goes_on() -> None:
-    """Boot and clock are the same in every process, and the clock rises."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        before = boot_time_s()
-        boot, elsewhere = pool.apply(_clock)
-        assert boot == boot_id()
-        assert before <= elsewhere <= boot_time_s()
-
-
-def _clock() -> tuple[str, float]:
-    return boot_id(), boot_time_s()

@@ -47,7 +47,7 @@ def test_every_fact_gets_an_answer_of_a_simulated_gateway(config: GatewayConfig)
     """All are asked, over one connection, and most beliefs hold there."""
     now = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
     with running_simulator(now=now) as simulator:
-        there = replace(config, port=simulator.port, timeout_s=5)
+        there = replace(config, port=simulator.port)
         came = asyncio.run(asked(there))
     assert came.is_whole
     assert [finding.fact for finding in came.findings] == list(FACTS)
@@ -85,7 +85,9 @@ def test_an_outage_is_no_finding(config: GatewayConfig, gateways: Any, words: An
         talk.error(-1, 1100, "Connectivity between IBKR and Trader Workstation has been lost.")
 
     gateway = gateways(bars=lose, contract=pair_and_stock(words))
-    came = asyncio.run(asked(replace(config, port=gateway.port, outage_s=0.2), facts=FACTS[:4]))
+    came = asyncio.run(
+        asked(replace(config, port=gateway.port, timeout_s=1.0, outage_s=0.2), facts=FACTS[:4])
+    )
     assert [(finding.known, finding.agrees) for finding in came.findings] == [(False, None)] * 4
     assert len(gateway.asked(20)) == 1
 
@@ -133,7 +135,7 @@ def test_silence_is_a_finding_and_no_sign_of_life(
 ) -> None:
     """A gateway that answers no bars is left alone after some, as any other work would leave it."""
     gateway = gateways(bars=words.ignore, contract=pair_and_stock(words))
-    there = replace(config, port=gateway.port, timeout_s=0.1)
+    there = replace(config, port=gateway.port, timeout_s=1.0)
     came = asyncio.run(asked(there, facts=FACTS[:7]))
     assert [finding.seen for finding in came.findings[:MOST_FAILURES]] == ["silence"] * 5
     assert [finding.known for finding in came.findings] == [True] * 5 + [False] * 2

@@ -14,6 +14,7 @@ from ktrdr_pipelines.core.instruments import Instrument, Origin, Series
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractAmbiguousError, ContractUnknownError
+from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.source import GatewaySource
 
 
@@ -68,6 +69,24 @@ def test_values_that_are_not_available_are_null(
     assert answer.bars["volume"].to_pylist() == [None, 100.0]
     assert answer.bars["average"].to_pylist() == [None, 10.25]
     assert answer.bars["bar_count"].to_pylist() == [None, 7]
+
+
+@pytest.mark.parametrize(
+    "unset", ["", "2147483647", "9223372036854775807", "1.7976931348623157E308", str(2**127 - 1)]
+)
+def test_values_that_are_unset_are_null(
+    bench: Any, minute_request: BarRequest, words: Any, unset: str
+) -> None:
+    """What the wire has for "not set" is null too, as the official client reads it."""
+    row = words.bar(words.first, volume=unset, average=unset, count=unset)
+    answer = bench(
+        lambda source: source.bars(minute_request),
+        bars=lambda talk, fields: talk.raw(words.history(fields[1], row)),
+    )
+    assert [answer.bars[name].to_pylist() for name in ("volume", "average", "bar_count")] == [
+        [None]
+    ] * 3
+    assert answer.bars["close"].to_pylist() == [10.5]
 
 
 def test_an_average_below_zero_is_kept(bench: Any, minute_request: BarRequest, words: Any) -> None:
@@ -330,8 +349,8 @@ def test_now_is_the_gateways_clock(bench: Any) -> None:
         return source.now() - datetime.now(UTC), (await source.health()).clock_offset_s
 
     ahead, offset_s = bench(ask, clock_offset_s=300)
-    assert timedelta(seconds=297) < ahead < timedelta(seconds=301)
-    assert 297 < offset_s < 301
+    assert timedelta(seconds=240) < ahead < timedelta(seconds=301)
+    assert 240 < offset_s < 301
 
 
 def test_bars_survive_the_connection(bench: Any, minute_request: BarRequest) -> None:
@@ -344,13 +363,14 @@ def test_health_knows_the_age_of_the_last_answer(bench: Any, aapl: Instrument) -
     """An answer about data counts, the time does not."""
 
     async def ask(source: GatewaySource) -> Any:
-        before = await source.health()
+        before, begun_s = await source.health(), boot_time_s()
         await source.contract_id(aapl)
-        return before, await source.health()
+        after = await source.health()
+        return before, after, boot_time_s() - begun_s
 
-    before, after = bench(ask)
+    before, after, took_s = bench(ask)
     assert before.last_answer_age_s is None
-    assert 0 <= after.last_answer_age_s < 0.4
+    assert 0 <= after.last_answer_age_s <= took_s
     assert after.is_good
 
 

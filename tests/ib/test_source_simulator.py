@@ -27,7 +27,7 @@ def ask(tmp_path: Path) -> Any:
 
     def run(question: Any) -> Any:
         async def session(port: int) -> Any:
-            config = GatewayConfig(state_dir=tmp_path, port=port, timeout_s=10)
+            config = GatewayConfig(state_dir=tmp_path, port=port, timeout_s=60)
             async with open_source(config) as source:
                 return await question(source)
 

@@ -19,7 +19,7 @@ class AsyncClient:
     def __init__(self, port: int, client_id: int) -> None:
         self._runner = asyncio.Runner()
         self._ib = IB()
-        self._run(self._ib.connectAsync("127.0.0.1", port, clientId=client_id))
+        self._run(self._ib.connectAsync("127.0.0.1", port, clientId=client_id, timeout=30.0))
         self.version = self._ib.client.serverVersion()
 
     def close(self) -> None:
@@ -34,7 +34,8 @@ class AsyncClient:
         asked = wanted(other)
         found, errors = self._ask(
             lambda: self._ib.reqHistoricalDataAsync(
-                of_async(contract), asked["end"], duration, size, asked["what"], asked["rth"], 2
+                *(of_async(contract), asked["end"], duration, size),
+                *(asked["what"], asked["rth"], asked["format"]),
             )
         )
         return Answer([plain(bar) for bar in found or []], errors)

@@ -90,7 +90,7 @@ class RawClient:
 @contextmanager
 def raw_client(server: SimulatorServer, client_id: int = 1) -> Iterator[RawClient]:
     """Connect, shake hands and name a client id."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
         sock.sendall(b"API\0\0\0\0\tv157..178" + framed(71, 2, client_id, ""))
         client = RawClient(sock)
         yield client

@@ -22,7 +22,7 @@ def talk(
 
     async def run() -> Any:
         async with client(server, **connect) as ib:
-            return await asyncio.wait_for(conversation(ib), 20)
+            return await asyncio.wait_for(conversation(ib), 60)
 
     return asyncio.run(run())
 
@@ -32,7 +32,8 @@ async def client(server: SimulatorServer, client_id: int = 5, **connect: Any) ->
     """Connect an ib_async client that raises the errors of its requests."""
     ib = IB()
     ib.RaiseRequestErrors = True
-    await ib.connectAsync("127.0.0.1", server.port, clientId=client_id, **connect)
+    options = {"timeout": 30.0} | connect
+    await ib.connectAsync("127.0.0.1", server.port, clientId=client_id, **options)
     try:
         yield ib
     finally:

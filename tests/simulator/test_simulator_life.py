@@ -2,8 +2,9 @@
 
 import asyncio
 import socket
+import struct
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,20 @@ from ib_async import IB, StartupFetchNONE
 from ib_async.wrapper import RequestError
 
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator import wire
 from ktrdr_pipelines.simulator.behaviour import Behaviour
 from ktrdr_pipelines.simulator.clock import SimClock
+from ktrdr_pipelines.simulator.messages import ContractFields, HeadRequest, HistoryRequest
+from ktrdr_pipelines.simulator.pacing import PacingMode
+from ktrdr_pipelines.simulator.record import RequestLog, record_of
+from ktrdr_pipelines.simulator.rules import Kind
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.serving import Call, follow
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.thread import ServerThread
+from tests.simulator.rawclient import raw_client
 from tests.simulator.talking import AAPL, client, history, talk
+
+NOW = "2024-01-10T20:00:30+00:00"
 
 
 def test_an_id_in_use_is_told_and_freed_with_its_socket(gateway: SimulatorServer) -> None:
@@ -27,11 +35,12 @@ def test_an_id_in_use_is_told_and_freed_with_its_socket(gateway: SimulatorServer
 
     async def run() -> None:
         async with client(gateway, 9):
-            second, codes = IB(), []
-            second.errorEvent += lambda _, code, *__: codes.append(code)
-            with pytest.raises((TimeoutError, ConnectionError)):
-                await second.connectAsync("127.0.0.1", gateway.port, clientId=9, timeout=1.0)
-            assert 326 in codes
+            second, refused = IB(), asyncio.Event()
+            second.errorEvent += lambda _, code, *__: refused.set() if code == 326 else None
+            connect = second.connectAsync("127.0.0.1", gateway.port, clientId=9, timeout=60.0)
+            connecting = asyncio.ensure_future(connect)
+            await asyncio.wait_for(refused.wait(), 60)
+            connecting.cancel()
         async with client(gateway, 9) as third:
             assert third.isConnected()
 
@@ -40,7 +49,7 @@ def test_an_id_in_use_is_told_and_freed_with_its_socket(gateway: SimulatorServer
 
 def raw(server: SimulatorServer, data: bytes) -> bytes:
     """Send bytes on a plain socket and read until the gateway closes it."""
-    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=5)) as plain:
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=60)) as plain:
         plain.sendall(data)
         answer = b""
         while piece := plain.recv(65_536):
@@ -69,17 +78,18 @@ def test_a_client_that_vanishes_frees_its_id_and_requests(slow_gateway: Simulato
     """A socket that is cut with requests in flight leaves nothing behind."""
 
     async def run() -> None:
-        for _ in range(3):
-            async with client(slow_gateway, 3) as ib:
-                request = asyncio.ensure_future(history(ib, AAPL, "1 day", "1 D"))
-                await ib.reqCurrentTimeAsync()
-                ib.client.conn.transport.abort()
-                request.cancel()
-            await asyncio.sleep(0.02)
         async with client(slow_gateway, 3) as ib:
-            assert ib.isConnected()
+            request = asyncio.ensure_future(history(ib, AAPL, "1 day", "1 D"))
+            await ib.reqCurrentTimeAsync()
+            ib.client.conn.transport.abort()
+            request.cancel()
 
-    asyncio.run(run())
+    for _ in range(3):
+        asyncio.run(run())
+        while slow_gateway._connections:
+            time.sleep(0.01)
+    assert not slow_gateway._gateway.rules.clients
+    assert not slow_gateway._gateway.rules.open_requests
 
 
 def test_a_taken_port_is_named_with_its_remedy(gateway: SimulatorServer) -> None:
@@ -113,16 +123,138 @@ def test_localhost_is_one_address_and_port(synthetic: SyntheticMarket) -> None:
 
 def test_a_client_that_does_not_read_holds_up_nothing(synthetic: SyntheticMarket) -> None:
     """Closing cuts a socket whose buffers are full."""
-    started = b"API\0\0\0\0\tv157..178\0\0\0\x0871\x002\x004\0\0"
-    fields = ("20", "1", "0", "AAPL", "STK", *[""] * 4, "SMART", "", "USD", "", "", "0")
-    asked = ("", "1 min", "1 Y", "0", "TRADES", "2", "0", "")
-    with running_simulator(synthetic, now="2024-01-10T20:00:30+00:00") as server:
-        plain = socket.create_connection(("127.0.0.1", server.port))
-        plain.sendall(started + wire.message(fields + asked))
-        while not server.requests or server.requests[0].is_open:
+    with running_simulator(synthetic, now=NOW) as server:
+        with raw_client(server) as client:
+            client.bars(1, size="1 min", duration="1 Y", end="", rth="0")
+            while not server.requests or server.requests[0].is_open:
+                time.sleep(0.01)
+        assert server.requests[0].bars > 200_000
+
+
+def test_a_client_that_half_closes_and_does_not_read_is_cut_off(
+    synthetic: SyntheticMarket,
+) -> None:
+    """The rest of its answers is not kept for ever, nor are its id and socket."""
+    behaviour = Behaviour(linger_s=0.05)
+    with running_simulator(synthetic, now=NOW, behaviour=behaviour) as server:
+        with raw_client(server) as client:
+            client.bars(1, size="1 min", duration="1 Y", end="", rth="0")
+            while not server.requests or server.requests[0].is_open:
+                time.sleep(0.01)
+            client.sock.shutdown(socket.SHUT_WR)
+            while server._connections:
+                time.sleep(0.01)
+        assert not server._gateway.rules.clients
+
+
+def test_a_client_that_says_nothing_holds_up_nobody(synthetic: SyntheticMarket) -> None:
+    """Nor does one that says half a greeting, or half a frame; closing ends them too."""
+    with running_simulator(synthetic, now=NOW) as server, ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        silent = [
+            stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(3)
+        ]
+        silent[1].sendall(b"AP")
+        silent[2].sendall(b"API\0\0\0\0\tv157")
+        with raw_client(server) as client:
+            client.bars(1)
+            assert client.until(17)[1] == "1"
+        assert len(server._connections) >= len(silent)
+    assert not server._connections
+
+
+def open_files() -> int:
+    """Count the files and sockets of this process."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_connections_of_every_end_leave_nothing_behind(synthetic: SyntheticMarket) -> None:
+    """Whether they hang up, die, or end half-way: no socket, id or open request is left."""
+    off = Behaviour(pacing=PacingMode.OFF)
+    with running_simulator(synthetic, now=NOW, latency_s=3_600.0, behaviour=off) as server:
+        before = open_files()
+        for number in range(120):
+            with raw_client(server, client_id=number) as client:
+                if number % 4:
+                    client.until(2158)
+                if number % 4 == 2:
+                    client.bars(1)
+                if number % 4 == 3:
+                    linger = struct.pack("ii", 1, 0)
+                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        while server._connections:
             time.sleep(0.01)
-    plain.close()
-    assert server.requests[0].bars > 200_000
+        assert open_files() == before
+        assert not server._gateway.rules.clients
+        assert not server._gateway.rules.open_requests
+
+
+def test_for_a_client_that_does_not_read_few_answers_are_made(synthetic: SyntheticMarket) -> None:
+    """What it does not read lies in memory: the rest is made when it reads again."""
+    count = 10
+    unpaced = Behaviour(pacing=PacingMode.OFF)
+    year = {"size": "1 min", "duration": "1 Y", "end": "20240101-00:00:00"}
+    with (
+        running_simulator(synthetic, now=NOW, behaviour=unpaced) as server,
+        raw_client(server, 1) as idle,
+        raw_client(server, 2) as reading,
+    ):
+        for number in range(count):
+            idle.bars(number, **year)
+        for number in range(3):
+            reading.bars(number, **year)
+            assert int(reading.until(17, number)[4]) > 90_000
+            reading.seen.clear()
+        made = [record for record in server.requests if record.client_id == 1 and record.bars]
+        assert len(made) < count
+        answered = set()
+        for _ in range(count):
+            answered.add(idle.until(17)[1])
+            idle.seen.clear()
+        assert answered == {str(number) for number in range(count)}
+
+
+def test_live_bars_wait_for_a_client_that_does_not_read() -> None:
+    """No update is made before the last one could be sent."""
+    market = SyntheticMarket(seed=1)
+    gateway = SimulatorServer(market, behaviour=Behaviour(update_s=0.0))._gateway
+    fields = (0, "AAPL", "STK", "", "", "", "", "SMART", "", "USD", "", "")
+    texts = ("", "1 min", "1 D", True, "TRADES", 2, True)
+    call = Call(HistoryRequest(1, ContractFields(*fields), *texts), 1, 0, 178, None, 0)
+    call.answered_at = gateway.setting(178)
+
+    class Full:
+        """An outbox that nobody empties."""
+
+        asked = 0
+
+        async def drained(self) -> None:
+            self.asked += 1
+            call.cancelled.set()
+            if self.asked > 1:
+                raise AssertionError("an update was made")
+
+        def send(self, _: bytes) -> None:
+            pass
+
+    outbox = Full()
+    asyncio.run(asyncio.wait_for(follow(gateway, outbox, call), 60))  # type: ignore[arg-type]
+    assert outbox.asked == 1
+
+
+def test_the_oldest_requests_are_forgotten() -> None:
+    """Of a gateway that serves for days only so many requests are kept, the newest."""
+    request = HeadRequest(1, ContractFields(0, "AAPL", *[""] * 10), True, "TRADES", 2)
+    told: list[int] = []
+    log = RequestLog(lambda place, _: told.append(place), most_kept=3)
+    now = datetime(2024, 1, 10, tzinfo=UTC)
+    for number in range(5):
+        log.add(record_of(request, client_id=number, kind=Kind.HEAD, received=now))
+    assert [record.client_id for record in log.snapshot()] == [2, 3, 4]
+    log.finish(0, count=1, error_code=None)
+    log.finish(4, count=1, error_code=None)
+    assert [log.is_open(place) for place in (0, 3, 4)] == [False, True, False]
+    assert told == [0, 1, 2, 3, 4, 4]
 
 
 def test_an_answer_that_fails_ends_its_connection(caplog: pytest.LogCaptureFixture) -> None:
@@ -198,7 +330,7 @@ def test_a_gateway_closes_with_clients_connected(synthetic: SyntheticMarket) -> 
         request = asyncio.ensure_future(history(ib, AAPL, "1 day", "1 D"))
         await ib.reqCurrentTimeAsync()
         await server.close()
-        await asyncio.wait_for(lost.wait(), 5)
+        await asyncio.wait_for(lost.wait(), 60)
         request.cancel()
 
     asyncio.run(run())

@@ -1,6 +1,7 @@
 """The gateway over a real socket, asked by the unmodified ib_async client."""
 
 import asyncio
+import threading
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from ib_async import IB, StartupFetchNONE, Stock
 from ib_async.wrapper import RequestError
 
+from ktrdr_pipelines.simulator.instruments import Instrument
+from ktrdr_pipelines.simulator.market import BarQuery, PricedBars
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 from tests.simulator.talking import AAPL, EURUSD, client, history, talk
@@ -173,22 +176,28 @@ def test_fifty_requests_may_be_open(slow_gateway: SimulatorServer) -> None:
     assert [record.error_code for record in slow_gateway.requests] == [None] * 50 + [322]
 
 
-def test_requests_of_one_client_are_served_side_by_side(gateway: SimulatorServer) -> None:
-    """A long answer does not hold up a short one that was asked later."""
+def test_requests_of_one_client_are_served_side_by_side() -> None:
+    """An answer that takes long does not hold up one that was asked later."""
+    goes_on = threading.Event()
 
-    async def conversation(ib: IB) -> list[str]:
-        done: list[str] = []
+    class SlowPairs(SyntheticMarket):
+        def bars(self, instrument: Instrument, query: BarQuery) -> PricedBars:
+            if instrument.key == "EURUSD":
+                assert goes_on.wait(60)
+            return super().bars(instrument, query)
 
-        async def ask(name: str, contract: Any, size: str, duration: str) -> None:
-            await history(ib, contract, size, duration)
-            done.append(name)
+    async def conversation(ib: IB) -> tuple[int, int]:
+        long = asyncio.ensure_future(history(ib, EURUSD, "1 day", "2 D"))
+        short = await history(ib, AAPL, "1 day", "1 D")
+        assert not long.done()
+        goes_on.set()
+        return len(short), len(await long)
 
-        await asyncio.gather(
-            ask("long", EURUSD, "1 min", "60 D"), ask("short", AAPL, "1 day", "1 D")
-        )
-        return done
-
-    assert talk(gateway, conversation) == ["short", "long"]
+    with running_simulator(SlowPairs(), now="2024-01-10T20:00:30+00:00") as server:
+        try:
+            assert talk(server, conversation) == (1, 2)
+        finally:
+            goes_on.set()
 
 
 def test_every_request_is_recorded(synthetic: SyntheticMarket) -> None:

@@ -1,0 +1,137 @@
+"""What is left of connections: nothing, and nothing of them was an order."""
+
+import asyncio
+import gc
+import socket
+import struct
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.connection import IbConnectionStrategy
+from ktrdr_pipelines.ib.leases import ClientIdLeases
+from ktrdr_pipelines.ib.source import GatewaySource, open_source
+
+
+def test_many_connections_leave_nothing(config: GatewayConfig, gateways: Any) -> None:
+    """After a thousand connections there is no socket, thread, task or lock more than before."""
+    gateway = gateways()
+    there = replace(config, port=gateway.port)
+
+    async def connect(count: int) -> Any:
+        for _ in range(count):
+            async with open_source(there) as source:
+                await source.health()
+        return len(asyncio.all_tasks())
+
+    asyncio.run(connect(1))
+    gc.collect()
+    before = open_files(), threading.active_count()
+    assert asyncio.run(connect(1000)) == 1
+    gc.collect()
+    assert (open_files(), threading.active_count()) == before
+    assert {fields[2] for fields in gateway.asked(71)} == {"201"}
+
+
+def open_files() -> Any:
+    """Count the open files of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(3)])
+def test_whatever_happens_inside_the_connection_is_closed(
+    config: GatewayConfig, gateways: Any, error: Any
+) -> None:
+    """Any exception leaves with the socket closed and the id free."""
+    gateway = gateways()
+    there = replace(config, port=gateway.port)
+    held = []
+
+    async def once() -> None:
+        async with open_source(there) as source:
+            held.append(source)
+            raise error
+
+    with pytest.raises(type(error)):
+        asyncio.run(once())
+    assert "down" in repr(held[0])
+    ClientIdLeases(there.folder).lease((201, 201)).release()
+
+
+def test_a_cancelled_session_is_closed(
+    config: GatewayConfig, gateways: Any, words: Any, aapl: Instrument
+) -> None:
+    """A task that is cancelled in mid-request closes its socket and frees its id."""
+    gateway = gateways(contract=words.ignore)
+    there = replace(config, port=gateway.port)
+
+    async def work() -> None:
+        async with open_source(there) as source:
+            await source.contract_id(aapl)
+
+    async def once() -> Any:
+        task = asyncio.create_task(work())
+        await gateway.until_asked(9)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(once()) == 1
+    ClientIdLeases(there.folder).lease((201, 201)).release()
+
+
+def test_no_frame_of_a_session_is_an_order(
+    bench: Any, minute_request: BarRequest, aapl: Instrument
+) -> None:
+    """A whole session sends the handshake, the time, contracts, bars, heads and cancels only."""
+
+    async def ask(source: GatewaySource) -> None:
+        await source.bars(minute_request)
+        await source.head(aapl)
+        await source.health()
+
+    bench(ask)
+    assert {fields[0] for fields in bench.gateway.received} <= {
+        "71",
+        "49",
+        "9",
+        "20",
+        "25",
+        "87",
+        "90",
+    }
+
+
+def test_a_connection_that_the_other_side_has_cut_is_closed_quietly(
+    config: GatewayConfig, gateways: Any
+) -> None:
+    """The system refuses to say goodbye on a socket that was reset; nothing comes of it."""
+    gateway, is_cut = gateways(), threading.Event()
+    there = replace(config, port=gateway.port)
+
+    def cut(talk: Any, fields: list[str]) -> None:
+        at_once = struct.pack("ii", 1, 0)
+        talk.writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, at_once
+        )
+        talk.writer.transport.abort()
+        asyncio.get_running_loop().call_soon(is_cut.set)
+
+    async def once() -> Any:
+        strategy = IbConnectionStrategy(there)
+        async with strategy.get_connection_for_operation("cli") as connection:
+            gateway.script.time = cut
+            connection._wire.client.reqCurrentTime()
+            assert is_cut.wait(60)  # the loop stands still meanwhile, and does not know
+            assert connection.is_up
+        return connection.is_up
+
+    assert asyncio.run(once()) is False
+    ClientIdLeases(there.folder).lease((201, 201)).release()

@@ -1,0 +1,128 @@
+"""The record behind the budget: of another start of the machine, removed, broken, busy."""
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.core.pacing import Pacing, Rule, Scope
+from ktrdr_pipelines.errors import DiskError
+from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.pacer_file import LOCK_WAIT_S
+from tests.ib.paced import bars, hold, send
+
+
+def test_rows_of_another_start_of_the_machine_count_for_nothing(pacer: Any) -> None:
+    """Stamps of another boot mean nothing: neither hits nor places nor pauses."""
+
+    async def run() -> float:
+        before = pacer(boot="yesterday")
+        for end in range(6):
+            await hold(before, bars(end))
+        before.pause_after_violation()
+        return await send(pacer(boot="today"), bars(1))
+
+    assert asyncio.run(run()) == 5000.0
+
+
+def remove(folder: Path) -> None:
+    """Remove the record with all that belongs to it."""
+    for path in folder.glob("pacer.sqlite*"):
+        path.unlink()
+
+
+def test_a_record_that_was_removed_is_made_anew(pacer: Any, tmp_path: Path) -> None:
+    """Even while a process has it open; whoever removes it takes the budget into his hands."""
+
+    async def run() -> float:
+        one = pacer()
+        await send(one, bars(1))
+        remove(tmp_path)
+        return await send(one, bars(1))
+
+    assert asyncio.run(run()) == 5000.0
+    assert (tmp_path / "pacer.sqlite").exists()
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_broken_record_is_set_aside_and_starts_with_a_cool_down(
+    pacer: Any, tmp_path: Path, used: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was forgotten breaks no rule: all wait for the longest memory that binds them."""
+
+    async def run() -> tuple[float, float]:
+        one = pacer()
+        if used:
+            await send(one, bars(1))
+            one.close()
+        remove(tmp_path)
+        (tmp_path / "pacer.sqlite").write_bytes(b"this is no database" * 1000)
+        first = await send(one, bars(1))
+        return first, await send(pacer(), bars(2, contract="2", small=True))
+
+    first, small = asyncio.run(run())
+    assert first == pytest.approx(5015.75)
+    assert small == pytest.approx(5600.0)
+    assert (tmp_path / "pacer.sqlite.broken").read_bytes().startswith(b"this is no database")
+    assert "is broken" in caplog.text
+
+
+def test_a_record_of_a_newer_version_is_refused(pacer: Any, tmp_path: Path) -> None:
+    """An older program does not work around a budget that it cannot read."""
+    with sqlite3.connect(tmp_path / "pacer.sqlite") as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(DiskError, match="newer version"):
+        asyncio.run(send(pacer(), bars(1)))
+
+
+def test_a_folder_that_cannot_be_made_names_the_setting(tmp_path: Path) -> None:
+    """The state folder must be writable."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="KTRDR_STATE"):
+        asyncio.run(send(Pacer(tmp_path / "file" / "state"), bars(1)))
+
+
+def test_a_record_that_another_process_holds_is_waited_for(pacer: Any, tmp_path: Path) -> None:
+    """A writer elsewhere delays a request and fails nothing."""
+
+    async def run() -> float:
+        one = pacer()
+        await send(one, bars(1))
+        other = sqlite3.connect(tmp_path / "pacer.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        task = asyncio.create_task(send(one, bars(2)))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not task.done()
+        other.execute("ROLLBACK")
+        other.close()
+        return await task
+
+    assert asyncio.run(run()) >= 5000.0
+
+
+def test_a_place_is_given_back_though_another_process_is_writing(
+    pacer: Any, tmp_path: Path
+) -> None:
+    """It waits out the other's transaction: a place that stays taken keeps everybody waiting."""
+
+    async def run() -> float:
+        rule = Rule("identical", 1, 0.1, Scope.IDENTICAL)
+        one = pacer(pacing=Pacing(rules=(rule,), most_open=1, in_flight=1))
+        async with one.slot(bars(1), hold_s=45) as slot:
+            other = sqlite3.connect(
+                tmp_path / "pacer.sqlite", isolation_level=None, check_same_thread=False
+            )
+            other.execute("BEGIN IMMEDIATE")
+            over = threading.Timer(5 * LOCK_WAIT_S, lambda: other.execute("ROLLBACK"))
+            over.start()
+            slot.answered()
+            over.join()
+            other.close()
+        return await send(one, bars(2)) - slot.sent_at_s
+
+    assert asyncio.run(run()) == 0.0

@@ -1,0 +1,214 @@
+"""What the source makes of answers that cannot be, or that nobody asked for."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.core.instruments import Instrument, Series
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import (
+    BadAnswerError,
+    GatewayUnreachableError,
+)
+from ktrdr_pipelines.ib.source import GatewaySource
+
+
+def test_an_answer_for_an_unknown_request_is_dropped(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """Bars under a number that nobody asked with change nothing."""
+
+    def with_stray(talk: Any, fields: list[str]) -> None:
+        talk.raw(words.history(4711, words.bar(words.first, close=99.0)))
+        words.tell_bars(talk, fields)
+
+    answer = bench(lambda source: source.bars(minute_request), bars=with_stray)
+    assert answer.bars["close"].to_pylist() == [10.5, 10.5]
+
+
+def test_a_second_answer_to_one_request_is_dropped(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """The first whole answer counts."""
+
+    def twice(talk: Any, fields: list[str]) -> None:
+        words.tell_bars(talk, fields)
+        talk.raw(words.history(fields[1], words.bar(words.first, close=99.0)))
+
+    async def ask(source: GatewaySource) -> Any:
+        answer = await source.bars(minute_request)
+        await source.health()
+        return answer
+
+    assert bench(ask, bars=twice).bars["close"].to_pylist() == [10.5, 10.5]
+
+
+@pytest.mark.parametrize(
+    ("case", "fields_after_id"),
+    [
+        ("fewer bars than said", ["", "", 2, *range(8)]),
+        ("more bars than said", ["", "", 1, *range(16)]),
+        ("a cut bar", ["", "", 1, 1_767_623_400, 10, 11]),
+        ("no number of bars", ["", "", "", *range(8)]),
+        ("a negative number of bars", ["", "", -1]),
+        ("nothing but the id", []),
+    ],
+)
+def test_an_answer_of_another_shape_is_bad(
+    bench: Any, minute_request: BarRequest, words: Any, case: str, *, fields_after_id: list[Any]
+) -> None:
+    """An answer that does not hold what it says is an error, never a shorter answer."""
+    with pytest.raises(BadAnswerError):
+        bench(
+            lambda source: source.bars(minute_request),
+            bars=lambda talk, fields: talk.send(17, fields[1], *fields_after_id),
+        )
+
+
+@pytest.mark.parametrize(
+    "bars",
+    [
+        [(1_767_623_400, "nan", 11, 9, 10, 1, 1, 1)],
+        [(1_767_623_400, 10, "inf", 9, 10, 1, 1, 1)],
+        [(1_767_623_400, 10, "1.7976931348623157E308", 9, 10, 1, 1, 1)],
+        [(1_767_623_400, "9223372036854775807", 11, 9, 10, 1, 1, 1)],
+        [(1_767_623_400, 10, 11, "", 10, 1, 1, 1)],
+        [(1_767_623_400, 10, 11, 9, "ten", 1, 1, 1)],
+        [(1_767_623_400, 10, 11, 9, 10, "nan", 1, 1)],
+        [(1_767_623_400, 10, 11, 9, 10, 1, 1, 1.5)],
+        [(1_767_623_400, 10, 11, 9, 10, 1, 1, 3_000_000_000)],
+        [(1_767_623_401, 10, 11, 9, 10, 1, 1, 1)],
+        [("20260105", 10, 11, 9, 10, 1, 1, 1)],
+        [("20260105 09:30:00", 10, 11, 9, 10, 1, 1, 1)],
+        [(0, 10, 11, 9, 10, 1, 1, 1)],
+        [("99999999999999999999999", 10, 11, 9, 10, 1, 1, 1)],
+        [(1_767_623_400_000, 10, 11, 9, 10, 1, 1, 1)],
+        [(1_767_623_400, 10, 11, 9, 10, 1, 1, 1), (1_767_623_400, 10, 11, 9, 10.5, 1, 1, 1)],
+    ],
+)
+def test_a_bar_that_cannot_be_is_a_bad_answer(
+    bench: Any, minute_request: BarRequest, words: Any, bars: Any
+) -> None:
+    """Impossible prices, counts and stamps, or two bars for one minute, settle nothing."""
+    with pytest.raises(BadAnswerError, match="cannot be") as caught:
+        bench(
+            lambda source: source.bars(minute_request),
+            bars=lambda talk, fields: talk.raw(words.history(fields[1], *bars)),
+        )
+    assert caught.value.retry
+
+
+def test_bars_of_a_smaller_size_are_a_bad_answer(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """Minutes in place of hours, meant for another request, are no hours cut short."""
+    request = replace(minute_request, series=Series(minute_request.series.instrument, Timeframe.H1))
+    minutes = [words.bar(1_767_623_400 + 60 * place) for place in range(5)]
+    with pytest.raises(BadAnswerError, match="sooner than 1h after another"):
+        bench(
+            lambda source: source.bars(request),
+            bars=lambda talk, fields: talk.raw(words.history(fields[1], *minutes)),
+        )
+
+
+@pytest.mark.parametrize(("place", "other"), [(2, "MSFT"), (8, "MXN")])
+def test_another_contract_is_a_bad_answer(
+    bench: Any, aapl: Instrument, words: Any, *, place: int, other: str
+) -> None:
+    """Another symbol, or another currency, is not taken for what was asked for."""
+
+    def tell(talk: Any, fields: list[str]) -> None:
+        texts = [text.format(id=fields[2]) for text in words.details]
+        texts[place] = other
+        talk.send(*texts)
+        talk.send(52, 1, fields[2])
+
+    with pytest.raises(BadAnswerError, match=other):
+        bench(lambda source: source.contract_id(aapl), contract=tell)
+
+
+def test_a_pinned_contract_is_the_one_that_was_asked_for(bench: Any, aapl: Instrument) -> None:
+    """Asked by its id, another id is refused, and the symbol does not matter."""
+    pinned = replace(aapl, contract_id=4711)
+    with pytest.raises(BadAnswerError, match="265598"):
+        bench(lambda source: source.contract_id(pinned))
+    renamed = replace(aapl, contract_id=265598, ib_symbol="APPLE")
+    assert bench(lambda source: source.contract_id(renamed)) == 265598
+
+
+@pytest.mark.parametrize("given", ["1767571200", "2026-01-05", "20261301", "", "2026010"])
+def test_a_daily_bar_needs_a_date(
+    bench: Any, aapl: Instrument, minute_request: BarRequest, words: Any, *, given: str
+) -> None:
+    """Anything but yyyymmdd is no date."""
+    request = replace(minute_request, series=Series(aapl, Timeframe.D1))
+    with pytest.raises(BadAnswerError):
+        bench(
+            lambda source: source.bars(request),
+            bars=lambda talk, fields: talk.raw(words.history(fields[1], words.bar(given))),
+        )
+
+
+def test_an_answer_of_another_kind_is_bad(bench: Any, minute_request: BarRequest) -> None:
+    """A head timestamp is no answer to a request for bars."""
+    with pytest.raises(BadAnswerError, match="message 88"):
+        bench(
+            lambda source: source.bars(minute_request),
+            bars=lambda talk, fields: talk.send(88, fields[1], 345479400),
+        )
+
+
+@pytest.mark.parametrize("text", ["yesterday", "19801212", "19801212 14:30:00 EST"])
+def test_a_head_that_is_no_moment_is_bad(bench: Any, aapl: Instrument, text: str) -> None:
+    """A head timestamp whose zone is unclear is refused rather than guessed."""
+    with pytest.raises(BadAnswerError, match="head timestamp"):
+        bench(
+            lambda source: source.head(aapl),
+            head=lambda talk, fields: talk.send(88, fields[1], text),
+        )
+
+
+@pytest.mark.parametrize("text", ["2147483647", "4102444800", "20991231-00:00:00"])
+def test_a_head_in_the_future_is_bad(bench: Any, aapl: Instrument, text: str) -> None:
+    """It would excuse everything before it, and so everything that is missing."""
+    with pytest.raises(BadAnswerError, match="begin in the future"):
+        bench(
+            lambda source: source.head(aapl),
+            head=lambda talk, fields: talk.send(88, fields[1], text),
+        )
+
+
+def test_an_id_that_is_none_is_a_bad_answer(bench: Any, aapl: Instrument, words: Any) -> None:
+    """Contract details without a positive id are refused."""
+
+    def without_id(talk: Any, fields: list[str]) -> None:
+        texts = [text.format(id=fields[2]) for text in words.details]
+        texts[12] = "0"
+        talk.send(*texts)
+        talk.send(52, 1, fields[2])
+
+    with pytest.raises(BadAnswerError, match="contract id 0"):
+        bench(lambda source: source.contract_id(aapl), contract=without_id)
+
+
+@pytest.mark.parametrize("told", [0, -5, 1_767_623_400_000, 10**30])
+def test_a_clock_that_cannot_be_is_no_gateways(bench: Any, told: int) -> None:
+    """Milliseconds or nonsense for the time end the connecting, and no later sum goes wrong."""
+    with pytest.raises(GatewayUnreachableError, match="does not speak"):
+        bench(lambda source: source.health(), time=lambda talk, _: talk.send(49, 1, told))
+
+
+def test_frames_that_nobody_asked_for_are_ignored(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """Orders, accounts and new kinds of messages of the gateway change nothing."""
+
+    def chatty(talk: Any, fields: list[str]) -> None:
+        talk.send(5, 1, "an open order that nobody asked for")
+        talk.send(6, 2, "NetLiquidation", "1000", "USD", "DU1234567")
+        talk.send(999, "a message of a later version")
+        words.tell_bars(talk, fields)
+
+    assert bench(lambda source: source.bars(minute_request), bars=chatty).bars.num_rows == 2
