@@ -62,6 +62,12 @@ class PacerMemory:
         """Give the width of bars in flight."""
         return self._value(database, _FLIGHT, Flight)
 
+    def latest(self, database: sqlite3.Connection) -> float:
+        """Give the latest time at which anything of this was noted, 0 where nothing is."""
+        flight = self.flight(database)
+        breaker = self._value(database, _BREAKER, Breaker)
+        return max(flight.seen_at, flight.cut_at, breaker.failed_at)
+
     def vitals(self, database: sqlite3.Connection, now: float) -> Vitals:
         """Say how the gateway is."""
         flight = self.flight(database)

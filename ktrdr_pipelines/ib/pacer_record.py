@@ -7,7 +7,8 @@ machine count for nothing. Not here: the rules (``core.pacing``, ``core.turns``)
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +27,9 @@ LONGEST_SLEEP_S = 10.0
 
 SILENCE_S = LONGEST_SLEEP_S + 5.0
 """How long one that does not look again still stands before others; its process may be dead."""
+
+CLOCK_GRAIN_S = 1.0
+"""How far a stamp may lie in the future and still be of now: clocks of two processors differ."""
 
 PRUNE_S = 5.0
 """How often one process drops rows that matter no more."""
@@ -65,6 +69,7 @@ class PacerRecord:
         self._pacing, self._clock = pacing, clock
         self._memory = PacerMemory(boot)
         self._pruned_at = -PRUNE_S
+        self._is_begun = False
         self.places = pacing.in_flight
 
     def close(self) -> None:
@@ -82,7 +87,7 @@ class PacerRecord:
         Raises:
             RecordBusyError: another process is writing; try again in a moment.
         """
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             now = self._clock()
             self._prune(database, now)
             mine = self._stand(database, request, number, now)
@@ -98,12 +103,12 @@ class PacerRecord:
 
     def release(self, number: int) -> None:
         """Give a place back: the gateway has said something about the request."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             self._release(database, number)
 
     def answered(self, number: int, size: str, sent_at: float) -> None:
         """Give a place back: bars came, and say how busy the gateway is."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             now = self._clock()
             held = RequestRows(database, self._boot).held(now).values()
             metered = sum(request.is_metered for requests in held for request in requests)
@@ -115,12 +120,12 @@ class PacerRecord:
 
     def remember(self, act: Callable[[PacerMemory, sqlite3.Connection], T]) -> T:
         """Read or write what all processes remember of the gateway."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             return act(self._memory, database)
 
     def vitals(self) -> Vitals:
         """Say how the gateway is, as all processes together know it."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             now = self._clock()
             paused_until, _ = self._last_pause(database)
             vitals = self._memory.vitals(database, now)
@@ -128,7 +133,7 @@ class PacerRecord:
 
     def shorten(self, number: int, *, hold_s: float) -> None:
         """Keep a place only a little longer: the request was cancelled."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             database.execute(
                 "UPDATE requests SET until = min(until, ?) WHERE number = ?",
                 (self._clock() + hold_s, number),
@@ -136,7 +141,7 @@ class PacerRecord:
 
     def withdraw(self, number: int) -> None:
         """Take back a request that was never sent."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             database.execute("DELETE FROM requests WHERE number = ?", (number,))
 
     def pause(self) -> float:
@@ -144,7 +149,7 @@ class PacerRecord:
 
         Several complaints about the same burst make one pause.
         """
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             now = self._clock()
             until, length_s = self._last_pause(database)
             if length_s is None or until <= now:
@@ -152,6 +157,32 @@ class PacerRecord:
                 until = now + length_s
                 self._set_pause(database, until, length_s)
             return until - now
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run a transaction; the first looks whether the record is of this run of the machine."""
+        with self._file.transaction() as database:
+            if not self._is_begun:
+                self._forget_future(database, self._clock())
+                self._is_begun = True
+            yield database
+
+    def _forget_future(self, database: sqlite3.Connection, now: float) -> None:
+        """Forget everything where anything of it lies in the future.
+
+        A system that has no name for its runs gives two of them the same, and then the clock has
+        begun anew: a pause of before would last as long as the machine was up then.
+        """
+        latest = database.execute(
+            "SELECT max(CASE state WHEN 'waiting' THEN until - ? ELSE at END)"
+            " FROM requests WHERE boot = ?",
+            (SILENCE_S, self._boot),
+        ).fetchone()[0]
+        paused_until, length_s = self._last_pause(database)
+        began = (latest or 0.0, paused_until - (length_s or 0.0), self._memory.latest(database))
+        if max(began) > now + CLOCK_GRAIN_S:
+            for table in ("requests", "pauses", "memory"):
+                database.execute(f"DELETE FROM {table} WHERE boot = ?", (self._boot,))  # noqa: S608
 
     def _release(self, database: sqlite3.Connection, number: int) -> None:
         which = (number,)
@@ -220,7 +251,7 @@ class PacerRecord:
         database.execute("DELETE FROM requests WHERE state = 'waiting' AND until < ?", (now,))
         database.execute(
             "DELETE FROM requests WHERE state <> 'waiting' AND (at > ? OR until < ? AND at < ?)",
-            (now + 1, now, now - self._pacing.horizon_s(small=True)),
+            (now + CLOCK_GRAIN_S, now, now - self._pacing.horizon_s(small=True)),
         )
 
     def _start_over(self, database: sqlite3.Connection) -> None:
