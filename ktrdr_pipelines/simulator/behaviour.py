@@ -10,7 +10,7 @@ from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.capture import Capture
 from ktrdr_pipelines.simulator.clock import SimClock
 from ktrdr_pipelines.simulator.faults import Fault, FaultPlan
-from ktrdr_pipelines.simulator.gateway import Gateway
+from ktrdr_pipelines.simulator.gateway import LINGER_S, Gateway
 from ktrdr_pipelines.simulator.journal import Journal
 from ktrdr_pipelines.simulator.market import Market
 from ktrdr_pipelines.simulator.markets import EmptyMarket
@@ -31,7 +31,8 @@ class Behaviour:
     ``hold_s`` is how long the client id of a client that died stays taken; ``speed`` counts under
     soft pacing only; ``log`` is a file that events are added to. ``durations`` says which bar
     sizes a duration may be asked with, ``update_s`` how many seconds lie between updates of bars
-    that are kept up to date, ``longest_wait_s`` how long what a record says is waited for at most.
+    that are kept up to date, ``longest_wait_s`` how long what a record says is waited for at most,
+    ``linger_s`` how long a connection that ends waits for its client to read the rest.
     """
 
     pacing: PacingMode = PacingMode.DOCUMENTED
@@ -42,6 +43,7 @@ class Behaviour:
     durations: DurationTable = DurationTable.WIDE
     update_s: float = EVERY_S
     longest_wait_s: float = LONGEST_WAIT_S
+    linger_s: float = LINGER_S
 
 
 def gateway_of(
@@ -84,6 +86,7 @@ def gateway_of(
         durations=behaviour.durations,
         update_s=behaviour.update_s,
         script=script,
+        linger_s=behaviour.linger_s,
     )
 
 

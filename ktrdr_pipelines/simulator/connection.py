@@ -54,9 +54,7 @@ class Connection:
         finally:
             self._leave(died=died)
             await self._stop_tasks()
-            self._writer.close()
-            with suppress(OSError):
-                await self._writer.wait_closed()
+            await self._hang_up()
             self._ended.set()
 
     async def end(self) -> None:
@@ -90,12 +88,19 @@ class Connection:
                 self._gateway.journal.note("connected", client_id=self._client_id)
             for action in actions:
                 if isinstance(action, Close):
-                    await self._writer.drain()
                     return
                 self._perform(action)
             if is_new:
                 self._welcome()
             await self._writer.drain()
+
+    async def _hang_up(self) -> None:
+        """Close the socket once everything is sent; a client that does not read it is cut off."""
+        self._writer.close()
+        with suppress(OSError):
+            async with asyncio.timeout(self._gateway.linger_s):
+                await self._writer.wait_closed()
+        self.drop()
 
     def _welcome(self) -> None:
         """Tell a new client how the gateway is."""
@@ -169,9 +174,9 @@ class Connection:
 
     def _say_aside(self, asides: Iterable[Aside]) -> None:
         loop = asyncio.get_running_loop()
-        self._asides += [
-            loop.call_later(each.after_s, self._outbox.send, each.data) for each in asides
-        ]
+        waiting = [aside for aside in self._asides if aside.when() > loop.time()]
+        new = [loop.call_later(each.after_s, self._outbox.send, each.data) for each in asides]
+        self._asides = waiting + new
 
     async def _serve(self, call: Call) -> None:
         answered = await found(self._gateway, self._outbox, call)

@@ -56,7 +56,16 @@ class _Cursor:
     def contract(self) -> ContractFields:
         """Take the fields of a contract and the flag for expired ones, which always follows."""
         fields = ContractFields(self.number(), *(self.text() for _ in range(11)))
-        return replace(fields, include_expired=self.flag())
+        strike = _plain_number(fields.strike)
+        return replace(fields, strike=strike, include_expired=self.flag())
+
+
+def _plain_number(text: str) -> str:
+    """Write a strike one way: ib_async says ``0.0`` where ibapi says nothing (grade S)."""
+    try:
+        return str(float(text or 0))
+    except ValueError:
+        return text
 
 
 def _start_api(cursor: _Cursor) -> StartApi:
@@ -130,8 +139,9 @@ def _plain_with_id(type_id: int) -> Callable[[_Cursor], Request]:
 
 
 def _account_updates(cursor: _Cursor) -> PlainRequest:
-    cursor.skip(2)
-    return PlainRequest(6, account=cursor.text())
+    cursor.skip(1)
+    is_wanted = cursor.flag()
+    return PlainRequest(6, account=cursor.text(), is_ending=not is_wanted)
 
 
 def _account_summary(cursor: _Cursor) -> PlainRequest:

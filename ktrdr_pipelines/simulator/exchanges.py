@@ -113,14 +113,10 @@ class Exchanges:
 
 
 def meaning_of(request: DataRequest) -> DataRequest:
-    """Return what is asked, whoever asks: without the id and the end, a strike as a number.
-
-    ib_async writes ``0.0`` where ibapi leaves a strike empty (grade S).
-    """
-    contract = replace(request.contract, strike=_number_text(request.contract.strike))
+    """Return what is asked, whoever asks: without the id and the end."""
     if isinstance(request, HistoryRequest):
-        return replace(request, request_id=NO_REQUEST, contract=contract, end="")
-    return replace(request, request_id=NO_REQUEST, contract=contract)
+        return replace(request, request_id=NO_REQUEST, end="")
+    return replace(request, request_id=NO_REQUEST)
 
 
 def exchanges_of(capture: Capture) -> Exchanges:
@@ -190,10 +186,3 @@ class _Sorter:
         if kind in _NUMBER_FIELDS:
             int(frame.fields[_NUMBER_FIELDS[kind]])
         return Said(frame.at_s, frame.fields, _ID_FIELDS[kind] + has_version)
-
-
-def _number_text(text: str) -> str:
-    try:
-        return str(float(text or 0))
-    except ValueError:
-        return text

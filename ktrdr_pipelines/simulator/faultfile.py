@@ -28,7 +28,11 @@ E = TypeVar("E", Fault, Occasion)
 EXAMPLE = "faults.example.yaml"
 _FORM = "It must hold `faults:` with a list; see ktrdr simulate --faults-example"
 _RESTORED = ("1101", "1102")
-_SELECTORS = ("kind", "symbol", "from", "until", "nth", "times", "probability")
+_TIMES = ("from", "until")
+_SELECTORS = ("kind", "symbol", *_TIMES, "nth", "times", "probability")
+_NAMELESS = frozenset({Occasion.CONNECT, Occasion.TIME})
+_MOST = 1_000_000_000
+_YEAR = 365 * 24 * 60
 
 
 def read_faults(path: Path) -> FaultPlan:
@@ -76,30 +80,46 @@ def _composed(text: str, name: str) -> yaml.Node:
 
 def _rule(value: "_Value") -> FaultRule:
     keys = value.mapping()
-    if "fault" not in keys:
-        raise value.error("names no fault", f"`fault:` must be one of {', '.join(Fault)}")
-    fault = keys["fault"].choice(Fault)
-    known = SETTINGS.get(fault, {})
-    texts = ("text",) if fault is Fault.ERROR else ()
-    _refuse_unknown(keys, ("fault", *_SELECTORS, *known, *texts))
-    occasion = keys["kind"].choice(Occasion) if "kind" in keys else Occasion.HISTORY
-    if occasion not in occasions_of(fault):
-        allowed = ", ".join(sorted(occasions_of(fault)))
-        raise keys["kind"].error(f"is {occasion}", f"{fault} can meet {allowed}")
+    fault = _fault(value, keys)
+    occasion = _occasion(fault, keys)
     if fault is Fault.LINK_LOST and "code" in keys and keys["code"].text() not in _RESTORED:
         raise keys["code"].error(f"is {keys['code'].text()}", "It must be 1101 or 1102")
+    start, until = (keys[key].moment() if key in keys else None for key in _TIMES)
+    if start is not None and until is not None and until <= start:
+        raise keys["until"].error("is not later than `from:`", "Let it begin before it ends")
     return FaultRule(
         fault=fault,
         occasion=occasion,
         symbol=keys["symbol"].text() if "symbol" in keys else "",
-        start=keys["from"].moment() if "from" in keys else None,
-        until=keys["until"].moment() if "until" in keys else None,
+        start=start,
+        until=until,
         nth=frozenset(keys["nth"].wholes()) if "nth" in keys else frozenset(),
         times=keys["times"].whole(at_least=1) if "times" in keys else None,
         probability=keys["probability"].share() if "probability" in keys else 1.0,
-        settings={key: keys[key].setting() for key in known if key in keys},
+        settings={key: keys[key].setting() for key in SETTINGS.get(fault, {}) if key in keys},
         text=keys["text"].text() if "text" in keys else "",
     )
+
+
+def _fault(value: "_Value", keys: dict[str, "_Value"]) -> Fault:
+    """Return the fault that an entry names; it has no key that would be of no effect."""
+    if "fault" not in keys:
+        raise value.error("names no fault", f"`fault:` must be one of {', '.join(Fault)}")
+    fault = keys["fault"].choice(Fault)
+    selectors = _TIMES if fault is Fault.CLOCK_OFF else _SELECTORS
+    texts = ("text",) if fault is Fault.ERROR else ()
+    _refuse_unknown(keys, ("fault", *selectors, *SETTINGS.get(fault, {}), *texts))
+    return fault
+
+
+def _occasion(fault: Fault, keys: dict[str, "_Value"]) -> Occasion:
+    occasion = keys["kind"].choice(Occasion) if "kind" in keys else Occasion.HISTORY
+    if occasion not in occasions_of(fault):
+        allowed = ", ".join(sorted(occasions_of(fault)))
+        raise keys["kind"].error(f"is {occasion}", f"{fault} can meet {allowed}")
+    if occasion in _NAMELESS and "symbol" in keys:
+        raise keys["symbol"].error(f"is of no effect with kind {occasion}", "Remove it")
+    return occasion
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +171,16 @@ class _Value:
             raise self.error(f"is {self.text()!r}", f"It must be {allowed}") from None
 
     def setting(self) -> float:
-        """Return a setting: above 0, a share at most 1, minutes also below 0."""
+        """Return a setting: above 0, a share at most 1, minutes also below."""
         if self.key == "share":
             return self.share()
         found = self.number("a number")
-        if self.key == "code" and found != int(found):
+        if self.key == "code" and not found.is_integer():
             raise self.error(f"is {self.text()!r}", "It must be a whole number")
-        if self.key != "minutes" and not 0 < found < 1e9:
-            raise self.error(f"is {self.text()!r}", "It must be a number above 0")
+        least, most = (-_YEAR, _YEAR) if self.key == "minutes" else (0, _MOST)
+        if found == 0 or not least <= found <= most:
+            allowed = f"from {least} to {most}, but not 0" if least else "above 0"
+            raise self.error(f"is {self.text()!r}", f"It must be a number {allowed}")
         return found
 
     def share(self) -> float:

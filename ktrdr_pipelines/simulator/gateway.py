@@ -32,6 +32,9 @@ from ktrdr_pipelines.simulator.workers import Workers
 
 _TIME = 49
 
+LINGER_S = 10.0
+"""How long a connection that ends waits for its client to read the rest."""
+
 
 @dataclass(slots=True)
 class Gateway:
@@ -53,6 +56,7 @@ class Gateway:
     durations: DurationTable = DurationTable.WIDE
     update_s: float = EVERY_S
     script: Script | None = None
+    linger_s: float = LINGER_S
 
     @property
     def versions(self) -> tuple[int, int]:

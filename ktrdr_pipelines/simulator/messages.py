@@ -86,13 +86,17 @@ class CancelHead:
 
 @dataclass(frozen=True, slots=True)
 class PlainRequest:
-    """A request of which only its type, its id and what it says of the account matter."""
+    """A request of which only its type, its id and what it says of the account matter.
+
+    ``is_ending`` says that what was asked for before is given up.
+    """
 
     type_id: int
     request_id: int = -1
     account: str = ""
     model: str = ""
     tags: str = ""
+    is_ending: bool = False
 
 
 @dataclass(frozen=True, slots=True)

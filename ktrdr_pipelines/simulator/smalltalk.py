@@ -36,8 +36,8 @@ class Facts:
 def start_up(version: int, account: str) -> bytes:
     """Say what a gateway says once a client has named its id, in a real gateway's order."""
     farms = [replies.error(version, farm) for farm in FARMS_OK]
-    accounts = replies.managed_accounts(account)
-    return b"".join([accounts, replies.next_valid_id(FIRST_ORDER_ID), *farms])
+    named = replies.managed_accounts(account)
+    return b"".join([named, replies.next_valid_id(FIRST_ORDER_ID), *farms])
 
 
 _Reply = Callable[[PlainRequest, Facts], bytes]
@@ -63,5 +63,5 @@ _REPLIES: dict[int, _Reply] = {
 
 def reply_to(asked: PlainRequest, facts: Facts) -> bytes:
     """Answer a plain request; one that changes nothing and expects nothing gets no bytes."""
-    reply = _REPLIES.get(asked.type_id)
+    reply = None if asked.is_ending else _REPLIES.get(asked.type_id)
     return b"" if reply is None else reply(asked, facts)

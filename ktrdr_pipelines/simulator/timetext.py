@@ -27,7 +27,7 @@ NO_ZONE = (
     "time zone functionality will be removed in the next API release"
 )
 
-_END = re.compile(r"([0-9]{8})(-| {1,2})([0-9]{2}:[0-9]{2}:[0-9]{2})(?: (\S+))?")
+_END = re.compile(r"(?:([0-9]{8})(-| {1,2}))?([0-9]{2}:[0-9]{2}:[0-9]{2})(?: (\S+))?")
 _EPOCH = date(1970, 1, 1)
 _HOUR_S = 3_600
 _EARLIEST_S, _LATEST_S = 0, 4_102_444_800
@@ -47,7 +47,9 @@ class EndTime:
 
 
 def parse_end(text: str, now_s: int) -> EndTime:
-    """Read an ``endDateTime``; an empty one is now, one without a zone is taken as UTC.
+    """Read an ``endDateTime``; an empty one is now.
+
+    One with a dash is UTC; without a zone it is the gateway's own, without a date today's there.
 
     Raises:
         EndTimeError: the text has another form.
@@ -57,9 +59,10 @@ def parse_end(text: str, now_s: int) -> EndTime:
     found = _END.fullmatch(text)
     if found is None or (found[2] == "-" and found[4]):
         raise EndTimeError(text)
-    zone = _zone(found[4]) if found[4] else UTC
+    zone = UTC if found[2] == "-" else _zone(found[4] or ZONE)
+    day = found[1] or f"{datetime.fromtimestamp(now_s, zone):%Y%m%d}"
     try:
-        moment = datetime.strptime(found[1] + found[3], "%Y%m%d%H:%M:%S").replace(tzinfo=zone)
+        moment = datetime.strptime(day + found[3], "%Y%m%d%H:%M:%S").replace(tzinfo=zone)
         seconds = int(moment.timestamp())
     except (ValueError, OverflowError):
         raise EndTimeError(text) from None

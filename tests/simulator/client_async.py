@@ -34,7 +34,8 @@ class AsyncClient:
         asked = wanted(other)
         found, errors = self._ask(
             lambda: self._ib.reqHistoricalDataAsync(
-                of_async(contract), asked["end"], duration, size, asked["what"], asked["rth"], 2
+                *(of_async(contract), asked["end"], duration, size),
+                *(asked["what"], asked["rth"], asked["format"]),
             )
         )
         return Answer([plain(bar) for bar in found or []], errors)

@@ -111,7 +111,7 @@ class OfficialClient(EWrapper, EClient):  # type: ignore[misc]
     ) -> int:
         number, rth = self._next(), int(asked["rth"])
         texts = (asked["end"], duration, size, asked["what"])
-        self.reqHistoricalData(number, official(contract), *texts, rth, 2, keep, [])
+        self.reqHistoricalData(number, official(contract), *texts, rth, asked["format"], keep, [])
         return number
 
     def _until(self, last: str = "") -> list[tuple[Any, ...]]:

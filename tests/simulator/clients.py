@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
+from zoneinfo import ZoneInfo
 
 WAIT_S = 60.0
 NOTICES = frozenset({2104, 2106, 2158, 2174})
@@ -55,6 +56,10 @@ def plain(bar: Any) -> Row:
         date = str(int(date.timestamp()))
     elif not isinstance(date, str):
         date = f"{date:%Y%m%d}"
+    elif " " in date:
+        day, clock, zone = date.split()
+        moment = datetime.strptime(day + clock, "%Y%m%d%H:%M:%S").replace(tzinfo=ZoneInfo(zone))
+        date = str(int(moment.timestamp()))
     average = bar.average if hasattr(bar, "average") else bar.wap
     prices = (bar.open, bar.high, bar.low, bar.close)
     return (date, *prices, float(bar.volume), float(average), bar.barCount)
@@ -62,7 +67,7 @@ def plain(bar: Any) -> Row:
 
 def wanted(other: dict[str, Any]) -> dict[str, Any]:
     """Fill in what a test does not say of a request for bars."""
-    return {"end": "", "what": "TRADES", "rth": True} | other
+    return {"end": "", "what": "TRADES", "rth": True, "format": 2} | other
 
 
 def sessions(found: Any) -> list[Row]:

@@ -135,6 +135,20 @@ def test_every_bar_size_gets_the_same_bars(both: Both, *, named: dict[str, Any],
         assert len(dates) == 600 // seconds
 
 
+@pytest.mark.parametrize("named", [AAPL, EURUSD, ESH4, SPX, BTC], ids=name_of)
+@pytest.mark.parametrize("size", ["1 min", "1 hour", "1 day"])
+def test_texts_with_a_zone_mean_the_same_moments(
+    both: Both, *, named: dict[str, Any], size: str
+) -> None:
+    """Format 1, as programs ask unless told otherwise: in the exchange's zone, days as dates."""
+    what = {"CASH": "MIDPOINT", "CRYPTO": "AGGTRADES"}.get(named["secType"], "TRADES")
+    asked = {"end": END, "what": what}
+    texts = same(both, lambda client: client.bars(named, size, "1 D", format=1, **asked))
+    epochs = same(both, lambda client: client.bars(named, size, "1 D", **asked))
+    assert texts == epochs
+    assert texts.rows
+
+
 @pytest.mark.parametrize("named", [AAPL, EURUSD, ESH4, ESZ3, CLG4, ES, SPX, BTC, ETH], ids=name_of)
 def test_every_type_is_described_alike(both: Both, named: dict[str, Any]) -> None:
     """Both decode the details of each type into the same fields."""

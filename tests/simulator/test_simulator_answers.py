@@ -108,11 +108,20 @@ def test_contract_ids_are_unique_and_the_same_in_every_market(synthetic: Synthet
     assert ids == [each.con_id for each in SyntheticMarket(seed=2).instruments()]
 
 
-def test_an_end_without_zone_is_utc_and_warned_of(ask: Any) -> None:
-    """2174 comes first, then the bars."""
-    told = ask.bars("AAPL", "1 hour", "1 D", "20240109 16:00:00")
+def test_an_end_without_zone_is_in_the_gateways_and_warned_of(ask: Any) -> None:
+    """2174 comes first, then the bars until 11:00 in New York, where this gateway is."""
+    told = ask.bars("AAPL", "1 hour", "1 D", "20240109 11:00:00")
     assert [code for code, _ in told.errors] == [2174]
     assert [text[9:14] for text in told.dates] == ["09:30", "10:00"]
+    assert told.end == "20240109 11:00:00 US/Eastern"
+
+
+def test_an_end_without_a_date_is_today(ask: Any) -> None:
+    """Today of the named zone, as the gateway's own text about ends says."""
+    told = ask.bars("AAPL", "1 hour", "1 D", "11:00:00 US/Eastern")
+    assert (told.end, told.errors) == ("20240110 11:00:00 US/Eastern", [])
+    assert ask.bars("AAPL", "1 hour", "1 D", "09:00:00 Asia/Tokyo").end.startswith("20240110 19:")
+    assert ask.bars("AAPL", "1 hour", "1 D", "25:00:00").errors[0][0] == 10314
 
 
 def test_the_forms_of_an_end_agree(ask: Any) -> None:

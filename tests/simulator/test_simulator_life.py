@@ -2,8 +2,9 @@
 
 import asyncio
 import socket
+import struct
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,64 @@ def test_a_client_that_does_not_read_holds_up_nothing(synthetic: SyntheticMarket
         assert server.requests[0].bars > 200_000
 
 
+def test_a_client_that_half_closes_and_does_not_read_is_cut_off(
+    synthetic: SyntheticMarket,
+) -> None:
+    """The rest of its answers is not kept for ever, nor are its id and socket."""
+    behaviour = Behaviour(linger_s=0.05)
+    with running_simulator(synthetic, now=NOW, behaviour=behaviour) as server:
+        with raw_client(server) as client:
+            client.bars(1, size="1 min", duration="1 Y", end="", rth="0")
+            while not server.requests or server.requests[0].is_open:
+                time.sleep(0.01)
+            client.sock.shutdown(socket.SHUT_WR)
+            while server._connections:
+                time.sleep(0.01)
+        assert not server._gateway.rules.clients
+
+
+def test_a_client_that_says_nothing_holds_up_nobody(synthetic: SyntheticMarket) -> None:
+    """Nor does one that says half a greeting, or half a frame; closing ends them too."""
+    with running_simulator(synthetic, now=NOW) as server, ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        silent = [
+            stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(3)
+        ]
+        silent[1].sendall(b"AP")
+        silent[2].sendall(b"API\0\0\0\0\tv157")
+        with raw_client(server) as client:
+            client.bars(1)
+            assert client.until(17)[1] == "1"
+        assert len(server._connections) >= len(silent)
+    assert not server._connections
+
+
+def open_files() -> int:
+    """Count the files and sockets of this process."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_connections_of_every_end_leave_nothing_behind(synthetic: SyntheticMarket) -> None:
+    """Whether they hang up, die, or end half-way: no socket, id or open request is left."""
+    off = Behaviour(pacing=PacingMode.OFF)
+    with running_simulator(synthetic, now=NOW, latency_s=3_600.0, behaviour=off) as server:
+        before = open_files()
+        for number in range(120):
+            with raw_client(server, client_id=number) as client:
+                if number % 4:
+                    client.until(2158)
+                if number % 4 == 2:
+                    client.bars(1)
+                if number % 4 == 3:
+                    linger = struct.pack("ii", 1, 0)
+                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        while server._connections:
+            time.sleep(0.01)
+        assert open_files() == before
+        assert not server._gateway.rules.clients
+        assert not server._gateway.rules.open_requests
+
+
 def test_for_a_client_that_does_not_read_few_answers_are_made(synthetic: SyntheticMarket) -> None:
     """What it does not read lies in memory: the rest is made when it reads again."""
     count = 10
@@ -142,7 +201,7 @@ def test_for_a_client_that_does_not_read_few_answers_are_made(synthetic: Synthet
     ):
         for number in range(count):
             idle.bars(number, **year)
-        for number in range(count // 2):
+        for number in range(3):
             reading.bars(number, **year)
             assert int(reading.until(17, number)[4]) > 90_000
             reading.seen.clear()

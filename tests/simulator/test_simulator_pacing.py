@@ -19,7 +19,7 @@ from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.thread import ServerThread
 from ktrdr_pipelines.simulator.workers import Speed, Workers
-from tests.simulator.rawclient import RawClient, raw_client
+from tests.simulator.rawclient import END, RawClient, raw_client
 
 START = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
 Standing = Callable[..., AbstractContextManager[tuple[SimulatorServer, SimClock]]]
@@ -88,6 +88,15 @@ def test_an_identical_request_within_15_s_is_a_violation(synthetic: SyntheticMar
             after(clock, 0.2)
             assert ask(one, 3) == 7
         assert server.violations == {PacingRule.IDENTICAL: 2}
+
+
+def test_both_clients_ways_of_writing_no_strike_are_identical(synthetic: SyntheticMarket) -> None:
+    """Where ib_async writes 0.0 ibapi writes nothing: the request is the same."""
+    fields = ("0", "AAPL", "STK", "", "", "", "", "SMART", "", "USD", "", "")
+    with standing(synthetic, PacingMode.HARD) as (server, _), raw_client(server) as client:
+        assert ask(client, 1) == 7
+        client.send(20, 2, *fields, 0, END, "1 hour", "1 D", "1", "TRADES", "2", "0", "")
+        assert result(client, 2) == -162
 
 
 def test_the_sixth_request_of_a_contract_within_2_s_is_a_violation(

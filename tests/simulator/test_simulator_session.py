@@ -242,9 +242,15 @@ def test_the_account_is_told_row_by_row(
     assert last == end
 
 
-@pytest.mark.parametrize("message", [framed(14, 1, 5), framed(15, 1, 1), framed(59, 1, 3)])
-def test_settings_are_taken_silently(message: bytes, unframe: Unframe) -> None:
-    """Log level, order binding and market data type change nothing here."""
+@pytest.mark.parametrize(
+    "message",
+    [
+        *(framed(14, 1, 5), framed(15, 1, 1), framed(59, 1, 3)),
+        *(framed(6, 2, 0, ""), framed(63, 1, 3), framed(64, 1), framed(75, 1, 4), framed(77, 1, 5)),
+    ],
+)
+def test_settings_and_what_is_given_up_are_taken_silently(message: bytes, unframe: Unframe) -> None:
+    """Log level, order binding, market data type; and the ends of account updates."""
     assert sent(started().receive(message), unframe) == []
 
 
