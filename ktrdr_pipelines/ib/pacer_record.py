@@ -43,11 +43,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What an attempt came to: the number of its row, its turn, and whether it was sent."""
+    """What an attempt came to: the number of its row, its turn, and whether it was sent.
+
+    ``is_paused`` says that what keeps it is a pause after a violation.
+    """
 
     number: int
     turn: Turn
     sent: bool
+    is_paused: bool = False
 
 
 class PacerRecord:
@@ -92,14 +96,14 @@ class PacerRecord:
             self._prune(database, now)
             mine = self._stand(database, request, number, now)
             chance = self._turn(database, request, mine, now)
-            sent = chance.is_now(now)
+            sent, paused_until = chance.is_now(now), self._last_pause(database)[0]
             state, at = ("open", now) if sent else ("waiting", chance.at)
             until = now + (hold_s if sent else SILENCE_S)
             database.execute(
                 "UPDATE requests SET state = ?, at = ?, until = ? WHERE number = ?",
                 (state, at, until, mine),
             )
-        return Place(mine, chance, sent)
+        return Place(mine, chance, sent, is_paused=now < paused_until == chance.at)
 
     def release(self, number: int) -> None:
         """Give a place back: the gateway has said something about the request."""

@@ -48,6 +48,7 @@ from ktrdr_pipelines.ib.queries import (
 )
 from ktrdr_pipelines.ib.questions import Topic
 from ktrdr_pipelines.ib.schedules import details_days, schedule_days
+from ktrdr_pipelines.ib.waiting import OnWait, untold
 from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 
 _NOBODY = MET_NOBODY | {Ending.VERSION}
@@ -62,6 +63,7 @@ async def open_source(
     *,
     batch_size: int = 1,
     pacer: Pacer | None = None,
+    waits: OnWait = untold,
 ) -> AsyncIterator["GatewaySource"]:
     """Connect to a gateway for one operation and give it as a source; all is undone at the end.
 
@@ -70,6 +72,7 @@ async def open_source(
         operation: a value of ``ib.connection.Operation``.
         batch_size: how many series will be asked for.
         pacer: the budget; None takes the one that all processes share for this gateway.
+        waits: told what is waited for, and how many seconds at most.
 
     Raises:
         GatewayError: on entering: no connection came about.
@@ -79,9 +82,10 @@ async def open_source(
     try:
         async with AsyncExitStack() as stack:
             entering = strategy.get_connection_for_operation(operation, batch_size)
-            await budget.admit(f"connect to {config.gateway}", probe_s=config.timeout_s)
+            asked = f"connect to {config.gateway}"
+            await budget.admit(asked, probe_s=config.timeout_s, waits=waits)
             connection = await _entered(stack, entering, budget)
-            yield GatewaySource(connection, budget, config)
+            yield GatewaySource(connection, budget, config, waits=waits)
     finally:
         if pacer is None:
             budget.close()
@@ -112,9 +116,16 @@ async def _entered(
 class GatewaySource:
     """Bars of one connected gateway; a ``core.answers.BarSource``."""
 
-    def __init__(self, connection: GatewayConnection, pacer: Pacer, config: GatewayConfig) -> None:
+    def __init__(
+        self,
+        connection: GatewayConnection,
+        pacer: Pacer,
+        config: GatewayConfig,
+        *,
+        waits: OnWait = untold,
+    ) -> None:
         self._connection, self._pacer = connection, pacer
-        self._asker = Asker(connection, pacer, config)
+        self._asker = Asker(connection, pacer, config, waits=waits)
         self._contracts: dict[str, Candidate] = {}
         self._resolving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
