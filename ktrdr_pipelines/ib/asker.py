@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ktrdr_pipelines.core.answers import OnSent, unheard
 from ktrdr_pipelines.core.breaker import Depth, depth_of
 from ktrdr_pipelines.core.pacing import PacedRequest
 from ktrdr_pipelines.errors import (
@@ -40,12 +41,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question on its way: its topic, its words, what the budget sees of it, and its route."""
+    """A question on its way: its topic, its words, what the budget sees of it, and its route.
+
+    ``sent`` is told whenever it goes to the gateway.
+    """
 
     topic: Topic
     asked: str
     paced: PacedRequest
     route: str
+    sent: OnSent = unheard
 
 
 class Asker:
@@ -119,6 +124,7 @@ class Asker:
             if lost := self._connection.lost_link:
                 slot.withdraw()
                 raise OutageError(ask.asked, came=lost, code=_LINK_LOST)
+            ask.sent()
             try:
                 answer = await send()
             except GatewayError as error:

@@ -17,7 +17,7 @@ from contextlib import (
 )
 from datetime import datetime, timedelta
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
+from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData, OnSent, unheard
 from ktrdr_pipelines.core.instruments import Instrument, Origin
 from ktrdr_pipelines.core.schedules import LearnedDay
 from ktrdr_pipelines.errors import (
@@ -170,7 +170,7 @@ class GatewaySource:
         """
         return (await self._contract(instrument)).contract_id
 
-    async def bars(self, request: BarRequest) -> Answer | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Answer | NoData:
         """Ask for bars.
 
         Raises:
@@ -184,7 +184,7 @@ class GatewaySource:
             entitlement = entitlement_of(instrument, contract)
             with self._asker.permitted(entitlement, query.asked, probes=request.probes):
                 reply = await self._asker.ask(
-                    Ask(Topic.BARS, query.asked, paced_bars(request, query), query.route),
+                    Ask(Topic.BARS, query.asked, paced_bars(request, query), query.route, sent),
                     lambda: self._connection.history(query),
                 )
         except NoDataError as error:
@@ -192,7 +192,7 @@ class GatewaySource:
         with _bad_answer(query.asked):
             return _answer(request, history_of(reply.fields), lacks_newest=reply.lacks_newest)
 
-    async def head(self, instrument: Instrument) -> datetime | None:
+    async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
         """Give the start of the oldest data, or None where the gateway cannot say.
 
         Raises:
@@ -203,7 +203,7 @@ class GatewaySource:
         try:
             with self._asker.permitted(entitlement_of(instrument, contract), query.asked):
                 fields = await self._asker.ask(
-                    Ask(Topic.HEAD, query.asked, paced_head(query), query.route),
+                    Ask(Topic.HEAD, query.asked, paced_head(query), query.route, sent),
                     lambda: self._connection.head(query),
                 )
         except (RequestRejectedError, BadAnswerError) as error:
@@ -227,7 +227,7 @@ class GatewaySource:
             return details_days(instrument, contract)
 
     async def schedule(
-        self, instrument: Instrument, ends_at: datetime, days: int
+        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
     ) -> list[LearnedDay]:
         """Give the sessions of so many days before a moment; none where the gateway has none.
 
@@ -238,7 +238,7 @@ class GatewaySource:
         query = schedule_query(instrument, contract.contract_id, ends_at=ends_at, days=days)
         try:
             reply = await self._asker.ask(
-                Ask(Topic.BARS, query.asked, paced_schedule(query), query.route),
+                Ask(Topic.BARS, query.asked, paced_schedule(query), query.route, sent),
                 lambda: self._connection.history(query),
             )
         except NoDataError:
