@@ -6,10 +6,8 @@ signal ended it. No traceback ever reaches the terminal; it goes to the log (``c
 
 import errno
 import logging
-import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, runtime_checkable
 
 import typer
@@ -17,6 +15,7 @@ import typer
 from ktrdr_pipelines.cli.logfile import LogFile
 from ktrdr_pipelines.cli.output import error_json, note, say_json
 from ktrdr_pipelines.cli.stopping import Stopped, stoppable
+from ktrdr_pipelines.cli.streams import mute, tell_somewhere
 from ktrdr_pipelines.errors import ExitCode, KtrdrError
 
 INTERRUPTED: Final = 130
@@ -48,43 +47,42 @@ def run(command: Callable[[list[str]], object], arguments: list[str], log: LogFi
             code = command(arguments)
             sys.stdout.flush()
         return code if isinstance(code, int) else ExitCode.DONE
-    except BrokenPipeError:
-        return _nobody_reads()
+    except BrokenPipeError:  # whoever read the output has gone, as ``head`` does
+        mute(sys.stdout, sys.stderr)
+        return ExitCode.FAILED
     except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
-        _tell(as_json, "Stopped", "stopped; what was saved stays")
+        _tell("stopped; what was saved stays", kind="Stopped", as_json=as_json)
         return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
     except KtrdrError as error:
-        _tell_error(error, as_json=as_json)
+        _tell_document(f"Error: {error}", error_json(error), as_json=as_json)
         return error.exit_code
     except Exception as error:  # noqa: BLE001  (the process edge)
         return _surprise(error, log, as_json=as_json)
 
 
-def _tell_error(error: KtrdrError, *, as_json: bool) -> None:
-    if as_json:
-        say_json({"error": error_json(error)}, lines=False)
-    else:
-        note(f"Error: {error}")
+def _tell(text: str, *, kind: str, as_json: bool) -> None:
+    _tell_document(text, {"kind": kind, "message": text}, as_json=as_json)
 
 
-def _tell(as_json: bool, kind: str, message: str) -> None:
+def _tell_document(text: str, document: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        say_json({"error": {"kind": kind, "message": message}}, lines=False)
+        tell_somewhere(lambda: say_json({"error": document}, lines=False), lambda: note(text))
     else:
-        note(message)
+        tell_somewhere(lambda: note(text), lambda: None)
 
 
 def _surprise(error: Exception, log: LogFile, *, as_json: bool) -> int:
     """Tell of an error that is not the project's own: of typer, of the disk, or a defect."""
     if isinstance(error, _UsageError):
         if as_json:
-            _tell(as_json, "UsageError", error.format_message())
+            _tell(error.format_message(), kind="UsageError", as_json=as_json)
         else:
-            error.show()
+            tell_somewhere(error.show, lambda: None)
         return error.exit_code
     log.handle(_record(error))
     where = f"The details are in {log.path}" if log.path else "No log could be written"
-    _tell(as_json, type(error).__name__, f"Error: {_told(error)}. {where}")
+    text = f"Error: {_told(error)}. {where}"
+    _tell(text, kind=type(error).__name__, as_json=as_json)
     return ExitCode.FAILED
 
 
@@ -101,10 +99,3 @@ def _told(error: Exception) -> str:
 def _record(error: Exception) -> logging.LogRecord:
     told = (type(error), error, error.__traceback__)
     return logging.LogRecord(__name__, logging.ERROR, __file__, 0, "unexpected", None, told)
-
-
-def _nobody_reads() -> int:
-    """End quietly: whoever read the output has gone, as ``head`` does."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.FAILED

@@ -49,7 +49,8 @@ RefreshOption = Annotated[
     typer.Option(
         "--refresh",
         help="Ask also for what is settled. Changed bars replace the stored ones, whose values "
-        "are kept as revisions; nothing is deleted.",
+        "are kept as revisions; nothing is deleted. A refresh that was stopped goes on "
+        "within a week.",
     ),
 ]
 

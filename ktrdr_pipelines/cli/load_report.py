@@ -63,7 +63,7 @@ def tell(
     for report in reports:
         if report.error is not None:
             say(f"{report.series} could not be loaded: {report.error}")
-    for line in _gap_lines([report for report in reports if report.unexplained], calendars):
+    for line in _gap_lines([one for one in reports if one.unexplained | one.put_off], calendars):
         say(line)
     for line in _refresh_lines(reports):
         say(line)
@@ -85,7 +85,7 @@ def _row(report: SeriesReport, calendars: Calendars) -> tuple[str, ...]:
 def _result(report: SeriesReport) -> str:
     if report.error is not None:
         return "failed"
-    if report.unexplained and report.put_off == report.unexplained:
+    if report.put_off and not report.unexplained - report.put_off:
         return "put off"
     if not report.is_complete:
         return "incomplete" if report.unexplained else "not all refreshed"
@@ -119,7 +119,8 @@ def _refresh_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
 
 
 def _holes(report: SeriesReport, calendars: Calendars) -> list[Interval]:
-    return holes(report.series, report.unexplained, calendars.of(report.series.instrument))
+    left = report.unexplained | report.put_off
+    return holes(report.series, left, calendars.of(report.series.instrument))
 
 
 def _reason_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:

@@ -29,6 +29,7 @@ from ktrdr_pipelines.cli import (
 from ktrdr_pipelines.cli.edge import run
 from ktrdr_pipelines.cli.logfile import log_to_file
 from ktrdr_pipelines.cli.output import say
+from ktrdr_pipelines.cli.streams import take_streams
 
 app = typer.Typer(
     name="ktrdr",
@@ -87,8 +88,7 @@ def command_line(arguments: list[str]) -> object:
 
 def main() -> None:
     """Run the command that the process was started with, and end with its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    take_streams()
     sys.exit(run(command_line, sys.argv[1:], log_to_file()))
 
 

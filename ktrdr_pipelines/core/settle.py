@@ -110,7 +110,9 @@ def _ends(
     """Give each bar's end on the stamp axis, and when it is final in real time.
 
     An intraday bar ends a timeframe's length after its start, or earlier where the next bar
-    starts or its session closes: a session's first and last bars may be shorter.
+    starts or its session closes: a session's first and last bars may be shorter. A bar of a date
+    without a known session is final a length after its end, or with any later bar: what is settled
+    behind it settles it too.
     """
     length = timeframe.seconds * 1_000_000
     ends = keys + length
@@ -119,7 +121,7 @@ def _ends(
         final_at = ends + length
         closes = _array(span.closes_at + final_lag(timeframe) for span in spans)
         final_at[known] = closes[place[known]]
-        return ends, final_at
+        return ends, np.minimum.accumulate(final_at[::-1])[::-1]
     ends[:-1] = np.minimum(ends[:-1], keys[1:])
     span_ends = _array(span.stamps.end for span in spans)
     ends[known] = np.minimum(ends[known], span_ends[place[known]])

@@ -4,12 +4,14 @@ Not here: what belongs to one outage (``core.outages``), how a person is told (`
 """
 
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
 
 from ktrdr_pipelines.core.outages import Ended, Outage, after
 from ktrdr_pipelines.defs.alert import document_of, run_command
@@ -19,6 +21,7 @@ from ktrdr_pipelines.defs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
 _EVERY_S = 30
 _RUNS = 200
 _FIRST_LOOK = timedelta(hours=1)
+_TEXT_LENGTH = 300
 
 
 def alert_sensor(command: str | None) -> dg.SensorDefinition:
@@ -68,9 +71,8 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
 def _ended(instance: dg.DagsterInstance, record: dg.RunRecord) -> Ended:
     run = record.dagster_run
     failed = run.status is dg.DagsterRunStatus.FAILURE
-    kept = (run.tags.get(TIMEFRAME, ""), run.tags.get(SYMBOL, ""))
     return Ended(
-        work=" ".join(part for part in (_name(run), *kept) if part),
+        work=_name(run),
         at=_utc(record.update_timestamp),
         failed=failed,
         cause=run.tags.get(CAUSE, ""),
@@ -80,9 +82,10 @@ def _ended(instance: dg.DagsterInstance, record: dg.RunRecord) -> Ended:
 
 
 def _name(run: dg.DagsterRun) -> str:
-    """Name what a run works on: its assets, or its job."""
+    """Name what a run works on: its assets (which name the timeframe) or its job, and a symbol."""
     keys = sorted(key.to_user_string() for key in run.asset_selection or ())
-    return ", ".join(keys) if keys else run.job_name
+    name = ", ".join(keys) or f"{run.job_name} {run.tags.get(TIMEFRAME, '')}".strip()
+    return f"{name} {run.tags.get(SYMBOL, '')}".strip()
 
 
 def _failure(instance: dg.DagsterInstance, run_id: str) -> str:
@@ -95,18 +98,34 @@ def _failure(instance: dg.DagsterInstance, run_id: str) -> str:
     data = event.step_failure_data if event else None
     if data is not None and data.user_failure_data is not None:
         return str(data.user_failure_data.description)
-    return str(data.error.message).strip() if data and data.error else "no text"
+    return _innermost(data.error) if data and data.error else "no text"
+
+
+def _innermost(error: SerializableErrorInfo) -> str:
+    """Give the text of what an error came from: Dagster wraps it, and names only itself."""
+    while error.cause is not None:
+        error = error.cause
+    return error.message.strip()
 
 
 def _line(event: str, outages: tuple[Outage, ...]) -> str:
     parts = [
-        f"{one.name} since {one.since:%Y-%m-%d %H:%M:%S}Z ({one.failures} failures: "
-        f"{one.text.splitlines()[0] if one.text else one.cause})"
+        f"{one.name} since {one.since:%Y-%m-%d %H:%M:%S}Z ({_counted(one.failures)}: "
+        f"{_short(one.text) or one.cause})"
         for one in outages[:5]
     ]
     more = f" and {len(outages) - 5} more" if len(outages) > 5 else ""
     verb = "begins to fail" if event == "outage" else "works again"
     return f"{verb}: {'; '.join(parts)}{more}"
+
+
+def _short(text: str) -> str:
+    """Give the beginning of a text on one line: its first one alone may only announce the rest."""
+    return textwrap.shorten(text, _TEXT_LENGTH, placeholder=" ...")
+
+
+def _counted(failures: int) -> str:
+    return "1 failure" if failures == 1 else f"{failures} failures"
 
 
 def _quiet(standing: Mapping[str, Outage]) -> str:

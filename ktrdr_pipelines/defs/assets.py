@@ -6,14 +6,17 @@ bars (``load`` and ``core``).
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 import dagster as dg
 
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.bars_run import BarsRun
 from ktrdr_pipelines.defs.catalog_picture import catalog_metadata
-from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions
+from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.tags import RANGE_END, RANGE_START
+from ktrdr_pipelines.defs.universe_sensor import held_symbols
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.load.catalog import renew_catalog
 from ktrdr_pipelines.load.gapbook import open_gapbook
@@ -22,6 +25,11 @@ from ktrdr_pipelines.universe import Windows
 POOL = "ib"
 _WINDOWS_PER_RUN = {one: 24 if one is Timeframe.M1 else 60 for one in Timeframe}
 """Most windows of one run."""
+
+LEFT: Final = (
+    "universe.yaml has changed since this run was asked for: the symbol has left it, or its "
+    "windows begin later. Nothing was loaded; what is still missing is asked for anew."
+)
 
 
 def bars_key(timeframe: Timeframe) -> dg.AssetKey:
@@ -51,9 +59,12 @@ def bars_asset(timeframe: Timeframe, windows: Windows) -> dg.AssetsDefinition:
     def bars(
         context: dg.AssetExecutionContext, ib: IbResource, store: StoreResource
     ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
-        refuse_lost_range(context.run.tags, context.partition_keys)
-        partitions = [BarPartition.of(key) for key in context.partition_keys]
-        BarsRun(context, timeframe, ib=ib, store=store).load(partitions)
+        run = BarsRun(context, timeframe, ib=ib, store=store)
+        if has_left(context.instance, context.run.tags, timeframe, windows):
+            run.skip(LEFT)
+        else:
+            refuse_lost_range(context.run.tags, context.partition_keys)
+            run.load([BarPartition.of(key) for key in context.partition_keys])
         yield from ()
 
     return bars
@@ -81,6 +92,16 @@ def catalog_asset(timeframes: Sequence[Timeframe]) -> dg.AssetsDefinition:
     return bars_catalog
 
 
+def has_left(
+    instance: dg.DagsterInstance, tags: Mapping[str, str], timeframe: Timeframe, windows: Windows
+) -> bool:
+    """Say whether an end of a run's range has left the partitions since the run was asked for."""
+    ends = [BarPartition.of(tags[one]) for one in (RANGE_START, RANGE_END) if one in tags]
+    symbols = held_symbols(instance, timeframe) if ends else ()
+    known = windows_partitions(timeframe, windows).get_partition_keys()
+    return any(one.symbol not in symbols or one.window not in known for one in ends)
+
+
 def refuse_lost_range(tags: Mapping[str, str], keys: Sequence[str]) -> None:
     """Fail where a range of partitions was asked for and only its first one came.
 
@@ -88,8 +109,7 @@ def refuse_lost_range(tags: Mapping[str, str], keys: Sequence[str]) -> None:
     the key of one partition: it would load one window and report success for all.
     Source: tried on Dagster 1.13.27.
     """
-    start = tags.get("dagster/asset_partition_range_start")
-    end = tags.get("dagster/asset_partition_range_end")
+    start, end = tags.get(RANGE_START), tags.get(RANGE_END)
     if start != end and len(keys) == 1:
         raise dg.Failure(
             f"The run was asked for the partitions {start} to {end} and was given {keys[0]} "

@@ -86,6 +86,17 @@ class BarsRun:
         requests = sum(report.requests for report in reports)
         self._ending.well(requests=requests, windows=self._told)
 
+    def skip(self, reason: str) -> None:
+        """End without a load: well where a sensor asked, which asks anew for what is missing.
+
+        Raises:
+            dg.Failure: a person had asked.
+        """
+        if not self._is_automatic:
+            raise dg.Failure(reason, allow_retries=False)
+        self._context.log.info(reason)
+        self._ending.well(requests=0, windows=0)
+
     def _windows(
         self, partitions: Sequence[BarPartition]
     ) -> dict[Series, dict[BarPartition, Interval]]:
@@ -190,7 +201,8 @@ def _failure_text(failed: Sequence[str]) -> str:
     named = "\n".join(failed[:_NAMED_AT_MOST])
     more = len(failed) - _NAMED_AT_MOST
     rest = f"\nand {more} more" if more > 0 else ""
+    what = "1 window stays" if len(failed) == 1 else f"{len(failed)} windows stay"
     return (
-        f"{len(failed)} windows stay unexplained; all others are materialized:\n{named}{rest}\n"
+        f"{what} unexplained; all others are materialized:\n{named}{rest}\n"
         "What was answered is saved; launch the failed windows again to ask for the rest."
     )

@@ -32,7 +32,7 @@ class Mailbox:
 
     def planned(self, series: Series, requests: int) -> None:
         """Take note of a plan."""
-        self._note(f"{series}: {requests} requests planned")
+        self._note(f"{series}: {requests} request{'' if requests == 1 else 's'} planned")
 
     def answered(self, series: Series, rows: int) -> None:
         """Say nothing of single answers."""

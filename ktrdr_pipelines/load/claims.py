@@ -6,9 +6,10 @@ A claim has a time limit and an owner; an owner holds a file lock for its whole 
 claims of a killed process can be told from those of a living one and dropped at once.
 """
 
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -19,8 +20,13 @@ from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger, series_key
 
-CLAIM_S = 600.0
-"""How long a claim lasts unless it is renewed or given back."""
+CLAIM_S = 3600.0
+"""How long a claim lasts unless it is given back: longer than a request ever waits for its turn,
+pauses after violations and many others ahead of it included. It is for owners that hang; the claims
+of those that died are dropped at once."""
+
+_FORGOTTEN_S = 86_400.0
+"""Age from which on the lock file of an owner that died may be cleared away."""
 
 
 class Claimant:
@@ -59,6 +65,7 @@ def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
     """Live as an owner of claims until the end of the block."""
     owner = uuid.uuid4().hex
     layout.locks.mkdir(parents=True, exist_ok=True)
+    _clear_dead(layout.locks)
     lock = FileLock(_lock_of(layout.locks, owner), timeout=0)
     with lock:
         try:
@@ -66,6 +73,15 @@ def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
         finally:
             ledger.release(owner)
             _lock_of(layout.locks, owner).unlink(missing_ok=True)
+
+
+def _clear_dead(locks: Path) -> None:
+    """Clear away what killed owners left long ago: a new owner's file is never touched."""
+    for path in locks.glob("owner-*.lock"):
+        with suppress(FileNotFoundError):
+            is_old = time.time() - path.stat().st_mtime > _FORGOTTEN_S
+            if is_old and not _is_held(path):
+                path.unlink()
 
 
 def is_in_hand(layout: StoreLayout, ledger: Ledger, key: str, now: datetime) -> bool:
@@ -76,8 +92,10 @@ def is_in_hand(layout: StoreLayout, ledger: Ledger, key: str, now: datetime) -> 
 
 def _lives(locks: Path, owner: str) -> bool:
     path = _lock_of(locks, owner)
-    if not path.exists():
-        return False
+    return path.exists() and _is_held(path)
+
+
+def _is_held(path: Path) -> bool:
     try:
         with FileLock(path, timeout=0):
             return False

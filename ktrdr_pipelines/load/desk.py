@@ -32,8 +32,9 @@ from ktrdr_pipelines.load.reports import Progress
 from ktrdr_pipelines.load.schedules import Schedules
 from ktrdr_pipelines.load.tries import Tries
 from ktrdr_pipelines.load.widths import Widths
+from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.mirror import Fingerprint, fingerprint
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.parquet import BarStore, SaveResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Desk:
         self.facts = facts
         self.series = facts.series
         self.identity = identity
+        self._is_refresh = manner.refresh
         self.stop: GatewayError | None = None
         self.is_dead = False
         self.failures_in_a_row = 0
@@ -81,7 +83,7 @@ class Desk:
         )
         self.tries = Tries(means.store.ledger, self.series, means.keeper.patience.clock)
         self.commits = Commits(
-            save=lambda bars, coverage: means.store.save(self.series, identity, bars, coverage),
+            save=self._save,
             release=lambda stretches: means.claimant.release(self.series, stretches),
             saved=lambda: means.progress.saved(self.series),
         )
@@ -196,6 +198,18 @@ class Desk:
         self.commits.add(bars, coverage)
         if bars is not None and self.facts.again:
             self._given.take(bars)
+
+    def _save(self, bars: pa.Table, coverage: Coverage) -> SaveResult:
+        """Save, and then remember what a refresh need not ask for once more should it be stopped.
+
+        It runs in the thread of the commits.
+        """
+        store, now = self.means.store, self.means.keeper.patience.clock()
+        result = store.save(self.series, self.identity, bars, coverage)
+        if self._is_refresh:
+            answered = coverage.settled(now) & self.facts.again
+            store.ledger.record_refreshed(series_key(self.series), answered, now)
+        return result
 
     def count_kept(self) -> int:
         """Count the bars that were asked for again and that the gateway no longer gives."""

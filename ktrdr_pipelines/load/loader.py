@@ -26,6 +26,7 @@ from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.load.schedules import is_to_be_told
 from ktrdr_pipelines.load.tries import Tries
 from ktrdr_pipelines.load.work import SeriesWork
+from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.parquet import SaveResult
 
 
@@ -56,15 +57,12 @@ class IbDataLoader:
         manner = manner or Manner()
         await self._learn_sessions(series, wanted)
         facts = self._outlook.facts(series, wanted, manner)
-        gaps = facts.need(self._means.keeper.now(), self._clock()).gaps().hull
-        if gaps is None:
-            return self._report(facts)
-        identity = await self._identity(series, gaps)
-        self._outlook.recall_listing(facts, manner, identity.contract_id)
-        await self._hear_hours(facts)
-        work = SeriesWork(self._means, facts, identity, manner)
-        await work.run()
-        return self._report(facts, work)
+        if manner.refresh:
+            self._tell_of_resuming(facts)
+        report = await self._work(facts, manner)
+        if manner.refresh and not report.not_refreshed:
+            self._means.store.ledger.end_refresh(series_key(series), facts.wanted)
+        return report
 
     async def load_progressive(
         self,
@@ -100,6 +98,28 @@ class IbDataLoader:
     def _outlook(self) -> Outlook:
         means = self._means
         return Outlook(means.store, means.calendars, means.ranges, self._clock)
+
+    async def _work(self, facts: SeriesFacts, manner: Manner) -> SeriesReport:
+        """Ask for what is due, if anything is; without, nobody is bothered."""
+        gaps = facts.need(self._means.keeper.now(), self._clock()).gaps().hull
+        if gaps is None:
+            return self._report(facts)
+        identity = await self._identity(facts.series, gaps)
+        self._outlook.recall_listing(facts, manner, identity.contract_id)
+        await self._hear_hours(facts)
+        work = SeriesWork(self._means, facts, identity, manner)
+        await work.run()
+        return self._report(facts, work)
+
+    def _tell_of_resuming(self, facts: SeriesFacts) -> None:
+        """Say what a refresh leaves out because one that was stopped has had it."""
+        known = self._means.store.ledger.refreshed(series_key(facts.series), self._clock())
+        if known and known.stamps & facts.wanted:
+            self._note(
+                facts.series,
+                f"goes on with a refresh that was stopped: what was answered again since "
+                f"{known.since:%Y-%m-%d %H:%MZ} is not asked for",
+            )
 
     def _clock(self) -> datetime:
         return self._means.keeper.patience.clock()
@@ -140,7 +160,7 @@ class IbDataLoader:
         keeper = self._means.keeper
         need = facts.need(keeper.now(), keeper.patience.clock(), everything=True)
         gaps = facts.left(need)
-        waiting = of_open_session(need, gaps)
+        waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
         again = need.gaps() - gaps
         return SeriesReport(
             series=facts.series,

@@ -93,7 +93,9 @@ class Outlook:
         """Give what is known of a series: what is settled, excused and put off."""
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
         suspects = () if manner.refresh else self._suspects(series, coverage, calendar, manner)
-        again = wanted if manner.refresh else IntervalSet(one.stamps for one in suspects) & wanted
+        again = IntervalSet(one.stamps for one in suspects) & wanted
+        if manner.refresh:
+            again = wanted - self._refreshed(series)
         facts = SeriesFacts(
             series, wanted, coverage, calendar=calendar, again=again, suspects=suspects
         )
@@ -102,6 +104,11 @@ class Outlook:
             self.recall_listing(facts, manner, contract_id)
         self._put_off(facts, manner)
         return facts
+
+    def _refreshed(self, series: Series) -> IntervalSet:
+        """Give what a refresh that was stopped has had already: the next one goes on from there."""
+        known = self._store.ledger.refreshed(series_key(series), self._clock())
+        return known.stamps if known else IntervalSet()
 
     def _suspects(
         self, series: Series, coverage: Coverage, calendar: SessionCalendar, manner: Manner

@@ -3,12 +3,13 @@
 Not here: what is to be asked (``load.estimates``).
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Final
 
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.ledger import Ledger, RequestRecord
@@ -26,8 +27,11 @@ Source: observed by others, grade C: 390 bars in 0.6 s, 1,950 in 8 s (ib_insync 
 5.4 s (LEAN IB PR #62).
 """
 
+FEWEST_BARS: Final = 500
+"""Stored bars of a timeframe below which a file's own weight hides what a bar takes."""
+
 ASSUMED_BAR_BYTES: Final = 24.0
-"""Bytes of a stored bar until the store holds some: recorded stock bars take 15 to 35."""
+"""Bytes of a stored bar until enough are held: recorded stock bars take 15 to 35."""
 
 _INSTANT = timedelta(microseconds=1)
 
@@ -56,7 +60,7 @@ class Rates:
 
     def size(self, timeframe: Timeframe, bars: int) -> int:
         """Give how many bytes on disk so many bars take."""
-        return round(bars * self.bar_bytes.get(timeframe, self._usual_bytes))
+        return round(bars * self.bar_bytes.get(timeframe, ASSUMED_BAR_BYTES))
 
     def basis(self, timeframes: Iterable[Timeframe]) -> str:
         """Say what the seconds rest on."""
@@ -76,11 +80,6 @@ class Rates:
             )
         return "; ".join(parts)
 
-    @property
-    def _usual_bytes(self) -> float:
-        known = self.bar_bytes.values()
-        return sum(known) / len(known) if known else ASSUMED_BAR_BYTES
-
 
 def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) -> Rates:
     """Measure what the ledger knows of a gateway and of the store."""
@@ -89,27 +88,43 @@ def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) 
         for record in ledger.requests(NEWEST_LOOKED_AT)
         if record.gateway == gateway and record.rows
     ]
-    by_timeframe: dict[Timeframe, list[RequestRecord]] = {}
-    for record in answered:
-        by_timeframe.setdefault(_timeframe(record.series), []).append(record)
-    enough = {one: many for one, many in by_timeframe.items() if len(many) >= FEWEST_MEASURED}
+    many = Counter(_timeframe(record.series) for record in answered)
+    enough = {one: number for one, number in many.items() if number >= FEWEST_MEASURED}
+    busy_s = _busy_s(answered)
     return Rates(
-        request_s={one: _busy_s(many) / len(many) for one, many in enough.items()},
+        request_s={one: busy_s[one] / number for one, number in enough.items()},
         bar_bytes={
-            Timeframe(name): size / rows for name, (size, rows) in ledger.sizes().items() if rows
+            Timeframe(name): size / rows
+            for name, (size, rows) in ledger.sizes().items()
+            if rows >= FEWEST_BARS
         },
-        answers=sum(map(len, enough.values())),
+        answers=sum(enough.values()),
         conservative=conservative,
     )
 
 
-def _busy_s(records: Iterable[RequestRecord]) -> float:
-    """Give the seconds in which any of the requests was under way."""
-    spans = (
-        Interval(one.sent_at, one.sent_at + max(timedelta(seconds=one.took_s), _INSTANT))
-        for one in records
-    )
-    return IntervalSet(spans).length.total_seconds()
+def _busy_s(records: Iterable[RequestRecord]) -> dict[Timeframe, float]:
+    """Give the seconds that the requests of each timeframe took.
+
+    All that were under way at a moment share it, so that the times of timeframes add up to what
+    went by, however they were mixed.
+    """
+    events = sorted(event for record in records for event in _ends(record))
+    busy_s: defaultdict[Timeframe, float] = defaultdict(float)
+    under_way: Counter[Timeframe] = Counter()
+    for (at, change, timeframe), (until, _, _) in pairwise(events):
+        under_way[timeframe] += change
+        for one, number in under_way.items():
+            busy_s[one] += (until - at).total_seconds() * number / max(under_way.total(), 1)
+    return busy_s
+
+
+def _ends(record: RequestRecord) -> Iterator[tuple[datetime, int, Timeframe]]:
+    """Give the beginning and the end of a request: when, and by how many more are under way."""
+    timeframe = _timeframe(record.series)
+    took = max(timedelta(seconds=record.took_s), _INSTANT)
+    yield record.sent_at, 1, timeframe
+    yield record.sent_at + took, -1, timeframe
 
 
 def _timeframe(key: str) -> Timeframe:

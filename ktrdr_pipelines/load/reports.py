@@ -17,12 +17,13 @@ class SeriesReport:
     """How the load of one series ended.
 
     All intervals are on the stamp axis. ``unexplained`` is due and neither settled nor excused;
-    ``waiting`` belongs to a session that is still open; ``before_listing`` lies before the
-    gateway's oldest data. ``failures`` holds what single requests met after all tries; ``error``
-    is what kept the series from being worked on at all. ``now`` is the gateway's time at the end.
-    ``put_off`` is what of the unexplained was left alone until ``next_try_at``, because it had been
-    tried in vain. ``not_refreshed`` was to be asked for again, could not be had, and stands as it
-    was; ``kept`` counts bars that the gateway no longer gives and that stay.
+    ``waiting`` belongs to a session that is still open, and nothing failed there;
+    ``before_listing`` lies before the gateway's oldest data. ``failures`` holds what single
+    requests met after all tries; ``error`` is what kept the series from being worked on at all.
+    ``now`` is the gateway's time at the end. ``put_off`` is what was left alone until
+    ``next_try_at``, because it had been tried in vain; it may belong to an open session.
+    ``not_refreshed`` was to be asked for again, could not be had, and stands as it was; ``kept``
+    counts bars that the gateway no longer gives and that stay.
     """
 
     series: Series
@@ -55,8 +56,12 @@ class SeriesReport:
 
     @property
     def is_complete(self) -> bool:
-        """Say whether nothing that is due is unexplained, and all came that was asked again."""
-        return not self.unexplained and not self.not_refreshed and self.error is None
+        """Say whether nothing that is due is unexplained, and all came that was asked again.
+
+        What an open session lacks by now may still come, unless it was tried in vain.
+        """
+        left = self.unexplained or self.put_off or self.not_refreshed
+        return not left and self.error is None
 
     @property
     def summary(self) -> str:
@@ -72,8 +77,10 @@ class SeriesReport:
     def _state(self) -> str:
         if self.unexplained:
             state = f"{len(self.unexplained)} gaps unexplained"
+        elif self.not_refreshed:
+            state = "not all refreshed"
         else:
-            state = "not all refreshed" if self.not_refreshed else "complete"
+            state = "the open session is missing" if self.put_off else "complete"
         if self.put_off and self.next_try_at:
             state += f", tried in vain and put off to {self.next_try_at:%Y-%m-%d %H:%MZ}"
         return f"{state}, session still open" if self.waiting else state

@@ -46,6 +46,7 @@ class SeriesWork:
         self._desk = Desk(means, facts, identity, manner)
         self._refused = False
         self._workers = 0
+        self._failed = IntervalSet()
         self.kept = 0
         self.failures: list[GatewayError] = []
 
@@ -58,6 +59,11 @@ class SeriesWork:
     def commits(self) -> Commits:
         """What was saved, in numbers."""
         return self._desk.commits
+
+    @property
+    def in_vain(self) -> IntervalSet:
+        """What was asked for and could not be had: all, where the gateway has no data at all."""
+        return self._facts.wanted if self._desk.is_dead else self._failed
 
     async def run(self) -> None:
         """Ask until nothing more can be proved; what is settled is saved however it ends.
@@ -166,6 +172,7 @@ class SeriesWork:
         desk = self._desk
         self.failures.append(error)
         left = desk.need(chunk.stamps).gaps().hull
+        self._failed |= IntervalSet([chunk.stamps])
         self._facts.set_aside(IntervalSet([chunk.stamps]))
         desk.tries.failed(left or chunk.stamps, error)
         desk.note(str(error))

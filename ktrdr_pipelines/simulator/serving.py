@@ -106,8 +106,7 @@ async def _computed(gateway: Gateway, outbox: Outbox, call: Call) -> Answer:
     answered = await _true_answer(outbox, call, setting)
     if rule is None or rule.fault not in BENDING or answered.error_code is not None:
         return answered
-    changed = bent(answered.data, rule, version=call.version, request_id=request.request_id)
-    return Answer(changed, answered.count)
+    return bent(answered, rule, version=call.version, request_id=request.request_id)
 
 
 async def _true_answer(outbox: Outbox, call: Call, setting: Setting) -> Answer:

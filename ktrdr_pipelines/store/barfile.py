@@ -135,7 +135,7 @@ def _parsed(path: Path, text: bytes) -> FileFacts:
         raise StoreError(
             f"{path} was written by a newer ktrdr", came=str(error), remedy="Use a newer ktrdr"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise corrupt(path, f"a footer that makes no sense: {text[:80]!r}") from error
 
 

@@ -39,12 +39,11 @@ CREATE TABLE requests (
 );
 """
 
-_NO_BARS = """(
+_NO_BARS = """
     SELECT NULL::VARCHAR AS symbol, NULL::VARCHAR AS timeframe, NULL::TIMESTAMPTZ AS ts,
         NULL::DATE AS session_date, NULL::DOUBLE AS open, NULL::DOUBLE AS high,
         NULL::DOUBLE AS low, NULL::DOUBLE AS close, NULL::DOUBLE AS volume,
-        NULL::DOUBLE AS average, NULL::INTEGER AS bar_count
-    WHERE false)"""
+        NULL::DOUBLE AS average, NULL::INTEGER AS bar_count"""
 
 _COLUMNS = "b.symbol, b.timeframe, b.ts, b.session_date, b.open, b.high, b.low, b.close, b.volume, \
 b.average, b.bar_count"
@@ -89,7 +88,7 @@ def views_sql(layout: StoreLayout, filled: frozenset[Timeframe]) -> str:
     """
     views = []
     for timeframe in Timeframe:
-        source = _all_series(layout, timeframe) if timeframe in filled else _NO_BARS
+        source = _all_series(layout, timeframe) if timeframe in filled else _nothing()
         views.append(f"CREATE VIEW {view_name(timeframe)} AS {_view(timeframe, source)};")
     union = " UNION ALL ".join(f"SELECT * FROM {view_name(timeframe)}" for timeframe in Timeframe)
     return "\n".join([*views, f"CREATE VIEW bars AS {union};"])
@@ -107,7 +106,7 @@ def series_sql(layout: StoreLayout, *, filled: bool) -> str:
         layout: where the files stand.
         filled: whether the store has any file; DuckDB cannot name a path that has none.
     """
-    source = _one_series(layout) if filled else _NO_BARS
+    source = _one_series(layout) if filled else _no_series()
     long = f"of_timeframe IN ({_quoted(*_LONG)})"
     seconds = " ".join(f"WHEN {_quoted(tf)} THEN {tf.seconds}" for tf in Timeframe)
     length = f"to_seconds(CASE of_timeframe {seconds} END)"
@@ -156,19 +155,32 @@ def _all_series(layout: StoreLayout, timeframe: Timeframe) -> str:
 
 
 def _one_series(layout: StoreLayout) -> str:
-    """Name the files of the series that the macro's arguments say; a wild one is refused."""
+    """Name the files of the series that the macro's arguments say."""
     start = _quoted(f"{_literal_glob(layout.bars)}/symbol=")
-    known = _quoted(*Timeframe)
-    path = f"""CASE
-        WHEN NOT regexp_full_match(of_symbol, '[A-Za-z0-9._-]+')
-            THEN error('series(symbol, timeframe): no symbol can be ' || of_symbol)
-        WHEN of_timeframe NOT IN ({known})
-            THEN error('series(symbol, timeframe): no timeframe is ' || of_timeframe)
-        ELSE {start} || of_symbol || '/timeframe=' || of_timeframe || '/*.parquet' END"""
+    path = _checked(f"{start} || of_symbol || '/timeframe=' || of_timeframe || '/*.parquet'")
     return (
         "(SELECT of_symbol AS symbol, of_timeframe AS timeframe, * "
         f"FROM read_parquet({path}, hive_partitioning = false))"
     )
+
+
+def _no_series() -> str:
+    """Give no bars for arguments that can name a series, in a store that has no file."""
+    return f"({_NO_BARS} FROM range({_checked('0')}))"
+
+
+def _nothing() -> str:
+    return f"({_NO_BARS} WHERE false)"
+
+
+def _checked(value: str) -> str:
+    """Give a value where the macro's arguments can name a series; wild ones are an error."""
+    return f"""CASE
+        WHEN NOT regexp_full_match(of_symbol, '[A-Za-z0-9._-]+')
+            THEN error('series(symbol, timeframe): no symbol can be ' || of_symbol)
+        WHEN of_timeframe NOT IN ({_quoted(*Timeframe)})
+            THEN error('series(symbol, timeframe): no timeframe is ' || of_timeframe)
+        ELSE {value} END"""
 
 
 def _literal_glob(path: Path) -> str:

@@ -5,9 +5,11 @@
 Bars and coverage are cut at the same moments: no file claims what stands in another.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -16,6 +18,8 @@ from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.store.footer import FileFacts
 
 ALL = "all"
 """Stem of the one file of a series that is not filed by years."""
@@ -56,6 +60,19 @@ def stretches(series: Series, wanted: Interval) -> Iterator[tuple[str, Interval]
     for year in range(calendar.day_of(wanted.start).year, last + 1):
         bounds = (calendar.day_starts_at(date(y, 1, 1)) for y in (year, year + 1))
         yield str(year), Interval(*bounds)
+
+
+def misfiled(path: Path, facts: FileFacts, symbol: str, timeframe: Timeframe) -> str:
+    """Say why a file cannot stand where it does, or nothing; copies count their bars twice."""
+    held = facts.identity
+    if (held.symbol, held.timeframe) != (symbol, timeframe):
+        return f"it holds {held}, its folder is that of {symbol} {timeframe}"
+    if not re.fullmatch(r"[0-9]{4}" if timeframe.is_yearly_filed else ALL, path.stem):
+        return f"no file of {timeframe} bars is named so"
+    if not timeframe.is_yearly_filed:
+        return ""
+    strange = [day for day in facts.rows_per_session if day.year != int(path.stem)]
+    return f"it holds bars of {strange[0]}, which are filed under that year" if strange else ""
 
 
 def _hull(bars: pa.Table, coverage: Coverage) -> Interval | None:

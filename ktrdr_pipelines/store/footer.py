@@ -53,7 +53,7 @@ def facts_from_json(text: str | bytes) -> FileFacts:
 
     Raises:
         NewerSchemaError: it is of a newer version.
-        ValueError, KeyError, TypeError, AttributeError: it is not a footer of ours.
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: it is no footer of ours.
     """
     fields = json.loads(text)
     version = int(fields["schema_version"])

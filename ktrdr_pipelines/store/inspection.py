@@ -3,19 +3,17 @@
 Not here: going through a whole store (``store.repair``).
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from ktrdr_pipelines.core.instruments import Identity
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.atomic import disk_errors, make_folder, sync_folder
 from ktrdr_pipelines.store.barfile import Known, has_footer, read_file
-from ktrdr_pipelines.store.filing import ALL
+from ktrdr_pipelines.store.filing import ALL, misfiled
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.recount import true_facts
@@ -70,9 +68,9 @@ def inspect_file(
     """
     try:
         said, bars = read_file(path, known)
-        if wrong := _misplaced(path, said.identity, symbol, timeframe):
-            return Inspected(path, None, wrong)
         facts = true_facts(path, said, bars, calendar)
+        if wrong := misfiled(path, facts, symbol, timeframe):
+            return Inspected(path, None, wrong)
         mend = facts is not said or not has_footer(path)
     except CorruptFileError as error:
         return Inspected(path, None, error.came)
@@ -98,12 +96,3 @@ def load_again(path: Path, symbol: str, timeframe: Timeframe) -> str:
     """Say what a file that is gone would have held."""
     dates = "all dates" if path.stem == ALL else f"session dates of {path.stem}"
     return f"{symbol} {timeframe}, {dates}"
-
-
-def _misplaced(path: Path, held: Identity, symbol: str, timeframe: Timeframe) -> str:
-    if (held.symbol, held.timeframe) != (symbol, timeframe):
-        return f"it holds {held}, its folder is that of {symbol} {timeframe}"
-    stems = r"\d{4}" if timeframe.is_yearly_filed else ALL
-    if not re.fullmatch(stems, path.stem):
-        return f"no file of {timeframe} bars is named so"
-    return ""

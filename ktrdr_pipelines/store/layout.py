@@ -192,7 +192,7 @@ def _read_marker(layout: StoreLayout) -> Origin | None:
         if version > FORMAT_VERSION:
             raise _too_new(layout, version)
         return None if origin is None else Origin(origin)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise CorruptFileError(
             f"cannot read {layout.marker}",
             came=f"{text[:80]!r}",

@@ -12,6 +12,7 @@ from ktrdr_pipelines.store.database import series_key
 from ktrdr_pipelines.store.mirror import MirrorTable
 from ktrdr_pipelines.store.probes import ProbeRecord, ProbesTable, SilenceRecord
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
+from ktrdr_pipelines.store.refreshes import RefreshesTable
 from ktrdr_pipelines.store.schedules import SchedulesTable
 from ktrdr_pipelines.store.symbols import SymbolsTable
 from ktrdr_pipelines.store.verified import VerifiedTable
@@ -38,6 +39,7 @@ class Ledger(
     ReferencesTable,
     ConfirmedTable,
     ProbesTable,
+    RefreshesTable,
     SchedulesTable,
     SymbolsTable,
     VerifiedTable,

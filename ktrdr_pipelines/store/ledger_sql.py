@@ -1,9 +1,9 @@
 """The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``."""
 
-LEDGER_VERSION = 5
+LEDGER_VERSION = 6
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
-4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``; each
-reads what those before it wrote."""
+4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``,
+6 ``refreshed`` and ``widths``; each reads what those before it wrote."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS mirror (
@@ -127,6 +127,23 @@ CREATE TABLE IF NOT EXISTS confirmed (
     rows INTEGER NOT NULL,
     confirmed_at INTEGER NOT NULL,
     PRIMARY KEY (series, session_date)
+);
+
+CREATE TABLE IF NOT EXISTS refreshed (
+    series TEXT NOT NULL,
+    starts INTEGER NOT NULL,
+    ends INTEGER NOT NULL,
+    answered_at INTEGER NOT NULL,
+    PRIMARY KEY (series, starts, ends)
+);
+
+CREATE TABLE IF NOT EXISTS widths (
+    gateway TEXT NOT NULL,
+    timeframe TEXT NOT NULL,
+    most INTEGER NOT NULL,
+    runs INTEGER NOT NULL,
+    learned_at INTEGER NOT NULL,
+    PRIMARY KEY (gateway, timeframe)
 );
 
 CREATE TABLE IF NOT EXISTS schedules (

@@ -31,6 +31,7 @@ from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError
 from ktrdr_pipelines.store.atomic import locked
 from ktrdr_pipelines.store.barfile import (
+    corrupt,
     count_bars_between,
     read_bars,
     read_file,
@@ -38,12 +39,13 @@ from ktrdr_pipelines.store.barfile import (
     read_keys,
     write_file,
 )
-from ktrdr_pipelines.store.filing import FilePart, filed_parts, stretches
+from ktrdr_pipelines.store.filing import FilePart, filed_parts, misfiled, stretches
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin
 from ktrdr_pipelines.store.ledger import Ledger, series_key
 from ktrdr_pipelines.store.mirror import Mirrored, fingerprint, known_by, mirrored
 from ktrdr_pipelines.store.move_journal import refuse_moving
+from ktrdr_pipelines.store.naming import refuse_unnamed
 from ktrdr_pipelines.store.recount import true_facts
 
 __all__ = ["BarStore", "FileFacts", "SaveResult", "read_bars", "read_footer"]
@@ -92,7 +94,8 @@ class BarStore:
             ForeignIdentityError: the series or the store holds another instrument, origin, epoch.
             CorruptFileError: a file of the series cannot be read.
             DiskError: the system refused; the files stand as they were.
-            StoreError: another process kept the series locked, or its symbol is being moved.
+            StoreError: another process kept the series locked, or its symbol is being moved, or
+                has left the universe and has no bars.
         """
         if (identity.symbol, identity.timeframe) != (series.symbol, series.timeframe):
             raise ForeignIdentityError(f"cannot save {series}", came=f"bars of {identity}")
@@ -100,6 +103,7 @@ class BarStore:
         ordered = sorted_unique(bars.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
         with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
             refuse_moving(self.layout, series.symbol)
+            refuse_unnamed(self.layout, series.symbol)
             for path, row in self.files_of(series).items():
                 _refuse_foreign(path, row.identity, identity)
             parts = filed_parts(series, ordered, coverage)
@@ -190,7 +194,10 @@ class BarStore:
             row = known.get(name)
             if row is None or row.fingerprint != taken:
                 said, keys = read_keys(path, known_by(row))
-                row = mirrored(taken, true_facts(path, said, keys, calendar))
+                facts = true_facts(path, said, keys, calendar)
+                if wrong := misfiled(path, facts, symbol, timeframe):
+                    raise corrupt(path, wrong)
+                row = mirrored(taken, facts)
                 recounted[name] = row
             current[path] = row
         return current, recounted

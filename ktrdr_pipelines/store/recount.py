@@ -82,11 +82,16 @@ def _stretch(
 
 
 def _between_others(day: date, timeframe: Timeframe, bars: pa.Table) -> Interval:
-    """Give all between the last bar of an earlier session and the first of a later one."""
+    """Give all between the last bar of an earlier session and the first of a later one.
+
+    A session's last bar may be short. Where the next session may begin within its full length, as
+    with four hours, it is not vouched for either.
+    """
+    length = timedelta(0) if timeframe is Timeframe.H4 else timeframe.length
     keys = stamps(bars)
     days = bars["session_date"].to_numpy().astype("datetime64[D]")
     earlier, later = keys[days < np.datetime64(day)], keys[days > np.datetime64(day)]
     return Interval(
-        moment(earlier[-1]) + timeframe.length if len(earlier) else _FIRST,
+        moment(earlier[-1]) + length if len(earlier) else _FIRST,
         moment(later[0]) if len(later) else _LAST,
     )

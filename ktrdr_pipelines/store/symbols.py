@@ -8,7 +8,7 @@ import sqlite3
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.store.database import Database
 
-_OF_FILES = ("mirror", "claims")
+_OF_FILES = ("mirror", "claims", "refreshed")
 """Tables whose rows are of files and moments: they are not moved but dropped, and made anew."""
 
 

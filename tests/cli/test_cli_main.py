@@ -14,6 +14,7 @@ from ktrdr_pipelines.cli.logfile import MOST_BYTES, LogFile
 from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.errors import IncompleteError, KtrdrError
 
+MODULE = (sys.executable, "-m", "ktrdr_pipelines.cli.main")
 COMMANDS = ("demo", "init", "up", "load", "query", "status", "health", "repair", "simulate")
 
 
@@ -181,19 +182,49 @@ def test_no_store_is_bad_usage(ktrdr: Any, data: Path) -> None:
         ktrdr(*command).is_error(2, str(data), "ktrdr init")
 
 
-def test_a_reader_that_goes_away_is_no_error(store: Path) -> None:
-    """A pipe into head ends quietly."""
+def run_into_closed_pipe(*arguments: str) -> tuple[int, bytes]:
+    """Run a command whose stdout nobody reads; give its exit code and what it said beside."""
     reader, writer = os.pipe()
     os.close(reader)
-    sql = "SELECT * FROM range(200000)"
+    done = subprocess.run([*MODULE, *arguments], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    return done.returncode, done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(store: Path) -> None:
+    """A pipe into head ends quietly."""
+    assert run_into_closed_pipe("query", "SELECT * FROM range(200000)", "--csv") == (1, b"")
+
+
+def test_an_error_told_as_json_to_nobody_keeps_its_exit_code(store: Path) -> None:
+    """Where the reader of stdout has gone, an error is still that error, and no traceback."""
+    assert run_into_closed_pipe("load", "NOPE", "1d", "--json") == (2, b"")
+
+
+def test_a_full_disk_under_json_is_one_message(store: Path) -> None:
+    """Where stdout takes nothing, the error goes to stderr, without a traceback."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*MODULE, "load", "NOPE", "1d", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"Error: symbol 'NOPE'")
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_defect(store: Path, closed: str) -> None:
+    """A command that was started without one of its streams works as with it."""
     done = subprocess.run(
-        [sys.executable, "-m", "ktrdr_pipelines.cli.main", "query", sql, "--csv"],
-        stdout=writer,
-        stderr=subprocess.PIPE,
+        ["sh", "-c", f'"$0" -m ktrdr_pipelines.cli.main load NOPE 1d {closed}', sys.executable],
+        capture_output=True,
         check=False,
     )
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
 
 
 def test_command_line_gives_errors_as_they_are() -> None:

@@ -150,6 +150,31 @@ def test_days_and_weeks_are_kept_half_an_hour_after_their_close(timeframe: Timef
     assert kept(late) == bars
 
 
+@pytest.mark.parametrize(
+    ("calendar", "timeframe", "closed", "closes_at"),
+    [
+        ("XNYS.RTH", Timeframe.D1, date(2024, 6, 19), datetime(2024, 6, 20, 20, tzinfo=UTC)),
+        ("XSHG.RTH", Timeframe.W1, date(2024, 2, 12), datetime(2024, 2, 23, 7, tzinfo=UTC)),
+    ],
+)
+def test_a_bar_of_a_closed_date_is_final_when_a_later_one_is(
+    calendar: str, timeframe: Timeframe, closed: date, closes_at: datetime
+) -> None:
+    """Where the gateway has a bar that the calendar has not, it is kept with what follows it."""
+    hours = calendar_named(calendar)
+    length = timeframe.length
+    stretch = stamps_between(hours, timeframe, closed - length, closed + 2 * length)
+    chunk = Chunk(stretch, closes_at, "3 D", 2)
+    bars = [stretch.start + n * length for n in range(3)]
+    question = Question(chunk, hours, timeframe, closes_at + timedelta(minutes=30))
+    settlement = settle(question, table(bars), None)
+    assert kept(settlement) == bars
+    assert settlement.proved == IntervalSet([stretch])
+    alone = settle(question, table(bars[:-1]), None)
+    assert kept(alone) == bars[:1]
+    assert not alone.proved.clip(Interval(bars[1], bars[2]))
+
+
 def test_a_half_day_is_whole_at_its_early_close() -> None:
     """The last bar of a half day may be short, and the session is proved to its close."""
     opens = datetime(2024, 7, 3, 13, 30, tzinfo=UTC)

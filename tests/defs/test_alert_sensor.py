@@ -11,7 +11,7 @@ import pytest
 
 from ktrdr_pipelines.defs.alert_sensor import alert_sensor
 from ktrdr_pipelines.defs.resources import StoreResource
-from ktrdr_pipelines.defs.tags import CAUSE, REQUESTS
+from ktrdr_pipelines.defs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
 
 
 @dg.op
@@ -19,12 +19,20 @@ def work(context: dg.OpExecutionContext) -> None:
     """Fail where the run is told to."""
     if "fail" in context.run.tags:
         raise dg.Failure("cannot reach 127.0.0.1:4002")
+    if "break" in context.run.tags:
+        raise ValueError("no such window")
 
 
 @dg.job
 def tails() -> None:
     """Work."""
     work()
+
+
+@dg.asset(key=["bars", "1d"])
+def broken() -> None:
+    """Fail."""
+    raise dg.Failure("broken")
 
 
 class Watch:
@@ -121,3 +129,22 @@ def test_without_a_command_it_is_logged_only(watch: Watch) -> None:
     watch.run(fail="yes")
     assert "begins to fail" in watch.tick()
     assert watch.alerts() == []
+
+
+def test_an_alert_names_the_work_once_and_the_cause_that_dagster_wrapped(watch: Watch) -> None:
+    """A person reads what broke, not that an op did, and an asset's timeframe once."""
+    watch.run(**{"break": "yes", TIMEFRAME: "1d", SYMBOL: "AAPL"})
+    told = watch.tick()
+    assert "begins to fail: tails 1d AAPL since" in told
+    assert "(1 failure: ValueError: no such window)" in told
+    job = dg.Definitions(
+        assets=[broken], jobs=[dg.define_asset_job("broken_job", [broken])]
+    ).resolve_job_def("broken_job")
+    materialized = job.execute_in_process(
+        instance=watch.instance,
+        asset_selection=[broken.key],
+        tags={TIMEFRAME: "1d"},
+        raise_on_error=False,
+    )
+    assert not materialized.success
+    assert "begins to fail: bars/1d since" in watch.tick()

@@ -8,7 +8,10 @@ import dagster as dg
 import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.defs.assets import refuse_lost_range
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.defs.assets import has_left, refuse_lost_range
+from ktrdr_pipelines.defs.resources import StoreResource
+from ktrdr_pipelines.defs.tags import KIND, RANGE_END, RANGE_START, RunKind
 from ktrdr_pipelines.errors import (
     EntitlementError,
     GatewayError,
@@ -182,3 +185,35 @@ def test_single_partitions_and_whole_ranges_pass_the_guard() -> None:
     refuse_lost_range(
         {**same, "dagster/asset_partition_range_end": "AAPL|2025"}, ["AAPL|2024", "AAPL|2025"]
     )
+
+
+class LeavingStore(StoreResource):
+    """The store, from whose partitions a symbol leaves while a run over it begins."""
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        assert context.instance is not None
+        context.instance.delete_dynamic_partition("symbols_1d", "AAPL")
+
+
+@pytest.mark.parametrize("by_sensor", [True, False])
+def test_run_whose_symbol_left_while_it_waited(location: Any, by_sensor: bool) -> None:
+    """A sensor's run for what universe.yaml no longer names ends well, a person's says why not."""
+    before = len(location.history())
+    kind = {KIND: RunKind.GAP.value} if by_sensor else {}
+    tags = {RANGE_START: "AAPL|2024", RANGE_END: "AAPL|2025", **kind}
+    store = LeavingStore(data_dir=str(location.layout.root))
+    result = location.run_tagged("1d", tags, store=store)
+    assert result.success is by_sensor
+    assert windows_of(result, location) == {}
+    assert len(location.history()) == before
+    if not by_sensor:
+        assert "universe.yaml has changed since this run was asked for" in failure_text(result)
+
+
+def test_windows_that_begin_later_have_left(location: Any) -> None:
+    """Only a range of which an end is no partition any more has left."""
+    instance, windows = location.instance, location.windows()
+    for first, last, left in [("2019", "2024", True), ("2020", "2024", False)]:
+        tags = {RANGE_START: f"AAPL|{first}", RANGE_END: f"AAPL|{last}"}
+        assert has_left(instance, tags, Timeframe.D1, windows) is left
+    assert not has_left(instance, {}, Timeframe.D1, windows)

@@ -113,7 +113,7 @@ def test_seconds_are_measured_where_the_gateway_was_asked_before(tmp_path: Path)
         ledger.record_request(replace(record(NOW, 90.0, 0), outcome="GatewaySilentError"))
         ledger.record_request(replace(record(NOW, 90.0, 390), gateway="other:1"))
     for _ in range(4):
-        ledger.record_request(record(NOW, 50.0, 7, "AAPL|1h"))
+        ledger.record_request(record(NOW + timedelta(hours=1), 50.0, 7, "AAPL|1h"))
     rates = measured_rates(ledger, "real:1")
     assert dict(rates.request_s) == {Timeframe.M1: pytest.approx(4.0 / 10)}
     assert rates.seconds(Timeframe.M1, 100, 39_000) == pytest.approx(40.0)
@@ -121,6 +121,36 @@ def test_seconds_are_measured_where_the_gateway_was_asked_before(tmp_path: Path)
     basis = rates.basis([Timeframe.M1, Timeframe.H1])
     assert "measured for 1m from 10 answers" in basis
     assert "assumed for 1h" in basis
+
+
+def test_timeframes_that_were_asked_for_at_once_share_the_time(tmp_path: Path) -> None:
+    """Sixty seconds of three timeframes together are sixty, not three times sixty."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    for number in range(20):
+        for name in ("1m", "5m", "1h"):
+            at = NOW + timedelta(seconds=3 * number)
+            ledger.record_request(record(at, 3.0, 390, f"AAPL|{name}"))
+    rates = measured_rates(ledger, "real:1")
+    kinds = (Timeframe.M1, Timeframe.M5, Timeframe.H1)
+    assert [rates.request_s[one] for one in kinds] == [pytest.approx(1.0)] * 3
+    assert sum(rates.seconds(one, 20, 0) for one in kinds) == pytest.approx(60.0)
+
+
+def test_answers_that_took_no_time_still_take_some(tmp_path: Path) -> None:
+    """A rate is never zero: no plan is free because a clock is coarse."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    for number in range(9):
+        ledger.record_request(record(NOW + timedelta(seconds=number), 0.0, 390))
+    assert measured_rates(ledger, "real:1").seconds(Timeframe.M1, 10**9, 0) > 0
+
+
+def test_a_file_of_a_few_bars_says_nothing_about_their_size(world: MakeWorld) -> None:
+    """The weight of a small file is its footer's, and no plan multiplies that."""
+    made = world("XNYS.RTH", Timeframe.W1, *SPRING)
+    made.load()
+    rates = measured_rates(made.bench.ledger, made.bench.gateway.gateway)
+    for timeframe in Timeframe:
+        assert rates.size(timeframe, 1000) == 1000 * ASSUMED_BAR_BYTES
 
 
 def test_conservative_pacing_takes_ten_seconds_a_request(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -28,7 +29,7 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.load.commits import Commits
 from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import Mode
+from ktrdr_pipelines.load.modes import AskedBy, Bounds, Mode
 from ktrdr_pipelines.store.attempts import AttemptKind
 from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.parquet import SaveResult
@@ -286,3 +287,41 @@ def test_as_many_are_asked_at_once_as_the_gateway_has_places(
     assert max(seen[-3:]) <= later
     assert max(seen) >= min(max(places, later), 5)
     made.check_complete()
+
+
+@pytest.mark.parametrize("mode", [Mode.FULL, Mode.TAIL])
+@pytest.mark.parametrize("kind", [GatewaySilentError, EntitlementError, RequestRejectedError])
+def test_an_open_session_that_could_not_be_had_is_not_complete(
+    world: MakeWorld, kind: type[GatewayError], mode: Mode
+) -> None:
+    """What of today was asked for and failed is unexplained, and what is put off is not there."""
+    made = world(RTH, Timeframe.M1, *JUNE, now=datetime(2024, 6, 28, 15, tzinfo=UTC))
+    yesterday = datetime(2024, 6, 28, 4, tzinfo=UTC)
+    made.bench.load(made.series, type(made.wanted)(made.wanted.start, yesterday))
+    made.bench.gateway.twist = failing_at(kind("bars", code=354))
+    bounds = Bounds(made.wanted.start, made.wanted.end)
+    for asked_by, requests in ((AskedBy.PERSON, True), (AskedBy.SENSOR, False)):
+        (report,) = made.bench.run(Job(made.series, mode, bounds, asked_by=asked_by))
+        assert not report.is_complete, report.summary
+        assert (
+            bool(report.unexplained) is bool(report.failures) is bool(report.requests) is requests
+        )
+        assert bool(report.put_off) is not requests
+        assert (report.unexplained | report.put_off).clip(made.wanted).length >= timedelta(hours=1)
+        assert "complete" not in report.summary
+    made.bench.gateway.twist = None
+    (report,) = made.bench.run(Job(made.series, mode, bounds))
+    assert report.is_complete
+    assert not report.unexplained
+
+
+def test_an_instrument_without_data_is_not_complete_while_its_session_is_open(
+    world: MakeWorld,
+) -> None:
+    """Where the gateway has no data at all, an open session is no excuse."""
+    made = world(RTH, Timeframe.M1, date(2024, 6, 28), date(2024, 6, 29), keys=np.empty(0, int))
+    made.bench.gateway.truth[made.series.symbol, Timeframe.D1] = made.bench.truth(made.series)
+    made.bench.gateway.time = datetime(2024, 6, 28, 15, tzinfo=UTC)
+    report = made.load()
+    assert not report.is_complete
+    assert report.unexplained

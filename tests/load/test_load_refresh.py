@@ -19,6 +19,7 @@ from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import AskedBy, Mode
 from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.refreshes import REFRESH_KEPT_DAYS
 from tests.load.conftest import World
 from tests.load.fakes import dense_keys, truth_of, utc
 
@@ -161,6 +162,57 @@ def test_a_stop_in_the_middle_of_a_refresh_loses_nothing(world: MakeWorld) -> No
     made.bench.gateway.before_answer = None
     assert refresh(made).is_complete
     made.check_complete()
+
+
+def test_a_refresh_that_was_stopped_goes_on_and_one_that_ended_begins_anew(
+    world: MakeWorld,
+) -> None:
+    """What was saved before the stop is not asked a second time; after the end all is again."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    asked = made.bench.asked
+    restate(made, *JUNE)
+
+    async def stop(_: BarRequest) -> None:
+        if made.bench.asked == asked + 12:
+            await made.bench.cancel()
+
+    made.bench.gateway.before_answer = stop
+    with pytest.raises(asyncio.CancelledError):
+        refresh(made)
+    made.bench.gateway.before_answer = None
+    volumes = made.bench.store.read(made.series, made.wanted)["volume"].to_numpy()
+    rest = int((volumes != 7.0).sum()) // 390
+    assert 0 < rest < 19
+    assert refresh(made).requests == rest
+    made.check_complete()
+    assert refresh(made).requests == 19
+
+
+def test_a_refresh_that_failed_in_part_asks_next_for_that_part(world: MakeWorld) -> None:
+    """Only what could not be had is asked for again, unless days have passed since."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+
+    def fail(request: BarRequest, answer: pa.Table) -> pa.Table | GatewayError:
+        return RequestRejectedError("bars") if request.ends_at == utc(2024, 6, 13, 4) else answer
+
+    made.bench.gateway.twist = fail
+    assert len(refresh(made).not_refreshed) == 1
+    assert len(refresh(made).not_refreshed) == 1
+    assert made.bench.asked == 19 + 19 + 1
+    made.bench.gateway.time += timedelta(days=REFRESH_KEPT_DAYS, minutes=1)
+    made.bench.gateway.twist = None
+    assert refresh(made).requests == 19
+
+
+def test_a_load_between_two_halves_of_a_refresh_asks_nothing(world: MakeWorld) -> None:
+    """What a refresh has not had yet is settled all the while."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    made.bench.gateway.twist = lambda *_: RequestRejectedError("bars")
+    assert not refresh(made).is_complete
+    assert made.load().requests == 0
 
 
 def test_two_loads_of_which_one_refreshes_both_end(world: MakeWorld) -> None:

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
+from filelock import FileLock
+
 from ktrdr_pipelines.core.answers import BarRequest
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.claims import claiming
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.load.claims import CLAIM_S, claiming
 from ktrdr_pipelines.load.keeper import Patience
 from ktrdr_pipelines.load.manager import Job, LoadManager
 from ktrdr_pipelines.load.reports import Quiet, SeriesReport
@@ -101,8 +104,10 @@ def test_the_claims_of_a_killed_process_are_dropped_at_once(
     args = (made.bench.layout.root, made.series, made.wanted, ready)
     process = context.Process(target=_claim_and_wait, args=args)
     process.start()
+    never = threading.Event()
     while not ready.exists():
-        os.sched_yield()
+        assert process.is_alive(), "the claiming process has died"
+        never.wait(0.02)
     clock = made.wanted.end
     made.bench.gateway.time = clock
     slept: list[float] = []
@@ -132,3 +137,25 @@ def test_claims_and_locks_are_given_back_at_the_end(world: MakeWorld) -> None:
     key = series_key(made.series)
     assert made.bench.ledger.live_claims(key, made.bench.gateway.time) == []
     assert not list(made.bench.layout.locks.glob("owner-*"))
+
+
+def test_what_killed_owners_left_is_cleared_away(world: MakeWorld) -> None:
+    """Lock files of owners that died long ago go; those of the living and of the young stay."""
+    made = world("XNYS.RTH", Timeframe.H1, *JUNE)
+    locks = made.bench.layout.locks
+    dead, living, young = (locks / f"owner-{name}.lock" for name in ("dead", "living", "young"))
+    for path in (dead, living, young):
+        path.touch()
+    with FileLock(living):
+        for path in (dead, living):
+            os.utime(path, (1, 1))
+        made.load()
+        assert set(locks.glob("owner-*")) == {living, young}
+
+
+def test_a_claim_outlives_the_longest_wait_for_a_turn() -> None:
+    """A living owner that waits for its turn through a pause is not overtaken by a second one."""
+    limits = IbLimitsRegistry
+    _, longest_pause_s = limits.PACING_PAUSE_S.value
+    a_turn_each_s = limits.SAFE_DELAY_S.value * limits.MAX_OPEN_HISTORICAL.value
+    assert 2 * (longest_pause_s + a_turn_each_s) < CLAIM_S

@@ -187,6 +187,17 @@ def test_partial_answers_hold_the_newest_bars(synthetic: SyntheticMarket) -> Non
     assert dates(bad) == dates(good)[-2:]
 
 
+@pytest.mark.parametrize(("fault", "count"), [("partial", 3), ("duplicated", 10), ("restated", 7)])
+def test_bars_are_counted_as_they_were_sent(
+    synthetic: SyntheticMarket, fault: str, count: int
+) -> None:
+    """The record of what was answered tells of the bars that came, not of those that should."""
+    with faulty(synthetic, f"{{fault: {fault}}}") as (server, client):
+        client.bars(1)
+        assert client.until(17)[4] == str(count)
+        assert server.requests[0].count == count
+
+
 def test_duplicated_and_conflicting_bars(synthetic: SyntheticMarket) -> None:
     """Bars come twice, the same or with other prices; the count says so."""
     good, bad = good_and_bad(synthetic, "fault: duplicated")

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -70,12 +71,13 @@ def kill(layout: StoreLayout, number: int) -> None:
     """Kill writers at random moments; each time every file must say exactly what it holds."""
     dice = random.Random(1)
     make.run(FX, START, 1)  # children inherit the calendar: their time goes into saving
+    took_s = _seconds_of_a_save(layout)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     for turn in range(number):
         child = os.fork()
         if child == 0:
             _save_for_ever(layout, turn)
-        assert not signal.sigtimedwait({signal.SIGCHLD}, dice.uniform(0.02, 0.15)), "it died"
+        assert not signal.sigtimedwait({signal.SIGCHLD}, dice.uniform(0.2, 4) * took_s), "it died"
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         signal.sigwait({signal.SIGCHLD})
@@ -98,14 +100,29 @@ def inherit(layout: StoreLayout, number: int) -> None:
     say(len(ledger.live_claims(series_key(FX), NOW)) + number)
 
 
+def _seconds_of_a_save(layout: StoreLayout) -> float:
+    """Save once in a child, whose first save is the slowest, and say how long that took."""
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        _save(layout, 0)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return time.monotonic() - started
+
+
 def _save_for_ever(layout: StoreLayout, turn: int) -> None:
-    ledger = Ledger(layout.ledger)
-    store = BarStore(layout, ledger)
     hour = turn
     while True:
-        first = START + timedelta(hours=hour % 24 - 12)
-        make.save(store, FX, make.run(FX, first, 12, hour + 1.0))
         hour += 5
+        _save(layout, hour)
+
+
+def _save(layout: StoreLayout, hour: int) -> None:
+    with closing(Ledger(layout.ledger)) as ledger:
+        first = START + timedelta(hours=hour % 24 - 12)
+        make.save(BarStore(layout, ledger), FX, make.run(FX, first, 12, hour + 1.0))
 
 
 def _check(layout: StoreLayout) -> None:

@@ -323,6 +323,23 @@ def test_bad_queries_are_the_users(queried: StoreLayout, sql: str, told: str) ->
         query_catalog(queried, sql)
 
 
+@pytest.mark.parametrize(
+    ("wild", "told"),
+    [
+        ("series('*', '1m')", r"no symbol can be \*"),
+        ("series('AAPL', '7m')", "no timeframe is 7m"),
+        ("(SELECT ts FROM series('AAPL', '1M'))", "no timeframe is 1M"),
+    ],
+)
+def test_an_empty_store_refuses_what_names_no_series(
+    layout: StoreLayout, wild: str, told: str
+) -> None:
+    """A slip is told before the first bar is loaded too."""
+    rebuild_catalog(layout, [], NOW)
+    with pytest.raises(UsageError, match=told):
+        query_catalog(layout, f"SELECT count(*) FROM {wild}")
+
+
 def test_a_statement_without_rows_answers_with_nothing(layout: StoreLayout) -> None:
     """No statement at all is no error."""
     rebuild_catalog(layout, [], NOW)

@@ -16,7 +16,7 @@ from ktrdr_pipelines.load.claims import claiming
 from ktrdr_pipelines.load.moving import rename, retire
 from ktrdr_pipelines.store.audit import RequestRecord
 from ktrdr_pipelines.store.catalog import query_catalog, rebuild_catalog
-from ktrdr_pipelines.store.layout import StoreLayout, open_store
+from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.move_journal import Move, MoveKind, pending_move, write_journal
 from ktrdr_pipelines.store.moves import finish_move
@@ -157,6 +157,7 @@ def test_retired_bars_are_kept_out_of_sight_and_the_symbol_is_free(
     kept = filled.retired / "AAPL@1"
     assert {p.name: p.read_bytes() for p in kept.rglob("*.parquet")} == files
     assert list(load_universe(filled.universe).instruments) == ["MSFT"]
+    filled.universe.write_text(UNIVERSE)
     with closing(Ledger(filled.ledger)) as ledger:
         series = make.series(Timeframe.M1)
         identity = make.identity(series, contract_id=4711)
@@ -164,7 +165,6 @@ def test_retired_bars_are_kept_out_of_sight_and_the_symbol_is_free(
         BarStore(filled, ledger).save(series, identity, bars, make.covering(series, bars))
         assert ledger.pinned_contract("AAPL", identity.origin) is None
         assert ledger.attempts("AAPL|1m") == []
-    filled.universe.write_text(UNIVERSE)
     assert retire(filled, "AAPL", NOW).target == "AAPL@2"
 
 
@@ -193,6 +193,34 @@ def test_no_bar_is_saved_while_a_move_waits_to_be_finished(
         make.save(store, series, make.run(series, FIRST, 30))
     other = make.series(Timeframe.M1, "MSFT")
     assert make.save(store, other, make.run(other, FIRST, 30)).added == 10
+
+
+@pytest.mark.parametrize(
+    "move", [lambda one: rename(one, "AAPL", "APPL2", NOW), lambda one: retire(one, "AAPL", NOW)]
+)
+def test_a_load_that_began_before_a_move_writes_nothing_under_the_old_name(
+    filled: StoreLayout, make: Any, move: Any
+) -> None:
+    """What it has of the symbol by then is refused; other symbols are saved as before."""
+    before = BarStore(filled, Ledger(filled.ledger))
+    series, other = make.series(Timeframe.H1, "AAPL"), make.series(Timeframe.H1, "MSFT")
+    bars = make.run(series, FIRST, 2)
+    move(filled)
+    with pytest.raises(StoreError, match=r"first bars of AAPL: .* does not name it"):
+        make.save(before, series, bars)
+    assert not filled.symbol_folder("AAPL").exists()
+    make.save(before, other, bars)
+    assert before.rows(other) == 2
+
+
+def test_first_bars_need_a_universe_that_names_the_symbol_only_where_it_can_be_read(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """A bad edit of the universe while a load runs loses no bar."""
+    layout.universe.write_text("symbols: [")
+    series = make.series(Timeframe.H1, "AAPL")
+    make.save(store, series, make.run(series, FIRST, 2))
+    assert store.rows(series) == 2
 
 
 @pytest.mark.parametrize(
@@ -229,33 +257,72 @@ def kill_at(layout: StoreLayout, kind: str, step: int) -> int:
     return done.returncode
 
 
+SHARES = 3
+"""Tests that share the moments of a kill out among themselves, so that none takes minutes."""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("by", ["repair", "again"])
 def test_rename_killed_anywhere_is_finished_or_never_begun(
-    tmp_path: Path, make: Any, by: str
+    tmp_path: Path, make: Any, by: str, share: int
 ) -> None:
     """After a kill before any change on disk, repair or the same call again leaves it renamed."""
-    from ktrdr_pipelines.store.layout import create_store  # noqa: PLC0415
-
-    for step in range(1, 100):
-        layout = create_store(tmp_path / f"{by}{step}")
-        layout.universe.write_text(UNIVERSE)
-        with closing(Ledger(layout.ledger)) as ledger:
-            fill(layout, BarStore(layout, ledger, clock=lambda: NOW), make)
+    for step in range(1 + share, 100, SHARES):
+        layout = new_store(tmp_path / f"{step}", make)
         before = facts_of(layout, "AAPL")
-        code = kill_at(layout, "rename", step)
-        if code == 0:
+        if kill_at(layout, "rename", step) == 0:
             assert step > 10
             break
-        if by == "repair":
-            assert repair(layout, now=NOW).quarantined == ()
-        else:
-            with closing(Ledger(layout.ledger)) as ledger:
-                finish_move(layout, ledger)
-        assert list(layout.epochs.iterdir()) == []
+        finish(layout, by)
         if "APPL2" not in load_universe(layout.universe).instruments:
             assert facts_of(layout, "AAPL") == before
             rename(layout, "AAPL", "APPL2", NOW)
         assert_renamed(open_store(layout.root), before)
     else:
         raise AssertionError("it never came to its end")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("by", ["repair", "again"])
+def test_retirement_killed_anywhere_is_finished_or_never_begun(
+    tmp_path: Path, make: Any, by: str, share: int
+) -> None:
+    """After a kill before any change on disk, the bars are kept, out of sight, untouched."""
+    for step in range(1 + share, 100, SHARES):
+        layout = new_store(tmp_path / f"{step}", make)
+        folder = layout.symbol_folder("AAPL")
+        files = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.parquet")}
+        if kill_at(layout, "retire", step) == 0:
+            assert step > 4
+            break
+        finish(layout, by)
+        if "AAPL" in load_universe(layout.universe).instruments:
+            retire(layout, "AAPL", NOW)
+        (kept,) = layout.retired.iterdir()
+        assert {p.relative_to(kept): p.read_bytes() for p in kept.rglob("*.parquet")} == files
+        assert list(load_universe(layout.universe).instruments) == ["MSFT"]
+        assert not folder.exists()
+        assert pending_move(layout) is None
+    else:
+        raise AssertionError("it never came to its end")
+
+
+def new_store(root: Path, make: Any) -> StoreLayout:
+    """Make another filled store."""
+    layout = create_store(root)
+    layout.universe.write_text(UNIVERSE)
+    with closing(Ledger(layout.ledger)) as ledger:
+        fill(layout, BarStore(layout, ledger, clock=lambda: NOW), make)
+    return layout
+
+
+def finish(layout: StoreLayout, by: str) -> None:
+    """Do the rest of what was killed, by a repair or by the move itself."""
+    if by == "repair":
+        assert repair(layout, now=NOW).quarantined == ()
+    else:
+        with closing(Ledger(layout.ledger)) as ledger:
+            finish_move(layout, ledger)
+    assert list(layout.epochs.iterdir()) == []

@@ -279,6 +279,22 @@ def test_without_its_calendar_no_less_is_missing(
 
 
 @rewriting
+def test_without_its_calendar_a_short_pause_hides_nothing(
+    store: BarStore, make: Any, rewrite: Rewrite
+) -> None:
+    """A day that is gone is missing though it began before the four hours of a last bar were over.
+
+    Spot currencies pause from 17:00 to 17:15 in New York, and the bar before that began at 16:00.
+    """
+    series = _month(make, store, Timeframe.H4, "FX")
+    rewrite(_path(store, series), _not_on(*GONE))
+    settled = store.coverage_of("EURUSD", Timeframe.H4).bars
+    for session in calendar_named("FX").sessions(FIRST, END):
+        inside = Interval(session.opens_at, session.closes_at)
+        assert session.day not in GONE or not settled.clip(inside)
+
+
+@rewriting
 def test_repair_agrees_and_writes_the_footer(
     layout: StoreLayout, store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:

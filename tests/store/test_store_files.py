@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,10 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ktrdr_pipelines.core.bars import BAR_SCHEMA
+from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
 from ktrdr_pipelines.store.atomic import locked
 from ktrdr_pipelines.store.parquet import BarStore, read_bars, read_footer
+from ktrdr_pipelines.store.repair import repair
 
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
 
@@ -52,6 +56,11 @@ def _wrong_count(path: Path) -> None:
     _with_footer(path, json.dumps({**footer, "rows": 3}))
 
 
+def _wild_coverage(path: Path) -> None:
+    footer = json.loads(pq.read_metadata(path).metadata[b"ktrdr"])
+    _with_footer(path, json.dumps({**footer, "coverage": {"bars": [[0, 10**40]], "empty": []}}))
+
+
 def _with_footer(path: Path, text: str) -> None:
     with pq.ParquetFile(path) as file:
         bars = file.read()
@@ -60,7 +69,9 @@ def _with_footer(path: Path, text: str) -> None:
         writer.add_key_value_metadata({"ktrdr": text})
 
 
-@pytest.mark.parametrize("damage", [_junk, _nothing, _half, _foreign, _bad_footer, _wrong_count])
+@pytest.mark.parametrize(
+    "damage", [_junk, _nothing, _half, _foreign, _bad_footer, _wrong_count, _wild_coverage]
+)
 def test_a_damaged_file_is_named(store: BarStore, make: Any, damage: Any) -> None:
     """Whatever is wrong, reading names the file and the way to repair; saving changes nothing."""
     series = make.series()
@@ -92,6 +103,40 @@ def test_a_lost_footer_that_nobody_remembers_is_named(store: BarStore, make: Any
     with pytest.raises(CorruptFileError):
         make.save(store, series, make.run(series, OPEN, 20))
     assert path.read_bytes() == left
+
+
+@pytest.mark.parametrize(
+    ("copy", "why"),
+    [
+        ("symbol=AAPL/timeframe=1m/2024 (copy).parquet", "named so"),
+        ("symbol=AAPL/timeframe=1m/all.parquet", "named so"),
+        ("symbol=AAPL/timeframe=1m/2023.parquet", "2024-06-03"),
+        ("symbol=MSFT/timeframe=1m/2024.parquet", "holds AAPL 1m.*folder is that of MSFT 1m"),
+        ("symbol=AAPL/timeframe=5m/2024.parquet", "holds AAPL 1m.*folder is that of AAPL 5m"),
+    ],
+)
+def test_a_copy_in_the_wrong_place_is_named(
+    store: BarStore, make: Any, copy: str, why: str
+) -> None:
+    """A copied file counts no bar twice and settles nothing of another series; repair moves it."""
+    held = make.series()
+    (path,) = make.save(store, held, make.run(held, OPEN, 10)).files
+    target = store.layout.bars / copy
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, target)
+    symbol, timeframe = (part.partition("=")[2] for part in Path(copy).parts[:2])
+    series = make.series(Timeframe(timeframe), symbol)
+    for use in (store.coverage, store.rows, store.rows_per_session, store.identity):
+        with pytest.raises(CorruptFileError, match=rf"{why}.*ktrdr repair"):
+            use(series)
+    with pytest.raises(CorruptFileError, match=why):
+        store.coverage_of(symbol, Timeframe(timeframe))
+    with pytest.raises(CorruptFileError, match=why):
+        make.save(store, series, make.run(series, OPEN, 20))
+    (moved,) = repair(store.layout).quarantined
+    assert moved.was == target
+    assert store.rows(held) == 10
+    assert store.coverage(series) == (store.coverage(held) if series == held else Coverage())
 
 
 def test_damaged_pages_are_found_when_read(store: BarStore, make: Any) -> None:

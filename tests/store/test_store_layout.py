@@ -54,7 +54,10 @@ def test_a_newer_store_is_refused(layout: StoreLayout) -> None:
         create_store(layout.root)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 1}', '{"origin": "x"}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"format_version": 1}', '{"origin": "x"}', '{"format_version": 1e999}'],
+)
 def test_a_marker_that_makes_no_sense_is_an_error(layout: StoreLayout, text: str) -> None:
     """A damaged marker is told as such, with what it should look like."""
     layout.marker.write_text(text)

@@ -33,7 +33,7 @@ def _end(process: subprocess.Popen[str]) -> list[str]:
 def test_a_killed_writer_leaves_true_files(layout: StoreLayout) -> None:
     """Whenever a writer is killed, each file's coverage is exactly that of its bars."""
     (rows,) = _end(_start("kill", layout, 25))
-    assert int(rows) > 0
+    assert int(rows) > 12, "no writer came to its end before it was killed"
 
 
 def test_writers_of_several_processes_lose_nothing(
@@ -70,12 +70,12 @@ def test_a_ledger_survives_a_fork(layout: StoreLayout) -> None:
 def test_a_reader_sees_full_answers_while_bars_are_rewritten(
     layout: StoreLayout, store: BarStore, ledger: Ledger, make: Any
 ) -> None:
-    """A hundred saves and rebuilds under a looping reader: never a wrong row, never an error."""
+    """Forty saves and rebuilds under a looping reader: never a wrong row, never an error."""
     series = make.series()
     first = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
     make.save(store, series, make.run(series, first, 500, 0.0))
     rebuild_catalog(layout, [series.instrument], first)
-    writer = _start("rewrite", layout, 100)
+    writer = _start("rewrite", layout, 40)
     sql = (
         "SELECT count(*), min(close), max(close), min(open), max(volume), max(closes_at), "
         "count(DISTINCT ts) FROM {} WHERE symbol = 'AAPL'"
@@ -90,6 +90,6 @@ def test_a_reader_sees_full_answers_while_bars_are_rewritten(
         assert closes_at == first + timedelta(minutes=rows)
         seen.append(low)
     assert _end(writer) == []
-    assert len(seen) == 100
+    assert len(seen) == 40
     assert seen == sorted(seen)
-    assert len(set(seen)) > 10
+    assert len(set(seen)) > 4
