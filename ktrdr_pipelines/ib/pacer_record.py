@@ -20,6 +20,7 @@ from ktrdr_pipelines.core.turns import Turn, Waiting, next_pause_s, turn
 from ktrdr_pipelines.ib.pacer_file import PacerFile
 from ktrdr_pipelines.ib.pacer_memory import PacerMemory, Vitals
 from ktrdr_pipelines.ib.pacer_rows import RequestRows
+from ktrdr_pipelines.ib.pacer_upkeep import forget_future, last_pause, prune, set_pause
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 LONGEST_SLEEP_S = 10.0
@@ -27,9 +28,6 @@ LONGEST_SLEEP_S = 10.0
 
 SILENCE_S = LONGEST_SLEEP_S + 5.0
 """How long one that does not look again still stands before others; its process may be dead."""
-
-CLOCK_GRAIN_S = 1.0
-"""How far a stamp may lie in the future and still be of now: clocks of two processors differ."""
 
 PRUNE_S = 5.0
 """How often one process drops rows that matter no more."""
@@ -96,7 +94,8 @@ class PacerRecord:
             self._prune(database, now)
             mine = self._stand(database, request, number, now)
             chance = self._turn(database, request, mine, now)
-            sent, paused_until = chance.is_now(now), self._last_pause(database)[0]
+            sent = chance.is_now(now)
+            paused_until = last_pause(database, self._boot).until
             state, at = ("open", now) if sent else ("waiting", chance.at)
             until = now + (hold_s if sent else SILENCE_S)
             database.execute(
@@ -131,7 +130,7 @@ class PacerRecord:
         """Say how the gateway is, as all processes together know it."""
         with self._transaction() as database:
             now = self._clock()
-            paused_until, _ = self._last_pause(database)
+            paused_until = last_pause(database, self._boot).until
             vitals = self._memory.vitals(database, now)
             return replace(vitals, paused_s=max(paused_until - now, 0.0))
 
@@ -155,38 +154,21 @@ class PacerRecord:
         """
         with self._transaction() as database:
             now = self._clock()
-            until, length_s = self._last_pause(database)
-            if length_s is None or until <= now:
-                length_s = next_pause_s(length_s, now - until)
-                until = now + length_s
-                self._set_pause(database, until, length_s)
-            return until - now
+            last = last_pause(database, self._boot)
+            if last.length_s is not None and last.until > now:
+                return last.until - now
+            length_s = next_pause_s(last.length_s, now - last.until)
+            set_pause(database, self._boot, until=now + length_s, length_s=length_s)
+            return length_s
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Run a transaction; the first looks whether the record is of this run of the machine."""
         with self._file.transaction() as database:
             if not self._is_begun:
-                self._forget_future(database, self._clock())
+                forget_future(database, self._boot, now=self._clock(), patience_s=SILENCE_S)
                 self._is_begun = True
             yield database
-
-    def _forget_future(self, database: sqlite3.Connection, now: float) -> None:
-        """Forget everything where anything of it lies in the future.
-
-        A system that has no name for its runs gives two of them the same, and then the clock has
-        begun anew: a pause of before would last as long as the machine was up then.
-        """
-        latest = database.execute(
-            "SELECT max(CASE state WHEN 'waiting' THEN until - ? ELSE at END)"
-            " FROM requests WHERE boot = ?",
-            (SILENCE_S, self._boot),
-        ).fetchone()[0]
-        paused_until, length_s = self._last_pause(database)
-        began = (latest or 0.0, paused_until - (length_s or 0.0), self._memory.latest(database))
-        if max(began) > now + CLOCK_GRAIN_S:
-            for table in ("requests", "pauses", "memory"):
-                database.execute(f"DELETE FROM {table} WHERE boot = ?", (self._boot,))  # noqa: S608
 
     def _release(self, database: sqlite3.Connection, number: int) -> None:
         which = (number,)
@@ -232,31 +214,15 @@ class PacerRecord:
             others=rows.waiting(now),
             now=now,
         )
-        paused_until, _ = self._last_pause(database)
+        paused_until = last_pause(database, self._boot).until
         return Turn(max(chance.at, paused_until), chance.has_place)
 
-    def _last_pause(self, database: sqlite3.Connection) -> tuple[float, float | None]:
-        row = database.execute(
-            "SELECT until, length_s FROM pauses WHERE boot = ?", (self._boot,)
-        ).fetchone()
-        return (0.0, None) if row is None else (row[0], row[1])
-
-    def _set_pause(self, database: sqlite3.Connection, until: float, length_s: float) -> None:
-        database.execute("DELETE FROM pauses")
-        database.execute("INSERT INTO pauses VALUES (?, ?, ?)", (self._boot, until, length_s))
-
     def _prune(self, database: sqlite3.Connection, now: float) -> None:
-        """Drop what can matter to nobody: old, dead, or of another start of the machine."""
-        if now - self._pruned_at < PRUNE_S:
-            return
-        self._pruned_at = now
-        for table in ("requests", "memory"):
-            database.execute(f"DELETE FROM {table} WHERE boot <> ?", (self._boot,))  # noqa: S608
-        database.execute("DELETE FROM requests WHERE state = 'waiting' AND until < ?", (now,))
-        database.execute(
-            "DELETE FROM requests WHERE state <> 'waiting' AND (at > ? OR until < ? AND at < ?)",
-            (now + CLOCK_GRAIN_S, now, now - self._pacing.horizon_s(small=True)),
-        )
+        """Drop what can matter to nobody, now and then."""
+        if now - self._pruned_at >= PRUNE_S:
+            self._pruned_at = now
+            horizon_s = self._pacing.horizon_s(small=True)
+            prune(database, self._boot, now=now, horizon_s=horizon_s)
 
     def _start_over(self, database: sqlite3.Connection) -> None:
         """Begin after a loss as if the budget had just been used up.
@@ -270,4 +236,4 @@ class PacerRecord:
         )
         self._insert(database, everything, "done", now, until=now)
         cool_down_s = self._pacing.horizon_s(small=False)
-        self._set_pause(database, now + cool_down_s, cool_down_s)
+        set_pause(database, self._boot, until=now + cool_down_s, length_s=cool_down_s)
