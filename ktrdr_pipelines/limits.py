@@ -262,6 +262,12 @@ class IbLimitsRegistry:
     PROBE_CACHE_S: Final = Limit(
         30 * _DAY, "seconds that the oldest bar found by probing is believed", "this project", "P"
     )
+    WIDTH_CACHE_S: Final = Limit(
+        _DAY,
+        "seconds that the width of a request which two runs learned is believed",
+        "this project",
+        "P",
+    )
     TRY_AGAIN_S: Final = Limit(
         MappingProxyType(
             {

@@ -59,6 +59,7 @@ class Case:
         self.asking = chunk
         asked = await desk.asking.chunk(chunk)
         desk.failures_in_a_row = 0
+        desk.means.widths.answered(desk.series.timeframe, chunk.sessions)
         answer, proved = asked.answer, "nothing"
         try:
             proved = await self._take(chunk, answer)

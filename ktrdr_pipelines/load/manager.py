@@ -97,7 +97,7 @@ class LoadManager:
                     claimant=claimant,
                     ranges=RangeDiscovery(ledger, self.gateway),
                     life=LifeSigns(),
-                    widths=Widths(),
+                    widths=Widths(ledger, self.gateway, self.patience.clock),
                     progress=self.progress,
                 )
 
