@@ -120,13 +120,16 @@ def head_of(text: str) -> datetime | None:
     return moment
 
 
-def zone_named(name: str | None) -> ZoneInfo | None:
-    """Give a zone by its full name; None where a name is short, and so may mean several."""
+def zone_named(name: str | None, *, also: frozenset[str] = frozenset()) -> ZoneInfo | None:
+    """Give a zone by its full name; None where a name is short, and so may mean several.
+
+    ``also`` are short names that mean one place only.
+    """
     if name is None:
         return None
     if name.upper() in _UTC_NAMES:
         return ZoneInfo("UTC")
-    if "/" not in name:
+    if "/" not in name and name not in also:
         return None
     try:
         return ZoneInfo(name)

@@ -152,6 +152,16 @@ def test_refusals_are_shared_by_processes_and_probed_once_a_day(tmp_path: Path) 
     other.close()
 
 
+def test_a_refusal_that_a_wrong_clock_noted_does_not_last(tmp_path: Path) -> None:
+    """Where the clock was ahead and is set back, nobody is blocked for longer than a day."""
+    clock, pacer = Clock(), Pacer(tmp_path)
+    clock.now += 30 * 86_400
+    Entitlements(pacer, clock=clock).note(NASDAQ, EntitlementError("bars", came="no", code=354))
+    clock.now -= 30 * 86_400
+    assert not is_blocked(Entitlements(pacer, clock=clock), NASDAQ)
+    pacer.close()
+
+
 def test_a_competing_session_is_forgotten_after_minutes(tmp_path: Path) -> None:
     """It blocks everything, and not for a day."""
     clock, pacer = Clock(), Pacer(tmp_path)
