@@ -43,7 +43,7 @@ def exit_code_of(
     """Say how the load as a whole went: what failed weighs more than a gap."""
     if catalog_error is not None or any(report.error is not None for report in reports):
         return ExitCode.FAILED
-    complete = all(report.is_complete for report in reports)
+    complete = all(report.is_complete and not report.suspect for report in reports)
     return ExitCode.DONE if complete else ExitCode.INCOMPLETE
 
 
@@ -65,7 +65,7 @@ def tell(
             say(f"{report.series} could not be loaded: {report.error}")
     for line in _gap_lines([one for one in reports if one.unexplained | one.put_off], calendars):
         say(line)
-    for line in _refresh_lines(reports):
+    for line in (*_suspect_lines(reports), *_refresh_lines(reports)):
         say(line)
     if catalog_error is not None:
         note(f"The bars are saved, the catalog is not up to date: {catalog_error}")
@@ -89,6 +89,8 @@ def _result(report: SeriesReport) -> str:
         return "put off"
     if not report.is_complete:
         return "incomplete" if report.unexplained else "not all refreshed"
+    if report.suspect:
+        return "suspect"
     return "complete, session still open" if report.waiting else "complete"
 
 
@@ -103,6 +105,17 @@ def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterato
         yield f"  and {len(gaps) - MOST_GAPS:,} more; --json names them all"
     yield from _reason_lines(reports)
     yield "What was saved stays; the same command asks for the rest."
+
+
+def _suspect_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
+    """Tell what is settled and looks as if the gateway had left bars out."""
+    for report in reports:
+        if report.suspect:
+            stretches = counted(len(report.suspect), "stretch", "stretches")
+            yield (
+                f"{report.series}: {stretches} with far fewer bars than the sessions around; "
+                "the same command asks once more"
+            )
 
 
 def _refresh_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
@@ -157,7 +170,7 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
     return {
         "symbol": report.series.symbol,
         "timeframe": str(report.series.timeframe),
-        "complete": report.is_complete,
+        "complete": report.is_complete and not report.suspect,
         "requests": report.requests,
         "rows": report.rows,
         "added": report.added,
@@ -169,6 +182,7 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
         "next_try_at": report.next_try_at,
         "not_refreshed": stretches_json(report.not_refreshed),
         "kept": report.kept,
+        "suspect": stretches_json(report.suspect),
         "failures": [error_json(failure) for failure in report.failures],
         "error": None if report.error is None else error_json(report.error),
         "notes": notes.texts.get(report.series, []),

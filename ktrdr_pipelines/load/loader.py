@@ -103,13 +103,13 @@ class IbDataLoader:
         """Ask for what is due, if anything is; without, nobody is bothered."""
         gaps = facts.need(self._means.keeper.now(), self._clock()).gaps().hull
         if gaps is None:
-            return self._report(facts)
+            return self._report(facts, manner)
         identity = await self._identity(facts.series, gaps)
         self._outlook.recall_listing(facts, manner, identity.contract_id)
         await self._hear_hours(facts)
         work = SeriesWork(self._means, facts, identity, manner)
         await work.run()
-        return self._report(facts, work)
+        return self._report(facts, manner, work)
 
     def _tell_of_resuming(self, facts: SeriesFacts) -> None:
         """Say what a refresh leaves out because one that was stopped has had it."""
@@ -156,7 +156,9 @@ class IbDataLoader:
             Tries(self._means.store.ledger, series, self._clock).failed(gaps, error)
             raise
 
-    def _report(self, facts: SeriesFacts, work: SeriesWork | None = None) -> SeriesReport:
+    def _report(
+        self, facts: SeriesFacts, manner: Manner, work: SeriesWork | None = None
+    ) -> SeriesReport:
         keeper = self._means.keeper
         need = facts.need(keeper.now(), keeper.patience.clock(), everything=True)
         gaps = facts.left(need)
@@ -177,4 +179,5 @@ class IbDataLoader:
             next_try_at=facts.next_try_at,
             not_refreshed=again - of_open_session(need, again),
             kept=work.kept if work else 0,
+            suspect=self._outlook.suspects(facts.series, manner) & facts.wanted,
         )

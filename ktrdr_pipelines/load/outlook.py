@@ -110,26 +110,32 @@ class Outlook:
         known = self._store.ledger.refreshed(series_key(series), self._clock())
         return known.stamps if known else IntervalSet()
 
+    def suspects(self, series: Series, manner: Manner) -> IntervalSet:
+        """Give the stamps of the sessions that another load would ask for once more."""
+        coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
+        return IntervalSet(one.stamps for one in self._suspects(series, coverage, calendar, manner))
+
     def _suspects(
         self, series: Series, coverage: Coverage, calendar: SessionCalendar, manner: Manner
     ) -> tuple[Suspect, ...]:
-        """Give the sessions that have far fewer bars than their neighbours, once; not for a tail.
+        """Give sessions that have far fewer bars than their neighbours, once; not for a tail.
 
         What was asked again and gave the same is no suspect any more.
         """
         if manner.tail or not coverage.bars or not series.timeframe.is_intraday:
             return ()
         spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
-        settled, now = stretches_of(coverage.bars), micros(self._clock())
+        empty = IntervalSet(proof.interval for proof in coverage.empty)
+        settled, now = stretches_of(coverage.bars | empty), micros(self._clock())
         confirmed = self._store.ledger.confirmed(series_key(series))
         found = (
             (spans.days[place].item(), int(spans.spans.starts[place]), int(spans.spans.ends[place]))
             for place in suspect_days(spans, rows, settled, now)
         )
         return tuple(
-            Suspect(day, Interval(moment(start), moment(end)), rows[day])
+            Suspect(day, Interval(moment(start), moment(end)), rows.get(day, 0))
             for day, start, end in found
-            if confirmed.get(day) != rows[day]
+            if confirmed.get(day) != rows.get(day, 0)
         )
 
     def recall_listing(self, facts: SeriesFacts, manner: Manner, contract_id: int) -> None:
