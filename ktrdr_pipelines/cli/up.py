@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.cli.dagster_web import Web
     from ktrdr_pipelines.cli.place import Place
     from ktrdr_pipelines.settings import Settings
+    from ktrdr_pipelines.store.layout import StoreLayout
 
 HOW_TO_GET_ONE: Final = """\
 Get one in one of these ways:
@@ -51,6 +52,8 @@ def up(
     """Start Dagster's web UI and daemon over the store, until you stop it.
 
     The store is made where there is none. A gateway must answer first.
+
+    Exit codes: 0 you stopped it, 1 it could not start, or Dagster ended by itself, 2 bad usage.
     """
     from ktrdr_pipelines.cli.dagster_home import prepare_home
     from ktrdr_pipelines.cli.dagster_web import dagster_web
@@ -63,7 +66,10 @@ def up(
         with _gateway(load_settings(), simulated=simulated) as place:
             home = prepare_home(place.layout)
             log = place.layout.state / "dagster.log"
-            with dagster_web(home, log, port, _variables(place)) as web:
+            with (
+                _only_one(place.layout) as alone,
+                dagster_web(home, log, port, _variables(place), keeping=alone) as web,
+            ):
                 if not as_json:
                     note("starting Dagster's web UI and daemon ...")
                 plan = _backlog(place)
@@ -73,6 +79,34 @@ def up(
     except Stopped:
         if not as_json:
             say("stopped; what was saved stays")
+
+
+@contextmanager
+def _only_one(layout: "StoreLayout") -> "Iterator[int]":
+    """Refuse a second Dagster over one store; gives a lock that Dagster is to keep open.
+
+    Two daemons would ask for everything twice. The lock lasts as long as anybody has it open: also
+    where this process was killed and Dagster goes on.
+
+    Raises:
+        StoreError: there is one already.
+    """
+    import fcntl
+
+    from ktrdr_pipelines.errors import StoreError
+    from ktrdr_pipelines.store.atomic import disk_errors
+
+    path = layout.lock("dagster")
+    with disk_errors(path), path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"start Dagster over {layout.root}",
+                came="another `ktrdr up`, or a Dagster that one left behind, works on this store",
+                remedy=f"Use that one, or end it; `fuser {path}` names its processes",
+            ) from error
+        yield file.fileno()
 
 
 @contextmanager
@@ -103,26 +137,34 @@ def _place(settings: "Settings", *, origin: str | None) -> "Place":
     if was_made:
         note(f"made the store {place.layout.root} with a universe to edit")
     warn_of_problem(place)
-    _require_gateway(settings)
+    _require_gateway(place)
     return place
 
 
-def _require_gateway(settings: "Settings") -> None:
-    """Refuse to start without a gateway that answers.
+def _require_gateway(place: "Place") -> None:
+    """Refuse to start without a gateway that answers, and whose bars the store may take.
 
     Raises:
-        GatewayUnreachableError: there is none; the text says how to get one.
+        GatewayUnreachableError: nothing listens there; the text says how to get one.
+        GatewayError: something listens and is no gateway that can be used.
+        ForeignIdentityError: the store holds bars of another origin.
     """
     from ktrdr_pipelines.cli.health import look
     from ktrdr_pipelines.cli.stopping import run_stoppable
+    from ktrdr_pipelines.core.instruments import Origin
     from ktrdr_pipelines.ib.config import GatewayConfig
+    from ktrdr_pipelines.store.layout import refuse_other_origin
 
-    found = run_stoppable(look(GatewayConfig.from_settings(settings)))
+    found = run_stoppable(look(GatewayConfig.from_settings(place.settings)))
     if found.error is not None:
+        if found.tcp is not False:
+            raise found.error
         came = found.error.came or str(found.error)
         raise GatewayUnreachableError(
             f"no gateway answers at {found.gateway}", came=came, remedy=HOW_TO_GET_ONE
         )
+    if found.origin is not None:
+        refuse_other_origin(place.layout, Origin(found.origin))
     for trouble in found.troubles:
         note(f"Trouble at the gateway: {trouble}")
 

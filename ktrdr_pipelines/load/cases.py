@@ -96,7 +96,7 @@ class Case:
         left = (doubt for doubt in self._doubts.open if not doubt.interval.overlaps(chunk.stamps))
         self._doubts = Doubts(tuple(left))
         self._set_aside_rest(chunk.stamps)
-        return f"{settlement.bars.num_rows} bars, the newest are held back (2188)"
+        return f"{settlement.bars.num_rows} bars, the newest are held back"
 
     async def _take_silence(self, chunk: Chunk) -> str:
         """Take in "no data": learn where the data begin, then doubt it or believe it."""

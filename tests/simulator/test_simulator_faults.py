@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -239,6 +239,25 @@ def test_the_link_is_lost_and_restored(synthetic: SyntheticMarket, code: int) ->
         client.bars(3)
         assert client.until(17)[1] == "3"
         assert client.quiet(17)
+
+
+def test_live_bars_hang_like_all_that_is_open(synthetic: SyntheticMarket) -> None:
+    """They change every second, and after an outage began no update comes any more."""
+    behaviour = Behaviour(faults=parse_faults("faults: [{fault: link_lost, nth: 2}]", ""))
+    with (
+        running_simulator(synthetic, now=NOW, behaviour=behaviour, update_s=0.0) as server,
+        raw_client(server) as client,
+    ):
+        client.send(20, 1, *AAPL, 0, "", "1 min", "1 D", 1, "TRADES", 2, 1, "")
+        client.until(90)
+        client.bars(2)
+        client.until(1100)
+        for minutes in range(1, 20):
+            server.clock.set(datetime.fromisoformat(NOW) + timedelta(minutes=minutes))
+            assert client.quiet(90)
+        server.lift_faults()
+        client.until(1102)
+        assert client.quiet(17, 90)
 
 
 def test_an_outage_ends_by_itself(synthetic: SyntheticMarket) -> None:
