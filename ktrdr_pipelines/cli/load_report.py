@@ -65,7 +65,7 @@ def tell(
             say(f"{report.series} could not be loaded: {report.error}")
     for line in _gap_lines([one for one in reports if one.unexplained | one.put_off], calendars):
         say(line)
-    for line in (*_suspect_lines(reports), *_refresh_lines(reports)):
+    for line in _refresh_lines(reports):
         say(line)
     if catalog_error is not None:
         note(f"The bars are saved, the catalog is not up to date: {catalog_error}")
@@ -105,17 +105,6 @@ def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterato
         yield f"  and {len(gaps) - MOST_GAPS:,} more; --json names them all"
     yield from _reason_lines(reports)
     yield "What was saved stays; the same command asks for the rest."
-
-
-def _suspect_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
-    """Tell what is settled and looks as if the gateway had left bars out."""
-    for report in reports:
-        if report.suspect:
-            stretches = counted(len(report.suspect), "stretch", "stretches")
-            yield (
-                f"{report.series}: {stretches} with far fewer bars than the sessions around; "
-                "the same command asks once more"
-            )
 
 
 def _refresh_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:

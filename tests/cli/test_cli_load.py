@@ -62,6 +62,7 @@ def test_the_document_tells_every_series(ktrdr: Any, store: Path, gateway: Any) 
         "next_try_at": None,
         "not_refreshed": [],
         "kept": 0,
+        "suspect": [],
         "failures": [],
         "error": None,
         "notes": [],
