@@ -80,9 +80,9 @@ def rebuild_catalog(
         try:
             with closing(Ledger(layout.ledger)) as ledger:
                 store = BarStore(layout, ledger)
-                filled = frozenset(timeframe for _symbol, timeframe in store.series_on_disk())
-                tables = catalog_tables(store, universe, now, gaps)
-            _build(temp, layout, tables, filled)
+                held = store.series_on_disk()
+                tables = catalog_tables(store, universe, now, held=held, gaps=gaps)
+            _build(temp, layout, tables, frozenset(timeframe for _symbol, timeframe in held))
             with disk_errors(layout.catalog):
                 _sync(temp)
                 _write_ahead(layout.catalog).unlink(missing_ok=True)
