@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ktrdr_pipelines.cli.last_will import last_will
 from ktrdr_pipelines.cli.processes import end, start
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.store.atomic import disk_errors
@@ -76,6 +77,8 @@ class Web:
 def dagster_web(home: Path, log: Path, port: int, variables: Mapping[str, str]) -> Iterator[Web]:
     """Run Dagster while the context lasts; its whole group is gone afterwards.
 
+    It ends with this process, however that ends.
+
     Args:
         home: DAGSTER_HOME, and the working folder: an .env of the user's would override it.
         log: where its output goes.
@@ -89,9 +92,15 @@ def dagster_web(home: Path, log: Path, port: int, variables: Mapping[str, str]) 
             [*command, "--host", HOST, "--port", str(port)], cwd=home, env=env, output=file.fileno()
         )
     try:
-        yield Web(process, f"http://{HOST}:{port}", log)
+        with last_will(process):
+            yield Web(process, url_of(port), log)
     finally:
         end(process)
+
+
+def url_of(port: int) -> str:
+    """Give the address of the web UI."""
+    return f"http://{HOST}:{port}"
 
 
 def _answers(url: str) -> bool:

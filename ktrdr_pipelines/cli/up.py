@@ -13,6 +13,8 @@ from ktrdr_pipelines.cli.output import AsJson, note, say, say_json
 from ktrdr_pipelines.errors import GatewayUnreachableError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ktrdr_pipelines.cli.dagster_web import Web
     from ktrdr_pipelines.cli.place import Place
     from ktrdr_pipelines.settings import Settings
@@ -53,14 +55,20 @@ def up(
     The store is made where there is none. A gateway must answer first.
     """
     from ktrdr_pipelines.cli.dagster_home import prepare_home
-    from ktrdr_pipelines.cli.dagster_web import dagster_web
+    from ktrdr_pipelines.cli.dagster_web import dagster_web, url_of
+    from ktrdr_pipelines.cli.only_one import only_one, refuse_second
     from ktrdr_pipelines.cli.processes import require_free
     from ktrdr_pipelines.cli.stopping import Stopped
     from ktrdr_pipelines.settings import load_settings
 
+    settings = load_settings()
+    refuse_second(_folder(settings, simulated=simulated))
     require_free("--port", port)
     try:
-        with _gateway(load_settings(), simulated=simulated) as place:
+        with (
+            _gateway(settings, simulated=simulated) as place,
+            only_one(place.layout, url_of(port)),
+        ):
             home = prepare_home(place.layout)
             log = place.layout.state / "dagster.log"
             with dagster_web(home, log, port, _variables(place)) as web:
@@ -79,16 +87,22 @@ def up(
 def _gateway(settings: "Settings", *, simulated: bool) -> "Iterator[Place]":
     """Give the store with a gateway that answers, while the context lasts."""
     from ktrdr_pipelines.cli.processes import is_free, simulator_process
-    from ktrdr_pipelines.settings import data_folder
 
-    folder = data_folder(settings)
+    folder = _folder(settings, simulated=simulated)
     if not simulated:
         yield _place(settings.model_copy(update={"ktrdr_data": folder}), origin=None)
         return
     wish = _SIMULATOR_PORT if is_free(_SIMULATOR_PORT) else 0
     with simulator_process(port=wish) as port:
-        own = {"ib_host": "127.0.0.1", "ib_port": port, "ktrdr_data": folder / "simulated"}
+        own = {"ib_host": "127.0.0.1", "ib_port": port, "ktrdr_data": folder}
         yield _place(settings.model_copy(update=own), origin="simulated")
+
+
+def _folder(settings: "Settings", *, simulated: bool) -> "Path":
+    from ktrdr_pipelines.settings import data_folder
+
+    folder = data_folder(settings)
+    return folder / "simulated" if simulated else folder
 
 
 def _place(settings: "Settings", *, origin: str | None) -> "Place":

@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.cli.dagster_home import prepare_home
+from ktrdr_pipelines.cli.only_one import only_one
 from ktrdr_pipelines.store.layout import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +45,35 @@ def test_the_home_takes_the_committed_settings_and_keeps_edits(ktrdr: Any, store
     assert path.read_text() == "telemetry: {enabled: false}\n"
 
 
+def test_a_second_one_over_the_same_store_is_refused(ktrdr: Any, store: Path, hands: Any) -> None:
+    """Two daemons would start every run twice: the text says where the first one is."""
+    layout = open_store(store)
+    with only_one(layout, "http://127.0.0.1:3000"):
+        told = ktrdr("up", "--port", str(hands.free_port()))
+        told.is_error(1, "another one runs", str(store), "http://127.0.0.1:3000", "end it first")
+    ktrdr("up", "--port", str(hands.free_port())).is_error(1, "no gateway answers")
+
+
+def test_what_a_killed_command_started_ends_with_it(hands: Any) -> None:
+    """Kill -9 of the command ends the whole group that it had started, grandchildren too."""
+    code = (
+        "import sys, time\n"
+        "from ktrdr_pipelines.cli.last_will import last_will\n"
+        "from ktrdr_pipelines.cli.processes import start\n"
+        'child = \'import subprocess, sys; subprocess.run([sys.executable, "-c", '
+        '"input()"], stdin=subprocess.PIPE)\'\n'
+        "child = start([sys.executable, '-c', child])\n"
+        "with last_will(child):\n"
+        "    print(child.pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as one:
+        group = int(one.stdout.readline())
+        hands.wait_for(lambda: len(hands.group_members(group)) == 2)
+        one.kill()
+    hands.wait_for(lambda: not hands.group_members(group))
+
+
 @pytest.mark.slow
 def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
     """With a simulated gateway the UI answers; Ctrl-C ends every process, and that is success."""
@@ -54,7 +86,7 @@ def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
         with urllib.request.urlopen(page, timeout=30) as reply:  # noqa: S310  (loopback)
             assert reply.status == 200
         groups = hands.children_groups(up.pid)
-        assert len(groups) == 2
+        assert len(groups) == 3  # the gateway, Dagster, and what ends Dagster where this cannot
         up.send_signal(signal.SIGINT)
         _, err = up.communicate(timeout=90)
     assert up.returncode == 0, err
