@@ -262,6 +262,12 @@ class IbLimitsRegistry:
     PROBE_CACHE_S: Final = Limit(
         30 * _DAY, "seconds that the oldest bar found by probing is believed", "this project", "P"
     )
+    WIDTH_CACHE_S: Final = Limit(
+        _DAY,
+        "seconds that the width of a request which two runs learned is believed",
+        "this project",
+        "P",
+    )
     TRY_AGAIN_S: Final = Limit(
         MappingProxyType(
             {
@@ -313,6 +319,8 @@ class IbLimitsRegistry:
                 2108: CodeClass.NOTICE,
                 2174: CodeClass.NOTICE,
                 2188: CodeClass.NOTICE,
+                10090: CodeClass.NOTICE,
+                10167: CodeClass.NOTICE,
                 10089: CodeClass.ENTITLEMENT,
                 10141: CodeClass.ENTITLEMENT,
                 10168: CodeClass.ENTITLEMENT,
@@ -360,7 +368,8 @@ class IbLimitsRegistry:
     def class_of(cls, code: int, text: str) -> CodeClass:
         """Class a gateway's code, reading its text where the text decides.
 
-        An unknown code from 2100 to 2199 is a notice (ib_async treats it so too, grade S); any
+        An unknown code from 2100 to 2199 is a notice (ib_async treats it so too, grade S); one
+        whose text tells of a pacing violation is one, whatever its number (420 is, grade O); any
         other one refuses the request that it names.
         """
         folded = text.casefold()
@@ -369,6 +378,8 @@ class IbLimitsRegistry:
                 return hint.means
         if code in cls.CODES.value:
             return cls.CODES.value[code]
+        if "pacing violation" in folded:
+            return CodeClass.PACING
         if code in cls.CODE_TEXTS.value:
             return CodeClass.RETRY
         return CodeClass.NOTICE if 2100 <= code <= 2199 else CodeClass.REJECTED

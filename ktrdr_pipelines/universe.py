@@ -40,6 +40,10 @@ class Windows:
     first_month: date = date(2020, 1, 1)
     first_year: int = 1980
 
+    def first_day(self, timeframe: Timeframe) -> date:
+        """Give the first session date that a window of a timeframe can hold."""
+        return self.first_month if timeframe is Timeframe.M1 else date(self.first_year, 1, 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Universe:
@@ -70,6 +74,14 @@ class Universe:
             came="not in the universe",
             remedy=f"{hint}Add it under `symbols:` in {self.name}",
         )
+
+    def before_windows(self) -> dict[Timeframe, list[str]]:
+        """Name the symbols whose start lies before Dagster's first window, by timeframe."""
+        found: dict[Timeframe, list[str]] = {}
+        for one in self.series():
+            if one.instrument.start < self.windows.first_day(one.timeframe):
+                found.setdefault(one.timeframe, []).append(one.symbol)
+        return found
 
     def series(self, timeframe: Timeframe | None = None) -> tuple[Series, ...]:
         """Give every series, or those of one timeframe, in the order of the file."""

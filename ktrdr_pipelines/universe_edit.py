@@ -190,6 +190,7 @@ def _checked(
     Raises:
         UniverseError: it does not.
     """
+    _refuse_broken(old, new)
     before = dict(parse_universe(old.text, old.name).instruments)
     after = dict(parse_universe(new, old.name).instruments)
     after.pop(added, None)
@@ -203,6 +204,18 @@ def _checked(
         if one != other:
             raise _changed(old.name, symbol, one, other)
     return new
+
+
+def _refuse_broken(old: _Text, new: str) -> None:
+    """Refuse an edit that cannot cut where an entry is written in one of YAML's rarer ways."""
+    try:
+        parsed(new, old.name)
+    except UniverseError as error:
+        raise UniverseError(
+            f"cannot edit {old.name}",
+            came="an entry in it is written with an anchor, an alias or a question mark",
+            remedy="Edit that file by hand",
+        ) from error
 
 
 def _changed(

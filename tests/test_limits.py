@@ -35,6 +35,7 @@ SCALARS = {
     "BAR_LAG_S": 5,
     "HEAD_CACHE_S": 24 * 3600,
     "PROBE_CACHE_S": 30 * 24 * 3600,
+    "WIDTH_CACHE_S": 24 * 3600,
     "EMPTY_RECENT_DAYS": 30,
     "EMPTY_OLD_DAYS": 365,
     "NO_MARKET_DATA_VALUE": -1,
@@ -158,6 +159,8 @@ CODES = {
     2158: "notice",
     2174: "notice",
     2188: "notice",
+    10090: "notice",
+    10167: "notice",
     10089: "entitlement",
     10141: "entitlement",
     10168: "entitlement",
@@ -201,7 +204,7 @@ UNKNOWN = [
     (2099, "rejected"),
     (2200, "rejected"),
     (399, "rejected"),
-    (10090, "rejected"),
+    (10148, "rejected"),
     (-1, "rejected"),
 ]
 
@@ -302,6 +305,13 @@ def test_every_text_that_decides_is_tested() -> None:
     hints = [hint for many in limit("CODE_TEXTS").value.values() for hint in many]
     for hint in hints:
         assert any(hint.part in text for _, text, _ in TEXTS), hint.part
+
+
+@pytest.mark.parametrize("code", [420, 9999])
+def test_a_pacing_violation_is_one_whatever_its_number(code: int) -> None:
+    """A code that is not known is still heeded where its text tells of the pace."""
+    text = "Invalid Real-time Query:Historical data request Pacing Violation"
+    assert IbLimitsRegistry.class_of(code, text) is CodeClass("pacing")
 
 
 @pytest.mark.parametrize(("code", "means"), UNKNOWN)

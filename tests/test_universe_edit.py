@@ -110,3 +110,17 @@ def test_what_makes_no_sense_is_refused(act: object, words: str) -> None:
     """The text says what is wrong; nothing is given back."""
     with pytest.raises(UniverseError, match=words):
         act()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("text", "symbol"),
+    [
+        ("symbols:\n  AAPL: &one {start: 2020-01-02}\n  MSFT: *one\n", "AAPL"),
+        ("symbols:\n  AAPL: &one {start: 2020-01-02}\n  MSFT: *one\n", "MSFT"),
+    ],
+)
+def test_what_an_edit_would_break_is_left_to_a_person(text: str, symbol: str) -> None:
+    """The text blames the edit, not a file that is well."""
+    parse_universe(text, "u.yaml")
+    with pytest.raises(UniverseError, match=r"cannot edit u\.yaml.*alias.*by hand"):
+        rename_symbol(text, "u.yaml", symbol, "NEW")

@@ -74,7 +74,9 @@ class Web:
 
 
 @contextmanager
-def dagster_web(home: Path, log: Path, port: int, variables: Mapping[str, str]) -> Iterator[Web]:
+def dagster_web(
+    home: Path, log: Path, port: int, variables: Mapping[str, str], *, keeping: int
+) -> Iterator[Web]:
     """Run Dagster while the context lasts; its whole group is gone afterwards.
 
     It ends with this process, however that ends.
@@ -84,23 +86,23 @@ def dagster_web(home: Path, log: Path, port: int, variables: Mapping[str, str]) 
         log: where its output goes.
         port: of the web UI, on this machine only.
         variables: what else its environment says.
+        keeping: an open file that it shall keep open as long as it lives.
     """
     command = [sys.executable, "-m", "dagster", "dev", "-m", "ktrdr_pipelines.definitions"]
     env = {**os.environ, **variables, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     with disk_errors(log), log.open("wb") as file:
         process = start(
-            [*command, "--host", HOST, "--port", str(port)], cwd=home, env=env, output=file.fileno()
+            [*command, "--host", HOST, "--port", str(port)],
+            cwd=home,
+            env=env,
+            output=file.fileno(),
+            keeping=(keeping,),
         )
     try:
         with last_will(process):
-            yield Web(process, url_of(port), log)
+            yield Web(process, f"http://{HOST}:{port}", log)
     finally:
         end(process)
-
-
-def url_of(port: int) -> str:
-    """Give the address of the web UI."""
-    return f"http://{HOST}:{port}"
 
 
 def _answers(url: str) -> bool:

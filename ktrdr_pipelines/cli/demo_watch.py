@@ -4,6 +4,7 @@ Not here: what the run itself listens to (``defs.runs``), what is shown (``cli.p
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.defs.resources import IbResource
@@ -33,6 +34,9 @@ class Tally:
     def noted(self, series: Series, text: str) -> None:
         """Ignore it."""
 
+    def waiting(self, text: str, until: datetime) -> None:
+        """Ignore it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
@@ -59,6 +63,11 @@ class Listeners:
         """Tell all."""
         for one in self.all:
             one.noted(series, text)
+
+    def waiting(self, text: str, until: datetime) -> None:
+        """Tell all."""
+        for one in self.all:
+            one.waiting(text, until)
 
 
 def watched(ib: IbResource, *listeners: Progress) -> IbResource:

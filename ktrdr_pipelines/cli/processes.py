@@ -35,8 +35,9 @@ def start(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     output: IO[bytes] | int = subprocess.DEVNULL,
+    keeping: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Start a process in a group of its own."""
+    """Start a process in a group of its own; ``keeping`` are files that it too keeps open."""
     with _heeding_interrupts():
         return subprocess.Popen(  # noqa: S603  (the command is the project's own)
             command,
@@ -46,6 +47,7 @@ def start(
             stdout=output,
             stderr=subprocess.STDOUT if output != subprocess.PIPE else subprocess.DEVNULL,
             process_group=0,
+            pass_fds=keeping,
         )
 
 

@@ -6,9 +6,10 @@ Not here: the table at the end (``cli.load_report``).
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from ktrdr_pipelines.cli.output import console, note
+from ktrdr_pipelines.cli.output import console, instant_text, note
 from ktrdr_pipelines.core.instruments import Series
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ MOST_SHOWN: Final = 12
 
 @dataclass(slots=True)
 class Notes:
-    """Keeps what a load says by the way, each thing once; shows nothing."""
+    """Keeps what a load says by the way, each thing once; shows nothing but waits."""
 
     texts: dict[Series, list[str]] = field(default_factory=dict)
 
@@ -39,6 +40,10 @@ class Notes:
         kept = self.texts.setdefault(series, [])
         if text not in kept:
             kept.append(text)
+
+    def waiting(self, text: str, until: datetime) -> None:
+        """Tell it now: else a load that waits looks like one that hangs."""
+        self.tell(f"waiting until {instant_text(until)}: {text}")
 
     def tell(self, text: str) -> None:
         """Print a line beside the result, now."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _CONTRACT: Final = ("sec_type", "exchange", "currency")
 _FIELDS: Final = ("what_to_show", "use_rth", "start", "backfill")
+_NAMED_AT_MOST: Final = 8
 _COLUMNS: Final = {
     "series": "left",
     "bars": "right",
@@ -86,6 +87,13 @@ def say_symbols(universe: "Universe") -> None:
         rows.append((symbol, contract, *(_starred(told[name]) for name in _FIELDS)))
     say_table({"symbol": "left", "contract": "fold", **dict.fromkeys(_FIELDS, "left")}, rows)
     say("* derived, or from the defaults; --json says which, and has all fields")
+    for timeframe, symbols in universe.before_windows().items():
+        first = universe.windows.first_day(timeframe)
+        say(
+            f"{_few(symbols)}: {timeframe} is wanted from before {first}, where Dagster's windows "
+            "begin: sensors and backfills load nothing older, ktrdr load and ktrdr update do; "
+            "`windows:` in the universe moves the first window"
+        )
 
 
 def _say_states(states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]") -> None:
@@ -158,6 +166,7 @@ def _document(
                 for symbol, instrument in universe.instruments.items()
             },
         },
+        "before_windows": {str(kind): names for kind, names in universe.before_windows().items()},
         "series": [_state_json(state) for state in states],
         "not_in_universe": [
             {"symbol": one.symbol, "timeframe": one.timeframe, "rows": one.rows}
@@ -202,6 +211,11 @@ def _age_text(seconds: int) -> str:
     units = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
     size, unit = next((one for one in units if seconds >= one[0]), units[-1])
     return counted(seconds // size, unit)
+
+
+def _few(symbols: "Sequence[str]") -> str:
+    more = len(symbols) - _NAMED_AT_MOST
+    return ", ".join(symbols[:_NAMED_AT_MOST]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _starred(told: str) -> str:

@@ -74,6 +74,11 @@ def add(
     from ktrdr_pipelines.universe import parse_universe
     from ktrdr_pipelines.universe_edit import add_symbol
 
+    if symbol.startswith("--"):
+        raise UsageError(
+            f"{symbol} where the symbol should stand",
+            remedy="Name the symbol first, as in: ktrdr universe add TSLA --timeframes 1h",
+        )
     layout = _layout()
     path = layout.universe
     text = add_symbol(_text(path), str(path), symbol, fields_of(context.args))

@@ -13,11 +13,10 @@ from ktrdr_pipelines.cli.output import AsJson, note, say, say_json
 from ktrdr_pipelines.errors import GatewayUnreachableError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ktrdr_pipelines.cli.dagster_web import Web
     from ktrdr_pipelines.cli.place import Place
     from ktrdr_pipelines.settings import Settings
+    from ktrdr_pipelines.store.layout import StoreLayout
 
 HOW_TO_GET_ONE: Final = """\
 Get one in one of these ways:
@@ -53,25 +52,24 @@ def up(
     """Start Dagster's web UI and daemon over the store, until you stop it.
 
     The store is made where there is none. A gateway must answer first.
+
+    Exit codes: 0 you stopped it, 1 it could not start, or Dagster ended by itself, 2 bad usage.
     """
     from ktrdr_pipelines.cli.dagster_home import prepare_home
-    from ktrdr_pipelines.cli.dagster_web import dagster_web, url_of
-    from ktrdr_pipelines.cli.only_one import only_one, refuse_second
+    from ktrdr_pipelines.cli.dagster_web import dagster_web
     from ktrdr_pipelines.cli.processes import require_free
     from ktrdr_pipelines.cli.stopping import Stopped
     from ktrdr_pipelines.settings import load_settings
 
-    settings = load_settings()
-    refuse_second(_folder(settings, simulated=simulated))
     require_free("--port", port)
     try:
-        with (
-            _gateway(settings, simulated=simulated) as place,
-            only_one(place.layout, url_of(port)),
-        ):
+        with _gateway(load_settings(), simulated=simulated) as place:
             home = prepare_home(place.layout)
             log = place.layout.state / "dagster.log"
-            with dagster_web(home, log, port, _variables(place)) as web:
+            with (
+                _only_one(place.layout) as alone,
+                dagster_web(home, log, port, _variables(place), keeping=alone) as web,
+            ):
                 if not as_json:
                     note("starting Dagster's web UI and daemon ...")
                 plan = _backlog(place)
@@ -84,25 +82,47 @@ def up(
 
 
 @contextmanager
+def _only_one(layout: "StoreLayout") -> "Iterator[int]":
+    """Refuse a second Dagster over one store; gives a lock that Dagster is to keep open.
+
+    Two daemons would ask for everything twice. The lock lasts as long as anybody has it open: also
+    where this process was killed and Dagster goes on.
+
+    Raises:
+        StoreError: there is one already.
+    """
+    import fcntl
+
+    from ktrdr_pipelines.errors import StoreError
+    from ktrdr_pipelines.store.atomic import disk_errors
+
+    path = layout.lock("dagster")
+    with disk_errors(path), path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"start Dagster over {layout.root}",
+                came="another `ktrdr up`, or a Dagster that one left behind, works on this store",
+                remedy=f"Use that one, or end it; `fuser {path}` names its processes",
+            ) from error
+        yield file.fileno()
+
+
+@contextmanager
 def _gateway(settings: "Settings", *, simulated: bool) -> "Iterator[Place]":
     """Give the store with a gateway that answers, while the context lasts."""
     from ktrdr_pipelines.cli.processes import is_free, simulator_process
+    from ktrdr_pipelines.settings import data_folder
 
-    folder = _folder(settings, simulated=simulated)
+    folder = data_folder(settings)
     if not simulated:
         yield _place(settings.model_copy(update={"ktrdr_data": folder}), origin=None)
         return
     wish = _SIMULATOR_PORT if is_free(_SIMULATOR_PORT) else 0
     with simulator_process(port=wish) as port:
-        own = {"ib_host": "127.0.0.1", "ib_port": port, "ktrdr_data": folder}
+        own = {"ib_host": "127.0.0.1", "ib_port": port, "ktrdr_data": folder / "simulated"}
         yield _place(settings.model_copy(update=own), origin="simulated")
-
-
-def _folder(settings: "Settings", *, simulated: bool) -> "Path":
-    from ktrdr_pipelines.settings import data_folder
-
-    folder = data_folder(settings)
-    return folder / "simulated" if simulated else folder
 
 
 def _place(settings: "Settings", *, origin: str | None) -> "Place":
@@ -117,26 +137,34 @@ def _place(settings: "Settings", *, origin: str | None) -> "Place":
     if was_made:
         note(f"made the store {place.layout.root} with a universe to edit")
     warn_of_problem(place)
-    _require_gateway(settings)
+    _require_gateway(place)
     return place
 
 
-def _require_gateway(settings: "Settings") -> None:
-    """Refuse to start without a gateway that answers.
+def _require_gateway(place: "Place") -> None:
+    """Refuse to start without a gateway that answers, and whose bars the store may take.
 
     Raises:
-        GatewayUnreachableError: there is none; the text says how to get one.
+        GatewayUnreachableError: nothing listens there; the text says how to get one.
+        GatewayError: something listens and is no gateway that can be used.
+        ForeignIdentityError: the store holds bars of another origin.
     """
     from ktrdr_pipelines.cli.health import look
     from ktrdr_pipelines.cli.stopping import run_stoppable
+    from ktrdr_pipelines.core.instruments import Origin
     from ktrdr_pipelines.ib.config import GatewayConfig
+    from ktrdr_pipelines.store.layout import refuse_other_origin
 
-    found = run_stoppable(look(GatewayConfig.from_settings(settings)))
+    found = run_stoppable(look(GatewayConfig.from_settings(place.settings)))
     if found.error is not None:
+        if found.tcp is not False:
+            raise found.error
         came = found.error.came or str(found.error)
         raise GatewayUnreachableError(
             f"no gateway answers at {found.gateway}", came=came, remedy=HOW_TO_GET_ONE
         )
+    if found.origin is not None:
+        refuse_other_origin(place.layout, Origin(found.origin))
     for trouble in found.troubles:
         note(f"Trouble at the gateway: {trouble}")
 

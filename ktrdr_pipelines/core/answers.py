@@ -3,6 +3,7 @@
 Not here: how a gateway is asked (``ib.source``), what an answer proves (``core.settle``).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -39,8 +40,8 @@ class Answer:
     """Bars that a gateway gave: at least one, sorted, unique by stamp, as they came.
 
     ``reach`` is the stretch of real time that the gateway says it answered, or None where it
-    says nothing usable. ``lacks_newest`` says that it holds back the newest bars (2188), so that
-    silence after the last bar means nothing.
+    says nothing usable. ``lacks_newest`` says that it holds back the newest bars (2188 and
+    the like), so that silence after the last bar means nothing.
     """
 
     request: BarRequest
@@ -57,8 +58,19 @@ class NoData:
     message: str
 
 
+OnSent = Callable[[], None]
+"""Told whenever a question goes to the gateway: never, once, or again after an outage."""
+
+
+def unheard() -> None:
+    """Let a question go unheard."""
+
+
 class BarSource(Protocol):
-    """Where bars come from; every call ends before a deadline, with a value or a GatewayError."""
+    """Where bars come from; every call ends before a deadline, with a value or a GatewayError.
+
+    ``sent`` is told of every request for historical data that the call makes of the gateway.
+    """
 
     @property
     def gateway(self) -> str:
@@ -88,7 +100,7 @@ class BarSource(Protocol):
         """Give the gateway's id of the instrument's contract."""
         ...
 
-    async def bars(self, request: BarRequest) -> Answer | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Answer | NoData:
         """Ask for bars."""
         ...
 
@@ -97,11 +109,11 @@ class BarSource(Protocol):
         ...
 
     async def schedule(
-        self, instrument: Instrument, ends_at: datetime, days: int
+        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
     ) -> list[LearnedDay]:
         """Give the sessions of so many days before a moment, oldest first."""
         ...
 
-    async def head(self, instrument: Instrument) -> datetime | None:
+    async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
         """Give the start of the oldest data, or None where the gateway cannot say."""
         ...

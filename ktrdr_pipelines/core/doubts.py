@@ -5,7 +5,8 @@ Not here: what bars prove (``core.settle``), asking (``ib.source``).
 A stretch is settled without bars only when two requests left it without any, the later one no
 wider than the stretch. "No data" for several sessions counts only after the newest of them were
 asked alone, one where older bars are known, else five: a request that reaches past the gateway's
-oldest bar may be answered with nothing though there are bars (grade C). An open session is never
+oldest bar may be answered with nothing though there are bars (grade C), and one that gives only the
+first bars of what is asked for looks as if nothing came behind them. An open session is never
 settled without bars.
 """
 
@@ -80,7 +81,21 @@ def after_answer(need: Need, doubts: Doubts, chunk: Chunk) -> Doubts:
     if rounds > MOST_ROUNDS:
         return Doubts(tuple(kept))
     unheld = silent - IntervalSet(doubt.interval for doubt in kept)
-    return Doubts((*kept, *_runs(need, unheld, probes=(0, PROBES_BEFORE_ALL), rounds=rounds)))
+    runs = _runs(need, unheld, probes=(0, PROBES_BEFORE_ALL), rounds=rounds)
+    return Doubts((*kept, *(_behind_all(need, run, chunk) for run in runs)))
+
+
+def _behind_all(need: Need, doubt: Doubt, chunk: Chunk) -> Doubt:
+    """Let the newest session be asked alone where no bar of the answer lies behind a doubt.
+
+    An answer that holds only the first bars of what was asked for looks the same, and so does the
+    next one to as wide a request.
+    """
+    spans = expected_spans(need.calendar, need.timeframe, doubt.interval)
+    newest = expected_spans(need.calendar, need.timeframe, chunk.stamps)[-1]
+    if len(spans) == 1 or spans[-1] != newest:
+        return doubt
+    return replace(doubt, probes=max(doubt.probes, PROBES))
 
 
 def quiet_and_empty(

@@ -5,7 +5,8 @@ Not here: sending them (``ib.source``), what an answer proves (``core.settle``).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from ktrdr_pipelines.core.gaps import due_gaps
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -15,6 +16,8 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 
 _MOST_SESSIONS_IN_DAYS = 60
 _MOST_WEEKS = 52
+_HOUR_S = 3_600
+"""Whoever asks for longer bars asks for few: nothing cuts an answer of a day's off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,14 @@ def plan(need: Need, doubts: Sequence[Doubt] = ()) -> list[Chunk]:
 
     Chunks end where a gap ends, or with the day of a session that is missing to its close; they
     reach back over as many sessions as ``most_days`` allows and hold at least one; gaps that one
-    request serves are joined. A doubt is asked for by itself.
+    request serves are joined. A doubt is asked for by itself, by a request no wider than it is.
     """
     gaps = need.gaps()
     doubted = IntervalSet(doubt.interval for doubt in doubts)
     chunks = _cut(need, gaps - doubted)
     for doubt in doubts:
-        asked_again = _cut(need, gaps.clip(doubt.interval), one_span=doubt.probes > 0)
+        narrow = _newest_by_seconds(need, gaps.clip(doubt.interval))
+        asked_again = _cut(need, narrow, one_span=doubt.probes > 0)
         chunks.extend(_unlike_the_first(need, chunk) for chunk in asked_again)
     return sorted(chunks, key=lambda chunk: chunk.ends_at, reverse=True)
 
@@ -106,6 +110,26 @@ def _unlike_the_first(need: Need, chunk: Chunk) -> Chunk:
         return chunk
     end = min(chunk.stamps.end, ends_at) if need.timeframe.is_intraday else chunk.stamps.end
     return replace(chunk, stamps=Interval(chunk.stamps.start, end), ends_at=ends_at)
+
+
+def _newest_by_seconds(need: Need, gaps: IntervalSet) -> IntervalSet:
+    """Give the newest part that a duration in seconds reaches over, of a long part of a session.
+
+    Asked by the day, the gateway may begin with the bars before the doubted part, and cut off
+    behind them what it is asked for. The part begins where a bar does.
+    """
+    hull, timeframe = gaps.hull, need.timeframe
+    if hull is None or not timeframe.is_intraday or timeframe.seconds > _HOUR_S:
+        return gaps
+    spans = expected_spans(need.calendar, timeframe, hull)
+    most = timedelta(seconds=_most_seconds(timeframe)) - timeframe.length
+    if len(spans) != 1 or hull == spans[0].stamps or hull.length <= most:
+        return gaps
+    zone = ZoneInfo(need.calendar.zone)
+    wall = (hull.end - most).astimezone(zone).replace(tzinfo=UTC)
+    past = (wall - datetime(1970, 1, 1, tzinfo=UTC)) % timeframe.length
+    begins = hull.end - most + (timeframe.length - past if past else past)
+    return gaps.clip(Interval(begins, hull.end))
 
 
 def narrower(timeframe: Timeframe, sessions: int) -> int | None:

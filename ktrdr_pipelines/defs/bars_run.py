@@ -4,7 +4,7 @@ Not here: the threads (``defs.runs``), whether a window is complete (``load.wind
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
@@ -22,10 +22,10 @@ from ktrdr_pipelines.defs.run_ending import RunEnding
 from ktrdr_pipelines.defs.runs import LoaderThread
 from ktrdr_pipelines.defs.tags import KIND, RunKind
 from ktrdr_pipelines.defs.telling import materialization
-from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.errors import KtrdrError, StoreError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.load.calendars import open_calendars
-from ktrdr_pipelines.load.catalog import renew_catalog
+from ktrdr_pipelines.load.catalog import is_catalog_due
 from ktrdr_pipelines.load.gapbook import open_gapbook
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import AskedBy
@@ -74,17 +74,34 @@ class BarsRun:
             dg.Failure: something stayed unexplained; the text names the windows and why.
         """
         try:
-            self._open = self._windows(partitions)
-            reports = self._drive()
+            try:
+                reports, failed = self._load(partitions)
+            finally:
+                self._refresh_catalog()
         except KtrdrError as error:
             raise self._ending.failed(error) from error
-        finally:
-            self._refresh_catalog()
-        failed = [line for report in reports for line in self._finish(report)]
         if failed:
             raise self._ending.incomplete(_failure_text(failed), reports)
         requests = sum(report.requests for report in reports)
         self._ending.well(requests=requests, windows=self._told)
+
+    def _load(self, partitions: Sequence[BarPartition]) -> tuple[list[SeriesReport], list[str]]:
+        """Load what can be loaded; give the reports, and the windows that stay unexplained."""
+        known = [one for one in partitions if one.symbol in self._universe.instruments]
+        self._open = self._windows(known)
+        reports = self._drive()
+        failed = [line for report in reports for line in self._finish(report)]
+        return reports, [*self._left(set(partitions) - set(known)), *failed]
+
+    def _left(self, partitions: Iterable[BarPartition]) -> list[str]:
+        """Name windows that a person asked for and whose symbol has left the universe since."""
+        file = self._universe.name
+        lines = sorted(f"{one.symbol} {one.window}: {file} does not name it" for one in partitions)
+        if not self._is_automatic:
+            return lines
+        for line in lines:
+            self._context.log.info(line)
+        return []
 
     def skip(self, reason: str) -> None:
         """End without a load: well where a sensor asked, which asks anew for what is missing.
@@ -161,7 +178,11 @@ class BarsRun:
         failed: list[str] = []
         calendar = self._calendars.of(report.series.instrument)
         for partition, stamps in self._open[report.series].items():
-            facts = window_facts(self._store, stamps, report, calendar)
+            try:
+                facts = window_facts(self._store, stamps, report, calendar)
+            except StoreError as error:
+                failed.append(f"{partition.symbol} {partition.window}: {error}")
+                continue
             if facts.is_explained:
                 self._materialize(partition, facts)
             else:
@@ -173,10 +194,12 @@ class BarsRun:
         self._context.log_event(materialization(self._timeframe, partition, facts))
 
     def _refresh_catalog(self) -> None:
-        instruments = list(self._universe.instruments.values())
+        """Renew the catalog: always for a person, for sensors as often as its size allows."""
+        instruments, now = list(self._universe.instruments.values()), datetime.now(tz=UTC)
+        if self._is_automatic and not is_catalog_due(self._layout, instruments, now):
+            return
         gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
-        book = open_gapbook(self._layout, gateway)
-        renew_catalog(book, instruments, datetime.now(tz=UTC))
+        self._ending.renew_catalog(open_gapbook(self._layout, gateway), instruments)
 
 
 def _wanted(

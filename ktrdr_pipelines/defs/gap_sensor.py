@@ -7,37 +7,30 @@ Not here: which gaps are due (``load.filling``), how they become runs (``defs.ga
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Final
+from datetime import datetime
 
 import dagster as dg
 
-from ktrdr_pipelines.core.outages import GATEWAY, outage_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.gap_runs import (
     GapRun,
-    PastRun,
-    SeriesName,
     gap_runs,
     waits_until,
     window_caps,
 )
+from ktrdr_pipelines.defs.known_runs import past_runs, work_under_way
 from ktrdr_pipelines.defs.partitions import BarPartition, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.tags import (
-    CAUSE,
-    ENDED,
+    GAPS,
     KIND,
     PRIORITY,
-    RANGE_END,
-    RANGE_START,
     SYMBOL,
     TIMEFRAME,
-    UNENDED,
     RunKind,
     range_tags,
 )
@@ -51,16 +44,11 @@ from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
 from ktrdr_pipelines.load.keeper import system_now
 from ktrdr_pipelines.universe import Windows
 
-GAPS: Final = "ktrdr/gaps"
-"""A print of what was due of the series when the run was asked for."""
-
 _EVERY_S = 30
 _AT_ONCE = 24
 """Runs that may wait or work at a time: two work, the rest bridge the time to the next tick, also
 where each is done in a second."""
 
-_PAST_RUNS = 400
-_PARTITION: Final = "dagster/partition"
 Clock = Callable[[], datetime]
 
 
@@ -93,10 +81,8 @@ def gap_sensor(
     ) -> dg.SensorResult | dg.SkipReason:
         now = clock()
         try:
-            absence = AbsenceFile(store.layout()).read()
-            if absence is not None and absence.is_believed(now):
-                since = f"{absence.since:%Y-%m-%d %H:%M:%S}Z"
-                return dg.SkipReason(f"the gateway is away since {since}: {absence.text}")
+            if absence := AbsenceFile(store.layout()).believed(now):
+                return dg.SkipReason(str(absence))
             look = look_for_gaps(ib, store, now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
@@ -133,9 +119,9 @@ def choose_runs(
     """Choose the runs to start now, and say in one line what and why."""
     if not look.due:
         return [], _nothing_text(look)
-    busy, waiting_runs = _under_way(instance)
+    busy, waiting_runs = work_under_way(instance)
     places = _AT_ONCE - waiting_runs
-    past = _past_runs(instance)
+    past = past_runs(instance)
     kept = {timeframe: set(held_symbols(instance, timeframe)) for timeframe in Timeframe}
     left_out: Counter[str] = Counter()
     chosen: list[Due] = []
@@ -153,11 +139,12 @@ def choose_runs(
             left_out[reason] += 1
         else:
             chosen.append(due)
-    runs = _runs_of(chosen, look.book, windows, now, most=max(places, 0))
-    if len(runs) < len(chosen):
-        left_out["come later" if places > 0 else f"come after the {_AT_ONCE} runs under way"] += (
-            len(chosen) - len(runs)
-        )
+    runs, unreached = _runs_of(chosen, look.book, windows, now, most=max(places, 0))
+    if unreached:
+        left_out["lack only what lies before Dagster's first windows (`ktrdr status`)"] = unreached
+    if later := len(chosen) - len(runs) - unreached:
+        why = "come later" if places > 0 else f"come after the {_AT_ONCE} runs under way"
+        left_out[why] = later
     return runs, _text(look, runs, left_out)
 
 
@@ -181,60 +168,19 @@ def run_request(run: GapRun) -> dg.RunRequest:
 
 def _runs_of(
     due: Sequence[Due], book: GapBook, windows: Windows, now: datetime, *, most: int
-) -> list[GapRun]:
-    """Make runs of what is due, until there are enough."""
+) -> tuple[list[GapRun], int]:
+    """Make runs of what is due, until there are enough; count what lies in no window."""
     known = {one: windows_partitions(one, windows).get_partition_keys(now) for one in Timeframe}
     runs: list[GapRun] = []
+    unreached = 0
     for one in due:
         if len(runs) >= most:
             break
-        calendar = book.calendars.of(one.series.instrument)
-        runs += gap_runs([one], known, {one.series: calendar}, window_cap=window_caps())
-    return runs
-
-
-def _under_way(instance: dg.DagsterInstance) -> tuple[set[SeriesName], int]:
-    """Give the series that runs are at, and how many runs of this sensor there are."""
-    busy: set[SeriesName] = set()
-    own = 0
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNENDED)):
-        own += run.tags.get(KIND) == RunKind.GAP
-        for key in run.asset_selection or ():
-            if len(key.path) == 2 and key.path[0] == "bars":
-                timeframe = Timeframe(key.path[1])
-                busy |= {(symbol, timeframe) for symbol in _symbols(instance, run, timeframe)}
-    return busy, own
-
-
-def _symbols(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, timeframe: Timeframe
-) -> Sequence[str]:
-    """Name the symbols that a run's range of partitions holds."""
-    first = run.tags.get(RANGE_START) or run.tags.get(_PARTITION)
-    last = run.tags.get(RANGE_END) or run.tags.get(_PARTITION)
-    if not first or not last:
-        return ()
-    ends = BarPartition.of(first).symbol, BarPartition.of(last).symbol
-    order = held_symbols(instance, timeframe)
-    if ends[0] not in order or ends[1] not in order:
-        return ends
-    return order[order.index(ends[0]) : order.index(ends[1]) + 1]
-
-
-def _past_runs(instance: dg.DagsterInstance) -> Mapping[SeriesName, list[PastRun]]:
-    """Give the last runs of each series, newest first; a gateway that was away is not its fault."""
-    past: dict[SeriesName, list[PastRun]] = defaultdict(list)
-    records = instance.get_run_records(
-        dg.RunsFilter(tags={KIND: RunKind.GAP.value}, statuses=ENDED), limit=_PAST_RUNS
-    )
-    for record in records:
-        tags = record.dagster_run.tags
-        if outage_of(tags.get(CAUSE, "")) != GATEWAY:
-            at = record.update_timestamp
-            ended_at = at if at.tzinfo else at.replace(tzinfo=UTC)
-            name = (tags[SYMBOL], Timeframe(tags[TIMEFRAME]))
-            past[name].append(PastRun(tags.get(GAPS, ""), ended_at))
-    return past
+        calendars = {one.series: book.calendars.of(one.series.instrument)}
+        found = gap_runs([one], known, calendars, window_cap=window_caps())
+        runs += found
+        unreached += not found
+    return runs, unreached
 
 
 def _announcement(look: Look, ib: IbResource, cursor: str | None, now: datetime) -> tuple[int, str]:

@@ -53,9 +53,9 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
             known = absence.read()
             if known is None:
                 return dg.SkipReason("the gateway is not known to be away")
-            since = f"{known.since:%Y-%m-%d %H:%M:%S}Z"
             if trouble := asyncio.run(knock(ib)):
                 absence.note(now, trouble)
+                since = known.since_text
                 return dg.SkipReason(f"the gateway is still away, since {since}: {trouble}")
             absence.end()
             hastened = Ledger(store.layout().ledger).hasten_attempts(now)
@@ -63,7 +63,8 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
         except KtrdrError as error:
             return dg.SkipReason(str(error))
         runs, text = choose_runs(context.instance, look, windows, now)
-        told = f"the gateway is back, after {since}; {hastened} tries are due at once; {text}"
+        back = f"the gateway is back, after {known.since_text}"
+        told = f"{back}; {hastened} tries are due at once; {text}"
         context.log.info(told)
         return dg.SensorResult(
             run_requests=[run_request(run) for run in runs],

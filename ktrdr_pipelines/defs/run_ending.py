@@ -1,18 +1,23 @@
-"""How a run that loads ends: tags that say so to sensors, and word of a gateway that is away.
+"""How a run that loads ends: a new catalog, tags that say to sensors how it went.
+
+A gateway that is away is noted for all runs.
 
 Not here: what is loaded (``defs.bars_run``, ``defs.tail_run``), who reads the tags
 (``defs.alert_sensor``, ``defs.gap_sensor``).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
 
+from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.outages import GATEWAY, outage_of
 from ktrdr_pipelines.defs.tags import CAUSE, QUIET, REQUESTS, YES
-from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError
+from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError, StoreError
 from ktrdr_pipelines.load.absence import AbsenceFile
+from ktrdr_pipelines.load.catalog import renew_catalog
+from ktrdr_pipelines.load.gapbook import GapBook
 from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.store.layout import StoreLayout
 
@@ -24,7 +29,19 @@ class RunEnding:
         self, context: dg.AssetExecutionContext | dg.OpExecutionContext, layout: StoreLayout
     ) -> None:
         self._instance, self._run_id = context.instance, context.run.run_id
+        self._log = context.log
         self._layout = layout
+
+    def renew_catalog(self, book: GapBook, instruments: Sequence[Instrument]) -> None:
+        """Renew the catalog, and say where it cannot be.
+
+        One unreadable file of any symbol speaks against that, and the run's bars are saved all the
+        same: what fails by it is the catalog's own asset, hourly, not the runs of all symbols.
+        """
+        try:
+            renew_catalog(book, instruments, datetime.now(tz=UTC))
+        except StoreError as error:
+            self._log.error("The bars are saved, the catalog is not up to date: %s", error)
 
     def failed(self, error: KtrdrError) -> dg.Failure:
         """Take note of what ended a load, and give the failure of the run."""

@@ -12,6 +12,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -45,6 +46,10 @@ class Mailbox:
     def noted(self, series: Series, text: str) -> None:
         """Take note of what a person may want to know."""
         self._note(f"{series}: {text}")
+
+    def waiting(self, text: str, until: datetime) -> None:
+        """Take note of what is waited for."""
+        self._note(f"waiting until {until:%Y-%m-%dT%H:%M:%SZ}: {text}")
 
     def close(self) -> None:
         """Say that nothing more will come."""

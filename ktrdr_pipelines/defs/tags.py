@@ -14,6 +14,9 @@ KIND: Final = "ktrdr/kind"
 TIMEFRAME: Final = "ktrdr/timeframe"
 SYMBOL: Final = "ktrdr/symbol"
 
+GAPS: Final = "ktrdr/gaps"
+"""A print of what was due of the series when a gap run was asked for."""
+
 CAUSE: Final = "ktrdr/cause"
 """Why a run failed: the class of the error. A run that failed without one died."""
 

@@ -18,9 +18,8 @@ from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.run_ending import RunEnding
 from ktrdr_pipelines.defs.runs import LoaderThread
 from ktrdr_pipelines.defs.telling import is_told, materialization
-from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.errors import KtrdrError, StoreError
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.load.catalog import renew_catalog
 from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
 from ktrdr_pipelines.load.keeper import system_now
 from ktrdr_pipelines.load.manager import Job
@@ -91,6 +90,14 @@ class TailRun:
         Raises:
             dg.Failure: something could not be had; the text names it.
         """
+        try:
+            reports, told = self._load(pause_s)
+        except KtrdrError as error:
+            raise self._ending.failed(error) from error
+        self._end(reports, told)
+
+    def _load(self, pause_s: float) -> tuple[list[SeriesReport], int]:
+        """Load what is due after the pause; give the reports, and of how many windows was told."""
         began_s = time.monotonic()
         self._look()
         time.sleep(max(0.0, pause_s - (time.monotonic() - began_s)))
@@ -99,14 +106,11 @@ class TailRun:
             Job(tail.series, Mode.TAIL, wanted=tail.stamps, asked_by=AskedBy.SENSOR)
             for tail in tails
         ]
-        try:
-            reports = self._drive(jobs) if jobs else []
-        except KtrdrError as error:
-            raise self._ending.failed(error) from error
+        reports = self._drive(jobs) if jobs else []
         told = self._tell([report for report in reports if report.rows])
         self._renew_catalog(is_new=bool(told))
         self._context.log.info(_summary(reports))
-        self._end(reports, told)
+        return reports, told
 
     def _look(self) -> list[SeriesGaps]:
         return self._book.look(self._series, self._clock())
@@ -119,7 +123,7 @@ class TailRun:
         with thread:
             for _changed, notes in thread.changes():
                 for note in notes:
-                    if "requests planned" not in note:
+                    if not note.endswith(" planned"):
                         self._context.log.info(note)
             return thread.reports()
 
@@ -129,7 +133,7 @@ class TailRun:
         age_s = time.time() - catalog.stat().st_mtime if catalog.exists() else math.inf
         if is_new or age_s > _CATALOG_S:
             instruments = list(self._universe.instruments.values())
-            renew_catalog(self._book, instruments, self._clock())
+            self._ending.renew_catalog(self._book, instruments)
 
     def _tell(self, reports: Iterable[SeriesReport]) -> int:
         """Tell of the windows that Dagster does not know yet, and of those that are finished."""
@@ -142,7 +146,11 @@ class TailRun:
             today = calendar.day_of(now)
             partition = BarPartition(series.symbol, window_of(series.timeframe, today))
             dates = {partition.window: window_dates(partition.window)}
-            facts = windows.facts(series, dates, now)[partition.window]
+            try:
+                facts = windows.facts(series, dates, now)[partition.window]
+            except StoreError as error:
+                self._context.log.warning("%s: %s", series, error)
+                continue
             if not facts.is_explained or not facts.rows:
                 continue
             if not is_told(self._context.instance, series.timeframe, partition, facts.state):

@@ -60,10 +60,8 @@ def request_tails(
     """
     final_at = at + bar_lag() + _MARGIN
     try:
-        absence = AbsenceFile(store.layout()).read()
-        if absence is not None and absence.is_believed(at):
-            since = f"{absence.since:%Y-%m-%d %H:%M:%S}Z"
-            return dg.SkipReason(f"the gateway is away since {since}: {absence.text}")
+        if absence := AbsenceFile(store.layout()).believed(at):
+            return dg.SkipReason(str(absence))
         tails = look_for_tails(ib, store, final_at)
     except KtrdrError as error:
         return dg.SkipReason(str(error))

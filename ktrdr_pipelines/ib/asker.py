@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ktrdr_pipelines.core.answers import OnSent, unheard
 from ktrdr_pipelines.core.breaker import Depth, depth_of
 from ktrdr_pipelines.core.pacing import PacedRequest
 from ktrdr_pipelines.errors import (
@@ -28,6 +29,7 @@ from ktrdr_pipelines.ib.gateway import GatewayConnection
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.questions import Topic
 from ktrdr_pipelines.ib.slot import Slot
+from ktrdr_pipelines.ib.waiting import OnWait, untold
 
 HOLD_FACTOR = 1.5
 """How many deadlines long an unanswered request keeps its slot: the gateway may work on it."""
@@ -39,19 +41,30 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question on its way: its topic, its words, what the budget sees of it, and its route."""
+    """A question on its way: its topic, its words, what the budget sees of it, and its route.
+
+    ``sent`` is told whenever it goes to the gateway.
+    """
 
     topic: Topic
     asked: str
     paced: PacedRequest
     route: str
+    sent: OnSent = unheard
 
 
 class Asker:
     """Puts questions to one connected gateway, under the budget of all processes."""
 
-    def __init__(self, connection: GatewayConnection, pacer: Pacer, config: GatewayConfig) -> None:
-        self._connection, self._pacer = connection, pacer
+    def __init__(
+        self,
+        connection: GatewayConnection,
+        pacer: Pacer,
+        config: GatewayConfig,
+        *,
+        waits: OnWait = untold,
+    ) -> None:
+        self._connection, self._pacer, self._waits = connection, pacer, waits
         self._hold_s, self._outage_s = config.timeout_s * HOLD_FACTOR, config.outage_s
         self._entitlements = Entitlements(pacer)
         connection.on_pacing(self._heed_complaint)
@@ -87,8 +100,8 @@ class Asker:
         """
         begun_at_s: float | None = None
         while True:
-            await self._connection.wait_for_way(ask.topic, ask.route, ask.asked)
-            await self._pacer.admit(ask.asked, probe_s=self._hold_s)
+            await self._connection.wait_for_way(ask.topic, ask.route, ask.asked, waits=self._waits)
+            await self._pacer.admit(ask.asked, probe_s=self._hold_s, waits=self._waits)
             try:
                 return await self._once(ask, send)
             except OutageError as error:
@@ -103,7 +116,7 @@ class Asker:
         What the gateway may still be working on keeps its slot for a while. A turn that comes
         when the connection has ended, or the gateway has lost its own to IB, is given back unused.
         """
-        async with self._pacer.slot(ask.paced, hold_s=self._hold_s) as slot:
+        async with self._pacer.slot(ask.paced, hold_s=self._hold_s, waits=self._waits) as slot:
             if not self._connection.is_up:
                 slot.withdraw()
                 came = f"the connection to {self._connection.gateway} is gone"
@@ -111,6 +124,7 @@ class Asker:
             if lost := self._connection.lost_link:
                 slot.withdraw()
                 raise OutageError(ask.asked, came=lost, code=_LINK_LOST)
+            ask.sent()
             try:
                 answer = await send()
             except GatewayError as error:

@@ -24,7 +24,7 @@ def boot_id() -> str:
     """Name this run of the machine; stamps of another run mean nothing.
 
     Where the system gives no name it is constant: then stamps from before a restart look as if
-    they lay in the future, and whoever reads them must drop those.
+    they lay in the future, and whoever reads them must drop those (``ib.pacer_record``).
     """
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()

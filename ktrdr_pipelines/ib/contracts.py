@@ -136,10 +136,25 @@ def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
     if len(different) > 1:
         raise _ambiguous(asked, list(different.values()))
     only = next(iter(different.values()))
-    ends = _last_trade_text(instrument)
-    if only.sec_type != instrument.sec_type or (ends and only.last_trade_date != ends):
-        raise BadAnswerError(asked, came=f"the gateway gave {only}")
+    if not _fits(instrument, only):
+        remedy = "If that is what you mean, say so in the universe: symbol, currency or con_id."
+        raise BadAnswerError(asked, came=f"the gateway gave {only}", remedy=remedy)
     return only
+
+
+def _fits(instrument: Instrument, only: Candidate) -> bool:
+    """Say whether a contract is what was asked for; asked by its id, the id decides."""
+    if instrument.contract_id is not None:
+        is_same = only.contract_id == instrument.contract_id
+    else:
+        is_same = only.symbol.casefold() == instrument.ib_symbol.casefold()
+        is_same &= only.currency == instrument.currency
+    ends = _last_trade_text(instrument)
+    return (
+        is_same
+        and only.sec_type == instrument.sec_type
+        and (not ends or only.last_trade_date == ends)
+    )
 
 
 def _ambiguous(asked: str, candidates: list[Candidate]) -> ContractAmbiguousError:

@@ -16,9 +16,9 @@ from ktrdr_pipelines.ib.clock import wall_now
 from ktrdr_pipelines.ib.codes import concerns_session
 from ktrdr_pipelines.ib.contracts import Candidate
 from ktrdr_pipelines.ib.pacer import Pacer
-from ktrdr_pipelines.ib.pacer_memory import Block, PacerMemory
+from ktrdr_pipelines.ib.pacer_memory import LONGEST_BLOCK_S, Block, PacerMemory
 
-BLOCKED_S, SESSION_BLOCKED_S = 86_400.0, 300.0
+BLOCKED_S, SESSION_BLOCKED_S = LONGEST_BLOCK_S, 300.0
 """How long a missing permission is believed, and a session somewhere else."""
 
 _EVERYTHING = "everything"

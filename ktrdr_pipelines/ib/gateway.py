@@ -23,6 +23,7 @@ from ktrdr_pipelines.ib.health import Health
 from ktrdr_pipelines.ib.inbox import Inbox
 from ktrdr_pipelines.ib.queries import HistoryQuery, HistoryReply, route_of
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
+from ktrdr_pipelines.ib.waiting import OnWait, untold
 from ktrdr_pipelines.ib.wire import Ending, Wire, WireError
 
 _log = logging.getLogger(__name__)
@@ -130,7 +131,9 @@ class GatewayConnection:
         """What the gateway said when it lost its connection to IB, or nothing if it has one."""
         return self._inbox.notes.lost_link if self.is_up else ""
 
-    async def wait_for_way(self, topic: Topic, route: str, asked: str) -> None:
+    async def wait_for_way(
+        self, topic: Topic, route: str, asked: str, *, waits: OnWait = untold
+    ) -> None:
         """Wait while the gateway itself lacks the connection that a question needs.
 
         A broken data farm is waited for one deadline long: it may be another one than the
@@ -141,10 +144,12 @@ class GatewayConnection:
         """
         self._check_place()
         notes, begun_at_s = self._inbox.notes, boot_time_s()
-        while self.is_up and notes.obstacle(topic, route):
+        while self.is_up and (obstacle := notes.obstacle(topic, route)):
             patience_s = self._outage_s if notes.lost_link else self._timeout_s
+            left_s = begun_at_s + patience_s - boot_time_s()
+            waits(obstacle, left_s)
             try:
-                async with asyncio.timeout(begun_at_s + patience_s - boot_time_s()):
+                async with asyncio.timeout(left_s):
                     await self._inbox.news()
             except TimeoutError:
                 if notes.lost_link:

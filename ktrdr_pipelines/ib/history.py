@@ -23,6 +23,7 @@ _HEADER = 5
 _MONDAY = 3  # 1970-01-01 was a Thursday
 _OLDEST_EPOCH_S = 100_000_000  # 1973; smaller numbers are dates such as 20260105, not epochs
 _NEWEST_EPOCH_S = 4_102_444_800  # 2100; larger numbers are milliseconds, or nonsense
+_SHORT_A_DAY = 3  # the bars that a session and the breaks in it begin with
 _NOT_AVAILABLE = IbLimitsRegistry.NO_MARKET_DATA_VALUE.value
 _UNSET = IbLimitsRegistry.UNSET_VALUES.value
 _PRICES = 4
@@ -119,13 +120,16 @@ def head_of(text: str) -> datetime | None:
     return moment
 
 
-def zone_named(name: str | None) -> ZoneInfo | None:
-    """Give a zone by its full name; None where a name is short, and so may mean several."""
+def zone_named(name: str | None, *, also: frozenset[str] = frozenset()) -> ZoneInfo | None:
+    """Give a zone by its full name; None where a name is short, and so may mean several.
+
+    ``also`` are short names that mean one place only.
+    """
     if name is None:
         return None
     if name.upper() in _UTC_NAMES:
         return ZoneInfo("UTC")
-    if "/" not in name:
+    if "/" not in name and name not in also:
         return None
     try:
         return ZoneInfo(name)
@@ -142,12 +146,27 @@ def _stamps(texts: list[str], series: Series) -> tuple[np.ndarray, np.ndarray]:
             first = texts[int(np.argmax(wrong))]
             raise ValueError(f"stamp {first} is no moment for a bar of {series.timeframe}")
         micros = seconds * 1_000_000
-        return micros, calendar_named(series.instrument.calendar).days_of(micros)
+        days = calendar_named(series.instrument.calendar).days_of(micros)
+        _check_spacing(micros, days, series.timeframe)
+        return micros, days
     days = np.array([_date_text(text) for text in texts], dtype="datetime64[D]")
     numbers = days.astype(np.int64)
     if series.timeframe is Timeframe.W1:
         numbers = numbers - (numbers + _MONDAY) % 7
     return numbers * 86_400_000_000, days
+
+
+def _check_spacing(micros: np.ndarray, days: np.ndarray, timeframe: Timeframe) -> None:
+    """Refuse bars that follow each other too soon: they are of another size.
+
+    A bar is shorter than its size only where trading begins, after a night or a break.
+    """
+    stamps = np.unique(micros)
+    near = int(np.count_nonzero(np.diff(stamps) < timeframe.seconds * 1_000_000))
+    if near > _SHORT_A_DAY * len(np.unique(days)):
+        raise ValueError(
+            f"{len(stamps)} bars, {near} of them sooner than {timeframe} after another"
+        )
 
 
 def _date_text(text: str) -> str:

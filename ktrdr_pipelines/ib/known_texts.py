@@ -143,6 +143,18 @@ _KNOWN: dict[int, tuple[_Known, ...]] = {
     1300: _known(
         ("TWS socket port has been reset and this connection is being dropped", _END),
     ),
+    10090: _known(
+        (
+            "Part of requested market data is not subscribed",
+            r"[. ]*(?:Subscription-independent ticks are still active[. ]*)?",
+        )
+    ),
+    10167: _known(
+        (
+            "Requested market data is not subscribed",
+            r"[. ]*(?:Displaying delayed market data[. ]*)?",
+        )
+    ),
     2110: _known(
         (
             "Connectivity between (?:TWS|Trader Workstation) and server is broken",

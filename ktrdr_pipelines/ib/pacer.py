@@ -14,7 +14,7 @@ from sqlite3 import Connection
 from typing import TypeVar
 
 from ktrdr_pipelines.core.breaker import Admission, BreakerState, Depth
-from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, pacing_of
+from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, RequestKind, pacing_of
 from ktrdr_pipelines.errors import DiskError, GatewayRestingError
 from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
@@ -22,6 +22,7 @@ from ktrdr_pipelines.ib.pacer_file import RecordBusyError
 from ktrdr_pipelines.ib.pacer_memory import PacerMemory, Vitals
 from ktrdr_pipelines.ib.pacer_record import LONGEST_SLEEP_S, PacerRecord, Place
 from ktrdr_pipelines.ib.slot import Slot
+from ktrdr_pipelines.ib.waiting import OnWait, untold
 
 POLL_S = 0.1
 """How often a process looks whether another one has given a place back."""
@@ -36,6 +37,9 @@ _BUSY_S = 0.01
 _BUSY_TRIES = 500
 _WRITE_TRIES = 20
 _TRIAL_S = 1.0
+_TRYING = "another question tries whether the gateway answers again"
+_PAUSED = "the gateway was asked too much, and every process pauses"
+_FEW_HEADS = "IB allows only so many questions about the oldest data in 10 minutes"
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -98,7 +102,7 @@ class Pacer:
         """Read or write what all processes remember of the gateway."""
         return self._tried(lambda: self._record.remember(act))
 
-    async def admit(self, asked: str, *, probe_s: float) -> None:
+    async def admit(self, asked: str, *, probe_s: float, waits: OnWait = untold) -> None:
         """Let a question pass unless the gateway rests; while another one tries, wait for it.
 
         Raises:
@@ -112,6 +116,7 @@ class Pacer:
                 return
             if chance.breaker.state is BreakerState.OPEN:
                 raise _resting(asked, chance)
+            waits(_TRYING, chance.wait_s)
             await self._sleep(min(chance.wait_s, _TRIAL_S))
 
     def note_life(self, depth: Depth = Depth.CONNECTION) -> None:
@@ -147,14 +152,17 @@ class Pacer:
         self.remember(act)
 
     @asynccontextmanager
-    async def slot(self, request: PacedRequest, *, hold_s: float) -> AsyncIterator[Slot]:
+    async def slot(
+        self, request: PacedRequest, *, hold_s: float, waits: OnWait = untold
+    ) -> AsyncIterator[Slot]:
         """Wait for the request's turn; the context begins when it must be sent, at once.
 
         Args:
             request: what is to be sent.
             hold_s: how long the slot stays taken if it is never given back.
+            waits: told of a pause, and of the window of questions about the oldest data.
         """
-        slot = Slot(await self._enter(request, hold_s), self._record, request.size)
+        slot = Slot(await self._enter(request, hold_s, waits), self._record, request.size)
         try:
             yield slot
         except asyncio.CancelledError:
@@ -172,7 +180,7 @@ class Pacer:
         _log.warning("the gateway was asked too much: a pause of %.0f s", pause_s)
         return pause_s
 
-    async def _enter(self, request: PacedRequest, hold_s: float) -> Place:
+    async def _enter(self, request: PacedRequest, hold_s: float, waits: OnWait) -> Place:
         number: int | None = None
         stamps = 0
         try:
@@ -182,6 +190,8 @@ class Pacer:
                 if place.sent and (self._is_fresh(place) or stamps >= STAMP_TRIES):
                     return place
                 if not place.sent:
+                    if why := _reason(place, request):
+                        waits(why, place.turn.at - self._clock())
                     await self._wait(place, request)
         except BaseException:
             self._withdraw(number)
@@ -244,6 +254,13 @@ class Pacer:
         if number is not None:
             with suppress(RecordBusyError):
                 self._record.withdraw(number)
+
+
+def _reason(place: Place, request: PacedRequest) -> str:
+    """Say what is waited for where a person would wonder, or nothing."""
+    if place.is_paused:
+        return _PAUSED
+    return _FEW_HEADS if request.kind is RequestKind.HEAD else ""
 
 
 def _resting(asked: str, chance: Admission) -> GatewayRestingError:

@@ -21,6 +21,9 @@ from ktrdr_pipelines.core.breaker import (
 )
 from ktrdr_pipelines.core.inflight import Flight, Pace, Sample, answered, pace_after, troubled
 
+LONGEST_BLOCK_S = 86_400.0
+"""Seconds that any refusal is believed."""
+
 _FLIGHT, _BREAKER = "flight", "breaker"
 T = TypeVar("T", Flight, Breaker)
 
@@ -61,6 +64,12 @@ class PacerMemory:
     def flight(self, database: sqlite3.Connection) -> Flight:
         """Give the width of bars in flight."""
         return self._value(database, _FLIGHT, Flight)
+
+    def latest(self, database: sqlite3.Connection) -> float:
+        """Give the latest time at which anything of this was noted, 0 where nothing is."""
+        flight = self.flight(database)
+        breaker = self._value(database, _BREAKER, Breaker)
+        return max(flight.seen_at, flight.cut_at, breaker.failed_at)
 
     def vitals(self, database: sqlite3.Connection, now: float) -> Vitals:
         """Say how the gateway is."""
@@ -122,8 +131,11 @@ class PacerMemory:
         database.execute("DELETE FROM blocks WHERE entitlement = ?", (entitlement,))
 
     def blocks(self, database: sqlite3.Connection, wall_s: float) -> list[Block]:
-        """Give the refusals that are believed."""
-        rows = database.execute("SELECT * FROM blocks WHERE until > ?", (wall_s,)).fetchall()
+        """Give the refusals that are believed; what lasts too long was noted by a wrong clock."""
+        rows = database.execute(
+            "SELECT * FROM blocks WHERE until > ? AND until <= ?",
+            (wall_s, wall_s + LONGEST_BLOCK_S),
+        ).fetchall()
         return [Block(*row) for row in rows]
 
     def _save_breaker(self, database: sqlite3.Connection, before: Breaker, after: Breaker) -> None:

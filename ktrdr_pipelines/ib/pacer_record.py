@@ -7,7 +7,8 @@ machine count for nothing. Not here: the rules (``core.pacing``, ``core.turns``)
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ from ktrdr_pipelines.core.turns import Turn, Waiting, next_pause_s, turn
 from ktrdr_pipelines.ib.pacer_file import PacerFile
 from ktrdr_pipelines.ib.pacer_memory import PacerMemory, Vitals
 from ktrdr_pipelines.ib.pacer_rows import RequestRows
+from ktrdr_pipelines.ib.pacer_upkeep import forget_future, last_pause, prune, set_pause
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 LONGEST_SLEEP_S = 10.0
@@ -39,11 +41,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What an attempt came to: the number of its row, its turn, and whether it was sent."""
+    """What an attempt came to: the number of its row, its turn, and whether it was sent.
+
+    ``is_paused`` says that what keeps it is a pause after a violation.
+    """
 
     number: int
     turn: Turn
     sent: bool
+    is_paused: bool = False
 
 
 class PacerRecord:
@@ -65,6 +71,7 @@ class PacerRecord:
         self._pacing, self._clock = pacing, clock
         self._memory = PacerMemory(boot)
         self._pruned_at = -PRUNE_S
+        self._is_begun = False
         self.places = pacing.in_flight
 
     def close(self) -> None:
@@ -82,28 +89,29 @@ class PacerRecord:
         Raises:
             RecordBusyError: another process is writing; try again in a moment.
         """
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             now = self._clock()
             self._prune(database, now)
             mine = self._stand(database, request, number, now)
             chance = self._turn(database, request, mine, now)
             sent = chance.is_now(now)
+            paused_until = last_pause(database, self._boot).until
             state, at = ("open", now) if sent else ("waiting", chance.at)
             until = now + (hold_s if sent else SILENCE_S)
             database.execute(
                 "UPDATE requests SET state = ?, at = ?, until = ? WHERE number = ?",
                 (state, at, until, mine),
             )
-        return Place(mine, chance, sent)
+        return Place(mine, chance, sent, is_paused=now < paused_until == chance.at)
 
     def release(self, number: int) -> None:
         """Give a place back: the gateway has said something about the request."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             self._release(database, number)
 
     def answered(self, number: int, size: str, sent_at: float) -> None:
         """Give a place back: bars came, and say how busy the gateway is."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             now = self._clock()
             held = RequestRows(database, self._boot).held(now).values()
             metered = sum(request.is_metered for requests in held for request in requests)
@@ -115,20 +123,20 @@ class PacerRecord:
 
     def remember(self, act: Callable[[PacerMemory, sqlite3.Connection], T]) -> T:
         """Read or write what all processes remember of the gateway."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             return act(self._memory, database)
 
     def vitals(self) -> Vitals:
         """Say how the gateway is, as all processes together know it."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             now = self._clock()
-            paused_until, _ = self._last_pause(database)
+            paused_until = last_pause(database, self._boot).until
             vitals = self._memory.vitals(database, now)
             return replace(vitals, paused_s=max(paused_until - now, 0.0))
 
     def shorten(self, number: int, *, hold_s: float) -> None:
         """Keep a place only a little longer: the request was cancelled."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             database.execute(
                 "UPDATE requests SET until = min(until, ?) WHERE number = ?",
                 (self._clock() + hold_s, number),
@@ -136,7 +144,7 @@ class PacerRecord:
 
     def withdraw(self, number: int) -> None:
         """Take back a request that was never sent."""
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             database.execute("DELETE FROM requests WHERE number = ?", (number,))
 
     def pause(self) -> float:
@@ -144,14 +152,23 @@ class PacerRecord:
 
         Several complaints about the same burst make one pause.
         """
-        with self._file.transaction() as database:
+        with self._transaction() as database:
             now = self._clock()
-            until, length_s = self._last_pause(database)
-            if length_s is None or until <= now:
-                length_s = next_pause_s(length_s, now - until)
-                until = now + length_s
-                self._set_pause(database, until, length_s)
-            return until - now
+            last = last_pause(database, self._boot)
+            if last.length_s is not None and last.until > now:
+                return last.until - now
+            length_s = next_pause_s(last.length_s, now - last.until)
+            set_pause(database, self._boot, until=now + length_s, length_s=length_s)
+            return length_s
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run a transaction; the first looks whether the record is of this run of the machine."""
+        with self._file.transaction() as database:
+            if not self._is_begun:
+                forget_future(database, self._boot, now=self._clock(), patience_s=SILENCE_S)
+                self._is_begun = True
+            yield database
 
     def _release(self, database: sqlite3.Connection, number: int) -> None:
         which = (number,)
@@ -197,31 +214,15 @@ class PacerRecord:
             others=rows.waiting(now),
             now=now,
         )
-        paused_until, _ = self._last_pause(database)
+        paused_until = last_pause(database, self._boot).until
         return Turn(max(chance.at, paused_until), chance.has_place)
 
-    def _last_pause(self, database: sqlite3.Connection) -> tuple[float, float | None]:
-        row = database.execute(
-            "SELECT until, length_s FROM pauses WHERE boot = ?", (self._boot,)
-        ).fetchone()
-        return (0.0, None) if row is None else (row[0], row[1])
-
-    def _set_pause(self, database: sqlite3.Connection, until: float, length_s: float) -> None:
-        database.execute("DELETE FROM pauses")
-        database.execute("INSERT INTO pauses VALUES (?, ?, ?)", (self._boot, until, length_s))
-
     def _prune(self, database: sqlite3.Connection, now: float) -> None:
-        """Drop what can matter to nobody: old, dead, or of another start of the machine."""
-        if now - self._pruned_at < PRUNE_S:
-            return
-        self._pruned_at = now
-        for table in ("requests", "memory"):
-            database.execute(f"DELETE FROM {table} WHERE boot <> ?", (self._boot,))  # noqa: S608
-        database.execute("DELETE FROM requests WHERE state = 'waiting' AND until < ?", (now,))
-        database.execute(
-            "DELETE FROM requests WHERE state <> 'waiting' AND (at > ? OR until < ? AND at < ?)",
-            (now + 1, now, now - self._pacing.horizon_s(small=True)),
-        )
+        """Drop what can matter to nobody, now and then."""
+        if now - self._pruned_at >= PRUNE_S:
+            self._pruned_at = now
+            horizon_s = self._pacing.horizon_s(small=True)
+            prune(database, self._boot, now=now, horizon_s=horizon_s)
 
     def _start_over(self, database: sqlite3.Connection) -> None:
         """Begin after a loss as if the budget had just been used up.
@@ -235,4 +236,4 @@ class PacerRecord:
         )
         self._insert(database, everything, "done", now, until=now)
         cool_down_s = self._pacing.horizon_s(small=False)
-        self._set_pause(database, now + cool_down_s, cool_down_s)
+        set_pause(database, self._boot, until=now + cool_down_s, length_s=cool_down_s)

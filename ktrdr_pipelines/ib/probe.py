@@ -86,10 +86,10 @@ async def probe(
     config = replace(config, outage_s=min(config.outage_s, LONGEST_OUTAGE_S))
     frames: list[Frame] = []
     findings: list[Finding] = []
-    began = wall_now()
     with closing(pacer or Pacer.of(config)) as budget:
         async with _connected(config) as connection:
             connection.listen(frames.append)
+            began = wall_now()
             prober = _Prober(connection, budget, config, frames)
             await prober.learn_contracts()
             for fact in facts:

@@ -22,7 +22,8 @@ EPOCH_DATES = 2
 SCHEDULE = "SCHEDULE"
 """The whatToShow of a request for sessions; bars of it are of 1 day only."""
 
-_NEWEST_HELD_BACK = 2188
+_NEWEST_HELD_BACK = frozenset({2188, 10090, 10167})
+"""Not subscribed to the newest, to a part of the data, or to more than delayed data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class HistoryReply:
     @property
     def lacks_newest(self) -> bool:
         """Say whether the gateway holds the newest bars back."""
-        return _NEWEST_HELD_BACK in self.noted
+        return bool(_NEWEST_HELD_BACK & self.noted)
 
 
 def route_of(contract: Contract) -> str:

@@ -85,8 +85,7 @@ def _segment_parts(segment: str, zone: ZoneInfo) -> Iterator[Interval]:
 
 
 def _zone(name: str) -> ZoneInfo:
-    found = ZoneInfo(name) if name in _OLD_NAMES else zone_named(name)
-    if found is None:
+    if (found := zone_named(name, also=_OLD_NAMES)) is None:
         raise ValueError(f"time zone {name!r} says no place")
     return found
 

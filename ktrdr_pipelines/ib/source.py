@@ -17,7 +17,7 @@ from contextlib import (
 )
 from datetime import datetime, timedelta
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
+from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData, OnSent, unheard
 from ktrdr_pipelines.core.instruments import Instrument, Origin
 from ktrdr_pipelines.core.schedules import LearnedDay
 from ktrdr_pipelines.errors import (
@@ -48,6 +48,7 @@ from ktrdr_pipelines.ib.queries import (
 )
 from ktrdr_pipelines.ib.questions import Topic
 from ktrdr_pipelines.ib.schedules import details_days, schedule_days
+from ktrdr_pipelines.ib.waiting import OnWait, untold
 from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 
 _NOBODY = MET_NOBODY | {Ending.VERSION}
@@ -62,6 +63,7 @@ async def open_source(
     *,
     batch_size: int = 1,
     pacer: Pacer | None = None,
+    waits: OnWait = untold,
 ) -> AsyncIterator["GatewaySource"]:
     """Connect to a gateway for one operation and give it as a source; all is undone at the end.
 
@@ -70,6 +72,7 @@ async def open_source(
         operation: a value of ``ib.connection.Operation``.
         batch_size: how many series will be asked for.
         pacer: the budget; None takes the one that all processes share for this gateway.
+        waits: told what is waited for, and how many seconds at most.
 
     Raises:
         GatewayError: on entering: no connection came about.
@@ -79,9 +82,10 @@ async def open_source(
     try:
         async with AsyncExitStack() as stack:
             entering = strategy.get_connection_for_operation(operation, batch_size)
-            await budget.admit(f"connect to {config.gateway}", probe_s=config.timeout_s)
+            asked = f"connect to {config.gateway}"
+            await budget.admit(asked, probe_s=config.timeout_s, waits=waits)
             connection = await _entered(stack, entering, budget)
-            yield GatewaySource(connection, budget, config)
+            yield GatewaySource(connection, budget, config, waits=waits)
     finally:
         if pacer is None:
             budget.close()
@@ -112,9 +116,16 @@ async def _entered(
 class GatewaySource:
     """Bars of one connected gateway; a ``core.answers.BarSource``."""
 
-    def __init__(self, connection: GatewayConnection, pacer: Pacer, config: GatewayConfig) -> None:
+    def __init__(
+        self,
+        connection: GatewayConnection,
+        pacer: Pacer,
+        config: GatewayConfig,
+        *,
+        waits: OnWait = untold,
+    ) -> None:
         self._connection, self._pacer = connection, pacer
-        self._asker = Asker(connection, pacer, config)
+        self._asker = Asker(connection, pacer, config, waits=waits)
         self._contracts: dict[str, Candidate] = {}
         self._resolving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -159,7 +170,7 @@ class GatewaySource:
         """
         return (await self._contract(instrument)).contract_id
 
-    async def bars(self, request: BarRequest) -> Answer | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Answer | NoData:
         """Ask for bars.
 
         Raises:
@@ -173,7 +184,7 @@ class GatewaySource:
             entitlement = entitlement_of(instrument, contract)
             with self._asker.permitted(entitlement, query.asked, probes=request.probes):
                 reply = await self._asker.ask(
-                    Ask(Topic.BARS, query.asked, paced_bars(request, query), query.route),
+                    Ask(Topic.BARS, query.asked, paced_bars(request, query), query.route, sent),
                     lambda: self._connection.history(query),
                 )
         except NoDataError as error:
@@ -181,7 +192,7 @@ class GatewaySource:
         with _bad_answer(query.asked):
             return _answer(request, history_of(reply.fields), lacks_newest=reply.lacks_newest)
 
-    async def head(self, instrument: Instrument) -> datetime | None:
+    async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
         """Give the start of the oldest data, or None where the gateway cannot say.
 
         Raises:
@@ -192,7 +203,7 @@ class GatewaySource:
         try:
             with self._asker.permitted(entitlement_of(instrument, contract), query.asked):
                 fields = await self._asker.ask(
-                    Ask(Topic.HEAD, query.asked, paced_head(query), query.route),
+                    Ask(Topic.HEAD, query.asked, paced_head(query), query.route, sent),
                     lambda: self._connection.head(query),
                 )
         except (RequestRejectedError, BadAnswerError) as error:
@@ -216,7 +227,7 @@ class GatewaySource:
             return details_days(instrument, contract)
 
     async def schedule(
-        self, instrument: Instrument, ends_at: datetime, days: int
+        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
     ) -> list[LearnedDay]:
         """Give the sessions of so many days before a moment; none where the gateway has none.
 
@@ -227,7 +238,7 @@ class GatewaySource:
         query = schedule_query(instrument, contract.contract_id, ends_at=ends_at, days=days)
         try:
             reply = await self._asker.ask(
-                Ask(Topic.BARS, query.asked, paced_schedule(query), query.route),
+                Ask(Topic.BARS, query.asked, paced_schedule(query), query.route, sent),
                 lambda: self._connection.history(query),
             )
         except NoDataError:

@@ -25,6 +25,14 @@ class Absence:
     seen_at: datetime
     text: str
 
+    def __str__(self) -> str:
+        return f"the gateway is away since {self.since_text}: {self.text}"
+
+    @property
+    def since_text(self) -> str:
+        """Since when, in UTC, as a person reads it."""
+        return f"{self.since:%Y-%m-%d %H:%M:%S}Z"
+
     def is_believed(self, now: datetime) -> bool:
         """Say whether it is too early to try again."""
         return self.seen_at <= now < self.seen_at + BELIEVED
@@ -44,6 +52,11 @@ class AbsenceFile:
             return Absence(since, seen_at, str(fields["text"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def believed(self, now: datetime) -> Absence | None:
+        """Give what is known where it is too early to try again."""
+        known = self.read()
+        return known if known is not None and known.is_believed(now) else None
 
     def note(self, at: datetime, text: str) -> None:
         """Say that the gateway is away."""

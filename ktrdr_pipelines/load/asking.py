@@ -12,11 +12,12 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.plan import Chunk
 from ktrdr_pipelines.core.sessions import monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewayError, GatewaySilentError
+from ktrdr_pipelines.errors import GatewaySilentError
 from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.load.audit import About, Inquiry
 from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.load.modes import AskedBy, Manner
-from ktrdr_pipelines.store.ledger import Ledger, RequestRecord, series_key
+from ktrdr_pipelines.store.ledger import Ledger
 
 _ALIVE_FOR = timedelta(days=7)
 _ALIVE_DURATION = "1 M"
@@ -25,13 +26,10 @@ _ALIVE_SPAN = timedelta(days=28)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An answer, and how it was come by."""
+    """An answer, and the question that it answers."""
 
     answer: Answer | NoData
-    gateway: str
-    account_hash: str
-    sent_at: datetime
-    took_s: float
+    inquiry: Inquiry
 
 
 class Asking:
@@ -47,7 +45,7 @@ class Asking:
         manner: Manner,
         note: Callable[[str], None],
     ) -> None:
-        self._keeper = keeper
+        self._keeper, self._clock = keeper, keeper.patience.clock
         self._ledger = ledger
         self._series = series
         self._contract_id = contract_id
@@ -82,7 +80,7 @@ class Asking:
         """
         source = await self._keeper.source()
         last = self._ledger.last_answered(*self.contract, source.gateway)
-        if last is not None and self._keeper.patience.clock() - last < _ALIVE_FOR:
+        if last is not None and self._clock() - last < _ALIVE_FOR:
             return True
         if await self._answers(None):
             return True
@@ -123,7 +121,7 @@ class Asking:
         rows = answer.bars.num_rows if isinstance(answer, Answer) else 0
         self.rows += rows
         outcome = "bars" if rows else "no data"
-        self._write(answer.request, asked, outcome=outcome, rows=rows, proved=proved)
+        asked.inquiry.ended(outcome, rows=rows, proved=proved)
 
     def _request(self, series: Series, ends_at: datetime | None, duration: str) -> BarRequest:
         probes = self._manner.asked_by is AskedBy.PERSON
@@ -132,56 +130,23 @@ class Asking:
     async def _ask(self, request: BarRequest, *, is_wide: bool = False) -> Asked:
         async def question(source: BarSource) -> Asked:
             self._tell_of_wait(request)
-            self.requests += 1
-            sent_at = self._keeper.patience.clock()
+            inquiry = Inquiry(self._ledger, source, self._about(request), self._clock)
             try:
-                answer = await source.bars(request)
-            except GatewayError as error:
-                if not error.was_asked:
-                    self.requests -= 1
-                    raise
-                failed = self._asked(source, NoData(request, str(error)), sent_at)
-                self._write(request, failed, outcome=type(error).__name__, code=error.code)
-                raise
-            return self._asked(source, answer, sent_at)
+                with inquiry.under_way():
+                    return Asked(await source.bars(request, sent=inquiry.sent), inquiry)
+            finally:
+                self.requests += inquiry.sent_times
 
         return await self._keeper.ask(question, but_after=(GatewaySilentError,) if is_wide else ())
 
     def _tell_of_wait(self, request: BarRequest) -> None:
         """Say where the same is asked again so soon that IB's rule makes it wait."""
-        now, rule_s = self._keeper.patience.clock(), IbLimitsRegistry.IDENTICAL_S.value
+        now, rule_s = self._clock(), IbLimitsRegistry.IDENTICAL_S.value
         before = self._sent.get(request)
         if before is not None and (now - before).total_seconds() < rule_s:
             self._note(f"{request} is asked once more; IB takes the same only every {rule_s:.0f} s")
         self._sent[request] = now
 
-    def _asked(self, source: BarSource, answer: Answer | NoData, sent_at: datetime) -> Asked:
-        took_s = (self._keeper.patience.clock() - sent_at).total_seconds()
-        return Asked(answer, source.gateway, source.account_hash, sent_at, took_s)
-
-    def _write(
-        self,
-        request: BarRequest,
-        asked: Asked,
-        *,
-        outcome: str,
-        code: int | None = None,
-        rows: int = 0,
-        proved: str = "",
-    ) -> None:
-        record = RequestRecord(
-            series=series_key(request.series),
-            contract_id=self._contract_id,
-            what_to_show=request.series.instrument.what_to_show.value,
-            gateway=asked.gateway,
-            account_hash=asked.account_hash,
-            asked_end=request.ends_at,
-            duration=request.duration,
-            sent_at=asked.sent_at,
-            took_s=asked.took_s,
-            outcome=outcome,
-            code=code,
-            rows=rows,
-            proved=proved,
-        )
-        self._ledger.record_request(record)
+    def _about(self, request: BarRequest) -> About:
+        series, what = request.series, request.series.instrument.what_to_show.value
+        return About(series, self._contract_id, what, request.ends_at, request.duration)

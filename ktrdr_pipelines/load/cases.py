@@ -59,6 +59,7 @@ class Case:
         self.asking = chunk
         asked = await desk.asking.chunk(chunk)
         desk.failures_in_a_row = 0
+        desk.means.widths.answered(desk.series.timeframe, chunk.sessions)
         answer, proved = asked.answer, "nothing"
         try:
             proved = await self._take(chunk, answer)
@@ -95,7 +96,7 @@ class Case:
         left = (doubt for doubt in self._doubts.open if not doubt.interval.overlaps(chunk.stamps))
         self._doubts = Doubts(tuple(left))
         self._set_aside_rest(chunk.stamps)
-        return f"{settlement.bars.num_rows} bars, the newest are held back (2188)"
+        return f"{settlement.bars.num_rows} bars, the newest are held back"
 
     async def _take_silence(self, chunk: Chunk) -> str:
         """Take in "no data": learn where the data begin, then doubt it or believe it."""

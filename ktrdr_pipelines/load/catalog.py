@@ -5,10 +5,27 @@ Not here: how it is written (``store.catalog``), what a gap is (``load.gapbook``
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from ktrdr_pipelines.core.instruments import Instrument, Series
 from ktrdr_pipelines.load.gapbook import GapBook
 from ktrdr_pipelines.store.catalog import rebuild_catalog
+from ktrdr_pipelines.store.layout import StoreLayout
+
+_REST_S: Final = 0.05
+"""Seconds of age a series at which automatic work renews the catalog. Measured: 4,000 series cost
+3 s of a core each time, which this keeps below two parts in a hundred of the time."""
+
+
+def is_catalog_due(layout: StoreLayout, universe: Sequence[Instrument], now: datetime) -> bool:
+    """Say whether work that nobody waits for should renew the catalog after it.
+
+    Its views show new bars by themselves; how fresh its tables are depends on their size.
+    """
+    if not layout.catalog.exists():
+        return True
+    age_s = now.timestamp() - layout.catalog.stat().st_mtime
+    return not 0 <= age_s < _REST_S * sum(len(one.timeframes) for one in universe)
 
 
 def renew_catalog(book: GapBook, universe: Sequence[Instrument], now: datetime) -> None:

@@ -70,7 +70,7 @@ class Discovery:
             contract_id = (await learn_identity(means.keeper, means.store, series)).contract_id
         ranges = means.ranges
         if refresh or not ranges.is_fresh(instrument, contract_id, self._clock()):
-            head = await means.keeper.ask(lambda source: source.head(instrument))
+            head = await ranges.ask_head(means.keeper, instrument, contract_id)
             ranges.record_head(instrument, contract_id, head, self._clock())
         found = self._known(instrument, contract_id)
         if found.how is not Known.HEAD and (

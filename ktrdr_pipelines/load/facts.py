@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.gaps import due_gaps, first_stamp_of, is_closed, whole_sessions
-from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.instruments import Instrument, Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Need
 from ktrdr_pipelines.core.sessions import (
@@ -30,6 +30,14 @@ class Suspect:
     day: date
     stamps: Interval
     rows: int
+
+
+def may_be_suspect(instrument: Instrument, day: date) -> bool:
+    """Say whether few bars of a session are odd at all: a contract's last day ends when it expires.
+
+    Its calendar knows only how long others trade on that day.
+    """
+    return day != instrument.last_trade_date
 
 
 class SeriesFacts:
@@ -114,13 +122,15 @@ class SeriesFacts:
         silent = self._silent.clip(before) if before else IntervalSet()
         return self._before_head | (silent & self.wanted)
 
-    def left(self, need: Need) -> IntervalSet:
+    def left(self, need: Need, proof_now: datetime) -> IntervalSet:
         """Give what is missing of a need, whatever of it was to be asked for once more.
+
+        ``proof_now`` is this machine's time, as in ``need``.
 
         Asking again takes nothing back: what was settled before and could not be had again is
         settled still.
         """
-        before = self._stored.settled(need.now)
+        before = self._stored.settled(proof_now)
         return due_gaps(
             need.calendar,
             need.timeframe,

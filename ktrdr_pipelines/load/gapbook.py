@@ -4,109 +4,42 @@ It asks no gateway, and opens only files that changed unseen. What it found out 
 in the process and counts as long as the files' fingerprints, the calendar and all that is known of
 the series stay the same and no session closes, so looking again costs a stat of each file.
 
-Not here: the decisions (``core.completeness``, ``core.suspects``), what is read of a series
-(``load.holdings``, ``load.standings``), how gaps are shown or filled.
+Not here: what is found out of one series (``load.gappage``), what is read of it
+(``load.holdings``, ``load.standings``), the decisions (``core.completeness``, ``core.suspects``),
+how gaps are shown or filled.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from ktrdr_pipelines.core.bars import moment
 from ktrdr_pipelines.core.calendars import Calendars, learned_key
-from ktrdr_pipelines.core.completeness import (
-    Completeness,
-    Gap,
-    GapReason,
-    completeness,
-    due_places,
-    find_gaps,
-    next_close,
-)
+from ktrdr_pipelines.core.completeness import Completeness, completeness, due_places
 from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet, between
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.spanarrays import span_arrays
 from ktrdr_pipelines.core.suspects import have_bars
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.load.calendars import open_calendars
+from ktrdr_pipelines.load.gappage import Page, SeriesGaps, of_unknown_sessions, written
 from ktrdr_pipelines.load.holdings import Holding, Holdings
-from ktrdr_pipelines.load.modes import first_stamp
-from ktrdr_pipelines.load.standings import (
-    Known,
-    Ledgered,
-    claims_of,
-    last_stamp,
-    standing_of,
-    waiting_of,
-)
-from ktrdr_pipelines.store.attempts import Attempt, AttemptKind
+from ktrdr_pipelines.load.standings import Ledgered, last_stamp, standing_of, waiting_of
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger, series_key
 from ktrdr_pipelines.store.parquet import BarStore
 
-_FOR_EVER = datetime.max.replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesGaps:
-    """One series as it stands; all intervals are on the stamp axis.
-
-    ``gaps`` are neither settled nor explained; ``waiting`` is due of sessions that are still open.
-    ``settled_until`` is the end of the newest settled stretch; ``first`` and ``last`` are session
-    dates of bars held; ``attempts`` are the tries that settled nothing. Before ``expected_from``
-    nothing is expected. ``error`` says why nothing else could be learned.
-    """
-
-    series: Series
-    gaps: tuple[Gap, ...] = ()
-    waiting: IntervalSet = field(default_factory=IntervalSet)
-    rows: int = 0
-    settled_until: datetime | None = None
-    first: date | None = None
-    last: date | None = None
-    attempts: tuple[Attempt, ...] = ()
-    expected_from: datetime | None = None
-    error: StoreError | None = None
-
-    @property
-    def is_blocked(self) -> bool:
-        """Say whether the gateway has refused some of it for want of a permission."""
-        return bool(self.blocks)
-
-    @property
-    def blocks(self) -> tuple[Attempt, ...]:
-        """The tries that were refused for want of a permission, the newest last."""
-        found = [one for one in self.attempts if one.kind is AttemptKind.BLOCKED]
-        return tuple(sorted(found, key=lambda attempt: attempt.last_at))
-
-    @property
-    def missing(self) -> IntervalSet:
-        """The stretches of all gaps."""
-        return IntervalSet(gap.stamps for gap in self.gaps)
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """What was found out of a series, from what, and until when it holds."""
-
-    series: Series
-    holding: Holding
-    known: Known
-    made_at: datetime
-    good_until: datetime
-    found: SeriesGaps
+__all__ = ["GapBook", "Memory", "SeriesGaps", "memory_of", "open_gapbook"]
 
 
 @dataclass(slots=True)
 class Memory:
     """What a process keeps of one store between looks."""
 
-    pages: dict[str, _Page] = field(default_factory=dict)
+    pages: dict[str, Page] = field(default_factory=dict)
     holdings: dict[str, Holding] = field(default_factory=dict)
     calendars: dict[str, SessionCalendar] = field(default_factory=dict)
 
@@ -223,71 +156,15 @@ class GapBook:
             return SeriesGaps(series, error=holding)
         key, known = series_key(series), facts.of(series, holding)
         if calendar.known is None:
-            return _unknown_sessions(series, calendar, holding, known, now=now)
+            return of_unknown_sessions(series, calendar, holding, known, now=now)
         page = self._memory.pages.get(key)
-        if page is None or not _holds(page, series, holding, known, now=now):
-            page = _written(series, calendar, holding, known, now=now)
+        if page is None or not page.holds(series, holding, known, now=now):
+            page = written(series, calendar, holding, known, now=now)
             self._memory.pages[key] = page
         spans = span_arrays(calendar, series.timeframe)
         until = last_stamp(series, calendar)
         waiting = waiting_of(spans, holding.settled(now), now, until=until)
         return replace(page.found, waiting=waiting) if waiting else page.found
-
-
-def _unknown_sessions(
-    series: Series, calendar: SessionCalendar, holding: Holding, known: Known, *, now: datetime
-) -> SeriesGaps:
-    """Say that all of a series is open whose sessions the gateway has not told yet."""
-    wanted = between(first_stamp(series, calendar), now)
-    tries = [one.next_try_at for one in known.attempts if one.next_try_at is not None]
-    gap = wanted and Gap(
-        wanted,
-        sessions=0,
-        bars=0,
-        reason=GapReason.MISSING,
-        detail="its sessions are not known until the gateway tells them: a load asks first",
-        next_try_at=max(tries, default=None),
-    )
-    return SeriesGaps(
-        series,
-        (gap,) if gap else (),
-        rows=holding.rows,
-        first=holding.first,
-        last=holding.last,
-        attempts=known.attempts,
-    )
-
-
-def _holds(page: _Page, series: Series, holding: Holding, known: Known, *, now: datetime) -> bool:
-    """Say whether what was found out before is what would be found out now."""
-    return (
-        page.holding is holding
-        and page.series == series
-        and page.known == known
-        and page.made_at <= now < page.good_until
-    )
-
-
-def _written(
-    series: Series, calendar: SessionCalendar, holding: Holding, known: Known, *, now: datetime
-) -> _Page:
-    spans = span_arrays(calendar, series.timeframe)
-    standing = standing_of(series, calendar, holding, known, now=now)
-    gaps = find_gaps(spans, standing, now, claims_of(holding, known, now))
-    ends = standing.settled.ends
-    found = SeriesGaps(
-        series,
-        gaps,
-        rows=holding.rows,
-        settled_until=moment(int(ends[-1])) if len(ends) else None,
-        first=holding.first,
-        last=holding.last,
-        attempts=known.attempts,
-        expected_from=moment(standing.explained_to),
-    )
-    changes = (next_close(spans, now), holding.next_expiry(now), known.next_expiry(now))
-    good_until = min((at for at in changes if at is not None), default=_FOR_EVER)
-    return _Page(series, holding, known, now, good_until, found)
 
 
 def _moved(places: np.ndarray | None, low: int) -> np.ndarray | None:

@@ -22,6 +22,7 @@ from ktrdr_pipelines.core.spanarrays import SpanArrays, span_arrays
 from ktrdr_pipelines.core.stretches import Stretches, covered, joined, stretches_of
 from ktrdr_pipelines.core.suspects import have_bars, suspect_places
 from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.load.facts import may_be_suspect
 from ktrdr_pipelines.store.atomic import disk_errors
 from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.mirror import Fingerprint, Mirrored
@@ -169,7 +170,11 @@ def _holding(
         first=held.min().item() if len(held) else None,
         last=held.max().item() if len(held) else None,
         oldest_bar=_start_of(spans, calendar, held.min()) if len(held) else None,
-        suspects=_suspects(spans, settled, days, counts),
+        suspects=tuple(
+            one
+            for one in _suspects(spans, settled, days, counts)
+            if may_be_suspect(series.instrument, one[1])
+        ),
     )
 
 

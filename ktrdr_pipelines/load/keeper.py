@@ -24,6 +24,7 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
 )
 from ktrdr_pipelines.ib.retries import retry_delay_s
+from ktrdr_pipelines.ib.waiting import OnWait, untold
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 T = TypeVar("T")
@@ -57,11 +58,20 @@ class Patience:
 
 
 class SourceKeeper:
-    """One source of bars, opened when first needed and opened anew when it is lost."""
+    """One source of bars, opened when first needed and opened anew when it is lost.
 
-    def __init__(self, open_source: OpenSource, patience: Patience | None = None) -> None:
+    ``waits`` is told what is waited for before another try, and how many seconds.
+    """
+
+    def __init__(
+        self,
+        open_source: OpenSource,
+        patience: Patience | None = None,
+        *,
+        waits: OnWait = untold,
+    ) -> None:
         self.patience = patience or Patience()
-        self._open_source = open_source
+        self._open_source, self._waits = open_source, waits
         self._stack = AsyncExitStack()
         self._source: BarSource | None = None
         self._opening = asyncio.Lock()
@@ -130,6 +140,7 @@ class SourceKeeper:
                 delay_s = self.patience.delay_after(error, tries)
                 if delay_s is None or isinstance(error, but_after):
                     raise
+                self._waits(error.came or error.what, delay_s)
             await self.patience.sleep(delay_s)
         raise AssertionError("tries end by an answer or an error")
 

@@ -29,6 +29,8 @@ from ktrdr_pipelines.load.work import SeriesWork
 from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.parquet import SaveResult
 
+_NAMED_AT_MOST = 3
+
 
 class IbDataLoader:
     """Loads series from a gateway into a store; one object serves many series at once.
@@ -109,7 +111,23 @@ class IbDataLoader:
         await self._hear_hours(facts)
         work = SeriesWork(self._means, facts, identity, manner)
         await work.run()
+        if not manner.tail:
+            self._tell_of_suspects(facts.series)
         return self._report(facts, work)
+
+    def _tell_of_suspects(self, series: Series) -> None:
+        """Say which sessions of a load look as if something were missing.
+
+        Asking at once would be answered alike by a gateway that is ill at this moment.
+        """
+        if found := self._outlook.suspects(series):
+            days = [f"{one.day} ({one.rows} bars)" for one in found[-_NAMED_AT_MOST:]]
+            more = f" and {len(found) - len(days)} before" if len(found) > len(days) else ""
+            self._note(
+                series,
+                f"far fewer bars than in the sessions around: {', '.join(days)}{more}; the next "
+                "load asks for them once more",
+            )
 
     def _tell_of_resuming(self, facts: SeriesFacts) -> None:
         """Say what a refresh leaves out because one that was stopped has had it."""
@@ -159,7 +177,7 @@ class IbDataLoader:
     def _report(self, facts: SeriesFacts, work: SeriesWork | None = None) -> SeriesReport:
         keeper = self._means.keeper
         need = facts.need(keeper.now(), keeper.patience.clock(), everything=True)
-        gaps = facts.left(need)
+        gaps = facts.left(need, keeper.patience.clock())
         waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
         again = need.gaps() - gaps
         return SeriesReport(

@@ -26,6 +26,7 @@ from ktrdr_pipelines.load.outlook import Job
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress, Quiet, SeriesReport
 from ktrdr_pipelines.load.schedules import Schedules
+from ktrdr_pipelines.load.waits import Waits
 from ktrdr_pipelines.load.widths import Widths
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
@@ -86,7 +87,8 @@ class LoadManager:
         """Hold what a run needs; a connection is opened when something has to be asked."""
         ledger = Ledger(self.layout.ledger)
         with claiming(self.layout, ledger) as claimant:
-            async with SourceKeeper(self.open_source, self.patience) as keeper:
+            waits = Waits(self.progress.waiting, self.patience.clock)
+            async with SourceKeeper(self.open_source, self.patience, waits=waits) as keeper:
                 store = BarStore(self.layout, ledger)
                 yield Means(
                     keeper=keeper,
@@ -95,7 +97,7 @@ class LoadManager:
                     claimant=claimant,
                     ranges=RangeDiscovery(ledger, self.gateway),
                     life=LifeSigns(),
-                    widths=Widths(),
+                    widths=Widths(ledger, self.gateway, self.patience.clock),
                     progress=self.progress,
                 )
 

@@ -12,6 +12,7 @@ from ktrdr_pipelines.load.outlook import Outlook
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.rates import Rates, measured_rates
 from ktrdr_pipelines.load.reports import Progress, Quiet
+from ktrdr_pipelines.load.waits import Waits
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
@@ -35,12 +36,14 @@ def open_manager(
         progress: who listens.
     """
     config = GatewayConfig.from_settings(settings)
+    listener = progress or Quiet()
+    waits = Waits(listener.waiting, system_now)
     return LoadManager(
         layout=layout,
-        open_source=lambda: open_source(config, operation),
+        open_source=lambda: open_source(config, operation, waits=waits),
         gateway=config.gateway,
         patience=Patience(max_retries=config.max_retries, delay_s=config.retry_delay_s),
-        progress=progress or Quiet(),
+        progress=listener,
     )
 
 

@@ -10,15 +10,13 @@ from datetime import datetime
 
 from ktrdr_pipelines.core.bars import micros, moment
 from ktrdr_pipelines.core.calendars import Calendars
-from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.spanarrays import span_arrays
 from ktrdr_pipelines.core.stretches import stretches_of
 from ktrdr_pipelines.core.suspects import suspect_days
 from ktrdr_pipelines.load.contracts import known_contract
-from ktrdr_pipelines.load.facts import SeriesFacts, Suspect
+from ktrdr_pipelines.load.facts import SeriesFacts, Suspect, may_be_suspect
 from ktrdr_pipelines.load.modes import AskedBy, Bounds, Manner, Mode, wanted_by
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.tries import Tries, next_try, put_off
@@ -92,7 +90,7 @@ class Outlook:
     def facts(self, series: Series, wanted: IntervalSet, manner: Manner) -> SeriesFacts:
         """Give what is known of a series: what is settled, excused and put off."""
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
-        suspects = () if manner.refresh else self._suspects(series, coverage, calendar, manner)
+        suspects = () if manner.refresh or manner.tail else self.suspects(series)
         again = IntervalSet(one.stamps for one in suspects) & wanted
         if manner.refresh:
             again = wanted - self._refreshed(series)
@@ -110,14 +108,13 @@ class Outlook:
         known = self._store.ledger.refreshed(series_key(series), self._clock())
         return known.stamps if known else IntervalSet()
 
-    def _suspects(
-        self, series: Series, coverage: Coverage, calendar: SessionCalendar, manner: Manner
-    ) -> tuple[Suspect, ...]:
-        """Give the sessions that have far fewer bars than their neighbours, once; not for a tail.
+    def suspects(self, series: Series) -> tuple[Suspect, ...]:
+        """Give the sessions that have far fewer bars than their neighbours.
 
         What was asked again and gave the same is no suspect any more.
         """
-        if manner.tail or not coverage.bars or not series.timeframe.is_intraday:
+        coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
+        if not coverage.bars or not series.timeframe.is_intraday:
             return ()
         spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
         settled, now = stretches_of(coverage.bars), micros(self._clock())
@@ -129,7 +126,7 @@ class Outlook:
         return tuple(
             Suspect(day, Interval(moment(start), moment(end)), rows[day])
             for day, start, end in found
-            if confirmed.get(day) != rows[day]
+            if confirmed.get(day) != rows[day] and may_be_suspect(series.instrument, day)
         )
 
     def recall_listing(self, facts: SeriesFacts, manner: Manner, contract_id: int) -> None:

@@ -7,9 +7,11 @@ import asyncio
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 
-from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.core.answers import BarSource
+from ktrdr_pipelines.core.instruments import Instrument, Series
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.load.audit import About, Inquiry, audited
 from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.load.probing import Ask, Cell, Search, oldest_in
 from ktrdr_pipelines.store.ledger import HeadRecord, Ledger, ProbeRecord, SilenceRecord
@@ -63,13 +65,34 @@ class RangeDiscovery:
         if is_fresh or contract in self._failed:
             return self.known_head(instrument, contract_id)
         try:
-            head = await keeper.ask(lambda source: source.head(instrument))
+            head = await self.ask_head(keeper, instrument, contract_id)
         except GatewayError as error:
             self._failed.add(contract)
             note(f"the start of the data of {instrument} could not be learned: {error}")
             return self.known_head(instrument, contract_id)
         self.record_head(instrument, contract_id, head, keeper.patience.clock())
         return head
+
+    async def ask_head(
+        self, keeper: SourceKeeper, instrument: Instrument, contract_id: int
+    ) -> datetime | None:
+        """Ask for the head timestamp, whatever is known; None where the gateway cannot say.
+
+        Raises:
+            GatewayError: it could not be asked.
+        """
+        series = Series(instrument, instrument.timeframes[0])
+        about = About(series, contract_id, instrument.what_to_show.value)
+
+        async def question(source: BarSource) -> datetime | None:
+            return await audited(
+                Inquiry(self._ledger, source, about, keeper.patience.clock),
+                lambda sent: source.head(instrument, sent=sent),
+                outcome="head",
+                told=lambda head: f"data begin {head:%Y-%m-%d %H:%MZ}" if head else "no head",
+            )
+
+        return await keeper.ask(question)
 
     def record_head(
         self, instrument: Instrument, contract_id: int, head: datetime | None, at: datetime

@@ -101,6 +101,9 @@ class Progress(Protocol):
     def noted(self, series: Series, text: str) -> None:
         """Say something that a person may want to know."""
 
+    def waiting(self, text: str, until: datetime) -> None:
+        """Say what is waited for, and when that is over at the latest; others may go on."""
+
 
 class Quiet:
     """A listener that listens to nothing."""
@@ -115,4 +118,7 @@ class Quiet:
         """Ignore it."""
 
     def noted(self, series: Series, text: str) -> None:
+        """Ignore it."""
+
+    def waiting(self, text: str, until: datetime) -> None:
         """Ignore it."""

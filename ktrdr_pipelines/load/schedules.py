@@ -17,7 +17,9 @@ Not here: reading the answers (``ib.schedules``), where they are kept (``store.s
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
+from typing import Final
 
+from ktrdr_pipelines.core.answers import BarSource
 from ktrdr_pipelines.core.calendars import Calendars, calendar_named, learned_key
 from ktrdr_pipelines.core.instruments import Instrument, Series
 from ktrdr_pipelines.core.intervals import Interval
@@ -25,6 +27,7 @@ from ktrdr_pipelines.core.schedules import LearnedDay, ScheduleSource, differs, 
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewayError
+from ktrdr_pipelines.load.audit import About, Inquiry, audited
 from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.store.parquet import BarStore
@@ -33,6 +36,7 @@ from ktrdr_pipelines.store.schedules import ScheduleAsk
 REACH_DAYS = 365
 """How far back one request reaches."""
 
+_SCHEDULE: Final = "SCHEDULE"
 _BELIEVED_FOR = timedelta(days=30)
 _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 
@@ -125,11 +129,20 @@ class Schedules:
         Only a session after the date shows that the schedule reaches it: without one, nothing is
         known of the date, and it is remembered that it was asked for.
         """
-        ends_at = _asked_end(instrument, day, now)
+        ends_at, daily = _asked_end(instrument, day, now), Series(instrument, Timeframe.D1)
         self.requests += 1
-        days = await self._keeper.ask(
-            lambda source: source.schedule(instrument, ends_at, REACH_DAYS)
-        )
+
+        async def question(source: BarSource) -> list[LearnedDay]:
+            contract_id = await source.contract_id(instrument)
+            about = About(daily, contract_id, _SCHEDULE, ends_at, f"{REACH_DAYS} D")
+            return await audited(
+                Inquiry(self._store.ledger, source, about, self._keeper.patience.clock),
+                lambda sent: source.schedule(instrument, ends_at, REACH_DAYS, sent=sent),
+                outcome="schedule",
+                told=lambda days: f"{len(days)} session dates",
+            )
+
+        days = await self._keeper.ask(question)
         told = every_day(days)
         self._remember(instrument, max(told[-1].day, day) if told else day, now)
         self._take(instrument, told, ScheduleSource.SCHEDULE, note)

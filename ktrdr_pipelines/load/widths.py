@@ -1,17 +1,41 @@
-"""How wide a request may be, as one run has learned it from requests that were never answered.
+"""How wide a request may be, as runs have learned it from requests that were never answered.
 
-Not here: how requests are cut (``core.plan``).
+A gateway that is silent for a minute looks like one that was asked too much. So what one run has
+learned is for that run; what a second one learns again is believed by others, for a day. A wider
+answer ends it. Not here: how requests are cut (``core.plan``), the table (``store.widths``).
 """
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from ktrdr_pipelines.core.plan import narrower
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.widths import WidthRecord
+
+_ENOUGH_RUNS = 2
+_BELIEVED_FOR = timedelta(seconds=IbLimitsRegistry.WIDTH_CACHE_S.value)
 
 
 class Widths:
-    """The most sessions (1w: weeks) of a request that works, by timeframe."""
+    """The most sessions (1w: weeks) of a request that works, by timeframe.
 
-    def __init__(self) -> None:
-        self._most: dict[Timeframe, int] = {}
+    Args:
+        ledger: where it is remembered.
+        gateway: whose it is.
+        clock: this machine's time.
+    """
+
+    def __init__(self, ledger: Ledger, gateway: str, clock: Callable[[], datetime]) -> None:
+        self._ledger, self._gateway, self._clock = ledger, gateway, clock
+        self._before = ledger.widths(gateway)
+        self._most = {
+            timeframe: record.most
+            for timeframe, record in self._before.items()
+            if record.runs >= _ENOUGH_RUNS and clock() - record.learned_at < _BELIEVED_FOR
+        }
+        self._untold: set[Timeframe] = set()
 
     def __repr__(self) -> str:
         known = ", ".join(f"{timeframe} {most}" for timeframe, most in self._most.items())
@@ -30,4 +54,17 @@ class Widths:
         if fewer is None:
             return False
         self._most[timeframe] = min(fewer, self._most.get(timeframe, fewer))
+        self._untold.add(timeframe)
         return True
+
+    def answered(self, timeframe: Timeframe, sessions: int) -> None:
+        """Take in that so many sessions at once were answered: a finding is proved, or refuted."""
+        before, most = self._before.get(timeframe), self._most.get(timeframe)
+        if timeframe in self._untold and most is not None and sessions <= most:
+            self._untold.discard(timeframe)
+            runs = 1 if before is None else before.runs + 1
+            record = WidthRecord(most, runs, self._clock())
+            self._ledger.record_width(self._gateway, timeframe, record)
+        elif most is None and before is not None and sessions > before.most:
+            del self._before[timeframe]
+            self._ledger.forget_width(self._gateway, timeframe)

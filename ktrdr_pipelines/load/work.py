@@ -187,7 +187,7 @@ class SeriesWork:
         desk = self._desk
         now, here = self._means.keeper.now(), self._means.keeper.patience.clock()
         desk.tries.forget_settled(lambda stamps: self._facts.open_in(stamps, now, here))
-        gaps = self._facts.left(desk.need(everything=True))
+        gaps = self._facts.left(desk.need(everything=True), here)
         hull = gaps.hull
         if desk.is_dead and hull:
             desk.tries.left_open(hull, AttemptKind.NO_DATA, "no data at all")

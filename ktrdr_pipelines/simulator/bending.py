@@ -1,6 +1,6 @@
 """Answers that are not what they should be: the bars of message 17 changed on their way out.
 
-Bytes in, bytes out; other messages pass as they are. Not here: when this happens (``faults``).
+Answer in, answer out; other messages pass as they are. Not here: when this happens (``faults``).
 """
 
 import struct
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from ktrdr_pipelines.simulator import replies, wire
+from ktrdr_pipelines.simulator.answers import Answer
 from ktrdr_pipelines.simulator.faults import Fault, FaultRule
 from ktrdr_pipelines.simulator.replies import ApiError
 
@@ -22,12 +23,18 @@ _OPEN, _CLOSE, _VOLUME = 1, 4, 5
 _LENGTH = struct.Struct(">I")
 
 
-def bent(data: bytes, rule: FaultRule, *, version: int, request_id: int) -> bytes:
-    """Return the frames of an answer with its bars changed as a fault has it."""
-    out = b"".join(_bent_frame(frame, rule) for frame in _frames(data))
-    if rule.fault is not Fault.NEWEST_MISSING:
-        return out
-    return replies.error(version, ApiError(2188, NEWEST_MISSING, request_id)) + out
+def bent(answered: Answer, rule: FaultRule, *, version: int, request_id: int) -> Answer:
+    """Return an answer with its bars changed as a fault has it, and counted again."""
+    out, count = b"", answered.count
+    for payload in _frames(answered.data):
+        fields = wire.split_fields(payload)
+        if fields[0] == "17":
+            bars = _CHANGES[rule.fault](_bars_of(fields), rule)
+            fields, count = _with_bars(fields, bars), len(bars)
+        out += wire.message(fields)
+    if rule.fault is Fault.NEWEST_MISSING:
+        out = replies.error(version, ApiError(2188, NEWEST_MISSING, request_id)) + out
+    return Answer(out, count)
 
 
 def _frames(data: bytes) -> Iterator[bytes]:
@@ -40,15 +47,14 @@ def _frames(data: bytes) -> Iterator[bytes]:
         at += length
 
 
-def _bent_frame(payload: bytes, rule: FaultRule) -> bytes:
-    fields = wire.split_fields(payload)
-    if fields[0] != "17":
-        return wire.frame(payload)
+def _bars_of(fields: list[str]) -> list[Bar]:
     texts = fields[_HEADER:]
-    bars = [texts[at : at + _PER_BAR] for at in range(0, len(texts), _PER_BAR)]
-    changed = _CHANGES[rule.fault](bars, rule)
-    header = [*fields[: _HEADER - 1], str(len(changed))]
-    return wire.message([*header, *(text for bar in changed for text in bar)])
+    return [texts[at : at + _PER_BAR] for at in range(0, len(texts), _PER_BAR)]
+
+
+def _with_bars(fields: list[str], bars: list[Bar]) -> list[str]:
+    header = [*fields[: _HEADER - 1], str(len(bars))]
+    return [*header, *(text for bar in bars for text in bar)]
 
 
 def _without_newest(bars: list[Bar], rule: FaultRule) -> list[Bar]:

@@ -65,7 +65,7 @@ async def found(gateway: Gateway, outbox: Outbox, call: Call) -> Answer | None:
         return None
     if call.fault is not None and call.fault.fault is Fault.LATE:
         await asyncio.sleep(call.fault.number("seconds"))
-    if gateway.outages.is_on or gateway.outages.begun != call.outages_before:
+    if _is_cut_short(gateway, call):
         await _for_ever()
     return answered
 
@@ -79,7 +79,10 @@ async def follow(gateway: Gateway, outbox: Outbox, call: Call) -> None:
     while not call.cancelled.is_set():
         await asyncio.sleep(gateway.update_s)
         await outbox.drained()
-        outbox.send(await asyncio.to_thread(live.fresh, gateway.setting(call.version)))
+        news = await asyncio.to_thread(live.fresh, gateway.setting(call.version))
+        if _is_cut_short(gateway, call):
+            await _for_ever()
+        outbox.send(news)
 
 
 async def deliver(outbox: Outbox, call: Call, data: bytes) -> None:
@@ -89,6 +92,11 @@ async def deliver(outbox: Outbox, call: Call, data: bytes) -> None:
         outbox.send(data)
     else:
         await how(outbox, call, call.fault, data)
+
+
+def _is_cut_short(gateway: Gateway, call: Call) -> bool:
+    """Say whether an outage began since a request was made: it never hears again."""
+    return gateway.outages.is_on or gateway.outages.begun != call.outages_before
 
 
 async def _for_ever() -> NoReturn:
@@ -106,8 +114,7 @@ async def _computed(gateway: Gateway, outbox: Outbox, call: Call) -> Answer:
     answered = await _true_answer(outbox, call, setting)
     if rule is None or rule.fault not in BENDING or answered.error_code is not None:
         return answered
-    changed = bent(answered.data, rule, version=call.version, request_id=request.request_id)
-    return Answer(changed, answered.count)
+    return bent(answered, rule, version=call.version, request_id=request.request_id)
 
 
 async def _true_answer(outbox: Outbox, call: Call, setting: Setting) -> Answer:

@@ -19,8 +19,10 @@ AUDIT_KEPT_DAYS = 90
 class RequestRecord:
     """One request as it went.
 
-    ``series`` is a series key; ``asked_end`` None for "now"; ``rows`` the bars that came;
-    ``proved`` says in words what it settled. ``sent_at`` and ``took_s`` are those of whoever
+    Rows are of all requests that IB's limits on historical data count. ``series`` is a series key:
+    of a schedule (``what_to_show`` is SCHEDULE) that of its daily bars, of a head timestamp (no
+    ``duration``) one that it was asked for. ``asked_end`` None for "now"; ``rows`` the bars that
+    came; ``proved`` says in words what it settled. ``sent_at`` and ``took_s`` are those of whoever
     asked: waiting for the budget counts.
     """
 

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ktrdr_pipelines.core.instruments import Series
@@ -21,7 +21,9 @@ BUSY_TIMEOUT_S = 30.0
 
 _REBUILD = "Run `ktrdr repair`: it is rebuilt from the bar files, no bar is lost"
 
-_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+"""SQLITE_ERROR is said of statements that do not fit: ours do, so the tables are not ours."""
+
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
@@ -52,13 +54,17 @@ class Database:
             handle.connection.close()
 
     def check(self) -> None:
-        """Look through the whole file for damage.
+        """Look through the whole file for damage, and for tables that are not ours.
 
         Raises:
             CorruptFileError: there is some.
         """
         with self._reading() as connection:
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            held = _shape(connection)
+        for table, columns in _our_shape().items():
+            if found == "ok" and held.get(table) != columns:
+                found = f"table {table} has the columns {held.get(table)}"
         if found != "ok":
             raise CorruptFileError(
                 f"the ledger {self.path} is damaged", came=found, remedy=_REBUILD
@@ -170,6 +176,21 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
+
+
+def _our_shape() -> dict[str, list[str]]:
+    """Give the columns of each table as they should be."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(TABLES)
+        return _shape(connection)
+
+
+def _shape(connection: sqlite3.Connection) -> dict[str, list[str]]:
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return {
+        name: [row[1] for row in connection.execute(f"PRAGMA table_info('{name}')")]
+        for (name,) in rows
+    }
 
 
 def _translated(path: Path, error: sqlite3.Error) -> StoreError:

@@ -155,17 +155,25 @@ def pin_origin(layout: StoreLayout, origin: Origin) -> None:
     Raises:
         ForeignIdentityError: the store holds bars of another origin.
     """
-    held = _read_marker(layout)
-    if held is None:
+    if _read_marker(layout) is None:
         with locked(layout.lock("store"), f"the store {layout.root}"):
-            held = _read_marker(layout)
-            if held is None:
+            if _read_marker(layout) is None:
                 _write_marker(layout, origin)
                 return
-    if held is not origin:
+    refuse_other_origin(layout, origin)
+
+
+def refuse_other_origin(layout: StoreLayout, origin: Origin) -> None:
+    """Refuse bars of an origin that the store does not hold; one that holds none takes any.
+
+    Raises:
+        ForeignIdentityError: the store holds bars of another origin.
+    """
+    held = _read_marker(layout)
+    if held not in {None, origin}:
         raise ForeignIdentityError(
             f"the store {layout.root} holds {held} bars",
-            came=f"the gateway gives {origin} bars",
+            came=f"it was to take {origin} bars",
             remedy="Origins never mix: make another store with `ktrdr init` and name its folder "
             "in KTRDR_DATA",
         )

@@ -16,6 +16,7 @@ from ktrdr_pipelines.store.refreshes import RefreshesTable
 from ktrdr_pipelines.store.schedules import SchedulesTable
 from ktrdr_pipelines.store.symbols import SymbolsTable
 from ktrdr_pipelines.store.verified import VerifiedTable
+from ktrdr_pipelines.store.widths import WidthsTable
 
 __all__ = [
     "Attempt",
@@ -43,6 +44,7 @@ class Ledger(
     SchedulesTable,
     SymbolsTable,
     VerifiedTable,
+    WidthsTable,
 ):
     """All that is known beside the bars of one store.
 

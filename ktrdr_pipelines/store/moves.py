@@ -54,12 +54,13 @@ def move_symbol(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
         UniverseError: the universe cannot be edited so; nothing has changed.
         UnknownSymbolError: neither the universe nor the store has it.
         CorruptFileError: a file of the symbol cannot be read; nothing has changed.
-        StoreError: a load keeps a series locked, another move waits to be finished, or the
-            target has bars; nothing has changed.
+        StoreError: a load keeps a series locked, another move waits to be finished, the target
+            has bars, or bars lie on another disk than what is beside them; nothing has changed.
         DiskError: the system refused.
     """
     with _alone(layout, move):
         _refuse_unfinished(layout, move)
+        _refuse_other_disk(layout, move)
         if _edited(layout, move) is None and not layout.symbol_folder(move.symbol).exists():
             load_universe(layout.universe).instrument(move.symbol)
         if move.kind is MoveKind.RENAME:
@@ -117,6 +118,20 @@ def _refuse_unfinished(layout: StoreLayout, move: Move) -> None:
             f"cannot begin the {move}",
             came=f"{folder} has files already",
             remedy="Choose another symbol, or move that folder out of the way",
+        )
+
+
+def _refuse_other_disk(layout: StoreLayout, move: Move) -> None:
+    """Refuse to begin what could not be finished: no folder is renamed to another disk."""
+    beside = layout.epochs if move.kind is MoveKind.RENAME else layout.retired
+    with disk_errors(beside):
+        make_folder(beside)
+        apart = beside.stat().st_dev != layout.bars.stat().st_dev
+    if apart:
+        raise StoreError(
+            f"cannot begin the {move}",
+            came=f"{layout.bars} and {beside} are on different disks",
+            remedy=f"Put {beside.name} on the disk of the bars too, as a link",
         )
 
 

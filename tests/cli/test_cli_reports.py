@@ -159,6 +159,19 @@ def test_nothing_moves_where_nobody_looks(capsys: Any) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_wait_is_shown_at_once(capsys: Any) -> None:
+    """A load that waits does not look like one that hangs, on a terminal or without."""
+    until = datetime(2026, 1, 5, 14, 39, tzinfo=UTC)
+    line = "waiting until 2026-01-05T14:39:00Z: it is left alone"
+    with load_progress(shown=True) as progress:
+        progress.waiting("it is left alone", until)
+        assert capsys.readouterr() == ("", f"{line}\n")
+    page = io.StringIO()
+    with Progress(console=Console(file=page, width=20)) as shown:
+        TerminalProgress(shown).waiting("it is left alone", until)
+    assert f"{line}\n" in page.getvalue()
+
+
 def test_a_signal_cancels_the_work_and_waits_for_it() -> None:
     """What the work does to tidy up is done before the command ends."""
     before = signal.getsignal(signal.SIGTERM)

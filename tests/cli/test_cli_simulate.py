@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ib_async
@@ -18,6 +19,8 @@ from ib_async.wrapper import RequestError
 from ktrdr_pipelines.cli.processes import end, is_free, simulator_process, start
 from ktrdr_pipelines.cli.stopping import stoppable
 from ktrdr_pipelines.errors import SimulatorError
+from ktrdr_pipelines.simulator.faults import Fault
+from tests.simulator.rawclient import AAPL, END, raw_client
 
 STUBBORN = """\
 import os, signal, subprocess, sys, threading
@@ -88,14 +91,33 @@ def test_it_takes_a_table_of_durations(hands: Any) -> None:
 
 
 def test_the_example_of_faults_can_be_served(tmp_path: Path, hands: Any, ktrdr: Any) -> None:
-    """What --faults-example prints is a file for --faults; the log is there from the start."""
+    """What --faults-example prints strikes as it says; the log tells it as JSON lines."""
     faults, log = tmp_path / "faults.yaml", tmp_path / "log"
     faults.write_text(ktrdr("simulate", "--faults-example").out, encoding="utf-8")
     options = ("--faults", str(faults), "--log", str(log), "--pacing", "hard", "--hold-ids", "5")
     with hands.started("simulate", "--port", "0", *options) as simulator:
         line = simulator.stdout.readline()
+        port = int(line.split(":")[1].split(",")[0])
+        with raw_client(SimpleNamespace(port=port)) as client:  # type: ignore[arg-type]
+            microsoft = ("0", "MSFT", *AAPL[2:])
+            for number in (1, 2):
+                asked = (END, "1 hour", f"{number} D", "1", "TRADES", "2", "0", "")
+                client.send(20, number, *microsoft, 0, *asked)
+            assert "no data: MSFT@SMART" in client.until(162, 1)[4]
+            assert client.until(17, 2)[4] == "14"
     assert line.startswith("serving synthetic market 1 on ")
-    assert log.exists()
+    events = [json.loads(text) for text in log.read_text(encoding="utf-8").splitlines()]
+    (fault,) = (each for each in events if each["event"] == "fault")
+    assert (fault["fault"], fault["request_id"]) == ("no_data", 1)
+    answered = [each for each in events if each["event"] == "answered"]
+    assert {each["number"]: each.get("count") for each in answered} == {0: None, 1: 14}
+
+
+def test_the_help_names_every_fault_and_selector(ktrdr: Any) -> None:
+    """Whoever has nothing but the command finds out what can go wrong, and how to choose it."""
+    told = ktrdr("simulate", "--help").out
+    named = (*Fault, "kind", "symbol", "from", "until", "nth", "times", "probability")
+    assert [each for each in named if each not in told] == []
 
 
 def test_a_malformed_file_of_faults(tmp_path: Path, ktrdr: Any) -> None:

@@ -31,7 +31,7 @@ def test_the_document_has_what_the_table_has(ktrdr: Any, store: Path, gateway: A
     document = ktrdr("status", "--json").document
     assert document["origin"] == "simulated"
     assert document["format"] == 1
-    assert document["catalog"]["age_s"] < 60
+    assert 0 <= document["catalog"]["age_s"] < 3600
     assert document["universe"]["symbols"]["AAPL"]["use_rth"] == "true (derived)"
     series = {(one["symbol"], one["timeframe"]): one for one in document["series"]}
     assert len(series) == 5
@@ -150,3 +150,17 @@ def test_health_where_the_client_ids_are_taken(
     monkeypatch.setenv("IB_CLIENT_ID_CLI", "202-202")
     with hands.client_id_taken(gateway.port, 202):
         ktrdr("health").is_error(1, "202", "IB_CLIENT_ID_")
+
+
+def test_what_no_window_of_dagster_reaches_is_said(ktrdr: Any, store: Path) -> None:
+    """A start before the first window: who loads it, and what moves the window."""
+    assert "windows begin" not in ktrdr("status").out
+    (store / "universe.yaml").write_text(
+        "windows: {1m: 2024-02, yearly: 2024}\n"
+        "symbols: {AAPL: {timeframes: [1m, 1d], start: 2024-01-02}}\n"
+    )
+    for command in (("status",), ("universe", "check")):
+        (line,) = [one for one in ktrdr(*command).out.splitlines() if "windows begin" in one]
+        assert line.startswith("AAPL: 1m is wanted from before 2024-02-01")
+        assert "ktrdr load" in line
+    assert ktrdr("status", "--json").document["before_windows"] == {"1m": ["AAPL"]}

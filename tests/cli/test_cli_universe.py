@@ -167,3 +167,9 @@ def test_what_is_not_there_is_neither_renamed_nor_retired(ktrdr: Any, store: Pat
     ktrdr("universe", "retire", "TSLA").is_error(2, "'TSLA'", "not in the universe")
     told = ktrdr("universe", "retire", "TSLA", "--json")
     assert "TSLA" in json.loads(told.out)["error"]["message"]
+
+
+def test_an_option_before_the_symbol_is_told_as_that(ktrdr: Any, store: Path) -> None:
+    """The order of words matters, and the text says which."""
+    told = ktrdr("universe", "add", "--timeframes", "1h", "TSLA")
+    told.is_error(2, "--timeframes", "name the symbol first")

@@ -1,5 +1,6 @@
 """ktrdr up: Dagster over a store with a gateway, and nothing of it left afterwards."""
 
+import fcntl
 import json
 import signal
 import socket
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.cli.dagster_home import prepare_home
-from ktrdr_pipelines.cli.only_one import only_one
+from ktrdr_pipelines.cli.processes import end, start
 from ktrdr_pipelines.store.layout import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -43,15 +44,6 @@ def test_the_home_takes_the_committed_settings_and_keeps_edits(ktrdr: Any, store
     path.write_text("telemetry: {enabled: false}\n")
     prepare_home(open_store(store))
     assert path.read_text() == "telemetry: {enabled: false}\n"
-
-
-def test_a_second_one_over_the_same_store_is_refused(ktrdr: Any, store: Path, hands: Any) -> None:
-    """Two daemons would start every run twice: the text says where the first one is."""
-    layout = open_store(store)
-    with only_one(layout, "http://127.0.0.1:3000"):
-        told = ktrdr("up", "--port", str(hands.free_port()))
-        told.is_error(1, "another one runs", str(store), "http://127.0.0.1:3000", "end it first")
-    ktrdr("up", "--port", str(hands.free_port())).is_error(1, "no gateway answers")
 
 
 def test_what_a_killed_command_started_ends_with_it(hands: Any) -> None:
@@ -93,3 +85,37 @@ def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
     assert told["store"] == str(data / "simulated")
     assert (data / "simulated" / "dagster" / "history").is_dir()
     assert [member for group in groups for member in hands.group_members(group)] == []
+
+
+def test_a_store_of_another_origin_is_refused_before_anything_is_started(
+    ktrdr: Any, data: Path, gateway: Any, hands: Any
+) -> None:
+    """A store of real bars and a simulated gateway: said at once, not by every run."""
+    assert ktrdr("init", "--origin", "ib").code == 0
+    told = ktrdr("up", "--port", str(hands.free_port()))
+    told.is_error(1, str(data), "holds ib bars", "simulated bars", "KTRDR_DATA")
+
+
+def test_a_gateway_that_hangs_is_told_as_it_is(
+    ktrdr: Any, data: Path, silent_gateway: int, hands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has a gateway is not told how to get one, but what is wrong with it."""
+    monkeypatch.setenv("IB_TIMEOUT", "0.2")
+    told = ktrdr("up", "--port", str(hands.free_port()))
+    told.is_error(1, str(silent_gateway), "did not answer", "look at its window")
+    assert "docker" not in told.all
+
+
+def test_a_second_dagster_over_one_store_is_refused(
+    ktrdr: Any, store: Path, gateway: Any, hands: Any
+) -> None:
+    """Also where only the Dagster is left of a killed `ktrdr up`: whoever keeps the lock open."""
+    layout = open_store(store)
+    with layout.lock("dagster").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        left = start([sys.executable, "-c", "input()"], keeping=(lock.fileno(),))
+    try:
+        told = ktrdr("up", "--port", str(hands.free_port()))
+        told.is_error(1, str(store), "another `ktrdr up`", "dagster.lock")
+    finally:
+        end(left)

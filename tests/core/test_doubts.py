@@ -136,6 +136,34 @@ def test_sessions_passed_over_are_asked_once_as_one() -> None:
     assert sizes(need, doubts) == ["3 D"]
 
 
+def test_sessions_behind_all_bars_are_not_believed_by_a_request_as_wide() -> None:
+    """An answer may hold only the first bars of what is asked for: the newest is asked alone."""
+    need = need_of(spans(0, 3), known_from=spans(0, 1).start)
+    doubts = after_answer(need, Doubts(), plan(need_of())[0])
+    assert sizes(need, doubts) == ["1 D"]
+
+
+def test_a_long_part_of_a_session_is_asked_again_by_its_newest_hours() -> None:
+    """A day that goes round the clock is doubted by requests that begin inside the doubt."""
+    fx = calendar_named("FX")
+    session = expected_spans(fx, Timeframe.M1, stamps_between(fx, Timeframe.M1, FIRST, END))[3]
+    held = Interval(session.stamps.start, session.stamps.start + timedelta(hours=5))
+    need = replace(
+        need_of(held, known_from=OLD),
+        calendar=fx,
+        timeframe=Timeframe.M1,
+        wanted=IntervalSet([session.stamps]),
+    )
+    rest = need.gaps().hull
+    assert rest is not None
+    (chunk,) = plan(need, [Doubt(rest)])
+    assert chunk.duration.endswith(" S")
+    assert rest.start < chunk.stamps.start
+    assert chunk.stamps.end == rest.end
+    asked_from = chunk.ends_at - timedelta(seconds=int(chunk.duration.split()[0]))
+    assert rest.start <= asked_from <= chunk.stamps.start
+
+
 def test_answers_that_prove_nothing_are_not_asked_for_ever() -> None:
     """A stretch that answers leave as it is is given up after some rounds."""
     need = need_of(spans(1, 12))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest, BarSource, NoData
+from ktrdr_pipelines.core.answers import Answer, BarRequest, BarSource, NoData, OnSent, unheard
 from ktrdr_pipelines.core.bars import rows_per_session
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage
@@ -55,10 +55,11 @@ class FailingSource:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    async def bars(self, request: BarRequest) -> Answer | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Answer | NoData:
         if error := self._fails(request):
+            sent()
             raise error
-        return await self._real.bars(request)
+        return await self._real.bars(request, sent=sent)
 
 
 class FailingIb(IbResource):

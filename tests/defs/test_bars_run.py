@@ -139,6 +139,28 @@ def test_symbol_that_left_the_universe_fails_by_name(location: Any) -> None:
     assert "AAPL" in failure_text(result)
 
 
+def test_symbol_that_left_while_its_run_waited_does_not_stop_the_others(location: Any) -> None:
+    """A run of several symbols loads those that are left, and names the one that is gone."""
+    location.layout.universe.write_text("symbols: {MSFT: {timeframes: [1d]}}", encoding="utf-8")
+    result = location.run("1d", "AAPL|2024", "MSFT|2024")
+    assert not result.success
+    assert set(windows_of(result, location)) == {"MSFT|2024"}
+    assert "AAPL 2024: " in failure_text(result)
+    assert "does not name it" in failure_text(result)
+
+
+def test_file_that_cannot_be_read_does_not_stop_the_others(location: Any) -> None:
+    """Its windows fail and the file is named; windows of other symbols are materialized."""
+    assert location.run("1d", "AAPL|2024", "AAPL|2024").success
+    for path in location.layout.bar_files("AAPL", Timeframe.D1):
+        path.write_bytes(b"no file of bars")
+    result = location.run("1d", "AAPL|2024", "MSFT|2024")
+    assert not result.success
+    assert set(windows_of(result, location)) == {"MSFT|2024"}
+    assert "AAPL 2024: " in failure_text(result)
+    assert "symbol=AAPL/timeframe=1d/all.parquet" in failure_text(result)
+
+
 def test_finished_windows_are_marked_before_the_run_dies(
     location: Any, failing_ib: Callable[..., Any]
 ) -> None:

@@ -235,3 +235,20 @@ def test_big_backlog_is_announced_once_with_its_plan(location: Any, tick: Ticker
     assert "backfill: manual" in tick.cursor
     tick()
     assert "backlog" not in tick.cursor
+
+
+def test_what_lies_before_the_first_window_is_said_and_not_promised(
+    location: Any, tick: Ticker
+) -> None:
+    """No partition reaches there, so no run is announced for it, now or later."""
+    text = location.layout.universe.read_text(encoding="utf-8")
+    assert "yearly: 2020" in text
+    location.layout.universe.write_text(
+        text.replace("yearly: 2020", "yearly: 2024"), encoding="utf-8"
+    )
+    names = tick.fill()
+    assert names
+    assert all("|2023" not in name for name in names)
+    told = tick.text()
+    assert "4 lack only what lies before Dagster's first windows" in told
+    assert "later" not in told

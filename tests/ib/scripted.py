@@ -91,8 +91,10 @@ def tell_time(talk: Talk, fields: list[str]) -> None:
 
 
 def tell_contract(talk: Talk, fields: list[str]) -> None:
-    """Tell the one contract that there is."""
-    talk.send(*(text.format(id=fields[2]) for text in DETAILS))
+    """Tell the one contract that there is, under the symbol that was asked for."""
+    texts = [text.format(id=fields[2]) for text in DETAILS]
+    texts[2] = fields[4]
+    talk.send(*texts)
     talk.send(52, 1, fields[2])
 
 

@@ -22,6 +22,7 @@ def listed_at(exchange: str, words: Any, contract_id: int) -> Any:
 
     def tell(talk: Any, fields: list[str]) -> None:
         texts = [text.format(id=fields[2]) for text in words.details]
+        texts[2] = fields[4]
         if fields[4] != "AAPL":
             texts[12], texts[20] = str(contract_id), exchange
         talk.send(*texts)
@@ -149,6 +150,16 @@ def test_refusals_are_shared_by_processes_and_probed_once_a_day(tmp_path: Path) 
     assert not is_blocked(later, NASDAQ)
     one.close()
     other.close()
+
+
+def test_a_refusal_that_a_wrong_clock_noted_does_not_last(tmp_path: Path) -> None:
+    """Where the clock was ahead and is set back, nobody is blocked for longer than a day."""
+    clock, pacer = Clock(), Pacer(tmp_path)
+    clock.now += 30 * 86_400
+    Entitlements(pacer, clock=clock).note(NASDAQ, EntitlementError("bars", came="no", code=354))
+    clock.now -= 30 * 86_400
+    assert not is_blocked(Entitlements(pacer, clock=clock), NASDAQ)
+    pacer.close()
 
 
 def test_a_competing_session_is_forgotten_after_minutes(tmp_path: Path) -> None:

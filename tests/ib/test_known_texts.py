@@ -70,6 +70,8 @@ WHOLE = [
     (10186, "Requested market data is not subscribed. Delayed market data is not enabled."),
     (10187, "Failed to request historical ticks:No market data permissions"),
     (10197, "No market data during competing live session"),
+    (10090, "Part of requested market data is not subscribed."),
+    (10167, "Requested market data is not subscribed. Displaying delayed market data."),
     (10314, "End Date/Time: The date, time, or time-zone entered is invalid."),
 ]
 NAMES = ["jane", "jane doe", "jdoe42", "DU1234567", "jane@example.org", "192.0.2.17", "/home/jane"]

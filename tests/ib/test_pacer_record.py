@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.core.breaker import MOST_FAILURES, BreakerState
 from ktrdr_pipelines.core.pacing import Pacing, Rule, Scope
 from ktrdr_pipelines.errors import DiskError
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.pacer_file import LOCK_WAIT_S
-from tests.ib.paced import bars, hold, send
+from tests.ib.paced import Time, bars, hold, send
 
 
 def test_rows_of_another_start_of_the_machine_count_for_nothing(pacer: Any) -> None:
@@ -26,6 +27,50 @@ def test_rows_of_another_start_of_the_machine_count_for_nothing(pacer: Any) -> N
         return await send(pacer(boot="today"), bars(1))
 
     assert asyncio.run(run()) == 5000.0
+
+
+def test_stamps_of_the_future_are_of_another_start_without_a_name(pacer: Any, time: Time) -> None:
+    """Where two starts of the machine have one name, what lies in the future counts for nothing."""
+
+    async def run() -> float:
+        before = pacer()
+        for end in range(6):
+            await hold(before, bars(end))
+        waiting = asyncio.create_task(hold(before, bars(1)))
+        await asyncio.sleep(0)
+        before.pause_after_violation()
+        for _ in range(MOST_FAILURES):
+            time.now += 1
+            before.note_trouble(ill_with="silence")
+        before._record.withdraw = lambda _: None
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        time.now = 30.0
+        after = pacer()
+        assert after.vitals().breaker.state is BreakerState.CLOSED
+        await after.admit("bars", probe_s=45)
+        return await send(after, bars(1))
+
+    assert asyncio.run(run()) == 30.0
+
+
+@pytest.mark.parametrize("mark", ["pause", "breaker", "width", "line"])
+def test_any_stamp_of_the_future_shows_another_start(pacer: Any, time: Time, mark: str) -> None:
+    """A pause, a breaker or a width that alone is left is found as well."""
+    before = pacer()
+    if mark == "pause":
+        before.pause_after_violation()
+    elif mark == "line":
+        before._record.attempt(bars(1), None, hold_s=45)
+        before._record.attempt(bars(1), None, hold_s=45)
+        before.remember(lambda _, database: database.execute("DELETE FROM requests WHERE number=1"))
+    else:
+        before.note_trouble(ill_with="silence" if mark == "breaker" else None)
+    time.now = 30.0
+    after = pacer()
+    assert after.vitals().paused_s == 0.0
+    assert after.remember(lambda memory, database: memory.latest(database)) == 0.0
+    assert asyncio.run(send(after, bars(1))) == 30.0
 
 
 def remove(folder: Path) -> None:

@@ -100,6 +100,44 @@ def test_a_bar_that_cannot_be_is_a_bad_answer(
     assert caught.value.retry
 
 
+def test_bars_of_a_smaller_size_are_a_bad_answer(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """Minutes in place of hours, meant for another request, are no hours cut short."""
+    request = replace(minute_request, series=Series(minute_request.series.instrument, Timeframe.H1))
+    minutes = [words.bar(1_767_623_400 + 60 * place) for place in range(5)]
+    with pytest.raises(BadAnswerError, match="sooner than 1h after another"):
+        bench(
+            lambda source: source.bars(request),
+            bars=lambda talk, fields: talk.raw(words.history(fields[1], *minutes)),
+        )
+
+
+@pytest.mark.parametrize(("place", "other"), [(2, "MSFT"), (8, "MXN")])
+def test_another_contract_is_a_bad_answer(
+    bench: Any, aapl: Instrument, words: Any, *, place: int, other: str
+) -> None:
+    """Another symbol, or another currency, is not taken for what was asked for."""
+
+    def tell(talk: Any, fields: list[str]) -> None:
+        texts = [text.format(id=fields[2]) for text in words.details]
+        texts[place] = other
+        talk.send(*texts)
+        talk.send(52, 1, fields[2])
+
+    with pytest.raises(BadAnswerError, match=other):
+        bench(lambda source: source.contract_id(aapl), contract=tell)
+
+
+def test_a_pinned_contract_is_the_one_that_was_asked_for(bench: Any, aapl: Instrument) -> None:
+    """Asked by its id, another id is refused, and the symbol does not matter."""
+    pinned = replace(aapl, contract_id=4711)
+    with pytest.raises(BadAnswerError, match="265598"):
+        bench(lambda source: source.contract_id(pinned))
+    renamed = replace(aapl, contract_id=265598, ib_symbol="APPLE")
+    assert bench(lambda source: source.contract_id(renamed)) == 265598
+
+
 @pytest.mark.parametrize("given", ["1767571200", "2026-01-05", "20261301", "", "2026010"])
 def test_a_daily_bar_needs_a_date(
     bench: Any, aapl: Instrument, minute_request: BarRequest, words: Any, *, given: str

@@ -91,6 +91,7 @@ def test_an_error_before_the_end_wins(bench: Any, aapl: Instrument, words: Any) 
     [
         (2188, "Up-to-the-second historical data requires additional subscription for the API."),
         (2174, "Warning: You submitted request with date-time without explicit time zone."),
+        (10167, "Requested market data is not subscribed. Displaying delayed market data."),
     ],
 )
 def test_a_notice_about_a_request_leaves_its_bars(

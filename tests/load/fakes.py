@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
+from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData, OnSent, unheard
 from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
 from ktrdr_pipelines.core.calendars import calendar_named, is_gateways
 from ktrdr_pipelines.core.instruments import Instrument, Origin, SecType, Series, WhatToShow
@@ -219,18 +219,20 @@ class FakeGateway:
         return list(self.details)
 
     async def schedule(
-        self, instrument: Instrument, ends_at: datetime, days: int
+        self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
     ) -> list[LearnedDay]:
+        sent()
         self.schedules_asked.append((instrument.symbol, ends_at, days))
         if self.schedule_twist is not None:
             return self.schedule_twist(ends_at, days)
         return schedule_of(calendar_named(instrument.calendar), ends_at, days)
 
-    async def head(self, instrument: Instrument) -> datetime | None:
+    async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
+        sent()
         self.heads += 1
         return self.head_at
 
-    async def bars(self, request: BarRequest) -> Answer | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Answer | NoData:
         self.asked.append(request)
         if self.before_answer is not None:
             await self.before_answer(request)
@@ -238,10 +240,15 @@ class FakeGateway:
         if self.twist is not None:
             twisted = self.twist(request, bars)
             if isinstance(twisted, GatewayError):
+                if twisted.was_asked:
+                    sent()
                 raise twisted
+            sent()
             if isinstance(twisted, NoData):
                 return twisted
             bars = twisted
+        else:
+            sent()
         if bars.num_rows == 0:
             return NoData(request, NOT_ANSWERED)
         return Answer(request, bars, None)

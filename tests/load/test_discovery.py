@@ -130,7 +130,7 @@ def test_bars_that_are_held_are_told_where_nothing_else_is_known(world: MakeWorl
     made.load()
     manager = made.bench.manager()
 
-    async def failing(_: object) -> None:
+    async def failing(_: object, *, sent: object) -> None:
         raise ContractUnknownError("head", came="200", code=200)
 
     made.bench.gateway.head = failing  # type: ignore[method-assign]

@@ -11,13 +11,15 @@ import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
 from ktrdr_pipelines.core.bars import bars_between, micros
-from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.calendars import Calendars, calendar_named
+from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestRejectedError
+from ktrdr_pipelines.load.gapbook import GapBook
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import AskedBy, Mode
-from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.load.reports import Quiet, SeriesReport
 from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.refreshes import REFRESH_KEPT_DAYS
 from tests.load.conftest import World
@@ -289,6 +291,37 @@ def test_a_suspect_that_fails_is_put_off(world: MakeWorld) -> None:
     made.bench.gateway.time += timedelta(minutes=6)
     made.bench.gateway.twist = None
     assert sensor(made).added == 290
+
+
+def test_a_load_tells_of_the_suspects_that_it_leaves(world: MakeWorld) -> None:
+    """What the next load asks for once more is said, and not said any more once it is confirmed."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 100)
+    told: list[str] = []
+
+    class Telling(Quiet):
+        def noted(self, series: Series, text: str) -> None:
+            told.append(text)
+
+    made.bench.run_with(Telling(), made.series, made.wanted)
+    assert len(told) == 1
+    assert "far fewer bars than in the sessions around: 2024-06-13 (100 bars); the next" in told[0]
+    made.bench.run_with(Telling(), made.series, made.wanted)
+    assert len(told) == 1
+
+
+def test_the_last_day_of_a_contract_is_no_suspect(world: MakeWorld) -> None:
+    """A future that expires in the morning is complete with the bars of that morning."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    last = date(2024, 6, 28)
+    instrument = replace(made.series.instrument, last_trade_date=last, end=date(2024, 6, 29))
+    made = replace(made, series=Series(instrument, Timeframe.M1))
+    cut_short(made, last, 100)
+    made.load()
+    assert sensor(made).requests == 0
+    book = GapBook(made.bench.store, Calendars(), made.bench.gateway.gateway)
+    (found,) = book.look([made.series], made.bench.gateway.time)
+    assert not found.missing.clip(made.wanted)
 
 
 def test_a_tail_asks_for_no_suspect(world: MakeWorld) -> None:

@@ -72,6 +72,10 @@ def test_a_closed_day_that_no_library_knows_is_learned(closure: World) -> None:
     closure.check_complete()
     gateway = closure.bench.gateway
     assert len(gateway.schedules_asked) == 1
+    audited = [one for one in closure.bench.ledger.requests(100) if one.what_to_show == "SCHEDULE"]
+    assert [(one.duration, one.outcome, one.series) for one in audited] == [
+        ("365 D", "schedule", "AAPL|1d")
+    ]
     assert closure.bench.store.coverage(closure.series).empty == ()
     book = open_calendars(closure.bench.ledger)
     days = {one.day for one in book.of(closure.series.instrument).sessions(FIRST, END)}

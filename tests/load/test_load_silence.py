@@ -10,11 +10,15 @@ import pytest
 from ktrdr_pipelines.core.answers import BarRequest, NoData
 from ktrdr_pipelines.core.bars import micros
 from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.coverage import Coverage, Emptiness
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.facts import SeriesFacts
 from ktrdr_pipelines.store.attempts import AttemptKind
 from ktrdr_pipelines.store.ledger import series_key
 from tests.load.conftest import World
-from tests.load.fakes import NOT_ANSWERED, Twist, dense_keys, truth_of, utc
+from tests.load.fakes import NOT_ANSWERED, Twist, dense_keys, series_of, stock, truth_of, utc
 
 MakeWorld = Callable[..., World]
 RTH = "XNYS.RTH"
@@ -204,3 +208,16 @@ def test_an_instrument_that_has_ended_still_gives_all_its_bars(world: MakeWorld)
     assert made.bench.store.rows(made.series) == 314
     assert report.requests <= 20
     assert made.load().requests == 0
+
+
+def test_a_proof_that_is_too_old_here_is_not_young_by_the_gateways_clock() -> None:
+    """What is missing at the end of a load is told by the clock that says what to ask for."""
+    calendar = calendar_named(RTH)
+    day = stamps_between(calendar, Timeframe.H1, date(2024, 6, 12), date(2024, 6, 13))
+    proof = Emptiness(day, utc(2024, 6, 20))
+    series, wanted = series_of(stock(), Timeframe.H1), IntervalSet([day])
+    facts = SeriesFacts(series, wanted, Coverage(empty=(proof,)), calendar=calendar)
+    here, behind = utc(2024, 7, 21), utc(2024, 7, 19)
+    need = facts.need(behind, here)
+    assert need.gaps()
+    assert facts.left(need, here) == need.gaps()

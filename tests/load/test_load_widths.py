@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
 import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
 from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import narrower
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, GatewaySilentError
@@ -127,3 +127,56 @@ def test_a_question_asked_again_at_once_says_that_it_waits(world: MakeWorld) -> 
     manager = replace(made.bench.manager(), progress=Telling(told))
     asyncio.run(manager.run([Job(made.series, wanted=IntervalSet([made.wanted]))]))
     assert any("asked once more; IB takes the same only every 15 s" in text for text in told)
+
+
+def quarter(number: int) -> Interval:
+    """Give one quarter of 2023, as stamps of hours."""
+    first, end = utc(2023, 1, 3, 5), utc(2023, 4, 3, 4)
+    days = timedelta(days=91 * (number - 1))
+    return Interval(first + days, end + days)
+
+
+def too_wide(made: World, number: int, days: int) -> int:
+    """Load a quarter of a year, and count the requests that were too wide for an answer."""
+    asked = made.bench.asked
+    assert made.bench.load(made.series, quarter(number)).is_complete
+    new = made.bench.gateway.asked[asked:]
+    return sum((one.ends_at - start_of(one, one.ends_at)).days > days for one in new)
+
+
+def test_what_two_runs_have_learned_a_third_knows_for_a_day(world: MakeWorld) -> None:
+    """One silence may have been chance; after two runs nobody asks too much until a day later."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
+    made.bench.gateway.twist = silent_beyond(15)
+    made.bench.gateway.places = 1
+    found = [too_wide(made, number, 15) > 0 for number in (1, 2, 3, 4)]
+    assert found == [True, True, False, False]
+    made.bench.gateway.time += timedelta(days=1, minutes=1)
+    assert [too_wide(made, number, 15) > 0 for number in (5, 6)] == [True, False]
+
+
+def test_a_silence_by_chance_is_forgotten_when_a_wide_request_is_answered(
+    world: MakeWorld,
+) -> None:
+    """Runs with one silence each, and an undisturbed one between them, teach nothing."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
+    made.bench.gateway.places = 1
+    for number in (1, 3):
+        silences = iter([True])
+        made.bench.gateway.twist = lambda _, bars, silences=silences: (
+            GatewaySilentError("bars") if next(silences, False) else bars
+        )
+        made.bench.load(made.series, quarter(number))
+        assert made.bench.ledger.widths("fake:1")[Timeframe.H1].runs == 1
+        made.bench.gateway.twist = None
+        made.bench.load(made.series, quarter(number + 1))
+        assert made.bench.ledger.widths("fake:1") == {}
+    assert made.bench.load(made.series, quarter(5)).requests == 3
+
+
+def test_a_gateway_that_answers_nothing_teaches_nothing(world: MakeWorld) -> None:
+    """Only where less was answered was more too much."""
+    made = world(RTH, Timeframe.H1, *(date(2023, 1, 3), date(2023, 6, 29)))
+    made.bench.gateway.twist = lambda *_: GatewaySilentError("bars")
+    assert not made.load().is_complete
+    assert made.bench.ledger.widths("fake:1") == {}

@@ -112,7 +112,7 @@ def test_6_what_is_not_available_is_null_and_no_price_is_made_up(world: MakeWorl
 def test_7_hours_and_kinds_never_mix_in_one_file(world: MakeWorld) -> None:
     """Extended hours do not go into the files of regular ones, nor another contract's bars.
 
-    That EURUSD is CASH and a future stays one is seen in tests/test_universe.
+    That EURUSD is CASH and a future stays one is seen in tests/test_universe_entries.
     """
     made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 8))
     made.load()

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -187,6 +187,17 @@ def test_partial_answers_hold_the_newest_bars(synthetic: SyntheticMarket) -> Non
     assert dates(bad) == dates(good)[-2:]
 
 
+@pytest.mark.parametrize(("fault", "count"), [("partial", 3), ("duplicated", 10), ("restated", 7)])
+def test_bars_are_counted_as_they_were_sent(
+    synthetic: SyntheticMarket, fault: str, count: int
+) -> None:
+    """The record of what was answered tells of the bars that came, not of those that should."""
+    with faulty(synthetic, f"{{fault: {fault}}}") as (server, client):
+        client.bars(1)
+        assert client.until(17)[4] == str(count)
+        assert server.requests[0].count == count
+
+
 def test_duplicated_and_conflicting_bars(synthetic: SyntheticMarket) -> None:
     """Bars come twice, the same or with other prices; the count says so."""
     good, bad = good_and_bad(synthetic, "fault: duplicated")
@@ -228,6 +239,25 @@ def test_the_link_is_lost_and_restored(synthetic: SyntheticMarket, code: int) ->
         client.bars(3)
         assert client.until(17)[1] == "3"
         assert client.quiet(17)
+
+
+def test_live_bars_hang_like_all_that_is_open(synthetic: SyntheticMarket) -> None:
+    """They change every second, and after an outage began no update comes any more."""
+    behaviour = Behaviour(faults=parse_faults("faults: [{fault: link_lost, nth: 2}]", ""))
+    with (
+        running_simulator(synthetic, now=NOW, behaviour=behaviour, update_s=0.0) as server,
+        raw_client(server) as client,
+    ):
+        client.send(20, 1, *AAPL, 0, "", "1 min", "1 D", 1, "TRADES", 2, 1, "")
+        client.until(90)
+        client.bars(2)
+        client.until(1100)
+        for minutes in range(1, 20):
+            server.clock.set(datetime.fromisoformat(NOW) + timedelta(minutes=minutes))
+            assert client.quiet(90)
+        server.lift_faults()
+        client.until(1102)
+        assert client.quiet(17, 90)
 
 
 def test_an_outage_ends_by_itself(synthetic: SyntheticMarket) -> None:

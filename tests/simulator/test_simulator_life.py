@@ -206,7 +206,7 @@ def test_for_a_client_that_does_not_read_few_answers_are_made(synthetic: Synthet
             assert int(reading.until(17, number)[4]) > 90_000
             reading.seen.clear()
         made = [record for record in server.requests if record.client_id == 1 and record.bars]
-        assert 0 < len(made) < count
+        assert len(made) < count
         answered = set()
         for _ in range(count):
             answered.add(idle.until(17)[1])

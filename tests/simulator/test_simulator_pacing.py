@@ -83,9 +83,9 @@ def test_an_identical_request_within_15_s_is_a_violation(synthetic: SyntheticMar
             assert ask(other, 1) == -162
             assert "Historical data request pacing violation" in other.seen[-1][4]
             assert ask(other, 2, duration="2 D") == 14
-            after(clock, 14.9)
+            after(clock, 14.999)
             assert ask(one, 2) == -162
-            after(clock, 0.2)
+            after(clock, 0.001)
             assert ask(one, 3) == 7
         assert server.violations == {PacingRule.IDENTICAL: 2}
 
@@ -102,27 +102,43 @@ def test_both_clients_ways_of_writing_no_strike_are_identical(synthetic: Synthet
 def test_the_sixth_request_of_a_contract_within_2_s_is_a_violation(
     synthetic: SyntheticMarket,
 ) -> None:
-    """Five of one contract, exchange and tick type pass; another tick type counts by itself."""
-    with standing(synthetic, PacingMode.HARD) as (server, clock), raw_client(server) as client:
-        assert [ask(client, at, end=end_of(at)) > 0 for at in range(5)] == [True] * 5
-        assert ask(client, 5, end=end_of(5)) == -162
-        assert ask(client, 6, end=end_of(6), what="MIDPOINT") > 0
-        after(clock, 2.0)
-        assert ask(client, 7, end=end_of(5)) > 0
-        assert server.violations == {PacingRule.SAME_CONTRACT: 1}
+    """Five of one contract, exchange and tick type pass, whoever asks; another type is another."""
+    with (
+        standing(synthetic, PacingMode.HARD) as (server, clock),
+        raw_client(server, 1) as one,
+        raw_client(server, 2) as other,
+    ):
+        for at in range(5):
+            assert ask((one, other)[at % 2], at, end=end_of(at)) > 0
+        for client in (one, other):
+            assert ask(client, 5, end=end_of(5)) == -162
+        assert ask(other, 6, end=end_of(6), what="MIDPOINT") > 0
+        after(clock, 1.999)
+        assert ask(one, 7, end=end_of(5)) == -162
+        after(clock, 0.001)
+        assert ask(one, 8, end=end_of(5)) > 0
+        assert server.violations == {PacingRule.SAME_CONTRACT: 3}
 
 
 @pytest.mark.parametrize(("what", "fit"), [("TRADES", 60), ("BID_ASK", 30)])
 def test_the_window_of_ten_minutes(synthetic: SyntheticMarket, what: str, fit: int) -> None:
-    """Sixty requests fit into 10 min, half as many of BID_ASK; then the oldest must pass."""
-    with standing(synthetic, PacingMode.HARD) as (server, clock), raw_client(server) as client:
+    """Sixty fit into 10 min, whoever asks, half as many of BID_ASK; then the oldest must pass."""
+    with (
+        standing(synthetic, PacingMode.HARD) as (server, clock),
+        raw_client(server, 1) as one,
+        raw_client(server, 2) as other,
+    ):
         for at in range(fit):
-            assert ask(client, at, end=f"20240109-20:{at % 60:02d}:{at // 60:02d}", what=what) > 0
+            assert ask((one, other)[at % 2], at, end=end_of(at), what=what) > 0
             after(clock, 3)
-        assert ask(client, 100, what=what) == -162
-        assert server.violations == {PacingRule.WINDOW: 1}
-        after(clock, 600 - 3 * fit)
-        assert ask(client, 101, what=what) > 0
+        for client in (one, other):
+            assert ask(client, 100, what=what) == -162
+        after(clock, 600 - 3 * fit - 0.001)
+        assert ask(one, 101, what=what) == -162
+        assert server.violations == {PacingRule.WINDOW: 3}
+        after(clock, 0.001)
+        assert ask(one, 102, what=what) > 0
+        assert ask(one, 103, what=what, duration="2 D") == -162
 
 
 def test_documented_pacing_binds_small_bars_and_heads_only(synthetic: SyntheticMarket) -> None:

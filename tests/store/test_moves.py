@@ -1,5 +1,6 @@
 """Renaming and retiring symbols: all of it or, after a kill and a repair, all of it."""
 
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -247,6 +248,21 @@ def test_unreadable_file_stops_a_rename_before_it_begins(filled: StoreLayout) ->
         rename(filled, "AAPL", "APPL2", NOW)
     assert pending_move(filled) is None
     assert path.read_bytes() == b"no bars"
+
+
+@pytest.mark.parametrize(("beside", "move"), [("epochs", rename), ("retired", retire)])
+def test_bars_on_another_disk_are_not_begun_to_be_moved(
+    filled: StoreLayout, beside: str, move: Any
+) -> None:
+    """No folder can be renamed to there, and a move that is begun blocks loads until it is done."""
+    shutil.rmtree(filled.root / beside, ignore_errors=True)
+    (filled.root / beside).symlink_to("/dev")
+    before = facts_of(filled, "AAPL")
+    names = ("AAPL", "APPL2") if move is rename else ("AAPL",)
+    with pytest.raises(StoreError, match=rf"different disks.*Put {beside}"):
+        move(filled, *names, NOW)
+    assert pending_move(filled) is None
+    assert facts_of(filled, "AAPL") == before
 
 
 def kill_at(layout: StoreLayout, kind: str, step: int) -> int:

@@ -1,6 +1,7 @@
 """Repair: the bar files are the truth, everything else is made from them."""
 
 import shutil
+import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,6 +77,24 @@ def test_a_broken_ledger_is_set_aside(layout: StoreLayout, store: BarStore, make
     assert report.ledger_set_aside.read_bytes() == b"junk" * 5000
     assert store.coverage(series) == coverage
     assert store.rows(series) == 30
+
+
+@pytest.mark.parametrize(
+    "change", ["DROP TABLE mirror", "ALTER TABLE mirror RENAME COLUMN coverage TO covered"]
+)
+def test_a_ledger_with_other_tables_is_set_aside(
+    layout: StoreLayout, store: BarStore, make: Any, change: str
+) -> None:
+    """A sound file of SQLite that lacks what we keep in it is rebuilt too."""
+    series, _ = _saved(store, make)
+    coverage = store.coverage(series)
+    with closing(sqlite3.connect(layout.ledger)) as connection:
+        connection.execute(change)
+    with pytest.raises(CorruptFileError, match=r"ledger\.sqlite.*ktrdr repair"):
+        store.coverage(series)
+    assert repair(layout, [series.instrument], NOW).ledger_set_aside is not None
+    assert store.coverage(series) == coverage
+    assert repair(layout, [series.instrument], NOW).ledger_set_aside is None
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 100])

@@ -1,0 +1,93 @@
+"""The audit has a row for every request that went to the gateway, and for no other."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewaySilentError, OutageError
+from ktrdr_pipelines.load.audit import About, Inquiry, audited
+from ktrdr_pipelines.store.ledger import Ledger
+from tests.load.fakes import FakeGateway, series_of, stock, utc
+
+NOW = utc(2026, 1, 5, 14, 30)
+SERIES = series_of(stock("AAPL"), Timeframe.H1)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """Give a ledger."""
+    return Ledger(tmp_path / "ledger.sqlite")
+
+
+@pytest.fixture
+def inquiry(ledger: Ledger) -> Inquiry:
+    """Give a question about bars."""
+    about = About(SERIES, 265598, "TRADES", NOW, "5 D")
+    return Inquiry(ledger, FakeGateway({}, NOW), about, lambda: NOW)
+
+
+def outcomes(ledger: Ledger) -> list[str]:
+    """Give what became of each row, oldest first."""
+    return [record.outcome for record in reversed(ledger.requests(10))]
+
+
+def ask(inquiry: Inquiry, question: Callable[[Any], Any]) -> Any:
+    """Ask, and write it down."""
+    return asyncio.run(audited(inquiry, question, "head", told=str))
+
+
+def test_an_answer_says_what_it_proved(ledger: Ledger, inquiry: Inquiry) -> None:
+    """One request, one row, with all that was asked."""
+
+    async def answered(sent: Callable[[], None]) -> str:
+        sent()
+        return "data begin 1980"
+
+    assert ask(inquiry, answered) == "data begin 1980"
+    (row,) = ledger.requests(10)
+    assert (row.outcome, row.proved, row.rows) == ("head", "data begin 1980", 0)
+    assert (row.series, row.contract_id, row.duration) == ("AAPL|1h", 265598, "5 D")
+    assert (row.asked_end, row.sent_at) == (NOW, NOW)
+
+
+def test_what_was_never_sent_has_no_row(ledger: Ledger, inquiry: Inquiry) -> None:
+    """A connection that is gone, or a refusal that is known, costs the gateway nothing."""
+
+    async def stopped(_: Callable[[], None]) -> str:
+        raise OutageError("bars", came="the link is lost")
+
+    with pytest.raises(OutageError):
+        ask(inquiry, stopped)
+    assert outcomes(ledger) == []
+    assert inquiry.sent_times == 0
+
+
+def test_what_was_sent_again_after_an_outage_has_a_row_each(
+    ledger: Ledger, inquiry: Inquiry
+) -> None:
+    """The gateway counts both; only the last has the outcome."""
+
+    async def again(sent: Callable[[], None]) -> str:
+        sent()
+        sent()
+        raise GatewaySilentError("bars", came="no answer in 30 s")
+
+    with pytest.raises(GatewaySilentError):
+        ask(inquiry, again)
+    assert outcomes(ledger) == ["OutageError", "GatewaySilentError"]
+
+
+def test_a_request_that_is_cancelled_has_its_row(ledger: Ledger, inquiry: Inquiry) -> None:
+    """A load that is stopped has asked for what was open."""
+
+    async def cancelled(sent: Callable[[], None]) -> str:
+        sent()
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        ask(inquiry, cancelled)
+    assert outcomes(ledger) == ["cancelled"]

@@ -1,0 +1,104 @@
+"""Waits of a load are told: for what, until when, each once."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.errors import GatewayRestingError, GatewaySilentError
+from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
+from ktrdr_pipelines.load.waits import TOLD_FROM_S, Waits
+from tests.load.fakes import utc
+
+NOW = utc(2026, 1, 5, 14, 30)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock."""
+    return Clock()
+
+
+@pytest.fixture
+def told() -> list[tuple[str, float]]:
+    """Give a list of what was told, with the seconds from NOW at which it ends."""
+    return []
+
+
+@pytest.fixture
+def waits(told: Any, clock: Clock) -> Waits:
+    """Give what is tested."""
+    return Waits(lambda why, until: told.append((why, (until - NOW).total_seconds())), clock)
+
+
+def test_a_wait_that_many_share_is_told_once(waits: Waits, told: Any, clock: Clock) -> None:
+    """Questions come to wait one after another, and what they wait for is one thing."""
+    for _ in range(45):
+        waits("it rests", 300)
+        clock.now += timedelta(seconds=1)
+    assert told == [("it rests", 300)]
+
+
+def test_a_wait_that_takes_longer_or_begins_anew_is_told_again(
+    waits: Waits, told: Any, clock: Clock
+) -> None:
+    """What was told would be wrong else."""
+    waits("it rests", 30)
+    waits("it rests", 120)
+    clock.now += timedelta(seconds=150)
+    waits("it rests", 15)
+    assert told == [("it rests", 30), ("it rests", 120), ("it rests", 165)]
+
+
+def test_two_reasons_are_two_waits(waits: Waits, told: Any) -> None:
+    """Each is told."""
+    waits("it rests", 60)
+    waits("the link is lost", 60)
+    assert [why for why, _ in told] == ["it rests", "the link is lost"]
+
+
+def test_a_short_wait_is_not_told(waits: Waits, told: Any) -> None:
+    """It is over before anybody wonders."""
+    waits("a moment", TOLD_FROM_S - 1)
+    assert told == []
+
+
+def test_waiting_for_a_gateway_that_rests_is_told(told: Any, waits: Waits) -> None:
+    """A load that waits for the breaker says so before it waits, and not of every retry."""
+    resting = GatewayRestingError("connect", came="it failed 5 times in a row and is left alone")
+    resting.retry_in_s = 540.0
+    errors = [GatewaySilentError("bars", came="no answer in 30 s"), resting]
+    slept: list[tuple[float, int]] = []
+
+    @asynccontextmanager
+    async def opened() -> Any:
+        yield object()
+
+    async def sleep(seconds: float) -> None:
+        slept.append((seconds, len(told)))
+
+    async def question(_: Any) -> str:
+        if errors:
+            raise errors.pop(0)
+        return "bars"
+
+    async def run() -> str:
+        patience = Patience(sleep=sleep, jitter=lambda: 0.0)
+        async with SourceKeeper(opened, patience, waits=waits) as keeper:
+            return await keeper.ask(question)
+
+    assert asyncio.run(run()) == "bars"
+    assert told == [("it failed 5 times in a row and is left alone", 540.0)]
+    assert slept == [(2.0, 0), (540.0, 1)]

@@ -1,0 +1,28 @@
+"""What tests of the universe share: one entry read, and the plainest instrument of all."""
+
+from datetime import date
+
+from ktrdr_pipelines.core.instruments import Instrument, SecType, WhatToShow
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.universe import parse_universe
+
+GOOD = "symbols:\n  AAPL: {}\n"
+AAPL = Instrument(
+    symbol="AAPL",
+    ib_symbol="AAPL",
+    sec_type=SecType.STK,
+    exchange="SMART",
+    currency="USD",
+    what_to_show=WhatToShow.TRADES,
+    use_rth=True,
+    calendar="XNYS.RTH",
+    timeframes=(Timeframe.M1, Timeframe.H1, Timeframe.D1),
+    start=date(2020, 1, 1),
+)
+
+
+def one(entry: str, defaults: str = "{}") -> Instrument:
+    """Read a universe of one entry and give its instrument."""
+    text = f"defaults: {defaults}\nsymbols:\n  {entry}\n"
+    (found,) = parse_universe(text, "u.yaml").instruments.values()
+    return found
