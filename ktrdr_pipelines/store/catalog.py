@@ -21,7 +21,13 @@ from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import DiskError, KtrdrError, StoreError, UsageError
 from ktrdr_pipelines.store.atomic import disk_errors, locked, put_in_place, temp_beside
-from ktrdr_pipelines.store.catalog_sql import TABLES, series_sql, views_sql
+from ktrdr_pipelines.store.catalog_sql import (
+    NAMES_OTHER_FILES,
+    TABLES,
+    files_of,
+    series_sql,
+    views_sql,
+)
 from ktrdr_pipelines.store.catalog_tables import Gaps, catalog_tables
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
@@ -96,7 +102,7 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
     """Open the newest catalog for reading; instants are told in UTC.
 
     Raises:
-        StoreError: there is none, or it cannot be read.
+        StoreError: there is none, it cannot be read, or it was built for another folder.
     """
     if not layout.catalog.is_file():
         raise StoreError(f"there is no catalog {layout.catalog}", remedy="Run `ktrdr repair`")
@@ -105,6 +111,7 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
     try:
         connection.execute(f"ATTACH '{_escaped(layout.catalog)}' AS ktrdr (READ_ONLY)")
         connection.execute("USE ktrdr; SET TimeZone = 'UTC'")
+        names_others = connection.execute(NAMES_OTHER_FILES, [files_of(layout)]).fetchone()
     except duckdb.Error as error:
         connection.close()
         raise StoreError(
@@ -112,6 +119,13 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
             came=str(error),
             remedy="Close shells that have it open for writing; `ktrdr repair` builds it anew",
         ) from error
+    if names_others:
+        connection.close()
+        raise StoreError(
+            f"cannot use the catalog {layout.catalog}",
+            came="it names the bars of another folder: this store was moved or copied",
+            remedy="Run `ktrdr repair`, which builds it anew",
+        )
     return connection
 
 
