@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ktrdr_pipelines.cli.last_will import last_will
 from ktrdr_pipelines.cli.processes import end, start
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.store.atomic import disk_errors
@@ -78,6 +79,8 @@ def dagster_web(
 ) -> Iterator[Web]:
     """Run Dagster while the context lasts; its whole group is gone afterwards.
 
+    It ends with this process, however that ends.
+
     Args:
         home: DAGSTER_HOME, and the working folder: an .env of the user's would override it.
         log: where its output goes.
@@ -96,7 +99,8 @@ def dagster_web(
             keeping=(keeping,),
         )
     try:
-        yield Web(process, f"http://{HOST}:{port}", log)
+        with last_will(process):
+            yield Web(process, f"http://{HOST}:{port}", log)
     finally:
         end(process)
 

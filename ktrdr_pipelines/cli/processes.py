@@ -90,6 +90,17 @@ def simulator_process(*, port: int = 0, within_s: float = START_S) -> Iterator[i
         end(process)
 
 
+def lives(group: int) -> bool:
+    """Say whether anything of a group runs; what is dead and only waits to be reaped does not.
+
+    Nobody reaps orphans where the first process of a container is no init.
+    """
+    if not _signal_group(group, 0):
+        return False
+    states = {state for state, of in _processes() if of == group}
+    return states != {"Z"}
+
+
 def is_free(port: int) -> bool:
     """Say whether a port of this machine can be listened on."""
     with socket.socket() as probe:
@@ -153,23 +164,12 @@ def _is_gone(process: "subprocess.Popen[bytes]", within_s: float) -> bool:
     deadline_s = time.monotonic() + within_s
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=within_s)
-        while _lives(process.pid):
+        while lives(process.pid):
             if time.monotonic() > deadline_s:
                 return False
             time.sleep(_POLL_S)
         return True
     return False
-
-
-def _lives(group: int) -> bool:
-    """Say whether anything of a group runs; what is dead and only waits to be reaped does not.
-
-    Nobody reaps orphans where the first process of a container is no init.
-    """
-    if not _signal_group(group, 0):
-        return False
-    states = {state for state, of in _processes() if of == group}
-    return states != {"Z"}
 
 
 def _processes() -> Iterator[tuple[str, int]]:

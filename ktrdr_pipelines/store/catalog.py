@@ -21,7 +21,13 @@ from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import DiskError, KtrdrError, StoreError, UsageError
 from ktrdr_pipelines.store.atomic import disk_errors, locked, put_in_place, temp_beside
-from ktrdr_pipelines.store.catalog_sql import TABLES, series_sql, views_sql
+from ktrdr_pipelines.store.catalog_sql import (
+    NAMES_OTHER_FILES,
+    TABLES,
+    files_of,
+    series_sql,
+    views_sql,
+)
 from ktrdr_pipelines.store.catalog_tables import Gaps, catalog_tables
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
@@ -38,6 +44,16 @@ QUERY_TRIES = 5
 
 _BUILDING = {"memory_limit": "512MB", "threads": "1"}
 _READING = {"python_enable_replacements": "false"}
+
+_READS = frozenset(
+    {
+        duckdb.StatementType.SELECT,
+        duckdb.StatementType.EXPLAIN,
+        duckdb.StatementType.PRAGMA,
+        duckdb.StatementType.SET,
+        duckdb.StatementType.VARIABLE_SET,
+    }
+)
 
 _BAD_SQL = (
     duckdb.ParserException,
@@ -86,7 +102,7 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
     """Open the newest catalog for reading; instants are told in UTC.
 
     Raises:
-        StoreError: there is none, or it cannot be read.
+        StoreError: there is none, it cannot be read, or it was built for another folder.
     """
     if not layout.catalog.is_file():
         raise StoreError(f"there is no catalog {layout.catalog}", remedy="Run `ktrdr repair`")
@@ -95,6 +111,7 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
     try:
         connection.execute(f"ATTACH '{_escaped(layout.catalog)}' AS ktrdr (READ_ONLY)")
         connection.execute("USE ktrdr; SET TimeZone = 'UTC'")
+        names_others = connection.execute(NAMES_OTHER_FILES, [files_of(layout)]).fetchone()
     except duckdb.Error as error:
         connection.close()
         raise StoreError(
@@ -102,6 +119,13 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
             came=str(error),
             remedy="Close shells that have it open for writing; `ktrdr repair` builds it anew",
         ) from error
+    if names_others:
+        connection.close()
+        raise StoreError(
+            f"cannot use the catalog {layout.catalog}",
+            came="it names the bars of another folder: this store was moved or copied",
+            remedy="Run `ktrdr repair`, which builds it anew",
+        )
     return connection
 
 
@@ -115,6 +139,7 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
     for tries_left in reversed(range(QUERY_TRIES)):
         try:
             with closing(connect_catalog(layout)) as connection:
+                _refuse_writing(connection.extract_statements(sql))
                 relation = connection.sql(sql)
                 return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
@@ -152,6 +177,17 @@ def _duckdb_errors(path: Path) -> Iterator[None]:
             came=str(error),
             remedy="Make room, or make the folder writable, and run it again",
         ) from error
+
+
+def _refuse_writing(statements: Sequence[duckdb.Statement]) -> None:
+    """Refuse what writes past the catalog, which is open for reading alone: COPY TO, ATTACH."""
+    for one in statements:
+        if one.type not in _READS:
+            raise UsageError(
+                "cannot run this query",
+                came=f"{one.type.name} could write, and all of it is read-only",
+                remedy="To write something else, open the catalog in a DuckDB shell",
+            )
 
 
 def _refused(error: duckdb.Error) -> KtrdrError:

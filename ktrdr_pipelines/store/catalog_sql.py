@@ -129,6 +129,18 @@ def series_sql(layout: StoreLayout, *, filled: bool) -> str:
     ) AS n ON n.ts = b.ts;"""
 
 
+NAMES_OTHER_FILES = """
+    SELECT view_name FROM duckdb_views()
+    WHERE database_name = 'ktrdr' AND contains(sql, '.parquet') AND NOT contains(sql, ?)
+"""
+"""Views of the attached catalog that name files, and none that begin as the argument says."""
+
+
+def files_of(layout: StoreLayout) -> str:
+    """Give how the paths of all bar files begin in a view's text."""
+    return f"{_literal_glob(layout.bars)}/symbol=".replace("'", "''")
+
+
 def _view(timeframe: Timeframe, source: str) -> str:
     """Select the bars of a source with the moment at which each is complete."""
     if timeframe is Timeframe.D1:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import signal
 import socket
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -45,6 +46,26 @@ def test_the_home_takes_the_committed_settings_and_keeps_edits(ktrdr: Any, store
     assert path.read_text() == "telemetry: {enabled: false}\n"
 
 
+def test_what_a_killed_command_started_ends_with_it(hands: Any) -> None:
+    """Kill -9 of the command ends the whole group that it had started, grandchildren too."""
+    code = (
+        "import sys, time\n"
+        "from ktrdr_pipelines.cli.last_will import last_will\n"
+        "from ktrdr_pipelines.cli.processes import start\n"
+        'child = \'import subprocess, sys; subprocess.run([sys.executable, "-c", '
+        '"input()"], stdin=subprocess.PIPE)\'\n'
+        "child = start([sys.executable, '-c', child])\n"
+        "with last_will(child):\n"
+        "    print(child.pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as one:
+        group = int(one.stdout.readline())
+        hands.wait_for(lambda: len(hands.group_members(group)) == 2)
+        one.kill()
+    hands.wait_for(lambda: not hands.group_members(group))
+
+
 @pytest.mark.slow
 def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
     """With a simulated gateway the UI answers; Ctrl-C ends every process, and that is success."""
@@ -54,12 +75,12 @@ def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
         assert line, up.stderr.read()
         told = json.loads(line)
         page = f"{told['url']}/server_info"
-        with urllib.request.urlopen(page, timeout=30) as reply:  # noqa: S310  (loopback)
+        with urllib.request.urlopen(page, timeout=120) as reply:  # noqa: S310  (loopback)
             assert reply.status == 200
         groups = hands.children_groups(up.pid)
-        assert len(groups) == 2
+        assert len(groups) == 3  # the gateway, Dagster, and what ends Dagster where this cannot
         up.send_signal(signal.SIGINT)
-        _, err = up.communicate(timeout=90)
+        _, err = up.communicate(timeout=180)
     assert up.returncode == 0, err
     assert told["store"] == str(data / "simulated")
     assert (data / "simulated" / "dagster" / "history").is_dir()

@@ -3,6 +3,7 @@
 # ruff: noqa: S608  (queries are made of the names that are tested)
 
 import json
+import shutil
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -285,10 +286,29 @@ def test_a_moved_folder_is_healed_by_a_rebuild(
     rebuild_catalog(layout, [series.instrument], NOW)
     store.ledger.close()
     moved = StoreLayout(layout.root.rename(layout.root.with_name("moved")))
-    with pytest.raises(UsageError, match="no bars"):
+    with pytest.raises(StoreError, match=r"moved or copied.*ktrdr repair"):
         query_catalog(moved, "FROM bars_1m")
     rebuild_catalog(moved, [series.instrument], NOW)
     assert _one(moved, "SELECT count(*) FROM bars_1m") == 2
+
+
+@pytest.mark.parametrize("name", ["it's [here]", "100 % *"])
+def test_a_copied_folder_never_answers_with_the_bars_of_the_first(
+    tmp_path: Path, make: Any, name: str
+) -> None:
+    """Both are there, so that the old paths would be met: refused until it is built anew."""
+    first = create_store(tmp_path / name)
+    series = make.series()
+    with closing(BarStore(first, Ledger(first.ledger)).ledger) as ledger:
+        make.save(BarStore(first, ledger), series, make.run(series, OPEN, 2))
+    rebuild_catalog(first, [series.instrument], NOW)
+    copied = StoreLayout(tmp_path / "copied")
+    shutil.copytree(first.root, copied.root)
+    with pytest.raises(StoreError, match="moved or copied"):
+        query_catalog(copied, "FROM bars_1m")
+    assert _one(first, "SELECT count(*) FROM bars") == 2
+    rebuild_catalog(copied, [series.instrument], NOW)
+    assert _one(copied, "SELECT count(*) FROM bars") == 2
 
 
 @pytest.fixture(scope="module")
