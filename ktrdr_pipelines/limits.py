@@ -221,20 +221,9 @@ class IbLimitsRegistry:
 
     # --- time --------------------------------------------------------------------------------
     FINAL_LAG_S: Final = Limit(
-        MappingProxyType(
-            {
-                "1m": 60,
-                "5m": 60,
-                "15m": 60,
-                "30m": 60,
-                "1h": 60,
-                "4h": 60,
-                "1d": 1_800,
-                "1w": 1_800,
-            }
-        ),
-        "seconds after a session's close from which silence at its end counts as proof; "
-        "for 1d and 1w also from which the bar itself is final",
+        1_800,
+        "seconds after a session's close from which silence at its end counts as proof, longer "
+        "than the 10 to 20 minutes of delayed data, and from which bars of 1d and 1w are final",
         "this project",
         "P",
     )

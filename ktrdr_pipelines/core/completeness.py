@@ -159,7 +159,7 @@ def due_places(spans: SpanArrays, standing: Standing, now: datetime) -> tuple[in
 
 def closed_count(spans: SpanArrays, now: datetime) -> int:
     """Count the spans whose close lies so far back that their bars are final."""
-    final = micros(now - final_lag(spans.timeframe))
+    final = micros(now - final_lag())
     return int(np.searchsorted(spans.closes, final, side="right"))
 
 
@@ -168,7 +168,7 @@ def next_close(spans: SpanArrays, now: datetime) -> datetime | None:
     place = closed_count(spans, now)
     if place >= len(spans):
         return None
-    return moment(int(spans.closes[place])) + final_lag(spans.timeframe)
+    return moment(int(spans.closes[place])) + final_lag()
 
 
 def completeness(

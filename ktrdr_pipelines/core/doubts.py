@@ -117,7 +117,7 @@ def _closed_gaps(need: Need, stamps: Interval) -> IntervalSet:
     """Give the gaps inside a stretch whose sessions have closed."""
     gaps = need.gaps(stamps)
     spans = expected_spans(need.calendar, need.timeframe, stamps)
-    closed = (span.stamps for span in spans if is_closed(span, need.timeframe, need.now))
+    closed = (span.stamps for span in spans if is_closed(span, need.now))
     return gaps & IntervalSet(closed)
 
 

@@ -19,9 +19,9 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 _INSTANT = timedelta(microseconds=1)
 
 
-def final_lag(timeframe: Timeframe) -> timedelta:
-    """Give how long after a session's close its bars are taken to be final."""
-    return timedelta(seconds=IbLimitsRegistry.FINAL_LAG_S.value[timeframe.value])
+def final_lag() -> timedelta:
+    """Give how long after a session's close all is there: silence is proof, a day's bar final."""
+    return timedelta(seconds=IbLimitsRegistry.FINAL_LAG_S.value)
 
 
 def bar_lag() -> timedelta:
@@ -29,14 +29,14 @@ def bar_lag() -> timedelta:
     return timedelta(seconds=IbLimitsRegistry.BAR_LAG_S.value)
 
 
-def is_closed(span: Span, timeframe: Timeframe, now: datetime) -> bool:
+def is_closed(span: Span, now: datetime) -> bool:
     """Say whether a span's close lies far enough back for silence to be proof."""
-    return span.closes_at + final_lag(timeframe) <= now
+    return span.closes_at + final_lag() <= now
 
 
 def due_part(span: Span, timeframe: Timeframe, now: datetime) -> Interval | None:
     """Give the stretch of a span whose bars should exist by now, or None."""
-    if is_closed(span, timeframe, now):
+    if is_closed(span, now):
         return span.stamps
     if not timeframe.is_intraday:
         return None

@@ -119,7 +119,7 @@ def _ends(
     place, known = _places(keys, spans)
     if not timeframe.is_intraday:
         final_at = ends + length
-        closes = _array(span.closes_at + final_lag(timeframe) for span in spans)
+        closes = _array(span.closes_at + final_lag() for span in spans)
         final_at[known] = closes[place[known]]
         return ends, np.minimum.accumulate(final_at[::-1])[::-1]
     ends[:-1] = np.minimum(ends[:-1], keys[1:])
@@ -176,7 +176,7 @@ def _right_edge(question: Question, reading: _Reading, last: int) -> datetime:
     if (
         span is None
         or end < span.stamps.end
-        or not is_closed(span, question.timeframe, question.now)
+        or not is_closed(span, question.now)
     ):
         return end
     later = (other.stamps.start for other in reading.spans if other.stamps.start >= end)

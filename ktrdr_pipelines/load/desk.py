@@ -165,7 +165,7 @@ class Desk:
         need = self.need(stamps)
         hull = need.gaps().hull
         spans = expected_spans(need.calendar, need.timeframe, hull) if hull else []
-        closed = [span for span in spans if is_closed(span, need.timeframe, need.now)]
+        closed = [span for span in spans if is_closed(span, need.now)]
         if not closed:
             return False
         day = need.calendar.day_of(closed[-1].opens_at)

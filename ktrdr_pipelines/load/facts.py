@@ -241,5 +241,5 @@ def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:
     if hull is None:
         return gaps
     spans = expected_spans(need.calendar, need.timeframe, hull)
-    closed = (span.stamps for span in spans if is_closed(span, need.timeframe, need.now))
+    closed = (span.stamps for span in spans if is_closed(span, need.now))
     return gaps - IntervalSet(closed)

@@ -7,7 +7,7 @@ Closed time does not count: a Friday evening bar is fresh on Sunday. Not here: w
 from datetime import datetime, timedelta
 
 from ktrdr_pipelines.core.calendars import Calendars
-from ktrdr_pipelines.core.gaps import final_lag
+from ktrdr_pipelines.core.gaps import bar_lag, final_lag
 from ktrdr_pipelines.core.intervals import between
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.load.gapbook import SeriesGaps
@@ -26,7 +26,7 @@ def stale_s(found: SeriesGaps, calendars: Calendars, now: datetime) -> float:
     calendar = calendars.of(found.series.instrument)
     timeframe = found.series.timeframe
     since = max(found.settled_until, now - _LOOK_BACK)
-    until = now - final_lag(timeframe)
+    until = now - (bar_lag() if timeframe.is_intraday else final_lag())
     if timeframe.is_intraday:
         open_time = between(since, until)
         if open_time is None:

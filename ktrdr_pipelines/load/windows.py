@@ -105,7 +105,7 @@ def _is_open(report: SeriesReport, stamps: Interval, calendar: SessionCalendar) 
     timeframe = report.series.timeframe
     spans = expected_spans(calendar, timeframe, stamps)
     return (
-        bool(spans) and report.now is not None and not is_closed(spans[-1], timeframe, report.now)
+        bool(spans) and report.now is not None and not is_closed(spans[-1], report.now)
     )
 
 

@@ -53,7 +53,7 @@ def test_arrays_find_what_spans_find(
     )
     wanted = IntervalSet([Interval(start, LAST)])
     due = due_gaps(calendar, timeframe, wanted=wanted, settled=settled, now=now)
-    closed = IntervalSet(s.stamps for s in spans if is_closed(s, timeframe, now))
+    closed = IntervalSet(s.stamps for s in spans if is_closed(s, now))
     expected = IntervalSet(s.stamps for s in spans)
     found = IntervalSet(gap.stamps for gap in gaps)
     assert found & expected == due & closed
