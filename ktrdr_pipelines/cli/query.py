@@ -43,7 +43,7 @@ def query(
     """Answer SQL about all bars; nothing can be changed by it.
 
     Views are bars and bars_1m to bars_1w, and series('AAPL', '1m') is the fastest way to one
-    series; tables are sessions, instruments, coverage, requests.
+    series; tables are sessions, instruments, coverage, gaps, requests.
 
     Example: ktrdr query "SELECT symbol, timeframe, count(*) FROM bars GROUP BY ALL ORDER BY ALL"
     """
