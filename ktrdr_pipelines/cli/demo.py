@@ -47,6 +47,8 @@ def demo(as_json: AsJson = False) -> None:
 
     Everything goes into the folder demo of the data folder. Run it again: it then asks only for
     what is new.
+
+    Exit codes: 0 done, 1 failed, 2 bad usage, 3 a run left something unexplained.
     """
     from ktrdr_pipelines.cli.demo_runs import demo_place, run_demo
     from ktrdr_pipelines.cli.processes import simulator_process

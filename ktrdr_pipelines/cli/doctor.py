@@ -22,7 +22,7 @@ def doctor(as_json: AsJson = False) -> None:
     IB_HOST and IB_PORT say which gateway. It makes five requests at most. Refusals and failures
     that earlier runs remember are forgotten, so that loads may try again at once.
 
-    Exit codes: 0 nothing is wrong, 1 something is.
+    Exit codes: 0 nothing is wrong, 1 something is, 2 bad usage.
     """
     from ktrdr_pipelines.cli.stopping import run_stoppable
     from ktrdr_pipelines.ib.config import GatewayConfig

@@ -131,6 +131,8 @@ def simulate(  # noqa: PLR0913 - an argument an option
     duplicated, conflicting, unordered, restated. Of the whole gateway: link_lost (1100, then 1101
     or 1102), farm_broken (2105, then 2106), nightly_reset, clock_off. Selectors: kind, symbol,
     from, until, nth, times, probability. --faults-example prints a file with every one of them.
+
+    Exit codes: 0 you stopped it, 1 it could not serve, 2 bad usage.
     """
     from ktrdr_pipelines.cli.dates import parse_instant
     from ktrdr_pipelines.cli.stopping import Stopped, run_stoppable

@@ -56,6 +56,8 @@ def health(as_json: AsJson = False) -> None:
     """See whether the gateway is there: connection, handshake, round trip, clock.
 
     IB_HOST and IB_PORT say which. No data is asked for.
+
+    Exit codes: 0 it answers and knows of no trouble, 1 it does not, or does, 2 bad usage.
     """
     from ktrdr_pipelines.cli.stopping import run_stoppable
     from ktrdr_pipelines.ib.config import GatewayConfig

@@ -43,7 +43,7 @@ def exit_code_of(
     """Say how the load as a whole went: what failed weighs more than a gap."""
     if catalog_error is not None or any(report.error is not None for report in reports):
         return ExitCode.FAILED
-    complete = all(report.is_complete for report in reports)
+    complete = all(report.is_complete and not report.suspect for report in reports)
     return ExitCode.DONE if complete else ExitCode.INCOMPLETE
 
 
@@ -98,6 +98,8 @@ def _result(report: SeriesReport) -> str:
         return "put off"
     if not report.is_complete:
         return "incomplete" if report.unexplained else "not all refreshed"
+    if report.suspect:
+        return "suspect"
     return "complete, session still open" if report.waiting else "complete"
 
 
@@ -166,7 +168,7 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
     return {
         "symbol": report.series.symbol,
         "timeframe": str(report.series.timeframe),
-        "complete": report.is_complete,
+        "complete": report.is_complete and not report.suspect,
         "requests": report.requests,
         "rows": report.rows,
         "added": report.added,
@@ -178,6 +180,7 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
         "next_try_at": report.next_try_at,
         "not_refreshed": stretches_json(report.not_refreshed),
         "kept": report.kept,
+        "suspect": stretches_json(report.suspect),
         "failures": [error_json(failure) for failure in report.failures],
         "error": None if report.error is None else error_json(report.error),
         "notes": notes.texts.get(report.series, []),

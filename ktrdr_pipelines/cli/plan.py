@@ -50,6 +50,8 @@ def plan(
     Takes the words of ktrdr load; without any it tells what ktrdr update would do. Bars are those
     that the calendar expects: a thin market has fewer, and what lies before a listing that is not
     known yet turns out to be less. No connection is opened.
+
+    Exit codes: 0 told, 1 the store cannot be read, 2 bad usage.
     """
     from ktrdr_pipelines.cli.jobs import Wish
     from ktrdr_pipelines.cli.place import open_place, warn_of_problem

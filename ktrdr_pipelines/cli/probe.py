@@ -29,7 +29,8 @@ def probe(
     addresses, which you can show to others and replay.
 
     Exit codes: 0 everything was asked (whatever came), 1 no gateway, or the record cannot be
-    written, 3 not everything was asked: the gateway went away, or does not know an instrument.
+    written, 2 bad usage, 3 not everything was asked: the gateway went away, or does not know an
+    instrument.
     """
     from ktrdr_pipelines.cli.stopping import run_stoppable
     from ktrdr_pipelines.ib.capture import check_writable, write_capture

@@ -43,9 +43,11 @@ def query(
     """Answer SQL about all bars; nothing can be changed by it.
 
     Views are bars and bars_1m to bars_1w, and series('AAPL', '1m') is the fastest way to one
-    series; tables are sessions, instruments, coverage, gaps, requests.
+    series; tables are sessions, instruments, coverage, gaps, requests. Instants are in UTC.
 
     Example: ktrdr query "SELECT symbol, timeframe, count(*) FROM bars GROUP BY ALL ORDER BY ALL"
+
+    Exit codes: 0 answered, 1 the catalog or a file cannot be read, 2 bad usage, or bad SQL.
     """
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.catalog import query_catalog
@@ -54,7 +56,10 @@ def query(
     if as_json and as_csv:
         raise UsageError("--json and --csv", came="one output has one form", remedy="Choose one")
     layout = open_store(data_folder(load_settings()))
-    answer = query_catalog(layout, sys.stdin.read() if sql == "-" else sql)
+    asked = sys.stdin.read() if sql == "-" else sql
+    if not asked.strip():
+        raise UsageError("an empty query", remedy="Say what you want, such as FROM bars LIMIT 5")
+    answer = query_catalog(layout, asked)
     names = _unique(answer.column_names)
     if as_json:
         say_json([dict(zip(names, map(json_value, row), strict=True)) for row in _rows(answer)])

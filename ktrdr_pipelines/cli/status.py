@@ -46,7 +46,11 @@ _COLUMNS: Final = {
 
 
 def status(as_json: AsJson = False) -> None:
-    """Show the store: what is wanted, what is there, what is missing."""
+    """Show the store: what is wanted, what is there, what is missing. No gateway is asked.
+
+    Exit codes: 0 told (ktrdr gaps ends with 3 where there are gaps), 1 a series cannot be read,
+    2 bad usage.
+    """
     from ktrdr_pipelines.cli.place import open_book, open_place
     from ktrdr_pipelines.load.strangers import strangers
 

@@ -34,7 +34,10 @@ def init(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the data folder a store; one that is a store already keeps what it has."""
+    """Make the data folder a store; one that is a store already keeps what it has.
+
+    Exit codes: 0 done, 1 the folder cannot be written or is of another origin, 2 bad usage.
+    """
     from ktrdr_pipelines.cli.templates import UNIVERSE_EXAMPLE, make_place
     from ktrdr_pipelines.settings import data_folder, load_settings
 
@@ -63,7 +66,10 @@ def init(
 
 
 def repair(as_json: AsJson = False) -> None:
-    """Rebuild from the bar files whatever can be rebuilt, and set aside what cannot be trusted."""
+    """Rebuild from the bar files whatever can be rebuilt, and set aside what cannot be trusted.
+
+    Exit codes: 0 done (it says what was set aside), 1 failed, 2 bad usage.
+    """
     from ktrdr_pipelines.cli.place import open_place, renew_catalog
     from ktrdr_pipelines.store.repair import repair as repair_store
 

@@ -42,8 +42,8 @@ def check(
 ) -> None:
     """Say whether a universe is well, what is derived in it, and what it would change.
 
-    Exit code 1: bars on disk are another thing than the universe says; nothing would be mixed,
-    loading them would be refused.
+    Exit codes: 0 it is well, 1 bars on disk are another thing than it says (nothing would be
+    mixed, loading them would be refused), 2 it is malformed, or bad usage.
     """
     from ktrdr_pipelines.load.opening import universe_file
     from ktrdr_pipelines.load.universe_changes import ChangeKind, universe_changes
@@ -75,6 +75,8 @@ def add(
 
     Fields follow as options, by their names in the file: --timeframes 1h,1d --start 2021-01-01
     --sec-type CASH. What is not said is derived, and shown.
+
+    Exit codes: 0 added, 1 the file cannot be written, 2 bad usage; nothing has changed then.
     """
     from ktrdr_pipelines.store.atomic import write_atomically
     from ktrdr_pipelines.universe import parse_universe
@@ -109,6 +111,9 @@ def rename(
     """Give a symbol another name: in the universe, on disk, in the ledger and in Dagster.
 
     The instrument stays what it is. Killed half-way, the same command or `ktrdr repair` finishes.
+
+    Exit codes: 0 renamed, 1 it cannot be (a load is at work on it, the new name has bars, a file
+    cannot be read), 2 bad usage.
     """
     from ktrdr_pipelines.load.moving import rename as rename_in_store
 
@@ -130,6 +135,8 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
     They go to the folder `retired`, which no query sees, and the symbol is free for another
     instrument. To hide nothing, take the symbol out of universe.yaml by hand instead: its bars
     then stay where they are and can be queried.
+
+    Exit codes: 0 retired, 1 it cannot be (a load is at work on it), 2 bad usage.
     """
     from ktrdr_pipelines.load.moving import retire as retire_in_store
 

@@ -1,6 +1,7 @@
-"""Suspects: closed sessions that answered with far fewer bars than their neighbours.
+"""Suspects: closed sessions that answered with far fewer bars than their neighbours, or with none.
 
-An answer that was cut short looks like a quiet session. What is thin by nature varies from day to
+An answer that was cut short looks like a quiet session, and a gateway may say "no data" of a
+session that it has. What is thin by nature varies from day to
 day and is no suspect; what is steady and breaks off once is asked once more. Counts are told in
 shares of the expected bars, so half days and long sessions compare.
 
@@ -37,9 +38,13 @@ def suspect_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray)
     Args:
         expected: bars that the calendar expects, one place a session, oldest first.
         have: bars that are held.
-        answered: whether the session is closed and wholly settled as bars.
+        answered: whether the session is closed and wholly settled, as bars or as proved empty.
+
+    Sessions before the first bar and behind the last one say nothing of those between.
     """
-    known = np.flatnonzero(answered & (expected > 0) & (have > 0))
+    held = np.flatnonzero(have > 0)
+    inside = slice(held[0], held[-1] + 1) if len(held) else slice(0)
+    known = np.flatnonzero((answered & (expected > 0))[inside]) + (inside.start or 0)
     if len(known) <= FEWEST_NEIGHBOURS:
         return np.empty(0, dtype=np.int64)
     share = have[known] / expected[known]
@@ -53,20 +58,20 @@ def suspect_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray)
 
 
 def suspect_days(
-    spans: SpanArrays, rows: Mapping[date, int], settled_bars: Stretches, now_us: int
+    spans: SpanArrays, rows: Mapping[date, int], settled: Stretches, now_us: int
 ) -> np.ndarray:
     """Give the places of the suspect sessions of a series; days and weeks have none.
 
     Args:
         spans: the expected spans of the series.
         rows: bars held, by session date.
-        settled_bars: what is settled as bars, on the stamp axis.
+        settled: what is settled as bars or was proved empty, on the stamp axis.
         now_us: closed is what closes before it.
     """
     if spans.trading is None:
         return np.empty(0, dtype=np.int64)
     have = have_bars(spans, np.array(list(rows), "datetime64[D]"), np.array(list(rows.values())))
-    answered = covered(spans.spans, settled_bars) & (spans.closes <= now_us)
+    answered = covered(spans.spans, settled) & (spans.closes <= now_us)
     return suspect_places(spans.bars, have, answered)
 
 

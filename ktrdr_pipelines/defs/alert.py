@@ -12,8 +12,9 @@ from typing import Final
 
 from ktrdr_pipelines.core.outages import Outage
 
-COMMAND_S: Final = 30.0
-"""How long the command may take; then it is ended."""
+COMMAND_S: Final = 20.0
+"""How long the command may take; then it is ended. A tick may run it twice, for an outage and for
+an all-clear, and Dagster gives a tick 60 s: one that takes longer would tell the same again."""
 
 _TEXT_LENGTH: Final = 1_000
 

@@ -16,7 +16,7 @@ import numpy as np
 from ktrdr_pipelines.core.bars import micros
 from ktrdr_pipelines.core.coverage import Emptiness
 from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.spanarrays import SpanArrays, span_arrays
 from ktrdr_pipelines.core.stretches import Stretches, covered, joined, stretches_of
@@ -172,7 +172,7 @@ def _holding(
         oldest_bar=_start_of(spans, calendar, held.min()) if len(held) else None,
         suspects=tuple(
             one
-            for one in _suspects(spans, settled, days, counts)
+            for one in _suspects(spans, _answered(settled, proofs), days, counts)
             if may_be_suspect(series.instrument, one[1])
         ),
     )
@@ -206,6 +206,13 @@ def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) 
     if spans.trading is None:
         return int(day.astype("datetime64[us]").astype(np.int64))
     return micros(calendar.day_starts_at(date.fromisoformat(str(day))))
+
+
+def _answered(bars: Stretches, proofs: Iterable[Emptiness]) -> Stretches:
+    """Join what is settled as bars and what was ever proved empty."""
+    empty = stretches_of(IntervalSet(proof.interval for proof in proofs))
+    both = (np.concatenate(pair) for pair in zip(bars, empty, strict=True))
+    return joined(np.stack(list(both), axis=1))
 
 
 def _suspects(

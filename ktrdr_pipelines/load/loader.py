@@ -105,7 +105,7 @@ class IbDataLoader:
         """Ask for what is due, if anything is; without, nobody is bothered."""
         gaps = facts.need(self._means.keeper.now(), self._clock()).gaps().hull
         if gaps is None:
-            return self._report(facts)
+            return self._report(facts, manner)
         identity = await self._identity(facts.series, gaps)
         self._outlook.recall_listing(facts, manner, identity.contract_id)
         await self._hear_hours(facts)
@@ -113,7 +113,7 @@ class IbDataLoader:
         await work.run()
         if not manner.tail:
             self._tell_of_suspects(facts.series)
-        return self._report(facts, work)
+        return self._report(facts, manner, work)
 
     def _tell_of_suspects(self, series: Series) -> None:
         """Say which sessions of a load look as if something were missing.
@@ -174,12 +174,15 @@ class IbDataLoader:
             Tries(self._means.store.ledger, series, self._clock).failed(gaps, error)
             raise
 
-    def _report(self, facts: SeriesFacts, work: SeriesWork | None = None) -> SeriesReport:
+    def _report(
+        self, facts: SeriesFacts, manner: Manner, work: SeriesWork | None = None
+    ) -> SeriesReport:
         keeper = self._means.keeper
         need = facts.need(keeper.now(), keeper.patience.clock(), everything=True)
         gaps = facts.left(need, keeper.patience.clock())
         waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
         again = need.gaps() - gaps
+        found = () if manner.tail else self._outlook.suspects(facts.series)
         return SeriesReport(
             series=facts.series,
             requests=work.asking.requests if work else 0,
@@ -195,4 +198,5 @@ class IbDataLoader:
             next_try_at=facts.next_try_at,
             not_refreshed=again - of_open_session(need, again),
             kept=work.kept if work else 0,
+            suspect=IntervalSet(one.stamps for one in found) & facts.wanted,
         )

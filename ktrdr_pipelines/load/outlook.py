@@ -117,16 +117,17 @@ class Outlook:
         if not coverage.bars or not series.timeframe.is_intraday:
             return ()
         spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
-        settled, now = stretches_of(coverage.bars), micros(self._clock())
+        empty = IntervalSet(proof.interval for proof in coverage.empty)
+        settled, now = stretches_of(coverage.bars | empty), micros(self._clock())
         confirmed = self._store.ledger.confirmed(series_key(series))
         found = (
             (spans.days[place].item(), int(spans.spans.starts[place]), int(spans.spans.ends[place]))
             for place in suspect_days(spans, rows, settled, now)
         )
         return tuple(
-            Suspect(day, Interval(moment(start), moment(end)), rows[day])
+            Suspect(day, Interval(moment(start), moment(end)), rows.get(day, 0))
             for day, start, end in found
-            if confirmed.get(day) != rows[day] and may_be_suspect(series.instrument, day)
+            if confirmed.get(day) != rows.get(day, 0) and may_be_suspect(series.instrument, day)
         )
 
     def recall_listing(self, facts: SeriesFacts, manner: Manner, contract_id: int) -> None:

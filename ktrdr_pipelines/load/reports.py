@@ -23,7 +23,8 @@ class SeriesReport:
     ``now`` is the gateway's time at the end. ``put_off`` is what was left alone until
     ``next_try_at``, because it had been tried in vain; it may belong to an open session.
     ``not_refreshed`` was to be asked for again, could not be had, and stands as it was; ``kept``
-    counts bars that the gateway no longer gives and that stay.
+    counts bars that the gateway no longer gives and that stay. ``suspect`` are sessions that are
+    settled and look as if the gateway had left bars out; another load asks for them once more.
     """
 
     series: Series
@@ -41,6 +42,7 @@ class SeriesReport:
     next_try_at: datetime | None = None
     not_refreshed: IntervalSet = field(default_factory=IntervalSet)
     kept: int = 0
+    suspect: IntervalSet = field(default_factory=IntervalSet)
 
     def then(self, later: "SeriesReport") -> "SeriesReport":
         """Join the reports of two loads of one series, one after the other: the end counts."""

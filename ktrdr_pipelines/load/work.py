@@ -201,6 +201,6 @@ class SeriesWork:
             return
         series, store = self._facts.series, self._means.store
         rows = store.rows_per_session(series)
-        same = {one.day: one.rows for one in asked if rows.get(one.day) == one.rows}
+        same = {one.day: one.rows for one in asked if rows.get(one.day, 0) == one.rows}
         at = self._means.keeper.patience.clock()
         store.ledger.confirm_sessions(series_key(series), same, at)

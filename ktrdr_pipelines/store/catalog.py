@@ -45,6 +45,16 @@ QUERY_TRIES = 5
 _BUILDING = {"memory_limit": "512MB", "threads": "1"}
 _READING = {"python_enable_replacements": "false"}
 
+_READS = frozenset(
+    {
+        duckdb.StatementType.SELECT,
+        duckdb.StatementType.EXPLAIN,
+        duckdb.StatementType.PRAGMA,
+        duckdb.StatementType.SET,
+        duckdb.StatementType.VARIABLE_SET,
+    }
+)
+
 _BAD_SQL = (
     duckdb.ParserException,
     duckdb.BinderException,
@@ -76,9 +86,9 @@ def rebuild_catalog(
         try:
             with closing(Ledger(layout.ledger)) as ledger:
                 store = BarStore(layout, ledger)
-                filled = frozenset(timeframe for _symbol, timeframe in store.series_on_disk())
-                tables = catalog_tables(store, universe, now, gaps)
-            _build(temp, layout, tables, filled)
+                held = store.series_on_disk()
+                tables = catalog_tables(store, universe, now, held=held, gaps=gaps)
+            _build(temp, layout, tables, frozenset(timeframe for _symbol, timeframe in held))
             with disk_errors(layout.catalog):
                 _sync(temp)
                 _write_ahead(layout.catalog).unlink(missing_ok=True)
@@ -129,6 +139,7 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
     for tries_left in reversed(range(QUERY_TRIES)):
         try:
             with closing(connect_catalog(layout)) as connection:
+                _refuse_writing(connection.extract_statements(sql))
                 relation = connection.sql(sql)
                 return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
@@ -166,6 +177,17 @@ def _duckdb_errors(path: Path) -> Iterator[None]:
             came=str(error),
             remedy="Make room, or make the folder writable, and run it again",
         ) from error
+
+
+def _refuse_writing(statements: Sequence[duckdb.Statement]) -> None:
+    """Refuse what writes past the catalog, which is open for reading alone: COPY TO, ATTACH."""
+    for one in statements:
+        if one.type not in _READS:
+            raise UsageError(
+                "cannot run this query",
+                came=f"{one.type.name} could write, and all of it is read-only",
+                remedy="To write something else, open the catalog in a DuckDB shell",
+            )
 
 
 def _refused(error: duckdb.Error) -> KtrdrError:

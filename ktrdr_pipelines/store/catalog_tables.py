@@ -97,11 +97,16 @@ _Settled = Mapping[tuple[str, Timeframe], Coverage]
 
 
 def catalog_tables(
-    store: BarStore, universe: Sequence[Instrument], now: datetime, gaps: Gaps = ()
+    store: BarStore,
+    universe: Sequence[Instrument],
+    now: datetime,
+    *,
+    held: Iterable[tuple[str, Timeframe]],
+    gaps: Gaps = (),
 ) -> dict[str, pa.Table]:
-    """Give the rows of each small table by its name."""
+    """Give the rows of each small table by its name; ``held`` are the series on disk."""
     instruments = {instrument.symbol: instrument for instrument in universe}.values()
-    settled = {key: store.coverage_of(*key) for key in store.series_on_disk()}
+    settled = {key: store.coverage_of(*key) for key in held}
     return {
         "sessions": _sessions(instruments, settled, store.ledger.learned_days(), now),
         "instruments": _instruments(instruments),

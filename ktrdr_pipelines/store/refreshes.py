@@ -29,12 +29,11 @@ class RefreshesTable(Database):
 
     def refreshed(self, series_key: str, now: datetime) -> Refreshed | None:
         """Give what refreshes that did not end have had of a series, or None."""
-        oldest = micros(now - timedelta(days=REFRESH_KEPT_DAYS))
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT starts, ends, answered_at FROM refreshed "
                 "WHERE series = ? AND answered_at >= ?",
-                (series_key, oldest),
+                (series_key, _oldest(now)),
             ).fetchall()
         if not rows:
             return None
@@ -42,8 +41,12 @@ class RefreshesTable(Database):
         return Refreshed(stamps, moment(min(at for _, _, at in rows)))
 
     def record_refreshed(self, series_key: str, stamps: IntervalSet, at: datetime) -> None:
-        """Remember that stretches were answered again, after what came is on disk."""
+        """Remember that stretches were answered again, after what came is on disk.
+
+        What is too old to count is dropped, of whatever series.
+        """
         with self._writing() as connection:
+            connection.execute("DELETE FROM refreshed WHERE answered_at < ?", (_oldest(at),))
             connection.executemany(
                 "INSERT OR REPLACE INTO refreshed VALUES (?, ?, ?, ?)",
                 [(series_key, *bounds(part), micros(at)) for part in stamps],
@@ -56,3 +59,7 @@ class RefreshesTable(Database):
                 "DELETE FROM refreshed WHERE series = ? AND starts < ? AND ends > ?",
                 [(series_key, end, start) for start, end in map(bounds, wanted)],
             )
+
+
+def _oldest(now: datetime) -> int:
+    return micros(now - timedelta(days=REFRESH_KEPT_DAYS))

@@ -108,11 +108,12 @@ def _set_ledger_aside(layout: StoreLayout) -> Path | None:
         with closing(ledger):
             ledger.check()
     except CorruptFileError as error:
-        moved = set_aside(layout, layout.ledger, error.came, "nothing")
+        # The file itself goes last: whoever finds none makes a new one, whose log must stay.
         for suffix in ("-wal", "-shm"):
             beside = layout.ledger.with_name(f"{layout.ledger.name}{suffix}")
             if beside.exists():
                 set_aside(layout, beside, error.came, "nothing")
+        moved = set_aside(layout, layout.ledger, error.came, "nothing")
         return moved.now
     return None
 

@@ -106,7 +106,7 @@ def process() -> Ktrdr:
 
     def command(*arguments: str, **other: Any) -> Told:
         done = subprocess.run(
-            [*MODULE, *arguments], capture_output=True, text=True, timeout=60, check=False, **other
+            [*MODULE, *arguments], capture_output=True, text=True, timeout=180, check=False, **other
         )
         return Told(done.returncode, done.stdout, done.stderr)
 
@@ -229,17 +229,17 @@ def started(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
 
 
 def wait_for(holds: Callable[[], Any]) -> None:
     """Return once something holds; look often, and not for ever."""
     pause = threading.Event()
-    for _ in range(6000):
+    for _ in range(12000):
         if holds():
             return
         pause.wait(0.01)
-    raise AssertionError("waited for a minute")
+    raise AssertionError("waited for two minutes")
 
 
 def group_members(group: int) -> list[int]:

@@ -62,6 +62,7 @@ def test_the_document_tells_every_series(ktrdr: Any, store: Path, gateway: Any) 
         "next_try_at": None,
         "not_refreshed": [],
         "kept": 0,
+        "suspect": [],
         "failures": [],
         "error": None,
         "notes": [],
@@ -171,7 +172,7 @@ def test_a_load_that_is_stopped_keeps_what_it_has(
         hands.wait_for(lambda: list(store.glob("bars/symbol=AAPL/*/*.parquet")))
         hands.wait_for(lambda: [one for one in half_silent_gateway.requests if one.is_open])
         load.send_signal(signum)
-        out, err = load.communicate(timeout=60)
+        out, err = load.communicate(timeout=180)
     assert load.returncode == code, err
     assert err == "stopped; what was saved stays\n"
     assert out == ""

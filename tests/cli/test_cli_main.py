@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,11 @@ from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.errors import IncompleteError, KtrdrError
 
 MODULE = (sys.executable, "-m", "ktrdr_pipelines.cli.main")
-COMMANDS = ("demo", "init", "up", "load", "query", "status", "health", "repair", "simulate")
+COMMANDS = (
+    "demo", "init", "up", "load", "update", "plan", "ranges", "query", "status", "gaps", "verify",
+    "health", "doctor", "probe", "repair", "simulate",
+)  # fmt: skip
+UNIVERSE_COMMANDS = ("check", "add", "rename", "retire")
 
 
 def test_help_names_every_command(ktrdr: Any) -> None:
@@ -25,12 +30,15 @@ def test_help_names_every_command(ktrdr: Any) -> None:
     assert [name for name in COMMANDS if f"  {name} " not in told.out] == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_and_json(ktrdr: Any, name: str) -> None:
-    """Each command explains itself and can speak JSON."""
-    told = ktrdr(name, "--help")
+@pytest.mark.parametrize(
+    "words", [*((one,) for one in COMMANDS), *(("universe", one) for one in UNIVERSE_COMMANDS)]
+)
+def test_every_command_tells_of_json_and_its_exit_codes(ktrdr: Any, words: tuple[str, ...]) -> None:
+    """Each command explains itself, can speak JSON, and says how it ends."""
+    told = ktrdr(*words, "--help")
     assert told.code == 0
     assert "--json" in told.out
+    assert re.search(r"Exit codes: 0\s.*\b1\s.*\b2\s", told.out, re.DOTALL), told.out
 
 
 def test_help_imports_nothing_heavy() -> None:

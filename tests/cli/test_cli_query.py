@@ -122,3 +122,45 @@ def test_a_missing_catalog_names_the_remedy(ktrdr: Any, store: Path) -> None:
     ktrdr("query", "SELECT 1").is_error(1, "ktrdr.duckdb", "ktrdr repair")
     assert ktrdr("repair").code == 0
     assert ktrdr("query", "SELECT 1 AS n", "--json").document == [{"n": 1}]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COPY (SELECT 1) TO '{file}'",
+        "ATTACH '{file}' AS other",
+        "SELECT 1; EXPORT DATABASE '{file}'",
+    ],
+)
+def test_a_query_writes_nothing_beside_the_catalog_either(
+    ktrdr: Any, store: Path, tmp_path: Path, sql: str
+) -> None:
+    """The catalog is open for reading, and so is everything else."""
+    file = tmp_path / "made"
+    ktrdr("query", sql.format(file=file)).is_error(2, "could write", "read-only")
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("sql", ["", "  "])
+def test_an_empty_query_is_bad_usage(ktrdr: Any, store: Path, sql: str) -> None:
+    """Nothing was asked, and that is said."""
+    ktrdr("query", sql).is_error(2, "an empty query")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM sessions LIMIT 1",
+        "DESCRIBE sessions",
+        "SHOW TABLES",
+        "SUMMARIZE sessions",
+        "EXPLAIN SELECT 1",
+        "WITH a AS (SELECT 1) SELECT * FROM a",
+        "SET threads = 1",
+        "PRAGMA show_tables",
+        "VALUES (1)",
+    ],
+)
+def test_whatever_reads_is_answered(ktrdr: Any, store: Path, sql: str) -> None:
+    """Looking around is no writing."""
+    assert ktrdr("query", sql).code == 0

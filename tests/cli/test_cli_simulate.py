@@ -48,7 +48,7 @@ def test_it_serves_until_it_is_stopped(hands: Any, signum: signal.Signals) -> No
     with hands.started("simulate", "--port", "0", "--seed", "7", "--now", now) as simulator:
         line = simulator.stdout.readline()
         simulator.send_signal(signum)
-        out, err = simulator.communicate(timeout=60)
+        out, err = simulator.communicate(timeout=180)
     assert line.startswith("serving synthetic market 7 on 127.0.0.1:")
     assert line.endswith(f", now {now}\n")
     assert (simulator.returncode, out, err) == (0, "stopped\n", "")
@@ -213,7 +213,7 @@ def test_a_simulator_ends_with_the_process_that_started_it() -> None:
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["host"] == "127.0.0.1"
     process.stdin.close()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=180) == 0
     process.stdout.close()
 
 

@@ -75,12 +75,12 @@ def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
         assert line, up.stderr.read()
         told = json.loads(line)
         page = f"{told['url']}/server_info"
-        with urllib.request.urlopen(page, timeout=30) as reply:  # noqa: S310  (loopback)
+        with urllib.request.urlopen(page, timeout=120) as reply:  # noqa: S310  (loopback)
             assert reply.status == 200
         groups = hands.children_groups(up.pid)
         assert len(groups) == 3  # the gateway, Dagster, and what ends Dagster where this cannot
         up.send_signal(signal.SIGINT)
-        _, err = up.communicate(timeout=90)
+        _, err = up.communicate(timeout=180)
     assert up.returncode == 0, err
     assert told["store"] == str(data / "simulated")
     assert (data / "simulated" / "dagster" / "history").is_dir()

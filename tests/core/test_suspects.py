@@ -59,12 +59,28 @@ def test_a_listing_that_comes_to_life_is_no_suspect() -> None:
 
 
 def test_sessions_that_are_not_settled_are_left_out() -> None:
-    """A gap is a gap already; a session without any bar was passed over or proved empty."""
+    """A gap is a gap already, whether an answer passed over it or broke off in it."""
     have = np.full(SESSIONS, 390)
     have[[50, 60]] = 10, 0
     answered = np.ones(SESSIONS, dtype=bool)
-    answered[50] = False
+    answered[[50, 60]] = False
     assert _suspects(have, answered=answered) == []
+
+
+def test_an_empty_session_between_full_ones_is_suspect() -> None:
+    """A gateway may say "no data" of what it has; a thin instrument has such days by nature."""
+    have = np.full(SESSIONS, 390)
+    have[[60, 200, 201]] = 0
+    assert _suspects(have) == [60, 200, 201]
+    dice = np.random.default_rng(4)
+    assert _suspects(dice.binomial(390, 0.005, size=10_000)) == []
+
+
+def test_what_lies_around_all_bars_is_no_suspect() -> None:
+    """Before a listing and behind an end nothing is usual."""
+    have = np.full(SESSIONS, 390)
+    have[:12] = have[-7:] = 0
+    assert _suspects(have) == []
 
 
 def test_a_month_of_short_answers_is_found() -> None:

@@ -9,13 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ktrdr_pipelines.cli.load_report import exit_code_of
 from ktrdr_pipelines.core.answers import BarRequest
 from ktrdr_pipelines.core.bars import bars_between, micros
 from ktrdr_pipelines.core.calendars import Calendars, calendar_named
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import expected_spans, stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewayError, RequestRejectedError
+from ktrdr_pipelines.errors import ExitCode, GatewayError, RequestRejectedError
 from ktrdr_pipelines.load.gapbook import GapBook
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import AskedBy, Mode
@@ -258,6 +260,40 @@ def test_a_suspect_session_is_asked_once_more_and_made_whole(world: MakeWorld) -
     report = sensor(made)
     assert (report.requests, report.added) == (1, 290)
     made.check_complete()
+    assert sensor(made).requests == 0
+
+
+def test_a_session_that_was_wrongly_called_empty_is_asked_once_more(world: MakeWorld) -> None:
+    """Silence about one session among full ones is told of, and is no proof for long."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 0)
+    report = made.load()
+    session = expected_spans(
+        calendar_named(RTH),
+        Timeframe.M1,
+        stamps_between(calendar_named(RTH), Timeframe.M1, date(2024, 6, 13), date(2024, 6, 14)),
+    )[0]
+    assert report.suspect == IntervalSet([session.stamps])
+    assert exit_code_of([report]) is ExitCode.INCOMPLETE
+    made.bench.gateway.twist = None
+    report = sensor(made)
+    assert report.added == 390
+    assert not report.suspect
+    assert exit_code_of([report]) is ExitCode.DONE
+    made.check_complete()
+    assert sensor(made).requests == 0
+
+
+def test_a_session_that_stays_empty_is_believed(world: MakeWorld) -> None:
+    """Asked once more in vain it is confirmed, and never asked again before the proof expires."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 0)
+    made.load()
+    report = sensor(made)
+    assert report.requests >= 1
+    assert report.is_complete
+    assert not report.suspect
+    assert made.bench.ledger.confirmed(series_key(made.series)) == {date(2024, 6, 13): 0}
     assert sensor(made).requests == 0
 
 

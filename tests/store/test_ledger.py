@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.core.instruments import Origin
-from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.store.audit import RequestRecord
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import AttemptKind, HeadRecord, Ledger, series_key
 from ktrdr_pipelines.store.ledger_sql import LEDGER_VERSION
+from ktrdr_pipelines.store.refreshes import REFRESH_KEPT_DAYS, Refreshed
+from ktrdr_pipelines.store.widths import WidthRecord
 
 KEY = "AAPL|1m"
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
@@ -251,3 +254,28 @@ def test_every_thread_has_its_own_connection(ledger: Ledger) -> None:
         thread.join()
     assert ledger.request_count() == 80
     assert repr(ledger) == f"Ledger({ledger.path})"
+
+
+def test_a_refresh_is_remembered_until_it_ends_or_is_too_old(ledger: Ledger) -> None:
+    """What was answered again counts for a week, and what a whole refresh had is forgotten."""
+    week = timedelta(days=REFRESH_KEPT_DAYS)
+    parts = IntervalSet([_hours(0, 2), _hours(4, 6)])
+    ledger.record_refreshed(KEY, parts, NOW)
+    assert ledger.refreshed(KEY, NOW + week) == Refreshed(parts, NOW)
+    assert ledger.refreshed(f"{KEY}x", NOW) is None
+    ledger.end_refresh(KEY, IntervalSet([_hours(3, 7)]))
+    assert ledger.refreshed(KEY, NOW) == Refreshed(IntervalSet([_hours(0, 2)]), NOW)
+    later = NOW + week + timedelta(seconds=1)
+    assert ledger.refreshed(KEY, later) is None
+    ledger.record_refreshed(f"{KEY}x", IntervalSet([_hours(0, 1)]), later)
+    assert ledger.refreshed(KEY, NOW) is None
+
+
+def test_widths_are_kept_by_gateway_and_timeframe(ledger: Ledger) -> None:
+    """A later finding replaces an earlier one, and what is forgotten is gone."""
+    ledger.record_width("one:1", Timeframe.M5, WidthRecord(4, 1, NOW))
+    ledger.record_width("one:1", Timeframe.M5, WidthRecord(2, 2, NOW))
+    assert ledger.widths("one:1") == {Timeframe.M5: WidthRecord(2, 2, NOW)}
+    assert ledger.widths("two:1") == {}
+    ledger.forget_width("one:1", Timeframe.M5)
+    assert ledger.widths("one:1") == {}
