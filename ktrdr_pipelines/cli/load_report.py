@@ -60,15 +60,24 @@ def tell(
         say_json(_document(reports, notes, catalog_error))
         return
     say_table(_COLUMNS, (_row(report, calendars) for report in reports))
-    for report in reports:
-        if report.error is not None:
-            say(f"{report.series} could not be loaded: {report.error}")
+    for line in _error_lines(reports):
+        say(line)
     for line in _gap_lines([one for one in reports if one.unexplained | one.put_off], calendars):
         say(line)
     for line in _refresh_lines(reports):
         say(line)
     if catalog_error is not None:
         note(f"The bars are saved, the catalog is not up to date: {catalog_error}")
+
+
+def _error_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
+    """Tell what ended the loading of series, once where it was the same for several."""
+    failed: dict[str, list[str]] = {}
+    for report in reports:
+        if report.error is not None:
+            failed.setdefault(str(report.error), []).append(str(report.series))
+    for error, series in failed.items():
+        yield f"{', '.join(series)} could not be loaded: {error}"
 
 
 def _row(report: SeriesReport, calendars: Calendars) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Not here: the edits (``universe_edit``), moving bars (``load.moving``), what a c
 (``load.universe_changes``).
 """
 
+import shlex
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.store.move_journal import Move
     from ktrdr_pipelines.universe import Universe
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Look at the universe (universe.yaml in the data folder), and edit it.",
+)
+_SAID = " (said)"
 _FIELDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 Symbol = Annotated[str, typer.Argument(metavar="SYMBOL", help="A symbol of the universe.")]
 
@@ -135,6 +141,7 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
     from ktrdr_pipelines.load.moving import retire as retire_in_store
 
     layout = _layout()
+    said = _said(layout, symbol)
     finished = _finished(layout, as_json=as_json)
     is_done = finished is not None and (finished.kind, finished.symbol) == ("retire", symbol)
     move = finished if is_done else retire_in_store(layout, symbol, datetime.now(tz=UTC))
@@ -149,10 +156,26 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
     if kept.is_dir():
         say(f"its bars are kept in {kept}; to have them back:")
         say(
-            f"  ktrdr universe add {symbol}, mv {kept} {layout.symbol_folder(symbol)}, ktrdr repair"
+            f"  ktrdr universe add {symbol}{said} && mv {kept} {layout.symbol_folder(symbol)} "
+            "&& ktrdr repair"
         )
     else:
         say("it had no bars")
+
+
+def _said(layout: "StoreLayout", symbol: str) -> str:
+    """Give what the entry of a symbol says as options of ``add``; nothing where there is none."""
+    from ktrdr_pipelines.load.opening import universe_file
+
+    universe, _ = universe_file(layout).read()
+    if symbol not in universe.instruments:
+        return ""
+    told = universe.describe(universe.instrument(symbol))
+    said = {name: text.removesuffix(_SAID) for name, text in told.items() if text.endswith(_SAID)}
+    return "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(value.replace(', ', ','))}"
+        for name, value in said.items()
+    )
 
 
 def fields_of(arguments: list[str]) -> dict[str, str]:

@@ -28,7 +28,8 @@ _WINDOWS_PER_RUN = {one: 24 if one is Timeframe.M1 else 60 for one in Timeframe}
 
 LEFT: Final = (
     "universe.yaml has changed since this run was asked for: the symbol has left it, or its "
-    "windows begin later. Nothing was loaded; what is still missing is asked for anew."
+    "windows begin later (`Reload definitions` shows them). Nothing was loaded; what is still "
+    "missing is asked for anew."
 )
 
 

@@ -30,7 +30,7 @@ def catalog_metadata(
         "series": dg.MetadataValue.int(len(found)),
         "bars": dg.MetadataValue.int(sum(one.rows for one in found)),
         "bars_missing": dg.MetadataValue.int(missing),
-        "size_bytes": dg.MetadataValue.int(book.store.layout.catalog.stat().st_size),
+        "catalog_size_bytes": dg.MetadataValue.int(book.store.layout.catalog.stat().st_size),
         "heatmap": dg.MetadataValue.md(heatmap_markdown(book, found, now)),
         "coverage": dg.MetadataValue.md(coverage_table(found)),
     }

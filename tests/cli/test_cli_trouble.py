@@ -49,6 +49,9 @@ def test_an_unknown_contract(ktrdr: Any, store: Path, gateway: Any) -> None:
     assert "NOSUCH 1d could not be loaded" in told.out
     assert "200 No security definition" in told.out
     assert "Check symbol, sec_type" in told.out
+    several = ktrdr("load", "NOSUCH", "1h,1d", *DAYS).out
+    assert several.count("200 No security definition") == 1
+    assert "NOSUCH 1h, NOSUCH 1d could not be loaded" in several
     document = ktrdr("load", "NOSUCH,AAPL", "1d", *DAYS, "--json").document
     assert [one["complete"] for one in document["series"]] == [False, True]
     assert document["series"][0]["error"]["kind"] == "ContractUnknownError"

@@ -1,6 +1,7 @@
 """ktrdr universe: check, add, rename, retire."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,20 @@ def test_retire_says_where_the_bars_are_and_how_to_have_them_back(
     kept.rename(loaded / "bars" / "symbol=AAPL")
     assert ktrdr("repair").code == 0
     assert ktrdr("query", "SELECT count(*) n FROM bars", "--json").document == [{"n": 4}]
+
+
+def test_the_way_back_of_a_renamed_symbol_names_the_same_instrument(
+    ktrdr: Any, loaded: Path
+) -> None:
+    """What its entry said is part of the command, as a person would paste it."""
+    assert ktrdr("universe", "rename", "AAPL", "APPLE").code == 0
+    before = ktrdr("universe", "check", "--json").document["symbols"]["APPLE"]
+    told = ktrdr("universe", "retire", "APPLE")
+    [way] = [line for line in told.out.splitlines() if "universe add" in line]
+    add, _move, _repair = way.split("&&")
+    assert "--symbol AAPL" in add
+    assert ktrdr(*shlex.split(add)[1:]).code == 0
+    assert ktrdr("universe", "check", "--json").document["symbols"]["APPLE"] == before
 
 
 def test_what_is_not_there_is_neither_renamed_nor_retired(ktrdr: Any, store: Path) -> None:
