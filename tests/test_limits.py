@@ -32,6 +32,7 @@ SCALARS = {
     "CLIENT_ID_TRIES": 3,
     "CLIENT_ID_PAUSE_S": 1.5,
     "SERVER_VERSIONS": (157, 178),
+    "FINAL_LAG_S": 1800,
     "BAR_LAG_S": 5,
     "HEAD_CACHE_S": 24 * 3600,
     "PROBE_CACHE_S": 30 * 24 * 3600,
@@ -85,7 +86,6 @@ TABLES = {
         "cli": (201, 250),
         "tests": (251, 298),
     },
-    "FINAL_LAG_S": 1800,
     "GAP_THRESHOLDS_S": {
         "1m": 300,
         "5m": 900,

@@ -124,13 +124,16 @@ def test_a_second_look_sees_what_was_saved_since(
 def test_a_session_that_closes_becomes_a_gap(
     store: BarStore, look: Callable[..., SeriesGaps]
 ) -> None:
-    """While it is open its bars are waited for; when it has closed they are missing."""
+    """Its bars are waited for while it is open and half an hour longer; then they are missing."""
     series = _series(Timeframe.H1)
     _fill(store, series)
     at_noon = look(series, utc(2024, 3, 1, 17))
     assert at_noon.gaps == ()
     assert list(at_noon.waiting) == [Interval(utc(2024, 3, 1, 14, 30), utc(2024, 3, 1, 16, 59, 55))]
-    closed = look(series, utc(2024, 3, 1, 21, 1))
+    settling = look(series, utc(2024, 3, 1, 21, 29))
+    assert settling.gaps == ()
+    assert list(settling.waiting) == [Interval(utc(2024, 3, 1, 14, 30), utc(2024, 3, 1, 21))]
+    closed = look(series, utc(2024, 3, 1, 21, 30))
     assert [gap.bars for gap in closed.gaps] == [7]
     assert not closed.waiting
 

@@ -257,10 +257,10 @@ def test_a_day_of_mourning_is_no_gap(shelf: Shelf, filled: Filled) -> None:
 def test_half_day(shelf: Shelf, filled: Filled) -> None:
     """After a close at 13:00 the afternoon is no gap, and the session closes then."""
     series = filled("XNYS.RTH", Timeframe.M5, date(2024, 7, 1), date(2024, 7, 4))
-    assert shelf.look(series, utc(2024, 7, 3, 17, 2)).gaps == ()
+    assert shelf.look(series, utc(2024, 7, 3, 17, 32)).gaps == ()
     assert shelf.look(series, utc(2024, 7, 5, 12)).gaps == ()
     missing = filled("XNYS.RTH", Timeframe.M15, date(2024, 7, 1), date(2024, 7, 3))
-    (gap,) = shelf.look(missing, utc(2024, 7, 3, 17, 2)).gaps
+    (gap,) = shelf.look(missing, utc(2024, 7, 3, 17, 32)).gaps
     assert (gap.bars, gap.stamps.end) == (14, utc(2024, 7, 3, 17))
 
 

@@ -18,7 +18,16 @@ from ktrdr_pipelines.load.facts import SeriesFacts
 from ktrdr_pipelines.store.attempts import AttemptKind
 from ktrdr_pipelines.store.ledger import series_key
 from tests.load.conftest import World
-from tests.load.fakes import NOT_ANSWERED, Twist, dense_keys, series_of, stock, truth_of, utc
+from tests.load.fakes import (
+    NOT_ANSWERED,
+    Twist,
+    dense_keys,
+    keys_of,
+    series_of,
+    stock,
+    truth_of,
+    utc,
+)
 
 MakeWorld = Callable[..., World]
 RTH = "XNYS.RTH"
@@ -221,3 +230,26 @@ def test_a_proof_that_is_too_old_here_is_not_young_by_the_gateways_clock() -> No
     need = facts.need(behind, here)
     assert need.gaps()
     assert facts.left(need, here) == need.gaps()
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.M5, Timeframe.H1])
+def test_a_lag_behind_a_close_is_no_silence(world: MakeWorld, timeframe: Timeframe) -> None:
+    """The last bars of a session that a gateway gives twenty minutes late are waited for."""
+    first, end = date(2024, 6, 3), date(2024, 6, 5)
+    close = utc(2024, 6, 4, 20)
+    made = world(RTH, timeframe, first, end, now=close + timedelta(minutes=2))
+    lag = timedelta(minutes=20)
+
+    def late(request: BarRequest, bars: pa.Table) -> pa.Table:
+        known = micros(made.bench.gateway.time - lag) - timeframe.seconds * 1_000_000
+        return bars.filter(pa.array([key <= known for key in keys_of(bars)], pa.bool_()))
+
+    made.bench.gateway.twist = late
+    report = made.load()
+    assert report.is_complete
+    assert report.waiting.hull is not None
+    assert report.waiting.hull.end == close
+    made.check()
+    made.bench.gateway.time = close + timedelta(minutes=31)
+    assert not made.load().waiting
+    made.check_complete()
