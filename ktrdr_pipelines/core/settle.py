@@ -173,11 +173,7 @@ def _right_edge(question: Question, reading: _Reading, last: int) -> datetime:
         return min(_moment(reading.keys[last + 1]), asked_end)
     end, stamp = _moment(reading.ends[last]), _moment(reading.keys[last])
     span = next((span for span in reading.spans if stamp in span.stamps), None)
-    if (
-        span is None
-        or end < span.stamps.end
-        or not is_closed(span, question.now)
-    ):
+    if span is None or end < span.stamps.end or not is_closed(span, question.now):
         return end
     later = (other.stamps.start for other in reading.spans if other.stamps.start >= end)
     return min(asked_end, next(later, asked_end))

@@ -1,9 +1,9 @@
 """Suspects: closed sessions that answered with far fewer bars than their neighbours, or with none.
 
 An answer that was cut short looks like a quiet session, and a gateway may say "no data" of a
-session that it has. What is thin by nature varies from day to
-day and is no suspect; what is steady and breaks off once is asked once more. Counts are told in
-shares of the expected bars, so half days and long sessions compare.
+session that it has. What is thin by nature varies from day to day and is no suspect; what is steady
+and breaks off once is asked once more. Counts are told in shares of the expected bars, so half days
+and long sessions compare, and a daily bar is there or is not.
 
 Not here: the asking (``load``), what was asked again with the same outcome (``store.confirmed``).
 """
@@ -15,6 +15,7 @@ import numpy as np
 
 from ktrdr_pipelines.core.spanarrays import SpanArrays
 from ktrdr_pipelines.core.stretches import Stretches, covered
+from ktrdr_pipelines.core.timeframes import Timeframe
 
 NEIGHBOURS = 20
 """Sessions on either side that one is compared with: a month each way."""
@@ -60,7 +61,7 @@ def suspect_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray)
 def suspect_days(
     spans: SpanArrays, rows: Mapping[date, int], settled: Stretches, now_us: int
 ) -> np.ndarray:
-    """Give the places of the suspect sessions of a series; days and weeks have none.
+    """Give the places of the suspect sessions of a series; weeks have none.
 
     Args:
         spans: the expected spans of the series.
@@ -68,7 +69,7 @@ def suspect_days(
         settled: what is settled as bars or was proved empty, on the stamp axis.
         now_us: closed is what closes before it.
     """
-    if spans.trading is None:
+    if spans.timeframe is Timeframe.W1:
         return np.empty(0, dtype=np.int64)
     have = have_bars(spans, np.array(list(rows), "datetime64[D]"), np.array(list(rows.values())))
     answered = covered(spans.spans, settled) & (spans.closes <= now_us)

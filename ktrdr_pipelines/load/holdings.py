@@ -21,6 +21,7 @@ from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.spanarrays import SpanArrays, span_arrays
 from ktrdr_pipelines.core.stretches import Stretches, covered, joined, stretches_of
 from ktrdr_pipelines.core.suspects import have_bars, suspect_places
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.load.facts import may_be_suspect
 from ktrdr_pipelines.store.atomic import disk_errors
@@ -218,7 +219,7 @@ def _answered(bars: Stretches, proofs: Iterable[Emptiness]) -> Stretches:
 def _suspects(
     spans: SpanArrays, settled: Stretches, days: np.ndarray, counts: np.ndarray
 ) -> tuple[tuple[int, date, int], ...]:
-    if spans.trading is None or not len(days):
+    if spans.timeframe is Timeframe.W1 or not len(days):
         return ()
     low = max(int(np.searchsorted(spans.days, days.min())), 0)
     high = int(np.searchsorted(spans.days, days.max(), side="right"))

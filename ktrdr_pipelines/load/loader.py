@@ -3,6 +3,7 @@
 Not here: which series and which gateway (``load.manager``), the decisions (``core``).
 """
 
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -111,15 +112,26 @@ class IbDataLoader:
         await self._hear_hours(facts)
         work = SeriesWork(self._means, facts, identity, manner)
         await work.run()
-        if not manner.tail:
+        report = self._report(facts, manner, work)
+        new = report.suspect - IntervalSet(one.stamps for one in facts.suspects)
+        if new and not work.is_over:
+            again = await self._ask_again(facts.series, new, identity, manner)
+            report = report.then_suspects(again, new)
+        if report.suspect:
             self._tell_of_suspects(facts.series)
+        return report
+
+    async def _ask_again(
+        self, series: Series, suspect: IntervalSet, identity: Identity, manner: Manner
+    ) -> SeriesReport:
+        """Ask once more for sessions that look as if bars had been left out, for them alone."""
+        facts = self._outlook.facts(series, suspect, replace(manner, refresh=False))
+        work = SeriesWork(self._means, facts, identity, manner)
+        await work.run()
         return self._report(facts, manner, work)
 
     def _tell_of_suspects(self, series: Series) -> None:
-        """Say which sessions of a load look as if something were missing.
-
-        Asking at once would be answered alike by a gateway that is ill at this moment.
-        """
+        """Say which sessions look as if something were missing, and could not be asked again."""
         if found := self._outlook.suspects(series):
             days = [f"{one.day} ({one.rows} bars)" for one in found[-_NAMED_AT_MOST:]]
             more = f" and {len(found) - len(days)} before" if len(found) > len(days) else ""

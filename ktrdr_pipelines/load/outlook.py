@@ -15,6 +15,7 @@ from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.spanarrays import span_arrays
 from ktrdr_pipelines.core.stretches import stretches_of
 from ktrdr_pipelines.core.suspects import suspect_days
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.load.contracts import known_contract
 from ktrdr_pipelines.load.facts import SeriesFacts, Suspect, may_be_suspect
 from ktrdr_pipelines.load.modes import AskedBy, Bounds, Manner, Mode, wanted_by
@@ -114,7 +115,7 @@ class Outlook:
         What was asked again and gave the same is no suspect any more.
         """
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
-        if not coverage.bars or not series.timeframe.is_intraday:
+        if not coverage.bars or series.timeframe is Timeframe.W1:
             return ()
         spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
         empty = IntervalSet(proof.interval for proof in coverage.empty)

@@ -56,6 +56,20 @@ class SeriesReport:
             error=later.error or self.error,
         )
 
+    def then_suspects(self, again: "SeriesReport", asked: IntervalSet) -> "SeriesReport":
+        """Add what came of asking once more for suspect sessions; all else stays as it was."""
+        return replace(
+            self.then(again),
+            unexplained=self.unexplained | again.unexplained,
+            waiting=self.waiting,
+            before_listing=self.before_listing,
+            put_off=self.put_off | again.put_off,
+            next_try_at=min(filter(None, (self.next_try_at, again.next_try_at)), default=None),
+            not_refreshed=self.not_refreshed | again.not_refreshed,
+            kept=self.kept + again.kept,
+            suspect=(self.suspect - asked) | again.suspect,
+        )
+
     @property
     def is_complete(self) -> bool:
         """Say whether nothing that is due is unexplained, and all came that was asked again.

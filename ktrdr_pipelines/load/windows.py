@@ -104,9 +104,7 @@ def _is_open(report: SeriesReport, stamps: Interval, calendar: SessionCalendar) 
     """Say whether a session of the window had not closed when the load ended."""
     timeframe = report.series.timeframe
     spans = expected_spans(calendar, timeframe, stamps)
-    return (
-        bool(spans) and report.now is not None and not is_closed(spans[-1], report.now)
-    )
+    return bool(spans) and report.now is not None and not is_closed(spans[-1], report.now)
 
 
 def _state(

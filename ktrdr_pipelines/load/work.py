@@ -61,6 +61,11 @@ class SeriesWork:
         return self._desk.commits
 
     @property
+    def is_over(self) -> bool:
+        """Say whether more asking is vain."""
+        return self._desk.is_over
+
+    @property
     def in_vain(self) -> IntervalSet:
         """What was asked for and could not be had: all, where the gateway has no data at all."""
         return self._facts.wanted if self._desk.is_dead else self._failed
