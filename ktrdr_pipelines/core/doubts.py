@@ -38,6 +38,13 @@ class Doubts:
     silent: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
 
 
+def silent_before(need: Need) -> Doubts:
+    """Begin in doubt about gaps that were silent before: each run of them is asked by itself."""
+    gaps = need.gaps()
+    spans = expected_spans(need.calendar, need.timeframe, gaps.hull) if gaps.hull else []
+    return Doubts(tuple(Doubt(run) for run in _joined(spans, gaps)))
+
+
 def after_no_data(need: Need, doubts: Doubts, chunk: Chunk, *, older_known: bool = False) -> Doubts:
     """Take in that the gateway has no bars for a chunk.
 

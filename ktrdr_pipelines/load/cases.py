@@ -8,9 +8,15 @@ from datetime import datetime
 
 from ktrdr_pipelines.core.answers import Answer, NoData
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness
-from ktrdr_pipelines.core.doubts import Doubts, after_answer, after_no_data, quiet_and_empty
+from ktrdr_pipelines.core.doubts import (
+    Doubts,
+    after_answer,
+    after_no_data,
+    quiet_and_empty,
+    silent_before,
+)
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, Doubt, plan
+from ktrdr_pipelines.core.plan import Chunk, plan
 from ktrdr_pipelines.core.settle import Question, Settlement, settle
 from ktrdr_pipelines.load.desk import Desk
 
@@ -47,11 +53,9 @@ class Case:
                 self._desk.means.progress.planned(self._desk.series, 1)
 
     def _known_silence(self) -> Doubts:
-        """Begin in doubt about what was proved empty long ago: one more silence is the proof."""
-        hull = self._desk.need(self._chunk.stamps).gaps().hull
-        if hull is None or not self._desk.facts.was_empty(hull):
-            return Doubts()
-        return Doubts((Doubt(hull),))
+        """Begin in doubt about what was proved empty before: one more silence is the proof."""
+        need = self._desk.need(self._chunk.stamps)
+        return silent_before(need) if self._desk.facts.was_empty(need.gaps()) else Doubts()
 
     async def _ask(self, chunk: Chunk) -> None:
         """Ask once and take in what comes."""

@@ -139,9 +139,9 @@ class SeriesFacts:
             now=need.now,
         )
 
-    def was_empty(self, stamps: Interval) -> bool:
-        """Say whether a stretch was proved empty once, by a proof that is too old by now."""
-        return IntervalSet(proof.interval for proof in self._stored.empty).covers(stamps)
+    def was_empty(self, gaps: IntervalSet) -> bool:
+        """Say whether all of some gaps was proved empty once; by now it is asked for again."""
+        return not gaps - IntervalSet(proof.interval for proof in self._stored.empty)
 
     def open_in(self, stamps: Interval, now: datetime, proof_now: datetime) -> IntervalSet:
         """Give what has no answer in a stretch, whether or not this run wants it."""

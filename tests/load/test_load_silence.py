@@ -60,13 +60,13 @@ def test_a_wide_no_data_settles_nothing_by_itself(world: MakeWorld) -> None:
 
 
 def test_sessions_missing_inside_an_answer_are_asked_once_more(world: MakeWorld) -> None:
-    """Whole sessions without a bar cost one narrower request, and are then settled as empty."""
+    """Whole sessions without a bar cost one narrower request, and as suspects one more."""
     first, end = date(2024, 6, 3), date(2024, 6, 22)
     keys = without(first, end, Timeframe.H1, {date(2024, 6, 11), date(2024, 6, 12)})
     made = world(RTH, Timeframe.H1, first, end, keys=keys)
     assert made.load().is_complete
     made.check_complete()
-    assert made.bench.gateway.sizes == ["14 D", "2 D"]
+    assert made.bench.gateway.sizes == ["14 D", "2 D", "2 D"]
     empty = made.bench.store.coverage(made.series).empty
     assert [proof.interval.start.day for proof in empty] == [11, 12]
 
