@@ -4,7 +4,7 @@ Here: every venue's hours, regular and extended. Not here: what a duration means
 (``durations``). The project's own calendars live elsewhere on purpose: a gateway that shared
 them would agree with every mistake in them.
 
-Source: exchange_calendars XNYS, XTSE and CMES for regular hours, holidays and half days;
+Source: exchange_calendars XNYS, XTSE, XLON and CMES for regular hours, holidays and half days;
 extended hours 04:00-20:00 New York (17:00 on half days) and the FX week (Sunday 17:15 to Friday
 17:00 with a daily break 17:00-17:15, closed 25 December and 1 January) as IB shows them in the
 trading hours of its contracts (grade L). Globex trades from 17:00 Chicago of the day before to
@@ -135,6 +135,7 @@ def _crypto(venue: Venue) -> MarketCalendar:
 _BUILDERS: dict[Venue, Callable[[Venue], MarketCalendar]] = {
     Venue.US_STOCKS: _us_stocks,
     Venue.TORONTO: _regular_only("XTSE"),
+    Venue.LONDON: _regular_only("XLON"),
     Venue.FX: _fx,
     Venue.CME: _globex,
     Venue.NYMEX: _globex,

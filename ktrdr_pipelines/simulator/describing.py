@@ -10,6 +10,7 @@ from ktrdr_pipelines.simulator.instruments import Instrument, SecType, con_id_of
 
 SMART = "SMART"
 FX_EXCHANGE = "IDEALPRO"
+_VENUES_ABROAD = {"TSE": Venue.TORONTO, "LSE": Venue.LONDON}
 CURRENCIES = frozenset({"AUD", "CAD", "CHF", "EUR", "GBP", "JPY", "NZD", "USD"})
 
 
@@ -60,17 +61,26 @@ def us_stock(symbol: str, primary_exchange: str, name: str) -> Instrument:
     )
 
 
+def stock_abroad(symbol: str, primary_exchange: str, currency: str, name: str) -> Instrument:
+    """Describe a stock that is listed outside the US only."""
+    return _listed_at(us_stock(symbol, primary_exchange, name), primary_exchange, currency)
+
+
 def listed_again(stock: Instrument, primary_exchange: str, currency: str) -> Instrument:
     """Describe a stock's listing at a second exchange: only that and the currency tell it."""
     key = f"{stock.symbol}.{primary_exchange}"
+    again = replace(stock, key=key, con_id=con_id_of(SecType.STOCK, key))
+    return _listed_at(again, primary_exchange, currency)
+
+
+def _listed_at(stock: Instrument, primary_exchange: str, currency: str) -> Instrument:
+    venue = _VENUES_ABROAD.get(primary_exchange)
     return replace(
         stock,
-        key=key,
-        con_id=con_id_of(SecType.STOCK, key),
-        venue=Venue.TORONTO if primary_exchange == "TSE" else Venue.US_STOCKS,
+        venue=venue or Venue.US_STOCKS,
         primary_exchange=primary_exchange,
         currency=currency,
-        trading_class=stock.symbol if primary_exchange == "TSE" else "NMS",
+        trading_class=stock.symbol if venue else "NMS",
     )
 
 

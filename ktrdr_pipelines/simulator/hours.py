@@ -24,6 +24,7 @@ class Venue(StrEnum):
 
     US_STOCKS = "US stocks"
     TORONTO = "Toronto stocks"
+    LONDON = "London stocks"
     FX = "FX"
     CME = "CME Globex"
     NYMEX = "NYMEX on Globex"
@@ -34,6 +35,7 @@ class Venue(StrEnum):
 ZONES = {
     Venue.US_STOCKS: ZONE,
     Venue.TORONTO: ZONE,
+    Venue.LONDON: "GB-Eire",
     Venue.FX: ZONE,
     Venue.CME: "US/Central",
     Venue.NYMEX: ZONE,

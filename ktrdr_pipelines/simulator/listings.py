@@ -10,7 +10,14 @@ from functools import cache
 from itertools import product
 
 from ktrdr_pipelines.simulator import symbols
-from ktrdr_pipelines.simulator.describing import crypto, fx_pair, index, listed_again, us_stock
+from ktrdr_pipelines.simulator.describing import (
+    crypto,
+    fx_pair,
+    index,
+    listed_again,
+    stock_abroad,
+    us_stock,
+)
 from ktrdr_pipelines.simulator.futures import PRODUCTS, continuous, contract
 from ktrdr_pipelines.simulator.instruments import Instrument, SecType
 
@@ -75,7 +82,8 @@ def listings() -> dict[Instrument, Listing]:
 
     ``THIN``, which often does not trade, and ``TWIN``, of which there are two, are invented.
     """
-    kinds = (_stocks(), _stocks_again(), _pairs(), _indices(), _cryptos(), _futures())
+    stocks = (_stocks(), _stocks_again(), _stocks_abroad())
+    kinds = (*stocks, _pairs(), _indices(), _cryptos(), _futures())
     return {listing.instrument: listing for kind in kinds for listing in kind}
 
 
@@ -99,6 +107,14 @@ def _stocks_again() -> Iterator[Listing]:
     for line in _lines(symbols.STOCKS_AGAIN):
         symbol, exchange, currency, listed, price, move, volume = line.split()
         stock = listed_again(first[symbol], exchange, currency)
+        day = date.fromisoformat(listed)
+        yield Listing(stock, day, float(price), float(move), int(volume))
+
+
+def _stocks_abroad() -> Iterator[Listing]:
+    for line in _lines(symbols.STOCKS_ABROAD):
+        symbol, exchange, currency, listed, price, move, volume, name = line.split(maxsplit=7)
+        stock = stock_abroad(symbol, exchange, currency, name)
         day = date.fromisoformat(listed)
         yield Listing(stock, day, float(price), float(move), int(volume))
 

@@ -46,6 +46,7 @@ _OVERNIGHT = _Profile((0.55, 0.85), (256,))
 _PROFILES = {
     Venue.US_STOCKS: _STOCKS,
     Venue.TORONTO: _OVERNIGHT,
+    Venue.LONDON: _OVERNIGHT,
     Venue.FX: _WHOLE,
     Venue.CME: _FUTURES,
     Venue.NYMEX: _FUTURES,

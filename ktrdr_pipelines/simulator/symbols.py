@@ -72,6 +72,12 @@ TWIN AMEX USD 2005-01-03  18.20 0.020   800
 """
 """Second listings of a symbol: a request must say which by currency or primary exchange."""
 
+STOCKS_ABROAD = """
+VOD  LSE GBP 1988-10-26 146.76 0.016 60000 VODAFONE GROUP PLC
+HSBA LSE GBP 1991-04-08 591.90 0.014 30000 HSBC HOLDINGS PLC
+"""
+"""Stocks that are listed outside the US only; prices at London are in pence."""
+
 INDICES = """
 SPX CBOE 1980-01-02 3230.78 0.011 S&P 500 Stock Index
 NDX CBOE 1985-01-31 8733.07 0.014 NASDAQ 100 Stock Index
