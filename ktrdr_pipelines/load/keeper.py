@@ -140,7 +140,7 @@ class SourceKeeper:
                 delay_s = self.patience.delay_after(error, tries)
                 if delay_s is None or isinstance(error, but_after):
                     raise
-                self._waits(error.came or error.what, delay_s)
+                self._waits(_why(error), delay_s)
             await self.patience.sleep(delay_s)
         raise AssertionError("tries end by an answer or an error")
 
@@ -174,6 +174,13 @@ class SourceKeeper:
                 self._silent_in_a_row = 0
                 stack, self._stack = self._stack, AsyncExitStack()
                 await stack.aclose()
+
+
+def _why(error: GatewayError) -> str:
+    """Say what went wrong, alike for all questions that it meets."""
+    if isinstance(error, GatewayUnreachableError):
+        return f"{error.what}: {error.came}"
+    return error.came or error.what
 
 
 def _is_cancelled() -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-TOLD_FROM_S: Final = 10.0
+TOLD_FROM_S: Final = 3.0
 """Seconds from which a wait is told: a shorter one is over before anybody wonders."""
 
 _SAME: Final = timedelta(minutes=1)

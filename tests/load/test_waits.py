@@ -100,5 +100,5 @@ def test_waiting_for_a_gateway_that_rests_is_told(told: Any, waits: Waits) -> No
             return await keeper.ask(question)
 
     assert asyncio.run(run()) == "bars"
-    assert told == [("it failed 5 times in a row and is left alone", 540.0)]
+    assert told == [("connect: it failed 5 times in a row and is left alone", 540.0)]
     assert slept == [(2.0, 0), (540.0, 1)]
