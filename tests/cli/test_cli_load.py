@@ -148,7 +148,8 @@ def test_gaps_are_told_in_the_document(
     ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program finds the stretch, with its end out, and the failure."""
-    monkeypatch.setenv("IB_TIMEOUT", "2")
+    monkeypatch.setenv("IB_TIMEOUT", "5")
+    monkeypatch.setenv("IB_MAX_RETRIES", "0")
     told = ktrdr("load", "MSFT", "1d", *DAYS, "--json")
     assert told.code == told.document["exit_code"] == 3
     series = one(told)

@@ -91,9 +91,9 @@ def tell_time(talk: Talk, fields: list[str]) -> None:
 
 
 def tell_contract(talk: Talk, fields: list[str]) -> None:
-    """Tell the one contract that there is, under the symbol that was asked for."""
+    """Tell the one contract that there is, under the symbol and currency that were asked for."""
     texts = [text.format(id=fields[2]) for text in DETAILS]
-    texts[2] = fields[4]
+    texts[2], texts[8] = fields[4], fields[12]
     talk.send(*texts)
     talk.send(52, 1, fields[2])
 

@@ -161,7 +161,7 @@ def test_only_what_needs_a_farm_is_asked_again_when_it_is_mended(
     bench: Any, minute_request: BarRequest, words: Any
 ) -> None:
     """A route that was answered while a farm was broken has no part in that farm's outage."""
-    held: list[Any] = []
+    held: dict[str, Any] = {}
 
     def bars(talk: Any, fields: list[str]) -> None:
         asked = sorted((one[11], one[17]) for one in bench.gateway.asked(20))
@@ -169,10 +169,11 @@ def test_only_what_needs_a_farm_is_asked_again_when_it_is_mended(
             words.tell_bars(talk, fields)
         elif asked.count(("EUR", "1 D")) == 2:
             words.tell_bars(talk, fields)
-            words.tell_bars(*held[0])
-        elif fields[11] == "USD":
-            held.append((talk, fields))
-            talk.error(-1, 2106, "HMDS data farm connection is OK:euhmds")
+            words.tell_bars(*held["USD"])
+        else:
+            held[fields[11]] = talk, fields
+            if len(held) == 2:
+                talk.error(-1, 2106, "HMDS data farm connection is OK:euhmds")
 
     def start(talk: Any, fields: list[str]) -> None:
         words.start(talk, fields)
