@@ -9,6 +9,7 @@ Not here: the SQL of its objects (``store.catalog_sql``), the rows of its tables
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -54,6 +55,9 @@ _READS = frozenset(
         duckdb.StatementType.VARIABLE_SET,
     }
 )
+
+_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_QUERY = re.compile(r"(PIVOT|PIVOT_WIDER|SELECT|FROM|WITH)\b", re.IGNORECASE)
 
 _BAD_SQL = (
     duckdb.ParserException,
@@ -182,12 +186,21 @@ def _duckdb_errors(path: Path) -> Iterator[None]:
 def _refuse_writing(statements: Sequence[duckdb.Statement]) -> None:
     """Refuse what writes past the catalog, which is open for reading alone: COPY TO, ATTACH."""
     for one in statements:
-        if one.type not in _READS:
+        if one.type not in _READS and not _is_pivot(one):
             raise UsageError(
                 "cannot run this query",
                 came=f"{one.type.name} could write, and all of it is read-only",
                 remedy="To write something else, open the catalog in a DuckDB shell",
             )
+
+
+def _is_pivot(statement: duckdb.Statement) -> bool:
+    """Say whether it is a query with a PIVOT whose columns follow from the data.
+
+    DuckDB makes several statements of it, as it does where a COPY TO holds such a query.
+    """
+    text = _COMMENTS.sub(" ", statement.query).lstrip(" \t\r\n(")
+    return statement.type is duckdb.StatementType.MULTI and bool(_QUERY.match(text))
 
 
 def _refused(error: duckdb.Error) -> KtrdrError:

@@ -130,6 +130,7 @@ def test_a_missing_catalog_names_the_remedy(ktrdr: Any, store: Path) -> None:
         "COPY (SELECT 1) TO '{file}'",
         "ATTACH '{file}' AS other",
         "SELECT 1; EXPORT DATABASE '{file}'",
+        "/* SELECT */ COPY (PIVOT bars ON symbol USING count(*)) TO '{file}'",
     ],
 )
 def test_a_query_writes_nothing_beside_the_catalog_either(
@@ -159,6 +160,8 @@ def test_an_empty_query_is_bad_usage(ktrdr: Any, store: Path, sql: str) -> None:
         "SET threads = 1",
         "PRAGMA show_tables",
         "VALUES (1)",
+        "/* a column */ -- of each\nPIVOT bars ON symbol USING sum(volume) GROUP BY ts",
+        "SELECT * FROM (PIVOT bars ON timeframe USING count(*))",
     ],
 )
 def test_whatever_reads_is_answered(ktrdr: Any, store: Path, sql: str) -> None:
