@@ -8,6 +8,7 @@ Not here: what may be said of a window (``load.window_book``), what is told (``d
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +38,9 @@ _SERIES: Final = 60
 _WINDOWS: Final = 300
 """Windows that a tick tells of, but for those of one series."""
 
+_MOST_S: Final = 25.0
+"""Seconds from which on a tick begins nothing more: Dagster ends one that takes a minute."""
+
 _LATEST: Final = 3
 """Newest windows of a series whose telling is compared: they may have been told of while open."""
 
@@ -52,7 +56,9 @@ class Unknown:
     facts: WindowFacts
 
 
-def report_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefinition:
+def report_sensor(
+    windows: Windows, clock: Clock = system_now, stopwatch: Callable[[], float] = time.monotonic
+) -> dg.SensorDefinition:
     """Make the sensor that tells Dagster of complete windows that it does not know."""
 
     @dg.sensor(
@@ -73,7 +79,8 @@ def report_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefin
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         teller = Teller(context.instance, book, windows, clock())
-        told, looked_at = teller.tell(listed, place)
+        until_s = stopwatch() + _MOST_S
+        told, looked_at = teller.tell(listed, place, is_late=lambda: stopwatch() > until_s)
         following = (place + looked_at) % max(len(listed), 1)
         text = (
             f"looked at {looked_at} of {len(listed)} series: told of {told} windows that were "
@@ -99,20 +106,24 @@ class Teller:
         self._known: dict[Timeframe, set[str]] = {}
         self._symbols: dict[Timeframe, set[str]] = {}
 
-    def tell(self, listed: Sequence[Series], place: int) -> tuple[int, int]:
-        """Tell of unknown windows, series after series from a place on.
+    def tell(
+        self, listed: Sequence[Series], place: int, is_late: Callable[[], bool]
+    ) -> tuple[int, int]:
+        """Tell of unknown windows, series after series from a place on, while there is time.
 
         Returns: how many windows were told of, and how many series were looked at.
         """
         told = looked_at = 0
         for step in range(min(_SERIES, len(listed))):
-            if told >= _WINDOWS:
+            if told >= _WINDOWS or is_late():
                 break
-            looked_at += 1
             for one in self._unknown(listed[(place + step) % len(listed)]):
+                if is_late():
+                    return told, looked_at
                 event = materialization(one.timeframe, one.partition, one.facts)
                 self._instance.report_runless_asset_event(event)
                 told += 1
+            looked_at += 1
         return told, looked_at
 
     def _unknown(self, series: Series) -> Iterator[Unknown]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from itertools import count
 from typing import Any
 
 import dagster as dg
@@ -18,11 +19,19 @@ BEFORE = "before the start that the universe gives"
 @pytest.fixture
 def tick(location: Any) -> Callable[..., str]:
     """Give the way to tick the sensor and have what it said."""
+    cursor: list[str] = []
 
-    def run(now: datetime = NOW) -> str:
+    def run(now: datetime = NOW, tells: int = 1000) -> str:
+        moments = iter(float(second > tells) * 1000 for second in count())
         defs = location.defs()
-        context = dg.build_sensor_context(instance=location.instance, resources=defs.resources)
-        result: Any = report_sensor(location.windows(), lambda: now)(context)
+        context = dg.build_sensor_context(
+            instance=location.instance,
+            resources=defs.resources,
+            cursor=cursor[-1] if cursor else None,
+        )
+        sensor = report_sensor(location.windows(), lambda: now, lambda: next(moments))
+        result: Any = sensor(context)
+        cursor.append(result.cursor)
         return str(result.skip_reason.skip_message)
 
     return run
@@ -55,6 +64,25 @@ def test_windows_that_came_by_other_ways_are_told_of(
     assert told(location) == by_run | explained
     assert by_run["AAPL|2024"] == (252, "complete")
     assert "told of 0 windows" in tick()
+
+
+def test_tick_that_takes_too_long_is_gone_on_with(location: Any, tick: Callable[..., str]) -> None:
+    """What a tick has no time for is told of by those after it, and nothing twice."""
+    assert location.run("1d", "AAPL|2023", "AAPL|2025").success
+
+    def told_of(text: str) -> int:
+        return int(text.split("told of ")[1].split(maxsplit=1)[0])
+
+    def forget() -> None:
+        location.instance.wipe_assets([KEY, dg.AssetKey(["bars", "1h"])])
+
+    forget()
+    whole = told_of(tick())
+    forget()
+    parts = [told_of(tick(tells=4)) for _ in range(10)]
+    assert 0 < max(parts) < 4
+    assert sum(parts) == whole > 10
+    assert told_of(tick()) == 0
 
 
 def test_window_with_a_hole_is_never_told_of(
