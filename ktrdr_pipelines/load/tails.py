@@ -7,15 +7,18 @@ become runs (``defs.tail_schedule``).
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ktrdr_pipelines.core.completeness import Gap
 from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.load.gapbook import SeriesGaps
 
 MOST_SESSIONS = 1
 """Closed sessions that a tail may lack; the open one comes on top."""
+
+
+_MINUTE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,23 @@ def _tail(found: SeriesGaps, now: datetime) -> Tail | None:
     gaps = newer_gaps(found)
     if _is_put_off(found, now):
         return None
-    waiting = IntervalSet(part for part in found.waiting if part.start >= found.settled_until)
+    waiting = IntervalSet(
+        part
+        for part in found.waiting
+        if part.start >= found.settled_until and _is_worth_asking(part, now)
+    )
     stamps = waiting | IntervalSet(gap.stamps for gap in gaps)
     return Tail(found.series, stamps) if stamps else None
+
+
+def _is_worth_asking(waiting: Interval, now: datetime) -> bool:
+    """Say whether to ask now for the end of a session that is waited for.
+
+    Up to the moment all is asked for. Behind a close it is asked for after 1, 2, 4, ... minutes:
+    bars that are late come, and a stock that was quiet at the end is not asked for every minute.
+    """
+    minutes = (now - waiting.end) // _MINUTE
+    return minutes < 1 or minutes & (minutes - 1) == 0
 
 
 def _is_put_off(found: SeriesGaps, now: datetime) -> bool:

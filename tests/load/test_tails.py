@@ -74,6 +74,21 @@ def test_bars_of_the_open_session_are_a_tail() -> None:
     assert fills_of(given) == {}
 
 
+def test_end_of_a_session_is_asked_for_less_and_less_often() -> None:
+    """Up to now always; behind a close after 1, 2, 4, ... minutes, until it is a gap."""
+    one = series("AAPL", "1m")
+    close = session("2024-06-07", one).end
+
+    def is_asked(now: datetime, end: datetime) -> bool:
+        quiet = IntervalSet([Interval(close - timedelta(minutes=3), end)])
+        return bool(due_tails([found(one, waiting=quiet)], now))
+
+    minutes = [n for n in range(30) if is_asked(close + timedelta(minutes=n, seconds=7), close)]
+    assert minutes == [0, 1, 2, 4, 8, 16]
+    last = close - timedelta(seconds=30)
+    assert is_asked(last, last - timedelta(seconds=5))
+
+
 @pytest.mark.parametrize("symbol", ["AAPL", "MSFT"])
 def test_series_that_is_behind_is_brought_up_by_runs_alone(symbol: str) -> None:
     """A tail that jumped ahead would leave a hole that nobody fills for a manual symbol."""
