@@ -44,9 +44,10 @@ def suspect_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray)
     Sessions before the first bar and behind the last one say nothing of those between.
     """
     held = np.flatnonzero(have > 0)
-    inside = slice(held[0], held[-1] + 1) if len(held) else slice(0)
-    known = np.flatnonzero((answered & (expected > 0))[inside]) + (inside.start or 0)
-    if len(known) <= FEWEST_NEIGHBOURS:
+    known = np.flatnonzero(answered & (expected > 0))
+    if len(held):
+        known = known[(known >= held[0]) & (known <= held[-1])]
+    if not len(held) or len(known) <= FEWEST_NEIGHBOURS:
         return np.empty(0, dtype=np.int64)
     share = have[known] / expected[known]
     candidates = _candidates(share)

@@ -148,34 +148,8 @@ def test_bars_that_the_gateway_no_longer_gives_stay_and_are_counted(
     assert made.bench.store.coverage(made.series).empty == ()
 
 
-def test_a_stop_in_the_middle_of_a_refresh_loses_nothing(world: MakeWorld) -> None:
-    """What was answered before the stop is stored; all else stands as it was."""
-    made = world(RTH, Timeframe.M1, *JUNE)
-    made.load()
-    coverage, asked = made.bench.store.coverage(made.series), made.bench.asked
-    restate(made, *JUNE)
-
-    async def stop(_: BarRequest) -> None:
-        if made.bench.asked == asked + 12:
-            await made.bench.cancel()
-
-    made.bench.gateway.before_answer = stop
-    with pytest.raises(asyncio.CancelledError):
-        refresh(made)
-    assert made.bench.store.coverage(made.series) == coverage
-    volumes = made.bench.store.read(made.series, made.wanted)["volume"].to_numpy()
-    assert 390 * 5 <= int((volumes == 7.0).sum()) < 390 * 19
-    made.bench.gateway.before_answer = None
-    assert refresh(made).is_complete
-    made.check_complete()
-
-
-def test_a_refresh_that_was_stopped_goes_on_and_one_that_ended_begins_anew(
-    world: MakeWorld,
-) -> None:
-    """What was saved before the stop is not asked a second time; after the end all is again."""
-    made = world(RTH, Timeframe.M1, *JUNE)
-    made.load()
+def stop_a_refresh(made: World) -> None:
+    """Restate the market, and cancel a refresh of it at its twelfth request."""
     asked = made.bench.asked
     restate(made, *JUNE)
 
@@ -187,6 +161,28 @@ def test_a_refresh_that_was_stopped_goes_on_and_one_that_ended_begins_anew(
     with pytest.raises(asyncio.CancelledError):
         refresh(made)
     made.bench.gateway.before_answer = None
+
+
+def test_a_stop_in_the_middle_of_a_refresh_loses_nothing(world: MakeWorld) -> None:
+    """What was answered before the stop is stored; all else stands as it was."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    coverage = made.bench.store.coverage(made.series)
+    stop_a_refresh(made)
+    assert made.bench.store.coverage(made.series) == coverage
+    volumes = made.bench.store.read(made.series, made.wanted)["volume"].to_numpy()
+    assert 390 * 5 <= int((volumes == 7.0).sum()) < 390 * 19
+    assert refresh(made).is_complete
+    made.check_complete()
+
+
+def test_a_refresh_that_was_stopped_goes_on_and_one_that_ended_begins_anew(
+    world: MakeWorld,
+) -> None:
+    """What was saved before the stop is not asked a second time; after the end all is again."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    made.load()
+    stop_a_refresh(made)
     volumes = made.bench.store.read(made.series, made.wanted)["volume"].to_numpy()
     rest = int((volumes != 7.0).sum()) // 390
     assert 0 < rest < 19
