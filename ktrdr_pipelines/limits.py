@@ -263,6 +263,8 @@ class IbLimitsRegistry:
                 "error": (300, _DAY),
                 "no_data": (_DAY, _MONTH),
                 "probed": (_DAY, _MONTH),
+                "contradicted": (_DAY, _MONTH),
+                "sparse": (900, _DAY),
                 "blocked": (_DAY, _DAY),
                 "unknown": (_HOUR, _WEEK),
             }
@@ -271,6 +273,18 @@ class IbLimitsRegistry:
         "double in between. A missing permission is probed once a day; a contract is spuriously "
         "unknown in the nightly maintenance (ib_insync #330)",
         "this project",
+        "P",
+    )
+    CONFIRM_AFTER_S: Final = Limit(
+        900.0,
+        "seconds between two statements of which one is a response without bars",
+        "DESIGN",
+        "P",
+    )
+    VOIDED_WITHIN_S: Final = Limit(
+        _DAY,
+        "seconds from a refuted response without bars within which all others are void",
+        "DESIGN",
         "P",
     )
     EMPTY_RECENT_DAYS: Final = Limit(30, "days an 'empty' lasts when it is recent", "DESIGN", "P")

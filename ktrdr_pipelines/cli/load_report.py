@@ -43,7 +43,7 @@ def exit_code_of(
     """Say how the load as a whole went: what failed weighs more than a gap."""
     if catalog_error is not None or any(report.error is not None for report in reports):
         return ExitCode.FAILED
-    complete = all(report.is_complete and not report.suspect for report in reports)
+    complete = all(report.is_complete for report in reports)
     return ExitCode.DONE if complete else ExitCode.INCOMPLETE
 
 
@@ -168,7 +168,7 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
     return {
         "symbol": report.series.symbol,
         "timeframe": str(report.series.timeframe),
-        "complete": report.is_complete and not report.suspect,
+        "complete": report.is_complete,
         "requests": report.requests,
         "rows": report.rows,
         "added": report.added,

@@ -4,14 +4,14 @@ Not here: how a gateway is asked (``ib.source``), what an answer proves (``core.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 import pyarrow as pa
 
 from ktrdr_pipelines.core.instruments import Instrument, Origin, Series
-from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.schedules import LearnedDay
 
 
@@ -48,6 +48,8 @@ class Answer:
     bars: pa.Table
     reach: Interval | None
     lacks_newest: bool = False
+    impossible: IntervalSet = field(default_factory=IntervalSet)
+    implausible: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,17 @@ class AttemptKind(StrEnum):
     """What came of a try that settled nothing.
 
     ``error``: a failure. ``no_data``: the gateway has never had a bar of the instrument.
-    ``probed``: answers left the stretch without proof. ``blocked``: a permission is missing.
-    ``unknown``: the gateway does not know the contract, or knows another one.
+    ``probed``: a response without bars is to be confirmed. ``contradicted``: the same, although
+    held data speak against it. ``sparse``: a session with far fewer bars than its neighbours is to
+    be requested once more. ``blocked``: a permission is missing. ``unknown``: the gateway does not
+    know the contract, or knows another one.
     """
 
     ERROR = "error"
     NO_DATA = "no_data"
     PROBED = "probed"
+    CONTRADICTED = "contradicted"
+    SPARSE = "sparse"
     BLOCKED = "blocked"
     UNKNOWN = "unknown"
 

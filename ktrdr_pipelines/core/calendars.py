@@ -6,7 +6,7 @@ Not here: where a calendar's facts come from (``core.exchanges``, ``core.globex`
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import cache
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -135,6 +135,11 @@ class Calendars:
         if key not in self._made:
             self._made[key] = self._whole(instrument).until(instrument.end)
         return self._made[key]
+
+    def told_closed(self, instrument: Instrument) -> frozenset[date]:
+        """Return session dates that the contract's own schedule or hours call closed."""
+        _ = instrument
+        return frozenset()
 
     def each(self, instruments: Iterable[Instrument]) -> dict[str, SessionCalendar]:
         """Give the calendars of some instruments by ``learned_key``, whole, each once."""

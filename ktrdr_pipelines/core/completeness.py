@@ -29,10 +29,11 @@ class GapReason(StrEnum):
     """Why bars are missing."""
 
     MISSING = "missing"
-    SUSPECT = "suspect"
+    SPARSE = "sparse"
     EXPIRED = "expired"
     FAILED = "failed"
-    UNPROVED = "unproved"
+    UNCONFIRMED = "unconfirmed"
+    CONTRADICTED = "contradicted"
     NO_DATA = "no_data"
     BLOCKED = "blocked"
 
@@ -46,7 +47,7 @@ class Cause(NamedTuple):
 
 
 NEVER_SETTLED = Cause(GapReason.MISSING, "no answer has settled it yet")
-FAR_FEWER_BARS = Cause(GapReason.SUSPECT, "far fewer bars than the sessions around it")
+FAR_FEWER_BARS = Cause(GapReason.SPARSE, "far fewer bars than the sessions around it")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
-"""What answers have settled of a series: as bars, or as proved empty. Nothing else settles.
+"""Coverage: what responses have covered of a series, with bars or as proved empty.
 
-Not here: how an answer comes to prove something (``core.settle``), files (``store.parquet``).
-All intervals are on the stamp axis of the series (``core.sessions``).
+Not here: what a response covers (``core.evaluation``), which statements prove emptiness
+(``core.evidence``), files (``store.parquet``). All intervals are on the stamp axis of the series
+(``core.sessions``).
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -15,16 +17,40 @@ _RECENT = timedelta(days=IbLimitsRegistry.EMPTY_RECENT_DAYS.value)
 _OLD = timedelta(days=IbLimitsRegistry.EMPTY_OLD_DAYS.value)
 
 
+class ProofKind(StrEnum):
+    """What a proof of emptiness rests on.
+
+    ``plain``: responses with bars around the range, or an earlier version of this project.
+    ``voidable``: at least one response without bars, which a later one can refute. ``disputed``:
+    three statements on three days although held data contradict them. ``acknowledged``: a person.
+    """
+
+    PLAIN = "plain"
+    VOIDABLE = "voidable"
+    DISPUTED = "disputed"
+    ACKNOWLEDGED = "acknowledged"
+
+
+REFUTABLE = frozenset({ProofKind.PLAIN, ProofKind.VOIDABLE})
+"""Proofs that bars of another timeframe refute; the others were made in spite of them."""
+
+VOIDABLE = frozenset({ProofKind.VOIDABLE, ProofKind.DISPUTED})
+"""Proofs that are taken back when a response without bars that they rest on is refuted."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Emptiness:
-    """A stretch that was proved to hold no bars, and when; the proof ages.
+    """A range that was proved to hold no bars, when and by what; the proof ages.
 
     What was recent when it was proved must be proved again soon, what was old much later. Each
     week ages by itself, so a proof that is cut or joined lasts neither longer nor shorter.
+    ``note`` is what a person said who acknowledged it.
     """
 
     interval: Interval
     proved_at: datetime
+    kind: ProofKind = ProofKind.PLAIN
+    note: str = ""
 
     @property
     def expires_at(self) -> datetime:
@@ -77,18 +103,22 @@ class Coverage:
 
     def clip(self, interval: Interval) -> "Coverage":
         """Give the part inside an interval."""
-        parts = ((proof.interval.intersection(interval), proof.proved_at) for proof in self.empty)
-        empty = tuple(Emptiness(part, at) for part, at in parts if part)
+        parts = ((proof, proof.interval.intersection(interval)) for proof in self.empty)
+        empty = tuple(replace(proof, interval=part) for proof, part in parts if part)
         return Coverage(self.bars.clip(interval), empty)
+
+    def without_proofs(self, taken: IntervalSet, kinds: Container[ProofKind]) -> "Coverage":
+        """Return it less the proofs of some kinds in some intervals, which are void."""
+        kept = [proof for proof in self.empty if proof.kind not in kinds]
+        cut = _without((proof for proof in self.empty if proof.kind in kinds), taken)
+        return Coverage(self.bars, tuple(sorted((*kept, *cut))))
 
 
 def _without(proofs: Iterable[Emptiness], taken: IntervalSet) -> list[Emptiness]:
-    """Give proofs less what is taken; neighbours proved at the same moment are joined."""
-    moments: dict[datetime, list[Interval]] = {}
+    """Return proofs less what is taken; neighbours of one moment and kind are joined."""
+    alike: dict[tuple[datetime, ProofKind, str], list[Interval]] = {}
     for proof in proofs:
-        moments.setdefault(proof.proved_at, []).append(proof.interval)
+        alike.setdefault((proof.proved_at, proof.kind, proof.note), []).append(proof.interval)
     return [
-        Emptiness(part, moment)
-        for moment, parts in moments.items()
-        for part in IntervalSet(parts) - taken
+        Emptiness(part, *key) for key, parts in alike.items() for part in IntervalSet(parts) - taken
     ]

@@ -1,9 +1,9 @@
-"""Which bars are expected by now and not settled.
+"""Which bars are expected by now and not covered.
 
-Not here: how a gap is asked for (``core.plan``), why a gap is excused (``load.ranges``).
+Not here: how a gap is requested (``core.plan``), what excuses a gap (``core.evidence``).
 """
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.sessions import (
@@ -16,7 +16,12 @@ from ktrdr_pipelines.core.sessions import (
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-_INSTANT = timedelta(microseconds=1)
+_DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
+
+LAST_INSTANT = _INSTANT
+"""Left uncovered at a session's end until a response is received ``final_lag`` after the close."""
+
+_SHORTER_THAN_ANY_BAR = timedelta(seconds=1)
 
 
 def final_lag() -> timedelta:
@@ -67,7 +72,10 @@ def due_gaps(
         if due is None or settled.covers(due):
             continue
         open_parts = wanted.clip(due) - settled.clip(due)
-        gaps.extend(part for part in open_parts if _is_whole(part, due, span, timeframe))
+        is_final = is_closed(span, now)
+        gaps.extend(
+            part for part in open_parts if _is_due(part, due, span, timeframe, is_final=is_final)
+        )
     return IntervalSet(gaps)
 
 
@@ -76,6 +84,14 @@ def whole_sessions(
 ) -> IntervalSet:
     """Widen a set of stamps so that it cuts no session: a bar lies on one side of any cut."""
     return IntervalSet(_widened(calendar, timeframe, part) for part in wanted)
+
+
+def first_stamps_of(calendar: SessionCalendar, timeframe: Timeframe, day: date) -> Interval:
+    """Return the stamps that bars of a session date, or of its week, can have."""
+    if timeframe.is_intraday:
+        return Interval(calendar.day_starts_at(day), calendar.day_starts_at(day + _DAY))
+    first = monday_of(day) if timeframe is Timeframe.W1 else day
+    return Interval(midnight(first), midnight(first) + timeframe.length)
 
 
 def first_stamp_of(calendar: SessionCalendar, timeframe: Timeframe, moment: datetime) -> datetime:
@@ -98,7 +114,14 @@ def _widened(calendar: SessionCalendar, timeframe: Timeframe, part: Interval) ->
     )
 
 
-def _is_whole(part: Interval, due: Interval, span: Span, timeframe: Timeframe) -> bool:
-    """Say whether a piece of a span is due: ``now`` does not cut it, or a bar fits in."""
-    cut_by_now = part.end == due.end < span.stamps.end
-    return not cut_by_now or part.length >= timeframe.length
+def _is_due(
+    part: Interval, due: Interval, span: Span, timeframe: Timeframe, *, is_final: bool
+) -> bool:
+    """Whether a piece of a span is due: ``now`` does not cut it, or a bar fits in.
+
+    The last instant of a session is due once the session has closed for good.
+    """
+    if due != span.stamps or not timeframe.is_intraday:
+        cut_by_now = part.end == due.end < span.stamps.end
+        return not cut_by_now or part.length >= timeframe.length
+    return is_final or part.length >= _SHORTER_THAN_ANY_BAR

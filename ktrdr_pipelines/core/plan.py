@@ -1,12 +1,11 @@
 """Planning: from what is missing to the fewest requests that the limits allow.
 
-Not here: sending them (``ib.source``), what an answer proves (``core.settle``).
+Not here: sending them (``ib.source``), what a response covers (``core.evaluation``).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from ktrdr_pipelines.core.gaps import due_gaps
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -16,8 +15,6 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 
 _MOST_SESSIONS_IN_DAYS = 60
 _MOST_WEEKS = 52
-_HOUR_S = 3_600
-"""Whoever asks for longer bars asks for few: nothing cuts an answer of a day's off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +34,6 @@ class Chunk:
 
     def __str__(self) -> str:
         return f"{self.duration} to {self.ends_at:%Y-%m-%dT%H:%M:%SZ}"
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """A stretch that an answer left without bars, and that a narrower request must confirm.
-
-    ``probes`` says how many of its newest sessions must be silent alone before "no data" for the
-    whole of it is believed: the gateway may answer so because a request reaches past its oldest
-    bar (grade C). ``rounds`` counts how often the stretch was left without proof.
-    """
-
-    interval: Interval
-    probes: int = 0
-    rounds: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,54 +65,46 @@ class Need:
         )
 
 
-def plan(need: Need, doubts: Sequence[Doubt] = ()) -> list[Chunk]:
+def plan(need: Need) -> list[Chunk]:
     """Cut what is missing into chunks, newest first.
 
-    Chunks end where a gap ends, or with the day of a session that is missing to its close; they
-    reach back over as many sessions as ``most_days`` allows and hold at least one; gaps that one
-    request serves are joined. A doubt is asked for by itself, by a request no wider than it is.
+    Chunks end where a gap ends, or at the next session's open where a session is missing to its
+    close; they reach back over as many sessions as ``most_days`` allows and hold at least one; gaps
+    that one request serves are joined.
     """
-    gaps = need.gaps()
-    doubted = IntervalSet(doubt.interval for doubt in doubts)
-    chunks = _cut(need, gaps - doubted)
-    for doubt in doubts:
-        narrow = _newest_by_seconds(need, gaps.clip(doubt.interval))
-        asked_again = _cut(need, narrow, one_span=doubt.probes > 0)
-        chunks.extend(_unlike_the_first(need, chunk) for chunk in asked_again)
-    return sorted(chunks, key=lambda chunk: chunk.ends_at, reverse=True)
+    return _cut(need, need.gaps())
 
 
-def _unlike_the_first(need: Need, chunk: Chunk) -> Chunk:
-    """End a chunk that is asked again a minute earlier, where that minute is closed time.
+def across_boundary(need: Need, chunk: Chunk) -> Chunk:
+    """Return a chunk that also asks for the quiet opening of the session after it, if any.
 
-    An identical request would have to wait for a quarter of a minute.
+    Minutes before the first bar of a session are covered by a response with bars on both sides of
+    them. The older chunk beside them is requested anyway, so that costs no request of its own.
     """
-    ends_at = chunk.ends_at - timedelta(minutes=1)
-    spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
-    if ends_at < max(span.closes_at for span in spans):
+    if not need.timeframe.is_intraday or chunk.sessions == need.most_sessions:
         return chunk
-    end = min(chunk.stamps.end, ends_at) if need.timeframe.is_intraday else chunk.stamps.end
-    return replace(chunk, stamps=Interval(chunk.stamps.start, end), ends_at=ends_at)
-
-
-def _newest_by_seconds(need: Need, gaps: IntervalSet) -> IntervalSet:
-    """Give the newest part that a duration in seconds reaches over, of a long part of a session.
-
-    Asked by the day, the gateway may begin with the bars before the doubted part, and cut off
-    behind them what it is asked for. The part begins where a bar does.
-    """
-    hull, timeframe = gaps.hull, need.timeframe
-    if hull is None or not timeframe.is_intraday or timeframe.seconds > _HOUR_S:
-        return gaps
-    spans = expected_spans(need.calendar, timeframe, hull)
-    most = timedelta(seconds=_most_seconds(timeframe)) - timeframe.length
-    if len(spans) != 1 or hull == spans[0].stamps or hull.length <= most:
-        return gaps
-    zone = ZoneInfo(need.calendar.zone)
-    wall = (hull.end - most).astimezone(zone).replace(tzinfo=UTC)
-    past = (wall - datetime(1970, 1, 1, tzinfo=UTC)) % timeframe.length
-    begins = hull.end - most + (timeframe.length - past if past else past)
-    return gaps.clip(Interval(begins, hull.end))
+    spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+    after = Interval(chunk.stamps.end, chunk.stamps.end + timedelta(days=10))
+    newer = next(
+        (
+            span
+            for span in expected_spans(need.calendar, need.timeframe, after)
+            if span.stamps.start >= spans[-1].stamps.end
+        ),
+        None,
+    )
+    if newer is None:
+        return chunk
+    piece = next(iter(need.gaps(newer.stamps)), None)
+    if piece is None or not _is_opening(piece, newer):
+        return chunk
+    sessions = chunk.sessions + 1
+    return Chunk(
+        Interval(chunk.stamps.start, piece.end),
+        min(piece.end + need.timeframe.length, need.now),
+        f"{sessions} D",
+        sessions,
+    )
 
 
 def narrower(timeframe: Timeframe, sessions: int) -> int | None:
@@ -143,25 +118,15 @@ def narrower(timeframe: Timeframe, sessions: int) -> int | None:
     return min(half, _MOST_SESSIONS_IN_DAYS) if timeframe is Timeframe.D1 else half
 
 
-def halved(need: Need, doubt: Doubt) -> Doubt | None:
-    """Give the older half of a doubt whose newest session turned out to have bars."""
-    spans = [span for _, span in _spans(need, need.gaps(doubt.interval))]
-    older = spans[: len(spans) // 2]
-    if not older:
-        return None
-    end = min(older[-1].stamps.end, doubt.interval.end)
-    return replace(doubt, interval=Interval(doubt.interval.start, end))
-
-
-def _cut(need: Need, gaps: IntervalSet, *, one_span: bool = False) -> list[Chunk]:
-    """Cut gaps into chunks, newest first; with ``one_span`` only the newest session's."""
+def _cut(need: Need, gaps: IntervalSet) -> list[Chunk]:
+    """Cut gaps into chunks, newest first."""
     chunks: list[Chunk] = []
     spans = _spans(need, gaps)
     end = len(spans)
     while end > 0:
-        start = end - 1 if one_span else _oldest_fitting(need, spans, end)
+        start = _oldest_fitting(need, spans, end)
         chunks.append(_chunk(need, gaps, [span for _, span in spans[start:end]]))
-        end = 0 if one_span else start
+        end = start
     return chunks
 
 
@@ -191,24 +156,76 @@ def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     assert hull is not None  # noqa: S101  (every span given holds a part of a gap)
     start = _left_edge(need, hull.start, first)
     inside = expected_spans(need.calendar, need.timeframe, Interval(start, hull.end))
-    duration = _duration(need, hull, inside)
-    if hull.end < last.stamps.end or duration.endswith("S"):
-        meets = hull.end < last.stamps.end and hull.end in need.settled
-        return Chunk(Interval(start, hull.end), hull.end, duration, len(inside), meets)
-    ends_at = _day_end(need, last)
+    if hull.end < last.stamps.end:
+        return _inside_session(need, hull, start, inside)
+    ends_at = _ends_at(need, last)
     end = max(hull.end, ends_at) if need.timeframe.is_intraday else hull.end
+    is_rest = need.timeframe.is_intraday and hull.start > first.stamps.start
+    reach = Interval(hull.start, end) if is_rest else hull
+    duration = _from_held_bars(need, hull.start, inside, _duration(need, reach, inside))
     return Chunk(Interval(start, end), ends_at, duration, len(inside))
 
 
-def _day_end(need: Need, last: Span) -> datetime:
-    """Give the end of the session's day, or its close while that day is not over.
+def _inside_session(need: Need, hull: Interval, start: datetime, inside: Sequence[Span]) -> Chunk:
+    """Return a chunk that ends inside a session: where covered bars begin, or now.
 
-    The gateway clips at the asked end, and may know a later close than the calendar does: an end
-    in closed time clips nothing.
+    The opening of a session is requested together with the session before it and with the first
+    bar behind it: bars on both sides cover it.
     """
-    day = need.calendar.day_of(last.closes_at - timedelta(microseconds=1))
-    ends_at = need.calendar.day_starts_at(day + timedelta(days=1))
-    return ends_at if last.closes_at <= ends_at <= need.now else last.closes_at
+    meets = hull.end in need.settled
+    if meets and len(inside) == 1 and _is_opening(hull, inside[0]) and need.most_sessions != 1:
+        ends_at = min(hull.end + need.timeframe.length, need.now)
+        return Chunk(Interval(start, hull.end), ends_at, "2 D", 2)
+    duration = _from_held_bars(need, hull.start, inside, _duration(need, hull, inside))
+    return Chunk(Interval(start, hull.end), hull.end, duration, len(inside), meets)
+
+
+def is_opening(need: Need, chunk: Chunk) -> bool:
+    """Whether all that a chunk asks for is the quiet opening of one session."""
+    hull = need.gaps(chunk.stamps).hull
+    if hull is None:
+        return False
+    spans = expected_spans(need.calendar, need.timeframe, hull)
+    return len(spans) == 1 and _is_opening(hull, spans[0]) and hull.end in need.settled
+
+
+def _is_opening(piece: Interval, span: Span) -> bool:
+    """Whether a piece of a session begins with it and ends before it does."""
+    return piece.start <= span.stamps.start and piece.end < span.stamps.end
+
+
+def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duration: str) -> str:
+    """Let a duration reach back to held bars where the session before is covered.
+
+    Bars that come a second time tell whether history has changed, at no request of their own.
+    """
+    count = len(inside) + 1
+    if start > inside[0].stamps.start or (need.most_sessions or count) < count:
+        return duration
+    before = Interval(start - timedelta(days=10), start)
+    earlier = expected_spans(need.calendar, need.timeframe, before)
+    if not earlier or earlier[-1].stamps.end - timedelta(seconds=1) not in need.settled:
+        return duration
+    if need.timeframe is Timeframe.W1:
+        return f"{count} W" if count <= _MOST_WEEKS else duration
+    return duration if duration.endswith("Y") else f"{count} D"
+
+
+def _ends_at(need: Need, last: Span) -> datetime:
+    """Return the requested end of a chunk that reaches over the close of its last session.
+
+    The gateway clips at the requested end and may know a later close than the calendar: intraday
+    bars are requested up to the next session's open, longer ones up to the end of the session's
+    day (IB counts years back from the date of the end).
+    """
+    if not need.timeframe.is_intraday:
+        day = need.calendar.day_of(last.closes_at - timedelta(microseconds=1))
+        day_end = need.calendar.day_starts_at(day + timedelta(days=1)) - timedelta(seconds=1)
+        return max(last.closes_at, min(day_end, need.now))
+    after = Interval(last.closes_at, last.closes_at + timedelta(days=10))
+    opens = (one.opens_at for one in need.calendar.sessions_meeting(after))
+    following = next((at for at in opens if at >= last.closes_at), after.end)
+    return max(last.closes_at, min(following, need.now))
 
 
 def _left_edge(need: Need, start: datetime, first: Span) -> datetime:

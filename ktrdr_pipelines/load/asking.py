@@ -94,6 +94,18 @@ class Asking:
         self.record(asked, "alive" if isinstance(asked.answer, Answer) else "no sign of life")
         return isinstance(asked.answer, Answer)
 
+    async def daily(self, ends_at: datetime, duration: str) -> Asked:
+        """Request daily bars of the instrument, whatever the timeframe of the series.
+
+        Raises:
+            GatewayError: after all tries, or where no try can help.
+        """
+        return await self.of(Series(self._series.instrument, Timeframe.D1), ends_at, duration)
+
+    async def of(self, series: Series, ends_at: datetime, duration: str) -> Asked:
+        """Request bars of a series of the instrument; errors as ``daily``."""
+        return await self._ask(self._request(series, ends_at, duration))
+
     async def oldest(
         self, timeframe: Timeframe, ends_at: datetime | None, duration: str
     ) -> date | None:

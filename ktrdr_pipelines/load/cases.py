@@ -1,64 +1,86 @@
-"""One case a chunk: ask for it, and by narrower requests again, until nothing more is provable.
+"""One chunk of a series: request it, and narrower parts of it, until a response has spoken of all.
 
-Not here: what is decided (``core.plan``, ``core.settle``, ``core.doubts``), what follows
-from failures (``load.work``).
+Not here: what is decided (``core.plan``, ``core.evaluation``), what proves that sessions are empty
+(``core.evidence``, ``load.confirmation``), what follows from failures (``load.work``).
 """
 
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
 
 from ktrdr_pipelines.core.answers import Answer, NoData
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness
-from ktrdr_pipelines.core.doubts import (
-    Doubts,
-    after_answer,
-    after_no_data,
-    quiet_and_empty,
-    silent_before,
-)
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, plan
-from ktrdr_pipelines.core.settle import Question, Settlement, settle
+from ktrdr_pipelines.core.bars import bars_between
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.evaluation import Evaluation, Question, evaluate
+from ktrdr_pipelines.core.evidence import Statement, StatementKind
+from ktrdr_pipelines.core.gaps import is_closed
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.plan import Chunk, is_opening, plan
+from ktrdr_pipelines.core.sessions import Span, expected_spans
 from ktrdr_pipelines.load.desk import Desk
+from ktrdr_pipelines.load.evidence import days_interval, new_request, runs_of
 
-_OTHER_SESSIONS = "nothing, the gateway has other sessions"
+_SPARE_REQUESTS = 8
+"""Requests for one chunk beside those that halving it takes: a gateway that returns a little of
+what is asked at a time is not followed to the end in one run."""
 
 
 class Case:
     """The work on one chunk of a series; made and used once.
 
-    Doubts about a chunk are dealt with before the next chunk, newest first, so that a window is
-    finished soon and little has to be kept in mind. ``asking`` is what was asked for last.
+    What a response leaves open is requested before the next chunk, newest first, so that a window
+    is finished soon. ``asking`` is what was requested last; ``was_empty`` says that no response
+    brought a bar.
     """
 
     def __init__(self, desk: Desk, chunk: Chunk) -> None:
         self._desk = desk
         self._chunk = chunk
-        self._doubts = self._known_silence()
+        self._width: int | None = None
         self.asking = chunk
+        self.was_empty = True
 
     async def run(self) -> None:
-        """Ask until nothing more of the chunk can be proved.
+        """Request until nothing more of the chunk can be learned.
 
         Raises:
             GatewayError: a request failed after all tries.
             StoreError: what was answered could not be saved.
         """
-        chunks = [self._chunk] if self._desk.need(self._chunk.stamps).gaps() else []
-        if not chunks:
-            self._desk.means.progress.answered(self._desk.series, 0)
-        while chunks and not self._desk.is_over:
-            await self._ask(chunks[0])
-            chunks = plan(self._desk.need(self._chunk.stamps), self._doubts.open)
-            if chunks:
-                self._desk.means.progress.planned(self._desk.series, 1)
+        desk = self._desk
+        chunk: Chunk | None = self._chunk
+        if not desk.need(self._chunk.stamps).gaps():
+            desk.means.progress.answered(desk.series, 0)
+            return
+        budget = _SPARE_REQUESTS + 2 * self._chunk.sessions.bit_length()
+        while chunk is not None and not desk.is_over:
+            before = desk.need(self._chunk.stamps).gaps()
+            await self._request(chunk)
+            budget -= 1
+            if budget <= 0:
+                desk.defer(self._chunk.stamps)
+            elif chunk.sessions == 1 and desk.need(self._chunk.stamps).gaps() == before:
+                desk.defer(chunk.stamps)
+            chunk = self._following()
+            if chunk is not None:
+                desk.means.progress.planned(desk.series, 1)
 
-    def _known_silence(self) -> Doubts:
-        """Begin in doubt about what was proved empty before: one more silence is the proof."""
+    def _following(self) -> Chunk | None:
+        """Return the newest part that is still open, no wider than the last responses allow.
+
+        The quiet opening of the oldest session is left to the request for the session before it.
+        """
         need = self._desk.need(self._chunk.stamps)
-        return silent_before(need) if self._desk.facts.was_empty(need.gaps()) else Doubts()
+        if self._width is not None:
+            need = replace(need, most_sessions=min(self._width, need.most_sessions or self._width))
+        chunks = plan(need)
+        if not chunks or (is_opening(need, chunks[0]) and not is_opening(need, self._chunk)):
+            return None
+        return chunks[0]
 
-    async def _ask(self, chunk: Chunk) -> None:
-        """Ask once and take in what comes."""
+    async def _request(self, chunk: Chunk) -> None:
+        """Request once and take in what comes."""
         desk = self._desk
         self.asking = chunk
         asked = await desk.asking.chunk(chunk)
@@ -66,74 +88,172 @@ class Case:
         desk.means.widths.answered(desk.series.timeframe, chunk.sessions)
         answer, proved = asked.answer, "nothing"
         try:
-            proved = await self._take(chunk, answer)
+            if isinstance(answer, NoData):
+                proved = await self._take_empty(chunk)
+            else:
+                proved = await self._take_bars(chunk, answer)
         finally:
             desk.asking.record(asked, proved)
         rows = answer.bars.num_rows if isinstance(answer, Answer) else 0
         desk.means.progress.answered(desk.series, rows)
         await desk.commits.commit_when_due()
 
-    async def _take(self, chunk: Chunk, answer: Answer | NoData) -> str:
-        """Keep and settle what an answer proves; say it in a few words."""
-        if isinstance(answer, NoData):
-            return await self._take_silence(chunk)
+    # --- responses with bars -------------------------------------------------------------------
+
+    async def _take_bars(self, chunk: Chunk, answer: Answer) -> str:
+        """Keep and cover what a response gives; say it in a few words."""
         desk = self._desk
         desk.means.life.saw(desk.asking)
         desk.tries.answered()
         need = desk.need(chunk.stamps)
-        question = Question(chunk, need.calendar, need.timeframe, need.now)
-        settlement = settle(question, answer.bars, answer.reach)
+        question = Question(
+            chunk, need.calendar, need.timeframe, need.now, holds_back=answer.lacks_newest
+        )
+        found = evaluate(question, answer.bars, answer.reach)
+        desk.compare_with_held(chunk, answer.bars)
+        desk.means.evidence.saw_bars(desk.series, desk.means.keeper.gateway_now())
+        if found.earlier_only:
+            return self._take_earlier(chunk, answer)
+        self.was_empty = False
+        self._refute(found)
+        covered = found.covered - answer.impossible
+        desk.cover(Coverage(bars=covered), found.bars)
+        self._say(chunk, found)
+        self._widen()
+        left = desk.need(chunk.stamps).gaps()
         if answer.lacks_newest:
-            return self._take_held_back(chunk, settlement)
-        if settlement.earlier_only:
-            if await desk.learn_sessions(chunk.stamps):
-                return _OTHER_SESSIONS
-            return self._believe(chunk, older_known=True)
-        desk.settle(Coverage(bars=settlement.proved), settlement.bars)
-        self._doubts = after_answer(desk.need(self._chunk.stamps), self._doubts, chunk)
-        self._set_aside_rest(chunk.stamps)
-        return f"{settlement.bars.num_rows} bars, {settlement.proved.length} settled"
+            desk.defer(chunk.stamps)
+            return f"{found.bars.num_rows} bars, the newest are held back"
+        if left:
+            spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+            desk.left_by_bars |= _inside_traded(spans, found.bars, left)
+        if found.around:
+            desk.defer_part(found.around)
+        if found.begins_at is not None:
+            await desk.learn_beginning()
+        return f"{found.bars.num_rows} bars, {covered.length} covered"
 
-    def _take_held_back(self, chunk: Chunk, settlement: Settlement) -> str:
-        """Keep what came; where the gateway holds bars back, silence is no proof and no doubt."""
-        self._desk.settle(Coverage(bars=settlement.proved), settlement.bars)
-        left = (doubt for doubt in self._doubts.open if not doubt.interval.overlaps(chunk.stamps))
-        self._doubts = Doubts(tuple(left))
-        self._set_aside_rest(chunk.stamps)
-        return f"{settlement.bars.num_rows} bars, the newest are held back"
+    def _take_earlier(self, chunk: Chunk, answer: Answer) -> str:
+        """Take in a response whose bars are all older: it says that none came behind them."""
+        if answer.lacks_newest:
+            self._desk.defer(chunk.stamps)
+            return "the newest are held back"
+        self._say_empty(chunk, controlled=True)
+        return "only older bars"
 
-    async def _take_silence(self, chunk: Chunk) -> str:
-        """Take in "no data": learn where the data begin, then doubt it or believe it."""
+    def _refute(self, found: Evaluation) -> None:
+        """Void the responses without bars that the bars which came refute."""
+        desk, calendar = self._desk, self._desk.facts.calendar
+        days = sorted(set(found.bars["session_date"].to_pylist()))
+        traded = [days_interval(calendar, day, day) for day in days]
+        if traded and desk.means.evidence.refute(desk.series.symbol, traded):
+            desk.note(
+                "the gateway returned bars where it had returned none: responses without bars "
+                "within a day of that count no more"
+            )
+
+    def _say(self, chunk: Chunk, found: Evaluation) -> None:
+        """Record what a response with bars says of sessions without any."""
+        desk, calendar = self._desk, self._desk.facts.calendar
+        request, at = new_request(), desk.means.keeper.gateway_now()
+        timeframe = desk.series.timeframe.value
+        statements = [
+            Statement(part, StatementKind.AROUND, timeframe, at, request)
+            for part in runs_of(calendar, self._spans(found.around))
+        ]
+        if found.begins_at is not None and (asked := desk.asked_before(chunk, found.begins_at)):
+            statements.append(Statement(asked, StatementKind.BEGINS, timeframe, at, request))
+        desk.means.evidence.record(desk.series.symbol, statements)
+
+    def _spans(self, inside: IntervalSet) -> list[Span]:
+        hull = inside.hull
+        if hull is None:
+            return []
+        facts = self._desk.facts
+        spans = expected_spans(facts.calendar, facts.series.timeframe, hull)
+        return [span for span in spans if inside.covers(span.stamps)]
+
+    # --- responses without bars ----------------------------------------------------------------
+
+    async def _take_empty(self, chunk: Chunk) -> str:
+        """Take in a response without bars."""
         desk = self._desk
-        if not await desk.is_alive():
+        if desk.need(chunk.stamps).known_from is None and not await desk.is_alive():
             return "nothing, no sign of life"
-        need = desk.need(chunk.stamps)
-        if need.known_from is None or chunk.stamps.start < need.known_from:
-            asked = need.gaps()
-            await desk.learn_listing(asked.hull or chunk.stamps)
-            if desk.need(chunk.stamps).gaps() != asked:
-                return "data begin later"
-        if await desk.learn_sessions(chunk.stamps):
-            return _OTHER_SESSIONS
-        return self._believe(chunk)
+        self._say_empty(chunk, controlled=False)
+        return "no bars"
 
-    def _believe(self, chunk: Chunk, *, older_known: bool = False) -> str:
-        """Settle what has been silent often enough."""
+    def _say_empty(self, chunk: Chunk, *, controlled: bool) -> None:
+        """Record a response without bars, and decide how much is requested next.
+
+        A quiet part of a session that an earlier response with bars left open is covered by this
+        second one. Of several sessions the newest is requested alone, then the rest by halves: a
+        request that reaches past the gateway's oldest bar may return nothing though there are bars
+        (grade C).
+        """
         desk = self._desk
-        need = desk.need(self._chunk.stamps)
-        self._doubts = after_no_data(need, self._doubts, chunk, older_known=older_known)
-        silent = self._doubts.silent
-        quiet, empty = quiet_and_empty(need, silent, desk.facts.bars)
-        at = _hour(desk.means.keeper.patience.clock())
-        desk.settle(Coverage(quiet, tuple(Emptiness(part, at) for part in empty)))
-        self._set_aside_rest(chunk.stamps)
-        return f"{silent.length} without bars" if silent else "nothing"
+        need = desk.need(chunk.stamps)
+        gaps = need.gaps()
+        hull = gaps.hull
+        if hull is None:
+            return
+        spans = expected_spans(need.calendar, need.timeframe, hull)
+        closed = IntervalSet(span.stamps for span in spans if is_closed(span, need.now))
+        quiet = gaps & closed & desk.left_by_bars
+        if quiet:
+            desk.cover(Coverage(bars=quiet))
+        rest = (gaps & closed) - quiet
+        whole = [span for span in spans if rest.covers(span.stamps)]
+        pieces = rest - IntervalSet(span.stamps for span in whole)
+        oldest = desk.oldest_known()
+        request, at = new_request(), desk.means.keeper.gateway_now()
+        parts = list(runs_of(need.calendar, whole))
+        if need.timeframe.is_intraday:
+            parts.extend(pieces)
+        desk.means.evidence.record(
+            desk.series.symbol,
+            [
+                Statement(
+                    part,
+                    StatementKind.EMPTY,
+                    need.timeframe.value,
+                    at,
+                    request,
+                    controlled=controlled,
+                    reaches_past=oldest is None or part.start < oldest,
+                )
+                for part in parts
+            ],
+        )
+        if pieces:
+            desk.defer_part(pieces)
+        if whole:
+            self._narrow(len(whole))
+        elif not quiet:
+            desk.defer(chunk.stamps)
 
-    def _set_aside_rest(self, stamps: Interval) -> None:
-        """Leave to another run what this request left open and no doubt asks for again."""
-        self._desk.set_aside(stamps, IntervalSet(doubt.interval for doubt in self._doubts.open))
+    def _narrow(self, sessions: int) -> None:
+        """Halve what is requested next; with one session left, leave the rest to another run."""
+        if self._width is None and sessions > 1:
+            self._width = 1
+        elif self._width is not None and self._width > 1:
+            self._width //= 2
+        else:
+            self._desk.defer(self._chunk.stamps)
+
+    def _widen(self) -> None:
+        """Request half of the rest at once after bars came where a wider request had none."""
+        if self._width is not None:
+            need = self._desk.need(self._chunk.stamps)
+            hull = need.gaps().hull
+            left = len(expected_spans(need.calendar, need.timeframe, hull)) if hull else 0
+            self._width = max(1, left // 2)
 
 
-def _hour(moment: datetime) -> datetime:
-    """Round down to the hour, so that proofs of one hour are one."""
-    return moment.replace(minute=0, second=0, microsecond=0)
+def _inside_traded(spans: Sequence[Span], bars: pa.Table, left: IntervalSet) -> IntervalSet:
+    """Return what a response with bars left open of sessions that it has bars of."""
+    return left & IntervalSet(
+        span.stamps
+        for span in spans
+        if bars_between(bars, span.stamps.start, span.stamps.end).num_rows
+    )

@@ -4,29 +4,30 @@ Not here: what a case does (``load.cases``), who works on which (``load.work``).
 """
 
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 
+from ktrdr_pipelines.core.bars import micros, moment, stamps
 from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.gaps import is_closed
+from ktrdr_pipelines.core.disagreement import Disagreement, disagreement
 from ktrdr_pipelines.core.instruments import Identity
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Need
-from ktrdr_pipelines.core.sessions import expected_spans
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.core.plan import Chunk, Need
+from ktrdr_pipelines.core.sessions import Span, expected_spans
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.load.asking import Asking
 from ktrdr_pipelines.load.claims import Claimant
 from ktrdr_pipelines.load.commits import Commits
-from ktrdr_pipelines.load.facts import SeriesFacts, of_open_session
+from ktrdr_pipelines.load.evidence import Evidence
+from ktrdr_pipelines.load.facts import SeriesFacts
 from ktrdr_pipelines.load.given import Given
 from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.load.life import LifeSigns
 from ktrdr_pipelines.load.modes import Manner
-from ktrdr_pipelines.load.probing import Cell, month_of, year_of
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress
 from ktrdr_pipelines.load.schedules import Schedules
@@ -35,6 +36,8 @@ from ktrdr_pipelines.load.widths import Widths
 from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.mirror import Fingerprint, fingerprint
 from ktrdr_pipelines.store.parquet import BarStore, SaveResult
+
+_INSTANT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Means:
     claimant: Claimant
     ranges: RangeDiscovery
     life: LifeSigns
+    evidence: Evidence
     widths: Widths
     progress: Progress
 
@@ -70,7 +74,9 @@ class Desk:
         self.stop: GatewayError | None = None
         self.is_dead = False
         self.failures_in_a_row = 0
-        self.unproved = IntervalSet()
+        self.left_by_bars = IntervalSet()
+        self._skipped = IntervalSet()
+        self.disagreement: Disagreement | None = None
         self._given = Given()
         self._seen: dict[Path, Fingerprint] = {}
         self.asking = Asking(
@@ -120,59 +126,63 @@ class Desk:
         now = self.means.keeper.patience.clock()
         self.facts.learn(saved, proof_now=now)
 
-    async def learn_listing(self, silent: Interval | None = None) -> None:
-        """Excuse what lies before the start of the gateway's data.
+    async def learn_beginning(self, *, ask: bool = True) -> bool:
+        """Excuse what lies before the data of the contract where it is proved where they begin.
 
-        Where the gateway cannot say it, or says what held bars contradict, the year (or month) of
-        a stretch that was just silent is probed.
+        Args:
+            ask: ask for the head timestamp where it is not freshly known.
+
+        Returns: whether something is excused by it.
         """
-        head = await self._head()
-        self.facts.excuse_before(head)
-        if silent is not None and (head is None or self.facts.contradicts(head)):
-            await self._probe_around(silent)
-
-    async def _probe_around(self, silent: Interval) -> None:
-        """Excuse the year or the month of a stretch if it has no bar, and older ones are unknown.
-
-        Only years and months that end before the oldest bar are probed: a silence behind it is no
-        matter of where data begin.
-        """
+        head = await self._head() if ask else self._known_head()
         bars = self.facts.bars.hull
-        if bars is None:
-            return
-        (oldest, _), (_, newest) = self.facts.days_of(bars), self.facts.days_of(silent)
-        cells = (year_of(newest), month_of(newest))
-        for cell in cells if self.series.timeframe.is_intraday else cells[:1]:
-            if cell.end <= oldest and await self._is_silent(cell):
-                self.facts.excuse_silence(cell.first, cell.end)
-                return
-
-    async def _is_silent(self, cell: Cell) -> bool:
-        async def ask(timeframe: Timeframe, end: date, duration: str) -> date | None:
-            ends_at = self.facts.calendar.day_starts_at(end)
-            return await self.asking.oldest(timeframe, ends_at, duration)
-
-        return await self.means.ranges.is_silent(
-            ask,
+        found = self.means.evidence.beginning(
             self.series.instrument,
-            self.identity.contract_id,
-            cell=cell,
-            at=self.means.keeper.patience.clock(),
+            self.facts.calendar,
+            head,
+            unsaved=self._oldest_day(bars) if bars else None,
         )
+        self.facts.excuse_before(found.day)
+        return found.day is not None
 
-    async def learn_sessions(self, stamps: Interval) -> bool:
-        """Ask whether a silent stretch has the session that is expected; say what changed."""
-        need = self.need(stamps)
-        hull = need.gaps().hull
-        spans = expected_spans(need.calendar, need.timeframe, hull) if hull else []
-        closed = [span for span in spans if is_closed(span, need.now)]
-        if not closed:
-            return False
-        day = need.calendar.day_of(closed[-1].opens_at)
-        if not await self.means.schedules.after_silence(self.series, day, self.note):
+    def _oldest_day(self, bars: Interval) -> date:
+        """Return the session date of the oldest bar; a week refutes only what is behind it."""
+        first = self.facts.days_of(bars)[0]
+        return first + timedelta(days=6) if self.series.timeframe is Timeframe.W1 else first
+
+    def asked_before(self, chunk: Chunk, begins_at: datetime) -> Interval | None:
+        """Return what a response spoke of before its first bar, in real time; None for weeks.
+
+        A weekly bar does not say on which day of its week the data begin.
+        """
+        timeframe, calendar = self.series.timeframe, self.facts.calendar
+        if timeframe is Timeframe.W1:
+            return None
+        spans = expected_spans(calendar, timeframe, chunk.stamps)
+        first = spans[0].opens_at if spans else chunk.stamps.start
+        if timeframe.is_intraday:
+            return between(first, begins_at)
+        began = next((span for span in spans if begins_at in span.stamps), None)
+        return between(first, began.opens_at) if began else None
+
+    def oldest_known(self) -> datetime | None:
+        """Return when the oldest covered session of the series opens, in real time."""
+        hull = self.facts.bars.hull
+        if hull is None:
+            return None
+        if self.series.timeframe.is_intraday:
+            return hull.start
+        spans = expected_spans(
+            self.facts.calendar, self.series.timeframe, Interval(hull.start, hull.start + _INSTANT)
+        )
+        return spans[0].opens_at if spans else hull.start
+
+    async def learn_sessions(self, day: date) -> bool:
+        """Ask whether a date without bars has the session that is expected; say what changed."""
+        if not await self.means.schedules.after_empty_session(self.series, day, self.note):
             return False
         self.facts.learn_calendar(self.means.calendars.of(self.series.instrument))
-        return self.need(stamps).gaps() != need.gaps()
+        return True
 
     async def is_alive(self) -> bool:
         """Say whether the contract has lately answered with bars; without, more asking is vain."""
@@ -192,9 +202,28 @@ class Desk:
             keeper, instrument, self.identity.contract_id, self.note
         )
 
-    def settle(self, coverage: Coverage, bars: pa.Table | None = None) -> None:
-        """Take in what an answer settled, and the bars that it gave."""
-        self.facts.settle(coverage, self.means.keeper.patience.clock())
+    def _known_head(self) -> datetime | None:
+        return self.means.ranges.known_head(self.series.instrument, self.identity.contract_id)
+
+    def compare_with_held(self, chunk: Chunk, bars: pa.Table) -> None:
+        """Look whether bars that came again still agree with those that are held."""
+        first = micros(chunk.stamps.start)
+        keys = stamps(bars)
+        again = bars.filter(pa.array(keys < first))
+        if not again.num_rows:
+            return
+        low, high = moment(int(keys[0])), chunk.stamps.start
+        held = self.means.store.read(self.series, Interval(low, high))
+        found = disagreement(held, again)
+        if found is not None and self.disagreement is None:
+            self.disagreement = found
+            at = self.means.keeper.patience.clock()
+            self.means.store.ledger.record_disagreement(series_key(self.series), found, at)
+            self.note(str(found))
+
+    def cover(self, coverage: Coverage, bars: pa.Table | None = None) -> None:
+        """Take in what a response covered, and the bars that it gave."""
+        self.facts.cover(coverage, self.means.keeper.patience.clock())
         self.commits.add(bars, coverage)
         if bars is not None and self.facts.again:
             self._given.take(bars)
@@ -211,18 +240,34 @@ class Desk:
             store.ledger.record_refreshed(series_key(self.series), answered, now)
         return result
 
+    def days_of(self, span: Span) -> set[date]:
+        """Return the session dates inside a span."""
+        inside = Interval(span.opens_at, span.closes_at)
+        return {one.day for one in self.facts.calendar.sessions_meeting(inside)}
+
+    def skip(self, stamps: Interval) -> None:
+        """Leave an interval unrequested: requests beside it brought no bars."""
+        part = self.need(stamps).gaps()
+        self._skipped |= part
+        self.defer_part(part)
+
+    def was_skipped(self, stamps: Interval) -> bool:
+        """Whether an interval was left unrequested."""
+        return self._skipped.covers(stamps)
+
     def count_kept(self) -> int:
         """Count the bars that were asked for again and that the gateway no longer gives."""
         again = self.facts.proved & self.facts.again
         return self._given.count_kept(self.means.store, self.series, again) if again else 0
 
-    def set_aside(self, stamps: Interval, but: IntervalSet) -> None:
-        """Leave to another run what is open in a stretch, but for what is asked again."""
-        need = self.need(stamps)
-        rest = need.gaps() - but
-        if rest:
-            self.unproved |= rest - of_open_session(need, rest)
-            self.facts.set_aside(rest)
+    def defer(self, stamps: Interval) -> None:
+        """Leave to another request or run what is open in an interval."""
+        self.defer_part(self.need(stamps).gaps())
+
+    def defer_part(self, part: IntervalSet) -> None:
+        """Leave an open part to another request or run."""
+        if part:
+            self.facts.defer(part)
 
     def note(self, text: str) -> None:
         """Say something that a person may want to know."""

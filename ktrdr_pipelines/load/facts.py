@@ -7,20 +7,12 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.gaps import due_gaps, first_stamp_of, is_closed, whole_sessions
+from ktrdr_pipelines.core.gaps import due_gaps, first_stamps_of, is_closed, whole_sessions
 from ktrdr_pipelines.core.instruments import Instrument, Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Need
-from ktrdr_pipelines.core.sessions import (
-    SessionCalendar,
-    expected_spans,
-    monday_of,
-    stamps_between,
-)
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.core.sessions import SessionCalendar, expected_spans
 from ktrdr_pipelines.limits import IbLimitsRegistry
-
-_WEEK = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +60,7 @@ class SeriesFacts:
         self.calendar = calendar
         self.wanted = whole_sessions(self.calendar, series.timeframe, wanted)
         self.bars = coverage.bars
-        self._before_head = IntervalSet()
-        self._silent = IntervalSet()
+        self._begins: date | None = None
         self.again = whole_sessions(self.calendar, series.timeframe, again or IntervalSet())
         self.suspects = suspects
         self.proved = IntervalSet()
@@ -77,7 +68,7 @@ class SeriesFacts:
         self.next_try_at: datetime | None = None
         self._stored = coverage
         self._settled: IntervalSet | None = None
-        self._set_aside = IntervalSet()
+        self._deferred = IntervalSet()
 
     def need(
         self,
@@ -101,7 +92,7 @@ class SeriesFacts:
         return Need(
             calendar=self.calendar,
             timeframe=self.series.timeframe,
-            wanted=wanted if everything else wanted - self._set_aside,
+            wanted=wanted if everything else wanted - self._deferred,
             settled=self._known(proof_now),
             now=now,
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
@@ -110,17 +101,21 @@ class SeriesFacts:
 
     @property
     def before_listing(self) -> IntervalSet:
-        """What is excused because the gateway's data begin later.
+        """What is excused because the contract's data begin later.
 
-        A silence that probing found counts only while no older bar is known: else it is a hole in
-        a history, and is asked for like any other.
+        Of the first session, what lies before its first bar is excused too.
         """
-        bars, hull = self.bars.hull, self._silent.hull
-        if bars is None or hull is None:
-            return self._before_head
-        before = between(hull.start, bars.start)
-        silent = self._silent.clip(before) if before else IntervalSet()
-        return self._before_head | (silent & self.wanted)
+        hull = self.wanted.hull
+        if self._begins is None or hull is None:
+            return IntervalSet()
+        ends = first_stamps_of(self.calendar, self.series.timeframe, self._begins)
+        bars = self.bars.hull
+        if bars is not None and bars.start in ends:
+            end = bars.start
+        else:
+            end = ends.start
+        before = between(hull.start, end)
+        return IntervalSet([before] if before else [])
 
     def left(self, need: Need, proof_now: datetime) -> IntervalSet:
         """Give what is missing of a need, whatever of it was to be asked for once more.
@@ -139,10 +134,6 @@ class SeriesFacts:
             now=need.now,
         )
 
-    def was_empty(self, gaps: IntervalSet) -> bool:
-        """Say whether all of some gaps was proved empty once; by now it is asked for again."""
-        return not gaps - IntervalSet(proof.interval for proof in self._stored.empty)
-
     def open_in(self, stamps: Interval, now: datetime, proof_now: datetime) -> IntervalSet:
         """Give what has no answer in a stretch, whether or not this run wants it."""
         return due_gaps(
@@ -153,12 +144,17 @@ class SeriesFacts:
             now=now,
         )
 
-    def settle(self, coverage: Coverage, proof_now: datetime) -> None:
-        """Take in what an answer settled."""
+    def cover(self, coverage: Coverage, proof_now: datetime) -> None:
+        """Take in what a response covered, or what was proved to be empty."""
         self.bars |= coverage.bars
-        settled = coverage.settled(proof_now)
-        self.proved |= settled
-        self._settled = self._known(proof_now) | settled
+        covered = coverage.settled(proof_now)
+        self.proved |= covered
+        self._settled = self._known(proof_now) | covered
+
+    @property
+    def coverage(self) -> Coverage:
+        """What was covered on disk when the run began, for what it says of empty sessions."""
+        return self._stored
 
     def learn(self, stored: Coverage, proof_now: datetime) -> None:
         """Take in what stands on disk by now, by whomever; it answers no second question."""
@@ -175,36 +171,23 @@ class SeriesFacts:
         self.calendar = calendar
         self.wanted |= whole_sessions(calendar, self.series.timeframe, self.wanted)
 
-    def set_aside(self, stretch: IntervalSet) -> None:
-        """Leave a stretch to another run."""
-        self._set_aside |= stretch
+    def defer(self, part: IntervalSet) -> None:
+        """Leave a part to another request or run."""
+        self._deferred |= part
+
+    def resume(self, part: IntervalSet) -> None:
+        """Request a part after all."""
+        self._deferred -= part
 
     def put_off(self, stretch: IntervalSet, until: datetime | None) -> None:
         """Leave the sessions of a stretch alone, because they were tried in vain a while ago."""
         self.left_alone = whole_sessions(self.calendar, self.series.timeframe, stretch)
         self.next_try_at = until if stretch else None
-        self.set_aside(self.left_alone)
+        self.defer(self.left_alone)
 
-    def excuse_before(self, head: datetime | None) -> None:
-        """Excuse what lies before the start of the gateway's data, in real time.
-
-        A start that is later than a bar which is held is none, and excuses nothing.
-        """
-        hull = self.wanted.hull
-        if head is None or hull is None or self.contradicts(head):
-            return
-        if before := between(hull.start, self.first_stamp(head)):
-            self._before_head |= IntervalSet([before])
-
-    def contradicts(self, head: datetime) -> bool:
-        """Say whether a bar is held that is older than the alleged start of the data."""
-        bars = self.bars.hull
-        return bars is not None and bars.start < self.first_stamp(head)
-
-    def excuse_silence(self, first: date, end: date) -> None:
-        """Excuse session dates ``[first, end)`` that probing found to have no bar."""
-        stamps = silent_stamps(self.calendar, self.series.timeframe, first, end)
-        self._silent |= IntervalSet(stamps)
+    def excuse_before(self, day: date | None) -> None:
+        """Excuse what lies before the session date at which the contract's data begin."""
+        self._begins = day
 
     def days_of(self, stamps: Interval) -> tuple[date, date]:
         """Give the session dates of the first and the last moment of a stretch of stamps."""
@@ -212,27 +195,6 @@ class SeriesFacts:
         if self.series.timeframe.is_intraday:
             return self.calendar.day_of(stamps.start), self.calendar.day_of(last)
         return stamps.start.date(), last.date()
-
-    def reaches_before(self, head: datetime) -> bool:
-        """Say whether anything before the start of the gateway's data is wanted."""
-        hull = self.wanted.hull
-        return hull is not None and hull.start < self.first_stamp(head)
-
-    def first_stamp(self, head: datetime) -> datetime:
-        """Give the earliest stamp that data from a moment of real time can have."""
-        return first_stamp_of(self.calendar, self.series.timeframe, head)
-
-
-def silent_stamps(
-    calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date
-) -> list[Interval]:
-    """Give the stretch of stamps that lies wholly in session dates ``[first, end)``, if any.
-
-    A week that reaches over either end is left out: it may have bars.
-    """
-    if timeframe is Timeframe.W1:
-        end = monday_of(end)
-    return [stamps_between(calendar, timeframe, first, end)] if first + _WEEK < end else []
 
 
 def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:

@@ -9,9 +9,9 @@ Not here: what is found out of one series (``load.gappage``), what is read of it
 how gaps are shown or filled.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime
 from functools import lru_cache
 from pathlib import Path
 
@@ -97,7 +97,39 @@ class GapBook:
         calendars = {one: self._calendar(one) for one in wanted}
         holdings = Holdings(self.store, self._memory.holdings).of(calendars)
         facts = Ledgered(self.store, self._gateway)
-        return [self._look(one, calendars[one], holdings[one], facts, now=now) for one in wanted]
+        oldest = self._oldest_days(wanted, holdings, facts)
+        return [
+            self._look(
+                one, calendars[one], holdings[one], facts, now=now, oldest=oldest.get(one.symbol)
+            )
+            for one in wanted
+        ]
+
+    def _oldest_days(
+        self,
+        wanted: Iterable[Series],
+        known: Mapping[Series, "Holding | StoreError"],
+        facts: Ledgered,
+    ) -> dict[str, date]:
+        """Return the oldest session date that is held of symbols, over all their timeframes.
+
+        Only of symbols whose beginning was stated: an older bar of any timeframe refutes that.
+        """
+        instruments = {one.symbol: one.instrument for one in wanted if facts.may_begin(one.symbol)}
+        others = {
+            series: self._calendar(series)
+            for symbol, instrument in instruments.items()
+            for timeframe in self.store.layout.timeframes_of(symbol)
+            if (series := Series(instrument, timeframe)) not in known
+        }
+        found = {**known, **Holdings(self.store, self._memory.holdings).of(others)}
+        oldest: dict[str, date] = {}
+        for series, holding in found.items():
+            if series.symbol in instruments and not isinstance(holding, StoreError):
+                days = [day for day in (oldest.get(series.symbol), holding.first) if day]
+                if days:
+                    oldest[series.symbol] = min(days)
+        return oldest
 
     def completeness(self, series: Series, now: datetime) -> Completeness:
         """Count have, expected, settled, explained and unexplained bars, session by session.
@@ -113,7 +145,9 @@ class GapBook:
         if isinstance(holding, StoreError):
             raise holding
         spans = span_arrays(calendar, series.timeframe)
-        known = Ledgered(self.store, self._gateway).of(series, holding)
+        facts = Ledgered(self.store, self._gateway)
+        oldest_day = self._oldest_days([series], {series: holding}, facts).get(series.symbol)
+        known = facts.of(series, calendar, holding, oldest_day)
         standing = standing_of(series, calendar, holding, known, now=now)
         oldest = standing.oldest_bar if standing.oldest_bar is not None else standing.wanted_from
         low = int(np.searchsorted(spans.spans.ends, min(oldest, standing.wanted_from), "right"))
@@ -151,10 +185,11 @@ class GapBook:
         facts: Ledgered,
         *,
         now: datetime,
+        oldest: date | None,
     ) -> SeriesGaps:
         if isinstance(holding, StoreError):
             return SeriesGaps(series, error=holding)
-        key, known = series_key(series), facts.of(series, holding)
+        key, known = series_key(series), facts.of(series, calendar, holding, oldest)
         if calendar.known is None:
             return of_unknown_sessions(series, calendar, holding, known, now=now)
         page = self._memory.pages.get(key)

@@ -9,6 +9,8 @@ from datetime import UTC, date, datetime
 
 from ktrdr_pipelines.core.bars import moment
 from ktrdr_pipelines.core.completeness import Gap, GapReason, find_gaps, next_close
+from ktrdr_pipelines.core.coverage import REFUTABLE, Emptiness
+from ktrdr_pipelines.core.disagreement import Disagreement
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import IntervalSet, between
 from ktrdr_pipelines.core.sessions import SessionCalendar
@@ -29,7 +31,8 @@ class SeriesGaps:
     ``gaps`` are neither settled nor explained; ``waiting`` is due of sessions that are still open.
     ``settled_until`` is the end of the newest settled stretch; ``first`` and ``last`` are session
     dates of bars held; ``attempts`` are the tries that settled nothing. Before ``expected_from``
-    nothing is expected. ``error`` says why nothing else could be learned.
+    nothing is expected. ``disputed`` are ranges that are explained in spite of held data, or by a
+    person's word; ``disagreements`` held bars that came again at other prices. ``error`` says why nothing else could be learned.
     """
 
     series: Series
@@ -41,6 +44,8 @@ class SeriesGaps:
     last: date | None = None
     attempts: tuple[Attempt, ...] = ()
     expected_from: datetime | None = None
+    disputed: tuple[Emptiness, ...] = ()
+    disagreements: tuple[Disagreement, ...] = ()
     error: StoreError | None = None
 
     @property
@@ -98,8 +103,10 @@ def written(
         last=holding.last,
         attempts=known.attempts,
         expected_from=moment(standing.explained_to),
+        disputed=tuple(one for one in holding.proofs if one.kind not in REFUTABLE),
+        disagreements=known.disagreements,
     )
-    changes = (next_close(spans, now), holding.next_expiry(now), known.next_expiry(now))
+    changes = (next_close(spans, now), holding.next_expiry(now))
     good_until = min((at for at in changes if at is not None), default=_FOR_EVER)
     return Page(series, holding, known, now, good_until, found)
 

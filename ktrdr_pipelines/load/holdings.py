@@ -16,7 +16,7 @@ import numpy as np
 from ktrdr_pipelines.core.bars import micros
 from ktrdr_pipelines.core.coverage import Emptiness
 from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.spanarrays import SpanArrays, span_arrays
 from ktrdr_pipelines.core.stretches import Stretches, covered, joined, stretches_of
@@ -173,7 +173,7 @@ def _holding(
         oldest_bar=_start_of(spans, calendar, held.min()) if len(held) else None,
         suspects=tuple(
             one
-            for one in _suspects(spans, _answered(settled, proofs), days, counts)
+            for one in _suspects(spans, settled, days, counts)
             if may_be_suspect(series.instrument, one[1])
         ),
     )
@@ -186,7 +186,7 @@ def _coverage(rows: Iterable[Mirrored]) -> tuple[Stretches, tuple[Emptiness, ...
     for row in rows:
         fields = json.loads(row.coverage_json)
         bounds += fields["bars"]
-        if fields["empty"]:
+        if fields["empty"] or "proofs" in fields:
             proofs += row.coverage.empty
     return joined(np.array(bounds, dtype=np.int64).reshape(-1, 2)), tuple(proofs)
 
@@ -207,13 +207,6 @@ def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) 
     if spans.trading is None:
         return int(day.astype("datetime64[us]").astype(np.int64))
     return micros(calendar.day_starts_at(date.fromisoformat(str(day))))
-
-
-def _answered(bars: Stretches, proofs: Iterable[Emptiness]) -> Stretches:
-    """Join what is settled as bars and what was ever proved empty."""
-    empty = stretches_of(IntervalSet(proof.interval for proof in proofs))
-    both = (np.concatenate(pair) for pair in zip(bars, empty, strict=True))
-    return joined(np.stack(list(both), axis=1))
 
 
 def _suspects(

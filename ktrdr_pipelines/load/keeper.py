@@ -101,6 +101,14 @@ class SourceKeeper:
         here = self.patience.clock()
         return min(self._source.now(), here) if self._source else here
 
+    def gateway_now(self) -> datetime:
+        """Return the gateway's clock as it is, by which its statements are told apart in time."""
+        return self._source.now() if self._source else self.patience.clock()
+
+    def market_now(self) -> datetime:
+        """Return this machine's time, by which proofs of emptiness age."""
+        return self.patience.clock()
+
     @property
     def is_open(self) -> bool:
         """Say whether a gateway is connected."""

@@ -9,6 +9,7 @@ from functools import partial
 
 import pyarrow as pa
 
+from ktrdr_pipelines.core.attempts import AttemptKind
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Identity, Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -65,6 +66,10 @@ class IbDataLoader:
         report = await self._work(facts, manner)
         if manner.refresh and not report.not_refreshed:
             self._means.store.ledger.end_refresh(series_key(series), facts.wanted)
+            held = facts.bars.hull
+            if held is not None and facts.wanted.covers(held):
+                self._means.store.ledger.clear_disagreements(series_key(series))
+                report = replace(report, disagreements=())
         return report
 
     async def load_progressive(
@@ -103,32 +108,43 @@ class IbDataLoader:
         return Outlook(means.store, means.calendars, means.ranges, self._clock)
 
     async def _work(self, facts: SeriesFacts, manner: Manner) -> SeriesReport:
-        """Ask for what is due, if anything is; without, nobody is bothered."""
+        """Request what is due, if anything is; without, no gateway is asked."""
         gaps = facts.need(self._means.keeper.now(), self._clock()).gaps().hull
         if gaps is None:
             return self._report(facts, manner)
         identity = await self._identity(facts.series, gaps)
-        self._outlook.recall_listing(facts, manner, identity.contract_id)
+        self._outlook.recall_beginning(facts, identity.contract_id)
         await self._hear_hours(facts)
         work = SeriesWork(self._means, facts, identity, manner)
         await work.run()
         report = self._report(facts, manner, work)
-        new = report.suspect - IntervalSet(one.stamps for one in facts.suspects)
-        if new and not work.is_over:
-            again = await self._ask_again(facts.series, new, identity, manner)
-            report = report.then_suspects(again, new)
         if report.suspect:
-            self._tell_of_suspects(facts.series)
+            self._defer_sparse(facts.series, report)
         return report
 
-    async def _ask_again(
-        self, series: Series, suspect: IntervalSet, identity: Identity, manner: Manner
-    ) -> SeriesReport:
-        """Ask once more for sessions that look as if bars had been left out, for them alone."""
-        facts = self._outlook.facts(series, suspect, replace(manner, refresh=False))
-        work = SeriesWork(self._means, facts, identity, manner)
-        await work.run()
-        return self._report(facts, manner, work)
+    def checked_again(self, job: Job, report: SeriesReport) -> SeriesReport:
+        """Return a report as the store stands at the end of a run of many series.
+
+        Bars of one timeframe may have refuted what another one, finished before, was told.
+        """
+        if report.error is not None or report.now is None:
+            return report
+        missing = self._outlook.unexplained(job, report.now)
+        known = report.unexplained | report.waiting | report.put_off
+        return replace(report, unexplained=report.unexplained | (missing - known))
+
+    def _defer_sparse(self, series: Series, report: SeriesReport) -> None:
+        """Record which sparse sessions are requested once more, and when."""
+        tries = Tries(self._means.store.ledger, series, self._clock)
+        known = IntervalSet(one.interval for one in tries.known() if one.kind is AttemptKind.SPARSE)
+        for part in report.suspect:
+            if not known.covers(part):
+                tries.left_open(
+                    part,
+                    AttemptKind.SPARSE,
+                    "far fewer bars than the sessions around it; it is requested once more",
+                )
+        self._tell_of_suspects(series)
 
     def _tell_of_suspects(self, series: Series) -> None:
         """Say which sessions look as if something were missing, and could not be asked again."""
@@ -137,8 +153,8 @@ class IbDataLoader:
             more = f" and {len(found) - len(days)} before" if len(found) > len(days) else ""
             self._note(
                 series,
-                f"far fewer bars than in the sessions around: {', '.join(days)}{more}; the next "
-                "load asks for them once more",
+                f"far fewer bars than in the sessions around: {', '.join(days)}{more}; they are "
+                "requested once more a quarter of an hour after the first time",
             )
 
     def _tell_of_resuming(self, facts: SeriesFacts) -> None:
@@ -211,4 +227,6 @@ class IbDataLoader:
             not_refreshed=again - of_open_session(need, again),
             kept=work.kept if work else 0,
             suspect=IntervalSet(one.stamps for one in found) & facts.wanted,
+            confirmed_at=work.confirmed_at if work else None,
+            disagreements=tuple(self._means.store.ledger.disagreements(series_key(facts.series))),
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from ktrdr_pipelines.core.answers import BarSource
 from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     DiskError,
@@ -19,9 +20,11 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.load.claims import claiming
 from ktrdr_pipelines.load.desk import Means
 from ktrdr_pipelines.load.discovery import Beginning, Discovery
+from ktrdr_pipelines.load.evidence import Evidence
 from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
 from ktrdr_pipelines.load.life import LifeSigns
 from ktrdr_pipelines.load.loader import IbDataLoader
+from ktrdr_pipelines.load.modes import Mode
 from ktrdr_pipelines.load.outlook import Job
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.reports import Progress, Quiet, SeriesReport
@@ -66,7 +69,9 @@ class LoadManager:
             DiskError: the store cannot be written.
         """
         async with self._means() as means:
-            return await _all(IbDataLoader(means), jobs)
+            loader = IbDataLoader(means)
+            reports = await _all(loader, jobs)
+            return [loader.checked_again(job, one) for job, one in zip(jobs, reports, strict=True)]
 
     async def discover(
         self, instruments: Sequence[Instrument], *, refresh: bool = False
@@ -97,6 +102,7 @@ class LoadManager:
                     claimant=claimant,
                     ranges=RangeDiscovery(ledger, self.gateway),
                     life=LifeSigns(),
+                    evidence=Evidence(store, self.gateway, self.patience.clock),
                     widths=Widths(ledger, self.gateway, self.patience.clock),
                     progress=self.progress,
                 )
@@ -116,10 +122,23 @@ async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
     places = asyncio.Semaphore(_AT_ONCE)
     turns = {job.series: asyncio.Lock() for job in jobs}
     order = sorted(range(len(jobs)), key=lambda n: jobs[n].series.timeframe.seconds, reverse=True)
+    daily = {
+        job.series.symbol: asyncio.Event()
+        for job in jobs
+        if job.series.timeframe is Timeframe.D1 and job.mode is not Mode.TAIL
+    }
 
     async def within(job: Job) -> SeriesReport:
-        async with turns[job.series], places:
-            return await _one(loader, job)
+        """Load a job after the daily bars of its symbol, which speak for every timeframe."""
+        first = daily.get(job.series.symbol)
+        if first is not None and job.series.timeframe is not Timeframe.D1:
+            await first.wait()
+        try:
+            async with turns[job.series], places:
+                return await _one(loader, job)
+        finally:
+            if first is not None and job.series.timeframe is Timeframe.D1:
+                first.set()
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from ktrdr_pipelines.core.attempts import AttemptKind
 from ktrdr_pipelines.core.bars import micros, moment
 from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.instruments import Series
@@ -17,7 +18,13 @@ from ktrdr_pipelines.core.stretches import stretches_of
 from ktrdr_pipelines.core.suspects import suspect_days
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.load.contracts import known_contract
-from ktrdr_pipelines.load.facts import SeriesFacts, Suspect, may_be_suspect
+from ktrdr_pipelines.load.evidence import Evidence
+from ktrdr_pipelines.load.facts import (
+    SeriesFacts,
+    Suspect,
+    may_be_suspect,
+    of_open_session,
+)
 from ktrdr_pipelines.load.modes import AskedBy, Bounds, Manner, Mode, wanted_by
 from ktrdr_pipelines.load.ranges import RangeDiscovery
 from ktrdr_pipelines.load.tries import Tries, next_try, put_off
@@ -88,10 +95,22 @@ class Outlook:
         facts = self.facts(job.series, self.wanted(job, now), job.manner)
         return facts.need(now, self._clock()).gaps()
 
+    def unexplained(self, job: Job, now: datetime) -> IntervalSet:
+        """Return what a job wants and the store neither covers nor explains, sessions that closed.
+
+        Args:
+            job: what is wanted.
+            now: the gateway's time.
+        """
+        facts = self.facts(job.series, self.wanted(job, now), Manner(tail=True))
+        need = facts.need(now, self._clock(), everything=True)
+        gaps = facts.left(need, self._clock())
+        return gaps - of_open_session(need, gaps)
+
     def facts(self, series: Series, wanted: IntervalSet, manner: Manner) -> SeriesFacts:
         """Give what is known of a series: what is settled, excused and put off."""
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
-        suspects = () if manner.refresh or manner.tail else self.suspects(series)
+        suspects = () if manner.refresh or manner.tail else self.due_sparse(series)
         again = IntervalSet(one.stamps for one in suspects) & wanted
         if manner.refresh:
             again = wanted - self._refreshed(series)
@@ -100,7 +119,7 @@ class Outlook:
         )
         contract_id = known_contract(self._store, series)
         if contract_id is not None:
-            self.recall_listing(facts, manner, contract_id)
+            self.recall_beginning(facts, contract_id)
         self._put_off(facts, manner)
         return facts
 
@@ -109,17 +128,30 @@ class Outlook:
         known = self._store.ledger.refreshed(series_key(series), self._clock())
         return known.stamps if known else IntervalSet()
 
-    def suspects(self, series: Series) -> tuple[Suspect, ...]:
-        """Give the sessions that have far fewer bars than their neighbours.
+    def due_sparse(self, series: Series) -> tuple[Suspect, ...]:
+        """Return the sparse sessions that may be requested once more by now.
 
-        What was asked again and gave the same is no suspect any more.
+        A second response counts only some time after the first: a gateway that is ill for a
+        minute returns too little twice.
+        """
+        early = IntervalSet(
+            attempt.interval
+            for attempt in self._store.ledger.attempts(series_key(series))
+            if attempt.kind is AttemptKind.SPARSE and not attempt.is_due(self._clock())
+        )
+        return tuple(one for one in self.suspects(series) if not early.clip(one.stamps))
+
+    def suspects(self, series: Series) -> tuple[Suspect, ...]:
+        """Return the sparse sessions: far fewer bars than their neighbours, or none.
+
+        What was requested once more and gave the same is not sparse any more, and what is proved
+        to be empty is judged by its statements.
         """
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
         if not coverage.bars or series.timeframe is Timeframe.W1:
             return ()
         spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
-        empty = IntervalSet(proof.interval for proof in coverage.empty)
-        settled, now = stretches_of(coverage.bars | empty), micros(self._clock())
+        settled, now = stretches_of(coverage.bars), micros(self._clock())
         confirmed = self._store.ledger.confirmed(series_key(series))
         found = (
             (spans.days[place].item(), int(spans.spans.starts[place]), int(spans.spans.ends[place]))
@@ -131,18 +163,14 @@ class Outlook:
             if confirmed.get(day) != rows.get(day, 0) and may_be_suspect(series.instrument, day)
         )
 
-    def recall_listing(self, facts: SeriesFacts, manner: Manner, contract_id: int) -> None:
-        """Excuse what lies before the oldest data, as far as that is known.
-
-        A person's load asks again after a day; other work believes what was heard last, since a
-        listing does not move and the question counts against IB's hardest rule.
-        """
-        instrument = facts.series.instrument
-        is_sensor = manner.asked_by is AskedBy.SENSOR
-        if is_sensor or self._ranges.is_fresh(instrument, contract_id, self._clock()):
-            facts.excuse_before(self._ranges.known_head(instrument, contract_id))
-        for one in self._ranges.silences(instrument, contract_id, self._clock()):
-            facts.excuse_silence(one.first, one.end)
+    def recall_beginning(self, facts: SeriesFacts, contract_id: int) -> None:
+        """Excuse what lies before the contract's data, as far as statements prove that."""
+        series, hull = facts.series, facts.bars.hull
+        evidence = Evidence(self._store, self._ranges.gateway, self._clock)
+        head = self._ranges.known_head(series.instrument, contract_id)
+        unsaved = facts.days_of(hull)[0] if hull and series.timeframe is not Timeframe.W1 else None
+        found = evidence.beginning(series.instrument, facts.calendar, head, unsaved=unsaved)
+        facts.excuse_before(found.day)
 
     def _put_off(self, facts: SeriesFacts, manner: Manner) -> None:
         """Leave to later what automatic work has tried in vain a short while ago.

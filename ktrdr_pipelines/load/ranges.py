@@ -13,7 +13,7 @@ from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.load.audit import About, Inquiry, audited
 from ktrdr_pipelines.load.keeper import SourceKeeper
-from ktrdr_pipelines.load.probing import Ask, Cell, Search, oldest_in
+from ktrdr_pipelines.load.probing import Search
 from ktrdr_pipelines.store.ledger import HeadRecord, Ledger, ProbeRecord, SilenceRecord
 
 
@@ -24,8 +24,12 @@ class RangeDiscovery:
         self._ledger = ledger
         self._gateway = gateway
         self._asking = asyncio.Lock()
-        self._heard: dict[tuple[int, str, Cell], bool] = {}
         self._failed: set[tuple[int, str]] = set()
+
+    @property
+    def gateway(self) -> str:
+        """Whose data they are, as ``host:port``."""
+        return self._gateway
 
     def known_head(self, instrument: Instrument, contract_id: int) -> datetime | None:
         """Give the head timestamp that was last heard, however long ago."""
@@ -135,24 +139,6 @@ class RangeDiscovery:
         what = instrument.what_to_show.value
         records = self._ledger.silences_of(contract_id, what, self._gateway)
         return [record for record in records if record.is_valid(now)]
-
-    async def is_silent(
-        self, ask: Ask, instrument: Instrument, contract_id: int, *, cell: Cell, at: datetime
-    ) -> bool:
-        """Say whether a year or month has no bar at all, asking at most once in a run.
-
-        Raises:
-            GatewayError: it could not be asked.
-        """
-        what = instrument.what_to_show.value
-        key = (contract_id, what, cell)
-        async with self._asking:
-            if key not in self._heard:
-                self._heard[key] = await oldest_in(ask, cell) is None
-                if self._heard[key]:
-                    record = SilenceRecord(cell.first, cell.end, at)
-                    self._ledger.record_silence(contract_id, what, self._gateway, record=record)
-        return self._heard[key]
 
     def record(self, instrument: Instrument, contract_id: int) -> HeadRecord | None:
         """Give what the gateway said of the oldest data, and when; None where it was not asked."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
+from ktrdr_pipelines.core.disagreement import Disagreement
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import IntervalSet
 from ktrdr_pipelines.errors import GatewayError, KtrdrError
@@ -24,7 +25,9 @@ class SeriesReport:
     ``next_try_at``, because it had been tried in vain; it may belong to an open session.
     ``not_refreshed`` was to be asked for again, could not be had, and stands as it was; ``kept``
     counts bars that the gateway no longer gives and that stay. ``suspect`` are sessions that are
-    settled and look as if the gateway had left bars out; another load asks for them once more.
+    covered and look as if the gateway had left bars out; they are requested once more later.
+    ``confirmed_at`` is when the first of what came without bars can be confirmed.
+    ``disagreements`` are held bars that came again at other prices.
     """
 
     series: Series
@@ -43,6 +46,8 @@ class SeriesReport:
     not_refreshed: IntervalSet = field(default_factory=IntervalSet)
     kept: int = 0
     suspect: IntervalSet = field(default_factory=IntervalSet)
+    confirmed_at: datetime | None = None
+    disagreements: tuple[Disagreement, ...] = ()
 
     def then(self, later: "SeriesReport") -> "SeriesReport":
         """Join the reports of two loads of one series, one after the other: the end counts."""
@@ -56,28 +61,15 @@ class SeriesReport:
             error=later.error or self.error,
         )
 
-    def then_suspects(self, again: "SeriesReport", asked: IntervalSet) -> "SeriesReport":
-        """Add what came of asking once more for suspect sessions; all else stays as it was."""
-        return replace(
-            self.then(again),
-            unexplained=self.unexplained | again.unexplained,
-            waiting=self.waiting,
-            before_listing=self.before_listing,
-            put_off=self.put_off | again.put_off,
-            next_try_at=min(filter(None, (self.next_try_at, again.next_try_at)), default=None),
-            not_refreshed=self.not_refreshed | again.not_refreshed,
-            kept=self.kept + again.kept,
-            suspect=(self.suspect - asked) | again.suspect,
-        )
-
     @property
     def is_complete(self) -> bool:
-        """Say whether nothing that is due is unexplained, and all came that was asked again.
+        """Whether nothing that is due is unexplained or doubtful.
 
-        What an open session lacks by now may still come, unless it was tried in vain.
+        All came that was requested again. What an open session lacks by now may still come,
+        unless requests for it failed.
         """
-        left = self.unexplained or self.put_off or self.not_refreshed
-        return not left and self.error is None
+        left = self.unexplained or self.put_off or self.not_refreshed or self.suspect
+        return not left and not self.disagreements and self.error is None
 
     @property
     def summary(self) -> str:
@@ -96,10 +88,17 @@ class SeriesReport:
         elif self.not_refreshed:
             state = "not all refreshed"
         else:
-            state = "the open session is missing" if self.put_off else "complete"
+            state = "the open session is missing" if self.put_off else self._doubts
         if self.put_off and self.next_try_at:
             state += f", tried in vain and put off to {self.next_try_at:%Y-%m-%d %H:%MZ}"
         return f"{state}, session still open" if self.waiting else state
+
+    @property
+    def _doubts(self) -> str:
+        if self.disagreements:
+            return "held bars came again at other prices"
+        count = len(self.suspect)
+        return f"{count} sparse sessions to be requested once more" if count else "complete"
 
 
 class Progress(Protocol):

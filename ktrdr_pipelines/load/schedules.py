@@ -81,7 +81,9 @@ class Schedules:
                 remedy="Without them nothing is expected: name a known calendar in the universe",
             )
 
-    async def after_silence(self, series: Series, day: date, note: Callable[[str], None]) -> bool:
+    async def after_empty_session(
+        self, series: Series, day: date, note: Callable[[str], None]
+    ) -> bool:
         """Ask, where that was not done lately, whether a silent date has a session at all.
 
         Returns: whether the calendar is another one now.

@@ -17,28 +17,34 @@ from ktrdr_pipelines.core.completeness import (
     Standing,
     closed_count,
 )
-from ktrdr_pipelines.core.gaps import bar_lag, first_stamp_of
+from ktrdr_pipelines.core.disagreement import Disagreement
+from ktrdr_pipelines.core.evidence import StatementKind
+from ktrdr_pipelines.core.gaps import bar_lag, first_stamps_of
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.sessions import SessionCalendar, stamps_between
 from ktrdr_pipelines.core.spanarrays import SpanArrays
-from ktrdr_pipelines.core.stretches import EVER_US, Stretches, joined, stretches_of, without
-from ktrdr_pipelines.load.facts import silent_stamps
+from ktrdr_pipelines.core.stretches import EVER_US, Stretches, without
+from ktrdr_pipelines.load.evidence import beginning_of
 from ktrdr_pipelines.load.holdings import Holding
 from ktrdr_pipelines.load.modes import first_stamp
 from ktrdr_pipelines.store.attempts import Attempt, AttemptKind
 from ktrdr_pipelines.store.layout import store_origin
-from ktrdr_pipelines.store.ledger import SilenceRecord, series_key
+from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.parquet import BarStore
 
 _REASONS = {
     AttemptKind.ERROR: GapReason.FAILED,
-    AttemptKind.PROBED: GapReason.UNPROVED,
+    AttemptKind.PROBED: GapReason.UNCONFIRMED,
+    AttemptKind.CONTRADICTED: GapReason.CONTRADICTED,
+    AttemptKind.SPARSE: GapReason.SPARSE,
     AttemptKind.NO_DATA: GapReason.NO_DATA,
     AttemptKind.BLOCKED: GapReason.BLOCKED,
     AttemptKind.UNKNOWN: GapReason.FAILED,
 }
 _WEEKS = timedelta(days=14)
+_SHORTEST_US = 1_000_000
+"""Shorter than any bar: the last instant of a session waits until it is closed for good."""
 _EVER = datetime(1900, 1, 1, tzinfo=UTC)
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
@@ -48,13 +54,9 @@ class Known:
     """What the ledger knows of a series beside its files."""
 
     attempts: tuple[Attempt, ...]
-    head: datetime | None
-    silences: tuple[SilenceRecord, ...]
     confirmed: Mapping[date, int]
-
-    def next_expiry(self, now: datetime) -> datetime | None:
-        """Give when the next silence comes to be too old to be believed, or None."""
-        return min((at for one in self.silences if (at := one.expires_at) > now), default=None)
+    begins: date | None
+    disagreements: tuple[Disagreement, ...]
 
 
 class Ledgered:
@@ -64,20 +66,33 @@ class Ledgered:
         ledger, origin = store.ledger, store_origin(store.layout)
         self._attempts = ledger.all_attempts()
         self._heads = ledger.heads(gateway)
-        self._silences = ledger.silences(gateway)
+        self._statements = ledger.beginning_statements()
         self._confirmed = ledger.all_confirmed()
+        self._disagreements = ledger.all_disagreements()
         self._pinned = ledger.pinned_contracts(origin) if origin else {}
 
-    def of(self, series: Series, holding: Holding) -> Known:
-        """Give what is known of one series."""
+    def may_begin(self, symbol: str) -> bool:
+        """Whether there is a statement on where the data of a symbol begin."""
+        return any(one.kind is StatementKind.BEGINS for one in self._statements.get(symbol, ()))
+
+    def of(
+        self,
+        series: Series,
+        calendar: SessionCalendar,
+        holding: Holding,
+        oldest: date | None,
+    ) -> Known:
+        """Return what is known of one series; ``oldest`` is of all timeframes of its symbol."""
         key = series_key(series)
         contract = holding.contract_id or self._pinned.get(series.symbol)
         what = series.instrument.what_to_show.value
+        head = self._heads.get((contract, what)) if contract else None
+        said = self._statements.get(series.symbol, ())
         return Known(
             tuple(self._attempts.get(key, ())),
-            self._heads.get((contract, what)) if contract else None,
-            self._silences.get((contract, what), ()) if contract else (),
             self._confirmed.get(key, {}),
+            beginning_of(said, calendar, head, oldest).day if said else None,
+            self._disagreements.get(key, ()),
         )
 
 
@@ -85,13 +100,12 @@ def standing_of(
     series: Series, calendar: SessionCalendar, holding: Holding, known: Known, *, now: datetime
 ) -> Standing:
     """Say how a series stands at a moment."""
-    listed = first_stamp_of(calendar, series.timeframe, known.head) if known.head else None
     return Standing(
-        settled=_with_silences(series, calendar, holding, known, now=now),
+        settled=holding.settled(now),
         wanted_from=micros(first_stamp(series, calendar)),
         wanted_to=last_stamp(series, calendar),
-        listed_from=micros(listed) if listed else None,
-        oldest_bar=holding.oldest_bar,
+        listed_from=_listed_from(series, calendar, holding, known),
+        oldest_bar=None if known.begins else holding.oldest_bar,  # an older bar refutes ``begins``
         suspects=np.array(
             [place for place, day, rows in holding.suspects if known.confirmed.get(day) != rows],
             dtype=np.int64,
@@ -99,22 +113,20 @@ def standing_of(
     )
 
 
-def _with_silences(
-    series: Series, calendar: SessionCalendar, holding: Holding, known: Known, *, now: datetime
-) -> Stretches:
-    """Give what needs no asking: settled, or found silent before the oldest bar that is held."""
-    settled = holding.settled(now)
-    if holding.oldest_bar is None or not known.silences:
-        return settled
-    silent = stretches_of(
-        part
-        for one in known.silences
-        if one.is_valid(now)
-        for part in silent_stamps(calendar, series.timeframe, one.first, one.end)
-        if micros(part.end) <= holding.oldest_bar
-    )
-    both = (np.concatenate(pair) for pair in zip(settled, silent, strict=True))
-    return joined(np.stack(list(both), axis=1))
+def _listed_from(
+    series: Series, calendar: SessionCalendar, holding: Holding, known: Known
+) -> int | None:
+    """Return the stamp up to which nothing is expected because the data begin later.
+
+    Of the first session, what lies before its first bar is explained too.
+    """
+    if known.begins is None:
+        return None
+    first = first_stamps_of(calendar, series.timeframe, known.begins)
+    low, high = micros(first.start), micros(first.end)
+    if len(holding.bars.starts) and low <= int(holding.bars.starts[0]) < high:
+        return int(holding.bars.starts[0])
+    return low
 
 
 def claims_of(holding: Holding, known: Known, now: datetime) -> Sequence[Claimed]:
@@ -165,6 +177,6 @@ def waiting_of(
     parts = (
         between(moment(int(start)), moment(int(end)))
         for start, end in zip(pieces.starts, pieces.ends, strict=True)
-        if end < until or end - start >= length
+        if (end < until and end - start >= _SHORTEST_US) or end - start >= length
     )
     return IntervalSet(part for part in parts if isinstance(part, Interval))

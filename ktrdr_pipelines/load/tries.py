@@ -67,9 +67,11 @@ class Tries:
             stamps, kind_of(error), str(error), code=getattr(error, "code", None), lasts_s=lasts_s
         )
 
-    def left_open(self, stamps: Interval, kind: AttemptKind, text: str) -> None:
-        """Write down that answers proved nothing of a stretch."""
-        self._record(stamps, kind, text)
+    def left_open(
+        self, stamps: Interval, kind: AttemptKind, text: str, *, due_at: datetime | None = None
+    ) -> None:
+        """Record that responses left an interval open, and when the next one can count."""
+        self._record(stamps, kind, text, due_at=due_at)
 
     def answered(self) -> None:
         """Take in that bars came: nothing speaks against the series as a whole any more."""
@@ -92,11 +94,14 @@ class Tries:
         *,
         code: int | None = None,
         lasts_s: float = 0.0,
+        due_at: datetime | None = None,
     ) -> None:
         at = self._clock()
-        later = timedelta(seconds=lasts_s) if lasts_s else retry_in(kind, self._tries(stamps, kind))
+        if due_at is None:
+            wait = retry_in(kind, self._tries(stamps, kind))
+            due_at = at + (timedelta(seconds=lasts_s) if lasts_s else wait)
         self._ledger.record_attempt(
-            self._key, stamps, kind, error=text, code=code, next_try_at=at + later, at=at
+            self._key, stamps, kind, error=text, code=code, next_try_at=due_at, at=at
         )
 
     def _tries(self, stamps: Interval, kind: AttemptKind) -> int:

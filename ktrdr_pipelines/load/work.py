@@ -6,11 +6,12 @@ Not here: one chunk's requests (``load.cases``), how patiently the gateway is as
 
 import asyncio
 from collections import deque
+from datetime import datetime
 
 from ktrdr_pipelines.core.attempts import AttemptKind
 from ktrdr_pipelines.core.instruments import Identity
 from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, plan
+from ktrdr_pipelines.core.plan import Chunk, across_boundary, plan
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     EntitlementError,
@@ -21,12 +22,19 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.load.asking import Asking
 from ktrdr_pipelines.load.cases import Case
 from ktrdr_pipelines.load.commits import Commits
+from ktrdr_pipelines.load.confirmation import Confirmation
 from ktrdr_pipelines.load.desk import Desk, Means
 from ktrdr_pipelines.load.facts import SeriesFacts
 from ktrdr_pipelines.load.modes import Manner
 from ktrdr_pipelines.store.ledger import series_key
 
 _FAILURES_IN_A_ROW = 3
+_MOST_PASSES = 12
+"""Times that a run goes on after daily bars showed older ones: each pass reaches back a year."""
+
+_MOST_WITHOUT_BARS = 3
+"""Chunks in a row before the oldest bar that come without bars until daily bars are requested."""
+
 _OTHERS_S = 1.0
 
 
@@ -44,11 +52,14 @@ class SeriesWork:
         self._facts = facts
         self._tail = manner.tail
         self._desk = Desk(means, facts, identity, manner)
+        self._confirmation = Confirmation(self._desk)
+        self._older_without_bars = 0
         self._refused = False
         self._workers = 0
         self._failed = IntervalSet()
         self.kept = 0
         self.failures: list[GatewayError] = []
+        self.confirmed_at: datetime | None = None
 
     @property
     def asking(self) -> Asking:
@@ -78,24 +89,32 @@ class SeriesWork:
             StoreError: what was answered could not be saved.
         """
         try:
-            await self._refresh_listing()
+            self._confirmation.prove_known()
+            await self._desk.learn_beginning(ask=False)
             await self._rounds()
+            await self._confirm()
             await self._desk.commits.flush()
         finally:
             self._desk.commits.commit()
         self._close_attempts()
-        self._confirm_suspects()
+        self._confirm_sparse()
         self.kept = self._desk.count_kept()
         if isinstance(self._desk.stop, GatewayUnreachableError | ClientIdInUseError):
             raise self._desk.stop
 
-    async def _refresh_listing(self) -> None:
-        """Ask anew for a known start of the data, where more than that is wanted."""
-        identity = self._desk.identity
-        known = self._means.ranges.known_head(self._facts.series.instrument, identity.contract_id)
-        is_excused = bool(self._facts.before_listing)
-        if known is not None and not is_excused and self._facts.reaches_before(known):
-            await self._desk.learn_listing()
+    async def _confirm(self) -> None:
+        """Prove what came without bars to be empty, and request what turns out to have some."""
+        for _ in range(_MOST_PASSES):
+            if self._desk.is_over or self._tail:
+                return
+            try:
+                if not await self._confirmation.run():
+                    return
+            except GatewayError as error:
+                self._take_error(error)
+                return
+            self._older_without_bars = 0
+            await self._rounds()
 
     async def _rounds(self) -> None:
         while not self._desk.is_over and (chunks := plan(self._desk.need())):
@@ -117,7 +136,7 @@ class SeriesWork:
 
     def _hire(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
         """Let as many workers work as there are places for chunks that wait."""
-        places = 1 if self._tail else self._means.keeper.places
+        places = 1 if self._is_one_by_one else self._means.keeper.places
         for _ in range(min(len(queue), places - self._workers)):
             self._workers += 1
             group.create_task(self._work_off(group, queue))
@@ -131,10 +150,14 @@ class SeriesWork:
     async def _work_while(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
         """Work while there are chunks and places; hire where places were added."""
         while queue and not self._desk.is_over:
-            if not self._tail and self._workers > max(self._means.keeper.places, 1):
+            if not self._is_one_by_one and self._workers > max(self._means.keeper.places, 1):
                 return
             self._hire(group, queue)
-            chunk = queue.popleft()
+            chunk = across_boundary(self._desk.need(), queue.popleft())
+            if self._is_beyond_bars(chunk):
+                self._desk.skip(chunk.stamps)
+                self._means.progress.answered(self._facts.series, 0)
+                continue
             most = self._means.widths.most(self._facts.series.timeframe)
             if most is not None and chunk.sessions > most:
                 self._cut_anew(chunk, queue)
@@ -149,10 +172,32 @@ class SeriesWork:
                 if self._tail:
                     return
 
+    @property
+    def _is_one_by_one(self) -> bool:
+        """Whether chunks are requested one after the other.
+
+        Tails leave no hole behind the newest bar that way. Daily bars are few requests, and the
+        first year without any ends the search for older ones.
+        """
+        return self._tail or not self._facts.series.timeframe.is_intraday
+
+    def _is_beyond_bars(self, chunk: Chunk) -> bool:
+        """Whether a chunk lies before the oldest bar, behind several that had none.
+
+        Daily bars then tell at less cost whether there is anything older.
+        """
+        oldest = self._facts.bars.hull
+        is_older = oldest is None or chunk.stamps.end <= oldest.start
+        return is_older and self._older_without_bars >= _MOST_WITHOUT_BARS
+
     async def _work_on(self, chunk: Chunk, queue: deque[Chunk]) -> None:
         case = Case(self._desk, chunk)
         try:
             await case.run()
+            if case.was_empty:
+                self._older_without_bars += 1
+            else:
+                self._older_without_bars = 0
         except GatewaySilentError as error:
             timeframe = self._facts.series.timeframe
             if self._means.widths.narrow(timeframe, case.asking.sessions):
@@ -173,15 +218,20 @@ class SeriesWork:
     # --- failures ---------------------------------------------------------------------------
 
     def _take_failure(self, chunk: Chunk, error: GatewayError) -> None:
-        """Set a chunk aside that could not be had, and stop where more asking is vain."""
+        """Defer a chunk that could not be had, and stop where more requests are useless."""
         desk = self._desk
-        self.failures.append(error)
         left = desk.need(chunk.stamps).gaps().hull
         self._failed |= IntervalSet([chunk.stamps])
-        self._facts.set_aside(IntervalSet([chunk.stamps]))
+        self._facts.defer(IntervalSet([chunk.stamps]))
         desk.tries.failed(left or chunk.stamps, error)
-        desk.note(str(error))
         self._means.progress.answered(self._facts.series, 0)
+        self._take_error(error)
+
+    def _take_error(self, error: GatewayError) -> None:
+        """Tell of a request that failed, and stop where more requests are useless."""
+        desk = self._desk
+        self.failures.append(error)
+        desk.note(str(error))
         desk.failures_in_a_row += 1
         vain = isinstance(error, EntitlementError | GatewayUnreachableError | ClientIdInUseError)
         if vain or desk.failures_in_a_row >= _FAILURES_IN_A_ROW:
@@ -192,15 +242,14 @@ class SeriesWork:
         desk = self._desk
         now, here = self._means.keeper.now(), self._means.keeper.patience.clock()
         desk.tries.forget_settled(lambda stamps: self._facts.open_in(stamps, now, here))
-        gaps = self._facts.left(desk.need(everything=True), here)
-        hull = gaps.hull
+        hull = self._facts.left(desk.need(everything=True), here).hull
         if desk.is_dead and hull:
             desk.tries.left_open(hull, AttemptKind.NO_DATA, "no data at all")
-        for part in desk.unproved & gaps:
-            desk.tries.left_open(part, AttemptKind.PROBED, "answers left it without proof")
+        if hull and not desk.is_dead:
+            self.confirmed_at = self._confirmation.write_down()
 
-    def _confirm_suspects(self) -> None:
-        """Remember the suspect sessions that have no more bars now that they were asked again."""
+    def _confirm_sparse(self) -> None:
+        """Remember the sparse sessions that have no more bars after another request."""
         asked = [one for one in self._facts.suspects if self._facts.proved.covers(one.stamps)]
         if not asked:
             return

@@ -11,7 +11,7 @@ from datetime import date
 from typing import Any
 
 from ktrdr_pipelines.core.bars import micros, moment
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness
+from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.instruments import Identity, Origin, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.timeframes import Timeframe
@@ -100,11 +100,22 @@ def _identity_fields(identity: Identity) -> dict[str, object]:
     }
 
 
-def _coverage_fields(coverage: Coverage) -> dict[str, list[list[int]]]:
-    return {
+def _coverage_fields(coverage: Coverage) -> dict[str, object]:
+    """Write plain proofs as earlier versions do; the others stand in a field of their own.
+
+    An earlier version does not see those and asks for their ranges again, which costs requests.
+    """
+    plain = [proof for proof in coverage.empty if proof.kind is ProofKind.PLAIN]
+    others = [proof for proof in coverage.empty if proof.kind is not ProofKind.PLAIN]
+    fields: dict[str, object] = {
         "bars": [_bounds(part) for part in coverage.bars],
-        "empty": [[*_bounds(p.interval), micros(p.proved_at)] for p in coverage.empty],
+        "empty": [[*_bounds(p.interval), micros(p.proved_at)] for p in plain],
     }
+    if others:
+        fields["proofs"] = [
+            [*_bounds(p.interval), micros(p.proved_at), p.kind, p.note] for p in others
+        ]
+    return fields
 
 
 def _session_fields(rows_per_session: Mapping[date, int]) -> dict[str, int]:
@@ -125,11 +136,15 @@ def _identity(fields: Mapping[str, Any]) -> Identity:
 
 def _coverage(fields: Mapping[str, Any]) -> Coverage:
     bars = IntervalSet(Interval(moment(start), moment(end)) for start, end in fields["bars"])
-    empty = (
+    plain = [
         Emptiness(Interval(moment(start), moment(end)), moment(proved))
         for start, end, proved in fields["empty"]
-    )
-    return Coverage(bars, tuple(empty))
+    ]
+    others = [
+        Emptiness(Interval(moment(start), moment(end)), moment(proved), ProofKind(kind), str(note))
+        for start, end, proved, kind, note in fields.get("proofs", ())
+    ]
+    return Coverage(bars, tuple(sorted([*plain, *others])))
 
 
 def _sessions(fields: Mapping[str, int]) -> dict[date, int]:

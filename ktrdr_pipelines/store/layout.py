@@ -84,6 +84,10 @@ class StoreLayout:
         """Give the files that one series has, oldest first."""
         return sorted(self.series_folder(symbol, timeframe).glob("*.parquet"))
 
+    def timeframes_of(self, symbol: str) -> list[Timeframe]:
+        """Return the timeframes of which a symbol has a folder."""
+        return [kind for kind in Timeframe if self.series_folder(symbol, kind).is_dir()]
+
     def series_folders(self) -> dict[tuple[str, Timeframe], Path]:
         """Give the folder of every series that has one, by symbol and timeframe."""
         return {

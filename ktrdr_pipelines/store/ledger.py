@@ -9,11 +9,13 @@ from ktrdr_pipelines.store.audit import AuditTable, RequestRecord
 from ktrdr_pipelines.store.claims import Claim, ClaimsTable
 from ktrdr_pipelines.store.confirmed import ConfirmedTable
 from ktrdr_pipelines.store.database import series_key
+from ktrdr_pipelines.store.disagreements import DisagreementsTable
 from ktrdr_pipelines.store.mirror import MirrorTable
 from ktrdr_pipelines.store.probes import ProbeRecord, ProbesTable, SilenceRecord
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
 from ktrdr_pipelines.store.refreshes import RefreshesTable
 from ktrdr_pipelines.store.schedules import SchedulesTable
+from ktrdr_pipelines.store.statements import StatementsTable
 from ktrdr_pipelines.store.symbols import SymbolsTable
 from ktrdr_pipelines.store.verified import VerifiedTable
 from ktrdr_pipelines.store.widths import WidthsTable
@@ -39,9 +41,11 @@ class Ledger(
     AuditTable,
     ReferencesTable,
     ConfirmedTable,
+    DisagreementsTable,
     ProbesTable,
     RefreshesTable,
     SchedulesTable,
+    StatementsTable,
     SymbolsTable,
     VerifiedTable,
     WidthsTable,

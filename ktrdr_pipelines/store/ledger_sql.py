@@ -1,9 +1,10 @@
 """The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``."""
 
-LEDGER_VERSION = 6
+LEDGER_VERSION = 7
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
 4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``,
-6 ``refreshed`` and ``widths``; each reads what those before it wrote."""
+6 ``refreshed`` and ``widths``, 7 ``statements`` and
+``disagreements``; each reads what those before it wrote."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS mirror (
@@ -165,5 +166,32 @@ CREATE TABLE IF NOT EXISTS schedule_asks (
     end_date TEXT NOT NULL,
     asked_at INTEGER NOT NULL,
     PRIMARY KEY (calendar, symbol, first_date, end_date)
+);
+
+CREATE TABLE IF NOT EXISTS statements (
+    symbol TEXT NOT NULL,
+    gateway TEXT NOT NULL,
+    starts INTEGER NOT NULL,
+    ends INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    timeframe TEXT NOT NULL,
+    said_at INTEGER NOT NULL,
+    request TEXT NOT NULL,
+    controlled INTEGER NOT NULL,
+    reaches_past INTEGER NOT NULL,
+    recorded_at INTEGER NOT NULL,
+    voided_at INTEGER,
+    PRIMARY KEY (symbol, starts, ends, kind, request)
+);
+CREATE INDEX IF NOT EXISTS statements_said ON statements (gateway, kind, said_at);
+
+CREATE TABLE IF NOT EXISTS disagreements (
+    series TEXT NOT NULL,
+    starts INTEGER NOT NULL,
+    ends INTEGER NOT NULL,
+    bars INTEGER NOT NULL,
+    ratio REAL NOT NULL,
+    found_at INTEGER NOT NULL,
+    PRIMARY KEY (series, starts, ends, found_at)
 )
 """

@@ -6,13 +6,14 @@ and what is proved (``core.settle``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ktrdr_pipelines.core.bars import (
     BAR_SCHEMA,
@@ -23,10 +24,10 @@ from ktrdr_pipelines.core.bars import (
     sorted_unique,
 )
 from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.coverage import REFUTABLE, VOIDABLE, Coverage, ProofKind
 from ktrdr_pipelines.core.instruments import Identity, Series
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.sessions import SessionCalendar
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import SessionCalendar, monday_of, stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError
 from ktrdr_pipelines.store.atomic import locked
@@ -47,6 +48,8 @@ from ktrdr_pipelines.store.mirror import Mirrored, fingerprint, known_by, mirror
 from ktrdr_pipelines.store.move_journal import refuse_moving
 from ktrdr_pipelines.store.naming import refuse_unnamed
 from ktrdr_pipelines.store.recount import true_facts
+
+_DAY = timedelta(days=1)
 
 __all__ = ["BarStore", "FileFacts", "SaveResult", "read_bars", "read_footer"]
 
@@ -108,10 +111,107 @@ class BarStore:
                 _refuse_foreign(path, row.identity, identity)
             parts = filed_parts(series, ordered, coverage)
             saved = [self._save_part(series, identity, part) for part in parts]
+        self._retract_refuted(series, ordered)
         return SaveResult(
             added=sum(result.added for result in saved),
             revised=sum(result.revised for result in saved),
             files=tuple(path for result in saved for path in result.files),
+        )
+
+    def retract_proofs(
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        taken: IntervalSet,
+        kinds: Container[ProofKind],
+    ) -> IntervalSet:
+        """Take back proofs of emptiness of some kinds in some intervals, on the stamp axis.
+
+        What they excused is missing again. Bars and their coverage stay as they are.
+
+        Returns: what was taken back.
+        """
+        found = IntervalSet()
+        key = f"{symbol}|{timeframe}"
+        if not taken or not self._has_proofs(key, kinds):
+            return found
+        with locked(self.layout.series_lock(symbol, timeframe), key):
+            refuse_moving(self.layout, symbol)
+            for path, row in self.files(symbol, timeframe).items():
+                coverage = row.coverage.without_proofs(taken, kinds)
+                if coverage == row.coverage:
+                    continue
+                before = IntervalSet(proof.interval for proof in row.coverage.empty)
+                found |= before - IntervalSet(proof.interval for proof in coverage.empty)
+                facts = replace(row.facts, coverage=coverage)
+                write_file(path, read_bars(path, known_by(row)), facts)
+                written = mirrored(fingerprint(path), facts)
+                self.ledger.record_mirror(key, {self.layout.relative(path): written})
+        return found
+
+    def retract_voidable(
+        self, symbol: str, timeframe: Timeframe, intervals: Sequence[Interval]
+    ) -> IntervalSet:
+        """Take back the proofs that rest on responses without bars for intervals of real time."""
+        margin = timedelta(0) if timeframe.is_intraday else timeframe.length
+        taken = IntervalSet(Interval(one.start - margin, one.end + margin) for one in intervals)
+        return self.retract_proofs(symbol, timeframe, taken, VOIDABLE)
+
+    def traded_days(self, series: Series, days: Collection[date]) -> set[date]:
+        """Return those of some session dates of which bars are held that are not without volume.
+
+        Gateways fill quiet time with flat bars of no volume. A weekly bar has its own date.
+        """
+        held = self.rows_per_session(series).keys() & set(days)
+        if not held:
+            return held
+        calendar = calendar_named(series.instrument.calendar)
+        around = stamps_between(
+            calendar, series.timeframe, monday_of(min(held)), max(held) + 7 * _DAY
+        )
+        bars = _traded(self.read(series, around))
+        return held & set(pc.unique(bars["session_date"]).to_pylist())
+
+    def _has_proofs(self, key: str, kinds: Container[ProofKind]) -> bool:
+        rows = self.ledger.mirror(key).values()
+        return any(proof.kind in kinds for row in rows for proof in row.coverage.empty)
+
+    def _retract_refuted(self, series: Series, bars: pa.Table) -> None:
+        """Take back proofs of other timeframes that bars of this one refute.
+
+        A bar without any volume refutes nothing: gateways fill quiet time with flat bars.
+        """
+        days = pc.unique(_traded(bars)["session_date"]).to_pylist()
+        if not days:
+            return
+        for timeframe in self.layout.timeframes_of(series.symbol):
+            other = Series(series.instrument, timeframe)
+            if timeframe is not series.timeframe and self._has_proofs(series_key(other), REFUTABLE):
+                refuted = self._refuted(series, other, days)
+                self.retract_proofs(series.symbol, timeframe, refuted, REFUTABLE)
+
+    def _refuted(self, series: Series, other: Series, days: Sequence[date]) -> IntervalSet:
+        """Return what of another timeframe bars of some session dates refute.
+
+        A weekly bar refutes a whole empty week only: it does not say on which day it traded.
+        """
+        calendar = calendar_named(series.instrument.calendar)
+        if Timeframe.W1 not in {series.timeframe, other.timeframe}:
+            return IntervalSet(
+                stamps_between(calendar, other.timeframe, day, day + _DAY) for day in days
+            )
+        weeks = {monday_of(day) for day in days}
+        spans = [
+            stamps_between(calendar, other.timeframe, monday, monday + 7 * _DAY)
+            for monday in sorted(weeks)
+        ]
+        if other.timeframe is Timeframe.W1:
+            return IntervalSet(spans)
+        held = set(self.rows_per_session(other))
+        return IntervalSet(
+            span
+            for monday, span in zip(sorted(weeks), spans, strict=True)
+            if not held & {monday + place * _DAY for place in range(7)}
         )
 
     def coverage(self, series: Series) -> Coverage:
@@ -232,6 +332,11 @@ class BarStore:
         folder = self.layout.series_folder(series.symbol, series.timeframe)
         places = {folder / f"{stem}.parquet": part for stem, part in stretches(series, interval)}
         return {path: part for path, part in places.items() if path.exists()}
+
+
+def _traded(bars: pa.Table) -> pa.Table:
+    """Return the bars that are not without volume; an unknown volume is none of these."""
+    return bars.filter(pc.fill_null(pc.not_equal(bars["volume"], 0.0), True))  # noqa: FBT003
 
 
 def _joined(files: Mapping[Path, Mirrored]) -> Coverage:

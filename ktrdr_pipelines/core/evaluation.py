@@ -1,16 +1,20 @@
-"""Settling: what of an answer is kept, and what it proves.
+"""Evaluating a response: which bars are kept, what is covered, and what is said of the rest.
 
-Not here: asking (``ib.source``), writing (``store.parquet``), which proof of emptiness is enough
-(``core.doubts``).
+Not here: requests (``ib.source``), writing (``store.parquet``), which statements prove that a range
+is empty (``core.evidence``).
 
 The rules, and why:
 
-- A bar is kept when it lies wholly inside what was asked and answered and has ended: IB clips
-  bars at the asked end, and may clip one at the start of the duration (grade L).
-- The left edge is proved from the first bar, or wholly where the answer reaches further back.
-- The right edge is proved to the end of the last bar, and over closed time behind it: a silence
-  before a close may be an answer cut short, so it is asked once more by itself.
-- Between them minutes without a trade are settled; a session without a single bar is not.
+- A bar is kept when it lies wholly inside what was requested and answered and has ended: IB clips
+  bars at the requested end, and may clip one at the start of the duration (grade L).
+- Between two bars of a response everything inside sessions that have bars is covered: a response
+  with bars on both sides of quiet minutes needs no second one.
+- The left edge is covered from the first bar, or wholly where the response reaches further back.
+- The end of a session is covered by a response that was received half an hour after the close
+  (delayed data, closing auctions) and whose requested end lies beyond the close. Until then its
+  last instant stays open. A quiet end that is longer than any pause inside the response may be a
+  response cut short: it is requested once more by itself.
+- A session without a single bar is never covered here: it is told, and needs proof.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from ktrdr_pipelines.core.bars import micros, stamps
-from ktrdr_pipelines.core.gaps import bar_lag, final_lag, is_closed
+from ktrdr_pipelines.core.gaps import LAST_INSTANT, bar_lag, final_lag, is_closed
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Chunk
 from ktrdr_pipelines.core.sessions import SessionCalendar, Span, expected_spans
@@ -32,30 +36,39 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What was asked, of which series, and when: what an answer is judged by."""
+    """What was requested, of which series, and when: what a response is evaluated by.
+
+    ``holds_back`` says that the gateway withholds the newest bars, so that quiet after the last
+    bar means nothing.
+    """
 
     chunk: Chunk
     calendar: SessionCalendar
     timeframe: Timeframe
     now: datetime
+    holds_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
-    """The bars to keep, and the stretch of stamps that they settle.
+class Evaluation:
+    """What one response with bars gives; intervals are on the stamp axis.
 
-    ``earlier_only`` says that the answer held bars, all of them before what was asked: the
-    gateway looked for what was asked and found only older bars.
+    ``bars`` are kept, ``covered`` is known for good. ``around`` are sessions without a bar that
+    have bars on both sides. ``begins_at`` is the stamp of the first bar where at least one whole
+    session before it was requested too and has none. ``earlier_only`` says that all bars are
+    older than what was requested.
     """
 
     bars: pa.Table
-    proved: IntervalSet
+    covered: IntervalSet
+    around: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    begins_at: datetime | None = None
     earlier_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """An answer as arrays: microseconds since 1970 UTC, one place a bar.
+    """A response as arrays: microseconds since 1970 UTC, one place a bar.
 
     ``keys`` and ``ends`` are on the stamp axis; ``low`` is the first place inside the chunk;
     ``kept`` says which bars stay.
@@ -68,19 +81,24 @@ class _Reading:
     spans: Sequence[Span]
 
 
-def settle(question: Question, bars: pa.Table, reach: Interval | None) -> Settlement:
-    """Decide what an answer gives.
+def evaluate(question: Question, bars: pa.Table, reach: Interval | None) -> Evaluation:
+    """Decide what a response gives.
 
     Args:
-        question: what was asked.
+        question: what was requested.
         bars: what came, sorted and unique by stamp, not empty.
-        reach: the stretch of real time that the gateway says it answered, or None.
+        reach: the interval of real time that the gateway says it answered, or None.
     """
     reading = _read(question, bars, reach)
-    if not reading.kept.any():
-        only_earlier = reading.low == len(reading.keys)
-        return Settlement(bars.slice(0, 0), IntervalSet(), earlier_only=only_earlier)
-    return Settlement(bars.filter(pa.array(reading.kept)), _proved(question, reading))
+    kept = bars.filter(pa.array(reading.kept))
+    earlier_only = reading.low == len(reading.keys)
+    if earlier_only:
+        return Evaluation(kept, IntervalSet(), earlier_only=True)
+    passed_over = _passed_over(reading)
+    covered = _spoken_of(question, reading) - passed_over
+    return Evaluation(
+        kept, covered, _around(question, reading, passed_over), _begins_at(question, reading)
+    )
 
 
 def _read(question: Question, bars: pa.Table, reach: Interval | None) -> _Reading:
@@ -150,43 +168,97 @@ def _cut(keys: np.ndarray, ends: np.ndarray, reach: Interval) -> np.ndarray:
     return cut
 
 
-def _proved(question: Question, reading: _Reading) -> IntervalSet:
-    """Give the stretch that an answer proves, less the sessions that it passed over."""
+def _spoken_of(question: Question, reading: _Reading) -> IntervalSet:
+    """Return what lies between the bars of a response, as far as it was requested."""
     places = np.flatnonzero(reading.kept)
+    asked = question.chunk.stamps
+    if not len(places):
+        is_inside = reading.low > 0 and _moment(reading.keys[-1]) >= asked.end
+        newer = _moment(reading.keys[reading.low]) if is_inside else asked.start
+        edge = between(asked.start, min(newer, asked.end))
+        return IntervalSet([edge] if edge else [])
     edge = between(
         _left_edge(question, reading, int(places[0])),
         _right_edge(question, reading, int(places[-1])),
     )
-    return IntervalSet([edge] if edge else []) - _passed_over(reading)
+    return IntervalSet([edge] if edge else [])
 
 
 def _left_edge(question: Question, reading: _Reading, first: int) -> datetime:
-    """Give the asked start where the answer holds older bars too, else the first bar's."""
+    """Return the requested start where the response holds older bars too, else the first bar's."""
     reaches_back = reading.low > 0 and first == reading.low
     return question.chunk.stamps.start if reaches_back else _moment(reading.keys[first])
 
 
 def _right_edge(question: Question, reading: _Reading, last: int) -> datetime:
-    """Give how far to the right the answer proves."""
+    """Return how far to the right a response covers."""
     asked_end = question.chunk.stamps.end
     if last + 1 < len(reading.keys):
         return min(_moment(reading.keys[last + 1]), asked_end)
     end, stamp = _moment(reading.ends[last]), _moment(reading.keys[last])
     span = next((span for span in reading.spans if stamp in span.stamps), None)
-    if span is None or end < span.stamps.end or not is_closed(span, question.now):
+    if span is None or question.holds_back:
         return end
-    later = (other.stamps.start for other in reading.spans if other.stamps.start >= end)
-    return min(asked_end, next(later, asked_end))
+    later = next((s.stamps.start for s in reading.spans if s.stamps.start >= span.stamps.end), None)
+    is_last_asked = later is None or later >= asked_end
+    if end < span.stamps.end:
+        if not (is_last_asked and _is_quiet_end(question, reading, span, end)):
+            return end
+    elif not _is_final(question, span):
+        return end - LAST_INSTANT if question.timeframe.is_intraday else end
+    return min(asked_end, later or asked_end)
+
+
+def _is_final(question: Question, span: Span) -> bool:
+    """Whether a response says of a session's end all that will ever be said."""
+    return is_closed(span, question.now) and question.chunk.ends_at >= span.closes_at
+
+
+def _is_quiet_end(question: Question, reading: _Reading, span: Span, end: datetime) -> bool:
+    """Whether no bar before a close is a pause like those inside the response."""
+    if not _is_final(question, span) or not question.timeframe.is_intraday:
+        return False
+    length = question.timeframe.length
+    place, known = _places(reading.keys, reading.spans)
+    same = known[1:] & known[:-1] & (place[1:] == place[:-1])
+    pauses = np.diff(reading.keys)[same] - _to_micros(length)
+    longest = timedelta(microseconds=int(pauses.max(initial=0)))
+    return span.stamps.end - end <= longest
 
 
 def _passed_over(reading: _Reading) -> IntervalSet:
-    """Give the spans that hold no bar at all."""
+    """Return the spans that hold no bar at all."""
     starts = _array(span.stamps.start for span in reading.spans)
     ends = _array(span.stamps.end for span in reading.spans)
     counts = np.searchsorted(reading.keys, ends) - np.searchsorted(reading.keys, starts)
     return IntervalSet(
         span.stamps for span, count in zip(reading.spans, counts, strict=True) if count == 0
     )
+
+
+def _around(question: Question, reading: _Reading, passed_over: IntervalSet) -> IntervalSet:
+    """Return the requested sessions without a bar that have bars on both sides."""
+    inner = between(_moment(reading.keys[0]), _moment(reading.keys[-1]))
+    if inner is None or not passed_over:
+        return IntervalSet()
+    asked = question.chunk.stamps
+    return IntervalSet(
+        span.stamps
+        for span in reading.spans
+        if asked.covers(span.stamps)
+        and inner.covers(span.stamps)
+        and span.stamps.start in passed_over
+    )
+
+
+def _begins_at(question: Question, reading: _Reading) -> datetime | None:
+    """Return the first bar's stamp where sessions before it were requested and have none."""
+    first = _moment(reading.keys[0])
+    if reading.low > 0:
+        return None
+    asked = question.chunk.stamps
+    before = any(span.stamps.end <= first and asked.covers(span.stamps) for span in reading.spans)
+    return first if before else None
 
 
 def _array(moments: Iterable[datetime]) -> np.ndarray:

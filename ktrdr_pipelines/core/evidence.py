@@ -1,0 +1,273 @@
+"""Evidence: which statements of a gateway remove a session from what is expected.
+
+A *statement* is what one response says of an interval without bars. Removing expectation takes two
+statements from different requests, and three on three days where the store's own data contradict
+them (DESIGN.md, "Evidence"). Everything here is pure: the caller collects statements
+(``load.evidence``), keeps them (``store.statements``) and acts on the verdict.
+
+Intervals are in real time, from the start of a session day to the start of another, so that a
+statement of one timeframe speaks for every timeframe of its instrument.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+CONFIRM_AFTER = timedelta(seconds=IbLimitsRegistry.CONFIRM_AFTER_S.value)
+"""Time between two statements of which one is a response without bars."""
+
+VOIDED_WITHIN = timedelta(seconds=IbLimitsRegistry.VOIDED_WITHIN_S.value)
+"""Distance from a refuted response within which others without bars are void."""
+
+STATEMENT_DAYS = 3
+"""Days on which a contradicted range must be stated to be empty."""
+
+SHORT_RUN = 5
+"""Sessions from which on an empty run is a halt and no lapse beside full neighbours: a week."""
+
+NEIGHBOURS = 20
+"""Sessions on either side that say whether an instrument trades in every session."""
+
+_FULL_SHARE = 0.5
+"""Share of the expected bars from which on a session counts as full."""
+
+_FEW_EMPTY = 2
+"""Empty sessions among the neighbours of an instrument that trades in every session, at most."""
+
+
+class StatementKind(StrEnum):
+    """What a response says of an interval.
+
+    ``around``: bars on both sides of it and none inside. ``empty``: no bars at all came for it.
+    ``begins``: bars that were requested from before it begin at its end. ``closed``: the
+    contract's own schedule or hours call it closed. ``traded`` speaks against emptiness: a daily
+    bar with volume.
+    """
+
+    AROUND = "around"
+    EMPTY = "empty"
+    BEGINS = "begins"
+    CLOSED = "closed"
+    TRADED = "traded"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What one response says of an interval of real time.
+
+    ``said_at`` is the gateway's clock; ``request`` names the request, so that statements of one
+    request count once. ``controlled`` says of a response without bars that a request of the same
+    series returned bars after it, within ``CONFIRM_AFTER``. ``reaches_past`` says that its request
+    reached past the oldest bar that was known: some gateways return nothing to such a request
+    (grade C), so bars inside do not refute it.
+    """
+
+    interval: Interval
+    kind: StatementKind
+    timeframe: str
+    said_at: datetime
+    request: str
+    controlled: bool = False
+    reaches_past: bool = False
+
+
+class Proof(StrEnum):
+    """How far a range is proved to be empty."""
+
+    NONE = "none"
+    UNCONFIRMED = "unconfirmed"
+    CONTRADICTED = "contradicted"
+    CONFIRMED = "confirmed"
+    DISPUTED = "disputed"
+
+
+class Verdict(NamedTuple):
+    """What the statements about a range amount to.
+
+    ``next_at`` is the earliest moment, by the gateway's clock, at which another statement can
+    settle an open verdict. ``is_voidable`` says that the proof rests on a response without bars.
+    """
+
+    proof: Proof
+    next_at: datetime | None = None
+    is_voidable: bool = False
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether expectation is removed."""
+        return self.proof in {Proof.CONFIRMED, Proof.DISPUTED}
+
+
+def judge(
+    statements: Iterable[Statement],
+    *,
+    contradicted: bool,
+    dense: bool,
+    short_run: bool,
+) -> Verdict:
+    """Judge what statements about one range prove.
+
+    Args:
+        statements: those whose interval covers the range, void ones left out.
+        contradicted: bars of the store, of any timeframe, lie in the range.
+        dense: the instrument trades in every session around the range.
+        short_run: fewer than ``SHORT_RUN`` sessions in a row are without bars.
+    """
+    said = sorted(statements, key=lambda one: one.said_at)
+    kinds = {one.kind for one in said}
+    contradicted = contradicted or StatementKind.TRADED in kinds
+    around = {one.request for one in said if one.kind is StatementKind.AROUND}
+    empty = [one for one in said if one.kind is StatementKind.EMPTY]
+    positive = [one for one in said if one.kind in {StatementKind.AROUND, StatementKind.CLOSED}]
+    if not around and not empty and not positive:
+        return Verdict(Proof.NONE)
+    is_closed_day = StatementKind.CLOSED in kinds
+    if not contradicted:
+        if is_closed_day and around:
+            return Verdict(Proof.CONFIRMED)
+        if len(around) > 1 and not (dense and short_run):
+            return Verdict(Proof.CONFIRMED)
+        if not dense and _are_apart(empty, positive):
+            return Verdict(Proof.CONFIRMED, is_voidable=True)
+    if contradicted or dense:
+        days = _stated_days(said)
+        if len(days) >= STATEMENT_DAYS:
+            return Verdict(Proof.DISPUTED, is_voidable=bool(empty))
+        return Verdict(Proof.CONTRADICTED, _next_day(said, days))
+    counting = [one for one in said if one.kind is not StatementKind.EMPTY or one.controlled]
+    first = counting[0] if counting else said[-1]
+    return Verdict(Proof.UNCONFIRMED, first.said_at + CONFIRM_AFTER)
+
+
+def _are_apart(empty: Sequence[Statement], positive: Sequence[Statement]) -> bool:
+    """Whether a response without bars confirms another statement, far enough from it in time.
+
+    Of two responses without bars a control stands between them: the earlier one was followed by
+    one, as was the later one.
+    """
+    for one in empty:
+        if not one.controlled:
+            continue
+        for other in (*positive, *(two for two in empty if two.controlled)):
+            if other.request != one.request and abs(other.said_at - one.said_at) >= CONFIRM_AFTER:
+                return True
+    return False
+
+
+def _stated_days(said: Iterable[Statement]) -> set[date]:
+    """Return the UTC dates with a statement that had a control; bars in it are one."""
+    return {
+        one.said_at.date()
+        for one in said
+        if one.kind is StatementKind.AROUND or (one.kind is StatementKind.EMPTY and one.controlled)
+    }
+
+
+def _next_day(said: Sequence[Statement], days: set[date]) -> datetime:
+    """Return when the next statement counts for another day."""
+    last = said[-1].said_at
+    if last.date() not in days:
+        return last + CONFIRM_AFTER
+    tomorrow = datetime.combine(last.date() + timedelta(days=1), time(), tzinfo=last.tzinfo)
+    return max(tomorrow, last + CONFIRM_AFTER)
+
+
+class Beginning(NamedTuple):
+    """The session date at which a contract's data begin, or why that is not proved yet."""
+
+    day: date | None = None
+    next_at: datetime | None = None
+
+
+def beginning(
+    begins: Iterable[tuple[date, Statement]],
+    head: date | None,
+    empty: Iterable[tuple[date, Statement]],
+    oldest: date | None,
+) -> Beginning:
+    """Judge where the data of a contract begin.
+
+    Two statements that name one date prove it: the head timestamp and a response requested from
+    before it that begins at it; or, without a head, two such responses of different requests when
+    a third, for the sessions right before, came without bars. A head and a response without bars
+    for the sessions right before it count once they are ``CONFIRM_AFTER`` apart.
+
+    Args:
+        begins: statements that bars begin at a date, with that date.
+        head: the date of the head timestamp.
+        empty: responses without bars, with the first session date behind their interval.
+        oldest: the oldest session date of which bars of the contract are known, at any timeframe.
+            An older bar refutes a beginning.
+    """
+    requests: dict[date, set[str]] = {}
+    for day, one in begins:
+        requests.setdefault(day, set()).add(one.request)
+    before: dict[date, list[Statement]] = {}
+    for day, one in empty:
+        before.setdefault(day, []).append(one)
+    candidates = {day for day in (*requests, head) if day is not None}
+    possible = sorted(day for day in candidates if oldest is None or day <= oldest)
+    next_at: datetime | None = None
+    for day in possible:
+        named = requests.get(day, set())
+        if named and day == head:
+            return Beginning(day)
+        if len(named) > 1 and before.get(day):
+            return Beginning(day)
+        if day == head or named:
+            said = sorted(one.said_at for one in before.get(day, ()) if one.controlled)
+            if said and said[-1] - said[0] >= CONFIRM_AFTER:
+                return Beginning(day)
+            if said:
+                next_at = said[0] + CONFIRM_AFTER
+    return Beginning(None, next_at)
+
+
+def dense_places(expected: np.ndarray, have: np.ndarray, known_empty: np.ndarray) -> np.ndarray:
+    """Say of each session whether its neighbours trade in every session.
+
+    Only sessions of which something is known are looked at: those with bars, and those that a
+    response with bars on both sides, or a proof, calls empty. With no neighbour at all nothing is
+    known, and the session counts as lying among full ones.
+
+    Args:
+        expected: bars that each session can have, oldest first.
+        have: bars that are held.
+        known_empty: whether a session is stated to be empty by responses with bars around it.
+
+    Returns: bool, one place a session; a session's own emptiness does not count for itself.
+    """
+    count = len(expected)
+    has = have > 0
+    share = np.where(expected > 0, have / np.maximum(expected, 1), 0.0)
+    known = np.flatnonzero(has | known_empty)
+    dense = np.ones(count, dtype=bool)
+    for place in np.flatnonzero(~has):
+        at = int(np.searchsorted(known, place))
+        after = known[at:] if at == len(known) or known[at] != place else known[at + 1 :]
+        near = np.concatenate([known[max(0, at - NEIGHBOURS) : at], after[:NEIGHBOURS]])
+        with_bars = near[has[near]]
+        if not len(near):
+            continue
+        run = _run_around(int(place), known_empty)
+        others = int(np.count_nonzero(~has[near])) - (run - 1)
+        is_full = not len(with_bars) or float(np.median(share[with_bars])) >= _FULL_SHARE
+        dense[place] = is_full and others <= _FEW_EMPTY
+    return dense
+
+
+def _run_around(place: int, known_empty: np.ndarray) -> int:
+    """Count the sessions of the empty run that a session lies in."""
+    low = high = place
+    while low > 0 and known_empty[low - 1]:
+        low -= 1
+    while high + 1 < len(known_empty) and known_empty[high + 1]:
+        high += 1
+    return high - low + 1

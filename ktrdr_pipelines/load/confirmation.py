@@ -1,0 +1,409 @@
+"""Confirming emptiness: what a series lacks as whole sessions after everything was requested.
+
+Sessions that no bar came for are judged by all statements of their symbol. Where these do not
+suffice, daily bars are requested: one year of them, with bars on both sides, speaks for 250
+sessions of every timeframe. A control, a request for bars that are held, shows that the gateway
+returned bars when it had none for the rest. What stays open is written down with the time at which
+another statement can count. Not here: the rules (``core.evidence``), chunks (``load.cases``).
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ktrdr_pipelines.core.answers import Answer
+from ktrdr_pipelines.core.attempts import AttemptKind
+from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
+from ktrdr_pipelines.core.evaluation import Question, evaluate
+from ktrdr_pipelines.core.evidence import Proof, Statement, StatementKind, Verdict, judge
+from ktrdr_pipelines.core.gaps import first_stamps_of
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.plan import Chunk, Need, plan
+from ktrdr_pipelines.core.sessions import Span, expected_spans, midnight
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.desk import Desk
+from ktrdr_pipelines.load.evidence import Open, days_interval, new_request, runs_of
+from ktrdr_pipelines.load.facts import of_open_session
+
+_DAY = timedelta(days=1)
+_BLOCK: Final = timedelta(days=330)
+"""Sessions that one request for daily bars is to speak for lie no further apart than this: with
+sessions that have bars on both sides they fit into a year."""
+
+_MARGIN_DAYS: Final = 14
+"""Days in which a session with bars is looked for on either side of a block."""
+
+_MOST_DAILY: Final = 2
+"""Requests for daily bars about one session in one run: two statements are enough."""
+
+_MOST_IN_DAYS: Final = 60
+
+_TEXTS: Final = {
+    Proof.UNCONFIRMED: "the gateway returned no bars once; a second response is due",
+    Proof.CONTRADICTED: "the gateway returned no bars though held data speak against it; three "
+    "responses on three days are needed",
+}
+_KINDS: Final = {
+    Proof.UNCONFIRMED: AttemptKind.PROBED,
+    Proof.CONTRADICTED: AttemptKind.CONTRADICTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Daily:
+    """A request for daily bars: session dates from the first to the last, both in."""
+
+    first: date
+    last: date
+
+
+class Confirmation:
+    """Confirms what one run leaves open of one series."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._daily: Counter[datetime] = Counter()
+
+    def prove_known(self) -> None:
+        """Prove what statements of other runs and timeframes suffice for, at no request."""
+        self._prove(self._open())
+
+    async def run(self) -> bool:
+        """Prove what can be proved now.
+
+        Returns: whether something turned out to have bars after all, and is to be requested.
+
+        Raises:
+            GatewayError: a request failed after all tries.
+        """
+        desk = self._desk
+        self._prove(self._open())
+        if not self._open() and not self._pieces():
+            return False
+        resumed = False
+        async with desk.means.evidence.of(desk.series.symbol).lock:
+            await self._learn_beginning()
+            self._prove(self._open())
+            resumed = await self._ask_daily()
+            await self._ask_schedule()
+            if not resumed:
+                await self._control()
+        self._prove(self._open())
+        self._cover_pieces()
+        return resumed
+
+    def write_down(self) -> datetime | None:
+        """Record what stays open, and return when the first of it can be confirmed.
+
+        The moment is by this machine's clock.
+        """
+        desk, keeper = self._desk, self._desk.means.keeper
+        here, there = keeper.patience.clock(), keeper.gateway_now()
+        groups: dict[tuple[Proof, datetime], list[Interval]] = defaultdict(list)
+        for one in (*self._open(), *self._pieces()):
+            proof, next_at, _ = one.verdict
+            if proof in _KINDS and next_at is not None:
+                due = here + max(next_at - there, timedelta(0))
+                groups[proof, due.replace(microsecond=0)].append(one.span.stamps)
+        for (proof, due), parts in groups.items():
+            for part in IntervalSet(parts):
+                desk.tries.left_open(part, _KINDS[proof], _TEXTS[proof], due_at=due)
+        return min((due for _, due in groups), default=None)
+
+    # --- what is open --------------------------------------------------------------------------
+
+    def _need(self) -> Need:
+        return self._desk.need(everything=True)
+
+    def _closed_gaps(self) -> IntervalSet:
+        need = self._need()
+        gaps = self._desk.facts.left(need, self._desk.means.keeper.market_now())
+        return gaps - of_open_session(need, gaps)
+
+    def _open(self) -> list[Open]:
+        """Judge the sessions that are missing as a whole."""
+        desk = self._desk
+        return desk.means.evidence.open_sessions(
+            desk.series,
+            desk.facts.calendar,
+            self._closed_gaps(),
+            desk.facts.coverage,
+            closed=desk.means.calendars.told_closed(desk.series.instrument),
+        )
+
+    def _pieces(self) -> list[Open]:
+        """Judge the quiet parts of sessions that have bars."""
+        desk = self._desk
+        if not desk.series.timeframe.is_intraday:
+            return []
+        whole = IntervalSet(one.span.stamps for one in self._open())
+        known = desk.means.evidence.of(desk.series.symbol).statements
+        found = []
+        for part in self._closed_gaps() - whole:
+            said = tuple(
+                one
+                for one in known
+                if one.kind is StatementKind.EMPTY
+                and one.timeframe == desk.series.timeframe
+                and one.interval.covers(part)
+            )
+            verdict = judge(said, contradicted=False, dense=False, short_run=True)
+            found.append(Open(Span(part, part.start, part.end), verdict, said))
+        return found
+
+    def _prove(self, found: Iterable[Open]) -> None:
+        """Cover what is proved to be empty."""
+        desk = self._desk
+        at = desk.means.keeper.market_now().replace(minute=0, second=0, microsecond=0)
+        proofs = [
+            Emptiness(one.span.stamps, at, _proof_kind(one.verdict))
+            for one in found
+            if one.verdict.is_proved
+        ]
+        if proofs:
+            desk.cover(Coverage().merged(Coverage(empty=tuple(proofs))))
+
+    def _cover_pieces(self) -> None:
+        """Cover quiet parts of sessions with bars for good, once two responses left them so."""
+        proved = [one.span.stamps for one in self._pieces() if one.verdict.is_proved]
+        if proved:
+            self._desk.cover(Coverage(bars=IntervalSet(proved)))
+
+    # --- where data begin ----------------------------------------------------------------------
+
+    async def _learn_beginning(self) -> None:
+        """Ask where the data begin if sessions before the oldest bar are open."""
+        desk = self._desk
+        oldest = desk.oldest_known()
+        before = [one for one in self._open() if oldest is None or one.span.closes_at <= oldest]
+        if not before:
+            return
+        if not await desk.learn_beginning(ask=False):
+            is_stated = any(one.statements for one in before)
+            await desk.learn_beginning(ask=is_stated)
+
+    # --- daily bars ----------------------------------------------------------------------------
+
+    async def _ask_daily(self) -> bool:
+        """Request daily bars for what they can speak for; say whether some of it has bars."""
+        resumed = IntervalSet()
+        for _ in range(2 * _MOST_DAILY + 64):
+            block = self._undecided()
+            if not block:
+                break
+            traded = await self._daily_block(block)
+            resumed |= traded
+            if traded and self._desk.oldest_known() is not None:
+                oldest = self._desk.oldest_known()
+                if any(one.span.closes_at <= oldest for one in block if oldest):
+                    break  # there are older bars: they are requested before anything older
+            await self._desk.learn_beginning(ask=False)
+            self._prove(self._open())
+        if resumed:
+            self._desk.facts.resume(resumed)
+        return bool(resumed)
+
+    def _undecided(self) -> list[Open]:
+        """Return the newest sessions that one request for daily bars can speak for."""
+        chosen: list[Open] = []
+        for one in reversed(self._open()):
+            if not self._is_worth_asking(one):
+                continue
+            if chosen and chosen[0].span.closes_at - one.span.opens_at > _BLOCK:
+                break
+            chosen.append(one)
+        return chosen
+
+    def _is_worth_asking(self, one: Open) -> bool:
+        """Whether daily bars can change what is known of a session."""
+        if one.verdict.is_proved or self._daily[one.span.opens_at] >= _MOST_DAILY:
+            return False
+        kinds = Counter(said.kind for said in one.statements)
+        if kinds[StatementKind.TRADED] or not one.statements:
+            return not kinds[StatementKind.TRADED] and self._desk.was_skipped(one.span.stamps)
+        if one.verdict.proof is Proof.CONTRADICTED:
+            return not self._daily[one.span.opens_at]
+        return True
+
+    async def _daily_block(self, block: Sequence[Open]) -> IntervalSet:
+        """Request daily bars around some sessions; return those of them that have bars."""
+        desk, calendar = self._desk, self._desk.facts.calendar
+        tries = max(self._daily[one.span.opens_at] for one in block)
+        for one in block:
+            self._daily[one.span.opens_at] += 1
+        wanted = self._days_around(block, tries)
+        spans = expected_spans(
+            calendar,
+            Timeframe.D1,
+            Interval(midnight(wanted.first), midnight(wanted.last + _DAY)),
+        )
+        ends_at = min(
+            calendar.day_starts_at(wanted.last + _DAY) - timedelta(seconds=1),
+            desk.means.keeper.now(),
+        )
+        ends_at = max(ends_at, min(spans[-1].closes_at, desk.means.keeper.now()))
+        count = len(spans)
+        years = -(-(wanted.last - wanted.first).days // 364)
+        duration = f"{count} D" if count <= _MOST_IN_DAYS else f"{years} Y"
+        asked = await desk.asking.daily(ends_at, duration)
+        at, request = desk.means.keeper.gateway_now(), new_request()
+        if not isinstance(asked.answer, Answer):
+            desk.asking.record(asked, "no daily bars")
+            self._say_empty(block, at, request)
+            return IntervalSet()
+        stamps = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
+        chunk = Chunk(stamps, ends_at, duration, count)
+        found = evaluate(
+            Question(chunk, calendar, Timeframe.D1, desk.means.keeper.now()),
+            asked.answer.bars,
+            asked.answer.reach,
+        )
+        desk.asking.record(asked, f"{found.bars.num_rows} daily bars around empty sessions")
+        daily = Series(desk.series.instrument, Timeframe.D1)
+        desk.means.evidence.saw_bars(daily, at)
+        traded = _traded_days(found.bars)
+        refuted = [days_interval(calendar, day, day) for day in sorted(traded)]
+        desk.means.evidence.refute(desk.series.symbol, refuted)
+        statements = [
+            Statement(part, StatementKind.AROUND, Timeframe.D1.value, at, request)
+            for part in runs_of(
+                calendar, (span for span in spans if found.around.covers(span.stamps))
+            )
+        ]
+        if found.begins_at is not None:
+            began = next((span for span in spans if found.begins_at in span.stamps), None)
+            if began is not None and spans[0].opens_at < began.opens_at:
+                asked_for = Interval(spans[0].opens_at, began.opens_at)
+                statements.append(
+                    Statement(asked_for, StatementKind.BEGINS, Timeframe.D1.value, at, request)
+                )
+        with_bars = [one for one in block if desk.days_of(one.span) & traded]
+        statements.extend(
+            Statement(
+                days_interval(calendar, day, day),
+                StatementKind.TRADED,
+                Timeframe.D1.value,
+                at,
+                request,
+            )
+            for day in sorted({day for one in with_bars for day in desk.days_of(one.span)} & traded)
+        )
+        desk.means.evidence.record(desk.series.symbol, statements)
+        return IntervalSet(one.span.stamps for one in with_bars)
+
+    def _say_empty(self, block: Sequence[Open], at: datetime, request: str) -> None:
+        """Record that no daily bars came for some sessions."""
+        desk = self._desk
+        oldest = desk.oldest_known()
+        spans = sorted((one.span for one in block), key=lambda span: span.opens_at)
+        desk.means.evidence.record(
+            desk.series.symbol,
+            [
+                Statement(
+                    part,
+                    StatementKind.EMPTY,
+                    Timeframe.D1.value,
+                    at,
+                    request,
+                    reaches_past=oldest is None or part.start < oldest,
+                )
+                for part in runs_of(desk.facts.calendar, spans)
+            ],
+        )
+
+    def _days_around(self, block: Sequence[Open], tries: int) -> _Daily:
+        """Choose the session dates to request: the block, and sessions with bars around it.
+
+        A second request ends a session later, so that it is not the same one.
+        """
+        desk, calendar = self._desk, self._desk.facts.calendar
+        first = min(min(desk.days_of(one.span)) for one in block)
+        last = max(max(desk.days_of(one.span)) for one in block)
+        held = sorted(desk.means.store.rows_per_session(desk.series))
+        before = [day for day in held if first - _MARGIN_DAYS * _DAY <= day < first]
+        after = [day for day in held if last < day <= last + _MARGIN_DAYS * _DAY]
+        older = [one.day for one in calendar.sessions(first - _MARGIN_DAYS * _DAY, first)]
+        today = calendar.day_of(desk.means.keeper.now())
+        newer = [
+            one.day
+            for one in calendar.sessions(last + _DAY, last + (_MARGIN_DAYS + 1) * _DAY)
+            if one.day <= today
+        ]
+        start = before[-1] if before else older[-1] if older else first
+        end = after[0] if after else newer[0] if newer else last
+        later = [day for day in newer if day > end]
+        if tries and later:
+            end = later[min(tries, len(later)) - 1]
+        return _Daily(start, end)
+
+    # --- schedule and control ------------------------------------------------------------------
+
+    async def _ask_schedule(self) -> None:
+        """Ask for the sessions of the contract where a day is empty among full ones."""
+        desk = self._desk
+        for one in reversed(self._open()):
+            kinds = {said.kind for said in one.statements}
+            is_puzzling = one.verdict.proof is Proof.CONTRADICTED and StatementKind.AROUND in kinds
+            if is_puzzling and StatementKind.TRADED not in kinds:
+                await desk.learn_sessions(max(desk.days_of(one.span)))
+                return
+
+    async def _control(self) -> None:
+        """Request bars that are held, so that responses without bars can count."""
+        desk = self._desk
+        waiting = {
+            said.timeframe
+            for one in (*self._open(), *self._pieces())
+            for said in one.statements
+            if said.kind is StatementKind.EMPTY and not said.controlled
+        }
+        if desk.series.timeframe.value in waiting:
+            await self._control_of(desk.series)
+        daily = Series(desk.series.instrument, Timeframe.D1)
+        if daily != desk.series and Timeframe.D1.value in waiting:
+            await self._control_of(daily)
+
+    async def _control_of(self, series: Series) -> None:
+        """Request one session that is held of a series; no bars for it void what was said."""
+        desk, calendar = self._desk, self._desk.facts.calendar
+        await desk.commits.flush()
+        held = sorted(desk.means.store.rows_per_session(series))
+        if not held:
+            return
+        day = held[len(held) // 2]
+        stamps = first_stamps_of(calendar, series.timeframe, day)
+        now = desk.means.keeper.now()
+        need = Need(calendar, series.timeframe, IntervalSet([stamps]), IntervalSet(), now, 1)
+        chunks = plan(need)
+        if not chunks:
+            return
+        asked = await desk.asking.of(series, chunks[0].ends_at, chunks[0].duration)
+        at = desk.means.keeper.gateway_now()
+        if isinstance(asked.answer, Answer):
+            desk.asking.record(asked, "a control: held bars came again")
+            desk.means.evidence.saw_bars(series, at)
+            return
+        desk.asking.record(asked, "a control: no bars for a session that is held")
+        if desk.means.evidence.void_around(at):
+            desk.note(
+                f"the gateway returned no bars of {series} for {day}, which are held: its "
+                "responses without bars within a day of that count no more"
+            )
+
+
+def _proof_kind(verdict: Verdict) -> ProofKind:
+    if verdict.proof is Proof.DISPUTED:
+        return ProofKind.DISPUTED
+    return ProofKind.VOIDABLE if verdict.is_voidable else ProofKind.PLAIN
+
+
+def _traded_days(bars: pa.Table) -> set[date]:
+    """Return the session dates of bars that are not without volume."""
+    traded = bars.filter(pc.fill_null(pc.not_equal(bars["volume"], 0.0), True))  # noqa: FBT003
+    return set(pc.unique(traded["session_date"]).to_pylist())

@@ -1,0 +1,366 @@
+"""The statements of one run: recorded as responses come, and judged for every series alike.
+
+Statements are of a symbol, in real time, so that a daily response speaks for minutes too. Not here:
+what statements prove (``core.evidence``), the table (``store.statements``), what is requested to
+confirm them (``load.confirmation``).
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+
+import numpy as np
+
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.evidence import (
+    CONFIRM_AFTER,
+    SHORT_RUN,
+    VOIDED_WITHIN,
+    Beginning,
+    Statement,
+    StatementKind,
+    Verdict,
+    beginning,
+    dense_places,
+    judge,
+)
+from ktrdr_pipelines.core.instruments import Instrument, Series
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import SessionCalendar, Span, expected_spans, monday_of
+from ktrdr_pipelines.core.spanarrays import span_arrays
+from ktrdr_pipelines.core.stretches import covered, stretches_of
+from ktrdr_pipelines.core.suspects import have_bars
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.parquet import BarStore
+
+_DAY = timedelta(days=1)
+_INSTANT = timedelta(microseconds=1)
+
+
+@dataclass(slots=True)
+class SymbolEvidence:
+    """What is known of one symbol: its statements, and when its series last returned bars.
+
+    ``lock`` is held while something is confirmed, so that the series of a symbol share requests.
+    """
+
+    statements: list[Statement]
+    bars_at: dict[Timeframe, datetime] = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A session that is missing as a whole, what is said of it, and what that amounts to."""
+
+    span: Span
+    verdict: Verdict
+    statements: tuple[Statement, ...]
+
+
+class Evidence:
+    """The statements of one run over one store and one gateway.
+
+    Args:
+        store: bars that may contradict, and the ledger that keeps statements.
+        gateway: whose statements they are, as ``host:port``.
+        clock: this machine's time, for the record.
+    """
+
+    def __init__(self, store: BarStore, gateway: str, clock: Callable[[], datetime]) -> None:
+        self._store, self._gateway, self._clock = store, gateway, clock
+        self._symbols: dict[str, SymbolEvidence] = {}
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self._store.ledger
+
+    def of(self, symbol: str) -> SymbolEvidence:
+        """Return what is known of a symbol; read from the ledger when first asked for."""
+        if symbol not in self._symbols:
+            self._symbols[symbol] = SymbolEvidence(self._ledger.statements(symbol))
+        return self._symbols[symbol]
+
+    # --- taking in -----------------------------------------------------------------------------
+
+    def record(self, symbol: str, statements: Iterable[Statement]) -> None:
+        """Take in statements and keep them."""
+        new = list(statements)
+        if new:
+            self.of(symbol).statements.extend(new)
+            self._ledger.record_statements(symbol, self._gateway, new, self._clock())
+
+    def saw_bars(self, series: Series, at: datetime) -> None:
+        """Take in that a series returned bars: its earlier responses without bars have a control."""
+        known = self.of(series.symbol)
+        known.bars_at[series.timeframe] = at
+        for place, one in enumerate(known.statements):
+            is_due = one.kind is StatementKind.EMPTY and not one.controlled
+            if is_due and one.timeframe == series.timeframe and at - one.said_at <= CONFIRM_AFTER:
+                known.statements[place] = replace(one, controlled=True)
+                self._ledger.record_statements(
+                    series.symbol, self._gateway, [known.statements[place]], self._clock()
+                )
+
+    def refute(self, symbol: str, traded: Iterable[Interval]) -> bool:
+        """Take in bars: responses without bars for where they lie are refuted.
+
+        One that is refuted voids every response without bars of the gateway that came within a
+        day of it, and the proofs that rest on those.
+
+        Returns: whether anything was voided.
+        """
+        empty = [
+            one
+            for one in self.of(symbol).statements
+            if one.kind is StatementKind.EMPTY and not one.reaches_past
+        ]
+        if not empty:
+            return False
+        bars = IntervalSet(traded)
+        refuted = [one.said_at for one in empty if bars.clip(one.interval)]
+        return any([self.void_around(at) for at in refuted])
+
+    def void_around(self, at: datetime) -> bool:
+        """Void the responses without bars that the gateway gave within a day of a moment."""
+        start, end = at - VOIDED_WITHIN, at + VOIDED_WITHIN
+        voided = self._ledger.void_empty_responses(self._gateway, start, end, self._clock())
+        for known in self._symbols.values():
+            known.statements = [
+                one
+                for one in known.statements
+                if one.kind is not StatementKind.EMPTY or not start <= one.said_at <= end
+            ]
+        for symbol, intervals in voided.items():
+            self._retract(symbol, intervals)
+        return bool(voided)
+
+    def _retract(self, symbol: str, intervals: Iterable[Interval]) -> None:
+        """Take back the proofs of a symbol that rest on void statements."""
+        whole = list(intervals)
+        for timeframe in self._store.layout.timeframes_of(symbol):
+            self._store.retract_voidable(symbol, timeframe, whole)
+
+    # --- judging -------------------------------------------------------------------------------
+
+    def open_sessions(
+        self,
+        series: Series,
+        calendar: SessionCalendar,
+        gaps: IntervalSet,
+        coverage: Coverage,
+        *,
+        closed: frozenset[date] = frozenset(),
+    ) -> list[Open]:
+        """Judge the sessions that are missing as a whole, oldest first.
+
+        Args:
+            series: which series.
+            calendar: its sessions.
+            gaps: what is missing of it, on the stamp axis; sessions that have closed.
+            coverage: what is covered of it.
+            closed: session dates that the contract's own schedule or hours call closed.
+        """
+        hull = gaps.hull
+        if hull is None:
+            return []
+        whole = [
+            span
+            for span in expected_spans(calendar, series.timeframe, hull)
+            if gaps.covers(span.stamps)
+        ]
+        if not whole:
+            return []
+        said = {id(span): self._said_of(series, calendar, span, closed) for span in whole}
+        held = self._held_days(series, calendar, whole)
+        dense, run = self._neighbourhood(series, calendar, whole, coverage, said)
+        found = []
+        for place, span in enumerate(whole):
+            verdict = judge(
+                said[id(span)],
+                contradicted=bool(held & _days_of(calendar, span)),
+                dense=bool(dense[place]),
+                short_run=run[place] < SHORT_RUN,
+            )
+            found.append(Open(span, verdict, tuple(said[id(span)])))
+        return found
+
+    def _said_of(
+        self, series: Series, calendar: SessionCalendar, span: Span, closed: frozenset[date]
+    ) -> list[Statement]:
+        said = [
+            one
+            for one in self.of(series.symbol).statements
+            if one.kind is not StatementKind.BEGINS
+            and (
+                one.interval.covers(Interval(span.opens_at, span.closes_at))
+                if one.kind is not StatementKind.TRADED
+                else one.interval.start < span.closes_at and span.opens_at < one.interval.end
+            )
+        ]
+        days = _days_of(calendar, span)
+        if days and days <= closed:
+            around = Interval(span.opens_at, span.closes_at)
+            at = max((one.said_at for one in said), default=span.closes_at)
+            said.append(Statement(around, StatementKind.CLOSED, "", at, "schedule"))
+        return said
+
+    def _neighbourhood(
+        self,
+        series: Series,
+        calendar: SessionCalendar,
+        whole: list[Span],
+        coverage: Coverage,
+        said: Mapping[int, list[Statement]],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Say of each missing session whether its neighbours are full, and how long its run is."""
+        spans = span_arrays(calendar, series.timeframe)
+        rows = self._store.rows_per_session(series)
+        days = np.array(list(rows), "datetime64[D]")
+        have = have_bars(spans, days, np.array(list(rows.values()), np.int64))
+        proved = stretches_of(IntervalSet(proof.interval for proof in coverage.empty))
+        known_empty = covered(spans.spans, proved) & (have == 0)
+        places = np.array(
+            [int(np.searchsorted(spans.spans.starts, _micros(one.stamps.start))) for one in whole],
+            dtype=np.int64,
+        )
+        for place, span in zip(places, whole, strict=True):
+            known_empty[place] = any(one.kind is StatementKind.AROUND for one in said[id(span)])
+        missing = np.zeros(len(spans), dtype=bool)
+        missing[places] = True
+        low = max(0, int(places[0]) - 200)
+        high = min(len(spans), int(places[-1]) + 200)
+        dense = dense_places(spans.bars[low:high], have[low:high], known_empty[low:high])
+        return dense[places - low], _run_lengths(missing | known_empty, places)
+
+    def _held_days(
+        self, series: Series, calendar: SessionCalendar, whole: Sequence[Span]
+    ) -> set[date]:
+        """Return the session dates that bars of other timeframes speak for.
+
+        A weekly bar does not say on which day it traded: it speaks for a week of which this
+        series holds no bar at all.
+        """
+        days = {day for span in whole for day in _days_of(calendar, span)}
+        own = {monday_of(day) for day in self._store.rows_per_session(series)}
+        found: set[date] = set()
+        for timeframe in self._store.layout.timeframes_of(series.symbol):
+            other = Series(series.instrument, timeframe)
+            if timeframe is series.timeframe:
+                continue
+            if timeframe is not Timeframe.W1:
+                found |= self._store.traded_days(other, days)
+                continue
+            weeks = {monday_of(day) for day in days} - own
+            dates = [day for day in self._store.rows_per_session(other) if monday_of(day) in weeks]
+            traded = {monday_of(day) for day in self._store.traded_days(other, dates)}
+            found |= {day for day in days if monday_of(day) in traded}
+        return found
+
+    # --- where data begin ----------------------------------------------------------------------
+
+    def beginning(
+        self,
+        instrument: Instrument,
+        calendar: SessionCalendar,
+        head: datetime | None,
+        *,
+        unsaved: date | None = None,
+    ) -> Beginning:
+        """Judge where the data of an instrument begin, by all that is known of its symbol.
+
+        ``unsaved`` is the oldest session date of bars that are not on disk yet.
+        """
+        held = [
+            day
+            for timeframe in self._store.layout.timeframes_of(instrument.symbol)
+            for day in list(self._store.rows_per_session(Series(instrument, timeframe)))[:1]
+        ]
+        oldest = min((day for day in (*held, unsaved) if day is not None), default=None)
+        return beginning_of(self.of(instrument.symbol).statements, calendar, head, oldest)
+
+
+def beginning_of(
+    statements: Iterable[Statement],
+    calendar: SessionCalendar,
+    head: datetime | None,
+    oldest: date | None,
+) -> Beginning:
+    """Judge where data begin; ``oldest`` is the oldest session date of which bars are held."""
+    begins: list[tuple[date, Statement]] = []
+    empty: list[tuple[date, Statement]] = []
+    for one in statements:
+        if one.kind is StatementKind.BEGINS:
+            begins.append((calendar.day_of(one.interval.end), one))
+        elif one.kind is StatementKind.EMPTY:
+            after = calendar.sessions_meeting(
+                Interval(one.interval.end, one.interval.end + 14 * _DAY)
+            )
+            if after:
+                empty.append((after[0].day, one))
+        elif one.kind is StatementKind.TRADED:
+            day = calendar.day_of(one.interval.start)
+            oldest = day if oldest is None else min(oldest, day)
+    head_day = calendar.day_of(head) if head is not None else None
+    return beginning(begins, head_day, empty, oldest)
+
+
+def real_interval(calendar: SessionCalendar, span: Span) -> Interval:
+    """Return the session days of a span in real time, from the start of the first."""
+    return days_interval(
+        calendar, calendar.day_of(span.opens_at), calendar.day_of(span.closes_at - _INSTANT)
+    )
+
+
+def days_interval(calendar: SessionCalendar, first: date, last: date) -> Interval:
+    """Return session days ``[first, last]`` in real time."""
+    return Interval(calendar.day_starts_at(first), calendar.day_starts_at(last + _DAY))
+
+
+def runs_of(calendar: SessionCalendar, spans: Iterable[Span]) -> Iterator[Interval]:
+    """Join spans between which no session lies into intervals of real time."""
+    run: Interval | None = None
+    for span in spans:
+        part = real_interval(calendar, span)
+        between = None
+        if run is not None and part.start > run.end:
+            between = calendar.sessions_meeting(Interval(run.end, part.start))
+        if run is None:
+            run = part
+        elif between:
+            yield run
+            run = part
+        else:
+            run = Interval(run.start, max(run.end, part.end))
+    if run is not None:
+        yield run
+
+
+def new_request() -> str:
+    """Name a request, so that what it says counts once."""
+    return uuid.uuid4().hex[:16]
+
+
+def _days_of(calendar: SessionCalendar, span: Span) -> set[date]:
+    inside = Interval(span.opens_at, span.closes_at)
+    return {one.day for one in calendar.sessions_meeting(inside)}
+
+
+def _run_lengths(empty: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return how many sessions in a row are empty around each place."""
+    lengths = np.ones(len(places), dtype=np.int64)
+    for number, place in enumerate(places.tolist()):
+        low = high = place
+        while low > 0 and empty[low - 1]:
+            low -= 1
+        while high + 1 < len(empty) and empty[high + 1]:
+            high += 1
+        lengths[number] = high - low + 1
+    return lengths
+
+
+def _micros(moment: datetime) -> int:
+    return round(moment.timestamp() * 1_000_000)
