@@ -38,8 +38,14 @@ NEIGHBOURS = 20
 _FULL_SHARE = 0.5
 """Share of the expected bars from which on a session counts as full."""
 
-_FEW_EMPTY = 2
-"""Empty sessions among the neighbours of an instrument that trades in every session, at most."""
+_MOST_AROUND = 200
+"""Sessions on either side among which neighbours are looked for."""
+
+_FEWEST_KNOWN = 5
+"""Sessions with bars from which on neighbours say that an instrument trades in every session."""
+
+_FEW_EMPTY = 0.05
+"""Share of empty sessions among the neighbours of an instrument that trades in every session."""
 
 
 class StatementKind(StrEnum):
@@ -47,7 +53,8 @@ class StatementKind(StrEnum):
 
     ``around``: bars on both sides of it and none inside. ``empty``: no bars at all came for it.
     ``begins``: bars that were requested from before it begin at its end. ``closed``: the
-    contract's own schedule or hours call it closed. ``traded`` speaks against emptiness: a daily
+    contract's own schedule or hours call it closed. ``head``: it lies before the head timestamp,
+    the start that the gateway names of the contract's data. ``traded`` speaks against emptiness: a daily
     bar with volume.
     """
 
@@ -55,6 +62,7 @@ class StatementKind(StrEnum):
     EMPTY = "empty"
     BEGINS = "begins"
     CLOSED = "closed"
+    HEAD = "head"
     TRADED = "traded"
 
 
@@ -78,6 +86,10 @@ class Statement:
     reaches_past: bool = False
 
 
+_POSITIVE = frozenset({StatementKind.AROUND, StatementKind.CLOSED, StatementKind.HEAD})
+"""Statements that are no response without bars."""
+
+
 class Proof(StrEnum):
     """How far a range is proved to be empty."""
 
@@ -86,6 +98,18 @@ class Proof(StrEnum):
     CONTRADICTED = "contradicted"
     CONFIRMED = "confirmed"
     DISPUTED = "disputed"
+
+
+class Neighbours(StrEnum):
+    """What the sessions around a range are like.
+
+    ``full``: the instrument trades in every one of them. ``thin``: some are empty too, or hold few
+    bars. ``unknown``: too few are known to say.
+    """
+
+    FULL = "full"
+    THIN = "thin"
+    UNKNOWN = "unknown"
 
 
 class Verdict(NamedTuple):
@@ -109,7 +133,7 @@ def judge(
     statements: Iterable[Statement],
     *,
     contradicted: bool,
-    dense: bool,
+    neighbours: "Neighbours",
     short_run: bool,
 ) -> Verdict:
     """Judge what statements about one range prove.
@@ -117,26 +141,27 @@ def judge(
     Args:
         statements: those whose interval covers the range, void ones left out.
         contradicted: bars of the store, of any timeframe, lie in the range.
-        dense: the instrument trades in every session around the range.
+        neighbours: what the sessions around the range are like.
         short_run: fewer than ``SHORT_RUN`` sessions in a row are without bars.
     """
     said = sorted(statements, key=lambda one: one.said_at)
     kinds = {one.kind for one in said}
     contradicted = contradicted or StatementKind.TRADED in kinds
+    full, thin = neighbours is Neighbours.FULL, neighbours is Neighbours.THIN
     around = {one.request for one in said if one.kind is StatementKind.AROUND}
     empty = [one for one in said if one.kind is StatementKind.EMPTY]
-    positive = [one for one in said if one.kind in {StatementKind.AROUND, StatementKind.CLOSED}]
+    positive = [one for one in said if one.kind in _POSITIVE]
     if not around and not empty and not positive:
         return Verdict(Proof.NONE)
     is_closed_day = StatementKind.CLOSED in kinds
     if not contradicted:
         if is_closed_day and around:
             return Verdict(Proof.CONFIRMED)
-        if len(around) > 1 and not (dense and short_run):
+        if len(around) > 1 and not (full and short_run):
             return Verdict(Proof.CONFIRMED)
-        if not dense and _are_apart(empty, positive):
+        if thin and _are_apart(empty, positive):
             return Verdict(Proof.CONFIRMED, is_voidable=True)
-    if contradicted or dense:
+    if contradicted or (full if around else not thin):
         days = _stated_days(said)
         if len(days) >= STATEMENT_DAYS:
             return Verdict(Proof.DISPUTED, is_voidable=bool(empty))
@@ -230,37 +255,37 @@ def beginning(
     return Beginning(None, next_at)
 
 
-def dense_places(expected: np.ndarray, have: np.ndarray, known_empty: np.ndarray) -> np.ndarray:
-    """Say of each session whether its neighbours trade in every session.
+def neighbours_of(
+    expected: np.ndarray, have: np.ndarray, known_empty: np.ndarray, place: int
+) -> Neighbours:
+    """Say what the sessions around one that has no bar are like.
 
     Only sessions of which something is known are looked at: those with bars, and those that a
-    response with bars on both sides, or a proof, calls empty. With no neighbour at all nothing is
-    known, and the session counts as lying among full ones.
+    response with bars on both sides, or a proof, calls empty. The run of empty sessions that the
+    place lies in counts once: a halt does not make its own neighbours thin.
 
     Args:
         expected: bars that each session can have, oldest first.
         have: bars that are held.
         known_empty: whether a session is stated to be empty by responses with bars around it.
-
-    Returns: bool, one place a session; a session's own emptiness does not count for itself.
+        place: the session.
     """
-    count = len(expected)
-    has = have > 0
-    share = np.where(expected > 0, have / np.maximum(expected, 1), 0.0)
-    known = np.flatnonzero(has | known_empty)
-    dense = np.ones(count, dtype=bool)
-    for place in np.flatnonzero(~has):
-        at = int(np.searchsorted(known, place))
-        after = known[at:] if at == len(known) or known[at] != place else known[at + 1 :]
-        near = np.concatenate([known[max(0, at - NEIGHBOURS) : at], after[:NEIGHBOURS]])
-        with_bars = near[has[near]]
-        if not len(near):
-            continue
-        run = _run_around(int(place), known_empty)
-        others = int(np.count_nonzero(~has[near])) - (run - 1)
-        is_full = not len(with_bars) or float(np.median(share[with_bars])) >= _FULL_SHARE
-        dense[place] = is_full and others <= _FEW_EMPTY
-    return dense
+    low, high = max(0, place - _MOST_AROUND), place + _MOST_AROUND + 1
+    has = have[low:high] > 0
+    empty = known_empty[low:high] & ~has
+    here = place - low
+    known = np.flatnonzero(has | empty)
+    known = known[known != here]
+    at = int(np.searchsorted(known, here))
+    near = np.concatenate([known[max(0, at - NEIGHBOURS) : at], known[at : at + NEIGHBOURS]])
+    with_bars = near[has[near]]
+    others = int(np.count_nonzero(empty[near])) - (_run_around(here, empty) - 1)
+    if not len(with_bars):
+        return Neighbours.UNKNOWN
+    share = have[low:high][with_bars] / np.maximum(expected[low:high][with_bars], 1)
+    if others > _FEW_EMPTY * len(near) or float(np.median(share)) < _FULL_SHARE:
+        return Neighbours.THIN
+    return Neighbours.FULL if len(with_bars) >= _FEWEST_KNOWN else Neighbours.UNKNOWN
 
 
 def _run_around(place: int, known_empty: np.ndarray) -> int:

@@ -180,6 +180,24 @@ def _inside_session(need: Need, hull: Interval, start: datetime, inside: Sequenc
     return Chunk(Interval(start, hull.end), hull.end, duration, len(inside), meets)
 
 
+def newest_run(need: Need) -> Interval | None:
+    """Return the newest gaps between which no covered part of a session lies, as one interval."""
+    gaps = need.gaps()
+    hull = gaps.hull
+    if hull is None:
+        return None
+    start = hull.end
+    for span in reversed(expected_spans(need.calendar, need.timeframe, hull)):
+        parts = list(gaps.clip(span.stamps))
+        if not parts:
+            break
+        start = parts[-1].start
+        is_whole = len(parts) == 1 and start == span.stamps.start
+        if not is_whole or (span.stamps.end < hull.end and parts[-1].end < span.stamps.end):
+            break
+    return Interval(start, hull.end)
+
+
 def is_opening(need: Need, chunk: Chunk) -> bool:
     """Whether all that a chunk asks for is the quiet opening of one session."""
     hull = need.gaps(chunk.stamps).hull

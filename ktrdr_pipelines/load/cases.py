@@ -7,19 +7,17 @@ Not here: what is decided (``core.plan``, ``core.evaluation``), what proves that
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pyarrow as pa
-
 from ktrdr_pipelines.core.answers import Answer, NoData
-from ktrdr_pipelines.core.bars import bars_between
+from ktrdr_pipelines.core.bars import micros, moment, stamps
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.evaluation import Evaluation, Question, evaluate
 from ktrdr_pipelines.core.evidence import Statement, StatementKind
 from ktrdr_pipelines.core.gaps import is_closed
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, is_opening, plan
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.plan import Chunk, Need, is_opening, newest_run, plan
 from ktrdr_pipelines.core.sessions import Span, expected_spans
 from ktrdr_pipelines.load.desk import Desk
-from ktrdr_pipelines.load.evidence import days_interval, new_request, runs_of
+from ktrdr_pipelines.load.evidence import new_request, runs_of
 
 _SPARE_REQUESTS = 8
 """Requests for one chunk beside those that halving it takes: a gateway that returns a little of
@@ -38,6 +36,7 @@ class Case:
         self._desk = desk
         self._chunk = chunk
         self._width: int | None = None
+        self._run: Interval | None = None
         self.asking = chunk
         self.was_empty = True
 
@@ -60,7 +59,7 @@ class Case:
             budget -= 1
             if budget <= 0:
                 desk.defer(self._chunk.stamps)
-            elif chunk.sessions == 1 and desk.need(self._chunk.stamps).gaps() == before:
+            elif desk.need(self._chunk.stamps).gaps() == before and self._width is None:
                 desk.defer(chunk.stamps)
             chunk = self._following()
             if chunk is not None:
@@ -72,12 +71,16 @@ class Case:
         The quiet opening of the oldest session is left to the request for the session before it.
         """
         need = self._desk.need(self._chunk.stamps)
+        newest = newest_run(need)
+        if newest is None:
+            return None
+        if self._run is None or not self._run.overlaps(newest):
+            self._run, self._width = newest, None
         if self._width is not None:
             need = replace(need, most_sessions=min(self._width, need.most_sessions or self._width))
-        chunks = plan(need)
-        if not chunks or (is_opening(need, chunks[0]) and not is_opening(need, self._chunk)):
-            return None
-        return chunks[0]
+        chunk = plan(replace(need, wanted=need.wanted.clip(newest)))[0]
+        is_left_to_older = is_opening(need, chunk) and not is_opening(need, self._chunk)
+        return None if is_left_to_older else chunk
 
     async def _request(self, chunk: Chunk) -> None:
         """Request once and take in what comes."""
@@ -106,6 +109,7 @@ class Case:
         desk.means.life.saw(desk.asking)
         desk.tries.answered()
         need = desk.need(chunk.stamps)
+        before = need.gaps()
         question = Question(
             chunk, need.calendar, need.timeframe, need.now, holds_back=answer.lacks_newest
         )
@@ -120,18 +124,30 @@ class Case:
         desk.cover(Coverage(bars=covered), found.bars)
         self._say(chunk, found)
         self._widen()
-        left = desk.need(chunk.stamps).gaps()
         if answer.lacks_newest:
             desk.defer(chunk.stamps)
             return f"{found.bars.num_rows} bars, the newest are held back"
-        if left:
-            spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
-            desk.left_by_bars |= _inside_traded(spans, found.bars, left)
+        self._take_quiet(chunk, before)
         if found.around:
             desk.defer_part(found.around)
         if found.begins_at is not None:
             await desk.learn_beginning()
         return f"{found.bars.num_rows} bars, {covered.length} covered"
+
+    def _take_quiet(self, chunk: Chunk, before: IntervalSet) -> None:
+        """Take in what a response with bars leaves open of sessions that have bars.
+
+        What a second one leaves as it was is quiet, and covered for good.
+        """
+        desk = self._desk
+        need = desk.need(chunk.stamps)
+        quiet = _quiet_parts(need, desk.facts.bars)
+        unchanged = quiet & IntervalSet(part for part in need.gaps() if part in set(before))
+        if again := unchanged & desk.left_by_bars:
+            desk.cover(Coverage(bars=again))
+        if (rest := unchanged - again) and need.timeframe.is_intraday:
+            self._record_empty(list(rest), controlled=True)
+        desk.left_by_bars |= quiet
 
     def _take_earlier(self, chunk: Chunk, answer: Answer) -> str:
         """Take in a response whose bars are all older: it says that none came behind them."""
@@ -143,10 +159,21 @@ class Case:
 
     def _refute(self, found: Evaluation) -> None:
         """Void the responses without bars that the bars which came refute."""
-        desk, calendar = self._desk, self._desk.facts.calendar
-        days = sorted(set(found.bars["session_date"].to_pylist()))
-        traded = [days_interval(calendar, day, day) for day in days]
-        if traded and desk.means.evidence.refute(desk.series.symbol, traded):
+        desk, timeframe = self._desk, self._desk.series.timeframe
+        if not found.bars.num_rows:
+            return
+        moments = stamps(found.bars)
+        spans = expected_spans(
+            desk.facts.calendar, timeframe, Interval(moment(moments[0]), moment(moments[-1] + 1))
+        )
+        keys = set() if timeframe.is_intraday else set(moments.tolist())
+        sessions = [
+            Interval(span.opens_at, span.closes_at)
+            for span in spans
+            if micros(span.stamps.start) in keys
+        ]
+        intraday = moments if timeframe.is_intraday else None
+        if desk.means.evidence.refute(desk.series.symbol, sessions, intraday):
             desk.note(
                 "the gateway returned bars where it had returned none: responses without bars "
                 "within a day of that count no more"
@@ -205,32 +232,35 @@ class Case:
         rest = (gaps & closed) - quiet
         whole = [span for span in spans if rest.covers(span.stamps)]
         pieces = rest - IntervalSet(span.stamps for span in whole)
-        oldest = desk.oldest_known()
-        request, at = new_request(), desk.means.keeper.gateway_now()
         parts = list(runs_of(need.calendar, whole))
         if need.timeframe.is_intraday:
             parts.extend(pieces)
-        desk.means.evidence.record(
-            desk.series.symbol,
-            [
-                Statement(
-                    part,
-                    StatementKind.EMPTY,
-                    need.timeframe.value,
-                    at,
-                    request,
-                    controlled=controlled,
-                    reaches_past=oldest is None or part.start < oldest,
-                )
-                for part in parts
-            ],
-        )
+        self._record_empty(parts, controlled=controlled)
         if pieces:
             desk.defer_part(pieces)
         if whole:
             self._narrow(len(whole))
         elif not quiet:
             desk.defer(chunk.stamps)
+
+    def _record_empty(self, parts: Sequence[Interval], *, controlled: bool) -> None:
+        """Record that a response held no bars for intervals of real time."""
+        desk = self._desk
+        oldest = desk.oldest_known()
+        request, at = new_request(), desk.means.keeper.gateway_now()
+        statements = [
+            Statement(
+                part,
+                StatementKind.EMPTY,
+                desk.series.timeframe.value,
+                at,
+                request,
+                controlled=controlled,
+                reaches_past=oldest is None or part.start < oldest,
+            )
+            for part in parts
+        ]
+        desk.means.evidence.record(desk.series.symbol, statements)
 
     def _narrow(self, sessions: int) -> None:
         """Halve what is requested next; with one session left, leave the rest to another run."""
@@ -239,7 +269,7 @@ class Case:
         elif self._width is not None and self._width > 1:
             self._width //= 2
         else:
-            self._desk.defer(self._chunk.stamps)
+            self._desk.defer(self._run or self._chunk.stamps)
 
     def _widen(self) -> None:
         """Request half of the rest at once after bars came where a wider request had none."""
@@ -250,10 +280,13 @@ class Case:
             self._width = max(1, left // 2)
 
 
-def _inside_traded(spans: Sequence[Span], bars: pa.Table, left: IntervalSet) -> IntervalSet:
-    """Return what a response with bars left open of sessions that it has bars of."""
-    return left & IntervalSet(
-        span.stamps
-        for span in spans
-        if bars_between(bars, span.stamps.start, span.stamps.end).num_rows
+def _quiet_parts(need: Need, bars: IntervalSet) -> IntervalSet:
+    """Return the gaps inside closed sessions that have bars."""
+    gaps = need.gaps()
+    hull = gaps.hull
+    if hull is None:
+        return gaps
+    spans = expected_spans(need.calendar, need.timeframe, hull)
+    return gaps & IntervalSet(
+        span.stamps for span in spans if is_closed(span, need.now) and bars.clip(span.stamps)
     )

@@ -20,8 +20,15 @@ from ktrdr_pipelines.core.answers import Answer
 from ktrdr_pipelines.core.attempts import AttemptKind
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.evaluation import Question, evaluate
-from ktrdr_pipelines.core.evidence import Proof, Statement, StatementKind, Verdict, judge
-from ktrdr_pipelines.core.gaps import first_stamps_of
+from ktrdr_pipelines.core.evidence import (
+    Neighbours,
+    Proof,
+    Statement,
+    StatementKind,
+    Verdict,
+    judge,
+)
+from ktrdr_pipelines.core.gaps import final_lag, first_stamps_of
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import Chunk, Need, plan
@@ -135,6 +142,7 @@ class Confirmation:
             self._closed_gaps(),
             desk.facts.coverage,
             closed=desk.means.calendars.told_closed(desk.series.instrument),
+            head=desk.means.ranges.record(desk.series.instrument, desk.identity.contract_id),
         )
 
     def _pieces(self) -> list[Open]:
@@ -153,7 +161,7 @@ class Confirmation:
                 and one.timeframe == desk.series.timeframe
                 and one.interval.covers(part)
             )
-            verdict = judge(said, contradicted=False, dense=False, short_run=True)
+            verdict = judge(said, contradicted=False, neighbours=Neighbours.THIN, short_run=True)
             found.append(Open(Span(part, part.start, part.end), verdict, said))
         return found
 
@@ -235,6 +243,7 @@ class Confirmation:
         """Request daily bars around some sessions; return those of them that have bars."""
         desk, calendar = self._desk, self._desk.facts.calendar
         tries = max(self._daily[one.span.opens_at] for one in block)
+        tries += desk.series.timeframe is Timeframe.D1  # its own request was the first
         for one in block:
             self._daily[one.span.opens_at] += 1
         wanted = self._days_around(block, tries)
@@ -268,7 +277,11 @@ class Confirmation:
         daily = Series(desk.series.instrument, Timeframe.D1)
         desk.means.evidence.saw_bars(daily, at)
         traded = _traded_days(found.bars)
-        refuted = [days_interval(calendar, day, day) for day in sorted(traded)]
+        refuted = [
+            Interval(span.opens_at, span.closes_at)
+            for span in spans
+            if span.stamps.start.date() in traded
+        ]
         desk.means.evidence.refute(desk.series.symbol, refuted)
         statements = [
             Statement(part, StatementKind.AROUND, Timeframe.D1.value, at, request)
@@ -283,6 +296,16 @@ class Confirmation:
                 statements.append(
                     Statement(asked_for, StatementKind.BEGINS, Timeframe.D1.value, at, request)
                 )
+        self._say_empty(
+            [
+                one
+                for one in block
+                if asked.answer.bars["session_date"][-1].as_py() < min(desk.days_of(one.span))
+            ],
+            at,
+            request,
+            controlled=True,
+        )
         with_bars = [one for one in block if desk.days_of(one.span) & traded]
         statements.extend(
             Statement(
@@ -297,9 +320,13 @@ class Confirmation:
         desk.means.evidence.record(desk.series.symbol, statements)
         return IntervalSet(one.span.stamps for one in with_bars)
 
-    def _say_empty(self, block: Sequence[Open], at: datetime, request: str) -> None:
-        """Record that no daily bars came for some sessions."""
+    def _say_empty(
+        self, block: Sequence[Open], at: datetime, request: str, *, controlled: bool = False
+    ) -> None:
+        """Record that no daily bars came for some sessions; older ones are a control."""
         desk = self._desk
+        if not block:
+            return
         oldest = desk.oldest_known()
         spans = sorted((one.span for one in block), key=lambda span: span.opens_at)
         desk.means.evidence.record(
@@ -311,6 +338,7 @@ class Confirmation:
                     Timeframe.D1.value,
                     at,
                     request,
+                    controlled=controlled,
                     reaches_past=oldest is None or part.start < oldest,
                 )
                 for part in runs_of(desk.facts.calendar, spans)
@@ -320,7 +348,7 @@ class Confirmation:
     def _days_around(self, block: Sequence[Open], tries: int) -> _Daily:
         """Choose the session dates to request: the block, and sessions with bars around it.
 
-        A second request ends a session later, so that it is not the same one.
+        A second request reaches a session further on either side: it is not the same one.
         """
         desk, calendar = self._desk, self._desk.facts.calendar
         first = min(min(desk.days_of(one.span)) for one in block)
@@ -332,14 +360,16 @@ class Confirmation:
         today = calendar.day_of(desk.means.keeper.now())
         newer = [
             one.day
-            for one in calendar.sessions(last + _DAY, last + (_MARGIN_DAYS + 1) * _DAY)
+            for one in calendar.sessions(last + _DAY, last + (_MARGIN_DAYS + 7) * _DAY)
             if one.day <= today
         ]
-        start = before[-1] if before else older[-1] if older else first
-        end = after[0] if after else newer[0] if newer else last
-        later = [day for day in newer if day > end]
-        if tries and later:
-            end = later[min(tries, len(later)) - 1]
+        start = before[-1] if before else older[0] if older else first
+        end = after[0] if after else newer[-1] if newer else last
+        if tries:
+            later = [day for day in newer if day > end]
+            end = later[min(tries, len(later)) - 1] if later else end
+            further = calendar.sessions(start - _MARGIN_DAYS * _DAY, start)
+            start = further[-min(tries, len(further))].day if further else start
         return _Daily(start, end)
 
     # --- schedule and control ------------------------------------------------------------------
@@ -373,12 +403,12 @@ class Confirmation:
         """Request one session that is held of a series; no bars for it void what was said."""
         desk, calendar = self._desk, self._desk.facts.calendar
         await desk.commits.flush()
-        held = sorted(desk.means.store.rows_per_session(series))
-        if not held:
-            return
-        day = held[len(held) // 2]
-        stamps = first_stamps_of(calendar, series.timeframe, day)
         now = desk.means.keeper.now()
+        held = sorted(desk.means.store.rows_per_session(series))
+        day = held[len(held) // 2] if held else self._newest_day()
+        if day is None:
+            return
+        stamps = first_stamps_of(calendar, series.timeframe, day)
         need = Need(calendar, series.timeframe, IntervalSet([stamps]), IntervalSet(), now, 1)
         chunks = plan(need)
         if not chunks:
@@ -386,8 +416,11 @@ class Confirmation:
         asked = await desk.asking.of(series, chunks[0].ends_at, chunks[0].duration)
         at = desk.means.keeper.gateway_now()
         if isinstance(asked.answer, Answer):
-            desk.asking.record(asked, "a control: held bars came again")
+            desk.asking.record(asked, "a control: bars came")
             desk.means.evidence.saw_bars(series, at)
+            return
+        if not held:
+            desk.asking.record(asked, "a control: no bars of the newest session either")
             return
         desk.asking.record(asked, "a control: no bars for a session that is held")
         if desk.means.evidence.void_around(at):
@@ -395,6 +428,18 @@ class Confirmation:
                 f"the gateway returned no bars of {series} for {day}, which are held: its "
                 "responses without bars within a day of that count no more"
             )
+
+    def _newest_day(self) -> date | None:
+        """Return the newest session date that has closed, as a control where nothing is held."""
+        now = self._desk.means.keeper.now()
+        calendar = self._desk.facts.calendar
+        today = calendar.day_of(now)
+        closed = [
+            one.day
+            for one in calendar.sessions(today - _MARGIN_DAYS * _DAY, today + _DAY)
+            if one.closes_at + final_lag() <= now
+        ]
+        return closed[-1] if closed else None
 
 
 def _proof_kind(verdict: Verdict) -> ProofKind:

@@ -13,18 +13,20 @@ from datetime import date, datetime, timedelta
 
 import numpy as np
 
+from ktrdr_pipelines.core.bars import micros
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.evidence import (
     CONFIRM_AFTER,
     SHORT_RUN,
     VOIDED_WITHIN,
     Beginning,
+    Neighbours,
     Statement,
     StatementKind,
     Verdict,
     beginning,
-    dense_places,
     judge,
+    neighbours_of,
 )
 from ktrdr_pipelines.core.instruments import Instrument, Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -33,7 +35,7 @@ from ktrdr_pipelines.core.spanarrays import span_arrays
 from ktrdr_pipelines.core.stretches import covered, stretches_of
 from ktrdr_pipelines.core.suspects import have_bars
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger import HeadRecord, Ledger
 from ktrdr_pipelines.store.parquet import BarStore
 
 _DAY = timedelta(days=1)
@@ -94,7 +96,7 @@ class Evidence:
             self._ledger.record_statements(symbol, self._gateway, new, self._clock())
 
     def saw_bars(self, series: Series, at: datetime) -> None:
-        """Take in that a series returned bars: its earlier responses without bars have a control."""
+        """Take in that a series returned bars: a control of its earlier responses without bars."""
         known = self.of(series.symbol)
         known.bars_at[series.timeframe] = at
         for place, one in enumerate(known.statements):
@@ -105,11 +107,18 @@ class Evidence:
                     series.symbol, self._gateway, [known.statements[place]], self._clock()
                 )
 
-    def refute(self, symbol: str, traded: Iterable[Interval]) -> bool:
+    def refute(
+        self, symbol: str, sessions: Iterable[Interval], moments: np.ndarray | None = None
+    ) -> bool:
         """Take in bars: responses without bars for where they lie are refuted.
 
         One that is refuted voids every response without bars of the gateway that came within a
         day of it, and the proofs that rest on those.
+
+        Args:
+            symbol: whose bars.
+            sessions: sessions that have bars, in real time.
+            moments: the starts of intraday bars, rising microseconds since 1970 UTC.
 
         Returns: whether anything was voided.
         """
@@ -120,9 +129,15 @@ class Evidence:
         ]
         if not empty:
             return False
-        bars = IntervalSet(traded)
-        refuted = [one.said_at for one in empty if bars.clip(one.interval)]
-        return any([self.void_around(at) for at in refuted])
+        traded = list(sessions)
+        refuted = [
+            one.said_at
+            for one in empty
+            if any(one.interval.covers(session) for session in traded)
+            or (moments is not None and _holds_any(one.interval, moments))
+        ]
+        voided = [self.void_around(at) for at in refuted]
+        return any(voided)
 
     def void_around(self, at: datetime) -> bool:
         """Void the responses without bars that the gateway gave within a day of a moment."""
@@ -154,6 +169,7 @@ class Evidence:
         coverage: Coverage,
         *,
         closed: frozenset[date] = frozenset(),
+        head: HeadRecord | None = None,
     ) -> list[Open]:
         """Judge the sessions that are missing as a whole, oldest first.
 
@@ -163,6 +179,7 @@ class Evidence:
             gaps: what is missing of it, on the stamp axis; sessions that have closed.
             coverage: what is covered of it.
             closed: session dates that the contract's own schedule or hours call closed.
+            head: what the gateway said of the start of the contract's data.
         """
         hull = gaps.hull
         if hull is None:
@@ -175,15 +192,21 @@ class Evidence:
         if not whole:
             return []
         said = {id(span): self._said_of(series, calendar, span, closed) for span in whole}
+        if head is not None and head.head is not None:
+            for span in whole:
+                if span.closes_at <= head.head:
+                    before = Interval(span.opens_at, span.closes_at)
+                    kind = StatementKind.HEAD
+                    said[id(span)].append(Statement(before, kind, "", head.asked_at, "head"))
         held = self._held_days(series, calendar, whole)
-        dense, run = self._neighbourhood(series, calendar, whole, coverage, said)
+        around = self._neighbourhood(series, calendar, whole, coverage=coverage, said=said)
         found = []
         for place, span in enumerate(whole):
             verdict = judge(
                 said[id(span)],
                 contradicted=bool(held & _days_of(calendar, span)),
-                dense=bool(dense[place]),
-                short_run=run[place] < SHORT_RUN,
+                neighbours=around[place][0],
+                short_run=around[place][1] < SHORT_RUN,
             )
             found.append(Open(span, verdict, tuple(said[id(span)])))
         return found
@@ -212,29 +235,32 @@ class Evidence:
         self,
         series: Series,
         calendar: SessionCalendar,
-        whole: list[Span],
+        whole: Sequence[Span],
+        *,
         coverage: Coverage,
-        said: Mapping[int, list[Statement]],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Say of each missing session whether its neighbours are full, and how long its run is."""
+        said: Mapping[int, Sequence[Statement]],
+    ) -> list[tuple[Neighbours, int]]:
+        """Say of each missing session what its neighbours are like, and how long its run is."""
         spans = span_arrays(calendar, series.timeframe)
         rows = self._store.rows_per_session(series)
         days = np.array(list(rows), "datetime64[D]")
         have = have_bars(spans, days, np.array(list(rows.values()), np.int64))
         proved = stretches_of(IntervalSet(proof.interval for proof in coverage.empty))
         known_empty = covered(spans.spans, proved) & (have == 0)
-        places = np.array(
-            [int(np.searchsorted(spans.spans.starts, _micros(one.stamps.start))) for one in whole],
-            dtype=np.int64,
-        )
-        for place, span in zip(places, whole, strict=True):
-            known_empty[place] = any(one.kind is StatementKind.AROUND for one in said[id(span)])
         missing = np.zeros(len(spans), dtype=bool)
-        missing[places] = True
-        low = max(0, int(places[0]) - 200)
-        high = min(len(spans), int(places[-1]) + 200)
-        dense = dense_places(spans.bars[low:high], have[low:high], known_empty[low:high])
-        return dense[places - low], _run_lengths(missing | known_empty, places)
+        places = [
+            int(np.searchsorted(spans.spans.starts, micros(one.stamps.start))) for one in whole
+        ]
+        for place, span in zip(places, whole, strict=True):
+            missing[place] = True
+            known_empty[place] = any(one.kind is StatementKind.AROUND for one in said[id(span)])
+        return [
+            (
+                neighbours_of(spans.bars, have, known_empty, place),
+                _run_length(missing | known_empty, place),
+            )
+            for place in places
+        ]
 
     def _held_days(
         self, series: Series, calendar: SessionCalendar, whole: Sequence[Span]
@@ -344,23 +370,21 @@ def new_request() -> str:
     return uuid.uuid4().hex[:16]
 
 
+def _holds_any(interval: Interval, moments: np.ndarray) -> bool:
+    low, high = np.searchsorted(moments, [micros(interval.start), micros(interval.end)])
+    return bool(low < high)
+
+
 def _days_of(calendar: SessionCalendar, span: Span) -> set[date]:
     inside = Interval(span.opens_at, span.closes_at)
     return {one.day for one in calendar.sessions_meeting(inside)}
 
 
-def _run_lengths(empty: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return how many sessions in a row are empty around each place."""
-    lengths = np.ones(len(places), dtype=np.int64)
-    for number, place in enumerate(places.tolist()):
-        low = high = place
-        while low > 0 and empty[low - 1]:
-            low -= 1
-        while high + 1 < len(empty) and empty[high + 1]:
-            high += 1
-        lengths[number] = high - low + 1
-    return lengths
-
-
-def _micros(moment: datetime) -> int:
-    return round(moment.timestamp() * 1_000_000)
+def _run_length(empty: np.ndarray, place: int) -> int:
+    """Return how many sessions in a row are empty around a place, counted up to a week."""
+    low = high = place
+    while low > 0 and empty[low - 1] and high - low < SHORT_RUN:
+        low -= 1
+    while high + 1 < len(empty) and empty[high + 1] and high - low < SHORT_RUN:
+        high += 1
+    return high - low + 1

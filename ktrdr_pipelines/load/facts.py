@@ -110,10 +110,7 @@ class SeriesFacts:
             return IntervalSet()
         ends = first_stamps_of(self.calendar, self.series.timeframe, self._begins)
         bars = self.bars.hull
-        if bars is not None and bars.start in ends:
-            end = bars.start
-        else:
-            end = ends.start
+        end = bars.start if bars is not None and bars.start in ends else ends.start
         before = between(hull.start, end)
         return IntervalSet([before] if before else [])
 

@@ -27,6 +27,7 @@ from tests.load.fakes import (
     PARTIAL,
     FakeGateway,
     Truth,
+    daily_truth,
     dense_keys,
     instrument_of,
     series_of,
@@ -141,6 +142,16 @@ class World:
         """Load what is wanted."""
         return self.bench.load(self.series, self.wanted)
 
+    def load_until_confirmed(self, most: int = 4) -> SeriesReport:
+        """Load, and again whenever what came without bars can be confirmed."""
+        report = self.load()
+        for _ in range(most):
+            if report.confirmed_at is None:
+                break
+            self.bench.gateway.time = report.confirmed_at + timedelta(minutes=1)
+            report = self.load()
+        return report
+
     def check(self) -> None:
         """See that nothing false is stored or settled."""
         self.bench.check(self.series, self.wanted)
@@ -182,7 +193,7 @@ def world(bench: Make) -> Callable[..., World]:
         if keys is None:
             keys = dense_keys(calendar, timeframe, *around)
         truth = {(instrument.symbol, timeframe): truth_of(keys, timeframe, sessions)}
-        _add_daily(truth, instrument, around)
+        _add_daily(truth, instrument, timeframe, around)
         gateway = FakeGateway(truth, now or wanted.end + timedelta(days=400))
         return World(bench(gateway), series_of(instrument, timeframe), wanted)
 
@@ -190,9 +201,14 @@ def world(bench: Make) -> Callable[..., World]:
 
 
 def _add_daily(
-    truth: dict[tuple[str, Timeframe], Truth], instrument: Instrument, around: tuple[date, date]
+    truth: dict[tuple[str, Timeframe], Truth],
+    instrument: Instrument,
+    timeframe: Timeframe,
+    around: tuple[date, date],
 ) -> None:
-    """Let the instrument show signs of life, whatever the time is."""
-    keys = dense_keys(instrument.calendar, Timeframe.D1, around[0], date(2027, 12, 1))
+    """Let the instrument have daily bars of the days on which it traded, and show life later."""
     key = (instrument.symbol, Timeframe.D1)
-    truth.setdefault(key, truth_of(keys, Timeframe.D1, calendar_named(instrument.calendar)))
+    if key not in truth:
+        later = date(2027, 12, 1)
+        bars = truth[instrument.symbol, timeframe].bars
+        truth[key] = daily_truth(bars, timeframe, instrument.calendar, (around[1], later))

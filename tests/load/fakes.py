@@ -145,6 +145,20 @@ def truth_of(keys: np.ndarray, timeframe: Timeframe, calendar: SessionCalendar) 
     return Truth(bars, keys, np.minimum(grid_end, closes[np.searchsorted(dates, days)]))
 
 
+def daily_truth(
+    bars: pa.Table, timeframe: Timeframe, calendar: str, life: tuple[date, date]
+) -> Truth:
+    """Make the daily bars of a market: of the days that other bars are of, and of later ones."""
+    sessions = calendar_named(calendar)
+    days = bars["session_date"].to_numpy().astype("datetime64[D]")
+    if timeframe is Timeframe.W1:
+        weeks = np.unique(days)
+        days = sessions.days[np.isin(sessions.days - (sessions.days.astype(int) + 3) % 7, weeks)]
+    traded = np.unique(days).astype("datetime64[us]").astype(np.int64)
+    keys = np.union1d(traded, dense_keys(calendar, Timeframe.D1, *life))
+    return truth_of(keys, Timeframe.D1, sessions)
+
+
 def schedule_of(calendar: SessionCalendar, ends_at: datetime, days: int) -> list[LearnedDay]:
     """Tell the sessions of a calendar as a gateway would."""
     sessions = calendar.sessions_meeting(Interval(ends_at - timedelta(days=days), ends_at))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.core.answers import BarRequest, NoData
@@ -29,6 +29,7 @@ from ktrdr_pipelines.store.layout import create_store
 from tests.load.conftest import Bench, World
 from tests.load.fakes import (
     FakeGateway,
+    daily_truth,
     dense_keys,
     instrument_of,
     keys_of,
@@ -143,8 +144,11 @@ def world_of(case: Case, folder: Path) -> World:
     )
     key = (instrument.symbol, case.timeframe)
     truth = {key: truth_of(keys_in(case), case.timeframe, calendar)}
-    daily = dense_keys(case.calendar, Timeframe.D1, date(2024, 9, 1), date(2026, 6, 1))
-    truth.setdefault((key[0], Timeframe.D1), truth_of(daily, Timeframe.D1, calendar))
+    if case.timeframe is not Timeframe.D1:
+        life = date(2025, 3, 2), date(2026, 6, 1)
+        truth[key[0], Timeframe.D1] = daily_truth(
+            truth[key].bars, case.timeframe, case.calendar, life
+        )
     gateway = FakeGateway(truth, case.now or utc(2025, 6, 1, 3))
     return World(
         Bench(create_store(folder), gateway), series_of(instrument, case.timeframe), wanted
@@ -180,15 +184,11 @@ def test_any_market_is_stored_as_it_was(case: Case, folders: Iterator[Path]) -> 
     What looks as if bars had been left out is asked for once more, and never again.
     """
     world = world_of(case, next(folders))
-    report = world.load()
+    world.load()
     world.check()
-    assert report.is_complete, report.summary
-    world.check_complete()
     assert world.bench.asked <= most_requests(world)
-    asked = world.bench.asked
-    again = world.load()
-    assert (world.bench.asked > asked) == bool(report.suspect)
-    assert not again.suspect
+    report = world.load_until_confirmed()
+    assert report.is_complete, report.summary
     world.check_complete()
     asked = world.bench.asked
     world.load()
@@ -206,21 +206,26 @@ def test_an_open_session_is_never_taken_for_done(case: Case, folders: Iterator[P
     world.load()
     world.check()
     world.bench.gateway.time = utc(2025, 6, 1, 3)
-    assert world.load().is_complete
+    assert world.load_until_confirmed().is_complete
     world.check_complete()
 
 
 @given(case=cases(), mood=moods("left", "right", "both"))
 @settings(settings.get_profile("load"), max_examples=40)
 def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[Path]) -> None:
-    """What an answer left out at either end is asked for again, and not for ever."""
+    """What an answer left out at either end is asked for again, and not for ever.
+
+    Where a market pauses within sessions, a response that lacks the last bars before a close looks
+    like one of a quiet end, which one response covers: there only the other end is cut.
+    """
+    assume(case.density == 1.0 or not {"right", "both"} & set(mood.moods))
     world = world_of(case, next(folders))
     world.bench.gateway.twist = mood
     world.load()
     world.check()
     assert world.bench.asked <= most_requests(world)
     world.load()
-    assert world.load().is_complete
+    assert world.load_until_confirmed().is_complete
     world.check_complete()
 
 
@@ -245,7 +250,7 @@ def test_nothing_false_is_settled_by_failures(
             continue
         world.check()
     gateway.twist = None
-    report = world.load()
+    report = world.load_until_confirmed()
     assert report.is_complete, report.summary
     world.check_complete()
     assert world.bench.asked <= 3 * most_requests(world)
@@ -264,7 +269,7 @@ def test_data_that_begin_late_are_all_found(
     gateway = world.bench.gateway
     gateway.nothing_past_oldest = True
     gateway.head_at = oldest_of(world) if head else None
-    report = world.load()
+    report = world.load_until_confirmed()
     assert report.is_complete, report.summary
     world.check()
     truth = bars_between(world.bench.truth(world.series).bars, *_ends(world))
@@ -300,11 +305,12 @@ def test_a_stop_at_any_request_loses_nothing(
     world.check()
     world.bench.gateway.before_answer = None
     world.bench.gateway.time += timedelta(hours=1)
-    report = world.load()
+    world.load()
     world.check()
-    assert report.is_complete, report.summary
     spare = 6 + 6 + 2
     assert world.bench.asked <= whole.bench.asked + spare
+    report = world.load_until_confirmed()
+    assert report.is_complete, report.summary
 
 
 @given(

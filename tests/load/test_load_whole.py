@@ -63,7 +63,7 @@ def test_a_thin_market_is_stored_exactly_as_it_was(
     around = first - timedelta(days=40), end + timedelta(days=20)
     keys = thinned(dense_keys(calendar, timeframe, *around), 0.6)
     made = world(calendar, timeframe, first, end, keys=keys)
-    assert made.load().is_complete
+    assert made.load_until_confirmed().is_complete
     made.check_complete()
     assert made.load().requests == 0
 
