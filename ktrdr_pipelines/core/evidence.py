@@ -86,7 +86,14 @@ class Statement:
     reaches_past: bool = False
 
 
-_POSITIVE = frozenset({StatementKind.AROUND, StatementKind.CLOSED, StatementKind.HEAD})
+_POSITIVE = frozenset(
+    {
+        StatementKind.AROUND,
+        StatementKind.BEGINS,
+        StatementKind.CLOSED,
+        StatementKind.HEAD,
+    }
+)
 """Statements that are no response without bars."""
 
 
@@ -150,6 +157,9 @@ def judge(
     full, thin = neighbours is Neighbours.FULL, neighbours is Neighbours.THIN
     around = {one.request for one in said if one.kind is StatementKind.AROUND}
     empty = [one for one in said if one.kind is StatementKind.EMPTY]
+    if empty:
+        # Where a response begins says little of what lies before; with one without bars it counts.
+        around |= {one.request for one in said if one.kind is StatementKind.BEGINS}
     positive = [one for one in said if one.kind in _POSITIVE]
     if not around and not empty and not positive:
         return Verdict(Proof.NONE)
@@ -159,7 +169,7 @@ def judge(
             return Verdict(Proof.CONFIRMED)
         if len(around) > 1 and not (full and short_run):
             return Verdict(Proof.CONFIRMED)
-        if thin and _are_apart(empty, positive):
+        if (thin or (around and not full)) and _are_apart(empty, positive):
             return Verdict(Proof.CONFIRMED, is_voidable=True)
     if contradicted or (full if around else not thin):
         days = _stated_days(said)
@@ -191,7 +201,8 @@ def _stated_days(said: Iterable[Statement]) -> set[date]:
     return {
         one.said_at.date()
         for one in said
-        if one.kind is StatementKind.AROUND or (one.kind is StatementKind.EMPTY and one.controlled)
+        if one.kind in {StatementKind.AROUND, StatementKind.BEGINS}
+        or (one.kind is StatementKind.EMPTY and one.controlled)
     }
 
 
@@ -204,55 +215,32 @@ def _next_day(said: Sequence[Statement], days: set[date]) -> datetime:
     return max(tomorrow, last + CONFIRM_AFTER)
 
 
-class Beginning(NamedTuple):
-    """The session date at which a contract's data begin, or why that is not proved yet."""
-
-    day: date | None = None
-    next_at: datetime | None = None
-
-
 def beginning(
-    begins: Iterable[tuple[date, Statement]],
+    begins: Iterable[date],
     head: date | None,
     empty: Iterable[tuple[date, Statement]],
     oldest: date | None,
-) -> Beginning:
-    """Judge where the data of a contract begin.
+) -> date | None:
+    """Return the session date at which the data of a contract begin, where that is proved.
 
-    Two statements that name one date prove it: the head timestamp and a response requested from
-    before it that begins at it; or, without a head, two such responses of different requests when
-    a third, for the sessions right before, came without bars. A head and a response without bars
-    for the sessions right before it count once they are ``CONFIRM_AFTER`` apart.
+    The head timestamp is one statement; the other is a response that was requested from before it
+    and begins at it. Some gateways return nothing to a request that reaches past their oldest bar
+    (grade C): there responses without bars for the sessions right before the head stand in, on
+    three days. Without a head nothing but statements about each session counts.
 
     Args:
-        begins: statements that bars begin at a date, with that date.
+        begins: session dates at which responses began that were requested from before.
         head: the date of the head timestamp.
         empty: responses without bars, with the first session date behind their interval.
         oldest: the oldest session date of which bars of the contract are known, at any timeframe.
             An older bar refutes a beginning.
     """
-    requests: dict[date, set[str]] = {}
-    for day, one in begins:
-        requests.setdefault(day, set()).add(one.request)
-    before: dict[date, list[Statement]] = {}
-    for day, one in empty:
-        before.setdefault(day, []).append(one)
-    candidates = {day for day in (*requests, head) if day is not None}
-    possible = sorted(day for day in candidates if oldest is None or day <= oldest)
-    next_at: datetime | None = None
-    for day in possible:
-        named = requests.get(day, set())
-        if named and day == head:
-            return Beginning(day)
-        if len(named) > 1 and before.get(day):
-            return Beginning(day)
-        if day == head or named:
-            said = sorted(one.said_at for one in before.get(day, ()) if one.controlled)
-            if said and said[-1] - said[0] >= CONFIRM_AFTER:
-                return Beginning(day)
-            if said:
-                next_at = said[0] + CONFIRM_AFTER
-    return Beginning(None, next_at)
+    if head is None or (oldest is not None and oldest < head):
+        return None
+    if head in set(begins):
+        return head
+    before = _stated_days(one for day, one in empty if day == head)
+    return head if len(before) >= STATEMENT_DAYS else None
 
 
 def neighbours_of(

@@ -74,8 +74,9 @@ class Case:
         newest = newest_run(need)
         if newest is None:
             return None
-        if self._run is None or not self._run.overlaps(newest):
-            self._run, self._width = newest, None
+        if self._run is not None and not self._run.overlaps(newest):
+            self._width = None
+        self._run = newest
         if self._width is not None:
             need = replace(need, most_sessions=min(self._width, need.most_sessions or self._width))
         chunk = plan(replace(need, wanted=need.wanted.clip(newest)))[0]

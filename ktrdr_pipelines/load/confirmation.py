@@ -34,14 +34,19 @@ from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import Chunk, Need, plan
 from ktrdr_pipelines.core.sessions import Span, expected_spans, midnight
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import RequestRejectedError
 from ktrdr_pipelines.load.desk import Desk
-from ktrdr_pipelines.load.evidence import Open, days_interval, new_request, runs_of
+from ktrdr_pipelines.load.evidence import Open, new_request, runs_of
 from ktrdr_pipelines.load.facts import of_open_session
 
 _DAY = timedelta(days=1)
 _BLOCK: Final = timedelta(days=330)
 """Sessions that one request for daily bars is to speak for lie no further apart than this: with
 sessions that have bars on both sides they fit into a year."""
+
+_EVER: Final = timedelta(days=60 * 365)
+"""The same before the oldest bar: how a response of many years begins speaks for all of them. A
+gateway that refuses so much is asked for a year at a time."""
 
 _MARGIN_DAYS: Final = 14
 """Days in which a session with bars is looked for on either side of a block."""
@@ -76,6 +81,7 @@ class Confirmation:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._daily: Counter[datetime] = Counter()
+        self._widest = _EVER
 
     def prove_known(self) -> None:
         """Prove what statements of other runs and timeframes suffice for, at no request."""
@@ -223,27 +229,38 @@ class Confirmation:
         for one in reversed(self._open()):
             if not self._is_worth_asking(one):
                 continue
-            if chosen and chosen[0].span.closes_at - one.span.opens_at > _BLOCK:
+            widest = self._widest if self._is_before_bars(one) else _BLOCK
+            if chosen and chosen[0].span.closes_at - one.span.opens_at > widest:
                 break
             chosen.append(one)
         return chosen
 
     def _is_worth_asking(self, one: Open) -> bool:
         """Whether daily bars can change what is known of a session."""
-        if one.verdict.is_proved or self._daily[one.span.opens_at] >= _MOST_DAILY:
+        asked = self._daily[one.span.opens_at]
+        if one.verdict.is_proved:
             return False
         kinds = Counter(said.kind for said in one.statements)
-        if kinds[StatementKind.TRADED] or not one.statements:
-            return not kinds[StatementKind.TRADED] and self._desk.was_skipped(one.span.stamps)
+        if kinds[StatementKind.TRADED]:
+            return False
+        if self._is_before_bars(one):
+            is_dumb = asked == _MOST_DAILY and not kinds[StatementKind.BEGINS]
+            return asked <= _MOST_DAILY and not is_dumb
         if one.verdict.proof is Proof.CONTRADICTED:
-            return not self._daily[one.span.opens_at]
-        return True
+            return not asked
+        return bool(one.statements) and asked < _MOST_DAILY
+
+    def _is_before_bars(self, one: Open) -> bool:
+        """Whether a session lies before the oldest bar of the series."""
+        oldest = self._desk.oldest_known()
+        return oldest is not None and one.span.closes_at <= oldest
 
     async def _daily_block(self, block: Sequence[Open]) -> IntervalSet:
         """Request daily bars around some sessions; return those of them that have bars."""
         desk, calendar = self._desk, self._desk.facts.calendar
         tries = max(self._daily[one.span.opens_at] for one in block)
-        tries += desk.series.timeframe is Timeframe.D1  # its own request was the first
+        if desk.series.timeframe is Timeframe.D1 and not self._is_before_bars(block[0]):
+            tries += 1  # its own request was the first
         for one in block:
             self._daily[one.span.opens_at] += 1
         wanted = self._days_around(block, tries)
@@ -260,7 +277,15 @@ class Confirmation:
         count = len(spans)
         years = -(-(wanted.last - wanted.first).days // 364)
         duration = f"{count} D" if count <= _MOST_IN_DAYS else f"{years} Y"
-        asked = await desk.asking.daily(ends_at, duration)
+        try:
+            asked = await desk.asking.daily(ends_at, duration)
+        except RequestRejectedError:
+            if years < 2:
+                raise
+            self._widest = _BLOCK
+            for one in block:
+                self._daily[one.span.opens_at] -= 1
+            return IntervalSet()
         at, request = desk.means.keeper.gateway_now(), new_request()
         if not isinstance(asked.answer, Answer):
             desk.asking.record(asked, "no daily bars")
@@ -307,15 +332,13 @@ class Confirmation:
             controlled=True,
         )
         with_bars = [one for one in block if desk.days_of(one.span) & traded]
+        missing = {day for one in with_bars for day in desk.days_of(one.span)}
         statements.extend(
-            Statement(
-                days_interval(calendar, day, day),
-                StatementKind.TRADED,
-                Timeframe.D1.value,
-                at,
-                request,
+            Statement(part, StatementKind.TRADED, Timeframe.D1.value, at, request)
+            for part in runs_of(
+                calendar,
+                (span for span in spans if span.stamps.start.date() in traded & missing),
             )
-            for day in sorted({day for one in with_bars for day in desk.days_of(one.span)} & traded)
         )
         desk.means.evidence.record(desk.series.symbol, statements)
         return IntervalSet(one.span.stamps for one in with_bars)
@@ -348,6 +371,9 @@ class Confirmation:
     def _days_around(self, block: Sequence[Open], tries: int) -> _Daily:
         """Choose the session dates to request: the block, and sessions with bars around it.
 
+        Before the oldest bar the block itself comes first: a gateway that returns too little
+        would return bars of it. Where a response begins that reaches over the oldest bar is told
+        after that.
         A second request reaches a session further on either side: it is not the same one.
         """
         desk, calendar = self._desk, self._desk.facts.calendar
@@ -363,6 +389,13 @@ class Confirmation:
             for one in calendar.sessions(last + _DAY, last + (_MARGIN_DAYS + 7) * _DAY)
             if one.day <= today
         ]
+        if self._is_before_bars(block[0]):
+            oldest = desk.oldest_known()
+            if not tries or oldest is None:
+                return _Daily(first, last)
+            began = calendar.day_of(oldest)
+            over = calendar.sessions(began, began + _MARGIN_DAYS * _DAY)
+            return _Daily(first, over[min(tries, len(over) - 1)].day)
         start = before[-1] if before else older[0] if older else first
         end = after[0] if after else newer[-1] if newer else last
         if tries:

@@ -142,8 +142,8 @@ class Desk:
             head,
             unsaved=self._oldest_day(bars) if bars else None,
         )
-        self.facts.excuse_before(found.day)
-        return found.day is not None
+        self.facts.excuse_before(found)
+        return found is not None
 
     def _oldest_day(self, bars: Interval) -> date:
         """Return the session date of the oldest bar; a week refutes only what is behind it."""

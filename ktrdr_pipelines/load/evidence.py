@@ -19,7 +19,6 @@ from ktrdr_pipelines.core.evidence import (
     CONFIRM_AFTER,
     SHORT_RUN,
     VOIDED_WITHIN,
-    Beginning,
     Neighbours,
     Statement,
     StatementKind,
@@ -217,11 +216,11 @@ class Evidence:
         said = [
             one
             for one in self.of(series.symbol).statements
-            if one.kind is not StatementKind.BEGINS
-            and (
-                one.interval.covers(Interval(span.opens_at, span.closes_at))
-                if one.kind is not StatementKind.TRADED
-                else one.interval.start < span.closes_at and span.opens_at < one.interval.end
+            if one.interval.covers(Interval(span.opens_at, span.closes_at))
+            or (
+                one.kind is StatementKind.TRADED
+                and one.interval.start < span.closes_at
+                and span.opens_at < one.interval.end
             )
         ]
         days = _days_of(calendar, span)
@@ -295,8 +294,8 @@ class Evidence:
         head: datetime | None,
         *,
         unsaved: date | None = None,
-    ) -> Beginning:
-        """Judge where the data of an instrument begin, by all that is known of its symbol.
+    ) -> date | None:
+        """Return where the data of an instrument begin, by all that is known of its symbol.
 
         ``unsaved`` is the oldest session date of bars that are not on disk yet.
         """
@@ -314,13 +313,13 @@ def beginning_of(
     calendar: SessionCalendar,
     head: datetime | None,
     oldest: date | None,
-) -> Beginning:
-    """Judge where data begin; ``oldest`` is the oldest session date of which bars are held."""
-    begins: list[tuple[date, Statement]] = []
+) -> date | None:
+    """Return where data begin; ``oldest`` is the oldest session date of which bars are held."""
+    begins: list[date] = []
     empty: list[tuple[date, Statement]] = []
     for one in statements:
         if one.kind is StatementKind.BEGINS:
-            begins.append((calendar.day_of(one.interval.end), one))
+            begins.append(calendar.day_of(one.interval.end))
         elif one.kind is StatementKind.EMPTY:
             after = calendar.sessions_meeting(
                 Interval(one.interval.end, one.interval.end + 14 * _DAY)
@@ -330,8 +329,7 @@ def beginning_of(
         elif one.kind is StatementKind.TRADED:
             day = calendar.day_of(one.interval.start)
             oldest = day if oldest is None else min(oldest, day)
-    head_day = calendar.day_of(head) if head is not None else None
-    return beginning(begins, head_day, empty, oldest)
+    return beginning(begins, calendar.day_of(head) if head else None, empty, oldest)
 
 
 def real_interval(calendar: SessionCalendar, span: Span) -> Interval:

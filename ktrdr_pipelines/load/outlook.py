@@ -170,7 +170,7 @@ class Outlook:
         head = self._ranges.known_head(series.instrument, contract_id)
         unsaved = facts.days_of(hull)[0] if hull and series.timeframe is not Timeframe.W1 else None
         found = evidence.beginning(series.instrument, facts.calendar, head, unsaved=unsaved)
-        facts.excuse_before(found.day)
+        facts.excuse_before(found)
 
     def _put_off(self, facts: SeriesFacts, manner: Manner) -> None:
         """Leave to later what automatic work has tried in vain a short while ago.

@@ -18,7 +18,6 @@ from ktrdr_pipelines.core.completeness import (
     closed_count,
 )
 from ktrdr_pipelines.core.disagreement import Disagreement
-from ktrdr_pipelines.core.evidence import StatementKind
 from ktrdr_pipelines.core.gaps import bar_lag, first_stamps_of
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
@@ -73,7 +72,7 @@ class Ledgered:
 
     def may_begin(self, symbol: str) -> bool:
         """Whether there is a statement on where the data of a symbol begin."""
-        return any(one.kind is StatementKind.BEGINS for one in self._statements.get(symbol, ()))
+        return bool(self._statements.get(symbol))
 
     def of(
         self,
@@ -91,7 +90,7 @@ class Ledgered:
         return Known(
             tuple(self._attempts.get(key, ())),
             self._confirmed.get(key, {}),
-            beginning_of(said, calendar, head, oldest).day if said else None,
+            beginning_of(said, calendar, head, oldest) if said else None,
             self._disagreements.get(key, ()),
         )
 
