@@ -124,7 +124,7 @@ class Case:
         self._doubts = after_no_data(need, self._doubts, chunk, older_known=older_known)
         silent = self._doubts.silent
         quiet, empty = quiet_and_empty(need, silent, desk.facts.bars)
-        at = _hour(desk.means.keeper.patience.clock())
+        at = _hour(desk.means.keeper.patience.market_clock())
         desk.settle(Coverage(quiet, tuple(Emptiness(part, at) for part in empty)))
         self._set_aside_rest(chunk.stamps)
         return f"{silent.length} without bars" if silent else "nothing"

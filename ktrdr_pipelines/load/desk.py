@@ -96,7 +96,8 @@ class Desk:
     def need(self, within: Interval | None = None, *, everything: bool = False) -> Need:
         """State wants and facts as they stand, of all or of one stretch."""
         keeper = self.means.keeper
-        need = self.facts.need(keeper.now(), keeper.patience.clock(), within, everything=everything)
+        market_now = keeper.patience.market_clock()
+        need = self.facts.need(keeper.now(), market_now, within, everything=everything)
         most = self.means.widths.most(self.series.timeframe)
         return need if most is None else replace(need, most_sessions=most)
 
@@ -117,8 +118,7 @@ class Desk:
             return
         self._seen = current
         saved = self.means.store.coverage(self.series)
-        now = self.means.keeper.patience.clock()
-        self.facts.learn(saved, proof_now=now)
+        self.facts.learn(saved, proof_now=self.means.keeper.patience.market_clock())
 
     async def learn_listing(self, silent: Interval | None = None) -> None:
         """Excuse what lies before the start of the gateway's data.
@@ -157,7 +157,7 @@ class Desk:
             self.series.instrument,
             self.identity.contract_id,
             cell=cell,
-            at=self.means.keeper.patience.clock(),
+            at=self.means.keeper.patience.market_clock(),
         )
 
     async def learn_sessions(self, stamps: Interval) -> bool:
@@ -194,7 +194,7 @@ class Desk:
 
     def settle(self, coverage: Coverage, bars: pa.Table | None = None) -> None:
         """Take in what an answer settled, and the bars that it gave."""
-        self.facts.settle(coverage, self.means.keeper.patience.clock())
+        self.facts.settle(coverage, self.means.keeper.patience.market_clock())
         self.commits.add(bars, coverage)
         if bars is not None and self.facts.again:
             self._given.take(bars)
@@ -204,11 +204,11 @@ class Desk:
 
         It runs in the thread of the commits.
         """
-        store, now = self.means.store, self.means.keeper.patience.clock()
+        store, patience = self.means.store, self.means.keeper.patience
         result = store.save(self.series, self.identity, bars, coverage)
         if self._is_refresh:
-            answered = coverage.settled(now) & self.facts.again
-            store.ledger.record_refreshed(series_key(self.series), answered, now)
+            answered = coverage.settled(patience.market_clock()) & self.facts.again
+            store.ledger.record_refreshed(series_key(self.series), answered, patience.clock())
         return result
 
     def count_kept(self) -> int:

@@ -29,7 +29,8 @@ class SeriesGaps:
     ``gaps`` are neither settled nor explained; ``waiting`` is due of sessions that are still open.
     ``settled_until`` is the end of the newest settled stretch; ``first`` and ``last`` are session
     dates of bars held; ``attempts`` are the tries that settled nothing. Before ``expected_from``
-    nothing is expected. ``error`` says why nothing else could be learned.
+    nothing is expected. ``fresh_from`` is the bar timestamp from which on the series is kept
+    fresh, None where no save has said it yet. ``error`` says why nothing else could be learned.
     """
 
     series: Series
@@ -41,6 +42,7 @@ class SeriesGaps:
     last: date | None = None
     attempts: tuple[Attempt, ...] = ()
     expected_from: datetime | None = None
+    fresh_from: datetime | None = None
     error: StoreError | None = None
 
     @property
@@ -98,6 +100,7 @@ def written(
         last=holding.last,
         attempts=known.attempts,
         expected_from=moment(standing.explained_to),
+        fresh_from=known.fresh_from,
     )
     changes = (next_close(spans, now), holding.next_expiry(now), known.next_expiry(now))
     good_until = min((at for at in changes if at is not None), default=_FOR_EVER)
@@ -125,4 +128,5 @@ def of_unknown_sessions(
         first=holding.first,
         last=holding.last,
         attempts=known.attempts,
+        fresh_from=known.fresh_from,
     )

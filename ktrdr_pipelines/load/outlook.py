@@ -53,7 +53,8 @@ class Outlook:
         store: what is settled.
         calendars: which sessions are expected.
         ranges: where data begin.
-        clock: this machine's time.
+        clock: real time.
+        market_clock: market time; the same if not given.
     """
 
     def __init__(
@@ -62,11 +63,14 @@ class Outlook:
         calendars: Calendars,
         ranges: RangeDiscovery,
         clock: Callable[[], datetime],
+        *,
+        market_clock: Callable[[], datetime] | None = None,
     ) -> None:
         self._store = store
         self._calendars = calendars
         self._ranges = ranges
         self._clock = clock
+        self._market_clock = market_clock or clock
 
     def wanted(self, job: Job, now: datetime) -> IntervalSet:
         """Give the stretch of stamps that a job means."""
@@ -86,7 +90,7 @@ class Outlook:
     def missing(self, job: Job, now: datetime) -> IntervalSet:
         """Give what a job would ask for now, on the stamp axis."""
         facts = self.facts(job.series, self.wanted(job, now), job.manner)
-        return facts.need(now, self._clock()).gaps()
+        return facts.need(now, self._market_clock()).gaps()
 
     def facts(self, series: Series, wanted: IntervalSet, manner: Manner) -> SeriesFacts:
         """Give what is known of a series: what is settled, excused and put off."""
@@ -119,7 +123,7 @@ class Outlook:
             return ()
         spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
         empty = IntervalSet(proof.interval for proof in coverage.empty)
-        settled, now = stretches_of(coverage.bars | empty), micros(self._clock())
+        settled, now = stretches_of(coverage.bars | empty), micros(self._market_clock())
         confirmed = self._store.ledger.confirmed(series_key(series))
         found = (
             (spans.days[place].item(), int(spans.spans.starts[place]), int(spans.spans.ends[place]))
@@ -141,7 +145,7 @@ class Outlook:
         is_sensor = manner.asked_by is AskedBy.SENSOR
         if is_sensor or self._ranges.is_fresh(instrument, contract_id, self._clock()):
             facts.excuse_before(self._ranges.known_head(instrument, contract_id))
-        for one in self._ranges.silences(instrument, contract_id, self._clock()):
+        for one in self._ranges.silences(instrument, contract_id, self._market_clock()):
             facts.excuse_silence(one.first, one.end)
 
     def _put_off(self, facts: SeriesFacts, manner: Manner) -> None:

@@ -51,6 +51,7 @@ class Known:
     head: datetime | None
     silences: tuple[SilenceRecord, ...]
     confirmed: Mapping[date, int]
+    fresh_from: datetime | None = None
 
     def next_expiry(self, now: datetime) -> datetime | None:
         """Give when the next silence comes to be too old to be believed, or None."""
@@ -66,6 +67,7 @@ class Ledgered:
         self._heads = ledger.heads(gateway)
         self._silences = ledger.silences(gateway)
         self._confirmed = ledger.all_confirmed()
+        self._fresh_from = ledger.kept_fresh()
         self._pinned = ledger.pinned_contracts(origin) if origin else {}
 
     def of(self, series: Series, holding: Holding) -> Known:
@@ -78,6 +80,7 @@ class Ledgered:
             self._heads.get((contract, what)) if contract else None,
             self._silences.get((contract, what), ()) if contract else (),
             self._confirmed.get(key, {}),
+            self._fresh_from.get(key),
         )
 
 

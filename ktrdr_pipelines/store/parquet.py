@@ -8,12 +8,13 @@ and what is proved (``core.settle``).
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import reduce
 from pathlib import Path
 
 import pyarrow as pa
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.bars import (
     BAR_SCHEMA,
     bars_between,
@@ -25,7 +26,7 @@ from ktrdr_pipelines.core.bars import (
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Identity, Series
-from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError
@@ -60,10 +61,6 @@ class SaveResult:
     files: tuple[Path, ...]
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class BarStore:
     """Bars, coverage and identity of every series of a store.
 
@@ -74,7 +71,7 @@ class BarStore:
     """
 
     def __init__(
-        self, layout: StoreLayout, ledger: Ledger, *, clock: Callable[[], datetime] = _now
+        self, layout: StoreLayout, ledger: Ledger, *, clock: Callable[[], datetime] = system_now
     ) -> None:
         self.layout = layout
         self.ledger = ledger
@@ -104,10 +101,15 @@ class BarStore:
         with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
             refuse_moving(self.layout, series.symbol)
             refuse_unnamed(self.layout, series.symbol)
-            for path, row in self.files_of(series).items():
+            files = self.files_of(series)
+            for path, row in files.items():
                 _refuse_foreign(path, row.identity, identity)
+            held = _joined(files).bars
+            self._keep_fresh(series, held)
             parts = filed_parts(series, ordered, coverage)
             saved = [self._save_part(series, identity, part) for part in parts]
+            if not held:
+                self._keep_fresh(series, coverage.bars)
         return SaveResult(
             added=sum(result.added for result in saved),
             revised=sum(result.revised for result in saved),
@@ -201,6 +203,11 @@ class BarStore:
                 recounted[name] = row
             current[path] = row
         return current, recounted
+
+    def _keep_fresh(self, series: Series, covered: IntervalSet) -> None:
+        """Remember where the newest bar was before anything was loaded behind it, once."""
+        if covered.hull is not None:
+            self.ledger.keep_fresh(series_key(series), covered.hull.end)
 
     def _save_part(self, series: Series, identity: Identity, part: FilePart) -> SaveResult:
         folder = self.layout.series_folder(series.symbol, series.timeframe)
