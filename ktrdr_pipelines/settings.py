@@ -19,6 +19,7 @@ from typing import Annotated, Final, Self
 import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from ktrdr_pipelines.clock import Clock
 from ktrdr_pipelines.errors import NoStoreError, SettingsError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -27,6 +28,7 @@ _RANGES = IbLimitsRegistry.CLIENT_ID_RANGES.value
 _MOST_CLIENT_ID: Final = 2**31 - 1
 _YES = frozenset({"1", "true", "yes", "on"})
 _NEAR = 0.8
+_FIFTY_YEARS_S: Final = 50 * 365.25 * 86_400
 
 
 class PacingMode(StrEnum):
@@ -111,11 +113,24 @@ class Settings(BaseModel):
         min_length=1,
         description="a command that takes alerts as JSON on its stdin, such as /home/me/alert.sh",
     )
+    ktrdr_clock_offset_s: float = Field(
+        default=0.0,
+        ge=-_FIFTY_YEARS_S,
+        le=_FIFTY_YEARS_S,
+        allow_inf_nan=False,
+        description="seconds by which market time is ahead of this machine's, negative where it "
+        "is behind, such as -86400; fifty years at most",
+    )
 
     @property
     def client_ids(self) -> Mapping[str, tuple[int, int]]:
         """First and last client id of each operation, both in."""
         return MappingProxyType({name: getattr(self, f"ib_client_id_{name}") for name in _RANGES})
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of this process: real time, and the time of the market."""
+        return Clock(self.ktrdr_clock_offset_s)
 
     @model_validator(mode="after")
     def _ranges_are_apart(self) -> Self:

@@ -16,7 +16,7 @@ from ktrdr_pipelines.settings import (
 NAMES = (
     "IB_HOST IB_PORT IB_TIMEOUT IB_PACING IB_MAX_RETRIES IB_RETRY_DELAY IB_CLIENT_ID_API "
     "IB_CLIENT_ID_BATCH IB_CLIENT_ID_GAP_FILLER IB_CLIENT_ID_DATA_MANAGER IB_CLIENT_ID_CLI "
-    "IB_CLIENT_ID_TESTS KTRDR_DATA KTRDR_STATE"
+    "IB_CLIENT_ID_TESTS KTRDR_DATA KTRDR_STATE KTRDR_CLOCK_OFFSET_S"
 )
 
 
@@ -48,6 +48,7 @@ def test_without_any_variable_the_defaults_hold() -> None:
     assert settings.ib_max_retries == 3
     assert settings.ib_retry_delay == 2.0
     assert settings.ktrdr_data is None
+    assert settings.ktrdr_clock_offset_s == 0.0
     assert settings.ktrdr_state.is_absolute()
     assert settings.ktrdr_state.name == "ktrdr"
     assert dict(settings.client_ids) == {
@@ -78,6 +79,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "IB_CLIENT_ID_TESTS": "340-2147483647",
             "KTRDR_DATA": str(tmp_path / "data"),
             "KTRDR_STATE": str(tmp_path / "state"),
+            "KTRDR_CLOCK_OFFSET_S": "-86400.5",
         }
     )
     assert (settings.ib_host, settings.ib_port, settings.ib_timeout) == ("gateway.local", 4004, 7.5)
@@ -88,6 +90,8 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     assert settings.client_ids["tests"] == (340, 2_147_483_647)
     assert settings.ktrdr_data == tmp_path / "data"
     assert settings.ktrdr_state == tmp_path / "state"
+    assert settings.ktrdr_clock_offset_s == -86_400.5
+    assert settings.clock.offset_s == -86_400.5
 
 
 def test_the_environment_is_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +159,11 @@ def test_a_field_that_does_not_exist_is_refused() -> None:
         ("IB_CLIENT_ID_CLI", "201-2147483648", "from 1 to 2147483647"),
         ("IB_CLIENT_ID_CLI", "-1-5", "such as 201-250"),
         ("IB_CLIENT_ID_CLI", "a-b", "such as 201-250"),
+        ("KTRDR_CLOCK_OFFSET_S", "", "seconds by which market time is ahead"),
+        ("KTRDR_CLOCK_OFFSET_S", "a day", "such as -86400"),
+        ("KTRDR_CLOCK_OFFSET_S", "nan", "such as -86400"),
+        ("KTRDR_CLOCK_OFFSET_S", "-inf", "such as -86400"),
+        ("KTRDR_CLOCK_OFFSET_S", "1e12", "fifty years at most"),
         ("KTRDR_DATA", "", "a folder"),
         ("KTRDR_DATA", "~nobody-of-that-name/data", "a folder"),
         ("KTRDR_STATE", "  ", "a folder"),

@@ -57,7 +57,7 @@ def demo(as_json: AsJson = False) -> None:
     started_s = time.perf_counter()
     settings = load_settings()
     folder = data_folder(settings) / "demo"
-    with simulator_process() as port:
+    with simulator_process(now=settings.clock.moved_now()) as port:
         if not as_json:
             note(f"a simulated gateway serves on 127.0.0.1:{port}; bars go into {folder}")
         place = demo_place(settings, folder, port)

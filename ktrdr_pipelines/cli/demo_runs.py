@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,7 +78,7 @@ def demo_place(settings: Settings, folder: Path, port: int) -> Place:
     What processes share about that gateway lies in the store: no other program knows of it.
     """
     layout = create_store(folder, Origin.SIMULATED)
-    put_universe(layout, _universe_text(datetime.now(tz=UTC).date()).encode())
+    put_universe(layout, _universe_text(settings.clock.market_now().date()).encode())
     universe, problem = universe_file(layout).read()
     renew_catalog(layout, universe, settings)
     own = {"ib_host": "127.0.0.1", "ib_port": port}
@@ -99,7 +99,7 @@ def run_demo(place: Place, *, shown: bool) -> list[RunResult]:
         dg.DagsterInstance.local_temp(str(home), overrides=_OVERRIDES) as instance,
         load_progress(shown=shown) as progress,
     ):
-        for timeframe, windows in demo_windows(datetime.now(tz=UTC).date()).items():
+        for timeframe, windows in demo_windows(place.now.date()).items():
             result = _run(place, instance, progress, timeframe=timeframe, windows=windows)
             results.append(result)
             if shown:
@@ -123,7 +123,7 @@ def holes_in_windows(
 ) -> Iterator[tuple[Series, list[Interval]]]:
     """Give the holes that each series has in the windows that were run."""
     book = open_book(place)
-    for found in book.look(place.universe.series(), datetime.now(tz=UTC)):
+    for found in book.look(place.universe.series(), place.now):
         series = found.series
         for run in (one for one in runs if one.timeframe == series.timeframe):
             calendar = book.calendars.of(series.instrument)

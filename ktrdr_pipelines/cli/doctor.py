@@ -4,12 +4,12 @@ Not here: looking (``ib.doctor``), what findings mean (``ib.findings``).
 """
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import typer
 
 from ktrdr_pipelines.cli.output import AsJson, say, say_json
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.errors import ExitCode, NoStoreError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def hasten_tries() -> None:
         layout = open_store(data_folder(load_settings()))
     except NoStoreError:
         return
-    Ledger(layout.ledger).hasten_attempts(datetime.now(tz=UTC))
+    Ledger(layout.ledger).hasten_attempts(system_now())
 
 
 def _say(gateway: str, checks: "list[Check]") -> None:

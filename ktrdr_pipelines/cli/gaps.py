@@ -5,7 +5,7 @@ Not here: how gaps are found (``load.gapbook``), the picture (``load.heatmap``).
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -64,7 +64,8 @@ def gaps(
     """
     from ktrdr_pipelines.cli.place import open_book, open_place, warn_of_problem
 
-    place, now = open_place(), datetime.now(tz=UTC)
+    place = open_place()
+    now = place.now
     warn_of_problem(place)
     book = open_book(place)
     found = book.look(chosen_series(place.universe, book.store, symbols, timeframes), now)

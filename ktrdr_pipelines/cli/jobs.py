@@ -4,7 +4,7 @@ Not here: what is done with jobs (``cli.loading``, ``cli.plan``).
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +14,7 @@ from ktrdr_pipelines.cli.output import note
 from ktrdr_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ktrdr_pipelines.cli.dates import Stretch
     from ktrdr_pipelines.core.instruments import Series
@@ -89,9 +89,16 @@ class Wish:
 
 
 def named_jobs(
-    universe: "Universe", symbols: str, timeframes: str | None, wish: Wish
+    universe: "Universe",
+    symbols: str,
+    timeframes: str | None,
+    wish: Wish,
+    *,
+    now: datetime,
 ) -> "list[Job]":
-    """Give the jobs of a command line; without timeframes, those that the universe lists.
+    """Return the jobs of a command line; without timeframes, those that the universe lists.
+
+    ``now`` is market time: what lies after it is refused.
 
     Raises:
         UsageError: a word makes no sense, or two do not go together.
@@ -99,27 +106,32 @@ def named_jobs(
     from ktrdr_pipelines.load.outlook import Job
 
     mode, stretch = wish.read()
-    now = datetime.now(tz=UTC)
     chosen = _series(universe, symbols, timeframes)
     return [Job(one, mode, stretch.bounds(one, now), refresh=wish.refresh) for one in chosen]
 
 
 def update_jobs(
-    universe: "Universe", symbols: str | None, held: "Iterable[tuple[str, str]]"
+    universe: "Universe",
+    symbols: str | None,
+    held: "Iterable[tuple[str, str]]",
+    *,
+    fresh_from: "Mapping[str, datetime]",
 ) -> "list[Job]":
     """Give the jobs that keep a universe fresh and whole, tails first.
 
-    What was tried in vain is left alone until its next try is due. Series whose ``backfill`` is
-    manual are kept fresh, and left alone while they have no bar: their history is a person's
+    Ranges whose attempts failed are deferred until their next try is due. Series whose
+    ``backfill`` is manual are kept fresh from the place on that is remembered of them, as sensors
+    do (``load.filling``), and left alone while they have no bar: their history is a person's
     business.
 
     Args:
         universe: whose series are meant.
         symbols: only these; None for all.
         held: symbols and timeframes of which there are bars.
+        fresh_from: from which bar timestamp on series are kept fresh, by their ledger keys.
     """
     from ktrdr_pipelines.core.instruments import Backfill
-    from ktrdr_pipelines.load.modes import AskedBy, Mode
+    from ktrdr_pipelines.load.modes import AskedBy, Bounds, Mode
     from ktrdr_pipelines.load.outlook import Job
 
     chosen = set(instruments_of(universe, symbols))
@@ -127,9 +139,16 @@ def update_jobs(
     known = set(held)
     fresh = [one for one in series if (one.symbol, str(one.timeframe)) in known]
     whole = [one for one in series if one.instrument.backfill is Backfill.AUTO]
+    since = [
+        (one, fresh_from[key])
+        for one in fresh
+        if one.instrument.backfill is Backfill.MANUAL
+        and (key := f"{one.symbol}|{one.timeframe}") in fresh_from
+    ]
     return [
         *(Job(one, Mode.TAIL, asked_by=AskedBy.SENSOR) for one in fresh),
         *(Job(one, Mode.FULL, asked_by=AskedBy.SENSOR) for one in whole),
+        *(Job(one, bounds=Bounds(start), asked_by=AskedBy.SENSOR) for one, start in since),
     ]
 
 

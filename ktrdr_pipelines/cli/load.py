@@ -42,5 +42,5 @@ def load(
     wish.read()
     place = open_place()
     warn_of_problem(place)
-    code = load_jobs(place, named_jobs(place.universe, symbols, timeframes, wish), as_json=as_json)
-    raise typer.Exit(code)
+    jobs = named_jobs(place.universe, symbols, timeframes, wish, now=place.now)
+    raise typer.Exit(load_jobs(place, jobs, as_json=as_json))

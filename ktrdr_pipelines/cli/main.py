@@ -28,7 +28,7 @@ from ktrdr_pipelines.cli import (
 )
 from ktrdr_pipelines.cli.edge import run
 from ktrdr_pipelines.cli.logfile import log_to_file
-from ktrdr_pipelines.cli.output import say
+from ktrdr_pipelines.cli.output import say, say_clock
 from ktrdr_pipelines.cli.streams import take_streams
 
 app = typer.Typer(
@@ -79,6 +79,7 @@ def _options(
     ] = False,
 ) -> None:
     _ = version
+    say_clock()
 
 
 def command_line(arguments: list[str]) -> object:

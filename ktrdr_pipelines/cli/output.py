@@ -4,6 +4,8 @@ Not here: errors (``cli.edge``), progress (``cli.progress``).
 """
 
 import json
+import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from ktrdr_pipelines.core.intervals import Interval
     from ktrdr_pipelines.core.timeframes import Timeframe
+
+CLOCK_VARIABLE: Final = "KTRDR_CLOCK_OFFSET_S"
 
 PIPED_WIDTH: Final = 160
 """Columns of a table that goes into a file or another program."""
@@ -35,11 +39,43 @@ def note(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def say_clock() -> None:
+    """Print on stderr that market time is not this machine's, where that is so.
+
+    Raises:
+        SettingsError: the environment has a bad setting.
+    """
+    if CLOCK_VARIABLE not in os.environ:
+        return  # reading all settings would take longer than `ktrdr --help` may
+    from ktrdr_pipelines.settings import load_settings
+
+    clock = load_settings().clock
+    if clock.offset_s:
+        note(f"Clock: {clock}")
+
+
 def say_json(document: object, *, lines: bool = True) -> None:
-    """Print a result as one JSON document, on one line for a program that waits for it."""
+    """Print a result as one JSON document, on one line for a program that waits for it.
+
+    An object also says, as ``market_clock_offset_s``, how far market time is ahead of real time.
+    """
+    if isinstance(document, Mapping):
+        document = {**document, "market_clock_offset_s": _clock_offset_s()}
     indent = 2 if lines else None
     text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False, default=plain)
     typer.echo(text)
+
+
+def _clock_offset_s() -> float | None:
+    """Return the offset that the environment sets; None where it is bad, which is the error then.
+
+    The variable is read here by itself, so that a document can be printed of any settings error.
+    """
+    try:
+        offset_s = float(os.environ.get(CLOCK_VARIABLE, "0"))
+    except ValueError:
+        return None
+    return offset_s if math.isfinite(offset_s) else None
 
 
 def plain(value: object) -> object:

@@ -4,10 +4,11 @@ Not here: making a store (``cli.store``), what is in one (``load.gapbook``).
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ktrdr_pipelines.cli.output import note
+from ktrdr_pipelines.clock import Clock
 from ktrdr_pipelines.errors import UniverseError
 from ktrdr_pipelines.load.opening import universe_file
 from ktrdr_pipelines.settings import Settings, data_folder, load_settings
@@ -27,6 +28,22 @@ class Place:
     layout: StoreLayout
     universe: Universe
     problem: UniverseError | None = None
+
+    @property
+    def clock(self) -> Clock:
+        """Real time, and the time of the market as the settings say it."""
+        return self.settings.clock
+
+    @property
+    def now(self) -> datetime:
+        """The time of the market."""
+        return self.clock.market_now()
+
+    def fresh_from(self) -> dict[str, datetime]:
+        """Return from where on series are kept fresh, by their ledger keys."""
+        from ktrdr_pipelines.store.ledger import Ledger
+
+        return Ledger(self.layout.ledger).kept_fresh()
 
     def calendars(self) -> "Calendars":
         """Give the book of calendars as the store's ledger stands now."""
@@ -68,5 +85,5 @@ def renew_catalog(
     """Make the catalog show what the files hold now; the settings are those of the environment."""
     from ktrdr_pipelines.load import catalog
 
-    book = open_book(Place(settings or load_settings(), layout, universe))
-    catalog.renew_catalog(book, list(universe.instruments.values()), datetime.now(tz=UTC))
+    place = Place(settings or load_settings(), layout, universe)
+    catalog.renew_catalog(open_book(place), list(universe.instruments.values()), place.now)

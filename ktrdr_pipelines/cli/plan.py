@@ -3,7 +3,6 @@
 Not here: the estimate (``load.estimates``).
 """
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -72,7 +71,7 @@ def _jobs(place: "Place", symbols: str | None, timeframes: str | None, wish: "Wi
     from ktrdr_pipelines.cli.jobs import named_jobs, update_jobs
 
     if symbols is not None:
-        return named_jobs(place.universe, symbols, timeframes, wish)
+        return named_jobs(place.universe, symbols, timeframes, wish, now=place.now)
     if not wish.is_plain:
         raise UsageError(
             "options without symbols",
@@ -80,7 +79,7 @@ def _jobs(place: "Place", symbols: str | None, timeframes: str | None, wish: "Wi
             remedy="Name symbols, as for ktrdr load, or leave the options out",
         )
     held = [(symbol, str(kind)) for symbol, kind in place.layout.series_folders()]
-    return update_jobs(place.universe, None, held)
+    return update_jobs(place.universe, None, held, fresh_from=place.fresh_from())
 
 
 def _estimate(place: "Place", jobs: "list[Job]") -> "Estimate":
@@ -88,7 +87,7 @@ def _estimate(place: "Place", jobs: "list[Job]") -> "Estimate":
     from ktrdr_pipelines.load.estimates import estimate
     from ktrdr_pipelines.load.opening import open_outlook, open_rates
 
-    now, calendars = datetime.now(tz=UTC), place.calendars()
+    now, calendars = place.now, place.calendars()
     outlook = open_outlook(place.settings, place.layout, calendars)
     missing: dict[Any, IntervalSet] = {}
     for job in jobs:

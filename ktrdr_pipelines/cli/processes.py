@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -70,7 +71,9 @@ def end(process: "subprocess.Popen[bytes]", *, grace_s: float = GRACE_S) -> None
 
 
 @contextmanager
-def simulator_process(*, port: int = 0, within_s: float = START_S) -> Iterator[int]:
+def simulator_process(
+    *, port: int = 0, within_s: float = START_S, now: datetime | None = None
+) -> Iterator[int]:
     """Run a simulated gateway in a process of its own while the context lasts; gives its port.
 
     It ends with this process, however that ends: it watches its stdin.
@@ -78,12 +81,16 @@ def simulator_process(*, port: int = 0, within_s: float = START_S) -> Iterator[i
     Args:
         port: where it listens; 0 takes a free one.
         within_s: how long it may take to say where that is.
+        now: where its clock starts; this machine's time if not given.
 
     Raises:
         SimulatorError: it could not start.
     """
     command = [sys.executable, "-m", "ktrdr_pipelines.cli.main", "simulate", "--json"]
-    process = start([*command, "--port", str(port), "--until-stdin-closes"], output=subprocess.PIPE)
+    command += ["--port", str(port), "--until-stdin-closes"]
+    if now is not None:
+        command += ["--now", now.isoformat()]
+    process = start(command, output=subprocess.PIPE)
     try:
         yield _port_of(process, within_s)
     finally:

@@ -4,7 +4,7 @@ Not here: finding out (``load.discovery``).
 """
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -98,12 +98,12 @@ def _held(place: "Place", instrument: "Instrument") -> list[Held]:
     store = BarStore(place.layout, Ledger(place.layout.ledger))
     kinds = [kind for symbol, kind in store.series_on_disk() if symbol == instrument.symbol]
     wanted = dict.fromkeys((*instrument.timeframes, *kinds))
-    return [_series_held(store, Series(instrument, kind)) for kind in wanted]
+    return [_series_held(store, Series(instrument, kind), place.now) for kind in wanted]
 
 
-def _series_held(store: "BarStore", series: Any) -> Held:
+def _series_held(store: "BarStore", series: Any, now: datetime) -> Held:
     days = list(store.rows_per_session(series))
-    settled = store.coverage(series).settled(datetime.now(tz=UTC)).hull
+    settled = store.coverage(series).settled(now).hull
     return Held(
         timeframe=str(series.timeframe),
         rows=store.rows(series),

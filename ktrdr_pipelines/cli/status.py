@@ -4,7 +4,7 @@ Not here: how that is found out (``load.gapbook``).
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
@@ -54,14 +54,14 @@ def status(as_json: AsJson = False) -> None:
     from ktrdr_pipelines.cli.place import open_book, open_place
     from ktrdr_pipelines.load.strangers import strangers
 
-    place, now = open_place(), datetime.now(tz=UTC)
-    book = open_book(place)
-    states = book.look(chosen_series(place.universe, book.store, None, None), now)
+    place = open_place()
+    book, real_now = open_book(place), place.clock.real_now()
+    states = book.look(chosen_series(place.universe, book.store, None, None), place.now)
     unnamed = list(strangers(book.store, place.universe.instruments))
     if as_json:
-        say_json(_document(place, states, unnamed, now))
+        say_json(_document(place, states, unnamed, real_now))
     else:
-        _say_store(place, now)
+        _say_store(place, real_now)
         say_symbols(place.universe)
         _say_states(states, unnamed)
     if any(state.error is not None for state in states):

@@ -4,7 +4,6 @@ Not here: what a store is (``store.layout``), how it is repaired (``store.repair
 """
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,7 +74,7 @@ def repair(as_json: AsJson = False) -> None:
 
     place = open_place()
     instruments = list(place.universe.instruments.values())
-    report = repair_store(place.layout, instruments, datetime.now(tz=UTC))
+    report = repair_store(place.layout, instruments, place.clock.real_now())
     renew_catalog(place.layout, place.universe, place.settings)
     if as_json:
         say_json(asdict(report))

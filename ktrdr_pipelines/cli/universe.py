@@ -6,13 +6,13 @@ Not here: the edits (``universe_edit``), moving bars (``load.moving``), what a c
 
 import shlex
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def rename(
     layout = _layout()
     finished = _finished(layout, as_json=as_json)
     if finished is None or (finished.symbol, finished.target) != (symbol, new_symbol):
-        rename_in_store(layout, symbol, new_symbol, datetime.now(tz=UTC))
+        rename_in_store(layout, symbol, new_symbol, system_now())
     sets = _settle(layout, symbol, new_symbol)
     if as_json:
         say_json({"renamed": symbol, "to": new_symbol, "partition_sets": sets})
@@ -144,7 +144,7 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
     said = _said(layout, symbol)
     finished = _finished(layout, as_json=as_json)
     is_done = finished is not None and (finished.kind, finished.symbol) == ("retire", symbol)
-    move = finished if is_done else retire_in_store(layout, symbol, datetime.now(tz=UTC))
+    move = finished if is_done else retire_in_store(layout, symbol, system_now())
     assert move is not None  # noqa: S101  (either it was finished just now, or it is new)
     sets = _settle(layout, symbol, None)
     kept = layout.retired / move.target

@@ -120,7 +120,7 @@ def _gateway(settings: "Settings", *, simulated: bool) -> "Iterator[Place]":
         yield _place(settings.model_copy(update={"ktrdr_data": folder}), origin=None)
         return
     wish = _SIMULATOR_PORT if is_free(_SIMULATOR_PORT) else 0
-    with simulator_process(port=wish) as port:
+    with simulator_process(port=wish, now=settings.clock.moved_now()) as port:
         own = {"ib_host": "127.0.0.1", "ib_port": port, "ktrdr_data": folder / "simulated"}
         yield _place(settings.model_copy(update=own), origin="simulated")
 
@@ -177,18 +177,17 @@ def _variables(place: "Place") -> dict[str, str]:
         "IB_PORT": str(settings.ib_port),
         "KTRDR_DATA": str(place.layout.root),
         "KTRDR_STATE": str(settings.ktrdr_state),
+        "KTRDR_CLOCK_OFFSET_S": repr(settings.ktrdr_clock_offset_s),
     }
 
 
 def _backlog(place: "Place") -> str:
     """Say what the sensors will load, where it is much; empty where it is not."""
-    from datetime import UTC, datetime
-
     from ktrdr_pipelines.ib.config import GatewayConfig
     from ktrdr_pipelines.load.backlog import backlog_plan, measured_backlog
     from ktrdr_pipelines.load.gapbook import open_gapbook
 
-    config, now = GatewayConfig.from_settings(place.settings), datetime.now(tz=UTC)
+    config, now = GatewayConfig.from_settings(place.settings), place.now
     book = open_gapbook(place.layout, config.gateway)
     found = book.look(place.universe.series(), now)
     is_big = measured_backlog(found).is_big

@@ -32,7 +32,7 @@ def update(
     place = open_place()
     warn_of_problem(place)
     held = [(symbol, str(kind)) for symbol, kind in place.layout.series_folders()]
-    jobs = update_jobs(place.universe, symbols, held)
+    jobs = update_jobs(place.universe, symbols, held, fresh_from=place.fresh_from())
     left = sum(one.instrument.backfill == "manual" for one in place.universe.series())
     if left:
         note(f"{left} series have backfill: manual; their history is loaded by ktrdr load")

@@ -4,7 +4,7 @@ Not here: the reading and counting (``load.verify``).
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,10 +46,12 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     from ktrdr_pipelines.cli.place import open_book, open_place, warn_of_problem
     from ktrdr_pipelines.load.verify import verify as read_whole
 
-    place, now = open_place(), datetime.now(tz=UTC)
+    place = open_place()
+    real_now = place.clock.real_now()
     warn_of_problem(place)
     book = open_book(place)
-    found = read_whole(book, chosen_series(place.universe, book.store, symbols, None), now)
+    series = chosen_series(place.universe, book.store, symbols, None)
+    found = read_whole(book, series, place.now, real_now=real_now)
     certificates = []
     for symbol, own in groupby(found, key=lambda one: one.found.series.symbol):
         of_symbol = list(own)
@@ -58,7 +60,7 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
             _tell(symbol, of_symbol)
     code = exit_code_of(certificates)
     if as_json:
-        say_json(_document(certificates, code, now))
+        say_json(_document(certificates, code, real_now))
     else:
         _tell_all(certificates)
     raise typer.Exit(code)

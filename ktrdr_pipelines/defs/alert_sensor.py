@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.outages import Ended, Outage, after
 from ktrdr_pipelines.defs.alert import document_of, run_command
 from ktrdr_pipelines.defs.resources import StoreResource
@@ -141,7 +142,7 @@ def _cursor(seen_at: datetime, standing: Mapping[str, Outage]) -> str:
 
 def _state(cursor: str | None) -> tuple[datetime, dict[str, Outage]]:
     if cursor is None:
-        return datetime.now(tz=UTC) - _FIRST_LOOK, {}
+        return system_now() - _FIRST_LOOK, {}
     fields: dict[str, Any] = json.loads(cursor)
     outages = (
         Outage(**{**one, "since": datetime.fromisoformat(one["since"])})

@@ -5,7 +5,6 @@ bars (``load`` and ``core``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 import dagster as dg
@@ -83,7 +82,7 @@ def catalog_asset(timeframes: Sequence[Timeframe]) -> dg.AssetsDefinition:
         kinds={"duckdb"},
     )
     def bars_catalog(ib: IbResource, store: StoreResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        layout, now = store.layout(), datetime.now(tz=UTC)
+        layout, now = store.layout(), ib.clock().market_now()
         universe = store.universe()
         book = open_gapbook(layout, GatewayConfig.from_settings(ib.settings()).gateway)
         renew_catalog(book, list(universe.instruments.values()), now)

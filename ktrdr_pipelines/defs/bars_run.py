@@ -5,12 +5,12 @@ Not here: the threads (``defs.runs``), whether a window is complete (``load.wind
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
 
 import dagster as dg
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -64,7 +64,7 @@ class BarsRun:
         self._calendars = open_calendars(ledger)
         self._open: dict[Series, dict[BarPartition, Interval]] = {}
         self._is_automatic = context.run.tags.get(KIND) == RunKind.GAP
-        self._ending = RunEnding(context, self._layout)
+        self._ending = RunEnding(context, self._layout, ib.clock())
         self._told = 0
 
     def load(self, partitions: Sequence[BarPartition]) -> None:
@@ -160,7 +160,7 @@ class BarsRun:
 
     def _report_finished(self, series: Series) -> None:
         """Mark the windows of a series of which every session is settled."""
-        now = datetime.now(tz=UTC)
+        now = self._ib.clock().market_now()
         windows, calendar = (
             self._open[series],
             open_calendars(self._store.ledger).of(series.instrument),
@@ -195,8 +195,8 @@ class BarsRun:
 
     def _refresh_catalog(self) -> None:
         """Renew the catalog: always for a person, for sensors as often as its size allows."""
-        instruments, now = list(self._universe.instruments.values()), datetime.now(tz=UTC)
-        if self._is_automatic and not is_catalog_due(self._layout, instruments, now):
+        instruments, real_now = list(self._universe.instruments.values()), system_now()
+        if self._is_automatic and not is_catalog_due(self._layout, instruments, real_now):
             return
         gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
         self._ending.renew_catalog(open_gapbook(self._layout, gateway), instruments)

@@ -14,6 +14,7 @@ from typing import Final
 
 import dagster as dg
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.catalog_picture import markdown_table
@@ -24,7 +25,6 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.load.freshness import is_stale, stale_s
 from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
-from ktrdr_pipelines.load.keeper import system_now
 from ktrdr_pipelines.store.examination import Examined, examine
 
 UNEXPLAINED: Final = "unexplained_gaps"
@@ -94,8 +94,8 @@ def bars_checks(
             names = {key.name for key in chosen if key.asset_key == bars_key(timeframe)}
             if names:
                 series = store.universe().series(timeframe)
-                found = book.look(series, clock())
-                yield from _results(timeframe, names, found, book, now=clock())
+                now = ib.clock(clock).market_now()
+                yield from _results(timeframe, names, book.look(series, now), book, now=now)
 
     return checks
 

@@ -14,6 +14,7 @@ from datetime import datetime
 
 import dagster as dg
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.gap_runs import (
@@ -41,7 +42,6 @@ from ktrdr_pipelines.load.absence import AbsenceFile
 from ktrdr_pipelines.load.backlog import backlog_plan, measured_backlog
 from ktrdr_pipelines.load.filling import Due, due_to_fill
 from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
-from ktrdr_pipelines.load.keeper import system_now
 from ktrdr_pipelines.universe import Windows
 
 _EVERY_S = 30
@@ -54,11 +54,13 @@ Clock = Callable[[], datetime]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one tick sees: the book's findings, what is due, and what is said of it."""
+    """What one tick sees: the book's findings, what is due, and when it was."""
 
     found: Sequence[SeriesGaps]
     due: Sequence[Due]
     book: GapBook
+    market_now: datetime
+    real_now: datetime
 
 
 def gap_sensor(
@@ -79,15 +81,15 @@ def gap_sensor(
     def sensor(
         context: dg.SensorEvaluationContext, ib: IbResource, store: StoreResource
     ) -> dg.SensorResult | dg.SkipReason:
-        now = clock()
+        real_now = clock()
         try:
-            if absence := AbsenceFile(store.layout()).believed(now):
+            if absence := AbsenceFile(store.layout()).believed(real_now):
                 return dg.SkipReason(str(absence))
-            look = look_for_gaps(ib, store, now)
+            look = look_for_gaps(ib, store, real_now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
-        runs, text = choose_runs(context.instance, look, windows, now)
-        announced, notice = _announcement(look, ib, context.cursor, now)
+        runs, text = choose_runs(context.instance, look, windows)
+        announced, notice = _announcement(look, ib, context.cursor)
         if notice:
             context.log.warning(notice)
         context.log.info(text)
@@ -101,20 +103,20 @@ def gap_sensor(
     return sensor
 
 
-def look_for_gaps(ib: IbResource, store: StoreResource, now: datetime) -> Look:
-    """Look through the store for what is due.
+def look_for_gaps(ib: IbResource, store: StoreResource, real_now: datetime) -> Look:
+    """Look through the store for what is due at a moment of real time.
 
     Raises:
         KtrdrError: there is no store or no universe to look through.
     """
     gateway = GatewayConfig.from_settings(ib.settings()).gateway
-    book = open_gapbook(store.layout(), gateway)
-    found = book.look(store.universe().series(), now)
-    return Look(found, due_to_fill(found, now), book)
+    book, market_now = open_gapbook(store.layout(), gateway), ib.clock().market_at(real_now)
+    found = book.look(store.universe().series(), market_now)
+    return Look(found, due_to_fill(found, real_now), book, market_now, real_now)
 
 
 def choose_runs(
-    instance: dg.DagsterInstance, look: Look, windows: Windows, now: datetime
+    instance: dg.DagsterInstance, look: Look, windows: Windows
 ) -> tuple[list[GapRun], str]:
     """Choose the runs to start now, and say in one line what and why."""
     if not look.due:
@@ -132,14 +134,14 @@ def choose_runs(
         reasons = {
             "have no partition yet": series.symbol not in kept[series.timeframe],
             "are under way": name in busy,
-            "wait after runs that changed nothing": until is not None and until > now,
+            "wait after runs that changed nothing": until is not None and until > look.real_now,
         }
         reason = next((reason for reason, holds in reasons.items() if holds), None)
         if reason:
             left_out[reason] += 1
         else:
             chosen.append(due)
-    runs, unreached = _runs_of(chosen, look.book, windows, now, most=max(places, 0))
+    runs, unreached = _runs_of(chosen, look, windows, most=max(places, 0))
     if unreached:
         left_out["lack only what lies before Dagster's first windows (`ktrdr status`)"] = unreached
     if later := len(chosen) - len(runs) - unreached:
@@ -167,23 +169,27 @@ def run_request(run: GapRun) -> dg.RunRequest:
 
 
 def _runs_of(
-    due: Sequence[Due], book: GapBook, windows: Windows, now: datetime, *, most: int
+    due: Sequence[Due], look: Look, windows: Windows, *, most: int
 ) -> tuple[list[GapRun], int]:
-    """Make runs of what is due, until there are enough; count what lies in no window."""
-    known = {one: windows_partitions(one, windows).get_partition_keys(now) for one in Timeframe}
+    """Make runs of what is due, until there are enough; count what lies in no window.
+
+    Dagster's newest window is that of real time, wherever market time stands.
+    """
+    until = min(look.market_now, look.real_now)
+    known = {one: windows_partitions(one, windows).get_partition_keys(until) for one in Timeframe}
     runs: list[GapRun] = []
     unreached = 0
     for one in due:
         if len(runs) >= most:
             break
-        calendars = {one.series: book.calendars.of(one.series.instrument)}
+        calendars = {one.series: look.book.calendars.of(one.series.instrument)}
         found = gap_runs([one], known, calendars, window_cap=window_caps())
         runs += found
         unreached += not found
     return runs, unreached
 
 
-def _announcement(look: Look, ib: IbResource, cursor: str | None, now: datetime) -> tuple[int, str]:
+def _announcement(look: Look, ib: IbResource, cursor: str | None) -> tuple[int, str]:
     """Announce a big backlog with its plan, once, and again when it has doubled."""
     announced = int(json.loads(cursor)["announced_bars"]) if cursor else 0
     backlog = measured_backlog(look.found)
@@ -192,7 +198,7 @@ def _announcement(look: Look, ib: IbResource, cursor: str | None, now: datetime)
     if announced and backlog.bars < 2 * announced:
         return announced, ""
     config = GatewayConfig.from_settings(ib.settings())
-    return backlog.bars, backlog_plan(look.book, look.found, config, now)
+    return backlog.bars, backlog_plan(look.book, look.found, config, look.market_now)
 
 
 def _nothing_text(look: Look) -> str:

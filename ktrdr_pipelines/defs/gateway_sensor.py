@@ -12,6 +12,7 @@ from typing import Final
 
 import dagster as dg
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.breaker import Depth
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.assets import bars_key
@@ -22,7 +23,6 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import Operation
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.load.absence import AbsenceFile
-from ktrdr_pipelines.load.keeper import system_now
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.universe import Windows
 
@@ -62,7 +62,7 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
             look = look_for_gaps(ib, store, now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
-        runs, text = choose_runs(context.instance, look, windows, now)
+        runs, text = choose_runs(context.instance, look, windows)
         back = f"the gateway is back, after {known.since_text}"
         told = f"{back}; {hastened} tries are due at once; {text}"
         context.log.info(told)

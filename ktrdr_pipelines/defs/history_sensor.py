@@ -3,10 +3,9 @@
 Not here: which runs may go (``defs.history``).
 """
 
-from datetime import UTC, datetime
-
 import dagster as dg
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.history import prune_history
 
 _EVERY_S = 600
@@ -25,7 +24,7 @@ def history_sensor() -> dg.SensorDefinition:
         "windows stay materialized.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        now = datetime.now(tz=UTC)
+        now = system_now()
         done = prune_history(context.instance, now, most_runs=_RUNS, most_windows=_WINDOWS)
         if not done.runs:
             return dg.SkipReason("no run is past keeping")

@@ -16,6 +16,7 @@ from typing import Final
 
 import dagster as dg
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.assets import bars_key
@@ -26,7 +27,6 @@ from ktrdr_pipelines.defs.universe_sensor import held_symbols
 from ktrdr_pipelines.errors import KtrdrError, StoreError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.load.gapbook import open_gapbook
-from ktrdr_pipelines.load.keeper import system_now
 from ktrdr_pipelines.load.window_book import WindowBook
 from ktrdr_pipelines.load.windows import WindowFacts, WindowState
 from ktrdr_pipelines.universe import Windows
@@ -78,7 +78,7 @@ def report_sensor(
             book = WindowBook(open_gapbook(store.layout(), gateway))
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
-        teller = Teller(context.instance, book, windows, clock())
+        teller = Teller(context.instance, book, windows, ib.clock(clock).market_now())
         until_s = stopwatch() + _MOST_S
         told, looked_at = teller.tell(listed, place, is_late=lambda: stopwatch() > until_s)
         following = (place + looked_at) % max(len(listed), 1)

@@ -3,12 +3,15 @@
 Not here: what assets do with them (``defs.assets``).
 """
 
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
 import dagster as dg
 from pydantic import Field
 
+from ktrdr_pipelines.clock import Clock, system_now
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import IbConnectionStrategy
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -36,6 +39,9 @@ class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default_factory=dict, description="client ids per operation, such as batch: 11-50"
     )
     state_dir: str = Field(description="folder of the budget and the client ids of all processes")
+    clock_offset_s: float = Field(
+        default=0.0, description="seconds by which market time is ahead of this machine's"
+    )
 
     limits: ClassVar[type[IbLimitsRegistry]] = IbLimitsRegistry
 
@@ -51,6 +57,7 @@ class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             retry_delay_s=settings.ib_retry_delay,
             client_ids={name: f"{a}-{b}" for name, (a, b) in settings.client_ids.items()},
             state_dir=str(settings.ktrdr_state),
+            clock_offset_s=settings.ktrdr_clock_offset_s,
         )
 
     def settings(self) -> Settings:
@@ -65,9 +72,14 @@ class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 "ib_max_retries": self.max_retries,
                 "ib_retry_delay": self.retry_delay_s,
                 "ktrdr_state": self.state_dir,
+                "ktrdr_clock_offset_s": self.clock_offset_s,
                 **ranges,
             }
         )
+
+    def clock(self, real: Callable[[], datetime] = system_now) -> Clock:
+        """Return the clock of work with this gateway: real time, and the time of the market."""
+        return Clock(self.clock_offset_s, real)
 
     def strategy(self) -> IbConnectionStrategy:
         """Make the connection strategy of this gateway."""

@@ -7,10 +7,10 @@ Not here: what is loaded (``defs.bars_run``, ``defs.tail_run``), who reads the t
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
 import dagster as dg
 
+from ktrdr_pipelines.clock import Clock
 from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.outages import GATEWAY, outage_of
 from ktrdr_pipelines.defs.tags import CAUSE, QUIET, REQUESTS, YES
@@ -26,11 +26,14 @@ class RunEnding:
     """Says how one run ended."""
 
     def __init__(
-        self, context: dg.AssetExecutionContext | dg.OpExecutionContext, layout: StoreLayout
+        self,
+        context: dg.AssetExecutionContext | dg.OpExecutionContext,
+        layout: StoreLayout,
+        clock: Clock,
     ) -> None:
         self._instance, self._run_id = context.instance, context.run.run_id
         self._log = context.log
-        self._layout = layout
+        self._layout, self._clock = layout, clock
 
     def renew_catalog(self, book: GapBook, instruments: Sequence[Instrument]) -> None:
         """Renew the catalog, and say where it cannot be.
@@ -39,7 +42,7 @@ class RunEnding:
         same: what fails by it is the catalog's own asset, hourly, not the runs of all symbols.
         """
         try:
-            renew_catalog(book, instruments, datetime.now(tz=UTC))
+            renew_catalog(book, instruments, self._clock.market_now())
         except StoreError as error:
             self._log.error("The bars are saved, the catalog is not up to date: %s", error)
 
@@ -47,7 +50,7 @@ class RunEnding:
         """Take note of what ended a load, and give the failure of the run."""
         self._tag({CAUSE: type(error).__name__})
         if isinstance(error, GatewayError) and outage_of(type(error).__name__) == GATEWAY:
-            AbsenceFile(self._layout).note(datetime.now(tz=UTC), str(error))
+            AbsenceFile(self._layout).note(self._clock.real_now(), str(error))
         return dg.Failure(str(error), allow_retries=False)
 
     def incomplete(self, text: str, reports: Iterable[SeriesReport]) -> dg.Failure:

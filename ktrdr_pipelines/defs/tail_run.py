@@ -6,12 +6,13 @@ Not here: when it runs (``defs.tail_schedule``), which tails are due (``load.tai
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import dagster as dg
 from pydantic import Field
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, window_of
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
@@ -21,7 +22,6 @@ from ktrdr_pipelines.defs.telling import is_told, materialization
 from ktrdr_pipelines.errors import KtrdrError, StoreError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
-from ktrdr_pipelines.load.keeper import system_now
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import AskedBy, Mode
 from ktrdr_pipelines.load.reports import SeriesReport
@@ -72,14 +72,14 @@ class TailRun:
         store: StoreResource,
         clock: Callable[[], datetime] = system_now,
     ) -> None:
-        self._context, self._ib, self._clock = context, ib, clock
+        self._context, self._ib, self._clock = context, ib, ib.clock(clock)
         self._layout: StoreLayout = store.layout()
         self._universe = store.universe()
         self._series = [one for one in self._universe.series() if one.timeframe in timeframes]
         self._book: GapBook = open_gapbook(
             self._layout, GatewayConfig.from_settings(ib.settings()).gateway
         )
-        self._ending = RunEnding(context, self._layout)
+        self._ending = RunEnding(context, self._layout, self._clock)
 
     def load(self, pause_s: float) -> None:
         """Load the tails.
@@ -101,7 +101,7 @@ class TailRun:
         began_s = time.monotonic()
         self._look()
         time.sleep(max(0.0, pause_s - (time.monotonic() - began_s)))
-        tails = due_tails(self._look(), self._clock())
+        tails = due_tails(self._look(), self._clock.market_now(), real_now=self._clock.real_now())
         jobs = [
             Job(tail.series, Mode.TAIL, wanted=tail.stamps, asked_by=AskedBy.SENSOR)
             for tail in tails
@@ -113,7 +113,7 @@ class TailRun:
         return reports, told
 
     def _look(self) -> list[SeriesGaps]:
-        return self._book.look(self._series, self._clock())
+        return self._book.look(self._series, self._clock.market_now())
 
     def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
         thread = LoaderThread(
@@ -139,7 +139,7 @@ class TailRun:
         """Tell of the windows that Dagster does not know yet, and of those that are finished."""
         told = 0
         windows = WindowBook(self._book)
-        now = self._clock()
+        now = self._clock.market_now()
         for report in reports:
             series = report.series
             calendar = self._book.calendars.of(series.instrument)
@@ -182,5 +182,5 @@ def _summary(reports: Sequence[SeriesReport]) -> str:
 def _pause_s(not_before: str | None) -> float:
     if not_before is None:
         return 0.0
-    left_s = (datetime.fromisoformat(not_before) - datetime.now(tz=UTC)).total_seconds()
+    left_s = (datetime.fromisoformat(not_before) - system_now()).total_seconds()
     return min(max(left_s, 0.0), _LONGEST_WAIT_S)

@@ -92,17 +92,19 @@ def request_tails(
 def look_for_tails(
     ib: IbResource,
     store: StoreResource,
-    now: datetime,
+    real_now: datetime,
     keeps: Callable[[Timeframe], bool] = lambda _: True,
 ) -> list[Tail]:
-    """Give the tails that are due by a moment, of the timeframes that are asked for.
+    """Return the tails that are due by a moment of real time, of the timeframes asked for.
 
     Raises:
         KtrdrError: there is no store or no universe to look through.
     """
     gateway = GatewayConfig.from_settings(ib.settings()).gateway
     series = [one for one in store.universe().series() if keeps(one.timeframe)]
-    return due_tails(open_gapbook(store.layout(), gateway).look(series, now), now)
+    now = ib.clock().market_at(real_now)
+    found = open_gapbook(store.layout(), gateway).look(series, now)
+    return due_tails(found, now, real_now=real_now)
 
 
 def _under_way(instance: dg.DagsterInstance) -> set[Timeframe]:

@@ -142,7 +142,13 @@ class Asking:
     async def _ask(self, request: BarRequest, *, is_wide: bool = False) -> Asked:
         async def question(source: BarSource) -> Asked:
             self._tell_of_wait(request)
-            inquiry = Inquiry(self._ledger, source, self._about(request), self._clock)
+            inquiry = Inquiry(
+                self._ledger,
+                source,
+                self._about(request),
+                self._clock,
+                clock_offset_s=self._keeper.patience.clock_offset_s,
+            )
             try:
                 with inquiry.under_way():
                     return Asked(await source.bars(request, sent=inquiry.sent), inquiry)

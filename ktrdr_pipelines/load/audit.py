@@ -36,12 +36,22 @@ class About:
 
 
 class Inquiry:
-    """One question to one source, and its rows in the audit."""
+    """One question to one source, and its rows in the audit.
+
+    ``clock`` gives real time; ``clock_offset_s`` is what market time was ahead of it.
+    """
 
     def __init__(
-        self, ledger: Ledger, source: BarSource, about: About, clock: Callable[[], datetime]
+        self,
+        ledger: Ledger,
+        source: BarSource,
+        about: About,
+        clock: Callable[[], datetime],
+        *,
+        clock_offset_s: float = 0.0,
     ) -> None:
         self._ledger, self._source, self._about, self._clock = ledger, source, about, clock
+        self._offset_s = clock_offset_s
         self._begun_at = self._over_at = clock()
         self._sent_at: list[datetime] = []
 
@@ -93,6 +103,7 @@ class Inquiry:
             sent_at=sent_at,
             took_s=(over_at - sent_at).total_seconds(),
             outcome=outcome,
+            clock_offset_s=self._offset_s,
         )
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.load.estimates import estimate
-from ktrdr_pipelines.load.filling import backlog_of
+from ktrdr_pipelines.load.filling import backlog_of, wanted_gaps
 from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps
 from ktrdr_pipelines.load.rates import measured_rates
 
@@ -32,9 +32,8 @@ class Backlog:
 
 def measured_backlog(found: Sequence[SeriesGaps]) -> Backlog:
     """Count the backlog; cheap, as the gaps know their bars."""
-    wanted = {series for series, _ in backlog_of(found)}
-    bars = sum(gap.bars for one in found if one.series in wanted for gap in one.gaps)
-    return Backlog(len(wanted), bars)
+    wanted = [gaps for one in found if (gaps := wanted_gaps(one))]
+    return Backlog(len(wanted), sum(gap.bars for gaps in wanted for gap in gaps))
 
 
 def backlog_plan(

@@ -102,7 +102,8 @@ class Desk:
     def need(self, within: Interval | None = None, *, everything: bool = False) -> Need:
         """State wants and facts as they stand, of all or of one stretch."""
         keeper = self.means.keeper
-        need = self.facts.need(keeper.now(), keeper.patience.clock(), within, everything=everything)
+        market_now = keeper.patience.market_clock()
+        need = self.facts.need(keeper.now(), market_now, within, everything=everything)
         most = self.means.widths.most(self.series.timeframe)
         return need if most is None else replace(need, most_sessions=most)
 
@@ -123,8 +124,7 @@ class Desk:
             return
         self._seen = current
         saved = self.means.store.coverage(self.series)
-        now = self.means.keeper.patience.clock()
-        self.facts.learn(saved, proof_now=now)
+        self.facts.learn(saved, proof_now=self.means.keeper.patience.market_clock())
 
     async def learn_beginning(self, *, ask: bool = True) -> bool:
         """Excuse what lies before the data of the contract where it is proved where they begin.
@@ -223,7 +223,7 @@ class Desk:
 
     def cover(self, coverage: Coverage, bars: pa.Table | None = None) -> None:
         """Take in what a response covered, and the bars that it gave."""
-        self.facts.cover(coverage, self.means.keeper.patience.clock())
+        self.facts.cover(coverage, self.means.keeper.market_now())
         self.commits.add(bars, coverage)
         if bars is not None and self.facts.again:
             self._given.take(bars)
@@ -233,11 +233,11 @@ class Desk:
 
         It runs in the thread of the commits.
         """
-        store, now = self.means.store, self.means.keeper.patience.clock()
+        store, patience = self.means.store, self.means.keeper.patience
         result = store.save(self.series, self.identity, bars, coverage)
         if self._is_refresh:
-            answered = coverage.settled(now) & self.facts.again
-            store.ledger.record_refreshed(series_key(self.series), answered, now)
+            answered = coverage.settled(patience.market_clock()) & self.facts.again
+            store.ledger.record_refreshed(series_key(self.series), answered, patience.clock())
         return result
 
     def days_of(self, span: Span) -> set[date]:

@@ -52,6 +52,7 @@ class Discovery:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._clock = means.keeper.patience.clock
+        self._market_clock = means.keeper.patience.market_clock
 
     async def ask(self, instrument: Instrument, *, refresh: bool = False) -> Beginning:
         """Give the start of an instrument's data, asking where it is not freshly known.
@@ -74,7 +75,7 @@ class Discovery:
             ranges.record_head(instrument, contract_id, head, self._clock())
         found = self._known(instrument, contract_id)
         if found.how is not Known.HEAD and (
-            refresh or not ranges.is_probed(instrument, contract_id, self._clock())
+            refresh or not ranges.is_probed(instrument, contract_id, self._market_clock())
         ):
             await self._probe(instrument, contract_id)
             found = self._known(instrument, contract_id)
@@ -92,7 +93,7 @@ class Discovery:
         ranges = self._means.ranges
         record = ranges.record(instrument, contract_id)
         probe = ranges.probe(instrument, contract_id)
-        silent = ranges.silences(instrument, contract_id, self._clock())
+        silent = ranges.silences(instrument, contract_id, self._market_clock())
         stretches = tuple((one.first, one.end) for one in silent)
         head = record.head if record else None
         day = self._day_of(instrument, head) if head else None
@@ -133,7 +134,12 @@ class Discovery:
         search = Search(ask, instrument.start, newest)
         oldest = await search.run()
         means.ranges.record_search(
-            instrument, contract_id, search, oldest, at=self._clock(), requests=asking.requests
+            instrument,
+            contract_id,
+            search,
+            oldest,
+            at=self._market_clock(),
+            requests=asking.requests,
         )
 
     def _day_of(self, instrument: Instrument, moment: datetime) -> date:

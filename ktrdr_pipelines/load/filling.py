@@ -6,12 +6,12 @@ of open sessions (``load.tails``).
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ktrdr_pipelines.core.completeness import Gap
 from ktrdr_pipelines.core.instruments import Backfill, Series
-from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.load.gapbook import SeriesGaps
 from ktrdr_pipelines.load.tails import is_behind, newer_gaps
 
@@ -40,8 +40,8 @@ class Due:
 def due_to_fill(found: Iterable[SeriesGaps], now: datetime) -> list[Due]:
     """Give what is due, long timeframes first, and of one timeframe the newest gaps first.
 
-    Left out is what was tried in vain until its next try, what a tail brings, and the history of
-    series that a person loads: of those only what came after the newest bar is due.
+    Left out are ranges whose attempts failed, until their next try at ``now`` in real time, what a
+    tail brings, and the history of series that a person loads (``wanted_gaps``).
     """
     due = (_due(one, now) for one in found)
     return sorted((one for one in due if one), key=_rank)
@@ -49,25 +49,42 @@ def due_to_fill(found: Iterable[SeriesGaps], now: datetime) -> list[Due]:
 
 def backlog_of(found: Iterable[SeriesGaps]) -> list[tuple[Series, IntervalSet]]:
     """Give all that the sensors will ask for in the end, with what is put off for now."""
-    kept = ((one.series, IntervalSet(gap.stamps for gap in _wanted(one))) for one in found)
+    kept = ((one.series, IntervalSet(gap.stamps for gap in wanted_gaps(one))) for one in found)
     return [(series, stamps) for series, stamps in kept if stamps]
 
 
 def _due(found: SeriesGaps, now: datetime) -> Due | None:
-    gaps = [gap for gap in _wanted(found) if gap.next_try_at is None or gap.next_try_at <= now]
+    gaps = [gap for gap in wanted_gaps(found) if gap.next_try_at is None or gap.next_try_at <= now]
     if not gaps:
         return None
     stamps = IntervalSet(gap.stamps for gap in gaps)
     return Due(found.series, stamps, sum(gap.bars for gap in gaps))
 
 
-def _wanted(found: SeriesGaps) -> list[Gap]:
-    """Leave out what tails bring, and the history of what a person loads."""
+def wanted_gaps(found: SeriesGaps) -> list[Gap]:
+    """Return the gaps that automatic work fills: all but what tails bring.
+
+    Of a series that a person loads, its history is left out: all before the place from which on it
+    is kept fresh. That place does not move with the newest bar, since filling goes newest first
+    and leaves holes behind it for a while, or for long where a run fails.
+    """
     newer = newer_gaps(found)
     mine = newer if is_behind(found) else []
+    older = [gap for gap in found.gaps if gap not in newer]
     if found.series.instrument.backfill is Backfill.MANUAL:
-        return mine
-    return [gap for gap in found.gaps if gap not in newer] + mine
+        since = found.fresh_from or found.settled_until
+        if since is None or found.settled_until is None:
+            return []
+        older = [part for gap in older if (part := _since(gap, since))]
+    return older + mine
+
+
+def _since(gap: Gap, since: datetime) -> Gap | None:
+    """Return the part of a gap from a bar timestamp on; its bars are then those at most."""
+    if gap.stamps.end <= since:
+        return None
+    start = max(gap.stamps.start, since)
+    return replace(gap, stamps=Interval(start, gap.stamps.end))
 
 
 def _rank(due: Due) -> tuple[int, float]:

@@ -31,8 +31,10 @@ class SeriesGaps:
     ``gaps`` are neither settled nor explained; ``waiting`` is due of sessions that are still open.
     ``settled_until`` is the end of the newest settled stretch; ``first`` and ``last`` are session
     dates of bars held; ``attempts`` are the tries that settled nothing. Before ``expected_from``
-    nothing is expected. ``disputed`` are ranges that are explained in spite of held data, or by a
-    person's word; ``disagreements`` held bars that came again at other prices. ``error`` says why nothing else could be learned.
+    nothing is expected. ``fresh_from`` is the bar timestamp from which on the series is kept
+    fresh, None where no save has said it yet. ``disputed`` are ranges that are explained in spite
+    of held data, or by a person's word; ``disagreements`` held bars that came again at other
+    prices. ``error`` says why nothing else could be learned.
     """
 
     series: Series
@@ -46,6 +48,7 @@ class SeriesGaps:
     expected_from: datetime | None = None
     disputed: tuple[Emptiness, ...] = ()
     disagreements: tuple[Disagreement, ...] = ()
+    fresh_from: datetime | None = None
     error: StoreError | None = None
 
     @property
@@ -105,6 +108,7 @@ def written(
         expected_from=moment(standing.explained_to),
         disputed=tuple(one for one in holding.proofs if one.kind not in REFUTABLE),
         disagreements=known.disagreements,
+        fresh_from=known.fresh_from,
     )
     changes = (next_close(spans, now), holding.next_expiry(now))
     good_until = min((at for at in changes if at is not None), default=_FOR_EVER)
@@ -132,4 +136,5 @@ def of_unknown_sessions(
         first=holding.first,
         last=holding.last,
         attempts=known.attempts,
+        fresh_from=known.fresh_from,
     )

@@ -11,11 +11,12 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar
 
+from ktrdr_pipelines.clock import Clock, system_now
 from ktrdr_pipelines.core.answers import BarSource
 from ktrdr_pipelines.errors import (
     ConnectionLostError,
@@ -31,20 +32,23 @@ T = TypeVar("T")
 OpenSource = Callable[[], AbstractAsyncContextManager[BarSource]]
 
 
-def system_now() -> datetime:
-    """Give this machine's time."""
-    return datetime.now(tz=UTC)
-
-
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How often and how soon a failed question is asked again (``ib.retries``), by which clock."""
+    """How often and how soon a failed question is asked again (``ib.retries``), by which clock.
+
+    ``clock`` gives real time; market time is ``clock_offset_s`` ahead of it.
+    """
 
     max_retries: int = 3
     delay_s: float = 2.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     clock: Callable[[], datetime] = field(default=system_now)
+    clock_offset_s: float = 0.0
     jitter: Callable[[], float] = field(default=random.random)
+
+    def market_clock(self) -> datetime:
+        """Return the time of the market, which is real time unless an offset moves it."""
+        return Clock(self.clock_offset_s, self.clock).market_now()
 
     def delay_after(self, error: GatewayError, tries: int) -> float | None:
         """Give the seconds to wait after so many tries, or None where no more are worth it."""
@@ -94,20 +98,20 @@ class SourceKeeper:
         await self._stack.aclose()
 
     def now(self) -> datetime:
-        """Give the gateway's time while one is connected, but never later than this machine's.
+        """Return the gateway's time while one is connected, but never later than market time.
 
         A gateway whose clock is ahead would make bars final that are not over.
         """
-        here = self.patience.clock()
+        here = self.patience.market_clock()
         return min(self._source.now(), here) if self._source else here
 
     def gateway_now(self) -> datetime:
         """Return the gateway's clock as it is, by which its statements are told apart in time."""
-        return self._source.now() if self._source else self.patience.clock()
+        return self._source.now() if self._source else self.patience.market_clock()
 
     def market_now(self) -> datetime:
-        """Return this machine's time, by which proofs of emptiness age."""
-        return self.patience.clock()
+        """Return the market's time on this machine, by which proofs of emptiness age."""
+        return self.patience.market_clock()
 
     @property
     def is_open(self) -> bool:

@@ -105,11 +105,17 @@ class IbDataLoader:
     @property
     def _outlook(self) -> Outlook:
         means = self._means
-        return Outlook(means.store, means.calendars, means.ranges, self._clock)
+        return Outlook(
+            means.store,
+            means.calendars,
+            means.ranges,
+            self._clock,
+            market_clock=self._market_clock,
+        )
 
     async def _work(self, facts: SeriesFacts, manner: Manner) -> SeriesReport:
         """Request what is due, if anything is; without, no gateway is asked."""
-        gaps = facts.need(self._means.keeper.now(), self._clock()).gaps().hull
+        gaps = facts.need(self._means.keeper.now(), self._market_clock()).gaps().hull
         if gaps is None:
             return self._report(facts, manner)
         identity = await self._identity(facts.series, gaps)
@@ -170,6 +176,9 @@ class IbDataLoader:
     def _clock(self) -> datetime:
         return self._means.keeper.patience.clock()
 
+    def _market_clock(self) -> datetime:
+        return self._means.keeper.patience.market_clock()
+
     async def _learn_sessions(self, series: Series, wanted: IntervalSet) -> None:
         """Let the gateway tell the sessions first, where no library knows them."""
         hull, keeper = wanted.hull, self._means.keeper
@@ -206,8 +215,8 @@ class IbDataLoader:
         self, facts: SeriesFacts, manner: Manner, work: SeriesWork | None = None
     ) -> SeriesReport:
         keeper = self._means.keeper
-        need = facts.need(keeper.now(), keeper.patience.clock(), everything=True)
-        gaps = facts.left(need, keeper.patience.clock())
+        need = facts.need(keeper.now(), self._market_clock(), everything=True)
+        gaps = facts.left(need, self._market_clock())
         waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
         again = need.gaps() - gaps
         found = () if manner.tail else self._outlook.suspects(facts.series)

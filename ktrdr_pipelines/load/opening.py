@@ -3,10 +3,11 @@
 Not here: reading settings (``settings``), commands and assets (``cli``, ``defs``).
 """
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.source import open_source
-from ktrdr_pipelines.load.keeper import Patience, system_now
+from ktrdr_pipelines.load.keeper import Patience
 from ktrdr_pipelines.load.manager import LoadManager
 from ktrdr_pipelines.load.outlook import Outlook
 from ktrdr_pipelines.load.ranges import RangeDiscovery
@@ -42,7 +43,11 @@ def open_manager(
         layout=layout,
         open_source=lambda: open_source(config, operation, waits=waits),
         gateway=config.gateway,
-        patience=Patience(max_retries=config.max_retries, delay_s=config.retry_delay_s),
+        patience=Patience(
+            max_retries=config.max_retries,
+            delay_s=config.retry_delay_s,
+            clock_offset_s=settings.ktrdr_clock_offset_s,
+        ),
         progress=listener,
     )
 
@@ -52,7 +57,10 @@ def open_outlook(settings: Settings, layout: StoreLayout, calendars: Calendars) 
     ledger = Ledger(layout.ledger)
     gateway = GatewayConfig.from_settings(settings).gateway
     ranges = RangeDiscovery(ledger, gateway)
-    return Outlook(BarStore(layout, ledger), calendars, ranges, system_now)
+    clock = settings.clock
+    return Outlook(
+        BarStore(layout, ledger), calendars, ranges, clock.real_now, market_clock=clock.market_now
+    )
 
 
 def open_rates(settings: Settings, layout: StoreLayout) -> Rates:

@@ -60,7 +60,8 @@ class Outlook:
         store: what is settled.
         calendars: which sessions are expected.
         ranges: where data begin.
-        clock: this machine's time.
+        clock: real time.
+        market_clock: market time; the same if not given.
     """
 
     def __init__(
@@ -69,11 +70,14 @@ class Outlook:
         calendars: Calendars,
         ranges: RangeDiscovery,
         clock: Callable[[], datetime],
+        *,
+        market_clock: Callable[[], datetime] | None = None,
     ) -> None:
         self._store = store
         self._calendars = calendars
         self._ranges = ranges
         self._clock = clock
+        self._market_clock = market_clock or clock
 
     def wanted(self, job: Job, now: datetime) -> IntervalSet:
         """Give the stretch of stamps that a job means."""
@@ -93,7 +97,7 @@ class Outlook:
     def missing(self, job: Job, now: datetime) -> IntervalSet:
         """Give what a job would ask for now, on the stamp axis."""
         facts = self.facts(job.series, self.wanted(job, now), job.manner)
-        return facts.need(now, self._clock()).gaps()
+        return facts.need(now, self._market_clock()).gaps()
 
     def unexplained(self, job: Job, now: datetime) -> IntervalSet:
         """Return what a job wants and the store neither covers nor explains, sessions that closed.
@@ -103,8 +107,8 @@ class Outlook:
             now: the gateway's time.
         """
         facts = self.facts(job.series, self.wanted(job, now), Manner(tail=True))
-        need = facts.need(now, self._clock(), everything=True)
-        gaps = facts.left(need, self._clock())
+        need = facts.need(now, self._market_clock(), everything=True)
+        gaps = facts.left(need, self._market_clock())
         return gaps - of_open_session(need, gaps)
 
     def facts(self, series: Series, wanted: IntervalSet, manner: Manner) -> SeriesFacts:
@@ -151,7 +155,7 @@ class Outlook:
         if not coverage.bars or series.timeframe is Timeframe.W1:
             return ()
         spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
-        settled, now = stretches_of(coverage.bars), micros(self._clock())
+        settled, now = stretches_of(coverage.bars), micros(self._market_clock())
         confirmed = self._store.ledger.confirmed(series_key(series))
         found = (
             (spans.days[place].item(), int(spans.spans.starts[place]), int(spans.spans.ends[place]))

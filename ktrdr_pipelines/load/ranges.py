@@ -90,7 +90,13 @@ class RangeDiscovery:
 
         async def question(source: BarSource) -> datetime | None:
             return await audited(
-                Inquiry(self._ledger, source, about, keeper.patience.clock),
+                Inquiry(
+                    self._ledger,
+                    source,
+                    about,
+                    keeper.patience.clock,
+                    clock_offset_s=keeper.patience.clock_offset_s,
+                ),
                 lambda sent: source.head(instrument, sent=sent),
                 outcome="head",
                 told=lambda head: f"data begin {head:%Y-%m-%d %H:%MZ}" if head else "no head",

@@ -138,7 +138,13 @@ class Schedules:
             contract_id = await source.contract_id(instrument)
             about = About(daily, contract_id, _SCHEDULE, ends_at, f"{REACH_DAYS} D")
             return await audited(
-                Inquiry(self._store.ledger, source, about, self._keeper.patience.clock),
+                Inquiry(
+                    self._store.ledger,
+                    source,
+                    about,
+                    self._keeper.patience.clock,
+                    clock_offset_s=self._keeper.patience.clock_offset_s,
+                ),
                 lambda sent: source.schedule(instrument, ends_at, REACH_DAYS, sent=sent),
                 outcome="schedule",
                 told=lambda days: f"{len(days)} session dates",

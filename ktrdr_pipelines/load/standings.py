@@ -56,6 +56,7 @@ class Known:
     confirmed: Mapping[date, int]
     begins: date | None
     disagreements: tuple[Disagreement, ...]
+    fresh_from: datetime | None = None
 
 
 class Ledgered:
@@ -68,6 +69,7 @@ class Ledgered:
         self._statements = ledger.beginning_statements()
         self._confirmed = ledger.all_confirmed()
         self._disagreements = ledger.all_disagreements()
+        self._fresh_from = ledger.kept_fresh()
         self._pinned = ledger.pinned_contracts(origin) if origin else {}
 
     def may_begin(self, symbol: str) -> bool:
@@ -92,6 +94,7 @@ class Ledgered:
             self._confirmed.get(key, {}),
             beginning_of(said, calendar, head, oldest) if said else None,
             self._disagreements.get(key, ()),
+            self._fresh_from.get(key),
         )
 
 

@@ -40,17 +40,26 @@ def is_behind(found: SeriesGaps) -> bool:
     return sum(gap.sessions for gap in newer_gaps(found)) > MOST_SESSIONS
 
 
-def due_tails(found: Iterable[SeriesGaps], now: datetime) -> list[Tail]:
-    """Give the tails that are due, long timeframes first."""
-    tails = (tail for one in found if (tail := _tail(one, now)))
+def due_tails(
+    found: Iterable[SeriesGaps], now: datetime, *, real_now: datetime | None = None
+) -> list[Tail]:
+    """Return the tails that are due, long timeframes first.
+
+    Args:
+        found: how each series stands.
+        now: market time.
+        real_now: real time, by which failed attempts become due again; ``now`` if not given.
+    """
+    retry_now = real_now or now
+    tails = (tail for one in found if (tail := _tail(one, now, retry_now)))
     return sorted(tails, key=lambda tail: -tail.series.timeframe.seconds)
 
 
-def _tail(found: SeriesGaps, now: datetime) -> Tail | None:
+def _tail(found: SeriesGaps, now: datetime, retry_now: datetime) -> Tail | None:
     if found.error is not None or found.settled_until is None or is_behind(found):
         return None
     gaps = newer_gaps(found)
-    if _is_put_off(found, now):
+    if _is_put_off(found, retry_now):
         return None
     waiting = IntervalSet(
         part

@@ -240,7 +240,7 @@ class SeriesWork:
     def _close_attempts(self) -> None:
         """Write down what asking could not settle, and forget what is settled by now."""
         desk = self._desk
-        now, here = self._means.keeper.now(), self._means.keeper.patience.clock()
+        now, here = self._means.keeper.now(), self._means.keeper.patience.market_clock()
         desk.tries.forget_settled(lambda stamps: self._facts.open_in(stamps, now, here))
         hull = self._facts.left(desk.need(everything=True), here).hull
         if desk.is_dead and hull:

@@ -23,7 +23,8 @@ class RequestRecord:
     of a schedule (``what_to_show`` is SCHEDULE) that of its daily bars, of a head timestamp (no
     ``duration``) one that it was asked for. ``asked_end`` None for "now"; ``rows`` the bars that
     came; ``proved`` says in words what it settled. ``sent_at`` and ``took_s`` are those of whoever
-    asked: waiting for the budget counts.
+    asked: waiting for the budget counts. ``sent_at`` is real time; market time was
+    ``clock_offset_s`` ahead of it.
     """
 
     series: str
@@ -39,6 +40,7 @@ class RequestRecord:
     code: int | None = None
     rows: int = 0
     proved: str = ""
+    clock_offset_s: float = 0.0
 
 
 _NAMES = tuple(field.name for field in fields(RequestRecord))
@@ -51,9 +53,8 @@ class AuditTable(Database):
         """Keep what became of one request."""
         with self._writing() as connection:
             connection.execute(
-                "INSERT INTO requests (series, contract_id, what_to_show, gateway, account_hash, "
-                "asked_end, duration, sent_at, took_s, outcome, code, rows, proved) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO requests ({', '.join(_NAMES)}) "  # noqa: S608
+                f"VALUES ({', '.join('?' * len(_NAMES))})",
                 _row(record),
             )
 
@@ -61,8 +62,7 @@ class AuditTable(Database):
         """Give the newest requests, newest first."""
         with self._reading() as connection:
             rows = connection.execute(
-                "SELECT series, contract_id, what_to_show, gateway, account_hash, asked_end, "
-                "duration, sent_at, took_s, outcome, code, rows, proved "
+                f"SELECT {', '.join(_NAMES)} "  # noqa: S608
                 "FROM requests ORDER BY sent_at DESC, rowid DESC LIMIT ?",
                 (most,),
             ).fetchall()

@@ -35,7 +35,8 @@ CREATE TABLE gaps (
 CREATE TABLE requests (
     series VARCHAR, contract_id BIGINT, what_to_show VARCHAR, gateway VARCHAR,
     account_hash VARCHAR, asked_end TIMESTAMPTZ, duration VARCHAR, sent_at TIMESTAMPTZ,
-    took_s DOUBLE, outcome VARCHAR, code INTEGER, rows BIGINT, proved VARCHAR
+    took_s DOUBLE, outcome VARCHAR, code INTEGER, rows BIGINT, proved VARCHAR,
+    clock_offset_s DOUBLE
 );
 """
 

@@ -87,6 +87,7 @@ _REQUESTS = pa.schema(
         "code": pa.int32(),
         "rows": pa.int64(),
         "proved": pa.string(),
+        "clock_offset_s": pa.float64(),
     }
 )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
 from ktrdr_pipelines.store.atomic import disk_errors, locked, make_folder
-from ktrdr_pipelines.store.ledger_sql import LEDGER_VERSION, TABLES
+from ktrdr_pipelines.store.ledger_sql import ADDED_COLUMNS, LEDGER_VERSION, TABLES
 
 BUSY_TIMEOUT_S = 30.0
 """Seconds that a statement waits for another process's transaction; those last milliseconds."""
@@ -122,8 +122,9 @@ class Database:
             )
         if found < LEDGER_VERSION:
             connection.execute("PRAGMA journal_mode = WAL")
+            script = "; ".join((*_added_columns(connection, found), TABLES))
             connection.executescript(
-                f"BEGIN IMMEDIATE; {TABLES}; PRAGMA user_version = {LEDGER_VERSION}; COMMIT"
+                f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {LEDGER_VERSION}; COMMIT"
             )
 
     @contextmanager
@@ -176,6 +177,20 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
+
+
+def _added_columns(connection: sqlite3.Connection, found: int) -> list[str]:
+    """Return the statements that add the columns which an earlier version lacks.
+
+    A table that is not there yet is made with them; one that has them, whatever its version
+    says, keeps them.
+    """
+    held = _shape(connection)
+    return [
+        f"ALTER TABLE {table} ADD COLUMN {column} {kind}"
+        for version, table, column, kind in ADDED_COLUMNS
+        if found < version and table in held and column not in held[table]
+    ]
 
 
 def _our_shape() -> dict[str, list[str]]:

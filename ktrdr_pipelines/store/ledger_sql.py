@@ -3,8 +3,15 @@
 LEDGER_VERSION = 7
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
 4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``,
-6 ``refreshed`` and ``widths``, 7 ``statements`` and
-``disagreements``; each reads what those before it wrote."""
+6 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``kept_fresh`` and the clock's
+offset in ``requests``; each reads what those before it wrote."""
+
+ADDED_COLUMNS = (
+    # version, table, column, its type
+    (7, "requests", "clock_offset_s", "REAL NOT NULL DEFAULT 0"),
+)
+"""Columns that tables of earlier versions lack. Each is the last one of its table then: SQLite adds
+columns at the end, and a new file and a migrated one must have the same shape."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS mirror (
@@ -57,7 +64,8 @@ CREATE TABLE IF NOT EXISTS requests (
     outcome TEXT NOT NULL,
     code INTEGER,
     rows INTEGER NOT NULL,
-    proved TEXT NOT NULL
+    proved TEXT NOT NULL,
+    clock_offset_s REAL NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS requests_sent ON requests (sent_at);
 CREATE INDEX IF NOT EXISTS requests_series ON requests (series, sent_at);
@@ -136,6 +144,11 @@ CREATE TABLE IF NOT EXISTS refreshed (
     ends INTEGER NOT NULL,
     answered_at INTEGER NOT NULL,
     PRIMARY KEY (series, starts, ends)
+);
+
+CREATE TABLE IF NOT EXISTS kept_fresh (
+    series TEXT PRIMARY KEY,
+    since INTEGER NOT NULL
 );
 
 CREATE TABLE IF NOT EXISTS widths (

@@ -8,13 +8,14 @@ and what is proved (``core.settle``).
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import reduce
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.bars import (
     BAR_SCHEMA,
     bars_between,
@@ -63,10 +64,6 @@ class SaveResult:
     files: tuple[Path, ...]
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class BarStore:
     """Bars, coverage and identity of every series of a store.
 
@@ -77,7 +74,7 @@ class BarStore:
     """
 
     def __init__(
-        self, layout: StoreLayout, ledger: Ledger, *, clock: Callable[[], datetime] = _now
+        self, layout: StoreLayout, ledger: Ledger, *, clock: Callable[[], datetime] = system_now
     ) -> None:
         self.layout = layout
         self.ledger = ledger
@@ -107,10 +104,15 @@ class BarStore:
         with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
             refuse_moving(self.layout, series.symbol)
             refuse_unnamed(self.layout, series.symbol)
-            for path, row in self.files_of(series).items():
+            files = self.files_of(series)
+            for path, row in files.items():
                 _refuse_foreign(path, row.identity, identity)
+            held = _joined(files).bars
+            self._keep_fresh(series, held)
             parts = filed_parts(series, ordered, coverage)
             saved = [self._save_part(series, identity, part) for part in parts]
+            if not held:
+                self._keep_fresh(series, coverage.bars)
         self._retract_refuted(series, ordered)
         return SaveResult(
             added=sum(result.added for result in saved),
@@ -301,6 +303,11 @@ class BarStore:
                 recounted[name] = row
             current[path] = row
         return current, recounted
+
+    def _keep_fresh(self, series: Series, covered: IntervalSet) -> None:
+        """Remember where the newest bar was before anything was loaded behind it, once."""
+        if covered.hull is not None:
+            self.ledger.keep_fresh(series_key(series), covered.hull.end)
 
     def _save_part(self, series: Series, identity: Identity, part: FilePart) -> SaveResult:
         folder = self.layout.series_folder(series.symbol, series.timeframe)

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Identity, Instrument, Origin
 from ktrdr_pipelines.core.sessions import SessionCalendar
@@ -66,7 +67,7 @@ def repair(
         StoreError: a file was written by a newer version, or a series stayed locked.
         DiskError: the system refused.
     """
-    now = now or datetime.now(UTC)
+    now = now or system_now()
     aside = _set_ledger_aside(layout)
     ledger = Ledger(layout.ledger)
     calendars = {one.symbol: calendar_named(one.calendar) for one in universe}

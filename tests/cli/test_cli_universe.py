@@ -12,6 +12,8 @@ from ktrdr_pipelines.cli.dagster_home import prepare_home
 from ktrdr_pipelines.store.layout import open_store
 from ktrdr_pipelines.store.move_journal import Move, MoveKind, write_journal
 
+NO_OFFSET = {"market_clock_offset_s": 0.0}
+
 
 @pytest.fixture
 def loaded(ktrdr: Any, store: Path, gateway: Any) -> Path:
@@ -115,7 +117,7 @@ def test_add_of_nonsense_changes_nothing(
 def test_rename_is_seen_by_queries_and_by_dagster(ktrdr: Any, loaded: Path, instance: Any) -> None:
     """Bars answer under the new name alone; a load of it asks nothing again."""
     told = ktrdr("universe", "rename", "AAPL", "APPLE", "--json")
-    assert told.document == {"renamed": "AAPL", "to": "APPLE", "partition_sets": 1}
+    assert told.document == {"renamed": "AAPL", "to": "APPLE", "partition_sets": 1} | NO_OFFSET
     counts = ktrdr("query", "SELECT symbol, count(*) n FROM bars GROUP BY 1", "--json").document
     assert counts == [{"symbol": "APPLE", "n": 4}]
     assert instance.get_dynamic_partitions("symbols_1d") == ["MSFT", "APPLE"]

@@ -7,13 +7,22 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.core.bars import micros, moment
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import Origin, identity_of
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.gap_sensor import gap_sensor
+from ktrdr_pipelines.defs.partitions import window_dates
 from ktrdr_pipelines.defs.tags import RANGE_END, RANGE_START, SYMBOL, TIMEFRAME
 from ktrdr_pipelines.errors import GatewayError, GatewayUnreachableError, RequestRejectedError
 from ktrdr_pipelines.load.absence import AbsenceFile
 from ktrdr_pipelines.store.ledger import Ledger
+from tests.load.fakes import bars_at
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
@@ -190,6 +199,76 @@ def test_history_of_manual_symbols_is_left_to_a_person(location: Any, tick: Tick
     days = location.store.rows_per_session(location.series("AAPL", "1d"))
     assert min(days) == date(2025, 1, 2)
     assert max(days) == date(2026, 6, 11)
+
+
+def test_manual_symbol_is_filled_after_a_backfill_by_hand_and_not_before_it(
+    location: Any, tick: Ticker
+) -> None:
+    """A backfill of 2021-01 to 2025-06 by hand: all that is newer comes, in several runs.
+
+    One of the runs is killed when it has saved its newest month: what it left is due again.
+    """
+    location.layout.universe.write_text(
+        "defaults: {timeframes: [1m], start: 2020-01-02, backfill: manual}\n"
+        "windows: {1m: 2020-01}\nsymbols: {AAPL: {}}"
+    )
+    location.instance.add_dynamic_partitions("symbols_1m", ["AAPL"])
+    save_windows(location, "2021-01", "2025-06")
+    asked: list[tuple[str, str]] = []
+    for number in range(10):
+        requests = tick.requests()
+        if not requests:
+            break
+        [request] = requests
+        first, last = (request.tags[one].split("|")[1] for one in (RANGE_START, RANGE_END))
+        asked.append((first, last))
+        save_windows(location, last if number == 1 else first, last)
+    assert asked == [("2026-01", "2026-06"), ("2025-07", "2025-12"), ("2025-07", "2025-11")]
+    assert "left to a person" in tick.text()
+    covered = location.store.coverage(location.series("AAPL", "1m")).bars.hull
+    assert covered.start == datetime(2021, 1, 4, 14, 30, tzinfo=UTC)
+
+
+def save_windows(location: Any, first: str, last: str) -> None:
+    """Cover months of AAPL 1m with a bar each session, as the last save of a run does."""
+    series = location.series("AAPL", "1m")
+    calendar = calendar_named(series.instrument.calendar)
+    days = window_dates(first)[0], min(window_dates(last)[1], NOW.date())
+    stamps = [micros(session.opens_at) for session in calendar.sessions(*days)]
+    covered = stamps_between(calendar, Timeframe.M1, *days)
+    start = max(covered.start, moment(stamps[0]))
+    location.store.save(
+        series,
+        identity_of(series, contract_id=265598, origin=Origin.SIMULATED),
+        bars_at(stamps, calendar),
+        Coverage(IntervalSet([Interval(start, covered.end)])),
+    )
+
+
+def test_market_time_decides_what_is_due(location: Any, tick: Ticker) -> None:
+    """A year before this machine's time nothing of the year is missing; runs go no further."""
+    year_s = 365 * 86_400.0
+    location.settings = location.settings.model_copy(update={"ktrdr_clock_offset_s": -year_s})
+    names = [name_of(request) for request in tick.requests()]
+    assert names == [
+        "1d AAPL|2023 AAPL|2025",
+        "1d MSFT|2023 MSFT|2025",
+        "1h AAPL|2023 AAPL|2025",
+        "1h MSFT|2023 MSFT|2025",
+    ]
+    for request in tick.requests():
+        assert location.run_requested(request).success
+    assert tick.text() == "nothing is missing in 4 series"
+    days = location.store.rows_per_session(location.series("AAPL", "1d"))
+    behind = system_now() - timedelta(seconds=year_s)
+    assert date(2025, 6, 11) <= max(days) <= behind.date()
+
+
+def test_absence_of_the_gateway_is_believed_by_real_time(location: Any, tick: Ticker) -> None:
+    """Wherever market time stands, the file says what happened on this machine."""
+    location.settings = location.settings.model_copy(update={"ktrdr_clock_offset_s": -86_400.0})
+    AbsenceFile(location.layout).note(NOW - timedelta(minutes=1), "nothing listens")
+    assert "the gateway is away since" in tick.text()
 
 
 def test_while_the_gateway_is_away_no_run_is_started(

@@ -11,6 +11,7 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.backlog import measured_backlog
 from ktrdr_pipelines.load.filling import backlog_of, due_to_fill
 from ktrdr_pipelines.load.gapbook import SeriesGaps
 from ktrdr_pipelines.load.tails import due_tails, is_behind
@@ -109,6 +110,47 @@ def test_history_of_a_manual_symbol_is_nobodys() -> None:
     assert backlog_of([given]) == []
     empty = found(one, "2023-03-01", until=None, sessions=300)
     assert (tails_of(empty), fills_of(empty)) == ({}, {})
+
+
+def test_manual_symbol_is_filled_from_its_mark_on_whatever_the_newest_bar_is() -> None:
+    """Filling goes newest first: what it leaves behind the newest bar is due all the same."""
+    one = series("MSFT")
+    mark = session("2024-01-31", one).end
+    history, *later = ("2024-01-05", "2024-02-01", "2024-05-02")
+    given = found(one, history, *later, "2024-06-07", fresh_from=mark)
+    assert fills_of(given) == {"MSFT 1h": set_of(session(day, one) for day in later)}
+    assert tails_of(given) == {"MSFT 1h": set_of([session("2024-06-07", one)])}
+    assert backlog_of([given]) == [(one, fills_of(given)["MSFT 1h"])]
+    assert measured_backlog([given]).bars == 14
+
+
+def test_gap_of_a_manual_symbol_is_cut_at_its_mark() -> None:
+    """A gap that has come to reach over the mark is due from there on."""
+    one = series("MSFT")
+    day = session("2024-03-05", one)
+    mark = day.start + timedelta(hours=3)
+    given = found(one, "2024-03-05", fresh_from=mark)
+    assert fills_of(given) == {"MSFT 1h": set_of([Interval(mark, day.end)])}
+
+
+def test_manual_symbol_whose_bars_are_gone_is_left_to_a_person() -> None:
+    """A mark alone starts nothing."""
+    one = series("MSFT")
+    mark = session("2024-01-31", one).end
+    assert fills_of(found(one, "2024-02-01", until=None, fresh_from=mark)) == {}
+
+
+def test_failed_attempts_become_due_by_real_time() -> None:
+    """Market time may stand anywhere: it decides what has closed, not when to try again."""
+    one = series()
+    gap = session("2024-06-07", one)
+    next_try_at = datetime(2030, 1, 1, tzinfo=UTC)
+    attempt = Attempt(
+        "AAPL|1h", gap, AttemptKind.ERROR, "no answer", None, 1, NOW, NOW, next_try_at
+    )
+    given = found(one, "2024-06-07", attempts=(attempt,))
+    assert due_tails([given], NOW, real_now=next_try_at - timedelta(seconds=1)) == []
+    assert [tail.series for tail in due_tails([given], NOW, real_now=next_try_at)] == [one]
 
 
 def test_empty_series_has_no_tail() -> None:

@@ -227,6 +227,30 @@ def test_an_older_ledger_is_brought_up_to_date(ledger: Ledger) -> None:
     assert ledger.heads("gateway") == {(1, "TRADES"): NOW}
 
 
+def test_columns_that_an_older_ledger_lacks_are_added(ledger: Ledger) -> None:
+    """Version 6 had no offset in the audit: old rows have 0, new ones what is given."""
+    ledger.record_request(_request(NOW, 1))
+    ledger.close()
+    with closing(sqlite3.connect(ledger.path)) as connection:
+        connection.execute("ALTER TABLE requests DROP COLUMN clock_offset_s")
+        connection.execute("DROP TABLE kept_fresh")
+        connection.execute("PRAGMA user_version = 6")
+    ledger.record_request(_request(NOW + HOUR, 2, clock_offset_s=-86_400.0))
+    assert [one.clock_offset_s for one in ledger.requests(10)] == [-86_400.0, 0.0]
+    assert [one.rows for one in ledger.requests(10)] == [2, 1]
+    assert ledger.kept_fresh() == {}
+    ledger.check()
+
+
+def test_a_mark_of_what_is_kept_fresh_never_moves(ledger: Ledger) -> None:
+    """The first save of a series sets it."""
+    ledger.keep_fresh(KEY, NOW)
+    ledger.keep_fresh(KEY, NOW + HOUR)
+    ledger.keep_fresh(KEY, NOW - HOUR)
+    ledger.keep_fresh(f"{KEY}x", NOW + HOUR)
+    assert ledger.kept_fresh() == {KEY: NOW, f"{KEY}x": NOW + HOUR}
+
+
 def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
     """Half of a claim is never kept."""
 

@@ -93,6 +93,7 @@ def facts_of(layout: StoreLayout, symbol: str) -> dict[str, Any]:
             "requests": ledger.request_count(f"{symbol}|1m"),
             "attempts": len(ledger.attempts(f"{symbol}|1m")),
             "revisions": len(ledger.revisions(f"{symbol}|1m")),
+            "fresh_from": ledger.kept_fresh().get(f"{symbol}|1m"),
         }
     return {"files": files, "identities": identities} | tables
 
@@ -107,6 +108,7 @@ def assert_renamed(layout: StoreLayout, before: dict[str, Any]) -> None:
         "requests": 0,
         "attempts": 0,
         "revisions": 0,
+        "fresh_from": None,
     }
     assert facts_of(layout, "MSFT")["files"]
     universe = load_universe(layout.universe)
@@ -122,6 +124,7 @@ def test_rename_moves_files_footers_ledger_and_universe(filled: StoreLayout) -> 
     before = facts_of(filled, "AAPL")
     assert before["attempts"] == before["requests"] == 1
     assert before["revisions"] == 3
+    assert before["fresh_from"] == FIRST + timedelta(minutes=20)
     rename(filled, "AAPL", "APPL2", NOW)
     assert_renamed(filled, before)
     assert filled.universe.read_text() == UNIVERSE.replace("AAPL: {}", "APPL2: {symbol: AAPL}")

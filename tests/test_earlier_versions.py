@@ -1,0 +1,325 @@
+"""Stores of earlier versions: they open, lose nothing, and loading goes on from what they hold."""
+
+import hashlib
+import json
+import shutil
+import sqlite3
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+
+from ktrdr_pipelines.cli.edge import run
+from ktrdr_pipelines.cli.logfile import LogFile
+from ktrdr_pipelines.cli.main import command_line
+from ktrdr_pipelines.defs.build import build_defs
+from ktrdr_pipelines.settings import load_settings
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.store.ledger_sql import LEDGER_VERSION
+
+FIXTURES = Path(__file__).parent / "fixtures"
+BARS: dict[str, dict[str, Any]] = json.loads((FIXTURES / "store_v6_bars.json").read_text())
+NOW = datetime(2024, 1, 5, 22, tzinfo=UTC)
+"""A day after the store was left: an hour after the close of a Friday in New York."""
+
+COLUMNS = "ts, session_date, open, high, low, close, volume, average, bar_count"
+
+KEPT = ("attempts", "requests", "ranges", "instruments", "revisions", "confirmed", "schedules")
+"""Tables that say what cannot be learned from the bar files."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """The exit code of a command, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+Ktrdr = Callable[..., Told]
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[SimulatorServer]:
+    """Run the gateway that the store was loaded from, a day later."""
+    with running_simulator(now=NOW) as server:
+        yield server
+
+
+@pytest.fixture
+def store(tmp_path: Path, gateway: SimulatorServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the store of version 6, and let the settings mean the copy on that day."""
+    root = tmp_path / "data"
+    shutil.copytree(FIXTURES / "store_v6", root)
+    monkeypatch.setenv("KTRDR_DATA", str(root))
+    monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("IB_PORT", str(gateway.port))
+    monkeypatch.setenv("IB_MAX_RETRIES", "0")
+    offset_s = (NOW - datetime.now(tz=UTC)).total_seconds()
+    monkeypatch.setenv("KTRDR_CLOCK_OFFSET_S", str(offset_s))
+    return root
+
+
+@pytest.fixture
+def ktrdr(store: Path, capsys: pytest.CaptureFixture[str]) -> Ktrdr:
+    """Run a command line over the copy, through the same edge as the entry point."""
+
+    def command(*arguments: str) -> Told:
+        capsys.readouterr()
+        code = run(command_line, list(arguments), LogFile())
+        told = capsys.readouterr()
+        assert "Traceback" not in told.out + told.err
+        return Told(code, told.out, told.err)
+
+    return command
+
+
+def rows_of(ledger: Path) -> dict[str, set[tuple[Any, ...]]]:
+    """Give the rows of the tables that must be kept, by the columns that version 6 had."""
+    with closing(sqlite3.connect(FIXTURES / "store_v6" / "state" / "ledger.sqlite")) as old:
+        columns = {
+            table: [row[1] for row in old.execute(f"PRAGMA table_info({table})")] for table in KEPT
+        }
+    with closing(sqlite3.connect(ledger)) as connection:
+        return {
+            table: set(connection.execute(f"SELECT {', '.join(names)} FROM {table}"))  # noqa: S608
+            for table, names in columns.items()
+        }
+
+
+def version_of(ledger: Path) -> int:
+    """Give the version that a ledger says it has."""
+    with closing(sqlite3.connect(ledger)) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def held(store: Path) -> dict[str, dict[str, Any]]:
+    """Give rows, bounds and digest of the bars of each series, read without the project."""
+    found = {}
+    for folder in sorted(store.glob("bars/symbol=*/timeframe=*")):
+        symbol, timeframe = (part.partition("=")[2] for part in folder.parts[-2:])
+        with duckdb.connect() as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            bars = connection.execute(
+                f"SELECT {COLUMNS} FROM read_parquet('{folder}/*.parquet') ORDER BY ts"  # noqa: S608
+            ).fetchall()
+        found[f"{symbol}|{timeframe}"] = bars
+    return {key: facts_of(bars) for key, bars in found.items()}
+
+
+def facts_of(bars: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """Give what the fixture says of the bars of a series."""
+    text = "\n".join(
+        "|".join(str(v.astimezone(UTC) if isinstance(v, datetime) else v) for v in bar)
+        for bar in bars
+    )
+    return {
+        "rows": len(bars),
+        "first": bars[0][0].astimezone(UTC).isoformat(),
+        "last": bars[-1][0].astimezone(UTC).isoformat(),
+        "digest": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def test_every_command_that_reads_opens_it_and_migrates_its_ledger(
+    store: Path, ktrdr: Ktrdr
+) -> None:
+    """Nothing that the store knows is lost on the way, neither bars nor rows of the ledger."""
+    ledger = store / "state" / "ledger.sqlite"
+    assert version_of(ledger) == 6
+    before = rows_of(ledger)
+    status = ktrdr("status", "--json")
+    assert status.code == 0
+    assert version_of(ledger) == LEDGER_VERSION
+    rows = {f"{one['symbol']}|{one['timeframe']}": one["rows"] for one in status.document["series"]}
+    assert {key: rows[key] for key in BARS} == {key: one["rows"] for key, one in BARS.items()}
+    assert [ktrdr("status").code, ktrdr("gaps").code, ktrdr("plan").code] == [0, 3, 0]
+    after = rows_of(ledger)
+    assert {table: before[table] - after[table] for table in KEPT} == {
+        table: set() for table in KEPT
+    }
+    assert held(store) == BARS
+
+
+def test_gaps_are_what_was_never_loaded_and_each_has_a_reason(ktrdr: Ktrdr) -> None:
+    """Of what is held nothing is missing; what was tried says so, and when it is tried again."""
+    document = ktrdr("gaps", "AAPL", "--json").document
+    gaps = [one for one in document["gaps"] if one["timeframe"] == "1m"]
+    missing = [(one["start"], one["end"]) for one in gaps]
+    assert all(end <= "2023-12-28" or start >= "2024-01-04" for start, end in missing), missing
+    assert any(start < "2023-12-28" for start, _ in missing)
+    assert any(start >= "2024-01-04" for start, _ in missing)
+    assert all(one["reason"] and one["detail"] for one in document["gaps"])
+    assert any(one["next_try_at"] for one in gaps)
+    daily = [one for one in document["gaps"] if one["timeframe"] == "1d"]
+    assert [one["start"][:10] for one in daily] == ["2024-01-05"]
+
+
+def test_verify_reads_every_bar_and_finds_no_damage(store: Path, ktrdr: Ktrdr) -> None:
+    """Files are sound; that bars are missing makes it incomplete, and is no damage."""
+    told = ktrdr("verify", "--json")
+    assert told.code == 3
+    certificates = told.document["certificates"]
+    assert all(one["sound"] for one in certificates), certificates
+    assert sum(one["bars"] for one in certificates) == sum(one["rows"] for one in BARS.values())
+    assert {one["revisions"] for one in certificates if one["timeframe"] == "1d"} == {0, 2}
+    assert held(store) == BARS
+
+
+def test_repair_changes_no_bar_and_the_catalog_answers(store: Path, ktrdr: Ktrdr) -> None:
+    """The catalog is made anew, and shows bars, coverage with its proof, and the empty week."""
+    repaired = ktrdr("repair", "--json")
+    assert repaired.code == 0
+    assert repaired.document["files"] == 8
+    assert repaired.document["quarantined"] == []
+    assert held(store) == BARS
+    counted = ktrdr(
+        "query",
+        "SELECT symbol, timeframe, count(*) AS rows FROM bars GROUP BY ALL ORDER BY ALL",
+        "--json",
+    )
+    assert counted.code == 0, counted.err
+    assert {f"{one['symbol']}|{one['timeframe']}": one["rows"] for one in counted.document} == {
+        key: one["rows"] for key, one in BARS.items()
+    }
+    empty = ktrdr(
+        "query",
+        "SELECT symbol, timeframe, starts::DATE::VARCHAR AS first FROM coverage "
+        "WHERE verdict = 'empty'",
+        "--json",
+    )
+    assert empty.document == [{"symbol": "THIN", "timeframe": "1h", "first": "2023-12-18"}]
+
+
+def test_repair_without_the_ledger_rebuilds_what_the_files_say(store: Path, ktrdr: Ktrdr) -> None:
+    """A lost ledger loses no bar."""
+    (store / "state" / "ledger.sqlite").unlink()
+    assert ktrdr("repair").code == 0
+    assert ktrdr("verify").code == 3
+    assert held(store) == BARS
+
+
+def test_a_load_goes_on_and_asks_only_for_what_is_missing(
+    store: Path, ktrdr: Ktrdr, gateway: SimulatorServer
+) -> None:
+    """Two sessions are missing of six: a request or two bring them, and then nothing is asked."""
+    first = len(gateway.requests)
+    wanted = ("AAPL", "1m", "--start", "2023-12-28", "--end", "2024-01-06")
+    told = ktrdr("load", *wanted, "--json")
+    assert told.code == 0, told.out + told.err
+    asked = [one for one in gateway.requests[first:] if one.bar_size == "1 min"]
+    assert 1 <= len(asked) <= 2, asked
+    assert all(one.duration in {"1 D", "2 D", "3 D"} for one in asked), asked
+    bars = held(store)
+    assert bars["AAPL|1m"]["rows"] == 6 * 390
+    assert {key: bars[key] for key in BARS if key != "AAPL|1m"} == {
+        key: one for key, one in BARS.items() if key != "AAPL|1m"
+    }
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        old = connection.execute(
+            f"SELECT {COLUMNS} FROM read_parquet('{store}/bars/symbol=AAPL/timeframe=1m/*') "  # noqa: S608
+            "WHERE session_date < '2024-01-04' ORDER BY ts"
+        ).fetchall()
+    assert facts_of(old) == BARS["AAPL|1m"]
+    first = len(gateway.requests)
+    assert ktrdr("load", *wanted).code == 0
+    assert [one for one in gateway.requests[first:] if one.bar_size] == []
+
+
+def test_an_update_completes_the_store_and_the_next_one_asks_for_no_bars(
+    store: Path, ktrdr: Ktrdr, gateway: SimulatorServer
+) -> None:
+    """Whatever was tried in the earlier version, a person's load has all that the gateway has."""
+    told = ktrdr("load", "AAPL", "1m,1h,1d", "--json")
+    assert told.code == 0, told.out + told.err
+    assert ktrdr("gaps", "AAPL").code == 0
+    first = len(gateway.requests)
+    assert ktrdr("load", "AAPL", "1m,1h,1d").code == 0
+    assert [one for one in gateway.requests[first:] if one.bar_size] == []
+
+
+# --- Dagster ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def instance(store: Path) -> Iterator[dg.DagsterInstance]:
+    """Open the Dagster home of the store."""
+    with tarfile.open(FIXTURES / "dagster_v6.tar.gz") as archive:
+        archive.extractall(store, filter="data")
+    with dg.DagsterInstance.from_config(str(store / "dagster")) as instance:
+        yield instance
+
+
+def sensor_of(definitions: dg.Definitions, name: str) -> dg.SensorDefinition:
+    """Give a sensor of the code location."""
+    [found] = [one for one in definitions.sensors or () if one.name == name]
+    assert isinstance(found, dg.SensorDefinition)
+    return found
+
+
+def test_dagster_knows_partitions_events_and_the_run_of_the_earlier_version(
+    store: Path, instance: dg.DagsterInstance
+) -> None:
+    """Keys of assets and partitions are what they were: no window turns unmaterialized."""
+    definitions = build_defs(load_settings())
+    repository = definitions.get_repository_def()
+    bars = {key for key in repository.asset_graph.get_all_asset_keys() if key.path[0] == "bars"}
+    assert len(bars) == 8
+    for key in bars:
+        partitions = repository.asset_graph.get(key).partitions_def
+        assert partitions is not None
+        [told] = instance.get_materialized_partitions(key)
+        assert told in partitions.get_partition_keys(dynamic_partitions_store=instance)
+        assert instance.get_dynamic_partitions(f"symbols_{key.path[1]}") == ["AAPL", "THIN"]
+    assert instance.get_latest_materialization_event(dg.AssetKey(["bars_catalog"])) is not None
+    [run] = instance.get_runs()
+    assert run.is_success
+
+
+@pytest.mark.parametrize("name", ["gap_sensor", "report_sensor", "alert_sensor"])
+def test_sensors_go_on_from_the_cursors_of_the_earlier_version(
+    store: Path, instance: dg.DagsterInstance, name: str
+) -> None:
+    """A cursor is read, and one of the same kind is written."""
+    definitions = build_defs(load_settings())
+    [state] = [one for one in instance.all_instigator_state() if one.name == name]
+    cursor = state.instigator_data.cursor  # type: ignore[union-attr]
+    assert cursor
+    with dg.build_sensor_context(
+        instance=instance,
+        resources=definitions.resources,
+        definitions=definitions,
+        cursor=cursor,
+    ) as context:
+        result = sensor_of(definitions, name)(context)
+    assert isinstance(result, dg.SensorResult)
+    assert result.cursor is not None
+    assert json.loads(result.cursor).keys() == json.loads(cursor).keys()
+
+
+def test_the_gap_sensor_asks_for_runs_of_what_is_missing(
+    store: Path, instance: dg.DagsterInstance
+) -> None:
+    """What the earlier version left missing becomes runs; what is held does not."""
+    definitions = build_defs(load_settings())
+    with dg.build_sensor_context(
+        instance=instance, resources=definitions.resources, definitions=definitions
+    ) as context:
+        result = sensor_of(definitions, "gap_sensor")(context)
+    assert isinstance(result, dg.SensorResult)
+    asked = {(run.tags["ktrdr/symbol"], run.tags["ktrdr/timeframe"]) for run in result.run_requests}
+    assert ("AAPL", "1m") in asked
+    assert ("AAPL", "1d") not in asked
