@@ -1,0 +1,188 @@
+"""A gateway that has the data and sometimes says that it has none is never believed too early."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ktrdr_pipelines.core.answers import BarRequest, NoData
+from ktrdr_pipelines.core.bars import bars_between
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.gapbook import GapBook
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.load.windows import is_finished
+from ktrdr_pipelines.store.layout import create_store
+from tests.load.conftest import Bench
+from tests.load.fakes import (
+    NOT_ANSWERED,
+    FakeGateway,
+    daily_truth,
+    dense_keys,
+    start_of,
+    stock,
+    truth_of,
+    utc,
+)
+
+RTH = "XNYS.RTH"
+FIRST, END = date(2024, 9, 2), date(2024, 11, 1)
+BEGIN = utc(2024, 11, 4, 15)
+SYMBOLS = ("AAPL", "MSFT")
+TIMEFRAMES = (Timeframe.D1, Timeframe.H1)
+
+
+@dataclass
+class Pattern:
+    """Says by a seeded rule which requests come back without bars.
+
+    ``kind`` is burst (some requests in a row), window (a time of hours), share (by chance), symbol
+    (of one symbol for hours), session (that reach some dates, for hours) or timeframe (of one
+    timeframe, for hours).
+    """
+
+    kind: str
+    seed: int
+    share: float
+    hours: int
+    asked: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(self.seed)  # noqa: S311
+        self.first = self.dice.randrange(1, 12)
+        self.length = self.dice.randrange(5, 60)
+        days = calendar_named(RTH).sessions(FIRST, END)
+        place = self.dice.randrange(0, len(days) - 3)
+        few = days[place : place + self.dice.randrange(1, 8)]
+        self.dates = Interval(few[0].opens_at, few[-1].closes_at)
+
+    def hides(self, request: BarRequest, now: datetime) -> bool:
+        """Whether a request comes back without bars."""
+        self.asked += 1
+        is_on = BEGIN <= now < BEGIN + timedelta(hours=self.hours)
+        chance = self.dice.random() < self.share
+        match self.kind:
+            case "burst":
+                return self.first <= self.asked < self.first + self.length
+            case "window":
+                return is_on
+            case "share":
+                return chance and now < BEGIN + timedelta(days=5)
+            case "symbol":
+                return is_on and request.series.symbol == SYMBOLS[0]
+            case "timeframe":
+                return is_on and request.series.timeframe is TIMEFRAMES[self.seed % 2]
+            case _:
+                ends_at = request.ends_at or now
+                reach = Interval(start_of(request, ends_at), ends_at)
+                return is_on and reach.overlaps(self.dates)
+
+
+patterns = st.builds(
+    Pattern,
+    st.sampled_from(["burst", "window", "share", "symbol", "session", "timeframe"]),
+    st.integers(0, 10_000),
+    st.sampled_from([0.1, 0.35, 0.6]),
+    st.integers(1, 23),
+)
+
+
+@dataclass
+class Store:
+    """A store of a small universe whose gateway follows a pattern."""
+
+    bench: Bench
+    wanted: IntervalSet
+    series: list[Series]
+
+    def load(self) -> list[SeriesReport]:
+        """Load everything, and see that nothing is called complete that is not."""
+        jobs = [Job(one, wanted=self.wanted_of(one)) for one in self.series]
+        reports = self.bench.run(*jobs)
+        for report in reports:
+            if report.is_complete:
+                assert self.missing(report.series) == 0, report.summary
+        self.look()
+        return reports
+
+    def wanted_of(self, one: Series) -> IntervalSet:
+        return IntervalSet([stamps_between(calendar_named(RTH), one.timeframe, FIRST, END)])
+
+    def missing(self, one: Series) -> int:
+        """Count the bars that the gateway has and the store lacks."""
+        (part,) = self.wanted_of(one)
+        truth = bars_between(self.bench.truth(one).bars, part.start, part.end)
+        stored = self.bench.store.read(one, part)
+        return truth.num_rows - stored.num_rows
+
+    def look(self) -> None:
+        """See that neither the gap index nor a window says complete over a missing bar."""
+        now, calendar = self.bench.gateway.time, calendar_named(RTH)
+        book = GapBook(self.bench.store, self.bench_calendars(), self.bench.gateway.gateway)
+        for found in book.look(self.series, now):
+            (part,) = self.wanted_of(found.series)
+            if self.missing(found.series):
+                assert found.missing.clip(part), found.series
+                assert not is_finished(
+                    self.bench.store, found.series, part, calendar=calendar, proof_now=now
+                )
+
+    def bench_calendars(self) -> object:
+        from ktrdr_pipelines.load.calendars import open_calendars  # noqa: PLC0415
+
+        return open_calendars(self.bench.ledger)
+
+
+def store_of(folder: Path, pattern: Pattern, *, zero_bars: bool = False) -> Store:
+    """Make a store whose gateway hides by a pattern."""
+    truth = {}
+    series = []
+    keys = dense_keys(RTH, Timeframe.H1, FIRST - timedelta(days=60), date(2026, 6, 1))
+    for symbol in SYMBOLS:
+        hours = truth_of(keys, Timeframe.H1, calendar_named(RTH))
+        truth[symbol, Timeframe.H1] = hours
+        life = date(2026, 5, 1), date(2026, 6, 1)
+        truth[symbol, Timeframe.D1] = daily_truth(hours.bars, Timeframe.H1, RTH, life)
+        series += [Series(stock(symbol), timeframe) for timeframe in TIMEFRAMES]
+    gateway = FakeGateway(truth, BEGIN)
+    gateway.contract_ids = {"AAPL": 265598, "MSFT": 272093}
+    text = "the gateway answered with 0 bars" if zero_bars else NOT_ANSWERED
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
+        return NoData(request, text) if pattern.hides(request, gateway.time) else bars
+
+    gateway.twist = twist
+    wanted = IntervalSet([stamps_between(calendar_named(RTH), Timeframe.H1, FIRST, END)])
+    return Store(Bench(create_store(folder), gateway), wanted, series)
+
+
+@given(pattern=patterns)
+@settings(settings.get_profile("load"), max_examples=60)
+def test_nothing_is_called_complete_over_a_missing_bar(
+    pattern: Pattern, folders: Iterator[Path]
+) -> None:
+    """Whatever pattern of empty responses lasts less than a day, or is random, or of one timeframe.
+
+    After the gateway is well again every bar is there.
+    """
+    store = store_of(next(folders), pattern)
+    gateway = store.bench.gateway
+    for step in (0, 1, 16, 20, 45, 240, 900, 1500, 1500, 1500):
+        gateway.time += timedelta(minutes=step)
+        store.load()
+    gateway.twist = None
+    for _ in range(4):
+        gateway.time += timedelta(days=1, minutes=1)
+        reports = store.load()
+    assert all(report.is_complete for report in reports), [one.summary for one in reports]
+    assert [store.missing(one) for one in store.series] == [0] * len(store.series)
