@@ -281,6 +281,12 @@ class IbLimitsRegistry:
         "DESIGN",
         "P",
     )
+    STATEMENT_COUNTS_DAYS: Final = Limit(
+        20,
+        "days that a statement counts, less than any proof that rests on it lasts",
+        "DESIGN",
+        "P",
+    )
     VOIDED_WITHIN_S: Final = Limit(
         _DAY,
         "seconds from a refuted response without bars within which all others are void",

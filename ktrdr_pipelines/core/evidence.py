@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,9 @@ CONFIRM_AFTER = timedelta(seconds=IbLimitsRegistry.CONFIRM_AFTER_S.value)
 
 VOIDED_WITHIN = timedelta(seconds=IbLimitsRegistry.VOIDED_WITHIN_S.value)
 """Distance from a refuted response within which others without bars are void."""
+
+COUNTS_FOR = timedelta(days=IbLimitsRegistry.STATEMENT_COUNTS_DAYS.value)
+"""Age to which a statement that a session is empty counts: proofs that expire need new ones."""
 
 STATEMENT_DAYS = 3
 """Days on which a contradicted range must be stated to be empty."""
@@ -54,8 +57,8 @@ class StatementKind(StrEnum):
     ``around``: bars on both sides of it and none inside. ``empty``: no bars at all came for it.
     ``begins``: bars that were requested from before it begin at its end. ``closed``: the
     contract's own schedule or hours call it closed. ``head``: it lies before the head timestamp,
-    the start that the gateway names of the contract's data. ``traded`` speaks against emptiness: a daily
-    bar with volume.
+    the start that the gateway names of the contract's data. ``traded`` speaks against emptiness:
+    a daily bar with volume.
     """
 
     AROUND = "around"
@@ -107,6 +110,10 @@ class Proof(StrEnum):
     DISPUTED = "disputed"
 
 
+_PROVED: Final = {False: Proof.CONFIRMED, True: Proof.DISPUTED}
+"""What a proof is called, by whether held data contradict it."""
+
+
 class Neighbours(StrEnum):
     """What the sessions around a range are like.
 
@@ -142,6 +149,7 @@ def judge(
     contradicted: bool,
     neighbours: "Neighbours",
     short_run: bool,
+    was_proved: bool = False,
 ) -> Verdict:
     """Judge what statements about one range prove.
 
@@ -150,6 +158,8 @@ def judge(
         contradicted: bars of the store, of any timeframe, lie in the range.
         neighbours: what the sessions around the range are like.
         short_run: fewer than ``SHORT_RUN`` sessions in a row are without bars.
+        was_proved: the range was proved to be empty before, by a proof that has expired: one more
+            statement renews it.
     """
     said = sorted(statements, key=lambda one: one.said_at)
     kinds = {one.kind for one in said}
@@ -163,6 +173,8 @@ def judge(
     positive = [one for one in said if one.kind in _POSITIVE]
     if not around and not empty and not positive:
         return Verdict(Proof.NONE)
+    if was_proved and (around or any(one.controlled for one in empty)):
+        return Verdict(_PROVED[contradicted], is_voidable=not around)
     is_closed_day = StatementKind.CLOSED in kinds
     if not contradicted:
         if is_closed_day and around:

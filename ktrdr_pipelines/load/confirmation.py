@@ -21,6 +21,7 @@ from ktrdr_pipelines.core.attempts import AttemptKind
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.evaluation import Question, evaluate
 from ktrdr_pipelines.core.evidence import (
+    COUNTS_FOR,
     Neighbours,
     Proof,
     Statement,
@@ -96,6 +97,7 @@ class Confirmation:
             GatewayError: a request failed after all tries.
         """
         desk = self._desk
+        await desk.commits.flush()
         self._prove(self._open())
         if not self._open() and not self._pieces():
             return False
@@ -147,6 +149,7 @@ class Confirmation:
             desk.facts.calendar,
             self._closed_gaps(),
             desk.facts.coverage,
+            now=desk.means.keeper.gateway_now(),
             closed=desk.means.calendars.told_closed(desk.series.instrument),
             head=desk.means.ranges.record(desk.series.instrument, desk.identity.contract_id),
         )
@@ -157,7 +160,12 @@ class Confirmation:
         if not desk.series.timeframe.is_intraday:
             return []
         whole = IntervalSet(one.span.stamps for one in self._open())
-        known = desk.means.evidence.of(desk.series.symbol).statements
+        now = desk.means.keeper.gateway_now()
+        known = [
+            one
+            for one in desk.means.evidence.of(desk.series.symbol).statements
+            if now - one.said_at < COUNTS_FOR
+        ]
         found = []
         for part in self._closed_gaps() - whole:
             said = tuple(

@@ -17,6 +17,7 @@ from ktrdr_pipelines.core.bars import micros
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.evidence import (
     CONFIRM_AFTER,
+    COUNTS_FOR,
     SHORT_RUN,
     VOIDED_WITHIN,
     Neighbours,
@@ -167,6 +168,7 @@ class Evidence:
         gaps: IntervalSet,
         coverage: Coverage,
         *,
+        now: datetime,
         closed: frozenset[date] = frozenset(),
         head: HeadRecord | None = None,
     ) -> list[Open]:
@@ -177,6 +179,7 @@ class Evidence:
             calendar: its sessions.
             gaps: what is missing of it, on the stamp axis; sessions that have closed.
             coverage: what is covered of it.
+            now: the gateway's clock; statements that are too old do not count.
             closed: session dates that the contract's own schedule or hours call closed.
             head: what the gateway said of the start of the contract's data.
         """
@@ -190,7 +193,12 @@ class Evidence:
         ]
         if not whole:
             return []
-        said = {id(span): self._said_of(series, calendar, span, closed) for span in whole}
+        counting = [
+            one
+            for one in self.of(series.symbol).statements
+            if now - one.said_at < COUNTS_FOR or one.kind is StatementKind.TRADED
+        ]
+        said = {id(span): _said_of(counting, calendar, span, closed) for span in whole}
         if head is not None and head.head is not None:
             for span in whole:
                 if span.closes_at <= head.head:
@@ -199,6 +207,7 @@ class Evidence:
                     said[id(span)].append(Statement(before, kind, "", head.asked_at, "head"))
         held = self._held_days(series, calendar, whole)
         around = self._neighbourhood(series, calendar, whole, coverage=coverage, said=said)
+        before = IntervalSet(proof.interval for proof in coverage.empty)
         found = []
         for place, span in enumerate(whole):
             verdict = judge(
@@ -206,29 +215,10 @@ class Evidence:
                 contradicted=bool(held & _days_of(calendar, span)),
                 neighbours=around[place][0],
                 short_run=around[place][1] < SHORT_RUN,
+                was_proved=before.covers(span.stamps),
             )
             found.append(Open(span, verdict, tuple(said[id(span)])))
         return found
-
-    def _said_of(
-        self, series: Series, calendar: SessionCalendar, span: Span, closed: frozenset[date]
-    ) -> list[Statement]:
-        said = [
-            one
-            for one in self.of(series.symbol).statements
-            if one.interval.covers(Interval(span.opens_at, span.closes_at))
-            or (
-                one.kind is StatementKind.TRADED
-                and one.interval.start < span.closes_at
-                and span.opens_at < one.interval.end
-            )
-        ]
-        days = _days_of(calendar, span)
-        if days and days <= closed:
-            around = Interval(span.opens_at, span.closes_at)
-            at = max((one.said_at for one in said), default=span.closes_at)
-            said.append(Statement(around, StatementKind.CLOSED, "", at, "schedule"))
-        return said
 
     def _neighbourhood(
         self,
@@ -330,6 +320,24 @@ def beginning_of(
             day = calendar.day_of(one.interval.start)
             oldest = day if oldest is None else min(oldest, day)
     return beginning(begins, calendar.day_of(head) if head else None, empty, oldest)
+
+
+def _said_of(
+    statements: Iterable[Statement], calendar: SessionCalendar, span: Span, closed: frozenset[date]
+) -> list[Statement]:
+    """Return what statements say of a span, and what the contract's own schedule does."""
+    around = Interval(span.opens_at, span.closes_at)
+    said = [
+        one
+        for one in statements
+        if one.interval.covers(around)
+        or (one.kind is StatementKind.TRADED and one.interval.overlaps(around))
+    ]
+    days = _days_of(calendar, span)
+    if days and days <= closed:
+        at = max((one.said_at for one in said), default=span.closes_at)
+        said.append(Statement(around, StatementKind.CLOSED, "", at, "schedule"))
+    return said
 
 
 def real_interval(calendar: SessionCalendar, span: Span) -> Interval:

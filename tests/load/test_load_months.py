@@ -24,6 +24,7 @@ from tests.load.conftest import Bench
 from tests.load.fakes import (
     FakeGateway,
     Truth,
+    daily_truth,
     dense_keys,
     fx,
     series_of,
@@ -105,6 +106,11 @@ def months(folders: Iterator[Path]) -> Months:
         keys = dense_keys(calendar, one.timeframe, START - timedelta(days=30), LAST)
         keys = thin(keys) if one.symbol == "THIN" else keys
         truth[one.symbol, one.timeframe] = truth_of(keys, one.timeframe, calendar_named(calendar))
+    for one in series:
+        life = LAST, LAST + timedelta(days=9)
+        bars = truth[one.symbol, one.timeframe].bars
+        daily = daily_truth(bars, one.timeframe, one.instrument.calendar, life)
+        truth.setdefault((one.symbol, Timeframe.D1), daily)
     gateway = FakeGateway(truth, FIRST_EVENING)
     gateway.contract_ids = {"AAPL": 1, "THIN": 2, "EURUSD": 3}
     return Months(Bench(create_store(next(folders)), gateway, retries=0), series)

@@ -14,6 +14,7 @@ from ktrdr_pipelines.cli.load_report import exit_code_of
 from ktrdr_pipelines.core.answers import BarRequest, NoData
 from ktrdr_pipelines.core.bars import bars_between, micros
 from ktrdr_pipelines.core.calendars import Calendars, calendar_named
+from ktrdr_pipelines.core.coverage import ProofKind
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.timeframes import Timeframe
@@ -116,7 +117,8 @@ def test_a_refresh_that_fails_takes_nothing_back(world: MakeWorld) -> None:
     coverage, bars = made.bench.store.coverage(made.series), made.bench.store.read(made.series)
 
     def fail(request: BarRequest, answer: pa.Table) -> pa.Table | GatewayError:
-        return RequestRejectedError("bars") if request.ends_at == utc(2024, 6, 13, 4) else answer
+        ends_at = utc(2024, 6, 13, 13, 30)
+        return RequestRejectedError("bars") if request.ends_at == ends_at else answer
 
     made.bench.gateway.twist = fail
     report = refresh(made)
@@ -136,14 +138,14 @@ def test_a_refresh_that_fails_takes_nothing_back(world: MakeWorld) -> None:
 def test_bars_that_the_gateway_no_longer_gives_stay_and_are_counted(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """A refresh deletes nothing: what has vanished is kept and told as a number."""
+    """A refresh deletes nothing: what has vanished is kept, and told as not refreshed."""
     made = world(RTH, timeframe, *JUNE)
     made.load()
     bars = made.bench.store.read(made.series)
-    gone = take_away(made, date(2024, 6, 12))
+    assert take_away(made, date(2024, 6, 12)) > 0
     report = refresh(made)
-    assert report.is_complete
-    assert report.kept == gone > 0
+    assert not report.unexplained
+    assert [part.start.date() for part in report.not_refreshed] == [date(2024, 6, 12)]
     assert made.bench.store.read(made.series).equals(bars)
     assert made.bench.store.coverage(made.series).empty == ()
 
@@ -197,7 +199,8 @@ def test_a_refresh_that_failed_in_part_asks_next_for_that_part(world: MakeWorld)
     made.load()
 
     def fail(request: BarRequest, answer: pa.Table) -> pa.Table | GatewayError:
-        return RequestRejectedError("bars") if request.ends_at == utc(2024, 6, 13, 4) else answer
+        ends_at = utc(2024, 6, 13, 13, 30)
+        return RequestRejectedError("bars") if request.ends_at == ends_at else answer
 
     made.bench.gateway.twist = fail
     assert len(refresh(made).not_refreshed) == 1
@@ -278,11 +281,17 @@ def sensor(made: World) -> SeriesReport:
 
 
 def test_a_suspect_session_is_asked_once_more_and_made_whole(world: MakeWorld) -> None:
-    """A session that answered with half its bars gets the others in the same load."""
+    """A session that came with half its bars is requested once more a quarter of an hour later."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100, times=2)
     report = made.load()
-    assert (report.requests, report.added) == (21, 19 * 390)
+    assert (report.requests, report.added) == (20, 19 * 390 - 290)
+    assert exit_code_of([report]) is ExitCode.INCOMPLETE
+    made.bench.gateway.time += timedelta(minutes=14)
+    assert made.load().requests == sensor(made).requests == 0
+    made.bench.gateway.time += timedelta(minutes=2)
+    report = sensor(made)
+    assert (report.requests, report.added) == (1, 290)
     assert exit_code_of([report]) is ExitCode.DONE
     made.check_complete()
     assert sensor(made).requests == 0
@@ -292,31 +301,39 @@ def test_a_suspect_session_is_asked_once_more_and_made_whole(world: MakeWorld) -
 def test_a_session_that_was_wrongly_called_empty_is_asked_once_more(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """Silence about one session among full ones is no proof before it is asked for again."""
+    """One empty session among full ones is contradicted, and requested again on another day."""
     made = world(RTH, timeframe, *SPRING)
-    hide(made, date(2024, 4, 11), times=2)
-    report = made.load()
-    assert not report.suspect
+    hide(made, date(2024, 4, 11), times=4)
+    for _ in range(3):
+        report = made.load()
+        made.bench.gateway.time += timedelta(days=1, minutes=1)
     assert exit_code_of([report]) is ExitCode.DONE
     made.check_complete()
     assert sensor(made).requests == 0
 
 
 def test_a_session_that_stays_empty_is_believed(world: MakeWorld) -> None:
-    """Asked once more in vain it is confirmed, and never asked again before the proof expires."""
+    """Among full sessions it takes three days, and is disputed then, until that expires."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 0)
-    report = made.load()
-    assert report.is_complete
-    assert not report.suspect
-    assert made.bench.ledger.confirmed(series_key(made.series)) == {date(2024, 6, 13): 0}
+    for day in range(2):
+        report = made.load()
+        assert [part.start.date() for part in report.unexplained] == [date(2024, 6, 13)], day
+        assert report.confirmed_at is not None
+        assert sensor(made).requests == 0
+        made.bench.gateway.time = report.confirmed_at + timedelta(minutes=1)
+    assert made.load().is_complete
+    (proof,) = made.bench.store.coverage(made.series).empty
+    assert proof.kind is ProofKind.DISPUTED
     assert sensor(made).requests == 0
 
 
 def test_a_suspect_that_gives_the_same_is_believed(world: MakeWorld) -> None:
-    """Asked once more with the same outcome it is confirmed, and never asked again."""
+    """Requested once more with the same outcome it is confirmed, and never requested again."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
+    assert made.load().suspect
+    made.bench.gateway.time += timedelta(minutes=16)
     report = made.load()
     assert report.is_complete
     assert not report.suspect
@@ -344,9 +361,12 @@ def test_a_suspect_that_fails_is_put_off(world: MakeWorld) -> None:
     told = Told()
     (report,) = made.bench.run_with(told, made.series, made.wanted)
     assert "far fewer bars than in the sessions around: 2024-06-13 (100 bars)" in told.texts[-1]
-    assert (report.requests, report.added, report.unexplained) == (21, 19 * 390 - 290, NOTHING)
-    assert [stretch.start.date() for stretch in report.suspect] == [date(2024, 6, 13)]
+    assert (report.requests, report.added, report.unexplained) == (20, 19 * 390 - 290, NOTHING)
+    assert [part.start.date() for part in report.suspect] == [date(2024, 6, 13)]
     assert exit_code_of([report]) is ExitCode.INCOMPLETE
+    assert sensor(made).requests == 0
+    made.bench.gateway.time += timedelta(minutes=16)
+    assert exit_code_of([sensor(made)]) is ExitCode.INCOMPLETE
     assert sensor(made).requests == 0
     made.bench.gateway.time += timedelta(minutes=6)
     made.bench.gateway.twist = None

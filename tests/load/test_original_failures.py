@@ -55,13 +55,15 @@ def test_3_an_empty_answer_is_an_answer_and_a_failed_chunk_is_a_gap(world: MakeW
     quiet = calendar_named(RTH).days_of(keys) == np.datetime64("2024-06-12")
     made = world(RTH, Timeframe.M1, date(2024, 6, 3), date(2024, 6, 29), keys=keys[~quiet])
     made.bench.gateway.twist = lambda request, bars: (
-        RequestRejectedError("bars") if request.ends_at == utc(2024, 6, 19, 4) else bars
+        RequestRejectedError("bars") if request.ends_at == utc(2024, 6, 20, 13, 30) else bars
     )
     report = made.load()
     assert not report.is_complete
-    assert [part.start.date() for part in report.unexplained] == [date(2024, 6, 18)]
+    days = [part.start.date() for part in report.unexplained]
+    assert days == [date(2024, 6, 12), date(2024, 6, 18)]
     made.bench.gateway.twist = None
-    assert made.load().is_complete
+    report = made.load_until_confirmed()
+    assert report.is_complete
     made.check_complete()
     assert made.load().requests == 0
 
@@ -164,7 +166,7 @@ def test_10_readiness_is_told_for_any_range(world: MakeWorld) -> None:
     made = world(RTH, Timeframe.M1, date(2024, 6, 3), date(2024, 6, 8))
 
     def missing(request: BarRequest, bars: pa.Table) -> pa.Table | RequestRejectedError:
-        return RequestRejectedError("bars") if request.ends_at == utc(2024, 6, 6, 4) else bars
+        return RequestRejectedError("bars") if request.ends_at == utc(2024, 6, 6, 13, 30) else bars
 
     made.bench.gateway.twist = missing
     made.load()
