@@ -30,6 +30,9 @@ cost more requests than the few quiet minutes are worth."""
 STEADY = 6.0
 """Spreads below the usual that make a session suspect: chance alone does so once in millions."""
 
+FEWEST_LACKING = 2.5
+"""Bars that a sparse session lacks at least: with two or three bars a session, one says nothing."""
+
 _TO_SIGMA = 1.4826
 
 
@@ -56,7 +59,9 @@ def suspect_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray)
     usual, spread, likely = _usual(share, candidates)
     chance = np.sqrt(likely * (1 - likely) / expected[known][candidates])
     lowest = np.minimum(FAR_FEWER * usual, usual - STEADY * np.maximum(spread, chance))
-    return np.asarray(known[candidates[share[candidates] < lowest]])
+    lacking = (usual - share[candidates]) * expected[known][candidates]
+    sparse = (share[candidates] < lowest) & (lacking >= FEWEST_LACKING)
+    return np.asarray(known[candidates[sparse]])
 
 
 def suspect_days(

@@ -207,7 +207,7 @@ class Evidence:
                     said[id(span)].append(Statement(before, kind, "", head.asked_at, "head"))
         held = self._held_days(series, calendar, whole)
         around = self._neighbourhood(series, calendar, whole, coverage=coverage, said=said)
-        before = IntervalSet(proof.interval for proof in coverage.empty)
+        proved_before = IntervalSet(proof.interval for proof in coverage.empty)
         found = []
         for place, span in enumerate(whole):
             verdict = judge(
@@ -215,7 +215,7 @@ class Evidence:
                 contradicted=bool(held & _days_of(calendar, span)),
                 neighbours=around[place][0],
                 short_run=around[place][1] < SHORT_RUN,
-                was_proved=before.covers(span.stamps),
+                was_proved=proved_before.covers(span.stamps),
             )
             found.append(Open(span, verdict, tuple(said[id(span)])))
         return found

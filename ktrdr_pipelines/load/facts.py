@@ -60,7 +60,7 @@ class SeriesFacts:
         self.calendar = calendar
         self.wanted = whole_sessions(self.calendar, series.timeframe, wanted)
         self.bars = coverage.bars
-        self._begins: date | None = None
+        self.begins: date | None = None
         self.again = whole_sessions(self.calendar, series.timeframe, again or IntervalSet())
         self.suspects = suspects
         self.proved = IntervalSet()
@@ -106,9 +106,9 @@ class SeriesFacts:
         Of the first session, what lies before its first bar is excused too.
         """
         hull = self.wanted.hull
-        if self._begins is None or hull is None:
+        if self.begins is None or hull is None:
             return IntervalSet()
-        ends = first_stamps_of(self.calendar, self.series.timeframe, self._begins)
+        ends = first_stamps_of(self.calendar, self.series.timeframe, self.begins)
         bars = self.bars.hull
         end = bars.start if bars is not None and bars.start in ends else ends.start
         before = between(hull.start, end)
@@ -184,7 +184,7 @@ class SeriesFacts:
 
     def excuse_before(self, day: date | None) -> None:
         """Excuse what lies before the session date at which the contract's data begin."""
-        self._begins = day
+        self.begins = day
 
     def days_of(self, stamps: Interval) -> tuple[date, date]:
         """Give the session dates of the first and the last moment of a stretch of stamps."""

@@ -219,7 +219,7 @@ class IbDataLoader:
         gaps = facts.left(need, self._market_clock())
         waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
         again = need.gaps() - gaps
-        found = () if manner.tail else self._outlook.suspects(facts.series)
+        found = () if manner.tail else self._outlook.suspects(facts.series, facts.begins)
         return SeriesReport(
             series=facts.series,
             requests=work.asking.requests if work else 0,

@@ -6,7 +6,7 @@ It asks nobody, so a plan and the load that follows it begin with the same. Not 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 
 from ktrdr_pipelines.core.attempts import AttemptKind
 from ktrdr_pipelines.core.bars import micros, moment
@@ -145,11 +145,11 @@ class Outlook:
         )
         return tuple(one for one in self.suspects(series) if not early.clip(one.stamps))
 
-    def suspects(self, series: Series) -> tuple[Suspect, ...]:
+    def suspects(self, series: Series, begins: date | None = None) -> tuple[Suspect, ...]:
         """Return the sparse sessions: far fewer bars than their neighbours, or none.
 
         What was requested once more and gave the same is not sparse any more, and what is proved
-        to be empty is judged by its statements.
+        to be empty is judged by its statements. The session at which the data begin may begin late.
         """
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
         if not coverage.bars or series.timeframe is Timeframe.W1:
@@ -164,7 +164,9 @@ class Outlook:
         return tuple(
             Suspect(day, Interval(moment(start), moment(end)), rows.get(day, 0))
             for day, start, end in found
-            if confirmed.get(day) != rows.get(day, 0) and may_be_suspect(series.instrument, day)
+            if confirmed.get(day) != rows.get(day, 0)
+            and day != begins
+            and may_be_suspect(series.instrument, day)
         )
 
     def recall_beginning(self, facts: SeriesFacts, contract_id: int) -> None:

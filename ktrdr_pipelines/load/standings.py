@@ -109,7 +109,11 @@ def standing_of(
         listed_from=_listed_from(series, calendar, holding, known),
         oldest_bar=None if known.begins else holding.oldest_bar,  # an older bar refutes ``begins``
         suspects=np.array(
-            [place for place, day, rows in holding.suspects if known.confirmed.get(day) != rows],
+            [
+                place
+                for place, day, rows in holding.suspects
+                if known.confirmed.get(day) != rows and day != known.begins
+            ],
             dtype=np.int64,
         ),
     )

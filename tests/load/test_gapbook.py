@@ -12,6 +12,7 @@ from ktrdr_pipelines.core.bars import micros
 from ktrdr_pipelines.core.calendars import Calendars, calendar_named
 from ktrdr_pipelines.core.completeness import GapReason
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness
+from ktrdr_pipelines.core.evidence import Statement, StatementKind
 from ktrdr_pipelines.core.instruments import Origin, Series, identity_of
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import stamps_between
@@ -148,7 +149,9 @@ def test_an_attempt_is_the_reason_of_a_gap(
     due = NOW + timedelta(minutes=5)
     words = {
         AttemptKind.ERROR: GapReason.FAILED,
-        AttemptKind.PROBED: GapReason.UNPROVED,
+        AttemptKind.PROBED: GapReason.UNCONFIRMED,
+        AttemptKind.CONTRADICTED: GapReason.CONTRADICTED,
+        AttemptKind.SPARSE: GapReason.SPARSE,
         AttemptKind.NO_DATA: GapReason.NO_DATA,
         AttemptKind.BLOCKED: GapReason.BLOCKED,
     }
@@ -189,7 +192,10 @@ def test_a_proof_of_emptiness_explains_until_it_expires(
 def test_the_oldest_data_of_the_gateway_explain_what_lies_before(
     store: BarStore, look: Callable[..., SeriesGaps]
 ) -> None:
-    """Before the head timestamp nothing is missing; one that bars held contradict is no fact."""
+    """A head timestamp explains nothing before a response begins at it, or if an older bar is held.
+
+    The older bar may be of any timeframe of the contract.
+    """
     series = _series(Timeframe.D1)
     _fill(store, series, first=date(2024, 2, 1), without=(date(2024, 2, 7),))
     assert len(look(series).gaps) == 2
@@ -198,9 +204,20 @@ def test_the_oldest_data_of_the_gateway_explain_what_lies_before(
         store.ledger.record_head(1, "TRADES", GATEWAY, head=at, asked_at=NOW)
         return [gap.stamps.start.date() for gap in look(series).gaps]
 
+    def begins_at(at: datetime) -> None:
+        asked = Interval(utc(2024, 1, 2, 14, 30), at)
+        said = Statement(asked, StatementKind.BEGINS, "1d", NOW, f"request {at}")
+        store.ledger.record_statements("AAPL", GATEWAY, [said], NOW)
+
+    everything = [date(2024, 1, 2), date(2024, 2, 7)]
+    for at in (utc(2024, 1, 16, 14, 30), utc(2024, 2, 1, 14, 30), utc(2024, 2, 28, 14, 30)):
+        assert head_at(at) == everything
+        begins_at(at)
+    assert head_at(utc(2024, 2, 28, 14, 30)) == everything
     assert head_at(utc(2024, 1, 16, 14, 30)) == [date(2024, 1, 16), date(2024, 2, 7)]
     assert head_at(utc(2024, 2, 1, 14, 30)) == [date(2024, 2, 7)]
-    assert head_at(utc(2024, 2, 28, 14, 30)) == [date(2024, 1, 2), date(2024, 2, 7)]
+    _fill(store, _series(Timeframe.H1), first=date(2024, 1, 29), end=date(2024, 1, 30))
+    assert head_at(utc(2024, 2, 1, 14, 30)) == everything
 
 
 def test_a_thin_session_is_suspect_until_it_is_confirmed(
@@ -217,7 +234,7 @@ def test_a_thin_session_is_suspect_until_it_is_confirmed(
     identity = identity_of(series, contract_id=1, origin=Origin.IB)
     store.save(series, identity, bars_at(keys, calendar), Coverage(IntervalSet([settled])))
     (gap,) = look(series).gaps
-    assert gap.reason is GapReason.SUSPECT
+    assert gap.reason is GapReason.SPARSE
     assert gap.stamps == Interval(utc(2024, 2, 14, 14, 30), utc(2024, 2, 14, 21))
     day = date(2024, 2, 14)
     key = series_key(series)

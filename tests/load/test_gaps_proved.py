@@ -22,6 +22,7 @@ from ktrdr_pipelines.core.completeness import (
     find_gaps,
 )
 from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.evidence import Statement, StatementKind
 from ktrdr_pipelines.core.instruments import Instrument, Origin, Series, identity_of
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import expected_stamps, stamps_between
@@ -302,6 +303,9 @@ def test_first_day_of_listing(shelf: Shelf, filled: Filled) -> None:
     calendar = calendar_named("XNYS.RTH")
     head = utc(2023, 9, 14, 16, 5)
     shelf.store.ledger.record_head(1, "TRADES", "fake:1", head=head, asked_at=NOW)
+    asked = Interval(utc(2023, 9, 1, 13, 30), utc(2023, 9, 14, 16))
+    said = Statement(asked, StatementKind.BEGINS, "1h", NOW, "a request")
+    shelf.store.ledger.record_statements(series.symbol, "fake:1", [said], NOW)
     keys = true_keys(calendar, Timeframe.H1, date(2023, 9, 14), date(2023, 10, 1))[2:]
     stretch = stamps_between(calendar, Timeframe.H1, date(2023, 9, 14), date(2023, 10, 1))
     bars, identity = bars_at(keys, calendar), identity_of(series, contract_id=1, origin=Origin.IB)

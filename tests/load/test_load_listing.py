@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.bars import micros
+from ktrdr_pipelines.core.bars import bars_between, micros
 from ktrdr_pipelines.core.calendars import Calendars, calendar_named
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.timeframes import Timeframe
@@ -53,15 +53,31 @@ def test_years_before_a_listing_cost_a_few_requests_each(
     made = listed_late(world, timeframe)
     made.bench.gateway.nothing_past_oldest = nothing_past_oldest
     report = made.load()
-    assert report.is_complete, report.summary
-    made.check_complete()
     assert report.requests <= most
-    assert report.before_listing
+    assert report.is_complete is not nothing_past_oldest, report.summary
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
     assert made.load().requests == 0
 
 
-def test_what_was_probed_serves_every_timeframe(world: MakeWorld) -> None:
-    """A year that was found silent for one bar size is silent for all, and asked about once."""
+@pytest.mark.parametrize("timeframe", [Timeframe.M30, Timeframe.H1, Timeframe.D1])
+def test_a_new_listing_costs_two_requests_more_than_its_bars(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """With a head timestamp the response that begins at it ends the search for older bars."""
+    made = listed_late(world, timeframe)
+    made.bench.gateway.places = 1
+    made.bench.gateway.head_at = utc(2023, 5, 16, 13, 30)
+    report = made.load()
+    assert report.is_complete, report.summary
+    assert report.before_listing
+    made.check_complete()
+    with_bars = [one for one in made.bench.gateway.asked if made.bench.gateway.honest(one).num_rows]
+    assert len(made.bench.gateway.asked) + made.bench.gateway.heads <= len(with_bars) + 2
+
+
+def test_what_was_proved_serves_every_timeframe(world: MakeWorld) -> None:
+    """Years that daily bars showed to be empty are so for all bar sizes, and asked about once."""
     made = listed_late(world, Timeframe.H1)
     made.load()
     hours4 = series_of(made.series.instrument, Timeframe.H4)
@@ -70,16 +86,22 @@ def test_what_was_probed_serves_every_timeframe(world: MakeWorld) -> None:
     asked = made.bench.asked
     report = made.bench.load(hours4, made.wanted)
     assert report.is_complete
-    years = [one for one in made.bench.gateway.asked[asked:] if one.duration == "2 Y"]
-    assert years == []
+    daily = [one for one in made.bench.gateway.asked[asked:] if one.duration.endswith("Y")]
+    assert daily == []
     assert report.requests <= 35
 
 
 def test_a_hole_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld) -> None:
-    """Bars behind a silent year are all loaded; the hole is proved empty, not before a listing."""
+    """Bars behind an empty year are all loaded; the hole is proved empty, not before a listing."""
     hole = date(2019, 1, 1), date(2020, 1, 1)
     made = listed_late(world, Timeframe.H1, hole=hole)
     report = made.load()
+    made.check()
+    truth = made.bench.truth(made.series).bars
+    assert made.bench.store.rows(made.series, made.wanted) == bars_between(
+        truth, made.wanted.start, made.wanted.end
+    ).num_rows
+    report = made.load_until_confirmed()
     assert report.is_complete, report.summary
     made.check_complete()
     before = Interval(made.wanted.start, utc(2017, 3, 6, 14))
@@ -158,6 +180,6 @@ def test_no_bar_near_the_edge_of_a_silent_year_is_excused(
         keys = dense_keys(RTH, other, first, date(2024, 9, 1))
         truth = truth_of(keys, other, calendar_named(RTH))
         made.bench.gateway.truth[made.series.symbol, other] = truth
-    assert made.load().is_complete
+    assert made.load_until_confirmed().is_complete
     made.check_complete()
     assert made.bench.store.rows(made.series) > 0

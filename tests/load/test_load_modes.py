@@ -140,7 +140,7 @@ def test_a_backfill_ends_at_the_oldest_settled_bar(world: MakeWorld) -> None:
     settled = made.bench.store.coverage(made.series).bars.hull
     assert settled is not None
     assert settled.start <= made.wanted.start + timedelta(days=1)
-    assert settled.end == utc(2024, 5, 18, 4)
+    assert settled.end == utc(2024, 5, 20, 13, 30)
     made.check()
 
 
