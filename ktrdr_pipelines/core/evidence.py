@@ -167,8 +167,9 @@ def judge(
     full, thin = neighbours is Neighbours.FULL, neighbours is Neighbours.THIN
     around = {one.request for one in said if one.kind is StatementKind.AROUND}
     empty = [one for one in said if one.kind is StatementKind.EMPTY]
-    if empty:
-        # Where a response begins says little of what lies before; with one without bars it counts.
+    if empty or around:
+        # Where a response begins says little of what lies before by itself: one that was cut short
+        # begins late too. Beside another statement it counts.
         around |= {one.request for one in said if one.kind is StatementKind.BEGINS}
     positive = [one for one in said if one.kind in _POSITIVE]
     if not around and not empty and not positive:

@@ -19,6 +19,9 @@ from ktrdr_pipelines.core.sessions import Span, expected_spans
 from ktrdr_pipelines.load.desk import Desk
 from ktrdr_pipelines.load.evidence import new_request, runs_of
 
+_MOST_AT_END = 0.4
+"""Share of a chunk's sessions that may be missing at its end without its being requested again."""
+
 _SPARE_REQUESTS = 8
 """Requests for one chunk beside those that halving it takes: a gateway that returns a little of
 what is asked at a time is not followed to the end in one run."""
@@ -37,6 +40,7 @@ class Case:
         self._chunk = chunk
         self._width: int | None = None
         self._run: Interval | None = None
+        self._is_direct = False
         self.asking = chunk
         self.was_empty = True
 
@@ -59,11 +63,16 @@ class Case:
             budget -= 1
             if budget <= 0:
                 desk.defer(self._chunk.stamps)
-            elif desk.need(self._chunk.stamps).gaps() == before and self._width is None:
+            elif self._is_stuck(before):
                 desk.defer(chunk.stamps)
             chunk = self._following()
             if chunk is not None:
                 desk.means.progress.planned(desk.series, 1)
+
+    def _is_stuck(self, before: IntervalSet) -> bool:
+        """Whether a response changed nothing, and nothing else is to be tried."""
+        is_same = self._desk.need(self._chunk.stamps).gaps() == before
+        return is_same and self._width is None and not self._is_direct
 
     def _following(self) -> Chunk | None:
         """Return the newest part that is still open, no wider than the last responses allow.
@@ -77,6 +86,9 @@ class Case:
         if self._run is not None and not self._run.overlaps(newest):
             self._width = None
         self._run = newest
+        if self._is_direct:
+            self._is_direct = False
+            need = replace(need, most_sessions=1)
         if self._width is not None:
             need = replace(need, most_sessions=min(self._width, need.most_sessions or self._width))
         chunk = plan(replace(need, wanted=need.wanted.clip(newest)))[0]
@@ -131,24 +143,45 @@ class Case:
         self._take_quiet(chunk, before)
         if found.around:
             desk.defer_part(found.around)
+        self._skip_edges(chunk, found)
         if found.begins_at is not None:
-            await desk.learn_beginning()
+            await desk.learn_beginning(ask=False)
         return f"{found.bars.num_rows} bars, {covered.length} covered"
 
     def _take_quiet(self, chunk: Chunk, before: IntervalSet) -> None:
         """Take in what a response with bars leaves open of sessions that have bars.
 
-        What a second one leaves as it was is quiet, and covered for good.
+        The opening of a session that a request over two sessions leaves as it was is requested by
+        itself: where data begin there is no bar on its other side.
         """
         desk = self._desk
         need = desk.need(chunk.stamps)
         quiet = _quiet_parts(need, desk.facts.bars)
-        unchanged = quiet & IntervalSet(part for part in need.gaps() if part in set(before))
-        if again := unchanged & desk.left_by_bars:
-            desk.cover(Coverage(bars=again))
-        if (rest := unchanged - again) and need.timeframe.is_intraday:
-            self._record_empty(list(rest), controlled=True)
+        if is_opening(need, chunk) and need.gaps() == before:
+            self._is_direct = True
         desk.left_by_bars |= quiet
+
+    def _skip_edges(self, chunk: Chunk, found: Evaluation) -> None:
+        """Leave to daily bars the sessions at a chunk's ends that no bar came for.
+
+        A thin instrument has such an end at every third chunk; one request for daily bars speaks
+        for a year of them. Only where most of the newest sessions are missing they are requested
+        at once: then the response was cut short.
+        """
+        desk = self._desk
+        need = desk.need(chunk.stamps)
+        bars = found.covered.hull
+        if bars is None or chunk.sessions == 1:
+            return
+        spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+        gaps = need.gaps()
+        whole = [span for span in spans if gaps.covers(span.stamps) and is_closed(span, need.now)]
+        older = [span for span in whole if span.stamps.end <= bars.start]
+        newer = [span for span in whole if span.stamps.start >= bars.end]
+        if len(newer) > len(spans) * _MOST_AT_END:
+            newer = []
+        for span in (*older, *newer):
+            desk.skip(span.stamps)
 
     def _take_earlier(self, chunk: Chunk, answer: Answer) -> str:
         """Take in a response whose bars are all older: it says that none came behind them."""

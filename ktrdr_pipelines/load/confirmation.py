@@ -42,12 +42,12 @@ from ktrdr_pipelines.load.facts import of_open_session
 
 _DAY = timedelta(days=1)
 _BLOCK: Final = timedelta(days=330)
-"""Sessions that one request for daily bars is to speak for lie no further apart than this: with
-sessions that have bars on both sides they fit into a year."""
+"""Sessions that one request for daily bars is to speak for lie no further apart than this where a
+gateway refuses more than a year: with sessions that have bars on both sides they fit into one."""
 
 _EVER: Final = timedelta(days=60 * 365)
-"""The same before the oldest bar: how a response of many years begins speaks for all of them. A
-gateway that refuses so much is asked for a year at a time."""
+"""The same for a gateway that does not refuse so much, as IB's current table of durations says:
+one request for daily bars then speaks for all years."""
 
 _MARGIN_DAYS: Final = 14
 """Days in which a session with bars is looked for on either side of a block."""
@@ -148,7 +148,8 @@ class Confirmation:
             desk.series,
             desk.facts.calendar,
             self._closed_gaps(),
-            desk.facts.coverage,
+            empty=desk.facts.empty,
+            empty_before=desk.facts.empty_before,
             now=desk.means.keeper.gateway_now(),
             closed=desk.means.calendars.told_closed(desk.series.instrument),
             head=desk.means.ranges.record(desk.series.instrument, desk.identity.contract_id),
@@ -237,8 +238,7 @@ class Confirmation:
         for one in reversed(self._open()):
             if not self._is_worth_asking(one):
                 continue
-            widest = self._widest if self._is_before_bars(one) else _BLOCK
-            if chosen and chosen[0].span.closes_at - one.span.opens_at > widest:
+            if chosen and chosen[0].span.closes_at - one.span.opens_at > self._widest:
                 break
             chosen.append(one)
         return chosen
@@ -256,7 +256,8 @@ class Confirmation:
             return asked <= _MOST_DAILY and not is_dumb
         if one.verdict.proof is Proof.CONTRADICTED:
             return not asked
-        return bool(one.statements) and asked < _MOST_DAILY
+        is_told = bool(one.statements) or self._desk.was_skipped(one.span.stamps)
+        return is_told and asked < _MOST_DAILY
 
     def _is_before_bars(self, one: Open) -> bool:
         """Whether a session lies before the oldest bar of the series."""

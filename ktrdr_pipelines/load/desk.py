@@ -13,6 +13,7 @@ from ktrdr_pipelines.core.bars import micros, moment, stamps
 from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.disagreement import Disagreement, disagreement
+from ktrdr_pipelines.core.evidence import StatementKind
 from ktrdr_pipelines.core.instruments import Identity
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Chunk, Need
@@ -149,6 +150,12 @@ class Desk:
         """Return the session date of the oldest bar; a week refutes only what is behind it."""
         first = self.facts.days_of(bars)[0]
         return first + timedelta(days=6) if self.series.timeframe is Timeframe.W1 else first
+
+    @property
+    def is_beginning_seen(self) -> bool:
+        """Whether a response began at a bar though it was requested from before."""
+        known = self.means.evidence.of(self.series.symbol).statements
+        return any(one.kind is StatementKind.BEGINS for one in known)
 
     def asked_before(self, chunk: Chunk, begins_at: datetime) -> Interval | None:
         """Return what a response spoke of before its first bar, in real time; None for weeks.

@@ -14,7 +14,6 @@ from datetime import date, datetime, timedelta
 import numpy as np
 
 from ktrdr_pipelines.core.bars import micros
-from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.evidence import (
     CONFIRM_AFTER,
     COUNTS_FOR,
@@ -166,9 +165,10 @@ class Evidence:
         series: Series,
         calendar: SessionCalendar,
         gaps: IntervalSet,
-        coverage: Coverage,
         *,
         now: datetime,
+        empty: IntervalSet,
+        empty_before: IntervalSet,
         closed: frozenset[date] = frozenset(),
         head: HeadRecord | None = None,
     ) -> list[Open]:
@@ -178,8 +178,9 @@ class Evidence:
             series: which series.
             calendar: its sessions.
             gaps: what is missing of it, on the stamp axis; sessions that have closed.
-            coverage: what is covered of it.
             now: the gateway's clock; statements that are too old do not count.
+            empty: what this run has proved to be empty.
+            empty_before: what earlier runs have; their proofs may have expired.
             closed: session dates that the contract's own schedule or hours call closed.
             head: what the gateway said of the start of the contract's data.
         """
@@ -206,8 +207,8 @@ class Evidence:
                     kind = StatementKind.HEAD
                     said[id(span)].append(Statement(before, kind, "", head.asked_at, "head"))
         held = self._held_days(series, calendar, whole)
-        around = self._neighbourhood(series, calendar, whole, coverage=coverage, said=said)
-        proved_before = IntervalSet(proof.interval for proof in coverage.empty)
+        known_empty = empty | empty_before
+        around = self._neighbourhood(series, calendar, whole, empty=known_empty, said=said)
         found = []
         for place, span in enumerate(whole):
             verdict = judge(
@@ -215,7 +216,7 @@ class Evidence:
                 contradicted=bool(held & _days_of(calendar, span)),
                 neighbours=around[place][0],
                 short_run=around[place][1] < SHORT_RUN,
-                was_proved=proved_before.covers(span.stamps),
+                was_proved=empty_before.covers(span.stamps),
             )
             found.append(Open(span, verdict, tuple(said[id(span)])))
         return found
@@ -226,7 +227,7 @@ class Evidence:
         calendar: SessionCalendar,
         whole: Sequence[Span],
         *,
-        coverage: Coverage,
+        empty: IntervalSet,
         said: Mapping[int, Sequence[Statement]],
     ) -> list[tuple[Neighbours, int]]:
         """Say of each missing session what its neighbours are like, and how long its run is."""
@@ -234,8 +235,7 @@ class Evidence:
         rows = self._store.rows_per_session(series)
         days = np.array(list(rows), "datetime64[D]")
         have = have_bars(spans, days, np.array(list(rows.values()), np.int64))
-        proved = stretches_of(IntervalSet(proof.interval for proof in coverage.empty))
-        known_empty = covered(spans.spans, proved) & (have == 0)
+        known_empty = covered(spans.spans, stretches_of(empty)) & (have == 0)
         missing = np.zeros(len(spans), dtype=bool)
         places = [
             int(np.searchsorted(spans.spans.starts, micros(one.stamps.start))) for one in whole

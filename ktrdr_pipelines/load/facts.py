@@ -60,6 +60,7 @@ class SeriesFacts:
         self.calendar = calendar
         self.wanted = whole_sessions(self.calendar, series.timeframe, wanted)
         self.bars = coverage.bars
+        self.empty = IntervalSet()
         self.begins: date | None = None
         self.again = whole_sessions(self.calendar, series.timeframe, again or IntervalSet())
         self.suspects = suspects
@@ -144,14 +145,15 @@ class SeriesFacts:
     def cover(self, coverage: Coverage, proof_now: datetime) -> None:
         """Take in what a response covered, or what was proved to be empty."""
         self.bars |= coverage.bars
+        self.empty |= IntervalSet(proof.interval for proof in coverage.empty)
         covered = coverage.settled(proof_now)
         self.proved |= covered
         self._settled = self._known(proof_now) | covered
 
     @property
-    def coverage(self) -> Coverage:
-        """What was covered on disk when the run began, for what it says of empty sessions."""
-        return self._stored
+    def empty_before(self) -> IntervalSet:
+        """What was ever proved to be empty when the run began; ``empty`` is what it proved."""
+        return IntervalSet(proof.interval for proof in self._stored.empty)
 
     def learn(self, stored: Coverage, proof_now: datetime) -> None:
         """Take in what stands on disk by now, by whomever; it answers no second question."""

@@ -186,18 +186,21 @@ class SeriesWork:
 
         Daily bars then tell at less cost whether there is anything older.
         """
+        return self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS
+
+    def _is_older(self, chunk: Chunk) -> bool:
         oldest = self._facts.bars.hull
-        is_older = oldest is None or chunk.stamps.end <= oldest.start
-        return is_older and self._older_without_bars >= _MOST_WITHOUT_BARS
+        return oldest is None or chunk.stamps.start < oldest.start
 
     async def _work_on(self, chunk: Chunk, queue: deque[Chunk]) -> None:
         case = Case(self._desk, chunk)
         try:
             await case.run()
-            if case.was_empty:
-                self._older_without_bars += 1
-            else:
+            if not case.was_empty:
                 self._older_without_bars = 0
+            elif self._is_older(chunk):
+                self._older_without_bars += 1
+                await self._desk.learn_beginning(ask=self._desk.is_beginning_seen)
         except GatewaySilentError as error:
             timeframe = self._facts.series.timeframe
             if self._means.widths.narrow(timeframe, case.asking.sessions):
