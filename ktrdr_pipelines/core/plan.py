@@ -85,26 +85,20 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
         return chunk
     spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
     after = Interval(chunk.stamps.end, chunk.stamps.end + timedelta(days=10))
-    newer = next(
-        (
-            span
-            for span in expected_spans(need.calendar, need.timeframe, after)
-            if span.stamps.start >= spans[-1].stamps.end
-        ),
-        None,
-    )
-    if newer is None:
-        return chunk
-    piece = next(iter(need.gaps(newer.stamps)), None)
-    if piece is None or not _is_opening(piece, newer):
-        return chunk
-    sessions = chunk.sessions + 1
-    return Chunk(
-        Interval(chunk.stamps.start, piece.end),
-        min(piece.end + need.timeframe.length, need.now),
-        f"{sessions} D",
-        sessions,
-    )
+    sessions = chunk.sessions
+    for newer in expected_spans(need.calendar, need.timeframe, after):
+        if newer.stamps.start < spans[-1].stamps.end:
+            continue
+        sessions += 1
+        piece = next(iter(need.gaps(newer.stamps)), None)
+        if piece is not None and _is_opening(piece, newer):
+            ends_at = min(piece.end + need.timeframe.length, need.now)
+            return Chunk(
+                Interval(chunk.stamps.start, piece.end), ends_at, f"{sessions} D", sessions
+            )
+        if need.settled.clip(newer.stamps) or sessions == need.most_sessions:
+            break
+    return chunk
 
 
 def narrower(timeframe: Timeframe, sessions: int) -> int | None:

@@ -7,6 +7,8 @@ Not here: what is decided (``core.plan``, ``core.evaluation``), what proves that
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from ktrdr_pipelines.core.answers import Answer, NoData
 from ktrdr_pipelines.core.bars import micros, moment, stamps
 from ktrdr_pipelines.core.coverage import Coverage
@@ -41,6 +43,7 @@ class Case:
         self._width: int | None = None
         self._run: Interval | None = None
         self._is_direct = False
+        self._is_opening = is_opening(desk.need(chunk.stamps), chunk)
         self.asking = chunk
         self.was_empty = True
 
@@ -92,8 +95,7 @@ class Case:
         if self._width is not None:
             need = replace(need, most_sessions=min(self._width, need.most_sessions or self._width))
         chunk = plan(replace(need, wanted=need.wanted.clip(newest)))[0]
-        is_left_to_older = is_opening(need, chunk) and not is_opening(need, self._chunk)
-        return None if is_left_to_older else chunk
+        return None if is_opening(need, chunk) and not self._is_opening else chunk
 
     async def _request(self, chunk: Chunk) -> None:
         """Request once and take in what comes."""
@@ -143,7 +145,7 @@ class Case:
         self._take_quiet(chunk, before)
         if found.around:
             desk.defer_part(found.around)
-        self._skip_edges(chunk, found)
+        self._skip_edges(chunk, stamps(answer.bars))
         if found.begins_at is not None:
             await desk.learn_beginning(ask=False)
         return f"{found.bars.num_rows} bars, {covered.length} covered"
@@ -161,7 +163,7 @@ class Case:
             self._is_direct = True
         desk.left_by_bars |= quiet
 
-    def _skip_edges(self, chunk: Chunk, found: Evaluation) -> None:
+    def _skip_edges(self, chunk: Chunk, keys: np.ndarray) -> None:
         """Leave to daily bars the sessions at a chunk's ends that no bar came for.
 
         A thin instrument has such an end at every third chunk; one request for daily bars speaks
@@ -170,14 +172,14 @@ class Case:
         """
         desk = self._desk
         need = desk.need(chunk.stamps)
-        bars = found.covered.hull
-        if bars is None or chunk.sessions == 1:
+        if chunk.sessions == 1:
             return
+        first, last = moment(keys[0]), moment(keys[-1])
         spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
         gaps = need.gaps()
         whole = [span for span in spans if gaps.covers(span.stamps) and is_closed(span, need.now)]
-        older = [span for span in whole if span.stamps.end <= bars.start]
-        newer = [span for span in whole if span.stamps.start >= bars.end]
+        older = [span for span in whole if span.stamps.end <= first]
+        newer = [span for span in whole if span.stamps.start > last]
         if len(newer) > len(spans) * _MOST_AT_END:
             newer = []
         for span in (*older, *newer):
@@ -298,7 +300,11 @@ class Case:
 
     def _narrow(self, sessions: int) -> None:
         """Halve what is requested next; with one session left, leave the rest to another run."""
-        if self._width is None and sessions > 1:
+        oldest = self._desk.facts.bars.hull
+        is_before = oldest is not None and self._chunk.stamps.end <= oldest.start
+        if is_before and self._desk.is_beginning_seen:
+            self._desk.defer(self._chunk.stamps)
+        elif self._width is None and sessions > 1:
             self._width = 1
         elif self._width is not None and self._width > 1:
             self._width //= 2

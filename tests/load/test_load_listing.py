@@ -98,9 +98,10 @@ def test_a_hole_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld
     report = made.load()
     made.check()
     truth = made.bench.truth(made.series).bars
-    assert made.bench.store.rows(made.series, made.wanted) == bars_between(
-        truth, made.wanted.start, made.wanted.end
-    ).num_rows
+    assert (
+        made.bench.store.rows(made.series, made.wanted)
+        == bars_between(truth, made.wanted.start, made.wanted.end).num_rows
+    )
     report = made.load_until_confirmed()
     assert report.is_complete, report.summary
     made.check_complete()
