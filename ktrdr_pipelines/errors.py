@@ -20,6 +20,7 @@ KtrdrError
 │   ├── PacingError               the gateway says that it was asked too much
 │   ├── EntitlementError          not permitted or not subscribed
 │   ├── RequestRejectedError      the gateway refuses this very request
+│   │   └── RequestTooLongError       because it reaches over too much
 │   ├── ContractUnknownError      no such instrument
 │   ├── ContractAmbiguousError    several instruments fit
 │   └── BadAnswerError            an answer that cannot be what was asked for
@@ -183,6 +184,10 @@ class EntitlementError(GatewayError):
 
 class RequestRejectedError(GatewayError):
     """The gateway refuses this very request; the same again would be refused again."""
+
+
+class RequestTooLongError(RequestRejectedError):
+    """The gateway refuses a request because its duration is too long for its bar size."""
 
 
 class ContractUnknownError(GatewayError):

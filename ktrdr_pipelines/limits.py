@@ -45,6 +45,7 @@ class CodeClass(StrEnum):
     NO_DATA = "no_data"
     CANCELLED = "cancelled"
     REJECTED = "rejected"
+    TOO_LONG = "too_long"
     CONTRACT = "contract"
     ENTITLEMENT = "entitlement"
     CONNECTION = "connection"
@@ -111,9 +112,10 @@ class IbLimitsRegistry:
     )
     DURATION_UNITS: Final = Limit(("S", "D", "W", "M", "Y"), "duration units", _BARS, "O")
     SAFE_DAYS: Final = _table(
-        {"1m": 1, "5m": 7, "15m": 14, "30m": 30, "1h": 30, "4h": 30, "1d": 365, "1w": 730},
-        "the original KTRDR system's IbLimitsRegistry",
-        "K",
+        {"1m": 1, "5m": 7, "15m": 7, "30m": 30, "1h": 30, "4h": 30, "1d": 365, "1w": 365},
+        "the original KTRDR system's IbLimitsRegistry; 15m and 1w from IB's conservative table of "
+        f"steps, which allows a week and a year of them ({_PACING})",
+        "O",
     )
     SAFE_STEPS: Final = Limit(
         (
@@ -257,6 +259,13 @@ class IbLimitsRegistry:
         "this project",
         "P",
     )
+    REFUSED_WIDTH_S: Final = Limit(
+        30 * _DAY,
+        "seconds that a refusal for length is believed: it states a rule, which changes with IB's "
+        "software and not by the hour",
+        "this project",
+        "P",
+    )
     TRY_AGAIN_S: Final = Limit(
         MappingProxyType(
             {
@@ -352,11 +361,17 @@ class IbLimitsRegistry:
                     CodeText("query cancelled", CodeClass.CANCELLED),
                     CodeText("No market data permissions", CodeClass.ENTITLEMENT),
                     CodeText("different IP address", CodeClass.ENTITLEMENT),
-                    CodeText("Time length exceed max", CodeClass.REJECTED),
-                    CodeText("invalid step", CodeClass.REJECTED),
+                    CodeText("Time length exceed max", CodeClass.TOO_LONG),
+                    CodeText("invalid step", CodeClass.TOO_LONG),
                     CodeText("No historical market data for", CodeClass.REJECTED),
                 ),
                 165: (CodeText("connection was successful", CodeClass.NOTICE),),
+                321: (
+                    CodeText("Time length exceed max", CodeClass.TOO_LONG),
+                    CodeText("invalid step", CodeClass.TOO_LONG),
+                    CodeText("for durations longer than", CodeClass.TOO_LONG),
+                    CodeText("for greater than", CodeClass.TOO_LONG),
+                ),
                 322: (CodeText("Duplicate ticker", CodeClass.REJECTED),),
             }
         ),

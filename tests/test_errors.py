@@ -31,6 +31,7 @@ EXITS = {
     "PacingError": 1,
     "EntitlementError": 1,
     "RequestRejectedError": 1,
+    "RequestTooLongError": 1,
     "ContractUnknownError": 1,
     "ContractAmbiguousError": 1,
     "BadAnswerError": 1,

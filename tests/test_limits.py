@@ -37,6 +37,7 @@ SCALARS = {
     "HEAD_CACHE_S": 24 * 3600,
     "PROBE_CACHE_S": 30 * 24 * 3600,
     "WIDTH_CACHE_S": 24 * 3600,
+    "REFUSED_WIDTH_S": 30 * 24 * 3600,
     "CONFIRM_AFTER_S": 900.0,
     "STATEMENT_COUNTS_DAYS": 20,
     "VOIDED_WITHIN_S": 86_400,
@@ -74,12 +75,12 @@ TABLES = {
     "SAFE_DAYS": {
         "1m": 1,
         "5m": 7,
-        "15m": 14,
+        "15m": 7,
         "30m": 30,
         "1h": 30,
         "4h": 30,
         "1d": 365,
-        "1w": 730,
+        "1w": 365,
     },
     "CONTAINER_PORTS": {"container live": 4003, "container paper": 4004},
     "PORTS": {"gateway live": 4001, "gateway paper": 4002, "TWS live": 7496, "TWS paper": 7497},
@@ -176,8 +177,13 @@ TEXTS = [
         f"{HMDS}Trading TWS session is connected from a different IP address",
         "entitlement",
     ),
-    (162, f"{HMDS}Time length exceed max.", "rejected"),
-    (162, f"{HMDS}invalid step", "rejected"),
+    (162, f"{HMDS}Time length exceed max.", "too_long"),
+    (162, f"{HMDS}invalid step", "too_long"),
+    (321, "Error validating request.-'bM' : cause - Time length exceed max.", "too_long"),
+    (321, "Error validating request.-'bM' : cause - invalid step: 1", "too_long"),
+    (321, "cause - Historical data requests for durations longer than 365 days", "too_long"),
+    (321, "cause - Historical data request for greater than 86400 seconds", "too_long"),
+    (321, "Error validating request.-'bM' : cause - Bar size", "rejected"),
     (
         162,
         f"{HMDS}No historical market data for EUR/CASH@FXSUBPIP Last 300",
@@ -263,13 +269,13 @@ def test_the_wide_steps_are_the_current_table() -> None:
         (3_600, 24_820),
         (14_400, 24_820),
         (86_400, 24_820),
-        (604_800, 730),
+        (604_800, 365),
         (30, 365),
         (1, 1),
     ],
 )
 def test_the_widest_span_follows_from_the_current_table(seconds: int, days: int) -> None:
-    """Up to a day 68 years of 365 days; the table has no week, so the safe 730 days stand."""
+    """Up to a day 68 years of 365 days; the table has no week, so the safe 365 days stand."""
     assert IbLimitsRegistry.wide_days(seconds) == days
 
 
@@ -283,8 +289,8 @@ def test_a_code_has_its_class_whatever_its_text(code: int) -> None:
 def test_no_code_is_classed_that_is_not_tested() -> None:
     """A code that is added needs its literal here."""
     assert set(limit("CODES").value) == set(CODES)
-    assert set(limit("CODE_TEXTS").value) == {162, 165, 322}
-    assert {str(kind) for kind in CodeClass} == {*CODES.values(), "no_data"}
+    assert set(limit("CODE_TEXTS").value) == {162, 165, 321, 322}
+    assert {str(kind) for kind in CodeClass} == {*CODES.values(), "no_data", "too_long"}
 
 
 @pytest.mark.parametrize(("code", "text", "means"), TEXTS)

@@ -14,7 +14,7 @@ from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 _MOST_SESSIONS_IN_DAYS = 60
-_MOST_WEEKS = 52
+_MOST_WEEKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +137,25 @@ def _oldest_fitting(need: Need, spans: Sequence[tuple[int, Span]], end: int) -> 
     """Give the place of the oldest span that fits into one request with ``spans[end - 1]``."""
     newest_place, newest = spans[end - 1]
     earliest = newest.closes_at - timedelta(days=need.most_days)
+    if not need.timeframe.is_intraday and need.most_days >= _YEAR.days:
+        earliest = _year_before(need, newest)
     lowest = newest_place - (need.most_sessions or newest_place + 1) + 1
     first = end - 1
     while first > 0 and spans[first - 1][0] >= lowest and spans[first - 1][1].opens_at >= earliest:
         first -= 1
     return first
+
+
+def _year_before(need: Need, newest: Span) -> datetime:
+    """Return where the year begins that a request for ``1 Y`` up to a session reaches over.
+
+    The gateway returns the sessions dated after the end's date minus a calendar year; the end of
+    a chunk lies on the date of its newest session (``_ends_at``).
+    """
+    day = need.calendar.day_of(newest.closes_at - timedelta(microseconds=1))
+    is_leap_day = (day.month, day.day) == (2, 29)
+    before = day.replace(year=day.year - 1, day=28 if is_leap_day else day.day)
+    return need.calendar.day_starts_at(before + timedelta(days=1))
 
 
 def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
@@ -259,11 +273,12 @@ def _duration(need: Need, gap: Interval, inside: Sequence[Span]) -> str:
     timeframe = need.timeframe
     if timeframe is Timeframe.W1:
         weeks = _ceil(gap.length, timedelta(days=7))
-        return f"{weeks} W" if weeks <= _MOST_WEEKS else f"{_ceil(gap.length, _YEAR)} Y"
+        is_counted = weeks <= _MOST_WEEKS or need.most_sessions is not None
+        return f"{weeks} W" if is_counted else "1 Y"
     if timeframe is Timeframe.D1:
         if len(inside) <= _MOST_SESSIONS_IN_DAYS:
             return f"{len(inside)} D"
-        return f"{_ceil(inside[-1].closes_at - inside[0].opens_at, _YEAR)} Y"
+        return "1 Y"
     seconds = _seconds(timeframe, gap)
     if len(inside) == 1 and gap != inside[0].stamps and seconds <= _most_seconds(timeframe):
         return f"{seconds} S"

@@ -20,6 +20,7 @@ from ktrdr_pipelines.errors import (
     OutageError,
     PacingError,
     RequestRejectedError,
+    RequestTooLongError,
 )
 from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
 
@@ -119,12 +120,14 @@ def _rejected(frame: ErrorFrame, asked: str) -> GatewayError:
     return _made(RequestRejectedError, frame, asked, _rejection_remedy(frame))
 
 
+def _too_long(frame: ErrorFrame, asked: str) -> GatewayError:
+    return _made(RequestTooLongError, frame, asked, "Less is requested at a time from now on.")
+
+
 def _rejection_remedy(frame: ErrorFrame) -> str:
     text = frame.text.casefold()
     if "no historical market data for" in text:
         return "Set another what_to_show in the universe: TRADES does not exist for currencies."
-    if "time length" in text or "invalid step" in text or "duration" in text:
-        return "Ask for less at a time."
     if frame.code == 166:
         return "The contract has expired; retire the symbol with 'ktrdr universe retire'."
     return "The same request would be refused again; check the symbol in the universe."
@@ -179,6 +182,7 @@ _MAKERS: dict[CodeClass, Callable[[ErrorFrame, str], GatewayError]] = {
     CodeClass.NO_DATA: _no_data,
     CodeClass.CANCELLED: _cancelled,
     CodeClass.REJECTED: _rejected,
+    CodeClass.TOO_LONG: _too_long,
     CodeClass.CONTRACT: _contract,
     CodeClass.ENTITLEMENT: _entitlement,
     CodeClass.CONNECTION: _connection,

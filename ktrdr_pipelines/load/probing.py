@@ -20,12 +20,12 @@ from datetime import date, timedelta
 from ktrdr_pipelines.core.timeframes import Timeframe
 
 _YEAR, _MONTH, _WEEK = (
-    (Timeframe.W1, "2 Y"),
+    (Timeframe.W1, "1 Y"),
     (Timeframe.D1, "31 D"),
     (Timeframe.D1, "5 D"),
 )
-"""What is asked back from the end of a stretch: two years of weeks cover a year however the
-gateway counts it, 31 sessions a month."""
+"""What is asked back from the end of an interval: a year of weeks, 31 sessions for a month. IB's
+conservative table of steps allows no more of weekly bars."""
 
 Ask = Callable[[Timeframe, date, str], Awaitable[date | None]]
 """Asks for bars that end before a session date, and gives the date of the oldest, or None."""

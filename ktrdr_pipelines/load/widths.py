@@ -1,8 +1,9 @@
-"""How wide a request may be, as runs have learned it from requests that were never answered.
+"""How wide a request may be, as runs have learned it.
 
-A gateway that is silent for a minute looks like one that was asked too much. So what one run has
-learned is for that run; what a second one learns again is believed by others, for a day. A wider
-answer ends it. Not here: how requests are cut (``core.plan``), the table (``store.widths``).
+A refusal for length states a rule: it is remembered at once, for a month. A request that is never
+answered may have met a gateway that was ill for a minute: what one run has learned from it is for
+that run, and what a second one learns again is believed by others, for a day. A wider response ends
+it. Not here: how requests are cut (``core.plan``), the table (``store.widths``).
 """
 
 from collections.abc import Callable
@@ -14,6 +15,10 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.widths import WidthRecord
 
+REFUSED = 1_000
+"""Runs that stand for a refusal in the table: more than any number of runs without an answer."""
+
+_REFUSED_FOR = timedelta(seconds=IbLimitsRegistry.REFUSED_WIDTH_S.value)
 _ENOUGH_RUNS = 2
 _BELIEVED_FOR = timedelta(seconds=IbLimitsRegistry.WIDTH_CACHE_S.value)
 
@@ -33,7 +38,7 @@ class Widths:
         self._most = {
             timeframe: record.most
             for timeframe, record in self._before.items()
-            if record.runs >= _ENOUGH_RUNS and clock() - record.learned_at < _BELIEVED_FOR
+            if record.runs >= _ENOUGH_RUNS and clock() - record.learned_at < _lasts(record)
         }
         self._untold: set[Timeframe] = set()
 
@@ -45,16 +50,22 @@ class Widths:
         """Give the most sessions that may be asked for at once, or None where nothing is known."""
         return self._most.get(timeframe)
 
-    def narrow(self, timeframe: Timeframe, sessions: int) -> bool:
+    def narrow(self, timeframe: Timeframe, sessions: int, *, is_refused: bool = False) -> bool:
         """Take in that so many sessions at once got no answer; say whether fewer can be asked.
 
-        Several requests that were open at once narrow it once.
+        Several requests that were open at once narrow it once. ``is_refused``: the gateway said
+        that it was too much.
         """
         fewer = narrower(timeframe, sessions)
         if fewer is None:
             return False
-        self._most[timeframe] = min(fewer, self._most.get(timeframe, fewer))
-        self._untold.add(timeframe)
+        most = self._most[timeframe] = min(fewer, self._most.get(timeframe, fewer))
+        if is_refused:
+            record = WidthRecord(most, REFUSED, self._clock())
+            self._ledger.record_width(self._gateway, timeframe, record)
+            self._before[timeframe] = record
+        else:
+            self._untold.add(timeframe)
         return True
 
     def answered(self, timeframe: Timeframe, sessions: int) -> None:
@@ -68,3 +79,8 @@ class Widths:
         elif most is None and before is not None and sessions > before.most:
             del self._before[timeframe]
             self._ledger.forget_width(self._gateway, timeframe)
+
+
+def _lasts(record: WidthRecord) -> timedelta:
+    """Return how long a finding is believed."""
+    return _REFUSED_FOR if record.runs >= REFUSED else _BELIEVED_FOR

@@ -18,6 +18,7 @@ from ktrdr_pipelines.errors import (
     GatewayError,
     GatewaySilentError,
     GatewayUnreachableError,
+    RequestTooLongError,
 )
 from ktrdr_pipelines.load.asking import Asking
 from ktrdr_pipelines.load.cases import Case
@@ -201,10 +202,11 @@ class SeriesWork:
             elif self._is_older(chunk):
                 self._older_without_bars += 1
                 await self._desk.learn_beginning(ask=self._desk.is_beginning_seen)
-        except GatewaySilentError as error:
+        except (GatewaySilentError, RequestTooLongError) as error:
             timeframe = self._facts.series.timeframe
-            if self._means.widths.narrow(timeframe, case.asking.sessions):
-                self._desk.note(f"{error}; less is asked for at a time now")
+            is_refused = isinstance(error, RequestTooLongError)
+            if self._means.widths.narrow(timeframe, case.asking.sessions, is_refused=is_refused):
+                self._desk.note(f"{error}; less is requested at a time now")
                 self._cut_anew(chunk, queue)
             else:
                 self._take_failure(chunk, error)

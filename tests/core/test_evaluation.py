@@ -7,14 +7,14 @@ from time import process_time
 import numpy as np
 import pyarrow as pa
 import pytest
+from ktrdr_pipelines.core.doubts import Doubts, after_answer
+from ktrdr_pipelines.core.settle import Question, Settlement, settle
 
 from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
 from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.doubts import Doubts, after_answer
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import Chunk, Need, plan
 from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.settle import Question, Settlement, settle
 from ktrdr_pipelines.core.timeframes import Timeframe
 from tests.growth import LINEAR_IN_EIGHT, growth
 

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from ktrdr_pipelines.core.settle import Question, Settlement, settle
 
 from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Need, plan
 from ktrdr_pipelines.core.sessions import expected_spans, midnight, monday_of, stamps_between
-from ktrdr_pipelines.core.settle import Question, Settlement, settle
 from ktrdr_pipelines.core.timeframes import Timeframe
 
 BEGIN = datetime(2024, 2, 5, tzinfo=UTC)

@@ -15,6 +15,7 @@ from ktrdr_pipelines.errors import (
     OutageError,
     PacingError,
     RequestRejectedError,
+    RequestTooLongError,
 )
 from ktrdr_pipelines.ib.codes import (
     ErrorFrame,
@@ -35,8 +36,8 @@ CODES = [
     (162, f"{HMDS}API historical data query cancelled: 12", QueryDroppedError),
     (162, f"{HMDS}No market data permissions for ISLAND STK. Requested", EntitlementError),
     (162, f"{HMDS}Trading TWS session is connected from a different IP address", EntitlementError),
-    (162, f"{HMDS}Time length exceed max.", RequestRejectedError),
-    (162, f"{HMDS}invalid step: 1 sec", RequestRejectedError),
+    (162, f"{HMDS}Time length exceed max.", RequestTooLongError),
+    (162, f"{HMDS}invalid step: 1 sec", RequestTooLongError),
     (162, f"{HMDS}No historical market data for EUR/CASH@FXSUBPIP Last 300", RequestRejectedError),
     (162, f"{HMDS}something that nobody has seen", BadAnswerError),
     (
@@ -119,7 +120,7 @@ def test_a_code_becomes_its_error(code: int, text: str, kind: Any) -> None:
         (200, "No security definition has been found", "nightly reset"),
         (200, "The contract description is ambiguous", "primary_exchange"),
         (162, f"{HMDS}No historical market data for EUR/CASH@FXSUBPIP Last 300", "what_to_show"),
-        (162, f"{HMDS}Time length exceed max.", "Ask for less"),
+        (162, f"{HMDS}Time length exceed max.", "Less is requested at a time"),
         (166, "HMDS Expired Contract Violation.", "retire"),
         (326, "Unable to connect as the client id is already in use.", "IB_CLIENT_ID"),
     ],

@@ -13,7 +13,7 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import narrower
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewayError, GatewaySilentError
+from ktrdr_pipelines.errors import GatewayError, GatewaySilentError, RequestTooLongError
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import Mode
 from ktrdr_pipelines.load.reports import Quiet
@@ -188,3 +188,41 @@ def test_a_gateway_that_answers_nothing_teaches_nothing(world: MakeWorld) -> Non
     made.bench.gateway.twist = lambda *_: GatewaySilentError("bars")
     assert not made.load().is_complete
     assert made.bench.ledger.widths("fake:1") == {}
+
+
+def refused_beyond(sessions: int) -> Callable[[BarRequest, pa.Table], pa.Table | GatewayError]:
+    """Refuse what asks for more than some sessions, as IB's conservative table does."""
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        count, unit = request.duration.split()
+        is_long = unit == "Y" or (unit == "D" and int(count) > sessions)
+        return RequestTooLongError("bars", came="162 Time length exceed max.") if is_long else bars
+
+    return twist
+
+
+def test_a_refusal_for_length_narrows_and_is_remembered(world: MakeWorld) -> None:
+    """It costs one refused request in the first run, none in the next, and one after a month."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
+    made.bench.gateway.twist = refused_beyond(5)
+    made.bench.gateway.places = 1
+
+    def refused(number: int) -> int:
+        asked = made.bench.asked
+        assert made.bench.load(made.series, quarter(number)).is_complete
+        new = made.bench.gateway.asked[asked:]
+        return sum(int(one.duration.split()[0]) > 5 for one in new)
+
+    assert [refused(number) > 0 for number in (1, 2, 3)] == [True, False, False]
+    made.bench.gateway.time += timedelta(days=31)
+    assert [refused(number) > 0 for number in (4, 5)] == [True, False]
+
+
+def test_refusals_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> None:
+    """Six refusals of one width are one finding."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
+    made.bench.gateway.twist = refused_beyond(11)
+    report = made.load()
+    assert report.is_complete
+    assert made.bench.ledger.widths("fake:1")[Timeframe.H1].most >= 10
+    made.check_complete()

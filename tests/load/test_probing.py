@@ -97,7 +97,7 @@ def test_a_year_is_silent_only_when_its_end_is_too() -> None:
     history = History([(date(2010, 12, 28), TODAY)], nothing_past_oldest=True)
     silent = asyncio.run(oldest_in(history.ask, year_of(date(2009, 5, 1))))
     assert silent is None
-    assert [duration for _, _, duration in history.asked] == ["2 Y", "31 D", "5 D"]
+    assert [duration for _, _, duration in history.asked] == ["1 Y", "31 D", "5 D"]
     history.stretches[0] = (date(2010, 12, 20), TODAY)
     found = asyncio.run(oldest_in(history.ask, year_of(date(2010, 5, 1))))
     assert found is not None

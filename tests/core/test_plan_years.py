@@ -1,0 +1,80 @@
+"""Years of daily and weekly bars take a request each, and no seam leaves a session out."""
+
+from datetime import date, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.plan import Chunk, Need, plan
+from ktrdr_pipelines.core.sessions import expected_spans, stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+NOW = datetime(2026, 11, 28, tzinfo=calendar_named("CRYPTO").day_starts_at(date(2020, 1, 1)).tzinfo)
+
+
+def planned(key: str, timeframe: Timeframe, first: date, end: date) -> tuple[Need, list[Chunk]]:
+    """Plan everything between two session dates."""
+    calendar = calendar_named(key)
+    need = Need(
+        calendar=calendar,
+        timeframe=timeframe,
+        wanted=IntervalSet([stamps_between(calendar, timeframe, first, end)]),
+        settled=IntervalSet(),
+        now=NOW,
+        most_days=IbLimitsRegistry.SAFE_DAYS.value[timeframe.value],
+    )
+    return need, plan(need)
+
+
+def returned(need: Need, chunk: Chunk) -> tuple[date, date]:
+    """Give the dates after which, and up to which, a gateway returns bars for a chunk."""
+    zone_day = need.calendar.day_of(chunk.ends_at - timedelta(microseconds=1))
+    count, unit = chunk.duration.split()
+    if unit == "Y":
+        day = min(zone_day.day, 28) if zone_day.month == 2 else zone_day.day
+        return zone_day.replace(year=zone_day.year - int(count), day=day), zone_day
+    days = int(count) * 7 if unit == "W" else None
+    if days is not None:
+        return zone_day - timedelta(days=days), zone_day
+    sessions = need.calendar.sessions(zone_day - timedelta(days=2 * int(count) + 10), zone_day)
+    newest = need.calendar.sessions(zone_day, zone_day + timedelta(days=1))
+    chosen = [*sessions, *newest][-int(count) :]
+    return chosen[0].day - timedelta(days=1), zone_day
+
+
+@given(
+    key=st.sampled_from(["XNYS.RTH", "XLON.RTH", "FX", "XTKS.RTH"]),
+    timeframe=st.sampled_from([Timeframe.D1, Timeframe.W1]),
+    first=st.dates(date(1999, 1, 4), date(2020, 1, 1)),
+    days=st.integers(10, 2500),
+)
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+def test_no_seam_leaves_a_session_out(
+    key: str, timeframe: Timeframe, first: date, days: int
+) -> None:
+    """Every session lies in what a gateway returns for the chunk that is to cover it."""
+    need, chunks = planned(key, timeframe, first, first + timedelta(days=days))
+    for chunk in chunks:
+        after, until = returned(need, chunk)
+        for span in expected_spans(need.calendar, timeframe, chunk.stamps):
+            dates = (
+                need.calendar.day_of(span.opens_at),
+                need.calendar.day_of(span.closes_at - timedelta(microseconds=1)),
+            )
+            assert after < dates[0], (chunk, span)
+            assert dates[1] <= until, (chunk, span)
+
+
+@pytest.mark.parametrize("key", ["XNYS.RTH", "XLON.RTH", "FX"])
+@pytest.mark.parametrize(
+    "first", [date(2006, 1, 3), date(2006, 3, 1), date(2006, 7, 17), date(2006, 11, 28)]
+)
+def test_twenty_years_of_days_are_twenty_requests(key: str, first: date) -> None:
+    """A year each: none for a seam."""
+    _, chunks = planned(key, Timeframe.D1, first, date(first.year + 20, first.month, first.day))
+    assert len(chunks) == 20
+    assert {chunk.duration for chunk in chunks} == {"1 Y"}
