@@ -80,6 +80,9 @@ def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
     for one in own:
         for wrong in one.content.wrong:
             note(f"{one.found.series}: {wrong}")
+        if one.content.findings:
+            bars = counted(len(one.content.findings), "bar")
+            say(f"{one.found.series}: {bars} implausible, as the gateway returned them twice")
         if one.found.error is not None and one.is_sound:
             note(f"Error: {one.found.error}")
         if one.content.outside:
@@ -145,12 +148,17 @@ def _document(
 def _certificate_json(one: "Certificate") -> dict[str, Any]:
     from dataclasses import asdict
 
+    from ktrdr_pipelines.core.bars import moment
+
     before = None if one.before is None else asdict(one.before)
     return {
         "symbol": one.found.series.symbol,
         "timeframe": str(one.found.series.timeframe),
         "sound": one.is_sound,
         "wrong": one.content.wrong,
+        "findings": [
+            {"ts": moment(finding.ts), "detail": finding.detail} for finding in one.content.findings
+        ],
         "first": one.found.first,
         "last": one.found.last,
         "sessions": asdict(one.sessions),

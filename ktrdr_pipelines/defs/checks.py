@@ -26,6 +26,7 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.load.freshness import is_stale, stale_s
 from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
 from ktrdr_pipelines.store.examination import Examined, examine
+from ktrdr_pipelines.store.ledger import series_key
 
 UNEXPLAINED: Final = "unexplained_gaps"
 FRESH: Final = "tail_is_fresh"
@@ -165,11 +166,13 @@ def _examined(
     files: dict[str, Examined | StoreError] = {}
     layout = book.store.layout
     for one in found:
+        sec_type = one.series.instrument.sec_type
+        known = book.store.ledger.findings(series_key(one.series))
         for path in layout.bar_files(one.series.symbol, one.series.timeframe):
             if path.stem.isdigit() and int(path.stem) < since.year:
                 continue
             try:
-                files[layout.relative(path)] = examine(path, since)
+                files[layout.relative(path)] = examine(path, since, sec_type, known)
             except StoreError as error:
                 files[layout.relative(path)] = error
     return files
@@ -189,8 +192,14 @@ def _order(files: Mapping[str, Examined | StoreError]) -> Finding:
 
 def _sane(files: Mapping[str, Examined | StoreError]) -> Finding:
     good = {name: one for name, one in files.items() if isinstance(one, Examined)}
-    bad = [(name, one.insane, one.first_insane) for name, one in good.items() if one.insane]
+    bad = [
+        (name, one.implausible, one.first_implausible)
+        for name, one in good.items()
+        if one.implausible
+    ]
     rows: Rows = list(bad[:_NAMED_AT_MOST])
     total = sum(one.rows for one in good.values())
-    count = sum(one.insane for one in good.values())
-    return Finding(count, total, "bars are impossible", ("file", "bars", "first"), rows)
+    count = sum(one.implausible for one in good.values())
+    told = sum(one.findings for one in good.values())
+    what = f"bars are implausible and not the gateway's ({told} more are as it returned them)"
+    return Finding(count, total, what, ("file", "bars", "first"), rows)

@@ -190,7 +190,9 @@ class GatewaySource:
         except NoDataError as error:
             return NoData(request, error.came)
         with _bad_answer(query.asked):
-            return _answer(request, history_of(reply.fields), lacks_newest=reply.lacks_newest)
+            until = request.ends_at or self.now()
+            history = history_of(reply.fields)
+            return _answer(request, history, until, lacks_newest=reply.lacks_newest)
 
     async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
         """Give the start of the oldest data, or None where the gateway cannot say.
@@ -265,11 +267,20 @@ class GatewaySource:
         return chosen(instrument, candidates)
 
 
-def _answer(request: BarRequest, history: History, *, lacks_newest: bool) -> Answer | NoData:
+def _answer(
+    request: BarRequest, history: History, until: datetime, *, lacks_newest: bool
+) -> Answer | NoData:
     if history.count == 0:
         return NoData(request, "the gateway answered with 0 bars")
-    bars = bars_of(history, request.series)
-    return Answer(request, bars, reach_of(history), lacks_newest=lacks_newest)
+    found = bars_of(history, request.series, until)
+    return Answer(
+        request,
+        found.bars,
+        reach_of(history),
+        lacks_newest=lacks_newest,
+        impossible=found.impossible,
+        implausible=found.implausible,
+    )
 
 
 @contextmanager

@@ -17,9 +17,12 @@ from ktrdr_pipelines.core.evidence import Statement, StatementKind
 from ktrdr_pipelines.core.gaps import is_closed
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import Chunk, Need, is_opening, newest_run, plan
+from ktrdr_pipelines.core.plausibility import findings_of, reconciled
 from ktrdr_pipelines.core.sessions import Span, expected_spans
+from ktrdr_pipelines.load.asking import Asked
 from ktrdr_pipelines.load.desk import Desk
 from ktrdr_pipelines.load.evidence import new_request, runs_of
+from ktrdr_pipelines.store.ledger import series_key
 
 _MOST_AT_END = 0.4
 """Share of a chunk's sessions that may be missing at its end without its being requested again."""
@@ -101,7 +104,7 @@ class Case:
         """Request once and take in what comes."""
         desk = self._desk
         self.asking = chunk
-        asked = await desk.asking.chunk(chunk)
+        asked = await self._asked(chunk)
         desk.failures_in_a_row = 0
         desk.means.widths.answered(desk.series.timeframe, chunk.sessions)
         answer, proved = asked.answer, "nothing"
@@ -115,6 +118,25 @@ class Case:
         rows = answer.bars.num_rows if isinstance(answer, Answer) else 0
         desk.means.progress.answered(desk.series, rows)
         await desk.commits.commit_when_due()
+
+    async def _asked(self, chunk: Chunk) -> Asked:
+        """Request a chunk, twice where rows of the response are no bars, or hardly can be."""
+        desk = self._desk
+        first = await desk.asking.chunk(chunk)
+        answer = first.answer
+        if not isinstance(answer, Answer) or not (answer.impossible or answer.implausible):
+            return first
+        odd = f"{len(answer.impossible)} impossible, {len(answer.implausible)} implausible rows"
+        desk.asking.record(first, f"{odd}: requested once more")
+        second = await desk.asking.chunk(chunk)
+        came = second.answer if isinstance(second.answer, Answer) else None
+        both = reconciled(answer, came, desk.series.timeframe.length)
+        if both.implausible:
+            found = findings_of(both.bars, both.implausible)
+            at = desk.means.keeper.patience.clock()
+            desk.means.store.ledger.record_findings(series_key(desk.series), found, at)
+            desk.note(f"{len(found)} bars came twice with implausible values; they are kept")
+        return replace(second, answer=both)
 
     # --- responses with bars -------------------------------------------------------------------
 

@@ -1,17 +1,18 @@
-"""What the bars of a file are, beyond their count: sane or not, and a digest to compare stores by.
+"""What the bars of a file are, beyond their count: plausible or not, and a digest of them.
 
 Not here: which bars should be there (``load.verify``), the file's footer (``store.recount``).
 """
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ktrdr_pipelines.core.bars import BAR_SCHEMA, stamps
-
-_PRICES = ("open", "high", "low", "close")
+from ktrdr_pipelines.core.instruments import SecType
+from ktrdr_pipelines.core.plausibility import Finding, findings_of, implausible_rows
 
 
 class Digest:
@@ -32,16 +33,16 @@ class Digest:
         return self._hash.hexdigest()
 
 
-def insane_bars(bars: pa.Table) -> int:
-    """Count bars whose values cannot be: no price, a high below a low, a negative volume."""
-    values = {name: bars[name].to_numpy(zero_copy_only=False) for name in _PRICES}
-    with np.errstate(invalid="ignore"):
-        sane = np.all([np.isfinite(values[name]) for name in _PRICES], axis=0)
-        for name in ("open", "close"):
-            sane &= (values["low"] <= values[name]) & (values[name] <= values["high"])
-    for name in ("volume", "bar_count"):
-        sane &= pc.fill_null(pc.greater_equal(bars[name], 0), True).to_numpy()  # noqa: FBT003
-    return int(np.count_nonzero(~sane))
+def implausible_bars(
+    bars: pa.Table, sec_type: SecType | None, known: Iterable[Finding]
+) -> tuple[int, list[Finding]]:
+    """Count implausible bars that no finding explains, and return the findings that explain others.
+
+    A finding explains a bar that has the values which the gateway returned twice.
+    """
+    keys = stamps(bars)[implausible_rows(bars, sec_type)]
+    found, explained = findings_of(bars, keys.tolist()), set(known)
+    return sum(one not in explained for one in found), [one for one in found if one in explained]
 
 
 def _plain(bars: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:

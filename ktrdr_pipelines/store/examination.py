@@ -4,6 +4,7 @@ Only what is newer than a date is read. Not here: whether a file is what its foo
 (``store.inspection``), what is missing (``load.gapbook``).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -13,10 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ktrdr_pipelines.core.bars import VALUES
+from ktrdr_pipelines.core.instruments import SecType
+from ktrdr_pipelines.core.plausibility import Finding, findings_of, implausible_rows
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.atomic import disk_errors
 
-_COLUMNS = ["ts", "session_date", "open", "high", "low", "close", "volume", "bar_count"]
+_COLUMNS = ["ts", "session_date", *VALUES]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -27,13 +31,22 @@ class Examined:
     rows: int = 0
     out_of_order: int = 0
     duplicates: int = 0
-    insane: int = 0
+    implausible: int = 0
+    findings: int = 0
     first_misplaced: datetime | None = None
-    first_insane: datetime | None = None
+    first_implausible: datetime | None = None
 
 
-def examine(path: Path, since: date) -> Examined:
+def examine(
+    path: Path, since: date, sec_type: SecType | None = None, known: Iterable[Finding] = ()
+) -> Examined:
     """Examine the bars of a file whose session is not older than a date.
+
+    Args:
+        path: the file.
+        since: the oldest session date that is looked at.
+        sec_type: the kind of the instrument.
+        known: the findings of its series.
 
     Raises:
         CorruptFileError: it cannot be read.
@@ -48,43 +61,32 @@ def examine(path: Path, since: date) -> Examined:
         raise CorruptFileError(
             f"cannot read {path}", came=str(error), remedy="Run `ktrdr repair`"
         ) from error
-    return examined(bars)
+    return examined(bars, sec_type, known)
 
 
-def examined(bars: pa.Table) -> Examined:
+def examined(
+    bars: pa.Table, sec_type: SecType | None = None, known: Iterable[Finding] = ()
+) -> Examined:
     """Examine bars as they stand in a file.
 
-    A bar is insane whose prices are no numbers, whose high is not its highest or low not its
-    lowest price, or whose volume or count is negative. Prices below zero are not: futures and
-    spreads have had them.
+    ``implausible`` counts those that no finding explains, ``findings`` the others
+    (``core.plausibility``).
     """
     keys = np.asarray(bars["ts"].cast(pa.int64()).to_numpy())
     steps = np.diff(keys)
-    insane = _insane(bars)
+    odd = implausible_rows(bars, sec_type)
+    explained = set(known)
+    told = {one.ts for one in findings_of(bars, keys[odd].tolist()) if one in explained}
+    implausible = odd & ~np.isin(keys, list(told))
     return Examined(
         rows=len(keys),
         out_of_order=int((steps < 0).sum()),
         duplicates=len(keys) - len(np.unique(keys)),
-        insane=int(insane.sum()),
+        implausible=int(implausible.sum()),
+        findings=int(odd.sum() - implausible.sum()),
         first_misplaced=_first(keys[1:], steps <= 0),
-        first_insane=_first(keys, insane),
+        first_implausible=_first(keys, implausible),
     )
-
-
-def _insane(bars: pa.Table) -> np.ndarray:
-    prices = {name: _numbers(bars, name) for name in ("open", "high", "low", "close")}
-    stacked = np.stack(list(prices.values()))
-    with np.errstate(invalid="ignore"):
-        bad = (prices["high"] < stacked.max(axis=0)) | (prices["low"] > stacked.min(axis=0))
-        for name in ("volume", "bar_count"):
-            bad |= _numbers(bars, name) < 0
-    return np.asarray(bad | ~np.isfinite(stacked).all(axis=0))
-
-
-def _numbers(bars: pa.Table, name: str) -> np.ndarray:
-    """Give a column as floats, null as NaN."""
-    column = bars[name].cast(pa.float64())
-    return np.asarray(pc.fill_null(column, float("nan")).to_numpy())
 
 
 def _first(keys: np.ndarray, chosen: np.ndarray) -> datetime | None:

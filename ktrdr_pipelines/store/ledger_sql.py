@@ -3,8 +3,8 @@
 LEDGER_VERSION = 7
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
 4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``,
-6 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``kept_fresh`` and the clock's
-offset in ``requests``; each reads what those before it wrote."""
+6 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``
+and the clock's offset in ``requests``; each reads what those before it wrote."""
 
 ADDED_COLUMNS = (
     # version, table, column, its type
@@ -206,5 +206,13 @@ CREATE TABLE IF NOT EXISTS disagreements (
     ratio REAL NOT NULL,
     found_at INTEGER NOT NULL,
     PRIMARY KEY (series, starts, ends, found_at)
+);
+
+CREATE TABLE IF NOT EXISTS findings (
+    series TEXT NOT NULL,
+    ts INTEGER NOT NULL,
+    detail TEXT NOT NULL,
+    found_at INTEGER NOT NULL,
+    PRIMARY KEY (series, ts)
 )
 """

@@ -5,20 +5,22 @@ and what killed writers left is removed. Not here: judging one file (``store.ins
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from ktrdr_pipelines.clock import system_now
+from ktrdr_pipelines.core.bars import stamps
 from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.instruments import Identity, Instrument, Origin
+from ktrdr_pipelines.core.instruments import Identity, Instrument, Origin, SecType
+from ktrdr_pipelines.core.plausibility import findings_of, implausible_rows
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.atomic import TEMP_SUFFIX, disk_errors, locked
-from ktrdr_pipelines.store.barfile import write_file
+from ktrdr_pipelines.store.barfile import read_bars, write_file
 from ktrdr_pipelines.store.catalog import rebuild_catalog
 from ktrdr_pipelines.store.inspection import (
     Inspected,
@@ -71,6 +73,7 @@ def repair(
     aside = _set_ledger_aside(layout)
     ledger = Ledger(layout.ledger)
     calendars = {one.symbol: calendar_named(one.calendar) for one in universe}
+    kinds = {one.symbol: one.sec_type for one in universe}
     with closing(ledger):
         finished = finish_move(layout, ledger)
         kept: list[Path] = []
@@ -85,7 +88,7 @@ def repair(
                 )
                 mended += _mend(good)
                 quarantined += bad
-                _remember(layout, ledger, good, now)
+                _remember(layout, ledger, good, kinds=kinds, now=now)
                 kept += [item.path for item in good]
         standing = {layout.relative(path) for path in kept}
         ledger.forget_mirror(name for name in ledger.mirrored_files() if name not in standing)
@@ -182,9 +185,17 @@ def _prevailing(layout: StoreLayout, found: Iterable[Inspected]) -> Identity | N
 
 
 def _remember(
-    layout: StoreLayout, ledger: Ledger, good: Iterable[Inspected], now: datetime
+    layout: StoreLayout,
+    ledger: Ledger,
+    good: Iterable[Inspected],
+    *,
+    kinds: Mapping[str, SecType],
+    now: datetime,
 ) -> None:
-    """Write what the good files of one series say into the ledger, and pin what they fix."""
+    """Write what the good files of one series say into the ledger, and pin what they fix.
+
+    Implausible bars in a file that is as it was written came from the gateway: they are findings.
+    """
     for item in good:
         if item.facts is None:
             continue
@@ -192,6 +203,10 @@ def _remember(
         row = mirrored(fingerprint(item.path), item.facts)
         key = f"{identity.symbol}|{identity.timeframe}"
         ledger.record_mirror(key, {layout.relative(item.path): row})
+        bars = read_bars(item.path)
+        odd = stamps(bars)[implausible_rows(bars, kinds.get(identity.symbol))]
+        if len(odd):
+            ledger.record_findings(key, findings_of(bars, odd.tolist()), now)
         _pin(layout, ledger, identity, now)
 
 

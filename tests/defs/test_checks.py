@@ -95,13 +95,13 @@ def test_bad_bars_are_seen(location: Any, change: Callable[..., pa.Table], name:
     [path] = location.layout.bar_files("AAPL", Timeframe.D1)
     bars = read_bars(path)
     good, bad = examined(bars), examined(change(bars))
-    assert (good.out_of_order, good.duplicates, good.insane) == (0, 0, 0)
+    assert (good.out_of_order, good.duplicates, good.implausible) == (0, 0, 0)
     if name == "order":
         assert bad.out_of_order + bad.duplicates > 0
         assert bad.first_misplaced is not None
     else:
-        assert bad.insane == 1
-        assert bad.first_insane is not None
+        assert bad.implausible == 1
+        assert bad.first_implausible is not None
 
 
 def test_nulls_that_mean_not_available_are_sane(location: Any) -> None:
@@ -109,7 +109,7 @@ def test_nulls_that_mean_not_available_are_sane(location: Any) -> None:
     assert location.run("1d", "AAPL|2026", "AAPL|2026").success
     [path] = location.layout.bar_files("AAPL", Timeframe.D1)
     bars = with_column(read_bars(path), "volume", lambda old: [None] * len(old))
-    assert examined(with_column(bars, "bar_count", lambda old: [None] * len(old))).insane == 0
+    assert examined(with_column(bars, "bar_count", lambda old: [None] * len(old))).implausible == 0
 
 
 def test_a_bad_file_fails_its_checks_by_name(
