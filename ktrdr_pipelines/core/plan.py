@@ -221,11 +221,14 @@ def _is_opening(piece: Interval, span: Span) -> bool:
 
 
 def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duration: str) -> str:
-    """Let a duration reach back to held bars where the session before is covered.
+    """Let the duration of a tail reach back to held bars: the session before it is covered.
 
     Bars that come a second time tell whether history has changed, at no request of their own.
     """
     count = len(inside) + 1
+    held = need.settled.hull
+    if held is None or held.end > start:
+        return duration
     if start > inside[0].stamps.start or (need.most_sessions or count) < count:
         return duration
     before = Interval(start - timedelta(days=10), start)

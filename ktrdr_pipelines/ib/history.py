@@ -94,11 +94,12 @@ def bars_of(history: History, series: Series, until: datetime | None = None) -> 
     for place, texts in enumerate(columns):
         numbers, known = _numbers(texts, optional=place >= _PRICES)
         is_price = place < _PRICES
+        if place == len(columns) - 1:
+            known &= numbers == np.floor(numbers)
         unset = np.isin(numbers, _UNSET)
         good &= known & np.isfinite(numbers) & ~(unset if is_price else np.zeros_like(unset))
         values.append(numbers if is_price else np.where(unset, _NOT_AVAILABLE, numbers))
-    if np.count_nonzero(good) * 2 <= len(good) and not good.all():
-        raise ValueError(f"{np.count_nonzero(~good)} of {len(good)} rows are no bars")
+    _check_most_are_bars(history.texts, good)
     impossible = _places_of(~good, places, series.timeframe)
     places, days = places[good], days[good]
     values = [column[good] for column in values]
@@ -106,6 +107,8 @@ def bars_of(history: History, series: Series, until: datetime | None = None) -> 
     impossible |= IntervalSet(
         Interval(moment(key), moment(key) + series.timeframe.length) for key in twice.tolist()
     )
+    if not len(order):
+        raise ValueError(f"two different bars for each of {len(twice)} stamps")
     places, days = places[order], days[order]
     values = [column[order] for column in values]
     if series.timeframe.is_intraday:
@@ -217,6 +220,15 @@ def _dates(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     good = np.array([one is not None for one in found], bool)
     days = np.array([one or np.datetime64("1970-01-01") for one in found], "datetime64[D]")
     return days, good
+
+
+def _check_most_are_bars(texts: list[str], good: np.ndarray) -> None:
+    """Refuse a response of which no more than half the rows are bars."""
+    bad = len(good) - int(np.count_nonzero(good))
+    if bad and bad * 2 >= len(good):
+        first = int(np.argmin(good))
+        row = texts[first * _PER_BAR : (first + 1) * _PER_BAR]
+        raise ValueError(f"{bad} of {len(good)} rows are no bars, first {row}")
 
 
 def _places_of(bad: np.ndarray, keys: np.ndarray, timeframe: Timeframe) -> IntervalSet:

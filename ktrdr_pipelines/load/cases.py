@@ -164,7 +164,7 @@ class Case:
         if answer.lacks_newest:
             desk.defer(chunk.stamps)
             return f"{found.bars.num_rows} bars, the newest are held back"
-        self._take_quiet(chunk, before)
+        self._take_quiet(chunk, before, answer.impossible)
         if found.around:
             desk.defer_part(found.around)
         self._skip_edges(chunk, stamps(answer.bars))
@@ -172,7 +172,7 @@ class Case:
             await desk.learn_beginning(ask=False)
         return f"{found.bars.num_rows} bars, {covered.length} covered"
 
-    def _take_quiet(self, chunk: Chunk, before: IntervalSet) -> None:
+    def _take_quiet(self, chunk: Chunk, before: IntervalSet, impossible: IntervalSet) -> None:
         """Take in what a response with bars leaves open of sessions that have bars.
 
         The opening of a session that a request over two sessions leaves as it was is requested by
@@ -183,7 +183,7 @@ class Case:
         quiet = _quiet_parts(need, desk.facts.bars)
         if is_opening(need, chunk) and need.gaps() == before:
             self._is_direct = True
-        desk.left_by_bars |= quiet
+        desk.left_by_bars |= quiet - impossible
 
     def _skip_edges(self, chunk: Chunk, keys: np.ndarray) -> None:
         """Leave to daily bars the sessions at a chunk's ends that no bar came for.
@@ -212,6 +212,9 @@ class Case:
         if answer.lacks_newest:
             self._desk.defer(chunk.stamps)
             return "the newest are held back"
+        if answer.impossible.clip(chunk.stamps):
+            self._desk.defer(chunk.stamps)
+            return "rows that are no bars"
         self._say_empty(chunk, controlled=True)
         return "only older bars"
 

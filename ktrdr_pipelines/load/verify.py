@@ -49,8 +49,8 @@ class Content:
     """What was read of a series' files.
 
     ``outside`` are bars outside the known sessions: kept, as the gateway may know more than the
-    calendar; ``unsettled`` are bars that no coverage speaks of; ``wrong`` says what cannot be. ``findings``
-    are implausible bars that are as the gateway returned them twice: they are no damage.
+    calendar; ``unsettled`` are bars that no coverage speaks of; ``wrong`` says what cannot be.
+    ``findings`` are implausible bars that are as the gateway returned them twice: they are no damage.
     """
 
     bars: int = 0

@@ -78,7 +78,6 @@ def test_an_answer_of_another_shape_is_bad(
         [(1_767_623_400, 10, 11, 9, "ten", 1, 1, 1)],
         [(1_767_623_400, 10, 11, 9, 10, "nan", 1, 1)],
         [(1_767_623_400, 10, 11, 9, 10, 1, 1, 1.5)],
-        [(1_767_623_400, 10, 11, 9, 10, 1, 1, 3_000_000_000)],
         [(1_767_623_401, 10, 11, 9, 10, 1, 1, 1)],
         [("20260105", 10, 11, 9, 10, 1, 1, 1)],
         [("20260105 09:30:00", 10, 11, 9, 10, 1, 1, 1)],
@@ -98,6 +97,97 @@ def test_a_bar_that_cannot_be_is_a_bad_answer(
             bars=lambda talk, fields: talk.raw(words.history(fields[1], *bars)),
         )
     assert caught.value.retry
+
+
+_GOOD = [(1_767_623_400 + 60 * n, 10, 11, 9, 10, 1, 1, 1) for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (4_102_444_740, 10, 11, 9, 10, 1, 1, 1),
+        ("\u0661767623520", 10, 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, "1_0.5", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, "\u0661\u0660", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, " 10", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, "+10", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, "nan", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, 10, 11, 9, "1.7976931348623157E308", 1, 1, 1),
+        (1_767_623_520, 10, 11, 9, 10, 1, 1, "1.5"),
+    ],
+)
+def test_a_row_that_is_no_bar_leaves_its_place_open(
+    bench: Any, minute_request: BarRequest, words: Any, row: Any
+) -> None:
+    """The other rows are returned; where the bar may stand, between its neighbours, is told."""
+    rows = [*_GOOD[:2], row, *_GOOD[3:]]
+    answer = bench(
+        lambda source: source.bars(minute_request),
+        bars=lambda talk, fields: talk.raw(words.history(fields[1], *rows)),
+    )
+    assert answer.bars.num_rows == 5
+    (place,) = answer.impossible
+    assert place.start.timestamp() == 1_767_623_520
+    assert place.end.timestamp() == 1_767_623_580
+    assert answer.implausible == ()
+
+
+def test_two_different_bars_of_one_stamp_leave_it_open(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """Neither of them is believed; the rest of the response is."""
+    rows = [*_GOOD, (_GOOD[2][0], 10, 11, 9, 10.5, 1, 1, 1), _GOOD[4]]
+    answer = bench(
+        lambda source: source.bars(minute_request),
+        bars=lambda talk, fields: talk.raw(words.history(fields[1], *rows)),
+    )
+    assert answer.bars.num_rows == 5
+    (place,) = answer.impossible
+    assert place.start.timestamp() == _GOOD[2][0]
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "kept"),
+    [
+        ((10, 9, 11, 10, 1, 1, 1), "high", 9.0),
+        ((10, 11, 9, 0, 1, 1, 1), "close", 0.0),
+        ((10, 11, -6, -5, 1, 1, 1), "close", -5.0),
+        ((1e308, 1e308, 9, 10, 1, 1, 1), "open", 1e308),
+        ((10, 11, 9, 12, 1, 1, 1), "close", 12.0),
+        ((10, 11, 9, 10, -5, 1, 1), "volume", -5.0),
+        ((10, 11, 9, 10, 1, 1, 3_000_000_000), "bar_count", None),
+        ((10, 11, 9, 10, 1, 1, -7), "bar_count", None),
+    ],
+)
+def test_an_implausible_bar_is_kept_as_it_came_and_named(
+    bench: Any, minute_request: BarRequest, words: Any, *, row: Any, column: str, kept: Any
+) -> None:
+    """Nothing is turned into something else, and a count too great refuses no response."""
+    rows = [*_GOOD[:2], (_GOOD[2][0], *row), *_GOOD[3:]]
+    answer = bench(
+        lambda source: source.bars(minute_request),
+        bars=lambda talk, fields: talk.raw(words.history(fields[1], *rows)),
+    )
+    assert answer.bars.num_rows == 6
+    assert answer.bars[column].to_pylist()[2] == kept
+    assert answer.implausible == (_GOOD[2][0] * 1_000_000,)
+    assert not answer.impossible
+
+
+@pytest.mark.parametrize("column", ["volume", "average", "bar_count"])
+def test_minus_one_is_not_available(
+    bench: Any, minute_request: BarRequest, words: Any, column: str
+) -> None:
+    """It is null, and nothing is implausible about it."""
+    row = [10, 11, 9, 10, 1, 1, 1]
+    row[{"volume": 4, "average": 5, "bar_count": 6}[column]] = -1
+    rows = [*_GOOD[:2], (_GOOD[2][0], *row), *_GOOD[3:]]
+    answer = bench(
+        lambda source: source.bars(minute_request),
+        bars=lambda talk, fields: talk.raw(words.history(fields[1], *rows)),
+    )
+    assert answer.bars[column].to_pylist()[2] is None
+    assert answer.implausible == ()
 
 
 def test_bars_of_a_smaller_size_are_a_bad_answer(

@@ -23,7 +23,7 @@ from ktrdr_pipelines.errors import GatewayError
 PARTIAL = -1.0
 """The close of a bar that the gateway cut: none of these may ever be stored."""
 
-Twist = Callable[[BarRequest, pa.Table], pa.Table | NoData | GatewayError]
+Twist = Callable[[BarRequest, pa.Table], pa.Table | NoData | Answer | GatewayError]
 
 NOT_ANSWERED = "HMDS query returned no data"
 
@@ -258,7 +258,7 @@ class FakeGateway:
                     sent()
                 raise twisted
             sent()
-            if isinstance(twisted, NoData):
+            if isinstance(twisted, NoData | Answer):
                 return twisted
             bars = twisted
         else:
