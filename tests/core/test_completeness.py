@@ -158,24 +158,24 @@ def test_a_claim_inside_a_session_cuts_it() -> None:
     gaps = _gaps(
         Timeframe.H1,
         [Interval(_at("2024-01-03T00:00"), LAST)],
-        claimed=[Claimed(part, Cause(GapReason.UNPROVED))],
+        claimed=[Claimed(part, Cause(GapReason.UNCONFIRMED))],
     )
     assert [(gap.reason.value, gap.bars) for gap in gaps] == [
         ("missing", 2),
-        ("unproved", 2),
+        ("unconfirmed", 2),
         ("missing", 3),
     ]
 
 
-def test_a_suspect_session_is_a_gap_of_its_own() -> None:
-    """It is settled, and to be asked once more."""
+def test_a_sparse_session_is_a_gap_of_its_own() -> None:
+    """It is covered, and to be requested once more."""
     calendar = calendar_named("XNYS.RTH")
     spans = span_arrays(calendar, Timeframe.M1)
     (place,) = spans.places_of(np.array(["2024-01-09"], "datetime64[D]"))
     settled = stretches_of([Interval(FIRST, LAST)])
     standing = Standing(settled, micros(FIRST), suspects=np.array([place]))
     (gap,) = find_gaps(spans, standing, LAST)
-    assert gap.reason is GapReason.SUSPECT
+    assert gap.reason is GapReason.SPARSE
     assert gap.stamps == Interval(_at("2024-01-09T14:30"), _at("2024-01-09T21:00"))
     assert (gap.sessions, gap.bars) == (1, 390)
 

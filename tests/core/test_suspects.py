@@ -90,12 +90,31 @@ def test_a_month_of_short_answers_is_found() -> None:
     assert _suspects(have) == list(range(200, 215))
 
 
-@pytest.mark.parametrize(("expected", "have"), [(7, 5), (2, 1), (13, 9)])
+@pytest.mark.parametrize(("expected", "have"), [(7, 4), (7, 1), (13, 9), (24, 17)])
 def test_long_bars_count_too(expected: int, have: int) -> None:
-    """Two hours of seven, or one of two bars of four hours, are far fewer."""
+    """Four hourly bars of seven, or nine of thirteen half hours, are far fewer."""
     rows = np.full(SESSIONS, expected)
     rows[77] = have
     assert _suspects(rows, expected) == [77]
+
+
+@pytest.mark.parametrize(("expected", "have"), [(7, 5), (2, 1), (2, 0), (6, 4), (1, 0)])
+def test_one_or_two_missing_bars_make_no_session_sparse(expected: int, have: int) -> None:
+    """With two or three bars a session, one or two of them say nothing.
+
+    A session without any bar is judged by statements, not by counts.
+    """
+    rows = np.full(SESSIONS, expected)
+    rows[77] = have
+    assert _suspects(rows, expected) == []
+
+
+def test_a_session_that_lacks_half_is_found_among_uneven_ones() -> None:
+    """Sessions around it that lack a bar now and then hide nothing."""
+    rows = np.full(SESSIONS, 13)
+    rows[100:400:7] = 12
+    rows[77] = 6
+    assert _suspects(rows, 13) == [77]
 
 
 def test_few_sessions_have_no_usual() -> None:
