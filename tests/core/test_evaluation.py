@@ -1,26 +1,27 @@
-"""Settling: which bars of an answer are kept, and what they prove."""
+"""Evaluating a response: which bars are kept, what they cover, and what is said of the rest."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from time import process_time
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from ktrdr_pipelines.core.doubts import Doubts, after_answer
-from ktrdr_pipelines.core.settle import Question, Settlement, settle
 
 from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
 from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.evaluation import Evaluation, Question, evaluate
+from ktrdr_pipelines.core.gaps import LAST_INSTANT
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, Need, plan
+from ktrdr_pipelines.core.plan import Chunk, Need, across_boundary, plan
 from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from tests.growth import LINEAR_IN_EIGHT, growth
 
 RTH = calendar_named("XNYS.RTH")
 LATER = datetime(2025, 1, 1, tzinfo=UTC)
-HOUR = timedelta(hours=1)
+HOUR, DAY, MINUTE = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)
 OPEN, CLOSE = datetime(2024, 6, 4, 13, 30, tzinfo=UTC), datetime(2024, 6, 4, 20, tzinfo=UTC)
 HOURS = [OPEN, *(OPEN.replace(hour=hour, minute=0) for hour in range(14, 20))]
 DAY_END = datetime(2024, 6, 5, 4, tzinfo=UTC)
@@ -36,117 +37,275 @@ def table(moments: Iterable[datetime]) -> pa.Table:
     return pa.table(columns, schema=BAR_SCHEMA)
 
 
-def answered(
+def evaluated(
     *moments: datetime,
-    stretch: Interval | None = None,
+    asked: Interval | None = None,
+    ends_at: datetime | None = None,
     timeframe: Timeframe = Timeframe.H1,
     now: datetime = LATER,
     reach: Interval | None = None,
-) -> Settlement:
-    """Settle an answer to a chunk of one session or of a stretch."""
-    asked = stretch or Interval(OPEN, DAY_END)
-    chunk = Chunk(asked, asked.end, "1 D", 1)
-    return settle(Question(chunk, RTH, timeframe, now), table(moments), reach)
+    holds_back: bool = False,
+) -> Evaluation:
+    """Evaluate a response to a request for one session or for an interval."""
+    stamps_ = asked or Interval(OPEN, DAY_END)
+    chunk = Chunk(stamps_, ends_at or stamps_.end, "1 D", 1)
+    question = Question(chunk, RTH, timeframe, now, holds_back)
+    return evaluate(question, table(moments), reach)
 
 
-def kept(settlement: Settlement) -> list[datetime]:
-    """Give the stamps of kept bars."""
-    moments: list[datetime] = settlement.bars["ts"].to_pylist()
+def kept(found: Evaluation) -> list[datetime]:
+    """Return the stamps of kept bars."""
+    moments: list[datetime] = found.bars["ts"].to_pylist()
     return moments
 
 
-def test_a_whole_session_is_kept_and_proved() -> None:
-    """Bars from open to close prove the session and the closed time behind it."""
-    settlement = answered(*HOURS)
-    assert kept(settlement) == HOURS
-    assert settlement.proved == IntervalSet([Interval(OPEN, DAY_END)])
+def test_a_whole_session_is_kept_and_covered() -> None:
+    """Bars from open to close cover the session and the closed time behind it."""
+    found = evaluated(*HOURS)
+    assert kept(found) == HOURS
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
+    assert not found.around
+    assert found.begins_at is None
+    assert not found.earlier_only
 
 
-def test_bars_before_what_was_asked_prove_its_start_and_are_not_kept() -> None:
-    """An answer that reaches further back proves silence up to the first bar inside."""
-    settlement = answered(OPEN - timedelta(days=1), *HOURS[2:])
-    assert kept(settlement) == HOURS[2:]
-    assert settlement.proved == IntervalSet([Interval(OPEN, DAY_END)])
+def test_older_bars_cover_the_requested_start_and_are_not_kept() -> None:
+    """A response that reaches further back covers the quiet opening before its first bar."""
+    found = evaluated(OPEN - DAY, *HOURS[2:])
+    assert kept(found) == HOURS[2:]
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
 
 
-def test_a_late_first_bar_proves_nothing_before_it() -> None:
-    """Without an older bar the left edge is proved from the first bar."""
-    assert answered(*HOURS[2:]).proved == IntervalSet([Interval(HOURS[2], DAY_END)])
+def test_a_late_first_bar_covers_nothing_before_it() -> None:
+    """Without an older bar the left edge is covered from the first bar."""
+    assert evaluated(*HOURS[2:]).covered == IntervalSet([Interval(HOURS[2], DAY_END)])
 
 
-def test_silence_before_the_close_proves_nothing() -> None:
-    """An answer that may be cut short proves to the end of its last bar."""
-    settlement = answered(*HOURS[:-2])
-    assert settlement.proved == IntervalSet([Interval(OPEN, HOURS[-2])])
+def test_a_quiet_end_is_not_covered_by_a_response_without_pauses() -> None:
+    """A response that may be cut short covers to the end of its last bar."""
+    found = evaluated(*HOURS[:-2])
+    assert found.covered == IntervalSet([Interval(OPEN, HOURS[-2])])
 
 
-def test_silence_between_bars_is_settled() -> None:
+def test_a_quiet_end_no_longer_than_a_pause_inside_is_covered() -> None:
+    """Minutes of an instrument that pauses for two minutes may end two minutes early."""
+    minutes = [OPEN + n * MINUTE for n in range(390)]
+    paused = [*minutes[:100], *minutes[102:]]
+    found = evaluated(*paused[:-2], timeframe=Timeframe.M1)
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
+    found = evaluated(*paused[:-3], timeframe=Timeframe.M1)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - 3 * MINUTE)])
+
+
+def test_a_night_is_no_pause() -> None:
+    """Only pauses between bars of one session say how quiet its end may be."""
+    minutes = [OPEN - DAY + n * MINUTE for n in range(390)]
+    minutes += [OPEN + n * MINUTE for n in range(380)]
+    asked = Interval(OPEN - DAY, DAY_END)
+    found = evaluated(*minutes, asked=asked, timeframe=Timeframe.M1)
+    assert found.covered == IntervalSet([Interval(OPEN - DAY, CLOSE - 10 * MINUTE)])
+
+
+def test_a_quiet_end_is_not_covered_before_another_requested_session() -> None:
+    """Where bars of a later requested session are missing too, the response was cut short."""
+    minutes = [OPEN + n * MINUTE for n in range(390) if n not in {100, 101}][:-2]
+    asked = Interval(OPEN, DAY_END + DAY)
+    found = evaluated(*minutes, asked=asked, timeframe=Timeframe.M1)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - 2 * MINUTE)])
+
+
+@pytest.mark.parametrize("seconds", [5, 29 * 60, 30 * 60 - 1])
+def test_the_last_instant_stays_open_until_half_an_hour_after_the_close(seconds: int) -> None:
+    """Delayed data and closing auctions come later than the close."""
+    now = CLOSE + timedelta(seconds=seconds)
+    found = evaluated(*HOURS, now=now, ends_at=now)
+    assert kept(found) == HOURS
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
+
+
+def test_the_end_is_covered_from_half_an_hour_after_the_close() -> None:
+    """The same bars received then cover the session up to the next one."""
+    found = evaluated(*HOURS, now=CLOSE + 30 * MINUTE, ends_at=CLOSE + 30 * MINUTE)
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
+
+
+def test_the_end_is_not_covered_by_a_request_that_ends_before_the_close() -> None:
+    """The gateway clips at the requested end: it says nothing of what lies behind."""
+    asked = Interval(OPEN, CLOSE)
+    found = evaluated(*HOURS, asked=asked, ends_at=CLOSE - MINUTE)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
+    beyond = evaluated(*HOURS, asked=asked, ends_at=CLOSE + MINUTE)
+    assert beyond.covered == IntervalSet([asked])
+
+
+def test_a_quiet_end_is_not_covered_before_the_session_has_ended_for_good() -> None:
+    """Pauses inside the response excuse nothing while more bars may come."""
+    minutes = [OPEN + n * MINUTE for n in range(390) if n not in {100, 101}][:-1]
+    early = CLOSE + 29 * MINUTE
+    found = evaluated(*minutes, timeframe=Timeframe.M1, now=early, ends_at=early)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - MINUTE)])
+
+
+def test_a_gateway_that_holds_back_the_newest_bars_covers_no_end() -> None:
+    """Quiet after its last bar means nothing."""
+    minutes = [OPEN + n * MINUTE for n in range(390) if n not in {100, 101}][:-1]
+    found = evaluated(*minutes, timeframe=Timeframe.M1, holds_back=True)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - MINUTE)])
+    assert evaluated(*HOURS, holds_back=True).covered == IntervalSet([Interval(OPEN, CLOSE)])
+
+
+def test_bars_behind_the_known_close_are_kept_and_cover_its_end() -> None:
+    """The calendar says what is expected, never what is kept: VIX has bars to 16:15."""
+    late = [*HOURS, CLOSE]
+    found = evaluated(*late, now=CLOSE + 2 * HOUR, ends_at=CLOSE + 2 * HOUR)
+    assert kept(found) == late
+    assert found.covered.covers(Interval(OPEN, CLOSE + HOUR))
+
+
+def test_quiet_between_bars_is_covered() -> None:
     """Hours without a trade between two bars are known."""
-    settlement = answered(HOURS[0], HOURS[3], *HOURS[6:])
-    assert settlement.proved == IntervalSet([Interval(OPEN, DAY_END)])
+    found = evaluated(HOURS[0], HOURS[3], *HOURS[6:])
+    assert found.covered == IntervalSet([Interval(OPEN, DAY_END)])
 
 
-def test_a_session_without_a_bar_is_not_settled_by_its_neighbours() -> None:
-    """A whole session that an answer passes over is left open."""
-    next_days = [moment + timedelta(days=2) for moment in HOURS]
-    stretch = Interval(OPEN, DAY_END + timedelta(days=2))
-    settlement = answered(*HOURS, *next_days, stretch=stretch)
-    day = timedelta(days=1)
-    assert not settlement.proved.clip(Interval(OPEN + day, CLOSE + day))
-    assert settlement.proved.covers(Interval(OPEN, CLOSE))
-    assert settlement.proved.covers(Interval(OPEN + 2 * day, DAY_END + 2 * day))
+def test_a_session_between_bars_is_stated_and_not_covered() -> None:
+    """A whole session that a response passes over is left open; one response is no proof."""
+    next_days = [moment + 2 * DAY for moment in HOURS]
+    found = evaluated(*HOURS, *next_days, asked=Interval(OPEN, DAY_END + 2 * DAY))
+    empty = Interval(OPEN + DAY, CLOSE + DAY)
+    assert not found.covered.clip(empty)
+    assert found.covered.covers(Interval(OPEN, CLOSE))
+    assert found.covered.covers(Interval(OPEN + 2 * DAY, DAY_END + 2 * DAY))
+    assert found.around == IntervalSet([empty])
+
+
+def test_bars_outside_what_was_requested_are_a_side_too() -> None:
+    """Whether bars lie around a session is said by the whole response."""
+    day = Interval(OPEN + DAY, DAY_END + DAY)
+    next_bar = HOURS[0] + 2 * DAY
+    found = evaluated(HOURS[-1], next_bar, asked=Interval(OPEN + DAY, next_bar + HOUR / 2))
+    assert found.around == IntervalSet([Interval(OPEN + DAY, CLOSE + DAY)])
+    assert not evaluated(HOURS[-1], asked=day).around
+
+
+def test_sessions_with_bars_on_one_side_only_are_not_around() -> None:
+    """Before the first bar and behind the last one a response says nothing of emptiness."""
+    middle = [moment + DAY for moment in HOURS]
+    found = evaluated(*middle, asked=Interval(OPEN, DAY_END + 2 * DAY))
+    assert not found.around
+    assert found.covered == IntervalSet([Interval(OPEN + DAY, OPEN + 2 * DAY)])
+
+
+def test_a_session_that_was_requested_in_part_is_not_around() -> None:
+    """A request from noon says nothing of the morning."""
+    noon = OPEN + DAY + 2 * HOUR
+    found = evaluated(OPEN, HOURS[0] + 2 * DAY, asked=Interval(noon, DAY_END + 2 * DAY))
+    assert not found.around
+
+
+def test_a_response_from_before_the_first_bar_says_where_data_begin() -> None:
+    """Sessions before the first bar were requested and have none."""
+    asked = Interval(OPEN, DAY_END + 2 * DAY)
+    found = evaluated(*(moment + 2 * DAY for moment in HOURS), asked=asked)
+    assert found.begins_at == OPEN + 2 * DAY
+    assert not found.covered.clip(Interval(OPEN, CLOSE + DAY))
+
+
+def test_data_begin_nowhere_without_a_whole_session_before() -> None:
+    """A quiet opening is no beginning, nor is anything where older bars came."""
+    assert evaluated(*HOURS[2:]).begins_at is None
+    both = evaluated(OPEN - DAY, *(m + DAY for m in HOURS), asked=Interval(OPEN, DAY_END + DAY))
+    assert both.begins_at is None
+
+
+def test_a_quiet_opening_is_covered_by_bars_on_both_sides() -> None:
+    """A chunk across the boundary covers the minutes before the first bar of a session."""
+    first = OPEN + 7 * MINUTE
+    wanted = IntervalSet([Interval(OPEN - DAY, DAY_END)])
+    held = IntervalSet([Interval(first, DAY_END)])
+    need = Need(RTH, Timeframe.M1, wanted, held, LATER, 1)
+    (older,) = plan(replace(need, wanted=IntervalSet([Interval(OPEN - DAY, DAY_END - DAY)])))
+    chunk = across_boundary(need, older)
+    assert chunk.stamps.covers(Interval(OPEN - DAY, first))
+    minutes = [OPEN - DAY + n * MINUTE for n in range(390)]
+    question = Question(chunk, RTH, Timeframe.M1, LATER)
+    both = evaluate(question, table([*minutes, first]), None)
+    assert both.covered.covers(Interval(OPEN, first))
+    assert kept(both) == minutes
+    one = evaluate(question, table(minutes), None)
+    assert not one.covered.clip(Interval(OPEN, first))
+
+
+def test_a_quiet_opening_alone_is_covered_by_a_request_over_two_sessions() -> None:
+    """It holds the last bars of the session before and the first bar that is held."""
+    first = OPEN + 7 * MINUTE
+    wanted = IntervalSet([Interval(OPEN, DAY_END)])
+    need = Need(RTH, Timeframe.M1, wanted, IntervalSet([Interval(first, DAY_END)]), LATER, 1)
+    (chunk,) = plan(need)
+    before = [CLOSE - DAY - n * MINUTE for n in range(5, 0, -1)]
+    question = Question(chunk, RTH, Timeframe.M1, LATER)
+    both = evaluate(question, table([*before, first]), None)
+    assert both.covered == IntervalSet([Interval(OPEN, first)])
+    assert kept(both) == []
+    behind = evaluate(question, table([first]), None)
+    assert not behind.covered
+    ahead = evaluate(question, table(before), None)
+    assert ahead.earlier_only
+    assert not ahead.covered
 
 
 def test_the_newest_bar_of_an_open_session_waits_until_it_is_over() -> None:
     """A bar is kept once its end lies a few seconds back."""
     until = HOURS[2] + timedelta(seconds=4)
-    settlement = answered(*HOURS[:3], stretch=Interval(OPEN, until), now=until)
-    assert kept(settlement) == HOURS[:1]
+    found = evaluated(*HOURS[:3], asked=Interval(OPEN, until), now=until)
+    assert kept(found) == HOURS[:1]
     later = until + timedelta(seconds=1)
-    settlement = answered(*HOURS[:3], stretch=Interval(OPEN, later), now=later)
-    assert kept(settlement) == HOURS[:2]
-    assert settlement.proved == IntervalSet([Interval(OPEN, HOURS[2])])
+    found = evaluated(*HOURS[:3], asked=Interval(OPEN, later), now=later)
+    assert kept(found) == HOURS[:2]
+    assert found.covered == IntervalSet([Interval(OPEN, HOURS[2])])
 
 
-def test_a_bar_that_the_asked_end_cuts_is_not_kept() -> None:
-    """A bar across the end of what was asked is not whole."""
-    settlement = answered(*HOURS[:3], stretch=Interval(OPEN, HOURS[2] + HOUR / 2))
-    assert kept(settlement) == HOURS[:2]
+def test_a_bar_that_the_requested_end_cuts_is_not_kept() -> None:
+    """A bar across the end of what was requested is not whole."""
+    found = evaluated(*HOURS[:3], asked=Interval(OPEN, HOURS[2] + HOUR / 2))
+    assert kept(found) == HOURS[:2]
 
 
 def test_bars_that_the_reach_cuts_are_not_kept() -> None:
-    """The first and the last bar may be cut by the edges of what was answered."""
-    reach = Interval(OPEN + timedelta(minutes=10), HOURS[-1] + timedelta(minutes=10))
-    settlement = answered(*HOURS, reach=reach)
-    assert kept(settlement) == HOURS[1:-1]
-    assert settlement.proved == IntervalSet([Interval(HOURS[1], HOURS[-1])])
+    """The first and the last bar may be cut by the edges of what the gateway answered."""
+    reach = Interval(OPEN + 10 * MINUTE, HOURS[-1] + 10 * MINUTE)
+    found = evaluated(*HOURS, reach=reach)
+    assert kept(found) == HOURS[1:-1]
+    assert found.covered == IntervalSet([Interval(HOURS[1], HOURS[-1])])
 
 
 def test_a_bar_outside_known_sessions_stays() -> None:
     """The calendar says what is expected, never what is kept."""
     evening = CLOSE + HOUR
-    settlement = answered(*HOURS, evening)
-    assert kept(settlement) == [*HOURS, evening]
+    found = evaluated(*HOURS, evening)
+    assert kept(found) == [*HOURS, evening]
 
 
-def test_an_answer_of_older_bars_alone_is_told_apart() -> None:
-    """The gateway looked for what was asked, and found older bars only."""
-    settlement = answered(OPEN - timedelta(days=1))
-    assert settlement.earlier_only
-    assert not settlement.proved
-    assert not answered(*HOURS, now=OPEN).earlier_only
+def test_a_response_of_older_bars_alone_is_told_apart() -> None:
+    """The gateway looked for what was requested, and found older bars only."""
+    found = evaluated(OPEN - DAY)
+    assert found.earlier_only
+    assert not found.covered
+    assert not found.around
+    assert found.begins_at is None
+    assert not evaluated(*HOURS, now=OPEN).earlier_only
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.W1])
 def test_days_and_weeks_are_kept_half_an_hour_after_their_close(timeframe: Timeframe) -> None:
     """A daily or weekly bar is final some time after its last close."""
-    stretch = stamps_between(RTH, timeframe, date(2024, 6, 3), date(2024, 6, 10))
+    asked = stamps_between(RTH, timeframe, date(2024, 6, 3), date(2024, 6, 10))
     days = 1 if timeframe is Timeframe.D1 else 7
-    bars = [stretch.start + timedelta(days=n) for n in range(0, 5, days)]
+    bars = [asked.start + timedelta(days=n) for n in range(0, 5, days)]
     close = datetime(2024, 6, 7, 20, tzinfo=UTC)
-    early = answered(*bars, stretch=stretch, timeframe=timeframe, now=close + timedelta(minutes=29))
+    early = evaluated(*bars, asked=asked, timeframe=timeframe, now=close + timedelta(minutes=29))
     assert kept(early) == bars[:-1]
-    late = answered(*bars, stretch=stretch, timeframe=timeframe, now=close + timedelta(minutes=30))
+    late = evaluated(*bars, asked=asked, timeframe=timeframe, now=close + timedelta(minutes=30))
     assert kept(late) == bars
 
 
@@ -163,46 +322,45 @@ def test_a_bar_of_a_closed_date_is_final_when_a_later_one_is(
     """Where the gateway has a bar that the calendar has not, it is kept with what follows it."""
     hours = calendar_named(calendar)
     length = timeframe.length
-    stretch = stamps_between(hours, timeframe, closed - length, closed + 2 * length)
-    chunk = Chunk(stretch, closes_at, "3 D", 2)
-    bars = [stretch.start + n * length for n in range(3)]
+    asked = stamps_between(hours, timeframe, closed - length, closed + 2 * length)
+    chunk = Chunk(asked, closes_at, "3 D", 2)
+    bars = [asked.start + n * length for n in range(3)]
     question = Question(chunk, hours, timeframe, closes_at + timedelta(minutes=30))
-    settlement = settle(question, table(bars), None)
-    assert kept(settlement) == bars
-    assert settlement.proved == IntervalSet([stretch])
-    alone = settle(question, table(bars[:-1]), None)
+    found = evaluate(question, table(bars), None)
+    assert kept(found) == bars
+    assert found.covered == IntervalSet([asked])
+    alone = evaluate(question, table(bars[:-1]), None)
     assert kept(alone) == bars[:1]
-    assert not alone.proved.clip(Interval(bars[1], bars[2]))
+    assert not alone.covered.clip(Interval(bars[1], bars[2]))
 
 
 def test_a_half_day_is_whole_at_its_early_close() -> None:
-    """The last bar of a half day may be short, and the session is proved to its close."""
+    """The last bar of a half day may be short, and the session is covered to its close."""
     opens = datetime(2024, 7, 3, 13, 30, tzinfo=UTC)
     bars = [opens, *(opens.replace(hour=hour, minute=0) for hour in range(14, 17))]
-    stretch = Interval(opens, datetime(2024, 7, 4, 4, tzinfo=UTC))
-    settlement = answered(*bars, stretch=stretch)
-    assert kept(settlement) == bars
-    assert settlement.proved == IntervalSet([stretch])
+    asked = Interval(opens, datetime(2024, 7, 4, 4, tzinfo=UTC))
+    found = evaluated(*bars, asked=asked)
+    assert kept(found) == bars
+    assert found.covered == IntervalSet([asked])
 
 
-def _seconds_to_settle(years: int) -> float:
+def _seconds_to_evaluate(years: int) -> float:
     wanted = stamps_between(RTH, Timeframe.M1, date(2025 - years, 1, 2), date(2025, 1, 2))
     now = datetime(2026, 1, 1, tzinfo=UTC)
     need = Need(RTH, Timeframe.M1, IntervalSet([wanted]), IntervalSet(), now, 1)
     chunks = plan(need)
-    settled = IntervalSet()
+    covered = IntervalSet()
     minute = 60_000_000
     started = process_time()
     for chunk in chunks:
         (session,) = RTH.sessions_meeting(chunk.stamps)
         keys = np.arange(micros(session.opens_at), micros(session.closes_at), minute)
         bars = _minutes(keys)
-        settlement = settle(Question(chunk, RTH, Timeframe.M1, now), bars, None)
-        settled |= settlement.proved
-        part = Need(RTH, Timeframe.M1, need.wanted.clip(chunk.stamps), settled, now, 1)
-        assert not after_answer(part, Doubts(), chunk).open
+        found = evaluate(Question(chunk, RTH, Timeframe.M1, now), bars, None)
+        covered |= found.covered
+        assert not replace(need, wanted=need.wanted.clip(chunk.stamps), settled=covered).gaps()
     took = process_time() - started
-    assert len(settled) == len(chunks)
+    assert not replace(need, settled=covered).gaps()
     return took
 
 
@@ -211,7 +369,7 @@ def _minutes(keys: np.ndarray) -> pa.Table:
     return pa.table({"ts": ts})
 
 
-def test_settling_takes_time_in_proportion() -> None:
-    """Eight times the answers take about eight times as long to settle, not the square."""
+def test_evaluating_takes_time_in_proportion() -> None:
+    """Eight times the responses take about eight times as long, not the square."""
     assert stamps(_minutes(np.arange(3)))[2] == 2
-    assert growth(_seconds_to_settle, 1, 8) < LINEAR_IN_EIGHT
+    assert growth(_seconds_to_evaluate, 1, 8) < LINEAR_IN_EIGHT

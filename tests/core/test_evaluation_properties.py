@@ -1,4 +1,4 @@
-"""Settling whatever a gateway may answer: nothing is settled around a bar that is not kept."""
+"""Evaluating whatever a gateway may return: nothing is covered around a bar that is not kept."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -6,13 +6,20 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from ktrdr_pipelines.core.settle import Question, Settlement, settle
 
 from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros
 from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.evaluation import Evaluation, Question, evaluate
+from ktrdr_pipelines.core.gaps import is_closed
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Need, plan
-from ktrdr_pipelines.core.sessions import expected_spans, midnight, monday_of, stamps_between
+from ktrdr_pipelines.core.sessions import (
+    Span,
+    expected_spans,
+    midnight,
+    monday_of,
+    stamps_between,
+)
 from ktrdr_pipelines.core.timeframes import Timeframe
 
 BEGIN = datetime(2024, 2, 5, tzinfo=UTC)
@@ -22,23 +29,28 @@ DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
-class Answered:
-    """An answer, in whatever state it came, and what was asked."""
+class Response:
+    """A response, in whatever state it came, and what was requested."""
 
     question: Question
     bars: list[datetime]
     reach: Interval | None
 
-    def settled(self) -> Settlement:
-        """Settle it."""
+    def evaluated(self) -> Evaluation:
+        """Evaluate it."""
         keys = pa.array([micros(bar) for bar in self.bars], pa.int64())
         table = pa.table({"ts": keys.cast(BAR_SCHEMA.field("ts").type)})
-        return settle(self.question, table, self.reach)
+        return evaluate(self.question, table, self.reach)
+
+    def spans(self) -> list[Span]:
+        """Return the sessions of what was requested."""
+        question = self.question
+        return expected_spans(question.calendar, question.timeframe, question.chunk.stamps)
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> Answered:
-    """Make any rising stamps, inside and outside sessions and what was asked, at any moment."""
+def responses(draw: st.DrawFn) -> Response:
+    """Make any rising stamps, inside and outside sessions and the request, at any moment."""
     calendar = calendar_named(draw(st.sampled_from(CLOSED)))
     timeframe = draw(st.sampled_from([Timeframe.M30, Timeframe.H4, Timeframe.D1, Timeframe.W1]))
     first = (BEGIN + draw(st.integers(0, 9)) * DAY).date()
@@ -61,34 +73,87 @@ def answers(draw: st.DrawFn) -> Answered:
     bars = [low + place * step for place in range(count) if place not in gone]
     edges = sorted(low + draw(st.integers(0, (high - low) // MINUTE)) * MINUTE for _ in range(2))
     reach = draw(st.sampled_from([None, between(*edges)]))
-    return Answered(Question(chunk, calendar, timeframe, now), bars, reach)
+    assume(bars)
+    holds_back = draw(st.sampled_from([False, False, True]))
+    return Response(Question(chunk, calendar, timeframe, now, holds_back), bars, reach)
 
 
-@given(answered=answers())
+@given(response=responses())
 @settings(max_examples=400, derandomize=True, database=None)
-def test_nothing_is_settled_around_a_bar_that_is_not_kept(answered: Answered) -> None:
-    """What lies in the settled stretch is kept, whether or not the calendar expects it."""
-    settlement = answered.settled()
-    kept = set(settlement.bars["ts"].to_pylist())
-    assert [bar for bar in answered.bars if bar in settlement.proved and bar not in kept] == []
+def test_nothing_is_covered_around_a_bar_that_is_not_kept(response: Response) -> None:
+    """What lies in the covered range is kept, whether or not the calendar expects it."""
+    found = response.evaluated()
+    kept = set(found.bars["ts"].to_pylist())
+    assert [bar for bar in response.bars if bar in found.covered and bar not in kept] == []
 
 
-@given(answered=answers())
+@given(response=responses())
 @settings(max_examples=400, derandomize=True, database=None)
-def test_only_what_was_asked_for_and_is_over_is_kept_and_settled(answered: Answered) -> None:
-    """No bar and no proof lies outside the chunk, none of them in the future."""
-    settlement, chunk = answered.settled(), answered.question.chunk
-    assert all(chunk.stamps.covers(part) for part in settlement.proved)
-    for bar in settlement.bars["ts"].to_pylist():
+def test_only_what_was_requested_and_is_over_is_kept_and_covered(response: Response) -> None:
+    """No bar and no coverage lies outside the chunk, none of them in the future."""
+    found, chunk = response.evaluated(), response.question.chunk
+    assert all(chunk.stamps.covers(part) for part in found.covered)
+    for bar in found.bars["ts"].to_pylist():
         assert bar in chunk.stamps
-        assert bar < answered.question.now
+        assert bar < response.question.now
 
 
-@given(answered=answers())
+@given(response=responses())
 @settings(max_examples=400, derandomize=True, database=None)
-def test_no_session_is_settled_without_a_bar(answered: Answered) -> None:
-    """A session that an answer passed over, or did not reach, stays open."""
-    settlement, question = answered.settled(), answered.question
-    for span in expected_spans(question.calendar, question.timeframe, question.chunk.stamps):
-        if not any(bar in span.stamps for bar in answered.bars):
-            assert not settlement.proved.clip(span.stamps)
+def test_no_session_is_covered_without_a_bar(response: Response) -> None:
+    """A session that a response passed over, or did not reach, stays open."""
+    found = response.evaluated()
+    for span in response.spans():
+        if not any(bar in span.stamps for bar in response.bars):
+            assert not found.covered.clip(span.stamps)
+
+
+@given(response=responses())
+@settings(max_examples=400, derandomize=True, database=None)
+def test_no_end_of_a_session_is_covered_too_early(response: Response) -> None:
+    """Its last instant needs later bars, or a response behind its close, received late enough."""
+    found, question = response.evaluated(), response.question
+    if not question.timeframe.is_intraday:
+        return
+    for span in response.spans():
+        end = Interval(span.stamps.end - timedelta(microseconds=1), span.stamps.end)
+        if not found.covered.clip(end) or response.bars[-1] >= span.stamps.end:
+            continue
+        assert not question.holds_back or response.bars[-1] + question.timeframe.length >= end.end
+        if not question.holds_back:
+            assert is_closed(span, question.now)
+            assert question.chunk.ends_at >= span.closes_at
+
+
+@given(response=responses())
+@settings(max_examples=400, derandomize=True, database=None)
+def test_only_sessions_between_bars_are_stated_to_be_empty(response: Response) -> None:
+    """They were requested as a whole, hold no bar, have bars on both sides and are not covered."""
+    found, asked = response.evaluated(), response.question.chunk.stamps
+    inside = [span.stamps for span in response.spans() if asked.covers(span.stamps)]
+    expected = [
+        part
+        for part in inside
+        if response.bars[0] < part.start
+        and response.bars[-1] >= part.end
+        and not any(bar in part for bar in response.bars)
+    ]
+    if found.earlier_only:
+        expected = []
+    assert found.around == IntervalSet(expected)
+    assert not found.around & found.covered
+
+
+@given(response=responses())
+@settings(max_examples=400, derandomize=True, database=None)
+def test_data_begin_only_behind_a_whole_session_that_was_requested(response: Response) -> None:
+    """A beginning is the first bar of all, and a whole requested session lies before it."""
+    found, asked = response.evaluated(), response.question.chunk.stamps
+    if found.begins_at is None:
+        return
+    assert found.begins_at == response.bars[0]
+    assert found.begins_at >= asked.start
+    assert any(
+        asked.covers(span.stamps) and span.stamps.end <= found.begins_at
+        for span in response.spans()
+    )
