@@ -95,7 +95,7 @@ def evaluate(question: Question, bars: pa.Table, reach: Interval | None) -> Eval
     if earlier_only:
         return Evaluation(kept, IntervalSet(), earlier_only=True)
     passed_over = _passed_over(reading)
-    covered = _spoken_of(question, reading) - passed_over
+    covered = _spoken_of(question, reading) - passed_over - _open_end(question, reading)
     return Evaluation(
         kept, covered, _around(question, reading, passed_over), _begins_at(question, reading)
     )
@@ -205,8 +205,21 @@ def _right_edge(question: Question, reading: _Reading, last: int) -> datetime:
         if not (is_last_asked and _is_quiet_end(question, reading, span, end)):
             return end
     elif not _is_final(question, span):
-        return end - LAST_INSTANT if question.timeframe.is_intraday else end
+        return end
     return min(asked_end, later or asked_end)
+
+
+def _open_end(question: Question, reading: _Reading) -> IntervalSet:
+    """Return the last instant of the newest session that has bars, if more of it may come.
+
+    Bars behind its close end it no sooner: they show that the instrument trades longer than the
+    calendar says.
+    """
+    newest = _moment(reading.keys[-1])
+    begun = next((span for span in reversed(reading.spans) if span.stamps.start <= newest), None)
+    if begun is None or not question.timeframe.is_intraday or _is_final(question, begun):
+        return IntervalSet()
+    return IntervalSet([Interval(begun.stamps.end - LAST_INSTANT, begun.stamps.end)])
 
 
 def _is_final(question: Question, span: Span) -> bool:

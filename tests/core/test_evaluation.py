@@ -162,6 +162,33 @@ def test_bars_behind_the_known_close_are_kept_and_cover_its_end() -> None:
     assert found.covered.covers(Interval(OPEN, CLOSE + HOUR))
 
 
+@pytest.mark.parametrize("holds_back", [False, True])
+@pytest.mark.parametrize("seconds", [30, 65, 10 * 60, 30 * 60 - 1])
+def test_bars_behind_the_known_close_do_not_cover_its_end_sooner(
+    seconds: int, holds_back: bool
+) -> None:
+    """The session is requested again half an hour after its close, and whatever came is kept."""
+    now = CLOSE + timedelta(seconds=seconds)
+    minutes = [OPEN + n * MINUTE for n in range(390 + seconds // 60 + 1)]
+    asked = Interval(OPEN, now)
+    found = evaluated(
+        *minutes, asked=asked, timeframe=Timeframe.M1, now=now, holds_back=holds_back
+    )
+    last = Interval(CLOSE - LAST_INSTANT, CLOSE)
+    assert not found.covered.clip(last)
+    assert found.covered.covers(Interval(OPEN, last.start))
+    whole = [bar for bar in minutes if bar + MINUTE + timedelta(seconds=5) <= now]
+    assert kept(found) == whole
+    assert all(bar in found.covered for bar in whole)
+
+
+def test_a_gateway_that_holds_back_the_newest_bars_leaves_the_last_instant_open() -> None:
+    """Its last bar at the close is no response half an hour after it."""
+    now = CLOSE + 20 * MINUTE
+    found = evaluated(*HOURS, now=now, ends_at=now, holds_back=True)
+    assert found.covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
+
+
 def test_quiet_between_bars_is_covered() -> None:
     """Hours without a trade between two bars are known."""
     found = evaluated(HOURS[0], HOURS[3], *HOURS[6:])
