@@ -197,11 +197,10 @@ def newest_run(need: Need) -> Interval | None:
     start = hull.end
     for span in reversed(expected_spans(need.calendar, need.timeframe, hull)):
         parts = list(gaps.clip(span.stamps))
-        if not parts:
+        if not parts or parts[-1].end < min(span.stamps.end, hull.end):
             break
         start = parts[-1].start
-        is_whole = len(parts) == 1 and start == span.stamps.start
-        if not is_whole or (span.stamps.end < hull.end and parts[-1].end < span.stamps.end):
+        if len(parts) > 1 or start > span.stamps.start:
             break
     return Interval(start, hull.end)
 

@@ -171,9 +171,7 @@ def test_bars_behind_the_known_close_do_not_cover_its_end_sooner(
     now = CLOSE + timedelta(seconds=seconds)
     minutes = [OPEN + n * MINUTE for n in range(390 + seconds // 60 + 1)]
     asked = Interval(OPEN, now)
-    found = evaluated(
-        *minutes, asked=asked, timeframe=Timeframe.M1, now=now, holds_back=holds_back
-    )
+    found = evaluated(*minutes, asked=asked, timeframe=Timeframe.M1, now=now, holds_back=holds_back)
     last = Interval(CLOSE - LAST_INSTANT, CLOSE)
     assert not found.covered.clip(last)
     assert found.covered.covers(Interval(OPEN, last.start))

@@ -11,8 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.gaps import LAST_INSTANT
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, Doubt, Need, halved, plan
+from ktrdr_pipelines.core.plan import (
+    Chunk,
+    Need,
+    across_boundary,
+    is_opening,
+    narrower,
+    newest_run,
+    plan,
+)
 from ktrdr_pipelines.core.sessions import (
     SessionCalendar,
     Span,
@@ -27,25 +36,48 @@ from tests.growth import LINEAR_IN_EIGHT, growth
 SAFE = IbLimitsRegistry.SAFE_DAYS.value
 WIDE = dict.fromkeys(SAFE, 365) | {"1d": 68 * 365, "1w": 68 * 365}
 FIRST = date(2024, 9, 30)
+LATER = datetime(2026, 1, 1, tzinfo=UTC)
+RTH = calendar_named("XNYS.RTH")
+TUESDAY, WEDNESDAY = date(2024, 6, 4), date(2024, 6, 5)
+MINUTE = timedelta(minutes=1)
+
+
+def _part(draw: st.DrawFn, span: Span, timeframe: Timeframe) -> Interval:
+    """Make what is covered of a session: all, all but an edge of it, or all but its last instant.
+
+    The edges are where bars begin, as they are in what responses cover.
+    """
+    start, end, length = span.stamps.start, span.stamps.end, timeframe.length
+    most = (span.stamps.length - timedelta(seconds=1)) // length
+    kind = draw(st.sampled_from(["whole", "whole", "opening", "ending", "last instant"]))
+    if not timeframe.is_intraday or kind == "whole":
+        return span.stamps
+    if kind == "last instant":
+        return Interval(start, end - LAST_INSTANT)
+    if most < 1:
+        return span.stamps
+    lacking = draw(st.integers(1, most)) * length
+    return Interval(start + lacking, end) if kind == "opening" else Interval(start, end - lacking)
 
 
 @st.composite
 def needs(draw: st.DrawFn, most_days: int = 130) -> Need:
-    """Make what may be missing of any series, with settled stretches and an open session."""
+    """Make what may be missing of any series, with covered intervals and an open session."""
     calendar = calendar_named(draw(st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"])))
     timeframe = draw(st.sampled_from(list(Timeframe)))
     end = FIRST + timedelta(days=draw(st.integers(7, most_days)))
     wanted = stamps_between(calendar, timeframe, FIRST, end)
     spans = expected_spans(calendar, timeframe, wanted)
-    settled = draw(st.frozensets(st.integers(0, len(spans) - 1)))
+    covered = draw(st.frozensets(st.integers(0, len(spans) - 1)))
     table = draw(st.sampled_from([SAFE, WIDE]))
     minutes = draw(st.integers(0, (end - FIRST).days * 1440 + 9000))
+    late = draw(st.booleans())
     return Need(
         calendar=calendar,
         timeframe=timeframe,
         wanted=IntervalSet([wanted]),
-        settled=IntervalSet(spans[number].stamps for number in settled),
-        now=datetime(2024, 9, 30, tzinfo=UTC) + timedelta(minutes=minutes),
+        settled=IntervalSet(_part(draw, spans[number], timeframe) for number in covered),
+        now=LATER if late else datetime(2024, 9, 30, tzinfo=UTC) + timedelta(minutes=minutes),
         most_days=table[timeframe.value],
     )
 
@@ -88,24 +120,28 @@ def fewest(spans: Sequence[Span], most_days: int) -> int:
 
 
 @given(needs())
-def test_chunks_cover_every_gap_and_nothing_beyond_what_is_wanted(need: Need) -> None:
-    """All that is due lies in a chunk; no chunk asks for what is not wanted or not over."""
+def test_chunks_cover_every_gap_and_no_session_that_is_not_wanted(need: Need) -> None:
+    """All that is due lies in a chunk; beyond what is wanted a chunk reaches over closed time."""
     chunks = plan(need)
     covered = IntervalSet(chunk.stamps for chunk in chunks)
     assert not need.gaps() - covered
     assert all(chunk.ends_at <= need.now for chunk in chunks)
-    assert need.wanted.hull is not None
-    assert not covered - need.wanted
+    for part in covered - need.wanted:
+        assert not expected_spans(need.calendar, need.timeframe, part)
 
 
 @given(needs())
 def test_no_chunk_is_longer_than_the_limit_unless_it_is_one_session(need: Need) -> None:
-    """From open to close a chunk fits the limit; a session alone may be longer."""
+    """From open to close a chunk fits the limit; a session alone may be longer.
+
+    The opening of a session is requested together with the session before it.
+    """
     for chunk in plan(need):
         inside = expected_spans(need.calendar, need.timeframe, chunk.stamps)
-        assert len(inside) == chunk.sessions
+        assert chunk.sessions == (2 if is_opening(need, chunk) else len(inside))
         length = inside[-1].closes_at - inside[0].opens_at
-        assert len(inside) == 1 or length <= timedelta(days=need.most_days)
+        fits = length <= timedelta(days=need.most_days)
+        assert len(inside) == 1 or fits or chunk.duration == "1 Y"
 
 
 @given(needs())
@@ -128,12 +164,30 @@ def test_there_are_as_few_chunks_as_can_be(need: Need) -> None:
 
 @given(needs())
 def test_a_chunk_ends_where_no_session_is_cut(need: Need) -> None:
-    """An end lies in closed time or at a close, but for what is over of an open session."""
+    """An end lies in closed time, but for what is over of an open session, and for held bars."""
     for chunk in plan(need):
         moment = Interval(chunk.ends_at - timedelta(microseconds=1), chunk.ends_at)
         for session in need.calendar.sessions_meeting(moment):
             is_open = session.closes_at + timedelta(minutes=30) > need.now
-            assert chunk.ends_at == session.closes_at or is_open
+            hull = need.gaps(chunk.stamps).hull
+            assert hull is not None
+            meets_held = hull.end in need.settled
+            assert chunk.ends_at == session.closes_at or is_open or meets_held
+
+
+@given(needs())
+def test_a_missing_end_of_a_session_is_requested_up_to_the_next_open(need: Need) -> None:
+    """The gateway may have bars behind the close that the calendar knows."""
+    for chunk in plan(need):
+        hull = need.gaps(chunk.stamps).hull
+        assert hull is not None
+        last = expected_spans(need.calendar, need.timeframe, hull)[-1]
+        if not need.timeframe.is_intraday or hull.end < last.stamps.end:
+            continue
+        after = Interval(last.closes_at, last.closes_at + timedelta(days=10))
+        following = need.calendar.sessions_meeting(after)[0].opens_at
+        assert chunk.ends_at == min(following, need.now)
+        assert chunk.stamps.end == chunk.ends_at
 
 
 @given(needs())
@@ -169,7 +223,7 @@ def need_of(
         timeframe=timeframe,
         wanted=IntervalSet([wanted]),
         settled=IntervalSet(settled),
-        now=datetime(2026, 1, 1, tzinfo=UTC),
+        now=LATER,
         most_days=SAFE[timeframe.value],
     )
 
@@ -224,22 +278,276 @@ def test_a_small_hole_is_asked_for_in_seconds_with_a_bar_to_spare() -> None:
     assert (chunk.duration, chunk.ends_at) == ("660 S", after.start)
 
 
-def test_a_doubt_is_asked_for_by_itself() -> None:
-    """A doubted stretch is no part of another chunk; with probes only its newest session is."""
-    need = need_of("XNYS.RTH", Timeframe.H1, date(2024, 6, 3), date(2024, 6, 15))
-    doubt = Interval(datetime(2024, 6, 5, tzinfo=UTC), datetime(2024, 6, 8, tzinfo=UTC))
-    assert [chunk.duration for chunk in plan(need, [Doubt(doubt)])] == ["10 D", "3 D"]
-    assert [chunk.duration for chunk in plan(need, [Doubt(doubt, probes=1)])] == ["10 D", "1 D"]
+def utc(text: str) -> datetime:
+    """Read a moment of UTC."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def test_a_doubt_whose_newest_session_has_bars_is_halved() -> None:
-    """The older half stays in doubt; of a single session nothing does."""
-    need = need_of("XNYS.RTH", Timeframe.H1, date(2024, 6, 3), date(2024, 6, 8))
-    (week,) = need.wanted
-    half = halved(need, Doubt(week, probes=1))
-    assert half is not None
-    assert half.interval.end == datetime(2024, 6, 4, 20, tzinfo=UTC)
-    assert halved(need, Doubt(Interval(week.start, week.start + timedelta(days=1)))) is None
+@pytest.mark.parametrize(
+    ("last", "ends_at"),
+    [
+        (date(2024, 6, 4), "2024-06-05T13:30"),  # a Tuesday
+        (date(2024, 6, 7), "2024-06-10T13:30"),  # a Friday
+        (date(2024, 7, 3), "2024-07-05T13:30"),  # a half day before a holiday
+    ],
+)
+def test_minutes_are_requested_up_to_the_next_sessions_open(last: date, ends_at: str) -> None:
+    """The chunk covers the closed time too, where bars behind the close may stand."""
+    (chunk,) = plan(need_of("XNYS.RTH", Timeframe.M1, last, last + timedelta(days=1)))
+    assert chunk.ends_at == chunk.stamps.end == utc(ends_at)
+    assert (chunk.duration, chunk.sessions, chunk.meets_settled) == ("1 D", 1, False)
+
+
+@pytest.mark.parametrize(
+    ("calendar", "ends_at"), [("FX", "2024-06-04T21:15"), ("CRYPTO", "2024-06-05T00:00")]
+)
+def test_round_the_clock_sessions_end_where_the_next_one_begins(
+    calendar: str, ends_at: str
+) -> None:
+    """No chunk reaches into the session behind it."""
+    (chunk,) = plan(need_of(calendar, Timeframe.M5, TUESDAY, WEDNESDAY))
+    assert chunk.ends_at == chunk.stamps.end == utc(ends_at)
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.D1])
+def test_no_request_ends_in_the_future(timeframe: Timeframe) -> None:
+    """In the evening the requested end is now, for minutes as for days."""
+    need = need_of("XNYS.RTH", timeframe, date(2024, 6, 4), date(2024, 6, 5))
+    now = utc("2024-06-04T20:45")
+    (chunk,) = plan(replace(need, now=now))
+    assert chunk.ends_at == now
+
+
+def test_days_are_requested_up_to_the_end_of_their_date() -> None:
+    """IB counts years back from the date of the requested end: it stays the session's own."""
+    (chunk,) = plan(need_of("XNYS.RTH", Timeframe.D1, date(2024, 6, 3), date(2024, 6, 8)))
+    assert chunk.ends_at == utc("2024-06-08T03:59:59")
+    assert chunk.stamps == Interval(utc("2024-06-03"), utc("2024-06-08"))
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.M15, Timeframe.H4])
+def test_an_open_last_instant_is_one_request_half_an_hour_after_the_close(
+    timeframe: Timeframe,
+) -> None:
+    """It is not due before, and its request reaches beyond the close."""
+    opens, closes = utc("2024-06-04T13:30"), utc("2024-06-04T20:00")
+    known = Interval(opens, closes - LAST_INSTANT)
+    need = need_of("XNYS.RTH", timeframe, date(2024, 6, 4), date(2024, 6, 5), known)
+    early, late = closes + 30 * MINUTE - timedelta(seconds=1), closes + 30 * MINUTE
+    assert plan(replace(need, now=early)) == []
+    (chunk,) = plan(replace(need, now=late))
+    assert chunk.stamps == Interval(known.end, late)
+    assert chunk.ends_at == late
+    assert starts_at(need, chunk) <= closes - timeframe.length
+    assert not plan(replace(need, now=late, settled=need.settled | IntervalSet([chunk.stamps])))
+
+
+# --- quiet openings ------------------------------------------------------------------------------
+
+OPENS, CLOSES = utc("2024-06-05T13:30"), utc("2024-06-05T20:00")
+"""Of Wednesday."""
+FIRST_BAR = OPENS + 7 * MINUTE
+
+
+def quiet_opening(timeframe: Timeframe = Timeframe.M1, first: date = WEDNESDAY) -> Need:
+    """Make a need where the first minutes of Wednesday have no bar, from a date on."""
+    held = Interval(FIRST_BAR, utc("2024-06-06T13:30"))
+    return need_of("XNYS.RTH", timeframe, first, date(2024, 6, 6), held)
+
+
+def test_a_quiet_opening_alone_is_requested_over_two_sessions() -> None:
+    """Up to the first bar that is held, so that bars lie on both sides."""
+    need = quiet_opening()
+    (chunk,) = plan(need)
+    assert chunk.stamps.end == FIRST_BAR
+    assert chunk.stamps.start <= OPENS
+    assert (chunk.ends_at, chunk.duration, chunk.sessions) == (FIRST_BAR + MINUTE, "2 D", 2)
+    assert is_opening(need, chunk)
+    assert starts_at(need, chunk) == OPENS - timedelta(days=1)
+
+
+def test_a_quiet_opening_is_requested_alone_where_one_session_is_the_limit() -> None:
+    """It then ends where the bars begin that are held."""
+    need = replace(quiet_opening(), most_sessions=1)
+    (chunk,) = plan(need)
+    assert (chunk.ends_at, chunk.sessions, chunk.meets_settled) == (FIRST_BAR, 1, True)
+    assert chunk.duration == "480 S"
+
+
+def test_a_missing_end_or_middle_is_no_opening() -> None:
+    """An opening begins with its session and ends where bars are covered."""
+    need = quiet_opening()
+    early = replace(need, settled=IntervalSet([Interval(OPENS, FIRST_BAR)]))
+    (chunk,) = plan(early)
+    assert not is_opening(early, chunk)
+    whole = replace(need, settled=IntervalSet())
+    (chunk,) = plan(whole)
+    assert not is_opening(whole, chunk)
+    middle = replace(
+        need,
+        settled=IntervalSet(
+            [Interval(OPENS, OPENS + MINUTE), Interval(FIRST_BAR, CLOSES + timedelta(hours=8))]
+        ),
+    )
+    (chunk,) = plan(middle)
+    assert not is_opening(middle, chunk)
+    done = replace(need, settled=need.wanted)
+    assert not is_opening(done, chunk)
+
+
+def older_chunk(need: Need) -> Chunk:
+    """Plan Tuesday alone."""
+    tuesday = stamps_between(RTH, need.timeframe, TUESDAY, WEDNESDAY)
+    (chunk,) = plan(replace(need, wanted=IntervalSet([tuesday])))
+    return chunk
+
+
+def test_a_chunk_reaches_over_the_quiet_opening_behind_it() -> None:
+    """The older session is requested anyway: the opening costs no request of its own."""
+    need = quiet_opening(first=TUESDAY)
+    older = older_chunk(need)
+    chunk = across_boundary(need, older)
+    assert chunk.stamps == Interval(older.stamps.start, FIRST_BAR)
+    assert (chunk.ends_at, chunk.duration, chunk.sessions) == (FIRST_BAR + MINUTE, "2 D", 2)
+
+
+def test_a_chunk_reaches_over_an_empty_session_to_the_quiet_opening_behind_it() -> None:
+    """Bars on both sides speak for both."""
+    need = quiet_opening(first=date(2024, 6, 3))
+    monday = stamps_between(RTH, Timeframe.M1, date(2024, 6, 3), TUESDAY)
+    (older,) = plan(replace(need, wanted=IntervalSet([monday])))
+    chunk = across_boundary(need, older)
+    assert (chunk.stamps.end, chunk.duration, chunk.sessions) == (FIRST_BAR, "3 D", 3)
+    limited = replace(need, most_sessions=2)
+    assert across_boundary(limited, older) == older
+
+
+def test_a_chunk_stays_as_it_is_where_no_quiet_opening_lies_behind_it() -> None:
+    """Covered, wholly missing, limited to its sessions, or not of minutes."""
+    need = quiet_opening(first=TUESDAY)
+    older = older_chunk(need)
+    covered = replace(need, settled=need.settled | IntervalSet([Interval(OPENS, FIRST_BAR)]))
+    assert across_boundary(covered, older) == older
+    missing = replace(need, settled=IntervalSet())
+    assert across_boundary(missing, older) == older
+    end = replace(need, settled=IntervalSet([Interval(OPENS, CLOSES - LAST_INSTANT)]))
+    assert across_boundary(end, older) == older
+    assert across_boundary(replace(need, most_sessions=1), older) == older
+    days = need_of("XNYS.RTH", Timeframe.D1, TUESDAY, date(2024, 6, 6))
+    (daily,) = plan(days)
+    assert across_boundary(days, daily) == daily
+
+
+@given(needs())
+def test_chunks_across_boundaries_cover_no_less_and_end_no_later_than_now(need: Need) -> None:
+    """What is added is the opening of one session that was missing."""
+    for chunk in plan(need):
+        wider = across_boundary(need, chunk)
+        assert wider.stamps.covers(chunk.stamps)
+        assert wider.ends_at <= need.now
+        if wider == chunk:
+            continue
+        (added,) = (IntervalSet([wider.stamps]) - IntervalSet([chunk.stamps])).clip(wider.stamps)
+        gaps = need.gaps(added)
+        assert gaps
+        assert wider.stamps.end in need.settled
+        missing = need.gaps(chunk.stamps).hull
+        assert missing is not None
+        first = expected_spans(need.calendar, need.timeframe, missing)[0]
+        assert starts_at(need, wider) <= max(first.opens_at, missing.start)
+
+
+# --- held bars that come again -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "duration"),
+    [(Timeframe.M1, "2 D"), (Timeframe.H1, "2 D"), (Timeframe.D1, "2 D"), (Timeframe.W1, "2 W")],
+)
+def test_a_tail_reaches_back_to_held_bars(timeframe: Timeframe, duration: str) -> None:
+    """Bars that come again tell whether history has changed, at no request of their own."""
+    first = date(2024, 6, 10) if timeframe is Timeframe.W1 else WEDNESDAY
+    end = first + (timedelta(days=7) if timeframe is Timeframe.W1 else timedelta(days=1))
+    held = stamps_between(RTH, timeframe, date(2024, 5, 27), first)
+    (chunk,) = plan(need_of("XNYS.RTH", timeframe, first, end, held))
+    assert chunk.duration == duration
+    assert chunk.sessions == 1
+    assert not chunk.stamps.overlaps(Interval(held.start, held.end - timedelta(hours=9)))
+    (alone,) = plan(need_of("XNYS.RTH", timeframe, first, end))
+    assert alone.duration == f"1 {duration[-1]}"
+    limited = replace(need_of("XNYS.RTH", timeframe, first, end, held), most_sessions=1)
+    assert [one.duration for one in plan(limited)] == [f"1 {duration[-1]}"]
+
+
+def test_a_tail_does_not_reach_back_over_a_session_that_is_not_covered_to_its_end() -> None:
+    """Where the last instant is open it is requested itself, in the same chunk."""
+    held = stamps_between(RTH, Timeframe.H1, date(2024, 5, 27), TUESDAY)
+    tuesday = Interval(utc("2024-06-04T13:30"), utc("2024-06-04T19:00"))
+    need = need_of("XNYS.RTH", Timeframe.H1, TUESDAY, date(2024, 6, 6), held, tuesday)
+    (chunk,) = plan(need)
+    assert (chunk.duration, chunk.sessions) == ("2 D", 2)
+    assert starts_at(need, chunk) == utc("2024-06-04T13:30")
+
+
+def test_a_hole_between_held_bars_is_no_tail() -> None:
+    """It costs no session more than it has."""
+    before = stamps_between(RTH, Timeframe.H1, date(2024, 5, 27), TUESDAY)
+    after = stamps_between(RTH, Timeframe.H1, WEDNESDAY, date(2024, 6, 8))
+    need = need_of("XNYS.RTH", Timeframe.H1, date(2024, 5, 27), date(2024, 6, 8), before, after)
+    assert [chunk.duration for chunk in plan(need)] == ["1 D"]
+
+
+# --- narrowing, and what is newest ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "sessions", "half"),
+    [
+        (Timeframe.M1, 1, None),
+        (Timeframe.M1, 2, 1),
+        (Timeframe.H1, 21, 10),
+        (Timeframe.D1, 252, 60),
+        (Timeframe.D1, 60, 30),
+        (Timeframe.W1, 52, 26),
+        (Timeframe.W1, 1, None),
+    ],
+)
+def test_a_request_without_response_is_halved(
+    timeframe: Timeframe, sessions: int, half: int | None
+) -> None:
+    """Days are requested by the year or by up to 60 sessions; a single session stays as it is."""
+    assert narrower(timeframe, sessions) == half
+
+
+def test_the_newest_run_ends_at_the_newest_covered_part() -> None:
+    """Sessions that are missing beside each other are one run, over nights and weekends."""
+    monday, friday = date(2024, 6, 3), date(2024, 6, 14)
+    whole = need_of("XNYS.RTH", Timeframe.H1, monday, friday)
+    hull = whole.gaps().hull
+    assert newest_run(whole) == hull
+    held = stamps_between(RTH, Timeframe.H1, date(2024, 6, 6), date(2024, 6, 7))
+    parted = replace(whole, settled=IntervalSet([held]))
+    assert hull is not None
+    assert newest_run(parted) == Interval(utc("2024-06-07T13:30"), hull.end)
+    noon = Interval(utc("2024-06-06T15:00"), utc("2024-06-06T16:00"))
+    cut = replace(whole, settled=IntervalSet([noon]))
+    assert newest_run(cut) == Interval(noon.end, hull.end)
+    assert newest_run(replace(whole, settled=whole.wanted)) is None
+
+
+@given(needs())
+def test_the_newest_run_holds_the_newest_gap_and_nothing_covered(need: Need) -> None:
+    """Of each session that it meets everything in it is missing."""
+    gaps, run = need.gaps(), newest_run(need)
+    assert (run is None) == (not gaps)
+    if run is None:
+        return
+    assert gaps.hull is not None
+    assert run.end == gaps.hull.end
+    for span in expected_spans(need.calendar, need.timeframe, run):
+        part = span.stamps.intersection(run)
+        assert part is not None
+        assert gaps.covers(part)
 
 
 def _seconds_to_plan(calendar: SessionCalendar, years: int) -> float:
@@ -249,7 +557,7 @@ def _seconds_to_plan(calendar: SessionCalendar, years: int) -> float:
         timeframe=Timeframe.M1,
         wanted=IntervalSet([wanted]),
         settled=IntervalSet(),
-        now=datetime(2026, 1, 1, tzinfo=UTC),
+        now=LATER,
         most_days=1,
     )
     started = process_time()
