@@ -176,9 +176,9 @@ def judge(
         return Verdict(Proof.NONE)
     if was_proved and (around or any(one.controlled for one in empty)):
         return Verdict(_PROVED[contradicted], is_voidable=not around)
-    is_closed_day = StatementKind.CLOSED in kinds
+    told = {one.request for one in said if one.kind is StatementKind.CLOSED}
     if not contradicted:
-        if is_closed_day and around:
+        if told and around and len(told | around) > 1:
             return Verdict(Proof.CONFIRMED)
         if len(around) > 1 and not (full and short_run):
             return Verdict(Proof.CONFIRMED)
@@ -187,7 +187,8 @@ def judge(
     if contradicted or (full if around else not thin):
         days = _stated_days(said)
         if len(days) >= STATEMENT_DAYS:
-            return Verdict(Proof.DISPUTED, is_voidable=bool(empty))
+            by_bars = _stated_days(positive)
+            return Verdict(Proof.DISPUTED, is_voidable=len(by_bars) < STATEMENT_DAYS)
         return Verdict(Proof.CONTRADICTED, _next_day(said, days))
     counting = [one for one in said if one.kind is not StatementKind.EMPTY or one.controlled]
     first = counting[0] if counting else said[-1]
@@ -210,13 +211,17 @@ def _are_apart(empty: Sequence[Statement], positive: Sequence[Statement]) -> boo
 
 
 def _stated_days(said: Iterable[Statement]) -> set[date]:
-    """Return the UTC dates with a statement that had a control; bars in it are one."""
-    return {
-        one.said_at.date()
+    """Return the UTC dates with a statement that had a control; bars in it are one.
+
+    A request has one date.
+    """
+    dates = {
+        one.request: one.said_at.date()
         for one in said
         if one.kind in {StatementKind.AROUND, StatementKind.BEGINS}
         or (one.kind is StatementKind.EMPTY and one.controlled)
     }
+    return set(dates.values())
 
 
 def _next_day(said: Sequence[Statement], days: set[date]) -> datetime:
