@@ -101,12 +101,13 @@ def _identity_fields(identity: Identity) -> dict[str, object]:
 
 
 def _coverage_fields(coverage: Coverage) -> dict[str, object]:
-    """Write plain proofs as earlier versions do; the others stand in a field of their own.
+    """Write plain proofs as earlier versions do; the others, and notes, stand in another field.
 
     An earlier version does not see those and asks for their ranges again, which costs requests.
     """
-    plain = [proof for proof in coverage.empty if proof.kind is ProofKind.PLAIN]
-    others = [proof for proof in coverage.empty if proof.kind is not ProofKind.PLAIN]
+    is_plain = [proof.kind is ProofKind.PLAIN and not proof.note for proof in coverage.empty]
+    plain = [proof for proof, known in zip(coverage.empty, is_plain, strict=True) if known]
+    others = [proof for proof, known in zip(coverage.empty, is_plain, strict=True) if not known]
     fields: dict[str, object] = {
         "bars": [_bounds(part) for part in coverage.bars],
         "empty": [[*_bounds(p.interval), micros(p.proved_at)] for p in plain],

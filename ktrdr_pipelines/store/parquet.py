@@ -2,7 +2,7 @@
 
 Bars and what is known of them change together, file by file, each file true by itself. Not here:
 one file's bytes (``store.barfile``), which file holds what (``store.filing``), which bars are kept
-and what is proved (``core.settle``).
+and what they cover (``core.evaluation``).
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import REFUTABLE, VOIDABLE, Coverage, ProofKind
 from ktrdr_pipelines.core.instruments import Identity, Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import SessionCalendar, monday_of, stamps_between
+from ktrdr_pipelines.core.sessions import SessionCalendar, midnight, monday_of, stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError
 from ktrdr_pipelines.store.atomic import locked
@@ -135,7 +135,7 @@ class BarStore:
         """
         found = IntervalSet()
         key = f"{symbol}|{timeframe}"
-        if not taken or not self._has_proofs(key, kinds):
+        if not taken or not self._may_have_proofs(symbol, timeframe, kinds):
             return found
         with locked(self.layout.series_lock(symbol, timeframe), key):
             refuse_moving(self.layout, symbol)
@@ -155,8 +155,7 @@ class BarStore:
         self, symbol: str, timeframe: Timeframe, intervals: Sequence[Interval]
     ) -> IntervalSet:
         """Take back the proofs that rest on responses without bars for intervals of real time."""
-        margin = timedelta(0) if timeframe.is_intraday else timeframe.length
-        taken = IntervalSet(Interval(one.start - margin, one.end + margin) for one in intervals)
+        taken = IntervalSet(_whole_bars(timeframe, one) for one in intervals)
         return self.retract_proofs(symbol, timeframe, taken, VOIDABLE)
 
     def traded_days(self, series: Series, days: Collection[date]) -> set[date]:
@@ -174,9 +173,15 @@ class BarStore:
         bars = _traded(self.read(series, around))
         return held & set(pc.unique(bars["session_date"]).to_pylist())
 
-    def _has_proofs(self, key: str, kinds: Container[ProofKind]) -> bool:
-        rows = self.ledger.mirror(key).values()
-        return any(proof.kind in kinds for row in rows for proof in row.coverage.empty)
+    def _may_have_proofs(
+        self, symbol: str, timeframe: Timeframe, kinds: Container[ProofKind]
+    ) -> bool:
+        """Whether files hold proofs of some kinds; one that the ledger does not know may."""
+        rows = self.ledger.mirror(f"{symbol}|{timeframe}")
+        if any(proof.kind in kinds for row in rows.values() for proof in row.coverage.empty):
+            return True
+        paths = self.layout.bar_files(symbol, timeframe)
+        return any(self.layout.relative(path) not in rows for path in paths)
 
     def _retract_refuted(self, series: Series, bars: pa.Table) -> None:
         """Take back proofs of other timeframes that bars of this one refute.
@@ -188,7 +193,9 @@ class BarStore:
             return
         for timeframe in self.layout.timeframes_of(series.symbol):
             other = Series(series.instrument, timeframe)
-            if timeframe is not series.timeframe and self._has_proofs(series_key(other), REFUTABLE):
+            if timeframe is series.timeframe:
+                continue
+            if self._may_have_proofs(series.symbol, timeframe, REFUTABLE):
                 refuted = self._refuted(series, other, days)
                 self.retract_proofs(series.symbol, timeframe, refuted, REFUTABLE)
 
@@ -339,6 +346,20 @@ class BarStore:
         folder = self.layout.series_folder(series.symbol, series.timeframe)
         places = {folder / f"{stem}.parquet": part for stem, part in stretches(series, interval)}
         return {path: part for path, part in places.items() if path.exists()}
+
+
+def _whole_bars(timeframe: Timeframe, interval: Interval) -> Interval:
+    """Return an interval of real time on the stamp axis, where it cuts no day and no week.
+
+    The day of a session overlaps the UTC day of its date in every zone. A part of a day or week
+    that is left without its proof could never be proved again.
+    """
+    if timeframe.is_intraday:
+        return interval
+    first, last = interval.start.date(), (interval.end - timedelta(microseconds=1)).date()
+    if timeframe is Timeframe.W1:
+        first, last = monday_of(first), monday_of(last)
+    return Interval(midnight(first), midnight(last) + timeframe.length)
 
 
 def _traded(bars: pa.Table) -> pa.Table:

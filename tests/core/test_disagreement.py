@@ -133,7 +133,7 @@ def test_it_says_which_bars_and_what_to_do() -> None:
     is_reverse=st.booleans(),
 )
 @settings(derandomize=True, database=None)
-def test_any_split_is_found(prices: list[float], ratio: float, is_reverse: bool) -> None:  # noqa: FBT001
+def test_any_split_is_found(prices: list[float], ratio: float, is_reverse: bool) -> None:
     """Whatever the prices are."""
     factor = ratio if is_reverse else 1 / ratio
     found = disagreement(table(prices), table([price * factor for price in prices]))
