@@ -1,9 +1,10 @@
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness
+from ktrdr_pipelines.core.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 
 ORIGIN = datetime(2023, 1, 2, tzinfo=UTC)
@@ -35,7 +36,8 @@ def moments(first: int, last: int) -> st.SearchStrategy[datetime]:
 
 def coverages(first: int = MOST, last: int = MOST + 40) -> st.SearchStrategy[Coverage]:
     """Make any coverage whose proofs were made between two days."""
-    proofs = st.builds(Emptiness, intervals(), moments(first, last))
+    kinds = st.sampled_from(ProofKind)
+    proofs = st.builds(Emptiness, intervals(), moments(first, last), kinds)
     return st.builds(
         lambda bars, proofs: Coverage(IntervalSet(bars), tuple(proofs)),
         st.lists(intervals(), max_size=3),
@@ -102,6 +104,43 @@ def test_emptiness_only_ever_expires(coverage: Coverage, one: datetime, other: d
     assert not coverage.settled(later) - coverage.settled(earlier)
     assert not coverage.bars - coverage.settled(day(MOST + 10_000))
     assert coverage.settled(day(MOST + 10_000)) == coverage.bars
+
+
+@given(coverages(), intervals(), st.sampled_from([REFUTABLE, VOIDABLE]), times)
+def test_only_proofs_of_the_named_kinds_are_taken_back_and_only_where_they_are_void(
+    coverage: Coverage, part: Interval, kinds: frozenset[ProofKind], now: datetime
+) -> None:
+    """Bars, other kinds and other ranges stay as they were, to the moment of their proof."""
+    left = coverage.without_proofs(IntervalSet([part]), kinds)
+    assert left.bars == coverage.bars
+    for kind in ProofKind:
+        before = Coverage(empty=tuple(one for one in coverage.empty if one.kind is kind))
+        after = Coverage(empty=tuple(one for one in left.empty if one.kind is kind))
+        void = IntervalSet([part]) if kind in kinds else IntervalSet()
+        assert after.settled(now) == before.settled(now) - void
+
+
+@pytest.mark.parametrize("kind", ProofKind)
+def test_a_proof_keeps_its_kind_and_note_when_it_is_cut_and_joined(kind: ProofKind) -> None:
+    """Proofs of two kinds stay two, though they were made at one moment."""
+    proof = Emptiness(span(0, 10), day(50), kind, "halted")
+    cut = Coverage(empty=(proof,)).merged(Coverage(IntervalSet([span(3, 5)])))
+    assert {(one.kind, one.note) for one in cut.empty} == {(kind, "halted")}
+    assert [one.interval for one in cut.empty] == [span(0, 3), span(5, 10)]
+    for other in ProofKind:
+        beside = Coverage(empty=(Emptiness(span(10, 12), day(50), other, "halted"),))
+        merged = Coverage(empty=(proof,)).merged(beside)
+        assert len(merged.empty) == (1 if other is kind else 2)
+
+
+def test_a_newer_proof_of_another_kind_replaces_an_older_one() -> None:
+    """What was disputed and is acknowledged now is acknowledged."""
+    older = Coverage(empty=(Emptiness(span(0, 9), day(50), ProofKind.DISPUTED),))
+    newer = Coverage(empty=(Emptiness(span(4, 9), day(60), ProofKind.ACKNOWLEDGED, "halted"),))
+    assert older.merged(newer).empty == (
+        Emptiness(span(0, 4), day(50), ProofKind.DISPUTED),
+        Emptiness(span(4, 9), day(60), ProofKind.ACKNOWLEDGED, "halted"),
+    )
 
 
 def test_recent_emptiness_lasts_thirty_days() -> None:
