@@ -159,7 +159,7 @@ class Case:
         self._refute(found)
         covered = found.covered - answer.impossible
         desk.cover(Coverage(bars=covered), found.bars)
-        self._say(chunk, found)
+        self._say(chunk, found, answer.impossible)
         self._widen()
         if answer.lacks_newest:
             desk.defer(chunk.stamps)
@@ -240,16 +240,22 @@ class Case:
                 "within a day of that count no more"
             )
 
-    def _say(self, chunk: Chunk, found: Evaluation) -> None:
-        """Record what a response with bars says of sessions without any."""
+    def _say(self, chunk: Chunk, found: Evaluation, impossible: IntervalSet) -> None:
+        """Record what a response with bars says of sessions without any.
+
+        A session in which a row stood that is no bar is not empty.
+        """
         desk, calendar = self._desk, self._desk.facts.calendar
         request, at = new_request(), desk.means.keeper.gateway_now()
         timeframe = desk.series.timeframe.value
         statements = [
             Statement(part, StatementKind.AROUND, timeframe, at, request)
-            for part in runs_of(calendar, self._spans(found.around))
+            for part in runs_of(calendar, self._spans(found.around - impossible))
         ]
-        if found.begins_at is not None and (asked := desk.asked_before(chunk, found.begins_at)):
+        begins_at = found.begins_at
+        if begins_at is not None and any(part.start < begins_at for part in impossible):
+            begins_at = None
+        if begins_at is not None and (asked := desk.asked_before(chunk, begins_at)):
             statements.append(Statement(asked, StatementKind.BEGINS, timeframe, at, request))
         desk.means.evidence.record(desk.series.symbol, statements)
 

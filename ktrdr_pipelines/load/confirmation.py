@@ -317,13 +317,13 @@ class Confirmation:
             if span.stamps.start.date() in traded
         ]
         desk.means.evidence.refute(desk.series.symbol, refuted)
+        impossible = asked.answer.impossible  # rows that are no bars: their days are not empty
+        around = found.around - impossible
         statements = [
             Statement(part, StatementKind.AROUND, Timeframe.D1.value, at, request)
-            for part in runs_of(
-                calendar, (span for span in spans if found.around.covers(span.stamps))
-            )
+            for part in runs_of(calendar, (span for span in spans if around.covers(span.stamps)))
         ]
-        if found.begins_at is not None:
+        if found.begins_at is not None and not impossible:
             began = next((span for span in spans if found.begins_at in span.stamps), None)
             if began is not None and spans[0].opens_at < began.opens_at:
                 asked_for = Interval(spans[0].opens_at, began.opens_at)
@@ -334,7 +334,8 @@ class Confirmation:
             [
                 one
                 for one in block
-                if asked.answer.bars["session_date"][-1].as_py() < min(desk.days_of(one.span))
+                if not impossible
+                and asked.answer.bars["session_date"][-1].as_py() < min(desk.days_of(one.span))
             ],
             at,
             request,

@@ -11,6 +11,7 @@ from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
 from ktrdr_pipelines.core.bars import moment, stamps
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import BadAnswerError
 from ktrdr_pipelines.store.ledger import series_key
 from tests.load.conftest import World
 
@@ -103,3 +104,37 @@ def test_an_implausible_bar_that_differs_each_time_is_not_kept(made: World) -> N
     assert report.unexplained.length == LENGTH
     assert made.bench.store.rows(made.series) == 389
     assert made.bench.ledger.findings(series_key(made.series)) == []
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
+def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """A row came for the day each time, so no number of responses makes it empty."""
+    made = world("XNYS.RTH", timeframe, date(2024, 5, 20), date(2024, 6, 22))
+    hidden = np.datetime64("2024-06-05")
+
+    def always(request: BarRequest, bars: pa.Table) -> Answer | pa.Table | BadAnswerError:
+        days = bars["session_date"].to_numpy().astype("datetime64[D]")
+        gone = days == hidden
+        if gone.all():
+            return BadAnswerError("bars", came="most rows are no bars")
+        if not gone.any():
+            return bars
+        length = request.series.timeframe.length
+        places = [
+            Interval(moment(int(key)), moment(int(key)) + length) for key in stamps(bars)[gone]
+        ]
+        kept = bars.filter(pa.array(~gone))
+        return Answer(request, kept, None, impossible=IntervalSet(places))
+
+    made.bench.gateway.twist = always
+    for _ in range(3):
+        report = made.load_until_confirmed()
+        made.bench.gateway.time += timedelta(days=1)
+    assert not report.is_complete
+    assert report.unexplained.length > timedelta(0)
+    made.check()
+    made.bench.gateway.twist = None
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
