@@ -302,11 +302,11 @@ class Confirmation:
             return IntervalSet()
         stamps = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
         chunk = Chunk(stamps, ends_at, duration, count)
-        found = evaluate(
-            Question(chunk, calendar, Timeframe.D1, desk.means.keeper.now()),
-            asked.answer.bars,
-            asked.answer.reach,
+        impossible = asked.answer.impossible
+        question = Question(
+            chunk, calendar, Timeframe.D1, desk.means.keeper.now(), impossible=impossible
         )
+        found = evaluate(question, asked.answer.bars, asked.answer.reach)
         desk.asking.record(asked, f"{found.bars.num_rows} daily bars around empty sessions")
         daily = Series(desk.series.instrument, Timeframe.D1)
         desk.means.evidence.saw_bars(daily, at)
@@ -330,11 +330,13 @@ class Confirmation:
                 statements.append(
                     Statement(asked_for, StatementKind.BEGINS, Timeframe.D1.value, at, request)
                 )
+        newest = asked.answer.bars["session_date"][-1].as_py()
         self._say_empty(
             [
                 one
                 for one in block
-                if asked.answer.bars["session_date"][-1].as_py() < min(desk.days_of(one.span))
+                if newest < min(days := desk.days_of(one.span))
+                and not impossible.clip(Interval(midnight(min(days)), midnight(max(days) + _DAY)))
             ],
             at,
             request,

@@ -5,7 +5,7 @@ and what killed writers left is removed. Not here: judging one file (``store.ins
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +15,7 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.bars import stamps
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Identity, Instrument, Origin, SecType
-from ktrdr_pipelines.core.plausibility import findings_of, implausible_rows
+from ktrdr_pipelines.core.plausibility import Finding, explained, findings_of
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
@@ -43,7 +43,8 @@ class RepairReport:
     ``ledger_set_aside`` is where a damaged ledger went; ``leftovers`` are unfinished files that
     were removed; ``forgotten`` counts audit rows that were past keeping; ``finished`` is the move
     of a symbol that had been cut short. ``mended`` are files whose footer was lost or said more
-    than they hold: it is written anew, and what they lack is missing.
+    than they hold: it is written anew, and what they lack is missing. ``findings`` counts bars with
+    implausible values that are taken for the gateway's from now on.
     """
 
     files: int
@@ -53,6 +54,7 @@ class RepairReport:
     forgotten: int
     finished: Move | None = None
     mended: tuple[Path, ...] = ()
+    findings: int = 0
 
 
 def repair(
@@ -78,6 +80,7 @@ def repair(
         finished = finish_move(layout, ledger)
         kept: list[Path] = []
         mended: list[Path] = []
+        findings = 0
         quarantined = _strangers(layout)
         leftovers = _root_leftovers(layout)
         for symbol, timeframe in layout.series_folders():
@@ -88,7 +91,9 @@ def repair(
                 )
                 mended += _mend(good)
                 quarantined += bad
-                _remember(layout, ledger, good, kinds=kinds, now=now)
+                _remember(layout, ledger, good, now)
+                key = f"{symbol}|{timeframe}"
+                findings += _find(ledger, key, good, sec_type=kinds.get(symbol), now=now)
                 kept += [item.path for item in good]
         standing = {layout.relative(path) for path in kept}
         ledger.forget_mirror(name for name in ledger.mirrored_files() if name not in standing)
@@ -102,6 +107,7 @@ def repair(
         forgotten=forgotten,
         finished=finished,
         mended=tuple(mended),
+        findings=findings,
     )
 
 
@@ -185,17 +191,9 @@ def _prevailing(layout: StoreLayout, found: Iterable[Inspected]) -> Identity | N
 
 
 def _remember(
-    layout: StoreLayout,
-    ledger: Ledger,
-    good: Iterable[Inspected],
-    *,
-    kinds: Mapping[str, SecType],
-    now: datetime,
+    layout: StoreLayout, ledger: Ledger, good: Iterable[Inspected], now: datetime
 ) -> None:
-    """Write what the good files of one series say into the ledger, and pin what they fix.
-
-    Implausible bars in a file that is as it was written came from the gateway: they are findings.
-    """
+    """Write what the good files of one series say into the ledger, and pin what they fix."""
     for item in good:
         if item.facts is None:
             continue
@@ -203,11 +201,37 @@ def _remember(
         row = mirrored(fingerprint(item.path), item.facts)
         key = f"{identity.symbol}|{identity.timeframe}"
         ledger.record_mirror(key, {layout.relative(item.path): row})
-        bars = read_bars(item.path)
-        odd = stamps(bars)[implausible_rows(bars, kinds.get(identity.symbol))]
-        if len(odd):
-            ledger.record_findings(key, findings_of(bars, odd.tolist()), now)
         _pin(layout, ledger, identity, now)
+
+
+def _find(
+    ledger: Ledger,
+    key: str,
+    good: Iterable[Inspected],
+    *,
+    sec_type: SecType | None,
+    now: datetime,
+) -> int:
+    """Derive the findings of a series anew; return how many bars had none before.
+
+    Implausible bars in a file that is as it was written came from the gateway. A file whose footer
+    was lost or said too much is none: another program wrote it, and its bars stay damage until
+    they are requested again. Findings of bars that are gone, or have other values, are forgotten.
+    """
+    known = ledger.findings(key)
+    stale = {one.ts for one in known}
+    new: list[Finding] = []
+    for item in good:
+        bars = read_bars(item.path)
+        odd, found = explained(bars, sec_type, known)
+        stale -= {one.ts for one in found}
+        if not item.is_to_mend:
+            new += findings_of(bars, stamps(bars)[odd].tolist(), sec_type)
+    if stale:
+        ledger.clear_findings(key, stale)
+    if new:
+        ledger.record_findings(key, new, now)
+    return len(new)
 
 
 def _pin(layout: StoreLayout, ledger: Ledger, identity: Identity, now: datetime) -> None:

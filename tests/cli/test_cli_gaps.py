@@ -200,7 +200,11 @@ def test_verify_finds_prices_that_cannot_be(ktrdr: Any, store: Path, gateway: An
     pq.write_table(table.set_column(place, table.schema.field("high"), low), path)
     told = ktrdr("verify", "AAPL")
     assert told.code == 1
-    assert "prices of 6 bars cannot be" in told.err
+    assert "6 bars have implausible values" in told.err
+    assert "ktrdr repair" in told.err
+    assert ktrdr("verify", "AAPL", "--json").document["certificates"][1]["findings"] == []
+    ktrdr("repair")
+    assert ktrdr("verify", "AAPL").code == 1, "what another program wrote is no finding"
     assert "corrupt" in told.out
 
 
