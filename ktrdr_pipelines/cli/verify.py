@@ -39,8 +39,8 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
 
     Checked are order, uniqueness, prices, session dates and the counts of each session, against
     footers, ledger and calendars. Bars with implausible values that the gateway returned twice
-    are listed as findings; they are no damage. The digest is of the bars alone: two stores that hold the same
-    bars of a series have the same one.
+    are listed as findings; they are no damage. The digest is of the bars alone: two stores that
+    hold the same bars of a series have the same one.
 
     Exit codes: 0 all sound and explained, 1 something is corrupt, 2 bad usage, 3 something is
     unexplained.
