@@ -190,7 +190,7 @@ def test_a_daily_row_that_is_no_bar_confirms_no_empty_session(world: MakeWorld) 
     made.load()
     symbol = made.series.symbol
     said = made.bench.ledger.statements(symbol)
-    assert any(one.timeframe == Timeframe.D1.value for one in said) or made.bench.asked > 1
+    assert any(one.series.timeframe is Timeframe.D1 for one in made.bench.gateway.asked)
     noon = datetime(2024, 3, 13, 15, tzinfo=UTC)
     assert not [
         one
