@@ -50,7 +50,10 @@ _SHORT_A_DAY = 3  # the bars that a session and the breaks in it begin with
 _NOT_AVAILABLE = IbLimitsRegistry.NO_MARKET_DATA_VALUE.value
 _UNSET = IbLimitsRegistry.UNSET_VALUES.value
 _PRICES = 4
-_MOMENT = re.compile(r"(\d{8})(-| {1,2})(\d\d:\d\d:\d\d)(?: +(\S+))?")
+# ASCII: other scripts have digits too, which Python's int and strptime would read.
+_MOMENT = re.compile(r"(\d{8})(-| {1,2})(\d\d:\d\d:\d\d)(?: +(\S+))?", re.ASCII)
+_COUNT = re.compile(r"[0-9]{1,9}")
+_EPOCH = re.compile(r"-?[0-9]{1,18}")
 _NO_HEAD = frozenset({"", "0", str(_NOT_AVAILABLE)})
 _UTC_NAMES = frozenset({"UTC", "GMT", "Z"})
 
@@ -72,9 +75,10 @@ def history_of(fields: list[str]) -> History:
         ValueError: it does not hold as many bars as it says.
     """
     _, _, start, end, count_text, *_ = fields[:_HEADER]
-    count = int(count_text)
-    texts = fields[_HEADER:]
-    if count < 0 or len(texts) != count * _PER_BAR:
+    if _COUNT.fullmatch(count_text) is None:
+        raise ValueError(f"{count_text!r} as the number of bars")
+    count, texts = int(count_text), fields[_HEADER:]
+    if len(texts) != count * _PER_BAR:
         raise ValueError(f"{len(texts)} values for {count} bars")
     return History(start, end, count, texts)
 
@@ -183,13 +187,15 @@ def head_of(text: str) -> datetime | None:
     Raises:
         ValueError: the text is no moment.
     """
-    if text.strip() in _NO_HEAD:
+    plain = text.strip()
+    if plain in _NO_HEAD:
         return None
-    if text.strip().isdigit() and int(text) >= _OLDEST_EPOCH_S:
-        return datetime.fromtimestamp(int(text), UTC)
-    if text.strip().lstrip("-").isdigit() and len(text.strip()) != 8:
-        return datetime.fromtimestamp(int(text), UTC)
-    if (moment := moment_of(text)) is None:
+    if _EPOCH.fullmatch(plain) and len(plain) != 8:  # eight digits are a date without a time
+        try:
+            return datetime.fromtimestamp(int(plain), UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise ValueError(f"head timestamp {text!r}") from error
+    if (moment := moment_of(plain)) is None:
         raise ValueError(f"head timestamp {text!r}")
     return moment
 
