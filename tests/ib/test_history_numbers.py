@@ -126,7 +126,7 @@ def test_no_word_is_a_number(text: str) -> None:
 @pytest.mark.parametrize("count", ["\u0661", "0_1", "+1", " 1", "1 ", "1.0", "", "-1", "\u00b9"])
 def test_a_count_of_bars_is_a_plain_number(count: str) -> None:
     """A message with another one is not what it seems, as a whole."""
-    fields = ["17", "1", "", "", count, str(FIRST), *"10 11 9 10 1 1 1".split()]
+    fields = ["17", "1", "", "", count, str(FIRST), *["10", "11", "9", "10", "1", "1", "1"]]
     with pytest.raises(ValueError, match="bars"):
         history_of(fields)
 
