@@ -130,8 +130,9 @@ def _read(book: GapBook, series: Series, path: Path, row: Mirrored, *, content: 
     if damaged.any():
         content.wrong.append(
             f"{path}: {int(damaged.sum()):,} bars have implausible values that the gateway is not "
-            "known to have returned. Hint: `ktrdr load --refresh` requests them again; `ktrdr "
-            "repair` takes them for the gateway's where the file is as it was written"
+            "known to have returned. Hint: `ktrdr repair` takes them for the gateway's where the "
+            "file is as ktrdr wrote it; where another program wrote it the next load requests "
+            "them again"
         )
     if misdated := _misdated(series, bars):
         content.wrong.append(f"{path}: {misdated:,} bars stand under another session date")

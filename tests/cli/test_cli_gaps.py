@@ -208,18 +208,48 @@ def test_verify_finds_prices_that_cannot_be(ktrdr: Any, store: Path, gateway: An
     assert _daily_certificate(ktrdr("verify", "AAPL", "--json").document)["findings"] == []
 
 
-def test_what_another_program_wrote_is_no_finding(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """A repair writes the lost footer anew; the values stay damage until they are requested."""
-    ktrdr("load", "AAPL", "1d", *DAYS)
-    path = _daily(store)
+def _rewrite_badly(path: Path, *, keeps_footer: bool) -> None:
+    """Let another program write highs below the lows."""
     table = pq.read_table(path, partitioning=None)
     low = pc.subtract(table["low"], 1.0)
     table = table.set_column(table.schema.get_field_index("high"), "high", low)
-    pq.write_table(table.replace_schema_metadata(None), path)
-    assert "footer was lost" in ktrdr("repair").out
-    assert ktrdr("verify", "AAPL").code == 1
-    ktrdr("load", "AAPL", "1d", *DAYS, "--refresh")
-    assert ktrdr("verify", "AAPL").code == 3
+    pq.write_table(table if keeps_footer else table.replace_schema_metadata(None), path)
+
+
+@pytest.mark.parametrize("keeps_footer", [True, False])
+def test_what_another_program_wrote_is_no_finding(
+    ktrdr: Any, store: Path, gateway: Any, *, keeps_footer: bool
+) -> None:
+    """However often it is repaired it stays damage, until the next load requests it again."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    _rewrite_badly(_daily(store), keeps_footer=keeps_footer)
+    first = ktrdr("repair")
+    assert "the next load requests them again" in first.out
+    assert "footer was lost" not in first.out
+    for _ in range(2):
+        certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
+        assert (certificate["sound"], certificate["findings"]) == (False, [])
+        again = ktrdr("repair", "--json").document
+        assert (again["findings"], again["distrusted"], again["mended"]) == (0, [], [])
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
+    assert (certificate["sound"], certificate["findings"]) == (True, [])
+
+
+@pytest.mark.parametrize("keeps_footer", [True, False])
+def test_a_load_launders_no_damage(
+    ktrdr: Any, store: Path, gateway: Any, *, keeps_footer: bool
+) -> None:
+    """A save that writes the file anew has the implausible bars in it requested again."""
+    ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
+    _rewrite_badly(_daily(store), keeps_footer=keeps_footer)
+    ktrdr("load", "AAPL", "1d", "--start", "2024-01-08", "--end", "2024-01-10")
+    ktrdr("repair")
+    certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
+    assert (certificate["sound"], certificate["findings"]) == (False, [])
+    assert ktrdr("load", "AAPL", "1d", *DAYS).code == 0
+    certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
+    assert (certificate["sound"], certificate["findings"], certificate["bars"]) == (True, [], 6)
 
 
 def _spoil(store: Path, column: str, value: float) -> None:
