@@ -104,8 +104,15 @@ def count_bars_between(path: Path, interval: Interval, known: Known | None = Non
     return int(bars_between(keys, interval.start, interval.end).num_rows)
 
 
-def write_file(path: Path, bars: pa.Table, facts: FileFacts) -> None:
+def write_file(path: Path, bars: pa.Table, facts: FileFacts, *, is_as_written: bool = True) -> None:
     """Put bars and what is known of them in place, in one step.
+
+    Args:
+        path: the file.
+        bars: all its bars, sorted by stamp.
+        facts: what is known of them.
+        is_as_written: whether the values are those that were saved; False keeps it visible that
+            another program wrote them (``is_as_written``).
 
     Raises:
         DiskError: the system refused; the older file still stands.
@@ -117,7 +124,7 @@ def write_file(path: Path, bars: pa.Table, facts: FileFacts) -> None:
             BAR_SCHEMA,
             compression="zstd",
             store_schema=False,
-            sorting_columns=_SORTED_BY,
+            sorting_columns=_SORTED_BY if is_as_written else None,
         ) as writer:
             writer.write_table(bars, row_group_size=ROW_GROUP_ROWS)
             writer.add_key_value_metadata({FOOTER_KEY: facts_to_json(facts)})

@@ -147,7 +147,8 @@ class BarStore:
                 before = IntervalSet(proof.interval for proof in row.coverage.empty)
                 found |= before - IntervalSet(proof.interval for proof in coverage.empty)
                 facts = replace(row.facts, coverage=coverage)
-                write_file(path, read_bars(path, known_by(row)), facts)
+                bars = read_bars(path, known_by(row))
+                write_file(path, bars, facts, is_as_written=is_as_written(path))
                 written = mirrored(fingerprint(path), facts)
                 self.ledger.record_mirror(key, {self.layout.relative(path): written})
         return found
