@@ -24,6 +24,9 @@ _PRICES: Final = ("open", "high", "low", "close")
 _MOST_PRICE: Final = 1e12
 """Price that no instrument has: the largest index levels and share prices lie below 1e7."""
 
+_MOST_VOLUME: Final = 1e18
+"""Volume that no instrument has: of the cheapest cryptocurrencies some 1e14 are traded a day."""
+
 _MAY_BE_NEGATIVE: Final = frozenset({SecType.FUT})
 """Kinds whose prices may be zero or below (crude oil in April 2020)."""
 
@@ -32,13 +35,13 @@ class FindingKind(StrEnum):
     """What is implausible about a bar; of several reasons the first in this order."""
 
     PRICE_SIZE = "price_size"
-    """A price is not finite or 1e12 and more."""
+    """A price, the average included, is not finite or 1e12 and more."""
     PRICE_SIGN = "price_sign"
     """A price is zero or below, of an instrument that has no such prices."""
     PRICE_RANGE = "price_range"
     """The high is below the low, or open or close outside them."""
     VOLUME = "volume"
-    """The volume is below zero."""
+    """The volume is below zero, not finite, or 1e18 and more."""
     BAR_COUNT = "bar_count"
     """The count is below zero, or was too large to be kept: it is null."""
 
@@ -128,7 +131,7 @@ def _implausible(bars: pa.Table, sec_type: SecType | None) -> dict[FindingKind, 
     opens, highs, lows, closes = prices
     may_be_negative = sec_type is None or sec_type in _MAY_BE_NEGATIVE
     with np.errstate(invalid="ignore"):
-        size = ~(np.abs(prices) < _MOST_PRICE).all(axis=0)
+        size = ~((np.abs(prices) < _MOST_PRICE).all(axis=0) & _below(bars, "average", _MOST_PRICE))
         sign = np.zeros_like(size) if may_be_negative else (prices <= 0).any(axis=0)
         within = (lows <= opens) & (opens <= highs) & (lows <= closes) & (closes <= highs)
     below = {name: pc.fill_null(pc.less(bars[name], 0), False) for name in ("volume", "bar_count")}  # noqa: FBT003
@@ -136,9 +139,14 @@ def _implausible(bars: pa.Table, sec_type: SecType | None) -> dict[FindingKind, 
         FindingKind.PRICE_SIZE: size,
         FindingKind.PRICE_SIGN: sign,
         FindingKind.PRICE_RANGE: ~within,
-        FindingKind.VOLUME: below["volume"].to_numpy(),
+        FindingKind.VOLUME: below["volume"].to_numpy() | ~_below(bars, "volume", _MOST_VOLUME),
         FindingKind.BAR_COUNT: below["bar_count"].to_numpy(),
     }
+
+
+def _below(bars: pa.Table, name: str, most: float) -> np.ndarray:
+    """Say of each bar whether a value is a number whose size is below ``most``, or null."""
+    return np.asarray(pc.fill_null(pc.less(pc.abs(bars[name]), most), True).to_numpy())  # noqa: FBT003
 
 
 def _values(answer: Answer) -> set[tuple[int, str]]:

@@ -70,6 +70,13 @@ def table(bars: dict[int, dict[str, Any]]) -> pa.Table:
         ({"close": 12.0}, FindingKind.PRICE_RANGE),
         ({"close": 8.0}, FindingKind.PRICE_RANGE),
         ({"volume": -5.0}, FindingKind.VOLUME),
+        ({"volume": 1e308}, FindingKind.VOLUME),
+        ({"volume": float("nan")}, FindingKind.VOLUME),
+        ({"volume": 9e17}, None),
+        ({"average": 1e308}, FindingKind.PRICE_SIZE),
+        ({"average": -1e308}, FindingKind.PRICE_SIZE),
+        ({"average": float("inf")}, FindingKind.PRICE_SIZE),
+        ({"average": 0.0}, None),
         ({"bar_count": -7}, FindingKind.BAR_COUNT),
     ],
 )
