@@ -3,7 +3,7 @@
 Not here: how that is found out (``load.gapbook``).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,12 +58,14 @@ def status(as_json: AsJson = False) -> None:
     book, real_now = open_book(place), place.clock.real_now()
     states = book.look(chosen_series(place.universe, book.store, None, None), place.now)
     unnamed = list(strangers(book.store, place.universe.instruments))
+    findings = book.store.ledger.count_findings()
     if as_json:
-        say_json(_document(place, states, unnamed, real_now))
+        say_json(_document(place, states, unnamed, real_now, findings=findings))
     else:
         _say_store(place, real_now)
         say_symbols(place.universe)
         _say_states(states, unnamed)
+        _say_findings(states, findings)
     if any(state.error is not None for state in states):
         raise typer.Exit(ExitCode.FAILED)
 
@@ -118,6 +120,18 @@ def _say_states(states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]")
         )
 
 
+def _say_findings(states: "Sequence[SeriesGaps]", findings: "Mapping[str, int]") -> None:
+    from ktrdr_pipelines.store.ledger import series_key
+
+    found = [(state.series, findings.get(series_key(state.series), 0)) for state in states]
+    told = [f"{series} ({count:,})" for series, count in found if count]
+    if told:
+        say(
+            f"bars with implausible values, kept as the gateway returned them: {_few(told)}; "
+            "ktrdr verify lists them"
+        )
+
+
 def _blocked_lines(states: "Sequence[SeriesGaps]") -> Iterator[str]:
     """Name what is blocked with what the gateway said, which names the missing subscription."""
     blocked: dict[str, list[str]] = {}
@@ -152,9 +166,15 @@ def _remark(state: "SeriesGaps") -> str:
 
 
 def _document(
-    place: "Place", states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]", now: datetime
+    place: "Place",
+    states: "Sequence[SeriesGaps]",
+    strangers: "Sequence[Stranger]",
+    now: datetime,
+    *,
+    findings: "Mapping[str, int]",
 ) -> dict[str, Any]:
     from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
+    from ktrdr_pipelines.store.ledger import series_key
 
     universe = place.universe
     return {
@@ -171,7 +191,10 @@ def _document(
             },
         },
         "before_windows": {str(kind): names for kind, names in universe.before_windows().items()},
-        "series": [_state_json(state) for state in states],
+        "series": [
+            {**_state_json(state), "findings": findings.get(series_key(state.series), 0)}
+            for state in states
+        ],
         "not_in_universe": [
             {"symbol": one.symbol, "timeframe": one.timeframe, "rows": one.rows}
             for one in strangers

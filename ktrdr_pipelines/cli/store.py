@@ -86,6 +86,14 @@ def repair(as_json: AsJson = False) -> None:
         say(f"set aside: {one}")
     for path in report.mended:
         say(f"{path}: its footer was lost or said too much; what is gone is missing again")
+    for path in report.distrusted:
+        say(
+            f"{path}: another program wrote it, with implausible values in it; the bars are kept, "
+            "and the next load requests them again"
+        )
+    if report.findings:
+        bars = counted(report.findings, "bar")
+        say(f"{bars} with implausible values taken for the gateway's; ktrdr verify lists them")
     if report.leftovers:
         say(f"removed {counted(len(report.leftovers), 'unfinished file')}")
     if report.ledger_set_aside:

@@ -31,14 +31,16 @@ _COLUMNS: Final = {
     "digest": "left",
     "verified before": "left",
 }
+_FINDINGS_AT_MOST: Final = 5
 
 
 def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     """Read every bar file whole and certify each symbol: what is there, what is not, and why.
 
     Checked are order, uniqueness, prices, session dates and the counts of each session, against
-    footers, ledger and calendars. The digest is of the bars alone: two stores that hold the same
-    bars of a series have the same one.
+    footers, ledger and calendars. Bars with implausible values that the gateway returned twice
+    are listed as findings; they are no damage. The digest is of the bars alone: two stores that
+    hold the same bars of a series have the same one.
 
     Exit codes: 0 all sound and explained, 1 something is corrupt, 2 bad usage, 3 something is
     unexplained.
@@ -81,8 +83,7 @@ def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
         for wrong in one.content.wrong:
             note(f"{one.found.series}: {wrong}")
         if one.content.findings:
-            bars = counted(len(one.content.findings), "bar")
-            say(f"{one.found.series}: {bars} implausible, as the gateway returned them twice")
+            _tell_findings(one)
         if one.found.error is not None and one.is_sound:
             note(f"Error: {one.found.error}")
         if one.content.outside:
@@ -91,6 +92,18 @@ def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
         if one.content.unsettled:
             bars = counted(one.content.unsettled, "bar")
             say(f"{one.found.series}: {bars} that no answer has settled")
+
+
+def _tell_findings(one: "Certificate") -> None:
+    from ktrdr_pipelines.core.bars import moment
+
+    found = one.content.findings
+    bars = counted(len(found), "bar")
+    say(f"{one.found.series}: {bars} with implausible values, kept as the gateway returned them:")
+    for finding in found[:_FINDINGS_AT_MOST]:
+        say(f"  {moment(finding.ts):%Y-%m-%d %H:%M}Z {finding.kind}: {finding.detail}")
+    if len(found) > _FINDINGS_AT_MOST:
+        say(f"  and {len(found) - _FINDINGS_AT_MOST:,} more; --json lists all")
 
 
 def _row(one: "Certificate") -> tuple[object, ...]:
@@ -157,7 +170,8 @@ def _certificate_json(one: "Certificate") -> dict[str, Any]:
         "sound": one.is_sound,
         "wrong": one.content.wrong,
         "findings": [
-            {"ts": moment(finding.ts), "detail": finding.detail} for finding in one.content.findings
+            {"ts": moment(finding.ts), "kind": str(finding.kind), "detail": finding.detail}
+            for finding in one.content.findings
         ],
         "first": one.found.first,
         "last": one.found.last,

@@ -15,6 +15,7 @@ The rules, and why:
   last instant stays open. A quiet end that is longer than any pause inside the response may be a
   response cut short: it is requested once more by itself.
 - A session without a single bar is never covered here: it is told, and needs proof.
+- Where a row stood that is no bar nothing is covered, and nothing is said to be empty.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,7 +40,8 @@ class Question:
     """What was requested, of which series, and when: what a response is evaluated by.
 
     ``holds_back`` says that the gateway withholds the newest bars, so that quiet after the last
-    bar means nothing.
+    bar means nothing. In ``impossible`` a row of the response stood that is no bar: it says nothing
+    of these places.
     """
 
     chunk: Chunk
@@ -47,6 +49,7 @@ class Question:
     timeframe: Timeframe
     now: datetime
     holds_back: bool = False
+    impossible: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,8 @@ def evaluate(question: Question, bars: pa.Table, reach: Interval | None) -> Eval
     if earlier_only:
         return Evaluation(kept, IntervalSet(), earlier_only=True)
     passed_over = _passed_over(reading)
-    covered = _spoken_of(question, reading) - passed_over - _open_end(question, reading)
+    unread = passed_over | question.impossible
+    covered = _spoken_of(question, reading) - unread - _open_end(question, reading)
     return Evaluation(
         kept, covered, _around(question, reading, passed_over), _begins_at(question, reading)
     )
@@ -261,6 +265,7 @@ def _around(question: Question, reading: _Reading, passed_over: IntervalSet) -> 
         if asked.covers(span.stamps)
         and inner.covers(span.stamps)
         and span.stamps.start in passed_over
+        and not question.impossible.clip(span.stamps)
     )
 
 
@@ -270,6 +275,9 @@ def _begins_at(question: Question, reading: _Reading) -> datetime | None:
     if reading.low > 0:
         return None
     asked = question.chunk.stamps
+    older = between(asked.start, first)
+    if older is None or question.impossible.clip(older):
+        return None
     before = any(span.stamps.end <= first and asked.covers(span.stamps) for span in reading.spans)
     return first if before else None
 

@@ -36,7 +36,7 @@ _TEXTS: Final = {
     UNEXPLAINED: "No bar is missing without a reason.",
     FRESH: "No tail is older than the registry's threshold of open session time.",
     ORDER: "Bars of the newest windows are in order and there once.",
-    SANE: "Bars of the newest windows have a highest high, a lowest low and numbers for prices.",
+    SANE: "Bars of the newest windows have plausible values, or those that the gateway returned.",
 }
 _NEWEST_DAYS: Final = {one: 70 if one is Timeframe.M1 else 400 for one in Timeframe}
 """How far back bars are examined: the newest windows and the ones before."""
@@ -48,27 +48,35 @@ Rows = list[tuple[object, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found of one timeframe: how many are bad, of how many, and the worst of them."""
+    """What a check found of one timeframe: how many are bad, of how many, and the worst of them.
+
+    ``kept`` counts bars that are as the gateway returned them although their values are
+    implausible; None where a check does not look at values.
+    """
 
     bad: int
     looked_at: int
     what: str
     columns: tuple[str, ...]
     rows: Rows
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN
+    kept: int | None = None
 
     def result(self, timeframe: Timeframe, name: str) -> dg.AssetCheckResult:
-        """Say it in Dagster's words; a bad one warns, since no run can do better for now."""
+        """Return the result of the check; most only warn, since no run can do better for now."""
         metadata: dict[str, dg.MetadataValue] = {
             "bad": dg.MetadataValue.int(self.bad),
             "looked_at": dg.MetadataValue.int(self.looked_at),
         }
+        if self.kept is not None:
+            metadata["findings"] = dg.MetadataValue.int(self.kept)
         if self.rows:
             metadata["worst"] = dg.MetadataValue.md(markdown_table(self.columns, self.rows))
         return dg.AssetCheckResult(
             asset_key=bars_key(timeframe),
             check_name=name,
             passed=self.bad == 0,
-            severity=dg.AssetCheckSeverity.WARN,
+            severity=self.severity,
             description=f"{self.bad} of {self.looked_at} {self.what}",
             metadata=metadata,
         )
@@ -191,15 +199,29 @@ def _order(files: Mapping[str, Examined | StoreError]) -> Finding:
 
 
 def _sane(files: Mapping[str, Examined | StoreError]) -> Finding:
+    """Return which bars have values that cannot be.
+
+    Damage is an error: a repair or another request removes it. Bars with findings alone pass, and
+    are counted: they are what the gateway has, nothing removes them, and a check that fails for
+    ever would hide the damage that comes later.
+    """
     good = {name: one for name, one in files.items() if isinstance(one, Examined)}
-    bad = [
+    rows: Rows = [
         (name, one.implausible, one.first_implausible)
         for name, one in good.items()
         if one.implausible
     ]
-    rows: Rows = list(bad[:_NAMED_AT_MOST])
-    total = sum(one.rows for one in good.values())
     count = sum(one.implausible for one in good.values())
-    told = sum(one.findings for one in good.values())
-    what = f"bars are implausible and not the gateway's ({told} more are as it returned them)"
-    return Finding(count, total, what, ("file", "bars", "first"), rows)
+    kept = sum(one.findings for one in good.values())
+    what = "bars have implausible values that the gateway is not known to have returned"
+    if kept:
+        what += f"; {kept} more are kept as it returned them, ktrdr verify lists them"
+    return Finding(
+        count,
+        sum(one.rows for one in good.values()),
+        what,
+        ("file", "bars", "first"),
+        rows[:_NAMED_AT_MOST],
+        severity=dg.AssetCheckSeverity.ERROR if count else dg.AssetCheckSeverity.WARN,
+        kept=kept,
+    )

@@ -1,17 +1,18 @@
 """The gateway's historical answers as values: bars, the stretch they answer, head timestamps.
 
-Not here: asking (``ib.source``), which bars are kept (``core.settle``).
+Not here: asking (``ib.source``), which bars are kept (``core.evaluation``).
 """
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, moment
+from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, moment
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
@@ -26,15 +27,33 @@ _OLDEST_EPOCH_S = 100_000_000  # 1973; smaller numbers are dates such as 2026010
 _NEWEST_EPOCH_S = 4_102_444_800  # 2100; larger numbers are milliseconds, or nonsense
 _DAY_S = 86_400
 _MOST_COUNT = 2**31 - 1
-_END = ";"
-_NUMBERS = re.compile(r"(?:-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?;)*")
-_WHOLE_NUMBERS = re.compile(r"(?:[0-9]{1,12};)*")
+_MOST_OUT_OF_ORDER = 0.25
+"""Share of rows out of order beyond which a gateway is taken not to order its rows at all."""
+
+_END = "\0"  # separates the fields on the wire, so no text holds it
+_NUMBER = r"-?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+" + _END
+_WHOLE_NUMBER = r"[0-9]{1,12}+" + _END
+# Possessive quantifiers: a column of one bad text among good ones must not be tried in every
+# possible division, whose number grows exponentially with the rows.
+_NUMBERS, _WHOLE_NUMBERS = (re.compile(f"(?:{one})*+") for one in (_NUMBER, _WHOLE_NUMBER))
+_ONE_NUMBER, _ONE_WHOLE_NUMBER = map(re.compile, (_NUMBER, _WHOLE_NUMBER))
 _EVER = Interval(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+_SLACK = timedelta(days=30)
+_UNITS = {
+    "S": {"seconds": 1},
+    "D": {"days": 1},
+    "W": {"days": 7},
+    "M": {"days": 31},
+    "Y": {"days": 366},
+}
 _SHORT_A_DAY = 3  # the bars that a session and the breaks in it begin with
 _NOT_AVAILABLE = IbLimitsRegistry.NO_MARKET_DATA_VALUE.value
 _UNSET = IbLimitsRegistry.UNSET_VALUES.value
 _PRICES = 4
-_MOMENT = re.compile(r"(\d{8})(-| {1,2})(\d\d:\d\d:\d\d)(?: +(\S+))?")
+# ASCII: other scripts have digits too, which Python's int and strptime would read.
+_MOMENT = re.compile(r"(\d{8})(-| {1,2})(\d\d:\d\d:\d\d)(?: +(\S+))?", re.ASCII)
+_COUNT = re.compile(r"[0-9]{1,9}")
+_EPOCH = re.compile(r"-?[0-9]{1,18}")
 _NO_HEAD = frozenset({"", "0", str(_NOT_AVAILABLE)})
 _UTC_NAMES = frozenset({"UTC", "GMT", "Z"})
 
@@ -56,9 +75,10 @@ def history_of(fields: list[str]) -> History:
         ValueError: it does not hold as many bars as it says.
     """
     _, _, start, end, count_text, *_ = fields[:_HEADER]
-    count = int(count_text)
-    texts = fields[_HEADER:]
-    if count < 0 or len(texts) != count * _PER_BAR:
+    if _COUNT.fullmatch(count_text) is None:
+        raise ValueError(f"{count_text!r} as the number of bars")
+    count, texts = int(count_text), fields[_HEADER:]
+    if len(texts) != count * _PER_BAR:
         raise ValueError(f"{len(texts)} values for {count} bars")
     return History(start, end, count, texts)
 
@@ -77,18 +97,19 @@ class ReadBars:
     implausible: tuple[int, ...]
 
 
-def bars_of(history: History, series: Series, until: datetime | None = None) -> ReadBars:
+def bars_of(history: History, series: Series, asked: Interval | None = None) -> ReadBars:
     """Read the bars of a response.
 
     Args:
         history: message 17.
         series: what was requested.
-        until: the requested end, or the gateway's time; no bar begins a day after it.
+        asked: the longest interval of real time that the request may mean (``asked_of``). No bar
+            begins a day after it; older ones are normal where no other came.
 
     Raises:
-        ValueError: most rows are no bars, or the bars are of another size; the text says which.
+        ValueError: no row is a bar, or the bars are of another size; the text says which.
     """
-    places, days, good = _stamps(history.texts[0::_PER_BAR], series, until)
+    places, days, good = _stamps(history.texts[0::_PER_BAR], series, asked)
     columns = [history.texts[place::_PER_BAR] for place in range(1, _PER_BAR)]
     values = []
     for place, texts in enumerate(columns):
@@ -99,23 +120,37 @@ def bars_of(history: History, series: Series, until: datetime | None = None) -> 
         unset = np.isin(numbers, _UNSET)
         good &= known & np.isfinite(numbers) & ~(unset if is_price else np.zeros_like(unset))
         values.append(numbers if is_price else np.where(unset, _NOT_AVAILABLE, numbers))
-    _check_most_are_bars(history.texts, good)
-    impossible = _places_of(~good, places, series.timeframe)
-    places, days = places[good], days[good]
-    values = [column[good] for column in values]
-    order, twice = _order(places, values)
-    impossible |= IntervalSet(
-        Interval(moment(key), moment(key) + series.timeframe.length) for key in twice.tolist()
-    )
-    if not len(order):
-        raise ValueError(f"two different bars for each of {len(twice)} stamps")
-    places, days = places[order], days[order]
-    values = [column[order] for column in values]
+    _drop_rivals(places, values, good)
+    _drop_misplaced(places, good)
+    if asked is not None:
+        _drop_ancient(places, good, asked)
+    if not good.any():
+        row = history.texts[:_PER_BAR]
+        raise ValueError(f"none of {len(good)} rows is a bar, the first is {row}")
+    taken = np.flatnonzero(good)
+    taken = taken[np.unique(places[taken], return_index=True)[1]]
+    impossible = _places_of(np.flatnonzero(~good), np.sort(taken), places, series.timeframe)
+    if asked is not None and series.timeframe.is_intraday:
+        impossible |= _before_late(places[taken], asked, series.timeframe)
+    places, days = places[taken], days[taken]
+    values = [column[taken] for column in values]
     if series.timeframe.is_intraday:
         _check_spacing(places, days, series.timeframe)
     bars, odd = _table(places, days, values)
     odd |= implausible_rows(bars, series.instrument.sec_type)
     return ReadBars(bars, impossible, tuple(places[odd].tolist()))
+
+
+def asked_of(until: datetime, duration: str) -> Interval:
+    """Return the longest interval of real time that a request may mean.
+
+    Args:
+        until: its end, or the gateway's time.
+        duration: in IB's words. ``N D`` counts sessions: a thin market may have every other day.
+    """
+    count, unit = duration.split()
+    longest = 2 * int(count) * timedelta(**_UNITS[unit]) + _SLACK
+    return Interval(max(until - longest, _EVER.start + _SLACK), until)
 
 
 def reach_of(history: History) -> Interval | None:
@@ -152,13 +187,15 @@ def head_of(text: str) -> datetime | None:
     Raises:
         ValueError: the text is no moment.
     """
-    if text.strip() in _NO_HEAD:
+    plain = text.strip()
+    if plain in _NO_HEAD:
         return None
-    if text.strip().isdigit() and int(text) >= _OLDEST_EPOCH_S:
-        return datetime.fromtimestamp(int(text), UTC)
-    if text.strip().lstrip("-").isdigit() and len(text.strip()) != 8:
-        return datetime.fromtimestamp(int(text), UTC)
-    if (moment := moment_of(text)) is None:
+    if _EPOCH.fullmatch(plain) and len(plain) != 8:  # eight digits are a date without a time
+        try:
+            return datetime.fromtimestamp(int(plain), UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise ValueError(f"head timestamp {text!r}") from error
+    if (moment := moment_of(plain)) is None:
         raise ValueError(f"head timestamp {text!r}")
     return moment
 
@@ -181,10 +218,10 @@ def zone_named(name: str | None, *, also: frozenset[str] = frozenset()) -> ZoneI
 
 
 def _stamps(
-    texts: list[str], series: Series, until: datetime | None
+    texts: list[str], series: Series, asked: Interval | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return stamps (int64 microseconds), session dates, and which rows have one that can be."""
-    latest = _NEWEST_EPOCH_S if until is None else int(until.timestamp()) + _DAY_S
+    latest = _NEWEST_EPOCH_S if asked is None else int(asked.end.timestamp()) + _DAY_S
     if series.timeframe.is_intraday:
         seconds, good = _whole_numbers(texts)
         good &= (seconds % 60 == 0) & (seconds >= _OLDEST_EPOCH_S) & (seconds <= latest)
@@ -193,9 +230,9 @@ def _stamps(
         return keys, calendar_named(series.instrument.calendar).days_of(keys), good
     days, good = _dates(texts)
     numbers = days.astype(np.int64)
-    good &= numbers * _DAY_S <= latest + _DAY_S
-    if series.timeframe is Timeframe.W1:
+    if series.timeframe is Timeframe.W1:  # dated by any day of a week that may not have ended
         numbers = numbers - (numbers + _MONDAY) % 7
+    good &= numbers * _DAY_S <= latest
     return numbers * 86_400_000_000, days, good
 
 
@@ -203,7 +240,7 @@ def _whole_numbers(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return whole numbers, 0 where a text is none, and which texts are."""
     if _WHOLE_NUMBERS.fullmatch(_END.join((*texts, ""))):
         return np.array([int(text) for text in texts], dtype=np.int64), np.ones(len(texts), bool)
-    good = np.array([bool(_WHOLE_NUMBERS.fullmatch(text + _END)) for text in texts], bool)
+    good = np.array([bool(_ONE_WHOLE_NUMBER.fullmatch(text + _END)) for text in texts], bool)
     numbers = [int(text) if is_one else 0 for text, is_one in zip(texts, good, strict=True)]
     return np.array(numbers, dtype=np.int64), good
 
@@ -222,35 +259,112 @@ def _dates(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return days, good
 
 
-def _check_most_are_bars(texts: list[str], good: np.ndarray) -> None:
-    """Refuse a response of which no more than half the rows are bars."""
-    bad = len(good) - int(np.count_nonzero(good))
-    if bad and bad * 2 >= len(good):
-        first = int(np.argmin(good))
-        row = texts[first * _PER_BAR : (first + 1) * _PER_BAR]
-        raise ValueError(f"{bad} of {len(good)} rows are no bars, first {row}")
+def _drop_rivals(keys: np.ndarray, values: list[np.ndarray], good: np.ndarray) -> None:
+    """Take rows for no bars whose stamp another row has too, with other values."""
+    rows = np.flatnonzero(good)
+    order = rows[np.argsort(keys[rows], kind="stable")]
+    twin = keys[order][1:] == keys[order][:-1]
+    if not twin.any():
+        return
+    differs = np.zeros(len(twin), dtype=bool)
+    for column in values:
+        differs |= column[order][1:] != column[order][:-1]
+    good &= ~np.isin(keys, keys[order][1:][twin & differs])
 
 
-def _places_of(bad: np.ndarray, keys: np.ndarray, timeframe: Timeframe) -> IntervalSet:
-    """Return where rows that are no bars may stand: between the bars beside them, as they came."""
+def _drop_misplaced(keys: np.ndarray, good: np.ndarray) -> None:
+    """Take rows for no bars that break the order of an otherwise ordered response.
+
+    IB orders rows by time (grade L), so a stamp that is out of order is another bar's. A gateway
+    that orders nothing, or orders newest first, is believed: there its order says nothing.
+    """
+    rows = np.flatnonzero(good)
+    rows = rows[np.sort(np.unique(keys[rows], return_index=True)[1])]
+    steps = np.diff(keys[rows])
+    if not (steps < 0).any() or (steps < 0).all():
+        return
+    misplaced = np.ones(len(rows), dtype=bool)
+    misplaced[_longest_rising(keys[rows].tolist())] = False
+    if np.count_nonzero(misplaced) <= _MOST_OUT_OF_ORDER * len(rows):
+        good &= ~np.isin(keys, keys[rows[misplaced]])
+
+
+def _longest_rising(keys: list[int]) -> list[int]:
+    """Return the places of a longest run of keys that rise, not necessarily side by side."""
+    tops: list[int] = []
+    places: list[int] = []
+    before: list[int] = []
+    for place, key in enumerate(keys):
+        at = bisect_left(tops, key)
+        before.append(places[at - 1] if at else -1)
+        tops[at : at + 1] = [key]
+        places[at : at + 1] = [place]
+    chain, place = [], places[-1]
+    while place >= 0:
+        chain.append(place)
+        place = before[place]
+    return chain[::-1]
+
+
+def _drop_ancient(keys: np.ndarray, good: np.ndarray, asked: Interval) -> None:
+    """Take rows for no bars that are far older than the request reaches, if others are not.
+
+    One alone would let the response seem to reach back over everything before the next row.
+    """
+    ancient = good & (keys < micros(asked.start))
+    if (good & ~ancient).any():
+        good &= ~ancient
+
+
+def _places_of(
+    bad: np.ndarray, good: np.ndarray, keys: np.ndarray, timeframe: Timeframe
+) -> IntervalSet:
+    """Return where rows that are no bars may stand: between the bars beside them, as they came.
+
+    Args:
+        bad: the places of these rows.
+        good: the places of bars, each stamp once.
+        keys: the stamps of all rows.
+        timeframe: of the bars.
+    """
+    if not len(bad):
+        return IntervalSet()
+    steps = np.diff(keys[good])
+    is_falling = len(steps) > 0 and bool((steps < 0).all())
+    if not is_falling and (steps < 0).any():
+        return IntervalSet([_EVER])  # rows without an order do not tell where one is missing
     length = timeframe.seconds * 1_000_000
-    good = np.flatnonzero(~bad)
+    starts, ends = keys[good], keys[good] + length
     found: list[Interval] = []
-    for place in np.flatnonzero(bad):
-        at = int(np.searchsorted(good, place))
-        start = moment(int(keys[good[at - 1]]) + length) if at else _EVER.start
-        end = moment(int(keys[good[at]])) if at < len(good) else _EVER.end
+    for at in np.unique(np.searchsorted(good, bad)).tolist():
+        older, newer = (at, at - 1) if is_falling else (at - 1, at)
+        start = moment(int(ends[older])) if 0 <= older < len(good) else _EVER.start
+        end = moment(int(starts[newer])) if 0 <= newer < len(good) else _EVER.end
         if start < end:
             found.append(Interval(start, end))
     return IntervalSet(found)
 
 
-def _check_spacing(micros: np.ndarray, days: np.ndarray, timeframe: Timeframe) -> None:
+def _before_late(keys: np.ndarray, asked: Interval, timeframe: Timeframe) -> IntervalSet:
+    """Return what lies between the last bars before the requested end and bars behind it.
+
+    IB returns none behind it (grade L): a stamp there may be another bar's, and would let the
+    response seem to have a bar on both sides of what is missing.
+    """
+    first = int(np.searchsorted(keys, micros(asked.end)))
+    if not 0 < first < len(keys):
+        return IntervalSet()
+    start = moment(int(keys[first - 1])) + timeframe.length
+    place = between(start, moment(int(keys[first])))
+    return IntervalSet([place] if place else [])
+
+
+def _check_spacing(keys: np.ndarray, days: np.ndarray, timeframe: Timeframe) -> None:
     """Refuse bars that follow each other too soon: they are of another size.
 
     A bar is shorter than its size only where trading begins, after a night or a break.
     """
-    stamps = np.unique(micros)
+    stamps = np.unique(keys)
     near = int(np.count_nonzero(np.diff(stamps) < timeframe.seconds * 1_000_000))
     if near > _SHORT_A_DAY * len(np.unique(days)):
         raise ValueError(
@@ -274,26 +388,9 @@ def _numbers(texts: list[str], *, optional: bool) -> tuple[np.ndarray, np.ndarra
     if _NUMBERS.fullmatch(_END.join((*given, ""))):
         numbers = np.fromiter(map(float, given), dtype=np.float64, count=len(given))
         return numbers, np.ones(len(given), bool)
-    good = np.array([bool(_NUMBERS.fullmatch(text + _END)) for text in given], bool)
+    good = np.array([bool(_ONE_NUMBER.fullmatch(text + _END)) for text in given], bool)
     read = (float(text) if is_one else -1.0 for text, is_one in zip(given, good, strict=True))
     return np.fromiter(read, dtype=np.float64, count=len(given)), good
-
-
-def _order(keys: np.ndarray, values: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places to take so that stamps rise, and the stamps of which rows disagree.
-
-    Of rows that are alike one is taken, of rows that disagree none.
-    """
-    if len(keys) < 2 or bool(np.all(keys[1:] > keys[:-1])):
-        return np.arange(len(keys)), np.empty(0, np.int64)
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    twin = np.append(False, ordered[1:] == ordered[:-1])
-    differs = np.zeros(len(keys), dtype=bool)
-    for column in values:
-        differs |= np.append(False, column[order][1:] != column[order][:-1])
-    rivals = np.unique(ordered[twin & differs])
-    return order[~twin & ~np.isin(ordered, rivals)], rivals
 
 
 def _table(

@@ -27,8 +27,11 @@ _OLD_NAMES = frozenset(
 """Zones without a slash that details use (grade C) and that mean one place only; EST and its like
 are told from no other."""
 
-_SEGMENT = re.compile(r"(\d{8}):(\d{4})-(?:(\d{8}):)?(\d{4})")
-_CLOSED = re.compile(r"(\d{8}):CLOSED")
+# ASCII: other scripts have digits too, which Python's int and strptime would read.
+_SEGMENT = re.compile(r"(\d{8}):(\d{4})-(?:(\d{8}):)?(\d{4})", re.ASCII)
+_CLOSED = re.compile(r"(\d{8}):CLOSED", re.ASCII)
+_WALL = re.compile(r"\d{8}[- ]\d\d:\d\d:\d\d", re.ASCII)
+_DATE = re.compile(r"\d{8}", re.ASCII)
 
 
 def schedule_days(fields: list[str]) -> list[LearnedDay]:
@@ -91,9 +94,13 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _moment(text: str, zone: ZoneInfo) -> datetime:
+    if _WALL.fullmatch(text) is None:
+        raise ValueError(f"{text!r} as a moment of a session")
     wall = datetime.strptime(text.replace(" ", "-"), "%Y%m%d-%H:%M:%S")  # noqa: DTZ007
     return wall.replace(tzinfo=zone).astimezone(UTC)
 
 
 def _date(text: str) -> date:
+    if _DATE.fullmatch(text) is None:
+        raise ValueError(f"{text!r} as the date of a session")
     return datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC).date()

@@ -34,7 +34,7 @@ from ktrdr_pipelines.ib.contracts import Candidate, candidate_of, chosen, contra
 from ktrdr_pipelines.ib.entitlements import entitlement_of
 from ktrdr_pipelines.ib.gateway import GatewayConnection
 from ktrdr_pipelines.ib.health import Health, with_vitals
-from ktrdr_pipelines.ib.history import History, bars_of, head_of, history_of, reach_of
+from ktrdr_pipelines.ib.history import History, asked_of, bars_of, head_of, history_of, reach_of
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.queries import (
     bar_query,
@@ -190,9 +190,8 @@ class GatewaySource:
         except NoDataError as error:
             return NoData(request, error.came)
         with _bad_answer(query.asked):
-            until = request.ends_at or self.now()
             history = history_of(reply.fields)
-            return _answer(request, history, until, lacks_newest=reply.lacks_newest)
+            return _answer(request, history, self.now(), lacks_newest=reply.lacks_newest)
 
     async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
         """Give the start of the oldest data, or None where the gateway cannot say.
@@ -268,11 +267,12 @@ class GatewaySource:
 
 
 def _answer(
-    request: BarRequest, history: History, until: datetime, *, lacks_newest: bool
+    request: BarRequest, history: History, now: datetime, *, lacks_newest: bool
 ) -> Answer | NoData:
     if history.count == 0:
         return NoData(request, "the gateway answered with 0 bars")
-    found = bars_of(history, request.series, until)
+    asked = asked_of(request.ends_at or now, request.duration)
+    found = bars_of(history, request.series, asked)
     return Answer(
         request,
         found.bars,

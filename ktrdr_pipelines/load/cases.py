@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 
 from ktrdr_pipelines.core.answers import Answer, NoData
 from ktrdr_pipelines.core.bars import micros, moment, stamps
@@ -104,13 +105,20 @@ class Case:
         """Request once and take in what comes."""
         desk = self._desk
         self.asking = chunk
-        asked = await self._asked(chunk)
+        asked = await desk.asking.chunk(chunk)
         desk.failures_in_a_row = 0
         desk.means.widths.answered(desk.series.timeframe, chunk.sessions)
-        answer, proved = asked.answer, "nothing"
+        answer: Answer | NoData | None = asked.answer
+        if isinstance(answer, Answer) and (answer.impossible or answer.implausible):
+            asked, answer = await self._once_more(chunk, asked, answer)
+        proved = "nothing"
         try:
             if isinstance(answer, NoData):
                 proved = await self._take_empty(chunk)
+            elif answer is None:
+                desk.defer(chunk.stamps)
+                self.was_empty = False
+                proved = "no row that is a bar twice"
             else:
                 proved = await self._take_bars(chunk, answer)
         finally:
@@ -119,24 +127,21 @@ class Case:
         desk.means.progress.answered(desk.series, rows)
         await desk.commits.commit_when_due()
 
-    async def _asked(self, chunk: Chunk) -> Asked:
-        """Request a chunk, twice where rows of the response are no bars, or hardly can be."""
+    async def _once_more(
+        self, chunk: Chunk, asked: Asked, first: Answer
+    ) -> tuple[Asked, Answer | None]:
+        """Request a chunk again of which rows are no bars, or hardly can be.
+
+        Returns: the second response as it came, and what both say together.
+        """
         desk = self._desk
-        first = await desk.asking.chunk(chunk)
-        answer = first.answer
-        if not isinstance(answer, Answer) or not (answer.impossible or answer.implausible):
-            return first
-        odd = f"{len(answer.impossible)} impossible, {len(answer.implausible)} implausible rows"
-        desk.asking.record(first, f"{odd}: requested once more")
-        second = await desk.asking.chunk(chunk)
-        came = second.answer if isinstance(second.answer, Answer) else None
-        both = reconciled(answer, came, desk.series.timeframe.length)
-        if both.implausible:
-            found = findings_of(both.bars, both.implausible)
-            at = desk.means.keeper.patience.clock()
-            desk.means.store.ledger.record_findings(series_key(desk.series), found, at)
-            desk.note(f"{len(found)} bars came twice with implausible values; they are kept")
-        return replace(second, answer=both)
+        odd = f"{len(first.implausible)} implausible bars, rows at {len(first.impossible)} places"
+        desk.asking.record(asked, f"{odd} are no bars: requested once more")
+        desk.means.progress.planned(desk.series, 1)
+        desk.means.progress.answered(desk.series, 0)
+        again = await desk.asking.chunk(chunk)
+        second = again.answer if isinstance(again.answer, Answer) else None
+        return again, reconciled(first, second, desk.series.timeframe.length)
 
     # --- responses with bars -------------------------------------------------------------------
 
@@ -148,7 +153,12 @@ class Case:
         need = desk.need(chunk.stamps)
         before = need.gaps()
         question = Question(
-            chunk, need.calendar, need.timeframe, need.now, holds_back=answer.lacks_newest
+            chunk,
+            need.calendar,
+            need.timeframe,
+            need.now,
+            holds_back=answer.lacks_newest,
+            impossible=answer.impossible,
         )
         found = evaluate(question, answer.bars, answer.reach)
         desk.compare_with_held(chunk, answer.bars)
@@ -157,9 +167,9 @@ class Case:
             return self._take_earlier(chunk, answer)
         self.was_empty = False
         self._refute(found)
-        covered = found.covered - answer.impossible
-        desk.cover(Coverage(bars=covered), found.bars)
-        self._say(chunk, found, answer.impossible)
+        self._record_findings(found.bars, answer.implausible)
+        desk.cover(Coverage(bars=found.covered), found.bars)
+        self._say(chunk, found)
         self._widen()
         if answer.lacks_newest:
             desk.defer(chunk.stamps)
@@ -167,10 +177,25 @@ class Case:
         self._take_quiet(chunk, before, answer.impossible)
         if found.around:
             desk.defer_part(found.around)
-        self._skip_edges(chunk, stamps(answer.bars))
+        self._skip_edges(chunk, stamps(answer.bars), answer.impossible)
         if found.begins_at is not None:
             await desk.learn_beginning(ask=False)
-        return f"{found.bars.num_rows} bars, {covered.length} covered"
+        return f"{found.bars.num_rows} bars, {found.covered.length} covered"
+
+    def _record_findings(self, bars: pa.Table, implausible: Sequence[int]) -> None:
+        """Remember which of the bars to be kept are implausible.
+
+        It comes before the bars: a finding without a bar says nothing, a bar without its finding
+        is damage.
+        """
+        desk = self._desk
+        found = findings_of(bars, implausible, desk.series.instrument.sec_type)
+        if not found:
+            return
+        at = desk.means.keeper.patience.clock()
+        desk.means.store.ledger.record_findings(series_key(desk.series), found, at)
+        count = f"{len(found)} bars" if len(found) > 1 else "1 bar"
+        desk.note(f"{count} with implausible values came twice the same and are kept")
 
     def _take_quiet(self, chunk: Chunk, before: IntervalSet, impossible: IntervalSet) -> None:
         """Take in what a response with bars leaves open of sessions that have bars.
@@ -185,7 +210,7 @@ class Case:
             self._is_direct = True
         desk.left_by_bars |= quiet - impossible
 
-    def _skip_edges(self, chunk: Chunk, keys: np.ndarray) -> None:
+    def _skip_edges(self, chunk: Chunk, keys: np.ndarray, impossible: IntervalSet) -> None:
         """Leave to daily bars the sessions at a chunk's ends that no bar came for.
 
         A thin instrument has such an end at every third chunk; one request for daily bars speaks
@@ -198,7 +223,7 @@ class Case:
             return
         first, last = moment(keys[0]), moment(keys[-1])
         spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
-        gaps = need.gaps()
+        gaps = need.gaps() - impossible
         whole = [span for span in spans if gaps.covers(span.stamps) and is_closed(span, need.now)]
         older = [span for span in whole if span.stamps.end <= first]
         newer = [span for span in whole if span.stamps.start > last]
@@ -240,21 +265,16 @@ class Case:
                 "within a day of that count no more"
             )
 
-    def _say(self, chunk: Chunk, found: Evaluation, impossible: IntervalSet) -> None:
-        """Record what a response with bars says of sessions without any.
-
-        A session in which a row stood that is no bar is not empty.
-        """
+    def _say(self, chunk: Chunk, found: Evaluation) -> None:
+        """Record what a response with bars says of sessions without any."""
         desk, calendar = self._desk, self._desk.facts.calendar
         request, at = new_request(), desk.means.keeper.gateway_now()
         timeframe = desk.series.timeframe.value
         statements = [
             Statement(part, StatementKind.AROUND, timeframe, at, request)
-            for part in runs_of(calendar, self._spans(found.around - impossible))
+            for part in runs_of(calendar, self._spans(found.around))
         ]
         begins_at = found.begins_at
-        if begins_at is not None and any(part.start < begins_at for part in impossible):
-            begins_at = None
         if begins_at is not None and (asked := desk.asked_before(chunk, begins_at)):
             statements.append(Statement(asked, StatementKind.BEGINS, timeframe, at, request))
         desk.means.evidence.record(desk.series.symbol, statements)

@@ -302,11 +302,11 @@ class Confirmation:
             return IntervalSet()
         stamps = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
         chunk = Chunk(stamps, ends_at, duration, count)
-        found = evaluate(
-            Question(chunk, calendar, Timeframe.D1, desk.means.keeper.now()),
-            asked.answer.bars,
-            asked.answer.reach,
+        impossible = asked.answer.impossible
+        question = Question(
+            chunk, calendar, Timeframe.D1, desk.means.keeper.now(), impossible=impossible
         )
+        found = evaluate(question, asked.answer.bars, asked.answer.reach)
         desk.asking.record(asked, f"{found.bars.num_rows} daily bars around empty sessions")
         daily = Series(desk.series.instrument, Timeframe.D1)
         desk.means.evidence.saw_bars(daily, at)
@@ -317,25 +317,24 @@ class Confirmation:
             if span.stamps.start.date() in traded
         ]
         desk.means.evidence.refute(desk.series.symbol, refuted)
-        impossible = asked.answer.impossible  # rows that are no bars: their days are not empty
-        around = found.around - impossible
         statements = [
             Statement(part, StatementKind.AROUND, Timeframe.D1.value, at, request)
-            for part in runs_of(calendar, (span for span in spans if around.covers(span.stamps)))
+            for part in runs_of(calendar, (span for span in spans if found.around.covers(span.stamps)))
         ]
-        if found.begins_at is not None and not impossible:
+        if found.begins_at is not None:
             began = next((span for span in spans if found.begins_at in span.stamps), None)
             if began is not None and spans[0].opens_at < began.opens_at:
                 asked_for = Interval(spans[0].opens_at, began.opens_at)
                 statements.append(
                     Statement(asked_for, StatementKind.BEGINS, Timeframe.D1.value, at, request)
                 )
+        newest = asked.answer.bars["session_date"][-1].as_py()
         self._say_empty(
             [
                 one
                 for one in block
-                if not impossible
-                and asked.answer.bars["session_date"][-1].as_py() < min(desk.days_of(one.span))
+                if newest < min(days := desk.days_of(one.span))
+                and not impossible.clip(Interval(midnight(min(days)), midnight(max(days) + _DAY)))
             ],
             at,
             request,

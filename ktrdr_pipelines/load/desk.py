@@ -17,6 +17,7 @@ from ktrdr_pipelines.core.evidence import StatementKind
 from ktrdr_pipelines.core.instruments import Identity
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Chunk, Need
+from ktrdr_pipelines.core.plausibility import explained
 from ktrdr_pipelines.core.sessions import Span, expected_spans
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
@@ -242,10 +243,21 @@ class Desk:
         """
         store, patience = self.means.store, self.means.keeper.patience
         result = store.save(self.series, self.identity, bars, coverage)
+        self._clear_findings(bars)
         if self._is_refresh:
             answered = coverage.settled(patience.market_clock()) & self.facts.again
             store.ledger.record_refreshed(series_key(self.series), answered, patience.clock())
         return result
+
+    def _clear_findings(self, bars: pa.Table) -> None:
+        """Forget the findings of bars that were replaced by others, once these are on disk."""
+        ledger, key = self.means.store.ledger, series_key(self.series)
+        if not (known := ledger.findings(key)):
+            return
+        _, found = explained(bars, self.series.instrument.sec_type, known)
+        stale = {one.ts for one in known} - {one.ts for one in found}
+        if replaced := stale & set(stamps(bars).tolist()):
+            ledger.clear_findings(key, replaced)
 
     def days_of(self, span: Span) -> set[date]:
         """Return the session dates inside a span."""

@@ -16,13 +16,13 @@ from ktrdr_pipelines.core.bars import stamps
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.completeness import Completeness
 from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.plausibility import Finding
+from ktrdr_pipelines.core.plausibility import Finding, explained
 from ktrdr_pipelines.core.spanarrays import span_arrays
 from ktrdr_pipelines.core.stretches import Stretches, stretches_of
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps
 from ktrdr_pipelines.store.barfile import read_file
-from ktrdr_pipelines.store.content import Digest, implausible_bars
+from ktrdr_pipelines.store.content import Digest
 from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.mirror import Mirrored, known_by
 from ktrdr_pipelines.store.recount import true_facts
@@ -50,7 +50,7 @@ class Content:
 
     ``outside`` are bars outside the known sessions: kept, as the gateway may know more than the
     calendar; ``unsettled`` are bars that no coverage speaks of; ``wrong`` says what cannot be.
-    ``findings`` are implausible bars that are as the gateway returned them twice: they are no damage.
+    ``findings`` are implausible bars that are as the gateway returned them: they are no damage.
     """
 
     bars: int = 0
@@ -125,13 +125,14 @@ def _read(book: GapBook, series: Series, path: Path, row: Mirrored, *, content: 
     if (facts.rows_per_session, facts.coverage) != (row.rows_per_session, row.coverage):
         content.wrong.append(f"{path} is not what the ledger says of it. Run `ktrdr repair`")
     known = book.store.ledger.findings(series_key(series))
-    damaged, findings = implausible_bars(bars, series.instrument.sec_type, known)
+    damaged, findings = explained(bars, series.instrument.sec_type, known)
     content.findings.extend(findings)
-    if damaged:
+    if damaged.any():
         content.wrong.append(
-            f"{path}: {damaged:,} bars have implausible values that the gateway is not known to "
-            "have returned. Hint: `ktrdr repair` takes them for the gateway's where the file is "
-            "as it was written; `ktrdr load --refresh` requests them again"
+            f"{path}: {int(damaged.sum()):,} bars have implausible values that the gateway is not "
+            "known to have returned. Hint: `ktrdr repair` takes them for the gateway's where the "
+            "file is as ktrdr wrote it; where another program wrote it the next load requests "
+            "them again"
         )
     if misdated := _misdated(series, bars):
         content.wrong.append(f"{path}: {misdated:,} bars stand under another session date")

@@ -28,6 +28,8 @@ FOOTER_KEY = "ktrdr"
 ROW_GROUP_ROWS = 131_072
 """Rows of a row group: a year of regular minutes in one, a year of all hours in three or four."""
 
+_SORTED_BY = (pq.SortingColumn(0),)
+
 Known = Callable[[], FileFacts]
 """Gives what is known of a file from elsewhere, should its footer be lost."""
 
@@ -78,6 +80,23 @@ def has_footer(path: Path) -> bool:
         return FOOTER_KEY.encode() in (file.metadata.metadata or {})
 
 
+def is_as_written(path: Path) -> bool:
+    """Say whether a file is laid out as ``write_file`` does it.
+
+    Other programs may keep the footer, but name no sorting columns and add a schema of their own
+    (pyarrow), or lose the footer (pandas, DuckDB).
+
+    Raises:
+        DiskError: the system refused to read.
+    """
+    with disk_errors(path), pq.ParquetFile(path) as file:
+        metadata = file.metadata
+        groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+        return set(metadata.metadata or {}) == {FOOTER_KEY.encode()} and all(
+            group.sorting_columns == _SORTED_BY for group in groups
+        )
+
+
 def count_bars_between(path: Path, interval: Interval, known: Known | None = None) -> int:
     """Count the bars of a file whose stamp lies in an interval, reading stamps alone."""
     with _opened(path, known) as (_facts, file):
@@ -85,8 +104,15 @@ def count_bars_between(path: Path, interval: Interval, known: Known | None = Non
     return int(bars_between(keys, interval.start, interval.end).num_rows)
 
 
-def write_file(path: Path, bars: pa.Table, facts: FileFacts) -> None:
+def write_file(path: Path, bars: pa.Table, facts: FileFacts, *, is_as_written: bool = True) -> None:
     """Put bars and what is known of them in place, in one step.
+
+    Args:
+        path: the file.
+        bars: all its bars, sorted by stamp.
+        facts: what is known of them.
+        is_as_written: whether the values are those that were saved; False keeps it visible that
+            another program wrote them (``is_as_written``).
 
     Raises:
         DiskError: the system refused; the older file still stands.
@@ -98,7 +124,7 @@ def write_file(path: Path, bars: pa.Table, facts: FileFacts) -> None:
             BAR_SCHEMA,
             compression="zstd",
             store_schema=False,
-            sorting_columns=[pq.SortingColumn(0)],
+            sorting_columns=_SORTED_BY if is_as_written else None,
         ) as writer:
             writer.write_table(bars, row_group_size=ROW_GROUP_ROWS)
             writer.add_key_value_metadata({FOOTER_KEY: facts_to_json(facts)})

@@ -1,18 +1,16 @@
-"""What the bars of a file are, beyond their count: plausible or not, and a digest of them.
+"""A digest of bars, to compare stores by.
 
-Not here: which bars should be there (``load.verify``), the file's footer (``store.recount``).
+Not here: which bars should be there (``load.verify``), which can be (``core.plausibility``), the
+file's footer (``store.recount``).
 """
 
 import hashlib
-from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ktrdr_pipelines.core.bars import BAR_SCHEMA, stamps
-from ktrdr_pipelines.core.instruments import SecType
-from ktrdr_pipelines.core.plausibility import Finding, findings_of, implausible_rows
 
 
 class Digest:
@@ -31,18 +29,6 @@ class Digest:
     def text(self) -> str:
         """The digest so far, in hexadecimal."""
         return self._hash.hexdigest()
-
-
-def implausible_bars(
-    bars: pa.Table, sec_type: SecType | None, known: Iterable[Finding]
-) -> tuple[int, list[Finding]]:
-    """Count implausible bars that no finding explains, and return the findings that explain others.
-
-    A finding explains a bar that has the values which the gateway returned twice.
-    """
-    keys = stamps(bars)[implausible_rows(bars, sec_type)]
-    found, explained = findings_of(bars, keys.tolist()), set(known)
-    return sum(one not in explained for one in found), [one for one in found if one in explained]
 
 
 def _plain(bars: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:

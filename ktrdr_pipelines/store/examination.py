@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ktrdr_pipelines.core.bars import VALUES
 from ktrdr_pipelines.core.instruments import SecType
-from ktrdr_pipelines.core.plausibility import Finding, findings_of, implausible_rows
+from ktrdr_pipelines.core.plausibility import Finding, explained
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.atomic import disk_errors
 
@@ -69,21 +69,18 @@ def examined(
 ) -> Examined:
     """Examine bars as they stand in a file.
 
-    ``implausible`` counts those that no finding explains, ``findings`` the others
+    ``implausible`` counts those that no finding explains, ``findings`` those that one does
     (``core.plausibility``).
     """
     keys = np.asarray(bars["ts"].cast(pa.int64()).to_numpy())
     steps = np.diff(keys)
-    odd = implausible_rows(bars, sec_type)
-    explained = set(known)
-    told = {one.ts for one in findings_of(bars, keys[odd].tolist()) if one in explained}
-    implausible = odd & ~np.isin(keys, list(told))
+    implausible, findings = explained(bars, sec_type, known)
     return Examined(
         rows=len(keys),
         out_of_order=int((steps < 0).sum()),
         duplicates=len(keys) - len(np.unique(keys)),
         implausible=int(implausible.sum()),
-        findings=int(odd.sum() - implausible.sum()),
+        findings=len(findings),
         first_misplaced=_first(keys[1:], steps <= 0),
         first_implausible=_first(keys, implausible),
     )

@@ -211,8 +211,9 @@ CREATE TABLE IF NOT EXISTS disagreements (
 CREATE TABLE IF NOT EXISTS findings (
     series TEXT NOT NULL,
     ts INTEGER NOT NULL,
+    kind TEXT NOT NULL,
     detail TEXT NOT NULL,
     found_at INTEGER NOT NULL,
-    PRIMARY KEY (series, ts)
+    PRIMARY KEY (series, ts, kind)
 )
 """

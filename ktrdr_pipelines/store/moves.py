@@ -22,7 +22,7 @@ from ktrdr_pipelines.store.atomic import (
     sync_folder,
     write_atomically,
 )
-from ktrdr_pipelines.store.barfile import read_file, write_file
+from ktrdr_pipelines.store.barfile import is_as_written, read_file, write_file
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.move_journal import (
@@ -142,7 +142,9 @@ def _prepare(layout: StoreLayout, move: Move) -> None:
     for path in sorted(old.rglob("*.parquet")) if old.is_dir() else ():
         facts, bars = read_file(path)
         identity = replace(facts.identity, symbol=move.target)
-        write_file(stage / path.relative_to(old), bars, replace(facts, identity=identity))
+        facts = replace(facts, identity=identity)
+        target = stage / path.relative_to(old)
+        write_file(target, bars, facts, is_as_written=is_as_written(path))
 
 
 def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:

@@ -35,6 +35,7 @@ from ktrdr_pipelines.store.atomic import locked
 from ktrdr_pipelines.store.barfile import (
     corrupt,
     count_bars_between,
+    is_as_written,
     read_bars,
     read_file,
     read_footer,
@@ -48,7 +49,7 @@ from ktrdr_pipelines.store.ledger import Ledger, series_key
 from ktrdr_pipelines.store.mirror import Mirrored, fingerprint, known_by, mirrored
 from ktrdr_pipelines.store.move_journal import refuse_moving
 from ktrdr_pipelines.store.naming import refuse_unnamed
-from ktrdr_pipelines.store.recount import true_facts
+from ktrdr_pipelines.store.recount import less_distrusted, true_facts
 
 _DAY = timedelta(days=1)
 
@@ -146,7 +147,8 @@ class BarStore:
                 before = IntervalSet(proof.interval for proof in row.coverage.empty)
                 found |= before - IntervalSet(proof.interval for proof in coverage.empty)
                 facts = replace(row.facts, coverage=coverage)
-                write_file(path, read_bars(path, known_by(row)), facts)
+                bars = read_bars(path, known_by(row))
+                write_file(path, bars, facts, is_as_written=is_as_written(path))
                 written = mirrored(fingerprint(path), facts)
                 self.ledger.record_mirror(key, {self.layout.relative(path): written})
         return found
@@ -339,7 +341,11 @@ class BarStore:
             return None, empty_bars()
         row = self.ledger.mirror(series_key(series)).get(self.layout.relative(path))
         said, bars = read_file(path, known_by(row))
-        return true_facts(path, said, bars, calendar_named(series.instrument.calendar)), bars
+        facts = true_facts(path, said, bars, calendar_named(series.instrument.calendar))
+        if not is_as_written(path):
+            known = self.ledger.findings(series_key(series))
+            facts = less_distrusted(facts, bars, known, series.instrument.sec_type)
+        return facts, bars
 
     def _places(self, series: Series, interval: Interval) -> dict[Path, Interval]:
         """Give the existing files that share stamps with an interval, and what each may hold."""

@@ -8,12 +8,13 @@ the file one that cannot be trusted.
 A lost footer is replaced by what the ledger mirrored of that very file. That is as safe as a kept
 one: either says only what we wrote under that name, neither vouches for the values of the bars that
 are left, and both are believed no further than a count of every session bears out. What the ledger
-does not know stays without a footer, and is an error.
+does not know stays without a footer, and is an error. Values that cannot be what was traded are
+not believed of another program.
 
 Not here: reading the file (``store.barfile``), when a recount is due (``store.parquet``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,9 @@ import pyarrow as pa
 
 from ktrdr_pipelines.core.bars import moment, rows_per_session, stamps
 from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.instruments import SecType
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.plausibility import Finding, explained
 from ktrdr_pipelines.core.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.store.barfile import corrupt
@@ -60,6 +63,31 @@ def true_facts(
     stretches = IntervalSet(_stretch(day, timeframe, bars, calendar) for day in lost)
     coverage = Coverage(said.coverage.bars - stretches, said.coverage.empty)
     return replace(said, coverage=coverage, rows=len(keys), rows_per_session=found)
+
+
+def less_distrusted(
+    facts: FileFacts, bars: pa.Table, known: Iterable[Finding], sec_type: SecType | None
+) -> FileFacts:
+    """Return the facts of a file that another program wrote, less what its values do not bear out.
+
+    Implausible bars without a finding may be that program's. They are covered no more, so that they
+    are requested again, and what the gateway returns then counts. Otherwise they would pass for
+    the gateway's as soon as the file is written anew.
+
+    Args:
+        facts: what is true of the file by its counts.
+        bars: all that is there.
+        known: the findings of the series.
+        sec_type: the kind of the instrument; None where it is not known.
+    """
+    odd, _ = explained(bars, sec_type, known)
+    length = facts.identity.timeframe.length
+    keys = stamps(bars)[odd].tolist()
+    places = IntervalSet(Interval(moment(key), moment(key) + length) for key in keys)
+    if not facts.coverage.bars & places:
+        return facts
+    coverage = replace(facts.coverage, bars=facts.coverage.bars - places)
+    return replace(facts, coverage=coverage)
 
 
 def _refuse_added(path: Path, found: Mapping[date, int], said: Mapping[date, int]) -> None:

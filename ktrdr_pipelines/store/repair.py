@@ -5,22 +5,22 @@ and what killed writers left is removed. Not here: judging one file (``store.ins
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from ktrdr_pipelines.clock import system_now
-from ktrdr_pipelines.core.bars import stamps
+from ktrdr_pipelines.core.bars import moment, stamps
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Identity, Instrument, Origin, SecType
-from ktrdr_pipelines.core.plausibility import findings_of, implausible_rows
+from ktrdr_pipelines.core.plausibility import Finding, explained, findings_of
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.atomic import TEMP_SUFFIX, disk_errors, locked
-from ktrdr_pipelines.store.barfile import read_bars, write_file
+from ktrdr_pipelines.store.barfile import is_as_written, read_bars, write_file
 from ktrdr_pipelines.store.catalog import rebuild_catalog
 from ktrdr_pipelines.store.inspection import (
     Inspected,
@@ -34,6 +34,7 @@ from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.mirror import fingerprint, known_by, mirrored
 from ktrdr_pipelines.store.move_journal import Move
 from ktrdr_pipelines.store.moves import finish_move
+from ktrdr_pipelines.store.recount import less_distrusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,10 @@ class RepairReport:
     ``ledger_set_aside`` is where a damaged ledger went; ``leftovers`` are unfinished files that
     were removed; ``forgotten`` counts audit rows that were past keeping; ``finished`` is the move
     of a symbol that had been cut short. ``mended`` are files whose footer was lost or said more
-    than they hold: it is written anew, and what they lack is missing.
+    than they hold: it is written anew, and what they lack is missing. ``distrusted`` are files
+    that another program wrote with implausible values in them: the bars are kept, and are requested
+    again. ``findings`` counts bars with implausible values that are taken for the gateway's from
+    now on.
     """
 
     files: int
@@ -53,6 +57,8 @@ class RepairReport:
     forgotten: int
     finished: Move | None = None
     mended: tuple[Path, ...] = ()
+    distrusted: tuple[Path, ...] = ()
+    findings: int = 0
 
 
 def repair(
@@ -78,6 +84,8 @@ def repair(
         finished = finish_move(layout, ledger)
         kept: list[Path] = []
         mended: list[Path] = []
+        distrusted: list[Path] = []
+        findings = 0
         quarantined = _strangers(layout)
         leftovers = _root_leftovers(layout)
         for symbol, timeframe in layout.series_folders():
@@ -86,9 +94,17 @@ def repair(
                 good, bad = _judged(
                     layout, ledger, symbol, timeframe, calendar=calendars.get(symbol)
                 )
+                known, sec_type = ledger.findings(f"{symbol}|{timeframe}"), kinds.get(symbol)
+                trusted = [_less_distrusted(item, known, sec_type) for item in good]
+                distrusted += [
+                    new.path for new, old in zip(trusted, good, strict=True) if new is not old
+                ]
+                good = trusted
                 mended += _mend(good)
                 quarantined += bad
-                _remember(layout, ledger, good, kinds=kinds, now=now)
+                _remember(layout, ledger, good, now)
+                key = f"{symbol}|{timeframe}"
+                findings += _find(ledger, key, good, sec_type=sec_type, now=now)
                 kept += [item.path for item in good]
         standing = {layout.relative(path) for path in kept}
         ledger.forget_mirror(name for name in ledger.mirrored_files() if name not in standing)
@@ -101,7 +117,9 @@ def repair(
         ledger_set_aside=aside,
         forgotten=forgotten,
         finished=finished,
-        mended=tuple(mended),
+        mended=tuple(path for path in mended if path not in distrusted),
+        distrusted=tuple(distrusted),
+        findings=findings,
     )
 
 
@@ -164,6 +182,17 @@ def _judged(
     return good, bad
 
 
+def _less_distrusted(
+    item: Inspected, known: Sequence[Finding], sec_type: SecType | None
+) -> Inspected:
+    """Take back the coverage of implausible bars that another program may have made so."""
+    if item.facts is None or (not item.is_to_mend and is_as_written(item.path)):
+        return item
+    bars = read_bars(item.path) if item.bars is None else item.bars
+    facts = less_distrusted(item.facts, bars, known, sec_type)
+    return item if facts is item.facts else replace(item, facts=facts, bars=bars)
+
+
 def _mend(good: Iterable[Inspected]) -> list[Path]:
     """Write the footers anew that are lost or say too much; no bar is touched."""
     mended = []
@@ -185,17 +214,9 @@ def _prevailing(layout: StoreLayout, found: Iterable[Inspected]) -> Identity | N
 
 
 def _remember(
-    layout: StoreLayout,
-    ledger: Ledger,
-    good: Iterable[Inspected],
-    *,
-    kinds: Mapping[str, SecType],
-    now: datetime,
+    layout: StoreLayout, ledger: Ledger, good: Iterable[Inspected], now: datetime
 ) -> None:
-    """Write what the good files of one series say into the ledger, and pin what they fix.
-
-    Implausible bars in a file that is as it was written came from the gateway: they are findings.
-    """
+    """Write what the good files of one series say into the ledger, and pin what they fix."""
     for item in good:
         if item.facts is None:
             continue
@@ -203,11 +224,39 @@ def _remember(
         row = mirrored(fingerprint(item.path), item.facts)
         key = f"{identity.symbol}|{identity.timeframe}"
         ledger.record_mirror(key, {layout.relative(item.path): row})
-        bars = read_bars(item.path)
-        odd = stamps(bars)[implausible_rows(bars, kinds.get(identity.symbol))]
-        if len(odd):
-            ledger.record_findings(key, findings_of(bars, odd.tolist()), now)
         _pin(layout, ledger, identity, now)
+
+
+def _find(
+    ledger: Ledger,
+    key: str,
+    good: Iterable[Inspected],
+    *,
+    sec_type: SecType | None,
+    now: datetime,
+) -> int:
+    """Derive the findings of a series anew; return how many bars had none before.
+
+    Implausible bars that a response covers, in a file that is as it was written, came from the
+    gateway. Others stay damage until they are requested again (``_less_distrusted``). Findings of
+    bars that are gone, or have other values, are forgotten.
+    """
+    known = ledger.findings(key)
+    stale = {one.ts for one in known}
+    new: list[Finding] = []
+    for item in good:
+        bars = read_bars(item.path)
+        odd, found = explained(bars, sec_type, known)
+        stale -= {one.ts for one in found}
+        if not item.is_to_mend and item.facts is not None:
+            covered = item.facts.coverage.bars
+            keys = [key for key in stamps(bars)[odd].tolist() if moment(key) in covered]
+            new += findings_of(bars, keys, sec_type)
+    if stale:
+        ledger.clear_findings(key, stale)
+    if new:
+        ledger.record_findings(key, new, now)
+    return len(new)
 
 
 def _pin(layout: StoreLayout, ledger: Ledger, identity: Identity, now: datetime) -> None:

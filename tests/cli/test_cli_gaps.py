@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.store.barfile import read_file, write_file
 from ktrdr_pipelines.store.layout import open_store
 from ktrdr_pipelines.store.ledger import Ledger
 
@@ -200,8 +202,129 @@ def test_verify_finds_prices_that_cannot_be(ktrdr: Any, store: Path, gateway: An
     pq.write_table(table.set_column(place, table.schema.field("high"), low), path)
     told = ktrdr("verify", "AAPL")
     assert told.code == 1
-    assert "prices of 6 bars cannot be" in told.err
+    assert "6 bars have implausible values" in told.err
+    assert "ktrdr repair" in told.err
     assert "corrupt" in told.out
+    assert _daily_certificate(ktrdr("verify", "AAPL", "--json").document)["findings"] == []
+
+
+def _rewrite_badly(path: Path, *, keeps_footer: bool) -> None:
+    """Let another program write highs below the lows."""
+    table = pq.read_table(path, partitioning=None)
+    low = pc.subtract(table["low"], 1.0)
+    table = table.set_column(table.schema.get_field_index("high"), "high", low)
+    pq.write_table(table if keeps_footer else table.replace_schema_metadata(None), path)
+
+
+@pytest.mark.parametrize("keeps_footer", [True, False])
+def test_what_another_program_wrote_is_no_finding(
+    ktrdr: Any, store: Path, gateway: Any, *, keeps_footer: bool
+) -> None:
+    """However often it is repaired it stays damage, until the next load requests it again."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    _rewrite_badly(_daily(store), keeps_footer=keeps_footer)
+    first = ktrdr("repair")
+    assert "the next load requests them again" in first.out
+    assert "footer was lost" not in first.out
+    for _ in range(2):
+        certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
+        assert (certificate["sound"], certificate["findings"]) == (False, [])
+        again = ktrdr("repair", "--json").document
+        assert (again["findings"], again["distrusted"], again["mended"]) == (0, [], [])
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
+    assert (certificate["sound"], certificate["findings"]) == (True, [])
+
+
+@pytest.mark.parametrize("keeps_footer", [True, False])
+def test_a_load_launders_no_damage(
+    ktrdr: Any, store: Path, gateway: Any, *, keeps_footer: bool
+) -> None:
+    """A save that writes the file anew has the implausible bars in it requested again."""
+    ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
+    _rewrite_badly(_daily(store), keeps_footer=keeps_footer)
+    ktrdr("load", "AAPL", "1d", "--start", "2024-01-08", "--end", "2024-01-10")
+    ktrdr("repair")
+    certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
+    assert (certificate["sound"], certificate["findings"]) == (False, [])
+    assert ktrdr("load", "AAPL", "1d", *DAYS).code == 0
+    certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
+    assert (certificate["sound"], certificate["findings"], certificate["bars"]) == (True, [], 6)
+
+
+def _spoil(store: Path, column: str, value: float) -> None:
+    """Give the first daily bar another value, in a file as the store itself writes it."""
+    path = _daily(store)
+    facts, bars = read_file(path)
+    place = bars.schema.get_field_index(column)
+    field = bars.schema.field(column)
+    values = pa.array([value, *bars[column].to_pylist()[1:]], field.type)
+    write_file(path, bars.set_column(place, field, values), facts)
+
+
+def _daily_certificate(document: Any) -> Any:
+    return next(one for one in document["certificates"] if one["timeframe"] == "1d")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "kind"),
+    [
+        ("high", 0.01, "price_range"),
+        ("close", 0.0, "price_sign"),
+        ("close", -5.0, "price_sign"),
+        ("open", 1e308, "price_size"),
+        ("volume", -5.0, "volume"),
+    ],
+)
+def test_repair_takes_implausible_bars_for_the_gateways(
+    ktrdr: Any, store: Path, gateway: Any, *, column: str, value: float, kind: str
+) -> None:
+    """Before it they are damage, exit 1; after it findings, which are listed and counted."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    _spoil(store, column, value)
+    before = ktrdr("verify", "AAPL")
+    assert before.code == 1
+    assert "1 bars have implausible values" in before.err
+    assert "taken for the gateway's" in ktrdr("repair").out
+    document = ktrdr("verify", "AAPL", "--json").document
+    assert document["exit_code"] == 3, "days are missing, nothing is damaged"
+    certificate = _daily_certificate(document)
+    assert (certificate["sound"], certificate["wrong"]) == (True, [])
+    (finding,) = certificate["findings"]
+    assert (finding["ts"], finding["kind"]) == ("2024-01-02T00:00:00Z", kind)
+    assert f"{column}={value!r}" in finding["detail"]
+    told = ktrdr("verify", "AAPL")
+    assert "1 bar with implausible values, kept as the gateway returned them" in told.out
+    assert f"2024-01-02 00:00Z {kind}" in told.out
+    assert "AAPL 1d (1)" in ktrdr("status").out
+    counts = {
+        (one["symbol"], one["timeframe"]): one["findings"]
+        for one in ktrdr("status", "--json").document["series"]
+    }
+    assert counts.pop(("AAPL", "1d")) == 1
+    assert set(counts.values()) == {0}
+    assert ktrdr("repair", "--json").document["findings"] == 0, "they are known already"
+
+
+def test_a_finding_does_not_hide_damage(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Other values of the same bar, and another bar, are damage."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    _spoil(store, "close", -5.0)
+    ktrdr("repair")
+    _spoil(store, "close", -6.0)
+    told = ktrdr("verify", "AAPL", "--json")
+    assert told.code == 1
+    assert _daily_certificate(told.document)["findings"] == []
+
+
+def test_a_refresh_ends_a_finding(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Where the gateway returns a plausible bar now, nothing is said any more."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    _spoil(store, "close", -5.0)
+    ktrdr("repair")
+    ktrdr("load", "AAPL", "1d", *DAYS, "--refresh")
+    assert _daily_certificate(ktrdr("verify", "AAPL", "--json").document)["findings"] == []
+    assert "implausible" not in ktrdr("status").out
 
 
 def test_verify_reads_what_status_believes(ktrdr: Any, store: Path, gateway: Any) -> None:

@@ -8,10 +8,13 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from ktrdr_pipelines.core.bars import stamps
+from ktrdr_pipelines.core.plausibility import findings_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.checks import bars_checks
 from ktrdr_pipelines.store.barfile import read_bars
 from ktrdr_pipelines.store.examination import examined
+from ktrdr_pipelines.store.ledger import series_key
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
@@ -128,6 +131,53 @@ def test_a_bad_file_fails_its_checks_by_name(
     assert "order_and_duplicates" in failed(results)
     worst = results["order_and_duplicates"].metadata["worst"].value
     assert "symbol=MSFT/timeframe=1d/all.parquet" in worst
+
+
+def spoiled(location: Any) -> tuple[Any, pa.Table]:
+    """Store one bar of MSFT with a close above its high; give the file and the bars."""
+    from ktrdr_pipelines.store.barfile import read_file, write_file  # noqa: PLC0415
+
+    [path] = location.layout.bar_files("MSFT", Timeframe.D1)
+    facts, bars = read_file(path)
+    bars = with_column(bars, "close", lambda old: [*old[:-1], 1e6])
+    write_file(path, bars, facts)
+    return path, bars
+
+
+def test_damaged_values_are_an_error(location: Any, check: Callable[..., dict[str, Any]]) -> None:
+    """No finding explains the bar: the file is named, and the check is no mere warning."""
+    path, _ = spoiled(location)
+    result = check()["ohlc_sane"]
+    assert not result.passed
+    assert result.severity is dg.AssetCheckSeverity.ERROR
+    assert (result.metadata["bad"].value, result.metadata["findings"].value) == (1, 0)
+    assert location.layout.relative(path) in result.metadata["worst"].value
+
+
+def test_findings_alone_pass_and_are_counted(
+    location: Any, check: Callable[..., dict[str, Any]]
+) -> None:
+    """The gateway returned the bar so: nothing can be done, and nothing is hidden."""
+    _, bars = spoiled(location)
+    series = location.series("MSFT", "1d")
+    found = findings_of(bars, [int(stamps(bars)[-1])], series.instrument.sec_type)
+    location.store.ledger.record_findings(series_key(series), found, NOW)
+    result = check()["ohlc_sane"]
+    assert result.passed
+    assert (result.metadata["bad"].value, result.metadata["findings"].value) == (0, 1)
+    assert "ktrdr verify" in result.description
+
+
+def test_damage_is_not_hidden_by_a_finding_of_the_same_bar(
+    location: Any, check: Callable[..., dict[str, Any]]
+) -> None:
+    """A finding holds for its values only."""
+    _, bars = spoiled(location)
+    series = location.series("MSFT", "1d")
+    other = with_column(bars, "close", lambda old: [*old[:-1], 2e6])
+    found = findings_of(other, [int(stamps(other)[-1])], series.instrument.sec_type)
+    location.store.ledger.record_findings(series_key(series), found, NOW)
+    assert not check()["ohlc_sane"].passed
 
 
 def test_location_has_four_checks_a_timeframe(location: Any) -> None:

@@ -68,6 +68,14 @@ def test_a_session_of_the_evening_before_has_its_own_date() -> None:
         (message("Mars/Base"), "zone 'Mars/Base'"),
         (message("UTC", ("20240308-16:00:00", "20240308-09:30:00", "20240308")), "2024"),
         (message("UTC", ("20240308", "20240308-09:30:00", "20240308")), "20240308"),
+        (
+            message("UTC", ("20240308-\u0660\u0669:30:00", "20240308-16:00:00", "20240308")),
+            "as a moment",
+        ),
+        (
+            message("UTC", ("20240308-09:30:00", "20240308-16:00:00", "\uff12\uff10240308")),
+            "as the date",
+        ),
         ([*message("UTC"), "20240308-09:30:00"], "1 values for 0"),
         (["17", "1", "", "", "0"], "message 17"),
     ],
@@ -108,6 +116,8 @@ def test_old_names_of_one_place_are_read(aapl: Instrument, zone: str) -> None:
         ("US/Eastern", "20260105:0930-20260105:0900"),
         ("US/Eastern", "20261305:0930-20261305:1600"),
         ("US/Eastern", "all day"),
+        ("US/Eastern", "20260105:\u0660\u0669\u0663\u0660-20260105:1600"),
+        ("US/Eastern", "\uff12\uff10260105:CLOSED"),
     ],
 )
 def test_hours_that_cannot_be_read_are_refused(aapl: Instrument, zone: str, hours: str) -> None:

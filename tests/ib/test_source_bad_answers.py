@@ -1,18 +1,24 @@
 """What the source makes of answers that cannot be, or that nobody asked for."""
 
+import math
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from time import process_time
 from typing import Any
 
 import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.instruments import Instrument, Series
+from ktrdr_pipelines.core.bars import stamps
+from ktrdr_pipelines.core.instruments import Instrument, SecType, Series
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     GatewayUnreachableError,
 )
+from ktrdr_pipelines.ib.history import History, bars_of
 from ktrdr_pipelines.ib.source import GatewaySource
+from ktrdr_pipelines.store.filing import EVER
 
 
 def test_an_answer_for_an_unknown_request_is_dropped(
@@ -108,6 +114,20 @@ _GOOD = [(1_767_623_400 + 60 * n, 10, 11, 9, 10, 1, 1, 1) for n in range(6)]
         (4_102_444_740, 10, 11, 9, 10, 1, 1, 1),
         ("\u0661767623520", 10, 11, 9, 10, 1, 1, 1),
         (1_767_623_520, "1_0.5", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, "1 0", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, "-inf", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, "1e", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, "0x10", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, "10;11", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, "1e999", 11, 9, 10, 1, 1, 1),
+        (1_767_623_520, 10, 11, "", 10, 1, 1, 1),
+        (1_767_623_520, 10, 11, 9, 10, "1_000", 1, 1),
+        (1_767_623_520, 10, 11, 9, 10, 1, "+1", 1),
+        (1_767_623_521, 10, 11, 9, 10, 1, 1, 1),
+        ("1767623520.0", 10, 11, 9, 10, 1, 1, 1),
+        (" 1767623520", 10, 11, 9, 10, 1, 1, 1),
+        (1_767_623_520_000, 10, 11, 9, 10, 1, 1, 1),
+        (0, 10, 11, 9, 10, 1, 1, 1),
         (1_767_623_520, "\u0661\u0660", 11, 9, 10, 1, 1, 1),
         (1_767_623_520, " 10", 11, 9, 10, 1, 1, 1),
         (1_767_623_520, "+10", 11, 9, 10, 1, 1, 1),
@@ -132,18 +152,179 @@ def test_a_row_that_is_no_bar_leaves_its_place_open(
     assert answer.implausible == ()
 
 
-def test_two_different_bars_of_one_stamp_leave_it_open(
-    bench: Any, minute_request: BarRequest, words: Any
+def places(answer: Any) -> list[tuple[float, float]]:
+    """Give the impossible places as seconds after the first good bar; open ends are infinite."""
+    first = _GOOD[0][0]
+    ends = EVER.start, EVER.end
+
+    def seconds(moment: datetime) -> float:
+        if moment in ends:
+            return -math.inf if moment == EVER.start else math.inf
+        return moment.timestamp() - first
+
+    return [(seconds(part.start), seconds(part.end)) for part in answer.impossible]
+
+
+@pytest.fixture
+def answer_of(bench: Any, minute_request: BarRequest, words: Any) -> Any:
+    """Give what the source makes of rows."""
+
+    def ask(*rows: Any, request: BarRequest | None = None) -> Any:
+        return bench(
+            lambda source: source.bars(request or minute_request),
+            bars=lambda talk, fields: talk.raw(words.history(fields[1], *rows)),
+        )
+
+    return ask
+
+
+def at(minute: int, *, of: int | None = None) -> tuple[Any, ...]:
+    """Give a good bar of a minute, with values of another one if that is given."""
+    close = 10 + (minute if of is None else of) / 100
+    return (_GOOD[0][0] + 60 * minute, 10, 11, 9, close, 1, 1, 1)
+
+
+def minutes_of(answer: Any) -> list[int]:
+    """Give which minutes bars came of."""
+    return [(int(key) // 1_000_000 - _GOOD[0][0]) // 60 for key in stamps(answer.bars)]
+
+
+def test_two_different_bars_of_one_stamp_leave_it_open(answer_of: Any) -> None:
+    """Neither of them is believed, wherever it stood; the rest of the response is."""
+    answer = answer_of(*_GOOD, (_GOOD[2][0], 10, 11, 9, 10.5, 1, 1, 1), _GOOD[4])
+    assert minutes_of(answer) == [0, 1, 3, 4, 5]
+    assert places(answer) == [(120, 180), (360, math.inf)]
+
+
+def test_a_stamp_of_the_row_before_leaves_both_places_open(answer_of: Any) -> None:
+    """One of two rows with one stamp is the bar of another minute: neither minute is covered."""
+    answer = answer_of(at(0), at(1), at(2), at(2, of=3), at(4), at(5))
+    assert minutes_of(answer) == [0, 1, 4, 5]
+    assert places(answer) == [(120, 240)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "left", "open_places"),
+    [
+        ([at(0), at(1), at(-1000, of=2), *map(at, range(3, 8))], [0, 1, 3], [(120, 180)]),
+        ([at(0), at(1), at(700, of=2), *map(at, range(3, 8))], [0, 1, 3], [(120, 180)]),
+        ([at(700, of=0), *map(at, range(1, 8))], [1, 2, 3], [(-math.inf, 60)]),
+        ([*map(at, range(7)), at(-1000, of=7)], [0, 1, 2], [(420, math.inf)]),
+        ([at(0), at(1), at(6, of=2), *map(at, range(3, 8))], [0, 1, 3], [(120, 180), (360, 420)]),
+    ],
+)
+def test_a_stamp_out_of_order_is_another_bars(
+    answer_of: Any, rows: Any, left: list[int], open_places: Any
 ) -> None:
-    """Neither of them is believed; the rest of the response is."""
-    rows = [*_GOOD, (_GOOD[2][0], 10, 11, 9, 10.5, 1, 1, 1), _GOOD[4]]
-    answer = bench(
-        lambda source: source.bars(minute_request),
-        bars=lambda talk, fields: talk.raw(words.history(fields[1], *rows)),
-    )
-    assert answer.bars.num_rows == 5
+    """It is stored nowhere, and where the row stood nothing is covered."""
+    answer = answer_of(*rows)
+    assert minutes_of(answer)[: len(left)] == left
+    assert set(minutes_of(answer)) <= set(range(8))
+    assert places(answer) == open_places
+
+
+def test_one_row_far_older_than_requested_reaches_back_over_nothing(
+    answer_of: Any, minute_request: BarRequest
+) -> None:
+    """The others are kept; all before them stays open."""
+    ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(hours=1)
+    request = replace(minute_request, ends_at=ends_at)
+    ancient = (_GOOD[0][0] - 400 * 86_400, *_GOOD[0][1:])
+    answer = answer_of(ancient, *_GOOD[1:], request=request)
+    assert minutes_of(answer) == [1, 2, 3, 4, 5]
+    assert places(answer) == [(-math.inf, 60)]
+
+
+def test_only_older_bars_are_normal(answer_of: Any, minute_request: BarRequest) -> None:
+    """A contract that rests gives its last bars, however old they are."""
+    ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(days=900)
+    answer = answer_of(*_GOOD, request=replace(minute_request, ends_at=ends_at))
+    assert minutes_of(answer) == [0, 1, 2, 3, 4, 5]
+    assert places(answer) == []
+
+
+def test_a_stamp_behind_the_requested_end_covers_nothing_before_it(
+    answer_of: Any, minute_request: BarRequest
+) -> None:
+    """It may be that of the last bar; bars that go on without a pause are no such case."""
+    ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(minutes=4)
+    request = replace(minute_request, ends_at=ends_at)
+    assert places(answer_of(*_GOOD, request=request)) == []
+    answer = answer_of(at(0), at(1), at(2), at(90, of=3), request=request)
+    assert places(answer) == [(180, 5400)]
+
+
+def test_newest_first_is_an_order_too(answer_of: Any) -> None:
+    """A row that is no bar leaves the place between the rows beside it."""
+    bad = (at(3)[0], "nan", *at(3)[2:])
+    answer = answer_of(at(5), at(4), bad, at(2), at(1), at(0))
+    assert minutes_of(answer) == [0, 1, 2, 4, 5]
+    assert places(answer) == [(180, 240)]
+
+
+def test_without_an_order_no_place_is_known(answer_of: Any) -> None:
+    """Of rows that come in any order nothing is covered if one of them is no bar."""
+    bad = (at(3)[0], "nan", *at(3)[2:])
+    answer = answer_of(at(5), at(1), bad, at(4), at(0), at(2))
+    assert minutes_of(answer) == [0, 1, 2, 4, 5]
+    assert places(answer) == [(-math.inf, math.inf)]
+
+
+def test_one_good_row_of_many_is_returned(answer_of: Any) -> None:
+    """Only where no row is a bar the response is refused."""
+    bad = [(at(minute)[0], "ten", *at(minute)[2:]) for minute in range(6)]
+    answer = answer_of(*bad[:3], at(3), *bad[4:])
+    assert minutes_of(answer) == [3]
+    assert places(answer) == [(-math.inf, 180), (240, math.inf)]
+    with pytest.raises(BadAnswerError, match="none of 6 rows is a bar"):
+        answer_of(*bad)
+
+
+def test_a_bad_value_among_thousands_costs_no_time(answer_of: Any) -> None:
+    """A column is divided into its values in one way only."""
+    rows = [(_GOOD[0][0] + 60 * n, *["12345"] * 4, "67890", 12345, 123) for n in range(5000)]
+    rows[-1] = (rows[-1][0], "12345x", *rows[-1][2:])
+    begun = process_time()
+    assert answer_of(*rows).bars.num_rows == 4999
+    assert process_time() - begun < 20
+
+
+def test_a_week_may_be_dated_by_a_day_to_come(
+    answer_of: Any, aapl: Instrument, minute_request: BarRequest
+) -> None:
+    """On a Tuesday the running week may be dated by its Friday."""
+    series = Series(aapl, Timeframe.W1)
+    tuesday = datetime(2026, 1, 6, 20, tzinfo=UTC)
+    request = replace(minute_request, series=series, ends_at=tuesday, duration="2 W")
+    answer = answer_of(("20260102", *_GOOD[0][1:]), ("20260109", *_GOOD[0][1:]), request=request)
+    assert answer.bars.num_rows == 2
+    assert not answer.impossible
+
+
+@pytest.mark.parametrize("given", ["20260113", "2026010", "20260231", "\u0662\u0660260107", "x"])
+def test_a_date_that_is_none_leaves_its_place_open(
+    answer_of: Any, aapl: Instrument, minute_request: BarRequest, given: str
+) -> None:
+    """Daily bars are read like others: the place of a row without a date is told."""
+    series = Series(aapl, Timeframe.D1)
+    thursday = datetime(2026, 1, 8, 22, tzinfo=UTC)
+    request = replace(minute_request, series=series, ends_at=thursday, duration="3 D")
+    dates = "20260106", given, "20260108"
+    answer = answer_of(*((one, *_GOOD[0][1:]) for one in dates), request=request)
     (place,) = answer.impossible
-    assert place.start.timestamp() == _GOOD[2][0]
+    assert place.start == datetime(2026, 1, 7, tzinfo=UTC)
+    assert place.end == datetime(2026, 1, 8, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("sec_type", list(SecType))
+def test_only_a_future_may_have_a_price_below_zero(aapl: Instrument, sec_type: SecType) -> None:
+    """It is kept for every kind; of a future it is plausible."""
+    instrument = replace(aapl, sec_type=sec_type)
+    rows = [at(0), (at(1)[0], -3, -2, -5, -4, 1, -3.5, 1), (at(2)[0], 0, 0, 0, 0, 1, 0, 1)]
+    history = History("", "", len(rows), [str(value) for row in rows for value in row])
+    implausible = bars_of(history, Series(instrument, Timeframe.M1)).implausible
+    stamps_of_both = tuple(at(minute)[0] * 1_000_000 for minute in (1, 2))
+    assert implausible == (() if sec_type is SecType.FUT else stamps_of_both)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +335,8 @@ def test_two_different_bars_of_one_stamp_leave_it_open(
         ((10, 11, -6, -5, 1, 1, 1), "close", -5.0),
         ((1e308, 1e308, 9, 10, 1, 1, 1), "open", 1e308),
         ((10, 11, 9, 12, 1, 1, 1), "close", 12.0),
+        ((8, 11, 9, 10, 1, 1, 1), "open", 8.0),
+        ((10, "1e12", 9, 10, 1, 1, 1), "high", 1e12),
         ((10, 11, 9, 10, -5, 1, 1), "volume", -5.0),
         ((10, 11, 9, 10, 1, 1, 3_000_000_000), "bar_count", None),
         ((10, 11, 9, 10, 1, 1, -7), "bar_count", None),

@@ -1,17 +1,21 @@
 """Rows that are no bars, and bars that hardly can be: requested once more, and told."""
 
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
-from ktrdr_pipelines.core.bars import moment, stamps
+from ktrdr_pipelines.core.bars import micros, moment, stamps
+from ktrdr_pipelines.core.evidence import StatementKind
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.sessions import midnight
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import BadAnswerError
+from ktrdr_pipelines.errors import BadAnswerError, GatewaySilentError
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.store.filing import EVER
 from ktrdr_pipelines.store.ledger import series_key
 from tests.load.conftest import World
 
@@ -89,7 +93,7 @@ def test_an_implausible_bar_that_comes_twice_is_kept_with_a_finding(made: World)
 
 
 def test_an_implausible_bar_that_differs_each_time_is_not_kept(made: World) -> None:
-    """Nobody knows what was traded then: its minute stays missing."""
+    """What was traded is not known: its minute stays missing."""
     closes = iter(range(10**9, 10**9 + 100))
 
     def changing(request: BarRequest, bars: pa.Table) -> Answer | pa.Table:
@@ -137,4 +141,163 @@ def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
     made.check()
     made.bench.gateway.twist = None
     assert made.load_until_confirmed().is_complete
+    made.check_complete()
+
+
+def as_read(request: BarRequest, bars: pa.Table, bad: set[int]) -> Answer | pa.Table | NoData:
+    """Give what is read of a response in which the rows of some stamps are no bars."""
+    keys = stamps(bars)
+    is_bad = np.isin(keys, list(bad))
+    if not is_bad.any():
+        return bars
+    if is_bad.all():
+        return NoData(request, "HMDS query returned no data")
+    good = keys[~is_bad]
+    length = request.series.timeframe.length
+    places = []
+    for key in keys[is_bad]:
+        at = int(np.searchsorted(good, key))
+        start = moment(int(good[at - 1])) + length if at else EVER.start
+        places.append(Interval(start, moment(int(good[at])) if at < len(good) else EVER.end))
+    return Answer(request, bars.filter(pa.array(~is_bad)), None, impossible=IntervalSet(places))
+
+
+def days(*dates: date) -> set[int]:
+    """Give the stamps of daily bars."""
+    return {micros(midnight(day)) for day in dates}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        days(date(2024, 3, 13)),
+        days(date(2024, 3, 13), date(2024, 3, 14), date(2024, 3, 15)),
+        days(date(2024, 3, 1)),
+        days(date(2024, 3, 1), date(2024, 3, 4)),
+        days(date(2024, 3, 28)),
+    ],
+)
+def test_a_daily_row_that_is_no_bar_makes_no_day_empty(world: MakeWorld, bad: set[int]) -> None:
+    """Bars on both sides, or none before, say nothing of a day whose row was unreadable."""
+    made = world("XNYS.RTH", Timeframe.D1, date(2024, 3, 1), date(2024, 3, 29))
+    made.bench.gateway.twist = lambda request, bars: as_read(request, bars, bad)
+    report = made.load()
+    assert not report.is_complete, report.summary
+    missing = report.unexplained
+    assert all(moment(key) in missing for key in bad)
+    assert made.bench.store.rows(made.series) == 20 - len(bad)
+    made.check()
+    made.bench.gateway.twist = None
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
+
+
+def test_a_session_of_rows_that_are_no_bars_is_not_empty(world: MakeWorld) -> None:
+    """Nor does a daily response say so whose row of that day is no bar either."""
+    made = world("XNYS.RTH", Timeframe.H1, date(2024, 3, 1), date(2024, 3, 29))
+    opens = datetime(2024, 3, 13, tzinfo=UTC)
+    whole = {micros(opens + timedelta(minutes=n)) for n in range(0, 1440, 30)}
+    made.bench.gateway.twist = lambda request, bars: as_read(
+        request, bars, whole | days(date(2024, 3, 13))
+    )
+    report = made.load()
+    assert not report.is_complete, report.summary
+    assert datetime(2024, 3, 13, 15, tzinfo=UTC) in report.unexplained
+    made.check()
+    made.bench.gateway.twist = None
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
+
+
+def test_a_daily_row_that_is_no_bar_confirms_no_empty_session(world: MakeWorld) -> None:
+    """Hours of one day are left out; the daily row that would speak for it is unreadable."""
+    made = world("XNYS.RTH", Timeframe.H1, date(2024, 3, 1), date(2024, 3, 29))
+    low, high = micros(datetime(2024, 3, 13, tzinfo=UTC)), micros(datetime(2024, 3, 14, tzinfo=UTC))
+
+    def twist(request: BarRequest, bars: pa.Table) -> Answer | pa.Table | NoData:
+        if request.series.timeframe is Timeframe.D1:
+            return as_read(request, bars, days(date(2024, 3, 13)))
+        keys = stamps(bars)
+        return bars.filter(pa.array((keys < low) | (keys >= high)))
+
+    made.bench.gateway.twist = twist
+    made.load()
+    symbol = made.series.symbol
+    said = made.bench.ledger.statements(symbol)
+    assert any(one.series.timeframe is Timeframe.D1 for one in made.bench.gateway.asked)
+    noon = datetime(2024, 3, 13, 15, tzinfo=UTC)
+    assert not [
+        one
+        for one in said
+        if one.timeframe == Timeframe.D1.value
+        and noon in one.interval
+        and one.kind is not StatementKind.TRADED
+    ]
+
+
+def test_one_bar_that_is_never_the_same_is_no_response(made: World) -> None:
+    """Where nothing is left of a response its range is requested by another run."""
+    closes = iter(range(10**9, 10**9 + 1000))
+
+    def changing(request: BarRequest, bars: pa.Table) -> Answer:
+        key = int(stamps(bars)[0])
+        return Answer(
+            request, odd(bars.slice(0, 1), 0, float(next(closes))), None, implausible=(key,)
+        )
+
+    made.bench.gateway.twist = changing
+    report = made.load()
+    assert not report.is_complete
+    assert report.requests < 12
+    assert made.bench.store.rows(made.series) == 0
+    made.bench.gateway.twist = None
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
+
+
+def test_no_bars_at_the_second_request_leave_what_was_implausible_open(made: World) -> None:
+    """The bars of the first response are kept but for the implausible one."""
+    key = 1_717_508_220_000_000
+
+    def first_only(request: BarRequest, bars: pa.Table) -> Answer | NoData:
+        if made.bench.asked > 1:
+            return NoData(request, "HMDS query returned no data")
+        row = int(np.flatnonzero(stamps(bars) == key)[0])
+        return Answer(request, odd(bars, row, 1e9), None, implausible=(key,))
+
+    made.bench.gateway.twist = first_only
+    report = made.load()
+    assert not report.is_complete
+    assert moment(key) in report.unexplained
+    assert made.bench.store.rows(made.series) == 389
+    made.bench.gateway.twist = None
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
+
+
+def test_a_failure_of_the_second_request_loses_nothing(made: World) -> None:
+    """Nothing of the first is kept then; the next run requests all of it."""
+    made.bench.gateway.twist = lambda request, bars: (
+        without_row(request, bars, 7) if made.bench.asked == 1 else GatewaySilentError("bars")
+    )
+    assert not made.load().is_complete
+    made.check()
+    made.bench.gateway.twist = None
+    made.bench.gateway.time += timedelta(hours=2)
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
+
+
+def test_a_bar_that_came_right_again_has_no_finding(made: World) -> None:
+    """A refresh replaces the bar, and its finding is forgotten with it."""
+
+    def always(request: BarRequest, bars: pa.Table) -> Answer:
+        return Answer(request, odd(bars, 7, 1e9), None, implausible=(int(stamps(bars)[7]),))
+
+    made.bench.gateway.twist = always
+    made.load()
+    assert made.bench.ledger.count_findings() == {series_key(made.series): 1}
+    made.bench.gateway.twist = None
+    made.bench.run(Job(made.series, wanted=IntervalSet([made.wanted]), refresh=True))
+    assert made.bench.ledger.count_findings() == {}
     made.check_complete()
