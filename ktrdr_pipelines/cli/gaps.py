@@ -333,7 +333,7 @@ def _summary(found: "Sequence[SeriesGaps]", missing: "Sequence[SeriesGaps]") -> 
     first = missing[0].series
     return (
         f"{counted(len(gaps), 'gap')} in {of} ({kinds}), about {bars}; "
-        f"ktrdr load {first.symbol} {first.timeframe} requests the first"
+        f"ktrdr load {first.symbol} {first.timeframe} asks for the first"
     )
 
 
