@@ -99,7 +99,7 @@ def _result(report: SeriesReport) -> str:
     words = (
         (report.error is not None, "failed"),
         (report.unconfirmed and not left - report.unconfirmed, "unconfirmed"),
-        (report.put_off and not left - report.put_off, "deferred"),
+        (report.put_off and not left - report.put_off, "put off"),
         (left, "incomplete"),
         (report.not_refreshed, "not all refreshed"),
         (report.suspect, "sparse"),
@@ -168,8 +168,8 @@ def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iter
         rest = report.put_off - report.unconfirmed
         if rest and report.next_try_at is not None:
             yield (
-                f"  {report.series}: deferred to {instant_text(report.next_try_at)} after failed "
-                "attempts; ktrdr load requests it at once"
+                f"  {report.series}: put off to {instant_text(report.next_try_at)} after failed "
+                "attempts; ktrdr load asks at once"
             )
         elif report.unexplained - report.unconfirmed and not report.failures:
             yield f"  {report.series}: no response has covered it yet"

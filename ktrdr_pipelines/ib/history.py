@@ -1,6 +1,6 @@
 """The gateway's historical answers as values: bars, the stretch they answer, head timestamps.
 
-Not here: asking (``ib.source``), which bars are kept (``core.settle``).
+Not here: asking (``ib.source``), which bars are kept (``core.evaluation``).
 """
 
 import re

@@ -97,7 +97,7 @@ class SeriesReport:
                 f"{self.confirmed_at:%Y-%m-%d %H:%MZ}"
             )
         elif self.put_off and self.next_try_at:
-            state += f", deferred to {self.next_try_at:%Y-%m-%d %H:%MZ} after failed attempts"
+            state += f", put off to {self.next_try_at:%Y-%m-%d %H:%MZ} after failed attempts"
         return f"{state}, session still open" if self.waiting else state
 
     @property

@@ -2,7 +2,7 @@
 
 Bars and what is known of them change together, file by file, each file true by itself. Not here:
 one file's bytes (``store.barfile``), which file holds what (``store.filing``), which bars are kept
-and what is proved (``core.settle``).
+and what is proved (``core.evaluation``).
 """
 
 from collections import Counter
