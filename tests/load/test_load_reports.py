@@ -43,15 +43,14 @@ def session() -> Interval:
 
 def made_of(world: MakeWorld) -> World:
     """Make three weeks of hours."""
-    return world(
-        RTH, Timeframe.H1, date(2024, 5, 20), date(2024, 6, 22), now=datetime(2024, 7, 1, 15, tzinfo=UTC)
-    )  # fmt: skip
+    now = datetime(2024, 7, 1, 15, tzinfo=UTC)
+    return world(RTH, Timeframe.H1, date(2024, 5, 20), date(2024, 6, 22), now=now)
 
 
 def no_data(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
     """Return no data for hours of the newest week."""
     if request.series.timeframe is Timeframe.H1 and request.ends_at > session().start:
-        return NoData(NOT_ANSWERED)
+        return NoData(request, NOT_ANSWERED)
     return bars
 
 
