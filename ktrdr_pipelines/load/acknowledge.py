@@ -134,7 +134,9 @@ def _refuse_held(what: str, store: BarStore, series: Series, day: date) -> None:
     if rows := store.rows_per_session(series).get(held, 0):
         raise UsageError(
             what,
-            came=f"{rows:,} bars of that date are held",
+            came="1 bar of that date is held"
+            if rows == 1
+            else f"{rows:,} bars of that date are held",
             remedy="Only a session without any bar can be acknowledged; "
             f"`ktrdr load {series.symbol} {series.timeframe}` requests what is missing of it",
         )

@@ -152,7 +152,7 @@ def test_an_attempt_about_more_stays(ktrdr: Any, lacking: Path) -> None:
     ("named", "parts"),
     [
         (("AAPL", "1d", "2024-01-06"), ("2024-01-06", "no session date")),
-        (("AAPL", "1d", "2024-01-03"), ("1 bars of that date are held",)),
+        (("AAPL", "1d", "2024-01-03"), ("1 bar of that date is held",)),
         (("AAPL", "1d", "2023-12-28"), ("not missing", "start of the data")),
         (("AAPL", "1h", "2023-12-28"), ("not missing",)),
         (("AAPL", "2h", "2024-01-04"), ("2h", "Allowed are")),
@@ -278,6 +278,38 @@ def test_an_expired_acknowledgement_is_a_gap_again(
     assert [one["reason"] for one in document["gaps"]] == ["expired"]
     assert acknowledged(ktrdr, note="still halted").code == 0
     assert ktrdr("gaps").code == 0
+
+
+def test_an_acknowledgement_stands_in_the_file(ktrdr: Any, lacking: Path, gateway: Any) -> None:
+    """It outlives the ledger, another program's edit of the file, and further loads."""
+    acknowledged(ktrdr)
+    for path in (lacking / "state").glob("ledger.sqlite*"):
+        path.unlink()
+    assert ktrdr("repair").code == 0
+    assert [one["note"] for one in ktrdr("gaps", "--json").document["acknowledged"]] == ["halted"]
+    take_out(lacking, "1d", "2024-01-08")
+    document = ktrdr("gaps", "--json").document
+    assert [one["start"] for one in document["gaps"]] == ["2024-01-08T00:00:00Z"]
+    assert len(document["acknowledged"]) == 1
+    assert ktrdr("load", "AAPL", "1d", *DAYS).code == 0
+    assert len(ktrdr("gaps", "--json").document["acknowledged"]) == 1
+
+
+def test_bars_win_over_an_acknowledgement(ktrdr: Any, lacking: Path, gateway: Any) -> None:
+    """A refresh that brings bars for the session ends it."""
+    acknowledged(ktrdr)
+    assert ktrdr("load", "AAPL", "1d", *DAYS, "--refresh").code == 0
+    document = ktrdr("gaps", "--json").document
+    assert (document["exit_code"], document["acknowledged"]) == (0, [])
+    acknowledged(ktrdr).is_error(2, "1 bar of that date is held")
+
+
+def test_sql_tells_what_is_acknowledged(ktrdr: Any, lacking: Path) -> None:
+    """The catalog is renewed by the command itself."""
+    acknowledged(ktrdr)
+    found = ktrdr("query", "SELECT kind FROM coverage WHERE verdict = 'empty'", "--json").document
+    assert found == [{"kind": "acknowledged"}]
+    assert ktrdr("query", "SELECT * FROM gaps", "--json").document == []
 
 
 def bar_store(folder: Path) -> BarStore:
