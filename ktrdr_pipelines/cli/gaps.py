@@ -29,7 +29,7 @@ from ktrdr_pipelines.cli.output import (
     say_table,
     stretch_text,
 )
-from ktrdr_pipelines.errors import DiskError, ExitCode, UsageError
+from ktrdr_pipelines.errors import DiskError, ExitCode, KtrdrError, UsageError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.cli.place import Place
@@ -170,15 +170,27 @@ def _acknowledge(
     series = Series(place.universe.instrument(named[0]), timeframe)
     book = open_book(place)
     proof = acknowledge(book, series, day, note=remark, now=place.now)
-    renew_catalog(place.layout, place.universe, place.settings)
+    catalog_error: KtrdrError | None = None
+    try:
+        renew_catalog(place.layout, place.universe, place.settings)
+    except KtrdrError as error:
+        catalog_error = error
+    code = ExitCode.DONE if catalog_error is None else ExitCode.FAILED
     if as_json:
-        one = ExplainedRange(series, proof)
-        say_json({"exit_code": int(ExitCode.DONE), "acknowledged": [explained_json(one)]})
-        return
-    say(
-        f"{series}: {stretch_text(timeframe, proof.interval)} is acknowledged and counts as "
-        f"explained until {instant_text(proof.expires_at)}: {proof.note}"
-    )
+        document = {
+            "exit_code": int(code),
+            "acknowledged": [explained_json(ExplainedRange(series, proof))],
+            "catalog_error": None if catalog_error is None else error_json(catalog_error),
+        }
+        say_json(document)
+    else:
+        say(
+            f"{series}: {stretch_text(timeframe, proof.interval)} is acknowledged and counts as "
+            f"explained until {instant_text(proof.expires_at)}: {proof.note}"
+        )
+        if catalog_error is not None:
+            note(f"The proof is saved, the catalog is not up to date: {catalog_error}")
+    raise typer.Exit(code)
 
 
 def exit_code_of(found: "Sequence[SeriesGaps]") -> ExitCode:

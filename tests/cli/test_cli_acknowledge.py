@@ -312,6 +312,17 @@ def test_sql_tells_what_is_acknowledged(ktrdr: Any, lacking: Path) -> None:
     assert ktrdr("query", "SELECT * FROM gaps", "--json").document == []
 
 
+def test_a_catalog_that_is_not_renewed_is_told(ktrdr: Any, lacking: Path) -> None:
+    """The proof is saved all the same, and the exit code says that something failed."""
+    (lacking / "ktrdr.duckdb").unlink()
+    (lacking / "ktrdr.duckdb").mkdir()
+    told = acknowledged(ktrdr)
+    assert told.code == 1
+    assert "is acknowledged" in told.out
+    assert "the catalog is not up to date" in told.err
+    assert len(ktrdr("gaps", "--json").document["acknowledged"]) == 1
+
+
 def bar_store(folder: Path) -> BarStore:
     """Open the bar store of a folder."""
     layout = open_store(folder)
