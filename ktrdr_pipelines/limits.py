@@ -224,8 +224,8 @@ class IbLimitsRegistry:
     # --- time --------------------------------------------------------------------------------
     FINAL_LAG_S: Final = Limit(
         1_800,
-        "seconds after a session's close from which silence at its end counts as proof, longer "
-        "than the 10 to 20 minutes of delayed data, and from which bars of 1d and 1w are final",
+        "seconds after a session's close from which a response that reaches over it covers its "
+        "end, longer than the 10 to 20 minutes of delayed data, and bars of 1d and 1w are final",
         "this project",
         "P",
     )
@@ -278,7 +278,7 @@ class IbLimitsRegistry:
                 "unknown": (_HOUR, _WEEK),
             }
         ),
-        "first and longest seconds that automatic work leaves alone what was tried in vain; they "
+        "first and longest seconds for which automatic work defers what failed or stays open; they "
         "double in between. A missing permission is probed once a day; a contract is spuriously "
         "unknown in the nightly maintenance (ib_insync #330)",
         "this project",

@@ -1,17 +1,23 @@
-"""``ktrdr gaps``: every gap with its reason; it asks no gateway.
+"""``ktrdr gaps``: every gap with its reason, and ranges that are explained without bars.
 
-Not here: how gaps are found (``load.gapbook``), the picture (``load.heatmap``).
+No gateway is asked. Not here: how gaps are found (``load.gapbook``), what an acknowledgement
+changes (``load.acknowledge``), the picture (``load.heatmap``).
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ktrdr_pipelines.cli.choosing import SomeSymbols, SomeTimeframes, chosen_series
+from ktrdr_pipelines.cli.choosing import (
+    SomeSymbols,
+    SomeTimeframes,
+    chosen_series,
+    timeframes_named,
+)
 from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,
@@ -23,10 +29,12 @@ from ktrdr_pipelines.cli.output import (
     say_table,
     stretch_text,
 )
-from ktrdr_pipelines.errors import DiskError, ExitCode
+from ktrdr_pipelines.errors import DiskError, ExitCode, KtrdrError, UsageError
 
 if TYPE_CHECKING:
+    from ktrdr_pipelines.cli.place import Place
     from ktrdr_pipelines.core.completeness import Gap
+    from ktrdr_pipelines.load.acknowledge import ExplainedRange
     from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps
 
 MOST_OF_A_SERIES: Final = 10
@@ -40,6 +48,15 @@ _COLUMNS: Final = {
     "reason": "left",
     "next try": "left",
 }
+_EXPLAINED_COLUMNS: Final = {
+    "series": "left",
+    "from and to": "left",
+    "kind": "left",
+    "since": "left",
+    "until": "left",
+    "note and statements": "fold",
+}
+_EXAMPLE: Final = 'ktrdr gaps --acknowledge AAPL 1h 2024-06-05 --note "halted"'
 
 
 def gaps(
@@ -54,30 +71,126 @@ def gaps(
         bool,
         typer.Option("--all", help=f"Name all gaps, not {MOST_OF_A_SERIES} of a series at most."),
     ] = False,
+    acknowledge: Annotated[
+        tuple[str, str, str] | None,
+        typer.Option(
+            metavar="SYMBOL TIMEFRAME DATE",
+            help="Explain a session that is missing as a whole, by hand; needs --note.",
+        ),
+    ] = None,
+    remark: Annotated[
+        str | None,
+        typer.Option("--note", metavar="TEXT", help="Why the session has no bars."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what is missing and why: each gap with its extent, its bars and its next try.
 
-    A gap is time that sessions are expected in, that no answer has settled and nothing explains.
+    A gap is time in which sessions are expected and that is neither covered by responses nor
+    explained. Disputed and acknowledged ranges are explained; they are listed below the gaps.
+
+    --acknowledge ends a session that is missing as a whole: it counts as explained, with your
+    note, until the proof expires. A second time it replaces the note.
 
     Exit codes: 0 no gap, 1 a series cannot be read, 2 bad usage, 3 there are gaps.
     """
     from ktrdr_pipelines.cli.place import open_book, open_place, warn_of_problem
+    from ktrdr_pipelines.load.acknowledge import explained_ranges
 
+    if acknowledge is not None or remark is not None:
+        _refuse_mixed(acknowledge, symbols, plot, every=every)
+        day = _day(acknowledge, remark)
     place = open_place()
     now = place.now
     warn_of_problem(place)
+    if acknowledge is not None:
+        _acknowledge(place, acknowledge, day, remark or "", as_json=as_json)
+        return
     book = open_book(place)
     found = book.look(chosen_series(place.universe, book.store, symbols, timeframes), now)
+    explained = explained_ranges(book.store.ledger, book.calendars, found)
     if plot is not None:
         _plot(plot, book, found, now)
     if as_json:
-        say_json(_document(found, plot))
+        say_json(_document(found, explained, plot))
     else:
-        _tell(found, most=None if every else MOST_OF_A_SERIES)
+        _tell(found, explained, most=None if every else MOST_OF_A_SERIES)
         if plot is not None:
             say(f"The picture is {plot}")
     raise typer.Exit(exit_code_of(found))
+
+
+def _refuse_mixed(
+    acknowledge: tuple[str, str, str] | None, symbols: str | None, plot: Path | None, *, every: bool
+) -> None:
+    """Refuse options that mean nothing together."""
+    if acknowledge is None:
+        raise UsageError(
+            "--note without --acknowledge",
+            came="there is nothing to note it for",
+            remedy=f"Write {_EXAMPLE}",
+        )
+    if symbols is not None or plot is not None or every:
+        raise UsageError(
+            "--acknowledge with symbols, --plot or --all",
+            came="it is about one session alone",
+            remedy=f"Write {_EXAMPLE}",
+        )
+
+
+def _day(acknowledge: tuple[str, str, str] | None, remark: str | None) -> date:
+    """Return the session date that is acknowledged."""
+    from ktrdr_pipelines.cli.dates import parse_edge
+
+    text = "" if acknowledge is None else acknowledge[2]
+    value = parse_edge("--acknowledge", text).value
+    if isinstance(value, datetime):
+        raise UsageError(
+            f"--acknowledge {text}",
+            came="an instant, not a session date",
+            remedy="Say the date of the session, such as 2024-06-05",
+        )
+    if remark is None or not remark.strip():
+        raise UsageError(
+            f"cannot acknowledge {' '.join(acknowledge or ())}",
+            came="the note is missing",
+            remedy=f"Say why there are no bars: {_EXAMPLE}",
+        )
+    return value
+
+
+def _acknowledge(
+    place: "Place", named: tuple[str, str, str], day: date, remark: str, *, as_json: bool
+) -> None:
+    from ktrdr_pipelines.cli.place import open_book, renew_catalog
+    from ktrdr_pipelines.core.instruments import Series
+    from ktrdr_pipelines.load.acknowledge import ExplainedRange, acknowledge
+
+    (timeframe,) = timeframes_named(named[1])
+    series = Series(place.universe.instrument(named[0]), timeframe)
+    book = open_book(place)
+    proof = acknowledge(book, series, day, note=remark, now=place.now)
+    catalog_error: KtrdrError | None = None
+    try:
+        renew_catalog(place.layout, place.universe, place.settings)
+    except KtrdrError as error:
+        catalog_error = error
+    code = ExitCode.DONE if catalog_error is None else ExitCode.FAILED
+    if as_json:
+        document = {
+            "exit_code": int(code),
+            "acknowledged": [explained_json(ExplainedRange(series, proof))],
+            "catalog_error": None if catalog_error is None else error_json(catalog_error),
+        }
+        say_json(document)
+    else:
+        say(
+            f"{series}: {stretch_text(timeframe, proof.interval)} is acknowledged and counts as "
+            f"explained until {instant_text(proof.expires_at)}: {proof.note}"
+        )
+        if catalog_error is not None:
+            note(f"The proof is saved, the catalog is not up to date: {catalog_error}")
+    raise typer.Exit(code)
 
 
 def exit_code_of(found: "Sequence[SeriesGaps]") -> ExitCode:
@@ -102,6 +215,58 @@ def gap_json(one: "SeriesGaps", gap: "Gap") -> dict[str, Any]:
     }
 
 
+def explained_json(one: "ExplainedRange") -> dict[str, Any]:
+    """Give a disputed or acknowledged range as JSON has it; its end is out."""
+    return {
+        "symbol": one.series.symbol,
+        "timeframe": str(one.series.timeframe),
+        "start": one.proof.interval.start,
+        "end": one.proof.interval.end,
+        "kind": str(one.proof.kind),
+        "proved_at": one.proof.proved_at,
+        "expires_at": one.proof.expires_at,
+        "note": one.proof.note,
+        "statements": [
+            {
+                "kind": str(said.kind),
+                "timeframe": said.timeframe,
+                "said_at": said.said_at,
+                "controlled": said.controlled,
+            }
+            for said in one.statements
+        ],
+    }
+
+
+def by_kind(explained: "Sequence[ExplainedRange]") -> dict[str, list[dict[str, Any]]]:
+    """Give the disputed and the acknowledged ranges as JSON has them, each under its kind."""
+    from ktrdr_pipelines.core.coverage import ProofKind
+
+    return {
+        str(kind): [explained_json(one) for one in explained if one.proof.kind is kind]
+        for kind in (ProofKind.DISPUTED, ProofKind.ACKNOWLEDGED)
+    }
+
+
+def explained_counts(found: "Sequence[SeriesGaps]") -> dict[str, int]:
+    """Count the disputed and the acknowledged ranges of some series."""
+    from ktrdr_pipelines.core.coverage import ProofKind
+
+    return {
+        str(kind): sum(len(one.explained_as(kind)) for one in found)
+        for kind in (ProofKind.DISPUTED, ProofKind.ACKNOWLEDGED)
+    }
+
+
+def explained_text(found: "Sequence[SeriesGaps]") -> str:
+    """Say how many ranges are disputed and acknowledged; empty where none is."""
+    return " and ".join(
+        counted(number, f"{kind} range")
+        for kind, number in explained_counts(found).items()
+        if number
+    )
+
+
 def _plot(path: Path, book: "GapBook", found: "Sequence[SeriesGaps]", now: datetime) -> None:
     from ktrdr_pipelines.load.heatmap import coverage_heatmap
 
@@ -116,15 +281,35 @@ def _plot(path: Path, book: "GapBook", found: "Sequence[SeriesGaps]", now: datet
         ) from error
 
 
-def _tell(found: "Sequence[SeriesGaps]", most: int | None) -> None:
+def _tell(
+    found: "Sequence[SeriesGaps]", explained: "Sequence[ExplainedRange]", most: int | None
+) -> None:
     missing = [one for one in found if one.gaps]
     if missing:
         say_table(_COLUMNS, (row for one in missing for row in _rows(one, most)))
         for line in _reasons(missing):
             say(line)
+    if explained:
+        say_table(_EXPLAINED_COLUMNS, map(_explained_row, explained))
     for text in dict.fromkeys(str(one.error) for one in found if one.error is not None):
         note(f"Error: {text}")
     say(_summary(found, missing))
+    if text := explained_text(found):
+        say(f"{text} without bars, explained until they expire")
+
+
+def _explained_row(one: "ExplainedRange") -> Sequence[object]:
+    said = ", ".join(
+        f"{two.kind} {two.timeframe} {instant_text(two.said_at)}" for two in one.statements
+    )
+    return (
+        one.series,
+        stretch_text(one.series.timeframe, one.proof.interval),
+        one.proof.kind,
+        instant_text(one.proof.proved_at),
+        instant_text(one.proof.expires_at),
+        "; ".join(part for part in (one.proof.note, said) if part),
+    )
 
 
 def _rows(one: "SeriesGaps", most: int | None) -> Iterator[Sequence[object]]:
@@ -164,13 +349,17 @@ def _summary(found: "Sequence[SeriesGaps]", missing: "Sequence[SeriesGaps]") -> 
     )
 
 
-def _document(found: "Sequence[SeriesGaps]", plot: Path | None) -> dict[str, Any]:
+def _document(
+    found: "Sequence[SeriesGaps]", explained: "Sequence[ExplainedRange]", plot: Path | None
+) -> dict[str, Any]:
     code = exit_code_of(found)
     return {
         "complete": code is ExitCode.DONE,
         "exit_code": int(code),
         "series": len(found),
         "gaps": [gap_json(one, gap) for one in found for gap in one.gaps],
+        "counts": explained_counts(found),
+        **by_kind(explained),
         "errors": [
             {
                 "symbol": one.series.symbol,

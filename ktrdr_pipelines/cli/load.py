@@ -27,12 +27,14 @@ def load(
     refresh: RefreshOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Load bars: ask for what is missing, save it, and say what could not be had.
+    """Load bars: request what is missing, save it, and say what could not be had.
 
-    What was saved stays, whenever you stop it; the same command then asks for the rest. What was
-    tried in vain before, or refused, is asked for at once.
+    What was saved stays, whenever you stop it; the same command then requests the rest. Ranges that
+    failed before, or were refused, are requested at once. Ranges that came without bars need a
+    second response at least 15 minutes later: the load says when they can be confirmed.
 
-    Exit codes: 0 complete, 1 failed, 2 bad usage, 3 something is unexplained.
+    Exit codes: 0 complete, 1 failed, 2 bad usage, 3 something is unexplained, waits to be
+    confirmed, is sparse, or came again at other prices.
     """
     from ktrdr_pipelines.cli.jobs import Wish, named_jobs
     from ktrdr_pipelines.cli.loading import load_jobs

@@ -10,6 +10,8 @@ from typing import Any, Final
 from ktrdr_pipelines.cli.holes import holes
 from ktrdr_pipelines.cli.output import (
     counted,
+    disagreement_json,
+    disagreement_text,
     error_json,
     instant_text,
     note,
@@ -26,6 +28,7 @@ from ktrdr_pipelines.errors import ExitCode, KtrdrError
 from ktrdr_pipelines.load.reports import SeriesReport
 
 MOST_GAPS: Final = 10
+_BY: Final = "`ktrdr update`, a sensor or the same command"
 _COLUMNS: Final = {
     "series": "left",
     "result": "left",
@@ -64,7 +67,7 @@ def tell(
         say(line)
     for line in _gap_lines([one for one in reports if one.unexplained | one.put_off], calendars):
         say(line)
-    for line in _refresh_lines(reports):
+    for line in (*_refresh_lines(reports), *_doubt_lines(reports)):
         say(line)
     if catalog_error is not None:
         note(f"The bars are saved, the catalog is not up to date: {catalog_error}")
@@ -92,15 +95,18 @@ def _row(report: SeriesReport, calendars: Calendars) -> tuple[str, ...]:
 
 
 def _result(report: SeriesReport) -> str:
-    if report.error is not None:
-        return "failed"
-    if report.put_off and not report.unexplained - report.put_off:
-        return "put off"
-    if not report.is_complete:
-        return "incomplete" if report.unexplained else "not all refreshed"
-    if report.suspect:
-        return "suspect"
-    return "complete, session still open" if report.waiting else "complete"
+    left = report.unexplained
+    words = (
+        (report.error is not None, "failed"),
+        (report.unconfirmed and not left - report.unconfirmed, "unconfirmed"),
+        (report.put_off and not left - report.put_off, "put off"),
+        (left, "incomplete"),
+        (report.not_refreshed, "not all refreshed"),
+        (report.suspect, "sparse"),
+        (report.disagreements, "other prices"),
+        (report.waiting, "complete, session still open"),
+    )
+    return next((word for holds, word in words if holds), "complete")
 
 
 def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterator[str]:
@@ -112,7 +118,7 @@ def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterato
         yield f"  {report.series}  {stretch_text(report.series.timeframe, gap)}"
     if len(gaps) > MOST_GAPS:
         yield f"  and {len(gaps) - MOST_GAPS:,} more; --json names them all"
-    yield from _reason_lines(reports)
+    yield from _reason_lines(reports, calendars)
     yield "What was saved stays; the same command asks for the rest."
 
 
@@ -124,9 +130,22 @@ def _refresh_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
             yield f"{report.series}: {bars} that the gateway no longer gives; kept as they are"
         if report.not_refreshed:
             stretches = counted(len(report.not_refreshed), "stretch", "stretches")
-            yield f"{report.series}: {stretches} asked for again in vain; they stand as they were"
+            yield f"{report.series}: {stretches} could not be refreshed; they stand as they were"
         if not report.unexplained:
             yield from _failure_lines(report)
+
+
+def _doubt_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
+    """Tell what is covered and still not as it should be."""
+    for report in reports:
+        if report.suspect:
+            sessions = counted(len(report.suspect), "sparse session")
+            yield (
+                f"{report.series}: {sessions}, with far fewer bars than the sessions around; "
+                f"requested once more 15 minutes after the first time, by {_BY}"
+            )
+        for found in report.disagreements:
+            yield f"{report.series}: {disagreement_text(report.series, found)}"
 
 
 def _holes(report: SeriesReport, calendars: Calendars) -> list[Interval]:
@@ -134,16 +153,26 @@ def _holes(report: SeriesReport, calendars: Calendars) -> list[Interval]:
     return holes(report.series, left, calendars.of(report.series.instrument))
 
 
-def _reason_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
+def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterator[str]:
     for report in reports:
         yield from _failure_lines(report)
-        if report.put_off and report.next_try_at is not None:
-            yield (
-                f"  {report.series}: tried in vain before, put off to "
-                f"{instant_text(report.next_try_at)}; ktrdr load asks at once"
+        if report.unconfirmed and report.confirmed_at is not None:
+            count = len(
+                holes(report.series, report.unconfirmed, calendars.of(report.series.instrument))
             )
-        elif not report.failures:
-            yield f"  {report.series}: the gateway's answers do not prove what is there"
+            ranges = counted(count, "range")
+            yield (
+                f"  {report.series}: {ranges} came without bars, to be confirmed at "
+                f"{instant_text(report.confirmed_at)} by {_BY}"
+            )
+        rest = report.put_off - report.unconfirmed
+        if rest and report.next_try_at is not None:
+            yield (
+                f"  {report.series}: put off to {instant_text(report.next_try_at)} after failed "
+                "attempts; ktrdr load asks at once"
+            )
+        elif report.unexplained - report.unconfirmed and not report.failures:
+            yield f"  {report.series}: no response has covered it yet"
 
 
 def _failure_lines(report: SeriesReport) -> Iterator[str]:
@@ -181,6 +210,8 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
         "not_refreshed": stretches_json(report.not_refreshed),
         "kept": report.kept,
         "suspect": stretches_json(report.suspect),
+        "confirmed_at": report.confirmed_at,
+        "disagreements": [disagreement_json(one) for one in report.disagreements],
         "failures": [error_json(failure) for failure in report.failures],
         "error": None if report.error is None else error_json(report.error),
         "notes": notes.texts.get(report.series, []),

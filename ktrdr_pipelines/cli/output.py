@@ -18,6 +18,8 @@ from ktrdr_pipelines.errors import GatewayError, KtrdrError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ktrdr_pipelines.core.disagreement import Disagreement
+    from ktrdr_pipelines.core.instruments import Series
     from ktrdr_pipelines.core.intervals import Interval
     from ktrdr_pipelines.core.timeframes import Timeframe
 
@@ -147,6 +149,16 @@ def stretch_text(timeframe: "Timeframe", stretch: "Interval") -> str:
 def stretches_json(stretches: Iterable["Interval"]) -> list[dict[str, str]]:
     """Give stretches of stamps as JSON has them; each end is out."""
     return [{"start": instant_text(one.start), "end": instant_text(one.end)} for one in stretches]
+
+
+def disagreement_json(found: "Disagreement") -> dict[str, Any]:
+    """Give held bars that came again at other prices as JSON has it."""
+    return {"first": found.first, "last": found.last, "bars": found.bars, "ratio": found.ratio}
+
+
+def disagreement_text(series: "Series", found: "Disagreement") -> str:
+    """Say that held bars came again at other prices, with the command that requests them again."""
+    return str(found).replace("SYMBOL TIMEFRAME", f"{series.symbol} {series.timeframe}")
 
 
 def counted(number: int, one: str, many: str = "") -> str:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from ktrdr_pipelines.cli.choosing import chosen_series
-from ktrdr_pipelines.cli.gaps import gap_json
+from ktrdr_pipelines.cli.gaps import by_kind, explained_counts, explained_text, gap_json
 from ktrdr_pipelines.cli.output import (
     AsJson,
     counted,
+    disagreement_json,
+    disagreement_text,
     error_json,
     instant_text,
     note,
@@ -26,7 +28,9 @@ from ktrdr_pipelines.errors import ExitCode
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.cli.place import Place
+    from ktrdr_pipelines.core.completeness import Gap
     from ktrdr_pipelines.core.timeframes import Timeframe
+    from ktrdr_pipelines.load.acknowledge import ExplainedRange
     from ktrdr_pipelines.load.gapbook import SeriesGaps
     from ktrdr_pipelines.load.strangers import Stranger
     from ktrdr_pipelines.universe import Universe
@@ -49,9 +53,10 @@ def status(as_json: AsJson = False) -> None:
     """Show the store: what is wanted, what is there, what is missing. No gateway is asked.
 
     Exit codes: 0 told (ktrdr gaps ends with 3 where there are gaps), 1 a series cannot be read,
-    2 bad usage.
+    2 bad usage, 3 held bars came again at other prices.
     """
     from ktrdr_pipelines.cli.place import open_book, open_place
+    from ktrdr_pipelines.load.acknowledge import explained_ranges
     from ktrdr_pipelines.load.strangers import strangers
 
     place = open_place()
@@ -60,7 +65,8 @@ def status(as_json: AsJson = False) -> None:
     unnamed = list(strangers(book.store, place.universe.instruments))
     findings = book.store.ledger.count_findings()
     if as_json:
-        say_json(_document(place, states, unnamed, real_now, findings=findings))
+        explained = explained_ranges(book.store.ledger, book.calendars, states)
+        say_json(_document(place, states, explained, findings, strangers=unnamed, now=real_now))
     else:
         _say_store(place, real_now)
         say_symbols(place.universe)
@@ -68,6 +74,8 @@ def status(as_json: AsJson = False) -> None:
         _say_findings(states, findings)
     if any(state.error is not None for state in states):
         raise typer.Exit(ExitCode.FAILED)
+    if any(state.disagreements for state in states):
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _say_store(place: "Place", now: datetime) -> None:
@@ -104,13 +112,18 @@ def say_symbols(universe: "Universe") -> None:
 
 def _say_states(states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]") -> None:
     say_table(_COLUMNS, map(_row, states))
-    for line in _blocked_lines(states):
+    for line in (*_blocked_lines(states), *_confirmation_lines(states)):
         say(line)
+    for state in states:
+        for found in state.disagreements:
+            say(f"{state.series}: {disagreement_text(state.series, found)}")
     for text in dict.fromkeys(str(state.error) for state in states if state.error is not None):
         note(f"Error: {text}")
     for one in strangers:
         bars = counted(one.rows, "bar")
         say(f"{one.symbol} {one.timeframe}: {bars} on disk, and the universe does not name it")
+    if text := explained_text(states):
+        say(f"{text} without bars; ktrdr gaps lists them")
     missing = [state for state in states if state.gaps]
     if missing:
         first = missing[0].series
@@ -144,6 +157,22 @@ def _blocked_lines(states: "Sequence[SeriesGaps]") -> Iterator[str]:
         yield f"blocked: {', '.join(series)}: {text}"
 
 
+def _confirmation_lines(states: "Sequence[SeriesGaps]") -> Iterator[str]:
+    """Say of gaps that wait for another response why, and when it is requested."""
+    from ktrdr_pipelines.core.completeness import GapReason
+
+    waiting = {GapReason.UNCONFIRMED, GapReason.CONTRADICTED, GapReason.SPARSE}
+    for state in states:
+        grouped: dict[tuple[str, str], list[Gap]] = {}
+        for gap in state.gaps:
+            if gap.reason in waiting:
+                grouped.setdefault((gap.reason, gap.detail), []).append(gap)
+        for (reason, detail), gaps in grouped.items():
+            due = min((gap.next_try_at for gap in gaps if gap.next_try_at), default=None)
+            again = "" if due is None else f"; next request at {instant_text(due)}"
+            yield f"{reason}: {state.series}: {counted(len(gaps), 'gap')}: {detail}{again}"
+
+
 def _row(state: "SeriesGaps") -> tuple[object, ...]:
     return (
         state.series,
@@ -168,10 +197,11 @@ def _remark(state: "SeriesGaps") -> str:
 def _document(
     place: "Place",
     states: "Sequence[SeriesGaps]",
+    explained: "Sequence[ExplainedRange]",
+    findings: "Mapping[str, int]",
+    *,
     strangers: "Sequence[Stranger]",
     now: datetime,
-    *,
-    findings: "Mapping[str, int]",
 ) -> dict[str, Any]:
     from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
     from ktrdr_pipelines.store.ledger import series_key
@@ -191,8 +221,12 @@ def _document(
             },
         },
         "before_windows": {str(kind): names for kind, names in universe.before_windows().items()},
+        "counts": explained_counts(states),
         "series": [
-            {**_state_json(state), "findings": findings.get(series_key(state.series), 0)}
+            {
+                **_state_json(state, [one for one in explained if one.series == state.series]),
+                "findings": findings.get(series_key(state.series), 0),
+            }
             for state in states
         ],
         "not_in_universe": [
@@ -202,7 +236,7 @@ def _document(
     }
 
 
-def _state_json(state: "SeriesGaps") -> dict[str, Any]:
+def _state_json(state: "SeriesGaps", explained: "Sequence[ExplainedRange]") -> dict[str, Any]:
     return {
         "symbol": state.series.symbol,
         "timeframe": str(state.series.timeframe),
@@ -212,6 +246,8 @@ def _state_json(state: "SeriesGaps") -> dict[str, Any]:
         "settled_until": state.settled_until,
         "gaps": [gap_json(state, gap) for gap in state.gaps],
         "waiting": stretches_json(state.waiting),
+        **by_kind(explained),
+        "disagreements": [disagreement_json(one) for one in state.disagreements],
         "attempts": [
             {
                 "kind": str(attempt.kind),

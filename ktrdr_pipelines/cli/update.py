@@ -19,11 +19,12 @@ def update(
 ) -> None:
     """Bring the whole universe up to date: newest bars first, then every gap.
 
-    It may run as often as you like: what is settled is not asked for, and what was tried in vain
-    or is not permitted only when its next try is due (ktrdr load asks at once). Symbols with
-    `backfill: manual` are kept fresh, and their history is left to you.
+    It may run as often as you like: what is covered is not requested, and what failed, waits to be
+    confirmed or is not permitted only when its next try is due (ktrdr load requests it at once).
+    Symbols with `backfill: manual` are kept fresh, and their history is left to you.
 
-    Exit codes: 0 complete, 1 failed, 2 bad usage, 3 something is unexplained.
+    Exit codes: 0 complete, 1 failed, 2 bad usage, 3 something is unexplained, waits to be
+    confirmed, is sparse, or came again at other prices.
     """
     from ktrdr_pipelines.cli.jobs import update_jobs
     from ktrdr_pipelines.cli.loading import load_jobs

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from ktrdr_pipelines.cli.choosing import SomeSymbols, chosen_series
-from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json, say_table
+from ktrdr_pipelines.cli.output import (
+    AsJson,
+    counted,
+    disagreement_json,
+    disagreement_text,
+    note,
+    say,
+    say_json,
+    say_table,
+)
 from ktrdr_pipelines.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -42,8 +51,10 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     are listed as findings; they are no damage. The digest is of the bars alone: two stores that
     hold the same bars of a series have the same one.
 
+    Held bars that came again at other prices are no damage: they are told as such.
+
     Exit codes: 0 all sound and explained, 1 something is corrupt, 2 bad usage, 3 something is
-    unexplained.
+    unexplained, or came again at other prices.
     """
     from ktrdr_pipelines.cli.place import open_book, open_place, warn_of_problem
     from ktrdr_pipelines.load.verify import verify as read_whole
@@ -69,11 +80,12 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
 
 
 def exit_code_of(certificates: "Iterable[Certificate]") -> ExitCode:
-    """Say how the verification ended: what is corrupt weighs more than what is unexplained."""
+    """Say how the verification ended: damage weighs more than gaps and other prices."""
     told = list(certificates)
     if not all(one.is_sound and one.found.error is None for one in told):
         return ExitCode.FAILED
-    return ExitCode.INCOMPLETE if any(one.found.gaps for one in told) else ExitCode.DONE
+    is_open = any(one.found.gaps or one.found.disagreements for one in told)
+    return ExitCode.INCOMPLETE if is_open else ExitCode.DONE
 
 
 def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
@@ -92,6 +104,8 @@ def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
         if one.content.unsettled:
             bars = counted(one.content.unsettled, "bar")
             say(f"{one.found.series}: {bars} that no answer has settled")
+        for found in one.found.disagreements:
+            say(f"{one.found.series}: {disagreement_text(one.found.series, found)}")
 
 
 def _tell_findings(one: "Certificate") -> None:
@@ -143,7 +157,10 @@ def _tell_all(certificates: "Sequence[Certificate]") -> None:
         say(f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair sets files aside")
     if lacking:
         say(f"  {counted(len(lacking), 'series', 'series')} with gaps; ktrdr gaps names them")
-    if not corrupt and not lacking:
+    differing = sum(bool(one.found.disagreements) for one in certificates)
+    if differing:
+        say(f"  {counted(differing, 'series', 'series')} with bars that came again at other prices")
+    if not corrupt and not lacking and not differing:
         say("  everything is sound, and nothing is unexplained")
 
 
@@ -181,6 +198,7 @@ def _certificate_json(one: "Certificate") -> dict[str, Any]:
         "unsettled": one.content.unsettled,
         "gaps": len(one.found.gaps),
         "missing_bars": sum(gap.bars for gap in one.found.gaps),
+        "disagreements": [disagreement_json(found) for found in one.found.disagreements],
         "revisions": one.revisions,
         "digest": one.content.digest.text,
         "verified_before": before,

@@ -1,6 +1,6 @@
 """What the loading asks of a source of bars, and what it gets back.
 
-Not here: how a gateway is asked (``ib.source``), what an answer proves (``core.settle``).
+Not here: how a gateway is asked (``ib.source``), what an answer proves (``core.evaluation``).
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """The table of bars that the whole project passes around, and how two of them merge.
 
-Not here: which bars of an answer are kept (``core.settle``), files (``store.parquet``).
+Not here: which bars of an answer are kept (``core.evaluation``), files (``store.parquet``).
 """
 
 from dataclasses import dataclass

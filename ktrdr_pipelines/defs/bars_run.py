@@ -1,6 +1,6 @@
 """One run over a timeframe's bars: partitions in, windows reported as they are finished.
 
-Not here: the threads (``defs.runs``), whether a window is complete (``load.windows``).
+Not here: the threads (``defs.runs``), whether a window is complete (``load.window_book``).
 """
 
 from collections import defaultdict
@@ -30,13 +30,8 @@ from ktrdr_pipelines.load.gapbook import open_gapbook
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import AskedBy
 from ktrdr_pipelines.load.reports import SeriesReport
-from ktrdr_pipelines.load.windows import (
-    WindowFacts,
-    WindowState,
-    from_start,
-    is_finished,
-    window_facts,
-)
+from ktrdr_pipelines.load.window_book import Dates, WindowBook
+from ktrdr_pipelines.load.windows import WindowFacts, WindowState, from_start
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
 
@@ -159,35 +154,38 @@ class BarsRun:
             raise dg.Failure("Dagster has ended this run already", allow_retries=False)
 
     def _report_finished(self, series: Series) -> None:
-        """Mark the windows of a series of which every session is settled."""
+        """Mark the windows of a series of which every session is covered or explained."""
+        windows = self._open[series]
         now = self._ib.clock().market_now()
-        windows, calendar = (
-            self._open[series],
-            open_calendars(self._store.ledger).of(series.instrument),
-        )
-        for partition, stamps in list(windows.items()):
-            rows = self._store.rows(series, stamps)
-            if rows and is_finished(self._store, series, stamps, calendar=calendar, proof_now=now):
-                facts = WindowFacts(stamps, WindowState.COMPLETE, rows, IntervalSet())
-                self._materialize(partition, facts)
+        facts = self._window_book().facts(series, _dates(windows), now)
+        for partition in list(windows):
+            one = facts[partition.window]
+            if one.rows and one.state is WindowState.COMPLETE:
+                self._materialize(partition, one)
                 del windows[partition]
 
     def _finish(self, report: SeriesReport) -> list[str]:
         """Mark what is explained of the rest, and name what is not."""
         self._context.log.info(report.summary)
+        windows = self._open[report.series]
+        now = self._ib.clock().market_now()
+        try:
+            facts = self._window_book().facts_after(report, _dates(windows), now)
+        except StoreError as error:
+            return [f"{one.symbol} {one.window}: {error}" for one in windows]
         failed: list[str] = []
-        calendar = self._calendars.of(report.series.instrument)
-        for partition, stamps in self._open[report.series].items():
-            try:
-                facts = window_facts(self._store, stamps, report, calendar)
-            except StoreError as error:
-                failed.append(f"{partition.symbol} {partition.window}: {error}")
-                continue
-            if facts.is_explained:
-                self._materialize(partition, facts)
+        for partition in windows:
+            one = facts[partition.window]
+            if one.is_explained:
+                self._materialize(partition, one)
             else:
-                failed.append(f"{partition.symbol} {partition.window}: {_reason(report, facts)}")
+                failed.append(f"{partition.symbol} {partition.window}: {_reason(report, one)}")
         return failed
+
+    def _window_book(self) -> WindowBook:
+        """Open the gap book as the ledger stands now."""
+        gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
+        return WindowBook(open_gapbook(self._layout, gateway))
 
     def _materialize(self, partition: BarPartition, facts: WindowFacts) -> None:
         self._told += 1
@@ -210,12 +208,17 @@ def _wanted(
     return reduce(or_, parts, IntervalSet())
 
 
+def _dates(windows: Iterable[BarPartition]) -> dict[str, Dates]:
+    return {one.window: window_dates(one.window) for one in windows}
+
+
 def _reason(report: SeriesReport, facts: WindowFacts) -> str:
     if report.error is not None:
         return str(report.error)
     hull = facts.unexplained.hull
     parts = len(facts.unexplained)
-    missing = f"missing {hull}" if parts == 1 else f"{parts} stretches missing in {hull}"
+    missing = f"missing {hull}" if parts == 1 else f"{parts} intervals missing in {hull}"
+    missing += f", {facts.why}" if facts.why else ""
     failures = "; ".join(dict.fromkeys(str(failure) for failure in report.failures))
     return f"{missing} ({failures})" if failures else missing
 
@@ -227,5 +230,5 @@ def _failure_text(failed: Sequence[str]) -> str:
     what = "1 window stays" if len(failed) == 1 else f"{len(failed)} windows stay"
     return (
         f"{what} unexplained; all others are materialized:\n{named}{rest}\n"
-        "What was answered is saved; launch the failed windows again to ask for the rest."
+        "What was received is saved; launch the failed windows again to request the rest."
     )

@@ -1,8 +1,8 @@
-"""Asset checks: what is unexplained, stale, out of order or impossible, timeframe by timeframe.
+"""Asset checks: what is unexplained, stale, out of order, impossible or on another price basis.
 
 They are not partitioned (such checks lose their partition in ranged runs): they look over all
-gaps, and over the bars of the newest windows. One op serves all timeframes; the schedule runs it
-hourly, and a materialization in the UI runs the part of its asset.
+gaps and disagreements, and over the bars of the newest windows. One op serves all timeframes; the
+schedule runs it hourly, and a materialization in the UI runs the part of its asset.
 
 Not here: finding gaps (``load.gapbook``), examining bars (``store.examination``).
 """
@@ -32,11 +32,13 @@ UNEXPLAINED: Final = "unexplained_gaps"
 FRESH: Final = "tail_is_fresh"
 ORDER: Final = "order_and_duplicates"
 SANE: Final = "ohlc_sane"
+BASIS: Final = "price_basis"
 _TEXTS: Final = {
     UNEXPLAINED: "No bar is missing without a reason.",
     FRESH: "No tail is older than the registry's threshold of open session time.",
     ORDER: "Bars of the newest windows are in order and there once.",
     SANE: "Bars of the newest windows have plausible values, or those that the gateway returned.",
+    BASIS: "No held bars came again at other prices: each series is on one price basis.",
 }
 _NEWEST_DAYS: Final = {one: 70 if one is Timeframe.M1 else 400 for one in Timeframe}
 """How far back bars are examined: the newest windows and the ones before."""
@@ -134,6 +136,8 @@ def _results(
         yield _unexplained(found).result(timeframe, UNEXPLAINED)
     if FRESH in names:
         yield _fresh(found, book, now).result(timeframe, FRESH)
+    if BASIS in names:
+        yield _basis(found).result(timeframe, BASIS)
     if names & {ORDER, SANE}:
         since = now.date() - timedelta(days=_NEWEST_DAYS[timeframe])
         files = _examined(found, book, since)
@@ -165,6 +169,27 @@ def _fresh(found: Sequence[SeriesGaps], book: GapBook, now: datetime) -> Finding
     threshold_s = IbLimitsRegistry.GAP_THRESHOLDS_S.value[found[0].series.timeframe] if found else 0
     what = f"tails are more than {threshold_s / 3600:g} h of open session behind"
     return Finding(len(stale), len(found), what, ("symbol", "settled until", "behind"), rows)
+
+
+def _basis(found: Sequence[SeriesGaps]) -> Finding:
+    differing = [one for one in found if one.disagreements]
+    rows: Rows = [
+        (
+            one.series.symbol,
+            f"{last.ratio:.4g}",
+            last.bars,
+            f"{last.first:%Y-%m-%d %H:%MZ} to {last.last:%Y-%m-%d %H:%MZ}",
+            f"ktrdr load {one.series.symbol} {one.series.timeframe} --refresh",
+        )
+        for one in differing[:_NAMED_AT_MOST]
+        for last in one.disagreements[-1:]
+    ]
+    what = "series have held bars that came again at other prices"
+    if rows:
+        symbol, ratio, *_, hint = rows[0]
+        what += f" ({symbol}: {ratio} times). Hint: `{hint}` requests all of it again"
+    columns = ("symbol", "ratio", "bars", "from and to", "requests all of it again")
+    return Finding(len(differing), len(found), what, columns, rows)
 
 
 def _examined(

@@ -207,7 +207,10 @@ def _nothing_text(look: Look) -> str:
     unread = f"; {broken} cannot be read, see `ktrdr status`" if broken else ""
     if not gaps:
         return f"nothing is missing in {len(look.found)} series{unread}"
-    return f"{gaps} gaps, none is due: tried in vain and put off, or left to a person{unread}"
+    return (
+        f"{gaps} gaps, none is due: put off after failed attempts, waiting to be "
+        f"confirmed, or left to a person{unread}"
+    )
 
 
 def _text(look: Look, runs: Sequence[GapRun], left_out: Mapping[str, int]) -> str:

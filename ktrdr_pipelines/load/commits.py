@@ -1,6 +1,6 @@
 """Commits: several answers a write, so that a kill costs seconds of asking and never a bar.
 
-Not here: files (``store.parquet``), deciding what is settled (``core.settle``).
+Not here: files (``store.parquet``), deciding what is settled (``core.evaluation``).
 """
 
 import asyncio

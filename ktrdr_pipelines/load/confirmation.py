@@ -319,7 +319,9 @@ class Confirmation:
         desk.means.evidence.refute(desk.series.symbol, refuted)
         statements = [
             Statement(part, StatementKind.AROUND, Timeframe.D1.value, at, request)
-            for part in runs_of(calendar, (span for span in spans if found.around.covers(span.stamps)))
+            for part in runs_of(
+                calendar, (span for span in spans if found.around.covers(span.stamps))
+            )
         ]
         if found.begins_at is not None:
             began = next((span for span in spans if found.begins_at in span.stamps), None)

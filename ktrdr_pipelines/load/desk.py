@@ -200,7 +200,7 @@ class Desk:
             self.is_dead = True
             self.note(
                 f"the gateway has no data of {self.series.instrument} at all, so nothing is "
-                "taken for proved empty: permissions may be missing, or the instrument has ended"
+                "taken to be empty: permissions may be missing, or the instrument has ended"
             )
         return False
 

@@ -4,12 +4,12 @@ Not here: looking at files and ledger, what is kept between looks (``load.gapboo
 (``core.completeness``).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
 from ktrdr_pipelines.core.bars import moment
 from ktrdr_pipelines.core.completeness import Gap, GapReason, find_gaps, next_close
-from ktrdr_pipelines.core.coverage import REFUTABLE, Emptiness
+from ktrdr_pipelines.core.coverage import REFUTABLE, Emptiness, ProofKind
 from ktrdr_pipelines.core.disagreement import Disagreement
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import IntervalSet, between
@@ -33,8 +33,8 @@ class SeriesGaps:
     dates of bars held; ``attempts`` are the tries that settled nothing. Before ``expected_from``
     nothing is expected. ``fresh_from`` is the bar timestamp from which on the series is kept
     fresh, None where no save has said it yet. ``disputed`` are ranges that are explained in spite
-    of held data, or by a person's word; ``disagreements`` held bars that came again at other
-    prices. ``error`` says why nothing else could be learned.
+    of held data, or by a person's word, as far as that has not expired; ``disagreements`` held bars
+    that came again at other prices. ``error`` says why nothing else could be learned.
     """
 
     series: Series
@@ -55,6 +55,10 @@ class SeriesGaps:
     def is_blocked(self) -> bool:
         """Say whether the gateway has refused some of it for want of a permission."""
         return bool(self.blocks)
+
+    def explained_as(self, kind: ProofKind) -> tuple[Emptiness, ...]:
+        """Return the disputed, or the acknowledged, ranges."""
+        return tuple(one for one in self.disputed if one.kind is kind)
 
     @property
     def blocks(self) -> tuple[Attempt, ...]:
@@ -106,7 +110,11 @@ def written(
         last=holding.last,
         attempts=known.attempts,
         expected_from=moment(standing.explained_to),
-        disputed=tuple(one for one in holding.proofs if one.kind not in REFUTABLE),
+        disputed=tuple(
+            replace(one, interval=part)
+            for one in sorted(holding.proofs)
+            if one.kind not in REFUTABLE and (part := one.valid_part(now)) is not None
+        ),
         disagreements=known.disagreements,
         fresh_from=known.fresh_from,
     )

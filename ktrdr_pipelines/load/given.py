@@ -1,6 +1,6 @@
 """Bars that a run was given, so that it can tell those which the gateway no longer gives.
 
-Not here: which bars are kept (``core.settle``), writing them (``load.commits``).
+Not here: which bars are kept (``core.evaluation``), writing them (``load.commits``).
 """
 
 import numpy as np

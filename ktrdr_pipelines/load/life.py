@@ -1,6 +1,6 @@
-"""Signs of life: whether a contract lately answered with bars, so that silence can mean anything.
+"""Signs of life: whether a contract lately returned bars; without, empty responses say nothing.
 
-Not here: what silence proves (``core.doubts``), asking (``load.asking``).
+Not here: what empty responses prove (``core.evidence``), requests (``load.asking``).
 """
 
 import asyncio

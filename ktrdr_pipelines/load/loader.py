@@ -33,6 +33,9 @@ from ktrdr_pipelines.store.parquet import SaveResult
 
 _NAMED_AT_MOST = 3
 
+_TO_CONFIRM = frozenset({AttemptKind.PROBED, AttemptKind.CONTRADICTED})
+"""Attempts about what came without bars."""
+
 
 class IbDataLoader:
     """Loads series from a gateway into a store; one object serves many series at once.
@@ -153,7 +156,7 @@ class IbDataLoader:
         self._tell_of_suspects(series)
 
     def _tell_of_suspects(self, series: Series) -> None:
-        """Say which sessions look as if something were missing, and could not be asked again."""
+        """Say which sessions are sparse, and when they are requested once more."""
         if found := self._outlook.suspects(series):
             days = [f"{one.day} ({one.rows} bars)" for one in found[-_NAMED_AT_MOST:]]
             more = f" and {len(found) - len(days)} before" if len(found) > len(days) else ""
@@ -220,13 +223,19 @@ class IbDataLoader:
         waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
         again = need.gaps() - gaps
         found = () if manner.tail else self._outlook.suspects(facts.series, facts.begins)
+        unexplained = gaps - waiting
+        to_confirm = [
+            attempt
+            for attempt in self._means.store.ledger.attempts(series_key(facts.series))
+            if attempt.kind in _TO_CONFIRM and unexplained.clip(attempt.interval)
+        ]
         return SeriesReport(
             series=facts.series,
             requests=work.asking.requests if work else 0,
             rows=work.asking.rows if work else 0,
             added=work.commits.added if work else 0,
             revised=work.commits.revised if work else 0,
-            unexplained=gaps - waiting,
+            unexplained=unexplained,
             waiting=waiting,
             before_listing=facts.before_listing,
             failures=tuple(work.failures) if work else (),
@@ -236,6 +245,10 @@ class IbDataLoader:
             not_refreshed=again - of_open_session(need, again),
             kept=work.kept if work else 0,
             suspect=IntervalSet(one.stamps for one in found) & facts.wanted,
-            confirmed_at=work.confirmed_at if work else None,
+            unconfirmed=unexplained & IntervalSet(one.interval for one in to_confirm),
+            confirmed_at=min(
+                (one.next_try_at for one in to_confirm if one.next_try_at is not None),
+                default=None,
+            ),
             disagreements=tuple(self._means.store.ledger.disagreements(series_key(facts.series))),
         )

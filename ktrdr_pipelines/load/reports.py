@@ -21,13 +21,14 @@ class SeriesReport:
     ``waiting`` belongs to a session that is still open, and nothing failed there;
     ``before_listing`` lies before the gateway's oldest data. ``failures`` holds what single
     requests met after all tries; ``error`` is what kept the series from being worked on at all.
-    ``now`` is the gateway's time at the end. ``put_off`` is what was left alone until
-    ``next_try_at``, because it had been tried in vain; it may belong to an open session.
-    ``not_refreshed`` was to be asked for again, could not be had, and stands as it was; ``kept``
-    counts bars that the gateway no longer gives and that stay. ``suspect`` are sessions that are
-    covered and look as if the gateway had left bars out; they are requested once more later.
-    ``confirmed_at`` is when the first of what came without bars can be confirmed.
-    ``disagreements`` are held bars that came again at other prices.
+    ``now`` is the gateway's time at the end. ``put_off`` is deferred until ``next_try_at`` after
+    failed attempts; it may belong to an open session. ``not_refreshed`` was to be requested again,
+    could not be had, and stands as it was; ``kept`` counts bars that the gateway no longer gives
+    and that stay. ``suspect`` are sparse sessions: they are covered and hold far fewer bars than
+    their neighbours; they are requested once more later. ``unconfirmed`` is the part of
+    ``unexplained`` that came without bars and waits for another response; ``confirmed_at`` is when
+    the first of it can be confirmed. ``disagreements`` are held bars that came again at other
+    prices.
     """
 
     series: Series
@@ -46,6 +47,7 @@ class SeriesReport:
     not_refreshed: IntervalSet = field(default_factory=IntervalSet)
     kept: int = 0
     suspect: IntervalSet = field(default_factory=IntervalSet)
+    unconfirmed: IntervalSet = field(default_factory=IntervalSet)
     confirmed_at: datetime | None = None
     disagreements: tuple[Disagreement, ...] = ()
 
@@ -89,8 +91,13 @@ class SeriesReport:
             state = "not all refreshed"
         else:
             state = "the open session is missing" if self.put_off else self._doubts
-        if self.put_off and self.next_try_at:
-            state += f", tried in vain and put off to {self.next_try_at:%Y-%m-%d %H:%MZ}"
+        if self.unconfirmed and self.confirmed_at:
+            state += (
+                f", {len(self.unconfirmed)} came without bars and can be confirmed at "
+                f"{self.confirmed_at:%Y-%m-%d %H:%MZ}"
+            )
+        elif self.put_off and self.next_try_at:
+            state += f", put off to {self.next_try_at:%Y-%m-%d %H:%MZ} after failed attempts"
         return f"{state}, session still open" if self.waiting else state
 
     @property

@@ -1,16 +1,19 @@
 """Windows of whole series, told from the gap book: what may be said of each, and how many bars.
 
-Not here: what a finished load left of its windows (``load.windows``), how windows are named
-(``defs.partitions``).
+Runs, tails and the report sensor all decide here whether a window is complete. One with a session
+that is unconfirmed, contradicted or sparse is not: the gap book lists these as gaps. Not here: how
+windows are named (``defs.partitions``).
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import date, datetime
 
 import numpy as np
 
 from ktrdr_pipelines.core.bars import micros
-from ktrdr_pipelines.core.completeness import Completeness, closed_count
+from ktrdr_pipelines.core.completeness import Completeness, Gap, closed_count
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import IntervalSet
 from ktrdr_pipelines.core.sessions import SessionCalendar, stamps_between
@@ -18,6 +21,7 @@ from ktrdr_pipelines.core.spanarrays import SpanArrays, span_arrays
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.load.gapbook import GapBook
 from ktrdr_pipelines.load.modes import first_stamp
+from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.load.windows import WindowFacts, WindowState, has_ended
 
 Dates = tuple[date, date]
@@ -54,10 +58,36 @@ class WindowBook:
             state = _state(series, calendar, told, (first, end), rows=count, now=now)
             if state is WindowState.NO_SESSION and has_ended(series, calendar, stamps):
                 state = WindowState.ENDED
-            missing = IntervalSet()
+            elif calendar.known is None and found.missing.clip(stamps):
+                state = WindowState.UNEXPLAINED  # its sessions are not known yet
+            missing, why = IntervalSet(), ""
             if state is WindowState.UNEXPLAINED:
                 missing = found.missing.clip(stamps)
-            facts[name] = WindowFacts(stamps, state, count, missing)
+                why = _why(gap for gap in found.gaps if gap.stamps.overlaps(stamps))
+            facts[name] = WindowFacts(stamps, state, count, missing, why)
+        return facts
+
+    def facts_after(
+        self, report: SeriesReport, windows: Mapping[str, Dates], now: datetime
+    ) -> dict[str, WindowFacts]:
+        """Say of each window what a finished load left of it.
+
+        What the load itself reports as unexplained counts beside what the gap book finds.
+
+        Args:
+            report: how the load ended.
+            windows: session dates ``[first, end)`` by name.
+            now: market time, where the report names no time of the gateway.
+
+        Raises:
+            StoreError: its files or the ledger cannot be read.
+        """
+        facts = self.facts(report.series, windows, report.now or now)
+        for name, one in facts.items():
+            left = report.unexplained.clip(one.stamps)
+            if left or report.error is not None:
+                missing = one.unexplained | left
+                facts[name] = replace(one, state=WindowState.UNEXPLAINED, unexplained=missing)
         return facts
 
     def _rows(self, series: Series, told: Completeness) -> tuple[np.ndarray, np.ndarray]:
@@ -90,6 +120,15 @@ def _state(
         (bool(told.explained[part].any()), WindowState.BEFORE_LISTING),
     )
     return next((state for holds, state in states if holds), WindowState.EMPTY)
+
+
+def _why(gaps: Iterable[Gap]) -> str:
+    """Count gaps by their reasons, and say when the first of them is requested again."""
+    found = list(gaps)
+    counts = Counter(str(gap.reason) for gap in found)
+    text = ", ".join(f"{number} {reason}" for reason, number in counts.most_common())
+    due = min((gap.next_try_at for gap in found if gap.next_try_at), default=None)
+    return f"{text}, next request at {due:%Y-%m-%d %H:%MZ}" if due else text
 
 
 def _places(spans: SpanArrays, dates: Dates) -> tuple[int, int]:

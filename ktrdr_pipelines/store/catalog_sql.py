@@ -26,11 +26,15 @@ CREATE TABLE instruments (
 );
 CREATE TABLE coverage (
     symbol VARCHAR, timeframe VARCHAR, verdict VARCHAR, starts TIMESTAMPTZ, ends TIMESTAMPTZ,
-    proved_at TIMESTAMPTZ, expires_at TIMESTAMPTZ
+    proved_at TIMESTAMPTZ, expires_at TIMESTAMPTZ, kind VARCHAR
 );
 CREATE TABLE gaps (
     symbol VARCHAR, timeframe VARCHAR, reason VARCHAR, starts TIMESTAMPTZ, ends TIMESTAMPTZ,
     sessions BIGINT, bars BIGINT, next_try_at TIMESTAMPTZ, detail VARCHAR
+);
+CREATE TABLE statements (
+    symbol VARCHAR, kind VARCHAR, timeframe VARCHAR, starts TIMESTAMPTZ, ends TIMESTAMPTZ,
+    said_at TIMESTAMPTZ, controlled BOOLEAN, voided_at TIMESTAMPTZ
 );
 CREATE TABLE requests (
     series VARCHAR, contract_id BIGINT, what_to_show VARCHAR, gateway VARCHAR,

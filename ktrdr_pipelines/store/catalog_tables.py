@@ -1,4 +1,4 @@
-"""The rows of the catalog's small tables: sessions, instruments, coverage, gaps, requests.
+"""The rows of the catalog's small tables: sessions, instruments, coverage, gaps and the like.
 
 Not here: the tables' columns in SQL and the views over bars (``store.catalog_sql``).
 """
@@ -18,6 +18,7 @@ from ktrdr_pipelines.core.sessions import monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.store.audit import RequestRecord
 from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.statements import StatementRecord
 
 REQUESTS_KEPT = 10_000
 """Rows of the audit that the catalog shows, the newest."""
@@ -57,6 +58,7 @@ _COVERAGE = pa.schema(
         "ends": _MOMENT,
         "proved_at": _MOMENT,
         "expires_at": _MOMENT,
+        "kind": pa.string(),
     }
 )
 _GAPS = pa.schema(
@@ -70,6 +72,18 @@ _GAPS = pa.schema(
         "bars": pa.int64(),
         "next_try_at": _MOMENT,
         "detail": pa.string(),
+    }
+)
+_STATEMENTS = pa.schema(
+    {
+        "symbol": pa.string(),
+        "kind": pa.string(),
+        "timeframe": pa.string(),
+        "starts": _MOMENT,
+        "ends": _MOMENT,
+        "said_at": _MOMENT,
+        "controlled": pa.bool_(),
+        "voided_at": _MOMENT,
     }
 )
 _REQUESTS = pa.schema(
@@ -113,6 +127,7 @@ def catalog_tables(
         "instruments": _instruments(instruments),
         "coverage": _coverage(settled),
         "gaps": _gaps(gaps),
+        "statements": _statements(store.ledger.statement_records()),
         "requests": _requests(store.ledger.requests(REQUESTS_KEPT)),
     }
 
@@ -169,6 +184,7 @@ def _coverage(settled: _Settled) -> pa.Table:
                 "ends": proof.interval.end,
                 "proved_at": proof.proved_at,
                 "expires_at": proof.expires_at,
+                "kind": proof.kind,
             }
             for proof in coverage.empty
         ]
@@ -191,6 +207,23 @@ def _gaps(gaps: Gaps) -> pa.Table:
         for series, gap in gaps
     ]
     return pa.Table.from_pylist(rows, schema=_GAPS)
+
+
+def _statements(records: Iterable[StatementRecord]) -> pa.Table:
+    rows = [
+        {
+            "symbol": record.symbol,
+            "kind": record.said.kind,
+            "timeframe": record.said.timeframe,
+            "starts": record.said.interval.start,
+            "ends": record.said.interval.end,
+            "said_at": record.said.said_at,
+            "controlled": record.said.controlled,
+            "voided_at": record.voided_at,
+        }
+        for record in records
+    ]
+    return pa.Table.from_pylist(rows, schema=_STATEMENTS)
 
 
 def _requests(records: Iterable[RequestRecord]) -> pa.Table:

@@ -25,7 +25,7 @@ from ktrdr_pipelines.core.bars import (
     sorted_unique,
 )
 from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import REFUTABLE, VOIDABLE, Coverage, ProofKind
+from ktrdr_pipelines.core.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.instruments import Identity, Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import SessionCalendar, midnight, monday_of, stamps_between
@@ -120,6 +120,27 @@ class BarStore:
             revised=sum(result.revised for result in saved),
             files=tuple(path for result in saved for path in result.files),
         )
+
+    def acknowledge_empty(self, series: Series, identity: Identity, proof: Emptiness) -> bool:
+        """Write a proof that a person gives for an interval without bars.
+
+        It replaces whatever was covered of the interval.
+
+        Returns: whether it was written; it is not where bars of the interval are held by now.
+
+        Raises: as ``save``.
+        """
+        pin_origin(self.layout, identity.origin)
+        with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
+            refuse_moving(self.layout, series.symbol)
+            refuse_unnamed(self.layout, series.symbol)
+            for path, row in self.files_of(series).items():
+                _refuse_foreign(path, row.identity, identity)
+            if self.rows(series, proof.interval):
+                return False
+            for part in filed_parts(series, empty_bars(), Coverage(empty=(proof,))):
+                self._save_part(series, identity, part, uncovered=proof.interval)
+        return True
 
     def retract_proofs(
         self,
@@ -318,12 +339,23 @@ class BarStore:
         if covered.hull is not None:
             self.ledger.keep_fresh(series_key(series), covered.hull.end)
 
-    def _save_part(self, series: Series, identity: Identity, part: FilePart) -> SaveResult:
+    def _save_part(
+        self,
+        series: Series,
+        identity: Identity,
+        part: FilePart,
+        *,
+        uncovered: Interval | None = None,
+    ) -> SaveResult:
+        """Merge into one file; ``uncovered`` is where coverage with bars is taken back first."""
         folder = self.layout.series_folder(series.symbol, series.timeframe)
         path = folder / f"{part.stem}.parquet"
         old, old_bars = self._held(series, path)
         merge = merge_bars(old_bars, part.bars)
-        coverage = (old.coverage if old else Coverage()).merged(part.coverage)
+        before = old.coverage if old else Coverage()
+        if uncovered is not None:
+            before = replace(before, bars=before.bars - IntervalSet([uncovered]))
+        coverage = before.merged(part.coverage)
         if old and coverage == old.coverage and not merge.added and not merge.revised.num_rows:
             return SaveResult(0, 0, ())
         key = series_key(series)

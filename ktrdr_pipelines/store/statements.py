@@ -7,6 +7,7 @@ files. Not here: what statements prove (``core.evidence``), when they are record
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -21,6 +22,15 @@ KEPT_DAYS: Final = 400
 _COLUMNS: Final = (
     "starts, ends, kind, timeframe, said_at, request, controlled, reaches_past"  # of a Statement
 )
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRecord:
+    """A statement about a symbol as the ledger keeps it; ``voided_at`` is when it became void."""
+
+    symbol: str
+    said: Statement
+    voided_at: datetime | None = None
 
 
 class StatementsTable(Database):
@@ -48,6 +58,18 @@ class StatementsTable(Database):
                 (symbol,),
             ).fetchall()
         return [_statement(row) for row in rows]
+
+    def statement_records(self) -> list[StatementRecord]:
+        """Return all statements about all symbols, void ones too, oldest first of each symbol."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                f"SELECT symbol, voided_at, {_COLUMNS} FROM statements "  # noqa: S608  (a constant)
+                "ORDER BY symbol, said_at"
+            ).fetchall()
+        return [
+            StatementRecord(symbol, _statement(row), None if voided is None else moment(voided))
+            for symbol, voided, *row in rows
+        ]
 
     def beginning_statements(self) -> dict[str, list[Statement]]:
         """Return, by symbol, the valid statements that bear on where data begin.

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ktrdr_pipelines.core.disagreement import Disagreement
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.store.barfile import read_file, write_file
 from ktrdr_pipelines.store.layout import open_store
@@ -325,6 +326,83 @@ def test_a_refresh_ends_a_finding(ktrdr: Any, store: Path, gateway: Any) -> None
     ktrdr("load", "AAPL", "1d", *DAYS, "--refresh")
     assert _daily_certificate(ktrdr("verify", "AAPL", "--json").document)["findings"] == []
     assert "implausible" not in ktrdr("status").out
+
+
+def test_bars_at_other_prices_are_a_status_of_their_own(
+    ktrdr: Any, store: Path, gateway: Any
+) -> None:
+    """Status and verify end with 3 and say so; nothing is damaged, and a whole refresh ends it."""
+    (store / "universe.yaml").write_text(ENDED.replace("1d]", "1d], end: 2024-01-10"))
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    assert ktrdr("status").code == ktrdr("verify").code == 0
+    at = datetime(2024, 1, 8, tzinfo=UTC)
+    ledger = Ledger(open_store(store).ledger)
+    ledger.record_disagreement("AAPL|1d", Disagreement(at, at + timedelta(days=1), 2, 0.5), at)
+    ledger.close()
+    for command in ("status", "verify"):
+        told = ktrdr(command)
+        assert told.code == 3
+        assert "2 held bars" in told.out
+        assert "0.5 times their price" in told.out
+        assert "ktrdr load AAPL 1d --refresh" in told.out
+    expected = {
+        "first": "2024-01-08T00:00:00Z",
+        "last": "2024-01-09T00:00:00Z",
+        "bars": 2,
+        "ratio": 0.5,
+    }
+    (certificate,) = ktrdr("verify", "--json").document["certificates"]
+    assert (certificate["sound"], certificate["disagreements"]) == (True, [expected])
+    (series,) = ktrdr("status", "--json").document["series"]
+    assert series["disagreements"] == [expected]
+    document = ktrdr("load", "AAPL", "1d", "--json").document
+    assert (document["exit_code"], document["complete"]) == (3, False)
+    assert document["series"][0]["disagreements"] == [expected]
+    assert ktrdr("load", "AAPL", "1d", "--refresh").code == 0
+    assert ktrdr("status").code == ktrdr("verify").code == 0
+
+
+def test_damage_weighs_more_than_other_prices(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """A file that cannot be read is not hidden behind a disagreement."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    at = datetime(2024, 1, 8, tzinfo=UTC)
+    ledger = Ledger(open_store(store).ledger)
+    ledger.record_disagreement("AAPL|1d", Disagreement(at, at, 1, 0.5), at)
+    ledger.close()
+    _daily(store).write_bytes(b"junk")
+    assert ktrdr("verify", "AAPL").code == 1
+    assert ktrdr("status").code == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("probed", "unconfirmed"), ("contradicted", "contradicted"), ("sparse", "sparse")],
+)
+def test_what_waits_for_a_response_says_until_when(
+    ktrdr: Any, store: Path, kind: str, reason: str
+) -> None:
+    """Gaps and status name reason, detail and the time of the next request, in both forms."""
+    at = datetime.now(tz=UTC).replace(microsecond=0)
+    due, ledger = at + timedelta(minutes=15), Ledger(open_store(store).ledger)
+    ledger.record_attempt(
+        *("MSFT|1d", Interval(datetime(2024, 1, 2, tzinfo=UTC), at), kind),
+        error="a second response is due",
+        code=None,
+        next_try_at=due,
+        at=at,
+    )
+    ledger.close()
+    text = f"{due:%Y-%m-%dT%H:%M:%SZ}"
+    (gap,) = ktrdr("gaps", "MSFT", "1d", "--json").document["gaps"]
+    assert (gap["reason"], gap["next_try_at"]) == (reason, text)
+    assert gap["detail"] == "a second response is due"
+    told = ktrdr("gaps", "MSFT", "1d").out
+    assert text in told
+    assert f"{reason}: a second response is due" in told
+    assert (
+        f"{reason}: MSFT 1d: 1 gap: a second response is due; next request at {text}"
+        in ktrdr("status").out
+    )
 
 
 def test_verify_reads_what_status_believes(ktrdr: Any, store: Path, gateway: Any) -> None:

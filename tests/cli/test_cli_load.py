@@ -63,6 +63,8 @@ def test_the_document_tells_every_series(ktrdr: Any, store: Path, gateway: Any) 
         "not_refreshed": [],
         "kept": 0,
         "suspect": [],
+        "confirmed_at": None,
+        "disagreements": [],
         "failures": [],
         "error": None,
         "notes": [],

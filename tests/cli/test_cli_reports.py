@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import signal
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, tell
 from ktrdr_pipelines.cli.progress import MOST_SHOWN, Notes, TerminalProgress, load_progress
 from ktrdr_pipelines.cli.stopping import Stopped, run_stoppable, stoppable
 from ktrdr_pipelines.core.calendars import Calendars, calendar_named
+from ktrdr_pipelines.core.disagreement import Disagreement
 from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import expected_stamps
@@ -95,11 +97,89 @@ def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
     assert "  AAPL 1d: bars of AAPL: 354 not subscribed (3 times)" in lines
 
 
+def told(capsys: Any, report: SeriesReport) -> str:
+    """Return what a load of one series prints."""
+    tell([report], Notes(), calendars=Calendars(), as_json=False)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def document(capsys: Any, report: SeriesReport) -> Any:
+    """Return the JSON document of a load of one series."""
+    tell([report], Notes(), calendars=Calendars(), as_json=True)
+    return json.loads(capsys.readouterr().out)
+
+
 def test_a_gap_without_a_failure_has_a_reason_too(capsys: Any) -> None:
-    """Where every request was answered, the answers did not prove enough."""
+    """Where no request failed and nothing waits to be confirmed, no response has covered it."""
     gap = missing(days("2024-01-02", "2024-01-03"))
-    tell([SeriesReport(series(), unexplained=gap)], Notes(), calendars=Calendars(), as_json=False)
-    assert "answers do not prove what is there" in capsys.readouterr().out
+    text = told(capsys, SeriesReport(series(), unexplained=gap))
+    assert "AAPL 1d incomplete" in text
+    assert "no response has covered it yet" in text
+
+
+def test_ranges_without_bars_say_when_they_are_confirmed(capsys: Any) -> None:
+    """How many, at which time, and by what; the exit code is 3."""
+    gap = missing(days("2024-01-02", "2024-01-04"), days("2024-01-08", "2024-01-09"))
+    at = datetime(2024, 1, 10, 15, 7, tzinfo=UTC)
+    report = SeriesReport(series(), unexplained=gap, unconfirmed=gap, confirmed_at=at)
+    assert exit_code_of([report]) == 3
+    text = told(capsys, report)
+    assert "AAPL 1d unconfirmed" in text
+    assert (
+        "2 ranges came without bars, to be confirmed at 2024-01-10T15:07:00Z by `ktrdr update`, "
+        "a sensor or the same command" in text
+    )
+    assert "no response has covered it yet" not in text
+    found = document(capsys, report)
+    assert (found["exit_code"], found["complete"]) == (3, False)
+    assert found["series"][0]["confirmed_at"] == "2024-01-10T15:07:00Z"
+    assert "2 came without bars and can be confirmed at 2024-01-10 15:07Z" in report.summary
+
+
+def test_what_failed_beside_what_is_unconfirmed_is_told_too(capsys: Any) -> None:
+    """A load that lacks more than what came without bars is incomplete."""
+    gap = missing(days("2024-01-02", "2024-01-03"), days("2024-01-08", "2024-01-09"))
+    first = missing(days("2024-01-02", "2024-01-03"))
+    at = datetime(2024, 1, 10, 15, 7, tzinfo=UTC)
+    report = SeriesReport(series(), unexplained=gap, unconfirmed=first, confirmed_at=at)
+    text = told(capsys, report)
+    assert "AAPL 1d incomplete" in text
+    assert "1 range came without bars" in text
+    assert "no response has covered it yet" in text
+
+
+def test_sparse_sessions_are_told(capsys: Any) -> None:
+    """The word in the text is sparse, the field keeps its name; the exit code is 3."""
+    report = SeriesReport(series(), suspect=missing(days("2024-01-02", "2024-01-03")))
+    assert exit_code_of([report]) == 3
+    text = told(capsys, report)
+    assert "AAPL 1d sparse" in text
+    assert "1 sparse session, with far fewer bars than the sessions around" in text
+    assert "suspect" not in text
+    assert document(capsys, report)["series"][0]["suspect"] == [
+        {"start": "2024-01-02T00:00:00Z", "end": "2024-01-03T00:00:00Z"}
+    ]
+
+
+def test_bars_at_other_prices_are_told(capsys: Any) -> None:
+    """Ratio, extent and the command that requests all of it again; the exit code is 3."""
+    found = Disagreement(
+        datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC), 2, 0.25
+    )
+    report = SeriesReport(series(), disagreements=(found,))
+    assert exit_code_of([report]) == 3
+    text = told(capsys, report)
+    assert "AAPL 1d other prices" in text
+    assert "came again at 0.25 times their price" in text
+    assert "ktrdr load AAPL 1d --refresh" in text
+    assert document(capsys, report)["series"][0]["disagreements"] == [
+        {
+            "first": "2024-01-02T00:00:00Z",
+            "last": "2024-01-03T00:00:00Z",
+            "bars": 2,
+            "ratio": 0.25,
+        }
+    ]
 
 
 def test_a_catalog_that_is_not_renewed_is_told(capsys: Any) -> None:

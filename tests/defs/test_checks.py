@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.core.bars import stamps
+from ktrdr_pipelines.core.disagreement import Disagreement
 from ktrdr_pipelines.core.plausibility import findings_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.checks import bars_checks
@@ -46,13 +47,14 @@ def failed(results: dict[str, Any]) -> set[str]:
 
 
 def test_complete_fresh_store_passes_all(check: Callable[..., dict[str, Any]]) -> None:
-    """Four checks, over both symbols."""
+    """Five checks, over both symbols."""
     results = check()
     assert set(results) == {
         "unexplained_gaps",
         "tail_is_fresh",
         "order_and_duplicates",
         "ohlc_sane",
+        "price_basis",
     }
     assert failed(results) == set()
     assert results["ohlc_sane"].metadata["looked_at"].value > 500
@@ -75,6 +77,24 @@ def test_tail_goes_stale_in_open_time_only(check: Callable[..., dict[str, Any]])
     results = check(NOW + timedelta(days=8))
     assert "tail_is_fresh" in failed(results)
     assert results["tail_is_fresh"].metadata["bad"].value == 2
+
+
+def test_bars_at_other_prices_are_named(
+    location: Any, check: Callable[..., dict[str, Any]]
+) -> None:
+    """A disagreement warns with its ratio and the command that requests all of it again."""
+    found = Disagreement(NOW - timedelta(days=9), NOW - timedelta(days=8), 2, 0.25)
+    location.store.ledger.record_disagreement("MSFT|1d", found, NOW)
+    results = check()
+    assert failed(results) == {"price_basis"}
+    basis = results["price_basis"]
+    assert basis.severity is dg.AssetCheckSeverity.WARN
+    assert (basis.metadata["bad"].value, basis.metadata["looked_at"].value) == (1, 2)
+    assert "MSFT: 0.25 times" in basis.description
+    assert "ktrdr load MSFT 1d --refresh" in basis.description
+    assert "| MSFT | 0.25 | 2 |" in basis.metadata["worst"].value
+    location.store.ledger.clear_disagreements("MSFT|1d")
+    assert failed(check()) == set()
 
 
 @pytest.mark.parametrize(
@@ -180,10 +200,10 @@ def test_damage_is_not_hidden_by_a_finding_of_the_same_bar(
     assert not check()["ohlc_sane"].passed
 
 
-def test_location_has_four_checks_a_timeframe(location: Any) -> None:
+def test_location_has_five_checks_a_timeframe(location: Any) -> None:
     """The schedule runs them all; none is partitioned."""
     graph = location.defs().resolve_asset_graph()
-    assert len(graph.asset_check_keys) == 4 * len(Timeframe)
+    assert len(graph.asset_check_keys) == 5 * len(Timeframe)
     names = {one.name for one in location.defs().schedules}
     assert names == {"tail_schedule", "check_schedule"}
 
@@ -196,12 +216,12 @@ def with_column(bars: pa.Table, name: str, change: Callable[[list[Any]], list[An
 
 
 def test_hourly_job_renews_the_catalog_and_runs_every_check(location: Any) -> None:
-    """What the schedule starts: the catalog's materialization and 32 results, no window."""
+    """What the schedule starts: the catalog's materialization and 40 results, no window."""
     defs = location.defs()
     schedule = defs.resolve_schedule_def("check_schedule")
     job = defs.resolve_job_def(schedule.job_name)
     done = job.execute_in_process(instance=location.instance)
     assert done.success
-    assert len(done.get_asset_check_evaluations()) == 4 * len(Timeframe)
+    assert len(done.get_asset_check_evaluations()) == 5 * len(Timeframe)
     keys = {event.asset_key for event in done.get_asset_materialization_events()}
     assert keys == {dg.AssetKey("bars_catalog")}

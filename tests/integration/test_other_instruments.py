@@ -15,10 +15,12 @@ from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.load.calendars import open_calendars
+from ktrdr_pipelines.load.gapbook import open_gapbook
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.opening import open_manager, universe_file
 from ktrdr_pipelines.load.reports import SeriesReport
-from ktrdr_pipelines.load.windows import WindowState, window_facts
+from ktrdr_pipelines.load.window_book import WindowBook
+from ktrdr_pipelines.load.windows import WindowState
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.simulator.durations import Window
 from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
@@ -156,12 +158,15 @@ def test_an_expired_future_is_complete_to_its_last_day(bench: Bench) -> None:
     [last] = calendar.sessions(date(2023, 12, 15), date(2023, 12, 16))
     hours = Interval(last.opens_at, last.closes_at)
     assert bench.store.coverage(series).settled(NOW).covers(hours)
-    spring = stamps_between(calendar, series.timeframe, date(2024, 1, 1), date(2024, 4, 1))
-    assert window_facts(bench.store, spring, report, calendar).state is WindowState.ENDED
-    december = stamps_between(calendar, series.timeframe, date(2023, 12, 1), date(2024, 1, 1))
-    facts = window_facts(bench.store, december, report, calendar)
-    assert facts.state is WindowState.COMPLETE
-    assert facts.rows == len(truth(series, date(2023, 12, 1), date(2024, 1, 1)))
+    windows = {
+        "spring": (date(2024, 1, 1), date(2024, 4, 1)),
+        "december": (date(2023, 12, 1), date(2024, 1, 1)),
+    }
+    book = WindowBook(open_gapbook(bench.layout, f"127.0.0.1:{bench.gateway.port}"))
+    facts = book.facts_after(report, windows, NOW)
+    assert facts["spring"].state is WindowState.ENDED
+    assert facts["december"].state is WindowState.COMPLETE
+    assert facts["december"].rows == len(truth(series, date(2023, 12, 1), date(2024, 1, 1)))
 
 
 def test_hours_that_only_the_gateway_knows_come_from_its_schedule(bench: Bench) -> None:

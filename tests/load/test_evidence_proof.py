@@ -57,7 +57,7 @@ class Pattern:
     asked: int = field(default=0)
 
     def __post_init__(self) -> None:
-        self.dice = random.Random(self.seed)  # noqa: S311
+        self.dice = random.Random(self.seed)
         self.first = self.dice.randrange(1, 12)
         self.length = self.dice.randrange(5, 60)
         days = calendar_named(RTH).sessions(FIRST, END)

@@ -17,7 +17,8 @@ from ktrdr_pipelines.errors import BadAnswerError, GatewaySilentError
 from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.gapbook import GapBook
 from ktrdr_pipelines.load.reports import Quiet
-from ktrdr_pipelines.load.windows import is_finished
+from ktrdr_pipelines.load.window_book import WindowBook
+from ktrdr_pipelines.load.windows import WindowState
 from tests.load.conftest import Bench, Make, World
 from tests.load.fakes import FakeGateway, dense_keys, schedule_of, stock, truth_of
 
@@ -282,13 +283,8 @@ def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> N
     assert "not known until the gateway tells them" in gap.detail
     assert gap.next_try_at is None
     stamps = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
-    assert not is_finished(
-        bench.store,
-        series,
-        stamps,
-        calendar=open_calendars(bench.ledger).of(series.instrument),
-        proof_now=now,
-    )
+    facts = WindowBook(book).facts(series, {"2024": (FIRST, END)}, now)["2024"]
+    assert facts.state is WindowState.UNEXPLAINED
     bench.gateway.schedule_twist = lambda _at, _days: []
     assert bench.load(series, stamps).error is not None
     [again] = GapBook(bench.store, open_calendars(bench.ledger), "fake:1").look([series], now)

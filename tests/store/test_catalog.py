@@ -5,6 +5,7 @@
 import json
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from typing import Any
 import duckdb
 import pytest
 
+from ktrdr_pipelines.core.bars import empty_bars
+from ktrdr_pipelines.core.completeness import Gap, GapReason
+from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
+from ktrdr_pipelines.core.evidence import Statement, StatementKind
+from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.sessions import monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import DiskError, StoreError, UsageError
@@ -47,7 +53,7 @@ def test_an_empty_store_has_every_object(layout: StoreLayout) -> None:
         answer = query_catalog(layout, f"SELECT * FROM {source}")
         assert answer.column_names == COLUMNS
         assert answer.num_rows == 0
-    for table in ("sessions", "instruments", "coverage", "requests"):
+    for table in ("sessions", "instruments", "coverage", "gaps", "statements", "requests"):
         assert query_catalog(layout, f"SELECT * FROM {table}").num_rows == 0
 
 
@@ -114,6 +120,70 @@ def test_odd_symbols_stay_as_written(layout: StoreLayout, store: BarStore, make:
         sql = f"SELECT DISTINCT symbol FROM series('{symbol}', '1m')"
         assert _one(layout, sql) == symbol
         assert _one(layout, f"SELECT count(*) FROM bars_1m WHERE symbol = '{symbol}'") == 2
+
+
+def test_empty_ranges_say_what_they_rest_on(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Coverage has the kind of each proof in its last column; ranges with bars have none."""
+    series = make.series()
+    make.save(store, series, make.run(series, OPEN, 3))
+    identity = store.identity(series)
+    assert identity is not None
+    for day, kind in enumerate(ProofKind, start=1):
+        start = OPEN - timedelta(days=7 * day)
+        proof = Emptiness(Interval(start, start + timedelta(hours=1)), NOW, kind, "a note")
+        store.save(series, identity, empty_bars(), Coverage(empty=(proof,)))
+    rebuild_catalog(layout, [series.instrument], NOW)
+    columns = [row["column_name"] for row in _rows(layout, "DESCRIBE FROM coverage")]
+    assert columns == [
+        *("symbol", "timeframe", "verdict", "starts", "ends", "proved_at", "expires_at", "kind")
+    ]
+    found = _rows(layout, "SELECT verdict, kind FROM coverage ORDER BY starts DESC")
+    assert [(row["verdict"], row["kind"]) for row in found] == [
+        ("bars", None),
+        *(("empty", str(kind)) for kind in ProofKind),
+    ]
+
+
+def test_statements_can_be_queried(layout: StoreLayout, store: BarStore) -> None:
+    """What responses said of ranges without bars, void ones too, with the time of each."""
+    part = Interval(OPEN, OPEN + timedelta(hours=7))
+    said = [
+        Statement(part, StatementKind.EMPTY, "1h", NOW - timedelta(days=2), "a", controlled=True),
+        Statement(part, StatementKind.AROUND, "1d", NOW - timedelta(days=1), "b"),
+    ]
+    store.ledger.record_statements("AAPL", "gate:1", said, NOW)
+    store.ledger.record_statements("MSFT", "gate:2", [replace(said[0], controlled=False)], NOW)
+    start, end = NOW - timedelta(days=3), NOW
+    store.ledger.void_empty_responses("gate:1", start, end, NOW)
+    rebuild_catalog(layout, [], NOW)
+    rows = _rows(layout, "SELECT * FROM statements ORDER BY symbol, said_at")
+    assert [row["symbol"] for row in rows] == ["AAPL", "AAPL", "MSFT"]
+    assert rows[0] == {
+        "symbol": "AAPL",
+        "kind": "empty",
+        "timeframe": "1h",
+        "starts": part.start,
+        "ends": part.end,
+        "said_at": NOW - timedelta(days=2),
+        "controlled": True,
+        "voided_at": NOW,
+    }
+    assert (rows[1]["kind"], rows[1]["timeframe"], rows[1]["voided_at"]) == ("around", "1d", None)
+    assert (rows[2]["controlled"], rows[2]["voided_at"]) == (False, None)
+
+
+@pytest.mark.parametrize("reason", ["unconfirmed", "contradicted", "sparse"])
+def test_gaps_have_the_new_reasons(layout: StoreLayout, make: Any, reason: str) -> None:
+    """Reason, detail and the time of the next request are columns."""
+    series = make.series()
+    gap = Gap(
+        Interval(OPEN, OPEN + timedelta(hours=1)), 1, 60, GapReason(reason), "why", NOW
+    )  # fmt: skip
+    rebuild_catalog(layout, [series.instrument], NOW, gaps=[(series, gap)])
+    (row,) = _rows(layout, "SELECT reason, detail, next_try_at FROM gaps")
+    assert row == {"reason": reason, "detail": "why", "next_try_at": NOW}
 
 
 CALENDARS = [("AAPL", "XNYS.RTH"), ("AAPL.ETH", "XNYS.ETH"), ("EURUSD", "FX")]
