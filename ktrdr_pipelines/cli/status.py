@@ -26,6 +26,7 @@ from ktrdr_pipelines.errors import ExitCode
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.cli.place import Place
+    from ktrdr_pipelines.core.calendars import Calendars
     from ktrdr_pipelines.core.timeframes import Timeframe
     from ktrdr_pipelines.load.gapbook import SeriesGaps
     from ktrdr_pipelines.load.strangers import Stranger
@@ -59,10 +60,11 @@ def status(as_json: AsJson = False) -> None:
     states = book.look(chosen_series(place.universe, book.store, None, None), place.now)
     unnamed = list(strangers(book.store, place.universe.instruments))
     if as_json:
-        say_json(_document(place, states, unnamed, real_now))
+        say_json(_document(place, states, unnamed, real_now, book.calendars))
     else:
         _say_store(place, real_now)
         say_symbols(place.universe)
+        _say_calendars(book.calendars)
         _say_states(states, unnamed)
     if any(state.error is not None for state in states):
         raise typer.Exit(ExitCode.FAILED)
@@ -98,6 +100,35 @@ def say_symbols(universe: "Universe") -> None:
             "begin: sensors and backfills load nothing older, ktrdr load and ktrdr update do; "
             "`windows:` in the universe moves the first window"
         )
+
+
+def _say_calendars(calendars: "Calendars") -> None:
+    """Name the dates on which contracts agree that a calendar of the libraries errs."""
+    for key, days in calendars.changed().items():
+        for one in days:
+            parts = one.told.parts
+            hours = "closed"
+            if parts:
+                hours = f"{instant_text(parts[0].start)} to {instant_text(parts[-1].end)}"
+            say(
+                f"calendar {key} {one.told.day}: {hours}, as "
+                f"{counted(len(one.symbols), 'contract')} agree: {_few(one.symbols)}"
+            )
+
+
+def _calendars_json(calendars: "Calendars") -> list[dict[str, Any]]:
+    return [
+        {
+            "key": key,
+            "date": one.told.day,
+            "opens": one.told.parts[0].start if one.told.parts else None,
+            "closes": one.told.parts[-1].end if one.told.parts else None,
+            "closed": not one.told.parts,
+            "symbols": list(one.symbols),
+        }
+        for key, days in calendars.changed().items()
+        for one in days
+    ]
 
 
 def _say_states(states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]") -> None:
@@ -152,7 +183,11 @@ def _remark(state: "SeriesGaps") -> str:
 
 
 def _document(
-    place: "Place", states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]", now: datetime
+    place: "Place",
+    states: "Sequence[SeriesGaps]",
+    strangers: "Sequence[Stranger]",
+    now: datetime,
+    calendars: "Calendars",
 ) -> dict[str, Any]:
     from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
 
@@ -171,6 +206,7 @@ def _document(
             },
         },
         "before_windows": {str(kind): names for kind, names in universe.before_windows().items()},
+        "calendars": _calendars_json(calendars),
         "series": [_state_json(state) for state in states],
         "not_in_universe": [
             {"symbol": one.symbol, "timeframe": one.timeframe, "rows": one.rows}

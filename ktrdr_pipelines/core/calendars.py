@@ -166,6 +166,10 @@ class Calendars:
         """Return the dates on which symbols share other sessions than the library has."""
         return self._shared.get(key, ())
 
+    def changed(self) -> dict[str, tuple[SharedDay, ...]]:
+        """Return the changed dates of every calendar that symbols share, by its key."""
+        return {key: self._shared[key] for key in sorted(self._shared)}
+
     def before_late_bars(self, instrument: Instrument) -> SessionCalendar:
         """Return the calendar of an instrument as it is without bars after the close, whole."""
         key = learned_key(instrument)

@@ -159,6 +159,7 @@ class Case:
         self._refute(found)
         covered = found.covered - answer.impossible
         desk.cover(Coverage(bars=covered), found.bars)
+        desk.learn_from_bars(found.bars)
         self._say(chunk, found)
         self._widen()
         if answer.lacks_newest:

@@ -215,7 +215,7 @@ CREATE TABLE IF NOT EXISTS findings (
     detail TEXT NOT NULL,
     found_at INTEGER NOT NULL,
     PRIMARY KEY (series, ts)
-));
+);
 
 CREATE TABLE IF NOT EXISTS late_bars (
     symbol TEXT NOT NULL,
