@@ -60,7 +60,7 @@ def status(as_json: AsJson = False) -> None:
     states = book.look(chosen_series(place.universe, book.store, None, None), place.now)
     unnamed = list(strangers(book.store, place.universe.instruments))
     if as_json:
-        say_json(_document(place, states, unnamed, real_now, book.calendars))
+        say_json(_document(place, states, unnamed, real_now, calendars=book.calendars))
     else:
         _say_store(place, real_now)
         say_symbols(place.universe)
@@ -187,6 +187,7 @@ def _document(
     states: "Sequence[SeriesGaps]",
     strangers: "Sequence[Stranger]",
     now: datetime,
+    *,
     calendars: "Calendars",
 ) -> dict[str, Any]:
     from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
