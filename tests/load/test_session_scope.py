@@ -159,10 +159,9 @@ def test_three_contracts_change_the_calendar_of_all(exchange: Bench) -> None:
         assert hear(exchange, symbol, EARLY, early) == []
         assert shared_session(exchange, EARLY) == [known]
     notes = hear(exchange, "CCC", EARLY, early)
-    assert notes == [
-        "XNYS.RTH 2024-06-20: 09:30-13:00 in place of 09:30-16:00 (America/New_York), "
-        "as 3 contracts tell: AAA, BBB, CCC"
-    ]
+    [text] = notes
+    assert text.startswith("XNYS.RTH 2024-06-20: 09:30-13:00 in place of 09:30-16:00 ")
+    assert text.endswith("as 3 contracts tell: AAA, BBB, CCC")
     assert shared_session(exchange, EARLY) == [early]
     book = open_calendars(exchange.ledger)
     assert book.of(stock("AAA")) is book.of(stock("ZZZ"))
@@ -277,10 +276,9 @@ def test_three_days_of_late_bars_make_earlier_days_due(
     notes = Notes()
     [report] = bench.run_with(notes, series, NEW_DAYS)
     assert report.is_complete
-    assert notes.texts == [
-        "sessions of VIX last until 16:15 in place of 16:00 (America/New_York): bars came after "
-        "the close on 2024-06-12, 2024-06-13, 2024-06-14"
-    ]
+    [text] = notes.texts
+    assert text.startswith("sessions of VIX last until 16:15 in place of 16:00 ")
+    assert text.endswith("bars came after the close on 2024-06-12, 2024-06-13, 2024-06-14")
     book = open_calendars(bench.ledger)
     wanted = Series(replace(series.instrument, start=FIRST), M5)
     [found] = GapBook(bench.store, book, bench.gateway.gateway).look([wanted], bench.gateway.time)
@@ -339,24 +337,36 @@ def test_responses_without_late_bars_do_not_open_the_ledger(
 class Liar:
     """Tells wrong hours of one contract, by a seed."""
 
-    KINDS = ("closed", "all closed", "short", "late open", "long", "saturday", "other market")
+    KINDS = ("closed", "short", "late open", "long", "saturday", "other market")
 
     def __init__(self, seed: int) -> None:
         self.dice = np.random.default_rng(seed)
 
-    def days(self, days: list[LearnedDay]) -> list[LearnedDay]:
-        """Tell sessions falsely: all of them in one way, or some of them in several."""
+    def details(self, days: list[LearnedDay]) -> tuple[LearnedDay, ...]:
+        """Tell sessions falsely: one of them, which is believed as far as can be, or many."""
+        chosen = np.zeros(len(days), dtype=bool)
+        chosen[self.dice.integers(0, min(2, len(days)))] = True
+        if self.dice.random() < 0.2:
+            chosen |= self.dice.random(len(days)) < 0.5
+        return tuple(self._told(days, chosen))
+
+    def schedule(self, days: list[LearnedDay]) -> list[LearnedDay]:
+        """Tell a year falsely: a few of its sessions, or all."""
+        share = float(self.dice.choice([0.02, 0.08, 1.0]))
+        return self._told(days, self.dice.random(len(days)) < share)
+
+    def _told(self, days: list[LearnedDay], chosen: np.ndarray) -> list[LearnedDay]:
         kind = str(self.dice.choice(self.KINDS))
-        share = float(self.dice.choice([0.02, 0.08, 0.5, 1.0]))
-        found: dict[date, LearnedDay] = {}
-        for one in days:
-            told = self.lie(kind, one) if self.dice.random() < share else one
-            found[told.day] = told
+        found = {one.day: one for one in days}
+        for one, is_chosen in zip(days, chosen, strict=True):
+            if is_chosen:
+                told = self._lie(kind, one)
+                found[told.day] = told
         return [found[day] for day in sorted(found)]
 
-    def lie(self, kind: str, one: LearnedDay) -> LearnedDay:
+    def _lie(self, kind: str, one: LearnedDay) -> LearnedDay:
         """Tell one session falsely."""
-        if not one.parts or kind in {"closed", "all closed"}:
+        if not one.parts or kind == "closed":
             return LearnedDay(one.day, ())
         hours = Interval(one.parts[0].start, one.parts[-1].end)
         by = timedelta(minutes=int(self.dice.integers(1, 200)))
@@ -372,10 +382,10 @@ class Liar:
         return LearnedDay(one.day, (Interval(hours.start + 3 * HOUR, hours.end + 3 * HOUR),))
 
 
-@settings(settings.get_profile("load"), max_examples=40)
+@settings(settings.get_profile("load"), max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1), gone=st.sampled_from([0.0, 0.1]))
 def test_falsehoods_of_one_contract_never_hide_a_bar(bench: Make, seed: int, gone: float) -> None:
-    """Whatever it tells of its sessions: complete means that every bar is there, of all symbols."""
+    """Day by day, whatever it tells: complete means that every bar is there, of all symbols."""
     liar = Liar(seed)
     truth = truths(("AAA", "BBB"), H1, RTH, FIRST - 60 * DAY, END + 40 * DAY)
     days = np.array(days_between(FIRST - 60 * DAY, END), dtype="datetime64[D]")
@@ -384,23 +394,27 @@ def test_falsehoods_of_one_contract_never_hide_a_bar(bench: Make, seed: int, gon
         bars = truth["AAA", kind].bars
         dates = bars["session_date"].to_numpy().astype("datetime64[D]")
         truth["AAA", kind] = truth_of(stamps(bars)[~np.isin(dates, missing)], kind, NEW_YORK)
-    made = bench(FakeGateway(truth, at("2024-06-14T23:00Z")))
-    gateway = made.gateway
-    gateway.details_of["AAA"] = tuple(
-        liar.days(schedule_of(NEW_YORK, gateway.time + 5 * DAY, int(liar.dice.integers(2, 20))))
-    )
-    gateway.details_of["BBB"] = ()
-    gateway.schedule_twist = lambda at, count: liar.days(schedule_of(NEW_YORK, at, count))
-    wanted = stamps_between(NEW_YORK, H1, FIRST, END)
-    for _ in range(5):
+    made = bench(FakeGateway(truth, at("2024-06-03T12:00Z")))
+    gateway, complete = made.gateway, 0
+    gateway.schedule_twist = lambda at, count: liar.schedule(schedule_of(NEW_YORK, at, count))
+    for day in days_between(FIRST, END):
+        gateway.time = max(gateway.time, session_of(NEW_YORK, day).end + 40 * MINUTE)
+        wanted = stamps_between(NEW_YORK, H1, FIRST, day + DAY)
+        coming = schedule_of(NEW_YORK, session_of(NEW_YORK, day).start + 7 * DAY, 7)
+        gateway.details_of["AAA"] = liar.details(coming)
         for symbol in ("AAA", "BBB"):
             series = Series(stock(symbol), H1)
             report = made.load(series, wanted)
             made.check(series, wanted)
             if report.is_complete:
+                complete += 1
                 made.check_complete(series, wanted)
-            elif report.confirmed_at is not None:
+    for _ in range(6):
+        for symbol in ("AAA", "BBB"):
+            report = made.load(Series(stock(symbol), H1), wanted)
+            if report.confirmed_at is not None:
                 gateway.time = max(gateway.time, report.confirmed_at + MINUTE)
     for symbol in ("AAA", "BBB"):
         made.check_complete(Series(stock(symbol), H1), wanted)
+    assert complete >= len(days_between(FIRST, END))
     assert open_calendars(made.ledger).of(stock("ZZZ")) is NEW_YORK
