@@ -400,7 +400,7 @@ class Schedules:
         self.calendars = open_calendars(self._store.ledger)
 
     def _learned(self, instrument: Instrument) -> list[LearnedDay]:
-        return self._store.ledger.learned_days().get(learned_key(instrument), [])
+        return self._store.ledger.learned_days_of(learned_key(instrument))
 
     def _held(self, instrument: Instrument) -> frozenset[date]:
         """Return the dates of which bars of any timeframe below a week are held."""

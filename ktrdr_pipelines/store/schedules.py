@@ -50,10 +50,20 @@ class SchedulesTable(Database):
             found[f"{calendar} {symbol}"].append(_learned(day, parts))
         return dict(found)
 
+    def learned_days_of(self, key: str) -> list[LearnedDay]:
+        """Return what one contract told, oldest date first."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT session_date, parts FROM schedules WHERE calendar = ? AND symbol = ? "
+                "ORDER BY session_date",
+                key.partition(" ")[::2],
+            ).fetchall()
+        return [_learned(day, parts) for day, parts in rows]
+
     def record_days(
         self, key: str, days: Iterable[LearnedDay], source: ScheduleSource, at: datetime
     ) -> None:
-        """Keep what was told of session dates; what is told later replaces it."""
+        """Keep what a contract told of session dates; what is told later replaces it."""
         calendar, _, symbol = key.partition(" ")
         rows = [
             (calendar, symbol, one.day.isoformat(), *_hours(one), source, micros(at))
