@@ -19,6 +19,7 @@ Not here: reading the answers (``ib.schedules``), where they are kept (``store.s
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
@@ -73,7 +74,7 @@ class Schedules:
 
     def __init__(self, store: BarStore, keeper: SourceKeeper) -> None:
         self._store, self._keeper = store, keeper
-        self._asking = asyncio.Lock()
+        self._asking: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.calendars: Calendars = open_calendars(store.ledger)
         self.requests = 0
         self._calendar_of: dict[str, str] = {}
@@ -95,7 +96,7 @@ class Schedules:
             GatewayError: the gateway did not tell, and without it nothing is known.
         """
         instrument, now = series.instrument, self._keeper.now()
-        async with self._asking:
+        async with self._asking[learned_key(instrument)]:
             while (missing := self._unknown(instrument, stretch, now)) is not None:
                 await self._ask(instrument, missing, now, note)
         if self.calendars.of(instrument).known is None and instrument.end is None:
@@ -113,7 +114,7 @@ class Schedules:
         Returns: whether its calendar, or the dates that it calls closed, are others now.
         """
         instrument, now = series.instrument, self._keeper.now()
-        async with self._asking:
+        async with self._asking[learned_key(instrument)]:
             before = self.calendars
             if not self._was_asked(instrument, day, now):
                 try:

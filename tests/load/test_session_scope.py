@@ -20,7 +20,8 @@ from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.gapbook import GapBook
 from ktrdr_pipelines.load.manager import Job
-from tests.load.conftest import Bench, Make
+from ktrdr_pipelines.load.modes import AskedBy, Mode
+from tests.load.conftest import Bench, Make, World
 from tests.load.fakes import FakeGateway, Truth, dense_keys, schedule_of, stock, truth_of
 from tests.load.test_load_schedules import Notes
 
@@ -300,6 +301,28 @@ def test_earlier_days_are_filled_in_the_load_that_shows_them(
     bench, series = vix(days_between(FIRST, END))
     assert bench.load(series, ALL_DAYS).is_complete
     bench.check_complete(series, ALL_DAYS)
+
+
+@pytest.mark.parametrize("after", [2, 20, 32], ids=["at once", "soon", "half an hour"])
+def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(bench: Make, after: int) -> None:
+    """However soon after the known close tails come: the last quarter of an hour is there.
+
+    What the first tails cannot know is due once three sessions have shown it.
+    """
+    series = Series(stock("VIX"), M5)
+    truth = truths(("VIX",), M5, RTH, FIRST - 60 * DAY, END + 20 * DAY)
+    truth["VIX", M5] = late_truth(M5, days_between(FIRST - 60 * DAY, END + 20 * DAY))
+    made = bench(FakeGateway(truth, at("2024-06-03T12:00Z")))
+    for day in days_between(FIRST, END):
+        close = session_of(NEW_YORK, day).end
+        for minutes in (-120, after):
+            made.gateway.time = close + minutes * MINUTE
+            tail = Interval(ALL_DAYS.start, made.gateway.time)
+            made.run(Job(series, Mode.TAIL, wanted=IntervalSet([tail]), asked_by=AskedBy.SENSOR))
+            made.check(series, tail)
+    made.gateway.time = at("2024-06-14T23:00Z")
+    assert World(made, series, ALL_DAYS).load_until_confirmed().is_complete
+    made.check_complete(series, ALL_DAYS)
 
 
 @pytest.mark.parametrize("count", [1, 2])
