@@ -233,7 +233,7 @@ class Calendars:
         found = self.extensions(instrument)
         if not found:
             return base
-        key = (id(base), tuple((one.length_us, one.by_us) for one in found))
+        key = (id(base), tuple((one.length_us, one.by_us, one.only) for one in found))
         if key not in self._made:
             self._made[key] = extended(base, found)
         return self._made[key]

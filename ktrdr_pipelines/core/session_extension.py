@@ -7,9 +7,10 @@ day, the close of all sessions of that kind moves to where the third of them end
 beyond the next open.
 
 Sessions of the usual length, that of most sessions of the surrounding year, are one kind. Other
-lengths (half days) are extended by sessions of the same length only: bars until the regular close
-after three half days that a library closes too early say nothing of other days. Sessions without a
-late bar do not count against those that have one: a thin instrument has few.
+lengths (half days) are extended by sessions of the same length only. Where they would become as
+long as usual ones, they are whole days that a library closes too early, which says nothing of other
+half days: only those with a late bar of their own are extended. Sessions without a late bar do not
+count against those that have one: a thin instrument has few.
 
 Not here: where late bars are kept (``store.schedules``), when they are looked for
 (``load.schedules``).
@@ -50,13 +51,15 @@ class Extension:
     """By how much the sessions of one kind are extended, and which three sessions show it.
 
     ``length_us`` is None for sessions of the usual length. ``starts_us`` is how long after the
-    close the last bar of the third session starts.
+    close the last bar of the third session starts. ``only`` names the sessions that are extended
+    where not all of the kind are.
     """
 
     length_us: int | None
     by_us: int
     starts_us: int
     sessions: tuple[date, ...]
+    only: tuple[date, ...] | None = None
 
 
 def late_bars_of(
@@ -108,13 +111,14 @@ def extensions(calendar: SessionCalendar, late: Mapping[date, LateBar]) -> tuple
     days = np.array(sorted(late), dtype="datetime64[D]")
     place = np.minimum(np.searchsorted(calendar.days, days), len(calendar.days) - 1)
     place = place[calendar.days[place] == days]
-    usual = _is_usual(calendar)
-    lengths = calendar.closes - calendar.opens
+    usual, lengths = _usual_lengths(calendar), calendar.closes - calendar.opens
     groups: dict[int | None, list[tuple[int, int, date]]] = {}
+    longest: dict[int | None, int] = {}
     for one in place:
         day, close = calendar.days[one].item(), int(calendar.closes[one])
         if late[day].ends > close:
-            kind = None if usual[one] else int(lengths[one])
+            kind = None if usual[one] == lengths[one] else int(lengths[one])
+            longest[kind] = max(longest.get(kind, 0), int(usual[one]))
             told = (late[day].starts - close, late[day].ends - close, day)
             groups.setdefault(kind, []).append(told)
     found = []
@@ -123,7 +127,9 @@ def extensions(calendar: SessionCalendar, late: Mapping[date, LateBar]) -> tuple
         if len(latest) == NEEDED:
             starts_us, by_us, _ = latest[-1]
             sessions = tuple(sorted(day for _, _, day in latest))
-            found.append(Extension(kind, by_us, starts_us, sessions))
+            is_whole_day = kind is not None and kind < longest[kind] <= kind + by_us
+            only = tuple(sorted(day for _, _, day in all_told)) if is_whole_day else None
+            found.append(Extension(kind, by_us, starts_us, sessions, only))
     return tuple(found)
 
 
@@ -153,23 +159,28 @@ def _chosen(
     calendar: SessionCalendar, found: tuple[Extension, ...]
 ) -> list[tuple[Extension, np.ndarray]]:
     """Return each extension with the sessions that it is for, as a mask."""
-    usual, lengths = _is_usual(calendar), calendar.closes - calendar.opens
-    return [
-        (one, usual if one.length_us is None else ~usual & (lengths == one.length_us))
-        for one in found
-    ]
+    lengths = calendar.closes - calendar.opens
+    usual = _usual_lengths(calendar) == lengths
+    masks = []
+    for one in found:
+        chosen = usual if one.length_us is None else ~usual & (lengths == one.length_us)
+        if one.only is not None:
+            chosen &= np.isin(calendar.days, np.array(one.only, dtype="datetime64[D]"))
+        masks.append((one, chosen))
+    return masks
 
 
 def _known_starts(calendar: SessionCalendar, found: tuple[Extension, ...]) -> np.ndarray:
     """Return for each session how late a bar must start to say more than is known."""
     known = np.full(len(calendar.days), -1, dtype=np.int64)
     for one, chosen in _chosen(calendar, found):
-        known[chosen] = one.starts_us
+        if one.only is None:
+            known[chosen] = one.starts_us
     return known
 
 
-def _is_usual(calendar: SessionCalendar) -> np.ndarray:
-    """Return for each session whether it is as long as most sessions of the surrounding year."""
+def _usual_lengths(calendar: SessionCalendar) -> np.ndarray:
+    """Return for each session how long most sessions of the surrounding year are."""
     lengths = calendar.closes - calendar.opens
     kinds, kind = np.unique(lengths, return_inverse=True)
     low = np.searchsorted(calendar.days, calendar.days - _HALF_YEAR)
@@ -181,4 +192,4 @@ def _is_usual(calendar: SessionCalendar) -> np.ndarray:
         around = counts[high] - counts[low]
         is_more = around > most
         mode[is_more], most[is_more] = place, around[is_more]
-    return np.asarray(kind == mode)
+    return np.asarray(kinds[mode])

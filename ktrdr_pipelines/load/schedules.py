@@ -177,7 +177,10 @@ class Schedules:
             return
         after = self.calendars.of(replace(instrument, end=None))
         zone = ZoneInfo(base.zone)
-        for one in set(self.calendars.extensions(instrument)) - set(known):
+        told = {(one.length_us, one.by_us) for one in known}
+        for one in self.calendars.extensions(instrument):
+            if (one.length_us, one.by_us) in told:
+                continue
             [old], [new] = (
                 calendar.sessions(one.sessions[-1], one.sessions[-1] + _DAY)
                 for calendar in (base, after)

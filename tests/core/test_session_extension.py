@@ -98,16 +98,33 @@ def test_one_or_two_stray_bars_extend_nothing() -> None:
     assert len(extensions(NEW_YORK, late(15, *far))) == 1
 
 
-def test_half_days_that_are_none_extend_half_days_only() -> None:
-    """Bars until the regular close after three early closes say nothing of other days."""
-    told = late(180, *HALF_DAYS)
+def test_half_days_are_extended_by_half_days_only() -> None:
+    """Bars a quarter of an hour after three early closes extend all of those, and no usual day."""
+    told = late(15, *HALF_DAYS)
     [found] = extensions(NEW_YORK, told)
-    assert found.length_us == 3 * 3_600_000_000 + 1_800_000_000
+    assert (found.length_us, found.only) == (3 * 3_600_000_000 + 1_800_000_000, None)
     made = extended(NEW_YORK, (found,))
-    assert close_of(BLACK_FRIDAY, made) == close_of(BLACK_FRIDAY) + 180 * MINUTE
+    assert close_of(date(2019, 11, 29), made) == close_of(date(2019, 11, 29)) + 15 * MINUTE
     assert close_of(MONDAY, made) == close_of(MONDAY)
     # Two half days and one usual session are two kinds with too few each.
-    assert extensions(NEW_YORK, {**late(15, MONDAY), **late(180, *HALF_DAYS[:2])}) == ()
+    assert extensions(NEW_YORK, {**late(15, MONDAY), **late(15, *HALF_DAYS[:2])}) == ()
+
+
+def test_half_days_that_are_whole_days_extend_themselves_only() -> None:
+    """Bars until the regular close after early closes say nothing of other half days.
+
+    Recorded hours of AAPL and SPY are so from 1998 to 2008, on two of three half days.
+    """
+    told = late(180, *HALF_DAYS)
+    [found] = extensions(NEW_YORK, told)
+    made = extended(NEW_YORK, (found,))
+    for day in HALF_DAYS:
+        assert close_of(day, made) == close_of(day) + 180 * MINUTE
+    for day in (date(2019, 11, 29), MONDAY):
+        assert close_of(day, made) == close_of(day)
+    # Another such day is found though it is no later than what is known.
+    keys = bars(close_of(date(2019, 11, 29)))
+    assert set(late_bars_of(NEW_YORK, keys, 60_000_000, (found,))) == {date(2019, 11, 29)}
 
 
 def test_an_extension_stops_at_the_next_open() -> None:
