@@ -28,6 +28,7 @@ from ktrdr_pipelines.errors import ExitCode
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.cli.place import Place
+    from ktrdr_pipelines.core.calendars import Calendars
     from ktrdr_pipelines.core.completeness import Gap
     from ktrdr_pipelines.core.timeframes import Timeframe
     from ktrdr_pipelines.load.acknowledge import ExplainedRange
@@ -65,11 +66,17 @@ def status(as_json: AsJson = False) -> None:
     unnamed = list(strangers(book.store, place.universe.instruments))
     findings = book.store.ledger.count_findings()
     if as_json:
+        from ktrdr_pipelines.store.ledger import series_key
+
         explained = explained_ranges(book.store.ledger, book.calendars, states)
-        say_json(_document(place, states, explained, findings, strangers=unnamed, now=real_now))
+        document = _document(place, states, explained, strangers=unnamed, now=real_now)
+        for entry, state in zip(document["series"], states, strict=True):
+            entry["findings"] = findings.get(series_key(state.series), 0)
+        say_json({**document, "calendars": _calendars_json(book.calendars)})
     else:
         _say_store(place, real_now)
         say_symbols(place.universe)
+        _say_calendars(book.calendars)
         _say_states(states, unnamed)
         _say_findings(states, findings)
     if any(state.error is not None for state in states):
@@ -108,6 +115,35 @@ def say_symbols(universe: "Universe") -> None:
             "begin: sensors and backfills load nothing older, ktrdr load and ktrdr update do; "
             "`windows:` in the universe moves the first window"
         )
+
+
+def _say_calendars(calendars: "Calendars") -> None:
+    """Name the dates on which contracts agree that a calendar of the libraries errs."""
+    for key, days in calendars.changed().items():
+        for one in days:
+            parts = one.told.parts
+            hours = "closed"
+            if parts:
+                hours = f"{instant_text(parts[0].start)} to {instant_text(parts[-1].end)}"
+            say(
+                f"calendar {key} {one.told.day}: {hours}, as "
+                f"{counted(len(one.symbols), 'contract')} agree: {_few(one.symbols)}"
+            )
+
+
+def _calendars_json(calendars: "Calendars") -> list[dict[str, Any]]:
+    return [
+        {
+            "key": key,
+            "date": one.told.day,
+            "opens": one.told.parts[0].start if one.told.parts else None,
+            "closes": one.told.parts[-1].end if one.told.parts else None,
+            "closed": not one.told.parts,
+            "symbols": list(one.symbols),
+        }
+        for key, days in calendars.changed().items()
+        for one in days
+    ]
 
 
 def _say_states(states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]") -> None:
@@ -198,13 +234,11 @@ def _document(
     place: "Place",
     states: "Sequence[SeriesGaps]",
     explained: "Sequence[ExplainedRange]",
-    findings: "Mapping[str, int]",
     *,
     strangers: "Sequence[Stranger]",
     now: datetime,
 ) -> dict[str, Any]:
     from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
-    from ktrdr_pipelines.store.ledger import series_key
 
     universe = place.universe
     return {
@@ -223,10 +257,7 @@ def _document(
         "before_windows": {str(kind): names for kind, names in universe.before_windows().items()},
         "counts": explained_counts(states),
         "series": [
-            {
-                **_state_json(state, [one for one in explained if one.series == state.series]),
-                "findings": findings.get(series_key(state.series), 0),
-            }
+            _state_json(state, [one for one in explained if one.series == state.series])
             for state in states
         ],
         "not_in_universe": [

@@ -5,7 +5,7 @@ Not here: where a calendar's facts come from (``core.exchanges``, ``core.globex`
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from functools import cache
 from typing import Final
@@ -17,7 +17,8 @@ from ktrdr_pipelines.core.exchanges import EXTENDED, exchange_codes, exchange_ho
 from ktrdr_pipelines.core.globex import FAMILIES, globex_hours
 from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.round_clock import CRYPTO, SPOT_FX, crypto, spot_fx
-from ktrdr_pipelines.core.schedules import LearnedDay, overlaid
+from ktrdr_pipelines.core.schedules import LearnedDay, SharedDay, extending, overlaid
+from ktrdr_pipelines.core.session_extension import Extension, LateBar, extended, extensions
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.tables import KNOWN_FROM, KNOWN_TO
 
@@ -93,62 +94,146 @@ def _unknown_sessions(key: str) -> SessionCalendar:
 
 
 def learned_key(instrument: Instrument) -> str:
-    """Name the calendar that a schedule of an instrument is learned for.
-
-    One schedule serves all symbols of a known calendar; where only the gateway knows the
-    sessions, every symbol has its own.
-    """
-    key = instrument.calendar
-    return f"{key} {instrument.symbol}" if is_gateways(key) else key
+    """Return the name under which is kept what one contract tells: calendar, a blank, symbol."""
+    return f"{instrument.calendar} {instrument.symbol}"
 
 
 class Calendars:
     """The book of calendars: which sessions are expected of each instrument.
 
-    A value: what is learned later makes another book. Whoever decides what is *expected* asks the
+    A value: what is learned later makes another book. Code that decides what is *expected* asks the
     book; zone and session dates of a moment never depend on it (``calendar_named``).
 
+    The calendar of an instrument is the library's, changed where several contracts agree, extended
+    by what its own contract told and by bars after the close. Instruments with the same sessions
+    get the identical object, whose arrays of spans are then made once. Where only the gateway knows
+    the sessions, an instrument has those that its contract told.
+
     Args:
-        learned: what the gateway told of session dates, oldest first, by ``learned_key``; it wins
-            over what the libraries know.
+        learned: what contracts told of session dates, oldest first, by ``learned_key``.
+        shared: what several contracts told alike, by calendar, oldest first.
+        late_bars: by symbol, the newest bar after the close of each session that has one.
     """
 
-    __slots__ = ("_learned", "_made")
+    __slots__ = ("_added", "_extensions", "_late", "_learned", "_made", "_shared")
 
-    def __init__(self, learned: Mapping[str, Sequence[LearnedDay]] | None = None) -> None:
+    def __init__(
+        self,
+        learned: Mapping[str, Sequence[LearnedDay]] | None = None,
+        *,
+        shared: Mapping[str, Sequence[SharedDay]] | None = None,
+        late_bars: Mapping[str, Mapping[date, LateBar]] | None = None,
+    ) -> None:
         self._learned = dict(learned or {})
-        self._made: dict[str, SessionCalendar] = {}
+        self._shared = {key: tuple(days) for key, days in (shared or {}).items() if days}
+        self._late = dict(late_bars or {})
+        self._made: dict[Hashable, SessionCalendar] = {}
+        self._added: dict[str, tuple[LearnedDay, ...]] = {}
+        self._extensions: dict[str, tuple[Extension, ...]] = {}
 
     def __repr__(self) -> str:
         days = sum(map(len, self._learned.values()))
-        return f"Calendars({days} days learned of {len(self._learned)} calendars)"
+        return f"Calendars({days} days learned of {len(self._learned)} contracts)"
 
     def of(self, instrument: Instrument) -> SessionCalendar:
-        """Give the calendar that an instrument's sessions are expected by, up to its end.
+        """Return the calendar that an instrument's sessions are expected by, up to its end.
 
         Raises:
             KeyError: it names a calendar that there is not.
         """
+        whole = self._whole(instrument)
         if instrument.end is None:
-            return self._whole(instrument)
-        key = f"{learned_key(instrument)} until {instrument.end}"
+            return whole
+        key = (id(whole), instrument.end)
         if key not in self._made:
-            self._made[key] = self._whole(instrument).until(instrument.end)
+            self._made[key] = whole.until(instrument.end)
         return self._made[key]
 
-    def told_closed(self, instrument: Instrument) -> frozenset[date]:
-        """Return session dates that the contract's own schedule or hours call closed."""
-        _ = instrument
-        return frozenset()
+    def shared(self, key: str) -> SessionCalendar:
+        """Return the calendar of a key as its symbols share it.
 
-    def each(self, instruments: Iterable[Instrument]) -> dict[str, SessionCalendar]:
-        """Give the calendars of some instruments by ``learned_key``, whole, each once."""
-        return {learned_key(one): self._whole(one) for one in instruments}
+        Raises:
+            KeyError: there is no such calendar.
+        """
+        days = self._shared.get(key)
+        if days is None:
+            return calendar_named(key)
+        if key not in self._made:
+            self._made[key] = overlaid(calendar_named(key), [one.told for one in days])
+        return self._made[key]
 
-    def _whole(self, instrument: Instrument) -> SessionCalendar:
+    def shared_days(self, key: str) -> tuple[SharedDay, ...]:
+        """Return the dates on which symbols share other sessions than the library has."""
+        return self._shared.get(key, ())
+
+    def changed(self) -> dict[str, tuple[SharedDay, ...]]:
+        """Return the changed dates of every calendar that symbols share, by its key."""
+        return {key: self._shared[key] for key in sorted(self._shared)}
+
+    def before_late_bars(self, instrument: Instrument) -> SessionCalendar:
+        """Return the calendar of an instrument as it is without bars after the close, whole."""
         key = learned_key(instrument)
         if key not in self._learned:
-            return calendar_named(instrument.calendar)
+            return self.shared(instrument.calendar)
+        if is_gateways(instrument.calendar):
+            if key not in self._made:
+                self._made[key] = overlaid(calendar_named(instrument.calendar), self._learned[key])
+            return self._made[key]
+        base = self.shared(instrument.calendar)
+        if key not in self._added:
+            self._added[key] = extending(base, self._learned[key]).days
+        added = self._added[key]
+        if not added:
+            return base
+        same = (instrument.calendar, added)
+        if same not in self._made:
+            self._made[same] = overlaid(base, added)
+        return self._made[same]
+
+    def late_bars(self, symbol: str) -> Mapping[date, LateBar]:
+        """Return the newest bar after the close of each session of a symbol that has one."""
+        return self._late.get(symbol, {})
+
+    def extensions(self, instrument: Instrument) -> tuple[Extension, ...]:
+        """Return by how much bars after the close extend the sessions of an instrument."""
+        late = self._late.get(instrument.symbol)
+        if late is None:
+            return ()
+        key = learned_key(instrument)
+        if key not in self._extensions:
+            self._extensions[key] = extensions(self.before_late_bars(instrument), late)
+        return self._extensions[key]
+
+    def told_closed(self, instrument: Instrument) -> frozenset[date]:
+        """Return session dates that the contract's own schedule or hours call closed.
+
+        They are expected nevertheless: they are one statement of one contract.
+        """
+        closed = [
+            one.day for one in self._learned.get(learned_key(instrument), ()) if not one.parts
+        ]
+        if not closed:
+            return frozenset()
+        dates = np.array(closed, dtype="datetime64[D]")
+        return frozenset(dates[np.isin(dates, self.of(instrument).days)].tolist())
+
+    def key_of(self, instrument: Instrument) -> str:
+        """Return the name of an instrument's calendar, with its symbol where it is its own."""
+        is_own = is_gateways(instrument.calendar) or (
+            self._whole(instrument) is not self.shared(instrument.calendar)
+        )
+        return learned_key(instrument) if is_own else instrument.calendar
+
+    def each(self, instruments: Iterable[Instrument]) -> dict[str, SessionCalendar]:
+        """Return the calendars of some instruments by ``key_of``, whole, each once."""
+        return {self.key_of(one): self._whole(one) for one in instruments}
+
+    def _whole(self, instrument: Instrument) -> SessionCalendar:
+        base = self.before_late_bars(instrument)
+        found = self.extensions(instrument)
+        if not found:
+            return base
+        key = (id(base), tuple((one.length_us, one.by_us, one.only) for one in found))
         if key not in self._made:
-            self._made[key] = overlaid(calendar_named(instrument.calendar), self._learned[key])
+            self._made[key] = extended(base, found)
         return self._made[key]

@@ -1,25 +1,43 @@
 """Sessions that the gateway told: how far they are believed, and what they make of a calendar.
 
-For dates that it told, the gateway wins over the libraries: a session that they lack is expected,
-one that it does not have is not expected any more. Its answers may be wrong, so they are guarded
-(``judged``). Not here: asking (``ib.source``, ``load.schedules``), remembering (``store``).
+What a contract tells holds for that contract. It adds to what is expected of it at once: a session
+that the library lacks, an earlier open, a later close (``extending``). It removes nothing: a closed
+date or shorter hours are one statement of one contract. The calendar that symbols share changes
+where ``CONTRACTS_AGREEING`` contracts that speak for others told the same (``agreed``). Where only
+the gateway knows the sessions, its word is all there is (``overlaid``). Schedules may be wrong, so
+they are guarded (``judged``).
+
+Not here: requests (``ib.source``, ``load.schedules``), what is kept (``store.schedules``).
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 
-from ktrdr_pipelines.core.bars import micros
+from ktrdr_pipelines.core.bars import micros, moment
+from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import SessionCalendar
 
 _DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
 _MOST_CONTRADICTING = 10
 """One session in so many may differ from what is known; a single one always may."""
+
+CONTRACTS_AGREEING: Final = 3
+"""Contracts that must tell the same of a date before the calendar that they share changes."""
+
+MOST_EXTENDED: Final = timedelta(hours=8)
+"""How far from the known open or close what a contract tells is believed."""
+
+_EXPIRING: Final = timedelta(days=10)
+_LISTED_FOR: Final = timedelta(days=30)
+_RECENT_SESSIONS: Final = 5
 
 
 class ScheduleSource(StrEnum):
@@ -39,6 +57,14 @@ class LearnedDay:
     def __str__(self) -> str:
         hours = ", ".join(map(str, self.parts)) or "closed"
         return f"{self.day} {hours}"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedDay:
+    """A session date of a calendar that symbols share, as several contracts told it."""
+
+    told: LearnedDay
+    symbols: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +156,146 @@ def differs(known: SessionCalendar, told: LearnedDay) -> bool:
     return hours != ([(told.parts[0].start, told.parts[-1].end)] if told.parts else [])
 
 
+def hours_of(calendar: SessionCalendar, day: date) -> LearnedDay:
+    """Return a date as a calendar has it, less its breaks."""
+    sessions = calendar.sessions(day, day + _DAY)
+    if not sessions:
+        return LearnedDay(day, ())
+    (session,) = sessions
+    opens, closes = micros(session.opens_at), micros(session.closes_at)
+    low = np.searchsorted(calendar.breaks[:, 0], opens)
+    high = np.searchsorted(calendar.breaks[:, 0], closes)
+    breaks = IntervalSet(
+        Interval(moment(start), moment(end)) for start, end in calendar.breaks[low:high].tolist()
+    )
+    return LearnedDay(
+        day, tuple(IntervalSet([Interval(session.opens_at, session.closes_at)]) - breaks)
+    )
+
+
+def speaks_for_others(
+    calendar: SessionCalendar,
+    instrument: Instrument,
+    told: date,
+    *,
+    today: date,
+    held: Collection[date],
+) -> bool:
+    """Return whether what a contract tells of a date counts for the calendar that symbols share.
+
+    Expiring, ended, newly listed and halted contracts have hours of their own. Newly listed is one
+    whose held bars reach back less than 30 days, or that has none; halted one without a held bar
+    in the newest five sessions before today. A store that was not loaded lately has such contracts
+    too: they are not counted before they have been loaded.
+
+    Args:
+        calendar: the calendar that symbols share.
+        instrument: the contract.
+        told: the session date.
+        today: the session date of now.
+        held: session dates of which bars of the contract are in the store.
+    """
+    if instrument.end is not None or not held:
+        return False
+    last = instrument.last_trade_date
+    if last is not None and max(told, today) >= last - _EXPIRING:
+        return False
+    if min(held) > today - _LISTED_FOR:
+        return False
+    place = int(np.searchsorted(calendar.days, np.datetime64(today)))
+    recent = calendar.days[max(0, place - _RECENT_SESSIONS) : place].tolist()
+    return any(day in held for day in recent)
+
+
+def agreed(told: Mapping[str, LearnedDay]) -> SharedDay | None:
+    """Return what enough contracts told alike of one date, or None; a tie is no agreement.
+
+    Args:
+        told: by symbol, what contracts that speak for others told of one date.
+    """
+    counts = Counter(told.values()).most_common(2)
+    if not counts or counts[0][1] < CONTRACTS_AGREEING:
+        return None
+    if len(counts) > 1 and counts[1][1] == counts[0][1]:
+        return None
+    day = counts[0][0]
+    return SharedDay(day, tuple(sorted(symbol for symbol in told if told[symbol] == day)))
+
+
+def agreed_days(
+    base: SessionCalendar, votes: Mapping[date, Mapping[str, LearnedDay]]
+) -> list[SharedDay]:
+    """Return the dates on which enough contracts agree that a calendar errs, oldest first."""
+    found = [agreed(votes[day]) for day in sorted(votes)]
+    return [one for one in found if one is not None and differs(base, one.told)]
+
+
+def lacks(base: SessionCalendar, told: LearnedDay) -> bool:
+    """Return whether a told date lacks hours, or the session, that a calendar has."""
+    sessions = base.sessions(told.day, told.day + _DAY)
+    if not sessions or not told.parts:
+        return bool(sessions)
+    opens, closes = told.parts[0].start, told.parts[-1].end
+    return opens > sessions[0].opens_at or closes < sessions[0].closes_at
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What told dates add to a calendar, and which are not believed."""
+
+    days: tuple[LearnedDay, ...]
+    refused: tuple[LearnedDay, ...] = ()
+
+
+def extending(base: SessionCalendar, days: Iterable[LearnedDay]) -> Added:
+    """Return what told dates add to a calendar, as dates that stand in place of its own.
+
+    Added are sessions that it lacks, earlier opens and later closes; nothing is taken away, and
+    breaks stay. Refused is what reaches into a neighbouring session, or is more than eight hours
+    longer than what is known.
+
+    Args:
+        base: the calendar.
+        days: what was told, one a date, oldest first.
+    """
+    longest = int((base.closes - base.opens).max(initial=0)) + MOST_EXTENDED // _INSTANT
+    added: list[LearnedDay] = []
+    refused: list[LearnedDay] = []
+    last_close: int | None = None
+    for one in days:
+        if not one.parts or not differs(base, one):
+            continue
+        place = int(np.searchsorted(base.days, np.datetime64(one.day)))
+        is_known = place < len(base.days) and base.days[place].item() == one.day
+        following = place + 1 if is_known else place
+        parts = one.parts
+        if is_known:
+            opens, closes = int(base.opens[place]), int(base.closes[place])
+            # Inside the known hours the calendar's own breaks count.
+            own = IntervalSet([Interval(moment(opens), moment(closes))])
+            outside = IntervalSet(parts) - own
+            if not outside:
+                continue
+            parts = tuple(IntervalSet((*hours_of(base, one.day).parts, *outside)))
+        starts, ends = micros(parts[0].start), micros(parts[-1].end)
+        before = int(base.closes[place - 1]) if place else starts
+        if last_close is not None:
+            before = max(before, last_close)
+        after = int(base.opens[following]) if following < len(base.opens) else ends
+        is_long = len(base.days) > 0 and ends - starts > longest
+        if is_known:
+            most = MOST_EXTENDED // _INSTANT
+            is_long = opens - starts > most or ends - closes > most
+        if starts < before or ends > after or is_long:
+            refused.append(one)
+            continue
+        added.append(LearnedDay(one.day, parts))
+        last_close = ends
+    return Added(tuple(added), tuple(refused))
+
+
 def overlaid(base: SessionCalendar, days: Sequence[LearnedDay]) -> SessionCalendar:
-    """Give a calendar with the told dates in place of its own; zone and session days stay.
+    """Return a calendar with the told dates in place of its own; zone and session days stay.
 
     A date that opens and closes as is known keeps its breaks: not every schedule tells of them.
     """

@@ -109,6 +109,21 @@ class SessionCalendar:
         """First and last session date that the calendar knows, or None where it knows none."""
         return (self._days[0].item(), self._days[-1].item()) if len(self._days) else None
 
+    def is_same(self, other: "SessionCalendar") -> bool:
+        """Return whether another calendar expects the same sessions."""
+        return self is other or (
+            (self.zone, self.roll) == (other.zone, other.roll)
+            and all(
+                np.array_equal(a, b)
+                for a, b in (
+                    (self.days, other.days),
+                    (self.opens, other.opens),
+                    (self.closes, other.closes),
+                    (self.breaks, other.breaks),
+                )
+            )
+        )
+
     def until(self, end: date) -> "SessionCalendar":
         """Give the calendar without the sessions from a date on; days and zone stay."""
         count = int(np.searchsorted(self._days, np.datetime64(end)))

@@ -1,4 +1,4 @@
-"""The book of calendars of one store: what the libraries know, and what its gateway said.
+"""The book of calendars of one store: what the libraries know, its gateway told and bars show.
 
 Not here: the calendars themselves (``core.calendars``).
 """
@@ -9,4 +9,4 @@ from ktrdr_pipelines.store.ledger import Ledger
 
 def open_calendars(ledger: Ledger) -> Calendars:
     """Make the book of calendars as a store's ledger stands now."""
-    return Calendars(ledger.learned_days())
+    return ledger.calendars()

@@ -169,6 +169,7 @@ class Case:
         self._refute(found)
         self._record_findings(found.bars, answer.implausible)
         desk.cover(Coverage(bars=found.covered), found.bars)
+        desk.learn_from_bars(found.bars)
         self._say(chunk, found)
         self._widen()
         if answer.lacks_newest:

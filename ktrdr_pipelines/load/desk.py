@@ -189,8 +189,20 @@ class Desk:
         """Ask whether a date without bars has the session that is expected; say what changed."""
         if not await self.means.schedules.after_empty_session(self.series, day, self.note):
             return False
-        self.facts.learn_calendar(self.means.calendars.of(self.series.instrument))
+        self.learn_calendar()
         return True
+
+    def learn_from_bars(self, bars: pa.Table) -> None:
+        """Take in what kept bars show of the sessions of the instrument."""
+        schedules, series = self.means.schedules, self.series
+        if schedules.saw_bars(series.instrument, series.timeframe, bars, self.note):
+            self.learn_calendar()
+
+    def learn_calendar(self) -> None:
+        """Expect the sessions that are known by now; another series of the symbol may know more."""
+        calendar = self.means.calendars.of(self.series.instrument)
+        if calendar is not self.facts.calendar:
+            self.facts.learn_calendar(calendar)
 
     async def is_alive(self) -> bool:
         """Say whether the contract has lately answered with bars; without, more asking is vain."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ktrdr_pipelines.core.calendars import Calendars, learned_key
+from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.completeness import Completeness, completeness, due_places
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.sessions import SessionCalendar
@@ -171,9 +171,9 @@ class GapBook:
         It is whole, whenever the series ends, so that all series of one market share its arrays.
         """
         calendar = self.calendars.of(replace(series.instrument, end=None))
-        key = learned_key(series.instrument)
+        key = self.calendars.key_of(series.instrument)
         kept = self._memory.calendars.setdefault(key, calendar)
-        if kept is not calendar and not _same(kept, calendar):
+        if kept is not calendar and not kept.is_same(calendar):
             self._memory.calendars[key] = kept = calendar
         return kept
 
@@ -204,16 +204,3 @@ class GapBook:
 
 def _moved(places: np.ndarray | None, low: int) -> np.ndarray | None:
     return None if places is None else places - low
-
-
-def _same(left: SessionCalendar, right: SessionCalendar) -> bool:
-    """Say whether two calendars expect the same sessions."""
-    return (left.zone, left.roll) == (right.zone, right.roll) and all(
-        np.array_equal(a, b)
-        for a, b in (
-            (left.days, right.days),
-            (left.opens, right.opens),
-            (left.closes, right.closes),
-            (left.breaks, right.breaks),
-        )
-    )

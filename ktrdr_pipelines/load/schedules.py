@@ -1,30 +1,53 @@
-"""Learning sessions from the gateway: when it is asked, and what becomes of the book.
+"""Learning sessions from the gateway: when it is asked, and what becomes of the book of calendars.
 
-Policy. The hours in contract details cost no request: they are recorded whenever a contract is
-looked up. A schedule is asked for
+The hours in contract details cost no request: they are recorded whenever a contract is looked up. A
+schedule is requested
 
 - always before a load of a calendar that only the gateway knows, and of one whose library ends
   before now, for the dates that are not known yet;
-- once when a closed session of a known calendar stays silent and no schedule of the last 30 days
-  reaches it: one request tells a year of the calendar, for all symbols of it.
+- when a closed session of a known calendar came without bars, and no schedule of the contract of
+  the last 30 days reaches it: one request tells a year.
 
-What the gateway says of a date wins, as far as ``core.schedules.judged`` believes it; what is not
-believed is noted. A failure to answer is noted too, and costs a known calendar nothing.
+What a contract tells is kept under its symbol, as far as ``core.schedules.judged`` believes it, and
+only adds to what is expected of it. A contract that speaks for others also has a vote on the
+calendar that symbols share: three that agree change it, unless held bars speak against it. Bars
+after the close extend the sessions of their instrument (``core.session_extension``). What is not
+believed, and every change, is noted. A failure to answer is noted too, and costs a known calendar
+nothing.
 
 Not here: reading the answers (``ib.schedules``), where they are kept (``store.schedules``).
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
 
 from ktrdr_pipelines.core.answers import BarSource
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named, learned_key
+from ktrdr_pipelines.core.bars import micros, stamps
+from ktrdr_pipelines.core.calendars import Calendars, calendar_named, is_gateways, learned_key
 from ktrdr_pipelines.core.instruments import Instrument, Series
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.schedules import LearnedDay, ScheduleSource, differs, every_day, judged
-from ktrdr_pipelines.core.sessions import SessionCalendar
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.schedules import (
+    LearnedDay,
+    ScheduleSource,
+    agreed,
+    differs,
+    every_day,
+    extending,
+    hours_of,
+    judged,
+    lacks,
+    speaks_for_others,
+)
+from ktrdr_pipelines.core.session_extension import late_bars_of
+from ktrdr_pipelines.core.sessions import SessionCalendar, midnight
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewayError
 from ktrdr_pipelines.load.audit import About, Inquiry, audited
@@ -42,7 +65,7 @@ _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 
 
 class Schedules:
-    """What one run knows of sessions; the book grows as the gateway tells more.
+    """What one run knows of sessions; the book of calendars grows as the gateway tells more.
 
     Args:
         store: whose ledger remembers it, and whose bars speak for sessions.
@@ -51,9 +74,11 @@ class Schedules:
 
     def __init__(self, store: BarStore, keeper: SourceKeeper) -> None:
         self._store, self._keeper = store, keeper
-        self._asking = asyncio.Lock()
+        self._asking: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.calendars: Calendars = open_calendars(store.ledger)
         self.requests = 0
+        self._calendar_of: dict[str, str] = {}
+        self._refuted: set[tuple[str, LearnedDay]] = set()
 
     async def hear_hours(self, instrument: Instrument, note: Callable[[str], None]) -> None:
         """Record the hours in the details of a contract that was looked up."""
@@ -71,7 +96,7 @@ class Schedules:
             GatewayError: the gateway did not tell, and without it nothing is known.
         """
         instrument, now = series.instrument, self._keeper.now()
-        async with self._asking:
+        async with self._asking[learned_key(instrument)]:
             while (missing := self._unknown(instrument, stretch, now)) is not None:
                 await self._ask(instrument, missing, now, note)
         if self.calendars.of(instrument).known is None and instrument.end is None:
@@ -84,22 +109,114 @@ class Schedules:
     async def after_empty_session(
         self, series: Series, day: date, note: Callable[[str], None]
     ) -> bool:
-        """Ask, where that was not done lately, whether a silent date has a session at all.
+        """Request, where that was not done lately, what the contract has on a date without bars.
 
-        Returns: whether the calendar is another one now.
+        Returns: whether its calendar, or the dates that it calls closed, are others now.
         """
         instrument, now = series.instrument, self._keeper.now()
-        async with self._asking:
+        async with self._asking[learned_key(instrument)]:
             before = self.calendars
             if not self._was_asked(instrument, day, now):
                 try:
                     await self._ask(instrument, day, now, note)
                 except GatewayError as error:
-                    note(f"the schedule of {instrument.calendar} could not be learned: {error}")
+                    note(f"the schedule of {instrument} could not be learned: {error}")
                     ended_at = _asked_end(instrument, day, now)
                     last = calendar_named(instrument.calendar).day_of(ended_at)
                     self._remember(instrument, last, now)
-            return self.calendars is not before
+            return not _is_same(before, self.calendars, instrument)
+
+    def saw_bars(
+        self,
+        instrument: Instrument,
+        timeframe: Timeframe,
+        bars: pa.Table,
+        note: Callable[[str], None] | None = None,
+    ) -> bool:
+        """Take in where bars lie: after the close, or where contracts agreed on no session.
+
+        Args:
+            instrument: whose bars.
+            timeframe: of the bars.
+            bars: the kept bars of a response.
+            note: takes what a person may want to know.
+
+        Returns: whether the instrument's calendar is another one now.
+        """
+        if not bars.num_rows or timeframe is Timeframe.W1:
+            return False
+        before = self.calendars
+        self._refute_shared(instrument, timeframe, bars, note)
+        if timeframe.is_intraday:
+            self._take_late(instrument, timeframe, bars, note)
+        return self.calendars is not before and not _is_same(before, self.calendars, instrument)
+
+    # --- bars -----------------------------------------------------------------------------------
+
+    def _take_late(
+        self,
+        instrument: Instrument,
+        timeframe: Timeframe,
+        bars: pa.Table,
+        note: Callable[[str], None] | None,
+    ) -> None:
+        """Record bars after the close that show more than is known, and say what they change."""
+        book, keys = self.calendars, stamps(bars)
+        base = book.before_late_bars(instrument)
+        known = book.extensions(instrument)
+        late = late_bars_of(base, keys, timeframe.seconds * 1_000_000, known)
+        if not late:
+            return
+        held = book.late_bars(instrument.symbol)
+        late = {day: bar for day, bar in late.items() if day not in held or bar > held[day]}
+        if not late:
+            return
+        self._store.ledger.record_late_bars(instrument.symbol, late)
+        self._reopen()
+        if note is None:
+            return
+        after = self.calendars.of(replace(instrument, end=None))
+        zone = ZoneInfo(base.zone)
+        told = {(one.length_us, one.by_us) for one in known}
+        for one in self.calendars.extensions(instrument):
+            if (one.length_us, one.by_us) in told:
+                continue
+            [old], [new] = (
+                calendar.sessions(one.sessions[-1], one.sessions[-1] + _DAY)
+                for calendar in (base, after)
+            )
+            kind = "sessions" if one.length_us is None else "short sessions"
+            note(
+                f"{kind} of {instrument} last until {_clock(new.closes_at, zone)} in place of "
+                f"{_clock(old.closes_at, zone)} ({base.zone}): bars came after the close on "
+                f"{', '.join(map(str, one.sessions))}"
+            )
+
+    def _refute_shared(
+        self,
+        instrument: Instrument,
+        timeframe: Timeframe,
+        bars: pa.Table,
+        note: Callable[[str], None] | None,
+    ) -> None:
+        """Take back what contracts agreed on where bars lie in the hours that it removed."""
+        key = instrument.calendar
+        shared = self.calendars.shared_days(key)
+        if not shared:
+            return
+        library = calendar_named(key)
+        wrong = [one for one in shared if _has_removed_bars(library, one.told, timeframe, bars)]
+        if not wrong:
+            return
+        self._refuted.update((key, one.told) for one in wrong)
+        self._store.ledger.withdraw_votes(key, [one.told.day for one in wrong])
+        self._reopen()
+        if note is not None:
+            for one in wrong:
+                note(
+                    f"{key} {one.told.day}: bars of {instrument} lie outside the hours that "
+                    f"{len(one.symbols)} contracts told; the calendar's own hours count again"
+                )
 
     def _unknown(self, instrument: Instrument, stretch: Interval, now: datetime) -> date | None:
         """Give the newest date before now of which nothing is known and nothing was asked."""
@@ -169,26 +286,192 @@ class Schedules:
     ) -> None:
         """Keep what is believed and new, and make the book anew where it says something new."""
         library = calendar_named(instrument.calendar)
+        self._remember_calendar(instrument)
         denied = any(not one.parts and differs(library, one) for one in days)
-        told = judged(library, days, self._held(instrument) if denied else frozenset())
+        held = self._held(instrument) if denied else frozenset()
+        told = judged(library, days, held)
         if told.refused:
             note(f"the gateway's sessions of {instrument} are not believed: {told.refused}")
+        if not is_gateways(instrument.calendar):
+            self._note_refused(instrument, told.days, note)
         known = {one.day: one for one in self._learned(instrument)}
         new = [one for one in told.days if _is_new(one, known.get(one.day), library)]
         if new:
             key, at = learned_key(instrument), self._keeper.patience.clock()
             self._store.ledger.record_days(key, new, source, at)
-            self.calendars = open_calendars(self._store.ledger)
+        has_voted = False
+        if told.days and not is_gateways(instrument.calendar):
+            has_voted = self._vote(instrument, library, told.days)
+        if new or has_voted:
+            before = self.calendars
+            self._reopen()
+            for text in _shared_changes(instrument.calendar, before, self.calendars):
+                note(text)
+
+    def _note_refused(
+        self, instrument: Instrument, days: Sequence[LearnedDay], note: Callable[[str], None]
+    ) -> None:
+        """Say which hours are longer than can be."""
+        for one in extending(self.calendars.shared(instrument.calendar), days).refused:
+            note(
+                f"the gateway's session {one} of {instrument} is not believed: it reaches into "
+                "another session, or is more than eight hours longer than the known one"
+            )
+
+    # --- calendars that symbols share -----------------------------------------------------------
+
+    def _vote(
+        self, instrument: Instrument, library: SessionCalendar, days: Sequence[LearnedDay]
+    ) -> bool:
+        """Count what a contract told for the calendar that it shares; say whether votes changed.
+
+        A contract that agrees with the library votes where another one did not. One that does not
+        speak for others loses the votes that it had on these dates. Hours in which bars are held
+        are never removed: where contracts would agree on that, their votes are withdrawn.
+        """
+        key, ledger, symbol = instrument.calendar, self._store.ledger, instrument.symbol
+        votes = ledger.votes(key)
+        counting = [
+            one
+            for one in days
+            if (one.day in votes or differs(library, one))
+            and (library.known is None or one.day <= library.known[1])
+            and (key, one) not in self._refuted
+        ]
+        if not counting:
+            return False
+        today, held = library.day_of(self._keeper.now()), self._held(instrument)
+        cast: list[LearnedDay] = []
+        lost: list[date] = []
+        refuted: list[date] = []
+        for one in counting:
+            told = votes.get(one.day, {})
+            if not speaks_for_others(library, instrument, one.day, today=today, held=held):
+                lost += [one.day] if symbol in told else []
+                continue
+            # One of the library's hours is the same vote whether or not it tells of breaks.
+            vote = one if differs(library, one) else hours_of(library, one.day)
+            if told.get(symbol) == vote:
+                continue
+            before, after = agreed(told), agreed({**told, symbol: vote})
+            if (
+                after is not None
+                and (before is None or before.told != after.told)
+                and self._is_held(instrument, library, after.told, today)
+            ):
+                self._refuted.add((key, after.told))
+                refuted.append(one.day)
+                continue
+            cast.append(vote)
+        if lost:
+            ledger.withdraw_votes(key, lost, symbol=symbol)
+        if refuted:
+            ledger.withdraw_votes(key, refuted)
+        if cast:
+            ledger.record_votes(key, symbol, cast, self._keeper.patience.clock())
+        return bool(lost or refuted or cast)
+
+    def _is_held(
+        self, like: Instrument, library: SessionCalendar, told: LearnedDay, today: date
+    ) -> bool:
+        """Return whether the store has bars in the hours that a told date removes.
+
+        Symbols of which the calendar is not known yet count too: it may be this one.
+        """
+        if told.day > today or not lacks(library, told):
+            return False
+        key = like.calendar
+        around = Interval(midnight(told.day) - _DAY, midnight(told.day) + 2 * _DAY)
+        calendar_of = self._store.ledger.symbol_calendars()
+        for symbol, timeframe in self._store.series_on_disk():
+            if timeframe is Timeframe.W1 or calendar_of.get(symbol, key) != key:
+                continue
+            bars = self._store.read(Series(replace(like, symbol=symbol), timeframe), around)
+            if _has_removed_bars(library, told, timeframe, bars):
+                return True
+        return False
+
+    def _remember_calendar(self, instrument: Instrument) -> None:
+        """Remember which calendar a symbol has, once a run."""
+        if self._calendar_of.get(instrument.symbol) != instrument.calendar:
+            self._calendar_of[instrument.symbol] = instrument.calendar
+            self._store.ledger.record_symbol_calendar(instrument.symbol, instrument.calendar)
+
+    # --- what is known --------------------------------------------------------------------------
+
+    def _reopen(self) -> None:
+        """Make the book anew from the ledger."""
+        self.calendars = open_calendars(self._store.ledger)
 
     def _learned(self, instrument: Instrument) -> list[LearnedDay]:
-        return self._store.ledger.learned_days().get(learned_key(instrument), [])
+        return self._store.ledger.learned_days_of(learned_key(instrument))
 
     def _held(self, instrument: Instrument) -> frozenset[date]:
-        """Give the dates of which bars of any timeframe below a week are held."""
+        """Return the dates of which bars of any timeframe below a week are held."""
         kinds = (one for one in Timeframe if one is not Timeframe.W1)
         return frozenset(
             day for kind in kinds for day in self._store.rows_per_session(Series(instrument, kind))
         )
+
+
+def _has_removed_bars(
+    library: SessionCalendar, told: LearnedDay, timeframe: Timeframe, bars: pa.Table
+) -> bool:
+    """Return whether bars lie in what a told date removes from a library's session."""
+    if not bars.num_rows or not lacks(library, told):
+        return False
+    if not timeframe.is_intraday:
+        days = bars["session_date"].to_numpy().astype("datetime64[D]")
+        return not told.parts and bool((days == np.datetime64(told.day)).any())
+    keys = stamps(bars)
+    [session] = library.sessions(told.day, told.day + _DAY)
+    removed = IntervalSet([Interval(session.opens_at, session.closes_at)])
+    if told.parts:
+        removed -= IntervalSet([Interval(told.parts[0].start, told.parts[-1].end)])
+    return any(
+        np.searchsorted(keys, micros(part.start)) < np.searchsorted(keys, micros(part.end))
+        for part in removed
+    )
+
+
+def _shared_changes(key: str, before: Calendars, after: Calendars) -> list[str]:
+    """Say which dates of a calendar that symbols share changed, and from what to what."""
+    library = calendar_named(key)
+    zone = ZoneInfo(library.zone)
+    old, new = ({one.told.day: one for one in book.shared_days(key)} for book in (before, after))
+    texts = []
+    for day in sorted(old.keys() | new.keys()):
+        was, now = old.get(day), new.get(day)
+        if was is not None and now is not None and was.told == now.told:
+            continue
+        own = hours_of(library, day)
+        hours = _hours_text(now.told if now else own, zone)
+        known = _hours_text(was.told if was else own, zone)
+        why = (
+            f"as {len(now.symbols)} contracts tell: {', '.join(now.symbols)}"
+            if now
+            else "the contracts that told it no longer agree"
+        )
+        texts.append(f"{key} {day}: {hours} in place of {known} ({library.zone}), {why}")
+    return texts
+
+
+def _hours_text(told: LearnedDay, zone: ZoneInfo) -> str:
+    if not told.parts:
+        return "closed"
+    return f"{_clock(told.parts[0].start, zone)}-{_clock(told.parts[-1].end, zone)}"
+
+
+def _clock(at: datetime, zone: ZoneInfo) -> str:
+    return f"{at.astimezone(zone):%H:%M}"
+
+
+def _is_same(before: Calendars, after: Calendars, instrument: Instrument) -> bool:
+    """Return whether two books say the same of an instrument."""
+    return before is after or (
+        before.of(instrument).is_same(after.of(instrument))
+        and before.told_closed(instrument) == after.told_closed(instrument)
+    )
 
 
 def _is_new(told: LearnedDay, known: LearnedDay | None, library: SessionCalendar) -> bool:

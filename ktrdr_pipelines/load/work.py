@@ -118,6 +118,7 @@ class SeriesWork:
             await self._rounds()
 
     async def _rounds(self) -> None:
+        self._desk.learn_calendar()
         while not self._desk.is_over and (chunks := plan(self._desk.need())):
             self._refused = False
             self._means.progress.planned(self._facts.series, len(chunks))
@@ -126,6 +127,7 @@ class SeriesWork:
                 await self._desk.commits.flush()
                 await self._means.keeper.patience.sleep(_OTHERS_S)
                 self._desk.learn_saved()
+            self._desk.learn_calendar()
 
     async def _ask_all(self, queue: deque[Chunk]) -> None:
         """Work on chunks, as many at a time as it is worth; what may be sent says the pacer."""

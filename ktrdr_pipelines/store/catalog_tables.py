@@ -9,11 +9,10 @@ from datetime import datetime, timedelta
 
 import pyarrow as pa
 
-from ktrdr_pipelines.core.calendars import Calendars, learned_key
+from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.completeness import Gap
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Instrument, Series
-from ktrdr_pipelines.core.schedules import LearnedDay
 from ktrdr_pipelines.core.sessions import monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.store.audit import RequestRecord
@@ -122,9 +121,10 @@ def catalog_tables(
     """Give the rows of each small table by its name; ``held`` are the series on disk."""
     instruments = {instrument.symbol: instrument for instrument in universe}.values()
     settled = {key: store.coverage_of(*key) for key in held}
+    calendars = store.ledger.calendars()
     return {
-        "sessions": _sessions(instruments, settled, store.ledger.learned_days(), now),
-        "instruments": _instruments(instruments),
+        "sessions": _sessions(instruments, settled, calendars, now),
+        "instruments": _instruments(instruments, calendars),
         "coverage": _coverage(settled),
         "gaps": _gaps(gaps),
         "statements": _statements(store.ledger.statement_records()),
@@ -135,11 +135,11 @@ def catalog_tables(
 def _sessions(
     instruments: Iterable[Instrument],
     settled: _Settled,
-    learned: Mapping[str, Sequence[LearnedDay]],
+    book: Calendars,
     now: datetime,
 ) -> pa.Table:
     """Give the sessions of the calendars in use, in whole weeks: a cut week would end early."""
-    calendars = Calendars(learned).each(instruments)
+    calendars = book.each(instruments)
     hulls = [coverage.bars.hull for coverage in settled.values()]
     starts = [hull.start.date() for hull in hulls if hull]
     starts += [instrument.start for instrument in instruments]
@@ -158,11 +158,11 @@ def _sessions(
     return pa.Table.from_pylist(rows, schema=_SESSIONS)
 
 
-def _instruments(instruments: Iterable[Instrument]) -> pa.Table:
+def _instruments(instruments: Iterable[Instrument], book: Calendars) -> pa.Table:
     names = [name for name in _INSTRUMENTS.names if name != "timeframes"]
     rows = [
         {name: getattr(instrument, name) for name in names}
-        | {"timeframes": list(instrument.timeframes), "calendar": learned_key(instrument)}
+        | {"timeframes": list(instrument.timeframes), "calendar": book.key_of(instrument)}
         for instrument in instruments
     ]
     return pa.Table.from_pylist(rows, schema=_INSTRUMENTS)

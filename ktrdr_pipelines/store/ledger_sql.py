@@ -3,8 +3,9 @@
 LEDGER_VERSION = 7
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
 4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``,
-6 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``
-and the clock's offset in ``requests``; each reads what those before it wrote."""
+6 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``,
+``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``; each
+reads what those before it wrote."""
 
 ADDED_COLUMNS = (
     # version, table, column, its type
@@ -215,5 +216,27 @@ CREATE TABLE IF NOT EXISTS findings (
     detail TEXT NOT NULL,
     found_at INTEGER NOT NULL,
     PRIMARY KEY (series, ts, kind)
+);
+
+CREATE TABLE IF NOT EXISTS late_bars (
+    symbol TEXT NOT NULL,
+    session_date TEXT NOT NULL,
+    starts INTEGER NOT NULL,
+    ends INTEGER NOT NULL,
+    PRIMARY KEY (symbol, session_date)
+);
+
+CREATE TABLE IF NOT EXISTS schedule_votes (
+    calendar TEXT NOT NULL,
+    symbol TEXT NOT NULL,
+    session_date TEXT NOT NULL,
+    parts TEXT NOT NULL,
+    told_at INTEGER NOT NULL,
+    PRIMARY KEY (calendar, symbol, session_date)
+);
+
+CREATE TABLE IF NOT EXISTS symbol_calendars (
+    symbol TEXT PRIMARY KEY,
+    calendar TEXT NOT NULL
 )
 """

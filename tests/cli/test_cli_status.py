@@ -2,14 +2,18 @@
 
 import re
 import shutil
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.schedules import LearnedDay
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.leases import ClientIdLeases
 from ktrdr_pipelines.settings import load_settings
+from ktrdr_pipelines.store.ledger import Ledger
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 
@@ -164,3 +168,35 @@ def test_what_no_window_of_dagster_reaches_is_said(ktrdr: Any, store: Path) -> N
         assert line.startswith("AAPL: 1m is wanted from before 2024-02-01")
         assert "ktrdr load" in line
     assert ktrdr("status", "--json").document["before_windows"] == {"1m": ["AAPL"]}
+
+
+def test_dates_on_which_contracts_changed_a_calendar_are_listed(ktrdr: Any, store: Path) -> None:
+    """With their hours, or closed, and the contracts that agree."""
+    ktrdr("status")
+    ledger, at = Ledger(store / "state" / "ledger.sqlite"), datetime(2024, 1, 9, tzinfo=UTC)
+    hours = Interval(
+        datetime(2024, 1, 16, 14, 30, tzinfo=UTC), datetime(2024, 1, 16, 18, tzinfo=UTC)
+    )
+    told = [LearnedDay(date(2024, 1, 16), (hours,)), LearnedDay(date(2024, 1, 17), ())]
+    for symbol in ("AAPL", "KO", "MSFT"):
+        ledger.record_votes("XNYS.RTH", symbol, told, at)
+    assert ktrdr("status", "--json").document["calendars"] == [
+        {
+            "key": "XNYS.RTH",
+            "date": "2024-01-16",
+            "opens": "2024-01-16T14:30:00Z",
+            "closes": "2024-01-16T18:00:00Z",
+            "closed": False,
+            "symbols": ["AAPL", "KO", "MSFT"],
+        },
+        {
+            "key": "XNYS.RTH",
+            "date": "2024-01-17",
+            "opens": None,
+            "closes": None,
+            "closed": True,
+            "symbols": ["AAPL", "KO", "MSFT"],
+        },
+    ]
+    out = ktrdr("status").out
+    assert re.search(r"calendar XNYS.RTH 2024-01-17: closed, as 3 contracts agree", out)

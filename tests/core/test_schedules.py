@@ -1,5 +1,6 @@
 """What is believed of sessions that the gateway told, and what they make of a calendar."""
 
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -8,7 +9,19 @@ import pytest
 from ktrdr_pipelines.core.calendars import Calendars, calendar_named, learned_key
 from ktrdr_pipelines.core.instruments import Instrument, SecType, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.schedules import LearnedDay, every_day, judged, learned_days, overlaid
+from ktrdr_pipelines.core.schedules import (
+    LearnedDay,
+    SharedDay,
+    agreed,
+    agreed_days,
+    every_day,
+    extending,
+    hours_of,
+    judged,
+    learned_days,
+    overlaid,
+    speaks_for_others,
+)
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 
@@ -16,6 +29,11 @@ DAY = timedelta(days=1)
 NEW_YORK = calendar_named("XNYS.RTH")
 TOKYO = calendar_named("XTKS.RTH")
 UNKNOWN = calendar_named("GATEWAY:America/New_York")
+
+
+def at(text: str) -> datetime:
+    """Read a moment."""
+    return datetime.fromisoformat(text)
 
 
 def open_day(day: str, opens: str = "14:30", closes: str = "21:00") -> LearnedDay:
@@ -185,18 +203,179 @@ def test_stretches_belong_to_the_session_day_they_open_in() -> None:
 
 
 def test_the_book_gives_each_instrument_its_calendar() -> None:
-    """Symbols of a known calendar share what was learned; those of the gateway do not."""
+    """What one contract tells never closes a day of another one, nor of itself.
+
+    Where only the gateway knows the sessions, what it told of a contract is all there is.
+    """
     key = "GATEWAY:America/New_York"
-    book = Calendars({f"{key} A": [open_day("2024-01-02")], "XNYS.RTH": [closed("2024-02-01")]})
+    book = Calendars(
+        {
+            f"{key} A": [open_day("2024-01-02"), closed("2024-01-03")],
+            "XNYS.RTH A": [closed("2024-02-01"), closed("2024-02-03")],
+            "XNYS.RTH": [closed("2024-02-02")],
+        }
+    )
     assert learned_key(instrument(key, "A")) == f"{key} A"
-    assert book.of(instrument(key, "A")).known is not None
+    assert book.of(instrument(key, "A")).known == (date(2024, 1, 2), date(2024, 1, 2))
     assert book.of(instrument(key, "B")).known is None
     first, second = (book.of(instrument("XNYS.RTH", symbol)) for symbol in "AB")
-    assert first is second
-    assert first.sessions(date(2024, 2, 1), date(2024, 2, 2)) == []
+    assert first is second is NEW_YORK
+    assert book.told_closed(instrument("XNYS.RTH", "A")) == {date(2024, 2, 1)}
+    assert book.told_closed(instrument("XNYS.RTH", "B")) == frozenset()
+    assert book.told_closed(instrument(key, "A")) == frozenset()
     assert Calendars().of(instrument("XNYS.RTH")) is NEW_YORK
     assert set(book.each([instrument("FX"), instrument(key, "A")])) == {"FX", f"{key} A"}
-    assert repr(book) == "Calendars(2 days learned of 2 calendars)"
+    assert repr(book) == "Calendars(5 days learned of 3 contracts)"
+
+
+def test_what_a_contract_tells_adds_to_its_own_sessions_only() -> None:
+    """A Saturday, a later close and an earlier open count at once; shorter hours change nothing."""
+    told = [
+        open_day("2024-01-13"),
+        open_day("2024-01-16", "14:00", "20:00"),
+        open_day("2024-01-17", "15:30", "21:15"),
+        open_day("2024-01-18", "15:00", "18:00"),
+    ]
+    book = Calendars({"XNYS.RTH A": told, "XNYS.RTH C": told})
+    own = book.of(instrument("XNYS.RTH", "A"))
+    assert hours_of(own, date(2024, 1, 13)) == told[0]
+    assert hours_of(own, date(2024, 1, 16)) == open_day("2024-01-16", "14:00", "21:00")
+    assert hours_of(own, date(2024, 1, 17)) == open_day("2024-01-17", "14:30", "21:15")
+    assert hours_of(own, date(2024, 1, 18)) == open_day("2024-01-18")
+    assert book.of(instrument("XNYS.RTH", "B")) is NEW_YORK
+    assert book.of(instrument("XNYS.RTH", "C")) is own
+    assert book.key_of(instrument("XNYS.RTH", "A")) == "XNYS.RTH A"
+    assert book.key_of(instrument("XNYS.RTH", "B")) == "XNYS.RTH"
+
+
+def test_longer_hours_keep_the_breaks() -> None:
+    """Tokyo's lunch stays, whether or not a schedule with a later close tells of it."""
+    day = date(2024, 5, 8)
+    known = hours_of(TOKYO, day)
+    told = LearnedDay(day, (Interval(known.parts[0].start, known.parts[-1].end + DAY / 48),))
+    [added] = extending(TOKYO, [told]).days
+    assert added.parts == (
+        known.parts[0],
+        Interval(known.parts[1].start, known.parts[1].end + DAY / 48),
+    )
+    own = Calendars({"XTKS.RTH A": [told]}).of(instrument("XTKS.RTH", "A"))
+    assert len(own.breaks) == len(TOKYO.breaks)
+    assert hours_of(own, day) == added
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        LearnedDay(
+            date(2024, 1, 16), (Interval(at("2024-01-16T14:30Z"), at("2024-01-17T15:00Z")),)
+        ),
+        LearnedDay(
+            date(2024, 1, 17), (Interval(at("2024-01-16T20:00Z"), at("2024-01-17T21:00Z")),)
+        ),
+        open_day("2024-01-16", "05:00", "21:00"),
+        LearnedDay(
+            date(2024, 1, 13), (Interval(at("2024-01-13T05:00Z"), at("2024-01-14T04:00Z")),)
+        ),
+    ],
+)
+def test_absurdly_long_hours_are_refused(told: LearnedDay) -> None:
+    """Hours that reach into another session, or are more than eight hours longer, add nothing."""
+    found = extending(NEW_YORK, [told])
+    assert found.days == ()
+    assert found.refused == (told,)
+
+
+def test_two_told_days_never_overlap() -> None:
+    """Each may be right by itself; together the later one is refused."""
+    late = LearnedDay(
+        date(2024, 1, 16), (Interval(at("2024-01-16T14:30Z"), at("2024-01-17T03:00Z")),)
+    )
+    early = LearnedDay(
+        date(2024, 1, 17), (Interval(at("2024-01-17T02:00Z"), at("2024-01-17T21:00Z")),)
+    )
+    found = extending(calendar_named("XNYS.RTH"), [late, early])
+    assert (found.days, found.refused) == ((late,), (early,))
+
+
+# --- what several contracts agree on ---------------------------------------------------------
+
+
+def votes(**told: LearnedDay) -> dict[str, LearnedDay]:
+    """Name what contracts told of one date."""
+    return told
+
+
+def test_three_contracts_that_agree_change_the_calendar_that_they_share() -> None:
+    """Two do not, and a tie between two beliefs does not."""
+    early, shut = open_day("2024-02-01", "14:30", "18:00"), closed("2024-02-01")
+    three = votes(A=early, B=early, C=early)
+    assert agreed(votes(A=early, B=early)) is None
+    assert agreed(three) == SharedDay(early, ("A", "B", "C"))
+    assert agreed({**three, **votes(D=shut, E=shut)}) == SharedDay(early, ("A", "B", "C"))
+    assert agreed({**three, **votes(D=shut, E=shut, F=shut)}) is None
+    days = agreed_days(NEW_YORK, {early.day: three})
+    book = Calendars({"XNYS.RTH A": [early]}, shared={"XNYS.RTH": days})
+    first, other = (book.of(instrument("XNYS.RTH", symbol)) for symbol in "AZ")
+    assert first is other
+    assert hours_of(other, early.day) == early
+    assert book.changed() == {"XNYS.RTH": tuple(days)}
+    # One contract that trades longer than the others agree on keeps its own hours.
+    longer = open_day("2024-02-01", "14:30", "19:00")
+    book = Calendars({"XNYS.RTH A": [longer]}, shared={"XNYS.RTH": days})
+    assert hours_of(book.of(instrument("XNYS.RTH", "A")), early.day) == longer
+    assert hours_of(book.of(instrument("XNYS.RTH", "Z")), early.day) == early
+
+
+def test_contracts_that_agree_with_the_library_change_nothing() -> None:
+    """Their votes are there to be counted against others."""
+    same = open_day("2024-02-01")
+    assert agreed_days(NEW_YORK, {same.day: votes(A=same, B=same, C=same)}) == []
+
+
+TODAY = date(2024, 6, 21)
+TRADED = frozenset(one.day for one in NEW_YORK.sessions(date(2024, 1, 2), TODAY))
+
+
+@pytest.mark.parametrize(
+    ("change", "held", "speaks"),
+    [
+        ({}, TRADED, True),
+        ({"end": date(2025, 1, 1)}, TRADED, False),
+        ({"last_trade_date": date(2024, 7, 5)}, TRADED, True),
+        ({"last_trade_date": date(2024, 7, 1)}, TRADED, False),
+        ({"last_trade_date": date(2024, 6, 1)}, TRADED, False),
+        ({}, frozenset(), False),
+        ({}, frozenset(sorted(TRADED)[-15:]), False),
+        ({}, frozenset(sorted(TRADED)[:-4]), True),
+        ({}, frozenset(sorted(TRADED)[:-5]), False),
+    ],
+    ids=[
+        "lives",
+        "ends",
+        "expires in two weeks",
+        "expires in ten days",
+        "expired",
+        "holds nothing",
+        "newly listed",
+        "traded five sessions ago",
+        "halted",
+    ],
+)
+def test_only_living_contracts_speak_for_others(
+    change: dict[str, date], held: frozenset[date], *, speaks: bool
+) -> None:
+    """Expiring, ended, newly listed and halted ones have hours of their own."""
+    contract = replace(instrument("XNYS.RTH"), **change)  # type: ignore[arg-type]
+    assert (
+        speaks_for_others(NEW_YORK, contract, date(2024, 6, 20), today=TODAY, held=held) is speaks
+    )
+
+
+def test_a_date_shortly_before_expiry_is_no_vote() -> None:
+    """Though the contract that tells of it lives on for weeks today."""
+    contract = replace(instrument("XNYS.RTH"), last_trade_date=date(2024, 9, 20))
+    for told, speaks in ((date(2024, 9, 9), True), (date(2024, 9, 10), False)):
+        assert speaks_for_others(NEW_YORK, contract, told, today=TODAY, held=TRADED) is speaks
 
 
 def test_a_calendar_stops_at_an_instruments_end() -> None:

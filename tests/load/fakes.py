@@ -217,6 +217,7 @@ class FakeGateway:
     asked: list[BarRequest] = field(default_factory=list)
     heads: int = 0
     details: tuple[LearnedDay, ...] = ()
+    details_of: dict[str, tuple[LearnedDay, ...]] = field(default_factory=dict)
     schedules_asked: list[tuple[str, datetime, int]] = field(default_factory=list)
     schedule_twist: Callable[[datetime, int], list[LearnedDay]] | None = None
     opened: int = 0
@@ -230,7 +231,7 @@ class FakeGateway:
         return self.contract_ids.get(instrument.symbol, 265598)
 
     async def hours(self, instrument: Instrument) -> list[LearnedDay]:
-        return list(self.details)
+        return list(self.details_of.get(instrument.symbol, self.details))
 
     async def schedule(
         self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard

@@ -66,8 +66,27 @@ def closure(world: MakeWorld) -> World:
     return made
 
 
-def test_a_closed_day_that_no_library_knows_is_learned(closure: World) -> None:
-    """Its silence asks for the schedule once; then nothing of it is expected, and nothing empty."""
+def sessions_of(bench: Bench, series: Series) -> set[date]:
+    """Give the session dates that are expected of a series."""
+    book = open_calendars(bench.ledger)
+    return {one.day for one in book.of(series.instrument).sessions(FIRST, END)}
+
+
+def told_closed(bench: Bench, series: Series) -> frozenset[date]:
+    """Give the dates that the contract of a series calls closed."""
+    return open_calendars(bench.ledger).told_closed(series.instrument)
+
+
+def empty_days(bench: Bench, series: Series) -> set[date]:
+    """Give the dates that are proved to be empty."""
+    return {one.interval.start.date() for one in bench.store.coverage(series).empty}
+
+
+def test_a_closed_day_that_no_library_knows_is_one_statement(closure: World) -> None:
+    """No bars ask for the schedule once; with bars around it proves the days to be empty.
+
+    They stay expected: the contract's word alone removes nothing.
+    """
     report = closure.load()
     assert report.is_complete
     closure.check_complete()
@@ -77,18 +96,16 @@ def test_a_closed_day_that_no_library_knows_is_learned(closure: World) -> None:
     assert [(one.duration, one.outcome, one.series) for one in audited] == [
         ("365 D", "schedule", "AAPL|1d")
     ]
-    assert closure.bench.store.coverage(closure.series).empty == ()
-    book = open_calendars(closure.bench.ledger)
-    days = {one.day for one in book.of(closure.series.instrument).sessions(FIRST, END)}
-    assert days.isdisjoint(GONE)
-    assert len(days) == 12
+    assert told_closed(closure.bench, closure.series) == GONE
+    assert sessions_of(closure.bench, closure.series) >= GONE
+    assert empty_days(closure.bench, closure.series) == GONE
     asked = closure.bench.asked
     assert closure.load().is_complete
     assert (closure.bench.asked, len(gateway.schedules_asked)) == (asked, 1)
 
 
-def test_a_closed_day_is_learned_from_daily_bars_too(world: MakeWorld) -> None:
-    """An answer that only reaches before the silent days asks for the schedule as silence does."""
+def test_a_closed_day_is_told_for_daily_bars_too(world: MakeWorld) -> None:
+    """A response that only reaches before the days asks for the schedule as one without bars."""
     daily = dense_keys(RTH, Timeframe.D1, FIRST - 40 * DAY, END + 20 * DAY)
     days = daily.astype("datetime64[us]").astype("datetime64[D]")
     open_days = ~np.isin(days, np.array(sorted(GONE), dtype="datetime64[D]"))
@@ -97,86 +114,84 @@ def test_a_closed_day_is_learned_from_daily_bars_too(world: MakeWorld) -> None:
     assert made.load().is_complete
     made.check_complete()
     assert len(made.bench.gateway.schedules_asked) == 1
-    assert made.bench.store.coverage(made.series).empty == ()
+    assert told_closed(made.bench, made.series) == GONE
+    assert sessions_of(made.bench, made.series) >= GONE
 
 
-def test_one_schedule_serves_every_series_of_a_calendar(closure: World) -> None:
-    """Another symbol of the same hours expects what was learned, and asks for no schedule."""
+def test_a_schedule_is_of_its_contract_alone(closure: World) -> None:
+    """Another symbol of the same hours expects the days, and asks for its own schedule, once."""
     closure.load()
     other = Series(stock("MSFT"), Timeframe.H1)
     gateway = closure.bench.gateway
     gateway.truth["MSFT", Timeframe.H1] = closure.bench.truth(closure.series)
     gateway.truth["MSFT", Timeframe.D1] = gateway.truth["AAPL", Timeframe.D1]
+    assert told_closed(closure.bench, other) == frozenset()
+    assert sessions_of(closure.bench, other) >= GONE
     assert closure.bench.load(other, closure.wanted).is_complete
-    assert len(gateway.schedules_asked) == 1
-    assert closure.bench.store.coverage(other).empty == ()
+    assert [symbol for symbol, _, _ in gateway.schedules_asked] == ["AAPL", "MSFT"]
+    assert told_closed(closure.bench, other) == GONE
+    assert empty_days(closure.bench, other) == GONE
 
 
-def test_a_schedule_that_has_the_session_leaves_silence_to_be_proved(world: MakeWorld) -> None:
+def check_needs_proof(made: World, notes: Notes | None = None) -> None:
+    """See that the days without bars are open at first, and proved to be empty in the end."""
+    bench = made.bench
+    [report] = bench.run_with(notes or Notes(), made.series, made.wanted)
+    assert not report.is_complete
+    assert empty_days(bench, made.series) == set()
+    assert made.load_until_confirmed().is_complete
+    assert empty_days(bench, made.series) == GONE
+
+
+def test_a_schedule_that_has_the_session_leaves_it_to_be_proved(world: MakeWorld) -> None:
     """A stock that did not trade on a session is proved empty there, as without a schedule."""
     made = world(RTH, Timeframe.H1, FIRST, END, keys=keys_without(Timeframe.H1, GONE))
-    assert made.load().is_complete
-    assert [proof.interval.start.day for proof in made.bench.store.coverage(made.series).empty] == [
-        11,
-        12,
-    ]
+    check_needs_proof(made)
     assert len(made.bench.gateway.schedules_asked) == 1
 
 
-def test_no_silence_no_schedule(world: MakeWorld) -> None:
-    """Where every session answers, nobody asks for a schedule."""
+def test_without_empty_sessions_no_schedule_is_requested(world: MakeWorld) -> None:
+    """Where every session has bars, none is needed."""
     made = world(RTH, Timeframe.H1, FIRST, END)
     assert made.load().is_complete
     assert made.bench.gateway.schedules_asked == []
 
 
 def test_a_schedule_of_another_market_is_noted_and_not_believed(closure: World) -> None:
-    """It contradicts more than a tenth of the known sessions: silence is proved as ever."""
+    """It contradicts more than a tenth of the known sessions: the days are proved as ever."""
     london = calendar_named("XLON.RTH")
     closure.bench.gateway.schedule_twist = lambda ends_at, days: [
         LearnedDay(one.day, (Interval(one.parts[0].start + DAY / 8, one.parts[0].end + DAY / 8),))
         for one in schedule_of(london, ends_at, days)
     ]
     notes = Notes()
-    [report] = closure.bench.run_with(notes, closure.series, closure.wanted)
-    assert report.is_complete
-    assert len(closure.bench.store.coverage(closure.series).empty) == 2
+    check_needs_proof(closure, notes)
     assert any("are not believed: it contradicts" in text for text in notes.texts)
     assert closure.bench.ledger.learned_days() == {}
 
 
 def test_a_schedule_that_cannot_be_had_costs_nothing(closure: World) -> None:
-    """It is noted, silence is proved as ever, and nobody asks again for a month."""
+    """It is noted, the days are proved as ever, and it is not asked for again for a month."""
 
     def refuse(ends_at: datetime, days: int) -> list[LearnedDay]:
         raise BadAnswerError("schedule", came="nonsense")
 
     closure.bench.gateway.schedule_twist = refuse
     notes = Notes()
-    [report] = closure.bench.run_with(notes, closure.series, closure.wanted)
-    assert report.is_complete
-    assert any("schedule of XNYS.RTH could not be learned" in text for text in notes.texts)
-    tries = len(closure.bench.gateway.schedules_asked)
-    assert tries == 1 + closure.bench.retries
-    gateway = closure.bench.gateway
-    gateway.truth["MSFT", Timeframe.H1] = closure.bench.truth(closure.series)
-    gateway.truth["MSFT", Timeframe.D1] = gateway.truth["AAPL", Timeframe.D1]
-    assert closure.bench.load(Series(stock("MSFT"), Timeframe.H1), closure.wanted).is_complete
-    assert len(closure.bench.gateway.schedules_asked) == tries
+    check_needs_proof(closure, notes)
+    assert any("schedule of AAPL could not be learned" in text for text in notes.texts)
+    assert len(closure.bench.gateway.schedules_asked) == 1 + closure.bench.retries
 
 
 def test_a_schedule_that_ends_early_closes_nothing(world: MakeWorld) -> None:
-    """What lies behind its last session is not told: silence there is proved as ever."""
+    """What lies behind its last session is not told: days there are proved as ever."""
     made = world(RTH, Timeframe.H1, FIRST, END, keys=keys_without(Timeframe.H1, GONE))
     made.bench.gateway.schedule_twist = lambda ends_at, days: [
         one for one in schedule_of(calendar_named(RTH), ends_at, days) if one.day < min(GONE)
     ]
-    assert made.load().is_complete
-    book = open_calendars(made.bench.ledger)
-    days = {one.day for one in book.of(made.series.instrument).sessions(FIRST, END)}
-    assert days >= GONE
-    proofs = made.bench.store.coverage(made.series).empty
-    assert len({one.interval for one in proofs}) == len(GONE)
+    check_needs_proof(made)
+    assert sessions_of(made.bench, made.series) >= GONE
+    assert told_closed(made.bench, made.series) == frozenset()
 
 
 def test_a_day_with_bars_is_not_unlearned(world: MakeWorld) -> None:
@@ -192,16 +207,42 @@ def test_a_day_with_bars_is_not_unlearned(world: MakeWorld) -> None:
 
 
 def test_hours_in_details_are_learned_for_nothing(world: MakeWorld) -> None:
-    """An early close that the contract tells is expected from then on, at no request."""
+    """A later close that the contract tells is expected from then on, at no request.
+
+    An earlier one is not: the quiet end of that day is left to its response.
+    """
     made = world(RTH, Timeframe.H1, FIRST, END)
-    [known] = calendar_named(RTH).sessions(date(2024, 7, 3), date(2024, 7, 4))
-    early = LearnedDay(known.day, (Interval(known.opens_at, known.closes_at - DAY / 24),))
-    made.bench.gateway.details = (early,)
+    days = [date(2024, 7, 2), date(2024, 7, 3)]
+    later, earlier = (calendar_named(RTH).sessions(day, day + DAY)[0] for day in days)
+    made.bench.gateway.details = (
+        LearnedDay(later.day, (Interval(later.opens_at, later.closes_at + DAY / 24),)),
+    )
     assert made.load().is_complete
-    book = open_calendars(made.bench.ledger)
-    [told] = book.of(made.series.instrument).sessions(known.day, known.day + DAY)
-    assert told.closes_at == known.closes_at - timedelta(hours=1)
+    made.bench.gateway.details = (
+        LearnedDay(earlier.day, (Interval(earlier.opens_at, earlier.closes_at - DAY / 24),)),
+    )
+    report = made.bench.load(
+        made.series, stamps_between(calendar_named(RTH), Timeframe.H1, END, END + 7 * DAY)
+    )
+    assert report.is_complete
+    calendar = open_calendars(made.bench.ledger).of(made.series.instrument)
+    assert calendar.sessions(days[0], days[0] + DAY)[0].closes_at == later.closes_at + DAY / 24
+    assert calendar.sessions(days[1], days[1] + DAY) == [earlier]
+    assert open_calendars(made.bench.ledger).of(stock("MSFT")) is calendar_named(RTH)
     assert made.bench.gateway.schedules_asked == []
+
+
+def test_hours_that_are_too_long_are_noted(world: MakeWorld) -> None:
+    """They add nothing to what is expected."""
+    made = world(RTH, Timeframe.H1, FIRST, END)
+    [known] = calendar_named(RTH).sessions(date(2024, 6, 20), date(2024, 6, 21))
+    too_long = Interval(known.opens_at - 9 * DAY / 24, known.closes_at)
+    made.bench.gateway.details = (LearnedDay(known.day, (too_long,)),)
+    notes = Notes()
+    [report] = made.bench.run_with(notes, made.series, made.wanted)
+    assert report.is_complete
+    assert any("more than eight hours longer" in text for text in notes.texts)
+    assert open_calendars(made.bench.ledger).of(made.series.instrument) is calendar_named(RTH)
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from typing import Any
 import duckdb
 import pytest
 
-from ktrdr_pipelines.core.bars import empty_bars
+from ktrdr_pipelines.core.bars import empty_bars, micros
 from ktrdr_pipelines.core.completeness import Gap, GapReason
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.evidence import Statement, StatementKind
 from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.session_extension import LateBar
 from ktrdr_pipelines.core.sessions import monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import DiskError, StoreError, UsageError
@@ -310,6 +311,29 @@ def test_small_tables_say_what_is_known(
     assert empty["expires_at"] == proof.empty[0].expires_at
     (request,) = _rows(layout, "FROM requests")
     assert (request["sent_at"], request["rows"], request["series"]) == (NOW, 2, "AAPL|1m")
+
+
+def test_a_symbol_with_sessions_of_its_own_has_a_calendar_of_its_own(
+    layout: StoreLayout, store: BarStore, ledger: Ledger, make: Any
+) -> None:
+    """Its bars after the close are closed by its own sessions; others keep the shared ones."""
+    series = make.series()
+    other = replace(series.instrument, symbol="MSFT")
+    close = OPEN + timedelta(hours=6, minutes=30)
+    days = [close + timedelta(days=number) for number in range(3)]
+    late = {one.date(): LateBar(micros(one), micros(one + timedelta(minutes=15))) for one in days}
+    ledger.record_late_bars("AAPL", late)
+    make.save(store, series, make.run(series, OPEN, 2))
+    rebuild_catalog(layout, [series.instrument, other], NOW)
+    rows = _rows(layout, "FROM instruments ORDER BY symbol")
+    assert [one["calendar"] for one in rows] == ["XNYS.RTH AAPL", "XNYS.RTH"]
+    sessions = _rows(
+        layout, f"FROM sessions WHERE session_date = '{OPEN.date()}' ORDER BY calendar"
+    )
+    assert [one["closes_at"] - close for one in sessions] == [
+        timedelta(0),
+        timedelta(minutes=15),
+    ]
 
 
 def test_older_shells_can_read_the_file(layout: StoreLayout, store: BarStore, make: Any) -> None:

@@ -3,13 +3,15 @@
 import sqlite3
 import threading
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from ktrdr_pipelines.core.instruments import Origin
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.core.schedules import LearnedDay, ScheduleSource
+from ktrdr_pipelines.core.session_extension import LateBar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.store.audit import RequestRecord
@@ -303,3 +305,42 @@ def test_widths_are_kept_by_gateway_and_timeframe(ledger: Ledger) -> None:
     assert ledger.widths("two:1") == {}
     ledger.forget_width("one:1", Timeframe.M5)
     assert ledger.widths("one:1") == {}
+
+
+def test_sessions_are_kept_by_contract(ledger: Ledger) -> None:
+    """What version 6 kept of a whole calendar, told by one contract, is there and not read."""
+    day = date(2024, 6, 20)
+    closed = LearnedDay(day, ())
+    ledger.record_days("XNYS.RTH", [closed], ScheduleSource.DETAILS, NOW)
+    ledger.record_days("XNYS.RTH AAPL", [closed], ScheduleSource.DETAILS, NOW)
+    assert ledger.learned_days() == {"XNYS.RTH AAPL": [closed]}
+    assert ledger.learned_days_of("XNYS.RTH AAPL") == [closed]
+    assert ledger.learned_days_of("XNYS.RTH MSFT") == []
+    assert ledger.calendars().changed() == {}
+
+
+def test_votes_are_counted_withdrawn_and_moved(ledger: Ledger) -> None:
+    """Three contracts that told the same of a date are an agreement while all three stand."""
+    day = date(2024, 6, 20)
+    for symbol in ("AAA", "BBB", "CCC"):
+        ledger.record_votes("XNYS.RTH", symbol, [LearnedDay(day, ())], NOW)
+    ledger.record_votes("NOT.THERE", "AAA", [LearnedDay(day, ())], NOW)
+    [shared] = ledger.shared_days()["XNYS.RTH"]
+    assert (shared.told, shared.symbols) == (LearnedDay(day, ()), ("AAA", "BBB", "CCC"))
+    assert set(ledger.shared_days()) == {"XNYS.RTH"}
+    ledger.move_symbol("AAA", "ZZZ")
+    assert set(ledger.votes("XNYS.RTH")[day]) == {"BBB", "CCC", "ZZZ"}
+    ledger.withdraw_votes("XNYS.RTH", [day], symbol="BBB")
+    assert ledger.shared_days() == {}
+    ledger.withdraw_votes("XNYS.RTH", [day])
+    assert ledger.votes("XNYS.RTH") == {}
+
+
+def test_the_latest_bar_after_a_close_is_kept(ledger: Ledger) -> None:
+    """One that starts earlier does not take its place."""
+    day = date(2024, 6, 20)
+    ledger.record_late_bars("VIX", {day: LateBar(100, 200)})
+    ledger.record_late_bars("VIX", {day: LateBar(90, 400)})
+    assert ledger.late_bars() == {"VIX": {day: LateBar(100, 200)}}
+    ledger.record_late_bars("VIX", {day: LateBar(110, 150)})
+    assert ledger.late_bars() == {"VIX": {day: LateBar(110, 150)}}
