@@ -169,6 +169,13 @@ class IbLimitsRegistry:
         50, "historical requests open at once, head timestamps included", _PACING, "O"
     )
     MESSAGES_PER_S: Final = Limit(50, "messages a second to the gateway", _CAMPUS, "O")
+    MESSAGE_JITTER_S: Final = Limit(
+        0.1,
+        "seconds by which the way of two messages to the gateway may differ: it counts them when "
+        "it reads them, so the second of the rule above is that much longer for the sender",
+        "this project",
+        "P",
+    )
     MESSAGE_STRIKES: Final = Limit(
         3, "breaks of the message rate that end the session", _CAMPUS, "O"
     )
