@@ -120,7 +120,7 @@ class Asker:
         def write() -> None:
             if lost := self._connection.lost_link:
                 raise OutageError(ask.asked, came=lost, code=_LINK_LOST)
-            call.send()
+            call.put()
 
         async with self._pacer.slot(
             ask.paced, hold_s=self._hold_s, waits=self._waits, write=write

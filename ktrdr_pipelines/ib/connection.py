@@ -176,7 +176,7 @@ class IbConnectionStrategy:
             config.gateway,
             client_id=client_id,
             timeout_s=config.timeout_s,
-            in_turn=self._pacer.message,
+            give_turn=self._pacer.message,
             outage_s=config.outage_s,
         )
         try:

@@ -25,33 +25,33 @@ from ktrdr_pipelines.ib.inbox import Inbox
 from ktrdr_pipelines.ib.queries import HistoryQuery, HistoryReply, route_of
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
 from ktrdr_pipelines.ib.waiting import OnWait, untold
-from ktrdr_pipelines.ib.wire import Ending, InTurn, Wire, WireError
+from ktrdr_pipelines.ib.wire import Ending, GiveTurn, Wire, WireError
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 class Call(Generic[T]):
-    """A request that can be put once: ``send`` writes it, in its turn, and ``answer`` waits.
+    """A request that can be put once: ``put`` writes it, in its turn, and ``answer`` waits.
 
     Args:
-        send: writes it and returns the question that is then open.
+        put: writes it and returns the question that is then open.
         answer: waits for the response to that question.
     """
 
     def __init__(
-        self, send: Callable[[], Question], answer: Callable[[Question], Awaitable[T]]
+        self, put: Callable[[], Question], answer: Callable[[Question], Awaitable[T]]
     ) -> None:
-        self._send, self._answer = send, answer
+        self._put, self._answer = put, answer
         self._question: Question | None = None
 
-    def send(self) -> None:
+    def put(self) -> None:
         """Write it to the socket, at once.
 
         Raises:
             ConnectionLostError: there is no connection any more.
         """
-        self._question = self._send()
+        self._question = self._put()
 
     async def answer(self) -> T:
         """Wait for the response.
@@ -73,7 +73,7 @@ class GatewayConnection:
         *,
         client_id: int,
         timeout_s: float,
-        in_turn: InTurn,
+        give_turn: GiveTurn,
         outage_s: float = 300.0,
     ) -> None:
         self.gateway = gateway
@@ -81,7 +81,7 @@ class GatewayConnection:
         self._timeout_s, self._outage_s = timeout_s, outage_s
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._inbox = Inbox(lambda: self.server_version)
-        self._wire = Wire(self._inbox.take, self._note_end, in_turn)
+        self._wire = Wire(self._inbox.take, self._note_end, give_turn)
         self._accounts: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -201,7 +201,7 @@ class GatewayConnection:
     def history(self, query: HistoryQuery) -> Call[HistoryReply]:
         """Return the request for bars; its response is message 17 and what is said of it."""
 
-        def send() -> Question:
+        def put() -> Question:
             question = self._opened(Topic.BARS, query.asked, query.route)
             with self._wire.has_turn():
                 self._wire.client.reqHistoricalData(
@@ -222,7 +222,7 @@ class GatewayConnection:
             frames = await self._answer(question, self._wire.client.cancelHistoricalData)
             return HistoryReply(frames[0], question.noted)
 
-        return Call(send, answer)
+        return Call(put, answer)
 
     def head(self, query: HistoryQuery) -> Call[list[str]]:
         """Return the request for the head timestamp; it is cancelled however it ends.
@@ -232,7 +232,7 @@ class GatewayConnection:
         """
         client = self._wire.client
 
-        def send() -> Question:
+        def put() -> Question:
             question = self._opened(Topic.HEAD, query.asked, query.route)
             with self._wire.has_turn():
                 client.reqHeadTimeStamp(
@@ -247,18 +247,18 @@ class GatewayConnection:
                 self._give_up(question, client.cancelHeadTimeStamp)
             return frames[0]
 
-        return Call(send, answer)
+        return Call(put, answer)
 
     def contracts(self, contract: Contract, asked: str) -> Call[list[list[str]]]:
         """Return the request for the contracts of a description; the response: each message 10."""
 
-        def send() -> Question:
+        def put() -> Question:
             question = self._opened(Topic.CONTRACT, asked, route_of(contract))
             with self._wire.has_turn():
                 self._wire.client.reqContractDetails(question.number, contract)
             return question
 
-        return Call(send, lambda question: self._answer(question, None))
+        return Call(put, lambda question: self._answer(question, None))
 
     def refresh_clock(self) -> None:
         """Ask for the time without waiting, where its last sight is old."""

@@ -30,7 +30,7 @@ CLOSE_S = 1.0
 """How long a closing socket may take to send what is left before it is cut; so long the messages
 that still wait for their turn are waited for, too."""
 
-InTurn = Callable[[Callable[[], None]], Awaitable[None]]
+GiveTurn = Callable[[Callable[[], None]], Awaitable[None]]
 """Calls what writes a message when the rate of messages allows it; a DiskError says that it
 cannot know."""
 
@@ -103,23 +103,36 @@ class _Overheard:
         self._transport.write(data)
 
 
+class _InTurn:
+    """ib_async's connection, but for its sending: that is left to whoever knows the turns."""
+
+    def __init__(self, connection: Any, take: Callable[[bytes], None]) -> None:
+        self._connection, self._take = connection, take
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def sendMsg(self, message: bytes) -> None:  # noqa: N802  (ib_async's name)
+        self._take(message)
+
+
 class Wire:
     """A connection to be made once and closed once, inside one event loop.
 
     Args:
         on_frame: takes the fields of each frame; a ValueError of it ends the connection.
         on_end: told once when an established connection ends without having been asked to.
-        in_turn: makes messages wait that have no turn of their own (``has_turn``).
+        give_turn: makes messages wait that have no turn of their own (``has_turn``).
     """
 
     def __init__(
         self,
         on_frame: Callable[[list[str]], None],
         on_end: Callable[[Ending], None],
-        in_turn: InTurn,
+        give_turn: GiveTurn,
     ) -> None:
         self._on_frame, self._on_end = on_frame, on_end
-        self._in_turn, self._has_turn = in_turn, False
+        self._give_turn, self._has_turn = give_turn, False
         self._waiting: deque[bytes] = deque()
         self._sender: asyncio.Task[None] | None = None
         self._refusal: DiskError | None = None
@@ -129,20 +142,20 @@ class Wire:
         self._cutter = FrameCutter()
         self.client: Any = _Client(_Callbacks())
         self.client.MaxRequests = 0
-        self.client.conn.sendMsg = self._send
         self.client.decoder = _Tap(self._take)
-        self.client.conn.hasData.clear()
-        self.client.conn.hasData += self._feed
-        self.client.conn.disconnected += self._note_disconnected
+        self._connection = self.client.conn
+        self._connection.hasData.clear()
+        self._connection.hasData += self._feed
+        self._connection.disconnected += self._note_disconnected
+        self.client.conn = _InTurn(self._connection, self._send)
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
         logging.getLogger("ib_async.client").addFilter(_discreet)
 
     def listen(self, traffic: Callable[[Way, list[str]], None]) -> None:
         """Let somebody see the fields of every frame from now on, both ways."""
-        connection = self.client.conn
-        connection.transport = _Overheard(
-            connection.transport,
+        self._connection.transport = _Overheard(
+            self._connection.transport,
             lambda data: traffic(Way.OUT, data[4:].decode(errors="replace").split("\0")[:-1]),
         )
         self._traffic = traffic
@@ -207,7 +220,7 @@ class Wire:
                         await self.sent()
         finally:
             self._end(Ending.ASKED)
-            transport = self.client.conn.transport
+            transport = self._connection.transport
             self._disconnect()
         if transport is None:
             return
@@ -231,7 +244,7 @@ class Wire:
         """Write what waits, message by message; what finds the connection gone is dropped."""
         try:
             while self._waiting and not self._ended.done():
-                await self._in_turn(lambda: self._write(self._waiting[0]))
+                await self._give_turn(lambda: self._write(self._waiting[0]))
                 self._waiting.popleft()
         except DiskError as error:
             self._refusal = error
@@ -239,7 +252,7 @@ class Wire:
             self._disconnect()
 
     def _write(self, message: bytes) -> None:
-        if (transport := self.client.conn.transport) is not None:
+        if (transport := self._connection.transport) is not None:
             transport.write(message)
 
     def _failure(self, attempt: "asyncio.Future[None]") -> WireError | DiskError | None:
@@ -248,7 +261,7 @@ class Wire:
         if self._ended.done():
             return WireError(self._ended.result(), self._said or self._version)
         if not attempt.done():
-            if self.client.conn.isConnected():
+            if self._connection.isConnected():
                 return WireError(Ending.SILENT, self._said)
             return WireError(Ending.NO_ROUTE, "in time")
         error = attempt.exception()
@@ -271,7 +284,7 @@ class Wire:
         self._waiting.clear()
         if self._sender is not None and self._sender is not asyncio.current_task():
             self._sender.cancel()
-        transport = self.client.conn.transport
+        transport = self._connection.transport
         try:
             self.client.disconnect()
         except OSError:

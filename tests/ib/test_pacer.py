@@ -203,8 +203,8 @@ def test_another_violation_after_the_pause_doubles_it(pacer: Any, time: Time) ->
     assert pauses == [60, 120, 240, 480, 600, 600, 60]
 
 
-def test_a_stamp_that_grew_old_is_taken_again(pacer: Any, time: Time, tmp_path: Path) -> None:
-    """A process that stands still between stamp and sending is stamped when it really sends."""
+def test_a_request_is_stamped_after_it_is_written(pacer: Any, time: Time, tmp_path: Path) -> None:
+    """A process that stands still between its turn and the socket keeps later ones waiting."""
     steps = iter([0.0, 3.0])
 
     def halting() -> float:
