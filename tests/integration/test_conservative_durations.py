@@ -1,0 +1,103 @@
+"""A gateway that keeps IB's conservative table of durations: loads complete against it."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.pacing import pacing_of
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.source import open_source
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.opening import open_manager, universe_file
+from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.simulator.behaviour import Behaviour
+from ktrdr_pipelines.simulator.rules import Kind
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.steps import DurationTable
+from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.store.layout import create_store
+
+NOW = "2024-01-10T20:00:30+00:00"
+UNIVERSE = f"symbols: {{AAPL: {{timeframes: [{', '.join(Timeframe)}], start: 2000-01-01}}}}"
+RANGES = {
+    Timeframe.M1: (date(2023, 12, 18), date(2024, 1, 6)),
+    Timeframe.M5: (date(2023, 11, 6), date(2024, 1, 6)),
+    Timeframe.M15: (date(2023, 11, 6), date(2024, 1, 6)),
+    Timeframe.M30: (date(2023, 10, 2), date(2024, 1, 6)),
+    Timeframe.H1: (date(2023, 10, 2), date(2024, 1, 6)),
+    Timeframe.H4: (date(2023, 10, 2), date(2024, 1, 6)),
+    Timeframe.D1: (date(2015, 2, 2), date(2024, 1, 6)),
+    Timeframe.W1: (date(2015, 2, 2), date(2024, 1, 6)),
+}
+
+
+class Bench:
+    """A store, and a gateway with the conservative table."""
+
+    def __init__(self, folder: Path, gateway: SimulatorServer) -> None:
+        self.gateway = gateway
+        self.layout = create_store(folder / "data")
+        self.layout.universe.write_text(UNIVERSE, encoding="utf-8")
+        self.settings = Settings(
+            ib_port=gateway.port,
+            ib_timeout=30.0,
+            ktrdr_data=self.layout.root,
+            ktrdr_state=folder / "state",
+        )
+
+    def load(self, ranges: dict[Timeframe, tuple[date, date]]) -> list[SeriesReport]:
+        """Load session dates as a process that begins anew."""
+        universe, _ = universe_file(self.layout).read()
+        instrument = universe.instrument("AAPL")
+        calendar = calendar_named(instrument.calendar)
+        jobs = [
+            Job(
+                Series(instrument, timeframe),
+                wanted=IntervalSet([stamps_between(calendar, timeframe, first, end)]),
+            )
+            for timeframe, (first, end) in ranges.items()
+        ]
+        config = GatewayConfig.from_settings(self.settings)
+        pacer = Pacer(config.folder, pacing=pacing_of().scaled(0))
+        manager = replace(
+            open_manager(self.settings, self.layout),
+            open_source=lambda: open_source(config, pacer=pacer),
+        )
+        try:
+            return asyncio.run(manager.run(jobs))
+        finally:
+            pacer.close()
+
+    def asked(self) -> int:
+        """Count the requests for bars that the gateway has got so far."""
+        return sum(one.kind is Kind.HISTORY for one in self.gateway.requests)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Run a gateway that keeps the conservative table."""
+    behaviour = Behaviour(durations=DurationTable.SAFE)
+    with running_simulator(SyntheticMarket(seed=1), now=NOW, behaviour=behaviour) as gateway:
+        yield Bench(tmp_path, gateway)
+
+
+def test_all_timeframes_load_completely(bench: Bench) -> None:
+    """Nothing fails, and there is nothing to be requested a second time."""
+    reports = bench.load(RANGES)
+    for report in reports:
+        assert report.is_complete, (report.series.timeframe, report.summary, report.failures)
+        assert not report.failures
+    asked = bench.asked()
+    assert all(report.is_complete for report in bench.load(RANGES))
+    assert bench.asked() == asked
