@@ -183,6 +183,9 @@ TEXTS = [
     (321, "Error validating request.-'bM' : cause - Time length exceed max.", "too_long"),
     (321, "Error validating request.-'bM' : cause - invalid step: 1", "too_long"),
     (321, "cause - Historical data requests for durations longer than 365 days", "too_long"),
+    (321, "cause - Historical data request for durations longer than 52 weeks", "too_long"),
+    (162, "Mensaje de error de los servicios de datos de mercado:INVALID STEP: 1", "too_long"),
+    (162, "Historical data request for greater than 86400 seconds rejected.", "too_long"),
     (321, "cause - Historical data request for greater than 86400 seconds", "too_long"),
     (321, "Error validating request.-'bM' : cause - Bar size", "rejected"),
     (

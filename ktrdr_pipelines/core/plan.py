@@ -16,6 +16,13 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 _MOST_SESSIONS_IN_DAYS = 60
 _MOST_WEEKS = 4
 
+BY_THE_YEAR = 400
+"""As the most sessions of a request for daily bars: the gateway refuses ``N D`` of them for its
+length, as IB's conservative table of durations does for more than two, and takes a year."""
+
+ALWAYS_COUNTED = 2
+"""Sessions of daily bars that even that table lets be counted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -102,9 +109,9 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
 
 
 def narrower(timeframe: Timeframe, sessions: int) -> int | None:
-    """Give how many sessions (1w: weeks) to ask for where so many got no answer; None for none.
+    """Return how many sessions (1w: weeks) to request where so many were too many; None for none.
 
-    Half of them; for days fewer than a year at once, since more are asked for by the year.
+    Half of them; for days fewer than a year at once, since more are requested by the year.
     """
     if sessions <= 1:
         return None
@@ -237,6 +244,8 @@ def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duratio
         return duration
     if need.timeframe is Timeframe.W1:
         return f"{count} W" if count <= _MOST_WEEKS else duration
+    if need.timeframe is Timeframe.D1 and need.most_sessions == BY_THE_YEAR:
+        return f"{count} D" if count <= ALWAYS_COUNTED else "1 Y"
     return duration if duration.endswith("Y") else f"{count} D"
 
 
@@ -279,9 +288,8 @@ def _duration(need: Need, gap: Interval, inside: Sequence[Span]) -> str:
         is_counted = weeks <= _MOST_WEEKS or need.most_sessions is not None
         return f"{weeks} W" if is_counted else "1 Y"
     if timeframe is Timeframe.D1:
-        if len(inside) <= _MOST_SESSIONS_IN_DAYS:
-            return f"{len(inside)} D"
-        return "1 Y"
+        counted = ALWAYS_COUNTED if need.most_sessions == BY_THE_YEAR else _MOST_SESSIONS_IN_DAYS
+        return f"{len(inside)} D" if len(inside) <= counted else "1 Y"
     seconds = _seconds(timeframe, gap)
     if len(inside) == 1 and gap != inside[0].stamps and seconds <= _most_seconds(timeframe):
         return f"{seconds} S"

@@ -55,8 +55,6 @@ _MARGIN_DAYS: Final = 14
 _MOST_DAILY: Final = 2
 """Requests for daily bars about one session in one run: two statements are enough."""
 
-_MOST_IN_DAYS: Final = 60
-
 _TEXTS: Final = {
     Proof.UNCONFIRMED: "the gateway returned no bars once; a second response is due",
     Proof.CONTRADICTED: "the gateway returned no bars though held data speak against it; three "
@@ -285,7 +283,7 @@ class Confirmation:
         ends_at = max(ends_at, min(spans[-1].closes_at, desk.means.keeper.now()))
         count = len(spans)
         years = -(-(wanted.last - wanted.first).days // 364)
-        duration = f"{count} D" if count <= _MOST_IN_DAYS else f"{years} Y"
+        duration = f"{years} Y"  # the one unit of which IB's conservative table allows so many
         try:
             asked = await desk.asking.daily(ends_at, duration)
         except RequestRejectedError:
