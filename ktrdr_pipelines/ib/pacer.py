@@ -238,10 +238,14 @@ class Pacer:
         )
 
     async def _wait(self, place: Place, request: PacedRequest) -> None:
-        """Sleep until the turn may have come: by time, or for a place that is given back."""
+        """Sleep until the turn may have come: by time, or for a place that is given back.
+
+        What needs no place (a cancel, the time) waits for time alone, and never behind requests
+        that wait for one.
+        """
         left_s = place.turn.at - self._clock()
-        if left_s > 0:
-            await self._sleep(min(left_s, LONGEST_SLEEP_S))
+        if left_s > 0 or place.turn.has_place:
+            await self._sleep(min(max(left_s, 0.0), LONGEST_SLEEP_S))
             return
         key = (not request.tail, place.number)
         self._line[key] = woken = asyncio.Event()

@@ -54,18 +54,21 @@ class Widths:
         """Take in that so many sessions at once got no answer; say whether fewer can be asked.
 
         Several requests that were open at once narrow it once. ``refused`` is the duration that
-        the gateway called too long, empty where there was no response. Daily bars are then
-        requested by the year before fewer are: a table that refuses a few days of them allows a
-        year, and two days at a time 20 years take 2,500 requests.
+        the gateway called too long, empty where there was no response. Days and weeks are then
+        requested by the year before fewer are: a table that refuses to count a few of them allows
+        a year, and two days at a time 20 years take 2,500 requests.
         """
         fewer = narrower(timeframe, sessions)
         if fewer is None:
             return False
         known = self._most.get(timeframe)
-        is_counted = _counts_days(refused) and sessions > ALWAYS_COUNTED
-        if timeframe is Timeframe.D1 and is_counted and known in {None, BY_THE_YEAR}:
-            fewer = BY_THE_YEAR
-        most = self._most[timeframe] = min(fewer, known or fewer)
+        if known in {None, BY_THE_YEAR} and _is_counted(timeframe, sessions, refused):
+            most = BY_THE_YEAR
+        elif known is None or sessions <= known:
+            most = fewer
+        else:
+            most = known
+        self._most[timeframe] = most
         if refused:
             record = WidthRecord(most, REFUSED, self._clock())
             self._ledger.record_width(self._gateway, timeframe, record)
@@ -87,9 +90,10 @@ class Widths:
             self._ledger.forget_width(self._gateway, timeframe)
 
 
-def _counts_days(duration: str) -> bool:
-    """Whether a duration counts sessions rather than months or years."""
-    return duration.endswith(" D")
+def _is_counted(timeframe: Timeframe, sessions: int, duration: str) -> bool:
+    """Whether a duration counts more days or weeks than every table of durations allows."""
+    counted = ALWAYS_COUNTED.get(timeframe)
+    return counted is not None and sessions > counted and duration.endswith((" D", " W"))
 
 
 def _lasts(record: WidthRecord) -> timedelta:

@@ -204,7 +204,7 @@ class SeriesWork:
                 await self._desk.learn_beginning(ask=self._desk.is_beginning_seen)
         except (GatewaySilentError, RequestTooLongError) as error:
             timeframe = self._facts.series.timeframe
-            refused = chunk.duration if isinstance(error, RequestTooLongError) else ""
+            refused = case.asking.duration if isinstance(error, RequestTooLongError) else ""
             if self._means.widths.narrow(timeframe, case.asking.sessions, refused=refused):
                 self._desk.note(f"{error}; less is requested at a time now")
                 self._cut_anew(chunk, queue)

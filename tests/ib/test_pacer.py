@@ -266,6 +266,30 @@ def test_a_cancel_waits_for_no_request_and_no_pause(pacer: Any, time: Time) -> N
     assert written == [0]
 
 
+def test_a_cancel_whose_time_has_just_come_does_not_join_the_line(
+    pacer: Any, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs no place, so it does not sleep until one is given back."""
+    written: list[float] = []
+
+    async def run() -> None:
+        one = pacer()
+        for _ in range(47):
+            await one.message(lambda: None)
+        attempt, begun = one._record.attempt, time.now
+
+        def slow(*given: Any, **named: Any) -> Any:
+            place = attempt(*given, **named)
+            time.now = max(time.now, place.turn.at)  # the turn comes while the process is busy
+            return place
+
+        monkeypatch.setattr(one._record, "attempt", slow)
+        await one.message(lambda: written.append(time.now - begun))
+
+    asyncio.run(run())
+    assert written == pytest.approx([1.1])
+
+
 def test_what_cannot_be_written_was_never_sent(pacer: Any) -> None:
     """A connection that is gone when the turn comes leaves no trace in the budget."""
 
