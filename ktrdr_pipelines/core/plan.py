@@ -236,21 +236,18 @@ def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duratio
     """
     count = len(inside) + 1
     held = need.settled.hull
-    if held is None or held.end > start:
-        return duration
-    if start > inside[0].stamps.start or (need.most_sessions or count) < count:
+    is_beside = held is not None and held.end <= start <= inside[0].stamps.start
+    if not is_beside or (need.most_sessions or count) < count:
         return duration
     before = Interval(start - timedelta(days=10), start)
     earlier = expected_spans(need.calendar, need.timeframe, before)
     if not earlier or earlier[-1].stamps.end - timedelta(seconds=1) not in need.settled:
         return duration
-    if duration.endswith("Y"):
-        return duration
-    if need.is_by_the_year:
+    if need.is_by_the_year and not duration.endswith("Y"):
         return _counted_or_year(need, count)
     if need.timeframe is Timeframe.W1:
         return f"{count} W" if count <= _MOST_WEEKS else duration
-    return f"{count} D"
+    return duration if duration.endswith("Y") else f"{count} D"
 
 
 def _ends_at(need: Need, last: Span) -> datetime:

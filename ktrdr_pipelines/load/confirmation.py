@@ -32,10 +32,10 @@ from ktrdr_pipelines.core.evidence import (
 from ktrdr_pipelines.core.gaps import final_lag, first_stamps_of
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, Need, plan
+from ktrdr_pipelines.core.plan import BY_THE_YEAR, Chunk, Need, plan
 from ktrdr_pipelines.core.sessions import Span, expected_spans, midnight
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import RequestRejectedError
+from ktrdr_pipelines.errors import RequestRejectedError, RequestTooLongError
 from ktrdr_pipelines.load.desk import Desk
 from ktrdr_pipelines.load.evidence import Open, new_request, runs_of
 from ktrdr_pipelines.load.facts import of_open_session
@@ -54,6 +54,8 @@ _MARGIN_DAYS: Final = 14
 
 _MOST_DAILY: Final = 2
 """Requests for daily bars about one session in one run: two statements are enough."""
+
+_MOST_IN_DAYS: Final = 60
 
 _TEXTS: Final = {
     Proof.UNCONFIRMED: "the gateway returned no bars once; a second response is due",
@@ -283,13 +285,20 @@ class Confirmation:
         ends_at = max(ends_at, min(spans[-1].closes_at, desk.means.keeper.now()))
         count = len(spans)
         years = -(-(wanted.last - wanted.first).days // 364)
-        duration = f"{years} Y"  # the one unit of which IB's conservative table allows so many
+        widths = desk.means.widths
+        most = widths.most(Timeframe.D1)
+        is_counted = most != BY_THE_YEAR and count <= min(most or _MOST_IN_DAYS, _MOST_IN_DAYS)
+        duration = f"{count} D" if is_counted else f"{years} Y"
         try:
             asked = await desk.asking.daily(ends_at, duration)
-        except RequestRejectedError:
-            if years < 2:
+        except RequestRejectedError as error:
+            is_too_long = is_counted and isinstance(error, RequestTooLongError)
+            if is_too_long and widths.narrow(Timeframe.D1, count, refused=duration):
+                desk.note(f"{error}; daily bars are requested by the year now")
+            elif years < 2:
                 raise
-            self._widest = _BLOCK
+            else:
+                self._widest = _BLOCK
             for one in block:
                 self._daily[one.span.opens_at] -= 1
             return IntervalSet()

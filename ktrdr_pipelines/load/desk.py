@@ -108,7 +108,8 @@ class Desk:
         most = self.means.widths.most(self.series.timeframe)
         if most is None:
             return need
-        return replace(need, most_sessions=most, is_by_the_year=most == BY_THE_YEAR)
+        is_by_the_year = most == BY_THE_YEAR and not need.timeframe.is_intraday
+        return replace(need, most_sessions=most, is_by_the_year=is_by_the_year)
 
     def claim(self, stamps: Interval) -> bool:
         """Try to claim a stretch, and learn what others have saved of it by then."""

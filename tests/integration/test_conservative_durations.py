@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,8 @@ import pytest
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.pacing import pacing_of
 from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacer import Pacer
-from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.opening import open_manager, universe_file
 from ktrdr_pipelines.load.reports import SeriesReport
@@ -27,6 +22,7 @@ from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.steps import DurationTable
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.store.ledger import Ledger
 
 NOW = "2024-01-10T20:00:30+00:00"
 UNIVERSE = f"symbols: {{AAPL: {{timeframes: [{', '.join(Timeframe)}], start: 2000-01-01}}}}"
@@ -68,20 +64,16 @@ class Bench:
             )
             for timeframe, (first, end) in ranges.items()
         ]
-        config = GatewayConfig.from_settings(self.settings)
-        pacer = Pacer(config.folder, pacing=pacing_of().scaled(0))
-        manager = replace(
-            open_manager(self.settings, self.layout),
-            open_source=lambda: open_source(config, pacer=pacer),
-        )
-        try:
-            return asyncio.run(manager.run(jobs))
-        finally:
-            pacer.close()
+        return asyncio.run(open_manager(self.settings, self.layout).run(jobs))
 
     def asked(self) -> int:
         """Count the requests for bars that the gateway has got so far."""
         return sum(one.kind is Kind.HISTORY for one in self.gateway.requests)
+
+    def refused(self) -> int:
+        """Count the requests that were refused for their length so far."""
+        requests = Ledger(self.layout.ledger).requests(10_000)
+        return sum(one.outcome == "RequestTooLongError" for one in requests)
 
 
 @pytest.fixture
@@ -92,12 +84,19 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         yield Bench(tmp_path, gateway)
 
 
+@pytest.mark.slow
 def test_all_timeframes_load_completely(bench: Bench) -> None:
-    """Nothing fails, and there is nothing to be requested a second time."""
-    reports = bench.load(RANGES)
-    for report in reports:
+    """Nothing fails, nothing is requested a second time, and no later run is refused anything."""
+    for report in bench.load(RANGES):
         assert report.is_complete, (report.series.timeframe, report.summary, report.failures)
         assert not report.failures
-    asked = bench.asked()
+    asked, refused = bench.asked(), bench.refused()
+    assert refused
     assert all(report.is_complete for report in bench.load(RANGES))
     assert bench.asked() == asked
+    earlier = {
+        timeframe: (first - timedelta(days=30), first) for timeframe, (first, _) in RANGES.items()
+    }
+    assert all(report.is_complete for report in bench.load(earlier))
+    assert bench.asked() > asked
+    assert bench.refused() == refused
