@@ -32,7 +32,7 @@ from ktrdr_pipelines.core.evidence import (
 from ktrdr_pipelines.core.gaps import final_lag, first_stamps_of
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import BY_THE_YEAR, Chunk, Need, plan
+from ktrdr_pipelines.core.plan import ALWAYS_COUNTED, BY_THE_YEAR, Chunk, Need, plan
 from ktrdr_pipelines.core.sessions import Span, expected_spans, midnight
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError, RequestTooLongError
@@ -286,14 +286,13 @@ class Confirmation:
         count = len(spans)
         years = -(-(wanted.last - wanted.first).days // 364)
         widths = desk.means.widths
-        most = widths.most(Timeframe.D1)
-        is_counted = most != BY_THE_YEAR and count <= min(most or _MOST_IN_DAYS, _MOST_IN_DAYS)
+        is_counted = _may_count(count, widths.most(Timeframe.D1))
         duration = f"{count} D" if is_counted else f"{years} Y"
         try:
             asked = await desk.asking.daily(ends_at, duration)
         except RequestRejectedError as error:
-            is_too_long = is_counted and isinstance(error, RequestTooLongError)
-            if is_too_long and widths.narrow(Timeframe.D1, count, refused=duration):
+            is_long = is_counted and isinstance(error, RequestTooLongError)
+            if is_long and widths.narrow(Timeframe.D1, count, refused=duration):
                 desk.note(f"{error}; daily bars are requested by the year now")
             elif years < 2:
                 raise
@@ -501,3 +500,10 @@ def _traded_days(bars: pa.Table) -> set[date]:
     """Return the session dates of bars that are not without volume."""
     traded = bars.filter(pc.fill_null(pc.not_equal(bars["volume"], 0.0), True))  # noqa: FBT003
     return set(pc.unique(traded["session_date"]).to_pylist())
+
+
+def _may_count(sessions: int, most: int | None) -> bool:
+    """Whether so many daily bars are requested by their count, where ``most`` is known to work."""
+    if most == BY_THE_YEAR:
+        return sessions <= ALWAYS_COUNTED[Timeframe.D1]
+    return sessions <= min(most or _MOST_IN_DAYS, _MOST_IN_DAYS)
