@@ -74,7 +74,8 @@ async def oldest_in(ask: Ask, cell: Cell) -> date | None:
         found = await ask(timeframe, cell.end, duration)
         if found is not None:
             break
-    if found is not None and (cell.is_year or found - cell.first > _FIRST_DAYS):
+    is_near_start = found is not None and cell.first < found <= cell.first + _FIRST_DAYS
+    if found is not None and (cell.is_year or not is_near_start):
         return found
     first = await ask(Timeframe.D1, cell.first + _FIRST_DAYS, _MONTH[1])
     return found if first is None else first

@@ -77,7 +77,7 @@ def test_the_first_bar_is_found_in_few_requests(first: date, nothing_past_oldest
     found, made = search(history)
     assert (found - first).days <= (31 if nothing_past_oldest else 0)
     assert found >= first
-    assert len(history.asked) <= 60, "four for what has no bars"
+    assert len(history.asked) <= 48, "four for a year without bars"
     assert made.probes <= 20
 
 
