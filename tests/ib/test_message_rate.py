@@ -12,6 +12,8 @@ import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
 from ktrdr_pipelines.errors import DiskError, GatewaySilentError
+from ktrdr_pipelines.ib.capture import Frame, Way
+from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacer_file import FILE
@@ -70,8 +72,15 @@ def test_a_load_with_timeouts_and_cancels_keeps_the_rate(
     gateway = gateways(bars=sometimes)
     there = replace(config, port=gateway.port, timeout_s=1.5)
 
+    written: list[float] = []
+
+    def note(frame: Frame) -> None:
+        if frame.way is Way.OUT:
+            written.append(boot_time_s())
+
     async def client(first: int) -> int:
         async with open_source(there) as source:
+            source._connection.listen(note)
             return await ask_all(source, different(minute_request, 120, first))
 
     async def run() -> int:
@@ -84,6 +93,8 @@ def test_a_load_with_timeouts_and_cancels_keeps_the_rate(
     assert (kinds["20"], kinds["71"], kinds["49"]) == (240, 2, 42)
     assert len(sent) == len(gateway.received) + gateway.connects, "a message had no turn"
     assert most_in(sent, SECOND_S) <= MOST
+    assert len(written) == len(sent) - 6, "each client's handshake and first look come before"
+    assert most_in(written, SECOND_S) <= MOST, "when they went to the sockets"
     assert len(sent) / (sent[-1] - sent[0]) < MOST
 
 
