@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
@@ -132,7 +133,8 @@ def test_a_connection_of_its_own_counts_too(config: GatewayConfig, gateways: Any
 
 def test_nothing_is_sent_where_it_cannot_be_noted(config: GatewayConfig, gateways: Any) -> None:
     """A record that cannot be used is an error of the disk, and no message goes past it."""
-    gateway = gateways()
+    is_met = threading.Event()
+    gateway = gateways(greet=lambda _: is_met.set())
     there = replace(config, port=gateway.port)
 
     async def run() -> None:
@@ -146,4 +148,5 @@ def test_nothing_is_sent_where_it_cannot_be_noted(config: GatewayConfig, gateway
 
     with pytest.raises(DiskError):
         asyncio.run(run())
+    assert is_met.wait(60)
     assert gateway.received == []
