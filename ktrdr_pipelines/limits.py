@@ -77,6 +77,18 @@ def _table(values: dict[str, int], source: str, grade: str) -> Limit[Mapping[str
 
 _MIN, _HOUR, _DAY, _WEEK, _MONTH = 60, 3600, 86_400, 604_800, 2_592_000
 
+_TOO_LONG = tuple(
+    CodeText(part, CodeClass.TOO_LONG)
+    for part in (
+        "Time length exceed max",
+        "invalid step",
+        "data requests for durations longer than",
+        "data request for durations longer than",
+        "data request for greater than",
+    )
+)
+"""How a gateway refuses a request for its length, whatever its code and the language before."""
+
 
 class IbLimitsRegistry:
     """The one registry of every limit; read it, never copy a number out of it."""
@@ -169,6 +181,13 @@ class IbLimitsRegistry:
         50, "historical requests open at once, head timestamps included", _PACING, "O"
     )
     MESSAGES_PER_S: Final = Limit(50, "messages a second to the gateway", _CAMPUS, "O")
+    MESSAGE_JITTER_S: Final = Limit(
+        0.1,
+        "seconds by which the way of two messages to the gateway may differ: it counts them when "
+        "it reads them, so the second of the rule above is that much longer for the sender",
+        "this project",
+        "P",
+    )
     MESSAGE_STRIKES: Final = Limit(
         3, "breaks of the message rate that end the session", _CAMPUS, "O"
     )
@@ -361,17 +380,11 @@ class IbLimitsRegistry:
                     CodeText("query cancelled", CodeClass.CANCELLED),
                     CodeText("No market data permissions", CodeClass.ENTITLEMENT),
                     CodeText("different IP address", CodeClass.ENTITLEMENT),
-                    CodeText("Time length exceed max", CodeClass.TOO_LONG),
-                    CodeText("invalid step", CodeClass.TOO_LONG),
+                    *_TOO_LONG,
                     CodeText("No historical market data for", CodeClass.REJECTED),
                 ),
                 165: (CodeText("connection was successful", CodeClass.NOTICE),),
-                321: (
-                    CodeText("Time length exceed max", CodeClass.TOO_LONG),
-                    CodeText("invalid step", CodeClass.TOO_LONG),
-                    CodeText("for durations longer than", CodeClass.TOO_LONG),
-                    CodeText("for greater than", CodeClass.TOO_LONG),
-                ),
+                321: _TOO_LONG,
                 322: (CodeText("Duplicate ticker", CodeClass.REJECTED),),
             }
         ),

@@ -21,6 +21,7 @@ SCALARS = {
     "WINDOW_S": 600.0,
     "BID_ASK_WEIGHT": 2,
     "MAX_OPEN_HISTORICAL": 50,
+    "MESSAGE_JITTER_S": 0.1,
     "MESSAGES_PER_S": 50,
     "MESSAGE_STRIKES": 3,
     "MARGIN": 0.05,
@@ -182,6 +183,9 @@ TEXTS = [
     (321, "Error validating request.-'bM' : cause - Time length exceed max.", "too_long"),
     (321, "Error validating request.-'bM' : cause - invalid step: 1", "too_long"),
     (321, "cause - Historical data requests for durations longer than 365 days", "too_long"),
+    (321, "cause - Historical data request for durations longer than 52 weeks", "too_long"),
+    (162, "Mensaje de error de los servicios de datos de mercado:INVALID STEP: 1", "too_long"),
+    (162, "Historical data request for greater than 86400 seconds rejected.", "too_long"),
     (321, "cause - Historical data request for greater than 86400 seconds", "too_long"),
     (321, "Error validating request.-'bM' : cause - Bar size", "rejected"),
     (

@@ -19,6 +19,7 @@ class RequestKind(StrEnum):
     BARS = "bars"
     HEAD = "head"
     CONTRACT = "contract"
+    MESSAGE = "message"
 
 
 class Scope(StrEnum):
@@ -49,12 +50,16 @@ class PacedRequest:
     @property
     def is_historical(self) -> bool:
         """Say whether it takes one of the gateway's places for historical requests."""
-        return self.kind is not RequestKind.CONTRACT
+        return self.kind in {RequestKind.BARS, RequestKind.HEAD}
 
     @property
     def is_metered(self) -> bool:
         """Say whether it takes a place in flight: bars longer than small ones."""
         return self.kind is RequestKind.BARS and not self.small
+
+
+MESSAGE = PacedRequest(RequestKind.MESSAGE, "", "")
+"""What asks for no data (a handshake, a cancel, the time): only the rate of messages binds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,12 @@ def pacing_of(*, conservative: bool = False, in_flight: int | None = None) -> Pa
             small_only=small,
             weighted=True,
         ),
-        Rule("messages", limits.MESSAGES_PER_S.value, 1.0, historical_only=False),
+        Rule(
+            "messages",
+            limits.MESSAGES_PER_S.value,
+            1.0 + limits.MESSAGE_JITTER_S.value,
+            historical_only=False,
+        ),
     ]
     if conservative:
         rules.append(Rule("safe delay", 1, limits.SAFE_DELAY_S.value))

@@ -16,6 +16,13 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 _MOST_SESSIONS_IN_DAYS = 60
 _MOST_WEEKS = 4
 
+BY_THE_YEAR = 400
+"""As the most sessions (1w: weeks) of a request for bars of a day or week: the gateway refuses to
+count several of them, as IB's conservative table of durations does, and takes a year."""
+
+ALWAYS_COUNTED = {Timeframe.D1: 2, Timeframe.W1: 1}
+"""Days and weeks that even that table lets be counted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -42,7 +49,8 @@ class Need:
 
     ``known_from`` is the oldest stamp from which the gateway is known to have bars, if any is.
     ``most_sessions`` is the most that one request may reach over, where fewer work than
-    ``most_days`` allow.
+    ``most_days`` allow; ``is_by_the_year`` says that the gateway lets no more than
+    ``ALWAYS_COUNTED`` days or weeks be counted.
     """
 
     calendar: SessionCalendar
@@ -53,6 +61,7 @@ class Need:
     most_days: int
     known_from: datetime | None = None
     most_sessions: int | None = None
+    is_by_the_year: bool = False
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
         """Give what is due and not settled, of everything or of one stretch."""
@@ -102,9 +111,9 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
 
 
 def narrower(timeframe: Timeframe, sessions: int) -> int | None:
-    """Give how many sessions (1w: weeks) to ask for where so many got no answer; None for none.
+    """Return how many sessions (1w: weeks) to request where so many were too many; None for none.
 
-    Half of them; for days fewer than a year at once, since more are asked for by the year.
+    Half of them; for days fewer than a year at once, since more are requested by the year.
     """
     if sessions <= 1:
         return None
@@ -226,14 +235,15 @@ def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duratio
     """
     count = len(inside) + 1
     held = need.settled.hull
-    if held is None or held.end > start:
-        return duration
-    if start > inside[0].stamps.start or (need.most_sessions or count) < count:
+    is_beside = held is not None and held.end <= start <= inside[0].stamps.start
+    if not is_beside or (need.most_sessions or count) < count:
         return duration
     before = Interval(start - timedelta(days=10), start)
     earlier = expected_spans(need.calendar, need.timeframe, before)
     if not earlier or earlier[-1].stamps.end - timedelta(seconds=1) not in need.settled:
         return duration
+    if need.is_by_the_year and not duration.endswith("Y"):
+        return _counted_or_year(need, count)
     if need.timeframe is Timeframe.W1:
         return f"{count} W" if count <= _MOST_WEEKS else duration
     return duration if duration.endswith("Y") else f"{count} D"
@@ -274,17 +284,25 @@ def _duration(need: Need, gap: Interval, inside: Sequence[Span]) -> str:
     """
     timeframe = need.timeframe
     if timeframe is Timeframe.W1:
-        weeks = _ceil(gap.length, timedelta(days=7))
-        is_counted = weeks <= _MOST_WEEKS or need.most_sessions is not None
-        return f"{weeks} W" if is_counted else "1 Y"
+        return _counted_or_year(need, _ceil(gap.length, timedelta(days=7)))
     if timeframe is Timeframe.D1:
-        if len(inside) <= _MOST_SESSIONS_IN_DAYS:
-            return f"{len(inside)} D"
-        return "1 Y"
+        return _counted_or_year(need, len(inside))
     seconds = _seconds(timeframe, gap)
     if len(inside) == 1 and gap != inside[0].stamps and seconds <= _most_seconds(timeframe):
         return f"{seconds} S"
     return f"{len(inside)} D"
+
+
+def _counted_or_year(need: Need, count: int) -> str:
+    """Return the duration of so many days or weeks: a year where that many are not counted."""
+    is_week = need.timeframe is Timeframe.W1
+    if need.is_by_the_year:
+        counted = ALWAYS_COUNTED[need.timeframe]
+    elif is_week:
+        counted = _MOST_WEEKS if need.most_sessions is None else count
+    else:
+        counted = _MOST_SESSIONS_IN_DAYS
+    return f"{count} {'W' if is_week else 'D'}" if count <= counted else "1 Y"
 
 
 _YEAR = timedelta(days=365)

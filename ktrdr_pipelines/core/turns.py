@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, Rule
+from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, RequestKind, Rule
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 
@@ -102,21 +102,31 @@ def _free_at(rule: Rule, hits: Sequence[Hit], request: PacedRequest) -> float:
 
 
 def _ahead(me: Waiting, others: Sequence[Waiting], held: Mapping[str, int]) -> list[Waiting]:
-    """Give those whose turn comes before mine: tails first, then owners with the least."""
+    """Return those whose turn comes before mine.
+
+    Messages that request no data go first, as nothing else may keep a cancel waiting; then tails,
+    then owners with the least.
+    """
     ranks = _ranks([me, *others], held)
     return [other for other in others if ranks[other.number] < ranks[me.number]]
 
 
 def _ranks(waiting: Iterable[Waiting], held: Mapping[str, int]) -> dict[int, tuple[int, int, int]]:
     """Rank everyone who waits: an owner's second request comes after every owner's first."""
-    taken: Counter[tuple[bool, str]] = Counter()
+    taken: Counter[tuple[int, str]] = Counter()
     ranks: dict[int, tuple[int, int, int]] = {}
     for one in sorted(waiting, key=lambda one: one.number):
-        lane = (one.request.tail, one.owner)
-        place = held.get(one.owner, 0) + taken[lane]
-        taken[lane] += 1
-        ranks[one.number] = (0 if one.request.tail else 1, place, one.number)
+        lane = _lane(one.request)
+        place = held.get(one.owner, 0) + taken[lane, one.owner]
+        taken[lane, one.owner] += 1
+        ranks[one.number] = (lane, place, one.number)
     return ranks
+
+
+def _lane(request: PacedRequest) -> int:
+    if request.kind is RequestKind.MESSAGE:
+        return 0
+    return 1 if request.tail else 2
 
 
 def _has_place(pacing: Pacing, request: PacedRequest, taken: Sequence[PacedRequest]) -> bool:

@@ -4,7 +4,7 @@ Not here: what is asked (``ib.source``), trying again after failures (``load.kee
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,7 +25,7 @@ from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.codes import NoDataError, QueryDroppedError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.entitlements import Entitlement, Entitlements
-from ktrdr_pipelines.ib.gateway import GatewayConnection
+from ktrdr_pipelines.ib.gateway import Call, GatewayConnection
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.questions import Topic
 from ktrdr_pipelines.ib.slot import Slot
@@ -89,7 +89,7 @@ class Asker:
             raise
         self._entitlements.granted(entitlement)
 
-    async def ask(self, ask: Ask, send: Callable[[], Awaitable[T]]) -> T:
+    async def ask(self, ask: Ask, call: Call[T]) -> T:
         """Ask, and ask again after outages of the gateway's own connections.
 
         These are no failures of the request: the connection to the gateway stays, and nobody
@@ -103,30 +103,31 @@ class Asker:
             await self._connection.wait_for_way(ask.topic, ask.route, ask.asked, waits=self._waits)
             await self._pacer.admit(ask.asked, probe_s=self._hold_s, waits=self._waits)
             try:
-                return await self._once(ask, send)
+                return await self._once(ask, call)
             except OutageError as error:
                 begun_at_s = boot_time_s() if begun_at_s is None else begun_at_s
                 if boot_time_s() - begun_at_s >= self._outage_s:
                     raise
                 _log.info("asked again: %s", error)
 
-    async def _once(self, ask: Ask, send: Callable[[], Awaitable[T]]) -> T:
+    async def _once(self, ask: Ask, call: Call[T]) -> T:
         """Ask when the budget allows it.
 
         What the gateway may still be working on keeps its slot for a while. A turn that comes
         when the connection has ended, or the gateway has lost its own to IB, is given back unused.
         """
-        async with self._pacer.slot(ask.paced, hold_s=self._hold_s, waits=self._waits) as slot:
-            if not self._connection.is_up:
-                slot.withdraw()
-                came = f"the connection to {self._connection.gateway} is gone"
-                raise ConnectionLostError(ask.asked, came=came)
+
+        def write() -> None:
             if lost := self._connection.lost_link:
-                slot.withdraw()
                 raise OutageError(ask.asked, came=lost, code=_LINK_LOST)
+            call.put()
+
+        async with self._pacer.slot(
+            ask.paced, hold_s=self._hold_s, waits=self._waits, write=write
+        ) as slot:
             ask.sent()
             try:
-                answer = await send()
+                answer = await call.answer()
             except GatewayError as error:
                 self._settle(slot, error, depth_of(ask.paced.kind))
                 raise

@@ -22,6 +22,7 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connect_errors import connect_error
 from ktrdr_pipelines.ib.gateway import GatewayConnection
 from ktrdr_pipelines.ib.leases import ClientIdLease, ClientIdLeases
+from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.wire import WireError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -66,6 +67,8 @@ class IbConnectionStrategy:
     Args:
         config: the gateway.
         leases: the client ids of that gateway; None makes those of the config's folder.
+        pacer: the budget that every message waits for; None makes that of the config, which is
+            open while a connection is.
         sleep: waits between tries of client ids.
     """
 
@@ -74,10 +77,12 @@ class IbConnectionStrategy:
         config: GatewayConfig,
         *,
         leases: ClientIdLeases | None = None,
+        pacer: Pacer | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._config = config
         self._leases = leases or ClientIdLeases(config.folder)
+        self._pacer, self._owns_pacer = pacer or Pacer.of(config), pacer is None
         self._sleep = sleep
         self._places: list[_Place] = []
 
@@ -171,6 +176,7 @@ class IbConnectionStrategy:
             config.gateway,
             client_id=client_id,
             timeout_s=config.timeout_s,
+            give_turn=self._pacer.message,
             outage_s=config.outage_s,
         )
         try:
@@ -187,7 +193,11 @@ class IbConnectionStrategy:
     async def _close(self, place: _Place) -> None:
         if place in self._places:
             self._places.remove(place)
-        await self._let_go(place)
+        try:
+            await self._let_go(place)
+        finally:
+            if self._owns_pacer and not self._places:
+                self._pacer.close()
 
     @staticmethod
     async def _let_go(place: _Place) -> None:

@@ -92,7 +92,8 @@ async def examine(config: GatewayConfig) -> list[Check]:
         DiskError: the state folder cannot be used.
     """
     config = replace(config, timeout_s=min(config.timeout_s, LONGEST_S), outage_s=0.0)
-    strategy, pacer = IbConnectionStrategy(config), Pacer.of(config)
+    pacer = Pacer.of(config)
+    strategy = IbConnectionStrategy(config, pacer=pacer)
     pacer.remember(lambda memory, database: memory.forgive(database))
     try:
         async with AsyncExitStack() as stack:
@@ -103,8 +104,8 @@ async def examine(config: GatewayConfig) -> list[Check]:
                 return _all(no_connection(error, config.port, await _open_ports(config)))
             return _all(await _looked(connection, pacer, config))
     finally:
-        pacer.close()
         await strategy.cleanup_temporary_connections()
+        pacer.close()
 
 
 async def _looked(

@@ -8,8 +8,9 @@ budget and what answers mean for the loading (``ib.source``).
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import Generic, TypeVar
 
 from ib_async.contract import Contract
 
@@ -24,23 +25,63 @@ from ktrdr_pipelines.ib.inbox import Inbox
 from ktrdr_pipelines.ib.queries import HistoryQuery, HistoryReply, route_of
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
 from ktrdr_pipelines.ib.waiting import OnWait, untold
-from ktrdr_pipelines.ib.wire import Ending, Wire, WireError
+from ktrdr_pipelines.ib.wire import Ending, GiveTurn, Wire, WireError
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+
+class Call(Generic[T]):
+    """A request that can be put once: ``put`` writes it, in its turn, and ``answer`` waits.
+
+    Args:
+        put: writes it and returns the question that is then open.
+        answer: waits for the response to that question.
+    """
+
+    def __init__(
+        self, put: Callable[[], Question], answer: Callable[[Question], Awaitable[T]]
+    ) -> None:
+        self._put, self._answer = put, answer
+        self._question: Question | None = None
+
+    def put(self) -> None:
+        """Write it to the socket, at once.
+
+        Raises:
+            ConnectionLostError: there is no connection any more.
+        """
+        self._question = self._put()
+
+    async def answer(self) -> T:
+        """Wait for the response.
+
+        Raises:
+            GatewayError: there is none, or it is a refusal.
+        """
+        if self._question is None:
+            raise RuntimeError("a request that was not sent has no response")
+        return await self._answer(self._question)
 
 
 class GatewayConnection:
     """A connection to one gateway under one client id."""
 
     def __init__(
-        self, gateway: str, *, client_id: int, timeout_s: float, outage_s: float = 300.0
+        self,
+        gateway: str,
+        *,
+        client_id: int,
+        timeout_s: float,
+        give_turn: GiveTurn,
+        outage_s: float = 300.0,
     ) -> None:
         self.gateway = gateway
         self.client_id = client_id
         self._timeout_s, self._outage_s = timeout_s, outage_s
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._inbox = Inbox(lambda: self.server_version)
-        self._wire = Wire(self._inbox.take, self._note_end)
+        self._wire = Wire(self._inbox.take, self._note_end, give_turn)
         self._accounts: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -89,6 +130,7 @@ class GatewayConnection:
         Raises:
             WireError: no connection came about.
             GatewaySilentError: it came about, and the gateway does not tell the time.
+            DiskError: nothing may be sent, as the record of what is sent cannot be used.
         """
         await self._wire.open(host, port, self.client_id, timeout_s=self._timeout_s)
         self._inbox.questions = Questions(self._wire.client.getReqId())
@@ -156,46 +198,67 @@ class GatewayConnection:
                     raise lasting_outage(asked, notes.lost_link) from None
                 return
 
-    async def history(self, query: HistoryQuery) -> HistoryReply:
-        """Ask for bars and give message 17, with what the gateway says of it."""
-        question = self._opened(Topic.BARS, query.asked, query.route)
-        self._wire.client.reqHistoricalData(
-            question.number,
-            query.contract,
-            query.end,
-            query.duration,
-            query.bar_size,
-            query.what_to_show,
-            query.use_rth,
-            query.dates,
-            False,  # noqa: FBT003  (not kept up to date: the signature is ib_async's)
-            [],
-        )
-        frames = await self._answer(question, self._wire.client.cancelHistoricalData)
-        return HistoryReply(frames[0], question.noted)
+    def history(self, query: HistoryQuery) -> Call[HistoryReply]:
+        """Return the request for bars; its response is message 17 and what is said of it."""
 
-    async def head(self, query: HistoryQuery) -> list[str]:
-        """Ask for the head timestamp and give message 88; it is cancelled however it ends.
+        def put() -> Question:
+            question = self._opened(Topic.BARS, query.asked, query.route)
+            with self._wire.has_turn():
+                self._wire.client.reqHistoricalData(
+                    question.number,
+                    query.contract,
+                    query.end,
+                    query.duration,
+                    query.bar_size,
+                    query.what_to_show,
+                    query.use_rth,
+                    query.dates,
+                    False,  # noqa: FBT003  (not kept up to date: the signature is ib_async's)
+                    [],
+                )
+            return question
 
-        An uncancelled one would count among the gateway's 50 open requests for ever, and whether a
-        refused one does is not known.
+        async def answer(question: Question) -> HistoryReply:
+            frames = await self._answer(question, self._wire.client.cancelHistoricalData)
+            return HistoryReply(frames[0], question.noted)
+
+        return Call(put, answer)
+
+    def head(self, query: HistoryQuery) -> Call[list[str]]:
+        """Return the request for the head timestamp; it is cancelled however it ends.
+
+        Its response is message 88. An uncancelled one would count among the gateway's 50 open
+        requests for ever, and whether a refused one does is not known.
         """
-        question = self._opened(Topic.HEAD, query.asked, query.route)
         client = self._wire.client
-        client.reqHeadTimeStamp(
-            question.number, query.contract, query.what_to_show, query.use_rth, query.dates
-        )
-        try:
-            frames = await self._answer(question, None)
-        finally:
-            self._give_up(question, client.cancelHeadTimeStamp)
-        return frames[0]
 
-    async def contracts(self, contract: Contract, asked: str) -> list[list[str]]:
-        """Ask for the contracts of a description and give every message 10."""
-        question = self._opened(Topic.CONTRACT, asked, route_of(contract))
-        self._wire.client.reqContractDetails(question.number, contract)
-        return await self._answer(question, None)
+        def put() -> Question:
+            question = self._opened(Topic.HEAD, query.asked, query.route)
+            with self._wire.has_turn():
+                client.reqHeadTimeStamp(
+                    question.number, query.contract, query.what_to_show, query.use_rth, query.dates
+                )
+            return question
+
+        async def answer(question: Question) -> list[str]:
+            try:
+                frames = await self._answer(question, None)
+            finally:
+                self._give_up(question, client.cancelHeadTimeStamp)
+            return frames[0]
+
+        return Call(put, answer)
+
+    def contracts(self, contract: Contract, asked: str) -> Call[list[list[str]]]:
+        """Return the request for the contracts of a description; the response: each message 10."""
+
+        def put() -> Question:
+            question = self._opened(Topic.CONTRACT, asked, route_of(contract))
+            with self._wire.has_turn():
+                self._wire.client.reqContractDetails(question.number, contract)
+            return question
+
+        return Call(put, lambda question: self._answer(question, None))
 
     def refresh_clock(self) -> None:
         """Ask for the time without waiting, where its last sight is old."""
@@ -237,11 +300,13 @@ class GatewayConnection:
         return kind(question.asked, came=came, remedy="It settles nothing and is asked again.")
 
     async def _round_trip_s(self) -> float | None:
+        """Ask for the time; the seconds count from when the question is sent."""
         self._inbox.time_told.clear()
-        asked_at_s = boot_time_s()
         self._wire.client.reqCurrentTime()
         try:
             async with asyncio.timeout(self._timeout_s):
+                await self._wire.sent()
+                asked_at_s = boot_time_s()
                 await self._inbox.time_told.wait()
         except TimeoutError:
             return None

@@ -14,24 +14,18 @@ from sqlite3 import Connection
 from typing import TypeVar
 
 from ktrdr_pipelines.core.breaker import Admission, BreakerState, Depth
-from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, RequestKind, pacing_of
+from ktrdr_pipelines.core.pacing import MESSAGE, PacedRequest, Pacing, RequestKind, pacing_of
 from ktrdr_pipelines.errors import DiskError, GatewayRestingError
 from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacer_file import RecordBusyError
 from ktrdr_pipelines.ib.pacer_memory import PacerMemory, Vitals
-from ktrdr_pipelines.ib.pacer_record import LONGEST_SLEEP_S, PacerRecord, Place
+from ktrdr_pipelines.ib.pacer_record import LONGEST_SLEEP_S, PacerRecord, Place, Sending
 from ktrdr_pipelines.ib.slot import Slot
 from ktrdr_pipelines.ib.waiting import OnWait, untold
 
 POLL_S = 0.1
 """How often a process looks whether another one has given a place back."""
-
-FRESH_S = 0.1
-"""How old a stamp may be when the request is sent; an older one is taken again."""
-
-STAMP_TRIES = 3
-"""How often that is done before a machine is taken to be just slow."""
 
 _BUSY_S = 0.01
 _BUSY_TRIES = 500
@@ -42,6 +36,10 @@ _PAUSED = "the gateway was asked too much, and every process pauses"
 _FEW_HEADS = "IB allows only so many questions about the oldest data in 10 minutes"
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+
+def _nothing() -> None:
+    """Write nothing: what is sent is written by the caller, at once."""
 
 
 class Pacer:
@@ -151,18 +149,33 @@ class Pacer:
 
         self.remember(act)
 
+    async def message(self, write: Callable[[], None]) -> None:
+        """Write a message that requests no data, when the rate of messages allows it.
+
+        Raises:
+            DiskError: the shared record cannot be used; nothing was written.
+        """
+        await self._enter(MESSAGE, 0.0, untold, write)
+
     @asynccontextmanager
     async def slot(
-        self, request: PacedRequest, *, hold_s: float, waits: OnWait = untold
+        self,
+        request: PacedRequest,
+        *,
+        hold_s: float,
+        waits: OnWait = untold,
+        write: Callable[[], None] = _nothing,
     ) -> AsyncIterator[Slot]:
-        """Wait for the request's turn; the context begins when it must be sent, at once.
+        """Wait for the request's turn; the context begins when it has been written.
 
         Args:
             request: what is to be sent.
             hold_s: how long the slot stays taken if it is never given back.
             waits: told of a pause, and of the window of questions about the oldest data.
+            write: writes it to the socket; what it raises leaves no trace of the request.
         """
-        slot = Slot(await self._enter(request, hold_s, waits), self._record, request.size)
+        place = await self._enter(request, hold_s, waits, write)
+        slot = Slot(place, self._record, request.size)
         try:
             yield slot
         except asyncio.CancelledError:
@@ -180,34 +193,33 @@ class Pacer:
         _log.warning("the gateway was asked too much: a pause of %.0f s", pause_s)
         return pause_s
 
-    async def _enter(self, request: PacedRequest, hold_s: float, waits: OnWait) -> Place:
+    async def _enter(
+        self, request: PacedRequest, hold_s: float, waits: OnWait, write: Callable[[], None]
+    ) -> Place:
         number: int | None = None
-        stamps = 0
+        sending = Sending(write, self._clock)
         try:
             while True:
-                place = await self._attempt(request, number, hold_s)
-                number, stamps = place.number, stamps + place.sent
-                if place.sent and (self._is_fresh(place) or stamps >= STAMP_TRIES):
+                place = await self._attempt(request, number, sending, hold_s)
+                number = place.number
+                if place.sent:
                     return place
-                if not place.sent:
-                    if why := _reason(place, request):
-                        waits(why, place.turn.at - self._clock())
-                    await self._wait(place, request)
+                if why := _reason(place, request):
+                    waits(why, place.turn.at - self._clock())
+                await self._wait(place, request)
         except BaseException:
             self._withdraw(number)
             raise
         finally:
             self._wake_first()
 
-    def _is_fresh(self, place: Place) -> bool:
-        """Say whether a request is sent when its stamp says; the process may have stood still."""
-        return self._clock() - place.turn.at <= FRESH_S
-
-    async def _attempt(self, request: PacedRequest, number: int | None, hold_s: float) -> Place:
+    async def _attempt(
+        self, request: PacedRequest, number: int | None, sending: Sending, hold_s: float
+    ) -> Place:
         """Try to send, giving way while other processes write."""
         for _ in range(_BUSY_TRIES):
             with suppress(RecordBusyError):
-                return self._record.attempt(request, number, hold_s=hold_s)
+                return self._record.attempt(request, number, sending, hold_s=hold_s)
             await self._sleep(_BUSY_S)
         raise self._stuck()
 
@@ -226,10 +238,14 @@ class Pacer:
         )
 
     async def _wait(self, place: Place, request: PacedRequest) -> None:
-        """Sleep until the turn may have come: by time, or for a place that is given back."""
+        """Sleep until the turn may have come: by time, or for a place that is given back.
+
+        What needs no place (a cancel, the time) waits for time alone, and never behind requests
+        that wait for one.
+        """
         left_s = place.turn.at - self._clock()
-        if left_s > 0:
-            await self._sleep(min(left_s, LONGEST_SLEEP_S))
+        if left_s > 0 or place.turn.has_place:
+            await self._sleep(min(max(left_s, 0.0), LONGEST_SLEEP_S))
             return
         key = (not request.tail, place.number)
         self._line[key] = woken = asyncio.Event()

@@ -21,7 +21,7 @@ FILE = "pacer.sqlite"
 LOCK_WAIT_S = 0.05
 """How long one attempt waits for another process's transaction before it gives way."""
 
-_VERSION = 2
+_VERSION = 3
 _SETUP_WAIT_S = 30.0
 _BROKEN_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})

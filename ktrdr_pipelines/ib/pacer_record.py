@@ -39,11 +39,27 @@ _INSERT = (
 T = TypeVar("T")
 
 
+class Sending:
+    """A message to be written once to the gateway's socket, when its turn has come."""
+
+    def __init__(self, write: Callable[[], None], clock: Callable[[], float]) -> None:
+        self._write, self._clock = write, clock
+        self.at: float | None = None
+
+    def written_at(self) -> float:
+        """Write it, if it is not written yet, and return the time after it."""
+        if self.at is None:
+            self._write()
+            self.at = self._clock()
+        return self.at
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """What an attempt came to: the number of its row, its turn, and whether it was sent.
 
-    ``is_paused`` says that what keeps it is a pause after a violation.
+    ``is_paused`` says that what keeps it is a pause after a violation. The turn of what was sent
+    is the time at which it was.
     """
 
     number: int
@@ -78,12 +94,19 @@ class PacerRecord:
         """Let go of the file; the next use opens it again."""
         self._file.close()
 
-    def attempt(self, request: PacedRequest, number: int | None, *, hold_s: float) -> Place:
+    def attempt(
+        self, request: PacedRequest, number: int | None, sending: Sending, *, hold_s: float
+    ) -> Place:
         """Send now if the rules allow it, else stand in line until the earliest time.
+
+        It is written inside the transaction, and its stamp is taken after that: no process writes
+        between another's decision and its message, so the rules hold at the socket however long
+        a process stands still.
 
         Args:
             request: what is to be sent.
             number: the row of an earlier attempt, or None.
+            sending: writes it; what was written in an attempt that failed later is only noted.
             hold_s: how long the place stays taken after sending if it is never given back.
 
         Raises:
@@ -94,10 +117,13 @@ class PacerRecord:
             self._prune(database, now)
             mine = self._stand(database, request, number, now)
             chance = self._turn(database, request, mine, now)
-            sent = chance.is_now(now)
+            sent = sending.at is not None or chance.is_now(now)
+            if sent:
+                chance = Turn(sending.written_at(), has_place=True)
             paused_until = last_pause(database, self._boot).until
-            state, at = ("open", now) if sent else ("waiting", chance.at)
-            until = now + (hold_s if sent else SILENCE_S)
+            state = "open" if sent else "waiting"
+            at = chance.at
+            until = at + hold_s if sent else now + SILENCE_S
             database.execute(
                 "UPDATE requests SET state = ?, at = ?, until = ? WHERE number = ?",
                 (state, at, until, mine),
@@ -214,6 +240,8 @@ class PacerRecord:
             others=rows.waiting(now),
             now=now,
         )
+        if request.kind is RequestKind.MESSAGE:
+            return chance
         paused_until = last_pause(database, self._boot).until
         return Turn(max(chance.at, paused_until), chance.has_place)
 

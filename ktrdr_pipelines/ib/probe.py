@@ -87,7 +87,7 @@ async def probe(
     frames: list[Frame] = []
     findings: list[Finding] = []
     with closing(pacer or Pacer.of(config)) as budget:
-        async with _connected(config) as connection:
+        async with _connected(config, budget) as connection:
             connection.listen(frames.append)
             began = wall_now()
             prober = _Prober(connection, budget, config, frames)
@@ -100,8 +100,8 @@ async def probe(
 
 
 @asynccontextmanager
-async def _connected(config: GatewayConfig) -> AsyncIterator[GatewayConnection]:
-    strategy = IbConnectionStrategy(config)
+async def _connected(config: GatewayConfig, pacer: Pacer) -> AsyncIterator[GatewayConnection]:
+    strategy = IbConnectionStrategy(config, pacer=pacer)
     try:
         async with strategy.get_connection_for_operation(Operation.CLI) as connection:
             yield connection
@@ -164,9 +164,9 @@ class _Prober:
         topic, kind = (Topic.HEAD, RequestKind.HEAD) if is_head else (Topic.BARS, RequestKind.BARS)
         ask = Ask(topic, query.asked, paced_query(query, kind), query.route)
         if is_head:
-            await self._asker.ask(ask, lambda: self._connection.head(query))
+            await self._asker.ask(ask, self._connection.head(query))
         else:
-            await self._asker.ask(ask, lambda: self._connection.history(query))
+            await self._asker.ask(ask, self._connection.history(query))
 
     def _query(self, fact: Fact) -> HistoryQuery:
         trial = fact.trial

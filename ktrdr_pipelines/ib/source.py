@@ -77,8 +77,8 @@ async def open_source(
     Raises:
         GatewayError: on entering: no connection came about.
     """
-    strategy = IbConnectionStrategy(config)
     budget = Pacer.of(config) if pacer is None else pacer
+    strategy = IbConnectionStrategy(config, pacer=budget)
     try:
         async with AsyncExitStack() as stack:
             entering = strategy.get_connection_for_operation(operation, batch_size)
@@ -87,9 +87,9 @@ async def open_source(
             connection = await _entered(stack, entering, budget)
             yield GatewaySource(connection, budget, config, waits=waits)
     finally:
+        await strategy.cleanup_temporary_connections()
         if pacer is None:
             budget.close()
-        await strategy.cleanup_temporary_connections()
 
 
 async def _entered(
@@ -185,7 +185,7 @@ class GatewaySource:
             with self._asker.permitted(entitlement, query.asked, probes=request.probes):
                 reply = await self._asker.ask(
                     Ask(Topic.BARS, query.asked, paced_bars(request, query), query.route, sent),
-                    lambda: self._connection.history(query),
+                    self._connection.history(query),
                 )
         except NoDataError as error:
             return NoData(request, error.came)
@@ -205,7 +205,7 @@ class GatewaySource:
             with self._asker.permitted(entitlement_of(instrument, contract), query.asked):
                 fields = await self._asker.ask(
                     Ask(Topic.HEAD, query.asked, paced_head(query), query.route, sent),
-                    lambda: self._connection.head(query),
+                    self._connection.head(query),
                 )
         except (RequestRejectedError, BadAnswerError) as error:
             if error.code == _NO_HEAD:
@@ -240,7 +240,7 @@ class GatewaySource:
         try:
             reply = await self._asker.ask(
                 Ask(Topic.BARS, query.asked, paced_schedule(query), query.route, sent),
-                lambda: self._connection.history(query),
+                self._connection.history(query),
             )
         except NoDataError:
             return []
@@ -258,7 +258,7 @@ class GatewaySource:
         contract = contract_for(instrument, instrument.contract_id)
         frames = await self._asker.ask(
             Ask(Topic.CONTRACT, asked, paced_contract(asked), route_of(contract)),
-            lambda: self._connection.contracts(contract, asked),
+            self._connection.contracts(contract, asked),
         )
         with _bad_answer(asked):
             version = self._connection.server_version

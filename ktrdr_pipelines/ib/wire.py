@@ -2,28 +2,37 @@
 
 ib_async stays unmodified: it makes the connection, the handshake and the frames that are sent.
 This module gives it whole frames, hands every frame that comes to one listener, and says *why* a
-connection did not come about or ended.
+connection did not come about or ended. Every message that is sent, the handshake included, waits
+for its turn in the rate of messages; ib_async's own throttle, which knows one connection only and
+delays what has its turn, is off.
 
-Not here: what frames mean (``ib.gateway``).
+Not here: what frames mean (``ib.gateway``), the budget (``ib.pacer``).
 """
 
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import Any
 
 from ib_async.client import Client
 from ib_async.decoder import Decoder
 
+from ktrdr_pipelines.errors import DiskError
 from ktrdr_pipelines.ib.capture import Way
 from ktrdr_pipelines.ib.framing import BadFrameError, FrameCutter
 from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
 
 CLOSE_S = 1.0
-"""How long a closing socket may take to send what is left before it is cut."""
+"""How long a closing socket may take to send what is left before it is cut; so long the messages
+that still wait for their turn are waited for, too."""
+
+GiveTurn = Callable[[Callable[[], None]], Awaitable[None]]
+"""Calls what writes a message when the rate of messages allows it; a DiskError says that it
+cannot know."""
 
 _Client: Any = Client  # ib_async annotates its client in part only
 _ERROR, _ACCOUNTS, _ID_IN_USE = "4", "15", "326"
@@ -41,6 +50,7 @@ class Ending(StrEnum):
     GARBAGE = "it does not speak the gateway's protocol"
     VERSION = "it speaks another version of the protocol"
     ASKED = "closed by this program"
+    NO_TURN = "the record of what is sent to the gateway cannot be used"
 
 
 MET_NOBODY = frozenset({Ending.NO_NAME, Ending.REFUSED, Ending.NO_ROUTE})
@@ -93,36 +103,59 @@ class _Overheard:
         self._transport.write(data)
 
 
+class _InTurn:
+    """ib_async's connection, but for its sending: that is left to whoever knows the turns."""
+
+    def __init__(self, connection: Any, take: Callable[[bytes], None]) -> None:
+        self._connection, self._take = connection, take
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def sendMsg(self, message: bytes) -> None:  # noqa: N802  (ib_async's name)
+        self._take(message)
+
+
 class Wire:
     """A connection to be made once and closed once, inside one event loop.
 
     Args:
         on_frame: takes the fields of each frame; a ValueError of it ends the connection.
         on_end: told once when an established connection ends without having been asked to.
+        give_turn: makes messages wait that have no turn of their own (``has_turn``).
     """
 
     def __init__(
-        self, on_frame: Callable[[list[str]], None], on_end: Callable[[Ending], None]
+        self,
+        on_frame: Callable[[list[str]], None],
+        on_end: Callable[[Ending], None],
+        give_turn: GiveTurn,
     ) -> None:
         self._on_frame, self._on_end = on_frame, on_end
+        self._give_turn, self._has_turn = give_turn, False
+        self._waiting: deque[bytes] = deque()
+        self._sender: asyncio.Task[None] | None = None
+        self._refusal: DiskError | None = None
         self._ready = False
         self._traffic: Callable[[Way, list[str]], None] | None = None
         self._version = self._said = ""
         self._cutter = FrameCutter()
         self.client: Any = _Client(_Callbacks())
+        self.client.MaxRequests = 0
         self.client.decoder = _Tap(self._take)
-        self.client.conn.hasData.clear()
-        self.client.conn.hasData += self._feed
-        self.client.conn.disconnected += self._note_disconnected
+        self._connection = self.client.conn
+        self._connection.hasData.clear()
+        self._connection.hasData += self._feed
+        self._connection.disconnected += self._note_disconnected
+        self.client.conn = _InTurn(self._connection, self._send)
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
         logging.getLogger("ib_async.client").addFilter(_discreet)
 
     def listen(self, traffic: Callable[[Way, list[str]], None]) -> None:
         """Let somebody see the fields of every frame from now on, both ways."""
-        connection = self.client.conn
-        connection.transport = _Overheard(
-            connection.transport,
+        self._connection.transport = _Overheard(
+            self._connection.transport,
             lambda data: traffic(Way.OUT, data[4:].decode(errors="replace").split("\0")[:-1]),
         )
         self._traffic = traffic
@@ -147,6 +180,7 @@ class Wire:
 
         Raises:
             WireError: it did not come about; the ending says why.
+            DiskError: nothing may be sent, as the record of what is sent cannot be used.
         """
         attempt = asyncio.ensure_future(self.client.connectAsync(host, port, client_id, None))
         try:
@@ -163,11 +197,31 @@ class Wire:
             raise failure
         self._ready = True
 
+    @contextmanager
+    def has_turn(self) -> Iterator[None]:
+        """Let what is sent inside go to the socket at once: its turn has come."""
+        self._has_turn = True
+        try:
+            yield
+        finally:
+            self._has_turn = False
+
+    async def sent(self) -> None:
+        """Wait until every message that waits for its turn is sent, or the connection is gone."""
+        while self._sender is not None and not self._sender.done():
+            await asyncio.wait({self._sender})
+
     async def close(self) -> None:
         """Close the socket and wait until it is gone; never raises, may be repeated."""
-        self._end(Ending.ASKED)
-        transport = self.client.conn.transport
-        self._disconnect()
+        try:
+            if not self._ended.done():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_S):
+                        await self.sent()
+        finally:
+            self._end(Ending.ASKED)
+            transport = self._connection.transport
+            self._disconnect()
         if transport is None:
             return
         try:
@@ -177,11 +231,37 @@ class Wire:
             transport.abort()
             await self._gone.wait()
 
-    def _failure(self, attempt: "asyncio.Future[None]") -> WireError | None:
+    def _send(self, message: bytes) -> None:
+        """Take a message from ib_async: write it in its turn, or let it wait for one."""
+        if self._has_turn:
+            self._write(message)
+            return
+        self._waiting.append(message)
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.get_running_loop().create_task(self._send_waiting())
+
+    async def _send_waiting(self) -> None:
+        """Write what waits, message by message; what finds the connection gone is dropped."""
+        try:
+            while self._waiting and not self._ended.done():
+                await self._give_turn(lambda: self._write(self._waiting[0]))
+                self._waiting.popleft()
+        except DiskError as error:
+            self._refusal = error
+            self._end(Ending.NO_TURN)
+            self._disconnect()
+
+    def _write(self, message: bytes) -> None:
+        if (transport := self._connection.transport) is not None:
+            transport.write(message)
+
+    def _failure(self, attempt: "asyncio.Future[None]") -> WireError | DiskError | None:
+        if self._refusal is not None:
+            return self._refusal
         if self._ended.done():
             return WireError(self._ended.result(), self._said or self._version)
         if not attempt.done():
-            if self.client.conn.isConnected():
+            if self._connection.isConnected():
                 return WireError(Ending.SILENT, self._said)
             return WireError(Ending.NO_ROUTE, "in time")
         error = attempt.exception()
@@ -196,12 +276,15 @@ class Wire:
             self._disconnect()
 
     def _disconnect(self) -> None:
-        """Let ib_async close the socket.
+        """Let ib_async close the socket; messages that wait for their turn are not sent any more.
 
         It says goodbye first, which the system refuses where the other side has cut the connection
         and the loop does not know yet.
         """
-        transport = self.client.conn.transport
+        self._waiting.clear()
+        if self._sender is not None and self._sender is not asyncio.current_task():
+            self._sender.cancel()
+        transport = self._connection.transport
         try:
             self.client.disconnect()
         except OSError:

@@ -32,10 +32,10 @@ from ktrdr_pipelines.core.evidence import (
 from ktrdr_pipelines.core.gaps import final_lag, first_stamps_of
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, Need, plan
+from ktrdr_pipelines.core.plan import ALWAYS_COUNTED, BY_THE_YEAR, Chunk, Need, plan
 from ktrdr_pipelines.core.sessions import Span, expected_spans, midnight
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import RequestRejectedError
+from ktrdr_pipelines.errors import RequestRejectedError, RequestTooLongError
 from ktrdr_pipelines.load.desk import Desk
 from ktrdr_pipelines.load.evidence import Open, new_request, runs_of
 from ktrdr_pipelines.load.facts import of_open_session
@@ -285,13 +285,19 @@ class Confirmation:
         ends_at = max(ends_at, min(spans[-1].closes_at, desk.means.keeper.now()))
         count = len(spans)
         years = -(-(wanted.last - wanted.first).days // 364)
-        duration = f"{count} D" if count <= _MOST_IN_DAYS else f"{years} Y"
+        widths = desk.means.widths
+        is_counted = _may_count(count, widths.most(Timeframe.D1))
+        duration = f"{count} D" if is_counted else f"{years} Y"
         try:
             asked = await desk.asking.daily(ends_at, duration)
-        except RequestRejectedError:
-            if years < 2:
+        except RequestRejectedError as error:
+            is_long = is_counted and isinstance(error, RequestTooLongError)
+            if is_long and widths.narrow(Timeframe.D1, count, refused=duration):
+                desk.note(f"{error}; daily bars are requested by the year now")
+            elif years < 2:
                 raise
-            self._widest = _BLOCK
+            else:
+                self._widest = _BLOCK
             for one in block:
                 self._daily[one.span.opens_at] -= 1
             return IntervalSet()
@@ -496,3 +502,10 @@ def _traded_days(bars: pa.Table) -> set[date]:
     """Return the session dates of bars that are not without volume."""
     traded = bars.filter(pc.fill_null(pc.not_equal(bars["volume"], 0.0), True))  # noqa: FBT003
     return set(pc.unique(traded["session_date"]).to_pylist())
+
+
+def _may_count(sessions: int, most: int | None) -> bool:
+    """Whether so many daily bars are requested by their count, where ``most`` is known to work."""
+    if most == BY_THE_YEAR:
+        return sessions <= ALWAYS_COUNTED[Timeframe.D1]
+    return sessions <= min(most or _MOST_IN_DAYS, _MOST_IN_DAYS)

@@ -16,7 +16,7 @@ from ktrdr_pipelines.core.disagreement import Disagreement, disagreement
 from ktrdr_pipelines.core.evidence import StatementKind
 from ktrdr_pipelines.core.instruments import Identity
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
-from ktrdr_pipelines.core.plan import Chunk, Need
+from ktrdr_pipelines.core.plan import BY_THE_YEAR, Chunk, Need
 from ktrdr_pipelines.core.plausibility import explained
 from ktrdr_pipelines.core.sessions import Span, expected_spans
 from ktrdr_pipelines.core.timeframes import Timeframe
@@ -107,7 +107,10 @@ class Desk:
         market_now = keeper.patience.market_clock()
         need = self.facts.need(keeper.now(), market_now, within, everything=everything)
         most = self.means.widths.most(self.series.timeframe)
-        return need if most is None else replace(need, most_sessions=most)
+        if most is None:
+            return need
+        is_by_the_year = most == BY_THE_YEAR and not need.timeframe.is_intraday
+        return replace(need, most_sessions=most, is_by_the_year=is_by_the_year)
 
     def claim(self, stamps: Interval) -> bool:
         """Try to claim a stretch, and learn what others have saved of it by then."""

@@ -6,7 +6,8 @@ Not here: asking (``load.asking``), what is remembered (``load.ranges``), what i
 What a probe proves, and what it does not: bars show that the data are at least as old. Silence
 about a year shows only that this year has no bar, and not even that by itself, since a request
 that reaches past the gateway's oldest bar may be answered with nothing (grade C); so a stretch
-counts as silent only when its newest month and its newest week, asked alone, are silent too.
+counts as silent only when its newest month, its newest week and its first days, asked alone, are
+silent too.
 Silence says nothing about what is older: a hole of a year or more inside a history looks just so.
 The search therefore looks beyond every silence that it meets, at growing distances, and its
 result is told as what it is: the oldest bar that was found. Only stretches that were probed
@@ -21,11 +22,15 @@ from ktrdr_pipelines.core.timeframes import Timeframe
 
 _YEAR, _MONTH, _WEEK = (
     (Timeframe.W1, "1 Y"),
-    (Timeframe.D1, "31 D"),
-    (Timeframe.D1, "5 D"),
+    (Timeframe.D1, "1 M"),
+    (Timeframe.D1, "1 W"),
 )
-"""What is asked back from the end of an interval: a year of weeks, 31 sessions for a month. IB's
-conservative table of steps allows no more of weekly bars."""
+"""What is requested back from the end of a year or month, in durations that IB's conservative table
+allows."""
+
+_FIRST_DAYS = timedelta(days=10)
+"""How long a part at the start of a year or month is requested on its own: a year or a month back
+from the end may begin a few days late, with the first whole week or after the date of the end."""
 
 Ask = Callable[[Timeframe, date, str], Awaitable[date | None]]
 """Asks for bars that end before a session date, and gives the date of the oldest, or None."""
@@ -64,11 +69,16 @@ async def oldest_in(ask: Ask, cell: Cell) -> date | None:
     What comes may be older than the stretch: requests reach back further.
     """
     widths = (_YEAR, _MONTH, _WEEK) if cell.is_year else (_MONTH, _WEEK)
+    found = None
     for timeframe, duration in widths:
         found = await ask(timeframe, cell.end, duration)
         if found is not None:
-            return found
-    return None
+            break
+    is_near_start = found is not None and cell.first < found <= cell.first + _FIRST_DAYS
+    if found is not None and (cell.is_year or not is_near_start):
+        return found
+    first = await ask(Timeframe.D1, cell.first + _FIRST_DAYS, _MONTH[1])
+    return found if first is None else first
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ it. Not here: how requests are cut (``core.plan``), the table (``store.widths``)
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from ktrdr_pipelines.core.plan import narrower
+from ktrdr_pipelines.core.plan import ALWAYS_COUNTED, BY_THE_YEAR, narrower
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.ledger import Ledger
@@ -50,17 +50,26 @@ class Widths:
         """Give the most sessions that may be asked for at once, or None where nothing is known."""
         return self._most.get(timeframe)
 
-    def narrow(self, timeframe: Timeframe, sessions: int, *, is_refused: bool = False) -> bool:
+    def narrow(self, timeframe: Timeframe, sessions: int, *, refused: str = "") -> bool:
         """Take in that so many sessions at once got no answer; say whether fewer can be asked.
 
-        Several requests that were open at once narrow it once. ``is_refused``: the gateway said
-        that it was too much.
+        Several requests that were open at once narrow it once. ``refused`` is the duration that
+        the gateway called too long, empty where there was no response. Days and weeks are then
+        requested by the year before fewer are: a table that refuses to count a few of them allows
+        a year, and two days at a time 20 years take 2,500 requests.
         """
         fewer = narrower(timeframe, sessions)
         if fewer is None:
             return False
-        most = self._most[timeframe] = min(fewer, self._most.get(timeframe, fewer))
-        if is_refused:
+        known = self._most.get(timeframe)
+        if known in {None, BY_THE_YEAR} and _is_counted(timeframe, sessions, refused):
+            most = BY_THE_YEAR
+        elif known is None or sessions <= known:
+            most = fewer
+        else:
+            most = known
+        self._most[timeframe] = most
+        if refused:
             record = WidthRecord(most, REFUSED, self._clock())
             self._ledger.record_width(self._gateway, timeframe, record)
             self._before[timeframe] = record
@@ -79,6 +88,12 @@ class Widths:
         elif most is None and before is not None and sessions > before.most:
             del self._before[timeframe]
             self._ledger.forget_width(self._gateway, timeframe)
+
+
+def _is_counted(timeframe: Timeframe, sessions: int, duration: str) -> bool:
+    """Whether a duration counts more days or weeks than every table of durations allows."""
+    counted = ALWAYS_COUNTED.get(timeframe)
+    return counted is not None and sessions > counted and duration.endswith((" D", " W"))
 
 
 def _lasts(record: WidthRecord) -> timedelta:

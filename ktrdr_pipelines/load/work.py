@@ -206,8 +206,8 @@ class SeriesWork:
                 await self._desk.learn_beginning(ask=self._desk.is_beginning_seen)
         except (GatewaySilentError, RequestTooLongError) as error:
             timeframe = self._facts.series.timeframe
-            is_refused = isinstance(error, RequestTooLongError)
-            if self._means.widths.narrow(timeframe, case.asking.sessions, is_refused=is_refused):
+            refused = case.asking.duration if isinstance(error, RequestTooLongError) else ""
+            if self._means.widths.narrow(timeframe, case.asking.sessions, refused=refused):
                 self._desk.note(f"{error}; less is requested at a time now")
                 self._cut_anew(chunk, queue)
             else:

@@ -2,6 +2,7 @@
 
 from datetime import date, datetime, timedelta
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,9 @@ from ktrdr_pipelines.core.plan import Chunk, Need, plan
 from ktrdr_pipelines.core.sessions import expected_spans, stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.simulator.calendar import calendar_of
+from ktrdr_pipelines.simulator.durations import parse_duration, window_of
+from ktrdr_pipelines.simulator.hours import Venue
 
 NOW = datetime(2026, 11, 28, tzinfo=calendar_named("CRYPTO").day_starts_at(date(2020, 1, 1)).tzinfo)
 
@@ -69,12 +73,65 @@ def test_no_seam_leaves_a_session_out(
             assert dates[1] <= until, (chunk, span)
 
 
-@pytest.mark.parametrize("key", ["XNYS.RTH", "XLON.RTH", "FX"])
+EPOCH = date(1970, 1, 1)
+VENUES = {
+    "XNYS.RTH": Venue.US_STOCKS,
+    "XLON.RTH": Venue.LONDON,
+    "FX": Venue.FX,
+    "CRYPTO": Venue.CRYPTO,
+}
+
+
+def simulated(key: str, chunk: Chunk) -> set[date]:
+    """Return the dates of the sessions that the simulator returns for a chunk."""
+    hours = calendar_of(VENUES[key]).hours(use_rth=True)
+    window = window_of(parse_duration(chunk.duration), int(chunk.ends_at.timestamp()), hours)
+    inside = (hours.opens >= window.start_s) & (hours.opens < window.end_s)
+    return {EPOCH + timedelta(days=int(day)) for day in np.asarray(hours.labels)[inside]}
+
+
+@given(
+    key=st.sampled_from(sorted(VENUES)),
+    first=st.dates(date(1999, 1, 4), date(2020, 1, 1)),
+    days=st.integers(10, 2500),
+)
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+def test_the_simulator_returns_every_day_that_a_chunk_is_for(
+    key: str, first: date, days: int
+) -> None:
+    """By the simulator's own arithmetic and hours, no seam between chunks leaves a session out."""
+    end = first + timedelta(days=days)
+    need, chunks = planned(key, Timeframe.D1, first, end)
+    came: set[date] = set()
+    for chunk in chunks:
+        given_back = simulated(key, chunk)
+        spans = expected_spans(need.calendar, Timeframe.D1, chunk.stamps)
+        missing = {span.stamps.start.date() for span in spans} - given_back
+        assert not missing, (chunk, missing)
+        came |= given_back
+    hours = calendar_of(VENUES[key]).hours(use_rth=True)
+    labels = {EPOCH + timedelta(days=int(day)) for day in hours.labels}
+    assert {day for day in labels if first <= day < end} <= came
+
+
+@pytest.mark.parametrize("key", ["XNYS.RTH", "XLON.RTH", "FX", "CRYPTO"])
 @pytest.mark.parametrize(
     "first", [date(2006, 1, 3), date(2006, 3, 1), date(2006, 7, 17), date(2006, 11, 28)]
 )
 def test_twenty_years_of_days_are_twenty_requests(key: str, first: date) -> None:
-    """A year each: none for a seam."""
-    _, chunks = planned(key, Timeframe.D1, first, date(first.year + 20, first.month, first.day))
+    """A year each: none for a seam.
+
+    Twenty years from any date are twenty; one session more is the twenty-first.
+    """
+    end = date(first.year + 20, first.month, first.day)
+    _, chunks = planned(key, Timeframe.D1, first, end)
     assert len(chunks) == 20
     assert {chunk.duration for chunk in chunks} == {"1 Y"}
+
+
+def test_a_session_more_than_twenty_years_is_one_request_more() -> None:
+    """Where the newest session lies on the date at which the oldest does, both need a request."""
+    first, end = date(2004, 3, 1), date(2024, 3, 1)
+    assert len(planned("CRYPTO", Timeframe.D1, first, end)[1]) == 20
+    _, chunks = planned("CRYPTO", Timeframe.D1, first, end + timedelta(days=1))
+    assert [chunk.duration for chunk in chunks] == ["1 Y"] * 20 + ["1 D"]

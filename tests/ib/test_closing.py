@@ -5,6 +5,7 @@ import gc
 import socket
 import struct
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
 from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.core.pacing import pacing_of
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import IbConnectionStrategy
 from ktrdr_pipelines.ib.leases import ClientIdLeases
+from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.source import GatewaySource, open_source
 
 
@@ -26,8 +29,9 @@ def test_many_connections_leave_nothing(config: GatewayConfig, gateways: Any) ->
 
     async def connect(count: int) -> Any:
         for _ in range(count):
-            async with open_source(there) as source:
-                await source.health()
+            with closing(Pacer(there.folder, pacing=pacing_of().scaled(0))) as pacer:
+                async with open_source(there, pacer=pacer) as source:
+                    await source.health()
         return len(asyncio.all_tasks())
 
     asyncio.run(connect(1))
@@ -128,7 +132,8 @@ def test_a_connection_that_the_other_side_has_cut_is_closed_quietly(
         strategy = IbConnectionStrategy(there)
         async with strategy.get_connection_for_operation("cli") as connection:
             gateway.script.time = cut
-            connection._wire.client.reqCurrentTime()
+            with connection._wire.has_turn():
+                connection._wire.client.reqCurrentTime()
             assert is_cut.wait(60)  # the loop stands still meanwhile, and does not know
             assert connection.is_up
         return connection.is_up

@@ -399,6 +399,8 @@ def test_a_complaint_that_cannot_be_noted_costs_no_connection(
     """A record that cannot be written is met by the next request, not by the socket."""
 
     def complain(talk: Any, fields: list[str]) -> None:
+        shutil.rmtree(there.folder)
+        there.folder.write_text("no folder")
         talk.error(-1, 100, "Max rate of messages per second has been exceeded")
         words.tell_time(talk, fields)
 
@@ -409,8 +411,6 @@ def test_a_complaint_that_cannot_be_noted_costs_no_connection(
         strategy, pacer = IbConnectionStrategy(there), Pacer.of(there)
         async with strategy.get_connection_for_operation("cli") as connection:
             Asker(connection, pacer, there)
-            shutil.rmtree(there.folder)
-            there.folder.write_text("no folder")
             gateway.script.time = complain
             health = await connection.health()
             there.folder.unlink()

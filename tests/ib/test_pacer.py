@@ -10,6 +10,7 @@ import pytest
 from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, pacing_of
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.pacer_file import RecordBusyError
 from ktrdr_pipelines.ib.slot import CANCEL_HOLD_S
 from tests.ib.paced import Time, bars, hold, send
 
@@ -203,8 +204,8 @@ def test_another_violation_after_the_pause_doubles_it(pacer: Any, time: Time) ->
     assert pauses == [60, 120, 240, 480, 600, 600, 60]
 
 
-def test_a_stamp_that_grew_old_is_taken_again(pacer: Any, time: Time, tmp_path: Path) -> None:
-    """A process that stands still between stamp and sending is stamped when it really sends."""
+def test_a_request_is_stamped_after_it_is_written(pacer: Any, time: Time, tmp_path: Path) -> None:
+    """A process that stands still between its turn and the socket keeps later ones waiting."""
     steps = iter([0.0, 3.0])
 
     def halting() -> float:
@@ -215,6 +216,117 @@ def test_a_stamp_that_grew_old_is_taken_again(pacer: Any, time: Time, tmp_path: 
     assert asyncio.run(send(one, bars(1))) == 5003.0
     one.close()
     assert asyncio.run(send(pacer(), bars(1))) == pytest.approx(5018.75)
+
+
+def test_a_burst_of_cancels_is_spread_over_all_processes(pacer: Any, time: Time) -> None:
+    """No 1.1 s hold more messages than the rate allows, and none is sent later than it must be."""
+    written: list[float] = []
+
+    async def run() -> None:
+        two = pacer(), pacer()
+        sends = (two[n % 2].message(lambda: written.append(time.now)) for n in range(100))
+        await asyncio.gather(*sends)
+
+    asyncio.run(run())
+    assert [at - 5000 for at in written] == pytest.approx([0] * 47 + [1.1] * 47 + [2.2] * 6)
+
+
+def test_requests_and_messages_share_one_rate(pacer: Any, time: Time) -> None:
+    """What requests have used up is missing for a cancel, and the other way round."""
+
+    async def run() -> list[float]:
+        one, stamps = pacer(), []
+        for n in range(30):
+            stamps.append(await send(one, bars(n)))
+            await one.message(lambda: stamps.append(time.now))
+        return stamps
+
+    stamps = asyncio.run(run())
+    assert [stamp - 5000 for stamp in stamps[46:48]] == pytest.approx([0, 1.1])
+
+
+def test_a_cancel_waits_for_no_request_and_no_pause(pacer: Any, time: Time) -> None:
+    """A hundred requests that wait for a place or for the end of a pause do not hold it up."""
+    written: list[float] = []
+
+    async def run() -> None:
+        one = pacer()
+        for end in range(6):
+            await hold(one, bars(end))
+        line = [asyncio.create_task(hold(one, bars(100 + n, tail=True))) for n in range(100)]
+        await a_moment()
+        one.pause_after_violation()
+        begun = time.now
+        await one.message(lambda: written.append(time.now - begun))
+        for task in line:
+            task.cancel()
+        await asyncio.gather(*line, return_exceptions=True)
+
+    asyncio.run(run())
+    assert written == [0]
+
+
+def test_a_cancel_whose_time_has_just_come_does_not_join_the_line(
+    pacer: Any, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs no place, so it does not sleep until one is given back."""
+    written: list[float] = []
+
+    async def run() -> None:
+        one = pacer()
+        for _ in range(47):
+            await one.message(lambda: None)
+        attempt, begun = one._record.attempt, time.now
+
+        def slow(*given: Any, **named: Any) -> Any:
+            place = attempt(*given, **named)
+            time.now = max(time.now, place.turn.at)  # the turn comes while the process is busy
+            return place
+
+        monkeypatch.setattr(one._record, "attempt", slow)
+        await one.message(lambda: written.append(time.now - begun))
+
+    asyncio.run(run())
+    assert written == pytest.approx([1.1])
+
+
+def test_what_cannot_be_written_was_never_sent(pacer: Any) -> None:
+    """A connection that is gone when the turn comes leaves no trace in the budget."""
+
+    def broken() -> None:
+        raise OSError("gone")
+
+    async def run() -> float:
+        one = pacer()
+        with pytest.raises(OSError, match="gone"):
+            async with one.slot(bars(1), hold_s=45, write=broken):
+                raise AssertionError("entered")
+        return await send(one, bars(1))
+
+    assert asyncio.run(run()) == 5000
+
+
+def test_a_request_is_written_once_though_its_record_breaks(pacer: Any, time: Time) -> None:
+    """The second attempt notes what the first has written, and writes nothing."""
+    written: list[float] = []
+
+    async def run() -> float:
+        one = pacer()
+        attempt = one._record.attempt
+
+        def breaking(*given: Any, **named: Any) -> Any:
+            place = attempt(*given, **named)
+            one._record.withdraw(place.number)
+            one._record.attempt = attempt
+            raise RecordBusyError
+
+        one._record.attempt = breaking
+        async with one.slot(bars(1), hold_s=45, write=lambda: written.append(time.now)) as slot:
+            return slot.sent_at_s
+
+    assert asyncio.run(run()) == 5000
+    assert written == [5000]
+    assert asyncio.run(send(pacer(), bars(1))) == pytest.approx(5015.75)
 
 
 def test_conservative_requests_keep_the_safe_delay(tmp_path: Path, time: Time) -> None:

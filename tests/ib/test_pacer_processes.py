@@ -6,10 +6,11 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, Rule, Scope
+from ktrdr_pipelines.core.pacing import MESSAGE, PacedRequest, Pacing, Rule, Scope
 from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
 from ktrdr_pipelines.ib.pacer import Pacer
 from tests.ib.paced import bars, hold, send
@@ -19,6 +20,7 @@ QUICK = Pacing(
         Rule("identical", 1, 0.1, Scope.IDENTICAL),
         Rule("same contract", 4, 0.1, Scope.CONTRACT, small_only=True),
         Rule("window", 30, 0.4, small_only=True, weighted=True),
+        Rule("messages", 12, 0.1, historical_only=False),
     ),
     most_open=5,
     in_flight=3,
@@ -26,12 +28,12 @@ QUICK = Pacing(
 
 
 def test_four_processes_never_break_a_rule(tmp_path: Path) -> None:
-    """Some hundred requests of four processes keep every rule, by the stamps they were sent at."""
+    """Some hundred requests and cancels of four processes keep every rule when they are written."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(4) as pool:
         found = pool.starmap(_work, [(tmp_path, number) for number in range(4)], chunksize=1)
     sent = sorted((record for part in found for record in part), key=lambda record: record[0])
-    assert len(sent) == 4 * 75
+    assert len(sent) == 4 * 75 + 4 * 25
     assert _broken(sent) == []
 
 
@@ -39,11 +41,15 @@ Sent = tuple[float, float, PacedRequest]
 
 
 def _work(folder: Path, number: int) -> list[Sent]:
-    """Send 75 requests from five tasks at once, and give stamp, time of answer and request."""
+    """Send 75 requests and 25 cancels from five tasks at once.
+
+    Give the time at which each was written, the time of its response, and the request.
+    """
     chance = random.Random(number)
 
     async def task(pacer: Pacer) -> list[Sent]:
-        sent = []
+        sent: list[Sent] = []
+        cancels = [None] * 5
         for _ in range(15):
             request = bars(
                 chance.randrange(40),
@@ -52,10 +58,20 @@ def _work(folder: Path, number: int) -> list[Sent]:
                 weight=chance.choice([1, 1, 2]),
                 tail=chance.random() < 0.2,
             )
-            async with pacer.slot(request, hold_s=60) as slot:
+            at: list[float] = []
+            note = partial(_note, at)
+            async with pacer.slot(request, hold_s=60, write=note) as slot:
                 await asyncio.sleep(0.005)
-                sent.append((slot.sent_at_s, boot_time_s(), request))
+                sent.append((at[0], boot_time_s(), request))
                 slot.release()
+            if chance.random() < 1 / 3 and cancels:
+                cancels.pop()
+                await pacer.message(note)
+                sent.append((at[1], at[1], MESSAGE))
+        while cancels:
+            cancels.pop()
+            await pacer.message(partial(_note, at := []))
+            sent.append((at[0], at[0], MESSAGE))
         return sent
 
     async def run() -> list[Sent]:
@@ -69,6 +85,11 @@ def _work(folder: Path, number: int) -> list[Sent]:
     return asyncio.run(run())
 
 
+def _note(at: list[float]) -> None:
+    """Write down when a message is written, as a socket would see it."""
+    at.append(boot_time_s())
+
+
 def _broken(sent: list[Sent]) -> list[str]:
     """Restate the rules of QUICK and find what breaks them."""
     return [name for one in sent for name in _broken_by(one, sent)]
@@ -76,6 +97,11 @@ def _broken(sent: list[Sent]) -> list[str]:
 
 def _broken_by(one: Sent, sent: list[Sent]) -> Iterator[str]:
     at, _, request = one
+    if sum(at - 0.1 + 1e-6 < stamp <= at for stamp, _, _ in sent) > 12:
+        yield "messages"
+    if request == MESSAGE:
+        return
+    sent = [other for other in sent if other[2] != MESSAGE]
     recent = [other for stamp, _, other in sent if at - 0.1 + 1e-6 < stamp <= at]
     lately = [other for stamp, _, other in sent if at - 0.4 + 1e-6 < stamp <= at and other.small]
     is_open = [other for stamp, answered, other in sent if stamp <= at < answered]

@@ -13,6 +13,7 @@ from ktrdr_pipelines.core.pacing import Pacing, Rule, Scope
 from ktrdr_pipelines.errors import DiskError
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.pacer_file import LOCK_WAIT_S
+from ktrdr_pipelines.ib.pacer_record import Sending
 from tests.ib.paced import Time, bars, hold, send
 
 
@@ -61,8 +62,9 @@ def test_any_stamp_of_the_future_shows_another_start(pacer: Any, time: Time, mar
     if mark == "pause":
         before.pause_after_violation()
     elif mark == "line":
-        before._record.attempt(bars(1), None, hold_s=45)
-        before._record.attempt(bars(1), None, hold_s=45)
+        for _ in range(2):
+            unsent = Sending(lambda: None, time)
+            before._record.attempt(bars(1), None, unsent, hold_s=45)
         before.remember(lambda _, database: database.execute("DELETE FROM requests WHERE number=1"))
     else:
         before.note_trouble(ill_with="silence" if mark == "breaker" else None)

@@ -18,6 +18,7 @@ from ktrdr_pipelines.errors import (
     OutageError,
     PacingError,
     RequestRejectedError,
+    RequestTooLongError,
 )
 from ktrdr_pipelines.ib.codes import NoDataError, QueryDroppedError
 from ktrdr_pipelines.ib.config import GatewayConfig
@@ -52,6 +53,7 @@ FIRST_WAITS: dict[type[GatewayError], float | None] = {
     PacingError: 60.0,
     EntitlementError: None,
     RequestRejectedError: None,
+    RequestTooLongError: None,
     NoDataError: None,
     ContractUnknownError: None,
     ContractAmbiguousError: None,

@@ -12,8 +12,10 @@ from ktrdr_pipelines.core.bars import bars_between, micros
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.plan import BY_THE_YEAR
 from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewayError, RequestTooLongError
 from ktrdr_pipelines.load.facts import SeriesFacts
 from ktrdr_pipelines.store.attempts import AttemptKind
 from ktrdr_pipelines.store.ledger import series_key
@@ -80,6 +82,27 @@ def test_sessions_missing_inside_an_answer_are_asked_once_more(world: MakeWorld)
     empty = made.bench.store.coverage(made.series).empty
     assert [proof.interval.start.day for proof in empty] == [11, 12]
     assert {proof.kind for proof in empty} == {ProofKind.DISPUTED}
+
+
+def test_days_of_a_confirmation_are_refused_for_their_number_once(world: MakeWorld) -> None:
+    """Daily bars are then requested by the year; the confirmation ends all the same."""
+    first, end = date(2024, 6, 3), date(2024, 6, 22)
+    keys = without(first, end, Timeframe.H1, {date(2024, 6, 11), date(2024, 6, 12)})
+    made = world(RTH, Timeframe.H1, first, end, keys=keys)
+    refused: list[str] = []
+
+    def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        is_daily = request.series.timeframe is Timeframe.D1
+        if is_daily and request.duration.endswith("D") and int(request.duration.split()[0]) > 2:
+            refused.append(request.duration)
+            return RequestTooLongError("bars", came="162 Time length exceed max.")
+        return bars
+
+    made.bench.gateway.twist = twist
+    assert made.load_until_confirmed().is_complete
+    assert len(refused) == 1
+    assert made.bench.ledger.widths("fake:1")[Timeframe.D1].most == BY_THE_YEAR
+    made.check_complete()
 
 
 def test_a_quiet_edge_is_asked_once_more_and_known_for_good(world: MakeWorld) -> None:

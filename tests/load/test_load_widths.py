@@ -3,20 +3,28 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import narrower
+from ktrdr_pipelines.core.plan import BY_THE_YEAR, narrower
+from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewayError, GatewaySilentError, RequestTooLongError
+from ktrdr_pipelines.errors import (
+    GatewayError,
+    GatewaySilentError,
+    RequestRejectedError,
+    RequestTooLongError,
+)
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import Mode
 from ktrdr_pipelines.load.reports import Quiet
+from ktrdr_pipelines.load.widths import Widths
 from tests.load.conftest import World
 from tests.load.fakes import start_of, utc
 
@@ -226,3 +234,92 @@ def test_refusals_that_were_open_at_once_narrow_it_once(world: MakeWorld) -> Non
     assert report.is_complete
     assert made.bench.ledger.widths("fake:1")[Timeframe.H1].most >= 10
     made.check_complete()
+
+
+def test_requests_that_were_open_when_it_narrowed_narrow_it_no_more(world: MakeWorld) -> None:
+    """What was sent before the first refusal came is wider than what is known by then."""
+    made = world(RTH, Timeframe.H1, date(2024, 1, 2), date(2024, 3, 1))
+    widths = Widths(made.bench.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
+    for sessions in (22, 21, 15, 22):
+        assert widths.narrow(Timeframe.H1, sessions, refused=f"{sessions} D")
+        assert widths.most(Timeframe.H1) == 11
+        assert made.bench.ledger.widths("fake:1")[Timeframe.H1].most == 11
+    assert widths.narrow(Timeframe.H1, 11, refused="11 D")
+    assert widths.most(Timeframe.H1) == 5
+
+
+def wanted_days(first: date, end: date) -> Interval:
+    """Give the stamps of daily bars between two session dates."""
+    return stamps_between(calendar_named(RTH), Timeframe.D1, first, end)
+
+
+def only_by_the_year(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+    """Refuse more than two counted sessions, whatever the bar size; allow a month and a year."""
+    count, unit = request.duration.split()
+    is_long = unit == "D" and int(count) > 2
+    return RequestTooLongError("bars", came="162 Time length exceed max.") if is_long else bars
+
+
+def test_days_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
+    """A refused month of days costs no request for every two of them, in no later run either."""
+    made = world(RTH, Timeframe.D1, date(2010, 1, 4), date(2024, 6, 29))
+    made.bench.gateway.twist = only_by_the_year
+    first = date(2014, 5, 5)
+    assert made.bench.load(made.series, wanted_days(date(2014, 4, 1), first)).is_complete
+    asked = made.bench.asked
+    assert asked <= 4
+    assert made.bench.load(made.series, wanted_days(first, date(2024, 4, 1))).is_complete
+    new = made.bench.gateway.asked[asked:]
+    assert len(new) <= 15, "ten years, and seams where this gateway's year has 365 days"
+    assert not any(one.duration.endswith("D") and int(one.duration.split()[0]) > 2 for one in new)
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "unit", "counts", "whole", "fewer"),
+    [(Timeframe.D1, "D", (30, 20, 40), 252, 60), (Timeframe.W1, "W", (3, 2, 4), 52, 26)],
+)
+def test_refusals_of_days_that_were_open_at_once_are_one_finding(
+    world: MakeWorld,
+    timeframe: Timeframe,
+    unit: str,
+    counts: tuple[int, ...],
+    whole: int,
+    fewer: int,
+) -> None:
+    """Whichever comes last, the finding stays; a refused year narrows it to counted days."""
+    made = world(RTH, Timeframe.D1, date(2024, 1, 2), date(2024, 3, 1))
+    widths = Widths(made.bench.ledger, "fake:1", lambda: datetime(2024, 6, 1, tzinfo=UTC))
+    for count in counts:
+        assert widths.narrow(timeframe, count, refused=f"{count} {unit}")
+        assert widths.most(timeframe) == BY_THE_YEAR
+    assert widths.narrow(timeframe, whole, refused="1 Y")
+    assert widths.most(timeframe) == fewer
+    assert widths.narrow(timeframe, fewer, refused=f"{fewer} {unit}")
+    assert widths.most(timeframe) == fewer // 2
+
+
+def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
+    """A refused month of weeks does not make every week of ten years a request."""
+    made = world(RTH, Timeframe.W1, date(2010, 1, 4), date(2024, 6, 29))
+    made.bench.gateway.twist = lambda request, bars: (
+        RequestTooLongError("bars", came="162 Time length exceed max.")
+        if request.duration.endswith("W") and request.duration != "1 W"
+        else bars
+    )
+    newest = stamps_between(calendar_named(RTH), Timeframe.W1, date(2024, 3, 4), date(2024, 4, 1))
+    assert made.bench.load(made.series, newest).is_complete
+    asked = made.bench.asked
+    assert asked <= 4
+    older = stamps_between(calendar_named(RTH), Timeframe.W1, date(2014, 3, 3), date(2024, 4, 1))
+    assert made.bench.load(made.series, older).is_complete
+    new = made.bench.gateway.asked[asked:]
+    assert len(new) <= 15
+    assert not any(one.duration.endswith("W") and one.duration != "1 W" for one in new)
+
+
+def test_another_refusal_narrows_nothing(world: MakeWorld) -> None:
+    """A wrong what_to_show is wrong at every width."""
+    made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2023, 3, 1))
+    made.bench.gateway.twist = lambda *_: RequestRejectedError("bars", came="162 No such data")
+    assert not made.load().is_complete
+    assert made.bench.ledger.widths("fake:1") == {}

@@ -1,0 +1,152 @@
+"""No second holds more messages to a gateway than IB allows, whatever the messages are for."""
+
+import asyncio
+import sqlite3
+import threading
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.errors import DiskError, GatewaySilentError
+from ktrdr_pipelines.ib.capture import Frame, Way
+from ktrdr_pipelines.ib.clock import boot_time_s
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.connection import IbConnectionStrategy
+from ktrdr_pipelines.ib.pacer_file import FILE
+from ktrdr_pipelines.ib.source import GatewaySource, open_source
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+MOST = IbLimitsRegistry.MESSAGES_PER_S.value
+SECOND_S = 1.0 + IbLimitsRegistry.MESSAGE_JITTER_S.value
+ONE_IN = 8
+"""Of so many requests the gateway leaves one without a response."""
+
+
+def stamps(config: GatewayConfig) -> list[float]:
+    """Return when each message was written to a socket, as the shared record has it, in order."""
+    with closing(sqlite3.connect(config.folder / FILE)) as database:
+        found = database.execute("SELECT at FROM requests WHERE state <> 'waiting' ORDER BY at")
+        return [at for (at,) in found]
+
+
+def most_in(at: list[float], length_s: float) -> int:
+    """Return the most stamps in any interval of a length."""
+    return max(sum(first <= one < first + length_s for one in at) for first in at)
+
+
+def different(request: BarRequest, count: int, first: int) -> list[BarRequest]:
+    """Make requests that differ by their ends."""
+    start = datetime(2026, 1, 6, tzinfo=UTC)
+    return [replace(request, ends_at=start + timedelta(hours=first + n)) for n in range(count)]
+
+
+async def ask_all(source: GatewaySource, requests: list[BarRequest]) -> int:
+    """Request everything at once, and look at the connection meanwhile; count what is missing."""
+
+    async def one(request: BarRequest) -> bool:
+        try:
+            await source.bars(request)
+        except GatewaySilentError:
+            return True
+        return False
+
+    looks = [source.health() for _ in range(20)]
+    missing, _ = await asyncio.gather(asyncio.gather(*map(one, requests)), asyncio.gather(*looks))
+    return sum(missing)
+
+
+@pytest.mark.slow
+def test_a_load_with_timeouts_and_cancels_keeps_the_rate(
+    config: GatewayConfig, gateways: Any, words: Any, minute_request: BarRequest
+) -> None:
+    """Requests, cancels, handshakes and questions for the time of two clients count together."""
+
+    def sometimes(talk: Any, fields: list[str]) -> None:
+        if len(gateway.asked(20)) % ONE_IN:
+            words.tell_bars(talk, fields)
+
+    gateway = gateways(bars=sometimes)
+    there = replace(config, port=gateway.port, timeout_s=1.5)
+
+    written: list[float] = []
+
+    def note(frame: Frame) -> None:
+        if frame.way is Way.OUT:
+            written.append(boot_time_s())
+
+    async def client(first: int) -> int:
+        async with open_source(there) as source:
+            source._connection.listen(note)
+            return await ask_all(source, different(minute_request, 120, first))
+
+    async def run() -> int:
+        return sum(await asyncio.gather(client(0), client(1000)))
+
+    missing = asyncio.run(run())
+    kinds = Counter(fields[0] for fields in gateway.received)
+    sent = stamps(there)
+    assert kinds["25"] == missing >= 240 // ONE_IN // 2
+    assert (kinds["20"], kinds["71"], kinds["49"]) == (240, 2, 42)
+    assert len(sent) == len(gateway.received) + gateway.connects, "a message had no turn"
+    assert most_in(sent, SECOND_S) <= MOST
+    assert len(written) == len(sent) - 6, "each client's handshake and first look come before"
+    assert most_in(written, SECOND_S) <= MOST, "when they went to the sockets"
+    assert len(sent) / (sent[-1] - sent[0]) < MOST
+
+
+def test_head_timestamps_and_their_cancels_count(
+    config: GatewayConfig, gateways: Any, aapl: Any
+) -> None:
+    """A head timestamp is two messages."""
+    gateway = gateways()
+    there = replace(config, port=gateway.port)
+
+    async def run() -> None:
+        async with open_source(there) as source:
+            await source.head(aapl)
+
+    asyncio.run(run())
+    kinds = Counter(fields[0] for fields in gateway.received)
+    assert (kinds["87"], kinds["90"], kinds["9"]) == (1, 1, 1)
+    assert len(stamps(there)) == len(gateway.received) + gateway.connects
+
+
+def test_a_connection_of_its_own_counts_too(config: GatewayConfig, gateways: Any) -> None:
+    """A strategy that was given no budget uses the shared one: three messages a connection."""
+    gateway = gateways()
+    there = replace(config, port=gateway.port)
+
+    async def run() -> None:
+        strategy = IbConnectionStrategy(there)
+        for _ in range(3):
+            async with strategy.get_connection_for_operation("cli") as connection:
+                assert connection.is_up
+
+    asyncio.run(run())
+    assert len(stamps(there)) == 9
+
+
+def test_nothing_is_sent_where_it_cannot_be_noted(config: GatewayConfig, gateways: Any) -> None:
+    """A record that cannot be used is an error of the disk, and no message goes past it."""
+    is_met = threading.Event()
+    gateway = gateways(greet=lambda _: is_met.set())
+    there = replace(config, port=gateway.port)
+
+    async def run() -> None:
+        strategy = IbConnectionStrategy(there)
+        (there.folder / FILE).mkdir(parents=True)
+        try:
+            async with strategy.get_connection_for_operation("cli"):
+                pass
+        finally:
+            await strategy.cleanup_temporary_connections()
+
+    with pytest.raises(DiskError):
+        asyncio.run(run())
+    assert is_met.wait(60)
+    assert gateway.received == []

@@ -1,0 +1,109 @@
+"""A gateway that keeps IB's conservative table of durations: loads complete against it."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.intervals import IntervalSet
+from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.opening import open_manager, universe_file
+from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.simulator.behaviour import Behaviour
+from ktrdr_pipelines.simulator.rules import Kind
+from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.steps import DurationTable
+from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.store.ledger import Ledger
+
+NOW = "2024-01-10T20:00:30+00:00"
+UNIVERSE = f"symbols: {{AAPL: {{timeframes: [{', '.join(Timeframe)}], start: 2000-01-01}}}}"
+RANGES = {  # of days and weeks some years and a part of one, which is counted where it may be
+    Timeframe.M1: (date(2023, 12, 18), date(2024, 1, 6)),
+    Timeframe.M5: (date(2023, 11, 6), date(2024, 1, 6)),
+    Timeframe.M15: (date(2023, 11, 6), date(2024, 1, 6)),
+    Timeframe.M30: (date(2023, 10, 2), date(2024, 1, 6)),
+    Timeframe.H1: (date(2023, 10, 2), date(2024, 1, 6)),
+    Timeframe.H4: (date(2023, 10, 2), date(2024, 1, 6)),
+    Timeframe.D1: (date(2014, 11, 3), date(2024, 1, 6)),
+    Timeframe.W1: (date(2014, 12, 29), date(2024, 1, 6)),
+}
+
+
+class Bench:
+    """A store, and a gateway with the conservative table."""
+
+    def __init__(self, folder: Path, gateway: SimulatorServer) -> None:
+        self.gateway = gateway
+        self.layout = create_store(folder / "data")
+        self.layout.universe.write_text(UNIVERSE, encoding="utf-8")
+        self.settings = Settings(
+            ib_port=gateway.port,
+            ib_timeout=30.0,
+            ktrdr_data=self.layout.root,
+            ktrdr_state=folder / "state",
+        )
+
+    def load(self, ranges: dict[Timeframe, tuple[date, date]]) -> list[SeriesReport]:
+        """Load session dates as a process that begins anew."""
+        universe, _ = universe_file(self.layout).read()
+        instrument = universe.instrument("AAPL")
+        calendar = calendar_named(instrument.calendar)
+        jobs = [
+            Job(
+                Series(instrument, timeframe),
+                wanted=IntervalSet([stamps_between(calendar, timeframe, first, end)]),
+            )
+            for timeframe, (first, end) in ranges.items()
+        ]
+        return asyncio.run(open_manager(self.settings, self.layout).run(jobs))
+
+    @property
+    def gateway_name(self) -> str:
+        """Under which what is learned of the gateway is remembered."""
+        return GatewayConfig.from_settings(self.settings).gateway
+
+    def asked(self) -> int:
+        """Count the requests for bars that the gateway has got so far."""
+        return sum(one.kind is Kind.HISTORY for one in self.gateway.requests)
+
+    def refused(self) -> int:
+        """Count the requests that were refused for their length so far."""
+        requests = Ledger(self.layout.ledger).requests(10_000)
+        return sum(one.outcome == "RequestTooLongError" for one in requests)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Run a gateway that keeps the conservative table."""
+    behaviour = Behaviour(durations=DurationTable.SAFE)
+    with running_simulator(SyntheticMarket(seed=1), now=NOW, behaviour=behaviour) as gateway:
+        yield Bench(tmp_path, gateway)
+
+
+@pytest.mark.slow
+def test_all_timeframes_load_completely(bench: Bench) -> None:
+    """Nothing fails, nothing is requested a second time, and no later run is refused anything."""
+    for report in bench.load(RANGES):
+        assert report.is_complete, (report.series.timeframe, report.summary, report.failures)
+        assert not report.failures
+    asked, refused = bench.asked(), bench.refused()
+    learned = Ledger(bench.layout.ledger).widths(bench.gateway_name)
+    assert set(learned) == set(Timeframe) - {Timeframe.M1}, "a day of minutes is allowed"
+    assert all(report.is_complete for report in bench.load(RANGES))
+    assert bench.asked() == asked
+    earlier = {
+        timeframe: (first - timedelta(days=30), first) for timeframe, (first, _) in RANGES.items()
+    }
+    assert all(report.is_complete for report in bench.load(earlier))
+    assert bench.asked() > asked
+    assert bench.refused() == refused
