@@ -174,25 +174,30 @@ def judge(
     positive = [one for one in said if one.kind in _POSITIVE]
     if not around and not empty and not positive:
         return Verdict(Proof.NONE)
-    if was_proved and (around or any(one.controlled for one in empty)):
+    is_renewed = was_proved and bool(around or any(one.controlled for one in empty))
+    if is_renewed:
         return Verdict(_PROVED[contradicted], is_voidable=not around)
-    told = {one.request for one in said if one.kind is StatementKind.CLOSED}
     if not contradicted:
-        if told and around and len(told | around) > 1:
-            return Verdict(Proof.CONFIRMED)
-        if len(around) > 1 and not (full and short_run):
+        told = {one.request for one in said if one.kind is StatementKind.CLOSED}
+        by_calendar = bool(told and around and len(told | around) > 1)
+        if by_calendar or (len(around) > 1 and not (full and short_run)):
             return Verdict(Proof.CONFIRMED)
         if (thin or (around and not full)) and _are_apart(empty, positive):
             return Verdict(Proof.CONFIRMED, is_voidable=True)
     if contradicted or (full if around else not thin):
-        days = _stated_days(said)
-        if len(days) >= STATEMENT_DAYS:
-            by_bars = _stated_days(positive)
-            return Verdict(Proof.DISPUTED, is_voidable=len(by_bars) < STATEMENT_DAYS)
-        return Verdict(Proof.CONTRADICTED, _next_day(said, days))
+        return _judge_by_days(said, positive)
     counting = [one for one in said if one.kind is not StatementKind.EMPTY or one.controlled]
     first = counting[0] if counting else said[-1]
     return Verdict(Proof.UNCONFIRMED, first.said_at + CONFIRM_AFTER)
+
+
+def _judge_by_days(said: Sequence[Statement], positive: Iterable[Statement]) -> Verdict:
+    """Judge a range that held data contradict: it takes statements on three days."""
+    days = _stated_days(said)
+    if len(days) < STATEMENT_DAYS:
+        return Verdict(Proof.CONTRADICTED, _next_day(said, days))
+    by_bars = _stated_days(positive)
+    return Verdict(Proof.DISPUTED, is_voidable=len(by_bars) < STATEMENT_DAYS)
 
 
 def _are_apart(empty: Sequence[Statement], positive: Sequence[Statement]) -> bool:

@@ -100,7 +100,7 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
             continue
         sessions += 1
         piece = next(iter(need.gaps(newer.stamps)), None)
-        if piece is not None and _is_opening(piece, newer):
+        if piece is not None and _is_opening(piece, newer) and piece.end in need.settled:
             ends_at = min(piece.end + need.timeframe.length, need.now)
             return Chunk(
                 Interval(chunk.stamps.start, piece.end), ends_at, f"{sessions} D", sessions
@@ -175,9 +175,11 @@ def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     inside = expected_spans(need.calendar, need.timeframe, Interval(start, hull.end))
     if hull.end < last.stamps.end:
         return _inside_session(need, hull, start, inside)
+    if len(inside) == 1 and (over := _over_close(need, hull, start, first)) is not None:
+        return over
+    is_rest = need.timeframe.is_intraday and hull.start > first.stamps.start
     ends_at = _ends_at(need, last)
     end = max(hull.end, ends_at) if need.timeframe.is_intraday else hull.end
-    is_rest = need.timeframe.is_intraday and hull.start > first.stamps.start
     reach = Interval(hull.start, end) if is_rest else hull
     duration = _from_held_bars(need, hull.start, inside, _duration(need, reach, inside))
     return Chunk(Interval(start, end), ends_at, duration, len(inside))
@@ -186,15 +188,45 @@ def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
 def _inside_session(need: Need, hull: Interval, start: datetime, inside: Sequence[Span]) -> Chunk:
     """Return a chunk that ends inside a session: where covered bars begin, or now.
 
-    The opening of a session is requested together with the session before it and with the first
-    bar behind it: bars on both sides cover it.
+    What ends at covered bars is requested with the first of them, and the opening of a session
+    together with the session before it: bars on both sides cover it.
     """
-    meets = hull.end in need.settled
-    if meets and len(inside) == 1 and _is_opening(hull, inside[0]) and need.most_sessions != 1:
-        ends_at = min(hull.end + need.timeframe.length, need.now)
-        return Chunk(Interval(start, hull.end), ends_at, "2 D", 2)
-    duration = _from_held_bars(need, hull.start, inside, _duration(need, hull, inside))
-    return Chunk(Interval(start, hull.end), hull.end, duration, len(inside), meets)
+    if hull.end not in need.settled:
+        duration = _from_held_bars(need, hull.start, inside, _duration(need, hull, inside))
+        return Chunk(Interval(start, hull.end), hull.end, duration, len(inside))
+    ends_at = min(hull.end + need.timeframe.length, need.now)
+    if len(inside) == 1 and _is_opening(hull, inside[0]):
+        if need.most_sessions != 1:
+            return Chunk(Interval(start, hull.end), ends_at, "2 D", 2)
+        ends_at = hull.end  # there is no bar on its other side
+    asked = Interval(hull.start, ends_at)
+    duration = _from_held_bars(need, hull.start, inside, _duration(need, asked, inside))
+    return Chunk(Interval(start, hull.end), ends_at, duration, len(inside), meets_settled=True)
+
+
+def _over_close(need: Need, gap: Interval, start: datetime, span: Span) -> Chunk | None:
+    """Return a chunk for one session, or its end, that reaches over the next one; None if none may.
+
+    Bars on both sides of a quiet end, or of an empty session between two that are covered, prove
+    it. At the newest edge there are none yet.
+    """
+    after = Interval(gap.end, gap.end + timedelta(days=10))
+    newer = next((one for one in expected_spans(need.calendar, need.timeframe, after)), None)
+    is_intraday = need.timeframe.is_intraday
+    if not is_intraday or newer is None or newer.opens_at + need.timeframe.length > need.now:
+        return None
+    count = 2
+    if gap.start <= span.stamps.start:
+        count = 3
+        last = span.stamps.start - timedelta(days=10), span.stamps.start
+        older = expected_spans(need.calendar, need.timeframe, Interval(*last))
+        is_between = bool(older) and older[-1].stamps.start in need.settled
+        if count > need.most_days or not is_between or newer.stamps.start not in need.settled:
+            return None
+    if count > (need.most_sessions or count):
+        return None
+    stamps = Interval(start, max(gap.end, newer.stamps.start))
+    return Chunk(stamps, min(newer.closes_at, need.now), f"{count} D", count)
 
 
 def newest_run(need: Need) -> Interval | None:

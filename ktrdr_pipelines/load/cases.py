@@ -17,7 +17,7 @@ from ktrdr_pipelines.core.evaluation import Evaluation, Question, evaluate
 from ktrdr_pipelines.core.evidence import Statement, StatementKind
 from ktrdr_pipelines.core.gaps import is_closed
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, Need, is_opening, newest_run, plan
+from ktrdr_pipelines.core.plan import Chunk, is_opening, newest_run, plan
 from ktrdr_pipelines.core.plausibility import findings_of, reconciled
 from ktrdr_pipelines.core.sessions import Span, expected_spans
 from ktrdr_pipelines.load.asking import Asked
@@ -47,6 +47,7 @@ class Case:
         self._width: int | None = None
         self._run: Interval | None = None
         self._is_direct = False
+        self._is_alone = False
         self._is_opening = is_opening(desk.need(chunk.stamps), chunk)
         self.asking = chunk
         self.was_empty = True
@@ -65,31 +66,26 @@ class Case:
             return
         budget = _SPARE_REQUESTS + 2 * self._chunk.sessions.bit_length()
         while chunk is not None and not desk.is_over:
-            before = desk.need(self._chunk.stamps).gaps()
             await self._request(chunk)
             budget -= 1
             if budget <= 0:
                 desk.defer(self._chunk.stamps)
-            elif self._is_stuck(before):
-                desk.defer(chunk.stamps)
             chunk = self._following()
             if chunk is not None:
                 desk.means.progress.planned(desk.series, 1)
 
-    def _is_stuck(self, before: IntervalSet) -> bool:
-        """Whether a response changed nothing, and nothing else is to be tried."""
-        is_same = self._desk.need(self._chunk.stamps).gaps() == before
-        return is_same and self._width is None and not self._is_direct
-
     def _following(self) -> Chunk | None:
         """Return the newest part that is still open, no wider than the last responses allow.
 
-        The quiet opening of the oldest session is left to the request for the session before it.
+        The quiet opening of the oldest session is left to the request for the session before it,
+        unless a request for several parts left all of them open.
         """
         need = self._desk.need(self._chunk.stamps)
         newest = newest_run(need)
         if newest is None:
             return None
+        if self._is_alone:
+            newest = list(need.gaps())[-1]
         if self._run is not None and not self._run.overlaps(newest):
             self._width = None
         self._run = newest
@@ -99,7 +95,8 @@ class Case:
         if self._width is not None:
             need = replace(need, most_sessions=min(self._width, need.most_sessions or self._width))
         chunk = plan(replace(need, wanted=need.wanted.clip(newest)))[0]
-        return None if is_opening(need, chunk) and not self._is_opening else chunk
+        is_others = is_opening(need, chunk) and not (self._is_opening or self._is_alone)
+        return None if is_others else chunk
 
     async def _request(self, chunk: Chunk) -> None:
         """Request once and take in what comes."""
@@ -175,10 +172,11 @@ class Case:
         if answer.lacks_newest:
             desk.defer(chunk.stamps)
             return f"{found.bars.num_rows} bars, the newest are held back"
-        self._take_quiet(chunk, before, answer.impossible)
+        self._take_opening(chunk, before)
         if found.around:
             desk.defer_part(found.around)
         self._skip_edges(chunk, stamps(answer.bars), answer.impossible)
+        self._part(chunk, before)
         if found.begins_at is not None:
             await desk.learn_beginning(ask=False)
         return f"{found.bars.num_rows} bars, {found.covered.length} covered"
@@ -198,18 +196,27 @@ class Case:
         count = f"{len(found)} bars" if len(found) > 1 else "1 bar"
         desk.note(f"{count} with implausible values came twice the same and are kept")
 
-    def _take_quiet(self, chunk: Chunk, before: IntervalSet, impossible: IntervalSet) -> None:
-        """Take in what a response with bars leaves open of sessions that have bars.
+    def _take_opening(self, chunk: Chunk, before: IntervalSet) -> None:
+        """Request the opening of a session alone that a request over two sessions left as it was.
 
-        The opening of a session that a request over two sessions leaves as it was is requested by
-        itself: where data begin there is no bar on its other side.
+        Where data begin there is no bar on its other side.
         """
-        desk = self._desk
-        need = desk.need(chunk.stamps)
-        quiet = _quiet_parts(need, desk.facts.bars)
+        need = self._desk.need(chunk.stamps)
         if is_opening(need, chunk) and need.gaps() == before:
             self._is_direct = True
-        desk.left_by_bars |= quiet - impossible
+
+    def _part(self, chunk: Chunk, before: IntervalSet) -> None:
+        """Request by itself each part of what a response with bars left wholly as it was.
+
+        A part that was requested by itself waits for another run.
+        """
+        left = self._desk.need(chunk.stamps).gaps()
+        if self._is_direct or left != before:
+            return
+        if len(left) > 1 and chunk.sessions > 1:
+            self._is_alone = True
+        else:
+            self._desk.defer(chunk.stamps)
 
     def _skip_edges(self, chunk: Chunk, keys: np.ndarray, impossible: IntervalSet) -> None:
         """Leave to daily bars the sessions at a chunk's ends that no bar came for.
@@ -301,10 +308,9 @@ class Case:
     def _say_empty(self, chunk: Chunk, *, controlled: bool) -> None:
         """Record a response without bars, and decide how much is requested next.
 
-        A quiet part of a session that an earlier response with bars left open is covered by this
-        second one. Of several sessions the newest is requested alone, then the rest by halves: a
-        request that reaches past the gateway's oldest bar may return nothing though there are bars
-        (grade C).
+        A quiet part of a session with bars waits for another response, as an empty session does.
+        Of several sessions the newest is requested alone, then the rest by halves: a request that
+        reaches past the gateway's oldest bar may return nothing though there are bars (grade C).
         """
         desk = self._desk
         need = desk.need(chunk.stamps)
@@ -314,10 +320,7 @@ class Case:
             return
         spans = expected_spans(need.calendar, need.timeframe, hull)
         closed = IntervalSet(span.stamps for span in spans if is_closed(span, need.now))
-        quiet = gaps & closed & desk.left_by_bars
-        if quiet:
-            desk.cover(Coverage(bars=quiet))
-        rest = (gaps & closed) - quiet
+        rest = gaps & closed
         whole = [span for span in spans if rest.covers(span.stamps)]
         pieces = rest - IntervalSet(span.stamps for span in whole)
         parts = list(runs_of(need.calendar, whole))
@@ -328,7 +331,7 @@ class Case:
             desk.defer_part(pieces)
         if whole:
             self._narrow(len(whole))
-        elif not quiet:
+        else:
             desk.defer(chunk.stamps)
 
     def _record_empty(self, parts: Sequence[Interval], *, controlled: bool) -> None:
@@ -370,15 +373,3 @@ class Case:
             hull = need.gaps().hull
             left = len(expected_spans(need.calendar, need.timeframe, hull)) if hull else 0
             self._width = max(1, left // 2)
-
-
-def _quiet_parts(need: Need, bars: IntervalSet) -> IntervalSet:
-    """Return the gaps inside closed sessions that have bars."""
-    gaps = need.gaps()
-    hull = gaps.hull
-    if hull is None:
-        return gaps
-    spans = expected_spans(need.calendar, need.timeframe, hull)
-    return gaps & IntervalSet(
-        span.stamps for span in spans if is_closed(span, need.now) and bars.clip(span.stamps)
-    )

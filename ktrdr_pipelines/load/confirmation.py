@@ -21,21 +21,20 @@ from ktrdr_pipelines.core.attempts import AttemptKind
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.evaluation import Question, evaluate
 from ktrdr_pipelines.core.evidence import (
-    COUNTS_FOR,
-    Neighbours,
+    CONFIRM_AFTER,
     Proof,
     Statement,
     StatementKind,
     Verdict,
-    judge,
 )
-from ktrdr_pipelines.core.gaps import final_lag, first_stamps_of
+from ktrdr_pipelines.core.gaps import bar_lag, final_lag, first_stamps_of
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import ALWAYS_COUNTED, BY_THE_YEAR, Chunk, Need, plan
 from ktrdr_pipelines.core.sessions import Span, expected_spans, midnight
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError, RequestTooLongError
+from ktrdr_pipelines.load.asking import Asked
 from ktrdr_pipelines.load.desk import Desk
 from ktrdr_pipelines.load.evidence import Open, new_request, runs_of
 from ktrdr_pipelines.load.facts import of_open_session
@@ -109,27 +108,39 @@ class Confirmation:
             await self._ask_schedule()
             if not resumed:
                 await self._control()
-        self._prove(self._open())
-        self._cover_pieces()
+        self._prove((*self._open(), *self._pieces()))
         return resumed
 
     def write_down(self) -> datetime | None:
         """Record what stays open, and return when the first of it can be confirmed.
 
-        The moment is by this machine's clock.
+        The moment is by this machine's clock. What was due in this run and got no statement is due
+        a while later.
         """
         desk, keeper = self._desk, self._desk.means.keeper
         here, there = keeper.patience.clock(), keeper.gateway_now()
         groups: dict[tuple[Proof, datetime], list[Interval]] = defaultdict(list)
-        for one in (*self._open(), *self._pieces()):
+        pieces = self._pieces()
+        for one in (*self._open(), *pieces):
             proof, next_at, _ = one.verdict
-            if proof in _KINDS and next_at is not None:
-                due = here + max(next_at - there, timedelta(0))
-                groups[proof, due.replace(microsecond=0)].append(one.span.stamps)
+            if proof not in _KINDS or next_at is None:
+                continue
+            if one in pieces and proof is Proof.CONTRADICTED:
+                next_at = max(next_at, self._bars_behind(one.span))
+            due = here + (next_at - there if next_at > there else CONFIRM_AFTER)
+            groups[proof, due.replace(microsecond=0)].append(one.span.stamps)
         for (proof, due), parts in groups.items():
             for part in IntervalSet(parts):
                 desk.tries.left_open(part, _KINDS[proof], _TEXTS[proof], due_at=due)
         return min((due for _, due in groups), default=None)
+
+    def _bars_behind(self, span: Span) -> datetime:
+        """Return when the session after the end of one can have bars: both sides then speak."""
+        after = Interval(span.closes_at, span.closes_at + _MARGIN_DAYS * _DAY)
+        calendar, timeframe = self._desk.facts.calendar, self._desk.series.timeframe
+        opens = (one.opens_at for one in calendar.sessions_meeting(after))
+        following = next((at for at in opens if at >= span.closes_at), span.closes_at)
+        return following + timeframe.length + bar_lag()
 
     # --- what is open --------------------------------------------------------------------------
 
@@ -158,27 +169,14 @@ class Confirmation:
     def _pieces(self) -> list[Open]:
         """Judge the quiet parts of sessions that have bars."""
         desk = self._desk
-        if not desk.series.timeframe.is_intraday:
-            return []
         whole = IntervalSet(one.span.stamps for one in self._open())
-        now = desk.means.keeper.gateway_now()
-        known = [
-            one
-            for one in desk.means.evidence.of(desk.series.symbol).statements
-            if now - one.said_at < COUNTS_FOR
-        ]
-        found = []
-        for part in self._closed_gaps() - whole:
-            said = tuple(
-                one
-                for one in known
-                if one.kind is StatementKind.EMPTY
-                and one.timeframe == desk.series.timeframe
-                and one.interval.covers(part)
-            )
-            verdict = judge(said, contradicted=False, neighbours=Neighbours.THIN, short_run=True)
-            found.append(Open(Span(part, part.start, part.end), verdict, said))
-        return found
+        return desk.means.evidence.open_pieces(
+            desk.series,
+            desk.facts.calendar,
+            self._closed_gaps() - whole,
+            now=desk.means.keeper.gateway_now(),
+            empty_before=desk.facts.empty_before,
+        )
 
     def _prove(self, found: Iterable[Open]) -> None:
         """Cover what is proved to be empty."""
@@ -191,12 +189,6 @@ class Confirmation:
         ]
         if proofs:
             desk.cover(Coverage().merged(Coverage(empty=tuple(proofs))))
-
-    def _cover_pieces(self) -> None:
-        """Cover quiet parts of sessions with bars for good, once two responses left them so."""
-        proved = [one.span.stamps for one in self._pieces() if one.verdict.is_proved]
-        if proved:
-            self._desk.cover(Coverage(bars=IntervalSet(proved)))
 
     # --- where data begin ----------------------------------------------------------------------
 
@@ -264,6 +256,36 @@ class Confirmation:
         oldest = self._desk.oldest_known()
         return oldest is not None and one.span.closes_at <= oldest
 
+    def _daily_chunk(self, wanted: _Daily) -> Chunk:
+        """Return the request for the daily bars of some session dates."""
+        calendar, now = self._desk.facts.calendar, self._desk.means.keeper.now()
+        stamps = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
+        spans = expected_spans(calendar, Timeframe.D1, stamps)
+        day_end = calendar.day_starts_at(wanted.last + _DAY) - timedelta(seconds=1)
+        ends_at = min(max(day_end, spans[-1].closes_at), now)
+        most = self._desk.means.widths.most(Timeframe.D1)
+        years = -(-(wanted.last - wanted.first).days // 364)
+        duration = f"{len(spans)} D" if _may_count(len(spans), most) else f"{years} Y"
+        return Chunk(stamps, ends_at, duration, len(spans))
+
+    async def _ask_for_days(self, block: Sequence[Open], chunk: Chunk) -> Asked | None:
+        """Request daily bars; None where less must be requested at a time, which is remembered."""
+        desk, widths = self._desk, self._desk.means.widths
+        try:
+            return await desk.asking.daily(chunk.ends_at, chunk.duration)
+        except RequestRejectedError as error:
+            is_counted = chunk.duration.endswith("D")
+            is_long = is_counted and isinstance(error, RequestTooLongError)
+            if is_long and widths.narrow(Timeframe.D1, chunk.sessions, refused=chunk.duration):
+                desk.note(f"{error}; daily bars are requested by the year now")
+            elif is_counted or chunk.duration == "1 Y":
+                raise
+            else:
+                self._widest = _BLOCK
+            for one in block:
+                self._daily[one.span.opens_at] -= 1
+            return None
+
     async def _daily_block(self, block: Sequence[Open]) -> IntervalSet:
         """Request daily bars around some sessions; return those of them that have bars."""
         desk, calendar = self._desk, self._desk.facts.calendar
@@ -272,42 +294,16 @@ class Confirmation:
             tries += 1  # its own request was the first
         for one in block:
             self._daily[one.span.opens_at] += 1
-        wanted = self._days_around(block, tries)
-        spans = expected_spans(
-            calendar,
-            Timeframe.D1,
-            Interval(midnight(wanted.first), midnight(wanted.last + _DAY)),
-        )
-        ends_at = min(
-            calendar.day_starts_at(wanted.last + _DAY) - timedelta(seconds=1),
-            desk.means.keeper.now(),
-        )
-        ends_at = max(ends_at, min(spans[-1].closes_at, desk.means.keeper.now()))
-        count = len(spans)
-        years = -(-(wanted.last - wanted.first).days // 364)
-        widths = desk.means.widths
-        is_counted = _may_count(count, widths.most(Timeframe.D1))
-        duration = f"{count} D" if is_counted else f"{years} Y"
-        try:
-            asked = await desk.asking.daily(ends_at, duration)
-        except RequestRejectedError as error:
-            is_long = is_counted and isinstance(error, RequestTooLongError)
-            if is_long and widths.narrow(Timeframe.D1, count, refused=duration):
-                desk.note(f"{error}; daily bars are requested by the year now")
-            elif years < 2:
-                raise
-            else:
-                self._widest = _BLOCK
-            for one in block:
-                self._daily[one.span.opens_at] -= 1
+        chunk = self._daily_chunk(self._days_around(block, tries))
+        asked = await self._ask_for_days(block, chunk)
+        if asked is None:
             return IntervalSet()
         at, request = desk.means.keeper.gateway_now(), new_request()
         if not isinstance(asked.answer, Answer):
             desk.asking.record(asked, "no daily bars")
             self._say_empty(block, at, request)
             return IntervalSet()
-        stamps = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
-        chunk = Chunk(stamps, ends_at, duration, count)
+        spans = expected_spans(calendar, Timeframe.D1, chunk.stamps)
         impossible = asked.answer.impossible
         question = Question(
             chunk, calendar, Timeframe.D1, desk.means.keeper.now(), impossible=impossible

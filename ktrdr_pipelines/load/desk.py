@@ -76,7 +76,6 @@ class Desk:
         self.stop: GatewayError | None = None
         self.is_dead = False
         self.failures_in_a_row = 0
-        self.left_by_bars = IntervalSet()
         self._skipped = IntervalSet()
         self.disagreement: Disagreement | None = None
         self._given = Given()
@@ -157,9 +156,16 @@ class Desk:
 
     @property
     def is_beginning_seen(self) -> bool:
-        """Whether a response began at a bar though it was requested from before."""
+        """Whether a response began at the oldest bar though it was requested from before.
+
+        Where older bars came since then, the response had been cut short.
+        """
         known = self.means.evidence.of(self.series.symbol).statements
-        return any(one.kind is StatementKind.BEGINS for one in known)
+        oldest = self.oldest_known()
+        return any(
+            one.kind is StatementKind.BEGINS and oldest is not None and one.interval.end <= oldest
+            for one in known
+        )
 
     def asked_before(self, chunk: Chunk, begins_at: datetime) -> Interval | None:
         """Return what a response spoke of before its first bar, in real time; None for weeks.

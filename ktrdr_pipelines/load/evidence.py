@@ -34,6 +34,7 @@ from ktrdr_pipelines.core.spanarrays import span_arrays
 from ktrdr_pipelines.core.stretches import covered, stretches_of
 from ktrdr_pipelines.core.suspects import have_bars
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.facts import may_be_suspect
 from ktrdr_pipelines.store.ledger import HeadRecord, Ledger
 from ktrdr_pipelines.store.parquet import BarStore
 
@@ -194,10 +195,12 @@ class Evidence:
         ]
         if not whole:
             return []
+        oldest = next(iter(self._store.rows_per_session(series)), None)
         counting = [
             one
             for one in self.of(series.symbol).statements
-            if now - one.said_at < COUNTS_FOR or one.kind is StatementKind.TRADED
+            if (now - one.said_at < COUNTS_FOR or one.kind is StatementKind.TRADED)
+            and not _is_passed(one, calendar, oldest)
         ]
         said = {id(span): _said_of(counting, calendar, span, closed) for span in whole}
         if head is not None and head.head is not None:
@@ -219,6 +222,60 @@ class Evidence:
                 was_proved=empty_before.covers(span.stamps),
             )
             found.append(Open(span, verdict, tuple(said[id(span)])))
+        return found
+
+    def open_pieces(
+        self,
+        series: Series,
+        calendar: SessionCalendar,
+        parts: IntervalSet,
+        *,
+        now: datetime,
+        empty_before: IntervalSet,
+    ) -> list[Open]:
+        """Judge what is missing of sessions that have bars, oldest first.
+
+        Only responses to requests for the missing part count, and those that begin at its end:
+        bars on both sides would have covered it. In an instrument that trades in every session
+        held bars speak against a part without any, as they do against an empty session.
+
+        Args:
+            series: which series; those of whole days and weeks have no parts.
+            calendar: its sessions.
+            parts: what is missing, on the stamp axis; sessions that have closed.
+            now: the gateway's clock; statements that are too old do not count.
+            empty_before: what earlier runs have proved to be empty.
+        """
+        if not series.timeframe.is_intraday:
+            return []
+        kinds = {StatementKind.EMPTY, StatementKind.BEGINS}
+        known = [
+            one
+            for one in self.of(series.symbol).statements
+            if one.kind in kinds
+            and one.timeframe == series.timeframe
+            and now - one.said_at < COUNTS_FOR
+        ]
+        found = []
+        for part in parts:
+            said = tuple(one for one in known if one.interval.covers(part))
+            spans = expected_spans(calendar, series.timeframe, part)[:1]
+            around = self._neighbourhood(
+                series, calendar, spans, empty=empty_before, said={id(one): () for one in spans}
+            )
+            neighbours = around[0][0]
+            day = calendar.day_of(spans[0].opens_at)
+            begins = any(one.kind is StatementKind.BEGINS for one in said)
+            if begins or not may_be_suspect(series.instrument, day):
+                neighbours = Neighbours.THIN  # the first and the last session may be short
+            verdict = judge(
+                said,
+                contradicted=False,
+                neighbours=neighbours,
+                short_run=True,
+                was_proved=empty_before.covers(part),
+            )
+            found.append(Open(Span(part, part.start, part.end), verdict, said))
         return found
 
     def _neighbourhood(
@@ -320,6 +377,13 @@ def beginning_of(
             day = calendar.day_of(one.interval.start)
             oldest = day if oldest is None else min(oldest, day)
     return beginning(begins, calendar.day_of(head) if head else None, empty, oldest)
+
+
+def _is_passed(one: Statement, calendar: SessionCalendar, oldest: date | None) -> bool:
+    """Whether older bars came since a response began somewhere: it had been cut short."""
+    if one.kind is not StatementKind.BEGINS or oldest is None:
+        return False
+    return calendar.day_of(one.interval.end) > oldest
 
 
 def _said_of(

@@ -26,7 +26,7 @@ from ktrdr_pipelines.load.modes import Bounds, Manner, Mode
 from ktrdr_pipelines.load.outlook import Job, Outlook
 from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.load.schedules import is_to_be_told
-from ktrdr_pipelines.load.tries import Tries
+from ktrdr_pipelines.load.tries import Tries, next_try
 from ktrdr_pipelines.load.work import SeriesWork
 from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.parquet import SaveResult
@@ -246,9 +246,7 @@ class IbDataLoader:
             kept=work.kept if work else 0,
             suspect=IntervalSet(one.stamps for one in found) & facts.wanted,
             unconfirmed=unexplained & IntervalSet(one.interval for one in to_confirm),
-            confirmed_at=min(
-                (one.next_try_at for one in to_confirm if one.next_try_at is not None),
-                default=None,
-            ),
+            confirmed_at=next_try(to_confirm, self._clock())
+            or min((one.next_try_at for one in to_confirm if one.next_try_at), default=None),
             disagreements=tuple(self._means.store.ledger.disagreements(series_key(facts.series))),
         )

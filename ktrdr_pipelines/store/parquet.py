@@ -225,12 +225,16 @@ class BarStore:
     def _refuted(self, series: Series, other: Series, days: Sequence[date]) -> IntervalSet:
         """Return what of another timeframe bars of some session dates refute.
 
-        A weekly bar refutes a whole empty week only: it does not say on which day it traded.
+        They do not say at which time of the day they traded: of a session that has bars in the
+        other timeframe too they refute nothing. A weekly bar refutes a whole empty week only.
         """
         calendar = calendar_named(series.instrument.calendar)
+        held = set(self.rows_per_session(other))
         if Timeframe.W1 not in {series.timeframe, other.timeframe}:
             return IntervalSet(
-                stamps_between(calendar, other.timeframe, day, day + _DAY) for day in days
+                stamps_between(calendar, other.timeframe, day, day + _DAY)
+                for day in days
+                if day not in held
             )
         weeks = {monday_of(day) for day in days}
         spans = [
@@ -239,7 +243,6 @@ class BarStore:
         ]
         if other.timeframe is Timeframe.W1:
             return IntervalSet(spans)
-        held = set(self.rows_per_session(other))
         return IntervalSet(
             span
             for monday, span in zip(sorted(weeks), spans, strict=True)

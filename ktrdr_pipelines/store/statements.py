@@ -44,7 +44,8 @@ class StatementsTable(Database):
         with self._writing() as connection:
             connection.execute("DELETE FROM statements WHERE recorded_at < ?", (oldest,))
             connection.executemany(
-                "INSERT OR REPLACE INTO statements (symbol, gateway, recorded_at, voided_at, "
+                "INSERT OR REPLACE INTO statements "  # noqa: S608  (a constant)
+                "(symbol, gateway, recorded_at, voided_at, "
                 f"{_COLUMNS}) VALUES (?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(symbol, gateway, micros(at), *_row(one)) for one in statements],
             )

@@ -134,11 +134,13 @@ def test_chunks_cover_every_gap_and_no_session_that_is_not_wanted(need: Need) ->
 def test_no_chunk_is_longer_than_the_limit_unless_it_is_one_session(need: Need) -> None:
     """From open to close a chunk fits the limit; a session alone may be longer.
 
-    The opening of a session is requested together with the session before it.
+    The opening of a session is requested together with the session before it, its end together
+    with the session behind it.
     """
     for chunk in plan(need):
         inside = expected_spans(need.calendar, need.timeframe, chunk.stamps)
-        assert chunk.sessions == (2 if is_opening(need, chunk) else len(inside))
+        over = is_opening(need, chunk) or chunk.ends_at > chunk.stamps.end
+        assert chunk.sessions == (2 if over and len(inside) == 1 else len(inside))
         length = inside[-1].closes_at - inside[0].opens_at
         fits = length <= timedelta(days=need.most_days)
         assert len(inside) == 1 or fits or chunk.duration == "1 Y"
@@ -146,10 +148,10 @@ def test_no_chunk_is_longer_than_the_limit_unless_it_is_one_session(need: Need) 
 
 @given(needs())
 def test_chunks_come_newest_first_and_do_not_share_sessions(need: Need) -> None:
-    """Ends fall from chunk to chunk; each session with a gap is in exactly one chunk."""
+    """They fall from chunk to chunk; each session with a gap is in exactly one chunk."""
     chunks = plan(need)
-    assert [chunk.ends_at for chunk in chunks] == sorted(
-        (chunk.ends_at for chunk in chunks), reverse=True
+    assert [chunk.stamps.end for chunk in chunks] == sorted(
+        (chunk.stamps.end for chunk in chunks), reverse=True
     )
     for span in spans_of(need):
         assert sum(chunk.stamps.overlaps(span.stamps) for chunk in chunks) == 1
@@ -177,7 +179,10 @@ def test_a_chunk_ends_where_no_session_is_cut(need: Need) -> None:
 
 @given(needs())
 def test_a_missing_end_of_a_session_is_requested_up_to_the_next_open(need: Need) -> None:
-    """The gateway may have bars behind the close that the calendar knows."""
+    """The gateway may have bars behind the close that the calendar knows.
+
+    The end of a session is requested over the next one: bars on both sides cover a quiet end.
+    """
     for chunk in plan(need):
         hull = need.gaps(chunk.stamps).hull
         assert hull is not None
@@ -185,9 +190,14 @@ def test_a_missing_end_of_a_session_is_requested_up_to_the_next_open(need: Need)
         if not need.timeframe.is_intraday or hull.end < last.stamps.end:
             continue
         after = Interval(last.closes_at, last.closes_at + timedelta(days=10))
-        following = need.calendar.sessions_meeting(after)[0].opens_at
-        assert chunk.ends_at == min(following, need.now)
-        assert chunk.stamps.end == chunk.ends_at
+        following = need.calendar.sessions_meeting(after)[0]
+        is_rest = len(expected_spans(need.calendar, need.timeframe, hull)) == 1
+        if is_rest and hull.start > last.stamps.start and following.opens_at < need.now:
+            assert chunk.ends_at == min(following.closes_at, need.now)
+            assert chunk.stamps.end == following.opens_at
+        else:
+            assert chunk.ends_at == min(following.opens_at, need.now)
+            assert chunk.stamps.end == chunk.ends_at
 
 
 @given(needs())
@@ -269,13 +279,13 @@ def test_a_session_longer_than_the_limit_is_one_chunk() -> None:
 
 
 def test_a_small_hole_is_asked_for_in_seconds_with_a_bar_to_spare() -> None:
-    """A hole in a session is asked for alone, and one bar more, which proves its left edge."""
+    """A hole in a session is asked for alone, and a bar on either side, which prove its edges."""
     day = datetime(2024, 6, 4, tzinfo=UTC)
     before = Interval(day + timedelta(hours=13), day + timedelta(hours=15))
     after = Interval(day + timedelta(hours=15, minutes=10), day + timedelta(hours=21))
     need = need_of("XNYS.RTH", Timeframe.M1, date(2024, 6, 4), date(2024, 6, 5), before, after)
     (chunk,) = plan(need)
-    assert (chunk.duration, chunk.ends_at) == ("660 S", after.start)
+    assert (chunk.duration, chunk.ends_at) == ("720 S", after.start + MINUTE)
 
 
 def utc(text: str) -> datetime:
@@ -490,11 +500,13 @@ def test_a_tail_does_not_reach_back_over_a_session_that_is_not_covered_to_its_en
 
 
 def test_a_hole_between_held_bars_is_no_tail() -> None:
-    """It costs no session more than it has."""
+    """One session between two is requested with a session on either side: bars there prove it."""
     before = stamps_between(RTH, Timeframe.H1, date(2024, 5, 27), TUESDAY)
     after = stamps_between(RTH, Timeframe.H1, WEDNESDAY, date(2024, 6, 8))
     need = need_of("XNYS.RTH", Timeframe.H1, date(2024, 5, 27), date(2024, 6, 8), before, after)
-    assert [chunk.duration for chunk in plan(need)] == ["1 D"]
+    (chunk,) = plan(need)
+    assert (chunk.duration, chunk.ends_at) == ("3 D", utc("2024-06-05T20:00"))
+    assert [one.duration for one in plan(replace(need, most_sessions=2))] == ["1 D"]
 
 
 # --- narrowing, and what is newest ---------------------------------------------------------------

@@ -37,11 +37,11 @@ class Busy:
         self._tell_bars(talk, fields)
 
 
-def different(request: BarRequest, count: int, first_day: int) -> list[BarRequest]:
-    """Make requests that differ by their ends."""
-    start = datetime(2020, 1, 1, tzinfo=UTC)
-    days = range(first_day, first_day + count)
-    return [replace(request, ends_at=start + timedelta(days=day)) for day in days]
+def different(request: BarRequest, count: int, first_minute: int) -> list[BarRequest]:
+    """Make requests that differ by their ends, which lie behind the bars that are returned."""
+    start = datetime(2026, 1, 5, 15, tzinfo=UTC)
+    minutes = range(first_minute, first_minute + count)
+    return [replace(request, ends_at=start + timedelta(minutes=one)) for one in minutes]
 
 
 async def ask_all(config: GatewayConfig, requests: list[BarRequest]) -> list[Any]:
@@ -66,7 +66,7 @@ def test_two_clients_together_find_the_width_of_a_gateway(
     async def run() -> Any:
         return await asyncio.gather(
             ask_all(there, different(minute_request, 80, 0)),
-            ask_all(there, different(minute_request, 80, 1000)),
+            ask_all(there, different(minute_request, 80, 100)),
         )
 
     begun_s = time.monotonic()

@@ -166,15 +166,26 @@ def schedule_of(calendar: SessionCalendar, ends_at: datetime, days: int) -> list
 
 
 def start_of(request: BarRequest, end: datetime) -> datetime:
-    """Say how far back a request reaches; ``N D`` counts sessions."""
+    """Say how far back a request reaches; ``N D`` counts sessions, years are of the calendar."""
     match = re.fullmatch(r"(\d+) ([SDWMY])", request.duration)
     assert match is not None, request.duration
     count, unit = int(match[1]), match[2]
     if unit == "D":
         return _session_opens(request.series.instrument.calendar, end, count)
-    days = {"W": 7, "M": 30, "Y": 365}
+    if unit == "Y":
+        return _session_opens_after(request.series.instrument.calendar, end, count)
+    days = {"W": 7, "M": 30}
     length = timedelta(seconds=count) if unit == "S" else timedelta(days=days[unit] * count)
     return end - length
+
+
+def _session_opens_after(key: str, end: datetime, years: int) -> datetime:
+    """Give the open of the first session that is dated after the end's date minus some years."""
+    calendar = calendar_named("XNYS.ETH" if is_gateways(key) else key)
+    day = calendar.day_of(end)
+    is_leap_day = (day.month, day.day) == (2, 29)
+    before = day.replace(year=day.year - years, day=28 if is_leap_day else day.day)
+    return calendar.day_starts_at(before + timedelta(days=1))
 
 
 def _session_opens(key: str, end: datetime, count: int) -> datetime:

@@ -20,7 +20,8 @@ from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.load.gapbook import GapBook
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.reports import SeriesReport
-from ktrdr_pipelines.load.windows import is_finished
+from ktrdr_pipelines.load.window_book import WindowBook
+from ktrdr_pipelines.load.windows import WindowState
 from ktrdr_pipelines.store.layout import create_store
 from tests.load.conftest import Bench
 from tests.load.fakes import (
@@ -126,15 +127,14 @@ class Store:
 
     def look(self) -> None:
         """See that neither the gap index nor a window says complete over a missing bar."""
-        now, calendar = self.bench.gateway.time, calendar_named(RTH)
+        now = self.bench.gateway.time
         book = GapBook(self.bench.store, self.bench_calendars(), self.bench.gateway.gateway)
         for found in book.look(self.series, now):
             (part,) = self.wanted_of(found.series)
             if self.missing(found.series):
                 assert found.missing.clip(part), found.series
-                assert not is_finished(
-                    self.bench.store, found.series, part, calendar=calendar, proof_now=now
-                )
+                facts = WindowBook(book).facts(found.series, {"all": (FIRST, END)}, now)
+                assert facts["all"].state is WindowState.UNEXPLAINED
 
     def bench_calendars(self) -> object:
         from ktrdr_pipelines.load.calendars import open_calendars  # noqa: PLC0415

@@ -32,7 +32,6 @@ from tests.load.fakes import (
     daily_truth,
     dense_keys,
     instrument_of,
-    keys_of,
     moment_of,
     series_of,
     truth_of,
@@ -46,15 +45,11 @@ MOST_PER_SESSION = 12
 
 @dataclass
 class Moods:
-    """Misbehaves by a list of moods, one a request, and is honest when they are used up.
-
-    A bar is hidden at most once: two silences about one bar are proof by the rules.
-    """
+    """Misbehaves by a list of moods, one a request, and is honest when they are used up."""
 
     moods: list[str]
     cuts: list[int]
     asked: int = field(default=0)
-    hidden: set[int] = field(default_factory=set)
 
     def __call__(self, request: BarRequest, bars: pa.Table) -> pa.Table | NoData | GatewayError:
         mood = self.moods[self.asked] if self.asked < len(self.moods) else "honest"
@@ -62,7 +57,8 @@ class Moods:
         self.asked += 1
         match mood:
             case "left" | "right" | "both" | "nothing":
-                return self._hide(bars, *_ends_cut(mood, cut, bars.num_rows))
+                left, right = _ends_cut(mood, cut, bars.num_rows)
+                return bars.slice(left, max(0, bars.num_rows - left - right))
             case "lost":
                 return ConnectionLostError("bars", came="the connection was lost")
             case "silent":
@@ -70,15 +66,6 @@ class Moods:
             case "rejected":
                 return RequestRejectedError("bars", came="321")
         return bars
-
-    def _hide(self, bars: pa.Table, left: int, right: int) -> pa.Table:
-        keys = keys_of(bars)
-        rows = len(keys)
-        shown = [
-            left <= place < rows - right or key in self.hidden for place, key in enumerate(keys)
-        ]
-        self.hidden.update(key for key, is_shown in zip(keys, shown, strict=True) if not is_shown)
-        return bars.filter(pa.array(shown, pa.bool_()))
 
 
 def _ends_cut(mood: str, cut: int, rows: int) -> tuple[int, int]:

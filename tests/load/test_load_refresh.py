@@ -375,13 +375,16 @@ def test_a_suspect_that_fails_is_put_off(world: MakeWorld) -> None:
 
 
 def test_the_last_day_of_a_contract_is_no_suspect(world: MakeWorld) -> None:
-    """A future that expires in the morning is complete with the bars of that morning."""
+    """A future that expires in the morning is complete with the bars of that morning.
+
+    Nothing comes behind them, so two responses must say so.
+    """
     made = world(RTH, Timeframe.M1, *JUNE)
     last = date(2024, 6, 28)
     instrument = replace(made.series.instrument, last_trade_date=last, end=date(2024, 6, 29))
     made = replace(made, series=Series(instrument, Timeframe.M1))
     cut_short(made, last, 100)
-    made.load()
+    assert made.load_until_confirmed().is_complete
     assert sensor(made).requests == 0
     book = GapBook(made.bench.store, Calendars(), made.bench.gateway.gateway)
     (found,) = book.look([made.series], made.bench.gateway.time)

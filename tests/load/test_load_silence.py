@@ -114,7 +114,7 @@ def test_a_quiet_edge_is_asked_once_more_and_known_for_good(world: MakeWorld) ->
     made = world(RTH, Timeframe.M1, first, end, keys=keys)
     assert made.load().is_complete
     made.check_complete()
-    assert sorted(made.bench.gateway.sizes) == ["1 D", "1 D", "2 D"]
+    assert sorted(made.bench.gateway.sizes) == ["1 D", "2 D", "2 D"]
     assert made.bench.store.coverage(made.series).empty == ()
     made.bench.gateway.time += timedelta(days=900)
     assert made.load().requests == 0
