@@ -127,8 +127,8 @@ class IbDataLoader:
         work = SeriesWork(self._means, facts, identity, manner)
         await work.run()
         report = self._report(facts, manner, work)
-        if report.suspect:
-            self._defer_sparse(facts.series, report)
+        if not manner.tail:
+            self._record_sparse(facts, report)
         return report
 
     def checked_again(self, job: Job, report: SeriesReport) -> SeriesReport:
@@ -142,18 +142,14 @@ class IbDataLoader:
         known = report.unexplained | report.waiting | report.put_off
         return replace(report, unexplained=report.unexplained | (missing - known))
 
-    def _defer_sparse(self, series: Series, report: SeriesReport) -> None:
-        """Record which sparse sessions are requested once more, and when."""
-        tries = Tries(self._means.store.ledger, series, self._clock)
-        known = IntervalSet(one.interval for one in tries.known() if one.kind is AttemptKind.SPARSE)
-        for part in report.suspect:
-            if not known.covers(part):
-                tries.left_open(
-                    part,
-                    AttemptKind.SPARSE,
-                    "far fewer bars than the sessions around it; it is requested once more",
-                )
-        self._tell_of_suspects(series)
+    def _record_sparse(self, facts: SeriesFacts, report: SeriesReport) -> None:
+        """Record which sparse sessions are requested once more, and tell of them."""
+        found = self._outlook.suspects(facts.series, facts.begins)
+        tries = Tries(self._means.store.ledger, facts.series, self._clock)
+        stamps = (one.stamps for one in found)
+        tries.sparse(stamps, wanted=facts.wanted, answered=facts.proved)
+        if report.suspect:
+            self._tell_of_suspects(facts.series)
 
     def _tell_of_suspects(self, series: Series) -> None:
         """Say which sessions are sparse, and when they are requested once more."""

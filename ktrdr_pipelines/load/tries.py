@@ -22,6 +22,9 @@ from ktrdr_pipelines.store.ledger import Ledger, series_key
 _OTHER_CONTRACT = (ContractUnknownError, ContractAmbiguousError, ForeignIdentityError)
 
 
+_SPARSE = "far fewer bars than the sessions around it; it is requested once more"
+
+
 def put_off(attempts: Iterable[Attempt], wanted: IntervalSet, now: datetime) -> IntervalSet:
     """Give what automatic work leaves alone of what is wanted of a series.
 
@@ -81,10 +84,36 @@ class Tries:
                 self._ledger.forget_attempts(self._key, kind)
 
     def forget_settled(self, gaps_in: Callable[[Interval], IntervalSet]) -> None:
-        """Forget tries at what is settled or excused by now; ``gaps_in`` gives what is not."""
+        """Forget tries at what is settled or excused by now; ``gaps_in`` gives what is not.
+
+        A sparse session is covered and waits all the same (``sparse``).
+        """
         for attempt in self.known():
-            if not gaps_in(attempt.interval):
-                self._ledger.clear_attempts(self._key, attempt.interval)
+            if attempt.kind is not AttemptKind.SPARSE and not gaps_in(attempt.interval):
+                self._ledger.clear_attempts(self._key, attempt.interval, attempt.kind)
+
+    def sparse(
+        self, sessions: Iterable[Interval], *, wanted: IntervalSet, answered: IntervalSet
+    ) -> None:
+        """Record which sessions are sparse now; one that waits already is not put off further.
+
+        Args:
+            sessions: those of the whole series.
+            wanted: what this run was to load.
+            answered: what responses of this run covered.
+        """
+        now, sparse = self._clock(), list(sessions)
+        waiting = []
+        for attempt in self.known():
+            if attempt.kind is not AttemptKind.SPARSE:
+                continue
+            if not any(attempt.interval.overlaps(one) for one in sparse):
+                self._ledger.clear_attempts(self._key, attempt.interval, attempt.kind)
+            elif not attempt.is_due(now) or not answered.covers(attempt.interval):
+                waiting.append(attempt.interval)
+        for one in sparse:
+            if wanted.clip(one) and not any(interval.covers(one) for interval in waiting):
+                self.left_open(one, AttemptKind.SPARSE, _SPARSE)
 
     def _record(
         self,

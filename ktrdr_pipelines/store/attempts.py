@@ -99,13 +99,14 @@ class AttemptsTable(Database):
                 found[key].append(_attempt(key, tuple(row)))
         return dict(found)
 
-    def clear_attempts(self, series_key: str, interval: Interval) -> None:
-        """Drop the attempts that lie wholly inside an interval that is settled now."""
+    def clear_attempts(self, series_key: str, interval: Interval, kind: str | None = None) -> None:
+        """Drop the attempts, of one kind or of all, that lie wholly inside an interval."""
         start, end = bounds(interval)
         with self._writing() as connection:
             connection.execute(
-                "DELETE FROM attempts WHERE series = ? AND starts >= ? AND ends <= ?",
-                (series_key, start, end),
+                "DELETE FROM attempts WHERE series = ? AND starts >= ? AND ends <= ? "
+                "AND kind = coalesce(?, kind)",
+                (series_key, start, end, kind),
             )
 
     def forget_attempts(self, series_key: str, kind: str) -> None:

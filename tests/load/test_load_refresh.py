@@ -328,6 +328,20 @@ def test_a_session_that_stays_empty_is_believed(world: MakeWorld) -> None:
     assert sensor(made).requests == 0
 
 
+def test_loads_in_between_neither_hasten_nor_delay_the_second_request(world: MakeWorld) -> None:
+    """A tail and an early load leave the time of a sparse session as it is."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    cut_short(made, date(2024, 6, 13), 100, times=9)
+    made.load()
+    for minutes, mode in ((3, Mode.TAIL), (3, Mode.FULL), (8, Mode.TAIL)):
+        made.bench.gateway.time += timedelta(minutes=minutes)
+        made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
+        assert sensor(made).requests == 0
+    made.bench.gateway.time += timedelta(minutes=2)
+    assert sensor(made).requests > 0
+    assert sensor(made).requests == 0
+
+
 def test_a_suspect_that_gives_the_same_is_believed(world: MakeWorld) -> None:
     """Requested once more with the same outcome it is confirmed, and never requested again."""
     made = world(RTH, Timeframe.M1, *JUNE)
