@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from ktrdr_pipelines.core.bars import bars_between
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
+from ktrdr_pipelines.core.sessions import monday_of, stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.load.gapbook import GapBook
 from ktrdr_pipelines.load.manager import Job
@@ -27,6 +28,7 @@ from tests.load.conftest import Bench
 from tests.load.fakes import (
     NOT_ANSWERED,
     FakeGateway,
+    Truth,
     daily_truth,
     dense_keys,
     start_of,
@@ -40,6 +42,33 @@ FIRST, END = date(2024, 9, 2), date(2024, 11, 1)
 BEGIN = utc(2024, 11, 4, 15)
 SYMBOLS = ("AAPL", "MSFT")
 TIMEFRAMES = (Timeframe.D1, Timeframe.H1)
+
+
+@dataclass(frozen=True)
+class Market:
+    """What is traded: in every session, or, where it is thin, in some, and a few bars in those."""
+
+    is_thin: bool = False
+    timeframes: tuple[Timeframe, ...] = TIMEFRAMES
+    zero_bars: bool = False
+
+    def keys(self, timeframe: Timeframe) -> np.ndarray:
+        """Give the stamps of its trades."""
+        keys = dense_keys(RTH, timeframe, FIRST - timedelta(days=60), date(2026, 6, 1))
+        if not self.is_thin:
+            return keys
+        chance = np.random.default_rng(7)
+        days = calendar_named(RTH).days_of(keys)
+        silent = [day for day in np.unique(days) if chance.random() < 0.3]
+        return keys[(chance.random(len(keys)) < 0.4) & ~np.isin(days, silent)]
+
+
+MARKETS = (
+    Market(),
+    Market(zero_bars=True),
+    Market(is_thin=True),
+    Market(timeframes=(Timeframe.W1, Timeframe.M30)),
+)
 
 
 @dataclass
@@ -81,7 +110,7 @@ class Pattern:
             case "symbol":
                 return is_on and request.series.symbol == SYMBOLS[0]
             case "timeframe":
-                return is_on and request.series.timeframe is TIMEFRAMES[self.seed % 2]
+                return is_on and request.series.timeframe.is_intraday is bool(self.seed % 2)
             case _:
                 ends_at = request.ends_at or now
                 reach = Interval(start_of(request, ends_at), ends_at)
@@ -142,20 +171,21 @@ class Store:
         return open_calendars(self.bench.ledger)
 
 
-def store_of(folder: Path, pattern: Pattern, *, zero_bars: bool = False) -> Store:
+def store_of(folder: Path, pattern: Pattern, market: Market = MARKETS[0]) -> Store:
     """Make a store whose gateway hides by a pattern."""
     truth = {}
     series = []
-    keys = dense_keys(RTH, Timeframe.H1, FIRST - timedelta(days=60), date(2026, 6, 1))
+    finest = market.timeframes[-1]
+    bars = truth_of(market.keys(finest), finest, calendar_named(RTH))
+    life = date(2026, 5, 1), date(2026, 6, 1)
     for symbol in SYMBOLS:
-        hours = truth_of(keys, Timeframe.H1, calendar_named(RTH))
-        truth[symbol, Timeframe.H1] = hours
-        life = date(2026, 5, 1), date(2026, 6, 1)
-        truth[symbol, Timeframe.D1] = daily_truth(hours.bars, Timeframe.H1, RTH, life)
-        series += [Series(stock(symbol), timeframe) for timeframe in TIMEFRAMES]
+        truth[symbol, finest] = bars
+        truth[symbol, Timeframe.D1] = daily_truth(bars.bars, finest, RTH, life)
+        truth[symbol, Timeframe.W1] = weekly_truth(truth[symbol, Timeframe.D1].bars)
+        series += [Series(stock(symbol), timeframe) for timeframe in market.timeframes]
     gateway = FakeGateway(truth, BEGIN)
     gateway.contract_ids = {"AAPL": 265598, "MSFT": 272093}
-    text = "the gateway answered with 0 bars" if zero_bars else NOT_ANSWERED
+    text = "the gateway answered with 0 bars" if market.zero_bars else NOT_ANSWERED
 
     def twist(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
         return NoData(request, text) if pattern.hides(request, gateway.time) else bars
@@ -165,16 +195,23 @@ def store_of(folder: Path, pattern: Pattern, *, zero_bars: bool = False) -> Stor
     return Store(Bench(create_store(folder), gateway), wanted, series)
 
 
-@given(pattern=patterns)
+def weekly_truth(daily: pa.Table) -> Truth:
+    """Make the weekly bars of the weeks in which there are daily ones."""
+    days = np.unique([monday_of(day) for day in daily["session_date"].to_pylist()])
+    keys = days.astype("datetime64[us]").astype(np.int64)
+    return truth_of(keys, Timeframe.W1, calendar_named(RTH))
+
+
+@given(pattern=patterns, market=st.sampled_from(MARKETS))
 @settings(settings.get_profile("load"), max_examples=60)
 def test_nothing_is_called_complete_over_a_missing_bar(
-    pattern: Pattern, folders: Iterator[Path]
+    pattern: Pattern, market: Market, folders: Iterator[Path]
 ) -> None:
     """Whatever pattern of empty responses lasts less than a day, or is random, or of one timeframe.
 
     After the gateway is well again every bar is there.
     """
-    store = store_of(next(folders), pattern)
+    store = store_of(next(folders), pattern, market)
     gateway = store.bench.gateway
     for step in (0, 1, 16, 20, 45, 240, 900, 1500, 1500, 1500):
         gateway.time += timedelta(minutes=step)
