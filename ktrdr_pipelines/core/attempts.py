@@ -34,6 +34,9 @@ class AttemptKind(StrEnum):
 SERIES_WIDE: Final = frozenset({AttemptKind.NO_DATA, AttemptKind.BLOCKED, AttemptKind.UNKNOWN})
 """Kinds that say something about all of a series, bars that have yet to come included."""
 
+TO_CONFIRM: Final = frozenset({AttemptKind.PROBED, AttemptKind.CONTRADICTED})
+"""Kinds of ranges that wait for another statement."""
+
 
 def retry_in(kind: AttemptKind, tries: int) -> timedelta:
     """Give how long to leave alone what was tried so often, at least once, in vain.

@@ -50,7 +50,7 @@ class Need:
     ``known_from`` is the oldest stamp from which the gateway is known to have bars, if any is.
     ``most_sessions`` is the most that one request may reach over, where fewer work than
     ``most_days`` allow; ``is_by_the_year`` says that the gateway lets no more than
-    ``ALWAYS_COUNTED`` days or weeks be counted.
+    ``ALWAYS_COUNTED`` days or weeks be counted. ``renewed`` was proved to be empty before.
     """
 
     calendar: SessionCalendar
@@ -62,6 +62,7 @@ class Need:
     known_from: datetime | None = None
     most_sessions: int | None = None
     is_by_the_year: bool = False
+    renewed: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
         """Give what is due and not settled, of everything or of one stretch."""
@@ -175,8 +176,10 @@ def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     inside = expected_spans(need.calendar, need.timeframe, Interval(start, hull.end))
     if hull.end < last.stamps.end:
         return _inside_session(need, hull, start, inside)
-    if len(inside) == 1 and (over := _over_close(need, hull, start, first)) is not None:
-        return over
+    if need.timeframe.is_intraday and len(inside) == 1:
+        over = _over_close(need, hull, first)
+        if over is not None:
+            return over
     is_rest = need.timeframe.is_intraday and hull.start > first.stamps.start
     ends_at = _ends_at(need, last)
     end = max(hull.end, ends_at) if need.timeframe.is_intraday else hull.end
@@ -204,27 +207,23 @@ def _inside_session(need: Need, hull: Interval, start: datetime, inside: Sequenc
     return Chunk(Interval(start, hull.end), ends_at, duration, len(inside), meets_settled=True)
 
 
-def _over_close(need: Need, gap: Interval, start: datetime, span: Span) -> Chunk | None:
-    """Return a chunk for one session, or its end, that reaches over the next one; None if none may.
+def _over_close(need: Need, gap: Interval, span: Span) -> Chunk | None:
+    """Return a chunk for the end of a session that reaches over the next one, if that has begun.
 
-    Bars on both sides of a quiet end, or of an empty session between two that are covered, prove
-    it. At the newest edge there are none yet.
+    Bars on both sides of a quiet end cover it; at the newest edge there are none yet. A session
+    whose proof of emptiness has expired is requested with a session on either side for that.
     """
+    is_rest = gap.start > span.stamps.start
+    count = 2 if is_rest else 3
+    if not (is_rest or (span.stamps.start in need.renewed and count <= need.most_days)):
+        return None
     after = Interval(gap.end, gap.end + timedelta(days=10))
     newer = next((one for one in expected_spans(need.calendar, need.timeframe, after)), None)
-    is_intraday = need.timeframe.is_intraday
-    if not is_intraday or newer is None or newer.opens_at + need.timeframe.length > need.now:
+    if newer is None or newer.opens_at + need.timeframe.length > need.now:
         return None
-    count = 2
-    if gap.start <= span.stamps.start:
-        count = 3
-        last = span.stamps.start - timedelta(days=10), span.stamps.start
-        older = expected_spans(need.calendar, need.timeframe, Interval(*last))
-        is_between = bool(older) and older[-1].stamps.start in need.settled
-        if count > need.most_days or not is_between or newer.stamps.start not in need.settled:
-            return None
-    if count > (need.most_sessions or count):
+    if (need.most_sessions or count) < count:
         return None
+    start = _left_edge(need, gap.start, span)
     stamps = Interval(start, max(gap.end, newer.stamps.start))
     return Chunk(stamps, min(newer.closes_at, need.now), f"{count} D", count)
 

@@ -82,10 +82,28 @@ class Confirmation:
         self._desk = desk
         self._daily: Counter[datetime] = Counter()
         self._widest = _EVER
+        self._left = IntervalSet()
 
     def prove_known(self) -> None:
         """Prove what statements of other runs and timeframes suffice for, at no request."""
         self._prove(self._open())
+
+    def leave_to_daily_bars(self) -> None:
+        """Leave to one request for daily bars, which speaks for a year, what it can prove.
+
+        These are sessions whose proof of emptiness has expired, and sessions of which daily bars
+        said before that they are empty though their neighbours are full. What is found to have
+        traded is requested after it.
+        """
+        expired, left = self._desk.facts.confirmed_before, []
+        for one in self._open():
+            is_contradicted = one.verdict.proof is Proof.CONTRADICTED
+            is_told = is_contradicted and any(_is_daily(said) for said in one.statements)
+            if is_told or expired.covers(one.span.stamps):
+                left.append(one.span.stamps)
+        for stamps in left:
+            self._desk.skip(stamps)
+        self._left = IntervalSet(left)
 
     async def run(self) -> bool:
         """Prove what can be proved now.
@@ -104,12 +122,25 @@ class Confirmation:
         async with desk.means.evidence.of(desk.series.symbol).lock:
             await self._learn_beginning()
             self._prove(self._open())
-            resumed = await self._ask_daily()
+            resumed = await self._ask_daily() or self._take_back()
             await self._ask_schedule()
             if not resumed:
                 await self._control()
         self._prove((*self._open(), *self._pieces()))
         return resumed
+
+    def _take_back(self) -> bool:
+        """Request what daily bars were to prove and said nothing of; say whether there is any."""
+        today = self._desk.means.keeper.gateway_now().date()
+        silent = [
+            one.span.stamps
+            for one in self._open()
+            if self._left.covers(one.span.stamps)
+            and not any(_is_daily(said) and said.said_at.date() == today for said in one.statements)
+        ]
+        self._left = IntervalSet()
+        self._desk.facts.resume(IntervalSet(silent))
+        return bool(silent)
 
     def write_down(self) -> datetime | None:
         """Record what stays open, and return when the first of it can be confirmed.
@@ -433,9 +464,14 @@ class Confirmation:
     async def _control(self) -> None:
         """Request bars that are held, so that responses without bars can count."""
         desk = self._desk
+        today = desk.means.keeper.gateway_now().date()
         waiting = {
             said.timeframe
             for one in (*self._open(), *self._pieces())
+            if one.verdict.proof is not Proof.CONTRADICTED
+            or not any(
+                _has_control(said) and said.said_at.date() == today for said in one.statements
+            )
             for said in one.statements
             if said.kind is StatementKind.EMPTY and not said.controlled
         }
@@ -486,6 +522,16 @@ class Confirmation:
             if one.closes_at + final_lag() <= now
         ]
         return closed[-1] if closed else None
+
+
+def _has_control(said: Statement) -> bool:
+    """Whether a statement counts for its day: bars came in its response, or after it."""
+    return said.kind is StatementKind.AROUND or said.controlled
+
+
+def _is_daily(said: Statement) -> bool:
+    """Whether bars of days have none of a session and some on both sides."""
+    return said.kind is StatementKind.AROUND and said.timeframe == Timeframe.D1
 
 
 def _proof_kind(verdict: Verdict) -> ProofKind:

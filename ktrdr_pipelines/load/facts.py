@@ -6,7 +6,7 @@ Not here: asking (``load.work``), which stretch a mode means (``load.modes``).
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.coverage import REFUTABLE, Coverage
 from ktrdr_pipelines.core.gaps import due_gaps, first_stamps_of, is_closed, whole_sessions
 from ktrdr_pipelines.core.instruments import Instrument, Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
@@ -98,6 +98,7 @@ class SeriesFacts:
             now=now,
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
             known_from=bars.start if bars else None,
+            renewed=self.empty_before,
         )
 
     @property
@@ -154,6 +155,13 @@ class SeriesFacts:
     def empty_before(self) -> IntervalSet:
         """What was ever proved to be empty when the run began; ``empty`` is what it proved."""
         return IntervalSet(proof.interval for proof in self._stored.empty)
+
+    @property
+    def confirmed_before(self) -> IntervalSet:
+        """The part of ``empty_before`` that nothing contradicted; a person's word is not in it."""
+        return IntervalSet(
+            proof.interval for proof in self._stored.empty if proof.kind in REFUTABLE
+        )
 
     def learn(self, stored: Coverage, proof_now: datetime) -> None:
         """Take in what stands on disk by now, by whomever; it answers no second question."""

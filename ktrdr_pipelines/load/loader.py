@@ -9,7 +9,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from ktrdr_pipelines.core.attempts import AttemptKind
+from ktrdr_pipelines.core.attempts import TO_CONFIRM
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Identity, Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -33,7 +33,6 @@ from ktrdr_pipelines.store.parquet import SaveResult
 
 _NAMED_AT_MOST = 3
 
-_TO_CONFIRM = frozenset({AttemptKind.PROBED, AttemptKind.CONTRADICTED})
 """Attempts about what came without bars."""
 
 
@@ -223,7 +222,7 @@ class IbDataLoader:
         to_confirm = [
             attempt
             for attempt in self._means.store.ledger.attempts(series_key(facts.series))
-            if attempt.kind in _TO_CONFIRM and unexplained.clip(attempt.interval)
+            if attempt.kind in TO_CONFIRM and unexplained.clip(attempt.interval)
         ]
         return SeriesReport(
             series=facts.series,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
-from ktrdr_pipelines.core.attempts import AttemptKind
+from ktrdr_pipelines.core.attempts import TO_CONFIRM, AttemptKind
 from ktrdr_pipelines.core.bars import micros, moment
 from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.instruments import Series
@@ -182,10 +182,16 @@ class Outlook:
         """Leave to later what automatic work has tried in vain a short while ago.
 
         A session is left alone as a whole: else its newest minutes would be asked for again and
-        again while its older ones wait.
+        again while its older ones wait. A tail that finds nothing new confirms nothing old.
         """
         if manner.asked_by is AskedBy.PERSON:
             return
         now = self._clock()
         attempts = Tries(self._store.ledger, facts.series, self._clock).known()
-        facts.put_off(put_off(attempts, facts.wanted, now), next_try(attempts, now))
+        alone = put_off(attempts, facts.wanted, now)
+        if manner.tail:
+            waits = IntervalSet(one.interval for one in attempts if one.kind in TO_CONFIRM)
+            market_now = self._market_clock()
+            if not facts.need(market_now, market_now).gaps() - waits:
+                alone |= waits & facts.wanted
+        facts.put_off(alone, next_try(attempts, now))

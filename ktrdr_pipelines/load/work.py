@@ -52,6 +52,7 @@ class SeriesWork:
         self._means = means
         self._facts = facts
         self._tail = manner.tail
+        self._is_refresh = manner.refresh
         self._desk = Desk(means, facts, identity, manner)
         self._confirmation = Confirmation(self._desk)
         self._older_without_bars = 0
@@ -92,6 +93,8 @@ class SeriesWork:
         try:
             self._confirmation.prove_known()
             await self._desk.learn_beginning(ask=False)
+            if not (self._is_refresh or self._tail):
+                self._confirmation.leave_to_daily_bars()
             await self._rounds()
             await self._confirm()
             await self._desk.commits.flush()
