@@ -6,6 +6,7 @@ Not here: what is decided (``core.plan``, ``core.evaluation``), what proves that
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from ktrdr_pipelines.core.sessions import Span, expected_spans
 from ktrdr_pipelines.load.asking import Asked
 from ktrdr_pipelines.load.desk import Desk
 from ktrdr_pipelines.load.evidence import new_request, runs_of
+from ktrdr_pipelines.load.facts import may_be_suspect
 from ktrdr_pipelines.store.ledger import series_key
 
 _MOST_AT_END = 0.4
@@ -248,8 +250,31 @@ class Case:
         if answer.impossible.clip(chunk.stamps):
             self._desk.defer(chunk.stamps)
             return "rows that are no bars"
+        if self._cover_end_of_contract(chunk):
+            return "only older bars: the contract's last session ends with them"
         self._say_empty(chunk, controlled=True)
         return "only older bars"
+
+    def _cover_end_of_contract(self, chunk: Chunk) -> bool:
+        """Cover the quiet end of the contract's last session; say whether that is all there is.
+
+        The contract's own last day is what stands on the other side of it, and an earlier response
+        that reached over the close left it without bars too.
+        """
+        desk = self._desk
+        need = desk.need(chunk.stamps)
+        gaps, held = need.gaps(), desk.facts.bars
+        hull = gaps.hull
+        if hull is None or not need.timeframe.is_intraday or len(gaps) > 1:
+            return False
+        (span,) = expected_spans(need.calendar, need.timeframe, hull)[:1] or (None,)
+        if span is None or hull.end < span.stamps.end or not held.clip(span.stamps):
+            return False
+        day = need.calendar.day_of(span.closes_at - timedelta(microseconds=1))
+        if may_be_suspect(desk.series.instrument, day) or not is_closed(span, need.now):
+            return False
+        desk.cover(Coverage(bars=gaps))
+        return True
 
     def _refute(self, found: Evaluation) -> None:
         """Void the responses without bars that the bars which came refute."""

@@ -69,7 +69,7 @@ def test_run_is_short_where_a_window_takes_many_requests() -> None:
     assert caps == {
         "1m": 6,
         "5m": 3,
-        "15m": 7,
+        "15m": 3,
         "30m": 16,
         "1h": 16,
         "4h": 16,
