@@ -224,8 +224,8 @@ class Case:
         """Leave to daily bars the sessions at a chunk's ends that no bar came for.
 
         A thin instrument has such an end at every third chunk; one request for daily bars speaks
-        for a year of them. Only where most of the newest sessions are missing they are requested
-        at once: then the response was cut short.
+        for a year of them. Where most of the newest sessions are missing, or daily bars have told
+        that the oldest traded, they are requested at once: the response was cut short.
         """
         desk = self._desk
         need = desk.need(chunk.stamps)
@@ -237,6 +237,7 @@ class Case:
         whole = [span for span in spans if gaps.covers(span.stamps) and is_closed(span, need.now)]
         older = [span for span in whole if span.stamps.end <= first]
         newer = [span for span in whole if span.stamps.start > last]
+        older = [span for span in older if not desk.has_traded(span)]
         if len(newer) > len(spans) * _MOST_AT_END:
             newer = []
         for span in (*older, *newer):

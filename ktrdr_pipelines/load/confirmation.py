@@ -22,6 +22,7 @@ from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.evaluation import Question, evaluate
 from ktrdr_pipelines.core.evidence import (
     CONFIRM_AFTER,
+    STATEMENT_DAYS,
     Proof,
     Statement,
     StatementKind,
@@ -92,14 +93,15 @@ class Confirmation:
         """Leave to one request for daily bars, which speaks for a year, what it can prove.
 
         These are sessions whose proof of emptiness has expired, and sessions of which daily bars
-        said before that they are empty though their neighbours are full. What is found to have
-        traded is requested after it.
+        said before that they are empty though their neighbours are full; on the day that decides
+        they are requested themselves. What is found to have traded is requested after it.
         """
         expired, left = self._desk.facts.confirmed_before, []
         for one in self._open():
-            is_contradicted = one.verdict.proof is Proof.CONTRADICTED
-            is_told = is_contradicted and any(_is_daily(said) for said in one.statements)
-            if is_told or expired.covers(one.span.stamps):
+            is_told = any(_is_daily(said) for said in one.statements)
+            days = {said.said_at.date() for said in one.statements if _has_control(said)}
+            is_early = one.verdict.proof is Proof.CONTRADICTED and len(days) < STATEMENT_DAYS - 1
+            if (is_told and is_early) or expired.covers(one.span.stamps):
                 left.append(one.span.stamps)
         for stamps in left:
             self._desk.skip(stamps)

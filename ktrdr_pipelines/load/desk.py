@@ -285,6 +285,14 @@ class Desk:
         inside = Interval(span.opens_at, span.closes_at)
         return {one.day for one in self.facts.calendar.sessions_meeting(inside)}
 
+    def has_traded(self, span: Span) -> bool:
+        """Whether daily bars with volume were returned for a session."""
+        inside = Interval(span.opens_at, span.closes_at)
+        return any(
+            one.kind is StatementKind.TRADED and one.interval.overlaps(inside)
+            for one in self.means.evidence.of(self.series.symbol).statements
+        )
+
     def skip(self, stamps: Interval) -> None:
         """Leave an interval unrequested: requests beside it brought no bars."""
         part = self.need(stamps).gaps()

@@ -117,7 +117,7 @@ TABLE = (
     # --- "no data" ----------------------------------------------------------------------------
     Case("'no data' where there is data, once", "{fault: no_data, nth: 1}", COMPLETE),
     Case("'no data' for everything", "{fault: no_data}", "gaps unexplained"),
-    Case("nothing past the oldest bar", "{fault: past_oldest}", COMPLETE, DAYS_OF_1981),
+    Case("nothing past the oldest bar", "{fault: past_oldest}", "confirmed at", DAYS_OF_1981),
     # --- odd answers --------------------------------------------------------------------------
     Case("only the newest half, once", "{fault: partial, nth: 1}", COMPLETE),
     Case("only the newest half, always", "{fault: partial}", COMPLETE),
@@ -126,7 +126,7 @@ TABLE = (
     Case("2188 after the close, always", "{fault: newest_missing}", "gaps unexplained"),
     Case("bars twice", "{fault: duplicated}", COMPLETE, ONE_MINUTE),
     Case("two bars of one moment, once", "{fault: conflicting, nth: 1}", COMPLETE),
-    Case("two bars of one moment, always", "{fault: conflicting}", "gaps unexplained"),
+    Case("two bars of one moment, always", "{fault: conflicting}", COMPLETE),
     Case("bars in no order", "{fault: unordered}", COMPLETE, ONE_MINUTE),
     # --- the clock ----------------------------------------------------------------------------
     Case("the clock 10 min behind", "{fault: clock_off, minutes: -10}", COMPLETE, TODAY_5M),
