@@ -7,6 +7,7 @@ confirm them (``load.confirmation``).
 
 import asyncio
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
@@ -195,12 +196,12 @@ class Evidence:
         ]
         if not whole:
             return []
-        oldest = next(iter(self._store.rows_per_session(series)), None)
+        days = list(self._store.rows_per_session(series))
         counting = [
             one
             for one in self.of(series.symbol).statements
             if (now - one.said_at < COUNTS_FOR or one.kind is StatementKind.TRADED)
-            and not _is_passed(one, calendar, oldest)
+            and not _is_refuted_beginning(one, calendar, days)
         ]
         said = {id(span): _said_of(counting, calendar, span, closed) for span in whole}
         if head is not None and head.head is not None:
@@ -249,12 +250,14 @@ class Evidence:
         if not series.timeframe.is_intraday:
             return []
         kinds = {StatementKind.EMPTY, StatementKind.BEGINS}
+        days = list(self._store.rows_per_session(series))
         known = [
             one
             for one in self.of(series.symbol).statements
             if one.kind in kinds
             and one.timeframe == series.timeframe
             and now - one.said_at < COUNTS_FOR
+            and not _is_refuted_beginning(one, calendar, days)
         ]
         found = []
         for part in parts:
@@ -379,11 +382,18 @@ def beginning_of(
     return beginning(begins, calendar.day_of(head) if head else None, empty, oldest)
 
 
-def _is_passed(one: Statement, calendar: SessionCalendar, oldest: date | None) -> bool:
-    """Whether older bars came since a response began somewhere: it had been cut short."""
-    if one.kind is not StatementKind.BEGINS or oldest is None:
+def _is_refuted_beginning(one: Statement, calendar: SessionCalendar, days: Sequence[date]) -> bool:
+    """Whether bars came from before where a response began: it had been cut short.
+
+    Args:
+        one: a statement.
+        calendar: the sessions of its series.
+        days: the session dates that are held, rising.
+    """
+    if one.kind is not StatementKind.BEGINS:
         return False
-    return calendar.day_of(one.interval.end) > oldest
+    place = bisect_left(days, calendar.day_of(one.interval.start))
+    return place < len(days) and days[place] < calendar.day_of(one.interval.end)
 
 
 def _said_of(
