@@ -212,6 +212,8 @@ def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[P
     world.check()
     assert world.bench.asked <= most_requests(world)
     world.load()
+    world.check()
+    world.bench.gateway.twist = None
     assert world.load_until_confirmed().is_complete
     world.check_complete()
 
