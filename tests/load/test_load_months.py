@@ -141,13 +141,16 @@ def test_a_settled_store_is_hardly_ever_asked_again(months: Months) -> None:
 
 @pytest.mark.slow
 def test_failures_do_not_make_it_ask_for_ever(months: Months) -> None:
-    """One request in forty fails: what failed is asked again when due, and all comes in the end."""
+    """One request in forty fails: what failed is asked again when due, and all comes in the end.
+
+    Two sessions without a bar among full ones take statements on two more days each.
+    """
     months.bench.gateway.twist = failing_now_and_then(11)  # type: ignore[assignment]
     for _ in range(40):
         _evening_of(months)
         months.bench.gateway.time += timedelta(days=1)
     total = months.asked.total()
-    assert months.asked["again"] < total * 2 / 40, months.asked
+    assert months.asked["again"] < total * 2 / 40 + 2 * 2 * 2, months.asked
     months.bench.gateway.twist = None
     _evening_of(months)
     for series in months.series:
