@@ -259,22 +259,20 @@ class Evidence:
             and now - one.said_at < COUNTS_FOR
             and not _is_refuted_beginning(one, calendar, days)
         ]
+        spans = [expected_spans(calendar, series.timeframe, part)[0] for part in parts]
+        around = self._neighbourhood(
+            series, calendar, spans, empty=empty_before, said={id(one): () for one in spans}
+        )
         found = []
-        for part in parts:
+        for part, span, (neighbours, _) in zip(parts, spans, around, strict=True):
             said = tuple(one for one in known if one.interval.covers(part))
-            spans = expected_spans(calendar, series.timeframe, part)[:1]
-            around = self._neighbourhood(
-                series, calendar, spans, empty=empty_before, said={id(one): () for one in spans}
-            )
-            neighbours = around[0][0]
-            day = calendar.day_of(spans[0].opens_at)
             begins = any(one.kind is StatementKind.BEGINS for one in said)
-            if begins or not may_be_suspect(series.instrument, day):
-                neighbours = Neighbours.THIN  # the first and the last session may be short
+            is_end = not may_be_suspect(series.instrument, calendar.day_of(span.opens_at))
             verdict = judge(
                 said,
                 contradicted=False,
-                neighbours=neighbours,
+                # the first session of a contract and its last may be short
+                neighbours=Neighbours.THIN if begins or is_end else neighbours,
                 short_run=True,
                 was_proved=empty_before.covers(part),
             )
