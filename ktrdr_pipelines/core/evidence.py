@@ -55,6 +55,7 @@ class StatementKind(StrEnum):
     """What a response says of an interval.
 
     ``around``: bars on both sides of it and none inside. ``empty``: no bars at all came for it.
+    ``older``: bars came that are all older, though it was requested to its end.
     ``begins``: bars that were requested from before it begin at its end. ``closed``: the
     contract's own schedule or hours call it closed. ``head``: it lies before the head timestamp,
     the start that the gateway names of the contract's data. ``traded`` speaks against emptiness:
@@ -63,6 +64,7 @@ class StatementKind(StrEnum):
 
     AROUND = "around"
     EMPTY = "empty"
+    OLDER = "older"
     BEGINS = "begins"
     CLOSED = "closed"
     HEAD = "head"
@@ -89,6 +91,14 @@ class Statement:
     reaches_past: bool = False
 
 
+NONE_CAME = frozenset({StatementKind.EMPTY, StatementKind.OLDER})
+"""Statements that no bars came from some moment on: another one must come later to confirm them."""
+
+MANY = 12
+"""Responses without any bar, and nothing else, that prove what statements of other kinds prove by
+two: a gateway that leaves 60 % of its requests without bars by chance answers so many in a row
+with none twice in 1,000 times."""
+
 _POSITIVE = frozenset(
     {
         StatementKind.AROUND,
@@ -97,7 +107,7 @@ _POSITIVE = frozenset(
         StatementKind.HEAD,
     }
 )
-"""Statements that are no response without bars."""
+"""Statements that need no other one to come later."""
 
 
 class Proof(StrEnum):
@@ -150,6 +160,7 @@ def judge(
     neighbours: "Neighbours",
     short_run: bool,
     was_proved: bool = False,
+    is_part: bool = False,
 ) -> Verdict:
     """Judge what statements about one range prove.
 
@@ -160,13 +171,14 @@ def judge(
         short_run: fewer than ``SHORT_RUN`` sessions in a row are without bars.
         was_proved: the range was proved to be empty before, by a proof that has expired: one more
             statement renews it.
+        is_part: the range is a part of a session that has bars.
     """
     said = sorted(statements, key=lambda one: one.said_at)
     kinds = {one.kind for one in said}
     contradicted = contradicted or StatementKind.TRADED in kinds
     full, thin = neighbours is Neighbours.FULL, neighbours is Neighbours.THIN
     around = {one.request for one in said if one.kind is StatementKind.AROUND}
-    empty = [one for one in said if one.kind is StatementKind.EMPTY]
+    empty = [one for one in said if one.kind in NONE_CAME]
     if empty or around:
         # Where a response begins says little of what lies before by itself: one that was cut short
         # begins late too. Beside another statement it counts.
@@ -177,27 +189,41 @@ def judge(
     is_renewed = was_proved and bool(around or any(one.controlled for one in empty))
     if is_renewed:
         return Verdict(_PROVED[contradicted], is_voidable=not around)
+    is_heard = is_part or _is_heard(said)
     if not contradicted:
         told = {one.request for one in said if one.kind is StatementKind.CLOSED}
         by_calendar = bool(told and around and len(told | around) > 1)
         if by_calendar or (len(around) > 1 and not (full and short_run)):
             return Verdict(Proof.CONFIRMED)
-        if (thin or (around and not full)) and _are_apart(empty, positive):
+        is_apart = is_heard and _are_apart(empty, positive)
+        if (thin or (around and not full)) and is_apart:
             return Verdict(Proof.CONFIRMED, is_voidable=True)
     if contradicted or (full if around else not thin):
-        return _judge_by_days(said, positive)
-    counting = [one for one in said if one.kind is not StatementKind.EMPTY or one.controlled]
-    first = counting[0] if counting else said[-1]
+        return _judge_by_days(said, positive, is_heard=is_heard)
+    counting = [one for one in said if one.kind not in NONE_CAME or one.controlled]
+    first = counting[0] if counting and is_heard else said[-1]
     return Verdict(Proof.UNCONFIRMED, first.said_at + CONFIRM_AFTER)
 
 
-def _judge_by_days(said: Sequence[Statement], positive: Iterable[Statement]) -> Verdict:
+def _judge_by_days(
+    said: Sequence[Statement], positive: Iterable[Statement], *, is_heard: bool
+) -> Verdict:
     """Judge a range that held data contradict: it takes statements on three days."""
     days = _stated_days(said)
-    if len(days) < STATEMENT_DAYS:
+    if len(days) < STATEMENT_DAYS or not is_heard:
         return Verdict(Proof.CONTRADICTED, _next_day(said, days))
     by_bars = _stated_days(positive)
     return Verdict(Proof.DISPUTED, is_voidable=len(by_bars) < STATEMENT_DAYS)
+
+
+def _is_heard(said: Iterable[Statement]) -> bool:
+    """Whether some statement has bars, or is the contract's own; without, it takes many.
+
+    A gateway that has the data, and now and then returns none of it, never returns bars around a
+    session that has some, or only older ones.
+    """
+    kinds = {one.request: one.kind for one in said if one.kind is not StatementKind.TRADED}
+    return len(kinds) >= MANY or any(kind is not StatementKind.EMPTY for kind in kinds.values())
 
 
 def _are_apart(empty: Sequence[Statement], positive: Sequence[Statement]) -> bool:
@@ -224,7 +250,7 @@ def _stated_days(said: Iterable[Statement]) -> set[date]:
         one.request: one.said_at.date()
         for one in said
         if one.kind in {StatementKind.AROUND, StatementKind.BEGINS}
-        or (one.kind is StatementKind.EMPTY and one.controlled)
+        or (one.kind in NONE_CAME and one.controlled)
     }
     return set(dates.values())
 

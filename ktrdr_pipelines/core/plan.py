@@ -50,7 +50,7 @@ class Need:
     ``known_from`` is the oldest stamp from which the gateway is known to have bars, if any is.
     ``most_sessions`` is the most that one request may reach over, where fewer work than
     ``most_days`` allow; ``is_by_the_year`` says that the gateway lets no more than
-    ``ALWAYS_COUNTED`` days or weeks be counted. ``renewed`` was proved to be empty before.
+    ``ALWAYS_COUNTED`` days or weeks be counted. ``doubted`` came without bars before.
     """
 
     calendar: SessionCalendar
@@ -62,7 +62,7 @@ class Need:
     known_from: datetime | None = None
     most_sessions: int | None = None
     is_by_the_year: bool = False
-    renewed: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    doubted: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
         """Give what is due and not settled, of everything or of one stretch."""
@@ -176,8 +176,8 @@ def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     inside = expected_spans(need.calendar, need.timeframe, Interval(start, hull.end))
     if hull.end < last.stamps.end:
         return _inside_session(need, hull, start, inside)
-    if need.timeframe.is_intraday and len(inside) == 1:
-        over = _over_close(need, hull, first)
+    if need.timeframe.is_intraday:
+        over = _over_close(need, hull, inside)
         if over is not None:
             return over
     is_rest = need.timeframe.is_intraday and hull.start > first.stamps.start
@@ -207,23 +207,24 @@ def _inside_session(need: Need, hull: Interval, start: datetime, inside: Sequenc
     return Chunk(Interval(start, hull.end), ends_at, duration, len(inside), meets_settled=True)
 
 
-def _over_close(need: Need, gap: Interval, span: Span) -> Chunk | None:
-    """Return a chunk for the end of a session that reaches over the next one, if that has begun.
+def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | None:
+    """Return a chunk that reaches over the session behind a gap too, if that has begun.
 
-    Bars on both sides of a quiet end cover it; at the newest edge there are none yet. A session
-    whose proof of emptiness has expired is requested with a session on either side for that.
+    Bars on both sides of a quiet end cover it; at the newest edge there are none yet. Sessions
+    that came without bars before are requested with a session on either side for that.
     """
-    is_rest = gap.start > span.stamps.start
-    count = 2 if is_rest else 3
-    if not (is_rest or (span.stamps.start in need.renewed and count <= need.most_days)):
+    is_rest = len(inside) == 1 and gap.start > inside[0].stamps.start
+    is_doubted = all(one.stamps.start in need.doubted for one in inside)
+    if not is_rest and not is_doubted:
         return None
+    count = len(inside) + (1 if is_rest else 2)
     after = Interval(gap.end, gap.end + timedelta(days=10))
     newer = next((one for one in expected_spans(need.calendar, need.timeframe, after)), None)
     if newer is None or newer.opens_at + need.timeframe.length > need.now:
         return None
     if (need.most_sessions or count) < count:
         return None
-    start = _left_edge(need, gap.start, span)
+    start = _left_edge(need, gap.start, inside[0])
     stamps = Interval(start, max(gap.end, newer.stamps.start))
     return Chunk(stamps, min(newer.closes_at, need.now), f"{count} D", count)
 

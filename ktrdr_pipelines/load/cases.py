@@ -368,7 +368,7 @@ class Case:
         statements = [
             Statement(
                 part,
-                StatementKind.EMPTY,
+                StatementKind.OLDER if controlled else StatementKind.EMPTY,
                 desk.series.timeframe.value,
                 at,
                 request,

@@ -22,6 +22,7 @@ from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.evaluation import Question, evaluate
 from ktrdr_pipelines.core.evidence import (
     CONFIRM_AFTER,
+    NONE_CAME,
     STATEMENT_DAYS,
     Proof,
     Statement,
@@ -86,8 +87,17 @@ class Confirmation:
         self._left = IntervalSet()
 
     def prove_known(self) -> None:
-        """Prove what statements of other runs and timeframes suffice for, at no request."""
-        self._prove(self._open())
+        """Prove what statements of other runs and timeframes suffice for, at no request.
+
+        What does not suffice is requested with bars on both sides from now on.
+        """
+        found = self._open()
+        self._prove(found)
+        self._desk.facts.doubted = IntervalSet(
+            one.span.stamps
+            for one in found
+            if any(said.kind in NONE_CAME for said in one.statements) and not self._is_older(one)
+        )
 
     def leave_to_daily_bars(self) -> None:
         """Leave to one request for daily bars, which speaks for a year, what it can prove.
@@ -284,6 +294,11 @@ class Confirmation:
         is_told = bool(one.statements) or self._desk.was_skipped(one.span.stamps)
         return is_told and asked < _MOST_DAILY
 
+    def _is_older(self, one: Open) -> bool:
+        """Whether no bar is held from before a session: none can stand on that side of it."""
+        oldest = self._desk.oldest_known()
+        return oldest is None or one.span.closes_at <= oldest
+
     def _is_before_bars(self, one: Open) -> bool:
         """Whether a session lies before the oldest bar of the series."""
         oldest = self._desk.oldest_known()
@@ -403,7 +418,7 @@ class Confirmation:
             [
                 Statement(
                     part,
-                    StatementKind.EMPTY,
+                    StatementKind.OLDER if controlled else StatementKind.EMPTY,
                     Timeframe.D1.value,
                     at,
                     request,

@@ -18,6 +18,7 @@ from ktrdr_pipelines.core.bars import micros
 from ktrdr_pipelines.core.evidence import (
     CONFIRM_AFTER,
     COUNTS_FOR,
+    NONE_CAME,
     SHORT_RUN,
     VOIDED_WITHIN,
     Neighbours,
@@ -126,7 +127,7 @@ class Evidence:
         empty = [
             one
             for one in self.of(symbol).statements
-            if one.kind is StatementKind.EMPTY and not one.reaches_past
+            if one.kind in NONE_CAME and not one.reaches_past
         ]
         if not empty:
             return False
@@ -148,7 +149,7 @@ class Evidence:
             known.statements = [
                 one
                 for one in known.statements
-                if one.kind is not StatementKind.EMPTY or not start <= one.said_at <= end
+                if one.kind not in NONE_CAME or not start <= one.said_at <= end
             ]
         for symbol, intervals in voided.items():
             self._retract(symbol, intervals)
@@ -249,7 +250,7 @@ class Evidence:
         """
         if not series.timeframe.is_intraday:
             return []
-        kinds = {StatementKind.EMPTY, StatementKind.BEGINS}
+        kinds = {*NONE_CAME, StatementKind.BEGINS}
         days = list(self._store.rows_per_session(series))
         known = [
             one
@@ -275,6 +276,7 @@ class Evidence:
                 neighbours=Neighbours.THIN if begins or is_end else neighbours,
                 short_run=True,
                 was_proved=empty_before.covers(part),
+                is_part=True,
             )
             found.append(Open(Span(part, part.start, part.end), verdict, said))
         return found
@@ -368,7 +370,7 @@ def beginning_of(
     for one in statements:
         if one.kind is StatementKind.BEGINS:
             begins.append(calendar.day_of(one.interval.end))
-        elif one.kind is StatementKind.EMPTY:
+        elif one.kind in NONE_CAME:
             after = calendar.sessions_meeting(
                 Interval(one.interval.end, one.interval.end + 14 * _DAY)
             )

@@ -65,6 +65,7 @@ class SeriesFacts:
         self.again = whole_sessions(self.calendar, series.timeframe, again or IntervalSet())
         self.suspects = suspects
         self.proved = IntervalSet()
+        self.doubted = IntervalSet()
         self.left_alone = IntervalSet()
         self.next_try_at: datetime | None = None
         self._stored = coverage
@@ -98,7 +99,7 @@ class SeriesFacts:
             now=now,
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
             known_from=bars.start if bars else None,
-            renewed=self.empty_before,
+            doubted=self.empty_before | self.doubted,
         )
 
     @property

@@ -81,7 +81,7 @@ class StatementsTable(Database):
         with self._reading() as connection:
             for symbol, *row in connection.execute(
                 f"SELECT symbol, {_COLUMNS} FROM statements "  # noqa: S608  (a constant)
-                "WHERE voided_at IS NULL AND kind IN ('begins', 'empty') ORDER BY said_at"
+                "WHERE voided_at IS NULL AND kind IN ('begins', 'empty', 'older') ORDER BY said_at"
             ):
                 found[symbol].append(_statement(row))
         return dict(found)
@@ -94,7 +94,10 @@ class StatementsTable(Database):
         Returns: the intervals that become void, by symbol.
         """
         bounds = (gateway, micros(start), micros(end))
-        where = "gateway = ? AND kind = 'empty' AND voided_at IS NULL AND said_at BETWEEN ? AND ?"
+        where = (
+            "gateway = ? AND kind IN ('empty', 'older') AND voided_at IS NULL "
+            "AND said_at BETWEEN ? AND ?"
+        )
         found: dict[str, list[Interval]] = defaultdict(list)
         with self._writing() as connection:
             for symbol, starts, ends in connection.execute(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.core.evidence import (
     CONFIRM_AFTER,
+    MANY,
     NEIGHBOURS,
     STATEMENT_DAYS,
     Neighbours,
@@ -29,7 +30,7 @@ NOON = datetime(2024, 6, 10, 12, tzinfo=UTC)
 """A moment at which no statement made within hours falls on another UTC date."""
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
 RANGE = Interval(datetime(2024, 6, 4, 4, tzinfo=UTC), datetime(2024, 6, 5, 4, tzinfo=UTC))
-EMPTY, AROUND = StatementKind.EMPTY, StatementKind.AROUND
+EMPTY, AROUND, OLDER = StatementKind.EMPTY, StatementKind.AROUND, StatementKind.OLDER
 FULL, THIN, UNKNOWN = Neighbours.FULL, Neighbours.THIN, Neighbours.UNKNOWN
 
 
@@ -196,8 +197,8 @@ def test_a_response_without_bars_confirms_one_with_bars_around(
 def test_two_responses_without_bars_confirm_each_other_among_thin_neighbours(
     after: timedelta, *, first: bool, second: bool, is_proved: bool
 ) -> None:
-    """A thin instrument has such sessions; each of the two needs its control."""
-    statements = (said(EMPTY, controlled=first), said(EMPTY, after, controlled=second))
+    """A thin instrument has such sessions; each needs its control, and one had older bars."""
+    statements = (said(OLDER, controlled=first), said(EMPTY, after, controlled=second))
     found = verdict(*statements, neighbours=THIN)
     assert found.is_proved == is_proved
     assert found.is_voidable == is_proved
@@ -206,10 +207,31 @@ def test_two_responses_without_bars_confirm_each_other_among_thin_neighbours(
 @pytest.mark.parametrize("neighbours", [FULL, UNKNOWN])
 def test_two_responses_without_bars_prove_nothing_elsewhere(neighbours: Neighbours) -> None:
     """Where no response had bars around the range it takes three days."""
-    two = (said(EMPTY), said(EMPTY, 16 * MINUTE))
+    two = (said(OLDER), said(EMPTY, 16 * MINUTE))
     assert verdict(*two, neighbours=neighbours).proof is Proof.CONTRADICTED
-    three = verdict(said(EMPTY), said(EMPTY, DAY), said(EMPTY, 2 * DAY), neighbours=neighbours)
+    three = verdict(said(OLDER), said(EMPTY, DAY), said(EMPTY, 2 * DAY), neighbours=neighbours)
     assert three == Verdict(Proof.DISPUTED, is_voidable=True)
+
+
+@pytest.mark.parametrize("neighbours", Neighbours)
+def test_responses_without_any_bar_alone_prove_something_only_when_they_are_many(
+    neighbours: Neighbours,
+) -> None:
+    """By chance a gateway returns none a few times, whatever the time between them."""
+    few = [said(EMPTY, n * DAY / 2) for n in range(MANY - 1)]
+    assert not verdict(*few, neighbours=neighbours).is_proved
+    assert not verdict(*few, few[0], neighbours=neighbours).is_proved
+    assert verdict(*few, said(EMPTY, 9 * DAY), neighbours=neighbours).is_proved
+    assert verdict(*few[:6], said(OLDER, 9 * DAY), neighbours=neighbours).is_proved
+
+
+def test_a_part_of_a_session_waits_for_fewer() -> None:
+    """The session has bars, and the one behind it covers the part in the end."""
+    two = [said(EMPTY), said(EMPTY, 16 * MINUTE)]
+    how = {"contradicted": False, "short_run": True}
+    assert judge(two, neighbours=THIN, is_part=True, **how).is_proved
+    assert not judge(two, neighbours=FULL, is_part=True, **how).is_proved
+    assert not judge(two, neighbours=THIN, **how).is_proved
 
 
 def test_many_responses_without_bars_in_a_burst_prove_nothing() -> None:
@@ -234,7 +256,7 @@ def three_days(kind: StatementKind, *, controlled: bool = True) -> list[Statemen
 
 
 @pytest.mark.parametrize("by_bar", [True, False])
-@pytest.mark.parametrize("kind", [AROUND, EMPTY])
+@pytest.mark.parametrize("kind", [AROUND, OLDER])
 @pytest.mark.parametrize("neighbours", Neighbours)
 def test_what_held_data_contradict_is_disputed_after_three_days(
     kind: StatementKind, neighbours: Neighbours, *, by_bar: bool
@@ -248,7 +270,7 @@ def test_what_held_data_contradict_is_disputed_after_three_days(
         assert some.proof is Proof.CONTRADICTED
         assert some.next_at == datetime(2024, 6, 10 + count, tzinfo=UTC)
     found = verdict(*three_days(kind), *against, contradicted=not by_bar, neighbours=neighbours)
-    assert found == Verdict(Proof.DISPUTED, is_voidable=kind is EMPTY)
+    assert found == Verdict(Proof.DISPUTED, is_voidable=kind is OLDER)
 
 
 def test_days_without_a_control_do_not_count() -> None:
@@ -439,13 +461,14 @@ def test_a_proof_rests_on_two_requests_and_counts_its_days(
     counting = [
         one
         for one in made
-        if one.kind in {AROUND, StatementKind.BEGINS} or (one.kind is EMPTY and one.controlled)
+        if one.kind in {AROUND, StatementKind.BEGINS}
+        or (one.kind in {EMPTY, OLDER} and one.controlled)
     ]
     said_by = {one.request for one in made if one.kind is not StatementKind.TRADED}
     if found.is_proved:
         assert len(said_by) > 1
         assert found.next_at is None
-        assert not found.is_voidable or any(one.kind is EMPTY for one in counting)
+        assert not found.is_voidable or any(one.kind in {EMPTY, OLDER} for one in counting)
     if found.proof is Proof.DISPUTED:
         assert len({one.said_at.date() for one in counting}) >= STATEMENT_DAYS
     if found.proof is Proof.CONFIRMED:

@@ -142,7 +142,7 @@ class World:
         """Load what is wanted."""
         return self.bench.load(self.series, self.wanted)
 
-    def load_until_confirmed(self, most: int = 8) -> SeriesReport:
+    def load_until_confirmed(self, most: int = 12) -> SeriesReport:
         """Load, and again whenever what came without bars can be confirmed."""
         report = self.load()
         for _ in range(most):

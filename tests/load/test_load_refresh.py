@@ -303,7 +303,7 @@ def test_a_session_that_was_wrongly_called_empty_is_asked_once_more(
 ) -> None:
     """One empty session among full ones is contradicted, and requested again on another day."""
     made = world(RTH, timeframe, *SPRING)
-    hide(made, date(2024, 4, 11), times=4)
+    hide(made, date(2024, 4, 11), times=3)
     for _ in range(3):
         report = made.load()
         made.bench.gateway.time += timedelta(days=1, minutes=1)

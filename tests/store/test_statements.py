@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ktrdr_pipelines.core.disagreement import Disagreement
-from ktrdr_pipelines.core.evidence import Statement, StatementKind
+from ktrdr_pipelines.core.evidence import NONE_CAME, Statement, StatementKind
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.load.moving import rename, retire
 from ktrdr_pipelines.store.layout import StoreLayout
@@ -137,7 +137,7 @@ def test_what_is_void_is_not_voided_again(ledger: Ledger) -> None:
 
 def test_other_statements_and_other_gateways_stay(ledger: Ledger) -> None:
     """Bars on both sides were seen; what one gateway returns says nothing of another."""
-    others = [said(kind) for kind in StatementKind if kind is not StatementKind.EMPTY]
+    others = [said(kind) for kind in StatementKind if kind not in NONE_CAME]
     ledger.record_statements("AAPL", HERE, others, NOW)
     ledger.record_statements("MSFT", THERE, [said()], NOW)
     assert ledger.void_empty_responses(HERE, NOW - DAY, NOW + DAY, NOW) == {}
