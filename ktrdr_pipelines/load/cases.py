@@ -260,16 +260,18 @@ class Case:
         """Cover the quiet end of the contract's last session; say whether that is all there is.
 
         The contract's own last day is what stands on the other side of it, and an earlier response
-        that reached over the close left it without bars too.
+        of this case, which had bars and reached over the close, left it without any too.
         """
+        if self.was_empty:
+            return False
         desk = self._desk
         need = desk.need(chunk.stamps)
         gaps, held = need.gaps(), desk.facts.bars
         hull = gaps.hull
         if hull is None or not need.timeframe.is_intraday or len(gaps) > 1:
             return False
-        (span,) = expected_spans(need.calendar, need.timeframe, hull)[:1] or (None,)
-        if span is None or hull.end < span.stamps.end or not held.clip(span.stamps):
+        span = expected_spans(need.calendar, need.timeframe, hull)[0]
+        if hull.end < span.stamps.end or not held.clip(span.stamps):
             return False
         day = need.calendar.day_of(span.closes_at - timedelta(microseconds=1))
         if may_be_suspect(desk.series.instrument, day) or not is_closed(span, need.now):

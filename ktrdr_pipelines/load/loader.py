@@ -33,8 +33,6 @@ from ktrdr_pipelines.store.parquet import SaveResult
 
 _NAMED_AT_MOST = 3
 
-"""Attempts about what came without bars."""
-
 
 class IbDataLoader:
     """Loads series from a gateway into a store; one object serves many series at once.

@@ -89,7 +89,7 @@ class StatementsTable(Database):
     def void_empty_responses(
         self, gateway: str, start: datetime, end: datetime, at: datetime
     ) -> dict[str, list[Interval]]:
-        """Void every response without bars that a gateway gave in ``[start, end]``.
+        """Void what a gateway said in ``[start, end]`` by responses without bars, or with older.
 
         Returns: the intervals that become void, by symbol.
         """

@@ -405,6 +405,33 @@ def test_the_last_day_of_a_contract_is_no_suspect(world: MakeWorld) -> None:
     assert not found.missing.clip(made.wanted)
 
 
+def test_one_response_does_not_end_a_contracts_last_session(world: MakeWorld) -> None:
+    """The morning is held; one response of older bars alone is no proof that it was all."""
+    made = world(RTH, Timeframe.M1, *JUNE, now=utc(2024, 6, 28, 15))
+    last = date(2024, 6, 28)
+    instrument = replace(made.series.instrument, last_trade_date=last, end=date(2024, 6, 29))
+    made = replace(made, series=Series(instrument, Timeframe.M1))
+    made.load()
+    held = made.bench.store.rows(made.series)
+    made.bench.gateway.time = utc(2024, 6, 28, 22)
+    morning = utc(2024, 6, 28, 15)
+    asked = made.bench.asked
+
+    def twist(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
+        if made.bench.asked > asked + 1:
+            return RequestRejectedError("bars", came="321")
+        return bars_between(bars, utc(2020, 1, 1), morning)
+
+    made.bench.gateway.twist = twist
+    report = made.load()
+    assert made.bench.store.rows(made.series) >= held
+    assert not report.is_complete
+    made.bench.gateway.twist = None
+    made.bench.gateway.time += timedelta(minutes=16)
+    assert made.load_until_confirmed().is_complete
+    made.check_complete()
+
+
 def test_a_tail_asks_for_no_suspect(world: MakeWorld) -> None:
     """Freshness does not wait for doubts about the past."""
     made = world(RTH, Timeframe.M1, *JUNE)
