@@ -209,10 +209,10 @@ def _judge_by_days(
     said: Sequence[Statement], positive: Iterable[Statement], *, is_heard: bool
 ) -> Verdict:
     """Judge a range that held data contradict: it takes statements on three days."""
-    days = _stated_days(said)
+    days = stated_days(said)
     if len(days) < STATEMENT_DAYS or not is_heard:
         return Verdict(Proof.CONTRADICTED, _next_day(said, days))
-    by_bars = _stated_days(positive)
+    by_bars = stated_days(positive)
     return Verdict(Proof.DISPUTED, is_voidable=len(by_bars) < STATEMENT_DAYS)
 
 
@@ -241,7 +241,7 @@ def _are_apart(empty: Sequence[Statement], positive: Sequence[Statement]) -> boo
     return False
 
 
-def _stated_days(said: Iterable[Statement]) -> set[date]:
+def stated_days(said: Iterable[Statement]) -> set[date]:
     """Return the UTC dates with a statement that had a control; bars in it are one.
 
     A request has one date.
@@ -288,7 +288,7 @@ def beginning(
         return None
     if head in set(begins):
         return head
-    before = _stated_days(one for day, one in empty if day == head)
+    before = stated_days(one for day, one in empty if day == head)
     return head if len(before) >= STATEMENT_DAYS else None
 
 

@@ -28,6 +28,7 @@ from ktrdr_pipelines.core.evidence import (
     Statement,
     StatementKind,
     Verdict,
+    stated_days,
 )
 from ktrdr_pipelines.core.gaps import bar_lag, final_lag, first_stamps_of
 from ktrdr_pipelines.core.instruments import Series
@@ -96,7 +97,9 @@ class Confirmation:
         self._desk.facts.doubted = IntervalSet(
             one.span.stamps
             for one in found
-            if any(said.kind in NONE_CAME for said in one.statements) and not self._is_older(one)
+            if any(said.kind in NONE_CAME for said in one.statements)
+            and self._desk.oldest_known() is not None
+            and not self._is_before_bars(one)
         )
 
     def leave_to_daily_bars(self) -> None:
@@ -109,8 +112,10 @@ class Confirmation:
         expired, left = self._desk.facts.confirmed_before, []
         for one in self._open():
             is_told = any(_is_daily(said) for said in one.statements)
-            days = {said.said_at.date() for said in one.statements if _has_control(said)}
-            is_early = one.verdict.proof is Proof.CONTRADICTED and len(days) < STATEMENT_DAYS - 1
+            is_early = (
+                one.verdict.proof is Proof.CONTRADICTED
+                and len(stated_days(one.statements)) < STATEMENT_DAYS - 1
+            )
             if (is_told and is_early) or expired.covers(one.span.stamps):
                 left.append(one.span.stamps)
         for stamps in left:
@@ -293,11 +298,6 @@ class Confirmation:
             return not asked
         is_told = bool(one.statements) or self._desk.was_skipped(one.span.stamps)
         return is_told and asked < _MOST_DAILY
-
-    def _is_older(self, one: Open) -> bool:
-        """Whether no bar is held from before a session: none can stand on that side of it."""
-        oldest = self._desk.oldest_known()
-        return oldest is None or one.span.closes_at <= oldest
 
     def _is_before_bars(self, one: Open) -> bool:
         """Whether a session lies before the oldest bar of the series."""
@@ -486,9 +486,7 @@ class Confirmation:
             said.timeframe
             for one in (*self._open(), *self._pieces())
             if one.verdict.proof is not Proof.CONTRADICTED
-            or not any(
-                _has_control(said) and said.said_at.date() == today for said in one.statements
-            )
+            or today not in stated_days(one.statements)
             for said in one.statements
             if said.kind is StatementKind.EMPTY and not said.controlled
         }
@@ -539,11 +537,6 @@ class Confirmation:
             if one.closes_at + final_lag() <= now
         ]
         return closed[-1] if closed else None
-
-
-def _has_control(said: Statement) -> bool:
-    """Whether a statement counts for its day: bars came in its response, or after it."""
-    return said.kind is StatementKind.AROUND or said.controlled
 
 
 def _is_daily(said: Statement) -> bool:
