@@ -174,6 +174,7 @@ class Case:
         if answer.lacks_newest:
             desk.defer(chunk.stamps)
             return f"{found.bars.num_rows} bars, the newest are held back"
+        desk.facts.answered(IntervalSet([chunk.stamps]) - answer.impossible)
         self._take_opening(chunk, before)
         if found.around:
             desk.defer_part(found.around)
@@ -341,6 +342,7 @@ class Case:
         reaches past the gateway's oldest bar may return nothing though there are bars (grade C).
         """
         desk = self._desk
+        desk.facts.answered(IntervalSet([chunk.stamps]))
         need = desk.need(chunk.stamps)
         gaps = need.gaps()
         hull = gaps.hull

@@ -303,6 +303,16 @@ class Desk:
         """Whether an interval was left unrequested."""
         return self._skipped.covers(stamps)
 
+    def refreshed(self) -> IntervalSet:
+        """Give what was requested again and came again.
+
+        What holds no bars and came without any once more is as it was: a response that has bars on
+        one side of it only takes nothing back, and needs no second one to be believed.
+        """
+        again = self.facts.unproved_again(self.means.keeper.market_now())
+        same = [one for one in again if not self.means.store.read(self.series, one).num_rows]
+        return (self.facts.proved & self.facts.again) | IntervalSet(same)
+
     def count_kept(self) -> int:
         """Count the bars that were asked for again and that the gateway no longer gives."""
         again = self.facts.proved & self.facts.again

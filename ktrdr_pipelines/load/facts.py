@@ -71,6 +71,7 @@ class SeriesFacts:
         self._stored = coverage
         self._settled: IntervalSet | None = None
         self._deferred = IntervalSet()
+        self._answered = IntervalSet()
 
     def need(
         self,
@@ -151,6 +152,14 @@ class SeriesFacts:
         covered = coverage.settled(proof_now)
         self.proved |= covered
         self._settled = self._known(proof_now) | covered
+
+    def answered(self, stamps: IntervalSet) -> None:
+        """Take in that responses came to requests for these stamps, whatever they held."""
+        self._answered |= stamps
+
+    def unproved_again(self, proof_now: datetime) -> IntervalSet:
+        """Give what was settled and requested again, to responses that prove nothing of it."""
+        return (self.again & self._answered & self._stored.settled(proof_now)) - self.proved
 
     @property
     def empty_before(self) -> IntervalSet:

@@ -214,7 +214,7 @@ class IbDataLoader:
         need = facts.need(keeper.now(), self._market_clock(), everything=True)
         gaps = facts.left(need, self._market_clock())
         waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
-        again = need.gaps() - gaps
+        again = need.gaps() - gaps - (work.refreshed if work else IntervalSet())
         found = () if manner.tail else self._outlook.suspects(facts.series, facts.begins)
         unexplained = gaps - waiting
         to_confirm = [

@@ -3,6 +3,9 @@
 Not here: reading settings (``settings``), commands and assets (``cli``, ``defs``).
 """
 
+from collections.abc import Callable
+from datetime import datetime
+
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.ib.config import GatewayConfig
@@ -27,6 +30,7 @@ def open_manager(
     *,
     operation: str = "cli",
     progress: Progress | None = None,
+    clock: Callable[[], datetime] = system_now,
 ) -> LoadManager:
     """Make a manager that loads from the gateway of the settings; nothing is opened yet.
 
@@ -35,10 +39,11 @@ def open_manager(
         layout: the store.
         operation: whose client ids are used (``api``, ``gap_filler``, ``batch``, ``cli``).
         progress: who listens.
+        clock: gives real time.
     """
     config = GatewayConfig.from_settings(settings)
     listener = progress or Quiet()
-    waits = Waits(listener.waiting, system_now)
+    waits = Waits(listener.waiting, clock)
     return LoadManager(
         layout=layout,
         open_source=lambda: open_source(config, operation, waits=waits),
@@ -46,6 +51,7 @@ def open_manager(
         patience=Patience(
             max_retries=config.max_retries,
             delay_s=config.retry_delay_s,
+            clock=clock,
             clock_offset_s=settings.ktrdr_clock_offset_s,
         ),
         progress=listener,

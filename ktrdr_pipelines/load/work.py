@@ -60,6 +60,7 @@ class SeriesWork:
         self._workers = 0
         self._failed = IntervalSet()
         self.kept = 0
+        self.refreshed = IntervalSet()
         self.failures: list[GatewayError] = []
         self.confirmed_at: datetime | None = None
 
@@ -101,7 +102,7 @@ class SeriesWork:
         finally:
             self._desk.commits.commit()
         self._close_attempts()
-        self._confirm_sparse()
+        self._take_refreshed()
         self.kept = self._desk.count_kept()
         if isinstance(self._desk.stop, GatewayUnreachableError | ClientIdInUseError):
             raise self._desk.stop
@@ -258,9 +259,10 @@ class SeriesWork:
         if hull and not desk.is_dead:
             self.confirmed_at = self._confirmation.write_down()
 
-    def _confirm_sparse(self) -> None:
-        """Remember the sparse sessions that have no more bars after another request."""
-        asked = [one for one in self._facts.suspects if self._facts.proved.covers(one.stamps)]
+    def _take_refreshed(self) -> None:
+        """Take in what came again, and remember the sparse sessions that have no more bars."""
+        self.refreshed = self._desk.refreshed() if self._facts.again else IntervalSet()
+        asked = [one for one in self._facts.suspects if self.refreshed.covers(one.stamps)]
         if not asked:
             return
         series, store = self._facts.series, self._means.store

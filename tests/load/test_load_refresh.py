@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -326,6 +326,69 @@ def test_a_session_that_stays_empty_is_believed(world: MakeWorld) -> None:
     (proof,) = made.bench.store.coverage(made.series).empty
     assert proof.kind is ProofKind.DISPUTED
     assert sensor(made).requests == 0
+
+
+def forget_bars(made: World, since: datetime, until: datetime) -> None:
+    """Let the gateway have no bars of a range, of days neither."""
+    instrument = made.series.instrument
+    for timeframe in (made.series.timeframe, Timeframe.D1):
+        key = instrument.symbol, timeframe
+        truth = made.bench.gateway.truth[key]
+        kept = (truth.closes <= micros(since)) | (truth.opens >= micros(until))
+        made.bench.gateway.truth[key] = replace(
+            truth,
+            bars=truth.bars.filter(pa.array(kept)),
+            opens=truth.opens[kept],
+            closes=truth.closes[kept],
+        )
+
+
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [
+        pytest.param(utc(2024, 6, 13, 13), utc(2024, 6, 13, 22), id="a session"),
+        pytest.param(utc(2024, 6, 11, 13), utc(2024, 6, 13, 17), id="sessions and a part"),
+        pytest.param(utc(2024, 6, 3, 13), utc(2024, 6, 3, 17), id="where the range begins"),
+    ],
+)
+def test_a_refresh_that_returns_the_same_ends(
+    world: MakeWorld, since: datetime, until: datetime
+) -> None:
+    """What was proved to be empty and came without bars again is refreshed, at any edge."""
+    made = world(RTH, Timeframe.M1, *JUNE)
+    forget_bars(made, since, until)
+    made.load_until_confirmed()
+    made.bench.gateway.time += timedelta(minutes=16)
+    assert made.load().is_complete  # a sparse session was requested once more
+    made.bench.gateway.time += timedelta(days=2)
+    coverage = made.bench.store.coverage(made.series)
+    report = refresh(made)
+    assert report.not_refreshed == NOTHING
+    assert report.is_complete
+    assert made.bench.store.coverage(made.series).settled(made.bench.gateway.time) == (
+        coverage.settled(made.bench.gateway.time)
+    )
+    assert made.load().requests == 0
+    made.check_complete()
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.M5, Timeframe.H1])
+def test_a_sparse_session_with_an_empty_beginning_is_believed(
+    world: MakeWorld, timeframe: Timeframe
+) -> None:
+    """A second response settles it though no bar lies on the other side of its beginning.
+
+    The first one had bars on both sides where it was wide.
+    """
+    made = world(RTH, timeframe, *JUNE)
+    forget_bars(made, utc(2024, 6, 11, 13), utc(2024, 6, 13, 17))
+    report = made.load_until_confirmed()
+    for _ in range(2):
+        made.bench.gateway.time += timedelta(minutes=16)
+        report = made.load()
+    assert report.is_complete, report.summary
+    assert sensor(made).requests == 0
+    made.check_complete()
 
 
 def test_loads_in_between_neither_hasten_nor_delay_the_second_request(world: MakeWorld) -> None:
