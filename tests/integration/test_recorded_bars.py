@@ -109,13 +109,17 @@ def load_until_confirmed(settings: Settings, gateway: SimulatorServer, wanted: J
     A recording begins and lapses where no statement of one moment proves that a market was silent.
     """
     passed = timedelta()
+
+    def clock() -> datetime:
+        return system_now() + passed
+
     for _ in range(MOST_LOADS):
-        [report] = load(settings, [wanted], lambda: system_now() + passed)
+        [report] = load(settings, [wanted], clock)
         assert report.failures == ()
         if report.is_complete:
             return
         assert report.unexplained == report.unconfirmed
-        now = system_now() + passed
+        now = clock()
         step = max(report.confirmed_at or now, now + CONFIRM_AFTER) - now + timedelta(minutes=1)
         passed += step
         gateway.clock.set(gateway.clock.now() + step)
