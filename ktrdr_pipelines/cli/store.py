@@ -14,6 +14,7 @@ from ktrdr_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.core.instruments import Origin
+    from ktrdr_pipelines.store.repair import RepairReport
 
 
 def init(
@@ -64,8 +65,17 @@ def init(
     say("  ktrdr load AAPL 1d   to load bars, or ktrdr up   to let Dagster keep all complete")
 
 
-def repair(as_json: AsJson = False) -> None:
+def repair(
+    seal: Annotated[
+        bool,
+        typer.Option("--seal", help="Also give digests to files that earlier versions wrote."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Rebuild from the bar files whatever can be rebuilt, and set aside what cannot be trusted.
+
+    With digests `ktrdr verify` sees every changed bit of a file. Files that earlier versions wrote
+    get them when they are next written, or by --seal.
 
     Exit codes: 0 done (it says what was set aside), 1 failed, 2 bad usage.
     """
@@ -74,18 +84,22 @@ def repair(as_json: AsJson = False) -> None:
 
     place = open_place()
     instruments = list(place.universe.instruments.values())
-    report = repair_store(place.layout, instruments, place.clock.real_now())
+    report = repair_store(place.layout, instruments, place.clock.real_now(), seal=seal)
     renew_catalog(place.layout, place.universe, place.settings)
     if as_json:
         say_json(asdict(report))
         return
+    _tell_repaired(report)
+
+
+def _tell_repaired(report: "RepairReport") -> None:
     if report.finished:
         say(f"finished the {report.finished}, which had been cut short")
     say(f"{counted(report.files, 'file')} whole; ledger and catalog are rebuilt")
     for one in report.quarantined:
         say(f"set aside: {one}")
     for path in report.mended:
-        say(f"{path}: its footer was lost or said too much; what is gone is missing again")
+        say(f"{path}: written anew; bars that it has lost are missing again")
     for path in report.distrusted:
         say(
             f"{path}: another program wrote it, with implausible values in it; the bars are kept, "
@@ -94,6 +108,8 @@ def repair(as_json: AsJson = False) -> None:
     if report.findings:
         bars = counted(report.findings, "bar")
         say(f"{bars} with implausible values taken for the gateway's; ktrdr verify lists them")
+    if report.sealed:
+        say(f"{counted(len(report.sealed), 'file')} of earlier versions given digests")
     if report.leftovers:
         say(f"removed {counted(len(report.leftovers), 'unfinished file')}")
     if report.ledger_set_aside:

@@ -21,11 +21,10 @@ from ktrdr_pipelines.core.spanarrays import span_arrays
 from ktrdr_pipelines.core.stretches import Stretches, stretches_of
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps
-from ktrdr_pipelines.store.barfile import read_file
 from ktrdr_pipelines.store.content import Digest
+from ktrdr_pipelines.store.footer import FileFacts
+from ktrdr_pipelines.store.integrity import check_files
 from ktrdr_pipelines.store.ledger import series_key
-from ktrdr_pipelines.store.mirror import Mirrored, known_by
-from ktrdr_pipelines.store.recount import true_facts
 from ktrdr_pipelines.store.verified import Verification
 
 
@@ -93,7 +92,7 @@ def verify(
     """
     ledger = book.store.ledger
     for one in series:
-        content = _read_all(book, one)
+        content = _read_all(book, one, real_now or now)
         (found,) = book.look([one], now)
         key = series_key(one)
         certificate = Certificate(
@@ -108,22 +107,42 @@ def verify(
         yield certificate
 
 
-def _read_all(book: GapBook, series: Series) -> Content:
-    content = Content()
+def _read_all(book: GapBook, series: Series, at: datetime) -> Content:
+    content, store = Content(), book.store
+    paths = store.layout.bar_files(series.symbol, series.timeframe)
+    calendar = calendar_named(series.instrument.calendar)
     try:
-        files = book.store.files_of(series)
-        for path, row in files.items():
-            _read(book, series, path, row, content=content)
+        read: dict[Path, FileFacts] = {}
+        for path, found in check_files(
+            store, series.symbol, series.timeframe, paths, calendar=calendar, at=at
+        ):
+            if found.damage:
+                content.wrong.append(f"{path}: {found.damage}. Hint: run `ktrdr repair`")
+            if found.facts is not None and found.bars is not None:
+                read[path] = found.facts
+                _count(book, series, path, found.facts, bars=found.bars, content=content)
+        if content.wrong:
+            return content
+        for path, row in store.files_of(series).items():
+            facts = read[path]
+            if (facts.rows_per_session, facts.coverage) != (row.rows_per_session, row.coverage):
+                content.wrong.append(
+                    f"{path} is not what the ledger says of it. Hint: run `ktrdr repair`"
+                )
     except StoreError as error:
         content.wrong.append(str(error))
     return content
 
 
-def _read(book: GapBook, series: Series, path: Path, row: Mirrored, *, content: Content) -> None:
-    said, bars = read_file(path, known_by(row))
-    facts = true_facts(path, said, bars, calendar_named(series.instrument.calendar))
-    if (facts.rows_per_session, facts.coverage) != (row.rows_per_session, row.coverage):
-        content.wrong.append(f"{path} is not what the ledger says of it. Run `ktrdr repair`")
+def _count(
+    book: GapBook,
+    series: Series,
+    path: Path,
+    facts: FileFacts,
+    *,
+    bars: pa.Table,
+    content: Content,
+) -> None:
     known = book.store.ledger.findings(series_key(series))
     damaged, findings = explained(bars, series.instrument.sec_type, known)
     content.findings.extend(findings)

@@ -1,21 +1,32 @@
-"""One bar file: reading it, its footer, writing it whole.
+"""One bar file: reading it, its footer, writing it whole, and what tells whether it was changed.
 
-Not here: where files stand and how bars come into them (``store.parquet``).
+Three things guard a file. Each page has a checksum, which every reading compares. The footer holds
+digests of the bars and of all that it says itself (``store.footer``), which outlive a rewriting by
+another program that keeps the footer. And it holds a digest of all bytes of the file, so that one
+changed bit anywhere is seen. Files of earlier versions have none of these, and are read as they
+are. Not here: where files stand and how bars come into them (``store.parquet``).
 """
 
+import hashlib
+import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ktrdr_pipelines.core.bars import BAR_SCHEMA, bars_between
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.store.atomic import disk_errors, write_atomically
+from ktrdr_pipelines.store.content import seal_of
 from ktrdr_pipelines.store.footer import (
+    UNKNOWN_DIGEST,
     FileFacts,
     NewerSchemaError,
     facts_from_json,
@@ -29,6 +40,13 @@ ROW_GROUP_ROWS = 131_072
 """Rows of a row group: a year of regular minutes in one, a year of all hours in three or four."""
 
 _SORTED_BY = (pq.SortingColumn(0),)
+
+_FILE_DIGEST: Final = re.compile(rb'"file":"([0-9a-f]{64})"')
+_DIGEST_WITHIN: Final = 4_194_304
+"""Bytes at the end of a file among which its footer is looked for."""
+
+_UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+"""What pyarrow raises for bytes that are no Parquet file, changed bits in the footer included."""
 
 Known = Callable[[], FileFacts]
 """Gives what is known of a file from elsewhere, should its footer be lost."""
@@ -76,12 +94,12 @@ def read_keys(path: Path, known: Known | None = None) -> tuple[FileFacts, pa.Tab
 
 def has_footer(path: Path) -> bool:
     """Say whether a Parquet file has our footer."""
-    with disk_errors(path), pq.ParquetFile(path) as file:
+    with disk_errors(path), _parquet(path) as file:
         return FOOTER_KEY.encode() in (file.metadata.metadata or {})
 
 
 def is_as_written(path: Path) -> bool:
-    """Say whether a file is laid out as ``write_file`` does it.
+    """Say whether a file is as ``write_file`` wrote it: by its digest, else by its layout.
 
     Other programs may keep the footer, but name no sorting columns and add a schema of their own
     (pyarrow), or lose the footer (pandas, DuckDB).
@@ -89,12 +107,44 @@ def is_as_written(path: Path) -> bool:
     Raises:
         DiskError: the system refused to read.
     """
-    with disk_errors(path), pq.ParquetFile(path) as file:
-        metadata = file.metadata
-        groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
-        return set(metadata.metadata or {}) == {FOOTER_KEY.encode()} and all(
-            group.sorting_columns == _SORTED_BY for group in groups
-        )
+    with disk_errors(path):
+        same = _has_own_digest(path.read_bytes())
+    if same is not None:
+        return same
+    try:
+        with disk_errors(path), _parquet(path) as file:
+            metadata = file.metadata
+            groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+            return set(metadata.metadata or {}) == {FOOTER_KEY.encode()} and all(
+                group.sorting_columns == _SORTED_BY for group in groups
+            )
+    except _UNREADABLE as error:
+        raise corrupt(path, str(error)) from error
+
+
+def is_sealed(path: Path) -> bool:
+    """Say whether a file has digests of its own; those of earlier versions have none."""
+    with disk_errors(path):
+        return _has_own_digest(path.read_bytes()) is not None
+
+
+def wrong_statistics(path: Path) -> str:
+    """Compare what the file says of the least and the greatest values with its values.
+
+    Queries leave out row groups by these. Returns: the first difference in words, or nothing.
+
+    Raises: as ``read_bars``.
+    """
+    with _opened(path) as (_facts, file):
+        for group in range(file.metadata.num_row_groups):
+            bars = file.read_row_group(group)
+            for place in range(file.metadata.num_columns):
+                column = file.metadata.row_group(group).column(place)
+                if column.path_in_schema in bars.schema.names and not _is_true(
+                    column.statistics, bars[column.path_in_schema]
+                ):
+                    return f"the statistics of {column.path_in_schema} are not those of its values"
+    return ""
 
 
 def count_bars_between(path: Path, interval: Interval, known: Known | None = None) -> int:
@@ -104,7 +154,9 @@ def count_bars_between(path: Path, interval: Interval, known: Known | None = Non
     return int(bars_between(keys, interval.start, interval.end).num_rows)
 
 
-def write_file(path: Path, bars: pa.Table, facts: FileFacts, *, is_as_written: bool = True) -> None:
+def write_file(
+    path: Path, bars: pa.Table, facts: FileFacts, *, is_as_written: bool = True
+) -> FileFacts:
     """Put bars and what is known of them in place, in one step.
 
     Args:
@@ -112,33 +164,90 @@ def write_file(path: Path, bars: pa.Table, facts: FileFacts, *, is_as_written: b
         bars: all its bars, sorted by stamp.
         facts: what is known of them.
         is_as_written: whether the values are those that were saved; False keeps it visible that
-            another program wrote them (``is_as_written``).
+            another program wrote them (``is_as_written``), and gives the file no digests.
+
+    Returns: the facts with the digests that were written.
 
     Raises:
         DiskError: the system refused; the older file still stands.
     """
+    facts = replace(facts, seal=seal_of(bars) if is_as_written else None)
+    whole = io.BytesIO()
+    with pq.ParquetWriter(
+        whole,
+        BAR_SCHEMA,
+        compression="zstd",
+        store_schema=False,
+        write_page_checksum=True,
+        sorting_columns=_SORTED_BY if is_as_written else None,
+    ) as writer:
+        writer.write_table(bars, row_group_size=ROW_GROUP_ROWS)
+        writer.add_key_value_metadata({FOOTER_KEY: facts_to_json(facts)})
+    data = whole.getbuffer()
+    if is_as_written:
+        start, end = _digest_place(data) or (0, 0)
+        data[start:end] = _digest_without(data, start, end).encode()
 
     def write(file: BinaryIO) -> None:
-        with pq.ParquetWriter(
-            file,
-            BAR_SCHEMA,
-            compression="zstd",
-            store_schema=False,
-            sorting_columns=_SORTED_BY if is_as_written else None,
-        ) as writer:
-            writer.write_table(bars, row_group_size=ROW_GROUP_ROWS)
-            writer.add_key_value_metadata({FOOTER_KEY: facts_to_json(facts)})
+        file.write(data)
 
     write_atomically(path, write)
+    return facts
+
+
+def _has_own_digest(data: bytes) -> bool | None:
+    """Say whether the bytes of a file have the digest that they name; None where they name none."""
+    place = _digest_place(data)
+    if place is None:
+        return None
+    return data[slice(*place)].decode() == _digest_without(data, *place)
+
+
+def _digest_place(data: bytes | memoryview) -> tuple[int, int] | None:
+    """Return where the last digest of a file stands in its bytes."""
+    start = max(len(data) - _DIGEST_WITHIN, 0)
+    places = [match.span(1) for match in _FILE_DIGEST.finditer(bytes(data[start:]))]
+    return (start + places[-1][0], start + places[-1][1]) if places else None
+
+
+def _digest_without(data: bytes | memoryview, start: int, end: int) -> str:
+    """Return the SHA-256 of bytes as they are without the digest that stands in them."""
+    view = memoryview(data)
+    found = hashlib.sha256(view[:start])
+    found.update(UNKNOWN_DIGEST.encode())
+    found.update(view[end:])
+    return found.hexdigest()
+
+
+def _is_true(said: pq.Statistics | None, values: pa.ChunkedArray) -> bool:
+    """Say whether the statistics of a column are those of its values, as far as there are any."""
+    if said is None:
+        return True
+    if said.has_null_count and said.null_count != values.null_count:
+        return False
+    if not said.has_min_max or (
+        pa.types.is_floating(values.type) and pc.any(pc.is_nan(values)).as_py()
+    ):
+        return True
+    bounds = pc.min_max(values)
+    least, greatest = bounds["min"], bounds["max"]
+    if pa.types.is_timestamp(values.type):
+        least, greatest = (one.cast(pa.int64()) for one in (least, greatest))
+        return (said.min_raw, said.max_raw) == (least.as_py(), greatest.as_py())
+    return (said.min, said.max) == (least.as_py(), greatest.as_py())
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, page_checksum_verification=True)
 
 
 @contextmanager
 def _opened(path: Path, known: Known | None = None) -> Iterator[_Opened]:
     """Lend an open file with its footer read, telling bad content from a refusing disk."""
     try:
-        with disk_errors(path), pq.ParquetFile(path) as file:
+        with disk_errors(path), _parquet(path) as file:
             yield _facts(path, file, known), file
-    except (pa.ArrowException, OSError) as error:
+    except _UNREADABLE as error:
         raise corrupt(path, str(error)) from error
 
 
@@ -147,6 +256,9 @@ def _facts(path: Path, file: pq.ParquetFile, known: Known | None) -> FileFacts:
     if text is None and known is None:
         raise corrupt(path, f"a Parquet file without our footer key {FOOTER_KEY!r}")
     facts = _parsed(path, text) if text is not None else known()  # type: ignore[misc]
+    if facts.seal is None and known is not None and known().seal is not None:
+        # ktrdr wrote this file with digests, and another program has taken them out since.
+        facts = known()
     if not _can_hold_bars(file.schema_arrow):
         raise corrupt(path, f"columns {file.schema_arrow.names}, expected {BAR_SCHEMA.names}")
     if file.metadata.num_rows > facts.rows:

@@ -1,10 +1,14 @@
-"""A digest of bars, to compare stores by.
+"""Digests of bars: what tells the values that were written from any others.
 
-Not here: which bars should be there (``load.verify``), which can be (``core.plausibility``), the
-file's footer (``store.recount``).
+Not here: which bars should be there (``load.verify``), which can be (``core.plausibility``), where
+digests are kept (``store.footer``, ``store.mirror``).
 """
 
 import hashlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +25,48 @@ class Digest:
 
     def add(self, bars: pa.Table) -> None:
         """Take in bars that follow those before."""
-        columns = [_plain(bars, name) for name in BAR_SCHEMA.names]
-        rows = np.rec.fromarrays([part for pair in columns for part in pair])
-        self._hash.update(rows.tobytes())
+        self._hash.update(_rows(bars))
 
     @property
     def text(self) -> str:
         """The digest so far, in hexadecimal."""
         return self._hash.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Digests of the bars of one file as they were written.
+
+    ``bars`` is the SHA-256 over all of them in hexadecimal, empty where another program has taken
+    bars out since. ``sessions`` is the CRC-32 of the bars of each session date, so that a session
+    can be judged although others are gone; dates whose bars cannot be judged are not in it.
+    """
+
+    bars: str
+    sessions: Mapping[date, int]
+
+
+def seal_of(bars: pa.Table) -> Seal:
+    """Return the digests of the bars of a file; a CRC-32 of zero is told as one."""
+    rows = _rows(bars)
+    if not bars.num_rows:
+        return Seal(hashlib.sha256(rows).hexdigest(), {})
+    width = len(rows) // bars.num_rows
+    days = bars["session_date"].to_numpy().astype("datetime64[D]")
+    starts = np.flatnonzero(np.concatenate(([True], days[1:] != days[:-1])))
+    ends = np.append(starts[1:], len(days))
+    view = memoryview(rows)
+    found: dict[date, int] = {}
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        day = days[start].item()
+        found[day] = zlib.crc32(view[start * width : end * width], found.get(day, 0))
+    return Seal(hashlib.sha256(rows).hexdigest(), {day: crc or 1 for day, crc in found.items()})
+
+
+def _rows(bars: pa.Table) -> bytes:
+    """Return bars as rows of fixed width, null flags included."""
+    columns = [_plain(bars, name) for name in BAR_SCHEMA.names]
+    return np.rec.fromarrays([part for pair in columns for part in pair]).tobytes()
 
 
 def _plain(bars: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from ktrdr_pipelines.core.bars import bars_between, moment, stamps
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import Series
+from ktrdr_pipelines.core.instruments import Origin, Series
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.store.footer import FileFacts
@@ -62,17 +62,35 @@ def stretches(series: Series, wanted: Interval) -> Iterator[tuple[str, Interval]
         yield str(year), Interval(*bounds)
 
 
-def misfiled(path: Path, facts: FileFacts, symbol: str, timeframe: Timeframe) -> str:
-    """Say why a file cannot stand where it does, or nothing; copies count their bars twice."""
+def misfiled(
+    path: Path,
+    facts: FileFacts,
+    symbol: str,
+    timeframe: Timeframe,
+    *,
+    origin: Origin | None = None,
+) -> str:
+    """Say why a file cannot stand where it does, or nothing; copies count their bars twice.
+
+    ``origin`` is that of the store, where it has one.
+    """
     held = facts.identity
     if (held.symbol, held.timeframe) != (symbol, timeframe):
         return f"it holds {held}, its folder is that of {symbol} {timeframe}"
-    if not re.fullmatch(r"[0-9]{4}" if timeframe.is_yearly_filed else ALL, path.stem):
-        return f"no file of {timeframe} bars is named so"
+    if origin not in {None, held.origin}:
+        return f"it holds {held}, the store holds bars of origin {origin}"
+    if wrong := misnamed(path, timeframe):
+        return wrong
     if not timeframe.is_yearly_filed:
         return ""
     strange = [day for day in facts.rows_per_session if day.year != int(path.stem)]
     return f"it holds bars of {strange[0]}, which are filed under that year" if strange else ""
+
+
+def misnamed(path: Path, timeframe: Timeframe) -> str:
+    """Say why a file of a timeframe cannot have its name, or nothing."""
+    pattern = r"[0-9]{4}" if timeframe.is_yearly_filed else ALL
+    return "" if re.fullmatch(pattern, path.stem) else f"no file of {timeframe} bars is named so"
 
 
 def _hull(bars: pa.Table, coverage: Coverage) -> Interval | None:

@@ -4,31 +4,44 @@ Identity and coverage travel with the bars, so that one rename commits all three
 reading and writing of files (``store.parquet``).
 """
 
+import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
 
 from ktrdr_pipelines.core.bars import micros, moment
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.instruments import Identity, Origin, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.store.content import Seal
 
 SCHEMA_VERSION = 1
 """Version of columns and footer; 1 is the first."""
 
 
+UNKNOWN_DIGEST: Final = "0" * 64
+"""Stands in a footer for the digest of its file until the file is complete."""
+
+_NO_CRC = 0
+"""Stands for a session whose bars cannot be judged; no CRC-32 of a ``Seal`` is zero."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What one bar file holds, without its bars."""
+    """What one bar file holds, without its bars; files of earlier versions have no ``seal``."""
 
     identity: Identity
     coverage: Coverage
     rows: int
     rows_per_session: Mapping[date, int]
     schema_version: int = SCHEMA_VERSION
+    seal: Seal | None = None
 
 
 class NewerSchemaError(ValueError):
@@ -36,16 +49,23 @@ class NewerSchemaError(ValueError):
 
 
 def facts_to_json(facts: FileFacts) -> str:
-    """Write down what a footer says."""
-    return _dumps(
-        {
-            "schema_version": facts.schema_version,
-            "rows": facts.rows,
-            "identity": _identity_fields(facts.identity),
-            "coverage": _coverage_fields(facts.coverage),
-            "sessions": _session_fields(facts.rows_per_session),
-        }
-    )
+    """Write down what a footer says.
+
+    With a seal the footer also holds a digest of everything else that it says, and the place for
+    the digest of the whole file (``UNKNOWN_DIGEST``).
+    """
+    fields: dict[str, object] = {
+        "schema_version": facts.schema_version,
+        "rows": facts.rows,
+        "identity": _identity_fields(facts.identity),
+        "coverage": _coverage_fields(facts.coverage),
+        "sessions": _session_fields(facts.rows_per_session),
+    }
+    if facts.seal is not None:
+        digests = seal_to_json(facts.seal, facts.rows_per_session)
+        fields["digests"] = json.loads(digests)
+        fields["seal"] = {"facts": _digest(fields), "file": UNKNOWN_DIGEST}
+    return _dumps(fields)
 
 
 def facts_from_json(text: str | bytes) -> FileFacts:
@@ -53,19 +73,39 @@ def facts_from_json(text: str | bytes) -> FileFacts:
 
     Raises:
         NewerSchemaError: it is of a newer version.
-        ValueError, KeyError, TypeError, AttributeError, OverflowError: it is no footer of ours.
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: it is no footer of ours, or
+            was changed since it was written.
     """
     fields = json.loads(text)
     version = int(fields["schema_version"])
     if version > SCHEMA_VERSION:
         raise NewerSchemaError(f"schema version {version}")
+    written = fields.pop("seal", None)
+    if written is not None and written["facts"] != _digest(fields):
+        raise ValueError("a footer that was changed since it was written")
+    if (written is None) != ("digests" not in fields):
+        raise ValueError("a footer with a part of its digests")
+    sessions = _sessions(fields["sessions"])
     return FileFacts(
         identity=_identity(fields["identity"]),
         coverage=_coverage(fields["coverage"]),
         rows=int(fields["rows"]),
-        rows_per_session=_sessions(fields["sessions"]),
+        rows_per_session=sessions,
         schema_version=version,
+        seal=None if written is None else _seal(fields["digests"], sessions),
     )
+
+
+def seal_to_json(seal: Seal, rows_per_session: Mapping[date, int]) -> str:
+    """Write down the digests of bars; those of sessions in the order of their dates."""
+    crcs = [seal.sessions.get(day, _NO_CRC) for day in sorted(rows_per_session)]
+    packed = base64.b64encode(np.array(crcs, "<u4").tobytes()).decode()
+    return _dumps({"bars": seal.bars, "sessions": packed})
+
+
+def seal_from_json(text: str, rows_per_session: Mapping[date, int]) -> Seal:
+    """Read the digests of bars."""
+    return _seal(json.loads(text), rows_per_session)
 
 
 def identity_to_json(identity: Identity) -> str:
@@ -150,6 +190,17 @@ def _coverage(fields: Mapping[str, Any]) -> Coverage:
 
 def _sessions(fields: Mapping[str, int]) -> dict[date, int]:
     return {date.fromisoformat(day): int(rows) for day, rows in fields.items()}
+
+
+def _seal(fields: Mapping[str, Any], rows_per_session: Mapping[date, int]) -> Seal:
+    crcs = np.frombuffer(base64.b64decode(fields["sessions"], validate=True), "<u4").tolist()
+    days = sorted(rows_per_session)
+    known = {day: crc for day, crc in zip(days, crcs, strict=True) if crc != _NO_CRC}
+    return Seal(str(fields["bars"]), known)
+
+
+def _digest(fields: Mapping[str, object]) -> str:
+    return hashlib.sha256(_dumps(fields).encode()).hexdigest()
 
 
 def _bounds(interval: Interval) -> list[int]:

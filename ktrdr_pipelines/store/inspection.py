@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ktrdr_pipelines.core.instruments import Origin
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.atomic import disk_errors, make_folder, sync_folder
-from ktrdr_pipelines.store.barfile import Known, has_footer, read_file
+from ktrdr_pipelines.store.barfile import (
+    Known,
+    has_footer,
+    is_as_written,
+    read_file,
+    wrong_statistics,
+)
 from ktrdr_pipelines.store.filing import ALL, misfiled
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout
@@ -43,8 +50,66 @@ class Inspected:
 
     @property
     def is_to_mend(self) -> bool:
-        """Say whether its footer is lost, or says more than the file has."""
+        """Say whether it is to be written anew: its footer is lost or untrue, or bytes differ."""
         return self.bars is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A file that was read whole: its facts and bars, or what is wrong with it.
+
+    ``altered`` says how its bytes differ from those that were written although its bars and its
+    footer do not: writing it anew is all that it needs.
+    """
+
+    facts: FileFacts | None = None
+    bars: pa.Table | None = None
+    is_footer_true: bool = False
+    wrong: str = ""
+    altered: str = ""
+
+    @property
+    def damage(self) -> str:
+        """What is not as it was written, in words, or nothing."""
+        return self.wrong or self.altered
+
+
+def check_file(
+    path: Path,
+    symbol: str,
+    timeframe: Timeframe,
+    *,
+    known: Known | None = None,
+    calendar: SessionCalendar | None = None,
+    origin: Origin | None = None,
+) -> Checked:
+    """Read a whole file and compare it with all that is known of it.
+
+    Args:
+        path, symbol, timeframe: where it stands.
+        known: stands in for a lost footer.
+        calendar: whose days a recount cuts by.
+        origin: that of the store, where it has one.
+
+    Raises:
+        StoreError: it was written by a newer version, and so is not ours to judge.
+        DiskError: the system refused to read.
+    """
+    try:
+        said, bars = read_file(path, known)
+        facts = true_facts(path, said, bars, calendar)
+        if wrong := misfiled(path, facts, symbol, timeframe, origin=origin):
+            return Checked(wrong=wrong)
+        is_footer_true = facts is said and has_footer(path)
+        if said.seal is not None and is_as_written(path):
+            return Checked(facts, bars, is_footer_true)
+        statistics = wrong_statistics(path) if has_footer(path) else ""
+    except CorruptFileError as error:
+        return Checked(wrong=error.came)
+    if said.seal is None:
+        return Checked(facts, bars, is_footer_true, wrong=statistics)
+    altered = "its bytes are not those that were written, though its bars are"
+    return Checked(facts, bars, is_footer_true, altered=statistics or altered)
 
 
 def inspect_file(
@@ -54,27 +119,14 @@ def inspect_file(
     *,
     known: Known | None = None,
     calendar: SessionCalendar | None = None,
+    origin: Origin | None = None,
 ) -> Inspected:
-    """Read a whole file and say what is wrong with it, if anything.
-
-    Args:
-        path, symbol, timeframe: where it stands.
-        known: stands in for a lost footer.
-        calendar: whose days a recount cuts by.
-
-    Raises:
-        StoreError: it was written by a newer version, and so is not ours to judge.
-        DiskError: the system refused to read.
-    """
-    try:
-        said, bars = read_file(path, known)
-        facts = true_facts(path, said, bars, calendar)
-        if wrong := misfiled(path, facts, symbol, timeframe):
-            return Inspected(path, None, wrong)
-        mend = facts is not said or not has_footer(path)
-    except CorruptFileError as error:
-        return Inspected(path, None, error.came)
-    return Inspected(path, facts, bars=bars if mend else None)
+    """Check a file and say what is to be done with it; arguments and errors as ``check_file``."""
+    found = check_file(path, symbol, timeframe, known=known, calendar=calendar, origin=origin)
+    if found.wrong:
+        return Inspected(path, None, found.wrong)
+    is_whole = found.is_footer_true and not found.altered
+    return Inspected(path, found.facts, bars=None if is_whole else found.bars)
 
 
 def set_aside(layout: StoreLayout, path: Path, why: str, load_again: str) -> Quarantined:

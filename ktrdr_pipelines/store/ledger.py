@@ -10,6 +10,7 @@ from ktrdr_pipelines.store.claims import Claim, ClaimsTable
 from ktrdr_pipelines.store.confirmed import ConfirmedTable
 from ktrdr_pipelines.store.database import series_key
 from ktrdr_pipelines.store.disagreements import DisagreementsTable
+from ktrdr_pipelines.store.file_checks import FileChecksTable
 from ktrdr_pipelines.store.findings import FindingsTable
 from ktrdr_pipelines.store.kept_fresh import KeptFreshTable
 from ktrdr_pipelines.store.mirror import MirrorTable
@@ -44,6 +45,7 @@ class Ledger(
     ReferencesTable,
     ConfirmedTable,
     DisagreementsTable,
+    FileChecksTable,
     FindingsTable,
     KeptFreshTable,
     ProbesTable,

@@ -1,15 +1,16 @@
 """The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``."""
 
-LEDGER_VERSION = 7
+LEDGER_VERSION = 8
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
 4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``,
 6 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``,
-``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``; each
-reads what those before it wrote."""
+``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``, 8
+``file_checks`` and the digests in ``mirror``; each reads what those before it wrote."""
 
 ADDED_COLUMNS = (
     # version, table, column, its type
     (7, "requests", "clock_offset_s", "REAL NOT NULL DEFAULT 0"),
+    (8, "mirror", "seal", "TEXT NOT NULL DEFAULT ''"),
 )
 """Columns that tables of earlier versions lack. Each is the last one of its table then: SQLite adds
 columns at the end, and a new file and a migrated one must have the same shape."""
@@ -25,9 +26,19 @@ CREATE TABLE IF NOT EXISTS mirror (
     rows INTEGER NOT NULL,
     identity TEXT NOT NULL,
     coverage TEXT NOT NULL,
-    sessions TEXT NOT NULL
+    sessions TEXT NOT NULL,
+    seal TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS mirror_series ON mirror (series);
+
+CREATE TABLE IF NOT EXISTS file_checks (
+    file TEXT PRIMARY KEY,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    inode INTEGER NOT NULL,
+    checked_at INTEGER NOT NULL,
+    damage TEXT NOT NULL
+);
 
 CREATE TABLE IF NOT EXISTS attempts (
     series TEXT NOT NULL,

@@ -22,6 +22,8 @@ from ktrdr_pipelines.store.footer import (
     coverage_to_json,
     identity_from_json,
     identity_to_json,
+    seal_from_json,
+    seal_to_json,
 )
 from ktrdr_pipelines.store.packing import packed_sessions, unpacked_sessions
 
@@ -45,6 +47,7 @@ class Mirrored:
     identity_json: str
     coverage_json: str
     sessions: str | bytes
+    seal_json: str = ""
 
     @property
     def identity(self) -> Identity:
@@ -70,8 +73,14 @@ class Mirrored:
     @property
     def facts(self) -> FileFacts:
         """What the file said, or a recount found, when this was recorded."""
+        rows_per_session = self.rows_per_session
         return FileFacts(
-            self.identity, self.coverage, self.rows, self.rows_per_session, self.schema_version
+            self.identity,
+            self.coverage,
+            self.rows,
+            rows_per_session,
+            self.schema_version,
+            seal_from_json(self.seal_json, rows_per_session) if self.seal_json else None,
         )
 
 
@@ -95,6 +104,7 @@ def mirrored(taken: Fingerprint, facts: FileFacts) -> Mirrored:
         identity_json=identity_to_json(facts.identity),
         coverage_json=coverage_to_json(facts.coverage),
         sessions=packed_sessions(facts.rows_per_session),
+        seal_json=seal_to_json(facts.seal, facts.rows_per_session) if facts.seal else "",
     )
 
 
@@ -111,7 +121,7 @@ class MirrorTable(Database):
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT file, size, mtime_ns, inode, schema_version, rows, identity, coverage, "
-                "sessions FROM mirror WHERE series = ?",
+                "sessions, seal FROM mirror WHERE series = ?",
                 (series_key,),
             ).fetchall()
         return {row[0]: Mirrored(Fingerprint(*row[1:4]), *row[4:]) for row in rows}
@@ -122,7 +132,7 @@ class MirrorTable(Database):
         with self._reading() as connection:
             for series, file, *row in connection.execute(
                 "SELECT series, file, size, mtime_ns, inode, schema_version, rows, identity, "
-                "coverage, sessions FROM mirror"
+                "coverage, sessions, seal FROM mirror"
             ):
                 found[series][file] = Mirrored(Fingerprint(*row[:3]), *row[3:])
         return dict(found)
@@ -131,7 +141,7 @@ class MirrorTable(Database):
         """Record what files hold now."""
         with self._writing() as connection:
             connection.executemany(
-                "INSERT OR REPLACE INTO mirror VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO mirror VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(name, series_key, *_values(row)) for name, row in files.items()],
             )
 
@@ -148,6 +158,16 @@ class MirrorTable(Database):
                 "FROM mirror GROUP BY timeframe"
             ).fetchall()
         return {timeframe: (size, bars) for timeframe, size, bars in rows}
+
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Return the fingerprints of all recorded files, by name."""
+        with self._reading() as connection:
+            return {
+                name: Fingerprint(*taken)
+                for name, *taken in connection.execute(
+                    "SELECT file, size, mtime_ns, inode FROM mirror"
+                )
+            }
 
     def mirrored_files(self) -> list[str]:
         """Give the names of all recorded files."""
@@ -166,4 +186,5 @@ def _values(row: Mirrored) -> tuple[int | str | bytes, ...]:
         row.identity_json,
         row.coverage_json,
         row.sessions,
+        row.seal_json,
     )

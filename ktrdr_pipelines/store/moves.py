@@ -32,6 +32,7 @@ from ktrdr_pipelines.store.move_journal import (
     remove_journal,
     write_journal,
 )
+from ktrdr_pipelines.store.recount import true_facts
 from ktrdr_pipelines.universe import load_universe
 from ktrdr_pipelines.universe_edit import remove_symbol, rename_symbol
 
@@ -140,11 +141,11 @@ def _prepare(layout: StoreLayout, move: Move) -> None:
     stage, old = _stage(layout, move), layout.symbol_folder(move.symbol)
     _remove(stage)
     for path in sorted(old.rglob("*.parquet")) if old.is_dir() else ():
-        facts, bars = read_file(path)
-        identity = replace(facts.identity, symbol=move.target)
-        facts = replace(facts, identity=identity)
-        target = stage / path.relative_to(old)
-        write_file(target, bars, facts, is_as_written=is_as_written(path))
+        said, bars = read_file(path)
+        facts = true_facts(path, said, bars, None)
+        facts = replace(facts, identity=replace(facts.identity, symbol=move.target))
+        is_ours = said.seal is not None or is_as_written(path)
+        write_file(stage / path.relative_to(old), bars, facts, is_as_written=is_ours)
 
 
 def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:

@@ -33,6 +33,7 @@ from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError
 from ktrdr_pipelines.store.atomic import locked
 from ktrdr_pipelines.store.barfile import (
+    Known,
     corrupt,
     count_bars_between,
     is_as_written,
@@ -44,7 +45,7 @@ from ktrdr_pipelines.store.barfile import (
 )
 from ktrdr_pipelines.store.filing import FilePart, filed_parts, misfiled, stretches
 from ktrdr_pipelines.store.footer import FileFacts
-from ktrdr_pipelines.store.layout import StoreLayout, pin_origin
+from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
 from ktrdr_pipelines.store.ledger import Ledger, series_key
 from ktrdr_pipelines.store.mirror import Mirrored, fingerprint, known_by, mirrored
 from ktrdr_pipelines.store.move_journal import refuse_moving
@@ -167,9 +168,10 @@ class BarStore:
                     continue
                 before = IntervalSet(proof.interval for proof in row.coverage.empty)
                 found |= before - IntervalSet(proof.interval for proof in coverage.empty)
-                facts = replace(row.facts, coverage=coverage)
-                bars = read_bars(path, known_by(row))
-                write_file(path, bars, facts, is_as_written=is_as_written(path))
+                said, bars = read_file(path, known_by(row))
+                facts = replace(true_facts(path, said, bars, None), coverage=coverage)
+                is_ours = said.seal is not None or is_as_written(path)
+                facts = write_file(path, bars, facts, is_as_written=is_ours)
                 written = mirrored(fingerprint(path), facts)
                 self.ledger.record_mirror(key, {self.layout.relative(path): written})
         return found
@@ -316,6 +318,18 @@ class BarStore:
         """
         return self._looked(symbol, timeframe, None)[0]
 
+    def file(self, path: Path, symbol: str, timeframe: Timeframe) -> Mirrored:
+        """Give what one file of a series holds; as ``files``.
+
+        Raises:
+            CorruptFileError: it cannot be read, or holds other bars than its place says.
+        """
+        name, taken = self.layout.relative(path), fingerprint(path)
+        row = self.ledger.mirror(f"{symbol}|{timeframe}").get(name)
+        if row is not None and row.fingerprint == taken:
+            return row
+        return mirrored(taken, self._recounted(path, symbol, timeframe, known_by(row)))
+
     def _looked(
         self, symbol: str, timeframe: Timeframe, calendar: SessionCalendar | None
     ) -> tuple[dict[Path, Mirrored], dict[str, Mirrored]]:
@@ -328,14 +342,33 @@ class BarStore:
             name, taken = self.layout.relative(path), fingerprint(path)
             row = known.get(name)
             if row is None or row.fingerprint != taken:
-                said, keys = read_keys(path, known_by(row))
-                facts = true_facts(path, said, keys, calendar)
-                if wrong := misfiled(path, facts, symbol, timeframe):
-                    raise corrupt(path, wrong)
+                facts = self._recounted(path, symbol, timeframe, known_by(row), calendar=calendar)
                 row = mirrored(taken, facts)
                 recounted[name] = row
             current[path] = row
         return current, recounted
+
+    def _recounted(
+        self,
+        path: Path,
+        symbol: str,
+        timeframe: Timeframe,
+        known: Known | None,
+        *,
+        calendar: SessionCalendar | None = None,
+    ) -> FileFacts:
+        """Return what a file holds that is not the one that was recorded.
+
+        One with digests is believed where they are those of its bytes; else all of it is read.
+        """
+        said, bars = read_keys(path, known)
+        if said.seal is not None and not is_as_written(path):
+            said, bars = read_file(path, known)
+        facts = true_facts(path, said, bars, calendar)
+        origin = store_origin(self.layout)
+        if wrong := misfiled(path, facts, symbol, timeframe, origin=origin):
+            raise corrupt(path, wrong)
+        return facts
 
     def _keep_fresh(self, series: Series, covered: IntervalSet) -> None:
         """Remember where the newest bar was before anything was loaded behind it, once."""
@@ -365,7 +398,7 @@ class BarStore:
         if merge.revised.num_rows:
             self.ledger.record_revisions(key, merge.revised, self._clock())
         facts = FileFacts(identity, coverage, merge.bars.num_rows, rows_per_session(merge.bars))
-        write_file(path, merge.bars, facts)
+        facts = write_file(path, merge.bars, facts)
         row = mirrored(fingerprint(path), facts)
         self.ledger.record_mirror(key, {self.layout.relative(path): row})
         return SaveResult(merge.added, merge.revised.num_rows, (path,))
@@ -377,7 +410,7 @@ class BarStore:
         row = self.ledger.mirror(series_key(series)).get(self.layout.relative(path))
         said, bars = read_file(path, known_by(row))
         facts = true_facts(path, said, bars, calendar_named(series.instrument.calendar))
-        if not is_as_written(path):
+        if said.seal is None and not is_as_written(path):
             known = self.ledger.findings(series_key(series))
             facts = less_distrusted(facts, bars, known, series.instrument.sec_type)
         return facts, bars

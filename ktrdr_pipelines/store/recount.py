@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.core.bars import moment, rows_per_session, stamps
+from ktrdr_pipelines.core.bars import BAR_SCHEMA, moment, rows_per_session, stamps
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import SecType
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
@@ -30,6 +30,7 @@ from ktrdr_pipelines.core.plausibility import Finding, explained
 from ktrdr_pipelines.core.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.store.barfile import corrupt
+from ktrdr_pipelines.store.content import Seal, seal_of
 from ktrdr_pipelines.store.footer import FileFacts
 
 _DAY = timedelta(days=1)
@@ -44,17 +45,21 @@ def true_facts(
     Args:
         path: for messages.
         said: what was true when it was written.
-        bars: all that is there; stamps and session dates are looked at.
+        bars: all that is there; of a file without digests stamps and session dates suffice.
         calendar: whose days sessions are cut by; without one, by the bars around them, so that
             more may have to be asked again than was lost.
 
     Raises:
-        CorruptFileError: there are bars that nobody wrote, or they are out of order.
+        CorruptFileError: there are bars that nobody wrote, they are out of order, or they have
+            other values than were written.
     """
     keys = stamps(bars)
     if not bool(np.all(keys[1:] > keys[:-1])):
         raise corrupt(path, "its bars are not in order, or not unique")
     found = rows_per_session(bars)
+    seal = said.seal
+    if seal is not None and bars.num_columns == len(BAR_SCHEMA):
+        seal = _unbroken(path, said, seal, bars)
     if found == said.rows_per_session:
         return said
     _refuse_added(path, found, said.rows_per_session)
@@ -62,7 +67,7 @@ def true_facts(
     timeframe = said.identity.timeframe
     stretches = IntervalSet(_stretch(day, timeframe, bars, calendar) for day in lost)
     coverage = Coverage(said.coverage.bars - stretches, said.coverage.empty)
-    return replace(said, coverage=coverage, rows=len(keys), rows_per_session=found)
+    return replace(said, coverage=coverage, rows=len(keys), rows_per_session=found, seal=seal)
 
 
 def less_distrusted(
@@ -88,6 +93,24 @@ def less_distrusted(
         return facts
     coverage = replace(facts.coverage, bars=facts.coverage.bars - places)
     return replace(facts, coverage=coverage)
+
+
+def _unbroken(path: Path, said: FileFacts, seal: Seal, bars: pa.Table) -> Seal:
+    """Return what a seal says of the bars that are left, or refuse them: a value was changed.
+
+    A session that has lost bars cannot be judged any more. It is requested again as a whole.
+    """
+    here = seal_of(bars)
+    if here.bars == seal.bars:
+        return seal
+    found, written = rows_per_session(bars), said.rows_per_session
+    whole = {day: crc for day, crc in here.sessions.items() if found[day] == written.get(day)}
+    changed = [day for day, crc in whole.items() if seal.sessions.get(day, crc) != crc]
+    if changed or (found == written and seal.bars):
+        days = f"of {min(changed)}" if changed else "of some session"
+        more = f" and {len(changed) - 1} other session dates" if len(changed) > 1 else ""
+        raise corrupt(path, f"the bars {days}{more} have other values than were written")
+    return Seal("", {day: crc for day, crc in whole.items() if day in seal.sessions})
 
 
 def _refuse_added(path: Path, found: Mapping[date, int], said: Mapping[date, int]) -> None:

@@ -20,7 +20,7 @@ from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.atomic import TEMP_SUFFIX, disk_errors, locked
-from ktrdr_pipelines.store.barfile import is_as_written, read_bars, write_file
+from ktrdr_pipelines.store.barfile import is_as_written, read_bars, read_footer, write_file
 from ktrdr_pipelines.store.catalog import rebuild_catalog
 from ktrdr_pipelines.store.inspection import (
     Inspected,
@@ -44,10 +44,11 @@ class RepairReport:
     ``ledger_set_aside`` is where a damaged ledger went; ``leftovers`` are unfinished files that
     were removed; ``forgotten`` counts audit rows that were past keeping; ``finished`` is the move
     of a symbol that had been cut short. ``mended`` are files whose footer was lost or said more
-    than they hold: it is written anew, and what they lack is missing. ``distrusted`` are files
-    that another program wrote with implausible values in them: the bars are kept, and are requested
-    again. ``findings`` counts bars with implausible values that are taken for the gateway's from
-    now on.
+    than they hold, or of which bytes beside the bars had changed: they are written anew, and what
+    they lack is missing. ``sealed`` are files of earlier versions that were given digests.
+    ``distrusted`` are files that another program wrote with implausible values in them: the bars
+    are kept, and are requested again. ``findings`` counts bars with implausible values that are
+    taken for the gateway's from now on.
     """
 
     files: int
@@ -59,10 +60,15 @@ class RepairReport:
     mended: tuple[Path, ...] = ()
     distrusted: tuple[Path, ...] = ()
     findings: int = 0
+    sealed: tuple[Path, ...] = ()
 
 
 def repair(
-    layout: StoreLayout, universe: Sequence[Instrument] = (), now: datetime | None = None
+    layout: StoreLayout,
+    universe: Sequence[Instrument] = (),
+    now: datetime | None = None,
+    *,
+    seal: bool = False,
 ) -> RepairReport:
     """Check every file, rebuild ledger and catalog, and say what must be loaded again.
 
@@ -70,6 +76,7 @@ def repair(
         layout: the store.
         universe: instruments; without them the catalog knows bars, and no session.
         now: what pins and the age of audit rows are told by; the system's time if not given.
+        seal: also write files of earlier versions anew, so that they have digests.
 
     Raises:
         StoreError: a file was written by a newer version, or a series stayed locked.
@@ -85,6 +92,7 @@ def repair(
         kept: list[Path] = []
         mended: list[Path] = []
         distrusted: list[Path] = []
+        sealed: list[Path] = []
         findings = 0
         quarantined = _strangers(layout)
         leftovers = _root_leftovers(layout)
@@ -102,12 +110,14 @@ def repair(
                 good = trusted
                 mended += _mend(good)
                 quarantined += bad
+                sealed += _seal(good) if seal else ()
                 _remember(layout, ledger, good, now)
                 key = f"{symbol}|{timeframe}"
                 findings += _find(ledger, key, good, sec_type=sec_type, now=now)
                 kept += [item.path for item in good]
         standing = {layout.relative(path) for path in kept}
         ledger.forget_mirror(name for name in ledger.mirrored_files() if name not in standing)
+        ledger.forget_checks(ledger.file_checks())
         forgotten = ledger.prune_requests(now)
     rebuild_catalog(layout, universe, now)
     return RepairReport(
@@ -120,6 +130,7 @@ def repair(
         mended=tuple(path for path in mended if path not in distrusted),
         distrusted=tuple(distrusted),
         findings=findings,
+        sealed=tuple(sealed),
     )
 
 
@@ -158,6 +169,7 @@ def _judged(
 ) -> tuple[list[Inspected], list[Quarantined]]:
     """Part the files of one series into those to keep and those set aside."""
     rows = ledger.mirror(f"{symbol}|{timeframe}")
+    origin = store_origin(layout)
     found = [
         inspect_file(
             path,
@@ -165,6 +177,7 @@ def _judged(
             timeframe,
             known=known_by(rows.get(layout.relative(path))),
             calendar=calendar,
+            origin=origin,
         )
         for path in layout.bar_files(symbol, timeframe)
     ]
@@ -194,13 +207,23 @@ def _less_distrusted(
 
 
 def _mend(good: Iterable[Inspected]) -> list[Path]:
-    """Write the footers anew that are lost or say too much; no bar is touched."""
+    """Write files anew whose footers are lost or untrue, or bytes differ; no bar is touched."""
     mended = []
     for item in good:
         if item.facts is not None and item.bars is not None:
             write_file(item.path, item.bars, item.facts)
             mended.append(item.path)
     return mended
+
+
+def _seal(good: Iterable[Inspected]) -> list[Path]:
+    """Write the files anew that were written without digests."""
+    sealed = []
+    for item in good:
+        if item.facts is not None and item.bars is None and item.facts.seal is None:
+            write_file(item.path, read_bars(item.path), item.facts)
+            sealed.append(item.path)
+    return sealed
 
 
 def _prevailing(layout: StoreLayout, found: Iterable[Inspected]) -> Identity | None:
@@ -221,7 +244,7 @@ def _remember(
         if item.facts is None:
             continue
         identity = item.facts.identity
-        row = mirrored(fingerprint(item.path), item.facts)
+        row = mirrored(fingerprint(item.path), read_footer(item.path))
         key = f"{identity.symbol}|{identity.timeframe}"
         ledger.record_mirror(key, {layout.relative(item.path): row})
         _pin(layout, ledger, identity, now)

@@ -16,6 +16,7 @@ from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.store.barfile import read_file, write_file
 from ktrdr_pipelines.store.layout import open_store
 from ktrdr_pipelines.store.ledger import Ledger
+from tests.store.older_files import make_older
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-10")
 ENDED = "symbols: {AAPL: {start: 2024-01-02, timeframes: [1d]}}\n"
@@ -203,14 +204,16 @@ def test_verify_finds_prices_that_cannot_be(ktrdr: Any, store: Path, gateway: An
     pq.write_table(table.set_column(place, table.schema.field("high"), low), path)
     told = ktrdr("verify", "AAPL")
     assert told.code == 1
-    assert "6 bars have implausible values" in told.err
+    assert "of 2024-01-02 and 5 other session dates have other values than were written" in told.err
     assert "ktrdr repair" in told.err
     assert "corrupt" in told.out
     assert _daily_certificate(ktrdr("verify", "AAPL", "--json").document)["findings"] == []
 
 
-def _rewrite_badly(path: Path, *, keeps_footer: bool) -> None:
-    """Let another program write highs below the lows."""
+def _rewrite_badly(store: Path, *, keeps_footer: bool) -> None:
+    """Let another program write highs below the lows, in a file of an earlier version."""
+    path = _daily(store)
+    make_older(open_store(store), path)
     table = pq.read_table(path, partitioning=None)
     low = pc.subtract(table["low"], 1.0)
     table = table.set_column(table.schema.get_field_index("high"), "high", low)
@@ -223,7 +226,7 @@ def test_what_another_program_wrote_is_no_finding(
 ) -> None:
     """However often it is repaired it stays damage, until the next load requests it again."""
     ktrdr("load", "AAPL", "1d", *DAYS)
-    _rewrite_badly(_daily(store), keeps_footer=keeps_footer)
+    _rewrite_badly(store, keeps_footer=keeps_footer)
     first = ktrdr("repair")
     assert "the next load requests them again" in first.out
     assert "footer was lost" not in first.out
@@ -243,7 +246,7 @@ def test_a_load_launders_no_damage(
 ) -> None:
     """A save that writes the file anew has the implausible bars in it requested again."""
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
-    _rewrite_badly(_daily(store), keeps_footer=keeps_footer)
+    _rewrite_badly(store, keeps_footer=keeps_footer)
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-08", "--end", "2024-01-10")
     ktrdr("repair")
     certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)

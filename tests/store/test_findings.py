@@ -22,6 +22,7 @@ from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
 from ktrdr_pipelines.store.repair import RepairReport, repair
+from tests.store.older_files import make_older
 
 NOW = datetime(2024, 6, 4, tzinfo=UTC)
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
@@ -75,6 +76,7 @@ def odd(store: BarStore, make: Any) -> Path:
     series = make.series()
     make.save(store, series, spoiled(make.run(series, OPEN, 10, 10.0), 3))
     [path] = store.layout.bar_files("AAPL", Timeframe.M1)
+    make_older(store.layout, path)
     return path
 
 
@@ -248,6 +250,7 @@ def test_a_proof_that_is_taken_back_makes_no_file_ours(
     coverage = Coverage(make.covering(series, bars).bars, (proof,))
     store.save(series, make.identity(series), bars, coverage)
     [path] = store.layout.bar_files("AAPL", Timeframe.M1)
+    make_older(store.layout, path)
     if rewrite is not None:
         rewrite(path)
     taken = store.retract_proofs("AAPL", Timeframe.M1, IntervalSet([empty]), frozenset(ProofKind))

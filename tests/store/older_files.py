@@ -1,0 +1,34 @@
+"""Bar files as versions before ledger 8 wrote them: no page checksums and no digests."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from ktrdr_pipelines.core.bars import BAR_SCHEMA
+from ktrdr_pipelines.store.barfile import read_footer
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.mirror import fingerprint, mirrored
+
+
+def make_older(layout: StoreLayout, path: Path) -> None:
+    """Write a file anew as an earlier version did, into the ledger too."""
+    with pq.ParquetFile(path) as file:
+        bars = file.read().replace_schema_metadata(None)
+        footer = json.loads(file.metadata.metadata[b"ktrdr"])
+    del footer["seal"], footer["digests"]
+    with pq.ParquetWriter(
+        path,
+        BAR_SCHEMA,
+        compression="zstd",
+        store_schema=False,
+        sorting_columns=(pq.SortingColumn(0),),
+    ) as writer:
+        writer.write_table(bars)
+        writer.add_key_value_metadata({"ktrdr": json.dumps(footer, separators=(",", ":"))})
+    with closing(Ledger(layout.ledger)) as ledger:
+        facts = read_footer(path)
+        key = f"{facts.identity.symbol}|{facts.identity.timeframe}"
+        ledger.record_mirror(key, {layout.relative(path): mirrored(fingerprint(path), facts)})
