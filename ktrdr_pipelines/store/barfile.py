@@ -27,6 +27,7 @@ from ktrdr_pipelines.store.atomic import disk_errors, write_atomically
 from ktrdr_pipelines.store.content import seal_of
 from ktrdr_pipelines.store.footer import (
     UNKNOWN_DIGEST,
+    ChangedFooterError,
     FileFacts,
     NewerSchemaError,
     facts_from_json,
@@ -104,11 +105,9 @@ def is_as_written(path: Path) -> bool:
     Other programs may keep the footer, but name no sorting columns and add a schema of their own
     (pyarrow), or lose the footer (pandas, DuckDB).
 
-    Raises:
-        DiskError: the system refused to read.
+    Raises: as ``read_footer``.
     """
-    with disk_errors(path):
-        same = _has_own_digest(path.read_bytes())
+    same = has_true_digest(path)
     if same is not None:
         return same
     try:
@@ -122,10 +121,18 @@ def is_as_written(path: Path) -> bool:
         raise corrupt(path, str(error)) from error
 
 
-def is_sealed(path: Path) -> bool:
-    """Say whether a file has digests of its own; those of earlier versions have none."""
+def has_true_digest(path: Path) -> bool | None:
+    """Say whether the bytes of a file have the digest that they name; None where they name none.
+
+    Raises:
+        DiskError: the system refused to read.
+    """
     with disk_errors(path):
-        return _has_own_digest(path.read_bytes()) is not None
+        data = path.read_bytes()
+    place = _digest_place(data)
+    if place is None:
+        return None
+    return data[slice(*place)].decode() == _digest_without(data, *place)
 
 
 def wrong_statistics(path: Path) -> str:
@@ -193,14 +200,6 @@ def write_file(
 
     write_atomically(path, write)
     return facts
-
-
-def _has_own_digest(data: bytes) -> bool | None:
-    """Say whether the bytes of a file have the digest that they name; None where they name none."""
-    place = _digest_place(data)
-    if place is None:
-        return None
-    return data[slice(*place)].decode() == _digest_without(data, *place)
 
 
 def _digest_place(data: bytes | memoryview) -> tuple[int, int] | None:
@@ -273,6 +272,8 @@ def _parsed(path: Path, text: bytes) -> FileFacts:
         raise StoreError(
             f"{path} was written by a newer ktrdr", came=str(error), remedy="Use a newer ktrdr"
         ) from error
+    except ChangedFooterError as error:
+        raise corrupt(path, str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise corrupt(path, f"a footer that makes no sense: {text[:80]!r}") from error
 

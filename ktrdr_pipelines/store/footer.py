@@ -44,6 +44,10 @@ class FileFacts:
     seal: Seal | None = None
 
 
+class ChangedFooterError(ValueError):
+    """A footer does not have the digest that it names; its reader turns this into advice."""
+
+
 class NewerSchemaError(ValueError):
     """A footer was written by a newer version; its reader turns this into advice."""
 
@@ -73,18 +77,17 @@ def facts_from_json(text: str | bytes) -> FileFacts:
 
     Raises:
         NewerSchemaError: it is of a newer version.
-        ValueError, KeyError, TypeError, AttributeError, OverflowError: it is no footer of ours, or
-            was changed since it was written.
+        ChangedFooterError: it is not what was written.
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: it is no footer of ours.
     """
     fields = json.loads(text)
     version = int(fields["schema_version"])
     if version > SCHEMA_VERSION:
         raise NewerSchemaError(f"schema version {version}")
     written = fields.pop("seal", None)
-    if written is not None and written["facts"] != _digest(fields):
-        raise ValueError("a footer that was changed since it was written")
-    if (written is None) != ("digests" not in fields):
-        raise ValueError("a footer with a part of its digests")
+    is_whole = written is not None and written.keys() == {"facts", "file"}
+    if (is_whole and written["facts"] != _digest(fields)) or is_whole != ("digests" in fields):
+        raise ChangedFooterError("its footer was changed since it was written")
     sessions = _sessions(fields["sessions"])
     return FileFacts(
         identity=_identity(fields["identity"]),
@@ -92,7 +95,7 @@ def facts_from_json(text: str | bytes) -> FileFacts:
         rows=int(fields["rows"]),
         rows_per_session=sessions,
         schema_version=version,
-        seal=None if written is None else _seal(fields["digests"], sessions),
+        seal=_seal(fields["digests"], sessions) if is_whole else None,
     )
 
 

@@ -16,7 +16,7 @@ from ktrdr_pipelines.store.atomic import disk_errors, make_folder, sync_folder
 from ktrdr_pipelines.store.barfile import (
     Known,
     has_footer,
-    is_as_written,
+    has_true_digest,
     read_file,
     wrong_statistics,
 )
@@ -101,7 +101,7 @@ def check_file(
         if wrong := misfiled(path, facts, symbol, timeframe, origin=origin):
             return Checked(wrong=wrong)
         is_footer_true = facts is said and has_footer(path)
-        if said.seal is not None and is_as_written(path):
+        if said.seal is not None and has_true_digest(path):
             return Checked(facts, bars, is_footer_true)
         statistics = wrong_statistics(path) if has_footer(path) else ""
     except CorruptFileError as error:

@@ -36,6 +36,7 @@ from ktrdr_pipelines.store.barfile import (
     Known,
     corrupt,
     count_bars_between,
+    has_true_digest,
     is_as_written,
     read_bars,
     read_file,
@@ -362,7 +363,7 @@ class BarStore:
         One with digests is believed where they are those of its bytes; else all of it is read.
         """
         said, bars = read_keys(path, known)
-        if said.seal is not None and not is_as_written(path):
+        if said.seal is not None and not has_true_digest(path):
             said, bars = read_file(path, known)
         facts = true_facts(path, said, bars, calendar)
         origin = store_origin(self.layout)
