@@ -15,6 +15,7 @@ from ktrdr_pipelines.defs.checks import bars_checks, check_schedule
 from ktrdr_pipelines.defs.gap_sensor import gap_sensor
 from ktrdr_pipelines.defs.gateway_sensor import gateway_sensor
 from ktrdr_pipelines.defs.history_sensor import history_sensor
+from ktrdr_pipelines.defs.integrity_check import integrity_checks, integrity_schedule
 from ktrdr_pipelines.defs.report_sensor import report_sensor
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.tail_schedule import tail_schedule
@@ -50,8 +51,8 @@ def build_defs(
             history_sensor(),
             alert_sensor(settings.ktrdr_alert_command),
         ],
-        asset_checks=[bars_checks(timeframes)],
-        schedules=[tail_schedule(), check_schedule()],
+        asset_checks=[bars_checks(timeframes), integrity_checks(timeframes)],
+        schedules=[tail_schedule(), check_schedule(), integrity_schedule()],
         resources=resources,
         executor=dg.in_process_executor,
     )

@@ -4,7 +4,8 @@ They are not partitioned (such checks lose their partition in ranged runs): they
 gaps and disagreements, and over the bars of the newest windows. One op serves all timeframes; the
 schedule runs it hourly, and a materialization in the UI runs the part of its asset.
 
-Not here: finding gaps (``load.gapbook``), examining bars (``store.examination``).
+Not here: finding gaps (``load.gapbook``), examining bars (``store.examination``), reading whole
+files (``defs.integrity_check``).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ _TEXTS: Final = {
 _NEWEST_DAYS: Final = {one: 70 if one is Timeframe.M1 else 400 for one in Timeframe}
 """How far back bars are examined: the newest windows and the ones before."""
 
-_NAMED_AT_MOST: Final = 20
+NAMED_AT_MOST: Final = 20
 Clock = Callable[[], datetime]
 Rows = list[tuple[object, ...]]
 
@@ -115,7 +116,10 @@ def check_schedule() -> dg.ScheduleDefinition:
     """Make the schedule that renews the catalog and runs all checks, hourly."""
     return dg.ScheduleDefinition(
         name="check_schedule",
-        target=dg.AssetSelection.all_asset_checks() | dg.AssetSelection.assets("bars_catalog"),
+        target=dg.AssetSelection.checks(
+            *(dg.AssetCheckKey(bars_key(one), name) for one in Timeframe for name in _TEXTS)
+        )
+        | dg.AssetSelection.assets("bars_catalog"),
         cron_schedule="17 * * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -154,7 +158,7 @@ def _unexplained(found: Sequence[SeriesGaps]) -> Finding:
     rows: Rows = [
         (one.series.symbol, bars, len(one.gaps), one.error or f"{one.gaps[-1].reason}: "
          f"{one.gaps[-1].detail}")
-        for bars, one in lacking[:_NAMED_AT_MOST]
+        for bars, one in lacking[:NAMED_AT_MOST]
     ]  # fmt: skip
     columns = ("symbol", "bars missing", "gaps", "the newest, why")
     return Finding(len(lacking), len(found), "series lack bars without a reason", columns, rows)
@@ -164,7 +168,7 @@ def _fresh(found: Sequence[SeriesGaps], book: GapBook, now: datetime) -> Finding
     stale = [one for one in found if is_stale(one, book.calendars, now)]
     rows: Rows = [
         (one.series.symbol, one.settled_until, f"{stale_s(one, book.calendars, now) / 3600:.1f} h")
-        for one in stale[:_NAMED_AT_MOST]
+        for one in stale[:NAMED_AT_MOST]
     ]
     threshold_s = IbLimitsRegistry.GAP_THRESHOLDS_S.value[found[0].series.timeframe] if found else 0
     what = f"tails are more than {threshold_s / 3600:g} h of open session behind"
@@ -181,7 +185,7 @@ def _basis(found: Sequence[SeriesGaps]) -> Finding:
             f"{last.first:%Y-%m-%d %H:%MZ} to {last.last:%Y-%m-%d %H:%MZ}",
             f"ktrdr load {one.series.symbol} {one.series.timeframe} --refresh",
         )
-        for one in differing[:_NAMED_AT_MOST]
+        for one in differing[:NAMED_AT_MOST]
         for last in one.disagreements[-1:]
     ]
     what = "series have held bars that came again at other prices"
@@ -220,7 +224,7 @@ def _order(files: Mapping[str, Examined | StoreError]) -> Finding:
             rows.append((name, one.out_of_order, one.duplicates, one.first_misplaced))
     columns = ("file", "out of order", "twice", "first")
     what = "files have bars out of order or twice"
-    return Finding(len(rows), len(files), what, columns, rows[:_NAMED_AT_MOST])
+    return Finding(len(rows), len(files), what, columns, rows[:NAMED_AT_MOST])
 
 
 def _sane(files: Mapping[str, Examined | StoreError]) -> Finding:
@@ -246,7 +250,7 @@ def _sane(files: Mapping[str, Examined | StoreError]) -> Finding:
         sum(one.rows for one in good.values()),
         what,
         ("file", "bars", "first"),
-        rows[:_NAMED_AT_MOST],
+        rows[:NAMED_AT_MOST],
         severity=dg.AssetCheckSeverity.ERROR if count else dg.AssetCheckSeverity.WARN,
         kept=kept,
     )

@@ -16,6 +16,7 @@ from ktrdr_pipelines.defs.checks import bars_checks
 from ktrdr_pipelines.store.barfile import read_bars
 from ktrdr_pipelines.store.examination import examined
 from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.repair import repair
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
@@ -200,12 +201,43 @@ def test_damage_is_not_hidden_by_a_finding_of_the_same_bar(
     assert not check()["ohlc_sane"].passed
 
 
-def test_location_has_five_checks_a_timeframe(location: Any) -> None:
-    """The schedule runs them all; none is partitioned."""
+def test_location_has_six_checks_a_timeframe(location: Any) -> None:
+    """One schedule runs five of them, another the sixth; none is partitioned."""
     graph = location.defs().resolve_asset_graph()
-    assert len(graph.asset_check_keys) == 5 * len(Timeframe)
+    assert len(graph.asset_check_keys) == 6 * len(Timeframe)
     names = {one.name for one in location.defs().schedules}
-    assert names == {"tail_schedule", "check_schedule"}
+    assert names == {"tail_schedule", "check_schedule", "integrity_schedule"}
+
+
+def run_daily(location: Any) -> dict[str, Any]:
+    """Run what the daily schedule starts, and give its results by timeframe."""
+    defs = location.defs()
+    job = defs.resolve_job_def(defs.resolve_schedule_def("integrity_schedule").job_name)
+    done = job.execute_in_process(instance=location.instance)
+    assert done.success
+    found = done.get_asset_check_evaluations()
+    assert {one.check_name for one in found} == {"file_integrity"}
+    return {one.asset_key.path[-1]: one for one in found}
+
+
+def test_daily_job_reads_files_whole_and_names_damage(location: Any) -> None:
+    """Of two files one is read a day; one changed bit in a volume fails the check till a repair."""
+    assert location.run("1d", "AAPL|2023", "MSFT|2026").success
+    assert all(one.passed for one in run_daily(location).values())
+    [path] = location.store.layout.bar_files("AAPL", Timeframe.D1)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    results = [run_daily(location)["1d"] for _ in range(2)]
+    assert not all(one.passed for one in results)
+    last = results[-1]
+    assert last.severity is dg.AssetCheckSeverity.ERROR
+    assert last.metadata["bad"].value == 1
+    assert "symbol=AAPL/timeframe=1d/all.parquet" in last.metadata["worst"].value
+    assert "ktrdr repair" in last.description
+    assert set(run_daily(location)) == {str(one) for one in Timeframe}
+    repair(location.store.layout)
+    assert run_daily(location)["1d"].passed
 
 
 def with_column(bars: pa.Table, name: str, change: Callable[[list[Any]], list[Any]]) -> pa.Table:
