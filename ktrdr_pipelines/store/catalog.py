@@ -8,28 +8,35 @@ Not here: the SQL of its objects (``store.catalog_sql``), the rows of its tables
 (``store.catalog_tables``).
 """
 
+import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import duckdb
 import pyarrow as pa
 
 from ktrdr_pipelines.core.instruments import Instrument
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import DiskError, KtrdrError, StoreError, UsageError
+from ktrdr_pipelines.errors import CorruptFileError, DiskError, KtrdrError, StoreError, UsageError
 from ktrdr_pipelines.store.atomic import disk_errors, locked, put_in_place, temp_beside
 from ktrdr_pipelines.store.catalog_sql import (
     NAMES_OTHER_FILES,
+    REFUSED,
+    SERIES,
     TABLES,
     files_of,
-    series_sql,
-    views_sql,
+    series_source,
+    view_sources,
 )
 from ktrdr_pipelines.store.catalog_tables import Gaps, catalog_tables
+from ktrdr_pipelines.store.integrity import refused_files
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
@@ -59,6 +66,12 @@ _READS = frozenset(
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _QUERY = re.compile(r"(PIVOT|PIVOT_WIDER|SELECT|FROM|WITH)\b", re.IGNORECASE)
 
+_COMMENTS_OF_OBJECTS: Final = """
+    SELECT comment FROM duckdb_views() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
+    UNION ALL
+    SELECT comment FROM duckdb_functions() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
+"""
+
 _BAD_SQL = (
     duckdb.ParserException,
     duckdb.BinderException,
@@ -73,7 +86,8 @@ def rebuild_catalog(
 ) -> None:
     """Write the catalog anew from the files, the ledger and the universe.
 
-    What renews it where the gaps are known is ``load.catalog``.
+    What renews it where the gaps are known is ``load.catalog``. Series with a file that no query
+    may read have no rows in the table of coverage.
 
     Args:
         layout: where the store is; views name its files by absolute path.
@@ -82,24 +96,35 @@ def rebuild_catalog(
         gaps: the rows of the table of gaps.
 
     Raises:
-        StoreError: a bar file or the ledger cannot be read.
+        StoreError: the ledger cannot be read, or DuckDB cannot open files in the folder.
         DiskError: the catalog cannot be written; the older one still stands.
     """
+    _refuse_folder(layout)
     with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
         temp = temp_beside(layout.catalog)
         try:
             with closing(Ledger(layout.ledger)) as ledger:
                 store = BarStore(layout, ledger)
-                held = store.series_on_disk()
+                objects = _Objects.of(layout, store)
+                folders = {path.parent for path in objects.refused}
+                held = [
+                    key
+                    for key in store.series_on_disk()
+                    if layout.series_folder(*key) not in folders
+                ]
                 tables = catalog_tables(store, universe, now, held=held, gaps=gaps)
-            _build(temp, layout, tables, frozenset(timeframe for _symbol, timeframe in held))
+            with tempfile.TemporaryDirectory(prefix="ktrdr-") as folder:
+                # DuckDB puts its log in the wrong place where a path has a question mark.
+                built = Path(folder) / "catalog.duckdb"
+                _build(built, layout, tables, objects)
+                with disk_errors(layout.catalog):
+                    shutil.copyfile(built, temp)
             with disk_errors(layout.catalog):
                 _sync(temp)
                 _write_ahead(layout.catalog).unlink(missing_ok=True)
                 put_in_place(temp, layout.catalog)
         finally:
             temp.unlink(missing_ok=True)
-            _write_ahead(temp).unlink(missing_ok=True)
 
 
 def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
@@ -108,6 +133,7 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
     Raises:
         StoreError: there is none, it cannot be read, or it was built for another folder.
     """
+    _refuse_folder(layout)
     if not layout.catalog.is_file():
         raise StoreError(f"there is no catalog {layout.catalog}", remedy="Run `ktrdr repair`")
     # DuckDB shares an instance between connections by path, an older catalog included: attach.
@@ -133,30 +159,84 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def _refuse_folder(layout: StoreLayout) -> None:
+    """Refuse a folder whose files DuckDB cannot open: it takes a backslash for a separator."""
+    if "\\" in layout.root.as_posix():
+        raise StoreError(
+            f"cannot use a catalog in {layout.root}",
+            came="DuckDB opens no file below a folder with a backslash in its name",
+            remedy="Move the data folder to a path without one, and name it in KTRDR_DATA",
+        )
+
+
 def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
     """Answer a query; what gives no rows, such as SET, answers with a table of no columns.
 
+    Bars are those of the files that are there now, whether or not the catalog was built after them.
+
     Raises:
         UsageError: DuckDB does not accept the query, or it wants to write.
+        CorruptFileError: it would read a file that is damaged, or that is none of the store's.
         StoreError: the catalog or the files cannot be read.
     """
     for tries_left in reversed(range(QUERY_TRIES)):
+        with closing(Ledger(layout.ledger)) as ledger:
+            objects = _Objects.of(layout, BarStore(layout, ledger))
         try:
             with closing(connect_catalog(layout)) as connection:
+                _show_present_files(connection, objects)
                 _refuse_writing(connection.extract_statements(sql))
                 relation = connection.sql(sql)
                 return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
-            if not tries_left or isinstance(error, _BAD_SQL):
-                raise _refused(error) from error
+            is_refused = _is_of_refused(error, objects.refused)
+            if is_refused or not tries_left or isinstance(error, _BAD_SQL):
+                raise _refused(error, is_refused=is_refused) from error
     raise AssertionError("the last try returns or raises")
 
 
+@dataclass(frozen=True, slots=True)
+class _Objects:
+    """The views and the macro of bars as they are to be now, each with a digest of its text."""
+
+    views: Mapping[str, str]
+    series: str
+    refused: Mapping[Path, str]
+
+    @classmethod
+    def of(cls, layout: StoreLayout, store: BarStore) -> "_Objects":
+        """Make them from the files that are there.
+
+        Raises:
+            StoreError: a file was written by a newer version, or the ledger cannot be used.
+        """
+        filled = frozenset(timeframe for _symbol, timeframe in store.series_on_disk())
+        refused = refused_files(store)
+        return cls(
+            view_sources(layout, filled, refused),
+            series_source(layout, refused, filled=bool(filled)),
+            refused,
+        )
+
+    @property
+    def digests(self) -> set[str]:
+        """The digests of all of them."""
+        return {_digest(text) for text in (*self.views.values(), self.series)}
+
+    def statements(self, *, temporary: bool = False) -> Iterator[str]:
+        """Give the statements that make them in a catalog, or for one connection alone."""
+        kind = "TEMP " if temporary else ""
+        for name, source in self.views.items():
+            yield f"CREATE {kind}VIEW {name} AS {source}"
+            if not temporary:
+                yield f"COMMENT ON VIEW {name} IS '{_digest(source)}'"
+        yield f"CREATE {kind}MACRO {SERIES} AS TABLE {self.series}"
+        if not temporary:
+            yield f"COMMENT ON MACRO TABLE series IS '{_digest(self.series)}'"
+
+
 def _build(
-    temp: Path,
-    layout: StoreLayout,
-    tables: Mapping[str, pa.Table],
-    filled: frozenset[Timeframe],
+    temp: Path, layout: StoreLayout, tables: Mapping[str, pa.Table], objects: _Objects
 ) -> None:
     with _duckdb_errors(layout.catalog), closing(duckdb.connect(config=dict(_BUILDING))) as build:
         build.execute(
@@ -166,9 +246,17 @@ def _build(
         for name, rows in tables.items():
             build.register("rows", rows)
             build.execute(f"INSERT INTO {name} SELECT * FROM rows")  # noqa: S608  (our own names)
-        build.execute(views_sql(layout, filled))
-        build.execute(series_sql(layout, filled=bool(filled)))
+        for statement in objects.statements():
+            build.execute(statement)
         build.execute("USE memory; DETACH ktrdr")
+
+
+def _show_present_files(connection: duckdb.DuckDBPyConnection, objects: _Objects) -> None:
+    """Let a connection see the files as they are now, where the catalog knows others."""
+    known = {text for (text,) in connection.execute(_COMMENTS_OF_OBJECTS).fetchall()}
+    if known != objects.digests:
+        for statement in objects.statements(temporary=True):
+            connection.execute(statement)
 
 
 @contextmanager
@@ -203,8 +291,20 @@ def _is_pivot(statement: duckdb.Statement) -> bool:
     return statement.type is duckdb.StatementType.MULTI and bool(_QUERY.match(text))
 
 
-def _refused(error: duckdb.Error) -> KtrdrError:
+def _is_of_refused(error: duckdb.Error, refused: Iterable[Path]) -> bool:
+    """Say whether a query failed since it met a file that no query may read."""
     text = str(error)
+    return REFUSED in text or any(path.as_posix() in text for path in refused)
+
+
+def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
+    text = str(error)
+    if is_refused:
+        return CorruptFileError(
+            "cannot run this query",
+            came=text[max(text.find(REFUSED), 0) :],
+            remedy="Run `ktrdr repair`: it sets the file aside and says what to load again",
+        )
     if "No files found that match the pattern" in text:
         return UsageError(
             "there are no bars for this query",
@@ -216,6 +316,10 @@ def _refused(error: duckdb.Error) -> KtrdrError:
     return StoreError(
         "cannot run this query", came=text, remedy="Run it again; if it stays, `ktrdr repair`"
     )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _escaped(path: Path) -> str:

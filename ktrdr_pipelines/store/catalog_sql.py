@@ -3,6 +3,10 @@
 It must parse in DuckDB shells older than the one that writes the file, so it keeps to what 1.1
 knows. Not here: when and how the catalog is written and read (``store.catalog``).
 
+The symbol of a bar is taken from the name of its file. DuckDB's own reading of such paths looks at
+the whole of them, folders above the store included, and takes a symbol NULL for no symbol before
+version 2. A file that no query may read makes those fail that would read it, and no others.
+
 ``closes_at`` says when a bar is complete, so that a join on it cannot look ahead. It may be late,
 never early: the earliest of the bar's full length, the next bar of its session, and the session's
 close; for days and weeks the close of the last session, or well after it where no calendar knows.
@@ -11,10 +15,16 @@ close; for days and weeks the close of the last session, or well after it where 
 # ruff: noqa: S608  (every text that goes into these statements is a constant here or quoted here)
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.store.filing import ALL
 from ktrdr_pipelines.store.layout import StoreLayout
+
+REFUSED: Final = "no query may read "
+"""How errors begin that a view raises for a file that is damaged or is none of the store's."""
 
 TABLES = """
 CREATE TABLE sessions (
@@ -84,23 +94,29 @@ def view_name(timeframe: Timeframe) -> str:
     return f"bars_{timeframe}"
 
 
-def views_sql(layout: StoreLayout, filled: frozenset[Timeframe]) -> str:
-    """Make a view of each timeframe's bars and one of all.
+def view_sources(
+    layout: StoreLayout, filled: frozenset[Timeframe], refused: Mapping[Path, str]
+) -> dict[str, str]:
+    """Make the queries of all views by their names, that of ``bars`` last.
 
     Args:
         layout: where the files stand; the views name them by absolute path.
         filled: the timeframes that have files; the views of the others have no rows.
+        refused: files that no query may read, and why.
     """
-    views = []
-    for timeframe in Timeframe:
-        source = _all_series(layout, timeframe) if timeframe in filled else _nothing()
-        views.append(f"CREATE VIEW {view_name(timeframe)} AS {_view(timeframe, source)};")
+    views = {
+        view_name(timeframe): _view(
+            timeframe,
+            _all_series(layout, timeframe, refused) if timeframe in filled else _nothing(),
+        )
+        for timeframe in Timeframe
+    }
     union = " UNION ALL ".join(f"SELECT * FROM {view_name(timeframe)}" for timeframe in Timeframe)
-    return "\n".join([*views, f"CREATE VIEW bars AS {union};"])
+    return {**views, "bars": union}
 
 
-def series_sql(layout: StoreLayout, *, filled: bool) -> str:
-    """Make the macro that goes to one series by path.
+def series_source(layout: StoreLayout, refused: Mapping[Path, str], *, filled: bool) -> str:
+    """Make the query of the macro that goes to one series by path.
 
     Its joins are chosen by the timeframe, which is a constant once it is called: what does not
     concern it is planned away. The next bar is joined, not windowed, so that a filter on ts prunes.
@@ -109,14 +125,14 @@ def series_sql(layout: StoreLayout, *, filled: bool) -> str:
 
     Args:
         layout: where the files stand.
+        refused: files that no query may read, and why.
         filled: whether the store has any file; DuckDB cannot name a path that has none.
     """
-    source = _one_series(layout) if filled else _no_series()
+    source = _one_series(layout, refused) if filled else _no_series()
     long = f"of_timeframe IN ({_quoted(*_LONG)})"
     seconds = " ".join(f"WHEN {_quoted(tf)} THEN {tf.seconds}" for tf in Timeframe)
     length = f"to_seconds(CASE of_timeframe {seconds} END)"
-    return f"""CREATE MACRO series(of_symbol, of_timeframe) AS TABLE
-    SELECT {_COLUMNS}, CASE of_timeframe
+    return f"""SELECT {_COLUMNS}, CASE of_timeframe
         WHEN '1d' THEN {_DAY_CLOSES}
         WHEN '1w' THEN {_WEEK_CLOSES}
         ELSE least(b.ts + {length}, n.next_ts, {_CLOSE}) END AS closes_at
@@ -131,8 +147,11 @@ def series_sql(layout: StoreLayout, *, filled: bool) -> str:
     ) AS w ON w.monday = {_MONDAY}
     LEFT JOIN (
         SELECT ts, lead(ts) OVER (ORDER BY ts) AS next_ts FROM {source} WHERE {long}
-    ) AS n ON n.ts = b.ts;"""
+    ) AS n ON n.ts = b.ts"""
 
+
+SERIES: Final = "series(of_symbol, of_timeframe)"
+"""The macro and its parameters."""
 
 NAMES_OTHER_FILES = """
     SELECT view_name FROM duckdb_views()
@@ -164,21 +183,52 @@ def _closing(source: str, joins: str, closes_at: str) -> str:
     return f"SELECT {_COLUMNS}, {closes_at} AS closes_at FROM {source} AS b {joins}"
 
 
-def _all_series(layout: StoreLayout, timeframe: Timeframe) -> str:
+def _all_series(layout: StoreLayout, timeframe: Timeframe, refused: Mapping[Path, str]) -> str:
     """Name the files of one timeframe by glob."""
     path = f"{_literal_glob(layout.bars)}/symbol=*/timeframe={timeframe}/*.parquet"
-    types = "{'symbol': VARCHAR, 'timeframe': VARCHAR}"
-    return f"read_parquet({_quoted(path)}, hive_partitioning = true, hive_types = {types})"
+    symbol = "regexp_extract(filename, '/symbol=([^/]*)/[^/]*/[^/]*$', 1)"
+    own = {
+        file: why for file, why in refused.items() if file.parent.name == f"timeframe={timeframe}"
+    }
+    name = _quoted(_name_pattern(timeframe))
+    return (
+        f"(SELECT {symbol} AS symbol, {_quoted(timeframe)} AS timeframe, * EXCLUDE (filename) "
+        f"FROM read_parquet({_quoted(path)}, hive_partitioning = false, filename = true) "
+        f"WHERE {_allowed(name, own)})"
+    )
 
 
-def _one_series(layout: StoreLayout) -> str:
+def _one_series(layout: StoreLayout, refused: Mapping[Path, str]) -> str:
     """Name the files of the series that the macro's arguments say."""
     start = _quoted(f"{_literal_glob(layout.bars)}/symbol=")
     path = _checked(f"{start} || of_symbol || '/timeframe=' || of_timeframe || '/*.parquet'")
+    yearly = [one for one in Timeframe if one.is_yearly_filed]
+    names = [_quoted(_name_pattern(one)) for one in (Timeframe.M1, Timeframe.D1)]
+    name = f"CASE WHEN of_timeframe IN ({_quoted(*yearly)}) THEN {names[0]} ELSE {names[1]} END"
     return (
-        "(SELECT of_symbol AS symbol, of_timeframe AS timeframe, * "
-        f"FROM read_parquet({path}, hive_partitioning = false))"
+        "(SELECT of_symbol AS symbol, of_timeframe AS timeframe, * EXCLUDE (filename) "
+        f"FROM read_parquet({path}, hive_partitioning = false, filename = true) "
+        f"WHERE {_allowed(name, refused)})"
     )
+
+
+def _name_pattern(timeframe: Timeframe) -> str:
+    """Give the regular expression of the names of a timeframe's files."""
+    return f"/{'[0-9]{4}' if timeframe.is_yearly_filed else ALL}[.]parquet$"
+
+
+def _allowed(name: str, refused: Mapping[Path, str]) -> str:
+    """Write the condition that fails for a file that is not to be read, and is true for others."""
+    cases = "".join(
+        f"WHEN filename = {_quoted(path.as_posix())} THEN error({_quoted(_refusal(path, why))}) "
+        for path, why in refused.items()
+    )
+    odd = f"error({_quoted(REFUSED)} || filename || ': it is no file of the store')"
+    return f"CASE {cases}WHEN NOT regexp_matches(filename, {name}) THEN {odd} ELSE true END"
+
+
+def _refusal(path: Path, why: str) -> str:
+    return f"{REFUSED}{path}: {why}"
 
 
 def _no_series() -> str:
