@@ -6,7 +6,8 @@ and what they cover (``core.evaluation``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import reduce
@@ -30,7 +31,7 @@ from ktrdr_pipelines.core.instruments import Identity, Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import SessionCalendar, midnight, monday_of, stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import ForeignIdentityError
+from ktrdr_pipelines.errors import CorruptFileError, ForeignIdentityError
 from ktrdr_pipelines.store.atomic import locked
 from ktrdr_pipelines.store.barfile import (
     Known,
@@ -44,6 +45,7 @@ from ktrdr_pipelines.store.barfile import (
     read_keys,
     write_file,
 )
+from ktrdr_pipelines.store.file_checks import FileCheck
 from ktrdr_pipelines.store.filing import FilePart, filed_parts, misfiled, stretches
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
@@ -267,15 +269,14 @@ class BarStore:
     def read(self, series: Series, interval: Interval | None = None) -> pa.Table:
         """Read bars, sorted by stamp; ``interval`` is on the stamp axis."""
         files = self.files_of(series)
-        if interval is None:
-            tables = [read_bars(path, known_by(row)) for path, row in files.items()]
-        else:
-            whole = (
-                read_bars(path, known_by(files.get(path)))
-                for path in self._places(series, interval)
-            )
-            tables = [bars_between(bars, interval.start, interval.end) for bars in whole]
-        return pa.concat_tables([empty_bars(), *tables])
+        tables = [empty_bars()]
+        for path in files if interval is None else self._places(series, interval):
+            with self._damage_noted(path):
+                bars = read_bars(path, known_by(files.get(path)))
+            if interval is not None:
+                bars = bars_between(bars, interval.start, interval.end)
+            tables.append(bars)
+        return pa.concat_tables(tables)
 
     def rows(self, series: Series, interval: Interval | None = None) -> int:
         """Count bars; whole files are counted without opening them."""
@@ -409,12 +410,23 @@ class BarStore:
         if not path.exists():
             return None, empty_bars()
         row = self.ledger.mirror(series_key(series)).get(self.layout.relative(path))
-        said, bars = read_file(path, known_by(row))
-        facts = true_facts(path, said, bars, calendar_named(series.instrument.calendar))
+        with self._damage_noted(path):
+            said, bars = read_file(path, known_by(row))
+            facts = true_facts(path, said, bars, calendar_named(series.instrument.calendar))
         if said.seal is None and not is_as_written(path):
             known = self.ledger.findings(series_key(series))
             facts = less_distrusted(facts, bars, known, series.instrument.sec_type)
         return facts, bars
+
+    @contextmanager
+    def _damage_noted(self, path: Path) -> Iterator[None]:
+        """Remember a file that turns out to be damaged, so that no query reads it."""
+        try:
+            yield
+        except CorruptFileError as error:
+            check = FileCheck(fingerprint(path), self._clock(), error.came)
+            self.ledger.record_checks({self.layout.relative(path): check})
+            raise
 
     def _places(self, series: Series, interval: Interval) -> dict[Path, Interval]:
         """Give the existing files that share stamps with an interval, and what each may hold."""

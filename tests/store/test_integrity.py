@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from ktrdr_pipelines.store.barfile import (
 from ktrdr_pipelines.store.inspection import Checked, check_file
 from ktrdr_pipelines.store.integrity import ROUND_DAYS, check_files, damaged_files, due_files
 from ktrdr_pipelines.store.layout import StoreLayout, store_origin
-from ktrdr_pipelines.store.mirror import known_by
+from ktrdr_pipelines.store.mirror import fingerprint, known_by
 from ktrdr_pipelines.store.parquet import BarStore
 from ktrdr_pipelines.store.repair import repair
 from tests.store.older_files import make_older
@@ -344,6 +345,27 @@ def test_damage_is_remembered_until_the_file_is_another(store: BarStore, make: A
     assert aside.was == path
     assert damaged_files(store) == {}
     assert store.ledger.file_checks() == {}
+
+
+def test_damage_that_a_save_or_a_reading_meets_is_remembered(store: BarStore, make: Any) -> None:
+    """Before either says so; what it was to write is not written."""
+    series, path = saved(store, make)
+    content, name = path.read_bytes(), store.layout.relative(path)
+    flip(path, content, 8 * 1000)
+    left = path.read_bytes()
+    store.ledger.record_mirror(  # bits change without a trace in size or time
+        "AAPL|1m",
+        {name: replace(store.ledger.mirror("AAPL|1m")[name], fingerprint=fingerprint(path))},
+    )
+    assert damaged_files(store) == {}
+    with pytest.raises(CorruptFileError):
+        make.save(store, series, make.run(series, datetime(2024, 6, 10, 13, 30, tzinfo=UTC), 5))
+    assert list(damaged_files(store)) == [name]
+    assert path.read_bytes() == left
+    store.ledger.forget_checks([name])
+    with pytest.raises(CorruptFileError):
+        store.read(series)
+    assert list(damaged_files(store)) == [name]
 
 
 def test_a_month_of_daily_checks_reads_every_file(store: BarStore, make: Any) -> None:
