@@ -229,6 +229,23 @@ def test_repair_changes_no_bar_and_the_catalog_answers(store: Path, ktrdr: Ktrdr
     assert empty.document == [{"symbol": "THIN", "timeframe": "1h", "first": "2023-12-18"}]
 
 
+def test_repair_gives_digests_to_files_when_told_to(
+    store: Path, ktrdr: Ktrdr, gateway: SimulatorServer
+) -> None:
+    """No bar and no coverage changes, so nothing is requested again."""
+    assert ktrdr("repair", "--json").document["sealed"] == []
+    told = ktrdr("repair", "--seal", "--json").document
+    assert (len(told["sealed"]), told["quarantined"], told["mended"]) == (8, [], [])
+    assert held(store) == BARS
+    certificates = ktrdr("verify", "--json").document["certificates"]
+    assert all(one["sound"] for one in certificates)
+    assert ktrdr("repair", "--seal", "--json").document["sealed"] == []
+    first = len(gateway.requests)
+    wanted = ("AAPL,THIN", "1m", "--start", "2023-12-28", "--end", "2024-01-04")
+    assert ktrdr("load", *wanted).code == 0
+    assert [one for one in gateway.requests[first:] if one.bar_size] == []
+
+
 def test_repair_without_the_ledger_rebuilds_what_the_files_say(store: Path, ktrdr: Ktrdr) -> None:
     """A lost ledger loses no bar."""
     (store / "state" / "ledger.sqlite").unlink()
