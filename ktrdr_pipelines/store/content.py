@@ -25,7 +25,7 @@ class Digest:
 
     def add(self, bars: pa.Table) -> None:
         """Take in bars that follow those before."""
-        self._hash.update(_rows(bars))
+        self._hash.update(np.rec.fromarrays(_columns(bars)).tobytes())
 
     @property
     def text(self) -> str:
@@ -37,9 +37,10 @@ class Digest:
 class Seal:
     """Digests of the bars of one file as they were written.
 
-    ``bars`` is the SHA-256 over all of them in hexadecimal, empty where another program has taken
-    bars out since. ``sessions`` is the CRC-32 of the bars of each session date, so that a session
-    can be judged although others are gone; dates whose bars cannot be judged are not in it.
+    ``bars`` is the SHA-256 over all of them, column by column, in hexadecimal, empty where another
+    program has taken bars out since. ``sessions`` is the CRC-32 of the bars of each session date,
+    so that a session can be judged although others are gone; dates whose bars cannot be judged are
+    not in it. No CRC-32 is told as zero.
     """
 
     bars: str
@@ -48,25 +49,28 @@ class Seal:
 
 def seal_of(bars: pa.Table) -> Seal:
     """Return the digests of the bars of a file; a CRC-32 of zero is told as one."""
-    rows = _rows(bars)
-    if not bars.num_rows:
-        return Seal(hashlib.sha256(rows).hexdigest(), {})
-    width = len(rows) // bars.num_rows
+    columns = [np.ascontiguousarray(one).view(np.uint8).data for one in _columns(bars)]
+    whole = hashlib.sha256()
+    for column in columns:
+        whole.update(column)
     days = bars["session_date"].to_numpy().astype("datetime64[D]")
-    starts = np.flatnonzero(np.concatenate(([True], days[1:] != days[:-1])))
+    is_first = np.concatenate((np.ones(min(len(days), 1), bool), days[1:] != days[:-1]))
+    starts = np.flatnonzero(is_first)
     ends = np.append(starts[1:], len(days))
-    view = memoryview(rows)
     found: dict[date, int] = {}
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=False):
         day = days[start].item()
-        found[day] = zlib.crc32(view[start * width : end * width], found.get(day, 0))
-    return Seal(hashlib.sha256(rows).hexdigest(), {day: crc or 1 for day, crc in found.items()})
+        crc = found.get(day, 0)
+        for column in columns:
+            width = len(column) // len(days)
+            crc = zlib.crc32(column[start * width : end * width], crc)
+        found[day] = crc
+    return Seal(whole.hexdigest(), {day: crc or 1 for day, crc in found.items()})
 
 
-def _rows(bars: pa.Table) -> bytes:
-    """Return bars as rows of fixed width, null flags included."""
-    columns = [_plain(bars, name) for name in BAR_SCHEMA.names]
-    return np.rec.fromarrays([part for pair in columns for part in pair]).tobytes()
+def _columns(bars: pa.Table) -> list[np.ndarray]:
+    """Return the values of each column, and which of them are null."""
+    return [part for name in BAR_SCHEMA.names for part in _plain(bars, name)]
 
 
 def _plain(bars: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
