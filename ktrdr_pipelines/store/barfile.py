@@ -46,7 +46,7 @@ _FILE_DIGEST: Final = re.compile(rb'"file":"([0-9a-f]{64})"')
 _DIGEST_WITHIN: Final = 4_194_304
 """Bytes at the end of a file among which its footer is looked for."""
 
-_UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 """What pyarrow raises for bytes that are no Parquet file, changed bits in the footer included."""
 
 Known = Callable[[], FileFacts]
@@ -117,7 +117,7 @@ def is_as_written(path: Path) -> bool:
             return set(metadata.metadata or {}) == {FOOTER_KEY.encode()} and all(
                 group.sorting_columns == _SORTED_BY for group in groups
             )
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise corrupt(path, str(error)) from error
 
 
@@ -246,7 +246,7 @@ def _opened(path: Path, known: Known | None = None) -> Iterator[_Opened]:
     try:
         with disk_errors(path), _parquet(path) as file:
             yield _facts(path, file, known), file
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise corrupt(path, str(error)) from error
 
 

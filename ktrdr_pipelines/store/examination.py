@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from ktrdr_pipelines.core.bars import VALUES
 from ktrdr_pipelines.core.instruments import SecType
 from ktrdr_pipelines.core.plausibility import Finding, explained
-from ktrdr_pipelines.errors import CorruptFileError
 from ktrdr_pipelines.store.atomic import disk_errors
+from ktrdr_pipelines.store.barfile import UNREADABLE, corrupt
 
 _COLUMNS = ["ts", "session_date", *VALUES]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,12 +55,13 @@ def examine(
     try:
         with disk_errors(path):
             bars = pq.read_table(
-                path, columns=_COLUMNS, filters=pc.field("session_date") >= pa.scalar(since)
+                path,
+                columns=_COLUMNS,
+                filters=pc.field("session_date") >= pa.scalar(since),
+                page_checksum_verification=True,
             )
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptFileError(
-            f"cannot read {path}", came=str(error), remedy="Run `ktrdr repair`"
-        ) from error
+    except UNREADABLE as error:
+        raise corrupt(path, str(error)) from error
     return examined(bars, sec_type, known)
 
 
