@@ -9,11 +9,11 @@ Not here: the SQL of its objects (``store.catalog_sql``), the rows of its tables
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
@@ -33,6 +33,7 @@ from ktrdr_pipelines.store.catalog_tables import Gaps, catalog_tables
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.query_policy import CheckedSql, check_statements
 
 STORAGE_VERSION = "v1.0.0"
 """DuckDB's storage format of the file: what shells from 1.0 on can read.
@@ -45,19 +46,19 @@ QUERY_TRIES = 5
 
 _BUILDING = {"memory_limit": "512MB", "threads": "1"}
 _READING = {"python_enable_replacements": "false"}
+_CONFINED = """
+    SET autoinstall_known_extensions = false;
+    SET autoload_known_extensions = false;
+    SET allow_community_extensions = false;
+    SET allow_persistent_secrets = false;
+    SET temp_directory = '{spill}';
+    SET allowed_directories = ['{bars}', '{glob}'];
+    SET enable_external_access = false;
+"""
+"""The order matters: without external access no folder can be named any more.
 
-_READS = frozenset(
-    {
-        duckdb.StatementType.SELECT,
-        duckdb.StatementType.EXPLAIN,
-        duckdb.StatementType.PRAGMA,
-        duckdb.StatementType.SET,
-        duckdb.StatementType.VARIABLE_SET,
-    }
-)
-
-_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
-_QUERY = re.compile(r"(PIVOT|PIVOT_WIDER|SELECT|FROM|WITH)\b", re.IGNORECASE)
+Source: https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview
+"""
 
 _BAD_SQL = (
     duckdb.ParserException,
@@ -65,6 +66,8 @@ _BAD_SQL = (
     duckdb.CatalogException,
     duckdb.DataError,
     duckdb.NotSupportedError,
+    duckdb.PermissionException,
+    duckdb.InternalException,
 )
 
 
@@ -136,20 +139,48 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
 def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
     """Answer a query; what gives no rows, such as SET, answers with a table of no columns.
 
+    Nothing is written, and nothing is read but the catalog and its bars: ``store.query_policy``
+    decides what may run, and DuckDB is barred from other files, from extensions and from changes
+    of its settings. What does not fit into memory goes to a temporary folder of this query alone.
+
     Raises:
-        UsageError: DuckDB does not accept the query, or it wants to write.
+        UsageError: DuckDB does not accept the query, or it could write or read something else.
         StoreError: the catalog or the files cannot be read.
     """
     for tries_left in reversed(range(QUERY_TRIES)):
         try:
-            with closing(connect_catalog(layout)) as connection:
-                _refuse_writing(connection.extract_statements(sql))
-                relation = connection.sql(sql)
-                return pa.table({}) if relation is None else relation.to_arrow_table()
+            with (
+                TemporaryDirectory(prefix="ktrdr-query-") as spill,
+                closing(connect_catalog(layout)) as connection,
+            ):
+                _confine(connection, layout, Path(spill))
+                return _run(connection, check_statements(connection, sql))
         except duckdb.Error as error:
             if not tries_left or isinstance(error, _BAD_SQL):
                 raise _refused(error) from error
     raise AssertionError("the last try returns or raises")
+
+
+def _confine(connection: duckdb.DuckDBPyConnection, layout: StoreLayout, spill: Path) -> None:
+    """Bar a connection from all files but the open catalog, the bars and a folder for spilling.
+
+    DuckDB compares the text of a glob with the folders too, so that both spellings are allowed.
+    """
+    bars, glob = _escaped(layout.bars), files_of(layout).rpartition("/")[0]
+    connection.execute(_CONFINED.format(spill=_escaped(spill), bars=bars, glob=glob))
+
+
+def _run(connection: duckdb.DuckDBPyConnection, checked: CheckedSql) -> pa.Table:
+    """Run checked SQL and return the rows of its last statement."""
+    for setting in checked.settings:
+        connection.execute(setting)
+    connection.execute("SET lock_configuration = true")
+    for statement in checked.statements:
+        connection.execute(statement)
+    if checked.query is None:
+        return pa.table({})
+    rows: pa.Table = connection.sql(checked.query).to_arrow_table()
+    return rows
 
 
 def _build(
@@ -183,26 +214,6 @@ def _duckdb_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _refuse_writing(statements: Sequence[duckdb.Statement]) -> None:
-    """Refuse what writes past the catalog, which is open for reading alone: COPY TO, ATTACH."""
-    for one in statements:
-        if one.type not in _READS and not _is_pivot(one):
-            raise UsageError(
-                "cannot run this query",
-                came=f"{one.type.name} could write, and all of it is read-only",
-                remedy="To write something else, open the catalog in a DuckDB shell",
-            )
-
-
-def _is_pivot(statement: duckdb.Statement) -> bool:
-    """Say whether it is a query with a PIVOT whose columns follow from the data.
-
-    DuckDB makes several statements of it, as it does where a COPY TO holds such a query.
-    """
-    text = _COMMENTS.sub(" ", statement.query).lstrip(" \t\r\n(")
-    return statement.type is duckdb.StatementType.MULTI and bool(_QUERY.match(text))
-
-
 def _refused(error: duckdb.Error) -> KtrdrError:
     text = str(error)
     if "No files found that match the pattern" in text:
@@ -210,6 +221,12 @@ def _refused(error: duckdb.Error) -> KtrdrError:
             "there are no bars for this query",
             came=text,
             remedy="`ktrdr status` names the series that have bars, `ktrdr load` loads others",
+        )
+    if isinstance(error, duckdb.InternalException):
+        return UsageError(
+            "cannot run this query",
+            came=f"DuckDB {duckdb.__version__} fails on it by a defect of its own",
+            remedy="Write it in another way, or use another version of DuckDB",
         )
     if isinstance(error, (duckdb.ProgrammingError, *_BAD_SQL)):
         return UsageError("cannot run this query", came=text)
