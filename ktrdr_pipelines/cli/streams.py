@@ -27,12 +27,12 @@ def take_streams() -> None:
 
 
 def is_unicode(stream: TextIO) -> bool:
-    """Say whether a stream takes every character as it is."""
+    """Return whether a stream can print every character."""
     return (stream.encoding or "utf-8").lower().startswith("utf")
 
 
 def showable(text: str, stream: TextIO) -> str:
-    """Return text with escapes for characters that a stream does not have."""
+    """Return text with escapes for the characters that a stream cannot print."""
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 

@@ -169,6 +169,10 @@ class CheckedSql:
     query: str | None = None
 
 
+_Node = dict[str, str]
+"""Single values of one object in a statement's tree, by their keys."""
+
+
 class _Token(NamedTuple):
     """A keyword, name or operator; constants and quoted names have the word "" or a quote."""
 
@@ -212,7 +216,11 @@ class _Text:
 
 
 def is_empty(sql: str) -> bool:
-    """Say whether SQL has no statement: blanks, comments and semicolons at most."""
+    """Return whether SQL has no statement: blanks, comments and semicolons at most.
+
+    Raises:
+        UsageError: it is not text that DuckDB can read.
+    """
     return not any(_text(sql).statements())
 
 
@@ -281,7 +289,7 @@ def _check_setting(statement: _Text, *, comes_first: bool) -> None:
         )
     if not comes_first:
         raise _refusal(
-            f"SET {name} follows another statement, and settings are locked before that one runs",
+            f"SET {name} follows a statement that is not a setting, and those lock the settings",
             hint="Put it first",
         )
 
@@ -295,11 +303,13 @@ def _check_variable(connection: duckdb.DuckDBPyConnection, statement: _Text) -> 
 
 def _check_pragma(statement: _Text) -> None:
     """Allow a PRAGMA that shows something, with one name or text at most."""
-    match statement.words:
-        case ["PRAGMA", name] | ["PRAGMA", name, "(", _, ")"] if name.lower() in PRAGMAS:
-            return
+    words = statement.words
+    name = words[1].lower() if len(words) > 1 else ""
+    has_form = len(words) == 2 or (len(words) == 5 and (words[2], words[4]) == ("(", ")"))
+    if has_form and name in PRAGMAS:
+        return
     raise _refusal(
-        f"{' '.join(statement.words[:2])} could write or change settings, and ktrdr query is "
+        f"PRAGMA {name or 'without a name'} could write or change settings, and ktrdr query is "
         "read-only",
         hint=f"These are allowed: {', '.join(sorted(PRAGMAS))}",
     )
@@ -327,7 +337,7 @@ def _check_query(connection: duckdb.DuckDBPyConnection, query: _Text) -> None:
         for part in taken:
             _check_query(connection, part)
     if error:
-        first = query.words[0] or "this"
+        first = query.words[0] if query.words[0].isalpha() else "this"
         reason = f"{first} could write or reach beyond the store, and ktrdr query is read-only"
         raise _refusal(
             reason if error.startswith(_NO_QUERY) else error,
@@ -337,10 +347,6 @@ def _check_query(connection: duckdb.DuckDBPyConnection, query: _Text) -> None:
         _check_kind(node)
     _check_functions(connection, nodes)
     _check_relations(connection, nodes)
-
-
-_Node = dict[str, str]
-"""Single values of one object in a statement's tree, by their keys."""
 
 
 def _tree(connection: duckdb.DuckDBPyConnection, query: _Text) -> tuple[list[_Node], str]:
@@ -417,12 +423,12 @@ def _check_relations(connection: duckdb.DuckDBPyConnection, nodes: Iterable[_Nod
 
 
 def _is_plain(name: str) -> bool:
-    """Say whether a name can be no file's: files need a suffix, a folder or a scheme."""
+    """Return whether a name cannot be that of a file, which has a suffix, folder or scheme."""
     return re.fullmatch(r"[\w ]*", name) is not None
 
 
 def _exists(connection: duckdb.DuckDBPyConnection, parts: Sequence[str], table: str) -> bool:
-    """Say whether there are such a database, schema and relation, each by itself."""
+    """Return whether the database, the schema and the relation exist, each by itself."""
     qualifiers = {name for (name,) in connection.execute(_QUALIFIERS).fetchall()}
     relations = {name for (name,) in connection.execute(_RELATIONS).fetchall()}
     return qualifiers.issuperset(map(str.lower, parts)) and table.lower() in relations
@@ -463,7 +469,7 @@ def _with_given_columns(query: _Text) -> tuple[_Text, list[_Text]]:
 
 
 def _pivot_elements(words: Sequence[str], start: int) -> Iterator[tuple[int, int]]:
-    """Find the elements behind the ON of a PIVOT, from what follows the word PIVOT on.
+    """Find the elements of the ON of a PIVOT whose word comes before the start.
 
     Yields:
         The index of the first word of an element, and of the one after its last.
@@ -484,7 +490,7 @@ def _pivot_elements(words: Sequence[str], start: int) -> Iterator[tuple[int, int
 def _first_outside_brackets(
     words: Sequence[str], start: int, end: int, wanted: AbstractSet[str]
 ) -> int:
-    """Return where the first of the wanted words is, outside brackets opened since; else end."""
+    """Return the index of the first wanted word that no bracket opened since encloses, or end."""
     depth = 0
     for index in range(start, end):
         if depth == 0 and words[index] in wanted:

@@ -1,6 +1,6 @@
 """What SQL a query may contain: a table of statements, each with its rows or refused.
 
-Whatever is asked, no file of the store or beside it is another one afterwards.
+No statement changes, adds or removes a file of the store or beside it.
 """
 
 # ruff: noqa: E501, ISC004  (a statement stands on one line)
@@ -394,7 +394,7 @@ REFUSED = [
     "SELECT nextval('s')",
     "SELECT __internal_compress_string_hugeint('x')",
     "SELECT no_such_function(1)",
-    # texts that are none
+    # texts that are no statements, and statements that DuckDB itself refuses
     "SELEC 1",
     "'a'",
     "()",
@@ -492,7 +492,7 @@ def test_spilling_goes_to_a_private_folder_that_is_removed(unchanged: World) -> 
 def test_the_folder_for_spilling_is_the_users_alone(
     unchanged: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody else may enter it while the query runs."""
+    """Other users cannot enter it while the query runs."""
     modes = []
     confine = _confine
 
@@ -514,7 +514,7 @@ def test_refusals_say_what_to_do(unchanged: World) -> None:
         ("FROM '/etc/passwd'", "/etc/passwd is not a table", "SHOW TABLES"),
         ("SET log_query_path = 'x'", "SET log_query_path", "timezone"),
         ("SELECT 1; SET threads = 1", "SET threads follows", "Put it first"),
-        ("PRAGMA import_database('x')", "IMPORT_DATABASE", "table_info"),
+        ("PRAGMA import_database('x')", "PRAGMA import_database", "table_info"),
     ):
         with pytest.raises(UsageError, match=rf"{reason}.*{hint}"):
             query_catalog(unchanged.layout, sql)
