@@ -8,7 +8,7 @@ import errno
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import IO, Any, Final, Protocol, runtime_checkable
 
 import typer
 
@@ -30,7 +30,7 @@ class _UsageError(Protocol):
 
     def format_message(self) -> str: ...
 
-    def show(self) -> None: ...
+    def show(self, file: IO[str]) -> None: ...
 
 
 def run(command: Callable[[list[str]], object], arguments: list[str], log: LogFile) -> int:
@@ -77,7 +77,7 @@ def _surprise(error: Exception, log: LogFile, *, as_json: bool) -> int:
         if as_json:
             _tell(error.format_message(), kind="UsageError", as_json=as_json)
         else:
-            tell_somewhere(error.show, lambda: None)
+            tell_somewhere(lambda: error.show(sys.stderr), lambda: None)
         return error.exit_code
     log.handle(_record(error))
     where = f"The details are in {log.path}" if log.path else "No log could be written"

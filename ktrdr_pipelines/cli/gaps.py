@@ -29,6 +29,7 @@ from ktrdr_pipelines.cli.output import (
     say_table,
     stretch_text,
 )
+from ktrdr_pipelines.cli.streams import typed_text
 from ktrdr_pipelines.errors import DiskError, ExitCode, KtrdrError, UsageError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def gaps(
     now = place.now
     warn_of_problem(place)
     if acknowledge is not None:
-        _acknowledge(place, acknowledge, day, remark or "", as_json=as_json)
+        _acknowledge(place, acknowledge, day, typed_text(remark or ""), as_json=as_json)
         return
     book = open_book(place)
     found = book.look(chosen_series(place.universe, book.store, symbols, timeframes), now)

@@ -9,10 +9,11 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 
+from ktrdr_pipelines.cli.streams import is_unicode, showable
 from ktrdr_pipelines.errors import GatewayError, KtrdrError
 
 if TYPE_CHECKING:
@@ -33,12 +34,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 
 def say(text: str = "") -> None:
     """Print a line of a result."""
-    typer.echo(text)
+    _print(text, sys.stdout)
 
 
 def note(text: str) -> None:
     """Print a line beside the result."""
-    typer.echo(text, err=True)
+    _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print a line in the stream's own encoding; ``typer.echo`` writes UTF-8 where it is ASCII."""
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
 def say_clock() -> None:
@@ -60,12 +67,20 @@ def say_json(document: object, *, lines: bool = True) -> None:
     """Print a result as one JSON document, on one line for a program that waits for it.
 
     An object also says, as ``market_clock_offset_s``, how far market time is ahead of real time.
+    What stdout has no character for is a JSON escape, so that it stays JSON.
     """
     if isinstance(document, Mapping):
         document = {**document, "market_clock_offset_s": _clock_offset_s()}
     indent = 2 if lines else None
-    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False, default=plain)
-    typer.echo(text)
+    say(
+        json.dumps(
+            document,
+            indent=indent,
+            ensure_ascii=not is_unicode(sys.stdout),
+            allow_nan=False,
+            default=plain,
+        )
+    )
 
 
 def _clock_offset_s() -> float | None:
@@ -123,13 +138,13 @@ def say_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> N
     for heading, kind in columns.items():
         right = kind == "right"
         table.add_column(
-            heading,
+            showable(heading, sys.stdout),
             justify="right" if right else "left",
             overflow="fold" if kind == "fold" else "ellipsis",
             no_wrap=kind != "fold",
         )
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(showable(str(cell), sys.stdout) for cell in row))
     console().print(table)
 
 

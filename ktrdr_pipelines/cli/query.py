@@ -21,6 +21,7 @@ from ktrdr_pipelines.cli.output import (
     say_json,
     say_table,
 )
+from ktrdr_pipelines.cli.streams import typed_text
 from ktrdr_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,10 +41,14 @@ def query(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with all rows.")] = False,
 ) -> None:
-    """Answer SQL about all bars; nothing can be changed by it.
+    """Answer SQL about all bars; nothing is changed by it, and nothing but the store is read.
 
     Views are bars and bars_1m to bars_1w, and series('AAPL', '1m') is the fastest way to one
     series; tables are sessions, instruments, coverage, gaps, requests. Instants are in UTC.
+
+    Statements are SELECT, FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW, PIVOT, and EXPLAIN of
+    these; SET VARIABLE; and, before them, SET of TimeZone, threads, memory_limit and the like.
+    Files of your own are joined in DuckDB itself.
 
     Example: ktrdr query "SELECT symbol, timeframe, count(*) FROM bars GROUP BY ALL ORDER BY ALL"
 
@@ -52,12 +57,13 @@ def query(
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.catalog import query_catalog
     from ktrdr_pipelines.store.layout import open_store
+    from ktrdr_pipelines.store.query_policy import is_empty
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", came="one output has one form", remedy="Choose one")
     layout = open_store(data_folder(load_settings()))
-    asked = sys.stdin.read() if sql == "-" else sql
-    if not asked.strip():
+    asked = typed_text(sys.stdin.read(), sys.stdin.encoding) if sql == "-" else typed_text(sql)
+    if is_empty(asked):
         raise UsageError("an empty query", remedy="Say what you want, such as FROM bars LIMIT 5")
     answer = query_catalog(layout, asked)
     names = _unique(answer.column_names)

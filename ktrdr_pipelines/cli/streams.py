@@ -23,6 +23,33 @@ def take_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+
+
+def is_unicode(stream: TextIO) -> bool:
+    """Return whether a stream can print every character."""
+    return (stream.encoding or "utf-8").lower().startswith("utf")
+
+
+def showable(text: str, stream: TextIO) -> str:
+    """Return text with escapes for the characters that a stream cannot print."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def typed_text(text: str, encoding: str | None = None) -> str:
+    """Return text that was typed or piped in as UTF-8, also where the locale is another.
+
+    Python keeps bytes that an ASCII locale does not know as lone surrogates. Bytes that are no
+    UTF-8 stay as Python read them.
+
+    Args:
+        text: an argument, or what a stream gave.
+        encoding: the stream's; without it, that of arguments.
+    """
+    with suppress(UnicodeError):
+        return text.encode(encoding or sys.getfilesystemencoding(), "surrogateescape").decode()
+    return text
 
 
 def mute(*streams: TextIO) -> None:

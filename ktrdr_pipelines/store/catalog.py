@@ -10,14 +10,13 @@ Not here: the SQL of its objects (``store.catalog_sql``), the rows of its tables
 
 import hashlib
 import os
-import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import duckdb
@@ -40,6 +39,7 @@ from ktrdr_pipelines.store.integrity import refused_files
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.query_policy import CheckedSql, check_statements
 
 STORAGE_VERSION = "v1.0.0"
 """DuckDB's storage format of the file: what shells from 1.0 on can read.
@@ -52,19 +52,19 @@ QUERY_TRIES = 5
 
 _BUILDING = {"memory_limit": "512MB", "threads": "1"}
 _READING = {"python_enable_replacements": "false"}
+_CONFINED = """
+    SET autoinstall_known_extensions = false;
+    SET autoload_known_extensions = false;
+    SET allow_community_extensions = false;
+    SET allow_persistent_secrets = false;
+    SET temp_directory = '{spill}';
+    SET allowed_directories = ['{bars}', '{glob}'];
+    SET enable_external_access = false;
+"""
+"""The order matters: without external access no folder can be named any more.
 
-_READS = frozenset(
-    {
-        duckdb.StatementType.SELECT,
-        duckdb.StatementType.EXPLAIN,
-        duckdb.StatementType.PRAGMA,
-        duckdb.StatementType.SET,
-        duckdb.StatementType.VARIABLE_SET,
-    }
-)
-
-_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
-_QUERY = re.compile(r"(PIVOT|PIVOT_WIDER|SELECT|FROM|WITH)\b", re.IGNORECASE)
+Source: https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview
+"""
 
 _COMMENTS_OF_OBJECTS: Final = """
     SELECT comment FROM duckdb_views() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
@@ -78,6 +78,8 @@ _BAD_SQL = (
     duckdb.CatalogException,
     duckdb.DataError,
     duckdb.NotSupportedError,
+    duckdb.PermissionException,
+    duckdb.InternalException,
 )
 
 
@@ -113,7 +115,7 @@ def rebuild_catalog(
                     if layout.series_folder(*key) not in folders
                 ]
                 tables = catalog_tables(store, universe, now, held=held, gaps=gaps)
-            with tempfile.TemporaryDirectory(prefix="ktrdr-") as folder:
+            with TemporaryDirectory(prefix="ktrdr-") as folder:
                 # DuckDB puts its log in the wrong place where a path has a question mark.
                 built = Path(folder) / "catalog.duckdb"
                 _build(built, layout, tables, objects)
@@ -173,9 +175,12 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
     """Answer a query; what gives no rows, such as SET, answers with a table of no columns.
 
     Bars are those of the files that are there now, whether or not the catalog was built after them.
+    Nothing is written, and nothing is read but the catalog and its bars: ``store.query_policy``
+    decides what may run, and DuckDB is barred from other files, from extensions and from changes
+    of its settings. What does not fit into memory goes to a temporary folder of this query alone.
 
     Raises:
-        UsageError: DuckDB does not accept the query, or it wants to write.
+        UsageError: DuckDB does not accept the query, or it could write or read something else.
         CorruptFileError: it would read a file that is damaged, or that is none of the store's.
         StoreError: the catalog or the files cannot be read.
     """
@@ -183,16 +188,40 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
         with closing(Ledger(layout.ledger)) as ledger:
             objects = _Objects.of(layout, BarStore(layout, ledger))
         try:
-            with closing(connect_catalog(layout)) as connection:
+            with (
+                TemporaryDirectory(prefix="ktrdr-query-") as spill,
+                closing(connect_catalog(layout)) as connection,
+            ):
                 _show_present_files(connection, objects)
-                _refuse_writing(connection.extract_statements(sql))
-                relation = connection.sql(sql)
-                return pa.table({}) if relation is None else relation.to_arrow_table()
+                _confine(connection, layout, Path(spill))
+                return _run(connection, check_statements(connection, sql))
         except duckdb.Error as error:
             is_refused = _is_of_refused(error, objects.refused)
             if is_refused or not tries_left or isinstance(error, _BAD_SQL):
                 raise _refused(error, is_refused=is_refused) from error
     raise AssertionError("the last try returns or raises")
+
+
+def _confine(connection: duckdb.DuckDBPyConnection, layout: StoreLayout, spill: Path) -> None:
+    """Bar a connection from all files but the open catalog, the bars and a folder for spilling.
+
+    DuckDB compares the text of a glob with the folders too, so that both spellings are allowed.
+    """
+    bars, glob = _escaped(layout.bars), files_of(layout).rpartition("/")[0]
+    connection.execute(_CONFINED.format(spill=_escaped(spill), bars=bars, glob=glob))
+
+
+def _run(connection: duckdb.DuckDBPyConnection, checked: CheckedSql) -> pa.Table:
+    """Run checked SQL and return the rows of its last statement."""
+    for setting in checked.settings:
+        connection.execute(setting)
+    connection.execute("SET lock_configuration = true")
+    for statement in checked.statements:
+        connection.execute(statement)
+        while connection.fetchmany(10_000):
+            pass  # DuckDB 2 starts no other statement before the last row of this one
+    relation = None if checked.query is None else connection.sql(checked.query)
+    return pa.table({}) if relation is None else relation.to_arrow_table()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,26 +300,6 @@ def _duckdb_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _refuse_writing(statements: Sequence[duckdb.Statement]) -> None:
-    """Refuse what writes past the catalog, which is open for reading alone: COPY TO, ATTACH."""
-    for one in statements:
-        if one.type not in _READS and not _is_pivot(one):
-            raise UsageError(
-                "cannot run this query",
-                came=f"{one.type.name} could write, and all of it is read-only",
-                remedy="To write something else, open the catalog in a DuckDB shell",
-            )
-
-
-def _is_pivot(statement: duckdb.Statement) -> bool:
-    """Say whether it is a query with a PIVOT whose columns follow from the data.
-
-    DuckDB makes several statements of it, as it does where a COPY TO holds such a query.
-    """
-    text = _COMMENTS.sub(" ", statement.query).lstrip(" \t\r\n(")
-    return statement.type is duckdb.StatementType.MULTI and bool(_QUERY.match(text))
-
-
 def _is_of_refused(error: duckdb.Error, refused: Iterable[Path]) -> bool:
     """Say whether a query failed since it met a file that no query may read."""
     text = str(error)
@@ -310,6 +319,12 @@ def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
             "there are no bars for this query",
             came=text,
             remedy="`ktrdr status` names the series that have bars, `ktrdr load` loads others",
+        )
+    if isinstance(error, duckdb.InternalException):
+        return UsageError(
+            "cannot run this query",
+            came=f"DuckDB {duckdb.__version__} fails on it by a defect of its own",
+            remedy="Write it in another way, or use another version of DuckDB",
         )
     if isinstance(error, (duckdb.ProgrammingError, *_BAD_SQL)):
         return UsageError("cannot run this query", came=text)

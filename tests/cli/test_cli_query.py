@@ -142,7 +142,26 @@ def test_a_query_writes_nothing_beside_the_catalog_either(
     assert not file.exists()
 
 
-@pytest.mark.parametrize("sql", ["", "  "])
+@pytest.mark.parametrize(
+    ("sql", "parts"),
+    [
+        ("EXPLAIN ANALYZE COPY (SELECT 1) TO 'x.csv'", ("COPY could write", "Write SELECT")),
+        ("UPDATE EXTENSIONS", ("UPDATE could write",)),
+        ("FROM read_csv('/etc/passwd')", ("read_csv()", "DuckDB itself")),
+        ("FROM '/etc/passwd'", ("/etc/passwd is not a table or view",)),
+        ("SET log_query_path = 'x'", ("SET log_query_path", "timezone")),
+        ("SELECT '\udcff'", ("not valid UTF-8",)),
+    ],
+)
+def test_a_refused_statement_is_bad_usage(
+    ktrdr: Any, store: Path, sql: str, parts: tuple[str, ...]
+) -> None:
+    """What reads beyond the store or could write exits with 2 and says why."""
+    ktrdr("query", sql).is_error(2, "cannot run this query", *parts)
+    assert ktrdr("query", sql, "--json").document["error"]["kind"] == "UsageError"
+
+
+@pytest.mark.parametrize("sql", ["", "  ", "/* ; */ ;; -- nothing"])
 def test_an_empty_query_is_bad_usage(ktrdr: Any, store: Path, sql: str) -> None:
     """Nothing was asked, and that is said."""
     ktrdr("query", sql).is_error(2, "an empty query")

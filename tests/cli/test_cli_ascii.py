@@ -1,0 +1,84 @@
+"""Terminals and locales without Unicode: escapes instead of characters, and never a traceback."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEXT = "Zürich €, 日本 😀"
+ASCII = {"PYTHONIOENCODING": "ascii"}
+LATIN = {"PYTHONIOENCODING": "latin-1"}
+LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+UNIVERSE = """\
+defaults: {timeframes: [1d], start: 2024-01-02}
+symbols:
+  AAPL: {}   # Zürich
+"""
+
+
+@pytest.fixture(params=[ASCII, LOCALE], ids=["terminal", "locale"])
+def terminal(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Give the environment of a process that may print ASCII alone."""
+    return os.environ | request.param
+
+
+def test_rows_are_answered(process: Any, store: Path, terminal: dict[str, str]) -> None:
+    """Tables and CSV have escapes; JSON has its own, so that it means the same."""
+    sql = f"SELECT '{TEXT}' AS \"Ort ä\", 1 AS n"
+    table = process("query", sql, env=terminal)
+    assert (table.code, table.err) == (0, "")
+    assert "Z\\xfcrich \\u20ac, \\u65e5\\u672c \\U0001f600" in table.out
+    assert len({len(line) for line in table.out.splitlines()}) == 1
+    as_csv = process("query", sql, "--csv", env=terminal)
+    assert as_csv.out.startswith("Ort \\xe4,n\n")
+    as_json = process("query", sql, "--json", env=terminal)
+    assert as_json.document == [{"Ort ä": TEXT, "n": 1}]
+    assert (table.out + as_csv.out + as_json.out).isascii()
+
+
+def test_sql_from_stdin_is_read_as_utf_8(
+    process: Any, store: Path, terminal: dict[str, str]
+) -> None:
+    """A file that is piped in means the same in every locale."""
+    told = process("query", "-", "--json", env=terminal, input=f"SELECT '{TEXT}' AS a")
+    assert told.document == [{"a": TEXT}]
+
+
+def test_errors_are_told(process: Any, store: Path, terminal: dict[str, str]) -> None:
+    """On stderr, on stdout as JSON, and where a command line cannot be read."""
+    (store / "universe.yaml").write_text(UNIVERSE, encoding="utf-8")
+    for arguments, code in (
+        (("query", f'FROM "{TEXT}"'), 2),
+        (("query", "--nö"), 2),
+        (("status", "é"), 2),
+    ):
+        told = process(*arguments, env=terminal)
+        told.is_error(code)
+        assert told.all.isascii(), told.all
+    told = process("load", "Ä", "1d", "--json", env=terminal)
+    assert told.code == 2
+    assert "Traceback" not in told.all
+    assert told.document["error"]["kind"] == "UnknownSymbolError"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
+def test_other_commands_print(process: Any, store: Path, options: tuple[str, ...]) -> None:
+    """Reports about a universe with comments of any language."""
+    (store / "universe.yaml").write_text(UNIVERSE, encoding="utf-8")
+    for command in (("universe", "check"), ("status",), ("gaps",)):
+        told = process(*command, *options, env=os.environ | LOCALE | ASCII)
+        assert told.code in {0, 3}, told.all
+        assert "Traceback" not in told.all
+        assert told.all.isascii()
+
+
+def test_a_terminal_of_one_language_keeps_json_valid(process: Any, store: Path) -> None:
+    """JSON has escapes wherever the terminal does not have every character."""
+    told = process("query", f"SELECT '{TEXT}' AS a", "--json", env=os.environ | LATIN)
+    assert told.document == [{"a": TEXT}]
+    told = process("query", f"SELECT '{TEXT}' AS a", "--json")
+    assert TEXT in told.out
+    assert json.loads(told.out) == [{"a": TEXT}]
