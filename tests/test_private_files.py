@@ -1,6 +1,5 @@
 """What lies in the state folder is its user's alone, whatever the umask says."""
 
-import os
 import sqlite3
 import stat
 import subprocess
@@ -141,7 +140,7 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder"):
         write_privately(tmp_path / "folder", b"three")
-    assert sorted(os.listdir(tmp_path)) == ["a", "folder"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a", "folder"]
     assert mode(path) == 0o600
 
 
