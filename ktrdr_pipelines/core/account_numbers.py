@@ -19,8 +19,7 @@ _FORM = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _FEWEST_DIGITS = 5
-_SHORT = 6
-"""Announced names of fewer characters are replaced as whole words only: they are in other words."""
+"""Announced names of fewer digits are replaced as whole words only: they may be part of others."""
 
 
 def without_accounts(text: str, announced: Sequence[str] = ()) -> str:
@@ -42,7 +41,8 @@ def without_accounts(text: str, announced: Sequence[str] = ()) -> str:
 def without_announced(text: str, announced: Sequence[str]) -> str:
     """Return a value, such as a local symbol or a number, without the announced accounts.
 
-    They are replaced in any letter case, and inside longer words. The form alone is no reason: a
+    They are replaced in any letter case, and where they have five digits or more, as all of IB's
+    have, inside longer words. The form alone is no reason: a
     CINS code such as that of Danone has it, too. Nor are digits alone: they may be a number.
     """
     known = _known(tuple(announced), with_digits=False)
@@ -55,11 +55,15 @@ def _known(announced: tuple[str, ...], *, with_digits: bool) -> re.Pattern[str] 
     names = sorted({name.strip() for name in announced} - {""}, key=len, reverse=True)
     if not with_digits:
         names = [name for name in names if not name.isdecimal()]
-    parts = [_whole(name) if len(name) < _SHORT else rf"{re.escape(name)}(?!\d)" for name in names]
+    parts = [rf"{re.escape(name)}(?!\d)" if _is_telling(name) else _whole(name) for name in names]
     if with_digits:
-        runs = {run for name in names for run in re.findall(r"\d+", name)}
-        parts += [rf"(?<!\d){run}(?!\d)" for run in runs if len(run) >= _FEWEST_DIGITS]
+        runs = {run for name in names for run in re.findall(r"[0-9]+", name)}
+        parts += [rf"(?<!\d){run}(?!\d)" for run in runs if _is_telling(run)]
     return re.compile("|".join(parts), re.IGNORECASE | re.ASCII) if parts else None
+
+
+def _is_telling(name: str) -> bool:
+    return len(re.findall(r"[0-9]", name)) >= _FEWEST_DIGITS
 
 
 def _whole(name: str) -> str:

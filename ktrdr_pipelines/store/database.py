@@ -29,7 +29,7 @@ from ktrdr_pipelines.store.ledger_sql import (
 BUSY_TIMEOUT_S = 30.0
 """Seconds that a statement waits for another process's transaction; those last milliseconds."""
 
-ERASURE_WAIT_S = 5.0
+ERASURE_WAIT_S = 2.0
 """Seconds that erasing free pages waits for readers of the ledger, before it is put off to the next
 opening."""
 

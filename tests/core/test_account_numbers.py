@@ -76,7 +76,7 @@ def test_what_is_no_account_stays(text: str) -> None:
         (OWN, f"U-{DIGITS}, U {DIGITS}", "U-(account), U (account)"),
         (OWN, f"{DIGITS}0 and 1{DIGITS}", f"{DIGITS}0 and 1{DIGITS}"),
         (f" {OWN} ", f"({OWN})", "((account))"),
-        ("house", "The House account", "The (account) account"),
+        ("house", "The House account of a warehouse", "The (account) account of a warehouse"),
         ("DU1", "DU1 and EDU1 and DU12", "(account) and EDU1 and DU12"),
         ("", "nothing is announced", "nothing is announced"),
         ("a.c|d", "abc a.c|d", "abc (account)"),
