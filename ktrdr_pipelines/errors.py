@@ -9,7 +9,8 @@ KtrdrError
 ├── StoreError            something on disk is not as it must be
 │   ├── ForeignIdentityError  a file holds another instrument, origin or epoch
 │   ├── CorruptFileError      a file cannot be read as what it should be
-│   └── DiskError             the system refused to read or write
+│   ├── DiskError             the system refused to read or write
+│   └── NoCatalogError        there is no catalog of this version; it can be built anew
 ├── GatewayError          the gateway could not, or would not, answer
 │   ├── GatewayUnreachableError   no TCP connection, or one that closes at once
 │   │   └── GatewayRestingError       it failed too often and is left alone for a while
@@ -110,6 +111,10 @@ class CorruptFileError(StoreError):
 
 class DiskError(StoreError):
     """The operating system refused to read or write."""
+
+
+class NoCatalogError(StoreError):
+    """A store has no catalog of this version; one can be built from what it holds."""
 
 
 class GatewayError(KtrdrError):

@@ -107,10 +107,18 @@ def ktrdr(store: Path, capsys: pytest.CaptureFixture[str]) -> Ktrdr:
 
 
 def rows_of(ledger: Path) -> dict[str, set[tuple[Any, ...]]]:
-    """Give the rows of the tables that must be kept, by the columns that every version has."""
+    """Give the rows of the tables that must be kept, by the columns that every version has.
+
+    Hashes of accounts are not among them: they are gone from version 8 on.
+    """
     with closing(sqlite3.connect(FIXTURES / "store_v6" / "state" / "ledger.sqlite")) as old:
         columns = {
-            table: [row[1] for row in old.execute(f"PRAGMA table_info({table})")] for table in KEPT
+            table: [
+                row[1]
+                for row in old.execute(f"PRAGMA table_info({table})")
+                if row[1] != "account_hash"
+            ]
+            for table in KEPT
         }
     with closing(sqlite3.connect(ledger)) as connection:
         return {

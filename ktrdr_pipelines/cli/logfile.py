@@ -1,7 +1,7 @@
 """The log file: warnings and tracebacks go there, so that a terminal shows one clear line.
 
-It lies in the state folder and is made with the first line. Not here: what a person is told
-(``cli.edge``).
+It lies in the state folder, is made with the first line, and only its user may read it. Not here:
+what a person is told (``cli.edge``).
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.private_files import make_private_folder, private_opener
 
 NAME: Final = "ktrdr.log"
 MOST_BYTES: Final = 1_000_000
@@ -30,9 +31,9 @@ class LogFile(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, and its traceback."""
         text = f"{self.format(record)}\n"
-        for folder in _folders():
+        for place in (_in_state_folder, _in_temp_folder):
             with contextlib.suppress(OSError):
-                self.path = _append(folder / NAME, text)
+                self.path = _append(place(), text)
                 return
 
 
@@ -44,9 +45,14 @@ def log_to_file() -> LogFile:
     return handler
 
 
-def _folders() -> list[Path]:
-    """Give where the log may lie, best first."""
-    return [_state_folder(), Path(tempfile.gettempdir())]
+def _in_state_folder() -> Path:
+    folder = _state_folder()
+    make_private_folder(folder)
+    return folder / NAME
+
+
+def _in_temp_folder() -> Path:
+    return Path(tempfile.gettempdir()) / NAME
 
 
 def _state_folder() -> Path:
@@ -61,9 +67,10 @@ def _state_folder() -> Path:
 
 
 def _append(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > MOST_BYTES:
         path.replace(path.with_name(f"{NAME}.1"))
-    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+    with open(
+        path, "a", encoding="utf-8", errors="backslashreplace", opener=private_opener
+    ) as file:
         file.write(text)
     return path

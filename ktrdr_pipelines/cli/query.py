@@ -22,7 +22,7 @@ from ktrdr_pipelines.cli.output import (
     say_table,
 )
 from ktrdr_pipelines.cli.streams import typed_text
-from ktrdr_pipelines.errors import UsageError
+from ktrdr_pipelines.errors import NoCatalogError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +44,8 @@ def query(
     """Answer SQL about all bars; nothing is changed by it, and nothing but the store is read.
 
     Views are bars and bars_1m to bars_1w, and series('AAPL', '1m') is the fastest way to one
-    series; tables are sessions, instruments, coverage, gaps, requests. Instants are in UTC.
+    series; tables are sessions, instruments, coverage, gaps, requests. Instants are in UTC. A
+    catalog that is missing, or that an earlier version made, is built first.
 
     Statements are SELECT, FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW, PIVOT, and EXPLAIN of
     these; SET VARIABLE; and, before them, SET of TimeZone, threads, memory_limit and the like.
@@ -54,6 +55,7 @@ def query(
 
     Exit codes: 0 answered, 1 the catalog or a file cannot be read, 2 bad usage, or bad SQL.
     """
+    from ktrdr_pipelines.cli.place import open_place, renew_catalog
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.catalog import query_catalog
     from ktrdr_pipelines.store.layout import open_store
@@ -65,7 +67,12 @@ def query(
     asked = typed_text(sys.stdin.read(), sys.stdin.encoding) if sql == "-" else typed_text(sql)
     if is_empty(asked):
         raise UsageError("an empty query", remedy="Say what you want, such as FROM bars LIMIT 5")
-    answer = query_catalog(layout, asked)
+    try:
+        answer = query_catalog(layout, asked)
+    except NoCatalogError:
+        place = open_place()
+        renew_catalog(place.layout, place.universe, place.settings)
+        answer = query_catalog(layout, asked)
     names = _unique(answer.column_names)
     if as_json:
         say_json([dict(zip(names, map(json_value, row), strict=True)) for row in _rows(answer)])

@@ -89,8 +89,8 @@ class BarSource(Protocol):
         ...
 
     @property
-    def account_hash(self) -> str:
-        """A one-way hash of the account, for the audit."""
+    def login(self) -> str:
+        """The name of the gateway's login for the audit, such as ``login 1``."""
         ...
 
     @property

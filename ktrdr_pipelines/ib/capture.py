@@ -30,6 +30,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from ktrdr_pipelines.core.account_numbers import without_announced
 from ktrdr_pipelines.errors import CorruptFileError, DiskError
 from ktrdr_pipelines.ib.known_texts import WITHHELD, harmless
 
@@ -39,8 +40,6 @@ KEPT = {
     "out": frozenset({"9", "20", "25", "49", "87", "90"}),
 }
 """The message numbers whose fields are kept, by way: contracts, bars, heads, time, errors."""
-
-_ACCOUNT = "(account)"
 
 
 class Way(StrEnum):
@@ -84,15 +83,10 @@ class Scrubber:
         kind = fields[0]
         if kind not in KEPT[way]:
             return Frame(at_s, way, (kind,), cut=True)
-        texts = [self._without_accounts(text) for text in fields]
+        texts = [without_announced(text, self._accounts) for text in fields]
         if kind == "4":
             texts = _scrubbed_error(texts)
         return Frame(at_s, way, tuple(texts))
-
-    def _without_accounts(self, text: str) -> str:
-        for account in self._accounts:
-            text = text.replace(account, _ACCOUNT)
-        return text
 
 
 def check_writable(path: Path) -> None:

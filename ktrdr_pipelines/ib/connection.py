@@ -22,6 +22,7 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connect_errors import connect_error
 from ktrdr_pipelines.ib.gateway import GatewayConnection
 from ktrdr_pipelines.ib.leases import ClientIdLease, ClientIdLeases
+from ktrdr_pipelines.ib.logins import Logins
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.wire import WireError
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -177,6 +178,7 @@ class IbConnectionStrategy:
             client_id=client_id,
             timeout_s=config.timeout_s,
             give_turn=self._pacer.message,
+            logins=Logins(config.state_dir),
             outage_s=config.outage_s,
         )
         try:

@@ -16,12 +16,13 @@ from ib_async.contract import Contract
 
 from ktrdr_pipelines.core.instruments import Origin
 from ktrdr_pipelines.errors import ConnectionLostError, GatewaySilentError, OutageError
-from ktrdr_pipelines.ib.accounts import account_hash, origin_of
+from ktrdr_pipelines.ib.accounts import origin_of
 from ktrdr_pipelines.ib.capture import Frame, Scrubber, Way
 from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
 from ktrdr_pipelines.ib.codes import lasting_outage
 from ktrdr_pipelines.ib.health import Health
 from ktrdr_pipelines.ib.inbox import Inbox
+from ktrdr_pipelines.ib.logins import Logins
 from ktrdr_pipelines.ib.queries import HistoryQuery, HistoryReply, route_of
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
 from ktrdr_pipelines.ib.waiting import OnWait, untold
@@ -65,7 +66,11 @@ class Call(Generic[T]):
 
 
 class GatewayConnection:
-    """A connection to one gateway under one client id."""
+    """A connection to one gateway under one client id.
+
+    ``login`` is the name of the gateway's login for the audit, such as ``login 1``; the accounts
+    themselves are shown nowhere.
+    """
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class GatewayConnection:
         client_id: int,
         timeout_s: float,
         give_turn: GiveTurn,
+        logins: Logins,
         outage_s: float = 300.0,
     ) -> None:
         self.gateway = gateway
@@ -82,7 +88,7 @@ class GatewayConnection:
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._inbox = Inbox(lambda: self.server_version)
         self._wire = Wire(self._inbox.take, self._note_end, give_turn)
-        self._accounts: tuple[str, ...] = ()
+        self._logins, self.login = logins, ""
 
     def __repr__(self) -> str:
         state = "up" if self.is_up else "down"
@@ -104,12 +110,7 @@ class GatewayConnection:
     @property
     def origin(self) -> Origin:
         """Whether the account is one of a simulated gateway."""
-        return origin_of(self._accounts)
-
-    @property
-    def account_hash(self) -> str:
-        """A one-way hash of the account; the account itself is shown nowhere."""
-        return account_hash(self._accounts)
+        return origin_of(self._wire.accounts)
 
     def on_pacing(self, act: Callable[[], None]) -> None:
         """Say what to do when the gateway complains about all requests together."""
@@ -117,7 +118,7 @@ class GatewayConnection:
 
     def listen(self, take: Callable[[Frame], None]) -> None:
         """Let somebody record all frames from now on, without what names a person."""
-        scrubber, begun_at_s = Scrubber(self._accounts), boot_time_s()
+        scrubber, begun_at_s = Scrubber(self._wire.accounts), boot_time_s()
 
         def note(way: Way, fields: list[str]) -> None:
             take(scrubber.frame(boot_time_s() - begun_at_s, way, fields))
@@ -130,11 +131,11 @@ class GatewayConnection:
         Raises:
             WireError: no connection came about.
             GatewaySilentError: it came about, and the gateway does not tell the time.
-            DiskError: nothing may be sent, as the record of what is sent cannot be used.
+            DiskError: the state folder cannot be used: what is sent must be recorded there.
         """
         await self._wire.open(host, port, self.client_id, timeout_s=self._timeout_s)
         self._inbox.questions = Questions(self._wire.client.getReqId())
-        self._accounts = tuple(self._wire.client.getAccounts())
+        self.login = self._logins.name_of(self._wire.accounts)
         if await self._round_trip_s() is None:
             if not self.is_up:
                 raise WireError(self._wire.ending or Ending.CLOSED)

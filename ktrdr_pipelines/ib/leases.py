@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from ktrdr_pipelines.errors import ClientIdInUseError, DiskError
 from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
+from ktrdr_pipelines.private_files import FILE_MODE, make_private_folder, write_privately
 
 QUARANTINE_S = 300.0
 """How long an id is left alone after 326: a gateway can hold the id of a dead client (C)."""
@@ -79,15 +80,15 @@ class ClientIdLeases:
         """Leave an id alone for a while, in every process."""
         until = self._clock() + self._quarantine_s
         try:
-            self._mark(client_id).write_text(f"{self._boot()} {until}\n", encoding="ascii")
+            write_privately(self._mark(client_id), f"{self._boot()} {until}\n".encode("ascii"))
         except OSError as error:
             _log.warning("client id %d cannot be marked as refused: %s", client_id, error)
 
     def _try(self, client_id: int) -> ClientIdLease | None:
         path = self._folder / f"client-{client_id}.lock"
-        lock = FileLock(path, timeout=0, thread_local=False)
+        lock = FileLock(path, timeout=0, mode=FILE_MODE, thread_local=False)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._folder)
             lock.acquire()
         except Timeout:
             return None

@@ -23,6 +23,7 @@ from ktrdr_pipelines.ib.pacer_memory import PacerMemory, Vitals
 from ktrdr_pipelines.ib.pacer_record import LONGEST_SLEEP_S, PacerRecord, Place, Sending
 from ktrdr_pipelines.ib.slot import Slot
 from ktrdr_pipelines.ib.waiting import OnWait, untold
+from ktrdr_pipelines.private_files import tighten_state
 
 POLL_S = 0.1
 """How often a process looks whether another one has given a place back."""
@@ -78,6 +79,7 @@ class Pacer:
     @classmethod
     def of(cls, config: GatewayConfig) -> "Pacer":
         """Make the pacer of a configured gateway."""
+        tighten_state(config.state_dir)
         return cls(config.folder, pacing=pacing_of(conservative=config.conservative))
 
     def __repr__(self) -> str:

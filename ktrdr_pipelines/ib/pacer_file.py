@@ -15,13 +15,22 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from ktrdr_pipelines.core.account_numbers import without_accounts
 from ktrdr_pipelines.errors import DiskError
+from ktrdr_pipelines.private_files import (
+    FILE_MODE,
+    make_private_database,
+    make_private_file,
+    make_private_folder,
+)
 
 FILE = "pacer.sqlite"
 LOCK_WAIT_S = 0.05
 """How long one attempt waits for another process's transaction before it gives way."""
 
-_VERSION = 3
+_VERSION = 4
+"""Version of the tables. 4 has those of 3; texts of earlier ones may name accounts."""
+
 _SETUP_WAIT_S = 30.0
 _BROKEN_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -134,7 +143,8 @@ class PacerFile:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self.path.parent)
+            make_private_database(self.path)
         except OSError as error:
             raise self._disk_error(error.strerror or str(error), _remedy(error)) from error
         database = sqlite3.connect(self.path, timeout=LOCK_WAIT_S, isolation_level=None)
@@ -148,7 +158,7 @@ class PacerFile:
         return database
 
     def _is_current(self, database: sqlite3.Connection) -> bool:
-        version = database.execute("PRAGMA user_version").fetchone()[0]
+        version = _version(database)
         if version > _VERSION:
             came = f"made by a newer version of this program ({version})"
             raise self._disk_error(came, "Update this program, or end the newer one and remove it.")
@@ -156,12 +166,14 @@ class PacerFile:
 
     def _replace_broken(self) -> None:
         """Put a successor that knows of the loss in the place of a broken file, once for all."""
-        with FileLock(self.path.with_suffix(".lock"), timeout=_SETUP_WAIT_S):
+        with FileLock(self.path.with_suffix(".lock"), timeout=_SETUP_WAIT_S, mode=FILE_MODE):
             if _is_sound(self.path):
                 return
             aside, successor = (self.path.with_name(f"{FILE}.{end}") for end in ("broken", "new"))
             _log.warning("%s is broken; it is kept as %s", self.path, aside.name)
             successor.unlink(missing_ok=True)
+            for path in (aside, successor):
+                make_private_file(path)
             with closing(sqlite3.connect(successor, isolation_level=None)) as database:
                 _set_up(database)
                 self._on_loss(database)
@@ -181,8 +193,30 @@ def _remedy(error: OSError) -> str:
 def _set_up(database: sqlite3.Connection) -> None:
     database.execute(f"PRAGMA busy_timeout = {round(_SETUP_WAIT_S * 1000)}")
     database.execute("PRAGMA journal_mode = WAL")
+    if 0 < _version(database) < _VERSION:
+        _remove_accounts(database)
     database.executescript(_SCHEMA)
     database.execute(f"PRAGMA busy_timeout = {round(LOCK_WAIT_S * 1000)}")
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _remove_accounts(database: sqlite3.Connection) -> None:
+    """Take account numbers out of the texts of an earlier version, free pages included.
+
+    The version is set afterwards: what is cut short here is done again.
+    """
+    database.execute("PRAGMA secure_delete = ON")
+    database.create_function("without_accounts", 1, without_accounts, deterministic=True)
+    database.execute("BEGIN IMMEDIATE")
+    for table, column in (("blocks", "reason"), ("memory", "value")):
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+            database.execute(f"UPDATE {table} SET {column} = without_accounts({column})")  # noqa: S608
+    database.execute("COMMIT")
+    database.execute("VACUUM")
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _inode(path: Path) -> int:

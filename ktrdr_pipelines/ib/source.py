@@ -143,9 +143,9 @@ class GatewaySource:
         return self._connection.origin
 
     @property
-    def account_hash(self) -> str:
-        """A one-way hash of the account, for the audit."""
-        return self._connection.account_hash
+    def login(self) -> str:
+        """The name of the gateway's login for the audit, such as ``login 1``."""
+        return self._connection.login
 
     def now(self) -> datetime:
         """Give the gateway's time."""

@@ -4,7 +4,8 @@ ib_async stays unmodified: it makes the connection, the handshake and the frames
 This module gives it whole frames, hands every frame that comes to one listener, and says *why* a
 connection did not come about or ended. Every message that is sent, the handshake included, waits
 for its turn in the rate of messages; ib_async's own throttle, which knows one connection only and
-delays what has its turn, is off.
+delays what has its turn, is off. Account numbers are taken out of every frame before ib_async, its
+log or the listener sees it.
 
 Not here: what frames mean (``ib.gateway``), the budget (``ib.pacer``).
 """
@@ -22,6 +23,7 @@ from ib_async.client import Client
 from ib_async.decoder import Decoder
 
 from ktrdr_pipelines.errors import DiskError
+from ktrdr_pipelines.ib.accounts import AccountFilter
 from ktrdr_pipelines.ib.capture import Way
 from ktrdr_pipelines.ib.framing import BadFrameError, FrameCutter
 from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
@@ -139,6 +141,7 @@ class Wire:
         self._ready = False
         self._traffic: Callable[[Way, list[str]], None] | None = None
         self._version = self._said = ""
+        self._filter = AccountFilter()
         self._cutter = FrameCutter()
         self.client: Any = _Client(_Callbacks())
         self.client.MaxRequests = 0
@@ -169,6 +172,11 @@ class Wire:
     def ending(self) -> Ending | None:
         """Why it is no more; None where it is, or never was."""
         return self._ended.result() if self._ended.done() else None
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """The accounts that the gateway named; not to be kept or shown anywhere."""
+        return self._filter.announced
 
     @property
     def server_version(self) -> int:
@@ -294,6 +302,7 @@ class Wire:
         if not self._version:
             self._check_version(frame)
         if not self._ended.done():
+            frame = self._filter.cleaned(frame)
             self.client._onSocketHasData(frame)  # noqa: SLF001  (the listener taken off above)
 
     def _check_version(self, greeting: bytes) -> None:
@@ -347,5 +356,5 @@ def _unmade(error: BaseException) -> WireError:
 
 
 def _discreet(record: logging.LogRecord) -> bool:
-    """Keep accounts out of every log; and leave it to typed errors to tell what went wrong."""
-    return record.levelno < logging.WARNING and not record.getMessage().startswith("<<< 15,")
+    """Leave it to typed errors to tell what went wrong."""
+    return record.levelno < logging.WARNING

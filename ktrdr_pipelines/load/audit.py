@@ -97,7 +97,7 @@ class Inquiry:
             contract_id=about.contract_id,
             what_to_show=about.what_to_show,
             gateway=self._source.gateway,
-            account_hash=self._source.account_hash,
+            login=self._source.login,
             asked_end=about.ends_at,
             duration=about.duration,
             sent_at=sent_at,

@@ -114,6 +114,12 @@ class SimulatorServer:
     def faults(self, plan: FaultPlan) -> None:
         self._gateway.faults = plan
 
+    def tell(self, code: int, text: str) -> None:
+        """Send a notice about no request to every client; thread-safe."""
+        if self._server is not None:
+            loop = self._server.get_loop()
+            loop.call_soon_threadsafe(self._tell, ApiError(code, text))
+
     def lift_faults(self) -> None:
         """Let nothing go wrong any more, and end the outage that lasts; thread-safe."""
         self._gateway.faults = FaultPlan()
@@ -195,6 +201,7 @@ def running_simulator(
     latency_s: float = 0.0,
     port: int = 0,
     *,
+    account: str = ACCOUNT,
     durations: DurationTable | None = None,
     update_s: float | None = None,
     behaviour: Behaviour | None = None,
@@ -206,6 +213,8 @@ def running_simulator(
         now: where its clock starts, also as an ISO text; None takes that of the market.
         latency_s: seconds that every request waits.
         port: 0 takes any free one.
+        account: the account it announces: bars of one that does not begin as ``ACCOUNT`` pass for
+            real ones.
         durations: which bar sizes a duration may be asked with; None is as ``behaviour`` says.
         update_s: seconds between updates of bars that are kept up to date; None likewise.
         behaviour: its rules and faults; None is as documented, without faults.
@@ -220,7 +229,12 @@ def running_simulator(
     start = datetime.fromisoformat(now) if isinstance(now, str) else now
     clock = SimClock(start if start is not None else served.default_now())
     server = SimulatorServer(
-        served, clock=clock, latency_s=latency_s, port=port, behaviour=behaviour
+        served,
+        clock=clock,
+        latency_s=latency_s,
+        port=port,
+        account=account,
+        behaviour=behaviour,
     )
     thread = ServerThread(server.start, server.close)
     thread.start_and_wait()

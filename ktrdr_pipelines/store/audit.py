@@ -1,7 +1,7 @@
 """The ledger's audit: every request that was sent, what came, and what it proved.
 
-Accounts appear only as hashes. Not here: the budget of requests, which is the gateway's and lies
-outside the store (``ib.pacer``).
+Accounts do not appear: a login has a name such as ``login 1``. Not here: the budget of requests,
+which is the gateway's and lies outside the store (``ib.pacer``).
 """
 
 from dataclasses import dataclass, fields
@@ -31,7 +31,7 @@ class RequestRecord:
     contract_id: int
     what_to_show: str
     gateway: str
-    account_hash: str
+    login: str
     asked_end: datetime | None
     duration: str
     sent_at: datetime

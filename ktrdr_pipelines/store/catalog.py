@@ -23,9 +23,17 @@ import duckdb
 import pyarrow as pa
 
 from ktrdr_pipelines.core.instruments import Instrument
-from ktrdr_pipelines.errors import CorruptFileError, DiskError, KtrdrError, StoreError, UsageError
+from ktrdr_pipelines.errors import (
+    CorruptFileError,
+    DiskError,
+    KtrdrError,
+    NoCatalogError,
+    StoreError,
+    UsageError,
+)
 from ktrdr_pipelines.store.atomic import disk_errors, locked, put_in_place, temp_beside
 from ktrdr_pipelines.store.catalog_sql import (
+    IS_OUTDATED,
     NAMES_OTHER_FILES,
     REFUSED,
     SERIES,
@@ -123,7 +131,7 @@ def rebuild_catalog(
                     shutil.copyfile(built, temp)
             with disk_errors(layout.catalog):
                 _sync(temp)
-                _write_ahead(layout.catalog).unlink(missing_ok=True)
+                layout.catalog_log.unlink(missing_ok=True)
                 put_in_place(temp, layout.catalog)
         finally:
             temp.unlink(missing_ok=True)
@@ -133,17 +141,19 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
     """Open the newest catalog for reading; instants are told in UTC.
 
     Raises:
-        StoreError: there is none, it cannot be read, or it was built for another folder.
+        NoCatalogError: there is none, or one that an earlier version made.
+        StoreError: it cannot be read, or it was built for another folder.
     """
     _refuse_folder(layout)
     if not layout.catalog.is_file():
-        raise StoreError(f"there is no catalog {layout.catalog}", remedy="Run `ktrdr repair`")
+        raise NoCatalogError(f"there is no catalog {layout.catalog}", remedy="Run `ktrdr repair`")
     # DuckDB shares an instance between connections by path, an older catalog included: attach.
     connection = duckdb.connect(config=dict(_READING))
     try:
         connection.execute(f"ATTACH '{_escaped(layout.catalog)}' AS ktrdr (READ_ONLY)")
         connection.execute("USE ktrdr; SET TimeZone = 'UTC'")
         names_others = connection.execute(NAMES_OTHER_FILES, [files_of(layout)]).fetchone()
+        is_outdated = connection.execute(IS_OUTDATED).fetchone()
     except duckdb.Error as error:
         connection.close()
         raise StoreError(
@@ -151,6 +161,13 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
             came=str(error),
             remedy="Close shells that have it open for writing; `ktrdr repair` builds it anew",
         ) from error
+    if is_outdated:
+        connection.close()
+        raise NoCatalogError(
+            f"cannot use the catalog {layout.catalog}",
+            came="an earlier version of this program made it",
+            remedy="Run `ktrdr repair`, which builds it anew",
+        )
     if names_others:
         connection.close()
         raise StoreError(
@@ -182,6 +199,7 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
     Raises:
         UsageError: DuckDB does not accept the query, or it could write or read something else.
         CorruptFileError: it would read a file that is damaged, or that is none of the store's.
+        NoCatalogError: there is none, or one that an earlier version made.
         StoreError: the catalog or the files cannot be read.
     """
     for tries_left in reversed(range(QUERY_TRIES)):

@@ -48,7 +48,7 @@ CREATE TABLE statements (
 );
 CREATE TABLE requests (
     series VARCHAR, contract_id BIGINT, what_to_show VARCHAR, gateway VARCHAR,
-    account_hash VARCHAR, asked_end TIMESTAMPTZ, duration VARCHAR, sent_at TIMESTAMPTZ,
+    login VARCHAR, asked_end TIMESTAMPTZ, duration VARCHAR, sent_at TIMESTAMPTZ,
     took_s DOUBLE, outcome VARCHAR, code INTEGER, rows BIGINT, proved VARCHAR,
     clock_offset_s DOUBLE
 );
@@ -158,6 +158,13 @@ NAMES_OTHER_FILES = """
     WHERE database_name = 'ktrdr' AND contains(sql, '.parquet') AND NOT contains(sql, ?)
 """
 """Views of the attached catalog that name files, and none that begin as the argument says."""
+
+
+IS_OUTDATED = """
+    SELECT 1 FROM duckdb_columns()
+    WHERE database_name = 'ktrdr' AND table_name = 'requests' AND column_name = 'account_hash'
+"""
+"""Asks for what catalogs of earlier versions have, and no other: hashes of accounts."""
 
 
 def files_of(layout: StoreLayout) -> str:

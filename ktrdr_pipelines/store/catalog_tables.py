@@ -91,7 +91,7 @@ _REQUESTS = pa.schema(
         "contract_id": pa.int64(),
         "what_to_show": pa.string(),
         "gateway": pa.string(),
-        "account_hash": pa.string(),
+        "login": pa.string(),
         "asked_end": _MOMENT,
         "duration": pa.string(),
         "sent_at": _MOMENT,

@@ -4,6 +4,7 @@ Not here: what the tables mean; one module a group of tables (``store.attempts``
 ``store.audit``, ``store.references``, ``store.mirror``), joined in ``store.ledger``.
 """
 
+import logging
 import os
 import sqlite3
 import threading
@@ -11,13 +12,26 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from ktrdr_pipelines.core.account_numbers import without_accounts
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
 from ktrdr_pipelines.store.atomic import disk_errors, locked, make_folder
-from ktrdr_pipelines.store.ledger_sql import ADDED_COLUMNS, LEDGER_VERSION, TABLES
+from ktrdr_pipelines.store.ledger_sql import (
+    ACCOUNTS_UNTIL,
+    ADDED_COLUMNS,
+    ERASURE,
+    LEDGER_VERSION,
+    REMOVE_ACCOUNTS,
+    RENAMED_COLUMNS,
+    TABLES,
+)
 
 BUSY_TIMEOUT_S = 30.0
 """Seconds that a statement waits for another process's transaction; those last milliseconds."""
+
+ERASURE_WAIT_S = 2.0
+"""Seconds that erasing free pages waits for readers of the ledger, before it is put off to the next
+opening."""
 
 _REBUILD = "Run `ktrdr repair`: it is rebuilt from the bar files, no bar is lost"
 
@@ -25,6 +39,8 @@ _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 """SQLITE_ERROR is said of statements that do not fit: ours do, so the tables are not ours."""
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+_log = logging.getLogger(__name__)
 
 
 def series_key(series: Series) -> str:
@@ -104,9 +120,11 @@ class Database:
             make_folder(self.path.parent)
         connection = _connect(self.path)
         try:
-            if _version(connection) != LEDGER_VERSION:
+            if _version(connection) != LEDGER_VERSION or _is_erasure_due(connection):
                 with locked(self.path.with_suffix(".lock"), f"the ledger {self.path}"):
                     self._create(connection)
+                    if _is_erasure_due(connection):
+                        self._erase(connection)
             return _Handle(connection, self.path)
         except BaseException:
             connection.close()
@@ -122,10 +140,37 @@ class Database:
             )
         if found < LEDGER_VERSION:
             connection.execute("PRAGMA journal_mode = WAL")
-            script = "; ".join((*_added_columns(connection, found), TABLES))
+            changes = [*_renamed_columns(connection, found), *_added_columns(connection, found)]
+            script = "; ".join((*changes, TABLES, *_removals(connection, found)))
             connection.executescript(
                 f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {LEDGER_VERSION}; COMMIT"
             )
+
+    def _erase(self, connection: sqlite3.Connection) -> None:
+        """Write the file anew, so that neither free pages nor the log hold what was taken out.
+
+        Where another process or a full disk keeps it from that, the next opening does it.
+        """
+        if connection.execute(f"SELECT 1 FROM {ERASURE}").fetchone():  # noqa: S608
+            self._remove_copies()
+            connection.execute(f"DELETE FROM {ERASURE}")  # noqa: S608
+        connection.execute(f"PRAGMA busy_timeout = {round(ERASURE_WAIT_S * 1000)}")
+        try:
+            connection.execute("VACUUM")
+            # The file holds its old pages until all of the log is in it, which readers can delay.
+            is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not is_busy:
+                connection.execute(f"DROP TABLE {ERASURE}")
+                return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in {*_BUSY, sqlite3.SQLITE_FULL}:
+                raise
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1000)}")
+        _log.info("%s is in use; its free pages are erased at another opening", self.path)
+
+    def _remove_copies(self) -> None:
+        """Remove files that were made of rows as they were; overridden where there are any."""
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -191,6 +236,35 @@ def _added_columns(connection: sqlite3.Connection, found: int) -> list[str]:
         for version, table, column, kind in ADDED_COLUMNS
         if found < version and table in held and column not in held[table]
     ]
+
+
+def _renamed_columns(connection: sqlite3.Connection, found: int) -> list[str]:
+    """Return the statements that name columns of an earlier version as they are named now."""
+    held = _shape(connection)
+    return [
+        f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}"
+        for version, table, old, new in RENAMED_COLUMNS
+        if found < version and old in held.get(table, ())
+    ]
+
+
+def _removals(connection: sqlite3.Connection, found: int) -> list[str]:
+    """Return the statements that take accounts out of the rows of an earlier version.
+
+    They belong into the transaction that sets the version. The connection overwrites what it
+    deletes from now on.
+    """
+    if found > ACCOUNTS_UNTIL or not _shape(connection):
+        return []
+    connection.execute("PRAGMA secure_delete = ON").fetchall()
+    connection.create_function("without_accounts", 1, without_accounts, deterministic=True)
+    flag = f"CREATE TABLE IF NOT EXISTS {ERASURE} (due); INSERT INTO {ERASURE} VALUES (1)"  # noqa: S608
+    return [*REMOVE_ACCOUNTS, flag]
+
+
+def _is_erasure_due(connection: sqlite3.Connection) -> bool:
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (ERASURE,)).fetchone()
+    return found is not None
 
 
 def _our_shape() -> dict[str, list[str]]:

@@ -72,6 +72,11 @@ class StoreLayout:
         """The DuckDB catalog."""
         return self.root / "ktrdr.duckdb"
 
+    @property
+    def catalog_log(self) -> Path:
+        """The log that DuckDB keeps beside the catalog while a shell writes into it."""
+        return self.root / "ktrdr.duckdb.wal"
+
     def symbol_folder(self, symbol: str) -> Path:
         """Give the folder of all files of one symbol."""
         return self.bars / f"symbol={symbol}"

