@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from ktrdr_pipelines.cli.processes import GRACE_S, lives, start
 
 _POLL_S = 0.1
+_INTERRUPT_GRACE_S = 4.0
 _ALL_WELL = b"."
 
 
@@ -34,11 +35,16 @@ def last_will(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def end_group(group: int, *, grace_s: float = GRACE_S) -> None:
-    """End a group as Ctrl-C would, harder where that does not do it."""
+    """End a group as Ctrl-C would, harder where that does not do it.
+
+    The first step reaches the group's first process alone and is a short one: loads go on through
+    it, and save what they have at the second, which reaches all.
+    """
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
             (os.kill if signum is signal.SIGINT else os.killpg)(group, signum)
-        deadline_s = time.monotonic() + grace_s
+        wait_s = min(grace_s, _INTERRUPT_GRACE_S) if signum is signal.SIGINT else grace_s
+        deadline_s = time.monotonic() + wait_s
         while lives(group) and time.monotonic() < deadline_s:
             time.sleep(_POLL_S)
         if not lives(group):

@@ -34,7 +34,7 @@ FOREIGN_HOSTS = (
     "127.0.0.01",
     "0x7f.1",
     "2130706433",
-    "0.0.0.0",
+    "0.0.0.0",  # noqa: S104  (a Host, and nothing is bound to it)
     "::1",
     "[::1",
     "[::]",
