@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ktrdr_pipelines.cli.processes import GRACE_S, lives, start
+from ktrdr_pipelines.cli.processes import lives, start
 
+GRACE_S = 6.0
 _POLL_S = 0.1
-_INTERRUPT_GRACE_S = 4.0
 _ALL_WELL = b"."
 
 
@@ -35,16 +35,15 @@ def last_will(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def end_group(group: int, *, grace_s: float = GRACE_S) -> None:
-    """End a group as Ctrl-C would, harder where that does not do it.
+    """End a group: all of it are asked to end, and killed where they do not in time.
 
-    The first step reaches the group's first process alone and is a short one: loads go on through
-    it, and save what they have at the second, which reaches all.
+    The time is short. Loads save what they have and give their permits back, which takes seconds,
+    and what is not done then is as if it had been killed with the command.
     """
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+    for signum in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
-            (os.kill if signum is signal.SIGINT else os.killpg)(group, signum)
-        wait_s = min(grace_s, _INTERRUPT_GRACE_S) if signum is signal.SIGINT else grace_s
-        deadline_s = time.monotonic() + wait_s
+            os.killpg(group, signum)
+        deadline_s = time.monotonic() + grace_s
         while lives(group) and time.monotonic() < deadline_s:
             time.sleep(_POLL_S)
         if not lives(group):

@@ -49,11 +49,28 @@ class DeadRun:
         return f"run {self.run_id}: {self.reason}"
 
 
+def process_start(pid: int) -> float | None:
+    """Return the Unix time at which a process started, or None where none of this id lives.
+
+    ``UNKNOWN_START`` where the system does not tell. A process that has ended and waits for its
+    parent does not live.
+    """
+    if Path("/proc/self/stat").exists():
+        return _start_in_proc(pid)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return UNKNOWN_START
+    return _start_by_ps(pid)
+
+
 def end_dead_runs(
     instance: dg.DagsterInstance,
     *,
     launched_before: float,
-    start_of: "ProcessStart | None" = None,
+    start_of: ProcessStart = process_start,
 ) -> list[DeadRun]:
     """End the runs whose process is gone, and free the concurrency slots of ended runs.
 
@@ -72,7 +89,7 @@ def end_dead_runs(
     ended = []
     for record in instance.get_run_records(dg.RunsFilter(statuses=_ACTIVE)):
         run = record.dagster_run
-        reason = _why_dead(instance, record, launched_before, start_of or process_start)
+        reason = _why_dead(instance, record, launched_before, start_of)
         current = instance.get_run_by_id(run.run_id)
         if reason is None or current is None or current.is_finished:
             continue
@@ -84,23 +101,6 @@ def end_dead_runs(
         ended.append(DeadRun(run.run_id, reason))
     _free_slots(instance)
     return ended
-
-
-def process_start(pid: int) -> float | None:
-    """Return the Unix time at which a process started, or None where none of this id lives.
-
-    ``UNKNOWN_START`` where the system does not tell. A process that has ended and waits for its
-    parent does not live.
-    """
-    if Path("/proc/self/stat").exists():
-        return _start_in_proc(pid)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return UNKNOWN_START
-    return _start_by_ps(pid)
 
 
 def _why_dead(
@@ -120,10 +120,8 @@ def _why_dead(
         return f"its process {pids} is gone, killed or lost with the machine"
     if run.status is dg.DagsterRunStatus.STARTED:
         launched_before = min(launched_before, time.time() - _LOGS_PROCESS_WITHIN_S)
-    launched_at = record.start_time or record.create_timestamp.timestamp()
-    if run.status is not dg.DagsterRunStatus.STARTED:
-        launched_at = instance.get_run_stats(run.run_id).launch_time or launched_at
-    if launched_at >= launched_before:
+    launched_at = instance.get_run_stats(run.run_id).launch_time or record.start_time
+    if (launched_at or record.create_timestamp.timestamp()) >= launched_before:
         return None
     return "no process began for it before Dagster was killed"
 

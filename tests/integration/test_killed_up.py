@@ -111,7 +111,9 @@ class Up:
         elif kind == "everything":
             killed = {self.process.pid, *had}
         else:
-            killed = {pid for pid in had if PARTS[kind] in command_of(pid)}
+            while not (killed := {pid for pid in had if PARTS[kind] in command_of(pid)}):
+                assert self.process.poll() is None, self._told()
+                had = descendants(self.process.pid)
         for pid in killed:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -178,6 +180,7 @@ def test_after_a_kill_the_gateway_is_asked_as_soon_as_after_a_clean_stop(
             began_at = up.started_at
         killed.append(Killed(kind, moment_s, up.wait_for_request(earlier) - began_at))
         sys.stdout.write(f"{killed[-1]}\n")
+        sys.stdout.flush()
     late = [one for one in killed if one.next_s > clean_s + ALLOWED_S]
     assert not late, "\n".join(map(str, killed))
 
