@@ -38,10 +38,10 @@ from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
 
 from ktrdr_pipelines.cli.dagster_home import setting_overrides
+from ktrdr_pipelines.cli.dagster_web import HOST
 from ktrdr_pipelines.cli.loopback_guard import LoopbackGuard
 from ktrdr_pipelines.defs.dead_runs import end_dead_runs
 
-HOST: Final = "127.0.0.1"
 DEFINITIONS: Final = "ktrdr_pipelines.definitions"
 
 _LOOK_EVERY_S: Final = 30.0
