@@ -5,7 +5,9 @@ Not here: starting Dagster (``cli.dagster_web``), runs in this process (``cli.de
 
 import hashlib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import yaml
 
 from ktrdr_pipelines.cli.templates import DAGSTER_SETTINGS, committed
 from ktrdr_pipelines.store.atomic import disk_errors, make_folder, write_atomically
@@ -13,8 +15,16 @@ from ktrdr_pipelines.store.layout import StoreLayout
 
 SETTINGS_FILE: Final = "dagster.yaml"
 
-EARLIER: Final = frozenset({"db43e8a4bdf0bef4875d99470ff6f12de6ec9165daecb89fefda8f0f2683b9fd"})
+EARLIER: Final = frozenset(
+    {
+        "db43e8a4bdf0bef4875d99470ff6f12de6ec9165daecb89fefda8f0f2683b9fd",
+        "1c51c12d3c83ecbb8bf45f57b20bac9ed320c3af326ed17212da11aa83ae8543",
+        "f4ad4696c15a357a2f4754196a3064a8b909ba8461d1c33e3f9b416a23089ed8",
+    }
+)
 """SHA-256 of the settings that earlier versions committed: nobody edited those."""
+
+_MONITORING: Final = "run_monitoring"
 
 
 def prepare_home(layout: StoreLayout) -> Path:
@@ -33,6 +43,18 @@ def prepare_home(layout: StoreLayout) -> Path:
     if _is_ours(path) and (not path.exists() or path.read_bytes() != text):
         write_atomically(path, lambda file: file.write(text))
     return home
+
+
+def setting_overrides(home: Path) -> dict[str, Any]:
+    """Return the settings of run monitoring: those of the home, and ours where it has none.
+
+    Settings that a person edited under an earlier version say nothing of timeouts that came later.
+    """
+    path = home / SETTINGS_FILE
+    with disk_errors(path):
+        own = yaml.safe_load(path.read_bytes()) or {}
+    ours = yaml.safe_load(committed(DAGSTER_SETTINGS))
+    return {_MONITORING: {**ours[_MONITORING], **(own.get(_MONITORING) or {})}}
 
 
 def _is_ours(path: Path) -> bool:

@@ -88,11 +88,11 @@ def dagster_web(
         variables: what else its environment says.
         keeping: an open file that it shall keep open as long as it lives.
     """
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "ktrdr_pipelines.definitions"]
+    command = [sys.executable, "-m", "ktrdr_pipelines.cli.dagster_services"]
     env = {**os.environ, **variables, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     with disk_errors(log), log.open("wb") as file:
         process = start(
-            [*command, "--host", HOST, "--port", str(port)],
+            [*command, "--port", str(port), "--keep-open", str(keeping)],
             cwd=home,
             env=env,
             output=file.fileno(),

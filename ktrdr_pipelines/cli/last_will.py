@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ktrdr_pipelines.cli.processes import GRACE_S, lives, start
+from ktrdr_pipelines.cli.processes import lives, start
 
+GRACE_S = 6.0
 _POLL_S = 0.1
 _ALL_WELL = b"."
 
@@ -34,10 +35,14 @@ def last_will(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def end_group(group: int, *, grace_s: float = GRACE_S) -> None:
-    """End a group as Ctrl-C would, harder where that does not do it."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+    """End a group: all of it are asked to end, and killed where they do not in time.
+
+    The time is short. Loads save what they have and give their permits back, which takes seconds,
+    and what is not done then is as if it had been killed with the command.
+    """
+    for signum in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
-            (os.kill if signum is signal.SIGINT else os.killpg)(group, signum)
+            os.killpg(group, signum)
         deadline_s = time.monotonic() + grace_s
         while lives(group) and time.monotonic() < deadline_s:
             time.sleep(_POLL_S)

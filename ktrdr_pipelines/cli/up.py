@@ -5,7 +5,7 @@ Not here: Dagster's processes (``cli.dagster_web``), the look at a gateway (``cl
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -85,28 +85,55 @@ def up(
 def _only_one(layout: "StoreLayout") -> "Iterator[int]":
     """Refuse a second Dagster over one store; gives a lock that Dagster is to keep open.
 
-    Two daemons would ask for everything twice. The lock lasts as long as anybody has it open: also
-    where this process was killed and Dagster goes on.
+    Two daemons would ask for everything twice. One lock lasts as long as this process, the other
+    as long as anything of its Dagster: where a killed command left that behind, it is ended first.
 
     Raises:
-        StoreError: there is one already.
+        StoreError: another `ktrdr up` works on this store, or a Dagster that cannot be ended.
     """
-    import fcntl
-
+    from ktrdr_pipelines.cli.last_will import end_group
     from ktrdr_pipelines.errors import StoreError
     from ktrdr_pipelines.store.atomic import disk_errors
 
-    path = layout.lock("dagster")
-    with disk_errors(path), path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    own, dagster = layout.lock("up"), layout.lock("dagster")
+    attempt = f"start Dagster over {layout.root}"
+    with disk_errors(own), own.open("a") as command_file, dagster.open("a+") as dagster_file:
+        if not _take(command_file):
             raise StoreError(
-                f"start Dagster over {layout.root}",
-                came="another `ktrdr up`, or a Dagster that one left behind, works on this store",
-                remedy=f"Use that one, or end it; `fuser {path}` names its processes",
-            ) from error
-        yield file.fileno()
+                attempt,
+                came="another `ktrdr up` works on this store",
+                remedy=f"Use that one, or end it; `fuser {own}` names its process",
+            )
+        if not _take(dagster_file):
+            if group := _group_in(dagster_file):
+                note("ending the Dagster that a killed `ktrdr up` left behind ...")
+                end_group(group)
+            if not _take(dagster_file):
+                raise StoreError(
+                    attempt,
+                    came="a Dagster that another `ktrdr up` left behind works on this store",
+                    remedy=f"End it; `fuser {dagster}` names its processes",
+                )
+        dagster_file.truncate(0)
+        yield dagster_file.fileno()
+
+
+def _take(file: IO[str]) -> bool:
+    """Lock a file for as long as it is open anywhere; False where another has the lock."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _group_in(file: IO[str]) -> int | None:
+    """Read the process group that a running Dagster wrote into its lock's file."""
+    file.seek(0)
+    text = file.read().strip()
+    return int(text) if text.isdecimal() else None
 
 
 @contextmanager

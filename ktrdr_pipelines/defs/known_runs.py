@@ -19,6 +19,7 @@ from ktrdr_pipelines.defs.tags import (
     CAUSE,
     ENDED,
     GAPS,
+    KILLED,
     KIND,
     RANGE_END,
     RANGE_START,
@@ -60,14 +61,19 @@ def _symbols(run: dg.DagsterRun, order: Sequence[str]) -> Sequence[str]:
 
 
 def past_runs(instance: dg.DagsterInstance) -> Mapping[SeriesName, list[PastRun]]:
-    """Give the last runs of each series, newest first; a gateway that was away is not its fault."""
+    """Give the last runs of each series, newest first.
+
+    Runs that failed by a gateway that was away, or whose process was killed, are left out: neither
+    is a fault of the series.
+    """
     past: dict[SeriesName, list[PastRun]] = defaultdict(list)
     records = instance.get_run_records(
         dg.RunsFilter(tags={KIND: RunKind.GAP.value}, statuses=ENDED), limit=_PAST_RUNS
     )
     for record in records:
         tags = record.dagster_run.tags
-        if outage_of(tags.get(CAUSE, "")) != GATEWAY:
+        cause = tags.get(CAUSE, "")
+        if cause != KILLED and outage_of(cause) != GATEWAY:
             at = record.update_timestamp
             ended_at = at if at.tzinfo else at.replace(tzinfo=UTC)
             name = (tags[SYMBOL], Timeframe(tags[TIMEFRAME]))

@@ -1,19 +1,29 @@
 """ktrdr up: Dagster over a store with a gateway, and nothing of it left afterwards."""
 
 import fcntl
+import hashlib
 import json
+import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
+import yaml
+from dagster._core.instance import InstanceRef
 
-from ktrdr_pipelines.cli.dagster_home import prepare_home
-from ktrdr_pipelines.cli.processes import end, start
+from ktrdr_pipelines.cli.dagster_home import EARLIER, prepare_home, setting_overrides
+from ktrdr_pipelines.cli.processes import end, lives, start
+from ktrdr_pipelines.cli.up import _only_one
 from ktrdr_pipelines.store.layout import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +54,45 @@ def test_the_home_takes_the_committed_settings_and_keeps_edits(ktrdr: Any, store
     path.write_text("telemetry: {enabled: false}\n")
     prepare_home(open_store(store))
     assert path.read_text() == "telemetry: {enabled: false}\n"
+
+
+def test_settings_of_an_earlier_version_are_replaced(store: Path) -> None:
+    """They get the timeouts that came later, as long as nobody edited them."""
+    path = prepare_home(open_store(store)) / "dagster.yaml"
+    text = path.read_text()
+    earlier = re.sub(r"  # A run whose.*\n  start_timeout.*\n  cancel_timeout.*\n", "", text)
+    earlier = earlier.replace("after_run_end_seconds: 10", "after_run_end_seconds: 60")
+    assert hashlib.sha256(earlier.encode()).hexdigest() in EARLIER
+    path.write_text(earlier)
+    prepare_home(open_store(store))
+    assert path.read_text() == text
+    assert yaml.safe_load(text)["run_monitoring"]["start_timeout_seconds"] <= 90
+
+
+@pytest.mark.parametrize("archive", ["dagster_v6.tar.gz", "store_v7.tar.gz"])
+def test_edited_settings_get_timeouts_that_they_do_not_mention(
+    archive: str, store: Path, tmp_path: Path
+) -> None:
+    """The file stays as it is; what it says of run monitoring goes before."""
+    with tarfile.open(ROOT / "tests" / "fixtures" / archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    shutil.copytree(tmp_path / "dagster", store / "dagster")
+    path = store / "dagster" / "dagster.yaml"
+    text = path.read_text()
+    home = prepare_home(open_store(store))
+    assert path.read_text() == text
+    assert monitoring(home)["start_timeout_seconds"] == 90
+    path.write_text(f"{text}\nrun_monitoring: {{enabled: true, start_timeout_seconds: 7}}\n")
+    assert monitoring(home)["start_timeout_seconds"] == 7
+    assert monitoring(home)["cancel_timeout_seconds"] == 60
+
+
+def monitoring(home: Path) -> Any:
+    """Give the settings of run monitoring with which the services of a home run."""
+    ref = InstanceRef.from_dir(str(home), overrides=setting_overrides(home))
+    with dg.DagsterInstance.from_ref(ref) as instance:
+        assert instance.run_monitoring_enabled
+        return instance.run_monitoring_settings
 
 
 def test_what_a_killed_command_started_ends_with_it(hands: Any) -> None:
@@ -77,6 +126,9 @@ def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
         page = f"{told['url']}/server_info"
         with urllib.request.urlopen(page, timeout=120) as reply:  # noqa: S310  (loopback)
             assert reply.status == 200
+        foreign = urllib.request.Request(page, headers={"Host": "evil.com"})  # noqa: S310
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(foreign, timeout=120)  # noqa: S310
         groups = hands.children_groups(up.pid)
         assert len(groups) == 3  # the gateway, Dagster, and what ends Dagster where this cannot
         up.send_signal(signal.SIGINT)
@@ -106,16 +158,41 @@ def test_a_gateway_that_hangs_is_told_as_it_is(
     assert "docker" not in told.all
 
 
+def test_a_second_command_over_one_store_is_refused(
+    ktrdr: Any, store: Path, gateway: Any, hands: Any
+) -> None:
+    """At once, and without a look at the Dagster of the first."""
+    with _only_one(open_store(store)):
+        told = ktrdr("up", "--port", str(hands.free_port()))
+    told.is_error(1, str(store), "another `ktrdr up`", "up.lock")
+
+
+def test_the_dagster_of_a_killed_command_is_ended(store: Path) -> None:
+    """It wrote its process group into the lock that it keeps."""
+    layout = open_store(store)
+    child = f"import os; os.fork() and os.wait() or exec({'input()'!r})"
+    with layout.lock("dagster").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        left = start([sys.executable, "-c", child], keeping=(lock.fileno(),))
+        lock.write(f"{left.pid}\n")
+    try:
+        with _only_one(layout) as keeping:
+            assert not lives(left.pid)
+            assert os.fstat(keeping).st_size == 0
+    finally:
+        end(left)
+
+
 def test_a_second_dagster_over_one_store_is_refused(
     ktrdr: Any, store: Path, gateway: Any, hands: Any
 ) -> None:
-    """Also where only the Dagster is left of a killed `ktrdr up`: whoever keeps the lock open."""
+    """Also where it did not say by which process group it can be ended."""
     layout = open_store(store)
     with layout.lock("dagster").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         left = start([sys.executable, "-c", "input()"], keeping=(lock.fileno(),))
     try:
         told = ktrdr("up", "--port", str(hands.free_port()))
-        told.is_error(1, str(store), "another `ktrdr up`", "dagster.lock")
+        told.is_error(1, str(store), "another `ktrdr up` left behind", "dagster.lock")
     finally:
         end(left)

@@ -1,0 +1,199 @@
+"""The web server of ktrdr up: it serves pages of this machine, and refuses all others."""
+
+import base64
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+import uvicorn
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+
+from ktrdr_pipelines.cli.dagster_services import GuardedWebserver
+
+FOREIGN_HOSTS = (
+    "evil.com",
+    "evil.com:3000",
+    "localhost.evil.com",
+    "localhost.evil.com:3000",
+    "127.0.0.1.evil.com",
+    "evil.com:3000@127.0.0.1",
+    "user@localhost",
+    "localhost.",
+    "LOCALHOST",
+    "localhost:",
+    "localhost:port",
+    "localhost:123456",
+    "localhost, evil.com",
+    "127.1",
+    "127.0.0.2",
+    "127.0.0.01",
+    "0x7f.1",
+    "2130706433",
+    "0.0.0.0",  # noqa: S104  (a Host, and nothing is bound to it)
+    "::1",
+    "[::1",
+    "[::]",
+    "[::ffff:127.0.0.1]",
+    "[0:0:0:0:0:0:0:1]",
+    "",
+)
+OWN_HOSTS = ("localhost", "127.0.0.1", "[::1]", "localhost:3000", "127.0.0.1:3000", "[::1]:3000")
+FOREIGN_ORIGINS = (
+    "http://evil.com",
+    "https://evil.com:3000",
+    "http://localhost.evil.com",
+    "http://localhost@evil.com",
+    "http://127.0.0.1.evil.com:3000",
+    "http://localhost.:3000",
+    "file://",
+    "null",
+    "",
+)
+MUTATION = "mutation{setNuxSeen}"
+READ = "{version}"
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
+    "Sec-WebSocket-Protocol": "graphql-ws",
+}
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Run the guarded web server of a Dagster without code on a free loopback port."""
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("home"))) as instance,
+        WorkspaceProcessContext(instance, EmptyWorkspaceTarget()) as context,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
+        app = GuardedWebserver(context).create_asgi_app()
+        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield int(listener.getsockname()[1])
+        server.should_exit = True
+        thread.join()
+
+
+def answer(port: int, *lines: str, body: str = "") -> tuple[int, str]:
+    """Send a raw request; give the status and what follows the first line."""
+    head = "\r\n".join([*lines, f"Content-Length: {len(body)}"] if body else lines)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(f"{head}\r\n\r\n{body}".encode("latin-1"))
+        received = b""
+        while b"\r\n\r\n" not in received and (part := client.recv(65536)):
+            received += part
+        client.settimeout(0.2)
+        try:
+            while part := client.recv(65536):
+                received += part
+        except TimeoutError:
+            pass
+    first, _, rest = received.decode("latin-1").partition("\r\n")
+    return int(first.split()[1]), rest
+
+
+def headers(**values: str) -> list[str]:
+    """Give header lines; underscores stand for hyphens."""
+    return [f"{name.replace('_', '-')}: {value}" for name, value in values.items()]
+
+
+def upgrade(port: int, host: str, **others: str) -> tuple[int, str]:
+    """Ask for the websocket of GraphQL subscriptions."""
+    asked = [f"{name}: {value}" for name, value in UPGRADE.items()]
+    return answer(port, "GET /graphql HTTP/1.1", *headers(Host=host, **others), *asked)
+
+
+def post(port: int, host: str, query: str, **others: str) -> tuple[int, str]:
+    """Send a GraphQL query as the UI does."""
+    lines = headers(Host=host, Content_Type="application/json", Connection="close", **others)
+    return answer(port, "POST /graphql HTTP/1.1", *lines, body=json.dumps({"query": query}))
+
+
+@pytest.mark.parametrize("host", OWN_HOSTS)
+def test_it_answers_by_the_names_of_this_machine(port: int, host: str) -> None:
+    """The page, a query and a websocket, by every loopback name and any port."""
+    assert answer(port, "GET / HTTP/1.1", *headers(Host=host, Connection="close"))[0] == 200
+    status, text = post(port, host, READ, Origin=f"http://{host}")
+    assert status == 200
+    assert "version" in text
+    assert upgrade(port, host, Origin=f"http://{host}")[0] == 101
+
+
+@pytest.mark.parametrize("host", FOREIGN_HOSTS)
+def test_another_host_is_refused(port: int, host: str) -> None:
+    """A name that someone points at 127.0.0.1, and any other spelling: HTTP and websocket."""
+    lines = headers(Host=host, Connection="close")
+    for path in ("/", "/server_info", "/graphql", "/runs/any"):
+        status, text = answer(port, f"GET {path} HTTP/1.1", *lines)
+        assert (status, "dagster" in text) == (400, False)
+    assert post(port, host, READ)[0] == 400
+    assert upgrade(port, host)[0] == 400
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("GET /server_info HTTP/1.1",),
+        ("GET /server_info HTTP/1.0",),
+        ("GET /server_info HTTP/1.1", "Host: localhost", "Host: evil.com"),
+        ("GET /server_info HTTP/1.1", "Host: evil.com", "Host: localhost"),
+        ("GET /server_info HTTP/1.1", "Host: localhost", "host: localhost"),
+    ],
+    ids=["none", "none in HTTP 1.0", "own first", "own last", "own twice"],
+)
+def test_it_takes_exactly_one_host_header(port: int, lines: tuple[str, ...]) -> None:
+    """None or several are refused: servers and proxies do not agree which of them counts."""
+    assert answer(port, *lines, "Connection: close")[0] == 400
+
+
+@pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
+def test_a_page_of_another_site_cannot_send_anything(port: int, origin: str) -> None:
+    """Queries, forms and websockets by an allowed Host: the browser names the page."""
+    assert post(port, "localhost", READ, Origin=origin)[0] == 400
+    assert upgrade(port, "127.0.0.1", Origin=origin)[0] == 400
+    form = headers(Host="localhost", Content_Type="text/plain", Connection="close", Origin=origin)
+    assert answer(port, f"POST /graphql?query={MUTATION} HTTP/1.1", *form, body="x")[0] == 400
+    report = "POST /report_asset_materialization/bars/1d HTTP/1.1"
+    assert answer(port, report, *form, body="x")[0] == 400
+
+
+def test_an_image_of_another_site_changes_nothing(port: int) -> None:
+    """GraphQL over GET executes mutations, and images and frames come without an Origin."""
+    request = f"GET /graphql?query={MUTATION} HTTP/1.1"
+    own = headers(Host="localhost", Connection="close", Sec_Fetch_Site="same-origin")
+    status, text = answer(port, request, *own)
+    assert (status, "setNuxSeen" in text) == (200, True)
+    for mode, target in (("no-cors", "image"), ("navigate", "iframe"), ("cors", "empty")):
+        fetch = headers(
+            Host="localhost",
+            Connection="close",
+            Sec_Fetch_Site="cross-site",
+            Sec_Fetch_Mode=mode,
+            Sec_Fetch_Dest=target,
+        )
+        assert answer(port, request, *fetch)[0] == 400
+
+
+def test_a_link_of_another_site_opens_the_page(port: int) -> None:
+    """A person who follows a link gets the UI."""
+    link = headers(
+        Host="localhost:3000",
+        Connection="close",
+        Sec_Fetch_Site="cross-site",
+        Sec_Fetch_Mode="navigate",
+        Sec_Fetch_Dest="document",
+        Accept="text/html",
+    )
+    assert answer(port, "GET /runs HTTP/1.1", *link)[0] == 200
