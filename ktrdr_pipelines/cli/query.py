@@ -5,6 +5,7 @@ Not here: the catalog and how it is read (``store.catalog``).
 
 import csv
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,8 +28,13 @@ from ktrdr_pipelines.errors import NoCatalogError, UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ktrdr_pipelines.store.layout import StoreLayout
+
 MOST_ROWS: Final = 100
 """Rows of a table that a person still reads; --csv and --json give all."""
+
+_TABLES: Final = re.compile(r"\b(coverage|gaps|sessions|instruments)\b", re.IGNORECASE)
+"""Tables of the catalog that follow from the bar files and the universe."""
 
 WIDEST: Final = 40
 """Columns of the terminal that one cell may take."""
@@ -73,6 +79,7 @@ def query(
         place = open_place()
         renew_catalog(place.layout, place.universe, place.settings)
         answer = query_catalog(layout, asked)
+    _note_older_tables(layout, asked)
     names = _unique(answer.column_names)
     if as_json:
         say_json([dict(zip(names, map(json_value, row), strict=True)) for row in _rows(answer)])
@@ -80,6 +87,20 @@ def query(
         _say_csv(names, _rows(answer))
     else:
         _say_table(answer, names)
+
+
+def _note_older_tables(layout: "StoreLayout", asked: str) -> None:
+    """Say that tables are older than bars, where a query names one of them."""
+    from ktrdr_pipelines.store.catalog import files_after_catalog
+
+    if not _TABLES.search(asked):
+        return
+    if newer := files_after_catalog(layout):
+        files = f"{counted(newer, 'bar file')} {'is' if newer == 1 else 'are'} newer"
+        note(
+            f"{files} than the catalog: bars are those of the files, the tables are as they were. "
+            "Hint: loads renew them when they end, `ktrdr repair` at once"
+        )
 
 
 def _rows(answer: "pa.Table") -> Iterator[tuple[Any, ...]]:

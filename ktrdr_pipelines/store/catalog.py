@@ -46,6 +46,7 @@ from ktrdr_pipelines.store.catalog_tables import Gaps, catalog_tables
 from ktrdr_pipelines.store.integrity import refused_files
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.mirror import fingerprint
 from ktrdr_pipelines.store.parquet import BarStore
 from ktrdr_pipelines.store.query_policy import CheckedSql, check_statements
 
@@ -176,6 +177,21 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
             remedy="Run `ktrdr repair`, which builds it anew",
         )
     return connection
+
+
+def files_after_catalog(layout: StoreLayout) -> int:
+    """Count the bar files that were written after the catalog was built.
+
+    Queries see their bars. The tables of coverage, gaps, sessions and instruments are as they were.
+    """
+    if not layout.catalog.is_file():
+        return 0
+    built_ns = layout.catalog.stat().st_mtime_ns
+    return sum(
+        fingerprint(path).mtime_ns > built_ns
+        for key in layout.series_folders()
+        for path in layout.bar_files(*key)
+    )
 
 
 def _refuse_folder(layout: StoreLayout) -> None:

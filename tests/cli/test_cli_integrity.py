@@ -1,5 +1,6 @@
 """Damage on the command line: what each command says of it, and how a store gets over it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,20 @@ def test_seal_says_how_many_files_it_gave_digests(ktrdr: Any, store: Path, gatew
     document = ktrdr("repair", "--seal", "--json").document
     assert (document["sealed"], document["quarantined"]) == ([], [])
     assert "digests" not in ktrdr("repair", "--seal").out
+
+
+def test_a_query_says_that_tables_are_older_than_bars(
+    ktrdr: Any, store: Path, gateway: Any
+) -> None:
+    """Only where it names one of them; bars are those of the files."""
+    ktrdr("load", "AAPL", "1d", *DAYS)
+    assert ktrdr("query", "FROM coverage").err == ""
+    catalog = store / "ktrdr.duckdb"
+    kept, times = catalog.read_bytes(), catalog.stat()
+    ktrdr("load", "MSFT", "1d", *DAYS)
+    catalog.write_bytes(kept)
+    os.utime(catalog, ns=(times.st_atime_ns, times.st_mtime_ns))
+    told = ktrdr("query", "SELECT count(*) AS n FROM coverage", "--json")
+    assert (told.code, "1 bar file is newer than the catalog" in told.err) == (0, True)
+    told = ktrdr("query", "SELECT count(*) AS n FROM bars", "--json")
+    assert (told.document, told.err) == ([{"n": 12}], "")
