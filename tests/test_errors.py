@@ -21,6 +21,7 @@ EXITS = {
     "ForeignIdentityError": 1,
     "CorruptFileError": 1,
     "DiskError": 1,
+    "NoCatalogError": 1,
     "GatewayError": 1,
     "GatewayUnreachableError": 1,
     "GatewayRestingError": 1,
