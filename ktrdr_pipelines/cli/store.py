@@ -3,14 +3,14 @@
 Not here: what a store is (``store.layout``), how it is repaired (``store.repair``).
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ktrdr_pipelines.cli.output import AsJson, counted, say, say_json
-from ktrdr_pipelines.errors import UsageError
+from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json
+from ktrdr_pipelines.errors import UniverseError, UsageError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.core.instruments import Origin
@@ -70,11 +70,21 @@ def repair(as_json: AsJson = False) -> None:
     Exit codes: 0 done (it says what was set aside), 1 failed, 2 bad usage.
     """
     from ktrdr_pipelines.cli.place import open_place, renew_catalog
+    from ktrdr_pipelines.settings import data_folder, load_settings
+    from ktrdr_pipelines.store.layout import open_store
+    from ktrdr_pipelines.store.odd_paths import set_odd_paths_aside
     from ktrdr_pipelines.store.repair import repair as repair_store
 
-    place = open_place()
+    odd = set_odd_paths_aside(open_store(data_folder(load_settings())))
+    try:
+        place = open_place()
+    except UniverseError:
+        for one in odd:  # the repair ends here, and what was moved is told all the same
+            note(f"set aside: {one}")
+        raise
     instruments = list(place.universe.instruments.values())
     report = repair_store(place.layout, instruments, place.clock.real_now())
+    report = replace(report, quarantined=(*odd, *report.quarantined))
     renew_catalog(place.layout, place.universe, place.settings)
     if as_json:
         say_json(asdict(report))

@@ -95,8 +95,10 @@ def _only_one(layout: "StoreLayout") -> "Iterator[int]":
 
     from ktrdr_pipelines.errors import StoreError
     from ktrdr_pipelines.store.atomic import disk_errors
+    from ktrdr_pipelines.store.path_kinds import require_file
 
     path = layout.lock("dagster")
+    require_file(path)
     with disk_errors(path), path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,6 +21,7 @@ from ktrdr_pipelines.store.footer import (
     facts_from_json,
     facts_to_json,
 )
+from ktrdr_pipelines.store.path_kinds import bar_file_oddity
 
 FOOTER_KEY = "ktrdr"
 """Key of our JSON among a Parquet file's key-value metadata."""
@@ -104,7 +105,14 @@ def count_bars_between(path: Path, interval: Interval, known: Known | None = Non
     return int(bars_between(keys, interval.start, interval.end).num_rows)
 
 
-def write_file(path: Path, bars: pa.Table, facts: FileFacts, *, is_as_written: bool = True) -> None:
+def write_file(
+    path: Path,
+    bars: pa.Table,
+    facts: FileFacts,
+    *,
+    is_as_written: bool = True,
+    before_renaming: Callable[[], object] | None = None,
+) -> None:
     """Put bars and what is known of them in place, in one step.
 
     Args:
@@ -113,6 +121,7 @@ def write_file(path: Path, bars: pa.Table, facts: FileFacts, *, is_as_written: b
         facts: what is known of them.
         is_as_written: whether the values are those that were saved; False keeps it visible that
             another program wrote them (``is_as_written``).
+        before_renaming: as in ``store.atomic.write_atomically``.
 
     Raises:
         DiskError: the system refused; the older file still stands.
@@ -129,12 +138,14 @@ def write_file(path: Path, bars: pa.Table, facts: FileFacts, *, is_as_written: b
             writer.write_table(bars, row_group_size=ROW_GROUP_ROWS)
             writer.add_key_value_metadata({FOOTER_KEY: facts_to_json(facts)})
 
-    write_atomically(path, write)
+    write_atomically(path, write, before_renaming)
 
 
 @contextmanager
 def _opened(path: Path, known: Known | None = None) -> Iterator[_Opened]:
     """Lend an open file with its footer read, telling bad content from a refusing disk."""
+    if oddity := bar_file_oddity(path):
+        raise corrupt(path, oddity)
     try:
         with disk_errors(path), pq.ParquetFile(path) as file:
             yield _facts(path, file, known), file

@@ -31,8 +31,9 @@ from ktrdr_pipelines.store.catalog_sql import (
 )
 from ktrdr_pipelines.store.catalog_tables import Gaps, catalog_tables
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger import open_ledger
 from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.path_kinds import require_file
 
 STORAGE_VERSION = "v1.0.0"
 """DuckDB's storage format of the file: what shells from 1.0 on can read.
@@ -83,19 +84,22 @@ def rebuild_catalog(
 
     Raises:
         StoreError: a bar file or the ledger cannot be read.
+        StoreReplacedError: the store is not the one that was opened.
         DiskError: the catalog cannot be written; the older one still stands.
     """
+    layout.require_same()
     with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
         temp = temp_beside(layout.catalog)
         try:
-            with closing(Ledger(layout.ledger)) as ledger:
+            with closing(open_ledger(layout)) as ledger:
                 store = BarStore(layout, ledger)
                 held = store.series_on_disk()
                 tables = catalog_tables(store, universe, now, held=held, gaps=gaps)
             _build(temp, layout, tables, frozenset(timeframe for _symbol, timeframe in held))
             with disk_errors(layout.catalog):
                 _sync(temp)
-                _write_ahead(layout.catalog).unlink(missing_ok=True)
+                layout.require_same()
+                layout.catalog_log.unlink(missing_ok=True)
                 put_in_place(temp, layout.catalog)
         finally:
             temp.unlink(missing_ok=True)
@@ -108,7 +112,7 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
     Raises:
         StoreError: there is none, it cannot be read, or it was built for another folder.
     """
-    if not layout.catalog.is_file():
+    if not require_file(layout.catalog):
         raise StoreError(f"there is no catalog {layout.catalog}", remedy="Run `ktrdr repair`")
     # DuckDB shares an instance between connections by path, an older catalog included: attach.
     connection = duckdb.connect(config=dict(_READING))

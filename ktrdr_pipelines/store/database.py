@@ -7,7 +7,7 @@ Not here: what the tables mean; one module a group of tables (``store.attempts``
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
 from ktrdr_pipelines.store.atomic import disk_errors, locked, make_folder
 from ktrdr_pipelines.store.ledger_sql import ADDED_COLUMNS, LEDGER_VERSION, TABLES
+from ktrdr_pipelines.store.path_kinds import require_file
 
 BUSY_TIMEOUT_S = 30.0
 """Seconds that a statement waits for another process's transaction; those last milliseconds."""
@@ -36,11 +37,18 @@ class Database:
     """One SQLite file, one connection a thread and process, opened when first used.
 
     A file that is missing or empty is made; one that was set aside (by a repair in another
-    process) is noticed, and the connection follows the new file.
+    process) is noticed, and the connection follows the new file. A connection that is open keeps
+    to its file wherever that is moved.
+
+    Args:
+        path: the file.
+        guard: raises where the store at the path is not the one that was opened; it is asked
+            before a file at the path is opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, guard: Callable[[], object] | None = None) -> None:
         self.path = path
+        self._guard = guard or (lambda: None)
         self._local = threading.local()
 
     def __repr__(self) -> str:
@@ -100,10 +108,13 @@ class Database:
         return handle.connection
 
     def _open(self) -> "_Handle":
+        self._guard()
+        require_file(self.path)
         with disk_errors(self.path):
             make_folder(self.path.parent)
         connection = _connect(self.path)
         try:
+            self._guard()
             if _version(connection) != LEDGER_VERSION:
                 with locked(self.path.with_suffix(".lock"), f"the ledger {self.path}"):
                     self._create(connection)

@@ -12,6 +12,7 @@ from ktrdr_pipelines.store.database import series_key
 from ktrdr_pipelines.store.disagreements import DisagreementsTable
 from ktrdr_pipelines.store.findings import FindingsTable
 from ktrdr_pipelines.store.kept_fresh import KeptFreshTable
+from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.mirror import MirrorTable
 from ktrdr_pipelines.store.probes import ProbeRecord, ProbesTable, SilenceRecord
 from ktrdr_pipelines.store.references import HeadRecord, ReferencesTable, Revision
@@ -32,6 +33,7 @@ __all__ = [
     "RequestRecord",
     "Revision",
     "SilenceRecord",
+    "open_ledger",
     "series_key",
 ]
 
@@ -59,3 +61,8 @@ class Ledger(
     Every call is one transaction; any thread of any process may call. SQLite's failures come as
     StoreError, with what to do.
     """
+
+
+def open_ledger(layout: StoreLayout) -> Ledger:
+    """Return the ledger of a store; it refuses to be that of another store at the same path."""
+    return Ledger(layout.ledger, layout.require_same)

@@ -95,11 +95,13 @@ class BarStore:
             ForeignIdentityError: the series or the store holds another instrument, origin, epoch.
             CorruptFileError: a file of the series cannot be read.
             DiskError: the system refused; the files stand as they were.
+            StoreReplacedError: the store is not the one that was opened.
             StoreError: another process kept the series locked, or its symbol is being moved, or
                 has left the universe and has no bars.
         """
         if (identity.symbol, identity.timeframe) != (series.symbol, series.timeframe):
             raise ForeignIdentityError(f"cannot save {series}", came=f"bars of {identity}")
+        self.layout.require_same()
         pin_origin(self.layout, identity.origin)
         ordered = sorted_unique(bars.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
         with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
@@ -130,6 +132,7 @@ class BarStore:
 
         Raises: as ``save``.
         """
+        self.layout.require_same()
         pin_origin(self.layout, identity.origin)
         with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
             refuse_moving(self.layout, series.symbol)
@@ -159,6 +162,7 @@ class BarStore:
         key = f"{symbol}|{timeframe}"
         if not taken or not self._may_have_proofs(symbol, timeframe, kinds):
             return found
+        self.layout.require_same()
         with locked(self.layout.series_lock(symbol, timeframe), key):
             refuse_moving(self.layout, symbol)
             for path, row in self.files(symbol, timeframe).items():
@@ -169,7 +173,13 @@ class BarStore:
                 found |= before - IntervalSet(proof.interval for proof in coverage.empty)
                 facts = replace(row.facts, coverage=coverage)
                 bars = read_bars(path, known_by(row))
-                write_file(path, bars, facts, is_as_written=is_as_written(path))
+                write_file(
+                    path,
+                    bars,
+                    facts,
+                    is_as_written=is_as_written(path),
+                    before_renaming=self.layout.require_same,
+                )
                 written = mirrored(fingerprint(path), facts)
                 self.ledger.record_mirror(key, {self.layout.relative(path): written})
         return found
@@ -365,7 +375,7 @@ class BarStore:
         if merge.revised.num_rows:
             self.ledger.record_revisions(key, merge.revised, self._clock())
         facts = FileFacts(identity, coverage, merge.bars.num_rows, rows_per_session(merge.bars))
-        write_file(path, merge.bars, facts)
+        write_file(path, merge.bars, facts, before_renaming=self.layout.require_same)
         row = mirrored(fingerprint(path), facts)
         self.ledger.record_mirror(key, {self.layout.relative(path): row})
         return SaveResult(merge.added, merge.revised.num_rows, (path,))

@@ -30,10 +30,12 @@ from ktrdr_pipelines.store.inspection import (
     set_aside,
 )
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger import Ledger, open_ledger
 from ktrdr_pipelines.store.mirror import fingerprint, known_by, mirrored
 from ktrdr_pipelines.store.move_journal import Move
 from ktrdr_pipelines.store.moves import finish_move
+from ktrdr_pipelines.store.odd_paths import set_odd_paths_aside
+from ktrdr_pipelines.store.path_kinds import kind_of
 from ktrdr_pipelines.store.recount import less_distrusted
 
 
@@ -73,11 +75,13 @@ def repair(
 
     Raises:
         StoreError: a file was written by a newer version, or a series stayed locked.
+        StoreReplacedError: the store is not the one that was opened.
         DiskError: the system refused.
     """
     now = now or system_now()
+    odd = set_odd_paths_aside(layout)
     aside = _set_ledger_aside(layout)
-    ledger = Ledger(layout.ledger)
+    ledger = open_ledger(layout)
     calendars = {one.symbol: calendar_named(one.calendar) for one in universe}
     kinds = {one.symbol: one.sec_type for one in universe}
     with closing(ledger):
@@ -86,9 +90,10 @@ def repair(
         mended: list[Path] = []
         distrusted: list[Path] = []
         findings = 0
-        quarantined = _strangers(layout)
+        quarantined = [*odd, *_strangers(layout)]
         leftovers = _root_leftovers(layout)
         for symbol, timeframe in layout.series_folders():
+            layout.require_same()
             with locked(layout.series_lock(symbol, timeframe), f"{symbol} {timeframe}"):
                 leftovers += _leftovers(layout.series_folder(symbol, timeframe))
                 good, bad = _judged(
@@ -100,7 +105,7 @@ def repair(
                     new.path for new, old in zip(trusted, good, strict=True) if new is not old
                 ]
                 good = trusted
-                mended += _mend(good)
+                mended += _mend(layout, good)
                 quarantined += bad
                 _remember(layout, ledger, good, now)
                 key = f"{symbol}|{timeframe}"
@@ -125,7 +130,7 @@ def repair(
 
 def _set_ledger_aside(layout: StoreLayout) -> Path | None:
     """Move a damaged ledger out of the way; its next user makes a new one."""
-    ledger = Ledger(layout.ledger)
+    ledger = open_ledger(layout)
     try:
         with closing(ledger):
             ledger.check()
@@ -145,7 +150,11 @@ def _strangers(layout: StoreLayout) -> list[Quarantined]:
     folders = set(layout.series_folders().values())
     paths = [path for path in sorted(layout.bars.rglob("*.parquet")) if path.parent not in folders]
     why = "no series has its files there"
-    return [set_aside(layout, path, why, "nothing that is known") for path in paths]
+    return [
+        set_aside(layout, path, why, "nothing that is known")
+        for path in paths
+        if kind_of(path)  # one that stood inside another has gone with it
+    ]
 
 
 def _judged(
@@ -193,12 +202,12 @@ def _less_distrusted(
     return item if facts is item.facts else replace(item, facts=facts, bars=bars)
 
 
-def _mend(good: Iterable[Inspected]) -> list[Path]:
+def _mend(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
     """Write the footers anew that are lost or say too much; no bar is touched."""
     mended = []
     for item in good:
         if item.facts is not None and item.bars is not None:
-            write_file(item.path, item.bars, item.facts)
+            write_file(item.path, item.bars, item.facts, before_renaming=layout.require_same)
             mended.append(item.path)
     return mended
 
@@ -279,6 +288,7 @@ def _leftovers(folder: Path) -> list[Path]:
     """Remove unfinished files; whoever calls holds the lock that their writers would hold."""
     with disk_errors(folder):
         paths = sorted(folder.glob(f".*{TEMP_SUFFIX}*"))
+        paths = [path for path in paths if kind_of(path) == "a file"]
         for path in paths:
             path.unlink(missing_ok=True)
     return paths
