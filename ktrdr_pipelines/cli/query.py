@@ -52,6 +52,7 @@ def query(
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.catalog import query_catalog
     from ktrdr_pipelines.store.layout import open_store
+    from ktrdr_pipelines.store.odd_paths import refuse_odd_bars
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", came="one output has one form", remedy="Choose one")
@@ -59,6 +60,7 @@ def query(
     asked = sys.stdin.read() if sql == "-" else sql
     if not asked.strip():
         raise UsageError("an empty query", remedy="Say what you want, such as FROM bars LIMIT 5")
+    refuse_odd_bars(layout)
     answer = query_catalog(layout, asked)
     names = _unique(answer.column_names)
     if as_json:

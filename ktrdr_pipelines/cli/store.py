@@ -13,7 +13,12 @@ from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json
 from ktrdr_pipelines.errors import UniverseError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ktrdr_pipelines.cli.place import Place
     from ktrdr_pipelines.core.instruments import Origin
+    from ktrdr_pipelines.store.inspection import Quarantined
+    from ktrdr_pipelines.store.repair import RepairReport
 
 
 def init(
@@ -69,26 +74,45 @@ def repair(as_json: AsJson = False) -> None:
 
     Exit codes: 0 done (it says what was set aside), 1 failed, 2 bad usage.
     """
-    from ktrdr_pipelines.cli.place import open_place, renew_catalog
+    from ktrdr_pipelines.cli.place import renew_catalog
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.layout import open_store
     from ktrdr_pipelines.store.odd_paths import set_odd_paths_aside
     from ktrdr_pipelines.store.repair import repair as repair_store
 
     odd = set_odd_paths_aside(open_store(data_folder(load_settings())))
-    try:
-        place = open_place()
-    except UniverseError:
-        for one in odd:  # the repair ends here, and what was moved is told all the same
-            note(f"set aside: {one}")
-        raise
+    place = _place_after(odd)
     instruments = list(place.universe.instruments.values())
     report = repair_store(place.layout, instruments, place.clock.real_now())
     report = replace(report, quarantined=(*odd, *report.quarantined))
     renew_catalog(place.layout, place.universe, place.settings)
     if as_json:
         say_json(asdict(report))
-        return
+    else:
+        _say_repaired(report)
+
+
+def _place_after(odd: "Sequence[Quarantined]") -> "Place":
+    """Open the store to repair it, without symbols where its universe was set aside for good."""
+    from ktrdr_pipelines.cli.place import Place, open_place
+    from ktrdr_pipelines.settings import data_folder, load_settings
+    from ktrdr_pipelines.store.layout import open_store
+    from ktrdr_pipelines.universe import Universe
+
+    try:
+        return open_place()
+    except UniverseError as error:
+        settings = load_settings()
+        layout = open_store(data_folder(settings))
+        if all(one.was != layout.universe for one in odd):
+            for one in odd:  # the repair ends here, and what was moved is told all the same
+                note(f"set aside: {one}")
+            raise
+        note(f"Warning: {error}")
+        return Place(settings, layout, Universe({}), error)
+
+
+def _say_repaired(report: "RepairReport") -> None:
     if report.finished:
         say(f"finished the {report.finished}, which had been cut short")
     say(f"{counted(report.files, 'file')} whole; ledger and catalog are rebuilt")

@@ -16,7 +16,7 @@ from ktrdr_pipelines.errors import (
     DiskError,
     GatewayUnreachableError,
     KtrdrError,
-    OddPathError,
+    NoStoreError,
     StoreError,
     StoreReplacedError,
 )
@@ -98,7 +98,7 @@ class LoadManager:
             async with self._held() as means:
                 yield means
                 self.layout.require_same()
-        except StoreError:
+        except (NoStoreError, StoreError):
             self.layout.require_same()  # says more than what it led to
             raise
 
@@ -166,8 +166,6 @@ async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
 async def _one(loader: IbDataLoader, job: Job) -> SeriesReport:
     try:
         return await loader.load(job)
-    except OddPathError as error:
-        return SeriesReport(job.series, error=error)
     except _FATAL:
         raise
     except KtrdrError as error:

@@ -60,6 +60,9 @@ _READS = frozenset(
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _QUERY = re.compile(r"(PIVOT|PIVOT_WIDER|SELECT|FROM|WITH)\b", re.IGNORECASE)
 
+_NO_PARQUET = re.compile(r"too small to be a Parquet file|No magic bytes found|Invalid unicode")
+"""What DuckDB says of files that are no Parquet files, or lie in folders with impossible names."""
+
 _BAD_SQL = (
     duckdb.ParserException,
     duckdb.BinderException,
@@ -214,6 +217,12 @@ def _refused(error: duckdb.Error) -> KtrdrError:
             "there are no bars for this query",
             came=text,
             remedy="`ktrdr status` names the series that have bars, `ktrdr load` loads others",
+        )
+    if _NO_PARQUET.search(text):
+        return StoreError(
+            "cannot read a bar file for this query",
+            came=text,
+            remedy="Run `ktrdr repair`: it sets aside files that cannot be read",
         )
     if isinstance(error, (duckdb.ProgrammingError, *_BAD_SQL)):
         return UsageError("cannot run this query", came=text)

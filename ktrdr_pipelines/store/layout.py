@@ -242,7 +242,7 @@ def refuse_other_origin(layout: StoreLayout, origin: Origin) -> None:
 
 
 def _write_marker(layout: StoreLayout, marker: _Marker) -> None:
-    fields = {"format_version": FORMAT_VERSION, "origin": marker.origin}
+    fields: dict[str, object] = {"format_version": FORMAT_VERSION, "origin": marker.origin}
     if marker.store_id is not None:
         fields["id"] = marker.store_id
     text = f"{json.dumps(fields, indent=2)}\n"

@@ -82,7 +82,7 @@ def fingerprint(path: Path) -> Fingerprint:
 
     Raises:
         DiskError: it is gone, or may not be looked at.
-        OddPathError: it is no file.
+        CorruptFileError: it is no file.
     """
     with disk_errors(path):
         facts = path.lstat()

@@ -5,6 +5,7 @@ quarantine as they are: nothing is opened, deleted, or followed. Not here: what 
 (``store.path_kinds``), odd bar files (``store.inspection`` judges them with all others).
 """
 
+import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -19,7 +20,15 @@ from ktrdr_pipelines.store.atomic import (
 )
 from ktrdr_pipelines.store.inspection import Quarantined, set_aside
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.path_kinds import is_folder, is_regular, is_series_folder, kind_of
+from ktrdr_pipelines.store.path_kinds import (
+    is_folder,
+    is_link_to_nothing,
+    is_regular,
+    is_series_folder,
+    kind_of,
+    not_a_bar_file,
+    require_series_folder,
+)
 
 _NOTHING = "nothing"
 _LOGS = ("-wal", "-shm")
@@ -36,7 +45,7 @@ def set_odd_paths_aside(layout: StoreLayout) -> list[Quarantined]:
         DiskError: the system refused.
     """
     layout.require_same()
-    if layout.bars.is_symlink() and kind_of(layout.bars) and not layout.bars.exists():
+    if is_link_to_nothing(layout.bars):
         raise OddPathError(
             f"cannot use {layout.bars}",
             came=f"it is {kind_of(layout.bars)}",
@@ -64,6 +73,24 @@ def set_odd_paths_aside(layout: StoreLayout) -> list[Quarantined]:
     if any(one.was == layout.universe for one in moved):
         _restore_universe(layout)
     return moved
+
+
+def refuse_odd_bars(layout: StoreLayout) -> None:
+    """Refuse to go on where a query would pass over bars without a word.
+
+    DuckDB leaves out whatever is neither a file nor a folder, and follows links.
+
+    Raises:
+        OddPathError, CorruptFileError: a folder of bars, or a bar file, is something else.
+    """
+    require_series_folder(layout.bars / "symbol" / "timeframe")
+    for folder in _odd_series_folders(layout):
+        require_series_folder(folder)
+    for series_folder in layout.series_folders().values():
+        with disk_errors(series_folder), os.scandir(series_folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".parquet") and not entry.is_file(follow_symlinks=False):
+                    raise not_a_bar_file(layout.root / entry.path)
 
 
 def _set_quarantine_aside(layout: StoreLayout) -> list[Quarantined]:

@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-from ktrdr_pipelines.errors import OddPathError
+from ktrdr_pipelines.errors import CorruptFileError, OddPathError
 
 _KINDS = {
     stat.S_IFREG: "a file",
@@ -35,7 +35,7 @@ def kind_of(path: Path) -> str | None:
         return f"something that cannot be looked at ({error.strerror})"
     if not stat.S_ISLNK(mode):
         return _KINDS.get(stat.S_IFMT(mode), "something unknown")
-    target = os.readlink(path)
+    target = path.readlink()
     try:
         followed = _KINDS.get(stat.S_IFMT(path.stat().st_mode), "something unknown")
     except FileNotFoundError:
@@ -53,6 +53,19 @@ def is_regular(path: Path) -> bool:
 def is_folder(path: Path) -> bool:
     """Return whether a path leads to a folder, links followed."""
     return _leads_to(path, stat.S_IFDIR)
+
+
+def is_link_to_nothing(path: Path) -> bool:
+    """Return whether a path is a link to something that is not there, and could come back."""
+    if not path.is_symlink():
+        return False
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def is_series_folder(path: Path) -> bool:
@@ -82,24 +95,26 @@ def bar_file_oddity(path: Path) -> str | None:
     return None if kind in {None, _KINDS[stat.S_IFREG]} else f"it is {kind}, not a file"
 
 
-def not_a_bar_file(path: Path) -> OddPathError:
+def not_a_bar_file(path: Path) -> CorruptFileError:
     """Return the error of a path that should lead to a bar file."""
-    return OddPathError(
+    return CorruptFileError(
         f"cannot read {path} as a bar file", came=str(bar_file_oddity(path)), remedy=_REMEDY
     )
 
 
 def require_series_folder(folder: Path) -> None:
-    """Refuse to read or write bars where their folder, or the one above it, is something else.
+    """Refuse to read or write bars where their folder, or one above it, is something else.
 
     Raises:
         OddPathError: it is.
     """
-    for one in (folder.parent, folder):
+    symbol = folder.parent
+    bars = symbol.parent
+    for one in (bars, symbol, folder):
         kind = kind_of(one)
         if kind is None:
             return
-        if not is_series_folder(one):
+        if not (is_folder(one) if one == bars else is_series_folder(one)):
             shared = " inside a store" if is_folder(one) else ""
             raise OddPathError(
                 f"cannot use {one} as a folder of bars",
