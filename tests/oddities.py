@@ -1,4 +1,4 @@
-"""What can stand at a path of a store in place of a file or folder, for tests of several folders."""
+"""What can stand at a path of a store in place of a file or a folder."""
 
 import os
 import socket

@@ -15,12 +15,12 @@ from tests.oddities import PRECIOUS, put
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 AAPL = "bars/symbol=AAPL/timeframe=1d"
 COMMANDS = {
+    "query": ("query", "SELECT count(*) FROM bars"),
     "status": ("status",),
     "gaps": ("gaps",),
     "plan": ("plan", "AAPL", "1d", *DAYS),
     "load": ("load", "AAPL", "1d", *DAYS),
     "verify": ("verify",),
-    "query": ("query", "SELECT count(*) FROM bars"),
     "check": ("universe", "check"),
 }
 BARS = ("status", "gaps", "plan", "load", "verify", "query")

@@ -44,6 +44,7 @@ def filled(layout: StoreLayout, store: BarStore, make: Any) -> Iterator[StoreLay
 
 
 def instruments(make: Any) -> list[Any]:
+    """Return the instruments of the filled store."""
     return [make.instrument(symbol) for symbol in ("AAPL", "MSFT")]
 
 
