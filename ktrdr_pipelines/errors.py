@@ -9,8 +9,10 @@ KtrdrError
 ├── StoreError            something on disk is not as it must be
 │   ├── ForeignIdentityError  a file holds another instrument, origin or epoch
 │   ├── CorruptFileError      a file cannot be read as what it should be
-│   ├── DiskError             the system refused to read or write
-│   └── NoCatalogError        there is no catalog of this version; it can be built anew
+│   ├── StoreReplacedError    another store, or none, is where one was opened
+│   ├── NoCatalogError        there is no catalog of this version; it can be built anew
+│   └── DiskError             the system refused to read or write
+│       └── OddPathError          something else stands where a file or folder should be
 ├── GatewayError          the gateway could not, or would not, answer
 │   ├── GatewayUnreachableError   no TCP connection, or one that closes at once
 │   │   └── GatewayRestingError       it failed too often and is left alone for a while
@@ -109,8 +111,16 @@ class CorruptFileError(StoreError):
     """A file cannot be read as what it should be."""
 
 
+class StoreReplacedError(StoreError):
+    """The store was moved, deleted or replaced while a process worked on it."""
+
+
 class DiskError(StoreError):
     """The operating system refused to read or write."""
+
+
+class OddPathError(DiskError):
+    """Something else stands where a file or a folder should be."""
 
 
 class NoCatalogError(StoreError):

@@ -7,6 +7,7 @@ an entry (``universe_fields``, ``universe_rules``), YAML (``universe_yaml``).
 import contextlib
 import difflib
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -161,7 +162,8 @@ class UniverseFile:
             raise DiskError(
                 f"keeping the last good universe in {self.last_good}",
                 came=str(error),
-                remedy="Make the folder writable",
+                remedy="Make the folder writable. Where something else stands in its place, run "
+                "`ktrdr repair`, which sets it aside",
             ) from error
 
 
@@ -222,6 +224,7 @@ def _windows(item: Item) -> Windows:
 
 
 def _text_of(path: Path) -> str:
+    _refuse_odd(path)
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -236,6 +239,26 @@ def _text_of(path: Path) -> str:
         raise UniverseError(
             str(path), came=f"cannot be read ({error.strerror})", remedy="Check its permissions"
         ) from error
+
+
+def _refuse_odd(path: Path) -> None:
+    """Refuse to open what is no file: a named pipe would keep this process waiting for ever.
+
+    Below /dev and /proc the shell gives the output of a command as a file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if not path.is_symlink():
+            return
+        reason = f"is a link that leads nowhere ({error.strerror})"
+    else:
+        if stat.S_ISREG(mode) or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+            return
+        reason = "is a folder, not a file" if stat.S_ISDIR(mode) else "is not a regular file"
+    raise UniverseError(
+        str(path), came=reason, remedy="Run `ktrdr repair`, which sets it aside in a store"
+    )
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -46,13 +46,13 @@ def hasten_tries() -> None:
     """Let sensors of the store, where there is one, try again at once what they have put off."""
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.layout import open_store
-    from ktrdr_pipelines.store.ledger import Ledger
+    from ktrdr_pipelines.store.ledger import open_ledger
 
     try:
         layout = open_store(data_folder(load_settings()))
     except NoStoreError:
         return
-    Ledger(layout.ledger).hasten_attempts(system_now())
+    open_ledger(layout).hasten_attempts(system_now())
 
 
 def _say(gateway: str, checks: "list[Check]") -> None:

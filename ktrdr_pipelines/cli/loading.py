@@ -23,6 +23,7 @@ def load_jobs(place: Place, jobs: Sequence[Job], *, as_json: bool) -> ExitCode:
     if not as_json:
         tell_notes(notes)
     catalog_error = _renewed(place)
+    place.layout.require_same()
     tell(reports, notes, catalog_error, calendars=place.calendars(), as_json=as_json)
     return exit_code_of(reports, catalog_error)
 

@@ -41,16 +41,16 @@ class Place:
 
     def fresh_from(self) -> dict[str, datetime]:
         """Return from where on series are kept fresh, by their ledger keys."""
-        from ktrdr_pipelines.store.ledger import Ledger
+        from ktrdr_pipelines.store.ledger import open_ledger
 
-        return Ledger(self.layout.ledger).kept_fresh()
+        return open_ledger(self.layout).kept_fresh()
 
     def calendars(self) -> "Calendars":
         """Give the book of calendars as the store's ledger stands now."""
         from ktrdr_pipelines.load.calendars import open_calendars
-        from ktrdr_pipelines.store.ledger import Ledger
+        from ktrdr_pipelines.store.ledger import open_ledger
 
-        return open_calendars(Ledger(self.layout.ledger))
+        return open_calendars(open_ledger(self.layout))
 
 
 def open_place() -> Place:

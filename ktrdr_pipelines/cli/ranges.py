@@ -92,10 +92,10 @@ def _discovered(
 
 def _held(place: "Place", instrument: "Instrument") -> list[Held]:
     from ktrdr_pipelines.core.instruments import Series
-    from ktrdr_pipelines.store.ledger import Ledger
+    from ktrdr_pipelines.store.ledger import open_ledger
     from ktrdr_pipelines.store.parquet import BarStore
 
-    store = BarStore(place.layout, Ledger(place.layout.ledger))
+    store = BarStore(place.layout, open_ledger(place.layout))
     kinds = [kind for symbol, kind in store.series_on_disk() if symbol == instrument.symbol]
     wanted = dict.fromkeys((*instrument.timeframes, *kinds))
     return [_series_held(store, Series(instrument, kind), place.now) for kind in wanted]

@@ -3,17 +3,21 @@
 Not here: what a store is (``store.layout``), how it is repaired (``store.repair``).
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ktrdr_pipelines.cli.output import AsJson, counted, say, say_json
-from ktrdr_pipelines.errors import UsageError
+from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json
+from ktrdr_pipelines.errors import UniverseError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ktrdr_pipelines.cli.place import Place
     from ktrdr_pipelines.core.instruments import Origin
+    from ktrdr_pipelines.store.inspection import Quarantined
     from ktrdr_pipelines.store.repair import RepairReport
 
 
@@ -79,17 +83,42 @@ def repair(
 
     Exit codes: 0 done (it says what was set aside), 1 failed, 2 bad usage.
     """
-    from ktrdr_pipelines.cli.place import open_place, renew_catalog
+    from ktrdr_pipelines.cli.place import renew_catalog
+    from ktrdr_pipelines.settings import data_folder, load_settings
+    from ktrdr_pipelines.store.layout import open_store
+    from ktrdr_pipelines.store.odd_paths import set_odd_paths_aside
     from ktrdr_pipelines.store.repair import repair as repair_store
 
-    place = open_place()
+    odd = set_odd_paths_aside(open_store(data_folder(load_settings())))
+    place = _place_after(odd)
     instruments = list(place.universe.instruments.values())
     report = repair_store(place.layout, instruments, place.clock.real_now(), seal=seal)
+    report = replace(report, quarantined=(*odd, *report.quarantined))
     renew_catalog(place.layout, place.universe, place.settings)
     if as_json:
         say_json(asdict(report))
-        return
-    _tell_repaired(report)
+    else:
+        _tell_repaired(report)
+
+
+def _place_after(odd: "Sequence[Quarantined]") -> "Place":
+    """Open the store to repair it, without symbols where its universe was set aside for good."""
+    from ktrdr_pipelines.cli.place import Place, open_place
+    from ktrdr_pipelines.settings import data_folder, load_settings
+    from ktrdr_pipelines.store.layout import open_store
+    from ktrdr_pipelines.universe import Universe
+
+    try:
+        return open_place()
+    except UniverseError as error:
+        settings = load_settings()
+        layout = open_store(data_folder(settings))
+        if all(one.was != layout.universe for one in odd):
+            for one in odd:  # the repair ends here, and what was moved is told all the same
+                note(f"set aside: {one}")
+            raise
+        note(f"Warning: {error}")
+        return Place(settings, layout, Universe({}), error)
 
 
 def _tell_repaired(report: "RepairReport") -> None:

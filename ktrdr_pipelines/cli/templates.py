@@ -15,6 +15,7 @@ from ktrdr_pipelines.load.opening import universe_file
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.atomic import disk_errors, write_atomically
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.store.path_kinds import kind_of
 
 UNIVERSE_EXAMPLE: Final = "universe.example.yaml"
 DAGSTER_SETTINGS: Final = "dagster/dagster.yaml"
@@ -49,9 +50,11 @@ def make_place(
 
 def put_universe(layout: StoreLayout, text: bytes) -> bool:
     """Write a universe where there is none, and say whether that was so."""
-    if layout.universe.exists():
+    if kind_of(layout.universe) is not None:
         return False
-    write_atomically(layout.universe, lambda file: file.write(text))
+    write_atomically(
+        layout.universe, lambda file: file.write(text), before_renaming=layout.require_same
+    )
     return True
 
 

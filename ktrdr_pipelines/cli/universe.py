@@ -47,7 +47,7 @@ def check(
     """
     from ktrdr_pipelines.load.opening import universe_file
     from ktrdr_pipelines.load.universe_changes import ChangeKind, universe_changes
-    from ktrdr_pipelines.store.ledger import Ledger
+    from ktrdr_pipelines.store.ledger import open_ledger
     from ktrdr_pipelines.store.parquet import BarStore
     from ktrdr_pipelines.universe import load_universe
 
@@ -55,7 +55,7 @@ def check(
     universe = load_universe(layout.universe if file is None else file)
     last_good = universe_file(layout).last_good
     before = load_universe(last_good) if last_good.exists() else None
-    changes = universe_changes(BarStore(layout, Ledger(layout.ledger)), universe, before)
+    changes = universe_changes(BarStore(layout, open_ledger(layout)), universe, before)
     partitions = _partition_changes(layout, universe)
     if as_json:
         say_json(_document(universe, changes, partitions))
@@ -90,7 +90,9 @@ def add(
     layout = _layout()
     path = layout.universe
     text = add_symbol(_text(path), str(path), symbol, fields_of(context.args))
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(
+        path, lambda file: file.write(text.encode()), before_renaming=layout.require_same
+    )
     universe = parse_universe(text, str(path))
     told = universe.describe(universe.instrument(symbol))
     if as_json:
@@ -222,10 +224,10 @@ def _text(path: Path) -> str:
 
 def _finished(layout: "StoreLayout", *, as_json: bool) -> "Move | None":
     """Finish a move that was cut short before this one."""
-    from ktrdr_pipelines.store.ledger import Ledger
+    from ktrdr_pipelines.store.ledger import open_ledger
     from ktrdr_pipelines.store.moves import finish_move
 
-    move = finish_move(layout, Ledger(layout.ledger))
+    move = finish_move(layout, open_ledger(layout))
     if move is not None:
         _settle(layout, move.symbol, move.target if move.kind == "rename" else None)
         if not as_json:

@@ -94,9 +94,12 @@ def _only_one(layout: "StoreLayout") -> "Iterator[int]":
     from ktrdr_pipelines.cli.last_will import end_group
     from ktrdr_pipelines.errors import StoreError
     from ktrdr_pipelines.store.atomic import disk_errors
+    from ktrdr_pipelines.store.path_kinds import require_file
 
     own, dagster = layout.lock("up"), layout.lock("dagster")
     attempt = f"start Dagster over {layout.root}"
+    require_file(own)
+    require_file(dagster)
     with disk_errors(own), own.open("a") as command_file, dagster.open("a+") as dagster_file:
         if not _take(command_file):
             raise StoreError(

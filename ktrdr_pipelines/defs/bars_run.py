@@ -32,7 +32,7 @@ from ktrdr_pipelines.load.modes import AskedBy
 from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.load.window_book import Dates, WindowBook
 from ktrdr_pipelines.load.windows import WindowFacts, WindowState, from_start
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger import open_ledger
 from ktrdr_pipelines.store.parquet import BarStore
 
 _NAMED_AT_MOST = 20
@@ -54,7 +54,7 @@ class BarsRun:
         self._ib = ib
         self._layout = store.layout()
         self._universe = store.universe()
-        ledger = Ledger(self._layout.ledger)
+        ledger = open_ledger(self._layout)
         self._store = BarStore(self._layout, ledger)
         self._calendars = open_calendars(ledger)
         self._open: dict[Series, dict[BarPartition, Interval]] = {}

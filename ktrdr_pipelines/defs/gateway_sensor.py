@@ -23,7 +23,7 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import Operation
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.load.absence import AbsenceFile
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger import open_ledger
 from ktrdr_pipelines.universe import Windows
 
 _EVERY_S: Final = 30
@@ -58,7 +58,7 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
                 since = known.since_text
                 return dg.SkipReason(f"the gateway is still away, since {since}: {trouble}")
             absence.end()
-            hastened = Ledger(store.layout().ledger).hasten_attempts(now)
+            hastened = open_ledger(store.layout()).hasten_attempts(now)
             look = look_for_gaps(ib, store, now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ktrdr_pipelines.store.atomic import disk_errors, write_atomically
 from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.path_kinds import is_regular
 
 BELIEVED = timedelta(minutes=10)
 """How long nobody else tries, unless a watcher confirms it."""
@@ -46,6 +47,8 @@ class AbsenceFile:
 
     def read(self) -> Absence | None:
         """Give what is known; an unreadable file says nothing."""
+        if not is_regular(self._path):
+            return None
         try:
             fields = json.loads(self._path.read_bytes())
             since, seen_at = (datetime.fromisoformat(fields[name]) for name in ("since", "seen_at"))

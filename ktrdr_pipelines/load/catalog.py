@@ -33,8 +33,10 @@ def renew_catalog(book: GapBook, universe: Sequence[Instrument], now: datetime) 
 
     Raises:
         StoreError: a bar file or the ledger cannot be read.
+        StoreReplacedError: the store is not the one that was opened.
         DiskError: the catalog cannot be written; the older one still stands.
     """
+    book.store.layout.require_same()
     series = [Series(one, timeframe) for one in universe for timeframe in one.timeframes]
     gaps = [(one.series, gap) for one in book.look(series, now) for gap in one.gaps]
     rebuild_catalog(book.store.layout, universe, now, gaps=gaps)

@@ -17,8 +17,10 @@ from filelock import FileLock, Timeout
 
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.store.atomic import disk_errors, make_folder
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import Ledger, series_key
+from ktrdr_pipelines.store.path_kinds import is_regular
 
 CLAIM_S = 3600.0
 """How long a claim lasts unless it is given back: longer than a request ever waits for its turn,
@@ -64,8 +66,10 @@ class Claimant:
 def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
     """Live as an owner of claims until the end of the block."""
     owner = uuid.uuid4().hex
-    layout.locks.mkdir(parents=True, exist_ok=True)
-    _clear_dead(layout.locks)
+    layout.require_same()
+    with disk_errors(layout.locks):
+        make_folder(layout.locks)
+        _clear_dead(layout.locks)
     lock = FileLock(_lock_of(layout.locks, owner), timeout=0)
     with lock:
         try:
@@ -77,7 +81,7 @@ def claiming(layout: StoreLayout, ledger: Ledger) -> Iterator[Claimant]:
 
 def _clear_dead(locks: Path) -> None:
     """Clear away what killed owners left long ago: a new owner's file is never touched."""
-    for path in locks.glob("owner-*.lock"):
+    for path in filter(is_regular, locks.glob("owner-*.lock")):
         with suppress(FileNotFoundError):
             is_old = time.time() - path.stat().st_mtime > _FORGOTTEN_S
             if is_old and not _is_held(path):
@@ -92,7 +96,7 @@ def is_in_hand(layout: StoreLayout, ledger: Ledger, key: str, now: datetime) -> 
 
 def _lives(locks: Path, owner: str) -> bool:
     path = _lock_of(locks, owner)
-    return path.exists() and _is_held(path)
+    return is_regular(path) and _is_held(path)
 
 
 def _is_held(path: Path) -> bool:

@@ -29,7 +29,7 @@ from ktrdr_pipelines.load.gappage import Page, SeriesGaps, of_unknown_sessions, 
 from ktrdr_pipelines.load.holdings import Holding, Holdings
 from ktrdr_pipelines.load.standings import Ledgered, last_stamp, standing_of, waiting_of
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger, series_key
+from ktrdr_pipelines.store.ledger import open_ledger, series_key
 from ktrdr_pipelines.store.parquet import BarStore
 
 __all__ = ["GapBook", "Memory", "SeriesGaps", "memory_of", "open_gapbook"]
@@ -58,7 +58,7 @@ def open_gapbook(layout: StoreLayout, gateway: str) -> "GapBook":
         layout: the store.
         gateway: whose oldest data count, as ``host:port``.
     """
-    ledger = Ledger(layout.ledger)
+    ledger = open_ledger(layout)
     return GapBook(
         BarStore(layout, ledger), open_calendars(ledger), gateway, memory=memory_of(layout.root)
     )

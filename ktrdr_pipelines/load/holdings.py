@@ -5,6 +5,7 @@ Not here: what is missing (``load.gapbook``), one file's truth (``store.parquet`
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from ktrdr_pipelines.store.atomic import disk_errors
 from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.mirror import Fingerprint, Mirrored
 from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.path_kinds import not_a_bar_file, require_series_folder
 
 _MANY = 32
 """Series from which on one reading of the whole mirror is cheaper than one each."""
@@ -118,6 +120,7 @@ class Holdings:
     def _prints(self, series: Series) -> _Prints:
         """Look at the files of a series without opening them."""
         folder = self._store.layout.series_folder(series.symbol, series.timeframe)
+        require_series_folder(folder)
         base = self._store.layout.relative(folder)
         return tuple(sorted((f"{base}/{name}", taken) for name, taken in _files_in(folder)))
 
@@ -149,7 +152,9 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
         for entry in entries:
             if entry.name.endswith(".parquet"):
                 with suppress(FileNotFoundError):
-                    facts = entry.stat()
+                    facts = entry.stat(follow_symlinks=False)
+                    if not stat.S_ISREG(facts.st_mode):
+                        raise not_a_bar_file(folder / entry.name)
                     yield entry.name, Fingerprint(facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 

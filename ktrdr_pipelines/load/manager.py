@@ -16,6 +16,9 @@ from ktrdr_pipelines.errors import (
     DiskError,
     GatewayUnreachableError,
     KtrdrError,
+    NoStoreError,
+    StoreError,
+    StoreReplacedError,
 )
 from ktrdr_pipelines.load.claims import claiming
 from ktrdr_pipelines.load.desk import Means
@@ -32,13 +35,13 @@ from ktrdr_pipelines.load.schedules import Schedules
 from ktrdr_pipelines.load.waits import Waits
 from ktrdr_pipelines.load.widths import Widths
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger import open_ledger
 from ktrdr_pipelines.store.parquet import BarStore
 
 __all__ = ["Job", "LoadManager"]
 
 _AT_ONCE = 8
-_FATAL = (GatewayUnreachableError, ClientIdInUseError, DiskError)
+_FATAL = (GatewayUnreachableError, ClientIdInUseError, DiskError, StoreReplacedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class LoadManager:
         Raises:
             GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
             DiskError: the store cannot be written.
+            StoreReplacedError: the store is not the one that was opened.
         """
         async with self._means() as means:
             loader = IbDataLoader(means)
@@ -89,8 +93,19 @@ class LoadManager:
 
     @asynccontextmanager
     async def _means(self) -> AsyncIterator[Means]:
+        """Hold what a run needs, in a store that stays the one that was opened."""
+        try:
+            async with self._held() as means:
+                yield means
+                self.layout.require_same()
+        except (NoStoreError, StoreError):
+            self.layout.require_same()  # says more than what it led to
+            raise
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[Means]:
         """Hold what a run needs; a connection is opened when something has to be asked."""
-        ledger = Ledger(self.layout.ledger)
+        ledger = open_ledger(self.layout)
         with claiming(self.layout, ledger) as claimant:
             waits = Waits(self.progress.waiting, self.patience.clock)
             async with SourceKeeper(self.open_source, self.patience, waits=waits) as keeper:

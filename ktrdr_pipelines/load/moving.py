@@ -9,7 +9,7 @@ from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.load.claims import is_in_hand
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger import open_ledger
 from ktrdr_pipelines.store.move_journal import Move, MoveKind
 from ktrdr_pipelines.store.moves import move_symbol, retired_name
 
@@ -31,7 +31,7 @@ def retire(layout: StoreLayout, symbol: str, now: datetime) -> Move:
 
 
 def _move(layout: StoreLayout, move: Move, now: datetime) -> Move:
-    ledger = Ledger(layout.ledger)
+    ledger = open_ledger(layout)
     for symbol in (move.symbol, move.target):
         for timeframe in Timeframe:
             if is_in_hand(layout, ledger, f"{symbol}|{timeframe}", now):

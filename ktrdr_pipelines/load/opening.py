@@ -19,7 +19,7 @@ from ktrdr_pipelines.load.reports import Progress, Quiet
 from ktrdr_pipelines.load.waits import Waits
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger import open_ledger
 from ktrdr_pipelines.store.parquet import BarStore
 from ktrdr_pipelines.universe import UniverseFile
 
@@ -60,7 +60,7 @@ def open_manager(
 
 def open_outlook(settings: Settings, layout: StoreLayout, calendars: Calendars) -> Outlook:
     """Make what looks at jobs without asking anybody; it counts the settings' gateway's data."""
-    ledger = Ledger(layout.ledger)
+    ledger = open_ledger(layout)
     gateway = GatewayConfig.from_settings(settings).gateway
     ranges = RangeDiscovery(ledger, gateway)
     clock = settings.clock
@@ -72,7 +72,7 @@ def open_outlook(settings: Settings, layout: StoreLayout, calendars: Calendars) 
 def open_rates(settings: Settings, layout: StoreLayout) -> Rates:
     """Measure how fast the settings' gateway answered, and how much room bars take."""
     config = GatewayConfig.from_settings(settings)
-    ledger = Ledger(layout.ledger)
+    ledger = open_ledger(layout)
     return measured_rates(ledger, config.gateway, conservative=config.conservative)
 
 

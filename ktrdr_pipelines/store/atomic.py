@@ -4,6 +4,7 @@ Every file of the store but the SQLite ledger is written through here. Not here:
 (``store.layout``, ``store.parquet``, ``store.catalog``).
 """
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -18,12 +19,26 @@ from ktrdr_pipelines.errors import DiskError, StoreError
 TEMP_SUFFIX = ".tmp"
 """What names of unfinished files end with; no glob of bars or catalogs meets it."""
 
+_ODD = {errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENOTEMPTY, errno.ENXIO}
+"""What the system says where a file, a folder or a link stands in place of another of them."""
+
 LOCK_TIMEOUT_S = 60.0
 """Seconds to wait for a lock: holders keep one for a second or so, never while asking."""
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    path: Path,
+    write: Callable[[BinaryIO], object],
+    before_renaming: Callable[[], object] | None = None,
+) -> None:
     """Put a file in place in one step that outlives a crash and a power cut.
+
+    Args:
+        path: the file.
+        write: writes its content.
+        before_renaming: raises where the file must not be put in place after all. The unfinished
+            file is in the folder by then: where the folder is moved away afterwards, the renaming
+            fails and does nothing to what is at ``path`` then.
 
     Raises:
         DiskError: the system refused; what stood at ``path`` still stands there.
@@ -36,6 +51,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
+            if before_renaming is not None:
+                before_renaming()
             put_in_place(temp, path)
         finally:
             temp.unlink(missing_ok=True)
@@ -81,10 +98,14 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
+        remedy = "Make room, or make the folder readable and writable, and run it again"
+        if error.errno in _ODD:
+            remedy = (
+                "Something else than should be stands there or above it. Run `ktrdr repair`, which "
+                "sets it aside in a store; elsewhere move it away by hand"
+            )
         raise DiskError(
-            f"cannot use {path}",
-            came=error.strerror or str(error),
-            remedy="Make room, or make the folder readable and writable, and run it again",
+            f"cannot use {path}", came=error.strerror or str(error), remedy=remedy
         ) from error
 
 

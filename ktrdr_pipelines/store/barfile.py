@@ -33,6 +33,7 @@ from ktrdr_pipelines.store.footer import (
     facts_from_json,
     facts_to_json,
 )
+from ktrdr_pipelines.store.path_kinds import bar_file_oddity
 
 FOOTER_KEY = "ktrdr"
 """Key of our JSON among a Parquet file's key-value metadata."""
@@ -125,8 +126,11 @@ def has_true_digest(path: Path) -> bool | None:
     """Say whether the bytes of a file have the digest that they name; None where they name none.
 
     Raises:
+        CorruptFileError: something else than a file stands there.
         DiskError: the system refused to read.
     """
+    if oddity := bar_file_oddity(path):
+        raise corrupt(path, oddity)
     with disk_errors(path):
         data = path.read_bytes()
     place = _digest_place(data)
@@ -162,7 +166,12 @@ def count_bars_between(path: Path, interval: Interval, known: Known | None = Non
 
 
 def write_file(
-    path: Path, bars: pa.Table, facts: FileFacts, *, is_as_written: bool = True
+    path: Path,
+    bars: pa.Table,
+    facts: FileFacts,
+    *,
+    is_as_written: bool = True,
+    before_renaming: Callable[[], object] | None = None,
 ) -> FileFacts:
     """Put bars and what is known of them in place, in one step.
 
@@ -172,6 +181,7 @@ def write_file(
         facts: what is known of them.
         is_as_written: whether the values are those that were saved; False keeps it visible that
             another program wrote them (``is_as_written``), and gives the file no digests.
+        before_renaming: as in ``store.atomic.write_atomically``.
 
     Returns: the facts with the digests that were written.
 
@@ -198,7 +208,7 @@ def write_file(
     def write(file: BinaryIO) -> None:
         file.write(data)
 
-    write_atomically(path, write)
+    write_atomically(path, write, before_renaming)
     return facts
 
 
@@ -243,6 +253,8 @@ def _parquet(path: Path) -> pq.ParquetFile:
 @contextmanager
 def _opened(path: Path, known: Known | None = None) -> Iterator[_Opened]:
     """Lend an open file with its footer read, telling bad content from a refusing disk."""
+    if oddity := bar_file_oddity(path):
+        raise corrupt(path, oddity)
     try:
         with disk_errors(path), _parquet(path) as file:
             yield _facts(path, file, known), file

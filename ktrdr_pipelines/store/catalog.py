@@ -10,6 +10,7 @@ Not here: the SQL of its objects (``store.catalog_sql``), the rows of its tables
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -45,9 +46,10 @@ from ktrdr_pipelines.store.catalog_sql import (
 from ktrdr_pipelines.store.catalog_tables import Gaps, catalog_tables
 from ktrdr_pipelines.store.integrity import refused_files
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger import open_ledger
 from ktrdr_pipelines.store.mirror import fingerprint
 from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.path_kinds import require_file
 from ktrdr_pipelines.store.query_policy import CheckedSql, check_statements
 
 STORAGE_VERSION = "v1.0.0"
@@ -81,6 +83,9 @@ _COMMENTS_OF_OBJECTS: Final = """
     SELECT comment FROM duckdb_functions() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
 """
 
+_NO_PARQUET = re.compile(r"too small to be a Parquet file|No magic bytes found|Invalid unicode")
+"""What DuckDB says of files that are no Parquet files, or lie in folders with impossible names."""
+
 _BAD_SQL = (
     duckdb.ParserException,
     duckdb.BinderException,
@@ -108,13 +113,15 @@ def rebuild_catalog(
 
     Raises:
         StoreError: the ledger cannot be read, or DuckDB cannot open files in the folder.
+        StoreReplacedError: the store is not the one that was opened.
         DiskError: the catalog cannot be written; the older one still stands.
     """
     _refuse_folder(layout)
+    layout.require_same()
     with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
         temp = temp_beside(layout.catalog)
         try:
-            with closing(Ledger(layout.ledger)) as ledger:
+            with closing(open_ledger(layout)) as ledger:
                 store = BarStore(layout, ledger)
                 objects = _Objects.of(layout, store)
                 folders = {path.parent for path in objects.refused}
@@ -132,6 +139,7 @@ def rebuild_catalog(
                     shutil.copyfile(built, temp)
             with disk_errors(layout.catalog):
                 _sync(temp)
+                layout.require_same()
                 layout.catalog_log.unlink(missing_ok=True)
                 put_in_place(temp, layout.catalog)
         finally:
@@ -146,7 +154,7 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
         StoreError: it cannot be read, or it was built for another folder.
     """
     _refuse_folder(layout)
-    if not layout.catalog.is_file():
+    if not require_file(layout.catalog):
         raise NoCatalogError(f"there is no catalog {layout.catalog}", remedy="Run `ktrdr repair`")
     # DuckDB shares an instance between connections by path, an older catalog included: attach.
     connection = duckdb.connect(config=dict(_READING))
@@ -219,7 +227,7 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
         StoreError: the catalog or the files cannot be read.
     """
     for tries_left in reversed(range(QUERY_TRIES)):
-        with closing(Ledger(layout.ledger)) as ledger:
+        with closing(open_ledger(layout)) as ledger:
             objects = _Objects.of(layout, BarStore(layout, ledger))
         try:
             with (
@@ -353,6 +361,12 @@ def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
             "there are no bars for this query",
             came=text,
             remedy="`ktrdr status` names the series that have bars, `ktrdr load` loads others",
+        )
+    if _NO_PARQUET.search(text):
+        return StoreError(
+            "cannot read a bar file for this query",
+            came=text,
+            remedy="Run `ktrdr repair`: it sets aside files that cannot be read",
         )
     if isinstance(error, duckdb.InternalException):
         return UsageError(

@@ -8,7 +8,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ktrdr_pipelines.store.ledger_sql import (
     RENAMED_COLUMNS,
     TABLES,
 )
+from ktrdr_pipelines.store.path_kinds import require_file
 
 BUSY_TIMEOUT_S = 30.0
 """Seconds that a statement waits for another process's transaction; those last milliseconds."""
@@ -52,11 +53,18 @@ class Database:
     """One SQLite file, one connection a thread and process, opened when first used.
 
     A file that is missing or empty is made; one that was set aside (by a repair in another
-    process) is noticed, and the connection follows the new file.
+    process) is noticed, and the connection follows the new file. A connection that is open keeps
+    to its file wherever that is moved.
+
+    Args:
+        path: the file.
+        guard: raises where the store at the path is not the one that was opened; it is asked
+            before a file at the path is opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, guard: Callable[[], object] | None = None) -> None:
         self.path = path
+        self._guard = guard or (lambda: None)
         self._local = threading.local()
 
     def __repr__(self) -> str:
@@ -116,10 +124,13 @@ class Database:
         return handle.connection
 
     def _open(self) -> "_Handle":
+        self._guard()
+        require_file(self.path)
         with disk_errors(self.path):
             make_folder(self.path.parent)
         connection = _connect(self.path)
         try:
+            self._guard()
             if _version(connection) != LEDGER_VERSION or _is_erasure_due(connection):
                 with locked(self.path.with_suffix(".lock"), f"the ledger {self.path}"):
                     self._create(connection)

@@ -19,6 +19,7 @@ from ktrdr_pipelines.core.instruments import SecType
 from ktrdr_pipelines.core.plausibility import Finding, explained
 from ktrdr_pipelines.store.atomic import disk_errors
 from ktrdr_pipelines.store.barfile import UNREADABLE, corrupt
+from ktrdr_pipelines.store.path_kinds import bar_file_oddity
 
 _COLUMNS = ["ts", "session_date", *VALUES]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -52,6 +53,8 @@ def examine(
         CorruptFileError: it cannot be read.
         DiskError: the system refused.
     """
+    if oddity := bar_file_oddity(path):
+        raise corrupt(path, oddity)
     try:
         with disk_errors(path):
             bars = pq.read_table(

@@ -3,7 +3,12 @@
 Not here: going through a whole store (``store.repair``).
 """
 
+import errno
+import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +16,7 @@ import pyarrow as pa
 from ktrdr_pipelines.core.instruments import Origin
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import CorruptFileError
+from ktrdr_pipelines.errors import CorruptFileError, OddPathError
 from ktrdr_pipelines.store.atomic import disk_errors, make_folder, sync_folder
 from ktrdr_pipelines.store.barfile import (
     Known,
@@ -23,6 +28,7 @@ from ktrdr_pipelines.store.barfile import (
 from ktrdr_pipelines.store.filing import ALL, misfiled
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.path_kinds import is_folder, kind_of
 from ktrdr_pipelines.store.recount import true_facts
 
 
@@ -130,18 +136,61 @@ def inspect_file(
 
 
 def set_aside(layout: StoreLayout, path: Path, why: str, load_again: str) -> Quarantined:
-    """Move a file into quarantine, under its old name; nothing there is ever replaced."""
-    target = layout.quarantine / layout.relative(path)
-    number = 0
-    while target.exists():
-        number += 1
-        target = layout.quarantine / f"{layout.relative(path)}.{number}"
+    """Move what stands at a path into quarantine, under its old name.
+
+    Nothing there is ever replaced. A link is moved, not its target.
+
+    Raises:
+        StoreReplacedError: the store is not the one that was opened.
+        DiskError: the system refused.
+    """
+    target = next(place for place in _places(layout, path) if kind_of(place) is None)
+    layout.require_same()
     with disk_errors(path):
         make_folder(target.parent)
-        path.replace(target)
+        try:
+            path.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _move_to_other_disk(path, target)
         sync_folder(target.parent)
         sync_folder(path.parent)
     return Quarantined(path, target, why, load_again)
+
+
+def _places(layout: StoreLayout, path: Path) -> Iterator[Path]:
+    """Give where in quarantine something could go, best first."""
+    name = layout.relative(path)
+    for number in count():
+        base = layout.quarantine
+        if any(kind_of(one) and not is_folder(one) for one in _between(base, base / name)):
+            base /= str(number)  # a file was set aside under the name of a folder
+        yield base / (f"{name}.{number}" if number and base == layout.quarantine else name)
+
+
+def _between(base: Path, path: Path) -> Iterator[Path]:
+    """Give the folders that lie between a folder and a path below it."""
+    return (folder for folder in path.parents if base in folder.parents)
+
+
+def _move_to_other_disk(path: Path, target: Path) -> None:
+    """Copy what stands at a path and remove it there, once the copy outlives a power cut."""
+    if path.is_symlink():
+        target.symlink_to(path.readlink())
+        path.unlink()
+    elif path.is_file():
+        shutil.copy2(path, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+        sync_folder(target.parent)
+        path.unlink()
+    else:
+        raise OddPathError(
+            f"cannot set {path} aside",
+            came=f"it is {kind_of(path)} on another disk than {target.parent}",
+            remedy="Move it away by hand and run `ktrdr repair` again",
+        )
 
 
 def load_again(path: Path, symbol: str, timeframe: Timeframe) -> str:

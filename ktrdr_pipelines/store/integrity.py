@@ -20,6 +20,7 @@ from ktrdr_pipelines.store.inspection import Checked, check_file
 from ktrdr_pipelines.store.layout import store_origin
 from ktrdr_pipelines.store.mirror import fingerprint, known_by
 from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.path_kinds import bar_file_oddity
 
 ROUND_DAYS: Final = 30
 """Days in which a daily check reads every file once."""
@@ -51,6 +52,9 @@ def check_files(
     known = store.ledger.mirror(f"{symbol}|{timeframe}")
     try:
         for path in paths:
+            if oddity := bar_file_oddity(path):
+                yield path, Checked(wrong=oddity)
+                continue
             name, taken = layout.relative(path), fingerprint(path)
             found = check_file(
                 path,
@@ -113,7 +117,7 @@ def refused_files(store: BarStore) -> dict[Path, str]:
         is_changed = False
         for path in layout.bar_files(symbol, timeframe):
             name = layout.relative(path)
-            if wrong := damaged.get(name) or misnamed(path, timeframe):
+            if wrong := bar_file_oddity(path) or damaged.get(name) or misnamed(path, timeframe):
                 refused[path] = wrong
             elif known.get(name) != fingerprint(path):
                 is_changed = True

@@ -4,23 +4,56 @@ Not here: what is inside the files (``store.parquet``, ``store.ledger``, ``store
 """
 
 import json
-from dataclasses import dataclass
+import re
+import uuid
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ktrdr_pipelines.core.instruments import Origin
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import CorruptFileError, ForeignIdentityError, NoStoreError
+from ktrdr_pipelines.errors import (
+    CorruptFileError,
+    ForeignIdentityError,
+    NoStoreError,
+    StoreReplacedError,
+)
 from ktrdr_pipelines.store.atomic import disk_errors, locked, make_folder, write_atomically
+from ktrdr_pipelines.store.path_kinds import is_regular, kind_of, require_series_folder
+from ktrdr_pipelines.store.store_guard import StoreGuard
+from ktrdr_pipelines.universe_fields import KEY_PATTERN
 
 FORMAT_VERSION = 1
 """Version of the folder's shape; 1 is the first, so nothing older is to be migrated."""
 
+_MARKER_HINT = (
+    'It should be like {"format_version": 1, "origin": "ib"}; '
+    "the origin is in the footer of every bar file"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Marker:
+    """What a marker says; stores that were made before there were ids have none."""
+
+    origin: Origin | None
+    store_id: str | None
+
 
 @dataclass(frozen=True, slots=True)
 class StoreLayout:
-    """Every path of one store."""
+    """Every path of one store; ``guard`` remembers which one it was when it was opened."""
 
     root: Path
+    guard: StoreGuard | None = field(default=None, compare=False, repr=False)
+
+    def require_same(self) -> None:
+        """Refuse to go on where the store at the path is not the one that was opened.
+
+        Raises:
+            StoreReplacedError: it was moved, deleted or replaced.
+        """
+        if self.guard is not None:
+            self.guard.check(lambda: _id_at(self))
 
     @property
     def marker(self) -> Path:
@@ -62,6 +95,12 @@ class StoreLayout:
         """The SQLite ledger."""
         return self.state / "ledger.sqlite"
 
+    def ledger_beside(self, suffix: str) -> Path:
+        """Give the path of a file that stands beside the ledger: its logs, its lock."""
+        if suffix == ".lock":
+            return self.ledger.with_suffix(suffix)
+        return self.ledger.with_name(f"{self.ledger.name}{suffix}")
+
     @property
     def locks(self) -> Path:
         """The folder of lock files."""
@@ -86,18 +125,28 @@ class StoreLayout:
         return self.symbol_folder(symbol) / f"timeframe={timeframe}"
 
     def bar_files(self, symbol: str, timeframe: Timeframe) -> list[Path]:
-        """Give the files that one series has, oldest first."""
-        return sorted(self.series_folder(symbol, timeframe).glob("*.parquet"))
+        """Give the files that one series has, oldest first.
+
+        Raises:
+            OddPathError: something else than a folder stands where they should be.
+        """
+        folder = self.series_folder(symbol, timeframe)
+        require_series_folder(folder)
+        return sorted(folder.glob("*.parquet"))
 
     def timeframes_of(self, symbol: str) -> list[Timeframe]:
         """Return the timeframes of which a symbol has a folder."""
         return [kind for kind in Timeframe if self.series_folder(symbol, kind).is_dir()]
 
     def series_folders(self) -> dict[tuple[str, Timeframe], Path]:
-        """Give the folder of every series that has one, by symbol and timeframe."""
+        """Give the folder of every series that has one, by symbol and timeframe.
+
+        Folders whose names no symbol can have hold no series.
+        """
         return {
             (_value(symbol), timeframe): folder
             for symbol in sorted(self.bars.glob("symbol=*"))
+            if re.fullmatch(KEY_PATTERN, _value(symbol))
             for timeframe in Timeframe
             if (folder := symbol / f"timeframe={timeframe}").is_dir()
         }
@@ -126,6 +175,7 @@ def create_store(root: Path, origin: Origin | None = None) -> StoreLayout:
     Raises:
         DiskError: the folder cannot be written.
         NoStoreError: it is a store of a newer version.
+        CorruptFileError: its marker cannot be read.
         ForeignIdentityError: it is a store of another origin.
     """
     layout = StoreLayout(root.absolute())
@@ -133,9 +183,9 @@ def create_store(root: Path, origin: Origin | None = None) -> StoreLayout:
         for folder in (layout.bars, layout.locks, layout.epochs):
             make_folder(folder)
     with locked(layout.lock("store"), f"the store {layout.root}"):
-        if not layout.marker.exists():
-            _write_marker(layout, origin)
-    open_store(layout.root)
+        if kind_of(layout.marker) is None:
+            _write_marker(layout, _Marker(origin, uuid.uuid4().hex))
+    layout = open_store(layout.root)
     if origin is not None:
         pin_origin(layout, origin)
     return layout
@@ -149,13 +199,14 @@ def open_store(root: Path) -> StoreLayout:
         CorruptFileError: its marker cannot be read.
     """
     layout = StoreLayout(root.absolute())
-    _read_marker(layout)
-    return layout
+    marker = _read_marker(layout)
+    folders = (layout.root, layout.bars, layout.state)
+    return StoreLayout(layout.root, StoreGuard(layout.root, folders, marker.store_id))
 
 
 def store_origin(layout: StoreLayout) -> Origin | None:
     """Say where the store's bars come from; None as long as it has had none."""
-    return _read_marker(layout)
+    return _read_marker(layout).origin
 
 
 def pin_origin(layout: StoreLayout, origin: Origin) -> None:
@@ -163,11 +214,13 @@ def pin_origin(layout: StoreLayout, origin: Origin) -> None:
 
     Raises:
         ForeignIdentityError: the store holds bars of another origin.
+        StoreReplacedError: it is not the store that was opened.
     """
-    if _read_marker(layout) is None:
+    if store_origin(layout) is None:
         with locked(layout.lock("store"), f"the store {layout.root}"):
-            if _read_marker(layout) is None:
-                _write_marker(layout, origin)
+            marker = _read_marker(layout)
+            if marker.origin is None:
+                _write_marker(layout, replace(marker, origin=origin))
                 return
     refuse_other_origin(layout, origin)
 
@@ -178,7 +231,7 @@ def refuse_other_origin(layout: StoreLayout, origin: Origin) -> None:
     Raises:
         ForeignIdentityError: the store holds bars of another origin.
     """
-    held = _read_marker(layout)
+    held = store_origin(layout)
     if held not in {None, origin}:
         raise ForeignIdentityError(
             f"the store {layout.root} holds {held} bars",
@@ -188,33 +241,57 @@ def refuse_other_origin(layout: StoreLayout, origin: Origin) -> None:
         )
 
 
-def _write_marker(layout: StoreLayout, origin: Origin | None) -> None:
-    fields = {"format_version": FORMAT_VERSION, "origin": origin}
+def _write_marker(layout: StoreLayout, marker: _Marker) -> None:
+    fields: dict[str, object] = {"format_version": FORMAT_VERSION, "origin": marker.origin}
+    if marker.store_id is not None:
+        fields["id"] = marker.store_id
     text = f"{json.dumps(fields, indent=2)}\n"
-    write_atomically(layout.marker, lambda file: file.write(text.encode()))
+    write_atomically(
+        layout.marker, lambda file: file.write(text.encode()), before_renaming=layout.require_same
+    )
 
 
-def _read_marker(layout: StoreLayout) -> Origin | None:
-    if not layout.marker.is_file():
+def _read_marker(layout: StoreLayout) -> _Marker:
+    kind = kind_of(layout.marker)
+    if kind is None:
         raise NoStoreError(
             f"{layout.root} is not a store",
             came="it has no store.json",
             remedy="Make it one with `ktrdr init`, or name another folder in KTRDR_DATA",
         )
+    if not is_regular(layout.marker):
+        raise CorruptFileError(
+            f"cannot read {layout.marker}",
+            came=f"{kind} stands there",
+            remedy=f"Move it away by hand and write a file there. {_MARKER_HINT}",
+        )
     with disk_errors(layout.marker):
         text = layout.marker.read_bytes()
     try:
         fields = json.loads(text)
-        version, origin = int(fields["format_version"]), fields["origin"]
+        version, origin, store_id = int(fields["format_version"]), fields["origin"], None
         if version > FORMAT_VERSION:
             raise _too_new(layout, version)
-        return None if origin is None else Origin(origin)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        if fields.get("id") is not None:
+            store_id = str(fields["id"])
+        return _Marker(None if origin is None else Origin(origin), store_id)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CorruptFileError(
             f"cannot read {layout.marker}",
             came=f"{text[:80]!r}",
-            remedy='It should be like {"format_version": 1, "origin": "ib"}; restore it by hand, '
-            "the origin is in the footer of every bar file",
+            remedy=f"Restore it by hand. {_MARKER_HINT}",
+        ) from error
+
+
+def _id_at(layout: StoreLayout) -> str | None:
+    """Return the id of the store at the path."""
+    try:
+        return _read_marker(layout).store_id
+    except NoStoreError as error:
+        raise StoreReplacedError(
+            f"the store at {layout.root} is not the one that was opened",
+            came=error.came,
+            remedy=error.remedy,
         ) from error
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "RequestRecord",
     "Revision",
     "SilenceRecord",
+    "open_ledger",
     "series_key",
 ]
 
@@ -74,3 +75,8 @@ class Ledger(
             with disk_errors(layout.catalog):
                 layout.catalog.unlink(missing_ok=True)
                 layout.catalog_log.unlink(missing_ok=True)
+
+
+def open_ledger(layout: StoreLayout) -> Ledger:
+    """Return the ledger of a store; it refuses to be that of another store at the same path."""
+    return Ledger(layout.ledger, layout.require_same)

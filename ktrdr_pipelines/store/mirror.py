@@ -4,6 +4,7 @@ A row counts only while the file's fingerprint is the one that was recorded; the
 truth. Not here: reading the files (``store.parquet``).
 """
 
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from ktrdr_pipelines.store.footer import (
     seal_to_json,
 )
 from ktrdr_pipelines.store.packing import packed_sessions, unpacked_sessions
+from ktrdr_pipelines.store.path_kinds import not_a_bar_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,12 @@ def fingerprint(path: Path) -> Fingerprint:
 
     Raises:
         DiskError: it is gone, or may not be looked at.
+        CorruptFileError: it is no file.
     """
     with disk_errors(path):
-        facts = path.stat()
+        facts = path.lstat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise not_a_bar_file(path)
     return Fingerprint(facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 

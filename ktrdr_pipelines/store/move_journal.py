@@ -12,6 +12,7 @@ from pathlib import Path
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.store.atomic import disk_errors, sync_folder, write_atomically
 from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.path_kinds import require_file
 
 
 class MoveKind(StrEnum):
@@ -43,11 +44,12 @@ def pending_move(layout: StoreLayout) -> Move | None:
 
     Raises:
         CorruptFileError: there is a journal, and it makes no sense.
+        OddPathError: something else than a file stands in its place.
     """
     path = journal_of(layout)
+    if not require_file(path):
+        return None
     with disk_errors(path):
-        if not path.exists():
-            return None
         text = path.read_bytes()
     try:
         fields = json.loads(text)
@@ -64,11 +66,16 @@ def pending_move(layout: StoreLayout) -> Move | None:
 def write_journal(layout: StoreLayout, move: Move) -> None:
     """Say that a move has begun, for good."""
     text = f"{json.dumps(asdict(move))}\n"
-    write_atomically(journal_of(layout), lambda file: file.write(text.encode()))
+    write_atomically(
+        journal_of(layout),
+        lambda file: file.write(text.encode()),
+        before_renaming=layout.require_same,
+    )
 
 
 def remove_journal(layout: StoreLayout) -> None:
     """Say that a move is done."""
+    layout.require_same()
     path = journal_of(layout)
     with disk_errors(path):
         path.unlink(missing_ok=True)

@@ -87,6 +87,7 @@ def finish_move(layout: StoreLayout, ledger: Ledger) -> Move | None:
 
 def _tidy(layout: StoreLayout) -> None:
     """Remove what a move left that was killed before it began."""
+    layout.require_same()
     with locked(layout.lock("move"), "the moving of symbols"):
         if pending_move(layout) is None:
             for folder in layout.epochs.glob(f"{_STAGE}-*"):
@@ -97,8 +98,10 @@ def _tidy(layout: StoreLayout) -> None:
 def _alone(layout: StoreLayout, move: Move) -> Iterator[None]:
     """Keep everybody else from the series of both names."""
     symbols = sorted({move.symbol, move.target} if move.kind is MoveKind.RENAME else {move.symbol})
+    layout.require_same()
     with ExitStack() as locks:
         locks.enter_context(locked(layout.lock("move"), "the moving of symbols"))
+        layout.require_same()
         for symbol in symbols:
             for timeframe in Timeframe:
                 path = layout.series_lock(symbol, timeframe)
@@ -149,11 +152,16 @@ def _prepare(layout: StoreLayout, move: Move) -> None:
 
 
 def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:
+    layout.require_same()
     (_put_renamed if move.kind is MoveKind.RENAME else _put_retired)(layout, move)
     ledger.move_symbol(move.symbol, move.target)
     new_text = _edited(layout, move)
     if new_text is not None:
-        write_atomically(layout.universe, lambda file: file.write(new_text.encode()))
+        write_atomically(
+            layout.universe,
+            lambda file: file.write(new_text.encode()),
+            before_renaming=layout.require_same,
+        )
     remove_journal(layout)
 
 
@@ -161,6 +169,7 @@ def _put_renamed(layout: StoreLayout, move: Move) -> None:
     """Show the new folder, then take the old one away: bars are never not to be seen."""
     stage, trash = _stage(layout, move), _trash(layout, move)
     _rename_folder(stage, layout.symbol_folder(move.target))
+    layout.require_same()
     _rename_folder(layout.symbol_folder(move.symbol), trash)
     _remove(trash)
 
@@ -197,7 +206,9 @@ def _rename_folder(source: Path, target: Path) -> None:
 
 def _remove(folder: Path) -> None:
     with disk_errors(folder):
-        if folder.exists():
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.is_dir():
             shutil.rmtree(folder)
 
 

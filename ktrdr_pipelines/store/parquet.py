@@ -99,11 +99,13 @@ class BarStore:
             ForeignIdentityError: the series or the store holds another instrument, origin, epoch.
             CorruptFileError: a file of the series cannot be read.
             DiskError: the system refused; the files stand as they were.
+            StoreReplacedError: the store is not the one that was opened.
             StoreError: another process kept the series locked, or its symbol is being moved, or
                 has left the universe and has no bars.
         """
         if (identity.symbol, identity.timeframe) != (series.symbol, series.timeframe):
             raise ForeignIdentityError(f"cannot save {series}", came=f"bars of {identity}")
+        self.layout.require_same()
         pin_origin(self.layout, identity.origin)
         ordered = sorted_unique(bars.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
         with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
@@ -134,6 +136,7 @@ class BarStore:
 
         Raises: as ``save``.
         """
+        self.layout.require_same()
         pin_origin(self.layout, identity.origin)
         with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
             refuse_moving(self.layout, series.symbol)
@@ -163,6 +166,7 @@ class BarStore:
         key = f"{symbol}|{timeframe}"
         if not taken or not self._may_have_proofs(symbol, timeframe, kinds):
             return found
+        self.layout.require_same()
         with locked(self.layout.series_lock(symbol, timeframe), key):
             refuse_moving(self.layout, symbol)
             for path, row in self.files(symbol, timeframe).items():
@@ -174,7 +178,13 @@ class BarStore:
                 said, bars = read_file(path, known_by(row))
                 facts = replace(true_facts(path, said, bars, None), coverage=coverage)
                 is_ours = said.seal is not None or is_as_written(path)
-                facts = write_file(path, bars, facts, is_as_written=is_ours)
+                facts = write_file(
+                    path,
+                    bars,
+                    facts,
+                    is_as_written=is_ours,
+                    before_renaming=self.layout.require_same,
+                )
                 written = mirrored(fingerprint(path), facts)
                 self.ledger.record_mirror(key, {self.layout.relative(path): written})
         return found
@@ -400,7 +410,7 @@ class BarStore:
         if merge.revised.num_rows:
             self.ledger.record_revisions(key, merge.revised, self._clock())
         facts = FileFacts(identity, coverage, merge.bars.num_rows, rows_per_session(merge.bars))
-        facts = write_file(path, merge.bars, facts)
+        facts = write_file(path, merge.bars, facts, before_renaming=self.layout.require_same)
         row = mirrored(fingerprint(path), facts)
         self.ledger.record_mirror(key, {self.layout.relative(path): row})
         return SaveResult(merge.added, merge.revised.num_rows, (path,))

@@ -30,10 +30,12 @@ from ktrdr_pipelines.store.inspection import (
     set_aside,
 )
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger import Ledger, open_ledger
 from ktrdr_pipelines.store.mirror import fingerprint, known_by, mirrored
 from ktrdr_pipelines.store.move_journal import Move
 from ktrdr_pipelines.store.moves import finish_move
+from ktrdr_pipelines.store.odd_paths import set_odd_paths_aside
+from ktrdr_pipelines.store.path_kinds import kind_of
 from ktrdr_pipelines.store.recount import less_distrusted
 
 
@@ -80,11 +82,13 @@ def repair(
 
     Raises:
         StoreError: a file was written by a newer version, or a series stayed locked.
+        StoreReplacedError: the store is not the one that was opened.
         DiskError: the system refused.
     """
     now = now or system_now()
+    odd = set_odd_paths_aside(layout)
     aside = _set_ledger_aside(layout)
-    ledger = Ledger(layout.ledger)
+    ledger = open_ledger(layout)
     calendars = {one.symbol: calendar_named(one.calendar) for one in universe}
     kinds = {one.symbol: one.sec_type for one in universe}
     with closing(ledger):
@@ -94,9 +98,10 @@ def repair(
         distrusted: list[Path] = []
         sealed: list[Path] = []
         findings = 0
-        quarantined = _strangers(layout)
+        quarantined = [*odd, *_strangers(layout)]
         leftovers = _root_leftovers(layout)
         for symbol, timeframe in layout.series_folders():
+            layout.require_same()
             with locked(layout.series_lock(symbol, timeframe), f"{symbol} {timeframe}"):
                 leftovers += _leftovers(layout.series_folder(symbol, timeframe))
                 good, bad = _judged(
@@ -108,7 +113,7 @@ def repair(
                     new.path for new, old in zip(trusted, good, strict=True) if new is not old
                 ]
                 good = trusted
-                mended += _mend(good)
+                mended += _mend(layout, good)
                 quarantined += bad
                 sealed += _seal(good) if seal else ()
                 _remember(layout, ledger, good, now)
@@ -136,7 +141,7 @@ def repair(
 
 def _set_ledger_aside(layout: StoreLayout) -> Path | None:
     """Move a damaged ledger out of the way; its next user makes a new one."""
-    ledger = Ledger(layout.ledger)
+    ledger = open_ledger(layout)
     try:
         with closing(ledger):
             ledger.check()
@@ -156,7 +161,11 @@ def _strangers(layout: StoreLayout) -> list[Quarantined]:
     folders = set(layout.series_folders().values())
     paths = [path for path in sorted(layout.bars.rglob("*.parquet")) if path.parent not in folders]
     why = "no series has its files there"
-    return [set_aside(layout, path, why, "nothing that is known") for path in paths]
+    return [
+        set_aside(layout, path, why, "nothing that is known")
+        for path in paths
+        if kind_of(path)  # one that stood inside another has gone with it
+    ]
 
 
 def _judged(
@@ -206,12 +215,12 @@ def _less_distrusted(
     return item if facts is item.facts else replace(item, facts=facts, bars=bars)
 
 
-def _mend(good: Iterable[Inspected]) -> list[Path]:
+def _mend(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
     """Write files anew whose footers are lost or untrue, or bytes differ; no bar is touched."""
     mended = []
     for item in good:
         if item.facts is not None and item.bars is not None:
-            write_file(item.path, item.bars, item.facts)
+            write_file(item.path, item.bars, item.facts, before_renaming=layout.require_same)
             mended.append(item.path)
     return mended
 
@@ -302,6 +311,7 @@ def _leftovers(folder: Path) -> list[Path]:
     """Remove unfinished files; whoever calls holds the lock that their writers would hold."""
     with disk_errors(folder):
         paths = sorted(folder.glob(f".*{TEMP_SUFFIX}*"))
+        paths = [path for path in paths if kind_of(path) == "a file"]
         for path in paths:
             path.unlink(missing_ok=True)
     return paths

@@ -1,0 +1,153 @@
+"""The commands over a store at whose paths something else stands, and over one that is replaced."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.simulator.server import running_simulator
+from tests.oddities import PRECIOUS, put
+
+DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
+AAPL = "bars/symbol=AAPL/timeframe=1d"
+COMMANDS = {
+    "query": ("query", "SELECT count(*) FROM bars"),
+    "status": ("status",),
+    "gaps": ("gaps",),
+    "plan": ("plan", "AAPL", "1d", *DAYS),
+    "load": ("load", "AAPL", "1d", *DAYS),
+    "verify": ("verify",),
+    "check": ("universe", "check"),
+}
+BARS = ("status", "gaps", "plan", "load", "verify", "query")
+NAMED = {
+    (f"{AAPL}/all.parquet", "loop"): BARS,
+    (f"{AAPL}/all.parquet", "link to nothing"): BARS,
+    (f"{AAPL}/all.parquet", "link to file"): BARS,
+    (f"{AAPL}/all.parquet", "pipe"): BARS,
+    (f"{AAPL}/all.parquet", "folder"): BARS,
+    (AAPL, "file"): BARS,
+    (AAPL, "loop"): BARS,
+    ("bars/symbol=AAPL", "pipe"): BARS,
+    ("bars", "loop"): BARS,
+    ("bars", "file"): BARS,
+    ("state", "file"): ("status", "gaps", "plan", "load", "verify", "check"),
+    ("state/ledger.sqlite", "folder"): ("status", "gaps", "plan", "load", "verify", "check"),
+    ("state/ledger.sqlite", "pipe"): ("status", "gaps", "plan", "load", "verify", "check"),
+    ("state/ledger.sqlite", "link to nothing"): ("status", "load", "check"),
+    ("state/locks", "file"): ("load",),
+    ("state/locks/catalog.lock", "folder"): (),
+    ("ktrdr.duckdb", "folder"): ("query",),
+    ("ktrdr.duckdb", "pipe"): ("query",),
+    ("universe.yaml", "folder"): ("check",),
+    ("universe.yaml", "pipe"): ("check",),
+    ("state/universe.good.yaml", "folder"): ("status",),
+    ("state/move.json", "pipe"): (),
+}
+"""Odd paths, and the commands that cannot do without what should stand there."""
+
+
+@pytest.fixture
+def loaded(store: Path, ktrdr: Any, gateway: Any) -> Path:
+    """Give a store with bars."""
+    assert ktrdr("load", "AAPL,MSFT", "1d", *DAYS).code == 0
+    return store
+
+
+@pytest.mark.parametrize(("name", "kind"), NAMED)
+def test_an_odd_path_is_named_and_a_repair_sets_it_aside(
+    loaded: Path, ktrdr: Any, name: str, kind: str
+) -> None:
+    """No command hangs or shows a traceback; those that need the path name it and the repair."""
+    path = loaded / name
+    put(path, kind)
+    for command, arguments in COMMANDS.items():
+        told = ktrdr(*arguments)
+        assert "Traceback" not in told.all
+        assert "unexpected" not in told.all
+        if command in NAMED[name, kind]:
+            assert told.code in {1, 2}, (command, told.all)
+            assert "ktrdr repair" in told.all.replace("\n", " "), command
+            assert path.name in told.all.replace("\n", ""), command
+        if not path.is_file():
+            assert path.lstat(), command
+    if (name, kind) == ("ktrdr.duckdb", "pipe"):
+        path.unlink()  # the load has built the catalog anew
+        put(path, kind)
+    told = ktrdr("repair", "--json")
+    assert told.code == 0, told.all
+    assert str(path) in [one["was"] for one in told.document["quarantined"]]
+    for arguments in COMMANDS.values():
+        assert ktrdr(*arguments).code in {0, 3}, arguments
+    assert ktrdr("repair", "--json").document["quarantined"] == []
+    for kept in loaded.parent.rglob("inside"):
+        assert kept.read_text() == PRECIOUS
+
+
+def test_a_repair_tells_in_words_what_it_set_aside(loaded: Path, ktrdr: Any) -> None:
+    """The line has the old place, the new one, and why."""
+    put(loaded / AAPL / "all.parquet", "loop")
+    told = ktrdr("repair")
+    assert told.code == 0
+    (line,) = [one for one in told.out.splitlines() if one.startswith("set aside")]
+    assert f"{loaded / AAPL}/all.parquet is now {loaded / 'quarantine' / AAPL}/all" in line
+    assert "leads nowhere" in line
+    assert "To be loaded again: AAPL 1d, all dates" in line
+
+
+def test_a_universe_that_was_set_aside_comes_back_from_its_last_good_copy(
+    loaded: Path, ktrdr: Any
+) -> None:
+    """A person's text is not lost with the file; without a copy the repair goes on all the same."""
+    text = (loaded / "universe.yaml").read_text()
+    put(loaded / "universe.yaml", "folder")
+    assert ktrdr("repair").code == 0
+    assert (loaded / "universe.yaml").read_text() == text
+    (loaded / "universe.yaml").unlink()
+    (loaded / "state" / "universe.good.yaml").unlink()
+    put(loaded / "universe.yaml", "loop")
+    told = ktrdr("repair", "--json")
+    assert told.code == 0
+    assert told.document["files"] == 2
+    assert ktrdr("init").code == 0
+
+
+def test_an_odd_marker_is_told_by_every_command(loaded: Path, ktrdr: Any) -> None:
+    """Only a person can say what the store is: the error says what to write."""
+    put(loaded / "store.json", "folder")
+    for arguments in (*COMMANDS.values(), ("repair",), ("init",)):
+        ktrdr(*arguments).is_error(1, "store.json", "a folder", "by hand", "format_version")
+
+
+def test_a_load_over_a_store_that_is_replaced_fails(
+    store: Path, ktrdr: Any, hands: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The document is an error, the exit code 1, and the other store stays as it was."""
+    market = hands.HeldMarket("MSFT")
+    with running_simulator(market, now=hands.NOW) as server:
+        monkeypatch.setenv("IB_PORT", str(server.port))
+        with hands.started("load", "AAPL,MSFT", "1h", *DAYS, "--json") as process:
+            hands.wait_for(lambda: list(store.glob("bars/*/*/*.parquet")))
+            moved = store.rename(store.with_name("moved"))
+            store.mkdir()
+            shutil.copy(moved / "universe.yaml", store)
+            assert ktrdr("init").code == 0
+            before = _rows(store)
+            market.let_go.set()
+            out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    error = json.loads(out)["error"]
+    assert error["kind"] == "StoreReplacedError"
+    assert f"the store at {store} is not the one that was opened" in error["message"]
+    assert list(store.glob("bars/**/*.parquet")) == []
+    assert _rows(store) == before
+    assert list(moved.glob("bars/symbol=AAPL/*/*.parquet"))
+
+
+def _rows(store: Path) -> list[str]:
+    with closing(sqlite3.connect(store / "state" / "ledger.sqlite")) as connection:
+        return list(connection.iterdump())
