@@ -156,6 +156,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_after_a_kill_at_work_the_gateway_is_asked_again(up: Up) -> None:
     """Dead runs keep no place from the living, nor does what the command left running."""
     up.wait_for_request(set())
