@@ -1,7 +1,8 @@
 """``ktrdr up`` after kill -9: how soon the gateway is asked again.
 
-``UP_KILLS=30 pytest -n0 -s tests/integration/test_killed_up.py`` kills it thirty times and
-prints what each took; by default it is killed twice.
+By default it is killed twice, as soon as it has made a request.
+``UP_KILLS=30 pytest -n0 -s tests/integration/test_killed_up.py`` kills it thirty times at random
+moments, also while it starts, and prints what each took beside a clean stop.
 """
 
 import os
@@ -21,7 +22,9 @@ import pytest
 
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 
-KILLS = int(os.environ.get("UP_KILLS", "2"))
+KILLS = int(os.environ.get("UP_KILLS", "0"))
+"""How often it is killed at random moments; 0 is the short test."""
+
 KINDS = ("everything", "command", "everything", "command", "services", "daemon")
 KINDS_WITHOUT_RESTART = ("workers", "code server")
 """What can be killed: after these `ktrdr up` goes on, after the others it is started again."""
@@ -29,8 +32,8 @@ KINDS_WITHOUT_RESTART = ("workers", "code server")
 LATEST_S = 25.0
 """The latest moment of a kill, in seconds from the start: loads begin after about ten."""
 
-ALLOWED_S = 35.0
-"""How much later than after a clean stop: sensors tick twice a minute, and one was just killed.
+LIMIT_S = 90.0
+"""A request is made after 10 to 30 s on an idle machine, and may take longer on a busy one.
 
 Without the ending of dead runs it is three minutes and more.
 """
@@ -153,19 +156,29 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_after_a_kill_at_work_the_gateway_is_asked_again(up: Up) -> None:
+    """Dead runs keep no place from the living, nor does what the command left running."""
+    up.wait_for_request(set())
+    for kind in ("everything", "command"):
+        earlier = up.kill(kind)
+        up.start()
+        assert up.wait_for_request(earlier) - up.started_at < LIMIT_S
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not KILLS, reason="UP_KILLS says how many")
 @pytest.mark.timeout(240 + 90 * KILLS)
-def test_after_a_kill_the_gateway_is_asked_as_soon_as_after_a_clean_stop(
-    up: Up,
-) -> None:
-    """Whatever of it is killed, at whatever moment: dead runs keep no place from the living."""
+def test_after_kills_at_random_moments_the_gateway_is_asked_again(up: Up) -> None:
+    """Whatever of it is killed, at whatever moment, also while it starts."""
     first_s = up.wait_for_request(set()) - up.started_at
     up.stop()
     up.start()
     clean_s = up.wait_for_request(set()) - up.started_at
-    sys.stdout.write(f"first start {first_s:.1f} s, after a clean stop {clean_s:.1f} s\n")
+    tell(f"first start {first_s:.1f} s, after a clean stop {clean_s:.1f} s")
     killed = []
     chance = random.Random(KILLS)
-    kinds = [*KINDS, *KINDS_WITHOUT_RESTART] if len(KINDS) < KILLS else KINDS
+    kinds = [*KINDS, *KINDS_WITHOUT_RESTART]
     for number in range(KILLS):
         kind = kinds[number % len(kinds)]
         moment_s = chance.uniform(0.5, LATEST_S)
@@ -179,10 +192,14 @@ def test_after_a_kill_the_gateway_is_asked_as_soon_as_after_a_clean_stop(
             up.start()
             began_at = up.started_at
         killed.append(Killed(kind, moment_s, up.wait_for_request(earlier) - began_at))
-        sys.stdout.write(f"{killed[-1]}\n")
-        sys.stdout.flush()
-    late = [one for one in killed if one.next_s > clean_s + ALLOWED_S]
-    assert not late, "\n".join(map(str, killed))
+        tell(killed[-1])
+    assert all(one.next_s < LIMIT_S for one in killed), "\n".join(map(str, killed))
+
+
+def tell(what: object) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
 
 
 def descendants(pid: int) -> set[int]:
