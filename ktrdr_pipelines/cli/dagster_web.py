@@ -19,6 +19,7 @@ from ktrdr_pipelines.cli.last_will import last_will
 from ktrdr_pipelines.cli.processes import end, start
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.store.atomic import disk_errors
+from ktrdr_pipelines.store.path_kinds import require_file
 
 HOST: Final = "127.0.0.1"
 READY_S: Final = 120.0
@@ -90,6 +91,7 @@ def dagster_web(
     """
     command = [sys.executable, "-m", "ktrdr_pipelines.cli.dagster_services"]
     env = {**os.environ, **variables, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    require_file(log)
     with disk_errors(log), log.open("wb") as file:
         process = start(
             [*command, "--port", str(port), "--keep-open", str(keeping)],

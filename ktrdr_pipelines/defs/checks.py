@@ -205,7 +205,13 @@ def _examined(
     for one in found:
         sec_type = one.series.instrument.sec_type
         known = book.store.ledger.findings(series_key(one.series))
-        for path in layout.bar_files(one.series.symbol, one.series.timeframe):
+        try:
+            paths = layout.bar_files(one.series.symbol, one.series.timeframe)
+        except StoreError as error:
+            folder = layout.series_folder(one.series.symbol, one.series.timeframe)
+            files[layout.relative(folder)] = error
+            continue
+        for path in paths:
             if path.stem.isdigit() and int(path.stem) < since.year:
                 continue
             try:

@@ -43,6 +43,7 @@ class AbsenceFile:
     """The file of one store."""
 
     def __init__(self, layout: StoreLayout) -> None:
+        self._layout = layout
         self._path: Path = layout.state / "gateway-away.json"
 
     def read(self) -> Absence | None:
@@ -69,9 +70,11 @@ class AbsenceFile:
             "seen_at": at.isoformat(),
             "text": text,
         }
+        self._layout.require_same()
         write_atomically(self._path, lambda file: file.write(json.dumps(fields).encode()))
 
     def end(self) -> None:
         """Say that the gateway is there."""
+        self._layout.require_same()
         with disk_errors(self._path):
             self._path.unlink(missing_ok=True)

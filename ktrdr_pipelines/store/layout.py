@@ -55,6 +55,16 @@ class StoreLayout:
         if self.guard is not None:
             self.guard.check(lambda: _id_at(self))
 
+    def opened_anew(self) -> "StoreLayout":
+        """Return the layout of the same store, whose folders may have been put in order by hand.
+
+        Raises:
+            StoreReplacedError: it is not the store that was opened.
+        """
+        if self.guard is not None:
+            self.guard.check(lambda: _id_at(self), only_root=True)
+        return open_store(self.root)
+
     @property
     def marker(self) -> Path:
         """What makes the folder a store: format version and origin."""

@@ -90,7 +90,7 @@ def refuse_odd_bars(layout: StoreLayout) -> None:
         with disk_errors(series_folder), os.scandir(series_folder) as entries:
             for entry in entries:
                 if entry.name.endswith(".parquet") and not entry.is_file(follow_symlinks=False):
-                    raise not_a_bar_file(layout.root / entry.path)
+                    raise not_a_bar_file(series_folder / entry.name)
 
 
 def _set_quarantine_aside(layout: StoreLayout) -> list[Quarantined]:
@@ -130,7 +130,7 @@ def _odd_files(layout: StoreLayout) -> Iterator[Path]:
             layout.catalog,
             layout.ledger,
             *(layout.state / name for name in ("universe.good.yaml", "move.json")),
-            layout.state / "gateway-away.json",
+            *(layout.state / name for name in ("gateway-away.json", "dagster.log")),
         )
         if kind_of(path) and not is_regular(path)
     )

@@ -86,6 +86,7 @@ def repair(
         DiskError: the system refused.
     """
     now = now or system_now()
+    layout = layout.opened_anew()
     odd = set_odd_paths_aside(layout)
     aside = _set_ledger_aside(layout)
     ledger = open_ledger(layout)

@@ -44,16 +44,19 @@ class StoreGuard:
     def __repr__(self) -> str:
         return f"StoreGuard({self._root})"
 
-    def check(self, read_id: Callable[[], str | None]) -> None:
+    def check(self, read_id: Callable[[], str | None], *, only_root: bool = False) -> None:
         """Refuse to go on where another store, or none, is at the path.
 
         Args:
             read_id: reads the id in the marker at the path.
+            only_root: whether folders below the root may have been replaced.
 
         Raises:
             StoreReplacedError: the store is not the one that was opened.
         """
         for folder, handle in self._handles.items():
+            if only_root and folder != self._root:
+                continue
             opened = os.fstat(handle)
             try:
                 found = folder.stat()
