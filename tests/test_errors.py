@@ -21,6 +21,8 @@ EXITS = {
     "ForeignIdentityError": 1,
     "CorruptFileError": 1,
     "DiskError": 1,
+    "OddPathError": 1,
+    "StoreReplacedError": 1,
     "GatewayError": 1,
     "GatewayUnreachableError": 1,
     "GatewayRestingError": 1,
