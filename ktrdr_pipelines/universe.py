@@ -251,11 +251,12 @@ def _refuse_odd(path: Path) -> None:
     except OSError as error:
         if not path.is_symlink():
             return
-        reason = f"is a link that leads nowhere ({error.strerror})"
+        reason = f"cannot be read: it is a link that leads nowhere ({error.strerror})"
     else:
         if stat.S_ISREG(mode) or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
             return
-        reason = "is a folder, not a file" if stat.S_ISDIR(mode) else "is not a regular file"
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        reason = f"cannot be read: it is {kind}, not a file"
     raise UniverseError(
         str(path), came=reason, remedy="Run `ktrdr repair`, which sets it aside in a store"
     )

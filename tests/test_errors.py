@@ -22,6 +22,8 @@ EXITS = {
     "CorruptFileError": 1,
     "DiskError": 1,
     "NoCatalogError": 1,
+    "OddPathError": 1,
+    "StoreReplacedError": 1,
     "GatewayError": 1,
     "GatewayUnreachableError": 1,
     "GatewayRestingError": 1,

@@ -34,7 +34,9 @@ from dagster._core.workspace.context import (
 from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget
 from dagster._serdes import serialize_value
 from dagster._utils.log import configure_loggers
+from dagster_shared.error import DagsterError
 from dagster_webserver.webserver import DagsterWebserver
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
 
 from ktrdr_pipelines.cli.dagster_home import setting_overrides
@@ -107,7 +109,8 @@ def _looks_for_dead_runs(instance: DagsterInstance, began_at: float) -> Iterator
         while not over.wait(_LOOK_EVERY_S):
             try:
                 _end_dead_runs(instance, began_at)
-            except Exception:  # the database may be busy, and the next look finds the same
+            except (SQLAlchemyError, DagsterError):
+                # The database may be busy, and the next look finds the same.
                 _logger.exception("Looking for runs whose process is gone")
 
     thread = threading.Thread(target=look)

@@ -101,8 +101,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         remedy = "Make room, or make the folder readable and writable, and run it again"
         if error.errno in _ODD:
             remedy = (
-                "Something else than should be stands there or above it. Run `ktrdr repair`, which "
-                "sets it aside in a store; elsewhere move it away by hand"
+                "Something else than should be stands there or above it: in a store `ktrdr repair` "
+                "sets it aside; elsewhere move it away, or name a folder that is writable"
             )
         raise DiskError(
             f"cannot use {path}", came=error.strerror or str(error), remedy=remedy
