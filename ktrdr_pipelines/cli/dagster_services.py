@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import uvicorn
 import yaml
-from dagster import DagsterInstance, __version__
+from dagster import DagsterError, DagsterInstance, __version__
 from dagster._cli.proxy_server_manager import ProxyServerManager
 from dagster._core.instance import InstanceRef
 from dagster._core.workspace.context import (
@@ -34,7 +34,6 @@ from dagster._core.workspace.context import (
 from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget
 from dagster._serdes import serialize_value
 from dagster._utils.log import configure_loggers
-from dagster_shared.error import DagsterError
 from dagster_webserver.webserver import DagsterWebserver
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
