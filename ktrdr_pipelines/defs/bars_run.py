@@ -75,6 +75,9 @@ class BarsRun:
                 self._refresh_catalog()
         except KtrdrError as error:
             raise self._ending.failed(error) from error
+        except dg.DagsterExecutionInterruptedError:
+            self._ending.interrupted()
+            raise
         if failed:
             raise self._ending.incomplete(_failure_text(failed), reports)
         requests = sum(report.requests for report in reports)

@@ -13,7 +13,7 @@ import dagster as dg
 from ktrdr_pipelines.clock import Clock
 from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.outages import GATEWAY, outage_of
-from ktrdr_pipelines.defs.tags import CAUSE, QUIET, REQUESTS, YES
+from ktrdr_pipelines.defs.tags import CAUSE, KILLED, QUIET, REQUESTS, YES
 from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError, StoreError
 from ktrdr_pipelines.load.absence import AbsenceFile
 from ktrdr_pipelines.load.catalog import renew_catalog
@@ -59,6 +59,16 @@ class RunEnding:
         shared = (cause for cause in causes if outage_of(cause) == GATEWAY)
         self._tag({CAUSE: next(shared, IncompleteError.__name__)})
         return dg.Failure(text, allow_retries=False)
+
+    def interrupted(self) -> None:
+        """Take note that a signal ended the run with all of Dagster.
+
+        It is no fault of the series, which may go on at once. A run that a person terminates is
+        canceled, and its series waits.
+        """
+        run = self._instance.get_run_by_id(self._run_id)
+        if run is not None and run.status is dg.DagsterRunStatus.STARTED:
+            self._tag({CAUSE: KILLED})
 
     def well(self, *, requests: int, windows: int) -> None:
         """Take note of a good end: what was asked, and of how many windows was told."""

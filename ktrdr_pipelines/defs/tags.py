@@ -21,7 +21,8 @@ CAUSE: Final = "ktrdr/cause"
 """Why a run failed: the class of the error. A run that failed without one died."""
 
 KILLED: Final = "ProcessKilled"
-"""The cause of a run whose process was found gone: no fault of what it loaded."""
+"""The cause of a run whose process was found gone or was ended by a signal: no fault of what it
+loaded."""
 
 REQUESTS: Final = "ktrdr/requests"
 """How many requests a run that ended well made; not there where it made none."""

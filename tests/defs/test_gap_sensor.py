@@ -1,5 +1,7 @@
 """The gap sensor: it finds what is missing, starts runs for exactly that, and then is quiet."""
 
+import signal
+import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -18,7 +20,14 @@ from ktrdr_pipelines.core.sessions import stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.gap_sensor import gap_sensor
 from ktrdr_pipelines.defs.partitions import window_dates
-from ktrdr_pipelines.defs.tags import RANGE_END, RANGE_START, SYMBOL, TIMEFRAME
+from ktrdr_pipelines.defs.tags import (
+    CAUSE,
+    KILLED,
+    RANGE_END,
+    RANGE_START,
+    SYMBOL,
+    TIMEFRAME,
+)
 from ktrdr_pipelines.errors import GatewayError, GatewayUnreachableError, RequestRejectedError
 from ktrdr_pipelines.load.absence import AbsenceFile
 from ktrdr_pipelines.store.ledger import Ledger
@@ -262,6 +271,25 @@ def test_market_time_decides_what_is_due(location: Any, tick: Ticker) -> None:
     days = location.store.rows_per_session(location.series("AAPL", "1d"))
     behind = system_now() - timedelta(seconds=year_s)
     assert date(2025, 6, 11) <= max(days) <= behind.date()
+
+
+def test_a_run_that_a_signal_ended_does_not_keep_its_series_waiting(
+    location: Any, tick: Ticker, failing_ib: Callable[..., Any]
+) -> None:
+    """Whether Dagster was stopped or killed: the next one goes on at once."""
+
+    def interrupted(request: BarRequest) -> GatewayError | None:
+        signal.raise_signal(signal.SIGINT)
+        threading.Event().wait(1)
+        return None
+
+    request = tick.requests()[0]
+    ended = location.run_requested(request, ib=failing_ib(interrupted))
+    assert not ended.success
+    [run] = location.instance.get_runs(dg.RunsFilter(run_ids=[ended.run_id]))
+    assert run.tags[CAUSE] == KILLED
+    again = [one for one in tick.requests() if one.tags[SYMBOL] == request.tags[SYMBOL]]
+    assert request.tags in [one.tags for one in again]
 
 
 def test_absence_of_the_gateway_is_believed_by_real_time(location: Any, tick: Ticker) -> None:
