@@ -286,13 +286,26 @@ def _parsed(path: Path, text: bytes) -> FileFacts:
         ) from error
     except ChangedFooterError as error:
         raise corrupt(path, str(error)) from error
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise corrupt(path, f"a footer that makes no sense: {text[:80]!r}") from error
 
 
 def _can_hold_bars(schema: pa.Schema) -> bool:
-    """Say whether the columns are ours, as other programs may write them: wider, or nullable."""
+    """Say whether the columns are ours, as other programs may write them: wider, or nullable.
+
+    DuckDB takes the first of two names that differ in case alone, and names files ``filename``.
+    """
+    names = [name.lower() for name in schema.names]
     if not set(BAR_SCHEMA.names) <= set(schema.names):
+        return False
+    if len(set(names)) < len(names) or "filename" in names:
         return False
     stamp = schema.field("ts").type
     if not pa.types.is_timestamp(stamp) or stamp.tz is None:

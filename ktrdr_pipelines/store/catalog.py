@@ -40,6 +40,7 @@ from ktrdr_pipelines.store.catalog_sql import (
     SERIES,
     TABLES,
     files_of,
+    refusing_source,
     series_source,
     view_sources,
 )
@@ -69,7 +70,7 @@ _CONFINED = """
     SET allow_community_extensions = false;
     SET allow_persistent_secrets = false;
     SET temp_directory = '{spill}';
-    SET allowed_directories = ['{bars}', '{glob}'];
+    SET allowed_directories = [{allowed}];
     SET enable_external_access = false;
 """
 """The order matters: without external access no folder can be named any more.
@@ -234,7 +235,7 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
                 TemporaryDirectory(prefix="ktrdr-query-") as spill,
                 closing(connect_catalog(layout)) as connection,
             ):
-                _show_present_files(connection, objects)
+                _show_present_files(connection, layout, objects, Path(spill))
                 _confine(connection, layout, Path(spill))
                 return _run(connection, check_statements(connection, sql))
         except duckdb.Error as error:
@@ -247,10 +248,19 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
 def _confine(connection: duckdb.DuckDBPyConnection, layout: StoreLayout, spill: Path) -> None:
     """Bar a connection from all files but the open catalog, the bars and a folder for spilling.
 
-    DuckDB compares the text of a glob with the folders too, so that both spellings are allowed.
+    DuckDB compares the text of a glob with the folders too, so that both spellings are allowed,
+    and follows links.
     """
-    bars, glob = _escaped(layout.bars), files_of(layout).rpartition("/")[0]
-    connection.execute(_CONFINED.format(spill=_escaped(spill), bars=bars, glob=glob))
+    glob = files_of(layout).rpartition("/")[0]
+    linked = [
+        folder.resolve()
+        for series in layout.series_folders().values()
+        for folder in (series.parent, series)
+        if folder.is_symlink()
+    ]
+    folders = [_escaped(layout.bars), glob, *map(_escaped, linked)]
+    allowed = ", ".join(f"'{folder}'" for folder in dict.fromkeys(folders))
+    connection.execute(_CONFINED.format(spill=_escaped(spill), allowed=allowed))
 
 
 def _run(connection: duckdb.DuckDBPyConnection, checked: CheckedSql) -> pa.Table:
@@ -294,16 +304,23 @@ class _Objects:
         """The digests of all of them."""
         return {_digest(text) for text in (*self.views.values(), self.series)}
 
-    def statements(self, *, temporary: bool = False) -> Iterator[str]:
-        """Give the statements that make them in a catalog, or for one connection alone."""
-        kind = "TEMP " if temporary else ""
+    def create(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make them in the catalog that a connection uses, in place of older ones.
+
+        DuckDB opens a file for each view. Where that is one that no query may read, the view fails
+        for all symbols of its timeframe.
+        """
         for name, source in self.views.items():
-            yield f"CREATE {kind}VIEW {name} AS {source}"
-            if not temporary:
-                yield f"COMMENT ON VIEW {name} IS '{_digest(source)}'"
-        yield f"CREATE {kind}MACRO {SERIES} AS TABLE {self.series}"
-        if not temporary:
-            yield f"COMMENT ON MACRO TABLE series IS '{_digest(self.series)}'"
+            try:
+                connection.execute(f"CREATE OR REPLACE VIEW {name} AS {source}")
+            except duckdb.Error as error:
+                if not _is_of_refused(error, self.refused):
+                    raise
+                refusing = refusing_source(str(error))
+                connection.execute(f"CREATE OR REPLACE VIEW {name} AS {refusing}")
+            connection.execute(f"COMMENT ON VIEW {name} IS '{_digest(source)}'")
+        connection.execute(f"CREATE OR REPLACE MACRO {SERIES} AS TABLE {self.series}")
+        connection.execute(f"COMMENT ON MACRO TABLE series IS '{_digest(self.series)}'")
 
 
 def _build(
@@ -317,17 +334,28 @@ def _build(
         for name, rows in tables.items():
             build.register("rows", rows)
             build.execute(f"INSERT INTO {name} SELECT * FROM rows")  # noqa: S608  (our own names)
-        for statement in objects.statements():
-            build.execute(statement)
+        objects.create(build)
         build.execute("USE memory; DETACH ktrdr")
 
 
-def _show_present_files(connection: duckdb.DuckDBPyConnection, objects: _Objects) -> None:
-    """Let a connection see the files as they are now, where the catalog knows others."""
+def _show_present_files(
+    connection: duckdb.DuckDBPyConnection, layout: StoreLayout, objects: _Objects, folder: Path
+) -> None:
+    """Let a connection see the files as they are now, where the catalog knows others.
+
+    It uses a copy of the catalog in a private folder then, so that every name means the same.
+    """
     known = {text for (text,) in connection.execute(_COMMENTS_OF_OBJECTS).fetchall()}
-    if known != objects.digests:
-        for statement in objects.statements(temporary=True):
-            connection.execute(statement)
+    if known == objects.digests:
+        return
+    copy = folder / "catalog.duckdb"
+    with disk_errors(copy):
+        shutil.copyfile(layout.catalog, copy)
+    connection.execute(f"USE memory; DETACH ktrdr; ATTACH '{_escaped(copy)}' AS ktrdr; USE ktrdr")
+    objects.create(connection)
+    connection.execute(
+        f"USE memory; DETACH ktrdr; ATTACH '{_escaped(copy)}' AS ktrdr (READ_ONLY); USE ktrdr"
+    )
 
 
 @contextmanager

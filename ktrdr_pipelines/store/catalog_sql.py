@@ -22,6 +22,7 @@ from typing import Final
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.store.filing import ALL
 from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.universe_fields import KEY_PATTERN
 
 REFUSED: Final = "no query may read "
 """How errors begin that a view raises for a file that is damaged or is none of the store's."""
@@ -197,7 +198,7 @@ def _all_series(layout: StoreLayout, timeframe: Timeframe, refused: Mapping[Path
     own = {
         file: why for file, why in refused.items() if file.parent.name == f"timeframe={timeframe}"
     }
-    name = _quoted(_name_pattern(timeframe))
+    name = _quoted(f"/symbol={KEY_PATTERN}/timeframe={timeframe}{_name_pattern(timeframe)}")
     return (
         f"(SELECT {symbol} AS symbol, {_quoted(timeframe)} AS timeframe, * EXCLUDE (filename) "
         f"FROM read_parquet({_quoted(path)}, hive_partitioning = false, filename = true) "
@@ -216,6 +217,17 @@ def _one_series(layout: StoreLayout, refused: Mapping[Path, str]) -> str:
         "(SELECT of_symbol AS symbol, of_timeframe AS timeframe, * EXCLUDE (filename) "
         f"FROM read_parquet({path}, hive_partitioning = false, filename = true) "
         f"WHERE {_allowed(name, refused)})"
+    )
+
+
+def refusing_source(reason: str) -> str:
+    """Make the query of a view that cannot be made of its files, and fails whatever is asked."""
+    columns = _NO_BARS.removeprefix("\n    SELECT ").replace("NULL::", "_::")
+    failure = f"CASE WHEN r.n >= 0 THEN error({_quoted(REFUSED + reason)}) END"
+    columns = columns.replace("_::", f"{failure}::")
+    return (
+        f"SELECT {columns}, {failure}::TIMESTAMPTZ AS closes_at FROM range(1) AS r(n) "
+        f"WHERE {failure} IS NULL"
     )
 
 

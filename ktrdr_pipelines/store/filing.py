@@ -6,7 +6,7 @@ Bars and coverage are cut at the same moments: no file claims what stands in ano
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -85,6 +85,14 @@ def misfiled(
         return ""
     strange = [day for day in facts.rows_per_session if day.year != int(path.stem)]
     return f"it holds bars of {strange[0]}, which are filed under that year" if strange else ""
+
+
+def replaced(facts: FileFacts, known: Callable[[], FileFacts] | None) -> str:
+    """Say that a file holds another instrument than the ledger knows under its name, or nothing."""
+    before = facts.identity if known is None else known().identity
+    return (
+        "" if facts.identity == before else f"it holds {facts.identity}, and held {before} before"
+    )
 
 
 def misnamed(path: Path, timeframe: Timeframe) -> str:

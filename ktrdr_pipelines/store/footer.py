@@ -28,6 +28,9 @@ SCHEMA_VERSION = 1
 UNKNOWN_DIGEST: Final = "0" * 64
 """Stands in a footer for the digest of its file until the file is complete."""
 
+_MOST_ROWS: Final = 2**40
+"""More bars than any file can have."""
+
 _NO_CRC = 0
 """Stands for a session whose bars cannot be judged; no CRC-32 of a ``Seal`` is zero."""
 
@@ -89,6 +92,8 @@ def facts_from_json(text: str | bytes) -> FileFacts:
     if (is_whole and written["facts"] != _digest(fields)) or is_whole != ("digests" in fields):
         raise ChangedFooterError("its footer was changed since it was written")
     sessions = _sessions(fields["sessions"])
+    if not 0 <= int(fields["rows"]) < _MOST_ROWS:
+        raise ValueError(f"{fields['rows']} rows")
     return FileFacts(
         identity=_identity(fields["identity"]),
         coverage=_coverage(fields["coverage"]),

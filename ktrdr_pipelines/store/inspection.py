@@ -25,7 +25,7 @@ from ktrdr_pipelines.store.barfile import (
     read_file,
     wrong_statistics,
 )
-from ktrdr_pipelines.store.filing import ALL, misfiled
+from ktrdr_pipelines.store.filing import ALL, misfiled, replaced
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.path_kinds import is_folder, kind_of
@@ -104,7 +104,8 @@ def check_file(
     try:
         said, bars = read_file(path, known)
         facts = true_facts(path, said, bars, calendar)
-        if wrong := misfiled(path, facts, symbol, timeframe, origin=origin):
+        wrong = misfiled(path, facts, symbol, timeframe, origin=origin)
+        if wrong or (wrong := replaced(facts, known)):
             return Checked(wrong=wrong)
         is_footer_true = facts is said and has_footer(path)
         if said.seal is not None and has_true_digest(path):

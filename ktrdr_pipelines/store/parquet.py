@@ -46,7 +46,7 @@ from ktrdr_pipelines.store.barfile import (
     write_file,
 )
 from ktrdr_pipelines.store.file_checks import FileCheck
-from ktrdr_pipelines.store.filing import FilePart, filed_parts, misfiled, stretches
+from ktrdr_pipelines.store.filing import FilePart, filed_parts, misfiled, replaced, stretches
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
 from ktrdr_pipelines.store.ledger import Ledger, series_key
@@ -378,7 +378,8 @@ class BarStore:
             said, bars = read_file(path, known)
         facts = true_facts(path, said, bars, calendar)
         origin = store_origin(self.layout)
-        if wrong := misfiled(path, facts, symbol, timeframe, origin=origin):
+        wrong = misfiled(path, facts, symbol, timeframe, origin=origin)
+        if wrong or (wrong := replaced(facts, known)):
             raise corrupt(path, wrong)
         return facts
 
@@ -399,6 +400,8 @@ class BarStore:
         folder = self.layout.series_folder(series.symbol, series.timeframe)
         path = folder / f"{part.stem}.parquet"
         old, old_bars = self._held(series, path)
+        if old is not None:
+            _refuse_foreign(path, old.identity, identity)
         merge = merge_bars(old_bars, part.bars)
         before = old.coverage if old else Coverage()
         if uncovered is not None:

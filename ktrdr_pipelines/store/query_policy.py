@@ -37,6 +37,9 @@ SETTINGS: Final = frozenset(
 )
 """Settings that a query may change for itself: none of them names a file."""
 
+_MOST_THREADS: Final = 256
+"""Threads that a query may ask for; DuckDB starts them all before it begins."""
+
 PRAGMAS: Final = frozenset(
     {
         "collations",
@@ -108,8 +111,8 @@ _UNLISTED: Final = frozenset(
 )
 """Functions that DuckDB 1.4 knows without listing them in ``duckdb_functions()``."""
 
-_REACHING: Final = frozenset({"getenv", "json_serialize_plan"})
-"""Functions that are listed as plain ones and still look beyond their arguments."""
+_REACHING: Final = frozenset({"getenv", "json_serialize_plan", "pg_sleep"})
+"""Functions that are listed as plain ones and still look beyond their arguments, or wait."""
 
 _FUNCTIONS: Final = """
     SELECT DISTINCT lower(function_name), database_name = 'ktrdr' FROM duckdb_functions()
@@ -286,6 +289,12 @@ def _check_setting(statement: _Text, *, comes_first: bool) -> None:
             f"SET {name or 'without a name'} could change what is read or written, or its value is "
             "not one constant",
             hint=f"These may be set: {', '.join(sorted(SETTINGS))}; and SET VARIABLE",
+        )
+    threads = statement.between(len(statement.words) - 1, len(statement.words)).strip(" \t\r\n';")
+    if name == "threads" and not (threads.isdecimal() and 0 < int(threads[:9]) <= _MOST_THREADS):
+        raise _refusal(
+            f"SET threads = {threads} is no number of threads from 1 to {_MOST_THREADS}",
+            hint="Leave it out, and DuckDB uses as many as there are processors",
         )
     if not comes_first:
         raise _refusal(

@@ -57,12 +57,12 @@ def true_facts(
     if not bool(np.all(keys[1:] > keys[:-1])):
         raise corrupt(path, "its bars are not in order, or not unique")
     found = rows_per_session(bars)
+    _refuse_added(path, found, said.rows_per_session)
     seal = said.seal
     if seal is not None and bars.num_columns == len(BAR_SCHEMA):
         seal = _unbroken(path, said, seal, bars)
     if found == said.rows_per_session:
         return said
-    _refuse_added(path, found, said.rows_per_session)
     lost = [day for day, rows in said.rows_per_session.items() if found.get(day, 0) < rows]
     timeframe = said.identity.timeframe
     stretches = IntervalSet(_stretch(day, timeframe, bars, calendar) for day in lost)
@@ -96,14 +96,20 @@ def less_distrusted(
 
 
 def _unbroken(path: Path, said: FileFacts, seal: Seal, bars: pa.Table) -> Seal:
-    """Return what a seal says of the bars that are left, or refuse them: a value was changed.
+    """Return what a seal says of the sessions that are left, or refuse the file.
 
-    A session that has lost bars cannot be judged any more. It is requested again as a whole.
+    It is refused where a value was changed, and where a session has lost some of its bars: the
+    others of that session cannot be judged any more. Sessions that are gone as a whole are missing.
     """
     here = seal_of(bars)
     if here.bars == seal.bars:
         return seal
     found, written = rows_per_session(bars), said.rows_per_session
+    broken = [day for day, rows in found.items() if rows < written.get(day, 0)]
+    if broken:
+        raise corrupt(
+            path, f"bars of {min(broken)} are gone, and those that are left cannot be judged"
+        )
     whole = {day: crc for day, crc in here.sessions.items() if found[day] == written.get(day)}
     changed = [day for day, crc in whole.items() if seal.sessions.get(day, crc) != crc]
     if changed or (found == written and seal.bars):

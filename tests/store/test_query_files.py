@@ -4,16 +4,20 @@
 
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
+from ktrdr_pipelines.store.barfile import read_file, write_file
 from ktrdr_pipelines.store.catalog import query_catalog, rebuild_catalog
 from ktrdr_pipelines.store.integrity import check_files
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
@@ -243,3 +247,96 @@ def test_a_store_may_lie_in_any_folder(tmp_path: Path, make: Any, part: str) -> 
         count(layout, "bars")
     assert repair(layout, universe, NOW).quarantined
     assert count(layout, "bars") == 40
+
+
+# --- names, links and leftovers ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "ktrdr.", "ktrdr.main.", "main."])
+def test_every_name_of_a_view_means_the_present_files(
+    queried: StoreLayout, store: BarStore, make: Any, prefix: str
+) -> None:
+    """Qualified names do not go back to what an older catalog knew."""
+    hours = make.series(Timeframe.H1)
+    make.save(store, hours, make.run(hours, OPEN, 3))
+    assert count(queried, f"{prefix}bars_1h") == 3
+    assert count(queried, f"{prefix}bars") == 43
+    assert count(queried, f"{prefix}series('AAPL', '1h')") == 3
+    copied_over(queried)
+    for source in (f"{prefix}bars_1m", f"{prefix}series('AAPL', '1m')", f"{prefix}bars"):
+        with pytest.raises(CorruptFileError, match=r"2024\.parquet"):
+            count(queried, source)
+
+
+@pytest.mark.parametrize("level", ["symbol", "timeframe", "bars"])
+def test_linked_folders_are_read(queried: StoreLayout, tmp_path: Path, level: str) -> None:
+    """As loads and verify read them."""
+    series = queried.series_folder("MSFT", Timeframe.M1)
+    folder = {"timeframe": series, "symbol": series.parent, "bars": series.parents[1]}[level]
+    shutil.move(folder, tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    for source in ("bars_1m", "bars"):
+        assert count(queried, source) == 40
+        assert count(queried, source, "symbol = 'MSFT'") == 20
+    assert count(queried, "series('MSFT', '1m')") == 20
+
+
+@pytest.mark.parametrize("name", ["AAPL copy", "AAPL (1)", "", "Ä", ".AAPL", "AAPL~", "A\nB"])
+def test_folders_of_no_symbol_are_refused(queried: StoreLayout, make: Any, name: str) -> None:
+    """A copied folder is no symbol of its own; repair moves it."""
+    shutil.copytree(queried.symbol_folder("AAPL"), queried.symbol_folder(name))
+    with pytest.raises(CorruptFileError, match="ktrdr repair"):
+        count(queried, "bars")
+    assert count(queried, "bars", "symbol = 'MSFT'") == 20
+    repair(queried, [make.instrument()], NOW)
+    assert count(queried, "bars") == 40
+
+
+def test_a_file_that_duckdb_cannot_open_stops_its_timeframe_alone(
+    queried: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Tables, other timeframes and other series by path are answered."""
+    hours = make.series(Timeframe.H1)
+    make.save(store, hours, make.run(hours, OPEN, 3))
+    path_of(queried, year=2023).write_bytes(b"no Parquet")  # the first of the timeframe
+    assert query_catalog(queried, "SELECT 1 AS one").to_pylist() == [{"one": 1}]
+    assert count(queried, "requests") == 0
+    assert count(queried, "bars_1h") == 3
+    assert count(queried, "series('MSFT', '1m')") == 20
+    for where in ("true", "symbol = 'MSFT'", "ts > '2024-01-01'"):
+        with pytest.raises(CorruptFileError, match=r"2023\.parquet"):
+            count(queried, "bars_1m", where)
+    rebuild_catalog(queried, [make.instrument()], NOW)
+    with pytest.raises(CorruptFileError, match=r"2023\.parquet"):
+        count(queried, "bars_1m", "symbol = 'MSFT'")
+
+
+@pytest.mark.parametrize("name", ["Close", "filename", "TS"])
+def test_a_column_that_hides_another_is_refused(queried: StoreLayout, name: str) -> None:
+    """DuckDB would take it for ours."""
+    path = path_of(queried)
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.add_column(0, name, pa.array([1.0] * table.num_rows)), path)
+    with pytest.raises(CorruptFileError, match=r"2024\.parquet"):
+        count(queried, "bars_1m")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"contract_id": 7}, {"use_rth": False}, {"epoch": 3}],
+    ids=lambda one: next(iter(one)),
+)
+def test_a_file_of_another_instrument_is_refused(
+    queried: StoreLayout, store: BarStore, make: Any, change: dict[str, Any]
+) -> None:
+    """However well its digests fit: the ledger knows what was there."""
+    path = path_of(queried)
+    facts, bars = read_file(path)
+    write_file(path, bars, replace(facts, identity=replace(facts.identity, **change)))
+    with pytest.raises(CorruptFileError, match=r"2024\.parquet"):
+        count(queried, "bars")
+    found = check_files(store, "AAPL", Timeframe.M1, [path], calendar=None, at=NOW)
+    assert ["before" in one.wrong for _, one in found] == [True]
+    with pytest.raises(CorruptFileError, match=r"2024\.parquet"):
+        count(queried, "bars")
+    assert count(queried, "bars", "symbol = 'MSFT'") == 20

@@ -25,6 +25,7 @@ from ktrdr_pipelines.store.barfile import has_footer, read_bars, read_footer
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.parquet import BarStore
 from ktrdr_pipelines.store.repair import repair
+from tests.store.older_files import make_older
 
 FIRST, END = date(2024, 6, 3), date(2024, 7, 1)
 GONE = (date(2024, 6, 12), date(2024, 6, 13), date(2024, 6, 25))
@@ -119,12 +120,24 @@ def test_a_week_taken_out_is_unsettled(store: BarStore, make: Any, rewrite: Rewr
 def test_minutes_taken_out_unsettle_their_session(
     store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
-    """One bar that is missing inside a session counts as the session."""
+    """One bar that is missing inside a session counts as the session, in a file without digests."""
     series = _month(make, store, Timeframe.M1)
+    make_older(store.layout, _path(store, series))
     rewrite(_path(store, series), "ts <> TIMESTAMPTZ '2024-06-12 15:00:00Z'")
     day = IntervalSet([_whole(series, GONE[0], GONE[0] + DAY)])
     assert store.coverage(series).bars == IntervalSet([_whole(series)]) - day
     assert store.rows_per_session(series)[GONE[0]] == 389
+
+
+@rewriting
+def test_minutes_taken_out_of_a_file_with_digests_are_damage(
+    store: BarStore, make: Any, rewrite: Rewrite
+) -> None:
+    """The bars that are left of the session cannot be judged: the file is refused."""
+    series = _month(make, store, Timeframe.M1)
+    rewrite(_path(store, series), "ts <> TIMESTAMPTZ '2024-06-12 15:00:00Z'")
+    with pytest.raises(CorruptFileError, match=r"bars of 2024-06-12 are gone.*ktrdr repair"):
+        store.coverage(series)
 
 
 @rewriting
@@ -223,7 +236,8 @@ def test_bars_that_nobody_wrote_are_refused(store: BarStore, make: Any) -> None:
         mixed = pa.concat_tables([bars.slice(0, 1), invented, bars.slice(3)]).cast(schema)
         pq.write_table(mixed.replace_schema_metadata(schema.metadata), path)
         assert has_footer(path) is (schema.metadata is not None)
-        assert store.rows_per_session(series)[FIRST] == 77
+        with pytest.raises(CorruptFileError, match="bars of 2024-06-03 are gone"):
+            store.coverage(series)
     more = pa.concat_tables([bars.slice(0, 1), invented, bars.slice(1)])
     pq.write_table(more, path)
     with pytest.raises(CorruptFileError, match=r"2024\.parquet.*written.*ktrdr repair"):
