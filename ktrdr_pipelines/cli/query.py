@@ -107,7 +107,15 @@ def _note_older_tables(layout: "StoreLayout", asked: str) -> None:
 
 def _rows(answer: "pa.Table") -> Iterator[tuple[Any, ...]]:
     for batch in answer.to_batches(max_chunksize=10_000):
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        try:
+            columns = [column.to_pylist() for column in batch.columns]
+        except OverflowError as error:
+            raise UsageError(
+                "cannot show the answer",
+                came="a date or an instant in it is not between the years 1 and 9999",
+                remedy="Cast it to VARCHAR in the query",
+            ) from error
+        yield from zip(*columns, strict=True)
 
 
 def _say_csv(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:

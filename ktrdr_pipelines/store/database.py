@@ -39,6 +39,10 @@ _REBUILD = "Run `ktrdr repair`: it is rebuilt from the bar files, no bar is lost
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 """SQLITE_ERROR is said of statements that do not fit: ours do, so the tables are not ours."""
 
+_KINDS_OF = {"INTEGER": (int,), "REAL": (int, float), "TEXT": (str, bytes)}
+_GREATEST = 4 * 10**18
+"""Above every moment and every count that is kept; times of files in nanoseconds are below too."""
+
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 _log = logging.getLogger(__name__)
@@ -78,7 +82,7 @@ class Database:
             handle.connection.close()
 
     def check(self) -> None:
-        """Look through the whole file for damage, and for tables that are not ours.
+        """Look through the whole file for damage, and for tables and values that are not ours.
 
         Raises:
             CorruptFileError: there is some.
@@ -86,6 +90,8 @@ class Database:
         with self._reading() as connection:
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             held = _shape(connection)
+            if found == "ok":
+                found = _odd_value(connection) or "ok"
         for table, columns in _our_shape().items():
             if found == "ok" and held.get(table) != columns:
                 found = f"table {table} has the columns {held.get(table)}"
@@ -189,6 +195,10 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise _translated(self.path, error) from error
+        except UnicodeError as error:  # sqlite3 reads names of its schema so
+            raise CorruptFileError(
+                f"cannot use the ledger {self.path}", came=str(error), remedy=_REBUILD
+            ) from error
 
 
 class _Handle:
@@ -293,11 +303,28 @@ def _shape(connection: sqlite3.Connection) -> dict[str, list[str]]:
     }
 
 
+def _odd_value(connection: sqlite3.Connection) -> str:
+    """Read every row, and say which value its column cannot have, or nothing."""
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    for (table,) in tables:
+        columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
+        kinds = [_KINDS_OF.get(kind, (object,)) for _, _, kind, *_ in columns]
+        for row in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608  (our own names)
+            for value, kind, column in zip(row, kinds, columns, strict=True):
+                if value is not None and not isinstance(value, kind):
+                    return f"table {table} has {value!r} as {column[1]}"
+                if isinstance(value, int) and abs(value) > _GREATEST and column[1] != "inode":
+                    return f"table {table} has {value} as {column[1]}"
+    return ""
+
+
 def _translated(path: Path, error: sqlite3.Error) -> StoreError:
     """Give the store's error for one of SQLite's."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     what, came = f"cannot use the ledger {path}", str(error)
-    if code in _CORRUPT:
+    is_undecodable = not code and "decode" in came
+    is_protected = code == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK)
+    if code in _CORRUPT or is_undecodable or is_protected:
         return CorruptFileError(what, came=came, remedy=_REBUILD)
     if code in _BUSY:
         return StoreError(

@@ -5,8 +5,10 @@ truth. Not here: reading the files (``store.parquet``).
 """
 
 import stat
+import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.instruments import Identity
+from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.store.atomic import disk_errors
 from ktrdr_pipelines.store.database import Database
 from ktrdr_pipelines.store.footer import (
@@ -54,17 +57,20 @@ class Mirrored:
     @property
     def identity(self) -> Identity:
         """What the file says it holds."""
-        return identity_from_json(self.identity_json)
+        with _row_errors():
+            return identity_from_json(self.identity_json)
 
     @property
     def coverage(self) -> Coverage:
         """What is settled in the file."""
-        return coverage_from_json(self.coverage_json)
+        with _row_errors():
+            return coverage_from_json(self.coverage_json)
 
     @property
     def session_arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Session dates (``datetime64[D]``) and the bars of each (int64), one place a session."""
-        return unpacked_sessions(self.sessions)
+        with _row_errors():
+            return unpacked_sessions(self.sessions)
 
     @property
     def rows_per_session(self) -> dict[date, int]:
@@ -76,14 +82,28 @@ class Mirrored:
     def facts(self) -> FileFacts:
         """What the file said, or a recount found, when this was recorded."""
         rows_per_session = self.rows_per_session
+        with _row_errors():
+            seal = seal_from_json(self.seal_json, rows_per_session) if self.seal_json else None
         return FileFacts(
-            self.identity,
-            self.coverage,
-            self.rows,
-            rows_per_session,
-            self.schema_version,
-            seal_from_json(self.seal_json, rows_per_session) if self.seal_json else None,
+            self.identity, self.coverage, self.rows, rows_per_session, self.schema_version, seal
         )
+
+
+@contextmanager
+def _row_errors() -> Iterator[None]:
+    """Tell a row that makes no sense from a damaged bar file.
+
+    Raises:
+        StoreError: it makes none.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zlib.error) as error:
+        raise StoreError(
+            "cannot use the ledger's row of a bar file",
+            came=str(error),
+            remedy="Run `ktrdr repair`: the ledger is rebuilt from the bar files, no bar is lost",
+        ) from error
 
 
 def fingerprint(path: Path) -> Fingerprint:

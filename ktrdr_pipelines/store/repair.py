@@ -4,12 +4,14 @@ The ledger and the catalog are rebuilt, files that cannot be trusted are set asi
 and what killed writers left is removed. Not here: judging one file (``store.inspection``).
 """
 
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.bars import moment, stamps
@@ -18,7 +20,7 @@ from ktrdr_pipelines.core.instruments import Identity, Instrument, Origin, SecTy
 from ktrdr_pipelines.core.plausibility import Finding, explained, findings_of
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import CorruptFileError
+from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError, StoreReplacedError
 from ktrdr_pipelines.store.atomic import TEMP_SUFFIX, disk_errors, locked
 from ktrdr_pipelines.store.barfile import is_as_written, read_bars, read_footer, write_file
 from ktrdr_pipelines.store.catalog import rebuild_catalog
@@ -37,6 +39,17 @@ from ktrdr_pipelines.store.moves import finish_move
 from ktrdr_pipelines.store.odd_paths import set_odd_paths_aside
 from ktrdr_pipelines.store.path_kinds import kind_of
 from ktrdr_pipelines.store.recount import less_distrusted
+
+_LEDGER_ERRORS: Final = (
+    CorruptFileError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    zlib.error,
+)
+"""What reading a ledger raises whose bits have changed. A bar file raises none of these here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +101,21 @@ def repair(
     now = now or system_now()
     layout = layout.opened_anew()
     odd = set_odd_paths_aside(layout)
-    aside = _set_ledger_aside(layout)
+    aside = _set_damaged_ledger_aside(layout)
+    try:
+        report = _repair(layout, universe, now, seal=seal)
+    except _LEDGER_ERRORS as error:
+        if aside is not None:
+            raise
+        # Its values make no sense, though each has the type of its column.
+        aside = _set_ledger_aside(layout, str(error))
+        report = _repair(layout, universe, now, seal=seal)
+    return replace(report, quarantined=(*odd, *report.quarantined), ledger_set_aside=aside)
+
+
+def _repair(
+    layout: StoreLayout, universe: Sequence[Instrument], now: datetime, *, seal: bool
+) -> RepairReport:
     ledger = open_ledger(layout)
     calendars = {one.symbol: calendar_named(one.calendar) for one in universe}
     kinds = {one.symbol: one.sec_type for one in universe}
@@ -99,7 +126,7 @@ def repair(
         distrusted: list[Path] = []
         sealed: list[Path] = []
         findings = 0
-        quarantined = [*odd, *_strangers(layout)]
+        quarantined = _strangers(layout)
         leftovers = _root_leftovers(layout)
         for symbol, timeframe in layout.series_folders():
             layout.require_same()
@@ -130,7 +157,7 @@ def repair(
         files=len(kept),
         quarantined=tuple(quarantined),
         leftovers=tuple(leftovers),
-        ledger_set_aside=aside,
+        ledger_set_aside=None,
         forgotten=forgotten,
         finished=finished,
         mended=tuple(path for path in mended if path not in distrusted),
@@ -140,21 +167,35 @@ def repair(
     )
 
 
-def _set_ledger_aside(layout: StoreLayout) -> Path | None:
+def _set_damaged_ledger_aside(layout: StoreLayout) -> Path | None:
     """Move a damaged ledger out of the way; its next user makes a new one."""
-    ledger = open_ledger(layout)
     try:
-        with closing(ledger):
+        with closing(open_ledger(layout)) as ledger:
             ledger.check()
-    except CorruptFileError as error:
-        # The file itself goes last: whoever finds none makes a new one, whose log must stay.
-        for suffix in ("-wal", "-shm"):
-            beside = layout.ledger.with_name(f"{layout.ledger.name}{suffix}")
-            if beside.exists():
-                set_aside(layout, beside, error.came, "nothing")
-        moved = set_aside(layout, layout.ledger, error.came, "nothing")
-        return moved.now
+            for files in ledger.mirrors().values():
+                for row in files.values():
+                    _ = row.facts
+    except (DiskError, StoreReplacedError):
+        raise
+    except _LEDGER_ERRORS as error:
+        return _set_ledger_aside(layout, str(error))
+    except StoreError as error:
+        if not isinstance(error.__cause__, _LEDGER_ERRORS):
+            raise
+        return _set_ledger_aside(layout, str(error))
     return None
+
+
+def _set_ledger_aside(layout: StoreLayout, why: str) -> Path:
+    """Move a ledger into quarantine.
+
+    The file itself goes last: whoever finds none makes a new one, whose log must stay.
+    """
+    for suffix in ("-wal", "-shm"):
+        beside = layout.ledger.with_name(f"{layout.ledger.name}{suffix}")
+        if beside.exists():
+            set_aside(layout, beside, why, "nothing")
+    return set_aside(layout, layout.ledger, why, "nothing").now
 
 
 def _strangers(layout: StoreLayout) -> list[Quarantined]:

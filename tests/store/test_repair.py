@@ -1,5 +1,6 @@
 """Repair: the bar files are the truth, everything else is made from them."""
 
+import random
 import shutil
 import sqlite3
 from contextlib import closing
@@ -262,3 +263,60 @@ def test_the_mirror_forgets_files_that_are_gone(
     assert report.forgotten == 1
     assert layout.relative(first) not in store.ledger.mirrored_files()
     assert len(store.ledger.mirrored_files()) == 2
+
+
+LEDGER_ROT = [
+    "UPDATE mirror SET identity = CAST(x'ff' AS TEXT)",
+    "UPDATE mirror SET identity = '{'",
+    "UPDATE mirror SET coverage = '{\"bars\": [[1]]}'",
+    "UPDATE mirror SET sessions = x'0001'",
+    "UPDATE mirror SET seal = 'x'",
+    "UPDATE mirror SET rows = 'many'",
+    "INSERT INTO file_checks VALUES ('../../etc', 1, 1, 1, 9000000000000000000, 'x')",
+    "INSERT INTO file_checks VALUES ('x', 1, 1, 1, x'00', 'x')",
+    "INSERT INTO findings VALUES ('AAPL|1m', 1, 'no kind', 'x', 1)",
+    "INSERT INTO findings VALUES ('AAPL|1m', 1, CAST(x'ff' AS TEXT), 'x', 1)",
+    "INSERT INTO late_bars VALUES ('MSFT', 'no date', 1, 2)",
+    "INSERT INTO statements VALUES ('MSFT', 'x', 1, 2, 'no kind', '1m', 1, 'x', 0, 0, 1, NULL)",
+]
+
+
+@pytest.mark.parametrize("statement", LEDGER_ROT)
+def test_a_ledger_whose_values_make_no_sense_is_set_aside(
+    layout: StoreLayout, store: BarStore, make: Any, statement: str
+) -> None:
+    """Once: the next repair has nothing to do, and no bar is lost."""
+    series, _ = _saved(store, make)
+    store.ledger.close()
+    with closing(sqlite3.connect(layout.ledger)) as connection:
+        connection.execute(statement)
+        connection.commit()
+    report = repair(layout, [series.instrument], NOW)
+    assert report.ledger_set_aside is not None
+    assert report.quarantined == ()
+    assert repair(layout, [series.instrument], NOW).ledger_set_aside is None
+    assert store.rows(series) == 30
+    assert query_catalog(layout, "FROM bars").num_rows == 30
+
+
+def test_changed_bits_in_the_ledger_never_stop_a_repair(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """Whatever they hit: the repair ends, no bar is lost, and the second one has nothing to do."""
+    series, _ = _saved(store, make)
+    repair(layout, [series.instrument], NOW)
+    store.ledger.close()
+    with closing(sqlite3.connect(layout.ledger)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content, chosen = layout.ledger.read_bytes(), random.Random(3)
+    used = [place for place, byte in enumerate(content) if byte]
+    for _ in range(60):
+        data = bytearray(content)
+        for place in chosen.sample(used, 3):
+            data[place] ^= 1 << chosen.randrange(8)
+        for path in layout.state.glob("ledger.sqlite*"):
+            path.unlink()
+        layout.ledger.write_bytes(data)
+        assert repair(layout, [series.instrument], NOW).quarantined == ()
+        assert repair(layout, [series.instrument], NOW).ledger_set_aside is None
+        assert store.rows(series) == 30
