@@ -3,7 +3,7 @@
 Not here: the reading and counting (``load.verify``).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
@@ -51,12 +51,14 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     are listed as findings; they are no damage. The digest is of the bars alone: two stores that
     hold the same bars of a series have the same one.
 
-    Held bars that came again at other prices are no damage: they are told as such.
+    Held bars that came again at other prices are no damage: they are told as such. Files of symbols
+    that have left the universe are read too, and told where they are damaged.
 
     Exit codes: 0 all sound and explained, 1 something is corrupt, 2 bad usage, 3 something is
     unexplained, or came again at other prices.
     """
     from ktrdr_pipelines.cli.place import open_book, open_place, warn_of_problem
+    from ktrdr_pipelines.load.verify import damaged_others
     from ktrdr_pipelines.load.verify import verify as read_whole
 
     place = open_place()
@@ -71,11 +73,14 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
         certificates += of_symbol
         if not as_json:
             _tell(symbol, of_symbol)
-    code = exit_code_of(certificates)
+    others = {} if symbols else damaged_others(book.store, place.universe.instruments, real_now)
+    code = ExitCode.FAILED if others else exit_code_of(certificates)
     if as_json:
-        say_json(_document(certificates, code, real_now))
+        say_json({**_document(certificates, code, real_now), "damaged_others": others})
     else:
-        _tell_all(certificates)
+        for name, damage in others.items():
+            note(f"{name}, of no symbol in the universe: {damage}. Hint: run `ktrdr repair`")
+        _tell_all(certificates, others)
     raise typer.Exit(code)
 
 
@@ -148,7 +153,7 @@ def _before(one: "Certificate") -> str:
     return f"{one.before.verified_at:%Y-%m-%d %H:%MZ}, {'the same' if same else 'changed since'}"
 
 
-def _tell_all(certificates: "Sequence[Certificate]") -> None:
+def _tell_all(certificates: "Sequence[Certificate]", others: Sized) -> None:
     bars = counted(sum(one.content.bars for one in certificates), "bar")
     say(f"{bars} in {counted(len(certificates), 'series', 'series')} read and recounted:")
     corrupt = sum(not one.is_sound for one in certificates)
@@ -160,7 +165,9 @@ def _tell_all(certificates: "Sequence[Certificate]") -> None:
     differing = sum(bool(one.found.disagreements) for one in certificates)
     if differing:
         say(f"  {counted(differing, 'series', 'series')} with bars that came again at other prices")
-    if not corrupt and not lacking and not differing:
+    if others:
+        say(f"  {counted(len(others), 'file')} of symbols that left the universe damaged")
+    if not corrupt and not lacking and not differing and not others:
         say("  everything is sound, and nothing is unexplained")
 
 

@@ -4,7 +4,7 @@ Nothing is believed that a file says: its bars are read. Nothing is changed but 
 when. Not here: the counts of sessions (``load.gapbook``), how certificates are shown.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from ktrdr_pipelines.store.content import Digest
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.integrity import check_files
 from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.parquet import BarStore
 from ktrdr_pipelines.store.verified import Verification
 
 
@@ -105,6 +106,32 @@ def verify(
         if certificate.is_sound:
             ledger.record_verified(key, content.digest.text, real_now or now)
         yield certificate
+
+
+def damaged_others(store: BarStore, known: Container[str], at: datetime) -> dict[str, str]:
+    """Read the files of symbols that have left the universe, and return what is damaged of them.
+
+    Args:
+        store: the store.
+        known: the symbols of the universe.
+        at: real time.
+
+    Returns: what is wrong, by the name of the file.
+    """
+    return {
+        store.layout.relative(path): found.damage
+        for symbol, timeframe in store.series_on_disk()
+        if symbol not in known
+        for path, found in check_files(
+            store,
+            symbol,
+            timeframe,
+            store.layout.bar_files(symbol, timeframe),
+            calendar=None,
+            at=at,
+        )
+        if found.damage
+    }
 
 
 def _read_all(book: GapBook, series: Series, at: datetime) -> Content:

@@ -90,3 +90,27 @@ def test_a_query_says_that_tables_are_older_than_bars(
     assert (told.code, "1 bar file is newer than the catalog" in told.err) == (0, True)
     told = ktrdr("query", "SELECT count(*) AS n FROM bars", "--json")
     assert (told.document, told.err) == ([{"n": 12}], "")
+
+
+def test_verify_reads_symbols_that_left_the_universe(ktrdr: Any, store: Path, gateway: Any) -> None:
+    """Their bars can be queried still, so their damage is told."""
+    ktrdr("load", "AAPL,MSFT", "1d", *DAYS)
+    universe = store / "universe.yaml"
+    kept = [line for line in universe.read_text().splitlines() if "MSFT" not in line]
+    universe.write_text("\n".join(kept) + "\n")
+    document = ktrdr("verify", "--json").document
+    assert document["damaged_others"] == {}
+    change_a_bit(daily(store, "MSFT"))
+    told = ktrdr("verify")
+    assert (told.code, "symbol=MSFT" in told.err) == (1, True)
+    assert list(ktrdr("verify", "--json").document["damaged_others"]) == [
+        "bars/symbol=MSFT/timeframe=1d/all.parquet"
+    ]
+    assert ktrdr("query", "SELECT count(*) FROM bars WHERE symbol = 'MSFT'").code == 1
+
+
+def test_an_instant_out_of_range_is_no_traceback(ktrdr: Any, store: Path) -> None:
+    """DuckDB has instants that Python has not."""
+    for form in ((), ("--json",), ("--csv",)):
+        told = ktrdr("query", "SELECT TIMESTAMPTZ 'infinity' AS at", *form)
+        assert (told.code, "VARCHAR" in told.err + told.out) == (2, True)
