@@ -110,6 +110,12 @@ def require_series_folder(folder: Path) -> None:
     """
     symbol = folder.parent
     bars = symbol.parent
+    if bars.is_symlink() and _is_below_marker(Path(os.path.realpath(bars))):
+        raise OddPathError(
+            f"cannot use {bars} as the folder of bars",
+            came=f"it is {kind_of(bars)} inside a store",
+            remedy="Point the link to a folder that is in no store",
+        )
     for one in (bars, symbol, folder):
         kind = kind_of(one)
         if kind is None:
@@ -135,4 +141,9 @@ def _is_in_store(path: Path) -> bool:
     target = path.resolve()
     above = {target, *target.parents}
     own = {path.parent.resolve(), path.parent.parent.resolve()}
-    return bool(own & above) or any(os.path.lexists(folder / "store.json") for folder in above)
+    return bool(own & above) or _is_below_marker(target)
+
+
+def _is_below_marker(target: Path) -> bool:
+    """Return whether a folder, or one above it, is a store."""
+    return any(os.path.lexists(one / "store.json") for one in (target, *target.parents))

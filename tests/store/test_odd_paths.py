@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -263,3 +264,15 @@ def test_an_odd_catalog_is_named(filled: StoreLayout, kind: str) -> None:
 def test_every_kind_is_in_a_table() -> None:
     """The tables above have every kind."""
     assert {*NO_REAL_FILES, *NO_FOLDERS} == set(MAKERS)
+
+
+def test_bars_of_another_store_are_refused(layout: StoreLayout, tmp_path: Path, make: Any) -> None:
+    """A link to them would make their files belong to two stores."""
+    other = create_store(tmp_path / "other")
+    series = make.series()
+    with closing(open_ledger(other)) as ledger:
+        make.save(BarStore(other, ledger), series, make.run(series, OPEN, 5))
+    layout.bars.rmdir()
+    layout.bars.symlink_to(other.bars)
+    with closing(open_ledger(layout)) as ledger, pytest.raises(OddPathError, match="inside a"):
+        BarStore(layout, ledger).coverage(series)
