@@ -110,7 +110,7 @@ def require_series_folder(folder: Path) -> None:
     """
     symbol = folder.parent
     bars = symbol.parent
-    if bars.is_symlink() and _is_below_marker(Path(os.path.realpath(bars))):
+    if bars.is_symlink() and is_folder(bars) and _is_below_marker(Path(os.path.realpath(bars))):
         raise OddPathError(
             f"cannot use {bars} as the folder of bars",
             came=f"it is {kind_of(bars)} inside a store",
