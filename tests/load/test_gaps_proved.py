@@ -34,6 +34,7 @@ from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
 from tests.load.fakes import bars_at, fx, stock, true_keys, utc
+from tests.store.older_files import make_older
 
 KEYS = ("XNYS.RTH", "XNYS.ETH", "FX", "XLON.RTH", "XTKS.RTH", "XHKG.RTH", "XETR.RTH", "CRYPTO")
 FIRST, END = date(2004, 1, 1), date(2024, 1, 1)
@@ -140,10 +141,14 @@ def _anything(dice: np.random.Generator, whole: Interval) -> Claimed:
 def test_no_hole_in_a_file_comes_out_explained(
     shelf: Shelf, key: str, timeframe: Timeframe
 ) -> None:
-    """Bars taken out of a file, from one bar to weeks, make gaps of exactly their sessions."""
+    """Bars taken out of a file, from one bar to weeks, make gaps of exactly their sessions.
+
+    The file is of an earlier version: one with digests is damaged where a part of a session is gone.
+    """
     dice = np.random.default_rng(7)
     series = Series(_instrument(key, date(2023, 2, 1)), timeframe)
     path = shelf.fill(series, date(2023, 2, 1), date(2023, 6, 1))
+    make_older(shelf.store.layout, path)
     table = pq.read_table(path, partitioning=None)
     keys = stamps(table)
     end = stamps_between(calendar_named(key), timeframe, date(2023, 6, 1), date(2023, 7, 1)).start
@@ -159,6 +164,18 @@ def test_no_hole_in_a_file_comes_out_explained(
         days = {gap_day for gap in found.gaps for gap_day in _days(series, gap.stamps)}
         assert days == set(pc.unique(table["session_date"].filter(pa.array(gone))).to_pylist())
         assert found.rows == int(np.count_nonzero(~gone))
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.M15, Timeframe.H1])
+def test_a_part_of_a_session_that_is_gone_is_damage(shelf: Shelf, timeframe: Timeframe) -> None:
+    """In a file with digests: the series has an error, and is never told as complete."""
+    series = Series(_instrument("XNYS.RTH", date(2023, 2, 1)), timeframe)
+    path = shelf.fill(series, date(2023, 2, 1), date(2023, 6, 1))
+    table = pq.read_table(path, partitioning=None)
+    _keep(path, table, np.arange(table.num_rows) != 100)
+    found = shelf.look(series)
+    assert found.error is not None
+    assert "cannot be judged" in str(found.error)
 
 
 def _days(series: Series, stamps_: Interval) -> list[date]:
