@@ -143,7 +143,7 @@ def test_no_hole_in_a_file_comes_out_explained(
 ) -> None:
     """Bars taken out of a file, from one bar to weeks, make gaps of exactly their sessions.
 
-    The file is of an earlier version: one with digests is damaged where a part of a session is gone.
+    The file is of an earlier version: one with digests is damaged where a session lost a part.
     """
     dice = np.random.default_rng(7)
     series = Series(_instrument(key, date(2023, 2, 1)), timeframe)
