@@ -22,7 +22,7 @@ EARLIER: Final = frozenset(
         "f4ad4696c15a357a2f4754196a3064a8b909ba8461d1c33e3f9b416a23089ed8",
     }
 )
-"""SHA-256 of the settings that earlier versions committed: nobody edited those."""
+"""SHA-256 of the settings as earlier versions wrote them, which no person has edited."""
 
 _MONITORING: Final = "run_monitoring"
 

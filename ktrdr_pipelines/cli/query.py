@@ -65,7 +65,6 @@ def query(
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.catalog import query_catalog
     from ktrdr_pipelines.store.layout import open_store
-    from ktrdr_pipelines.store.odd_paths import refuse_odd_bars
     from ktrdr_pipelines.store.query_policy import is_empty
 
     if as_json and as_csv:
@@ -74,7 +73,6 @@ def query(
     asked = typed_text(sys.stdin.read(), sys.stdin.encoding) if sql == "-" else typed_text(sql)
     if is_empty(asked):
         raise UsageError("an empty query", remedy="Say what you want, such as FROM bars LIMIT 5")
-    refuse_odd_bars(layout)
     try:
         answer = query_catalog(layout, asked)
     except NoCatalogError:

@@ -114,16 +114,32 @@ def bars_checks(
 
 def check_schedule() -> dg.ScheduleDefinition:
     """Make the schedule that renews the catalog and runs all checks, hourly."""
+    return schedule_of_checks(
+        "check_schedule",
+        "17 * * * *",
+        selected_checks(*_TEXTS) | dg.AssetSelection.assets("bars_catalog"),
+        "Renews the catalog with its picture of coverage, and runs the checks of gaps and bars.",
+    )
+
+
+def selected_checks(*names: str) -> dg.AssetSelection:
+    """Select checks by name, of all timeframes."""
+    return dg.AssetSelection.checks(
+        *(dg.AssetCheckKey(bars_key(one), name) for one in Timeframe for name in names)
+    )
+
+
+def schedule_of_checks(
+    name: str, cron_schedule: str, target: dg.AssetSelection, description: str
+) -> dg.ScheduleDefinition:
+    """Make a schedule, in UTC, that runs from the start and whose runs count as checks."""
     return dg.ScheduleDefinition(
-        name="check_schedule",
-        target=dg.AssetSelection.checks(
-            *(dg.AssetCheckKey(bars_key(one), name) for one in Timeframe for name in _TEXTS)
-        )
-        | dg.AssetSelection.assets("bars_catalog"),
-        cron_schedule="17 * * * *",
+        name=name,
+        target=target,
+        cron_schedule=cron_schedule,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Renews the catalog with its picture of coverage, and runs all checks.",
+        description=description,
         tags={KIND: RunKind.CHECK.value},
     )
 

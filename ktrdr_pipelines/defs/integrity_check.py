@@ -14,9 +14,14 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.assets import bars_key
-from ktrdr_pipelines.defs.checks import NAMED_AT_MOST, Clock, Finding
+from ktrdr_pipelines.defs.checks import (
+    NAMED_AT_MOST,
+    Clock,
+    Finding,
+    schedule_of_checks,
+    selected_checks,
+)
 from ktrdr_pipelines.defs.resources import StoreResource
-from ktrdr_pipelines.defs.tags import KIND, RunKind
 from ktrdr_pipelines.store.integrity import check_files, damaged_files, due_files
 from ktrdr_pipelines.store.ledger import Ledger
 from ktrdr_pipelines.store.parquet import BarStore
@@ -53,16 +58,11 @@ def integrity_checks(
 
 def integrity_schedule() -> dg.ScheduleDefinition:
     """Make the schedule that reads a thirtieth of the files, daily."""
-    return dg.ScheduleDefinition(
-        name="integrity_schedule",
-        target=dg.AssetSelection.checks(
-            *(dg.AssetCheckKey(bars_key(timeframe), INTEGRITY) for timeframe in Timeframe)
-        ),
-        cron_schedule="41 3 * * *",
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Reads a thirtieth of the bar files whole, and names those that are damaged.",
-        tags={KIND: RunKind.CHECK.value},
+    return schedule_of_checks(
+        "integrity_schedule",
+        "41 3 * * *",
+        selected_checks(INTEGRITY),
+        "Reads a thirtieth of the bar files whole, and names those that are damaged.",
     )
 
 

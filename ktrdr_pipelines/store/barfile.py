@@ -202,8 +202,10 @@ def write_file(
         writer.add_key_value_metadata({FOOTER_KEY: facts_to_json(facts)})
     data = whole.getbuffer()
     if is_as_written:
-        start, end = _digest_place(data) or (0, 0)
-        data[start:end] = _digest_without(data, start, end).encode()
+        place = _digest_place(data)
+        if place is None:
+            raise AssertionError("a footer with digests has a place for that of the file")
+        data[slice(*place)] = _digest_without(data, *place).encode()
 
     def write(file: BinaryIO) -> None:
         file.write(data)

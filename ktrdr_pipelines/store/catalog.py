@@ -49,6 +49,7 @@ from ktrdr_pipelines.store.integrity import refused_files
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger import open_ledger
 from ktrdr_pipelines.store.mirror import fingerprint
+from ktrdr_pipelines.store.odd_paths import refuse_odd_bars
 from ktrdr_pipelines.store.parquet import BarStore
 from ktrdr_pipelines.store.path_kinds import require_file
 from ktrdr_pipelines.store.query_policy import CheckedSql, check_statements
@@ -224,9 +225,11 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
     Raises:
         UsageError: DuckDB does not accept the query, or it could write or read something else.
         CorruptFileError: it would read a file that is damaged, or that is none of the store's.
+        OddPathError: something else stands where bars should be.
         NoCatalogError: there is none, or one that an earlier version made.
         StoreError: the catalog or the files cannot be read.
     """
+    refuse_odd_bars(layout)
     for tries_left in reversed(range(QUERY_TRIES)):
         with closing(open_ledger(layout)) as ledger:
             objects = _Objects.of(layout, BarStore(layout, ledger))

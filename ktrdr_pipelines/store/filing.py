@@ -6,7 +6,8 @@ Bars and coverage are cut at the same moments: no file claims what stands in ano
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow as pa
 from ktrdr_pipelines.core.bars import bars_between, moment, stamps
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import Origin, Series
+from ktrdr_pipelines.core.instruments import Identity, Origin, Series
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.store.footer import FileFacts
@@ -85,6 +86,24 @@ def misfiled(
         return ""
     strange = [day for day in facts.rows_per_session if day.year != int(path.stem)]
     return f"it holds bars of {strange[0]}, which are filed under that year" if strange else ""
+
+
+def prevailing(
+    held: Iterable[tuple[Identity, int]], origin: Origin | None, contract_id: int | None
+) -> Identity | None:
+    """Return what a series holds where its files disagree, or None where no file can tell.
+
+    Args:
+        held: the identity of each file, and its bars.
+        origin: that of the store; files of another one do not count.
+        contract_id: what the symbol stands for; of several identities that of this contract
+            prevails, else the one with the most bars.
+    """
+    bars: Counter[Identity] = Counter()
+    for identity, rows in held:
+        if origin in {None, identity.origin}:
+            bars[identity] += rows + 1
+    return max(bars, key=lambda one: (one.contract_id == contract_id, bars[one]), default=None)
 
 
 def replaced(facts: FileFacts, known: Callable[[], FileFacts] | None) -> str:

@@ -119,17 +119,8 @@ def check_file(
     return Checked(facts, bars, is_footer_true, altered=statistics or altered)
 
 
-def inspect_file(
-    path: Path,
-    symbol: str,
-    timeframe: Timeframe,
-    *,
-    known: Known | None = None,
-    calendar: SessionCalendar | None = None,
-    origin: Origin | None = None,
-) -> Inspected:
-    """Check a file and say what is to be done with it; arguments and errors as ``check_file``."""
-    found = check_file(path, symbol, timeframe, known=known, calendar=calendar, origin=origin)
+def inspected(path: Path, found: Checked) -> Inspected:
+    """Say what is to be done with a file that was checked; bars are kept of those to be written."""
     if found.wrong:
         return Inspected(path, None, found.wrong)
     is_whole = found.is_footer_true and not found.altered

@@ -129,22 +129,19 @@ def refused_files(store: BarStore) -> dict[Path, str]:
 def _foreign(
     store: BarStore, symbol: str, timeframe: Timeframe, refused: Iterable[Path]
 ) -> dict[Path, str]:
-    """Return the files of a series that cannot be read, or hold other bars than most of it."""
+    """Return the files of a series that cannot be read, or hold another instrument than it."""
     found: dict[Path, str] = {}
-    identities = {}
+    rows = {}
     taken = set(refused)
     for path in store.layout.bar_files(symbol, timeframe):
         if path in taken:
             continue
         try:
-            identities[path] = store.file(path, symbol, timeframe).identity
+            rows[path] = store.file(path, symbol, timeframe)
         except CorruptFileError as error:
             found[path] = error.came
-    held = list(identities.values())
-    usual = max(held, key=held.count, default=None)
-    found |= {
-        path: f"it holds {identity}, the series holds {usual}"
-        for path, identity in identities.items()
-        if identity != usual
-    }
+    usual = store.prevailing(symbol, rows.values())
+    for path, row in rows.items():
+        if row.identity != usual:
+            found[path] = f"it holds {row.identity}, the series holds {usual}"
     return found

@@ -6,7 +6,7 @@ and what they cover (``core.evaluation``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -46,7 +46,14 @@ from ktrdr_pipelines.store.barfile import (
     write_file,
 )
 from ktrdr_pipelines.store.file_checks import FileCheck
-from ktrdr_pipelines.store.filing import FilePart, filed_parts, misfiled, replaced, stretches
+from ktrdr_pipelines.store.filing import (
+    FilePart,
+    filed_parts,
+    misfiled,
+    prevailing,
+    replaced,
+    stretches,
+)
 from ktrdr_pipelines.store.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
 from ktrdr_pipelines.store.ledger import Ledger, series_key
@@ -358,7 +365,27 @@ class BarStore:
                 row = mirrored(taken, facts)
                 recounted[name] = row
             current[path] = row
+        self._refuse_mixed(symbol, current)
         return current, recounted
+
+    def prevailing(self, symbol: str, rows: Iterable[Mirrored]) -> Identity | None:
+        """Return what a series holds where its files disagree (``store.filing.prevailing``)."""
+        origin = store_origin(self.layout)
+        pinned = None if origin is None else self.ledger.pinned_contract(symbol, origin)
+        return prevailing(((row.identity, row.rows) for row in rows), origin, pinned)
+
+    def _refuse_mixed(self, symbol: str, files: Mapping[Path, Mirrored]) -> None:
+        """Refuse the files of a series that holds two instruments, naming the one that is foreign.
+
+        Raises:
+            CorruptFileError: it does.
+        """
+        if len({row.identity_json for row in files.values()}) < 2:
+            return
+        usual = self.prevailing(symbol, files.values())
+        for path, row in files.items():
+            if row.identity != usual:
+                raise corrupt(path, f"it holds {row.identity}, the series holds {usual}")
 
     def _recounted(
         self,

@@ -5,7 +5,6 @@ and what killed writers left is removed. Not here: judging one file (``store.ins
 """
 
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -24,10 +23,12 @@ from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError, Stor
 from ktrdr_pipelines.store.atomic import TEMP_SUFFIX, disk_errors, locked
 from ktrdr_pipelines.store.barfile import is_as_written, read_bars, read_footer, write_file
 from ktrdr_pipelines.store.catalog import rebuild_catalog
+from ktrdr_pipelines.store.filing import prevailing
 from ktrdr_pipelines.store.inspection import (
     Inspected,
     Quarantined,
-    inspect_file,
+    check_file,
+    inspected,
     load_again,
     set_aside,
 )
@@ -143,7 +144,7 @@ def _repair(
                 good = trusted
                 mended += _mend(layout, good)
                 quarantined += bad
-                sealed += _seal(good) if seal else ()
+                sealed += _seal(layout, good) if seal else ()
                 _remember(layout, ledger, good, now)
                 key = f"{symbol}|{timeframe}"
                 findings += _find(ledger, key, good, sec_type=sec_type, now=now)
@@ -222,17 +223,22 @@ def _judged(
     rows = ledger.mirror(f"{symbol}|{timeframe}")
     origin = store_origin(layout)
     found = [
-        inspect_file(
+        inspected(
             path,
-            symbol,
-            timeframe,
-            known=known_by(rows.get(layout.relative(path))),
-            calendar=calendar,
-            origin=origin,
+            check_file(
+                path,
+                symbol,
+                timeframe,
+                known=known_by(rows.get(layout.relative(path))),
+                calendar=calendar,
+                origin=origin,
+            ),
         )
         for path in layout.bar_files(symbol, timeframe)
     ]
-    identity = _prevailing(layout, found)
+    pinned = None if origin is None else ledger.pinned_contract(symbol, origin)
+    held = ((item.facts.identity, item.facts.rows) for item in found if item.facts)
+    identity = prevailing(held, origin, pinned)
     good, bad = [], []
     for item in found:
         wrong = item.wrong
@@ -267,24 +273,15 @@ def _mend(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
     return mended
 
 
-def _seal(good: Iterable[Inspected]) -> list[Path]:
+def _seal(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
     """Write the files anew that were written without digests."""
     sealed = []
     for item in good:
         if item.facts is not None and item.bars is None and item.facts.seal is None:
-            write_file(item.path, read_bars(item.path), item.facts)
+            bars = read_bars(item.path)
+            write_file(item.path, bars, item.facts, before_renaming=layout.require_same)
             sealed.append(item.path)
     return sealed
-
-
-def _prevailing(layout: StoreLayout, found: Iterable[Inspected]) -> Identity | None:
-    """Say what a series holds where its files disagree: the store's origin, then most bars."""
-    origin = store_origin(layout)
-    rows: Counter[Identity] = Counter()
-    for item in found:
-        if item.facts and origin in {None, item.facts.identity.origin}:
-            rows[item.facts.identity] += item.facts.rows + 1
-    return max(rows, key=lambda identity: rows[identity], default=None)
 
 
 def _remember(

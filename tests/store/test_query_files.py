@@ -340,3 +340,28 @@ def test_a_file_of_another_instrument_is_refused(
     with pytest.raises(CorruptFileError, match=r"2024\.parquet"):
         count(queried, "bars")
     assert count(queried, "bars", "symbol = 'MSFT'") == 20
+
+
+@pytest.mark.parametrize("bars", [3, 50])
+def test_a_year_of_another_contract_is_refused_and_named(
+    queried: StoreLayout, store: BarStore, make: Any, bars: int
+) -> None:
+    """However many bars it has, and whoever looked at it before: the pinned contract prevails."""
+    series: Series = make.series()
+    right = make.identity(series)
+    store.ledger.pin_contract("AAPL", right.origin, right.contract_id, "AAPL", NOW)
+    wide = make.run(series, datetime(2022, 6, 3, 13, 30, tzinfo=UTC), bars)
+    make.save(store, series, wide)
+    path = path_of(queried, year=2022)
+    said, held = read_file(path)
+    write_file(path, held, replace(said, identity=replace(said.identity, contract_id=7)))
+    store.ledger.forget_mirror([queried.relative(path)])
+    for _ in range(2):
+        with pytest.raises(CorruptFileError, match=r"2022\.parquet.*contract id 7,"):
+            count(queried, "bars")
+        with pytest.raises(CorruptFileError, match=r"2022\.parquet.*contract id 7,"):
+            store.coverage(series)  # as status, verify and loads do
+    assert count(queried, "bars", "symbol = 'MSFT'") == 20
+    [aside] = repair(queried, [series.instrument], NOW).quarantined
+    assert aside.was == path
+    assert count(queried, "bars") == 40
