@@ -31,8 +31,8 @@ BUSY_TIMEOUT_S = 30.0
 """Seconds that a statement waits for another process's transaction; those last milliseconds."""
 
 ERASURE_WAIT_S = 2.0
-"""Seconds that erasing free pages waits for readers of the ledger, before it is put off to the next
-opening."""
+"""Seconds that erasing free pages waits for readers of the ledger, before it is deferred to the
+next opening."""
 
 _REBUILD = "Run `ktrdr repair`: it is rebuilt from the bar files, no bar is lost"
 

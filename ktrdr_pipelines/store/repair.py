@@ -7,7 +7,7 @@ and what killed writers left is removed. Not here: judging one file (``store.ins
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -101,50 +101,64 @@ def repair(
     """
     now = now or system_now()
     layout = layout.opened_anew()
-    odd = set_odd_paths_aside(layout)
+    done = _Done(quarantined=set_odd_paths_aside(layout))
     aside = _set_damaged_ledger_aside(layout)
     try:
-        report = _repair(layout, universe, now, seal=seal)
+        report = _repair(layout, universe, now, done, seal=seal)
     except _LEDGER_ERRORS as error:
         if aside is not None:
             raise
         # Its values make no sense, though each has the type of its column.
         aside = _set_ledger_aside(layout, str(error))
-        report = _repair(layout, universe, now, seal=seal)
-    return replace(report, quarantined=(*odd, *report.quarantined), ledger_set_aside=aside)
+        report = _repair(layout, universe, now, done, seal=seal)
+    return replace(report, ledger_set_aside=aside)
+
+
+@dataclass(slots=True)
+class _Done:
+    """What a repair has done to files, told also where it had to begin once more."""
+
+    quarantined: list[Quarantined]
+    leftovers: list[Path] = field(default_factory=list)
+    mended: list[Path] = field(default_factory=list)
+    distrusted: list[Path] = field(default_factory=list)
+    sealed: list[Path] = field(default_factory=list)
 
 
 def _repair(
-    layout: StoreLayout, universe: Sequence[Instrument], now: datetime, *, seal: bool
+    layout: StoreLayout,
+    universe: Sequence[Instrument],
+    now: datetime,
+    done: _Done,
+    *,
+    seal: bool,
 ) -> RepairReport:
+    """Repair files, ledger and catalog once; what is done to files is added to ``done``."""
     ledger = open_ledger(layout)
     calendars = {one.symbol: calendar_named(one.calendar) for one in universe}
     kinds = {one.symbol: one.sec_type for one in universe}
     with closing(ledger):
         finished = finish_move(layout, ledger)
         kept: list[Path] = []
-        mended: list[Path] = []
-        distrusted: list[Path] = []
-        sealed: list[Path] = []
         findings = 0
-        quarantined = _strangers(layout)
-        leftovers = _root_leftovers(layout)
+        done.quarantined += _strangers(layout)
+        done.leftovers += _root_leftovers(layout)
         for symbol, timeframe in layout.series_folders():
             layout.require_same()
             with locked(layout.series_lock(symbol, timeframe), f"{symbol} {timeframe}"):
-                leftovers += _leftovers(layout.series_folder(symbol, timeframe))
+                done.leftovers += _leftovers(layout.series_folder(symbol, timeframe))
                 good, bad = _judged(
                     layout, ledger, symbol, timeframe, calendar=calendars.get(symbol)
                 )
+                done.quarantined += bad
                 known, sec_type = ledger.findings(f"{symbol}|{timeframe}"), kinds.get(symbol)
                 trusted = [_less_distrusted(item, known, sec_type) for item in good]
-                distrusted += [
+                done.distrusted += [
                     new.path for new, old in zip(trusted, good, strict=True) if new is not old
                 ]
                 good = trusted
-                mended += _mend(layout, good)
-                quarantined += bad
-                sealed += _seal(layout, good) if seal else ()
+                done.mended += _mend(layout, good)
+                done.sealed += _seal(layout, good) if seal else ()
                 _remember(layout, ledger, good, now)
                 key = f"{symbol}|{timeframe}"
                 findings += _find(ledger, key, good, sec_type=sec_type, now=now)
@@ -156,15 +170,15 @@ def _repair(
     rebuild_catalog(layout, universe, now)
     return RepairReport(
         files=len(kept),
-        quarantined=tuple(quarantined),
-        leftovers=tuple(leftovers),
+        quarantined=tuple(done.quarantined),
+        leftovers=tuple(done.leftovers),
         ledger_set_aside=None,
         forgotten=forgotten,
         finished=finished,
-        mended=tuple(path for path in mended if path not in distrusted),
-        distrusted=tuple(distrusted),
+        mended=tuple(path for path in done.mended if path not in done.distrusted),
+        distrusted=tuple(done.distrusted),
         findings=findings,
-        sealed=tuple(sealed),
+        sealed=tuple(done.sealed),
     )
 
 
@@ -190,7 +204,7 @@ def _set_damaged_ledger_aside(layout: StoreLayout) -> Path | None:
 def _set_ledger_aside(layout: StoreLayout, why: str) -> Path:
     """Move a ledger into quarantine.
 
-    The file itself goes last: whoever finds none makes a new one, whose log must stay.
+    The file itself goes last: a process that finds none makes a new one, whose log must stay.
     """
     for suffix in ("-wal", "-shm"):
         beside = layout.ledger.with_name(f"{layout.ledger.name}{suffix}")

@@ -1,10 +1,10 @@
 """The store that was opened is still the one at its path.
 
 A data folder can be moved, deleted, or replaced while a process works on it: another store is
-created at its path, another disk is mounted there, a link is pointed elsewhere. Whoever opened the
-old one must not write into the new one. Open handles keep the inodes of the folders from being used
-again, so that device and inode tell one folder from another for as long as the guard lives. The id
-in the marker tells apart stores that took turns in one folder.
+created at its path, another disk is mounted there, a link is pointed elsewhere. A process that
+opened the old one must not write into the new one. Open handles keep the inodes of the folders from
+being used again, so that device and inode tell one folder from another for as long as the guard
+lives. The id in the marker tells apart stores that took turns in one folder.
 
 Not here: when a store is opened, and what its marker says (``store.layout``).
 """

@@ -320,3 +320,21 @@ def test_changed_bits_in_the_ledger_never_stop_a_repair(
         assert repair(layout, [series.instrument], NOW).quarantined == ()
         assert repair(layout, [series.instrument], NOW).ledger_set_aside is None
         assert store.rows(series) == 30
+
+
+def test_what_was_set_aside_before_the_ledger_failed_is_told(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
+    """A repair that has to begin once more still says what is to be loaded again."""
+    series, (first, *_) = _saved(store, make)
+    last = make.series(symbol="MSFT")
+    make.save(store, last, make.run(last, OPEN, 10))
+    first.write_bytes(b"no Parquet")
+    store.ledger.close()
+    with closing(sqlite3.connect(layout.ledger)) as connection:
+        connection.execute("INSERT INTO findings VALUES ('MSFT|1m', 1, 'no kind', 'x', 1)")
+        connection.commit()
+    report = repair(layout, [series.instrument, last.instrument], NOW)
+    assert report.ledger_set_aside is not None
+    assert [one.was for one in report.quarantined] == [first]
+    assert report.files == 3
