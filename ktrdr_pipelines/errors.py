@@ -26,7 +26,9 @@ KtrdrError
 │   │   └── RequestTooLongError       because it reaches over too much
 │   ├── ContractUnknownError      no such instrument
 │   ├── ContractAmbiguousError    several instruments fit
+│   ├── ContractUnclearError      no instrument, or several: the text does not tell which
 │   └── BadAnswerError            an answer that cannot be what was asked for
+│       └── UnknownZoneError          its times are told in a zone that is not known
 ├── IncompleteError       work ended with something unexplained (exit 3)
 └── SimulatorError        the simulated gateway could not start or serve
 
@@ -213,10 +215,20 @@ class ContractAmbiguousError(GatewayError):
     """Several instruments fit what the universe says."""
 
 
+class ContractUnclearError(GatewayError):
+    """The gateway refuses a contract in words that do not tell whether it knows none or several."""
+
+
 class BadAnswerError(GatewayError):
     """An answer that cannot be what was asked for."""
 
     retry = True
+
+
+class UnknownZoneError(BadAnswerError):
+    """Times are told in a zone whose name is not known; the same request would bring the same."""
+
+    retry = False
 
 
 class IncompleteError(KtrdrError):

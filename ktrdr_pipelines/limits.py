@@ -11,6 +11,7 @@ Source: https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/ (bar data, limit
 and https://interactivebrokers.github.io/tws-api/historical_limitations.html.
 """
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def _table(values: dict[str, int], source: str, grade: str) -> Limit[Mapping[str
     return Limit(MappingProxyType(values), "days per request", source, grade)
 
 
+_HISTORICAL_ERROR = 162
 _MIN, _HOUR, _DAY, _WEEK, _MONTH = 60, 3600, 86_400, 604_800, 2_592_000
 
 _TOO_LONG = tuple(
@@ -392,6 +394,12 @@ class IbLimitsRegistry:
         _CODES,
         "L",
     )
+    NO_DATA_FORM: Final = Limit(
+        re.compile(r": ?[^:@]{1,40}@[A-Za-z0-9.]{1,15} [A-Za-z_]{3,15}[. ]*$", re.ASCII),
+        "how a 162 in any language ends that tells of no data: ': AAPL@SMART Trades'",
+        "https://github.com/wrighter/ib-scripts/issues/1 (prefixes are translated)",
+        "L",
+    )
     NO_MARKET_DATA_VALUE: Final = Limit(-1, "volume, average, count: 'not available'", _BARS, "R")
 
     UNSET_VALUES: Final = Limit(
@@ -417,6 +425,8 @@ class IbLimitsRegistry:
             return cls.CODES.value[code]
         if "pacing violation" in folded:
             return CodeClass.PACING
+        if code == _HISTORICAL_ERROR and cls.NO_DATA_FORM.value.search(text):
+            return CodeClass.NO_DATA
         if code in cls.CODE_TEXTS.value:
             return CodeClass.RETRY
         return CodeClass.NOTICE if 2100 <= code <= 2199 else CodeClass.REJECTED

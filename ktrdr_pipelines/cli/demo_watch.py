@@ -34,6 +34,9 @@ class Tally:
     def noted(self, series: Series, text: str) -> None:
         """Ignore it."""
 
+    def noticed(self, text: str) -> None:
+        """Ignore it."""
+
     def waiting(self, text: str, until: datetime) -> None:
         """Ignore it."""
 
@@ -63,6 +66,11 @@ class Listeners:
         """Tell all."""
         for one in self.all:
             one.noted(series, text)
+
+    def noticed(self, text: str) -> None:
+        """Tell all."""
+        for one in self.all:
+            one.noticed(text)
 
     def waiting(self, text: str, until: datetime) -> None:
         """Tell all."""

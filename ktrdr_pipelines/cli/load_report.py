@@ -189,6 +189,7 @@ def _document(
         "complete": code is ExitCode.DONE,
         "exit_code": int(code),
         "series": [_series_json(report, notes) for report in reports],
+        "notices": notes.notices,
         "catalog_error": None if catalog_error is None else error_json(catalog_error),
     }
 

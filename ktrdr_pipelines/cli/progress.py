@@ -25,6 +25,7 @@ class Notes:
     """Keeps what a load says by the way, each thing once; shows nothing but waits."""
 
     texts: dict[Series, list[str]] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
 
     def planned(self, series: Series, requests: int) -> None:
         """Ignore it."""
@@ -40,6 +41,11 @@ class Notes:
         kept = self.texts.setdefault(series, [])
         if text not in kept:
             kept.append(text)
+
+    def noticed(self, text: str) -> None:
+        """Keep it."""
+        if text not in self.notices:
+            self.notices.append(text)
 
     def waiting(self, text: str, until: datetime) -> None:
         """Tell it now: else a load that waits looks like one that hangs."""
@@ -107,6 +113,8 @@ def load_progress(*, shown: bool) -> Iterator[Notes]:
 
 def tell_notes(notes: Notes) -> None:
     """Print what a load said by the way."""
+    for text in notes.notices:
+        note(text)
     for series, texts in notes.texts.items():
         for text in texts:
             note(f"{series}: {text}")

@@ -47,6 +47,10 @@ class Mailbox:
         """Take note of what a person may want to know."""
         self._note(f"{series}: {text}")
 
+    def noticed(self, text: str) -> None:
+        """Take note of what a person should know of the gateway."""
+        self._note(text)
+
     def waiting(self, text: str, until: datetime) -> None:
         """Take note of what is waited for."""
         self._note(f"waiting until {until:%Y-%m-%dT%H:%M:%SZ}: {text}")

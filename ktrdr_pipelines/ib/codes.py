@@ -5,6 +5,7 @@ Not here: the classes of codes (``limits``), who is told (``ib.gateway``).
 Source: https://interactivebrokers.github.io/tws-api/message_codes.html
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     ConnectionLostError,
     ContractAmbiguousError,
+    ContractUnclearError,
     ContractUnknownError,
     EntitlementError,
     GatewayError,
@@ -27,7 +29,26 @@ from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
 NO_REQUEST = -1
 """The request id of a frame that concerns the whole connection."""
 
+LANGUAGE_REMEDY = (
+    "The text is not English, so what it refuses is not known for sure: set the gateway's language "
+    "to English in its login window."
+)
 _FARM_LEFT, _COMPETING, _DISCLAIMER = 165, 10197, 10141
+
+
+_ENGLISH = re.compile(
+    r"\b(?:the|is|are|has|been|for|not|should|of|connectivity|farm)\b", re.IGNORECASE
+)
+"""Words of which at least one stands in every English text of the codes below."""
+
+_ENGLISH_BEGINNINGS = {
+    162: "historical market data service",
+    165: "historical market data service",
+    321: "error validating request",
+    322: "error processing request",
+}
+_IN_ENGLISH = frozenset({200, 354, 1100, 1101, 1102, 2103, 2104, 2105, 2106, 2107, 2108, 2157})
+"""Codes whose texts show the language of a gateway: every login sees some of them."""
 
 
 class NoDataError(RequestRejectedError):
@@ -55,6 +76,21 @@ class ErrorFrame:
 
     def __str__(self) -> str:
         return f"{self.code} {self.text}".strip()
+
+
+def is_english(frame: ErrorFrame) -> bool:
+    """Return whether a text is one of a gateway that speaks English, as far as its code shows it.
+
+    A gateway translates what stands before the words of IB's servers: ``Mensaje de error de los
+    servicios de datos de mercado históricos:invalid step: 1`` (162), ``Es wurde keine
+    Wertpapierdefinition zu der Anfrage gefunden`` (200).
+
+    Source: https://github.com/wrighter/ib-scripts/issues/1 and
+    https://github.com/pst-group/pysystemtrade/issues/1270 (grade L).
+    """
+    if (beginning := _ENGLISH_BEGINNINGS.get(frame.code)) is not None:
+        return frame.text.casefold().startswith(beginning)
+    return frame.code not in _IN_ENGLISH or bool(_ENGLISH.search(frame.text))
 
 
 def error_frame(fields: list[str]) -> ErrorFrame:
@@ -101,7 +137,12 @@ def _other(frame: ErrorFrame, asked: str) -> GatewayError:
     if frame.code == 322:
         remedy = "Another program uses the gateway's 50 places; it is asked again later."
         return _made(PacingError, frame, asked, remedy)
-    return _made(BadAnswerError, frame, asked, "Worth one more try.")
+    return _made(BadAnswerError, frame, asked, _other_remedy(frame))
+
+
+def _other_remedy(frame: ErrorFrame) -> str:
+    """Say what to do about a text that is not known."""
+    return "It is requested again." if is_english(frame) else LANGUAGE_REMEDY
 
 
 def _no_data(frame: ErrorFrame, asked: str) -> GatewayError:
@@ -134,14 +175,19 @@ def _rejection_remedy(frame: ErrorFrame) -> str:
 
 
 def _contract(frame: ErrorFrame, asked: str) -> GatewayError:
-    if "ambiguous" in frame.text.casefold():
+    text = frame.text.casefold()
+    if "ambiguous" in text:
         remedy = "Set primary_exchange, currency or con_id in the universe."
         return _made(ContractAmbiguousError, frame, asked, remedy)
     remedy = (
         "Check symbol, sec_type, exchange, primary_exchange and currency in the universe; "
         "during the gateway's nightly reset this can be wrong: try again after it."
     )
-    return _made(ContractUnknownError, frame, asked, remedy)
+    if "no security definition" in text:
+        return _made(ContractUnknownError, frame, asked, remedy)
+    if not is_english(frame):
+        remedy = f"{LANGUAGE_REMEDY} {remedy}"
+    return _made(ContractUnclearError, frame, asked, remedy)
 
 
 def _entitlement(frame: ErrorFrame, asked: str) -> GatewayError:

@@ -3,12 +3,15 @@
 Not here: asking (``ib.source``).
 """
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from ib_async.contract import Contract
 
 from ktrdr_pipelines.core.instruments import Instrument, SecType
 from ktrdr_pipelines.errors import BadAnswerError, ContractAmbiguousError, ContractUnknownError
+from ktrdr_pipelines.ib.moments import WrittenMoment, readings_of, written_moment
 
 _SHOWN = 5
 _TELLING = (
@@ -17,10 +20,21 @@ _TELLING = (
 )
 """Fields of the universe that tell candidates apart, the ones first that people know."""
 
+_DATE: Final = re.compile(r"[0-9]{8}")
+_TAGS: Final = 30
+"""The field of message 10 that says how many pairs of texts come before the last ones."""
+_EXPIRES: Final = 5
+"""How many fields behind these pairs the real expiration date stands."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One contract that the gateway knows under a description."""
+    """One contract that the gateway knows under a description.
+
+    ``last_trade_date`` is the date (``yyyymmdd``) of the last trade where it is traded, or empty;
+    ``written_date`` the one that stands in the message, which may be of another zone; ``expires``
+    the real expiration date.
+    """
 
     contract_id: int
     symbol: str
@@ -30,6 +44,9 @@ class Candidate:
     currency: str
     name: str
     last_trade_date: str = ""
+    written_date: str = ""
+    expires: str = ""
+    unknown_zone: str = ""
     multiplier: str = ""
     local_symbol: str = ""
     trading_class: str = ""
@@ -101,6 +118,9 @@ def candidate_of(fields: list[str], server_version: int) -> Candidate:
         raise ValueError(f"{len(rest)} fields in a contract's details")
     if (contract_id := int(rest[12])) <= 0:
         raise ValueError(f"contract id {contract_id}")
+    zone, trading_hours, liquid_hours = (*rest[25:28], "", "", "")[:3]
+    ends = written_moment(rest[4])
+    expires = _expiration(rest)
     return Candidate(
         contract_id=contract_id,
         symbol=rest[2],
@@ -109,12 +129,40 @@ def candidate_of(fields: list[str], server_version: int) -> Candidate:
         primary_exchange=rest[20],
         currency=rest[8],
         name=rest[19],
-        last_trade_date=rest[4][:8],
+        last_trade_date=_traded_last(ends, zone) or expires or rest[4][:8],
+        written_date=rest[4][:8],
+        expires=expires,
+        unknown_zone=ends.zone if ends is not None and not ends.is_known else "",
         multiplier=rest[14],
         local_symbol=rest[9],
         trading_class=rest[11],
-        **dict(zip(("zone", "trading_hours", "liquid_hours"), rest[25:28], strict=False)),
+        zone=zone,
+        trading_hours=trading_hours,
+        liquid_hours=liquid_hours,
     )
+
+
+def _traded_last(ends: WrittenMoment | None, zone: str) -> str:
+    """Return the date of the last trade in the zone of the exchange, or nothing where unclear.
+
+    A gateway writes the moment in the zone of its login: ``20230624 04:00:00 Asia/Shanghai`` is
+    2023-06-23 16:00 in New York. A plain date is that of the exchange.
+
+    Source: https://github.com/erdewit/ib_insync/issues/605 and
+    https://github.com/ib-api-reloaded/ib_async/issues/128 (grade L).
+    """
+    moment = None if ends is None else ends.earliest()
+    places = readings_of(zone)
+    return f"{moment.astimezone(places[0]):%Y%m%d}" if moment and places else ""
+
+
+def _expiration(fields: list[str]) -> str:
+    """Return the real expiration date of message 10, or nothing where there is none."""
+    try:
+        text = fields[_TAGS + 2 * int(fields[_TAGS]) + _EXPIRES]
+    except (IndexError, ValueError):
+        return ""
+    return text if _DATE.fullmatch(text) else ""
 
 
 def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
@@ -133,27 +181,43 @@ def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
             came="the gateway knows none",
             remedy="Check symbol, sec_type, exchange and currency in the universe.",
         )
+    fitting = [one for one in different.values() if _fits(instrument, one)]
+    if len(fitting) == 1 and (len(different) == 1 or _is_told_apart(instrument)):
+        return fitting[0]
     if len(different) > 1:
-        raise _ambiguous(asked, list(different.values()))
-    only = next(iter(different.values()))
-    if not _fits(instrument, only):
-        remedy = "If that is what you mean, say so in the universe: symbol, currency or con_id."
-        raise BadAnswerError(asked, came=f"the gateway gave {only}", remedy=remedy)
-    return only
+        raise _ambiguous(asked, fitting if len(fitting) > 1 else list(different.values()))
+    [only] = different.values()
+    raise BadAnswerError(asked, came=f"the gateway gave {only}", remedy=_other_kind(only))
+
+
+def _is_told_apart(instrument: Instrument) -> bool:
+    """Say whether the universe says what tells one contract from all others of its symbol."""
+    return instrument.contract_id is not None or instrument.last_trade_date is not None
 
 
 def _fits(instrument: Instrument, only: Candidate) -> bool:
-    """Say whether a contract is what was asked for; asked by its id, the id decides."""
+    """Say whether a contract is what was asked for; where the universe has its id, that decides.
+
+    A date fits where it is that of the last trade, of the real expiration, or as it is written.
+    """
+    if only.sec_type != instrument.sec_type:
+        return False
     if instrument.contract_id is not None:
-        is_same = only.contract_id == instrument.contract_id
-    else:
-        is_same = only.symbol.casefold() == instrument.ib_symbol.casefold()
-        is_same &= only.currency == instrument.currency
+        return only.contract_id == instrument.contract_id
     ends = _last_trade_text(instrument)
     return (
-        is_same
-        and only.sec_type == instrument.sec_type
-        and (not ends or only.last_trade_date == ends)
+        only.symbol.casefold() == instrument.ib_symbol.casefold()
+        and only.currency == instrument.currency
+        and (not ends or ends in {only.last_trade_date, only.expires, only.written_date})
+    )
+
+
+def _other_kind(only: Candidate) -> str:
+    """Say how to name the contract that came, if it is the one that is meant."""
+    date = f'last_trade_date: "{only.last_trade_date}", ' if only.last_trade_date else ""
+    return (
+        "If that is what you mean, say so in the universe: symbol, currency, "
+        f"{date}or con_id: {only.contract_id}."
     )
 
 

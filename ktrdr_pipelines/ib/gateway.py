@@ -23,6 +23,7 @@ from ktrdr_pipelines.ib.codes import lasting_outage
 from ktrdr_pipelines.ib.health import Health
 from ktrdr_pipelines.ib.inbox import Inbox
 from ktrdr_pipelines.ib.logins import Logins
+from ktrdr_pipelines.ib.notices import Notices
 from ktrdr_pipelines.ib.queries import HistoryQuery, HistoryReply, route_of
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
 from ktrdr_pipelines.ib.waiting import OnWait, untold
@@ -111,6 +112,11 @@ class GatewayConnection:
     def origin(self) -> Origin:
         """Whether the account is one of a simulated gateway."""
         return origin_of(self._wire.accounts)
+
+    @property
+    def notices(self) -> Notices:
+        """What a person should know of how the gateway answers."""
+        return self._inbox.notices
 
     def on_pacing(self, act: Callable[[], None]) -> None:
         """Say what to do when the gateway complains about all requests together."""

@@ -7,7 +7,6 @@ import re
 from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plausibility import implausible_rows
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.ib.moments import moment_of, written_moment
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 _PER_BAR = 8
@@ -50,12 +50,9 @@ _SHORT_A_DAY = 3  # the bars that a session and the breaks in it begin with
 _NOT_AVAILABLE = IbLimitsRegistry.NO_MARKET_DATA_VALUE.value
 _UNSET = IbLimitsRegistry.UNSET_VALUES.value
 _PRICES = 4
-# ASCII: other scripts have digits too, which Python's int and strptime would read.
-_MOMENT = re.compile(r"(\d{8})(-| {1,2})(\d\d:\d\d:\d\d)(?: +(\S+))?", re.ASCII)
 _COUNT = re.compile(r"[0-9]{1,9}")
 _EPOCH = re.compile(r"-?[0-9]{1,18}")
 _NO_HEAD = frozenset({"", "0", str(_NOT_AVAILABLE)})
-_UTC_NAMES = frozenset({"UTC", "GMT", "Z"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,31 +151,25 @@ def asked_of(until: datetime, duration: str) -> Interval:
 
 
 def reach_of(history: History) -> Interval | None:
-    """Give the stretch of real time that an answer says it covers, or None if that is unclear.
+    """Return the range of real time that a response says it covers, or None if that is unclear.
 
-    A wall time that occurs twice is read so that the stretch is the shorter one.
+    Where a text may mean two moments (a wall time that occurs twice, a zone name of two readings)
+    the range is the shorter one.
     """
-    start, end = moment_of(history.start, fold=1), moment_of(history.end, fold=0)
+    begins, ends = written_moment(history.start), written_moment(history.end)
+    if begins is None or ends is None:
+        return None
+    start, end = begins.latest(), ends.earliest()
     return None if start is None or end is None else between(start, end)
 
 
-def moment_of(text: str, *, fold: int = 0) -> datetime | None:
-    """Read one of the gateway's moments; None where zone or form are unclear.
+def unknown_zone(history: History) -> str | None:
+    """Return the name of a zone that message 17 states its reach in and that is not known.
 
-    ``yyyymmdd-HH:MM:SS`` is UTC; with blanks it needs a zone by its full name, since short ones
-    (``EST``, ``CST``) are ambiguous.
+    It is empty where a moment stands without a zone, and None where nothing is unclear.
     """
-    if (found := _MOMENT.fullmatch(text.strip())) is None:
-        return None
-    day, separator, clock, zone_name = found.groups()
-    zone = zone_named("UTC" if separator == "-" and zone_name is None else zone_name)
-    if zone is None:
-        return None
-    try:
-        wall = datetime.strptime(f"{day} {clock}", "%Y%m%d %H:%M:%S")  # noqa: DTZ007
-    except ValueError:
-        return None
-    return wall.replace(tzinfo=zone, fold=fold).astimezone(UTC)
+    told = (written_moment(text) for text in (history.start, history.end))
+    return next((one.zone for one in told if one is not None and not one.is_known), None)
 
 
 def head_of(text: str) -> datetime | None:
@@ -198,23 +189,6 @@ def head_of(text: str) -> datetime | None:
     if (moment := moment_of(plain)) is None:
         raise ValueError(f"head timestamp {text!r}")
     return moment
-
-
-def zone_named(name: str | None, *, also: frozenset[str] = frozenset()) -> ZoneInfo | None:
-    """Give a zone by its full name; None where a name is short, and so may mean several.
-
-    ``also`` are short names that mean one place only.
-    """
-    if name is None:
-        return None
-    if name.upper() in _UTC_NAMES:
-        return ZoneInfo("UTC")
-    if "/" not in name and name not in also:
-        return None
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return None
 
 
 def _stamps(

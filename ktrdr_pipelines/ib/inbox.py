@@ -14,6 +14,7 @@ from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.codes import NO_REQUEST, ErrorFrame, error_frame
 from ktrdr_pipelines.ib.health import GatewayClock
 from ktrdr_pipelines.ib.notes import GatewayNotes
+from ktrdr_pipelines.ib.notices import Notices
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
 from ktrdr_pipelines.limits import CodeClass
 
@@ -33,6 +34,7 @@ class Inbox:
     def __init__(self, server_version: Callable[[], int]) -> None:
         self.questions = Questions(1)
         self.notes = GatewayNotes()
+        self.notices = Notices()
         self.clock = GatewayClock()
         self.time_told = asyncio.Event()
         self._news = asyncio.Event()
@@ -61,6 +63,7 @@ class Inbox:
 
     def _take_error(self, fields: list[str]) -> None:
         frame = error_frame(fields)
+        self.notices.see_text(frame)
         if frame.request_id != NO_REQUEST and self.questions.refuse(frame) is not None:
             return
         self._take_notice(frame)

@@ -9,24 +9,16 @@ times are in the exchange's zone although message 106 writes them with a dash (g
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
-from zoneinfo import ZoneInfo
+from datetime import UTC, date, datetime, tzinfo
 
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.schedules import LearnedDay, learned_days
 from ktrdr_pipelines.ib.contracts import Candidate
-from ktrdr_pipelines.ib.history import zone_named
+from ktrdr_pipelines.ib.moments import in_utc, zone_named
 
 _HEADER, _PER_SESSION = 6, 3
-_OLD_NAMES = frozenset(
-    {"MET", "CET", "EET", "WET", "GB", "GB-Eire", "Eire", "Hongkong", "Israel", "Japan"}
-    | {"NZ", "Poland", "Portugal", "PRC", "ROC", "ROK", "Singapore", "Turkey"}
-)
-"""Zones without a slash that details use (grade C) and that mean one place only; EST and its like
-are told from no other."""
-
 # ASCII: other scripts have digits too, which Python's int and strptime would read.
 _SEGMENT = re.compile(r"(\d{8}):(\d{4})-(?:(\d{8}):)?(\d{4})", re.ASCII)
 _CLOSED = re.compile(r"(\d{8}):CLOSED", re.ASCII)
@@ -38,11 +30,12 @@ def schedule_days(fields: list[str]) -> list[LearnedDay]:
     """Read message 106: the sessions of a contract by their dates, oldest first.
 
     Raises:
-        ValueError: another message, an unclear zone, or a session that cannot be.
+        UnknownZone: the zone is not known.
+        ValueError: another message, or a session that cannot be.
     """
     if fields[0] != "106":
         raise ValueError(f"message {fields[0]} in place of a schedule")
-    zone, count, texts = _zone(fields[4]), int(fields[5]), fields[_HEADER:]
+    zone, count, texts = zone_named(fields[4]), int(fields[5]), fields[_HEADER:]
     if len(texts) != count * _PER_SESSION:
         raise ValueError(f"{len(texts)} values for {count} sessions")
     found: dict[date, list[Interval]] = defaultdict(list)
@@ -57,12 +50,13 @@ def details_days(instrument: Instrument, contract: Candidate) -> list[LearnedDay
     """Read the hours in a contract's details: regular or all, as the instrument wants them.
 
     Raises:
-        ValueError: an unclear zone, or hours that cannot be.
+        UnknownZone: the zone is not known.
+        ValueError: hours that cannot be.
     """
     text = contract.liquid_hours if instrument.use_rth else contract.trading_hours
     if not text:
         return []
-    zone = _zone(contract.zone)
+    zone = zone_named(contract.zone)
     parts: list[Interval] = []
     closed: list[date] = []
     for segment in filter(None, text.split(";")):
@@ -73,7 +67,7 @@ def details_days(instrument: Instrument, contract: Candidate) -> list[LearnedDay
     return learned_days(calendar_named(instrument.calendar), parts, closed)
 
 
-def _segment_parts(segment: str, zone: ZoneInfo) -> Iterator[Interval]:
+def _segment_parts(segment: str, zone: tzinfo) -> Iterator[Interval]:
     """Read ``20260105:0930-20260105:1600``, or the older ``20260105:0930-1130,1230-1600``."""
     day, _, hours = segment.partition(":")
     for piece in hours.split(","):
@@ -87,17 +81,11 @@ def _segment_parts(segment: str, zone: ZoneInfo) -> Iterator[Interval]:
         )
 
 
-def _zone(name: str) -> ZoneInfo:
-    if (found := zone_named(name, also=_OLD_NAMES)) is None:
-        raise ValueError(f"time zone {name!r} says no place")
-    return found
-
-
-def _moment(text: str, zone: ZoneInfo) -> datetime:
+def _moment(text: str, zone: tzinfo) -> datetime:
     if _WALL.fullmatch(text) is None:
         raise ValueError(f"{text!r} as a moment of a session")
     wall = datetime.strptime(text.replace(" ", "-"), "%Y%m%d-%H:%M:%S")  # noqa: DTZ007
-    return wall.replace(tzinfo=zone).astimezone(UTC)
+    return in_utc(wall, zone)
 
 
 def _date(text: str) -> date:

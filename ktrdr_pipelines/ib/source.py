@@ -25,6 +25,7 @@ from ktrdr_pipelines.errors import (
     GatewaySilentError,
     GatewayUnreachableError,
     RequestRejectedError,
+    UnknownZoneError,
 )
 from ktrdr_pipelines.ib.asker import Ask, Asker
 from ktrdr_pipelines.ib.codes import NoDataError
@@ -34,7 +35,18 @@ from ktrdr_pipelines.ib.contracts import Candidate, candidate_of, chosen, contra
 from ktrdr_pipelines.ib.entitlements import entitlement_of
 from ktrdr_pipelines.ib.gateway import GatewayConnection
 from ktrdr_pipelines.ib.health import Health, with_vitals
-from ktrdr_pipelines.ib.history import History, asked_of, bars_of, head_of, history_of, reach_of
+from ktrdr_pipelines.ib.history import (
+    History,
+    asked_of,
+    bars_of,
+    head_of,
+    history_of,
+    reach_of,
+    unknown_zone,
+)
+from ktrdr_pipelines.ib.moments import UnknownZone
+from ktrdr_pipelines.ib.notices import ZONE_HINT, Notices, OnNotice
+from ktrdr_pipelines.ib.notices import unheard as unheard_notice
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.queries import (
     bar_query,
@@ -64,6 +76,7 @@ async def open_source(
     batch_size: int = 1,
     pacer: Pacer | None = None,
     waits: OnWait = untold,
+    notices: OnNotice = unheard_notice,
 ) -> AsyncIterator["GatewaySource"]:
     """Connect to a gateway for one operation and give it as a source; all is undone at the end.
 
@@ -73,6 +86,7 @@ async def open_source(
         batch_size: how many series will be asked for.
         pacer: the budget; None takes the one that all processes share for this gateway.
         waits: told what is waited for, and how many seconds at most.
+        notices: told what a person should know of the gateway, each thing once a connection.
 
     Raises:
         GatewayError: on entering: no connection came about.
@@ -85,6 +99,7 @@ async def open_source(
             asked = f"connect to {config.gateway}"
             await budget.admit(asked, probe_s=config.timeout_s, waits=waits)
             connection = await _entered(stack, entering, budget)
+            connection.notices.listen(notices)
             yield GatewaySource(connection, budget, config, waits=waits)
     finally:
         await strategy.cleanup_temporary_connections()
@@ -147,6 +162,11 @@ class GatewaySource:
         """The name of the gateway's login for the audit, such as ``login 1``."""
         return self._connection.login
 
+    @property
+    def notices(self) -> Notices:
+        """What a person should know of how the gateway answers."""
+        return self._connection.notices
+
     def now(self) -> datetime:
         """Give the gateway's time."""
         return self._connection.now()
@@ -191,6 +211,8 @@ class GatewaySource:
             return NoData(request, error.came)
         with _bad_answer(query.asked):
             history = history_of(reply.fields)
+            if (zone := unknown_zone(history)) is not None:
+                self._connection.notices.unknown_zone(zone, "the range that responses state")
             return _answer(request, history, self.now(), lacks_newest=reply.lacks_newest)
 
     async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
@@ -220,12 +242,18 @@ class GatewaySource:
     async def hours(self, instrument: Instrument) -> list[LearnedDay]:
         """Give the sessions that the contract's details tell of the next days; asks nothing more.
 
+        Told in a zone that is not known, they are none.
+
         Raises:
             GatewayError: they cannot be read, or the contract is not known.
         """
         contract = await self._contract(instrument)
-        with _bad_answer(f"trading hours of {instrument.symbol}"):
-            return details_days(instrument, contract)
+        try:
+            with _bad_answer(f"trading hours of {instrument.symbol}"):
+                return details_days(instrument, contract)
+        except UnknownZoneError:
+            self._connection.notices.unknown_zone(contract.zone, "trading hours")
+            return []
 
     async def schedule(
         self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
@@ -263,6 +291,9 @@ class GatewaySource:
         with _bad_answer(asked):
             version = self._connection.server_version
             candidates = [candidate_of(fields, version) for fields in frames]
+        for one in candidates:
+            if one.unknown_zone and not one.expires:
+                self._connection.notices.unknown_zone(one.unknown_zone, "last trade dates")
         return chosen(instrument, candidates)
 
 
@@ -288,6 +319,8 @@ def _bad_answer(asked: str) -> Iterator[None]:
     """Make what cannot be read an error of the gateway's."""
     try:
         yield
+    except UnknownZone as error:
+        raise UnknownZoneError(asked, came=str(error), remedy=ZONE_HINT) from error
     except (ValueError, IndexError, OverflowError) as error:
         raise BadAnswerError(
             asked, came=f"an answer that cannot be: {error}", remedy="Nothing of it is kept."

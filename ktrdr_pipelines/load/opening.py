@@ -46,7 +46,7 @@ def open_manager(
     waits = Waits(listener.waiting, clock)
     return LoadManager(
         layout=layout,
-        open_source=lambda: open_source(config, operation, waits=waits),
+        open_source=lambda: open_source(config, operation, waits=waits, notices=listener.noticed),
         gateway=config.gateway,
         patience=Patience(
             max_retries=config.max_retries,

@@ -123,6 +123,9 @@ class Progress(Protocol):
     def noted(self, series: Series, text: str) -> None:
         """Say something that a person may want to know."""
 
+    def noticed(self, text: str) -> None:
+        """Say something that a person should know of the gateway; each connection says it once."""
+
     def waiting(self, text: str, until: datetime) -> None:
         """Say what is waited for, and when that is over at the latest; others may go on."""
 
@@ -140,6 +143,9 @@ class Quiet:
         """Ignore it."""
 
     def noted(self, series: Series, text: str) -> None:
+        """Ignore it."""
+
+    def noticed(self, text: str) -> None:
         """Ignore it."""
 
     def waiting(self, text: str, until: datetime) -> None:

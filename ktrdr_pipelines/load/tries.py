@@ -11,6 +11,7 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.errors import (
     ContractAmbiguousError,
+    ContractUnclearError,
     ContractUnknownError,
     EntitlementError,
     ForeignIdentityError,
@@ -19,7 +20,12 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.store.attempts import Attempt
 from ktrdr_pipelines.store.ledger import Ledger, series_key
 
-_OTHER_CONTRACT = (ContractUnknownError, ContractAmbiguousError, ForeignIdentityError)
+_OTHER_CONTRACT = (
+    ContractUnknownError,
+    ContractAmbiguousError,
+    ContractUnclearError,
+    ForeignIdentityError,
+)
 
 
 _SPARSE = "far fewer bars than the sessions around it; it is requested once more"
