@@ -28,11 +28,13 @@ from ktrdr_pipelines.ib.findings import (
     clock,
     farms,
     good,
+    language,
     no_bars,
     no_connection,
     no_contract,
     no_data,
     pausing,
+    zone,
 )
 from ktrdr_pipelines.ib.gateway import GatewayConnection
 from ktrdr_pipelines.ib.pacer import Pacer
@@ -123,6 +125,8 @@ async def _looked(
         good(Name.VERSION, f"protocol version {connection.server_version}"),
         client_id(connection.client_id, first_id),
         clock(health.clock_offset_s),
+        zone(source.notices.zones),
+        language(source.notices.foreign_text),
         farms(health.troubles, tuple(map(str, health.farms))),
         *data,
         Check(Name.READ_ONLY, Verdict.NOTE, _READ_ONLY),

@@ -15,6 +15,7 @@ from ktrdr_pipelines.errors import (
     OutageError,
 )
 from ktrdr_pipelines.ib.codes import is_other_session
+from ktrdr_pipelines.ib.notices import LANGUAGE_HINT, ZONE_HINT
 from ktrdr_pipelines.ib.wire import MET_NOBODY, Ending, WireError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -44,6 +45,8 @@ class Name(StrEnum):
     VERSION = "version"
     CLIENT_ID = "client id"
     CLOCK = "clock"
+    ZONE = "time zone"
+    LANGUAGE = "language"
     FARMS = "data farms"
     CONTRACTS = "contracts"
     SESSION = "session"
@@ -110,6 +113,23 @@ def clock(offset_s: float) -> Check:
     if abs(offset_s) > CLOCK_ODD_S:
         return Check(Name.CLOCK, Verdict.NOTE, finding)
     return good(Name.CLOCK, finding)
+
+
+def zone(unknown: tuple[str, ...]) -> Check:
+    """Judge the names of time zones that the gateway wrote and that are not known."""
+    if not unknown:
+        return good(Name.ZONE, "every time zone that it names is known")
+    named = ", ".join(name or "none" for name in unknown)
+    finding = f"it names times by a zone that is not known: {named}"
+    return Check(Name.ZONE, Verdict.NOTE, finding, ZONE_HINT)
+
+
+def language(foreign_text: str) -> Check:
+    """Judge the language of the gateway by a text of it that is not English, or by none."""
+    if not foreign_text:
+        return good(Name.LANGUAGE, "its messages are in English")
+    finding = f"it seems not to speak English: {foreign_text}"
+    return Check(Name.LANGUAGE, Verdict.NOTE, finding, LANGUAGE_HINT)
 
 
 def farms(troubles: tuple[str, ...], states: tuple[str, ...]) -> Check:

@@ -73,6 +73,28 @@ def test_a_good_gateway_has_nothing_wrong(look: Any, words: Any) -> None:
     assert sorted(kinds) == ["20", "49", "49", "71", "9"]
 
 
+def test_a_gateway_in_another_language_and_zone_is_told_so(look: Any, words: Any) -> None:
+    """Neither is wrong by itself; each has a remedy."""
+
+    def start(talk: Any, fields: list[str]) -> None:
+        talk.send(15, 1, talk.script.account)
+        talk.send(9, 1, 1)
+        talk.error(-1, 2104, "Verbindung zum Marktdatenserver OK:usfarm")
+
+    def tell(talk: Any, fields: list[str]) -> None:
+        reach = ("20260104 16:00:00 CST", "20260105 16:00:00 CST")
+        talk.raw(words.history(fields[1], words.bar("20260105"), reach=reach))
+
+    checks = look(bars=tell, start=start)
+    assert wrongs(checks) == []
+    language, zone = checks[Name.LANGUAGE], checks[Name.ZONE]
+    assert language.verdict is zone.verdict is Verdict.NOTE
+    assert "2104 Verbindung zum Marktdatenserver OK:usfarm" in language.finding
+    assert "English" in language.remedy
+    assert "CST" in zone.finding
+    assert "America/New_York" in zone.remedy
+
+
 def test_a_closed_port_names_the_port(config: GatewayConfig, closed_port: int) -> None:
     """Nothing is looked at behind a closed port."""
     checks = asyncio.run(examine(replace(config, port=closed_port)))
