@@ -17,7 +17,13 @@ from ktrdr_pipelines.core.exchanges import EXTENDED, exchange_codes, exchange_ho
 from ktrdr_pipelines.core.globex import FAMILIES, globex_hours
 from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.round_clock import CRYPTO, SPOT_FX, crypto, spot_fx
-from ktrdr_pipelines.core.schedules import LearnedDay, SharedDay, extending, overlaid
+from ktrdr_pipelines.core.schedules import (
+    LearnedDay,
+    SharedDay,
+    extending,
+    overlaid,
+    with_own_hours,
+)
 from ktrdr_pipelines.core.session_extension import Extension, LateBar, extended, extensions
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.tables import KNOWN_FROM, KNOWN_TO
@@ -43,6 +49,11 @@ def calendar_keys() -> list[str]:
 def is_gateways(key: str) -> bool:
     """Say whether only the gateway knows the sessions of a calendar."""
     return key.startswith(f"{GATEWAY}:")
+
+
+def is_assumed(key: str) -> bool:
+    """Say whether a calendar is an assumption, for which each contract's own hours stand in."""
+    return key == CRYPTO
 
 
 @cache
@@ -107,7 +118,8 @@ class Calendars:
     The calendar of an instrument is the library's, changed where several contracts agree, extended
     by what its own contract told and by bars after the close. Instruments with the same sessions
     get the identical object, whose arrays of spans are then made once. Where only the gateway knows
-    the sessions, an instrument has those that its contract told.
+    the sessions, an instrument has those that its contract told; where the library only assumes
+    them, what the contract told stands in its place.
 
     Args:
         learned: what contracts told of session dates, oldest first, by ``learned_key``.
@@ -180,6 +192,10 @@ class Calendars:
                 self._made[key] = overlaid(calendar_named(instrument.calendar), self._learned[key])
             return self._made[key]
         base = self.shared(instrument.calendar)
+        if is_assumed(instrument.calendar):
+            if key not in self._made:
+                self._made[key] = with_own_hours(base, self._learned[key])
+            return self._made[key]
         if key not in self._added:
             self._added[key] = extending(base, self._learned[key]).days
         added = self._added[key]

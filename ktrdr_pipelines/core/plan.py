@@ -288,8 +288,7 @@ def _ends_at(need: Need, last: Span) -> datetime:
     bars are requested up to the next session's open, longer ones up to the end of the session's
     day (IB counts years back from the date of the end).
     """
-    day = need.calendar.day_of(last.closes_at - timedelta(microseconds=1))
-    day_end = need.calendar.day_starts_at(day + timedelta(days=1)) - timedelta(seconds=1)
+    day_end = need.calendar.last_second_of(last.closes_at)
     if not need.timeframe.is_intraday:
         return max(last.closes_at, min(day_end, need.now))
     after = Interval(last.closes_at, last.closes_at + timedelta(days=10))

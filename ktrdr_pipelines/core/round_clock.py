@@ -1,9 +1,13 @@
 """Markets that no exchange opens and closes: spot currencies and crypto.
 
 Source: spot FX at IB (IDEALPRO) Sunday 17:15 to Friday 17:00 New York with a break 17:00 to 17:15,
-from https://www.interactivebrokers.com/en/trading/products-spot-currencies.php. Crypto trades
-round the clock at IB's venues (PAXOS, ZEROHASH); that its daily bars are of UTC days is likely,
-not certain (grade C): what the gateway's own schedule says counts more.
+from https://www.interactivebrokers.com/en/trading/products-spot-currencies.php. That crypto trades
+round the clock and has daily bars of UTC days is an assumption (grade C). Hours in contract details
+were seen as ``20260507:1601-20260508:1600;20260509:CLOSED``, and orders are routed from Sunday
+03:00 to Friday 16:00 New York
+(https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/pull/260); which hours have data
+is proved by neither. So a contract's own hours stand in place of this calendar
+(``core.schedules.with_own_hours``).
 """
 
 from datetime import timedelta

@@ -4,16 +4,17 @@ What a contract tells holds for that contract. It adds to what is expected of it
 that the library lacks, an earlier open, a later close (``extending``). It removes nothing: a closed
 date or shorter hours are one statement of one contract. The calendar that symbols share changes
 where ``CONTRACTS_AGREEING`` contracts that speak for others told the same (``agreed``). Where only
-the gateway knows the sessions, its word is all there is (``overlaid``). Schedules may be wrong, so
-they are guarded (``judged``).
+the gateway knows the sessions, its word is all there is (``overlaid``); where the library only
+assumes round-the-clock trading, a contract's own hours stand in its place, except against bars
+that are held (``with_own_hours``). Schedules may be wrong, so they are guarded (``judged``).
 
 Not here: requests (``ib.source``, ``load.schedules``), what is kept (``store.schedules``).
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from enum import StrEnum
 from itertools import pairwise
 from typing import Final
@@ -25,6 +26,8 @@ from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import SessionCalendar
 
+_LONGEST_DAY: Final = timedelta(hours=25)  # the day on which clocks are put back
+_ONE_DATE: Final = np.timedelta64(1, "D")
 _DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
 _MOST_CONTRADICTING = 10
 """One session in so many may differ from what is known; a single one always may."""
@@ -91,6 +94,38 @@ def learned_days(
     return [LearnedDay(day, tuple(sorted(found[day]))) for day in sorted(found)]
 
 
+def days_by_close(
+    parts: Iterable[Interval], closed: Iterable[date], zone: tzinfo
+) -> list[LearnedDay]:
+    """Gather intervals of trading by the date on which they close in a zone, oldest first.
+
+    One that lasts longer than a day (orders of some coins are routed from Sunday to Friday) is cut
+    at the midnights of the zone.
+
+    Args:
+        parts: intervals of real time, in any order.
+        closed: dates that are told to have none.
+        zone: that of the hours.
+    """
+    found: dict[date, list[Interval]] = {day: [] for day in closed}
+    for part in parts:
+        for piece in _daily_pieces(part, zone):
+            found.setdefault((piece.end - _INSTANT).astimezone(zone).date(), []).append(piece)
+    return [LearnedDay(day, tuple(sorted(found[day]))) for day in sorted(found)]
+
+
+def _daily_pieces(part: Interval, zone: tzinfo) -> Iterator[Interval]:
+    """Cut an interval at the midnights of a zone if it is longer than any session of one day."""
+    start = part.start
+    while part.end - part.start > _LONGEST_DAY:
+        midnight = datetime.combine(start.astimezone(zone).date() + _DAY, time(), tzinfo=zone)
+        if midnight.astimezone(UTC) >= part.end:
+            break
+        yield Interval(start, midnight.astimezone(UTC))
+        start = midnight.astimezone(UTC)
+    yield Interval(start, part.end)
+
+
 def every_day(days: Sequence[LearnedDay]) -> list[LearnedDay]:
     """Fill a schedule: a date between its sessions that it does not name is closed.
 
@@ -108,7 +143,11 @@ def every_day(days: Sequence[LearnedDay]) -> list[LearnedDay]:
 
 
 def judged(
-    known: SessionCalendar, days: Sequence[LearnedDay], held: frozenset[date] = frozenset()
+    known: SessionCalendar,
+    days: Sequence[LearnedDay],
+    held: frozenset[date] = frozenset(),
+    *,
+    assumed: bool = False,
 ) -> Judgement:
     """Say what of a schedule is believed.
 
@@ -121,11 +160,13 @@ def judged(
         known: what the libraries know; a calendar of the gateway's knows nothing and agrees.
         days: what was told, one a date, oldest first.
         held: dates of which bars are held.
+        assumed: whether ``known`` is an assumption, which nothing need agree with; sessions may
+            then begin before the midnight of their date and be dated by their close.
     """
-    if wrong := _impossible(known, days):
+    if wrong := _overlapping(days) or ("" if assumed else _misdated(known, days)):
         return Judgement((), wrong)
     believed = tuple(one for one in days if one.parts or one.day not in held)
-    if not believed or known.known is None:
+    if not believed or known.known is None or assumed:
         return Judgement(believed)
     differing = [one for one in believed if differs(known, one)]
     count = len(known.sessions(believed[0].day, believed[-1].day + _DAY))
@@ -136,12 +177,17 @@ def judged(
     return Judgement(believed)
 
 
-def _impossible(known: SessionCalendar, days: Sequence[LearnedDay]) -> str:
-    """Say why a schedule cannot be, or nothing."""
+def _overlapping(days: Sequence[LearnedDay]) -> str:
+    """Return which intervals of a schedule overlap, or nothing."""
     parts = [part for one in days for part in one.parts]
     for left, right in pairwise(parts):
         if right.start < left.end:
             return f"{left} and {right} overlap"
+    return ""
+
+
+def _misdated(known: SessionCalendar, days: Sequence[LearnedDay]) -> str:
+    """Return which date of a schedule has hours that lie outside it, or nothing."""
     for one in days:
         edges = [(part.start, part.end - _INSTANT) for part in one.parts]
         if any(known.day_of(moment) != one.day for edge in edges for moment in edge):
@@ -319,6 +365,67 @@ def overlaid(base: SessionCalendar, days: Sequence[LearnedDay]) -> SessionCalend
         breaks=_breaks(base, kept, opened),
         roll=base.roll,
     )
+
+
+def with_own_hours(base: SessionCalendar, days: Sequence[LearnedDay]) -> SessionCalendar:
+    """Return an assumed round-the-clock calendar with a contract's own hours in place of its own.
+
+    A told session is dated by its close and may begin on the date before. Where told dates meet
+    dates that were not told, the sessions of the latter are cut or lengthened to meet them, so that
+    no hour is lost between and none is expected twice.
+
+    Args:
+        base: sessions of every date, each of which begins where the one before ends.
+        days: what the contract told, one a date, oldest first.
+    """
+    told = overlaid(base, days)
+    if told is base:
+        return base
+    opens, closes = told.opens.copy(), told.closes.copy()
+    own = np.array([one.day for one in days], dtype="datetime64[D]")
+    for run in np.split(own, np.flatnonzero(np.diff(own) > _ONE_DATE) + 1):
+        low, high = np.searchsorted(told.days, [run[0], run[-1] + _ONE_DATE])
+        if low == high:
+            continue  # nothing but closed dates, whose hours are those of the calendar's own
+        # A closed date at the edge of a run lasts as long as the open one beside it.
+        if low > 0 and told.days[low - 1] == run[0] - _ONE_DATE:
+            closes[low - 1] = opens[low] - _days_us(told.days[low] - run[0])
+        if high < len(opens) and told.days[high] == run[-1] + _ONE_DATE:
+            opens[high] = closes[high - 1] + _days_us(run[-1] - told.days[high - 1])
+    stays = opens < closes
+    return SessionCalendar(
+        key=told.key,
+        zone=told.zone,
+        days=told.days[stays],
+        opens=opens[stays],
+        closes=closes[stays],
+        breaks=told.breaks,
+        roll=told.roll,
+    )
+
+
+def _days_us(length: np.timedelta64) -> int:
+    """Return a number of dates in microseconds."""
+    return int(length.astype(np.int64)) * (_DAY // _INSTANT)
+
+
+def closed_against(
+    days: Sequence[LearnedDay], bars: np.ndarray, calendar: SessionCalendar
+) -> frozenset[date]:
+    """Return the dates told to be closed on which bars lie outside all told sessions.
+
+    Args:
+        days: what a contract told, one a date, oldest first.
+        bars: timestamps of intraday bars, rising, int64 microseconds since 1970 UTC.
+        calendar: with the contract's own hours (``with_own_hours``).
+    """
+    closed = np.array([one.day for one in days if not one.parts], dtype="datetime64[D]")
+    if not len(closed) or not len(bars):
+        return frozenset()
+    place = np.searchsorted(calendar.opens, bars, side="right") - 1
+    inside = (place >= 0) & (bars < calendar.closes[place])
+    dates = calendar.days_of(bars[~inside])
+    return frozenset(closed[np.isin(closed, dates)].tolist())
 
 
 def _breaks(base: SessionCalendar, kept: np.ndarray, opened: Sequence[LearnedDay]) -> np.ndarray:

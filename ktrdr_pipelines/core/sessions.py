@@ -156,6 +156,19 @@ class SessionCalendar:
         wall = datetime.combine(day, time()) - self.roll
         return wall.replace(tzinfo=ZoneInfo(self.zone)).astimezone(UTC)
 
+    def last_second_of(self, closes_at: datetime) -> datetime:
+        """Return the last second that belongs to the session day of a close, and to no later one.
+
+        A session that is dated by its close may begin on the date before.
+        """
+        day = self.day_of(closes_at - timedelta(microseconds=1))
+        day_end = self.day_starts_at(day + _DAY) - timedelta(seconds=1)
+        following = int(np.searchsorted(self._opens, _micros(closes_at)))
+        if following < len(self._opens):
+            next_open = _moment(self._opens[following]) - timedelta(seconds=1)
+            day_end = min(day_end, max(next_open, closes_at))
+        return day_end
+
     def day_of(self, moment: datetime) -> date:
         """Give the session date that a moment belongs to, whether or not a session is open."""
         day: date = self.days_of(np.array([_micros(moment)]))[0].item()

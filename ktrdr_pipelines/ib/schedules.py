@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, tzinfo
 
-from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.calendars import calendar_named, is_assumed
 from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.schedules import LearnedDay, learned_days
+from ktrdr_pipelines.core.schedules import LearnedDay, days_by_close, learned_days
 from ktrdr_pipelines.ib.contracts import Candidate
 from ktrdr_pipelines.ib.moments import in_utc, zone_named
 
@@ -49,6 +49,10 @@ def schedule_days(fields: list[str]) -> list[LearnedDay]:
 def details_days(instrument: Instrument, contract: Candidate) -> list[LearnedDay]:
     """Read the hours in a contract's details: regular or all, as the instrument wants them.
 
+    Where the calendar is an assumption, as that of coins is, a session is dated by its close in
+    the zone of the hours: ``20260507:1601-20260508:1600`` is that of 2026-05-08 (seen by one
+    author, who did not show the zone).
+
     Raises:
         UnknownZone: the zone is not known.
         ValueError: hours that cannot be.
@@ -64,6 +68,8 @@ def details_days(instrument: Instrument, contract: Candidate) -> list[LearnedDay
             closed.append(_date(found[1]))
         else:
             parts.extend(_segment_parts(segment, zone))
+    if is_assumed(instrument.calendar):
+        return days_by_close(parts, closed, zone)
     return learned_days(calendar_named(instrument.calendar), parts, closed)
 
 

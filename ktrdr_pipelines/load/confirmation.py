@@ -309,8 +309,8 @@ class Confirmation:
         calendar, now = self._desk.facts.calendar, self._desk.means.keeper.now()
         stamps = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
         spans = expected_spans(calendar, Timeframe.D1, stamps)
-        day_end = calendar.day_starts_at(wanted.last + _DAY) - timedelta(seconds=1)
-        ends_at = min(max(day_end, spans[-1].closes_at), now)
+        closes_at = spans[-1].closes_at
+        ends_at = min(max(calendar.last_second_of(closes_at), closes_at), now)
         most = self._desk.means.widths.most(Timeframe.D1)
         years = -(-(wanted.last - wanted.first).days // 364)
         duration = f"{len(spans)} D" if _may_count(len(spans), most) else f"{years} Y"

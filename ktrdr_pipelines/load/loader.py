@@ -190,8 +190,10 @@ class IbDataLoader:
 
     async def _hear_hours(self, facts: SeriesFacts) -> None:
         """Take in the hours of the contract that was just looked up."""
-        instrument = facts.series.instrument
-        await self._means.schedules.hear_hours(instrument, partial(self._note, facts.series))
+        instrument, note = facts.series.instrument, partial(self._note, facts.series)
+        await self._means.schedules.hear_hours(instrument, note)
+        if (hull := facts.wanted.hull) is not None:
+            await self._means.schedules.learn_own_hours(facts.series, hull, note)
         facts.learn_calendar(self._means.calendars.of(instrument))
 
     def _note(self, series: Series, text: str) -> None:

@@ -10,10 +10,11 @@ schedule is requested
 
 What a contract tells is kept under its symbol, as far as ``core.schedules.judged`` believes it, and
 only adds to what is expected of it. A contract that speaks for others also has a vote on the
-calendar that symbols share: three that agree change it, unless held bars speak against it. Bars
-after the close extend the sessions of their instrument (``core.session_extension``). What is not
-believed, and every change, is noted. A failure to answer is noted too, and costs a known calendar
-nothing.
+calendar that symbols share: three that agree change it, unless held bars speak against it. Where
+the calendar is an assumption (coins), the contract's own hours decide for the contract alone, and
+bars outside them take a date back that was told to be closed. Bars after the close extend the
+sessions of their instrument (``core.session_extension``). What is not believed, and every change,
+is noted. A failure to answer is noted too, and costs a known calendar nothing.
 
 Not here: reading the answers (``ib.schedules``), where they are kept (``store.schedules``).
 """
@@ -31,13 +32,20 @@ import pyarrow as pa
 
 from ktrdr_pipelines.core.answers import BarSource
 from ktrdr_pipelines.core.bars import micros, stamps
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named, is_gateways, learned_key
+from ktrdr_pipelines.core.calendars import (
+    Calendars,
+    calendar_named,
+    is_assumed,
+    is_gateways,
+    learned_key,
+)
 from ktrdr_pipelines.core.instruments import Instrument, Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.schedules import (
     LearnedDay,
     ScheduleSource,
     agreed,
+    closed_against,
     differs,
     every_day,
     extending,
@@ -45,6 +53,7 @@ from ktrdr_pipelines.core.schedules import (
     judged,
     lacks,
     speaks_for_others,
+    with_own_hours,
 )
 from ktrdr_pipelines.core.session_extension import late_bars_of
 from ktrdr_pipelines.core.sessions import SessionCalendar, midnight
@@ -79,6 +88,7 @@ class Schedules:
         self.requests = 0
         self._calendar_of: dict[str, str] = {}
         self._refuted: set[tuple[str, LearnedDay]] = set()
+        self._has_bars: dict[str, frozenset[date]] = defaultdict(frozenset)
 
     async def hear_hours(self, instrument: Instrument, note: Callable[[str], None]) -> None:
         """Record the hours in the details of a contract that was looked up."""
@@ -88,6 +98,27 @@ class Schedules:
             note(f"the trading hours of {instrument} cannot be read: {error}")
             return
         self._take(instrument, days, ScheduleSource.DETAILS, note)
+
+    async def learn_own_hours(
+        self, series: Series, stretch: Interval, note: Callable[[str], None]
+    ) -> None:
+        """Request the sessions of an interval where a contract's hours differ from the assumption.
+
+        A gateway that does not tell them is noted: round-the-clock trading is assumed there.
+        """
+        instrument, now = series.instrument, self._keeper.now()
+        if not is_assumed(instrument.calendar):
+            return
+        async with self._asking[learned_key(instrument)]:
+            while self._learned(instrument):
+                missing = self._unknown(instrument, stretch, now)
+                if missing is None:
+                    return
+                try:
+                    await self._ask(instrument, missing, now, note)
+                except GatewayError as error:
+                    note(f"the schedule of {instrument} could not be learned: {error}")
+                    self._remember(instrument, missing, now)
 
     async def ensure(self, series: Series, stretch: Interval, note: Callable[[str], None]) -> None:
         """Learn the sessions of a stretch that no library knows, before anything is expected.
@@ -147,6 +178,8 @@ class Schedules:
             return False
         before = self.calendars
         self._refute_shared(instrument, timeframe, bars, note)
+        if is_assumed(instrument.calendar):
+            self._refute_closed(instrument, timeframe, bars, note)
         if timeframe.is_intraday:
             self._take_late(instrument, timeframe, bars, note)
         return self.calendars is not before and not _is_same(before, self.calendars, instrument)
@@ -218,12 +251,62 @@ class Schedules:
                     f"{len(one.symbols)} contracts told; the calendar's own hours count again"
                 )
 
+    def _refute_closed(
+        self,
+        instrument: Instrument,
+        timeframe: Timeframe,
+        bars: pa.Table,
+        note: Callable[[str], None] | None,
+    ) -> None:
+        """Take back the dates that the contract told to be closed and that have bars."""
+        wrong = self._closed_with_bars(instrument, self._learned(instrument), timeframe, bars)
+        if not wrong:
+            return
+        self._store.ledger.forget_days(learned_key(instrument), wrong)
+        self._has_bars[instrument.symbol] |= wrong
+        self._reopen()
+        if note is not None:
+            days = ", ".join(map(str, sorted(wrong)))
+            note(
+                f"{instrument} was told to be closed on {days}, and has bars: it is expected again"
+            )
+
+    @staticmethod
+    def _closed_with_bars(
+        instrument: Instrument,
+        days: Sequence[LearnedDay],
+        timeframe: Timeframe,
+        bars: pa.Table,
+    ) -> frozenset[date]:
+        """Return the dates told to be closed on which bars lie outside all told sessions."""
+        if not timeframe.is_intraday:
+            held = bars["session_date"].to_pylist()
+            return frozenset(held) & {one.day for one in days if not one.parts}
+        calendar = with_own_hours(calendar_named(instrument.calendar), days)
+        return closed_against(days, stamps(bars), calendar)
+
+    def _closed_with_held_bars(
+        self, instrument: Instrument, days: Sequence[LearnedDay]
+    ) -> frozenset[date]:
+        """Return the dates told to be closed against which held bars of any timeframe speak."""
+        if all(one.parts for one in days):
+            return frozenset()
+        around = Interval(midnight(days[0].day) - _DAY, midnight(days[-1].day) + 2 * _DAY)
+        wrong = set(self._has_bars[instrument.symbol])
+        for timeframe in Timeframe:
+            if timeframe is Timeframe.W1:
+                continue
+            bars = self._store.read(Series(instrument, timeframe), around)
+            if bars.num_rows:
+                wrong |= self._closed_with_bars(instrument, days, timeframe, bars)
+        return frozenset(wrong)
+
     def _unknown(self, instrument: Instrument, stretch: Interval, now: datetime) -> date | None:
         """Give the newest date before now of which nothing is known and nothing was asked."""
         library = calendar_named(instrument.calendar)
         until = min(library.day_of(min(stretch.end, now)), _last(instrument))
         first = max(library.day_of(stretch.start), instrument.start)
-        if library.known is not None:
+        if library.known is not None and not is_assumed(instrument.calendar):
             first = max(first, library.known[1] + _DAY)
         learned = {one.day for one in self._learned(instrument)}
         day = until
@@ -285,14 +368,18 @@ class Schedules:
         note: Callable[[str], None],
     ) -> None:
         """Keep what is believed and new, and make the book anew where it says something new."""
-        library = calendar_named(instrument.calendar)
+        library, assumed = calendar_named(instrument.calendar), is_assumed(instrument.calendar)
         self._remember_calendar(instrument)
-        denied = any(not one.parts and differs(library, one) for one in days)
-        held = self._held(instrument) if denied else frozenset()
-        told = judged(library, days, held)
+        if assumed:
+            held = self._closed_with_held_bars(instrument, days)
+        else:
+            denied = any(not one.parts and differs(library, one) for one in days)
+            held = self._held(instrument) if denied else frozenset()
+        told = judged(library, days, held, assumed=assumed)
         if told.refused:
             note(f"the gateway's sessions of {instrument} are not believed: {told.refused}")
-        if not is_gateways(instrument.calendar):
+        is_shared = not assumed and not is_gateways(instrument.calendar)
+        if is_shared:
             self._note_refused(instrument, told.days, note)
         known = {one.day: one for one in self._learned(instrument)}
         new = [one for one in told.days if _is_new(one, known.get(one.day), library)]
@@ -300,7 +387,7 @@ class Schedules:
             key, at = learned_key(instrument), self._keeper.patience.clock()
             self._store.ledger.record_days(key, new, source, at)
         has_voted = False
-        if told.days and not is_gateways(instrument.calendar):
+        if told.days and is_shared:
             has_voted = self._vote(instrument, library, told.days)
         if new or has_voted:
             before = self.calendars

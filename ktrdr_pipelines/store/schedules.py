@@ -74,6 +74,15 @@ class SchedulesTable(Database):
                 "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
 
+    def forget_days(self, key: str, days: Iterable[date]) -> None:
+        """Forget what a contract told of session dates."""
+        calendar, _, symbol = key.partition(" ")
+        with self._writing() as connection:
+            connection.executemany(
+                "DELETE FROM schedules WHERE calendar = ? AND symbol = ? AND session_date = ?",
+                [(calendar, symbol, day.isoformat()) for day in days],
+            )
+
     def schedule_asks(self, key: str) -> list[ScheduleAsk]:
         """Return every request for the schedule of a contract, oldest dates first."""
         with self._reading() as connection:

@@ -1,11 +1,16 @@
 """What is believed of sessions that the gateway told, and what they make of a calendar."""
 
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ktrdr_pipelines.core.bars import micros
 from ktrdr_pipelines.core.calendars import Calendars, calendar_named, learned_key
 from ktrdr_pipelines.core.instruments import Instrument, SecType, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval
@@ -14,6 +19,8 @@ from ktrdr_pipelines.core.schedules import (
     SharedDay,
     agreed,
     agreed_days,
+    closed_against,
+    days_by_close,
     every_day,
     extending,
     hours_of,
@@ -21,6 +28,7 @@ from ktrdr_pipelines.core.schedules import (
     learned_days,
     overlaid,
     speaks_for_others,
+    with_own_hours,
 )
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.timeframes import Timeframe
@@ -385,3 +393,132 @@ def test_a_calendar_stops_at_an_instruments_end() -> None:
     assert len(cut.breaks) == len(cut.days)
     assert cut.day_of(datetime.fromisoformat("2024-06-01T00:00Z")) == date(2024, 6, 1)
     assert Calendars().of(instrument("XTKS.RTH", end=date(1990, 1, 1))).known is None
+
+
+COINS = calendar_named("CRYPTO")
+NY = ZoneInfo("America/New_York")
+
+
+def coin_hours(text: str) -> list[LearnedDay]:
+    """Read hours as a coin's details tell them, in New York's time."""
+    parts, gone = [], []
+    for segment in text.split(";"):
+        if segment.endswith("CLOSED"):
+            gone.append(datetime.strptime(segment[:8], "%Y%m%d").date())  # noqa: DTZ007
+            continue
+        edges = [
+            datetime.strptime(edge, "%Y%m%d:%H%M").replace(tzinfo=NY).astimezone(UTC)
+            for edge in segment.split("-")
+        ]
+        parts.append(Interval(*edges))
+    return days_by_close(parts, gone, NY)
+
+
+def test_a_session_across_midnight_is_dated_by_its_close() -> None:
+    """As its daily bar is; a closed date stays one."""
+    days = coin_hours("20260507:1601-20260508:1600;20260509:CLOSED")
+    assert days == [
+        LearnedDay(date(2026, 5, 8), (Interval(at("2026-05-07T20:01Z"), at("2026-05-08T20:00Z")),)),
+        closed("2026-05-09"),
+    ]
+
+
+def test_hours_of_several_days_are_cut_at_midnight() -> None:
+    """Orders are routed from Sunday 03:00 to Friday 16:00: each date has its part."""
+    days = coin_hours("20260510:0300-20260515:1600")
+    assert [one.day.isoformat()[8:] for one in days] == ["10", "11", "12", "13", "14", "15"]
+    assert days[0].parts[0].start == at("2026-05-10T07:00Z")
+    assert days[-1].parts[0].end == at("2026-05-15T20:00Z")
+    assert all(left.parts[-1].end == right.parts[0].start for left, right in pairwise(days))
+
+
+@pytest.mark.parametrize("clock", ["20260308:0000-20260309:0000", "20261101:0000-20261102:0000"])
+def test_a_day_of_23_or_25_hours_is_one_date(clock: str) -> None:
+    """When clocks change nothing is cut."""
+    [day] = coin_hours(clock)
+    assert len(day.parts) == 1
+
+
+def hours_between(calendar: SessionCalendar, first: str, end: str) -> list[str]:
+    """Give sessions, short."""
+    found = calendar.sessions(date.fromisoformat(first), date.fromisoformat(end))
+    return [f"{one.day:%d} {one.opens_at:%d %H:%M}-{one.closes_at:%d %H:%M}" for one in found]
+
+
+def test_own_hours_meet_the_assumed_ones() -> None:
+    """No hour is lost or expected twice where told dates meet others."""
+    days = coin_hours("20260507:1601-20260508:1600;20260509:CLOSED;20260510:1601-20260511:1600")
+    days = every_day(days)
+    made = with_own_hours(COINS, days)
+    assert hours_between(made, "2026-05-06", "2026-05-14") == [
+        "06 06 00:00-07 00:00",
+        "07 07 00:00-07 20:01",
+        "08 07 20:01-08 20:00",
+        "11 10 20:01-11 20:00",
+        "12 11 20:00-13 00:00",
+        "13 13 00:00-14 00:00",
+    ]
+
+
+def test_closed_dates_at_the_edges_last_as_long_as_sessions() -> None:
+    """The hours around them belong to the dates that were not told."""
+    days = coin_hours("20260507:CLOSED;20260507:1601-20260508:1600;20260509:CLOSED")
+    made = with_own_hours(COINS, days)
+    assert hours_between(made, "2026-05-06", "2026-05-11") == [
+        "06 06 00:00-06 20:01",
+        "08 07 20:01-08 20:00",
+        "10 09 20:00-11 00:00",
+    ]
+
+
+def test_own_hours_that_say_the_same_change_nothing() -> None:
+    """The shared object stays, and with it what was made of it."""
+    days = [hours_of(COINS, date(2026, 5, day)) for day in range(1, 10)]
+    assert with_own_hours(COINS, days) is COINS
+    assert with_own_hours(COINS, []) is COINS
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(-720, 720))
+def test_own_hours_never_overlap(is_open: list[bool], shift_min: int) -> None:
+    """Whatever dates are closed and whenever their day begins."""
+    first = date(2026, 5, 4)
+    shift = timedelta(minutes=shift_min)
+    days = []
+    for place, opened in enumerate(is_open):
+        day = first + place * DAY
+        start = datetime.combine(day, time(), UTC) - shift
+        parts = (Interval(start, start + timedelta(hours=23, minutes=59)),) if opened else ()
+        days.append(LearnedDay(day, parts))
+    made = with_own_hours(COINS, days)
+    assert (made.opens < made.closes).all()
+    assert (made.closes[:-1] <= made.opens[1:]).all()
+    assert (np.diff(made.days.astype(np.int64)) > 0).all()
+    told = {one.day: one.parts for one in days}
+    for one in made.sessions(first, first + len(days) * DAY):
+        if told[one.day]:
+            assert (one.opens_at, one.closes_at) == (told[one.day][0].start, told[one.day][0].end)
+
+
+def test_bars_outside_told_sessions_speak_against_closed_dates() -> None:
+    """Bars in a session that begins on a closed date do not."""
+    days = every_day(
+        coin_hours("20260507:1601-20260508:1600;20260509:CLOSED;20260510:1601-20260511:1600")
+    )
+    made = with_own_hours(COINS, days)
+
+    def against(*texts: str) -> list[str]:
+        keys = np.array([micros(at(text)) for text in texts])
+        return sorted(map(str, closed_against(days, keys, made)))
+
+    assert against("2026-05-08T19:59Z", "2026-05-10T20:01Z") == []
+    assert against("2026-05-09T12:00Z") == ["2026-05-09"]
+    assert against("2026-05-09T12:00Z", "2026-05-10T12:00Z") == ["2026-05-09", "2026-05-10"]
+
+
+def test_an_assumed_calendar_refuses_only_what_cannot_be() -> None:
+    """Nothing need agree with an assumption; overlapping sessions cannot be."""
+    days = coin_hours("20260507:1601-20260508:1600;20260509:CLOSED")
+    assert judged(COINS, days, assumed=True).days == tuple(days)
+    assert judged(COINS, days, frozenset({date(2026, 5, 9)}), assumed=True).days == tuple(days[:1])
+    twice = coin_hours("20260507:1601-20260508:1600;20260508:1500-20260509:1600")
+    assert "overlap" in judged(COINS, twice, assumed=True).refused

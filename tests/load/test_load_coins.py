@@ -1,0 +1,187 @@
+"""Coins: a contract's own hours in place of the assumption that trading never ends.
+
+Hours as seen: ``20260507:1601-20260508:1600;20260509:CLOSED``, taken to be New York's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.core.bars import micros, stamps
+from ktrdr_pipelines.core.calendars import calendar_named
+from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.schedules import LearnedDay, with_own_hours
+from ktrdr_pipelines.core.sessions import SessionCalendar
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.load.calendars import open_calendars
+from tests.load.conftest import Bench, Make
+from tests.load.fakes import FakeGateway, Truth, bars_at, stock, true_keys, utc
+
+NEW_YORK = ZoneInfo("America/New_York")
+DAY = timedelta(days=1)
+FIRST, END = date(2026, 4, 20), date(2026, 5, 8)
+NOW = utc(2026, 5, 12, 12)
+WANTED = Interval(utc(2026, 4, 20), utc(2026, 5, 8, 20))
+
+
+def own_day(day: date) -> LearnedDay:
+    """Tell the hours of a date: closed on Saturdays and Sundays, else from 16:01 to 16:00."""
+    if day.weekday() >= 5:
+        return LearnedDay(day, ())
+    opens = datetime.combine(day - DAY, datetime.min.time(), NEW_YORK).replace(hour=16, minute=1)
+    return LearnedDay(day, (Interval(opens.astimezone(utc(2026, 1, 1).tzinfo), _close(day)),))
+
+
+def _close(day: date) -> datetime:
+    wall = datetime.combine(day, datetime.min.time(), NEW_YORK).replace(hour=16)
+    return wall.astimezone(utc(2026, 1, 1).tzinfo)
+
+
+def own_days(first: date, end: date) -> list[LearnedDay]:
+    """Tell the hours of dates."""
+    return [own_day(first + place * DAY) for place in range((end - first).days)]
+
+
+TRUE = with_own_hours(calendar_named("CRYPTO"), own_days(date(2025, 1, 1), date(2026, 6, 1)))
+
+
+@pytest.fixture
+def bitcoin() -> Instrument:
+    """Give a coin."""
+    return replace(
+        stock("BTC"),
+        sec_type=SecType.CRYPTO,
+        exchange="PAXOS",
+        what_to_show=WhatToShow.AGGTRADES,
+        use_rth=False,
+        calendar="CRYPTO",
+    )
+
+
+def truth_in(calendar: SessionCalendar, timeframe: Timeframe) -> Truth:
+    """Make a market that trades in the sessions of a calendar."""
+    first, end = FIRST - 30 * DAY, END + 30 * DAY
+    keys = true_keys(calendar, timeframe, first, end)
+    bars = bars_at(keys, calendar, daily=not timeframe.is_intraday)
+    sessions = calendar.sessions(first, end)
+    if timeframe is Timeframe.D1:
+        opens = np.array([micros(one.opens_at) for one in sessions])
+        return Truth(bars, opens, np.array([micros(one.closes_at) for one in sessions]))
+    length = timeframe.seconds * 1_000_000
+    place = np.searchsorted([micros(one.opens_at) for one in sessions], keys, side="right") - 1
+    closes = np.array([micros(one.closes_at) for one in sessions])[place]
+    return Truth(bars, keys, np.minimum((keys // length + 1) * length, closes))
+
+
+@dataclass
+class CoinGateway(FakeGateway):
+    """Counts the sessions of a calendar of its own."""
+
+    sessions: SessionCalendar = field(default_factory=lambda: TRUE)
+
+    def honest(self, request: BarRequest) -> pa.Table:
+        truth = self.truth[request.series.symbol, request.series.timeframe]
+        end = min(request.ends_at or self.time, self.time)
+        count, unit = request.duration.split()
+        if unit != "D":
+            length = timedelta(seconds=int(count)) if unit == "S" else 366 * DAY * int(count)
+            return truth.seen(end - length, end)
+        around = self.sessions.sessions_meeting(Interval(end - 2 * int(count) * DAY - 7 * DAY, end))
+        return truth.seen(around[-int(count)].opens_at, end)
+
+
+@pytest.fixture
+def bench_of(bench: Make) -> Callable[..., Bench]:
+    """Make a store beside a gateway whose contract tells its own hours."""
+
+    def begin(calendar: SessionCalendar = TRUE) -> Bench:
+        kinds = (Timeframe.D1, Timeframe.H1, Timeframe.M15)
+        truth = {("BTC", kind): truth_in(calendar, kind) for kind in kinds}
+        gateway = CoinGateway(truth, NOW, sessions=calendar)
+        gateway.details = tuple(own_days(date(2026, 5, 12), date(2026, 5, 19)))
+        gateway.schedule_twist = lambda ends_at, days: [
+            one
+            for one in own_days((ends_at - days * DAY).date(), ends_at.date() + DAY)
+            if one.parts and one.parts[0].start < ends_at
+        ]
+        return bench(gateway)
+
+    return begin
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1, Timeframe.M15])
+def test_a_coin_is_complete_by_its_own_hours(
+    bench_of: Callable[..., Bench], bitcoin: Instrument, timeframe: Timeframe
+) -> None:
+    """Closed weekends are no gaps, sessions cross midnight, daily bars follow them."""
+    bench, series = bench_of(), Series(bitcoin, timeframe)
+    report = bench.load(series, WANTED)
+    assert report.is_complete, report.summary
+    assert report.requests <= 6
+    bench.check_complete(series, WANTED)
+    calendar = open_calendars(bench.ledger).of(bitcoin)
+    expected = [(one.day, one.opens_at, one.closes_at) for one in TRUE.sessions(FIRST, END + DAY)]
+    assert [
+        (one.day, one.opens_at, one.closes_at) for one in calendar.sessions(FIRST, END + DAY)
+    ] == expected
+    asked = bench.asked
+    assert bench.load(series, WANTED).is_complete
+    assert bench.asked == asked
+
+
+def test_a_running_session_gives_no_daily_bar(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """The session that began on the evening before ends in the afternoon; then its bar is due."""
+    bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
+    wanted = Interval(utc(2026, 5, 4), utc(2026, 5, 13))
+    bench.gateway.time = utc(2026, 5, 12, 19, 30)
+    bench.load(series, wanted)
+    assert bench.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 11)
+    bench.gateway.time = utc(2026, 5, 12, 20, 45)
+    assert bench.load(series, wanted).is_complete
+    assert bench.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 12)
+    bench.check(series, wanted)
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
+def test_bars_take_back_what_was_told_to_be_closed(
+    bench_of: Callable[..., Bench], bitcoin: Instrument, timeframe: Timeframe
+) -> None:
+    """A coin that trades round the clock, whatever its contract tells, is loaded whole."""
+    whole = calendar_named("CRYPTO")
+    bench, series = bench_of(whole), Series(bitcoin, timeframe)
+    bench.load(series, WANTED)
+    bench.gateway.time += DAY
+    report = bench.load(series, WANTED)
+    assert report.is_complete, report.summary
+    stored = stamps(bench.store.read(series, WANTED))
+    true = stamps(bench.truth(series).bars)
+    inside = (true >= micros(WANTED.start)) & (true < micros(WANTED.end))
+    weekend = np.isin(whole.days_of(true), np.array(["2026-04-25", "2026-05-02"], "datetime64[D]"))
+    assert np.isin(true[inside & weekend], stored).all()
+    assert np.array_equal(stored, true[inside])
+
+
+def test_a_gateway_that_tells_no_schedule_leaves_the_assumption(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """Of dates that are not told nothing is assumed away: they wait to be proved empty."""
+    bench, series = bench_of(), Series(bitcoin, Timeframe.H1)
+    bench.gateway.schedule_twist = lambda *_: []
+    report = bench.load(series, WANTED)
+    assert len(bench.gateway.schedules_asked) == 1
+    bench.check(series, WANTED)
+    calendar = open_calendars(bench.ledger).of(bitcoin)
+    assert [one.day for one in calendar.sessions(date(2026, 4, 25), date(2026, 4, 27))] == [
+        date(2026, 4, 25),
+        date(2026, 4, 26),
+    ]
+    assert not report.unexplained.clip(Interval(utc(2026, 5, 8, 0), utc(2026, 5, 8, 20)))
