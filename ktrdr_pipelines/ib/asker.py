@@ -13,6 +13,7 @@ from ktrdr_pipelines.core.answers import OnSent, unheard
 from ktrdr_pipelines.core.breaker import Depth, depth_of
 from ktrdr_pipelines.core.pacing import PacedRequest
 from ktrdr_pipelines.errors import (
+    BadAnswerError,
     ConnectionLostError,
     DiskError,
     EntitlementError,
@@ -34,7 +35,7 @@ from ktrdr_pipelines.ib.waiting import OnWait, untold
 HOLD_FACTOR = 1.5
 """How many deadlines long an unanswered request keeps its slot: the gateway may work on it."""
 
-_PLACES_FULL, _LINK_LOST = 322, 1100
+_PLACES_FULL, _LINK_LOST, _HISTORICAL_ERROR = 322, 1100, 162
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -141,7 +142,7 @@ class Asker:
         elif not isinstance(error, GatewaySilentError):
             slot.release()
         is_ill = isinstance(error, GatewaySilentError) or _is_gone(error)
-        if is_ill or isinstance(error, PacingError | QueryDroppedError):
+        if is_ill or isinstance(error, PacingError | QueryDroppedError) or _is_unclear(error):
             ill_with = error.came if is_ill else None
             self._pacer.note_trouble(slot.sent_at_s, ill_with=ill_with, depth=depth)
         if isinstance(error, PacingError) and error.code != _PLACES_FULL:
@@ -157,6 +158,11 @@ class Asker:
             self._pacer.pause_after_violation()
         except DiskError as error:
             _log.warning("no pause could be noted: %s", error)
+
+
+def _is_unclear(error: GatewayError) -> bool:
+    """Say whether a refusal may be a complaint about too many requests, in words not known."""
+    return isinstance(error, BadAnswerError) and error.code == _HISTORICAL_ERROR
 
 
 def _is_gone(error: GatewayError) -> bool:

@@ -223,3 +223,20 @@ def test_a_schedule_in_an_unknown_zone_is_not_requested_again(bench: Any, aapl: 
         bench(lambda source: source.schedule(aapl, END, 5), bars=tell)
     assert Patience(max_retries=3).delay_after(caught.value, 1) is None
     assert "America/New_York" in caught.value.remedy
+
+
+def test_a_refusal_in_words_not_known_makes_requests_fewer(
+    bench: Any, minute_request: BarRequest
+) -> None:
+    """It may be a complaint about too many of them."""
+
+    async def look(source: GatewaySource) -> tuple[int, int]:
+        before = source.places
+        with pytest.raises(BadAnswerError, match="language to English"):
+            await source.bars(minute_request)
+        return before, source.places
+
+    before, after = bench(
+        look, bars=lambda talk, fields: talk.error(fields[1], 162, f"{SPANISH}otra cosa")
+    )
+    assert after == before // 2
