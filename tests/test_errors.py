@@ -37,7 +37,9 @@ EXITS = {
     "RequestTooLongError": 1,
     "ContractUnknownError": 1,
     "ContractAmbiguousError": 1,
+    "ContractUnclearError": 1,
     "BadAnswerError": 1,
+    "UnknownZoneError": 1,
     "IncompleteError": 3,
     "SimulatorError": 1,
 }

@@ -9,6 +9,7 @@ from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     ConnectionLostError,
     ContractAmbiguousError,
+    ContractUnclearError,
     ContractUnknownError,
     EntitlementError,
     GatewayError,
@@ -19,6 +20,7 @@ from ktrdr_pipelines.errors import (
     PacingError,
     RequestRejectedError,
     RequestTooLongError,
+    UnknownZoneError,
 )
 from ktrdr_pipelines.ib.codes import NoDataError, QueryDroppedError
 from ktrdr_pipelines.ib.config import GatewayConfig
@@ -57,6 +59,8 @@ FIRST_WAITS: dict[type[GatewayError], float | None] = {
     NoDataError: None,
     ContractUnknownError: None,
     ContractAmbiguousError: None,
+    ContractUnclearError: None,
+    UnknownZoneError: None,
 }
 
 

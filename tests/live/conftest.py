@@ -1,0 +1,181 @@
+"""Questions to the gateway at IB_HOST and IB_PORT: ``pytest tests/live -m live -n 0``.
+
+Each states a fact, what is expected, and what was seen; all of it is printed at the end and written
+to the file that LIVE_REPORT names (``live-report.txt``). Requests go through the product's
+own connection and budget. Frames have lost their account numbers before a question sees them.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from ib_async.contract import Contract
+
+from ktrdr_pipelines.core.pacing import RequestKind
+from ktrdr_pipelines.errors import GatewayError
+from ktrdr_pipelines.ib.asker import Ask, Asker
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.connection import IbConnectionStrategy
+from ktrdr_pipelines.ib.contracts import Candidate, candidate_of
+from ktrdr_pipelines.ib.gateway import GatewayConnection
+from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.queries import HistoryQuery, paced_contract, paced_query, route_of
+from ktrdr_pipelines.ib.questions import Topic
+from ktrdr_pipelines.settings import load_settings
+
+T = TypeVar("T")
+_PER_BAR, _HEADER = 8, 5
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip these questions unless they are asked for by their marker."""
+    if config.getoption("markexpr") == "live":
+        return
+    for item in items:
+        if item.get_closest_marker("live"):
+            item.add_marker(pytest.mark.skip(reason="asks a gateway: -m live"))
+
+
+@dataclass
+class Report:
+    """What was expected and seen, one fact a line."""
+
+    lines: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add(self, fact: str, expected: str, seen: str) -> None:
+        """Take in what was seen of a fact."""
+        self.lines.append((fact, expected, seen))
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"fact:     {fact}\nexpected: {expected}\nseen:     {seen}\n"
+            for fact, expected, seen in self.lines
+        )
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Message 17: the range that it states, and the texts of its rows."""
+
+    start: str
+    end: str
+    rows: list[list[str]]
+
+    @property
+    def stamps(self) -> list[str]:
+        """What the bars are stamped with."""
+        return [row[0] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """One connection to ask through."""
+
+    connection: GatewayConnection
+    requester: Asker
+
+    async def details(self, contract: Contract) -> list[Candidate]:
+        """Return the contracts of a description."""
+        asked = f"details of {contract.symbol} {contract.secType}"
+        frames = await self.requester.ask(
+            Ask(Topic.CONTRACT, asked, paced_contract(asked), route_of(contract)),
+            self.connection.contracts(contract, asked),
+        )
+        return [candidate_of(fields, self.connection.server_version) for fields in frames]
+
+    async def raw(
+        self,
+        contract: Contract,
+        bar_size: str,
+        duration: str,
+        *,
+        end: str = "",
+        what: str = "TRADES",
+        use_rth: bool = True,
+    ) -> list[str]:
+        """Return the fields of the message that answers a request for bars or sessions."""
+        query = HistoryQuery(
+            asked=f"{contract.symbol} {bar_size}, {duration} to {end or 'now'}",
+            contract=contract,
+            what_to_show=what,
+            use_rth=use_rth,
+            end=end,
+            duration=duration,
+            bar_size=bar_size,
+        )
+        ask = Ask(Topic.BARS, query.asked, paced_query(query, RequestKind.BARS), query.route)
+        return (await self.requester.ask(ask, self.connection.history(query))).fields
+
+    async def bars(
+        self,
+        contract: Contract,
+        bar_size: str,
+        duration: str,
+        *,
+        end: str = "",
+        what: str = "TRADES",
+        use_rth: bool = True,
+    ) -> Bars:
+        """Return message 17."""
+        fields = await self.raw(contract, bar_size, duration, end=end, what=what, use_rth=use_rth)
+        texts = fields[_HEADER:]
+        rows = [texts[place : place + _PER_BAR] for place in range(0, len(texts), _PER_BAR)]
+        return Bars(fields[2], fields[3], rows)
+
+
+@dataclass(frozen=True)
+class Live:
+    """The gateway of the settings."""
+
+    config: GatewayConfig
+    report: Report
+
+    def ask(self, question: Callable[[Desk], Awaitable[T]]) -> T:
+        """Connect, ask, and close."""
+
+        async def session() -> T:
+            pacer = Pacer.of(self.config)
+            strategy = IbConnectionStrategy(self.config, pacer=pacer)
+            try:
+                async with strategy.get_connection_for_operation("tests") as connection:
+                    return await question(Desk(connection, Asker(connection, pacer, self.config)))
+            finally:
+                await strategy.cleanup_temporary_connections()
+                pacer.close()
+
+        return asyncio.run(session())
+
+    def refusal(self, question: Callable[[Desk], Awaitable[object]]) -> GatewayError | None:
+        """Return what the gateway refuses a question with, or None where it answers."""
+        try:
+            self.ask(question)
+        except GatewayError as error:
+            return error
+        return None
+
+    def note(self, fact: str, expected: str, seen: object) -> None:
+        """Report what was seen."""
+        self.report.add(fact, expected, str(seen))
+
+
+_REPORT = Report()
+
+
+@pytest.fixture(scope="session")
+def live() -> Iterator[Live]:
+    """Give the gateway to ask; the report is written when all were asked."""
+    yield Live(GatewayConfig.from_settings(load_settings()), _REPORT)
+    Path(os.environ.get("LIVE_REPORT", "live-report.txt")).write_text(
+        str(_REPORT), encoding="utf-8"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the report."""
+    if _REPORT.lines:
+        terminalreporter.section("fact, expected, seen")
+        terminalreporter.write_line(str(_REPORT))
