@@ -197,7 +197,7 @@ def _stamps(
     """Return stamps (int64 microseconds), session dates, and which rows have one that can be."""
     latest = _NEWEST_EPOCH_S if asked is None else int(asked.end.timestamp()) + _DAY_S
     if series.timeframe.is_intraday:
-        seconds, good = _whole_numbers(texts)
+        seconds, good = _epochs(texts)
         good &= (seconds % 60 == 0) & (seconds >= _OLDEST_EPOCH_S) & (seconds <= latest)
         seconds = np.where(good, seconds, _OLDEST_EPOCH_S)
         keys = seconds * 1_000_000
@@ -208,6 +208,19 @@ def _stamps(
         numbers = numbers - (numbers + _MONDAY) % 7
     good &= numbers * _DAY_S <= latest
     return numbers * 86_400_000_000, days, good
+
+
+def _epochs(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return epoch seconds, 0 where a text is no moment, and which texts are one.
+
+    Epochs are what is asked for; a gateway that writes date, time and zone is understood too.
+    """
+    seconds, good = _whole_numbers(texts)
+    for place in np.flatnonzero(~good):
+        written = written_moment(texts[place])
+        if written is not None and (moment := written.earliest()) == written.latest() and moment:
+            seconds[place], good[place] = int(moment.timestamp()), True
+    return seconds, good
 
 
 def _whole_numbers(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -64,7 +64,7 @@ def future(aapl: Instrument) -> Callable[..., Instrument]:
             ib_symbol=symbol,
             sec_type=SecType.FUT,
             exchange=exchange,
-            calendar="CME.EQUITY",
+            calendar="GLOBEX.EQUITY",
             last_trade_date=day,
             **other,
         )

@@ -1,0 +1,281 @@
+"""Frames that others published of real gateways, read by the product to the right values.
+
+Each literal is short and has its source; logs join fields by commas or bars. Their text forms of
+moments are those of formatDate 1; the product asks for epoch seconds and reads both.
+"""
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+
+from ktrdr_pipelines.core.instruments import Instrument, Origin, SecType, Series, WhatToShow
+from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import RequestRejectedError
+from ktrdr_pipelines.ib.accounts import AccountFilter, origin_of
+from ktrdr_pipelines.ib.codes import ErrorFrame, error_for
+from ktrdr_pipelines.ib.contracts import candidate_of
+from ktrdr_pipelines.ib.history import bars_of, history_of, reach_of
+from ktrdr_pipelines.ib.schedules import details_days
+
+BOND = (
+    "17,1,20250405 17:56:00 US/Eastern,20250413 17:56:00 US/Eastern,8,"
+    "20250402,99.77543,99.77636,99.77543,99.77609,-1,-1,-1,"
+    "20250403,99.78744,99.78857,99.78743,99.78763,-1,-1,-1,"
+    "20250404,99.82271,99.82334,99.82270,99.82302,-1,-1,-1,"
+    "20250407,99.83579,99.83619,99.83287,99.83338,-1,-1,-1,"
+    "20250408,99.84500,99.84518,99.84427,99.84454,-1,-1,-1,"
+    "20250409,99.85642,99.85809,99.85616,99.85808,-1,-1,-1,"
+    "20250410,99.86980,99.86998,99.86929,99.86941,-1,-1,-1,"
+    "20250411,99.90509,99.90547,99.90508,99.90522,-1,-1,-1"
+)
+"""https://github.com/ib-api-reloaded/ib_async/issues/140: 8 D to 20250413 21:56:00 UTC."""
+
+EURUSD = (
+    "17,3,20230112 20:19:28 US/Eastern,20230211 20:19:28 US/Eastern,3,"
+    "20221229 17:15:00 US/Eastern,1.06665,1.06665,1.06600,1.06615,-1,-1,-1,"
+    "20221229 18:00:00 US/Eastern,1.06615,1.06620,1.06545,1.06605,-1,-1,-1,"
+    "20221229 19:00:00 US/Eastern,1.06605,1.06685,1.06590,1.06685,-1,-1,-1"
+)
+"""https://github.com/erdewit/ib_insync/issues/555: its beginning, 3 of 718 bars."""
+
+TESLA = (
+    "17|9000|20230413  16:31:22|20230415  16:31:22|2|"
+    "20230413|182.9400|186.5000|180.9400|185.9000|948837.22|184.869|324891|"
+    "20230414|183.8800|186.2800|182.0100|185.0000|810998.27|183.9865|277547"
+)
+"""https://github.com/wboayue/rust-ibapi: a test's fixture; volume in lots."""
+
+TESLA_DETAILS = (
+    "10|9001|TSLA|STK||0||SMART|USD|TSLA|NMS|NMS|76792991|0.01||ACTIVETIM,AD|SMART,AMEX|1|0|"
+    "TESLA INC|NASDAQ||Consumer, Cyclical|Auto Manufacturers|Auto-Cars/Light Trucks|US/Eastern|"
+    "20221229:0400-20221229:2000;20221230:0400-20221230:2000;20221231:CLOSED;20230101:CLOSED;"
+    "20230102:CLOSED;20230103:0400-20230103:2000|"
+    "20221229:0930-20221229:1600;20221230:0930-20221230:1600;20221231:CLOSED;20230101:CLOSED;"
+    "20230102:CLOSED;20230103:0930-20230103:1600|||1|ISIN|US88160R1014|1|||26,26||COMMON|1|1|100|"
+)
+"""The same repository, lists shortened."""
+
+MES_HOURS = (
+    "20251222:1700-20251223:1600;20251223:1700-20251224:1215;20251225:1700-20251226:1600;"
+    "20251227:CLOSED"
+)
+"""https://github.com/ib-api-reloaded/ib_async/issues/128."""
+
+SIZES = (
+    "Error validating request.-'bK' : cause - Historical data bar size setting is invalid. Legal "
+    "ones are: 1 secs, 5 secs, 10 secs, 15 secs, 30 secs, 1 min, 2 mins, 3 mins, 5 mins, 10 mins, "
+    "15 mins, 20 mins, 30 mins, 1 hour, 2 hours, 3 hours, 4 hours, 8 hours, 1 day, 1W, 1M"
+)
+"""https://github.com/wboayue/rust-ibapi/pull/245: for '1 sec'."""
+
+
+def at(text: str) -> datetime:
+    """Read a moment in UTC."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def of(instrument: Instrument, calendar: str, what: WhatToShow, sec_type: SecType) -> Instrument:
+    """Make an instrument of a calendar."""
+    return replace(
+        instrument, calendar=calendar, what_to_show=what, sec_type=sec_type, use_rth=False
+    )
+
+
+def test_a_whole_answer_of_daily_bars(aapl: Instrument) -> None:
+    """8 D to a Sunday are 8 sessions; the stated start lies behind three of them."""
+    history = history_of(BOND.split(","))
+    pair = of(aapl, "XNYS.RTH", WhatToShow.MIDPOINT, SecType.CASH)
+    found = bars_of(history, Series(pair, Timeframe.D1))
+    days = found.bars["session_date"].to_pylist()
+    assert (days[0], days[-1], len(days)) == (date(2025, 4, 2), date(2025, 4, 11), 8)
+    assert found.bars["close"].to_pylist()[-1] == 99.90522
+    for name in ("volume", "average", "bar_count"):
+        assert found.bars[name].null_count == 8
+    assert reach_of(history) == Interval(at("2025-04-05T21:56"), at("2025-04-13T21:56"))
+
+
+def test_hours_of_a_currency_begin_at_a_quarter_past(aapl: Instrument) -> None:
+    """Moments in text form name their zone."""
+    history = history_of(EURUSD.split(","))
+    found = bars_of(
+        history, Series(of(aapl, "FX", WhatToShow.MIDPOINT, SecType.CASH), Timeframe.H1)
+    )
+    assert [f"{one:%Y-%m-%d %H:%M}" for one in found.bars["ts"].to_pylist()] == [
+        "2022-12-29 22:15",
+        "2022-12-29 23:00",
+        "2022-12-30 00:00",
+    ]
+    assert found.bars["session_date"].to_pylist() == [date(2022, 12, 30)] * 3
+    reach = reach_of(history)
+    assert reach is not None
+    assert found.bars["ts"].to_pylist()[0] < reach.start
+
+
+def test_volume_in_lots_is_kept_as_it_comes(aapl: Instrument) -> None:
+    """Older gateways tell hundreds of shares, with a fraction; no zone means no reach."""
+    history = history_of(TESLA.split("|"))
+    found = bars_of(history, Series(aapl, Timeframe.D1))
+    assert found.bars["volume"].to_pylist() == [948837.22, 810998.27]
+    assert found.bars["bar_count"].to_pylist() == [324891, 277547]
+    assert found.implausible == ()
+    assert reach_of(history) is None
+
+
+def test_flat_bars_of_untraded_minutes_are_bars(aapl: Instrument) -> None:
+    """https://github.com/ib-api-reloaded/ib_async/issues/23: SPY outside regular hours."""
+    stamp = int(at("2024-06-07T23:39").timestamp())
+    rows = [
+        *(str(stamp), "537.13", "537.13", "537.13", "537.13", "0.0", "537.13", "0"),
+        *(str(stamp + 240), "537.13", "537.15", "537.13", "537.15", "200", "537.14", "1"),
+    ]
+    found = bars_of(
+        history_of(["17", "1", "", "", "2", *rows]),
+        Series(replace(aapl, calendar="XNYS.ETH", use_rth=False), Timeframe.M1),
+    )
+    assert found.bars["volume"].to_pylist() == [0.0, 200.0]
+    assert found.bars["bar_count"].to_pylist() == [0, 1]
+    assert found.implausible == ()
+
+
+def test_details_of_a_stock(aapl: Instrument) -> None:
+    """Closed days, all hours and regular ones; the lists hold commas."""
+    found = candidate_of(TESLA_DETAILS.split("|"), 178)
+    assert (found.contract_id, found.primary_exchange, found.zone) == (
+        76792991,
+        "NASDAQ",
+        "US/Eastern",
+    )
+    assert (found.last_trade_date, found.expires) == ("", "")
+    days = details_days(aapl, found)
+    assert [one.day for one in days if not one.parts] == [
+        date(2022, 12, 31),
+        date(2023, 1, 1),
+        date(2023, 1, 2),
+    ]
+    assert days[0].parts == (Interval(at("2022-12-29T14:30"), at("2022-12-29T21:00")),)
+    extended = details_days(replace(aapl, use_rth=False, calendar="XNYS.ETH"), found)
+    assert extended[0].parts == (Interval(at("2022-12-29T09:00"), at("2022-12-30T01:00")),)
+
+
+@pytest.mark.parametrize(
+    ("calendar", "zone", "hours", "expected"),
+    [
+        # EURUSD, nautilus_trader's stubs (2022-12-06).
+        (
+            "FX",
+            "US/Eastern",
+            "20221205:1715-20221206:1700;20221210:CLOSED;20221211:1715-20221212:1700",
+            [
+                "2022-12-06 05 22:15-06 22:00",
+                "2022-12-10 closed",
+                "2022-12-12 11 22:15-12 22:00",
+            ],
+        ),
+        # MES, ib_async issue 128: 12:15 on Christmas Eve, no segment on a full holiday.
+        (
+            "GLOBEX.EQUITY",
+            "US/Central",
+            MES_HOURS,
+            [
+                "2025-12-23 22 23:00-23 22:00",
+                "2025-12-24 23 23:00-24 18:15",
+                "2025-12-26 25 23:00-26 22:00",
+                "2025-12-27 closed",
+            ],
+        ),
+        # E4A, nautilus_trader's stubs (2024-07-20).
+        (
+            "GLOBEX.EQUITY",
+            "US/Central",
+            "20240720:CLOSED;20240721:1700-20240722:1500",
+            ["2024-07-20 closed", "2024-07-22 21 22:00-22 20:00"],
+        ),
+        # SPX, a test with sampled strings (2026-05-14).
+        (
+            "XNYS.RTH",
+            "US/Central",
+            "20260514:0830-20260514:1500;20260516:CLOSED",
+            ["2026-05-14 14 13:30-14 20:00", "2026-05-16 closed"],
+        ),
+        # BTC, an author's word (2026-05-07); the zone is a guess.
+        (
+            "CRYPTO",
+            "America/New_York",
+            "20260507:1601-20260508:1600;20260509:CLOSED",
+            ["2026-05-08 07 20:01-08 20:00", "2026-05-09 closed"],
+        ),
+    ],
+)
+def test_trading_hours(
+    aapl: Instrument, calendar: str, zone: str, hours: str, expected: list[str]
+) -> None:
+    """Each session has the date that the market gives it."""
+    known = candidate_of(TESLA_DETAILS.split("|"), 178)
+    told = replace(known, zone=zone, trading_hours=hours)
+    days = details_days(replace(aapl, calendar=calendar, use_rth=False), told)
+    assert [
+        f"{one.day} "
+        + ("".join(f"{part.start:%d %H:%M}-{part.end:%d %H:%M}" for part in one.parts) or "closed")
+        for one in days
+    ] == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (321, SIZES),
+        # https://github.com/nautechsystems/nautilus_trader/issues/2616
+        (10339, "Setting end date/time for continuous future security type is not allowed."),
+        # https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/pull/260
+        (10299, "Expected what to show is AGGTRADES, please use that instead of TRADES."),
+        # https://github.com/atreyuxtrading/atreyu-backtrader-api/issues/6: an older wording.
+        (
+            10314,
+            "End Date/Time: The date, time, or time-zone entered is invalid. The correct format is",
+        ),
+    ],
+)
+def test_refusals(code: int, text: str) -> None:
+    """The same request would be refused again."""
+    assert isinstance(error_for(ErrorFrame(1, code, text), "AAPL 1w"), RequestRejectedError)
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        # https://github.com/wboayue/rust-ibapi/issues/233
+        b"20250408 01:25:20 British Summer Time",
+        # https://github.com/wboayue/rust-ibapi/pull/364: not UTF-8
+        "20260107 09:00:00 中国标准时间".encode("gb2312"),
+        b"20260107 09:00:00 China Standard Time",
+    ],
+)
+def test_greetings_with_names_of_the_system(bench: Any, aapl: Instrument, greeting: bytes) -> None:
+    """A connection comes about; the zone of the greeting is not needed."""
+
+    def greet(talk: Any) -> None:
+        body = b"173\0" + greeting + b"\0"
+        talk.raw(len(body).to_bytes(4) + body)
+
+    assert bench(lambda source: source.contract_id(aapl), greet=greet) == 265598
+
+
+def test_a_list_of_accounts_ends_with_a_comma(bench: Any, aapl: Instrument) -> None:
+    """https://github.com/wrighter/ib-scripts/issues/9: nothing follows it."""
+    known = AccountFilter()
+    account = "DU" + "0" * 7
+    body = f"15\x001\x00{account},\x00".encode()
+    known.cleaned(len(body).to_bytes(4) + body)
+    assert known.announced == (account,)
+    assert origin_of(known.announced) is Origin.IB
+    assert origin_of(("SIM" + "0" * 7,)) is Origin.SIMULATED
+
+    async def look(source: Any) -> Origin:
+        await asyncio.sleep(0)
+        return source.origin
+
+    assert bench(look, account="SIM" + "0" * 7 + ",") is Origin.SIMULATED
