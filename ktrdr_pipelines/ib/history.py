@@ -17,7 +17,7 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plausibility import implausible_rows
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.ib.moments import moment_of, written_moment
+from ktrdr_pipelines.ib.moments import in_utc, written_moment, zone_named
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 _PER_BAR = 8
@@ -176,6 +176,7 @@ def head_of(text: str) -> datetime | None:
     """Read a head timestamp; None where the gateway has none.
 
     Raises:
+        UnknownZone: it is told in a zone that is not known.
         ValueError: the text is no moment.
     """
     plain = text.strip()
@@ -186,9 +187,9 @@ def head_of(text: str) -> datetime | None:
             return datetime.fromtimestamp(int(plain), UTC)
         except (ValueError, OverflowError, OSError) as error:
             raise ValueError(f"head timestamp {text!r}") from error
-    if (moment := moment_of(plain)) is None:
+    if (written := written_moment(plain)) is None:
         raise ValueError(f"head timestamp {text!r}")
-    return moment
+    return in_utc(written.wall, zone_named(written.zone))
 
 
 def _stamps(

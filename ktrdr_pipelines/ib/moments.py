@@ -130,17 +130,6 @@ def written_moment(text: str) -> WrittenMoment | None:
     return WrittenMoment(wall, zone or ("UTC" if separator == "-" else ""))
 
 
-def moment_of(text: str) -> datetime | None:
-    """Read one of the gateway's moments; None where zone or form are unclear.
-
-    A wall time that occurs twice is its first occurrence; a name of two readings is the exchange's.
-    """
-    written = written_moment(text)
-    if written is None or not written.is_known:
-        return None
-    return in_utc(written.wall, zone_named(written.zone))
-
-
 def in_utc(wall: datetime, zone: tzinfo, *, fold: int = 0) -> datetime:
     """Return a wall time of a zone in UTC; ``fold`` 1 is the second of two that are the same."""
     return wall.replace(tzinfo=zone, fold=fold).astimezone(UTC)

@@ -43,18 +43,18 @@ class Notices:
         for text in self._texts:
             tell(text)
 
-    def unknown_zone(self, name: str, loses: str) -> None:
+    def unknown_zone(self, name: str, what: str) -> None:
         """Take in a zone name that is not known.
 
         Args:
             name: as the gateway wrote it; empty where it named none.
-            loses: what cannot be read without it, such as ``trading hours``.
+            what: what cannot be read without it, such as ``trading hours``.
         """
         if name in self._zones:
             return
         self._zones.add(name)
         named = f"the time zone {name!r}, which is not known" if name else "no time zone"
-        self._add(f"the gateway names {named}: {loses} cannot be read. {ZONE_HINT}")
+        self._add(f"the gateway names {named}: {what} cannot be read. {ZONE_HINT}")
 
     def see_text(self, frame: ErrorFrame) -> None:
         """Take in the text of an error or notice, to tell whether the gateway speaks English."""

@@ -209,7 +209,7 @@ class GatewaySource:
                 )
         except NoDataError as error:
             return NoData(request, error.came)
-        with _bad_answer(query.asked):
+        with self._read(query.asked):
             history = history_of(reply.fields)
             if (zone := unknown_zone(history)) is not None:
                 self._connection.notices.unknown_zone(zone, "the range that responses state")
@@ -233,11 +233,14 @@ class GatewaySource:
             if error.code == _NO_HEAD:
                 return None
             raise
-        with _bad_answer(query.asked):
-            head = head_of(fields[2])
-            if head is not None and head > self.now() + _CLOCKS_APART:
-                raise ValueError(f"data that begin in the future, {head:%Y-%m-%d %H:%M:%SZ}")
-            return head
+        try:
+            with self._read(query.asked, "head timestamps"):
+                head = head_of(fields[2])
+                if head is not None and head > self.now() + _CLOCKS_APART:
+                    raise ValueError(f"data that begin in the future, {head:%Y-%m-%d %H:%M:%SZ}")
+        except UnknownZoneError:
+            return None
+        return head
 
     async def hours(self, instrument: Instrument) -> list[LearnedDay]:
         """Give the sessions that the contract's details tell of the next days; asks nothing more.
@@ -249,10 +252,9 @@ class GatewaySource:
         """
         contract = await self._contract(instrument)
         try:
-            with _bad_answer(f"trading hours of {instrument.symbol}"):
+            with self._read(f"trading hours of {instrument.symbol}", "trading hours"):
                 return details_days(instrument, contract)
         except UnknownZoneError:
-            self._connection.notices.unknown_zone(contract.zone, "trading hours")
             return []
 
     async def schedule(
@@ -272,8 +274,26 @@ class GatewaySource:
             )
         except NoDataError:
             return []
-        with _bad_answer(query.asked):
+        with self._read(query.asked, "schedules"):
             return schedule_days(reply.fields)
+
+    @contextmanager
+    def _read(self, asked: str, what: str = "") -> Iterator[None]:
+        """Make what cannot be read an error of the gateway's.
+
+        Args:
+            asked: what was asked for.
+            what: what is told in a zone, for the notice where that is not known.
+        """
+        try:
+            yield
+        except UnknownZone as error:
+            self._connection.notices.unknown_zone(error.name, what)
+            raise UnknownZoneError(asked, came=str(error), remedy=ZONE_HINT) from error
+        except (ValueError, IndexError, OverflowError) as error:
+            raise BadAnswerError(
+                asked, came=f"an answer that cannot be: {error}", remedy="Nothing of it is kept."
+            ) from error
 
     async def _contract(self, instrument: Instrument) -> Candidate:
         asked = described(instrument)
@@ -288,7 +308,7 @@ class GatewaySource:
             Ask(Topic.CONTRACT, asked, paced_contract(asked), route_of(contract)),
             self._connection.contracts(contract, asked),
         )
-        with _bad_answer(asked):
+        with self._read(asked):
             version = self._connection.server_version
             candidates = [candidate_of(fields, version) for fields in frames]
         for one in candidates:
@@ -312,16 +332,3 @@ def _answer(
         impossible=found.impossible,
         implausible=found.implausible,
     )
-
-
-@contextmanager
-def _bad_answer(asked: str) -> Iterator[None]:
-    """Make what cannot be read an error of the gateway's."""
-    try:
-        yield
-    except UnknownZone as error:
-        raise UnknownZoneError(asked, came=str(error), remedy=ZONE_HINT) from error
-    except (ValueError, IndexError, OverflowError) as error:
-        raise BadAnswerError(
-            asked, came=f"an answer that cannot be: {error}", remedy="Nothing of it is kept."
-        ) from error

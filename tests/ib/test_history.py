@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.ib.framing import MAX_FRAME_BYTES, BadFrameError, FrameCutter
-from ktrdr_pipelines.ib.history import History, head_of, moment_of, reach_of
+from ktrdr_pipelines.ib.history import History, head_of, reach_of
+from ktrdr_pipelines.ib.moments import written_moment
 
 
 def at(hour: int, minute: int = 0, day: int = 5) -> Any:
@@ -38,7 +39,8 @@ def at(hour: int, minute: int = 0, day: int = 5) -> Any:
 )
 def test_a_moment_is_read_only_where_its_zone_is_clear(text: str, moment: datetime | None) -> None:
     """Forms without a zone, with an ambiguous one, or with nonsense give none."""
-    assert moment_of(text) == moment
+    written = written_moment(text)
+    assert (written and written.earliest()) == moment
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,8 @@ def test_a_wall_time_that_occurs_twice_makes_the_reach_shorter() -> None:
 @given(st.text(max_size=40))
 def test_no_text_breaks_the_reading_of_moments(text: str) -> None:
     """Any text gives a moment in UTC or none."""
-    moment = moment_of(text)
+    written = written_moment(text)
+    moment = written and written.earliest()
     assert moment is None or moment.tzinfo is UTC
 
 

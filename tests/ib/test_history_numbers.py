@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.ib.history import History, bars_of, head_of, history_of, moment_of
+from ktrdr_pipelines.ib.history import History, bars_of, head_of, history_of
+from ktrdr_pipelines.ib.moments import written_moment
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from tests.load.fakes import stock
 
@@ -159,4 +160,4 @@ def test_a_head_in_other_digits_is_none(text: str) -> None:
 )
 def test_a_moment_in_other_digits_is_none(text: str) -> None:
     """The reach of a response is read by the same rule."""
-    assert moment_of(text) is None
+    assert written_moment(text) is None

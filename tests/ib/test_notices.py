@@ -225,6 +225,22 @@ def test_a_schedule_in_an_unknown_zone_is_not_requested_again(bench: Any, aapl: 
     assert "America/New_York" in caught.value.remedy
 
 
+def test_a_head_in_an_unknown_zone_is_not_known_and_told_once(bench: Any, aapl: Instrument) -> None:
+    """As where the gateway cannot say; nothing is requested again for it."""
+    told: list[str] = []
+
+    async def look(source: GatewaySource) -> list[Any]:
+        source.notices.listen(told.append)
+        return [await source.head(aapl) for _ in range(2)]
+
+    def tell(talk: Any, fields: list[str]) -> None:
+        talk.send(88, fields[1], "19801212 14:30:00 CST")
+
+    assert bench(look, head=tell) == [None, None]
+    assert len(told) == 1
+    assert "head timestamps" in told[0]
+
+
 def test_a_refusal_in_words_not_known_makes_requests_fewer(
     bench: Any, minute_request: BarRequest, words: Any
 ) -> None:

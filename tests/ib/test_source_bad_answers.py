@@ -433,7 +433,7 @@ def test_an_answer_of_another_kind_is_bad(bench: Any, minute_request: BarRequest
         )
 
 
-@pytest.mark.parametrize("text", ["yesterday", "19801212", "19801212 14:30:00 CST"])
+@pytest.mark.parametrize("text", ["yesterday", "19801212", "19801212 soon"])
 def test_a_head_that_is_no_moment_is_bad(bench: Any, aapl: Instrument, text: str) -> None:
     """A head timestamp whose zone is unclear is refused rather than guessed."""
     with pytest.raises(BadAnswerError, match="head timestamp"):
