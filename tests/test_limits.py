@@ -73,6 +73,16 @@ TABLES = {
         "1d": "1 day",
         "1w": "1 week",
     },
+    "BAR_SIZE_STRINGS": {
+        "1m": ("1 min", "1 mins"),
+        "5m": ("5 mins", "5 min"),
+        "15m": ("15 mins", "15 min"),
+        "30m": ("30 mins", "30 min"),
+        "1h": ("1 hour", "1 hours"),
+        "4h": ("4 hours", "4 hour"),
+        "1d": ("1 day", "1D"),
+        "1w": ("1 week", "1W"),
+    },
     "SAFE_DAYS": {
         "1m": 1,
         "5m": 7,
