@@ -92,6 +92,15 @@ def lasting_outage(asked: str, lost_link: str) -> OutageError:
     )
 
 
+def lasting_farm_outage(asked: str, told: str) -> OutageError:
+    """Make the error of a question whose route's probes stayed without a response."""
+    return OutageError(
+        asked,
+        came=f"no response to the requests that test its route, and the gateway says: {told}",
+        remedy="It is requested again when the farm is connected, or a test request is answered.",
+    )
+
+
 def error_for(frame: ErrorFrame, asked: str) -> GatewayError | None:
     """Make the error that ends a request, or None where the frame only notes something."""
     if is_size_refused(frame):
