@@ -241,6 +241,13 @@ class IbLimitsRegistry:
     MAX_CLIENTS: Final = Limit(32, "clients connected to one gateway", _CAMPUS, "O")
     CLIENT_ID_TRIES: Final = Limit(3, "ids tried before giving up", "live issue logs", "L")
     CLIENT_ID_PAUSE_S: Final = Limit(1.5, "seconds between those tries", "live issue logs", "L")
+    CONNECT_PAUSE_S: Final = Limit(
+        (3.0, 60.0),
+        "first and longest pause between tries to connect while a run waits for the gateway, "
+        "seconds; a gateway can hold the ids of lost connections until it is restarted",
+        "https://github.com/ib-api-reloaded/ib_async/issues/152",
+        "C",
+    )
     CLIENT_ID_RANGES: Final = Limit(
         MappingProxyType(
             {

@@ -32,6 +32,7 @@ SCALARS = {
     "MAX_CLIENTS": 32,
     "CLIENT_ID_TRIES": 3,
     "CLIENT_ID_PAUSE_S": 1.5,
+    "CONNECT_PAUSE_S": (3.0, 60.0),
     "SERVER_VERSIONS": (157, 178),
     "FINAL_LAG_S": 1800,
     "BAR_LAG_S": 5,
