@@ -23,7 +23,8 @@ KtrdrError
 │   ├── PacingError               the gateway says that it was asked too much
 │   ├── EntitlementError          not permitted or not subscribed
 │   ├── RequestRejectedError      the gateway refuses this very request
-│   │   └── RequestTooLongError       because it reaches over too much
+│   │   ├── RequestTooLongError       because it reaches over too much
+│   │   └── BarSizeRefusedError       because it has another string for the size of the bars
 │   ├── ContractUnknownError      no such instrument
 │   ├── ContractAmbiguousError    several instruments fit
 │   ├── ContractUnclearError      no instrument, or several: the text does not tell which
@@ -205,6 +206,10 @@ class RequestRejectedError(GatewayError):
 
 class RequestTooLongError(RequestRejectedError):
     """The gateway refuses a request because its duration is too long for its bar size."""
+
+
+class BarSizeRefusedError(RequestRejectedError):
+    """The gateway refuses the string that stands for the size of the bars."""
 
 
 class ContractUnknownError(GatewayError):

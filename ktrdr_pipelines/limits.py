@@ -113,6 +113,24 @@ class IbLimitsRegistry:
         _BARS,
         "O",
     )
+    BAR_SIZE_STRINGS: Final = Limit(
+        MappingProxyType(
+            {
+                "1m": ("1 min", "1 mins"),
+                "5m": ("5 mins", "5 min"),
+                "15m": ("15 mins", "15 min"),
+                "30m": ("30 mins", "30 min"),
+                "1h": ("1 hour", "1 hours"),
+                "4h": ("4 hours", "4 hour"),
+                "1d": ("1 day", "1D"),
+                "1w": ("1 week", "1W"),
+            }
+        ),
+        "IB bar size settings to try in turn per timeframe: the documented one first; refusals "
+        "list 1W for a week",
+        "https://github.com/wboayue/rust-ibapi/pull/245",
+        "L",
+    )
     VALID_BAR_SIZES: Final = Limit(
         frozenset(
             {"1 secs", "5 secs", "10 secs", "15 secs", "30 secs", "1 min"}
@@ -225,6 +243,13 @@ class IbLimitsRegistry:
     MAX_CLIENTS: Final = Limit(32, "clients connected to one gateway", _CAMPUS, "O")
     CLIENT_ID_TRIES: Final = Limit(3, "ids tried before giving up", "live issue logs", "L")
     CLIENT_ID_PAUSE_S: Final = Limit(1.5, "seconds between those tries", "live issue logs", "L")
+    CONNECT_PAUSE_S: Final = Limit(
+        (3.0, 60.0),
+        "first and longest pause between tries to connect while a run waits for the gateway, "
+        "seconds; a gateway can hold the ids of lost connections until it is restarted",
+        "https://github.com/ib-api-reloaded/ib_async/issues/152",
+        "C",
+    )
     CLIENT_ID_RANGES: Final = Limit(
         MappingProxyType(
             {

@@ -35,6 +35,7 @@ EXITS = {
     "EntitlementError": 1,
     "RequestRejectedError": 1,
     "RequestTooLongError": 1,
+    "BarSizeRefusedError": 1,
     "ContractUnknownError": 1,
     "ContractAmbiguousError": 1,
     "ContractUnclearError": 1,

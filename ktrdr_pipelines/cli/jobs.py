@@ -54,6 +54,18 @@ RefreshOption = Annotated[
     ),
 ]
 
+WaitOption = Annotated[
+    float,
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        min=0.0,
+        help="Wait that long for a gateway that cannot be connected to: it is not there, hangs, or "
+        "still holds the client ids of lost connections. [default: 0]",
+        show_default=False,
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:

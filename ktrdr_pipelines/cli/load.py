@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ktrdr_pipelines.cli.jobs import EndOption, ModeOption, RefreshOption, StartOption
+from ktrdr_pipelines.cli.jobs import EndOption, ModeOption, RefreshOption, StartOption, WaitOption
 from ktrdr_pipelines.cli.output import AsJson
 
 
@@ -25,6 +25,7 @@ def load(
     start: StartOption = None,
     end: EndOption = None,
     refresh: RefreshOption = False,
+    wait: WaitOption = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Load bars: request what is missing, save it, and say what could not be had.
@@ -45,4 +46,4 @@ def load(
     place = open_place()
     warn_of_problem(place)
     jobs = named_jobs(place.universe, symbols, timeframes, wish, now=place.now)
-    raise typer.Exit(load_jobs(place, jobs, as_json=as_json))
+    raise typer.Exit(load_jobs(place, jobs, as_json=as_json, wait_s=wait))

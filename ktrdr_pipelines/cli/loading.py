@@ -16,10 +16,13 @@ from ktrdr_pipelines.load.outlook import Job
 from ktrdr_pipelines.load.reports import Progress, SeriesReport
 
 
-def load_jobs(place: Place, jobs: Sequence[Job], *, as_json: bool) -> ExitCode:
-    """Load, tell how it ended, and give the exit code; jobs of one series are one line."""
+def load_jobs(place: Place, jobs: Sequence[Job], *, as_json: bool, wait_s: float = 0.0) -> ExitCode:
+    """Load, tell how it ended, and give the exit code; jobs of one series are one line.
+
+    ``wait_s`` is how long to wait for a gateway that lets the load connect.
+    """
     with load_progress(shown=not as_json) as notes:
-        reports = _joined(_run(place, jobs, notes))
+        reports = _joined(_run(place, jobs, notes, wait_s))
     if not as_json:
         tell_notes(notes)
     catalog_error = _renewed(place)
@@ -28,9 +31,13 @@ def load_jobs(place: Place, jobs: Sequence[Job], *, as_json: bool) -> ExitCode:
     return exit_code_of(reports, catalog_error)
 
 
-def _run(place: Place, jobs: Sequence[Job], progress: Progress) -> list[SeriesReport]:
+def _run(
+    place: Place, jobs: Sequence[Job], progress: Progress, wait_s: float
+) -> list[SeriesReport]:
     """Load; where that is cut short, the catalog still comes to show what was saved."""
-    manager = open_manager(place.settings, place.layout, operation="cli", progress=progress)
+    manager = open_manager(
+        place.settings, place.layout, operation="cli", progress=progress, wait_s=wait_s
+    )
     try:
         return run_stoppable(manager.run(jobs))
     except BaseException:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ktrdr_pipelines.cli.jobs import WaitOption
 from ktrdr_pipelines.cli.output import AsJson, note
 
 
@@ -15,6 +16,8 @@ def update(
         str | None,
         typer.Argument(metavar="[SYMBOL[,SYMBOL...]]", help="Only these symbols."),
     ] = None,
+    *,
+    wait: WaitOption = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Bring the whole universe up to date: newest bars first, then every gap.
@@ -37,4 +40,4 @@ def update(
     left = sum(one.instrument.backfill == "manual" for one in place.universe.series())
     if left:
         note(f"{left} series have backfill: manual; their history is loaded by ktrdr load")
-    raise typer.Exit(load_jobs(place, jobs, as_json=as_json))
+    raise typer.Exit(load_jobs(place, jobs, as_json=as_json, wait_s=wait))

@@ -30,6 +30,10 @@ _EVERY_S: Final = 30
 _KNOCK_S: Final = 15.0
 """How long a knock may take: a gateway that needs longer is not back."""
 
+_OF_RUNS: Final = (Operation.BATCH, Operation.GAP_FILLER, Operation.API)
+"""What runs connect as. The gateway may hold the client ids of one of them only: runs that start
+before it lets go of those would fail every half minute."""
+
 Clock = Callable[[], datetime]
 
 
@@ -89,8 +93,9 @@ async def knock(ib: IbResource) -> str:
 async def _look(ib: IbResource, config: GatewayConfig) -> str:
     strategy = ib.strategy()
     try:
-        async with strategy.get_connection_for_operation(Operation.API) as connection:
-            health = await connection.health()
+        for operation in _OF_RUNS:
+            async with strategy.get_connection_for_operation(operation) as connection:
+                health = await connection.health()
     finally:
         await _shielded(strategy.cleanup_temporary_connections())
     if health.round_trip_s is None:

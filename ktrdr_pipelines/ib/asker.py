@@ -101,10 +101,13 @@ class Asker:
         """
         begun_at_s: float | None = None
         while True:
-            await self._connection.wait_for_way(ask.topic, ask.route, ask.asked, waits=self._waits)
-            await self._pacer.admit(ask.asked, probe_s=self._hold_s, waits=self._waits)
+            way = await self._connection.wait_for_way(
+                ask.topic, ask.route, ask.asked, waits=self._waits
+            )
             try:
-                return await self._once(ask, call)
+                with way:
+                    await self._pacer.admit(ask.asked, probe_s=self._hold_s, waits=self._waits)
+                    return await self._once(ask, call)
             except OutageError as error:
                 begun_at_s = boot_time_s() if begun_at_s is None else begun_at_s
                 if boot_time_s() - begun_at_s >= self._outage_s:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ktrdr_pipelines.errors import (
     BadAnswerError,
+    BarSizeRefusedError,
     ClientIdInUseError,
     ConnectionLostError,
     ContractAmbiguousError,
@@ -34,6 +35,9 @@ LANGUAGE_REMEDY = (
     "to English in its login window."
 )
 _FARM_LEFT, _COMPETING, _DISCLAIMER = 165, 10197, 10141
+_SIZE_REFUSED = "bar size setting is invalid"
+_SIZES = re.compile(r"\b\d+ ?[A-Za-z]+(?:\s*,\s*\d+ ?[A-Za-z]+){3,}\b", re.ASCII)
+"""A list of bar sizes: four or more, so that no two numbers in a sentence look like one."""
 
 
 _ENGLISH = re.compile(
@@ -123,10 +127,38 @@ def lasting_outage(asked: str, lost_link: str) -> OutageError:
     )
 
 
+def lasting_farm_outage(asked: str, told: str) -> OutageError:
+    """Make the error of a question whose route's probes stayed without a response."""
+    return OutageError(
+        asked,
+        came=f"no response to the requests that test its route, and the gateway says: {told}",
+        remedy="It is requested again when the farm is connected, or a test request is answered.",
+    )
+
+
 def error_for(frame: ErrorFrame, asked: str) -> GatewayError | None:
     """Make the error that ends a request, or None where the frame only notes something."""
+    if is_size_refused(frame):
+        return _made(BarSizeRefusedError, frame, asked, "Another string for it is tried.")
     make = _MAKERS.get(frame.means)
     return None if make is None else make(frame, asked)
+
+
+def is_size_refused(frame: ErrorFrame) -> bool:
+    """Say whether a refusal is one of the bar size string: of 321, or of 162 (grade L).
+
+    The text before may be in any language; the list of sizes never is. A refusal for length is
+    none, whatever it lists.
+    """
+    if frame.means not in {CodeClass.REJECTED, CodeClass.RETRY}:
+        return False
+    return _SIZE_REFUSED in frame.text.casefold() or bool(sizes_listed(frame.text))
+
+
+def sizes_listed(text: str) -> tuple[str, ...]:
+    """Return the bar sizes that a refusal lists (``1 secs, 5 secs, ..., 1 day, 1W, 1M``)."""
+    found = _SIZES.search(text)
+    return tuple(one.strip() for one in found[0].split(",")) if found else ()
 
 
 def _pacing(frame: ErrorFrame, asked: str) -> GatewayError:

@@ -10,7 +10,10 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
 )
 from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.leases import HELD_REMEDY
 from ktrdr_pipelines.ib.wire import Ending, WireError
+
+_MOST_NAMED = 5
 
 
 def connect_error(config: GatewayConfig, client_id: int, error: WireError) -> GatewayError:
@@ -23,6 +26,20 @@ def connect_error(config: GatewayConfig, client_id: int, error: WireError) -> Ga
     if error.ending is Ending.ID_IN_USE:
         made.code = 326
     return made
+
+
+def ids_refused(config: GatewayConfig, client_ids: list[int]) -> ClientIdInUseError:
+    """Make the error of a walk over client ids that the gateway called "in use" one by one."""
+    shown = ", ".join(map(str, client_ids[-_MOST_NAMED:]))
+    named = f"client id{'s' if len(client_ids) > 1 else ''} {shown}"
+    if len(client_ids) > _MOST_NAMED:
+        named = f"{len(client_ids)} client ids, of them {shown},"
+    return ClientIdInUseError(
+        f"connect to {config.gateway}",
+        came=f"{named} {'are' if len(client_ids) > 1 else 'is'} in use",
+        remedy=HELD_REMEDY,
+        code=326,
+    )
 
 
 _START = (
@@ -47,10 +64,7 @@ _CONNECT_ERRORS: dict[Ending, tuple[type[GatewayError], str]] = {
         GatewaySilentError,
         "The gateway hangs, is in its nightly reset, or waits for a click: look at its window.",
     ),
-    Ending.ID_IN_USE: (
-        ClientIdInUseError,
-        "Close the other program, or set another range of client ids (IB_CLIENT_ID_*).",
-    ),
+    Ending.ID_IN_USE: (ClientIdInUseError, HELD_REMEDY),
     Ending.GARBAGE: (GatewayUnreachableError, "Check IB_PORT: something else listens there."),
     Ending.VERSION: (
         GatewayUnreachableError,

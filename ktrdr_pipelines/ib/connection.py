@@ -19,7 +19,7 @@ from enum import StrEnum
 
 from ktrdr_pipelines.errors import ClientIdInUseError, UsageError
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.connect_errors import connect_error
+from ktrdr_pipelines.ib.connect_errors import connect_error, ids_refused
 from ktrdr_pipelines.ib.gateway import GatewayConnection
 from ktrdr_pipelines.ib.leases import ClientIdLease, ClientIdLeases
 from ktrdr_pipelines.ib.logins import Logins
@@ -153,19 +153,27 @@ class IbConnectionStrategy:
             return place.connection
 
     async def _connect(self, operation: Operation) -> tuple[ClientIdLease, GatewayConnection]:
-        """Connect under the first id that the gateway takes; few tries, paused."""
+        """Connect under the first id that the gateway takes; few tries, paused.
+
+        Where it refused that many a short while ago, to whichever process, one more tells enough:
+        a gateway that is asked again and again refuses everyone (grade L).
+        """
+        ids = self._config.client_id_ranges[operation]
         tries = IbLimitsRegistry.CLIENT_ID_TRIES.value
+        if len(self._leases.refused(ids)) >= tries:
+            tries = 1
         refused: list[int] = []
         while True:
-            lease = self._leases.lease(self._config.client_id_ranges[operation], skipped=refused)
+            lease = self._leases.lease(ids, skipped=refused)
             try:
                 return lease, await self._open(lease.client_id)
-            except ClientIdInUseError:
+            except ClientIdInUseError as error:
                 self._leases.quarantine(lease.client_id)
                 refused.append(lease.client_id)
                 lease.release()
-                if len(refused) >= tries:
-                    raise
+                if len(refused) >= min(tries, ids[1] - ids[0] + 1):
+                    known = {*self._leases.refused(ids), *refused}
+                    raise ids_refused(self._config, sorted(known)) from error.__cause__
             except BaseException:
                 lease.release()
                 raise

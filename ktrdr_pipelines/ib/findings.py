@@ -137,7 +137,8 @@ def farms(troubles: tuple[str, ...], states: tuple[str, ...]) -> Check:
     if troubles:
         return wrong(Name.FARMS, "; ".join(troubles), _LOGIN)
     told = ", ".join(states) if states else "the gateway told of none"
-    return Check(Name.FARMS, Verdict.GOOD if states else Verdict.NOTE, told)
+    is_good = states and not any(state.endswith("broken") for state in states)
+    return Check(Name.FARMS, Verdict.GOOD if is_good else Verdict.NOTE, told)
 
 
 def client_id(used: int, first: int) -> Check:

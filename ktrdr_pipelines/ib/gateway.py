@@ -8,7 +8,8 @@ budget and what answers mean for the loading (``ib.source``).
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -19,10 +20,11 @@ from ktrdr_pipelines.errors import ConnectionLostError, GatewaySilentError, Outa
 from ktrdr_pipelines.ib.accounts import origin_of
 from ktrdr_pipelines.ib.capture import Frame, Scrubber, Way
 from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
-from ktrdr_pipelines.ib.codes import lasting_outage
+from ktrdr_pipelines.ib.codes import lasting_farm_outage, lasting_outage
 from ktrdr_pipelines.ib.health import Health
 from ktrdr_pipelines.ib.inbox import Inbox
 from ktrdr_pipelines.ib.logins import Logins
+from ktrdr_pipelines.ib.notes import GOOD_NEWS, Probe
 from ktrdr_pipelines.ib.notices import Notices
 from ktrdr_pipelines.ib.queries import HistoryQuery, HistoryReply, route_of
 from ktrdr_pipelines.ib.questions import Question, Questions, Topic
@@ -182,28 +184,59 @@ class GatewayConnection:
 
     async def wait_for_way(
         self, topic: Topic, route: str, asked: str, *, waits: OnWait = untold
-    ) -> None:
-        """Wait while the gateway itself lacks the connection that a question needs.
+    ) -> AbstractContextManager[None]:
+        """Wait while the gateway lacks the connection that a question needs; then let it through.
 
-        A broken data farm is waited for one deadline long: it may be another one than the
-        question needs.
+        A broken data farm may be another one than the question needs, or be told broken for ever.
+        So one question of a route is let through as a probe, when there has been no news for one
+        deadline; the others of the route wait for its result. The question is put, and answered,
+        inside the context that this returns.
 
         Raises:
-            OutageError: it has lost its connection to IB, and that lasts.
+            OutageError: it has lost its connection to IB, or a data farm, and that lasts.
         """
         self._check_place()
         notes, begun_at_s = self._inbox.notes, boot_time_s()
         while self.is_up and (obstacle := notes.obstacle(topic, route)):
-            patience_s = self._outage_s if notes.lost_link else self._timeout_s
-            left_s = begun_at_s + patience_s - boot_time_s()
-            waits(obstacle, left_s)
-            try:
-                async with asyncio.timeout(left_s):
-                    await self._inbox.news()
-            except TimeoutError:
-                if notes.lost_link:
-                    raise lasting_outage(asked, notes.lost_link) from None
-                return
+            now = boot_time_s()
+            if notes.lost_link:
+                left_s = begun_at_s + self._outage_s - now
+                if left_s <= 0:
+                    raise lasting_outage(asked, notes.lost_link)
+                await self._news(obstacle, left_s, waits)
+                continue
+            probe = notes.probe(topic, route, now, first_s=self._timeout_s)
+            if probe.is_out:
+                waits(obstacle, self._timeout_s)
+                await self._inbox.news()
+            elif probe.due_at <= now:
+                probe.is_out = True
+                return self._probing(probe)
+            elif (left_s := begun_at_s + max(self._outage_s, self._timeout_s) - now) > 0:
+                await self._news(obstacle, min(left_s, probe.due_at - now), waits)
+            else:
+                raise lasting_farm_outage(asked, obstacle)
+        return nullcontext()
+
+    async def _news(self, obstacle: str, longest_s: float, waits: OnWait) -> None:
+        """Wait for news of the gateway's own connections, and so long only."""
+        waits(obstacle, longest_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._inbox.news()
+
+    @contextmanager
+    def _probing(self, probe: Probe) -> Iterator[None]:
+        """Let the others of a route know how its probe ended, however it did."""
+        failed = False
+        try:
+            yield
+        except (GatewaySilentError, OutageError) as error:
+            failed = error.code not in GOOD_NEWS
+            raise
+        finally:
+            self._inbox.notes.probed(probe, boot_time_s(), failed=failed)
+            self._inbox.tell_news()
 
     def history(self, query: HistoryQuery) -> Call[HistoryReply]:
         """Return the request for bars; its response is message 17 and what is said of it."""

@@ -59,7 +59,7 @@ class Inbox:
         """Fail all that is open: the connection is gone."""
         self.questions.fail_all(ConnectionLostError, why)
         self.time_told.set()
-        self._tell_news()
+        self.tell_news()
 
     def _take_error(self, fields: list[str]) -> None:
         frame = error_frame(fields)
@@ -79,9 +79,10 @@ class Inbox:
             self.on_pacing()
         elif frame.code in _DROPPED:
             self.questions.fail_all(ConnectionLostError, str(frame), code=frame.code)
-        self._tell_news()
+        self.tell_news()
 
-    def _tell_news(self) -> None:
+    def tell_news(self) -> None:
+        """Wake what waits for news."""
         self._news.set()
         self._news = asyncio.Event()
 
@@ -89,7 +90,7 @@ class Inbox:
         if question is not None:
             self.answered_at_s = boot_time_s()
             self.notes.answered(question)
-            self._tell_news()
+            self.tell_news()
 
     def _take_contract(self, fields: list[str]) -> None:
         number = fields[2] if self._server_version() < _VERSION_WITHOUT_PREFIX else fields[1]

@@ -1,7 +1,9 @@
 """Client ids, leased by file locks, so that no two processes of this machine take the same.
 
 The system frees the lock of a process that dies. An id that the gateway calls "in use" (326) is
-left alone for a while by every process. Not here: which operation uses which ids (``limits``).
+avoided for a while by every process, and tried again sooner where no other is left: a gateway may
+hold the ids of lost connections, of a whole range, until it is restarted. Not here: which
+operation uses which ids (``limits``).
 """
 
 import logging
@@ -16,8 +18,16 @@ from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
 from ktrdr_pipelines.private_files import FILE_MODE, make_private_folder, write_privately
 
 QUARANTINE_S = 300.0
-"""How long an id is left alone after 326: a gateway can hold the id of a dead client (C)."""
+"""How long an id is avoided after 326: a gateway can hold the id of a dead client (C)."""
 
+TRY_AGAIN_S = 30.0
+"""How long after 326 an id is tried again where every other one is refused or taken."""
+
+HELD_REMEDY = (
+    "A gateway can hold the ids of lost connections until it is restarted: ktrdr load and ktrdr "
+    "update wait for that with --wait SECONDS. Else end the other programs, or set another range "
+    "of client ids (IB_CLIENT_ID_*)."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -59,25 +69,35 @@ class ClientIdLeases:
     def lease(self, ids: tuple[int, int], *, skipped: Iterable[int] = ()) -> ClientIdLease:
         """Lease the lowest id of a range, both ends in, that is free, well and not skipped.
 
+        Where all of those were refused, it is the one whose refusal is the oldest.
+
         Raises:
             ClientIdInUseError: there is none.
             DiskError: the folder of the locks cannot be used.
         """
         first, last = ids
-        refused = {0, *skipped}
-        for client_id in range(first, last + 1):
-            if client_id in refused or self._is_quarantined(client_id):
-                continue
+        left = [number for number in range(first, last + 1) if number not in {0, *skipped}]
+        ages = {number: self._refused_for_s(number) for number in left}
+        well = [number for number in left if ages[number] is None]
+        again = sorted(
+            (-age_s, number) for number, age_s in ages.items() if age_s and age_s >= TRY_AGAIN_S
+        )
+        for client_id in (*well, *(number for _, number in again)):
             if (lease := self._try(client_id)) is not None:
                 return lease
         raise ClientIdInUseError(
             f"client ids {first} to {last}",
             came="each is taken by another process or was refused by the gateway a moment ago",
-            remedy="Wait a few minutes, end other runs, or set a wider range (IB_CLIENT_ID_*).",
+            remedy=HELD_REMEDY,
         )
 
+    def refused(self, ids: tuple[int, int]) -> list[int]:
+        """Give the ids of a range, both ends in, that the gateway has refused of late."""
+        first, last = ids
+        return [one for one in range(first, last + 1) if self._refused_for_s(one) is not None]
+
     def quarantine(self, client_id: int) -> None:
-        """Leave an id alone for a while, in every process."""
+        """Avoid an id for a while, in every process."""
         until = self._clock() + self._quarantine_s
         try:
             write_privately(self._mark(client_id), f"{self._boot()} {until}\n".encode("ascii"))
@@ -100,13 +120,15 @@ class ClientIdLeases:
             ) from error
         return ClientIdLease(client_id, lock)
 
-    def _is_quarantined(self, client_id: int) -> bool:
+    def _refused_for_s(self, client_id: int) -> float | None:
+        """Give the seconds since an id was refused, None where that is over or never was."""
         try:
             boot, until = self._mark(client_id).read_text(encoding="ascii").split()
             left_s = float(until) - self._clock()
         except (OSError, ValueError):
-            return False
-        return boot == self._boot() and 0 < left_s <= self._quarantine_s
+            return None
+        is_avoided = boot == self._boot() and 0 < left_s <= self._quarantine_s
+        return self._quarantine_s - left_s if is_avoided else None
 
     def _mark(self, client_id: int) -> Path:
         return self._folder / f"client-{client_id}.refused"

@@ -13,10 +13,13 @@ from ktrdr_pipelines.ib.codes import ErrorFrame
 from ktrdr_pipelines.ib.questions import Question, Topic
 from ktrdr_pipelines.limits import CodeClass
 
-_LINK_LOST, _SERVER_LOST = 1100, 2110
+_LINK_LOST, _SERVER_LOST, _MARKET_DATA = 1100, 2110, 2103
 _LINK, _SERVER = (_LINK_LOST, ""), (_SERVER_LOST, "")
 _MENDS = {2104: 2103, 2106: 2105, 2107: 2105, 2108: 2103, 2158: 2157}
 """Which trouble with a data farm is over when a farm is reported well."""
+
+GOOD_NEWS = frozenset({1101, 1102, *_MENDS})
+"""Codes that call a trouble off; they end open questions only so that they are put again."""
 
 _KINDS = {2103: "market data", 2105: "historical data", 2157: "contracts"}
 _IDLE = frozenset({2107, 2108})
@@ -24,7 +27,21 @@ _CONNECTED = frozenset({2104, 2106, 2158})
 _NEEDED = MappingProxyType({Topic.BARS: 2105, Topic.HEAD: 2105, Topic.CONTRACT: 2157})
 """Whose outage stands in the way of which question."""
 
-_FARM = re.compile(r"(?::|upon demand\.)\s*([\w.]+)")
+_NAME = r"[A-Za-z]\w*(?:[.-]\w+)*"
+_FARM_AT_END = (
+    re.compile(rf"[:\uff1a]\s*({_NAME})?[.\u3002]?\s*$", re.ASCII),
+    re.compile(rf"[.\u3002]\s*({_NAME})[.\u3002]?\s*$", re.ASCII),
+)
+"""A farm is named at the end of a text, whose words are in the gateway's language: behind a colon
+(``... is broken:usfarm.nj``), or else behind a full stop (``... upon demand.ushmds``)."""
+
+_FARM_LIST = re.compile(
+    rf"[:\uff1a]\s*({_NAME}(?:\s*[;,]\s*{_NAME})*)\s*;?\s*(?:[.\u3002]|$)", re.ASCII
+)
+_NOT_CONNECTED = "not connected"
+
+LONGEST_PROBE_PAUSE_S = 300.0
+"""Longest pause between two probes of a route whose farm stays broken."""
 
 
 class FarmState(StrEnum):
@@ -59,8 +76,24 @@ class _Trouble:
     after: int
 
 
+@dataclass(slots=True, eq=False)
+class Probe:
+    """When one request may test whether a route is served in spite of a broken farm.
+
+    ``due_at`` is by the caller's clock; ``is_out`` says that the one request is on its way.
+    """
+
+    due_at: float
+    pause_s: float
+    is_out: bool = False
+
+
 class GatewayNotes:
     """Keeps the troubles that the gateway has told of and not yet called off.
+
+    The gateway may never call one off: a restored link (1101, 1102) lists farms, and one that it
+    omits stays broken until a message of its own, possibly for ever. So one request of each route
+    is let through after a while, as a probe, while the others of the route wait for its result.
 
     Nobody tells which farm serves which instrument. A question that is asked while a farm is
     broken, and answered all the same, shows that its route does not need that farm; until then
@@ -73,6 +106,7 @@ class GatewayNotes:
         self._troubles: dict[Key, _Trouble] = {}
         self._spared: set[tuple[Key, str]] = set()
         self._farms: dict[Key, Farm] = {}
+        self._probes: dict[tuple[int, str], Probe] = {}
 
     @property
     def lost_link(self) -> str:
@@ -81,8 +115,11 @@ class GatewayNotes:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """Everything that is wrong now, in the gateway's words."""
-        return tuple(trouble.text for trouble in self._troubles.values())
+        """Everything that is wrong now, in the gateway's words.
+
+        A broken farm that every route which met it turned out to do without is none.
+        """
+        return tuple(t.text for key, t in self._troubles.items() if not self._is_harmless(key))
 
     @property
     def farms(self) -> tuple[Farm, ...]:
@@ -91,14 +128,37 @@ class GatewayNotes:
 
     def obstacle(self, topic: Topic, route: str) -> str:
         """Say what stands in the way of a question, in the gateway's words, or nothing."""
-        blocking = (
-            trouble.text for key, trouble in self._troubles.items() if self._hits(key, topic, route)
-        )
-        return next(blocking, "")
+        return self._blocking(_NEEDED[topic], route)
+
+    def probe(self, topic: Topic, route: str, now: float, *, first_s: float) -> Probe:
+        """Return the probe of a question's route, which an obstacle stands in the way of.
+
+        Args:
+            topic, route: those of the question.
+            now: the clock.
+            first_s: how long the first request of the route waits for news before it is let
+                through; the pause after a probe that failed begins with it and doubles.
+        """
+        key = _NEEDED[topic], route
+        if key not in self._probes:
+            self._probes[key] = Probe(now + first_s, first_s)
+        return self._probes[key]
+
+    def probed(self, probe: Probe, now: float, *, failed: bool) -> None:
+        """Take in that a probe ended; what it showed of its route was taken in by ``answered``.
+
+        After one that failed the next waits. After one that the gateway refused, or that was
+        never sent, the next may go at once: nothing was learned, and nothing speaks against it.
+        """
+        probe.is_out = False
+        probe.due_at = now + probe.pause_s if failed else now
+        if failed:
+            probe.pause_s = min(probe.pause_s * 2, LONGEST_PROBE_PAUSE_S)
+        self._drop_probes()
 
     def cost(self, question: Question, over: Iterable[Key]) -> bool:
         """Say whether troubles that are over may have cost a question its answer."""
-        return any(self._hits(key, question.topic, question.route) for key in over)
+        return any(self._hits(key, _NEEDED[question.topic], question.route) for key in over)
 
     def answered(self, question: Question) -> None:
         """Take in that a question was answered; one asked before a trouble shows nothing of it."""
@@ -107,6 +167,7 @@ class GatewayNotes:
             for key, trouble in self._troubles.items()
             if question.number > trouble.after and _shows(question.topic, key)
         }
+        self._drop_probes()
 
     def take(self, frame: ErrorFrame, *, after: int = 0) -> tuple[Key, ...]:
         """Remember a trouble, or forget those that are over; give what is over.
@@ -126,10 +187,22 @@ class GatewayNotes:
             return self._forget(lambda key: _is_mended(key, frame.code, farm))
         return ()
 
-    def _hits(self, key: Key, topic: Topic, route: str) -> bool:
+    def _blocking(self, need: int, route: str) -> str:
+        told = self._troubles.items()
+        return next((one.text for key, one in told if self._hits(key, need, route)), "")
+
+    def _hits(self, key: Key, need: int, route: str) -> bool:
         if key == _LINK:
             return True
-        return key[0] in {_NEEDED[topic], _SERVER_LOST} and (key, route) not in self._spared
+        return key[0] in {need, _SERVER_LOST} and (key, route) not in self._spared
+
+    def _is_harmless(self, key: Key) -> bool:
+        is_spared = any(spared == key for spared, _ in self._spared)
+        return is_spared and not any(self._hits(key, *route) for route in self._probes)
+
+    def _drop_probes(self) -> None:
+        """Forget the probes of routes that nothing stands in the way of any more."""
+        self._probes = {key: one for key, one in self._probes.items() if self._blocking(*key)}
 
     def _break(self, key: Key, trouble: _Trouble) -> None:
         self._troubles[key] = trouble
@@ -137,11 +210,22 @@ class GatewayNotes:
         self._see(*key, FarmState.BROKEN)
 
     def _resume(self, frame: ErrorFrame) -> tuple[Key, ...]:
-        """Forget the lost link, and what was broken of the farms that the text calls connected."""
-        connected = _connected_farms(frame.text)
+        """Forget the lost link, and what was broken of the farms that the text calls connected.
+
+        Of a farm that it does not mention only market data are forgotten: no request needs those,
+        so no probe could ever end it. What still is broken is probed anew, from the first pause.
+        """
+        connected, missing = _listed_farms(frame.text)
         for key in [key for key in self._farms if key[1] in connected]:
             self._see(*key, FarmState.OK)
-        return self._forget(lambda key: key in {_LINK, _SERVER} or key[1] in connected)
+        self._probes = {}
+        return self._forget(
+            lambda key: (
+                key in {_LINK, _SERVER}
+                or key[1] in connected
+                or (key[0] == _MARKET_DATA and key[1] not in missing)
+            )
+        )
 
     def _see(self, code: int, farm: str, state: FarmState) -> None:
         if code in _KINDS:
@@ -151,6 +235,7 @@ class GatewayNotes:
         over = tuple(filter(is_over, self._troubles))
         for key in over:
             del self._troubles[key]
+        self._drop_probes()
         return over
 
 
@@ -170,12 +255,26 @@ def _is_mended(key: Key, code: int, farm: str) -> bool:
 
 
 def _farm(frame: ErrorFrame) -> str:
-    """Give the farm that a text names (``... is broken:ushmds``, ``... demand.ushmds``)."""
-    found = None if frame.code in {_LINK_LOST, _SERVER_LOST} else _FARM.search(frame.text)
-    return found[1] if found else ""
+    """Give the farm that a text names at its end, or nothing."""
+    if frame.code in {_LINK_LOST, _SERVER_LOST}:
+        return ""
+    found = (pattern.search(frame.text) for pattern in _FARM_AT_END)
+    return next((one[1] or "" for one in found if one), "")
 
 
-def _connected_farms(text: str) -> set[str]:
-    """Give the farms of ``... All data farms are connected: usfarm; ushmds; secdefnj.``."""
-    listed = text.partition("farms are connected:")[2].partition(". The following")[0]
-    return {name.strip(" .") for name in listed.split(";")} - {""}
+def _listed_farms(text: str) -> tuple[set[str], set[str]]:
+    """Give the farms that 1101 or 1102 calls connected, and those that it does not.
+
+    Forms: ``... All data farms are connected: usfarm; ushmds; secdefnj.`` and ``... The following
+    farms are connected: a; b. The following farms are not connected: c.`` (grade L). In another
+    language the first list is of the connected ones, as in both forms.
+    """
+    connected: set[str] = set()
+    missing: set[str] = set()
+    end = 0
+    for number, found in enumerate(_FARM_LIST.finditer(text)):
+        says, end = text[end : found.start()].casefold(), found.end()
+        is_connected = _NOT_CONNECTED not in says and (number == 0 or "connected" in says)
+        names = {name.strip() for name in re.split("[;,]", found[1])}
+        (connected if is_connected else missing).update(names)
+    return connected, missing

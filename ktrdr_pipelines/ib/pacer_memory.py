@@ -24,7 +24,10 @@ from ktrdr_pipelines.core.inflight import Flight, Pace, Sample, answered, pace_a
 LONGEST_BLOCK_S = 86_400.0
 """Seconds that any refusal is believed."""
 
-_FLIGHT, _BREAKER = "flight", "breaker"
+EVERY_BOOT = ""
+"""The name under which the table of memories keeps what no restart of the machine changes."""
+
+_FLIGHT, _BREAKER, _SIZE = "flight", "breaker", "bar size "
 T = TypeVar("T", Flight, Breaker)
 
 
@@ -137,6 +140,24 @@ class PacerMemory:
             (wall_s, wall_s + LONGEST_BLOCK_S),
         ).fetchall()
         return [Block(*row) for row in rows]
+
+    def bar_sizes(self, database: sqlite3.Connection) -> dict[str, str]:
+        """Give the bar size strings that the gateway accepts, by timeframe, where it was learned.
+
+        They belong to the gateway's software and outlast this run of the machine.
+        """
+        rows = database.execute(
+            "SELECT name, value FROM memory WHERE boot = ? AND name LIKE ?",
+            (EVERY_BOOT, f"{_SIZE}%"),
+        ).fetchall()
+        return {str(name).removeprefix(_SIZE): str(value) for name, value in rows}
+
+    def learn_bar_size(self, database: sqlite3.Connection, timeframe: str, size: str) -> None:
+        """Remember the bar size string that the gateway accepts for a timeframe."""
+        database.execute(
+            "INSERT OR REPLACE INTO memory VALUES (?, ?, ?)",
+            (EVERY_BOOT, f"{_SIZE}{timeframe}", size),
+        )
 
     def _save_breaker(self, database: sqlite3.Connection, before: Breaker, after: Breaker) -> None:
         if after != before:

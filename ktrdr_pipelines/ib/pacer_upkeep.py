@@ -7,7 +7,7 @@ Functions work inside a transaction of the record. Not here: requests and turns
 import sqlite3
 from dataclasses import dataclass
 
-from ktrdr_pipelines.ib.pacer_memory import PacerMemory
+from ktrdr_pipelines.ib.pacer_memory import EVERY_BOOT, PacerMemory
 
 CLOCK_GRAIN_S = 1.0
 """How far a stamp may lie in the future and still be of now: clocks of two processors differ."""
@@ -36,7 +36,10 @@ def set_pause(database: sqlite3.Connection, boot: str, *, until: float, length_s
 def prune(database: sqlite3.Connection, boot: str, *, now: float, horizon_s: float) -> None:
     """Drop what can matter to nobody: old, dead, or of another start of the machine."""
     for table in ("requests", "memory"):
-        database.execute(f"DELETE FROM {table} WHERE boot <> ?", (boot,))  # noqa: S608
+        database.execute(
+            f"DELETE FROM {table} WHERE boot NOT IN (?, ?)",  # noqa: S608
+            (boot, EVERY_BOOT),
+        )
     database.execute("DELETE FROM requests WHERE state = 'waiting' AND until < ?", (now,))
     database.execute(
         "DELETE FROM requests WHERE state <> 'waiting' AND (at > ? OR until < ? AND at < ?)",

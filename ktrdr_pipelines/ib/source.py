@@ -8,18 +8,22 @@ policy of ``ib.retries``. Not here: the connection (``ib.gateway``), reading bar
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
 )
+from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData, OnSent, unheard
 from ktrdr_pipelines.core.instruments import Instrument, Origin
+from ktrdr_pipelines.core.pacing import PacedRequest
 from ktrdr_pipelines.core.schedules import LearnedDay
+from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     GatewaySilentError,
@@ -28,6 +32,7 @@ from ktrdr_pipelines.errors import (
     UnknownZoneError,
 )
 from ktrdr_pipelines.ib.asker import Ask, Asker
+from ktrdr_pipelines.ib.bar_sizes import BarSizes
 from ktrdr_pipelines.ib.codes import NoDataError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import IbConnectionStrategy
@@ -49,6 +54,8 @@ from ktrdr_pipelines.ib.notices import ZONE_HINT, Notices, OnNotice
 from ktrdr_pipelines.ib.notices import unheard as unheard_notice
 from ktrdr_pipelines.ib.pacer import Pacer
 from ktrdr_pipelines.ib.queries import (
+    HistoryQuery,
+    HistoryReply,
     bar_query,
     head_query,
     paced_bars,
@@ -141,6 +148,7 @@ class GatewaySource:
     ) -> None:
         self._connection, self._pacer = connection, pacer
         self._asker = Asker(connection, pacer, config, waits=waits)
+        self._sizes = BarSizes(pacer)
         self._contracts: dict[str, Candidate] = {}
         self._resolving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -203,9 +211,8 @@ class GatewaySource:
         try:
             entitlement = entitlement_of(instrument, contract)
             with self._asker.permitted(entitlement, query.asked, probes=request.probes):
-                reply = await self._asker.ask(
-                    Ask(Topic.BARS, query.asked, paced_bars(request, query), query.route, sent),
-                    self._connection.history(query),
+                reply = await self._history(
+                    request.series.timeframe, query, partial(paced_bars, request), sent
                 )
         except NoDataError as error:
             return NoData(request, error.came)
@@ -268,10 +275,7 @@ class GatewaySource:
         contract = await self._contract(instrument)
         query = schedule_query(instrument, contract.contract_id, ends_at=ends_at, days=days)
         try:
-            reply = await self._asker.ask(
-                Ask(Topic.BARS, query.asked, paced_schedule(query), query.route, sent),
-                self._connection.history(query),
-            )
+            reply = await self._history(Timeframe.D1, query, paced_schedule, sent)
         except NoDataError:
             return []
         with self._read(query.asked, "schedules"):
@@ -294,6 +298,22 @@ class GatewaySource:
             raise BadAnswerError(
                 asked, came=f"an answer that cannot be: {error}", remedy="Nothing of it is kept."
             ) from error
+
+    async def _history(
+        self,
+        timeframe: Timeframe,
+        query: HistoryQuery,
+        paced: Callable[[HistoryQuery], PacedRequest],
+        sent: OnSent,
+    ) -> HistoryReply:
+        """Request bars or sessions, by another bar size string where the gateway refuses one."""
+
+        def request(bar_size: str) -> Awaitable[HistoryReply]:
+            sized = replace(query, bar_size=bar_size)
+            ask = Ask(Topic.BARS, sized.asked, paced(sized), sized.route, sent)
+            return self._asker.ask(ask, self._connection.history(sized))
+
+        return await self._sizes.accepted(timeframe, query.asked, request)
 
     async def _contract(self, instrument: Instrument) -> Candidate:
         asked = described(instrument)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar
@@ -19,6 +19,7 @@ from typing import Self, TypeVar
 from ktrdr_pipelines.clock import Clock, system_now
 from ktrdr_pipelines.core.answers import BarSource
 from ktrdr_pipelines.errors import (
+    ClientIdInUseError,
     ConnectionLostError,
     GatewayError,
     GatewaySilentError,
@@ -36,11 +37,14 @@ OpenSource = Callable[[], AbstractAsyncContextManager[BarSource]]
 class Patience:
     """How often and how soon a failed question is asked again (``ib.retries``), by which clock.
 
-    ``clock`` gives real time; market time is ``clock_offset_s`` ahead of it.
+    ``wait_s`` is how long a run waits for a gateway that lets it connect, each time that it needs
+    a connection; 0 is not at all. ``clock`` gives real time; market time is ``clock_offset_s``
+    ahead of it.
     """
 
     max_retries: int = 3
     delay_s: float = 2.0
+    wait_s: float = 0.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     clock: Callable[[], datetime] = field(default=system_now)
     clock_offset_s: float = 0.0
@@ -59,6 +63,22 @@ class Patience:
             base_delay_s=self.delay_s,
             jitter=self.jitter(),
         )
+
+    def pause_before_connecting(
+        self, error: GatewayError, tries: int, left_s: float
+    ) -> float | None:
+        """Give the seconds to wait before another try to connect, or None where there is none.
+
+        Args:
+            error: what the last one ended with.
+            tries: how many there were, at least 1.
+            left_s: what is left of ``wait_s``.
+        """
+        if not self.wait_s:
+            return self.delay_after(error, tries)
+        first_s, longest_s = IbLimitsRegistry.CONNECT_PAUSE_S.value
+        pause_s = max(min(first_s * 2.0 ** (tries - 1), longest_s), error.retry_in_s)
+        return min(pause_s, left_s) if left_s > 0 else None
 
 
 class SourceKeeper:
@@ -80,6 +100,7 @@ class SourceKeeper:
         self._source: BarSource | None = None
         self._opening = asyncio.Lock()
         self._silent_in_a_row = 0
+        self._given_up: GatewayError | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._source is None else f"open to {self._source.gateway}"
@@ -124,11 +145,45 @@ class SourceKeeper:
         return IbLimitsRegistry.IN_FLIGHT.value if self._source is None else self._source.places
 
     async def source(self) -> BarSource:
-        """Give the open source, opening one where there is none."""
+        """Give the open source, opening one where there is none.
+
+        Raises:
+            GatewayError: no connection came about, though the run waited as long as it may.
+        """
         async with self._opening:
             if self._source is None:
-                self._source = await self._stack.enter_async_context(self._open_source())
+                self._source = await self._opened()
             return self._source
+
+    async def _opened(self) -> BarSource:
+        """Open a source; one request waits for a gateway that lets no one connect, for all of them.
+
+        A gateway that holds the client ids of lost connections is tried by few ids, with growing
+        pauses, and not by each request anew.
+        """
+        if self._given_up is not None:
+            raise self._given_up
+        patience, paused_s, told = self.patience, 0.0, ""
+        until = patience.clock() + timedelta(seconds=patience.wait_s)
+        for tries in count(1):
+            try:
+                return await self._stack.enter_async_context(self._open_source())
+            except GatewayError as error:
+                has_no_id = isinstance(error, ClientIdInUseError)
+                if not error.retry or not (patience.wait_s or has_no_id):
+                    raise
+                by_clock_s = (until - patience.clock()).total_seconds()
+                left_s = min(patience.wait_s - paused_s, by_clock_s)
+                pause_s = patience.pause_before_connecting(error, tries, left_s)
+                if pause_s is None:
+                    self._given_up = error
+                    raise
+                if told != type(error).__name__:
+                    told = type(error).__name__
+                    self._waits(_why_not_connected(error, left_s), max(left_s, pause_s))
+            await patience.sleep(pause_s)
+            paused_s += pause_s
+        raise AssertionError("tries end by a source or an error")
 
     async def ask(
         self,
@@ -150,7 +205,7 @@ class SourceKeeper:
                 return await self._once(question)
             except GatewayError as error:
                 delay_s = self.patience.delay_after(error, tries)
-                if delay_s is None or isinstance(error, but_after):
+                if delay_s is None or error is self._given_up or isinstance(error, but_after):
                     raise
                 self._waits(_why(error), delay_s)
             await self.patience.sleep(delay_s)
@@ -193,6 +248,15 @@ def _why(error: GatewayError) -> str:
     if isinstance(error, GatewayUnreachableError):
         return f"{error.what}: {error.came}"
     return error.came or error.what
+
+
+def _why_not_connected(error: GatewayError, left_s: float) -> str:
+    """Say why a run waits for a connection, and how long it does so at most."""
+    why = _why(error)
+    if isinstance(error, ClientIdInUseError):
+        ids = error.came if error.code else f"{error.what}: {error.came}"
+        why = f"{ids}; the gateway may still hold the old connection"
+    return f"{why}; trying again for {left_s:.0f} s" if left_s > 0 else why
 
 
 def _is_cancelled() -> bool:

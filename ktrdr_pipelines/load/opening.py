@@ -30,6 +30,7 @@ def open_manager(
     *,
     operation: str = "cli",
     progress: Progress | None = None,
+    wait_s: float = 0.0,
     clock: Callable[[], datetime] = system_now,
 ) -> LoadManager:
     """Make a manager that loads from the gateway of the settings; nothing is opened yet.
@@ -39,6 +40,7 @@ def open_manager(
         layout: the store.
         operation: whose client ids are used (``api``, ``gap_filler``, ``batch``, ``cli``).
         progress: who listens.
+        wait_s: how long a run waits for a gateway that lets it connect.
         clock: gives real time.
     """
     config = GatewayConfig.from_settings(settings)
@@ -51,6 +53,7 @@ def open_manager(
         patience=Patience(
             max_retries=config.max_retries,
             delay_s=config.retry_delay_s,
+            wait_s=wait_s,
             clock=clock,
             clock_offset_s=settings.ktrdr_clock_offset_s,
         ),

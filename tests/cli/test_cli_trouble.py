@@ -1,7 +1,9 @@
 """What goes wrong outside: gateways, files, disks. Each is one clear message and an exit code."""
 
+import re
 import resource
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,26 @@ def test_a_client_id_in_use(
     monkeypatch.setenv("IB_CLIENT_ID_CLI", "201-201")
     with hands.client_id_taken(gateway.port, 201):
         told = ktrdr("load", "AAPL", "1d", *DAYS)
-    told.is_error(1, "201", "IB_CLIENT_ID_")
+    told.is_error(1, "client id 201 is in use", "IB_CLIENT_ID_", "--wait", "restarted")
+
+
+def test_client_ids_that_are_held_are_waited_for(
+    ktrdr: Any, store: Path, gateway: Any, hands: Any
+) -> None:
+    """The load says what it waits for, and goes on when the gateway takes an id."""
+    with ExitStack() as held:
+        for number in (201, 202, 203):
+            held.enter_context(hands.client_id_taken(gateway.port, number))
+        told = ktrdr("load", "AAPL", "1d", "--wait", "60", *DAYS)
+    assert told.code == 0, told.all
+    assert "client ids 201, 202, 203 are in use; the gateway may still hold the old" in told.err
+    assert re.search(r"trying again for \d\d s", told.err)
+
+
+def test_a_wait_of_less_than_nothing_is_bad_usage(ktrdr: Any, store: Path) -> None:
+    """As any other number that makes no sense."""
+    for command in (["load", "AAPL", "1d"], ["update"]):
+        ktrdr(*command, "--wait", "-1").is_error(2, "--wait")
 
 
 def test_an_unknown_contract(ktrdr: Any, store: Path, gateway: Any) -> None:

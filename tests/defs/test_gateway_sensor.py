@@ -11,6 +11,8 @@ import pytest
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.defs.gateway_sensor import gateway_sensor
 from ktrdr_pipelines.defs.resources import IbResource
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.leases import ClientIdLeases
 from ktrdr_pipelines.load.absence import AbsenceFile
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
@@ -60,6 +62,22 @@ def test_gateway_that_is_still_away_is_named_and_the_absence_confirmed(
     assert known is not None
     assert (known.since, known.seen_at) == (NOW - timedelta(minutes=9), NOW)
     assert known.is_believed(NOW + timedelta(minutes=5))
+
+
+def test_gateway_that_holds_the_client_ids_of_runs_is_still_away(
+    location: Any, tick: Callable[..., Any]
+) -> None:
+    """Runs would fail every half minute, although another range of ids has free ones."""
+    AbsenceFile(location.layout).note(NOW - timedelta(minutes=2), "client id 101 is in use")
+    leases = ClientIdLeases(GatewayConfig.from_settings(location.settings).folder)
+    held = [leases.lease((101, 110)) for _ in range(10)]
+    text = tick().skip_message
+    assert "still away" in text
+    assert "client ids 101 to 110" in text
+    for lease in held:
+        lease.release()
+    tick()
+    assert AbsenceFile(location.layout).read() is None
 
 
 def test_gateway_that_is_back_starts_at_once_what_was_put_off(

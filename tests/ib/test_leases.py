@@ -108,6 +108,26 @@ def test_a_refused_id_is_left_alone_for_a_while(tmp_path: Path) -> None:
     third.release()
 
 
+def test_the_oldest_refusal_is_tried_again_where_no_other_id_is_left(tmp_path: Path) -> None:
+    """Not before half a minute has passed since, and never before an id that was not refused."""
+    clock = Clock()
+    leases = ClientIdLeases(tmp_path, clock=clock)
+    leases.lease((1, 3)).release()
+    for client_id in (2, 1, 3):
+        leases.quarantine(client_id)
+        clock.now += 10
+    assert leases.refused((1, 3)) == [1, 2, 3]
+    first = leases.lease((1, 3))
+    assert first.client_id == 2
+    with pytest.raises(ClientIdInUseError, match="--wait SECONDS"):
+        leases.lease((1, 3))
+    clock.now += 10
+    second, fresh = leases.lease((1, 3)), leases.lease((1, 4))
+    assert (second.client_id, fresh.client_id) == (1, 4)
+    for lease in (first, second, fresh):
+        lease.release()
+
+
 def test_a_quarantine_of_another_start_of_the_machine_counts_for_nothing(tmp_path: Path) -> None:
     """After a restart the gateway has forgotten too, and stamps mean nothing."""
     clock = Clock()

@@ -358,6 +358,217 @@ def test_the_end_of_an_outage_names_the_farms_that_are_well(told: str, left: int
     assert not notes.lost_link
 
 
+@pytest.mark.parametrize(
+    ("code", "text", "farm"),
+    [
+        # https://github.com/wrighter/ib-scripts/issues/13 (2023-03-27)
+        (2104, "Market data farm connection is OK:usfuture.nj", "usfuture.nj"),
+        (2103, "Market data farm connection is broken:usfarm", "usfarm"),
+        (2103, "La conexión con la granja de datos de mercado está rota: usfarm.nj.", "usfarm.nj"),
+        (2105, "HMDS-Datenfarm: Verbindung unterbrochen:ushmds", "ushmds"),
+        (2106, "La connexion HMDS est correcte : euhmds", "euhmds"),
+        (2106, "HMDS 数据中心连接正常\uff1aushmds", "ushmds"),
+        (2107, "HMDS inactiva, pero debería estar disponible a petición.ushmds", "ushmds"),
+        (2107, "HMDS 已断开\u3002需要时可用\u3002ushmds.nj", "ushmds.nj"),
+        (2108, "Verbindung inaktiv. Sie steht bei Bedarf zur Verfügung.usfarm.nj", "usfarm.nj"),
+        (2157, "Sec-def data farm connection is broken:secdefnj", "secdefnj"),
+        (2158, "Die Verbindung steht:secdefnj", "secdefnj"),
+        (2105, "HMDS data farm connection is broken:", ""),
+        (2108, "Market data farm connection is inactive but should be available upon demand.", ""),
+    ],
+)
+def test_the_farm_is_named_at_the_end_in_any_language(code: int, text: str, farm: str) -> None:
+    """Behind the last colon, or else behind a full stop."""
+    assert [one.name for one in noted((code, text)).farms] == [farm]
+
+
+RESTORED = "Connectivity between IBKR and Trader Workstation has been restored"
+FARMS = "All data farms are connected: eufarmnj; usfarm; ushmds; secdefnj."
+CONNECTED_AGAIN = (1102, f"{RESTORED} - data maintained. {FARMS}")
+"""https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/issues/169 (2025-05-18)."""
+
+
+def test_a_nightly_reset_ends_with_everything_well() -> None:
+    """A farm that flaps, a link that is lost again and again, farms that break, and the end.
+
+    Codes and order as in https://github.com/IbcAlpha/IBC/issues/143 (2021-10-01), the end from
+    CONNECTED_AGAIN.
+    """
+    notes = noted(
+        (2103, "Market data farm connection is broken:usfarm"),
+        (2104, "Market data farm connection is OK:usfarm"),
+        *[LOST] * 40,
+        (2103, "Market data farm connection is broken:usfarm"),
+        (2103, "Market data farm connection is broken:cashfarm"),
+        BROKEN,
+        CONNECTED_AGAIN,
+    )
+    assert not notes.troubles
+    assert not notes.obstacle(Topic.BARS, "STK SMART USD")
+    states = {farm.name: farm.state for farm in notes.farms}
+    assert states == {
+        "usfarm": FarmState.OK,
+        "cashfarm": FarmState.BROKEN,
+        "ushmds": FarmState.OK,
+    }
+
+
+@pytest.mark.parametrize("last", [BROKEN, MENDED])
+def test_a_farm_that_flaps_for_minutes_is_as_it_was_told_last(last: Any) -> None:
+    """Only the last word counts (https://github.com/nautechsystems/nautilus_trader/pull/4412)."""
+    notes = noted(*[BROKEN, MENDED] * 300, last)
+    assert bool(notes.obstacle(Topic.BARS, "STK SMART USD")) == (last == BROKEN)
+    assert [farm.state for farm in notes.farms] == [
+        FarmState.BROKEN if last == BROKEN else FarmState.OK
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_over"),
+    [
+        ("Verbindung wiederhergestellt - Daten erhalten. Alle Farmen: eufarm; usfarm; ushmds.", 1),
+        ("Hinweis: Die Verbindung steht. Verbunden: usfarm; ushmds", 1),
+        ("连接已恢复\u3002所有数据中心已连接\uff1ausfarm; ushmds; secdefnj\u3002", 1),
+        ("Conectadas: usfarm; ushmds. No conectadas: euhmds.", 1),
+        ("Conectadas: usfarm. No conectadas: euhmds; ushmds.", 0),
+        ("... restored. The following farms are not connected: euhmds; ushmds", 0),
+    ],
+)
+def test_the_list_of_farms_is_read_in_any_language(text: str, is_over: bool) -> None:
+    """Names stand behind a colon, parted by semicolons; a second list is of what is missing."""
+    notes = noted(BROKEN, LOST, (1102, text))
+    assert bool(notes.obstacle(Topic.BARS, "STK SMART USD")) != is_over
+
+
+ROUTE = "STK SMART USD"
+
+
+def test_one_request_of_a_route_tests_a_farm_that_stays_broken() -> None:
+    """It goes when there was no news for a while; each that fails is followed by a longer pause."""
+    notes, now, pauses = noted(BROKEN), 100.0, []
+    for _ in range(9):
+        probe = notes.probe(Topic.BARS, ROUTE, now, first_s=30.0)
+        assert notes.probe(Topic.HEAD, ROUTE, now, first_s=30.0) is probe
+        pauses.append(probe.due_at - now)
+        now, probe.is_out = probe.due_at + 30.0, True
+        notes.probed(probe, now, failed=True)
+        assert not probe.is_out
+    assert pauses == [30, 30, 60, 120, 240, 300, 300, 300, 300]
+
+
+def test_a_refused_test_request_is_followed_by_the_next_at_once() -> None:
+    """It showed nothing of the farm, and nothing speaks against another one."""
+    notes = noted(BROKEN)
+    probe = notes.probe(Topic.BARS, ROUTE, 100.0, first_s=30.0)
+    notes.probed(probe, 140.0, failed=False)
+    assert notes.probe(Topic.BARS, ROUTE, 140.0, first_s=30.0).due_at == 140.0
+
+
+@pytest.mark.parametrize("end", [DATA_LOST, MAINTAINED])
+def test_a_restored_link_lets_a_broken_farm_be_tested_soon(end: Any) -> None:
+    """What failed before the link came back says nothing of the farm after it."""
+    notes = noted(BROKEN, LOST)
+    for now in (100.0, 200.0, 300.0):
+        notes.probed(notes.probe(Topic.BARS, ROUTE, now, first_s=30.0), now, failed=True)
+    notes.take(ErrorFrame(-1, *end))
+    assert notes.obstacle(Topic.BARS, ROUTE)
+    assert notes.probe(Topic.BARS, ROUTE, 400.0, first_s=30.0).due_at == 430.0
+
+
+def test_a_farm_that_no_route_needs_is_told_no_longer() -> None:
+    """A response to the test request ends the trouble, until another route meets the farm."""
+    notes = noted(BROKEN)
+    assert notes.troubles
+    probe = notes.probe(Topic.BARS, ROUTE, 100.0, first_s=30.0)
+    notes.answered(question(1))
+    notes.probed(probe, 140.0, failed=False)
+    assert not notes.troubles
+    assert [farm.state for farm in notes.farms] == [FarmState.BROKEN]
+    notes.probe(Topic.BARS, "CASH IDEALPRO USD", 150.0, first_s=30.0)
+    assert notes.troubles
+
+
+def test_many_requests_wait_for_one_that_tests_the_farm(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """1102 omits the broken farm, no news follow: one request goes, and then all at once."""
+    alone: list[int] = []
+
+    def start(talk: Any, fields: list[str]) -> None:
+        words.start(talk, fields)
+        for told in (BROKEN, LOST, (1102, f"{MAINTAINED[1]} All data farms are connected: usfarm")):
+            talk.error(-1, *told)
+
+    def bars(talk: Any, fields: list[str]) -> None:
+        def answer() -> None:
+            alone.append(len(bench.gateway.asked(20)))
+            words.tell_bars(talk, fields)
+
+        if alone:
+            words.tell_bars(talk, fields)
+        else:
+            talk.later(0.3, answer)
+
+    async def ask(source: Any) -> Any:
+        requests = [replace(minute_request, duration=f"{days} D") for days in range(1, 6)]
+        answers = await asyncio.gather(*(source.bars(request) for request in requests))
+        return answers, await source.health()
+
+    answers, health = bench(ask, timeout_s=WAITED_S, start=start, bars=bars)
+    assert [answer.bars.num_rows for answer in answers] == [2] * 5
+    assert alone == [1]
+    assert len(bench.gateway.asked(20)) == 5
+    assert health.is_good
+
+
+def test_a_test_request_without_a_response_holds_the_others_until_news(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """Its deadline is the only one that is waited for; a farm that is well lets all go."""
+    times: list[float] = []
+
+    def start(talk: Any, fields: list[str]) -> None:
+        words.start(talk, fields)
+        talk.error(-1, *BROKEN)
+
+    def bars(talk: Any, fields: list[str]) -> None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) > 1:
+            words.tell_bars(talk, fields)
+
+    def cancel(talk: Any, fields: list[str]) -> None:
+        talk.later(0.2, lambda: talk.error(-1, *MENDED))
+
+    async def ask(source: Any) -> Any:
+        requests = [replace(minute_request, duration=f"{days} D") for days in range(1, 4)]
+        return await asyncio.gather(*(source.bars(request) for request in requests))
+
+    answers = bench(ask, timeout_s=WAITED_S, start=start, bars=bars, cancel=cancel)
+    assert len(answers) == 3
+    assert len(times) == 4
+    assert times[1] - times[0] >= WAITED_S
+
+
+def test_a_farm_that_stays_broken_is_told_in_the_end(
+    bench: Any, minute_request: BarRequest, words: Any
+) -> None:
+    """Requests do not wait for ever, whether they test the farm or wait for that."""
+
+    def start(talk: Any, fields: list[str]) -> None:
+        words.start(talk, fields)
+        talk.error(-1, *BROKEN)
+
+    async def ask(source: Any) -> Any:
+        requests = [replace(minute_request, duration=f"{days} D") for days in range(1, 4)]
+        tasks = (source.bars(request) for request in requests)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    errors = bench(ask, timeout_s=1.0, outage_s=1.5, start=start, bars=words.ignore)
+    assert {type(error) for error in errors} == {OutageError}
+    assert all(BROKEN[1] in error.came for error in errors)
+    assert len(bench.gateway.asked(20)) <= 3
+
+
 def test_a_turn_that_comes_in_an_outage_is_not_used(
     config: GatewayConfig, gateways: Any, minute_request: BarRequest, words: Any
 ) -> None:

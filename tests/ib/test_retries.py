@@ -6,6 +6,7 @@ import pytest
 
 from ktrdr_pipelines.errors import (
     BadAnswerError,
+    BarSizeRefusedError,
     ClientIdInUseError,
     ConnectionLostError,
     ContractAmbiguousError,
@@ -56,6 +57,7 @@ FIRST_WAITS: dict[type[GatewayError], float | None] = {
     EntitlementError: None,
     RequestRejectedError: None,
     RequestTooLongError: None,
+    BarSizeRefusedError: None,
     NoDataError: None,
     ContractUnknownError: None,
     ContractAmbiguousError: None,
