@@ -22,6 +22,7 @@ KtrdrError
 │   ├── OutageError               the gateway has lost its own connection to IB
 │   ├── PacingError               the gateway says that it was asked too much
 │   ├── EntitlementError          not permitted or not subscribed
+│   ├── RequestExpiredError       its turn came when it meant something else already
 │   ├── RequestRejectedError      the gateway refuses this very request
 │   │   └── RequestTooLongError       because it reaches over too much
 │   ├── ContractUnknownError      no such instrument
@@ -195,6 +196,12 @@ class EntitlementError(GatewayError):
     """
 
     entitlement: str = ""
+
+
+class RequestExpiredError(GatewayError):
+    """A request whose end is now could not be sent in time: later it means something else."""
+
+    was_asked = False
 
 
 class RequestRejectedError(GatewayError):

@@ -174,17 +174,23 @@ class GatewaySource:
         """Ask for bars.
 
         Raises:
+            RequestExpiredError: it could not be sent in time.
             GatewayError: no answer, a refusal, or an answer that cannot be.
         """
         instrument = request.series.instrument
         contract = await self._contract(instrument)
         query = bar_query(request, contract.contract_id)
         self._connection.refresh_clock()
+
+        def is_late() -> bool:
+            return request.not_after is not None and self.now() >= request.not_after
+
         try:
             entitlement = entitlement_of(instrument, contract)
             with self._asker.permitted(entitlement, query.asked, probes=request.probes):
+                paced = paced_bars(request, query)
                 reply = await self._asker.ask(
-                    Ask(Topic.BARS, query.asked, paced_bars(request, query), query.route, sent),
+                    Ask(Topic.BARS, query.asked, paced, query.route, sent, is_late),
                     self._connection.history(query),
                 )
         except NoDataError as error:

@@ -72,7 +72,7 @@ class Desk:
         self.facts = facts
         self.series = facts.series
         self.identity = identity
-        self._is_refresh = manner.refresh
+        self._is_refresh, self._is_tail = manner.refresh, manner.tail
         self.stop: GatewayError | None = None
         self.is_dead = False
         self.failures_in_a_row = 0
@@ -105,6 +105,7 @@ class Desk:
         keeper = self.means.keeper
         market_now = keeper.patience.market_clock()
         need = self.facts.need(keeper.now(), market_now, within, everything=everything)
+        need = replace(need, ends_now=self._is_tail)
         most = self.means.widths.most(self.series.timeframe)
         if most is None:
             return need

@@ -17,6 +17,7 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
     OutageError,
     PacingError,
+    RequestExpiredError,
     RequestRejectedError,
     RequestTooLongError,
 )
@@ -52,6 +53,7 @@ FIRST_WAITS: dict[type[GatewayError], float | None] = {
     QueryDroppedError: 2.0,
     PacingError: 60.0,
     EntitlementError: None,
+    RequestExpiredError: None,
     RequestRejectedError: None,
     RequestTooLongError: None,
     NoDataError: None,
