@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ktrdr_pipelines.core.answers import Answer, NoData
-from ktrdr_pipelines.core.bars import micros, moment, stamps
+from ktrdr_pipelines.core.bars import micros, moment, stamps, without_flat
 from ktrdr_pipelines.core.coverage import Coverage
 from ktrdr_pipelines.core.evaluation import Evaluation, Question, answered_now, evaluate
 from ktrdr_pipelines.core.evidence import Statement, StatementKind
@@ -330,11 +330,11 @@ class Case:
         return True
 
     def _refute(self, found: Evaluation) -> None:
-        """Void the responses without bars that the bars which came refute."""
+        """Void the responses without bars that the bars which came refute; flat ones do not."""
         desk, timeframe = self._desk, self._desk.series.timeframe
-        if not found.bars.num_rows:
+        moments = stamps(without_flat(found.bars))
+        if not len(moments):
             return
-        moments = stamps(found.bars)
         spans = expected_spans(
             desk.facts.calendar, timeframe, Interval(moment(moments[0]), moment(moments[-1] + 1))
         )
