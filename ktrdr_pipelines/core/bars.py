@@ -114,14 +114,24 @@ def is_flat(bars: pa.Table) -> np.ndarray:
     Some gateways fill such intervals: four times one price, volume and count 0 (grade L). A bar
     whose volume is not available is none of these, nor is one that counts a trade.
     """
-    no_volume = pc.fill_null(pc.equal(bars["volume"], 0.0), False).to_numpy()  # noqa: FBT003
-    if not no_volume.any():
-        return np.asarray(no_volume)
-    no_trade = pc.equal(pc.fill_null(bars["bar_count"], 0), 0).to_numpy()
+    untraded = is_untraded(bars)
+    if not untraded.any():
+        return untraded
     one_price = pc.and_(
         pc.equal(bars["high"], bars["low"]), pc.equal(bars["open"], bars["close"])
     ).to_numpy()
-    return np.asarray(no_volume & no_trade & one_price)
+    return np.asarray(untraded & one_price)
+
+
+def is_untraded(bars: pa.Table) -> np.ndarray:
+    """Say of each bar whether it tells that nothing was traded: volume 0, and no trade counted.
+
+    Volume that is not available tells nothing; less than a lot may be told as none, with a count.
+    """
+    no_volume = pc.fill_null(pc.equal(bars["volume"], 0.0), False).to_numpy()  # noqa: FBT003
+    if not no_volume.any():
+        return np.asarray(no_volume)
+    return np.asarray(no_volume & pc.equal(pc.fill_null(bars["bar_count"], 0), 0).to_numpy())
 
 
 def without_flat(bars: pa.Table) -> pa.Table:

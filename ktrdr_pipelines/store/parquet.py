@@ -22,6 +22,7 @@ from ktrdr_pipelines.core.bars import (
     bars_between,
     empty_bars,
     is_flat,
+    is_untraded,
     merge_bars,
     rows_per_session,
     sorted_unique,
@@ -517,8 +518,8 @@ def _whole_bars(timeframe: Timeframe, interval: Interval) -> Interval:
 
 
 def _traded(bars: pa.Table) -> pa.Table:
-    """Return the bars that are not without volume; an unknown volume is none of these."""
-    return bars.filter(pc.fill_null(pc.not_equal(bars["volume"], 0.0), True))  # noqa: FBT003
+    """Return the bars that do not tell that nothing was traded."""
+    return bars.filter(pa.array(~is_untraded(bars)))
 
 
 def _joined(files: Mapping[Path, Mirrored]) -> Coverage:
