@@ -22,6 +22,7 @@ KtrdrError
 │   ├── OutageError               the gateway has lost its own connection to IB
 │   ├── PacingError               the gateway says that it was asked too much
 │   ├── EntitlementError          not permitted or not subscribed
+│   ├── RequestExpiredError       its turn came when it meant something else already
 │   ├── RequestRejectedError      the gateway refuses this very request
 │   │   ├── RequestTooLongError       because it reaches over too much
 │   │   └── BarSizeRefusedError       because it has another string for the size of the bars
@@ -198,6 +199,12 @@ class EntitlementError(GatewayError):
     """
 
     entitlement: str = ""
+
+
+class RequestExpiredError(GatewayError):
+    """A request whose end is now could not be sent in time: later it means something else."""
+
+    was_asked = False
 
 
 class RequestRejectedError(GatewayError):

@@ -33,6 +33,7 @@ EXITS = {
     "OutageError": 1,
     "PacingError": 1,
     "EntitlementError": 1,
+    "RequestExpiredError": 1,
     "RequestRejectedError": 1,
     "RequestTooLongError": 1,
     "BarSizeRefusedError": 1,

@@ -144,7 +144,7 @@ def _doubt_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
                 f"{report.series}: {sessions}, with far fewer bars than the sessions around; "
                 f"requested once more 15 minutes after the first time, by {_BY}"
             )
-        for found in report.disagreements:
+        for found in (*report.disagreements, *report.volume_jumps):
             yield f"{report.series}: {disagreement_text(report.series, found)}"
 
 
@@ -213,6 +213,7 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
         "suspect": stretches_json(report.suspect),
         "confirmed_at": report.confirmed_at,
         "disagreements": [disagreement_json(one) for one in report.disagreements],
+        "volume_jumps": [disagreement_json(one) for one in report.volume_jumps],
         "failures": [error_json(failure) for failure in report.failures],
         "error": None if report.error is None else error_json(report.error),
         "notes": notes.texts.get(report.series, []),

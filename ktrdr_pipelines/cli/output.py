@@ -167,12 +167,12 @@ def stretches_json(stretches: Iterable["Interval"]) -> list[dict[str, str]]:
 
 
 def disagreement_json(found: "Disagreement") -> dict[str, Any]:
-    """Give held bars that came again at other prices as JSON has it."""
+    """Give bars at other prices, or with volumes in another unit, as JSON has them."""
     return {"first": found.first, "last": found.last, "bars": found.bars, "ratio": found.ratio}
 
 
 def disagreement_text(series: "Series", found: "Disagreement") -> str:
-    """Say that held bars came again at other prices, with the command that requests them again."""
+    """Say how bars disagree with others, with the command that requests them again."""
     return str(found).replace("SYMBOL TIMEFRAME", f"{series.symbol} {series.timeframe}")
 
 

@@ -85,6 +85,7 @@ def _jobs(place: "Place", symbols: str | None, timeframes: str | None, wish: "Wi
 def _estimate(place: "Place", jobs: "list[Job]") -> "Estimate":
     from ktrdr_pipelines.core.intervals import IntervalSet
     from ktrdr_pipelines.load.estimates import estimate
+    from ktrdr_pipelines.load.modes import Mode
     from ktrdr_pipelines.load.opening import open_outlook, open_rates
 
     now, calendars = place.now, place.calendars()
@@ -94,7 +95,8 @@ def _estimate(place: "Place", jobs: "list[Job]") -> "Estimate":
         before = missing.get(job.series, IntervalSet())
         missing[job.series] = before | outlook.missing(job, now)
     rates = open_rates(place.settings, place.layout)
-    return estimate(missing.items(), calendars, rates=rates, now=now)
+    tails = {job.series for job in jobs if job.mode is Mode.TAIL}
+    return estimate(missing.items(), calendars, rates=rates, now=now, tails=tails)
 
 
 def _say(told: "Estimate") -> None:
@@ -131,11 +133,21 @@ def _document(told: "Estimate") -> dict[str, Any]:
         "bytes": told.size_bytes,
         "seconds": round(told.seconds, 1),
         "basis": told.basis,
+        "latencies": [
+            {
+                "timeframe": str(one.timeframe),
+                "end": "now" if one.ends_now else "given",
+                "seconds": round(one.seconds, 4),
+                "measured": one.is_measured,
+            }
+            for one in told.latencies
+        ],
         "series": [
             {
                 "symbol": part.series.symbol,
                 "timeframe": str(part.series.timeframe),
                 "requests": part.requests,
+                "up_to_now": part.up_to_now,
                 "bars": part.bars,
                 "bytes": part.size_bytes,
                 "seconds": round(part.seconds, 1),

@@ -151,7 +151,7 @@ def _say_states(states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]")
     for line in (*_blocked_lines(states), *_confirmation_lines(states)):
         say(line)
     for state in states:
-        for found in state.disagreements:
+        for found in (*state.disagreements, *state.volume_jumps):
             say(f"{state.series}: {disagreement_text(state.series, found)}")
     for text in dict.fromkeys(str(state.error) for state in states if state.error is not None):
         note(f"Error: {text}")
@@ -279,6 +279,7 @@ def _state_json(state: "SeriesGaps", explained: "Sequence[ExplainedRange]") -> d
         "waiting": stretches_json(state.waiting),
         **by_kind(explained),
         "disagreements": [disagreement_json(one) for one in state.disagreements],
+        "volume_jumps": [disagreement_json(one) for one in state.volume_jumps],
         "attempts": [
             {
                 "kind": str(attempt.kind),

@@ -109,7 +109,7 @@ def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
         if one.content.unsettled:
             bars = counted(one.content.unsettled, "bar")
             say(f"{one.found.series}: {bars} that no answer has settled")
-        for found in one.found.disagreements:
+        for found in (*one.found.disagreements, *one.found.volume_jumps):
             say(f"{one.found.series}: {disagreement_text(one.found.series, found)}")
 
 
@@ -206,6 +206,7 @@ def _certificate_json(one: "Certificate") -> dict[str, Any]:
         "gaps": len(one.found.gaps),
         "missing_bars": sum(gap.bars for gap in one.found.gaps),
         "disagreements": [disagreement_json(found) for found in one.found.disagreements],
+        "volume_jumps": [disagreement_json(found) for found in one.found.volume_jumps],
         "revisions": one.revisions,
         "digest": one.content.digest.text,
         "verified_before": before,

@@ -21,7 +21,8 @@ class BarRequest:
 
     ``ends_at`` is real time, None for "now"; ``duration`` is in IB's words (``5 D``); ``tail``
     says that it is for freshness and goes before backfills; ``probes`` that it is to be sent
-    though a permission was found missing before.
+    though a permission was found missing before. From ``not_after`` on, by the gateway's clock, it
+    would mean something else and may not be sent.
     """
 
     series: Series
@@ -29,6 +30,7 @@ class BarRequest:
     duration: str
     tail: bool = False
     probes: bool = False
+    not_after: datetime | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         end = "now" if self.ends_at is None else f"{self.ends_at:%Y-%m-%d %H:%M:%SZ}"

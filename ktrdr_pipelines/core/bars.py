@@ -108,6 +108,38 @@ def _differs(left: pa.Table, right: pa.Table) -> pa.ChunkedArray | pa.Array:
     return differs
 
 
+def is_flat(bars: pa.Table) -> np.ndarray:
+    """Say of each bar whether it stands for an interval without a trade.
+
+    Some gateways fill such intervals: four times one price, volume and count 0 (grade L). A bar
+    whose volume is not available is none of these, nor is one that counts a trade.
+    """
+    untraded = is_untraded(bars)
+    if not untraded.any():
+        return untraded
+    one_price = pc.and_(
+        pc.equal(bars["high"], bars["low"]), pc.equal(bars["open"], bars["close"])
+    ).to_numpy()
+    return np.asarray(untraded & one_price)
+
+
+def is_untraded(bars: pa.Table) -> np.ndarray:
+    """Say of each bar whether it tells that nothing was traded: volume 0, and no trade counted.
+
+    Volume that is not available tells nothing; less than a lot may be told as none, with a count.
+    """
+    no_volume = pc.fill_null(pc.equal(bars["volume"], 0.0), False).to_numpy()  # noqa: FBT003
+    if not no_volume.any():
+        return np.asarray(no_volume)
+    return np.asarray(no_volume & pc.equal(pc.fill_null(bars["bar_count"], 0), 0).to_numpy())
+
+
+def without_flat(bars: pa.Table) -> pa.Table:
+    """Return the bars that are not flat."""
+    flat = is_flat(bars)
+    return bars.filter(pa.array(~flat)) if flat.any() else bars
+
+
 def rows_per_session(bars: pa.Table) -> dict[date, int]:
     """Count bars by session date."""
     counts = pc.value_counts(bars["session_date"])

@@ -7,6 +7,7 @@ done about it.
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
@@ -24,16 +25,38 @@ _MOST_ALIKE = 0.8
 """Share of the bars that must tell of the same change: one corrected price is no new basis."""
 
 
+class DisagreementKind(StrEnum):
+    """What differs by a constant ratio: the prices, or the volumes (``core.volume_units``)."""
+
+    PRICE = "price"
+    VOLUME = "volume"
+
+
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """Held bars that came again at other prices; ``ratio`` is the new close over the held one."""
+    """Bars that disagree with others by a constant ratio.
+
+    Of prices, held bars came again and ``ratio`` is the new close over the held one. Of volumes,
+    the same, or the bars follow others, and it is their volume over that of the others.
+    """
 
     first: datetime
     last: datetime
     bars: int
     ratio: float
+    kind: DisagreementKind = DisagreementKind.PRICE
 
     def __str__(self) -> str:
+        if self.kind is DisagreementKind.VOLUME:
+            unit, other = ("shares", "lots of 100") if self.ratio > 1 else ("lots of 100", "shares")
+            return (
+                f"the volumes of {self.bars} bars from {self.first:%Y-%m-%d %H:%MZ} to "
+                f"{self.last:%Y-%m-%d %H:%MZ} are {self.ratio:.4g} times what they were before, or "
+                f"what those of the sessions before are, at the same prices: they seem to be in "
+                f"{unit}, the others in {other}. All bars stay as they came. Hint: set the gateway "
+                "to tell volumes in one unit; `ktrdr load SYMBOL TIMEFRAME --refresh` requests all "
+                "of it again"
+            )
         return (
             f"{self.bars} held bars from {self.first:%Y-%m-%d %H:%MZ} to "
             f"{self.last:%Y-%m-%d %H:%MZ} came again at {self.ratio:.4g} times their price: older "

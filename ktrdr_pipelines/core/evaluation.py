@@ -6,7 +6,8 @@ is empty (``core.evidence``).
 The rules, and why:
 
 - A bar is kept when it lies wholly inside what was requested and answered and has ended: IB clips
-  bars at the requested end, and may clip one at the start of the duration (grade L).
+  bars at the requested end, and may clip one at the start of the duration (grade L). Where the
+  gateway withholds the newest bars, the last one that it gives of an open session may go on.
 - Between two bars of a response everything inside sessions that have bars is covered: a response
   with bars on both sides of quiet minutes needs no second one.
 - The left edge is covered from the first bar, or wholly where the response reaches further back.
@@ -19,7 +20,7 @@ The rules, and why:
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -33,6 +34,10 @@ from ktrdr_pipelines.core.sessions import SessionCalendar, Span, expected_spans
 from ktrdr_pipelines.core.timeframes import Timeframe
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_LONGEST_DELAY = timedelta(minutes=20)
+"""How far behind a gateway is at most that withholds the newest bars: exchanges delay by 15 or 20
+minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,54 @@ def evaluate(question: Question, bars: pa.Table, reach: Interval | None) -> Eval
     )
 
 
+def answered_now(question: Question, bars: pa.Table | None, reach: Interval | None) -> Chunk | None:
+    """Return what a response speaks of whose requested end was empty; None where that is unclear.
+
+    It speaks of no later time than when the request was sent, which is the question's ``now``, and
+    than the reach that is stated. It may speak of some bars more than were due at its planning.
+
+    How far back such a request reaches is counted from a moment that the gateway chooses. So it
+    states of no closed session that it is empty, nor that data begin: the same is requested with
+    its end for that. Bars of a later session than any that is known make the reach unknown too.
+
+    Args:
+        question: what was requested; its ``now`` is when that was sent.
+        bars: what came, as for ``evaluate``; None where no bars came.
+        reach: as for ``evaluate``.
+    """
+    chunk, timeframe = question.chunk, question.timeframe
+    until = question.now if reach is None else min(question.now, reach.end)
+    spans = expected_spans(question.calendar, timeframe, chunk.stamps)
+    keys = np.empty(0, np.int64) if bars is None else stamps(bars)
+    older = int(np.searchsorted(keys, micros(chunk.stamps.start)))
+    if older == len(keys) and not question.holds_back:
+        if any(is_closed(span, until) for span in spans):
+            return None
+    elif older < len(keys):
+        if _is_of_later_session(question, spans[-1], _moment(keys[-1])):
+            return None
+        if older == 0 and any(span.stamps.end <= _moment(keys[0]) for span in spans):
+            return None
+    end = chunk.stamps.end
+    if timeframe.is_intraday:
+        if end < spans[-1].stamps.end:
+            end = max(end, min(spans[-1].stamps.end, until - bar_lag()))
+        end = min(end, until)
+    else:
+        over = [span.stamps.end for span in spans if span.closes_at <= until]
+        end = min(end, max(over, default=chunk.stamps.start))
+    stated = between(chunk.stamps.start, end)
+    return replace(chunk, stamps=stated, ends_at=until) if stated else None
+
+
+def _is_of_later_session(question: Question, last: Span, newest: datetime) -> bool:
+    """Whether a bar is of a later session date (1w: week) than a span."""
+    if not question.timeframe.is_intraday:
+        return newest >= last.stamps.end
+    calendar = question.calendar
+    return calendar.day_of(newest) > calendar.day_of(last.closes_at - LAST_INSTANT)
+
+
 def _read(question: Question, bars: pa.Table, reach: Interval | None) -> _Reading:
     """Find each bar's end, and which bars are whole, asked for and final."""
     chunk, timeframe = question.chunk, question.timeframe
@@ -123,6 +176,8 @@ def _read(question: Question, bars: pa.Table, reach: Interval | None) -> _Readin
     kept[:low] = False
     if reach is not None and timeframe.is_intraday:
         kept &= ~_cut(keys, ends, reach)
+    if question.holds_back and timeframe.is_intraday:
+        kept[-1] &= bool(ends[-1] <= micros(question.now - _LONGEST_DELAY))
     return _Reading(keys, ends, low, kept, spans)
 
 

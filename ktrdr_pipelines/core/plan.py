@@ -4,10 +4,10 @@ Not here: sending them (``ib.source``), what a response covers (``core.evaluatio
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 
-from ktrdr_pipelines.core.gaps import due_gaps
+from ktrdr_pipelines.core.gaps import bar_lag, due_gaps
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import SessionCalendar, Span, expected_spans
 from ktrdr_pipelines.core.timeframes import Timeframe
@@ -15,6 +15,11 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 
 _MOST_SESSIONS_IN_DAYS = 60
 _MOST_WEEKS = 4
+_INSTANT = timedelta(microseconds=1)
+
+_LATE = timedelta(minutes=5)
+"""How long after its planning a request whose duration is told in seconds may be answered if it
+ends now: so many seconds more it reaches back."""
 
 BY_THE_YEAR = 400
 """As the most sessions (1w: weeks) of a request for bars of a day or week: the gateway refuses to
@@ -31,6 +36,8 @@ class Chunk:
     ``stamps`` is what its answer may settle; ``ends_at`` and ``duration`` are the request's own;
     ``sessions`` counts the spans inside. ``meets_settled`` says that it ends inside a session
     where settled bars begin, so that its last bar ends there too, however short that makes it.
+    ``now_until`` says that nothing is expected behind the chunk by now: a request that the gateway
+    answers before that moment may leave its end empty, which means now. None: it may not.
     """
 
     stamps: Interval
@@ -38,6 +45,7 @@ class Chunk:
     duration: str
     sessions: int
     meets_settled: bool = False
+    now_until: datetime | None = None
 
     def __str__(self) -> str:
         return f"{self.duration} to {self.ends_at:%Y-%m-%dT%H:%M:%SZ}"
@@ -51,6 +59,7 @@ class Need:
     ``most_sessions`` is the most that one request may reach over, where fewer work than
     ``most_days`` allow; ``is_by_the_year`` says that the gateway lets no more than
     ``ALWAYS_COUNTED`` days or weeks be counted. ``doubted`` came without bars before.
+    ``ends_now`` says that a chunk that reaches to now may be requested with an empty end.
     """
 
     calendar: SessionCalendar
@@ -63,6 +72,7 @@ class Need:
     most_sessions: int | None = None
     is_by_the_year: bool = False
     doubted: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    ends_now: bool = False
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
         """Give what is due and not settled, of everything or of one stretch."""
@@ -129,9 +139,49 @@ def _cut(need: Need, gaps: IntervalSet) -> list[Chunk]:
     end = len(spans)
     while end > 0:
         start = _oldest_fitting(need, spans, end)
-        chunks.append(_chunk(need, gaps, [span for _, span in spans[start:end]]))
+        chunk = _chunk(need, gaps, [span for _, span in spans[start:end]])
+        is_newest = need.ends_now and not chunks
+        chunks.append(_up_to_now(need, chunk) if is_newest else chunk)
         end = start
     return chunks
+
+
+def _up_to_now(need: Need, chunk: Chunk) -> Chunk:
+    """Return a chunk whose end may be sent as now, where that means the same.
+
+    The gateway counts sessions, days and years back from the moment at which it answers. So none
+    may be expected behind the chunk until then: the next open ends it, and where the duration is
+    told in seconds, which are some more for that, a few minutes do.
+    """
+    spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+    last = spans[-1]
+    is_open = chunk.stamps.end < last.stamps.end
+    if is_open and chunk.stamps.end != need.now - bar_lag():
+        return chunk  # it ends at covered bars, or at what this run has deferred
+    until = _next_open(need, last)
+    if until is None or until <= need.now or chunk.ends_at > need.now:
+        return chunk
+    if need.timeframe is Timeframe.W1:
+        until = min(until, need.calendar.day_starts_at(last.stamps.end.date()))
+    duration = chunk.duration
+    if duration.endswith("S"):
+        length = need.timeframe.length
+        more = _ceil(need.now - chunk.ends_at + _LATE, length) * length
+        seconds = round(float(duration.split()[0]) + more.total_seconds())
+        duration = f"{seconds} S" if seconds <= _most_seconds(need.timeframe) else "1 D"
+        until = min(until, need.now + _LATE)
+    elif duration.endswith("Y"):
+        day = need.calendar.day_of(until - _INSTANT)
+        if spans[0].opens_at < _year_before_day(need, day):
+            return chunk
+    return replace(chunk, duration=duration, now_until=until) if until > need.now else chunk
+
+
+def _next_open(need: Need, last: Span) -> datetime | None:
+    """Return when the session after a span opens; None where the calendar knows of none."""
+    after = Interval(last.closes_at, last.closes_at + timedelta(days=10))
+    opens = (one.opens_at for one in need.calendar.sessions_meeting(after))
+    return next((at for at in opens if at >= last.closes_at), None)
 
 
 def _spans(need: Need, gaps: IntervalSet) -> list[tuple[int, Span]]:
@@ -162,7 +212,11 @@ def _year_before(need: Need, newest: Span) -> datetime:
     The gateway returns the sessions dated after the end's date minus a calendar year; the end of
     a chunk lies on the date of its newest session (``_ends_at``).
     """
-    day = need.calendar.day_of(newest.closes_at - timedelta(microseconds=1))
+    return _year_before_day(need, need.calendar.day_of(newest.closes_at - _INSTANT))
+
+
+def _year_before_day(need: Need, day: date) -> datetime:
+    """Return where the year begins that a request for ``1 Y`` up to a date reaches over."""
     is_leap_day = (day.month, day.day) == (2, 29)
     before = day.replace(year=day.year - 1, day=28 if is_leap_day else day.day)
     return need.calendar.day_starts_at(before + timedelta(days=1))
@@ -291,10 +345,7 @@ def _ends_at(need: Need, last: Span) -> datetime:
     day_end = need.calendar.last_second_of(last.closes_at)
     if not need.timeframe.is_intraday:
         return max(last.closes_at, min(day_end, need.now))
-    after = Interval(last.closes_at, last.closes_at + timedelta(days=10))
-    opens = (one.opens_at for one in need.calendar.sessions_meeting(after))
-    following = next((at for at in opens if at >= last.closes_at), day_end)
-    return max(last.closes_at, min(following, need.now))
+    return max(last.closes_at, min(_next_open(need, last) or day_end, need.now))
 
 
 def _left_edge(need: Need, start: datetime, first: Span) -> datetime:

@@ -5,6 +5,10 @@ session that it has. What is thin by nature varies from day to day and is no sus
 and breaks off once is asked once more. Counts are told in shares of the expected bars, so half days
 and long sessions compare, and a daily bar is there or is not.
 
+Some gateways fill intervals without a trade by flat bars, and not all do, or not always. So traded
+bars are compared with traded bars; the sessions that were filled are compared once more among
+themselves by all their bars, which a session that breaks off lacks.
+
 Not here: the asking (``load``), what was asked again with the same outcome (``store.confirmed``).
 """
 
@@ -36,16 +40,31 @@ FEWEST_LACKING = 2.5
 _TO_SIGMA = 1.4826
 
 
-def suspect_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray) -> np.ndarray:
+def suspect_places(
+    expected: np.ndarray,
+    have: np.ndarray,
+    answered: np.ndarray,
+    traded: np.ndarray | None = None,
+) -> np.ndarray:
     """Give the places of suspect sessions, rising.
 
     Args:
         expected: bars that the calendar expects, one place a session, oldest first.
         have: bars that are held.
         answered: whether the session is closed and wholly settled, as bars or as proved empty.
+        traded: those of the bars held that are not flat; all if not given.
 
-    Sessions before the first bar and behind the last one say nothing of those between.
+    Sessions before the first bar and behind the last one say nothing of those between. Where no bar
+    at all is of a trade, as of an index, all are alike.
     """
+    if traded is None or not traded.any() or np.array_equal(traded, have):
+        return _sparse_places(expected, have, answered)
+    filled = _sparse_places(expected, have, answered & (have > traded))
+    return np.union1d(_sparse_places(expected, traded, answered), filled)
+
+
+def _sparse_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray) -> np.ndarray:
+    """Give the places of sessions that have far fewer of some bars than their neighbours."""
     held = np.flatnonzero(have > 0)
     known = np.flatnonzero(answered & (expected > 0))
     if len(held):
@@ -65,7 +84,12 @@ def suspect_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray)
 
 
 def suspect_days(
-    spans: SpanArrays, rows: Mapping[date, int], settled: Stretches, now_us: int
+    spans: SpanArrays,
+    rows: Mapping[date, int],
+    settled: Stretches,
+    now_us: int,
+    *,
+    traded: Mapping[date, int] | None = None,
 ) -> np.ndarray:
     """Give the places of the suspect sessions of a series; weeks have none.
 
@@ -74,12 +98,21 @@ def suspect_days(
         rows: bars held, by session date.
         settled: what is settled as bars or was proved empty, on the stamp axis.
         now_us: closed is what closes before it.
+        traded: those of the bars held that are not flat, by session date; all if not given.
     """
     if spans.timeframe is Timeframe.W1:
         return np.empty(0, dtype=np.int64)
-    have = have_bars(spans, np.array(list(rows), "datetime64[D]"), np.array(list(rows.values())))
+    have = _have(spans, rows)
     answered = covered(spans.spans, settled) & (spans.closes <= now_us)
-    return suspect_places(spans.bars, have, answered)
+    return suspect_places(
+        spans.bars, have, answered, None if traded is None else _have(spans, traded)
+    )
+
+
+def _have(spans: SpanArrays, rows: Mapping[date, int]) -> np.ndarray:
+    return have_bars(
+        spans, np.array(list(rows), "datetime64[D]"), np.array(list(rows.values()), np.int64)
+    )
 
 
 def have_bars(spans: SpanArrays, days: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Asset checks: what is unexplained, stale, out of order, impossible or on another price basis.
+"""Asset checks: what is unexplained, stale, out of order, impossible, or in another unit or basis.
 
 They are not partitioned (such checks lose their partition in ranged runs): they look over all
 gaps and disagreements, and over the bars of the newest windows. One op serves all timeframes; the
@@ -16,6 +16,8 @@ from typing import Final
 import dagster as dg
 
 from ktrdr_pipelines.clock import system_now
+from ktrdr_pipelines.core.disagreement import Disagreement
+from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.catalog_picture import markdown_table
@@ -34,12 +36,14 @@ FRESH: Final = "tail_is_fresh"
 ORDER: Final = "order_and_duplicates"
 SANE: Final = "ohlc_sane"
 BASIS: Final = "price_basis"
+VOLUME: Final = "volume_unit"
 _TEXTS: Final = {
     UNEXPLAINED: "No bar is missing without a reason.",
     FRESH: "No tail is older than the registry's threshold of open session time.",
     ORDER: "Bars of the newest windows are in order and there once.",
     SANE: "Bars of the newest windows have plausible values, or those that the gateway returned.",
     BASIS: "No held bars came again at other prices: each series is on one price basis.",
+    VOLUME: "No volumes jump by 100: each series has its volumes in shares, or in lots.",
 }
 _NEWEST_DAYS: Final = {one: 70 if one is Timeframe.M1 else 400 for one in Timeframe}
 """How far back bars are examined: the newest windows and the ones before."""
@@ -158,6 +162,8 @@ def _results(
         yield _fresh(found, book, now).result(timeframe, FRESH)
     if BASIS in names:
         yield _basis(found).result(timeframe, BASIS)
+    if VOLUME in names:
+        yield _volume(found).result(timeframe, VOLUME)
     if names & {ORDER, SANE}:
         since = now.date() - timedelta(days=_NEWEST_DAYS[timeframe])
         files = _examined(found, book, since)
@@ -192,24 +198,34 @@ def _fresh(found: Sequence[SeriesGaps], book: GapBook, now: datetime) -> Finding
 
 
 def _basis(found: Sequence[SeriesGaps]) -> Finding:
-    differing = [one for one in found if one.disagreements]
+    told = [(one.series, one.disagreements) for one in found]
+    return _differing(told, "series have held bars that came again at other prices")
+
+
+def _volume(found: Sequence[SeriesGaps]) -> Finding:
+    told = [(one.series, one.volume_jumps) for one in found]
+    return _differing(told, "series have volumes in shares beside volumes in lots of 100")
+
+
+def _differing(told: Sequence[tuple[Series, Sequence[Disagreement]]], what: str) -> Finding:
+    """Return the series with bars that differ from others by a ratio, the newest of each named."""
+    differing = [(series, ones) for series, ones in told if ones]
     rows: Rows = [
         (
-            one.series.symbol,
+            series.symbol,
             f"{last.ratio:.4g}",
             last.bars,
             f"{last.first:%Y-%m-%d %H:%MZ} to {last.last:%Y-%m-%d %H:%MZ}",
-            f"ktrdr load {one.series.symbol} {one.series.timeframe} --refresh",
+            f"ktrdr load {series.symbol} {series.timeframe} --refresh",
         )
-        for one in differing[:NAMED_AT_MOST]
-        for last in one.disagreements[-1:]
+        for series, ones in differing[:NAMED_AT_MOST]
+        for last in ones[-1:]
     ]
-    what = "series have held bars that came again at other prices"
     if rows:
         symbol, ratio, *_, hint = rows[0]
         what += f" ({symbol}: {ratio} times). Hint: `{hint}` requests all of it again"
     columns = ("symbol", "ratio", "bars", "from and to", "requests all of it again")
-    return Finding(len(differing), len(found), what, columns, rows)
+    return Finding(len(differing), len(told), what, columns, rows)
 
 
 def _examined(

@@ -4,7 +4,7 @@ Not here: what is asked (``ib.source``), trying again after failures (``load.kee
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +21,7 @@ from ktrdr_pipelines.errors import (
     GatewaySilentError,
     OutageError,
     PacingError,
+    RequestExpiredError,
 )
 from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.codes import NoDataError, QueryDroppedError
@@ -40,11 +41,16 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A question on its way: its topic, its words, what the budget sees of it, and its route.
 
-    ``sent`` is told whenever it goes to the gateway.
+    ``sent`` is told whenever it goes to the gateway. Where ``is_late`` when its turn has come, it
+    is not sent.
     """
 
     topic: Topic
@@ -52,6 +58,7 @@ class Ask:
     paced: PacedRequest
     route: str
     sent: OnSent = unheard
+    is_late: Callable[[], bool] = _never
 
 
 class Asker:
@@ -124,6 +131,12 @@ class Asker:
         def write() -> None:
             if lost := self._connection.lost_link:
                 raise OutageError(ask.asked, came=lost, code=_LINK_LOST)
+            if ask.is_late():
+                raise RequestExpiredError(
+                    ask.asked,
+                    came="its turn came when now meant another time",
+                    remedy="It is requested with an end instead",
+                )
             call.put()
 
         async with self._pacer.slot(

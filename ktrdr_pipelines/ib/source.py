@@ -17,11 +17,9 @@ from contextlib import (
 )
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData, OnSent, unheard
 from ktrdr_pipelines.core.instruments import Instrument, Origin
-from ktrdr_pipelines.core.pacing import PacedRequest
 from ktrdr_pipelines.core.schedules import LearnedDay
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
@@ -202,17 +200,31 @@ class GatewaySource:
         """Ask for bars.
 
         Raises:
+            RequestExpiredError: it could not be sent in time.
             GatewayError: no answer, a refusal, or an answer that cannot be.
         """
         instrument = request.series.instrument
         contract = await self._contract(instrument)
         query = bar_query(request, contract.contract_id)
         self._connection.refresh_clock()
+
+        def is_late() -> bool:
+            return request.not_after is not None and self.now() >= request.not_after
+
         try:
             entitlement = entitlement_of(instrument, contract)
             with self._asker.permitted(entitlement, query.asked, probes=request.probes):
                 reply = await self._history(
-                    request.series.timeframe, query, partial(paced_bars, request), sent
+                    request.series.timeframe,
+                    query,
+                    lambda sized: Ask(
+                        Topic.BARS,
+                        sized.asked,
+                        paced_bars(request, sized),
+                        sized.route,
+                        sent,
+                        is_late,
+                    ),
                 )
         except NoDataError as error:
             return NoData(request, error.came)
@@ -275,7 +287,13 @@ class GatewaySource:
         contract = await self._contract(instrument)
         query = schedule_query(instrument, contract.contract_id, ends_at=ends_at, days=days)
         try:
-            reply = await self._history(Timeframe.D1, query, paced_schedule, sent)
+            reply = await self._history(
+                Timeframe.D1,
+                query,
+                lambda sized: Ask(
+                    Topic.BARS, sized.asked, paced_schedule(sized), sized.route, sent
+                ),
+            )
         except NoDataError:
             return []
         with self._read(query.asked, "schedules"):
@@ -303,15 +321,13 @@ class GatewaySource:
         self,
         timeframe: Timeframe,
         query: HistoryQuery,
-        paced: Callable[[HistoryQuery], PacedRequest],
-        sent: OnSent,
+        ask: Callable[[HistoryQuery], Ask],
     ) -> HistoryReply:
         """Request bars or sessions, by another bar size string where the gateway refuses one."""
 
         def request(bar_size: str) -> Awaitable[HistoryReply]:
             sized = replace(query, bar_size=bar_size)
-            ask = Ask(Topic.BARS, sized.asked, paced(sized), sized.route, sent)
-            return self._asker.ask(ask, self._connection.history(sized))
+            return self._asker.ask(ask(sized), self._connection.history(sized))
 
         return await self._sizes.accepted(timeframe, query.asked, request)
 

@@ -4,7 +4,7 @@ Not here: what to ask (``core.plan``), patience and reconnecting (``load.keeper`
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.core.answers import Answer, BarRequest, BarSource, NoData
@@ -12,7 +12,7 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.plan import Chunk
 from ktrdr_pipelines.core.sessions import monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewaySilentError
+from ktrdr_pipelines.errors import GatewaySilentError, RequestExpiredError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.load.audit import About, Inquiry
 from ktrdr_pipelines.load.keeper import SourceKeeper
@@ -26,10 +26,16 @@ _ALIVE_SPAN = timedelta(days=28)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An answer, and the question that it answers."""
+    """An answer, and the question that it answers.
+
+    ``sent_at`` is when that was sent, by the earlier of the gateway's clock and this machine's:
+    nothing that is later is told by the answer. ``ends_now`` says that its end was empty.
+    """
 
     answer: Answer | NoData
     inquiry: Inquiry
+    sent_at: datetime
+    ends_now: bool = False
 
 
 class Asking:
@@ -58,11 +64,40 @@ class Asking:
     async def chunk(self, chunk: Chunk) -> Asked:
         """Ask for a chunk; silence about several sessions is not tried again as it was.
 
+        Its end is left empty where the chunk allows it: gateways answer that many times sooner.
+
         Raises:
             GatewayError: after all tries, or where no try can help.
         """
+        is_wide = chunk.sessions > 1
+        if chunk.now_until is not None:
+            asked = await self._up_to_now(chunk, chunk.now_until, is_wide=is_wide)
+            if asked is not None:
+                return asked
         request = self._request(self._series, chunk.ends_at, chunk.duration)
-        return await self._ask(request, is_wide=chunk.sessions > 1)
+        return await self._ask(request, is_wide=is_wide)
+
+    async def _up_to_now(self, chunk: Chunk, until: datetime, *, is_wide: bool) -> Asked | None:
+        """Request a chunk with an empty end; None where that would not mean the chunk (any more).
+
+        It would not from ``until`` on, by the later of the two clocks. The same was requested a
+        few seconds ago where IB's rule would make it wait: with an end it is another request.
+        """
+        keeper = self._keeper
+        ahead = max(keeper.market_now() - keeper.gateway_now(), timedelta(0))
+        request = replace(
+            self._request(self._series, None, chunk.duration), not_after=until - ahead
+        )
+        if keeper.gateway_now() >= until - ahead or self._is_too_soon(request):
+            return None
+        try:
+            asked = await self._ask(request, is_wide=is_wide)
+        except RequestExpiredError:
+            return None
+        if max(keeper.market_now(), keeper.gateway_now()) < until:
+            return asked
+        self.record(asked, "nothing: it came when now meant another time")
+        return None
 
     @property
     def contract(self) -> tuple[int, str]:
@@ -140,6 +175,16 @@ class Asking:
         return BarRequest(series, ends_at, duration, tail=self._manner.tail, probes=probes)
 
     async def _ask(self, request: BarRequest, *, is_wide: bool = False) -> Asked:
+        sent_at = self._keeper.now()
+
+        def note_sent(sent: Callable[[], None]) -> Callable[[], None]:
+            def note() -> None:
+                nonlocal sent_at
+                sent_at = self._keeper.now()
+                sent()
+
+            return note
+
         async def question(source: BarSource) -> Asked:
             self._tell_of_wait(request)
             inquiry = Inquiry(
@@ -151,7 +196,8 @@ class Asking:
             )
             try:
                 with inquiry.under_way():
-                    return Asked(await source.bars(request, sent=inquiry.sent), inquiry)
+                    answer = await source.bars(request, sent=note_sent(inquiry.sent))
+                    return Asked(answer, inquiry, sent_at, ends_now=request.ends_at is None)
             finally:
                 self.requests += inquiry.sent_times
 
@@ -159,11 +205,15 @@ class Asking:
 
     def _tell_of_wait(self, request: BarRequest) -> None:
         """Say where the same is asked again so soon that IB's rule makes it wait."""
-        now, rule_s = self._clock(), IbLimitsRegistry.IDENTICAL_S.value
-        before = self._sent.get(request)
-        if before is not None and (now - before).total_seconds() < rule_s:
+        if self._is_too_soon(request):
+            rule_s = IbLimitsRegistry.IDENTICAL_S.value
             self._note(f"{request} is asked once more; IB takes the same only every {rule_s:.0f} s")
-        self._sent[request] = now
+        self._sent[request] = self._clock()
+
+    def _is_too_soon(self, request: BarRequest) -> bool:
+        """Return whether the same was requested so recently that IB's rule makes it wait."""
+        before, rule_s = self._sent.get(request), IbLimitsRegistry.IDENTICAL_S.value
+        return before is not None and (self._clock() - before).total_seconds() < rule_s
 
     def _about(self, request: BarRequest) -> About:
         series, what = request.series, request.series.instrument.what_to_show.value

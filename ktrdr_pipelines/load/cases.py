@@ -6,19 +6,19 @@ Not here: what is decided (``core.plan``, ``core.evaluation``), what proves that
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 
 from ktrdr_pipelines.core.answers import Answer, NoData
-from ktrdr_pipelines.core.bars import micros, moment, stamps
+from ktrdr_pipelines.core.bars import micros, moment, stamps, without_flat
 from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.evaluation import Evaluation, Question, evaluate
+from ktrdr_pipelines.core.evaluation import Evaluation, Question, answered_now, evaluate
 from ktrdr_pipelines.core.evidence import Statement, StatementKind
-from ktrdr_pipelines.core.gaps import is_closed
+from ktrdr_pipelines.core.gaps import bar_lag, is_closed
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, is_opening, newest_run, plan
+from ktrdr_pipelines.core.plan import Chunk, Need, is_opening, newest_run, plan
 from ktrdr_pipelines.core.plausibility import findings_of, reconciled
 from ktrdr_pipelines.core.sessions import Span, expected_spans
 from ktrdr_pipelines.load.asking import Asked
@@ -51,6 +51,7 @@ class Case:
         self._is_direct = False
         self._is_alone = False
         self._is_opening = is_opening(desk.need(chunk.stamps), chunk)
+        self._sent_at: datetime | None = None
         self.asking = chunk
         self.was_empty = True
 
@@ -82,7 +83,7 @@ class Case:
         The quiet opening of the oldest session is left to the request for the session before it,
         unless a request for several parts left all of them open.
         """
-        need = self._desk.need(self._chunk.stamps)
+        need = self._without_rest(self._desk.need(self._chunk.stamps))
         newest = newest_run(need)
         if newest is None:
             return None
@@ -100,15 +101,65 @@ class Case:
         is_others = is_opening(need, chunk) and not (self._is_opening or self._is_alone)
         return None if is_others else chunk
 
+    def _without_rest(self, need: Need) -> Need:
+        """Return a need without the piece of a bar with which a chunk that ends now ends.
+
+        That bar was not whole when the chunk was planned; it is no gap because time went on.
+        """
+        chunk = self._chunk
+        if chunk.now_until is None:
+            return need
+        last = expected_spans(need.calendar, need.timeframe, chunk.stamps)[-1]
+        is_open = chunk.stamps.end < last.stamps.end
+        return replace(need, now=min(need.now, chunk.stamps.end + bar_lag())) if is_open else need
+
+    def _need(self, stamps: Interval) -> Need:
+        """State what is open in an interval as of when the last request was sent.
+
+        What comes to be due while the gateway answers is not told by its response.
+        """
+        need = self._desk.need(stamps)
+        return replace(need, now=min(need.now, self._sent_at)) if self._sent_at else need
+
+    async def _asked(self, chunk: Chunk) -> tuple[Asked, Chunk]:
+        """Request a chunk; return the response and what that speaks of."""
+        desk = self._desk
+        asked = await desk.asking.chunk(chunk)
+        self._sent_at = asked.sent_at
+        with_end = replace(chunk, now_until=None)
+        if not asked.ends_now:
+            return asked, with_end
+        answer, need = asked.answer, self._need(chunk.stamps)
+        question = Question(chunk, need.calendar, need.timeframe, need.now)
+        if isinstance(answer, Answer):
+            question = replace(question, holds_back=answer.lacks_newest)
+            spoken_of = answered_now(question, answer.bars, answer.reach)
+        else:
+            spoken_of = answered_now(question, None, None)
+        if spoken_of is not None:
+            return asked, spoken_of
+        desk.asking.record(asked, "nothing by itself: requested with its end")
+        return await self._again(with_end), with_end
+
+    async def _again(self, chunk: Chunk) -> Asked:
+        """Request a chunk once more, with its end."""
+        desk = self._desk
+        desk.means.progress.planned(desk.series, 1)
+        desk.means.progress.answered(desk.series, 0)
+        asked = await desk.asking.chunk(replace(chunk, now_until=None))
+        self._sent_at = asked.sent_at
+        return asked
+
     async def _request(self, chunk: Chunk) -> None:
         """Request once and take in what comes."""
         desk = self._desk
-        self.asking = chunk
-        asked = await desk.asking.chunk(chunk)
+        self.asking, planned = chunk, chunk
+        asked, chunk = await self._asked(chunk)
         desk.failures_in_a_row = 0
         desk.means.widths.answered(desk.series.timeframe, chunk.sessions)
         answer: Answer | NoData | None = asked.answer
         if isinstance(answer, Answer) and (answer.impossible or answer.implausible):
+            chunk = replace(planned, now_until=None)
             asked, answer = await self._once_more(chunk, asked, answer)
         proved = "nothing"
         try:
@@ -136,9 +187,7 @@ class Case:
         desk = self._desk
         odd = f"{len(first.implausible)} implausible bars, rows at {len(first.impossible)} places"
         desk.asking.record(asked, f"{odd} are no bars: requested once more")
-        desk.means.progress.planned(desk.series, 1)
-        desk.means.progress.answered(desk.series, 0)
-        again = await desk.asking.chunk(chunk)
+        again = await self._again(chunk)
         second = again.answer if isinstance(again.answer, Answer) else None
         return again, reconciled(first, second, desk.series.timeframe.length)
 
@@ -149,7 +198,7 @@ class Case:
         desk = self._desk
         desk.means.life.saw(desk.asking)
         desk.tries.answered()
-        need = desk.need(chunk.stamps)
+        need = self._need(chunk.stamps)
         before = need.gaps()
         question = Question(
             chunk,
@@ -229,7 +278,7 @@ class Case:
         that the oldest traded, they are requested at once: the response was cut short.
         """
         desk = self._desk
-        need = desk.need(chunk.stamps)
+        need = self._need(chunk.stamps)
         if chunk.sessions == 1:
             return
         first, last = moment(keys[0]), moment(keys[-1])
@@ -266,7 +315,7 @@ class Case:
         if self.was_empty:
             return False
         desk = self._desk
-        need = desk.need(chunk.stamps)
+        need = self._need(chunk.stamps)
         gaps, held = need.gaps(), desk.facts.bars
         hull = gaps.hull
         if hull is None or not need.timeframe.is_intraday or len(gaps) > 1:
@@ -281,11 +330,11 @@ class Case:
         return True
 
     def _refute(self, found: Evaluation) -> None:
-        """Void the responses without bars that the bars which came refute."""
+        """Void the responses without bars that the bars which came refute; flat ones do not."""
         desk, timeframe = self._desk, self._desk.series.timeframe
-        if not found.bars.num_rows:
+        moments = stamps(without_flat(found.bars))
+        if not len(moments):
             return
-        moments = stamps(found.bars)
         spans = expected_spans(
             desk.facts.calendar, timeframe, Interval(moment(moments[0]), moment(moments[-1] + 1))
         )
@@ -343,10 +392,11 @@ class Case:
         """
         desk = self._desk
         desk.facts.answered(IntervalSet([chunk.stamps]))
-        need = desk.need(chunk.stamps)
+        need = self._need(chunk.stamps)
         gaps = need.gaps()
         hull = gaps.hull
         if hull is None:
+            desk.defer(chunk.stamps)
             return
         spans = expected_spans(need.calendar, need.timeframe, hull)
         closed = IntervalSet(span.stamps for span in spans if is_closed(span, need.now))

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from ktrdr_pipelines.core.answers import Answer
 from ktrdr_pipelines.core.attempts import AttemptKind
+from ktrdr_pipelines.core.bars import is_untraded
 from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.core.evaluation import Question, evaluate
 from ktrdr_pipelines.core.evidence import (
@@ -551,8 +552,8 @@ def _proof_kind(verdict: Verdict) -> ProofKind:
 
 
 def _traded_days(bars: pa.Table) -> set[date]:
-    """Return the session dates of bars that are not without volume."""
-    traded = bars.filter(pc.fill_null(pc.not_equal(bars["volume"], 0.0), True))  # noqa: FBT003
+    """Return the session dates of bars that do not tell that nothing was traded."""
+    traded = bars.filter(pa.array(~is_untraded(bars)))
     return set(pc.unique(traded["session_date"]).to_pylist())
 
 

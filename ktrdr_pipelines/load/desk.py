@@ -3,23 +3,26 @@
 Not here: what a case does (``load.cases``), who works on which (``load.work``).
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 
-from ktrdr_pipelines.core.bars import micros, moment, stamps
+from ktrdr_pipelines.core.bars import bars_between, micros, moment, stamps
 from ktrdr_pipelines.core.calendars import Calendars
 from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.disagreement import Disagreement, disagreement
+from ktrdr_pipelines.core.disagreement import Disagreement, DisagreementKind, disagreement
 from ktrdr_pipelines.core.evidence import StatementKind
-from ktrdr_pipelines.core.instruments import Identity
+from ktrdr_pipelines.core.gaps import final_lag
+from ktrdr_pipelines.core.instruments import Identity, SecType, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import BY_THE_YEAR, Chunk, Need
 from ktrdr_pipelines.core.plausibility import explained
-from ktrdr_pipelines.core.sessions import Span, expected_spans
+from ktrdr_pipelines.core.sessions import Span, expected_spans, monday_of, stamps_between
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.core.volume_units import SESSIONS, between_sessions, came_again, is_told
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.load.asking import Asking
 from ktrdr_pipelines.load.claims import Claimant
@@ -39,7 +42,7 @@ from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.mirror import Fingerprint, fingerprint
 from ktrdr_pipelines.store.parquet import BarStore, SaveResult
 
-_INSTANT = timedelta(microseconds=1)
+_DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +75,14 @@ class Desk:
         self.facts = facts
         self.series = facts.series
         self.identity = identity
-        self._is_refresh = manner.refresh
+        self._is_refresh, self._is_tail = manner.refresh, manner.tail
         self.stop: GatewayError | None = None
         self.is_dead = False
         self.failures_in_a_row = 0
         self._skipped = IntervalSet()
         self.disagreement: Disagreement | None = None
         self._given = Given()
+        self._gained: tuple[date, date] | None = None
         self._seen: dict[Path, Fingerprint] = {}
         self.asking = Asking(
             means.keeper,
@@ -105,6 +109,7 @@ class Desk:
         keeper = self.means.keeper
         market_now = keeper.patience.market_clock()
         need = self.facts.need(keeper.now(), market_now, within, everything=everything)
+        need = replace(need, ends_now=self._is_tail)
         most = self.means.widths.most(self.series.timeframe)
         if most is None:
             return need
@@ -235,23 +240,76 @@ class Desk:
         return self.means.ranges.known_head(self.series.instrument, self.identity.contract_id)
 
     def compare_with_held(self, chunk: Chunk, bars: pa.Table) -> None:
-        """Look whether bars that came again still agree with those that are held."""
-        first = micros(chunk.stamps.start)
+        """Look whether bars that came again still agree with those that are held.
+
+        Other prices are no news of what is asked for once more, which replaces what is held.
+        Another unit of volume is: it makes a jump at either end of it.
+        """
         keys = stamps(bars)
-        again = bars.filter(pa.array(keys < first))
+        low, high = moment(int(keys[0])), moment(int(keys[-1])) + _INSTANT
+        if not self.facts.bars.clip(Interval(low, high)):
+            return
+        held = self.means.store.read(self.series, Interval(low, high))
+        if self._has_lots:
+            whole = bars.slice(1) if self.series.timeframe.is_intraday else bars
+            self._tell_of_volume(came_again(held, whole))
+        again = bars.filter(pa.array(keys < micros(chunk.stamps.start)))
         if not again.num_rows:
             return
-        low, high = moment(int(keys[0])), chunk.stamps.start
-        held = self.means.store.read(self.series, Interval(low, high))
-        found = disagreement(held, again)
+        found = disagreement(bars_between(held, low, chunk.stamps.start), again)
         if found is not None and self.disagreement is None:
             self.disagreement = found
             at = self.means.keeper.patience.clock()
             self.means.store.ledger.record_disagreement(series_key(self.series), found, at)
             self.note(str(found))
 
+    @property
+    def _has_lots(self) -> bool:
+        """Whether gateways tell the volume of the instrument in shares, or else in lots."""
+        instrument = self.series.instrument
+        is_traded = instrument.what_to_show is WhatToShow.TRADES
+        return instrument.sec_type is SecType.STK and is_traded
+
+    def compare_volumes(self) -> None:
+        """Look whether volumes jump by a lot where bars of this run adjoin those of other runs.
+
+        It takes some sessions on either side, and of a tail a session that has just closed.
+        """
+        if self._gained is None or not self._has_lots:
+            return
+        first, last = self._gained
+        calendar, timeframe = self.facts.calendar, self.series.timeframe
+        now = self.means.keeper.now()
+        today = calendar.day_of(now - final_lag())
+        is_over = all(one.closes_at + final_lag() <= now for one in calendar.sessions(last, today))
+        if self._is_tail and timeframe.is_intraday and (last > today or not is_over):
+            return
+        days = [day for day in self.means.store.rows_per_session(self.series) if day <= today]
+        for edge in sorted({first, last}):
+            place = bisect_left(days, edge)
+            around = days[max(0, place - 2 * SESSIONS) : place + 2 * SESSIONS]
+            if all(first <= day <= last for day in around):
+                continue
+            start, end = around[0], around[-1] + _DAY
+            if timeframe is Timeframe.W1:
+                start, end = monday_of(start), monday_of(around[-1]) + 7 * _DAY
+            part = stamps_between(calendar, timeframe, start, end)
+            self._tell_of_volume(between_sessions(self.means.store.read(self.series, part)))
+
+    def _tell_of_volume(self, found: Disagreement | None) -> None:
+        """Tell of a jump of volumes once, and remember it."""
+        ledger, key = self.means.store.ledger, series_key(self.series)
+        if found is None or is_told(found, ledger.disagreements(key, DisagreementKind.VOLUME)):
+            return
+        ledger.record_disagreement(key, found, self.means.keeper.patience.clock())
+        self.note(str(found))
+
     def cover(self, coverage: Coverage, bars: pa.Table | None = None) -> None:
         """Take in what a response covered, and the bars that it gave."""
+        if bars is not None and bars.num_rows:
+            days = (bars["session_date"][0].as_py(), bars["session_date"][-1].as_py())
+            before = self._gained or days
+            self._gained = min(days[0], before[0]), max(days[1], before[1])
         self.facts.cover(coverage, self.means.keeper.market_now())
         self.commits.add(bars, coverage)
         if bars is not None and self.facts.again:

@@ -4,7 +4,7 @@ Not here: what is missing (``load.outlook``, ``load.gapbook``), how fast things 
 (``load.rates``).
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -27,7 +27,8 @@ class SeriesEstimate:
     """What filling the gaps of one series costs.
 
     ``requests`` is what the first plan asks for: silences cost more, and years before a listing
-    that is not known yet. ``bars`` is what the calendar expects: a thin market has fewer.
+    that is not known yet; ``up_to_now`` of them are requested with an empty end. ``bars`` is what
+    the calendar expects: a thin market has fewer.
     """
 
     series: Series
@@ -36,14 +37,32 @@ class SeriesEstimate:
     bars: int
     size_bytes: int
     seconds: float
+    up_to_now: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The seconds of one request of a timeframe, as many at a time as the gateway gets.
+
+    ``ends_now`` says that its end is empty, ``is_measured`` that this gateway took so long.
+    """
+
+    timeframe: Timeframe
+    ends_now: bool
+    seconds: float
+    is_measured: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What filling the gaps of many series costs, and what the seconds rest on."""
+    """What filling the gaps of many series costs, and what the seconds rest on.
+
+    ``latencies`` are those of the timeframes that are asked for, with an end and with an empty one.
+    """
 
     parts: tuple[SeriesEstimate, ...] = ()
     basis: str = ""
+    latencies: tuple[Latency, ...] = ()
 
     @property
     def requests(self) -> int:
@@ -78,6 +97,8 @@ class Estimate:
 class _Cost:
     requests: int
     bars: int
+    up_to_now: int = 0
+    newest_bars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +106,16 @@ class _Costs:
     """Costs of gaps; series that lack the same are planned once."""
 
     now: datetime
-    known: dict[tuple[SessionCalendar, Timeframe, IntervalSet], _Cost] = field(default_factory=dict)
+    known: dict[tuple[SessionCalendar, Timeframe, IntervalSet, bool], _Cost] = field(
+        default_factory=dict
+    )
 
-    def of(self, calendar: SessionCalendar, timeframe: Timeframe, gaps: IntervalSet) -> _Cost:
-        key = (calendar, timeframe, gaps)
+    def of(
+        self, calendar: SessionCalendar, timeframe: Timeframe, gaps: IntervalSet, *, is_tail: bool
+    ) -> _Cost:
+        key = (calendar, timeframe, gaps, is_tail)
         if key not in self.known:
-            self.known[key] = _cost(calendar, timeframe, gaps, self.now)
+            self.known[key] = _cost(calendar, timeframe, gaps, self.now, is_tail=is_tail)
         return self.known[key]
 
 
@@ -100,6 +125,7 @@ def estimate(
     *,
     rates: Rates,
     now: datetime,
+    tails: Collection[Series] = (),
 ) -> Estimate:
     """Say what it costs to ask for what is missing.
 
@@ -108,12 +134,15 @@ def estimate(
         calendars: which sessions are expected.
         rates: how fast the gateway answers and how much room bars take.
         now: what is due is due by then.
+        tails: the series whose newest gaps a tail brings, with an empty end where that is possible.
     """
     costs = _Costs(now)
     parts = []
     for series, gaps in missing:
         timeframe = series.timeframe
-        cost = costs.of(calendars.of(series.instrument), timeframe, gaps)
+        calendar, is_tail = calendars.of(series.instrument), series in tails
+        cost = costs.of(calendar, timeframe, gaps, is_tail=is_tail)
+        others, other_bars = cost.requests - cost.up_to_now, cost.bars - cost.newest_bars
         parts.append(
             SeriesEstimate(
                 series=series,
@@ -121,15 +150,36 @@ def estimate(
                 requests=cost.requests,
                 bars=cost.bars,
                 size_bytes=rates.size(timeframe, cost.bars),
-                seconds=rates.seconds(timeframe, cost.requests, cost.bars),
+                seconds=rates.seconds(timeframe, others, other_bars)
+                + rates.seconds(timeframe, cost.up_to_now, cost.newest_bars, ends_now=True),
+                up_to_now=cost.up_to_now,
             )
         )
-    asked = {part.series.timeframe for part in parts if part.requests}
-    return Estimate(tuple(parts), rates.basis(asked) if asked else "")
+    asked = {
+        ends_now: {one.series.timeframe for one in parts if _asks(one, ends_now=ends_now)}
+        for ends_now in (False, True)
+    }
+    basis = (rates.basis(kinds, ends_now=ends_now) for ends_now, kinds in asked.items() if kinds)
+    latencies = tuple(
+        Latency(one, ends_now, *rates.latency_s(one, ends_now=ends_now))
+        for one in Timeframe
+        if one in asked[False] | asked[True]
+        for ends_now in (False, True)
+    )
+    return Estimate(tuple(parts), "; ".join(dict.fromkeys(basis)), latencies)
+
+
+def _asks(part: SeriesEstimate, *, ends_now: bool) -> bool:
+    return bool(part.up_to_now if ends_now else part.requests - part.up_to_now)
 
 
 def _cost(
-    calendar: SessionCalendar, timeframe: Timeframe, gaps: IntervalSet, now: datetime
+    calendar: SessionCalendar,
+    timeframe: Timeframe,
+    gaps: IntervalSet,
+    now: datetime,
+    *,
+    is_tail: bool,
 ) -> _Cost:
     need = Need(
         calendar=calendar,
@@ -138,14 +188,20 @@ def _cost(
         settled=IntervalSet(),
         now=now,
         most_days=IbLimitsRegistry.SAFE_DAYS.value[timeframe.value],
+        ends_now=is_tail,
     )
     due = need.gaps()
     if not due:
         return _Cost(0, 0)
     spans = span_arrays(calendar, timeframe)
-    pieces = shared(stretches_of(due), spans.spans)
-    bars = int(np.sum(spans.bars_in(Stretches(pieces.starts, pieces.ends))))
-    return _Cost(len(plan(need)), bars)
+
+    def bars_in(part: IntervalSet) -> int:
+        pieces = shared(stretches_of(part), spans.spans)
+        return int(np.sum(spans.bars_in(Stretches(pieces.starts, pieces.ends))))
+
+    chunks = plan(need)
+    newest = [chunk.stamps for chunk in chunks if chunk.now_until is not None]
+    return _Cost(len(chunks), bars_in(due), len(newest), bars_in(due & IntervalSet(newest)))
 
 
 def size_text(size_bytes: float) -> str:

@@ -290,9 +290,14 @@ class Evidence:
         empty: IntervalSet,
         said: Mapping[int, Sequence[Statement]],
     ) -> list[tuple[Neighbours, int]]:
-        """Say of each missing session what its neighbours are like, and how long its run is."""
+        """Say of each missing session what its neighbours are like, and how long its run is.
+
+        Flat bars are no trades: where a gateway fills intervals by them, every session is full.
+        """
         spans = span_arrays(calendar, series.timeframe)
-        rows = self._store.rows_per_session(series)
+        rows = self._store.traded_per_session(series)
+        if not any(rows.values()):
+            rows = self._store.rows_per_session(series)
         days = np.array(list(rows), "datetime64[D]")
         have = have_bars(spans, days, np.array(list(rows.values()), np.int64))
         known_empty = covered(spans.spans, stretches_of(empty)) & (have == 0)

@@ -34,7 +34,8 @@ class SeriesGaps:
     nothing is expected. ``fresh_from`` is the bar timestamp from which on the series is kept
     fresh, None where no save has said it yet. ``disputed`` are ranges that are explained in spite
     of held data, or by a person's word, as far as that has not expired; ``disagreements`` held bars
-    that came again at other prices. ``error`` says why nothing else could be learned.
+    that came again at other prices, ``volume_jumps`` bars with volumes in another unit. ``error``
+    says why nothing else could be learned.
     """
 
     series: Series
@@ -48,6 +49,7 @@ class SeriesGaps:
     expected_from: datetime | None = None
     disputed: tuple[Emptiness, ...] = ()
     disagreements: tuple[Disagreement, ...] = ()
+    volume_jumps: tuple[Disagreement, ...] = ()
     fresh_from: datetime | None = None
     error: StoreError | None = None
 
@@ -116,6 +118,7 @@ def written(
             if one.kind not in REFUTABLE and (part := one.valid_part(now)) is not None
         ),
         disagreements=known.disagreements,
+        volume_jumps=known.volume_jumps,
         fresh_from=known.fresh_from,
     )
     changes = (next_close(spans, now), holding.next_expiry(now))

@@ -6,7 +6,7 @@ Not here: what is missing (``load.gapbook``), one file's truth (``store.parquet`
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -138,12 +138,43 @@ class Holdings:
                 files = self._store.files_of(series)
                 rows = {self._store.layout.relative(path): row for path, row in files.items()}
                 prints = tuple(sorted((name, row.fingerprint) for name, row in rows.items()))
-            holding = _holding(series, calendar, prints, [rows[name] for name, _ in prints])
+            holding = self._holding(series, calendar, prints, rows)
         except StoreError as error:
             self._kept.pop(series_key(series), None)
             return error
         self._kept[series_key(series)] = holding
         return holding
+
+    def _holding(
+        self, series: Series, calendar: SessionCalendar, prints: _Prints, known: _Rows
+    ) -> Holding:
+        rows = [known[name] for name, _ in prints]
+        settled, proofs = _coverage(rows)
+        days, counts = _sessions(row.session_arrays for row in rows)
+        spans = span_arrays(calendar, series.timeframe)
+        held = days[counts > 0]
+
+        def traded() -> np.ndarray:
+            root = self._store.layout.root
+            counted = (self._store.with_flat(root / name, known[name]) for name, _ in prints)
+            return _sessions(row.traded_arrays for row in counted)[1]
+
+        return Holding(
+            prints=prints,
+            calendar=calendar,
+            bars=settled,
+            proofs=proofs,
+            rows=sum(row.rows for row in rows),
+            contract_id=rows[0].identity.contract_id if rows else None,
+            first=held.min().item() if len(held) else None,
+            last=held.max().item() if len(held) else None,
+            oldest_bar=_start_of(spans, calendar, held.min()) if len(held) else None,
+            suspects=tuple(
+                one
+                for one in _suspects(spans, settled, days, counts, traded=traded)
+                if may_be_suspect(series.instrument, one[1])
+            ),
+        )
 
 
 def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
@@ -158,32 +189,6 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
                     yield entry.name, Fingerprint(facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 
-def _holding(
-    series: Series, calendar: SessionCalendar, prints: _Prints, rows: Iterable[Mirrored]
-) -> Holding:
-    rows = list(rows)
-    settled, proofs = _coverage(rows)
-    days, counts = _sessions(rows)
-    spans = span_arrays(calendar, series.timeframe)
-    held = days[counts > 0]
-    return Holding(
-        prints=prints,
-        calendar=calendar,
-        bars=settled,
-        proofs=proofs,
-        rows=sum(row.rows for row in rows),
-        contract_id=rows[0].identity.contract_id if rows else None,
-        first=held.min().item() if len(held) else None,
-        last=held.max().item() if len(held) else None,
-        oldest_bar=_start_of(spans, calendar, held.min()) if len(held) else None,
-        suspects=tuple(
-            one
-            for one in _suspects(spans, settled, days, counts)
-            if may_be_suspect(series.instrument, one[1])
-        ),
-    )
-
-
 def _coverage(rows: Iterable[Mirrored]) -> tuple[Stretches, tuple[Emptiness, ...]]:
     """Join what the files of a series have settled; no two of them speak of one stretch."""
     bounds: list[list[int]] = []
@@ -196,9 +201,11 @@ def _coverage(rows: Iterable[Mirrored]) -> tuple[Stretches, tuple[Emptiness, ...
     return joined(np.array(bounds, dtype=np.int64).reshape(-1, 2)), tuple(proofs)
 
 
-def _sessions(rows: Iterable[Mirrored]) -> tuple[np.ndarray, np.ndarray]:
-    """Give session dates and the bars of each."""
-    parts = [row.session_arrays for row in rows]
+def _sessions(
+    arrays: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Join session dates and the bars of each, of several files."""
+    parts = list(arrays)
     if not parts:
         return np.empty(0, "datetime64[D]"), np.empty(0, np.int64)
     return np.concatenate([days for days, _ in parts]), np.concatenate([n for _, n in parts])
@@ -215,7 +222,12 @@ def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) 
 
 
 def _suspects(
-    spans: SpanArrays, settled: Stretches, days: np.ndarray, counts: np.ndarray
+    spans: SpanArrays,
+    settled: Stretches,
+    days: np.ndarray,
+    counts: np.ndarray,
+    *,
+    traded: Callable[[], np.ndarray],
 ) -> tuple[tuple[int, date, int], ...]:
     if spans.timeframe is Timeframe.W1 or not len(days):
         return ()
@@ -225,5 +237,6 @@ def _suspects(
     have = have_bars(part, days, counts)
     if np.array_equal(have, part.bars):
         return ()
-    places = suspect_places(part.bars, have, covered(part.spans, settled))
+    traded_bars = have_bars(part, days, traded())
+    places = suspect_places(part.bars, have, covered(part.spans, settled), traded_bars)
     return tuple((int(place) + low, part.days[place].item(), int(have[place])) for place in places)

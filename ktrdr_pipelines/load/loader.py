@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ktrdr_pipelines.core.attempts import TO_CONFIRM
 from ktrdr_pipelines.core.coverage import Coverage
+from ktrdr_pipelines.core.disagreement import Disagreement, DisagreementKind
 from ktrdr_pipelines.core.instruments import Identity, Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.errors import (
@@ -243,5 +244,9 @@ class IbDataLoader:
             unconfirmed=unexplained & IntervalSet(one.interval for one in to_confirm),
             confirmed_at=next_try(to_confirm, self._clock())
             or min((one.next_try_at for one in to_confirm if one.next_try_at), default=None),
-            disagreements=tuple(self._means.store.ledger.disagreements(series_key(facts.series))),
+            disagreements=self._disagreements(facts.series, DisagreementKind.PRICE),
+            volume_jumps=self._disagreements(facts.series, DisagreementKind.VOLUME),
         )
+
+    def _disagreements(self, series: Series, kind: DisagreementKind) -> tuple[Disagreement, ...]:
+        return tuple(self._means.store.ledger.disagreements(series_key(series), kind))

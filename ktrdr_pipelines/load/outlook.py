@@ -155,11 +155,12 @@ class Outlook:
         if not coverage.bars or series.timeframe is Timeframe.W1:
             return ()
         spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
+        traded = self._store.traded_per_session(series)
         settled, now = stretches_of(coverage.bars), micros(self._market_clock())
         confirmed = self._store.ledger.confirmed(series_key(series))
         found = (
             (spans.days[place].item(), int(spans.spans.starts[place]), int(spans.spans.ends[place]))
-            for place in suspect_days(spans, rows, settled, now)
+            for place in suspect_days(spans, rows, settled, now, traded=traded)
         )
         return tuple(
             Suspect(day, Interval(moment(start), moment(end)), rows.get(day, 0))

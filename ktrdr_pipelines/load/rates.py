@@ -27,6 +27,13 @@ Source: observed by others, grade C: 390 bars in 0.6 s, 1,950 in 8 s (ib_insync 
 5.4 s (LEAN IB PR #62).
 """
 
+ASSUMED_NOW_S: Final = 0.2
+"""The same of a request whose end is empty, which means now.
+
+Source: observed by others, grade L: 50 stocks at once in 1.4 s with an empty end, and some 30 times
+that with an end (ib_insync #327).
+"""
+
 FEWEST_BARS: Final = 500
 """Stored bars of a timeframe below which a file's own weight hides what a bar takes."""
 
@@ -35,47 +42,69 @@ ASSUMED_BAR_BYTES: Final = 24.0
 
 _INSTANT = timedelta(microseconds=1)
 
+_Kind = tuple[Timeframe, bool]
+"""Of a request: its timeframe, and whether its end was empty."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
     """Seconds a request and bytes a bar, by timeframe; a timeframe that is absent is not measured.
 
-    ``answers`` is how many answers the seconds were measured from. ``conservative`` puts every
-    request under the safe delay.
+    ``now_request_s`` is for requests whose end is empty, which means now, ``request_s`` for those
+    with an end. ``answers`` is how many answers the seconds were measured from. ``conservative``
+    puts every request under the safe delay.
     """
 
     request_s: Mapping[Timeframe, float] = field(default_factory=dict)
     bar_bytes: Mapping[Timeframe, float] = field(default_factory=dict)
     answers: int = 0
     conservative: bool = False
+    now_request_s: Mapping[Timeframe, float] = field(default_factory=dict)
 
-    def seconds(self, timeframe: Timeframe, requests: int, bars: int) -> float:
+    def seconds(
+        self, timeframe: Timeframe, requests: int, bars: int, *, ends_now: bool = False
+    ) -> float:
         """Give how long so many requests take, as many at a time as the gateway gets."""
         if self.conservative:
             return requests * IbLimitsRegistry.SAFE_DELAY_S.value
-        if timeframe in self.request_s:
-            return requests * self.request_s[timeframe]
-        work_s = requests * ASSUMED_REQUEST_S + bars * ASSUMED_BAR_S
-        return work_s / IbLimitsRegistry.IN_FLIGHT.value
+        measured = self.now_request_s if ends_now else self.request_s
+        if timeframe in measured:
+            return requests * measured[timeframe]
+        work_s = requests * (ASSUMED_NOW_S if ends_now else ASSUMED_REQUEST_S)
+        return (work_s + bars * ASSUMED_BAR_S) / IbLimitsRegistry.IN_FLIGHT.value
+
+    def latency_s(self, timeframe: Timeframe, *, ends_now: bool) -> tuple[float, bool]:
+        """Return the seconds of one request, without its bars, and whether they are measured."""
+        measured = self.now_request_s if ends_now else self.request_s
+        return self.seconds(timeframe, 1, 0, ends_now=ends_now), timeframe in measured
 
     def size(self, timeframe: Timeframe, bars: int) -> int:
         """Give how many bytes on disk so many bars take."""
         return round(bars * self.bar_bytes.get(timeframe, ASSUMED_BAR_BYTES))
 
-    def basis(self, timeframes: Iterable[Timeframe]) -> str:
-        """Say what the seconds rest on."""
+    def basis(self, timeframes: Iterable[Timeframe], *, ends_now: bool = False) -> str:
+        """Say what the seconds rest on.
+
+        Args:
+            timeframes: of the requests.
+            ends_now: whether their end is empty.
+        """
         if self.conservative:
             delay_s = IbLimitsRegistry.SAFE_DELAY_S.value
             return f"IB_PACING=conservative: a request every {delay_s:.0f} s"
         wanted = set(timeframes)
-        measured, others = wanted & set(self.request_s), wanted - set(self.request_s)
+        known = set(self.now_request_s if ends_now else self.request_s)
+        measured, others = wanted & known, wanted - known
+        what = " up to now" if ends_now else ""
+        assumed_s = ASSUMED_NOW_S if ends_now else ASSUMED_REQUEST_S
         parts = []
         if measured:
             names = _names(measured)
-            parts.append(f"measured for {names} from {self.answers:,} answers of this gateway")
+            count = f"{self.answers:,} answers of this gateway"
+            parts.append(f"measured for {names}{what} from {count}")
         if others:
             parts.append(
-                f"assumed for {_names(others)}: {ASSUMED_REQUEST_S} s a request and "
+                f"assumed for {_names(others)}{what}: {assumed_s} s a request and "
                 f"{ASSUMED_BAR_S * 1000:.0f} ms a bar, {IbLimitsRegistry.IN_FLIGHT.value} at once"
             )
         return "; ".join(parts)
@@ -88,11 +117,13 @@ def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) 
         for record in ledger.requests(NEWEST_LOOKED_AT)
         if record.gateway == gateway and record.rows
     ]
-    many = Counter(_timeframe(record.series) for record in answered)
+    many = Counter(_kind(record) for record in answered)
     enough = {one: number for one, number in many.items() if number >= FEWEST_MEASURED}
     busy_s = _busy_s(answered)
+    measured_s = {one: busy_s[one] / number for one, number in enough.items()}
     return Rates(
-        request_s={one: busy_s[one] / number for one, number in enough.items()},
+        request_s={one: s for (one, ends_now), s in measured_s.items() if not ends_now},
+        now_request_s={one: s for (one, ends_now), s in measured_s.items() if ends_now},
         bar_bytes={
             Timeframe(name): size / rows
             for name, (size, rows) in ledger.sizes().items()
@@ -103,32 +134,32 @@ def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) 
     )
 
 
-def _busy_s(records: Iterable[RequestRecord]) -> dict[Timeframe, float]:
-    """Give the seconds that the requests of each timeframe took.
+def _busy_s(records: Iterable[RequestRecord]) -> dict[_Kind, float]:
+    """Give the seconds that the requests of each kind took.
 
-    All that were under way at a moment share it, so that the times of timeframes add up to what
-    went by, however they were mixed.
+    All that were under way at a moment share it, so that the times of kinds add up to what went
+    by, however they were mixed.
     """
     events = sorted(event for record in records for event in _ends(record))
-    busy_s: defaultdict[Timeframe, float] = defaultdict(float)
-    under_way: Counter[Timeframe] = Counter()
-    for (at, change, timeframe), (until, _, _) in pairwise(events):
-        under_way[timeframe] += change
+    busy_s: defaultdict[_Kind, float] = defaultdict(float)
+    under_way: Counter[_Kind] = Counter()
+    for (at, change, kind), (until, _, _) in pairwise(events):
+        under_way[kind] += change
         for one, number in under_way.items():
             busy_s[one] += (until - at).total_seconds() * number / max(under_way.total(), 1)
     return busy_s
 
 
-def _ends(record: RequestRecord) -> Iterator[tuple[datetime, int, Timeframe]]:
+def _ends(record: RequestRecord) -> Iterator[tuple[datetime, int, _Kind]]:
     """Give the beginning and the end of a request: when, and by how many more are under way."""
-    timeframe = _timeframe(record.series)
+    kind = _kind(record)
     took = max(timedelta(seconds=record.took_s), _INSTANT)
-    yield record.sent_at, 1, timeframe
-    yield record.sent_at + took, -1, timeframe
+    yield record.sent_at, 1, kind
+    yield record.sent_at + took, -1, kind
 
 
-def _timeframe(key: str) -> Timeframe:
-    return Timeframe(key.rpartition("|")[2])
+def _kind(record: RequestRecord) -> _Kind:
+    return Timeframe(record.series.rpartition("|")[2]), record.asked_end is None
 
 
 def _names(timeframes: Iterable[Timeframe]) -> str:

@@ -28,7 +28,8 @@ class SeriesReport:
     their neighbours; they are requested once more later. ``unconfirmed`` is the part of
     ``unexplained`` that came without bars and waits for another response; ``confirmed_at`` is when
     the first of it can be confirmed. ``disagreements`` are held bars that came again at other
-    prices.
+    prices; ``volume_jumps`` are bars whose volumes are in another unit than those beside them,
+    which makes nothing incomplete.
     """
 
     series: Series
@@ -50,6 +51,7 @@ class SeriesReport:
     unconfirmed: IntervalSet = field(default_factory=IntervalSet)
     confirmed_at: datetime | None = None
     disagreements: tuple[Disagreement, ...] = ()
+    volume_jumps: tuple[Disagreement, ...] = ()
 
     def then(self, later: "SeriesReport") -> "SeriesReport":
         """Join the reports of two loads of one series, one after the other: the end counts."""

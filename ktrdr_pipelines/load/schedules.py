@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from ktrdr_pipelines.core.answers import BarSource
-from ktrdr_pipelines.core.bars import micros, stamps
+from ktrdr_pipelines.core.bars import micros, stamps, without_flat
 from ktrdr_pipelines.core.calendars import (
     Calendars,
     calendar_named,
@@ -166,6 +166,8 @@ class Schedules:
     ) -> bool:
         """Take in where bars lie: after the close, or where contracts agreed on no session.
 
+        Flat bars, by which some gateways fill time without trades, show no session.
+
         Args:
             instrument: whose bars.
             timeframe: of the bars.
@@ -174,7 +176,7 @@ class Schedules:
 
         Returns: whether the instrument's calendar is another one now.
         """
-        if not bars.num_rows or timeframe is Timeframe.W1:
+        if timeframe is Timeframe.W1 or not (bars := without_flat(bars)).num_rows:
             return False
         before = self.calendars
         self._refute_shared(instrument, timeframe, bars, note)

@@ -17,7 +17,7 @@ from ktrdr_pipelines.core.completeness import (
     Standing,
     closed_count,
 )
-from ktrdr_pipelines.core.disagreement import Disagreement
+from ktrdr_pipelines.core.disagreement import Disagreement, DisagreementKind
 from ktrdr_pipelines.core.gaps import bar_lag, first_stamps_of
 from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
@@ -57,6 +57,7 @@ class Known:
     begins: date | None
     disagreements: tuple[Disagreement, ...]
     fresh_from: datetime | None = None
+    volume_jumps: tuple[Disagreement, ...] = ()
 
 
 class Ledgered:
@@ -69,6 +70,7 @@ class Ledgered:
         self._statements = ledger.beginning_statements()
         self._confirmed = ledger.all_confirmed()
         self._disagreements = ledger.all_disagreements()
+        self._volume_jumps = ledger.all_disagreements(DisagreementKind.VOLUME)
         self._fresh_from = ledger.kept_fresh()
         self._pinned = ledger.pinned_contracts(origin) if origin else {}
 
@@ -95,6 +97,7 @@ class Ledgered:
             beginning_of(said, calendar, head, oldest) if said else None,
             self._disagreements.get(key, ()),
             self._fresh_from.get(key),
+            self._volume_jumps.get(key, ()),
         )
 
 

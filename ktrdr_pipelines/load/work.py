@@ -101,6 +101,7 @@ class SeriesWork:
             await self._desk.commits.flush()
         finally:
             self._desk.commits.commit()
+        self._desk.compare_volumes()
         self._close_attempts()
         self._take_refreshed()
         self.kept = self._desk.count_kept()

@@ -122,6 +122,28 @@ def is_as_written(path: Path) -> bool:
         raise corrupt(path, str(error)) from error
 
 
+def may_have_flat(path: Path) -> bool:
+    """Say whether a file may hold bars without volume, by what it says of its least values.
+
+    Raises: as ``read_footer``.
+    """
+    try:
+        with disk_errors(path), _parquet(path) as file:
+            groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
+    except UNREADABLE as error:
+        raise corrupt(path, str(error)) from error
+    place = BAR_SCHEMA.get_field_index("volume")
+    for group in groups:
+        column = group.column(place) if place < group.num_columns else None
+        if column is None or column.path_in_schema != "volume" or column.statistics is None:
+            return True
+        least = column.statistics
+        is_null = least.has_null_count and least.null_count == group.num_rows
+        if not is_null and not (least.has_min_max and least.min > 0):
+            return True
+    return False
+
+
 def has_true_digest(path: Path) -> bool | None:
     """Say whether the bytes of a file have the digest that they name; None where they name none.
 

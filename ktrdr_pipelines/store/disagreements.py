@@ -1,7 +1,7 @@
-"""The ledger's disagreements: held bars that came again at other prices.
+"""The ledger's disagreements: bars at other prices, or with volumes in another unit.
 
 They stay until the series was requested again as a whole. Not here: how they are found
-(``core.disagreement``).
+(``core.disagreement``, ``core.volume_units``).
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from ktrdr_pipelines.core.bars import micros, moment
-from ktrdr_pipelines.core.disagreement import Disagreement
+from ktrdr_pipelines.core.disagreement import Disagreement, DisagreementKind
 from ktrdr_pipelines.store.database import Database
 
 
@@ -20,7 +20,7 @@ class DisagreementsTable(Database):
         """Keep a disagreement."""
         with self._writing() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO disagreements VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO disagreements VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     series_key,
                     micros(found.first),
@@ -28,26 +28,32 @@ class DisagreementsTable(Database):
                     found.bars,
                     found.ratio,
                     micros(at),
+                    found.kind.value,
                 ),
             )
 
-    def disagreements(self, series_key: str) -> list[Disagreement]:
-        """Return the disagreements of a series, oldest bars first."""
+    def disagreements(
+        self, series_key: str, kind: DisagreementKind = DisagreementKind.PRICE
+    ) -> list[Disagreement]:
+        """Return the disagreements of a series of one kind, oldest bars first."""
         with self._reading() as connection:
             rows = connection.execute(
-                "SELECT starts, ends, bars, ratio FROM disagreements WHERE series = ? "
-                "ORDER BY starts, found_at",
-                (series_key,),
+                "SELECT starts, ends, bars, ratio, kind FROM disagreements "
+                "WHERE series = ? AND kind = ? ORDER BY starts, found_at",
+                (series_key, kind.value),
             ).fetchall()
         return [_disagreement(row) for row in rows]
 
-    def all_disagreements(self) -> dict[str, tuple[Disagreement, ...]]:
-        """Return the disagreements of every series that has any, oldest bars first."""
+    def all_disagreements(
+        self, kind: DisagreementKind = DisagreementKind.PRICE
+    ) -> dict[str, tuple[Disagreement, ...]]:
+        """Return those of one kind of every series that has any, oldest bars first."""
         found: dict[str, list[Disagreement]] = {}
         with self._reading() as connection:
             for key, *row in connection.execute(
-                "SELECT series, starts, ends, bars, ratio FROM disagreements "
-                "ORDER BY starts, found_at"
+                "SELECT series, starts, ends, bars, ratio, kind FROM disagreements "
+                "WHERE kind = ? ORDER BY starts, found_at",
+                (kind.value,),
             ):
                 found.setdefault(key, []).append(_disagreement(row))
         return {key: tuple(ones) for key, ones in found.items()}
@@ -59,5 +65,7 @@ class DisagreementsTable(Database):
 
 
 def _disagreement(row: Iterable[Any]) -> Disagreement:
-    starts, ends, bars, ratio = row
-    return Disagreement(moment(starts), moment(ends), int(bars), float(ratio))
+    starts, ends, bars, ratio, kind = row
+    return Disagreement(
+        moment(starts), moment(ends), int(bars), float(ratio), DisagreementKind(kind)
+    )

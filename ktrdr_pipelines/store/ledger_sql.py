@@ -1,17 +1,20 @@
 """The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``."""
 
-LEDGER_VERSION = 8
+LEDGER_VERSION = 9
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
 4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``,
 6 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``,
 ``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``,
 8 ``file_checks``, the digests in ``mirror``, and names of logins in ``requests``, which held a hash
-of their accounts before; each reads what those before it wrote."""
+of their accounts before, 9 the kinds of ``disagreements``, and ``flat`` in ``mirror``; each reads
+what those before it wrote."""
 
 ADDED_COLUMNS = (
     # version, table, column, its type
     (7, "requests", "clock_offset_s", "REAL NOT NULL DEFAULT 0"),
     (8, "mirror", "seal", "TEXT NOT NULL DEFAULT ''"),
+    (9, "mirror", "flat", "TEXT NOT NULL DEFAULT ''"),
+    (9, "disagreements", "kind", "TEXT NOT NULL DEFAULT 'price'"),
 )
 """Columns that tables of earlier versions lack. Each is the last one of its table then: SQLite adds
 columns at the end, and a new file and a migrated one must have the same shape."""
@@ -48,7 +51,8 @@ CREATE TABLE IF NOT EXISTS mirror (
     identity TEXT NOT NULL,
     coverage TEXT NOT NULL,
     sessions TEXT NOT NULL,
-    seal TEXT NOT NULL DEFAULT ''
+    seal TEXT NOT NULL DEFAULT '',
+    flat TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS mirror_series ON mirror (series);
 
@@ -238,6 +242,7 @@ CREATE TABLE IF NOT EXISTS disagreements (
     bars INTEGER NOT NULL,
     ratio REAL NOT NULL,
     found_at INTEGER NOT NULL,
+    kind TEXT NOT NULL DEFAULT 'price',
     PRIMARY KEY (series, starts, ends, found_at)
 );
 

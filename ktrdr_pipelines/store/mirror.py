@@ -44,7 +44,11 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Mirrored:
-    """One file's row; what is written as JSON is parsed when it is asked for."""
+    """One file's row; what is written as JSON is parsed when it is asked for.
+
+    ``flat`` are the flat bars of each session that has any, packed; empty where they were not
+    counted.
+    """
 
     fingerprint: Fingerprint
     schema_version: int
@@ -53,6 +57,7 @@ class Mirrored:
     coverage_json: str
     sessions: str | bytes
     seal_json: str = ""
+    flat: str | bytes = ""
 
     @property
     def identity(self) -> Identity:
@@ -71,6 +76,24 @@ class Mirrored:
         """Session dates (``datetime64[D]``) and the bars of each (int64), one place a session."""
         with _row_errors():
             return unpacked_sessions(self.sessions)
+
+    @property
+    def traded_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Session dates as in ``session_arrays``, and the bars of each that are not flat.
+
+        All are taken for traded where flat ones were not counted.
+        """
+        days, rows = self.session_arrays
+        if not self.flat:
+            return days, rows
+        with _row_errors():
+            flat_days, flat = unpacked_sessions(self.flat)
+        traded = rows.copy()
+        place = np.searchsorted(days, flat_days)
+        is_known = place < len(days)
+        is_known[is_known] = days[place[is_known]] == flat_days[is_known]
+        traded[place[is_known]] -= flat[is_known]
+        return days, np.maximum(traded, 0)
 
     @property
     def rows_per_session(self) -> dict[date, int]:
@@ -120,8 +143,10 @@ def fingerprint(path: Path) -> Fingerprint:
     return Fingerprint(facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 
-def mirrored(taken: Fingerprint, facts: FileFacts) -> Mirrored:
-    """Make the row of a file from what its footer says."""
+def mirrored(
+    taken: Fingerprint, facts: FileFacts, flat: Mapping[date, int] | None = None
+) -> Mirrored:
+    """Make the row of a file from what its footer says, and the flat bars of its sessions."""
     return Mirrored(
         fingerprint=taken,
         schema_version=facts.schema_version,
@@ -130,6 +155,7 @@ def mirrored(taken: Fingerprint, facts: FileFacts) -> Mirrored:
         coverage_json=coverage_to_json(facts.coverage),
         sessions=packed_sessions(facts.rows_per_session),
         seal_json=seal_to_json(facts.seal, facts.rows_per_session) if facts.seal else "",
+        flat="" if flat is None else packed_sessions(flat),
     )
 
 
@@ -146,7 +172,7 @@ class MirrorTable(Database):
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT file, size, mtime_ns, inode, schema_version, rows, identity, coverage, "
-                "sessions, seal FROM mirror WHERE series = ?",
+                "sessions, seal, flat FROM mirror WHERE series = ?",
                 (series_key,),
             ).fetchall()
         return {row[0]: Mirrored(Fingerprint(*row[1:4]), *row[4:]) for row in rows}
@@ -157,7 +183,7 @@ class MirrorTable(Database):
         with self._reading() as connection:
             for series, file, *row in connection.execute(
                 "SELECT series, file, size, mtime_ns, inode, schema_version, rows, identity, "
-                "coverage, sessions, seal FROM mirror"
+                "coverage, sessions, seal, flat FROM mirror"
             ):
                 found[series][file] = Mirrored(Fingerprint(*row[:3]), *row[3:])
         return dict(found)
@@ -166,8 +192,17 @@ class MirrorTable(Database):
         """Record what files hold now."""
         with self._writing() as connection:
             connection.executemany(
-                "INSERT OR REPLACE INTO mirror VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO mirror VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(name, series_key, *_values(row)) for name, row in files.items()],
+            )
+
+    def record_flat(self, file: str, taken: Fingerprint, flat: Mapping[date, int]) -> None:
+        """Record the flat bars of a file's sessions, if it is the version that was looked at."""
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE mirror SET flat = ? "
+                "WHERE file = ? AND size = ? AND mtime_ns = ? AND inode = ?",
+                (packed_sessions(flat), file, taken.size, taken.mtime_ns, taken.inode),
             )
 
     def forget_mirror(self, files: Iterable[str]) -> None:
@@ -212,4 +247,5 @@ def _values(row: Mirrored) -> tuple[int | str | bytes, ...]:
         row.coverage_json,
         row.sessions,
         row.seal_json,
+        row.flat,
     )

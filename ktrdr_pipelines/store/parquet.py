@@ -21,6 +21,8 @@ from ktrdr_pipelines.core.bars import (
     BAR_SCHEMA,
     bars_between,
     empty_bars,
+    is_flat,
+    is_untraded,
     merge_bars,
     rows_per_session,
     sorted_unique,
@@ -39,6 +41,7 @@ from ktrdr_pipelines.store.barfile import (
     count_bars_between,
     has_true_digest,
     is_as_written,
+    may_have_flat,
     read_bars,
     read_file,
     read_footer,
@@ -60,6 +63,7 @@ from ktrdr_pipelines.store.ledger import Ledger, series_key
 from ktrdr_pipelines.store.mirror import Mirrored, fingerprint, known_by, mirrored
 from ktrdr_pipelines.store.move_journal import refuse_moving
 from ktrdr_pipelines.store.naming import refuse_unnamed
+from ktrdr_pipelines.store.packing import packed_sessions
 from ktrdr_pipelines.store.recount import less_distrusted, true_facts
 
 _DAY = timedelta(days=1)
@@ -315,6 +319,29 @@ class BarStore:
             total.update(row.rows_per_session)
         return dict(sorted(total.items()))
 
+    def traded_per_session(self, series: Series) -> dict[date, int]:
+        """Count the bars that are not flat by session date; sessions without any have 0.
+
+        Flat bars (``core.bars.is_flat``) are counted once for each version of a file.
+        """
+        total: Counter[date] = Counter()
+        for path, row in self.files_of(series).items():
+            days, traded = self.with_flat(path, row).traded_arrays
+            total.update(dict(zip(days.astype(object).tolist(), traded.tolist(), strict=True)))
+        return dict(sorted(total.items()))
+
+    def with_flat(self, path: Path, row: Mirrored) -> Mirrored:
+        """Return what a file holds with its flat bars, which are counted now if they never were."""
+        if row.flat:
+            return row
+        flat: dict[date, int] = {}
+        with self._damage_noted(path):
+            if may_have_flat(path):
+                bars = read_bars(path, known_by(row))
+                flat = rows_per_session(bars.filter(pa.array(is_flat(bars))))
+        self.ledger.record_flat(self.layout.relative(path), row.fingerprint, flat)
+        return replace(row, flat=packed_sessions(flat))
+
     def series_on_disk(self) -> list[tuple[str, Timeframe]]:
         """Name every series that has a file."""
         return [key for key in self.layout.series_folders() if self.layout.bar_files(*key)]
@@ -441,7 +468,8 @@ class BarStore:
             self.ledger.record_revisions(key, merge.revised, self._clock())
         facts = FileFacts(identity, coverage, merge.bars.num_rows, rows_per_session(merge.bars))
         facts = write_file(path, merge.bars, facts, before_renaming=self.layout.require_same)
-        row = mirrored(fingerprint(path), facts)
+        flat = rows_per_session(merge.bars.filter(pa.array(is_flat(merge.bars))))
+        row = mirrored(fingerprint(path), facts, flat)
         self.ledger.record_mirror(key, {self.layout.relative(path): row})
         return SaveResult(merge.added, merge.revised.num_rows, (path,))
 
@@ -490,8 +518,8 @@ def _whole_bars(timeframe: Timeframe, interval: Interval) -> Interval:
 
 
 def _traded(bars: pa.Table) -> pa.Table:
-    """Return the bars that are not without volume; an unknown volume is none of these."""
-    return bars.filter(pc.fill_null(pc.not_equal(bars["volume"], 0.0), True))  # noqa: FBT003
+    """Return the bars that do not tell that nothing was traded."""
+    return bars.filter(pa.array(~is_untraded(bars)))
 
 
 def _joined(files: Mapping[Path, Mirrored]) -> Coverage:

@@ -398,3 +398,13 @@ def test_evaluating_takes_time_in_proportion() -> None:
     """Eight times the responses take about eight times as long, not the square."""
     assert stamps(_minutes(np.arange(3)))[2] == 2
     assert growth(_seconds_to_evaluate, 1, 8) < LINEAR_IN_EIGHT
+
+
+def test_the_last_bar_of_a_gateway_that_is_behind_may_go_on() -> None:
+    """A quarter of an hour after the end of an hour, its delayed bar may still lack trades."""
+    ends = HOURS[3] + timedelta(hours=1)
+    for minutes, count in ((15, 3), (20, 4)):
+        now = ends + minutes * MINUTE
+        found = evaluated(*HOURS[:4], now=now, ends_at=now, holds_back=True)
+        assert len(kept(found)) == count
+        assert found.covered == IntervalSet([Interval(OPEN, HOURS[3] if count == 3 else ends)])

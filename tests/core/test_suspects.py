@@ -121,3 +121,40 @@ def test_few_sessions_have_no_usual() -> None:
     """With five sessions nothing can be said; with six it can."""
     assert _suspects(np.array([390, 390, 100, 390, 390])) == []
     assert _suspects(np.array([390, 390, 100, 390, 390, 390])) == [2]
+
+
+def _with_flat(traded: np.ndarray, filled: np.ndarray) -> list[int]:
+    """Give the suspects of sessions of which some are filled up to 390 bars by flat ones."""
+    have = np.where(filled & (traded > 0), 390, traded)
+    known = np.ones(len(traded), dtype=bool)
+    expected = np.full(len(traded), 390)
+    places: list[int] = suspect_places(expected, have, known, traded).tolist()
+    return places
+
+
+@pytest.mark.parametrize("switch", [5, 20, 250, SESSIONS - 5])
+def test_sessions_that_are_filled_and_others_are_no_suspects_of_each_other(switch: int) -> None:
+    """Traded bars are compared with traded bars, wherever the gateway began or ceased to fill."""
+    traded = np.random.default_rng(4).binomial(390, 0.3, size=SESSIONS)
+    behind = np.arange(SESSIONS) >= switch
+    assert _with_flat(traded, behind) == []
+    assert _with_flat(traded, ~behind) == []
+
+
+def test_a_filled_session_that_breaks_off_is_suspect_however_thin_it_is() -> None:
+    """Among filled sessions all bars count: half a day is missing, of which trades say nothing."""
+    traded = np.random.default_rng(5).binomial(390, 0.02, size=SESSIONS)
+    have = np.full(SESSIONS, 390)
+    have[:100] = traded[:100]
+    have[200], traded[200] = 190, 4
+    found = suspect_places(np.full(SESSIONS, 390), have, np.ones(SESSIONS, dtype=bool), traded)
+    assert found.tolist() == [200]
+
+
+def test_without_any_trade_all_bars_count() -> None:
+    """The bars of an index have no volume."""
+    have = np.full(SESSIONS, 390)
+    have[250] = 100
+    none = np.zeros(SESSIONS, dtype=np.int64)
+    found = suspect_places(np.full(SESSIONS, 390), have, np.ones(SESSIONS, dtype=bool), none)
+    assert found.tolist() == [250]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.core.bars import stamps
-from ktrdr_pipelines.core.disagreement import Disagreement
+from ktrdr_pipelines.core.disagreement import Disagreement, DisagreementKind
 from ktrdr_pipelines.core.plausibility import findings_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.checks import bars_checks
@@ -56,6 +56,7 @@ def test_complete_fresh_store_passes_all(check: Callable[..., dict[str, Any]]) -
         "order_and_duplicates",
         "ohlc_sane",
         "price_basis",
+        "volume_unit",
     }
     assert failed(results) == set()
     assert results["ohlc_sane"].metadata["looked_at"].value > 500
@@ -78,6 +79,19 @@ def test_tail_goes_stale_in_open_time_only(check: Callable[..., dict[str, Any]])
     results = check(NOW + timedelta(days=8))
     assert "tail_is_fresh" in failed(results)
     assert results["tail_is_fresh"].metadata["bad"].value == 2
+
+
+def test_volumes_in_another_unit_are_named(
+    location: Any, check: Callable[..., dict[str, Any]]
+) -> None:
+    """Lots beside shares warn in a check of their own, and prices do not."""
+    kind = DisagreementKind.VOLUME
+    found = Disagreement(NOW - timedelta(days=9), NOW - timedelta(days=8), 2, 0.01, kind)
+    location.store.ledger.record_disagreement("MSFT|1d", found, NOW)
+    results = check()
+    assert failed(results) == {"volume_unit"}
+    assert results["volume_unit"].severity is dg.AssetCheckSeverity.WARN
+    assert "| MSFT | 0.01 | 2 |" in results["volume_unit"].metadata["worst"].value
 
 
 def test_bars_at_other_prices_are_named(
@@ -201,10 +215,10 @@ def test_damage_is_not_hidden_by_a_finding_of_the_same_bar(
     assert not check()["ohlc_sane"].passed
 
 
-def test_location_has_six_checks_a_timeframe(location: Any) -> None:
+def test_location_has_seven_checks_a_timeframe(location: Any) -> None:
     """One schedule runs five of them, another the sixth; none is partitioned."""
     graph = location.defs().resolve_asset_graph()
-    assert len(graph.asset_check_keys) == 6 * len(Timeframe)
+    assert len(graph.asset_check_keys) == 7 * len(Timeframe)
     names = {one.name for one in location.defs().schedules}
     assert names == {"tail_schedule", "check_schedule", "integrity_schedule"}
 
@@ -254,6 +268,6 @@ def test_hourly_job_renews_the_catalog_and_runs_every_check(location: Any) -> No
     job = defs.resolve_job_def(schedule.job_name)
     done = job.execute_in_process(instance=location.instance)
     assert done.success
-    assert len(done.get_asset_check_evaluations()) == 5 * len(Timeframe)
+    assert len(done.get_asset_check_evaluations()) == 6 * len(Timeframe)
     keys = {event.asset_key for event in done.get_asset_materialization_events()}
     assert keys == {dg.AssetKey("bars_catalog")}

@@ -13,7 +13,11 @@ from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
 from ktrdr_pipelines.core.instruments import Instrument, Origin, Series
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import ContractAmbiguousError, ContractUnknownError
+from ktrdr_pipelines.errors import (
+    ContractAmbiguousError,
+    ContractUnknownError,
+    RequestExpiredError,
+)
 from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.source import GatewaySource
 
@@ -55,6 +59,20 @@ def test_now_is_asked_with_an_empty_end(bench: Any, minute_request: BarRequest) 
     """No end means now."""
     bench(lambda source: source.bars(minute_request))
     assert bench.gateway.asked(20)[0][15] == ""
+
+
+def test_a_request_whose_now_has_passed_is_not_sent(bench: Any, minute_request: BarRequest) -> None:
+    """What would mean another time by its turn is given back, and the next one goes out at once."""
+
+    async def ask(source: GatewaySource) -> None:
+        late = replace(minute_request, not_after=source.now())
+        with pytest.raises(RequestExpiredError):
+            await source.bars(late)
+        assert bench.gateway.asked(20) == []
+        await source.bars(replace(late, not_after=source.now() + timedelta(minutes=1)))
+
+    bench(ask)
+    assert [sent[15] for sent in bench.gateway.asked(20)] == [""]
 
 
 def test_values_that_are_not_available_are_null(

@@ -18,7 +18,7 @@ from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.schedules import LearnedDay
 from ktrdr_pipelines.core.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewayError
+from ktrdr_pipelines.errors import GatewayError, RequestExpiredError
 
 PARTIAL = -1.0
 """The close of a bar that the gateway cut: none of these may ever be stored."""
@@ -262,6 +262,8 @@ class FakeGateway:
         self.asked.append(request)
         if self.before_answer is not None:
             await self.before_answer(request)
+        if request.not_after is not None and self.time >= request.not_after:
+            raise RequestExpiredError(str(request))
         bars = self.honest(request)
         if self.twist is not None:
             twisted = self.twist(request, bars)

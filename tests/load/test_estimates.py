@@ -96,7 +96,7 @@ def record(at: datetime, took_s: float, rows: int, series: str = "AAPL|1m") -> R
         what_to_show="TRADES",
         gateway="real:1",
         login="login 1",
-        asked_end=None,
+        asked_end=NOW,
         duration="1 D",
         sent_at=at,
         took_s=took_s,
@@ -121,6 +121,33 @@ def test_seconds_are_measured_where_the_gateway_was_asked_before(tmp_path: Path)
     basis = rates.basis([Timeframe.M1, Timeframe.H1])
     assert "measured for 1m from 10 answers" in basis
     assert "assumed for 1h" in basis
+
+
+def test_tails_take_the_time_of_empty_ends_and_backfills_that_of_ends(tmp_path: Path) -> None:
+    """Both are measured by themselves; what is not measured is assumed, faster for now."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    for number in range(10):
+        at = NOW - timedelta(hours=2) + timedelta(seconds=10 * number)
+        ledger.record_request(record(at, 3.0, 390))
+        at += timedelta(hours=1)
+        ledger.record_request(replace(record(at, 0.1, 5), asked_end=None))
+    rates = measured_rates(ledger, "real:1")
+    assert rates.request_s[Timeframe.M1] == pytest.approx(3.0)
+    assert rates.now_request_s[Timeframe.M1] == pytest.approx(0.1)
+    now = utc(2024, 6, 28, 16, 0, 30)
+    calendar = calendar_named("XNYS.RTH")
+    one = series_of(stock(), Timeframe.M1)
+    wanted = stamps_between(calendar, Timeframe.M1, date(2024, 6, 26), date(2024, 6, 29))
+    missing = [(one, IntervalSet([wanted]))]
+    for tails, up_to_now, seconds in ((set(), 0, 9.0), ({one}, 1, 6.1)):
+        cost = estimate(missing, Calendars(), rates=rates, now=now, tails=tails)
+        assert (cost.requests, cost.parts[0].up_to_now) == (3, up_to_now)
+        assert cost.seconds == pytest.approx(seconds)
+        told = {(each.ends_now, each.is_measured): each.seconds for each in cost.latencies}
+        assert told == {(False, True): pytest.approx(3.0), (True, True): pytest.approx(0.1)}
+    assumed = Rates()
+    latencies = [assumed.latency_s(Timeframe.M1, ends_now=each)[0] for each in (True, False)]
+    assert latencies[0] < latencies[1]
 
 
 def test_timeframes_that_were_asked_for_at_once_share_the_time(tmp_path: Path) -> None:
