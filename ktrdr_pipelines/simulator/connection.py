@@ -34,6 +34,7 @@ class Connection:
             now=gateway.told_now,
             is_deaf=gateway.is_deaf,
             versions=gateway.versions,
+            variants=gateway.variants,
         )
         self._retelling = gateway.retelling()
         self._asides: list[asyncio.TimerHandle] = []

@@ -45,6 +45,7 @@ PRODUCTS = {
     each.symbol: each
     for each in (
         Product("ES", Venue.CME, "CME", "E-mini S&P 500", 0.25, "50", _QUARTERS, time(8, 30)),
+        Product("MES", Venue.CME, "CME", "Micro E-mini S&P 500", 0.25, "5", _QUARTERS, time(8, 30)),
         Product("NQ", Venue.CME, "CME", "E-mini NASDAQ 100", 0.25, "20", _QUARTERS, time(8, 30)),
         Product("CL", Venue.NYMEX, "NYMEX", "Crude Oil", 0.01, "1000", _ALL, time(14, 30)),
     )
