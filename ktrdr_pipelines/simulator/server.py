@@ -163,7 +163,7 @@ class SimulatorServer:
         if self._server is None:
             return
         self._server.close()
-        self._gateway.outages.stop_timer()
+        self._gateway.outages.stop_timers()
         await asyncio.gather(*(connection.end() for connection in list(self._connections)))
         await self._server.wait_closed()
         self._server = None

@@ -171,8 +171,14 @@ def read_variants(zone: str, texts: Iterable[str]) -> ReadVariants:
 
     Raises:
         UsageError: a name is unknown, or a value is none of its own.
-        SimulatorError: a zone is unknown.
     """
+    try:
+        return _read(zone, texts)
+    except SimulatorError as error:
+        raise UsageError(error.what, came=error.came, remedy=error.remedy) from error
+
+
+def _read(zone: str, texts: Iterable[str]) -> ReadVariants:
     read = ReadVariants(Variants(zone=zone))
     for text in texts:
         name, _, value = text.partition("=")
