@@ -104,7 +104,8 @@ def server_text(now: datetime, zone: str = ZONE, zone_name: str = "") -> str:
     local = now.astimezone(ZoneInfo(zone))
     short = f"{local:%Z}"
     if short[:1] in {"+", "-"}:
-        short = f"GMT{local:%:z}"
+        offset = f"{local:%z}"
+        short = f"GMT{offset[:3]}:{offset[3:]}"
     return f"{local:%Y%m%d %H:%M:%S} {zone_name or short}"
 
 
