@@ -78,6 +78,9 @@ def _contracts(setting: Setting, request: ContractRequest) -> Answer:
     if request.sec_id:
         raise RefusedError(200, UNKNOWN_CONTRACT)  # instruments have no such ids here
     found = find_all(setting.market.instruments(), request.contract, setting.now_s)
+    # Several contracts of a future come in no order of their ends (grade L,
+    # https://github.com/ib-api-reloaded/ib_async/issues/128).
+    found.sort(key=lambda each: each.shown.con_id if each.shown.expiry else 0)
     details = [
         contract_details(
             setting.version,

@@ -238,7 +238,7 @@ def test_an_end_costs_a_worker_time() -> None:
 
 
 def test_requests_with_an_end_wait_under_soft_pacing(synthetic: SyntheticMarket) -> None:
-    """Of two requests on one worker the one without an end is answered while the other waits."""
+    """A request without an end is answered while the one before it, which has one, still waits."""
     speed = Speed(workers=2, request_s=3_600.0, bar_s=0.0, end_factor=3_600_000.0)
     with (
         standing(synthetic, PacingMode.SOFT, speed=speed) as (server, _),
