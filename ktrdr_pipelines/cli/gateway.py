@@ -154,10 +154,11 @@ def simulate(  # noqa: PLR0913 - an argument an option
     zone of the login), zone_names=modern (America/New_York for US/Eastern),
     plain_expiry_days=DAYS (last trade dates further ahead have no time),
     flat_bars=all or symbols and security types such as THIN,FUT (minutes without a trade come as
-    bars without volume), before_first_trade=no_data or previous (what an end before a session's
-    first trade gives), crypto_zone=NAME (sessions from 16:01 to 16:00 in that zone in place of UTC
-    days), language=es, de or foreign (of errors), greeting_zone=TEXT (a long name of the zone),
-    account_comma=yes, week_name=1W, "1 week" or none (the bar sizes of weeks that are accepted),
+    bars without volume), before_first_trade=previous or no_data_from_midnight (when a day begins to
+    count as a session: with its first trade, or before its open; at the open unless told),
+    crypto_zone=NAME (sessions from 16:01 to 16:00 in that zone in place of UTC days), language=es,
+    de or foreign (of errors), greeting_zone=TEXT (a long name of the zone), account_comma=yes,
+    week_name=1W, "1 week" or none (the bar sizes of weeks that are accepted),
     end_factor=TIMES (with --pacing soft: how many times as long a request with an end takes; 30
     unless told).
 

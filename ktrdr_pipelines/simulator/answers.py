@@ -163,7 +163,7 @@ def _counted_end(setting: Setting, asked: Asked, hours: Hours, *, use_rth: bool)
     if asked.duration.unit is Unit.SECONDS:
         return end_s
     last = hours.last_opened_before(end_s)
-    if variant is BeforeFirstTrade.NO_DATA:
+    if variant is BeforeFirstTrade.NO_DATA_FROM_MIDNIGHT:
         coming = last + 1
         if coming < len(hours.opens) and end_s >= _begins_s(hours, coming):
             return int(hours.opens[coming]) + 1

@@ -41,17 +41,17 @@ class ZoneNames(StrEnum):
 
 
 class BeforeFirstTrade(StrEnum):
-    """What an end before a session's first trade gives.
+    """What an end before a session's first trade gives: when a day begins to count as a session.
 
-    ``mixed``: before the open the session before it, between open and first trade 162.
-    ``no_data``: the day counts as a session from its midnight on, so ``1 D`` is 162. ``previous``:
-    it counts from its first trade on. Source: https://github.com/erdewit/ib_insync/issues/550,
-    where such ends gave 162 once and the session before three times.
+    ``no_data``: at its open, so that ``1 D`` to an end between open and first trade is 162.
+    ``previous``: with its first trade. Both were seen at one gateway, once and three times:
+    https://github.com/erdewit/ib_insync/issues/550. ``no_data_from_midnight``: at the midnight
+    before it; whether any gateway does so is not known (grade P).
     """
 
-    MIXED = "mixed"
     NO_DATA = "no_data"
     PREVIOUS = "previous"
+    NO_DATA_FROM_MIDNIGHT = "no_data_from_midnight"
 
 
 class Language(StrEnum):
@@ -94,7 +94,7 @@ class Variants:
     hours_zone: HoursZone = HoursZone.EXCHANGE
     zone_names: ZoneNames = ZoneNames.OLD
     plain_expiry_days: int | None = None
-    before_first_trade: BeforeFirstTrade = BeforeFirstTrade.MIXED
+    before_first_trade: BeforeFirstTrade = BeforeFirstTrade.NO_DATA
     language: Language = Language.ENGLISH
     greeting_zone: str = ""
     account_comma: bool = False

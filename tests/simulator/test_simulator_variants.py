@@ -370,10 +370,10 @@ def _first_trade(asker: Any, market: SyntheticMarket) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("variant", "clock", "is_empty"),
     [
-        (BeforeFirstTrade.MIXED, "03:00:00", False),
-        (BeforeFirstTrade.MIXED, "04:30:00", True),
-        (BeforeFirstTrade.NO_DATA, "03:00:00", True),
+        (BeforeFirstTrade.NO_DATA, "03:00:00", False),
         (BeforeFirstTrade.NO_DATA, "04:30:00", True),
+        (BeforeFirstTrade.NO_DATA_FROM_MIDNIGHT, "03:00:00", True),
+        (BeforeFirstTrade.NO_DATA_FROM_MIDNIGHT, "04:30:00", True),
         (BeforeFirstTrade.PREVIOUS, "03:00:00", False),
         (BeforeFirstTrade.PREVIOUS, "04:30:00", False),
     ],
@@ -393,9 +393,9 @@ def test_an_end_before_a_first_trade(
         assert told.days[0] < day
 
 
-def test_the_day_of_an_end_counts_as_a_session_where_it_gives_no_data(tell: Teller) -> None:
+def test_the_day_of_an_end_may_count_as_a_session_from_midnight(tell: Teller) -> None:
     """Two days hold one session with bars then; on a weekend nothing changes."""
-    variants = Variants(before_first_trade=BeforeFirstTrade.NO_DATA)
+    variants = Variants(before_first_trade=BeforeFirstTrade.NO_DATA_FROM_MIDNIGHT)
     two = tell.bars(variants, "AAPL", "1 hour", "2 D", "20240109 08:00:00" + NEW_YORK)
     assert two.days == ["20240108"]
     sunday = tell.bars(variants, "AAPL", "1 hour", "1 D", "20240107 12:00:00" + NEW_YORK)

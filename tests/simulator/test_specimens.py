@@ -390,7 +390,7 @@ LEGAL_SIZES = (
         # https://github.com/erdewit/ib_insync/issues/550
         (
             history(named("T", "STK", "SMART"), end="20260302 03:00:00 US/Eastern", rth=0),
-            Variants(before_first_trade=BeforeFirstTrade.NO_DATA),
+            Variants(before_first_trade=BeforeFirstTrade.NO_DATA_FROM_MIDNIGHT),
             "162",
             f"{SERVICE}HMDS query returned no data: T@SMART Trades",
         ),
