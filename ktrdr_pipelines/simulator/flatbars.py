@@ -32,7 +32,7 @@ def filled(bars: Bars, traded: Bars, size: BarSize, *, window: Window, hours: Ho
     starts, sessions = _grid(known, size, window, hours)
     is_missing = ~np.isin(starts, bars.start)
     starts, sessions = starts[is_missing], sessions[is_missing]
-    last = np.searchsorted(known.start, starts) - 1
+    last = np.searchsorted(known.start, np.maximum(starts, window.start_s)) - 1
     price, none = known.close[last], np.zeros_like(starts)
     flat = Bars(
         start=starts,

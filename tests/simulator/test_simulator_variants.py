@@ -338,6 +338,24 @@ def test_a_request_inside_a_session_knows_its_price_before(
     assert any(bar[5] == "0" for bar in part[:3])
 
 
+def test_a_flat_bar_that_the_start_cuts_has_the_last_price_before(
+    asker: Any, flat_market: SyntheticMarket
+) -> None:
+    """Wherever a window begins: what is left of its first bar may have no trade."""
+    ask, end = asker(flat_market), "20240109-20:00:00"
+    whole = {bar[0]: bar for bar in ask.bars("THIN", "5 mins", "1 D", end).bars}
+    minutes = {bar[0]: bar for bar in ask.bars("THIN", "1 min", "1 D", end).bars}
+    cut = 0
+    for minute in range(1, 120):
+        part = ask.bars("THIN", "5 mins", f"{60 * minute} S", end).bars
+        assert part[1:] == [whole[bar[0]] for bar in part[1:]]
+        first = list(minutes.values())[-minute]
+        if part[0][7] == "0":
+            assert part[0][1:5] == first[1:5]
+            cut += whole[part[0][0]][7] != "0"
+    assert cut
+
+
 @pytest.mark.parametrize(
     ("key", "what"), [("THIN", "MIDPOINT"), ("THIN", "BID_ASK"), ("AAPL", "TRADES")]
 )

@@ -452,7 +452,7 @@ def test_a_greeting_with_a_long_name() -> None:
     variants = Variants(zone="GB", greeting_zone="British Summer Time")
     now = "2025-04-08T00:25:20+00:00"
     with connected(now, versions="v157..173", variants=variants) as (greeting, _):
-        assert re.sub(rb"01:25:2\d", b"01:25:20", greeting) == (
+        assert re.sub(rb"01:2\d:\d\d", b"01:25:20", greeting) == (
             b"173\x0020250408 01:25:20 British Summer Time\x00"
         )
 
