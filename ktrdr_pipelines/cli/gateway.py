@@ -68,6 +68,22 @@ def simulate(  # noqa: PLR0913 - an argument an option
         int | None,
         typer.Option(help="The number that the synthetic market grows from. [default: 1]"),
     ] = None,
+    zone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The zone of its login, such as Europe/Zurich or GB: last trade dates, stated "
+            "ends and the greeting are told in it. [default: New York, and last trade dates in "
+            "the exchange's]",
+        ),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="In what it differs from other gateways, as listed above; may be repeated.",
+        ),
+    ] = None,
     durations: Annotated[
         Durations | None,
         typer.Option(
@@ -129,20 +145,36 @@ def simulate(  # noqa: PLR0913 - an argument an option
     request: silence, hang_up, cut, late, trickle, bars_after_cancel, error, invalid (321),
     unknown_contract (200), no_data, past_oldest, pacing, newest_missing (2188), partial,
     duplicated, conflicting, unordered, restated. Of the whole gateway: link_lost (1100, then 1101
-    or 1102), farm_broken (2105, then 2106), nightly_reset, clock_off. Selectors: kind, symbol,
-    from, until, nth, times, probability. --faults-example prints a file with every one of them.
+    or 1102), farm_broken (2105, then 2106), farm_flaps (2103, 2104), nightly_farms (2103, 2104,
+    1100 again and again, 1102, 2103), farm_unnamed (an 1102 that does not list a farm),
+    nightly_reset, ids_held (326 for every id), clock_off. Selectors: kind, symbol, from, until,
+    nth, every, times, probability. --faults-example prints a file with every one of them.
+
+    Gateways differ while nothing is wrong, too. Variants: hours_zone=login (trading hours in the
+    zone of the login), zone_names=modern (America/New_York for US/Eastern),
+    plain_expiry_days=DAYS (last trade dates further ahead have no time),
+    flat_bars=all or symbols and security types such as THIN,FUT (minutes without a trade come as
+    bars without volume), before_first_trade=previous or no_data_from_midnight (when a day begins to
+    count as a session: with its first trade, or before its open; at the open unless told),
+    crypto_zone=NAME (sessions from 16:01 to 16:00 in that zone in place of UTC days), language=es,
+    de or foreign (of errors), greeting_zone=TEXT (a long name of the zone), account_comma=yes,
+    week_name=1W, "1 week" or none (the bar sizes of weeks that are accepted),
+    end_factor=TIMES (with --pacing soft: how many times as long a request with an end takes; 30
+    unless told).
 
     Exit codes: 0 you stopped it, 1 it could not serve, 2 bad usage.
     """
     from ktrdr_pipelines.cli.dates import parse_instant
     from ktrdr_pipelines.cli.stopping import Stopped, run_stoppable
+    from ktrdr_pipelines.simulator.variants import read_variants
 
     _ = faults_example
     moment = None if now is None else parse_instant("--now", now)
     wait = stdin_closed if with_parent else for_ever
-    market = ServedMarket(bars, capture, seed, moment)
-    manners = Manners(durations, faults, pacing, hold_ids, log, longest_wait)
-    check_together(market, manners)
+    read = read_variants(zone or "", variant or ())
+    market = ServedMarket(bars, capture, seed, moment, read)
+    manners = Manners(durations, faults, pacing, hold_ids, log, longest_wait, read)
+    check_together(market, manners, zone, variant or ())
     work = serve(port, market, manners, wait, as_json=as_json)
     try:
         run_stoppable(work)

@@ -5,7 +5,7 @@ Not here: the options (``cli.gateway``), the simulator itself (``simulator``).
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.simulator.capture import Capture
     from ktrdr_pipelines.simulator.market import Market
     from ktrdr_pipelines.simulator.server import SimulatorServer
+    from ktrdr_pipelines.simulator.variants import ReadVariants
 
 
 class Durations(StrEnum):
@@ -38,6 +39,7 @@ class ServedMarket:
     capture: Path | None
     seed: int | None
     now: datetime | None
+    variants: "ReadVariants | None" = None
 
     def __str__(self) -> str:
         if self.capture is not None:
@@ -55,7 +57,9 @@ class ServedMarket:
 
         if self.capture is not None:
             return read_capture(self.capture)
-        return open_market(self.bars, self._seed)
+        if self.variants is None:
+            return open_market(self.bars, self._seed)
+        return open_market(self.bars, self._seed, self.variants.market)
 
     @property
     def _seed(self) -> int:
@@ -72,6 +76,7 @@ class Manners:
     hold_s: float
     log: Path | None
     longest_wait_s: float | None
+    variants: "ReadVariants | None" = None
 
     def behaviour(self) -> "Behaviour":
         """Give the simulator's own words for it.
@@ -83,7 +88,10 @@ class Manners:
         from ktrdr_pipelines.simulator.faultfile import read_faults
         from ktrdr_pipelines.simulator.retelling import LONGEST_WAIT_S
         from ktrdr_pipelines.simulator.steps import DurationTable
+        from ktrdr_pipelines.simulator.variants import ReadVariants
+        from ktrdr_pipelines.simulator.workers import Speed
 
+        variants = self.variants or ReadVariants()
         waits_s = LONGEST_WAIT_S if self.longest_wait_s is None else self.longest_wait_s
         return Behaviour(
             pacing=self.pacing,
@@ -92,10 +100,14 @@ class Manners:
             log=self.log,
             durations=DurationTable(self.durations or Durations.WIDE),
             longest_wait_s=waits_s,
+            speed=Speed(end_factor=variants.end_factor),
+            variants=variants.gateway,
         )
 
 
-def check_together(market: ServedMarket, manners: Manners) -> None:
+def check_together(
+    market: ServedMarket, manners: Manners, zone: str | None = None, variants: Sequence[str] = ()
+) -> None:
     """Refuse options of which one would be of no effect.
 
     Raises:
@@ -103,7 +115,16 @@ def check_together(market: ServedMarket, manners: Manners) -> None:
     """
     from ktrdr_pipelines.errors import UsageError
 
+    invented = [text for text in variants if text.partition("=")[0] in _INVENTED]
+    if invented and market.bars is not None:
+        raise UsageError(
+            f"--bars with --variant {invented[0]}",
+            came="recorded bars and sessions are served as they are",
+            remedy="Leave one of them out",
+        )
     given = {
+        "--zone": zone,
+        "--variant": variants or None,
         "--bars": market.bars,
         "--capture": market.capture,
         "--seed": market.seed,
@@ -121,7 +142,12 @@ def check_together(market: ServedMarket, manners: Manners) -> None:
         )
 
 
+_INVENTED = frozenset({"flat_bars", "crypto_zone"})
+"""The variants that only a synthetic market has."""
+
 _NOT_TOGETHER = (
+    ("--capture", "--zone", "a record is told as it was told"),
+    ("--capture", "--variant", "a record is told as it was told"),
     ("--capture", "--bars", "a gateway answers from one of them"),
     ("--capture", "--seed", "a record is not grown from a number"),
     ("--capture", "--durations", "a record says what was refused"),

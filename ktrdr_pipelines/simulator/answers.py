@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.simulator import replies
 from ktrdr_pipelines.simulator.barcodec import EPOCH_FORMAT, DateStyle, bar_fields
-from ktrdr_pipelines.simulator.details import contract_details, contract_details_end
-from ktrdr_pipelines.simulator.durations import Window, stated_start, window_of
+from ktrdr_pipelines.simulator.details import (
+    contract_details,
+    contract_details_end,
+    last_trade_text,
+)
+from ktrdr_pipelines.simulator.durations import Unit, Window, stated_start, window_of
 from ktrdr_pipelines.simulator.finding import find_all, find_one
 from ktrdr_pipelines.simulator.hours import DAY_S, Hours
 from ktrdr_pipelines.simulator.hourstext import session_texts, trading_hours
+from ktrdr_pipelines.simulator.languages import localised
 from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.messages import (
     ContractRequest,
@@ -34,6 +39,7 @@ from ktrdr_pipelines.simulator.replies import ApiError, HistoryAnswer
 from ktrdr_pipelines.simulator.sizes import DAY, BarSize
 from ktrdr_pipelines.simulator.steps import TOO_LONG
 from ktrdr_pipelines.simulator.timetext import NO_ZONE, utc_text, zoned
+from ktrdr_pipelines.simulator.variants import BeforeFirstTrade
 
 MOST_BARS = 1_500_000
 """Bars of one answer above which it is refused as too long: about 100 MB (grade P)."""
@@ -60,20 +66,28 @@ def answer(setting: Setting, request: DataRequest) -> Answer:
             return _head(setting, request)
         return _contracts(setting, request)
     except RefusedError as refused:
-        error = ApiError(refused.code, refused.text, request.request_id)
+        error = _told(setting, ApiError(refused.code, refused.text, request.request_id))
         return Answer(replies.error(setting.version, error), error_code=refused.code)
+
+
+def _told(setting: Setting, error: ApiError) -> ApiError:
+    return localised(setting.variants.language, error)
 
 
 def _contracts(setting: Setting, request: ContractRequest) -> Answer:
     if request.sec_id:
         raise RefusedError(200, UNKNOWN_CONTRACT)  # instruments have no such ids here
     found = find_all(setting.market.instruments(), request.contract, setting.now_s)
+    # Several contracts of a future come in no order of their ends (grade L,
+    # https://github.com/ib-api-reloaded/ib_async/issues/128).
+    found.sort(key=lambda each: each.shown.con_id if each.shown.expiry else 0)
     details = [
         contract_details(
             setting.version,
             request.request_id,
             each.shown,
-            trading_hours(setting.market, each.instrument, setting.now_s),
+            last_trade=last_trade_text(each.shown, setting.variants, setting.now_s),
+            hours=trading_hours(setting.market, each.instrument, setting.now_s, setting.variants),
         )
         for each in found
     ]
@@ -100,10 +114,11 @@ def _history(setting: Setting, request: HistoryRequest) -> Answer:
     bars = bars_of(setting, asked, use_rth=request.use_rth)
     if not len(bars):
         raise no_data(asked.instrument, asked.what)
+    zone = setting.variants.login_zone
     shown = HistoryAnswer(
         request_id=request.request_id,
-        start=zoned(stated_start(asked.duration, asked.end.seconds)),
-        end=zoned(asked.end.seconds),
+        start=zoned(stated_start(asked.duration, asked.end.seconds, zone), zone),
+        end=zoned(asked.end.seconds, zone),
         count=len(bars),
         fields=bar_fields(bars, style_of(asked, request)),
     )
@@ -119,7 +134,8 @@ def style_of(asked: Asked, request: HistoryRequest) -> DateStyle:
 def _notices(setting: Setting, request: HistoryRequest, asked: Asked) -> bytes:
     if not asked.end.zone_assumed:
         return b""
-    return replies.error(setting.version, ApiError(2174, NO_ZONE, request.request_id))
+    notice = _told(setting, ApiError(2174, NO_ZONE, request.request_id))
+    return replies.error(setting.version, notice)
 
 
 def bars_of(setting: Setting, asked: Asked, *, use_rth: bool) -> PricedBars:
@@ -129,7 +145,8 @@ def bars_of(setting: Setting, asked: Asked, *, use_rth: bool) -> PricedBars:
         RefusedError: there would be too many.
     """
     hours = setting.market.hours(asked.instrument, use_rth=use_rth)
-    window = _within_reach(window_of(asked.duration, _until(setting, asked), hours), setting, asked)
+    window = window_of(asked.duration, _counted_end(setting, asked, hours, use_rth=use_rth), hours)
+    window = _within_reach(Window(window.start_s, _until(setting, asked)), setting, asked)
     if _at_most(window, asked.size, hours) > MOST_BARS:
         raise service_error(TOO_LONG)
     query = BarQuery(asked.what, asked.size, use_rth, window)
@@ -138,6 +155,33 @@ def bars_of(setting: Setting, asked: Asked, *, use_rth: bool) -> PricedBars:
 
 def _until(setting: Setting, asked: Asked) -> int:
     return min(asked.end.seconds, setting.now_s)
+
+
+def _counted_end(setting: Setting, asked: Asked, hours: Hours, *, use_rth: bool) -> int:
+    """Return the end that a duration is counted back from, of one before a first trade."""
+    end_s, variant = _until(setting, asked), setting.variants.before_first_trade
+    if asked.duration.unit is Unit.SECONDS:
+        return end_s
+    last = hours.last_opened_before(end_s)
+    if variant is BeforeFirstTrade.NO_DATA_FROM_MIDNIGHT:
+        coming = last + 1
+        if coming < len(hours.opens) and end_s >= _begins_s(hours, coming):
+            return int(hours.opens[coming]) + 1
+    elif variant is BeforeFirstTrade.PREVIOUS and last > 0 and end_s < hours.closes[last]:
+        begun = Window(int(hours.opens[last]), end_s)
+        query = BarQuery(asked.what, min(asked.size, DAY), use_rth, begun)
+        if not len(setting.market.bars(asked.instrument, query)):
+            return int(hours.closes[last - 1])
+    return end_s
+
+
+def _begins_s(hours: Hours, session: int) -> int:
+    """Return when a session's day begins: at its local midnight, or its open where that is before.
+
+    A session that opens on the evening before has no such time.
+    """
+    midnight_s = int(hours.labels[session]) * DAY_S - int(hours.offsets[session])
+    return min(midnight_s, int(hours.opens[session]))
 
 
 def _within_reach(window: Window, setting: Setting, asked: Asked) -> Window:

@@ -21,6 +21,7 @@ from ktrdr_pipelines.simulator.retelling import LONGEST_WAIT_S, Script, script_o
 from ktrdr_pipelines.simulator.rules import GatewayRules
 from ktrdr_pipelines.simulator.steps import DurationTable
 from ktrdr_pipelines.simulator.updates import EVERY_S
+from ktrdr_pipelines.simulator.variants import Variants
 from ktrdr_pipelines.simulator.workers import Speed, Workers
 
 
@@ -33,6 +34,7 @@ class Behaviour:
     sizes a duration may be asked with, ``update_s`` how many seconds lie between updates of bars
     that are kept up to date, ``longest_wait_s`` how long what a record says is waited for at most,
     ``linger_s`` how long a connection that ends waits for its client to read the rest.
+    ``variants`` is in what it differs from other gateways.
     """
 
     pacing: PacingMode = PacingMode.DOCUMENTED
@@ -44,6 +46,7 @@ class Behaviour:
     update_s: float = EVERY_S
     longest_wait_s: float = LONGEST_WAIT_S
     linger_s: float = LINGER_S
+    variants: Variants = Variants()  # noqa: RUF009 - immutable
 
 
 def gateway_of(
@@ -87,6 +90,7 @@ def gateway_of(
         update_s=behaviour.update_s,
         script=script,
         linger_s=behaviour.linger_s,
+        variants=behaviour.variants,
     )
 
 

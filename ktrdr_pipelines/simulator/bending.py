@@ -10,7 +10,9 @@ from random import Random
 from ktrdr_pipelines.simulator import replies, wire
 from ktrdr_pipelines.simulator.answers import Answer
 from ktrdr_pipelines.simulator.faults import Fault, FaultRule
+from ktrdr_pipelines.simulator.languages import localised
 from ktrdr_pipelines.simulator.replies import ApiError
+from ktrdr_pipelines.simulator.variants import Language
 
 NEWEST_MISSING = "Up-to-the-second historical data requires additional subscription for the API."
 
@@ -23,7 +25,14 @@ _OPEN, _CLOSE, _VOLUME = 1, 4, 5
 _LENGTH = struct.Struct(">I")
 
 
-def bent(answered: Answer, rule: FaultRule, *, version: int, request_id: int) -> Answer:
+def bent(
+    answered: Answer,
+    rule: FaultRule,
+    *,
+    version: int,
+    request_id: int,
+    language: Language = Language.ENGLISH,
+) -> Answer:
     """Return an answer with its bars changed as a fault has it, and counted again."""
     out, count = b"", answered.count
     for payload in _frames(answered.data):
@@ -33,7 +42,8 @@ def bent(answered: Answer, rule: FaultRule, *, version: int, request_id: int) ->
             fields, count = _with_bars(fields, bars), len(bars)
         out += wire.message(fields)
     if rule.fault is Fault.NEWEST_MISSING:
-        out = replies.error(version, ApiError(2188, NEWEST_MISSING, request_id)) + out
+        notice = localised(language, ApiError(2188, NEWEST_MISSING, request_id))
+        out = replies.error(version, notice) + out
     return Answer(out, count)
 
 

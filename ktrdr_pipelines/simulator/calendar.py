@@ -8,10 +8,13 @@ Source: exchange_calendars XNYS, XTSE, XLON and CMES for regular hours, holidays
 extended hours 04:00-20:00 New York (17:00 on half days) and the FX week (Sunday 17:15 to Friday
 17:00 with a daily break 17:00-17:15, closed 25 December and 1 January) as IB shows them in the
 trading hours of its contracts (grade L). Globex trades from 17:00 Chicago of the day before to
-16:00, to 12:00 on the early closes of CMES (grade O: CME's trading hours); its regular hours are
-08:30-16:00 for equity indices (grade C) and the former pit's 09:00-14:30 New York for crude oil
-(grade P). An index is told in the regular hours of stocks; crypto trades round the clock in UTC
-days (grade P).
+16:00, to 12:00 on the early closes of CMES (grade O: CME's trading hours); equity indices close at
+12:15 on half days of the stock market (grade L: MES on 24 December 2025,
+https://github.com/ib-api-reloaded/ib_async/issues/128). Regular hours are 08:30-16:00 for equity
+indices (grade L, same source) and the former pit's 09:00-14:30 New York for crude oil (grade P). An
+index is told in the regular hours of stocks. Crypto trades round the clock in UTC days (grade P),
+or in sessions from 16:01 of the date before to 16:00, Monday to Friday (grade C: an author's list
+of ``20260507:1601-20260508:1600;20260509:CLOSED``, of which he does not tell the zone).
 """
 
 import warnings
@@ -38,6 +41,9 @@ _FX_OPEN_S = _FX_CLOSE_S + 900 - DAY_S
 _GLOBEX_OPEN_S = 17 * _HOUR_S - DAY_S
 _GLOBEX_CLOSE_S = 16 * _HOUR_S
 _CHICAGO = "US/Central"
+_EQUITY_HALF_DAY_S = 12 * _HOUR_S + 900
+_CRYPTO_OPEN_S = 16 * _HOUR_S + 60 - DAY_S
+_CRYPTO_CLOSE_S = 16 * _HOUR_S
 
 _GLOBEX_REGULAR = {
     Venue.CME: (8 * _HOUR_S + 1_800, 16 * _HOUR_S),
@@ -50,6 +56,20 @@ _GLOBEX_REGULAR = {
 def calendar_of(venue: Venue) -> MarketCalendar:
     """Return the calendar of a market; it is built once a process."""
     return _BUILDERS[venue](venue)
+
+
+@cache
+def crypto_sessions(zone: str) -> MarketCalendar:
+    """Return crypto in sessions of a zone, 16:01 to 16:00, Monday to Friday (grade C).
+
+    Their dates are those of their close; Saturday and Sunday have none.
+    """
+    dates = pd.bdate_range(FIRST_DATE, LAST_DATE)
+    labels = _seconds(dates) // DAY_S
+    opens = _utc_of_local(dates, _CRYPTO_OPEN_S, zone)
+    closes = _utc_of_local(dates, _CRYPTO_CLOSE_S, zone)
+    hours = Hours(labels, opens, closes, labels * DAY_S + _CRYPTO_CLOSE_S - closes)
+    return MarketCalendar(Venue.CRYPTO, all_hours=hours, regular=hours)
 
 
 def within_regular_clock(local_times: Ints) -> bool:
@@ -119,11 +139,22 @@ def _globex(venue: Venue) -> MarketCalendar:
     labels = _seconds(dates) // DAY_S
     opens = _utc_of_local(dates, _GLOBEX_OPEN_S, _CHICAGO)
     closes = np.minimum(library_closes, _utc_of_local(dates, _GLOBEX_CLOSE_S, _CHICAGO))
+    if venue is Venue.CME:
+        half = np.isin(labels, _stock_half_days())
+        closes[half] = _utc_of_local(dates[half], _EQUITY_HALF_DAY_S, _CHICAGO)
     midnights = _utc_of_local(dates, 0, ZONES[venue])
     offsets = labels * DAY_S - midnights
     first, last = _GLOBEX_REGULAR[venue]
     regular = Hours(labels, midnights + first, np.minimum(closes, midnights + last), offsets)
     return MarketCalendar(venue, Hours(labels, opens, closes, offsets), regular)
+
+
+def _stock_half_days() -> Ints:
+    """Return the days, since 1970, on which the US stock market closes early."""
+    regular = _regular_hours("XNYS", ZONES[Venue.US_STOCKS])
+    midnights = regular.labels * DAY_S - regular.offsets
+    half_days: Ints = regular.labels[regular.closes - midnights < _FULL_CLOSE_S]
+    return half_days
 
 
 def _crypto(venue: Venue) -> MarketCalendar:

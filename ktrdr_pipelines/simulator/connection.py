@@ -34,6 +34,7 @@ class Connection:
             now=gateway.told_now,
             is_deaf=gateway.is_deaf,
             versions=gateway.versions,
+            variants=gateway.variants,
         )
         self._retelling = gateway.retelling()
         self._asides: list[asyncio.TimerHandle] = []
@@ -73,7 +74,9 @@ class Connection:
 
     async def _talk_as_faults_allow(self) -> None:
         rule = self._gateway.fault_of_connection()
-        if rule is None:
+        if rule is not None and rule.fault is Fault.IDS_HELD:
+            self._gateway.rules.hold_all(rule.number("seconds"))
+        if rule is None or rule.fault is Fault.IDS_HELD:
             await self._talk()
         elif rule.fault is Fault.SILENCE:
             while await self._reader.read(_READ_BYTES):

@@ -1,12 +1,15 @@
 """What a duration means: how far back from its end a request reaches.
 
-Here: ``N D`` in sessions, W, M and Y in calendar time cut to whole sessions, S on the wall
-clock. Not here: where the end comes from (``timetext``) and which bars lie in it (markets).
+Here: ``N D`` in sessions, W, M and Y in calendar time cut to whole sessions, S in seconds of
+trading. Not here: where the end comes from (``timetext``) and which bars lie in it (markets).
 
-Source: ``8 D`` ending on a Sunday gave 8 trading days, ``1 D`` on a holiday the session before
-(grade L). Undocumented, and this simulator's own choice (grade P): an end before a session's
-open takes the session before; S reaches over closed hours like any clock; W, M and Y take the
-sessions later than the same weekday or day of the month, counted back from the last session.
+Source: ``8 D`` ending on a Sunday gave 8 trading days
+(https://github.com/ib-api-reloaded/ib_async/issues/140), ``1 D`` on a holiday the session before,
+``86400 S`` of hourly bars in regular hours 3.69 sessions
+(https://github.com/wboayue/rust-ibapi/issues/835): all grade L. Undocumented, and this simulator's
+own choice (grade P): W, M and Y take the sessions later than the same weekday or day of the month,
+counted back from the last session. Whether an end before a session's first trade takes the session
+before differs (``variants.BeforeFirstTrade``).
 """
 
 import calendar
@@ -48,8 +51,10 @@ MOST = {
 }
 """Longest duration of each unit, and how the refusal ends.
 
-Source: the current table of durations on IBKR Campus (grade O); the texts are those of clones of
-the gateway (grade R), that of years is this simulator's (grade P).
+Source: the current table of durations on IBKR Campus (grade O); that more than 86400 S and 365 D
+are refused so is an author's word about a live gateway (grade C,
+https://github.com/wboayue/rust-ibapi/pull/837); the texts are those of clones of the gateway
+(grade R), that of years is this simulator's (grade P).
 """
 
 
@@ -97,12 +102,22 @@ def window_of(duration: Duration, end_s: int, hours: Hours) -> Window:
     All but S start at the close before their first session, so that recorded bars outside known
     sessions belong to the request that covers their neighbours.
     """
-    if duration.unit is Unit.SECONDS:
-        return Window(end_s - duration.count, end_s)
     last = hours.last_opened_before(end_s)
     if last < 0:
         return Window(end_s, end_s)
+    if duration.unit is Unit.SECONDS:
+        return Window(_trading_back(duration.count, last, end_s, hours), end_s)
     return Window(hours.reaches_back_from(_first_session(duration, last, hours)), end_s)
+
+
+def _trading_back(seconds: int, last: int, end_s: int, hours: Hours) -> int:
+    """Return the moment so many seconds of trading before an end."""
+    moment_s, left_s = min(end_s, int(hours.closes[last])), seconds
+    while last > 0 and moment_s - hours.opens[last] < left_s:
+        left_s -= moment_s - int(hours.opens[last])
+        last -= 1
+        moment_s = int(hours.closes[last])
+    return moment_s - left_s
 
 
 def _first_session(duration: Duration, last: int, hours: Hours) -> int:
@@ -123,14 +138,15 @@ def _back(day: date, duration: Duration) -> date:
     return date(year, month + 1, min(day.day, last_day))
 
 
-def stated_start(duration: Duration, end_s: int) -> int:
+def stated_start(duration: Duration, end_s: int, zone: str = ZONE) -> int:
     """Return the start that message 17 states: the end minus the duration in calendar time.
 
-    It says nothing of sessions: bars of ``N D`` may start before it. Source: the ranges that
-    ``historicalDataEnd`` prints in IB's own samples (grade C).
+    It says nothing of sessions: bars may start before it. Days are those of the login's zone.
+    Source: eight days stated beside eight sessions,
+    https://github.com/ib-api-reloaded/ib_async/issues/140 (grade L).
     """
     if duration.unit is Unit.SECONDS:
         return end_s - duration.count
-    local = datetime.fromtimestamp(end_s, ZoneInfo(ZONE))
+    local = datetime.fromtimestamp(end_s, ZoneInfo(zone))
     start = datetime.combine(_back(local.date(), duration), local.time(), local.tzinfo)
     return int(start.timestamp())

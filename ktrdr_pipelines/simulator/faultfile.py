@@ -29,7 +29,13 @@ EXAMPLE = "faults.example.yaml"
 _FORM = "It must hold `faults:` with a list; see ktrdr simulate --faults-example"
 _RESTORED = ("1101", "1102")
 _TIMES = ("from", "until")
-_SELECTORS = ("kind", "symbol", *_TIMES, "nth", "times", "probability")
+_SELECTORS = ("kind", "symbol", *_TIMES, "nth", "every", "times", "probability")
+_TEXTS = {Fault.ERROR: "text"} | dict.fromkeys(
+    (Fault.LINK_LOST, Fault.NIGHTLY_FARMS, Fault.FARM_UNNAMED), "farms"
+)
+"""The text that a fault takes, by its key: of an error, or the list of farms in 1102."""
+
+_WHOLE = frozenset({"code", "repeats"})
 _NAMELESS = frozenset({Occasion.CONNECT, Occasion.TIME})
 _MOST = 1_000_000_000
 _YEAR = 365 * 24 * 60
@@ -94,10 +100,11 @@ def _rule(value: "_Value") -> FaultRule:
         start=start,
         until=until,
         nth=frozenset(keys["nth"].wholes()) if "nth" in keys else frozenset(),
+        every=keys["every"].whole(at_least=1) if "every" in keys else None,
         times=keys["times"].whole(at_least=1) if "times" in keys else None,
         probability=keys["probability"].share() if "probability" in keys else 1.0,
         settings={key: keys[key].setting() for key in SETTINGS.get(fault, {}) if key in keys},
-        text=keys["text"].text() if "text" in keys else "",
+        text=keys[text].text() if (text := _TEXTS.get(fault, "")) in keys else "",
     )
 
 
@@ -107,15 +114,17 @@ def _fault(value: "_Value", keys: dict[str, "_Value"]) -> Fault:
         raise value.error("names no fault", f"`fault:` must be one of {', '.join(Fault)}")
     fault = keys["fault"].choice(Fault)
     selectors = _TIMES if fault is Fault.CLOCK_OFF else _SELECTORS
-    texts = ("text",) if fault is Fault.ERROR else ()
+    texts = (_TEXTS[fault],) if fault in _TEXTS else ()
     _refuse_unknown(keys, ("fault", *selectors, *SETTINGS.get(fault, {}), *texts))
     return fault
 
 
 def _occasion(fault: Fault, keys: dict[str, "_Value"]) -> Occasion:
-    occasion = keys["kind"].choice(Occasion) if "kind" in keys else Occasion.HISTORY
-    if occasion not in occasions_of(fault):
-        allowed = ", ".join(sorted(occasions_of(fault)))
+    possible = occasions_of(fault)
+    usual = Occasion.HISTORY if Occasion.HISTORY in possible else next(iter(possible))
+    occasion = keys["kind"].choice(Occasion) if "kind" in keys else usual
+    if occasion not in possible:
+        allowed = ", ".join(sorted(possible))
         raise keys["kind"].error(f"is {occasion}", f"{fault} can meet {allowed}")
     if occasion in _NAMELESS and "symbol" in keys:
         raise keys["symbol"].error(f"is of no effect with kind {occasion}", "Remove it")
@@ -175,7 +184,7 @@ class _Value:
         if self.key == "share":
             return self.share()
         found = self.number("a number")
-        if self.key == "code" and not found.is_integer():
+        if self.key in _WHOLE and not found.is_integer():
             raise self.error(f"is {self.text()!r}", "It must be a whole number")
         least, most = (-_YEAR, _YEAR) if self.key == "minutes" else (0, _MOST)
         if found == 0 or not least <= found <= most:

@@ -46,10 +46,23 @@ class Fault(StrEnum):
     LINK_LOST = "link_lost"
     FARM_BROKEN = "farm_broken"
     NIGHTLY_RESET = "nightly_reset"
+    FARM_FLAPS = "farm_flaps"
+    NIGHTLY_FARMS = "nightly_farms"
+    FARM_UNNAMED = "farm_unnamed"
+    IDS_HELD = "ids_held"
     CLOCK_OFF = "clock_off"
 
 
-OUTAGES = frozenset({Fault.LINK_LOST, Fault.FARM_BROKEN, Fault.NIGHTLY_RESET})
+OUTAGES = frozenset(
+    {
+        Fault.LINK_LOST,
+        Fault.FARM_BROKEN,
+        Fault.NIGHTLY_RESET,
+        Fault.FARM_FLAPS,
+        Fault.NIGHTLY_FARMS,
+        Fault.FARM_UNNAMED,
+    }
+)
 """Faults of the gateway as a whole; the request that is chosen begins them."""
 
 BENDING = frozenset(
@@ -74,9 +87,13 @@ SETTINGS: Mapping[Fault, Mapping[str, float]] = MappingProxyType(
         Fault.NEWEST_MISSING: {"bars": 3},
         Fault.PARTIAL: {"share": 0.5},
         Fault.RESTATED: {"factor": 0.5},
-        Fault.LINK_LOST: {"seconds": 5.0, "code": 1102},
+        Fault.LINK_LOST: {"seconds": 5.0, "code": 1102, "repeats": 1},
         Fault.FARM_BROKEN: {"seconds": 5.0},
         Fault.NIGHTLY_RESET: {"seconds": 5.0},
+        Fault.FARM_FLAPS: {"seconds": 0.7, "repeats": 1},
+        Fault.NIGHTLY_FARMS: {"seconds": 5.0, "repeats": 5, "flap": 0.7},
+        Fault.FARM_UNNAMED: {"seconds": 5.0, "repeats": 1},
+        Fault.IDS_HELD: {"seconds": 30.0},
         Fault.CLOCK_OFF: {"minutes": 10.0},
     }
 )
@@ -90,6 +107,8 @@ def occasions_of(fault: Fault) -> frozenset[Occasion]:
     """Return what a fault can meet; most concern historical requests only."""
     if fault is Fault.SILENCE:
         return frozenset(Occasion)
+    if fault is Fault.IDS_HELD:
+        return frozenset({Occasion.CONNECT})
     if fault is Fault.HANG_UP:
         return _DATA | {Occasion.CONNECT}
     return _DATA if fault in _OF_DATA else frozenset({Occasion.HISTORY})
@@ -112,8 +131,9 @@ class Met:
 class FaultRule:
     """A fault and what it meets.
 
-    ``nth`` counts the occasions that fit everything before it; empty is all of them. ``times`` is
-    how often it happens at most. ``settings`` holds what differs from the defaults.
+    ``nth`` counts the occasions that fit everything before it, and ``every`` of so many hits one;
+    without either it is all of them. ``times`` is how often it happens at most. ``settings`` holds
+    what differs from the defaults. ``text`` is that of an error, or the list of farms in 1102.
     """
 
     fault: Fault
@@ -122,6 +142,7 @@ class FaultRule:
     start: datetime | None = None
     until: datetime | None = None
     nth: frozenset[int] = frozenset()
+    every: int | None = None
     times: int | None = None
     probability: float = 1.0
     settings: Mapping[str, float] = field(default_factory=dict)
@@ -138,6 +159,12 @@ class FaultRule:
         if self.fault is Fault.PAST_OLDEST and not met.is_past_oldest:
             return False
         return self.is_due(met.now)
+
+    def counts(self, place: int) -> bool:
+        """Say whether it happens at the occasion of that number, from 1."""
+        if self.every is not None and place % self.every == 0:
+            return True
+        return place in self.nth or not (self.nth or self.every)
 
     def is_due(self, now: datetime | None) -> bool:
         """Say whether its time has come and not passed."""
@@ -200,6 +227,5 @@ def _happens(rule: FaultRule, tally: _Tally) -> bool:
         return False
     tally.met += 1
     by_chance = rule.probability >= 1 or tally.chance.random() < rule.probability
-    is_counted = not rule.nth or tally.met in rule.nth
     is_left = rule.times is None or tally.happened < rule.times
-    return by_chance and is_counted and is_left
+    return by_chance and rule.counts(tally.met) and is_left

@@ -2,12 +2,14 @@
 
 Source: CME Group's contract specifications (grade O): equity index futures end at 08:30 Chicago
 on the third Friday of March, June, September and December, crude oil at 14:30 New York three
-business days before the 25th of the month before the contract's. When a contract is first
-listed is this simulator's choice (grade P).
+business days before the 25th of the month before the contract's, gold at 13:30 New York on the
+third last business day of its month. MES and gold as live gateways told them:
+https://github.com/ib-api-reloaded/ib_async/issues/128 (grade L). When a contract is first listed is
+this simulator's choice (grade P).
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -37,16 +39,62 @@ class Product:
     multiplier: str
     months: tuple[int, ...]
     ends_at: time
+    ends_on: Callable[[int, int], date]
+
+
+def _third_friday(year: int, month: int) -> date:
+    first = date(year, month, 1)
+    return _business_day(first + timedelta(days=(4 - first.weekday()) % 7 + 14), back=0)
+
+
+def _before_the_25th(year: int, month: int) -> date:
+    """Return the third business day before the 25th of the month before."""
+    before = date(year, month, 1) - timedelta(days=1)
+    return _business_day(before.replace(day=25), back=3)
+
+
+def _third_last(year: int, month: int) -> date:
+    """Return the third last business day of a month."""
+    following = date(year + month // 12, month % 12 + 1, 1)
+    return _business_day(following - timedelta(days=1), back=2)
 
 
 _QUARTERS, _ALL = (3, 6, 9, 12), tuple(range(1, 13))
 
+
+def _equity(symbol: str, name: str, multiplier: str) -> Product:
+    ends = (time(8, 30), _third_friday)
+    return Product(symbol, Venue.CME, "CME", name, 0.25, multiplier, _QUARTERS, *ends)
+
+
 PRODUCTS = {
     each.symbol: each
     for each in (
-        Product("ES", Venue.CME, "CME", "E-mini S&P 500", 0.25, "50", _QUARTERS, time(8, 30)),
-        Product("NQ", Venue.CME, "CME", "E-mini NASDAQ 100", 0.25, "20", _QUARTERS, time(8, 30)),
-        Product("CL", Venue.NYMEX, "NYMEX", "Crude Oil", 0.01, "1000", _ALL, time(14, 30)),
+        _equity("ES", "E-mini S&P 500", "50"),
+        _equity("MES", "Micro E-Mini S&P 500 Stock Price Index", "5"),
+        _equity("NQ", "E-mini NASDAQ 100", "20"),
+        Product(
+            symbol="CL",
+            venue=Venue.NYMEX,
+            exchange="NYMEX",
+            name="Crude Oil",
+            min_tick=0.01,
+            multiplier="1000",
+            months=_ALL,
+            ends_at=time(14, 30),
+            ends_on=_before_the_25th,
+        ),
+        Product(
+            symbol="GC",
+            venue=Venue.NYMEX,
+            exchange="COMEX",
+            name="Gold",
+            min_tick=0.1,
+            multiplier="100",
+            months=_ALL,
+            ends_at=time(13, 30),
+            ends_on=_third_last,
+        ),
     )
 }
 
@@ -115,7 +163,7 @@ def with_front(chain: Instrument, instruments: Iterable[Instrument], now_s: int)
 
 
 def _expiry(product: Product, year: int, month: int, *, kept: bool) -> Expiry:
-    last = _last_trade_date(product, year, month)
+    last = product.ends_on(year, month)
     zone = ZoneInfo(ZONES[product.venue])
     end = datetime.combine(last, product.ends_at, zone).astimezone(UTC)
     return Expiry(
@@ -126,14 +174,6 @@ def _expiry(product: Product, year: int, month: int, *, kept: bool) -> Expiry:
         end_s=int(end.timestamp()),
         kept=kept,
     )
-
-
-def _last_trade_date(product: Product, year: int, month: int) -> date:
-    if product.venue is Venue.NYMEX:
-        before = date(year, month, 1) - timedelta(days=1)
-        return _business_day(before.replace(day=25), back=3)
-    first = date(year, month, 1)
-    return _business_day(first + timedelta(days=(4 - first.weekday()) % 7 + 14), back=0)
 
 
 def _business_day(day: date, *, back: int) -> date:

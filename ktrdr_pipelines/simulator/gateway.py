@@ -28,6 +28,7 @@ from ktrdr_pipelines.simulator.rules import GatewayRules, kind_of
 from ktrdr_pipelines.simulator.session import SERVER_VERSIONS
 from ktrdr_pipelines.simulator.steps import DurationTable
 from ktrdr_pipelines.simulator.updates import EVERY_S
+from ktrdr_pipelines.simulator.variants import Variants
 from ktrdr_pipelines.simulator.workers import Workers
 
 _TIME = 49
@@ -57,6 +58,7 @@ class Gateway:
     update_s: float = EVERY_S
     script: Script | None = None
     linger_s: float = LINGER_S
+    variants: Variants = Variants()  # noqa: RUF009 - immutable
 
     @property
     def versions(self) -> tuple[int, int]:
@@ -69,7 +71,8 @@ class Gateway:
 
     def setting(self, version: int) -> Setting:
         """Return what an answer depends on now."""
-        return Setting(self.market, version, int(self.clock.now().timestamp()), self.durations)
+        now_s = int(self.clock.now().timestamp())
+        return Setting(self.market, version, now_s, self.durations, self.variants)
 
     def told_now(self) -> datetime:
         """Return the time that clients are told."""

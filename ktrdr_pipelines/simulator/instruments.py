@@ -50,7 +50,8 @@ class Instrument:
     """One contract: its fields as contract details state them.
 
     ``key`` names it in logs and folders of recordings, ``exchange`` is where bars are asked
-    from, ``exchanges`` is every name a request may use for that.
+    from, ``exchanges`` is every name a request may use for that; ``own_zone`` is set where it is
+    told in another zone than its venue.
     """
 
     key: str
@@ -67,11 +68,12 @@ class Instrument:
     trading_class: str
     multiplier: str = ""
     expiry: Expiry | None = None
+    own_zone: str = ""
 
     @property
     def zone(self) -> str:
         """The zone of its exchange."""
-        return ZONES[self.venue]
+        return self.own_zone or ZONES[self.venue]
 
     @property
     def exchanges(self) -> tuple[str, ...]:

@@ -24,6 +24,9 @@ from ktrdr_pipelines.simulator.instruments import Instrument, SecType
 THIN_TRADE_SHARE = 60
 """Of 256 minutes of a thin stock, how many see a trade."""
 
+LATE_EXTENDED_SHARE = 1
+"""Of 256 minutes of a late stock outside regular hours, how many see a trade."""
+
 _CRYPTO_EXCHANGES = ("PAXOS", "ZEROHASH")
 _FUTURE_YEARS = range(2008, 2037)
 _BASIS_YEAR = 2020
@@ -45,7 +48,8 @@ class Listing:
 
     ``price`` is its level at the start of 2020, ``daily_move`` the standard deviation of a
     session's relative move, ``minute_volume`` the shares of a middling minute (0: it has no
-    volume), ``trade_share`` of 256 minutes how many see a trade. ``path`` names the random
+    volume), ``trade_share`` of 256 minutes how many see a trade, ``extended_share`` those outside
+    regular hours. ``path`` names the random
     numbers it moves by, which instruments may share, ``shift_ticks`` the distance from that path;
     ``volume_parts`` is how many units of volume make one.
     """
@@ -56,6 +60,7 @@ class Listing:
     daily_move: float
     minute_volume: int
     trade_share: int = 256
+    extended_share: int = 256
     path: str = ""
     shift_ticks: int = 0
     volume_parts: int = 1
@@ -80,7 +85,8 @@ class Listing:
 def listings() -> dict[Instrument, Listing]:
     """Return every instrument of the synthetic market; it is built once a process.
 
-    ``THIN``, which often does not trade, and ``TWIN``, of which there are two, are invented.
+    ``THIN``, which often does not trade, ``LATE``, whose first trade before the regular hours comes
+    late or never, and ``TWIN``, of which there are two, are invented.
     """
     stocks = (_stocks(), _stocks_again(), _stocks_abroad())
     kinds = (*stocks, _pairs(), _indices(), _cryptos(), _futures())
@@ -98,7 +104,17 @@ def _stocks() -> Iterator[Listing]:
         day = date.fromisoformat(listed)
         yield Listing(stock, day, float(price), float(move), int(volume))
     thin = us_stock("THIN", "NYSE", "THINLY TRADED INC")
-    yield Listing(thin, date(2003, 6, 2), 12.4, 0.024, 300, trade_share=THIN_TRADE_SHARE)
+    yield Listing(
+        thin,
+        date(2003, 6, 2),
+        12.4,
+        0.024,
+        300,
+        trade_share=THIN_TRADE_SHARE,
+        extended_share=THIN_TRADE_SHARE,
+    )
+    late = us_stock("LATE", "NYSE", "LATE RISING INC")
+    yield Listing(late, date(2002, 4, 1), 31.7, 0.014, 2_000, extended_share=LATE_EXTENDED_SHARE)
     yield Listing(us_stock("TWIN", "NYSE", "TWIN ONE INC"), date(2001, 3, 5), 44.1, 0.018, 900)
 
 

@@ -9,6 +9,7 @@ from ktrdr_pipelines.simulator.instruments import Instrument
 from ktrdr_pipelines.simulator.market import BarQuery, Market, PricedBars, What
 from ktrdr_pipelines.simulator.replay import ReplayMarket
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.variants import MarketVariants
 
 
 class EmptyMarket:
@@ -38,10 +39,14 @@ class EmptyMarket:
         return None
 
 
-def open_market(bars_folder: Path | None, seed: int) -> Market:
-    """Open the recorded bars of a folder, or the synthetic market of a seed.
+def open_market(
+    bars_folder: Path | None,
+    seed: int,
+    variants: MarketVariants = MarketVariants(),  # noqa: B008 - immutable
+) -> Market:
+    """Open the recorded bars of a folder, or the synthetic market of a seed and its variants.
 
     Raises:
         SimulatorError: the folder holds no recorded bars, or one of its files is malformed.
     """
-    return SyntheticMarket(seed) if bars_folder is None else ReplayMarket(bars_folder)
+    return SyntheticMarket(seed, variants) if bars_folder is None else ReplayMarket(bars_folder)

@@ -25,6 +25,9 @@ _SHARES_PER_TRADE = 100
 _LEAST_TRADES = 60
 """Shares and trades that every minute with a trade has at least: one a second."""
 
+_EDGES_OF_EXTENDED = 4
+"""Edges of a session with three parts, of which the first and the last are extended hours."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Profile:
@@ -116,10 +119,11 @@ class MinutePaths:
         times = start[:, np.newaxis] + MINUTE_S * np.arange(count)
         random = words(self._minute_key, times // MINUTE_S)
         bars = self._bridged(random, sessions, part)
-        return _flat(bars, times, sessions, self._traded(random))
+        return _flat(bars, times, sessions, self._traded(random, part))
 
-    def _traded(self, random: Words) -> Ints | None:
-        share = self._listing.trade_share
+    def _traded(self, random: Words, part: int) -> Ints | None:
+        is_extended = part in {0, 2} and self._edges.shape[1] == _EDGES_OF_EXTENDED
+        share = self._listing.extended_share if is_extended else self._listing.trade_share
         return None if share >= 256 else np.flatnonzero(bits(random.ravel(), 56, 8) < share)
 
     def _bridged(self, random: Words, sessions: Ints, part: int) -> tuple[Ints, ...]:

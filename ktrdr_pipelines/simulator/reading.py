@@ -24,9 +24,10 @@ from ktrdr_pipelines.simulator.refusals import (
     invalid,
     service_error,
 )
-from ktrdr_pipelines.simulator.sizes import DAY, LEGAL_SIZES, SIZE_BY_TEXT, BarSize
+from ktrdr_pipelines.simulator.sizes import DAY, LEGAL_SIZES, SIZE_BY_TEXT, WEEK, BarSize
 from ktrdr_pipelines.simulator.steps import DurationTable, step_refusal
 from ktrdr_pipelines.simulator.timetext import BAD_END, EndTime, EndTimeError, parse_end
+from ktrdr_pipelines.simulator.variants import Variants
 
 _LIVE_WHAT = frozenset({What.TRADES, What.MIDPOINT, What.BID, What.ASK, What.AGGTRADES})
 _SHORTEST_LIVE_S = 5
@@ -40,6 +41,7 @@ class Setting:
     version: int
     now_s: int
     durations: DurationTable = DurationTable.WIDE
+    variants: Variants = Variants()  # noqa: RUF009 - immutable
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ def read_history(setting: Setting, request: HistoryRequest) -> Asked:
     Raises:
         RefusedError: a text is malformed, or the instrument has no such data.
     """
-    end = _end(request.end, setting.now_s)
-    duration, size = _duration(request.duration), _size(request.bar_size)
+    end = _end(request.end, setting)
+    duration, size = _duration(request.duration), _size(request.bar_size, setting.variants)
     what = read_what(request.what)
     _check_together(request, what, size)
     instrument = find_one(setting.market.instruments(), request.contract, setting.now_s).instrument
@@ -101,10 +103,11 @@ def _check_together(request: HistoryRequest, what: What, size: BarSize) -> None:
             raise invalid(cause)
 
 
-def _size(text: str) -> BarSize:
-    if text not in SIZE_BY_TEXT:
+def _size(text: str, variants: Variants) -> BarSize:
+    size = SIZE_BY_TEXT.get(text)
+    if size is None or (size == WEEK and not variants.week_name.admits(text)):
         raise invalid(f"Historical data bar size setting is invalid. Legal ones are: {LEGAL_SIZES}")
-    return SIZE_BY_TEXT[text]
+    return size
 
 
 def _duration(text: str) -> Duration:
@@ -114,8 +117,8 @@ def _duration(text: str) -> Duration:
         raise invalid(str(error)) from None
 
 
-def _end(text: str, now_s: int) -> EndTime:
+def _end(text: str, setting: Setting) -> EndTime:
     try:
-        return parse_end(text, now_s)
+        return parse_end(text, setting.now_s, setting.variants.login_zone)
     except EndTimeError:
         raise RefusedError(10314, BAD_END) from None

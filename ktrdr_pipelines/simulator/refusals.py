@@ -54,8 +54,8 @@ class RefusedError(Exception):
 
 
 def invalid(cause: str) -> RefusedError:
-    """Build the refusal of a request that fails validation."""
-    return RefusedError(321, f"Error validating request.-'bM' : cause - {cause}")
+    """Build the refusal of a request that fails validation; its token varies (grade L)."""
+    return RefusedError(321, f"Error validating request.-'bK' : cause - {cause}")
 
 
 def service_error(text: str) -> RefusedError:

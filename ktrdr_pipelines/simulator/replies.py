@@ -37,9 +37,9 @@ class HistoryAnswer:
     fields: bytes
 
 
-def handshake(version: int, connected_at: str) -> bytes:
-    """Say which version both will speak."""
-    return wire.message((version, connected_at))
+def handshake(version: int, connected_at: str, encoding: str = "utf-8") -> bytes:
+    """Say which version both will speak, and since when, in the encoding of the machine."""
+    return wire.frame(f"{version}\0{connected_at}\0".encode(encoding))
 
 
 def error(version: int, failed: ApiError) -> bytes:

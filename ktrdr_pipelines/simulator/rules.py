@@ -73,7 +73,9 @@ class GatewayRules:
 
     A head timestamp request stays open until it is cancelled or its client leaves, answered or
     not (grade O). The id of a client that dies stays taken for ``hold_s`` (grade C); one that
-    hangs up with nothing open has ended properly.
+    hangs up with nothing open has ended properly. Until ``all_held_until`` the sockets of before
+    hold every id, as after a night in which the gateway did not let them go (grade L:
+    https://github.com/ib-api-reloaded/ib_async/issues/152).
     """
 
     now_s: Callable[[], float] = _no_time
@@ -81,18 +83,24 @@ class GatewayRules:
     pacing: PacingRules = field(default_factory=lambda: PacingRules(PacingMode.OFF, _no_time))
     clients: set[int] = field(default_factory=set)
     held_until: dict[int, float] = field(default_factory=dict)
+    all_held_until: float = 0.0
     open_requests: dict[tuple[int, int], Kind] = field(default_factory=dict)
     violations: Counter[PacingRule] = field(default_factory=Counter)
     on_violation: Callable[[PacingRule, int], None] | None = None
 
     def join(self, client_id: int) -> ApiError | None:
         """Take a client id, or say why not."""
-        if client_id in self.clients or self.held_until.get(client_id, 0.0) > self.now_s():
+        until_s = max(self.all_held_until, self.held_until.get(client_id, 0.0))
+        if client_id in self.clients or until_s > self.now_s():
             return ApiError(326, ID_IN_USE)
         if len(self.clients) >= MAX_CLIENTS:
             return ApiError(502, TOO_MANY_CLIENTS)
         self.clients.add(client_id)
         return None
+
+    def hold_all(self, seconds: float) -> None:
+        """Let no client id be taken for some seconds from now."""
+        self.all_held_until = self.now_s() + seconds
 
     def leave(self, client_id: int, *, died: bool = False) -> None:
         """Free a client id and every request it had open; one that died keeps its id a while."""

@@ -121,8 +121,9 @@ class SimulatorServer:
             loop.call_soon_threadsafe(self._tell, ApiError(code, text))
 
     def lift_faults(self) -> None:
-        """Let nothing go wrong any more, and end the outage that lasts; thread-safe."""
+        """Let nothing go wrong any more, end the outage that lasts and free ids; thread-safe."""
         self._gateway.faults = FaultPlan()
+        self._gateway.rules.all_held_until = 0.0
         if self._server is not None:
             self._server.get_loop().call_soon_threadsafe(self._gateway.outages.end)
 
@@ -163,7 +164,7 @@ class SimulatorServer:
         if self._server is None:
             return
         self._server.close()
-        self._gateway.outages.stop_timer()
+        self._gateway.outages.stop_timers()
         await asyncio.gather(*(connection.end() for connection in list(self._connections)))
         await self._server.wait_closed()
         self._server = None

@@ -14,6 +14,7 @@ from ktrdr_pipelines.simulator.bending import bent
 from ktrdr_pipelines.simulator.falsehoods import false_error
 from ktrdr_pipelines.simulator.faults import BENDING, Fault, FaultRule
 from ktrdr_pipelines.simulator.gateway import Gateway
+from ktrdr_pipelines.simulator.languages import localised
 from ktrdr_pipelines.simulator.messages import DataRequest, HistoryRequest
 from ktrdr_pipelines.simulator.outbox import Outbox
 from ktrdr_pipelines.simulator.pacing import PacingRule, is_small_bar
@@ -109,12 +110,16 @@ async def _computed(gateway: Gateway, outbox: Outbox, call: Call) -> Answer:
     setting, request, rule = gateway.setting(call.version), call.request, call.fault
     call.answered_at = setting
     refused = None if rule is None else false_error(rule, request)
+    language = setting.variants.language
     if refused is not None:
-        return Answer(replies.error(call.version, refused), error_code=refused.code)
+        told = replies.error(call.version, localised(language, refused))
+        return Answer(told, error_code=refused.code)
     answered = await _true_answer(outbox, call, setting)
     if rule is None or rule.fault not in BENDING or answered.error_code is not None:
         return answered
-    return bent(answered, rule, version=call.version, request_id=request.request_id)
+    return bent(
+        answered, rule, version=call.version, request_id=request.request_id, language=language
+    )
 
 
 async def _true_answer(outbox: Outbox, call: Call, setting: Setting) -> Answer:
@@ -135,7 +140,7 @@ async def _has_worker(gateway: Gateway, call: Call, answered: Answer) -> bool:
         return True
     if is_small_bar(request.bar_size):
         return True
-    seconds = gateway.workers.book(answered.count or 0)
+    seconds = gateway.workers.book(answered.count or 0, has_end=bool(request.end))
     if seconds is None:
         gateway.rules.violated(PacingRule.OVERLOAD, call.client_id)
         return False

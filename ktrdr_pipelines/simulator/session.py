@@ -13,6 +13,7 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.simulator import replies, wire
 from ktrdr_pipelines.simulator.actions import Abandon, Action, Close, Refuse, Send, Serve
 from ktrdr_pipelines.simulator.decoding import MessageError, decode
+from ktrdr_pipelines.simulator.languages import localised
 from ktrdr_pipelines.simulator.messages import (
     CancelHead,
     CancelHistory,
@@ -31,6 +32,7 @@ from ktrdr_pipelines.simulator.replies import ApiError
 from ktrdr_pipelines.simulator.rules import GatewayRules, Kind, kind_of
 from ktrdr_pipelines.simulator.smalltalk import Facts, reply_to, start_up
 from ktrdr_pipelines.simulator.timetext import server_text
+from ktrdr_pipelines.simulator.variants import GREETING_ENCODING, Variants
 
 SERVER_VERSIONS = IbLimitsRegistry.SERVER_VERSIONS.value
 
@@ -67,6 +69,7 @@ class ClientSession:
         now: reads the gateway's clock.
         is_deaf: says of a plain request whether it stays without an answer.
         versions: the lowest and highest version that it speaks.
+        variants: in what it differs from others.
     """
 
     def __init__(
@@ -77,12 +80,14 @@ class ClientSession:
         now: Callable[[], datetime],
         is_deaf: Callable[[PlainRequest], bool] = _never,
         versions: tuple[int, int] = SERVER_VERSIONS,
+        variants: Variants = Variants(),  # noqa: B008 - immutable
     ) -> None:
         self._rules = rules
         self._is_deaf = is_deaf
         self._account = account
         self._now = now
         self._versions = versions
+        self._variants = variants
         self._greeting = b""
         self._frames = wire.FrameReader()
         self._rate = rules.message_rate()
@@ -111,8 +116,8 @@ class ClientSession:
             self.client_id = None
 
     def error(self, failed: ApiError) -> bytes:
-        """Frame an error in the version both speak."""
-        return replies.error(self.version, failed)
+        """Frame an error in the version both speak, in the language of the gateway."""
+        return replies.error(self.version, localised(self._variants.language, failed))
 
     def answered(self, request: DataRequest) -> None:
         """Free the slot of an answered request; a head timestamp keeps its until cancelled."""
@@ -162,7 +167,9 @@ class ClientSession:
             self.stage = Stage.CLOSED
             return [Close()]
         self.version, self.stage = version, Stage.START
-        return [Send(replies.handshake(version, server_text(self._now())))]
+        variants = self._variants
+        since = server_text(self._now(), variants.login_zone, variants.greeting_zone)
+        return [Send(replies.handshake(version, since, GREETING_ENCODING))]
 
     def _take_start(self, payload: bytes) -> list[Action]:
         request = self._decoded(payload)
@@ -176,7 +183,7 @@ class ClientSession:
             self.stage = Stage.CLOSED
             return [Send(self.error(refused)), Close()]
         self.client_id, self.stage = request.client_id, Stage.READY
-        return [Send(start_up(self.version, self._account))]
+        return [Send(start_up(self.version, self._facts()))]
 
     def _take_request(self, payload: bytes) -> list[Action]:
         actions: list[Action] = []
@@ -190,8 +197,7 @@ class ClientSession:
             case CancelHead(request_id):
                 actions = self._cancel_head(request_id)
             case PlainRequest() as request if not self._is_deaf(request):
-                facts = Facts(self._account, int(self._now().timestamp()))
-                actions = [Send(reply_to(request, facts))]
+                actions = [Send(reply_to(request, self._facts()))]
             case OrderMessage(order_id):
                 actions = [self._tell(321, READ_ONLY, order_id)]
             case UnknownMessage(type_id):
@@ -199,6 +205,9 @@ class ClientSession:
             case StartApi() | PlainRequest():
                 pass
         return actions
+
+    def _facts(self) -> Facts:
+        return Facts(self._account, int(self._now().timestamp()), self._variants)
 
     def _decoded(self, payload: bytes) -> Request | Send:
         try:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ktrdr_pipelines.simulator import accounts, replies
+from ktrdr_pipelines.simulator.languages import localised
 from ktrdr_pipelines.simulator.messages import PlainRequest
 from ktrdr_pipelines.simulator.replies import ApiError
 from ktrdr_pipelines.simulator.timetext import zoned
+from ktrdr_pipelines.simulator.variants import Variants
 
 FIRST_ORDER_ID = 1
 
@@ -26,17 +28,27 @@ class Facts:
 
     account: str
     now_s: int
+    variants: Variants = Variants()  # noqa: RUF009 - immutable
 
     @property
     def clock(self) -> str:
         """The time as account updates tell it, ``HH:MM``."""
-        return zoned(self.now_s)[9:14]
+        return zoned(self.now_s, self.variants.login_zone)[9:14]
+
+    @property
+    def accounts(self) -> str:
+        """The list of accounts, which some gateways end with a comma.
+
+        Source: https://github.com/wrighter/ib-scripts/issues/9 (grade L).
+        """
+        return f"{self.account}," if self.variants.account_comma else self.account
 
 
-def start_up(version: int, account: str) -> bytes:
+def start_up(version: int, facts: Facts) -> bytes:
     """Say what a gateway says once a client has named its id, in a real gateway's order."""
-    farms = [replies.error(version, farm) for farm in FARMS_OK]
-    named = replies.managed_accounts(account)
+    language = facts.variants.language
+    farms = [replies.error(version, localised(language, farm)) for farm in FARMS_OK]
+    named = replies.managed_accounts(facts.accounts)
     return b"".join([named, replies.next_valid_id(FIRST_ORDER_ID), *farms])
 
 
@@ -48,7 +60,7 @@ _REPLIES: dict[int, _Reply] = {
     7: lambda asked, _: replies.executions_end(asked.request_id),
     8: lambda _, __: replies.next_valid_id(FIRST_ORDER_ID),
     16: lambda _, __: replies.open_orders_end(),
-    17: lambda _, facts: replies.managed_accounts(facts.account),
+    17: lambda _, facts: replies.managed_accounts(facts.accounts),
     49: lambda _, facts: replies.current_time(facts.now_s),
     61: lambda _, __: accounts.positions(),
     62: lambda asked, facts: accounts.summary(asked.request_id, facts.account, asked.tags),

@@ -92,7 +92,9 @@ ETH 2017-01-03  129.61 0.048 90000 0.01 Ethereum
 
 FUTURES = """
 ES 1997-09-09 3231.00 0.011 1200  7
+MES 2019-05-06 3231.00 0.011 2400 7
 NQ 1999-06-21 8745.00 0.014  600 20
 CL 1983-03-30   61.06 0.023  500  3
+GC 1980-01-02 1523.10 0.010  700  9
 """
 """The last column is the basis: ticks by which each later month stands above the one before."""

@@ -8,21 +8,23 @@ below a minute are built of its ``seconds``.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
 from ktrdr_pipelines.simulator.bars import Bars, aggregated, empty_bars, joined
-from ktrdr_pipelines.simulator.calendar import calendar_of
+from ktrdr_pipelines.simulator.calendar import calendar_of, crypto_sessions
 from ktrdr_pipelines.simulator.durations import Window
-from ktrdr_pipelines.simulator.hours import MINUTE_S, Hours
-from ktrdr_pipelines.simulator.instruments import Instrument
-from ktrdr_pipelines.simulator.listings import listings
-from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
+from ktrdr_pipelines.simulator.flatbars import filled
+from ktrdr_pipelines.simulator.hours import MINUTE_S, Hours, MarketCalendar
+from ktrdr_pipelines.simulator.instruments import Instrument, SecType
+from ktrdr_pipelines.simulator.listings import Listing, listings
+from ktrdr_pipelines.simulator.market import TRADED, BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.minutes import MinutePaths
 from ktrdr_pipelines.simulator.quotes import by_time, priced, quoted
 from ktrdr_pipelines.simulator.seconds import cut_minute, seconds_of
 from ktrdr_pipelines.simulator.sizes import DAY, MINUTE
+from ktrdr_pipelines.simulator.variants import MarketVariants
 
 _BLOCK = 256
 """Sessions computed at once: about a year, which keeps the columns in the processor's cache."""
@@ -38,10 +40,16 @@ class SyntheticMarket:
     """Stocks, pairs, futures, indices and crypto with invented prices over real calendars.
 
     Nothing here pays a dividend or splits: ADJUSTED_LAST is the same as TRADES.
+
+    Args:
+        seed: the number that it grows from.
+        variants: in what it differs from other markets of the same seed.
     """
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, seed: int = 1, variants: MarketVariants = MarketVariants()) -> None:  # noqa: B008 - immutable
         self.seed = seed
+        self._variants = variants
+        self._listings = _listings_in(variants.crypto_zone)
         self._paths = lru_cache(maxsize=None)(self._new_paths)
         self._day_block = lru_cache(maxsize=_KEPT_DAY_BLOCKS)(self._new_day_block)
 
@@ -50,11 +58,11 @@ class SyntheticMarket:
 
     def instruments(self) -> Sequence[Instrument]:
         """Return every listing's instrument."""
-        return tuple(listings())
+        return tuple(self._listings)
 
     def hours(self, instrument: Instrument, *, use_rth: bool) -> Hours:
         """Return the sessions of the instrument's market."""
-        return calendar_of(instrument.venue).hours(use_rth=use_rth)
+        return _calendar(instrument).hours(use_rth=use_rth)
 
     def default_now(self) -> datetime | None:
         """Return None: the market goes on for ever, so now is the machine's."""
@@ -75,13 +83,13 @@ class SyntheticMarket:
         bars = self._quoted(instrument, build(instrument, living, hours), query.what)
         if query.size > DAY:
             bars = aggregated(bars, query.size, hours)
-        return priced(bars, listings()[instrument], query.what)
+        return priced(bars, self._listings[instrument], query.what)
 
     def _new_paths(self, instrument: Instrument) -> MinutePaths:
-        return MinutePaths(self.seed, listings()[instrument], calendar_of(instrument.venue))
+        return MinutePaths(self.seed, self._listings[instrument], _calendar(instrument))
 
     def _first_session(self, instrument: Instrument, hours: Hours) -> int:
-        listed = (listings()[instrument].listed - date(1970, 1, 1)).days
+        listed = (self._listings[instrument].listed - date(1970, 1, 1)).days
         return int(np.searchsorted(hours.labels, listed))
 
     def _sessions(self, instrument: Instrument, window: Window, hours: Hours) -> range:
@@ -105,7 +113,17 @@ class SyntheticMarket:
             pieces = seconds_of(touched).between(window.start_s, window.end_s)
         else:
             pieces = _within(minutes, window)
-        return aggregated(_weighed(pieces, query.what), size, hours)
+        bars = aggregated(_weighed(pieces, query.what), size, hours)
+        if size.is_dated or not self._has_flat_bars(instrument, query.what):
+            return bars
+        return filled(bars, minutes, size, window=window, hours=hours)
+
+    def _has_flat_bars(self, instrument: Instrument, what: What) -> bool:
+        """Say whether an instrument's intervals without a trade come as bars."""
+        if what not in TRADED or not self._listings[instrument].minute_volume:
+            return False
+        names = (instrument.key, instrument.symbol, instrument.local_symbol, instrument.sec_type)
+        return self._variants.fills(names)
 
     def _dated(self, instrument: Instrument, query: BarQuery, hours: Hours) -> Bars:
         """Build daily bars: whole sessions out of kept blocks, cut ones out of minutes."""
@@ -151,6 +169,26 @@ class SyntheticMarket:
         if what not in _SPREAD or not len(bars):
             return bars
         return quoted(bars, what, self._paths(instrument).spreads(bars.session))
+
+
+@cache
+def _listings_in(crypto_zone: str) -> dict[Instrument, Listing]:
+    """Return every listing, those of crypto told in a zone of its own where one is given."""
+    if not crypto_zone:
+        return listings()
+    found = {}
+    for instrument, listing in listings().items():
+        own = crypto_zone if instrument.sec_type is SecType.CRYPTO else ""
+        told = replace(instrument, own_zone=own)
+        found[told] = replace(listing, instrument=told)
+    return found
+
+
+def _calendar(instrument: Instrument) -> MarketCalendar:
+    """Return the calendar of an instrument: crypto of a zone of its own has sessions."""
+    if instrument.own_zone:
+        return crypto_sessions(instrument.own_zone)
+    return calendar_of(instrument.venue)
 
 
 def _weighed(bars: Bars, what: What) -> Bars:

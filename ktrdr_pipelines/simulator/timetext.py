@@ -46,10 +46,11 @@ class EndTime:
     zone_assumed: bool = False
 
 
-def parse_end(text: str, now_s: int) -> EndTime:
+def parse_end(text: str, now_s: int, own_zone: str = ZONE) -> EndTime:
     """Read an ``endDateTime``; an empty one is now.
 
-    One with a dash is UTC; without a zone it is the gateway's own, without a date today's there.
+    One with a dash is UTC; without a zone it is in ``own_zone``, the gateway's, without a date
+    today's there.
 
     Raises:
         EndTimeError: the text has another form.
@@ -59,7 +60,7 @@ def parse_end(text: str, now_s: int) -> EndTime:
     found = _END.fullmatch(text)
     if found is None or (found[2] == "-" and found[4]):
         raise EndTimeError(text)
-    zone = UTC if found[2] == "-" else _zone(found[4] or ZONE)
+    zone = UTC if found[2] == "-" else _zone(found[4] or own_zone)
     day = found[1] or f"{datetime.fromtimestamp(now_s, zone):%Y%m%d}"
     try:
         moment = datetime.strptime(day + found[3], "%Y%m%d%H:%M:%S").replace(tzinfo=zone)
@@ -78,10 +79,10 @@ def _zone(name: str) -> tzinfo:
         raise EndTimeError(name) from None
 
 
-def zoned(moment_s: int) -> str:
-    """Write a moment as ``yyyymmdd HH:MM:SS ZONE`` in the gateway's zone."""
-    local = datetime.fromtimestamp(moment_s, ZoneInfo(ZONE))
-    return f"{local:%Y%m%d %H:%M:%S} {ZONE}"
+def zoned(moment_s: int, zone: str = ZONE) -> str:
+    """Write a moment as ``yyyymmdd HH:MM:SS ZONE`` in a zone, by the name that it is given."""
+    local = datetime.fromtimestamp(moment_s, ZoneInfo(zone))
+    return f"{local:%Y%m%d %H:%M:%S} {zone}"
 
 
 def local_text(moment_s: int, zone: str) -> str:
@@ -94,9 +95,18 @@ def utc_text(moment_s: int) -> str:
     return f"{datetime.fromtimestamp(moment_s, UTC):%Y%m%d-%H:%M:%S}"
 
 
-def server_text(now: datetime) -> str:
-    """Write the connection time of the handshake, ``yyyymmdd HH:MM:SS ZONE``."""
-    return f"{now.astimezone(ZoneInfo(ZONE)):%Y%m%d %H:%M:%S %Z}"
+def server_text(now: datetime, zone: str = ZONE, zone_name: str = "") -> str:
+    """Write the connection time of the handshake, ``yyyymmdd HH:MM:SS ZONE``.
+
+    Its zone is the short name (``EST``), or that given; ``GMT-03:00`` where there is no short one,
+    as Java writes it (grade P).
+    """
+    local = now.astimezone(ZoneInfo(zone))
+    short = f"{local:%Z}"
+    if short[:1] in {"+", "-"}:
+        offset = f"{local:%z}"
+        short = f"GMT{offset[:3]}:{offset[3:]}"
+    return f"{local:%Y%m%d %H:%M:%S} {zone_name or short}"
 
 
 def offset_s(moment_s: int, zone: str) -> int:

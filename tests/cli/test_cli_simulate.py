@@ -20,6 +20,7 @@ from ktrdr_pipelines.cli.processes import end, is_free, simulator_process, start
 from ktrdr_pipelines.cli.stopping import stoppable
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.faults import Fault
+from ktrdr_pipelines.simulator.variants import MarketVariants, Variants
 from tests.simulator.rawclient import AAPL, END, raw_client
 
 STUBBORN = """\
@@ -116,8 +117,59 @@ def test_the_example_of_faults_can_be_served(tmp_path: Path, hands: Any, ktrdr: 
 def test_the_help_names_every_fault_and_selector(ktrdr: Any) -> None:
     """Whoever has nothing but the command finds out what can go wrong, and how to choose it."""
     told = ktrdr("simulate", "--help").out
-    named = (*Fault, "kind", "symbol", "from", "until", "nth", "times", "probability")
+    named = (*Fault, "kind", "symbol", "from", "until", "nth", "every", "times", "probability")
     assert [each for each in named if each not in told] == []
+
+
+def test_the_help_names_every_variant(ktrdr: Any) -> None:
+    """In what gateways differ is told there, too."""
+    told = ktrdr("simulate", "--help").out
+    fields = (*Variants.__dataclass_fields__, *MarketVariants.__dataclass_fields__, "end_factor")
+    assert [each for each in fields if each not in told] == []
+
+
+def test_it_differs_as_it_is_told(hands: Any) -> None:
+    """The zone of its login and a variant reach the client."""
+
+    async def ask(port: int) -> tuple[str, str]:
+        ib = ib_async.IB()
+        await ib.connectAsync("127.0.0.1", port, clientId=9)
+        try:
+            future = ib_async.Future("ES", "202403", "CME", currency="USD")
+            (es,) = await ib.reqContractDetailsAsync(future)
+            stock = ib_async.Stock("AAPL", "SMART", "USD")
+            (aapl,) = await ib.reqContractDetailsAsync(stock)
+        finally:
+            ib.disconnect()
+        return f"{es.lastTradeTime} {es.timeZoneId}", aapl.timeZoneId
+
+    options = ("--zone", "Europe/Zurich", "--variant", "zone_names=modern")
+    told = ("--port", "0", "--now", "2024-01-10T20:00:30Z", "--json")
+    with hands.started("simulate", *told, *options) as simulator:
+        port = json.loads(simulator.stdout.readline())["port"]
+        assert asyncio.run(ask(port)) == ("14:30:00 Europe/Zurich", "America/New_York")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--zone", "Mars/Base"), ("Mars/Base", "Europe/Zurich")),
+        (("--zone", "Europe"), ("Europe", "no such zone")),
+        (("--variant", "flat_bar=THIN"), ("Did you mean flat_bars",)),
+        (("--variant", "flat_bars"), ("it has no value",)),
+        (("--variant", "week_name=2W"), ("both, 1 week, 1W, none",)),
+        (("--variant", "plain_expiry_days=-1"), ("whole number of days",)),
+        (("--variant", "account_comma=1"), ("yes or no",)),
+        (("--variant", "end_factor=fast"), ("from 1 to 1000",)),
+        (("--variant", "crypto_zone=Mars"), ("Mars",)),
+        (("--variant", "greeting_zone=\N{SNOWMAN}"), ("no such characters",)),
+    ],
+)
+def test_a_variant_that_there_is_not(
+    ktrdr: Any, options: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    """The text names what is wrong, and what there is."""
+    ktrdr("simulate", "--port", "0", *options).is_error(2, *named)
 
 
 def test_a_malformed_file_of_faults(tmp_path: Path, ktrdr: Any) -> None:
@@ -181,6 +233,9 @@ def test_a_fault_that_no_record_can_show(tmp_path: Path, ktrdr: Any) -> None:
         (("--capture", "a", "--durations", "wide"), "--capture with --durations"),
         (("--bars", "a", "--seed", "1"), "--bars with --seed"),
         (("--longest-wait", "1"), "--longest-wait without --capture"),
+        (("--capture", "a", "--zone", "GB"), "--capture with --zone"),
+        (("--capture", "a", "--variant", "language=es"), "--capture with --variant"),
+        (("--bars", "a", "--variant", "flat_bars=all"), "--bars with --variant flat_bars=all"),
     ],
 )
 def test_options_of_no_effect_are_refused(ktrdr: Any, options: tuple[str, ...], named: str) -> None:

@@ -102,6 +102,23 @@ TABLE = (
     Case("2105 for long", "{fault: farm_broken, seconds: 60, nth: 1}", "2105"),
     Case("the nightly reset, short", "{fault: nightly_reset, seconds: 0.4, nth: 2}", COMPLETE),
     Case("the nightly reset, long", "{fault: nightly_reset, seconds: 60, nth: 2}", "left alone"),
+    Case(
+        "1100 again and again, then 1102 with farms",
+        "{fault: link_lost, seconds: 0.4, repeats: 6, farms: usfarm; ushmds, nth: 2}",
+        COMPLETE,
+    ),
+    Case(
+        "1102 that does not list the farm of bars",
+        "{fault: farm_unnamed, seconds: 0.3, nth: 2}",
+        COMPLETE,
+    ),
+    Case("a farm that flaps", "{fault: farm_flaps, seconds: 0.05, repeats: 5, nth: 1}", COMPLETE),
+    Case(
+        "a whole night",
+        "{fault: nightly_farms, seconds: 0.4, repeats: 5, flap: 0.05, nth: 1}",
+        COMPLETE,
+    ),
+    Case("every id held for long", "{fault: ids_held, seconds: 60}", "client id"),
     # --- errors -----------------------------------------------------------------------------
     Case("321, once", "{fault: invalid, nth: 1}", "Error validating request"),
     Case(
@@ -113,6 +130,7 @@ TABLE = (
     ),
     Case("354 not subscribed", "{fault: error, code: 354, text: Not subscribed., nth: 1}", "354"),
     Case("a burst of pacing violations", "{fault: pacing, nth: [1, 2, 3]}", COMPLETE),
+    Case("violations one by one", "{fault: pacing, every: 2}", COMPLETE),
     Case("pacing violations only", "{fault: pacing}", "pacing violation"),
     # --- "no data" ----------------------------------------------------------------------------
     Case("'no data' where there is data, once", "{fault: no_data, nth: 1}", COMPLETE),

@@ -46,9 +46,13 @@ class RawClient:
 
     def frame(self) -> Frame | None:
         """Read one frame; None at the end of the connection."""
-        header = self._exactly(4)
-        body = None if header is None else self._exactly(struct.unpack(">I", header)[0])
+        body = self.payload()
         return None if body is None else body.decode().split("\0")[:-1]
+
+    def payload(self) -> bytes | None:
+        """Read the bytes of one frame; None at the end of the connection."""
+        header = self._exactly(4)
+        return None if header is None else self._exactly(struct.unpack(">I", header)[0])
 
     def until(self, kind: int, number: int | None = None) -> Frame:
         """Read until a message of a kind, or error of a code, comes; errors by their code."""

@@ -163,7 +163,9 @@ def test_futures_state_their_last_trade_date(both: Both) -> None:
     (front,) = both[1].details(ES).rows
     assert (row[3], row[5], row[9]) == ("20240315", "50", "ESH4")
     assert (row[14], row[15], row[21]) == ("202403", "US/Central", "08:30:00")
-    assert row[16].startswith("20240113:CLOSED;20240114:CLOSED;20240114:1700-20240115:1200;")
+    assert row[16].startswith(
+        "20240113:CLOSED;20240114:1700-20240115:1200;20240115:1700-20240116:1600;"
+    )
     assert row[17].startswith("20240113:CLOSED;20240114:CLOSED;20240115:0830-20240115:1200;")
     assert (front[0], front[2], front[9]) == (row[0], "CONTFUT", "ESH4")
     pinned = contract("ES", "CONTFUT", "CME", conId=front[0])
@@ -213,7 +215,7 @@ def test_heads_are_the_same(both: Both, *, named: dict[str, Any], what: str, hea
 
 NO_DEFINITION = "No security definition has been found for the request"
 NO_HISTORY = "Historical Market Data Service error message:No historical market data for "
-CAUSE = "Error validating request.-'bM' : cause - "
+CAUSE = "Error validating request.-'bK' : cause - "
 REFUSED = [
     (EURUSD, {"what": "TRADES"}, 162, f"{NO_HISTORY}EUR/CASH@FXSUBPIP Last 3600"),
     (SPX, {"what": "MIDPOINT"}, 162, f"{NO_HISTORY}SPX/IND@CBOE MidPoint 3600"),

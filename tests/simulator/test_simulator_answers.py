@@ -15,7 +15,7 @@ SERVICE = "Historical Market Data Service error message:"
 @pytest.mark.parametrize(
     ("changes", "code", "text"),
     [
-        ({"bar_size": "1 mins"}, 321, "Error validating request.-'bM' : cause - Historical data"),
+        ({"bar_size": "1 mins"}, 321, "Error validating request.-'bK' : cause - Historical data"),
         ({"bar_size": "1 sec"}, 321, "bar size setting is invalid"),
         ({"bar_size": "4 mins"}, 321, "20 mins, 30 mins, 1 hour, 2 hours, 3 hours, 4 hours, 8 h"),
         ({"duration": "23 H"}, 321, "integer{SPACE}unit (S|D|W|M|Y)"),

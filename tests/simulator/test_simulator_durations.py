@@ -4,11 +4,12 @@ Monday 15 January 2024 was a holiday, Friday 29 March 2024 Good Friday; 23 Novem
 Thanksgiving and the 24th a half day; clocks went forward on Sunday 10 March 2024.
 """
 
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 
 NEW_YORK = " US/Eastern"
@@ -70,12 +71,70 @@ def test_months_and_years_reach_to_the_same_day(
     assert (days[0], days[-1]) == (first, last)
 
 
-def test_seconds_are_wall_clock(ask: Any) -> None:
-    """S reaches back over closed hours and cuts the first bar at its start."""
-    told = ask.bars("AAPL", "30 mins", "5400 S", "20240116 10:40:00" + NEW_YORK)
-    assert [text[9:14] for text in told.dates] == ["09:30", "10:00", "10:30"]
-    closed = ask.bars("AAPL", "30 mins", "3600 S", "20240116 08:00:00" + NEW_YORK)
-    assert closed.errors[0][0] == 162
+@pytest.mark.parametrize(
+    ("end", "seconds", "first", "bars"),
+    [
+        # inside a session, which 1800 s of the one before it fill up
+        ("20240116 10:40:00", 4200, "20240116 09:30", 3),
+        ("20240116 10:40:00", 6000, "20240112 15:30", 4),
+        # in closed hours, over a weekend with a holiday behind it
+        ("20240116 08:00:00", 3600, "20240112 15:00", 2),
+        ("20240115 12:00:00", 3601, "20240112 14:30", 3),
+        # a whole session, and one second more
+        ("20240116 16:00:00", 23_400, "20240116 09:30", 13),
+        ("20240116 16:00:00", 23_401, "20240112 15:30", 14),
+        # over the half day after Thanksgiving
+        ("20231127 09:40:00", 600 + 12_600 + 60, "20231122 15:30", 9),
+    ],
+)
+def test_seconds_are_those_of_trading(
+    ask: Any, *, end: str, seconds: int, first: str, bars: int
+) -> None:
+    """S passes over closed hours, and cuts the first bar at its start."""
+    told = ask.bars("AAPL", "30 mins", f"{seconds} S", end + NEW_YORK)
+    assert (told.dates[0][:14], len(told.bars)) == (first, bars)
+
+
+def test_a_first_bar_that_seconds_cut_holds_only_its_rest(
+    asker: Any, synthetic: SyntheticMarket
+) -> None:
+    """One second of a half hour is there, and no more."""
+    ask = asker(synthetic, now="2024-01-17T00:00:00+00:00")
+    told = ask.bars("AAPL", "30 mins", "23401 S", "20240116 16:00:00" + NEW_YORK)
+    second = ask.bars("AAPL", "1 secs", "1 S", "20240112 16:00:00" + NEW_YORK)
+    assert told.bars[0][1:6] == second.bars[0][1:6]
+
+
+def test_a_day_of_seconds_reaches_back_almost_four_sessions(
+    asker: Any, synthetic: SyntheticMarket
+) -> None:
+    """86400 s are 3.69 sessions of 23,400 s: as a live gateway answered.
+
+    Source: https://github.com/wboayue/rust-ibapi/issues/835 (grade L).
+    """
+    ask = asker(synthetic, now="2026-09-18T12:00:00+00:00")
+    told = ask.bars("AAPL", "1 hour", "86400 S", "20260918-00:00:00", format_date=2)
+    first = datetime.fromtimestamp(int(told.dates[0]), UTC)
+    assert first == datetime(2026, 9, 14, 15, tzinfo=UTC)
+    assert told.start == "20260916 20:00:00 US/Eastern"
+
+
+@pytest.mark.parametrize(
+    ("duration", "cause"),
+    [
+        ("86401 S", "Historical data request for greater than 86400 seconds rejected."),
+        (
+            "366 D",
+            "Historical data requests for durations longer than 365 days must be made in years.",
+        ),
+    ],
+)
+def test_what_is_too_long_for_its_unit_is_refused(ask: Any, duration: str, cause: str) -> None:
+    """The refusal is one that a client can tell for what it is."""
+    told = ask.bars("AAPL", "1 hour", duration)
+    (error,) = told.errors
+    assert error == (321, f"Error validating request.-'bK' : cause - {cause}")
+    assert IbLimitsRegistry.class_of(*error) is CodeClass.TOO_LONG
 
 
 def test_a_half_day_has_four_hourly_bars(ask: Any) -> None:

@@ -229,6 +229,27 @@ def test_soft_pacing_takes_longer_under_load_and_ends_in_a_disconnect() -> None:
     assert workers.waiting == 2
 
 
+def test_an_end_costs_a_worker_time() -> None:
+    """A request without one takes 30 times less, or as much less as it is told."""
+    for factor, speed in ((30.0, Speed(workers=1)), (4.0, Speed(workers=1, end_factor=4.0))):
+        with_end, without = (Workers(speed, lambda: 100.0).book(100, has_end=has) for has in (1, 0))
+        assert with_end == pytest.approx(0.3 + 100 * 0.0003)
+        assert without == pytest.approx((with_end or 0.0) / factor)
+
+
+def test_requests_with_an_end_wait_under_soft_pacing(synthetic: SyntheticMarket) -> None:
+    """A request without an end is answered while the one before it, which has one, still waits."""
+    speed = Speed(workers=2, request_s=3_600.0, bar_s=0.0, end_factor=3_600_000.0)
+    with (
+        standing(synthetic, PacingMode.SOFT, speed=speed) as (server, _),
+        raw_client(server) as client,
+    ):
+        client.bars(1)
+        client.bars(2, end="")
+        assert client.until(17)[1] == "2"
+        assert client.quiet(17)
+
+
 def test_an_overloaded_gateway_hangs_up(synthetic: SyntheticMarket) -> None:
     """Beyond the queue the client is cut off, and that is counted."""
     speed = Speed(workers=1, request_s=60.0, most_waiting=1)

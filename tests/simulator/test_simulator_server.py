@@ -132,7 +132,7 @@ def test_321_counts_as_a_warning_in_ib_async(gateway: SimulatorServer) -> None:
 
     code, text = talk(gateway, conversation)
     assert code == 321
-    assert text.startswith("Error validating request.-'bM' : cause - ")
+    assert text.startswith("Error validating request.-'bK' : cause - ")
 
 
 def test_requests_in_flight_can_be_cancelled(slow_gateway: SimulatorServer) -> None:
