@@ -175,7 +175,7 @@ def test_requests_that_are_refused_together_fall_back_once_each(
 def test_the_second_request_is_one_of_its_own_for_the_budget(
     bench: Any, aapl: Instrument, words: Any
 ) -> None:
-    """Whoever counts what is sent is told of both."""
+    """Both are counted where sent requests are."""
     sent: list[int] = []
 
     async def ask(source: Any) -> Any:

@@ -194,6 +194,22 @@ def test_a_gateway_that_is_logged_out(look: Any, words: Any) -> None:
     assert "log it in" in checks[Name.CONTRACTS].remedy
 
 
+def test_a_broken_farm_that_bars_come_without_is_noted(look: Any, words: Any) -> None:
+    """The bars of the look were answered in spite of it, so it is nothing to act on."""
+
+    def start(talk: Any, fields: list[str]) -> None:
+        words.start(talk, fields)
+        talk.error(-1, 2105, "HMDS data farm connection is broken:euhmds")
+
+    def bars(talk: Any, fields: list[str]) -> None:
+        talk.raw(words.history(fields[1], words.bar("20260105")))
+
+    checks = look(timeout_s=1.0, start=start, bars=bars)
+    assert not wrongs(checks)
+    assert checks[Name.FARMS].verdict is Verdict.NOTE
+    assert "historical data euhmds broken" in checks[Name.FARMS].finding
+
+
 @pytest.mark.parametrize(
     ("code", "text"),
     [
