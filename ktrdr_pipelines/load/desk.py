@@ -245,18 +245,19 @@ class Desk:
         Other prices are no news of what is asked for once more, which replaces what is held.
         Another unit of volume is: it makes a jump at either end of it.
         """
-        keys = stamps(bars)
+        keys, start = stamps(bars), chunk.stamps.start
         low, high = moment(int(keys[0])), moment(int(keys[-1])) + _INSTANT
-        if not self.facts.bars.clip(Interval(low, high)):
+        again = bars.filter(pa.array(keys < micros(start)))
+        has_lots = self._has_lots and bool(self.facts.bars_before.clip(Interval(low, high)))
+        if not again.num_rows and not has_lots:
             return
-        held = self.means.store.read(self.series, Interval(low, high))
-        if self._has_lots:
+        held = self.means.store.read(self.series, Interval(low, high if has_lots else start))
+        if has_lots:
             whole = bars.slice(1) if self.series.timeframe.is_intraday else bars
             self._tell_of_volume(came_again(held, whole))
-        again = bars.filter(pa.array(keys < micros(chunk.stamps.start)))
         if not again.num_rows:
             return
-        found = disagreement(bars_between(held, low, chunk.stamps.start), again)
+        found = disagreement(bars_between(held, low, start), again)
         if found is not None and self.disagreement is None:
             self.disagreement = found
             at = self.means.keeper.patience.clock()

@@ -162,6 +162,11 @@ class SeriesFacts:
         return (self.again & self._answered & self._stored.settled(proof_now)) - self.proved
 
     @property
+    def bars_before(self) -> IntervalSet:
+        """What was covered with bars when the run began."""
+        return self._stored.bars
+
+    @property
     def empty_before(self) -> IntervalSet:
         """What was ever proved to be empty when the run began; ``empty`` is what it proved."""
         return IntervalSet(proof.interval for proof in self._stored.empty)

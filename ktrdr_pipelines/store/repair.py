@@ -189,7 +189,7 @@ def _set_damaged_ledger_aside(layout: StoreLayout) -> Path | None:
             ledger.check()
             for files in ledger.mirrors().values():
                 for row in files.values():
-                    _ = row.facts
+                    _ = row.facts, row.traded_arrays
     except (DiskError, StoreReplacedError):
         raise
     except _LEDGER_ERRORS as error:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ktrdr_pipelines.core.disagreement import Disagreement
+from ktrdr_pipelines.core.disagreement import Disagreement, DisagreementKind
 from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.store.barfile import read_file, write_file
 from ktrdr_pipelines.store.layout import open_store
@@ -340,6 +340,15 @@ def test_bars_at_other_prices_are_a_status_of_their_own(
     assert ktrdr("status").code == ktrdr("verify").code == 0
     at = datetime(2024, 1, 8, tzinfo=UTC)
     ledger = Ledger(open_store(store).ledger)
+    lots = Disagreement(at, at + timedelta(days=1), 2, 100.0, DisagreementKind.VOLUME)
+    ledger.record_disagreement("AAPL|1d", lots, at)
+    for command in ("status", "verify"):
+        told = ktrdr(command)
+        assert told.code == 0
+        assert "in shares, the others in lots of 100" in told.out
+    (series,) = ktrdr("status", "--json").document["series"]
+    assert [one["ratio"] for one in series["volume_jumps"]] == [100.0]
+    ledger.clear_disagreements("AAPL|1d")
     ledger.record_disagreement("AAPL|1d", Disagreement(at, at + timedelta(days=1), 2, 0.5), at)
     ledger.close()
     for command in ("status", "verify"):

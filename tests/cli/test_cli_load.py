@@ -65,6 +65,7 @@ def test_the_document_tells_every_series(ktrdr: Any, store: Path, gateway: Any) 
         "suspect": [],
         "confirmed_at": None,
         "disagreements": [],
+        "volume_jumps": [],
         "failures": [],
         "error": None,
         "notes": [],

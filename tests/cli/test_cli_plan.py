@@ -59,6 +59,18 @@ def test_the_basis_is_measured_after_a_while(ktrdr: Any, store: Path, gateway: A
     assert basis.startswith("measured for 5m from")
 
 
+def test_a_plan_tells_the_latencies_of_both_kinds_of_ends(ktrdr: Any, store: Path) -> None:
+    """What a tail requests up to now is told, and that it is answered sooner."""
+    told = ktrdr("plan", "AAPL", "1h", "--mode", "tail", "--json").document
+    latencies = {one["end"]: one["seconds"] for one in told["latencies"]}
+    assert latencies.keys() == {"now", "given"}
+    assert latencies["now"] < latencies["given"]
+    assert not any(one["measured"] for one in told["latencies"])
+    assert [one["up_to_now"] for one in told["series"]] == [1]
+    full = ktrdr("plan", "AAPL", "1h", "--json").document
+    assert [one["up_to_now"] for one in full["series"]] == [0]
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

@@ -16,7 +16,7 @@ from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, tell
 from ktrdr_pipelines.cli.progress import MOST_SHOWN, Notes, TerminalProgress, load_progress
 from ktrdr_pipelines.cli.stopping import Stopped, run_stoppable, stoppable
 from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.disagreement import Disagreement
+from ktrdr_pipelines.core.disagreement import Disagreement, DisagreementKind
 from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import expected_stamps
@@ -180,6 +180,20 @@ def test_bars_at_other_prices_are_told(capsys: Any) -> None:
             "ratio": 0.25,
         }
     ]
+
+
+def test_volumes_in_another_unit_are_told_and_block_nothing(capsys: Any) -> None:
+    """Which bars, in which unit, and what to do; the load is complete."""
+    first, last = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC)
+    found = Disagreement(first, last, 2, 0.01, DisagreementKind.VOLUME)
+    report = SeriesReport(series(), volume_jumps=(found,))
+    assert exit_code_of([report]) == 0
+    text = told(capsys, report)
+    assert "AAPL 1d complete" in text
+    assert "in lots of 100, the others in shares" in text
+    assert "ktrdr load AAPL 1d --refresh" in text
+    [one] = document(capsys, report)["series"][0]["volume_jumps"]
+    assert (one["first"], one["bars"], one["ratio"]) == ("2024-01-02T00:00:00Z", 2, 0.01)
 
 
 def test_a_catalog_that_is_not_renewed_is_told(capsys: Any) -> None:

@@ -271,6 +271,7 @@ LEDGER_ROT = [
     "UPDATE mirror SET coverage = '{\"bars\": [[1]]}'",
     "UPDATE mirror SET sessions = x'0001'",
     "UPDATE mirror SET seal = 'x'",
+    "UPDATE mirror SET flat = x'0001'",
     "UPDATE mirror SET rows = 'many'",
     "INSERT INTO file_checks VALUES ('../../etc', 1, 1, 1, 9000000000000000000, 'x')",
     "INSERT INTO file_checks VALUES ('x', 1, 1, 1, x'00', 'x')",
