@@ -1,9 +1,9 @@
 """In what gateways differ from each other while nothing is wrong: one immutable value.
 
-A default is what this simulator does without being asked; every other value was seen at a real
-gateway (grade L unless said otherwise; ``specimens`` in the tests are the literal frames). Here:
-the names, their values and how ``--variant NAME=VALUE`` is read. Not here: doing it, and what goes
-wrong (``faults``).
+A default is what this simulator does unless told; every other value was seen at a real gateway
+(grade L unless said otherwise; ``tests/simulator/test_specimens.py`` holds the literal frames).
+Here: the names, their values and how ``--variant NAME=VALUE`` is read. Not here: the parts of an
+answer that follow from them, and what goes wrong (``faults``).
 """
 
 import difflib
