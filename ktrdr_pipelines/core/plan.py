@@ -58,8 +58,9 @@ class Need:
     ``known_from`` is the oldest stamp from which the gateway is known to have bars, if any is.
     ``most_sessions`` is the most that one request may reach over, where fewer work than
     ``most_days`` allow; ``is_by_the_year`` says that the gateway lets no more than
-    ``ALWAYS_COUNTED`` days or weeks be counted. ``doubted`` came without bars before.
-    ``ends_now`` says that a chunk that reaches to now may be requested with an empty end.
+    ``ALWAYS_COUNTED`` days or weeks be counted. ``came_empty`` came without bars before; of it
+    ``doubted`` does not lie before all bars that are known. ``ends_now`` says that a chunk that
+    reaches to now may be requested with an empty end.
     """
 
     calendar: SessionCalendar
@@ -72,6 +73,7 @@ class Need:
     most_sessions: int | None = None
     is_by_the_year: bool = False
     doubted: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    came_empty: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     ends_now: bool = False
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
@@ -340,10 +342,13 @@ def _ends_at(need: Need, last: Span) -> datetime:
 
     The gateway clips at the requested end and may know a later close than the calendar: intraday
     bars are requested up to the next session's open, longer ones up to the end of the session's
-    day (IB counts years back from the date of the end).
+    day (IB counts years back from the date of the end). Whether ``1 D`` to an open means the
+    session before it is not settled (an end before a first trade gave the session before three
+    times, and 162 once, grade L): a session that came without bars is requested up to the end of
+    its day.
     """
     day_end = need.calendar.last_second_of(last.closes_at)
-    if not need.timeframe.is_intraday:
+    if not need.timeframe.is_intraday or last.stamps.start in need.came_empty:
         return max(last.closes_at, min(day_end, need.now))
     return max(last.closes_at, min(_next_open(need, last) or day_end, need.now))
 

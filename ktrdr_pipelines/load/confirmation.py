@@ -95,12 +95,12 @@ class Confirmation:
         """
         found = self._open()
         self._prove(found)
+        empty = [one for one in found if any(said.kind in NONE_CAME for said in one.statements)]
+        self._desk.facts.came_empty = IntervalSet(one.span.stamps for one in empty)
         self._desk.facts.doubted = IntervalSet(
             one.span.stamps
-            for one in found
-            if any(said.kind in NONE_CAME for said in one.statements)
-            and self._desk.oldest_known() is not None
-            and not self._is_before_bars(one)
+            for one in empty
+            if self._desk.oldest_known() is not None and not self._is_before_bars(one)
         )
 
     def leave_to_daily_bars(self) -> None:

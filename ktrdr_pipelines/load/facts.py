@@ -65,7 +65,7 @@ class SeriesFacts:
         self.again = whole_sessions(self.calendar, series.timeframe, again or IntervalSet())
         self.suspects = suspects
         self.proved = IntervalSet()
-        self.doubted = IntervalSet()
+        self.doubted = self.came_empty = IntervalSet()
         self.left_alone = IntervalSet()
         self.next_try_at: datetime | None = None
         self._stored = coverage
@@ -101,6 +101,7 @@ class SeriesFacts:
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
             known_from=bars.start if bars else None,
             doubted=self.empty_before | self.doubted,
+            came_empty=self.empty_before | self.came_empty,
         )
 
     @property

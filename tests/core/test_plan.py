@@ -583,3 +583,25 @@ def test_planning_takes_time_in_proportion() -> None:
     calendar = calendar_named("XNYS.RTH")
     _seconds_to_plan(calendar, 1)
     assert growth(lambda years: _seconds_to_plan(calendar, years), 2, 16) < LINEAR_IN_EIGHT
+
+
+def test_a_session_that_came_without_bars_is_requested_to_the_end_of_its_day() -> None:
+    """Whether a day to the next open means the session before it is not settled."""
+    session = RTH.sessions(date(2024, 5, 21), date(2024, 5, 22))[0]
+    gap = Interval(session.opens_at, session.closes_at)
+    need = Need(
+        calendar=RTH,
+        timeframe=Timeframe.M1,
+        wanted=IntervalSet([gap]),
+        settled=IntervalSet(),
+        now=LATER,
+        most_days=1,
+        most_sessions=1,
+    )
+    [first] = plan(need)
+    assert (first.duration, first.ends_at) == ("1 D", datetime(2024, 5, 22, 13, 30, tzinfo=UTC))
+    [again] = plan(replace(need, came_empty=IntervalSet([gap])))
+    assert (again.duration, again.ends_at) == (
+        "1 D",
+        datetime(2024, 5, 22, 3, 59, 59, tzinfo=UTC),
+    )
