@@ -356,5 +356,21 @@ def test_every_limit_says_where_it_comes_from() -> None:
         assert one.source, name
         assert one.grade in "OLRSCKP", name
         assert len(one.grade) == 1, name
-    others = {"VALID_BAR_SIZES", "SAFE_STEPS", "WIDE_STEPS", "CODES", "CODE_TEXTS"}
+    others = {"VALID_BAR_SIZES", "SAFE_STEPS", "WIDE_STEPS", "CODES", "CODE_TEXTS", "NO_DATA_FORM"}
     assert set(limits) == {*SCALARS, *TABLES, *others}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_no_data"),
+    [
+        ("HMDS query returned no data: AAPL@SMART Trades", True),
+        ("la consulta no devolvi\u00f3 datos: EUR.USD@IDEALPRO Midpoint", True),
+        ("nada: BRK B@SMART Bid_Ask.", True),
+        ("sin datos para EUR/CASH@FXSUBPIP Last 300", False),
+        ("violaci\u00f3n del ritmo", False),
+        ("escriba a help@example.com", False),
+    ],
+)
+def test_no_data_has_a_form_of_its_own(text: str, *, is_no_data: bool) -> None:
+    """Symbol, exchange and what is shown stand at the end, in whatever language."""
+    assert bool(limit("NO_DATA_FORM").value.search(text)) is is_no_data
