@@ -182,6 +182,8 @@ HMDS = "Historical Market Data Service error message:"
 TEXTS = [
     (162, f"{HMDS}HMDS query returned no data: AAPL@SMART Trades", "no_data"),
     (162, f"{HMDS}Historical data request pacing violation", "pacing"),
+    (162, f"{HMDS}HMDS query timed out: AAPL@SMART Trades", "retry"),
+    (162, "HMDS-Abfrage ergab keine Daten: AAPL@SMART Trades", "no_data"),
     (162, f"{HMDS}API historical data query cancelled: 7", "cancelled"),
     (162, f"{HMDS}No market data permissions for ISLAND STK. Requested feed", "entitlement"),
     (
@@ -356,5 +358,5 @@ def test_every_limit_says_where_it_comes_from() -> None:
         assert one.source, name
         assert one.grade in "OLRSCKP", name
         assert len(one.grade) == 1, name
-    others = {"VALID_BAR_SIZES", "SAFE_STEPS", "WIDE_STEPS", "CODES", "CODE_TEXTS"}
+    others = {"VALID_BAR_SIZES", "SAFE_STEPS", "WIDE_STEPS", "CODES", "CODE_TEXTS", "NO_DATA_FORM"}
     assert set(limits) == {*SCALARS, *TABLES, *others}
