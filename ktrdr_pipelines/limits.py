@@ -420,8 +420,14 @@ class IbLimitsRegistry:
         "L",
     )
     NO_DATA_FORM: Final = Limit(
-        re.compile(r": ?[^:@]{1,40}@[A-Za-z0-9.]{1,15} [A-Za-z_]{3,15}[. ]*$", re.ASCII),
-        "how a 162 in any language ends that tells of no data: ': AAPL@SMART Trades'",
+        re.compile(
+            r"^(?!historical market data service)"
+            r"(?!.*\b(?:query|requests?|requested|the|timed|failed|must|been|for)\b)"
+            r".*: ?[^:@]{1,40}@[A-Z0-9.]{1,15} [A-Z_]{3,15}[. ]*$",
+            re.ASCII | re.IGNORECASE | re.DOTALL,
+        ),
+        "how a 162 in a language other than English ends that tells of no data: ': AAPL@SMART "
+        "Trades'; English words before that end mean what they say",
         "https://github.com/wrighter/ib-scripts/issues/1 (prefixes are translated)",
         "L",
     )

@@ -182,6 +182,8 @@ HMDS = "Historical Market Data Service error message:"
 TEXTS = [
     (162, f"{HMDS}HMDS query returned no data: AAPL@SMART Trades", "no_data"),
     (162, f"{HMDS}Historical data request pacing violation", "pacing"),
+    (162, f"{HMDS}HMDS query timed out: AAPL@SMART Trades", "retry"),
+    (162, "HMDS-Abfrage ergab keine Daten: AAPL@SMART Trades", "no_data"),
     (162, f"{HMDS}API historical data query cancelled: 7", "cancelled"),
     (162, f"{HMDS}No market data permissions for ISLAND STK. Requested feed", "entitlement"),
     (

@@ -392,6 +392,7 @@ def with_own_hours(base: SessionCalendar, days: Sequence[LearnedDay]) -> Session
             closes[low - 1] = opens[low] - _days_us(told.days[low] - run[0])
         if high < len(opens) and told.days[high] == run[-1] + _ONE_DATE:
             opens[high] = closes[high - 1] + _days_us(run[-1] - told.days[high - 1])
+    _keep_apart(opens, closes, np.isin(told.days, own))
     stays = opens < closes
     return SessionCalendar(
         key=told.key,
@@ -402,6 +403,18 @@ def with_own_hours(base: SessionCalendar, days: Sequence[LearnedDay]) -> Session
         breaks=told.breaks,
         roll=told.roll,
     )
+
+
+def _keep_apart(opens: np.ndarray, closes: np.ndarray, is_told: np.ndarray) -> None:
+    """Cut sessions that overlap, in place: told ones count before others, and earlier dates first.
+
+    Told hours may overlap where they changed between two tellings.
+    """
+    closed_by = np.where(is_told, closes, np.iinfo(np.int64).min)
+    opens[1:] = np.maximum(opens[1:], np.maximum.accumulate(closed_by)[:-1])
+    opened_by = np.where(is_told & (opens < closes), opens, np.iinfo(np.int64).max)
+    earliest = np.minimum.accumulate(opened_by[::-1])[::-1]
+    closes[:-1] = np.where(is_told[:-1], closes[:-1], np.minimum(closes[:-1], earliest[1:]))
 
 
 def _days_us(length: np.timedelta64) -> int:

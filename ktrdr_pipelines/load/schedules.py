@@ -46,6 +46,7 @@ from ktrdr_pipelines.core.schedules import (
     ScheduleSource,
     agreed,
     closed_against,
+    days_by_close,
     differs,
     every_day,
     extending,
@@ -64,6 +65,10 @@ from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.store.parquet import BarStore
 from ktrdr_pipelines.store.schedules import ScheduleAsk
+
+_DATED_IN: Final = ZoneInfo("America/New_York")
+"""Where sessions of coins are dated by their close: west of every exchange, so that sessions that
+end at a midnight anywhere are of the date before."""
 
 REACH_DAYS = 365
 """How far back one request reaches."""
@@ -97,7 +102,7 @@ class Schedules:
         except GatewayError as error:
             note(f"the trading hours of {instrument} cannot be read: {error}")
             return
-        self._take(instrument, days, ScheduleSource.DETAILS, note)
+        self._take(instrument, _dated(instrument, days), ScheduleSource.DETAILS, note)
 
     async def learn_own_hours(
         self, series: Series, stretch: Interval, note: Callable[[str], None]
@@ -352,8 +357,7 @@ class Schedules:
                 told=lambda days: f"{len(days)} session dates",
             )
 
-        days = await self._keeper.ask(question)
-        told = every_day(days)
+        told = every_day(_dated(instrument, await self._keeper.ask(question)))
         self._remember(instrument, max(told[-1].day, day) if told else day, now)
         self._take(instrument, told, ScheduleSource.SCHEDULE, note)
 
@@ -568,6 +572,18 @@ def _is_new(told: LearnedDay, known: LearnedDay | None, library: SessionCalendar
     if known is not None:
         return told != known
     return library.known is None or told.day > library.known[1] or differs(library, told)
+
+
+def _dated(instrument: Instrument, days: Sequence[LearnedDay]) -> Sequence[LearnedDay]:
+    """Return what a contract told, dated alike whichever message told it where that is assumed.
+
+    Details and schedules may be written in zones of their own, and a schedule may date a session
+    by its open, or tell of one that lasts for days.
+    """
+    if not is_assumed(instrument.calendar):
+        return days
+    parts = [part for one in days for part in one.parts]
+    return days_by_close(parts, [one.day for one in days if not one.parts], _DATED_IN)
 
 
 def _asked_end(instrument: Instrument, day: date, now: datetime) -> datetime:

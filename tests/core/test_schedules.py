@@ -30,7 +30,7 @@ from ktrdr_pipelines.core.schedules import (
     speaks_for_others,
     with_own_hours,
 )
-from ktrdr_pipelines.core.sessions import SessionCalendar
+from ktrdr_pipelines.core.sessions import SessionCalendar, midnight
 from ktrdr_pipelines.core.timeframes import Timeframe
 
 DAY = timedelta(days=1)
@@ -522,3 +522,25 @@ def test_an_assumed_calendar_refuses_only_what_cannot_be() -> None:
     assert judged(COINS, days, frozenset({date(2026, 5, 9)}), assumed=True).days == tuple(days[:1])
     twice = coin_hours("20260507:1601-20260508:1600;20260508:1500-20260509:1600")
     assert "overlap" in judged(COINS, twice, assumed=True).refused
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_own_hours_that_overlap_are_kept_apart(seed: int) -> None:
+    """Hours that change from day to day, dates left out: no hour is expected twice."""
+    crypto, chance = calendar_named("CRYPTO"), np.random.default_rng(seed)
+    days = []
+    for number in range(30):
+        day = date(2026, 2, 20) + number * DAY
+        if chance.random() < 0.25:
+            continue
+        opens_at = midnight(day) - timedelta(hours=int(chance.integers(0, 8)))
+        closes_at = midnight(day) + timedelta(hours=int(chance.integers(16, 30)))
+        is_open = day.weekday() < 5
+        days.append(LearnedDay(day, (Interval(opens_at, closes_at),) if is_open else ()))
+    made = with_own_hours(crypto, days)
+    assert (made.opens < made.closes).all()
+    assert (made.closes[:-1] <= made.opens[1:]).all()
+    told = {one.day for one in days}
+    assert not {one.day for one in days if not one.parts} & set(made.days.tolist())
+    near = made.sessions(date(2026, 2, 20), date(2026, 3, 22))
+    assert {one.day for one in days if one.parts} <= {one.day for one in near} & told

@@ -185,3 +185,57 @@ def test_a_gateway_that_tells_no_schedule_leaves_the_assumption(
         date(2026, 4, 26),
     ]
     assert not report.unexplained.clip(Interval(utc(2026, 5, 8, 0), utc(2026, 5, 8, 20)))
+
+
+def dated_by_open(told: list[LearnedDay]) -> list[LearnedDay]:
+    """Tell sessions under the dates on which they open."""
+    return [LearnedDay(one.day - DAY, one.parts) for one in told]
+
+
+def by_the_week(told: list[LearnedDay]) -> list[LearnedDay]:
+    """Tell one session from Sunday to Friday, dated Friday."""
+    fridays = (one for one in told if one.day.weekday() == 4)
+    return [
+        LearnedDay(one.day, (Interval(one.parts[0].end - 5.5 * DAY, one.parts[0].end),))
+        for one in fridays
+    ]
+
+
+@pytest.mark.parametrize("retold", [dated_by_open, by_the_week])
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
+def test_a_schedule_that_dates_sessions_in_its_own_way_loses_no_bar(
+    bench_of: Callable[..., Bench],
+    bitcoin: Instrument,
+    timeframe: Timeframe,
+    retold: Callable[[list[LearnedDay]], list[LearnedDay]],
+) -> None:
+    """Details and schedule are dated alike, so that each date has its own session."""
+    bench, series = bench_of(), Series(bitcoin, timeframe)
+    honest = bench.gateway.schedule_twist
+    assert honest is not None
+    bench.gateway.schedule_twist = lambda ends_at, days: retold(honest(ends_at, days))
+    for _ in range(3):
+        report = bench.load(series, WANTED)
+        bench.gateway.time += DAY
+    assert report.is_complete, report.summary
+    bench.check_complete(series, WANTED)
+    calendar = open_calendars(bench.ledger).of(bitcoin)
+    assert (calendar.closes[:-1] <= calendar.opens[1:]).all()
+
+
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.H1])
+def test_details_of_another_zone_are_dated_as_the_schedule(
+    bench_of: Callable[..., Bench], bitcoin: Instrument, timeframe: Timeframe
+) -> None:
+    """A close at 16:00 in New York is on the next date in Shanghai."""
+    bench, series = bench_of(), Series(bitcoin, timeframe)
+    bench.gateway.details = tuple(
+        LearnedDay(one.day + DAY, one.parts) for one in bench.gateway.details
+    )
+    assert bench.load(series, WANTED).is_complete
+    bench.check_complete(series, WANTED)
+    calendar = open_calendars(bench.ledger).of(bitcoin)
+    assert (calendar.closes[:-1] <= calendar.opens[1:]).all()
+    assert (calendar.sessions(date(2026, 5, 13), date(2026, 5, 14))[0].closes_at) == _close(
+        date(2026, 5, 13)
+    )
