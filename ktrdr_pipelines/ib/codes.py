@@ -41,15 +41,16 @@ _SIZES = re.compile(r"\b\d+ ?[A-Za-z]+(?:\s*,\s*\d+ ?[A-Za-z]+){3,}\b", re.ASCII
 
 
 _ENGLISH = re.compile(
-    r"\b(?:the|is|are|has|been|for|not|should|of|connectivity|farm)\b", re.IGNORECASE
+    r"\b(?:the|is|are|has|been|for|not|should|of|connectivity|farm|invalid|expected|specified)\b",
+    re.IGNORECASE,
 )
 """Words of which at least one stands in every English text of the codes below."""
 
 _ENGLISH_BEGINNINGS = {
-    162: "historical market data service",
-    165: "historical market data service",
-    321: "error validating request",
-    322: "error processing request",
+    162: ("historical market data service", "historical data request"),
+    165: ("historical market data service",),
+    321: ("error validating request",),
+    322: ("error processing request",),
 }
 _IN_ENGLISH = frozenset({200, 354, 1100, 1101, 1102, 2103, 2104, 2105, 2106, 2107, 2108, 2157})
 """Codes whose texts show the language of a gateway: every login sees some of them."""
