@@ -402,6 +402,7 @@ def with_own_hours(base: SessionCalendar, days: Sequence[LearnedDay]) -> Session
         closes=closes[stays],
         breaks=told.breaks,
         roll=told.roll,
+        days_may_differ=True,
     )
 
 
