@@ -16,10 +16,11 @@ from ktrdr_pipelines.core.answers import BarRequest
 from ktrdr_pipelines.core.bars import bars_between, micros, stamps
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
-from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.schedules import LearnedDay, with_own_hours
 from ktrdr_pipelines.core.sessions import SessionCalendar, monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewaySilentError
 from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import Bounds, Mode
@@ -286,3 +287,18 @@ def test_details_of_another_zone_are_dated_as_the_schedule(
     assert (calendar.sessions(date(2026, 5, 13), date(2026, 5, 14))[0].closes_at) == _close(
         date(2026, 5, 13)
     )
+
+
+def test_a_gateway_that_fails_to_tell_a_schedule_is_not_asked_for_each_year(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """Ten years of them would be ten deadlines: the next run asks for the next year."""
+    bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
+
+    def silence(ends_at: datetime, days: int) -> list[LearnedDay]:
+        raise GatewaySilentError("the schedule", came="no answer")
+
+    bench.gateway.schedule_twist = silence
+    years = IntervalSet([Interval(utc(2016, 5, 1), WANTED.end)])
+    bench.run(Job(series, wanted=years), Job(Series(bitcoin, Timeframe.H1), wanted=years))
+    assert len(bench.gateway.schedules_asked) == bench.retries + 1
