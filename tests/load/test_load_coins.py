@@ -18,12 +18,14 @@ from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.schedules import LearnedDay, with_own_hours
+from ktrdr_pipelines.core.session_extension import Extension, extended
 from ktrdr_pipelines.core.sessions import SessionCalendar, monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewaySilentError
 from ktrdr_pipelines.load.calendars import open_calendars
 from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.load.modes import Bounds, Mode
+from ktrdr_pipelines.store.catalog import query_catalog, rebuild_catalog
 from tests.load.conftest import Bench, Make
 from tests.load.fakes import FakeGateway, Truth, bars_at, moment_of, stock, true_keys, utc
 
@@ -302,3 +304,24 @@ def test_a_gateway_that_fails_to_tell_a_schedule_is_not_asked_for_each_year(
     years = IntervalSet([Interval(utc(2016, 5, 1), WANTED.end)])
     bench.run(Job(series, wanted=years), Job(Series(bitcoin, Timeframe.H1), wanted=years))
     assert len(bench.gateway.schedules_asked) == bench.retries + 1
+
+
+def test_a_day_of_a_coin_is_told_to_be_complete_when_any_of_its_days_is(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """A join on closes_at looks at no hour that the bar may hold and that is not over."""
+    bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
+    bench.load(series, WANTED)
+    book = open_calendars(bench.ledger)
+    assert book.of(bitcoin).days_may_differ
+    rebuild_catalog(bench.layout, [bitcoin], NOW)
+    for source in ("bars_1d", "series('BTC', '1d')"):
+        rows = query_catalog(bench.layout, f"FROM {source}").to_pylist()
+        assert rows
+        assert all(row["closes_at"] == row["ts"] + DAY for row in rows)
+
+
+def test_late_bars_leave_a_coin_its_days() -> None:
+    """A calendar that bars after the close extend says the same of daily bars."""
+    longer = Extension(None, by_us=60_000_000, starts_us=0, sessions=(date(2026, 5, 1),))
+    assert extended(TRUE, (longer,)).days_may_differ
