@@ -307,7 +307,7 @@ class Schedules:
         for timeframe in Timeframe:
             if timeframe is Timeframe.W1:
                 continue
-            bars = self._store.read(Series(instrument, timeframe), around)
+            bars = without_flat(self._store.read(Series(instrument, timeframe), around))
             if bars.num_rows:
                 wrong |= self._closed_with_bars(instrument, days, timeframe, bars)
         return frozenset(wrong)

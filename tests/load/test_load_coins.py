@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
@@ -325,3 +326,28 @@ def test_late_bars_leave_a_coin_its_days() -> None:
     """A calendar that bars after the close extend says the same of daily bars."""
     longer = Extension(None, by_us=60_000_000, starts_us=0, sessions=(date(2026, 5, 1),))
     assert extended(TRUE, (longer,)).days_may_differ
+
+
+def test_flat_bars_that_are_held_speak_for_no_session(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """A gateway that fills closed weekends, loaded before the contract told its hours."""
+    whole = calendar_named("CRYPTO")
+    bench, series = bench_of(whole), Series(bitcoin, Timeframe.H1)
+    truth = bench.truth(series)
+    keys = stamps(truth.bars)
+    place = np.searchsorted(TRUE.opens, keys, side="right") - 1
+    is_open = pa.array(keys < TRUE.closes[place])
+    bars = truth.bars
+    for name, flat in (("high", bars["close"]), ("low", bars["close"]), ("volume", 0.0)):
+        column = pc.if_else(is_open, bars[name], flat)
+        bars = bars.set_column(bars.schema.get_field_index(name), bars.schema.field(name), column)
+    count = pc.if_else(is_open, bars["bar_count"], pa.scalar(0, pa.int32()))
+    bars = bars.set_column(len(bars.schema) - 1, bars.schema.field("bar_count"), count)
+    bench.gateway.truth["BTC", Timeframe.H1] = replace(truth, bars=bars)
+    details, bench.gateway.details = bench.gateway.details, ()
+    bench.load(series, WANTED)
+    bench.gateway.details = details
+    bench.load(series, Interval(WANTED.start, WANTED.end + 3 * DAY))
+    calendar = open_calendars(bench.ledger).of(bitcoin)
+    assert not calendar.sessions(date(2026, 4, 25), date(2026, 4, 27))
