@@ -144,7 +144,7 @@ def answered_now(question: Question, bars: pa.Table | None, reach: Interval | No
             end = max(end, min(spans[-1].stamps.end, until - bar_lag()))
         end = min(end, until)
     else:
-        over = [span.stamps.end for span in spans if span.closes_at <= until]
+        over = [span.stamps.end for span in spans if span.over_at <= until]
         end = min(end, max(over, default=chunk.stamps.start))
     stated = between(chunk.stamps.start, end)
     return replace(chunk, stamps=stated, ends_at=until) if stated else None
@@ -196,7 +196,7 @@ def _ends(
     place, known = _places(keys, spans)
     if not timeframe.is_intraday:
         final_at = ends + length
-        closes = _array(span.closes_at + final_lag() for span in spans)
+        closes = _array(span.over_at + final_lag() for span in spans)
         final_at[known] = closes[place[known]]
         return ends, np.minimum.accumulate(final_at[::-1])[::-1]
     ends[:-1] = np.minimum(ends[:-1], keys[1:])

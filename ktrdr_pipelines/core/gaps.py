@@ -36,7 +36,7 @@ def bar_lag() -> timedelta:
 
 def is_closed(span: Span, now: datetime) -> bool:
     """Say whether a span's close lies far enough back for silence to be proof."""
-    return span.closes_at + final_lag() <= now
+    return span.over_at + final_lag() <= now
 
 
 def due_part(span: Span, timeframe: Timeframe, now: datetime) -> Interval | None:

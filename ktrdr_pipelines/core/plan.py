@@ -214,7 +214,9 @@ def _year_before(need: Need, newest: Span) -> datetime:
     The gateway returns the sessions dated after the end's date minus a calendar year; the end of
     a chunk lies on the date of its newest session (``_ends_at``).
     """
-    return _year_before_day(need, need.calendar.day_of(newest.closes_at - _INSTANT))
+    day = need.calendar.day_of(newest.closes_at - _INSTANT)
+    is_behind = newest.over_at > newest.closes_at
+    return _year_before_day(need, day + timedelta(days=1) if is_behind else day)
 
 
 def _year_before_day(need: Need, day: date) -> datetime:
@@ -240,6 +242,10 @@ def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     ends_at = _ends_at(need, last)
     end = max(hull.end, ends_at) if need.timeframe.is_intraday else hull.end
     reach = Interval(hull.start, end) if is_rest else hull
+    if need.calendar.days_may_differ and not need.timeframe.is_intraday:
+        # Any date may count, and what has begun by the end does; one more holds bars again.
+        count = _ceil(hull.end - start, need.timeframe.length) + 2
+        return Chunk(Interval(start, end), ends_at, _counted_or_year(need, count), len(inside))
     duration = _from_held_bars(need, hull.start, inside, _duration(need, reach, inside))
     return Chunk(Interval(start, end), ends_at, duration, len(inside))
 
@@ -348,14 +354,17 @@ def _ends_at(need: Need, last: Span) -> datetime:
     its day.
     """
     day_end = need.calendar.last_second_of(last.closes_at)
-    if not need.timeframe.is_intraday or last.stamps.start in need.came_empty:
+    if not need.timeframe.is_intraday:
+        return max(last.over_at, min(day_end, need.now))
+    if last.stamps.start in need.came_empty:
         return max(last.closes_at, min(day_end, need.now))
     return max(last.closes_at, min(_next_open(need, last) or day_end, need.now))
 
 
 def _left_edge(need: Need, start: datetime, first: Span) -> datetime:
     """Reach back over closed time, where bars outside the known sessions may stand."""
-    if not need.timeframe.is_intraday or start > first.stamps.start:
+    has_outside = need.timeframe.is_intraday or need.calendar.days_may_differ
+    if not has_outside or start > first.stamps.start:
         return start
     day_before = Interval(start - timedelta(days=7), start)
     earlier = expected_spans(need.calendar, need.timeframe, day_before)

@@ -7,7 +7,8 @@ were seen as ``20260507:1601-20260508:1600;20260509:CLOSED``, and orders are rou
 03:00 to Friday 16:00 New York
 (https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/pull/260); which hours have data
 is proved by neither. So a contract's own hours stand in place of this calendar
-(``core.schedules.with_own_hours``).
+(``core.schedules.with_own_hours``), and bars of days and weeks, which may be of these sessions or
+of UTC days, are requested when both are over.
 """
 
 from datetime import timedelta
@@ -45,5 +46,10 @@ def crypto() -> SessionCalendar:
     days = dates_of(pd.date_range(KNOWN_FROM, KNOWN_TO))
     opens = days.astype("datetime64[us]").astype(np.int64)
     return SessionCalendar(
-        key=CRYPTO, zone="UTC", days=days, opens=opens, closes=opens + _DAY_MICROS
+        key=CRYPTO,
+        zone="UTC",
+        days=days,
+        opens=opens,
+        closes=opens + _DAY_MICROS,
+        days_may_differ=True,
     )

@@ -364,6 +364,7 @@ def overlaid(base: SessionCalendar, days: Sequence[LearnedDay]) -> SessionCalend
         closes=np.concatenate([base.closes[kept], closes])[order],
         breaks=_breaks(base, kept, opened),
         roll=base.roll,
+        days_may_differ=base.days_may_differ,
     )
 
 
@@ -402,6 +403,7 @@ def with_own_hours(base: SessionCalendar, days: Sequence[LearnedDay]) -> Session
         closes=closes[stays],
         breaks=told.breaks,
         roll=told.roll,
+        days_may_differ=told.days_may_differ,
     )
 
 

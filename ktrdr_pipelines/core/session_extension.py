@@ -152,6 +152,7 @@ def extended(calendar: SessionCalendar, found: tuple[Extension, ...]) -> Session
         closes=closes,
         breaks=calendar.breaks,
         roll=calendar.roll,
+        days_may_differ=calendar.days_may_differ,
     )
 
 

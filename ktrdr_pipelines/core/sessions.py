@@ -37,12 +37,19 @@ class Span:
     """A stretch of stamps that bars are expected in, and what it is in real time.
 
     ``sessions`` is the number of sessions inside: 1, or for a week the sessions of that week.
+    ``ends_late`` is when its bars are whole at the latest, where that may be after the close.
     """
 
     stamps: Interval
     opens_at: datetime
     closes_at: datetime
     sessions: int = 1
+    ends_late: datetime | None = None
+
+    @property
+    def over_at(self) -> datetime:
+        """When its bars are whole: at the close, or later where bars of a day may be others."""
+        return self.ends_late or self.closes_at
 
 
 class SessionCalendar:
@@ -56,6 +63,7 @@ class SessionCalendar:
         breaks: real times at which trading pauses inside sessions (lunch, daily halts), rising
             and apart, int64 microseconds, shape ``(n, 2)``.
         roll: how long before local midnight a session day begins (FX: seven hours).
+        days_may_differ: whether bars of days and weeks may be of UTC days in place of sessions.
     """
 
     def __init__(
@@ -68,8 +76,10 @@ class SessionCalendar:
         closes: np.ndarray,
         breaks: np.ndarray | None = None,
         roll: timedelta = timedelta(0),
+        days_may_differ: bool = False,
     ) -> None:
         self.key = key
+        self.days_may_differ = days_may_differ
         self.zone = zone
         self.roll = roll
         self._days = _frozen(days)
@@ -138,6 +148,7 @@ class SessionCalendar:
             closes=self._closes[:count],
             breaks=self._breaks[: int(np.searchsorted(self._breaks[:, 0], last))],
             roll=self.roll,
+            days_may_differ=self.days_may_differ,
         )
 
     def sessions(self, first: date, end: date) -> list[Session]:
@@ -220,8 +231,9 @@ def expected_spans(calendar: SessionCalendar, timeframe: Timeframe, wanted: Inte
     first, end = _dates_meeting(timeframe, wanted)
     sessions = calendar.sessions(first, end)
     if timeframe is Timeframe.D1:
-        return [Span(_days(s.day, _DAY), s.opens_at, s.closes_at) for s in sessions]
-    return [_week_span(monday, list(week)) for monday, week in groupby(sessions, _monday)]
+        return [_span(calendar, _days(s.day, _DAY), [s]) for s in sessions]
+    weeks = ((monday, list(week)) for monday, week in groupby(sessions, _monday))
+    return [_span(calendar, _days(monday, _WEEK), week) for monday, week in weeks]
 
 
 def expected_stamps(
@@ -245,9 +257,10 @@ def _dates_meeting(timeframe: Timeframe, wanted: Interval) -> tuple[date, date]:
     return first, end
 
 
-def _week_span(monday: date, sessions: list[Session]) -> Span:
-    stamps = _days(monday, _WEEK)
-    return Span(stamps, sessions[0].opens_at, sessions[-1].closes_at, len(sessions))
+def _span(calendar: SessionCalendar, stamps: Interval, sessions: list[Session]) -> Span:
+    closes_at = sessions[-1].closes_at
+    ends_late = max(closes_at, stamps.end) if calendar.days_may_differ else None
+    return Span(stamps, sessions[0].opens_at, closes_at, len(sessions), ends_late)
 
 
 def _monday(session: Session) -> date:

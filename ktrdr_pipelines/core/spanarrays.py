@@ -51,7 +51,7 @@ class Trading:
 class SpanArrays:
     """Expected spans, oldest first, one place each; times in microseconds since 1970 UTC.
 
-    ``spans`` lie on the stamp axis, ``closes`` is the real close; ``days`` is the session date
+    ``spans`` lie on the stamp axis, ``closes`` is when they are over; ``days`` is the session date
     (1w: the Monday); ``bars`` the number of bars expected in each. ``trading`` is None for days
     and weeks, whose spans hold one bar each.
     """
@@ -94,10 +94,10 @@ def span_arrays(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
         return _intraday(calendar, timeframe)
     days = calendar.days.astype("datetime64[D]")
     if timeframe is Timeframe.D1:
-        return _dated(timeframe, days, calendar.closes, days=1)
+        return _dated(calendar, timeframe, days, calendar.closes)
     mondays, first = np.unique(_mondays(days), return_index=True)
     last = np.append(first[1:], len(days)) - 1
-    return _dated(timeframe, mondays, calendar.closes[last], days=7)
+    return _dated(calendar, timeframe, mondays, calendar.closes[last])
 
 
 def _intraday(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
@@ -109,9 +109,13 @@ def _intraday(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
     return SpanArrays(timeframe, spans, calendar.closes, days, trading.bars(spans), trading)
 
 
-def _dated(timeframe: Timeframe, first: np.ndarray, closes: np.ndarray, *, days: int) -> SpanArrays:
+def _dated(
+    calendar: SessionCalendar, timeframe: Timeframe, first: np.ndarray, closes: np.ndarray
+) -> SpanArrays:
     starts = first.astype(np.int64) * _DAY_US
-    spans = Stretches(starts, starts + days * _DAY_US)
+    spans = Stretches(starts, starts + (1 if timeframe is Timeframe.D1 else 7) * _DAY_US)
+    if calendar.days_may_differ:
+        closes = np.maximum(closes, spans.ends)
     return SpanArrays(timeframe, spans, closes, first, np.ones(len(first), np.int64), None)
 
 

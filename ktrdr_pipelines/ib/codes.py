@@ -38,18 +38,20 @@ _FARM_LEFT, _COMPETING, _DISCLAIMER = 165, 10197, 10141
 _SIZE_REFUSED = "bar size setting is invalid"
 _SIZES = re.compile(r"\b\d+ ?[A-Za-z]+(?:\s*,\s*\d+ ?[A-Za-z]+){3,}\b", re.ASCII)
 """A list of bar sizes: four or more, so that no two numbers in a sentence look like one."""
-
+_DURATION = re.compile(r"\d+ ?[SDWMY]", re.ASCII)
+"""One of a list of durations, which is none of bar sizes: ``86400 S, 365 D, 52 W, 12 M``."""
 
 _ENGLISH = re.compile(
-    r"\b(?:the|is|are|has|been|for|not|should|of|connectivity|farm)\b", re.IGNORECASE
+    r"\b(?:the|is|are|has|been|for|not|should|of|connectivity|farm|invalid|expected|specified)\b",
+    re.IGNORECASE,
 )
 """Words of which at least one stands in every English text of the codes below."""
 
 _ENGLISH_BEGINNINGS = {
-    162: "historical market data service",
-    165: "historical market data service",
-    321: "error validating request",
-    322: "error processing request",
+    162: ("historical market data service", "historical data request"),
+    165: ("historical market data service",),
+    321: ("error validating request",),
+    322: ("error processing request",),
 }
 _IN_ENGLISH = frozenset({200, 354, 1100, 1101, 1102, 2103, 2104, 2105, 2106, 2107, 2108, 2157})
 """Codes whose texts show the language of a gateway: every login sees some of them."""
@@ -158,7 +160,8 @@ def is_size_refused(frame: ErrorFrame) -> bool:
 def sizes_listed(text: str) -> tuple[str, ...]:
     """Return the bar sizes that a refusal lists (``1 secs, 5 secs, ..., 1 day, 1W, 1M``)."""
     found = _SIZES.search(text)
-    return tuple(one.strip() for one in found[0].split(",")) if found else ()
+    listed = tuple(one.strip() for one in found[0].split(",")) if found else ()
+    return () if all(map(_DURATION.fullmatch, listed)) else listed
 
 
 def _pacing(frame: ErrorFrame, asked: str) -> GatewayError:

@@ -182,6 +182,10 @@ def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
             remedy="Check symbol, sec_type, exchange and currency in the universe.",
         )
     fitting = [one for one in different.values() if _fits(instrument, one)]
+    if len(fitting) > 1 and instrument.contract_id is None:
+        # As written, the date of one may be that on which another one is traded last.
+        ends = _last_trade_text(instrument)
+        fitting = [one for one in fitting if one.last_trade_date == ends] or fitting
     if len(fitting) == 1 and (len(different) == 1 or _is_told_apart(instrument)):
         return fitting[0]
     if len(different) > 1:
@@ -214,10 +218,11 @@ def _fits(instrument: Instrument, only: Candidate) -> bool:
 
 def _other_kind(only: Candidate) -> str:
     """Say how to name the contract that came, if it is the one that is meant."""
-    date = f'last_trade_date: "{only.last_trade_date}", ' if only.last_trade_date else ""
+    is_dated = _DATE.fullmatch(only.last_trade_date)
+    date = f', last_trade_date: "{only.last_trade_date}"' if is_dated else ""
     return (
-        "If that is what you mean, say so in the universe: symbol, currency, "
-        f"{date}or con_id: {only.contract_id}."
+        "If that is what you mean, say so in the universe: symbol, currency"
+        f"{date} or con_id: {only.contract_id}."
     )
 
 

@@ -163,7 +163,8 @@ class SourceKeeper:
         """
         if self._given_up is not None:
             raise self._given_up
-        patience, paused_s, told = self.patience, 0.0, ""
+        patience, paused_s = self.patience, 0.0
+        told: set[str] = set()
         until = patience.clock() + timedelta(seconds=patience.wait_s)
         for tries in count(1):
             try:
@@ -178,8 +179,8 @@ class SourceKeeper:
                 if pause_s is None:
                     self._given_up = error
                     raise
-                if told != type(error).__name__:
-                    told = type(error).__name__
+                if (kind := type(error).__name__) not in told:
+                    told.add(kind)
                     self._waits(_why_not_connected(error, left_s), max(left_s, pause_s))
             await patience.sleep(pause_s)
             paused_s += pause_s

@@ -93,6 +93,7 @@ class Schedules:
         self.requests = 0
         self._calendar_of: dict[str, str] = {}
         self._refuted: set[tuple[str, LearnedDay]] = set()
+        self._untold: set[str] = set()
         self._has_bars: dict[str, frozenset[date]] = defaultdict(frozenset)
 
     async def hear_hours(self, instrument: Instrument, note: Callable[[str], None]) -> None:
@@ -109,13 +110,15 @@ class Schedules:
     ) -> None:
         """Request the sessions of an interval where a contract's hours differ from the assumption.
 
-        A gateway that does not tell them is noted: round-the-clock trading is assumed there.
+        A gateway that does not tell them is noted: round-the-clock trading is assumed there. Other
+        years are left to the next run then.
         """
         instrument, now = series.instrument, self._keeper.now()
+        key = learned_key(instrument)
         if not is_assumed(instrument.calendar):
             return
-        async with self._asking[learned_key(instrument)]:
-            while self._learned(instrument):
+        async with self._asking[key]:
+            while key not in self._untold and self._learned(instrument):
                 missing = self._unknown(instrument, stretch, now)
                 if missing is None:
                     return
@@ -124,6 +127,7 @@ class Schedules:
                 except GatewayError as error:
                     note(f"the schedule of {instrument} could not be learned: {error}")
                     self._remember(instrument, missing, now)
+                    self._untold.add(key)
 
     async def ensure(self, series: Series, stretch: Interval, note: Callable[[str], None]) -> None:
         """Learn the sessions of a stretch that no library knows, before anything is expected.
@@ -303,7 +307,7 @@ class Schedules:
         for timeframe in Timeframe:
             if timeframe is Timeframe.W1:
                 continue
-            bars = self._store.read(Series(instrument, timeframe), around)
+            bars = without_flat(self._store.read(Series(instrument, timeframe), around))
             if bars.num_rows:
                 wrong |= self._closed_with_bars(instrument, days, timeframe, bars)
         return frozenset(wrong)

@@ -6,6 +6,7 @@ Not here: one chunk's requests (``load.cases``), how patiently the gateway is as
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 from datetime import datetime
 
 from ktrdr_pipelines.core.attempts import AttemptKind
@@ -32,6 +33,10 @@ from ktrdr_pipelines.store.ledger import series_key
 _FAILURES_IN_A_ROW = 3
 _MOST_PASSES = 12
 """Times that a run goes on after daily bars showed older ones: each pass reaches back a year."""
+
+_MOST_ROUNDS_BY_NOW = 4
+"""Rounds of which each requests what is due by then, too; later ones request only what was due in
+the last of them. A gateway slower than a bar would keep a run busy until the close."""
 
 _MOST_WITHOUT_BARS = 3
 """Chunks in a row before the oldest bar that come without bars until daily bars are requested."""
@@ -124,7 +129,13 @@ class SeriesWork:
 
     async def _rounds(self) -> None:
         self._desk.learn_calendar()
-        while not self._desk.is_over and (chunks := plan(self._desk.need())):
+        rounds, due_by = 0, self._means.keeper.now()
+        while not self._desk.is_over:
+            rounds += 1
+            due_by = self._means.keeper.now() if rounds <= _MOST_ROUNDS_BY_NOW else due_by
+            need = self._desk.need()
+            if not (chunks := plan(replace(need, now=min(need.now, due_by)))):
+                return
             self._refused = False
             self._means.progress.planned(self._facts.series, len(chunks))
             await self._ask_all(deque(reversed(chunks) if self._tail else chunks))

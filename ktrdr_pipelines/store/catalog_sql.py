@@ -9,7 +9,8 @@ version 2. A file that no query may read makes those fail that would read it, an
 
 ``closes_at`` says when a bar is complete, so that a join on it cannot look ahead. It may be late,
 never early: the earliest of the bar's full length, the next bar of its session, and the session's
-close; for days and weeks the close of the last session, or well after it where no calendar knows.
+close; for days and weeks the close of the last session, or well after it where no calendar knows,
+or where the bars of coins may be of other days.
 """
 
 # ruff: noqa: S608  (every text that goes into these statements is a constant here or quoted here)
@@ -84,8 +85,13 @@ _OWN = "(SELECT i.calendar FROM instruments AS i WHERE i.symbol = of_symbol)"
 """The calendar of the macro's symbol."""
 
 _CLOSE = "CASE WHEN s.closes_at > b.ts THEN s.closes_at END"
-_DAY_CLOSES = "coalesce(s.closes_at, b.ts + INTERVAL 48 HOURS)"
-_WEEK_CLOSES = "coalesce(w.closes_at, b.ts + INTERVAL 192 HOURS)"
+_DAY_CLOSES = """CASE WHEN s.calendar LIKE 'CRYPTO%'
+        THEN greatest(s.closes_at, b.ts + INTERVAL 24 HOURS)
+        ELSE coalesce(s.closes_at, b.ts + INTERVAL 48 HOURS) END"""
+_WEEK_CLOSES = """CASE WHEN w.calendar LIKE 'CRYPTO%'
+        THEN greatest(w.closes_at, b.ts + INTERVAL 168 HOURS)
+        ELSE coalesce(w.closes_at, b.ts + INTERVAL 192 HOURS) END"""
+"""A coin's bars may be of UTC days in place of its sessions: the later of both counts."""
 
 _LONG = (Timeframe.H1, Timeframe.H4)
 
@@ -139,11 +145,11 @@ def series_source(layout: StoreLayout, refused: Mapping[Path, str], *, filled: b
         ELSE least(b.ts + {length}, n.next_ts, {_CLOSE}) END AS closes_at
     FROM {source} AS b
     LEFT JOIN (
-        SELECT session_date, closes_at FROM sessions
+        SELECT calendar, session_date, closes_at FROM sessions
         WHERE calendar = {_OWN} AND of_timeframe <> '1w'
     ) AS s ON s.session_date = b.session_date
     LEFT JOIN (
-        SELECT monday, closes_at FROM {_WEEKS}
+        SELECT calendar, monday, closes_at FROM {_WEEKS}
         WHERE calendar = {_OWN} AND of_timeframe = '1w'
     ) AS w ON w.monday = {_MONDAY}
     LEFT JOIN (

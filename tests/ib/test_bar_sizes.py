@@ -247,3 +247,16 @@ def test_what_is_accepted_outlasts_a_restart_of_the_machine(pacer: Any) -> None:
     asyncio.run(after("first"))
     asyncio.run(after("second"))
     assert tried == ["1 week", "1W", "1W"]
+
+
+def test_a_list_of_durations_is_none_of_bar_sizes(bench: Any, aapl: Instrument, words: Any) -> None:
+    """A refusal of the duration is told as it is, and no other bar size is tried."""
+    text = "cause - Historical data duration is wrong. Legal ones are: 86400 S, 365 D, 52 W, 68 Y"
+
+    def bars(talk: Any, fields: list[str]) -> None:
+        talk.error(fields[1], 321, f"Error validating request.-'bK' : {text}")
+
+    with pytest.raises(RequestRejectedError) as caught:
+        bench(lambda source: source.bars(weeks(aapl)), bars=bars)
+    assert not isinstance(caught.value, BarSizeRefusedError)
+    assert sizes_of(bench.gateway) == ["1 week"]

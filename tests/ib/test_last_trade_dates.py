@@ -134,6 +134,27 @@ def test_one_of_several_is_chosen_by_its_date_or_id(future: Callable[..., Instru
     assert caught.value.remedy.endswith("20251229 or 20260128 or 20260225")
 
 
+def test_the_date_of_the_exchange_decides_between_dates_as_written(
+    future: Callable[..., Instrument],
+) -> None:
+    """Of contracts that expire day by day, one is written on the date of the next one."""
+    candidates = [
+        candidate_of(gold("GCA", 1, "20260226 05:00:00 Asia/Shanghai"), 178),
+        candidate_of(gold("GCB", 2, "20260227 05:00:00 Asia/Shanghai"), 178),
+    ]
+    by_date = chosen(future("GC", "COMEX", date(2026, 2, 26)), candidates)
+    assert by_date.local_symbol == "GCB"
+
+
+@pytest.mark.parametrize("text", ["202603", "2026-03-20", ""])
+def test_a_hint_names_no_date_that_is_none(future: Callable[..., Instrument], text: str) -> None:
+    """The universe takes a date of eight digits, or the id."""
+    found = candidate_of(mes(text, expires=""), 178)
+    with pytest.raises(BadAnswerError) as caught:
+        chosen(future("MES", "CME", date(2026, 3, 19)), [found])
+    assert caught.value.remedy.endswith("symbol, currency or con_id: 750150186.")
+
+
 def test_an_unknown_zone_is_told_where_nothing_stands_beside_it(
     bench: Any, future: Callable[..., Instrument]
 ) -> None:

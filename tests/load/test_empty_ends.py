@@ -326,3 +326,14 @@ def test_a_clock_that_is_wrong_makes_no_bar_final(world: MakeWorld, behind: time
     assert settled is not None
     assert settled.end <= min(OPEN, OPEN - behind)
     made.check()
+
+
+@pytest.mark.parametrize("takes", [timedelta(seconds=70), timedelta(minutes=6)])
+def test_a_gateway_slower_than_a_bar_keeps_no_tail_busy(world: MakeWorld, takes: timedelta) -> None:
+    """It is not followed bar by bar until the close: the newest are left to the next tail."""
+    made = slow(world(RTH, Timeframe.M1, *JUNE), takes)
+    report = tail_after(made, OPEN - timedelta(minutes=90), OPEN)
+    assert len(ends(made)) <= 8
+    assert report.added >= 90
+    assert not report.unexplained
+    made.check()

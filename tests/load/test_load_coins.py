@@ -10,19 +10,25 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.bars import micros, stamps
+from ktrdr_pipelines.core.bars import bars_between, micros, stamps
 from ktrdr_pipelines.core.calendars import calendar_named
 from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
-from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.schedules import LearnedDay, with_own_hours
-from ktrdr_pipelines.core.sessions import SessionCalendar
+from ktrdr_pipelines.core.session_extension import Extension, extended
+from ktrdr_pipelines.core.sessions import SessionCalendar, monday_of
 from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewaySilentError
 from ktrdr_pipelines.load.calendars import open_calendars
+from ktrdr_pipelines.load.manager import Job
+from ktrdr_pipelines.load.modes import Bounds, Mode
+from ktrdr_pipelines.store.catalog import query_catalog, rebuild_catalog
 from tests.load.conftest import Bench, Make
-from tests.load.fakes import FakeGateway, Truth, bars_at, stock, true_keys, utc
+from tests.load.fakes import FakeGateway, Truth, bars_at, moment_of, stock, true_keys, utc
 
 NEW_YORK = ZoneInfo("America/New_York")
 DAY = timedelta(days=1)
@@ -71,6 +77,12 @@ def truth_in(calendar: SessionCalendar, timeframe: Timeframe) -> Truth:
     keys = true_keys(calendar, timeframe, first, end)
     bars = bars_at(keys, calendar, daily=not timeframe.is_intraday)
     sessions = calendar.sessions(first, end)
+    if timeframe is Timeframe.W1:
+        weeks = [
+            [one for one in sessions if monday_of(one.day) == moment_of(key).date()] for key in keys
+        ]
+        opens = np.array([micros(week[0].opens_at) for week in weeks])
+        return Truth(bars, opens, np.array([micros(week[-1].closes_at) for week in weeks]))
     if timeframe is Timeframe.D1:
         opens = np.array([micros(one.opens_at) for one in sessions])
         return Truth(bars, opens, np.array([micros(one.closes_at) for one in sessions]))
@@ -91,7 +103,8 @@ class CoinGateway(FakeGateway):
         end = min(request.ends_at or self.time, self.time)
         count, unit = request.duration.split()
         if unit != "D":
-            length = timedelta(seconds=int(count)) if unit == "S" else 366 * DAY * int(count)
+            units = {"S": timedelta(seconds=1), "W": 7 * DAY, "Y": 366 * DAY}
+            length = units[unit] * int(count)
             return truth.seen(end - length, end)
         around = self.sessions.sessions_meeting(Interval(end - 2 * int(count) * DAY - 7 * DAY, end))
         return truth.seen(around[-int(count)].opens_at, end)
@@ -139,13 +152,20 @@ def test_a_coin_is_complete_by_its_own_hours(
 def test_a_running_session_gives_no_daily_bar(
     bench_of: Callable[..., Bench], bitcoin: Instrument
 ) -> None:
-    """The session that began on the evening before ends in the afternoon; then its bar is due."""
+    """The session ends in the afternoon; its bar is due when the UTC day is over too.
+
+    Whether daily bars are of sessions or of UTC days is not proved: one that is requested before
+    both are over may be half a bar.
+    """
     bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
     wanted = Interval(utc(2026, 5, 4), utc(2026, 5, 13))
     bench.gateway.time = utc(2026, 5, 12, 19, 30)
     bench.load(series, wanted)
     assert bench.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 11)
     bench.gateway.time = utc(2026, 5, 12, 20, 45)
+    bench.load(series, wanted)
+    assert bench.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 11)
+    bench.gateway.time = utc(2026, 5, 13, 0, 45)
     assert bench.load(series, wanted).is_complete
     assert bench.store.read(series)["session_date"].to_pylist()[-1] == date(2026, 5, 12)
     bench.check(series, wanted)
@@ -168,6 +188,37 @@ def test_bars_take_back_what_was_told_to_be_closed(
     weekend = np.isin(whole.days_of(true), np.array(["2026-04-25", "2026-05-02"], "datetime64[D]"))
     assert np.isin(true[inside & weekend], stored).all()
     assert np.array_equal(stored, true[inside])
+    bench.check(series, WANTED)
+
+
+@pytest.mark.parametrize("calendar", [TRUE, calendar_named("CRYPTO")])
+@pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.W1])
+@pytest.mark.parametrize("mode", [Mode.TAIL, Mode.FULL])
+def test_no_half_day_is_stored_whichever_days_the_bars_are_of(
+    bench_of: Callable[..., Bench],
+    bitcoin: Instrument,
+    timeframe: Timeframe,
+    calendar: SessionCalendar,
+    mode: Mode,
+) -> None:
+    """Bars of sessions, or of UTC days, load after load at any hour: none is cut.
+
+    Nor is one that came before the contract told its hours.
+    """
+    bench, series = bench_of(calendar), Series(bitcoin, timeframe)
+    details, bench.gateway.details = bench.gateway.details, ()
+    bench.gateway.truth["BTC", timeframe] = truth_in(calendar, timeframe)
+    wanted = Interval(utc(2026, 4, 20), utc(2026, 5, 25))
+    bench.load(series, wanted)
+    bench.check(series, wanted)
+    bench.gateway.details = details
+    for hours in (8, 1, 4, 20, 31, 70, 5, 24, 50):
+        bench.gateway.time += timedelta(hours=hours)
+        bench.run(Job(series, mode, Bounds(start=wanted.start)))
+        bench.check(series, wanted)
+    assert not bench.run(Job(series, Mode.FULL, Bounds(start=wanted.start)))[0].unexplained
+    true = bars_between(bench.truth(series).bars, wanted.start, utc(2026, 5, 18))
+    assert bars_between(bench.store.read(series), wanted.start, utc(2026, 5, 18)).equals(true)
 
 
 def test_a_gateway_that_tells_no_schedule_leaves_the_assumption(
@@ -239,3 +290,64 @@ def test_details_of_another_zone_are_dated_as_the_schedule(
     assert (calendar.sessions(date(2026, 5, 13), date(2026, 5, 14))[0].closes_at) == _close(
         date(2026, 5, 13)
     )
+
+
+def test_a_gateway_that_fails_to_tell_a_schedule_is_not_asked_for_each_year(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """Ten years of them would be ten deadlines: the next run asks for the next year."""
+    bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
+
+    def silence(ends_at: datetime, days: int) -> list[LearnedDay]:
+        raise GatewaySilentError("the schedule", came="no answer")
+
+    bench.gateway.schedule_twist = silence
+    years = IntervalSet([Interval(utc(2016, 5, 1), WANTED.end)])
+    bench.run(Job(series, wanted=years), Job(Series(bitcoin, Timeframe.H1), wanted=years))
+    assert len(bench.gateway.schedules_asked) == bench.retries + 1
+
+
+def test_a_day_of_a_coin_is_told_to_be_complete_when_any_of_its_days_is(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """A join on closes_at looks at no hour that the bar may hold and that is not over."""
+    bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
+    bench.load(series, WANTED)
+    book = open_calendars(bench.ledger)
+    assert book.of(bitcoin).days_may_differ
+    rebuild_catalog(bench.layout, [bitcoin], NOW)
+    for source in ("bars_1d", "series('BTC', '1d')"):
+        rows = query_catalog(bench.layout, f"FROM {source}").to_pylist()
+        assert rows
+        assert all(row["closes_at"] == row["ts"] + DAY for row in rows)
+
+
+def test_late_bars_leave_a_coin_its_days() -> None:
+    """A calendar that bars after the close extend says the same of daily bars."""
+    longer = Extension(None, by_us=60_000_000, starts_us=0, sessions=(date(2026, 5, 1),))
+    assert extended(TRUE, (longer,)).days_may_differ
+
+
+def test_flat_bars_that_are_held_speak_for_no_session(
+    bench_of: Callable[..., Bench], bitcoin: Instrument
+) -> None:
+    """A gateway that fills closed weekends, loaded before the contract told its hours."""
+    whole = calendar_named("CRYPTO")
+    bench, series = bench_of(whole), Series(bitcoin, Timeframe.H1)
+    truth = bench.truth(series)
+    keys = stamps(truth.bars)
+    place = np.searchsorted(TRUE.opens, keys, side="right") - 1
+    is_open = pa.array(keys < TRUE.closes[place])
+    bars = truth.bars
+    for name, flat in (("high", bars["close"]), ("low", bars["close"]), ("volume", 0.0)):
+        column = pc.if_else(is_open, bars[name], flat)
+        bars = bars.set_column(bars.schema.get_field_index(name), bars.schema.field(name), column)
+    count = pc.if_else(is_open, bars["bar_count"], pa.scalar(0, pa.int32()))
+    bars = bars.set_column(len(bars.schema) - 1, bars.schema.field("bar_count"), count)
+    bench.gateway.truth["BTC", Timeframe.H1] = replace(truth, bars=bars)
+    details, bench.gateway.details = bench.gateway.details, ()
+    bench.load(series, WANTED)
+    bench.gateway.details = details
+    bench.load(series, Interval(WANTED.start, WANTED.end + 3 * DAY))
+    calendar = open_calendars(bench.ledger).of(bitcoin)
+    assert not calendar.sessions(date(2026, 4, 25), date(2026, 4, 27))

@@ -1,13 +1,21 @@
 """Waits of a load are told: for what, until when, each once."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from itertools import cycle
 from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.errors import GatewayRestingError, GatewaySilentError
+from ktrdr_pipelines.core.answers import BarSource
+from ktrdr_pipelines.errors import (
+    ClientIdInUseError,
+    GatewayError,
+    GatewayRestingError,
+    GatewaySilentError,
+)
 from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
 from ktrdr_pipelines.load.waits import TOLD_FROM_S, Waits
 from tests.load.fakes import utc
@@ -102,3 +110,29 @@ def test_waiting_for_a_gateway_that_rests_is_told(told: Any, waits: Waits) -> No
     assert asyncio.run(run()) == "bars"
     assert told == [("connect: it failed 5 times in a row and is left alone", 540.0)]
     assert slept == [(2.0, 0), (540.0, 1)]
+
+
+def test_reasons_that_take_turns_are_told_once_each() -> None:
+    """A gateway that is silent, then refuses an id, and is silent again, while a run waits."""
+    clock = Clock()
+    heard: list[str] = []
+    kinds = cycle([GatewaySilentError, ClientIdInUseError])
+
+    @asynccontextmanager
+    async def refused() -> AsyncIterator[BarSource]:
+        raise next(kinds)("connect to it", came="no connection")
+        yield
+
+    async def sleep(seconds: float) -> None:
+        clock.now += timedelta(seconds=seconds)
+
+    async def main() -> None:
+        patience = Patience(wait_s=120, sleep=sleep, clock=lambda: clock.now)
+        async with SourceKeeper(
+            refused, patience, waits=lambda why, _: heard.append(why)
+        ) as keeper:
+            with pytest.raises(GatewayError):
+                await keeper.source()
+
+    asyncio.run(main())
+    assert len(heard) == 2
