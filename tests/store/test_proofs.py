@@ -71,6 +71,9 @@ class Shelf:
         bars = self._make.bars(series, at)
         volumes = pa.array([volume] * len(at), pa.float64())
         bars = bars.set_column(6, BAR_SCHEMA.field("volume"), volumes)
+        if volume == 0:  # as gateways write it: no volume, and no trade counted
+            counts = pa.array([0] * len(at), pa.int32())
+            bars = bars.set_column(8, BAR_SCHEMA.field("bar_count"), counts)
         assert bars.schema.names == BAR_SCHEMA.names
         coverage = self._make.covering(series, bars)
         self.store.save(series, self._make.identity(series), bars, coverage)
