@@ -131,18 +131,6 @@ class IbLimitsRegistry:
         "https://github.com/wboayue/rust-ibapi/pull/245",
         "L",
     )
-    VALID_BAR_SIZES: Final = Limit(
-        frozenset(
-            {"1 secs", "5 secs", "10 secs", "15 secs", "30 secs", "1 min"}
-            | {f"{n} mins" for n in (2, 3, 5, 10, 15, 20, 30)}
-            | {"1 hour", "2 hours", "3 hours", "4 hours", "8 hours"}
-            | {"1 day", "1 week", "1 month"}
-        ),
-        "IB bar size settings; '1 sec', '1 mins' and '1 hours' are refused",
-        _BARS,
-        "R",
-    )
-    DURATION_UNITS: Final = Limit(("S", "D", "W", "M", "Y"), "duration units", _BARS, "O")
     SAFE_DAYS: Final = _table(
         {"1m": 1, "5m": 7, "15m": 7, "30m": 30, "1h": 30, "4h": 30, "1d": 365, "1w": 365},
         "the original KTRDR system's IbLimitsRegistry; 15m and 1w from IB's conservative table of "

@@ -52,7 +52,6 @@ SCALARS = {
         1.7014118346046923e38,
         1.7976931348623157e308,
     ),
-    "DURATION_UNITS": ("S", "D", "W", "M", "Y"),
 }
 TABLES = {
     "TRY_AGAIN_S": {
@@ -115,10 +114,6 @@ TABLES = {
         "1w": 604800,
     },
 }
-VALID_BAR_SIZES = (
-    "1 secs;5 secs;10 secs;15 secs;30 secs;1 min;2 mins;3 mins;5 mins;10 mins;15 mins;20 mins;"
-    "30 mins;1 hour;2 hours;3 hours;4 hours;8 hours;1 day;1 week;1 month"
-)
 SAFE_STEPS = """
     60 S: 1 to 60
     120 S: 1 to 120
@@ -260,12 +255,6 @@ def test_a_table_is_what_ib_says(name: str) -> None:
     assert list(limit(name).value.items()) == list(TABLES[name].items())
 
 
-def test_the_valid_bar_sizes_are_those_that_gateways_take() -> None:
-    """Singular and plural matter: ``1 secs`` is right and ``1 sec`` is not."""
-    assert limit("VALID_BAR_SIZES").value == set(VALID_BAR_SIZES.split(";"))
-    assert {"1 sec", "1 mins", "1 hours", "60 mins"}.isdisjoint(VALID_BAR_SIZES.split(";"))
-
-
 def test_the_safe_steps_are_the_conservative_table() -> None:
     """Each duration of the table has its smallest and its largest bar in seconds."""
     assert steps("SAFE_STEPS") == lines(SAFE_STEPS)
@@ -358,7 +347,7 @@ def test_every_limit_says_where_it_comes_from() -> None:
         assert one.source, name
         assert one.grade in "OLRSCKP", name
         assert len(one.grade) == 1, name
-    others = {"VALID_BAR_SIZES", "SAFE_STEPS", "WIDE_STEPS", "CODES", "CODE_TEXTS", "NO_DATA_FORM"}
+    others = {"SAFE_STEPS", "WIDE_STEPS", "CODES", "CODE_TEXTS", "NO_DATA_FORM"}
     assert set(limits) == {*SCALARS, *TABLES, *others}
 
 

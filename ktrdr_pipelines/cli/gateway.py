@@ -41,27 +41,12 @@ def simulate(  # noqa: PLR0913 - an argument an option
             help="A folder of recorded bars to replay. [default: a synthetic market]",
         ),
     ] = None,
-    capture: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="A record of ktrdr probe: answer what that gateway answered."
-        ),
-    ] = None,
-    longest_wait: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            help="With --capture: what a wait of the record is cut to where it is longer; 0 "
-            "answers at once. [default: 2]",
-        ),
-    ] = None,
     now: Annotated[
         str | None,
         typer.Option(
             metavar="INSTANT",
             help="Where its clock starts, with a zone, such as 2024-01-05T14:30:00Z. "
-            "[default: the market's own now, or when the record began]",
+            "[default: the market's own now]",
         ),
     ] = None,
     seed: Annotated[
@@ -135,12 +120,6 @@ def simulate(  # noqa: PLR0913 - an argument an option
     Its bars are marked as simulated: they go into a store of their own and never mix with real
     ones. Point any client of the Interactive Brokers API at it.
 
-    With --capture it answers from a record of ktrdr probe alone: each question that was asked
-    there gets the answer (or silence) that it got there, in the recorded order and then the last
-    again, and from the beginning on every connection. Any other question is refused, by 162 or
-    200, and an "unrecorded" event in the --log. Its clock goes on from when the record began.
-    --faults and --pacing work on top, but for the fault past_oldest.
-
     A file of faults lists entries such as {fault: silence, symbol: AAPL, nth: 3}. Faults of one
     request: silence, hang_up, cut, late, trickle, bars_after_cancel, error, invalid (321),
     unknown_contract (200), no_data, past_oldest, pacing, newest_missing (2188), partial,
@@ -172,8 +151,8 @@ def simulate(  # noqa: PLR0913 - an argument an option
     moment = None if now is None else parse_instant("--now", now)
     wait = stdin_closed if with_parent else for_ever
     read = read_variants(zone or "", variant or ())
-    market = ServedMarket(bars, capture, seed, moment, read)
-    manners = Manners(durations, faults, pacing, hold_ids, log, longest_wait, read)
+    market = ServedMarket(bars, seed, moment, read)
+    manners = Manners(durations, faults, pacing, hold_ids, log, read)
     check_together(market, manners, zone, variant or ())
     work = serve(port, market, manners, wait, as_json=as_json)
     try:

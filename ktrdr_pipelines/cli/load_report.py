@@ -125,9 +125,6 @@ def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterato
 def _refresh_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
     """Tell what asking again for settled stretches did not bring."""
     for report in reports:
-        if report.kept:
-            bars = counted(report.kept, "stored bar")
-            yield f"{report.series}: {bars} that the gateway no longer gives; kept as they are"
         if report.not_refreshed:
             stretches = counted(len(report.not_refreshed), "stretch", "stretches")
             yield f"{report.series}: {stretches} could not be refreshed; they stand as they were"
@@ -209,7 +206,6 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
         "put_off": stretches_json(report.put_off),
         "next_try_at": report.next_try_at,
         "not_refreshed": stretches_json(report.not_refreshed),
-        "kept": report.kept,
         "suspect": stretches_json(report.suspect),
         "confirmed_at": report.confirmed_at,
         "disagreements": [disagreement_json(one) for one in report.disagreements],

@@ -53,7 +53,7 @@ for name, command, summary in (
     ("verify", verify.verify, "Read and recount everything on disk"),
     ("health", health.health, "See whether the gateway answers"),
     ("doctor", doctor.doctor, "Find out what is wrong with the gateway's set-up"),
-    ("probe", probe.probe, "Ask the gateway about what is not certain"),
+    ("probe", probe.probe, "Say how to ask a gateway about what is not certain"),
     ("repair", store.repair, "Rebuild what can be rebuilt from the bar files"),
     ("simulate", gateway.simulate, "Serve a gateway without an account"),
 ):

@@ -17,7 +17,6 @@ from ktrdr_pipelines.simulator.pacing import PacingMode
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.simulator.behaviour import Behaviour
-    from ktrdr_pipelines.simulator.capture import Capture
     from ktrdr_pipelines.simulator.market import Market
     from ktrdr_pipelines.simulator.server import SimulatorServer
     from ktrdr_pipelines.simulator.variants import ReadVariants
@@ -33,30 +32,24 @@ class Durations(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServedMarket:
-    """What is served: recorded bars, a record of a gateway or the bars of a seed, from a moment."""
+    """What is served: recorded bars or the bars of a seed, from a moment."""
 
     bars: Path | None
-    capture: Path | None
     seed: int | None
     now: datetime | None
     variants: "ReadVariants | None" = None
 
     def __str__(self) -> str:
-        if self.capture is not None:
-            return f"the record {self.capture}"
         return f"synthetic market {self._seed}" if self.bars is None else f"bars of {self.bars}"
 
-    def opened(self) -> "Market | Capture":
+    def opened(self) -> "Market":
         """Read what is served.
 
         Raises:
             SimulatorError: it cannot be read, or is malformed.
         """
-        from ktrdr_pipelines.simulator.capture import read_capture
         from ktrdr_pipelines.simulator.markets import open_market
 
-        if self.capture is not None:
-            return read_capture(self.capture)
         if self.variants is None:
             return open_market(self.bars, self._seed)
         return open_market(self.bars, self._seed, self.variants.market)
@@ -75,7 +68,6 @@ class Manners:
     pacing: PacingMode
     hold_s: float
     log: Path | None
-    longest_wait_s: float | None
     variants: "ReadVariants | None" = None
 
     def behaviour(self) -> "Behaviour":
@@ -86,20 +78,17 @@ class Manners:
         """
         from ktrdr_pipelines.simulator.behaviour import Behaviour
         from ktrdr_pipelines.simulator.faultfile import read_faults
-        from ktrdr_pipelines.simulator.retelling import LONGEST_WAIT_S
         from ktrdr_pipelines.simulator.steps import DurationTable
         from ktrdr_pipelines.simulator.variants import ReadVariants
         from ktrdr_pipelines.simulator.workers import Speed
 
         variants = self.variants or ReadVariants()
-        waits_s = LONGEST_WAIT_S if self.longest_wait_s is None else self.longest_wait_s
         return Behaviour(
             pacing=self.pacing,
             hold_s=self.hold_s,
             faults=None if self.faults is None else read_faults(self.faults),
             log=self.log,
             durations=DurationTable(self.durations or Durations.WIDE),
-            longest_wait_s=waits_s,
             speed=Speed(end_factor=variants.end_factor),
             variants=variants.gateway,
         )
@@ -126,33 +115,18 @@ def check_together(
         "--zone": zone,
         "--variant": variants or None,
         "--bars": market.bars,
-        "--capture": market.capture,
         "--seed": market.seed,
         "--durations": manners.durations,
-        "--longest-wait": manners.longest_wait_s,
     }
     for one, other, why in _NOT_TOGETHER:
         if given[one] is not None and given[other] is not None:
             raise UsageError(f"{one} with {other}", came=why, remedy="Leave one of them out")
-    if manners.longest_wait_s is not None and market.capture is None:
-        raise UsageError(
-            "--longest-wait without --capture",
-            came="only a record has waits",
-            remedy="Add --capture FILE, or leave it out",
-        )
 
 
 _INVENTED = frozenset({"flat_bars", "crypto_zone"})
 """The variants that only a synthetic market has."""
 
-_NOT_TOGETHER = (
-    ("--capture", "--zone", "a record is told as it was told"),
-    ("--capture", "--variant", "a record is told as it was told"),
-    ("--capture", "--bars", "a gateway answers from one of them"),
-    ("--capture", "--seed", "a record is not grown from a number"),
-    ("--capture", "--durations", "a record says what was refused"),
-    ("--bars", "--seed", "recorded bars are not grown from a number"),
-)
+_NOT_TOGETHER = (("--bars", "--seed", "recorded bars are not grown from a number"),)
 
 
 async def serve(

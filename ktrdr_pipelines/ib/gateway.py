@@ -18,7 +18,6 @@ from ib_async.contract import Contract
 from ktrdr_pipelines.core.instruments import Origin
 from ktrdr_pipelines.errors import ConnectionLostError, GatewaySilentError, OutageError
 from ktrdr_pipelines.ib.accounts import origin_of
-from ktrdr_pipelines.ib.capture import Frame, Scrubber, Way
 from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
 from ktrdr_pipelines.ib.codes import lasting_farm_outage, lasting_outage
 from ktrdr_pipelines.ib.health import Health
@@ -123,15 +122,6 @@ class GatewayConnection:
     def on_pacing(self, act: Callable[[], None]) -> None:
         """Say what to do when the gateway complains about all requests together."""
         self._inbox.on_pacing = act
-
-    def listen(self, take: Callable[[Frame], None]) -> None:
-        """Let somebody record all frames from now on, without what names a person."""
-        scrubber, begun_at_s = Scrubber(self._wire.accounts), boot_time_s()
-
-        def note(way: Way, fields: list[str]) -> None:
-            take(scrubber.frame(boot_time_s() - begun_at_s, way, fields))
-
-        self._wire.listen(note)
 
     async def open(self, host: str, port: int) -> None:
         """Connect, shake hands, and see the gateway's clock.

@@ -24,7 +24,6 @@ from ib_async.decoder import Decoder
 
 from ktrdr_pipelines.errors import DiskError
 from ktrdr_pipelines.ib.accounts import AccountFilter
-from ktrdr_pipelines.ib.capture import Way
 from ktrdr_pipelines.ib.framing import BadFrameError, FrameCutter
 from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
 
@@ -91,20 +90,6 @@ class _Tap(Decoder):
         self._listener(fields)
 
 
-class _Overheard:
-    """A transport whose every frame somebody sees before it is sent."""
-
-    def __init__(self, transport: Any, see: Callable[[bytes], None]) -> None:
-        self._transport, self._see = transport, see
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        self._see(data)
-        self._transport.write(data)
-
-
 class _InTurn:
     """ib_async's connection, but for its sending: that is left to whoever knows the turns."""
 
@@ -139,7 +124,6 @@ class Wire:
         self._sender: asyncio.Task[None] | None = None
         self._refusal: DiskError | None = None
         self._ready = False
-        self._traffic: Callable[[Way, list[str]], None] | None = None
         self._version = self._said = ""
         self._filter = AccountFilter()
         self._cutter = FrameCutter()
@@ -154,14 +138,6 @@ class Wire:
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
         logging.getLogger("ib_async.client").addFilter(_discreet)
-
-    def listen(self, traffic: Callable[[Way, list[str]], None]) -> None:
-        """Let somebody see the fields of every frame from now on, both ways."""
-        self._connection.transport = _Overheard(
-            self._connection.transport,
-            lambda data: traffic(Way.OUT, data[4:].decode(errors="replace").split("\0")[:-1]),
-        )
-        self._traffic = traffic
 
     @property
     def is_up(self) -> bool:
@@ -316,8 +292,6 @@ class Wire:
     def _take(self, fields: list[str]) -> None:
         if not self._ready:
             self._overhear(fields)
-        if self._traffic is not None:
-            self._traffic(Way.IN, fields)
         self._on_frame(fields)
 
     def _overhear(self, fields: list[str]) -> None:

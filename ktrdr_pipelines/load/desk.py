@@ -29,7 +29,6 @@ from ktrdr_pipelines.load.claims import Claimant
 from ktrdr_pipelines.load.commits import Commits
 from ktrdr_pipelines.load.evidence import Evidence
 from ktrdr_pipelines.load.facts import SeriesFacts
-from ktrdr_pipelines.load.given import Given
 from ktrdr_pipelines.load.keeper import SourceKeeper
 from ktrdr_pipelines.load.life import LifeSigns
 from ktrdr_pipelines.load.modes import Manner
@@ -81,7 +80,6 @@ class Desk:
         self.failures_in_a_row = 0
         self._skipped = IntervalSet()
         self.disagreement: Disagreement | None = None
-        self._given = Given()
         self._gained: tuple[date, date] | None = None
         self._seen: dict[Path, Fingerprint] = {}
         self.asking = Asking(
@@ -313,8 +311,6 @@ class Desk:
             self._gained = min(days[0], before[0]), max(days[1], before[1])
         self.facts.cover(coverage, self.means.keeper.market_now())
         self.commits.add(bars, coverage)
-        if bars is not None and self.facts.again:
-            self._given.take(bars)
 
     def _save(self, bars: pa.Table, coverage: Coverage) -> SaveResult:
         """Save, and then remember what a refresh need not ask for once more should it be stopped.
@@ -371,11 +367,6 @@ class Desk:
         again = self.facts.unproved_again(self.means.keeper.market_now())
         same = [one for one in again if not self.means.store.read(self.series, one).num_rows]
         return (self.facts.proved & self.facts.again) | IntervalSet(same)
-
-    def count_kept(self) -> int:
-        """Count the bars that were asked for again and that the gateway no longer gives."""
-        again = self.facts.proved & self.facts.again
-        return self._given.count_kept(self.means.store, self.series, again) if again else 0
 
     def defer(self, stamps: Interval) -> None:
         """Leave to another request or run what is open in an interval."""

@@ -239,7 +239,6 @@ class IbDataLoader:
             put_off=facts.left_alone & gaps,
             next_try_at=facts.next_try_at,
             not_refreshed=again - of_open_session(need, again),
-            kept=work.kept if work else 0,
             suspect=IntervalSet(one.stamps for one in found) & facts.wanted,
             unconfirmed=unexplained & IntervalSet(one.interval for one in to_confirm),
             confirmed_at=next_try(to_confirm, self._clock())

@@ -23,9 +23,9 @@ class SeriesReport:
     requests met after all tries; ``error`` is what kept the series from being worked on at all.
     ``now`` is the gateway's time at the end. ``put_off`` is deferred until ``next_try_at`` after
     failed attempts; it may belong to an open session. ``not_refreshed`` was to be requested again,
-    could not be had, and stands as it was; ``kept`` counts bars that the gateway no longer gives
-    and that stay. ``suspect`` are sparse sessions: they are covered and hold far fewer bars than
-    their neighbours; they are requested once more later. ``unconfirmed`` is the part of
+    could not be had, and stands as it was. ``suspect`` are sparse sessions: they are covered and
+    hold far fewer bars than their neighbours; they are requested once more later. ``unconfirmed``
+    is the part of
     ``unexplained`` that came without bars and waits for another response; ``confirmed_at`` is when
     the first of it can be confirmed. ``disagreements`` are held bars that came again at other
     prices; ``volume_jumps`` are bars whose volumes are in another unit than those beside them,
@@ -46,7 +46,6 @@ class SeriesReport:
     put_off: IntervalSet = field(default_factory=IntervalSet)
     next_try_at: datetime | None = None
     not_refreshed: IntervalSet = field(default_factory=IntervalSet)
-    kept: int = 0
     suspect: IntervalSet = field(default_factory=IntervalSet)
     unconfirmed: IntervalSet = field(default_factory=IntervalSet)
     confirmed_at: datetime | None = None

@@ -64,7 +64,6 @@ class SeriesWork:
         self._refused = False
         self._workers = 0
         self._failed = IntervalSet()
-        self.kept = 0
         self.refreshed = IntervalSet()
         self.failures: list[GatewayError] = []
         self.confirmed_at: datetime | None = None
@@ -109,7 +108,6 @@ class SeriesWork:
         self._desk.compare_volumes()
         self._close_attempts()
         self._take_refreshed()
-        self.kept = self._desk.count_kept()
         if isinstance(self._desk.stop, GatewayUnreachableError | ClientIdInUseError):
             raise self._desk.stop
 

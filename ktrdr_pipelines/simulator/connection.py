@@ -1,7 +1,6 @@
 """One client's socket: it performs the actions of a ``ClientSession``."""
 
 import asyncio
-from collections.abc import Iterable
 from contextlib import suppress
 
 from ktrdr_pipelines.simulator.actions import Abandon, Action, Close, Refuse, Send, Serve
@@ -10,7 +9,6 @@ from ktrdr_pipelines.simulator.gateway import Gateway
 from ktrdr_pipelines.simulator.messages import DataRequest
 from ktrdr_pipelines.simulator.outbox import Outbox
 from ktrdr_pipelines.simulator.replies import ApiError
-from ktrdr_pipelines.simulator.retelling import Aside, Retelling
 from ktrdr_pipelines.simulator.serving import Call, deliver, follow, found
 from ktrdr_pipelines.simulator.session import ClientSession, Stage
 
@@ -33,11 +31,8 @@ class Connection:
             account=gateway.account,
             now=gateway.told_now,
             is_deaf=gateway.is_deaf,
-            versions=gateway.versions,
             variants=gateway.variants,
         )
-        self._retelling = gateway.retelling()
-        self._asides: list[asyncio.TimerHandle] = []
         self._open: dict[int, Call] = {}
         self._tasks: dict[asyncio.Task[None], Call] = {}
         self._ended = asyncio.Event()
@@ -109,8 +104,6 @@ class Connection:
         """Tell a new client how the gateway is."""
         for notice in self._gateway.outages.notices():
             self.tell(notice)
-        if self._retelling is not None:
-            self._say_aside(self._retelling.opening())
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -124,7 +117,8 @@ class Connection:
                 self._outbox.send(self._session.error(error))
             case Abandon(request_id, error):
                 self._abandon(request_id)
-                self._answer_cancel(request_id, error)
+                if error is not None:
+                    self._outbox.send(self._session.error(error))
 
     @property
     def _client_id(self) -> int:
@@ -140,8 +134,6 @@ class Connection:
             outages_before=gateway.outages.begun,
             fault=gateway.fault_of(request),
         )
-        if self._retelling is not None:
-            self._retell(self._retelling, call)
         task = asyncio.create_task(self._serve(call))
         self._open[request.request_id] = call
         self._tasks[task] = call
@@ -158,28 +150,6 @@ class Connection:
         for task, other in self._tasks.items():
             if other is call and not call.meets(Fault.BARS_AFTER_CANCEL):
                 task.cancel()
-
-    def _retell(self, retelling: Retelling, call: Call) -> None:
-        """Take what is on record for a request; what only it would hear waits for its fault."""
-        call.retold = retelling.answer(call.request)
-        if not call.retold.is_recorded:
-            self._gateway.note_unrecorded(call.request)
-        if not call.meets(Fault.SILENCE):
-            self._say_aside(call.retold.asides)
-
-    def _answer_cancel(self, request_id: int, error: ApiError | None) -> None:
-        """Say what is on record, or else what a gateway says."""
-        asides = None if self._retelling is None else self._retelling.cancelled(request_id)
-        if asides is not None:
-            self._say_aside(asides)
-        elif error is not None:
-            self._outbox.send(self._session.error(error))
-
-    def _say_aside(self, asides: Iterable[Aside]) -> None:
-        loop = asyncio.get_running_loop()
-        waiting = [aside for aside in self._asides if aside.when() > loop.time()]
-        new = [loop.call_later(each.after_s, self._outbox.send, each.data) for each in asides]
-        self._asides = waiting + new
 
     async def _serve(self, call: Call) -> None:
         answered = await found(self._gateway, self._outbox, call)
@@ -212,8 +182,6 @@ class Connection:
         if self._session.client_id is not None:
             self._gateway.journal.note("left", client_id=self._client_id, died=died)
         self._session.leave(died=died)
-        for aside in self._asides:
-            aside.cancel()
 
     async def _stop_tasks(self) -> None:
         tasks = list(self._tasks)

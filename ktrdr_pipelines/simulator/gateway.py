@@ -23,7 +23,6 @@ from ktrdr_pipelines.simulator.outages import Outages
 from ktrdr_pipelines.simulator.reading import Setting
 from ktrdr_pipelines.simulator.record import RequestLog, record_of
 from ktrdr_pipelines.simulator.replies import NO_REQUEST
-from ktrdr_pipelines.simulator.retelling import Retelling, Script
 from ktrdr_pipelines.simulator.rules import GatewayRules, kind_of
 from ktrdr_pipelines.simulator.session import SERVER_VERSIONS
 from ktrdr_pipelines.simulator.steps import DurationTable
@@ -39,10 +38,7 @@ LINGER_S = 10.0
 
 @dataclass(slots=True)
 class Gateway:
-    """One gateway: its market, clock and rules, what went wrong and what was asked.
-
-    Where there is a script it answers from that, and its market is empty.
-    """
+    """One gateway: its market, clock and rules, what went wrong and what was asked."""
 
     market: Market
     clock: SimClock
@@ -56,18 +52,8 @@ class Gateway:
     workers: Workers | None = None
     durations: DurationTable = DurationTable.WIDE
     update_s: float = EVERY_S
-    script: Script | None = None
     linger_s: float = LINGER_S
     variants: Variants = Variants()  # noqa: RUF009 - immutable
-
-    @property
-    def versions(self) -> tuple[int, int]:
-        """The lowest and highest version of the protocol that it speaks."""
-        return SERVER_VERSIONS if self.script is None else (self.script.version,) * 2
-
-    def retelling(self) -> Retelling | None:
-        """Return what a new connection is told from, where there is a script."""
-        return None if self.script is None else Retelling(self.script, self.clock.now)
 
     def setting(self, version: int) -> Setting:
         """Return what an answer depends on now."""
@@ -111,10 +97,6 @@ class Gateway:
         rule = self._chosen(Met(Occasion.TIME, now=self.clock.now()))
         return rule is not None and rule.fault is Fault.SILENCE
 
-    def note_unrecorded(self, request: DataRequest) -> None:
-        """Write down that a question is not on record; the request itself is there already."""
-        self.journal.note("unrecorded", kind=kind_of(request), request_id=request.request_id)
-
     def _chosen(self, met: Met, request_id: int = NO_REQUEST) -> FaultRule | None:
         rule = self.faults.choose(met)
         if rule is not None:
@@ -125,7 +107,7 @@ class Gateway:
         """Say whether a request reaches past the oldest bar, where a fault wants to know."""
         if not any(rule.fault is Fault.PAST_OLDEST for rule in self.faults.rules):
             return False
-        return reaches_past_oldest(self.setting(self.versions[1]), request)
+        return reaches_past_oldest(self.setting(SERVER_VERSIONS[1]), request)
 
 
 def _names(contract: ContractFields) -> frozenset[str]:

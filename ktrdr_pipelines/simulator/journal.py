@@ -1,8 +1,7 @@
 """What happens at a gateway, counted and written down: one JSON object a line.
 
 Every line has ``at`` (the gateway's time) and ``event``: ``connected``, ``left``, ``asked``,
-``answered``, ``violation``, ``fault``, or ``unrecorded`` for a question that a replayed record
-holds no answer to. ``asked`` and ``answered`` share a ``number``.
+``answered``, ``violation`` or ``fault``. ``asked`` and ``answered`` share a ``number``.
 
 Not here: the records of requests themselves (``record``).
 """

@@ -15,7 +15,6 @@ from typing import Self
 
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.behaviour import Behaviour, gateway_of
-from ktrdr_pipelines.simulator.capture import Capture
 from ktrdr_pipelines.simulator.clock import SimClock
 from ktrdr_pipelines.simulator.connection import Connection
 from ktrdr_pipelines.simulator.faults import FaultPlan
@@ -45,12 +44,12 @@ class SimulatorServer:
         behaviour: its rules and faults; None is as documented, without faults.
 
     Raises:
-        SimulatorError: the log cannot be written; a capture is malformed, or has no such fault.
+        SimulatorError: the log cannot be written.
     """
 
     def __init__(
         self,
-        market: Market | Capture,
+        market: Market,
         *,
         clock: SimClock | None = None,
         host: str = "127.0.0.1",
@@ -197,7 +196,7 @@ def _loopback_address(host: str) -> str:
 
 @contextmanager
 def running_simulator(
-    market: Market | Capture | None = None,
+    market: Market | None = None,
     now: datetime | str | None = None,
     latency_s: float = 0.0,
     port: int = 0,
@@ -210,7 +209,7 @@ def running_simulator(
     """Run a gateway in a thread and event loop of its own while the context lasts.
 
     Args:
-        market: a market or a record; None is the synthetic market of seed 1.
+        market: None is the synthetic market of seed 1.
         now: where its clock starts, also as an ISO text; None takes that of the market.
         latency_s: seconds that every request waits.
         port: 0 takes any free one.

@@ -19,7 +19,6 @@ from ktrdr_pipelines.simulator.messages import DataRequest, HistoryRequest
 from ktrdr_pipelines.simulator.outbox import Outbox
 from ktrdr_pipelines.simulator.pacing import PacingRule, is_small_bar
 from ktrdr_pipelines.simulator.reading import Setting
-from ktrdr_pipelines.simulator.retelling import Retold
 from ktrdr_pipelines.simulator.updates import LiveBars
 
 
@@ -27,8 +26,7 @@ from ktrdr_pipelines.simulator.updates import LiveBars
 class Call:
     """One open request: who asks, its place in the record, its fault, whether it was cancelled.
 
-    ``retold`` is what the script of the gateway has for it, where there is one, ``answered_at``
-    what its answer was computed from.
+    ``answered_at`` is what its answer was computed from.
     """
 
     request: DataRequest
@@ -37,7 +35,6 @@ class Call:
     version: int
     fault: FaultRule | None
     outages_before: int
-    retold: Retold | None = None
     answered_at: Setting | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -114,23 +111,13 @@ async def _computed(gateway: Gateway, outbox: Outbox, call: Call) -> Answer:
     if refused is not None:
         told = replies.error(call.version, localised(language, refused))
         return Answer(told, error_code=refused.code)
-    answered = await _true_answer(outbox, call, setting)
+    async with outbox.room():
+        answered = await asyncio.to_thread(answer, setting, request)
     if rule is None or rule.fault not in BENDING or answered.error_code is not None:
         return answered
     return bent(
         answered, rule, version=call.version, request_id=request.request_id, language=language
     )
-
-
-async def _true_answer(outbox: Outbox, call: Call, setting: Setting) -> Answer:
-    """Compute the answer, or wait for that on record; it may never come."""
-    if call.retold is None:
-        async with outbox.room():
-            return await asyncio.to_thread(answer, setting, call.request)
-    if call.retold.answer is None:
-        await _for_ever()
-    await asyncio.sleep(call.retold.after_s)
-    return call.retold.answer
 
 
 async def _has_worker(gateway: Gateway, call: Call, answered: Answer) -> bool:

@@ -28,7 +28,7 @@ WITHOUT_A_GATEWAY = {
     "universe retire": ("universe", "retire", "AAPL"),
     "health": ("health",),
     "doctor": ("doctor",),
-    "probe": ("probe", "--out", "record.jsonl"),
+    "probe": ("probe",),
     "ranges": ("ranges", "AAPL"),
     "load": ("load", "AAPL", "1d"),
     "update": ("update",),

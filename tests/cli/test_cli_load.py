@@ -61,7 +61,6 @@ def test_the_document_tells_every_series(ktrdr: Any, store: Path, gateway: Any) 
         "put_off": [],
         "next_try_at": None,
         "not_refreshed": [],
-        "kept": 0,
         "suspect": [],
         "confirmed_at": None,
         "disagreements": [],

@@ -18,7 +18,7 @@ from ktrdr_pipelines.errors import IncompleteError, KtrdrError
 MODULE = (sys.executable, "-m", "ktrdr_pipelines.cli.main")
 COMMANDS = (
     "demo", "init", "up", "load", "update", "plan", "ranges", "query", "status", "gaps", "verify",
-    "health", "doctor", "probe", "repair", "simulate",
+    "health", "doctor", "repair", "simulate",
 )  # fmt: skip
 UNIVERSE_COMMANDS = ("check", "add", "rename", "retire")
 
@@ -39,6 +39,11 @@ def test_every_command_tells_of_json_and_its_exit_codes(ktrdr: Any, words: tuple
     assert told.code == 0
     assert "--json" in told.out
     assert re.search(r"Exit codes: 0\s.*\b1\s.*\b2\s", told.out, re.DOTALL), told.out
+
+
+def test_probe_says_where_its_questions_are(ktrdr: Any) -> None:
+    """They are tests; the command stays, and tells how to run them."""
+    ktrdr("probe").is_error(2, "pytest tests/live -m live", "IB_HOST")
 
 
 def test_help_imports_nothing_heavy() -> None:

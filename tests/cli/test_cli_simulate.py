@@ -35,12 +35,6 @@ print("ready", flush=True)
 threading.Event().wait()
 """
 
-CAPTURE = (
-    '{"format": "ktrdr-capture", "version": 1, "server_version": 178, '
-    '"began": "2026-01-05T14:30:00Z"}\n'
-)
-BAD_FRAME = '{"at": 1, "way": "out", "fields": ["20", "one"]}'
-
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_stopped(hands: Any, signum: signal.Signals) -> None:
@@ -194,47 +188,10 @@ def test_no_folder_of_bars(ktrdr: Any, tmp_path: Path) -> None:
     )
 
 
-def test_it_replays_a_record(tmp_path: Path, hands: Any) -> None:
-    """A capture is named, and the clock starts when it began; --faults and waits go with it."""
-    capture, faults = tmp_path / "a.jsonl", tmp_path / "faults.yaml"
-    capture.write_text(CAPTURE, encoding="utf-8")
-    faults.write_text("faults:\n  - {fault: late}\n", encoding="utf-8")
-    options = ("--capture", str(capture), "--faults", str(faults), "--longest-wait", "0.5")
-    with hands.started("simulate", "--port", "0", *options) as simulator:
-        line = simulator.stdout.readline()
-    assert line.startswith(f"serving the record {capture} on 127.0.0.1:")
-    assert ", now 2026-01-05T14:30:0" in line
-
-
-def test_a_malformed_record(tmp_path: Path, ktrdr: Any) -> None:
-    """Of the lines and of the fields of a message: file and line are named."""
-    capture = tmp_path / "a.jsonl"
-    for frame, what in (("{}", "line 2, at"), (BAD_FRAME, "line 2: not the fields of message 20")):
-        capture.write_text(f"{CAPTURE}{frame}\n", encoding="utf-8")
-        ktrdr("simulate", "--port", "0", "--capture", str(capture)).is_error(
-            1, f"{capture}, {what}"
-        )
-
-
-def test_a_fault_that_no_record_can_show(tmp_path: Path, ktrdr: Any) -> None:
-    """The example of faults holds one; the text names it and the way out."""
-    capture, faults = tmp_path / "a.jsonl", tmp_path / "faults.yaml"
-    capture.write_text(CAPTURE, encoding="utf-8")
-    faults.write_text("faults:\n  - {fault: past_oldest}\n", encoding="utf-8")
-    options = ("--capture", str(capture), "--faults", str(faults))
-    ktrdr("simulate", "--port", "0", *options).is_error(1, str(capture), "past_oldest", "Take that")
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (("--capture", "a", "--bars", "b"), "--capture with --bars"),
-        (("--capture", "a", "--seed", "1"), "--capture with --seed"),
-        (("--capture", "a", "--durations", "wide"), "--capture with --durations"),
         (("--bars", "a", "--seed", "1"), "--bars with --seed"),
-        (("--longest-wait", "1"), "--longest-wait without --capture"),
-        (("--capture", "a", "--zone", "GB"), "--capture with --zone"),
-        (("--capture", "a", "--variant", "language=es"), "--capture with --variant"),
         (("--bars", "a", "--variant", "flat_bars=all"), "--bars with --variant flat_bars=all"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_refresh_asks_again_and_says_so(ktrdr: Any, store: Path, gateway: Any)
     again = series_of(told)["AAPL", "1h"]
     assert told.code == 0
     assert again["requests"] == first["requests"]
-    assert (again["added"], again["revised"], again["kept"]) == (0, 0, 0)
+    assert (again["added"], again["revised"]) == (0, 0)
     assert again["not_refreshed"] == []
 
 

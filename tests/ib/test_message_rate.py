@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,6 @@ import pytest
 
 from ktrdr_pipelines.core.answers import BarRequest
 from ktrdr_pipelines.errors import DiskError, GatewaySilentError
-from ktrdr_pipelines.ib.capture import Frame, Way
 from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection import IbConnectionStrategy
@@ -75,13 +75,17 @@ def test_a_load_with_timeouts_and_cancels_keeps_the_rate(
 
     written: list[float] = []
 
-    def note(frame: Frame) -> None:
-        if frame.way is Way.OUT:
+    def noting(write: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        def note(message: bytes) -> None:
             written.append(boot_time_s())
+            write(message)
+
+        return note
 
     async def client(first: int) -> int:
         async with open_source(there) as source:
-            source._connection.listen(note)
+            wire = source._connection._wire
+            wire._write = noting(wire._write)
             return await ask_all(source, different(minute_request, 120, first))
 
     async def run() -> int:

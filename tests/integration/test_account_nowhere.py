@@ -179,7 +179,6 @@ def test_nothing_that_is_written_or_printed_names_the_account(
         ("query", "FROM requests", "--csv"),
         ("query", "FROM gaps", "--json"),
         ("verify", "--json"),
-        ("probe", "--out", str(outputs.folder / "record.jsonl")),
     ]
     for command in commands:
         assert outputs.ktrdr(*command) in {0, 1, 3}, (command, outputs.printed[-2:])

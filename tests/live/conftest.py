@@ -72,6 +72,43 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What came for one request: the fields of its answer, and codes with their texts."""
+
+    answer: list[str] = field(default_factory=list)
+    codes: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The bars of message 17, each with its eight texts."""
+        return _rows(self.answer) if self.answer[:1] == ["17"] else []
+
+    @property
+    def stamps(self) -> list[str]:
+        """What the bars are stamped with."""
+        return [row[0] for row in self.rows]
+
+    @property
+    def head(self) -> str:
+        """The head timestamp, or nothing."""
+        return self.answer[2] if self.answer[:1] == ["88"] else ""
+
+    @property
+    def zone(self) -> str:
+        """The zone of a schedule, or nothing."""
+        return self.answer[4] if self.answer[:1] == ["106"] else ""
+
+    def __str__(self) -> str:
+        codes = "; ".join(f"{code} {text}".strip() for code, text in self.codes)
+        if not self.answer:
+            return codes or "nothing"
+        told = ", ".join(self.answer[2:5])
+        if self.rows:
+            told = f"{len(self.rows)} bars from {self.stamps[0]} to {self.stamps[-1]} ({told})"
+        return f"{told}; {codes}" if codes else told
+
+
+@dataclass(frozen=True)
 class Desk:
     """One connection to ask through."""
 
@@ -122,9 +159,46 @@ class Desk:
     ) -> Bars:
         """Return message 17."""
         fields = await self.raw(contract, bar_size, duration, end=end, what=what, use_rth=use_rth)
-        texts = fields[_HEADER:]
-        rows = [texts[place : place + _PER_BAR] for place in range(0, len(texts), _PER_BAR)]
-        return Bars(fields[2], fields[3], rows)
+        return Bars(fields[2], fields[3], _rows(fields))
+
+    async def seen(
+        self,
+        contract: Contract,
+        bar_size: str,
+        duration: str,
+        *,
+        end: str = "",
+        what: str = "TRADES",
+        dates: int = 2,
+        is_head: bool = False,
+    ) -> Seen:
+        """Return what comes for a request, a refusal too."""
+        query = HistoryQuery(
+            asked=f"{contract.symbol} {bar_size}, {duration} to {end or 'now'}",
+            contract=contract,
+            what_to_show=what,
+            use_rth=True,
+            end=end,
+            duration=duration,
+            bar_size=bar_size,
+            dates=dates,
+        )
+        topic, kind = (Topic.HEAD, RequestKind.HEAD) if is_head else (Topic.BARS, RequestKind.BARS)
+        ask = Ask(topic, query.asked, paced_query(query, kind), query.route)
+        try:
+            if is_head:
+                return Seen(await self.requester.ask(ask, self.connection.head(query)))
+            reply = await self.requester.ask(ask, self.connection.history(query))
+        except GatewayError as error:
+            if error.code is None:
+                raise
+            return Seen(codes=[(error.code, error.came)])
+        return Seen(reply.fields, [(code, "") for code in sorted(reply.noted)])
+
+
+def _rows(fields: list[str]) -> list[list[str]]:
+    texts = fields[_HEADER:]
+    return [texts[place : place + _PER_BAR] for place in range(0, len(texts), _PER_BAR)]
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,16 @@
 
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ktrdr_pipelines.simulator.answers import Setting, answer
-from ktrdr_pipelines.simulator.behaviour import Behaviour
-from ktrdr_pipelines.simulator.capture import read_capture
 from ktrdr_pipelines.simulator.market import Market
 from ktrdr_pipelines.simulator.messages import ContractFields, HeadRequest, HistoryRequest
-from ktrdr_pipelines.simulator.pacing import PacingMode
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
-from tests.simulator.captures import Line, written
-from tests.simulator.rawclient import RawClient, raw_client
 
 NOW = "2024-01-10T20:00:30+00:00"
 """A Wednesday, 15:00:30 in New York: an open session of both markets."""
@@ -163,24 +155,3 @@ def slow_gateway(synthetic: SyntheticMarket) -> Iterator[SimulatorServer]:
     """Run a gateway that keeps every request in flight until its client leaves."""
     with running_simulator(synthetic, now=NOW, latency_s=3_600.0) as server:
         yield server
-
-
-@pytest.fixture
-def replayed(tmp_path: Path) -> Callable[..., Any]:
-    """Serve lines of a capture without waits, and connect to it."""
-
-    @contextmanager
-    def serve(*lines: Line, **other: Any) -> Iterator[tuple[SimulatorServer, RawClient]]:
-        manners: dict[str, Any] = {"longest_wait_s": 0.0, "pacing": PacingMode.OFF}
-        header = other.pop("header", {})
-        now = other.pop("now", None)
-        capture = read_capture(written(tmp_path / "a.jsonl", lines, **header))
-        behaviour = Behaviour(**(manners | other))
-        with (
-            running_simulator(capture, now=now, behaviour=behaviour) as server,
-            raw_client(server) as client,
-        ):
-            client.until(2158)
-            yield server, client
-
-    return serve

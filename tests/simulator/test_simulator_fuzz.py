@@ -3,30 +3,18 @@
 import struct
 from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from hypothesis import event, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.actions import Send
 from ktrdr_pipelines.simulator.answers import answer
-from ktrdr_pipelines.simulator.capture import Capture, Frame, Way
 from ktrdr_pipelines.simulator.messages import ContractRequest, HeadRequest, HistoryRequest
 from ktrdr_pipelines.simulator.reading import Setting
-from ktrdr_pipelines.simulator.retelling import Retelling, script_of
 from ktrdr_pipelines.simulator.rules import GatewayRules
 from ktrdr_pipelines.simulator.session import ClientSession
 from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
-from tests.simulator.captures import (
-    Line,
-    bars_asked,
-    bars_told,
-    error_told,
-    head_asked,
-    out,
-)
 
 NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
 MARKET = SyntheticMarket(seed=1)
@@ -104,64 +92,3 @@ def test_any_request_gets_one_answer(
         frames = unframe(answer(setting, request).data)
         assert frames
         assert all("7" in frame[1:4] for frame in frames)
-
-
-KINDS = ["4", "9", "10", "17", "20", "25", "49", "52", "87", "88", "90", "106"]
-LINES = [
-    bars_asked(0, 0),
-    bars_asked(0, 0, end=""),
-    head_asked(0, 0),
-    out(0, 25, 1, 0),
-    bars_told(0, 0, 1.5),
-    error_told(0, 0, 162, "HMDS query returned no data"),
-    error_told(0, 0, 2174, "a notice"),
-    error_told(0, -1, 1100, "lost"),
-]
-odd_frames = st.tuples(
-    st.sampled_from(list(Way)), st.sampled_from(KINDS), st.lists(texts, max_size=24)
-)
-
-
-def with_id(line: Line, number: int) -> tuple[Way, str, list[str]]:
-    """Return way, kind and fields of a line, with a request id in the place of 0."""
-    kind, *fields = (str(text) for text in line["fields"])  # type: ignore[attr-defined]
-    place = 1 if kind in {"4", "25"} else 0
-    fields[place] = fields[place].replace("0", str(number))
-    return Way(str(line["way"])), kind, fields
-
-
-good_frames = st.builds(with_id, st.sampled_from(LINES), st.integers(1, 3))
-
-
-@given(
-    frames=st.lists(st.one_of(*[good_frames] * 9, odd_frames), max_size=12),
-    asked=st.lists(st.integers(0, 11), max_size=6),
-)
-@settings(deadline=None, max_examples=150)
-def test_any_record_is_told_or_refused(
-    unframe: Any, *, frames: list[tuple[Way, str, list[str]]], asked: list[int]
-) -> None:
-    """A record of any fields is an error that names its line, or tells whole frames."""
-    lines = tuple(
-        Frame(float(at), way, (kind, *fields), line=at + 2)
-        for at, (way, kind, fields) in enumerate(frames)
-    )
-    try:
-        script = script_of(Capture(Path("a.jsonl"), 178, NOW, lines), 1.0)
-    except SimulatorError as error:
-        event("refused")
-        if "a.jsonl, line " not in str(error):
-            raise
-        return
-    event("told")
-    retelling = Retelling(script, lambda: NOW)
-    questions = [each.request for found in script.exchanges.by_meaning.values() for each in found]
-    for at in asked[: 6 if questions else 0]:
-        request = questions[at % len(questions)]
-        told = retelling.answer(request)
-        assert told.is_recorded
-        data = [told.answer.data] if told.answer else []
-        for each in (*told.asides, *(retelling.cancelled(request.request_id) or ())):
-            assert 0 <= each.after_s <= len(frames)
-            data.append(each.data)
-        assert all(frame for frame in unframe(b"".join(data)))

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.simulator.durations import parse_duration
 from ktrdr_pipelines.simulator.sizes import LEGAL_SIZES, SIZE_BY_TEXT, SIZES
 from ktrdr_pipelines.simulator.steps import DurationTable, step_refusal
@@ -51,8 +50,12 @@ def test_tables_allow_and_refuse(table: str, duration: str, size: str, refusal: 
 
 
 def test_every_legal_size_is_served() -> None:
-    """The sizes are those of the limits, and the gateway's list of them is IB's own text."""
-    assert {size.text for size in SIZES} == IbLimitsRegistry.VALID_BAR_SIZES.value
+    """The sizes are those that IB documents, and the gateway's list of them is IB's own text."""
+    minutes = {f"{count} mins" for count in (2, 3, 5, 10, 15, 20, 30)}
+    hours = {f"{count} hours" for count in (2, 3, 4, 8)}
+    seconds = {f"{count} secs" for count in (1, 5, 10, 15, 30)}
+    whole = {"1 min", "1 hour", "1 day", "1 week", "1 month"}
+    assert {size.text for size in SIZES} == seconds | minutes | hours | whole
     assert list(SIZES) == sorted(SIZES)
     assert LEGAL_SIZES == (
         "1 secs, 5 secs, 10 secs, 15 secs, 30 secs, 1 min, 2 mins, 3 mins, 5 mins, 10 mins, "
