@@ -95,7 +95,8 @@ def gaps(
 
     Exit codes: 0 no gap, 1 a series cannot be read, 2 bad usage, 3 there are gaps.
     """
-    from ktrdr_pipelines.cli.place import open_book, open_place, warn_of_problem
+    from ktrdr_pipelines.cli.output import warn_of_problem
+    from ktrdr_pipelines.cli.place import open_book, open_place
     from ktrdr_pipelines.load.acknowledge import explained_ranges
 
     if acknowledge is not None or remark is not None:

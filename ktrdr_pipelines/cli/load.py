@@ -39,7 +39,8 @@ def load(
     """
     from ktrdr_pipelines.cli.jobs import Wish, named_jobs
     from ktrdr_pipelines.cli.loading import load_jobs
-    from ktrdr_pipelines.cli.place import open_place, warn_of_problem
+    from ktrdr_pipelines.cli.output import warn_of_problem
+    from ktrdr_pipelines.cli.place import open_place
 
     wish = Wish(mode, start, end, refresh)
     wish.read()

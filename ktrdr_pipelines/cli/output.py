@@ -19,6 +19,7 @@ from ktrdr_pipelines.errors import GatewayError, KtrdrError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ktrdr_pipelines.cli.place import Place
     from ktrdr_pipelines.core.disagreement import Disagreement
     from ktrdr_pipelines.core.instruments import Series
     from ktrdr_pipelines.core.intervals import Interval
@@ -179,3 +180,9 @@ def disagreement_text(series: "Series", found: "Disagreement") -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """Write a number and what it counts."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def warn_of_problem(place: "Place") -> None:
+    """Say where the last good universe stands in for a bad edit."""
+    if place.problem is not None:
+        note(f"Warning: {place.problem}. Until then the last good universe counts")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ktrdr_pipelines.cli.output import note
 from ktrdr_pipelines.clock import Clock
 from ktrdr_pipelines.errors import UniverseError
 from ktrdr_pipelines.load.opening import universe_file
@@ -71,12 +70,6 @@ def open_book(place: Place) -> "GapBook":
     from ktrdr_pipelines.load.gapbook import open_gapbook
 
     return open_gapbook(place.layout, GatewayConfig.from_settings(place.settings).gateway)
-
-
-def warn_of_problem(place: Place) -> None:
-    """Say where the last good universe stands in for a bad edit."""
-    if place.problem is not None:
-        note(f"Warning: {place.problem}. Until then the last good universe counts")
 
 
 def renew_catalog(

@@ -53,7 +53,8 @@ def plan(
     Exit codes: 0 told, 1 the store cannot be read, 2 bad usage.
     """
     from ktrdr_pipelines.cli.jobs import Wish
-    from ktrdr_pipelines.cli.place import open_place, warn_of_problem
+    from ktrdr_pipelines.cli.output import warn_of_problem
+    from ktrdr_pipelines.cli.place import open_place
 
     wish = Wish(mode, start, end, refresh)
     wish.read()

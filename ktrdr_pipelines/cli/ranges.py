@@ -66,7 +66,8 @@ def ranges(
     Exit codes: 0 done, 1 a symbol could not be asked about, 2 bad usage.
     """
     from ktrdr_pipelines.cli.choosing import instruments_of
-    from ktrdr_pipelines.cli.place import open_place, warn_of_problem
+    from ktrdr_pipelines.cli.output import warn_of_problem
+    from ktrdr_pipelines.cli.place import open_place
 
     place = open_place()
     warn_of_problem(place)

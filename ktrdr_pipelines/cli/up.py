@@ -157,7 +157,7 @@ def _gateway(settings: "Settings", *, simulated: bool) -> "Iterator[Place]":
 
 def _place(settings: "Settings", *, origin: str | None) -> "Place":
     """Make sure of the store and of the gateway."""
-    from ktrdr_pipelines.cli.place import warn_of_problem
+    from ktrdr_pipelines.cli.output import warn_of_problem
     from ktrdr_pipelines.cli.templates import UNIVERSE_EXAMPLE, make_place
     from ktrdr_pipelines.core.instruments import Origin
     from ktrdr_pipelines.settings import data_folder

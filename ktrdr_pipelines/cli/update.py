@@ -31,7 +31,8 @@ def update(
     """
     from ktrdr_pipelines.cli.jobs import update_jobs
     from ktrdr_pipelines.cli.loading import load_jobs
-    from ktrdr_pipelines.cli.place import open_place, warn_of_problem
+    from ktrdr_pipelines.cli.output import warn_of_problem
+    from ktrdr_pipelines.cli.place import open_place
 
     place = open_place()
     warn_of_problem(place)

@@ -57,7 +57,8 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     Exit codes: 0 all sound and explained, 1 something is corrupt, 2 bad usage, 3 something is
     unexplained, or came again at other prices.
     """
-    from ktrdr_pipelines.cli.place import open_book, open_place, warn_of_problem
+    from ktrdr_pipelines.cli.output import warn_of_problem
+    from ktrdr_pipelines.cli.place import open_book, open_place
     from ktrdr_pipelines.load.verify import damaged_others
     from ktrdr_pipelines.load.verify import verify as read_whole
 

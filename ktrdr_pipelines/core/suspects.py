@@ -17,6 +17,7 @@ from datetime import date
 
 import numpy as np
 
+from ktrdr_pipelines.core.instruments import Instrument
 from ktrdr_pipelines.core.spanarrays import SpanArrays
 from ktrdr_pipelines.core.stretches import Stretches, covered
 from ktrdr_pipelines.core.timeframes import Timeframe
@@ -38,6 +39,14 @@ FEWEST_LACKING = 2.5
 """Bars that a sparse session lacks at least: with two or three bars a session, one says nothing."""
 
 _TO_SIGMA = 1.4826
+
+
+def may_be_suspect(instrument: Instrument, day: date) -> bool:
+    """Say whether few bars of a session are odd at all: a contract's last day ends when it expires.
+
+    Its calendar knows only how long others trade on that day.
+    """
+    return day != instrument.last_trade_date
 
 
 def suspect_places(

@@ -21,10 +21,10 @@ from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.plan import Chunk, Need, is_opening, newest_run, plan
 from ktrdr_pipelines.core.plausibility import findings_of, reconciled
 from ktrdr_pipelines.core.sessions import Span, expected_spans
+from ktrdr_pipelines.core.suspects import may_be_suspect
 from ktrdr_pipelines.load.asking import Asked
 from ktrdr_pipelines.load.desk import Desk
 from ktrdr_pipelines.load.evidence import new_request, runs_of
-from ktrdr_pipelines.load.facts import may_be_suspect
 from ktrdr_pipelines.store.ledger import series_key
 
 _MOST_AT_END = 0.4

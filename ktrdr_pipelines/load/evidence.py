@@ -34,9 +34,8 @@ from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.sessions import SessionCalendar, Span, expected_spans, monday_of
 from ktrdr_pipelines.core.spanarrays import span_arrays
 from ktrdr_pipelines.core.stretches import covered, stretches_of
-from ktrdr_pipelines.core.suspects import have_bars
+from ktrdr_pipelines.core.suspects import have_bars, may_be_suspect
 from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.facts import may_be_suspect
 from ktrdr_pipelines.store.ledger import HeadRecord, Ledger
 from ktrdr_pipelines.store.parquet import BarStore
 

@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.core.coverage import REFUTABLE, Coverage
 from ktrdr_pipelines.core.gaps import due_gaps, first_stamps_of, is_closed, whole_sessions
-from ktrdr_pipelines.core.instruments import Instrument, Series
+from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.core.plan import Need
 from ktrdr_pipelines.core.sessions import SessionCalendar, expected_spans
@@ -22,14 +22,6 @@ class Suspect:
     day: date
     stamps: Interval
     rows: int
-
-
-def may_be_suspect(instrument: Instrument, day: date) -> bool:
-    """Say whether few bars of a session are odd at all: a contract's last day ends when it expires.
-
-    Its calendar knows only how long others trade on that day.
-    """
-    return day != instrument.last_trade_date
 
 
 class SeriesFacts:

@@ -21,10 +21,9 @@ from ktrdr_pipelines.core.intervals import Interval
 from ktrdr_pipelines.core.sessions import SessionCalendar
 from ktrdr_pipelines.core.spanarrays import SpanArrays, span_arrays
 from ktrdr_pipelines.core.stretches import Stretches, covered, joined, stretches_of
-from ktrdr_pipelines.core.suspects import have_bars, suspect_places
+from ktrdr_pipelines.core.suspects import have_bars, may_be_suspect, suspect_places
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
-from ktrdr_pipelines.load.facts import may_be_suspect
 from ktrdr_pipelines.store.atomic import disk_errors
 from ktrdr_pipelines.store.ledger import series_key
 from ktrdr_pipelines.store.mirror import Fingerprint, Mirrored

@@ -15,14 +15,13 @@ from ktrdr_pipelines.core.instruments import Series
 from ktrdr_pipelines.core.intervals import Interval, IntervalSet
 from ktrdr_pipelines.core.spanarrays import span_arrays
 from ktrdr_pipelines.core.stretches import stretches_of
-from ktrdr_pipelines.core.suspects import suspect_days
+from ktrdr_pipelines.core.suspects import may_be_suspect, suspect_days
 from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.load.contracts import known_contract
 from ktrdr_pipelines.load.evidence import Evidence
 from ktrdr_pipelines.load.facts import (
     SeriesFacts,
     Suspect,
-    may_be_suspect,
     of_open_session,
 )
 from ktrdr_pipelines.load.modes import AskedBy, Bounds, Manner, Mode, wanted_by
