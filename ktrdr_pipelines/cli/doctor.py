@@ -38,7 +38,7 @@ def doctor(as_json: AsJson = False) -> None:
         told = [asdict(check) for check in checks]
         say_json({"gateway": config.gateway, "good": is_good, "checks": told})
     else:
-        _say(config.gateway, checks)
+        _say_checks(config.gateway, checks)
     raise typer.Exit(ExitCode.DONE if is_good else ExitCode.FAILED)
 
 
@@ -55,7 +55,7 @@ def hasten_tries() -> None:
     open_ledger(layout).hasten_attempts(system_now())
 
 
-def _say(gateway: str, checks: "list[Check]") -> None:
+def _say_checks(gateway: str, checks: "list[Check]") -> None:
     say(f"gateway {gateway}")
     for check in checks:
         say(f"{check.verdict:<9} {check.name:<12} {check.finding}")

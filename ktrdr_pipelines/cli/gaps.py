@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 MOST_OF_A_SERIES: Final = 10
 """Gaps of one series that are told one by one; behind them the rest is counted."""
 
-_COLUMNS: Final = {
+_GAP_COLUMNS: Final = {
     "series": "left",
     "from and to": "left",
     "sessions": "right",
@@ -114,7 +114,7 @@ def gaps(
     if plot is not None:
         _plot(plot, book, found, now)
     if as_json:
-        say_json(_document(found, explained, plot))
+        say_json(_gaps_document(found, explained, plot))
     else:
         _tell(found, explained, most=None if every else MOST_OF_A_SERIES)
         if plot is not None:
@@ -288,7 +288,7 @@ def _tell(
 ) -> None:
     missing = [one for one in found if one.gaps]
     if missing:
-        say_table(_COLUMNS, (row for one in missing for row in _rows(one, most)))
+        say_table(_GAP_COLUMNS, (row for one in missing for row in _rows(one, most)))
         for line in _reasons(missing):
             say(line)
     if explained:
@@ -351,7 +351,7 @@ def _summary(found: "Sequence[SeriesGaps]", missing: "Sequence[SeriesGaps]") -> 
     )
 
 
-def _document(
+def _gaps_document(
     found: "Sequence[SeriesGaps]", explained: "Sequence[ExplainedRange]", plot: Path | None
 ) -> dict[str, Any]:
     code = exit_code_of(found)

@@ -68,7 +68,7 @@ def health(as_json: AsJson = False) -> None:
     if as_json:
         say_json(found.document())
     else:
-        _say(found)
+        _say_health(found)
     raise typer.Exit(ExitCode.DONE if found.is_good else ExitCode.FAILED)
 
 
@@ -140,7 +140,7 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
-def _say(found: Look) -> None:
+def _say_health(found: Look) -> None:
     say(f"gateway     {found.gateway}")
     made = {True: "made", False: "none", None: "not tried"}
     say(f"connection  {made[found.tcp]}")

@@ -16,7 +16,7 @@ COMMAND_S: Final = 20.0
 """How long the command may take; then it is ended. A tick may run it twice, for an outage and for
 an all-clear, and Dagster gives a tick 60 s: one that takes longer would tell the same again."""
 
-_TEXT_LENGTH: Final = 1_000
+_MOST_TEXT: Final = 1_000
 
 
 def document_of(event: str, outages: Sequence[Outage], store: str) -> str:
@@ -30,7 +30,7 @@ def document_of(event: str, outages: Sequence[Outage], store: str) -> str:
             "name": one.name,
             "since": one.since.isoformat(),
             "cause": one.cause or "died without an error",
-            "text": one.text[:_TEXT_LENGTH],
+            "text": one.text[:_MOST_TEXT],
             "failures": one.failures,
         }
         for one in outages

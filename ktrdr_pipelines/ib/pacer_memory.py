@@ -28,7 +28,7 @@ EVERY_BOOT = ""
 """The name under which the table of memories keeps what no restart of the machine changes."""
 
 _FLIGHT, _BREAKER, _SIZE = "flight", "breaker", "bar size "
-T = TypeVar("T", Flight, Breaker)
+S = TypeVar("S", Flight, Breaker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class PacerMemory:
         if after != before:
             self._save(database, _BREAKER, json.dumps(asdict(after)))
 
-    def _value(self, database: sqlite3.Connection, name: str, kind: type[T]) -> T:
+    def _value(self, database: sqlite3.Connection, name: str, kind: type[S]) -> S:
         text = self._text(database, name)
         if text is None:
             return kind()

@@ -9,7 +9,6 @@ from datetime import UTC, date, datetime
 from functools import cache
 from itertools import product
 
-from ktrdr_pipelines.simulator import symbols
 from ktrdr_pipelines.simulator.describing import (
     crypto,
     fx_pair,
@@ -20,6 +19,15 @@ from ktrdr_pipelines.simulator.describing import (
 )
 from ktrdr_pipelines.simulator.futures import PRODUCTS, continuous, contract
 from ktrdr_pipelines.simulator.instruments import Instrument, SecType
+from ktrdr_pipelines.simulator.symbols import (
+    CRYPTOS,
+    FUTURES,
+    INDICES,
+    PAIRS,
+    STOCKS,
+    STOCKS_ABROAD,
+    STOCKS_AGAIN,
+)
 
 THIN_TRADE_SHARE = 60
 """Of 256 minutes of a thin stock, how many see a trade."""
@@ -98,7 +106,7 @@ def _lines(table: str) -> list[str]:
 
 
 def _stocks() -> Iterator[Listing]:
-    for line in _lines(symbols.STOCKS):
+    for line in _lines(STOCKS):
         exchange, listed, price, move, volume, name = line[6:].split(maxsplit=5)
         stock = us_stock(line[:6].strip(), exchange, name)
         day = date.fromisoformat(listed)
@@ -120,7 +128,7 @@ def _stocks() -> Iterator[Listing]:
 
 def _stocks_again() -> Iterator[Listing]:
     first = {each.instrument.symbol: each.instrument for each in _stocks()}
-    for line in _lines(symbols.STOCKS_AGAIN):
+    for line in _lines(STOCKS_AGAIN):
         symbol, exchange, currency, listed, price, move, volume = line.split()
         stock = listed_again(first[symbol], exchange, currency)
         day = date.fromisoformat(listed)
@@ -128,7 +136,7 @@ def _stocks_again() -> Iterator[Listing]:
 
 
 def _stocks_abroad() -> Iterator[Listing]:
-    for line in _lines(symbols.STOCKS_ABROAD):
+    for line in _lines(STOCKS_ABROAD):
         symbol, exchange, currency, listed, price, move, volume, name = line.split(maxsplit=7)
         stock = stock_abroad(symbol, exchange, currency, name)
         day = date.fromisoformat(listed)
@@ -136,21 +144,21 @@ def _stocks_abroad() -> Iterator[Listing]:
 
 
 def _pairs() -> Iterator[Listing]:
-    for line in _lines(symbols.PAIRS):
+    for line in _lines(PAIRS):
         key, listed, price, move = line.split()
         pair = fx_pair(key[:3], key[3:])
         yield Listing(pair, date.fromisoformat(listed), float(price), float(move), 0)
 
 
 def _indices() -> Iterator[Listing]:
-    for line in _lines(symbols.INDICES):
+    for line in _lines(INDICES):
         symbol, exchange, listed, price, move, name = line.split(maxsplit=5)
         found = index(symbol, exchange, name)
         yield Listing(found, date.fromisoformat(listed), float(price), float(move), 0)
 
 
 def _cryptos() -> Iterator[Listing]:
-    for line, exchange in product(_lines(symbols.CRYPTOS), _CRYPTO_EXCHANGES):
+    for line, exchange in product(_lines(CRYPTOS), _CRYPTO_EXCHANGES):
         symbol, listed, price, move, volume, tick, name = line.split(maxsplit=6)
         yield Listing(
             crypto(symbol, exchange, name, float(tick)),
@@ -163,7 +171,7 @@ def _cryptos() -> Iterator[Listing]:
 
 
 def _futures() -> Iterator[Listing]:
-    for line in _lines(symbols.FUTURES):
+    for line in _lines(FUTURES):
         symbol, listed, price, move, volume, basis = line.split()
         chain = Listing(
             continuous(PRODUCTS[symbol]),

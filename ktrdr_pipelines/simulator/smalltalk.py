@@ -6,7 +6,15 @@ The account holds no positions and orders are not possible, so their lists end w
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ktrdr_pipelines.simulator import accounts, replies
+from ktrdr_pipelines.simulator import replies
+from ktrdr_pipelines.simulator.accounts import (
+    positions,
+    positions_multi,
+    profit,
+    summary,
+    updates,
+    updates_multi,
+)
 from ktrdr_pipelines.simulator.languages import localised
 from ktrdr_pipelines.simulator.messages import PlainRequest
 from ktrdr_pipelines.simulator.replies import ApiError
@@ -56,19 +64,19 @@ _Reply = Callable[[PlainRequest, Facts], bytes]
 
 _REPLIES: dict[int, _Reply] = {
     5: lambda _, __: replies.open_orders_end(),
-    6: lambda asked, facts: accounts.updates(asked.account or facts.account, facts.clock),
+    6: lambda asked, facts: updates(asked.account or facts.account, facts.clock),
     7: lambda asked, _: replies.executions_end(asked.request_id),
     8: lambda _, __: replies.next_valid_id(FIRST_ORDER_ID),
     16: lambda _, __: replies.open_orders_end(),
     17: lambda _, facts: replies.managed_accounts(facts.accounts),
     49: lambda _, facts: replies.current_time(facts.now_s),
-    61: lambda _, __: accounts.positions(),
-    62: lambda asked, facts: accounts.summary(asked.request_id, facts.account, asked.tags),
-    74: lambda asked, _: accounts.positions_multi(asked.request_id),
-    76: lambda asked, facts: accounts.updates_multi(
+    61: lambda _, __: positions(),
+    62: lambda asked, facts: summary(asked.request_id, facts.account, asked.tags),
+    74: lambda asked, _: positions_multi(asked.request_id),
+    76: lambda asked, facts: updates_multi(
         asked.request_id, asked.account or facts.account, asked.model
     ),
-    92: lambda asked, _: accounts.profit(asked.request_id),
+    92: lambda asked, _: profit(asked.request_id),
     99: lambda _, __: replies.completed_orders_end(),
 }
 
