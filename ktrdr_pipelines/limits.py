@@ -1,7 +1,7 @@
 """Every number and code of Interactive Brokers that the project relies on, once.
 
-Here: values with unit, source and grade. Not here: what follows from them (``core.plan``,
-``core.pacing``, ``ib.codes``).
+Here: values with unit, source and grade. Not here: what follows from them
+(``domain.planning.chunks``, ``ib.pacing.rules``, ``ib.protocol.error_codes``).
 
 Grades: O official documentation, L seen in live captures, R reverse-engineered, S read in the
 source of ib_async or ibapi, C community report, K the original KTRDR system, P this project's

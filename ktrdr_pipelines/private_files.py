@@ -1,8 +1,9 @@
 """Files that only their user may read: what lies in the state folder, whatever the umask says.
 
-Folders have the mode 0700, files 0600; what exists with another mode gets it when it is opened.
-On systems without such modes nothing changes. Not here: what the files hold (``ib.pacer_file``,
-``ib.leases``, ``ib.logins``, ``cli.logfile``).
+Folders have the mode 0700, files 0600; what exists with another mode gets it when it is opened. On
+systems without such modes nothing changes. Not here: what the files hold
+(``ib.pacing.shared_state``, ``ib.connection.client_ids``, ``ib.connection.accounts``,
+``cli.entry_point``).
 """
 
 import os

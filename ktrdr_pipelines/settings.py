@@ -1,9 +1,9 @@
 """Settings: what the environment says, and where the store lies.
 
 Here: names, defaults and checks of ``IB_*`` and ``KTRDR_*``, and the search for the data folder.
-Not here: making a folder or judging whether it is a store (``store``), instruments (``universe``).
-The environment is read when ``load_settings`` is called, never at import; ``Settings(...)`` itself
-never looks at it. ``.env`` files are not read.
+Not here: making a folder or judging whether it is a store (``store``), instruments
+(``domain.universe.universe``). The environment is read when ``load_settings`` is called, never at
+import; ``Settings(...)`` itself never looks at it. ``.env`` files are not read.
 """
 
 import difflib

@@ -16,13 +16,12 @@ import dagster as dg
 import duckdb
 import pytest
 
-from ktrdr_pipelines.cli.edge import run
-from ktrdr_pipelines.cli.logfile import LogFile
+from ktrdr_pipelines.cli.entry_point import LogFile, run
 from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.settings import load_settings
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.store.ledger_sql import LEDGER_VERSION
+from ktrdr_pipelines.store.ledger.database import LEDGER_VERSION
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BARS: dict[str, dict[str, Any]] = json.loads((FIXTURES / "store_v6_bars.json").read_text())

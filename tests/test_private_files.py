@@ -22,11 +22,11 @@ import os, sys
 from pathlib import Path
 os.umask(int(sys.argv[2], 8))
 import logging
-from ktrdr_pipelines.cli.logfile import LogFile
+from ktrdr_pipelines.cli.entry_point import LogFile
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.leases import ClientIdLeases
-from ktrdr_pipelines.ib.logins import Logins
-from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
+from ktrdr_pipelines.ib.connection.accounts import Logins
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
 os.environ["KTRDR_STATE"] = sys.argv[1]
 config = GatewayConfig(state_dir=Path(sys.argv[1]))
 pacer = Pacer.of(config)

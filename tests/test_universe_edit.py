@@ -2,9 +2,9 @@
 
 import pytest
 
+from ktrdr_pipelines.domain.universe.editing import add_symbol, remove_symbol, rename_symbol
+from ktrdr_pipelines.domain.universe.universe import parse_universe
 from ktrdr_pipelines.errors import UniverseError
-from ktrdr_pipelines.universe import parse_universe
-from ktrdr_pipelines.universe_edit import add_symbol, remove_symbol, rename_symbol
 
 TEXT = """\
 # My universe.

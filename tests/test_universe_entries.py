@@ -5,11 +5,11 @@ from datetime import date
 
 import pytest
 
-from ktrdr_pipelines.core.calendars import calendar_keys, is_calendar
-from ktrdr_pipelines.core.instruments import Backfill, Instrument, SecType, WhatToShow
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.universe import parse_universe
-from ktrdr_pipelines.universe_markets import INDEX_EXCHANGES, STOCK_EXCHANGES
+from ktrdr_pipelines.domain.calendars.registry import calendar_keys, is_calendar
+from ktrdr_pipelines.domain.instruments import Backfill, Instrument, SecType, WhatToShow
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.ib_exchanges import INDEX_EXCHANGES, STOCK_EXCHANGES
+from ktrdr_pipelines.domain.universe.universe import parse_universe
 from tests.universes import AAPL, one
 
 EURUSD = Instrument(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ktrdr_pipelines.domain.universe.universe import parse_universe
 from ktrdr_pipelines.errors import UniverseError
-from ktrdr_pipelines.universe import parse_universe
 
 
 def problem(text: str) -> str:

@@ -2,9 +2,9 @@
 
 from datetime import date
 
-from ktrdr_pipelines.core.instruments import Instrument, SecType, WhatToShow
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.universe import parse_universe
+from ktrdr_pipelines.domain.instruments import Instrument, SecType, WhatToShow
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import parse_universe
 
 GOOD = "symbols:\n  AAPL: {}\n"
 AAPL = Instrument(

@@ -1,24 +1,38 @@
 """The process that ``ktrdr up`` runs: Dagster's web server, with its code server and its daemon.
 
 It does what ``dagster dev`` does, and beyond that: the web server answers this machine's own pages
-only (``cli.loopback_guard``), runs whose process is gone are ended before the daemon starts and
-every half minute (``defs.dead_runs``), and the end of the daemon is noticed at once.
+only (``cli.dagster_services``), runs whose process is gone are ended before the daemon starts and
+every half minute (``defs.runs.dead_runs``), and the end of the daemon is noticed at once.
 
-Not here: who starts and ends this process (``cli.dagster_web``), Dagster's settings
-(``cli.dagster_home``).
+Dagster's web UI and daemon in a process group of their own: start, wait, end.
+
+Refuses what a page of another site sends to a web server on this machine.
+
+A browser lets any page send requests to ``http://localhost:3000``. Same-origin rules do not help
+against a name that its owner points at 127.0.0.1 (DNS rebinding), nor for websockets, forms and
+images. So the guard reads what the browser says of a request before any application code runs:
+
+* ``Host`` names this machine by a loopback name, and there is one ``Host`` header;
+* ``Origin``, where there is one, is a page of this machine;
+* ``Sec-Fetch-Site`` is not ``cross-site``, but for a person who follows a link. GraphQL over GET
+  executes mutations, and a browser sends no ``Origin`` with an image.
 """
 
 import argparse
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,11 +51,157 @@ from dagster._utils.log import configure_loggers
 from dagster_webserver.webserver import DagsterWebserver
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ktrdr_pipelines.cli.dagster_home import setting_overrides
-from ktrdr_pipelines.cli.dagster_web import HOST
-from ktrdr_pipelines.cli.loopback_guard import LoopbackGuard
-from ktrdr_pipelines.defs.dead_runs import end_dead_runs
+from ktrdr_pipelines.app.setup import setting_overrides
+from ktrdr_pipelines.cli.processes import end, start
+from ktrdr_pipelines.cli.watchdog import last_will
+from ktrdr_pipelines.defs.runs.dead_runs import end_dead_runs
+from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.store.files import disk_errors, require_file
+
+HOST: Final = "127.0.0.1"
+READY_S: Final = 120.0
+"""How long the UI may take to answer: 5 s on an idle machine, far more on a busy one."""
+
+_POLL_S: Final = 0.25
+_TOLD_LINES: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """A running Dagster: its process, its address, and where it logs."""
+
+    process: "subprocess.Popen[bytes]"
+    url: str
+    log: Path
+
+    def wait_until_ready(self) -> None:
+        """Return once the UI answers.
+
+        Raises:
+            KtrdrError: Dagster ended, or the UI did not answer in time.
+        """
+        deadline_s = time.monotonic() + READY_S
+        while not _answers(f"{self.url}/server_info"):
+            if self.process.poll() is not None:
+                raise self._ended()
+            if time.monotonic() > deadline_s:
+                raise KtrdrError(
+                    f"Dagster's web UI at {self.url}",
+                    came=f"no answer in {READY_S:g} s",
+                    remedy=f"Its log is {self.log}",
+                )
+            time.sleep(_POLL_S)
+
+    def wait(self) -> None:
+        """Return never, unless a signal comes.
+
+        Raises:
+            KtrdrError: Dagster ended by itself.
+        """
+        self.process.wait()
+        raise self._ended()
+
+    def _ended(self) -> KtrdrError:
+        text = self.log.read_text(encoding="utf-8", errors="replace").strip()
+        last = "\n  ".join(text.splitlines()[-_TOLD_LINES:])
+        return KtrdrError(
+            "Dagster ended by itself",
+            came=f"exit code {self.process.returncode}, and its last words were\n  {last}\n",
+            remedy=f"Its log is {self.log}",
+        )
+
+
+@contextmanager
+def dagster_web(
+    home: Path, log: Path, port: int, variables: Mapping[str, str], *, keeping: int
+) -> Iterator[Web]:
+    """Run Dagster while the context lasts; its whole group is gone afterwards.
+
+    It ends with this process, however that ends.
+
+    Args:
+        home: DAGSTER_HOME, and the working folder: an .env of the user's would override it.
+        log: where its output goes.
+        port: of the web UI, on this machine only.
+        variables: what else its environment says.
+        keeping: an open file that it shall keep open as long as it lives.
+    """
+    command = [sys.executable, "-m", "ktrdr_pipelines.cli.dagster_services"]
+    env = {**os.environ, **variables, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    require_file(log)
+    with disk_errors(log), log.open("wb") as file:
+        process = start(
+            [*command, "--port", str(port), "--keep-open", str(keeping)],
+            cwd=home,
+            env=env,
+            output=file.fileno(),
+            keeping=(keeping,),
+        )
+    try:
+        with last_will(process):
+            yield Web(process, f"http://{HOST}:{port}", log)
+    finally:
+        end(process)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  (our own loopback URL)
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+_LOOPBACK: Final = rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?"
+_HOST: Final = re.compile(_LOOPBACK)
+_ORIGIN: Final = re.compile(rb"https?://" + _LOOPBACK)
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class LoopbackGuard:
+    """ASGI middleware: answers HTTP and websocket requests of other sites with 400.
+
+    Names are compared byte by byte. Other spellings of a loopback address (``127.1``,
+    ``LOCALHOST``, ``localhost.``) are refused: no browser sends them unasked.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on."""
+        reason = refusal(scope["headers"]) if scope["type"] in {"http", "websocket"} else None
+        if reason is None:
+            await self._app(scope, receive, send)
+        else:
+            await PlainTextResponse(f"{reason}\n", status_code=400)(scope, receive, send)
+
+
+def refusal(headers: Headers) -> str | None:
+    """Return why a request with these headers is refused, or None."""
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        found.setdefault(name.lower(), []).append(value)
+    hosts, origins = found.get(b"host", []), found.get(b"origin", [])
+    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+        return "Host is not localhost, 127.0.0.1 or [::1]"
+    if len(origins) > 1 or not all(map(_ORIGIN.fullmatch, origins)):
+        return "Origin is another site"
+    sites = found.get(b"sec-fetch-site", [])
+    if b"cross-site" in sites and not _follows_link(found):
+        return "Sent by a page of another site"
+    return None
+
+
+def _follows_link(found: dict[bytes, list[bytes]]) -> bool:
+    """Say whether a request opens a page in a tab of its own, and not in a frame."""
+    mode, target = found.get(b"sec-fetch-mode"), found.get(b"sec-fetch-dest")
+    return mode == [b"navigate"] and target == [b"document"]
+
 
 DEFINITIONS: Final = "ktrdr_pipelines.definitions"
 

@@ -1,6 +1,6 @@
 """``--start`` and ``--end``: session dates or instants, and what they mean on the stamp axis.
 
-Not here: which of that stretch is asked for (``load.modes``).
+Not here: which of that stretch is asked for (``domain.planning.jobs``).
 """
 
 import re
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
-from ktrdr_pipelines.core.calendars import KNOWN_FROM, KNOWN_TO, calendar_named
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.domain.calendars.registry import KNOWN_FROM, KNOWN_TO, calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.planning.jobs import Bounds
 from ktrdr_pipelines.errors import UsageError
-from ktrdr_pipelines.load.modes import Bounds
 
 ALLOWED: Final = (
     "Allowed are a session date, such as 2024-01-05, or an instant with a zone, such as "

@@ -1,6 +1,6 @@
 """The Dagster runs of the demo: one ranged run a timeframe, in this process, with live progress.
 
-Not here: what is shown afterwards (``cli.demo``), the assets (``defs``).
+Watching a Dagster run from the terminal: the gateway's resource, with a second listener.
 """
 
 import logging
@@ -8,30 +8,114 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
 
-from ktrdr_pipelines.cli.dagster_home import prepare_home
-from ktrdr_pipelines.cli.demo_watch import Tally, watched
-from ktrdr_pipelines.cli.holes import holes
-from ktrdr_pipelines.cli.place import Place, open_book, renew_catalog
-from ktrdr_pipelines.cli.progress import load_progress
-from ktrdr_pipelines.cli.stopping import Stopped
-from ktrdr_pipelines.cli.templates import put_universe
-from ktrdr_pipelines.core.instruments import Origin, Series
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.app.setup import prepare_home, put_universe
+from ktrdr_pipelines.app.workspace import Place, open_book, renew_catalog, universe_file
+from ktrdr_pipelines.cli.entry_point import Stopped
+from ktrdr_pipelines.cli.load_report import holes
+from ktrdr_pipelines.cli.output import load_progress
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.defs.partitions import BarPartition, symbols_partitions, window_dates
-from ktrdr_pipelines.load.opening import universe_file
-from ktrdr_pipelines.load.reports import Progress
+from ktrdr_pipelines.defs.resources import IbResource
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Origin, Series
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.reports import Progress
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.settings import Settings
-from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
+from ktrdr_pipelines.sync.runner import LoadManager
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts the requests of a run and the bars that came."""
+
+    requests: int = 0
+    rows: int = 0
+
+    def planned(self, series: Series, requests: int) -> None:
+        """Ignore it."""
+
+    def answered(self, series: Series, rows: int) -> None:  # noqa: ARG002  (a listener's signature)
+        """Count it."""
+        self.requests += 1
+        self.rows += rows
+
+    def saved(self, series: Series) -> None:
+        """Ignore it."""
+
+    def noted(self, series: Series, text: str) -> None:
+        """Ignore it."""
+
+    def noticed(self, text: str) -> None:
+        """Ignore it."""
+
+    def waiting(self, text: str, until: datetime) -> None:
+        """Ignore it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Several listeners to one load, told in their order."""
+
+    all: tuple[Progress, ...]
+
+    def planned(self, series: Series, requests: int) -> None:
+        """Tell all."""
+        for one in self.all:
+            one.planned(series, requests)
+
+    def answered(self, series: Series, rows: int) -> None:
+        """Tell all."""
+        for one in self.all:
+            one.answered(series, rows)
+
+    def saved(self, series: Series) -> None:
+        """Tell all."""
+        for one in self.all:
+            one.saved(series)
+
+    def noted(self, series: Series, text: str) -> None:
+        """Tell all."""
+        for one in self.all:
+            one.noted(series, text)
+
+    def noticed(self, text: str) -> None:
+        """Tell all."""
+        for one in self.all:
+            one.noticed(text)
+
+    def waiting(self, text: str, until: datetime) -> None:
+        """Tell all."""
+        for one in self.all:
+            one.waiting(text, until)
+
+
+def watched(ib: IbResource, *listeners: Progress) -> IbResource:
+    """Give the same resource, whose loads tell these listeners too.
+
+    A class made here holds them: Dagster makes resources anew from their fields for every run.
+    """
+
+    class WatchedIb(IbResource):
+        """An IbResource that is listened to."""
+
+        def manager(
+            self, layout: StoreLayout, *, operation: str, progress: Progress
+        ) -> LoadManager:
+            """Make a manager that tells everyone."""
+            everyone = Listeners((progress, *listeners))
+            return super().manager(layout, operation=operation, progress=everyone)
+
+    return WatchedIb(**ib.model_dump())
+
 
 UNIVERSE: Final = """\
 # The universe of `ktrdr demo`.

@@ -1,31 +1,56 @@
-"""How the end of a load is told: a table, the gaps that are left, why, and what to do.
+"""Holes: unexplained stretches as a person counts them, joined over nights and weekends.
 
-Not here: what happens while it runs (``cli.progress``).
+How the end of a load is told: a table, the gaps that are left, why, and what to do.
+
+Running jobs for a command: progress, the catalog at the end, the report, the exit code.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from ktrdr_pipelines.cli.holes import holes
+from ktrdr_pipelines.app.workspace import Place, open_manager, renew_catalog
+from ktrdr_pipelines.cli.entry_point import run_stoppable
 from ktrdr_pipelines.cli.output import (
+    Notes,
     counted,
     disagreement_json,
     disagreement_text,
     error_json,
     instant_text,
+    load_progress,
     note,
     say,
     say_json,
     say_table,
     stretch_text,
     stretches_json,
+    tell_notes,
 )
-from ktrdr_pipelines.cli.progress import Notes
-from ktrdr_pipelines.core.calendars import Calendars
-from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.domain.calendars.registry import Calendars
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_stamps
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
 from ktrdr_pipelines.errors import ExitCode, KtrdrError
-from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.sync.engine.series_state import Job
+
+
+def holes(series: Series, gaps: IntervalSet, calendar: SessionCalendar) -> list[Interval]:
+    """Join gaps between which no other bar is expected; oldest first."""
+    hull = gaps.hull
+    if hull is None:
+        return []
+    others = expected_stamps(calendar, series.timeframe, hull) - gaps
+    joined: list[Interval] = []
+    for gap in gaps:
+        apart = between(joined[-1].end, gap.start) if joined else None
+        if apart is None or others.clip(apart):
+            joined.append(gap)
+        else:
+            joined[-1] = Interval(joined[-1].start, gap.end)
+    return joined
+
 
 MOST_GAPS: Final = 10
 _BY: Final = "`ktrdr update`, a sensor or the same command"
@@ -214,3 +239,49 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
         "error": None if report.error is None else error_json(report.error),
         "notes": notes.texts.get(report.series, []),
     }
+
+
+def load_jobs(place: Place, jobs: Sequence[Job], *, as_json: bool, wait_s: float = 0.0) -> ExitCode:
+    """Load, tell how it ended, and give the exit code; jobs of one series are one line.
+
+    ``wait_s`` is how long to wait for a gateway that lets the load connect.
+    """
+    with load_progress(shown=not as_json) as notes:
+        reports = _joined(_run(place, jobs, notes, wait_s))
+    if not as_json:
+        tell_notes(notes)
+    catalog_error = _renewed(place)
+    place.layout.require_same()
+    tell(reports, notes, catalog_error, calendars=place.calendars(), as_json=as_json)
+    return exit_code_of(reports, catalog_error)
+
+
+def _run(
+    place: Place, jobs: Sequence[Job], progress: Progress, wait_s: float
+) -> list[SeriesReport]:
+    """Load; where that is cut short, the catalog still comes to show what was saved."""
+    manager = open_manager(
+        place.settings, place.layout, operation="cli", progress=progress, wait_s=wait_s
+    )
+    try:
+        return run_stoppable(manager.run(jobs))
+    except BaseException:
+        _renewed(place)
+        raise
+
+
+def _joined(reports: Sequence[SeriesReport]) -> list[SeriesReport]:
+    joined: dict[Series, SeriesReport] = {}
+    for report in reports:
+        before = joined.get(report.series)
+        joined[report.series] = report if before is None else before.then(report)
+    return list(joined.values())
+
+
+def _renewed(place: Place) -> KtrdrError | None:
+    """Make the catalog show what the files hold; give what speaks against it."""
+    try:
+        renew_catalog(place.layout, place.universe)
+    except KtrdrError as error:
+        return error
+    return None

@@ -8,28 +8,26 @@ from typing import Annotated
 
 import typer
 
-from ktrdr_pipelines.cli import (
+from ktrdr_pipelines.cli.commands import (
     demo,
-    doctor,
-    gaps,
-    gateway,
-    health,
     load,
     plan,
-    probe,
     query,
     ranges,
     status,
     store,
     universe,
     up,
-    update,
     verify,
 )
-from ktrdr_pipelines.cli.edge import run
-from ktrdr_pipelines.cli.logfile import log_to_file
-from ktrdr_pipelines.cli.output import say, say_clock
-from ktrdr_pipelines.cli.streams import take_streams
+from ktrdr_pipelines.cli.commands import gateway as doctor
+from ktrdr_pipelines.cli.commands import gateway as health
+from ktrdr_pipelines.cli.commands import gateway as probe
+from ktrdr_pipelines.cli.commands import load as update
+from ktrdr_pipelines.cli.commands import simulate as gateway
+from ktrdr_pipelines.cli.commands import status as gaps
+from ktrdr_pipelines.cli.entry_point import log_to_file, run
+from ktrdr_pipelines.cli.output import say, say_clock, take_streams
 
 app = typer.Typer(
     name="ktrdr",

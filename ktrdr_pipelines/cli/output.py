@@ -1,29 +1,98 @@
 """What commands print: results to stdout, everything else to stderr.
 
-Not here: errors (``cli.edge``), progress (``cli.progress``).
+The three streams of the process: always there, and no trouble once nobody reads them.
+
+What a running load shows on the terminal: a bar for every series, on stderr.
 """
 
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 
-from ktrdr_pipelines.cli.streams import is_unicode, showable
+from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.errors import GatewayError, KtrdrError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import Task, TaskID
 
-    from ktrdr_pipelines.cli.place import Place
-    from ktrdr_pipelines.core.disagreement import Disagreement
-    from ktrdr_pipelines.core.instruments import Series
-    from ktrdr_pipelines.core.intervals import Interval
-    from ktrdr_pipelines.core.timeframes import Timeframe
+    from ktrdr_pipelines.app.workspace import Place
+    from ktrdr_pipelines.domain.intervals import Interval
+    from ktrdr_pipelines.domain.plausibility import Disagreement
+    from ktrdr_pipelines.domain.timeframes import Timeframe
+
+
+_MODES: Final = {"stdin": "r", "stdout": "w", "stderr": "w"}
+
+
+def take_streams() -> None:
+    """Stand the null device in for streams that were closed, and write whatever can be written.
+
+    A closed one would leave its number to the next file that is opened, and whoever prints to it
+    would print into that file.
+    """
+    for name, mode in _MODES.items():
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+
+
+def is_unicode(stream: TextIO) -> bool:
+    """Return whether a stream can print every character."""
+    return (stream.encoding or "utf-8").lower().startswith("utf")
+
+
+def showable(text: str, stream: TextIO) -> str:
+    """Return text with escapes for the characters that a stream cannot print."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def typed_text(text: str, encoding: str | None = None) -> str:
+    """Return text that was typed or piped in as UTF-8, also where the locale is another.
+
+    Python keeps bytes that an ASCII locale does not know as lone surrogates. Bytes that are no
+    UTF-8 stay as Python read them.
+
+    Args:
+        text: an argument, or what a stream gave.
+        encoding: the stream's; without it, that of arguments.
+    """
+    with suppress(UnicodeError):
+        return text.encode(encoding or sys.getfilesystemencoding(), "surrogateescape").decode()
+    return text
+
+
+def mute(*streams: TextIO) -> None:
+    """Let what is still printed to streams go nowhere, at the end of the process too."""
+    for stream in streams:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def tell_somewhere(result: Callable[[], object], beside: Callable[[], object]) -> None:
+    """Print to stdout, or where that refuses beside the result; readers that have gone are well."""
+    try:
+        result()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        mute(sys.stdout, sys.stderr)
+    except OSError:
+        mute(sys.stdout)
+        with suppress(OSError):
+            beside()
+
 
 CLOCK_VARIABLE: Final = "KTRDR_CLOCK_OFFSET_S"
 
@@ -186,3 +255,107 @@ def warn_of_problem(place: "Place") -> None:
     """Say where the last good universe stands in for a bad edit."""
     if place.problem is not None:
         note(f"Warning: {place.problem}. Until then the last good universe counts")
+
+
+MOST_SHOWN: Final = 12
+"""Series above which a finished one makes room: a terminal is not higher than its window."""
+
+
+@dataclass(slots=True)
+class Notes:
+    """Keeps what a load says by the way, each thing once; shows nothing but waits."""
+
+    texts: dict[Series, list[str]] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+    def planned(self, series: Series, requests: int) -> None:
+        """Ignore it."""
+
+    def answered(self, series: Series, rows: int) -> None:
+        """Ignore it."""
+
+    def saved(self, series: Series) -> None:
+        """Ignore it."""
+
+    def noted(self, series: Series, text: str) -> None:
+        """Keep it."""
+        kept = self.texts.setdefault(series, [])
+        if text not in kept:
+            kept.append(text)
+
+    def noticed(self, text: str) -> None:
+        """Keep it."""
+        if text not in self.notices:
+            self.notices.append(text)
+
+    def waiting(self, text: str, until: datetime) -> None:
+        """Tell it now: else a load that waits looks like one that hangs."""
+        self.tell(f"waiting until {instant_text(until)}: {text}")
+
+    def tell(self, text: str) -> None:
+        """Print a line beside the result, now."""
+        note(text)
+
+
+class TerminalProgress(Notes):
+    """Moves a bar for every series, and keeps the notes for the end."""
+
+    def __init__(self, bars: "Bars") -> None:
+        super().__init__()
+        self._bars = bars
+        self._tasks: dict[Series, TaskID] = {}
+        self._rows: dict[Series, int] = {}
+
+    def planned(self, series: Series, requests: int) -> None:
+        """Lengthen the bar of a series."""
+        task = self._task(series)
+        self._bars.update(task.id, total=(task.total or 0) + requests, visible=True)
+
+    def answered(self, series: Series, rows: int) -> None:
+        """Move the bar of a series."""
+        task = self._task(series)
+        self._rows[series] = self._rows.get(series, 0) + rows
+        rows_per_s = self._rows[series] / task.elapsed if task.elapsed else 0.0
+        self._bars.update(
+            task.id, advance=1, rows=f"{self._rows[series]:,}", rate=f"{rows_per_s:,.0f}"
+        )
+        if task.finished and len(self._tasks) > MOST_SHOWN:
+            self._bars.update(task.id, visible=False)
+
+    def tell(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(text, soft_wrap=True)
+
+    def _task(self, series: Series) -> "Task":
+        if series not in self._tasks:
+            self._tasks[series] = self._bars.add_task(str(series), total=0, rows="0", rate="0")
+        return next(task for task in self._bars.tasks if task.id == self._tasks[series])
+
+
+@contextmanager
+def load_progress(*, shown: bool) -> Iterator[Notes]:
+    """Show the progress of a load while the context lasts, where a person looks at it."""
+    screen = console(err=True)
+    if not shown or not screen.is_terminal:
+        yield Notes()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("requests  {task.fields[rows]} bars  {task.fields[rate]} bars/s"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=screen) as bars:
+        yield TerminalProgress(bars)
+
+
+def tell_notes(notes: Notes) -> None:
+    """Print what a load said by the way."""
+    for text in notes.notices:
+        note(text)
+    for series, texts in notes.texts.items():
+        for text in texts:
+            note(f"{series}: {text}")

@@ -1,7 +1,7 @@
 """Processes that a command starts and never leaves behind: by their own ids, group by group.
 
 Each gets a process group of its own, so that Ctrl-C reaches the command alone, which then ends
-its children in order. Not here: what they do (``cli.gateway``, ``cli.dagster_web``).
+its children in order. Not here: what they do (``cli.commands.simulate``, ``cli.dagster_services``).
 """
 
 import json
@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
-from ktrdr_pipelines.cli.stopping import Stopped
+from ktrdr_pipelines.cli.entry_point import Stopped
 from ktrdr_pipelines.errors import KtrdrError, SimulatorError
 
 GRACE_S: Final = 20.0

@@ -1,7 +1,7 @@
 """Assets: one of bars a timeframe, made by one factory, and the catalog downstream of them all.
 
-Not here: partitions (``defs.partitions``), how a run is driven (``defs.runs``), any decision about
-bars (``load`` and ``core``).
+Not here: partitions (``defs.partitions``), how a run is driven (``defs.runs.loader_thread``), any
+decision about bars (``load`` and ``core``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,17 +9,17 @@ from typing import Final
 
 import dagster as dg
 
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.defs.bars_run import BarsRun
-from ktrdr_pipelines.defs.catalog_picture import catalog_metadata
+from ktrdr_pipelines.defs.catalog_metadata import catalog_metadata
 from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions, windows_partitions
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.tags import RANGE_END, RANGE_START
-from ktrdr_pipelines.defs.universe_sensor import held_symbols
+from ktrdr_pipelines.defs.runs.bars_run import BarsRun
+from ktrdr_pipelines.defs.runs.tags import RANGE_END, RANGE_START
+from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import Windows
+from ktrdr_pipelines.gaps.catalog_refresh import renew_catalog
+from ktrdr_pipelines.gaps.index import open_gapbook
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.load.catalog import renew_catalog
-from ktrdr_pipelines.load.gapbook import open_gapbook
-from ktrdr_pipelines.universe import Windows
 
 POOL = "ib"
 _WINDOWS_PER_RUN = {one: 24 if one is Timeframe.M1 else 60 for one in Timeframe}

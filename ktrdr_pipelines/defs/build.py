@@ -8,21 +8,25 @@ from typing import Any
 
 import dagster as dg
 
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.defs.alert_sensor import alert_sensor
 from ktrdr_pipelines.defs.assets import bars_asset, catalog_asset
-from ktrdr_pipelines.defs.checks import bars_checks, check_schedule
-from ktrdr_pipelines.defs.gap_sensor import gap_sensor
-from ktrdr_pipelines.defs.gateway_sensor import gateway_sensor
-from ktrdr_pipelines.defs.history_sensor import history_sensor
-from ktrdr_pipelines.defs.integrity_check import integrity_checks, integrity_schedule
-from ktrdr_pipelines.defs.report_sensor import report_sensor
+from ktrdr_pipelines.defs.checks import (
+    bars_checks,
+    check_schedule,
+    integrity_checks,
+    integrity_schedule,
+)
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.tail_schedule import tail_schedule
-from ktrdr_pipelines.defs.universe_sensor import universe_sensor
+from ktrdr_pipelines.defs.schedules import tail_schedule
+from ktrdr_pipelines.defs.sensors.alert_sensor import alert_sensor
+from ktrdr_pipelines.defs.sensors.gap_sensor import gap_sensor
+from ktrdr_pipelines.defs.sensors.gateway_sensor import gateway_sensor
+from ktrdr_pipelines.defs.sensors.materialization_sensor import report_sensor
+from ktrdr_pipelines.defs.sensors.run_history_sensor import history_sensor
+from ktrdr_pipelines.defs.sensors.universe_sensor import universe_sensor
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import NoStoreError, UniverseError
 from ktrdr_pipelines.settings import Settings, data_folder
-from ktrdr_pipelines.universe import Windows
 
 
 def build_defs(

@@ -4,8 +4,10 @@ They are not partitioned (such checks lose their partition in ranged runs): they
 gaps and disagreements, and over the bars of the newest windows. One op serves all timeframes; the
 schedule runs it hourly, and a materialization in the UI runs the part of its asset.
 
-Not here: finding gaps (``load.gapbook``), examining bars (``store.examination``), reading whole
-files (``defs.integrity_check``).
+The daily check of files: a thirtieth of them is read whole, and what is damaged is named.
+
+DuckDB answers from damaged files without a word, so what is found here is refused by queries until
+it is repaired.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,20 +18,23 @@ from typing import Final
 import dagster as dg
 
 from ktrdr_pipelines.clock import system_now
-from ktrdr_pipelines.core.disagreement import Disagreement
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.assets import bars_key
-from ktrdr_pipelines.defs.catalog_picture import markdown_table
+from ktrdr_pipelines.defs.catalog_metadata import markdown_table
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.tags import KIND, RunKind
+from ktrdr_pipelines.defs.runs.tags import KIND, RunKind
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.plausibility import Disagreement
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.gaps.due_chunks import is_stale, stale_s
+from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps, open_gapbook
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.load.freshness import is_stale, stale_s
-from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps, open_gapbook
-from ktrdr_pipelines.store.examination import Examined, examine
-from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.bars.integrity import Examined, examine
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from ktrdr_pipelines.store.maintenance.file_checks import check_files, damaged_files, due_files
 
 UNEXPLAINED: Final = "unexplained_gaps"
 FRESH: Final = "tail_is_fresh"
@@ -291,4 +296,71 @@ def _sane(files: Mapping[str, Examined | StoreError]) -> Finding:
         rows[:NAMED_AT_MOST],
         severity=dg.AssetCheckSeverity.ERROR if count else dg.AssetCheckSeverity.WARN,
         kept=kept,
+    )
+
+
+INTEGRITY: Final = "file_integrity"
+_TEXT: Final = "No bar file is damaged: a thirtieth of them is read whole each day."
+
+
+def integrity_checks(
+    timeframes: Iterable[Timeframe], clock: Clock = system_now
+) -> dg.AssetChecksDefinition:
+    """Make the check of the files of each timeframe."""
+    specs = [
+        dg.AssetCheckSpec(INTEGRITY, asset=bars_key(timeframe), description=_TEXT)
+        for timeframe in timeframes
+    ]
+
+    @dg.multi_asset_check(name="integrity_checks", specs=specs, can_subset=True)
+    def checks(
+        context: dg.AssetCheckExecutionContext, store: StoreResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        calendars = {one.symbol: one.calendar for one in store.universe().instruments.values()}
+        layout = store.layout()
+        ledger = Ledger(layout.ledger)
+        chosen = {key.asset_key for key in context.selected_asset_check_keys}
+        for timeframe in Timeframe:
+            if bars_key(timeframe) in chosen:
+                bars = BarStore(layout, ledger)
+                found = _checked(bars, timeframe, calendars, clock)
+                yield found.result(timeframe, INTEGRITY)
+
+    return checks
+
+
+def integrity_schedule() -> dg.ScheduleDefinition:
+    """Make the schedule that reads a thirtieth of the files, daily."""
+    return schedule_of_checks(
+        "integrity_schedule",
+        "41 3 * * *",
+        selected_checks(INTEGRITY),
+        "Reads a thirtieth of the bar files whole, and names those that are damaged.",
+    )
+
+
+def _checked(
+    store: BarStore, timeframe: Timeframe, calendars: dict[str, str], clock: Clock
+) -> Finding:
+    """Read the files that are due, and name all that are known to be damaged."""
+    read = 0
+    for symbol, paths in due_files(store, timeframe).items():
+        calendar = calendar_named(calendars[symbol]) if symbol in calendars else None
+        for _ in check_files(store, symbol, timeframe, paths, calendar=calendar, at=clock()):
+            read += 1
+    folder = f"/timeframe={timeframe}/"
+    damaged = [(name, why) for name, why in damaged_files(store).items() if folder in name]
+    what = f"files are known to be damaged; {read} were read whole this time"
+    if damaged:
+        what += ". Hint: `ktrdr repair` sets them aside and says what to load again"
+    files = sum(
+        len(store.layout.bar_files(*key)) for key in store.series_on_disk() if key[1] is timeframe
+    )
+    return Finding(
+        len(damaged),
+        files,
+        what,
+        ("file", "damage"),
+        [tuple(row) for row in damaged[:NAMED_AT_MOST]],
+        severity=dg.AssetCheckSeverity.ERROR,
     )

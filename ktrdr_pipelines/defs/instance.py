@@ -1,6 +1,6 @@
 """Dagster's instance of a store, as commands see it from outside a run.
 
-Not here: what sensors and assets do with theirs, Dagster's settings (``cli.dagster_home``).
+Not here: what sensors and assets do with theirs, Dagster's settings (``app.setup``).
 """
 
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.partitions import symbols_partitions
-from ktrdr_pipelines.defs.universe_sensor import held_symbols
+from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.layout import StoreLayout
 
 

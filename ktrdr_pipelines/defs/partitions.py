@@ -1,6 +1,6 @@
 """Partitions: symbol by window, one definition a timeframe.
 
-Not here: what a window is in stamps of a series beyond its dates (``core.sessions``).
+Not here: what a window is in stamps of a series beyond its dates (``domain.calendars.sessions``).
 """
 
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from datetime import date
 
 import dagster as dg
 
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.universe import Windows
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import Windows
 
 SYMBOL, WINDOW = "symbol", "window"
 _MONTHLY, _YEARLY = "%Y-%m", "%Y"

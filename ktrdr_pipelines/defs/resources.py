@@ -11,16 +11,16 @@ from typing import ClassVar
 import dagster as dg
 from pydantic import Field
 
+from ktrdr_pipelines.app.workspace import open_manager, universe_file
 from ktrdr_pipelines.clock import Clock, system_now
+from ktrdr_pipelines.domain.planning.reports import Progress
+from ktrdr_pipelines.domain.universe.universe import Universe, UniverseFile
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.connection import IbConnectionStrategy
+from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.load.manager import LoadManager
-from ktrdr_pipelines.load.opening import open_manager, universe_file
-from ktrdr_pipelines.load.reports import Progress
 from ktrdr_pipelines.settings import PacingMode, Settings
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
-from ktrdr_pipelines.universe import Universe, UniverseFile
+from ktrdr_pipelines.sync.runner import LoadManager
 
 
 class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]

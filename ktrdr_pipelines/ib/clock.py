@@ -1,6 +1,6 @@
 """The clocks of this machine: one that all its processes share, and the wall.
 
-Not here: the gateway's clock (``ib.gateway``).
+Not here: the gateway's clock (``ib.connection.connection``).
 """
 
 import sys
@@ -24,7 +24,7 @@ def boot_id() -> str:
     """Name this run of the machine; stamps of another run mean nothing.
 
     Where the system gives no name it is constant: then stamps from before a restart look as if
-    they lay in the future, and whoever reads them must drop those (``ib.pacer_record``).
+    they lay in the future, and whoever reads them must drop those (``ib.pacing.shared_state``).
     """
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()

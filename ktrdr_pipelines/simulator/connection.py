@@ -3,14 +3,21 @@
 import asyncio
 from contextlib import suppress
 
-from ktrdr_pipelines.simulator.actions import Abandon, Action, Close, Refuse, Send, Serve
-from ktrdr_pipelines.simulator.faults import Fault
+from ktrdr_pipelines.simulator.faults.faults import Fault
 from ktrdr_pipelines.simulator.gateway import Gateway
-from ktrdr_pipelines.simulator.messages import DataRequest
-from ktrdr_pipelines.simulator.outbox import Outbox
-from ktrdr_pipelines.simulator.replies import ApiError
-from ktrdr_pipelines.simulator.serving import Call, deliver, follow, found
-from ktrdr_pipelines.simulator.session import ClientSession, Stage
+from ktrdr_pipelines.simulator.protocol.messages import DataRequest
+from ktrdr_pipelines.simulator.protocol.replies import ApiError
+from ktrdr_pipelines.simulator.protocol.session import (
+    Abandon,
+    Action,
+    ClientSession,
+    Close,
+    Refuse,
+    Send,
+    Serve,
+    Stage,
+)
+from ktrdr_pipelines.simulator.serving import Call, Outbox, deliver, follow, found
 
 _READ_BYTES = 65_536
 _CANCELLED = 162

@@ -1,14 +1,17 @@
-"""What all connections of one gateway share, and what it decides for each request.
+"""How a gateway behaves besides answering, and a gateway that behaves so.
 
-Not here: sockets (``server``, ``connection``), doing what is decided (``serving``).
+The simulator's now: one settable clock, the only reader of the machine's time.
+
+What all connections of one gateway share, and what it decides for each request.
 """
 
+import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from ktrdr_pipelines.simulator.clock import SimClock
-from ktrdr_pipelines.simulator.falsehoods import reaches_past_oldest
-from ktrdr_pipelines.simulator.faults import (
+from ktrdr_pipelines.simulator.faults.effects import Outages, reaches_past_oldest
+from ktrdr_pipelines.simulator.faults.faults import (
     OUTAGES,
     Fault,
     FaultPlan,
@@ -16,19 +19,56 @@ from ktrdr_pipelines.simulator.faults import (
     Met,
     Occasion,
 )
-from ktrdr_pipelines.simulator.journal import Journal
-from ktrdr_pipelines.simulator.market import Market
-from ktrdr_pipelines.simulator.messages import ContractFields, DataRequest, PlainRequest
-from ktrdr_pipelines.simulator.outages import Outages
-from ktrdr_pipelines.simulator.reading import Setting
-from ktrdr_pipelines.simulator.record import RequestLog, record_of
-from ktrdr_pipelines.simulator.replies import NO_REQUEST
-from ktrdr_pipelines.simulator.rules import GatewayRules, kind_of
-from ktrdr_pipelines.simulator.session import SERVER_VERSIONS
-from ktrdr_pipelines.simulator.steps import DurationTable
-from ktrdr_pipelines.simulator.updates import EVERY_S
+from ktrdr_pipelines.simulator.market.market import Market
+from ktrdr_pipelines.simulator.protocol.messages import ContractFields, DataRequest, PlainRequest
+from ktrdr_pipelines.simulator.protocol.replies import NO_REQUEST
+from ktrdr_pipelines.simulator.protocol.session import SERVER_VERSIONS
+from ktrdr_pipelines.simulator.request_log import Journal, RequestLog, record_of
+from ktrdr_pipelines.simulator.requests.durations import DurationTable
+from ktrdr_pipelines.simulator.requests.limits import GatewayRules, kind_of
+from ktrdr_pipelines.simulator.requests.live_updates import EVERY_S
+from ktrdr_pipelines.simulator.requests.pacing import (
+    PacingMode,
+    PacingRule,
+    PacingRules,
+    Speed,
+    Workers,
+)
+from ktrdr_pipelines.simulator.requests.validation import Setting
 from ktrdr_pipelines.simulator.variants import Variants
-from ktrdr_pipelines.simulator.workers import Workers
+
+
+class SimClock:
+    """A clock that starts at a given moment, and runs on at real speed or stands still.
+
+    Args:
+        now: where it starts, with a zone; None is the machine's own time.
+        runs: whether it goes on from there.
+    """
+
+    def __init__(self, now: datetime | None = None, *, runs: bool = True) -> None:
+        self._runs = runs
+        self.set(now if now is not None else datetime.now(UTC))
+
+    def __repr__(self) -> str:
+        state = "running" if self._runs else "standing"
+        return f"SimClock({self.now().isoformat(timespec='seconds')}, {state})"
+
+    def set(self, now: datetime) -> None:
+        """Move the clock to a moment.
+
+        Raises:
+            ValueError: the moment has no zone.
+        """
+        if now.tzinfo is None:
+            raise ValueError(f"now={now.isoformat()} has no zone")
+        self._origin = now.astimezone(UTC), time.monotonic()
+
+    def now(self) -> datetime:
+        """Return the present moment in UTC."""
+        start, set_at = self._origin
+        return start + timedelta(seconds=time.monotonic() - set_at) if self._runs else start
+
 
 _TIME = 49
 
@@ -114,3 +154,68 @@ def _names(contract: ContractFields) -> frozenset[str]:
     """Return what an instrument may be called in a file of faults: AAPL, EUR, EURUSD, ESZ3."""
     pair = contract.symbol + contract.currency
     return frozenset({contract.symbol, contract.local_symbol, pair} - {""})
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How a gateway behaves besides answering.
+
+    ``hold_s`` is how long the client id of a client that died stays taken; ``speed`` counts under
+    soft pacing only; ``log`` is a file that events are added to. ``durations`` says which bar
+    sizes a duration may be asked with, ``update_s`` how many seconds lie between updates of bars
+    that are kept up to date, ``linger_s`` how long a connection that ends waits for its client to
+    read the rest. ``variants`` is in what it differs from other gateways.
+    """
+
+    pacing: PacingMode = PacingMode.DOCUMENTED
+    speed: Speed = Speed()  # noqa: RUF009 - immutable
+    hold_s: float = 0.0
+    faults: FaultPlan | None = None
+    log: Path | None = None
+    durations: DurationTable = DurationTable.WIDE
+    update_s: float = EVERY_S
+    linger_s: float = LINGER_S
+    variants: Variants = Variants()  # noqa: RUF009 - immutable
+
+
+def gateway_of(
+    market: Market,
+    clock: SimClock,
+    behaviour: Behaviour,
+    outages: Outages,
+    *,
+    account: str,
+    latency_s: float,
+) -> Gateway:
+    """Put a gateway together.
+
+    Raises:
+        SimulatorError: the log cannot be written.
+    """
+
+    def now_s() -> float:
+        return clock.now().timestamp()
+
+    def note(rule: PacingRule, client_id: int) -> None:
+        journal.note("violation", rule=rule, client_id=client_id)
+
+    faults = behaviour.faults or FaultPlan()
+    journal = Journal(behaviour.log, clock.now)
+    pacing = PacingRules(behaviour.pacing, now_s)
+    is_soft = behaviour.pacing is PacingMode.SOFT
+    return Gateway(
+        market=market,
+        clock=clock,
+        rules=GatewayRules(now_s, behaviour.hold_s, pacing, on_violation=note),
+        log=RequestLog(journal.note_request),
+        journal=journal,
+        outages=outages,
+        account=account,
+        latency_s=latency_s,
+        faults=faults,
+        workers=Workers(behaviour.speed, now_s) if is_soft else None,
+        durations=behaviour.durations,
+        update_s=behaviour.update_s,
+        linger_s=behaviour.linger_s,
+        variants=behaviour.variants,
+    )

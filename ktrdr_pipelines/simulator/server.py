@@ -1,31 +1,82 @@
 """The gateway's socket: the only I/O of the simulator but for its log.
 
 It performs what conversations want (``session``) and computes answers (``answers``) in threads,
-the requests of one client side by side. It binds to loopback addresses only. Not here: what it
-is made of (``behaviour``).
+the requests of one client side by side. It binds to loopback addresses only.
+
+A thread with an event loop of its own, in which a gateway serves beside other code.
 """
 
 import asyncio
 import ipaddress
-from collections.abc import Iterator
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Self
 
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator.behaviour import Behaviour, gateway_of
-from ktrdr_pipelines.simulator.clock import SimClock
 from ktrdr_pipelines.simulator.connection import Connection
-from ktrdr_pipelines.simulator.faults import FaultPlan
-from ktrdr_pipelines.simulator.market import Market
-from ktrdr_pipelines.simulator.outages import Outages
-from ktrdr_pipelines.simulator.pacing import PacingRule
-from ktrdr_pipelines.simulator.record import RequestRecord
-from ktrdr_pipelines.simulator.replies import ApiError
-from ktrdr_pipelines.simulator.steps import DurationTable
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
-from ktrdr_pipelines.simulator.thread import ServerThread
+from ktrdr_pipelines.simulator.faults.effects import Outages
+from ktrdr_pipelines.simulator.faults.faults import FaultPlan
+from ktrdr_pipelines.simulator.gateway import Behaviour, SimClock, gateway_of
+from ktrdr_pipelines.simulator.market.market import Market
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.protocol.replies import ApiError
+from ktrdr_pipelines.simulator.request_log import RequestRecord
+from ktrdr_pipelines.simulator.requests.durations import DurationTable
+from ktrdr_pipelines.simulator.requests.pacing import PacingRule
+
+
+class ServerThread(threading.Thread):
+    """A thread that runs a server until told to stop.
+
+    Args:
+        start: begins to serve, or raises why it cannot.
+        close: ends it.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Awaitable[object]],
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(name="simulator", daemon=True)
+        self._start_serving, self._close = start, close
+        self._ready = threading.Event()
+        self._failed: BaseException | None = None
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+
+    def start_and_wait(self) -> None:
+        """Start, and return once the port listens; an error of starting is raised here."""
+        self.start()
+        self._ready.wait()
+        if self._failed is not None:
+            self.join()
+            raise self._failed
+
+    def stop(self) -> None:
+        """Close the server and wait for the thread to end."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self.join()
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        try:
+            await self._start_serving()
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
+            self._failed = error
+            return
+        finally:
+            self._ready.set()
+        await self._stopping.wait()
+        await self._close()
+
 
 ACCOUNT = "SIM000001"
 """Account of every simulated gateway; its beginning marks bars as simulated."""

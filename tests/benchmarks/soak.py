@@ -29,7 +29,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from ktrdr_pipelines.core.instruments import Origin
+from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 
 STOCKS = """

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import (
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import (
     Instrument,
     Origin,
     SecType,
@@ -23,13 +24,12 @@ from ktrdr_pipelines.core.instruments import (
     WhatToShow,
     identity_of,
 )
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.store.catalog import connect_catalog, rebuild_catalog
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog.catalog import connect_catalog, rebuild_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 SYMBOLS = 40
 FIRST, LAST = 2020, 2024

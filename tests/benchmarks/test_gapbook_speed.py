@@ -16,9 +16,14 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import (
+from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.schedules import request_tails
+from ktrdr_pipelines.defs.sensors.gap_sensor import gap_sensor
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.calendars.session_grid import span_arrays
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import (
     Instrument,
     Origin,
     SecType,
@@ -26,20 +31,15 @@ from ktrdr_pipelines.core.instruments import (
     WhatToShow,
     identity_of,
 )
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.spanarrays import span_arrays
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.defs.gap_sensor import gap_sensor
-from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.tail_schedule import request_tails
-from ktrdr_pipelines.load.gapbook import GapBook, Memory, SeriesGaps
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import GapBook, Memory, SeriesGaps
 from ktrdr_pipelines.settings import Settings
-from ktrdr_pipelines.store.footer import FileFacts
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.bars.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
-from ktrdr_pipelines.store.ledger import Ledger, series_key
-from ktrdr_pipelines.store.mirror import Mirrored, fingerprint, mirrored
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.ledger.file_index import Mirrored, fingerprint, mirrored
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 
 SYMBOLS = 500
 FIRST, LAST = 2004, 2023

@@ -17,14 +17,13 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.cli.edge import run
-from ktrdr_pipelines.cli.logfile import LogFile
+from ktrdr_pipelines.cli.entry_point import LogFile, run
 from ktrdr_pipelines.cli.main import command_line
-from ktrdr_pipelines.simulator.hours import Hours
-from ktrdr_pipelines.simulator.instruments import Instrument
-from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
+from ktrdr_pipelines.simulator.market.hours import Hours
+from ktrdr_pipelines.simulator.market.instruments import Instrument
+from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 
 NOW = "2024-01-10T20:00:30+00:00"
 """A Wednesday, 15:00:30 in New York: an open session."""

@@ -8,17 +8,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from ktrdr_pipelines.core.bars import empty_bars
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
-from ktrdr_pipelines.core.evidence import Statement, StatementKind
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.opening import universe_file
-from ktrdr_pipelines.store.barfile import read_footer
+from ktrdr_pipelines.app.workspace import universe_file
+from ktrdr_pipelines.domain.bars import empty_bars
+from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.empty_ranges import Statement, StatementKind
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_file import read_footer
+from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import open_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-10")
 UNIVERSE = """\

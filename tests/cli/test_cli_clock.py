@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.cli.place import open_place
-from ktrdr_pipelines.cli.up import _variables
+from ktrdr_pipelines.app.workspace import open_place
+from ktrdr_pipelines.cli.commands.up import _variables
 from ktrdr_pipelines.settings import load_settings
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 WITHOUT_A_GATEWAY = {
     "init": ("init",),

@@ -6,10 +6,10 @@ from datetime import UTC, date, datetime
 import pytest
 
 from ktrdr_pipelines.cli.dates import parse_edge, parse_instant, parse_stretch
-from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.planning.jobs import Bounds
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import UsageError
-from ktrdr_pipelines.load.modes import Bounds
 
 NOW = datetime(2024, 1, 10, 20, 0, tzinfo=UTC)
 

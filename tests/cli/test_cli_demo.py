@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.cli.demo_runs import demo_windows
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.timeframes import Timeframe
 
 
 def test_windows_reach_back_from_today() -> None:

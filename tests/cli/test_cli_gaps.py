@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ktrdr_pipelines.core.disagreement import Disagreement, DisagreementKind
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.store.barfile import read_file, write_file
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
+from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
 from ktrdr_pipelines.store.layout import open_store
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 from tests.store.older_files import make_older
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-10")

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.cli.edge import run
-from ktrdr_pipelines.cli.logfile import MOST_BYTES, LogFile
+from ktrdr_pipelines.cli.entry_point import MOST_BYTES, LogFile, run
 from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.errors import IncompleteError, KtrdrError
 

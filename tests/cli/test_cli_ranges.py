@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 

@@ -11,18 +11,17 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from ktrdr_pipelines.cli.holes import holes
-from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, tell
-from ktrdr_pipelines.cli.progress import MOST_SHOWN, Notes, TerminalProgress, load_progress
-from ktrdr_pipelines.cli.stopping import Stopped, run_stoppable, stoppable
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.disagreement import Disagreement, DisagreementKind
-from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import expected_stamps
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable, stoppable
+from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, holes, tell
+from ktrdr_pipelines.cli.output import MOST_SHOWN, Notes, TerminalProgress, load_progress
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import expected_stamps
+from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, EntitlementError, StoreError
-from ktrdr_pipelines.load.reports import SeriesReport
 
 SESSIONS = calendar_named("XNYS.RTH")
 

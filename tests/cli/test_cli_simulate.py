@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from ib_async.wrapper import RequestError
 
+from ktrdr_pipelines.cli.entry_point import stoppable
 from ktrdr_pipelines.cli.processes import end, is_free, simulator_process, start
-from ktrdr_pipelines.cli.stopping import stoppable
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator.faults import Fault
+from ktrdr_pipelines.simulator.faults.faults import Fault
 from ktrdr_pipelines.simulator.variants import MarketVariants, Variants
 from tests.simulator.rawclient import AAPL, END, raw_client
 

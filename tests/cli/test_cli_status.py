@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.schedules import LearnedDay
+from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
+from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.leases import ClientIdLeases
+from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
 from ktrdr_pipelines.settings import load_settings
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 

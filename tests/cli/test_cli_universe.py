@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.cli.dagster_home import prepare_home
+from ktrdr_pipelines.app.setup import prepare_home
 from ktrdr_pipelines.store.layout import open_store
-from ktrdr_pipelines.store.move_journal import Move, MoveKind, write_journal
+from ktrdr_pipelines.store.maintenance.rename_journal import Move, MoveKind, write_journal
 
 NO_OFFSET = {"market_clock_offset_s": 0.0}
 

@@ -21,9 +21,9 @@ import pytest
 import yaml
 from dagster._core.instance import InstanceRef
 
-from ktrdr_pipelines.cli.dagster_home import EARLIER, prepare_home, setting_overrides
+from ktrdr_pipelines.app.setup import EARLIER, prepare_home, setting_overrides
+from ktrdr_pipelines.cli.commands.up import _only_one
 from ktrdr_pipelines.cli.processes import end, lives, start
-from ktrdr_pipelines.cli.up import _only_one
 from ktrdr_pipelines.store.layout import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_what_a_killed_command_started_ends_with_it(hands: Any) -> None:
     """Kill -9 of the command ends the whole group that it had started, grandchildren too."""
     code = (
         "import sys, time\n"
-        "from ktrdr_pipelines.cli.last_will import last_will\n"
+        "from ktrdr_pipelines.cli.watchdog import last_will\n"
         "from ktrdr_pipelines.cli.processes import start\n"
         'child = \'import subprocess, sys; subprocess.run([sys.executable, "-c", '
         '"input()"], stdin=subprocess.PIPE)\'\n'

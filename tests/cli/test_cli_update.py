@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ktrdr_pipelines.core.intervals import Interval
+from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 DAYS = ("--start", "2024-01-02", "--end", "2024-01-06")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.account_numbers import PLACEHOLDER, without_accounts, without_announced
+from ktrdr_pipelines.domain.account_numbers import PLACEHOLDER, without_accounts, without_announced
 
 OWN = "U" + "7654321"
 DIGITS = "7654321"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.bars import (
+from ktrdr_pipelines.domain.bars import (
     BAR_SCHEMA,
     VALUES,
     bars_between,

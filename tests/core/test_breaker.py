@@ -1,6 +1,6 @@
 """The circuit breaker as a pure state machine."""
 
-from ktrdr_pipelines.core.breaker import (
+from ktrdr_pipelines.ib.pacing.circuit_breaker import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
     MOST_FAILURES,

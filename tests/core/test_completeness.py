@@ -7,23 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.bars import micros, moment
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.completeness import (
+from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.session_grid import no_stretches, span_arrays, stretches_of
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_spans, midnight
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.gaps import (
     Cause,
     Claimed,
     Gap,
     GapReason,
     Standing,
     completeness,
+    due_gaps,
     find_gaps,
+    is_closed,
 )
-from ktrdr_pipelines.core.gaps import due_gaps, is_closed
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import SessionCalendar, expected_spans, midnight
-from ktrdr_pipelines.core.spanarrays import span_arrays
-from ktrdr_pipelines.core.stretches import no_stretches, stretches_of
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.timeframes import Timeframe
 
 FIRST, LAST = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 5, 1, tzinfo=UTC)
 HOURS = int((LAST - FIRST) / timedelta(hours=1))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 
 ORIGIN = datetime(2023, 1, 2, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros
-from ktrdr_pipelines.core.disagreement import Disagreement, disagreement
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros
+from ktrdr_pipelines.domain.plausibility import Disagreement, disagreement
 
 FIRST = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.evaluation import Evaluation, Question, evaluate
-from ktrdr_pipelines.core.gaps import LAST_INSTANT
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, Need, across_boundary, plan
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, stamps
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, across_boundary, plan
+from ktrdr_pipelines.domain.planning.evaluation import Evaluation, Question, evaluate
+from ktrdr_pipelines.domain.planning.gaps import LAST_INSTANT
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from tests.growth import LINEAR_IN_EIGHT, growth
 
 RTH = calendar_named("XNYS.RTH")

@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.bars import micros, stamps
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.evaluation import Evaluation, Question, evaluate
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Chunk
-from ktrdr_pipelines.core.sessions import midnight
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.store.filing import EVER
+from ktrdr_pipelines.domain.bars import micros, stamps
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import midnight
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import Chunk
+from ktrdr_pipelines.domain.planning.evaluation import Evaluation, Question, evaluate
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_store import EVER
 from tests.load.fakes import bars_at, dense_keys
 
 RTH = calendar_named("XNYS.RTH")

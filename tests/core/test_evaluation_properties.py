@@ -7,20 +7,20 @@ import pyarrow as pa
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.evaluation import Evaluation, Question, evaluate
-from ktrdr_pipelines.core.gaps import is_closed
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between
-from ktrdr_pipelines.core.plan import Need, plan
-from ktrdr_pipelines.core.sessions import (
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import (
     Span,
     expected_spans,
     midnight,
     monday_of,
     stamps_between,
 )
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.planning.chunks import Need, plan
+from ktrdr_pipelines.domain.planning.evaluation import Evaluation, Question, evaluate
+from ktrdr_pipelines.domain.planning.gaps import is_closed
+from ktrdr_pipelines.domain.timeframes import Timeframe
 
 BEGIN = datetime(2024, 2, 5, tzinfo=UTC)
 CLOSED = ["XNYS.RTH", "XSHG.RTH"]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.evidence import (
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.empty_ranges import (
     CONFIRM_AFTER,
     MANY,
     STATEMENT_DAYS,
@@ -21,7 +22,6 @@ from ktrdr_pipelines.core.evidence import (
     beginning,
     judge,
 )
-from ktrdr_pipelines.core.intervals import Interval
 
 NOON = datetime(2024, 6, 10, 12, tzinfo=UTC)
 """A moment at which no statement made within hours falls on another UTC date."""

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.gaps import due_gaps, first_stamp_of, whole_sessions
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import expected_spans, stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import expected_spans, stamps_between
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.gaps import due_gaps, first_stamp_of, whole_sessions
+from ktrdr_pipelines.domain.timeframes import Timeframe
 
 RTH = calendar_named("XNYS.RTH")
 LATER = datetime(2025, 1, 1, tzinfo=UTC)

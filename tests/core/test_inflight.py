@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ktrdr_pipelines.core.inflight import (
+from ktrdr_pipelines.ib.pacing.concurrency import (
     REST_S,
     Flight,
     Pace,

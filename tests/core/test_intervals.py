@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet, between, utc
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between, utc
 
 ORIGIN = datetime(2024, 3, 10, tzinfo=UTC)
 MOST = 40

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.evidence import NEIGHBOURS, Neighbours, neighbours_of
+from ktrdr_pipelines.domain.planning.empty_ranges import NEIGHBOURS, Neighbours, neighbours_of
 
 FULL, THIN, UNKNOWN = Neighbours.FULL, Neighbours.THIN, Neighbours.UNKNOWN
 

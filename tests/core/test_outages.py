@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from ktrdr_pipelines.core.outages import Ended, after
+from ktrdr_pipelines.defs.sensors.alert_sensor import Ended, after
 
 AT = datetime(2024, 6, 3, 14, tzinfo=UTC)
 

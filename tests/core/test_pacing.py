@@ -7,16 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.pacing import (
+from ktrdr_pipelines.ib.pacing.rules import (
+    Hit,
     PacedRequest,
     Pacing,
     RequestKind,
     Rule,
     Scope,
+    Turn,
+    Waiting,
+    earliest,
+    next_pause_s,
     pacing_of,
+    turn,
     weight_of,
 )
-from ktrdr_pipelines.core.turns import Hit, Turn, Waiting, earliest, next_pause_s, turn
 
 RULES = pacing_of().rules
 STRICT = pacing_of(conservative=True).rules

@@ -10,10 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.gaps import LAST_INSTANT
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import (
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import (
+    SessionCalendar,
+    Span,
+    expected_spans,
+    expected_stamps,
+    stamps_between,
+)
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import (
     Chunk,
     Need,
     across_boundary,
@@ -22,14 +28,8 @@ from ktrdr_pipelines.core.plan import (
     newest_run,
     plan,
 )
-from ktrdr_pipelines.core.sessions import (
-    SessionCalendar,
-    Span,
-    expected_spans,
-    expected_stamps,
-    stamps_between,
-)
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.planning.gaps import LAST_INSTANT
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from tests.growth import LINEAR_IN_EIGHT, growth
 

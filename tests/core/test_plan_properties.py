@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.gaps import whole_sessions
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import Need, plan
-from ktrdr_pipelines.core.sessions import expected_spans
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import expected_spans
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import Need, plan
+from ktrdr_pipelines.domain.planning.gaps import whole_sessions
+from ktrdr_pipelines.domain.timeframes import Timeframe
 
 BEGIN = datetime(2023, 10, 2, tzinfo=UTC)
 MINUTES = 400 * 1440

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.plan import Chunk, Need, plan
-from ktrdr_pipelines.core.sessions import expected_spans, stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import expected_spans, stamps_between
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, plan
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.simulator.calendar import calendar_of
-from ktrdr_pipelines.simulator.durations import parse_duration, window_of
-from ktrdr_pipelines.simulator.hours import Venue
+from ktrdr_pipelines.simulator.market.calendars import calendar_of
+from ktrdr_pipelines.simulator.market.hours import Venue
+from ktrdr_pipelines.simulator.requests.durations import parse_duration, window_of
 
 NOW = datetime(2026, 11, 28, tzinfo=calendar_named("CRYPTO").day_starts_at(date(2020, 1, 1)).tzinfo)
 

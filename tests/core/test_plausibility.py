@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
-from ktrdr_pipelines.core.instruments import SecType, Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plausibility import (
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, stamps
+from ktrdr_pipelines.domain.instruments import SecType, Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
+from ktrdr_pipelines.domain.plausibility import (
     Finding,
     FindingKind,
     explained,
@@ -19,7 +19,7 @@ from ktrdr_pipelines.core.plausibility import (
     implausible_rows,
     reconciled,
 )
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from tests.load.fakes import stock
 
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)

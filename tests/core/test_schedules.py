@@ -10,11 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.bars import micros
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named, learned_key
-from ktrdr_pipelines.core.instruments import Instrument, SecType, WhatToShow
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.schedules import (
+from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.calendars.gateway_schedules import (
     LearnedDay,
     SharedDay,
     agreed,
@@ -30,8 +27,11 @@ from ktrdr_pipelines.core.schedules import (
     speaks_for_others,
     with_own_hours,
 )
-from ktrdr_pipelines.core.sessions import SessionCalendar, midnight
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named, learned_key
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight
+from ktrdr_pipelines.domain.instruments import Instrument, SecType, WhatToShow
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.timeframes import Timeframe
 
 DAY = timedelta(days=1)
 NEW_YORK = calendar_named("XNYS.RTH")

@@ -4,15 +4,15 @@ from datetime import date, datetime, timedelta
 
 import numpy as np
 
-from ktrdr_pipelines.core.bars import micros
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.session_extension import (
+from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.calendars.session_extension import (
     LateBar,
     extended,
     extensions,
     late_bars_of,
 )
-from ktrdr_pipelines.core.sessions import SessionCalendar
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from tests.load.fakes import stock
 
 NEW_YORK = calendar_named("XNYS.RTH")

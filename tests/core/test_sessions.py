@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.bars import micros
-from ktrdr_pipelines.core.calendars import calendar_keys, calendar_named, is_calendar
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import (
+from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.calendars.registry import calendar_keys, calendar_named, is_calendar
+from ktrdr_pipelines.domain.calendars.sessions import (
     Session,
     Span,
     expected_spans,
@@ -26,7 +25,8 @@ from ktrdr_pipelines.core.sessions import (
     monday_of,
     stamps_between,
 )
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DAY = timedelta(days=1)

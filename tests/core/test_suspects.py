@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.suspects import suspect_places
+from ktrdr_pipelines.domain.planning.sparse_sessions import suspect_places
 
 SESSIONS = 500
 

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.timeframes import Timeframe
 
 NAMES = ["1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w"]
 SECONDS = [60, 300, 900, 1800, 3600, 14400, 86400, 604800]

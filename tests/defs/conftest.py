@@ -12,28 +12,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest, BarSource, NoData, OnSent, unheard
-from ktrdr_pipelines.core.bars import rows_per_session
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.app.workspace import universe_file
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.defs.resources import IbResource
+from ktrdr_pipelines.domain.bars import rows_per_session
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.reports import Progress
+from ktrdr_pipelines.domain.planning.responses import (
+    Answer,
+    BarRequest,
+    BarSource,
+    NoData,
+    OnSent,
+    unheard,
+)
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import GatewayError
-from ktrdr_pipelines.load.manager import LoadManager
-from ktrdr_pipelines.load.opening import universe_file
-from ktrdr_pipelines.load.reports import Progress
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.store.barfile import read_file, write_file
-from ktrdr_pipelines.store.footer import FileFacts
+from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.bars.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
-from ktrdr_pipelines.universe import Windows
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.sync.runner import LoadManager
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 UNIVERSE = """

@@ -6,8 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from ktrdr_pipelines.simulator.behaviour import Behaviour
-from ktrdr_pipelines.simulator.faults import Fault, FaultPlan, FaultRule
+from ktrdr_pipelines.simulator.faults.faults import Fault, FaultPlan, FaultRule
+from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.server import running_simulator
 
 ACCOUNT = "U" + "7654321"

@@ -9,9 +9,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.defs.alert_sensor import alert_sensor
 from ktrdr_pipelines.defs.resources import StoreResource
-from ktrdr_pipelines.defs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
+from ktrdr_pipelines.defs.runs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
+from ktrdr_pipelines.defs.sensors.alert_sensor import alert_sensor
 
 
 @dg.op

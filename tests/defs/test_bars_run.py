@@ -7,11 +7,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.assets import has_left, refuse_lost_range
 from ktrdr_pipelines.defs.resources import StoreResource
-from ktrdr_pipelines.defs.tags import KIND, RANGE_END, RANGE_START, RunKind
+from ktrdr_pipelines.defs.runs.tags import KIND, RANGE_END, RANGE_START, RunKind
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     EntitlementError,
     GatewayError,
@@ -178,7 +178,7 @@ def test_finished_windows_are_marked_before_the_run_dies(
 
 def test_catalog_knows_the_bars_after_a_run(location: Any) -> None:
     """A run leaves a catalog that answers for what it loaded."""
-    from ktrdr_pipelines.store.catalog import query_catalog  # noqa: PLC0415
+    from ktrdr_pipelines.store.catalog.catalog import query_catalog  # noqa: PLC0415
 
     assert location.run("1d", "AAPL|2024", "AAPL|2024").success
     found = query_catalog(location.layout, "SELECT count(*) AS n FROM series('AAPL', '1d')")

@@ -8,15 +8,14 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.bars import stamps
-from ktrdr_pipelines.core.disagreement import Disagreement, DisagreementKind
-from ktrdr_pipelines.core.plausibility import findings_of
-from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.checks import bars_checks
-from ktrdr_pipelines.store.barfile import read_bars
-from ktrdr_pipelines.store.examination import examined
-from ktrdr_pipelines.store.ledger import series_key
-from ktrdr_pipelines.store.repair import repair
+from ktrdr_pipelines.domain.bars import stamps
+from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind, findings_of
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_file import read_bars
+from ktrdr_pipelines.store.bars.integrity import examined
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.store.maintenance.repair import repair
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 
@@ -156,7 +155,7 @@ def test_a_bad_file_fails_its_checks_by_name(
     """Bars that stand twice in a file are found in the file itself."""
     from dataclasses import replace  # noqa: PLC0415
 
-    from ktrdr_pipelines.store.barfile import read_file, write_file  # noqa: PLC0415
+    from ktrdr_pipelines.store.bars.bar_file import read_file, write_file  # noqa: PLC0415
 
     [path] = location.layout.bar_files("MSFT", Timeframe.D1)
     facts, bars = read_file(path)
@@ -170,7 +169,7 @@ def test_a_bad_file_fails_its_checks_by_name(
 
 def spoiled(location: Any) -> tuple[Any, pa.Table]:
     """Store one bar of MSFT with a close above its high; give the file and the bars."""
-    from ktrdr_pipelines.store.barfile import read_file, write_file  # noqa: PLC0415
+    from ktrdr_pipelines.store.bars.bar_file import read_file, write_file  # noqa: PLC0415
 
     [path] = location.layout.bar_files("MSFT", Timeframe.D1)
     facts, bars = read_file(path)

@@ -17,8 +17,8 @@ from dagster._core.remote_origin import (
 from dagster._core.test_utils import create_run_for_test
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from ktrdr_pipelines.defs.dead_runs import UNKNOWN_START, end_dead_runs, process_start
-from ktrdr_pipelines.defs.tags import CAUSE, KILLED
+from ktrdr_pipelines.defs.runs.dead_runs import UNKNOWN_START, end_dead_runs, process_start
+from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED
 
 Status = dg.DagsterRunStatus
 GONE, ALIVE, REUSED, HIDDEN = 11, 12, 13, 14

@@ -5,12 +5,7 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.defs.gap_runs import (
+from ktrdr_pipelines.defs.sensors.gap_runs import (
     FIRST_WAIT,
     LONGEST_WAIT,
     PastRun,
@@ -19,8 +14,13 @@ from ktrdr_pipelines.defs.gap_runs import (
     window_caps,
     windows_of,
 )
-from ktrdr_pipelines.load.filling import Due
-from ktrdr_pipelines.universe import parse_universe
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import parse_universe
+from ktrdr_pipelines.gaps.due_chunks import Due
 
 AT = datetime(2024, 6, 3, 14, tzinfo=UTC)
 UNIVERSE = parse_universe("symbols: {AAPL: {}, EURUSD: {}}", "here")

@@ -10,27 +10,20 @@ import dagster as dg
 import pytest
 
 from ktrdr_pipelines.clock import system_now
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.bars import micros, moment
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import Origin, identity_of
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.defs.gap_sensor import gap_sensor
 from ktrdr_pipelines.defs.partitions import window_dates
-from ktrdr_pipelines.defs.tags import (
-    CAUSE,
-    KILLED,
-    RANGE_END,
-    RANGE_START,
-    SYMBOL,
-    TIMEFRAME,
-)
+from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED, RANGE_END, RANGE_START, SYMBOL, TIMEFRAME
+from ktrdr_pipelines.defs.sensors.gap_sensor import gap_sensor
+from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Origin, identity_of
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, GatewayUnreachableError, RequestRejectedError
-from ktrdr_pipelines.load.absence import AbsenceFile
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.gateway_absence import AbsenceFile
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 from tests.load.fakes import bars_at
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)

@@ -8,12 +8,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.defs.gateway_sensor import gateway_sensor
 from ktrdr_pipelines.defs.resources import IbResource
+from ktrdr_pipelines.defs.sensors.gateway_sensor import gateway_sensor
+from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.leases import ClientIdLeases
-from ktrdr_pipelines.load.absence import AbsenceFile
+from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
+from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 

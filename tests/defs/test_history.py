@@ -8,8 +8,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.defs.history import FAILED_KEPT, KEPT, QUIET_KEPT, prune_history
-from ktrdr_pipelines.defs.tags import QUIET, YES
+from ktrdr_pipelines.defs.runs.tags import QUIET, YES
+from ktrdr_pipelines.defs.sensors.run_history_sensor import (
+    FAILED_KEPT,
+    KEPT,
+    QUIET_KEPT,
+    prune_history,
+)
 
 WINDOWS = dg.StaticPartitionsDefinition(["2022", "2023", "2024"])
 KEY = dg.AssetKey("bars")

@@ -6,11 +6,11 @@ from typing import Any
 
 import dagster as dg
 
-from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.build import build_defs
-from ktrdr_pipelines.defs.universe_sensor import partition_change
+from ktrdr_pipelines.defs.sensors.universe_sensor import partition_change
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import parse_universe
 from ktrdr_pipelines.settings import Settings
-from ktrdr_pipelines.universe import parse_universe
 
 
 def test_location_holds_an_asset_a_timeframe_and_the_catalog(location: Any) -> None:

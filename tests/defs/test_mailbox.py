@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from ktrdr_pipelines.defs.runs import Mailbox
+from ktrdr_pipelines.defs.runs.loader_thread import Mailbox
 
 
 def test_a_wait_is_a_line_of_the_log() -> None:

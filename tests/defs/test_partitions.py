@@ -4,9 +4,9 @@ from datetime import date
 
 import pytest
 
-from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.partitions import BarPartition, bars_partitions, window_dates
-from ktrdr_pipelines.universe import Windows
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import Windows
 
 WINDOWS = Windows(first_month=date(2024, 11, 1), first_year=2024)
 

@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.defs.report_sensor import report_sensor
-from ktrdr_pipelines.load.moving import rename
+from ktrdr_pipelines.defs.sensors.materialization_sensor import report_sensor
+from ktrdr_pipelines.store.maintenance.rename import rename
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 KEY = dg.AssetKey(["bars", "1d"])
@@ -112,8 +112,8 @@ def test_window_that_was_told_of_while_open_is_told_of_when_it_closes(
     assert told(location)["AAPL|2026"][1] == "open"
     store, series = location.store, location.series("AAPL", "1d")
     identity = store.identity(series)
-    from ktrdr_pipelines.core.coverage import Coverage  # noqa: PLC0415
-    from ktrdr_pipelines.core.intervals import Interval, IntervalSet  # noqa: PLC0415
+    from ktrdr_pipelines.domain.coverage import Coverage  # noqa: PLC0415
+    from ktrdr_pipelines.domain.intervals import Interval, IntervalSet  # noqa: PLC0415
 
     rest = Interval(datetime(2026, 6, 12, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
     nothing = store.read(series).slice(0, 0)

@@ -7,14 +7,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.tags import KIND, QUIET, TIMEFRAME
-from ktrdr_pipelines.defs.tail_run import TailRun
-from ktrdr_pipelines.defs.tail_schedule import request_tails
+from ktrdr_pipelines.defs.runs.tags import KIND, QUIET, TIMEFRAME
+from ktrdr_pipelines.defs.runs.tail_run import TailRun
+from ktrdr_pipelines.defs.schedules import request_tails
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, GatewayUnreachableError, RequestRejectedError
-from ktrdr_pipelines.load.absence import AbsenceFile
+from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 

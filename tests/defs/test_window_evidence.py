@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.bars import rows_per_session
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.defs.report_sensor import report_sensor
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.tags import KIND, RANGE_END, RANGE_START, RunKind
-from ktrdr_pipelines.defs.tail_run import TailRun
+from ktrdr_pipelines.defs.runs.tags import KIND, RANGE_END, RANGE_START, RunKind
+from ktrdr_pipelines.defs.runs.tail_run import TailRun
+from ktrdr_pipelines.defs.sensors.materialization_sensor import report_sensor
+from ktrdr_pipelines.domain.bars import rows_per_session
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestRejectedError
-from ktrdr_pipelines.store.barfile import read_file, write_file
+from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
 
 NOW = datetime(2026, 6, 12, 12, tzinfo=UTC)
 HOURS = dg.AssetKey(["bars", "1h"])

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
-from ktrdr_pipelines.core.pacing import Pacing, pacing_of
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rules import Pacing, pacing_of
 from ktrdr_pipelines.ib.source import GatewaySource, open_source
 from tests.ib.paced import Time
 from tests.ib.scripted import Script, ScriptedGateway, Words

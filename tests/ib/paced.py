@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-from ktrdr_pipelines.core.pacing import PacedRequest, RequestKind
-from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rules import PacedRequest, RequestKind
 
 
 class Time:

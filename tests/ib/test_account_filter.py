@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import NoData
+from ktrdr_pipelines.domain.planning.responses import NoData
 from ktrdr_pipelines.errors import GatewayError
-from ktrdr_pipelines.ib.accounts import AccountFilter
+from ktrdr_pipelines.ib.connection.accounts import AccountFilter
 from ktrdr_pipelines.ib.source import GatewaySource, open_source
 
 ACCOUNT = "U" + "7654321"

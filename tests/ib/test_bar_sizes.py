@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest, NoData
-from ktrdr_pipelines.core.instruments import Instrument, Series
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.instruments import Instrument, Series
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BarSizeRefusedError, RequestRejectedError, RequestTooLongError
-from ktrdr_pipelines.ib.bar_sizes import BarSizes
+from ktrdr_pipelines.ib.protocol.bar_sizes import BarSizes
 from tests.ib.paced import bars, send
 
 LISTED = (

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.breaker import MOST_FAILURES, BreakerState
+from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import (
     GatewayError,
     GatewayRestingError,
@@ -17,7 +16,8 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES, BreakerState
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
 from ktrdr_pipelines.ib.source import open_source
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.instruments import Instrument
-from ktrdr_pipelines.core.pacing import pacing_of
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.connection import IbConnectionStrategy
-from ktrdr_pipelines.ib.leases import ClientIdLeases
-from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
+from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.ib.source import GatewaySource, open_source
 
 

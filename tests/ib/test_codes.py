@@ -17,7 +17,7 @@ from ktrdr_pipelines.errors import (
     RequestRejectedError,
     RequestTooLongError,
 )
-from ktrdr_pipelines.ib.codes import (
+from ktrdr_pipelines.ib.protocol.error_codes import (
     ErrorFrame,
     NoDataError,
     QueryDroppedError,

@@ -16,7 +16,7 @@ from ktrdr_pipelines.errors import (
     GatewayUnreachableError,
 )
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.connection import IbConnectionStrategy
+from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.limits import IbLimitsRegistry
 

@@ -12,7 +12,7 @@ from ktrdr_pipelines.errors import (
     UsageError,
 )
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.connection import IbConnectionStrategy
+from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.source import open_source
 
 

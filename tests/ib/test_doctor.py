@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.cli.edge import run
-from ktrdr_pipelines.cli.logfile import LogFile
+from ktrdr_pipelines.cli.entry_point import LogFile, run
 from ktrdr_pipelines.cli.main import command_line
-from ktrdr_pipelines.core.breaker import MOST_FAILURES
 from ktrdr_pipelines.errors import GatewayUnreachableError
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.doctor import duration_at, examine
-from ktrdr_pipelines.ib.findings import Check, Name, Verdict, no_connection
-from ktrdr_pipelines.ib.leases import ClientIdLeases
-from ktrdr_pipelines.ib.pacer import Pacer
-from ktrdr_pipelines.ib.wire import Ending, WireError
+from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
+from ktrdr_pipelines.ib.diagnostics.checks import Check, Name, Verdict, no_connection
+from ktrdr_pipelines.ib.diagnostics.doctor import duration_at, examine
+from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.protocol.transport import Ending, WireError
 
 HMDS = "Historical Market Data Service error message:"
 

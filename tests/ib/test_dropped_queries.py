@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.instruments import Instrument
-from ktrdr_pipelines.ib.codes import QueryDroppedError
-from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.ib.protocol.error_codes import QueryDroppedError
+from ktrdr_pipelines.sync.engine.source_session import Patience, SourceKeeper
 
 HMDS = "Historical Market Data Service error message:"
 DROPPED = [

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest
-from ktrdr_pipelines.core.instruments import Instrument, Series, WhatToShow
+from ktrdr_pipelines.domain.instruments import Instrument, Series, WhatToShow
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
 from ktrdr_pipelines.errors import EntitlementError
-from ktrdr_pipelines.ib.entitlements import Entitlement, Entitlements
-from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.pacing.entitlements import Entitlement, Entitlements
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
 
 HMDS = "Historical Market Data Service error message:"
 REFUSED = (162, f"{HMDS}No market data permissions for ISLAND STK. Requested")

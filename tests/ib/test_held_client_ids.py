@@ -15,9 +15,9 @@ import pytest
 
 from ktrdr_pipelines.errors import ClientIdInUseError, GatewayUnreachableError
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.connection import IbConnectionStrategy
-from ktrdr_pipelines.ib.leases import ClientIdLeases
-from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
+from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
+from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
+from ktrdr_pipelines.sync.engine.source_session import Patience, SourceKeeper
 
 
 class Bench:

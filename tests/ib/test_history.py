@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.ib.framing import MAX_FRAME_BYTES, BadFrameError, FrameCutter
-from ktrdr_pipelines.ib.history import History, head_of, reach_of
-from ktrdr_pipelines.ib.moments import written_moment
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.ib.protocol.bars import History, head_of, reach_of
+from ktrdr_pipelines.ib.protocol.times import written_moment
+from ktrdr_pipelines.ib.protocol.transport import MAX_FRAME_BYTES, BadFrameError, FrameCutter
 
 
 def at(hour: int, minute: int = 0, day: int = 5) -> Any:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.ib.history import History, bars_of, head_of, history_of
-from ktrdr_pipelines.ib.moments import written_moment
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.ib.protocol.bars import History, bars_of, head_of, history_of
+from ktrdr_pipelines.ib.protocol.times import written_moment
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from tests.load.fakes import stock
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest
-from ktrdr_pipelines.core.pacing import pacing_of
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.ib.source import open_source
 
 WORKERS, SERVICE_S = 3, 0.03

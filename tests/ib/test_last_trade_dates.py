@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.instruments import Instrument, SecType
+from ktrdr_pipelines.domain.instruments import Instrument, SecType
 from ktrdr_pipelines.errors import BadAnswerError, ContractAmbiguousError
-from ktrdr_pipelines.ib.contracts import candidate_of, chosen
+from ktrdr_pipelines.ib.protocol.contracts import candidate_of, chosen
 
 MES = (
     "10,7,MES,FUT,20260320 14:30:00 Europe/Zurich,0,,CME,USD,MESH6,MES,MES,750150186,0.25,5,"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.errors import ClientIdInUseError, DiskError
-from ktrdr_pipelines.ib.leases import QUARANTINE_S, ClientIdLeases
+from ktrdr_pipelines.ib.connection.client_ids import QUARANTINE_S, ClientIdLeases
 
 
 class Clock:

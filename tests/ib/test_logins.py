@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ktrdr_pipelines.errors import DiskError
-from ktrdr_pipelines.ib.logins import Logins
+from ktrdr_pipelines.ib.connection.accounts import Logins
 
 ACCOUNTS = [f"U{7654321 + number}" for number in range(12)]
 
@@ -80,7 +80,8 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
 def test_processes_agree_about_the_numbers(tmp_path: Path) -> None:
     """Several at once meet several logins, each in an order of its own."""
     code = (
-        "import sys; from pathlib import Path; from ktrdr_pipelines.ib.logins import Logins\n"
+        "import sys; from pathlib import Path\n"
+        "from ktrdr_pipelines.ib.connection.accounts import Logins\n"
         "logins = Logins(Path(sys.argv[1])); sys.stdin.readline()\n"
         "for one in sys.argv[2:]: print(one, logins.name_of([one]))"
     )

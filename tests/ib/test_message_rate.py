@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import DiskError, GatewaySilentError
 from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.connection import IbConnectionStrategy
-from ktrdr_pipelines.ib.pacer_file import FILE
+from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
+from ktrdr_pipelines.ib.pacing.shared_state import FILE
 from ktrdr_pipelines.ib.source import GatewaySource, open_source
 from ktrdr_pipelines.limits import IbLimitsRegistry
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ktrdr_pipelines.ib.moments import UnknownZone, readings_of, written_moment, zone_named
+from ktrdr_pipelines.ib.protocol.times import UnknownZone, readings_of, written_moment, zone_named
 
 SUMMER = datetime(2026, 7, 1, 12, tzinfo=UTC)
 WINTER = datetime(2026, 1, 5, 12, tzinfo=UTC)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
-from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     ContractAmbiguousError,
@@ -19,9 +19,9 @@ from ktrdr_pipelines.errors import (
     RequestTooLongError,
     UnknownZoneError,
 )
-from ktrdr_pipelines.ib.codes import ErrorFrame, error_for, is_english
+from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame, error_for, is_english
 from ktrdr_pipelines.ib.source import GatewaySource
-from ktrdr_pipelines.load.keeper import Patience
+from ktrdr_pipelines.sync.engine.source_session import Patience
 
 SPANISH = "Mensaje de error de los servicios de datos de mercado hist\u00f3ricos:"
 """Grade L: https://github.com/wrighter/ib-scripts/issues/1"""

@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.instruments import Instrument, Series
-from ktrdr_pipelines.core.pacing import pacing_of
+from ktrdr_pipelines.domain.instruments import Instrument, Series
+from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import OutageError
-from ktrdr_pipelines.ib.asker import Asker
-from ktrdr_pipelines.ib.codes import ErrorFrame
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.connection import IbConnectionStrategy
-from ktrdr_pipelines.ib.notes import FarmState, GatewayNotes
-from ktrdr_pipelines.ib.pacer import Pacer
-from ktrdr_pipelines.ib.questions import Question, Questions, Topic
-from ktrdr_pipelines.ib.source import open_source
+from ktrdr_pipelines.ib.connection.gateway_status import FarmState, GatewayNotes
+from ktrdr_pipelines.ib.connection.pending_requests import Question, Questions, Topic
+from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rules import pacing_of
+from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame
+from ktrdr_pipelines.ib.source import Asker, open_source
 
 WAITED_S = 2.0
 """A deadline that is waited for: what does not wait for it takes a small part of it."""

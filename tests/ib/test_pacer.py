@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.pacing import PacedRequest, Pacing, pacing_of
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacer import Pacer
-from ktrdr_pipelines.ib.pacer_file import RecordBusyError
-from ktrdr_pipelines.ib.slot import CANCEL_HOLD_S
+from ktrdr_pipelines.ib.pacing.rate_limiter import CANCEL_HOLD_S, Pacer
+from ktrdr_pipelines.ib.pacing.rules import PacedRequest, Pacing, pacing_of
+from ktrdr_pipelines.ib.pacing.shared_state import RecordBusyError
 from tests.ib.paced import Time, bars, hold, send
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.breaker import MOST_FAILURES, BreakerState
-from ktrdr_pipelines.core.pacing import Pacing, Rule, Scope
 from ktrdr_pipelines.errors import DiskError
-from ktrdr_pipelines.ib.pacer import Pacer
-from ktrdr_pipelines.ib.pacer_file import LOCK_WAIT_S
-from ktrdr_pipelines.ib.pacer_record import Sending
+from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES, BreakerState
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rules import Pacing, Rule, Scope
+from ktrdr_pipelines.ib.pacing.shared_state import LOCK_WAIT_S, Sending
 from tests.ib.paced import Time, bars, hold, send
 
 

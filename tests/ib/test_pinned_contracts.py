@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.instruments import Instrument, Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.instruments import Instrument, Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.source import open_source
-from ktrdr_pipelines.load.keeper import Patience
-from ktrdr_pipelines.load.manager import Job, LoadManager
 from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.sync.engine.source_session import Patience
+from ktrdr_pipelines.sync.runner import Job, LoadManager
 
 DAY = Interval(datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC))
 

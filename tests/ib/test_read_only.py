@@ -24,7 +24,7 @@ SENDING = {
 }
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
 def test_only_questions_are_sent(path: Path) -> None:
     """No module names a method of ib_async's client that sends anything but these questions."""
     names = {
@@ -35,7 +35,7 @@ def test_only_questions_are_sent(path: Path) -> None:
     assert names & SENDING <= ALLOWED | {"replace"}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
 def test_nothing_that_knows_orders_is_imported(path: Path) -> None:
     """Neither ib_async's order module nor its IB class, which can place them, is used."""
     imported = {

@@ -24,11 +24,10 @@ from ktrdr_pipelines.errors import (
     RequestTooLongError,
     UnknownZoneError,
 )
-from ktrdr_pipelines.ib.codes import NoDataError, QueryDroppedError
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.retries import retry_delay_s
-from ktrdr_pipelines.load.keeper import Patience
+from ktrdr_pipelines.ib.protocol.error_codes import NoDataError, QueryDroppedError
 from ktrdr_pipelines.settings import load_settings
+from ktrdr_pipelines.sync.engine.source_session import Patience, retry_delay_s
 
 
 def delays(error: GatewayError, max_retries: int = 3) -> list[float | None]:

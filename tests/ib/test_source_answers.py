@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
-from ktrdr_pipelines.core.instruments import Instrument, Origin, Series
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, stamps
+from ktrdr_pipelines.domain.instruments import Instrument, Origin, Series
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ContractAmbiguousError,
     ContractUnknownError,

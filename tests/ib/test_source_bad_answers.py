@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.bars import stamps
-from ktrdr_pipelines.core.instruments import Instrument, SecType, Series
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import stamps
+from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     GatewayUnreachableError,
 )
-from ktrdr_pipelines.ib.history import History, bars_of
+from ktrdr_pipelines.ib.protocol.bars import History, bars_of
 from ktrdr_pipelines.ib.source import GatewaySource
-from ktrdr_pipelines.store.filing import EVER
+from ktrdr_pipelines.store.bars.bar_store import EVER
 
 
 def test_an_answer_for_an_unknown_request_is_dropped(

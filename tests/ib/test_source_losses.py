@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
+from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import (
     ConnectionLostError,
     OutageError,

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest
-from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     ContractAmbiguousError,
@@ -14,7 +14,7 @@ from ktrdr_pipelines.errors import (
     PacingError,
     RequestRejectedError,
 )
-from ktrdr_pipelines.ib.codes import QueryDroppedError
+from ktrdr_pipelines.ib.protocol.error_codes import QueryDroppedError
 from ktrdr_pipelines.ib.source import GatewaySource
 
 HMDS = "Historical Market Data Service error message:"

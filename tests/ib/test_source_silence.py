@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.instruments import Instrument
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import (
     GatewaySilentError,
 )

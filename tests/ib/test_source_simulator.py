@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, stamps
-from ktrdr_pipelines.core.instruments import Instrument, Origin, SecType, Series, WhatToShow
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, stamps
+from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractUnknownError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.source import open_source

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.breaker import MOST_FAILURES
-from ktrdr_pipelines.core.pacing import PacedRequest, RequestKind
+from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rules import PacedRequest, RequestKind
 from ktrdr_pipelines.ib.source import open_source
 from tests.ib.paced import Time, bars, send
 

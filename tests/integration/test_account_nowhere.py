@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.simulator.behaviour import Behaviour
-from ktrdr_pipelines.simulator.faults import Fault, FaultPlan, FaultRule, Occasion
+from ktrdr_pipelines.simulator.faults.faults import Fault, FaultPlan, FaultRule, Occasion
+from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 
 NUMBER = "7654321"

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.app.workspace import open_manager, universe_file
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.opening import open_manager, universe_file
-from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.settings import Settings
-from ktrdr_pipelines.simulator.behaviour import Behaviour
-from ktrdr_pipelines.simulator.rules import Kind
+from ktrdr_pipelines.simulator.gateway import Behaviour
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.requests.durations import DurationTable
+from ktrdr_pipelines.simulator.requests.limits import Kind
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.simulator.steps import DurationTable
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 from ktrdr_pipelines.store.layout import create_store
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.sync.runner import Job
 
 NOW = "2024-01-10T20:00:30+00:00"
 UNIVERSE = f"symbols: {{AAPL: {{timeframes: [{', '.join(Timeframe)}], start: 2000-01-01}}}}"

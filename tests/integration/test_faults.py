@@ -15,34 +15,33 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.pacing import pacing_of
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.app.workspace import open_manager, universe_file
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.ib.source import open_source
-from ktrdr_pipelines.load.manager import Job, LoadManager
-from ktrdr_pipelines.load.opening import open_manager, universe_file
-from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.settings import Settings
-from ktrdr_pipelines.simulator.behaviour import Behaviour
-from ktrdr_pipelines.simulator.durations import Window
-from ktrdr_pipelines.simulator.faultfile import parse_faults
-from ktrdr_pipelines.simulator.market import BarQuery, What
-from ktrdr_pipelines.simulator.rules import Kind
+from ktrdr_pipelines.simulator.faults.fault_file import parse_faults
+from ktrdr_pipelines.simulator.gateway import Behaviour
+from ktrdr_pipelines.simulator.market.market import BarQuery, What
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.requests.durations import SIZE_BY_KEY, Window
+from ktrdr_pipelines.simulator.requests.limits import Kind
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.simulator.sizes import SIZE_BY_KEY
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import create_store
-from ktrdr_pipelines.store.ledger import Ledger, series_key
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from ktrdr_pipelines.sync.runner import Job, LoadManager
 
 NOW = "2024-01-10T20:00:30+00:00"
 """A Wednesday, 15:00:30 in New York, in the middle of a session."""

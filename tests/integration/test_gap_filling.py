@@ -9,18 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ktrdr_pipelines.core.bars import rows_per_session
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import midnight
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.gapbook import open_gapbook
-from ktrdr_pipelines.load.opening import universe_file
+from ktrdr_pipelines.app.workspace import universe_file
+from ktrdr_pipelines.domain.bars import rows_per_session
+from ktrdr_pipelines.domain.calendars.sessions import midnight
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import open_gapbook
 from ktrdr_pipelines.simulator.server import running_simulator
-from ktrdr_pipelines.store.barfile import read_file, write_file
-from ktrdr_pipelines.store.footer import FileFacts
+from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
+from ktrdr_pipelines.store.bars.footer import FileFacts
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 RUNS = "{ runsOrError(limit: 500) { ... on Runs { results { status tags { key value } } } } }"
 MATERIALIZED = """

@@ -12,24 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.bars import stamps
-from ktrdr_pipelines.core.calendars import Calendars
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.calendars import open_calendars
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.opening import open_manager, universe_file
-from ktrdr_pipelines.load.reports import Quiet, SeriesReport
+from ktrdr_pipelines.app.workspace import open_manager, universe_file
+from ktrdr_pipelines.domain.bars import stamps
+from ktrdr_pipelines.domain.calendars.registry import Calendars
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.reports import Quiet, SeriesReport
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.settings import Settings
-from ktrdr_pipelines.simulator.behaviour import Behaviour
+from ktrdr_pipelines.simulator.gateway import Behaviour
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.variants import HoursZone, MarketVariants, Variants, ZoneNames
+from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import create_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.ledger.ledger import Ledger, open_calendars
+from ktrdr_pipelines.sync.runner import Job
 
 NOW = datetime(2024, 6, 5, 12, 0, tzinfo=UTC)
 UNIVERSE = """

@@ -8,28 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.bars import stamps
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.calendars import open_calendars
-from ktrdr_pipelines.load.gapbook import open_gapbook
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.opening import open_manager, universe_file
-from ktrdr_pipelines.load.reports import SeriesReport
-from ktrdr_pipelines.load.window_book import WindowBook
-from ktrdr_pipelines.load.windows import WindowState
+from ktrdr_pipelines.app.workspace import open_manager, universe_file
+from ktrdr_pipelines.domain.bars import stamps
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import open_gapbook
+from ktrdr_pipelines.gaps.windows import WindowBook, WindowState
 from ktrdr_pipelines.settings import Settings
-from ktrdr_pipelines.simulator.durations import Window
-from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
+from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.requests.durations import SIZE_BY_TEXT, Window
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.simulator.sizes import SIZE_BY_TEXT
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import create_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.ledger.ledger import Ledger, open_calendars
+from ktrdr_pipelines.sync.runner import Job
 
 NOW = datetime(2024, 6, 5, 12, 0, tzinfo=UTC)
 UNIVERSE = """

@@ -14,23 +14,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from ktrdr_pipelines.app.workspace import open_manager, universe_file
 from ktrdr_pipelines.clock import system_now
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.evidence import CONFIRM_AFTER, STATEMENT_DAYS
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
 from ktrdr_pipelines.defs.build import build_defs
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.opening import open_manager, universe_file
-from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.empty_ranges import CONFIRM_AFTER, STATEMENT_DAYS
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.settings import Settings
-from ktrdr_pipelines.simulator.markets import open_market
+from ktrdr_pipelines.simulator.market.opening import open_market
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.sync.runner import Job
 
 RECORDED = Path(__file__).parents[3] / "shared" / "bars"
 pytestmark = pytest.mark.skipif(not RECORDED.is_dir(), reason="no recorded bars on this machine")

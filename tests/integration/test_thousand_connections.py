@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.core.pacing import pacing_of
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.connection import IbConnectionStrategy
-from ktrdr_pipelines.ib.pacer import Pacer
+from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.simulator.server import running_simulator
 
 AT_ONCE = 10

@@ -15,16 +15,16 @@ from typing import TypeVar
 import pytest
 from ib_async.contract import Contract
 
-from ktrdr_pipelines.core.pacing import RequestKind
 from ktrdr_pipelines.errors import GatewayError
-from ktrdr_pipelines.ib.asker import Ask, Asker
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.connection import IbConnectionStrategy
-from ktrdr_pipelines.ib.contracts import Candidate, candidate_of
-from ktrdr_pipelines.ib.gateway import GatewayConnection
-from ktrdr_pipelines.ib.pacer import Pacer
-from ktrdr_pipelines.ib.queries import HistoryQuery, paced_contract, paced_query, route_of
-from ktrdr_pipelines.ib.questions import Topic
+from ktrdr_pipelines.ib.connection.connection import GatewayConnection
+from ktrdr_pipelines.ib.connection.pending_requests import Topic
+from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rules import RequestKind
+from ktrdr_pipelines.ib.protocol.contracts import Candidate, candidate_of
+from ktrdr_pipelines.ib.protocol.requests import HistoryQuery, paced_contract, paced_query, route_of
+from ktrdr_pipelines.ib.source import Ask, Asker
 from ktrdr_pipelines.settings import load_settings
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ import pytest
 from ib_async.contract import Contract
 
 from ktrdr_pipelines.errors import GatewayError
-from ktrdr_pipelines.ib.moments import written_moment
+from ktrdr_pipelines.ib.protocol.times import written_moment
 from tests.live.conftest import Bars, Desk, Live
 
 pytestmark = pytest.mark.live

@@ -10,14 +10,14 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData, OnSent, unheard
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, stamps
-from ktrdr_pipelines.core.calendars import calendar_named, is_gateways
-from ktrdr_pipelines.core.instruments import Instrument, Origin, SecType, Series, WhatToShow
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.schedules import LearnedDay
-from ktrdr_pipelines.core.sessions import SessionCalendar, midnight, monday_of
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, stamps
+from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
+from ktrdr_pipelines.domain.calendars.registry import calendar_named, is_gateways
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
+from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData, OnSent, unheard
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestExpiredError
 
 PARTIAL = -1.0

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewaySilentError, OutageError
-from ktrdr_pipelines.load.audit import About, Inquiry, audited
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.sync.engine.bar_requester import About, Inquiry, audited
 from tests.load.fakes import FakeGateway, series_of, stock, utc
 
 NOW = utc(2026, 1, 5, 14, 30)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.catalog import is_catalog_due
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.catalog_refresh import is_catalog_due
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from tests.load.fakes import stock, utc
 

@@ -8,17 +8,17 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.attempts import AttemptKind
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError
-from ktrdr_pipelines.load.gapbook import GapBook
-from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
-from ktrdr_pipelines.load.manager import Job, LoadManager
-from ktrdr_pipelines.load.modes import AskedBy, Bounds
-from ktrdr_pipelines.load.reports import SeriesReport
-from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.engine.source_session import Patience, SourceKeeper
+from ktrdr_pipelines.sync.runner import Job, LoadManager
 from tests.load.conftest import World, no_sleep
 from tests.load.fakes import FakeGateway, dense_keys
 

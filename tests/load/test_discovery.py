@@ -7,11 +7,11 @@ from datetime import date, timedelta
 
 import numpy as np
 
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractUnknownError
-from ktrdr_pipelines.load.discovery import Beginning, Known
+from ktrdr_pipelines.sync.discovery.earliest_data import Beginning, Known
 from tests.load.conftest import World
 from tests.load.fakes import dense_keys, stock, truth_of, utc
 

@@ -8,12 +8,12 @@ from datetime import date, datetime, timedelta
 import pyarrow.compute as pc
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData, OnSent, unheard
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import Bounds, Mode
-from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData, OnSent, unheard
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench, World
 from tests.load.fakes import FakeGateway, utc
 

@@ -7,14 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.estimates import Estimate, estimate, size_text, time_text
-from ktrdr_pipelines.load.rates import ASSUMED_BAR_BYTES, Rates, measured_rates
-from ktrdr_pipelines.store.ledger import Ledger, RequestRecord
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.estimates import (
+    ASSUMED_BAR_BYTES,
+    Estimate,
+    Rates,
+    estimate,
+    measured_rates,
+    size_text,
+    time_text,
+)
+from ktrdr_pipelines.store.ledger.ledger import Ledger, RequestRecord
 from tests.load.conftest import World
 from tests.load.fakes import series_of, stock, utc
 

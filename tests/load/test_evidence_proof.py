@@ -11,19 +11,18 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.answers import BarRequest, NoData
-from ktrdr_pipelines.core.bars import bars_between
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import monday_of, stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.gapbook import GapBook
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.reports import SeriesReport
-from ktrdr_pipelines.load.window_book import WindowBook
-from ktrdr_pipelines.load.windows import WindowState
+from ktrdr_pipelines.domain.bars import bars_between
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import monday_of, stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.gaps.windows import WindowBook, WindowState
 from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench
 from tests.load.fakes import (
     NOT_ANSWERED,
@@ -166,7 +165,7 @@ class Store:
                 assert facts["all"].state is WindowState.UNEXPLAINED
 
     def bench_calendars(self) -> object:
-        from ktrdr_pipelines.load.calendars import open_calendars  # noqa: PLC0415
+        from ktrdr_pipelines.store.ledger.ledger import open_calendars  # noqa: PLC0415
 
         return open_calendars(self.bench.ledger)
 

@@ -11,15 +11,15 @@ import pyarrow.compute as pc
 import pytest
 
 import ktrdr_pipelines
-from ktrdr_pipelines.core.answers import BarRequest, NoData
-from ktrdr_pipelines.core.bars import is_flat, micros, rows_per_session, stamps, without_flat
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.gapbook import open_gapbook
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import Bounds, Mode
-from ktrdr_pipelines.load.reports import SeriesReport
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.domain.bars import is_flat, micros, rows_per_session, stamps, without_flat
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import open_gapbook
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench, World
 from tests.load.fakes import Truth, thinned, true_keys, utc
 

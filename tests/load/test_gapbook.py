@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.bars import micros
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.completeness import GapReason
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness
-from ktrdr_pipelines.core.evidence import Statement, StatementKind
-from ktrdr_pipelines.core.instruments import Origin, Series, identity_of
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.gapbook import GapBook, Memory, SeriesGaps, open_gapbook
-from ktrdr_pipelines.store.attempts import AttemptKind
+from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
+from ktrdr_pipelines.domain.instruments import Origin, Series, identity_of
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.empty_ranges import Statement, StatementKind
+from ktrdr_pipelines.domain.planning.gaps import GapReason
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import GapBook, Memory, SeriesGaps, open_gapbook
+from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
-from ktrdr_pipelines.store.ledger import Ledger, series_key
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.ledger.attempts import AttemptKind
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from tests.load.fakes import bars_at, dense_keys, fx, stock, utc
 
 GATEWAY = "fake:1"

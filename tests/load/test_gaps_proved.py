@@ -11,9 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from ktrdr_pipelines.core.bars import micros, moment, stamps
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.completeness import (
+from ktrdr_pipelines.domain.bars import micros, moment, stamps
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.calendars.session_grid import no_stretches, span_arrays, stretches_of
+from ktrdr_pipelines.domain.calendars.sessions import expected_stamps, stamps_between
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Instrument, Origin, Series, identity_of
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.empty_ranges import Statement, StatementKind
+from ktrdr_pipelines.domain.planning.gaps import (
     Cause,
     Claimed,
     GapReason,
@@ -21,18 +27,11 @@ from ktrdr_pipelines.core.completeness import (
     completeness,
     find_gaps,
 )
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.evidence import Statement, StatementKind
-from ktrdr_pipelines.core.instruments import Instrument, Origin, Series, identity_of
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import expected_stamps, stamps_between
-from ktrdr_pipelines.core.spanarrays import span_arrays
-from ktrdr_pipelines.core.stretches import no_stretches, stretches_of
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.gapbook import GapBook, SeriesGaps
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps
+from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import create_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 from tests.load.fakes import bars_at, fx, stock, true_keys, utc
 from tests.store.older_files import make_older
 

@@ -7,18 +7,18 @@ from datetime import date, datetime, timedelta
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.instruments import Backfill, Series
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Backfill, Series
+from ktrdr_pipelines.domain.planning.jobs import AskedBy
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestRejectedError
-from ktrdr_pipelines.load.filling import due_to_fill
-from ktrdr_pipelines.load.gapbook import GapBook
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import AskedBy
-from ktrdr_pipelines.store.ledger import Ledger, series_key
-from ktrdr_pipelines.store.repair import repair
+from ktrdr_pipelines.gaps.due_chunks import due_to_fill
+from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from ktrdr_pipelines.store.maintenance.repair import repair
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench, World
 from tests.load.fakes import utc
 

@@ -13,20 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.bars import bars_between, micros, stamps
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.instruments import Instrument, SecType, Series, WhatToShow
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.schedules import LearnedDay, with_own_hours
-from ktrdr_pipelines.core.session_extension import Extension, extended
-from ktrdr_pipelines.core.sessions import SessionCalendar, monday_of
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import bars_between, micros, stamps
+from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay, with_own_hours
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.session_extension import Extension, extended
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, monday_of
+from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewaySilentError
-from ktrdr_pipelines.load.calendars import open_calendars
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import Bounds, Mode
-from ktrdr_pipelines.store.catalog import query_catalog, rebuild_catalog
+from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
+from ktrdr_pipelines.store.ledger.ledger import open_calendars
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench, Make
 from tests.load.fakes import FakeGateway, Truth, bars_at, moment_of, stock, true_keys, utc
 

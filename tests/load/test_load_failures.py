@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.bars import bars_between
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import Origin, Series
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import bars_between
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Origin, Series
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ConnectionLostError,
     DiskError,
@@ -27,12 +28,11 @@ from ktrdr_pipelines.errors import (
     PacingError,
     RequestRejectedError,
 )
-from ktrdr_pipelines.load.commits import Commits
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import AskedBy, Bounds, Mode
-from ktrdr_pipelines.store.attempts import AttemptKind
-from ktrdr_pipelines.store.ledger import series_key
-from ktrdr_pipelines.store.parquet import SaveResult
+from ktrdr_pipelines.store.bars.bar_store import SaveResult
+from ktrdr_pipelines.store.ledger.attempts import AttemptKind
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.engine.writer import Commits
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import Twist, dense_keys, stock, truth_of
 

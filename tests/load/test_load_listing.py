@@ -7,13 +7,13 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.bars import bars_between, micros
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.gapbook import GapBook
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import Bounds, Mode
+from ktrdr_pipelines.domain.bars import bars_between, micros
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import dense_keys, series_of, truth_of, utc
 

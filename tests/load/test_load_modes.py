@@ -6,15 +6,15 @@ from datetime import date, timedelta
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import expected_stamps
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import expected_stamps
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import AskedBy, Bounds, Mode
-from ktrdr_pipelines.load.reports import SeriesReport
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import utc
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import expected_spans, midnight
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import expected_spans, midnight
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import AskedBy, Mode
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, GatewaySilentError
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import AskedBy, Mode
 from ktrdr_pipelines.store.layout import create_store
-from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench
 from tests.load.fakes import (
     FakeGateway,

@@ -7,16 +7,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.answers import Answer, BarRequest, NoData
-from ktrdr_pipelines.core.bars import micros, moment, stamps
-from ktrdr_pipelines.core.evidence import StatementKind
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import midnight
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import micros, moment, stamps
+from ktrdr_pipelines.domain.calendars.sessions import midnight
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.empty_ranges import StatementKind
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewaySilentError
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.store.filing import EVER
-from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.bars.bar_store import EVER
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 
 MakeWorld = Callable[..., World]

@@ -12,20 +12,20 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.answers import BarRequest, NoData
-from ktrdr_pipelines.core.bars import bars_between, micros
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import bars_between, micros
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ConnectionLostError,
     GatewayError,
     GatewaySilentError,
     RequestRejectedError,
 )
-from ktrdr_pipelines.load.manager import Job
 from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench, World
 from tests.load.fakes import (
     FakeGateway,

@@ -11,20 +11,20 @@ import pyarrow.compute as pc
 import pytest
 
 from ktrdr_pipelines.cli.load_report import exit_code_of
-from ktrdr_pipelines.core.answers import BarRequest, NoData
-from ktrdr_pipelines.core.bars import bars_between, micros
-from ktrdr_pipelines.core.calendars import Calendars, calendar_named
-from ktrdr_pipelines.core.coverage import ProofKind
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import bars_between, micros
+from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
+from ktrdr_pipelines.domain.coverage import ProofKind
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import AskedBy, Mode
+from ktrdr_pipelines.domain.planning.reports import Quiet, SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ExitCode, GatewayError, RequestRejectedError
-from ktrdr_pipelines.load.gapbook import GapBook
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import AskedBy, Mode
-from ktrdr_pipelines.load.reports import Quiet, SeriesReport
-from ktrdr_pipelines.store.ledger import series_key
-from ktrdr_pipelines.store.refreshes import REFRESH_KEPT_DAYS
+from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.store.ledger.marks import REFRESH_KEPT_DAYS
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import dense_keys, truth_of, utc
 

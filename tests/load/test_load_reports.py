@@ -6,15 +6,15 @@ from datetime import UTC, date, datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ktrdr_pipelines.core.answers import BarRequest, NoData
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.completeness import GapReason
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.calendars import open_calendars
-from ktrdr_pipelines.load.gapbook import GapBook
-from ktrdr_pipelines.load.modes import AskedBy
-from ktrdr_pipelines.load.outlook import Job
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.gaps import GapReason
+from ktrdr_pipelines.domain.planning.jobs import AskedBy
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.store.ledger.ledger import open_calendars
+from ktrdr_pipelines.sync.engine.series_state import Job
 from tests.load.conftest import World
 from tests.load.fakes import NOT_ANSWERED
 

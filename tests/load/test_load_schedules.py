@@ -7,18 +7,17 @@ from datetime import date, datetime, timedelta
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.instruments import Instrument, Series
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.schedules import LearnedDay
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Instrument, Series
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.reports import Quiet
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewaySilentError
-from ktrdr_pipelines.load.calendars import open_calendars
-from ktrdr_pipelines.load.gapbook import GapBook
-from ktrdr_pipelines.load.reports import Quiet
-from ktrdr_pipelines.load.window_book import WindowBook
-from ktrdr_pipelines.load.windows import WindowState
+from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.gaps.windows import WindowBook, WindowState
+from ktrdr_pipelines.store.ledger.ledger import open_calendars
 from tests.load.conftest import Bench, Make, World
 from tests.load.fakes import FakeGateway, dense_keys, schedule_of, stock, truth_of
 

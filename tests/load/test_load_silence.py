@@ -7,18 +7,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest, NoData
-from ktrdr_pipelines.core.bars import bars_between, micros
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.plan import BY_THE_YEAR
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import bars_between, micros
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import BY_THE_YEAR
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestTooLongError
-from ktrdr_pipelines.load.facts import SeriesFacts
-from ktrdr_pipelines.store.attempts import AttemptKind
-from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.ledger.attempts import AttemptKind
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.engine.series_state import SeriesFacts
 from tests.load.conftest import World
 from tests.load.fakes import (
     NOT_ANSWERED,

@@ -11,17 +11,17 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.reports import Quiet, SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.load.claims import CLAIM_S, claiming
-from ktrdr_pipelines.load.keeper import Patience
-from ktrdr_pipelines.load.manager import Job, LoadManager
-from ktrdr_pipelines.load.reports import Quiet, SeriesReport
+from ktrdr_pipelines.store.claim_owners import CLAIM_S, claiming
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger, series_key
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from ktrdr_pipelines.sync.engine.source_session import Patience
+from ktrdr_pipelines.sync.runner import Job, LoadManager
 from tests.load.conftest import Bench, World, no_sleep
 from tests.load.fakes import FakeGateway
 

@@ -7,10 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.attempts import AttemptKind, retry_in
-from ktrdr_pipelines.core.intervals import IntervalSet
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind, retry_in
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ContractUnknownError,
     EntitlementError,
@@ -18,12 +20,10 @@ from ktrdr_pipelines.errors import (
     GatewaySilentError,
     RequestRejectedError,
 )
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import AskedBy, Bounds, Mode
-from ktrdr_pipelines.load.reports import SeriesReport
-from ktrdr_pipelines.load.tries import next_try, put_off
-from ktrdr_pipelines.store.attempts import Attempt
-from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.store.ledger.attempts import Attempt
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.engine.writer import next_try, put_off
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import utc
 

@@ -3,7 +3,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from tests.load.conftest import World
 from tests.load.fakes import dense_keys, thinned, utc
 

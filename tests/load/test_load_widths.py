@@ -8,23 +8,23 @@ from datetime import UTC, date, datetime, timedelta
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plan import BY_THE_YEAR, narrower
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import BY_THE_YEAR, narrower
+from ktrdr_pipelines.domain.planning.jobs import Mode
+from ktrdr_pipelines.domain.planning.reports import Quiet
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     GatewayError,
     GatewaySilentError,
     RequestRejectedError,
     RequestTooLongError,
 )
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import Mode
-from ktrdr_pipelines.load.reports import Quiet
-from ktrdr_pipelines.load.widths import Widths
+from ktrdr_pipelines.sync.engine.request_widths import Widths
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import start_of, utc
 

@@ -11,16 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.pacing import PacedRequest, RequestKind, pacing_of
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.core.turns import Hit, earliest
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError, GatewaySilentError, RequestRejectedError
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import AskedBy, Bounds, Mode
+from ktrdr_pipelines.ib.pacing.rules import Hit, PacedRequest, RequestKind, earliest, pacing_of
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import dense_keys, keys_of, utc
 

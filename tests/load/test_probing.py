@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.probing import Cell, Search, month_of, oldest_in, year_of
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.sync.discovery.head_timestamps import (
+    Cell,
+    Search,
+    month_of,
+    oldest_in,
+    year_of,
+)
 
 FLOOR, TODAY = date(1990, 1, 1), date(2024, 6, 3)
 DAY = timedelta(days=1)

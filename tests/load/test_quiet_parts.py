@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.cli.load_report import exit_code_of
-from ktrdr_pipelines.core.answers import BarRequest, NoData
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ExitCode
 from tests.load.conftest import World
 from tests.load.fakes import NOT_ANSWERED, utc

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.bars import bars_between, micros, stamps
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import Instrument, Origin, SecType, Series, identity_of
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.schedules import LearnedDay
-from ktrdr_pipelines.core.sessions import SessionCalendar, stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.calendars import open_calendars
-from ktrdr_pipelines.load.gapbook import GapBook
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import AskedBy, Mode
+from ktrdr_pipelines.domain.bars import bars_between, micros, stamps
+from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, identity_of
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import AskedBy, Mode
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.store.ledger.ledger import open_calendars
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench, Make, World
 from tests.load.fakes import FakeGateway, Truth, dense_keys, schedule_of, stock, truth_of
 from tests.load.test_load_schedules import Notes

@@ -10,18 +10,18 @@ import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.cli.load_report import exit_code_of
-from ktrdr_pipelines.core.answers import BarRequest, NoData
-from ktrdr_pipelines.core.bars import bars_between
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import ProofKind
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import monday_of, stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import bars_between
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import monday_of, stamps_between
+from ktrdr_pipelines.domain.coverage import ProofKind
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ExitCode
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.reports import SeriesReport
 from ktrdr_pipelines.store.layout import create_store
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench
 from tests.load.fakes import (
     NOT_ANSWERED,

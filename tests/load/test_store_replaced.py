@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import Origin
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreReplacedError
-from ktrdr_pipelines.load import catalog
-from ktrdr_pipelines.load.gapbook import open_gapbook
-from ktrdr_pipelines.load.moving import rename
-from ktrdr_pipelines.store import catalog as store_catalog
+from ktrdr_pipelines.gaps import catalog_refresh as catalog
+from ktrdr_pipelines.gaps.index import open_gapbook
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog import catalog as store_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
-from ktrdr_pipelines.store.ledger import Ledger, open_ledger
-from ktrdr_pipelines.store.parquet import BarStore
-from ktrdr_pipelines.store.repair import repair
+from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
+from ktrdr_pipelines.store.maintenance.rename import rename
+from ktrdr_pipelines.store.maintenance.repair import repair
 from tests.load.conftest import World
 
 MakeWorld = Callable[..., World]
@@ -132,7 +132,7 @@ def test_what_was_saved_stays_in_the_store_that_was_opened(
     world: MakeWorld, way: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The moved store is whole and goes on where the load ended."""
-    monkeypatch.setattr("ktrdr_pipelines.load.commits._EVERY_S", 0.0)
+    monkeypatch.setattr("ktrdr_pipelines.sync.engine.writer._EVERY_S", 0.0)
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.gateway.before_answer = before_answer(made.bench.layout, 8, way)
     made.bench.gateway.places = 1

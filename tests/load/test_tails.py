@@ -5,18 +5,22 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.completeness import Gap, GapReason
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.backlog import measured_backlog
-from ktrdr_pipelines.load.filling import backlog_of, due_to_fill
-from ktrdr_pipelines.load.gapbook import SeriesGaps
-from ktrdr_pipelines.load.tails import due_tails, is_behind
-from ktrdr_pipelines.store.attempts import Attempt, AttemptKind
-from ktrdr_pipelines.universe import parse_universe
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.gaps import Gap, GapReason
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import parse_universe
+from ktrdr_pipelines.gaps.due_chunks import (
+    backlog_of,
+    due_tails,
+    due_to_fill,
+    is_behind,
+    measured_backlog,
+)
+from ktrdr_pipelines.gaps.index import SeriesGaps
+from ktrdr_pipelines.store.ledger.attempts import Attempt, AttemptKind
 
 NOW = datetime(2024, 6, 7, 22, tzinfo=UTC)
 UNIVERSE = parse_universe("symbols: {AAPL: {}, MSFT: {backfill: manual}}", "here")

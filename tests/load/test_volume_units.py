@@ -7,15 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.answers import BarRequest
-from ktrdr_pipelines.core.bars import micros, stamps
-from ktrdr_pipelines.core.disagreement import DisagreementKind
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.gapbook import open_gapbook
-from ktrdr_pipelines.load.manager import Job
-from ktrdr_pipelines.load.modes import Bounds, Mode
-from ktrdr_pipelines.load.reports import SeriesReport
-from ktrdr_pipelines.store.ledger import series_key
+from ktrdr_pipelines.domain.bars import micros, stamps
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarRequest
+from ktrdr_pipelines.domain.plausibility import DisagreementKind
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import open_gapbook
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import utc
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.answers import BarSource
+from ktrdr_pipelines.domain.planning.responses import BarSource
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     GatewayError,
     GatewayRestingError,
     GatewaySilentError,
 )
-from ktrdr_pipelines.load.keeper import Patience, SourceKeeper
-from ktrdr_pipelines.load.waits import TOLD_FROM_S, Waits
+from ktrdr_pipelines.sync.engine.source_session import Patience, SourceKeeper
+from ktrdr_pipelines.sync.waits import TOLD_FROM_S, Waits
 from tests.load.fakes import utc
 
 NOW = utc(2026, 1, 5, 14, 30)

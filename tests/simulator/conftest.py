@@ -7,11 +7,11 @@ from datetime import datetime
 
 import pytest
 
-from ktrdr_pipelines.simulator.answers import Setting, answer
-from ktrdr_pipelines.simulator.market import Market
-from ktrdr_pipelines.simulator.messages import ContractFields, HeadRequest, HistoryRequest
+from ktrdr_pipelines.simulator.market.market import Market
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.protocol.messages import ContractFields, HeadRequest, HistoryRequest
+from ktrdr_pipelines.simulator.requests.answers import Setting, answer
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 
 NOW = "2024-01-10T20:00:30+00:00"
 """A Wednesday, 15:00:30 in New York: an open session of both markets."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.simulator.answers import answer
-from ktrdr_pipelines.simulator.messages import ContractRequest
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.protocol.messages import ContractRequest
+from ktrdr_pipelines.simulator.requests.answers import answer
 
 SERVICE = "Historical Market Data Service error message:"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 
 NEW_YORK = " US/Eastern"
 LATER = "2024-12-31T00:00:00+00:00"

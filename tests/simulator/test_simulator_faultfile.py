@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator.faultfile import parse_faults, read_faults
-from ktrdr_pipelines.simulator.faults import Fault, Occasion
+from ktrdr_pipelines.simulator.faults.fault_file import parse_faults, read_faults
+from ktrdr_pipelines.simulator.faults.faults import Fault, Occasion
 
 
 def test_an_entry_is_read_with_all_its_keys() -> None:

@@ -8,13 +8,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.simulator.actions import Send
-from ktrdr_pipelines.simulator.answers import answer
-from ktrdr_pipelines.simulator.messages import ContractRequest, HeadRequest, HistoryRequest
-from ktrdr_pipelines.simulator.reading import Setting
-from ktrdr_pipelines.simulator.rules import GatewayRules
-from ktrdr_pipelines.simulator.session import ClientSession
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, HeadRequest, HistoryRequest
+from ktrdr_pipelines.simulator.protocol.session import ClientSession, Send
+from ktrdr_pipelines.simulator.requests.answers import answer
+from ktrdr_pipelines.simulator.requests.limits import GatewayRules
+from ktrdr_pipelines.simulator.requests.validation import Setting
 
 NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
 MARKET = SyntheticMarket(seed=1)

@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator.behaviour import Behaviour
-from ktrdr_pipelines.simulator.clock import SimClock
-from ktrdr_pipelines.simulator.pacing import PacingMode, PacingRule, is_small_bar
-from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
-from ktrdr_pipelines.simulator.thread import ServerThread
-from ktrdr_pipelines.simulator.workers import Speed, Workers
+from ktrdr_pipelines.simulator.gateway import Behaviour, SimClock
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.requests.pacing import (
+    PacingMode,
+    PacingRule,
+    Speed,
+    Workers,
+    is_small_bar,
+)
+from ktrdr_pipelines.simulator.server import ServerThread, SimulatorServer, running_simulator
 from tests.simulator.rawclient import END, RawClient, raw_client
 
 START = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)

@@ -10,10 +10,10 @@ import pytest
 from ib_async import IB, StartupFetchNONE, Stock
 from ib_async.wrapper import RequestError
 
-from ktrdr_pipelines.simulator.instruments import Instrument
-from ktrdr_pipelines.simulator.market import BarQuery, PricedBars
+from ktrdr_pipelines.simulator.market.instruments import Instrument
+from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 from tests.simulator.talking import AAPL, EURUSD, client, history, talk
 
 

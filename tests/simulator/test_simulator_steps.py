@@ -4,10 +4,15 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.simulator.durations import parse_duration
-from ktrdr_pipelines.simulator.sizes import LEGAL_SIZES, SIZE_BY_TEXT, SIZES
-from ktrdr_pipelines.simulator.steps import DurationTable, step_refusal
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.requests.durations import (
+    LEGAL_SIZES,
+    SIZE_BY_TEXT,
+    SIZES,
+    DurationTable,
+    parse_duration,
+    step_refusal,
+)
 
 TOO_LONG = "Time length exceed max."
 

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.simulator.durations import Window
-from ktrdr_pipelines.simulator.hours import Venue
-from ktrdr_pipelines.simulator.market import BarQuery, PricedBars, What
-from ktrdr_pipelines.simulator.sizes import SIZE_BY_KEY, SIZES
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.market.hours import Venue
+from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.requests.durations import SIZE_BY_KEY, SIZES, Window
 
 MARKET = SyntheticMarket(seed=1)
 BY_KEY = {each.key: each for each in MARKET.instruments()}

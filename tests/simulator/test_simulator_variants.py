@@ -12,18 +12,18 @@ from zoneinfo import available_timezones
 import pytest
 
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator.answers import Setting, answer
-from ktrdr_pipelines.simulator.behaviour import Behaviour
-from ktrdr_pipelines.simulator.faultfile import parse_faults
-from ktrdr_pipelines.simulator.languages import (
+from ktrdr_pipelines.simulator.faults.fault_file import parse_faults
+from ktrdr_pipelines.simulator.gateway import Behaviour
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.protocol.languages import (
     FOREIGN,
     GERMAN_UNKNOWN_CONTRACT,
     SPANISH_SERVICE,
 )
-from ktrdr_pipelines.simulator.messages import ContractFields, ContractRequest
+from ktrdr_pipelines.simulator.protocol.messages import ContractFields, ContractRequest
+from ktrdr_pipelines.simulator.protocol.times import server_text
+from ktrdr_pipelines.simulator.requests.answers import Setting, answer
 from ktrdr_pipelines.simulator.server import running_simulator
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
-from ktrdr_pipelines.simulator.timetext import server_text
 from ktrdr_pipelines.simulator.variants import (
     BeforeFirstTrade,
     HoursZone,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.simulator import wire
+from ktrdr_pipelines.simulator.protocol import framing as wire
 
 FIELDS = st.lists(
     st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=12), min_size=1

@@ -16,16 +16,15 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.simulator.answers import Setting, answer
-from ktrdr_pipelines.simulator.behaviour import Behaviour
-from ktrdr_pipelines.simulator.decoding import decode
-from ktrdr_pipelines.simulator.details import last_trade_text
-from ktrdr_pipelines.simulator.faultfile import parse_faults
-from ktrdr_pipelines.simulator.instruments import Expiry
-from ktrdr_pipelines.simulator.listings import listings
-from ktrdr_pipelines.simulator.messages import HistoryRequest
+from ktrdr_pipelines.simulator.faults.fault_file import parse_faults
+from ktrdr_pipelines.simulator.gateway import Behaviour
+from ktrdr_pipelines.simulator.market.instruments import Expiry
+from ktrdr_pipelines.simulator.market.listings import listings
+from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.protocol.messages import HistoryRequest, decode
+from ktrdr_pipelines.simulator.protocol.replies import last_trade_text
+from ktrdr_pipelines.simulator.requests.answers import Setting, answer
 from ktrdr_pipelines.simulator.server import running_simulator
-from ktrdr_pipelines.simulator.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.variants import (
     BeforeFirstTrade,
     Language,

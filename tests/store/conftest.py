@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, micros, moment, stamps
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness
-from ktrdr_pipelines.core.instruments import (
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, moment, stamps
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import Session, midnight, monday_of
+from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
+from ktrdr_pipelines.domain.instruments import (
     Identity,
     Instrument,
     Origin,
@@ -23,12 +24,11 @@ from ktrdr_pipelines.core.instruments import (
     WhatToShow,
     identity_of,
 )
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import Session, midnight, monday_of
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_store import BarStore, SaveResult
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore, SaveResult
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 
 class Make:

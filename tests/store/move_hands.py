@@ -14,9 +14,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from ktrdr_pipelines.load.moving import rename, retire
-from ktrdr_pipelines.store import database
 from ktrdr_pipelines.store.layout import open_store
+from ktrdr_pipelines.store.ledger import database
+from ktrdr_pipelines.store.maintenance.rename import rename, retire
 
 NOW = datetime(2024, 6, 4, tzinfo=UTC)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from ktrdr_pipelines.core.bars import BAR_SCHEMA
-from ktrdr_pipelines.store.barfile import read_footer
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA
+from ktrdr_pipelines.store.bars.bar_file import read_footer
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.mirror import fingerprint, mirrored
+from ktrdr_pipelines.store.ledger.file_index import fingerprint, mirrored
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 
 def make_older(layout: StoreLayout, path: Path) -> None:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from conftest import Make
 
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.store.catalog import rebuild_catalog
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_store import BarStore, read_bars, read_footer
+from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
-from ktrdr_pipelines.store.ledger import Ledger, series_key
-from ktrdr_pipelines.store.parquet import BarStore, read_bars, read_footer
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 
 make = Make()
 START = datetime(2023, 12, 31, 21, tzinfo=UTC)

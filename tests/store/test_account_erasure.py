@@ -17,10 +17,10 @@ import duckdb
 import pytest
 
 from ktrdr_pipelines.errors import NoCatalogError
-from ktrdr_pipelines.store.catalog import connect_catalog
+from ktrdr_pipelines.store.catalog.catalog import connect_catalog
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.ledger_sql import LEDGER_VERSION
+from ktrdr_pipelines.store.ledger.database import LEDGER_VERSION
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ACCOUNT = "U" + "7654321"
@@ -31,8 +31,8 @@ DELETED = 2_000
 OPEN_AND_DIE = """
 import os, sys
 from pathlib import Path
-from ktrdr_pipelines.store import database
-from ktrdr_pipelines.store.ledger import Ledger
+from ktrdr_pipelines.store.ledger import database
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 connect = database._connect
 def dying(path):
     connection = connect(path)
@@ -177,7 +177,8 @@ def test_a_reader_puts_the_erasing_off_and_stops_nothing(layout: StoreLayout) ->
 def test_processes_that_open_it_at_once_migrate_it_once(layout: StoreLayout) -> None:
     """Each of them can use it."""
     code = (
-        "import sys; from pathlib import Path; from ktrdr_pipelines.store.ledger import Ledger\n"
+        "import sys; from pathlib import Path\n"
+        "from ktrdr_pipelines.store.ledger.ledger import Ledger\n"
         "sys.stdin.readline(); print(len(Ledger(Path(sys.argv[1])).requests(1000)))"
     )
     workers = [

@@ -13,20 +13,20 @@ from typing import Any
 import duckdb
 import pytest
 
-from ktrdr_pipelines.core.bars import empty_bars, micros
-from ktrdr_pipelines.core.completeness import Gap, GapReason
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
-from ktrdr_pipelines.core.evidence import Statement, StatementKind
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.session_extension import LateBar
-from ktrdr_pipelines.core.sessions import monday_of
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import empty_bars, micros
+from ktrdr_pipelines.domain.calendars.session_extension import LateBar
+from ktrdr_pipelines.domain.calendars.sessions import monday_of
+from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.empty_ranges import Statement, StatementKind
+from ktrdr_pipelines.domain.planning.gaps import Gap, GapReason
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import DiskError, StoreError, UsageError
-from ktrdr_pipelines.store.audit import RequestRecord
-from ktrdr_pipelines.store.catalog import connect_catalog, query_catalog, rebuild_catalog
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog.catalog import connect_catalog, query_catalog, rebuild_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.store.ledger.request_audit import RequestRecord
 
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ktrdr_pipelines.core.bars import micros, moment, stamps
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.plausibility import Finding, FindingKind, findings_of
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.load.moving import rename
-from ktrdr_pipelines.store.barfile import is_as_written, read_file, write_file
+from ktrdr_pipelines.domain.bars import micros, moment, stamps
+from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.plausibility import Finding, FindingKind, findings_of
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_file, write_file
+from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
-from ktrdr_pipelines.store.repair import RepairReport, repair
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.store.maintenance.rename import rename
+from ktrdr_pipelines.store.maintenance.repair import RepairReport, repair
 from tests.store.older_files import make_older
 
 NOW = datetime(2024, 6, 4, tzinfo=UTC)

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.bars import micros
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness, ProofKind
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.store.footer import (
+from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_store import BarStore, read_footer
+from ktrdr_pipelines.store.bars.footer import (
     FileFacts,
     coverage_from_json,
     coverage_to_json,
     facts_from_json,
     facts_to_json,
 )
-from ktrdr_pipelines.store.parquet import BarStore, read_footer
 
 DAY = timedelta(days=1)
 FIRST = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.instruments import Origin, Series
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.instruments import Origin, Series
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
-from ktrdr_pipelines.store.barfile import (
+from ktrdr_pipelines.store.bars.bar_file import (
     has_true_digest,
     is_as_written,
     read_bars,
@@ -28,12 +28,17 @@ from ktrdr_pipelines.store.barfile import (
     read_footer,
     write_file,
 )
-from ktrdr_pipelines.store.inspection import Checked, check_file
-from ktrdr_pipelines.store.integrity import ROUND_DAYS, check_files, damaged_files, due_files
+from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, store_origin
-from ktrdr_pipelines.store.mirror import fingerprint, known_by
-from ktrdr_pipelines.store.parquet import BarStore
-from ktrdr_pipelines.store.repair import repair
+from ktrdr_pipelines.store.ledger.file_index import fingerprint, known_by
+from ktrdr_pipelines.store.maintenance.file_checks import (
+    ROUND_DAYS,
+    check_files,
+    damaged_files,
+    due_files,
+)
+from ktrdr_pipelines.store.maintenance.inspection import Checked, check_file
+from ktrdr_pipelines.store.maintenance.repair import repair
 from tests.store.older_files import make_older
 
 NOW = datetime(2024, 8, 1, 12, tzinfo=UTC)
@@ -315,7 +320,7 @@ def test_a_file_that_was_copied_is_not_read_again(
     copy = path.with_suffix(".copy")
     shutil.copy(path, copy)
     copy.replace(path)
-    monkeypatch.setattr("ktrdr_pipelines.store.parquet.read_file", pytest.fail)
+    monkeypatch.setattr("ktrdr_pipelines.store.bars.bar_store.read_file", pytest.fail)
     assert store.coverage(series).bars
 
 

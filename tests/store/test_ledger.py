@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.instruments import Origin
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.schedules import LearnedDay, ScheduleSource
-from ktrdr_pipelines.core.session_extension import LateBar
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay, ScheduleSource
+from ktrdr_pipelines.domain.calendars.session_extension import LateBar
+from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
-from ktrdr_pipelines.store.audit import RequestRecord
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import AttemptKind, HeadRecord, Ledger, series_key
-from ktrdr_pipelines.store.ledger_sql import LEDGER_VERSION
-from ktrdr_pipelines.store.refreshes import REFRESH_KEPT_DAYS, Refreshed
-from ktrdr_pipelines.store.widths import WidthRecord
+from ktrdr_pipelines.store.ledger.database import LEDGER_VERSION
+from ktrdr_pipelines.store.ledger.gateway_records import WidthRecord
+from ktrdr_pipelines.store.ledger.ledger import AttemptKind, HeadRecord, Ledger, series_key
+from ktrdr_pipelines.store.ledger.marks import REFRESH_KEPT_DAYS, Refreshed
+from ktrdr_pipelines.store.ledger.request_audit import RequestRecord
 
 KEY = "AAPL|1m"
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)

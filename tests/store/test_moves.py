@@ -10,20 +10,24 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import load_universe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError, UniverseError
-from ktrdr_pipelines.load.claims import claiming
-from ktrdr_pipelines.load.moving import rename, retire
-from ktrdr_pipelines.store.audit import RequestRecord
-from ktrdr_pipelines.store.catalog import query_catalog, rebuild_catalog
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
+from ktrdr_pipelines.store.claim_owners import claiming
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.move_journal import Move, MoveKind, pending_move, write_journal
-from ktrdr_pipelines.store.moves import finish_move
-from ktrdr_pipelines.store.parquet import BarStore
-from ktrdr_pipelines.store.repair import repair
-from ktrdr_pipelines.universe import load_universe
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.store.ledger.request_audit import RequestRecord
+from ktrdr_pipelines.store.maintenance.rename import finish_move, rename, retire
+from ktrdr_pipelines.store.maintenance.rename_journal import (
+    Move,
+    MoveKind,
+    pending_move,
+    write_journal,
+)
+from ktrdr_pipelines.store.maintenance.repair import repair
 
 NOW = datetime(2024, 6, 4, tzinfo=UTC)
 FIRST = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)

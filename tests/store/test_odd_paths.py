@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, OddPathError, StoreError
-from ktrdr_pipelines.store.catalog import query_catalog
-from ktrdr_pipelines.store.inspection import set_aside
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog.catalog import query_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
-from ktrdr_pipelines.store.ledger import open_ledger
-from ktrdr_pipelines.store.parquet import BarStore
-from ktrdr_pipelines.store.repair import repair
+from ktrdr_pipelines.store.ledger.ledger import open_ledger
+from ktrdr_pipelines.store.maintenance.inspection import set_aside
+from ktrdr_pipelines.store.maintenance.repair import repair
 from tests.oddities import MAKERS, PRECIOUS, outside, put
 
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)

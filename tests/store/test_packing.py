@@ -6,7 +6,7 @@ from datetime import date
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.store.packing import packed_sessions, unpacked_sessions
+from ktrdr_pipelines.store.ledger.file_index import packed_sessions, unpacked_sessions
 
 counts = st.dictionaries(st.dates(date(1970, 1, 1)), st.integers(0, 100_000))
 

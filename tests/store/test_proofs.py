@@ -7,14 +7,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.core.bars import BAR_SCHEMA
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import expected_spans, midnight, monday_of, stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.store.parquet import BarStore, read_footer
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import (
+    expected_spans,
+    midnight,
+    monday_of,
+    stamps_between,
+)
+from ktrdr_pipelines.domain.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_store import BarStore, read_footer
 
 RTH = calendar_named("XNYS.RTH")
 DAY, WEEK = timedelta(days=1), timedelta(days=7)

@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
-from ktrdr_pipelines.store.barfile import read_file, write_file
-from ktrdr_pipelines.store.catalog import query_catalog, rebuild_catalog
-from ktrdr_pipelines.store.integrity import check_files
+from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
-from ktrdr_pipelines.store.repair import repair
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.store.maintenance.file_checks import check_files
+from ktrdr_pipelines.store.maintenance.repair import repair
 
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)

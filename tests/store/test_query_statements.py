@@ -19,18 +19,18 @@ from typing import Any
 import duckdb
 import pytest
 
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import UsageError
-from ktrdr_pipelines.store.catalog import (
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog.catalog import (
     _confine,
     connect_catalog,
     query_catalog,
     rebuild_catalog,
 )
+from ktrdr_pipelines.store.catalog.query_policy import check_statements
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
-from ktrdr_pipelines.store.query_policy import check_statements
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
@@ -503,7 +503,7 @@ def test_the_folder_for_spilling_is_the_users_alone(
         modes.append(os.stat(spill).st_mode & 0o777)  # noqa: PTH116
         confine(connection, layout, spill)
 
-    monkeypatch.setattr("ktrdr_pipelines.store.catalog._confine", look)
+    monkeypatch.setattr("ktrdr_pipelines.store.catalog.catalog._confine", look)
     query_catalog(unchanged.layout, "SELECT 1")
     assert modes == [0o700]
 

@@ -14,17 +14,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from ktrdr_pipelines.core.calendars import calendar_named
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.sessions import stamps_between
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError
-from ktrdr_pipelines.store.barfile import has_footer, read_bars, read_footer
+from ktrdr_pipelines.store.bars.bar_file import has_footer, read_bars, read_footer
+from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.parquet import BarStore
-from ktrdr_pipelines.store.repair import repair
+from ktrdr_pipelines.store.maintenance.repair import repair
 from tests.store.older_files import make_older
 
 FIRST, END = date(2024, 6, 3), date(2024, 7, 1)

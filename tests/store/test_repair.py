@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.instruments import Origin
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
-from ktrdr_pipelines.store.audit import RequestRecord
-from ktrdr_pipelines.store.barfile import write_file
-from ktrdr_pipelines.store.catalog import query_catalog
-from ktrdr_pipelines.store.footer import FileFacts
+from ktrdr_pipelines.store.bars.bar_file import write_file
+from ktrdr_pipelines.store.bars.bar_store import BarStore, read_bars, read_footer
+from ktrdr_pipelines.store.bars.footer import FileFacts
+from ktrdr_pipelines.store.catalog.catalog import query_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, store_origin
-from ktrdr_pipelines.store.ledger import Ledger, series_key
-from ktrdr_pipelines.store.parquet import BarStore, read_bars, read_footer
-from ktrdr_pipelines.store.repair import repair
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from ktrdr_pipelines.store.ledger.request_audit import RequestRecord
+from ktrdr_pipelines.store.maintenance.repair import repair
 
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)

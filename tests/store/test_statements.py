@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ktrdr_pipelines.core.disagreement import Disagreement
-from ktrdr_pipelines.core.evidence import NONE_CAME, Statement, StatementKind
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.load.moving import rename, retire
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.empty_ranges import NONE_CAME, Statement, StatementKind
+from ktrdr_pipelines.domain.plausibility import Disagreement
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.statements import KEPT_DAYS
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+from ktrdr_pipelines.store.ledger.statements import KEPT_DAYS
+from ktrdr_pipelines.store.maintenance.rename import rename, retire
 
 NOW = datetime(2024, 6, 3, 20, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)

@@ -7,15 +7,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ktrdr_pipelines.core.bars import BAR_SCHEMA, empty_bars
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import Origin
-from ktrdr_pipelines.core.intervals import Interval
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, empty_bars
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError
+from ktrdr_pipelines.store.bars.bar_store import BarStore, read_bars, read_footer
 from ktrdr_pipelines.store.layout import StoreLayout, store_origin
-from ktrdr_pipelines.store.ledger import Ledger, series_key
-from ktrdr_pipelines.store.parquet import BarStore, read_bars, read_footer
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ktrdr_pipelines.core.bars import BAR_SCHEMA
-from ktrdr_pipelines.core.coverage import Coverage
-from ktrdr_pipelines.core.instruments import Series
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
-from ktrdr_pipelines.store.atomic import locked
-from ktrdr_pipelines.store.parquet import BarStore, read_bars, read_footer
-from ktrdr_pipelines.store.repair import repair
+from ktrdr_pipelines.store.bars.bar_store import BarStore, read_bars, read_footer
+from ktrdr_pipelines.store.files import locked
+from ktrdr_pipelines.store.maintenance.repair import repair
 
 OPEN = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.core.instruments import Origin
+from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.errors import (
     CorruptFileError,
     DiskError,

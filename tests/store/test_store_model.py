@@ -9,12 +9,12 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.core.coverage import Coverage, Emptiness
-from ktrdr_pipelines.core.intervals import Interval, IntervalSet
-from ktrdr_pipelines.core.timeframes import Timeframe
+from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_store import BarStore, read_bars, read_footer
 from ktrdr_pipelines.store.layout import create_store
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore, read_bars, read_footer
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 START = datetime(2023, 12, 31, 21, tzinfo=UTC)
 """Two hours before the FX year turns, so that saves fall on both sides."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.core.timeframes import Timeframe
-from ktrdr_pipelines.store.catalog import query_catalog, rebuild_catalog
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger import Ledger
-from ktrdr_pipelines.store.parquet import BarStore
+from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 SCRIPT = Path(__file__).with_name("store_hands.py")
 START = datetime(2023, 12, 31, 21, tzinfo=UTC)

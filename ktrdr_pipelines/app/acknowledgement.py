@@ -1,0 +1,187 @@
+"""Ranges without bars that are explained in spite of held data, or by a person.
+
+``explained_ranges`` lists them with the statements they rest on; ``acknowledge`` ends a session
+that is missing as a whole by a person's word. No gateway is asked. Not here: what statements prove
+(``domain.planning.empty_ranges``), how the proof is written (``store.bars.bar_store``).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from ktrdr_pipelines.domain.calendars.registry import Calendars
+from ktrdr_pipelines.domain.calendars.sessions import (
+    SessionCalendar,
+    Span,
+    expected_spans,
+    monday_of,
+)
+from ktrdr_pipelines.domain.coverage import Emptiness, ProofKind
+from ktrdr_pipelines.domain.instruments import Identity, Series, identity_of
+from ktrdr_pipelines.domain.planning.empty_ranges import Statement
+from ktrdr_pipelines.domain.planning.gaps import first_stamps_of, is_closed
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import UsageError
+from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.layout import store_origin
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from ktrdr_pipelines.sync.discovery.contracts import known_contract
+
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedRange:
+    """A disputed or acknowledged range of a series, and the statements about it."""
+
+    series: Series
+    proof: Emptiness
+    statements: tuple[Statement, ...] = ()
+
+
+def explained_ranges(
+    ledger: Ledger, calendars: Calendars, found: Iterable[SeriesGaps]
+) -> list[ExplainedRange]:
+    """Return the disputed and acknowledged ranges of some series, oldest first in each.
+
+    Raises:
+        StoreError: the ledger cannot be read.
+    """
+    said: dict[str, list[Statement]] = {}
+    ranges = []
+    for one in found:
+        series = one.series
+        if one.disputed and series.symbol not in said:
+            said[series.symbol] = ledger.statements(series.symbol)
+        for proof in one.disputed:
+            spans = expected_spans(
+                calendars.of(series.instrument), series.timeframe, proof.interval
+            )
+            about = tuple(two for two in said[series.symbol] if _speaks_of(two, spans))
+            ranges.append(ExplainedRange(series, proof, about))
+    return ranges
+
+
+def _speaks_of(statement: Statement, spans: Sequence[Span]) -> bool:
+    """Whether a statement is about one of some sessions."""
+    part = statement.interval
+    return any(part.start < span.closes_at and span.opens_at < part.end for span in spans)
+
+
+def acknowledge(book: GapBook, series: Series, day: date, *, note: str, now: datetime) -> Emptiness:
+    """Record that a person explains why a session has no bars, and return the proof.
+
+    A second acknowledgement of a date replaces the note. The proof expires as every other one.
+
+    Args:
+        book: the store.
+        series: the series that lacks the session.
+        day: the session date; of a week any session date of it.
+        note: why there are no bars.
+        now: market time.
+
+    Raises:
+        UsageError: there is nothing to acknowledge on that date; the text says why.
+        StoreError: the files or the ledger cannot be used.
+    """
+    what = f"cannot acknowledge {series} {day}"
+    calendar = book.calendars.of(series.instrument)
+    span = _session(what, series, calendar, day)
+    if not is_closed(span, now):
+        raise UsageError(
+            what,
+            came=f"its session is not over: it closes at {span.closes_at:%Y-%m-%d %H:%MZ}",
+            remedy="Sessions can be acknowledged half an hour after their close",
+        )
+    (found,) = book.look([series], now)
+    if found.error is not None:
+        raise found.error
+    _refuse_held(what, book.store, series, day)
+    is_again = any(
+        one.kind is ProofKind.ACKNOWLEDGED and one.interval.covers(span.stamps)
+        for one in found.disputed
+    )
+    if not is_again and not found.missing.covers(span.stamps):
+        raise UsageError(what, came=_not_missing(found, span), remedy=_SEE_GAPS)
+    proof = Emptiness(
+        span.stamps,
+        now.replace(minute=0, second=0, microsecond=0),
+        ProofKind.ACKNOWLEDGED,
+        " ".join(note.split()),
+    )
+    if not book.store.acknowledge_empty(series, _identity(what, book.store, series), proof):
+        raise UsageError(what, came="bars of that session came meanwhile", remedy=_SEE_GAPS)
+    _clear_attempts(book, series, span, now)
+    return proof
+
+
+_SEE_GAPS = "`ktrdr gaps` lists what is missing"
+
+
+def _session(what: str, series: Series, calendar: SessionCalendar, day: date) -> Span:
+    """Return the session or the week of a date."""
+    if not calendar.sessions(day, day + _DAY):
+        is_unknown = calendar.known is None
+        raise UsageError(
+            what,
+            came="the gateway has not told its sessions yet"
+            if is_unknown
+            else f"{day} is no session date of the calendar {series.instrument.calendar}",
+            remedy="`ktrdr load` requests them first" if is_unknown else _SEE_GAPS,
+        )
+    stamps = first_stamps_of(calendar, series.timeframe, day)
+    return expected_spans(calendar, series.timeframe, stamps)[0]
+
+
+def _refuse_held(what: str, store: BarStore, series: Series, day: date) -> None:
+    held = monday_of(day) if series.timeframe is Timeframe.W1 else day
+    if rows := store.rows_per_session(series).get(held, 0):
+        raise UsageError(
+            what,
+            came="1 bar of that date is held"
+            if rows == 1
+            else f"{rows:,} bars of that date are held",
+            remedy="Only a session without any bar can be acknowledged; "
+            f"`ktrdr load {series.symbol} {series.timeframe}` requests what is missing of it",
+        )
+
+
+def _not_missing(found: SeriesGaps, span: Span) -> str:
+    for one in found.disputed:
+        if one.interval.covers(span.stamps):
+            return f"the session is not missing: it is {one.kind} already"
+    if found.missing.clip(span.stamps):
+        return "only a part of the session is missing"
+    if found.expected_from is not None and span.stamps.end <= found.expected_from:
+        return "the session is not missing: nothing is expected before the start of the data"
+    return "the session is not missing"
+
+
+def _identity(what: str, store: BarStore, series: Series) -> Identity:
+    """Return what the files of a series hold, or are to hold where there is none yet."""
+    held = store.identity(series)
+    if held is not None:
+        return held
+    origin, contract_id = store_origin(store.layout), known_contract(store, series)
+    if origin is None or contract_id is None:
+        raise UsageError(
+            what,
+            came="the series has no file yet, and its contract is not known",
+            remedy=f"`ktrdr load {series.symbol} {series.timeframe}` looks it up",
+        )
+    return identity_of(series, contract_id=contract_id, origin=origin)
+
+
+def _clear_attempts(book: GapBook, series: Series, span: Span, now: datetime) -> None:
+    """Forget the attempts of which nothing is missing any more.
+
+    One attempt can be about several sessions that were acknowledged one after the other.
+    """
+    (found,) = book.look([series], now)
+    ledger, key = book.store.ledger, series_key(series)
+    ledger.clear_attempts(key, span.stamps)
+    for attempt in ledger.attempts(key):
+        meets = not attempt.is_series_wide and attempt.interval.overlaps(span.stamps)
+        if meets and not found.missing.clip(attempt.interval):
+            ledger.clear_attempts(key, attempt.interval)

@@ -1,0 +1,130 @@
+"""Dagster's home of a store: where its history lies, with the settings that the project commits.
+
+Stores made from the files that the project commits: the example universe, Dagster's settings.
+
+These files lie in ``data`` beside the package; the documented install is an editable one, from
+a clone, so they are always there.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+import ktrdr_pipelines
+from ktrdr_pipelines.app.workspace import Place, renew_catalog, universe_file
+from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.errors import NoStoreError
+from ktrdr_pipelines.settings import Settings
+from ktrdr_pipelines.store.files import disk_errors, kind_of, make_folder, write_atomically
+from ktrdr_pipelines.store.layout import StoreLayout, create_store
+
+UNIVERSE_EXAMPLE: Final = "universe.example.yaml"
+DAGSTER_SETTINGS: Final = "dagster/dagster.yaml"
+
+
+def make_place(
+    settings: Settings, folder: Path, origin: Origin | None, *, example: str
+) -> tuple[Place, bool]:
+    """Make a folder a store with a universe and a catalog; what is there already stays.
+
+    Args:
+        settings: those of the command.
+        folder: the data folder.
+        origin: where its bars will come from; None leaves it to the first bars.
+        example: the committed file that becomes the universe where there is none.
+
+    Returns:
+        The place, and whether the universe was made.
+
+    Raises:
+        DiskError: the folder cannot be written.
+        NoStoreError, ForeignIdentityError: it is a store of a newer version or another origin.
+        UniverseError: it has a universe, and that is malformed.
+    """
+    text = committed(example)
+    layout = create_store(folder, origin)
+    was_made = put_universe(layout, text)
+    universe, problem = universe_file(layout).read()
+    renew_catalog(layout, universe, settings)
+    return Place(settings, layout, universe, problem), was_made
+
+
+def put_universe(layout: StoreLayout, text: bytes) -> bool:
+    """Write a universe where there is none, and say whether that was so."""
+    if kind_of(layout.universe) is not None:
+        return False
+    write_atomically(
+        layout.universe, lambda file: file.write(text), before_renaming=layout.require_same
+    )
+    return True
+
+
+def committed(name: str) -> bytes:
+    """Read a file of the project's own data folder.
+
+    Raises:
+        NoStoreError: it is not there.
+    """
+    path = Path(ktrdr_pipelines.__file__).resolve().parents[1] / "data" / name
+    if not path.is_file():
+        raise NoStoreError(
+            f"looked for {path}",
+            came="it is not there",
+            remedy="Install from a clone, in which it lies: python -m pip install -e .",
+        )
+    with disk_errors(path):
+        return path.read_bytes()
+
+
+SETTINGS_FILE: Final = "dagster.yaml"
+
+EARLIER: Final = frozenset(
+    {
+        "db43e8a4bdf0bef4875d99470ff6f12de6ec9165daecb89fefda8f0f2683b9fd",
+        "1c51c12d3c83ecbb8bf45f57b20bac9ed320c3af326ed17212da11aa83ae8543",
+        "f4ad4696c15a357a2f4754196a3064a8b909ba8461d1c33e3f9b416a23089ed8",
+    }
+)
+"""SHA-256 of the settings as earlier versions wrote them, which no person has edited."""
+
+_MONITORING: Final = "run_monitoring"
+
+
+def prepare_home(layout: StoreLayout) -> Path:
+    """Make the home of a store, with the settings of this version.
+
+    Settings that a person has edited stay as they are.
+
+    Raises:
+        DiskError: the folder cannot be written.
+    """
+    home = layout.root / "dagster"
+    path = home / SETTINGS_FILE
+    with disk_errors(home):
+        make_folder(home)
+    text = committed(DAGSTER_SETTINGS)
+    if _is_ours(path) and (not path.exists() or path.read_bytes() != text):
+        write_atomically(path, lambda file: file.write(text))
+    return home
+
+
+def setting_overrides(home: Path) -> dict[str, Any]:
+    """Return the settings of run monitoring: those of the home, and ours where it has none.
+
+    Settings that a person edited under an earlier version say nothing of timeouts that came later.
+    """
+    path = home / SETTINGS_FILE
+    with disk_errors(path):
+        own = yaml.safe_load(path.read_bytes()) or {}
+    ours = yaml.safe_load(committed(DAGSTER_SETTINGS))
+    return {_MONITORING: {**ours[_MONITORING], **(own.get(_MONITORING) or {})}}
+
+
+def _is_ours(path: Path) -> bool:
+    """Say whether settings are missing, or are those of an earlier version to the byte."""
+    with disk_errors(path):
+        if not path.exists():
+            return True
+        return hashlib.sha256(path.read_bytes()).hexdigest() in EARLIER

@@ -1,0 +1,152 @@
+"""Where a command works: settings, store, universe, and the catalog when bars have changed.
+
+From settings to a manager that loads: where gateway, store, universe and loading meet.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ktrdr_pipelines.clock import Clock, system_now
+from ktrdr_pipelines.domain.calendars.registry import Calendars
+from ktrdr_pipelines.domain.planning.reports import Progress, Quiet
+from ktrdr_pipelines.domain.universe.universe import Universe, UniverseFile
+from ktrdr_pipelines.errors import UniverseError
+from ktrdr_pipelines.gaps.estimates import Rates, measured_rates
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.ib.source import open_source
+from ktrdr_pipelines.settings import Settings, data_folder, load_settings
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.layout import StoreLayout, open_store
+from ktrdr_pipelines.store.ledger.ledger import open_ledger
+from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
+from ktrdr_pipelines.sync.engine.series_state import Outlook
+from ktrdr_pipelines.sync.engine.source_session import Patience
+from ktrdr_pipelines.sync.runner import LoadManager
+from ktrdr_pipelines.sync.waits import Waits
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.gaps.index import GapBook
+
+
+def open_manager(
+    settings: Settings,
+    layout: StoreLayout,
+    *,
+    operation: str = "cli",
+    progress: Progress | None = None,
+    wait_s: float = 0.0,
+    clock: Callable[[], datetime] = system_now,
+) -> LoadManager:
+    """Make a manager that loads from the gateway of the settings; nothing is opened yet.
+
+    Args:
+        settings: which gateway, and how patiently it is asked.
+        layout: the store.
+        operation: whose client ids are used (``api``, ``gap_filler``, ``batch``, ``cli``).
+        progress: who listens.
+        wait_s: how long a run waits for a gateway that lets it connect.
+        clock: gives real time.
+    """
+    config = GatewayConfig.from_settings(settings)
+    listener = progress or Quiet()
+    waits = Waits(listener.waiting, clock)
+    return LoadManager(
+        layout=layout,
+        open_source=lambda: open_source(config, operation, waits=waits, notices=listener.noticed),
+        gateway=config.gateway,
+        patience=Patience(
+            max_retries=config.max_retries,
+            delay_s=config.retry_delay_s,
+            wait_s=wait_s,
+            clock=clock,
+            clock_offset_s=settings.ktrdr_clock_offset_s,
+        ),
+        progress=listener,
+    )
+
+
+def open_outlook(settings: Settings, layout: StoreLayout, calendars: Calendars) -> Outlook:
+    """Make what looks at jobs without asking anybody; it counts the settings' gateway's data."""
+    ledger = open_ledger(layout)
+    gateway = GatewayConfig.from_settings(settings).gateway
+    ranges = RangeDiscovery(ledger, gateway)
+    clock = settings.clock
+    return Outlook(
+        BarStore(layout, ledger), calendars, ranges, clock.real_now, market_clock=clock.market_now
+    )
+
+
+def open_rates(settings: Settings, layout: StoreLayout) -> Rates:
+    """Measure how fast the settings' gateway answered, and how much room bars take."""
+    config = GatewayConfig.from_settings(settings)
+    ledger = open_ledger(layout)
+    return measured_rates(ledger, config.gateway, conservative=config.conservative)
+
+
+def universe_file(layout: StoreLayout) -> UniverseFile:
+    """Give the universe of a store, with the copy that stands in for it after a bad edit."""
+    return UniverseFile(layout.universe, layout.state / "universe.good.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A store, its universe, and the settings; ``problem`` is what is wrong with the last edit."""
+
+    settings: Settings
+    layout: StoreLayout
+    universe: Universe
+    problem: UniverseError | None = None
+
+    @property
+    def clock(self) -> Clock:
+        """Real time, and the time of the market as the settings say it."""
+        return self.settings.clock
+
+    @property
+    def now(self) -> datetime:
+        """The time of the market."""
+        return self.clock.market_now()
+
+    def fresh_from(self) -> dict[str, datetime]:
+        """Return from where on series are kept fresh, by their ledger keys."""
+        from ktrdr_pipelines.store.ledger.ledger import open_ledger
+
+        return open_ledger(self.layout).kept_fresh()
+
+    def calendars(self) -> "Calendars":
+        """Give the book of calendars as the store's ledger stands now."""
+        from ktrdr_pipelines.store.ledger.ledger import open_calendars, open_ledger
+
+        return open_calendars(open_ledger(self.layout))
+
+
+def open_place() -> Place:
+    """Find the store of the settings and read its universe.
+
+    Raises:
+        SettingsError, NoStoreError, UniverseError: what they say.
+    """
+    settings = load_settings()
+    layout = open_store(data_folder(settings))
+    universe, problem = universe_file(layout).read()
+    return Place(settings, layout, universe, problem)
+
+
+def open_book(place: Place) -> "GapBook":
+    """Open the gap book of the store, for the gateway of the settings."""
+    from ktrdr_pipelines.gaps.index import open_gapbook
+    from ktrdr_pipelines.ib.config import GatewayConfig
+
+    return open_gapbook(place.layout, GatewayConfig.from_settings(place.settings).gateway)
+
+
+def renew_catalog(
+    layout: StoreLayout, universe: Universe, settings: Settings | None = None
+) -> None:
+    """Make the catalog show what the files hold now; the settings are those of the environment."""
+    from ktrdr_pipelines.gaps import catalog_refresh as catalog
+
+    place = Place(settings or load_settings(), layout, universe)
+    catalog.renew_catalog(open_book(place), list(universe.instruments.values()), place.now)

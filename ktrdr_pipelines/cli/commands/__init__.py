@@ -1,0 +1,1 @@
+"""The commands of ``ktrdr``, a module a group."""

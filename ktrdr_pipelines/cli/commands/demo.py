@@ -1,0 +1,157 @@
+"""``ktrdr demo``: a simulated gateway, ranged Dagster runs, Parquet, DuckDB, in under a minute.
+
+Not here: the runs (``cli.demo_runs``), the simulator's process (``cli.processes``).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from ktrdr_pipelines.cli.output import AsJson, note, say, say_json, say_table
+from ktrdr_pipelines.errors import ExitCode
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.app.workspace import Place
+    from ktrdr_pipelines.cli.demo_runs import RunResult
+
+_LAST_DAYS = """\
+SELECT session_date, open, high, low, close, volume
+FROM series('AAPL', '1d') ORDER BY ts DESC LIMIT 5"""
+_NO_LOOK_AHEAD = """\
+SELECT h.ts, h.close, d.session_date AS day_before, d.close AS its_close
+FROM series('AAPL', '1h') AS h ASOF JOIN series('AAPL', '1d') AS d
+ON h.ts >= d.closes_at ORDER BY h.ts DESC LIMIT 5"""
+QUERIES: Final = {
+    "The last five days of AAPL": _LAST_DAYS,
+    "Each hour beside the newest day that was complete when it began": _NO_LOOK_AHEAD,
+}
+SUMMARY: Final = """
+SELECT symbol, timeframe, min(session_date) AS first, max(session_date) AS last, count(*) AS bars
+FROM bars GROUP BY ALL"""
+_COLUMNS: Final = {
+    "symbol": "left",
+    "timeframe": "left",
+    "first": "left",
+    "last": "left",
+    "bars": "right",
+    "gaps": "right",
+}
+
+
+def demo(as_json: AsJson = False) -> None:
+    """Show it all without an account: gateway, Dagster, Parquet, DuckDB.
+
+    Everything goes into the folder demo of the data folder. Run it again: it then asks only for
+    what is new.
+
+    Exit codes: 0 done, 1 failed, 2 bad usage, 3 a run left something unexplained.
+    """
+    from ktrdr_pipelines.cli.demo_runs import demo_place, run_demo
+    from ktrdr_pipelines.cli.processes import simulator_process
+    from ktrdr_pipelines.settings import data_folder, load_settings
+
+    started_s = time.perf_counter()
+    settings = load_settings()
+    folder = data_folder(settings) / "demo"
+    with simulator_process(now=settings.clock.moved_now()) as port:
+        if not as_json:
+            note(f"a simulated gateway serves on 127.0.0.1:{port}; bars go into {folder}")
+        place = demo_place(settings, folder, port)
+        runs = run_demo(place, shown=not as_json)
+    answers = tuple(_answer(place, title, sql) for title, sql in QUERIES.items())
+    took_s = time.perf_counter() - started_s
+    result = _Result(folder, tuple(runs), tuple(_summary(place, runs)), answers, took_s)
+    if as_json:
+        say_json(_document(result))
+    else:
+        _say(result)
+    if any(run.error for run in runs):
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One query of the catalog, what came, and how long it took."""
+
+    title: str
+    sql: str
+    rows: list[dict[str, Any]]
+    took_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What a demo did; ``summary`` has one row a series, by the names of the columns."""
+
+    folder: Path
+    runs: "tuple[RunResult, ...]"
+    summary: tuple[dict[str, Any], ...]
+    answers: tuple[_Answer, ...]
+    took_s: float
+
+
+def _summary(place: "Place", runs: "Sequence[RunResult]") -> list[dict[str, Any]]:
+    """Give what DuckDB says of each series, with the holes in the windows that were run."""
+    from ktrdr_pipelines.cli.demo_runs import holes_in_windows
+    from ktrdr_pipelines.store.catalog.catalog import query_catalog
+
+    told = query_catalog(place.layout, SUMMARY).to_pylist()
+    known = {(row["symbol"], row["timeframe"]): row for row in told}
+    nothing = {"first": "", "last": "", "bars": 0}
+    return [
+        known.get((series.symbol, str(series.timeframe)), nothing)
+        | {"symbol": series.symbol, "timeframe": str(series.timeframe), "gaps": len(missing)}
+        for series, missing in holes_in_windows(place, runs)
+    ]
+
+
+def _answer(place: "Place", title: str, sql: str) -> _Answer:
+    from ktrdr_pipelines.store.catalog.catalog import query_catalog
+
+    started_s = time.perf_counter()
+    rows = query_catalog(place.layout, sql).to_pylist()
+    return _Answer(title, sql, rows, (time.perf_counter() - started_s) * 1000)
+
+
+def _say(result: _Result) -> None:
+    from ktrdr_pipelines.cli.commands.query import cell_text
+
+    say_table(_COLUMNS, map(_row, result.summary))
+    for answer in result.answers:
+        say(f"{answer.title} ({answer.took_ms:.0f} ms):\n")
+        say("\n".join(f"  {line}" for line in answer.sql.splitlines()))
+        names = dict.fromkeys(answer.rows[0], "right") if answer.rows else {}
+        say_table(names, [list(map(cell_text, row.values())) for row in answer.rows])
+    asked = sum(run.requests for run in result.runs)
+    got = sum(run.rows for run in result.runs)
+    say(
+        f"{len(result.runs)} Dagster runs, {asked:,} requests, {got:,} bars answered, "
+        f"{result.took_s:.0f} s."
+    )
+    say("\nNext:")
+    say(f'  KTRDR_DATA={result.folder} ktrdr query "FROM bars_1h LIMIT 5"   to ask it in SQL')
+    say("  ktrdr demo            again, to see that it asks only for what is new")
+    say("  ktrdr up --simulate   to launch backfills in Dagster's web UI, without an account")
+    say("  ktrdr init            to make a store of your own; then ktrdr up, with a gateway")
+
+
+def _row(series: dict[str, Any]) -> list[object]:
+    return [
+        f"{series[name]:,}" if kind == "right" else series[name] for name, kind in _COLUMNS.items()
+    ]
+
+
+def _document(result: _Result) -> dict[str, Any]:
+    from ktrdr_pipelines.cli.commands.query import json_value
+
+    return {
+        "store": str(result.folder),
+        "took_s": round(result.took_s, 2),
+        "runs": [run.document() for run in result.runs],
+        "series": result.summary,
+        "queries": [json_value(asdict(answer)) for answer in result.answers],
+    }

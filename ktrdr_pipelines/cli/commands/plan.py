@@ -1,0 +1,159 @@
+"""``ktrdr plan``: what a load or an update would cost; it asks nobody and opens no connection.
+
+Not here: the estimate (``gaps.estimates``).
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from ktrdr_pipelines.cli.arguments import EndOption, ModeOption, RefreshOption, StartOption
+from ktrdr_pipelines.cli.output import AsJson, counted, say, say_json, say_table, stretches_json
+from ktrdr_pipelines.errors import UsageError
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.app.workspace import Place
+    from ktrdr_pipelines.cli.arguments import Wish
+    from ktrdr_pipelines.gaps.estimates import Estimate, SeriesEstimate
+    from ktrdr_pipelines.sync.engine.series_state import Job
+
+_COLUMNS: Final = {
+    "series": "left",
+    "from": "left",
+    "to": "left",
+    "requests": "right",
+    "bars": "right",
+    "on disk": "right",
+    "time": "right",
+}
+
+
+def plan(
+    symbols: Annotated[
+        str | None,
+        typer.Argument(metavar="[SYMBOL[,SYMBOL...]]", help="Symbols of the universe."),
+    ] = None,
+    timeframes: Annotated[
+        str | None,
+        typer.Argument(metavar="[TIMEFRAME[,...]]", help="Some of 1m 5m 15m 30m 1h 4h 1d 1w."),
+    ] = None,
+    *,
+    mode: ModeOption = "full",
+    start: StartOption = None,
+    end: EndOption = None,
+    refresh: RefreshOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a load would ask for and how long that takes, and ask for nothing.
+
+    Takes the words of ktrdr load; without any it tells what ktrdr update would do. Bars are those
+    that the calendar expects: a thin market has fewer, and what lies before a listing that is not
+    known yet turns out to be less. No connection is opened.
+
+    Exit codes: 0 told, 1 the store cannot be read, 2 bad usage.
+    """
+    from ktrdr_pipelines.app.workspace import open_place
+    from ktrdr_pipelines.cli.arguments import Wish
+    from ktrdr_pipelines.cli.output import warn_of_problem
+
+    wish = Wish(mode, start, end, refresh)
+    wish.read()
+    place = open_place()
+    warn_of_problem(place)
+    jobs = _jobs(place, symbols, timeframes, wish)
+    told = _estimate(place, jobs)
+    if as_json:
+        say_json(_document(told))
+    else:
+        _say(told)
+
+
+def _jobs(place: "Place", symbols: str | None, timeframes: str | None, wish: "Wish") -> "list[Job]":
+    from ktrdr_pipelines.cli.arguments import named_jobs, update_jobs
+
+    if symbols is not None:
+        return named_jobs(place.universe, symbols, timeframes, wish, now=place.now)
+    if not wish.is_plain:
+        raise UsageError(
+            "options without symbols",
+            came="the plan of an update has none",
+            remedy="Name symbols, as for ktrdr load, or leave the options out",
+        )
+    held = [(symbol, str(kind)) for symbol, kind in place.layout.series_folders()]
+    return update_jobs(place.universe, None, held, fresh_from=place.fresh_from())
+
+
+def _estimate(place: "Place", jobs: "list[Job]") -> "Estimate":
+    from ktrdr_pipelines.app.workspace import open_outlook, open_rates
+    from ktrdr_pipelines.domain.intervals import IntervalSet
+    from ktrdr_pipelines.domain.planning.jobs import Mode
+    from ktrdr_pipelines.gaps.estimates import estimate
+
+    now, calendars = place.now, place.calendars()
+    outlook = open_outlook(place.settings, place.layout, calendars)
+    missing: dict[Any, IntervalSet] = {}
+    for job in jobs:
+        before = missing.get(job.series, IntervalSet())
+        missing[job.series] = before | outlook.missing(job, now)
+    rates = open_rates(place.settings, place.layout)
+    tails = {job.series for job in jobs if job.mode is Mode.TAIL}
+    return estimate(missing.items(), calendars, rates=rates, now=now, tails=tails)
+
+
+def _say(told: "Estimate") -> None:
+    say_table(_COLUMNS, (_row(part) for part in told.parts if part.requests))
+    whole = sum(not part.requests for part in told.parts)
+    if whole:
+        say(f"{counted(whole, 'series', 'series')} with nothing to ask for")
+    if not told.requests:
+        say("Nothing is missing that could be asked for now.")
+        return
+    say(f"together: {told.summary}")
+    say(f"time: {told.basis}")
+
+
+def _row(part: "SeriesEstimate") -> tuple[str, ...]:
+    from ktrdr_pipelines.gaps.estimates import size_text, time_text
+
+    hull = part.gaps.hull
+    return (
+        str(part.series),
+        f"{hull.start.date()}" if hull else "",
+        f"{hull.end.date()}" if hull else "",
+        f"{part.requests:,}",
+        f"{part.bars:,}",
+        size_text(part.size_bytes),
+        time_text(part.seconds),
+    )
+
+
+def _document(told: "Estimate") -> dict[str, Any]:
+    return {
+        "requests": told.requests,
+        "bars": told.bars,
+        "bytes": told.size_bytes,
+        "seconds": round(told.seconds, 1),
+        "basis": told.basis,
+        "latencies": [
+            {
+                "timeframe": str(one.timeframe),
+                "end": "now" if one.ends_now else "given",
+                "seconds": round(one.seconds, 4),
+                "measured": one.is_measured,
+            }
+            for one in told.latencies
+        ],
+        "series": [
+            {
+                "symbol": part.series.symbol,
+                "timeframe": str(part.series.timeframe),
+                "requests": part.requests,
+                "up_to_now": part.up_to_now,
+                "bars": part.bars,
+                "bytes": part.size_bytes,
+                "seconds": round(part.seconds, 1),
+                "missing": stretches_json(part.gaps),
+            }
+            for part in told.parts
+        ],
+    }

@@ -1,0 +1,176 @@
+"""``ktrdr query``: SQL over all bars, read-only.
+
+Not here: the catalog and how it is read (``store.catalog.catalog``).
+"""
+
+import csv
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from ktrdr_pipelines.cli.output import (
+    AsJson,
+    console,
+    counted,
+    note,
+    plain,
+    say_json,
+    say_table,
+    typed_text,
+)
+from ktrdr_pipelines.errors import NoCatalogError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ktrdr_pipelines.store.layout import StoreLayout
+
+MOST_ROWS: Final = 100
+"""Rows of a table that a person still reads; --csv and --json give all."""
+
+_TABLES: Final = re.compile(r"\b(coverage|gaps|sessions|instruments)\b", re.IGNORECASE)
+"""Tables of the catalog that follow from the bar files and the universe."""
+
+WIDEST: Final = 40
+"""Columns of the terminal that one cell may take."""
+
+
+def query(
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help="A query, or - to read one from stdin.")
+    ],
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with all rows.")] = False,
+) -> None:
+    """Answer SQL about all bars; nothing is changed by it, and nothing but the store is read.
+
+    Views are bars and bars_1m to bars_1w, and series('AAPL', '1m') is the fastest way to one
+    series; tables are sessions, instruments, coverage, gaps, requests. Instants are in UTC. A
+    catalog that is missing, or that an earlier version made, is built first.
+
+    Statements are SELECT, FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW, PIVOT, and EXPLAIN of
+    these; SET VARIABLE; and, before them, SET of TimeZone, threads, memory_limit and the like.
+    Files of your own are joined in DuckDB itself.
+
+    Example: ktrdr query "SELECT symbol, timeframe, count(*) FROM bars GROUP BY ALL ORDER BY ALL"
+
+    Exit codes: 0 answered, 1 the catalog or a file cannot be read, 2 bad usage, or bad SQL.
+    """
+    from ktrdr_pipelines.app.workspace import open_place, renew_catalog
+    from ktrdr_pipelines.settings import data_folder, load_settings
+    from ktrdr_pipelines.store.catalog.catalog import query_catalog
+    from ktrdr_pipelines.store.catalog.query_policy import is_empty
+    from ktrdr_pipelines.store.layout import open_store
+
+    if as_json and as_csv:
+        raise UsageError("--json and --csv", came="one output has one form", remedy="Choose one")
+    layout = open_store(data_folder(load_settings()))
+    asked = typed_text(sys.stdin.read(), sys.stdin.encoding) if sql == "-" else typed_text(sql)
+    if is_empty(asked):
+        raise UsageError("an empty query", remedy="Say what you want, such as FROM bars LIMIT 5")
+    try:
+        answer = query_catalog(layout, asked)
+    except NoCatalogError:
+        place = open_place()
+        renew_catalog(place.layout, place.universe, place.settings)
+        answer = query_catalog(layout, asked)
+    _note_older_tables(layout, asked)
+    names = _unique(answer.column_names)
+    if as_json:
+        say_json([dict(zip(names, map(json_value, row), strict=True)) for row in _rows(answer)])
+    elif as_csv:
+        _say_csv(names, _rows(answer))
+    else:
+        _say_table(answer, names)
+
+
+def _note_older_tables(layout: "StoreLayout", asked: str) -> None:
+    """Say that tables are older than bars, where a query names one of them."""
+    from ktrdr_pipelines.store.catalog.catalog import files_after_catalog
+
+    if not _TABLES.search(asked):
+        return
+    if newer := files_after_catalog(layout):
+        files = f"{counted(newer, 'bar file')} {'is' if newer == 1 else 'are'} newer"
+        note(
+            f"{files} than the catalog: bars are those of the files, the tables are as they were. "
+            "Hint: loads renew them when they end, `ktrdr repair` at once"
+        )
+
+
+def _rows(answer: "pa.Table") -> Iterator[tuple[Any, ...]]:
+    for batch in answer.to_batches(max_chunksize=10_000):
+        try:
+            columns = [column.to_pylist() for column in batch.columns]
+        except OverflowError as error:
+            raise UsageError(
+                "cannot show the answer",
+                came="a date or an instant in it is not between the years 1 and 9999",
+                remedy="Cast it to VARCHAR in the query",
+            ) from error
+        yield from zip(*columns, strict=True)
+
+
+def _say_csv(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([cell_text(value) for value in row] for row in rows)
+
+
+def _say_table(answer: "pa.Table", names: Sequence[str]) -> None:
+    """Print as many rows and columns as can be read, and say what was left out."""
+    from pyarrow import types
+
+    if not names:
+        note("done, no rows")
+        return
+    shown = [tuple(map(cell_text, row)) for row in _rows(answer.slice(0, MOST_ROWS))]
+    room = _columns_that_fit(names, shown, console().width)
+    numbers = [types.is_integer(one.type) or types.is_floating(one.type) for one in answer.columns]
+    kinds = {names[at]: "right" if numbers[at] else "left" for at in range(room)}
+    say_table(kinds, [row[:room] for row in shown])
+    if room < len(names):
+        note(f"not shown for want of room: {', '.join(names[room:])}")
+    if answer.num_rows > MOST_ROWS:
+        note(f"{MOST_ROWS} of {counted(answer.num_rows, 'row')}; --csv and --json give all")
+
+
+def _columns_that_fit(names: Sequence[str], rows: Sequence[tuple[str, ...]], width: int) -> int:
+    """Give how many columns, from the left, fit beside each other; at least one."""
+    left = width
+    for at, name in enumerate(names):
+        left -= min(WIDEST, max([len(name), *(len(row[at]) for row in rows)])) + 2
+        if left < 0:
+            return max(1, at)
+    return len(names)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """Give columns of the same name a number, so that none hides another."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        seen[name] += 1
+        unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return unique
+
+
+def cell_text(value: object) -> str:
+    """Write a value of the catalog as a person reads it."""
+    return "" if value is None else str(plain(value))
+
+
+def json_value(value: Any) -> Any:
+    """Give a value of the catalog as JSON has it; what is no number is null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [json_value(one) for one in value]
+    if isinstance(value, dict):
+        return {str(name): json_value(one) for name, one in value.items()}
+    return value

@@ -1,0 +1,172 @@
+"""``ktrdr ranges``: where the data of each symbol begin, how that is known, and what is held.
+
+Not here: finding out (``sync.discovery.earliest_data``).
+"""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from ktrdr_pipelines.cli.output import AsJson, error_json, instant_text, say, say_json, say_table
+from ktrdr_pipelines.errors import ExitCode
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.app.workspace import Place
+    from ktrdr_pipelines.domain.instruments import Instrument
+    from ktrdr_pipelines.store.bars.bar_store import BarStore
+    from ktrdr_pipelines.sync.discovery.earliest_data import Beginning
+
+_BEGINNINGS: Final = {
+    "symbol": "left",
+    "shows": "left",
+    "oldest data": "left",
+    "how known": "fold",
+    "asked": "left",
+}
+_HELD: Final = {
+    "series": "left",
+    "bars": "right",
+    "first": "left",
+    "last": "left",
+    "settled": "fold",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is held of one series: bars, their session dates, the hull of what is settled."""
+
+    timeframe: str
+    rows: int
+    first: date | None
+    last: date | None
+    settled_from: datetime | None
+    settled_to: datetime | None
+
+
+def ranges(
+    symbols: Annotated[
+        str | None,
+        typer.Argument(metavar="[SYMBOL[,SYMBOL...]]", help="Only these symbols."),
+    ] = None,
+    *,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask the gateway again, whatever is known.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show where the data of each symbol begin, and what is held of them.
+
+    The gateway is asked for its head timestamp where the last answer is older than a day. Where it
+    has none, or names a start that is later than a bar held, the oldest bar is looked for by small
+    requests; that proves that data are at least as old, never that there is nothing older.
+
+    Exit codes: 0 done, 1 a symbol could not be asked about, 2 bad usage.
+    """
+    from ktrdr_pipelines.app.workspace import open_place
+    from ktrdr_pipelines.cli.arguments import instruments_of
+    from ktrdr_pipelines.cli.output import warn_of_problem
+
+    place = open_place()
+    warn_of_problem(place)
+    begun = _discovered(place, instruments_of(place.universe, symbols), refresh=refresh)
+    held = {one.instrument.symbol: _held(place, one.instrument) for one in begun}
+    if as_json:
+        say_json({"symbols": [_document(one, held[one.instrument.symbol]) for one in begun]})
+    else:
+        _say(begun, held)
+    failed = any(one.error is not None for one in begun)
+    raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
+
+
+def _discovered(
+    place: "Place", instruments: "list[Instrument]", *, refresh: bool
+) -> "list[Beginning]":
+    from ktrdr_pipelines.app.workspace import open_manager
+    from ktrdr_pipelines.cli.entry_point import run_stoppable
+
+    manager = open_manager(place.settings, place.layout, operation="cli")
+    return run_stoppable(manager.discover(instruments, refresh=refresh))
+
+
+def _held(place: "Place", instrument: "Instrument") -> list[Held]:
+    from ktrdr_pipelines.domain.instruments import Series
+    from ktrdr_pipelines.store.bars.bar_store import BarStore
+    from ktrdr_pipelines.store.ledger.ledger import open_ledger
+
+    store = BarStore(place.layout, open_ledger(place.layout))
+    kinds = [kind for symbol, kind in store.series_on_disk() if symbol == instrument.symbol]
+    wanted = dict.fromkeys((*instrument.timeframes, *kinds))
+    return [_series_held(store, Series(instrument, kind), place.now) for kind in wanted]
+
+
+def _series_held(store: "BarStore", series: Any, now: datetime) -> Held:
+    days = list(store.rows_per_session(series))
+    settled = store.coverage(series).settled(now).hull
+    return Held(
+        timeframe=str(series.timeframe),
+        rows=store.rows(series),
+        first=days[0] if days else None,
+        last=days[-1] if days else None,
+        settled_from=settled.start if settled else None,
+        settled_to=settled.end if settled else None,
+    )
+
+
+def _say(begun: "list[Beginning]", held: dict[str, list[Held]]) -> None:
+    say_table(_BEGINNINGS, map(_row, begun))
+    rows = [
+        (
+            f"{symbol} {one.timeframe}",
+            f"{one.rows:,}",
+            one.first or "",
+            one.last or "",
+            f"{one.settled_from:%Y-%m-%d} to {one.settled_to:%Y-%m-%d}" if one.settled_to else "",
+        )
+        for symbol, many in held.items()
+        for one in many
+    ]
+    say_table(_HELD, rows)
+    for one in begun:
+        if one.error is not None:
+            say(f"{one.instrument.symbol}: {one.error}")
+
+
+def _row(one: "Beginning") -> tuple[str, ...]:
+    how = str(one.how)
+    if one.contradicted and one.head is not None:
+        how = f"{how}; the head timestamp {one.head:%Y-%m-%d} is later than a bar held"
+    return (
+        one.instrument.symbol,
+        str(one.instrument.what_to_show),
+        str(one.oldest or "?"),
+        how,
+        instant_text(one.asked_at) if one.asked_at else "",
+    )
+
+
+def _document(one: "Beginning", held: list[Held]) -> dict[str, Any]:
+    return {
+        "symbol": one.instrument.symbol,
+        "what_to_show": str(one.instrument.what_to_show),
+        "oldest": one.oldest,
+        "how": one.how.name.lower(),
+        "head": one.head,
+        "contradicted": one.contradicted,
+        "asked_at": one.asked_at,
+        "silent": [{"first": first, "end": end} for first, end in one.silent],
+        "error": None if one.error is None else error_json(one.error),
+        "series": [
+            {
+                "timeframe": series.timeframe,
+                "rows": series.rows,
+                "first": series.first,
+                "last": series.last,
+                "settled_from": series.settled_from,
+                "settled_to": series.settled_to,
+            }
+            for series in held
+        ],
+    }

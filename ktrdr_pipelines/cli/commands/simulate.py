@@ -1,0 +1,324 @@
+"""``ktrdr simulate``: a gateway without an account, on this machine.
+
+Serving a simulated gateway as the options of ``ktrdr simulate`` say.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ktrdr_pipelines.cli.output import AsJson, instant_text, say, say_json
+from ktrdr_pipelines.simulator.requests.pacing import PacingMode
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.simulator.gateway import Behaviour
+    from ktrdr_pipelines.simulator.market.market import Market
+    from ktrdr_pipelines.simulator.server import SimulatorServer
+    from ktrdr_pipelines.simulator.variants import ReadVariants
+
+
+class Durations(StrEnum):
+    """The tables of durations, named here so that the command's help needs no simulator."""
+
+    SAFE = "safe"
+    WIDE = "wide"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedMarket:
+    """What is served: recorded bars or the bars of a seed, from a moment."""
+
+    bars: Path | None
+    seed: int | None
+    now: datetime | None
+    variants: "ReadVariants | None" = None
+
+    def __str__(self) -> str:
+        return f"synthetic market {self._seed}" if self.bars is None else f"bars of {self.bars}"
+
+    def opened(self) -> "Market":
+        """Read what is served.
+
+        Raises:
+            SimulatorError: it cannot be read, or is malformed.
+        """
+        from ktrdr_pipelines.simulator.market.opening import open_market
+
+        if self.variants is None:
+            return open_market(self.bars, self._seed)
+        return open_market(self.bars, self._seed, self.variants.market)
+
+    @property
+    def _seed(self) -> int:
+        return 1 if self.seed is None else self.seed
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How it is served: what may be asked, what goes wrong, what is counted and written down."""
+
+    durations: Durations | None
+    faults: Path | None
+    pacing: PacingMode
+    hold_s: float
+    log: Path | None
+    variants: "ReadVariants | None" = None
+
+    def behaviour(self) -> "Behaviour":
+        """Give the simulator's own words for it.
+
+        Raises:
+            SimulatorError: the file of faults cannot be read, or is malformed.
+        """
+        from ktrdr_pipelines.simulator.faults.fault_file import read_faults
+        from ktrdr_pipelines.simulator.gateway import Behaviour
+        from ktrdr_pipelines.simulator.requests.durations import DurationTable
+        from ktrdr_pipelines.simulator.requests.pacing import Speed
+        from ktrdr_pipelines.simulator.variants import ReadVariants
+
+        variants = self.variants or ReadVariants()
+        return Behaviour(
+            pacing=self.pacing,
+            hold_s=self.hold_s,
+            faults=None if self.faults is None else read_faults(self.faults),
+            log=self.log,
+            durations=DurationTable(self.durations or Durations.WIDE),
+            speed=Speed(end_factor=variants.end_factor),
+            variants=variants.gateway,
+        )
+
+
+def check_together(
+    market: ServedMarket, manners: Manners, zone: str | None = None, variants: Sequence[str] = ()
+) -> None:
+    """Refuse options of which one would be of no effect.
+
+    Raises:
+        UsageError: there are such; they are named.
+    """
+    from ktrdr_pipelines.errors import UsageError
+
+    invented = [text for text in variants if text.partition("=")[0] in _INVENTED]
+    if invented and market.bars is not None:
+        raise UsageError(
+            f"--bars with --variant {invented[0]}",
+            came="recorded bars and sessions are served as they are",
+            remedy="Leave one of them out",
+        )
+    given = {
+        "--zone": zone,
+        "--variant": variants or None,
+        "--bars": market.bars,
+        "--seed": market.seed,
+        "--durations": manners.durations,
+    }
+    for one, other, why in _NOT_TOGETHER:
+        if given[one] is not None and given[other] is not None:
+            raise UsageError(f"{one} with {other}", came=why, remedy="Leave one of them out")
+
+
+_INVENTED = frozenset({"flat_bars", "crypto_zone"})
+"""The variants that only a synthetic market has."""
+
+_NOT_TOGETHER = (("--bars", "--seed", "recorded bars are not grown from a number"),)
+
+
+async def serve(
+    port: int,
+    market: ServedMarket,
+    manners: Manners,
+    wait: Callable[[], Awaitable[None]],
+    *,
+    as_json: bool,
+) -> None:
+    """Serve until ``wait`` returns, or until cancelled.
+
+    Raises:
+        SimulatorError: a file is malformed or not there, or the port cannot be listened on.
+    """
+    from ktrdr_pipelines.simulator.gateway import SimClock
+    from ktrdr_pipelines.simulator.server import SimulatorServer
+
+    behaviour = manners.behaviour()
+    opened = await asyncio.to_thread(market.opened)
+    clock = SimClock(market.now if market.now is not None else opened.default_now())
+    server = SimulatorServer(opened, clock=clock, port=port, behaviour=behaviour)
+    await server.start()
+    try:
+        _announce(server, str(market), as_json=as_json)
+        await wait()
+    finally:
+        await server.close()
+
+
+def _announce(server: "SimulatorServer", market: str, *, as_json: bool) -> None:
+    now = server.clock.now()
+    if as_json:
+        told = {"host": server.host, "port": server.port, "market": market, "now": now}
+        say_json(told, lines=False)
+    else:
+        say(f"serving {market} on {server.host}:{server.port}, now {instant_text(now)}")
+    sys.stdout.flush()
+
+
+async def for_ever() -> None:
+    """Wait until cancelled."""
+    await asyncio.get_running_loop().create_future()
+
+
+async def stdin_closed() -> None:
+    """Wait until whoever started this process is gone, or has closed the pipe."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    await reader.read()
+
+
+def _say_example(wanted: bool) -> None:
+    if wanted:
+        from ktrdr_pipelines.simulator.faults.fault_file import example_text
+
+        say(example_text().rstrip())
+        raise typer.Exit
+
+
+def simulate(  # noqa: PLR0913 - an argument an option
+    *,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to serve on; 0 takes any free one.")
+    ] = 4002,
+    bars: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder of recorded bars to replay. [default: a synthetic market]",
+        ),
+    ] = None,
+    now: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INSTANT",
+            help="Where its clock starts, with a zone, such as 2024-01-05T14:30:00Z. "
+            "[default: the market's own now]",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="The number that the synthetic market grows from. [default: 1]"),
+    ] = None,
+    zone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The zone of its login, such as Europe/Zurich or GB: last trade dates, stated "
+            "ends and the greeting are told in it. [default: New York, and last trade dates in "
+            "the exchange's]",
+        ),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="In what it differs from other gateways, as listed above; may be repeated.",
+        ),
+    ] = None,
+    durations: Annotated[
+        Durations | None,
+        typer.Option(
+            help="Which bar sizes a duration may be asked with: the older table of IB, its "
+            "current one, or all. [default: wide]"
+        ),
+    ] = None,
+    faults: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What goes wrong, and when. [default: nothing]"),
+    ] = None,
+    faults_example: Annotated[
+        bool,
+        typer.Option(
+            "--faults-example",
+            callback=_say_example,
+            is_eager=True,
+            help="Print an example of such a file, which explains all of it, and end.",
+        ),
+    ] = False,
+    pacing: Annotated[
+        PacingMode,
+        typer.Option(
+            help="documented: IB's hard limits for bars of 30 s or less; hard: the same for all "
+            "bars; soft: longer bars share a few workers, too many end the connection; off: none."
+        ),
+    ] = PacingMode.DOCUMENTED,
+    hold_ids: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="How long the client id of a client that was killed stays taken.",
+        ),
+    ] = 0.0,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Add all requests, violations and faults to it as JSON lines."
+        ),
+    ] = None,
+    with_parent: Annotated[
+        bool, typer.Option("--until-stdin-closes", hidden=True, help="End when stdin does.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a simulated gateway on 127.0.0.1 until you stop it.
+
+    Its bars are marked as simulated: they go into a store of their own and never mix with real
+    ones. Point any client of the Interactive Brokers API at it.
+
+    A file of faults lists entries such as {fault: silence, symbol: AAPL, nth: 3}. Faults of one
+    request: silence, hang_up, cut, late, trickle, bars_after_cancel, error, invalid (321),
+    unknown_contract (200), no_data, past_oldest, pacing, newest_missing (2188), partial,
+    duplicated, conflicting, unordered, restated. Of the whole gateway: link_lost (1100, then 1101
+    or 1102), farm_broken (2105, then 2106), farm_flaps (2103, 2104), nightly_farms (2103, 2104,
+    1100 again and again, 1102, 2103), farm_unnamed (an 1102 that does not list a farm),
+    nightly_reset, ids_held (326 for every id), clock_off. Selectors: kind, symbol, from, until,
+    nth, every, times, probability. --faults-example prints a file with every one of them.
+
+    Gateways differ while nothing is wrong, too. Variants: hours_zone=login (trading hours in the
+    zone of the login), zone_names=modern (America/New_York for US/Eastern),
+    plain_expiry_days=DAYS (last trade dates further ahead have no time),
+    flat_bars=all or symbols and security types such as THIN,FUT (minutes without a trade come as
+    bars without volume), before_first_trade=previous or no_data_from_midnight (when a day begins to
+    count as a session: with its first trade, or before its open; at the open unless told),
+    crypto_zone=NAME (sessions from 16:01 to 16:00 in that zone in place of UTC days), language=es,
+    de or foreign (of errors), greeting_zone=TEXT (a long name of the zone), account_comma=yes,
+    week_name=1W, "1 week" or none (the bar sizes of weeks that are accepted),
+    end_factor=TIMES (with --pacing soft: how many times as long a request with an end takes; 30
+    unless told).
+
+    Exit codes: 0 you stopped it, 1 it could not serve, 2 bad usage.
+    """
+    from ktrdr_pipelines.cli.dates import parse_instant
+    from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable
+    from ktrdr_pipelines.simulator.variants import read_variants
+
+    _ = faults_example
+    moment = None if now is None else parse_instant("--now", now)
+    wait = stdin_closed if with_parent else for_ever
+    read = read_variants(zone or "", variant or ())
+    market = ServedMarket(bars, seed, moment, read)
+    manners = Manners(durations, faults, pacing, hold_ids, log, read)
+    check_together(market, manners, zone, variant or ())
+    work = serve(port, market, manners, wait, as_json=as_json)
+    try:
+        run_stoppable(work)
+    except Stopped:
+        if not as_json:
+            say("stopped")

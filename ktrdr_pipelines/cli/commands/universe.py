@@ -1,0 +1,289 @@
+"""``ktrdr universe``: whether it is well, and edits of it that keep a person's own text.
+
+Not here: the edits (``domain.universe.editing``), moving bars (``store.maintenance.rename``), what
+a change means (``gaps.universe_diff``).
+"""
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ktrdr_pipelines.cli.output import AsJson, counted, note, say, say_json
+from ktrdr_pipelines.clock import system_now
+from ktrdr_pipelines.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.defs.sensors.universe_sensor import PartitionChange
+    from ktrdr_pipelines.domain.universe.universe import Universe
+    from ktrdr_pipelines.gaps.universe_diff import Change
+    from ktrdr_pipelines.store.layout import StoreLayout
+    from ktrdr_pipelines.store.maintenance.rename_journal import Move
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Look at the universe (universe.yaml in the data folder), and edit it.",
+)
+_SAID = " (said)"
+_FIELDS = {"allow_extra_args": True, "ignore_unknown_options": True}
+Symbol = Annotated[str, typer.Argument(metavar="SYMBOL", help="A symbol of the universe.")]
+
+
+@app.command(short_help="Say whether the universe is well, and what it would change")
+def check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Another file. [default: the store's universe.yaml]"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a universe is well, what is derived in it, and what it would change.
+
+    Exit codes: 0 it is well, 1 bars on disk are another thing than it says (nothing would be
+    mixed, loading them would be refused), 2 it is malformed, or bad usage.
+    """
+    from ktrdr_pipelines.app.workspace import universe_file
+    from ktrdr_pipelines.domain.universe.universe import load_universe
+    from ktrdr_pipelines.gaps.universe_diff import ChangeKind, universe_changes
+    from ktrdr_pipelines.store.bars.bar_store import BarStore
+    from ktrdr_pipelines.store.ledger.ledger import open_ledger
+
+    layout = _layout()
+    universe = load_universe(layout.universe if file is None else file)
+    last_good = universe_file(layout).last_good
+    before = load_universe(last_good) if last_good.exists() else None
+    changes = universe_changes(BarStore(layout, open_ledger(layout)), universe, before)
+    partitions = _partition_changes(layout, universe)
+    if as_json:
+        say_json(_document(universe, changes, partitions))
+    else:
+        _say_check(universe, changes, partitions)
+    if any(change.kind is ChangeKind.REFUSED for change in changes):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command(short_help="Add a symbol, keeping the file's text", context_settings={**_FIELDS})
+def add(
+    context: typer.Context,
+    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="The new symbol.")],
+    as_json: AsJson = False,
+) -> None:
+    """Add a symbol to the universe; every other byte of the file stays.
+
+    Fields follow as options, by their names in the file: --timeframes 1h,1d --start 2021-01-01
+    --sec-type CASH. What is not said is derived, and shown.
+
+    Exit codes: 0 added, 1 the file cannot be written, 2 bad usage; nothing has changed then.
+    """
+    from ktrdr_pipelines.domain.universe.editing import add_symbol
+    from ktrdr_pipelines.domain.universe.universe import parse_universe
+    from ktrdr_pipelines.store.files import write_atomically
+
+    if symbol.startswith("--"):
+        raise UsageError(
+            f"{symbol} where the symbol should stand",
+            remedy="Name the symbol first, as in: ktrdr universe add TSLA --timeframes 1h",
+        )
+    layout = _layout()
+    path = layout.universe
+    text = add_symbol(_text(path), str(path), symbol, fields_of(context.args))
+    write_atomically(
+        path, lambda file: file.write(text.encode()), before_renaming=layout.require_same
+    )
+    universe = parse_universe(text, str(path))
+    told = universe.describe(universe.instrument(symbol))
+    if as_json:
+        say_json({"added": symbol, "universe": str(path), "fields": told})
+        return
+    say(f"added {symbol} to {path}:")
+    for name, value in told.items():
+        say(f"  {name:<17}{value}")
+    say("Where `ktrdr up` runs, its sensors take it up within a minute; else: ktrdr update")
+
+
+@app.command(short_help="Give a symbol another name, with all its bars")
+def rename(
+    symbol: Symbol,
+    new_symbol: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+    as_json: AsJson = False,
+) -> None:
+    """Give a symbol another name: in the universe, on disk, in the ledger and in Dagster.
+
+    The instrument stays what it is. Killed half-way, the same command or `ktrdr repair` finishes.
+
+    Exit codes: 0 renamed, 1 it cannot be (a load is at work on it, the new name has bars, a file
+    cannot be read), 2 bad usage.
+    """
+    from ktrdr_pipelines.store.maintenance.rename import rename as rename_in_store
+
+    layout = _layout()
+    finished = _finished(layout, as_json=as_json)
+    if finished is None or (finished.symbol, finished.target) != (symbol, new_symbol):
+        rename_in_store(layout, symbol, new_symbol, system_now())
+    sets = _settle(layout, symbol, new_symbol)
+    if as_json:
+        say_json({"renamed": symbol, "to": new_symbol, "partition_sets": sets})
+        return
+    say(f"{symbol} is {new_symbol} now: bars, ledger, universe and {_sets(sets)}")
+
+
+@app.command(short_help="Take a symbol out of the universe; its bars are kept")
+def retire(symbol: Symbol, as_json: AsJson = False) -> None:
+    """Take a symbol out of the universe and its bars out of sight; they are kept.
+
+    They go to the folder `retired`, which no query sees, and the symbol is free for another
+    instrument. To hide nothing, take the symbol out of universe.yaml by hand instead: its bars
+    then stay where they are and can be queried.
+
+    Exit codes: 0 retired, 1 it cannot be (a load is at work on it), 2 bad usage.
+    """
+    from ktrdr_pipelines.store.maintenance.rename import retire as retire_in_store
+
+    layout = _layout()
+    said = _said(layout, symbol)
+    finished = _finished(layout, as_json=as_json)
+    is_done = finished is not None and (finished.kind, finished.symbol) == ("retire", symbol)
+    move = finished if is_done else retire_in_store(layout, symbol, system_now())
+    assert move is not None  # noqa: S101  (either it was finished just now, or it is new)
+    sets = _settle(layout, symbol, None)
+    kept = layout.retired / move.target
+    if as_json:
+        folder = str(kept) if kept.is_dir() else None
+        say_json({"retired": symbol, "kept_in": folder, "partition_sets": sets})
+        return
+    say(f"{symbol} is out of the universe, and {_sets(sets)}")
+    if kept.is_dir():
+        say(f"its bars are kept in {kept}; to have them back:")
+        say(
+            f"  ktrdr universe add {symbol}{said} && mv {kept} {layout.symbol_folder(symbol)} "
+            "&& ktrdr repair"
+        )
+    else:
+        say("it had no bars")
+
+
+def _said(layout: "StoreLayout", symbol: str) -> str:
+    """Give what the entry of a symbol says as options of ``add``; nothing where there is none."""
+    from ktrdr_pipelines.app.workspace import universe_file
+
+    universe, _ = universe_file(layout).read()
+    if symbol not in universe.instruments:
+        return ""
+    told = universe.describe(universe.instrument(symbol))
+    said = {name: text.removesuffix(_SAID) for name, text in told.items() if text.endswith(_SAID)}
+    return "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(value.replace(', ', ','))}"
+        for name, value in said.items()
+    )
+
+
+def fields_of(arguments: list[str]) -> dict[str, str]:
+    """Read ``--field value`` and ``--field=value`` as fields of an entry.
+
+    Raises:
+        UsageError: a field is unknown, has no value, or is there twice.
+    """
+    from ktrdr_pipelines.domain.universe.fields import READERS
+
+    fields: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        word, equals, value = rest.pop(0).partition("=")
+        name = word.removeprefix("--").replace("-", "_")
+        if not word.startswith("--") or name not in READERS:
+            known = ", ".join(f"--{one.replace('_', '-')}" for one in READERS)
+            raise UsageError(word, came="no field of a symbol", remedy=f"Known are {known}")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UsageError(word, came="no value behind it", remedy=f"Say {word} VALUE")
+            value = rest.pop(0)
+        if name in fields:
+            raise UsageError(word, came="there twice", remedy="Say it once")
+        fields[name] = value
+    return fields
+
+
+def _layout() -> "StoreLayout":
+    from ktrdr_pipelines.settings import data_folder, load_settings
+    from ktrdr_pipelines.store.layout import open_store
+
+    return open_store(data_folder(load_settings()))
+
+
+def _text(path: Path) -> str:
+    from ktrdr_pipelines.domain.universe.universe import load_universe
+    from ktrdr_pipelines.store.files import disk_errors
+
+    load_universe(path)
+    with disk_errors(path):
+        return path.read_bytes().decode("utf-8-sig")
+
+
+def _finished(layout: "StoreLayout", *, as_json: bool) -> "Move | None":
+    """Finish a move that was cut short before this one."""
+    from ktrdr_pipelines.store.ledger.ledger import open_ledger
+    from ktrdr_pipelines.store.maintenance.rename import finish_move
+
+    move = finish_move(layout, open_ledger(layout))
+    if move is not None:
+        _settle(layout, move.symbol, move.target if move.kind == "rename" else None)
+        if not as_json:
+            note(f"finished the {move}, which had been cut short")
+    return move
+
+
+def _settle(layout: "StoreLayout", symbol: str, new_symbol: str | None) -> int:
+    """Let Dagster and the catalog know of a move; give the partition sets that changed."""
+    from ktrdr_pipelines.app.workspace import renew_catalog, universe_file
+    from ktrdr_pipelines.defs.instance import move_partitions
+
+    universe, _ = universe_file(layout).read()
+    renew_catalog(layout, universe)
+    return move_partitions(layout, symbol, new_symbol)
+
+
+def _partition_changes(layout: "StoreLayout", universe: "Universe") -> "list[PartitionChange]":
+    from ktrdr_pipelines.defs.instance import symbols_held
+    from ktrdr_pipelines.defs.sensors.universe_sensor import change_from
+
+    held = symbols_held(layout)
+    found = (change_from(symbols, universe, one) for one, symbols in held.items())
+    return [change for change in found if change]
+
+
+def _document(
+    universe: "Universe", changes: "list[Change]", partitions: "list[PartitionChange]"
+) -> dict[str, Any]:
+    return {
+        "universe": universe.name,
+        "well": True,
+        "symbols": {symbol: universe.describe(one) for symbol, one in universe.instruments.items()},
+        "changes": [asdict(change) for change in changes],
+        "partitions": {
+            str(one.timeframe): {"added": one.added, "removed": one.removed} for one in partitions
+        },
+    }
+
+
+def _say_check(
+    universe: "Universe", changes: "list[Change]", partitions: "list[PartitionChange]"
+) -> None:
+    from ktrdr_pipelines.cli.commands.status import say_symbols
+
+    say(f"{universe.name} is well: {counted(len(universe.instruments), 'symbol')}")
+    say_symbols(universe)
+    for change in changes:
+        remedy = f". {change.remedy}" if change.remedy else ""
+        say(f"{change.kind}: {change.symbol}: {change.text}{remedy}")
+    for one in partitions:
+        signs = [f"+{symbol}" for symbol in one.added] + [f"-{symbol}" for symbol in one.removed]
+        say(f"Dagster's partitions of {one.timeframe} will change: {' '.join(signs)}")
+    if not changes and not partitions:
+        say("Nothing changes.")
+
+
+def _sets(number: int) -> str:
+    return f"{counted(number, 'set', 'sets')} of Dagster's partitions changed"

@@ -1,0 +1,214 @@
+"""``ktrdr verify``: everything on disk read and recounted, one certificate a symbol.
+
+Not here: the reading and counting (``gaps.verification``).
+"""
+
+from collections.abc import Iterable, Sequence, Sized
+from datetime import datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+
+from ktrdr_pipelines.cli.arguments import SomeSymbols, chosen_series
+from ktrdr_pipelines.cli.output import (
+    AsJson,
+    counted,
+    disagreement_json,
+    disagreement_text,
+    note,
+    say,
+    say_json,
+    say_table,
+)
+from ktrdr_pipelines.errors import ExitCode
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.gaps.verification import Certificate
+
+_COLUMNS: Final = {
+    "timeframe": "left",
+    "first": "left",
+    "last": "left",
+    "expected": "right",
+    "have": "right",
+    "empty": "right",
+    "explained": "right",
+    "unexplained": "right",
+    "bars": "right",
+    "revisions": "right",
+    "digest": "left",
+    "verified before": "left",
+}
+_FINDINGS_AT_MOST: Final = 5
+
+
+def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
+    """Read every bar file whole and certify each symbol: what is there, what is not, and why.
+
+    Checked are order, uniqueness, prices, session dates and the counts of each session, against
+    footers, ledger and calendars. Bars with implausible values that the gateway returned twice
+    are listed as findings; they are no damage. The digest is of the bars alone: two stores that
+    hold the same bars of a series have the same one.
+
+    Held bars that came again at other prices are no damage: they are told as such. Files of symbols
+    that have left the universe are read too, and told where they are damaged.
+
+    Exit codes: 0 all sound and explained, 1 something is corrupt, 2 bad usage, 3 something is
+    unexplained, or came again at other prices.
+    """
+    from ktrdr_pipelines.app.workspace import open_book, open_place
+    from ktrdr_pipelines.cli.output import warn_of_problem
+    from ktrdr_pipelines.gaps.verification import damaged_others
+    from ktrdr_pipelines.gaps.verification import verify as read_whole
+
+    place = open_place()
+    real_now = place.clock.real_now()
+    warn_of_problem(place)
+    book = open_book(place)
+    series = chosen_series(place.universe, book.store, symbols, None)
+    found = read_whole(book, series, place.now, real_now=real_now)
+    certificates = []
+    for symbol, own in groupby(found, key=lambda one: one.found.series.symbol):
+        of_symbol = list(own)
+        certificates += of_symbol
+        if not as_json:
+            _tell(symbol, of_symbol)
+    others = {} if symbols else damaged_others(book.store, place.universe.instruments, real_now)
+    code = ExitCode.FAILED if others else exit_code_of(certificates)
+    if as_json:
+        say_json({**_document(certificates, code, real_now), "damaged_others": others})
+    else:
+        for name, damage in others.items():
+            note(f"{name}, of no symbol in the universe: {damage}. Hint: run `ktrdr repair`")
+        _tell_all(certificates, others)
+    raise typer.Exit(code)
+
+
+def exit_code_of(certificates: "Iterable[Certificate]") -> ExitCode:
+    """Say how the verification ended: damage weighs more than gaps and other prices."""
+    told = list(certificates)
+    if not all(one.is_sound and one.found.error is None for one in told):
+        return ExitCode.FAILED
+    is_open = any(one.found.gaps or one.found.disagreements for one in told)
+    return ExitCode.INCOMPLETE if is_open else ExitCode.DONE
+
+
+def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
+    say(f"{symbol}  {own[0].found.series.instrument.what_to_show}, sessions by timeframe")
+    say_table(_COLUMNS, map(_row, own))
+    for one in own:
+        for wrong in one.content.wrong:
+            note(f"{one.found.series}: {wrong}")
+        if one.content.findings:
+            _tell_findings(one)
+        if one.found.error is not None and one.is_sound:
+            note(f"Error: {one.found.error}")
+        if one.content.outside:
+            bars = counted(one.content.outside, "bar")
+            say(f"{one.found.series}: {bars} outside the known sessions, kept as they came")
+        if one.content.unsettled:
+            bars = counted(one.content.unsettled, "bar")
+            say(f"{one.found.series}: {bars} that no answer has settled")
+        for found in (*one.found.disagreements, *one.found.volume_jumps):
+            say(f"{one.found.series}: {disagreement_text(one.found.series, found)}")
+
+
+def _tell_findings(one: "Certificate") -> None:
+    from ktrdr_pipelines.domain.bars import moment
+
+    found = one.content.findings
+    bars = counted(len(found), "bar")
+    say(f"{one.found.series}: {bars} with implausible values, kept as the gateway returned them:")
+    for finding in found[:_FINDINGS_AT_MOST]:
+        say(f"  {moment(finding.ts):%Y-%m-%d %H:%M}Z {finding.kind}: {finding.detail}")
+    if len(found) > _FINDINGS_AT_MOST:
+        say(f"  and {len(found) - _FINDINGS_AT_MOST:,} more; --json lists all")
+
+
+def _row(one: "Certificate") -> tuple[object, ...]:
+    sessions = one.sessions
+    counts = (
+        sessions.expected,
+        sessions.have,
+        sessions.empty,
+        sessions.explained,
+        sessions.unexplained,
+        one.content.bars,
+        one.revisions,
+    )
+    return (
+        one.found.series.timeframe,
+        one.found.first or "",
+        one.found.last or "",
+        *(f"{count:,}" for count in counts),
+        one.content.digest.text[:12] if one.is_sound else "corrupt",
+        _before(one),
+    )
+
+
+def _before(one: "Certificate") -> str:
+    if one.before is None:
+        return "never"
+    same = one.before.digest == one.content.digest.text
+    return f"{one.before.verified_at:%Y-%m-%d %H:%MZ}, {'the same' if same else 'changed since'}"
+
+
+def _tell_all(certificates: "Sequence[Certificate]", others: Sized) -> None:
+    bars = counted(sum(one.content.bars for one in certificates), "bar")
+    say(f"{bars} in {counted(len(certificates), 'series', 'series')} read and recounted:")
+    corrupt = sum(not one.is_sound for one in certificates)
+    lacking = [one for one in certificates if one.found.gaps]
+    if corrupt:
+        say(f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair sets files aside")
+    if lacking:
+        say(f"  {counted(len(lacking), 'series', 'series')} with gaps; ktrdr gaps names them")
+    differing = sum(bool(one.found.disagreements) for one in certificates)
+    if differing:
+        say(f"  {counted(differing, 'series', 'series')} with bars that came again at other prices")
+    if others:
+        say(f"  {counted(len(others), 'file')} of symbols that left the universe damaged")
+    if not corrupt and not lacking and not differing and not others:
+        say("  everything is sound, and nothing is unexplained")
+
+
+def _document(
+    certificates: "Sequence[Certificate]", code: ExitCode, now: datetime
+) -> dict[str, Any]:
+    return {
+        "complete": code is ExitCode.DONE,
+        "exit_code": int(code),
+        "verified_at": now,
+        "certificates": [_certificate_json(one) for one in certificates],
+    }
+
+
+def _certificate_json(one: "Certificate") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from ktrdr_pipelines.domain.bars import moment
+
+    before = None if one.before is None else asdict(one.before)
+    return {
+        "symbol": one.found.series.symbol,
+        "timeframe": str(one.found.series.timeframe),
+        "sound": one.is_sound,
+        "wrong": one.content.wrong,
+        "findings": [
+            {"ts": moment(finding.ts), "kind": str(finding.kind), "detail": finding.detail}
+            for finding in one.content.findings
+        ],
+        "first": one.found.first,
+        "last": one.found.last,
+        "sessions": asdict(one.sessions),
+        "bars": one.content.bars,
+        "outside_sessions": one.content.outside,
+        "unsettled": one.content.unsettled,
+        "gaps": len(one.found.gaps),
+        "missing_bars": sum(gap.bars for gap in one.found.gaps),
+        "disagreements": [disagreement_json(found) for found in one.found.disagreements],
+        "volume_jumps": [disagreement_json(found) for found in one.found.volume_jumps],
+        "revisions": one.revisions,
+        "digest": one.content.digest.text,
+        "verified_before": before,
+    }

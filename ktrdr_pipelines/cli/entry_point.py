@@ -1,0 +1,246 @@
+"""The edge of the process: whatever happens becomes one message and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 bad usage, 3 incomplete, 128 and the signal's number where a
+signal ended it. No traceback ever reaches the terminal; it goes to the log (``cli.entry_point``).
+
+The log file: warnings and tracebacks go there, so that a terminal shows one clear line.
+
+It lies in the state folder, is made with the first line, and only its user may read it.
+
+Stopping by a signal: commands end at a point where nothing is lost, and say so.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, Final, Protocol, TypeVar, runtime_checkable
+
+import typer
+
+from ktrdr_pipelines.cli.output import error_json, mute, note, say_json, tell_somewhere
+from ktrdr_pipelines.errors import ExitCode, KtrdrError, StoreError
+from ktrdr_pipelines.private_files import make_private_folder, private_opener
+
+NAME: Final = "ktrdr.log"
+MOST_BYTES: Final = 1_000_000
+"""A longer log becomes ``ktrdr.log.1``, and what was that is gone."""
+
+
+class LogFile(logging.Handler):
+    """Appends what is logged to the first folder that takes it; losing a line stops no work."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s")
+        )
+        self.path: Path | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line, and its traceback."""
+        text = f"{self.format(record)}\n"
+        for place in (_in_state_folder, _in_temp_folder):
+            with contextlib.suppress(OSError):
+                self.path = _append(place(), text)
+                return
+
+
+def log_to_file() -> LogFile:
+    """Send what is logged and what Python warns of to the file, and nothing to the terminal."""
+    handler = LogFile()
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(capture=True)
+    return handler
+
+
+def _in_state_folder() -> Path:
+    folder = _state_folder()
+    make_private_folder(folder)
+    return folder / NAME
+
+
+def _in_temp_folder() -> Path:
+    return Path(tempfile.gettempdir()) / NAME
+
+
+def _state_folder() -> Path:
+    import platformdirs
+
+    from ktrdr_pipelines.settings import load_settings
+
+    try:
+        return load_settings().ktrdr_state
+    except KtrdrError:
+        return platformdirs.user_state_path("ktrdr", appauthor=False)
+
+
+def _append(path: Path, text: str) -> Path:
+    if path.exists() and path.stat().st_size > MOST_BYTES:
+        path.replace(path.with_name(f"{NAME}.1"))
+    with open(
+        path, "a", encoding="utf-8", errors="backslashreplace", opener=private_opener
+    ) as file:
+        file.write(text)
+    return path
+
+
+T = TypeVar("T")
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """A signal asked the command to end: no error, so that nothing takes it for one."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a command that a signal ended."""
+        return 128 + self.signum
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Raise Stopped where a signal arrives; a signal that is ignored stays ignored."""
+    taken = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+    older = [(one, signal.signal(one, _raise)) for one in taken]
+    try:
+        yield
+    finally:
+        for one, handler in older:
+            signal.signal(one, handler)
+
+
+def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
+    """Run async work; a signal cancels it, and a second one does not wait for it to tidy up.
+
+    Raises:
+        Stopped: a signal ended the work.
+        StoreError: a signal ended it, and what it held could not be saved.
+    """
+    handlers = {one: signal.getsignal(one) for one in SIGNALS}
+    received: list[int] = []
+    try:
+        return asyncio.run(_cancellable(work, received))
+    except StoreError:
+        raise
+    except BaseException as error:
+        if received:
+            raise Stopped(received[0]) from error
+        raise
+    finally:
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
+
+
+async def _cancellable(work: Coroutine[Any, Any, T], received: list[int]) -> T:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101  (a coroutine that runs has a task)
+    taken = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+
+    def stop(signum: int) -> None:
+        received.append(signum)
+        for one in taken:
+            loop.remove_signal_handler(one)
+        task.cancel()
+
+    for one in taken:
+        loop.add_signal_handler(one, stop, one)
+    return await work
+
+
+def _raise(signum: int, _: FrameType | None) -> None:
+    raise Stopped(signum)
+
+
+INTERRUPTED: Final = 130
+_OF_THE_DISK: Final = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS})
+
+
+@runtime_checkable
+class _UsageError(Protocol):
+    """What typer raises for a command line that it cannot read, in every version of it."""
+
+    exit_code: int
+
+    def format_message(self) -> str: ...
+
+    def show(self, file: IO[str]) -> None: ...
+
+
+def run(command: Callable[[list[str]], object], arguments: list[str], log: LogFile) -> int:
+    """Run a command line and give its exit code.
+
+    Args:
+        command: takes the arguments; gives an exit code, or anything else for success.
+        arguments: what stands behind the program's name.
+        log: where tracebacks go.
+    """
+    as_json = "--json" in arguments
+    try:
+        with stoppable():
+            code = command(arguments)
+            sys.stdout.flush()
+        return code if isinstance(code, int) else ExitCode.DONE
+    except BrokenPipeError:  # whoever read the output has gone, as ``head`` does
+        mute(sys.stdout, sys.stderr)
+        return ExitCode.FAILED
+    except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
+        _tell("stopped; what was saved stays", kind="Stopped", as_json=as_json)
+        return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
+    except KtrdrError as error:
+        _tell_document(f"Error: {error}", error_json(error), as_json=as_json)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001  (the process edge)
+        return _surprise(error, log, as_json=as_json)
+
+
+def _tell(text: str, *, kind: str, as_json: bool) -> None:
+    _tell_document(text, {"kind": kind, "message": text}, as_json=as_json)
+
+
+def _tell_document(text: str, document: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        tell_somewhere(lambda: say_json({"error": document}, lines=False), lambda: note(text))
+    else:
+        tell_somewhere(lambda: note(text), lambda: None)
+
+
+def _surprise(error: Exception, log: LogFile, *, as_json: bool) -> int:
+    """Tell of an error that is not the project's own: of typer, of the disk, or a defect."""
+    if isinstance(error, _UsageError):
+        if as_json:
+            _tell(error.format_message(), kind="UsageError", as_json=as_json)
+        else:
+            tell_somewhere(lambda: error.show(sys.stderr), lambda: None)
+        return error.exit_code
+    log.handle(_record(error))
+    where = f"The details are in {log.path}" if log.path else "No log could be written"
+    text = f"Error: {_told(error)}. {where}"
+    _tell(text, kind=type(error).__name__, as_json=as_json)
+    return ExitCode.FAILED
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place: Any = error.filename or "the system"
+        is_of_disk = error.filename is not None or error.errno in _OF_THE_DISK
+        remedy = "; make room or make it writable" if is_of_disk else ""
+        return f"{place}: {error.strerror} ({type(error).__name__}){remedy}"
+    text = " ".join(str(error).split())
+    return f"an unexpected {type(error).__name__}{f': {text}' if text else ''}"
+
+
+def _record(error: Exception) -> logging.LogRecord:
+    told = (type(error), error, error.__traceback__)
+    return logging.LogRecord(__name__, logging.ERROR, __file__, 0, "unexpected", None, told)

@@ -1,0 +1,1 @@
+"""What Dagster runs do: load windows and tails, tell how they ended, end dead ones."""

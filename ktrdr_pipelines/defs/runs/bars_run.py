@@ -1,0 +1,235 @@
+"""One run over a timeframe's bars: partitions in, windows reported as they are finished.
+
+Not here: the threads (``defs.runs.loader_thread``), whether a window is complete
+(``gaps.windows``).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from operator import or_
+
+import dagster as dg
+
+from ktrdr_pipelines.clock import system_now
+from ktrdr_pipelines.defs.partitions import BarPartition, window_dates
+from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
+from ktrdr_pipelines.defs.runs.outcome import RunEnding, materialization
+from ktrdr_pipelines.defs.runs.tags import KIND, RunKind
+from ktrdr_pipelines.domain.calendars.registry import Calendars
+from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import AskedBy
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import KtrdrError, StoreError
+from ktrdr_pipelines.gaps.catalog_refresh import is_catalog_due
+from ktrdr_pipelines.gaps.index import open_gapbook
+from ktrdr_pipelines.gaps.windows import Dates, WindowBook, WindowFacts, WindowState, from_start
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.ledger.ledger import open_calendars, open_ledger
+from ktrdr_pipelines.sync.runner import Job
+
+_NAMED_AT_MOST = 20
+
+
+class BarsRun:
+    """Loads partitions of one timeframe and marks each window when nothing of it is missing."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        timeframe: Timeframe,
+        *,
+        ib: IbResource,
+        store: StoreResource,
+    ) -> None:
+        self._context = context
+        self._timeframe = timeframe
+        self._ib = ib
+        self._layout = store.layout()
+        self._universe = store.universe()
+        ledger = open_ledger(self._layout)
+        self._store = BarStore(self._layout, ledger)
+        self._calendars = open_calendars(ledger)
+        self._open: dict[Series, dict[BarPartition, Interval]] = {}
+        self._is_automatic = context.run.tags.get(KIND) == RunKind.GAP
+        self._ending = RunEnding(context, self._layout, ib.clock())
+        self._told = 0
+
+    def load(self, partitions: Sequence[BarPartition]) -> None:
+        """Load the partitions.
+
+        Raises:
+            dg.Failure: something stayed unexplained; the text names the windows and why.
+        """
+        try:
+            try:
+                reports, failed = self._load(partitions)
+            finally:
+                self._refresh_catalog()
+        except KtrdrError as error:
+            raise self._ending.failed(error) from error
+        except dg.DagsterExecutionInterruptedError:
+            self._ending.interrupted()
+            raise
+        if failed:
+            raise self._ending.incomplete(_failure_text(failed), reports)
+        requests = sum(report.requests for report in reports)
+        self._ending.well(requests=requests, windows=self._told)
+
+    def _load(self, partitions: Sequence[BarPartition]) -> tuple[list[SeriesReport], list[str]]:
+        """Load what can be loaded; give the reports, and the windows that stay unexplained."""
+        known = [one for one in partitions if one.symbol in self._universe.instruments]
+        self._open = self._windows(known)
+        reports = self._drive()
+        failed = [line for report in reports for line in self._finish(report)]
+        return reports, [*self._left(set(partitions) - set(known)), *failed]
+
+    def _left(self, partitions: Iterable[BarPartition]) -> list[str]:
+        """Name windows that a person asked for and whose symbol has left the universe since."""
+        file = self._universe.name
+        lines = sorted(f"{one.symbol} {one.window}: {file} does not name it" for one in partitions)
+        if not self._is_automatic:
+            return lines
+        for line in lines:
+            self._context.log.info(line)
+        return []
+
+    def skip(self, reason: str) -> None:
+        """End without a load: well where a sensor asked, which asks anew for what is missing.
+
+        Raises:
+            dg.Failure: a person had asked.
+        """
+        if not self._is_automatic:
+            raise dg.Failure(reason, allow_retries=False)
+        self._context.log.info(reason)
+        self._ending.well(requests=0, windows=0)
+
+    def _windows(
+        self, partitions: Sequence[BarPartition]
+    ) -> dict[Series, dict[BarPartition, Interval]]:
+        """Group windows by series: chunks are planned over all that a run wants of one."""
+        grouped: dict[Series, dict[BarPartition, Interval]] = defaultdict(dict)
+        for partition in partitions:
+            series = Series(self._universe.instrument(partition.symbol), self._timeframe)
+            calendar = self._calendars.of(series.instrument)
+            first, end = window_dates(partition.window)
+            grouped[series][partition] = stamps_between(calendar, self._timeframe, first, end)
+        return grouped
+
+    def _drive(self) -> list[SeriesReport]:
+        """Run the loader and report windows as they are finished, until all is done."""
+        jobs = [
+            Job(
+                series,
+                wanted=_wanted(series, own, self._calendars),
+                asked_by=AskedBy.SENSOR if self._is_automatic else AskedBy.PERSON,
+            )
+            for series, own in self._open.items()
+        ]
+        operation = "gap_filler" if self._is_automatic else "batch"
+        thread = LoaderThread(
+            lambda progress: self._ib.manager(self._layout, operation=operation, progress=progress),
+            jobs,
+        )
+        with thread:
+            for changed, notes in thread.changes():
+                for note in notes:
+                    self._context.log.info(note)
+                for series in changed:
+                    self._report_finished(series)
+                self._stop_if_ended()
+            reports = thread.reports()
+        self._calendars = open_calendars(self._store.ledger)
+        return reports
+
+    def _stop_if_ended(self) -> None:
+        """Stop where Dagster has given the run up: a retry would ask for everything twice."""
+        run = self._context.instance.get_run_by_id(self._context.run.run_id)
+        if run is not None and run.is_finished:
+            raise dg.Failure("Dagster has ended this run already", allow_retries=False)
+
+    def _report_finished(self, series: Series) -> None:
+        """Mark the windows of a series of which every session is covered or explained."""
+        windows = self._open[series]
+        now = self._ib.clock().market_now()
+        facts = self._window_book().facts(series, _dates(windows), now)
+        for partition in list(windows):
+            one = facts[partition.window]
+            if one.rows and one.state is WindowState.COMPLETE:
+                self._materialize(partition, one)
+                del windows[partition]
+
+    def _finish(self, report: SeriesReport) -> list[str]:
+        """Mark what is explained of the rest, and name what is not."""
+        self._context.log.info(report.summary)
+        windows = self._open[report.series]
+        now = self._ib.clock().market_now()
+        try:
+            facts = self._window_book().facts_after(report, _dates(windows), now)
+        except StoreError as error:
+            return [f"{one.symbol} {one.window}: {error}" for one in windows]
+        failed: list[str] = []
+        for partition in windows:
+            one = facts[partition.window]
+            if one.is_explained:
+                self._materialize(partition, one)
+            else:
+                failed.append(f"{partition.symbol} {partition.window}: {_reason(report, one)}")
+        return failed
+
+    def _window_book(self) -> WindowBook:
+        """Open the gap book as the ledger stands now."""
+        gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
+        return WindowBook(open_gapbook(self._layout, gateway))
+
+    def _materialize(self, partition: BarPartition, facts: WindowFacts) -> None:
+        self._told += 1
+        self._context.log_event(materialization(self._timeframe, partition, facts))
+
+    def _refresh_catalog(self) -> None:
+        """Renew the catalog: always for a person, for sensors as often as its size allows."""
+        instruments, real_now = list(self._universe.instruments.values()), system_now()
+        if self._is_automatic and not is_catalog_due(self._layout, instruments, real_now):
+            return
+        gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
+        self._ending.renew_catalog(open_gapbook(self._layout, gateway), instruments)
+
+
+def _wanted(
+    series: Series, windows: Mapping[BarPartition, Interval], calendars: Calendars
+) -> IntervalSet:
+    calendar = calendars.of(series.instrument)
+    parts = (from_start(series, calendar, stamps) for stamps in windows.values())
+    return reduce(or_, parts, IntervalSet())
+
+
+def _dates(windows: Iterable[BarPartition]) -> dict[str, Dates]:
+    return {one.window: window_dates(one.window) for one in windows}
+
+
+def _reason(report: SeriesReport, facts: WindowFacts) -> str:
+    if report.error is not None:
+        return str(report.error)
+    hull = facts.unexplained.hull
+    parts = len(facts.unexplained)
+    missing = f"missing {hull}" if parts == 1 else f"{parts} intervals missing in {hull}"
+    missing += f", {facts.why}" if facts.why else ""
+    failures = "; ".join(dict.fromkeys(str(failure) for failure in report.failures))
+    return f"{missing} ({failures})" if failures else missing
+
+
+def _failure_text(failed: Sequence[str]) -> str:
+    named = "\n".join(failed[:_NAMED_AT_MOST])
+    more = len(failed) - _NAMED_AT_MOST
+    rest = f"\nand {more} more" if more > 0 else ""
+    what = "1 window stays" if len(failed) == 1 else f"{len(failed)} windows stay"
+    return (
+        f"{what} unexplained; all others are materialized:\n{named}{rest}\n"
+        "What was received is saved; launch the failed windows again to request the rest."
+    )

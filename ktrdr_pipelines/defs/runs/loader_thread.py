@@ -1,0 +1,143 @@
+"""The shape of a run: a loader thread that asks, a main thread that reports to Dagster.
+
+The loader thread owns the event loop and the one connection; it says which series have something
+new on disk through a set that can't grow beyond the series of the run. Only the main thread
+touches Dagster. However the main thread ends, the loader is cancelled and joined, disconnecting
+inside its own loop.
+
+Not here: what is reported (``defs.assets``), the loading itself (``load``).
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
+from ktrdr_pipelines.sync.runner import Job, LoadManager
+
+
+class Mailbox:
+    """What the loader has to say: series with new bars on disk, and lines for the log."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._series: dict[Series, None] = {}
+        self._notes: list[str] = []
+        self._closed = False
+
+    def planned(self, series: Series, requests: int) -> None:
+        """Take note of a plan."""
+        self._note(f"{series}: {requests} request{'' if requests == 1 else 's'} planned")
+
+    def answered(self, series: Series, rows: int) -> None:
+        """Say nothing of single answers."""
+
+    def saved(self, series: Series) -> None:
+        """Take note of new bars on disk."""
+        with self._changed:
+            self._series[series] = None
+            self._changed.notify()
+
+    def noted(self, series: Series, text: str) -> None:
+        """Take note of what a person may want to know."""
+        self._note(f"{series}: {text}")
+
+    def noticed(self, text: str) -> None:
+        """Take note of what a person should know of the gateway."""
+        self._note(text)
+
+    def waiting(self, text: str, until: datetime) -> None:
+        """Take note of what is waited for."""
+        self._note(f"waiting until {until:%Y-%m-%dT%H:%M:%SZ}: {text}")
+
+    def close(self) -> None:
+        """Say that nothing more will come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def collect(self, wait_s: float) -> tuple[list[Series], list[str], bool]:
+        """Give changed series, notes, and whether more may come; waits for something to say."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._series or self._notes or self._closed, timeout=wait_s
+            )
+            series, notes = list(self._series), self._notes
+            self._series, self._notes = {}, []
+            return series, notes, not self._closed
+
+    def _note(self, text: str) -> None:
+        with self._changed:
+            self._notes.append(text)
+            self._changed.notify()
+
+
+class LoaderThread:
+    """A load in a thread of its own; a context manager that never leaves it behind."""
+
+    def __init__(
+        self, make_manager: Callable[[Progress], LoadManager], jobs: Sequence[Job]
+    ) -> None:
+        self._manager_of = make_manager
+        self._jobs = jobs
+        self._mailbox = Mailbox()
+        self._thread = threading.Thread(target=self._run, name="ktrdr-loader", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[list[SeriesReport]] | None = None
+        self._started = threading.Event()
+        self._reports: list[SeriesReport] = []
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._started.wait()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._thread.is_alive() and self._loop is not None and self._task is not None:
+            with suppress(RuntimeError):  # the loop may end between the question and the call
+                self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join()
+
+    def changes(self, wait_s: float = 1.0) -> Iterator[tuple[list[Series], list[str]]]:
+        """Give what is new, at least once in ``wait_s`` seconds, until the load has ended."""
+        more = True
+        while more:
+            series, notes, more = self._mailbox.collect(wait_s)
+            yield series, notes
+
+    def reports(self) -> list[SeriesReport]:
+        """Give how each job ended.
+
+        Raises:
+            KtrdrError: what ended the load.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._reports
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._load())
+        except BaseException as error:  # noqa: BLE001  (raised again by reports, in the main thread)
+            self._error = error
+        finally:
+            self._started.set()
+            self._mailbox.close()
+
+    async def _load(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.ensure_future(self._manager_of(self._mailbox).run(self._jobs))
+        self._started.set()
+        self._reports = await self._task

@@ -1,0 +1,280 @@
+"""The gap sensor: what is missing by the gap book becomes runs, a few at a time.
+
+It reads the ledger, the files and the calendars; of Dagster it asks only which runs are under way
+and how the last ones ended, never which windows are materialized.
+
+Dagster's runs as the gap sensor sees them: which series they are at, how the last ones ended.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Final
+
+import dagster as dg
+
+from ktrdr_pipelines.clock import system_now
+from ktrdr_pipelines.defs.assets import bars_key
+from ktrdr_pipelines.defs.partitions import BarPartition, windows_partitions
+from ktrdr_pipelines.defs.resources import IbResource, StoreResource
+from ktrdr_pipelines.defs.runs.tags import (
+    CAUSE,
+    ENDED,
+    GAPS,
+    KILLED,
+    KIND,
+    PRIORITY,
+    RANGE_END,
+    RANGE_START,
+    SYMBOL,
+    TIMEFRAME,
+    UNENDED,
+    RunKind,
+    range_tags,
+)
+from ktrdr_pipelines.defs.sensors.alert_sensor import GATEWAY, outage_of
+from ktrdr_pipelines.defs.sensors.gap_runs import (
+    GapRun,
+    PastRun,
+    SeriesName,
+    gap_runs,
+    waits_until,
+    window_caps,
+)
+from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import Windows
+from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.gaps.due_chunks import Due, backlog_plan, due_to_fill, measured_backlog
+from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps, open_gapbook
+from ktrdr_pipelines.ib.config import GatewayConfig
+from ktrdr_pipelines.store.gateway_absence import AbsenceFile
+
+_PAST_RUNS: Final = 400
+_PARTITION: Final = "dagster/partition"
+
+
+def work_under_way(instance: dg.DagsterInstance) -> tuple[set[SeriesName], int]:
+    """Give the series that runs are at, and how many runs of this sensor there are."""
+    busy: set[SeriesName] = set()
+    own = 0
+    symbols_of = cache(lambda timeframe: held_symbols(instance, timeframe))
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNENDED)):
+        own += run.tags.get(KIND) == RunKind.GAP
+        for key in run.asset_selection or ():
+            if len(key.path) == 2 and key.path[0] == "bars":
+                timeframe = Timeframe(key.path[1])
+                busy |= {(symbol, timeframe) for symbol in _symbols(run, symbols_of(timeframe))}
+    return busy, own
+
+
+def _symbols(run: dg.DagsterRun, order: Sequence[str]) -> Sequence[str]:
+    """Name the symbols that a run's range of partitions holds, by Dagster's order of symbols."""
+    first = run.tags.get(RANGE_START) or run.tags.get(_PARTITION)
+    last = run.tags.get(RANGE_END) or run.tags.get(_PARTITION)
+    if not first or not last:
+        return ()
+    ends = BarPartition.of(first).symbol, BarPartition.of(last).symbol
+    if ends[0] not in order or ends[1] not in order:
+        return ends
+    return order[order.index(ends[0]) : order.index(ends[1]) + 1]
+
+
+def past_runs(instance: dg.DagsterInstance) -> Mapping[SeriesName, list[PastRun]]:
+    """Give the last runs of each series, newest first.
+
+    Runs that failed by a gateway that was away, or whose process was killed, are left out: neither
+    is a fault of the series.
+    """
+    past: dict[SeriesName, list[PastRun]] = defaultdict(list)
+    records = instance.get_run_records(
+        dg.RunsFilter(tags={KIND: RunKind.GAP.value}, statuses=ENDED), limit=_PAST_RUNS
+    )
+    for record in records:
+        tags = record.dagster_run.tags
+        cause = tags.get(CAUSE, "")
+        if cause != KILLED and outage_of(cause) != GATEWAY:
+            at = record.update_timestamp
+            ended_at = at if at.tzinfo else at.replace(tzinfo=UTC)
+            name = (tags[SYMBOL], Timeframe(tags[TIMEFRAME]))
+            past[name].append(PastRun(tags.get(GAPS, ""), ended_at))
+    return past
+
+
+_EVERY_S = 30
+_AT_ONCE = 24
+"""Runs that may wait or work at a time: two work, the rest bridge the time to the next tick, also
+where each is done in a second."""
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one tick sees: the book's findings, what is due, and when it was."""
+
+    found: Sequence[SeriesGaps]
+    due: Sequence[Due]
+    book: GapBook
+    market_now: datetime
+    real_now: datetime
+
+
+def gap_sensor(
+    timeframes: Iterable[Timeframe], windows: Windows, clock: Clock = system_now
+) -> dg.SensorDefinition:
+    """Make the sensor that starts runs for what is missing by a clock."""
+    kept = tuple(timeframes)
+
+    @dg.sensor(
+        name="gap_sensor",
+        asset_selection=[bars_key(timeframe) for timeframe in kept],
+        minimum_interval_seconds=_EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts runs for bars that are missing without a reason: long timeframes "
+        "first, newest first, one symbol a run. Symbols with `backfill: manual` are only kept "
+        "fresh.",
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, ib: IbResource, store: StoreResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        real_now = clock()
+        try:
+            if absence := AbsenceFile(store.layout()).believed(real_now):
+                return dg.SkipReason(str(absence))
+            look = look_for_gaps(ib, store, real_now)
+        except KtrdrError as error:
+            return dg.SkipReason(str(error))
+        runs, text = choose_runs(context.instance, look, windows)
+        announced, notice = _announcement(look, ib, context.cursor)
+        if notice:
+            context.log.warning(notice)
+        context.log.info(text)
+        told = "; ".join(part for part in (text, notice) if part)
+        return dg.SensorResult(
+            run_requests=[run_request(run) for run in runs],
+            skip_reason=None if runs else told,
+            cursor=json.dumps({"said": told, "announced_bars": announced}),
+        )
+
+    return sensor
+
+
+def look_for_gaps(ib: IbResource, store: StoreResource, real_now: datetime) -> Look:
+    """Look through the store for what is due at a moment of real time.
+
+    Raises:
+        KtrdrError: there is no store or no universe to look through.
+    """
+    gateway = GatewayConfig.from_settings(ib.settings()).gateway
+    book, market_now = open_gapbook(store.layout(), gateway), ib.clock().market_at(real_now)
+    found = book.look(store.universe().series(), market_now)
+    return Look(found, due_to_fill(found, real_now), book, market_now, real_now)
+
+
+def choose_runs(
+    instance: dg.DagsterInstance, look: Look, windows: Windows
+) -> tuple[list[GapRun], str]:
+    """Choose the runs to start now, and say in one line what and why."""
+    if not look.due:
+        return [], _nothing_text(look)
+    busy, waiting_runs = work_under_way(instance)
+    places = _AT_ONCE - waiting_runs
+    past = past_runs(instance)
+    kept = {timeframe: set(held_symbols(instance, timeframe)) for timeframe in Timeframe}
+    left_out: Counter[str] = Counter()
+    chosen: list[Due] = []
+    for due in look.due:
+        series = due.series
+        name = (series.symbol, series.timeframe)
+        until = waits_until(due.print, past.get(name, []))
+        reasons = {
+            "have no partition yet": series.symbol not in kept[series.timeframe],
+            "are under way": name in busy,
+            "wait after runs that changed nothing": until is not None and until > look.real_now,
+        }
+        reason = next((reason for reason, holds in reasons.items() if holds), None)
+        if reason:
+            left_out[reason] += 1
+        else:
+            chosen.append(due)
+    runs, unreached = _runs_of(chosen, look, windows, most=max(places, 0))
+    if unreached:
+        left_out["lack only what lies before Dagster's first windows (`ktrdr status`)"] = unreached
+    if later := len(chosen) - len(runs) - unreached:
+        why = "come later" if places > 0 else f"come after the {_AT_ONCE} runs under way"
+        left_out[why] = later
+    return runs, _text(look, runs, left_out)
+
+
+def run_request(run: GapRun) -> dg.RunRequest:
+    """Say a run in Dagster's words."""
+    symbol, timeframe = run.series.symbol, run.series.timeframe
+    first, last = BarPartition(symbol, run.first), BarPartition(symbol, run.last)
+    return dg.RunRequest(
+        asset_selection=[bars_key(timeframe)],
+        asset_check_keys=[],
+        tags={
+            **range_tags(first, last),
+            KIND: RunKind.GAP.value,
+            TIMEFRAME: timeframe.value,
+            SYMBOL: symbol,
+            GAPS: run.print,
+            PRIORITY: "-1",
+        },
+    )
+
+
+def _runs_of(
+    due: Sequence[Due], look: Look, windows: Windows, *, most: int
+) -> tuple[list[GapRun], int]:
+    """Make runs of what is due, until there are enough; count what lies in no window.
+
+    Dagster's newest window is that of real time, wherever market time stands.
+    """
+    until = min(look.market_now, look.real_now)
+    known = {one: windows_partitions(one, windows).get_partition_keys(until) for one in Timeframe}
+    runs: list[GapRun] = []
+    unreached = 0
+    for one in due:
+        if len(runs) >= most:
+            break
+        calendars = {one.series: look.book.calendars.of(one.series.instrument)}
+        found = gap_runs([one], known, calendars, window_cap=window_caps())
+        runs += found
+        unreached += not found
+    return runs, unreached
+
+
+def _announcement(look: Look, ib: IbResource, cursor: str | None) -> tuple[int, str]:
+    """Announce a big backlog with its plan, once, and again when it has doubled."""
+    announced = int(json.loads(cursor)["announced_bars"]) if cursor else 0
+    backlog = measured_backlog(look.found)
+    if not backlog.is_big:
+        return 0, ""
+    if announced and backlog.bars < 2 * announced:
+        return announced, ""
+    config = GatewayConfig.from_settings(ib.settings())
+    return backlog.bars, backlog_plan(look.book, look.found, config, look.market_now)
+
+
+def _nothing_text(look: Look) -> str:
+    gaps = sum(len(one.gaps) for one in look.found)
+    broken = sum(one.error is not None for one in look.found)
+    unread = f"; {broken} cannot be read, see `ktrdr status`" if broken else ""
+    if not gaps:
+        return f"nothing is missing in {len(look.found)} series{unread}"
+    return (
+        f"{gaps} gaps, none is due: put off after failed attempts, waiting to be "
+        f"confirmed, or left to a person{unread}"
+    )
+
+
+def _text(look: Look, runs: Sequence[GapRun], left_out: Mapping[str, int]) -> str:
+    started = f"asked for {len(runs)} runs: {', '.join(map(str, runs))}" if runs else "no run"
+    others = "".join(f"; {number} {reason}" for reason, number in left_out.items())
+    bars = sum(due.bars for due in look.due)
+    return f"{len(look.due)} series lack {bars:,} bars: {started}{others}"

@@ -1,0 +1,143 @@
+"""The universe sensor: each timeframe's symbols as Dagster's dynamic partitions.
+
+Not here: what a symbol means (``domain.universe.universe``), what a change may do
+(``gaps.universe_diff``), filling gaps (``defs.sensors.gap_sensor``).
+"""
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import dagster as dg
+
+from ktrdr_pipelines.defs.partitions import symbols_partitions
+from ktrdr_pipelines.defs.resources import StoreResource
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.universe import Universe
+from ktrdr_pipelines.errors import KtrdrError
+
+_EVERY_S = 15
+_NAMED_AT_MOST = 8
+Request = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionChange:
+    """What must change so that a timeframe's partitions are the universe's symbols."""
+
+    timeframe: Timeframe
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed)
+
+    def requests(self) -> list[Request]:
+        """Say it in Dagster's words."""
+        partitions = symbols_partitions(self.timeframe)
+        requests: list[Request] = []
+        if self.added:
+            requests.append(partitions.build_add_request(list(self.added)))
+        if self.removed:
+            requests.append(partitions.build_delete_request(list(self.removed)))
+        return requests
+
+
+def universe_sensor(timeframes: Iterable[Timeframe]) -> dg.SensorDefinition:
+    """Make the sensor that keeps each timeframe's symbols as the universe says."""
+    kept = tuple(timeframes)
+
+    @dg.sensor(
+        name="universe_sensor",
+        minimum_interval_seconds=_EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Keeps the partitions of every timeframe as universe.yaml says. A symbol that "
+        "leaves it keeps its bars.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.SensorResult:
+        try:
+            universe, problem = store.universe_file().read()
+        except KtrdrError as error:
+            return dg.SensorResult(skip_reason=str(error))
+        changes = [partition_change(context.instance, universe, one) for one in kept]
+        prints = {symbol: _print_of(one) for symbol, one in universe.instruments.items()}
+        known = json.loads(context.cursor) if context.cursor else prints
+        edited = [
+            symbol for symbol in prints if known.get(symbol, prints[symbol]) != prints[symbol]
+        ]
+        if problem is not None:
+            context.log.error("universe.yaml is bad, the last good one stands: %s", problem)
+        text = _told(changes, edited)
+        if edited or any(changes):
+            context.log.info(text)
+        return dg.SensorResult(
+            dynamic_partitions_requests=[one for change in changes for one in change.requests()],
+            skip_reason=text if problem is None else f"{problem}. Until then: {text}",
+            cursor=json.dumps(prints),
+        )
+
+    return sensor
+
+
+def partition_change(
+    instance: dg.DagsterInstance, universe: Universe, timeframe: Timeframe
+) -> PartitionChange:
+    """Compare a timeframe's partitions with the universe.
+
+    A removed symbol keeps its bars and its events: only its partition is hidden.
+    """
+    return change_from(held_symbols(instance, timeframe), universe, timeframe)
+
+
+def change_from(held: Iterable[str], universe: Universe, timeframe: Timeframe) -> PartitionChange:
+    """Compare symbols that have partitions with those of the universe."""
+    known = dict.fromkeys(held)
+    wanted = dict.fromkeys(series.symbol for series in universe.series(timeframe))
+    return PartitionChange(
+        timeframe,
+        added=tuple(symbol for symbol in wanted if symbol not in known),
+        removed=tuple(symbol for symbol in known if symbol not in wanted),
+    )
+
+
+def held_symbols(instance: dg.DagsterInstance, timeframe: Timeframe) -> tuple[str, ...]:
+    """Give the symbols that have partitions of a timeframe, in Dagster's order."""
+    return tuple(instance.get_dynamic_partitions(str(symbols_partitions(timeframe).name)))
+
+
+def _told(changes: Iterable[PartitionChange], edited: list[str]) -> str:
+    """Say in one line what is done and why."""
+    added, removed = _by_symbol(changes, "added"), _by_symbol(changes, "removed")
+    parts = [
+        f"added {_named(added)}: the universe names them" if added else "",
+        f"removed {_named(removed)}: the universe no longer names them, their bars stay"
+        if removed
+        else "",
+        f"changed {_few(edited)}: their entries were edited" if edited else "",
+    ]
+    told = "; ".join(part for part in parts if part)
+    return told or "the partitions are as the universe says"
+
+
+def _by_symbol(changes: Iterable[PartitionChange], which: str) -> dict[str, list[Timeframe]]:
+    found: dict[str, list[Timeframe]] = {}
+    for change in changes:
+        for symbol in getattr(change, which):
+            found.setdefault(symbol, []).append(change.timeframe)
+    return found
+
+
+def _named(symbols: Mapping[str, list[Timeframe]]) -> str:
+    return _few([f"{symbol} ({', '.join(kept)})" for symbol, kept in symbols.items()])
+
+
+def _few(texts: list[str]) -> str:
+    more = len(texts) - _NAMED_AT_MOST
+    return ", ".join(texts[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+def _print_of(instrument: Instrument) -> str:
+    """Give a short print of an instrument, to see whether its entry was edited."""
+    return f"{zlib.crc32(repr(instrument).encode()):08x}"

@@ -1,0 +1,147 @@
+"""The table of bars that the whole project passes around, and how two of them merge.
+
+Not here: which bars of an answer are kept (``domain.planning.evaluation``), files
+(``store.bars.bar_store``).
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+VALUES = ("open", "high", "low", "close", "volume", "average", "bar_count")
+
+BAR_SCHEMA = pa.schema(
+    [
+        pa.field("ts", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("session_date", pa.date32(), nullable=False),
+        pa.field("open", pa.float64()),
+        pa.field("high", pa.float64()),
+        pa.field("low", pa.float64()),
+        pa.field("close", pa.float64()),
+        pa.field("volume", pa.float64()),
+        pa.field("average", pa.float64()),
+        pa.field("bar_count", pa.int32()),
+    ]
+)
+"""One row a bar: ``ts`` is its start (1d: midnight UTC of the session date, 1w: of its Monday);
+``session_date`` the trading day (1w: the date the gateway gave); prices in the instrument's
+currency; volume, average and bar_count null where the gateway says "not available"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Two tables made one: what stands, and what was replaced.
+
+    ``revised`` holds the older bars whose values differ from what took their place.
+    """
+
+    bars: pa.Table
+    revised: pa.Table
+    added: int
+
+
+def empty_bars() -> pa.Table:
+    """Make a table of no bars."""
+    return BAR_SCHEMA.empty_table()
+
+
+def stamps(bars: pa.Table) -> np.ndarray:
+    """Give ``ts`` as int64 microseconds since 1970 UTC."""
+    return np.asarray(bars["ts"].combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False))
+
+
+def micros(moment: datetime) -> int:
+    """Give an aware moment as whole microseconds since 1970 UTC."""
+    return round(moment.timestamp() * 1_000_000)
+
+
+def moment(stamp: int) -> datetime:
+    """Give the aware moment of whole microseconds since 1970 UTC."""
+    return _EPOCH + timedelta(microseconds=int(stamp))
+
+
+def bars_between(bars: pa.Table, start: datetime, end: datetime) -> pa.Table:
+    """Give the bars of a sorted table whose stamp lies in ``[start, end)``."""
+    low, high = np.searchsorted(stamps(bars), [micros(start), micros(end)])
+    return bars.slice(int(low), int(high - low))
+
+
+def sorted_unique(bars: pa.Table) -> pa.Table:
+    """Sort by stamp; of several bars with one stamp the last given stays."""
+    keys = stamps(bars)
+    if len(keys) < 2 or bool(np.all(keys[1:] > keys[:-1])):
+        return bars
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    last = np.append(ordered[1:] != ordered[:-1], True)
+    return bars.take(pa.array(order[last]))
+
+
+def merge_bars(old: pa.Table, new: pa.Table) -> Merge:
+    """Merge two sorted tables; the newer bar wins, the older one is a revision if it differs.
+
+    Bars are told apart by ``ts`` alone: two bars of equal values are two bars.
+    """
+    old_keys, new_keys = stamps(old), stamps(new)
+    replaced = np.isin(old_keys, new_keys, assume_unique=True)
+    kept = old.filter(pa.array(~replaced))
+    bars = sorted_unique(pa.concat_tables([kept, new]))
+    rivals = old.filter(pa.array(replaced))
+    winners = new.filter(pa.array(np.isin(new_keys, old_keys, assume_unique=True)))
+    return Merge(bars, rivals.filter(_differs(rivals, winners)), len(new_keys) - rivals.num_rows)
+
+
+def _differs(left: pa.Table, right: pa.Table) -> pa.ChunkedArray | pa.Array:
+    """Say row by row whether any value differs; null equals null."""
+    differs = pa.array(np.zeros(left.num_rows, dtype=bool))
+    for name in VALUES:
+        a, b = left[name], right[name]
+        same = pc.or_kleene(
+            pc.fill_null(pc.equal(a, b), False),  # noqa: FBT003  (a scalar, not a flag)
+            pc.and_(pc.is_null(a), pc.is_null(b)),
+        )
+        differs = pc.or_(differs, pc.invert(same))
+    return differs
+
+
+def is_flat(bars: pa.Table) -> np.ndarray:
+    """Say of each bar whether it stands for an interval without a trade.
+
+    Some gateways fill such intervals: four times one price, volume and count 0 (grade L). A bar
+    whose volume is not available is none of these, nor is one that counts a trade.
+    """
+    untraded = is_untraded(bars)
+    if not untraded.any():
+        return untraded
+    one_price = pc.and_(
+        pc.equal(bars["high"], bars["low"]), pc.equal(bars["open"], bars["close"])
+    ).to_numpy()
+    return np.asarray(untraded & one_price)
+
+
+def is_untraded(bars: pa.Table) -> np.ndarray:
+    """Say of each bar whether it tells that nothing was traded: volume 0, and no trade counted.
+
+    Volume that is not available tells nothing; less than a lot may be told as none, with a count.
+    """
+    no_volume = pc.fill_null(pc.equal(bars["volume"], 0.0), False).to_numpy()  # noqa: FBT003
+    if not no_volume.any():
+        return np.asarray(no_volume)
+    return np.asarray(no_volume & pc.equal(pc.fill_null(bars["bar_count"], 0), 0).to_numpy())
+
+
+def without_flat(bars: pa.Table) -> pa.Table:
+    """Return the bars that are not flat."""
+    flat = is_flat(bars)
+    return bars.filter(pa.array(~flat)) if flat.any() else bars
+
+
+def rows_per_session(bars: pa.Table) -> dict[date, int]:
+    """Count bars by session date."""
+    counts = pc.value_counts(bars["session_date"])
+    return {item["values"]: item["counts"] for item in counts.to_pylist()}

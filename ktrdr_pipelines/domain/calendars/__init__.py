@@ -1,0 +1,1 @@
+"""Trading sessions: where they come from, and which bars they let expect."""

@@ -1,0 +1,458 @@
+"""Sessions that the gateway told: how far they are believed, and what they make of a calendar.
+
+What a contract tells holds for that contract. It adds to what is expected of it at once: a session
+that the library lacks, an earlier open, a later close (``extending``). It removes nothing: a closed
+date or shorter hours are one statement of one contract. The calendar that symbols share changes
+where ``CONTRACTS_AGREEING`` contracts that speak for others told the same (``agreed``). Where only
+the gateway knows the sessions, its word is all there is (``overlaid``); where the library only
+assumes round-the-clock trading, a contract's own hours stand in its place, except against bars
+that are held (``with_own_hours``). Schedules may be wrong, so they are guarded (``judged``).
+
+Not here: requests (``ib.source``, ``sync.discovery.sessions``), what is kept
+(``store.ledger.gateway_records``).
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from enum import StrEnum
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+
+_LONGEST_DAY: Final = timedelta(hours=25)  # the day on which clocks are put back
+_ONE_DATE: Final = np.timedelta64(1, "D")
+_DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
+_MOST_CONTRADICTING = 10
+"""One session in so many may differ from what is known; a single one always may."""
+
+CONTRACTS_AGREEING: Final = 3
+"""Contracts that must tell the same of a date before the calendar that they share changes."""
+
+MOST_EXTENDED: Final = timedelta(hours=8)
+"""How far from the known open or close what a contract tells is believed."""
+
+_EXPIRING: Final = timedelta(days=10)
+_LISTED_FOR: Final = timedelta(days=30)
+_RECENT_SESSIONS: Final = 5
+
+
+class ScheduleSource(StrEnum):
+    """Where a date was told: in contract details (a forecast), or in a schedule asked for."""
+
+    DETAILS = "details"
+    SCHEDULE = "schedule"
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedDay:
+    """What the gateway told of one session date: its stretches of trading, none if closed."""
+
+    day: date
+    parts: tuple[Interval, ...]
+
+    def __str__(self) -> str:
+        hours = ", ".join(map(str, self.parts)) or "closed"
+        return f"{self.day} {hours}"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedDay:
+    """A session date of a calendar that symbols share, as several contracts told it."""
+
+    told: LearnedDay
+    symbols: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What of a schedule is believed, and why the rest is not, in words for a person."""
+
+    days: tuple[LearnedDay, ...]
+    refused: str = ""
+
+
+def learned_days(
+    calendar: SessionCalendar, parts: Iterable[Interval], closed: Iterable[date] = ()
+) -> list[LearnedDay]:
+    """Gather stretches of trading by session date, oldest first.
+
+    Args:
+        calendar: its zone and roll say of which date a stretch is.
+        parts: stretches of real time, in any order.
+        closed: dates that are told to have none.
+    """
+    found: dict[date, list[Interval]] = {day: [] for day in closed}
+    for part in parts:
+        found.setdefault(calendar.day_of(part.start), []).append(part)
+    return [LearnedDay(day, tuple(sorted(found[day]))) for day in sorted(found)]
+
+
+def days_by_close(
+    parts: Iterable[Interval], closed: Iterable[date], zone: tzinfo
+) -> list[LearnedDay]:
+    """Gather intervals of trading by the date on which they close in a zone, oldest first.
+
+    One that lasts longer than a day (orders of some coins are routed from Sunday to Friday) is cut
+    at the midnights of the zone.
+
+    Args:
+        parts: intervals of real time, in any order.
+        closed: dates that are told to have none.
+        zone: that of the hours.
+    """
+    found: dict[date, list[Interval]] = {day: [] for day in closed}
+    for part in parts:
+        for piece in _daily_pieces(part, zone):
+            found.setdefault((piece.end - _INSTANT).astimezone(zone).date(), []).append(piece)
+    return [LearnedDay(day, tuple(sorted(found[day]))) for day in sorted(found)]
+
+
+def _daily_pieces(part: Interval, zone: tzinfo) -> Iterator[Interval]:
+    """Cut an interval at the midnights of a zone if it is longer than any session of one day."""
+    start = part.start
+    while part.end - part.start > _LONGEST_DAY:
+        midnight = datetime.combine(start.astimezone(zone).date() + _DAY, time(), tzinfo=zone)
+        if midnight.astimezone(UTC) >= part.end:
+            break
+        yield Interval(start, midnight.astimezone(UTC))
+        start = midnight.astimezone(UTC)
+    yield Interval(start, part.end)
+
+
+def every_day(days: Sequence[LearnedDay]) -> list[LearnedDay]:
+    """Fill a schedule: a date between its sessions that it does not name is closed.
+
+    Behind the last one nothing is said: an answer that ends early must not close what it lacks.
+
+    Args:
+        days: what was told, oldest first.
+    """
+    if not days:
+        return []
+    told = {one.day: one for one in days}
+    count = (days[-1].day - days[0].day).days + 1
+    dates = (days[0].day + place * _DAY for place in range(count))
+    return [told.get(day, LearnedDay(day, ())) for day in dates]
+
+
+def judged(
+    known: SessionCalendar,
+    days: Sequence[LearnedDay],
+    held: frozenset[date] = frozenset(),
+    *,
+    assumed: bool = False,
+) -> Judgement:
+    """Say what of a schedule is believed.
+
+    Refused as a whole is one that cannot be (stretches that overlap or lie outside their date),
+    and one that contradicts more than a tenth of the known sessions in its stretch, though a
+    single session may always differ. A date is not believed to be closed where bars of it are
+    held.
+
+    Args:
+        known: what the libraries know; a calendar of the gateway's knows nothing and agrees.
+        days: what was told, one a date, oldest first.
+        held: dates of which bars are held.
+        assumed: whether ``known`` is an assumption, which nothing need agree with; sessions may
+            then begin before the midnight of their date and be dated by their close.
+    """
+    if wrong := _overlapping(days) or ("" if assumed else _misdated(known, days)):
+        return Judgement((), wrong)
+    believed = tuple(one for one in days if one.parts or one.day not in held)
+    if not believed or known.known is None or assumed:
+        return Judgement(believed)
+    differing = [one for one in believed if differs(known, one)]
+    count = len(known.sessions(believed[0].day, believed[-1].day + _DAY))
+    if len(differing) > max(1, count / _MOST_CONTRADICTING):
+        return Judgement(
+            (), f"it contradicts {len(differing)} of {count} known sessions, first {differing[0]}"
+        )
+    return Judgement(believed)
+
+
+def _overlapping(days: Sequence[LearnedDay]) -> str:
+    """Return which intervals of a schedule overlap, or nothing."""
+    parts = [part for one in days for part in one.parts]
+    for left, right in pairwise(parts):
+        if right.start < left.end:
+            return f"{left} and {right} overlap"
+    return ""
+
+
+def _misdated(known: SessionCalendar, days: Sequence[LearnedDay]) -> str:
+    """Return which date of a schedule has hours that lie outside it, or nothing."""
+    for one in days:
+        edges = [(part.start, part.end - _INSTANT) for part in one.parts]
+        if any(known.day_of(moment) != one.day for edge in edges for moment in edge):
+            return f"{one} lies outside its date"
+    return ""
+
+
+def differs(known: SessionCalendar, told: LearnedDay) -> bool:
+    """Say whether a date opens or closes at other times than is known, or not at all."""
+    sessions = known.sessions(told.day, told.day + _DAY)
+    hours = [(session.opens_at, session.closes_at) for session in sessions]
+    return hours != ([(told.parts[0].start, told.parts[-1].end)] if told.parts else [])
+
+
+def hours_of(calendar: SessionCalendar, day: date) -> LearnedDay:
+    """Return a date as a calendar has it, less its breaks."""
+    sessions = calendar.sessions(day, day + _DAY)
+    if not sessions:
+        return LearnedDay(day, ())
+    (session,) = sessions
+    opens, closes = micros(session.opens_at), micros(session.closes_at)
+    low = np.searchsorted(calendar.breaks[:, 0], opens)
+    high = np.searchsorted(calendar.breaks[:, 0], closes)
+    breaks = IntervalSet(
+        Interval(moment(start), moment(end)) for start, end in calendar.breaks[low:high].tolist()
+    )
+    return LearnedDay(
+        day, tuple(IntervalSet([Interval(session.opens_at, session.closes_at)]) - breaks)
+    )
+
+
+def speaks_for_others(
+    calendar: SessionCalendar,
+    instrument: Instrument,
+    told: date,
+    *,
+    today: date,
+    held: Collection[date],
+) -> bool:
+    """Return whether what a contract tells of a date counts for the calendar that symbols share.
+
+    Expiring, ended, newly listed and halted contracts have hours of their own. Newly listed is one
+    whose held bars reach back less than 30 days, or that has none; halted one without a held bar
+    in the newest five sessions before today. A store that was not loaded lately has such contracts
+    too: they are not counted before they have been loaded.
+
+    Args:
+        calendar: the calendar that symbols share.
+        instrument: the contract.
+        told: the session date.
+        today: the session date of now.
+        held: session dates of which bars of the contract are in the store.
+    """
+    if instrument.end is not None or not held:
+        return False
+    last = instrument.last_trade_date
+    if last is not None and max(told, today) >= last - _EXPIRING:
+        return False
+    if min(held) > today - _LISTED_FOR:
+        return False
+    place = int(np.searchsorted(calendar.days, np.datetime64(today)))
+    recent = calendar.days[max(0, place - _RECENT_SESSIONS) : place].tolist()
+    return any(day in held for day in recent)
+
+
+def agreed(told: Mapping[str, LearnedDay]) -> SharedDay | None:
+    """Return what enough contracts told alike of one date, or None; a tie is no agreement.
+
+    Args:
+        told: by symbol, what contracts that speak for others told of one date.
+    """
+    counts = Counter(told.values()).most_common(2)
+    if not counts or counts[0][1] < CONTRACTS_AGREEING:
+        return None
+    if len(counts) > 1 and counts[1][1] == counts[0][1]:
+        return None
+    day = counts[0][0]
+    return SharedDay(day, tuple(sorted(symbol for symbol in told if told[symbol] == day)))
+
+
+def agreed_days(
+    base: SessionCalendar, votes: Mapping[date, Mapping[str, LearnedDay]]
+) -> list[SharedDay]:
+    """Return the dates on which enough contracts agree that a calendar errs, oldest first."""
+    found = [agreed(votes[day]) for day in sorted(votes)]
+    return [one for one in found if one is not None and differs(base, one.told)]
+
+
+def lacks(base: SessionCalendar, told: LearnedDay) -> bool:
+    """Return whether a told date lacks hours, or the session, that a calendar has."""
+    sessions = base.sessions(told.day, told.day + _DAY)
+    if not sessions or not told.parts:
+        return bool(sessions)
+    opens, closes = told.parts[0].start, told.parts[-1].end
+    return opens > sessions[0].opens_at or closes < sessions[0].closes_at
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What told dates add to a calendar, and which are not believed."""
+
+    days: tuple[LearnedDay, ...]
+    refused: tuple[LearnedDay, ...] = ()
+
+
+def extending(base: SessionCalendar, days: Iterable[LearnedDay]) -> Added:
+    """Return what told dates add to a calendar, as dates that stand in place of its own.
+
+    Added are sessions that it lacks, earlier opens and later closes; nothing is taken away, and
+    breaks stay. Refused is what reaches into a neighbouring session, or is more than eight hours
+    longer than what is known.
+
+    Args:
+        base: the calendar.
+        days: what was told, one a date, oldest first.
+    """
+    longest = int((base.closes - base.opens).max(initial=0)) + MOST_EXTENDED // _INSTANT
+    added: list[LearnedDay] = []
+    refused: list[LearnedDay] = []
+    last_close: int | None = None
+    for one in days:
+        if not one.parts or not differs(base, one):
+            continue
+        place = int(np.searchsorted(base.days, np.datetime64(one.day)))
+        is_known = place < len(base.days) and base.days[place].item() == one.day
+        following = place + 1 if is_known else place
+        parts = one.parts
+        if is_known:
+            opens, closes = int(base.opens[place]), int(base.closes[place])
+            # Inside the known hours the calendar's own breaks count.
+            own = IntervalSet([Interval(moment(opens), moment(closes))])
+            outside = IntervalSet(parts) - own
+            if not outside:
+                continue
+            parts = tuple(IntervalSet((*hours_of(base, one.day).parts, *outside)))
+        starts, ends = micros(parts[0].start), micros(parts[-1].end)
+        before = int(base.closes[place - 1]) if place else starts
+        if last_close is not None:
+            before = max(before, last_close)
+        after = int(base.opens[following]) if following < len(base.opens) else ends
+        is_long = len(base.days) > 0 and ends - starts > longest
+        if is_known:
+            most = MOST_EXTENDED // _INSTANT
+            is_long = opens - starts > most or ends - closes > most
+        if starts < before or ends > after or is_long:
+            refused.append(one)
+            continue
+        added.append(LearnedDay(one.day, parts))
+        last_close = ends
+    return Added(tuple(added), tuple(refused))
+
+
+def overlaid(base: SessionCalendar, days: Sequence[LearnedDay]) -> SessionCalendar:
+    """Return a calendar with the told dates in place of its own; zone and session days stay.
+
+    A date that opens and closes as is known keeps its breaks: not every schedule tells of them.
+    """
+    days = [one for one in days if differs(base, one)]
+    if not days:
+        return base
+    dates = np.array([one.day for one in days], dtype="datetime64[D]")
+    kept = ~np.isin(base.days, dates)
+    opened = [one for one in days if one.parts]
+    told = np.array([one.day for one in opened], dtype="datetime64[D]")
+    opens = np.array([micros(one.parts[0].start) for one in opened], dtype=np.int64)
+    closes = np.array([micros(one.parts[-1].end) for one in opened], dtype=np.int64)
+    joined = np.concatenate([base.days[kept], told])
+    order = np.argsort(joined, kind="stable")
+    return SessionCalendar(
+        key=base.key,
+        zone=base.zone,
+        days=joined[order],
+        opens=np.concatenate([base.opens[kept], opens])[order],
+        closes=np.concatenate([base.closes[kept], closes])[order],
+        breaks=_breaks(base, kept, opened),
+        roll=base.roll,
+        days_may_differ=base.days_may_differ,
+    )
+
+
+def with_own_hours(base: SessionCalendar, days: Sequence[LearnedDay]) -> SessionCalendar:
+    """Return an assumed round-the-clock calendar with a contract's own hours in place of its own.
+
+    A told session is dated by its close and may begin on the date before. Where told dates meet
+    dates that were not told, the sessions of the latter are cut or lengthened to meet them, so that
+    no hour is lost between and none is expected twice.
+
+    Args:
+        base: sessions of every date, each of which begins where the one before ends.
+        days: what the contract told, one a date, oldest first.
+    """
+    told = overlaid(base, days)
+    if told is base:
+        return base
+    opens, closes = told.opens.copy(), told.closes.copy()
+    own = np.array([one.day for one in days], dtype="datetime64[D]")
+    for run in np.split(own, np.flatnonzero(np.diff(own) > _ONE_DATE) + 1):
+        low, high = np.searchsorted(told.days, [run[0], run[-1] + _ONE_DATE])
+        if low == high:
+            continue  # nothing but closed dates, whose hours are those of the calendar's own
+        # A closed date at the edge of a run lasts as long as the open one beside it.
+        if low > 0 and told.days[low - 1] == run[0] - _ONE_DATE:
+            closes[low - 1] = opens[low] - _days_us(told.days[low] - run[0])
+        if high < len(opens) and told.days[high] == run[-1] + _ONE_DATE:
+            opens[high] = closes[high - 1] + _days_us(run[-1] - told.days[high - 1])
+    _keep_apart(opens, closes, np.isin(told.days, own))
+    stays = opens < closes
+    return SessionCalendar(
+        key=told.key,
+        zone=told.zone,
+        days=told.days[stays],
+        opens=opens[stays],
+        closes=closes[stays],
+        breaks=told.breaks,
+        roll=told.roll,
+        days_may_differ=told.days_may_differ,
+    )
+
+
+def _keep_apart(opens: np.ndarray, closes: np.ndarray, is_told: np.ndarray) -> None:
+    """Cut sessions that overlap, in place: told ones count before others, and earlier dates first.
+
+    Told hours may overlap where they changed between two tellings.
+    """
+    closed_by = np.where(is_told, closes, np.iinfo(np.int64).min)
+    opens[1:] = np.maximum(opens[1:], np.maximum.accumulate(closed_by)[:-1])
+    opened_by = np.where(is_told & (opens < closes), opens, np.iinfo(np.int64).max)
+    earliest = np.minimum.accumulate(opened_by[::-1])[::-1]
+    closes[:-1] = np.where(is_told[:-1], closes[:-1], np.minimum(closes[:-1], earliest[1:]))
+
+
+def _days_us(length: np.timedelta64) -> int:
+    """Return a number of dates in microseconds."""
+    return int(length.astype(np.int64)) * (_DAY // _INSTANT)
+
+
+def closed_against(
+    days: Sequence[LearnedDay], bars: np.ndarray, calendar: SessionCalendar
+) -> frozenset[date]:
+    """Return the dates told to be closed on which bars lie outside all told sessions.
+
+    Args:
+        days: what a contract told, one a date, oldest first.
+        bars: timestamps of intraday bars, rising, int64 microseconds since 1970 UTC.
+        calendar: with the contract's own hours (``with_own_hours``).
+    """
+    closed = np.array([one.day for one in days if not one.parts], dtype="datetime64[D]")
+    if not len(closed) or not len(bars):
+        return frozenset()
+    place = np.searchsorted(calendar.opens, bars, side="right") - 1
+    inside = (place >= 0) & (bars < calendar.closes[place])
+    dates = calendar.days_of(bars[~inside])
+    return frozenset(closed[np.isin(closed, dates)].tolist())
+
+
+def _breaks(base: SessionCalendar, kept: np.ndarray, opened: Sequence[LearnedDay]) -> np.ndarray:
+    owner = np.searchsorted(base.opens, base.breaks[:, 0], side="right") - 1
+    own = base.breaks[kept[owner]] if len(base.breaks) else base.breaks
+    pauses = [
+        (micros(gap.start), micros(gap.end))
+        for one in opened
+        for gap in IntervalSet([Interval(one.parts[0].start, one.parts[-1].end)])
+        - IntervalSet(one.parts)
+    ]
+    told = np.array(pauses, dtype=np.int64).reshape(-1, 2)
+    joined = np.concatenate([own, told])
+    return np.asarray(joined[np.argsort(joined[:, 0], kind="stable")])

@@ -1,0 +1,266 @@
+"""The calendars that instruments name, and the book of what is expected by them.
+
+Not here: where a calendar's facts come from (``domain.calendars.exchanges``,
+``domain.calendars.cme_futures``, ``domain.calendars.fx_crypto``), what is done with sessions
+(``domain.calendars.sessions``).
+"""
+
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from datetime import date, timedelta
+from functools import cache
+from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+
+from ktrdr_pipelines.domain.calendars.arrays import KNOWN_FROM, KNOWN_TO
+from ktrdr_pipelines.domain.calendars.cme_futures import FAMILIES, globex_hours
+from ktrdr_pipelines.domain.calendars.exchanges import (
+    EXTENDED,
+    exchange_codes,
+    exchange_hours,
+    is_exchange,
+)
+from ktrdr_pipelines.domain.calendars.fx_crypto import CRYPTO, SPOT_FX, crypto, spot_fx
+from ktrdr_pipelines.domain.calendars.gateway_schedules import (
+    LearnedDay,
+    SharedDay,
+    extending,
+    overlaid,
+    with_own_hours,
+)
+from ktrdr_pipelines.domain.calendars.session_extension import (
+    Extension,
+    LateBar,
+    extended,
+    extensions,
+)
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+from ktrdr_pipelines.domain.instruments import Instrument
+
+__all__ = ["GATEWAY", "KNOWN_FROM", "KNOWN_TO", "Calendars", "calendar_keys", "calendar_named"]
+
+GATEWAY: Final = "GATEWAY"
+"""Calendars of which only the gateway knows the sessions: ``GATEWAY:Europe/London``.
+
+``GATEWAY:Asia/Tokyo@16:00`` is one whose session days begin at 16:00 of the day before.
+"""
+
+_GATEWAY_KEY = re.compile(rf"{GATEWAY}:([A-Za-z0-9_+/-]+)(?:@([01][0-9]|2[0-3]):([0-5][0-9]))?")
+_DAY = timedelta(days=1)
+
+
+def calendar_keys() -> list[str]:
+    """Give every calendar that can be named without a gateway, in order."""
+    exchanges = (f"{code}.RTH" for code in exchange_codes())
+    return sorted((*exchanges, EXTENDED, *FAMILIES, SPOT_FX, CRYPTO))
+
+
+def is_gateways(key: str) -> bool:
+    """Say whether only the gateway knows the sessions of a calendar."""
+    return key.startswith(f"{GATEWAY}:")
+
+
+def is_assumed(key: str) -> bool:
+    """Say whether a calendar is an assumption, for which each contract's own hours stand in."""
+    return key == CRYPTO
+
+
+@cache
+def calendar_named(key: str) -> SessionCalendar:
+    """Give the calendar of a key as it is known offline; it is built when first asked for.
+
+    Raises:
+        KeyError: no such calendar; the known ones are ``calendar_keys()`` and ``GATEWAY:ZONE``.
+    """
+    if key == SPOT_FX:
+        return spot_fx()
+    if key == CRYPTO:
+        return crypto()
+    if key in FAMILIES:
+        return globex_hours(key)
+    return _unknown_sessions(key) if is_gateways(key) else exchange_hours(key)
+
+
+def is_calendar(key: str) -> bool:
+    """Say whether a key names a calendar."""
+    if is_gateways(key):
+        try:
+            _unknown_sessions(key)
+        except KeyError:
+            return False
+        return True
+    return key in {SPOT_FX, CRYPTO, *FAMILIES} or is_exchange(key)
+
+
+def _unknown_sessions(key: str) -> SessionCalendar:
+    """Give a calendar that knows zone and roll, and no session."""
+    found = _GATEWAY_KEY.fullmatch(key)
+    if found is None:
+        raise KeyError(key)
+    zone, hours, minutes = found.groups()
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise KeyError(key) from None
+    begins = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+    return SessionCalendar(
+        key=key,
+        zone=zone,
+        days=np.array([], dtype="datetime64[D]"),
+        opens=np.array([], dtype=np.int64),
+        closes=np.array([], dtype=np.int64),
+        roll=_DAY - begins if begins else timedelta(0),
+    )
+
+
+def learned_key(instrument: Instrument) -> str:
+    """Return the name under which is kept what one contract tells: calendar, a blank, symbol."""
+    return f"{instrument.calendar} {instrument.symbol}"
+
+
+class Calendars:
+    """The book of calendars: which sessions are expected of each instrument.
+
+    A value: what is learned later makes another book. Code that decides what is *expected* asks the
+    book; zone and session dates of a moment never depend on it (``calendar_named``).
+
+    The calendar of an instrument is the library's, changed where several contracts agree, extended
+    by what its own contract told and by bars after the close. Instruments with the same sessions
+    get the identical object, whose arrays of spans are then made once. Where only the gateway knows
+    the sessions, an instrument has those that its contract told; where the library only assumes
+    them, what the contract told stands in its place.
+
+    Args:
+        learned: what contracts told of session dates, oldest first, by ``learned_key``.
+        shared: what several contracts told alike, by calendar, oldest first.
+        late_bars: by symbol, the newest bar after the close of each session that has one.
+    """
+
+    __slots__ = ("_added", "_extensions", "_late", "_learned", "_made", "_shared")
+
+    def __init__(
+        self,
+        learned: Mapping[str, Sequence[LearnedDay]] | None = None,
+        *,
+        shared: Mapping[str, Sequence[SharedDay]] | None = None,
+        late_bars: Mapping[str, Mapping[date, LateBar]] | None = None,
+    ) -> None:
+        self._learned = dict(learned or {})
+        self._shared = {key: tuple(days) for key, days in (shared or {}).items() if days}
+        self._late = dict(late_bars or {})
+        self._made: dict[Hashable, SessionCalendar] = {}
+        self._added: dict[str, tuple[LearnedDay, ...]] = {}
+        self._extensions: dict[str, tuple[Extension, ...]] = {}
+
+    def __repr__(self) -> str:
+        days = sum(map(len, self._learned.values()))
+        return f"Calendars({days} days learned of {len(self._learned)} contracts)"
+
+    def of(self, instrument: Instrument) -> SessionCalendar:
+        """Return the calendar that an instrument's sessions are expected by, up to its end.
+
+        Raises:
+            KeyError: it names a calendar that there is not.
+        """
+        whole = self._whole(instrument)
+        if instrument.end is None:
+            return whole
+        key = (id(whole), instrument.end)
+        if key not in self._made:
+            self._made[key] = whole.until(instrument.end)
+        return self._made[key]
+
+    def shared(self, key: str) -> SessionCalendar:
+        """Return the calendar of a key as its symbols share it.
+
+        Raises:
+            KeyError: there is no such calendar.
+        """
+        days = self._shared.get(key)
+        if days is None:
+            return calendar_named(key)
+        if key not in self._made:
+            self._made[key] = overlaid(calendar_named(key), [one.told for one in days])
+        return self._made[key]
+
+    def shared_days(self, key: str) -> tuple[SharedDay, ...]:
+        """Return the dates on which symbols share other sessions than the library has."""
+        return self._shared.get(key, ())
+
+    def changed(self) -> dict[str, tuple[SharedDay, ...]]:
+        """Return the changed dates of every calendar that symbols share, by its key."""
+        return {key: self._shared[key] for key in sorted(self._shared)}
+
+    def before_late_bars(self, instrument: Instrument) -> SessionCalendar:
+        """Return the calendar of an instrument as it is without bars after the close, whole."""
+        key = learned_key(instrument)
+        if key not in self._learned:
+            return self.shared(instrument.calendar)
+        if is_gateways(instrument.calendar):
+            if key not in self._made:
+                self._made[key] = overlaid(calendar_named(instrument.calendar), self._learned[key])
+            return self._made[key]
+        base = self.shared(instrument.calendar)
+        if is_assumed(instrument.calendar):
+            if key not in self._made:
+                self._made[key] = with_own_hours(base, self._learned[key])
+            return self._made[key]
+        if key not in self._added:
+            self._added[key] = extending(base, self._learned[key]).days
+        added = self._added[key]
+        if not added:
+            return base
+        same = (instrument.calendar, added)
+        if same not in self._made:
+            self._made[same] = overlaid(base, added)
+        return self._made[same]
+
+    def late_bars(self, symbol: str) -> Mapping[date, LateBar]:
+        """Return the newest bar after the close of each session of a symbol that has one."""
+        return self._late.get(symbol, {})
+
+    def extensions(self, instrument: Instrument) -> tuple[Extension, ...]:
+        """Return by how much bars after the close extend the sessions of an instrument."""
+        late = self._late.get(instrument.symbol)
+        if late is None:
+            return ()
+        key = learned_key(instrument)
+        if key not in self._extensions:
+            self._extensions[key] = extensions(self.before_late_bars(instrument), late)
+        return self._extensions[key]
+
+    def told_closed(self, instrument: Instrument) -> frozenset[date]:
+        """Return session dates that the contract's own schedule or hours call closed.
+
+        They are expected nevertheless: they are one statement of one contract.
+        """
+        closed = [
+            one.day for one in self._learned.get(learned_key(instrument), ()) if not one.parts
+        ]
+        if not closed:
+            return frozenset()
+        dates = np.array(closed, dtype="datetime64[D]")
+        return frozenset(dates[np.isin(dates, self.of(instrument).days)].tolist())
+
+    def key_of(self, instrument: Instrument) -> str:
+        """Return the name of an instrument's calendar, with its symbol where it is its own."""
+        is_own = is_gateways(instrument.calendar) or (
+            self._whole(instrument) is not self.shared(instrument.calendar)
+        )
+        return learned_key(instrument) if is_own else instrument.calendar
+
+    def each(self, instruments: Iterable[Instrument]) -> dict[str, SessionCalendar]:
+        """Return the calendars of some instruments by ``key_of``, whole, each once."""
+        return {self.key_of(one): self._whole(one) for one in instruments}
+
+    def _whole(self, instrument: Instrument) -> SessionCalendar:
+        base = self.before_late_bars(instrument)
+        found = self.extensions(instrument)
+        if not found:
+            return base
+        key = (id(base), tuple((one.length_us, one.by_us, one.only) for one in found))
+        if key not in self._made:
+            self._made[key] = extended(base, found)
+        return self._made[key]

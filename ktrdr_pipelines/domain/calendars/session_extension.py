@@ -1,0 +1,196 @@
+"""Sessions that last longer than the calendar says, by bars that came after the close.
+
+Libraries know the close of continuous trading; closing auctions and index calculations go on after
+it (VIX until 16:15 in New York, where the library says 16:00). Bars show that, and one stray bar
+shows nothing: with ``NEEDED`` sessions that have bars between their close and the end of their
+day, the close of all sessions of that kind moves to where the third of them ended, and never
+beyond the next open.
+
+Sessions of the usual length, that of most sessions of the surrounding year, are one kind. Other
+lengths (half days) are extended by sessions of the same length only. Where they would become as
+long as usual ones, they are whole days that a library closes too early, which says nothing of other
+half days: only those with a late bar of their own are extended. Sessions without a late bar do not
+count against those that have one: a thin instrument has few.
+
+Not here: where late bars are kept (``store.ledger.gateway_records``), when they are looked for
+(``sync.discovery.sessions``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+
+NEEDED: Final = 3
+"""Sessions with bars after the close that extend the others."""
+
+LATEST: Final = timedelta(hours=8)
+"""How long after the close a bar may start and count for the session; pre-market hours do not."""
+
+_HALF_YEAR: Final = np.timedelta64(182, "D")
+_INSTANT: Final = timedelta(microseconds=1)
+
+
+class LateBar(NamedTuple):
+    """Start and end of the newest bar after a session's close, microseconds since 1970 UTC.
+
+    The later start wins; of two with one start the longer one. A long bar ends later than its last
+    trade, so a shorter bar that starts later says more.
+    """
+
+    starts: int
+    ends: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """By how much the sessions of one kind are extended, and which three sessions show it.
+
+    ``length_us`` is None for sessions of the usual length. ``starts_us`` is how long after the
+    close the last bar of the third session starts. ``only`` names the sessions that are extended
+    where not all of the kind are.
+    """
+
+    length_us: int | None
+    by_us: int
+    starts_us: int
+    sessions: tuple[date, ...]
+    only: tuple[date, ...] | None = None
+
+
+def late_bars_of(
+    calendar: SessionCalendar,
+    starts: np.ndarray,
+    length_us: int,
+    found: tuple[Extension, ...] = (),
+) -> dict[date, LateBar]:
+    """Return the newest bar of each session that lies between its close and the end of its day.
+
+    Args:
+        calendar: as it is known without late bars.
+        starts: timestamps of intraday bars, rising; int64 microseconds since 1970 UTC.
+        length_us: of one bar.
+        found: what late bars have shown before; bars that add nothing to it are left out.
+    """
+    if not len(starts) or not len(calendar.days):
+        return {}
+    place = np.searchsorted(calendar.opens, starts, side="right") - 1
+    after = starts - calendar.closes[place]
+    # After the last known session no next open is known: nothing is said of it.
+    is_late = (place >= 0) & (place < len(calendar.days) - 1) & (after >= 0)
+    if not is_late.any():
+        return {}
+    is_late &= after < LATEST // _INSTANT
+    if found:
+        is_late &= after > _known_starts(calendar, found)[place]
+    late, places = starts[is_late], place[is_late]
+    is_own = calendar.days_of(late) == calendar.days[places]
+    late, places = late[is_own], places[is_own]
+    if not len(late):
+        return {}
+    last = np.flatnonzero(np.append(places[1:] != places[:-1], True))
+    return {
+        calendar.days[places[one]].item(): LateBar(int(late[one]), int(late[one]) + length_us)
+        for one in last
+    }
+
+
+def extensions(calendar: SessionCalendar, late: Mapping[date, LateBar]) -> tuple[Extension, ...]:
+    """Return by how much late bars extend the sessions of each kind.
+
+    Args:
+        calendar: as it is known without late bars.
+        late: the newest bar after the close, by session date.
+    """
+    if len(late) < NEEDED or not len(calendar.days):
+        return ()
+    days = np.array(sorted(late), dtype="datetime64[D]")
+    place = np.minimum(np.searchsorted(calendar.days, days), len(calendar.days) - 1)
+    place = place[calendar.days[place] == days]
+    usual, lengths = _usual_lengths(calendar), calendar.closes - calendar.opens
+    groups: dict[int | None, list[tuple[int, int, date]]] = {}
+    longest: dict[int | None, int] = {}
+    for one in place:
+        day, close = calendar.days[one].item(), int(calendar.closes[one])
+        if late[day].ends > close:
+            kind = None if usual[one] == lengths[one] else int(lengths[one])
+            longest[kind] = max(longest.get(kind, 0), int(usual[one]))
+            told = (late[day].starts - close, late[day].ends - close, day)
+            groups.setdefault(kind, []).append(told)
+    found = []
+    for kind, all_told in groups.items():
+        latest = sorted(all_told, reverse=True)[:NEEDED]
+        if len(latest) == NEEDED:
+            starts_us, by_us, _ = latest[-1]
+            sessions = tuple(sorted(day for _, _, day in latest))
+            is_whole_day = kind is not None and kind < longest[kind] <= kind + by_us
+            only = tuple(sorted(day for _, _, day in all_told)) if is_whole_day else None
+            found.append(Extension(kind, by_us, starts_us, sessions, only))
+    return tuple(found)
+
+
+def extended(calendar: SessionCalendar, found: tuple[Extension, ...]) -> SessionCalendar:
+    """Return a calendar with extended sessions; the same object if there is no extension."""
+    if not found:
+        return calendar
+    closes = calendar.closes.copy()
+    for one, chosen in _chosen(calendar, found):
+        closes[chosen] += one.by_us
+    if len(closes) > 1:
+        closes[:-1] = np.minimum(closes[:-1], calendar.opens[1:])
+    # Where a calendar closes at or beyond the next open already, it stays as it is.
+    closes = np.maximum(closes, calendar.closes)
+    return SessionCalendar(
+        key=calendar.key,
+        zone=calendar.zone,
+        days=calendar.days,
+        opens=calendar.opens,
+        closes=closes,
+        breaks=calendar.breaks,
+        roll=calendar.roll,
+        days_may_differ=calendar.days_may_differ,
+    )
+
+
+def _chosen(
+    calendar: SessionCalendar, found: tuple[Extension, ...]
+) -> list[tuple[Extension, np.ndarray]]:
+    """Return each extension with the sessions that it is for, as a mask."""
+    lengths = calendar.closes - calendar.opens
+    usual = _usual_lengths(calendar) == lengths
+    masks = []
+    for one in found:
+        chosen = usual if one.length_us is None else ~usual & (lengths == one.length_us)
+        if one.only is not None:
+            chosen &= np.isin(calendar.days, np.array(one.only, dtype="datetime64[D]"))
+        masks.append((one, chosen))
+    return masks
+
+
+def _known_starts(calendar: SessionCalendar, found: tuple[Extension, ...]) -> np.ndarray:
+    """Return for each session how late a bar must start to say more than is known."""
+    known = np.full(len(calendar.days), -1, dtype=np.int64)
+    for one, chosen in _chosen(calendar, found):
+        if one.only is None:
+            known[chosen] = one.starts_us
+    return known
+
+
+def _usual_lengths(calendar: SessionCalendar) -> np.ndarray:
+    """Return for each session how long most sessions of the surrounding year are."""
+    lengths = calendar.closes - calendar.opens
+    kinds, kind = np.unique(lengths, return_inverse=True)
+    low = np.searchsorted(calendar.days, calendar.days - _HALF_YEAR)
+    high = np.searchsorted(calendar.days, calendar.days + _HALF_YEAR, side="right")
+    most = np.zeros(len(lengths), dtype=np.int64)
+    mode = np.zeros(len(lengths), dtype=np.int64)
+    for place in range(len(kinds)):
+        counts = np.concatenate([[0], np.cumsum(kind == place)])
+        around = counts[high] - counts[low]
+        is_more = around > most
+        mode[is_more], most[is_more] = place, around[is_more]
+    return np.asarray(kinds[mode])

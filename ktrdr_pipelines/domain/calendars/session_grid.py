@@ -1,0 +1,224 @@
+"""Every expected span of a calendar and timeframe as arrays, for looking at years at once.
+
+The same spans as ``domain.calendars.sessions.expected_spans`` gives one by one.
+
+Sets of stretches as arrays: what ``IntervalSet`` is for one series, for many sessions at once.
+
+A set is two int64 arrays of one length, starts and ends, rising and apart, in microseconds since
+1970 UTC.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.timeframes import Timeframe
+
+EVER_US = 1 << 62
+"""Farther away from 1970, in microseconds, than any moment that is met."""
+
+_FEW = 64
+"""Stretches up to which marking one by one is cheaper than looking each span up."""
+
+
+class Stretches(NamedTuple):
+    """Rising, disjoint stretches ``[start, end)``."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+class Overlaps(NamedTuple):
+    """Where the stretches of two sets meet: places in each, and the shared part."""
+
+    left: np.ndarray
+    right: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+def no_stretches() -> Stretches:
+    """Make a set of nothing."""
+    return Stretches(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def stretches_of(intervals: Iterable[Interval]) -> Stretches:
+    """Make a set of intervals, in any order."""
+    bounds = [(micros(one.start), micros(one.end)) for one in intervals]
+    return joined(np.array(bounds, dtype=np.int64).reshape(-1, 2))
+
+
+def joined(bounds: np.ndarray) -> Stretches:
+    """Make a set of pairs in any order, shape ``(n, 2)``; what overlaps or touches is one."""
+    if len(bounds) < 2:
+        return Stretches(bounds[:, 0], bounds[:, 1])
+    bounds = bounds[np.argsort(bounds[:, 0], kind="stable")]
+    reach = np.maximum.accumulate(bounds[:, 1])
+    begins = np.append(True, bounds[1:, 0] > reach[:-1])
+    ends = np.append(begins[1:], True)
+    return Stretches(bounds[begins, 0], reach[ends])
+
+
+def without(whole: Stretches, taken: Stretches) -> Overlaps:
+    """Take one set away from another; ``left`` says of which stretch each rest is a part."""
+    rest = Stretches(np.append(-EVER_US, taken.ends), np.append(taken.starts, EVER_US))
+    return shared(whole, rest)
+
+
+def shared(left: Stretches, right: Stretches) -> Overlaps:
+    """Find where two sets meet, rising."""
+    low = np.searchsorted(right.ends, left.starts, side="right")
+    high = np.searchsorted(right.starts, left.ends, side="left")
+    counts = np.maximum(high - low, 0)
+    a = np.repeat(np.arange(len(counts)), counts)
+    before = np.repeat(np.cumsum(counts) - counts, counts)
+    b = np.repeat(low, counts) + np.arange(len(a)) - before
+    starts = np.maximum(left.starts[a], right.starts[b])
+    ends = np.minimum(left.ends[a], right.ends[b])
+    real = starts < ends
+    return Overlaps(a[real], b[real], starts[real], ends[real])
+
+
+def covered(spans: Stretches, by: Stretches) -> np.ndarray:
+    """Say of each span whether it lies wholly inside one stretch."""
+    inside = np.zeros(len(spans.starts), dtype=bool)
+    if len(by.starts) < _FEW:
+        low = spans.starts.searchsorted(by.starts, side="left")
+        high = spans.ends.searchsorted(by.ends, side="right")
+        for first, end in zip(low.tolist(), high.tolist(), strict=True):
+            inside[first:end] = True
+        return inside
+    place = by.starts.searchsorted(spans.starts, side="right") - 1
+    return np.asarray((place >= 0) & (by.ends[np.maximum(place, 0)] >= spans.ends))
+
+
+_DAY_US = 86_400_000_000
+_MOST_KEPT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Trading:
+    """The parts of sessions in which trading goes on: sessions less their breaks.
+
+    ``offsets`` is what local clocks are ahead of UTC; ``length`` is that of a bar; all in
+    microseconds.
+    """
+
+    parts: Stretches
+    offsets: np.ndarray
+    length: int
+
+    def bars(self, pieces: Stretches) -> np.ndarray:
+        """Count the bars that begin in each piece: at a part's start, then by the local clock."""
+        meet = shared(pieces, self.parts)
+        first = self.parts.starts[meet.right]
+        counts = self._before(meet.right, first, meet.ends) - self._before(
+            meet.right, first, meet.starts
+        )
+        found: np.ndarray = np.bincount(meet.left, weights=counts, minlength=len(pieces.starts))
+        return np.asarray(found.astype(np.int64))
+
+    def _before(self, place: np.ndarray, first: np.ndarray, until: np.ndarray) -> np.ndarray:
+        """Count the bars of parts that begin before a moment."""
+        offset = self.offsets[place]
+        marks = -(-(until + offset) // self.length) - (first + offset) // self.length
+        return np.asarray(np.where(until > first, marks, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class SpanArrays:
+    """Expected spans, oldest first, one place each; times in microseconds since 1970 UTC.
+
+    ``spans`` lie on the stamp axis, ``closes`` is when they are over; ``days`` is the session date
+    (1w: the Monday); ``bars`` the number of bars expected in each. ``trading`` is None for days
+    and weeks, whose spans hold one bar each.
+    """
+
+    timeframe: Timeframe
+    spans: Stretches
+    closes: np.ndarray
+    days: np.ndarray
+    bars: np.ndarray
+    trading: Trading | None
+
+    def __len__(self) -> int:
+        return len(self.closes)
+
+    def bars_in(self, pieces: Stretches) -> np.ndarray:
+        """Count the expected bars of pieces of spans; each piece is a part of one bar at least."""
+        if self.trading is None:
+            return np.ones(len(pieces.starts), dtype=np.int64)
+        return np.asarray(np.maximum(self.trading.bars(pieces), 1))
+
+    def places_of(self, days: np.ndarray) -> np.ndarray:
+        """Give the place of the span of each session date (``datetime64[D]``), -1 where none is."""
+        if not len(self.days):
+            return np.full(len(days), -1)
+        keys = _mondays(days) if self.timeframe is Timeframe.W1 else days
+        place = np.minimum(np.searchsorted(self.days, keys), len(self.days) - 1)
+        return np.asarray(np.where(self.days[place] == keys, place, -1))
+
+    def slice(self, low: int, high: int) -> "SpanArrays":
+        """Give the spans of some places; nothing is copied."""
+        spans = Stretches(self.spans.starts[low:high], self.spans.ends[low:high])
+        days, bars = self.days[low:high], self.bars[low:high]
+        return SpanArrays(self.timeframe, spans, self.closes[low:high], days, bars, self.trading)
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def span_arrays(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
+    """Give all spans that a calendar knows; the last calendars asked for are kept."""
+    if timeframe.is_intraday:
+        return _intraday(calendar, timeframe)
+    days = calendar.days.astype("datetime64[D]")
+    if timeframe is Timeframe.D1:
+        return _dated(calendar, timeframe, days, calendar.closes)
+    mondays, first = np.unique(_mondays(days), return_index=True)
+    last = np.append(first[1:], len(days)) - 1
+    return _dated(calendar, timeframe, mondays, calendar.closes[last])
+
+
+def _intraday(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
+    spans = Stretches(calendar.opens, calendar.closes)
+    parts = _less_breaks(spans, calendar.breaks)
+    offsets = _offsets(parts.starts, calendar.zone)
+    trading = Trading(parts, offsets, timeframe.seconds * 1_000_000)
+    days = calendar.days.astype("datetime64[D]")
+    return SpanArrays(timeframe, spans, calendar.closes, days, trading.bars(spans), trading)
+
+
+def _dated(
+    calendar: SessionCalendar, timeframe: Timeframe, first: np.ndarray, closes: np.ndarray
+) -> SpanArrays:
+    starts = first.astype(np.int64) * _DAY_US
+    spans = Stretches(starts, starts + (1 if timeframe is Timeframe.D1 else 7) * _DAY_US)
+    if calendar.days_may_differ:
+        closes = np.maximum(closes, spans.ends)
+    return SpanArrays(timeframe, spans, closes, first, np.ones(len(first), np.int64), None)
+
+
+def _less_breaks(spans: Stretches, breaks: np.ndarray) -> Stretches:
+    """Give the stretches of sessions in which trading goes on."""
+    if not len(breaks):
+        return spans
+    starts = np.sort(np.append(spans.starts, breaks[:, 1]))
+    ends = np.sort(np.append(spans.ends, breaks[:, 0]))
+    return Stretches(starts, ends)
+
+
+def _offsets(moments: np.ndarray, zone: str) -> np.ndarray:
+    utc = pd.DatetimeIndex(moments.astype("datetime64[us]")).tz_localize("UTC")
+    wall = utc.tz_convert(zone).tz_localize(None).to_numpy().astype("datetime64[us]")
+    return np.asarray(wall.astype(np.int64) - moments)
+
+
+def _mondays(days: np.ndarray) -> np.ndarray:
+    """Give the Mondays of the weeks that dates lie in; 1970-01-01 was a Thursday."""
+    return np.asarray(days - (days.astype(np.int64) + 3) % 7)

@@ -1,0 +1,1 @@
+"""What is missing, what is requested next, and what responses prove."""

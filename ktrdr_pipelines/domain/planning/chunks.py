@@ -1,0 +1,422 @@
+"""Planning: from what is missing to the fewest requests that the limits allow.
+
+Not here: sending them (``ib.source``), what a response covers (``domain.planning.evaluation``).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, Span, expected_spans
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.gaps import bar_lag, due_gaps
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+_MOST_SESSIONS_IN_DAYS = 60
+_MOST_WEEKS = 4
+_INSTANT = timedelta(microseconds=1)
+
+_LATE = timedelta(minutes=5)
+"""How long after its planning a request whose duration is told in seconds may be answered if it
+ends now: so many seconds more it reaches back."""
+
+BY_THE_YEAR = 400
+"""As the most sessions (1w: weeks) of a request for bars of a day or week: the gateway refuses to
+count several of them, as IB's conservative table of durations does, and takes a year."""
+
+ALWAYS_COUNTED = {Timeframe.D1: 2, Timeframe.W1: 1}
+"""Days and weeks that even that table lets be counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one request asks for.
+
+    ``stamps`` is what its answer may settle; ``ends_at`` and ``duration`` are the request's own;
+    ``sessions`` counts the spans inside. ``meets_settled`` says that it ends inside a session
+    where settled bars begin, so that its last bar ends there too, however short that makes it.
+    ``now_until`` says that nothing is expected behind the chunk by now: a request that the gateway
+    answers before that moment may leave its end empty, which means now. None: it may not.
+    """
+
+    stamps: Interval
+    ends_at: datetime
+    duration: str
+    sessions: int
+    meets_settled: bool = False
+    now_until: datetime | None = None
+
+    def __str__(self) -> str:
+        return f"{self.duration} to {self.ends_at:%Y-%m-%dT%H:%M:%SZ}"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Everything that planning depends on: one series' wants, facts and limits.
+
+    ``known_from`` is the oldest stamp from which the gateway is known to have bars, if any is.
+    ``most_sessions`` is the most that one request may reach over, where fewer work than
+    ``most_days`` allow; ``is_by_the_year`` says that the gateway lets no more than
+    ``ALWAYS_COUNTED`` days or weeks be counted. ``came_empty`` came without bars before; of it
+    ``doubted`` does not lie before all bars that are known. ``ends_now`` says that a chunk that
+    reaches to now may be requested with an empty end.
+    """
+
+    calendar: SessionCalendar
+    timeframe: Timeframe
+    wanted: IntervalSet
+    settled: IntervalSet
+    now: datetime
+    most_days: int
+    known_from: datetime | None = None
+    most_sessions: int | None = None
+    is_by_the_year: bool = False
+    doubted: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    came_empty: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    ends_now: bool = False
+
+    def gaps(self, within: Interval | None = None) -> IntervalSet:
+        """Give what is due and not settled, of everything or of one stretch."""
+        return due_gaps(
+            self.calendar,
+            self.timeframe,
+            wanted=self.wanted.clip(within) if within else self.wanted,
+            settled=self.settled,
+            now=self.now,
+        )
+
+
+def plan(need: Need) -> list[Chunk]:
+    """Cut what is missing into chunks, newest first.
+
+    Chunks end where a gap ends, or at the next session's open where a session is missing to its
+    close; they reach back over as many sessions as ``most_days`` allows and hold at least one; gaps
+    that one request serves are joined.
+    """
+    return _cut(need, need.gaps())
+
+
+def across_boundary(need: Need, chunk: Chunk) -> Chunk:
+    """Return a chunk that also asks for the quiet opening of the session after it, if any.
+
+    Minutes before the first bar of a session are covered by a response with bars on both sides of
+    them. The older chunk beside them is requested anyway, so that costs no request of its own.
+    """
+    if not need.timeframe.is_intraday or chunk.sessions == need.most_sessions:
+        return chunk
+    spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+    after = Interval(chunk.stamps.end, chunk.stamps.end + timedelta(days=10))
+    sessions = chunk.sessions
+    for newer in expected_spans(need.calendar, need.timeframe, after):
+        if newer.stamps.start < spans[-1].stamps.end:
+            continue
+        sessions += 1
+        piece = next(iter(need.gaps(newer.stamps)), None)
+        if piece is not None and _is_opening(piece, newer) and piece.end in need.settled:
+            ends_at = min(piece.end + need.timeframe.length, need.now)
+            return Chunk(
+                Interval(chunk.stamps.start, piece.end), ends_at, f"{sessions} D", sessions
+            )
+        if need.settled.clip(newer.stamps) or sessions == need.most_sessions:
+            break
+    return chunk
+
+
+def narrower(timeframe: Timeframe, sessions: int) -> int | None:
+    """Return how many sessions (1w: weeks) to request where so many were too many; None for none.
+
+    Half of them; for days fewer than a year at once, since more are requested by the year.
+    """
+    if sessions <= 1:
+        return None
+    half = sessions // 2
+    return min(half, _MOST_SESSIONS_IN_DAYS) if timeframe is Timeframe.D1 else half
+
+
+def _cut(need: Need, gaps: IntervalSet) -> list[Chunk]:
+    """Cut gaps into chunks, newest first."""
+    chunks: list[Chunk] = []
+    spans = _spans(need, gaps)
+    end = len(spans)
+    while end > 0:
+        start = _oldest_fitting(need, spans, end)
+        chunk = _chunk(need, gaps, [span for _, span in spans[start:end]])
+        is_newest = need.ends_now and not chunks
+        chunks.append(_up_to_now(need, chunk) if is_newest else chunk)
+        end = start
+    return chunks
+
+
+def _up_to_now(need: Need, chunk: Chunk) -> Chunk:
+    """Return a chunk whose end may be sent as now, where that means the same.
+
+    The gateway counts sessions, days and years back from the moment at which it answers. So none
+    may be expected behind the chunk until then: the next open ends it, and where the duration is
+    told in seconds, which are some more for that, a few minutes do.
+    """
+    spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+    last = spans[-1]
+    is_open = chunk.stamps.end < last.stamps.end
+    if is_open and chunk.stamps.end != need.now - bar_lag():
+        return chunk  # it ends at covered bars, or at what this run has deferred
+    until = _next_open(need, last)
+    if until is None or until <= need.now or chunk.ends_at > need.now:
+        return chunk
+    if need.timeframe is Timeframe.W1:
+        until = min(until, need.calendar.day_starts_at(last.stamps.end.date()))
+    duration = chunk.duration
+    if duration.endswith("S"):
+        length = need.timeframe.length
+        more = _ceil(need.now - chunk.ends_at + _LATE, length) * length
+        seconds = round(float(duration.split()[0]) + more.total_seconds())
+        duration = f"{seconds} S" if seconds <= _most_seconds(need.timeframe) else "1 D"
+        until = min(until, need.now + _LATE)
+    elif duration.endswith("Y"):
+        day = need.calendar.day_of(until - _INSTANT)
+        if spans[0].opens_at < _year_before_day(need, day):
+            return chunk
+    return replace(chunk, duration=duration, now_until=until) if until > need.now else chunk
+
+
+def _next_open(need: Need, last: Span) -> datetime | None:
+    """Return when the session after a span opens; None where the calendar knows of none."""
+    after = Interval(last.closes_at, last.closes_at + timedelta(days=10))
+    opens = (one.opens_at for one in need.calendar.sessions_meeting(after))
+    return next((at for at in opens if at >= last.closes_at), None)
+
+
+def _spans(need: Need, gaps: IntervalSet) -> list[tuple[int, Span]]:
+    """Give the spans, oldest first, that hold a part of any gap, with their places among all."""
+    hull = gaps.hull
+    if hull is None:
+        return []
+    spans = expected_spans(need.calendar, need.timeframe, hull)
+    return [(place, span) for place, span in enumerate(spans) if gaps.clip(span.stamps)]
+
+
+def _oldest_fitting(need: Need, spans: Sequence[tuple[int, Span]], end: int) -> int:
+    """Give the place of the oldest span that fits into one request with ``spans[end - 1]``."""
+    newest_place, newest = spans[end - 1]
+    earliest = newest.closes_at - timedelta(days=need.most_days)
+    if not need.timeframe.is_intraday and need.most_days >= _YEAR.days:
+        earliest = _year_before(need, newest)
+    lowest = newest_place - (need.most_sessions or newest_place + 1) + 1
+    first = end - 1
+    while first > 0 and spans[first - 1][0] >= lowest and spans[first - 1][1].opens_at >= earliest:
+        first -= 1
+    return first
+
+
+def _year_before(need: Need, newest: Span) -> datetime:
+    """Return where the year begins that a request for ``1 Y`` up to a session reaches over.
+
+    The gateway returns the sessions dated after the end's date minus a calendar year; the end of
+    a chunk lies on the date of its newest session (``_ends_at``).
+    """
+    day = need.calendar.day_of(newest.closes_at - _INSTANT)
+    is_behind = newest.over_at > newest.closes_at
+    return _year_before_day(need, day + timedelta(days=1) if is_behind else day)
+
+
+def _year_before_day(need: Need, day: date) -> datetime:
+    """Return where the year begins that a request for ``1 Y`` up to a date reaches over."""
+    is_leap_day = (day.month, day.day) == (2, 29)
+    before = day.replace(year=day.year - 1, day=28 if is_leap_day else day.day)
+    return need.calendar.day_starts_at(before + timedelta(days=1))
+
+
+def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
+    first, last = spans[0], spans[-1]
+    hull = gaps.clip(Interval(first.stamps.start, last.stamps.end)).hull
+    assert hull is not None  # noqa: S101  (every span given holds a part of a gap)
+    start = _left_edge(need, hull.start, first)
+    inside = expected_spans(need.calendar, need.timeframe, Interval(start, hull.end))
+    if hull.end < last.stamps.end:
+        return _inside_session(need, hull, start, inside)
+    if need.timeframe.is_intraday:
+        over = _over_close(need, hull, inside)
+        if over is not None:
+            return over
+    is_rest = need.timeframe.is_intraday and hull.start > first.stamps.start
+    ends_at = _ends_at(need, last)
+    end = max(hull.end, ends_at) if need.timeframe.is_intraday else hull.end
+    reach = Interval(hull.start, end) if is_rest else hull
+    if need.calendar.days_may_differ and not need.timeframe.is_intraday:
+        # Any date may count, and what has begun by the end does; one more holds bars again.
+        count = _ceil(hull.end - start, need.timeframe.length) + 2
+        return Chunk(Interval(start, end), ends_at, _counted_or_year(need, count), len(inside))
+    duration = _from_held_bars(need, hull.start, inside, _duration(need, reach, inside))
+    return Chunk(Interval(start, end), ends_at, duration, len(inside))
+
+
+def _inside_session(need: Need, hull: Interval, start: datetime, inside: Sequence[Span]) -> Chunk:
+    """Return a chunk that ends inside a session: where covered bars begin, or now.
+
+    What ends at covered bars is requested with the first of them, and the opening of a session
+    together with the session before it: bars on both sides cover it.
+    """
+    if hull.end not in need.settled:
+        duration = _from_held_bars(need, hull.start, inside, _duration(need, hull, inside))
+        return Chunk(Interval(start, hull.end), hull.end, duration, len(inside))
+    ends_at = min(hull.end + need.timeframe.length, need.now)
+    if len(inside) == 1 and _is_opening(hull, inside[0]):
+        if need.most_sessions != 1:
+            return Chunk(Interval(start, hull.end), ends_at, "2 D", 2)
+        ends_at = hull.end  # there is no bar on its other side
+    asked = Interval(hull.start, ends_at)
+    duration = _from_held_bars(need, hull.start, inside, _duration(need, asked, inside))
+    return Chunk(Interval(start, hull.end), ends_at, duration, len(inside), meets_settled=True)
+
+
+def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | None:
+    """Return a chunk that reaches over the session behind a gap too, if that has begun.
+
+    Bars on both sides of a quiet end cover it; at the newest edge there are none yet. Sessions
+    that came without bars before are requested with a session on either side for that.
+    """
+    is_rest = len(inside) == 1 and gap.start > inside[0].stamps.start
+    is_doubted = all(one.stamps.start in need.doubted for one in inside)
+    if not is_rest and not is_doubted:
+        return None
+    count = len(inside) + (1 if is_rest else 2)
+    after = Interval(gap.end, gap.end + timedelta(days=10))
+    newer = next((one for one in expected_spans(need.calendar, need.timeframe, after)), None)
+    if newer is None or newer.opens_at + need.timeframe.length > need.now:
+        return None
+    if (need.most_sessions or count) < count:
+        return None
+    start = _left_edge(need, gap.start, inside[0])
+    stamps = Interval(start, max(gap.end, newer.stamps.start))
+    return Chunk(stamps, min(newer.closes_at, need.now), f"{count} D", count)
+
+
+def newest_run(need: Need) -> Interval | None:
+    """Return the newest gaps between which no covered part of a session lies, as one interval."""
+    gaps = need.gaps()
+    hull = gaps.hull
+    if hull is None:
+        return None
+    start = hull.end
+    for span in reversed(expected_spans(need.calendar, need.timeframe, hull)):
+        parts = list(gaps.clip(span.stamps))
+        if not parts or parts[-1].end < min(span.stamps.end, hull.end):
+            break
+        start = parts[-1].start
+        if len(parts) > 1 or start > span.stamps.start:
+            break
+    return Interval(start, hull.end)
+
+
+def is_opening(need: Need, chunk: Chunk) -> bool:
+    """Whether all that a chunk asks for is the quiet opening of one session."""
+    hull = need.gaps(chunk.stamps).hull
+    if hull is None:
+        return False
+    spans = expected_spans(need.calendar, need.timeframe, hull)
+    return len(spans) == 1 and _is_opening(hull, spans[0]) and hull.end in need.settled
+
+
+def _is_opening(piece: Interval, span: Span) -> bool:
+    """Whether a piece of a session begins with it and ends before it does."""
+    return piece.start <= span.stamps.start and piece.end < span.stamps.end
+
+
+def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duration: str) -> str:
+    """Let the duration of a tail reach back to held bars: the session before it is covered.
+
+    Bars that come a second time tell whether history has changed, at no request of their own.
+    """
+    count = len(inside) + 1
+    held = need.settled.hull
+    is_beside = held is not None and held.end <= start <= inside[0].stamps.start
+    if not is_beside or (need.most_sessions or count) < count:
+        return duration
+    before = Interval(start - timedelta(days=10), start)
+    earlier = expected_spans(need.calendar, need.timeframe, before)
+    if not earlier or earlier[-1].stamps.end - timedelta(seconds=1) not in need.settled:
+        return duration
+    if need.is_by_the_year and not duration.endswith("Y"):
+        return _counted_or_year(need, count)
+    if need.timeframe is Timeframe.W1:
+        return f"{count} W" if count <= _MOST_WEEKS else duration
+    return duration if duration.endswith("Y") else f"{count} D"
+
+
+def _ends_at(need: Need, last: Span) -> datetime:
+    """Return the requested end of a chunk that reaches over the close of its last session.
+
+    The gateway clips at the requested end and may know a later close than the calendar: intraday
+    bars are requested up to the next session's open, longer ones up to the end of the session's
+    day (IB counts years back from the date of the end). Whether ``1 D`` to an open means the
+    session before it is not settled (an end before a first trade gave the session before three
+    times, and 162 once, grade L): a session that came without bars is requested up to the end of
+    its day.
+    """
+    day_end = need.calendar.last_second_of(last.closes_at)
+    if not need.timeframe.is_intraday:
+        return max(last.over_at, min(day_end, need.now))
+    if last.stamps.start in need.came_empty:
+        return max(last.closes_at, min(day_end, need.now))
+    return max(last.closes_at, min(_next_open(need, last) or day_end, need.now))
+
+
+def _left_edge(need: Need, start: datetime, first: Span) -> datetime:
+    """Reach back over closed time, where bars outside the known sessions may stand."""
+    has_outside = need.timeframe.is_intraday or need.calendar.days_may_differ
+    if not has_outside or start > first.stamps.start:
+        return start
+    day_before = Interval(start - timedelta(days=7), start)
+    earlier = expected_spans(need.calendar, need.timeframe, day_before)
+    edge = earlier[-1].stamps.end if earlier else day_before.start
+    wanted = need.wanted.hull
+    return max(edge, wanted.start) if wanted else edge
+
+
+def _duration(need: Need, gap: Interval, inside: Sequence[Span]) -> str:
+    """Say in IB's words how far back from its end a chunk reaches.
+
+    ``N D`` means N sessions (grade L), so sessions are counted, not days.
+    """
+    timeframe = need.timeframe
+    if timeframe is Timeframe.W1:
+        return _counted_or_year(need, _ceil(gap.length, timedelta(days=7)))
+    if timeframe is Timeframe.D1:
+        return _counted_or_year(need, len(inside))
+    seconds = _seconds(timeframe, gap)
+    if len(inside) == 1 and gap != inside[0].stamps and seconds <= _most_seconds(timeframe):
+        return f"{seconds} S"
+    return f"{len(inside)} D"
+
+
+def _counted_or_year(need: Need, count: int) -> str:
+    """Return the duration of so many days or weeks: a year where that many are not counted."""
+    is_week = need.timeframe is Timeframe.W1
+    if need.is_by_the_year:
+        counted = ALWAYS_COUNTED[need.timeframe]
+    elif is_week:
+        counted = _MOST_WEEKS if need.most_sessions is None else count
+    else:
+        counted = _MOST_SESSIONS_IN_DAYS
+    return f"{count} {'W' if is_week else 'D'}" if count <= counted else "1 Y"
+
+
+_YEAR = timedelta(days=365)
+
+
+def _seconds(timeframe: Timeframe, gap: Interval) -> int:
+    """Give a gap's length in whole bars and one bar more, whose overlap proves the left edge."""
+    return (_ceil(gap.length, timeframe.length) + 1) * timeframe.seconds
+
+
+def _most_seconds(timeframe: Timeframe) -> int:
+    steps: Iterable[int] = (
+        step.most
+        for step in IbLimitsRegistry.SAFE_STEPS.value
+        if step.unit == "S" and step.smallest_bar_s <= timeframe.seconds <= step.largest_bar_s
+    )
+    return max(steps)
+
+
+def _ceil(length: timedelta, unit: timedelta) -> int:
+    return -(-length // unit)

@@ -1,0 +1,349 @@
+"""Evaluating a response: which bars are kept, what is covered, and what is said of the rest.
+
+Not here: requests (``ib.source``), writing (``store.bars.bar_store``), which statements prove that
+a range is empty (``domain.planning.empty_ranges``).
+
+The rules, and why:
+
+- A bar is kept when it lies wholly inside what was requested and answered and has ended: IB clips
+  bars at the requested end, and may clip one at the start of the duration (grade L). Where the
+  gateway withholds the newest bars, the last one that it gives of an open session may go on.
+- Between two bars of a response everything inside sessions that have bars is covered: a response
+  with bars on both sides of quiet minutes needs no second one.
+- The left edge is covered from the first bar, or wholly where the response reaches further back.
+- The end of a session is covered by a response that was received half an hour after the close
+  (delayed data, closing auctions) and whose requested end lies beyond the close. Until then its
+  last instant stays open. A quiet end that is longer than any pause inside the response may be a
+  response cut short: it is requested once more by itself.
+- A session without a single bar is never covered here: it is told, and needs proof.
+- Where a row stood that is no bar nothing is covered, and nothing is said to be empty.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.bars import micros, stamps
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, Span, expected_spans
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.planning.chunks import Chunk
+from ktrdr_pipelines.domain.planning.gaps import LAST_INSTANT, bar_lag, final_lag, is_closed
+from ktrdr_pipelines.domain.timeframes import Timeframe
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_LONGEST_DELAY = timedelta(minutes=20)
+"""How far behind a gateway is at most that withholds the newest bars: exchanges delay by 15 or 20
+minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What was requested, of which series, and when: what a response is evaluated by.
+
+    ``holds_back`` says that the gateway withholds the newest bars, so that quiet after the last
+    bar means nothing. In ``impossible`` a row of the response stood that is no bar: it says nothing
+    of these places.
+    """
+
+    chunk: Chunk
+    calendar: SessionCalendar
+    timeframe: Timeframe
+    now: datetime
+    holds_back: bool = False
+    impossible: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one response with bars gives; intervals are on the stamp axis.
+
+    ``bars`` are kept, ``covered`` is known for good. ``around`` are sessions without a bar that
+    have bars on both sides. ``begins_at`` is the stamp of the first bar where at least one whole
+    session before it was requested too and has none. ``earlier_only`` says that all bars are
+    older than what was requested.
+    """
+
+    bars: pa.Table
+    covered: IntervalSet
+    around: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    begins_at: datetime | None = None
+    earlier_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A response as arrays: microseconds since 1970 UTC, one place a bar.
+
+    ``keys`` and ``ends`` are on the stamp axis; ``low`` is the first place inside the chunk;
+    ``kept`` says which bars stay.
+    """
+
+    keys: np.ndarray
+    ends: np.ndarray
+    low: int
+    kept: np.ndarray
+    spans: Sequence[Span]
+
+
+def evaluate(question: Question, bars: pa.Table, reach: Interval | None) -> Evaluation:
+    """Decide what a response gives.
+
+    Args:
+        question: what was requested.
+        bars: what came, sorted and unique by stamp, not empty.
+        reach: the interval of real time that the gateway says it answered, or None.
+    """
+    reading = _read(question, bars, reach)
+    kept = bars.filter(pa.array(reading.kept))
+    earlier_only = reading.low == len(reading.keys)
+    if earlier_only:
+        return Evaluation(kept, IntervalSet(), earlier_only=True)
+    passed_over = _passed_over(reading)
+    unread = passed_over | question.impossible
+    covered = _spoken_of(question, reading) - unread - _open_end(question, reading)
+    return Evaluation(
+        kept, covered, _around(question, reading, passed_over), _begins_at(question, reading)
+    )
+
+
+def answered_now(question: Question, bars: pa.Table | None, reach: Interval | None) -> Chunk | None:
+    """Return what a response speaks of whose requested end was empty; None where that is unclear.
+
+    It speaks of no later time than when the request was sent, which is the question's ``now``, and
+    than the reach that is stated. It may speak of some bars more than were due at its planning.
+
+    How far back such a request reaches is counted from a moment that the gateway chooses. So it
+    states of no closed session that it is empty, nor that data begin: the same is requested with
+    its end for that. Bars of a later session than any that is known make the reach unknown too.
+
+    Args:
+        question: what was requested; its ``now`` is when that was sent.
+        bars: what came, as for ``evaluate``; None where no bars came.
+        reach: as for ``evaluate``.
+    """
+    chunk, timeframe = question.chunk, question.timeframe
+    until = question.now if reach is None else min(question.now, reach.end)
+    spans = expected_spans(question.calendar, timeframe, chunk.stamps)
+    keys = np.empty(0, np.int64) if bars is None else stamps(bars)
+    older = int(np.searchsorted(keys, micros(chunk.stamps.start)))
+    if older == len(keys) and not question.holds_back:
+        if any(is_closed(span, until) for span in spans):
+            return None
+    elif older < len(keys):
+        if _is_of_later_session(question, spans[-1], _moment(keys[-1])):
+            return None
+        if older == 0 and any(span.stamps.end <= _moment(keys[0]) for span in spans):
+            return None
+    end = chunk.stamps.end
+    if timeframe.is_intraday:
+        if end < spans[-1].stamps.end:
+            end = max(end, min(spans[-1].stamps.end, until - bar_lag()))
+        end = min(end, until)
+    else:
+        over = [span.stamps.end for span in spans if span.over_at <= until]
+        end = min(end, max(over, default=chunk.stamps.start))
+    stated = between(chunk.stamps.start, end)
+    return replace(chunk, stamps=stated, ends_at=until) if stated else None
+
+
+def _is_of_later_session(question: Question, last: Span, newest: datetime) -> bool:
+    """Whether a bar is of a later session date (1w: week) than a span."""
+    if not question.timeframe.is_intraday:
+        return newest >= last.stamps.end
+    calendar = question.calendar
+    return calendar.day_of(newest) > calendar.day_of(last.closes_at - LAST_INSTANT)
+
+
+def _read(question: Question, bars: pa.Table, reach: Interval | None) -> _Reading:
+    """Find each bar's end, and which bars are whole, asked for and final."""
+    chunk, timeframe = question.chunk, question.timeframe
+    keys = stamps(bars)
+    around = Interval(
+        min(_moment(keys[0]), chunk.stamps.start),
+        max(_moment(keys[-1]) + timeframe.length, chunk.stamps.end),
+    )
+    spans = expected_spans(question.calendar, timeframe, around)
+    ends, final_at = _ends(keys, spans, timeframe)
+    if chunk.meets_settled:
+        chunk_end = micros(chunk.stamps.end)
+        ends[keys < chunk_end] = np.minimum(ends[keys < chunk_end], chunk_end)
+    low = int(np.searchsorted(keys, micros(chunk.stamps.start)))
+    kept = (ends <= micros(chunk.stamps.end)) & (final_at <= micros(question.now))
+    kept[:low] = False
+    if reach is not None and timeframe.is_intraday:
+        kept &= ~_cut(keys, ends, reach)
+    if question.holds_back and timeframe.is_intraday:
+        kept[-1] &= bool(ends[-1] <= micros(question.now - _LONGEST_DELAY))
+    return _Reading(keys, ends, low, kept, spans)
+
+
+def _ends(
+    keys: np.ndarray, spans: Sequence[Span], timeframe: Timeframe
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give each bar's end on the stamp axis, and when it is final in real time.
+
+    An intraday bar ends a timeframe's length after its start, or earlier where the next bar
+    starts or its session closes: a session's first and last bars may be shorter. A bar of a date
+    without a known session is final a length after its end, or with any later bar: what is settled
+    behind it settles it too.
+    """
+    length = timeframe.seconds * 1_000_000
+    ends = keys + length
+    place, known = _places(keys, spans)
+    if not timeframe.is_intraday:
+        final_at = ends + length
+        closes = _array(span.over_at + final_lag() for span in spans)
+        final_at[known] = closes[place[known]]
+        return ends, np.minimum.accumulate(final_at[::-1])[::-1]
+    ends[:-1] = np.minimum(ends[:-1], keys[1:])
+    span_ends = _array(span.stamps.end for span in spans)
+    ends[known] = np.minimum(ends[known], span_ends[place[known]])
+    return ends, ends + _to_micros(bar_lag())
+
+
+def _places(keys: np.ndarray, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
+    """Give for each bar the place of the span it may lie in, and whether it does."""
+    starts = _array(span.stamps.start for span in spans)
+    span_ends = _array(span.stamps.end for span in spans)
+    place = np.searchsorted(starts, keys, side="right") - 1
+    known = place >= 0
+    known[known] = keys[known] < span_ends[place[known]]
+    return place, known
+
+
+def _cut(keys: np.ndarray, ends: np.ndarray, reach: Interval) -> np.ndarray:
+    """Say whether the answer's first and last bars are cut by the edges of what was answered.
+
+    Only those two: the stated stretch counts calendar days where the answer counts sessions, so
+    its edges may lie anywhere among the others (grade L).
+    """
+    cut = np.zeros(len(keys), dtype=bool)
+    cut[0] = keys[0] < micros(reach.start) < ends[0]
+    cut[-1] |= keys[-1] < micros(reach.end) < ends[-1]
+    return cut
+
+
+def _spoken_of(question: Question, reading: _Reading) -> IntervalSet:
+    """Return what lies between the bars of a response, as far as it was requested."""
+    places = np.flatnonzero(reading.kept)
+    asked = question.chunk.stamps
+    if not len(places):
+        is_inside = reading.low > 0 and _moment(reading.keys[-1]) >= asked.end
+        newer = _moment(reading.keys[reading.low]) if is_inside else asked.start
+        edge = between(asked.start, min(newer, asked.end))
+        return IntervalSet([edge] if edge else [])
+    edge = between(
+        _left_edge(question, reading, int(places[0])),
+        _right_edge(question, reading, int(places[-1])),
+    )
+    return IntervalSet([edge] if edge else [])
+
+
+def _left_edge(question: Question, reading: _Reading, first: int) -> datetime:
+    """Return the requested start where the response holds older bars too, else the first bar's."""
+    reaches_back = reading.low > 0 and first == reading.low
+    return question.chunk.stamps.start if reaches_back else _moment(reading.keys[first])
+
+
+def _right_edge(question: Question, reading: _Reading, last: int) -> datetime:
+    """Return how far to the right a response covers."""
+    asked_end = question.chunk.stamps.end
+    if last + 1 < len(reading.keys):
+        return min(_moment(reading.keys[last + 1]), asked_end)
+    end, stamp = _moment(reading.ends[last]), _moment(reading.keys[last])
+    span = next((span for span in reading.spans if stamp in span.stamps), None)
+    if span is None or question.holds_back:
+        return end
+    later = next((s.stamps.start for s in reading.spans if s.stamps.start >= span.stamps.end), None)
+    is_last_asked = later is None or later >= asked_end
+    if end < span.stamps.end:
+        if not (is_last_asked and _is_quiet_end(question, reading, span, end)):
+            return end
+    elif not _is_final(question, span):
+        return end
+    return min(asked_end, later or asked_end)
+
+
+def _open_end(question: Question, reading: _Reading) -> IntervalSet:
+    """Return the last instant of the newest session that has bars, if more of it may come.
+
+    Bars behind its close end it no sooner: they show that the instrument trades longer than the
+    calendar says.
+    """
+    newest = _moment(reading.keys[-1])
+    begun = next((span for span in reversed(reading.spans) if span.stamps.start <= newest), None)
+    if begun is None or not question.timeframe.is_intraday or _is_final(question, begun):
+        return IntervalSet()
+    return IntervalSet([Interval(begun.stamps.end - LAST_INSTANT, begun.stamps.end)])
+
+
+def _is_final(question: Question, span: Span) -> bool:
+    """Whether a response says of a session's end all that will ever be said."""
+    return is_closed(span, question.now) and question.chunk.ends_at >= span.closes_at
+
+
+def _is_quiet_end(question: Question, reading: _Reading, span: Span, end: datetime) -> bool:
+    """Whether no bar before a close is a pause like those inside the response."""
+    if not _is_final(question, span) or not question.timeframe.is_intraday:
+        return False
+    length = question.timeframe.length
+    place, known = _places(reading.keys, reading.spans)
+    same = known[1:] & known[:-1] & (place[1:] == place[:-1])
+    pauses = np.diff(reading.keys)[same] - _to_micros(length)
+    longest = timedelta(microseconds=int(pauses.max(initial=0)))
+    return span.stamps.end - end <= longest
+
+
+def _passed_over(reading: _Reading) -> IntervalSet:
+    """Return the spans that hold no bar at all."""
+    starts = _array(span.stamps.start for span in reading.spans)
+    ends = _array(span.stamps.end for span in reading.spans)
+    counts = np.searchsorted(reading.keys, ends) - np.searchsorted(reading.keys, starts)
+    return IntervalSet(
+        span.stamps for span, count in zip(reading.spans, counts, strict=True) if count == 0
+    )
+
+
+def _around(question: Question, reading: _Reading, passed_over: IntervalSet) -> IntervalSet:
+    """Return the requested sessions without a bar that have bars on both sides."""
+    inner = between(_moment(reading.keys[0]), _moment(reading.keys[-1]))
+    if inner is None or not passed_over:
+        return IntervalSet()
+    asked = question.chunk.stamps
+    return IntervalSet(
+        span.stamps
+        for span in reading.spans
+        if asked.covers(span.stamps)
+        and inner.covers(span.stamps)
+        and span.stamps.start in passed_over
+        and not question.impossible.clip(span.stamps)
+    )
+
+
+def _begins_at(question: Question, reading: _Reading) -> datetime | None:
+    """Return the first bar's stamp where sessions before it were requested and have none."""
+    first = _moment(reading.keys[0])
+    if reading.low > 0:
+        return None
+    asked = question.chunk.stamps
+    older = between(asked.start, first)
+    if older is None or question.impossible.clip(older):
+        return None
+    before = any(span.stamps.end <= first and asked.covers(span.stamps) for span in reading.spans)
+    return first if before else None
+
+
+def _array(moments: Iterable[datetime]) -> np.ndarray:
+    return np.array([micros(moment) for moment in moments], dtype=np.int64)
+
+
+def _moment(value: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=int(value))
+
+
+def _to_micros(length: timedelta) -> int:
+    return length // timedelta(microseconds=1)

@@ -1,0 +1,428 @@
+"""Completeness of a series: which expected bars are missing, why, and how many of each session.
+
+Everything is computed over arrays of spans, so that decades of a series cost a millisecond. Not
+here: reading what is settled (``gaps.index``), which sessions are suspect
+(``domain.planning.sparse_sessions``), how a gap is asked for (``domain.planning.chunks``).
+
+What is *explained* lies before the start that the universe gives, before the gateway's oldest data
+(unless an older bar is held), or after the end; holidays and closed time are never expected.
+What is *settled* was answered with bars, or proved empty by a proof that has not expired. All else
+is a gap, whatever was tried: an attempt says why a gap is there, it excuses nothing.
+
+Which bars are expected by now and not covered.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.calendars.session_grid import (
+    Overlaps,
+    SpanArrays,
+    Stretches,
+    covered,
+    without,
+)
+from ktrdr_pipelines.domain.calendars.sessions import (
+    SessionCalendar,
+    Span,
+    expected_spans,
+    midnight,
+    monday_of,
+)
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+_DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
+
+LAST_INSTANT = _INSTANT
+"""Left uncovered at a session's end until a response is received ``final_lag`` after the close."""
+
+_SHORTER_THAN_ANY_BAR = timedelta(seconds=1)
+
+
+def final_lag() -> timedelta:
+    """Give how long after a session's close all is there: silence is proof, a day's bar final."""
+    return timedelta(seconds=IbLimitsRegistry.FINAL_LAG_S.value)
+
+
+def bar_lag() -> timedelta:
+    """Give how long after its end an intraday bar of an open session is taken to be final."""
+    return timedelta(seconds=IbLimitsRegistry.BAR_LAG_S.value)
+
+
+def is_closed(span: Span, now: datetime) -> bool:
+    """Say whether a span's close lies far enough back for silence to be proof."""
+    return span.over_at + final_lag() <= now
+
+
+def due_part(span: Span, timeframe: Timeframe, now: datetime) -> Interval | None:
+    """Give the stretch of a span whose bars should exist by now, or None."""
+    if is_closed(span, now):
+        return span.stamps
+    if not timeframe.is_intraday:
+        return None
+    return between(span.stamps.start, min(span.stamps.end, now - bar_lag()))
+
+
+def due_gaps(
+    calendar: SessionCalendar,
+    timeframe: Timeframe,
+    *,
+    wanted: IntervalSet,
+    settled: IntervalSet,
+    now: datetime,
+) -> IntervalSet:
+    """Give what of ``wanted`` is expected by now and not settled.
+
+    Where ``now`` cuts a session, a last piece shorter than one bar is not due: the bar that it
+    belongs to is not whole yet. ``wanted`` may cut no session (see ``whole_sessions``): the bar
+    across such a cut could never be whole.
+    """
+    if not wanted:
+        return IntervalSet()
+    hull = wanted.hull
+    assert hull is not None  # noqa: S101  (a set that is not empty has a hull)
+    gaps: list[Interval] = []
+    for span in expected_spans(calendar, timeframe, hull):
+        due = due_part(span, timeframe, now)
+        if due is None or settled.covers(due):
+            continue
+        open_parts = wanted.clip(due) - settled.clip(due)
+        is_final = is_closed(span, now)
+        gaps.extend(
+            part for part in open_parts if _is_due(part, due, span, timeframe, is_final=is_final)
+        )
+    return IntervalSet(gaps)
+
+
+def whole_sessions(
+    calendar: SessionCalendar, timeframe: Timeframe, wanted: IntervalSet
+) -> IntervalSet:
+    """Widen a set of stamps so that it cuts no session: a bar lies on one side of any cut."""
+    return IntervalSet(_widened(calendar, timeframe, part) for part in wanted)
+
+
+def first_stamps_of(calendar: SessionCalendar, timeframe: Timeframe, day: date) -> Interval:
+    """Return the stamps that bars of a session date, or of its week, can have."""
+    if timeframe.is_intraday:
+        return Interval(calendar.day_starts_at(day), calendar.day_starts_at(day + _DAY))
+    first = monday_of(day) if timeframe is Timeframe.W1 else day
+    return Interval(midnight(first), midnight(first) + timeframe.length)
+
+
+def first_stamp_of(calendar: SessionCalendar, timeframe: Timeframe, moment: datetime) -> datetime:
+    """Give the earliest stamp that a bar holding a moment of real time can have.
+
+    A bar begins before the first trade in it, and so does its session.
+    """
+    if timeframe.is_intraday:
+        return _widened(calendar, timeframe, Interval(moment, moment + _INSTANT)).start
+    day = calendar.day_of(moment)
+    return midnight(monday_of(day) if timeframe is Timeframe.W1 else day)
+
+
+def _widened(calendar: SessionCalendar, timeframe: Timeframe, part: Interval) -> Interval:
+    first = expected_spans(calendar, timeframe, Interval(part.start, part.start + _INSTANT))
+    last = expected_spans(calendar, timeframe, Interval(part.end - _INSTANT, part.end))
+    return Interval(
+        min((part.start, *(span.stamps.start for span in first))),
+        max((part.end, *(span.stamps.end for span in last))),
+    )
+
+
+def _is_due(
+    part: Interval, due: Interval, span: Span, timeframe: Timeframe, *, is_final: bool
+) -> bool:
+    """Whether a piece of a span is due: ``now`` does not cut it, or a bar fits in.
+
+    The last instant of a session is due once the session has closed for good.
+    """
+    if due != span.stamps or not timeframe.is_intraday:
+        cut_by_now = part.end == due.end < span.stamps.end
+        return not cut_by_now or part.length >= timeframe.length
+    return is_final or part.length >= _SHORTER_THAN_ANY_BAR
+
+
+class GapReason(StrEnum):
+    """Why bars are missing."""
+
+    MISSING = "missing"
+    SPARSE = "sparse"
+    EXPIRED = "expired"
+    FAILED = "failed"
+    UNCONFIRMED = "unconfirmed"
+    CONTRADICTED = "contradicted"
+    NO_DATA = "no_data"
+    BLOCKED = "blocked"
+
+
+class Cause(NamedTuple):
+    """Why, in a word and in a sentence, and when it is worth to be tried again."""
+
+    reason: GapReason
+    detail: str = ""
+    next_try_at: datetime | None = None
+
+
+NEVER_SETTLED = Cause(GapReason.MISSING, "no answer has settled it yet")
+FAR_FEWER_BARS = Cause(GapReason.SPARSE, "far fewer bars than the sessions around it")
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Missing bars that follow each other, over nights and weekends, with one cause.
+
+    ``stamps`` is on the stamp axis; ``sessions`` and ``bars`` count what is expected in it.
+    """
+
+    stamps: Interval
+    sessions: int
+    bars: int
+    reason: GapReason
+    detail: str = ""
+    next_try_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A stretch of stamps that something is known about, should it be a gap."""
+
+    stamps: Interval
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a series stands; times in microseconds since 1970 UTC, on the stamp axis.
+
+    Args:
+        settled: answered with bars, or validly proved empty.
+        wanted_from: the start that the universe gives.
+        listed_from: the stamp of the gateway's oldest data, or None.
+        oldest_bar: the stamp of the oldest span with a bar held, or None.
+        wanted_to: where the series ends, or None.
+        suspects: places of the spans that are to be asked once more.
+    """
+
+    settled: Stretches
+    wanted_from: int
+    listed_from: int | None = None
+    oldest_bar: int | None = None
+    wanted_to: int | None = None
+    suspects: np.ndarray | None = None
+
+    @property
+    def explained_to(self) -> int:
+        """Up to where all is explained; oldest data that are younger than a bar held are no facts.
+
+        The loader believes such a statement as little, and finds out by asking.
+        """
+        if self.listed_from is None or self._is_contradicted:
+            return self.wanted_from
+        return max(self.wanted_from, self.listed_from)
+
+    @property
+    def _is_contradicted(self) -> bool:
+        return (
+            self.listed_from is not None
+            and self.oldest_bar is not None
+            and self.oldest_bar < self.listed_from
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """Counts of each span, one place a span, oldest first.
+
+    ``expected`` bars are each ``settled`` (with bars or without), ``explained`` or ``unexplained``;
+    ``empty`` are those settled ones that a proof of emptiness covers; ``have`` are bars held.
+    """
+
+    spans: SpanArrays
+    have: np.ndarray
+    expected: np.ndarray
+    settled: np.ndarray
+    empty: np.ndarray
+    explained: np.ndarray
+    unexplained: np.ndarray
+
+
+def find_gaps(
+    spans: SpanArrays, standing: Standing, now: datetime, claimed: Sequence[Claimed] = ()
+) -> tuple[Gap, ...]:
+    """Give the gaps among closed sessions, oldest first.
+
+    Args:
+        spans: all spans of the calendar.
+        standing: what is settled and explained.
+        now: what is not closed by then is nobody's fault.
+        claimed: what is known of stretches; of several that meet, the last counts.
+    """
+    low, high = due_places(spans, standing, now)
+    pieces, suspect = _open_pieces(spans, standing, low, high)
+    if not len(pieces.left):
+        return ()
+    pieces, causes, known = _with_causes(pieces, suspect, claimed)
+    return _grouped(spans, pieces, causes, known)
+
+
+def due_places(spans: SpanArrays, standing: Standing, now: datetime) -> tuple[int, int]:
+    """Give the first and the end place of the spans that should be there by now."""
+    low = int(np.searchsorted(spans.spans.ends, standing.explained_to, side="right"))
+    high = closed_count(spans, now)
+    if standing.wanted_to is not None:
+        wanted = int(np.searchsorted(spans.spans.starts, standing.wanted_to, side="left"))
+        high = min(high, wanted)
+    return low, max(low, high)
+
+
+def closed_count(spans: SpanArrays, now: datetime) -> int:
+    """Count the spans whose close lies so far back that their bars are final."""
+    final = micros(now - final_lag())
+    return int(np.searchsorted(spans.closes, final, side="right"))
+
+
+def next_close(spans: SpanArrays, now: datetime) -> datetime | None:
+    """Give the moment at which the next span counts as closed."""
+    place = closed_count(spans, now)
+    if place >= len(spans):
+        return None
+    return moment(int(spans.closes[place])) + final_lag()
+
+
+def completeness(
+    spans: SpanArrays, standing: Standing, *, have: np.ndarray, empty: Stretches, now: datetime
+) -> Completeness:
+    """Count bars span by span, over all spans of the calendar that are given.
+
+    Args:
+        spans: those that are to be counted.
+        standing: as for ``find_gaps``; its suspects are places among ``spans``.
+        have: bars held, one place a span.
+        empty: what is validly proved empty.
+        now: spans that are not closed by then have nothing expected.
+    """
+    expected = np.where(np.arange(len(spans)) < closed_count(spans, now), spans.bars, 0)
+    low, high = due_places(spans, standing, now)
+    everything = Standing(standing.settled, standing.wanted_from, suspects=standing.suspects)
+    pieces, _suspect = _open_pieces(spans, everything, 0, len(spans))
+    counts = spans.bars_in(Stretches(pieces.starts, pieces.ends))
+    missing = np.bincount(pieces.left, weights=counts, minlength=len(spans)).astype(np.int64)
+    missing = np.minimum(missing, expected)
+    is_due = np.zeros(len(spans), dtype=bool)
+    is_due[low:high] = True
+    return Completeness(
+        spans=spans,
+        have=have,
+        expected=expected,
+        settled=expected - missing,
+        empty=np.minimum(_bars_within(spans, empty), expected - missing),
+        explained=np.where(is_due, 0, missing),
+        unexplained=np.where(is_due, missing, 0),
+    )
+
+
+_NOTHING = Overlaps(*(np.empty(0, dtype=np.int64) for _ in range(4)))
+
+
+def _bars_within(spans: SpanArrays, stretches: Stretches) -> np.ndarray:
+    outside = without(spans.spans, stretches)
+    counts = spans.bars_in(Stretches(outside.starts, outside.ends))
+    left = np.bincount(outside.left, weights=counts, minlength=len(spans)).astype(np.int64)
+    return np.asarray(spans.bars - np.minimum(left, spans.bars))
+
+
+def _open_pieces(
+    spans: SpanArrays, standing: Standing, low: int, high: int
+) -> tuple[Overlaps, np.ndarray]:
+    """Give what is not settled of some spans, and which pieces are suspects; places are of all."""
+    inside = Stretches(spans.spans.starts[low:high], spans.spans.ends[low:high])
+    is_open = ~covered(inside, standing.settled)
+    suspects = np.zeros(high - low, dtype=bool)
+    if standing.suspects is not None and len(standing.suspects):
+        chosen = standing.suspects[(standing.suspects >= low) & (standing.suspects < high)]
+        suspects[chosen - low] = ~is_open[chosen - low]
+    if not is_open.any() and not suspects.any():
+        return _NOTHING, np.empty(0, dtype=bool)
+    places = np.flatnonzero(is_open)
+    open_spans = Stretches(inside.starts[places], inside.ends[places])
+    pieces = without(open_spans, standing.settled)
+    again = np.flatnonzero(suspects)
+    left = np.concatenate([places[pieces.left], again]) + low
+    starts = np.concatenate([pieces.starts, inside.starts[again]])
+    ends = np.concatenate([pieces.ends, inside.ends[again]])
+    order = np.argsort(starts, kind="stable")
+    is_suspect = np.append(np.zeros(len(pieces.left), dtype=bool), np.ones(len(again), dtype=bool))
+    ordered = Overlaps(left[order], left[order], starts[order], ends[order])
+    return ordered, is_suspect[order]
+
+
+def _with_causes(
+    pieces: Overlaps, suspect: np.ndarray, claimed: Sequence[Claimed]
+) -> tuple[Overlaps, np.ndarray, list[Cause]]:
+    """Cut pieces where what is known of them changes, and say which cause each has."""
+    known = list(dict.fromkeys((NEVER_SETTLED, FAR_FEWER_BARS, *(one.cause for one in claimed))))
+    number = {cause: place for place, cause in enumerate(known)}
+    meeting = [one for one in claimed if _meets(pieces, one.stamps)]
+    pieces, origin = _cut(pieces, meeting)
+    causes = suspect[origin].astype(np.int64)
+    for one in meeting:
+        low = np.searchsorted(pieces.starts, micros(one.stamps.start), side="left")
+        high = np.searchsorted(pieces.ends, micros(one.stamps.end), side="right")
+        causes[low:high] = number[one.cause]
+    return pieces, causes, known
+
+
+def _meets(pieces: Overlaps, stamps: Interval) -> bool:
+    place = int(np.searchsorted(pieces.ends, micros(stamps.start), side="right"))
+    return place < len(pieces.starts) and bool(pieces.starts[place] < micros(stamps.end))
+
+
+def _cut(pieces: Overlaps, claimed: Iterable[Claimed]) -> tuple[Overlaps, np.ndarray]:
+    """Cut pieces at the edges of what is known, and say which piece each part was."""
+    edges = {micros(edge) for one in claimed for edge in (one.stamps.start, one.stamps.end)}
+    cuts = np.array(sorted(edges), dtype=np.int64)
+    place = np.searchsorted(pieces.starts, cuts, side="left") - 1
+    inner = (place >= 0) & (cuts < pieces.ends[np.maximum(place, 0)])
+    cuts, place = cuts[inner], place[inner]
+    starts = np.append(pieces.starts, cuts)
+    origin = np.append(np.arange(len(pieces.starts)), place)
+    order = np.argsort(starts, kind="stable")
+    starts, origin = starts[order], origin[order]
+    last = np.append(origin[1:] != origin[:-1], True)
+    ends = np.where(last, pieces.ends[origin], np.append(starts[1:], 0))
+    return Overlaps(pieces.left[origin], pieces.left[origin], starts, ends), origin
+
+
+def _grouped(
+    spans: SpanArrays, pieces: Overlaps, causes: np.ndarray, known: Sequence[Cause]
+) -> tuple[Gap, ...]:
+    """Join pieces of one cause between which no other bar is expected."""
+    bars = spans.bars_in(Stretches(pieces.starts, pieces.ends))
+    reaches_end = pieces.ends == spans.spans.ends[pieces.left]
+    from_start = pieces.starts == spans.spans.starts[pieces.left]
+    next_span = np.diff(pieces.left) == 1
+    follows = (pieces.ends[:-1] == pieces.starts[1:]) | (
+        next_span & reaches_end[:-1] & from_start[1:]
+    )
+    follows &= causes[:-1] == causes[1:]
+    first = np.flatnonzero(np.append(True, ~follows))
+    last = np.append(first[1:], len(pieces.left)) - 1
+    total = np.add.reduceat(bars, first)
+    sessions = pieces.left[last] - pieces.left[first] + 1
+    return tuple(
+        Gap(
+            Interval(moment(int(pieces.starts[a])), moment(int(pieces.ends[b]))),
+            int(count),
+            int(number),
+            *known[int(causes[a])],
+        )
+        for a, b, count, number in zip(first, last, sessions, total, strict=True)
+    )

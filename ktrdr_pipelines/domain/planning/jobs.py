@@ -1,0 +1,104 @@
+"""The load modes: which stretch of a series a person or a sensor means.
+
+Not here: what of that stretch is missing (``domain.planning.gaps``), how it is asked for
+(``domain.planning.chunks``).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+
+
+class Mode(StrEnum):
+    """What to load.
+
+    ``tail``: from the last settled bar, whatever its age, to now, and what was tried in vain.
+    ``backfill``: from the start to the oldest settled bar. ``full``: all of it, inner holes
+    included.
+    """
+
+    TAIL = "tail"
+    BACKFILL = "backfill"
+    FULL = "full"
+
+
+class AskedBy(StrEnum):
+    """Who wants a load.
+
+    ``person``: all that is missing is asked for, whatever was tried before. ``sensor``: work that
+    nobody waits for leaves alone what was tried in vain until its next try is due.
+    """
+
+    PERSON = "person"
+    SENSOR = "sensor"
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a stretch is asked for.
+
+    ``tail``: before backfills in the gateway's budget, and oldest first. ``asked_by``: who wants
+    it. ``refresh``: also what is settled, once.
+    """
+
+    tail: bool = False
+    asked_by: AskedBy = AskedBy.PERSON
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The stretch that a person named, as stamps; None where they did not."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+def wanted_by(
+    mode: Mode,
+    series: Series,
+    *,
+    bounds: Bounds,
+    coverage: Coverage,
+    tried: IntervalSet | None = None,
+    calendar: SessionCalendar,
+    now: datetime,
+) -> IntervalSet:
+    """Give the stretch of stamps that a mode means for a series.
+
+    With nothing settled yet, every mode means everything from the start. ``tried`` is what
+    attempts are recorded for: a tail asks again for what earlier ones could not have.
+    """
+    everything = _everything(series, bounds, calendar, now)
+    settled = coverage.bars.hull
+    if everything is None:
+        return IntervalSet()
+    if settled is None or mode is Mode.FULL:
+        return IntervalSet([everything])
+    if mode is Mode.TAIL:
+        part = between(max(everything.start, settled.end), everything.end)
+        again = tried.clip(everything) if tried else IntervalSet()
+        return again | IntervalSet([part] if part else [])
+    part = between(everything.start, min(everything.end, settled.start))
+    return IntervalSet([part] if part else [])
+
+
+def _everything(
+    series: Series, bounds: Bounds, calendar: SessionCalendar, now: datetime
+) -> Interval | None:
+    """Give all from the asked start, or the universe's, to the end of what can exist by now."""
+    start = bounds.start or first_stamp(series, calendar)
+    today = calendar.day_of(now)
+    ends = stamps_between(calendar, series.timeframe, today, today + timedelta(days=7)).end
+    return between(start, min(bounds.end, ends) if bounds.end else ends)
+
+
+def first_stamp(series: Series, calendar: SessionCalendar) -> datetime:
+    """Give the first stamp that the universe wants of a series."""
+    start = series.instrument.start
+    return stamps_between(calendar, series.timeframe, start, start + timedelta(days=7)).start

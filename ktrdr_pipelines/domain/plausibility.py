@@ -1,0 +1,257 @@
+"""Bars that came again at another price: the sign that history was put on another basis.
+
+IB serves trades adjusted for the splits known on the day of the request, so bars that were fetched
+before a split differ from the same bars fetched after it by a constant ratio.
+
+Bars whose values cannot be what was traded: which they are, and what two responses say of them.
+
+One response does not tell an error of the gateway from what its data say. So such bars are
+requested once more, and what comes twice the same is kept as it came, with a finding that says so.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ktrdr_pipelines.domain.bars import VALUES, micros, moment, stamps
+from ktrdr_pipelines.domain.instruments import SecType
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.responses import Answer
+
+_LEAST_CHANGE = 0.009
+"""Change of price from which on bars disagree: the smallest stock dividends are 1 %, corrections
+of single prices are smaller."""
+
+_SAME_RATIO = 0.002
+"""Distance from the median ratio within which a bar tells of the same change."""
+
+_MOST_ALIKE = 0.8
+"""Share of the bars that must tell of the same change: one corrected price is no new basis."""
+
+
+class DisagreementKind(StrEnum):
+    """What differs by a constant ratio: the prices, or the volumes (``domain.volume_units``)."""
+
+    PRICE = "price"
+    VOLUME = "volume"
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """Bars that disagree with others by a constant ratio.
+
+    Of prices, held bars came again and ``ratio`` is the new close over the held one. Of volumes,
+    the same, or the bars follow others, and it is their volume over that of the others.
+    """
+
+    first: datetime
+    last: datetime
+    bars: int
+    ratio: float
+    kind: DisagreementKind = DisagreementKind.PRICE
+
+    def __str__(self) -> str:
+        if self.kind is DisagreementKind.VOLUME:
+            unit, other = ("shares", "lots of 100") if self.ratio > 1 else ("lots of 100", "shares")
+            return (
+                f"the volumes of {self.bars} bars from {self.first:%Y-%m-%d %H:%MZ} to "
+                f"{self.last:%Y-%m-%d %H:%MZ} are {self.ratio:.4g} times what they were before, or "
+                f"what those of the sessions before are, at the same prices: they seem to be in "
+                f"{unit}, the others in {other}. All bars stay as they came. Hint: set the gateway "
+                "to tell volumes in one unit; `ktrdr load SYMBOL TIMEFRAME --refresh` requests all "
+                "of it again"
+            )
+        return (
+            f"{self.bars} held bars from {self.first:%Y-%m-%d %H:%MZ} to "
+            f"{self.last:%Y-%m-%d %H:%MZ} came again at {self.ratio:.4g} times their price: older "
+            "and newer bars may be on different price bases (a split). Hint: `ktrdr load SYMBOL "
+            "TIMEFRAME --refresh` requests all of it again"
+        )
+
+
+def disagreement(held: pa.Table, again: pa.Table) -> Disagreement | None:
+    """Return in what way bars that came again disagree with those that are held, or None.
+
+    Args:
+        held: bars of the store, sorted and unique by stamp.
+        again: bars of a response, sorted and unique by stamp.
+    """
+    keys, mine, its = np.intersect1d(
+        stamps(held), stamps(again), assume_unique=True, return_indices=True
+    )
+    old = held["close"].to_numpy()[mine]
+    new = again["close"].to_numpy()[its]
+    usable = (old > 0) & (new > 0)
+    if not usable.any():
+        return None
+    ratios = new[usable] / old[usable]
+    ratio = float(np.median(ratios))
+    alike = np.abs(ratios / ratio - 1) <= _SAME_RATIO
+    if abs(ratio - 1) < _LEAST_CHANGE or float(np.mean(alike)) < _MOST_ALIKE:
+        return None
+    kept = keys[usable]
+    return Disagreement(moment(int(kept[0])), moment(int(kept[-1])), len(kept), ratio)
+
+
+_PRICES: Final = ("open", "high", "low", "close")
+_MOST_PRICE: Final = 1e12
+"""Price that no instrument has: the largest index levels and share prices lie below 1e7."""
+
+_MOST_VOLUME: Final = 1e18
+"""Volume that no instrument has: of the cheapest cryptocurrencies some 1e14 are traded a day."""
+
+_MAY_BE_NEGATIVE: Final = frozenset({SecType.FUT})
+"""Kinds whose prices may be zero or below (crude oil in April 2020)."""
+
+
+class FindingKind(StrEnum):
+    """What is implausible about a bar; of several reasons the first in this order."""
+
+    PRICE_SIZE = "price_size"
+    """A price, the average included, is not finite or 1e12 and more."""
+    PRICE_SIGN = "price_sign"
+    """A price is zero or below, of an instrument that has no such prices."""
+    PRICE_RANGE = "price_range"
+    """The high is below the low, or open or close outside them."""
+    VOLUME = "volume"
+    """The volume is below zero, not finite, or 1e18 and more."""
+    BAR_COUNT = "bar_count"
+    """The count is below zero, or was too large to be kept: it is null."""
+
+
+class Finding(NamedTuple):
+    """A bar that is kept although its values are implausible; ``detail`` is all its values.
+
+    ``ts`` is its timestamp in microseconds since 1970 UTC.
+    """
+
+    ts: int
+    kind: FindingKind
+    detail: str
+
+
+def implausible_rows(bars: pa.Table, sec_type: SecType | None) -> np.ndarray:
+    """Say of each bar whether its values are implausible.
+
+    Args:
+        bars: bars.
+        sec_type: the kind of the instrument; None where it is not known: any sign is plausible.
+    """
+    return np.asarray(np.any(list(_implausible(bars, sec_type).values()), axis=0))
+
+
+def findings_of(
+    bars: pa.Table, keys: Iterable[int], sec_type: SecType | None = None
+) -> list[Finding]:
+    """Return what is remembered of some bars, named by their timestamps.
+
+    A bar of which the stored values are plausible had a count that could not be stored.
+    """
+    chosen = bars.filter(pa.array(np.isin(stamps(bars), list(keys))))
+    odd = _implausible(chosen, sec_type)
+    columns = [chosen[name].to_pylist() for name in VALUES]
+    return [
+        Finding(
+            int(key),
+            next((kind for kind, rows in odd.items() if rows[place]), FindingKind.BAR_COUNT),
+            " ".join(f"{name}={value!r}" for name, value in zip(VALUES, row, strict=True)),
+        )
+        for place, (key, *row) in enumerate(zip(stamps(chosen).tolist(), *columns, strict=True))
+    ]
+
+
+def explained(
+    bars: pa.Table, sec_type: SecType | None, known: Iterable[Finding]
+) -> tuple[np.ndarray, list[Finding]]:
+    """Tell damage from findings.
+
+    A finding explains the bar that has the values which it was made for, and no other.
+
+    Returns: which bars are implausible and explained by no finding, and the findings that explain
+    a bar, in their order.
+    """
+    told = {one.ts: one for one in known}
+    held = {one.ts: one.detail for one in findings_of(bars, told, sec_type)}
+    found = [one for one in told.values() if held.get(one.ts) == one.detail]
+    damaged = implausible_rows(bars, sec_type) & ~np.isin(stamps(bars), [one.ts for one in found])
+    return damaged, found
+
+
+def reconciled(first: Answer, second: Answer | None, length: timedelta) -> Answer | None:
+    """Return what two responses to one request say together; None where no bar is left.
+
+    The second stands, but for places that are not covered: rows that were no bars, also those of
+    the first for which the second has none, and implausible bars that did not come twice the same.
+
+    Args:
+        first: a response with impossible or implausible rows.
+        second: the response to the same request; None where no bars came.
+        length: of a bar.
+    """
+    if second is None:
+        return _without(first, set(first.implausible), IntervalSet(), length)
+    same = _values(first) & _values(second)
+    once = set(second.implausible) - {key for key, _ in same}
+    keys = stamps(second.bars)
+    gone = set(first.implausible) - set(keys.tolist())
+    unfilled = (part for part in first.impossible if not _has_any(keys, part))
+    return _without(second, once, IntervalSet([*unfilled, *_places(gone, length)]), length)
+
+
+def _implausible(bars: pa.Table, sec_type: SecType | None) -> dict[FindingKind, np.ndarray]:
+    """Say of each bar which of its values are implausible."""
+    prices = np.array([bars[name].to_numpy(zero_copy_only=False) for name in _PRICES], float)
+    opens, highs, lows, closes = prices
+    may_be_negative = sec_type is None or sec_type in _MAY_BE_NEGATIVE
+    with np.errstate(invalid="ignore"):
+        size = ~((np.abs(prices) < _MOST_PRICE).all(axis=0) & _below(bars, "average", _MOST_PRICE))
+        sign = np.zeros_like(size) if may_be_negative else (prices <= 0).any(axis=0)
+        within = (lows <= opens) & (opens <= highs) & (lows <= closes) & (closes <= highs)
+    below = {name: pc.fill_null(pc.less(bars[name], 0), False) for name in ("volume", "bar_count")}  # noqa: FBT003
+    return {
+        FindingKind.PRICE_SIZE: size,
+        FindingKind.PRICE_SIGN: sign,
+        FindingKind.PRICE_RANGE: ~within,
+        FindingKind.VOLUME: below["volume"].to_numpy() | ~_below(bars, "volume", _MOST_VOLUME),
+        FindingKind.BAR_COUNT: below["bar_count"].to_numpy(),
+    }
+
+
+def _below(bars: pa.Table, name: str, most: float) -> np.ndarray:
+    """Say of each bar whether a value is a number whose size is below ``most``, or null."""
+    return np.asarray(pc.fill_null(pc.less(pc.abs(bars[name]), most), True).to_numpy())  # noqa: FBT003
+
+
+def _values(answer: Answer) -> set[tuple[int, str]]:
+    """Return the values of a response's implausible bars."""
+    return {(one.ts, one.detail) for one in findings_of(answer.bars, answer.implausible)}
+
+
+def _has_any(keys: np.ndarray, part: Interval) -> bool:
+    low, high = np.searchsorted(keys, [micros(part.start), micros(part.end)])
+    return bool(low < high)
+
+
+def _places(keys: Iterable[int], length: timedelta) -> list[Interval]:
+    return [Interval(moment(key), moment(key) + length) for key in keys]
+
+
+def _without(
+    answer: Answer, dropped: set[int], missing: IntervalSet, length: timedelta
+) -> Answer | None:
+    """Return a response less some bars, whose places are not covered; nor are others."""
+    kept = ~np.isin(stamps(answer.bars), list(dropped))
+    if not kept.any():
+        return None
+    return replace(
+        answer,
+        bars=answer.bars.filter(pa.array(kept)),
+        impossible=answer.impossible | missing | IntervalSet(_places(dropped, length)),
+        implausible=tuple(key for key in answer.implausible if key not in dropped),
+    )

@@ -1,0 +1,1 @@
+"""The universe: its entries, their defaults, and edits of its file."""

@@ -1,0 +1,281 @@
+"""Edits of a universe's text: entries added, renamed and taken out, everything else as it was.
+
+Comments, blank lines and spacing are a person's own and survive to the byte: edits cut and paste
+at the places that YAML's nodes name, and each result is read again before it is given back. Not
+here: what an entry means (``domain.universe.defaults``), writing the file (``store``).
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import yaml
+
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.universe.universe import Universe, parse_universe
+from ktrdr_pipelines.domain.universe.yaml_nodes import parsed
+from ktrdr_pipelines.errors import UniverseError
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_./-]+( [A-Za-z0-9_./-]+)*")
+_INDENT: Final = "  "
+_Pair = tuple[yaml.ScalarNode, yaml.Node]
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A universe's text with the mapping under ``symbols:`` in it."""
+
+    text: str
+    name: str
+    symbols: yaml.MappingNode
+
+    @classmethod
+    def of(cls, text: str, name: str) -> "_Text":
+        """Find the symbols; a universe that is malformed is refused as it always is."""
+        parse_universe(text, name)
+        item = parsed(text, name).mapping()["symbols"]
+        assert isinstance(item.node, yaml.MappingNode)  # noqa: S101  (parse_universe has seen it)
+        return cls(text, name, item.node)
+
+    @property
+    def pairs(self) -> list[_Pair]:
+        """Keys and values of the entries, in the order of the file."""
+        return list(self.symbols.value)
+
+    def place(self, symbol: str) -> int:
+        """Give the number of an entry."""
+        keys = [key.value for key, _ in self.pairs]
+        if symbol not in keys:
+            raise UniverseError(
+                f"{self.name} has no entry {symbol}",
+                came=f"it names {len(keys)} symbols",
+                remedy="`ktrdr universe check` lists them",
+            )
+        return keys.index(symbol)
+
+    def with_part(self, start: int, end: int, new: str) -> str:
+        """Give the text with one stretch replaced."""
+        return self.text[:start] + new + self.text[end:]
+
+
+def add_symbol(text: str, name: str, symbol: str, fields: Mapping[str, str]) -> str:
+    """Add an entry behind the last one.
+
+    Args:
+        text: the universe.
+        name: its file, for messages.
+        symbol: the key.
+        fields: what is said of it, by field, as a person writes it; lists with commas.
+
+    Raises:
+        UniverseError: the universe is malformed, has the symbol, or would be malformed with it.
+    """
+    old = _Text.of(text, name)
+    taken = {key.value.upper(): key.value for key, _ in old.pairs}
+    if symbol.upper() in taken:
+        raise UniverseError(
+            f"cannot add {symbol} to {name}",
+            came=f"it has {taken[symbol.upper()]} already",
+            remedy="Edit that entry in the file, or choose another symbol",
+        )
+    entry = f"{_scalar(symbol)}: {{{_fields(fields)}}}"
+    if old.symbols.flow_style:
+        at = old.symbols.end_mark.index - 1
+        new = old.with_part(at, at, f"{_comma_before(text, at)}{entry}")
+    else:
+        at = _line_end(text, _last_mark(old.pairs[-1][1]))
+        before = "" if text[:at].endswith("\n") else "\n"
+        indent = " " * old.pairs[0][0].start_mark.column
+        new = old.with_part(at, at, f"{before}{indent}{entry}\n")
+    return _checked(old, new, added=symbol)
+
+
+def remove_symbol(text: str, name: str, symbol: str) -> str:
+    """Take an entry out, with the lines that belong to it alone.
+
+    Raises:
+        UniverseError: there is no such entry, it is the last one, or others rest on it.
+    """
+    old = _Text.of(text, name)
+    place = old.place(symbol)
+    if len(old.pairs) == 1:
+        raise UniverseError(
+            f"cannot take {symbol} out of {name}",
+            came="it is the only symbol, and a universe names at least one",
+            remedy="Add another one first",
+        )
+    start, end = _stretch(old, place)
+    return _checked(old, old.with_part(start, end, ""), removed=symbol)
+
+
+def rename_symbol(text: str, name: str, symbol: str, new_symbol: str) -> str:
+    """Give an entry another key; the instrument stays what it is.
+
+    What was derived from the old key and would not be from the new one is written down.
+
+    Raises:
+        UniverseError: there is no such entry, the new key is taken or no symbol, or others
+            rest on the old one.
+    """
+    old = _Text.of(text, name)
+    place = old.place(symbol)
+    try:
+        fields = _lost(old, place, new_symbol)
+        return _renamed(old, place, new_symbol, fields)
+    except UniverseError:
+        return _renamed(old, place, new_symbol, _derived(old, symbol))
+
+
+def _renamed(old: _Text, place: int, new_symbol: str, fields: Mapping[str, str]) -> str:
+    """Give the text with another key and more said under it."""
+    key, value = old.pairs[place]
+    whole = old.with_part(*_said(old, value, fields))
+    start, end = key.start_mark.index, key.end_mark.index
+    new = whole[:start] + _scalar(new_symbol) + whole[end:]
+    return _checked(old, new, renamed=(key.value, new_symbol))
+
+
+def _lost(old: _Text, place: int, new_symbol: str) -> dict[str, str]:
+    """Say which fields of an entry would change with its key, and what they are."""
+    key = old.pairs[place][0]
+    bare = old.with_part(key.start_mark.index, key.end_mark.index, _scalar(new_symbol))
+    was = described(parse_universe(old.text, old.name), key.value)
+    becomes = described(parse_universe(bare, old.name), new_symbol)
+    return {name: value for name, value in was.items() if becomes.get(name) != value}
+
+
+def _derived(old: _Text, symbol: str) -> dict[str, str]:
+    """Give all that the entry of a symbol leaves to its key."""
+    universe = parse_universe(old.text, old.name)
+    told = universe.describe(universe.instrument(symbol))
+    return {
+        name: _value(text)
+        for name, text in told.items()
+        if text.endswith("(derived)") and _value(text) not in {"", "none"} and name != "calendar"
+    }
+
+
+def _value(told: str) -> str:
+    return told.rpartition(" (")[0]
+
+
+def _said(old: _Text, value: yaml.Node, fields: Mapping[str, str]) -> tuple[int, int, str]:
+    """Give the edit that writes fields into the value of an entry."""
+    start, end = value.start_mark.index, value.end_mark.index
+    if not fields:
+        return start, start, ""
+    if not isinstance(value, yaml.MappingNode):
+        space = "" if old.text[:start].endswith(" ") else " "
+        return start, end, f"{space}{{{_fields(fields)}}}"
+    if value.flow_style:
+        comma = ", " if value.value else ""
+        return start + 1, start + 1, f"{_fields(fields)}{comma}"
+    indent = " " * value.start_mark.column
+    lines = [f"{field}: {_written(field, text)}\n{indent}" for field, text in fields.items()]
+    return start, start, "".join(lines)
+
+
+def _checked(
+    old: _Text,
+    new: str,
+    *,
+    added: str = "",
+    removed: str = "",
+    renamed: tuple[str, str] = ("", ""),
+) -> str:
+    """Give the new text if it means the old one with the one change, and nothing else.
+
+    Raises:
+        UniverseError: it does not.
+    """
+    _refuse_broken(old, new)
+    before = dict(parse_universe(old.text, old.name).instruments)
+    after = dict(parse_universe(new, old.name).instruments)
+    after.pop(added, None)
+    before.pop(removed, None)
+    if renamed[0]:
+        was, became = before.pop(renamed[0]), after.pop(renamed[1])
+        if replace(became, symbol=was.symbol) != was:
+            raise _changed(old.name, renamed[1], was, became)
+    for symbol in sorted(before.keys() | after.keys()):
+        one, other = before.get(symbol), after.get(symbol)
+        if one != other:
+            raise _changed(old.name, symbol, one, other)
+    return new
+
+
+def _refuse_broken(old: _Text, new: str) -> None:
+    """Refuse an edit that cannot cut where an entry is written in one of YAML's rarer ways."""
+    try:
+        parsed(new, old.name)
+    except UniverseError as error:
+        raise UniverseError(
+            f"cannot edit {old.name}",
+            came="an entry in it is written with an anchor, an alias or a question mark",
+            remedy="Edit that file by hand",
+        ) from error
+
+
+def _changed(
+    name: str, symbol: str, before: Instrument | None, after: Instrument | None
+) -> UniverseError:
+    return UniverseError(
+        f"this edit of {name} would change {symbol} too",
+        came=f"from {before!r} to {after!r}",
+        remedy=f"Write down in the entry of {symbol} what it derives from the other one, "
+        "or edit the file by hand",
+    )
+
+
+def _stretch(old: _Text, place: int) -> tuple[int, int]:
+    """Give the stretch of the text that is one entry's own."""
+    pairs = old.pairs
+    start = pairs[place][0].start_mark.index
+    if old.symbols.flow_style:
+        if place + 1 < len(pairs):
+            return start, pairs[place + 1][0].start_mark.index
+        return _last_mark(pairs[place - 1][1]), _last_mark(pairs[place][1])
+    begin = old.text.rfind("\n", 0, start) + 1
+    return begin, _line_end(old.text, _last_mark(pairs[place][1]))
+
+
+def _last_mark(node: yaml.Node) -> int:
+    """Give where a value really ends; block mappings claim what follows up to the next key."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _last_mark(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.index)
+
+
+def _line_end(text: str, index: int) -> int:
+    """Give the place behind the line that holds a place."""
+    end = text.find("\n", index)
+    return len(text) if end < 0 else end + 1
+
+
+def _comma_before(text: str, at: int) -> str:
+    return " " if text[:at].rstrip().endswith(",") else ", "
+
+
+def _fields(fields: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {_written(name, value)}" for name, value in fields.items())
+
+
+def _written(field: str, value: str) -> str:
+    """Write a value as the file would; lists go into brackets."""
+    if field == "timeframes":
+        parts = (part.strip() for part in value.strip("[] ").split(","))
+        return f"[{', '.join(_scalar(part) for part in parts)}]"
+    return _scalar(value)
+
+
+def _scalar(value: str) -> str:
+    return value if _PLAIN.fullmatch(value) else json.dumps(value)
+
+
+def described(universe: Universe, symbol: str) -> dict[str, str]:
+    """Give each field of a symbol as the file would write it."""
+    told = universe.describe(universe.instrument(symbol))
+    return {field: _value(text) for field, text in told.items()}

@@ -1,0 +1,141 @@
+"""The fields that an entry of the universe may have, and the rule for its key.
+
+Here: how each field is read, and the entries as they were said. Not here: what follows from what
+is not said (``domain.universe.defaults``), YAML (``domain.universe.yaml_nodes``).
+
+Source: field names from https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/#contracts.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from types import MappingProxyType
+from typing import Any, Final
+
+from ktrdr_pipelines.domain.calendars.registry import KNOWN_FROM, KNOWN_TO
+from ktrdr_pipelines.domain.instruments import Backfill, SecType, WhatToShow
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.yaml_nodes import Item
+
+KEY_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,19}"
+KEY_RULE: Final = (
+    "a symbol has at most 20 letters, digits, '.', '_' or '-' and begins with none of '.' and '-'"
+)
+FIRST_DAY, LAST_DAY = date.fromisoformat(KNOWN_FROM), date.fromisoformat(KNOWN_TO)
+DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "use_rth": True,
+        "timeframes": (Timeframe.M1, Timeframe.H1, Timeframe.D1),
+        "start": date(2020, 1, 1),
+        "backfill": Backfill.AUTO,
+    }
+)
+
+
+def _sec_type(item: Item) -> SecType:
+    if item.text() in _NOT_YET:
+        raise item.error(f"is {item.text()}, which is not kept", _NOT_YET[item.text()])
+    if item.text() not in list(SecType):
+        raise item.error(
+            f"is {item.text()!r}, which this release does not have",
+            f"Allowed are {', '.join(SecType)}",
+        )
+    return item.choice(SecType)
+
+
+def _what_to_show(item: Item) -> WhatToShow:
+    if item.text() in _NOT_YET:
+        raise item.error(f"is {item.text()}, which is not kept", _NOT_YET[item.text()])
+    return item.choice(WhatToShow)
+
+
+def _last_trade_date(item: Item) -> date:
+    text = item.word(r"[0-9]{8}", 'IB\'s last trade date, such as "20231215"')
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise item.error(f"is {text!r}", 'It must be a day, such as "20231215"') from None
+    if not FIRST_DAY <= day < LAST_DAY:
+        raise item.error(f"is {text!r}", f"It must be from {FIRST_DAY} to before {LAST_DAY}")
+    return day
+
+
+_NOT_YET: Final[Mapping[str, str]] = {
+    "BID_ASK": "Take one symbol with BID and one with ASK: they are bars as all others",
+    "ADJUSTED_LAST": "IB gives it only back from now, so that it can't be proved complete; take "
+    "TRADES, which is adjusted for splits",
+    "CONTFUT": "IB gives it only back from now, so that it can't be proved complete; take the "
+    "single contracts, each FUT with its last_trade_date",
+}
+
+READERS: Final[Mapping[str, Callable[[Item], Any]]] = {
+    "sec_type": _sec_type,
+    "symbol": lambda item: item.word(r"[!-~]([ -~]*[!-~])?", "IB's symbol, such as AAPL or BRK B"),
+    "exchange": lambda item: item.word(r"[A-Z0-9.]+", "an IB exchange in capitals, such as SMART"),
+    "primary_exchange": lambda item: item.word(
+        r"[A-Z0-9.]+", "an IB exchange in capitals, such as NASDAQ"
+    ),
+    "currency": lambda item: item.word(r"[A-Z]{3}", "a currency in capitals, such as USD"),
+    "con_id": lambda item: int(item.word(r"[1-9][0-9]{0,9}", "IB's contract id, a whole number")),
+    "what_to_show": _what_to_show,
+    "use_rth": Item.flag,
+    "calendar": Item.text,
+    "timeframes": lambda item: item.choices(Timeframe),
+    "start": lambda item: item.day(FIRST_DAY, LAST_DAY),
+    "end": lambda item: item.day(FIRST_DAY, LAST_DAY),
+    "last_trade_date": _last_trade_date,
+    "multiplier": lambda item: item.word(r"[0-9]+(\.[0-9]+)?", "IB's multiplier, such as 50"),
+    "local_symbol": lambda item: item.word(r"[!-~]([ -~]*[!-~])?", "IB's, such as ESZ3"),
+    "trading_class": lambda item: item.word(r"[!-~]+", "IB's trading class, such as ES"),
+    "backfill": lambda item: item.choice(Backfill),
+}
+"""Every field of an entry, and how its value is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the file says of one symbol."""
+
+    key: str
+    item: Item
+    said: Mapping[str, Any]
+
+    def at(self, name: str) -> Item:
+        """Give the place of a field, or of the whole entry where the field is not said."""
+        return self.item.mapping().get(name, self.item)
+
+
+def read_fields(item: Item, known: tuple[str, ...]) -> dict[str, Any]:
+    """Read what a mapping of fields says; the kind of instrument is judged first."""
+    fields = item.mapping()
+    if "sec_type" in fields and "sec_type" in known:
+        _sec_type(fields["sec_type"])
+    item.refuse_unknown(known)
+    return {name: READERS[name](value) for name, value in fields.items()}
+
+
+def entries_of(symbols: Item) -> list[Entry]:
+    """Read what is said of each symbol; keys are unique without case."""
+    seen: dict[str, str] = {}
+    entries = []
+    for key, item in symbols.mapping().items():
+        if not re.fullmatch(KEY_PATTERN, key):
+            raise item.error("is not a symbol", f"Rename it: {KEY_RULE}")
+        if key.upper() in seen:
+            raise item.error(
+                f"differs from {seen[key.upper()]} by case only",
+                "Rename one; some file systems cannot tell them apart",
+            )
+        seen[key.upper()] = key
+        entries.append(Entry(key, item, read_fields(item, tuple(READERS))))
+    return entries
+
+
+def shown(value: object) -> str:
+    """Write a field's value as the file would."""
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

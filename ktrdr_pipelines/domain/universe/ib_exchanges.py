@@ -1,0 +1,164 @@
+"""IB's exchange codes: which market each is, its currency, and whose sessions it keeps.
+
+Nothing here is guessed: what is not in a table has no calendar, and the universe says what to set.
+Not here: the sessions (``domain.calendars.registry``), what follows for an entry
+(``domain.universe.defaults``).
+
+Source: codes from https://www.interactivebrokers.com/en/trading/products-exchanges.php; ISO 10383
+codes from https://www.iso20022.org/market-identifier-codes; families of CME's products from
+https://www.cmegroup.com/trading/products/. An index keeps the hours of the stocks in it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from ktrdr_pipelines.domain.calendars.registry import GATEWAY, calendar_named
+from ktrdr_pipelines.domain.instruments import SecType
+
+SMART: Final = "SMART"
+_NEW_YORK: Final = "XNYS"
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Where an instrument trades.
+
+    ``regular`` and ``all_hours`` are keys of calendars, empty where no library knows the hours;
+    ``days`` is one whose zone and session days hold whatever the hours.
+    """
+
+    currency: str
+    regular: str
+    all_hours: str
+    days: str
+
+    def calendar(self, *, use_rth: bool) -> str:
+        """Give the calendar of regular or of all hours, or nothing where it is unknown."""
+        return self.regular if use_rth else self.all_hours
+
+    @property
+    def gateways(self) -> str:
+        """The calendar whose sessions only the gateway knows, in this market's zone."""
+        known = calendar_named(self.days)
+        if not known.roll:
+            return f"{GATEWAY}:{known.zone}"
+        begins_min = 24 * 60 - round(known.roll.total_seconds() / 60)
+        return f"{GATEWAY}:{known.zone}@{begins_min // 60:02}:{begins_min % 60:02}"
+
+
+_CURRENCIES: Final = """
+USD XNYS NASDAQ NYSE ARCA AMEX BATS ISLAND IEX BEX CHX PSX
+CAD XTSE TSE VENTURE
+MXN XMEX MEXI
+GBP XLON LSE LSEETF
+EUR XETR IBIS IBIS2
+EUR XFRA FWB FWB2
+EUR XSTU SWB SWB2
+EUR XPAR SBF
+EUR XAMS AEB
+EUR XBRU ENEXT.BE
+EUR XLIS BVL
+EUR XMIL BVME BVME.ETF
+EUR XMAD BM
+EUR XWBO VSE
+EUR XHEL HEX
+EUR XDUB ISED
+CHF XSWX EBS
+SEK XSTO SFB
+DKK XCSE CPH
+NOK XOSL OSE
+PLN XWAR WSE
+CZK XPRA PRA
+HUF XBUD BUX
+JPY XTKS TSEJ
+HKD XHKG SEHK
+AUD XASX ASX
+SGD XSES SGX
+INR XNSE NSE
+KRW XKRX KSE
+TWD XTAI TWSE
+"""
+"""Stock exchanges: currency, ISO 10383 code, IB's codes."""
+
+_INDICES: Final = """
+USD XNYS CBOE NASDAQ NYSE ARCA AMEX RUSSELL PSE
+EUR XETR EUREX DTB
+EUR XPAR MONEP
+EUR XAMS FTA
+EUR XMIL IDEM
+EUR XMAD MEFFRV
+GBP XLON LSE
+JPY XTKS OSE.JPN
+HKD XHKG HKFE
+AUD XASX ASX SNFE
+CAD XTSE TSE CDE
+"""
+"""Exchanges that indices are listed at, with those of the stocks in them."""
+
+_FUTURES: Final = """
+GLOBEX.EQUITY CME ES MES NQ MNQ RTY M2K EMD SP NKD NIY
+GLOBEX.EQUITY CBOT YM MYM
+GLOBEX.RATES CME GE SR1 SR3
+GLOBEX.RATES CBOT ZB ZN ZF ZT UB TN ZQ
+GLOBEX.FX CME EUR GBP JPY AUD CAD CHF MXP NZD M6E M6B M6A MJY
+GLOBEX.ENERGY_METALS NYMEX CL MCL QM NG QG MNG RB HO BZ PL PA
+GLOBEX.ENERGY_METALS COMEX GC MGC QO SI SIL QI HG MHG QC
+GLOBEX.GRAINS CBOT ZC ZS ZW ZM ZL ZO ZR KE
+GLOBEX.LIVESTOCK CME LE HE GF
+"""
+"""Futures of CME Group: calendar, exchange, IB's symbols. Crypto futures trade by hours of their
+own that changed often: only the gateway knows them."""
+
+_CME_GROUP: Final = frozenset({"CME", "CBOT", "NYMEX", "COMEX"})
+
+
+def _exchanges(table: str) -> Mapping[str, Market]:
+    found: dict[str, Market] = {}
+    for line in table.strip().splitlines():
+        currency, code, *names = line.split()
+        all_hours = f"{code}.ETH" if code == _NEW_YORK else ""
+        market = Market(currency, f"{code}.RTH", all_hours, f"{code}.RTH")
+        found |= dict.fromkeys(names, market)
+    return MappingProxyType(found)
+
+
+STOCK_EXCHANGES: Final = _exchanges(_CURRENCIES)
+INDEX_EXCHANGES: Final = _exchanges(_INDICES)
+_FAMILIES: Final = {
+    (exchange, symbol): family
+    for family, exchange, *symbols in map(str.split, _FUTURES.strip().splitlines())
+    for symbol in symbols
+}
+_SPOT: Final = Market("", "", "FX", "FX")
+_CRYPTO: Final = Market("USD", "", "CRYPTO", "CRYPTO")
+
+
+def market_of(
+    sec_type: SecType, exchange: str, primary_exchange: str, *, symbol: str, currency: str
+) -> Market | None:
+    """Give the market of an instrument, or None where no table has it.
+
+    ``currency`` is what the person said, or nothing. A stock that SMART routes is a US stock
+    unless its primary exchange or its currency says otherwise.
+    """
+    if sec_type is SecType.CASH:
+        return _SPOT
+    if sec_type is SecType.CRYPTO:
+        return _CRYPTO
+    if sec_type is SecType.FUT:
+        return _future(exchange, symbol)
+    listed = primary_exchange or exchange
+    if sec_type is SecType.IND:
+        return INDEX_EXCHANGES.get(listed)
+    if listed == SMART:
+        return STOCK_EXCHANGES["NYSE"] if currency in {"", "USD"} else None
+    return STOCK_EXCHANGES.get(listed)
+
+
+def _future(exchange: str, symbol: str) -> Market | None:
+    """Give a future's market; of a product of CME Group in no family only the days are known."""
+    if exchange not in _CME_GROUP:
+        return None
+    return Market("USD", "", _FAMILIES.get((exchange, symbol), ""), "GLOBEX.EQUITY")

@@ -1,0 +1,277 @@
+"""The universe: the instruments a person wants, as universe.yaml in the data folder says.
+
+Here: reading the file, keeping its last good state, finding symbols. Not here: what follows from an
+entry (``domain.universe.fields``, ``domain.universe.defaults``), YAML
+(``domain.universe.yaml_nodes``).
+"""
+
+import contextlib
+import difflib
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.defaults import base_of, instrument_of
+from ktrdr_pipelines.domain.universe.fields import (
+    DEFAULTS,
+    FIRST_DAY,
+    LAST_DAY,
+    Entry,
+    entries_of,
+    read_fields,
+    shown,
+)
+from ktrdr_pipelines.domain.universe.yaml_nodes import Item, parsed
+from ktrdr_pipelines.errors import DiskError, UniverseError, UnknownSymbolError
+
+_SECTIONS: Final = ("defaults", "windows", "symbols")
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Where Dagster's first windows begin: the month for 1m, the year for all others."""
+
+    first_month: date = date(2020, 1, 1)
+    first_year: int = 1980
+
+    def first_day(self, timeframe: Timeframe) -> date:
+        """Give the first session date that a window of a timeframe can hold."""
+        return self.first_month if timeframe is Timeframe.M1 else date(self.first_year, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Universe:
+    """All instruments by symbol, in the order of the file.
+
+    ``name`` is the file, for messages; ``origins`` says of each symbol's fields where they came
+    from (said, defaults, derived, or as another symbol).
+    """
+
+    instruments: Mapping[str, Instrument]
+    windows: Windows = field(default_factory=Windows)
+    name: str = "universe.yaml"
+    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def instrument(self, symbol: str) -> Instrument:
+        """Give the instrument of a symbol.
+
+        Raises:
+            UnknownSymbolError: it is not there; the text has the nearest ones.
+        """
+        if symbol in self.instruments:
+            return self.instruments[symbol]
+        by_capitals = {key.upper(): key for key in self.instruments}
+        near = difflib.get_close_matches(symbol.upper(), by_capitals, n=3)
+        hint = f"Did you mean {', '.join(by_capitals[one] for one in near)}? " if near else ""
+        raise UnknownSymbolError(
+            f"symbol {symbol!r}",
+            came="not in the universe",
+            remedy=f"{hint}Add it under `symbols:` in {self.name}",
+        )
+
+    def before_windows(self) -> dict[Timeframe, list[str]]:
+        """Name the symbols whose start lies before Dagster's first window, by timeframe."""
+        found: dict[Timeframe, list[str]] = {}
+        for one in self.series():
+            if one.instrument.start < self.windows.first_day(one.timeframe):
+                found.setdefault(one.timeframe, []).append(one.symbol)
+        return found
+
+    def series(self, timeframe: Timeframe | None = None) -> tuple[Series, ...]:
+        """Give every series, or those of one timeframe, in the order of the file."""
+        return tuple(
+            Series(instrument, one)
+            for instrument in self.instruments.values()
+            for one in instrument.timeframes
+            if timeframe in {None, one}
+        )
+
+    def describe(self, instrument: Instrument) -> dict[str, str]:
+        """Give each field by IB's name as text, with where it came from in parentheses."""
+        values: dict[str, Any] = {
+            "sec_type": instrument.sec_type,
+            "symbol": instrument.ib_symbol,
+            "exchange": instrument.exchange,
+            "primary_exchange": instrument.primary_exchange,
+            "currency": instrument.currency,
+            "con_id": instrument.contract_id,
+            "what_to_show": instrument.what_to_show,
+            "use_rth": instrument.use_rth,
+            "calendar": instrument.calendar,
+            "timeframes": instrument.timeframes,
+            "start": instrument.start,
+            "end": instrument.end,
+            "backfill": instrument.backfill,
+        }
+        if instrument.sec_type is SecType.FUT:
+            values |= {
+                "last_trade_date": f"{instrument.last_trade_date:%Y%m%d}",
+                "multiplier": instrument.multiplier,
+                "local_symbol": instrument.local_symbol,
+                "trading_class": instrument.trading_class,
+            }
+        origins = self.origins.get(instrument.symbol, {})
+        return {
+            name: f"{shown(value)} ({origins.get(name, 'said')})" for name, value in values.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class UniverseFile:
+    """A universe file that a person edits, and a copy of its last good text."""
+
+    path: Path
+    last_good: Path
+
+    def read(self) -> tuple[Universe, UniverseError | None]:
+        """Give the universe, and what is wrong where an older state stands in for it.
+
+        Raises:
+            UniverseError: the file is bad and there is no good copy.
+            DiskError: the copy cannot be written.
+        """
+        try:
+            text = _text_of(self.path)
+            universe = parse_universe(text, str(self.path))
+        except UniverseError as problem:
+            return self._older(problem), problem
+        self._keep(text)
+        return universe, None
+
+    def _older(self, problem: UniverseError) -> Universe:
+        try:
+            return parse_universe(_text_of(self.last_good), str(self.path))
+        except UniverseError:
+            raise problem from None
+
+    def _keep(self, text: str) -> None:
+        """Write the copy beside and rename it, unless it is the same already."""
+        with contextlib.suppress(OSError, UniverseError):
+            if _text_of(self.last_good) == text:
+                return
+        try:
+            _write_whole(self.last_good, text)
+        except OSError as error:
+            raise DiskError(
+                f"keeping the last good universe in {self.last_good}",
+                came=str(error),
+                remedy="Make the folder writable. Where something else stands in its place, run "
+                "`ktrdr repair`, which sets it aside",
+            ) from error
+
+
+def load_universe(path: Path) -> Universe:
+    """Read a universe file.
+
+    Raises:
+        UniverseError: it is missing or malformed; the text names file, line and key.
+    """
+    return parse_universe(_text_of(path), str(path))
+
+
+def parse_universe(text: str, name: str) -> Universe:
+    """Read the text of a universe; ``name`` is the file's, for messages.
+
+    Raises:
+        UniverseError: it is malformed; the text names file, line and key.
+    """
+    top = parsed(text, name)
+    top.refuse_unknown(_SECTIONS)
+    sections = top.mapping()
+    if "symbols" not in sections or not sections["symbols"].mapping():
+        raise sections.get("symbols", top).error(
+            "names no symbol", "Add at least one under `symbols:`, such as `  AAPL: {}`"
+        )
+    defaults = read_fields(sections["defaults"], tuple(DEFAULTS)) if "defaults" in sections else {}
+    windows = _windows(sections["windows"]) if "windows" in sections else Windows()
+    entries = entries_of(sections["symbols"])
+    by_key = {entry.key.upper(): entry for entry in entries}
+    made = [instrument_of(entry, defaults, _base(entry, by_key)) for entry in entries]
+    return Universe(
+        MappingProxyType({instrument.symbol: instrument for instrument, _ in made}),
+        windows,
+        name,
+        MappingProxyType({instrument.symbol: origins for instrument, origins in made}),
+    )
+
+
+def _base(entry: Entry, by_key: Mapping[str, Entry]) -> Entry | None:
+    stem, _ = base_of(entry.key)
+    return by_key.get(stem) if stem != entry.key.upper() else None
+
+
+def _windows(item: Item) -> Windows:
+    item.refuse_unknown(("1m", "yearly"))
+    parts, standard = item.mapping(), Windows()
+    years = range(FIRST_DAY.year, LAST_DAY.year + 1)
+    month, year = standard.first_month, standard.first_year
+    if "1m" in parts:
+        text = parts["1m"].word(r"[1-9][0-9]{3}-(0[1-9]|1[0-2])", "a month such as 2020-01")
+        month = date.fromisoformat(f"{text}-01")
+    if "yearly" in parts:
+        year = int(parts["yearly"].word(r"[0-9]{4}", "a year such as 1980"))
+    for key, value in (("1m", month.year), ("yearly", year)):
+        if value not in years:
+            raise parts[key].error(f"is {value}", f"Years go from {years[0]} to {years[-1]}")
+    return Windows(month, year)
+
+
+def _text_of(path: Path) -> str:
+    _refuse_odd(path)
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UniverseError(
+            str(path), came="there is no such file", remedy="Make one with `ktrdr init`"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UniverseError(
+            f"{path}, byte {error.start + 1}", came="is not UTF-8", remedy="Save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise UniverseError(
+            str(path), came=f"cannot be read ({error.strerror})", remedy="Check its permissions"
+        ) from error
+
+
+def _refuse_odd(path: Path) -> None:
+    """Refuse to open what is no file: a named pipe would keep this process waiting for ever.
+
+    Below /dev and /proc the shell gives the output of a command as a file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if not path.is_symlink():
+            return
+        reason = f"cannot be read: it is a link that leads nowhere ({error.strerror})"
+    else:
+        if stat.S_ISREG(mode) or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+            return
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        reason = f"cannot be read: it is {kind}, not a file"
+    raise UniverseError(
+        str(path), came=reason, remedy="Run `ktrdr repair`, which sets it aside in a store"
+    )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,179 @@
+"""YAML read as written: every value keeps its line, and no key turns into a number or a date.
+
+Here: the text of a universe as nodes, and readers of single values with errors that say where. Not
+here: which keys there are and what they mean (``domain.universe.defaults``), files
+(``domain.universe.universe``).
+"""
+
+import difflib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from typing import TypeVar
+
+import yaml
+
+from ktrdr_pipelines.errors import UniverseError
+
+E = TypeVar("E", bound=StrEnum)
+
+_FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_NULL = "tag:yaml.org,2002:null"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One value of a file: the file's name, the keys that lead to it, its node and its line.
+
+    Lines count from 1; that of a value under a key is the key's.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    node: yaml.Node
+    line: int
+
+    @property
+    def is_null(self) -> bool:
+        """Say whether nothing is written where a value could be."""
+        return self.node.tag == _NULL
+
+    def error(self, came: str, remedy: str) -> UniverseError:
+        """Make an error that says where this value stands."""
+        return bad(self.name, self.line, *self.keys, came=came, remedy=remedy)
+
+    def mapping(self) -> dict[str, "Item"]:
+        """Give the items of a mapping by key as written; nothing written is an empty one."""
+        if self.is_null:
+            return {}
+        if not isinstance(self.node, yaml.MappingNode):
+            raise self.error(
+                f"is {_kind(self.node)}", "It must be a mapping: lines of `key: value`"
+            )
+        items: dict[str, Item] = {}
+        for key_node, node in self.node.value:
+            line = _line(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                came = f"holds {_kind(key_node)} as a key"
+                raise bad(self.name, line, *self.keys, came=came, remedy="A key must be one word")
+            key = str(key_node.value)
+            item = Item(self.name, (*self.keys, key), node, line)
+            if key in items:
+                remedy = f"Remove one; the other is in line {items[key].line}"
+                raise item.error("is there twice", remedy)
+            items[key] = item
+        return items
+
+    def refuse_unknown(self, known: Collection[str]) -> None:
+        """Refuse keys of a mapping that mean nothing."""
+        for key, item in self.mapping().items():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"Did you mean {near[0]}? " if near else ""
+                raise item.error("is not a known key", f"{hint}Known are {', '.join(known)}")
+
+    def text(self) -> str:
+        """Give a single value as written."""
+        if not isinstance(self.node, yaml.ScalarNode) or self.is_null or not self.node.value:
+            raise self.error(f"is {_kind(self.node)}", "It must be a single value")
+        return str(self.node.value)
+
+    def word(self, pattern: str, allowed: str) -> str:
+        """Give a value of a certain form."""
+        text = self.text()
+        if not re.fullmatch(pattern, text):
+            raise self.error(f"is {text!r}", f"It must be {allowed}")
+        return text
+
+    def choice(self, kind: type[E]) -> E:
+        """Give one of a few names."""
+        text = self.text()
+        if text not in list(kind):
+            raise self.error(f"is {text!r}", f"Allowed are {', '.join(kind)}")
+        return kind(text)
+
+    def choices(self, kind: type[E]) -> tuple[E, ...]:
+        """Give a list of a few names, each once, in the order written."""
+        if not isinstance(self.node, yaml.SequenceNode) or not self.node.value:
+            allowed = f"It must be a list in brackets of some of {', '.join(kind)}"
+            raise self.error(f"is {_kind(self.node)}", allowed)
+        parts = [Item(self.name, self.keys, node, _line(node)) for node in self.node.value]
+        found = [part.choice(kind) for part in parts]
+        for one in found:
+            if found.count(one) > 1:
+                raise self.error(f"names {one} twice", "Name each once")
+        return tuple(found)
+
+    def flag(self) -> bool:
+        """Give true or false."""
+        text = self.text()
+        if text.lower() not in _FLAGS:
+            raise self.error(f"is {text!r}", "It must be true or false")
+        return _FLAGS[text.lower()]
+
+    def day(self, first: date, last: date) -> date:
+        """Give a date that lies between two, both allowed."""
+        text = self.text()
+        allowed = f"It must be a date such as 2020-01-31, from {first} to {last}"
+        try:
+            day = date.fromisoformat(text)
+        except ValueError:
+            raise self.error(f"is {text!r}", allowed) from None
+        if day.isoformat() != text or not first <= day <= last:
+            raise self.error(f"is {text!r}", allowed)
+        return day
+
+
+def parsed(text: str, name: str) -> Item:
+    """Read YAML into its outermost item.
+
+    Raises:
+        UniverseError: it is not YAML, or nothing is in it.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise bad(name, line, came=_problem(error), remedy=_spacing(text, line)) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        came = f"holds a character that YAML does not allow ({error.reason})"
+        raise bad(name, line, came=came, remedy="Remove it") from error
+    except RecursionError:
+        raise bad(name, 1, came="is nested too deeply", remedy="Use plain mappings") from None
+    if node is None:
+        raise bad(name, 1, came="is empty", remedy="It must hold `symbols:` with an entry a symbol")
+    return Item(name, (), node, _line(node))
+
+
+def bad(name: str, line: int, *keys: str, came: str, remedy: str) -> UniverseError:
+    """Make an error about one place of a file."""
+    place = f", {' > '.join(keys)}" if keys else ""
+    return UniverseError(f"{name}, line {line}{place}", came=came, remedy=remedy)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    context = f" ({error.context})" if error.context else ""
+    return f"is not YAML: {error.problem}{context}"
+
+
+def _spacing(text: str, line: int) -> str:
+    lines = text.splitlines()
+    if 0 < line <= len(lines) and "\t" in lines[line - 1]:
+        return "Replace the tab by spaces"
+    return "Check indentation, colons, quotes and brackets here and in the line above"
+
+
+def _kind(node: yaml.Node) -> str:
+    if isinstance(node, yaml.SequenceNode):
+        return "a list" if node.value else "an empty list"
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    return repr(node.value) if node.value else "empty"

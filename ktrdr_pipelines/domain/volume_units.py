@@ -1,0 +1,158 @@
+"""Volumes that changed their unit: shares, or lots of 100, by a setting or version of the gateway.
+
+A change is told and nothing is changed: bars stand as they came. Bars that came again show it by
+themselves; where new bars only adjoin held ones it takes a jump of the volume of whole sessions.
+A lot more trading looks like that too, but for the number of trades, which no unit changes.
+
+Not here: when bars are compared (``sync.engine.chunk_run``), the record
+(``store.ledger.bar_findings``).
+"""
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.bars import moment, stamps
+from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
+
+SESSIONS: Final = 5
+"""Sessions on either side over which a jump must hold."""
+
+_LOT: Final = 100.0
+_NEAR: Final = 0.05
+"""Distance from 100 times, as a share, within which bars that came again tell lots: corrections
+after the close change volumes a little."""
+
+_FEWEST_LOTS: Final = 100.0
+"""Lots that the compared bars hold together at least: of fewer, rounding hides the ratio."""
+
+_MOST_ALIKE: Final = 0.8
+_SAME_PRICE: Final = 0.002
+
+_LEAST_JUMP, _MOST_JUMP = 50.0, 200.0
+"""Between which the medians of sessions lie apart; days differ."""
+
+_APART: Final = 4.0
+"""Times that the least session of one side has at least what the greatest of the other has."""
+
+_SAME_LEVEL: Final = 1.25
+_SAME_COUNT: Final = 5.0
+"""Times that the median price, and the median number of trades, may differ between the sides."""
+
+
+def came_again(held: pa.Table, again: pa.Table) -> Disagreement | None:
+    """Return how the volumes of bars that came again at the same prices differ by a lot, or None.
+
+    Args:
+        held: bars of the store, sorted and unique by timestamp.
+        again: bars of a response, sorted and unique; a first one that may be cut is left out.
+    """
+    keys, mine, its = np.intersect1d(
+        stamps(held), stamps(again), assume_unique=True, return_indices=True
+    )
+    old, new = _column(held, "volume")[mine], _column(again, "volume")[its]
+    prices = _column(held, "close")[mine], _column(again, "close")[its]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        usable = (old > 0) & (new > 0) & (np.abs(prices[1] / prices[0] - 1) <= _SAME_PRICE)
+    if not usable.any():
+        return None
+    keys, old, new = keys[usable], old[usable], new[usable]
+    ratio = float(new.sum() / old.sum())
+    lots, shares = (new, old) if ratio < 1 else (old, new)
+    if lots.sum() < _FEWEST_LOTS or abs(shares.sum() / lots.sum() / _LOT - 1) > _NEAR:
+        return None
+    alike = np.abs(lots * _LOT - shares) <= _NEAR * shares + _LOT
+    if np.mean(usable) < _MOST_ALIKE or np.mean(alike) < _MOST_ALIKE:
+        return None
+    return _jump(keys, ratio)
+
+
+def between_sessions(bars: pa.Table) -> Disagreement | None:
+    """Return at which session, and by how much, the volumes of all later ones jump by a lot.
+
+    Args:
+        bars: of whole sessions, sorted and unique by timestamp. Sessions without volume do not
+            count.
+    """
+    days = _Days.of(bars)
+    found: tuple[float, Disagreement] | None = None
+    for place in range(SESSIONS, len(days.volume) - SESSIONS + 1):
+        sides = slice(place - SESSIONS, place), slice(place, place + SESSIONS)
+        before, after = (days.volume[one] for one in sides)
+        jump = float(np.median(after) / np.median(before))
+        low, high = (before, after) if jump > 1 else (after, before)
+        apart = float(low.max() and high.min() / low.max())
+        size = max(jump, 1 / jump)
+        if not _LEAST_JUMP <= size <= _MOST_JUMP or apart < _APART:
+            continue
+        if not _is_same(days.close, sides, _SAME_LEVEL):
+            continue
+        if not _is_same(days.trades, sides, _SAME_COUNT):
+            continue
+        if found is None or apart > found[0]:
+            first, end = days.first[place], days.first[place + SESSIONS :][:1]
+            keys = stamps(bars)
+            low_place = int(np.searchsorted(keys, first))
+            high_place = int(np.searchsorted(keys, end[0])) if len(end) else len(keys)
+            found = apart, _jump(keys[low_place:high_place], jump)
+    return found[1] if found else None
+
+
+def is_told(found: Disagreement, known: Iterable[Disagreement]) -> bool:
+    """Return whether a jump is one that is known: of two in one direction another lies between.
+
+    Args:
+        found: a jump.
+        known: the jumps of its series that are recorded.
+    """
+    before = [one for one in known if one.first <= found.last]
+    behind = [one for one in known if one.first > found.last]
+    beside = (
+        *sorted(before, key=lambda one: one.first)[-1:],
+        *sorted(behind, key=lambda one: one.first)[:1],
+    )
+    return any((one.ratio > 1) == (found.ratio > 1) for one in beside)
+
+
+class _Days(NamedTuple):
+    """Sessions with volume, oldest first: timestamp of the first bar, and what all bars say."""
+
+    first: np.ndarray
+    volume: np.ndarray
+    trades: np.ndarray
+    close: np.ndarray
+
+    @classmethod
+    def of(cls, bars: pa.Table) -> "_Days":
+        """Take sessions together."""
+        keys, days = stamps(bars), bars["session_date"].to_numpy().astype("datetime64[D]")
+        _, starts = np.unique(days, return_index=True)
+        if not len(starts):
+            return cls(*(np.empty(0) for _ in range(4)))
+        volume = np.add.reduceat(np.nan_to_num(_column(bars, "volume")), starts)
+        trades = np.add.reduceat(_column(bars, "bar_count"), starts)
+        ends = np.append(starts[1:], len(keys)) - 1
+        close = _column(bars, "close")[ends]
+        traded = volume > 0
+        return cls(keys[starts][traded], volume[traded], trades[traded], close[traded])
+
+
+def _is_same(values: np.ndarray, sides: tuple[slice, slice], most: float) -> bool:
+    """Return whether the medians of two sides are about the same; also where one is not known."""
+    before, after = (float(np.median(values[one])) for one in sides)
+    if not before > 0 or not after > 0:
+        return True
+    return max(before / after, after / before) <= most
+
+
+def _jump(keys: np.ndarray, ratio: float) -> Disagreement:
+    first, last = moment(int(keys[0])), moment(int(keys[-1]))
+    return Disagreement(first, last, len(keys), ratio, DisagreementKind.VOLUME)
+
+
+def _column(bars: pa.Table, name: str) -> np.ndarray:
+    """Return a column as float64, NaN where it is null."""
+    values = bars[name].to_numpy(zero_copy_only=False)
+    return np.asarray(values, dtype=np.float64)

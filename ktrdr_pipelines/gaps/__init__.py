@@ -1,0 +1,1 @@
+"""What is missing in a store, and why, without asking a gateway."""

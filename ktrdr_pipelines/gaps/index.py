@@ -1,0 +1,353 @@
+"""The gap book: what every series holds and lacks, and why, from files and ledger alone.
+
+It asks no gateway, and opens only files that changed unseen. What it found out of a series is kept
+in the process and counts as long as the files' fingerprints, the calendar and all that is known of
+the series stay the same and no session closes, so looking again costs a stat of each file.
+
+What is found out of one series: its gaps with their reasons, and until when that holds.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ktrdr_pipelines.domain.bars import moment
+from ktrdr_pipelines.domain.calendars.registry import Calendars
+from ktrdr_pipelines.domain.calendars.session_grid import span_arrays
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+from ktrdr_pipelines.domain.coverage import REFUTABLE, Emptiness, ProofKind
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import IntervalSet, between
+from ktrdr_pipelines.domain.planning.gaps import (
+    Completeness,
+    Gap,
+    GapReason,
+    completeness,
+    due_places,
+    find_gaps,
+    next_close,
+)
+from ktrdr_pipelines.domain.planning.jobs import first_stamp
+from ktrdr_pipelines.domain.planning.sparse_sessions import have_bars
+from ktrdr_pipelines.domain.plausibility import Disagreement
+from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.gaps.series_files import Holding, Holdings
+from ktrdr_pipelines.gaps.series_status import (
+    Known,
+    Ledgered,
+    claims_of,
+    last_stamp,
+    standing_of,
+    waiting_of,
+)
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger.attempts import Attempt, AttemptKind
+from ktrdr_pipelines.store.ledger.ledger import open_calendars, open_ledger, series_key
+
+__all__ = ["GapBook", "Memory", "SeriesGaps", "memory_of", "open_gapbook"]
+
+
+_FOR_EVER = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesGaps:
+    """One series as it stands; all intervals are on the stamp axis.
+
+    ``gaps`` are neither settled nor explained; ``waiting`` is due of sessions that are still open.
+    ``settled_until`` is the end of the newest settled stretch; ``first`` and ``last`` are session
+    dates of bars held; ``attempts`` are the tries that settled nothing. Before ``expected_from``
+    nothing is expected. ``fresh_from`` is the bar timestamp from which on the series is kept
+    fresh, None where no save has said it yet. ``disputed`` are ranges that are explained in spite
+    of held data, or by a person's word, as far as that has not expired; ``disagreements`` held bars
+    that came again at other prices, ``volume_jumps`` bars with volumes in another unit. ``error``
+    says why nothing else could be learned.
+    """
+
+    series: Series
+    gaps: tuple[Gap, ...] = ()
+    waiting: IntervalSet = field(default_factory=IntervalSet)
+    rows: int = 0
+    settled_until: datetime | None = None
+    first: date | None = None
+    last: date | None = None
+    attempts: tuple[Attempt, ...] = ()
+    expected_from: datetime | None = None
+    disputed: tuple[Emptiness, ...] = ()
+    disagreements: tuple[Disagreement, ...] = ()
+    volume_jumps: tuple[Disagreement, ...] = ()
+    fresh_from: datetime | None = None
+    error: StoreError | None = None
+
+    @property
+    def is_blocked(self) -> bool:
+        """Say whether the gateway has refused some of it for want of a permission."""
+        return bool(self.blocks)
+
+    def explained_as(self, kind: ProofKind) -> tuple[Emptiness, ...]:
+        """Return the disputed, or the acknowledged, ranges."""
+        return tuple(one for one in self.disputed if one.kind is kind)
+
+    @property
+    def blocks(self) -> tuple[Attempt, ...]:
+        """The tries that were refused for want of a permission, the newest last."""
+        found = [one for one in self.attempts if one.kind is AttemptKind.BLOCKED]
+        return tuple(sorted(found, key=lambda attempt: attempt.last_at))
+
+    @property
+    def missing(self) -> IntervalSet:
+        """The stretches of all gaps."""
+        return IntervalSet(gap.stamps for gap in self.gaps)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What was found out of a series, from what, and until when it holds."""
+
+    series: Series
+    holding: Holding
+    known: Known
+    made_at: datetime
+    good_until: datetime
+    found: SeriesGaps
+
+    def holds(self, series: Series, holding: Holding, known: Known, *, now: datetime) -> bool:
+        """Say whether what was found out before is what would be found out now."""
+        return (
+            self.holding is holding
+            and self.series == series
+            and self.known == known
+            and self.made_at <= now < self.good_until
+        )
+
+
+def written(
+    series: Series, calendar: SessionCalendar, holding: Holding, known: Known, *, now: datetime
+) -> Page:
+    """Find out how a series stands."""
+    spans = span_arrays(calendar, series.timeframe)
+    standing = standing_of(series, calendar, holding, known, now=now)
+    gaps = find_gaps(spans, standing, now, claims_of(holding, known, now))
+    ends = standing.settled.ends
+    found = SeriesGaps(
+        series,
+        gaps,
+        rows=holding.rows,
+        settled_until=moment(int(ends[-1])) if len(ends) else None,
+        first=holding.first,
+        last=holding.last,
+        attempts=known.attempts,
+        expected_from=moment(standing.explained_to),
+        disputed=tuple(
+            replace(one, interval=part)
+            for one in sorted(holding.proofs)
+            if one.kind not in REFUTABLE and (part := one.valid_part(now)) is not None
+        ),
+        disagreements=known.disagreements,
+        volume_jumps=known.volume_jumps,
+        fresh_from=known.fresh_from,
+    )
+    changes = (next_close(spans, now), holding.next_expiry(now))
+    good_until = min((at for at in changes if at is not None), default=_FOR_EVER)
+    return Page(series, holding, known, now, good_until, found)
+
+
+def of_unknown_sessions(
+    series: Series, calendar: SessionCalendar, holding: Holding, known: Known, *, now: datetime
+) -> SeriesGaps:
+    """Say that all of a series is open whose sessions the gateway has not told yet."""
+    wanted = between(first_stamp(series, calendar), now)
+    tries = [one.next_try_at for one in known.attempts if one.next_try_at is not None]
+    gap = wanted and Gap(
+        wanted,
+        sessions=0,
+        bars=0,
+        reason=GapReason.MISSING,
+        detail="its sessions are not known until the gateway tells them: a load asks first",
+        next_try_at=max(tries, default=None),
+    )
+    return SeriesGaps(
+        series,
+        (gap,) if gap else (),
+        rows=holding.rows,
+        first=holding.first,
+        last=holding.last,
+        attempts=known.attempts,
+        fresh_from=known.fresh_from,
+    )
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a process keeps of one store between looks."""
+
+    pages: dict[str, Page] = field(default_factory=dict)
+    holdings: dict[str, Holding] = field(default_factory=dict)
+    calendars: dict[str, SessionCalendar] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=8)
+def memory_of(root: Path) -> Memory:
+    """Give the memory that all gap books of a store share in this process."""
+    _ = root
+    return Memory()
+
+
+def open_gapbook(layout: StoreLayout, gateway: str) -> "GapBook":
+    """Open the gap book of a store as its ledger stands now.
+
+    Args:
+        layout: the store.
+        gateway: whose oldest data count, as ``host:port``.
+    """
+    ledger = open_ledger(layout)
+    return GapBook(
+        BarStore(layout, ledger), open_calendars(ledger), gateway, memory=memory_of(layout.root)
+    )
+
+
+class GapBook:
+    """Looks through one store.
+
+    Args:
+        store: files and ledger.
+        calendars: which sessions are expected.
+        gateway: whose oldest data count.
+        memory: what is kept between looks; its own if not given.
+    """
+
+    def __init__(
+        self, store: BarStore, calendars: Calendars, gateway: str, *, memory: Memory | None = None
+    ) -> None:
+        self.store = store
+        self.calendars = calendars
+        self._gateway = gateway
+        self._memory = memory or Memory()
+
+    def __repr__(self) -> str:
+        return f"GapBook({self.store.layout.root}, {len(self._memory.pages)} series known)"
+
+    def look(self, series: Iterable[Series], now: datetime) -> list[SeriesGaps]:
+        """Say how each series stands.
+
+        A file that cannot be read is an error of its series alone.
+
+        Raises:
+            StoreError: the ledger cannot be read.
+        """
+        wanted = list(series)
+        calendars = {one: self._calendar(one) for one in wanted}
+        holdings = Holdings(self.store, self._memory.holdings).of(calendars)
+        facts = Ledgered(self.store, self._gateway)
+        oldest = self._oldest_days(wanted, holdings, facts)
+        return [
+            self._look(
+                one, calendars[one], holdings[one], facts, now=now, oldest=oldest.get(one.symbol)
+            )
+            for one in wanted
+        ]
+
+    def _oldest_days(
+        self,
+        wanted: Iterable[Series],
+        known: Mapping[Series, "Holding | StoreError"],
+        facts: Ledgered,
+    ) -> dict[str, date]:
+        """Return the oldest session date that is held of symbols, over all their timeframes.
+
+        Only of symbols whose beginning was stated: an older bar of any timeframe refutes that.
+        """
+        instruments = {one.symbol: one.instrument for one in wanted if facts.may_begin(one.symbol)}
+        others = {
+            series: self._calendar(series)
+            for symbol, instrument in instruments.items()
+            for timeframe in self.store.layout.timeframes_of(symbol)
+            if (series := Series(instrument, timeframe)) not in known
+        }
+        found = {**known, **Holdings(self.store, self._memory.holdings).of(others)}
+        oldest: dict[str, date] = {}
+        for series, holding in found.items():
+            if series.symbol in instruments and not isinstance(holding, StoreError):
+                days = [day for day in (oldest.get(series.symbol), holding.first) if day]
+                if days:
+                    oldest[series.symbol] = min(days)
+        return oldest
+
+    def completeness(self, series: Series, now: datetime) -> Completeness:
+        """Count have, expected, settled, explained and unexplained bars, session by session.
+
+        Told are the sessions from the wanted start, or from the oldest bar if that is older, to
+        the last that has closed.
+
+        Raises:
+            StoreError: its files or the ledger cannot be read.
+        """
+        calendar = self._calendar(series)
+        (holding,) = Holdings(self.store, self._memory.holdings).of({series: calendar}).values()
+        if isinstance(holding, StoreError):
+            raise holding
+        spans = span_arrays(calendar, series.timeframe)
+        facts = Ledgered(self.store, self._gateway)
+        oldest_day = self._oldest_days([series], {series: holding}, facts).get(series.symbol)
+        known = facts.of(series, calendar, holding, oldest_day)
+        standing = standing_of(series, calendar, holding, known, now=now)
+        oldest = standing.oldest_bar if standing.oldest_bar is not None else standing.wanted_from
+        low = int(np.searchsorted(spans.spans.ends, min(oldest, standing.wanted_from), "right"))
+        chosen = spans.slice(low, max(low, due_places(spans, standing, now)[1]))
+        days, rows = self._sessions(series)
+        return completeness(
+            chosen,
+            replace(standing, suspects=_moved(standing.suspects, low)),
+            have=have_bars(chosen, days, rows),
+            empty=holding.empty(now),
+            now=now,
+        )
+
+    def _sessions(self, series: Series) -> tuple[np.ndarray, np.ndarray]:
+        found = self.store.rows_per_session(series)
+        return np.array(list(found), "datetime64[D]"), np.array(list(found.values()), np.int64)
+
+    def _calendar(self, series: Series) -> SessionCalendar:
+        """Give the calendar of a series: the object that was used before, where it is the same.
+
+        It is whole, whenever the series ends, so that all series of one market share its arrays.
+        """
+        calendar = self.calendars.of(replace(series.instrument, end=None))
+        key = self.calendars.key_of(series.instrument)
+        kept = self._memory.calendars.setdefault(key, calendar)
+        if kept is not calendar and not kept.is_same(calendar):
+            self._memory.calendars[key] = kept = calendar
+        return kept
+
+    def _look(
+        self,
+        series: Series,
+        calendar: SessionCalendar,
+        holding: "Holding | StoreError",
+        facts: Ledgered,
+        *,
+        now: datetime,
+        oldest: date | None,
+    ) -> SeriesGaps:
+        if isinstance(holding, StoreError):
+            return SeriesGaps(series, error=holding)
+        key, known = series_key(series), facts.of(series, calendar, holding, oldest)
+        if calendar.known is None:
+            return of_unknown_sessions(series, calendar, holding, known, now=now)
+        page = self._memory.pages.get(key)
+        if page is None or not page.holds(series, holding, known, now=now):
+            page = written(series, calendar, holding, known, now=now)
+            self._memory.pages[key] = page
+        spans = span_arrays(calendar, series.timeframe)
+        until = last_stamp(series, calendar)
+        waiting = waiting_of(spans, holding.settled(now), now, until=until)
+        return replace(page.found, waiting=waiting) if waiting else page.found
+
+
+def _moved(places: np.ndarray | None, low: int) -> np.ndarray | None:
+    return None if places is None else places - low

@@ -1,0 +1,250 @@
+"""Holdings: what the files of many series hold, opened only where they changed unseen.
+
+Not here: what is missing (``gaps.index``), one file's truth (``store.bars.bar_store``).
+"""
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+import numpy as np
+
+from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.calendars.session_grid import (
+    SpanArrays,
+    Stretches,
+    covered,
+    joined,
+    span_arrays,
+    stretches_of,
+)
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+from ktrdr_pipelines.domain.coverage import Emptiness
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.sparse_sessions import (
+    have_bars,
+    may_be_suspect,
+    suspect_places,
+)
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.files import disk_errors, not_a_bar_file, require_series_folder
+from ktrdr_pipelines.store.ledger.file_index import Fingerprint, Mirrored
+from ktrdr_pipelines.store.ledger.ledger import series_key
+
+_MANY = 32
+"""Series from which on one reading of the whole mirror is cheaper than one each."""
+
+_Prints = tuple[tuple[str, Fingerprint], ...]
+_Rows = Mapping[str, Mirrored]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Holding:
+    """What the files of one series hold.
+
+    ``prints`` are the files by name relative to the data folder; ``bars`` is what is settled with
+    bars; ``oldest_bar`` the stamp, in microseconds since 1970 UTC, at which the oldest span begins
+    that has a bar; ``suspects`` are place in the calendar, session date and bars of the sessions
+    that have far fewer bars than their neighbours.
+    """
+
+    prints: _Prints
+    calendar: SessionCalendar
+    bars: Stretches
+    proofs: tuple[Emptiness, ...]
+    rows: int
+    contract_id: int | None
+    first: date | None
+    last: date | None
+    oldest_bar: int | None
+    suspects: tuple[tuple[int, date, int], ...]
+
+    def settled(self, now: datetime) -> Stretches:
+        """Give what needs no asking at ``now``."""
+        if not self.proofs:
+            return self.bars
+        valid = self.empty(now)
+        both = (np.concatenate(pair) for pair in zip(self.bars, valid, strict=True))
+        return joined(np.stack(list(both), axis=1))
+
+    def empty(self, now: datetime) -> Stretches:
+        """Give what is proved empty by a proof that still counts."""
+        valid = (proof.valid_part(now) for proof in self.proofs)
+        return stretches_of(part for part in valid if part)
+
+    def expired(self, now: datetime) -> Iterator[tuple[Interval, datetime]]:
+        """Give what was proved empty too long ago, and when."""
+        for proof in self.proofs:
+            if proof.valid_part(now) != proof.interval:
+                yield proof.interval, proof.proved_at
+
+    def next_expiry(self, now: datetime) -> datetime | None:
+        """Give when the next part of a proof comes to be too old, or None."""
+        later = (at for proof in self.proofs for at in proof.expiries if at > now)
+        return min(later, default=None)
+
+
+class Holdings:
+    """Reads the holdings of many series, keeping those whose files are as they were.
+
+    Args:
+        store: files and ledger.
+        kept: holdings by series key, brought up to date in place.
+    """
+
+    def __init__(self, store: BarStore, kept: dict[str, Holding]) -> None:
+        self._store = store
+        self._kept = kept
+
+    def of(self, wanted: Mapping[Series, SessionCalendar]) -> dict[Series, Holding | StoreError]:
+        """Give what each series holds, or why that cannot be said."""
+        found: dict[Series, Holding | StoreError] = {}
+        changed: dict[Series, _Prints] = {}
+        for series, calendar in wanted.items():
+            try:
+                prints = self._prints(series)
+            except StoreError as error:
+                found[series] = error
+                continue
+            kept = self._kept.get(series_key(series))
+            if kept is not None and kept.prints == prints and kept.calendar is calendar:
+                found[series] = kept
+            else:
+                changed[series] = prints
+        rows = self._mirrored(changed)
+        for series, prints in changed.items():
+            key = series_key(series)
+            found[series] = self._read(series, wanted[series], prints, rows.get(key, {}))
+        return found
+
+    def _prints(self, series: Series) -> _Prints:
+        """Look at the files of a series without opening them."""
+        folder = self._store.layout.series_folder(series.symbol, series.timeframe)
+        require_series_folder(folder)
+        base = self._store.layout.relative(folder)
+        return tuple(sorted((f"{base}/{name}", taken) for name, taken in _files_in(folder)))
+
+    def _mirrored(self, changed: Mapping[Series, _Prints]) -> Mapping[str, _Rows]:
+        filled = [series_key(series) for series, prints in changed.items() if prints]
+        if len(filled) >= _MANY:
+            return self._store.ledger.mirrors()
+        return {key: self._store.ledger.mirror(key) for key in filled}
+
+    def _read(
+        self, series: Series, calendar: SessionCalendar, prints: _Prints, rows: _Rows
+    ) -> Holding | StoreError:
+        try:
+            if any(name not in rows or rows[name].fingerprint != taken for name, taken in prints):
+                files = self._store.files_of(series)
+                rows = {self._store.layout.relative(path): row for path, row in files.items()}
+                prints = tuple(sorted((name, row.fingerprint) for name, row in rows.items()))
+            holding = self._holding(series, calendar, prints, rows)
+        except StoreError as error:
+            self._kept.pop(series_key(series), None)
+            return error
+        self._kept[series_key(series)] = holding
+        return holding
+
+    def _holding(
+        self, series: Series, calendar: SessionCalendar, prints: _Prints, known: _Rows
+    ) -> Holding:
+        rows = [known[name] for name, _ in prints]
+        settled, proofs = _coverage(rows)
+        days, counts = _sessions(row.session_arrays for row in rows)
+        spans = span_arrays(calendar, series.timeframe)
+        held = days[counts > 0]
+
+        def traded() -> np.ndarray:
+            root = self._store.layout.root
+            counted = (self._store.with_flat(root / name, known[name]) for name, _ in prints)
+            return _sessions(row.traded_arrays for row in counted)[1]
+
+        return Holding(
+            prints=prints,
+            calendar=calendar,
+            bars=settled,
+            proofs=proofs,
+            rows=sum(row.rows for row in rows),
+            contract_id=rows[0].identity.contract_id if rows else None,
+            first=held.min().item() if len(held) else None,
+            last=held.max().item() if len(held) else None,
+            oldest_bar=_start_of(spans, calendar, held.min()) if len(held) else None,
+            suspects=tuple(
+                one
+                for one in _suspects(spans, settled, days, counts, traded=traded)
+                if may_be_suspect(series.instrument, one[1])
+            ),
+        )
+
+
+def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
+    """Give names and fingerprints; what is gone before it is looked at is not there."""
+    with disk_errors(folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".parquet"):
+                with suppress(FileNotFoundError):
+                    facts = entry.stat(follow_symlinks=False)
+                    if not stat.S_ISREG(facts.st_mode):
+                        raise not_a_bar_file(folder / entry.name)
+                    yield entry.name, Fingerprint(facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+def _coverage(rows: Iterable[Mirrored]) -> tuple[Stretches, tuple[Emptiness, ...]]:
+    """Join what the files of a series have settled; no two of them speak of one stretch."""
+    bounds: list[list[int]] = []
+    proofs: list[Emptiness] = []
+    for row in rows:
+        fields = json.loads(row.coverage_json)
+        bounds += fields["bars"]
+        if fields["empty"] or "proofs" in fields:
+            proofs += row.coverage.empty
+    return joined(np.array(bounds, dtype=np.int64).reshape(-1, 2)), tuple(proofs)
+
+
+def _sessions(
+    arrays: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Join session dates and the bars of each, of several files."""
+    parts = list(arrays)
+    if not parts:
+        return np.empty(0, "datetime64[D]"), np.empty(0, np.int64)
+    return np.concatenate([days for days, _ in parts]), np.concatenate([n for _, n in parts])
+
+
+def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) -> int:
+    """Give where the span of a session date begins, or the date itself where none is expected."""
+    (place,) = spans.places_of(np.array([day]))
+    if place >= 0:
+        return int(spans.spans.starts[place])
+    if spans.trading is None:
+        return int(day.astype("datetime64[us]").astype(np.int64))
+    return micros(calendar.day_starts_at(date.fromisoformat(str(day))))
+
+
+def _suspects(
+    spans: SpanArrays,
+    settled: Stretches,
+    days: np.ndarray,
+    counts: np.ndarray,
+    *,
+    traded: Callable[[], np.ndarray],
+) -> tuple[tuple[int, date, int], ...]:
+    if spans.timeframe is Timeframe.W1 or not len(days):
+        return ()
+    low = max(int(np.searchsorted(spans.days, days.min())), 0)
+    high = int(np.searchsorted(spans.days, days.max(), side="right"))
+    part = spans.slice(low, high)
+    have = have_bars(part, days, counts)
+    if np.array_equal(have, part.bars):
+        return ()
+    traded_bars = have_bars(part, days, traded())
+    places = suspect_places(part.bars, have, covered(part.spans, settled), traded_bars)
+    return tuple((int(place) + low, part.days[place].item(), int(have[place])) for place in places)

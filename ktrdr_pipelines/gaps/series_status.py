@@ -1,0 +1,191 @@
+"""What files and ledger together say of a series, as values that completeness is computed from.
+
+Not here: the computing (``domain.planning.gaps``), what is kept between looks (``gaps.index``).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+
+from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.calendars.session_grid import EVER_US, SpanArrays, Stretches, without
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.planning.gaps import (
+    Cause,
+    Claimed,
+    GapReason,
+    Standing,
+    bar_lag,
+    closed_count,
+    first_stamps_of,
+)
+from ktrdr_pipelines.domain.planning.jobs import first_stamp
+from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
+from ktrdr_pipelines.gaps.series_files import Holding
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.evidence import beginning_of
+from ktrdr_pipelines.store.layout import store_origin
+from ktrdr_pipelines.store.ledger.attempts import Attempt, AttemptKind
+from ktrdr_pipelines.store.ledger.ledger import series_key
+
+_REASONS = {
+    AttemptKind.ERROR: GapReason.FAILED,
+    AttemptKind.PROBED: GapReason.UNCONFIRMED,
+    AttemptKind.CONTRADICTED: GapReason.CONTRADICTED,
+    AttemptKind.SPARSE: GapReason.SPARSE,
+    AttemptKind.NO_DATA: GapReason.NO_DATA,
+    AttemptKind.BLOCKED: GapReason.BLOCKED,
+    AttemptKind.UNKNOWN: GapReason.FAILED,
+}
+_WEEKS = timedelta(days=14)
+_SHORTEST_US = 1_000_000
+"""Shorter than any bar: the last instant of a session waits until it is closed for good."""
+_EVER = datetime(1900, 1, 1, tzinfo=UTC)
+_FOR_EVER = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the ledger knows of a series beside its files."""
+
+    attempts: tuple[Attempt, ...]
+    confirmed: Mapping[date, int]
+    begins: date | None
+    disagreements: tuple[Disagreement, ...]
+    fresh_from: datetime | None = None
+    volume_jumps: tuple[Disagreement, ...] = ()
+
+
+class Ledgered:
+    """What the ledger knows of all series, each table read once."""
+
+    def __init__(self, store: BarStore, gateway: str) -> None:
+        ledger, origin = store.ledger, store_origin(store.layout)
+        self._attempts = ledger.all_attempts()
+        self._heads = ledger.heads(gateway)
+        self._statements = ledger.beginning_statements()
+        self._confirmed = ledger.all_confirmed()
+        self._disagreements = ledger.all_disagreements()
+        self._volume_jumps = ledger.all_disagreements(DisagreementKind.VOLUME)
+        self._fresh_from = ledger.kept_fresh()
+        self._pinned = ledger.pinned_contracts(origin) if origin else {}
+
+    def may_begin(self, symbol: str) -> bool:
+        """Whether there is a statement on where the data of a symbol begin."""
+        return bool(self._statements.get(symbol))
+
+    def of(
+        self,
+        series: Series,
+        calendar: SessionCalendar,
+        holding: Holding,
+        oldest: date | None,
+    ) -> Known:
+        """Return what is known of one series; ``oldest`` is of all timeframes of its symbol."""
+        key = series_key(series)
+        contract = holding.contract_id or self._pinned.get(series.symbol)
+        what = series.instrument.what_to_show.value
+        head = self._heads.get((contract, what)) if contract else None
+        said = self._statements.get(series.symbol, ())
+        return Known(
+            tuple(self._attempts.get(key, ())),
+            self._confirmed.get(key, {}),
+            beginning_of(said, calendar, head, oldest) if said else None,
+            self._disagreements.get(key, ()),
+            self._fresh_from.get(key),
+            self._volume_jumps.get(key, ()),
+        )
+
+
+def standing_of(
+    series: Series, calendar: SessionCalendar, holding: Holding, known: Known, *, now: datetime
+) -> Standing:
+    """Say how a series stands at a moment."""
+    return Standing(
+        settled=holding.settled(now),
+        wanted_from=micros(first_stamp(series, calendar)),
+        wanted_to=last_stamp(series, calendar),
+        listed_from=_listed_from(series, calendar, holding, known),
+        oldest_bar=None if known.begins else holding.oldest_bar,  # an older bar refutes ``begins``
+        suspects=np.array(
+            [
+                place
+                for place, day, rows in holding.suspects
+                if known.confirmed.get(day) != rows and day != known.begins
+            ],
+            dtype=np.int64,
+        ),
+    )
+
+
+def _listed_from(
+    series: Series, calendar: SessionCalendar, holding: Holding, known: Known
+) -> int | None:
+    """Return the stamp up to which nothing is expected because the data begin later.
+
+    Of the first session, what lies before its first bar is explained too.
+    """
+    if known.begins is None:
+        return None
+    first = first_stamps_of(calendar, series.timeframe, known.begins)
+    low, high = micros(first.start), micros(first.end)
+    if len(holding.bars.starts) and low <= int(holding.bars.starts[0]) < high:
+        return int(holding.bars.starts[0])
+    return low
+
+
+def claims_of(holding: Holding, known: Known, now: datetime) -> Sequence[Claimed]:
+    """Say what is known of stretches, should they be gaps; the last said weighs most."""
+    expired = [
+        Claimed(part, Cause(GapReason.EXPIRED, f"proved empty at {at:%Y-%m-%d}, too long ago"))
+        for part, at in holding.expired(now)
+    ]
+    tried = sorted(known.attempts, key=_weight)
+    return [*expired, *(Claimed(_stretch(one), _cause(one)) for one in tried)]
+
+
+def _stretch(attempt: Attempt) -> Interval:
+    """Give what a try says something about: all of the series where it concerns the series."""
+    return Interval(_EVER, _FOR_EVER) if attempt.is_series_wide else attempt.interval
+
+
+def _weight(attempt: Attempt) -> tuple[bool, datetime]:
+    return attempt.kind is AttemptKind.BLOCKED, attempt.last_at
+
+
+def _cause(attempt: Attempt) -> Cause:
+    return Cause(_REASONS[attempt.kind], attempt.error, attempt.next_try_at)
+
+
+def last_stamp(series: Series, calendar: SessionCalendar) -> int | None:
+    """Give where a series ends on the stamp axis, in microseconds, or None where it goes on."""
+    end = series.instrument.end
+    if end is None:
+        return None
+    return micros(stamps_between(calendar, series.timeframe, end, end + _WEEKS).start)
+
+
+def waiting_of(
+    spans: SpanArrays, settled: Stretches, now: datetime, *, until: int | None = None
+) -> IntervalSet:
+    """Give what is due of open sessions and not settled; after ``until`` nothing is."""
+    if spans.trading is None:
+        return IntervalSet()
+    until = min(micros(now - bar_lag()), EVER_US if until is None else until)
+    low = closed_count(spans, now)
+    high = int(np.searchsorted(spans.spans.starts, until, side="left"))
+    if low >= high or (len(settled.ends) and settled.ends[-1] >= until):
+        return IntervalSet()
+    ends = np.minimum(spans.spans.ends[low:high], until)
+    pieces = without(Stretches(spans.spans.starts[low:high], ends), settled)
+    length = spans.timeframe.seconds * 1_000_000
+    parts = (
+        between(moment(int(start)), moment(int(end)))
+        for start, end in zip(pieces.starts, pieces.ends, strict=True)
+        if (end < until and end - start >= _SHORTEST_US) or end - start >= length
+    )
+    return IntervalSet(part for part in parts if isinstance(part, Interval))

@@ -1,0 +1,224 @@
+"""Verifying: every bar of a series read and recounted, against calendar, footer and ledger.
+
+Nothing is believed that a file says: its bars are read. Nothing is changed but the ledger's note of
+when. Not here: the counts of sessions (``gaps.index``), how certificates are shown.
+"""
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.bars import stamps
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.session_grid import Stretches, span_arrays, stretches_of
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.planning.gaps import Completeness
+from ktrdr_pipelines.domain.plausibility import Finding, explained
+from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.bars.digests import Digest
+from ktrdr_pipelines.store.bars.footer import FileFacts
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.store.ledger.marks import Verification
+from ktrdr_pipelines.store.maintenance.file_checks import check_files
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCounts:
+    """How many sessions are expected, and what is known of them.
+
+    A session is ``empty`` when it is settled and has no bar; ``explained`` and ``unexplained`` say
+    that a part of it is.
+    """
+
+    expected: int = 0
+    have: int = 0
+    empty: int = 0
+    explained: int = 0
+    unexplained: int = 0
+
+
+@dataclass(slots=True)
+class Content:
+    """What was read of a series' files.
+
+    ``outside`` are bars outside the known sessions: kept, as the gateway may know more than the
+    calendar; ``unsettled`` are bars that no coverage speaks of; ``wrong`` says what cannot be.
+    ``findings`` are implausible bars that are as the gateway returned them: they are no damage.
+    """
+
+    bars: int = 0
+    outside: int = 0
+    unsettled: int = 0
+    digest: Digest = field(default_factory=Digest)
+    wrong: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a verification found of one series; ``before`` is the verification before this one."""
+
+    found: SeriesGaps
+    sessions: SessionCounts
+    content: Content
+    revisions: int
+    before: Verification | None
+
+    @property
+    def is_sound(self) -> bool:
+        """Say whether everything that is there is as it must be."""
+        return not self.content.wrong
+
+
+def verify(
+    book: GapBook, series: Iterable[Series], now: datetime, *, real_now: datetime | None = None
+) -> Iterator[Certificate]:
+    """Read series after series whole, and say what was found.
+
+    Args:
+        book: the store.
+        series: what to read.
+        now: market time.
+        real_now: real time, under which the verification is remembered; ``now`` if not given.
+
+    Raises:
+        StoreError: the ledger cannot be used.
+    """
+    ledger = book.store.ledger
+    for one in series:
+        content = _read_all(book, one, real_now or now)
+        (found,) = book.look([one], now)
+        key = series_key(one)
+        certificate = Certificate(
+            found=found,
+            sessions=_sessions(book, one, now),
+            content=content,
+            revisions=len(ledger.revisions(key)),
+            before=ledger.last_verified(key),
+        )
+        if certificate.is_sound:
+            ledger.record_verified(key, content.digest.text, real_now or now)
+        yield certificate
+
+
+def damaged_others(store: BarStore, known: Container[str], at: datetime) -> dict[str, str]:
+    """Read the files of symbols that have left the universe, and return what is damaged of them.
+
+    Args:
+        store: the store.
+        known: the symbols of the universe.
+        at: real time.
+
+    Returns: what is wrong, by the name of the file.
+    """
+    return {
+        store.layout.relative(path): found.damage
+        for symbol, timeframe in store.series_on_disk()
+        if symbol not in known
+        for path, found in check_files(
+            store,
+            symbol,
+            timeframe,
+            store.layout.bar_files(symbol, timeframe),
+            calendar=None,
+            at=at,
+        )
+        if found.damage
+    }
+
+
+def _read_all(book: GapBook, series: Series, at: datetime) -> Content:
+    content, store = Content(), book.store
+    paths = store.layout.bar_files(series.symbol, series.timeframe)
+    calendar = calendar_named(series.instrument.calendar)
+    try:
+        read: dict[Path, FileFacts] = {}
+        for path, found in check_files(
+            store, series.symbol, series.timeframe, paths, calendar=calendar, at=at
+        ):
+            if found.damage:
+                content.wrong.append(f"{path}: {found.damage}. Hint: run `ktrdr repair`")
+            if found.facts is not None and found.bars is not None:
+                read[path] = found.facts
+                _count(book, series, path, found.facts, bars=found.bars, content=content)
+        if content.wrong:
+            return content
+        for path, row in store.files_of(series).items():
+            facts = read[path]
+            if (facts.rows_per_session, facts.coverage) != (row.rows_per_session, row.coverage):
+                content.wrong.append(
+                    f"{path} is not what the ledger says of it. Hint: run `ktrdr repair`"
+                )
+    except StoreError as error:
+        content.wrong.append(str(error))
+    return content
+
+
+def _count(
+    book: GapBook,
+    series: Series,
+    path: Path,
+    facts: FileFacts,
+    *,
+    bars: pa.Table,
+    content: Content,
+) -> None:
+    known = book.store.ledger.findings(series_key(series))
+    damaged, findings = explained(bars, series.instrument.sec_type, known)
+    content.findings.extend(findings)
+    if damaged.any():
+        content.wrong.append(
+            f"{path}: {int(damaged.sum()):,} bars have implausible values that the gateway is not "
+            "known to have returned. Hint: `ktrdr repair` takes them for the gateway's where the "
+            "file is as ktrdr wrote it; where another program wrote it the next load requests "
+            "them again"
+        )
+    if misdated := _misdated(series, bars):
+        content.wrong.append(f"{path}: {misdated:,} bars stand under another session date")
+    keys = stamps(bars)
+    calendar = book.calendars.of(series.instrument)
+    content.bars += len(keys)
+    content.outside += _outside(keys, span_arrays(calendar, series.timeframe).spans)
+    content.unsettled += _outside(keys, stretches_of(facts.coverage.bars))
+    content.digest.add(bars)
+
+
+def _outside(keys: np.ndarray, stretches: Stretches) -> int:
+    """Count stamps that lie in no stretch."""
+    if not len(stretches.starts):
+        return len(keys)
+    place = np.searchsorted(stretches.starts, keys, side="right") - 1
+    inside = (place >= 0) & (keys < stretches.ends[np.maximum(place, 0)])
+    return int(np.count_nonzero(~inside))
+
+
+def _misdated(series: Series, bars: pa.Table) -> int:
+    """Count intraday bars whose session date is not that of their stamp."""
+    if not series.timeframe.is_intraday or not bars.num_rows:
+        return 0
+    days = calendar_named(series.instrument.calendar).days_of(stamps(bars))
+    told = bars["session_date"].to_numpy().astype("datetime64[D]")
+    return int(np.count_nonzero(days != told))
+
+
+def _sessions(book: GapBook, series: Series, now: datetime) -> SessionCounts:
+    try:
+        counts: Completeness = book.completeness(series, now)
+    except StoreError:
+        return SessionCounts()
+    expected = counts.expected > 0
+    return SessionCounts(
+        expected=int(np.count_nonzero(expected)),
+        have=int(np.count_nonzero(expected & (counts.have > 0))),
+        empty=int(
+            np.count_nonzero(expected & (counts.have == 0) & (counts.settled == counts.expected))
+        ),
+        explained=int(np.count_nonzero(counts.explained)),
+        unexplained=int(np.count_nonzero(counts.unexplained)),
+    )

@@ -1,0 +1,187 @@
+"""Windows of whole series, told from the gap book: what may be said of each, and how many bars.
+
+Runs, tails and the report sensor all decide here whether a window is complete. One with a session
+that is unconfirmed, contradicted or sparse is not: the gap book lists these as gaps.
+
+Windows: what may be said of an interval of a series, for Dagster's partitions and for people.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+
+import numpy as np
+
+from ktrdr_pipelines.domain.bars import micros
+from ktrdr_pipelines.domain.calendars.session_grid import SpanArrays, span_arrays
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.planning.gaps import Completeness, Gap, closed_count
+from ktrdr_pipelines.domain.planning.jobs import first_stamp
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.gaps.index import GapBook
+
+_ALL_DUE = timedelta(days=14)
+
+
+class WindowState(StrEnum):
+    """What is known of a window."""
+
+    COMPLETE = "complete"
+    OPEN = "open"
+    EMPTY = "proved empty"
+    BEFORE_START = "before the start that the universe gives"
+    BEFORE_LISTING = "before the gateway's oldest data"
+    ENDED = "after the end of the instrument"
+    NO_SESSION = "no session in it"
+    UNEXPLAINED = "unexplained"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFacts:
+    """One window of one series: its bar timestamps, its bars, and what is missing.
+
+    ``why`` says for what reasons bars are missing, and when they are requested next.
+    """
+
+    stamps: Interval
+    state: WindowState
+    rows: int
+    unexplained: IntervalSet
+    why: str = ""
+
+    @property
+    def is_explained(self) -> bool:
+        """Say whether nothing of it is unexplained."""
+        return self.state is not WindowState.UNEXPLAINED
+
+
+def from_start(series: Series, calendar: SessionCalendar, stamps: Interval) -> IntervalSet:
+    """Give the part of a stretch that the universe wants: what lies before its start is excused."""
+    part = between(max(stamps.start, first_stamp(series, calendar)), stamps.end)
+    return IntervalSet([part] if part else [])
+
+
+def has_ended(series: Series, calendar: SessionCalendar, stamps: Interval) -> bool:
+    """Say whether a window lies after the last session of its instrument."""
+    end = series.instrument.end
+    if end is None:
+        return False
+    return stamps_between(calendar, series.timeframe, end, end + _ALL_DUE).start <= stamps.start
+
+
+Dates = tuple[date, date]
+
+
+class WindowBook:
+    """Says of windows of a series what is known of them, asking no gateway."""
+
+    def __init__(self, book: GapBook) -> None:
+        self._book = book
+
+    def facts(
+        self, series: Series, windows: Mapping[str, Dates], now: datetime
+    ) -> dict[str, WindowFacts]:
+        """Say of each window what it holds and whether anything of it is unexplained.
+
+        Args:
+            series: whose windows.
+            windows: session dates ``[first, end)`` by name.
+            now: what has closed by then is due.
+
+        Raises:
+            StoreError: its files or the ledger cannot be read.
+        """
+        calendar = self._book.calendars.of(series.instrument)
+        told = self._book.completeness(series, now)
+        rows = self._rows(series, told)
+        (found,) = self._book.look([series], now)
+        facts: dict[str, WindowFacts] = {}
+        for name, (first, end) in windows.items():
+            stamps = stamps_between(calendar, series.timeframe, first, end)
+            low, high = np.searchsorted(rows[0], [np.datetime64(first), np.datetime64(end)])
+            count = int(rows[1][low:high].sum())
+            state = _state(series, calendar, told, (first, end), rows=count, now=now)
+            if state is WindowState.NO_SESSION and has_ended(series, calendar, stamps):
+                state = WindowState.ENDED
+            elif calendar.known is None and found.missing.clip(stamps):
+                state = WindowState.UNEXPLAINED  # its sessions are not known yet
+            missing, why = IntervalSet(), ""
+            if state is WindowState.UNEXPLAINED:
+                missing = found.missing.clip(stamps)
+                why = _why(gap for gap in found.gaps if gap.stamps.overlaps(stamps))
+            facts[name] = WindowFacts(stamps, state, count, missing, why)
+        return facts
+
+    def facts_after(
+        self, report: SeriesReport, windows: Mapping[str, Dates], now: datetime
+    ) -> dict[str, WindowFacts]:
+        """Say of each window what a finished load left of it.
+
+        What the load itself reports as unexplained counts beside what the gap book finds.
+
+        Args:
+            report: how the load ended.
+            windows: session dates ``[first, end)`` by name.
+            now: market time, where the report names no time of the gateway.
+
+        Raises:
+            StoreError: its files or the ledger cannot be read.
+        """
+        facts = self.facts(report.series, windows, report.now or now)
+        for name, one in facts.items():
+            left = report.unexplained.clip(one.stamps)
+            if left or report.error is not None:
+                missing = one.unexplained | left
+                facts[name] = replace(one, state=WindowState.UNEXPLAINED, unexplained=missing)
+        return facts
+
+    def _rows(self, series: Series, told: Completeness) -> tuple[np.ndarray, np.ndarray]:
+        """Give dates, rising, and the bars of each; a week belongs to its Monday."""
+        if series.timeframe is Timeframe.W1:
+            return told.spans.days, told.have
+        counts = self._book.store.rows_per_session(series)
+        return np.array(list(counts), "datetime64[D]"), np.array(list(counts.values()), np.int64)
+
+
+def _state(
+    series: Series,
+    calendar: SessionCalendar,
+    told: Completeness,
+    dates: Dates,
+    *,
+    rows: int,
+    now: datetime,
+) -> WindowState:
+    everything = span_arrays(calendar, series.timeframe)
+    low, high = _places(everything, dates)
+    part = slice(*_places(told.spans, dates))
+    starts = everything.spans.starts[low:high]
+    states = (
+        (bool(told.unexplained[part].any()), WindowState.UNEXPLAINED),
+        (closed_count(everything, now) < high, WindowState.OPEN),
+        (bool(rows), WindowState.COMPLETE),
+        (low == high, WindowState.NO_SESSION),
+        (bool((starts < micros(first_stamp(series, calendar))).all()), WindowState.BEFORE_START),
+        (bool(told.explained[part].any()), WindowState.BEFORE_LISTING),
+    )
+    return next((state for holds, state in states if holds), WindowState.EMPTY)
+
+
+def _why(gaps: Iterable[Gap]) -> str:
+    """Count gaps by their reasons, and say when the first of them is requested again."""
+    found = list(gaps)
+    counts = Counter(str(gap.reason) for gap in found)
+    text = ", ".join(f"{number} {reason}" for reason, number in counts.most_common())
+    due = min((gap.next_try_at for gap in found if gap.next_try_at), default=None)
+    return f"{text}, next request at {due:%Y-%m-%d %H:%MZ}" if due else text
+
+
+def _places(spans: SpanArrays, dates: Dates) -> tuple[int, int]:
+    """Give the first and the end place of the spans whose dates lie in a window."""
+    low, high = np.searchsorted(spans.days, [np.datetime64(day) for day in dates])
+    return int(low), int(high)

@@ -1,0 +1,1 @@
+"""One connection to a gateway: client ids, open requests, what it says of itself."""

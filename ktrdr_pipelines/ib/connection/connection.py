@@ -1,0 +1,471 @@
+"""One live connection: questions with deadlines, the gateway's clock, and what it notes.
+
+A connection lives in one thread and one event loop, from making to closing; it refuses to be
+used elsewhere.
+
+What comes in on one connection: answers to open questions, the time, errors and notices.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import datetime
+from functools import partial
+from typing import ClassVar, Generic, TypeVar
+
+from ib_async.contract import Contract
+
+from ktrdr_pipelines.domain.instruments import Origin
+from ktrdr_pipelines.errors import ConnectionLostError, GatewaySilentError, OutageError
+from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
+from ktrdr_pipelines.ib.connection.accounts import Logins, origin_of
+from ktrdr_pipelines.ib.connection.gateway_status import (
+    GOOD_NEWS,
+    GatewayClock,
+    GatewayNotes,
+    Health,
+    Probe,
+)
+from ktrdr_pipelines.ib.connection.notices import Notices
+from ktrdr_pipelines.ib.connection.pending_requests import Question, Questions, Topic
+from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, untold
+from ktrdr_pipelines.ib.protocol.error_codes import (
+    NO_REQUEST,
+    ErrorFrame,
+    error_frame,
+    lasting_farm_outage,
+    lasting_outage,
+)
+from ktrdr_pipelines.ib.protocol.requests import HistoryQuery, HistoryReply, route_of
+from ktrdr_pipelines.ib.protocol.transport import Ending, GiveTurn, Wire, WireError
+from ktrdr_pipelines.limits import CodeClass
+
+_DROPPED = frozenset({502, 504, 507, 1300})
+_SCHEDULE = "106"
+_VERSION_WITHOUT_PREFIX = 164
+_log = logging.getLogger(__name__)
+
+
+class Inbox:
+    """Takes the frames of one connection.
+
+    ``time_told`` is set when it tells the time; ``on_pacing`` is called when it complains about
+    all requests together; ``answered_at_s`` is when it last answered a question about data.
+    """
+
+    def __init__(self, server_version: Callable[[], int]) -> None:
+        self.questions = Questions(1)
+        self.notes = GatewayNotes()
+        self.notices = Notices()
+        self.clock = GatewayClock()
+        self.time_told = asyncio.Event()
+        self._news = asyncio.Event()
+        self.on_pacing: Callable[[], None] = _nothing
+        self.answered_at_s: float | None = None
+        self._server_version = server_version
+
+    def take(self, fields: list[str]) -> None:
+        """Take a frame; kinds that no question asks for are dropped.
+
+        Raises:
+            ValueError, IndexError: it is none; the connection cannot be trusted any more.
+        """
+        if (handler := self._handlers.get(int(fields[0]))) is not None:
+            handler(self, fields)
+
+    async def news(self) -> None:
+        """Wait until the gateway has said something about its own connections, or is gone."""
+        await self._news.wait()
+
+    def end(self, why: str) -> None:
+        """Fail all that is open: the connection is gone."""
+        self.questions.fail_all(ConnectionLostError, why)
+        self.time_told.set()
+        self.tell_news()
+
+    def _take_error(self, fields: list[str]) -> None:
+        frame = error_frame(fields)
+        self.notices.see_text(frame)
+        if frame.request_id != NO_REQUEST and self.questions.refuse(frame) is not None:
+            return
+        self._take_notice(frame)
+
+    def _take_notice(self, frame: ErrorFrame) -> None:
+        _log.info("the gateway says %s", frame)
+        over = self.notes.take(frame, after=self.questions.last_number)
+        if over:
+            came = f"the gateway had lost its connection ({frame})"
+            lost = partial(self.notes.cost, over=over)
+            self.questions.fail_all(OutageError, came, code=frame.code, those=lost)
+        elif frame.means is CodeClass.PACING:
+            self.on_pacing()
+        elif frame.code in _DROPPED:
+            self.questions.fail_all(ConnectionLostError, str(frame), code=frame.code)
+        self.tell_news()
+
+    def tell_news(self) -> None:
+        """Wake what waits for news."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _note_answer(self, question: Question | None) -> None:
+        if question is not None:
+            self.answered_at_s = boot_time_s()
+            self.notes.answered(question)
+            self.tell_news()
+
+    def _take_contract(self, fields: list[str]) -> None:
+        number = fields[2] if self._server_version() < _VERSION_WITHOUT_PREFIX else fields[1]
+        self.questions.part(Topic.CONTRACT, int(number), fields)
+
+    def _take_contracts_end(self, fields: list[str]) -> None:
+        self._note_answer(self.questions.end(Topic.CONTRACT, int(fields[2])))
+
+    def _take_time(self, fields: list[str]) -> None:
+        self.clock.see(int(fields[2]))
+        self.time_told.set()
+
+    def _take_answer(self, fields: list[str]) -> None:
+        """Take a message that is a whole answer; one of SCHEDULE answers a request for bars."""
+        topic = Topic.BARS if fields[0] == _SCHEDULE else Topic(fields[0])
+        question = self.questions.part(topic, int(fields[1]), fields)
+        if question is not None:
+            self.questions.finish(question)
+        self._note_answer(question)
+
+    _handlers: ClassVar[dict[int, Callable[["Inbox", list[str]], None]]] = {
+        4: _take_error,
+        10: _take_contract,
+        17: _take_answer,
+        49: _take_time,
+        52: _take_contracts_end,
+        88: _take_answer,
+        106: _take_answer,
+    }
+
+
+def _nothing() -> None:
+    """Do nothing: nobody minds the budget of this connection."""
+
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class Call(Generic[T]):
+    """A request that can be put once: ``put`` writes it, in its turn, and ``answer`` waits.
+
+    Args:
+        put: writes it and returns the question that is then open.
+        answer: waits for the response to that question.
+    """
+
+    def __init__(
+        self, put: Callable[[], Question], answer: Callable[[Question], Awaitable[T]]
+    ) -> None:
+        self._put, self._answer = put, answer
+        self._question: Question | None = None
+
+    def put(self) -> None:
+        """Write it to the socket, at once.
+
+        Raises:
+            ConnectionLostError: there is no connection any more.
+        """
+        self._question = self._put()
+
+    async def answer(self) -> T:
+        """Wait for the response.
+
+        Raises:
+            GatewayError: there is none, or it is a refusal.
+        """
+        if self._question is None:
+            raise RuntimeError("a request that was not sent has no response")
+        return await self._answer(self._question)
+
+
+class GatewayConnection:
+    """A connection to one gateway under one client id.
+
+    ``login`` is the name of the gateway's login for the audit, such as ``login 1``; the accounts
+    themselves are shown nowhere.
+    """
+
+    def __init__(
+        self,
+        gateway: str,
+        *,
+        client_id: int,
+        timeout_s: float,
+        give_turn: GiveTurn,
+        logins: Logins,
+        outage_s: float = 300.0,
+    ) -> None:
+        self.gateway = gateway
+        self.client_id = client_id
+        self._timeout_s, self._outage_s = timeout_s, outage_s
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._inbox = Inbox(lambda: self.server_version)
+        self._wire = Wire(self._inbox.take, self._note_end, give_turn)
+        self._logins, self.login = logins, ""
+
+    def __repr__(self) -> str:
+        state = "up" if self.is_up else "down"
+        return (
+            f"GatewayConnection({self.gateway}, client id {self.client_id}, {state}, "
+            f"{len(self._inbox.questions)} open)"
+        )
+
+    @property
+    def is_up(self) -> bool:
+        """Say whether questions can be asked; it says nothing about answers."""
+        return self._wire.is_up
+
+    @property
+    def server_version(self) -> int:
+        """The protocol version spoken."""
+        return self._wire.server_version
+
+    @property
+    def origin(self) -> Origin:
+        """Whether the account is one of a simulated gateway."""
+        return origin_of(self._wire.accounts)
+
+    @property
+    def notices(self) -> Notices:
+        """What a person should know of how the gateway answers."""
+        return self._inbox.notices
+
+    def on_pacing(self, act: Callable[[], None]) -> None:
+        """Say what to do when the gateway complains about all requests together."""
+        self._inbox.on_pacing = act
+
+    async def open(self, host: str, port: int) -> None:
+        """Connect, shake hands, and see the gateway's clock.
+
+        Raises:
+            WireError: no connection came about.
+            GatewaySilentError: it came about, and the gateway does not tell the time.
+            DiskError: the state folder cannot be used: what is sent must be recorded there.
+        """
+        await self._wire.open(host, port, self.client_id, timeout_s=self._timeout_s)
+        self._inbox.questions = Questions(self._wire.client.getReqId())
+        self.login = self._logins.name_of(self._wire.accounts)
+        if await self._round_trip_s() is None:
+            if not self.is_up:
+                raise WireError(self._wire.ending or Ending.CLOSED)
+            raise GatewaySilentError(
+                f"time of {self.gateway}",
+                came=f"connected, but no answer in {self._timeout_s:g} s",
+                remedy="Look at the gateway's window; in its nightly reset, try again later",
+            )
+
+    async def close(self) -> None:
+        """Close the socket and end what is open; never raises, may be repeated."""
+        self._check_place()
+        self._inbox.questions.fail_all(ConnectionLostError, Ending.ASKED.value)
+        await self._wire.close()
+
+    def now(self) -> datetime:
+        """Give the gateway's time, to the second below."""
+        return self._inbox.clock.now()
+
+    async def health(self) -> Health:
+        """Ask for the time, and say how that went."""
+        self._check_place()
+        answered_at_s = self._inbox.answered_at_s
+        return Health(
+            gateway=self.gateway,
+            connected=self.is_up,
+            round_trip_s=await self._round_trip_s() if self.is_up else None,
+            last_answer_age_s=None if answered_at_s is None else boot_time_s() - answered_at_s,
+            clock_offset_s=(self.now() - wall_now()).total_seconds(),
+            troubles=self._inbox.notes.troubles,
+            farms=self._inbox.notes.farms,
+        )
+
+    @property
+    def lost_link(self) -> str:
+        """What the gateway said when it lost its connection to IB, or nothing if it has one."""
+        return self._inbox.notes.lost_link if self.is_up else ""
+
+    async def wait_for_way(
+        self, topic: Topic, route: str, asked: str, *, waits: OnWait = untold
+    ) -> AbstractContextManager[None]:
+        """Wait while the gateway lacks the connection that a question needs; then let it through.
+
+        A broken data farm may be another one than the question needs, or be told broken for ever.
+        So one question of a route is let through as a probe, when there has been no news for one
+        deadline; the others of the route wait for its result. The question is put, and answered,
+        inside the context that this returns.
+
+        Raises:
+            OutageError: it has lost its connection to IB, or a data farm, and that lasts.
+        """
+        self._check_place()
+        notes, begun_at_s = self._inbox.notes, boot_time_s()
+        while self.is_up and (obstacle := notes.obstacle(topic, route)):
+            now = boot_time_s()
+            if notes.lost_link:
+                left_s = begun_at_s + self._outage_s - now
+                if left_s <= 0:
+                    raise lasting_outage(asked, notes.lost_link)
+                await self._news(obstacle, left_s, waits)
+                continue
+            probe = notes.probe(topic, route, now, first_s=self._timeout_s)
+            if probe.is_out:
+                waits(obstacle, self._timeout_s)
+                await self._inbox.news()
+            elif probe.due_at <= now:
+                probe.is_out = True
+                return self._probing(probe)
+            elif (left_s := begun_at_s + max(self._outage_s, self._timeout_s) - now) > 0:
+                await self._news(obstacle, min(left_s, probe.due_at - now), waits)
+            else:
+                raise lasting_farm_outage(asked, obstacle)
+        return nullcontext()
+
+    async def _news(self, obstacle: str, longest_s: float, waits: OnWait) -> None:
+        """Wait for news of the gateway's own connections, and so long only."""
+        waits(obstacle, longest_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._inbox.news()
+
+    @contextmanager
+    def _probing(self, probe: Probe) -> Iterator[None]:
+        """Let the others of a route know how its probe ended, however it did."""
+        failed = False
+        try:
+            yield
+        except (GatewaySilentError, OutageError) as error:
+            failed = error.code not in GOOD_NEWS
+            raise
+        finally:
+            self._inbox.notes.probed(probe, boot_time_s(), failed=failed)
+            self._inbox.tell_news()
+
+    def history(self, query: HistoryQuery) -> Call[HistoryReply]:
+        """Return the request for bars; its response is message 17 and what is said of it."""
+
+        def put() -> Question:
+            question = self._opened(Topic.BARS, query.asked, query.route)
+            with self._wire.has_turn():
+                self._wire.client.reqHistoricalData(
+                    question.number,
+                    query.contract,
+                    query.end,
+                    query.duration,
+                    query.bar_size,
+                    query.what_to_show,
+                    query.use_rth,
+                    query.dates,
+                    False,  # noqa: FBT003  (not kept up to date: the signature is ib_async's)
+                    [],
+                )
+            return question
+
+        async def answer(question: Question) -> HistoryReply:
+            frames = await self._answer(question, self._wire.client.cancelHistoricalData)
+            return HistoryReply(frames[0], question.noted)
+
+        return Call(put, answer)
+
+    def head(self, query: HistoryQuery) -> Call[list[str]]:
+        """Return the request for the head timestamp; it is cancelled however it ends.
+
+        Its response is message 88. An uncancelled one would count among the gateway's 50 open
+        requests for ever, and whether a refused one does is not known.
+        """
+        client = self._wire.client
+
+        def put() -> Question:
+            question = self._opened(Topic.HEAD, query.asked, query.route)
+            with self._wire.has_turn():
+                client.reqHeadTimeStamp(
+                    question.number, query.contract, query.what_to_show, query.use_rth, query.dates
+                )
+            return question
+
+        async def answer(question: Question) -> list[str]:
+            try:
+                frames = await self._answer(question, None)
+            finally:
+                self._give_up(question, client.cancelHeadTimeStamp)
+            return frames[0]
+
+        return Call(put, answer)
+
+    def contracts(self, contract: Contract, asked: str) -> Call[list[list[str]]]:
+        """Return the request for the contracts of a description; the response: each message 10."""
+
+        def put() -> Question:
+            question = self._opened(Topic.CONTRACT, asked, route_of(contract))
+            with self._wire.has_turn():
+                self._wire.client.reqContractDetails(question.number, contract)
+            return question
+
+        return Call(put, lambda question: self._answer(question, None))
+
+    def refresh_clock(self) -> None:
+        """Ask for the time without waiting, where its last sight is old."""
+        if self.is_up and self._inbox.clock.is_stale:
+            self._wire.client.reqCurrentTime()
+
+    def _opened(self, topic: Topic, asked: str, route: str) -> Question:
+        self._check_place()
+        if not self.is_up:
+            raise ConnectionLostError(asked, came=f"the connection to {self.gateway} is gone")
+        return self._inbox.questions.add(topic, asked, route)
+
+    async def _answer(
+        self, question: Question, cancel: Callable[[int], None] | None
+    ) -> list[list[str]]:
+        """Wait for an answer; cancel the question where it is given up."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await question.answer
+        except TimeoutError:
+            self._give_up(question, cancel)
+            raise self._silence(question) from None
+        except (asyncio.CancelledError, OutageError):
+            self._give_up(question, cancel)
+            raise
+        finally:
+            self._inbox.questions.drop(question)
+
+    def _give_up(self, question: Question, cancel: Callable[[int], None] | None) -> None:
+        if cancel is not None and self.is_up:
+            cancel(question.number)
+
+    def _silence(self, question: Question) -> GatewaySilentError | OutageError:
+        notes, came = self._inbox.notes, f"no answer in {self._timeout_s:g} s"
+        if troubles := "; ".join(notes.troubles):
+            came = f"{came}, and the gateway says: {troubles}"
+        is_outage = notes.obstacle(question.topic, question.route)
+        kind = OutageError if is_outage else GatewaySilentError
+        return kind(question.asked, came=came, remedy="It settles nothing and is asked again.")
+
+    async def _round_trip_s(self) -> float | None:
+        """Ask for the time; the seconds count from when the question is sent."""
+        self._inbox.time_told.clear()
+        self._wire.client.reqCurrentTime()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._wire.sent()
+                asked_at_s = boot_time_s()
+                await self._inbox.time_told.wait()
+        except TimeoutError:
+            return None
+        return boot_time_s() - asked_at_s if self.is_up else None
+
+    def _check_place(self) -> None:
+        if threading.get_ident() != self._thread or asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(f"{self!r} belongs to another thread or event loop")
+
+    def _note_end(self, ending: Ending) -> None:
+        _log.info("connection to %s ended: %s", self.gateway, ending.value)
+        self._inbox.end(ending.value)

@@ -1,0 +1,1 @@
+"""Looking at a gateway's set-up, and what is found."""

@@ -1,0 +1,1 @@
+"""The request budget of one gateway, shared by all processes."""

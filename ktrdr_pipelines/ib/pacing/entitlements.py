@@ -1,0 +1,125 @@
+"""What the gateway has refused for want of a permission, and whom that concerns.
+
+A refusal concerns one exchange, kind of instrument and what_to_show, and is asked about again
+after a day. Where another session of the login takes the data, or a disclaimer waits for a click,
+it concerns everything, and only for minutes. Not here: telling such errors from others
+(``ib.protocol.error_codes``), the file (``ib.pacing.shared_state``).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from sqlite3 import Connection
+
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.errors import EntitlementError
+from ktrdr_pipelines.ib.clock import wall_now
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.shared_state import LONGEST_BLOCK_S, Block, PacerMemory
+from ktrdr_pipelines.ib.protocol.contracts import Candidate
+from ktrdr_pipelines.ib.protocol.error_codes import concerns_session
+
+BLOCKED_S, SESSION_BLOCKED_S = LONGEST_BLOCK_S, 300.0
+"""How long a missing permission is believed, and a session somewhere else."""
+
+_EVERYTHING = "everything"
+
+
+def wall_s() -> float:
+    """Give this machine's time in seconds since 1970."""
+    return wall_now().timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """What a permission is for: the listing exchange, the kind of instrument, what is shown."""
+
+    exchange: str
+    sec_type: str
+    what_to_show: str
+
+    def __str__(self) -> str:
+        return f"{self.exchange} {self.sec_type} {self.what_to_show}"
+
+
+def entitlement_of(instrument: Instrument, contract: Candidate) -> Entitlement:
+    """Say which permission the bars of an instrument need."""
+    return Entitlement(
+        contract.primary_exchange or contract.exchange,
+        contract.sec_type,
+        instrument.what_to_show.value,
+    )
+
+
+class Entitlements:
+    """The refusals of one gateway; those of other processes count from the first question on."""
+
+    def __init__(self, pacer: Pacer, *, clock: Callable[[], float] = wall_s) -> None:
+        self._pacer, self._clock = pacer, clock
+        self._blocks: dict[str, Block] | None = None
+        self._met: set[str] = set()
+
+    def check(self, entitlement: Entitlement, asked: str, *, probes: bool = False) -> None:
+        """Let a question pass unless it was refused before.
+
+        Args:
+            entitlement: what it needs.
+            asked: the question, for the error.
+            probes: only refusals that this connection met itself count.
+
+        Raises:
+            EntitlementError: it was refused, and it is too early to ask again.
+        """
+        now = self._clock()
+        for name in (_EVERYTHING, str(entitlement)):
+            if name not in self._known() or (probes and name not in self._met):
+                continue
+            self._blocks = None  # a person may have made all processes forget it since
+            block = self._known().get(name)
+            if block is not None and block.until > now:
+                raise _refused(block, entitlement, asked, now)
+
+    def note(self, entitlement: Entitlement, error: EntitlementError) -> None:
+        """Remember a refusal."""
+        is_session = concerns_session(error.code, error.came)
+        name = _EVERYTHING if is_session else str(entitlement)
+        lasts_s = SESSION_BLOCKED_S if is_session else BLOCKED_S
+        block = Block(name, error.came, error.code, self._clock() + lasts_s)
+        error.entitlement, error.retry_in_s = str(entitlement), lasts_s
+        if not is_session:
+            error.remedy = f"{error.remedy} Missing is the one for {entitlement}"
+        self._known()[name] = block
+        self._met.add(name)
+        self._pacer.remember(lambda memory, database: memory.block(database, block))
+
+    def granted(self, entitlement: Entitlement) -> None:
+        """Forget refusals that an answer has shown to be over."""
+        for name in (_EVERYTHING, str(entitlement)):
+            if self._known().pop(name, None) is not None:
+                self._met.discard(name)
+                self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        def forget(memory: PacerMemory, database: Connection) -> None:
+            memory.allow(database, name)
+
+        self._pacer.remember(forget)
+
+    def _known(self) -> dict[str, Block]:
+        if self._blocks is None:
+            now = self._clock()
+            blocks = self._pacer.remember(lambda memory, database: memory.blocks(database, now))
+            self._blocks = {block.entitlement: block for block in blocks}
+        return self._blocks
+
+
+def _refused(block: Block, entitlement: Entitlement, asked: str, now: float) -> EntitlementError:
+    error = EntitlementError(
+        asked,
+        came=f"not asked: {block.entitlement} was refused ({block.reason})",
+        remedy=f"It is tried again in {(block.until - now) / 60:.0f} min; once the permission is "
+        "there, 'ktrdr doctor' forgets such refusals at once",
+        code=block.code,
+    )
+    error.was_asked = False
+    error.entitlement, error.retry_in_s = str(entitlement), block.until - now
+    return error

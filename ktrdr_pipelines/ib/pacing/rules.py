@@ -1,0 +1,306 @@
+"""The rules of asking, as data: how often, how many at once, and which requests they bind.
+
+Times are seconds of any one clock.
+
+Source: https://interactivebrokers.github.io/tws-api/historical_limitations.html
+
+When a request may be sent: the decision over what was sent before and who else waits.
+
+Times are seconds of any one clock.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import floor, inf
+
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+
+class RequestKind(StrEnum):
+    """What a request asks for, as far as the budget cares."""
+
+    BARS = "bars"
+    HEAD = "head"
+    CONTRACT = "contract"
+    MESSAGE = "message"
+
+
+class Scope(StrEnum):
+    """Which earlier requests a rule counts together with a new one."""
+
+    GATEWAY = "gateway"
+    CONTRACT = "contract"
+    IDENTICAL = "identical"
+
+
+@dataclass(frozen=True, slots=True)
+class PacedRequest:
+    """A request as the budget sees it.
+
+    ``contract`` names contract, exchange and what is shown; ``identical`` adds end, duration, bar
+    size and hours. ``small`` requests obey the hard rules: bars of 30 s or less, and heads.
+    ``size`` names requests whose answers take about as long as this one's; empty: no others do.
+    """
+
+    kind: RequestKind
+    contract: str
+    identical: str
+    weight: int = 1
+    small: bool = False
+    tail: bool = False
+    size: str = ""
+
+    @property
+    def is_historical(self) -> bool:
+        """Say whether it takes one of the gateway's places for historical requests."""
+        return self.kind in {RequestKind.BARS, RequestKind.HEAD}
+
+    @property
+    def is_metered(self) -> bool:
+        """Say whether it takes a place in flight: bars longer than small ones."""
+        return self.kind is RequestKind.BARS and not self.small
+
+
+MESSAGE = PacedRequest(RequestKind.MESSAGE, "", "")
+"""What asks for no data (a handshake, a cancel, the time): only the rate of messages binds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """At most ``most`` requests in any ``window_s`` seconds, among those of one scope.
+
+    ``small_only`` and ``historical_only`` say which requests it counts and binds; ``weighted``
+    whether a request counts by its weight.
+    """
+
+    name: str
+    most: int
+    window_s: float
+    scope: Scope = Scope.GATEWAY
+    small_only: bool = False
+    historical_only: bool = True
+    weighted: bool = False
+
+    def binds(self, request: PacedRequest) -> bool:
+        """Say whether a request is under this rule."""
+        if self.historical_only and not request.is_historical:
+            return False
+        return request.small or not self.small_only
+
+    def counts(self, earlier: PacedRequest, request: PacedRequest) -> bool:
+        """Say whether an earlier request counts against a new one."""
+        if not self.binds(earlier):
+            return False
+        if self.scope is Scope.CONTRACT:
+            return earlier.contract == request.contract
+        return self.scope is Scope.GATEWAY or earlier.identical == request.identical
+
+    def weight(self, request: PacedRequest) -> int:
+        """Give what a request counts for."""
+        return request.weight if self.weighted else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """All rules of one gateway: over time, and on what may be open at once.
+
+    ``in_flight`` is for bars longer than small ones; where it ``adapts`` it is only a start.
+    """
+
+    rules: tuple[Rule, ...]
+    most_open: int
+    in_flight: int
+    adapts: bool = False
+
+    def horizon_s(self, *, small: bool) -> float:
+        """Give how long a request (a small one or another) can matter to a later one."""
+        return max(rule.window_s for rule in self.rules if small or not rule.small_only)
+
+    def scaled(self, factor: float) -> "Pacing":
+        """Give the same rules with every window multiplied: time at another speed."""
+        rules = tuple(replace(rule, window_s=rule.window_s * factor) for rule in self.rules)
+        return replace(self, rules=rules)
+
+
+def pacing_of(*, conservative: bool = False, in_flight: int | None = None) -> Pacing:
+    """Build the rules from the registry, a margin below each limit.
+
+    ``conservative`` puts everything under the small-bar rules and the safe delay; else the number
+    in flight adapts to the gateway, unless one is given.
+    """
+    limits = IbLimitsRegistry
+    small = not conservative
+    rules = [
+        Rule("identical", 1, limits.IDENTICAL_S.value, Scope.IDENTICAL),
+        Rule(
+            "same contract",
+            limits.SAME_CONTRACT_MOST.value,
+            limits.SAME_CONTRACT_S.value,
+            Scope.CONTRACT,
+            small_only=small,
+        ),
+        Rule(
+            "window",
+            limits.WINDOW_MOST.value,
+            limits.WINDOW_S.value,
+            small_only=small,
+            weighted=True,
+        ),
+        Rule(
+            "messages",
+            limits.MESSAGES_PER_S.value,
+            1.0 + limits.MESSAGE_JITTER_S.value,
+            historical_only=False,
+        ),
+    ]
+    if conservative:
+        rules.append(Rule("safe delay", 1, limits.SAFE_DELAY_S.value))
+    return Pacing(
+        rules=tuple(map(_with_margin, rules)),
+        most_open=_fewer(limits.MAX_OPEN_HISTORICAL.value),
+        in_flight=in_flight or limits.IN_FLIGHT.value,
+        adapts=in_flight is None and not conservative,
+    )
+
+
+def weight_of(what_to_show: str) -> int:
+    """Give what a request counts for under the window rule: BID_ASK counts twice."""
+    return IbLimitsRegistry.BID_ASK_WEIGHT.value if what_to_show == "BID_ASK" else 1
+
+
+def _with_margin(rule: Rule) -> Rule:
+    """Keep below a limit: by fewer requests, or by a longer window where one is all it allows."""
+    if rule.most > 1:
+        return replace(rule, most=_fewer(rule.most))
+    return replace(rule, window_s=rule.window_s * (1 + IbLimitsRegistry.MARGIN.value))
+
+
+def _fewer(most: int) -> int:
+    return floor(most * (1 - IbLimitsRegistry.MARGIN.value))
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A request that was sent at ``at``, or will be."""
+
+    at: float
+    request: PacedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request that waits for its turn: number in order of arrival, whose, and its time so far."""
+
+    number: int
+    owner: str
+    at: float
+    request: PacedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The earliest time for a request, and whether there is a free place for it now."""
+
+    at: float
+    has_place: bool
+
+    def is_now(self, now: float) -> bool:
+        """Say whether it may be sent at once."""
+        return self.has_place and self.at <= now
+
+
+def earliest(rules: Iterable[Rule], hits: Sequence[Hit], request: PacedRequest) -> float:
+    """Give the earliest time that breaks no rule, whatever the order of the hits.
+
+    It is the latest, over all rules, of: the n-th last hit that counts, plus the window.
+    """
+    return max((_free_at(rule, hits, request) for rule in rules if rule.binds(request)), default=0)
+
+
+def turn(
+    pacing: Pacing,
+    *,
+    me: Waiting,
+    sent: Sequence[Hit],
+    open_requests: Mapping[str, Sequence[PacedRequest]],
+    others: Sequence[Waiting],
+    now: float,
+) -> Turn:
+    """Decide when a waiting request may go.
+
+    Args:
+        pacing: the rules.
+        me: the request that asks.
+        sent: what was sent within the horizon.
+        open_requests: by owner, what is unanswered and holds a place.
+        others: everyone else who waits.
+        now: the clock.
+    """
+    ahead = _ahead(me, others, {owner: len(held) for owner, held in open_requests.items()})
+    promised = [Hit(max(other.at, now), other.request) for other in ahead]
+    at = max(now, earliest(pacing.rules, [*sent, *promised], me.request))
+    due = [other.request for other in ahead if other.at <= now]
+    held = [request for requests in open_requests.values() for request in requests]
+    return Turn(at, _has_place(pacing, me.request, [*held, *due]))
+
+
+def next_pause_s(last_s: float | None, since_s: float) -> float:
+    """Give the next pause after a pacing violation: it doubles while violations stay close.
+
+    Args:
+        last_s: length of the last pause, None if there was none.
+        since_s: seconds since that pause ended.
+    """
+    first_s, longest_s = IbLimitsRegistry.PACING_PAUSE_S.value
+    if last_s is None or since_s > longest_s:
+        return first_s
+    return min(last_s * 2, longest_s)
+
+
+def _free_at(rule: Rule, hits: Sequence[Hit], request: PacedRequest) -> float:
+    room = rule.most - rule.weight(request)
+    counted = (hit for hit in hits if rule.counts(hit.request, request))
+    for hit in sorted(counted, key=lambda hit: hit.at, reverse=True):
+        room -= rule.weight(hit.request)
+        if room < 0:
+            return hit.at + rule.window_s
+    return -inf
+
+
+def _ahead(me: Waiting, others: Sequence[Waiting], held: Mapping[str, int]) -> list[Waiting]:
+    """Return those whose turn comes before mine.
+
+    Messages that request no data go first, as nothing else may keep a cancel waiting; then tails,
+    then owners with the least.
+    """
+    ranks = _ranks([me, *others], held)
+    return [other for other in others if ranks[other.number] < ranks[me.number]]
+
+
+def _ranks(waiting: Iterable[Waiting], held: Mapping[str, int]) -> dict[int, tuple[int, int, int]]:
+    """Rank everyone who waits: an owner's second request comes after every owner's first."""
+    taken: Counter[tuple[int, str]] = Counter()
+    ranks: dict[int, tuple[int, int, int]] = {}
+    for one in sorted(waiting, key=lambda one: one.number):
+        lane = _lane(one.request)
+        place = held.get(one.owner, 0) + taken[lane, one.owner]
+        taken[lane, one.owner] += 1
+        ranks[one.number] = (lane, place, one.number)
+    return ranks
+
+
+def _lane(request: PacedRequest) -> int:
+    if request.kind is RequestKind.MESSAGE:
+        return 0
+    return 1 if request.tail else 2
+
+
+def _has_place(pacing: Pacing, request: PacedRequest, taken: Sequence[PacedRequest]) -> bool:
+    if not request.is_historical:
+        return True
+    if sum(other.is_historical for other in taken) >= pacing.most_open:
+        return False
+    metered = sum(other.is_metered for other in taken)
+    return not request.is_metered or metered < pacing.in_flight

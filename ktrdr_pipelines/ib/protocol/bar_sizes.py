@@ -1,0 +1,142 @@
+"""What a gateway calls the bar sizes: the strings to try, and the one that it accepts.
+
+The documentation says ``1 week``; the lists in IB's refusals say ``1W`` (grade L), and reports of
+both disagree. So a refusal of the string is answered by the next one, and the string that works is
+remembered for the gateway. Not here: sending requests (``ib.source``).
+"""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Container
+from sqlite3 import Connection
+from typing import TypeVar
+
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import BarSizeRefusedError
+from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.shared_state import PacerMemory
+from ktrdr_pipelines.ib.protocol.error_codes import NoDataError, sizes_listed
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+_SIZE = re.compile(r"(\d+)\s*([A-Za-z]+)")
+_UNITS = {
+    60: frozenset({"min", "mins", "minute", "minutes"}),
+    3_600: frozenset({"h", "hr", "hrs", "hour", "hours"}),
+    86_400: frozenset({"d", "day", "days"}),
+    604_800: frozenset({"w", "wk", "week", "weeks"}),
+}
+"""Seconds of a unit by its names without case; a lone ``m`` is none, for ``1M`` is a month."""
+
+
+class BarSizes:
+    """The bar size strings of one gateway; other processes learn them from the shared record.
+
+    Args:
+        pacer: the budget of the gateway, whose record keeps what was learned.
+    """
+
+    def __init__(self, pacer: Pacer) -> None:
+        self._pacer = pacer
+        self._accepted: dict[Timeframe, str] | None = None
+
+    async def accepted(
+        self, timeframe: Timeframe, asked: str, request: Callable[[str], Awaitable[T]]
+    ) -> T:
+        """Request by one string after another until the gateway accepts one; return the response.
+
+        Each string is sent once at most, so that a gateway that refuses all of them costs a few
+        requests and never a loop.
+
+        Args:
+            timeframe: of the bars.
+            asked: the request, for the error.
+            request: sends it with a bar size string, as a request of its own for the budget.
+
+        Raises:
+            BarSizeRefusedError: the gateway refuses every string.
+            GatewayError: what the request ended with otherwise.
+        """
+        refused: dict[str, BarSizeRefusedError] = {}
+        listed: tuple[str, ...] = ()
+        while (size := self._next(timeframe, refused, listed)) is not None:
+            try:
+                response = await request(size)
+            except BarSizeRefusedError as error:
+                refused[size] = error
+                listed = sizes_listed(error.came) or listed
+                _log.info("%s: the gateway refuses the bar size %r: %s", asked, size, error.came)
+            except NoDataError:
+                self._learn(timeframe, size)
+                raise
+            else:
+                self._learn(timeframe, size)
+                return response
+        raise _all_refused(timeframe, asked, refused, listed)
+
+    def _next(
+        self, timeframe: Timeframe, refused: Container[str], listed: tuple[str, ...]
+    ) -> str | None:
+        """Choose the next string: the accepted one, the documented one, the gateway's own, others.
+
+        What another request learned in the meantime comes first, so that many that were refused
+        together fall back once each.
+        """
+        documented, *others = IbLimitsRegistry.BAR_SIZE_STRINGS.value[timeframe.value]
+        own = [one for one in listed if _is_size_of(timeframe, one)]
+        known = self._known().get(timeframe)
+        choices = [known, documented, *own, *others]
+        return next((one for one in choices if one is not None and one not in refused), None)
+
+    def _learn(self, timeframe: Timeframe, size: str) -> None:
+        documented = IbLimitsRegistry.BAR_SIZE_STRINGS.value[timeframe.value][0]
+        if self._known().get(timeframe, documented) == size:
+            return
+        self._known()[timeframe] = size
+
+        def learn(memory: PacerMemory, database: Connection) -> None:
+            memory.learn_bar_size(database, timeframe.value, size)
+
+        self._pacer.remember(learn)
+        _log.info("the gateway accepts %r as the size of %s bars", size, timeframe)
+
+    def _known(self) -> dict[Timeframe, str]:
+        if self._accepted is None:
+            kept = self._pacer.remember(lambda memory, database: memory.bar_sizes(database))
+            self._accepted = {one: kept[one.value] for one in Timeframe if one.value in kept}
+        return self._accepted
+
+
+def _is_size_of(timeframe: Timeframe, text: str) -> bool:
+    """Say whether a string of a gateway's list is a bar of a timeframe's length.
+
+    Bars of a day and a week follow sessions, not hours: ``24 hours`` is no ``1 day``.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        return False
+    for unit_s, names in _UNITS.items():
+        if found[2].casefold() in names:
+            is_alike = timeframe.is_intraday or unit_s == timeframe.seconds
+            return is_alike and int(found[1]) * unit_s == timeframe.seconds
+    return False
+
+
+def _all_refused(
+    timeframe: Timeframe,
+    asked: str,
+    refused: dict[str, BarSizeRefusedError],
+    listed: tuple[str, ...],
+) -> BarSizeRefusedError:
+    last = list(refused.values())[-1]
+    tried = " and ".join(f"'{one}'" for one in refused)
+    lists = f"it lists {', '.join(listed)}" if listed else f"it says: {last.came}"
+    return BarSizeRefusedError(
+        asked,
+        came=f"the gateway refuses the bar size {tried}; {lists}",
+        remedy=f"Update the gateway, or leave {timeframe} out of the timeframes in the universe; "
+        "each request tries these strings again",
+        code=last.code,
+    )

@@ -1,0 +1,404 @@
+"""The gateway's historical answers as values: bars, the stretch they answer, head timestamps.
+
+Not here: asking (``ib.source``), which bars are kept (``domain.planning.evaluation``).
+"""
+
+import re
+from bisect import bisect_left
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, moment
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.plausibility import implausible_rows
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.ib.protocol.times import in_utc, written_moment, zone_named
+from ktrdr_pipelines.limits import IbLimitsRegistry
+
+_PER_BAR = 8
+_HEADER = 5
+_MONDAY = 3  # 1970-01-01 was a Thursday
+_OLDEST_EPOCH_S = 100_000_000  # 1973; smaller numbers are dates such as 20260105, not epochs
+_NEWEST_EPOCH_S = 4_102_444_800  # 2100; larger numbers are milliseconds, or nonsense
+_DAY_S = 86_400
+_MOST_COUNT = 2**31 - 1
+_MOST_OUT_OF_ORDER = 0.25
+"""Share of rows out of order beyond which a gateway is taken not to order its rows at all."""
+
+_END = "\0"  # separates the fields on the wire, so no text holds it
+_NUMBER = r"-?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+" + _END
+_WHOLE_NUMBER = r"[0-9]{1,12}+" + _END
+# Possessive quantifiers: a column of one bad text among good ones must not be tried in every
+# possible division, whose number grows exponentially with the rows.
+_NUMBERS, _WHOLE_NUMBERS = (re.compile(f"(?:{one})*+") for one in (_NUMBER, _WHOLE_NUMBER))
+_ONE_NUMBER, _ONE_WHOLE_NUMBER = map(re.compile, (_NUMBER, _WHOLE_NUMBER))
+_EVER = Interval(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+_SLACK = timedelta(days=30)
+_UNITS = {
+    "S": {"seconds": 1},
+    "D": {"days": 1},
+    "W": {"days": 7},
+    "M": {"days": 31},
+    "Y": {"days": 366},
+}
+_SHORT_A_DAY = 3  # the bars that a session and the breaks in it begin with
+_NOT_AVAILABLE = IbLimitsRegistry.NO_MARKET_DATA_VALUE.value
+_UNSET = IbLimitsRegistry.UNSET_VALUES.value
+_PRICES = 4
+_COUNT = re.compile(r"[0-9]{1,9}")
+_EPOCH = re.compile(r"-?[0-9]{1,18}")
+_NO_HEAD = frozenset({"", "0", str(_NOT_AVAILABLE)})
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Message 17: what the gateway says it answered, and the texts of the bars, one after one."""
+
+    start: str
+    end: str
+    count: int
+    texts: list[str]
+
+
+def history_of(fields: list[str]) -> History:
+    """Read message 17.
+
+    Raises:
+        ValueError: it does not hold as many bars as it says.
+    """
+    _, _, start, end, count_text, *_ = fields[:_HEADER]
+    if _COUNT.fullmatch(count_text) is None:
+        raise ValueError(f"{count_text!r} as the number of bars")
+    count, texts = int(count_text), fields[_HEADER:]
+    if len(texts) != count * _PER_BAR:
+        raise ValueError(f"{len(texts)} values for {count} bars")
+    return History(start, end, count, texts)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBars:
+    """The bars of message 17, sorted and unique by stamp, and what is odd about its rows.
+
+    ``impossible`` are the places, on the stamp axis, of rows that are no bars and are left out:
+    between the rows beside them. ``implausible`` are the stamps, int64 microseconds, of bars that
+    are there although their values can hardly be what was traded.
+    """
+
+    bars: pa.Table
+    impossible: IntervalSet
+    implausible: tuple[int, ...]
+
+
+def bars_of(history: History, series: Series, asked: Interval | None = None) -> ReadBars:
+    """Read the bars of a response.
+
+    Args:
+        history: message 17.
+        series: what was requested.
+        asked: the longest interval of real time that the request may mean (``asked_of``). No bar
+            begins a day after it; older ones are normal where no other came.
+
+    Raises:
+        ValueError: no row is a bar, or the bars are of another size; the text says which.
+    """
+    places, days, good = _stamps(history.texts[0::_PER_BAR], series, asked)
+    columns = [history.texts[place::_PER_BAR] for place in range(1, _PER_BAR)]
+    values = []
+    for place, texts in enumerate(columns):
+        numbers, known = _numbers(texts, optional=place >= _PRICES)
+        is_price = place < _PRICES
+        if place == len(columns) - 1:
+            known &= numbers == np.floor(numbers)
+        unset = np.isin(numbers, _UNSET)
+        good &= known & np.isfinite(numbers) & ~(unset if is_price else np.zeros_like(unset))
+        values.append(numbers if is_price else np.where(unset, _NOT_AVAILABLE, numbers))
+    _drop_rivals(places, values, good)
+    _drop_misplaced(places, good)
+    if asked is not None:
+        _drop_ancient(places, good, asked)
+    if not good.any():
+        row = history.texts[:_PER_BAR]
+        raise ValueError(f"none of {len(good)} rows is a bar, the first is {row}")
+    taken = np.flatnonzero(good)
+    taken = taken[np.unique(places[taken], return_index=True)[1]]
+    impossible = _places_of(np.flatnonzero(~good), np.sort(taken), places, series.timeframe)
+    if asked is not None and series.timeframe.is_intraday:
+        impossible |= _before_late(places[taken], asked, series.timeframe)
+    places, days = places[taken], days[taken]
+    values = [column[taken] for column in values]
+    if series.timeframe.is_intraday:
+        _check_spacing(places, days, series.timeframe)
+    bars, odd = _table(places, days, values)
+    odd |= implausible_rows(bars, series.instrument.sec_type)
+    return ReadBars(bars, impossible, tuple(places[odd].tolist()))
+
+
+def asked_of(until: datetime, duration: str) -> Interval:
+    """Return the longest interval of real time that a request may mean.
+
+    Args:
+        until: its end, or the gateway's time.
+        duration: in IB's words. ``N D`` counts sessions: a thin market may have every other day.
+    """
+    count, unit = duration.split()
+    longest = 2 * int(count) * timedelta(**_UNITS[unit]) + _SLACK
+    return Interval(max(until - longest, _EVER.start + _SLACK), until)
+
+
+def reach_of(history: History) -> Interval | None:
+    """Return the range of real time that a response says it covers, or None if that is unclear.
+
+    Where a text may mean two moments (a wall time that occurs twice, a zone name of two readings)
+    the range is the shorter one.
+    """
+    begins, ends = written_moment(history.start), written_moment(history.end)
+    if begins is None or ends is None:
+        return None
+    start, end = begins.latest(), ends.earliest()
+    return None if start is None or end is None else between(start, end)
+
+
+def unknown_zone(history: History) -> str | None:
+    """Return the name of a zone that message 17 states its reach in and that is not known.
+
+    It is empty where a moment stands without a zone, and None where nothing is unclear.
+    """
+    told = (written_moment(text) for text in (history.start, history.end))
+    return next((one.zone for one in told if one is not None and not one.is_known), None)
+
+
+def head_of(text: str) -> datetime | None:
+    """Read a head timestamp; None where the gateway has none.
+
+    Raises:
+        UnknownZone: it is told in a zone that is not known.
+        ValueError: the text is no moment.
+    """
+    plain = text.strip()
+    if plain in _NO_HEAD:
+        return None
+    if _EPOCH.fullmatch(plain) and len(plain) != 8:  # eight digits are a date without a time
+        try:
+            return datetime.fromtimestamp(int(plain), UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise ValueError(f"head timestamp {text!r}") from error
+    if (written := written_moment(plain)) is None:
+        raise ValueError(f"head timestamp {text!r}")
+    return in_utc(written.wall, zone_named(written.zone))
+
+
+def _stamps(
+    texts: list[str], series: Series, asked: Interval | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return stamps (int64 microseconds), session dates, and which rows have one that can be."""
+    latest = _NEWEST_EPOCH_S if asked is None else int(asked.end.timestamp()) + _DAY_S
+    if series.timeframe.is_intraday:
+        seconds, good = _epochs(texts)
+        good &= (seconds % 60 == 0) & (seconds >= _OLDEST_EPOCH_S) & (seconds <= latest)
+        seconds = np.where(good, seconds, _OLDEST_EPOCH_S)
+        keys = seconds * 1_000_000
+        return keys, calendar_named(series.instrument.calendar).days_of(keys), good
+    days, good = _dates(texts)
+    numbers = days.astype(np.int64)
+    if series.timeframe is Timeframe.W1:  # dated by any day of a week that may not have ended
+        numbers = numbers - (numbers + _MONDAY) % 7
+    good &= numbers * _DAY_S <= latest
+    return numbers * 86_400_000_000, days, good
+
+
+def _epochs(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return epoch seconds, 0 where a text is no moment, and which texts are one.
+
+    Epochs are what is asked for; a gateway that writes date, time and zone is understood too.
+    """
+    seconds, good = _whole_numbers(texts)
+    for place in np.flatnonzero(~good):
+        written = written_moment(texts[place])
+        if written is not None and (moment := written.earliest()) == written.latest() and moment:
+            seconds[place], good[place] = int(moment.timestamp()), True
+    return seconds, good
+
+
+def _whole_numbers(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return whole numbers, 0 where a text is none, and which texts are."""
+    if _WHOLE_NUMBERS.fullmatch(_END.join((*texts, ""))):
+        return np.array([int(text) for text in texts], dtype=np.int64), np.ones(len(texts), bool)
+    good = np.array([bool(_ONE_WHOLE_NUMBER.fullmatch(text + _END)) for text in texts], bool)
+    numbers = [int(text) if is_one else 0 for text, is_one in zip(texts, good, strict=True)]
+    return np.array(numbers, dtype=np.int64), good
+
+
+def _dates(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return dates, the first of 1970 where a text is none, and which texts are."""
+    found = []
+    for text in texts:
+        try:
+            is_date = len(text) == 8 and text.isascii() and text.isdigit()
+            found.append(np.datetime64(_date_text(text)) if is_date else None)
+        except ValueError:
+            found.append(None)
+    good = np.array([one is not None for one in found], bool)
+    days = np.array([one or np.datetime64("1970-01-01") for one in found], "datetime64[D]")
+    return days, good
+
+
+def _drop_rivals(keys: np.ndarray, values: list[np.ndarray], good: np.ndarray) -> None:
+    """Take rows for no bars whose stamp another row has too, with other values."""
+    rows = np.flatnonzero(good)
+    order = rows[np.argsort(keys[rows], kind="stable")]
+    twin = keys[order][1:] == keys[order][:-1]
+    if not twin.any():
+        return
+    differs = np.zeros(len(twin), dtype=bool)
+    for column in values:
+        differs |= column[order][1:] != column[order][:-1]
+    good &= ~np.isin(keys, keys[order][1:][twin & differs])
+
+
+def _drop_misplaced(keys: np.ndarray, good: np.ndarray) -> None:
+    """Take rows for no bars that break the order of an otherwise ordered response.
+
+    IB orders rows by time (grade L), so a stamp that is out of order is another bar's. A gateway
+    that orders nothing, or orders newest first, is believed: there its order says nothing.
+    """
+    rows = np.flatnonzero(good)
+    rows = rows[np.sort(np.unique(keys[rows], return_index=True)[1])]
+    steps = np.diff(keys[rows])
+    if not (steps < 0).any() or (steps < 0).all():
+        return
+    misplaced = np.ones(len(rows), dtype=bool)
+    misplaced[_longest_rising(keys[rows].tolist())] = False
+    if np.count_nonzero(misplaced) <= _MOST_OUT_OF_ORDER * len(rows):
+        good &= ~np.isin(keys, keys[rows[misplaced]])
+
+
+def _longest_rising(keys: list[int]) -> list[int]:
+    """Return the places of a longest run of keys that rise, not necessarily side by side."""
+    tops: list[int] = []
+    places: list[int] = []
+    before: list[int] = []
+    for place, key in enumerate(keys):
+        at = bisect_left(tops, key)
+        before.append(places[at - 1] if at else -1)
+        tops[at : at + 1] = [key]
+        places[at : at + 1] = [place]
+    chain, place = [], places[-1]
+    while place >= 0:
+        chain.append(place)
+        place = before[place]
+    return chain[::-1]
+
+
+def _drop_ancient(keys: np.ndarray, good: np.ndarray, asked: Interval) -> None:
+    """Take rows for no bars that are far older than the request reaches, if others are not.
+
+    One alone would let the response seem to reach back over everything before the next row.
+    """
+    ancient = good & (keys < micros(asked.start))
+    if (good & ~ancient).any():
+        good &= ~ancient
+
+
+def _places_of(
+    bad: np.ndarray, good: np.ndarray, keys: np.ndarray, timeframe: Timeframe
+) -> IntervalSet:
+    """Return where rows that are no bars may stand: between the bars beside them, as they came.
+
+    Args:
+        bad: the places of these rows.
+        good: the places of bars, each stamp once.
+        keys: the stamps of all rows.
+        timeframe: of the bars.
+    """
+    if not len(bad):
+        return IntervalSet()
+    steps = np.diff(keys[good])
+    is_falling = len(steps) > 0 and bool((steps < 0).all())
+    if not is_falling and (steps < 0).any():
+        return IntervalSet([_EVER])  # rows without an order do not tell where one is missing
+    length = timeframe.seconds * 1_000_000
+    starts, ends = keys[good], keys[good] + length
+    found: list[Interval] = []
+    for at in np.unique(np.searchsorted(good, bad)).tolist():
+        older, newer = (at, at - 1) if is_falling else (at - 1, at)
+        start = moment(int(ends[older])) if 0 <= older < len(good) else _EVER.start
+        end = moment(int(starts[newer])) if 0 <= newer < len(good) else _EVER.end
+        if start < end:
+            found.append(Interval(start, end))
+    return IntervalSet(found)
+
+
+def _before_late(keys: np.ndarray, asked: Interval, timeframe: Timeframe) -> IntervalSet:
+    """Return what lies between the last bars before the requested end and bars behind it.
+
+    IB returns none behind it (grade L): a stamp there may be another bar's, and would let the
+    response seem to have a bar on both sides of what is missing.
+    """
+    first = int(np.searchsorted(keys, micros(asked.end)))
+    if not 0 < first < len(keys):
+        return IntervalSet()
+    start = moment(int(keys[first - 1])) + timeframe.length
+    place = between(start, moment(int(keys[first])))
+    return IntervalSet([place] if place else [])
+
+
+def _check_spacing(keys: np.ndarray, days: np.ndarray, timeframe: Timeframe) -> None:
+    """Refuse bars that follow each other too soon: they are of another size.
+
+    A bar is shorter than its size only where trading begins, after a night or a break.
+    """
+    stamps = np.unique(keys)
+    near = int(np.count_nonzero(np.diff(stamps) < timeframe.seconds * 1_000_000))
+    if near > _SHORT_A_DAY * len(np.unique(days)):
+        raise ValueError(
+            f"{len(stamps)} bars, {near} of them sooner than {timeframe} after another"
+        )
+
+
+def _date_text(text: str) -> str:
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}"
+
+
+def _numbers(texts: list[str], *, optional: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers, -1 where a text is none, and which texts are.
+
+    IB writes decimals in ASCII digits, with an exponent at most (grade L): what Python reads
+    beyond that (``1_0.5``, digits of other scripts, ``nan``) is no number of IB's. An optional one
+    may be empty, which stands for "not available".
+    """
+    absent = str(_NOT_AVAILABLE)
+    given = [text or absent for text in texts] if optional else texts
+    if _NUMBERS.fullmatch(_END.join((*given, ""))):
+        numbers = np.fromiter(map(float, given), dtype=np.float64, count=len(given))
+        return numbers, np.ones(len(given), bool)
+    good = np.array([bool(_ONE_NUMBER.fullmatch(text + _END)) for text in given], bool)
+    read = (float(text) if is_one else -1.0 for text, is_one in zip(given, good, strict=True))
+    return np.fromiter(read, dtype=np.float64, count=len(given)), good
+
+
+def _table(
+    keys: np.ndarray, days: np.ndarray, values: list[np.ndarray]
+) -> tuple[pa.Table, np.ndarray]:
+    """Return the table of bars, and which counts it cannot hold."""
+    prices, (volume, average, count) = values[:_PRICES], values[_PRICES:]
+    no_count = count == _NOT_AVAILABLE
+    odd = ((count < 0) & ~no_count) | (count > _MOST_COUNT)
+    columns = [
+        pa.array(keys, pa.int64()).cast(BAR_SCHEMA.field("ts").type),
+        pa.array(days, pa.date32()),
+        *(pa.array(column, pa.float64()) for column in prices),
+        _where_known(volume, volume == _NOT_AVAILABLE, pa.float64()),
+        _where_known(average, average == _NOT_AVAILABLE, pa.float64()),
+        _where_known(np.where(odd, 0, count), no_count | odd, pa.int32()),
+    ]
+    return pa.Table.from_arrays(columns, schema=BAR_SCHEMA), odd
+
+
+def _where_known(column: np.ndarray, missing: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Make an array in which the gateway's -1, "not available", is null."""
+    return pa.array(column, pa.float64(), mask=missing).cast(kind)

@@ -1,0 +1,271 @@
+"""What an error frame of the gateway means: a typed error with a remedy, or a notice.
+
+Not here: the classes of codes (``limits``), who is told (``ib.connection.connection``).
+
+Source: https://interactivebrokers.github.io/tws-api/message_codes.html
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ktrdr_pipelines.errors import (
+    BadAnswerError,
+    BarSizeRefusedError,
+    ClientIdInUseError,
+    ConnectionLostError,
+    ContractAmbiguousError,
+    ContractUnclearError,
+    ContractUnknownError,
+    EntitlementError,
+    GatewayError,
+    GatewayUnreachableError,
+    OutageError,
+    PacingError,
+    RequestRejectedError,
+    RequestTooLongError,
+)
+from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
+
+NO_REQUEST = -1
+"""The request id of a frame that concerns the whole connection."""
+
+LANGUAGE_REMEDY = (
+    "The text is not English, so what it refuses is not known for sure: set the gateway's language "
+    "to English in its login window."
+)
+_FARM_LEFT, _COMPETING, _DISCLAIMER = 165, 10197, 10141
+_SIZE_REFUSED = "bar size setting is invalid"
+_SIZES = re.compile(r"\b\d+ ?[A-Za-z]+(?:\s*,\s*\d+ ?[A-Za-z]+){3,}\b", re.ASCII)
+"""A list of bar sizes: four or more, so that no two numbers in a sentence look like one."""
+_DURATION = re.compile(r"\d+ ?[SDWMY]", re.ASCII)
+"""One of a list of durations, which is none of bar sizes: ``86400 S, 365 D, 52 W, 12 M``."""
+
+_ENGLISH = re.compile(
+    r"\b(?:the|is|are|has|been|for|not|should|of|connectivity|farm|invalid|expected|specified)\b",
+    re.IGNORECASE,
+)
+"""Words of which at least one stands in every English text of the codes below."""
+
+_ENGLISH_BEGINNINGS = {
+    162: ("historical market data service", "historical data request"),
+    165: ("historical market data service",),
+    321: ("error validating request",),
+    322: ("error processing request",),
+}
+_IN_ENGLISH = frozenset({200, 354, 1100, 1101, 1102, 2103, 2104, 2105, 2106, 2107, 2108, 2157})
+"""Codes whose texts show the language of a gateway: every login sees some of them."""
+
+
+class NoDataError(RequestRejectedError):
+    """The gateway has no data for what was asked; ``ib.source`` makes a value of it."""
+
+
+class QueryDroppedError(GatewayError):
+    """The gateway dropped a query that nobody had cancelled; the connection to it stays."""
+
+    retry = True
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFrame:
+    """One error frame: the request it names (or ``NO_REQUEST``), its code and its text."""
+
+    request_id: int
+    code: int
+    text: str
+
+    @property
+    def means(self) -> CodeClass:
+        """What the code is about."""
+        return IbLimitsRegistry.class_of(self.code, self.text)
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}".strip()
+
+
+def is_english(frame: ErrorFrame) -> bool:
+    """Return whether a text is one of a gateway that speaks English, as far as its code shows it.
+
+    A gateway translates what stands before the words of IB's servers: ``Mensaje de error de los
+    servicios de datos de mercado históricos:invalid step: 1`` (162), ``Es wurde keine
+    Wertpapierdefinition zu der Anfrage gefunden`` (200).
+
+    Source: https://github.com/wrighter/ib-scripts/issues/1 and
+    https://github.com/pst-group/pysystemtrade/issues/1270 (grade L).
+    """
+    if (beginning := _ENGLISH_BEGINNINGS.get(frame.code)) is not None:
+        return frame.text.casefold().startswith(beginning)
+    return frame.code not in _IN_ENGLISH or bool(_ENGLISH.search(frame.text))
+
+
+def error_frame(fields: list[str]) -> ErrorFrame:
+    """Read the fields of message 4.
+
+    Raises:
+        ValueError: the fields are not those of an error frame.
+    """
+    _, _, request_id, code, text, *_ = fields
+    return ErrorFrame(int(request_id), int(code), text)
+
+
+def is_other_session(code: int | None, text: str) -> bool:
+    """Say whether a refusal means that another session of the login takes the data."""
+    return code == _COMPETING or "different ip" in text.casefold()
+
+
+def concerns_session(code: int | None, text: str) -> bool:
+    """Say whether a refusal concerns the whole session, and may be over in minutes."""
+    return code == _DISCLAIMER or is_other_session(code, text)
+
+
+def lasting_outage(asked: str, lost_link: str) -> OutageError:
+    """Make the error of a question that waited in vain for the gateway's connection to IB."""
+    return OutageError(
+        asked,
+        came=f"the gateway has no connection to IB: {lost_link}",
+        remedy="It is asked again when the gateway is connected again.",
+        code=1100,
+    )
+
+
+def lasting_farm_outage(asked: str, told: str) -> OutageError:
+    """Make the error of a question whose route's probes stayed without a response."""
+    return OutageError(
+        asked,
+        came=f"no response to the requests that test its route, and the gateway says: {told}",
+        remedy="It is requested again when the farm is connected, or a test request is answered.",
+    )
+
+
+def error_for(frame: ErrorFrame, asked: str) -> GatewayError | None:
+    """Make the error that ends a request, or None where the frame only notes something."""
+    if is_size_refused(frame):
+        return _made(BarSizeRefusedError, frame, asked, "Another string for it is tried.")
+    make = _MAKERS.get(frame.means)
+    return None if make is None else make(frame, asked)
+
+
+def is_size_refused(frame: ErrorFrame) -> bool:
+    """Say whether a refusal is one of the bar size string: of 321, or of 162 (grade L).
+
+    The text before may be in any language; the list of sizes never is. A refusal for length is
+    none, whatever it lists.
+    """
+    if frame.means not in {CodeClass.REJECTED, CodeClass.RETRY}:
+        return False
+    return _SIZE_REFUSED in frame.text.casefold() or bool(sizes_listed(frame.text))
+
+
+def sizes_listed(text: str) -> tuple[str, ...]:
+    """Return the bar sizes that a refusal lists (``1 secs, 5 secs, ..., 1 day, 1W, 1M``)."""
+    found = _SIZES.search(text)
+    listed = tuple(one.strip() for one in found[0].split(",")) if found else ()
+    return () if all(map(_DURATION.fullmatch, listed)) else listed
+
+
+def _pacing(frame: ErrorFrame, asked: str) -> GatewayError:
+    return _made(PacingError, frame, asked, "Every process now pauses before it asks again.")
+
+
+def _other(frame: ErrorFrame, asked: str) -> GatewayError:
+    if frame.code == 322:
+        remedy = "Another program uses the gateway's 50 places; it is asked again later."
+        return _made(PacingError, frame, asked, remedy)
+    return _made(BadAnswerError, frame, asked, _other_remedy(frame))
+
+
+def _other_remedy(frame: ErrorFrame) -> str:
+    """Say what to do about a text that is not known."""
+    return "It is requested again." if is_english(frame) else LANGUAGE_REMEDY
+
+
+def _no_data(frame: ErrorFrame, asked: str) -> GatewayError:
+    return _made(NoDataError, frame, asked, "")
+
+
+def _cancelled(frame: ErrorFrame, asked: str) -> GatewayError:
+    """Make the error of "cancelled" and "no such query" for a question that is still open.
+
+    What this program cancels is closed before the gateway's echo comes, so this one was not ours.
+    """
+    return _made(QueryDroppedError, frame, asked, "It is asked again after a while.")
+
+
+def _rejected(frame: ErrorFrame, asked: str) -> GatewayError:
+    return _made(RequestRejectedError, frame, asked, _rejection_remedy(frame))
+
+
+def _too_long(frame: ErrorFrame, asked: str) -> GatewayError:
+    return _made(RequestTooLongError, frame, asked, "Less is requested at a time from now on.")
+
+
+def _rejection_remedy(frame: ErrorFrame) -> str:
+    text = frame.text.casefold()
+    if "no historical market data for" in text:
+        return "Set another what_to_show in the universe: TRADES does not exist for currencies."
+    if frame.code == 166:
+        return "The contract has expired; retire the symbol with 'ktrdr universe retire'."
+    return "The same request would be refused again; check the symbol in the universe."
+
+
+def _contract(frame: ErrorFrame, asked: str) -> GatewayError:
+    text = frame.text.casefold()
+    if "ambiguous" in text:
+        remedy = "Set primary_exchange, currency or con_id in the universe."
+        return _made(ContractAmbiguousError, frame, asked, remedy)
+    remedy = (
+        "Check symbol, sec_type, exchange, primary_exchange and currency in the universe; "
+        "during the gateway's nightly reset this can be wrong: try again after it."
+    )
+    if "no security definition" in text:
+        return _made(ContractUnknownError, frame, asked, remedy)
+    if not is_english(frame):
+        remedy = f"{LANGUAGE_REMEDY} {remedy}"
+    return _made(ContractUnclearError, frame, asked, remedy)
+
+
+def _entitlement(frame: ErrorFrame, asked: str) -> GatewayError:
+    if frame.code == _DISCLAIMER:
+        remedy = "Accept the paper trading disclaimer in the gateway's window, then try again."
+    elif is_other_session(frame.code, frame.text):
+        remedy = "Another session of this login takes the data: close it, then try again."
+    else:
+        remedy = (
+            "The account needs a Level 1 market data subscription for this exchange, or the "
+            "right to use it through the API (Client Portal, Market Data Subscriptions)."
+        )
+    return _made(EntitlementError, frame, asked, remedy)
+
+
+def _connection(frame: ErrorFrame, asked: str) -> GatewayError:
+    if frame.code == 326:
+        remedy = "Close the other program, or set another range of client ids (IB_CLIENT_ID_*)."
+        return _made(ClientIdInUseError, frame, asked, remedy)
+    if frame.code == _FARM_LEFT:
+        return _made(OutageError, frame, asked, "It is asked again on the same connection.")
+    if frame.code == 502:
+        return _made(GatewayUnreachableError, frame, asked, "Start the gateway and log in.")
+    return _made(ConnectionLostError, frame, asked, "It is asked again on a new connection.")
+
+
+def _pause(frame: ErrorFrame, asked: str) -> GatewayError:
+    return _made(OutageError, frame, asked, "It is asked again when that is mended.")
+
+
+def _made(kind: type[GatewayError], frame: ErrorFrame, asked: str, remedy: str) -> GatewayError:
+    return kind(asked, came=str(frame).rstrip("."), remedy=remedy, code=frame.code)
+
+
+_MAKERS: dict[CodeClass, Callable[[ErrorFrame, str], GatewayError]] = {
+    CodeClass.RETRY: _other,
+    CodeClass.PACING: _pacing,
+    CodeClass.NO_DATA: _no_data,
+    CodeClass.CANCELLED: _cancelled,
+    CodeClass.REJECTED: _rejected,
+    CodeClass.TOO_LONG: _too_long,
+    CodeClass.CONTRACT: _contract,
+    CodeClass.ENTITLEMENT: _entitlement,
+    CodeClass.CONNECTION: _connection,
+    CodeClass.PAUSE: _pause,
+}

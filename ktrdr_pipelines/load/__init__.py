@@ -1,1 +1,0 @@
-"""Plan, ask, settle, save: what brings bars from a gateway into the store."""

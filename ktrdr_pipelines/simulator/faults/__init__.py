@@ -1,0 +1,1 @@
+"""What goes wrong at a simulated gateway, and how it is told."""

@@ -1,0 +1,1 @@
+"""What a simulated gateway has bars of: listings, hours, prices, recordings."""

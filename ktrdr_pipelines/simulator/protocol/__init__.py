@@ -1,0 +1,1 @@
+"""What a simulated gateway reads and writes."""

@@ -1,0 +1,150 @@
+"""What the gateway says of its one account: some money, no positions.
+
+Source: the decoders of ``ib_async`` 2.1.0 and ``ibapi`` 10 (grade S); which values an account
+has is a choice of IB's long list (grade P).
+
+Answers that need no market: accounts, orders, positions, the time.
+
+The account holds no positions and orders are not possible, so their lists end where they begin.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ktrdr_pipelines.simulator.protocol import framing as wire
+from ktrdr_pipelines.simulator.protocol import replies
+from ktrdr_pipelines.simulator.protocol.languages import localised
+from ktrdr_pipelines.simulator.protocol.messages import PlainRequest
+from ktrdr_pipelines.simulator.protocol.replies import ApiError
+from ktrdr_pipelines.simulator.protocol.times import zoned
+from ktrdr_pipelines.simulator.variants import Variants
+
+CURRENCY = "USD"
+VALUES = {
+    "AccountType": "INDIVIDUAL",
+    "NetLiquidation": "1000000.00",
+    "TotalCashValue": "1000000.00",
+    "SettledCash": "1000000.00",
+    "AvailableFunds": "1000000.00",
+    "BuyingPower": "4000000.00",
+    "GrossPositionValue": "0.00",
+    "UnrealizedPnL": "0.00",
+    "RealizedPnL": "0.00",
+}
+"""The values of the account, by IB's tags; all but the type are money."""
+
+_ALL_TAGS = "All"
+
+
+def _currency(tag: str) -> str:
+    return "" if tag == "AccountType" else CURRENCY
+
+
+def updates(account: str, clock: str) -> bytes:
+    """Tell every value, the time of it (``HH:MM``) and the end."""
+    values = [
+        wire.message((6, 2, tag, value, _currency(tag), account)) for tag, value in VALUES.items()
+    ]
+    ends = (wire.message((8, 1, clock)), wire.message((54, 1, account)))
+    return b"".join([*values, *ends])
+
+
+def summary(request_id: int, account: str, tags: str) -> bytes:
+    """Tell the asked values, comma-separated tags or ``All``, and the end."""
+    wanted = set(VALUES) if tags == _ALL_TAGS else set(tags.split(","))
+    rows = [
+        wire.message((63, 1, request_id, account, tag, value, _currency(tag)))
+        for tag, value in VALUES.items()
+        if tag in wanted
+    ]
+    return b"".join([*rows, wire.message((64, 1, request_id))])
+
+
+def updates_multi(request_id: int, account: str, model: str) -> bytes:
+    """Tell every value of one account and model, and the end."""
+    rows = [
+        wire.message((73, 1, request_id, account, model, tag, value, _currency(tag)))
+        for tag, value in VALUES.items()
+    ]
+    return b"".join([*rows, wire.message((74, 1, request_id))])
+
+
+def positions() -> bytes:
+    """End the list of positions, which is empty."""
+    return wire.message((62, 1))
+
+
+def positions_multi(request_id: int) -> bytes:
+    """End the list of one account's and model's positions, which is empty."""
+    return wire.message((72, 1, request_id))
+
+
+def profit(request_id: int) -> bytes:
+    """Tell the profit of the day, unrealized and realized: there is none."""
+    return wire.message((94, request_id, 0.0, 0.0, 0.0))
+
+
+FIRST_ORDER_ID = 1
+
+FARMS_OK = (
+    ApiError(2104, "Market data farm connection is OK:usfarm"),
+    ApiError(2106, "HMDS data farm connection is OK:ushmds"),
+    ApiError(2158, "Sec-def data farm connection is OK:secdefil"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What small talk is about: the account and the time."""
+
+    account: str
+    now_s: int
+    variants: Variants = Variants()  # noqa: RUF009 - immutable
+
+    @property
+    def clock(self) -> str:
+        """The time as account updates tell it, ``HH:MM``."""
+        return zoned(self.now_s, self.variants.login_zone)[9:14]
+
+    @property
+    def accounts(self) -> str:
+        """The list of accounts, which some gateways end with a comma.
+
+        Source: https://github.com/wrighter/ib-scripts/issues/9 (grade L).
+        """
+        return f"{self.account}," if self.variants.account_comma else self.account
+
+
+def start_up(version: int, facts: Facts) -> bytes:
+    """Say what a gateway says once a client has named its id, in a real gateway's order."""
+    language = facts.variants.language
+    farms = [replies.error(version, localised(language, farm)) for farm in FARMS_OK]
+    named = replies.managed_accounts(facts.accounts)
+    return b"".join([named, replies.next_valid_id(FIRST_ORDER_ID), *farms])
+
+
+_Reply = Callable[[PlainRequest, Facts], bytes]
+
+_REPLIES: dict[int, _Reply] = {
+    5: lambda _, __: replies.open_orders_end(),
+    6: lambda asked, facts: updates(asked.account or facts.account, facts.clock),
+    7: lambda asked, _: replies.executions_end(asked.request_id),
+    8: lambda _, __: replies.next_valid_id(FIRST_ORDER_ID),
+    16: lambda _, __: replies.open_orders_end(),
+    17: lambda _, facts: replies.managed_accounts(facts.accounts),
+    49: lambda _, facts: replies.current_time(facts.now_s),
+    61: lambda _, __: positions(),
+    62: lambda asked, facts: summary(asked.request_id, facts.account, asked.tags),
+    74: lambda asked, _: positions_multi(asked.request_id),
+    76: lambda asked, facts: updates_multi(
+        asked.request_id, asked.account or facts.account, asked.model
+    ),
+    92: lambda asked, _: profit(asked.request_id),
+    99: lambda _, __: replies.completed_orders_end(),
+}
+
+
+def reply_to(asked: PlainRequest, facts: Facts) -> bytes:
+    """Answer a plain request; one that changes nothing and expects nothing gets no bytes."""
+    reply = None if asked.is_ending else _REPLIES.get(asked.type_id)
+    return b"" if reply is None else reply(asked, facts)

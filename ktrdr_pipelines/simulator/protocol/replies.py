@@ -1,0 +1,277 @@
+"""How a contract is described: message 10.
+
+Source: the decoders of ``ib_async`` 2.1.0 and ``ibapi`` 10 (grade S), which agree field by field
+for server versions 157 to 178; the forms of its texts are those of whole and nearly whole messages
+of live gateways (grade L: https://github.com/ib-api-reloaded/ib_async/issues/128 has a future).
+
+Trading hours as contract details state them, from today on.
+
+Source (grade L): ``20260105:0930-20260105:1600;20260106:CLOSED``. A day is told as closed where no
+session of the list touches it: 25 December 2025 is closed in the liquid hours of MES and not in its
+trading hours, as a session begins in its evening; so is a Sunday of FX
+(https://github.com/ib-api-reloaded/ib_async/issues/128 and the stubs of nautilus_trader). The list
+is told in the zone that it names, which is the exchange's beside a login in another one.
+
+What the gateway says: one function a message, each returning framed bytes.
+
+Source: the field lists of the decoders of ``ib_async`` 2.1.0 and ``ibapi`` (grade S), which
+depend on the negotiated server version where a function takes one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from ktrdr_pipelines.simulator.market.hours import DAY_S, Hours
+from ktrdr_pipelines.simulator.market.instruments import Expiry, Instrument, SecType
+from ktrdr_pipelines.simulator.market.market import Market
+from ktrdr_pipelines.simulator.protocol import framing as wire
+from ktrdr_pipelines.simulator.protocol.times import date_text, local_text, offset_s
+from ktrdr_pipelines.simulator.requests.durations import Window
+from ktrdr_pipelines.simulator.variants import HoursZone, Variants, ZoneNames
+
+_SIZE_INCREMENT_FROM = 164
+_SUGGESTED_INCREMENT_ONLY = 163
+_LOT = 100
+
+_SIZES: dict[SecType, tuple[float | int, ...]] = {
+    SecType.STOCK: (0.0001, 0.0001, _LOT),
+    SecType.CRYPTO: (0.00000001, 0.00000001, 0.00000001),
+}
+_WHOLE_SIZES = (1, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class TradingHours:
+    """Both hours of a contract as details state them, and the name of their zone."""
+
+    zone: str
+    trading: str
+    liquid: str
+
+
+def contract_details(
+    version: int, request_id: int, instrument: Instrument, *, last_trade: str, hours: TradingHours
+) -> bytes:
+    """Describe one contract, of which the last trade date and the hours are written already."""
+    return wire.message(
+        (
+            *_leading_fields(version, request_id, instrument, last_trade),
+            *_naming_fields(instrument),
+            *(hours.zone, hours.trading, hours.liquid, "", "", 0),
+            *_trailing_fields(version, instrument),
+        )
+    )
+
+
+def contract_details_end(request_id: int) -> bytes:
+    """End the list of fitting contracts."""
+    return wire.message((52, 1, request_id))
+
+
+def last_trade_text(instrument: Instrument, variants: Variants, now_s: int) -> str:
+    """Write a future's last trade date with time and zone; nothing for what has none.
+
+    The zone is that of the login, in which the moment may have another date than at the exchange:
+    ``20260320 14:30:00 Europe/Zurich`` is 08:30 Chicago, ``20230624 04:00:00 Asia/Shanghai`` the
+    close of New York on the 23rd. One far ahead may come as ``20251219`` alone (grade L:
+    https://github.com/erdewit/ib_insync/issues/605). Without a login's zone it is the exchange's.
+    """
+    expiry = instrument.expiry
+    if expiry is None:
+        return ""
+    plain_after = variants.plain_expiry_days
+    if plain_after is not None and expiry.end_s - now_s > plain_after * DAY_S:
+        return expiry.last_trade_date
+    if not variants.zone:
+        return f"{expiry.last_trade_date} {expiry.last_trade_time} {instrument.zone}"
+    return _in_zone(expiry, variants.zone)
+
+
+def _in_zone(expiry: Expiry, zone: str) -> str:
+    local = datetime.fromtimestamp(expiry.end_s, UTC).astimezone(ZoneInfo(zone))
+    return f"{local:%Y%m%d %H:%M:%S} {zone}"
+
+
+def _leading_fields(
+    version: int, request_id: int, instrument: Instrument, last_trade: str
+) -> tuple[wire.Field, ...]:
+    is_old = version < _SIZE_INCREMENT_FROM
+    head = (10, 8, request_id) if is_old else (10, request_id)
+    kind = (instrument.symbol, instrument.sec_type.value, last_trade, 0, "")
+    names = (instrument.exchange, instrument.currency, instrument.local_symbol)
+    last = (instrument.trading_class, instrument.trading_class, instrument.con_id)
+    return (*head, *kind, *names, *last, instrument.min_tick, *((1,) if is_old else ()))
+
+
+def _naming_fields(instrument: Instrument) -> tuple[wire.Field, ...]:
+    exchanges = ",".join(instrument.exchanges)
+    name = instrument.name.encode("unicode-escape").decode()
+    month = "" if instrument.expiry is None else instrument.expiry.contract_month
+    return (
+        *(instrument.multiplier, "LMT,MKT", exchanges, 1, 0, name),
+        *(instrument.primary_exchange, month, "", "", ""),
+    )
+
+
+def _trailing_fields(version: int, instrument: Instrument) -> tuple[wire.Field, ...]:
+    stock_type = "COMMON" if instrument.sec_type is SecType.STOCK else ""
+    under = (instrument.symbol, "IND") if instrument.multiplier else ("", "")
+    ends = "" if instrument.expiry is None else instrument.expiry.last_trade_date
+    fields: tuple[wire.Field, ...] = (1, *under, "26", ends, stock_type)
+    sizes = _SIZES.get(instrument.sec_type, _WHOLE_SIZES)
+    if version >= _SIZE_INCREMENT_FROM:
+        return (*fields, *sizes)
+    return (*fields, sizes[-1]) if version == _SUGGESTED_INCREMENT_ONLY else fields
+
+
+_DAYS = 6
+_MODERN = {"US/Eastern": "America/New_York", "US/Central": "America/Chicago"}
+
+
+def trading_hours(
+    market: Market, instrument: Instrument, now_s: int, variants: Variants
+) -> TradingHours:
+    """Return all and regular hours of a contract from today on."""
+    zone = instrument.zone
+    if variants.hours_zone is HoursZone.LOGIN:
+        zone = variants.login_zone
+    today = (now_s + offset_s(now_s, zone)) // DAY_S
+    trading, liquid = (
+        ";".join(_texts(market.hours(instrument, use_rth=use_rth), today, zone))
+        for use_rth in (False, True)
+    )
+    name = _MODERN.get(zone, zone) if variants.zone_names is ZoneNames.MODERN else zone
+    return TradingHours(name, trading, liquid)
+
+
+def _texts(hours: Hours, today: int, zone: str) -> Iterator[str]:
+    """Write the sessions that end on each day, or else begin on it; CLOSED where none does."""
+    near = slice(*np.searchsorted(hours.labels, (today - 3, today + _DAYS + 3)).tolist())
+    opens, closes = (
+        [moment + offset_s(moment, zone) for moment in moments[near].tolist()]
+        for moments in (hours.opens, hours.closes)
+    )
+    sessions = list(zip(opens, closes, strict=True))
+    told: set[tuple[int, int]] = set()
+    for day in range(today, today + _DAYS):
+        ending = [each for each in sessions if (each[1] - 1) // DAY_S == day]
+        beginning = [each for each in sessions if each[0] // DAY_S == day]
+        if not (ending or beginning):
+            yield f"{date_text(day)}:CLOSED"
+        for each in ending or beginning:
+            if each not in told:
+                told.add(each)
+                yield f"{_minute(each[0])}-{_minute(each[1])}"
+
+
+def _minute(local_s: int) -> str:
+    return f"{datetime.fromtimestamp(local_s, UTC):%Y%m%d:%H%M}"
+
+
+def session_texts(hours: Hours, window: Window, zone: str) -> list[tuple[str, str, str]]:
+    """Return start, end and date of every session in a window, as message 106 states them."""
+    return [
+        (
+            local_text(int(hours.opens[at]), zone),
+            local_text(int(hours.closes[at]), zone),
+            date_text(int(hours.labels[at])),
+        )
+        for at in hours.overlapping(window.start_s, window.end_s)
+    ]
+
+
+_ADVANCED_REJECT_FROM = 166
+
+NO_REQUEST = -1
+"""The id of errors and notices that concern no request."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiError:
+    """A code and text of the gateway's, for one request or for none."""
+
+    code: int
+    text: str
+    request_id: int = NO_REQUEST
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryAnswer:
+    """An answered historical request: the stated reach, and bars already written as fields."""
+
+    request_id: int
+    start: str
+    end: str
+    count: int
+    fields: bytes
+
+
+def handshake(version: int, connected_at: str, encoding: str = "utf-8") -> bytes:
+    """Say which version both will speak, and since when, in the encoding of the machine."""
+    return wire.frame(f"{version}\0{connected_at}\0".encode(encoding))
+
+
+def error(version: int, failed: ApiError) -> bytes:
+    """Report an error or notice; without the sixth field ib_async would drop it."""
+    fields = (4, 2, failed.request_id, failed.code, failed.text)
+    return wire.message((*fields, "") if version >= _ADVANCED_REJECT_FROM else fields)
+
+
+def managed_accounts(account: str) -> bytes:
+    """Name the accounts of the session."""
+    return wire.message((15, 1, account))
+
+
+def next_valid_id(order_id: int) -> bytes:
+    """Name the next order id, which ends the start-up for most clients."""
+    return wire.message((9, 1, order_id))
+
+
+def current_time(epoch_s: int) -> bytes:
+    """Tell the gateway's time."""
+    return wire.message((49, 1, epoch_s))
+
+
+def open_orders_end() -> bytes:
+    """End the list of open orders."""
+    return wire.message((53, 1))
+
+
+def completed_orders_end() -> bytes:
+    """End the list of completed orders."""
+    return wire.message((102,))
+
+
+def executions_end(request_id: int) -> bytes:
+    """End the list of executions."""
+    return wire.message((55, 1, request_id))
+
+
+def head_timestamp(request_id: int, moment: str) -> bytes:
+    """Tell when the oldest bar starts."""
+    return wire.message((88, request_id, moment))
+
+
+def historical_data(answer: HistoryAnswer) -> bytes:
+    """Send all bars of a request."""
+    start = f"17\0{answer.request_id}\0{answer.start}\0{answer.end}\0{answer.count}\0"
+    return wire.frame(start.encode() + answer.fields)
+
+
+def historical_update(request_id: int, bar: tuple[str, ...]) -> bytes:
+    """Send the newest bar of a request that is kept up to date, in this message's own order."""
+    date, open_, high, low, close, volume, average, count = bar
+    return wire.message((90, request_id, count, date, open_, close, high, low, average, volume))
+
+
+def historical_schedule(
+    request_id: int, zone: str, sessions: Sequence[tuple[str, str, str]]
+) -> bytes:
+    """Send the start, end and date of sessions, of which there is one at least."""
+    reach = (sessions[0][0], sessions[-1][1])
+    each = (text for session in sessions for text in session)
+    return wire.message((106, request_id, *reach, zone, len(sessions), *each))

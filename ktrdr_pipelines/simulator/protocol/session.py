@@ -1,0 +1,288 @@
+"""What a conversation wants done: the values a ``ClientSession`` returns and a server performs.
+
+One client's conversation, as a state machine without I/O.
+
+Bytes go in, actions come out (``actions``). A stage is a row of ``_TAKE``: what comes in another
+stage than it belongs to is passed over, as a real gateway does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import ClassVar
+
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.simulator.protocol import framing as wire
+from ktrdr_pipelines.simulator.protocol import replies
+from ktrdr_pipelines.simulator.protocol.account import Facts, reply_to, start_up
+from ktrdr_pipelines.simulator.protocol.languages import localised
+from ktrdr_pipelines.simulator.protocol.messages import (
+    CancelHead,
+    CancelHistory,
+    ContractRequest,
+    DataRequest,
+    HeadRequest,
+    HistoryRequest,
+    MessageError,
+    OrderMessage,
+    PlainRequest,
+    Request,
+    StartApi,
+    UnknownMessage,
+    decode,
+)
+from ktrdr_pipelines.simulator.protocol.replies import ApiError
+from ktrdr_pipelines.simulator.protocol.times import server_text
+from ktrdr_pipelines.simulator.requests.limits import GatewayRules, Kind, kind_of
+from ktrdr_pipelines.simulator.requests.pacing import TOO_MANY_MESSAGES, PacingRule
+from ktrdr_pipelines.simulator.variants import GREETING_ENCODING, Variants
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send these bytes."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Compute the answer of a request that is now open."""
+
+    request: DataRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """A request that was not opened: its error is to be sent and recorded."""
+
+    request: DataRequest
+    error: ApiError
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Stop what is left of a request that was cancelled; ``error`` is what is said to that."""
+
+    request_id: int
+    error: ApiError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """End the connection once everything is sent."""
+
+
+Action = Send | Serve | Refuse | Abandon | Close
+
+
+SERVER_VERSIONS = IbLimitsRegistry.SERVER_VERSIONS.value
+
+READ_ONLY = (
+    "Error validating request.-'bO' : cause - The API interface is currently in Read-Only mode."
+)
+UNKNOWN = "Error validating request.-'bK' : cause - Unsupported message type {}."
+UNREADABLE = "Server error when reading an API client request. {}"
+CANCELLED = "Historical Market Data Service error message:API historical data query cancelled: {}"
+NOTHING_TO_CANCEL = "No historical data query found for ticker id:{}"
+BAD_LENGTH = "Bad Message Length {}"
+
+
+class Stage(StrEnum):
+    """How far a conversation has come."""
+
+    GREETING = "greeting"
+    VERSION = "version"
+    START = "start"
+    READY = "ready"
+    CLOSED = "closed"
+
+
+def _never(_: PlainRequest) -> bool:
+    return False
+
+
+class ClientSession:
+    """The gateway's side of one connection.
+
+    Args:
+        rules: shared by all connections of the gateway.
+        account: the account it announces.
+        now: reads the gateway's clock.
+        is_deaf: says of a plain request whether it stays without an answer.
+        versions: the lowest and highest version that it speaks.
+        variants: in what it differs from others.
+    """
+
+    def __init__(
+        self,
+        rules: GatewayRules,
+        *,
+        account: str,
+        now: Callable[[], datetime],
+        is_deaf: Callable[[PlainRequest], bool] = _never,
+        versions: tuple[int, int] = SERVER_VERSIONS,
+        variants: Variants = Variants(),  # noqa: B008 - immutable
+    ) -> None:
+        self._rules = rules
+        self._is_deaf = is_deaf
+        self._account = account
+        self._now = now
+        self._versions = versions
+        self._variants = variants
+        self._greeting = b""
+        self._frames = wire.FrameReader()
+        self._rate = rules.message_rate()
+        self.stage = Stage.GREETING
+        self.version = versions[1]
+        self.client_id: int | None = None
+
+    def __repr__(self) -> str:
+        return f"ClientSession(client_id={self.client_id}, {self.stage}, v{self.version})"
+
+    def receive(self, data: bytes) -> list[Action]:
+        """Take bytes from the client and return what is to be done, in order."""
+        actions: list[Action] = []
+        try:
+            for payload in self._frames.feed(self._after_greeting(data)):
+                actions += self._take(payload)
+        except wire.FrameError as error:
+            actions += self._break_off(BAD_LENGTH.format(error))
+        return actions
+
+    def leave(self, *, died: bool = False) -> None:
+        """Free what the client held; its socket is gone, or was cut where it ``died``."""
+        self.stage = Stage.CLOSED
+        if self.client_id is not None:
+            self._rules.leave(self.client_id, died=died)
+            self.client_id = None
+
+    def error(self, failed: ApiError) -> bytes:
+        """Frame an error in the version both speak, in the language of the gateway."""
+        return replies.error(self.version, localised(self._variants.language, failed))
+
+    def answered(self, request: DataRequest) -> None:
+        """Free the slot of an answered request; a head timestamp keeps its until cancelled."""
+        if self.client_id is not None and not isinstance(request, HeadRequest):
+            self._rules.close(self.client_id, request.request_id, kind_of(request))
+
+    @property
+    def _named_id(self) -> int:
+        return -1 if self.client_id is None else self.client_id
+
+    def _take(self, payload: bytes) -> list[Action]:
+        """Take one message, unless it is one too many."""
+        if self._rate is None or self.stage is Stage.CLOSED or not self._rate.broken():
+            return self._TAKE[self.stage](self, payload)
+        self._rules.violated(PacingRule.MESSAGES, self._named_id)
+        if not self._rate.is_out:
+            return [self._tell(100, TOO_MANY_MESSAGES)]
+        self.stage = Stage.CLOSED
+        return [self._tell(100, TOO_MANY_MESSAGES), Close()]
+
+    def _after_greeting(self, data: bytes) -> bytes:
+        """Return what follows the four bytes that come before the first frame."""
+        if self.stage is not Stage.GREETING:
+            return data
+        self._greeting += data
+        greeting = self._greeting[: len(wire.GREETING)]
+        if not wire.GREETING.startswith(greeting):
+            raise wire.FrameError(f"no greeting: {greeting!r}")
+        if len(greeting) < len(wire.GREETING):
+            return b""
+        self.stage = Stage.VERSION
+        return self._greeting[len(wire.GREETING) :]
+
+    def _break_off(self, text: str) -> list[Action]:
+        """Close the connection; a client that shook hands is told why."""
+        can_read = self.stage in {Stage.START, Stage.READY}
+        if self.stage is Stage.CLOSED:
+            return []
+        self.stage = Stage.CLOSED
+        return [self._tell(507, text), Close()] if can_read else [Close()]
+
+    def _take_version(self, payload: bytes) -> list[Action]:
+        lowest, highest = wire.parse_versions(payload)
+        least, most = self._versions
+        version = min(highest, most)
+        if version < max(lowest, least):
+            self.stage = Stage.CLOSED
+            return [Close()]
+        self.version, self.stage = version, Stage.START
+        variants = self._variants
+        since = server_text(self._now(), variants.login_zone, variants.greeting_zone)
+        return [Send(replies.handshake(version, since, GREETING_ENCODING))]
+
+    def _take_start(self, payload: bytes) -> list[Action]:
+        request = self._decoded(payload)
+        if isinstance(request, Send):
+            return [request]
+        return self._start(request) if isinstance(request, StartApi) else []
+
+    def _start(self, request: StartApi) -> list[Action]:
+        refused = self._rules.join(request.client_id)
+        if refused is not None:
+            self.stage = Stage.CLOSED
+            return [Send(self.error(refused)), Close()]
+        self.client_id, self.stage = request.client_id, Stage.READY
+        return [Send(start_up(self.version, self._facts()))]
+
+    def _take_request(self, payload: bytes) -> list[Action]:
+        actions: list[Action] = []
+        match self._decoded(payload):
+            case Send() as complaint:
+                actions = [complaint]
+            case ContractRequest() | HeadRequest() | HistoryRequest() as request:
+                actions = [self._open(request)]
+            case CancelHistory(request_id):
+                actions = self._cancel_history(request_id)
+            case CancelHead(request_id):
+                actions = self._cancel_head(request_id)
+            case PlainRequest() as request if not self._is_deaf(request):
+                actions = [Send(reply_to(request, self._facts()))]
+            case OrderMessage(order_id):
+                actions = [self._tell(321, READ_ONLY, order_id)]
+            case UnknownMessage(type_id):
+                actions = [self._tell(321, UNKNOWN.format(type_id))]
+            case StartApi() | PlainRequest():
+                pass
+        return actions
+
+    def _facts(self) -> Facts:
+        return Facts(self._account, int(self._now().timestamp()), self._variants)
+
+    def _decoded(self, payload: bytes) -> Request | Send:
+        try:
+            return decode(wire.split_fields(payload))
+        except MessageError as error:
+            return self._tell(320, UNREADABLE.format(error))
+
+    def _open(self, request: DataRequest) -> Action:
+        refused = self._rules.open(self._named_id, request)
+        return Serve(request) if refused is None else Refuse(request, refused)
+
+    def _cancel_history(self, request_id: int) -> list[Action]:
+        code, text = 366, NOTHING_TO_CANCEL
+        if self._closes(request_id, Kind.HISTORY):
+            code, text = 162, CANCELLED
+        return [Abandon(request_id, ApiError(code, text.format(request_id), request_id))]
+
+    def _cancel_head(self, request_id: int) -> list[Action]:
+        return [Abandon(request_id, None)] if self._closes(request_id, Kind.HEAD) else []
+
+    def _closes(self, request_id: int, kind: Kind) -> bool:
+        return self.client_id is not None and self._rules.close(self.client_id, request_id, kind)
+
+    def _tell(self, code: int, text: str, request_id: int = replies.NO_REQUEST) -> Send:
+        return Send(self.error(ApiError(code, text, request_id)))
+
+    def _ignore(self, _: bytes) -> list[Action]:
+        return []
+
+    _TAKE: ClassVar[dict[Stage, Callable[["ClientSession", bytes], list[Action]]]] = {
+        Stage.VERSION: _take_version,
+        Stage.START: _take_start,
+        Stage.READY: _take_request,
+        Stage.CLOSED: _ignore,
+    }

@@ -1,0 +1,1 @@
+"""How a simulated gateway answers requests: rules, durations, refusals, bars."""

@@ -1,0 +1,224 @@
+"""What the gateway answers to contract, head timestamp and historical requests.
+
+Here: asking the market, choosing between bars and the error that IB gives. Not here: I/O,
+reading a request's texts (``reading``), and rules over several requests (``rules``). Everything
+is computed from the arguments, in any thread.
+"""
+
+from dataclasses import dataclass
+
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.simulator.market.hours import DAY_S, Hours
+from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
+from ktrdr_pipelines.simulator.protocol import replies
+from ktrdr_pipelines.simulator.protocol.bar_encoding import EPOCH_FORMAT, DateStyle, bar_fields
+from ktrdr_pipelines.simulator.protocol.languages import localised
+from ktrdr_pipelines.simulator.protocol.messages import (
+    ContractRequest,
+    DataRequest,
+    HeadRequest,
+    HistoryRequest,
+)
+from ktrdr_pipelines.simulator.protocol.replies import (
+    ApiError,
+    HistoryAnswer,
+    contract_details,
+    contract_details_end,
+    last_trade_text,
+    session_texts,
+    trading_hours,
+)
+from ktrdr_pipelines.simulator.protocol.times import NO_ZONE, utc_text, zoned
+from ktrdr_pipelines.simulator.requests.durations import (
+    DAY,
+    TOO_LONG,
+    BarSize,
+    Unit,
+    Window,
+    stated_start,
+    window_of,
+)
+from ktrdr_pipelines.simulator.requests.refusals import (
+    UNKNOWN_CONTRACT,
+    RefusedError,
+    check_shown,
+    no_data,
+    service_error,
+)
+from ktrdr_pipelines.simulator.requests.validation import (
+    Asked,
+    Setting,
+    find_all,
+    find_one,
+    read_history,
+    read_what,
+)
+from ktrdr_pipelines.simulator.variants import BeforeFirstTrade
+
+MOST_BARS = 1_500_000
+"""Bars of one answer above which it is refused as too long: about 100 MB (grade P)."""
+
+_SMALL_S = IbLimitsRegistry.SMALL_BAR_MAX_S.value
+_SMALL_HISTORY_S = IbLimitsRegistry.SMALL_BAR_HISTORY_DAYS.value * DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Frames to send, and what they amount to: a number of bars or contracts, or an error."""
+
+    data: bytes
+    count: int | None = None
+    error_code: int | None = None
+
+
+def answer(setting: Setting, request: DataRequest) -> Answer:
+    """Answer one request; a refusal is an answer too."""
+    try:
+        if isinstance(request, HistoryRequest):
+            return _history(setting, request)
+        if isinstance(request, HeadRequest):
+            return _head(setting, request)
+        return _contracts(setting, request)
+    except RefusedError as refused:
+        error = _told(setting, ApiError(refused.code, refused.text, request.request_id))
+        return Answer(replies.error(setting.version, error), error_code=refused.code)
+
+
+def _told(setting: Setting, error: ApiError) -> ApiError:
+    return localised(setting.variants.language, error)
+
+
+def _contracts(setting: Setting, request: ContractRequest) -> Answer:
+    if request.sec_id:
+        raise RefusedError(200, UNKNOWN_CONTRACT)  # instruments have no such ids here
+    found = find_all(setting.market.instruments(), request.contract, setting.now_s)
+    # Several contracts of a future come in no order of their ends (grade L,
+    # https://github.com/ib-api-reloaded/ib_async/issues/128).
+    found.sort(key=lambda each: each.shown.con_id if each.shown.expiry else 0)
+    details = [
+        contract_details(
+            setting.version,
+            request.request_id,
+            each.shown,
+            last_trade=last_trade_text(each.shown, setting.variants, setting.now_s),
+            hours=trading_hours(setting.market, each.instrument, setting.now_s, setting.variants),
+        )
+        for each in found
+    ]
+    data = b"".join([*details, contract_details_end(request.request_id)])
+    return Answer(data, count=len(found))
+
+
+def _head(setting: Setting, request: HeadRequest) -> Answer:
+    what = read_what(request.what)
+    found = find_one(setting.market.instruments(), request.contract, setting.now_s)
+    instrument = found.instrument
+    check_shown(instrument, what, seconds=0)
+    head = setting.market.head(instrument, what, use_rth=request.use_rth)
+    if head is None or head > setting.now_s:
+        raise no_data(instrument, what)
+    text = str(head) if request.format_date == EPOCH_FORMAT else utc_text(head)
+    return Answer(replies.head_timestamp(request.request_id, text), count=1)
+
+
+def _history(setting: Setting, request: HistoryRequest) -> Answer:
+    asked = read_history(setting, request)
+    if asked.what is What.SCHEDULE:
+        return _schedule(setting, request, asked)
+    bars = bars_of(setting, asked, use_rth=request.use_rth)
+    if not len(bars):
+        raise no_data(asked.instrument, asked.what)
+    zone = setting.variants.login_zone
+    shown = HistoryAnswer(
+        request_id=request.request_id,
+        start=zoned(stated_start(asked.duration, asked.end.seconds, zone), zone),
+        end=zoned(asked.end.seconds, zone),
+        count=len(bars),
+        fields=bar_fields(bars, style_of(asked, request)),
+    )
+    notices = _notices(setting, request, asked)
+    return Answer(notices + replies.historical_data(shown), count=len(bars))
+
+
+def style_of(asked: Asked, request: HistoryRequest) -> DateStyle:
+    """Return how the dates of a request's bars are written."""
+    return DateStyle(asked.size, request.format_date, asked.instrument.zone)
+
+
+def _notices(setting: Setting, request: HistoryRequest, asked: Asked) -> bytes:
+    if not asked.end.zone_assumed:
+        return b""
+    notice = _told(setting, ApiError(2174, NO_ZONE, request.request_id))
+    return replies.error(setting.version, notice)
+
+
+def bars_of(setting: Setting, asked: Asked, *, use_rth: bool) -> PricedBars:
+    """Return the bars up to now of what is asked, or none.
+
+    Raises:
+        RefusedError: there would be too many.
+    """
+    hours = setting.market.hours(asked.instrument, use_rth=use_rth)
+    window = window_of(asked.duration, _counted_end(setting, asked, hours, use_rth=use_rth), hours)
+    window = _within_reach(Window(window.start_s, _until(setting, asked)), setting, asked)
+    if _at_most(window, asked.size, hours) > MOST_BARS:
+        raise service_error(TOO_LONG)
+    query = BarQuery(asked.what, asked.size, use_rth, window)
+    return setting.market.bars(asked.instrument, query)
+
+
+def _until(setting: Setting, asked: Asked) -> int:
+    return min(asked.end.seconds, setting.now_s)
+
+
+def _counted_end(setting: Setting, asked: Asked, hours: Hours, *, use_rth: bool) -> int:
+    """Return the end that a duration is counted back from, of one before a first trade."""
+    end_s, variant = _until(setting, asked), setting.variants.before_first_trade
+    if asked.duration.unit is Unit.SECONDS:
+        return end_s
+    last = hours.last_opened_before(end_s)
+    if variant is BeforeFirstTrade.NO_DATA_FROM_MIDNIGHT:
+        coming = last + 1
+        if coming < len(hours.opens) and end_s >= _begins_s(hours, coming):
+            return int(hours.opens[coming]) + 1
+    elif variant is BeforeFirstTrade.PREVIOUS and last > 0 and end_s < hours.closes[last]:
+        begun = Window(int(hours.opens[last]), end_s)
+        query = BarQuery(asked.what, min(asked.size, DAY), use_rth, begun)
+        if not len(setting.market.bars(asked.instrument, query)):
+            return int(hours.closes[last - 1])
+    return end_s
+
+
+def _begins_s(hours: Hours, session: int) -> int:
+    """Return when a session's day begins: at its local midnight, or its open where that is before.
+
+    A session that opens on the evening before has no such time.
+    """
+    midnight_s = int(hours.labels[session]) * DAY_S - int(hours.offsets[session])
+    return min(midnight_s, int(hours.opens[session]))
+
+
+def _within_reach(window: Window, setting: Setting, asked: Asked) -> Window:
+    """Leave out what is too old for small bars (grade O)."""
+    if asked.size.seconds > _SMALL_S:
+        return window
+    return Window(max(window.start_s, setting.now_s - _SMALL_HISTORY_S), window.end_s)
+
+
+def _at_most(window: Window, size: BarSize, hours: Hours) -> int:
+    sessions = hours.overlapping(window.start_s, window.end_s)
+    open_s = (
+        hours.closes[sessions.start : sessions.stop] - hours.opens[sessions.start : sessions.stop]
+    )
+    return min(int(open_s.sum()), window.end_s - window.start_s) // min(size.seconds, DAY.seconds)
+
+
+def _schedule(setting: Setting, request: HistoryRequest, asked: Asked) -> Answer:
+    """Answer the sessions of a duration, also the one that is going on."""
+    hours = setting.market.hours(asked.instrument, use_rth=request.use_rth)
+    window = window_of(asked.duration, _until(setting, asked), hours)
+    sessions = session_texts(hours, window, asked.instrument.zone)
+    if not sessions:
+        raise no_data(asked.instrument, asked.what)
+    data = replies.historical_schedule(request.request_id, asked.instrument.zone, sessions)
+    return Answer(data, count=len(sessions))

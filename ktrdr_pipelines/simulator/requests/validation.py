@@ -1,0 +1,199 @@
+"""Which instruments a request means, as a gateway knows them at its time.
+
+Here: expired contracts, fronts of continuous futures, ambiguity.
+
+What a historical request's texts mean, or why they are refused.
+
+Checks come in the order of a real gateway (grade R): the end, the duration, the bar size, what
+to show, live updates; then the contract, and what that has.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ktrdr_pipelines.simulator.market.futures import with_front
+from ktrdr_pipelines.simulator.market.instruments import Instrument, SecType, fitting
+from ktrdr_pipelines.simulator.market.market import Market, What
+from ktrdr_pipelines.simulator.protocol.messages import ContractFields, HistoryRequest
+from ktrdr_pipelines.simulator.protocol.times import BAD_END, EndTime, EndTimeError, parse_end
+from ktrdr_pipelines.simulator.requests.durations import (
+    DAY,
+    LEGAL_SIZES,
+    SIZE_BY_TEXT,
+    WEEK,
+    BarSize,
+    Duration,
+    DurationError,
+    DurationTable,
+    parse_duration,
+    step_refusal,
+)
+from ktrdr_pipelines.simulator.requests.refusals import (
+    END_OF_ADJUSTED,
+    END_OF_CONTINUOUS,
+    END_OF_LIVE,
+    EXPIRED,
+    LONG_ADJUSTED,
+    SIZE_OF_LIVE,
+    SIZE_OF_SCHEDULE,
+    UNKNOWN_CONTRACT,
+    WHAT_OF_LIVE,
+    RefusedError,
+    check_shown,
+    invalid,
+    service_error,
+)
+from ktrdr_pipelines.simulator.variants import Variants
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An instrument of the market, and as which contract it is told just now."""
+
+    instrument: Instrument
+    shown: Instrument
+
+
+def find(instruments: Sequence[Instrument], asked: ContractFields, now_s: int) -> list[Found]:
+    """Return every instrument that fits a request and is known now."""
+    if asked.sec_type == SecType.CONTINUOUS:
+        chains = (each for each in instruments if each.sec_type is SecType.CONTINUOUS)
+        found = [Found(each, with_front(each, instruments, now_s)) for each in chains]
+        return [each for each in found if fitting([each.shown], asked)]
+    return [
+        Found(each, each)
+        for each in fitting(instruments, asked)
+        if each.is_known(now_s, include_expired=asked.include_expired)
+    ]
+
+
+def find_all(instruments: Sequence[Instrument], asked: ContractFields, now_s: int) -> list[Found]:
+    """Return what details are asked of.
+
+    Raises:
+        RefusedError: nothing fits.
+    """
+    found = find(instruments, asked, now_s)
+    if not found:
+        raise RefusedError(200, UNKNOWN_CONTRACT)
+    return found
+
+
+def find_one(instruments: Sequence[Instrument], asked: ContractFields, now_s: int) -> Found:
+    """Return the only instrument that fits a request for data.
+
+    Raises:
+        RefusedError: none or several fit, or the only one expired too long ago.
+    """
+    if not asked.exchange:
+        raise invalid("Please enter exchange")
+    found = find(instruments, asked, now_s)
+    if not found:
+        raise _missing(instruments, asked)
+    if len(found) > 1:
+        name = asked.symbol or asked.local_symbol
+        raise RefusedError(200, f"The contract description specified for {name} is ambiguous.")
+    return found[0]
+
+
+def _missing(instruments: Sequence[Instrument], asked: ContractFields) -> RefusedError:
+    """Tell a contract that is too long expired from one that never was."""
+    once = [each for each in fitting(instruments, asked) if each.expiry is not None]
+    if asked.include_expired and len(once) == 1:
+        return RefusedError(166, EXPIRED)
+    return RefusedError(200, UNKNOWN_CONTRACT)
+
+
+_LIVE_WHAT = frozenset({What.TRADES, What.MIDPOINT, What.BID, What.ASK, What.AGGTRADES})
+_SHORTEST_LIVE_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What an answer depends on besides its request."""
+
+    market: Market
+    version: int
+    now_s: int
+    durations: DurationTable = DurationTable.WIDE
+    variants: Variants = Variants()  # noqa: RUF009 - immutable
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A historical request with its texts read."""
+
+    instrument: Instrument
+    what: What
+    size: BarSize
+    duration: Duration
+    end: EndTime
+
+
+def read_history(setting: Setting, request: HistoryRequest) -> Asked:
+    """Read a historical request.
+
+    Raises:
+        RefusedError: a text is malformed, or the instrument has no such data.
+    """
+    end = _end(request.end, setting)
+    duration, size = _duration(request.duration), _size(request.bar_size, setting.variants)
+    what = read_what(request.what)
+    _check_together(request, what, size)
+    instrument = find_one(setting.market.instruments(), request.contract, setting.now_s).instrument
+    if instrument.sec_type is SecType.CONTINUOUS and request.end:
+        raise RefusedError(10339, END_OF_CONTINUOUS)
+    check_shown(instrument, what, size.seconds)
+    refused = step_refusal(setting.durations, duration, size)
+    if refused is not None:
+        raise service_error(refused)
+    return Asked(instrument, what, size, duration, end)
+
+
+def read_what(text: str) -> What:
+    """Read a ``whatToShow``.
+
+    Raises:
+        RefusedError: there is none of that name, or this gateway does not serve it.
+    """
+    try:
+        return What(text)
+    except ValueError:
+        raise invalid(f"The what to show field is missing or incorrect: {text!r}") from None
+
+
+def _check_together(request: HistoryRequest, what: What, size: BarSize) -> None:
+    """Refuse texts that are right alone and wrong together."""
+    is_adjusted, is_live = what is What.ADJUSTED_LAST, request.keep_up_to_date
+    rules = (
+        (is_adjusted and request.end != "", END_OF_ADJUSTED),
+        (is_adjusted and size > DAY, LONG_ADJUSTED),
+        (is_live and request.end != "", END_OF_LIVE),
+        (is_live and what not in _LIVE_WHAT, WHAT_OF_LIVE),
+        (is_live and size.seconds < _SHORTEST_LIVE_S, SIZE_OF_LIVE),
+        (what is What.SCHEDULE and size != DAY, SIZE_OF_SCHEDULE),
+    )
+    for is_broken, cause in rules:
+        if is_broken:
+            raise invalid(cause)
+
+
+def _size(text: str, variants: Variants) -> BarSize:
+    size = SIZE_BY_TEXT.get(text)
+    if size is None or (size == WEEK and not variants.week_name.admits(text)):
+        raise invalid(f"Historical data bar size setting is invalid. Legal ones are: {LEGAL_SIZES}")
+    return size
+
+
+def _duration(text: str) -> Duration:
+    try:
+        return parse_duration(text)
+    except DurationError as error:
+        raise invalid(str(error)) from None
+
+
+def _end(text: str, setting: Setting) -> EndTime:
+    try:
+        return parse_end(text, setting.now_s, setting.variants.login_zone)
+    except EndTimeError:
+        raise RefusedError(10314, BAD_END) from None

@@ -1,0 +1,1 @@
+"""Bar files: reading, writing and checking them."""

@@ -1,0 +1,359 @@
+"""One bar file: reading it, its footer, writing it whole, and what tells whether it was changed.
+
+Three things guard a file. Each page has a checksum, which every reading compares. The footer holds
+digests of the bars and of all that it says itself (``store.bars.footer``), which outlive a
+rewriting by another program that keeps the footer. And it holds a digest of all bytes of the file,
+so that one changed bit anywhere is seen. Files of earlier versions have none of these, and are read
+as they are. Not here: where files stand and how bars come into them (``store.bars.bar_store``).
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, bars_between
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.errors import CorruptFileError, StoreError
+from ktrdr_pipelines.store.bars.digests import seal_of
+from ktrdr_pipelines.store.bars.footer import (
+    UNKNOWN_DIGEST,
+    ChangedFooterError,
+    FileFacts,
+    NewerSchemaError,
+    facts_from_json,
+    facts_to_json,
+)
+from ktrdr_pipelines.store.files import bar_file_oddity, disk_errors, write_atomically
+
+FOOTER_KEY = "ktrdr"
+"""Key of our JSON among a Parquet file's key-value metadata."""
+
+ROW_GROUP_ROWS = 131_072
+"""Rows of a row group: a year of regular minutes in one, a year of all hours in three or four."""
+
+_SORTED_BY = (pq.SortingColumn(0),)
+
+_FILE_DIGEST: Final = re.compile(rb'"file":"([0-9a-f]{64})"')
+_DIGEST_WITHIN: Final = 4_194_304
+"""Bytes at the end of a file among which its footer is looked for."""
+
+UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+"""What pyarrow raises for bytes that are no Parquet file, changed bits in the footer included."""
+
+Known = Callable[[], FileFacts]
+"""Gives what is known of a file from elsewhere, should its footer be lost."""
+
+_Opened = tuple[FileFacts, pq.ParquetFile]
+
+
+def read_bars(path: Path, known: Known | None = None) -> pa.Table:
+    """Read all bars of a file, sorted by stamp.
+
+    Args:
+        path: the file.
+        known: stands in for the footer, where another program rewrote the file without it.
+
+    Raises:
+        CorruptFileError: it is not a bar file of ours, or is damaged.
+        StoreError: it was written by a newer version.
+    """
+    return read_file(path, known)[1]
+
+
+def read_footer(path: Path) -> FileFacts:
+    """Read what a file says of itself, and none of its bars.
+
+    Raises: as ``read_bars``.
+    """
+    with _opened(path) as (facts, _file):
+        return facts
+
+
+def read_file(path: Path, known: Known | None = None) -> tuple[FileFacts, pa.Table]:
+    """Read footer and bars of one version of a file, even while it is being replaced.
+
+    The footer is what was true when we wrote the file: see ``store.bars.integrity`` for what is
+    true now.
+    """
+    with _opened(path, known) as (facts, file):
+        return facts, _table(file, BAR_SCHEMA.names)
+
+
+def read_keys(path: Path, known: Known | None = None) -> tuple[FileFacts, pa.Table]:
+    """Read footer, ``ts`` and ``session_date``; as ``read_file``."""
+    with _opened(path, known) as (facts, file):
+        return facts, _table(file, ["ts", "session_date"])
+
+
+def has_footer(path: Path) -> bool:
+    """Say whether a Parquet file has our footer."""
+    with disk_errors(path), _parquet(path) as file:
+        return FOOTER_KEY.encode() in (file.metadata.metadata or {})
+
+
+def is_as_written(path: Path) -> bool:
+    """Say whether a file is as ``write_file`` wrote it: by its digest, else by its layout.
+
+    Other programs may keep the footer, but name no sorting columns and add a schema of their own
+    (pyarrow), or lose the footer (pandas, DuckDB).
+
+    Raises: as ``read_footer``.
+    """
+    same = has_true_digest(path)
+    if same is not None:
+        return same
+    try:
+        with disk_errors(path), _parquet(path) as file:
+            metadata = file.metadata
+            groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+            return set(metadata.metadata or {}) == {FOOTER_KEY.encode()} and all(
+                group.sorting_columns == _SORTED_BY for group in groups
+            )
+    except UNREADABLE as error:
+        raise corrupt(path, str(error)) from error
+
+
+def may_have_flat(path: Path) -> bool:
+    """Say whether a file may hold bars without volume, by what it says of its least values.
+
+    Raises: as ``read_footer``.
+    """
+    try:
+        with disk_errors(path), _parquet(path) as file:
+            groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
+    except UNREADABLE as error:
+        raise corrupt(path, str(error)) from error
+    place = BAR_SCHEMA.get_field_index("volume")
+    for group in groups:
+        column = group.column(place) if place < group.num_columns else None
+        if column is None or column.path_in_schema != "volume" or column.statistics is None:
+            return True
+        least = column.statistics
+        is_null = least.has_null_count and least.null_count == group.num_rows
+        if not is_null and not (least.has_min_max and least.min > 0):
+            return True
+    return False
+
+
+def has_true_digest(path: Path) -> bool | None:
+    """Say whether the bytes of a file have the digest that they name; None where they name none.
+
+    Raises:
+        CorruptFileError: something else than a file stands there.
+        DiskError: the system refused to read.
+    """
+    if oddity := bar_file_oddity(path):
+        raise corrupt(path, oddity)
+    with disk_errors(path):
+        data = path.read_bytes()
+    place = _digest_place(data)
+    if place is None:
+        return None
+    return data[slice(*place)].decode() == _digest_without(data, *place)
+
+
+def wrong_statistics(path: Path) -> str:
+    """Compare what the file says of the least and the greatest values with its values.
+
+    Queries leave out row groups by these. Returns: the first difference in words, or nothing.
+
+    Raises: as ``read_bars``.
+    """
+    with _opened(path) as (_facts, file):
+        for group in range(file.metadata.num_row_groups):
+            bars = file.read_row_group(group)
+            for place in range(file.metadata.num_columns):
+                column = file.metadata.row_group(group).column(place)
+                if column.path_in_schema in bars.schema.names and not _is_true(
+                    column.statistics, bars[column.path_in_schema]
+                ):
+                    return f"the statistics of {column.path_in_schema} are not those of its values"
+    return ""
+
+
+def count_bars_between(path: Path, interval: Interval, known: Known | None = None) -> int:
+    """Count the bars of a file whose stamp lies in an interval, reading stamps alone."""
+    with _opened(path, known) as (_facts, file):
+        keys = _table(file, ["ts"])
+    return int(bars_between(keys, interval.start, interval.end).num_rows)
+
+
+def write_file(
+    path: Path,
+    bars: pa.Table,
+    facts: FileFacts,
+    *,
+    is_as_written: bool = True,
+    before_renaming: Callable[[], object] | None = None,
+) -> FileFacts:
+    """Put bars and what is known of them in place, in one step.
+
+    Args:
+        path: the file.
+        bars: all its bars, sorted by stamp.
+        facts: what is known of them.
+        is_as_written: whether the values are those that were saved; False keeps it visible that
+            another program wrote them (``is_as_written``), and gives the file no digests.
+        before_renaming: as in ``store.files.write_atomically``.
+
+    Returns: the facts with the digests that were written.
+
+    Raises:
+        DiskError: the system refused; the older file still stands.
+    """
+    facts = replace(facts, seal=seal_of(bars) if is_as_written else None)
+    whole = io.BytesIO()
+    with pq.ParquetWriter(
+        whole,
+        BAR_SCHEMA,
+        compression="zstd",
+        store_schema=False,
+        write_page_checksum=True,
+        sorting_columns=_SORTED_BY if is_as_written else None,
+    ) as writer:
+        writer.write_table(bars, row_group_size=ROW_GROUP_ROWS)
+        writer.add_key_value_metadata({FOOTER_KEY: facts_to_json(facts)})
+    data = whole.getbuffer()
+    if is_as_written:
+        place = _digest_place(data)
+        if place is None:
+            raise AssertionError("a footer with digests has a place for that of the file")
+        data[slice(*place)] = _digest_without(data, *place).encode()
+
+    def write(file: BinaryIO) -> None:
+        file.write(data)
+
+    write_atomically(path, write, before_renaming)
+    return facts
+
+
+def _digest_place(data: bytes | memoryview) -> tuple[int, int] | None:
+    """Return where the last digest of a file stands in its bytes."""
+    start = max(len(data) - _DIGEST_WITHIN, 0)
+    places = [match.span(1) for match in _FILE_DIGEST.finditer(bytes(data[start:]))]
+    return (start + places[-1][0], start + places[-1][1]) if places else None
+
+
+def _digest_without(data: bytes | memoryview, start: int, end: int) -> str:
+    """Return the SHA-256 of bytes as they are without the digest that stands in them."""
+    view = memoryview(data)
+    found = hashlib.sha256(view[:start])
+    found.update(UNKNOWN_DIGEST.encode())
+    found.update(view[end:])
+    return found.hexdigest()
+
+
+def _is_true(said: pq.Statistics | None, values: pa.ChunkedArray) -> bool:
+    """Say whether the statistics of a column are those of its values, as far as there are any."""
+    if said is None:
+        return True
+    if said.has_null_count and said.null_count != values.null_count:
+        return False
+    if not said.has_min_max or (
+        pa.types.is_floating(values.type) and pc.any(pc.is_nan(values)).as_py()
+    ):
+        return True
+    bounds = pc.min_max(values)
+    least, greatest = bounds["min"], bounds["max"]
+    if pa.types.is_timestamp(values.type):
+        least, greatest = (one.cast(pa.int64()) for one in (least, greatest))
+        return (said.min_raw, said.max_raw) == (least.as_py(), greatest.as_py())
+    return (said.min, said.max) == (least.as_py(), greatest.as_py())
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+@contextmanager
+def _opened(path: Path, known: Known | None = None) -> Iterator[_Opened]:
+    """Lend an open file with its footer read, telling bad content from a refusing disk."""
+    if oddity := bar_file_oddity(path):
+        raise corrupt(path, oddity)
+    try:
+        with disk_errors(path), _parquet(path) as file:
+            yield _facts(path, file, known), file
+    except UNREADABLE as error:
+        raise corrupt(path, str(error)) from error
+
+
+def _facts(path: Path, file: pq.ParquetFile, known: Known | None) -> FileFacts:
+    text = (file.metadata.metadata or {}).get(FOOTER_KEY.encode())
+    if text is None and known is None:
+        raise corrupt(path, f"a Parquet file without our footer key {FOOTER_KEY!r}")
+    facts = _parsed(path, text) if text is not None else known()  # type: ignore[misc]
+    if facts.seal is None and known is not None and known().seal is not None:
+        # ktrdr wrote this file with digests, and another program has taken them out since.
+        facts = known()
+    if not _can_hold_bars(file.schema_arrow):
+        raise corrupt(path, f"columns {file.schema_arrow.names}, expected {BAR_SCHEMA.names}")
+    if file.metadata.num_rows > facts.rows:
+        raise corrupt(path, f"{file.metadata.num_rows} rows, {facts.rows} were written")
+    return facts
+
+
+def _parsed(path: Path, text: bytes) -> FileFacts:
+    try:
+        return facts_from_json(text)
+    except NewerSchemaError as error:
+        raise StoreError(
+            f"{path} was written by a newer ktrdr", came=str(error), remedy="Use a newer ktrdr"
+        ) from error
+    except ChangedFooterError as error:
+        raise corrupt(path, str(error)) from error
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise corrupt(path, f"a footer that makes no sense: {text[:80]!r}") from error
+
+
+def _can_hold_bars(schema: pa.Schema) -> bool:
+    """Say whether the columns are ours, as other programs may write them: wider, or nullable.
+
+    DuckDB takes the first of two names that differ in case alone, and names files ``filename``.
+    """
+    names = [name.lower() for name in schema.names]
+    if not set(BAR_SCHEMA.names) <= set(schema.names):
+        return False
+    if len(set(names)) < len(names) or "filename" in names:
+        return False
+    stamp = schema.field("ts").type
+    if not pa.types.is_timestamp(stamp) or stamp.tz is None:
+        return False
+    try:
+        schema.empty_table().select(BAR_SCHEMA.names).cast(BAR_SCHEMA)
+    except (pa.ArrowException, ValueError):
+        return False
+    return True
+
+
+def _table(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
+    """Read columns as ours, losing nothing: what does not fit is an Arrow error."""
+    schema = pa.schema([BAR_SCHEMA.field(name) for name in columns])
+    table = file.read(columns=columns).select(columns).replace_schema_metadata(None)
+    if any(table[name].null_count for name in columns if name in {"ts", "session_date"}):
+        raise pa.ArrowInvalid("a bar without a stamp or a session date")
+    return table if table.schema.equals(schema) else table.cast(schema)
+
+
+def corrupt(path: Path, came: str) -> CorruptFileError:
+    """Say that a file cannot be read as a bar file."""
+    return CorruptFileError(
+        f"cannot read {path} as a bar file",
+        came=came,
+        remedy="Run `ktrdr repair`: it sets the file aside and says what to load again",
+    )

@@ -1,0 +1,654 @@
+"""Which file of a series holds which stretch of stamps.
+
+1m and 5m have one file a year, the others one for all. A year begins when the session day of
+1 January begins, so the evening of 31 December in New York is filed with the FX session it opens.
+Bars and coverage are cut at the same moments: no file claims what stands in another.
+
+The bar store: the one way in which bars enter and leave the files.
+
+Bars and what is known of them change together, file by file, each file true by itself.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from functools import reduce
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ktrdr_pipelines.clock import system_now
+from ktrdr_pipelines.domain.bars import (
+    BAR_SCHEMA,
+    bars_between,
+    empty_bars,
+    is_flat,
+    is_untraded,
+    merge_bars,
+    moment,
+    rows_per_session,
+    sorted_unique,
+    stamps,
+)
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import (
+    SessionCalendar,
+    midnight,
+    monday_of,
+    stamps_between,
+)
+from ktrdr_pipelines.domain.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
+from ktrdr_pipelines.domain.instruments import Identity, Origin, Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import CorruptFileError, ForeignIdentityError
+from ktrdr_pipelines.store.bars.bar_file import (
+    Known,
+    corrupt,
+    count_bars_between,
+    has_true_digest,
+    is_as_written,
+    may_have_flat,
+    read_bars,
+    read_file,
+    read_footer,
+    read_keys,
+    write_file,
+)
+from ktrdr_pipelines.store.bars.footer import FileFacts
+from ktrdr_pipelines.store.bars.integrity import less_distrusted, true_facts
+from ktrdr_pipelines.store.files import locked
+from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
+from ktrdr_pipelines.store.ledger.file_index import (
+    FileCheck,
+    Mirrored,
+    fingerprint,
+    known_by,
+    mirrored,
+    packed_sessions,
+)
+from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
+from ktrdr_pipelines.store.maintenance.rename_journal import refuse_moving, refuse_unnamed
+
+__all__ = ["BarStore", "FileFacts", "SaveResult", "read_bars", "read_footer"]
+
+
+ALL = "all"
+"""Stem of the one file of a series that is not filed by years."""
+
+EVER = Interval(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+"""The stretch of a file that holds all."""
+
+_BAR = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """The share of a save that goes into one file, named without ``.parquet``."""
+
+    stem: str
+    bars: pa.Table
+    coverage: Coverage
+
+
+def filed_parts(series: Series, bars: pa.Table, coverage: Coverage) -> Iterator[FilePart]:
+    """Cut sorted bars and their coverage by files; only files that get something are named."""
+    hull = _hull(bars, coverage)
+    for stem, stretch in stretches(series, hull) if hull else ():
+        part = FilePart(
+            stem, bars_between(bars, stretch.start, stretch.end), coverage.clip(stretch)
+        )
+        if part.bars.num_rows or part.coverage:
+            yield part
+
+
+def stretches(series: Series, wanted: Interval) -> Iterator[tuple[str, Interval]]:
+    """Give the stems of the files that share stamps with an interval, and what each holds."""
+    if not series.timeframe.is_yearly_filed:
+        yield ALL, EVER
+        return
+    calendar = calendar_named(series.instrument.calendar)
+    last = calendar.day_of(wanted.end - _BAR).year
+    for year in range(calendar.day_of(wanted.start).year, last + 1):
+        bounds = (calendar.day_starts_at(date(y, 1, 1)) for y in (year, year + 1))
+        yield str(year), Interval(*bounds)
+
+
+def misfiled(
+    path: Path,
+    facts: FileFacts,
+    symbol: str,
+    timeframe: Timeframe,
+    *,
+    origin: Origin | None = None,
+) -> str:
+    """Say why a file cannot stand where it does, or nothing; copies count their bars twice.
+
+    ``origin`` is that of the store, where it has one.
+    """
+    held = facts.identity
+    if (held.symbol, held.timeframe) != (symbol, timeframe):
+        return f"it holds {held}, its folder is that of {symbol} {timeframe}"
+    if origin not in {None, held.origin}:
+        return f"it holds {held}, the store holds bars of origin {origin}"
+    if wrong := misnamed(path, timeframe):
+        return wrong
+    if not timeframe.is_yearly_filed:
+        return ""
+    strange = [day for day in facts.rows_per_session if day.year != int(path.stem)]
+    return f"it holds bars of {strange[0]}, which are filed under that year" if strange else ""
+
+
+def prevailing(
+    held: Iterable[tuple[Identity, int]], origin: Origin | None, contract_id: int | None
+) -> Identity | None:
+    """Return what a series holds where its files disagree, or None where no file can tell.
+
+    Args:
+        held: the identity of each file, and its bars.
+        origin: that of the store; files of another one do not count.
+        contract_id: what the symbol stands for; of several identities that of this contract
+            prevails, else the one with the most bars.
+    """
+    bars: Counter[Identity] = Counter()
+    for identity, rows in held:
+        if origin in {None, identity.origin}:
+            bars[identity] += rows + 1
+    return max(bars, key=lambda one: (one.contract_id == contract_id, bars[one]), default=None)
+
+
+def replaced(facts: FileFacts, known: Callable[[], FileFacts] | None) -> str:
+    """Say that a file holds another instrument than the ledger knows under its name, or nothing."""
+    before = facts.identity if known is None else known().identity
+    return (
+        "" if facts.identity == before else f"it holds {facts.identity}, and held {before} before"
+    )
+
+
+def misnamed(path: Path, timeframe: Timeframe) -> str:
+    """Say why a file of a timeframe cannot have its name, or nothing."""
+    pattern = r"[0-9]{4}" if timeframe.is_yearly_filed else ALL
+    return "" if re.fullmatch(pattern, path.stem) else f"no file of {timeframe} bars is named so"
+
+
+def _hull(bars: pa.Table, coverage: Coverage) -> Interval | None:
+    keys = stamps(bars)
+    around = [coverage.bars.hull, *(proof.interval for proof in coverage.empty)]
+    parts = [part for part in around if part]
+    if len(keys):
+        parts.append(Interval(moment(int(keys[0])), moment(int(keys[-1])) + _BAR))
+    if not parts:
+        return None
+    return Interval(min(p.start for p in parts), max(p.end for p in parts))
+
+
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SaveResult:
+    """What one save changed: bars that are new, bars that differ now, files rewritten."""
+
+    added: int
+    revised: int
+    files: tuple[Path, ...]
+
+
+class BarStore:
+    """Bars, coverage and identity of every series of a store.
+
+    Args:
+        layout: where the files stand.
+        ledger: mirrors what they say and keeps old values of revised bars.
+        clock: says when a bar is replaced.
+    """
+
+    def __init__(
+        self, layout: StoreLayout, ledger: Ledger, *, clock: Callable[[], datetime] = system_now
+    ) -> None:
+        self.layout = layout
+        self.ledger = ledger
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"BarStore({self.layout.root})"
+
+    def save(
+        self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
+    ) -> SaveResult:
+        """Merge bars and what was settled into the files of a series; newer bars win.
+
+        Returns when all of it outlives a power cut. A crash between two files leaves both true.
+
+        Raises:
+            ForeignIdentityError: the series or the store holds another instrument, origin, epoch.
+            CorruptFileError: a file of the series cannot be read.
+            DiskError: the system refused; the files stand as they were.
+            StoreReplacedError: the store is not the one that was opened.
+            StoreError: another process kept the series locked, or its symbol is being moved, or
+                has left the universe and has no bars.
+        """
+        if (identity.symbol, identity.timeframe) != (series.symbol, series.timeframe):
+            raise ForeignIdentityError(f"cannot save {series}", came=f"bars of {identity}")
+        self.layout.require_same()
+        pin_origin(self.layout, identity.origin)
+        ordered = sorted_unique(bars.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
+        with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
+            refuse_moving(self.layout, series.symbol)
+            refuse_unnamed(self.layout, series.symbol)
+            files = self.files_of(series)
+            for path, row in files.items():
+                _refuse_foreign(path, row.identity, identity)
+            held = _joined(files).bars
+            self._keep_fresh(series, held)
+            parts = filed_parts(series, ordered, coverage)
+            saved = [self._save_part(series, identity, part) for part in parts]
+            if not held:
+                self._keep_fresh(series, coverage.bars)
+        self._retract_refuted(series, ordered)
+        return SaveResult(
+            added=sum(result.added for result in saved),
+            revised=sum(result.revised for result in saved),
+            files=tuple(path for result in saved for path in result.files),
+        )
+
+    def acknowledge_empty(self, series: Series, identity: Identity, proof: Emptiness) -> bool:
+        """Write a proof that a person gives for an interval without bars.
+
+        It replaces whatever was covered of the interval.
+
+        Returns: whether it was written; it is not where bars of the interval are held by now.
+
+        Raises: as ``save``.
+        """
+        self.layout.require_same()
+        pin_origin(self.layout, identity.origin)
+        with locked(self.layout.series_lock(series.symbol, series.timeframe), str(series)):
+            refuse_moving(self.layout, series.symbol)
+            refuse_unnamed(self.layout, series.symbol)
+            for path, row in self.files_of(series).items():
+                _refuse_foreign(path, row.identity, identity)
+            if self.rows(series, proof.interval):
+                return False
+            for part in filed_parts(series, empty_bars(), Coverage(empty=(proof,))):
+                self._save_part(series, identity, part, uncovered=proof.interval)
+        return True
+
+    def retract_proofs(
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        taken: IntervalSet,
+        kinds: Container[ProofKind],
+    ) -> IntervalSet:
+        """Take back proofs of emptiness of some kinds in some intervals, on the stamp axis.
+
+        What they excused is missing again. Bars and their coverage stay as they are.
+
+        Returns: what was taken back.
+        """
+        found = IntervalSet()
+        key = f"{symbol}|{timeframe}"
+        if not taken or not self._may_have_proofs(symbol, timeframe, kinds):
+            return found
+        self.layout.require_same()
+        with locked(self.layout.series_lock(symbol, timeframe), key):
+            refuse_moving(self.layout, symbol)
+            for path, row in self.files(symbol, timeframe).items():
+                coverage = row.coverage.without_proofs(taken, kinds)
+                if coverage == row.coverage:
+                    continue
+                before = IntervalSet(proof.interval for proof in row.coverage.empty)
+                found |= before - IntervalSet(proof.interval for proof in coverage.empty)
+                said, bars = read_file(path, known_by(row))
+                facts = replace(true_facts(path, said, bars, None), coverage=coverage)
+                is_ours = said.seal is not None or is_as_written(path)
+                facts = write_file(
+                    path,
+                    bars,
+                    facts,
+                    is_as_written=is_ours,
+                    before_renaming=self.layout.require_same,
+                )
+                written = mirrored(fingerprint(path), facts)
+                self.ledger.record_mirror(key, {self.layout.relative(path): written})
+        return found
+
+    def retract_voidable(
+        self, symbol: str, timeframe: Timeframe, intervals: Sequence[Interval]
+    ) -> IntervalSet:
+        """Take back the proofs that rest on responses without bars for intervals of real time."""
+        taken = IntervalSet(_whole_bars(timeframe, one) for one in intervals)
+        return self.retract_proofs(symbol, timeframe, taken, VOIDABLE)
+
+    def traded_days(self, series: Series, days: Collection[date]) -> set[date]:
+        """Return those of some session dates of which bars are held that are not without volume.
+
+        Gateways fill quiet time with flat bars of no volume. A weekly bar has its own date.
+        """
+        held = self.rows_per_session(series).keys() & set(days)
+        if not held:
+            return held
+        calendar = calendar_named(series.instrument.calendar)
+        around = stamps_between(
+            calendar, series.timeframe, monday_of(min(held)), max(held) + 7 * _DAY
+        )
+        bars = _traded(self.read(series, around))
+        return held & set(pc.unique(bars["session_date"]).to_pylist())
+
+    def _may_have_proofs(
+        self, symbol: str, timeframe: Timeframe, kinds: Container[ProofKind]
+    ) -> bool:
+        """Whether files hold proofs of some kinds; one that the ledger does not know may."""
+        rows = self.ledger.mirror(f"{symbol}|{timeframe}")
+        if any(proof.kind in kinds for row in rows.values() for proof in row.coverage.empty):
+            return True
+        paths = self.layout.bar_files(symbol, timeframe)
+        return any(self.layout.relative(path) not in rows for path in paths)
+
+    def _retract_refuted(self, series: Series, bars: pa.Table) -> None:
+        """Take back proofs of other timeframes that bars of this one refute.
+
+        A bar without any volume refutes nothing: gateways fill quiet time with flat bars.
+        """
+        days = pc.unique(_traded(bars)["session_date"]).to_pylist()
+        if not days:
+            return
+        for timeframe in self.layout.timeframes_of(series.symbol):
+            other = Series(series.instrument, timeframe)
+            if timeframe is series.timeframe:
+                continue
+            if self._may_have_proofs(series.symbol, timeframe, REFUTABLE):
+                refuted = self._refuted(series, other, days)
+                self.retract_proofs(series.symbol, timeframe, refuted, REFUTABLE)
+
+    def _refuted(self, series: Series, other: Series, days: Sequence[date]) -> IntervalSet:
+        """Return what of another timeframe bars of some session dates refute.
+
+        They do not say at which time of the day they traded: of a session that has bars in the
+        other timeframe too they refute nothing. A weekly bar refutes a whole empty week only.
+        """
+        calendar = calendar_named(series.instrument.calendar)
+        held = set(self.rows_per_session(other))
+        if Timeframe.W1 not in {series.timeframe, other.timeframe}:
+            return IntervalSet(
+                stamps_between(calendar, other.timeframe, day, day + _DAY)
+                for day in days
+                if day not in held
+            )
+        weeks = {monday_of(day) for day in days}
+        spans = [
+            stamps_between(calendar, other.timeframe, monday, monday + 7 * _DAY)
+            for monday in sorted(weeks)
+        ]
+        if other.timeframe is Timeframe.W1:
+            return IntervalSet(spans)
+        return IntervalSet(
+            span
+            for monday, span in zip(sorted(weeks), spans, strict=True)
+            if not held & {monday + place * _DAY for place in range(7)}
+        )
+
+    def coverage(self, series: Series) -> Coverage:
+        """Give what is settled of a series."""
+        return _joined(self.files_of(series))
+
+    def coverage_of(self, symbol: str, timeframe: Timeframe) -> Coverage:
+        """Give what is settled of a series that may have left the universe."""
+        return _joined(self.files(symbol, timeframe))
+
+    def identity(self, series: Series) -> Identity | None:
+        """Say what the files of a series hold, or None where there are none."""
+        return next((row.identity for row in self.files_of(series).values()), None)
+
+    def read(self, series: Series, interval: Interval | None = None) -> pa.Table:
+        """Read bars, sorted by stamp; ``interval`` is on the stamp axis."""
+        files = self.files_of(series)
+        tables = [empty_bars()]
+        for path in files if interval is None else self._places(series, interval):
+            with self._damage_noted(path):
+                bars = read_bars(path, known_by(files.get(path)))
+            if interval is not None:
+                bars = bars_between(bars, interval.start, interval.end)
+            tables.append(bars)
+        return pa.concat_tables(tables)
+
+    def rows(self, series: Series, interval: Interval | None = None) -> int:
+        """Count bars; whole files are counted without opening them."""
+        files = self.files_of(series)
+        if interval is None:
+            return sum(row.rows for row in files.values())
+        return sum(
+            row.rows
+            if interval.covers(stretch)
+            else count_bars_between(path, interval, known_by(row))
+            for path, stretch in self._places(series, interval).items()
+            if (row := files.get(path)) is not None
+        )
+
+    def rows_per_session(self, series: Series) -> dict[date, int]:
+        """Count bars by session date."""
+        total: Counter[date] = Counter()
+        for row in self.files_of(series).values():
+            total.update(row.rows_per_session)
+        return dict(sorted(total.items()))
+
+    def traded_per_session(self, series: Series) -> dict[date, int]:
+        """Count the bars that are not flat by session date; sessions without any have 0.
+
+        Flat bars (``domain.bars.is_flat``) are counted once for each version of a file.
+        """
+        total: Counter[date] = Counter()
+        for path, row in self.files_of(series).items():
+            days, traded = self.with_flat(path, row).traded_arrays
+            total.update(dict(zip(days.astype(object).tolist(), traded.tolist(), strict=True)))
+        return dict(sorted(total.items()))
+
+    def with_flat(self, path: Path, row: Mirrored) -> Mirrored:
+        """Return what a file holds with its flat bars, which are counted now if they never were."""
+        if row.flat:
+            return row
+        flat: dict[date, int] = {}
+        with self._damage_noted(path):
+            if may_have_flat(path):
+                bars = read_bars(path, known_by(row))
+                flat = rows_per_session(bars.filter(pa.array(is_flat(bars))))
+        self.ledger.record_flat(self.layout.relative(path), row.fingerprint, flat)
+        return replace(row, flat=packed_sessions(flat))
+
+    def series_on_disk(self) -> list[tuple[str, Timeframe]]:
+        """Name every series that has a file."""
+        return [key for key in self.layout.series_folders() if self.layout.bar_files(*key)]
+
+    def files_of(self, series: Series) -> Mapping[Path, Mirrored]:
+        """Give what each file of a series holds, recounting those that changed unseen.
+
+        What a recount finds is recorded, so that each version of a file is counted once.
+        """
+        calendar = calendar_named(series.instrument.calendar)
+        current, recounted = self._looked(series.symbol, series.timeframe, calendar)
+        if recounted:
+            self.ledger.record_mirror(series_key(series), recounted)
+        return current
+
+    def files(self, symbol: str, timeframe: Timeframe) -> Mapping[Path, Mirrored]:
+        """Give what each file of a series holds that may have left the universe.
+
+        Nothing is recorded: without its calendar a recount may find less settled than there is.
+        """
+        return self._looked(symbol, timeframe, None)[0]
+
+    def file(self, path: Path, symbol: str, timeframe: Timeframe) -> Mirrored:
+        """Give what one file of a series holds; as ``files``.
+
+        Raises:
+            CorruptFileError: it cannot be read, or holds other bars than its place says.
+        """
+        name, taken = self.layout.relative(path), fingerprint(path)
+        row = self.ledger.mirror(f"{symbol}|{timeframe}").get(name)
+        if row is not None and row.fingerprint == taken:
+            return row
+        return mirrored(taken, self._recounted(path, symbol, timeframe, known_by(row)))
+
+    def _looked(
+        self, symbol: str, timeframe: Timeframe, calendar: SessionCalendar | None
+    ) -> tuple[dict[Path, Mirrored], dict[str, Mirrored]]:
+        """Give what each file holds, and by name those that had to be opened."""
+        paths = self.layout.bar_files(symbol, timeframe)
+        known = self.ledger.mirror(f"{symbol}|{timeframe}") if paths else {}
+        current: dict[Path, Mirrored] = {}
+        recounted: dict[str, Mirrored] = {}
+        for path in paths:
+            name, taken = self.layout.relative(path), fingerprint(path)
+            row = known.get(name)
+            if row is None or row.fingerprint != taken:
+                facts = self._recounted(path, symbol, timeframe, known_by(row), calendar=calendar)
+                row = mirrored(taken, facts)
+                recounted[name] = row
+            current[path] = row
+        self._refuse_mixed(symbol, current)
+        return current, recounted
+
+    def prevailing(self, symbol: str, rows: Iterable[Mirrored]) -> Identity | None:
+        """Return what a series holds where its files disagree."""
+        origin = store_origin(self.layout)
+        pinned = None if origin is None else self.ledger.pinned_contract(symbol, origin)
+        return prevailing(((row.identity, row.rows) for row in rows), origin, pinned)
+
+    def _refuse_mixed(self, symbol: str, files: Mapping[Path, Mirrored]) -> None:
+        """Refuse the files of a series that holds two instruments, naming the one that is foreign.
+
+        Raises:
+            CorruptFileError: it does.
+        """
+        if len({row.identity_json for row in files.values()}) < 2:
+            return
+        usual = self.prevailing(symbol, files.values())
+        for path, row in files.items():
+            if row.identity != usual:
+                raise corrupt(path, f"it holds {row.identity}, the series holds {usual}")
+
+    def _recounted(
+        self,
+        path: Path,
+        symbol: str,
+        timeframe: Timeframe,
+        known: Known | None,
+        *,
+        calendar: SessionCalendar | None = None,
+    ) -> FileFacts:
+        """Return what a file holds that is not the one that was recorded.
+
+        One with digests is believed where they are those of its bytes; else all of it is read.
+        """
+        said, bars = read_keys(path, known)
+        if said.seal is not None and not has_true_digest(path):
+            said, bars = read_file(path, known)
+        facts = true_facts(path, said, bars, calendar)
+        origin = store_origin(self.layout)
+        wrong = misfiled(path, facts, symbol, timeframe, origin=origin)
+        if wrong or (wrong := replaced(facts, known)):
+            raise corrupt(path, wrong)
+        return facts
+
+    def _keep_fresh(self, series: Series, covered: IntervalSet) -> None:
+        """Remember where the newest bar was before anything was loaded behind it, once."""
+        if covered.hull is not None:
+            self.ledger.keep_fresh(series_key(series), covered.hull.end)
+
+    def _save_part(
+        self,
+        series: Series,
+        identity: Identity,
+        part: FilePart,
+        *,
+        uncovered: Interval | None = None,
+    ) -> SaveResult:
+        """Merge into one file; ``uncovered`` is where coverage with bars is taken back first."""
+        folder = self.layout.series_folder(series.symbol, series.timeframe)
+        path = folder / f"{part.stem}.parquet"
+        old, old_bars = self._held(series, path)
+        if old is not None:
+            _refuse_foreign(path, old.identity, identity)
+        merge = merge_bars(old_bars, part.bars)
+        before = old.coverage if old else Coverage()
+        if uncovered is not None:
+            before = replace(before, bars=before.bars - IntervalSet([uncovered]))
+        coverage = before.merged(part.coverage)
+        if old and coverage == old.coverage and not merge.added and not merge.revised.num_rows:
+            return SaveResult(0, 0, ())
+        key = series_key(series)
+        if merge.revised.num_rows:
+            self.ledger.record_revisions(key, merge.revised, self._clock())
+        facts = FileFacts(identity, coverage, merge.bars.num_rows, rows_per_session(merge.bars))
+        facts = write_file(path, merge.bars, facts, before_renaming=self.layout.require_same)
+        flat = rows_per_session(merge.bars.filter(pa.array(is_flat(merge.bars))))
+        row = mirrored(fingerprint(path), facts, flat)
+        self.ledger.record_mirror(key, {self.layout.relative(path): row})
+        return SaveResult(merge.added, merge.revised.num_rows, (path,))
+
+    def _held(self, series: Series, path: Path) -> tuple[FileFacts | None, pa.Table]:
+        """Read what a file truly holds before it is written anew."""
+        if not path.exists():
+            return None, empty_bars()
+        row = self.ledger.mirror(series_key(series)).get(self.layout.relative(path))
+        with self._damage_noted(path):
+            said, bars = read_file(path, known_by(row))
+            facts = true_facts(path, said, bars, calendar_named(series.instrument.calendar))
+        if said.seal is None and not is_as_written(path):
+            known = self.ledger.findings(series_key(series))
+            facts = less_distrusted(facts, bars, known, series.instrument.sec_type)
+        return facts, bars
+
+    @contextmanager
+    def _damage_noted(self, path: Path) -> Iterator[None]:
+        """Remember a file that turns out to be damaged, so that no query reads it."""
+        try:
+            yield
+        except CorruptFileError as error:
+            check = FileCheck(fingerprint(path), self._clock(), error.came)
+            self.ledger.record_checks({self.layout.relative(path): check})
+            raise
+
+    def _places(self, series: Series, interval: Interval) -> dict[Path, Interval]:
+        """Give the existing files that share stamps with an interval, and what each may hold."""
+        folder = self.layout.series_folder(series.symbol, series.timeframe)
+        places = {folder / f"{stem}.parquet": part for stem, part in stretches(series, interval)}
+        return {path: part for path, part in places.items() if path.exists()}
+
+
+def _whole_bars(timeframe: Timeframe, interval: Interval) -> Interval:
+    """Return an interval of real time on the stamp axis, where it cuts no day and no week.
+
+    The day of a session overlaps the UTC day of its date in every zone. A part of a day or week
+    that is left without its proof could never be proved again.
+    """
+    if timeframe.is_intraday:
+        return interval
+    first, last = interval.start.date(), (interval.end - timedelta(microseconds=1)).date()
+    if timeframe is Timeframe.W1:
+        first, last = monday_of(first), monday_of(last)
+    return Interval(midnight(first), midnight(last) + timeframe.length)
+
+
+def _traded(bars: pa.Table) -> pa.Table:
+    """Return the bars that do not tell that nothing was traded."""
+    return bars.filter(pa.array(~is_untraded(bars)))
+
+
+def _joined(files: Mapping[Path, Mirrored]) -> Coverage:
+    return reduce(Coverage.merged, (row.coverage for row in files.values()), Coverage())
+
+
+def _refuse_foreign(path: Path, held: Identity, given: Identity) -> None:
+    if held != given:
+        raise ForeignIdentityError(
+            f"{path} holds {held}",
+            came=f"to be saved were bars of {given}",
+            remedy="Give the other instrument a symbol of its own in universe.yaml, or move this "
+            "one out of the way with `ktrdr universe retire`",
+        )

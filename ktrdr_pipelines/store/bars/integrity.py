@@ -1,0 +1,233 @@
+"""Looking through the bars of a file for what no bar can be: out of order, twice, or impossible.
+
+Only what is newer than a date is read.
+
+Recounting: what a bar file truly holds and settles, when it may not be as we wrote it.
+
+A footer is what was true when we wrote the file. Another program may have taken bars out since,
+keeping the footer (Arrow) or losing it (pandas, DuckDB). A session that has fewer bars than were
+written is not settled any more, as a whole; a session that has more, or bars out of order, make
+the file one that cannot be trusted.
+
+A lost footer is replaced by what the ledger mirrored of that very file. That is as safe as a kept
+one: either says only what we wrote under that name, neither vouches for the values of the bars that
+are left, and both are believed no further than a count of every session bears out. What the ledger
+does not know stays without a footer, and is an error. Values that cannot be what was traded are
+not believed of another program.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, VALUES, moment, rows_per_session, stamps
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import SecType
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.plausibility import Finding, explained
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_file import UNREADABLE, corrupt
+from ktrdr_pipelines.store.bars.digests import Seal, seal_of
+from ktrdr_pipelines.store.bars.footer import FileFacts
+from ktrdr_pipelines.store.files import bar_file_oddity, disk_errors
+
+_COLUMNS = ["ts", "session_date", *VALUES]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What some bars of a file are like; stamps are those of the first bad bar, or None."""
+
+    rows: int = 0
+    out_of_order: int = 0
+    duplicates: int = 0
+    implausible: int = 0
+    findings: int = 0
+    first_misplaced: datetime | None = None
+    first_implausible: datetime | None = None
+
+
+def examine(
+    path: Path, since: date, sec_type: SecType | None = None, known: Iterable[Finding] = ()
+) -> Examined:
+    """Examine the bars of a file whose session is not older than a date.
+
+    Args:
+        path: the file.
+        since: the oldest session date that is looked at.
+        sec_type: the kind of the instrument.
+        known: the findings of its series.
+
+    Raises:
+        CorruptFileError: it cannot be read.
+        DiskError: the system refused.
+    """
+    if oddity := bar_file_oddity(path):
+        raise corrupt(path, oddity)
+    try:
+        with disk_errors(path):
+            bars = pq.read_table(
+                path,
+                columns=_COLUMNS,
+                filters=pc.field("session_date") >= pa.scalar(since),
+                page_checksum_verification=True,
+            )
+    except UNREADABLE as error:
+        raise corrupt(path, str(error)) from error
+    return examined(bars, sec_type, known)
+
+
+def examined(
+    bars: pa.Table, sec_type: SecType | None = None, known: Iterable[Finding] = ()
+) -> Examined:
+    """Examine bars as they stand in a file.
+
+    ``implausible`` counts those that no finding explains, ``findings`` those that one does
+    (``domain.plausibility``).
+    """
+    keys = np.asarray(bars["ts"].cast(pa.int64()).to_numpy())
+    steps = np.diff(keys)
+    implausible, findings = explained(bars, sec_type, known)
+    return Examined(
+        rows=len(keys),
+        out_of_order=int((steps < 0).sum()),
+        duplicates=len(keys) - len(np.unique(keys)),
+        implausible=int(implausible.sum()),
+        findings=len(findings),
+        first_misplaced=_first(keys[1:], steps <= 0),
+        first_implausible=_first(keys, implausible),
+    )
+
+
+def _first(keys: np.ndarray, chosen: np.ndarray) -> datetime | None:
+    places = np.flatnonzero(chosen)
+    return _EPOCH + timedelta(microseconds=int(keys[places[0]])) if len(places) else None
+
+
+_DAY = timedelta(days=1)
+_FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+
+
+def true_facts(
+    path: Path, said: FileFacts, bars: pa.Table, calendar: SessionCalendar | None
+) -> FileFacts:
+    """Say what a file holds, from what was written and the bars that are there.
+
+    Args:
+        path: for messages.
+        said: what was true when it was written.
+        bars: all that is there; of a file without digests stamps and session dates suffice.
+        calendar: whose days sessions are cut by; without one, by the bars around them, so that
+            more may have to be asked again than was lost.
+
+    Raises:
+        CorruptFileError: there are bars that nobody wrote, they are out of order, or they have
+            other values than were written.
+    """
+    keys = stamps(bars)
+    if not bool(np.all(keys[1:] > keys[:-1])):
+        raise corrupt(path, "its bars are not in order, or not unique")
+    found = rows_per_session(bars)
+    _refuse_added(path, found, said.rows_per_session)
+    seal = said.seal
+    if seal is not None and bars.num_columns == len(BAR_SCHEMA):
+        seal = _unbroken(path, said, seal, bars)
+    if found == said.rows_per_session:
+        return said
+    lost = [day for day, rows in said.rows_per_session.items() if found.get(day, 0) < rows]
+    timeframe = said.identity.timeframe
+    stretches = IntervalSet(_stretch(day, timeframe, bars, calendar) for day in lost)
+    coverage = Coverage(said.coverage.bars - stretches, said.coverage.empty)
+    return replace(said, coverage=coverage, rows=len(keys), rows_per_session=found, seal=seal)
+
+
+def less_distrusted(
+    facts: FileFacts, bars: pa.Table, known: Iterable[Finding], sec_type: SecType | None
+) -> FileFacts:
+    """Return the facts of a file that another program wrote, less what its values do not bear out.
+
+    Implausible bars without a finding may be that program's. They are covered no more, so that they
+    are requested again, and what the gateway returns then counts. Otherwise they would pass for
+    the gateway's as soon as the file is written anew.
+
+    Args:
+        facts: what is true of the file by its counts.
+        bars: all that is there.
+        known: the findings of the series.
+        sec_type: the kind of the instrument; None where it is not known.
+    """
+    odd, _ = explained(bars, sec_type, known)
+    length = facts.identity.timeframe.length
+    keys = stamps(bars)[odd].tolist()
+    places = IntervalSet(Interval(moment(key), moment(key) + length) for key in keys)
+    if not facts.coverage.bars & places:
+        return facts
+    coverage = replace(facts.coverage, bars=facts.coverage.bars - places)
+    return replace(facts, coverage=coverage)
+
+
+def _unbroken(path: Path, said: FileFacts, seal: Seal, bars: pa.Table) -> Seal:
+    """Return what a seal says of the sessions that are left, or refuse the file.
+
+    It is refused where a value was changed, and where a session has lost some of its bars: the
+    others of that session cannot be judged any more. Sessions that are gone as a whole are missing.
+    """
+    here = seal_of(bars)
+    if here.bars == seal.bars:
+        return seal
+    found, written = rows_per_session(bars), said.rows_per_session
+    broken = [day for day, rows in found.items() if rows < written.get(day, 0)]
+    if broken:
+        raise corrupt(
+            path, f"bars of {min(broken)} are gone, and those that are left cannot be judged"
+        )
+    whole = {day: crc for day, crc in here.sessions.items() if found[day] == written.get(day)}
+    changed = [day for day, crc in whole.items() if seal.sessions.get(day, crc) != crc]
+    if changed or (found == written and seal.bars):
+        days = f"of {min(changed)}" if changed else "of some session"
+        more = f" and {len(changed) - 1} other session dates" if len(changed) > 1 else ""
+        raise corrupt(path, f"the bars {days}{more} have other values than were written")
+    return Seal("", {day: crc for day, crc in whole.items() if day in seal.sessions})
+
+
+def _refuse_added(path: Path, found: Mapping[date, int], said: Mapping[date, int]) -> None:
+    for day, rows in found.items():
+        if rows > said.get(day, 0):
+            raise corrupt(path, f"{rows} bars of {day}, {said.get(day, 0)} were written")
+
+
+def _stretch(
+    day: date, timeframe: Timeframe, bars: pa.Table, calendar: SessionCalendar | None
+) -> Interval:
+    """Give the stamps that bars of a session date may have."""
+    if timeframe is Timeframe.D1:
+        return Interval(midnight(day), midnight(day + _DAY))
+    if timeframe is Timeframe.W1:
+        return Interval(midnight(monday_of(day)), midnight(monday_of(day) + 7 * _DAY))
+    if calendar is not None:
+        return Interval(calendar.day_starts_at(day), calendar.day_starts_at(day + _DAY))
+    return _between_others(day, timeframe, bars)
+
+
+def _between_others(day: date, timeframe: Timeframe, bars: pa.Table) -> Interval:
+    """Give all between the last bar of an earlier session and the first of a later one.
+
+    A session's last bar may be short. Where the next session may begin within its full length, as
+    with four hours, it is not vouched for either.
+    """
+    length = timedelta(0) if timeframe is Timeframe.H4 else timeframe.length
+    keys = stamps(bars)
+    days = bars["session_date"].to_numpy().astype("datetime64[D]")
+    earlier, later = keys[days < np.datetime64(day)], keys[days > np.datetime64(day)]
+    return Interval(
+        moment(earlier[-1]) + length if len(earlier) else _FIRST,
+        moment(later[0]) if len(later) else _LAST,
+    )

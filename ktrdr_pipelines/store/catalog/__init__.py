@@ -1,0 +1,1 @@
+"""The DuckDB catalog: its views and tables, and which queries may run."""

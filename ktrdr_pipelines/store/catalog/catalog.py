@@ -1,0 +1,430 @@
+"""The DuckDB catalog: one small file through which every bar of the store can be queried.
+
+It holds views, a macro and small tables, no bars. It is built beside and renamed over, so a reader
+has the old one or the new one. Bar files are renamed over under running queries too: such a query
+may fail, so the readers here try again.
+
+Not here: the SQL of its objects (``store.catalog.sql``), the rows of its tables
+(``store.catalog.tables``).
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.errors import (
+    CorruptFileError,
+    DiskError,
+    KtrdrError,
+    NoCatalogError,
+    StoreError,
+    UsageError,
+)
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.catalog.query_policy import CheckedSql, check_statements
+from ktrdr_pipelines.store.catalog.sql import (
+    IS_OUTDATED,
+    NAMES_OTHER_FILES,
+    REFUSED,
+    SERIES,
+    TABLES,
+    files_of,
+    refusing_source,
+    series_source,
+    view_sources,
+)
+from ktrdr_pipelines.store.catalog.tables import Gaps, catalog_tables
+from ktrdr_pipelines.store.files import disk_errors, locked, put_in_place, require_file, temp_beside
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger.file_index import fingerprint
+from ktrdr_pipelines.store.ledger.ledger import open_ledger
+from ktrdr_pipelines.store.maintenance.file_checks import refused_files
+from ktrdr_pipelines.store.maintenance.odd_paths import refuse_odd_bars
+
+STORAGE_VERSION = "v1.0.0"
+"""DuckDB's storage format of the file: what shells from 1.0 on can read.
+
+Source: https://duckdb.org/docs/stable/internals/storage.html
+"""
+
+QUERY_TRIES = 5
+"""How often a query is tried while bar files are renamed over under it."""
+
+_BUILDING = {"memory_limit": "512MB", "threads": "1"}
+_READING = {"python_enable_replacements": "false"}
+_CONFINED = """
+    SET autoinstall_known_extensions = false;
+    SET autoload_known_extensions = false;
+    SET allow_community_extensions = false;
+    SET allow_persistent_secrets = false;
+    SET temp_directory = '{spill}';
+    SET allowed_directories = [{allowed}];
+    SET enable_external_access = false;
+"""
+"""The order matters: without external access no folder can be named any more.
+
+Source: https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview
+"""
+
+_COMMENTS_OF_OBJECTS: Final = """
+    SELECT comment FROM duckdb_views() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
+    UNION ALL
+    SELECT comment FROM duckdb_functions() WHERE database_name = 'ktrdr' AND comment IS NOT NULL
+"""
+
+_NO_PARQUET = re.compile(r"too small to be a Parquet file|No magic bytes found|Invalid unicode")
+"""What DuckDB says of files that are no Parquet files, or lie in folders with impossible names."""
+
+_BAD_SQL = (
+    duckdb.ParserException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.DataError,
+    duckdb.NotSupportedError,
+    duckdb.PermissionException,
+    duckdb.InternalException,
+)
+
+
+def rebuild_catalog(
+    layout: StoreLayout, universe: Sequence[Instrument], now: datetime, *, gaps: Gaps = ()
+) -> None:
+    """Write the catalog anew from the files, the ledger and the universe.
+
+    What renews it where the gaps are known is ``gaps.catalog_refresh``. Series with a file that no
+    query may read have no rows in the table of coverage.
+
+    Args:
+        layout: where the store is; views name its files by absolute path.
+        universe: instruments; bars of symbols that are not among them have no session closes.
+        now: sessions are told until a year after.
+        gaps: the rows of the table of gaps.
+
+    Raises:
+        StoreError: the ledger cannot be read, or DuckDB cannot open files in the folder.
+        StoreReplacedError: the store is not the one that was opened.
+        DiskError: the catalog cannot be written; the older one still stands.
+    """
+    _refuse_folder(layout)
+    layout.require_same()
+    with locked(layout.lock("catalog"), f"the catalog {layout.catalog}"):
+        temp = temp_beside(layout.catalog)
+        try:
+            with closing(open_ledger(layout)) as ledger:
+                store = BarStore(layout, ledger)
+                objects = _Objects.of(layout, store)
+                folders = {path.parent for path in objects.refused}
+                held = [
+                    key
+                    for key in store.series_on_disk()
+                    if layout.series_folder(*key) not in folders
+                ]
+                tables = catalog_tables(store, universe, now, held=held, gaps=gaps)
+            with TemporaryDirectory(prefix="ktrdr-") as folder:
+                # DuckDB puts its log in the wrong place where a path has a question mark.
+                built = Path(folder) / "catalog.duckdb"
+                _build(built, layout, tables, objects)
+                with disk_errors(layout.catalog):
+                    shutil.copyfile(built, temp)
+            with disk_errors(layout.catalog):
+                _sync(temp)
+                layout.require_same()
+                layout.catalog_log.unlink(missing_ok=True)
+                put_in_place(temp, layout.catalog)
+        finally:
+            temp.unlink(missing_ok=True)
+
+
+def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
+    """Open the newest catalog for reading; instants are told in UTC.
+
+    Raises:
+        NoCatalogError: there is none, or one that an earlier version made.
+        StoreError: it cannot be read, or it was built for another folder.
+    """
+    _refuse_folder(layout)
+    if not require_file(layout.catalog):
+        raise NoCatalogError(f"there is no catalog {layout.catalog}", remedy="Run `ktrdr repair`")
+    # DuckDB shares an instance between connections by path, an older catalog included: attach.
+    connection = duckdb.connect(config=dict(_READING))
+    try:
+        connection.execute(f"ATTACH '{_escaped(layout.catalog)}' AS ktrdr (READ_ONLY)")
+        connection.execute("USE ktrdr; SET TimeZone = 'UTC'")
+        names_others = connection.execute(NAMES_OTHER_FILES, [files_of(layout)]).fetchone()
+        is_outdated = connection.execute(IS_OUTDATED).fetchone()
+    except duckdb.Error as error:
+        connection.close()
+        raise StoreError(
+            f"cannot read the catalog {layout.catalog}",
+            came=str(error),
+            remedy="Close shells that have it open for writing; `ktrdr repair` builds it anew",
+        ) from error
+    if is_outdated:
+        connection.close()
+        raise NoCatalogError(
+            f"cannot use the catalog {layout.catalog}",
+            came="an earlier version of this program made it",
+            remedy="Run `ktrdr repair`, which builds it anew",
+        )
+    if names_others:
+        connection.close()
+        raise StoreError(
+            f"cannot use the catalog {layout.catalog}",
+            came="it names the bars of another folder: this store was moved or copied",
+            remedy="Run `ktrdr repair`, which builds it anew",
+        )
+    return connection
+
+
+def files_after_catalog(layout: StoreLayout) -> int:
+    """Count the bar files that were written after the catalog was built.
+
+    Queries see their bars. The tables of coverage, gaps, sessions and instruments are as they were.
+    """
+    if not layout.catalog.is_file():
+        return 0
+    built_ns = layout.catalog.stat().st_mtime_ns
+    return sum(
+        fingerprint(path).mtime_ns > built_ns
+        for key in layout.series_folders()
+        for path in layout.bar_files(*key)
+    )
+
+
+def _refuse_folder(layout: StoreLayout) -> None:
+    """Refuse a folder whose files DuckDB cannot open: it takes a backslash for a separator."""
+    if "\\" in layout.root.as_posix():
+        raise StoreError(
+            f"cannot use a catalog in {layout.root}",
+            came="DuckDB opens no file below a folder with a backslash in its name",
+            remedy="Move the data folder to a path without one, and name it in KTRDR_DATA",
+        )
+
+
+def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
+    """Answer a query; what gives no rows, such as SET, answers with a table of no columns.
+
+    Bars are those of the files that are there now, whether or not the catalog was built after them.
+    Nothing is written, and nothing is read but the catalog and its bars:
+    ``store.catalog.query_policy`` decides what may run, and DuckDB is barred from other files, from
+    extensions and from changes of its settings. What does not fit into memory goes to a temporary
+    folder of this query alone.
+
+    Raises:
+        UsageError: DuckDB does not accept the query, or it could write or read something else.
+        CorruptFileError: it would read a file that is damaged, or that is none of the store's.
+        OddPathError: something else stands where bars should be.
+        NoCatalogError: there is none, or one that an earlier version made.
+        StoreError: the catalog or the files cannot be read.
+    """
+    refuse_odd_bars(layout)
+    for tries_left in reversed(range(QUERY_TRIES)):
+        with closing(open_ledger(layout)) as ledger:
+            objects = _Objects.of(layout, BarStore(layout, ledger))
+        try:
+            with (
+                TemporaryDirectory(prefix="ktrdr-query-") as spill,
+                closing(connect_catalog(layout)) as connection,
+            ):
+                _show_present_files(connection, layout, objects, Path(spill))
+                _confine(connection, layout, Path(spill))
+                return _run(connection, check_statements(connection, sql))
+        except duckdb.Error as error:
+            is_refused = _is_of_refused(error, objects.refused)
+            if is_refused or not tries_left or isinstance(error, _BAD_SQL):
+                raise _refused(error, is_refused=is_refused) from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _confine(connection: duckdb.DuckDBPyConnection, layout: StoreLayout, spill: Path) -> None:
+    """Bar a connection from all files but the open catalog, the bars and a folder for spilling.
+
+    DuckDB compares the text of a glob with the folders too, so that both spellings are allowed,
+    and follows links.
+    """
+    glob = files_of(layout).rpartition("/")[0]
+    linked = [
+        folder.resolve()
+        for series in layout.series_folders().values()
+        for folder in (series.parent, series)
+        if folder.is_symlink()
+    ]
+    folders = [_escaped(layout.bars), glob, *map(_escaped, linked)]
+    allowed = ", ".join(f"'{folder}'" for folder in dict.fromkeys(folders))
+    connection.execute(_CONFINED.format(spill=_escaped(spill), allowed=allowed))
+
+
+def _run(connection: duckdb.DuckDBPyConnection, checked: CheckedSql) -> pa.Table:
+    """Run checked SQL and return the rows of its last statement."""
+    for setting in checked.settings:
+        connection.execute(setting)
+    connection.execute("SET lock_configuration = true")
+    for statement in checked.statements:
+        connection.execute(statement)
+        while connection.fetchmany(10_000):
+            pass  # DuckDB 2 starts no other statement before the last row of this one
+    relation = None if checked.query is None else connection.sql(checked.query)
+    return pa.table({}) if relation is None else relation.to_arrow_table()
+
+
+@dataclass(frozen=True, slots=True)
+class _Objects:
+    """The views and the macro of bars as they are to be now, each with a digest of its text."""
+
+    views: Mapping[str, str]
+    series: str
+    refused: Mapping[Path, str]
+
+    @classmethod
+    def of(cls, layout: StoreLayout, store: BarStore) -> "_Objects":
+        """Make them from the files that are there.
+
+        Raises:
+            StoreError: a file was written by a newer version, or the ledger cannot be used.
+        """
+        filled = frozenset(timeframe for _symbol, timeframe in store.series_on_disk())
+        refused = refused_files(store)
+        return cls(
+            view_sources(layout, filled, refused),
+            series_source(layout, refused, filled=bool(filled)),
+            refused,
+        )
+
+    @property
+    def digests(self) -> set[str]:
+        """The digests of all of them."""
+        return {_digest(text) for text in (*self.views.values(), self.series)}
+
+    def create(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make them in the catalog that a connection uses, in place of older ones.
+
+        DuckDB opens a file for each view. Where that is one that no query may read, the view fails
+        for all symbols of its timeframe.
+        """
+        for name, source in self.views.items():
+            try:
+                connection.execute(f"CREATE OR REPLACE VIEW {name} AS {source}")
+            except duckdb.Error as error:
+                if not _is_of_refused(error, self.refused):
+                    raise
+                refusing = refusing_source(str(error))
+                connection.execute(f"CREATE OR REPLACE VIEW {name} AS {refusing}")
+            connection.execute(f"COMMENT ON VIEW {name} IS '{_digest(source)}'")
+        connection.execute(f"CREATE OR REPLACE MACRO {SERIES} AS TABLE {self.series}")
+        connection.execute(f"COMMENT ON MACRO TABLE series IS '{_digest(self.series)}'")
+
+
+def _build(
+    temp: Path, layout: StoreLayout, tables: Mapping[str, pa.Table], objects: _Objects
+) -> None:
+    with _duckdb_errors(layout.catalog), closing(duckdb.connect(config=dict(_BUILDING))) as build:
+        build.execute(
+            f"ATTACH '{_escaped(temp)}' AS ktrdr (STORAGE_VERSION '{STORAGE_VERSION}'); USE ktrdr"
+        )
+        build.execute(TABLES)
+        for name, rows in tables.items():
+            build.register("rows", rows)
+            build.execute(f"INSERT INTO {name} SELECT * FROM rows")  # noqa: S608  (our own names)
+        objects.create(build)
+        build.execute("USE memory; DETACH ktrdr")
+
+
+def _show_present_files(
+    connection: duckdb.DuckDBPyConnection, layout: StoreLayout, objects: _Objects, folder: Path
+) -> None:
+    """Let a connection see the files as they are now, where the catalog knows others.
+
+    It uses a copy of the catalog in a private folder then, so that every name means the same.
+    """
+    known = {text for (text,) in connection.execute(_COMMENTS_OF_OBJECTS).fetchall()}
+    if known == objects.digests:
+        return
+    copy = folder / "catalog.duckdb"
+    with disk_errors(copy):
+        shutil.copyfile(layout.catalog, copy)
+    connection.execute(f"USE memory; DETACH ktrdr; ATTACH '{_escaped(copy)}' AS ktrdr; USE ktrdr")
+    objects.create(connection)
+    connection.execute(
+        f"USE memory; DETACH ktrdr; ATTACH '{_escaped(copy)}' AS ktrdr (READ_ONLY); USE ktrdr"
+    )
+
+
+@contextmanager
+def _duckdb_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise DiskError(
+            f"cannot write the catalog {path}",
+            came=str(error),
+            remedy="Make room, or make the folder writable, and run it again",
+        ) from error
+
+
+def _is_of_refused(error: duckdb.Error, refused: Iterable[Path]) -> bool:
+    """Say whether a query failed since it met a file that no query may read."""
+    text = str(error)
+    return REFUSED in text or any(path.as_posix() in text for path in refused)
+
+
+def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
+    text = str(error)
+    if is_refused:
+        return CorruptFileError(
+            "cannot run this query",
+            came=text[max(text.find(REFUSED), 0) :],
+            remedy="Run `ktrdr repair`: it sets the file aside and says what to load again",
+        )
+    if "No files found that match the pattern" in text:
+        return UsageError(
+            "there are no bars for this query",
+            came=text,
+            remedy="`ktrdr status` names the series that have bars, `ktrdr load` loads others",
+        )
+    if _NO_PARQUET.search(text):
+        return StoreError(
+            "cannot read a bar file for this query",
+            came=text,
+            remedy="Run `ktrdr repair`: it sets aside files that cannot be read",
+        )
+    if isinstance(error, duckdb.InternalException):
+        return UsageError(
+            "cannot run this query",
+            came=f"DuckDB {duckdb.__version__} fails on it by a defect of its own",
+            remedy="Write it in another way, or use another version of DuckDB",
+        )
+    if isinstance(error, (duckdb.ProgrammingError, *_BAD_SQL)):
+        return UsageError("cannot run this query", came=text)
+    return StoreError(
+        "cannot run this query", came=text, remedy="Run it again; if it stays, `ktrdr repair`"
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _escaped(path: Path) -> str:
+    return path.as_posix().replace("'", "''")
+
+
+def _write_ahead(path: Path) -> Path:
+    """Name the log that DuckDB keeps beside a file that it writes."""
+    return path.with_name(f"{path.name}.wal")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

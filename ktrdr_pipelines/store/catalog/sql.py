@@ -1,0 +1,284 @@
+"""The SQL of the DuckDB catalog: views, the ``series`` macro, tables.
+
+It must parse in DuckDB shells older than the one that writes the file, so it keeps to what 1.1
+knows. Not here: when and how the catalog is written and read (``store.catalog.catalog``).
+
+The symbol of a bar is taken from the name of its file. DuckDB's own reading of such paths looks at
+the whole of them, folders above the store included, and takes a symbol NULL for no symbol before
+version 2. A file that no query may read makes those fail that would read it, and no others.
+
+``closes_at`` says when a bar is complete, so that a join on it cannot look ahead. It may be late,
+never early: the earliest of the bar's full length, the next bar of its session, and the session's
+close; for days and weeks the close of the last session, or well after it where no calendar knows,
+or where the bars of coins may be of other days.
+"""
+
+# ruff: noqa: S608  (every text that goes into these statements is a constant here or quoted here)
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.domain.universe.fields import KEY_PATTERN
+from ktrdr_pipelines.store.bars.bar_store import ALL
+from ktrdr_pipelines.store.layout import StoreLayout
+
+REFUSED: Final = "no query may read "
+"""How errors begin that a view raises for a file that is damaged or is none of the store's."""
+
+TABLES = """
+CREATE TABLE sessions (
+    calendar VARCHAR, session_date DATE, opens_at TIMESTAMPTZ, closes_at TIMESTAMPTZ
+);
+CREATE TABLE instruments (
+    symbol VARCHAR, ib_symbol VARCHAR, sec_type VARCHAR, exchange VARCHAR, currency VARCHAR,
+    what_to_show VARCHAR, use_rth BOOLEAN, calendar VARCHAR, timeframes VARCHAR[], start DATE
+);
+CREATE TABLE coverage (
+    symbol VARCHAR, timeframe VARCHAR, verdict VARCHAR, starts TIMESTAMPTZ, ends TIMESTAMPTZ,
+    proved_at TIMESTAMPTZ, expires_at TIMESTAMPTZ, kind VARCHAR
+);
+CREATE TABLE gaps (
+    symbol VARCHAR, timeframe VARCHAR, reason VARCHAR, starts TIMESTAMPTZ, ends TIMESTAMPTZ,
+    sessions BIGINT, bars BIGINT, next_try_at TIMESTAMPTZ, detail VARCHAR
+);
+CREATE TABLE statements (
+    symbol VARCHAR, kind VARCHAR, timeframe VARCHAR, starts TIMESTAMPTZ, ends TIMESTAMPTZ,
+    said_at TIMESTAMPTZ, controlled BOOLEAN, voided_at TIMESTAMPTZ
+);
+CREATE TABLE requests (
+    series VARCHAR, contract_id BIGINT, what_to_show VARCHAR, gateway VARCHAR,
+    login VARCHAR, asked_end TIMESTAMPTZ, duration VARCHAR, sent_at TIMESTAMPTZ,
+    took_s DOUBLE, outcome VARCHAR, code INTEGER, rows BIGINT, proved VARCHAR,
+    clock_offset_s DOUBLE
+);
+"""
+
+_NO_BARS = """
+    SELECT NULL::VARCHAR AS symbol, NULL::VARCHAR AS timeframe, NULL::TIMESTAMPTZ AS ts,
+        NULL::DATE AS session_date, NULL::DOUBLE AS open, NULL::DOUBLE AS high,
+        NULL::DOUBLE AS low, NULL::DOUBLE AS close, NULL::DOUBLE AS volume,
+        NULL::DOUBLE AS average, NULL::INTEGER AS bar_count"""
+
+_COLUMNS = "b.symbol, b.timeframe, b.ts, b.session_date, b.open, b.high, b.low, b.close, b.volume, \
+b.average, b.bar_count"
+
+_INSTRUMENT = "LEFT JOIN instruments AS i ON i.symbol = b.symbol"
+
+_SESSION = f"""{_INSTRUMENT}
+    LEFT JOIN sessions AS s ON s.calendar = i.calendar AND s.session_date = b.session_date"""
+
+_WEEKS = """(
+        SELECT calendar, CAST(date_trunc('week', session_date) AS DATE) AS monday,
+            max(closes_at) AS closes_at
+        FROM sessions GROUP BY ALL
+    )"""
+
+_MONDAY = "CAST(b.ts AT TIME ZONE 'UTC' AS DATE)"
+
+_WEEK = f"""{_INSTRUMENT}
+    LEFT JOIN {_WEEKS} AS w ON w.calendar = i.calendar AND w.monday = {_MONDAY}"""
+
+_OWN = "(SELECT i.calendar FROM instruments AS i WHERE i.symbol = of_symbol)"
+"""The calendar of the macro's symbol."""
+
+_CLOSE = "CASE WHEN s.closes_at > b.ts THEN s.closes_at END"
+_DAY_CLOSES = """CASE WHEN s.calendar LIKE 'CRYPTO%'
+        THEN greatest(s.closes_at, b.ts + INTERVAL 24 HOURS)
+        ELSE coalesce(s.closes_at, b.ts + INTERVAL 48 HOURS) END"""
+_WEEK_CLOSES = """CASE WHEN w.calendar LIKE 'CRYPTO%'
+        THEN greatest(w.closes_at, b.ts + INTERVAL 168 HOURS)
+        ELSE coalesce(w.closes_at, b.ts + INTERVAL 192 HOURS) END"""
+"""A coin's bars may be of UTC days in place of its sessions: the later of both counts."""
+
+_LONG = (Timeframe.H1, Timeframe.H4)
+
+
+def view_name(timeframe: Timeframe) -> str:
+    """Give the name of the view of one timeframe's bars."""
+    return f"bars_{timeframe}"
+
+
+def view_sources(
+    layout: StoreLayout, filled: frozenset[Timeframe], refused: Mapping[Path, str]
+) -> dict[str, str]:
+    """Make the queries of all views by their names, that of ``bars`` last.
+
+    Args:
+        layout: where the files stand; the views name them by absolute path.
+        filled: the timeframes that have files; the views of the others have no rows.
+        refused: files that no query may read, and why.
+    """
+    views = {
+        view_name(timeframe): _view(
+            timeframe,
+            _all_series(layout, timeframe, refused) if timeframe in filled else _nothing(),
+        )
+        for timeframe in Timeframe
+    }
+    union = " UNION ALL ".join(f"SELECT * FROM {view_name(timeframe)}" for timeframe in Timeframe)
+    return {**views, "bars": union}
+
+
+def series_source(layout: StoreLayout, refused: Mapping[Path, str], *, filled: bool) -> str:
+    """Make the query of the macro that goes to one series by path.
+
+    Its joins are chosen by the timeframe, which is a constant once it is called: what does not
+    concern it is planned away. The next bar is joined, not windowed, so that a filter on ts prunes.
+
+    Its parameters have names that no column has: DuckDB refuses a name that could mean both.
+
+    Args:
+        layout: where the files stand.
+        refused: files that no query may read, and why.
+        filled: whether the store has any file; DuckDB cannot name a path that has none.
+    """
+    source = _one_series(layout, refused) if filled else _no_series()
+    long = f"of_timeframe IN ({_quoted(*_LONG)})"
+    seconds = " ".join(f"WHEN {_quoted(tf)} THEN {tf.seconds}" for tf in Timeframe)
+    length = f"to_seconds(CASE of_timeframe {seconds} END)"
+    return f"""SELECT {_COLUMNS}, CASE of_timeframe
+        WHEN '1d' THEN {_DAY_CLOSES}
+        WHEN '1w' THEN {_WEEK_CLOSES}
+        ELSE least(b.ts + {length}, n.next_ts, {_CLOSE}) END AS closes_at
+    FROM {source} AS b
+    LEFT JOIN (
+        SELECT calendar, session_date, closes_at FROM sessions
+        WHERE calendar = {_OWN} AND of_timeframe <> '1w'
+    ) AS s ON s.session_date = b.session_date
+    LEFT JOIN (
+        SELECT calendar, monday, closes_at FROM {_WEEKS}
+        WHERE calendar = {_OWN} AND of_timeframe = '1w'
+    ) AS w ON w.monday = {_MONDAY}
+    LEFT JOIN (
+        SELECT ts, lead(ts) OVER (ORDER BY ts) AS next_ts FROM {source} WHERE {long}
+    ) AS n ON n.ts = b.ts"""
+
+
+SERIES: Final = "series(of_symbol, of_timeframe)"
+"""The macro and its parameters."""
+
+NAMES_OTHER_FILES = """
+    SELECT view_name FROM duckdb_views()
+    WHERE database_name = 'ktrdr' AND contains(sql, '.parquet') AND NOT contains(sql, ?)
+"""
+"""Views of the attached catalog that name files, and none that begin as the argument says."""
+
+
+IS_OUTDATED = """
+    SELECT 1 FROM duckdb_columns()
+    WHERE database_name = 'ktrdr' AND table_name = 'requests' AND column_name = 'account_hash'
+"""
+"""Asks for what catalogs of earlier versions have, and no other: hashes of accounts."""
+
+
+def files_of(layout: StoreLayout) -> str:
+    """Give how the paths of all bar files begin in a view's text."""
+    return f"{_literal_glob(layout.bars)}/symbol=".replace("'", "''")
+
+
+def _view(timeframe: Timeframe, source: str) -> str:
+    """Select the bars of a source with the moment at which each is complete."""
+    if timeframe is Timeframe.D1:
+        return _closing(source, _SESSION, _DAY_CLOSES)
+    if timeframe is Timeframe.W1:
+        return _closing(source, _WEEK, _WEEK_CLOSES)
+    end = f"b.ts + INTERVAL {timeframe.seconds} SECONDS"
+    if timeframe not in _LONG:
+        return _closing(source, _SESSION, f"least({end}, {_CLOSE})")
+    order = "PARTITION BY symbol, session_date ORDER BY ts"
+    source = f"(SELECT *, lead(ts) OVER ({order}) AS next_ts FROM {source})"
+    return _closing(source, _SESSION, f"least({end}, b.next_ts, {_CLOSE})")
+
+
+def _closing(source: str, joins: str, closes_at: str) -> str:
+    return f"SELECT {_COLUMNS}, {closes_at} AS closes_at FROM {source} AS b {joins}"
+
+
+def _all_series(layout: StoreLayout, timeframe: Timeframe, refused: Mapping[Path, str]) -> str:
+    """Name the files of one timeframe by glob."""
+    path = f"{_literal_glob(layout.bars)}/symbol=*/timeframe={timeframe}/*.parquet"
+    symbol = "regexp_extract(filename, '/symbol=([^/]*)/[^/]*/[^/]*$', 1)"
+    own = {
+        file: why for file, why in refused.items() if file.parent.name == f"timeframe={timeframe}"
+    }
+    name = _quoted(f"/symbol={KEY_PATTERN}/timeframe={timeframe}{_name_pattern(timeframe)}")
+    return (
+        f"(SELECT {symbol} AS symbol, {_quoted(timeframe)} AS timeframe, * EXCLUDE (filename) "
+        f"FROM read_parquet({_quoted(path)}, hive_partitioning = false, filename = true) "
+        f"WHERE {_allowed(name, own)})"
+    )
+
+
+def _one_series(layout: StoreLayout, refused: Mapping[Path, str]) -> str:
+    """Name the files of the series that the macro's arguments say."""
+    start = _quoted(f"{_literal_glob(layout.bars)}/symbol=")
+    path = _checked(f"{start} || of_symbol || '/timeframe=' || of_timeframe || '/*.parquet'")
+    yearly = [one for one in Timeframe if one.is_yearly_filed]
+    names = [_quoted(_name_pattern(one)) for one in (Timeframe.M1, Timeframe.D1)]
+    name = f"CASE WHEN of_timeframe IN ({_quoted(*yearly)}) THEN {names[0]} ELSE {names[1]} END"
+    return (
+        "(SELECT of_symbol AS symbol, of_timeframe AS timeframe, * EXCLUDE (filename) "
+        f"FROM read_parquet({path}, hive_partitioning = false, filename = true) "
+        f"WHERE {_allowed(name, refused)})"
+    )
+
+
+def refusing_source(reason: str) -> str:
+    """Make the query of a view that cannot be made of its files, and fails whatever is asked."""
+    columns = _NO_BARS.removeprefix("\n    SELECT ").replace("NULL::", "_::")
+    failure = f"CASE WHEN r.n >= 0 THEN error({_quoted(REFUSED + reason)}) END"
+    columns = columns.replace("_::", f"{failure}::")
+    return (
+        f"SELECT {columns}, {failure}::TIMESTAMPTZ AS closes_at FROM range(1) AS r(n) "
+        f"WHERE {failure} IS NULL"
+    )
+
+
+def _name_pattern(timeframe: Timeframe) -> str:
+    """Give the regular expression of the names of a timeframe's files."""
+    return f"/{'[0-9]{4}' if timeframe.is_yearly_filed else ALL}[.]parquet$"
+
+
+def _allowed(name: str, refused: Mapping[Path, str]) -> str:
+    """Write the condition that fails for a file that is not to be read, and is true for others."""
+    cases = "".join(
+        f"WHEN filename = {_quoted(path.as_posix())} THEN error({_quoted(_refusal(path, why))}) "
+        for path, why in refused.items()
+    )
+    odd = f"error({_quoted(REFUSED)} || filename || ': it is no file of the store')"
+    return f"CASE {cases}WHEN NOT regexp_matches(filename, {name}) THEN {odd} ELSE true END"
+
+
+def _refusal(path: Path, why: str) -> str:
+    return f"{REFUSED}{path}: {why}"
+
+
+def _no_series() -> str:
+    """Give no bars for arguments that can name a series, in a store that has no file."""
+    return f"({_NO_BARS} FROM range({_checked('0')}))"
+
+
+def _nothing() -> str:
+    return f"({_NO_BARS} WHERE false)"
+
+
+def _checked(value: str) -> str:
+    """Give a value where the macro's arguments can name a series; wild ones are an error."""
+    return f"""CASE
+        WHEN NOT regexp_full_match(of_symbol, '[A-Za-z0-9._-]+')
+            THEN error('series(symbol, timeframe): no symbol can be ' || of_symbol)
+        WHEN of_timeframe NOT IN ({_quoted(*Timeframe)})
+            THEN error('series(symbol, timeframe): no timeframe is ' || of_timeframe)
+        ELSE {value} END"""
+
+
+def _literal_glob(path: Path) -> str:
+    """Write a path so that a glob meets it alone, whatever characters it has."""
+    return re.sub(r"[\[*?]", r"[\g<0>]", path.as_posix())
+
+
+def _quoted(*texts: str) -> str:
+    return ", ".join("'" + text.replace("'", "''") + "'" for text in texts)

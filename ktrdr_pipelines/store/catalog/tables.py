@@ -1,0 +1,232 @@
+"""The rows of the catalog's small tables: sessions, instruments, coverage, gaps and the like.
+
+Not here: the tables' columns in SQL and the views over bars (``store.catalog.sql``).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.calendars.registry import Calendars
+from ktrdr_pipelines.domain.calendars.sessions import monday_of
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Instrument, Series
+from ktrdr_pipelines.domain.planning.gaps import Gap
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.ledger.request_audit import RequestRecord
+from ktrdr_pipelines.store.ledger.statements import StatementRecord
+
+REQUESTS_KEPT = 10_000
+"""Rows of the audit that the catalog shows, the newest."""
+
+_AHEAD = timedelta(days=366)
+_WEEK = timedelta(days=7)
+
+_MOMENT = pa.timestamp("us", tz="UTC")
+_SESSIONS = pa.schema(
+    {
+        "calendar": pa.string(),
+        "session_date": pa.date32(),
+        "opens_at": _MOMENT,
+        "closes_at": _MOMENT,
+    }
+)
+_INSTRUMENTS = pa.schema(
+    {
+        "symbol": pa.string(),
+        "ib_symbol": pa.string(),
+        "sec_type": pa.string(),
+        "exchange": pa.string(),
+        "currency": pa.string(),
+        "what_to_show": pa.string(),
+        "use_rth": pa.bool_(),
+        "calendar": pa.string(),
+        "timeframes": pa.list_(pa.string()),
+        "start": pa.date32(),
+    }
+)
+_COVERAGE = pa.schema(
+    {
+        "symbol": pa.string(),
+        "timeframe": pa.string(),
+        "verdict": pa.string(),
+        "starts": _MOMENT,
+        "ends": _MOMENT,
+        "proved_at": _MOMENT,
+        "expires_at": _MOMENT,
+        "kind": pa.string(),
+    }
+)
+_GAPS = pa.schema(
+    {
+        "symbol": pa.string(),
+        "timeframe": pa.string(),
+        "reason": pa.string(),
+        "starts": _MOMENT,
+        "ends": _MOMENT,
+        "sessions": pa.int64(),
+        "bars": pa.int64(),
+        "next_try_at": _MOMENT,
+        "detail": pa.string(),
+    }
+)
+_STATEMENTS = pa.schema(
+    {
+        "symbol": pa.string(),
+        "kind": pa.string(),
+        "timeframe": pa.string(),
+        "starts": _MOMENT,
+        "ends": _MOMENT,
+        "said_at": _MOMENT,
+        "controlled": pa.bool_(),
+        "voided_at": _MOMENT,
+    }
+)
+_REQUESTS = pa.schema(
+    {
+        "series": pa.string(),
+        "contract_id": pa.int64(),
+        "what_to_show": pa.string(),
+        "gateway": pa.string(),
+        "login": pa.string(),
+        "asked_end": _MOMENT,
+        "duration": pa.string(),
+        "sent_at": _MOMENT,
+        "took_s": pa.float64(),
+        "outcome": pa.string(),
+        "code": pa.int32(),
+        "rows": pa.int64(),
+        "proved": pa.string(),
+        "clock_offset_s": pa.float64(),
+    }
+)
+
+Gaps = Iterable[tuple[Series, Gap]]
+"""Gaps with the series that they are of."""
+
+_Settled = Mapping[tuple[str, Timeframe], Coverage]
+
+
+def catalog_tables(
+    store: BarStore,
+    universe: Sequence[Instrument],
+    now: datetime,
+    *,
+    held: Iterable[tuple[str, Timeframe]],
+    gaps: Gaps = (),
+) -> dict[str, pa.Table]:
+    """Give the rows of each small table by its name; ``held`` are the series on disk."""
+    instruments = {instrument.symbol: instrument for instrument in universe}.values()
+    settled = {key: store.coverage_of(*key) for key in held}
+    calendars = store.ledger.calendars()
+    return {
+        "sessions": _sessions(instruments, settled, calendars, now),
+        "instruments": _instruments(instruments, calendars),
+        "coverage": _coverage(settled),
+        "gaps": _gaps(gaps),
+        "statements": _statements(store.ledger.statement_records()),
+        "requests": _requests(store.ledger.requests(REQUESTS_KEPT)),
+    }
+
+
+def _sessions(
+    instruments: Iterable[Instrument],
+    settled: _Settled,
+    book: Calendars,
+    now: datetime,
+) -> pa.Table:
+    """Give the sessions of the calendars in use, in whole weeks: a cut week would end early."""
+    calendars = book.each(instruments)
+    hulls = [coverage.bars.hull for coverage in settled.values()]
+    starts = [hull.start.date() for hull in hulls if hull]
+    starts += [instrument.start for instrument in instruments]
+    end = monday_of((now + _AHEAD).date()) + _WEEK
+    first = monday_of(min(starts, default=end)) - _WEEK
+    rows = [
+        {
+            "calendar": calendar,
+            "session_date": session.day,
+            "opens_at": session.opens_at,
+            "closes_at": session.closes_at,
+        }
+        for calendar in sorted(calendars)
+        for session in calendars[calendar].sessions(first, end)
+    ]
+    return pa.Table.from_pylist(rows, schema=_SESSIONS)
+
+
+def _instruments(instruments: Iterable[Instrument], book: Calendars) -> pa.Table:
+    names = [name for name in _INSTRUMENTS.names if name != "timeframes"]
+    rows = [
+        {name: getattr(instrument, name) for name in names}
+        | {"timeframes": list(instrument.timeframes), "calendar": book.key_of(instrument)}
+        for instrument in instruments
+    ]
+    return pa.Table.from_pylist(rows, schema=_INSTRUMENTS)
+
+
+def _coverage(settled: _Settled) -> pa.Table:
+    rows: list[dict[str, object]] = []
+    for (symbol, timeframe), coverage in settled.items():
+        series = {"symbol": symbol, "timeframe": timeframe}
+        rows += [
+            {**series, "verdict": "bars", "starts": part.start, "ends": part.end}
+            for part in coverage.bars
+        ]
+        rows += [
+            {
+                **series,
+                "verdict": "empty",
+                "starts": proof.interval.start,
+                "ends": proof.interval.end,
+                "proved_at": proof.proved_at,
+                "expires_at": proof.expires_at,
+                "kind": proof.kind,
+            }
+            for proof in coverage.empty
+        ]
+    return pa.Table.from_pylist(rows, schema=_COVERAGE)
+
+
+def _gaps(gaps: Gaps) -> pa.Table:
+    rows = [
+        {
+            "symbol": series.symbol,
+            "timeframe": series.timeframe,
+            "reason": gap.reason,
+            "starts": gap.stamps.start,
+            "ends": gap.stamps.end,
+            "sessions": gap.sessions,
+            "bars": gap.bars,
+            "next_try_at": gap.next_try_at,
+            "detail": gap.detail,
+        }
+        for series, gap in gaps
+    ]
+    return pa.Table.from_pylist(rows, schema=_GAPS)
+
+
+def _statements(records: Iterable[StatementRecord]) -> pa.Table:
+    rows = [
+        {
+            "symbol": record.symbol,
+            "kind": record.said.kind,
+            "timeframe": record.said.timeframe,
+            "starts": record.said.interval.start,
+            "ends": record.said.interval.end,
+            "said_at": record.said.said_at,
+            "controlled": record.said.controlled,
+            "voided_at": record.voided_at,
+        }
+        for record in records
+    ]
+    return pa.Table.from_pylist(rows, schema=_STATEMENTS)
+
+
+def _requests(records: Iterable[RequestRecord]) -> pa.Table:
+    names = [field.name for field in fields(RequestRecord)]
+    rows = [{name: getattr(record, name) for name in names} for record in records]
+    return pa.Table.from_pylist(rows, schema=_REQUESTS)

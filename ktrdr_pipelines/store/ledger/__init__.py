@@ -1,0 +1,1 @@
+"""The ledger: one SQLite database, a module a group of tables."""

@@ -1,0 +1,145 @@
+"""The ledger's attempts: tries that failed or are not final yet, and when the next is due.
+
+Not here: when a next try is due (``load``); what answers settled (``store.ledger.file_index``).
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.intervals import Interval
+from ktrdr_pipelines.domain.planning.retry_schedule import SERIES_WIDE, AttemptKind
+from ktrdr_pipelines.store.ledger.database import Database
+
+__all__ = ["Attempt", "AttemptKind", "AttemptsTable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """All tries of one kind at one interval of a series; the texts are those of the last."""
+
+    series_key: str
+    interval: Interval
+    kind: AttemptKind
+    error: str
+    code: int | None
+    tries: int
+    first_at: datetime
+    last_at: datetime
+    next_try_at: datetime | None
+
+    @property
+    def is_series_wide(self) -> bool:
+        """Say whether it concerns all of the series, bars that have yet to come included."""
+        return self.kind in SERIES_WIDE
+
+    def is_due(self, now: datetime) -> bool:
+        """Say whether automatic work may try again."""
+        return self.next_try_at is None or self.next_try_at <= now
+
+
+class AttemptsTable(Database):
+    """Attempts by series, interval and kind."""
+
+    def record_attempt(
+        self,
+        series_key: str,
+        interval: Interval,
+        kind: str,
+        *,
+        error: str,
+        code: int | None,
+        next_try_at: datetime | None,
+        at: datetime,
+    ) -> None:
+        """Count a try; ``next_try_at`` is None where nothing says when to try again.
+
+        Earlier tries of that kind at any part of the interval count too, since chunks are cut
+        anew for every run; those that lie inside are replaced.
+        """
+        due = None if next_try_at is None else micros(next_try_at)
+        start, end = bounds(interval)
+        values = (series_key, start, end, AttemptKind(kind), error, code)
+        with self._writing() as connection:
+            tries, first_at = connection.execute(
+                "SELECT coalesce(max(tries), 0), min(first_at) FROM attempts "
+                "WHERE series = ? AND kind = ? AND starts < ? AND ends > ?",
+                (series_key, kind, end, start),
+            ).fetchone()
+            connection.execute(
+                "DELETE FROM attempts WHERE series = ? AND kind = ? AND starts >= ? AND ends <= ?",
+                (series_key, kind, start, end),
+            )
+            first_at = micros(at) if first_at is None else first_at
+            connection.execute(
+                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, tries + 1, first_at, micros(at), due),
+            )
+
+    def attempts(self, series_key: str) -> list[Attempt]:
+        """Give the attempts of a series, oldest interval first."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT starts, ends, kind, error, code, tries, first_at, last_at, next_try_at "
+                "FROM attempts WHERE series = ? ORDER BY starts, ends, kind",
+                (series_key,),
+            ).fetchall()
+        return [_attempt(series_key, row) for row in rows]
+
+    def all_attempts(self) -> dict[str, list[Attempt]]:
+        """Give the attempts of every series that has any, oldest interval first."""
+        found: dict[str, list[Attempt]] = defaultdict(list)
+        with self._reading() as connection:
+            for key, *row in connection.execute(
+                "SELECT series, starts, ends, kind, error, code, tries, first_at, last_at, "
+                "next_try_at FROM attempts ORDER BY series, starts, ends, kind"
+            ):
+                found[key].append(_attempt(key, tuple(row)))
+        return dict(found)
+
+    def clear_attempts(self, series_key: str, interval: Interval, kind: str | None = None) -> None:
+        """Drop the attempts, of one kind or of all, that lie wholly inside an interval."""
+        start, end = bounds(interval)
+        with self._writing() as connection:
+            connection.execute(
+                "DELETE FROM attempts WHERE series = ? AND starts >= ? AND ends <= ? "
+                "AND kind = coalesce(?, kind)",
+                (series_key, start, end, kind),
+            )
+
+    def forget_attempts(self, series_key: str, kind: str) -> None:
+        """Drop the attempts of one kind, wherever they are."""
+        with self._writing() as connection:
+            connection.execute(
+                "DELETE FROM attempts WHERE series = ? AND kind = ?", (series_key, kind)
+            )
+
+    def hasten_attempts(self, at: datetime) -> int:
+        """Make every attempt due by a moment, and say how many that brings forward."""
+        with self._writing() as connection:
+            return connection.execute(
+                "UPDATE attempts SET next_try_at = ? WHERE next_try_at > ?",
+                (micros(at), micros(at)),
+            ).rowcount
+
+
+def bounds(interval: Interval) -> tuple[int, int]:
+    """Give an interval as the ledger keeps it."""
+    return micros(interval.start), micros(interval.end)
+
+
+def _attempt(series_key: str, row: tuple[Any, ...]) -> Attempt:
+    starts, ends, kind, error, code, tries, first_at, last_at, next_try_at = row
+    return Attempt(
+        series_key=series_key,
+        interval=Interval(moment(starts), moment(ends)),
+        kind=AttemptKind(kind),
+        error=error,
+        code=code,
+        tries=tries,
+        first_at=moment(first_at),
+        last_at=moment(last_at),
+        next_try_at=None if next_try_at is None else moment(next_try_at),
+    )

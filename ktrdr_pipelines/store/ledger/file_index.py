@@ -1,0 +1,333 @@
+"""The ledger's file checks: when each bar file was last read whole, and what damage was found.
+
+A row counts only while the fingerprint of the file is the one that was recorded: a file that is
+written anew, or set aside, has no damage.
+
+How the ledger writes the bars of each session down: small, and read at once into arrays.
+
+A sensor reads the counts of millions of sessions; they are steps from session to session, nearly
+all alike, which compress to almost nothing. Ledgers of version 1 hold them as JSON, which is read
+as well.
+
+The ledger's mirror of what bar files say of themselves, so that nobody opens them to know.
+
+A row counts only while the file's fingerprint is the one that was recorded; the files are the
+truth.
+"""
+
+import json
+import stat
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Identity
+from ktrdr_pipelines.errors import StoreError
+from ktrdr_pipelines.store.bars.footer import (
+    FileFacts,
+    coverage_from_json,
+    coverage_to_json,
+    identity_from_json,
+    identity_to_json,
+    seal_from_json,
+    seal_to_json,
+)
+from ktrdr_pipelines.store.files import disk_errors, not_a_bar_file
+from ktrdr_pipelines.store.ledger.database import Database
+
+_STEP = np.dtype("<i4")
+
+
+def packed_sessions(rows_per_session: Mapping[date, int]) -> bytes:
+    """Write down the bars of each session date."""
+    days = np.array(sorted(rows_per_session), dtype="datetime64[D]")
+    rows = [rows_per_session[day] for day in days.astype(object)]
+    steps = [np.diff(column, prepend=0) for column in (days.astype(np.int64), np.array(rows, int))]
+    return zlib.compress(np.concatenate(steps).astype(_STEP).tobytes(), level=1)
+
+
+def unpacked_sessions(packed: str | bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Read session dates (``datetime64[D]``) and the bars of each (int64)."""
+    if isinstance(packed, str):
+        told = json.loads(packed)
+        return np.array(list(told), "datetime64[D]"), np.array(list(told.values()), np.int64)
+    steps = np.frombuffer(zlib.decompress(packed), dtype=_STEP)
+    half = len(steps) // 2
+    days = steps[:half].cumsum(dtype=np.int64)
+    return days.view("datetime64[D]"), steps[half:].cumsum(dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What tells one version of a file from another without reading it."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """One file's row; what is written as JSON is parsed when it is asked for.
+
+    ``flat`` are the flat bars of each session that has any, packed; empty where they were not
+    counted.
+    """
+
+    fingerprint: Fingerprint
+    schema_version: int
+    rows: int
+    identity_json: str
+    coverage_json: str
+    sessions: str | bytes
+    seal_json: str = ""
+    flat: str | bytes = ""
+
+    @property
+    def identity(self) -> Identity:
+        """What the file says it holds."""
+        with _row_errors():
+            return identity_from_json(self.identity_json)
+
+    @property
+    def coverage(self) -> Coverage:
+        """What is settled in the file."""
+        with _row_errors():
+            return coverage_from_json(self.coverage_json)
+
+    @property
+    def session_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Session dates (``datetime64[D]``) and the bars of each (int64), one place a session."""
+        with _row_errors():
+            return unpacked_sessions(self.sessions)
+
+    @property
+    def traded_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Session dates as in ``session_arrays``, and the bars of each that are not flat.
+
+        All are taken for traded where flat ones were not counted.
+        """
+        days, rows = self.session_arrays
+        if not self.flat:
+            return days, rows
+        with _row_errors():
+            flat_days, flat = unpacked_sessions(self.flat)
+        traded = rows.copy()
+        place = np.searchsorted(days, flat_days)
+        is_known = place < len(days)
+        is_known[is_known] = days[place[is_known]] == flat_days[is_known]
+        traded[place[is_known]] -= flat[is_known]
+        return days, np.maximum(traded, 0)
+
+    @property
+    def rows_per_session(self) -> dict[date, int]:
+        """How many bars each session date has in the file."""
+        days, rows = self.session_arrays
+        return dict(zip(days.astype(object).tolist(), rows.tolist(), strict=True))
+
+    @property
+    def facts(self) -> FileFacts:
+        """What the file said, or a recount found, when this was recorded."""
+        rows_per_session = self.rows_per_session
+        with _row_errors():
+            seal = seal_from_json(self.seal_json, rows_per_session) if self.seal_json else None
+        return FileFacts(
+            self.identity, self.coverage, self.rows, rows_per_session, self.schema_version, seal
+        )
+
+
+@contextmanager
+def _row_errors() -> Iterator[None]:
+    """Tell a row that makes no sense from a damaged bar file.
+
+    Raises:
+        StoreError: it makes none.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zlib.error) as error:
+        raise StoreError(
+            "cannot use the ledger's row of a bar file",
+            came=str(error),
+            remedy="Run `ktrdr repair`: the ledger is rebuilt from the bar files, no bar is lost",
+        ) from error
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Take the fingerprint of a file.
+
+    Raises:
+        DiskError: it is gone, or may not be looked at.
+        CorruptFileError: it is no file.
+    """
+    with disk_errors(path):
+        facts = path.lstat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise not_a_bar_file(path)
+    return Fingerprint(facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+def mirrored(
+    taken: Fingerprint, facts: FileFacts, flat: Mapping[date, int] | None = None
+) -> Mirrored:
+    """Make the row of a file from what its footer says, and the flat bars of its sessions."""
+    return Mirrored(
+        fingerprint=taken,
+        schema_version=facts.schema_version,
+        rows=facts.rows,
+        identity_json=identity_to_json(facts.identity),
+        coverage_json=coverage_to_json(facts.coverage),
+        sessions=packed_sessions(facts.rows_per_session),
+        seal_json=seal_to_json(facts.seal, facts.rows_per_session) if facts.seal else "",
+        flat="" if flat is None else packed_sessions(flat),
+    )
+
+
+def known_by(row: Mirrored | None) -> Callable[[], FileFacts] | None:
+    """Give what stands in for the footer of a file, should it be lost."""
+    return None if row is None else lambda: row.facts
+
+
+class MirrorTable(Database):
+    """Rows by file name relative to the data folder, so that moving the folder is harmless."""
+
+    def mirror(self, series_key: str) -> dict[str, Mirrored]:
+        """Give what is recorded of a series' files, by name."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT file, size, mtime_ns, inode, schema_version, rows, identity, coverage, "
+                "sessions, seal, flat FROM mirror WHERE series = ?",
+                (series_key,),
+            ).fetchall()
+        return {row[0]: Mirrored(Fingerprint(*row[1:4]), *row[4:]) for row in rows}
+
+    def mirrors(self) -> dict[str, dict[str, Mirrored]]:
+        """Give what is recorded of all files, by series key and name."""
+        found: dict[str, dict[str, Mirrored]] = defaultdict(dict)
+        with self._reading() as connection:
+            for series, file, *row in connection.execute(
+                "SELECT series, file, size, mtime_ns, inode, schema_version, rows, identity, "
+                "coverage, sessions, seal, flat FROM mirror"
+            ):
+                found[series][file] = Mirrored(Fingerprint(*row[:3]), *row[3:])
+        return dict(found)
+
+    def record_mirror(self, series_key: str, files: Mapping[str, Mirrored]) -> None:
+        """Record what files hold now."""
+        with self._writing() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO mirror VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(name, series_key, *_values(row)) for name, row in files.items()],
+            )
+
+    def record_flat(self, file: str, taken: Fingerprint, flat: Mapping[date, int]) -> None:
+        """Record the flat bars of a file's sessions, if it is the version that was looked at."""
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE mirror SET flat = ? "
+                "WHERE file = ? AND size = ? AND mtime_ns = ? AND inode = ?",
+                (packed_sessions(flat), file, taken.size, taken.mtime_ns, taken.inode),
+            )
+
+    def forget_mirror(self, files: Iterable[str]) -> None:
+        """Drop the rows of files that are gone."""
+        with self._writing() as connection:
+            connection.executemany("DELETE FROM mirror WHERE file = ?", [(f,) for f in files])
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Give bytes and bars of all files together, by timeframe."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT substr(series, instr(series, '|') + 1) AS timeframe, sum(size), sum(rows) "
+                "FROM mirror GROUP BY timeframe"
+            ).fetchall()
+        return {timeframe: (size, bars) for timeframe, size, bars in rows}
+
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Return the fingerprints of all recorded files, by name."""
+        with self._reading() as connection:
+            return {
+                name: Fingerprint(*taken)
+                for name, *taken in connection.execute(
+                    "SELECT file, size, mtime_ns, inode FROM mirror"
+                )
+            }
+
+    def mirrored_files(self) -> list[str]:
+        """Give the names of all recorded files."""
+        with self._reading() as connection:
+            return [name for (name,) in connection.execute("SELECT file FROM mirror")]
+
+
+def _values(row: Mirrored) -> tuple[int | str | bytes, ...]:
+    taken = row.fingerprint
+    return (
+        taken.size,
+        taken.mtime_ns,
+        taken.inode,
+        row.schema_version,
+        row.rows,
+        row.identity_json,
+        row.coverage_json,
+        row.sessions,
+        row.seal_json,
+        row.flat,
+    )
+
+
+class FileCheck(NamedTuple):
+    """One reading of a whole file; ``damage`` says what is wrong with it, or is empty."""
+
+    fingerprint: Fingerprint
+    checked_at: datetime
+    damage: str
+
+
+class FileChecksTable(Database):
+    """The last check of each file, by its name relative to the data folder."""
+
+    def record_checks(self, checks: Mapping[str, FileCheck]) -> None:
+        """Keep the last check of files."""
+        with self._writing() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO file_checks VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        name,
+                        one.fingerprint.size,
+                        one.fingerprint.mtime_ns,
+                        one.fingerprint.inode,
+                        micros(one.checked_at),
+                        one.damage,
+                    )
+                    for name, one in checks.items()
+                ],
+            )
+
+    def file_checks(self, *, damaged: bool = False) -> dict[str, FileCheck]:
+        """Return the last check of each file, or of those alone that were found damaged."""
+        where = " WHERE damage <> ''" if damaged else ""
+        with self._reading() as connection:
+            rows = connection.execute(
+                f"SELECT file, size, mtime_ns, inode, checked_at, damage FROM file_checks{where}"  # noqa: S608
+            ).fetchall()
+        return {
+            name: FileCheck(Fingerprint(size, mtime_ns, inode), moment(at), damage)
+            for name, size, mtime_ns, inode, at, damage in rows
+        }
+
+    def forget_checks(self, files: Iterable[str]) -> None:
+        """Drop the checks of files that are gone."""
+        with self._writing() as connection:
+            connection.executemany(
+                "DELETE FROM file_checks WHERE file = ?", [(one,) for one in files]
+            )

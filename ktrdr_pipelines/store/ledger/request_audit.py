@@ -1,0 +1,109 @@
+"""The ledger's audit: every request that was sent, what came, and what it proved.
+
+Accounts do not appear: a login has a name such as ``login 1``. Not here: the budget of requests,
+which is the gateway's and lies outside the store (``ib.pacing.rate_limiter``).
+"""
+
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+from ktrdr_pipelines.domain.bars import micros, moment
+from ktrdr_pipelines.store.ledger.database import Database
+
+AUDIT_KEPT_DAYS = 90
+"""Days that audit rows are kept: long enough to look into any complaint."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request as it went.
+
+    Rows are of all requests that IB's limits on historical data count. ``series`` is a series key:
+    of a schedule (``what_to_show`` is SCHEDULE) that of its daily bars, of a head timestamp (no
+    ``duration``) one that it was asked for. ``asked_end`` None for "now"; ``rows`` the bars that
+    came; ``proved`` says in words what it settled. ``sent_at`` and ``took_s`` are those of whoever
+    asked: waiting for the budget counts. ``sent_at`` is real time; market time was
+    ``clock_offset_s`` ahead of it.
+    """
+
+    series: str
+    contract_id: int
+    what_to_show: str
+    gateway: str
+    login: str
+    asked_end: datetime | None
+    duration: str
+    sent_at: datetime
+    took_s: float
+    outcome: str
+    code: int | None = None
+    rows: int = 0
+    proved: str = ""
+    clock_offset_s: float = 0.0
+
+
+_NAMES = tuple(field.name for field in fields(RequestRecord))
+
+
+class AuditTable(Database):
+    """Requests in the order they were recorded."""
+
+    def record_request(self, record: RequestRecord) -> None:
+        """Keep what became of one request."""
+        with self._writing() as connection:
+            connection.execute(
+                f"INSERT INTO requests ({', '.join(_NAMES)}) "  # noqa: S608
+                f"VALUES ({', '.join('?' * len(_NAMES))})",
+                _row(record),
+            )
+
+    def requests(self, most: int) -> list[RequestRecord]:
+        """Give the newest requests, newest first."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                f"SELECT {', '.join(_NAMES)} "  # noqa: S608
+                "FROM requests ORDER BY sent_at DESC, rowid DESC LIMIT ?",
+                (most,),
+            ).fetchall()
+        return [_record(row) for row in rows]
+
+    def last_answered(self, contract_id: int, what_to_show: str, gateway: str) -> datetime | None:
+        """Say when a request was last answered with bars, or None where it never was."""
+        with self._reading() as connection:
+            (sent_at,) = connection.execute(
+                "SELECT max(sent_at) FROM requests WHERE rows > 0 AND contract_id = ? "
+                "AND what_to_show = ? AND gateway = ?",
+                (contract_id, what_to_show, gateway),
+            ).fetchone()
+        return None if sent_at is None else moment(sent_at)
+
+    def request_count(self, series_key: str | None = None, since: datetime | None = None) -> int:
+        """Count requests, of one series or of all, sent at or after a moment."""
+        first = 0 if since is None else micros(since)
+        values: tuple[object, ...]
+        statement, values = "SELECT count(*) FROM requests WHERE sent_at >= ?", (first,)
+        if series_key is not None:
+            statement, values = f"{statement} AND series = ?", (first, series_key)
+        with self._reading() as connection:
+            (count,) = connection.execute(statement, values).fetchone()
+        return int(count)
+
+    def prune_requests(self, now: datetime) -> int:
+        """Drop what is older than the audit is kept, and say how much that was."""
+        oldest = micros(now - timedelta(days=AUDIT_KEPT_DAYS))
+        with self._writing() as connection:
+            return connection.execute("DELETE FROM requests WHERE sent_at < ?", (oldest,)).rowcount
+
+
+def _row(record: RequestRecord) -> list[object]:
+    values = (getattr(record, name) for name in _NAMES)
+    return [micros(value) if isinstance(value, datetime) else value for value in values]
+
+
+def _record(row: tuple[Any, ...]) -> RequestRecord:
+    values = dict(zip(_NAMES, row, strict=True))
+    asked_end = values.pop("asked_end")
+    sent_at = moment(values.pop("sent_at"))
+    ends_at = None if asked_end is None else moment(asked_end)
+    return RequestRecord(**values, asked_end=ends_at, sent_at=sent_at)

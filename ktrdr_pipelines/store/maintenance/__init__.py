@@ -1,0 +1,1 @@
+"""Repairing a store, checking its files, moving symbols."""

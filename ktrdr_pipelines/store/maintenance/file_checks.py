@@ -1,0 +1,145 @@
+"""Integrity: which bar files are read whole, which are damaged, and which no query may read.
+
+Bits change on disk without a trace in size or time, and DuckDB 2.0 returns the rows of a page whose
+checksum is wrong. So files are read whole from time to time, and what is found is kept in the
+ledger until the file is written anew. Not here: what is wrong with one file
+(``store.maintenance.inspection``).
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import CorruptFileError
+from ktrdr_pipelines.store.bars.bar_store import BarStore, misnamed
+from ktrdr_pipelines.store.files import bar_file_oddity
+from ktrdr_pipelines.store.layout import store_origin
+from ktrdr_pipelines.store.ledger.file_index import FileCheck, fingerprint, known_by
+from ktrdr_pipelines.store.maintenance.inspection import Checked, check_file
+
+ROUND_DAYS: Final = 30
+"""Days in which a daily check reads every file once."""
+
+
+def check_files(
+    store: BarStore,
+    symbol: str,
+    timeframe: Timeframe,
+    paths: Iterable[Path],
+    *,
+    calendar: SessionCalendar | None,
+    at: datetime,
+) -> Iterator[tuple[Path, Checked]]:
+    """Read files of one series whole, and keep in the ledger what was found.
+
+    Args:
+        store: the store.
+        symbol, timeframe: the series.
+        paths: its files that are to be read.
+        calendar: its sessions; None where they are not known.
+        at: real time.
+
+    Raises:
+        StoreError: a file was written by a newer version, or the ledger cannot be used.
+    """
+    layout, checks = store.layout, {}
+    origin = store_origin(layout)
+    known = store.ledger.mirror(f"{symbol}|{timeframe}")
+    try:
+        for path in paths:
+            if oddity := bar_file_oddity(path):
+                yield path, Checked(wrong=oddity)
+                continue
+            name, taken = layout.relative(path), fingerprint(path)
+            found = check_file(
+                path,
+                symbol,
+                timeframe,
+                known=known_by(known.get(name)),
+                calendar=calendar,
+                origin=origin,
+            )
+            checks[name] = FileCheck(taken, at, found.damage)
+            yield path, found
+    finally:
+        store.ledger.record_checks(checks)
+
+
+def due_files(store: BarStore, timeframe: Timeframe) -> dict[str, list[Path]]:
+    """Return the files of a timeframe that a day's check reads, by symbol: a thirtieth of them.
+
+    Those that were never checked come first, then those whose check is the oldest.
+    """
+    checks, layout = store.ledger.file_checks(), store.layout
+    files = [
+        (symbol, path)
+        for symbol, kind in layout.series_folders()
+        if kind is timeframe
+        for path in layout.bar_files(symbol, kind)
+    ]
+
+    def age(item: tuple[str, Path]) -> tuple[bool, float]:
+        known = checks.get(layout.relative(item[1]))
+        return known is not None, known.checked_at.timestamp() if known else 0.0
+
+    chosen: dict[str, list[Path]] = {}
+    for symbol, path in sorted(files, key=age)[: -(-len(files) // ROUND_DAYS)]:
+        chosen.setdefault(symbol, []).append(path)
+    return chosen
+
+
+def damaged_files(store: BarStore) -> dict[str, str]:
+    """Return the files that are known to be damaged, by name, and what is wrong with each."""
+    found = {}
+    for name, check in store.ledger.file_checks(damaged=True).items():
+        path = store.layout.root / name
+        if path.is_file() and fingerprint(path) == check.fingerprint:
+            found[name] = check.damage
+    return found
+
+
+def refused_files(store: BarStore) -> dict[Path, str]:
+    """Return the files below the folders of series whose bars no query may return, and why.
+
+    These are the files that a load would refuse: known to be damaged, named as no file of the
+    series is, or holding other bars than their place says. A file that the ledger does not know in
+    its present version is read to judge it; the others are not opened.
+    """
+    layout, ledger = store.layout, store.ledger
+    damaged, known = damaged_files(store), ledger.fingerprints()
+    refused: dict[Path, str] = {}
+    for symbol, timeframe in layout.series_folders():
+        is_changed = False
+        for path in layout.bar_files(symbol, timeframe):
+            name = layout.relative(path)
+            if wrong := bar_file_oddity(path) or damaged.get(name) or misnamed(path, timeframe):
+                refused[path] = wrong
+            elif known.get(name) != fingerprint(path):
+                is_changed = True
+        if is_changed:
+            refused |= _foreign(store, symbol, timeframe, refused)
+    return refused
+
+
+def _foreign(
+    store: BarStore, symbol: str, timeframe: Timeframe, refused: Iterable[Path]
+) -> dict[Path, str]:
+    """Return the files of a series that cannot be read, or hold another instrument than it."""
+    found: dict[Path, str] = {}
+    rows = {}
+    taken = set(refused)
+    for path in store.layout.bar_files(symbol, timeframe):
+        if path in taken:
+            continue
+        try:
+            rows[path] = store.file(path, symbol, timeframe)
+        except CorruptFileError as error:
+            found[path] = error.came
+    usual = store.prevailing(symbol, rows.values())
+    for path, row in rows.items():
+        if row.identity != usual:
+            found[path] = f"it holds {row.identity}, the series holds {usual}"
+    return found

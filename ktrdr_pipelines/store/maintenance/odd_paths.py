@@ -1,0 +1,165 @@
+"""Setting aside what stands where the store keeps a file or a folder and is neither.
+
+Folders named like a file, links that lead nowhere, named pipes and the like are moved into
+quarantine as they are: nothing is opened, deleted, or followed. Not here: what stands at a path
+(``store.files``), odd bar files (``store.maintenance.inspection`` judges them with all others).
+"""
+
+import os
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from ktrdr_pipelines.errors import OddPathError
+from ktrdr_pipelines.store.files import (
+    TEMP_SUFFIX,
+    disk_errors,
+    is_folder,
+    is_link_to_nothing,
+    is_regular,
+    is_series_folder,
+    kind_of,
+    make_folder,
+    not_a_bar_file,
+    require_series_folder,
+    sync_folder,
+    write_atomically,
+)
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.maintenance.inspection import Quarantined, set_aside
+
+_NOTHING = "nothing"
+_LOGS = ("-wal", "-shm")
+
+
+def set_odd_paths_aside(layout: StoreLayout) -> list[Quarantined]:
+    """Set aside what cannot be used at the store's own paths, and make the folders it needs.
+
+    A universe that was set aside is written anew from its last good copy, where there is one.
+
+    Raises:
+        OddPathError: the folder of bars is a link to what is not there, such as another disk.
+        StoreReplacedError: the store is not the one that was opened.
+        DiskError: the system refused.
+    """
+    layout.require_same()
+    if is_link_to_nothing(layout.bars):
+        raise OddPathError(
+            f"cannot use {layout.bars}",
+            came=f"it is {kind_of(layout.bars)}",
+            remedy="Mount the disk on which the bars are, or correct the link by hand. To begin "
+            "without any bars, remove the link and run `ktrdr repair`",
+        )
+    moved = _set_quarantine_aside(layout)
+    moved += [
+        _aside(layout, path, "a folder")
+        for path in (layout.bars, layout.epochs, layout.retired, layout.state, layout.locks)
+        if kind_of(path) and not is_folder(path)
+    ]
+    with disk_errors(layout.root):
+        for folder in (layout.bars, layout.epochs, layout.locks):
+            make_folder(folder)
+    if kind_of(layout.ledger) and not is_regular(layout.ledger):
+        moved += [
+            _aside(layout, path, "the ledger's log")
+            for path in map(layout.ledger_beside, _LOGS)
+            if kind_of(path)
+        ]
+    moved += [_aside(layout, path, "a file") for path in _odd_files(layout)]
+    moved += [_aside_folder(layout, folder) for folder in _odd_series_folders(layout)]
+    moved += [_aside(layout, path, "an unfinished file") for path in _odd_leftovers(layout)]
+    if any(one.was == layout.universe for one in moved):
+        _restore_universe(layout)
+    return moved
+
+
+def refuse_odd_bars(layout: StoreLayout) -> None:
+    """Refuse to go on where a query would pass over bars without a word.
+
+    DuckDB leaves out whatever is neither a file nor a folder, and follows links.
+
+    Raises:
+        OddPathError, CorruptFileError: a folder of bars, or a bar file, is something else.
+    """
+    require_series_folder(layout.bars / "symbol" / "timeframe")
+    for folder in _odd_series_folders(layout):
+        require_series_folder(folder)
+    for series_folder in layout.series_folders().values():
+        with disk_errors(series_folder), os.scandir(series_folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".parquet") and not entry.is_file(follow_symlinks=False):
+                    raise not_a_bar_file(series_folder / entry.name)
+
+
+def _set_quarantine_aside(layout: StoreLayout) -> list[Quarantined]:
+    """Rename what stands where the quarantine should be; it cannot be moved into itself."""
+    was = layout.quarantine
+    kind = kind_of(was)
+    if kind is None or is_folder(was):
+        return []
+    places = (was.with_name(f"{was.name}.{number}") for number in count(1))
+    now = next(place for place in places if kind_of(place) is None)
+    with disk_errors(was):
+        was.rename(now)
+        sync_folder(was.parent)
+    return [Quarantined(was, now, f"it is {kind}, not a folder", _NOTHING)]
+
+
+def _aside(layout: StoreLayout, path: Path, wanted: str) -> Quarantined:
+    return set_aside(layout, path, f"it is {kind_of(path)}, not {wanted}", _NOTHING)
+
+
+def _aside_folder(layout: StoreLayout, folder: Path) -> Quarantined:
+    """Set aside what stands at the folder of a symbol or series, with what it would have held."""
+    shared = " inside a store" if is_folder(folder) else ""
+    parts = folder.relative_to(layout.bars).parts
+    name = " ".join(part.partition("=")[2] for part in parts)
+    why = f"it is {kind_of(folder)}{shared}, not a folder of bars of its own"
+    return set_aside(layout, folder, why, f"{name}, all dates")
+
+
+def _odd_files(layout: StoreLayout) -> Iterator[Path]:
+    """Give the paths of files where something stands that cannot be used as one."""
+    beside = map(layout.ledger_beside, (*_LOGS, ".lock"))
+    yield from (
+        path
+        for path in (
+            layout.universe,
+            layout.catalog,
+            layout.ledger,
+            *(layout.state / name for name in ("universe.good.yaml", "move.json")),
+            *(layout.state / name for name in ("gateway-away.json", "dagster.log")),
+        )
+        if kind_of(path) and not is_regular(path)
+    )
+    # The programs that open these refuse links, or would follow one to write elsewhere.
+    unlinked = (*beside, layout.catalog_log, *sorted(layout.locks.glob("*.lock")))
+    yield from (path for path in unlinked if kind_of(path) not in {None, "a file"})
+
+
+def _odd_series_folders(layout: StoreLayout) -> Iterator[Path]:
+    for symbol in sorted(layout.bars.glob("symbol=*")):
+        if not is_series_folder(symbol):
+            yield symbol
+            continue
+        yield from (
+            folder for folder in sorted(symbol.glob("timeframe=*")) if not is_series_folder(folder)
+        )
+
+
+def _odd_leftovers(layout: StoreLayout) -> Iterator[Path]:
+    """Give what is named like an unfinished file and is none; real ones are removed elsewhere."""
+    for folder in (layout.root, *layout.series_folders().values()):
+        for path in sorted(folder.glob(f".*{TEMP_SUFFIX}*")):
+            if kind_of(path) not in {None, "a file"}:
+                yield path
+
+
+def _restore_universe(layout: StoreLayout) -> None:
+    good = layout.state / "universe.good.yaml"
+    if is_regular(good):
+        with disk_errors(good):
+            text = good.read_bytes()
+        write_atomically(
+            layout.universe, lambda file: file.write(text), before_renaming=layout.require_same
+        )

@@ -1,0 +1,370 @@
+"""Making a store whole again from its bar files, which are the truth.
+
+The ledger and the catalog are rebuilt, files that cannot be trusted are set aside, never deleted,
+and what killed writers left is removed. Not here: judging one file
+(``store.maintenance.inspection``).
+"""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from ktrdr_pipelines.clock import system_now
+from ktrdr_pipelines.domain.bars import moment, stamps
+from ktrdr_pipelines.domain.calendars.registry import calendar_named
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
+from ktrdr_pipelines.domain.instruments import Identity, Instrument, Origin, SecType
+from ktrdr_pipelines.domain.plausibility import Finding, explained, findings_of
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError, StoreReplacedError
+from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_bars, read_footer, write_file
+from ktrdr_pipelines.store.bars.bar_store import prevailing
+from ktrdr_pipelines.store.bars.integrity import less_distrusted
+from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
+from ktrdr_pipelines.store.files import TEMP_SUFFIX, disk_errors, kind_of, locked
+from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
+from ktrdr_pipelines.store.ledger.file_index import fingerprint, known_by, mirrored
+from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
+from ktrdr_pipelines.store.maintenance.inspection import (
+    Inspected,
+    Quarantined,
+    check_file,
+    inspected,
+    load_again,
+    set_aside,
+)
+from ktrdr_pipelines.store.maintenance.odd_paths import set_odd_paths_aside
+from ktrdr_pipelines.store.maintenance.rename import finish_move
+from ktrdr_pipelines.store.maintenance.rename_journal import Move
+
+_LEDGER_ERRORS: Final = (
+    CorruptFileError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    zlib.error,
+)
+"""What reading a ledger raises whose bits have changed. A bar file raises none of these here."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair found and did.
+
+    ``ledger_set_aside`` is where a damaged ledger went; ``leftovers`` are unfinished files that
+    were removed; ``forgotten`` counts audit rows that were past keeping; ``finished`` is the move
+    of a symbol that had been cut short. ``mended`` are files whose footer was lost or said more
+    than they hold, or of which bytes beside the bars had changed: they are written anew, and what
+    they lack is missing. ``sealed`` are files of earlier versions that were given digests.
+    ``distrusted`` are files that another program wrote with implausible values in them: the bars
+    are kept, and are requested again. ``findings`` counts bars with implausible values that are
+    taken for the gateway's from now on.
+    """
+
+    files: int
+    quarantined: tuple[Quarantined, ...]
+    leftovers: tuple[Path, ...]
+    ledger_set_aside: Path | None
+    forgotten: int
+    finished: Move | None = None
+    mended: tuple[Path, ...] = ()
+    distrusted: tuple[Path, ...] = ()
+    findings: int = 0
+    sealed: tuple[Path, ...] = ()
+
+
+def repair(
+    layout: StoreLayout,
+    universe: Sequence[Instrument] = (),
+    now: datetime | None = None,
+    *,
+    seal: bool = False,
+) -> RepairReport:
+    """Check every file, rebuild ledger and catalog, and say what must be loaded again.
+
+    Args:
+        layout: the store.
+        universe: instruments; without them the catalog knows bars, and no session.
+        now: what pins and the age of audit rows are told by; the system's time if not given.
+        seal: also write files of earlier versions anew, so that they have digests.
+
+    Raises:
+        StoreError: a file was written by a newer version, or a series stayed locked.
+        StoreReplacedError: the store is not the one that was opened.
+        DiskError: the system refused.
+    """
+    now = now or system_now()
+    layout = layout.opened_anew()
+    done = _Done(quarantined=set_odd_paths_aside(layout))
+    aside = _set_damaged_ledger_aside(layout)
+    try:
+        report = _repair(layout, universe, now, done, seal=seal)
+    except _LEDGER_ERRORS as error:
+        if aside is not None:
+            raise
+        # Its values make no sense, though each has the type of its column.
+        aside = _set_ledger_aside(layout, str(error))
+        report = _repair(layout, universe, now, done, seal=seal)
+    return replace(report, ledger_set_aside=aside)
+
+
+@dataclass(slots=True)
+class _Done:
+    """What a repair has done to files, told also where it had to begin once more."""
+
+    quarantined: list[Quarantined]
+    leftovers: list[Path] = field(default_factory=list)
+    mended: list[Path] = field(default_factory=list)
+    distrusted: list[Path] = field(default_factory=list)
+    sealed: list[Path] = field(default_factory=list)
+
+
+def _repair(
+    layout: StoreLayout,
+    universe: Sequence[Instrument],
+    now: datetime,
+    done: _Done,
+    *,
+    seal: bool,
+) -> RepairReport:
+    """Repair files, ledger and catalog once; what is done to files is added to ``done``."""
+    ledger = open_ledger(layout)
+    calendars = {one.symbol: calendar_named(one.calendar) for one in universe}
+    kinds = {one.symbol: one.sec_type for one in universe}
+    with closing(ledger):
+        finished = finish_move(layout, ledger)
+        kept: list[Path] = []
+        findings = 0
+        done.quarantined += _strangers(layout)
+        done.leftovers += _root_leftovers(layout)
+        for symbol, timeframe in layout.series_folders():
+            layout.require_same()
+            with locked(layout.series_lock(symbol, timeframe), f"{symbol} {timeframe}"):
+                done.leftovers += _leftovers(layout.series_folder(symbol, timeframe))
+                good, bad = _judged(
+                    layout, ledger, symbol, timeframe, calendar=calendars.get(symbol)
+                )
+                done.quarantined += bad
+                known, sec_type = ledger.findings(f"{symbol}|{timeframe}"), kinds.get(symbol)
+                trusted = [_less_distrusted(item, known, sec_type) for item in good]
+                done.distrusted += [
+                    new.path for new, old in zip(trusted, good, strict=True) if new is not old
+                ]
+                good = trusted
+                done.mended += _mend(layout, good)
+                done.sealed += _seal(layout, good) if seal else ()
+                _remember(layout, ledger, good, now)
+                key = f"{symbol}|{timeframe}"
+                findings += _find(ledger, key, good, sec_type=sec_type, now=now)
+                kept += [item.path for item in good]
+        standing = {layout.relative(path) for path in kept}
+        ledger.forget_mirror(name for name in ledger.mirrored_files() if name not in standing)
+        ledger.forget_checks(ledger.file_checks())
+        forgotten = ledger.prune_requests(now)
+    rebuild_catalog(layout, universe, now)
+    return RepairReport(
+        files=len(kept),
+        quarantined=tuple(done.quarantined),
+        leftovers=tuple(done.leftovers),
+        ledger_set_aside=None,
+        forgotten=forgotten,
+        finished=finished,
+        mended=tuple(path for path in done.mended if path not in done.distrusted),
+        distrusted=tuple(done.distrusted),
+        findings=findings,
+        sealed=tuple(done.sealed),
+    )
+
+
+def _set_damaged_ledger_aside(layout: StoreLayout) -> Path | None:
+    """Move a damaged ledger out of the way; its next user makes a new one."""
+    try:
+        with closing(open_ledger(layout)) as ledger:
+            ledger.check()
+            for files in ledger.mirrors().values():
+                for row in files.values():
+                    _ = row.facts, row.traded_arrays
+    except (DiskError, StoreReplacedError):
+        raise
+    except _LEDGER_ERRORS as error:
+        return _set_ledger_aside(layout, str(error))
+    except StoreError as error:
+        if not isinstance(error.__cause__, _LEDGER_ERRORS):
+            raise
+        return _set_ledger_aside(layout, str(error))
+    return None
+
+
+def _set_ledger_aside(layout: StoreLayout, why: str) -> Path:
+    """Move a ledger into quarantine.
+
+    The file itself goes last: a process that finds none makes a new one, whose log must stay.
+    """
+    for suffix in ("-wal", "-shm"):
+        beside = layout.ledger.with_name(f"{layout.ledger.name}{suffix}")
+        if beside.exists():
+            set_aside(layout, beside, why, "nothing")
+    return set_aside(layout, layout.ledger, why, "nothing").now
+
+
+def _strangers(layout: StoreLayout) -> list[Quarantined]:
+    """Set aside bar files that stand where no series has its folder."""
+    folders = set(layout.series_folders().values())
+    paths = [path for path in sorted(layout.bars.rglob("*.parquet")) if path.parent not in folders]
+    why = "no series has its files there"
+    return [
+        set_aside(layout, path, why, "nothing that is known")
+        for path in paths
+        if kind_of(path)  # one that stood inside another has gone with it
+    ]
+
+
+def _judged(
+    layout: StoreLayout,
+    ledger: Ledger,
+    symbol: str,
+    timeframe: Timeframe,
+    *,
+    calendar: SessionCalendar | None,
+) -> tuple[list[Inspected], list[Quarantined]]:
+    """Part the files of one series into those to keep and those set aside."""
+    rows = ledger.mirror(f"{symbol}|{timeframe}")
+    origin = store_origin(layout)
+    found = [
+        inspected(
+            path,
+            check_file(
+                path,
+                symbol,
+                timeframe,
+                known=known_by(rows.get(layout.relative(path))),
+                calendar=calendar,
+                origin=origin,
+            ),
+        )
+        for path in layout.bar_files(symbol, timeframe)
+    ]
+    pinned = None if origin is None else ledger.pinned_contract(symbol, origin)
+    held = ((item.facts.identity, item.facts.rows) for item in found if item.facts)
+    identity = prevailing(held, origin, pinned)
+    good, bad = [], []
+    for item in found:
+        wrong = item.wrong
+        if item.facts and item.facts.identity != identity:
+            wrong = f"it holds {item.facts.identity}, the series holds {identity}"
+        if wrong:
+            lost = load_again(item.path, symbol, timeframe)
+            bad.append(set_aside(layout, item.path, wrong, lost))
+        else:
+            good.append(item)
+    return good, bad
+
+
+def _less_distrusted(
+    item: Inspected, known: Sequence[Finding], sec_type: SecType | None
+) -> Inspected:
+    """Take back the coverage of implausible bars that another program may have made so."""
+    if item.facts is None or (not item.is_to_mend and is_as_written(item.path)):
+        return item
+    bars = read_bars(item.path) if item.bars is None else item.bars
+    facts = less_distrusted(item.facts, bars, known, sec_type)
+    return item if facts is item.facts else replace(item, facts=facts, bars=bars)
+
+
+def _mend(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
+    """Write files anew whose footers are lost or untrue, or bytes differ; no bar is touched."""
+    mended = []
+    for item in good:
+        if item.facts is not None and item.bars is not None:
+            write_file(item.path, item.bars, item.facts, before_renaming=layout.require_same)
+            mended.append(item.path)
+    return mended
+
+
+def _seal(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
+    """Write the files anew that were written without digests."""
+    sealed = []
+    for item in good:
+        if item.facts is not None and item.bars is None and item.facts.seal is None:
+            bars = read_bars(item.path)
+            write_file(item.path, bars, item.facts, before_renaming=layout.require_same)
+            sealed.append(item.path)
+    return sealed
+
+
+def _remember(
+    layout: StoreLayout, ledger: Ledger, good: Iterable[Inspected], now: datetime
+) -> None:
+    """Write what the good files of one series say into the ledger, and pin what they fix."""
+    for item in good:
+        if item.facts is None:
+            continue
+        identity = item.facts.identity
+        row = mirrored(fingerprint(item.path), read_footer(item.path))
+        key = f"{identity.symbol}|{identity.timeframe}"
+        ledger.record_mirror(key, {layout.relative(item.path): row})
+        _pin(layout, ledger, identity, now)
+
+
+def _find(
+    ledger: Ledger,
+    key: str,
+    good: Iterable[Inspected],
+    *,
+    sec_type: SecType | None,
+    now: datetime,
+) -> int:
+    """Derive the findings of a series anew; return how many bars had none before.
+
+    Implausible bars that a response covers, in a file that is as it was written, came from the
+    gateway. Others stay damage until they are requested again (``_less_distrusted``). Findings of
+    bars that are gone, or have other values, are forgotten.
+    """
+    known = ledger.findings(key)
+    stale = {one.ts for one in known}
+    new: list[Finding] = []
+    for item in good:
+        bars = read_bars(item.path)
+        odd, found = explained(bars, sec_type, known)
+        stale -= {one.ts for one in found}
+        if not item.is_to_mend and item.facts is not None:
+            covered = item.facts.coverage.bars
+            keys = [key for key in stamps(bars)[odd].tolist() if moment(key) in covered]
+            new += findings_of(bars, keys, sec_type)
+    if stale:
+        ledger.clear_findings(key, stale)
+    if new:
+        ledger.record_findings(key, new, now)
+    return len(new)
+
+
+def _pin(layout: StoreLayout, ledger: Ledger, identity: Identity, now: datetime) -> None:
+    origin: Origin = identity.origin
+    pin_origin(layout, origin)
+    if ledger.pinned_contract(identity.symbol, origin) is None:
+        ledger.pin_contract(identity.symbol, origin, identity.contract_id, str(identity), now)
+
+
+def _root_leftovers(layout: StoreLayout) -> list[Path]:
+    """Remove what killed writers of the marker and of the catalog left."""
+    with (
+        locked(layout.lock("store"), f"the store {layout.root}"),
+        locked(layout.lock("catalog"), f"the catalog {layout.catalog}"),
+    ):
+        return _leftovers(layout.root)
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """Remove unfinished files; whoever calls holds the lock that their writers would hold."""
+    with disk_errors(folder):
+        paths = sorted(folder.glob(f".*{TEMP_SUFFIX}*"))
+        paths = [path for path in paths if kind_of(path) == "a file"]
+        for path in paths:
+            path.unlink(missing_ok=True)
+    return paths

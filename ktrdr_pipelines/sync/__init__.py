@@ -1,0 +1,1 @@
+"""Loading: from jobs to bars on disk."""

@@ -1,0 +1,1 @@
+"""What is found out of instruments before bars: contracts, sessions, oldest data."""

@@ -1,0 +1,161 @@
+"""Discovering where the data of instruments begin: by their head, else by probing.
+
+Not here: what is remembered and for how long (``sync.discovery.head_timestamps``), the search
+(``sync.discovery.head_timestamps``).
+"""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+
+from ktrdr_pipelines.domain.instruments import Instrument, Series
+from ktrdr_pipelines.domain.planning.jobs import Manner
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import KtrdrError
+from ktrdr_pipelines.sync.discovery.contracts import known_contract, learn_identity
+from ktrdr_pipelines.sync.discovery.head_timestamps import Search
+from ktrdr_pipelines.sync.engine.bar_requester import Asking
+from ktrdr_pipelines.sync.engine.chunk_run import Means
+
+
+class Known(StrEnum):
+    """How the start of an instrument's data is known."""
+
+    HEAD = "head timestamp"
+    PROBED = "found by probing"
+    HELD = "oldest bar held"
+    UNKNOWN = "not known"
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where the data of one instrument begin, for its what_to_show.
+
+    ``oldest`` is the session date of the head timestamp, or of the oldest bar that was found;
+    ``head`` the moment that the gateway named. ``contradicted`` says that an older bar is held,
+    so that the head is none. ``silent`` are session dates ``[first, end)`` that probing found to
+    have no bar. ``error`` says why it could not be asked; the rest is what was known before.
+    """
+
+    instrument: Instrument
+    how: Known = Known.UNKNOWN
+    oldest: date | None = None
+    head: datetime | None = None
+    asked_at: datetime | None = None
+    contradicted: bool = False
+    silent: tuple[tuple[date, date], ...] = ()
+    error: KtrdrError | None = None
+
+
+class Discovery:
+    """Finds out where data begin; one question a contract and what_to_show a day at most."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._clock = means.keeper.patience.clock
+        self._market_clock = means.keeper.patience.market_clock
+
+    async def ask(self, instrument: Instrument, *, refresh: bool = False) -> Beginning:
+        """Give the start of an instrument's data, asking where it is not freshly known.
+
+        Args:
+            instrument: whose data.
+            refresh: ask whatever is known.
+
+        Raises:
+            GatewayError: it could not be asked.
+            ForeignIdentityError: the store holds something else under this symbol.
+        """
+        means, series = self._means, _any_series(instrument)
+        contract_id = known_contract(means.store, series)
+        if contract_id is None:
+            contract_id = (await learn_identity(means.keeper, means.store, series)).contract_id
+        ranges = means.ranges
+        if refresh or not ranges.is_fresh(instrument, contract_id, self._clock()):
+            head = await ranges.ask_head(means.keeper, instrument, contract_id)
+            ranges.record_head(instrument, contract_id, head, self._clock())
+        found = self._known(instrument, contract_id)
+        if found.how is not Known.HEAD and (
+            refresh or not ranges.is_probed(instrument, contract_id, self._market_clock())
+        ):
+            await self._probe(instrument, contract_id)
+            found = self._known(instrument, contract_id)
+        return found
+
+    def known(self, instrument: Instrument) -> Beginning:
+        """Say what is known of the start of an instrument's data, asking nobody."""
+        contract_id = known_contract(self._means.store, _any_series(instrument))
+        return self._known(instrument, contract_id)
+
+    def _known(self, instrument: Instrument, contract_id: int | None) -> Beginning:
+        held = self._oldest_held(instrument)
+        if contract_id is None:
+            return Beginning(instrument, Known.HELD if held else Known.UNKNOWN, held)
+        ranges = self._means.ranges
+        record = ranges.record(instrument, contract_id)
+        probe = ranges.probe(instrument, contract_id)
+        silent = ranges.silences(instrument, contract_id, self._market_clock())
+        stretches = tuple((one.first, one.end) for one in silent)
+        head = record.head if record else None
+        day = self._day_of(instrument, head) if head else None
+        contradicted = bool(day and held and held < day)
+        if day and not contradicted:
+            asked_at = record.asked_at if record else None
+            return Beginning(instrument, Known.HEAD, day, head, asked_at, silent=stretches)
+        days = [one for one in (held, probe.oldest if probe else None) if one]
+        how = Known.PROBED if probe else Known.HELD if held else Known.UNKNOWN
+        return Beginning(
+            instrument,
+            how,
+            min(days, default=None),
+            head,
+            probe.asked_at if probe else record.asked_at if record else None,
+            contradicted=contradicted,
+            silent=stretches,
+        )
+
+    async def _probe(self, instrument: Instrument, contract_id: int) -> None:
+        """Search for the oldest bar, from the oldest that is held or from now."""
+        means, calendar = self._means, self._means.calendars.of(instrument)
+        asking = Asking(
+            means.keeper,
+            means.store.ledger,
+            Series(instrument, Timeframe.D1),
+            contract_id=contract_id,
+            manner=Manner(),
+            note=lambda text: means.progress.noted(_any_series(instrument), text),
+        )
+
+        async def ask(timeframe: Timeframe, end: date, duration: str) -> date | None:
+            return await asking.oldest(timeframe, calendar.day_starts_at(end), duration)
+
+        newest = self._oldest_held(instrument) or await asking.oldest(Timeframe.D1, None, "1 M")
+        if newest is None:
+            return
+        search = Search(ask, instrument.start, newest)
+        oldest = await search.run()
+        means.ranges.record_search(
+            instrument,
+            contract_id,
+            search,
+            oldest,
+            at=self._market_clock(),
+            requests=asking.requests,
+        )
+
+    def _day_of(self, instrument: Instrument, moment: datetime) -> date:
+        return self._means.calendars.of(instrument).day_of(moment)
+
+    def _oldest_held(self, instrument: Instrument) -> date | None:
+        """Give the session date of the oldest bar of any timeframe but weeks."""
+        store = self._means.store
+        days = (
+            next(iter(store.rows_per_session(Series(instrument, kind))), None)
+            for kind in Timeframe
+            if kind is not Timeframe.W1
+        )
+        return min((day for day in days if day is not None), default=None)
+
+
+def _any_series(instrument: Instrument) -> Series:
+    return Series(instrument, instrument.timeframes[0])

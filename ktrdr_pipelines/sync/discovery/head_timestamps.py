@@ -1,0 +1,304 @@
+"""Probing: where data begin, found by small requests, where the gateway does not say.
+
+What a probe proves, and what it does not: bars show that the data are at least as old. Silence
+about a year shows only that this year has no bar, and not even that by itself, since a request
+that reaches past the gateway's oldest bar may be answered with nothing (grade C); so a stretch
+counts as silent only when its newest month, its newest week and its first days, asked alone, are
+silent too.
+Silence says nothing about what is older: a hole of a year or more inside a history looks just so.
+The search therefore looks beyond every silence that it meets, at growing distances, and its
+result is told as what it is: the oldest bar that was found. Only stretches that were probed
+themselves excuse a gap.
+
+Range discovery: where the gateway's data of an instrument begins.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+
+from ktrdr_pipelines.domain.instruments import Instrument, Series
+from ktrdr_pipelines.domain.planning.responses import BarSource
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import GatewayError
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.store.ledger.ledger import HeadRecord, Ledger, ProbeRecord, SilenceRecord
+from ktrdr_pipelines.sync.engine.bar_requester import About, Inquiry, audited
+from ktrdr_pipelines.sync.engine.source_session import SourceKeeper
+
+_YEAR, _MONTH, _WEEK = (
+    (Timeframe.W1, "1 Y"),
+    (Timeframe.D1, "1 M"),
+    (Timeframe.D1, "1 W"),
+)
+"""What is requested back from the end of a year or month, in durations that IB's conservative table
+allows."""
+
+_FIRST_DAYS = timedelta(days=10)
+"""How long a part at the start of a year or month is requested on its own: a year or a month back
+from the end may begin a few days late, with the first whole week or after the date of the end."""
+
+Ask = Callable[[Timeframe, date, str], Awaitable[date | None]]
+"""Asks for bars that end before a session date, and gives the date of the oldest, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A calendar year or month, as session dates ``[first, end)``."""
+
+    first: date
+    end: date
+
+    @property
+    def is_year(self) -> bool:
+        """Say whether it is longer than a month."""
+        return (self.end - self.first).days > 31
+
+    def __str__(self) -> str:
+        return f"{self.first:%Y}" if self.is_year else f"{self.first:%Y-%m}"
+
+
+def year_of(day: date) -> Cell:
+    """Give the calendar year of a date."""
+    return Cell(date(day.year, 1, 1), date(day.year + 1, 1, 1))
+
+
+def month_of(day: date) -> Cell:
+    """Give the calendar month of a date."""
+    first = day.replace(day=1)
+    return Cell(first, (first + timedelta(days=31)).replace(day=1))
+
+
+async def oldest_in(ask: Ask, cell: Cell) -> date | None:
+    """Give the oldest date found by asking for a stretch; None where it is proved silent.
+
+    What comes may be older than the stretch: requests reach back further.
+    """
+    widths = (_YEAR, _MONTH, _WEEK) if cell.is_year else (_MONTH, _WEEK)
+    found = None
+    for timeframe, duration in widths:
+        found = await ask(timeframe, cell.end, duration)
+        if found is not None:
+            break
+    is_near_start = found is not None and cell.first < found <= cell.first + _FIRST_DAYS
+    if found is not None and (cell.is_year or not is_near_start):
+        return found
+    first = await ask(Timeframe.D1, cell.first + _FIRST_DAYS, _MONTH[1])
+    return found if first is None else first
+
+
+@dataclass(slots=True)
+class Search:
+    """Looks for the oldest bar between a date that is wanted and one that is known to have bars.
+
+    It takes a number of probes that grows with the logarithm of the years, once for every hole
+    that it meets. ``silent`` are the stretches that were proved to have no bar.
+    """
+
+    ask: Ask
+    floor: date
+    oldest: date
+    silent: dict[Cell, bool] = field(default_factory=dict)
+    probes: int = 0
+
+    async def run(self) -> date:
+        """Give the date of the oldest bar that was found."""
+        year = self.oldest.year
+        while True:
+            year = await self._bisect_years(year)
+            older = await self._beyond(year)
+            if older is None:
+                break
+            year = older
+        return await self._bisect_months()
+
+    async def _bisect_years(self, newest: int) -> int:
+        """Give the oldest year with bars, as though there were no hole."""
+        low, high = self.floor.year - 1, newest
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = await self._probe(Cell(date(middle, 1, 1), date(middle + 1, 1, 1)))
+            if found is None:
+                low = middle
+            else:
+                high = max(min(middle, found.year), low + 1)
+        return high
+
+    async def _beyond(self, year: int) -> int | None:
+        """Look for bars behind the silence before a year, ever further, down to the floor."""
+        for one in _further(year - 1, self.floor.year):
+            found = await self._probe(Cell(date(one, 1, 1), date(one + 1, 1, 1)))
+            if found is not None:
+                return max(min(one, found.year), self.floor.year)
+        return None
+
+    async def _bisect_months(self) -> date:
+        """Find the first month with bars in the oldest year that has some, and its first bar."""
+        if self.oldest < self.floor:
+            return self.oldest
+        year, low, high = self.oldest.year, 0, self.oldest.month
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = await self._probe(month_of(date(year, middle, 1)))
+            if found is None:
+                low = middle
+            else:
+                high = max(middle if found.year == year else 1, low + 1)
+        await self._probe(month_of(date(year, high, 1)))
+        return self.oldest
+
+    async def _probe(self, cell: Cell) -> date | None:
+        """Ask for a stretch, unless it is known to be silent."""
+        if self.silent.get(cell):
+            return None
+        self.probes += 1
+        found = await oldest_in(self.ask, cell)
+        self.silent[cell] = found is None
+        if found is not None:
+            self.oldest = min(self.oldest, found)
+        return found
+
+
+def _further(year: int, floor: int) -> Iterator[int]:
+    """Give years before a year, one, two, four, eight... before it, and the floor last."""
+    step = 1
+    while year - step > floor:
+        yield year - step
+        step *= 2
+    if year > floor:
+        yield floor
+
+
+class RangeDiscovery:
+    """Head timestamps by contract and what_to_show, remembered in the ledger for a day."""
+
+    def __init__(self, ledger: Ledger, gateway: str) -> None:
+        self._ledger = ledger
+        self._gateway = gateway
+        self._asking = asyncio.Lock()
+        self._failed: set[tuple[int, str]] = set()
+
+    @property
+    def gateway(self) -> str:
+        """Whose data they are, as ``host:port``."""
+        return self._gateway
+
+    def known_head(self, instrument: Instrument, contract_id: int) -> datetime | None:
+        """Give the head timestamp that was last heard, however long ago."""
+        record = self.record(instrument, contract_id)
+        return record.head if record else None
+
+    def is_fresh(self, instrument: Instrument, contract_id: int, now: datetime) -> bool:
+        """Say whether the gateway was asked within the last day."""
+        record = self.record(instrument, contract_id)
+        most = timedelta(seconds=IbLimitsRegistry.HEAD_CACHE_S.value)
+        return record is not None and now - record.asked_at < most
+
+    async def head(
+        self,
+        keeper: SourceKeeper,
+        instrument: Instrument,
+        contract_id: int,
+        note: Callable[[str], None],
+    ) -> datetime | None:
+        """Give the head timestamp, asking where it is not fresh; None where it can't be had.
+
+        A gateway that fails to answer is noted, is not asked again and leaves what was known: the
+        head timestamp saves requests, it proves nothing that a bar request would not.
+        """
+        async with self._asking:
+            return await self._head(keeper, instrument, contract_id, note)
+
+    async def _head(
+        self,
+        keeper: SourceKeeper,
+        instrument: Instrument,
+        contract_id: int,
+        note: Callable[[str], None],
+    ) -> datetime | None:
+        contract = (contract_id, instrument.what_to_show.value)
+        is_fresh = self.is_fresh(instrument, contract_id, keeper.patience.clock())
+        if is_fresh or contract in self._failed:
+            return self.known_head(instrument, contract_id)
+        try:
+            head = await self.ask_head(keeper, instrument, contract_id)
+        except GatewayError as error:
+            self._failed.add(contract)
+            note(f"the start of the data of {instrument} could not be learned: {error}")
+            return self.known_head(instrument, contract_id)
+        self.record_head(instrument, contract_id, head, keeper.patience.clock())
+        return head
+
+    async def ask_head(
+        self, keeper: SourceKeeper, instrument: Instrument, contract_id: int
+    ) -> datetime | None:
+        """Ask for the head timestamp, whatever is known; None where the gateway cannot say.
+
+        Raises:
+            GatewayError: it could not be asked.
+        """
+        series = Series(instrument, instrument.timeframes[0])
+        about = About(series, contract_id, instrument.what_to_show.value)
+
+        async def question(source: BarSource) -> datetime | None:
+            return await audited(
+                Inquiry(
+                    self._ledger,
+                    source,
+                    about,
+                    keeper.patience.clock,
+                    clock_offset_s=keeper.patience.clock_offset_s,
+                ),
+                lambda sent: source.head(instrument, sent=sent),
+                outcome="head",
+                told=lambda head: f"data begin {head:%Y-%m-%d %H:%MZ}" if head else "no head",
+            )
+
+        return await keeper.ask(question)
+
+    def record_head(
+        self, instrument: Instrument, contract_id: int, head: datetime | None, at: datetime
+    ) -> None:
+        """Remember what the gateway said of the oldest data; None where it cannot say."""
+        what = instrument.what_to_show.value
+        self._ledger.record_head(contract_id, what, self._gateway, head=head, asked_at=at)
+
+    def probe(self, instrument: Instrument, contract_id: int) -> ProbeRecord | None:
+        """Give what probing found last, however long ago."""
+        return self._ledger.probe(contract_id, instrument.what_to_show.value, self._gateway)
+
+    def is_probed(self, instrument: Instrument, contract_id: int, now: datetime) -> bool:
+        """Say whether what probing found is still believed."""
+        record = self.probe(instrument, contract_id)
+        most = timedelta(seconds=IbLimitsRegistry.PROBE_CACHE_S.value)
+        return record is not None and now - record.asked_at < most
+
+    def record_search(
+        self,
+        instrument: Instrument,
+        contract_id: int,
+        search: Search,
+        oldest: date,
+        *,
+        at: datetime,
+        requests: int,
+    ) -> None:
+        """Remember what a search found: the oldest bar, and the stretches that are silent."""
+        contract = (contract_id, instrument.what_to_show.value, self._gateway)
+        self._ledger.record_probe(*contract, record=ProbeRecord(oldest, requests, at))
+        for cell in (cell for cell, is_silent in search.silent.items() if is_silent):
+            silence = SilenceRecord(cell.first, cell.end, at)
+            self._ledger.record_silence(*contract, record=silence)
+
+    def silences(
+        self, instrument: Instrument, contract_id: int, now: datetime
+    ) -> list[SilenceRecord]:
+        """Give the stretches that probing found silent, as far as that is still believed."""
+        what = instrument.what_to_show.value
+        records = self._ledger.silences_of(contract_id, what, self._gateway)
+        return [record for record in records if record.is_valid(now)]
+
+    def record(self, instrument: Instrument, contract_id: int) -> HeadRecord | None:
+        """Give what the gateway said of the oldest data, and when; None where it was not asked."""
+        return self._ledger.head(contract_id, instrument.what_to_show.value, self._gateway)

@@ -1,0 +1,606 @@
+"""Learning sessions from the gateway: when it is asked, and what becomes of the book of calendars.
+
+The hours in contract details cost no request: they are recorded whenever a contract is looked up. A
+schedule is requested
+
+- always before a load of a calendar that only the gateway knows, and of one whose library ends
+  before now, for the dates that are not known yet;
+- when a closed session of a known calendar came without bars, and no schedule of the contract of
+  the last 30 days reaches it: one request tells a year.
+
+What a contract tells is kept under its symbol, as far as
+``domain.calendars.gateway_schedules.judged`` believes it, and only adds to what is expected of it.
+A contract that speaks for others also has a vote on the calendar that symbols share: three that
+agree change it, unless held bars speak against it. Where the calendar is an assumption (coins), the
+contract's own hours decide for the contract alone, and bars outside them take a date back that was
+told to be closed. Bars after the close extend the sessions of their instrument
+(``domain.calendars.session_extension``). What is not believed, and every change, is noted. A
+failure to answer is noted too, and costs a known calendar nothing.
+
+Not here: reading the answers (``ib.protocol.schedules``), where they are kept
+(``store.ledger.gateway_records``).
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.bars import micros, stamps, without_flat
+from ktrdr_pipelines.domain.calendars.gateway_schedules import (
+    LearnedDay,
+    ScheduleSource,
+    agreed,
+    closed_against,
+    days_by_close,
+    differs,
+    every_day,
+    extending,
+    hours_of,
+    judged,
+    lacks,
+    speaks_for_others,
+    with_own_hours,
+)
+from ktrdr_pipelines.domain.calendars.registry import (
+    Calendars,
+    calendar_named,
+    is_assumed,
+    is_gateways,
+    learned_key,
+)
+from ktrdr_pipelines.domain.calendars.session_extension import late_bars_of
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight
+from ktrdr_pipelines.domain.instruments import Instrument, Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.responses import BarSource
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import BadAnswerError, GatewayError
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.ledger.gateway_records import ScheduleAsk
+from ktrdr_pipelines.store.ledger.ledger import open_calendars
+from ktrdr_pipelines.sync.engine.bar_requester import About, Inquiry, audited
+from ktrdr_pipelines.sync.engine.source_session import SourceKeeper
+
+_DATED_IN: Final = ZoneInfo("America/New_York")
+"""Where sessions of coins are dated by their close: west of every exchange, so that sessions that
+end at a midnight anywhere are of the date before."""
+
+REACH_DAYS = 365
+"""How far back one request reaches."""
+
+_SCHEDULE: Final = "SCHEDULE"
+_BELIEVED_FOR = timedelta(days=30)
+_DAY, _WEEK = timedelta(days=1), timedelta(days=7)
+
+
+class Schedules:
+    """What one run knows of sessions; the book of calendars grows as the gateway tells more.
+
+    Args:
+        store: whose ledger remembers it, and whose bars speak for sessions.
+        keeper: where to ask.
+    """
+
+    def __init__(self, store: BarStore, keeper: SourceKeeper) -> None:
+        self._store, self._keeper = store, keeper
+        self._asking: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.calendars: Calendars = open_calendars(store.ledger)
+        self.requests = 0
+        self._calendar_of: dict[str, str] = {}
+        self._refuted: set[tuple[str, LearnedDay]] = set()
+        self._untold: set[str] = set()
+        self._has_bars: dict[str, frozenset[date]] = defaultdict(frozenset)
+
+    async def hear_hours(self, instrument: Instrument, note: Callable[[str], None]) -> None:
+        """Record the hours in the details of a contract that was looked up."""
+        try:
+            days = await self._keeper.ask(lambda source: source.hours(instrument))
+        except GatewayError as error:
+            note(f"the trading hours of {instrument} cannot be read: {error}")
+            return
+        self._take(instrument, _dated(instrument, days), ScheduleSource.DETAILS, note)
+
+    async def learn_own_hours(
+        self, series: Series, stretch: Interval, note: Callable[[str], None]
+    ) -> None:
+        """Request the sessions of an interval where a contract's hours differ from the assumption.
+
+        A gateway that does not tell them is noted: round-the-clock trading is assumed there. Other
+        years are left to the next run then.
+        """
+        instrument, now = series.instrument, self._keeper.now()
+        key = learned_key(instrument)
+        if not is_assumed(instrument.calendar):
+            return
+        async with self._asking[key]:
+            while key not in self._untold and self._learned(instrument):
+                missing = self._unknown(instrument, stretch, now)
+                if missing is None:
+                    return
+                try:
+                    await self._ask(instrument, missing, now, note)
+                except GatewayError as error:
+                    note(f"the schedule of {instrument} could not be learned: {error}")
+                    self._remember(instrument, missing, now)
+                    self._untold.add(key)
+
+    async def ensure(self, series: Series, stretch: Interval, note: Callable[[str], None]) -> None:
+        """Learn the sessions of a stretch that no library knows, before anything is expected.
+
+        Raises:
+            GatewayError: the gateway did not tell, and without it nothing is known.
+        """
+        instrument, now = series.instrument, self._keeper.now()
+        async with self._asking[learned_key(instrument)]:
+            while (missing := self._unknown(instrument, stretch, now)) is not None:
+                await self._ask(instrument, missing, now, note)
+        if self.calendars.of(instrument).known is None and instrument.end is None:
+            raise BadAnswerError(
+                f"sessions of {instrument}",
+                came="the gateway told none that can be believed",
+                remedy="Without them nothing is expected: name a known calendar in the universe",
+            )
+
+    async def after_empty_session(
+        self, series: Series, day: date, note: Callable[[str], None]
+    ) -> bool:
+        """Request, where that was not done lately, what the contract has on a date without bars.
+
+        Returns: whether its calendar, or the dates that it calls closed, are others now.
+        """
+        instrument, now = series.instrument, self._keeper.now()
+        async with self._asking[learned_key(instrument)]:
+            before = self.calendars
+            if not self._was_asked(instrument, day, now):
+                try:
+                    await self._ask(instrument, day, now, note)
+                except GatewayError as error:
+                    note(f"the schedule of {instrument} could not be learned: {error}")
+                    ended_at = _asked_end(instrument, day, now)
+                    last = calendar_named(instrument.calendar).day_of(ended_at)
+                    self._remember(instrument, last, now)
+            return not _is_same(before, self.calendars, instrument)
+
+    def saw_bars(
+        self,
+        instrument: Instrument,
+        timeframe: Timeframe,
+        bars: pa.Table,
+        note: Callable[[str], None] | None = None,
+    ) -> bool:
+        """Take in where bars lie: after the close, or where contracts agreed on no session.
+
+        Flat bars, by which some gateways fill time without trades, show no session.
+
+        Args:
+            instrument: whose bars.
+            timeframe: of the bars.
+            bars: the kept bars of a response.
+            note: takes what a person may want to know.
+
+        Returns: whether the instrument's calendar is another one now.
+        """
+        if timeframe is Timeframe.W1 or not (bars := without_flat(bars)).num_rows:
+            return False
+        before = self.calendars
+        self._refute_shared(instrument, timeframe, bars, note)
+        if is_assumed(instrument.calendar):
+            self._refute_closed(instrument, timeframe, bars, note)
+        if timeframe.is_intraday:
+            self._take_late(instrument, timeframe, bars, note)
+        return self.calendars is not before and not _is_same(before, self.calendars, instrument)
+
+    # --- bars -----------------------------------------------------------------------------------
+
+    def _take_late(
+        self,
+        instrument: Instrument,
+        timeframe: Timeframe,
+        bars: pa.Table,
+        note: Callable[[str], None] | None,
+    ) -> None:
+        """Record bars after the close that show more than is known, and say what they change."""
+        book, keys = self.calendars, stamps(bars)
+        base = book.before_late_bars(instrument)
+        known = book.extensions(instrument)
+        late = late_bars_of(base, keys, timeframe.seconds * 1_000_000, known)
+        if not late:
+            return
+        held = book.late_bars(instrument.symbol)
+        late = {day: bar for day, bar in late.items() if day not in held or bar > held[day]}
+        if not late:
+            return
+        self._store.ledger.record_late_bars(instrument.symbol, late)
+        self._reopen()
+        if note is None:
+            return
+        after = self.calendars.of(replace(instrument, end=None))
+        zone = ZoneInfo(base.zone)
+        told = {(one.length_us, one.by_us) for one in known}
+        for one in self.calendars.extensions(instrument):
+            if (one.length_us, one.by_us) in told:
+                continue
+            [old], [new] = (
+                calendar.sessions(one.sessions[-1], one.sessions[-1] + _DAY)
+                for calendar in (base, after)
+            )
+            kind = "sessions" if one.length_us is None else "short sessions"
+            note(
+                f"{kind} of {instrument} last until {_clock(new.closes_at, zone)} in place of "
+                f"{_clock(old.closes_at, zone)} ({base.zone}): bars came after the close on "
+                f"{', '.join(map(str, one.sessions))}"
+            )
+
+    def _refute_shared(
+        self,
+        instrument: Instrument,
+        timeframe: Timeframe,
+        bars: pa.Table,
+        note: Callable[[str], None] | None,
+    ) -> None:
+        """Take back what contracts agreed on where bars lie in the hours that it removed."""
+        key = instrument.calendar
+        shared = self.calendars.shared_days(key)
+        if not shared:
+            return
+        library = calendar_named(key)
+        wrong = [one for one in shared if _has_removed_bars(library, one.told, timeframe, bars)]
+        if not wrong:
+            return
+        self._refuted.update((key, one.told) for one in wrong)
+        self._store.ledger.withdraw_votes(key, [one.told.day for one in wrong])
+        self._reopen()
+        if note is not None:
+            for one in wrong:
+                note(
+                    f"{key} {one.told.day}: bars of {instrument} lie outside the hours that "
+                    f"{len(one.symbols)} contracts told; the calendar's own hours count again"
+                )
+
+    def _refute_closed(
+        self,
+        instrument: Instrument,
+        timeframe: Timeframe,
+        bars: pa.Table,
+        note: Callable[[str], None] | None,
+    ) -> None:
+        """Take back the dates that the contract told to be closed and that have bars."""
+        wrong = self._closed_with_bars(instrument, self._learned(instrument), timeframe, bars)
+        if not wrong:
+            return
+        self._store.ledger.forget_days(learned_key(instrument), wrong)
+        self._has_bars[instrument.symbol] |= wrong
+        self._reopen()
+        if note is not None:
+            days = ", ".join(map(str, sorted(wrong)))
+            note(
+                f"{instrument} was told to be closed on {days}, and has bars: it is expected again"
+            )
+
+    @staticmethod
+    def _closed_with_bars(
+        instrument: Instrument,
+        days: Sequence[LearnedDay],
+        timeframe: Timeframe,
+        bars: pa.Table,
+    ) -> frozenset[date]:
+        """Return the dates told to be closed on which bars lie outside all told sessions."""
+        if not timeframe.is_intraday:
+            held = bars["session_date"].to_pylist()
+            return frozenset(held) & {one.day for one in days if not one.parts}
+        calendar = with_own_hours(calendar_named(instrument.calendar), days)
+        return closed_against(days, stamps(bars), calendar)
+
+    def _closed_with_held_bars(
+        self, instrument: Instrument, days: Sequence[LearnedDay]
+    ) -> frozenset[date]:
+        """Return the dates told to be closed against which held bars of any timeframe speak."""
+        if all(one.parts for one in days):
+            return frozenset()
+        around = Interval(midnight(days[0].day) - _DAY, midnight(days[-1].day) + 2 * _DAY)
+        wrong = set(self._has_bars[instrument.symbol])
+        for timeframe in Timeframe:
+            if timeframe is Timeframe.W1:
+                continue
+            bars = without_flat(self._store.read(Series(instrument, timeframe), around))
+            if bars.num_rows:
+                wrong |= self._closed_with_bars(instrument, days, timeframe, bars)
+        return frozenset(wrong)
+
+    def _unknown(self, instrument: Instrument, stretch: Interval, now: datetime) -> date | None:
+        """Give the newest date before now of which nothing is known and nothing was asked."""
+        library = calendar_named(instrument.calendar)
+        until = min(library.day_of(min(stretch.end, now)), _last(instrument))
+        first = max(library.day_of(stretch.start), instrument.start)
+        if library.known is not None and not is_assumed(instrument.calendar):
+            first = max(first, library.known[1] + _DAY)
+        learned = {one.day for one in self._learned(instrument)}
+        day = until
+        while day >= first:
+            if day not in learned and not self._was_asked(instrument, day, now):
+                return day
+            day -= _DAY
+        return None
+
+    def _was_asked(self, instrument: Instrument, day: date, now: datetime) -> bool:
+        """Say whether a schedule of the last 30 days, asked after the date was over, has it."""
+        asks = self._store.ledger.schedule_asks(learned_key(instrument))
+        return any(
+            ask.first <= day < ask.end and now - ask.asked_at < _BELIEVED_FOR for ask in asks
+        )
+
+    async def _ask(
+        self, instrument: Instrument, day: date, now: datetime, note: Callable[[str], None]
+    ) -> None:
+        """Ask for the year that ends a week after a date, and take in what comes.
+
+        Only a session after the date shows that the schedule reaches it: without one, nothing is
+        known of the date, and it is remembered that it was asked for.
+        """
+        ends_at, daily = _asked_end(instrument, day, now), Series(instrument, Timeframe.D1)
+        self.requests += 1
+
+        async def question(source: BarSource) -> list[LearnedDay]:
+            contract_id = await source.contract_id(instrument)
+            about = About(daily, contract_id, _SCHEDULE, ends_at, f"{REACH_DAYS} D")
+            return await audited(
+                Inquiry(
+                    self._store.ledger,
+                    source,
+                    about,
+                    self._keeper.patience.clock,
+                    clock_offset_s=self._keeper.patience.clock_offset_s,
+                ),
+                lambda sent: source.schedule(instrument, ends_at, REACH_DAYS, sent=sent),
+                outcome="schedule",
+                told=lambda days: f"{len(days)} session dates",
+            )
+
+        told = every_day(_dated(instrument, await self._keeper.ask(question)))
+        self._remember(instrument, max(told[-1].day, day) if told else day, now)
+        self._take(instrument, told, ScheduleSource.SCHEDULE, note)
+
+    def _remember(self, instrument: Instrument, last: date, now: datetime) -> None:
+        """Remember an asking that reached up to a date."""
+        ask = ScheduleAsk(last + _WEEK - REACH_DAYS * _DAY, last + _DAY, now)
+        self._store.ledger.record_ask(learned_key(instrument), ask)
+
+    def _take(
+        self,
+        instrument: Instrument,
+        days: Sequence[LearnedDay],
+        source: ScheduleSource,
+        note: Callable[[str], None],
+    ) -> None:
+        """Keep what is believed and new, and make the book anew where it says something new."""
+        library, assumed = calendar_named(instrument.calendar), is_assumed(instrument.calendar)
+        self._remember_calendar(instrument)
+        if assumed:
+            held = self._closed_with_held_bars(instrument, days)
+        else:
+            denied = any(not one.parts and differs(library, one) for one in days)
+            held = self._held(instrument) if denied else frozenset()
+        told = judged(library, days, held, assumed=assumed)
+        if told.refused:
+            note(f"the gateway's sessions of {instrument} are not believed: {told.refused}")
+        is_shared = not assumed and not is_gateways(instrument.calendar)
+        if is_shared:
+            self._note_refused(instrument, told.days, note)
+        known = {one.day: one for one in self._learned(instrument)}
+        new = [one for one in told.days if _is_new(one, known.get(one.day), library)]
+        if new:
+            key, at = learned_key(instrument), self._keeper.patience.clock()
+            self._store.ledger.record_days(key, new, source, at)
+        has_voted = False
+        if told.days and is_shared:
+            has_voted = self._vote(instrument, library, told.days)
+        if new or has_voted:
+            before = self.calendars
+            self._reopen()
+            for text in _shared_changes(instrument.calendar, before, self.calendars):
+                note(text)
+
+    def _note_refused(
+        self, instrument: Instrument, days: Sequence[LearnedDay], note: Callable[[str], None]
+    ) -> None:
+        """Say which hours are longer than can be."""
+        for one in extending(self.calendars.shared(instrument.calendar), days).refused:
+            note(
+                f"the gateway's session {one} of {instrument} is not believed: it reaches into "
+                "another session, or is more than eight hours longer than the known one"
+            )
+
+    # --- calendars that symbols share -----------------------------------------------------------
+
+    def _vote(
+        self, instrument: Instrument, library: SessionCalendar, days: Sequence[LearnedDay]
+    ) -> bool:
+        """Count what a contract told for the calendar that it shares; say whether votes changed.
+
+        A contract that agrees with the library votes where another one did not. One that does not
+        speak for others loses the votes that it had on these dates. Hours in which bars are held
+        are never removed: where contracts would agree on that, their votes are withdrawn.
+        """
+        key, ledger, symbol = instrument.calendar, self._store.ledger, instrument.symbol
+        votes = ledger.votes(key)
+        counting = [
+            one
+            for one in days
+            if (one.day in votes or differs(library, one))
+            and (library.known is None or one.day <= library.known[1])
+            and (key, one) not in self._refuted
+        ]
+        if not counting:
+            return False
+        today, held = library.day_of(self._keeper.now()), self._held(instrument)
+        cast: list[LearnedDay] = []
+        lost: list[date] = []
+        refuted: list[date] = []
+        for one in counting:
+            told = votes.get(one.day, {})
+            if not speaks_for_others(library, instrument, one.day, today=today, held=held):
+                lost += [one.day] if symbol in told else []
+                continue
+            # One of the library's hours is the same vote whether or not it tells of breaks.
+            vote = one if differs(library, one) else hours_of(library, one.day)
+            if told.get(symbol) == vote:
+                continue
+            before, after = agreed(told), agreed({**told, symbol: vote})
+            if (
+                after is not None
+                and (before is None or before.told != after.told)
+                and self._is_held(instrument, library, after.told, today)
+            ):
+                self._refuted.add((key, after.told))
+                refuted.append(one.day)
+                continue
+            cast.append(vote)
+        if lost:
+            ledger.withdraw_votes(key, lost, symbol=symbol)
+        if refuted:
+            ledger.withdraw_votes(key, refuted)
+        if cast:
+            ledger.record_votes(key, symbol, cast, self._keeper.patience.clock())
+        return bool(lost or refuted or cast)
+
+    def _is_held(
+        self, like: Instrument, library: SessionCalendar, told: LearnedDay, today: date
+    ) -> bool:
+        """Return whether the store has bars in the hours that a told date removes.
+
+        Symbols of which the calendar is not known yet count too: it may be this one.
+        """
+        if told.day > today or not lacks(library, told):
+            return False
+        key = like.calendar
+        around = Interval(midnight(told.day) - _DAY, midnight(told.day) + 2 * _DAY)
+        calendar_of = self._store.ledger.symbol_calendars()
+        for symbol, timeframe in self._store.series_on_disk():
+            if timeframe is Timeframe.W1 or calendar_of.get(symbol, key) != key:
+                continue
+            bars = self._store.read(Series(replace(like, symbol=symbol), timeframe), around)
+            if _has_removed_bars(library, told, timeframe, bars):
+                return True
+        return False
+
+    def _remember_calendar(self, instrument: Instrument) -> None:
+        """Remember which calendar a symbol has, once a run."""
+        if self._calendar_of.get(instrument.symbol) != instrument.calendar:
+            self._calendar_of[instrument.symbol] = instrument.calendar
+            self._store.ledger.record_symbol_calendar(instrument.symbol, instrument.calendar)
+
+    # --- what is known --------------------------------------------------------------------------
+
+    def _reopen(self) -> None:
+        """Make the book anew from the ledger."""
+        self.calendars = open_calendars(self._store.ledger)
+
+    def _learned(self, instrument: Instrument) -> list[LearnedDay]:
+        return self._store.ledger.learned_days_of(learned_key(instrument))
+
+    def _held(self, instrument: Instrument) -> frozenset[date]:
+        """Return the dates of which bars of any timeframe below a week are held."""
+        kinds = (one for one in Timeframe if one is not Timeframe.W1)
+        return frozenset(
+            day for kind in kinds for day in self._store.rows_per_session(Series(instrument, kind))
+        )
+
+
+def _has_removed_bars(
+    library: SessionCalendar, told: LearnedDay, timeframe: Timeframe, bars: pa.Table
+) -> bool:
+    """Return whether bars lie in what a told date removes from a library's session."""
+    if not bars.num_rows or not lacks(library, told):
+        return False
+    if not timeframe.is_intraday:
+        days = bars["session_date"].to_numpy().astype("datetime64[D]")
+        return not told.parts and bool((days == np.datetime64(told.day)).any())
+    keys = stamps(bars)
+    [session] = library.sessions(told.day, told.day + _DAY)
+    removed = IntervalSet([Interval(session.opens_at, session.closes_at)])
+    if told.parts:
+        removed -= IntervalSet([Interval(told.parts[0].start, told.parts[-1].end)])
+    return any(
+        np.searchsorted(keys, micros(part.start)) < np.searchsorted(keys, micros(part.end))
+        for part in removed
+    )
+
+
+def _shared_changes(key: str, before: Calendars, after: Calendars) -> list[str]:
+    """Say which dates of a calendar that symbols share changed, and from what to what."""
+    library = calendar_named(key)
+    zone = ZoneInfo(library.zone)
+    old, new = ({one.told.day: one for one in book.shared_days(key)} for book in (before, after))
+    texts = []
+    for day in sorted(old.keys() | new.keys()):
+        was, now = old.get(day), new.get(day)
+        if was is not None and now is not None and was.told == now.told:
+            continue
+        own = hours_of(library, day)
+        hours = _hours_text(now.told if now else own, zone)
+        known = _hours_text(was.told if was else own, zone)
+        why = (
+            f"as {len(now.symbols)} contracts tell: {', '.join(now.symbols)}"
+            if now
+            else "the contracts that told it no longer agree"
+        )
+        texts.append(f"{key} {day}: {hours} in place of {known} ({library.zone}), {why}")
+    return texts
+
+
+def _hours_text(told: LearnedDay, zone: ZoneInfo) -> str:
+    if not told.parts:
+        return "closed"
+    return f"{_clock(told.parts[0].start, zone)}-{_clock(told.parts[-1].end, zone)}"
+
+
+def _clock(at: datetime, zone: ZoneInfo) -> str:
+    return f"{at.astimezone(zone):%H:%M}"
+
+
+def _is_same(before: Calendars, after: Calendars, instrument: Instrument) -> bool:
+    """Return whether two books say the same of an instrument."""
+    return before is after or (
+        before.of(instrument).is_same(after.of(instrument))
+        and before.told_closed(instrument) == after.told_closed(instrument)
+    )
+
+
+def _is_new(told: LearnedDay, known: LearnedDay | None, library: SessionCalendar) -> bool:
+    """Say whether a date is worth remembering: the library errs, or does not reach it."""
+    if known is not None:
+        return told != known
+    return library.known is None or told.day > library.known[1] or differs(library, told)
+
+
+def _dated(instrument: Instrument, days: Sequence[LearnedDay]) -> Sequence[LearnedDay]:
+    """Return what a contract told, dated alike whichever message told it where that is assumed.
+
+    Details and schedules may be written in zones of their own, and a schedule may date a session
+    by its open, or tell of one that lasts for days.
+    """
+    if not is_assumed(instrument.calendar):
+        return days
+    parts = [part for one in days for part in one.parts]
+    return days_by_close(parts, [one.day for one in days if not one.parts], _DATED_IN)
+
+
+def _asked_end(instrument: Instrument, day: date, now: datetime) -> datetime:
+    return min(calendar_named(instrument.calendar).day_starts_at(day + _WEEK), now)
+
+
+def _last(instrument: Instrument) -> date:
+    return date.max if instrument.end is None else instrument.end - _DAY
+
+
+def is_to_be_told(instrument: Instrument, now: datetime) -> bool:
+    """Say whether the gateway must tell sessions before anything can be expected up to now."""
+    known = calendar_named(instrument.calendar).known
+    return known is None or known[1] < now.date() < _last(instrument)

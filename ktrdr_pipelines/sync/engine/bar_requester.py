@@ -1,0 +1,367 @@
+"""Asking for the bars of one series, with an audit of every request that was made.
+
+The audit of one question: a row for every time it was sent to the gateway, however it ended.
+
+What counts are requests for historical data, which IB's limits count too: bars, schedules, head
+timestamps.
+
+Signs of life: whether a contract lately returned bars; without, empty responses say nothing.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from typing import TypeVar
+
+from ktrdr_pipelines.domain.calendars.sessions import monday_of
+from ktrdr_pipelines.domain.instruments import Series
+from ktrdr_pipelines.domain.planning.chunks import Chunk
+from ktrdr_pipelines.domain.planning.jobs import AskedBy, Manner
+from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, BarSource, NoData, OnSent
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import (
+    GatewayError,
+    GatewaySilentError,
+    OutageError,
+    RequestExpiredError,
+)
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.store.ledger.ledger import Ledger, RequestRecord, series_key
+from ktrdr_pipelines.sync.engine.source_session import SourceKeeper
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a question is about.
+
+    A head timestamp is of no timeframe and has no duration: ``series`` is one that it is for.
+    ``ends_at`` None is now.
+    """
+
+    series: Series
+    contract_id: int
+    what_to_show: str
+    ends_at: datetime | None = None
+    duration: str = ""
+
+
+class Inquiry:
+    """One question to one source, and its rows in the audit.
+
+    ``clock`` gives real time; ``clock_offset_s`` is what market time was ahead of it.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        source: BarSource,
+        about: About,
+        clock: Callable[[], datetime],
+        *,
+        clock_offset_s: float = 0.0,
+    ) -> None:
+        self._ledger, self._source, self._about, self._clock = ledger, source, about, clock
+        self._offset_s = clock_offset_s
+        self._begun_at = self._over_at = clock()
+        self._sent_at: list[datetime] = []
+
+    @property
+    def sent_times(self) -> int:
+        """How often it went to the gateway: never, once, or again after outages."""
+        return len(self._sent_at)
+
+    def sent(self) -> None:
+        """Take in that it goes to the gateway now."""
+        self._sent_at.append(self._clock())
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Hold while it is asked: a failure is written down, an answer is up to ``ended``."""
+        try:
+            yield
+        except GatewayError as error:
+            self._over_at = self._clock()
+            self.ended(type(error).__name__, code=error.code)
+            raise
+        except asyncio.CancelledError:
+            self._over_at = self._clock()
+            self.ended("cancelled")
+            raise
+        self._over_at = self._clock()
+
+    def ended(
+        self, outcome: str, *, code: int | None = None, rows: int = 0, proved: str = ""
+    ) -> None:
+        """Write a row for each time it was sent; all but the last met an outage."""
+        for at, again_at in pairwise(self._sent_at):
+            self._ledger.record_request(self._row(at, again_at, OutageError.__name__))
+        if self._sent_at:
+            begun_at = self._begun_at if self.sent_times == 1 else self._sent_at[-1]
+            last = self._row(begun_at, self._over_at, outcome)
+            self._ledger.record_request(replace(last, code=code, rows=rows, proved=proved))
+
+    def _row(self, sent_at: datetime, over_at: datetime, outcome: str) -> RequestRecord:
+        about = self._about
+        return RequestRecord(
+            series=series_key(about.series),
+            contract_id=about.contract_id,
+            what_to_show=about.what_to_show,
+            gateway=self._source.gateway,
+            login=self._source.login,
+            asked_end=about.ends_at,
+            duration=about.duration,
+            sent_at=sent_at,
+            took_s=(over_at - sent_at).total_seconds(),
+            outcome=outcome,
+            clock_offset_s=self._offset_s,
+        )
+
+
+async def audited(
+    inquiry: Inquiry, ask: Callable[[OnSent], Awaitable[T]], outcome: str, told: Callable[[T], str]
+) -> T:
+    """Ask what is not about bars, and write it into the audit.
+
+    Args:
+        inquiry: the question.
+        ask: asks it, telling each sending.
+        outcome: what an answer is called there.
+        told: says what an answer proved.
+    """
+    with inquiry.under_way():
+        answer = await ask(inquiry.sent)
+    inquiry.ended(outcome, proved=told(answer))
+    return answer
+
+
+_ALIVE_FOR = timedelta(days=7)
+_ALIVE_DURATION = "1 M"
+_ALIVE_SPAN = timedelta(days=28)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An answer, and the question that it answers.
+
+    ``sent_at`` is when that was sent, by the earlier of the gateway's clock and this machine's:
+    nothing that is later is told by the answer. ``ends_now`` says that its end was empty.
+    """
+
+    answer: Answer | NoData
+    inquiry: Inquiry
+    sent_at: datetime
+    ends_now: bool = False
+
+
+class Asking:
+    """Asks for one series' bars and writes down what was asked, what came and what it proved."""
+
+    def __init__(
+        self,
+        keeper: SourceKeeper,
+        ledger: Ledger,
+        series: Series,
+        *,
+        contract_id: int,
+        manner: Manner,
+        note: Callable[[str], None],
+    ) -> None:
+        self._keeper, self._clock = keeper, keeper.patience.clock
+        self._ledger = ledger
+        self._series = series
+        self._contract_id = contract_id
+        self._manner = manner
+        self._note = note
+        self._sent: dict[BarRequest, datetime] = {}
+        self.requests = 0
+        self.rows = 0
+
+    async def chunk(self, chunk: Chunk) -> Asked:
+        """Ask for a chunk; silence about several sessions is not tried again as it was.
+
+        Its end is left empty where the chunk allows it: gateways answer that many times sooner.
+
+        Raises:
+            GatewayError: after all tries, or where no try can help.
+        """
+        is_wide = chunk.sessions > 1
+        if chunk.now_until is not None:
+            asked = await self._up_to_now(chunk, chunk.now_until, is_wide=is_wide)
+            if asked is not None:
+                return asked
+        request = self._request(self._series, chunk.ends_at, chunk.duration)
+        return await self._ask(request, is_wide=is_wide)
+
+    async def _up_to_now(self, chunk: Chunk, until: datetime, *, is_wide: bool) -> Asked | None:
+        """Request a chunk with an empty end; None where that would not mean the chunk (any more).
+
+        It would not from ``until`` on, by the later of the two clocks. The same was requested a
+        few seconds ago where IB's rule would make it wait: with an end it is another request.
+        """
+        keeper = self._keeper
+        ahead = max(keeper.market_now() - keeper.gateway_now(), timedelta(0))
+        request = replace(
+            self._request(self._series, None, chunk.duration), not_after=until - ahead
+        )
+        if keeper.gateway_now() >= until - ahead or self._is_too_soon(request):
+            return None
+        try:
+            asked = await self._ask(request, is_wide=is_wide)
+        except RequestExpiredError:
+            return None
+        if max(keeper.market_now(), keeper.gateway_now()) < until:
+            return asked
+        self.record(asked, "nothing: it came when now meant another time")
+        return None
+
+    @property
+    def contract(self) -> tuple[int, str]:
+        """What a sign of life is of: contract id and what_to_show."""
+        return self._contract_id, self._series.instrument.what_to_show.value
+
+    async def is_alive(self, head: Callable[[], Awaitable[datetime | None]]) -> bool:
+        """Say whether the contract has lately answered with bars, asking if need be.
+
+        Asked for is the newest month, and where that is silent the oldest one: an instrument that
+        has ended is silent now and was not always.
+
+        Args:
+            head: gives the start of the gateway's data, or None.
+        """
+        source = await self._keeper.source()
+        last = self._ledger.last_answered(*self.contract, source.gateway)
+        if last is not None and self._clock() - last < _ALIVE_FOR:
+            return True
+        if await self._answers(None):
+            return True
+        oldest = await head()
+        return oldest is not None and await self._answers(oldest + _ALIVE_SPAN)
+
+    async def _answers(self, ends_at: datetime | None) -> bool:
+        """Say whether there are daily bars in the month to a moment, None for now."""
+        daily = Series(self._series.instrument, Timeframe.D1)
+        asked = await self._ask(self._request(daily, ends_at, _ALIVE_DURATION))
+        self.record(asked, "alive" if isinstance(asked.answer, Answer) else "no sign of life")
+        return isinstance(asked.answer, Answer)
+
+    async def daily(self, ends_at: datetime, duration: str) -> Asked:
+        """Request daily bars of the instrument, whatever the timeframe of the series.
+
+        Raises:
+            GatewayError: after all tries, or where no try can help.
+        """
+        return await self.of(Series(self._series.instrument, Timeframe.D1), ends_at, duration)
+
+    async def of(self, series: Series, ends_at: datetime, duration: str) -> Asked:
+        """Request bars of a series of the instrument; errors as ``daily``."""
+        return await self._ask(self._request(series, ends_at, duration))
+
+    async def oldest(
+        self, timeframe: Timeframe, ends_at: datetime | None, duration: str
+    ) -> date | None:
+        """Give the session date of the oldest bar of a stretch, None where there is none.
+
+        Of a week, whose bar does not say on which day it begins, it is the Friday.
+
+        Raises:
+            GatewayError: after all tries, or where no try can help.
+        """
+        series = Series(self._series.instrument, timeframe)
+        asked = await self._ask(self._request(series, ends_at, duration))
+        if not isinstance(asked.answer, Answer):
+            self.record(asked, "a silent probe")
+            return None
+        day: date = asked.answer.bars["session_date"][0].as_py()
+        if timeframe is Timeframe.W1:
+            day = monday_of(day) + timedelta(days=4)
+        self.record(asked, f"bars from {day}")
+        return day
+
+    def record(self, asked: Asked, proved: str) -> None:
+        """Write an answered request into the audit."""
+        answer = asked.answer
+        rows = answer.bars.num_rows if isinstance(answer, Answer) else 0
+        self.rows += rows
+        outcome = "bars" if rows else "no data"
+        asked.inquiry.ended(outcome, rows=rows, proved=proved)
+
+    def _request(self, series: Series, ends_at: datetime | None, duration: str) -> BarRequest:
+        probes = self._manner.asked_by is AskedBy.PERSON
+        return BarRequest(series, ends_at, duration, tail=self._manner.tail, probes=probes)
+
+    async def _ask(self, request: BarRequest, *, is_wide: bool = False) -> Asked:
+        sent_at = self._keeper.now()
+
+        def note_sent(sent: Callable[[], None]) -> Callable[[], None]:
+            def note() -> None:
+                nonlocal sent_at
+                sent_at = self._keeper.now()
+                sent()
+
+            return note
+
+        async def question(source: BarSource) -> Asked:
+            self._tell_of_wait(request)
+            inquiry = Inquiry(
+                self._ledger,
+                source,
+                self._about(request),
+                self._clock,
+                clock_offset_s=self._keeper.patience.clock_offset_s,
+            )
+            try:
+                with inquiry.under_way():
+                    answer = await source.bars(request, sent=note_sent(inquiry.sent))
+                    return Asked(answer, inquiry, sent_at, ends_now=request.ends_at is None)
+            finally:
+                self.requests += inquiry.sent_times
+
+        return await self._keeper.ask(question, but_after=(GatewaySilentError,) if is_wide else ())
+
+    def _tell_of_wait(self, request: BarRequest) -> None:
+        """Say where the same is asked again so soon that IB's rule makes it wait."""
+        if self._is_too_soon(request):
+            rule_s = IbLimitsRegistry.IDENTICAL_S.value
+            self._note(f"{request} is asked once more; IB takes the same only every {rule_s:.0f} s")
+        self._sent[request] = self._clock()
+
+    def _is_too_soon(self, request: BarRequest) -> bool:
+        """Return whether the same was requested so recently that IB's rule makes it wait."""
+        before, rule_s = self._sent.get(request), IbLimitsRegistry.IDENTICAL_S.value
+        return before is not None and (self._clock() - before).total_seconds() < rule_s
+
+    def _about(self, request: BarRequest) -> About:
+        series, what = request.series, request.series.instrument.what_to_show.value
+        return About(series, self._contract_id, what, request.ends_at, request.duration)
+
+
+class LifeSigns:
+    """What one run knows of its contracts; each is asked for a sign at most once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str], bool] = {}
+        self._asking = asyncio.Lock()
+
+    def saw(self, asking: Asking) -> None:
+        """Take in that a contract answered with bars."""
+        self._known[asking.contract] = True
+
+    async def are_there(
+        self, asking: Asking, head: Callable[[], Awaitable[datetime | None]]
+    ) -> bool:
+        """Say whether a contract has lately answered with bars, asking once if need be.
+
+        ``head`` gives the start of the gateway's data, or None.
+
+        Raises:
+            GatewayError: it could not be asked.
+        """
+        async with self._asking:
+            if asking.contract not in self._known:
+                self._known[asking.contract] = await asking.is_alive(head)
+        return self._known[asking.contract]

@@ -1,0 +1,102 @@
+"""How wide a request may be, as runs have learned it.
+
+A refusal for length states a rule: it is remembered at once, for a month. A request that is never
+answered may have met a gateway that was ill for a minute: what one run has learned from it is for
+that run, and what a second one learns again is believed by others, for a day. A wider response ends
+it. Not here: how requests are cut (``domain.planning.chunks``), the table
+(``store.ledger.gateway_records``).
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from ktrdr_pipelines.domain.planning.chunks import ALWAYS_COUNTED, BY_THE_YEAR, narrower
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.limits import IbLimitsRegistry
+from ktrdr_pipelines.store.ledger.gateway_records import WidthRecord
+from ktrdr_pipelines.store.ledger.ledger import Ledger
+
+REFUSED = 1_000
+"""Runs that stand for a refusal in the table: more than any number of runs without an answer."""
+
+_REFUSED_FOR = timedelta(seconds=IbLimitsRegistry.REFUSED_WIDTH_S.value)
+_ENOUGH_RUNS = 2
+_BELIEVED_FOR = timedelta(seconds=IbLimitsRegistry.WIDTH_CACHE_S.value)
+
+
+class Widths:
+    """The most sessions (1w: weeks) of a request that works, by timeframe.
+
+    Args:
+        ledger: where it is remembered.
+        gateway: whose it is.
+        clock: this machine's time.
+    """
+
+    def __init__(self, ledger: Ledger, gateway: str, clock: Callable[[], datetime]) -> None:
+        self._ledger, self._gateway, self._clock = ledger, gateway, clock
+        self._before = ledger.widths(gateway)
+        self._most = {
+            timeframe: record.most
+            for timeframe, record in self._before.items()
+            if record.runs >= _ENOUGH_RUNS and clock() - record.learned_at < _lasts(record)
+        }
+        self._untold: set[Timeframe] = set()
+
+    def __repr__(self) -> str:
+        known = ", ".join(f"{timeframe} {most}" for timeframe, most in self._most.items())
+        return f"Widths({known or 'as planned'})"
+
+    def most(self, timeframe: Timeframe) -> int | None:
+        """Give the most sessions that may be asked for at once, or None where nothing is known."""
+        return self._most.get(timeframe)
+
+    def narrow(self, timeframe: Timeframe, sessions: int, *, refused: str = "") -> bool:
+        """Take in that so many sessions at once got no answer; say whether fewer can be asked.
+
+        Several requests that were open at once narrow it once. ``refused`` is the duration that
+        the gateway called too long, empty where there was no response. Days and weeks are then
+        requested by the year before fewer are: a table that refuses to count a few of them allows
+        a year, and two days at a time 20 years take 2,500 requests.
+        """
+        fewer = narrower(timeframe, sessions)
+        if fewer is None:
+            return False
+        known = self._most.get(timeframe)
+        if known in {None, BY_THE_YEAR} and _is_counted(timeframe, sessions, refused):
+            most = BY_THE_YEAR
+        elif known is None or sessions <= known:
+            most = fewer
+        else:
+            most = known
+        self._most[timeframe] = most
+        if refused:
+            record = WidthRecord(most, REFUSED, self._clock())
+            self._ledger.record_width(self._gateway, timeframe, record)
+            self._before[timeframe] = record
+        else:
+            self._untold.add(timeframe)
+        return True
+
+    def answered(self, timeframe: Timeframe, sessions: int) -> None:
+        """Take in that so many sessions at once were answered: a finding is proved, or refuted."""
+        before, most = self._before.get(timeframe), self._most.get(timeframe)
+        if timeframe in self._untold and most is not None and sessions <= most:
+            self._untold.discard(timeframe)
+            runs = 1 if before is None else before.runs + 1
+            record = WidthRecord(most, runs, self._clock())
+            self._ledger.record_width(self._gateway, timeframe, record)
+        elif most is None and before is not None and sessions > before.most:
+            del self._before[timeframe]
+            self._ledger.forget_width(self._gateway, timeframe)
+
+
+def _is_counted(timeframe: Timeframe, sessions: int, duration: str) -> bool:
+    """Whether a duration counts more days or weeks than every table of durations allows."""
+    counted = ALWAYS_COUNTED.get(timeframe)
+    return counted is not None and sessions > counted and duration.endswith((" D", " W"))
+
+
+def _lasts(record: WidthRecord) -> timedelta:
+    """Return how long a finding is believed."""
+    return _REFUSED_FOR if record.runs >= REFUSED else _BELIEVED_FOR

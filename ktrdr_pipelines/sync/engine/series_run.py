@@ -1,0 +1,281 @@
+"""The work on one series: rounds of planning and asking until nothing more can be proved.
+
+Not here: one chunk's requests (``sync.engine.chunk_run``), how patiently the gateway is asked
+(``sync.engine.source_session``), when settled bars are written (``sync.engine.writer``).
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import replace
+from datetime import datetime
+
+from ktrdr_pipelines.domain.instruments import Identity
+from ktrdr_pipelines.domain.intervals import IntervalSet
+from ktrdr_pipelines.domain.planning.chunks import Chunk, across_boundary, plan
+from ktrdr_pipelines.domain.planning.jobs import Manner
+from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
+from ktrdr_pipelines.errors import (
+    ClientIdInUseError,
+    EntitlementError,
+    GatewayError,
+    GatewaySilentError,
+    GatewayUnreachableError,
+    RequestTooLongError,
+)
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.engine.bar_requester import Asking
+from ktrdr_pipelines.sync.engine.chunk_run import Case, Desk, Means
+from ktrdr_pipelines.sync.engine.confirmation import Confirmation
+from ktrdr_pipelines.sync.engine.series_state import SeriesFacts
+from ktrdr_pipelines.sync.engine.writer import Commits
+
+_FAILURES_IN_A_ROW = 3
+_MOST_PASSES = 12
+"""Times that a run goes on after daily bars showed older ones: each pass reaches back a year."""
+
+_MOST_ROUNDS_BY_NOW = 4
+"""Rounds of which each requests what is due by then, too; later ones request only what was due in
+the last of them. A gateway slower than a bar would keep a run busy until the close."""
+
+_MOST_WITHOUT_BARS = 3
+"""Chunks in a row before the oldest bar that come without bars until daily bars are requested."""
+
+_OTHERS_S = 1.0
+
+
+class SeriesWork:
+    """One run over one series that has something due; made and used once, in one event loop.
+
+    A tail asks oldest first and one by one: however it ends, what it saved leaves no hole behind
+    the newest bar, from where the next tail goes on.
+    """
+
+    def __init__(
+        self, means: Means, facts: SeriesFacts, identity: Identity, manner: Manner
+    ) -> None:
+        self._means = means
+        self._facts = facts
+        self._tail = manner.tail
+        self._is_refresh = manner.refresh
+        self._desk = Desk(means, facts, identity, manner)
+        self._confirmation = Confirmation(self._desk)
+        self._older_without_bars = 0
+        self._refused = False
+        self._workers = 0
+        self._failed = IntervalSet()
+        self.refreshed = IntervalSet()
+        self.failures: list[GatewayError] = []
+        self.confirmed_at: datetime | None = None
+
+    @property
+    def asking(self) -> Asking:
+        """What was asked, in numbers."""
+        return self._desk.asking
+
+    @property
+    def commits(self) -> Commits:
+        """What was saved, in numbers."""
+        return self._desk.commits
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether more asking is vain."""
+        return self._desk.is_over
+
+    @property
+    def in_vain(self) -> IntervalSet:
+        """What was asked for and could not be had: all, where the gateway has no data at all."""
+        return self._facts.wanted if self._desk.is_dead else self._failed
+
+    async def run(self) -> None:
+        """Ask until nothing more can be proved; what is settled is saved however it ends.
+
+        Raises:
+            GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
+            StoreError: what was answered could not be saved.
+        """
+        try:
+            self._confirmation.prove_known()
+            await self._desk.learn_beginning(ask=False)
+            if not (self._is_refresh or self._tail):
+                self._confirmation.leave_to_daily_bars()
+            await self._rounds()
+            await self._confirm()
+            await self._desk.commits.flush()
+        finally:
+            self._desk.commits.commit()
+        self._desk.compare_volumes()
+        self._close_attempts()
+        self._take_refreshed()
+        if isinstance(self._desk.stop, GatewayUnreachableError | ClientIdInUseError):
+            raise self._desk.stop
+
+    async def _confirm(self) -> None:
+        """Prove what came without bars to be empty, and request what turns out to have some."""
+        for _ in range(_MOST_PASSES):
+            if self._desk.is_over or self._tail:
+                return
+            try:
+                if not await self._confirmation.run():
+                    return
+            except GatewayError as error:
+                self._take_error(error)
+                return
+            self._older_without_bars = 0
+            await self._rounds()
+
+    async def _rounds(self) -> None:
+        self._desk.learn_calendar()
+        rounds, due_by = 0, self._means.keeper.now()
+        while not self._desk.is_over:
+            rounds += 1
+            due_by = self._means.keeper.now() if rounds <= _MOST_ROUNDS_BY_NOW else due_by
+            need = self._desk.need()
+            if not (chunks := plan(replace(need, now=min(need.now, due_by)))):
+                return
+            self._refused = False
+            self._means.progress.planned(self._facts.series, len(chunks))
+            await self._ask_all(deque(reversed(chunks) if self._tail else chunks))
+            if self._refused:
+                await self._desk.commits.flush()
+                await self._means.keeper.patience.sleep(_OTHERS_S)
+                self._desk.learn_saved()
+            self._desk.learn_calendar()
+
+    async def _ask_all(self, queue: deque[Chunk]) -> None:
+        """Work on chunks, as many at a time as it is worth; what may be sent says the pacer."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._hire(group, queue)
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
+
+    def _hire(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+        """Let as many workers work as there are places for chunks that wait."""
+        places = 1 if self._is_one_by_one else self._means.keeper.places
+        for _ in range(min(len(queue), places - self._workers)):
+            self._workers += 1
+            group.create_task(self._work_off(group, queue))
+
+    async def _work_off(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+        try:
+            await self._work_while(group, queue)
+        finally:
+            self._workers -= 1
+
+    async def _work_while(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+        """Work while there are chunks and places; hire where places were added."""
+        while queue and not self._desk.is_over:
+            if not self._is_one_by_one and self._workers > max(self._means.keeper.places, 1):
+                return
+            self._hire(group, queue)
+            chunk = across_boundary(self._desk.need(), queue.popleft())
+            if self._is_beyond_bars(chunk):
+                self._desk.skip(chunk.stamps)
+                self._means.progress.answered(self._facts.series, 0)
+                continue
+            most = self._means.widths.most(self._facts.series.timeframe)
+            if most is not None and chunk.sessions > most:
+                self._cut_anew(chunk, queue)
+            elif not self._desk.need(chunk.stamps).gaps():
+                self._means.progress.answered(self._facts.series, 0)
+            elif self._desk.claim(chunk.stamps):
+                await self._work_on(chunk, queue)
+                self._desk.commits.asked(chunk.stamps)
+            else:
+                self._refused = True
+                self._means.progress.answered(self._facts.series, 0)
+                if self._tail:
+                    return
+
+    @property
+    def _is_one_by_one(self) -> bool:
+        """Whether chunks are requested one after the other.
+
+        Tails leave no hole behind the newest bar that way. Daily bars are few requests, and the
+        first year without any ends the search for older ones.
+        """
+        return self._tail or not self._facts.series.timeframe.is_intraday
+
+    def _is_beyond_bars(self, chunk: Chunk) -> bool:
+        """Whether a chunk lies before the oldest bar, behind several that had none.
+
+        Daily bars then tell at less cost whether there is anything older.
+        """
+        return self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS
+
+    def _is_older(self, chunk: Chunk) -> bool:
+        oldest = self._facts.bars.hull
+        return oldest is None or chunk.stamps.start < oldest.start
+
+    async def _work_on(self, chunk: Chunk, queue: deque[Chunk]) -> None:
+        case = Case(self._desk, chunk)
+        try:
+            await case.run()
+            if not case.was_empty:
+                self._older_without_bars = 0
+            elif self._is_older(chunk):
+                self._older_without_bars += 1
+                await self._desk.learn_beginning(ask=self._desk.is_beginning_seen)
+        except (GatewaySilentError, RequestTooLongError) as error:
+            timeframe = self._facts.series.timeframe
+            refused = case.asking.duration if isinstance(error, RequestTooLongError) else ""
+            if self._means.widths.narrow(timeframe, case.asking.sessions, refused=refused):
+                self._desk.note(f"{error}; less is requested at a time now")
+                self._cut_anew(chunk, queue)
+            else:
+                self._take_failure(chunk, error)
+        except GatewayError as error:
+            self._take_failure(chunk, error)
+
+    def _cut_anew(self, chunk: Chunk, queue: deque[Chunk]) -> None:
+        """Put narrower chunks at the place of one, in the order in which they are worked on."""
+        chunks = plan(self._desk.need(chunk.stamps))
+        queue.extendleft(chunks if self._tail else reversed(chunks))
+        self._means.progress.planned(self._facts.series, len(chunks))
+        self._means.progress.answered(self._facts.series, 0)
+
+    # --- failures ---------------------------------------------------------------------------
+
+    def _take_failure(self, chunk: Chunk, error: GatewayError) -> None:
+        """Defer a chunk that could not be had, and stop where more requests are useless."""
+        desk = self._desk
+        left = desk.need(chunk.stamps).gaps().hull
+        self._failed |= IntervalSet([chunk.stamps])
+        self._facts.defer(IntervalSet([chunk.stamps]))
+        desk.tries.failed(left or chunk.stamps, error)
+        self._means.progress.answered(self._facts.series, 0)
+        self._take_error(error)
+
+    def _take_error(self, error: GatewayError) -> None:
+        """Tell of a request that failed, and stop where more requests are useless."""
+        desk = self._desk
+        self.failures.append(error)
+        desk.note(str(error))
+        desk.failures_in_a_row += 1
+        vain = isinstance(error, EntitlementError | GatewayUnreachableError | ClientIdInUseError)
+        if vain or desk.failures_in_a_row >= _FAILURES_IN_A_ROW:
+            desk.stop = error
+
+    def _close_attempts(self) -> None:
+        """Write down what asking could not settle, and forget what is settled by now."""
+        desk = self._desk
+        now, here = self._means.keeper.now(), self._means.keeper.patience.market_clock()
+        desk.tries.forget_settled(lambda stamps: self._facts.open_in(stamps, now, here))
+        hull = self._facts.left(desk.need(everything=True), here).hull
+        if desk.is_dead and hull:
+            desk.tries.left_open(hull, AttemptKind.NO_DATA, "no data at all")
+        if hull and not desk.is_dead:
+            self.confirmed_at = self._confirmation.write_down()
+
+    def _take_refreshed(self) -> None:
+        """Take in what came again, and remember the sparse sessions that have no more bars."""
+        self.refreshed = self._desk.refreshed() if self._facts.again else IntervalSet()
+        asked = [one for one in self._facts.suspects if self.refreshed.covers(one.stamps)]
+        if not asked:
+            return
+        series, store = self._facts.series, self._means.store
+        rows = store.rows_per_session(series)
+        same = {one.day: one.rows for one in asked if rows.get(one.day, 0) == one.rows}
+        at = self._means.keeper.patience.clock()
+        store.ledger.confirm_sessions(series_key(series), same, at)

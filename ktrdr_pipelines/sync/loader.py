@@ -1,0 +1,250 @@
+"""IbDataLoader: plan, ask, settle, save, for one series at a time.
+
+Not here: which series and which gateway (``sync.runner``), the decisions (``core``).
+"""
+
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+import pyarrow as pa
+
+from ktrdr_pipelines.domain.coverage import Coverage
+from ktrdr_pipelines.domain.instruments import Identity, Series
+from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Manner, Mode
+from ktrdr_pipelines.domain.planning.reports import SeriesReport
+from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM
+from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
+from ktrdr_pipelines.errors import (
+    ClientIdInUseError,
+    ForeignIdentityError,
+    GatewayError,
+    GatewayUnreachableError,
+)
+from ktrdr_pipelines.store.bars.bar_store import SaveResult
+from ktrdr_pipelines.store.ledger.ledger import series_key
+from ktrdr_pipelines.sync.discovery.contracts import learn_identity
+from ktrdr_pipelines.sync.discovery.sessions import is_to_be_told
+from ktrdr_pipelines.sync.engine.chunk_run import Means
+from ktrdr_pipelines.sync.engine.series_run import SeriesWork
+from ktrdr_pipelines.sync.engine.series_state import Job, Outlook, SeriesFacts, of_open_session
+from ktrdr_pipelines.sync.engine.writer import Tries, next_try
+
+_NAMED_AT_MOST = 3
+
+
+class IbDataLoader:
+    """Loads series from a gateway into a store; one object serves many series at once.
+
+    A stop at any moment keeps what was saved; a repeat asks only for the rest.
+    """
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+
+    async def load_data_range(
+        self, series: Series, wanted: IntervalSet, manner: Manner | None = None
+    ) -> SeriesReport:
+        """Make a stretch of a series complete, and say what could not be.
+
+        Args:
+            series: what to load.
+            wanted: the stretch, on the stamp axis.
+            manner: how it is asked for; by a person if not given.
+
+        Raises:
+            GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
+            ForeignIdentityError: the store holds something else under this symbol.
+            StoreError: what was answered could not be saved.
+        """
+        manner = manner or Manner()
+        await self._learn_sessions(series, wanted)
+        facts = self._outlook.facts(series, wanted, manner)
+        if manner.refresh:
+            self._tell_of_resuming(facts)
+        report = await self._work(facts, manner)
+        if manner.refresh and not report.not_refreshed:
+            self._means.store.ledger.end_refresh(series_key(series), facts.wanted)
+            held = facts.bars.hull
+            if held is not None and facts.wanted.covers(held):
+                self._means.store.ledger.clear_disagreements(series_key(series))
+                report = replace(report, disagreements=())
+        return report
+
+    async def load_progressive(
+        self,
+        series: Series,
+        mode: Mode,
+        *,
+        bounds: Bounds | None = None,
+        manner: Manner | None = None,
+    ) -> SeriesReport:
+        """Load what a mode means for a series; errors as ``load_data_range``."""
+        manner = manner or Manner()
+        job = Job(
+            series,
+            mode,
+            bounds or Bounds(),
+            asked_by=manner.asked_by,
+            refresh=manner.refresh,
+        )
+        return await self.load(job)
+
+    async def load(self, job: Job) -> SeriesReport:
+        """Load what a job means; errors as ``load_data_range``."""
+        wanted = self._outlook.wanted(job, self._means.keeper.now())
+        return await self.load_data_range(job.series, wanted, job.manner)
+
+    def merge_and_save_data(
+        self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
+    ) -> SaveResult:
+        """Merge bars and what they settle into the store; newer bars win."""
+        return self._means.store.save(series, identity, bars, coverage)
+
+    @property
+    def _outlook(self) -> Outlook:
+        means = self._means
+        return Outlook(
+            means.store,
+            means.calendars,
+            means.ranges,
+            self._clock,
+            market_clock=self._market_clock,
+        )
+
+    async def _work(self, facts: SeriesFacts, manner: Manner) -> SeriesReport:
+        """Request what is due, if anything is; without, no gateway is asked."""
+        gaps = facts.need(self._means.keeper.now(), self._market_clock()).gaps().hull
+        if gaps is None:
+            return self._report(facts, manner)
+        identity = await self._identity(facts.series, gaps)
+        self._outlook.recall_beginning(facts, identity.contract_id)
+        await self._hear_hours(facts)
+        work = SeriesWork(self._means, facts, identity, manner)
+        await work.run()
+        report = self._report(facts, manner, work)
+        if not manner.tail:
+            self._record_sparse(facts, report)
+        return report
+
+    def checked_again(self, job: Job, report: SeriesReport) -> SeriesReport:
+        """Return a report as the store stands at the end of a run of many series.
+
+        Bars of one timeframe may have refuted what another one, finished before, was told.
+        """
+        if report.error is not None or report.now is None:
+            return report
+        missing = self._outlook.unexplained(job, report.now)
+        known = report.unexplained | report.waiting | report.put_off
+        return replace(report, unexplained=report.unexplained | (missing - known))
+
+    def _record_sparse(self, facts: SeriesFacts, report: SeriesReport) -> None:
+        """Record which sparse sessions are requested once more, and tell of them."""
+        found = self._outlook.suspects(facts.series, facts.begins)
+        tries = Tries(self._means.store.ledger, facts.series, self._clock)
+        stamps = (one.stamps for one in found)
+        tries.sparse(stamps, wanted=facts.wanted, answered=facts.proved)
+        if report.suspect:
+            self._tell_of_suspects(facts.series)
+
+    def _tell_of_suspects(self, series: Series) -> None:
+        """Say which sessions are sparse, and when they are requested once more."""
+        if found := self._outlook.suspects(series):
+            days = [f"{one.day} ({one.rows} bars)" for one in found[-_NAMED_AT_MOST:]]
+            more = f" and {len(found) - len(days)} before" if len(found) > len(days) else ""
+            self._note(
+                series,
+                f"far fewer bars than in the sessions around: {', '.join(days)}{more}; they are "
+                "requested once more a quarter of an hour after the first time",
+            )
+
+    def _tell_of_resuming(self, facts: SeriesFacts) -> None:
+        """Say what a refresh leaves out because one that was stopped has had it."""
+        known = self._means.store.ledger.refreshed(series_key(facts.series), self._clock())
+        if known and known.stamps & facts.wanted:
+            self._note(
+                facts.series,
+                f"goes on with a refresh that was stopped: what was answered again since "
+                f"{known.since:%Y-%m-%d %H:%MZ} is not asked for",
+            )
+
+    def _clock(self) -> datetime:
+        return self._means.keeper.patience.clock()
+
+    def _market_clock(self) -> datetime:
+        return self._means.keeper.patience.market_clock()
+
+    async def _learn_sessions(self, series: Series, wanted: IntervalSet) -> None:
+        """Let the gateway tell the sessions first, where no library knows them."""
+        hull, keeper = wanted.hull, self._means.keeper
+        if hull is None or not is_to_be_told(series.instrument, keeper.now()):
+            return
+        try:
+            await self._means.schedules.ensure(series, hull, partial(self._note, series))
+        except (GatewayUnreachableError, ClientIdInUseError):
+            raise
+        except GatewayError as error:
+            Tries(self._means.store.ledger, series, self._clock).failed(hull, error)
+            raise
+
+    async def _hear_hours(self, facts: SeriesFacts) -> None:
+        """Take in the hours of the contract that was just looked up."""
+        instrument, note = facts.series.instrument, partial(self._note, facts.series)
+        await self._means.schedules.hear_hours(instrument, note)
+        if (hull := facts.wanted.hull) is not None:
+            await self._means.schedules.learn_own_hours(facts.series, hull, note)
+        facts.learn_calendar(self._means.calendars.of(instrument))
+
+    def _note(self, series: Series, text: str) -> None:
+        self._means.progress.noted(series, text)
+
+    async def _identity(self, series: Series, gaps: Interval) -> Identity:
+        """Learn what the bars are; what speaks against it is a try at all that is missing."""
+        try:
+            return await learn_identity(self._means.keeper, self._means.store, series)
+        except (GatewayUnreachableError, ClientIdInUseError):
+            raise
+        except (GatewayError, ForeignIdentityError) as error:
+            Tries(self._means.store.ledger, series, self._clock).failed(gaps, error)
+            raise
+
+    def _report(
+        self, facts: SeriesFacts, manner: Manner, work: SeriesWork | None = None
+    ) -> SeriesReport:
+        keeper = self._means.keeper
+        need = facts.need(keeper.now(), self._market_clock(), everything=True)
+        gaps = facts.left(need, self._market_clock())
+        waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
+        again = need.gaps() - gaps - (work.refreshed if work else IntervalSet())
+        found = () if manner.tail else self._outlook.suspects(facts.series, facts.begins)
+        unexplained = gaps - waiting
+        to_confirm = [
+            attempt
+            for attempt in self._means.store.ledger.attempts(series_key(facts.series))
+            if attempt.kind in TO_CONFIRM and unexplained.clip(attempt.interval)
+        ]
+        return SeriesReport(
+            series=facts.series,
+            requests=work.asking.requests if work else 0,
+            rows=work.asking.rows if work else 0,
+            added=work.commits.added if work else 0,
+            revised=work.commits.revised if work else 0,
+            unexplained=unexplained,
+            waiting=waiting,
+            before_listing=facts.before_listing,
+            failures=tuple(work.failures) if work else (),
+            now=need.now,
+            put_off=facts.left_alone & gaps,
+            next_try_at=facts.next_try_at,
+            not_refreshed=again - of_open_session(need, again),
+            suspect=IntervalSet(one.stamps for one in found) & facts.wanted,
+            unconfirmed=unexplained & IntervalSet(one.interval for one in to_confirm),
+            confirmed_at=next_try(to_confirm, self._clock())
+            or min((one.next_try_at for one in to_confirm if one.next_try_at), default=None),
+            disagreements=self._disagreements(facts.series, DisagreementKind.PRICE),
+            volume_jumps=self._disagreements(facts.series, DisagreementKind.VOLUME),
+        )
+
+    def _disagreements(self, series: Series, kind: DisagreementKind) -> tuple[Disagreement, ...]:
+        return tuple(self._means.store.ledger.disagreements(series_key(series), kind))

@@ -1,0 +1,186 @@
+"""Many series in one run, over one connection and one store.
+
+Not here: the work on one series (``sync.loader``), what a command or an asset wants.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from ktrdr_pipelines.domain.instruments import Instrument
+from ktrdr_pipelines.domain.planning.jobs import Mode
+from ktrdr_pipelines.domain.planning.reports import Progress, Quiet, SeriesReport
+from ktrdr_pipelines.domain.planning.responses import BarSource
+from ktrdr_pipelines.domain.timeframes import Timeframe
+from ktrdr_pipelines.errors import (
+    ClientIdInUseError,
+    DiskError,
+    GatewayUnreachableError,
+    KtrdrError,
+    NoStoreError,
+    StoreError,
+    StoreReplacedError,
+)
+from ktrdr_pipelines.store.bars.bar_store import BarStore
+from ktrdr_pipelines.store.claim_owners import claiming
+from ktrdr_pipelines.store.evidence import Evidence
+from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.ledger.ledger import open_ledger
+from ktrdr_pipelines.sync.discovery.earliest_data import Beginning, Discovery
+from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
+from ktrdr_pipelines.sync.discovery.sessions import Schedules
+from ktrdr_pipelines.sync.engine.bar_requester import LifeSigns
+from ktrdr_pipelines.sync.engine.chunk_run import Means
+from ktrdr_pipelines.sync.engine.request_widths import Widths
+from ktrdr_pipelines.sync.engine.series_state import Job
+from ktrdr_pipelines.sync.engine.source_session import Patience, SourceKeeper
+from ktrdr_pipelines.sync.loader import IbDataLoader
+from ktrdr_pipelines.sync.waits import Waits
+
+__all__ = ["Job", "LoadManager"]
+
+_AT_ONCE = 8
+_FATAL = (GatewayUnreachableError, ClientIdInUseError, DiskError, StoreReplacedError)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadManager:
+    """Loads jobs into a store.
+
+    Args:
+        layout: the store.
+        open_source: opens a source of bars; called when something has to be asked.
+        gateway: its name, for what is remembered of it.
+        patience: how often and how soon failed questions are asked again.
+        progress: who listens.
+    """
+
+    layout: StoreLayout
+    open_source: Callable[[], AbstractAsyncContextManager[BarSource]]
+    gateway: str
+    patience: Patience = field(default_factory=Patience)
+    progress: Progress = field(default_factory=Quiet)
+
+    async def run(self, jobs: Sequence[Job]) -> list[SeriesReport]:
+        """Load every job, long timeframes first; reports come in the order of the jobs.
+
+        A series that cannot be loaded does not stop the others: its report says why.
+
+        Raises:
+            GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
+            DiskError: the store cannot be written.
+            StoreReplacedError: the store is not the one that was opened.
+        """
+        async with self._means() as means:
+            loader = IbDataLoader(means)
+            reports = await _all(loader, jobs)
+            return [loader.checked_again(job, one) for job, one in zip(jobs, reports, strict=True)]
+
+    async def discover(
+        self, instruments: Sequence[Instrument], *, refresh: bool = False
+    ) -> list[Beginning]:
+        """Find out where the data of instruments begin; what is freshly known is not asked.
+
+        An instrument that cannot be asked about does not stop the others: its result says why.
+
+        Raises:
+            GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
+        """
+        async with self._means() as means:
+            discovery = Discovery(means)
+            return [await _begun(discovery, one, refresh=refresh) for one in instruments]
+
+    @asynccontextmanager
+    async def _means(self) -> AsyncIterator[Means]:
+        """Hold what a run needs, in a store that stays the one that was opened."""
+        try:
+            async with self._held() as means:
+                yield means
+                self.layout.require_same()
+        except (NoStoreError, StoreError):
+            self.layout.require_same()  # says more than what it led to
+            raise
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[Means]:
+        """Hold what a run needs; a connection is opened when something has to be asked."""
+        ledger = open_ledger(self.layout)
+        with claiming(self.layout, ledger) as claimant:
+            waits = Waits(self.progress.waiting, self.patience.clock)
+            async with SourceKeeper(self.open_source, self.patience, waits=waits) as keeper:
+                store = BarStore(self.layout, ledger)
+                yield Means(
+                    keeper=keeper,
+                    store=store,
+                    schedules=Schedules(store, keeper),
+                    claimant=claimant,
+                    ranges=RangeDiscovery(ledger, self.gateway),
+                    life=LifeSigns(),
+                    evidence=Evidence(store, self.gateway, self.patience.clock),
+                    widths=Widths(ledger, self.gateway, self.patience.clock),
+                    progress=self.progress,
+                )
+
+
+async def _begun(discovery: Discovery, instrument: Instrument, *, refresh: bool) -> Beginning:
+    try:
+        return await discovery.ask(instrument, refresh=refresh)
+    except _FATAL:
+        raise
+    except KtrdrError as error:
+        return replace(discovery.known(instrument), error=error)
+
+
+async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
+    """Work on jobs, several at a time; two of one series come one after the other."""
+    places = asyncio.Semaphore(_AT_ONCE)
+    turns = {job.series: asyncio.Lock() for job in jobs}
+    order = sorted(range(len(jobs)), key=lambda n: jobs[n].series.timeframe.seconds, reverse=True)
+    daily = {
+        job.series.symbol: asyncio.Event()
+        for job in jobs
+        if job.series.timeframe is Timeframe.D1 and job.mode is not Mode.TAIL
+    }
+
+    async def within(job: Job) -> SeriesReport:
+        """Load a job after the daily bars of its symbol, which speak for every timeframe."""
+        first = daily.get(job.series.symbol)
+        if first is not None and job.series.timeframe is not Timeframe.D1:
+            await first.wait()
+        try:
+            async with turns[job.series], places:
+                return await _one(loader, job)
+        finally:
+            if first is not None and job.series.timeframe is Timeframe.D1:
+                first.set()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = {number: group.create_task(within(jobs[number])) for number in order}
+    except BaseExceptionGroup as failures:
+        raise _first(failures) from failures
+    return [tasks[number].result() for number in range(len(jobs))]
+
+
+async def _one(loader: IbDataLoader, job: Job) -> SeriesReport:
+    try:
+        return await loader.load(job)
+    except _FATAL:
+        raise
+    except KtrdrError as error:
+        return SeriesReport(job.series, error=error)
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Give the one error that says most: the first of the project's own, else the first."""
+    flat = list(_flat(failures))
+    return next((error for error in flat if isinstance(error, KtrdrError)), flat[0])
+
+
+def _flat(failures: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in failures.exceptions
+        for leaf in (_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
