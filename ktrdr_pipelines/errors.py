@@ -34,7 +34,7 @@ KtrdrError
 ├── IncompleteError       work ended with something unexplained (exit 3)
 └── SimulatorError        the simulated gateway could not start or serve
 
-An error keeps its fields; its text says what was asked, what came, and what to do.
+An error keeps its fields; its text reads ``what was attempted: reason. Hint: what to do.``
 """
 
 from enum import IntEnum
@@ -53,22 +53,22 @@ class KtrdrError(Exception):
     """The root: everything the project raises on purpose.
 
     Args:
-        what: what was asked for or looked at.
-        came: what was found instead.
-        remedy: what a person can do about it.
+        what: what was attempted.
+        reason: why it failed.
+        hint: what to do about it.
     """
 
     exit_code: ExitCode = ExitCode.FAILED
 
-    def __init__(self, what: str, *, came: str = "", remedy: str = "") -> None:
-        super().__init__(what, came, remedy)
+    def __init__(self, what: str, *, reason: str = "", hint: str = "") -> None:
+        super().__init__(what, reason, hint)
         self.what = what
-        self.came = came
-        self.remedy = remedy
+        self.reason = reason
+        self.hint = hint
 
     def __str__(self) -> str:
-        text = self.what if not self.came else f"{self.what}: {self.came}"
-        return text if not self.remedy else f"{text}. {self.remedy}"
+        text = self.what if not self.reason else f"{self.what}: {self.reason}"
+        return text if not self.hint else f"{text}. Hint: {self.hint}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuilt, (type(self), dict(self.__dict__)))
@@ -144,9 +144,9 @@ class GatewayError(KtrdrError):
     was_asked: bool = True
 
     def __init__(
-        self, what: str, *, came: str = "", remedy: str = "", code: int | None = None
+        self, what: str, *, reason: str = "", hint: str = "", code: int | None = None
     ) -> None:
-        super().__init__(what, came=came, remedy=remedy)
+        super().__init__(what, reason=reason, hint=hint)
         self.code = code
 
 

@@ -175,8 +175,8 @@ def workspace_folder(start: Path | None = None) -> Path:
             return folder
     raise NoStoreError(
         f"looked for {WORKSPACE_FILE} in {begin} and the folders above it",
-        came="found none",
-        remedy="Run from the project's folder, or set KTRDR_DATA to the folder of the store",
+        reason="found none",
+        hint="Run from the project's folder, or set KTRDR_DATA to the folder of the store",
     )
 
 
@@ -202,15 +202,15 @@ def _refuse_old_names(given: Mapping[str, str]) -> None:
     if "IB_CLIENT_ID" in given:
         raise SettingsError(
             f"IB_CLIENT_ID={given['IB_CLIENT_ID']!r}",
-            came="one client id for everything is no longer used",
-            remedy="Unset it; to move the ids, set a range for each operation, such as "
+            reason="one client id for everything is no longer used",
+            hint="Unset it; to move the ids, set a range for each operation, such as "
             "IB_CLIENT_ID_CLI=201-250 or IB_CLIENT_ID_BATCH=11-50",
         )
     if given.get("IB_READONLY", "true").strip().lower() not in _YES:
         raise SettingsError(
             f"IB_READONLY={given['IB_READONLY']!r}",
-            came="connections are always read-only, this cannot be switched off",
-            remedy="Unset it or set it to true",
+            reason="connections are always read-only, this cannot be switched off",
+            hint="Unset it or set it to true",
         )
 
 
@@ -227,8 +227,8 @@ def _refuse_unknown_names(given: Mapping[str, str]) -> None:
         if near:
             raise SettingsError(
                 f"{name}={given[name]!r}",
-                came="no such setting",
-                remedy=f"Did you mean {near[0]}? Known are {', '.join(sorted(known))}",
+                reason="no such setting",
+                hint=f"Did you mean {near[0]}? Known are {', '.join(sorted(known))}",
             )
 
 
@@ -237,13 +237,13 @@ def _settings_error(error: ValidationError, values: Mapping[str, str]) -> Settin
     if not first["loc"]:
         return SettingsError(
             "client id ranges",
-            came=first["msg"].removeprefix("Value error, "),
-            remedy="Give each operation ids of its own",
+            reason=first["msg"].removeprefix("Value error, "),
+            hint="Give each operation ids of its own",
         )
     name = str(first["loc"][0])
     field = Settings.model_fields[name]
     return SettingsError(
         f"{_variable(name)}={values[name]!r}",
-        came="not a value that is allowed",
-        remedy=f"It must be {field.description}; unset it for the default",
+        reason="not a value that is allowed",
+        hint=f"It must be {field.description}; unset it for the default",
     )

@@ -109,9 +109,9 @@ def test_only_passing_troubles_are_worth_another_try(kind: type[GatewayError]) -
     ("fields", "text"),
     [
         ({}, "loading AAPL 1m"),
-        ({"came": "nothing"}, "loading AAPL 1m: nothing"),
-        ({"remedy": "Try later"}, "loading AAPL 1m. Try later"),
-        ({"came": "nothing", "remedy": "Try later"}, "loading AAPL 1m: nothing. Try later"),
+        ({"reason": "nothing"}, "loading AAPL 1m: nothing"),
+        ({"hint": "Try later"}, "loading AAPL 1m. Try later"),
+        ({"reason": "nothing", "hint": "Try later"}, "loading AAPL 1m: nothing. Try later"),
     ],
 )
 def test_the_text_says_what_was_asked_what_came_and_what_to_do(
@@ -130,7 +130,7 @@ def test_a_gateway_error_keeps_the_gateways_code() -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_an_error_survives_the_way_to_another_process(kind: type[KtrdrError]) -> None:
     """Type, fields and text come out as they went in."""
-    error = kind("asking", came="silence", remedy="Restart it")
+    error = kind("asking", reason="silence", hint="Restart it")
     if isinstance(error, GatewayError):
         error.code = 504
     copied = pickle.loads(pickle.dumps(error))  # noqa: S301  (made a line above)

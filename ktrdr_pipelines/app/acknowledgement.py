@@ -91,8 +91,8 @@ def acknowledge(book: GapBook, series: Series, day: date, *, note: str, now: dat
     if not is_closed(span, now):
         raise UsageError(
             what,
-            came=f"its session is not over: it closes at {span.closes_at:%Y-%m-%d %H:%MZ}",
-            remedy="Sessions can be acknowledged half an hour after their close",
+            reason=f"its session is not over: it closes at {span.closes_at:%Y-%m-%d %H:%MZ}",
+            hint="Sessions can be acknowledged half an hour after their close",
         )
     (found,) = book.look([series], now)
     if found.error is not None:
@@ -103,7 +103,7 @@ def acknowledge(book: GapBook, series: Series, day: date, *, note: str, now: dat
         for one in found.disputed
     )
     if not is_again and not found.missing.covers(span.stamps):
-        raise UsageError(what, came=_not_missing(found, span), remedy=_SEE_GAPS)
+        raise UsageError(what, reason=_not_missing(found, span), hint=_SEE_GAPS)
     proof = Emptiness(
         span.stamps,
         now.replace(minute=0, second=0, microsecond=0),
@@ -111,7 +111,7 @@ def acknowledge(book: GapBook, series: Series, day: date, *, note: str, now: dat
         " ".join(note.split()),
     )
     if not book.store.acknowledge_empty(series, _identity(what, book.store, series), proof):
-        raise UsageError(what, came="bars of that session came meanwhile", remedy=_SEE_GAPS)
+        raise UsageError(what, reason="bars of that session came meanwhile", hint=_SEE_GAPS)
     _clear_attempts(book, series, span, now)
     return proof
 
@@ -125,10 +125,10 @@ def _session(what: str, series: Series, calendar: SessionCalendar, day: date) ->
         is_unknown = calendar.known is None
         raise UsageError(
             what,
-            came="the gateway has not told its sessions yet"
+            reason="the gateway has not told its sessions yet"
             if is_unknown
             else f"{day} is no session date of the calendar {series.instrument.calendar}",
-            remedy="`ktrdr load` requests them first" if is_unknown else _SEE_GAPS,
+            hint="`ktrdr load` requests them first" if is_unknown else _SEE_GAPS,
         )
     stamps = first_stamps_of(calendar, series.timeframe, day)
     return expected_spans(calendar, series.timeframe, stamps)[0]
@@ -139,10 +139,10 @@ def _refuse_held(what: str, store: BarStore, series: Series, day: date) -> None:
     if rows := store.rows_per_session(series).get(held, 0):
         raise UsageError(
             what,
-            came="1 bar of that date is held"
+            reason="1 bar of that date is held"
             if rows == 1
             else f"{rows:,} bars of that date are held",
-            remedy="Only a session without any bar can be acknowledged; "
+            hint="Only a session without any bar can be acknowledged; "
             f"`ktrdr load {series.symbol} {series.timeframe}` requests what is missing of it",
         )
 
@@ -167,8 +167,8 @@ def _identity(what: str, store: BarStore, series: Series) -> Identity:
     if origin is None or contract_id is None:
         raise UsageError(
             what,
-            came="the series has no file yet, and its contract is not known",
-            remedy=f"`ktrdr load {series.symbol} {series.timeframe}` looks it up",
+            reason="the series has no file yet, and its contract is not known",
+            hint=f"`ktrdr load {series.symbol} {series.timeframe}` looks it up",
         )
     return identity_of(series, contract_id=contract_id, origin=origin)
 

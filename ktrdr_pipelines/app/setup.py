@@ -71,8 +71,8 @@ def committed(name: str) -> bytes:
     if not path.is_file():
         raise NoStoreError(
             f"looked for {path}",
-            came="it is not there",
-            remedy="Install from a clone, in which it lies: python -m pip install -e .",
+            reason="it is not there",
+            hint="Install from a clone, in which it lies: python -m pip install -e .",
         )
     with disk_errors(path):
         return path.read_bytes()

@@ -91,7 +91,7 @@ def _names(what: str, text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names):
         raise UsageError(
-            f"{what}s {text!r}", came=f"a {what} is empty", remedy="Separate them by single commas"
+            f"{what}s {text!r}", reason=f"a {what} is empty", hint="Separate them by single commas"
         )
     return list(dict.fromkeys(names))
 
@@ -101,7 +101,7 @@ def _timeframe(text: str) -> "Timeframe":
 
     if text not in list(Timeframe):
         allowed = f"Allowed are {', '.join(Timeframe)}"
-        raise UsageError(f"timeframe {text!r}", came="no such timeframe", remedy=allowed)
+        raise UsageError(f"timeframe {text!r}", reason="no such timeframe", hint=allowed)
     return Timeframe(text)
 
 
@@ -172,8 +172,8 @@ class Wish:
         if self.refresh and mode is not Mode.FULL:
             raise UsageError(
                 f"--refresh with --mode {mode}",
-                came="a refresh asks again for all of a stretch",
-                remedy="Leave --mode out, and name the stretch with --start and --end",
+                reason="a refresh asks again for all of a stretch",
+                hint="Leave --mode out, and name the stretch with --start and --end",
             )
         return mode, stretch
 
@@ -270,5 +270,5 @@ def _mode(text: str) -> "Mode":
 
     if text not in list(Mode):
         allowed = f"Allowed are {', '.join(Mode)}"
-        raise UsageError(f"--mode {text}", came="no such mode", remedy=allowed)
+        raise UsageError(f"--mode {text}", reason="no such mode", hint=allowed)
     return Mode(text)

@@ -90,8 +90,8 @@ class Web:
             if time.monotonic() > deadline_s:
                 raise KtrdrError(
                     f"Dagster's web UI at {self.url}",
-                    came=f"no answer in {READY_S:g} s",
-                    remedy=f"Its log is {self.log}",
+                    reason=f"no answer in {READY_S:g} s",
+                    hint=f"Its log is {self.log}",
                 )
             time.sleep(_POLL_S)
 
@@ -109,8 +109,8 @@ class Web:
         last = "\n  ".join(text.splitlines()[-_TOLD_LINES:])
         return KtrdrError(
             "Dagster ended by itself",
-            came=f"exit code {self.process.returncode}, and its last words were\n  {last}\n",
-            remedy=f"Its log is {self.log}",
+            reason=f"exit code {self.process.returncode}, and its last words were\n  {last}\n",
+            hint=f"Its log is {self.log}",
         )
 
 

@@ -97,8 +97,8 @@ def parse_edge(option: str, text: str) -> Edge:
     if not _FIRST <= day <= _LAST:
         raise UsageError(
             f"{option} {text}",
-            came="no calendar reaches there",
-            remedy=f"Sessions are known from {_FIRST} to {_LAST}",
+            reason="no calendar reaches there",
+            hint=f"Sessions are known from {_FIRST} to {_LAST}",
         )
     return Edge(option, text, value.astimezone(UTC) if isinstance(value, datetime) else value)
 
@@ -113,8 +113,8 @@ def parse_instant(option: str, text: str) -> datetime:
     if not isinstance(value, datetime):
         raise UsageError(
             f"{option} {text}",
-            came="a date, not an instant",
-            remedy="Say the time and the zone too, such as 2024-01-05T14:30:00Z",
+            reason="a date, not an instant",
+            hint="Say the time and the zone too, such as 2024-01-05T14:30:00Z",
         )
     return value
 
@@ -126,10 +126,10 @@ def _value(option: str, text: str) -> date | datetime:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise UsageError(
-            f"{option} {text}", came=f"no date and no instant ({error})", remedy=ALLOWED
+            f"{option} {text}", reason=f"no date and no instant ({error})", hint=ALLOWED
         ) from None
     if moment.tzinfo is None:
-        raise UsageError(f"{option} {text}", came="an instant without a zone", remedy=ALLOWED)
+        raise UsageError(f"{option} {text}", reason="an instant without a zone", hint=ALLOWED)
     return moment
 
 
@@ -153,13 +153,13 @@ def _refuse_future(edge: Edge, latest: date, now: datetime) -> None:
     else:
         is_future, most = edge.value > latest, str(latest)
     if is_future:
-        raise UsageError(str(edge), came="in the future", remedy=f"The latest allowed is {most}")
+        raise UsageError(str(edge), reason="in the future", hint=f"The latest allowed is {most}")
 
 
 def _refuse_reversed(start: Edge, end: Edge, calendar: SessionCalendar) -> None:
     if start.instant(calendar) >= end.instant(calendar):
         raise UsageError(
             f"{start} and {end}",
-            came="reversed, or nothing lies between them",
-            remedy="--start is the first session date that is wanted, --end the first that is not",
+            reason="reversed, or nothing lies between them",
+            hint="--start is the first session date that is wanted, --end the first that is not",
         )

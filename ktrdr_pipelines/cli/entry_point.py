@@ -235,8 +235,8 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         place: Any = error.filename or "the system"
         is_of_disk = error.filename is not None or error.errno in _OF_THE_DISK
-        remedy = "; make room or make it writable" if is_of_disk else ""
-        return f"{place}: {error.strerror} ({type(error).__name__}){remedy}"
+        hint = "; make room or make it writable" if is_of_disk else ""
+        return f"{place}: {error.strerror} ({type(error).__name__}){hint}"
     text = " ".join(str(error).split())
     return f"an unexpected {type(error).__name__}{f': {text}' if text else ''}"
 

@@ -178,8 +178,8 @@ def error_json(error: KtrdrError) -> dict[str, Any]:
         "kind": type(error).__name__,
         "message": str(error),
         "what": error.what,
-        "came": error.came,
-        "remedy": error.remedy,
+        "reason": error.reason,
+        "hint": error.hint,
     }
     return fields | ({"code": error.code} if isinstance(error, GatewayError) else {})
 

@@ -128,8 +128,8 @@ def require_free(option: str, port: int) -> None:
     if not is_free(port):
         raise KtrdrError(
             f"{option} {port}",
-            came="something else uses this port",
-            remedy="End it, or choose another port",
+            reason="something else uses this port",
+            hint="End it, or choose another port",
         )
 
 
@@ -149,12 +149,12 @@ def _heeding_interrupts() -> Iterator[None]:
 def _port_of(process: "subprocess.Popen[bytes]", within_s: float) -> int:
     assert process.stdout is not None  # noqa: S101  (started with a pipe)
     if not select.select([process.stdout], [], [], within_s)[0]:
-        raise SimulatorError("start a simulated gateway", came=f"no word of it in {within_s:g} s")
+        raise SimulatorError("start a simulated gateway", reason=f"no word of it in {within_s:g} s")
     line = process.stdout.readline()
     told: dict[str, Any] = json.loads(line) if line.startswith(b"{") else {}
     if "port" not in told:
-        came = told.get("error", {}).get("message", "it ended without a word")
-        raise SimulatorError("start a simulated gateway", came=came)
+        reason = told.get("error", {}).get("message", "it ended without a word")
+        raise SimulatorError("start a simulated gateway", reason=reason)
     return int(told["port"])
 
 

@@ -61,7 +61,7 @@ class Change:
     kind: ChangeKind
     symbol: str
     text: str
-    remedy: str = ""
+    hint: str = ""
 
 
 def universe_changes(store: BarStore, universe: Universe, before: Universe | None) -> list[Change]:
@@ -95,8 +95,8 @@ def _of_symbol(
 ) -> list[Change]:
     symbol = instrument.symbol
     if refused := _foreign(instrument, before, held):
-        remedy = _WAYS_OUT.format(symbol=symbol)
-        return [Change(ChangeKind.REFUSED, symbol, refused, remedy)]
+        hint = _WAYS_OUT.format(symbol=symbol)
+        return [Change(ChangeKind.REFUSED, symbol, refused, hint)]
     if before is None:
         stored = f"; bars of {_joined(held)} are there" if held else ""
         text = f"will be kept as {_joined(instrument.timeframes)}{stored}"
@@ -128,8 +128,8 @@ def _foreign(
 
 def _removed(symbol: str, held: Mapping[Timeframe, Identity]) -> Change:
     kept = f"its bars of {_joined(held)} stay and can be queried" if held else "it has no bars"
-    remedy = f"`ktrdr universe retire {symbol}` is for a symbol that shall be free" if held else ""
-    return Change(ChangeKind.REMOVED, symbol, f"not in the universe; {kept}", remedy)
+    hint = f"`ktrdr universe retire {symbol}` is for a symbol that shall be free" if held else ""
+    return Change(ChangeKind.REMOVED, symbol, f"not in the universe; {kept}", hint)
 
 
 def _differing(before: Instrument, after: Instrument) -> list[str]:

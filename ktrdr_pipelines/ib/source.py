@@ -182,12 +182,12 @@ class Asker:
 
         def write() -> None:
             if lost := self._connection.lost_link:
-                raise OutageError(ask.asked, came=lost, code=_LINK_LOST)
+                raise OutageError(ask.asked, reason=lost, code=_LINK_LOST)
             if ask.is_late():
                 raise RequestExpiredError(
                     ask.asked,
-                    came="its turn came when now meant another time",
-                    remedy="It is requested with an end instead",
+                    reason="its turn came when now meant another time",
+                    hint="It is requested with an end instead",
                 )
             call.put()
 
@@ -211,7 +211,7 @@ class Asker:
             slot.release()
         is_ill = isinstance(error, GatewaySilentError) or _is_gone(error)
         if is_ill or isinstance(error, PacingError | QueryDroppedError) or _is_unclear(error):
-            ill_with = error.came if is_ill else None
+            ill_with = error.reason if is_ill else None
             self._pacer.note_trouble(slot.sent_at_s, ill_with=ill_with, depth=depth)
         if isinstance(error, PacingError) and error.code != _PLACES_FULL:
             self._pacer.pause_after_violation()
@@ -297,7 +297,7 @@ async def _entered(
         cause = error.__cause__
         met_nobody = isinstance(cause, WireError) and cause.ending in _NOBODY
         if not met_nobody:
-            budget.note_trouble(ill_with=error.came)
+            budget.note_trouble(ill_with=error.reason)
         raise
     budget.note_life()
     return connection
@@ -397,7 +397,7 @@ class GatewaySource:
                     ),
                 )
         except NoDataError as error:
-            return NoData(request, error.came)
+            return NoData(request, error.reason)
         with self._read(query.asked):
             history = history_of(reply.fields)
             if (zone := unknown_zone(history)) is not None:
@@ -481,10 +481,10 @@ class GatewaySource:
             yield
         except UnknownZone as error:
             self._connection.notices.unknown_zone(error.name, what)
-            raise UnknownZoneError(asked, came=str(error), remedy=ZONE_HINT) from error
+            raise UnknownZoneError(asked, reason=str(error), hint=ZONE_HINT) from error
         except (ValueError, IndexError, OverflowError) as error:
             raise BadAnswerError(
-                asked, came=f"an answer that cannot be: {error}", remedy="Nothing of it is kept."
+                asked, reason=f"an answer that cannot be: {error}", hint="Nothing of it is kept."
             ) from error
 
     async def _history(

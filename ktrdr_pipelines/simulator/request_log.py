@@ -183,6 +183,6 @@ def _opened(path: Path) -> TextIO:
     except OSError as error:
         raise SimulatorError(
             f"write the log {path}",
-            came=error.strerror or str(error),
-            remedy="Choose another file with --log",
+            reason=error.strerror or str(error),
+            hint="Choose another file with --log",
         ) from error

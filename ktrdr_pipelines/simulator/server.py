@@ -205,8 +205,8 @@ class SimulatorServer:
         except OSError as error:
             raise SimulatorError(
                 f"listen on {self.host}:{self.port}",
-                came=error.strerror or str(error),
-                remedy="Stop what uses the port, or choose another with --port",
+                reason=error.strerror or str(error),
+                hint="Stop what uses the port, or choose another with --port",
             ) from error
 
     async def close(self) -> None:
@@ -239,8 +239,8 @@ def _loopback_address(host: str) -> str:
     if not is_loopback:
         raise SimulatorError(
             f"listen on {host}",
-            came="not a loopback address",
-            remedy="The simulated gateway has no login and serves this machine only: use 127.0.0.1",
+            reason="not a loopback address",
+            hint="The simulated gateway has no login and serves this machine only: use 127.0.0.1",
         )
     return address
 

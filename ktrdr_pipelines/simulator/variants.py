@@ -108,7 +108,7 @@ class Variants:
         except UnicodeEncodeError as error:
             raise SimulatorError(
                 f"greet with the zone {self.greeting_zone!r}",
-                came=f"{GREETING_ENCODING} has no such characters",
+                reason=f"{GREETING_ENCODING} has no such characters",
             ) from error
 
     @property
@@ -161,8 +161,8 @@ def check_zone(name: str) -> None:
     except (KeyError, ValueError, OSError) as error:
         raise SimulatorError(
             f"tell times in the zone {name!r}",
-            came="no such zone is known",
-            remedy="Name one such as Europe/Zurich, US/Eastern or GB",
+            reason="no such zone is known",
+            hint="Name one such as Europe/Zurich, US/Eastern or GB",
         ) from error
 
 
@@ -175,7 +175,7 @@ def read_variants(zone: str, texts: Iterable[str]) -> ReadVariants:
     try:
         return _read(zone, texts)
     except SimulatorError as error:
-        raise UsageError(error.what, came=error.came, remedy=error.remedy) from error
+        raise UsageError(error.what, reason=error.reason, hint=error.hint) from error
 
 
 def _read(zone: str, texts: Iterable[str]) -> ReadVariants:
@@ -187,13 +187,13 @@ def _read(zone: str, texts: Iterable[str]) -> ReadVariants:
             hint = f"Did you mean {near[0]}? " if near else ""
             raise UsageError(
                 f"--variant {text}",
-                came=f"there is no variant {name!r}",
-                remedy=f"{hint}Known are {', '.join(_READERS)}",
+                reason=f"there is no variant {name!r}",
+                hint=f"{hint}Known are {', '.join(_READERS)}",
             )
         try:
             found = _READERS[name](value)
         except ValueError as error:
-            raise UsageError(f"--variant {text}", came=str(error)) from error
+            raise UsageError(f"--variant {text}", reason=str(error)) from error
         read = _with(read, name, found)
     return read
 

@@ -105,14 +105,14 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        remedy = "Make room, or make the folder readable and writable, and run it again"
+        hint = "Make room, or make the folder readable and writable, and run it again"
         if error.errno in _ODD:
-            remedy = (
+            hint = (
                 "Something else than should be stands there or above it: in a store `ktrdr repair` "
                 "sets it aside; elsewhere move it away, or name a folder that is writable"
             )
         raise DiskError(
-            f"cannot use {path}", came=error.strerror or str(error), remedy=remedy
+            f"cannot use {path}", reason=error.strerror or str(error), hint=hint
         ) from error
 
 
@@ -131,8 +131,8 @@ def locked(path: Path, what: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator
         except Timeout as error:
             raise StoreError(
                 f"cannot lock {what}",
-                came=f"another process has held {path} for over {timeout_s:g} s",
-                remedy="See whether a load of it hangs, end that process and run it again",
+                reason=f"another process has held {path} for over {timeout_s:g} s",
+                hint="See whether a load of it hangs, end that process and run it again",
             ) from error
     try:
         yield
@@ -211,7 +211,7 @@ def require_file(path: Path) -> bool:
     if kind is None:
         return False
     if not is_regular(path):
-        raise OddPathError(f"cannot use {path}", came=f"it is {kind}", remedy=_REMEDY)
+        raise OddPathError(f"cannot use {path}", reason=f"it is {kind}", hint=_REMEDY)
     return True
 
 
@@ -224,7 +224,7 @@ def bar_file_oddity(path: Path) -> str | None:
 def not_a_bar_file(path: Path) -> CorruptFileError:
     """Return the error of a path that should lead to a bar file."""
     return CorruptFileError(
-        f"cannot read {path} as a bar file", came=str(bar_file_oddity(path)), remedy=_REMEDY
+        f"cannot read {path} as a bar file", reason=str(bar_file_oddity(path)), hint=_REMEDY
     )
 
 
@@ -239,8 +239,8 @@ def require_series_folder(folder: Path) -> None:
     if bars.is_symlink() and is_folder(bars) and _is_below_marker(Path(os.path.realpath(bars))):
         raise OddPathError(
             f"cannot use {bars} as the folder of bars",
-            came=f"it is {kind_of(bars)} inside a store",
-            remedy="Point the link to a folder that is in no store",
+            reason=f"it is {kind_of(bars)} inside a store",
+            hint="Point the link to a folder that is in no store",
         )
     for one in (bars, symbol, folder):
         kind = kind_of(one)
@@ -250,8 +250,8 @@ def require_series_folder(folder: Path) -> None:
             shared = " inside a store" if is_folder(one) else ""
             raise OddPathError(
                 f"cannot use {one} as a folder of bars",
-                came=f"it is {kind}{shared}",
-                remedy=f"{_REMEDY}, or make a writable folder in its place",
+                reason=f"it is {kind}{shared}",
+                hint=f"{_REMEDY}, or make a writable folder in its place",
             )
 
 

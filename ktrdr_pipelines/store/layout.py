@@ -91,8 +91,8 @@ class StoreGuard:
     def _replaced(self, reason: str) -> StoreReplacedError:
         return StoreReplacedError(
             f"the store at {self._root} is not the one that was opened",
-            came=reason,
-            remedy="What was saved before is in the store that was opened, wherever it is now; "
+            reason=reason,
+            hint="What was saved before is in the store that was opened, wherever it is now; "
             "put it back, or name its folder in KTRDR_DATA, and run this again",
         )
 
@@ -320,8 +320,8 @@ def refuse_other_origin(layout: StoreLayout, origin: Origin) -> None:
     if held not in {None, origin}:
         raise ForeignIdentityError(
             f"the store {layout.root} holds {held} bars",
-            came=f"it was to take {origin} bars",
-            remedy="Origins never mix: make another store with `ktrdr init` and name its folder "
+            reason=f"it was to take {origin} bars",
+            hint="Origins never mix: make another store with `ktrdr init` and name its folder "
             "in KTRDR_DATA",
         )
 
@@ -341,14 +341,14 @@ def _read_marker(layout: StoreLayout) -> _Marker:
     if kind is None:
         raise NoStoreError(
             f"{layout.root} is not a store",
-            came="it has no store.json",
-            remedy="Make it one with `ktrdr init`, or name another folder in KTRDR_DATA",
+            reason="it has no store.json",
+            hint="Make it one with `ktrdr init`, or name another folder in KTRDR_DATA",
         )
     if not is_regular(layout.marker):
         raise CorruptFileError(
             f"cannot read {layout.marker}",
-            came=f"{kind} stands there",
-            remedy=f"Move it away by hand and write a file there. {_MARKER_HINT}",
+            reason=f"{kind} stands there",
+            hint=f"Move it away by hand and write a file there. {_MARKER_HINT}",
         )
     with disk_errors(layout.marker):
         text = layout.marker.read_bytes()
@@ -363,8 +363,8 @@ def _read_marker(layout: StoreLayout) -> _Marker:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CorruptFileError(
             f"cannot read {layout.marker}",
-            came=f"{text[:80]!r}",
-            remedy=f"Restore it by hand. {_MARKER_HINT}",
+            reason=f"{text[:80]!r}",
+            hint=f"Restore it by hand. {_MARKER_HINT}",
         ) from error
 
 
@@ -375,14 +375,14 @@ def _id_at(layout: StoreLayout) -> str | None:
     except NoStoreError as error:
         raise StoreReplacedError(
             f"the store at {layout.root} is not the one that was opened",
-            came=error.came,
-            remedy=error.remedy,
+            reason=error.reason,
+            hint=error.hint,
         ) from error
 
 
 def _too_new(layout: StoreLayout, version: int) -> NoStoreError:
     return NoStoreError(
         f"the store {layout.root} has format version {version}",
-        came=f"this ktrdr knows versions up to {FORMAT_VERSION}",
-        remedy="Use a newer ktrdr, or name another folder in KTRDR_DATA",
+        reason=f"this ktrdr knows versions up to {FORMAT_VERSION}",
+        hint="Use a newer ktrdr, or name another folder in KTRDR_DATA",
     )

@@ -51,7 +51,7 @@ def test_init_refuses_an_unknown_origin(ktrdr: Any) -> None:
 def test_init_says_why_a_folder_cannot_be_made(
     ktrdr: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that cannot be written is named with the remedy."""
+    """A folder that cannot be written is named with the hint."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KTRDR_DATA", str(tmp_path / "file" / "data"))
     ktrdr("init").is_error(1, str(tmp_path / "file"), "writable")

@@ -96,7 +96,7 @@ def test_an_error_of_the_project_is_one_message_and_its_exit_code(capsys: Any) -
     """What was asked, what came and what to do, on stderr."""
 
     def command(_: list[str]) -> None:
-        raise IncompleteError("the load of AAPL", came="a gap is left", remedy="Run it again")
+        raise IncompleteError("the load of AAPL", reason="a gap is left", hint="Run it again")
 
     assert run(command, [], LogFile()) == 3
     told = capsys.readouterr()
@@ -108,11 +108,11 @@ def test_an_error_of_the_project_is_json_where_json_was_asked_for(capsys: Any) -
     """The parts of the message come one by one."""
 
     def command(_: list[str]) -> None:
-        raise KtrdrError("a thing", came="broken", remedy="Mend it")
+        raise KtrdrError("a thing", reason="broken", hint="Mend it")
 
     assert run(command, ["--json"], LogFile()) == 1
     told = capsys.readouterr()
-    assert '"what": "a thing", "came": "broken", "remedy": "Mend it"' in told.out
+    assert '"what": "a thing", "reason": "broken", "hint": "Mend it"' in told.out
     assert told.err == ""
 
 
@@ -129,7 +129,7 @@ def test_a_defect_is_one_line_and_a_log(capsys: Any, tmp_path: Path) -> None:
 
 
 def test_a_refusing_disk_is_named(capsys: Any) -> None:
-    """An error of the system that nobody foresaw names the file and the remedy."""
+    """An error of the system that nobody foresaw names the file and the hint."""
 
     def command(_: list[str]) -> None:
         Path("/nowhere/at/all").write_text("")

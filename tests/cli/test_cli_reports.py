@@ -84,7 +84,7 @@ def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
     """Every other day is missing: ten stretches, how many more, each reason once."""
     sessions = calendar_named("XNYS.RTH").sessions(date(2024, 1, 1), date(2024, 2, 1))
     gaps = [days(str(one.day), str(one.day + timedelta(days=1))) for one in sessions[::2]]
-    refused = EntitlementError("bars of AAPL", came="354 not subscribed", code=354)
+    refused = EntitlementError("bars of AAPL", reason="354 not subscribed", code=354)
     report = SeriesReport(
         series(), unexplained=IntervalSet(gaps), failures=(refused, refused, refused)
     )
@@ -200,7 +200,7 @@ def test_a_catalog_that_is_not_renewed_is_told(capsys: Any) -> None:
     tell(
         [SeriesReport(series())],
         Notes(),
-        DiskError("the catalog", came="full"),
+        DiskError("the catalog", reason="full"),
         calendars=Calendars(),
         as_json=False,
     )

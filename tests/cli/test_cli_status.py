@@ -113,7 +113,7 @@ def test_health_tells_of_a_gateway_that_answers(ktrdr: Any, gateway: Any) -> Non
 
 
 def test_health_without_a_gateway(ktrdr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing listens there is no connection, and a remedy."""
+    """Where nothing listens there is no connection, and a hint."""
     monkeypatch.setenv("IB_PORT", "1")
     ktrdr("health").is_error(1, "127.0.0.1:1", "nothing listens", "start IB Gateway")
     document = ktrdr("health", "--json").document

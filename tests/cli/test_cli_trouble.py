@@ -154,7 +154,7 @@ def test_a_store_of_another_origin(ktrdr: Any, store: Path, gateway: Any) -> Non
 
 
 def test_an_unwritable_folder(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """A place that cannot be written is named with the remedy."""
+    """A place that cannot be written is named with the hint."""
     (store / "bars" / "symbol=AAPL").write_text("a file where a folder must be")
     told = ktrdr("load", "AAPL", "1d", *DAYS)
     assert told.code == 1

@@ -102,16 +102,16 @@ def test_the_simulator_returns_every_day_that_a_chunk_is_for(
     """By the simulator's own arithmetic and hours, no seam between chunks leaves a session out."""
     end = first + timedelta(days=days)
     need, chunks = planned(key, Timeframe.D1, first, end)
-    came: set[date] = set()
+    reason: set[date] = set()
     for chunk in chunks:
         given_back = simulated(key, chunk)
         spans = expected_spans(need.calendar, Timeframe.D1, chunk.stamps)
         missing = {span.stamps.start.date() for span in spans} - given_back
         assert not missing, (chunk, missing)
-        came |= given_back
+        reason |= given_back
     hours = calendar_of(VENUES[key]).hours(use_rth=True)
     labels = {EPOCH + timedelta(days=int(day)) for day in hours.labels}
-    assert {day for day in labels if first <= day < end} <= came
+    assert {day for day in labels if first <= day < end} <= reason
 
 
 @pytest.mark.parametrize("key", ["XNYS.RTH", "XLON.RTH", "FX", "CRYPTO"])

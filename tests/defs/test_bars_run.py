@@ -90,7 +90,7 @@ def test_unexplained_window_is_not_materialized_and_fails_the_run_by_name(
 
     def fails(request: BarRequest) -> GatewayError | None:
         if request.ends_at is not None and request.ends_at < datetime(2025, 1, 2, tzinfo=UTC):
-            return RequestRejectedError(str(request), came="refused by the test")
+            return RequestRejectedError(str(request), reason="refused by the test")
         return None
 
     result = location.run("1d", "AAPL|2023", "AAPL|2025", ib=failing_ib(fails))
@@ -108,7 +108,7 @@ def test_blocked_symbol_does_not_stop_the_others(
 
     def fails(request: BarRequest) -> GatewayError | None:
         if request.series.symbol == "MSFT":
-            return EntitlementError(str(request), came="no market data permissions", code=354)
+            return EntitlementError(str(request), reason="no market data permissions", code=354)
         return None
 
     result = location.run("1d", "AAPL|2024", "MSFT|2025", ib=failing_ib(fails))
@@ -123,7 +123,7 @@ def test_no_gateway_fails_the_run_with_the_remedy(
     """A gateway that cannot be reached materializes nothing and says what to do."""
 
     def fails(request: BarRequest) -> GatewayError | None:
-        return GatewayUnreachableError(str(request), came="gone", remedy="Start the gateway")
+        return GatewayUnreachableError(str(request), reason="gone", hint="Start the gateway")
 
     result = location.run("1d", "AAPL|2024", "AAPL|2024", ib=failing_ib(fails))
     assert not result.success
@@ -168,7 +168,7 @@ def test_finished_windows_are_marked_before_the_run_dies(
 
     def fails(request: BarRequest) -> GatewayError | None:
         if request.ends_at is not None and request.ends_at < datetime(2023, 4, 15, tzinfo=UTC):
-            return GatewayUnreachableError(str(request), came="gone", remedy="Start the gateway")
+            return GatewayUnreachableError(str(request), reason="gone", hint="Start the gateway")
         return None
 
     result = location.run("1h", "AAPL|2023", "AAPL|2025", ib=failing_ib(fails))

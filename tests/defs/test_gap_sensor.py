@@ -160,7 +160,7 @@ def test_failing_symbol_does_not_keep_others_waiting(
 
     def fails(request: BarRequest) -> GatewayError | None:
         if request.series.symbol == "AAPL":
-            return RequestRejectedError(str(request), came="refused by the test")
+            return RequestRejectedError(str(request), reason="refused by the test")
         return None
 
     ib = failing_ib(fails)
@@ -298,7 +298,7 @@ def test_while_the_gateway_is_away_no_run_is_started(
     """The first run that finds nobody says so; after a while it is tried again."""
 
     def away(request: BarRequest) -> GatewayError | None:
-        return GatewayUnreachableError(str(request), came="nothing listens")
+        return GatewayUnreachableError(str(request), reason="nothing listens")
 
     request = tick.requests()[0]
     assert not location.run_requested(request, ib=failing_ib(away)).success

@@ -137,7 +137,7 @@ def test_failed_tail_is_named_and_then_waits(fresh: Any, failing_ib: Callable[..
     """The run fails by name; the next minute does not ask again."""
 
     def fails(request: BarRequest) -> GatewayError | None:
-        return RequestRejectedError(str(request), came="refused by the test")
+        return RequestRejectedError(str(request), reason="refused by the test")
 
     done = run_tails(fresh, "1d", ib=failing_ib(fails))
     assert not done.success
@@ -154,7 +154,7 @@ def test_while_the_gateway_is_away_no_tail_runs(fresh: Any, failing_ib: Callable
     """The first one says so; the next ones are not started."""
 
     def away(request: BarRequest) -> GatewayError | None:
-        return GatewayUnreachableError(str(request), came="nothing listens")
+        return GatewayUnreachableError(str(request), reason="nothing listens")
 
     assert not run_tails(fresh, "1d", ib=failing_ib(away)).success
     known = AbsenceFile(fresh.layout).read()

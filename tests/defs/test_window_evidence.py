@@ -102,7 +102,7 @@ def test_a_run_marks_no_window_with_a_sparse_session(
     thin_out(loaded, DAY)
 
     def refuses(request: BarRequest) -> GatewayError | None:
-        return RequestRejectedError(str(request), came="refused by the test")
+        return RequestRejectedError(str(request), reason="refused by the test")
 
     result = loaded.run("1h", "AAPL|2025", "AAPL|2026", ib=failing_ib(refuses))
     assert not result.success

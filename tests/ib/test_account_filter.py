@@ -42,7 +42,7 @@ def test_the_announcement_is_learned_and_hidden() -> None:
 
 
 @pytest.mark.parametrize(
-    ("came", "clean"),
+    ("reason", "clean"),
     [
         (
             (4, 2, 7654321, 321, f"Error for {ACCOUNT}", f'{{"account":"{OTHER.lower()}"}}'),
@@ -63,9 +63,9 @@ def test_the_announcement_is_learned_and_hidden() -> None:
         ((178, "20260105 12:00:00 EST"), (178, "20260105 12:00:00 EST")),
     ],
 )  # fmt: skip
-def test_a_frame_is_cleaned_by_its_kind(came: tuple[Any, ...], clean: tuple[Any, ...]) -> None:
+def test_a_frame_is_cleaned_by_its_kind(reason: tuple[Any, ...], clean: tuple[Any, ...]) -> None:
     """Texts lose what looks like an account, values only what was announced."""
-    assert knowing(ACCOUNT).cleaned(frame(*came)) == frame(*clean)
+    assert knowing(ACCOUNT).cleaned(frame(*reason)) == frame(*clean)
 
 
 def test_texts_of_other_encodings_stay_as_they_are() -> None:

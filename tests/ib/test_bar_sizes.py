@@ -124,8 +124,8 @@ def test_where_every_string_is_refused_the_error_names_them_and_the_list(
         bench(lambda source: source.bars(weeks(aapl)), bars=accepting(words))
     assert sizes_of(bench.gateway) == ["1 week", "1W"]
     assert caught.value.code == 321
-    assert f"'1 week' and '1W'; it lists {LISTED}" in caught.value.came
-    assert "leave 1w out of the timeframes" in caught.value.remedy
+    assert f"'1 week' and '1W'; it lists {LISTED}" in caught.value.reason
+    assert "leave 1w out of the timeframes" in caught.value.hint
     assert not caught.value.retry
 
 
@@ -236,7 +236,7 @@ def test_what_is_accepted_outlasts_a_restart_of_the_machine(pacer: Any) -> None:
     async def request(size: str) -> str:
         tried.append(size)
         if size != "1W":
-            raise BarSizeRefusedError("bars", came=REFUSED[1], code=321)
+            raise BarSizeRefusedError("bars", reason=REFUSED[1], code=321)
         return size
 
     async def after(boot: str) -> None:

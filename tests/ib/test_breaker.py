@@ -39,16 +39,16 @@ def test_a_gateway_that_hangs_up_again_and_again_is_left_alone(
 ) -> None:
     """After five vain connections no more reach it, from any process."""
     gateway = gateways(greet=lambda talk: talk.close())
-    came = connect(replace(config, port=gateway.port), MOST_FAILURES + 3)
+    reason = connect(replace(config, port=gateway.port), MOST_FAILURES + 3)
     expected = ["GatewayUnreachableError"] * MOST_FAILURES + ["GatewayRestingError"] * 3
-    assert came == expected
+    assert reason == expected
     assert gateway.connects == MOST_FAILURES
 
 
 def test_a_closed_port_does_not_open_the_breaker(config: GatewayConfig, closed_port: int) -> None:
     """Where nothing listens nothing is hammered: the gateway is found as soon as it is there."""
-    came = connect(replace(config, port=closed_port), MOST_FAILURES + 2)
-    assert set(came) == {"GatewayUnreachableError"}
+    reason = connect(replace(config, port=closed_port), MOST_FAILURES + 2)
+    assert set(reason) == {"GatewayUnreachableError"}
 
 
 def test_an_answer_closes_the_count(config: GatewayConfig, gateways: Any) -> None:
@@ -117,8 +117,8 @@ def test_a_gateway_whose_bars_never_come_is_left_alone(
             return type(error).__name__
         return "bars"
 
-    came = [asyncio.run(once(days)) for days in range(1, MOST_FAILURES + 3)]
-    assert came == ["GatewaySilentError"] * MOST_FAILURES + ["GatewayRestingError"] * 2
+    reason = [asyncio.run(once(days)) for days in range(1, MOST_FAILURES + 3)]
+    assert reason == ["GatewaySilentError"] * MOST_FAILURES + ["GatewayRestingError"] * 2
     assert len(gateway.asked(20)) == MOST_FAILURES
 
 

@@ -110,7 +110,7 @@ def test_a_code_becomes_its_error(code: int, text: str, kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "text", "remedy"),
+    ("code", "text", "hint"),
     [
         (354, "Requested market data is not subscribed.", "Level 1 market data subscription"),
         (10197, "No market data during competing live session", "Another session"),
@@ -125,11 +125,11 @@ def test_a_code_becomes_its_error(code: int, text: str, kind: Any) -> None:
         (326, "Unable to connect as the client id is already in use.", "IB_CLIENT_ID"),
     ],
 )
-def test_an_error_says_what_to_do(code: int, text: str, remedy: str) -> None:
-    """The remedy fits the code."""
+def test_an_error_says_what_to_do(code: int, text: str, hint: str) -> None:
+    """The hint fits the code."""
     error = error_for(ErrorFrame(7, code, text), ASKED)
     assert error is not None
-    assert remedy in error.remedy
+    assert hint in error.hint
 
 
 def test_the_table_covers_every_code_of_the_registry() -> None:

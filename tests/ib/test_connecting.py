@@ -73,9 +73,9 @@ def test_a_host_that_nobody_knows_is_unreachable(config: GatewayConfig, host: st
 
     with pytest.raises(GatewayUnreachableError, match=re.escape(host)) as caught:
         asyncio.run(once())
-    assert "no such host is known" in caught.value.came
-    assert "IB_HOST" in caught.value.remedy
-    assert "Start IB Gateway" not in caught.value.remedy
+    assert "no such host is known" in caught.value.reason
+    assert "IB_HOST" in caught.value.hint
+    assert "Start IB Gateway" not in caught.value.hint
 
 
 def test_a_host_that_never_answers_is_unreachable(config: GatewayConfig) -> None:

@@ -1,4 +1,4 @@
-"""What a look at a broken set-up finds, and that its remedy fits."""
+"""What a look at a broken set-up finds, and that its hint fits."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ def test_a_good_gateway_has_nothing_wrong(look: Any, words: Any) -> None:
 
 
 def test_a_gateway_in_another_language_and_zone_is_told_so(look: Any, words: Any) -> None:
-    """Neither is wrong by itself; each has a remedy."""
+    """Neither is wrong by itself; each has a hint."""
 
     def start(talk: Any, fields: list[str]) -> None:
         talk.send(15, 1, talk.script.account)
@@ -89,9 +89,9 @@ def test_a_gateway_in_another_language_and_zone_is_told_so(look: Any, words: Any
     language, zone = checks[Name.LANGUAGE], checks[Name.ZONE]
     assert language.verdict is zone.verdict is Verdict.NOTE
     assert "2104 Verbindung zum Marktdatenserver OK:usfarm" in language.finding
-    assert "English" in language.remedy
+    assert "English" in language.hint
     assert "CST" in zone.finding
-    assert "America/New_York" in zone.remedy
+    assert "America/New_York" in zone.hint
 
 
 def test_a_closed_port_names_the_port(config: GatewayConfig, closed_port: int) -> None:
@@ -104,7 +104,7 @@ def test_a_closed_port_names_the_port(config: GatewayConfig, closed_port: int) -
 
 def broken_by(ending: Ending, port: int, others: dict[str, int]) -> Check:
     """Say what a connection that ended so is told as."""
-    error = GatewayUnreachableError("connect", came=str(WireError(ending)), remedy="Start it")
+    error = GatewayUnreachableError("connect", reason=str(WireError(ending)), hint="Start it")
     error.__cause__ = WireError(ending)
     return no_connection(error, port, others)[-1]
 
@@ -113,20 +113,20 @@ def test_other_open_ports_are_offered() -> None:
     """A gateway at another of the known ports is probably the one that is meant."""
     check = broken_by(Ending.REFUSED, 4002, {"gateway live": 4001, "TWS paper": 7497})
     assert "4001 (gateway live), 7497 (TWS paper)" in check.finding
-    assert "IB_PORT=4001" in check.remedy
+    assert "IB_PORT=4001" in check.hint
 
 
 @pytest.mark.parametrize(("port", "part"), [(4002, "enable socket clients"), (4004, "container")])
 def test_accept_then_end_depends_on_the_port(port: int, part: str) -> None:
     """At a container's port the forwarder listens alone; elsewhere the API is off."""
-    assert part in broken_by(Ending.CLOSED, port, {}).remedy
+    assert part in broken_by(Ending.CLOSED, port, {}).hint
 
 
 def test_an_api_that_is_off_or_distrusts_us(look: Any) -> None:
     """It accepts and hangs up: the API settings are named."""
     checks = look(greet=lambda talk: talk.close())
     assert wrongs(checks) == [Name.HANDSHAKE]
-    assert "trusted" in checks[Name.HANDSHAKE].remedy
+    assert "trusted" in checks[Name.HANDSHAKE].hint
 
 
 def test_client_ids_that_are_all_taken(look: Any) -> None:
@@ -138,7 +138,7 @@ def test_client_ids_that_are_all_taken(look: Any) -> None:
 
     checks = look(start=taken)
     assert wrongs(checks) == [Name.CLIENT_ID]
-    assert "IB_CLIENT_ID" in checks[Name.CLIENT_ID].remedy
+    assert "IB_CLIENT_ID" in checks[Name.CLIENT_ID].hint
 
 
 def test_client_ids_that_were_refused_a_moment_ago(config: GatewayConfig, gateways: Any) -> None:
@@ -160,7 +160,7 @@ def test_a_host_that_nobody_knows(config: GatewayConfig) -> None:
     checks = asyncio.run(examine(replace(config, host="gate..home")))
     assert checks[0].verdict is Verdict.WRONG
     assert "no such host" in checks[0].finding
-    assert "IB_HOST" in checks[0].remedy
+    assert "IB_HOST" in checks[0].hint
 
 
 def test_a_gateway_without_bars_of_a_well_known_stock(look: Any) -> None:
@@ -176,7 +176,7 @@ def test_a_gateway_that_hangs(look: Any, words: Any) -> None:
     """It shakes hands and does not tell the time."""
     checks = look(timeout_s=1.0, time=words.ignore)
     assert wrongs(checks) == [Name.CLOCK]
-    assert "nightly reset" in checks[Name.CLOCK].remedy
+    assert "nightly reset" in checks[Name.CLOCK].hint
 
 
 def test_a_gateway_that_is_logged_out(look: Any, words: Any) -> None:
@@ -190,7 +190,7 @@ def test_a_gateway_that_is_logged_out(look: Any, words: Any) -> None:
     assert wrongs(checks) == [Name.FARMS, Name.CONTRACTS]
     assert checks[Name.CLOCK].verdict is Verdict.GOOD
     assert checks[Name.BARS].verdict is Verdict.UNKNOWN
-    assert "log it in" in checks[Name.CONTRACTS].remedy
+    assert "log it in" in checks[Name.CONTRACTS].hint
 
 
 def test_a_broken_farm_that_bars_come_without_is_noted(look: Any, words: Any) -> None:
@@ -220,7 +220,7 @@ def test_a_competing_session(look: Any, code: int, text: str) -> None:
     """Another session of the login has the data."""
     checks = look(bars=lambda talk, fields: talk.error(fields[1], code, text))
     assert wrongs(checks) == [Name.SESSION]
-    assert "Log out the other" in checks[Name.SESSION].remedy
+    assert "Log out the other" in checks[Name.SESSION].hint
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_no_market_data_while_free_data_come(look: Any, words: Any, code: int, t
 
     checks = look(contract=contracts(words), bars=stocks_refused)
     assert wrongs(checks) == [Name.PERMISSIONS]
-    assert "subscription" in checks[Name.PERMISSIONS].remedy
+    assert "subscription" in checks[Name.PERMISSIONS].hint
     assert checks[Name.BARS].finding.startswith("EURUSD 1d: 1 bars")
     assert sum(fields[0] in {"9", "20", "87"} for fields in look.gateway.received) == 4
 
@@ -252,7 +252,7 @@ def test_a_clock_that_is_off(look: Any, words: Any, offset_s: int) -> None:
     checks = look(clock_offset_s=offset_s, bars=lambda talk, fields: daily(talk, fields, words))
     assert wrongs(checks) == [Name.CLOCK]
     assert f"{offset_s:+d}"[:2] in checks[Name.CLOCK].finding
-    assert "NTP" in checks[Name.CLOCK].remedy
+    assert "NTP" in checks[Name.CLOCK].hint
 
 
 def test_a_gateway_that_is_too_old(look: Any) -> None:
@@ -266,7 +266,7 @@ def test_something_else_at_the_port(look: Any) -> None:
     """Another protocol is no gateway."""
     checks = look(greet=lambda talk: talk.raw(b"SSH-2.0-OpenSSH_9.6\r\n"))
     assert wrongs(checks) == [Name.HANDSHAKE]
-    assert "IB_PORT" in checks[Name.HANDSHAKE].remedy
+    assert "IB_PORT" in checks[Name.HANDSHAKE].hint
 
 
 def test_bars_that_never_come(look: Any, words: Any) -> None:
@@ -338,7 +338,7 @@ def test_the_command_prints_a_line_for_each_check(command: Any) -> None:
 
 
 def test_the_command_says_what_to_do(command: Any) -> None:
-    """A wrong check has its remedy below; exit code 1."""
+    """A wrong check has its hint below; exit code 1."""
     code, out = command(clock_offset_s=400)
     assert code == 1
     assert "WRONG     clock" in out

@@ -140,7 +140,7 @@ def is_blocked(entitlements: Entitlements, entitlement: Entitlement) -> bool:
 def test_refusals_are_shared_by_processes_and_probed_once_a_day(tmp_path: Path) -> None:
     """A new process believes them for the rest of the day; a reboot does not forget them."""
     clock, one, other = Clock(), Pacer(tmp_path, boot="1"), Pacer(tmp_path, boot="2")
-    Entitlements(one, clock=clock).note(NASDAQ, EntitlementError("bars", came="no", code=354))
+    Entitlements(one, clock=clock).note(NASDAQ, EntitlementError("bars", reason="no", code=354))
     later = Entitlements(other, clock=clock)
     assert is_blocked(later, NASDAQ)
     assert not is_blocked(later, NYSE)
@@ -156,7 +156,7 @@ def test_a_refusal_that_a_wrong_clock_noted_does_not_last(tmp_path: Path) -> Non
     """Where the clock was ahead and is set back, nobody is blocked for longer than a day."""
     clock, pacer = Clock(), Pacer(tmp_path)
     clock.now += 30 * 86_400
-    Entitlements(pacer, clock=clock).note(NASDAQ, EntitlementError("bars", came="no", code=354))
+    Entitlements(pacer, clock=clock).note(NASDAQ, EntitlementError("bars", reason="no", code=354))
     clock.now -= 30 * 86_400
     assert not is_blocked(Entitlements(pacer, clock=clock), NASDAQ)
     pacer.close()
@@ -166,7 +166,7 @@ def test_a_competing_session_is_forgotten_after_minutes(tmp_path: Path) -> None:
     """It blocks everything, and not for a day."""
     clock, pacer = Clock(), Pacer(tmp_path)
     entitlements = Entitlements(pacer, clock=clock)
-    entitlements.note(NASDAQ, EntitlementError("bars", came="competing", code=10197))
+    entitlements.note(NASDAQ, EntitlementError("bars", reason="competing", code=10197))
     assert is_blocked(entitlements, NYSE)
     clock.now += 301
     assert not is_blocked(entitlements, NYSE)
@@ -189,14 +189,14 @@ def test_a_probe_goes_past_what_others_met_and_opens_the_way(tmp_path: Path) -> 
     def run() -> Entitlements:
         return Entitlements(pacer, clock=clock)
 
-    error = EntitlementError("bars", came="not subscribed", code=354)
+    error = EntitlementError("bars", reason="not subscribed", code=354)
     run().note(NASDAQ, error)
     assert (error.entitlement, error.retry_in_s) == ("NASDAQ STK TRADES", 86_400.0)
-    assert "NASDAQ STK TRADES" in error.remedy
+    assert "NASDAQ STK TRADES" in error.hint
     person = run()
     assert is_blocked(person, NASDAQ)
     person.check(NASDAQ, "a question", probes=True)
-    person.note(NASDAQ, EntitlementError("bars", came="not subscribed", code=354))
+    person.note(NASDAQ, EntitlementError("bars", reason="not subscribed", code=354))
     with pytest.raises(EntitlementError) as again:
         person.check(NASDAQ, "a question", probes=True)
     assert (again.value.was_asked, again.value.entitlement) == (False, "NASDAQ STK TRADES")

@@ -109,8 +109,8 @@ def test_another_date_is_another_contract(future: Callable[..., Instrument]) -> 
     found = candidate_of(mes("20260321 05:00:00 Asia/Shanghai", expires=""), 178)
     with pytest.raises(BadAnswerError) as caught:
         chosen(future("MES", "CME", date(2026, 3, 19)), [found])
-    assert 'last_trade_date: "20260320"' in caught.value.remedy
-    assert "con_id: 750150186" in caught.value.remedy
+    assert 'last_trade_date: "20260320"' in caught.value.hint
+    assert "con_id: 750150186" in caught.value.hint
 
 
 def test_a_matching_contract_id_decides(future: Callable[..., Instrument]) -> None:
@@ -131,7 +131,7 @@ def test_one_of_several_is_chosen_by_its_date_or_id(future: Callable[..., Instru
     assert by_id.local_symbol == "GCZ5"
     with pytest.raises(ContractAmbiguousError) as caught:
         chosen(future("GC", "COMEX", None), candidates)
-    assert caught.value.remedy.endswith("20251229 or 20260128 or 20260225")
+    assert caught.value.hint.endswith("20251229 or 20260128 or 20260225")
 
 
 def test_the_date_of_the_exchange_decides_between_dates_as_written(
@@ -152,7 +152,7 @@ def test_a_hint_names_no_date_that_is_none(future: Callable[..., Instrument], te
     found = candidate_of(mes(text, expires=""), 178)
     with pytest.raises(BadAnswerError) as caught:
         chosen(future("MES", "CME", date(2026, 3, 19)), [found])
-    assert caught.value.remedy.endswith("symbol, currency or con_id: 750150186.")
+    assert caught.value.hint.endswith("symbol, currency or con_id: 750150186.")
 
 
 def test_an_unknown_zone_is_told_where_nothing_stands_beside_it(

@@ -564,7 +564,7 @@ def test_a_farm_that_stays_broken_is_told_in_the_end(
 
     errors = bench(ask, timeout_s=1.0, outage_s=1.5, start=start, bars=words.ignore)
     assert {type(error) for error in errors} == {OutageError}
-    assert all(BROKEN[1] in error.came for error in errors)
+    assert all(BROKEN[1] in error.reason for error in errors)
     assert len(bench.gateway.asked(20)) <= 3
 
 

@@ -15,7 +15,7 @@ def forget(_: sqlite3.Connection) -> None:
 
 
 def test_a_full_disk_says_to_make_room(tmp_path: Path) -> None:
-    """Where the file cannot grow, another folder is the second best remedy."""
+    """Where the file cannot grow, another folder is the second best hint."""
     file = PacerFile(tmp_path, on_loss=forget)
     with file.transaction() as database:
         database.execute("PRAGMA max_page_count = 1")
@@ -25,7 +25,7 @@ def test_a_full_disk_says_to_make_room(tmp_path: Path) -> None:
         file.transaction() as it,
     ):
         it.executemany("INSERT INTO blocks VALUES (?, ?, 0, 0)", rows)
-    assert "full" in caught.value.came
+    assert "full" in caught.value.reason
     assert str(tmp_path / FILE) in str(caught.value)
 
 
@@ -38,11 +38,11 @@ def test_a_broken_file_that_cannot_be_set_aside_is_told(tmp_path: Path) -> None:
         PacerFile(tmp_path, on_loss=forget).transaction(),
     ):
         pass
-    assert "KTRDR_STATE" in caught.value.remedy
+    assert "KTRDR_STATE" in caught.value.hint
 
 
 def test_a_file_of_a_newer_version_asks_for_an_update(tmp_path: Path) -> None:
-    """Another folder would be another budget: that is no remedy here."""
+    """Another folder would be another budget: that is no hint here."""
     with sqlite3.connect(tmp_path / FILE) as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
@@ -51,8 +51,8 @@ def test_a_file_of_a_newer_version_asks_for_an_update(tmp_path: Path) -> None:
         PacerFile(tmp_path, on_loss=forget).transaction(),
     ):
         pass
-    assert "Update" in caught.value.remedy
-    assert "KTRDR_STATE" not in caught.value.remedy
+    assert "Update" in caught.value.hint
+    assert "KTRDR_STATE" not in caught.value.hint
 
 
 @pytest.mark.parametrize("is_cut_short", [False, True])

@@ -192,7 +192,7 @@ class Desk:
         except GatewayError as error:
             if error.code is None:
                 raise
-            return Seen(codes=[(error.code, error.came)])
+            return Seen(codes=[(error.code, error.reason)])
         return Seen(reply.fields, [(code, "") for code in sorted(reply.noted)])
 
 

@@ -58,7 +58,7 @@ def test_what_was_never_sent_has_no_row(ledger: Ledger, inquiry: Inquiry) -> Non
     """A connection that is gone, or a refusal that is known, costs the gateway nothing."""
 
     async def stopped(_: Callable[[], None]) -> str:
-        raise OutageError("bars", came="the link is lost")
+        raise OutageError("bars", reason="the link is lost")
 
     with pytest.raises(OutageError):
         ask(inquiry, stopped)
@@ -74,7 +74,7 @@ def test_what_was_sent_again_after_an_outage_has_a_row_each(
     async def again(sent: Callable[[], None]) -> str:
         sent()
         sent()
-        raise GatewaySilentError("bars", came="no answer in 30 s")
+        raise GatewaySilentError("bars", reason="no answer in 30 s")
 
     with pytest.raises(GatewaySilentError):
         ask(inquiry, again)

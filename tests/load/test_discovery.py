@@ -111,7 +111,7 @@ def test_one_that_cannot_be_asked_about_does_not_stop_the_others(world: MakeWorl
 
     async def contract_id(instrument: object) -> int:
         if str(instrument) == "GONE":
-            raise ContractUnknownError("contract of GONE", came="200", code=200)
+            raise ContractUnknownError("contract of GONE", reason="200", code=200)
         return await known(instrument)  # type: ignore[arg-type]
 
     made.bench.gateway.contract_id = contract_id  # type: ignore[method-assign]
@@ -129,7 +129,7 @@ def test_bars_that_are_held_are_told_where_nothing_else_is_known(world: MakeWorl
     manager = made.bench.manager()
 
     async def failing(_: object, *, sent: object) -> None:
-        raise ContractUnknownError("head", came="200", code=200)
+        raise ContractUnknownError("head", reason="200", code=200)
 
     made.bench.gateway.head = failing  # type: ignore[method-assign]
     (found,) = asyncio.run(manager.discover([made.series.instrument]))

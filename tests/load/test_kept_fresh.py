@@ -80,7 +80,7 @@ def fails_between(first: datetime, end: datetime) -> Callable[..., pa.Table | Ga
     def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         ends_at = request.ends_at
         if ends_at is not None and first < ends_at < end:
-            return RequestRejectedError(str(request), came="refused by the test")
+            return RequestRejectedError(str(request), reason="refused by the test")
         return bars
 
     return twist

@@ -299,7 +299,7 @@ def test_a_gateway_that_fails_to_tell_a_schedule_is_not_asked_for_each_year(
     bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
 
     def silence(ends_at: datetime, days: int) -> list[LearnedDay]:
-        raise GatewaySilentError("the schedule", came="no answer")
+        raise GatewaySilentError("the schedule", reason="no answer")
 
     bench.gateway.schedule_twist = silence
     years = IntervalSet([Interval(utc(2016, 5, 1), WANTED.end)])

@@ -252,7 +252,7 @@ def test_two_jobs_of_one_series_both_report(world: MakeWorld) -> None:
 def test_what_was_not_asked_is_no_request(world: MakeWorld) -> None:
     """A refusal out of memory stops the series as the gateway's own does, and audits nothing."""
     made = world(RTH, Timeframe.M1, *JUNE)
-    error = EntitlementError("bars", came="not asked", code=354)
+    error = EntitlementError("bars", reason="not asked", code=354)
     error.was_asked = False
     made.bench.gateway.twist = failing_at(error)
     report = made.load()

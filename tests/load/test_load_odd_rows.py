@@ -122,7 +122,7 @@ def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
         days = bars["session_date"].to_numpy().astype("datetime64[D]")
         gone = days == hidden
         if gone.all():
-            return BadAnswerError("bars", came="most rows are no bars")
+            return BadAnswerError("bars", reason="most rows are no bars")
         if not gone.any():
             return bars
         length = request.series.timeframe.length

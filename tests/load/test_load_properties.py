@@ -60,11 +60,11 @@ class Moods:
                 left, right = _ends_cut(mood, cut, bars.num_rows)
                 return bars.slice(left, max(0, bars.num_rows - left - right))
             case "lost":
-                return ConnectionLostError("bars", came="the connection was lost")
+                return ConnectionLostError("bars", reason="the connection was lost")
             case "silent":
-                return GatewaySilentError("bars", came="no answer")
+                return GatewaySilentError("bars", reason="no answer")
             case "rejected":
-                return RequestRejectedError("bars", came="321")
+                return RequestRejectedError("bars", reason="321")
         return bars
 
 

@@ -482,7 +482,7 @@ def test_one_response_does_not_end_a_contracts_last_session(world: MakeWorld) ->
 
     def twist(_: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         if made.bench.asked > asked + 1:
-            return RequestRejectedError("bars", came="321")
+            return RequestRejectedError("bars", reason="321")
         return bars_between(bars, utc(2020, 1, 1), morning)
 
     made.bench.gateway.twist = twist

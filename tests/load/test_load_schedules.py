@@ -173,7 +173,7 @@ def test_a_schedule_that_cannot_be_had_costs_nothing(closure: World) -> None:
     """It is noted, the days are proved as ever, and it is not asked for again for a month."""
 
     def refuse(ends_at: datetime, days: int) -> list[LearnedDay]:
-        raise BadAnswerError("schedule", came="nonsense")
+        raise BadAnswerError("schedule", reason="nonsense")
 
     closure.bench.gateway.schedule_twist = refuse
     notes = Notes()
@@ -292,7 +292,7 @@ def test_without_its_sessions_such_a_series_is_never_complete(
     assert "the gateway told none that can be believed" in str(report.error)
 
     def refuse(ends_at: datetime, days: int) -> list[LearnedDay]:
-        raise GatewaySilentError("schedule", came="no answer")
+        raise GatewaySilentError("schedule", reason="no answer")
 
     bench.gateway.schedule_twist = refuse
     assert bench.load(Series(replace(series.instrument, symbol="VOD2"), Timeframe.H1), wanted).error

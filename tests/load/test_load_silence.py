@@ -95,7 +95,7 @@ def test_days_of_a_confirmation_are_refused_for_their_number_once(world: MakeWor
         is_daily = request.series.timeframe is Timeframe.D1
         if is_daily and request.duration.endswith("D") and int(request.duration.split()[0]) > 2:
             refused.append(request.duration)
-            return RequestTooLongError("bars", came="162 Time length exceed max.")
+            return RequestTooLongError("bars", reason="162 Time length exceed max.")
         return bars
 
     made.bench.gateway.twist = twist

@@ -200,7 +200,7 @@ def test_only_a_person_goes_past_a_remembered_refusal(world: MakeWorld) -> None:
 def test_a_refusal_that_lasts_minutes_is_put_off_for_minutes(world: MakeWorld) -> None:
     """Another session of the login takes the data: that is over sooner than a subscription."""
     made = world(RTH, Timeframe.H1, *JUNE)
-    error = EntitlementError("bars", came="Trading TWS session from a different IP address")
+    error = EntitlementError("bars", reason="Trading TWS session from a different IP address")
     error.retry_in_s = 300.0
     made.bench.gateway.twist = always(error)
     report = sensor(made)
@@ -217,7 +217,9 @@ def test_a_contract_that_is_gone_is_asked_ever_more_rarely(world: MakeWorld) -> 
 
     async def unknown(_: object) -> int:
         times.append(made.bench.gateway.time)
-        raise ContractUnknownError("contract of AAPL", came="200 No security definition", code=200)
+        raise ContractUnknownError(
+            "contract of AAPL", reason="200 No security definition", code=200
+        )
 
     made.bench.gateway.contract_id = unknown  # type: ignore[method-assign]
     made.bench.gateway.time = utc(2024, 6, 21, 22)

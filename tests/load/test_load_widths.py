@@ -55,7 +55,7 @@ def silent_beyond(days: int) -> Callable[[BarRequest, pa.Table], pa.Table | Gate
 
     def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         is_wide = reaches_over_days(request, bars) > days
-        return GatewaySilentError("bars", came="no answer in 30 s") if is_wide else bars
+        return GatewaySilentError("bars", reason="no answer in 30 s") if is_wide else bars
 
     return twist
 
@@ -204,7 +204,9 @@ def refused_beyond(sessions: int) -> Callable[[BarRequest, pa.Table], pa.Table |
     def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         count, unit = request.duration.split()
         is_long = unit == "Y" or (unit == "D" and int(count) > sessions)
-        return RequestTooLongError("bars", came="162 Time length exceed max.") if is_long else bars
+        return (
+            RequestTooLongError("bars", reason="162 Time length exceed max.") if is_long else bars
+        )
 
     return twist
 
@@ -257,7 +259,7 @@ def only_by_the_year(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayE
     """Refuse more than two counted sessions, whatever the bar size; allow a month and a year."""
     count, unit = request.duration.split()
     is_long = unit == "D" and int(count) > 2
-    return RequestTooLongError("bars", came="162 Time length exceed max.") if is_long else bars
+    return RequestTooLongError("bars", reason="162 Time length exceed max.") if is_long else bars
 
 
 def test_days_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorld) -> None:
@@ -302,7 +304,7 @@ def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorl
     """A refused month of weeks does not make every week of ten years a request."""
     made = world(RTH, Timeframe.W1, date(2010, 1, 4), date(2024, 6, 29))
     made.bench.gateway.twist = lambda request, bars: (
-        RequestTooLongError("bars", came="162 Time length exceed max.")
+        RequestTooLongError("bars", reason="162 Time length exceed max.")
         if request.duration.endswith("W") and request.duration != "1 W"
         else bars
     )
@@ -320,6 +322,6 @@ def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorl
 def test_another_refusal_narrows_nothing(world: MakeWorld) -> None:
     """A wrong what_to_show is wrong at every width."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2023, 3, 1))
-    made.bench.gateway.twist = lambda *_: RequestRejectedError("bars", came="162 No such data")
+    made.bench.gateway.twist = lambda *_: RequestRejectedError("bars", reason="162 No such data")
     assert not made.load().is_complete
     assert made.bench.ledger.widths("fake:1") == {}

@@ -148,7 +148,7 @@ def test_9_a_connection_that_is_up_and_silent_is_no_success(world: MakeWorld) ->
     Deadlines and round trips are seen in tests/ib/test_connection.
     """
     made = world(RTH, Timeframe.M1, date(2024, 6, 3), date(2024, 6, 29))
-    made.bench.gateway.twist = lambda *_: GatewaySilentError("bars", came="no answer")
+    made.bench.gateway.twist = lambda *_: GatewaySilentError("bars", reason="no answer")
     report = made.load()
     assert not report.is_complete
     assert not made.bench.store.coverage(made.series)

@@ -85,9 +85,9 @@ def test_a_short_wait_is_not_told(waits: Waits, told: Any) -> None:
 
 def test_waiting_for_a_gateway_that_rests_is_told(told: Any, waits: Waits) -> None:
     """A load that waits for the breaker says so before it waits, and not of every retry."""
-    resting = GatewayRestingError("connect", came="it failed 5 times in a row and is left alone")
+    resting = GatewayRestingError("connect", reason="it failed 5 times in a row and is left alone")
     resting.retry_in_s = 540.0
-    errors = [GatewaySilentError("bars", came="no answer in 30 s"), resting]
+    errors = [GatewaySilentError("bars", reason="no answer in 30 s"), resting]
     slept: list[tuple[float, int]] = []
 
     @asynccontextmanager
@@ -120,7 +120,7 @@ def test_reasons_that_take_turns_are_told_once_each() -> None:
 
     @asynccontextmanager
     async def refused() -> AsyncIterator[BarSource]:
-        raise next(kinds)("connect to it", came="no connection")
+        raise next(kinds)("connect to it", reason="no connection")
         yield
 
     async def sleep(seconds: float) -> None:

@@ -38,7 +38,7 @@ def test_an_entry_is_read_with_all_its_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "key", "came"),
+    ("text", "line", "key", "reason"),
     [
         ("", 1, "", "is empty"),
         ("faults: [", 1, "", "is not YAML"),
@@ -82,13 +82,13 @@ def test_an_entry_is_read_with_all_its_keys() -> None:
         ("faults:\n  - {fault: link_lost, code: 1103}", 2, "code", "1101 or 1102"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(text: str, line: int, key: str, came: str) -> None:
+def test_what_is_wrong_is_said_with_its_place(text: str, line: int, key: str, reason: str) -> None:
     """File, line and key come first, then what is wrong or what would be right."""
     with pytest.raises(SimulatorError) as refused:
         parse_faults(text, "faults.yaml")
     place = f", {key}" if key else ""
     assert refused.value.what == f"faults.yaml, line {line}{place}"
-    assert came in str(refused.value)
+    assert reason in str(refused.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_a_volume_that_was_not_recorded_is_not_available(replay: Any, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "came"),
+    ("place", "value", "reason"),
     [
         (0, None, "ts is missing in 1 bars"),
         (4, None, "close is missing in 1"),
@@ -181,13 +181,13 @@ def test_a_volume_that_was_not_recorded_is_not_available(replay: Any, tmp_path: 
     ],
 )
 def test_bars_without_a_time_or_price_are_refused(
-    tmp_path: Path, place: int, value: Any, came: str
+    tmp_path: Path, place: int, value: Any, reason: str
 ) -> None:
     """No bar is served with something else in their place; the file is named."""
     rows: list[Any] = minutes("2021-01-05T14:30:00+00:00", 3)
     rows[1] = (*rows[1][:place], value, *rows[1][place + 1 :])
     write(tmp_path, "AAPL", "1m", rows)
-    with pytest.raises(SimulatorError, match=came):
+    with pytest.raises(SimulatorError, match=reason):
         ReplayMarket(tmp_path).default_now()
 
 
@@ -265,7 +265,7 @@ def test_a_recorded_future_is_never_forgotten(replay: Any, tmp_path: Path, field
 
 
 def test_folders_that_hold_no_bars_are_refused(tmp_path: Path) -> None:
-    """A missing folder, an empty one and a malformed file are named with the remedy."""
+    """A missing folder, an empty one and a malformed file are named with the hint."""
     with pytest.raises(SimulatorError, match="no such folder"):
         ReplayMarket(tmp_path / "none")
     with pytest.raises(SimulatorError, match="no recorded stock"):

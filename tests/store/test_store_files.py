@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_the_older_file(store: BarStore, make: Any) -> None:
 
 
 def test_a_full_ledger_disk_is_an_error_of_the_store(store: BarStore, make: Any) -> None:
-    """SQLite's refusal is told with a remedy, and the ledger works again afterwards."""
+    """SQLite's refusal is told with a hint, and the ledger works again afterwards."""
     series = make.series()
     interval = make.covering(series, make.run(series, OPEN, 1)).bars.hull
     store.ledger.attempts("AAPL|1m")

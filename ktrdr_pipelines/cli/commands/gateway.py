@@ -73,8 +73,8 @@ def _say_checks(gateway: str, checks: "list[Check]") -> None:
     say(f"gateway {gateway}")
     for check in checks:
         say(f"{check.verdict:<9} {check.name:<12} {check.finding}")
-        if check.remedy:
-            say(f"{'':<9} {'':<12} -> {check.remedy}")
+        if check.hint:
+            say(f"{'':<9} {'':<12} -> {check.hint}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ def probe() -> None:
     """
     raise UsageError(
         "ktrdr probe",
-        came="the questions to real gateways are tests now",
-        remedy="In a clone of the project, with IB_HOST and IB_PORT naming the gateway: "
+        reason="the questions to real gateways are tests now",
+        hint="In a clone of the project, with IB_HOST and IB_PORT naming the gateway: "
         "python -m pytest tests/live -m live -n 0",
     )

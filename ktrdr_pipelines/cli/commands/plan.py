@@ -76,8 +76,8 @@ def _jobs(place: "Place", symbols: str | None, timeframes: str | None, wish: "Wi
     if not wish.is_plain:
         raise UsageError(
             "options without symbols",
-            came="the plan of an update has none",
-            remedy="Name symbols, as for ktrdr load, or leave the options out",
+            reason="the plan of an update has none",
+            hint="Name symbols, as for ktrdr load, or leave the options out",
         )
     held = [(symbol, str(kind)) for symbol, kind in place.layout.series_folders()]
     return update_jobs(place.universe, None, held, fresh_from=place.fresh_from())

@@ -68,11 +68,11 @@ def query(
     from ktrdr_pipelines.store.layout import open_store
 
     if as_json and as_csv:
-        raise UsageError("--json and --csv", came="one output has one form", remedy="Choose one")
+        raise UsageError("--json and --csv", reason="one output has one form", hint="Choose one")
     layout = open_store(data_folder(load_settings()))
     asked = typed_text(sys.stdin.read(), sys.stdin.encoding) if sql == "-" else typed_text(sql)
     if is_empty(asked):
-        raise UsageError("an empty query", remedy="Say what you want, such as FROM bars LIMIT 5")
+        raise UsageError("an empty query", hint="Say what you want, such as FROM bars LIMIT 5")
     try:
         answer = query_catalog(layout, asked)
     except NoCatalogError:
@@ -110,8 +110,8 @@ def _rows(answer: "pa.Table") -> Iterator[tuple[Any, ...]]:
         except OverflowError as error:
             raise UsageError(
                 "cannot show the answer",
-                came="a date or an instant in it is not between the years 1 and 9999",
-                remedy="Cast it to VARCHAR in the query",
+                reason="a date or an instant in it is not between the years 1 and 9999",
+                hint="Cast it to VARCHAR in the query",
             ) from error
         yield from zip(*columns, strict=True)
 

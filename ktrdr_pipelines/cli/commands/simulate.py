@@ -110,8 +110,8 @@ def check_together(
     if invented and market.bars is not None:
         raise UsageError(
             f"--bars with --variant {invented[0]}",
-            came="recorded bars and sessions are served as they are",
-            remedy="Leave one of them out",
+            reason="recorded bars and sessions are served as they are",
+            hint="Leave one of them out",
         )
     given = {
         "--zone": zone,
@@ -122,7 +122,7 @@ def check_together(
     }
     for one, other, why in _NOT_TOGETHER:
         if given[one] is not None and given[other] is not None:
-            raise UsageError(f"{one} with {other}", came=why, remedy="Leave one of them out")
+            raise UsageError(f"{one} with {other}", reason=why, hint="Leave one of them out")
 
 
 _INVENTED = frozenset({"flat_bars", "crypto_zone"})

@@ -138,14 +138,14 @@ def _refuse_mixed(
     if acknowledge is None:
         raise UsageError(
             "--note without --acknowledge",
-            came="there is nothing to note it for",
-            remedy=f"Write {_EXAMPLE}",
+            reason="there is nothing to note it for",
+            hint=f"Write {_EXAMPLE}",
         )
     if symbols is not None or plot is not None or every:
         raise UsageError(
             "--acknowledge with symbols, --plot or --all",
-            came="it is about one session alone",
-            remedy=f"Write {_EXAMPLE}",
+            reason="it is about one session alone",
+            hint=f"Write {_EXAMPLE}",
         )
 
 
@@ -158,14 +158,14 @@ def _day(acknowledge: tuple[str, str, str] | None, remark: str | None) -> date:
     if isinstance(value, datetime):
         raise UsageError(
             f"--acknowledge {text}",
-            came="an instant, not a session date",
-            remedy="Say the date of the session, such as 2024-06-05",
+            reason="an instant, not a session date",
+            hint="Say the date of the session, such as 2024-06-05",
         )
     if remark is None or not remark.strip():
         raise UsageError(
             f"cannot acknowledge {' '.join(acknowledge or ())}",
-            came="the note is missing",
-            remedy=f"Say why there are no bars: {_EXAMPLE}",
+            reason="the note is missing",
+            hint=f"Say why there are no bars: {_EXAMPLE}",
         )
     return value
 
@@ -287,8 +287,8 @@ def _plot(path: Path, book: "GapBook", found: "Sequence[SeriesGaps]", now: datet
     except OSError as error:
         raise DiskError(
             f"cannot write {path}",
-            came=error.strerror or str(error),
-            remedy="Name a file in a folder that is there and can be written",
+            reason=error.strerror or str(error),
+            hint="Name a file in a folder that is there and can be written",
         ) from error
 
 

@@ -152,6 +152,6 @@ def _origin(text: str | None) -> "Origin | None":
 
     allowed = [Origin.IB, Origin.SIMULATED]
     if text is not None and text not in allowed:
-        remedy = f"Allowed are {', '.join(allowed)}"
-        raise UsageError(f"--origin {text}", came="no such origin", remedy=remedy)
+        hint = f"Allowed are {', '.join(allowed)}"
+        raise UsageError(f"--origin {text}", reason="no such origin", hint=hint)
     return None if text is None else Origin(text)

@@ -85,7 +85,7 @@ def add(
     if symbol.startswith("--"):
         raise UsageError(
             f"{symbol} where the symbol should stand",
-            remedy="Name the symbol first, as in: ktrdr universe add TSLA --timeframes 1h",
+            hint="Name the symbol first, as in: ktrdr universe add TSLA --timeframes 1h",
         )
     layout = _layout()
     path = layout.universe
@@ -195,13 +195,13 @@ def fields_of(arguments: list[str]) -> dict[str, str]:
         name = word.removeprefix("--").replace("-", "_")
         if not word.startswith("--") or name not in READERS:
             known = ", ".join(f"--{one.replace('_', '-')}" for one in READERS)
-            raise UsageError(word, came="no field of a symbol", remedy=f"Known are {known}")
+            raise UsageError(word, reason="no field of a symbol", hint=f"Known are {known}")
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise UsageError(word, came="no value behind it", remedy=f"Say {word} VALUE")
+                raise UsageError(word, reason="no value behind it", hint=f"Say {word} VALUE")
             value = rest.pop(0)
         if name in fields:
-            raise UsageError(word, came="there twice", remedy="Say it once")
+            raise UsageError(word, reason="there twice", hint="Say it once")
         fields[name] = value
     return fields
 
@@ -276,8 +276,8 @@ def _say_check(
     say(f"{universe.name} is well: {counted(len(universe.instruments), 'symbol')}")
     say_symbols(universe)
     for change in changes:
-        remedy = f". {change.remedy}" if change.remedy else ""
-        say(f"{change.kind}: {change.symbol}: {change.text}{remedy}")
+        hint = f". {change.hint}" if change.hint else ""
+        say(f"{change.kind}: {change.symbol}: {change.text}{hint}")
     for one in partitions:
         signs = [f"+{symbol}" for symbol in one.added] + [f"-{symbol}" for symbol in one.removed]
         say(f"Dagster's partitions of {one.timeframe} will change: {' '.join(signs)}")

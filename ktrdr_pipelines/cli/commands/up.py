@@ -104,8 +104,8 @@ def _only_one(layout: "StoreLayout") -> "Iterator[int]":
         if not _take(command_file):
             raise StoreError(
                 attempt,
-                came="another `ktrdr up` works on this store",
-                remedy=f"Use that one, or end it; `fuser {own}` names its process",
+                reason="another `ktrdr up` works on this store",
+                hint=f"Use that one, or end it; `fuser {own}` names its process",
             )
         if not _take(dagster_file):
             if group := _group_in(dagster_file):
@@ -114,8 +114,8 @@ def _only_one(layout: "StoreLayout") -> "Iterator[int]":
             if not _take(dagster_file):
                 raise StoreError(
                     attempt,
-                    came="a Dagster that another `ktrdr up` left behind works on this store",
-                    remedy=f"End it; `fuser {dagster}` names its processes",
+                    reason="a Dagster that another `ktrdr up` left behind works on this store",
+                    hint=f"End it; `fuser {dagster}` names its processes",
                 )
         dagster_file.truncate(0)
         yield dagster_file.fileno()
@@ -189,9 +189,9 @@ def _require_gateway(place: "Place") -> None:
     if found.error is not None:
         if found.tcp is not False:
             raise found.error
-        came = found.error.came or str(found.error)
+        reason = found.error.reason or str(found.error)
         raise GatewayUnreachableError(
-            f"no gateway answers at {found.gateway}", came=came, remedy=HOW_TO_GET_ONE
+            f"no gateway answers at {found.gateway}", reason=reason, hint=HOW_TO_GET_ONE
         )
     if found.origin is not None:
         refuse_other_origin(place.layout, Origin(found.origin))

@@ -99,7 +99,7 @@ async def _look(ib: IbResource, config: GatewayConfig) -> str:
     finally:
         await _shielded(strategy.cleanup_temporary_connections())
     if health.round_trip_s is None:
-        return str(GatewaySilentError("asking for the time", came="no answer"))
+        return str(GatewaySilentError("asking for the time", reason="no answer"))
     if health.troubles:
         return "; ".join(health.troubles)
     with closing(Pacer.of(config)) as pacer:

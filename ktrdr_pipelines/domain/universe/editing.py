@@ -50,8 +50,8 @@ class _Text:
         if symbol not in keys:
             raise UniverseError(
                 f"{self.name} has no entry {symbol}",
-                came=f"it names {len(keys)} symbols",
-                remedy="`ktrdr universe check` lists them",
+                reason=f"it names {len(keys)} symbols",
+                hint="`ktrdr universe check` lists them",
             )
         return keys.index(symbol)
 
@@ -77,8 +77,8 @@ def add_symbol(text: str, name: str, symbol: str, fields: Mapping[str, str]) -> 
     if symbol.upper() in taken:
         raise UniverseError(
             f"cannot add {symbol} to {name}",
-            came=f"it has {taken[symbol.upper()]} already",
-            remedy="Edit that entry in the file, or choose another symbol",
+            reason=f"it has {taken[symbol.upper()]} already",
+            hint="Edit that entry in the file, or choose another symbol",
         )
     entry = f"{_scalar(symbol)}: {{{_fields(fields)}}}"
     if old.symbols.flow_style:
@@ -103,8 +103,8 @@ def remove_symbol(text: str, name: str, symbol: str) -> str:
     if len(old.pairs) == 1:
         raise UniverseError(
             f"cannot take {symbol} out of {name}",
-            came="it is the only symbol, and a universe names at least one",
-            remedy="Add another one first",
+            reason="it is the only symbol, and a universe names at least one",
+            hint="Add another one first",
         )
     start, end = _stretch(old, place)
     return _checked(old, old.with_part(start, end, ""), removed=symbol)
@@ -213,8 +213,8 @@ def _refuse_broken(old: _Text, new: str) -> None:
     except UniverseError as error:
         raise UniverseError(
             f"cannot edit {old.name}",
-            came="an entry in it is written with an anchor, an alias or a question mark",
-            remedy="Edit that file by hand",
+            reason="an entry in it is written with an anchor, an alias or a question mark",
+            hint="Edit that file by hand",
         ) from error
 
 
@@ -223,8 +223,8 @@ def _changed(
 ) -> UniverseError:
     return UniverseError(
         f"this edit of {name} would change {symbol} too",
-        came=f"from {before!r} to {after!r}",
-        remedy=f"Write down in the entry of {symbol} what it derives from the other one, "
+        reason=f"from {before!r} to {after!r}",
+        hint=f"Write down in the entry of {symbol} what it derives from the other one, "
         "or edit the file by hand",
     )
 

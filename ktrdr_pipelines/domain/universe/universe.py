@@ -73,8 +73,8 @@ class Universe:
         hint = f"Did you mean {', '.join(by_capitals[one] for one in near)}? " if near else ""
         raise UnknownSymbolError(
             f"symbol {symbol!r}",
-            came="not in the universe",
-            remedy=f"{hint}Add it under `symbols:` in {self.name}",
+            reason="not in the universe",
+            hint=f"{hint}Add it under `symbols:` in {self.name}",
         )
 
     def before_windows(self) -> dict[Timeframe, list[str]]:
@@ -162,8 +162,8 @@ class UniverseFile:
         except OSError as error:
             raise DiskError(
                 f"keeping the last good universe in {self.last_good}",
-                came=str(error),
-                remedy="Make the folder writable. Where something else stands in its place, run "
+                reason=str(error),
+                hint="Make the folder writable. Where something else stands in its place, run "
                 "`ktrdr repair`, which sets it aside",
             ) from error
 
@@ -230,15 +230,15 @@ def _text_of(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UniverseError(
-            str(path), came="there is no such file", remedy="Make one with `ktrdr init`"
+            str(path), reason="there is no such file", hint="Make one with `ktrdr init`"
         ) from None
     except UnicodeDecodeError as error:
         raise UniverseError(
-            f"{path}, byte {error.start + 1}", came="is not UTF-8", remedy="Save the file as UTF-8"
+            f"{path}, byte {error.start + 1}", reason="is not UTF-8", hint="Save the file as UTF-8"
         ) from None
     except OSError as error:
         raise UniverseError(
-            str(path), came=f"cannot be read ({error.strerror})", remedy="Check its permissions"
+            str(path), reason=f"cannot be read ({error.strerror})", hint="Check its permissions"
         ) from error
 
 
@@ -259,7 +259,7 @@ def _refuse_odd(path: Path) -> None:
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
         reason = f"cannot be read: it is {kind}, not a file"
     raise UniverseError(
-        str(path), came=reason, remedy="Run `ktrdr repair`, which sets it aside in a store"
+        str(path), reason=reason, hint="Run `ktrdr repair`, which sets it aside in a store"
     )
 
 

@@ -40,9 +40,9 @@ class Item:
         """Say whether nothing is written where a value could be."""
         return self.node.tag == _NULL
 
-    def error(self, came: str, remedy: str) -> UniverseError:
+    def error(self, reason: str, hint: str) -> UniverseError:
         """Make an error that says where this value stands."""
-        return bad(self.name, self.line, *self.keys, came=came, remedy=remedy)
+        return bad(self.name, self.line, *self.keys, reason=reason, hint=hint)
 
     def mapping(self) -> dict[str, "Item"]:
         """Give the items of a mapping by key as written; nothing written is an empty one."""
@@ -56,13 +56,13 @@ class Item:
         for key_node, node in self.node.value:
             line = _line(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
-                came = f"holds {_kind(key_node)} as a key"
-                raise bad(self.name, line, *self.keys, came=came, remedy="A key must be one word")
+                reason = f"holds {_kind(key_node)} as a key"
+                raise bad(self.name, line, *self.keys, reason=reason, hint="A key must be one word")
             key = str(key_node.value)
             item = Item(self.name, (*self.keys, key), node, line)
             if key in items:
-                remedy = f"Remove one; the other is in line {items[key].line}"
-                raise item.error("is there twice", remedy)
+                hint = f"Remove one; the other is in line {items[key].line}"
+                raise item.error("is there twice", hint)
             items[key] = item
         return items
 
@@ -137,22 +137,22 @@ def parsed(text: str, name: str) -> Item:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise bad(name, line, came=_problem(error), remedy=_spacing(text, line)) from error
+        raise bad(name, line, reason=_problem(error), hint=_spacing(text, line)) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        came = f"holds a character that YAML does not allow ({error.reason})"
-        raise bad(name, line, came=came, remedy="Remove it") from error
+        reason = f"holds a character that YAML does not allow ({error.reason})"
+        raise bad(name, line, reason=reason, hint="Remove it") from error
     except RecursionError:
-        raise bad(name, 1, came="is nested too deeply", remedy="Use plain mappings") from None
+        raise bad(name, 1, reason="is nested too deeply", hint="Use plain mappings") from None
     if node is None:
-        raise bad(name, 1, came="is empty", remedy="It must hold `symbols:` with an entry a symbol")
+        raise bad(name, 1, reason="is empty", hint="It must hold `symbols:` with an entry a symbol")
     return Item(name, (), node, _line(node))
 
 
-def bad(name: str, line: int, *keys: str, came: str, remedy: str) -> UniverseError:
+def bad(name: str, line: int, *keys: str, reason: str, hint: str) -> UniverseError:
     """Make an error about one place of a file."""
     place = f", {' > '.join(keys)}" if keys else ""
-    return UniverseError(f"{name}, line {line}{place}", came=came, remedy=remedy)
+    return UniverseError(f"{name}, line {line}{place}", reason=reason, hint=hint)
 
 
 def _line(node: yaml.Node) -> int:

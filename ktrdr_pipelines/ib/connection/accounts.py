@@ -178,9 +178,9 @@ def _mark(key: bytes, accounts: Sequence[str]) -> str:
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest() if key else ""
 
 
-def _refused(folder: Path, came: str) -> DiskError:
+def _refused(folder: Path, reason: str) -> DiskError:
     return DiskError(
         f"names of logins in {folder}",
-        came=came,
-        remedy="Set KTRDR_STATE to a folder on a local disk that can be written.",
+        reason=reason,
+        hint="Set KTRDR_STATE to a folder on a local disk that can be written.",
     )

@@ -87,8 +87,8 @@ class ClientIdLeases:
                 return lease
         raise ClientIdInUseError(
             f"client ids {first} to {last}",
-            came="each is taken by another process or was refused by the gateway a moment ago",
-            remedy=HELD_REMEDY,
+            reason="each is taken by another process or was refused by the gateway a moment ago",
+            hint=HELD_REMEDY,
         )
 
     def refused(self, ids: tuple[int, int]) -> list[int]:
@@ -115,8 +115,8 @@ class ClientIdLeases:
         except OSError as error:
             raise DiskError(
                 f"lock of client id {client_id}",
-                came=f"{path}: {error.strerror or error}",
-                remedy="Set KTRDR_STATE to a folder on a local disk that can be written.",
+                reason=f"{path}: {error.strerror or error}",
+                hint="Set KTRDR_STATE to a folder on a local disk that can be written.",
             ) from error
         return ClientIdLease(client_id, lock)
 

@@ -96,9 +96,9 @@ class Inbox:
         _log.info("the gateway says %s", frame)
         over = self.notes.take(frame, after=self.questions.last_number)
         if over:
-            came = f"the gateway had lost its connection ({frame})"
+            reason = f"the gateway had lost its connection ({frame})"
             lost = partial(self.notes.cost, over=over)
-            self.questions.fail_all(OutageError, came, code=frame.code, those=lost)
+            self.questions.fail_all(OutageError, reason, code=frame.code, those=lost)
         elif frame.means is CodeClass.PACING:
             self.on_pacing()
         elif frame.code in _DROPPED:
@@ -259,8 +259,8 @@ class GatewayConnection:
                 raise WireError(self._wire.ending or Ending.CLOSED)
             raise GatewaySilentError(
                 f"time of {self.gateway}",
-                came=f"connected, but no answer in {self._timeout_s:g} s",
-                remedy="Look at the gateway's window; in its nightly reset, try again later",
+                reason=f"connected, but no answer in {self._timeout_s:g} s",
+                hint="Look at the gateway's window; in its nightly reset, try again later",
             )
 
     async def close(self) -> None:
@@ -418,7 +418,7 @@ class GatewayConnection:
     def _opened(self, topic: Topic, asked: str, route: str) -> Question:
         self._check_place()
         if not self.is_up:
-            raise ConnectionLostError(asked, came=f"the connection to {self.gateway} is gone")
+            raise ConnectionLostError(asked, reason=f"the connection to {self.gateway} is gone")
         return self._inbox.questions.add(topic, asked, route)
 
     async def _answer(
@@ -442,12 +442,12 @@ class GatewayConnection:
             cancel(question.number)
 
     def _silence(self, question: Question) -> GatewaySilentError | OutageError:
-        notes, came = self._inbox.notes, f"no answer in {self._timeout_s:g} s"
+        notes, reason = self._inbox.notes, f"no answer in {self._timeout_s:g} s"
         if troubles := "; ".join(notes.troubles):
-            came = f"{came}, and the gateway says: {troubles}"
+            reason = f"{reason}, and the gateway says: {troubles}"
         is_outage = notes.obstacle(question.topic, question.route)
         kind = OutageError if is_outage else GatewaySilentError
-        return kind(question.asked, came=came, remedy="It settles nothing and is asked again.")
+        return kind(question.asked, reason=reason, hint="It settles nothing and is asked again.")
 
     async def _round_trip_s(self) -> float | None:
         """Ask for the time; the seconds count from when the question is sent."""

@@ -71,8 +71,8 @@ class Questions:
             _log.debug("message %s for request %d, which is not open", topic.value, number)
             return None
         if question.topic is not topic:
-            came = f"the gateway answered with message {topic.value}"
-            self.fail(question, BadAnswerError(question.asked, came=came))
+            reason = f"the gateway answered with message {topic.value}"
+            self.fail(question, BadAnswerError(question.asked, reason=reason))
             return None
         question.parts.append(fields)
         return question
@@ -112,11 +112,11 @@ class Questions:
     def fail_all(
         self,
         kind: type[GatewayError],
-        came: str,
+        reason: str,
         *,
         code: int | None = None,
         those: Callable[[Question], bool] = lambda _: True,
     ) -> None:
         """End every open question, or some of them, with an error of its own."""
         for question in filter(those, list(self._open.values())):
-            self.fail(question, kind(question.asked, came=came, code=code))
+            self.fail(question, kind(question.asked, reason=reason, code=code))

@@ -1,4 +1,4 @@
-"""Why no connection came about: a typed error with a remedy for each ending.
+"""Why no connection came about: a typed error with a hint for each ending.
 
 Who gets which connection to the gateway: one strategy for all operations.
 
@@ -38,8 +38,8 @@ _MOST_NAMED = 5
 def connect_error(config: GatewayConfig, client_id: int, error: WireError) -> GatewayError:
     """Translate why no connection came about."""
     asked = f"connect to {config.gateway} as client {client_id}"
-    kind, remedy = _CONNECT_ERRORS[error.ending]
-    made = kind(asked, came=str(error), remedy=remedy.format(port=config.port))
+    kind, hint = _CONNECT_ERRORS[error.ending]
+    made = kind(asked, reason=str(error), hint=hint.format(port=config.port))
     if error.ending is Ending.VERSION:
         made.retry = False
     if error.ending is Ending.ID_IN_USE:
@@ -55,8 +55,8 @@ def ids_refused(config: GatewayConfig, client_ids: list[int]) -> ClientIdInUseEr
         named = f"{len(client_ids)} client ids, of them {shown},"
     return ClientIdInUseError(
         f"connect to {config.gateway}",
-        came=f"{named} {'are' if len(client_ids) > 1 else 'is'} in use",
-        remedy=HELD_REMEDY,
+        reason=f"{named} {'are' if len(client_ids) > 1 else 'is'} in use",
+        hint=HELD_REMEDY,
         code=326,
     )
 
@@ -171,7 +171,7 @@ class IbConnectionStrategy:
         if operation_type not in set(Operation) or batch_size < 1:
             raise UsageError(
                 f"a connection for {operation_type!r}, batch of {batch_size}",
-                came=f"operations are {', '.join(Operation)}, batches at least 1",
+                reason=f"operations are {', '.join(Operation)}, batches at least 1",
             )
         operation = Operation(operation_type)
         if operation is Operation.API and batch_size > 1:

@@ -1,4 +1,4 @@
-"""What a look at a gateway found, as values: verdict, finding and remedy for each check.
+"""What a look at a gateway found, as values: verdict, finding and hint for each check.
 
 Not here: looking (``ib.diagnostics.doctor``), printing (``cli.commands.gateway``).
 """
@@ -57,12 +57,12 @@ class Name(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the result; ``remedy`` is empty where nothing has to be done."""
+    """One line of the result; ``hint`` is empty where nothing has to be done."""
 
     name: Name
     verdict: Verdict
     finding: str
-    remedy: str = ""
+    hint: str = ""
 
 
 def good(name: Name, finding: str) -> Check:
@@ -70,9 +70,9 @@ def good(name: Name, finding: str) -> Check:
     return Check(name, Verdict.GOOD, finding)
 
 
-def wrong(name: Name, finding: str, remedy: str) -> Check:
+def wrong(name: Name, finding: str, hint: str) -> Check:
     """Say what is wrong and how to mend it."""
-    return Check(name, Verdict.WRONG, finding, remedy)
+    return Check(name, Verdict.WRONG, finding, hint)
 
 
 def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> list[Check]:
@@ -100,7 +100,7 @@ def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> lis
             wrong(Name.CLOCK, finding, _LOGIN),
         ]
     if ending is Ending.VERSION:
-        return [open_port, wrong(Name.VERSION, error.came, error.remedy)]
+        return [open_port, wrong(Name.VERSION, error.reason, error.hint)]
     return [open_port, _no_handshake(ending, error, port)]
 
 
@@ -108,8 +108,8 @@ def clock(offset_s: float) -> Check:
     """Judge how far the gateway's clock is ahead of this machine's."""
     finding = f"the gateway's clock is {offset_s:+.0f} s against this machine's"
     if abs(offset_s) > CLOCK_WRONG_S:
-        remedy = "Set both clocks by NTP: what is due and what is final depends on the time"
-        return wrong(Name.CLOCK, finding, remedy)
+        hint = "Set both clocks by NTP: what is due and what is final depends on the time"
+        return wrong(Name.CLOCK, finding, hint)
     if abs(offset_s) > CLOCK_ODD_S:
         return Check(Name.CLOCK, Verdict.NOTE, finding)
     return good(Name.CLOCK, finding)
@@ -152,17 +152,17 @@ def client_id(used: int, first: int) -> Check:
 def pausing(left_s: float) -> Check:
     """Say that nothing about data was asked, because everybody pauses."""
     finding = f"not asked: the gateway was asked too much, and everybody waits {left_s:.0f} s more"
-    remedy = "Look again then. Other programs at the same login use up the same allowance"
-    return wrong(Name.CONTRACTS, finding, remedy)
+    hint = "Look again then. Other programs at the same login use up the same allowance"
+    return wrong(Name.CONTRACTS, finding, hint)
 
 
 def no_contract(error: GatewayError) -> Check:
     """Say what it means that a question about a well-known stock came to nothing."""
     if isinstance(error, GatewaySilentError | OutageError):
-        finding = f"connected, and no answer about a well-known stock: {error.came}"
+        finding = f"connected, and no answer about a well-known stock: {error.reason}"
         return wrong(Name.CONTRACTS, finding, _LOGIN)
     if isinstance(error, ContractUnknownError):
-        return wrong(Name.CONTRACTS, f"a well-known stock is unknown: {error.came}", _LOGIN)
+        return wrong(Name.CONTRACTS, f"a well-known stock is unknown: {error.reason}", _LOGIN)
     return wrong(Name.CONTRACTS, str(error), _LOGIN)
 
 
@@ -170,15 +170,15 @@ def no_bars(error: GatewayError) -> Check:
     """Say what it means that bars were not to be had."""
     if not isinstance(error, EntitlementError):
         is_silent = isinstance(error, GatewaySilentError | OutageError)
-        remedy = _LOGIN if is_silent else error.remedy or "Try again in a few minutes"
-        return wrong(Name.BARS, error.came or str(error), remedy)
-    if is_other_session(error.code, error.came):
-        remedy = (
+        hint = _LOGIN if is_silent else error.hint or "Try again in a few minutes"
+        return wrong(Name.BARS, error.reason or str(error), hint)
+    if is_other_session(error.code, error.reason):
+        hint = (
             "Log out the other TWS, gateway, phone or web session of this user, or give this one "
             "a user of its own: a login has one session that gets data"
         )
-        return wrong(Name.SESSION, f"another session has the data: {error.came}", remedy)
-    return wrong(Name.PERMISSIONS, error.came, error.remedy)
+        return wrong(Name.SESSION, f"another session has the data: {error.reason}", hint)
+    return wrong(Name.PERMISSIONS, error.reason, error.hint)
 
 
 def no_data(message: str) -> Check:
@@ -187,9 +187,9 @@ def no_data(message: str) -> Check:
 
 
 def _closed_port(error: GatewayError, port: int, others: dict[str, int]) -> Check:
-    finding = error.came or f"nothing listens at port {port}"
+    finding = error.reason or f"nothing listens at port {port}"
     if not others:
-        return wrong(Name.PORT, finding, error.remedy)
+        return wrong(Name.PORT, finding, error.hint)
     shown = ", ".join(f"{number} ({kind})" for kind, number in others.items())
     first = next(iter(others.values()))
     return wrong(
@@ -200,23 +200,23 @@ def _closed_port(error: GatewayError, port: int, others: dict[str, int]) -> Chec
 
 
 def _id_taken(error: GatewayError) -> Check:
-    return wrong(Name.CLIENT_ID, error.came or str(error), error.remedy)
+    return wrong(Name.CLIENT_ID, error.reason or str(error), error.hint)
 
 
 def _no_handshake(ending: Ending | None, error: GatewayError, port: int) -> Check:
-    finding = error.came or str(error)
+    finding = error.reason or str(error)
     if ending is not Ending.CLOSED:
-        return wrong(Name.HANDSHAKE, finding, error.remedy)
+        return wrong(Name.HANDSHAKE, finding, error.hint)
     if port in IbLimitsRegistry.CONTAINER_PORTS.value.values():
-        remedy = (
+        hint = (
             "This is the forwarder of a container: it listens, and the gateway behind it does "
             "not. Look at the container's log: still starting, wrong password, or waiting for "
             "the second factor"
         )
-        return wrong(Name.HANDSHAKE, finding, remedy)
-    remedy = (
+        return wrong(Name.HANDSHAKE, finding, hint)
+    hint = (
         "In the gateway under Configure, Settings, API: enable socket clients, and add this "
         "machine's address to the trusted ones (or allow connections from elsewhere than "
         "localhost). A gateway that is not logged in does the same"
     )
-    return wrong(Name.HANDSHAKE, finding, remedy)
+    return wrong(Name.HANDSHAKE, finding, hint)

@@ -145,7 +145,7 @@ async def _data(source: GatewaySource, pacer: Pacer) -> list[Check]:
     try:
         bars = await _bars(source, probe_stock())
     except NoDataError as error:
-        return [known, no_data(error.came)]
+        return [known, no_data(error.reason)]
     except EntitlementError as error:
         refused = no_bars(error)
         is_session = refused.name is Name.SESSION
@@ -172,7 +172,7 @@ async def _bars(source: GatewaySource, instrument: Instrument) -> str:
     series = Series(instrument, Timeframe.D1)
     answer = await source.bars(BarRequest(series, None, duration_at(wall_now())))
     if not isinstance(answer, Answer):
-        raise NoDataError(str(answer.request), came=answer.message)
+        raise NoDataError(str(answer.request), reason=answer.message)
     last = answer.bars["session_date"][-1].as_py()
     return f"{answer.bars.num_rows} bars, the last of {last}"
 

@@ -38,8 +38,8 @@ class Depth(IntEnum):
 class Breaker:
     """The state, and what it rests on.
 
-    ``until`` is when an open breaker lets one request try, or when a half-open one no longer
-    waits for it. ``failed_at`` is when the last failure counted and ``came`` what it met, ``depth``
+    ``until`` is when an open breaker lets one request try, or when a half-open one no longer waits
+    for it. ``failed_at`` is when the last failure counted and ``reason`` what it met, ``depth``
     that of the deepest.
     """
 
@@ -49,7 +49,7 @@ class Breaker:
     until: float = 0.0
     pause_s: float = 0.0
     depth: Depth = Depth.CONNECTION
-    came: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,13 @@ def failed(
     sent_at: float,
     now: float,
     depth: Depth = Depth.CONNECTION,
-    came: str = "",
+    reason: str = "",
 ) -> Breaker:
     """Take in a failure; of requests that were under way together, one counts."""
     if sent_at < breaker.failed_at or breaker.state is BreakerState.OPEN:
         return breaker
     failures, depth = breaker.failures + 1, max(breaker.depth, depth)
-    counted = replace(breaker, failures=failures, failed_at=now, depth=depth, came=came)
+    counted = replace(breaker, failures=failures, failed_at=now, depth=depth, reason=reason)
     if breaker.state is BreakerState.CLOSED and failures < MOST_FAILURES:
         return counted
     pause_s = min(max(breaker.pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)

@@ -80,13 +80,13 @@ class Entitlements:
 
     def note(self, entitlement: Entitlement, error: EntitlementError) -> None:
         """Remember a refusal."""
-        is_session = concerns_session(error.code, error.came)
+        is_session = concerns_session(error.code, error.reason)
         name = _EVERYTHING if is_session else str(entitlement)
         lasts_s = SESSION_BLOCKED_S if is_session else BLOCKED_S
-        block = Block(name, error.came, error.code, self._clock() + lasts_s)
+        block = Block(name, error.reason, error.code, self._clock() + lasts_s)
         error.entitlement, error.retry_in_s = str(entitlement), lasts_s
         if not is_session:
-            error.remedy = f"{error.remedy} Missing is the one for {entitlement}"
+            error.hint = f"{error.hint} Missing is the one for {entitlement}"
         self._known()[name] = block
         self._met.add(name)
         self._pacer.remember(lambda memory, database: memory.block(database, block))
@@ -115,8 +115,8 @@ class Entitlements:
 def _refused(block: Block, entitlement: Entitlement, asked: str, now: float) -> EntitlementError:
     error = EntitlementError(
         asked,
-        came=f"not asked: {block.entitlement} was refused ({block.reason})",
-        remedy=f"It is tried again in {(block.until - now) / 60:.0f} min; once the permission is "
+        reason=f"not asked: {block.entitlement} was refused ({block.reason})",
+        hint=f"It is tried again in {(block.until - now) / 60:.0f} min; once the permission is "
         "there, 'ktrdr doctor' forgets such refusals at once",
         code=block.code,
     )

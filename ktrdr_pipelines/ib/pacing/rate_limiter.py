@@ -211,7 +211,7 @@ class Pacer:
             memory.troubled(database, sent_at=sent_at, now=now)
             if ill_with is not None:
                 after = memory.failed(
-                    database, sent_at=sent_at, now=now, depth=depth, came=ill_with
+                    database, sent_at=sent_at, now=now, depth=depth, reason=ill_with
                 )
                 if after.state is BreakerState.OPEN:
                     _log.warning("the gateway is left alone for %.0f s", after.until - now)
@@ -302,8 +302,8 @@ class Pacer:
     def _stuck(self) -> DiskError:
         return DiskError(
             f"request record in {self._folder}",
-            came="another process holds it and does not let go",
-            remedy="End the process that hangs.",
+            reason="another process holds it and does not let go",
+            hint="End the process that hangs.",
         )
 
     async def _wait(self, place: Place, request: PacedRequest) -> None:
@@ -350,11 +350,11 @@ def _reason(place: Place, request: PacedRequest) -> str:
 
 def _resting(asked: str, chance: Admission) -> GatewayRestingError:
     breaker = chance.breaker
-    last = f" (at last: {breaker.came})" if breaker.came else ""
+    last = f" (at last: {breaker.reason})" if breaker.reason else ""
     error = GatewayRestingError(
         asked,
-        came=f"the gateway failed {breaker.failures} times in a row{last} and is left alone",
-        remedy=f"It is tried again in {chance.wait_s:.0f} s; 'ktrdr doctor' looks at it now",
+        reason=f"the gateway failed {breaker.failures} times in a row{last} and is left alone",
+        hint=f"It is tried again in {chance.wait_s:.0f} s; 'ktrdr doctor' looks at it now",
     )
     error.retry_in_s = chance.wait_s
     return error

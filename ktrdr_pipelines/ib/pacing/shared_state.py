@@ -173,13 +173,13 @@ class PacerFile:
             return
         self.close()
         if code not in _BROKEN_CODES:
-            remedy = _MAKE_ROOM if code == sqlite3.SQLITE_FULL else _MOVE
-            raise self._disk_error(str(error), remedy) from error
+            hint = _MAKE_ROOM if code == sqlite3.SQLITE_FULL else _MOVE
+            raise self._disk_error(str(error), hint) from error
         try:
             self._replace_broken()
         except OSError as refusal:
-            came = f"it is broken and cannot be replaced: {refusal.strerror or refusal}"
-            raise self._disk_error(came, _remedy(refusal)) from refusal
+            reason = f"it is broken and cannot be replaced: {refusal.strerror or refusal}"
+            raise self._disk_error(reason, _hint(refusal)) from refusal
 
     def _opened(self) -> sqlite3.Connection:
         """Give a connection to the file that has the name now, not to one that had it."""
@@ -195,7 +195,7 @@ class PacerFile:
             make_private_folder(self.path.parent)
             make_private_database(self.path)
         except OSError as error:
-            raise self._disk_error(error.strerror or str(error), _remedy(error)) from error
+            raise self._disk_error(error.strerror or str(error), _hint(error)) from error
         database = sqlite3.connect(self.path, timeout=LOCK_WAIT_S, isolation_level=None)
         try:
             if not self._is_current(database):
@@ -209,8 +209,10 @@ class PacerFile:
     def _is_current(self, database: sqlite3.Connection) -> bool:
         version = _version(database)
         if version > _VERSION:
-            came = f"made by a newer version of this program ({version})"
-            raise self._disk_error(came, "Update this program, or end the newer one and remove it.")
+            reason = f"made by a newer version of this program ({version})"
+            raise self._disk_error(
+                reason, "Update this program, or end the newer one and remove it."
+            )
         return bool(version == _VERSION)
 
     def _replace_broken(self) -> None:
@@ -231,11 +233,11 @@ class PacerFile:
                 self.path.with_name(FILE + ending).unlink(missing_ok=True)
             successor.replace(self.path)
 
-    def _disk_error(self, came: str, remedy: str) -> DiskError:
-        return DiskError(f"request record {self.path}", came=came, remedy=remedy)
+    def _disk_error(self, reason: str, hint: str) -> DiskError:
+        return DiskError(f"request record {self.path}", reason=reason, hint=hint)
 
 
-def _remedy(error: OSError) -> str:
+def _hint(error: OSError) -> str:
     return _MAKE_ROOM if error.errno in {errno.ENOSPC, errno.EDQUOT} else _MOVE
 
 
@@ -371,11 +373,11 @@ class PacerMemory:
         return chance
 
     def failed(
-        self, database: sqlite3.Connection, *, sent_at: float, now: float, depth: Depth, came: str
+        self, database: sqlite3.Connection, *, sent_at: float, now: float, depth: Depth, reason: str
     ) -> Breaker:
         """Take in a sign that the gateway is ill, and give the breaker from now on."""
         before = self._value(database, _BREAKER, Breaker)
-        after = failed(before, sent_at=sent_at, now=now, depth=depth, came=came)
+        after = failed(before, sent_at=sent_at, now=now, depth=depth, reason=reason)
         self._save_breaker(database, before, after)
         return after
 

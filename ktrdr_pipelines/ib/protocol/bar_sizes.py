@@ -66,8 +66,8 @@ class BarSizes:
                 response = await request(size)
             except BarSizeRefusedError as error:
                 refused[size] = error
-                listed = sizes_listed(error.came) or listed
-                _log.info("%s: the gateway refuses the bar size %r: %s", asked, size, error.came)
+                listed = sizes_listed(error.reason) or listed
+                _log.info("%s: the gateway refuses the bar size %r: %s", asked, size, error.reason)
             except NoDataError:
                 self._learn(timeframe, size)
                 raise
@@ -132,11 +132,11 @@ def _all_refused(
 ) -> BarSizeRefusedError:
     last = list(refused.values())[-1]
     tried = " and ".join(f"'{one}'" for one in refused)
-    lists = f"it lists {', '.join(listed)}" if listed else f"it says: {last.came}"
+    lists = f"it lists {', '.join(listed)}" if listed else f"it says: {last.reason}"
     return BarSizeRefusedError(
         asked,
-        came=f"the gateway refuses the bar size {tried}; {lists}",
-        remedy=f"Update the gateway, or leave {timeframe} out of the timeframes in the universe; "
+        reason=f"the gateway refuses the bar size {tried}; {lists}",
+        hint=f"Update the gateway, or leave {timeframe} out of the timeframes in the universe; "
         "each request tries these strings again",
         code=last.code,
     )

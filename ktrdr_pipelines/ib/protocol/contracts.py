@@ -178,8 +178,8 @@ def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
     if not different:
         raise ContractUnknownError(
             asked,
-            came="the gateway knows none",
-            remedy="Check symbol, sec_type, exchange and currency in the universe.",
+            reason="the gateway knows none",
+            hint="Check symbol, sec_type, exchange and currency in the universe.",
         )
     fitting = [one for one in different.values() if _fits(instrument, one)]
     if len(fitting) > 1 and instrument.contract_id is None:
@@ -191,7 +191,7 @@ def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
     if len(different) > 1:
         raise _ambiguous(asked, fitting if len(fitting) > 1 else list(different.values()))
     [only] = different.values()
-    raise BadAnswerError(asked, came=f"the gateway gave {only}", remedy=_other_kind(only))
+    raise BadAnswerError(asked, reason=f"the gateway gave {only}", hint=_other_kind(only))
 
 
 def _is_told_apart(instrument: Instrument) -> bool:
@@ -231,8 +231,8 @@ def _ambiguous(asked: str, candidates: list[Candidate]) -> ContractAmbiguousErro
     more = f"; and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else ""
     return ContractAmbiguousError(
         asked,
-        came=f"{len(candidates)} contracts fit: {shown}{more}",
-        remedy=_picking(candidates),
+        reason=f"{len(candidates)} contracts fit: {shown}{more}",
+        hint=_picking(candidates),
     )
 
 

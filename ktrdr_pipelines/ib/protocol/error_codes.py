@@ -1,4 +1,4 @@
-"""What an error frame of the gateway means: a typed error with a remedy, or a notice.
+"""What an error frame of the gateway means: a typed error with a hint, or a notice.
 
 Not here: the classes of codes (``limits``), who is told (``ib.connection.connection``).
 
@@ -30,7 +30,7 @@ from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
 NO_REQUEST = -1
 """The request id of a frame that concerns the whole connection."""
 
-LANGUAGE_REMEDY = (
+LANGUAGE_HINT = (
     "The text is not English, so what it refuses is not known for sure: set the gateway's language "
     "to English in its login window."
 )
@@ -123,8 +123,8 @@ def lasting_outage(asked: str, lost_link: str) -> OutageError:
     """Make the error of a question that waited in vain for the gateway's connection to IB."""
     return OutageError(
         asked,
-        came=f"the gateway has no connection to IB: {lost_link}",
-        remedy="It is asked again when the gateway is connected again.",
+        reason=f"the gateway has no connection to IB: {lost_link}",
+        hint="It is asked again when the gateway is connected again.",
         code=1100,
     )
 
@@ -133,8 +133,8 @@ def lasting_farm_outage(asked: str, told: str) -> OutageError:
     """Make the error of a question whose route's probes stayed without a response."""
     return OutageError(
         asked,
-        came=f"no response to the requests that test its route, and the gateway says: {told}",
-        remedy="It is requested again when the farm is connected, or a test request is answered.",
+        reason=f"no response to the requests that test its route, and the gateway says: {told}",
+        hint="It is requested again when the farm is connected, or a test request is answered.",
     )
 
 
@@ -170,14 +170,14 @@ def _pacing(frame: ErrorFrame, asked: str) -> GatewayError:
 
 def _other(frame: ErrorFrame, asked: str) -> GatewayError:
     if frame.code == 322:
-        remedy = "Another program uses the gateway's 50 places; it is asked again later."
-        return _made(PacingError, frame, asked, remedy)
-    return _made(BadAnswerError, frame, asked, _other_remedy(frame))
+        hint = "Another program uses the gateway's 50 places; it is asked again later."
+        return _made(PacingError, frame, asked, hint)
+    return _made(BadAnswerError, frame, asked, _other_hint(frame))
 
 
-def _other_remedy(frame: ErrorFrame) -> str:
+def _other_hint(frame: ErrorFrame) -> str:
     """Say what to do about a text that is not known."""
-    return "It is requested again." if is_english(frame) else LANGUAGE_REMEDY
+    return "It is requested again." if is_english(frame) else LANGUAGE_HINT
 
 
 def _no_data(frame: ErrorFrame, asked: str) -> GatewayError:
@@ -193,14 +193,14 @@ def _cancelled(frame: ErrorFrame, asked: str) -> GatewayError:
 
 
 def _rejected(frame: ErrorFrame, asked: str) -> GatewayError:
-    return _made(RequestRejectedError, frame, asked, _rejection_remedy(frame))
+    return _made(RequestRejectedError, frame, asked, _rejection_hint(frame))
 
 
 def _too_long(frame: ErrorFrame, asked: str) -> GatewayError:
     return _made(RequestTooLongError, frame, asked, "Less is requested at a time from now on.")
 
 
-def _rejection_remedy(frame: ErrorFrame) -> str:
+def _rejection_hint(frame: ErrorFrame) -> str:
     text = frame.text.casefold()
     if "no historical market data for" in text:
         return "Set another what_to_show in the universe: TRADES does not exist for currencies."
@@ -212,36 +212,36 @@ def _rejection_remedy(frame: ErrorFrame) -> str:
 def _contract(frame: ErrorFrame, asked: str) -> GatewayError:
     text = frame.text.casefold()
     if "ambiguous" in text:
-        remedy = "Set primary_exchange, currency or con_id in the universe."
-        return _made(ContractAmbiguousError, frame, asked, remedy)
-    remedy = (
+        hint = "Set primary_exchange, currency or con_id in the universe."
+        return _made(ContractAmbiguousError, frame, asked, hint)
+    hint = (
         "Check symbol, sec_type, exchange, primary_exchange and currency in the universe; "
         "during the gateway's nightly reset this can be wrong: try again after it."
     )
     if "no security definition" in text:
-        return _made(ContractUnknownError, frame, asked, remedy)
+        return _made(ContractUnknownError, frame, asked, hint)
     if not is_english(frame):
-        remedy = f"{LANGUAGE_REMEDY} {remedy}"
-    return _made(ContractUnclearError, frame, asked, remedy)
+        hint = f"{LANGUAGE_HINT} {hint}"
+    return _made(ContractUnclearError, frame, asked, hint)
 
 
 def _entitlement(frame: ErrorFrame, asked: str) -> GatewayError:
     if frame.code == _DISCLAIMER:
-        remedy = "Accept the paper trading disclaimer in the gateway's window, then try again."
+        hint = "Accept the paper trading disclaimer in the gateway's window, then try again."
     elif is_other_session(frame.code, frame.text):
-        remedy = "Another session of this login takes the data: close it, then try again."
+        hint = "Another session of this login takes the data: close it, then try again."
     else:
-        remedy = (
+        hint = (
             "The account needs a Level 1 market data subscription for this exchange, or the "
             "right to use it through the API (Client Portal, Market Data Subscriptions)."
         )
-    return _made(EntitlementError, frame, asked, remedy)
+    return _made(EntitlementError, frame, asked, hint)
 
 
 def _connection(frame: ErrorFrame, asked: str) -> GatewayError:
     if frame.code == 326:
-        remedy = "Close the other program, or set another range of client ids (IB_CLIENT_ID_*)."
-        return _made(ClientIdInUseError, frame, asked, remedy)
+        hint = "Close the other program, or set another range of client ids (IB_CLIENT_ID_*)."
+        return _made(ClientIdInUseError, frame, asked, hint)
     if frame.code == _FARM_LEFT:
         return _made(OutageError, frame, asked, "It is asked again on the same connection.")
     if frame.code == 502:
@@ -253,8 +253,8 @@ def _pause(frame: ErrorFrame, asked: str) -> GatewayError:
     return _made(OutageError, frame, asked, "It is asked again when that is mended.")
 
 
-def _made(kind: type[GatewayError], frame: ErrorFrame, asked: str, remedy: str) -> GatewayError:
-    return kind(asked, came=str(frame).rstrip("."), remedy=remedy, code=frame.code)
+def _made(kind: type[GatewayError], frame: ErrorFrame, asked: str, hint: str) -> GatewayError:
+    return kind(asked, reason=str(frame).rstrip("."), hint=hint, code=frame.code)
 
 
 _MAKERS: dict[CodeClass, Callable[[ErrorFrame, str], GatewayError]] = {

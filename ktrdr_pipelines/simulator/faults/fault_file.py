@@ -51,8 +51,8 @@ def read_faults(path: Path) -> FaultPlan:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        came = getattr(error, "strerror", None) or str(error)
-        raise SimulatorError(f"read faults of {path}", came=came) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SimulatorError(f"read faults of {path}", reason=reason) from error
     return parse_faults(text, str(path))
 
 
@@ -67,7 +67,7 @@ def parse_faults(text: str, name: str) -> FaultPlan:
     _refuse_unknown(top, ("seed", "faults"))
     seed = top["seed"].whole(at_least=0) if "seed" in top else 0
     if "faults" not in top:
-        raise _bad(name, 1, came="has no faults", remedy=_FORM)
+        raise _bad(name, 1, reason="has no faults", hint=_FORM)
     return FaultPlan([_rule(value) for value in top["faults"].items()], seed)
 
 
@@ -78,9 +78,9 @@ def _composed(text: str, name: str) -> yaml.Node:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or str(error)
-        raise _bad(name, line, came=f"is not YAML: {problem}", remedy=_FORM) from error
+        raise _bad(name, line, reason=f"is not YAML: {problem}", hint=_FORM) from error
     if node is None:
-        raise _bad(name, 1, came="is empty", remedy=_FORM)
+        raise _bad(name, 1, reason="is empty", hint=_FORM)
     return node
 
 
@@ -140,8 +140,8 @@ class _Value:
     node: yaml.Node
     line: int
 
-    def error(self, came: str, remedy: str) -> SimulatorError:
-        return _bad(self.name, self.line, self.key, came=came, remedy=remedy)
+    def error(self, reason: str, hint: str) -> SimulatorError:
+        return _bad(self.name, self.line, self.key, reason=reason, hint=hint)
 
     def mapping(self) -> dict[str, "_Value"]:
         if not isinstance(self.node, yaml.MappingNode):
@@ -228,6 +228,6 @@ def _refuse_unknown(values: dict[str, _Value], known: Collection[str]) -> None:
             raise value.error("is not a known key", f"{hint}Known are {', '.join(known)}")
 
 
-def _bad(name: str, line: int, key: str = "", *, came: str, remedy: str) -> SimulatorError:
+def _bad(name: str, line: int, key: str = "", *, reason: str, hint: str) -> SimulatorError:
     place = f", {key}" if key else ""
-    return SimulatorError(f"{name}, line {line}{place}", came=came, remedy=remedy)
+    return SimulatorError(f"{name}, line {line}{place}", reason=reason, hint=hint)

@@ -74,8 +74,8 @@ def recordings_in(folder: Path) -> dict[Instrument, Recording]:
     if not recordings:
         raise SimulatorError(
             f"replay the bars of {folder}",
-            came="no recorded stock, currency pair or future",
-            remedy="Name a folder with files like AAPL/1m.parquet",
+            reason="no recorded stock, currency pair or future",
+            hint="Name a folder with files like AAPL/1m.parquet",
         )
     return recordings
 
@@ -84,8 +84,8 @@ def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise SimulatorError(
             f"replay the bars of {folder}",
-            came="no such folder",
-            remedy="Name a folder with files like AAPL/1m.parquet",
+            reason="no such folder",
+            hint="Name a folder with files like AAPL/1m.parquet",
         )
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
@@ -114,11 +114,11 @@ def _check(path: Path) -> None:
         raise _malformed(path, f"no column {', '.join(sorted(missing))}")
 
 
-def _malformed(path: Path, came: str) -> SimulatorError:
+def _malformed(path: Path, reason: str) -> SimulatorError:
     return SimulatorError(
         f"read recorded bars from {path}",
-        came=came,
-        remedy=f"It must be Parquet with the columns {', '.join(_COLUMNS)}",
+        reason=reason,
+        hint=f"It must be Parquet with the columns {', '.join(_COLUMNS)}",
     )
 
 

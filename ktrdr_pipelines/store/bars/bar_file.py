@@ -306,7 +306,7 @@ def _parsed(path: Path, text: bytes) -> FileFacts:
         return facts_from_json(text)
     except NewerSchemaError as error:
         raise StoreError(
-            f"{path} was written by a newer ktrdr", came=str(error), remedy="Use a newer ktrdr"
+            f"{path} was written by a newer ktrdr", reason=str(error), hint="Use a newer ktrdr"
         ) from error
     except ChangedFooterError as error:
         raise corrupt(path, str(error)) from error
@@ -350,10 +350,10 @@ def _table(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
     return table if table.schema.equals(schema) else table.cast(schema)
 
 
-def corrupt(path: Path, came: str) -> CorruptFileError:
+def corrupt(path: Path, reason: str) -> CorruptFileError:
     """Say that a file cannot be read as a bar file."""
     return CorruptFileError(
         f"cannot read {path} as a bar file",
-        came=came,
-        remedy="Run `ktrdr repair`: it sets the file aside and says what to load again",
+        reason=reason,
+        hint="Run `ktrdr repair`: it sets the file aside and says what to load again",
     )

@@ -233,7 +233,7 @@ class BarStore:
                 has left the universe and has no bars.
         """
         if (identity.symbol, identity.timeframe) != (series.symbol, series.timeframe):
-            raise ForeignIdentityError(f"cannot save {series}", came=f"bars of {identity}")
+            raise ForeignIdentityError(f"cannot save {series}", reason=f"bars of {identity}")
         self.layout.require_same()
         pin_origin(self.layout, identity.origin)
         ordered = sorted_unique(bars.select(BAR_SCHEMA.names).cast(BAR_SCHEMA))
@@ -610,7 +610,7 @@ class BarStore:
         try:
             yield
         except CorruptFileError as error:
-            check = FileCheck(fingerprint(path), self._clock(), error.came)
+            check = FileCheck(fingerprint(path), self._clock(), error.reason)
             self.ledger.record_checks({self.layout.relative(path): check})
             raise
 
@@ -648,7 +648,7 @@ def _refuse_foreign(path: Path, held: Identity, given: Identity) -> None:
     if held != given:
         raise ForeignIdentityError(
             f"{path} holds {held}",
-            came=f"to be saved were bars of {given}",
-            remedy="Give the other instrument a symbol of its own in universe.yaml, or move this "
+            reason=f"to be saved were bars of {given}",
+            hint="Give the other instrument a symbol of its own in universe.yaml, or move this "
             "one out of the way with `ktrdr universe retire`",
         )

@@ -156,7 +156,7 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
     """
     _refuse_folder(layout)
     if not require_file(layout.catalog):
-        raise NoCatalogError(f"there is no catalog {layout.catalog}", remedy="Run `ktrdr repair`")
+        raise NoCatalogError(f"there is no catalog {layout.catalog}", hint="Run `ktrdr repair`")
     # DuckDB shares an instance between connections by path, an older catalog included: attach.
     connection = duckdb.connect(config=dict(_READING))
     try:
@@ -168,22 +168,22 @@ def connect_catalog(layout: StoreLayout) -> duckdb.DuckDBPyConnection:
         connection.close()
         raise StoreError(
             f"cannot read the catalog {layout.catalog}",
-            came=str(error),
-            remedy="Close shells that have it open for writing; `ktrdr repair` builds it anew",
+            reason=str(error),
+            hint="Close shells that have it open for writing; `ktrdr repair` builds it anew",
         ) from error
     if is_outdated:
         connection.close()
         raise NoCatalogError(
             f"cannot use the catalog {layout.catalog}",
-            came="an earlier version of this program made it",
-            remedy="Run `ktrdr repair`, which builds it anew",
+            reason="an earlier version of this program made it",
+            hint="Run `ktrdr repair`, which builds it anew",
         )
     if names_others:
         connection.close()
         raise StoreError(
             f"cannot use the catalog {layout.catalog}",
-            came="it names the bars of another folder: this store was moved or copied",
-            remedy="Run `ktrdr repair`, which builds it anew",
+            reason="it names the bars of another folder: this store was moved or copied",
+            hint="Run `ktrdr repair`, which builds it anew",
         )
     return connection
 
@@ -208,8 +208,8 @@ def _refuse_folder(layout: StoreLayout) -> None:
     if "\\" in layout.root.as_posix():
         raise StoreError(
             f"cannot use a catalog in {layout.root}",
-            came="DuckDB opens no file below a folder with a backslash in its name",
-            remedy="Move the data folder to a path without one, and name it in KTRDR_DATA",
+            reason="DuckDB opens no file below a folder with a backslash in its name",
+            hint="Move the data folder to a path without one, and name it in KTRDR_DATA",
         )
 
 
@@ -368,8 +368,8 @@ def _duckdb_errors(path: Path) -> Iterator[None]:
     except duckdb.Error as error:
         raise DiskError(
             f"cannot write the catalog {path}",
-            came=str(error),
-            remedy="Make room, or make the folder writable, and run it again",
+            reason=str(error),
+            hint="Make room, or make the folder writable, and run it again",
         ) from error
 
 
@@ -384,31 +384,31 @@ def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
     if is_refused:
         return CorruptFileError(
             "cannot run this query",
-            came=text[max(text.find(REFUSED), 0) :],
-            remedy="Run `ktrdr repair`: it sets the file aside and says what to load again",
+            reason=text[max(text.find(REFUSED), 0) :],
+            hint="Run `ktrdr repair`: it sets the file aside and says what to load again",
         )
     if "No files found that match the pattern" in text:
         return UsageError(
             "there are no bars for this query",
-            came=text,
-            remedy="`ktrdr status` names the series that have bars, `ktrdr load` loads others",
+            reason=text,
+            hint="`ktrdr status` names the series that have bars, `ktrdr load` loads others",
         )
     if _NO_PARQUET.search(text):
         return StoreError(
             "cannot read a bar file for this query",
-            came=text,
-            remedy="Run `ktrdr repair`: it sets aside files that cannot be read",
+            reason=text,
+            hint="Run `ktrdr repair`: it sets aside files that cannot be read",
         )
     if isinstance(error, duckdb.InternalException):
         return UsageError(
             "cannot run this query",
-            came=f"DuckDB {duckdb.__version__} fails on it by a defect of its own",
-            remedy="Write it in another way, or use another version of DuckDB",
+            reason=f"DuckDB {duckdb.__version__} fails on it by a defect of its own",
+            hint="Write it in another way, or use another version of DuckDB",
         )
     if isinstance(error, (duckdb.ProgrammingError, *_BAD_SQL)):
-        return UsageError("cannot run this query", came=text)
+        return UsageError("cannot run this query", reason=text)
     return StoreError(
-        "cannot run this query", came=text, remedy="Run it again; if it stays, `ktrdr repair`"
+        "cannot run this query", reason=text, hint="Run it again; if it stays, `ktrdr repair`"
     )
 
 

@@ -509,4 +509,4 @@ def _first_outside_brackets(
 
 
 def _refusal(reason: str, *, hint: str) -> UsageError:
-    return UsageError("cannot run this query", came=reason, remedy=hint)
+    return UsageError("cannot run this query", reason=reason, hint=hint)

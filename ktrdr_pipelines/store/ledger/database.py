@@ -368,7 +368,7 @@ class Database:
                 found = f"table {table} has the columns {held.get(table)}"
         if found != "ok":
             raise CorruptFileError(
-                f"the ledger {self.path} is damaged", came=found, remedy=_REBUILD
+                f"the ledger {self.path} is damaged", reason=found, hint=_REBUILD
             )
 
     @contextmanager
@@ -423,8 +423,8 @@ class Database:
         if found > LEDGER_VERSION:
             raise StoreError(
                 f"the ledger {self.path} has version {found}",
-                came=f"this ktrdr knows versions up to {LEDGER_VERSION}",
-                remedy="Use a newer ktrdr",
+                reason=f"this ktrdr knows versions up to {LEDGER_VERSION}",
+                hint="Use a newer ktrdr",
             )
         if found < LEDGER_VERSION:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -468,7 +468,7 @@ class Database:
             raise _translated(self.path, error) from error
         except UnicodeError as error:  # sqlite3 reads names of its schema so
             raise CorruptFileError(
-                f"cannot use the ledger {self.path}", came=str(error), remedy=_REBUILD
+                f"cannot use the ledger {self.path}", reason=str(error), hint=_REBUILD
             ) from error
 
 
@@ -592,17 +592,17 @@ def _odd_value(connection: sqlite3.Connection) -> str:
 def _translated(path: Path, error: sqlite3.Error) -> StoreError:
     """Give the store's error for one of SQLite's."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    what, came = f"cannot use the ledger {path}", str(error)
-    is_undecodable = not code and "decode" in came
+    what, reason = f"cannot use the ledger {path}", str(error)
+    is_undecodable = not code and "decode" in reason
     is_protected = code == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK)
     if code in _CORRUPT or is_undecodable or is_protected:
-        return CorruptFileError(what, came=came, remedy=_REBUILD)
+        return CorruptFileError(what, reason=reason, hint=_REBUILD)
     if code in _BUSY:
         return StoreError(
-            what, came=came, remedy="Another process keeps it: end that one and run it again"
+            what, reason=reason, hint="Another process keeps it: end that one and run it again"
         )
     return DiskError(
-        what, came=came, remedy="Make room and see that it is writable, then run `ktrdr repair`"
+        what, reason=reason, hint="Make room and see that it is writable, then run `ktrdr repair`"
     )
 
 

@@ -157,8 +157,8 @@ def _row_errors() -> Iterator[None]:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zlib.error) as error:
         raise StoreError(
             "cannot use the ledger's row of a bar file",
-            came=str(error),
-            remedy="Run `ktrdr repair`: the ledger is rebuilt from the bar files, no bar is lost",
+            reason=str(error),
+            hint="Run `ktrdr repair`: the ledger is rebuilt from the bar files, no bar is lost",
         ) from error
 
 

@@ -137,7 +137,7 @@ def _foreign(
         try:
             rows[path] = store.file(path, symbol, timeframe)
         except CorruptFileError as error:
-            found[path] = error.came
+            found[path] = error.reason
     usual = store.prevailing(symbol, rows.values())
     for path, row in rows.items():
         if row.identity != usual:

@@ -111,7 +111,7 @@ def check_file(
             return Checked(facts, bars, is_footer_true)
         statistics = wrong_statistics(path) if has_footer(path) else ""
     except CorruptFileError as error:
-        return Checked(wrong=error.came)
+        return Checked(wrong=error.reason)
     if said.seal is None:
         return Checked(facts, bars, is_footer_true, wrong=statistics)
     altered = "its bytes are not those that were written, though its bars are"
@@ -179,8 +179,8 @@ def _move_to_other_disk(path: Path, target: Path) -> None:
     else:
         raise OddPathError(
             f"cannot set {path} aside",
-            came=f"it is {kind_of(path)} on another disk than {target.parent}",
-            remedy="Move it away by hand and run `ktrdr repair` again",
+            reason=f"it is {kind_of(path)} on another disk than {target.parent}",
+            hint="Move it away by hand and run `ktrdr repair` again",
         )
 
 

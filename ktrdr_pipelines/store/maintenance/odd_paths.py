@@ -46,8 +46,8 @@ def set_odd_paths_aside(layout: StoreLayout) -> list[Quarantined]:
     if is_link_to_nothing(layout.bars):
         raise OddPathError(
             f"cannot use {layout.bars}",
-            came=f"it is {kind_of(layout.bars)}",
-            remedy="Mount the disk on which the bars are, or correct the link by hand. To begin "
+            reason=f"it is {kind_of(layout.bars)}",
+            hint="Mount the disk on which the bars are, or correct the link by hand. To begin "
             "without any bars, remove the link and run `ktrdr repair`",
         )
     moved = _set_quarantine_aside(layout)

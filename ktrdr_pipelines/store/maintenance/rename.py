@@ -116,15 +116,15 @@ def _refuse_unfinished(layout: StoreLayout, move: Move) -> None:
     if other := pending_move(layout):
         raise StoreError(
             f"cannot begin the {move}",
-            came=f"a {other} was begun and is not finished",
-            remedy="Run `ktrdr repair`, which finishes it",
+            reason=f"a {other} was begun and is not finished",
+            hint="Run `ktrdr repair`, which finishes it",
         )
     folder = layout.symbol_folder(move.target)
     if move.kind is MoveKind.RENAME and folder.exists():
         raise StoreError(
             f"cannot begin the {move}",
-            came=f"{folder} has files already",
-            remedy="Choose another symbol, or move that folder out of the way",
+            reason=f"{folder} has files already",
+            hint="Choose another symbol, or move that folder out of the way",
         )
 
 
@@ -137,8 +137,8 @@ def _refuse_other_disk(layout: StoreLayout, move: Move) -> None:
     if apart:
         raise StoreError(
             f"cannot begin the {move}",
-            came=f"{layout.bars} and {beside} are on different disks",
-            remedy=f"Put {beside.name} on the disk of the bars too, as a link",
+            reason=f"{layout.bars} and {beside} are on different disks",
+            hint=f"Put {beside.name} on the disk of the bars too, as a link",
         )
 
 
@@ -247,8 +247,8 @@ def _move(layout: StoreLayout, move: Move, now: datetime) -> Move:
             if is_in_hand(layout, ledger, f"{symbol}|{timeframe}", now):
                 raise StoreError(
                     f"cannot {move.kind} {move.symbol}",
-                    came=f"a load is asking for {symbol} {timeframe}",
-                    remedy="Wait for it, or stop it, and run this again",
+                    reason=f"a load is asking for {symbol} {timeframe}",
+                    hint="Wait for it, or stop it, and run this again",
                 )
     move_symbol(layout, ledger, move)
     return move

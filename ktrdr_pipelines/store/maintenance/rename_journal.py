@@ -59,8 +59,8 @@ def pending_move(layout: StoreLayout) -> Move | None:
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(
             f"cannot read {path}",
-            came=f"{text[:80]!r}",
-            remedy="It says which symbol was being moved; see with `ktrdr universe check` which "
+            reason=f"{text[:80]!r}",
+            hint="It says which symbol was being moved; see with `ktrdr universe check` which "
             "folder under bars it was, then remove the file",
         ) from error
 
@@ -94,8 +94,8 @@ def refuse_moving(layout: StoreLayout, symbol: str) -> None:
     if move is not None and symbol in {move.symbol, move.target}:
         raise StoreError(
             f"cannot save bars of {symbol}",
-            came=f"a {move} was begun and is not finished",
-            remedy="Run `ktrdr repair`, which finishes it, and load again",
+            reason=f"a {move} was begun and is not finished",
+            hint="Run `ktrdr repair`, which finishes it, and load again",
         )
 
 
@@ -119,6 +119,6 @@ def refuse_unnamed(layout: StoreLayout, symbol: str) -> None:
     if symbol not in named:
         raise StoreError(
             f"cannot save the first bars of {symbol}",
-            came=f"{layout.universe} does not name it (any more)",
-            remedy="If it was renamed, load it under its new name; else add it there again",
+            reason=f"{layout.universe} does not name it (any more)",
+            hint="If it was renamed, load it under its new name; else add it there again",
         )

@@ -29,8 +29,8 @@ async def learn_identity(keeper: SourceKeeper, store: BarStore, series: Series) 
     if stored is not None and stored != identity:
         raise ForeignIdentityError(
             f"bars of {identity} cannot go into the files of {series}",
-            came=f"they hold {stored}",
-            remedy="Give the instrument another symbol in the universe, or load it into another "
+            reason=f"they hold {stored}",
+            hint="Give the instrument another symbol in the universe, or load it into another "
             "store: ktrdr init with KTRDR_DATA set to a new folder",
         )
     pinned = store.ledger.pinned_contract(series.symbol, origin)
@@ -41,8 +41,8 @@ async def learn_identity(keeper: SourceKeeper, store: BarStore, series: Series) 
     elif pinned != contract_id:
         raise ForeignIdentityError(
             f"{series.symbol} stands for contract id {pinned}",
-            came=f"the gateway now says {contract_id}",
-            remedy="If the instrument was replaced, give the new one another symbol; if the "
+            reason=f"the gateway now says {contract_id}",
+            hint="If the instrument was replaced, give the new one another symbol; if the "
             "universe is too vague, set con_id or primary_exchange there",
         )
     return identity
@@ -55,8 +55,8 @@ def _gone(error: ContractUnknownError, store: BarStore, series: Series) -> Contr
         return error
     return ContractUnknownError(
         error.what,
-        came=f"{error.came}, though it was contract {known} before",
-        remedy="If it was delisted or has expired, say `end:` with its last session date in the "
+        reason=f"{error.reason}, though it was contract {known} before",
+        hint="If it was delisted or has expired, say `end:` with its last session date in the "
         f"universe, or run `ktrdr universe retire {series.symbol}`: its bars stay. During the "
         "gateway's nightly reset this can be wrong; it is asked again",
         code=error.code,

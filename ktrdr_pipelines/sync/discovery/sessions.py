@@ -144,8 +144,8 @@ class Schedules:
         if self.calendars.of(instrument).known is None and instrument.end is None:
             raise BadAnswerError(
                 f"sessions of {instrument}",
-                came="the gateway told none that can be believed",
-                remedy="Without them nothing is expected: name a known calendar in the universe",
+                reason="the gateway told none that can be believed",
+                hint="Without them nothing is expected: name a known calendar in the universe",
             )
 
     async def after_empty_session(

@@ -254,7 +254,7 @@ class SourceKeeper:
                 raise
             await self._drop(source)
             raise ConnectionLostError(
-                "asking the gateway", came="the question was cancelled from inside the connection"
+                "asking the gateway", reason="the question was cancelled from inside the connection"
             ) from error
         except GatewaySilentError:
             self._silent_in_a_row += 1
@@ -277,15 +277,15 @@ class SourceKeeper:
 def _why(error: GatewayError) -> str:
     """Say what went wrong, alike for all questions that it meets."""
     if isinstance(error, GatewayUnreachableError):
-        return f"{error.what}: {error.came}"
-    return error.came or error.what
+        return f"{error.what}: {error.reason}"
+    return error.reason or error.what
 
 
 def _why_not_connected(error: GatewayError, left_s: float) -> str:
     """Say why a run waits for a connection, and how long it does so at most."""
     why = _why(error)
     if isinstance(error, ClientIdInUseError):
-        ids = error.came if error.code else f"{error.what}: {error.came}"
+        ids = error.reason if error.code else f"{error.what}: {error.reason}"
         why = f"{ids}; the gateway may still hold the old connection"
     return f"{why}; trying again for {left_s:.0f} s" if left_s > 0 else why
 
