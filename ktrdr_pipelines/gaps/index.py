@@ -49,7 +49,7 @@ from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.attempts import Attempt, AttemptKind
 from ktrdr_pipelines.store.ledger.ledger import open_calendars, open_ledger, series_key
 
-__all__ = ["GapBook", "Memory", "SeriesGaps", "memory_of", "open_gapbook"]
+__all__ = ["GapBook", "Memory", "SeriesGaps", "memory_of", "open_gap_index"]
 
 
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)

@@ -83,7 +83,7 @@ from ktrdr_pipelines.ib.protocol.requests import (
 )
 from ktrdr_pipelines.ib.protocol.schedules import details_days, schedule_days
 from ktrdr_pipelines.ib.protocol.times import UnknownZone
-from ktrdr_pipelines.ib.protocol.transport import MET_NOBODY, Ending, WireError
+from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason, TransportError
 
 HOLD_FACTOR = 1.5
 """How many deadlines long an unanswered request keeps its slot: the gateway may work on it."""
@@ -113,7 +113,7 @@ class Ask:
     is_late: Callable[[], bool] = _never
 
 
-class Asker:
+class Requester:
     """Puts questions to one connected gateway, under the budget of all processes."""
 
     def __init__(
@@ -238,7 +238,7 @@ def _is_gone(error: GatewayError) -> bool:
     return isinstance(error, ConnectionLostError) and error.code is None
 
 
-_NOBODY = MET_NOBODY | {Ending.VERSION}
+_NO_LISTENER = NO_LISTENER | {DisconnectReason.VERSION}
 _NO_HEAD = 162
 _CLOCKS_APART = timedelta(days=1)
 
@@ -295,7 +295,7 @@ async def _entered(
         connection = await stack.enter_async_context(entering)
     except (GatewaySilentError, GatewayUnreachableError) as error:
         cause = error.__cause__
-        met_nobody = isinstance(cause, WireError) and cause.ending in _NOBODY
+        met_nobody = isinstance(cause, TransportError) and cause.ending in _NO_LISTENER
         if not met_nobody:
             budget.note_trouble(ill_with=error.reason)
         raise
@@ -315,7 +315,7 @@ class GatewaySource:
         waits: OnWait = untold,
     ) -> None:
         self._connection, self._pacer = connection, pacer
-        self._asker = Asker(connection, pacer, config, waits=waits)
+        self._requester = Requester(connection, pacer, config, waits=waits)
         self._sizes = BarSizes(pacer)
         self._contracts: dict[str, Candidate] = {}
         self._resolving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -383,7 +383,7 @@ class GatewaySource:
 
         try:
             entitlement = entitlement_of(instrument, contract)
-            with self._asker.permitted(entitlement, query.asked, probes=request.probes):
+            with self._requester.permitted(entitlement, query.asked, probes=request.probes):
                 reply = await self._history(
                     request.series.timeframe,
                     query,
@@ -413,8 +413,8 @@ class GatewaySource:
         contract = await self._contract(instrument)
         query = head_query(instrument, contract.contract_id)
         try:
-            with self._asker.permitted(entitlement_of(instrument, contract), query.asked):
-                fields = await self._asker.ask(
+            with self._requester.permitted(entitlement_of(instrument, contract), query.asked):
+                fields = await self._requester.ask(
                     Ask(Topic.HEAD, query.asked, paced_head(query), query.route, sent),
                     self._connection.head(query),
                 )
@@ -497,7 +497,7 @@ class GatewaySource:
 
         def request(bar_size: str) -> Awaitable[HistoryReply]:
             sized = replace(query, bar_size=bar_size)
-            return self._asker.ask(ask(sized), self._connection.history(sized))
+            return self._requester.ask(ask(sized), self._connection.history(sized))
 
         return await self._sizes.accepted(timeframe, query.asked, request)
 
@@ -510,7 +510,7 @@ class GatewaySource:
 
     async def _ask_contract(self, instrument: Instrument, asked: str) -> Candidate:
         contract = contract_for(instrument, instrument.contract_id)
-        frames = await self._asker.ask(
+        frames = await self._requester.ask(
             Ask(Topic.CONTRACT, asked, paced_contract(asked), route_of(contract)),
             self._connection.contracts(contract, asked),
         )

@@ -132,8 +132,8 @@ def test_a_connection_that_the_other_side_has_cut_is_closed_quietly(
         strategy = IbConnectionStrategy(there)
         async with strategy.get_connection_for_operation("cli") as connection:
             gateway.script.time = cut
-            with connection._wire.has_turn():
-                connection._wire.client.reqCurrentTime()
+            with connection._transport.has_turn():
+                connection._transport.client.reqCurrentTime()
             assert is_cut.wait(60)  # the loop stands still meanwhile, and does not know
             assert connection.is_up
         return connection.is_up

@@ -17,7 +17,7 @@ from ktrdr_pipelines.ib.diagnostics.checks import Check, Name, Verdict, no_conne
 from ktrdr_pipelines.ib.diagnostics.doctor import duration_at, examine
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES
 from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
-from ktrdr_pipelines.ib.protocol.transport import Ending, WireError
+from ktrdr_pipelines.ib.protocol.transport import DisconnectReason, TransportError
 
 HMDS = "Historical Market Data Service error message:"
 
@@ -102,16 +102,16 @@ def test_a_closed_port_names_the_port(config: GatewayConfig, closed_port: int) -
     assert {check.verdict for check in checks[1:]} == {Verdict.UNKNOWN}
 
 
-def broken_by(ending: Ending, port: int, others: dict[str, int]) -> Check:
+def broken_by(ending: DisconnectReason, port: int, others: dict[str, int]) -> Check:
     """Say what a connection that ended so is told as."""
-    error = GatewayUnreachableError("connect", reason=str(WireError(ending)), hint="Start it")
-    error.__cause__ = WireError(ending)
+    error = GatewayUnreachableError("connect", reason=str(TransportError(ending)), hint="Start it")
+    error.__cause__ = TransportError(ending)
     return no_connection(error, port, others)[-1]
 
 
 def test_other_open_ports_are_offered() -> None:
     """A gateway at another of the known ports is probably the one that is meant."""
-    check = broken_by(Ending.REFUSED, 4002, {"gateway live": 4001, "TWS paper": 7497})
+    check = broken_by(DisconnectReason.REFUSED, 4002, {"gateway live": 4001, "TWS paper": 7497})
     assert "4001 (gateway live), 7497 (TWS paper)" in check.finding
     assert "IB_PORT=4001" in check.hint
 
@@ -119,7 +119,7 @@ def test_other_open_ports_are_offered() -> None:
 @pytest.mark.parametrize(("port", "part"), [(4002, "enable socket clients"), (4004, "container")])
 def test_accept_then_end_depends_on_the_port(port: int, part: str) -> None:
     """At a container's port the forwarder listens alone; elsewhere the API is off."""
-    assert part in broken_by(Ending.CLOSED, port, {}).hint
+    assert part in broken_by(DisconnectReason.CLOSED, port, {}).hint
 
 
 def test_an_api_that_is_off_or_distrusts_us(look: Any) -> None:

@@ -84,7 +84,7 @@ def test_a_load_with_timeouts_and_cancels_keeps_the_rate(
 
     async def client(first: int) -> int:
         async with open_source(there) as source:
-            wire = source._connection._wire
+            wire = source._connection._transport
             wire._write = noting(wire._write)
             return await ask_all(source, different(minute_request, 120, first))
 

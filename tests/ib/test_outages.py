@@ -11,13 +11,13 @@ from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import OutageError
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.connection.gateway_status import FarmState, GatewayNotes
-from ktrdr_pipelines.ib.connection.pending_requests import Question, Questions, Topic
+from ktrdr_pipelines.ib.connection.gateway_status import FarmState, GatewayStatus
+from ktrdr_pipelines.ib.connection.pending_requests import PendingRequests, Question, Topic
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
 from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame
-from ktrdr_pipelines.ib.source import Asker, open_source
+from ktrdr_pipelines.ib.source import Requester, open_source
 
 WAITED_S = 2.0
 """A deadline that is waited for: what does not wait for it takes a small part of it."""
@@ -126,7 +126,7 @@ def test_the_farm_of_contracts_holds_up_contracts(bench: Any, aapl: Instrument, 
 
 def test_a_farm_of_market_data_stands_in_nobodys_way() -> None:
     """2103 is told by health; bars do not come from there."""
-    notes = GatewayNotes()
+    notes = GatewayStatus()
     notes.take(ErrorFrame(-1, 2103, "Market data farm connection is broken:usfarm"))
     assert notes.troubles
     assert not any(notes.obstacle(topic, "STK SMART USD") for topic in Topic)
@@ -189,9 +189,9 @@ def test_only_what_needs_a_farm_is_asked_again_when_it_is_mended(
     assert sorted(durations) == [("EUR", "1 D"), ("EUR", "1 D"), ("USD", "1 D"), ("USD", "2 D")]
 
 
-def noted(*told: tuple[int, str]) -> GatewayNotes:
+def noted(*told: tuple[int, str]) -> GatewayStatus:
     """Make notes of what a gateway told."""
-    notes = GatewayNotes()
+    notes = GatewayStatus()
     for code, text in told:
         notes.take(ErrorFrame(-1, code, text))
     return notes
@@ -231,7 +231,7 @@ def test_any_sign_of_the_server_ends_its_loss(told: Any, is_over: bool) -> None:
 
 def test_an_answer_shows_that_the_server_is_there() -> None:
     """Bars that were asked for after 2110 free their route; contracts may come from memory."""
-    notes = GatewayNotes()
+    notes = GatewayStatus()
     notes.take(ErrorFrame(-1, *SERVER), after=1)
     notes.answered(question(1))
     notes.answered(replace(question(2), topic=Topic.CONTRACT))
@@ -257,7 +257,7 @@ def test_what_was_open_when_the_server_was_lost_is_asked_again(
 
 def question(number: int, route: str = "STK SMART USD") -> Question:
     """Make an open question for bars."""
-    questions = Questions(number)
+    questions = PendingRequests(number)
 
     async def opened() -> Question:
         return questions.add(Topic.BARS, "bars", route)
@@ -283,7 +283,7 @@ def test_a_farm_that_was_well_costs_nothing() -> None:
 
 def test_an_answer_that_was_under_way_shows_nothing_of_a_farm() -> None:
     """Only a question that was asked after the farm broke shows that it does without it."""
-    notes = GatewayNotes()
+    notes = GatewayStatus()
     notes.take(ErrorFrame(-1, *BROKEN), after=7)
     notes.answered(question(7))
     assert notes.obstacle(Topic.BARS, "STK SMART USD")
@@ -620,7 +620,7 @@ def test_a_complaint_that_cannot_be_noted_costs_no_connection(
     async def run() -> Any:
         strategy, pacer = IbConnectionStrategy(there), Pacer.of(there)
         async with strategy.get_connection_for_operation("cli") as connection:
-            Asker(connection, pacer, there)
+            Requester(connection, pacer, there)
             gateway.script.time = complain
             health = await connection.health()
             there.folder.unlink()

@@ -24,7 +24,7 @@ from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
 from ktrdr_pipelines.ib.pacing.rules import RequestKind
 from ktrdr_pipelines.ib.protocol.contracts import Candidate, candidate_of
 from ktrdr_pipelines.ib.protocol.requests import HistoryQuery, paced_contract, paced_query, route_of
-from ktrdr_pipelines.ib.source import Ask, Asker
+from ktrdr_pipelines.ib.source import Ask, Requester
 from ktrdr_pipelines.settings import load_settings
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class Desk:
     """One connection to ask through."""
 
     connection: GatewayConnection
-    requester: Asker
+    requester: Requester
 
     async def details(self, contract: Contract) -> list[Candidate]:
         """Return the contracts of a description."""
@@ -216,7 +216,9 @@ class Live:
             strategy = IbConnectionStrategy(self.config, pacer=pacer)
             try:
                 async with strategy.get_connection_for_operation("tests") as connection:
-                    return await question(Desk(connection, Asker(connection, pacer, self.config)))
+                    return await question(
+                        Desk(connection, Requester(connection, pacer, self.config))
+                    )
             finally:
                 await strategy.cleanup_temporary_connections()
                 pacer.close()

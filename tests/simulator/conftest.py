@@ -83,7 +83,7 @@ def told(data: bytes) -> Told:
 
 
 @dataclass
-class Asker:
+class Requester:
     """Ask a market for history without a socket."""
 
     market: Market
@@ -120,15 +120,15 @@ def synthetic() -> SyntheticMarket:
 
 
 @pytest.fixture
-def ask(synthetic: SyntheticMarket) -> Asker:
+def ask(synthetic: SyntheticMarket) -> Requester:
     """Ask that market at ``NOW``."""
-    return Asker(synthetic)
+    return Requester(synthetic)
 
 
 @pytest.fixture
-def asker() -> type[Asker]:
+def asker() -> type[Requester]:
     """Ask any market at any time."""
-    return Asker
+    return Requester
 
 
 @pytest.fixture(scope="session")

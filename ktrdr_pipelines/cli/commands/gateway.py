@@ -183,13 +183,13 @@ def _rounded(seconds: float | None) -> float | None:
 
 def _failed(gateway: str, error: GatewayError) -> Look:
     """Say how far a connection came that was not made."""
-    from ktrdr_pipelines.ib.protocol.transport import MET_NOBODY, Ending, WireError
+    from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason, TransportError
 
     cause = error.__cause__
-    ending = cause.ending if isinstance(cause, WireError) else None
+    ending = cause.ending if isinstance(cause, TransportError) else None
     if ending is None and isinstance(error, ClientIdInUseError):
         return Look(gateway, tcp=None, handshake=None, error=error)
-    is_met, shook_hands = ending not in MET_NOBODY, ending in {None, Ending.ID_IN_USE}
+    is_met, shook_hands = ending not in NO_LISTENER, ending in {None, DisconnectReason.ID_IN_USE}
     return Look(gateway, tcp=is_met, handshake=shook_hands, error=error)
 
 

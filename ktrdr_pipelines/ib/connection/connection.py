@@ -24,12 +24,12 @@ from ktrdr_pipelines.ib.connection.accounts import Logins, origin_of
 from ktrdr_pipelines.ib.connection.gateway_status import (
     GOOD_NEWS,
     GatewayClock,
-    GatewayNotes,
+    GatewayStatus,
     Health,
     Probe,
 )
 from ktrdr_pipelines.ib.connection.notices import Notices
-from ktrdr_pipelines.ib.connection.pending_requests import Question, Questions, Topic
+from ktrdr_pipelines.ib.connection.pending_requests import PendingRequests, Question, Topic
 from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, untold
 from ktrdr_pipelines.ib.protocol.error_codes import (
     NO_REQUEST,
@@ -39,7 +39,12 @@ from ktrdr_pipelines.ib.protocol.error_codes import (
     lasting_outage,
 )
 from ktrdr_pipelines.ib.protocol.requests import HistoryQuery, HistoryReply, route_of
-from ktrdr_pipelines.ib.protocol.transport import Ending, GiveTurn, Wire, WireError
+from ktrdr_pipelines.ib.protocol.transport import (
+    DisconnectReason,
+    GiveTurn,
+    Transport,
+    TransportError,
+)
 from ktrdr_pipelines.limits import CodeClass
 
 _DROPPED = frozenset({502, 504, 507, 1300})
@@ -48,7 +53,7 @@ _VERSION_WITHOUT_PREFIX = 164
 _log = logging.getLogger(__name__)
 
 
-class Inbox:
+class Dispatcher:
     """Takes the frames of one connection.
 
     ``time_told`` is set when it tells the time; ``on_pacing`` is called when it complains about
@@ -56,8 +61,8 @@ class Inbox:
     """
 
     def __init__(self, server_version: Callable[[], int]) -> None:
-        self.questions = Questions(1)
-        self.notes = GatewayNotes()
+        self.questions = PendingRequests(1)
+        self.notes = GatewayStatus()
         self.notices = Notices()
         self.clock = GatewayClock()
         self.time_told = asyncio.Event()
@@ -135,7 +140,7 @@ class Inbox:
             self.questions.finish(question)
         self._note_answer(question)
 
-    _handlers: ClassVar[dict[int, Callable[["Inbox", list[str]], None]]] = {
+    _handlers: ClassVar[dict[int, Callable[["Dispatcher", list[str]], None]]] = {
         4: _take_error,
         10: _take_contract,
         17: _take_answer,
@@ -208,40 +213,40 @@ class GatewayConnection:
         self.client_id = client_id
         self._timeout_s, self._outage_s = timeout_s, outage_s
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        self._inbox = Inbox(lambda: self.server_version)
-        self._wire = Wire(self._inbox.take, self._note_end, give_turn)
+        self._dispatcher = Dispatcher(lambda: self.server_version)
+        self._transport = Transport(self._dispatcher.take, self._note_end, give_turn)
         self._logins, self.login = logins, ""
 
     def __repr__(self) -> str:
         state = "up" if self.is_up else "down"
         return (
             f"GatewayConnection({self.gateway}, client id {self.client_id}, {state}, "
-            f"{len(self._inbox.questions)} open)"
+            f"{len(self._dispatcher.questions)} open)"
         )
 
     @property
     def is_up(self) -> bool:
         """Say whether questions can be asked; it says nothing about answers."""
-        return self._wire.is_up
+        return self._transport.is_up
 
     @property
     def server_version(self) -> int:
         """The protocol version spoken."""
-        return self._wire.server_version
+        return self._transport.server_version
 
     @property
     def origin(self) -> Origin:
         """Whether the account is one of a simulated gateway."""
-        return origin_of(self._wire.accounts)
+        return origin_of(self._transport.accounts)
 
     @property
     def notices(self) -> Notices:
         """What a person should know of how the gateway answers."""
-        return self._inbox.notices
+        return self._dispatcher.notices
 
     def on_pacing(self, act: Callable[[], None]) -> None:
         """Say what to do when the gateway complains about all requests together."""
-        self._inbox.on_pacing = act
+        self._dispatcher.on_pacing = act
 
     async def open(self, host: str, port: int) -> None:
         """Connect, shake hands, and see the gateway's clock.
@@ -251,12 +256,12 @@ class GatewayConnection:
             GatewaySilentError: it came about, and the gateway does not tell the time.
             DiskError: the state folder cannot be used: what is sent must be recorded there.
         """
-        await self._wire.open(host, port, self.client_id, timeout_s=self._timeout_s)
-        self._inbox.questions = Questions(self._wire.client.getReqId())
-        self.login = self._logins.name_of(self._wire.accounts)
+        await self._transport.open(host, port, self.client_id, timeout_s=self._timeout_s)
+        self._dispatcher.questions = PendingRequests(self._transport.client.getReqId())
+        self.login = self._logins.name_of(self._transport.accounts)
         if await self._round_trip_s() is None:
             if not self.is_up:
-                raise WireError(self._wire.ending or Ending.CLOSED)
+                raise TransportError(self._transport.ending or DisconnectReason.CLOSED)
             raise GatewaySilentError(
                 f"time of {self.gateway}",
                 reason=f"connected, but no answer in {self._timeout_s:g} s",
@@ -266,31 +271,31 @@ class GatewayConnection:
     async def close(self) -> None:
         """Close the socket and end what is open; never raises, may be repeated."""
         self._check_place()
-        self._inbox.questions.fail_all(ConnectionLostError, Ending.ASKED.value)
-        await self._wire.close()
+        self._dispatcher.questions.fail_all(ConnectionLostError, DisconnectReason.ASKED.value)
+        await self._transport.close()
 
     def now(self) -> datetime:
         """Give the gateway's time, to the second below."""
-        return self._inbox.clock.now()
+        return self._dispatcher.clock.now()
 
     async def health(self) -> Health:
         """Ask for the time, and say how that went."""
         self._check_place()
-        answered_at_s = self._inbox.answered_at_s
+        answered_at_s = self._dispatcher.answered_at_s
         return Health(
             gateway=self.gateway,
             connected=self.is_up,
             round_trip_s=await self._round_trip_s() if self.is_up else None,
             last_answer_age_s=None if answered_at_s is None else boot_time_s() - answered_at_s,
             clock_offset_s=(self.now() - wall_now()).total_seconds(),
-            troubles=self._inbox.notes.troubles,
-            farms=self._inbox.notes.farms,
+            troubles=self._dispatcher.notes.troubles,
+            farms=self._dispatcher.notes.farms,
         )
 
     @property
     def lost_link(self) -> str:
         """What the gateway said when it lost its connection to IB, or nothing if it has one."""
-        return self._inbox.notes.lost_link if self.is_up else ""
+        return self._dispatcher.notes.lost_link if self.is_up else ""
 
     async def wait_for_way(
         self, topic: Topic, route: str, asked: str, *, waits: OnWait = untold
@@ -306,7 +311,7 @@ class GatewayConnection:
             OutageError: it has lost its connection to IB, or a data farm, and that lasts.
         """
         self._check_place()
-        notes, begun_at_s = self._inbox.notes, boot_time_s()
+        notes, begun_at_s = self._dispatcher.notes, boot_time_s()
         while self.is_up and (obstacle := notes.obstacle(topic, route)):
             now = boot_time_s()
             if notes.lost_link:
@@ -318,7 +323,7 @@ class GatewayConnection:
             probe = notes.probe(topic, route, now, first_s=self._timeout_s)
             if probe.is_out:
                 waits(obstacle, self._timeout_s)
-                await self._inbox.news()
+                await self._dispatcher.news()
             elif probe.due_at <= now:
                 probe.is_out = True
                 return self._probing(probe)
@@ -333,7 +338,7 @@ class GatewayConnection:
         waits(obstacle, longest_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(longest_s):
-                await self._inbox.news()
+                await self._dispatcher.news()
 
     @contextmanager
     def _probing(self, probe: Probe) -> Iterator[None]:
@@ -345,16 +350,16 @@ class GatewayConnection:
             failed = error.code not in GOOD_NEWS
             raise
         finally:
-            self._inbox.notes.probed(probe, boot_time_s(), failed=failed)
-            self._inbox.tell_news()
+            self._dispatcher.notes.probed(probe, boot_time_s(), failed=failed)
+            self._dispatcher.tell_news()
 
     def history(self, query: HistoryQuery) -> Call[HistoryReply]:
         """Return the request for bars; its response is message 17 and what is said of it."""
 
         def put() -> Question:
             question = self._opened(Topic.BARS, query.asked, query.route)
-            with self._wire.has_turn():
-                self._wire.client.reqHistoricalData(
+            with self._transport.has_turn():
+                self._transport.client.reqHistoricalData(
                     question.number,
                     query.contract,
                     query.end,
@@ -369,7 +374,7 @@ class GatewayConnection:
             return question
 
         async def answer(question: Question) -> HistoryReply:
-            frames = await self._answer(question, self._wire.client.cancelHistoricalData)
+            frames = await self._answer(question, self._transport.client.cancelHistoricalData)
             return HistoryReply(frames[0], question.noted)
 
         return Call(put, answer)
@@ -380,11 +385,11 @@ class GatewayConnection:
         Its response is message 88. An uncancelled one would count among the gateway's 50 open
         requests for ever, and whether a refused one does is not known.
         """
-        client = self._wire.client
+        client = self._transport.client
 
         def put() -> Question:
             question = self._opened(Topic.HEAD, query.asked, query.route)
-            with self._wire.has_turn():
+            with self._transport.has_turn():
                 client.reqHeadTimeStamp(
                     question.number, query.contract, query.what_to_show, query.use_rth, query.dates
                 )
@@ -404,22 +409,22 @@ class GatewayConnection:
 
         def put() -> Question:
             question = self._opened(Topic.CONTRACT, asked, route_of(contract))
-            with self._wire.has_turn():
-                self._wire.client.reqContractDetails(question.number, contract)
+            with self._transport.has_turn():
+                self._transport.client.reqContractDetails(question.number, contract)
             return question
 
         return Call(put, lambda question: self._answer(question, None))
 
     def refresh_clock(self) -> None:
         """Ask for the time without waiting, where its last sight is old."""
-        if self.is_up and self._inbox.clock.is_stale:
-            self._wire.client.reqCurrentTime()
+        if self.is_up and self._dispatcher.clock.is_stale:
+            self._transport.client.reqCurrentTime()
 
     def _opened(self, topic: Topic, asked: str, route: str) -> Question:
         self._check_place()
         if not self.is_up:
             raise ConnectionLostError(asked, reason=f"the connection to {self.gateway} is gone")
-        return self._inbox.questions.add(topic, asked, route)
+        return self._dispatcher.questions.add(topic, asked, route)
 
     async def _answer(
         self, question: Question, cancel: Callable[[int], None] | None
@@ -435,14 +440,14 @@ class GatewayConnection:
             self._give_up(question, cancel)
             raise
         finally:
-            self._inbox.questions.drop(question)
+            self._dispatcher.questions.drop(question)
 
     def _give_up(self, question: Question, cancel: Callable[[int], None] | None) -> None:
         if cancel is not None and self.is_up:
             cancel(question.number)
 
     def _silence(self, question: Question) -> GatewaySilentError | OutageError:
-        notes, reason = self._inbox.notes, f"no answer in {self._timeout_s:g} s"
+        notes, reason = self._dispatcher.notes, f"no answer in {self._timeout_s:g} s"
         if troubles := "; ".join(notes.troubles):
             reason = f"{reason}, and the gateway says: {troubles}"
         is_outage = notes.obstacle(question.topic, question.route)
@@ -451,13 +456,13 @@ class GatewayConnection:
 
     async def _round_trip_s(self) -> float | None:
         """Ask for the time; the seconds count from when the question is sent."""
-        self._inbox.time_told.clear()
-        self._wire.client.reqCurrentTime()
+        self._dispatcher.time_told.clear()
+        self._transport.client.reqCurrentTime()
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._wire.sent()
+                await self._transport.sent()
                 asked_at_s = boot_time_s()
-                await self._inbox.time_told.wait()
+                await self._dispatcher.time_told.wait()
         except TimeoutError:
             return None
         return boot_time_s() - asked_at_s if self.is_up else None
@@ -466,6 +471,6 @@ class GatewayConnection:
         if threading.get_ident() != self._thread or asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(f"{self!r} belongs to another thread or event loop")
 
-    def _note_end(self, ending: Ending) -> None:
+    def _note_end(self, ending: DisconnectReason) -> None:
         _log.info("connection to %s ended: %s", self.gateway, ending.value)
-        self._inbox.end(ending.value)
+        self._dispatcher.end(ending.value)

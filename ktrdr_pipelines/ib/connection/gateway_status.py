@@ -92,7 +92,7 @@ class Probe:
     is_out: bool = False
 
 
-class GatewayNotes:
+class GatewayStatus:
     """Keeps the troubles that the gateway has told of and not yet called off.
 
     The gateway may never call one off: a restored link (1101, 1102) lists farms, and one that it

@@ -40,7 +40,7 @@ class Question:
     noted: set[int] = field(default_factory=set)
 
 
-class Questions:
+class PendingRequests:
     """All open questions of one connection, by their number on the wire."""
 
     def __init__(self, first_number: int) -> None:

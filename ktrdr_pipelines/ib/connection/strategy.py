@@ -29,20 +29,20 @@ from ktrdr_pipelines.ib.connection.accounts import Logins
 from ktrdr_pipelines.ib.connection.client_ids import HELD_REMEDY, ClientIdLease, ClientIdLeases
 from ktrdr_pipelines.ib.connection.connection import GatewayConnection
 from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
-from ktrdr_pipelines.ib.protocol.transport import Ending, WireError
+from ktrdr_pipelines.ib.protocol.transport import DisconnectReason, TransportError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 _MOST_NAMED = 5
 
 
-def connect_error(config: GatewayConfig, client_id: int, error: WireError) -> GatewayError:
+def connect_error(config: GatewayConfig, client_id: int, error: TransportError) -> GatewayError:
     """Translate why no connection came about."""
     asked = f"connect to {config.gateway} as client {client_id}"
     kind, hint = _CONNECT_ERRORS[error.ending]
     made = kind(asked, reason=str(error), hint=hint.format(port=config.port))
-    if error.ending is Ending.VERSION:
+    if error.ending is DisconnectReason.VERSION:
         made.retry = False
-    if error.ending is Ending.ID_IN_USE:
+    if error.ending is DisconnectReason.ID_IN_USE:
         made.code = 326
     return made
 
@@ -65,31 +65,34 @@ _START = (
     "Start IB Gateway or TWS, log in, and enable the API on port {port}; without an account, "
     "use 'ktrdr simulate --port {port}'."
 )
-_CONNECT_ERRORS: dict[Ending, tuple[type[GatewayError], str]] = {
-    Ending.NO_NAME: (
+_CONNECT_ERRORS: dict[DisconnectReason, tuple[type[GatewayError], str]] = {
+    DisconnectReason.NO_NAME: (
         GatewayUnreachableError,
         "Check IB_HOST: it is the name or the address of a machine, without a port.",
     ),
-    Ending.REFUSED: (GatewayUnreachableError, _START),
-    Ending.NO_ROUTE: (
+    DisconnectReason.REFUSED: (GatewayUnreachableError, _START),
+    DisconnectReason.NO_ROUTE: (
         GatewayUnreachableError,
         "Check IB_HOST, IB_PORT and the firewall. " + _START,
     ),
-    Ending.CLOSED: (
+    DisconnectReason.CLOSED: (
         GatewayUnreachableError,
         "Log the gateway in, and look at its API settings: it may not trust this address.",
     ),
-    Ending.SILENT: (
+    DisconnectReason.SILENT: (
         GatewaySilentError,
         "The gateway hangs, is in its nightly reset, or waits for a click: look at its window.",
     ),
-    Ending.ID_IN_USE: (ClientIdInUseError, HELD_REMEDY),
-    Ending.GARBAGE: (GatewayUnreachableError, "Check IB_PORT: something else listens there."),
-    Ending.VERSION: (
+    DisconnectReason.ID_IN_USE: (ClientIdInUseError, HELD_REMEDY),
+    DisconnectReason.GARBAGE: (
+        GatewayUnreachableError,
+        "Check IB_PORT: something else listens there.",
+    ),
+    DisconnectReason.VERSION: (
         GatewayUnreachableError,
         "Install a gateway that speaks versions 157 to 178, such as the current stable one.",
     ),
-    Ending.ASKED: (GatewayUnreachableError, ""),
+    DisconnectReason.ASKED: (GatewayUnreachableError, ""),
 }
 
 
@@ -257,7 +260,7 @@ class IbConnectionStrategy:
         )
         try:
             await connection.open(config.host, config.port)
-        except WireError as error:
+        except TransportError as error:
             await connection.close()
             raise connect_error(config, client_id, error) from error
         except BaseException:

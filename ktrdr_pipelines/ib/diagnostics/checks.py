@@ -16,7 +16,7 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.ib.connection.notices import LANGUAGE_HINT, ZONE_HINT
 from ktrdr_pipelines.ib.protocol.error_codes import is_other_session
-from ktrdr_pipelines.ib.protocol.transport import MET_NOBODY, Ending, WireError
+from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason, TransportError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 CLOCK_WRONG_S, CLOCK_ODD_S = 60.0, 5.0
@@ -84,8 +84,8 @@ def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> lis
         others: other known ports of that host that are open, by what they usually are.
     """
     cause = error.__cause__
-    ending = cause.ending if isinstance(cause, WireError) else None
-    if ending in MET_NOBODY:
+    ending = cause.ending if isinstance(cause, TransportError) else None
+    if ending in NO_LISTENER:
         return [_closed_port(error, port, others)]
     if ending is None and isinstance(error, ClientIdInUseError):
         return [_id_taken(error)]
@@ -99,7 +99,7 @@ def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> lis
             good(Name.HANDSHAKE, "the API answers"),
             wrong(Name.CLOCK, finding, _LOGIN),
         ]
-    if ending is Ending.VERSION:
+    if ending is DisconnectReason.VERSION:
         return [open_port, wrong(Name.VERSION, error.reason, error.hint)]
     return [open_port, _no_handshake(ending, error, port)]
 
@@ -203,9 +203,9 @@ def _id_taken(error: GatewayError) -> Check:
     return wrong(Name.CLIENT_ID, error.reason or str(error), error.hint)
 
 
-def _no_handshake(ending: Ending | None, error: GatewayError, port: int) -> Check:
+def _no_handshake(ending: DisconnectReason | None, error: GatewayError, port: int) -> Check:
     finding = error.reason or str(error)
-    if ending is not Ending.CLOSED:
+    if ending is not DisconnectReason.CLOSED:
         return wrong(Name.HANDSHAKE, finding, error.hint)
     if port in IbLimitsRegistry.CONTAINER_PORTS.value.values():
         hint = (

@@ -456,14 +456,14 @@ class PacerMemory:
 
 
 _COLUMNS = "number, owner, at, kind, contract, identical, weight, small, tail"
-_NOBODY = -1
+_NO_LISTENER = -1
 _Row = tuple[int, str, float, str, str, str, int, int, int]
 
 
 class RequestRows:
     """The requests of this run of the machine, all but one; read inside a transaction."""
 
-    def __init__(self, database: sqlite3.Connection, boot: str, *, but: int = _NOBODY) -> None:
+    def __init__(self, database: sqlite3.Connection, boot: str, *, but: int = _NO_LISTENER) -> None:
         self._database = database
         self._boot, self._but = boot, but
 

@@ -81,7 +81,7 @@ _Client: Any = Client  # ib_async annotates its client in part only
 _ERROR, _ACCOUNTS, _ID_IN_USE = "4", "15", "326"
 
 
-class Ending(StrEnum):
+class DisconnectReason(StrEnum):
     """Why a connection did not come about, or is no more."""
 
     NO_NAME = "no such host is known"
@@ -96,14 +96,16 @@ class Ending(StrEnum):
     NO_TURN = "the record of what is sent to the gateway cannot be used"
 
 
-MET_NOBODY = frozenset({Ending.NO_NAME, Ending.REFUSED, Ending.NO_ROUTE})
+NO_LISTENER = frozenset(
+    {DisconnectReason.NO_NAME, DisconnectReason.REFUSED, DisconnectReason.NO_ROUTE}
+)
 """Endings of a connection that reached no program at all."""
 
 
-class WireError(Exception):
+class TransportError(Exception):
     """No connection came about."""
 
-    def __init__(self, ending: Ending, detail: str = "") -> None:
+    def __init__(self, ending: DisconnectReason, detail: str = "") -> None:
         super().__init__(f"{ending.value} ({detail})" if detail else ending.value)
         self.ending = ending
 
@@ -145,7 +147,7 @@ class _InTurn:
         self._take(message)
 
 
-class Wire:
+class Transport:
     """A connection to be made once and closed once, inside one event loop.
 
     Args:
@@ -157,7 +159,7 @@ class Wire:
     def __init__(
         self,
         on_frame: Callable[[list[str]], None],
-        on_end: Callable[[Ending], None],
+        on_end: Callable[[DisconnectReason], None],
         give_turn: GiveTurn,
     ) -> None:
         self._on_frame, self._on_end = on_frame, on_end
@@ -177,7 +179,7 @@ class Wire:
         self._connection.hasData += self._feed
         self._connection.disconnected += self._note_disconnected
         self.client.conn = _InTurn(self._connection, self._send)
-        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[DisconnectReason] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
         logging.getLogger("ib_async.client").addFilter(_discreet)
 
@@ -187,7 +189,7 @@ class Wire:
         return self._ready and not self._ended.done()
 
     @property
-    def ending(self) -> Ending | None:
+    def ending(self) -> DisconnectReason | None:
         """Why it is no more; None where it is, or never was."""
         return self._ended.result() if self._ended.done() else None
 
@@ -245,7 +247,7 @@ class Wire:
                     async with asyncio.timeout(CLOSE_S):
                         await self.sent()
         finally:
-            self._end(Ending.ASKED)
+            self._end(DisconnectReason.ASKED)
             transport = self._connection.transport
             self._disconnect()
         if transport is None:
@@ -274,22 +276,22 @@ class Wire:
                 self._waiting.popleft()
         except DiskError as error:
             self._refusal = error
-            self._end(Ending.NO_TURN)
+            self._end(DisconnectReason.NO_TURN)
             self._disconnect()
 
     def _write(self, message: bytes) -> None:
         if (transport := self._connection.transport) is not None:
             transport.write(message)
 
-    def _failure(self, attempt: "asyncio.Future[None]") -> WireError | DiskError | None:
+    def _failure(self, attempt: "asyncio.Future[None]") -> TransportError | DiskError | None:
         if self._refusal is not None:
             return self._refusal
         if self._ended.done():
-            return WireError(self._ended.result(), self._said or self._version)
+            return TransportError(self._ended.result(), self._said or self._version)
         if not attempt.done():
             if self._connection.isConnected():
-                return WireError(Ending.SILENT, self._said)
-            return WireError(Ending.NO_ROUTE, "in time")
+                return TransportError(DisconnectReason.SILENT, self._said)
+            return TransportError(DisconnectReason.NO_ROUTE, "in time")
         error = attempt.exception()
         return None if error is None else _unmade(error)
 
@@ -298,7 +300,7 @@ class Wire:
             for frame in self._cutter.feed(data):
                 self._give(frame)
         except (BadFrameError, ValueError, IndexError):
-            self._end(Ending.GARBAGE)
+            self._end(DisconnectReason.GARBAGE)
             self._disconnect()
 
     def _disconnect(self) -> None:
@@ -329,7 +331,7 @@ class Wire:
         self._version = f"version {version}"
         low, high = IbLimitsRegistry.SERVER_VERSIONS.value
         if not low <= version <= high:
-            self._end(Ending.VERSION)
+            self._end(DisconnectReason.VERSION)
 
     def _take(self, fields: list[str]) -> None:
         if not self._ready:
@@ -346,29 +348,29 @@ class Wire:
         if IbLimitsRegistry.class_of(int(code), text) is not CodeClass.NOTICE:
             self._said = f"{code} {text}".rstrip(". ")
         if code == _ID_IN_USE:
-            self._end(Ending.ID_IN_USE)
+            self._end(DisconnectReason.ID_IN_USE)
 
     def _note_disconnected(self, _message: str) -> None:
         self._gone.set()
-        self._end(Ending.CLOSED)
+        self._end(DisconnectReason.CLOSED)
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, ending: DisconnectReason) -> None:
         if self._ended.done():
             return
         self._ended.set_result(ending)
-        if self._ready and ending is not Ending.ASKED:
+        if self._ready and ending is not DisconnectReason.ASKED:
             self._on_end(ending)
 
 
-def _unmade(error: BaseException) -> WireError:
+def _unmade(error: BaseException) -> TransportError:
     """Say why the system could not connect."""
     if isinstance(error, ConnectionRefusedError):
-        return WireError(Ending.REFUSED)
+        return TransportError(DisconnectReason.REFUSED)
     if isinstance(error, socket.gaierror | UnicodeError):
-        return WireError(Ending.NO_NAME, str(error))
+        return TransportError(DisconnectReason.NO_NAME, str(error))
     if isinstance(error, ConnectionError):
-        return WireError(Ending.CLOSED, str(error))
-    return WireError(Ending.NO_ROUTE, str(error))
+        return TransportError(DisconnectReason.CLOSED, str(error))
+    return TransportError(DisconnectReason.NO_ROUTE, str(error))
 
 
 def _discreet(record: logging.LogRecord) -> bool:
