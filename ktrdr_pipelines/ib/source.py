@@ -49,7 +49,7 @@ from ktrdr_pipelines.ib.connection.pending_requests import Topic
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacing.circuit_breaker import Depth, depth_of
 from ktrdr_pipelines.ib.pacing.entitlements import Entitlement, Entitlements, entitlement_of
-from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, Pacer, Slot, untold
+from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, Permit, RateLimiter, untold
 from ktrdr_pipelines.ib.pacing.rules import PacedRequest
 from ktrdr_pipelines.ib.protocol.bar_sizes import BarSizes
 from ktrdr_pipelines.ib.protocol.bars import (
@@ -119,14 +119,14 @@ class Requester:
     def __init__(
         self,
         connection: GatewayConnection,
-        pacer: Pacer,
+        rate_limiter: RateLimiter,
         config: GatewayConfig,
         *,
         waits: OnWait = untold,
     ) -> None:
-        self._connection, self._pacer, self._waits = connection, pacer, waits
+        self._connection, self._rate_limiter, self._waits = connection, rate_limiter, waits
         self._hold_s, self._outage_s = config.timeout_s * HOLD_FACTOR, config.outage_s
-        self._entitlements = Entitlements(pacer)
+        self._entitlements = Entitlements(rate_limiter)
         connection.on_pacing(self._heed_complaint)
 
     @contextmanager
@@ -165,7 +165,9 @@ class Requester:
             )
             try:
                 with way:
-                    await self._pacer.admit(ask.asked, probe_s=self._hold_s, waits=self._waits)
+                    await self._rate_limiter.admit(
+                        ask.asked, probe_s=self._hold_s, waits=self._waits
+                    )
                     return await self._once(ask, call)
             except OutageError as error:
                 begun_at_s = boot_time_s() if begun_at_s is None else begun_at_s
@@ -191,30 +193,30 @@ class Requester:
                 )
             call.put()
 
-        async with self._pacer.slot(
+        async with self._rate_limiter.permit(
             ask.paced, hold_s=self._hold_s, waits=self._waits, write=write
-        ) as slot:
+        ) as permit:
             ask.sent()
             try:
                 answer = await call.answer()
             except GatewayError as error:
-                self._settle(slot, error, depth_of(ask.paced.kind))
+                self._settle(permit, error, depth_of(ask.paced.kind))
                 raise
-            slot.answered()
+            permit.answered()
         return answer
 
-    def _settle(self, slot: Slot, error: GatewayError, depth: Depth) -> None:
+    def _settle(self, permit: Permit, error: GatewayError, depth: Depth) -> None:
         """Decide what a failed request means for the budget."""
         if isinstance(error, ConnectionLostError | OutageError):
-            slot.cut()
+            permit.cut()
         elif not isinstance(error, GatewaySilentError):
-            slot.release()
+            permit.release()
         is_ill = isinstance(error, GatewaySilentError) or _is_gone(error)
         if is_ill or isinstance(error, PacingError | QueryDroppedError) or _is_unclear(error):
             ill_with = error.reason if is_ill else None
-            self._pacer.note_trouble(slot.sent_at_s, ill_with=ill_with, depth=depth)
+            self._rate_limiter.note_trouble(permit.sent_at_s, ill_with=ill_with, depth=depth)
         if isinstance(error, PacingError) and error.code != _PLACES_FULL:
-            self._pacer.pause_after_violation()
+            self._rate_limiter.pause_after_violation()
 
     def _heed_complaint(self) -> None:
         """Pause after a complaint about all requests together.
@@ -223,7 +225,7 @@ class Requester:
         connection there, and the next request meets it again.
         """
         try:
-            self._pacer.pause_after_violation()
+            self._rate_limiter.pause_after_violation()
         except DiskError as error:
             _log.warning("no pause could be noted: %s", error)
 
@@ -249,7 +251,7 @@ async def open_source(
     operation: str = "cli",
     *,
     batch_size: int = 1,
-    pacer: Pacer | None = None,
+    rate_limiter: RateLimiter | None = None,
     waits: OnWait = untold,
     notices: OnNotice = unheard_notice,
 ) -> AsyncIterator["GatewaySource"]:
@@ -259,15 +261,15 @@ async def open_source(
         config: the gateway.
         operation: a value of ``ib.connection.strategy.Operation``.
         batch_size: how many series will be asked for.
-        pacer: the budget; None takes the one that all processes share for this gateway.
+        rate limiter: the budget; None takes the one that all processes share for this gateway.
         waits: told what is waited for, and how many seconds at most.
         notices: told what a person should know of the gateway, each thing once a connection.
 
     Raises:
         GatewayError: on entering: no connection came about.
     """
-    budget = Pacer.of(config) if pacer is None else pacer
-    strategy = IbConnectionStrategy(config, pacer=budget)
+    budget = RateLimiter.of(config) if rate_limiter is None else rate_limiter
+    strategy = IbConnectionStrategy(config, rate_limiter=budget)
     try:
         async with AsyncExitStack() as stack:
             entering = strategy.get_connection_for_operation(operation, batch_size)
@@ -278,14 +280,14 @@ async def open_source(
             yield GatewaySource(connection, budget, config, waits=waits)
     finally:
         await strategy.cleanup_temporary_connections()
-        if pacer is None:
+        if rate_limiter is None:
             budget.close()
 
 
 async def _entered(
     stack: AsyncExitStack,
     entering: AbstractAsyncContextManager[GatewayConnection],
-    budget: Pacer,
+    budget: RateLimiter,
 ) -> GatewayConnection:
     """Connect, and take in what that says about the gateway's health.
 
@@ -309,14 +311,14 @@ class GatewaySource:
     def __init__(
         self,
         connection: GatewayConnection,
-        pacer: Pacer,
+        rate_limiter: RateLimiter,
         config: GatewayConfig,
         *,
         waits: OnWait = untold,
     ) -> None:
-        self._connection, self._pacer = connection, pacer
-        self._requester = Requester(connection, pacer, config, waits=waits)
-        self._sizes = BarSizes(pacer)
+        self._connection, self._rate_limiter = connection, rate_limiter
+        self._requester = Requester(connection, rate_limiter, config, waits=waits)
+        self._sizes = BarSizes(rate_limiter)
         self._contracts: dict[str, Candidate] = {}
         self._resolving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -350,11 +352,11 @@ class GatewaySource:
     @property
     def places(self) -> int:
         """How many requests for bars it is worth to have open at once now."""
-        return self._pacer.places
+        return self._rate_limiter.places
 
     async def health(self) -> Health:
         """Say how connection and data path are, by a round trip that asks for no data."""
-        return with_vitals(await self._connection.health(), self._pacer.vitals())
+        return with_vitals(await self._connection.health(), self._rate_limiter.vitals())
 
     async def contract_id(self, instrument: Instrument) -> int:
         """Give the gateway's id of the instrument's contract; asked once per connection.

@@ -8,7 +8,7 @@ import pytest
 
 from ktrdr_pipelines.ib.pacing.concurrency import (
     REST_S,
-    Flight,
+    Concurrency,
     Pace,
     Sample,
     answered,
@@ -28,7 +28,7 @@ class LoadedGateway:
     workers: int
     service_s: float = 0.5
     noise: float = 0.0
-    flight: Flight = field(default_factory=Flight)
+    flight: Concurrency = field(default_factory=Concurrency)
     now: float = 1000.0
     most_open: int = 0
     answers: int = 0
@@ -111,7 +111,7 @@ def test_a_gateway_that_is_slower_for_good_becomes_the_norm() -> None:
 
 def test_trouble_halves_the_width_once_for_a_burst() -> None:
     """Forty failures that were sent together are one reason to ask less."""
-    flight = Flight(width=40, seen_at=100)
+    flight = Concurrency(width=40, seen_at=100)
     for number in range(40):
         flight = troubled(flight, sent_at=90, at=101 + number / 100)
     assert flight.width == 20
@@ -120,7 +120,7 @@ def test_trouble_halves_the_width_once_for_a_burst() -> None:
 
 def test_the_width_never_falls_below_one() -> None:
     """Something can always be asked."""
-    flight = Flight(seen_at=100)
+    flight = Concurrency(seen_at=100)
     for number in range(10):
         flight = troubled(flight, sent_at=100 + number, at=100.5 + number)
     assert flight.places(111) == 1
@@ -128,7 +128,7 @@ def test_the_width_never_falls_below_one() -> None:
 
 def test_a_width_that_is_not_used_does_not_grow() -> None:
     """A few quick answers say nothing about what forty at once would take."""
-    flight = Flight(width=10, seen_at=100)
+    flight = Concurrency(width=10, seen_at=100)
     for number in range(100):
         flight = answered(flight, Sample(100 + number, 100.5 + number, open_now=2), 0.5)
     assert flight.width == 10
@@ -136,6 +136,6 @@ def test_a_width_that_is_not_used_does_not_grow() -> None:
 
 def test_after_a_long_rest_it_starts_over() -> None:
     """What was known of the gateway ten minutes ago is not believed."""
-    flight = Flight(width=40, seen_at=100)
+    flight = Concurrency(width=40, seen_at=100)
     assert flight.places(100 + REST_S) == 40
     assert flight.places(101 + REST_S) == IbLimitsRegistry.IN_FLIGHT.value

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.ib.pacing.rules import (
-    Hit,
     PacedRequest,
     Pacing,
     RequestKind,
     Rule,
     Scope,
+    SentRequest,
     Turn,
     Waiting,
     earliest,
@@ -49,17 +49,17 @@ def test_nothing_sent_means_now() -> None:
 
 def test_an_identical_request_waits_fifteen_seconds_and_a_margin() -> None:
     """Contract, end, duration, size, what and hours make two requests identical."""
-    assert earliest(RULES, [Hit(100, bars(1))], bars(1)) == pytest.approx(115.75)
+    assert earliest(RULES, [SentRequest(100, bars(1))], bars(1)) == pytest.approx(115.75)
 
 
 def test_another_end_is_another_request() -> None:
     """Neighbouring chunks of one series are not identical, and do not wait for each other."""
-    assert earliest(RULES, [Hit(100, bars(1))], bars(2)) < 100
+    assert earliest(RULES, [SentRequest(100, bars(1))], bars(2)) < 100
 
 
 def test_a_contract_is_asked_at_most_five_times_in_two_seconds() -> None:
     """Four small requests of one contract are sent at once, the fifth keeps the margin."""
-    hits = [Hit(100 + n / 10, small(n)) for n in range(4)]
+    hits = [SentRequest(100 + n / 10, small(n)) for n in range(4)]
     assert earliest(RULES, hits[:3], small(9)) < 100
     assert earliest(RULES, hits, small(9)) == pytest.approx(102.0)
     assert earliest(RULES, hits, small(9, contract="2")) < 100
@@ -67,7 +67,7 @@ def test_a_contract_is_asked_at_most_five_times_in_two_seconds() -> None:
 
 def test_sixty_in_ten_minutes_keep_a_margin() -> None:
     """The 58th small request waits until the first is ten minutes old."""
-    hits = [Hit(1000 + n, small(n, contract=str(n))) for n in range(57)]
+    hits = [SentRequest(1000 + n, small(n, contract=str(n))) for n in range(57)]
     assert earliest(RULES, hits[:56], small("x")) < 1056
     assert earliest(RULES, hits, small("x")) == pytest.approx(1600.0)
 
@@ -75,32 +75,32 @@ def test_sixty_in_ten_minutes_keep_a_margin() -> None:
 def test_bid_ask_counts_twice() -> None:
     """Half as many of them fill the window."""
     assert (weight_of("BID_ASK"), weight_of("TRADES")) == (2, 1)
-    hits = [Hit(1000 + n, small(n, contract=str(n), weight=2)) for n in range(28)]
+    hits = [SentRequest(1000 + n, small(n, contract=str(n), weight=2)) for n in range(28)]
     assert earliest(RULES, hits, small("x")) < 1028
     assert earliest(RULES, hits, small("x", weight=2)) == pytest.approx(1600.0)
 
 
 def test_heads_obey_the_small_bar_rules() -> None:
     """A head counts in the window whatever bars it is asked for."""
-    hits = [Hit(1000 + n, head(str(n))) for n in range(57)]
+    hits = [SentRequest(1000 + n, head(str(n))) for n in range(57)]
     assert earliest(RULES, hits, head("x")) == pytest.approx(1600.0)
 
 
 def test_minutes_and_longer_are_not_under_the_hard_rules() -> None:
     """A hundred different requests for minutes in a second wait for the message rate only."""
-    hits = [Hit(1000 + n / 100, bars(n)) for n in range(100)]
+    hits = [SentRequest(1000 + n / 100, bars(n)) for n in range(100)]
     assert earliest(RULES, hits, bars("x")) == pytest.approx(1000.53 + 1.1)
 
 
 def test_longer_bars_do_not_use_up_the_small_window() -> None:
     """They are not counted where they are not bound."""
-    hits = [Hit(1000 + n, bars(n)) for n in range(100)]
+    hits = [SentRequest(1000 + n, bars(n)) for n in range(100)]
     assert earliest(RULES, hits, small("x")) < 1100
 
 
 def test_conservative_puts_everything_under_the_hard_rules() -> None:
     """Minutes then wait for the window, and ten seconds for each other."""
-    hits = [Hit(1000 + n, bars(n, contract=str(n))) for n in range(57)]
+    hits = [SentRequest(1000 + n, bars(n, contract=str(n))) for n in range(57)]
     assert earliest(STRICT, hits, bars("x")) == pytest.approx(1600.0)
     assert earliest(STRICT, hits[:1], bars("x")) == pytest.approx(1010.5)
 
@@ -108,7 +108,9 @@ def test_conservative_puts_everything_under_the_hard_rules() -> None:
 def test_contract_requests_are_under_the_message_rate_only() -> None:
     """They wait neither for bars nor for each other."""
     contract = PacedRequest(RequestKind.CONTRACT, "1", "1")
-    assert earliest(STRICT, [Hit(1000, bars()), Hit(1000, contract)], contract) < 1000
+    assert (
+        earliest(STRICT, [SentRequest(1000, bars()), SentRequest(1000, contract)], contract) < 1000
+    )
 
 
 @st.composite
@@ -123,7 +125,7 @@ def requests(draw: st.DrawFn) -> PacedRequest:
     )
 
 
-def breaks(rules: tuple[Rule, ...], hits: list[Hit]) -> list[str]:
+def breaks(rules: tuple[Rule, ...], hits: list[SentRequest]) -> list[str]:
     """Find rules that a history breaks, by looking at every window that ends at a hit."""
     broken = []
     for rule in rules:
@@ -149,11 +151,11 @@ def test_sending_at_the_earliest_time_breaks_no_rule(
         *pacing_of(conservative=conservative).rules,
         Rule("few", 5, 40.0, small_only=not conservative, weighted=True),
     )
-    hits: list[Hit] = []
+    hits: list[SentRequest] = []
     now = 1000.0
     for request, pause_s in asked:
         now += pause_s
-        hits.append(Hit(max(now, earliest(rules, hits, request)), request))
+        hits.append(SentRequest(max(now, earliest(rules, hits, request)), request))
     assert breaks(rules, hits) == []
 
 
@@ -162,7 +164,7 @@ def test_the_order_of_the_hits_does_not_matter(
     placed: list[tuple[PacedRequest, float]], random: Any
 ) -> None:
     """A request fits behind hits that lie in the future too."""
-    hits = [Hit(at, request) for request, at in placed]
+    hits = [SentRequest(at, request) for request, at in placed]
     shuffled = random.sample(hits, len(hits))
     assert earliest(STRICT, hits, small()) == earliest(STRICT, shuffled, small())
 

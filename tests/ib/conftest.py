@@ -15,7 +15,7 @@ from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, What
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import Pacing, pacing_of
 from ktrdr_pipelines.ib.source import GatewaySource, open_source
 from tests.ib.paced import Time
@@ -121,12 +121,12 @@ class Bench:
         """Connect to the gateway that runs, with a budget whose windows pass at once."""
         assert self.gateway is not None
         config = replace(self.config, port=self.gateway.port)
-        pacer = Pacer(config.folder, pacing=pacing_of().scaled(0))
+        rate_limiter = RateLimiter(config.folder, pacing=pacing_of().scaled(0))
         try:
-            async with open_source(config, pacer=pacer) as source:
+            async with open_source(config, rate_limiter=rate_limiter) as source:
                 yield source
         finally:
-            pacer.close()
+            rate_limiter.close()
 
 
 @pytest.fixture
@@ -142,12 +142,12 @@ def time() -> Time:
 
 
 @pytest.fixture
-def pacer(tmp_path: Path, time: Time) -> Any:
+def rate_limiter(tmp_path: Path, time: Time) -> Any:
     """Make pacers of one gateway under one clock; each stands for a process of its own."""
     made = []
 
-    def make(boot: str = "boot", pacing: Pacing | None = None) -> Pacer:
-        made.append(Pacer(tmp_path, clock=time, sleep=time.sleep, boot=boot, pacing=pacing))
+    def make(boot: str = "boot", pacing: Pacing | None = None) -> RateLimiter:
+        made.append(RateLimiter(tmp_path, clock=time, sleep=time.sleep, boot=boot, pacing=pacing))
         return made[-1]
 
     yield make

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import PacedRequest, RequestKind
 
 
@@ -27,14 +27,14 @@ def bars(end: object, *, contract: str = "1", **other: Any) -> PacedRequest:
     return PacedRequest(RequestKind.BARS, contract, f"{contract}|{end}", **other)
 
 
-async def send(pacer: Pacer, request: PacedRequest) -> float:
+async def send(rate_limiter: RateLimiter, request: PacedRequest) -> float:
     """Send a request that is answered at once, and give its stamp."""
-    async with pacer.slot(request, hold_s=45) as slot:
-        slot.release()
-    return slot.sent_at_s
+    async with rate_limiter.permit(request, hold_s=45) as permit:
+        permit.release()
+    return permit.sent_at_s
 
 
-async def hold(pacer: Pacer, request: PacedRequest, hold_s: float = 45) -> float:
+async def hold(rate_limiter: RateLimiter, request: PacedRequest, hold_s: float = 45) -> float:
     """Send a request that is never answered."""
-    async with pacer.slot(request, hold_s=hold_s) as slot:
-        return slot.sent_at_s
+    async with rate_limiter.permit(request, hold_s=hold_s) as permit:
+        return permit.sent_at_s

@@ -229,7 +229,7 @@ def test_a_schedule_falls_back_as_daily_bars_do(bench: Any, aapl: Instrument, wo
     assert sizes_of(bench.gateway) == ["1 day", "1D", "1D"]
 
 
-def test_what_is_accepted_outlasts_a_restart_of_the_machine(pacer: Any) -> None:
+def test_what_is_accepted_outlasts_a_restart_of_the_machine(rate_limiter: Any) -> None:
     """It belongs to the gateway's software; widths and pauses are of one run of the machine."""
     tried: list[str] = []
 
@@ -240,7 +240,7 @@ def test_what_is_accepted_outlasts_a_restart_of_the_machine(pacer: Any) -> None:
         return size
 
     async def after(boot: str) -> None:
-        process = pacer(boot)
+        process = rate_limiter(boot)
         await send(process, bars("end"))
         await BarSizes(process).accepted(Timeframe.W1, "bars", request)
 

@@ -17,7 +17,7 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES, BreakerState
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.source import open_source
 
 
@@ -77,7 +77,7 @@ class Time:
 def test_one_process_tries_and_the_others_wait_for_it(tmp_path: Path) -> None:
     """After the pause one question passes; its answer lets the others through."""
     time = Time()
-    one, other = (Pacer(tmp_path, clock=time, sleep=time.sleep, boot="b") for _ in range(2))
+    one, other = (RateLimiter(tmp_path, clock=time, sleep=time.sleep, boot="b") for _ in range(2))
 
     async def run() -> Any:
         for _ in range(MOST_FAILURES):

@@ -17,7 +17,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.ib.source import GatewaySource, open_source
 
@@ -29,8 +29,8 @@ def test_many_connections_leave_nothing(config: GatewayConfig, gateways: Any) ->
 
     async def connect(count: int) -> Any:
         for _ in range(count):
-            with closing(Pacer(there.folder, pacing=pacing_of().scaled(0))) as pacer:
-                async with open_source(there, pacer=pacer) as source:
+            with closing(RateLimiter(there.folder, pacing=pacing_of().scaled(0))) as rate_limiter:
+                async with open_source(there, rate_limiter=rate_limiter) as source:
                     await source.health()
         return len(asyncio.all_tasks())
 

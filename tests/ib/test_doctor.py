@@ -16,7 +16,7 @@ from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
 from ktrdr_pipelines.ib.diagnostics.checks import Check, Name, Verdict, no_connection
 from ktrdr_pipelines.ib.diagnostics.doctor import duration_at, examine
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.protocol.transport import DisconnectReason, TransportError
 
 HMDS = "Historical Market Data Service error message:"
@@ -280,14 +280,14 @@ def test_a_pause_after_a_violation_is_told_and_not_waited_for(
     """A person who looks in the minutes after a violation learns why nothing goes."""
     gateway = gateways()
     there = replace(config, port=gateway.port)
-    pacer = Pacer.of(there)
-    pacer.pause_after_violation()
+    rate_limiter = RateLimiter.of(there)
+    rate_limiter.pause_after_violation()
     checks = {check.name: check for check in asyncio.run(examine(there))}
     assert "asked too much" in checks[Name.CONTRACTS].finding
     assert wrongs(checks) == [Name.CONTRACTS]
-    assert 0 < pacer.vitals().paused_s <= 60
+    assert 0 < rate_limiter.vitals().paused_s <= 60
     assert gateway.asked(9) == gateway.asked(20) == []
-    pacer.close()
+    rate_limiter.close()
 
 
 def test_two_looks_in_a_row_do_not_wait_for_each_other() -> None:
@@ -301,14 +301,14 @@ def test_looking_closes_the_breaker(config: GatewayConfig, gateways: Any, words:
     """A person looks at a gateway that is left alone, and everybody may ask it again."""
     gateway = gateways(bars=lambda talk, fields: daily(talk, fields, words))
     there = replace(config, port=gateway.port)
-    pacer = Pacer.of(there)
+    rate_limiter = RateLimiter.of(there)
     for number in range(MOST_FAILURES):
-        pacer.note_trouble(1e9 + number, ill_with="silence")
-    assert pacer.vitals().breaker.state == "open"
+        rate_limiter.note_trouble(1e9 + number, ill_with="silence")
+    assert rate_limiter.vitals().breaker.state == "open"
     checks = asyncio.run(examine(there))
     assert all(check.verdict is not Verdict.WRONG for check in checks)
-    assert pacer.vitals().breaker.state == "closed"
-    pacer.close()
+    assert rate_limiter.vitals().breaker.state == "closed"
+    rate_limiter.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from ktrdr_pipelines.domain.instruments import Instrument, Series, WhatToShow
 from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
 from ktrdr_pipelines.errors import EntitlementError
 from ktrdr_pipelines.ib.pacing.entitlements import Entitlement, Entitlements
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 
 HMDS = "Historical Market Data Service error message:"
 REFUSED = (162, f"{HMDS}No market data permissions for ISLAND STK. Requested")
@@ -139,7 +139,7 @@ def is_blocked(entitlements: Entitlements, entitlement: Entitlement) -> bool:
 
 def test_refusals_are_shared_by_processes_and_probed_once_a_day(tmp_path: Path) -> None:
     """A new process believes them for the rest of the day; a reboot does not forget them."""
-    clock, one, other = Clock(), Pacer(tmp_path, boot="1"), Pacer(tmp_path, boot="2")
+    clock, one, other = Clock(), RateLimiter(tmp_path, boot="1"), RateLimiter(tmp_path, boot="2")
     Entitlements(one, clock=clock).note(NASDAQ, EntitlementError("bars", reason="no", code=354))
     later = Entitlements(other, clock=clock)
     assert is_blocked(later, NASDAQ)
@@ -154,40 +154,42 @@ def test_refusals_are_shared_by_processes_and_probed_once_a_day(tmp_path: Path) 
 
 def test_a_refusal_that_a_wrong_clock_noted_does_not_last(tmp_path: Path) -> None:
     """Where the clock was ahead and is set back, nobody is blocked for longer than a day."""
-    clock, pacer = Clock(), Pacer(tmp_path)
+    clock, rate_limiter = Clock(), RateLimiter(tmp_path)
     clock.now += 30 * 86_400
-    Entitlements(pacer, clock=clock).note(NASDAQ, EntitlementError("bars", reason="no", code=354))
+    Entitlements(rate_limiter, clock=clock).note(
+        NASDAQ, EntitlementError("bars", reason="no", code=354)
+    )
     clock.now -= 30 * 86_400
-    assert not is_blocked(Entitlements(pacer, clock=clock), NASDAQ)
-    pacer.close()
+    assert not is_blocked(Entitlements(rate_limiter, clock=clock), NASDAQ)
+    rate_limiter.close()
 
 
 def test_a_competing_session_is_forgotten_after_minutes(tmp_path: Path) -> None:
     """It blocks everything, and not for a day."""
-    clock, pacer = Clock(), Pacer(tmp_path)
-    entitlements = Entitlements(pacer, clock=clock)
+    clock, rate_limiter = Clock(), RateLimiter(tmp_path)
+    entitlements = Entitlements(rate_limiter, clock=clock)
     entitlements.note(NASDAQ, EntitlementError("bars", reason="competing", code=10197))
     assert is_blocked(entitlements, NYSE)
     clock.now += 301
     assert not is_blocked(entitlements, NYSE)
-    pacer.close()
+    rate_limiter.close()
 
 
 def test_a_person_who_looks_makes_it_forget(tmp_path: Path) -> None:
     """After a look by a person everything may be asked again."""
-    pacer = Pacer(tmp_path)
-    Entitlements(pacer).note(NASDAQ, EntitlementError("bars", code=354))
-    pacer.remember(lambda memory, database: memory.forgive(database))
-    assert not is_blocked(Entitlements(pacer), NASDAQ)
-    pacer.close()
+    rate_limiter = RateLimiter(tmp_path)
+    Entitlements(rate_limiter).note(NASDAQ, EntitlementError("bars", code=354))
+    rate_limiter.remember(lambda memory, database: memory.forgive(database))
+    assert not is_blocked(Entitlements(rate_limiter), NASDAQ)
+    rate_limiter.close()
 
 
 def test_a_probe_goes_past_what_others_met_and_opens_the_way(tmp_path: Path) -> None:
     """What a person asks is sent once; a refusal counts again for all, an answer ends that."""
-    clock, pacer = Clock(), Pacer(tmp_path)
+    clock, rate_limiter = Clock(), RateLimiter(tmp_path)
 
     def run() -> Entitlements:
-        return Entitlements(pacer, clock=clock)
+        return Entitlements(rate_limiter, clock=clock)
 
     error = EntitlementError("bars", reason="not subscribed", code=354)
     run().note(NASDAQ, error)
@@ -205,12 +207,12 @@ def test_a_probe_goes_past_what_others_met_and_opens_the_way(tmp_path: Path) -> 
     another.granted(NASDAQ)
     assert not is_blocked(another, NASDAQ)
     assert not is_blocked(run(), NASDAQ)
-    pacer.close()
+    rate_limiter.close()
 
 
 def test_a_process_that_runs_heeds_a_person_who_looked(tmp_path: Path) -> None:
     """What the doctor of another process made everybody forget may be asked at once."""
-    one, doctor = Pacer(tmp_path), Pacer(tmp_path)
+    one, doctor = RateLimiter(tmp_path), RateLimiter(tmp_path)
     running = Entitlements(one)
     running.note(NASDAQ, EntitlementError("bars", code=354))
     assert is_blocked(running, NASDAQ)

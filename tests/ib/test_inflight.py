@@ -9,7 +9,7 @@ from typing import Any
 
 from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.ib.source import open_source
 
@@ -46,13 +46,13 @@ def different(request: BarRequest, count: int, first_minute: int) -> list[BarReq
 
 async def ask_all(config: GatewayConfig, requests: list[BarRequest]) -> list[Any]:
     """Ask everything at once from one client with a budget object of its own."""
-    pacer = Pacer(config.folder, pacing=pacing_of().scaled(0))
+    rate_limiter = RateLimiter(config.folder, pacing=pacing_of().scaled(0))
     try:
-        async with open_source(config, pacer=pacer) as source:
+        async with open_source(config, rate_limiter=rate_limiter) as source:
             answers = await asyncio.gather(*(source.bars(request) for request in requests))
             return [*answers, source.places]
     finally:
-        pacer.close()
+        rate_limiter.close()
 
 
 def test_two_clients_together_find_the_width_of_a_gateway(

@@ -14,7 +14,7 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.gateway_status import FarmState, GatewayStatus
 from ktrdr_pipelines.ib.connection.pending_requests import PendingRequests, Question, Topic
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame
 from ktrdr_pipelines.ib.source import Requester, open_source
@@ -592,11 +592,11 @@ def test_a_turn_that_comes_in_an_outage_is_not_used(
     there = replace(config, port=gateway.port)
 
     async def run() -> None:
-        pacer = Pacer(there.folder, pacing=pacing_of().scaled(0.1))
-        async with open_source(there, pacer=pacer) as source:
+        rate_limiter = RateLimiter(there.folder, pacing=pacing_of().scaled(0.1))
+        async with open_source(there, rate_limiter=rate_limiter) as source:
             await source.bars(minute_request)
             await source.bars(minute_request)
-        pacer.close()
+        rate_limiter.close()
 
     asyncio.run(run())
     assert told[0] == told[1]
@@ -618,9 +618,9 @@ def test_a_complaint_that_cannot_be_noted_costs_no_connection(
     there = replace(config, port=gateway.port)
 
     async def run() -> Any:
-        strategy, pacer = IbConnectionStrategy(there), Pacer.of(there)
+        strategy, rate_limiter = IbConnectionStrategy(there), RateLimiter.of(there)
         async with strategy.get_connection_for_operation("cli") as connection:
-            Requester(connection, pacer, there)
+            Requester(connection, rate_limiter, there)
             gateway.script.time = complain
             health = await connection.health()
             there.folder.unlink()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacing.rate_limiter import CANCEL_HOLD_S, Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import CANCEL_HOLD_S, RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import PacedRequest, Pacing, pacing_of
 from ktrdr_pipelines.ib.pacing.shared_state import RecordBusyError
 from tests.ib.paced import Time, bars, hold, send
@@ -20,22 +20,22 @@ async def a_moment() -> None:
         await asyncio.sleep(0)
 
 
-def test_an_identical_request_waits(pacer: Any) -> None:
+def test_an_identical_request_waits(rate_limiter: Any) -> None:
     """Fifteen seconds and a margin lie between two identical requests."""
 
     async def run() -> tuple[float, float]:
-        one = pacer()
+        one = rate_limiter()
         return await send(one, bars(1)), await send(one, bars(1))
 
     first, second = asyncio.run(run())
     assert second - first == pytest.approx(15.75)
 
 
-def test_other_requests_do_not_wait(pacer: Any, time: Time) -> None:
+def test_other_requests_do_not_wait(rate_limiter: Any, time: Time) -> None:
     """Chunks of one series go out one after another without a pause."""
 
     async def run() -> None:
-        one = pacer()
+        one = rate_limiter()
         for end in range(20):
             await send(one, bars(end))
 
@@ -43,34 +43,36 @@ def test_other_requests_do_not_wait(pacer: Any, time: Time) -> None:
     assert time.now == 5000.0
 
 
-def test_processes_share_one_budget(pacer: Any) -> None:
+def test_processes_share_one_budget(rate_limiter: Any) -> None:
     """What one process sent makes another wait."""
 
     async def run() -> float:
-        await send(pacer(), bars(1))
-        return await send(pacer(), bars(1))
+        await send(rate_limiter(), bars(1))
+        return await send(rate_limiter(), bars(1))
 
     assert asyncio.run(run()) == pytest.approx(5015.75)
 
 
-def test_places_of_a_dead_process_stay_taken_until_their_deadline(pacer: Any, time: Time) -> None:
+def test_places_of_a_dead_process_stay_taken_until_their_deadline(
+    rate_limiter: Any, time: Time
+) -> None:
     """The gateway may still be working on what a killed process asked."""
 
     async def run() -> float:
-        dead = pacer()
+        dead = rate_limiter()
         for end in range(6):
             await hold(dead, bars(end), hold_s=30)
         dead.close()
-        return await send(pacer(), bars("new"))
+        return await send(rate_limiter(), bars("new"))
 
     assert asyncio.run(run()) == pytest.approx(5030.0, abs=0.3)
 
 
-def test_the_line_of_a_dead_process_is_soon_forgotten(pacer: Any, time: Time) -> None:
+def test_the_line_of_a_dead_process_is_soon_forgotten(rate_limiter: Any, time: Time) -> None:
     """Requests that waited when their process died stop others for seconds only."""
 
     async def run() -> float:
-        dead = pacer()
+        dead = rate_limiter()
         await hold(dead, bars(1), hold_s=1)
         waiting = [asyncio.create_task(hold(dead, bars(1))) for _ in range(50)]
         await a_moment()
@@ -80,16 +82,16 @@ def test_the_line_of_a_dead_process_is_soon_forgotten(pacer: Any, time: Time) ->
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         time.now += 16
-        return await send(pacer(), bars(1)) - time.now
+        return await send(rate_limiter(), bars(1)) - time.now
 
     assert asyncio.run(run()) == 0.0
 
 
-def test_an_answer_gives_its_place_to_the_next(pacer: Any, time: Time) -> None:
+def test_an_answer_gives_its_place_to_the_next(rate_limiter: Any, time: Time) -> None:
     """A waiting request goes as soon as one of six is answered, without polling."""
 
     async def run() -> None:
-        one = pacer()
+        one = rate_limiter()
         async with asyncio.TaskGroup() as tasks:
             for end in range(30):
                 tasks.create_task(send(one, bars(end)))
@@ -98,11 +100,11 @@ def test_an_answer_gives_its_place_to_the_next(pacer: Any, time: Time) -> None:
     assert time.now == 5000.0
 
 
-def test_a_cancelled_request_keeps_its_place_for_a_moment(pacer: Any) -> None:
+def test_a_cancelled_request_keeps_its_place_for_a_moment(rate_limiter: Any) -> None:
     """Cancelling gives a place back soon, not at once and not at the deadline only."""
 
     async def run() -> float:
-        one = pacer(pacing=Pacing(pacing_of().rules, most_open=47, in_flight=1))
+        one = rate_limiter(pacing=Pacing(pacing_of().rules, most_open=47, in_flight=1))
         task = asyncio.create_task(hang(one))
         await asyncio.sleep(0)
         task.cancel()
@@ -110,18 +112,18 @@ def test_a_cancelled_request_keeps_its_place_for_a_moment(pacer: Any) -> None:
             await task
         return await send(one, bars("new"))
 
-    async def hang(one: Pacer) -> None:
-        async with one.slot(bars("old"), hold_s=45):
+    async def hang(one: RateLimiter) -> None:
+        async with one.permit(bars("old"), hold_s=45):
             await asyncio.Event().wait()
 
     assert asyncio.run(run()) == pytest.approx(5000 + CANCEL_HOLD_S, abs=0.2)
 
 
-def test_a_waiter_that_gives_up_leaves_the_line(pacer: Any, time: Time) -> None:
+def test_a_waiter_that_gives_up_leaves_the_line(rate_limiter: Any, time: Time) -> None:
     """It neither sends nor holds anyone up."""
 
     async def run() -> float:
-        one = pacer()
+        one = rate_limiter()
         await send(one, bars(1))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
@@ -132,12 +134,12 @@ def test_a_waiter_that_gives_up_leaves_the_line(pacer: Any, time: Time) -> None:
     assert asyncio.run(run()) == 5016.0
 
 
-def test_tails_go_before_backfills(pacer: Any) -> None:
+def test_tails_go_before_backfills(rate_limiter: Any) -> None:
     """A tail that comes last of all gets the next free place."""
     order: list[str] = []
 
     async def run() -> None:
-        one, other = pacer(), pacer()
+        one, other = rate_limiter(), rate_limiter()
         for end in range(6):
             await hold(one, bars(end), hold_s=30 if end == 0 else 600)
         async with asyncio.TaskGroup() as tasks:
@@ -146,22 +148,22 @@ def test_tails_go_before_backfills(pacer: Any) -> None:
             await a_moment()
             tasks.create_task(note(other, bars("now", tail=True), "tail"))
 
-    async def note(one: Pacer, request: PacedRequest, name: str) -> None:
-        async with one.slot(request, hold_s=45) as slot:
+    async def note(one: RateLimiter, request: PacedRequest, name: str) -> None:
+        async with one.permit(request, hold_s=45) as permit:
             order.append(name)
-            slot.release()
+            permit.release()
 
     asyncio.run(run())
     assert len(order) == 11
     assert order[0] == "tail"
 
 
-def test_a_process_that_comes_late_is_served_in_turn(pacer: Any) -> None:
+def test_a_process_that_comes_late_is_served_in_turn(rate_limiter: Any) -> None:
     """Thirty waiting requests of one process do not make another wait for all of them."""
     order: list[str] = []
 
     async def run() -> None:
-        busy, late = pacer(), pacer()
+        busy, late = rate_limiter(), rate_limiter()
         for end in range(6):
             await hold(busy, bars(end), hold_s=30 if end == 0 else 600)
         async with asyncio.TaskGroup() as tasks:
@@ -170,30 +172,30 @@ def test_a_process_that_comes_late_is_served_in_turn(pacer: Any) -> None:
             await a_moment()
             tasks.create_task(note(late, bars("x"), "late"))
 
-    async def note(one: Pacer, request: PacedRequest, name: str) -> None:
-        async with one.slot(request, hold_s=45) as slot:
+    async def note(one: RateLimiter, request: PacedRequest, name: str) -> None:
+        async with one.permit(request, hold_s=45) as permit:
             order.append(name)
             await asyncio.sleep(0)
-            slot.release()
+            permit.release()
 
     asyncio.run(run())
     assert order.index("late") <= 6
 
 
-def test_a_violation_pauses_every_process(pacer: Any, time: Time) -> None:
+def test_a_violation_pauses_every_process(rate_limiter: Any, time: Time) -> None:
     """The pause is in the shared record; several complaints about one burst make one pause."""
 
     async def run() -> tuple[float, float, float]:
-        one, other = pacer(), pacer()
+        one, other = rate_limiter(), rate_limiter()
         first, again = one.pause_after_violation(), other.pause_after_violation()
-        return first, again, await send(pacer(), bars(1))
+        return first, again, await send(rate_limiter(), bars(1))
 
     assert asyncio.run(run()) == (60.0, 60.0, 5060.0)
 
 
-def test_another_violation_after_the_pause_doubles_it(pacer: Any, time: Time) -> None:
+def test_another_violation_after_the_pause_doubles_it(rate_limiter: Any, time: Time) -> None:
     """It grows to ten minutes and starts again after a quiet while."""
-    one = pacer()
+    one = rate_limiter()
     pauses = []
     for _ in range(6):
         pauses.append(one.pause_after_violation())
@@ -203,7 +205,9 @@ def test_another_violation_after_the_pause_doubles_it(pacer: Any, time: Time) ->
     assert pauses == [60, 120, 240, 480, 600, 600, 60]
 
 
-def test_a_request_is_stamped_after_it_is_written(pacer: Any, time: Time, tmp_path: Path) -> None:
+def test_a_request_is_stamped_after_it_is_written(
+    rate_limiter: Any, time: Time, tmp_path: Path
+) -> None:
     """A process that stands still between its turn and the socket keeps later ones waiting."""
     steps = iter([0.0, 3.0])
 
@@ -211,18 +215,18 @@ def test_a_request_is_stamped_after_it_is_written(pacer: Any, time: Time, tmp_pa
         time.now += next(steps, 0.0)
         return time.now
 
-    one = Pacer(tmp_path, clock=halting, sleep=time.sleep, boot="boot")
+    one = RateLimiter(tmp_path, clock=halting, sleep=time.sleep, boot="boot")
     assert asyncio.run(send(one, bars(1))) == 5003.0
     one.close()
-    assert asyncio.run(send(pacer(), bars(1))) == pytest.approx(5018.75)
+    assert asyncio.run(send(rate_limiter(), bars(1))) == pytest.approx(5018.75)
 
 
-def test_a_burst_of_cancels_is_spread_over_all_processes(pacer: Any, time: Time) -> None:
+def test_a_burst_of_cancels_is_spread_over_all_processes(rate_limiter: Any, time: Time) -> None:
     """No 1.1 s hold more messages than the rate allows, and none is sent later than it must be."""
     written: list[float] = []
 
     async def run() -> None:
-        two = pacer(), pacer()
+        two = rate_limiter(), rate_limiter()
         sends = (two[n % 2].message(lambda: written.append(time.now)) for n in range(100))
         await asyncio.gather(*sends)
 
@@ -230,11 +234,11 @@ def test_a_burst_of_cancels_is_spread_over_all_processes(pacer: Any, time: Time)
     assert [at - 5000 for at in written] == pytest.approx([0] * 47 + [1.1] * 47 + [2.2] * 6)
 
 
-def test_requests_and_messages_share_one_rate(pacer: Any, time: Time) -> None:
+def test_requests_and_messages_share_one_rate(rate_limiter: Any, time: Time) -> None:
     """What requests have used up is missing for a cancel, and the other way round."""
 
     async def run() -> list[float]:
-        one, stamps = pacer(), []
+        one, stamps = rate_limiter(), []
         for n in range(30):
             stamps.append(await send(one, bars(n)))
             await one.message(lambda: stamps.append(time.now))
@@ -244,12 +248,12 @@ def test_requests_and_messages_share_one_rate(pacer: Any, time: Time) -> None:
     assert [stamp - 5000 for stamp in stamps[46:48]] == pytest.approx([0, 1.1])
 
 
-def test_a_cancel_waits_for_no_request_and_no_pause(pacer: Any, time: Time) -> None:
+def test_a_cancel_waits_for_no_request_and_no_pause(rate_limiter: Any, time: Time) -> None:
     """A hundred requests that wait for a place or for the end of a pause do not hold it up."""
     written: list[float] = []
 
     async def run() -> None:
-        one = pacer()
+        one = rate_limiter()
         for end in range(6):
             await hold(one, bars(end))
         line = [asyncio.create_task(hold(one, bars(100 + n, tail=True))) for n in range(100)]
@@ -266,13 +270,13 @@ def test_a_cancel_waits_for_no_request_and_no_pause(pacer: Any, time: Time) -> N
 
 
 def test_a_cancel_whose_time_has_just_come_does_not_join_the_line(
-    pacer: Any, time: Time, monkeypatch: pytest.MonkeyPatch
+    rate_limiter: Any, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It needs no place, so it does not sleep until one is given back."""
     written: list[float] = []
 
     async def run() -> None:
-        one = pacer()
+        one = rate_limiter()
         for _ in range(47):
             await one.message(lambda: None)
         attempt, begun = one._record.attempt, time.now
@@ -289,28 +293,28 @@ def test_a_cancel_whose_time_has_just_come_does_not_join_the_line(
     assert written == pytest.approx([1.1])
 
 
-def test_what_cannot_be_written_was_never_sent(pacer: Any) -> None:
+def test_what_cannot_be_written_was_never_sent(rate_limiter: Any) -> None:
     """A connection that is gone when the turn comes leaves no trace in the budget."""
 
     def broken() -> None:
         raise OSError("gone")
 
     async def run() -> float:
-        one = pacer()
+        one = rate_limiter()
         with pytest.raises(OSError, match="gone"):
-            async with one.slot(bars(1), hold_s=45, write=broken):
+            async with one.permit(bars(1), hold_s=45, write=broken):
                 raise AssertionError("entered")
         return await send(one, bars(1))
 
     assert asyncio.run(run()) == 5000
 
 
-def test_a_request_is_written_once_though_its_record_breaks(pacer: Any, time: Time) -> None:
+def test_a_request_is_written_once_though_its_record_breaks(rate_limiter: Any, time: Time) -> None:
     """The second attempt notes what the first has written, and writes nothing."""
     written: list[float] = []
 
     async def run() -> float:
-        one = pacer()
+        one = rate_limiter()
         attempt = one._record.attempt
 
         def breaking(*given: Any, **named: Any) -> Any:
@@ -320,21 +324,21 @@ def test_a_request_is_written_once_though_its_record_breaks(pacer: Any, time: Ti
             raise RecordBusyError
 
         one._record.attempt = breaking
-        async with one.slot(bars(1), hold_s=45, write=lambda: written.append(time.now)) as slot:
-            return slot.sent_at_s
+        async with one.permit(bars(1), hold_s=45, write=lambda: written.append(time.now)) as permit:
+            return permit.sent_at_s
 
     assert asyncio.run(run()) == 5000
     assert written == [5000]
-    assert asyncio.run(send(pacer(), bars(1))) == pytest.approx(5015.75)
+    assert asyncio.run(send(rate_limiter(), bars(1))) == pytest.approx(5015.75)
 
 
 def test_conservative_requests_keep_the_safe_delay(tmp_path: Path, time: Time) -> None:
     """A conservative gateway is asked every ten seconds and a margin."""
     config = GatewayConfig(state_dir=tmp_path, conservative=True)
-    assert Pacer.of(config)._record._pacing == pacing_of(conservative=True)
+    assert RateLimiter.of(config)._record._pacing == pacing_of(conservative=True)
 
     async def run() -> list[float]:
-        one = Pacer(
+        one = RateLimiter(
             tmp_path, pacing=pacing_of(conservative=True), clock=time, sleep=time.sleep, boot="b"
         )
         stamps = [await send(one, bars(end)) for end in range(4)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ktrdr_pipelines.errors import DiskError
-from ktrdr_pipelines.ib.pacing.shared_state import FILE, PacerFile
+from ktrdr_pipelines.ib.pacing.shared_state import FILE, SharedFile
 
 
 def forget(_: sqlite3.Connection) -> None:
@@ -16,7 +16,7 @@ def forget(_: sqlite3.Connection) -> None:
 
 def test_a_full_disk_says_to_make_room(tmp_path: Path) -> None:
     """Where the file cannot grow, another folder is the second best hint."""
-    file = PacerFile(tmp_path, on_loss=forget)
+    file = SharedFile(tmp_path, on_loss=forget)
     with file.transaction() as database:
         database.execute("PRAGMA max_page_count = 1")
     rows = [(str(number), "x" * 1000) for number in range(1000)]
@@ -35,7 +35,7 @@ def test_a_broken_file_that_cannot_be_set_aside_is_told(tmp_path: Path) -> None:
     (tmp_path / f"{FILE}.broken").mkdir()
     with (
         pytest.raises(DiskError, match="broken and cannot be replaced") as caught,
-        PacerFile(tmp_path, on_loss=forget).transaction(),
+        SharedFile(tmp_path, on_loss=forget).transaction(),
     ):
         pass
     assert "KTRDR_STATE" in caught.value.hint
@@ -48,7 +48,7 @@ def test_a_file_of_a_newer_version_asks_for_an_update(tmp_path: Path) -> None:
     database.close()
     with (
         pytest.raises(DiskError, match="newer version") as caught,
-        PacerFile(tmp_path, on_loss=forget).transaction(),
+        SharedFile(tmp_path, on_loss=forget).transaction(),
     ):
         pass
     assert "Update" in caught.value.hint
@@ -61,7 +61,7 @@ def test_a_file_of_an_earlier_version_loses_account_numbers(
 ) -> None:
     """Refusals are kept without them; free pages hold none either."""
     account = "U" + "7654321"
-    with PacerFile(tmp_path, on_loss=forget).transaction() as database:
+    with SharedFile(tmp_path, on_loss=forget).transaction() as database:
         database.execute("PRAGMA user_version = 3")
     with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as database:
         database.execute("PRAGMA secure_delete = OFF")
@@ -73,7 +73,7 @@ def test_a_file_of_an_earlier_version_loses_account_numbers(
         if is_cut_short:
             database.execute("UPDATE blocks SET reason = ''")
         database.execute("COMMIT")
-    file = PacerFile(tmp_path, on_loss=forget)
+    file = SharedFile(tmp_path, on_loss=forget)
     with file.transaction() as database:
         [(reason,)] = database.execute("SELECT DISTINCT reason FROM blocks").fetchall()
         assert database.execute("SELECT value FROM memory").fetchall() == [("{(account)}",)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import MESSAGE, PacedRequest, Pacing, Rule, Scope
 from tests.ib.paced import bars, hold, send
 
@@ -47,7 +47,7 @@ def _work(folder: Path, number: int) -> list[Sent]:
     """
     chance = random.Random(number)
 
-    async def task(pacer: Pacer) -> list[Sent]:
+    async def task(rate_limiter: RateLimiter) -> list[Sent]:
         sent: list[Sent] = []
         cancels = [None] * 5
         for _ in range(15):
@@ -60,27 +60,27 @@ def _work(folder: Path, number: int) -> list[Sent]:
             )
             at: list[float] = []
             note = partial(_note, at)
-            async with pacer.slot(request, hold_s=60, write=note) as slot:
+            async with rate_limiter.permit(request, hold_s=60, write=note) as permit:
                 await asyncio.sleep(0.005)
                 sent.append((at[0], boot_time_s(), request))
-                slot.release()
+                permit.release()
             if chance.random() < 1 / 3 and cancels:
                 cancels.pop()
-                await pacer.message(note)
+                await rate_limiter.message(note)
                 sent.append((at[1], at[1], MESSAGE))
         while cancels:
             cancels.pop()
-            await pacer.message(partial(_note, at := []))
+            await rate_limiter.message(partial(_note, at := []))
             sent.append((at[0], at[0], MESSAGE))
         return sent
 
     async def run() -> list[Sent]:
-        pacer = Pacer(folder, pacing=QUICK)
+        rate_limiter = RateLimiter(folder, pacing=QUICK)
         try:
-            parts = await asyncio.gather(*(task(pacer) for _ in range(5)))
+            parts = await asyncio.gather(*(task(rate_limiter) for _ in range(5)))
             return [one for part in parts for one in part]
         finally:
-            pacer.close()
+            rate_limiter.close()
 
     return asyncio.run(run())
 
@@ -134,11 +134,11 @@ def test_a_killed_process_leaves_its_places_taken_and_the_record_whole(tmp_path:
     child.close()
 
     async def run() -> float:
-        pacer = Pacer(tmp_path, pacing=QUICK)
+        rate_limiter = RateLimiter(tmp_path, pacing=QUICK)
         try:
-            return await send(pacer, bars("new"))
+            return await send(rate_limiter, bars("new"))
         finally:
-            pacer.close()
+            rate_limiter.close()
 
     assert asyncio.run(run()) >= stamp + 0.5
 
@@ -147,8 +147,8 @@ def _hold_and_wait(folder: Path, pipe: Any) -> None:
     """Take every place for half a second, say when, and wait to be killed."""
 
     async def run() -> float:
-        pacer = Pacer(folder, pacing=QUICK)
-        return max([await hold(pacer, bars(end), hold_s=0.5) for end in range(3)])
+        rate_limiter = RateLimiter(folder, pacing=QUICK)
+        return max([await hold(rate_limiter, bars(end), hold_s=0.5) for end in range(3)])
 
     pipe.send(asyncio.run(run()))
     signal.pause()

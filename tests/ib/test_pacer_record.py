@@ -10,30 +10,32 @@ import pytest
 
 from ktrdr_pipelines.errors import DiskError
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES, BreakerState
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import Pacing, Rule, Scope
 from ktrdr_pipelines.ib.pacing.shared_state import LOCK_WAIT_S, Sending
 from tests.ib.paced import Time, bars, hold, send
 
 
-def test_rows_of_another_start_of_the_machine_count_for_nothing(pacer: Any) -> None:
+def test_rows_of_another_start_of_the_machine_count_for_nothing(rate_limiter: Any) -> None:
     """Stamps of another boot mean nothing: neither hits nor places nor pauses."""
 
     async def run() -> float:
-        before = pacer(boot="yesterday")
+        before = rate_limiter(boot="yesterday")
         for end in range(6):
             await hold(before, bars(end))
         before.pause_after_violation()
-        return await send(pacer(boot="today"), bars(1))
+        return await send(rate_limiter(boot="today"), bars(1))
 
     assert asyncio.run(run()) == 5000.0
 
 
-def test_stamps_of_the_future_are_of_another_start_without_a_name(pacer: Any, time: Time) -> None:
+def test_stamps_of_the_future_are_of_another_start_without_a_name(
+    rate_limiter: Any, time: Time
+) -> None:
     """Where two starts of the machine have one name, what lies in the future counts for nothing."""
 
     async def run() -> float:
-        before = pacer()
+        before = rate_limiter()
         for end in range(6):
             await hold(before, bars(end))
         waiting = asyncio.create_task(hold(before, bars(1)))
@@ -46,7 +48,7 @@ def test_stamps_of_the_future_are_of_another_start_without_a_name(pacer: Any, ti
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         time.now = 30.0
-        after = pacer()
+        after = rate_limiter()
         assert after.vitals().breaker.state is BreakerState.CLOSED
         await after.admit("bars", probe_s=45)
         return await send(after, bars(1))
@@ -55,9 +57,11 @@ def test_stamps_of_the_future_are_of_another_start_without_a_name(pacer: Any, ti
 
 
 @pytest.mark.parametrize("mark", ["pause", "breaker", "width", "line"])
-def test_any_stamp_of_the_future_shows_another_start(pacer: Any, time: Time, mark: str) -> None:
+def test_any_stamp_of_the_future_shows_another_start(
+    rate_limiter: Any, time: Time, mark: str
+) -> None:
     """A pause, a breaker or a width that alone is left is found as well."""
-    before = pacer()
+    before = rate_limiter()
     if mark == "pause":
         before.pause_after_violation()
     elif mark == "line":
@@ -68,7 +72,7 @@ def test_any_stamp_of_the_future_shows_another_start(pacer: Any, time: Time, mar
     else:
         before.note_trouble(ill_with="silence" if mark == "breaker" else None)
     time.now = 30.0
-    after = pacer()
+    after = rate_limiter()
     assert after.vitals().paused_s == 0.0
     assert after.remember(lambda memory, database: memory.latest(database)) == 0.0
     assert asyncio.run(send(after, bars(1))) == 30.0
@@ -80,11 +84,11 @@ def remove(folder: Path) -> None:
         path.unlink()
 
 
-def test_a_record_that_was_removed_is_made_anew(pacer: Any, tmp_path: Path) -> None:
+def test_a_record_that_was_removed_is_made_anew(rate_limiter: Any, tmp_path: Path) -> None:
     """Even while a process has it open; whoever removes it takes the budget into his hands."""
 
     async def run() -> float:
-        one = pacer()
+        one = rate_limiter()
         await send(one, bars(1))
         remove(tmp_path)
         return await send(one, bars(1))
@@ -95,19 +99,19 @@ def test_a_record_that_was_removed_is_made_anew(pacer: Any, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("used", [False, True])
 def test_a_broken_record_is_set_aside_and_starts_with_a_cool_down(
-    pacer: Any, tmp_path: Path, used: bool, caplog: pytest.LogCaptureFixture
+    rate_limiter: Any, tmp_path: Path, used: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was forgotten breaks no rule: all wait for the longest memory that binds them."""
 
     async def run() -> tuple[float, float]:
-        one = pacer()
+        one = rate_limiter()
         if used:
             await send(one, bars(1))
             one.close()
         remove(tmp_path)
         (tmp_path / "pacer.sqlite").write_bytes(b"this is no database" * 1000)
         first = await send(one, bars(1))
-        return first, await send(pacer(), bars(2, contract="2", small=True))
+        return first, await send(rate_limiter(), bars(2, contract="2", small=True))
 
     first, small = asyncio.run(run())
     assert first == pytest.approx(5015.75)
@@ -116,27 +120,29 @@ def test_a_broken_record_is_set_aside_and_starts_with_a_cool_down(
     assert "is broken" in caplog.text
 
 
-def test_a_record_of_a_newer_version_is_refused(pacer: Any, tmp_path: Path) -> None:
+def test_a_record_of_a_newer_version_is_refused(rate_limiter: Any, tmp_path: Path) -> None:
     """An older program does not work around a budget that it cannot read."""
     with sqlite3.connect(tmp_path / "pacer.sqlite") as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
     with pytest.raises(DiskError, match="newer version"):
-        asyncio.run(send(pacer(), bars(1)))
+        asyncio.run(send(rate_limiter(), bars(1)))
 
 
 def test_a_folder_that_cannot_be_made_names_the_setting(tmp_path: Path) -> None:
     """The state folder must be writable."""
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="KTRDR_STATE"):
-        asyncio.run(send(Pacer(tmp_path / "file" / "state"), bars(1)))
+        asyncio.run(send(RateLimiter(tmp_path / "file" / "state"), bars(1)))
 
 
-def test_a_record_that_another_process_holds_is_waited_for(pacer: Any, tmp_path: Path) -> None:
+def test_a_record_that_another_process_holds_is_waited_for(
+    rate_limiter: Any, tmp_path: Path
+) -> None:
     """A writer elsewhere delays a request and fails nothing."""
 
     async def run() -> float:
-        one = pacer()
+        one = rate_limiter()
         await send(one, bars(1))
         other = sqlite3.connect(tmp_path / "pacer.sqlite", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -152,23 +158,23 @@ def test_a_record_that_another_process_holds_is_waited_for(pacer: Any, tmp_path:
 
 
 def test_a_place_is_given_back_though_another_process_is_writing(
-    pacer: Any, tmp_path: Path
+    rate_limiter: Any, tmp_path: Path
 ) -> None:
     """It waits out the other's transaction: a place that stays taken keeps everybody waiting."""
 
     async def run() -> float:
         rule = Rule("identical", 1, 0.1, Scope.IDENTICAL)
-        one = pacer(pacing=Pacing(rules=(rule,), most_open=1, in_flight=1))
-        async with one.slot(bars(1), hold_s=45) as slot:
+        one = rate_limiter(pacing=Pacing(rules=(rule,), most_open=1, in_flight=1))
+        async with one.permit(bars(1), hold_s=45) as permit:
             other = sqlite3.connect(
                 tmp_path / "pacer.sqlite", isolation_level=None, check_same_thread=False
             )
             other.execute("BEGIN IMMEDIATE")
             over = threading.Timer(5 * LOCK_WAIT_S, lambda: other.execute("ROLLBACK"))
             over.start()
-            slot.answered()
+            permit.answered()
             over.join()
             other.close()
-        return await send(one, bars(2)) - slot.sent_at_s
+        return await send(one, bars(2)) - permit.sent_at_s
 
     assert asyncio.run(run()) == 0.0

@@ -9,7 +9,7 @@ import pytest
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import PacedRequest, RequestKind
 from ktrdr_pipelines.ib.source import open_source
 from tests.ib.paced import Time, bars, send
@@ -26,14 +26,14 @@ def telling(told: Any) -> Any:
     return lambda why, wait_s: told.append((why, wait_s))
 
 
-def test_a_pause_is_told_with_its_rest(pacer: Any, time: Time, told: Any) -> None:
+def test_a_pause_is_told_with_its_rest(rate_limiter: Any, time: Time, told: Any) -> None:
     """Everybody waits for it, also who had no part in the violation."""
 
     async def run() -> None:
-        pacer().pause_after_violation()
+        rate_limiter().pause_after_violation()
         time.now += 20
-        async with pacer().slot(bars(1), hold_s=45, waits=telling(told)) as slot:
-            slot.release()
+        async with rate_limiter().permit(bars(1), hold_s=45, waits=telling(told)) as permit:
+            permit.release()
 
     asyncio.run(run())
     assert told[0] == (
@@ -42,39 +42,39 @@ def test_a_pause_is_told_with_its_rest(pacer: Any, time: Time, told: Any) -> Non
     )
 
 
-def test_other_turns_are_not_told(pacer: Any, told: Any) -> None:
+def test_other_turns_are_not_told(rate_limiter: Any, told: Any) -> None:
     """Waiting in turn is no wait that a person wonders about."""
 
     async def run() -> None:
-        one = pacer()
+        one = rate_limiter()
         await send(one, bars(1))
-        async with one.slot(bars(1), hold_s=45, waits=telling(told)) as slot:
-            slot.release()
+        async with one.permit(bars(1), hold_s=45, waits=telling(told)) as permit:
+            permit.release()
 
     asyncio.run(run())
     assert told == []
 
 
-def test_the_window_of_heads_is_told(pacer: Any, told: Any) -> None:
+def test_the_window_of_heads_is_told(rate_limiter: Any, told: Any) -> None:
     """The first look at a hundred symbols takes as long as IB's ten minutes allow."""
 
     async def run() -> None:
-        one = pacer()
+        one = rate_limiter()
         for number in range(58):
             head = PacedRequest(RequestKind.HEAD, str(number), f"head|{number}", small=True)
-            async with one.slot(head, hold_s=45, waits=telling(told)) as slot:
-                slot.release()
+            async with one.permit(head, hold_s=45, waits=telling(told)) as permit:
+                permit.release()
 
     asyncio.run(run())
     assert "questions about the oldest data" in told[0][0]
     assert 500 < max(wait_s for _, wait_s in told) <= 600
 
 
-def test_the_try_of_another_process_is_told(pacer: Any, time: Time, told: Any) -> None:
+def test_the_try_of_another_process_is_told(rate_limiter: Any, time: Time, told: Any) -> None:
     """While one question tries a gateway that rested, the others say what they wait for."""
 
     async def run() -> None:
-        one, other = pacer(), pacer()
+        one, other = rate_limiter(), rate_limiter()
         for _ in range(MOST_FAILURES):
             time.now += 1
             one.note_trouble(ill_with="silence")
@@ -99,10 +99,10 @@ def test_a_lost_link_is_told(
     there = replace(config, port=gateways(start=lost_at_first).port)
 
     async def run() -> int:
-        pacer = Pacer.of(there)
-        async with open_source(there, pacer=pacer, waits=telling(told)) as source:
+        rate_limiter = RateLimiter.of(there)
+        async with open_source(there, rate_limiter=rate_limiter, waits=telling(told)) as source:
             answer = await source.bars(minute_request)
-        pacer.close()
+        rate_limiter.close()
         return answer.bars.num_rows
 
     assert asyncio.run(run()) == 2

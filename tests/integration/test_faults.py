@@ -27,7 +27,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.settings import Settings
@@ -180,7 +180,7 @@ class Bench:
         manager = open_manager(self.settings, self.layout)
         return replace(
             manager,
-            open_source=lambda: open_source(config, pacer=fast(config)),
+            open_source=lambda: open_source(config, rate_limiter=fast(config)),
             patience=replace(manager.patience, sleep=sleep_fast),
         )
 
@@ -199,7 +199,7 @@ class Bench:
         config = GatewayConfig.from_settings(self.settings)
 
         async def ask() -> Answer:
-            async with open_source(config, pacer=fast(config)) as source:
+            async with open_source(config, rate_limiter=fast(config)) as source:
                 found = await source.bars(request)
             assert isinstance(found, Answer)
             return found
@@ -237,9 +237,9 @@ class Bench:
             assert inside <= stored.keys(), part
 
 
-def fast(config: GatewayConfig) -> Pacer:
+def fast(config: GatewayConfig) -> RateLimiter:
     """Make a budget whose clock runs faster than the world's."""
-    return Pacer(
+    return RateLimiter(
         config.folder,
         pacing=pacing_of(),
         clock=lambda: boot_time_s() * TIMES_FASTER,

@@ -10,7 +10,7 @@ import pytest
 
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.simulator.server import running_simulator
 
@@ -30,14 +30,14 @@ def test_a_thousand_connects_and_disconnects_leave_nothing(tmp_path: Path) -> No
         config = GatewayConfig(state_dir=tmp_path, port=gateway.port, timeout_s=20.0)
 
         async def connect(times: int) -> None:
-            pacer = Pacer(config.folder, pacing=pacing_of().scaled(0))
-            strategy = IbConnectionStrategy(config, pacer=pacer)
+            rate_limiter = RateLimiter(config.folder, pacing=pacing_of().scaled(0))
+            strategy = IbConnectionStrategy(config, rate_limiter=rate_limiter)
             for _ in range(times):
                 async with strategy.get_connection_for_operation("cli") as connection:
                     assert connection.is_up
             assert await strategy.cleanup_temporary_connections() == 0
             assert "nothing open" in repr(strategy)
-            pacer.close()
+            rate_limiter.close()
 
         async def main(times: int) -> int:
             await asyncio.gather(*(connect(times // AT_ONCE) for _ in range(AT_ONCE)))

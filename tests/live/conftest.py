@@ -20,7 +20,7 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.connection import GatewayConnection
 from ktrdr_pipelines.ib.connection.pending_requests import Topic
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import RequestKind
 from ktrdr_pipelines.ib.protocol.contracts import Candidate, candidate_of
 from ktrdr_pipelines.ib.protocol.requests import HistoryQuery, paced_contract, paced_query, route_of
@@ -212,16 +212,16 @@ class Live:
         """Connect, ask, and close."""
 
         async def session() -> T:
-            pacer = Pacer.of(self.config)
-            strategy = IbConnectionStrategy(self.config, pacer=pacer)
+            rate_limiter = RateLimiter.of(self.config)
+            strategy = IbConnectionStrategy(self.config, rate_limiter=rate_limiter)
             try:
                 async with strategy.get_connection_for_operation("tests") as connection:
                     return await question(
-                        Desk(connection, Requester(connection, pacer, self.config))
+                        Desk(connection, Requester(connection, rate_limiter, self.config))
                     )
             finally:
                 await strategy.cleanup_temporary_connections()
-                pacer.close()
+                rate_limiter.close()
 
         return asyncio.run(session())
 

@@ -18,7 +18,13 @@ from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError, GatewaySilentError, RequestRejectedError
-from ktrdr_pipelines.ib.pacing.rules import Hit, PacedRequest, RequestKind, earliest, pacing_of
+from ktrdr_pipelines.ib.pacing.rules import (
+    PacedRequest,
+    RequestKind,
+    SentRequest,
+    earliest,
+    pacing_of,
+)
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import dense_keys, keys_of, utc
@@ -77,7 +83,7 @@ def test_4_identical_means_the_same_question_and_limits_are_enforced() -> None:
     def request(identical: str) -> PacedRequest:
         return PacedRequest(RequestKind.BARS, "AAPL@SMART TRADES", identical)
 
-    sent = [Hit(100.0, request("AAPL 1m, 1 D to Tuesday"))]
+    sent = [SentRequest(100.0, request("AAPL 1m, 1 D to Tuesday"))]
     assert earliest(rules, sent, request("AAPL 1m, 1 D to Monday")) <= 100.0
     assert earliest(rules, sent, request("AAPL 1m, 1 D to Tuesday")) >= 115.0
 

@@ -53,7 +53,7 @@ def test_saves_equal_a_dictionary(make: Any, saves: list[tuple[int, int, int, se
                 slots = range(first, first + count)
                 stretch = Interval(_slot(first), _slot(first + count))
                 if value:
-                    stamps = [_slot(slot) for slot in slots if slot - first not in holes]
+                    stamps = [_slot(permit) for permit in slots if permit - first not in holes]
                     bars = make.bars(series, stamps, float(value))
                     coverage = Coverage(IntervalSet([stretch]))
                     values |= dict.fromkeys(stamps, float(value))

@@ -171,9 +171,9 @@ def _seen(connection: "GatewayConnection", seen: "Health", connect_s: float) -> 
 
 def _vitals(config: "GatewayConfig") -> "Vitals":
     """Give what all processes know of the gateway."""
-    from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+    from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 
-    with closing(Pacer.of(config)) as budget:
+    with closing(RateLimiter.of(config)) as budget:
         return budget.vitals()
 
 

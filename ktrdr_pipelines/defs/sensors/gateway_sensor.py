@@ -22,7 +22,7 @@ from ktrdr_pipelines.errors import GatewayError, GatewaySilentError, KtrdrError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.strategy import Operation
 from ktrdr_pipelines.ib.pacing.circuit_breaker import Depth
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
@@ -102,8 +102,8 @@ async def _look(ib: IbResource, config: GatewayConfig) -> str:
         return str(GatewaySilentError("asking for the time", reason="no answer"))
     if health.troubles:
         return "; ".join(health.troubles)
-    with closing(Pacer.of(config)) as pacer:
-        pacer.note_life(Depth.DATA)
+    with closing(RateLimiter.of(config)) as rate_limiter:
+        rate_limiter.note_life(Depth.DATA)
     return ""
 
 

@@ -28,7 +28,7 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.accounts import Logins
 from ktrdr_pipelines.ib.connection.client_ids import HELD_REMEDY, ClientIdLease, ClientIdLeases
 from ktrdr_pipelines.ib.connection.connection import GatewayConnection
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.protocol.transport import DisconnectReason, TransportError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -137,7 +137,7 @@ class IbConnectionStrategy:
     Args:
         config: the gateway.
         leases: the client ids of that gateway; None makes those of the config's folder.
-        pacer: the budget that every message waits for; None makes that of the config, which is
+        rate limiter: the budget that every message waits for; None makes that of the config, which is
             open while a connection is.
         sleep: waits between tries of client ids.
     """
@@ -147,12 +147,15 @@ class IbConnectionStrategy:
         config: GatewayConfig,
         *,
         leases: ClientIdLeases | None = None,
-        pacer: Pacer | None = None,
+        rate_limiter: RateLimiter | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._config = config
         self._leases = leases or ClientIdLeases(config.folder)
-        self._pacer, self._owns_pacer = pacer or Pacer.of(config), pacer is None
+        self._rate_limiter, self._owns_rate_limiter = (
+            rate_limiter or RateLimiter.of(config),
+            rate_limiter is None,
+        )
         self._sleep = sleep
         self._places: list[_Place] = []
 
@@ -254,7 +257,7 @@ class IbConnectionStrategy:
             config.gateway,
             client_id=client_id,
             timeout_s=config.timeout_s,
-            give_turn=self._pacer.message,
+            give_turn=self._rate_limiter.message,
             logins=Logins(config.state_dir),
             outage_s=config.outage_s,
         )
@@ -275,8 +278,8 @@ class IbConnectionStrategy:
         try:
             await self._let_go(place)
         finally:
-            if self._owns_pacer and not self._places:
-                self._pacer.close()
+            if self._owns_rate_limiter and not self._places:
+                self._rate_limiter.close()
 
     @staticmethod
     async def _let_go(place: _Place) -> None:

@@ -36,7 +36,7 @@ from ktrdr_pipelines.ib.diagnostics.checks import (
     pausing,
     zone,
 )
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.protocol.error_codes import NoDataError
 from ktrdr_pipelines.ib.source import GatewaySource
 from ktrdr_pipelines.limits import IbLimitsRegistry
@@ -94,9 +94,9 @@ async def examine(config: GatewayConfig) -> list[Check]:
         DiskError: the state folder cannot be used.
     """
     config = replace(config, timeout_s=min(config.timeout_s, LONGEST_S), outage_s=0.0)
-    pacer = Pacer.of(config)
-    strategy = IbConnectionStrategy(config, pacer=pacer)
-    pacer.remember(lambda memory, database: memory.forgive(database))
+    rate_limiter = RateLimiter.of(config)
+    strategy = IbConnectionStrategy(config, rate_limiter=rate_limiter)
+    rate_limiter.remember(lambda memory, database: memory.forgive(database))
     try:
         async with AsyncExitStack() as stack:
             entering = strategy.get_connection_for_operation(Operation.CLI)
@@ -104,18 +104,18 @@ async def examine(config: GatewayConfig) -> list[Check]:
                 connection = await stack.enter_async_context(entering)
             except GatewayError as error:
                 return _all(no_connection(error, config.port, await _open_ports(config)))
-            return _all(await _looked(connection, pacer, config))
+            return _all(await _looked(connection, rate_limiter, config))
     finally:
         await strategy.cleanup_temporary_connections()
-        pacer.close()
+        rate_limiter.close()
 
 
 async def _looked(
-    connection: GatewayConnection, pacer: Pacer, config: GatewayConfig
+    connection: GatewayConnection, rate_limiter: RateLimiter, config: GatewayConfig
 ) -> list[Check]:
     """Look at a gateway that is connected."""
-    source = GatewaySource(connection, pacer, config)
-    data = await _data(source, pacer)
+    source = GatewaySource(connection, rate_limiter, config)
+    data = await _data(source, rate_limiter)
     health = await source.health()
     first_id = config.client_id_ranges[Operation.CLI][0]
     simulated = ", simulated" if connection.origin is Origin.SIMULATED else ""
@@ -133,10 +133,10 @@ async def _looked(
     ]
 
 
-async def _data(source: GatewaySource, pacer: Pacer) -> list[Check]:
+async def _data(source: GatewaySource, rate_limiter: RateLimiter) -> list[Check]:
     """Ask for a contract and its bars."""
-    if pacer.vitals().paused_s > LONGEST_S:
-        return [pausing(pacer.vitals().paused_s)]
+    if rate_limiter.vitals().paused_s > LONGEST_S:
+        return [pausing(rate_limiter.vitals().paused_s)]
     try:
         number = await source.contract_id(probe_stock())
     except GatewayError as error:

@@ -27,7 +27,7 @@ _SHORTEST_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
+class Concurrency:
     """The width, and what it rests on.
 
     ``ratio`` is how long answers take lately, as a multiple of what an idle gateway needs;
@@ -67,13 +67,13 @@ class Pace:
     answers: int = 1
 
 
-def rested(flight: Flight, now: float) -> Flight:
+def rested(flight: Concurrency, now: float) -> Concurrency:
     """Start over where the last answer is long ago."""
     is_recent = now - max(flight.seen_at, flight.cut_at) <= REST_S
-    return flight if is_recent else Flight(seen_at=flight.seen_at)
+    return flight if is_recent else Concurrency(seen_at=flight.seen_at)
 
 
-def answered(flight: Flight, sample: Sample, idle_s: float) -> Flight:
+def answered(flight: Concurrency, sample: Sample, idle_s: float) -> Concurrency:
     """Take in an answer.
 
     Args:
@@ -96,7 +96,7 @@ def answered(flight: Flight, sample: Sample, idle_s: float) -> Flight:
     )
 
 
-def troubled(flight: Flight, *, sent_at: float, at: float) -> Flight:
+def troubled(flight: Concurrency, *, sent_at: float, at: float) -> Concurrency:
     """Take in a failure that may come from asking too much; one burst of them counts once."""
     flight = rested(flight, at)
     return flight if sent_at < flight.cut_at else _halved(flight, at)
@@ -127,6 +127,6 @@ def _wider(width: float) -> float:
     return min(width + 1 / width, float(IbLimitsRegistry.IN_FLIGHT_RANGE.value[1]))
 
 
-def _halved(flight: Flight, at: float) -> Flight:
+def _halved(flight: Concurrency, at: float) -> Concurrency:
     least = float(IbLimitsRegistry.IN_FLIGHT_RANGE.value[0])
     return replace(flight, width=max(flight.width / 2, least), ratio=FLAT_RATIO, cut_at=at)

@@ -13,8 +13,8 @@ from sqlite3 import Connection
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.errors import EntitlementError
 from ktrdr_pipelines.ib.clock import wall_now
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
-from ktrdr_pipelines.ib.pacing.shared_state import LONGEST_BLOCK_S, Block, PacerMemory
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
+from ktrdr_pipelines.ib.pacing.shared_state import LONGEST_BLOCK_S, Block, SharedMemory
 from ktrdr_pipelines.ib.protocol.contracts import Candidate
 from ktrdr_pipelines.ib.protocol.error_codes import concerns_session
 
@@ -53,8 +53,8 @@ def entitlement_of(instrument: Instrument, contract: Candidate) -> Entitlement:
 class Entitlements:
     """The refusals of one gateway; those of other processes count from the first question on."""
 
-    def __init__(self, pacer: Pacer, *, clock: Callable[[], float] = wall_s) -> None:
-        self._pacer, self._clock = pacer, clock
+    def __init__(self, rate_limiter: RateLimiter, *, clock: Callable[[], float] = wall_s) -> None:
+        self._rate_limiter, self._clock = rate_limiter, clock
         self._blocks: dict[str, Block] | None = None
         self._met: set[str] = set()
 
@@ -89,7 +89,7 @@ class Entitlements:
             error.hint = f"{error.hint} Missing is the one for {entitlement}"
         self._known()[name] = block
         self._met.add(name)
-        self._pacer.remember(lambda memory, database: memory.block(database, block))
+        self._rate_limiter.remember(lambda memory, database: memory.block(database, block))
 
     def granted(self, entitlement: Entitlement) -> None:
         """Forget refusals that an answer has shown to be over."""
@@ -99,15 +99,17 @@ class Entitlements:
                 self._forget(name)
 
     def _forget(self, name: str) -> None:
-        def forget(memory: PacerMemory, database: Connection) -> None:
+        def forget(memory: SharedMemory, database: Connection) -> None:
             memory.allow(database, name)
 
-        self._pacer.remember(forget)
+        self._rate_limiter.remember(forget)
 
     def _known(self) -> dict[str, Block]:
         if self._blocks is None:
             now = self._clock()
-            blocks = self._pacer.remember(lambda memory, database: memory.blocks(database, now))
+            blocks = self._rate_limiter.remember(
+                lambda memory, database: memory.blocks(database, now)
+            )
             self._blocks = {block.entitlement: block for block in blocks}
         return self._blocks
 

@@ -22,11 +22,11 @@ from ktrdr_pipelines.ib.pacing.circuit_breaker import Admission, BreakerState, D
 from ktrdr_pipelines.ib.pacing.rules import MESSAGE, PacedRequest, Pacing, RequestKind, pacing_of
 from ktrdr_pipelines.ib.pacing.shared_state import (
     LONGEST_SLEEP_S,
-    PacerMemory,
-    PacerRecord,
     Place,
     RecordBusyError,
     Sending,
+    SharedMemory,
+    SharedRecord,
     Vitals,
 )
 from ktrdr_pipelines.private_files import tighten_state
@@ -41,13 +41,13 @@ not given back keeps everybody waiting until its deadline."""
 _log = logging.getLogger(__name__)
 
 
-class Slot:
+class Permit:
     """A place in the budget, to be given back when the answer is there.
 
     A slot that is not given back stays taken until its deadline. ``sent_at_s`` is its stamp.
     """
 
-    def __init__(self, place: Place, record: PacerRecord, size: str = "") -> None:
+    def __init__(self, place: Place, record: SharedRecord, size: str = "") -> None:
         self.sent_at_s = place.turn.at
         self.is_held = True
         self._number, self._record, self._size = place.number, record, size
@@ -110,10 +110,10 @@ def _nothing() -> None:
     """Write nothing: what is sent is written by the caller, at once."""
 
 
-class Pacer:
+class RateLimiter:
     """Makes requests wait for their turn, over all processes that use the same gateway.
 
-    One pacer serves one thread; several of one process share the budget as processes do.
+    One rate limiter serves one thread; several of one process share the budget as processes do.
 
     Args:
         folder: where the shared record of the gateway lies.
@@ -134,7 +134,7 @@ class Pacer:
         owner = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._folder = folder
         self._clock, self._sleep = clock, sleep
-        self._record = PacerRecord(
+        self._record = SharedRecord(
             folder,
             boot=boot_id() if boot is None else boot,
             owner=owner,
@@ -144,8 +144,8 @@ class Pacer:
         self._line: dict[tuple[bool, int], asyncio.Event] = {}
 
     @classmethod
-    def of(cls, config: GatewayConfig) -> "Pacer":
-        """Make the pacer of a configured gateway."""
+    def of(cls, config: GatewayConfig) -> "RateLimiter":
+        """Make the rate limiter of a configured gateway."""
         tighten_state(config.state_dir)
         return cls(config.folder, pacing=pacing_of(conservative=config.conservative))
 
@@ -165,7 +165,7 @@ class Pacer:
         """Say how the gateway is, as all processes together know it."""
         return self._tried(self._record.vitals)
 
-    def remember(self, act: Callable[[PacerMemory, Connection], T]) -> T:
+    def remember(self, act: Callable[[SharedMemory, Connection], T]) -> T:
         """Read or write what all processes remember of the gateway."""
         return self._tried(lambda: self._record.remember(act))
 
@@ -207,7 +207,7 @@ class Pacer:
         now = self._clock()
         sent_at = now if sent_at_s is None else sent_at_s
 
-        def act(memory: PacerMemory, database: Connection) -> None:
+        def act(memory: SharedMemory, database: Connection) -> None:
             memory.troubled(database, sent_at=sent_at, now=now)
             if ill_with is not None:
                 after = memory.failed(
@@ -227,14 +227,14 @@ class Pacer:
         await self._enter(MESSAGE, 0.0, untold, write)
 
     @asynccontextmanager
-    async def slot(
+    async def permit(
         self,
         request: PacedRequest,
         *,
         hold_s: float,
         waits: OnWait = untold,
         write: Callable[[], None] = _nothing,
-    ) -> AsyncIterator[Slot]:
+    ) -> AsyncIterator[Permit]:
         """Wait for the request's turn; the context begins when it has been written.
 
         Args:
@@ -244,11 +244,11 @@ class Pacer:
             write: writes it to the socket; what it raises leaves no trace of the request.
         """
         place = await self._enter(request, hold_s, waits, write)
-        slot = Slot(place, self._record, request.size)
+        permit = Permit(place, self._record, request.size)
         try:
-            yield slot
+            yield permit
         except asyncio.CancelledError:
-            slot.cut()
+            permit.cut()
             raise
         finally:
             self._wake_first()

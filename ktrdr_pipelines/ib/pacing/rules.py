@@ -182,7 +182,7 @@ def _fewer(most: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class SentRequest:
     """A request that was sent at ``at``, or will be."""
 
     at: float
@@ -211,7 +211,7 @@ class Turn:
         return self.has_place and self.at <= now
 
 
-def earliest(rules: Iterable[Rule], hits: Sequence[Hit], request: PacedRequest) -> float:
+def earliest(rules: Iterable[Rule], hits: Sequence[SentRequest], request: PacedRequest) -> float:
     """Give the earliest time that breaks no rule, whatever the order of the hits.
 
     It is the latest, over all rules, of: the n-th last hit that counts, plus the window.
@@ -223,7 +223,7 @@ def turn(
     pacing: Pacing,
     *,
     me: Waiting,
-    sent: Sequence[Hit],
+    sent: Sequence[SentRequest],
     open_requests: Mapping[str, Sequence[PacedRequest]],
     others: Sequence[Waiting],
     now: float,
@@ -239,7 +239,7 @@ def turn(
         now: the clock.
     """
     ahead = _ahead(me, others, {owner: len(held) for owner, held in open_requests.items()})
-    promised = [Hit(max(other.at, now), other.request) for other in ahead]
+    promised = [SentRequest(max(other.at, now), other.request) for other in ahead]
     at = max(now, earliest(pacing.rules, [*sent, *promised], me.request))
     due = [other.request for other in ahead if other.at <= now]
     held = [request for requests in open_requests.values() for request in requests]
@@ -259,7 +259,7 @@ def next_pause_s(last_s: float | None, since_s: float) -> float:
     return min(last_s * 2, longest_s)
 
 
-def _free_at(rule: Rule, hits: Sequence[Hit], request: PacedRequest) -> float:
+def _free_at(rule: Rule, hits: Sequence[SentRequest], request: PacedRequest) -> float:
     room = rule.most - rule.weight(request)
     counted = (hit for hit in hits if rule.counts(hit.request, request))
     for hit in sorted(counted, key=lambda hit: hit.at, reverse=True):

@@ -1,4 +1,4 @@
-"""The file behind the pacer: opening, transactions, and what happens when it is lost or broken.
+"""The file behind the rate limiter: opening, transactions, and what happens when it is lost or broken.
 
 A file that is missing is made anew: there was no request, or somebody removed it on purpose. A
 file that cannot be read is set aside, and its successor is told so, for it must not forget
@@ -48,7 +48,7 @@ from ktrdr_pipelines.ib.pacing.circuit_breaker import (
     succeeded,
 )
 from ktrdr_pipelines.ib.pacing.concurrency import (
-    Flight,
+    Concurrency,
     Pace,
     Sample,
     answered,
@@ -56,10 +56,10 @@ from ktrdr_pipelines.ib.pacing.concurrency import (
     troubled,
 )
 from ktrdr_pipelines.ib.pacing.rules import (
-    Hit,
     PacedRequest,
     Pacing,
     RequestKind,
+    SentRequest,
     Turn,
     Waiting,
     next_pause_s,
@@ -125,7 +125,7 @@ class RecordBusyError(Exception):
     """Another process is writing just now, or the file was just replaced; try again."""
 
 
-class PacerFile:
+class SharedFile:
     """One process's connection to the shared file.
 
     Args:
@@ -297,7 +297,7 @@ EVERY_BOOT = ""
 """The name under which the table of memories keeps what no restart of the machine changes."""
 
 _FLIGHT, _BREAKER, _SIZE = "flight", "breaker", "bar size "
-S = TypeVar("S", Flight, Breaker)
+S = TypeVar("S", Concurrency, Breaker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,15 +327,15 @@ class Vitals:
     paused_s: float = 0.0
 
 
-class PacerMemory:
+class SharedMemory:
     """Reads and writes what is remembered, for one run of the machine."""
 
     def __init__(self, boot: str) -> None:
         self._boot = boot
 
-    def flight(self, database: sqlite3.Connection) -> Flight:
+    def flight(self, database: sqlite3.Connection) -> Concurrency:
         """Give the width of bars in flight."""
-        return self._value(database, _FLIGHT, Flight)
+        return self._value(database, _FLIGHT, Concurrency)
 
     def latest(self, database: sqlite3.Connection) -> float:
         """Give the latest time at which anything of this was noted, 0 where nothing is."""
@@ -349,7 +349,7 @@ class PacerMemory:
         breaker = self._value(database, _BREAKER, Breaker)
         return Vitals(flight.places(now), flight.seen_at, breaker)
 
-    def answered(self, database: sqlite3.Connection, size: str, sample: Sample) -> Flight:
+    def answered(self, database: sqlite3.Connection, size: str, sample: Sample) -> Concurrency:
         """Take in bars that came, and give the width from now on."""
         name, flight = f"pace {size}", self.flight(database)
         known = self._text(database, name)
@@ -481,12 +481,12 @@ class RequestRows:
             held.setdefault(row[1], []).append(_request(row))
         return held
 
-    def sent(self, pacing: Pacing, request: PacedRequest, now: float) -> list[Hit]:
+    def sent(self, pacing: Pacing, request: PacedRequest, now: float) -> list[SentRequest]:
         """Give what was sent and can still matter to a request."""
         recent = now - pacing.horizon_s(small=False)
         since = now - pacing.horizon_s(small=True) if request.small else recent
         where = "state <> 'waiting' AND at > ? AND (small OR at > ?)"
-        return [Hit(row[2], _request(row)) for row in self._rows(where, (since, recent))]
+        return [SentRequest(row[2], _request(row)) for row in self._rows(where, (since, recent))]
 
     def _rows(self, where: str, values: tuple[float, ...]) -> list[_Row]:
         query = (
@@ -560,7 +560,7 @@ def forget_future(
         " FROM requests WHERE boot = ?",
         (patience_s, boot),
     ).fetchone()[0]
-    pause, noted = last_pause(database, boot), PacerMemory(boot).latest(database)
+    pause, noted = last_pause(database, boot), SharedMemory(boot).latest(database)
     begun = (latest or 0.0, pause.until - (pause.length_s or 0.0), noted)
     if max(begun) > now + CLOCK_GRAIN_S:
         for table in ("requests", "pauses", "memory"):
@@ -612,7 +612,7 @@ class Place:
     is_paused: bool = False
 
 
-class PacerRecord:
+class SharedRecord:
     """One process's access to the shared record.
 
     Args:
@@ -626,10 +626,10 @@ class PacerRecord:
     def __init__(
         self, folder: Path, *, boot: str, owner: str, pacing: Pacing, clock: Callable[[], float]
     ) -> None:
-        self._file = PacerFile(folder, on_loss=self._start_over)
+        self._file = SharedFile(folder, on_loss=self._start_over)
         self._boot, self._owner = boot, owner
         self._pacing, self._clock = pacing, clock
-        self._memory = PacerMemory(boot)
+        self._memory = SharedMemory(boot)
         self._pruned_at = -PRUNE_S
         self._is_begun = False
         self.places = pacing.in_flight
@@ -691,7 +691,7 @@ class PacerRecord:
             if self._pacing.adapts:
                 self.places = flight.places(now)
 
-    def remember(self, act: Callable[[PacerMemory, sqlite3.Connection], T]) -> T:
+    def remember(self, act: Callable[[SharedMemory, sqlite3.Connection], T]) -> T:
         """Read or write what all processes remember of the gateway."""
         with self._transaction() as database:
             return act(self._memory, database)

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BarSizeRefusedError
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
-from ktrdr_pipelines.ib.pacing.shared_state import PacerMemory
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
+from ktrdr_pipelines.ib.pacing.shared_state import SharedMemory
 from ktrdr_pipelines.ib.protocol.error_codes import NoDataError, sizes_listed
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -35,11 +35,11 @@ class BarSizes:
     """The bar size strings of one gateway; other processes learn them from the shared record.
 
     Args:
-        pacer: the budget of the gateway, whose record keeps what was learned.
+        rate limiter: the budget of the gateway, whose record keeps what was learned.
     """
 
-    def __init__(self, pacer: Pacer) -> None:
-        self._pacer = pacer
+    def __init__(self, rate_limiter: RateLimiter) -> None:
+        self._rate_limiter = rate_limiter
         self._accepted: dict[Timeframe, str] | None = None
 
     async def accepted(
@@ -96,15 +96,15 @@ class BarSizes:
             return
         self._known()[timeframe] = size
 
-        def learn(memory: PacerMemory, database: Connection) -> None:
+        def learn(memory: SharedMemory, database: Connection) -> None:
             memory.learn_bar_size(database, timeframe.value, size)
 
-        self._pacer.remember(learn)
+        self._rate_limiter.remember(learn)
         _log.info("the gateway accepts %r as the size of %s bars", size, timeframe)
 
     def _known(self) -> dict[Timeframe, str]:
         if self._accepted is None:
-            kept = self._pacer.remember(lambda memory, database: memory.bar_sizes(database))
+            kept = self._rate_limiter.remember(lambda memory, database: memory.bar_sizes(database))
             self._accepted = {one: kept[one.value] for one in Timeframe if one.value in kept}
         return self._accepted
 
