@@ -22,7 +22,7 @@ from ktrdr_pipelines.store.layout import StoreLayout, open_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
 from ktrdr_pipelines.sync.engine.series_state import Outlook
-from ktrdr_pipelines.sync.engine.source_session import Patience
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 from ktrdr_pipelines.sync.runner import LoadManager
 from ktrdr_pipelines.sync.waits import Waits
 
@@ -56,7 +56,7 @@ def open_manager(
         layout=layout,
         open_source=lambda: open_source(config, operation, waits=waits, notices=listener.noticed),
         gateway=config.gateway,
-        patience=Patience(
+        retry_policy=RetryPolicy(
             max_retries=config.max_retries,
             delay_s=config.retry_delay_s,
             wait_s=wait_s,

@@ -93,7 +93,7 @@ class IbDataLoader:
 
     async def load(self, job: Job) -> SeriesReport:
         """Load what a job means; errors as ``load_data_range``."""
-        wanted = self._outlook.wanted(job, self._means.keeper.now())
+        wanted = self._outlook.wanted(job, self._means.source_session.now())
         return await self.load_data_range(job.series, wanted, job.manner)
 
     def merge_and_save_data(
@@ -115,7 +115,7 @@ class IbDataLoader:
 
     async def _work(self, facts: SeriesFacts, manner: Manner) -> SeriesReport:
         """Request what is due, if anything is; without, no gateway is asked."""
-        gaps = facts.need(self._means.keeper.now(), self._market_clock()).gaps().hull
+        gaps = facts.need(self._means.source_session.now(), self._market_clock()).gaps().hull
         if gaps is None:
             return self._report(facts, manner)
         identity = await self._identity(facts.series, gaps)
@@ -170,15 +170,15 @@ class IbDataLoader:
             )
 
     def _clock(self) -> datetime:
-        return self._means.keeper.patience.clock()
+        return self._means.source_session.retry_policy.clock()
 
     def _market_clock(self) -> datetime:
-        return self._means.keeper.patience.market_clock()
+        return self._means.source_session.retry_policy.market_clock()
 
     async def _learn_sessions(self, series: Series, wanted: IntervalSet) -> None:
         """Let the gateway tell the sessions first, where no library knows them."""
-        hull, keeper = wanted.hull, self._means.keeper
-        if hull is None or not is_to_be_told(series.instrument, keeper.now()):
+        hull, source_session = wanted.hull, self._means.source_session
+        if hull is None or not is_to_be_told(series.instrument, source_session.now()):
             return
         try:
             await self._means.schedules.ensure(series, hull, partial(self._note, series))
@@ -202,7 +202,7 @@ class IbDataLoader:
     async def _identity(self, series: Series, gaps: Interval) -> Identity:
         """Learn what the bars are; what speaks against it is a try at all that is missing."""
         try:
-            return await learn_identity(self._means.keeper, self._means.store, series)
+            return await learn_identity(self._means.source_session, self._means.store, series)
         except (GatewayUnreachableError, ClientIdInUseError):
             raise
         except (GatewayError, ForeignIdentityError) as error:
@@ -212,8 +212,8 @@ class IbDataLoader:
     def _report(
         self, facts: SeriesFacts, manner: Manner, work: SeriesWork | None = None
     ) -> SeriesReport:
-        keeper = self._means.keeper
-        need = facts.need(keeper.now(), self._market_clock(), everything=True)
+        source_session = self._means.source_session
+        need = facts.need(source_session.now(), self._market_clock(), everything=True)
         gaps = facts.left(need, self._market_clock())
         waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
         again = need.gaps() - gaps - (work.refreshed if work else IntervalSet())

@@ -34,7 +34,7 @@ from ktrdr_pipelines.sync.engine.bar_requester import LifeSigns
 from ktrdr_pipelines.sync.engine.chunk_run import Means
 from ktrdr_pipelines.sync.engine.request_widths import Widths
 from ktrdr_pipelines.sync.engine.series_state import Job
-from ktrdr_pipelines.sync.engine.source_session import Patience, SourceKeeper
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 from ktrdr_pipelines.sync.loader import IbDataLoader
 from ktrdr_pipelines.sync.waits import Waits
 
@@ -59,7 +59,7 @@ class LoadManager:
     layout: StoreLayout
     open_source: Callable[[], AbstractAsyncContextManager[BarSource]]
     gateway: str
-    patience: Patience = field(default_factory=Patience)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
     progress: Progress = field(default_factory=Quiet)
 
     async def run(self, jobs: Sequence[Job]) -> list[SeriesReport]:
@@ -107,18 +107,20 @@ class LoadManager:
         """Hold what a run needs; a connection is opened when something has to be asked."""
         ledger = open_ledger(self.layout)
         with claiming(self.layout, ledger) as claimant:
-            waits = Waits(self.progress.waiting, self.patience.clock)
-            async with SourceKeeper(self.open_source, self.patience, waits=waits) as keeper:
+            waits = Waits(self.progress.waiting, self.retry_policy.clock)
+            async with SourceSession(
+                self.open_source, self.retry_policy, waits=waits
+            ) as source_session:
                 store = BarStore(self.layout, ledger)
                 yield Means(
-                    keeper=keeper,
+                    source_session=source_session,
                     store=store,
-                    schedules=Schedules(store, keeper),
+                    schedules=Schedules(store, source_session),
                     claimant=claimant,
                     ranges=RangeDiscovery(ledger, self.gateway),
                     life=LifeSigns(),
-                    evidence=Evidence(store, self.gateway, self.patience.clock),
-                    widths=Widths(ledger, self.gateway, self.patience.clock),
+                    evidence=Evidence(store, self.gateway, self.retry_policy.clock),
+                    widths=Widths(ledger, self.gateway, self.retry_policy.clock),
                     progress=self.progress,
                 )
 

@@ -9,7 +9,7 @@ import pytest
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.ib.protocol.error_codes import QueryDroppedError
-from ktrdr_pipelines.sync.engine.source_session import Patience, SourceKeeper
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 
 HMDS = "Historical Market Data Service error message:"
 DROPPED = [
@@ -44,14 +44,14 @@ def test_a_query_that_the_gateway_drops_is_asked_again_on_the_same_connection(
             words.tell_bars(talk, fields)
 
     bench.gateway = bench.start(bars=bars)
-    patience = Patience(max_retries=3, sleep=no_wait)
+    retry_policy = RetryPolicy(max_retries=3, sleep=no_wait)
 
     async def ask() -> Any:
-        async with SourceKeeper(bench.source, patience) as keeper:
+        async with SourceSession(bench.source, retry_policy) as source_session:
             two_days = replace(minute_request, duration="2 D")
-            other = asyncio.create_task(keeper.ask(lambda source: source.bars(two_days)))
+            other = asyncio.create_task(source_session.ask(lambda source: source.bars(two_days)))
             await bench.gateway.until_asked(20)
-            answer = await keeper.ask(lambda source: source.bars(minute_request))
+            answer = await source_session.ask(lambda source: source.bars(minute_request))
             return answer, await other
 
     answer, other = asyncio.run(ask())
@@ -67,9 +67,9 @@ def test_a_query_that_is_dropped_for_ever_is_given_up(
     bench.gateway = bench.start(bars=refusing(*DROPPED[0]))
 
     async def ask() -> None:
-        patience = Patience(max_retries=2, sleep=no_wait)
-        async with SourceKeeper(bench.source, patience) as keeper:
-            await keeper.ask(lambda source: source.bars(minute_request))
+        retry_policy = RetryPolicy(max_retries=2, sleep=no_wait)
+        async with SourceSession(bench.source, retry_policy) as source_session:
+            await source_session.ask(lambda source: source.bars(minute_request))
 
     with pytest.raises(QueryDroppedError, match="query cancelled"):
         asyncio.run(ask())

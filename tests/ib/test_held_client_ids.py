@@ -17,7 +17,7 @@ from ktrdr_pipelines.errors import ClientIdInUseError, GatewayUnreachableError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
-from ktrdr_pipelines.sync.engine.source_session import Patience, SourceKeeper
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 
 
 class Bench:
@@ -55,7 +55,7 @@ class Bench:
 
     def ask(self, *, wait_s: float = 0.0, requests: int = 1) -> list[Any]:
         """Let requests find out under which client id they are sent, all together."""
-        patience = Patience(
+        retry_policy = RetryPolicy(
             max_retries=2,
             wait_s=wait_s,
             sleep=self.pause,
@@ -67,8 +67,8 @@ class Bench:
             return int(connection.client_id)
 
         async def run() -> list[Any]:
-            async with SourceKeeper(self.source, patience, waits=self.tell) as keeper:
-                asking = (keeper.ask(client_id) for _ in range(requests))
+            async with SourceSession(self.source, retry_policy, waits=self.tell) as source_session:
+                asking = (source_session.ask(client_id) for _ in range(requests))
                 return await asyncio.gather(*asking, return_exceptions=True)
 
         return asyncio.run(run())

@@ -21,7 +21,7 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame, error_for, is_english
 from ktrdr_pipelines.ib.source import GatewaySource
-from ktrdr_pipelines.sync.engine.source_session import Patience
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 
 SPANISH = "Mensaje de error de los servicios de datos de mercado hist\u00f3ricos:"
 """Grade L: https://github.com/wrighter/ib-scripts/issues/1"""
@@ -229,7 +229,7 @@ def test_a_schedule_in_an_unknown_zone_is_not_requested_again(bench: Any, aapl: 
 
     with pytest.raises(UnknownZoneError) as caught:
         bench(lambda source: source.schedule(aapl, END, 5), bars=tell)
-    assert Patience(max_retries=3).delay_after(caught.value, 1) is None
+    assert RetryPolicy(max_retries=3).delay_after(caught.value, 1) is None
     assert "America/New_York" in caught.value.hint
 
 

@@ -15,7 +15,7 @@ from ktrdr_pipelines.errors import ForeignIdentityError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.store.layout import create_store
-from ktrdr_pipelines.sync.engine.source_session import Patience
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 from ktrdr_pipelines.sync.runner import Job, LoadManager
 
 DAY = Interval(datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 6, tzinfo=UTC))
@@ -48,8 +48,8 @@ def test_a_contract_id_that_drifts_is_refused(
     layout = create_store(tmp_path / "store")
 
     def load(series: Series, wanted: Interval) -> Any:
-        patience = Patience(max_retries=0)
-        manager = LoadManager(layout, lambda: open_source(there), there.gateway, patience)
+        retry_policy = RetryPolicy(max_retries=0)
+        manager = LoadManager(layout, lambda: open_source(there), there.gateway, retry_policy)
         return asyncio.run(manager.run([Job(series, wanted=IntervalSet([wanted]))]))[0]
 
     assert load(Series(aapl, Timeframe.D1), DAY).is_complete

@@ -27,7 +27,7 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.protocol.error_codes import NoDataError, QueryDroppedError
 from ktrdr_pipelines.settings import load_settings
-from ktrdr_pipelines.sync.engine.source_session import Patience, retry_delay_s
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, retry_delay_s
 
 
 def delays(error: GatewayError, max_retries: int = 3) -> list[float | None]:
@@ -127,10 +127,10 @@ def test_a_gateway_that_rests_is_not_asked_before_its_time() -> None:
 
 def test_the_loading_waits_by_the_same_policy() -> None:
     """There is one policy: what the loader's patience says is what it says."""
-    patience = Patience(max_retries=2, delay_s=2.0, jitter=lambda: 0.0)
+    retry_policy = RetryPolicy(max_retries=2, delay_s=2.0, jitter=lambda: 0.0)
     for error in (GatewaySilentError("x"), PacingError("x"), EntitlementError("x")):
         for tries in (1, 2, 3):
-            assert patience.delay_after(error, tries) == retry_delay_s(
+            assert retry_policy.delay_after(error, tries) == retry_delay_s(
                 error, tries, max_retries=2, base_delay_s=2.0
             )
 

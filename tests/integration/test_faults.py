@@ -181,7 +181,7 @@ class Bench:
         return replace(
             manager,
             open_source=lambda: open_source(config, rate_limiter=fast(config)),
-            patience=replace(manager.patience, sleep=sleep_fast),
+            retry_policy=replace(manager.retry_policy, sleep=sleep_fast),
         )
 
     def load(self, timeframe: str, first: date, end: date) -> SeriesReport:

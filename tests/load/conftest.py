@@ -21,7 +21,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
-from ktrdr_pipelines.sync.engine.source_session import Patience
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 from ktrdr_pipelines.sync.runner import Job, LoadManager
 from tests.load.fakes import (
     PARTIAL,
@@ -73,10 +73,10 @@ class Bench:
         return len(self.gateway.asked)
 
     def manager(self) -> LoadManager:
-        patience = Patience(
+        retry_policy = RetryPolicy(
             max_retries=self.retries, delay_s=0.0, sleep=no_sleep, clock=self.gateway.now
         )
-        return LoadManager(self.layout, self.gateway.open, self.gateway.gateway, patience)
+        return LoadManager(self.layout, self.gateway.open, self.gateway.gateway, retry_policy)
 
     def run(self, *jobs: Job) -> list[SeriesReport]:
         """Load jobs to their end."""

@@ -17,7 +17,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError
 from ktrdr_pipelines.gaps.index import GapBook
 from ktrdr_pipelines.store.ledger.ledger import series_key
-from ktrdr_pipelines.sync.engine.source_session import Patience, SourceKeeper
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 from ktrdr_pipelines.sync.runner import Job, LoadManager
 from tests.load.conftest import World, no_sleep
 from tests.load.fakes import FakeGateway, dense_keys
@@ -56,11 +56,11 @@ def load(
     made: World, real: RealClock, *, offset_s: float = OFFSET_S, by: AskedBy = AskedBy.PERSON
 ) -> SeriesReport:
     """Load all from the start on, to now, by a clock with an offset."""
-    patience = Patience(
+    retry_policy = RetryPolicy(
         max_retries=0, delay_s=0.0, sleep=no_sleep, clock=real, clock_offset_s=offset_s
     )
     gateway = made.bench.gateway
-    manager = LoadManager(made.bench.layout, gateway.open, gateway.gateway, patience)
+    manager = LoadManager(made.bench.layout, gateway.open, gateway.gateway, retry_policy)
     job = Job(made.series, bounds=Bounds(made.wanted.start), asked_by=by)
     return asyncio.run(manager.run([job]))[0]
 
@@ -77,8 +77,8 @@ def gaps_at(made: World, now: datetime) -> list[str]:
 
 def test_patience_with_one_clock_has_one_time() -> None:
     """An injected clock is both, unless an offset is given too."""
-    assert Patience(clock=lambda: REAL).market_clock() == REAL
-    assert Patience(clock=lambda: REAL, clock_offset_s=-60).market_clock() == REAL - timedelta(
+    assert RetryPolicy(clock=lambda: REAL).market_clock() == REAL
+    assert RetryPolicy(clock=lambda: REAL, clock_offset_s=-60).market_clock() == REAL - timedelta(
         minutes=1
     )
 
@@ -88,11 +88,11 @@ def test_the_gateways_time_is_cut_at_market_time() -> None:
     gateway = FakeGateway({}, MARKET)
 
     async def now_with(offset_s: float) -> datetime:
-        patience = Patience(clock=lambda: REAL, clock_offset_s=offset_s)
-        async with SourceKeeper(gateway.open, patience) as keeper:
-            assert keeper.now() == REAL + timedelta(seconds=offset_s)
-            await keeper.source()
-            return keeper.now()
+        retry_policy = RetryPolicy(clock=lambda: REAL, clock_offset_s=offset_s)
+        async with SourceSession(gateway.open, retry_policy) as source_session:
+            assert source_session.now() == REAL + timedelta(seconds=offset_s)
+            await source_session.source()
+            return source_session.now()
 
     assert asyncio.run(now_with(0.0)) == MARKET
     assert asyncio.run(now_with(OFFSET_S)) == MARKET

@@ -319,9 +319,9 @@ def test_a_clock_that_is_wrong_makes_no_bar_final(world: MakeWorld, behind: time
     run(made, Mode.FULL)
     made.bench.gateway.time = OPEN
     manager = made.bench.manager()
-    patience = replace(manager.patience, clock=lambda: made.bench.gateway.time - behind)
+    retry_policy = replace(manager.retry_policy, clock=lambda: made.bench.gateway.time - behind)
     job = Job(made.series, Mode.TAIL, Bounds(start=made.wanted.start))
-    asyncio.run(replace(manager, patience=patience).run([job]))
+    asyncio.run(replace(manager, retry_policy=retry_policy).run([job]))
     settled = made.bench.store.coverage(made.series).bars.hull
     assert settled is not None
     assert settled.end <= min(OPEN, OPEN - behind)

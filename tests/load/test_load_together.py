@@ -20,7 +20,7 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.claim_owners import CLAIM_S, claiming
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
-from ktrdr_pipelines.sync.engine.source_session import Patience
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 from ktrdr_pipelines.sync.runner import Job, LoadManager
 from tests.load.conftest import Bench, World, no_sleep
 from tests.load.fakes import FakeGateway
@@ -51,8 +51,10 @@ def test_two_loaders_at_once_ask_nothing_twice(world: MakeWorld) -> None:
 
     def load() -> None:
         gateway = made.bench.gateway
-        patience = Patience(max_retries=1, delay_s=0, sleep=until_saved, clock=gateway.now)
-        manager = LoadManager(made.bench.layout, gateway.open, gateway.gateway, patience, Telling())
+        retry_policy = RetryPolicy(max_retries=1, delay_s=0, sleep=until_saved, clock=gateway.now)
+        manager = LoadManager(
+            made.bench.layout, gateway.open, gateway.gateway, retry_policy, Telling()
+        )
         start.wait()
         job = Job(made.series, wanted=IntervalSet([made.wanted]))
         reports.extend(asyncio.run(manager.run([job])))
@@ -121,8 +123,10 @@ def test_the_claims_of_a_killed_process_are_dropped_at_once(
         await no_sleep(seconds)
 
     gateway = made.bench.gateway
-    patience = Patience(max_retries=1, delay_s=0, sleep=kill_at_first_sleep, clock=gateway.now)
-    manager = LoadManager(made.bench.layout, gateway.open, gateway.gateway, patience)
+    retry_policy = RetryPolicy(
+        max_retries=1, delay_s=0, sleep=kill_at_first_sleep, clock=gateway.now
+    )
+    manager = LoadManager(made.bench.layout, gateway.open, gateway.gateway, retry_policy)
     wanted = IntervalSet([made.wanted])
     (report,) = asyncio.run(manager.run([Job(made.series, wanted=wanted)]))
     assert report.is_complete

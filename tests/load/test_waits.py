@@ -16,7 +16,7 @@ from ktrdr_pipelines.errors import (
     GatewayRestingError,
     GatewaySilentError,
 )
-from ktrdr_pipelines.sync.engine.source_session import Patience, SourceKeeper
+from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 from ktrdr_pipelines.sync.waits import TOLD_FROM_S, Waits
 from tests.load.fakes import utc
 
@@ -103,9 +103,9 @@ def test_waiting_for_a_gateway_that_rests_is_told(told: Any, waits: Waits) -> No
         return "bars"
 
     async def run() -> str:
-        patience = Patience(sleep=sleep, jitter=lambda: 0.0)
-        async with SourceKeeper(opened, patience, waits=waits) as keeper:
-            return await keeper.ask(question)
+        retry_policy = RetryPolicy(sleep=sleep, jitter=lambda: 0.0)
+        async with SourceSession(opened, retry_policy, waits=waits) as source_session:
+            return await source_session.ask(question)
 
     assert asyncio.run(run()) == "bars"
     assert told == [("connect: it failed 5 times in a row and is left alone", 540.0)]
@@ -127,12 +127,12 @@ def test_reasons_that_take_turns_are_told_once_each() -> None:
         clock.now += timedelta(seconds=seconds)
 
     async def main() -> None:
-        patience = Patience(wait_s=120, sleep=sleep, clock=lambda: clock.now)
-        async with SourceKeeper(
-            refused, patience, waits=lambda why, _: heard.append(why)
-        ) as keeper:
+        retry_policy = RetryPolicy(wait_s=120, sleep=sleep, clock=lambda: clock.now)
+        async with SourceSession(
+            refused, retry_policy, waits=lambda why, _: heard.append(why)
+        ) as source_session:
             with pytest.raises(GatewayError):
-                await keeper.source()
+                await source_session.source()
 
     asyncio.run(main())
     assert len(heard) == 2

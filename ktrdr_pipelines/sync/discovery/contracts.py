@@ -7,10 +7,12 @@ from ktrdr_pipelines.domain.instruments import Identity, Series, identity_of
 from ktrdr_pipelines.errors import ContractUnknownError, ForeignIdentityError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import store_origin
-from ktrdr_pipelines.sync.engine.source_session import SourceKeeper
+from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 
-async def learn_identity(keeper: SourceKeeper, store: BarStore, series: Series) -> Identity:
+async def learn_identity(
+    source_session: SourceSession, store: BarStore, series: Series
+) -> Identity:
     """Say what the bars of a series are on the connected gateway.
 
     Raises:
@@ -20,10 +22,10 @@ async def learn_identity(keeper: SourceKeeper, store: BarStore, series: Series) 
     """
     instrument = series.instrument
     try:
-        contract_id = await keeper.ask(lambda source: source.contract_id(instrument))
+        contract_id = await source_session.ask(lambda source: source.contract_id(instrument))
     except ContractUnknownError as error:
         raise _gone(error, store, series) from error
-    origin = (await keeper.source()).origin
+    origin = (await source_session.source()).origin
     identity = identity_of(series, contract_id=contract_id, origin=origin)
     stored = store.identity(series)
     if stored is not None and stored != identity:
@@ -36,7 +38,7 @@ async def learn_identity(keeper: SourceKeeper, store: BarStore, series: Series) 
     pinned = store.ledger.pinned_contract(series.symbol, origin)
     if pinned is None:
         store.ledger.pin_contract(
-            series.symbol, origin, contract_id, str(identity), keeper.patience.clock()
+            series.symbol, origin, contract_id, str(identity), source_session.retry_policy.clock()
         )
     elif pinned != contract_id:
         raise ForeignIdentityError(

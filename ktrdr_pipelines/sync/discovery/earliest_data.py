@@ -52,8 +52,8 @@ class Discovery:
 
     def __init__(self, means: Means) -> None:
         self._means = means
-        self._clock = means.keeper.patience.clock
-        self._market_clock = means.keeper.patience.market_clock
+        self._clock = means.source_session.retry_policy.clock
+        self._market_clock = means.source_session.retry_policy.market_clock
 
     async def ask(self, instrument: Instrument, *, refresh: bool = False) -> Beginning:
         """Give the start of an instrument's data, asking where it is not freshly known.
@@ -69,10 +69,12 @@ class Discovery:
         means, series = self._means, _any_series(instrument)
         contract_id = known_contract(means.store, series)
         if contract_id is None:
-            contract_id = (await learn_identity(means.keeper, means.store, series)).contract_id
+            contract_id = (
+                await learn_identity(means.source_session, means.store, series)
+            ).contract_id
         ranges = means.ranges
         if refresh or not ranges.is_fresh(instrument, contract_id, self._clock()):
-            head = await ranges.ask_head(means.keeper, instrument, contract_id)
+            head = await ranges.ask_head(means.source_session, instrument, contract_id)
             ranges.record_head(instrument, contract_id, head, self._clock())
         found = self._known(instrument, contract_id)
         if found.how is not Known.HEAD and (
@@ -118,7 +120,7 @@ class Discovery:
         """Search for the oldest bar, from the oldest that is held or from now."""
         means, calendar = self._means, self._means.calendars.of(instrument)
         asking = Asking(
-            means.keeper,
+            means.source_session,
             means.store.ledger,
             Series(instrument, Timeframe.D1),
             contract_id=contract_id,

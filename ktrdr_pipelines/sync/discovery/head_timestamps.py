@@ -25,7 +25,7 @@ from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.ledger.ledger import HeadRecord, Ledger, ProbeRecord, SilenceRecord
 from ktrdr_pipelines.sync.engine.bar_requester import About, Inquiry, audited
-from ktrdr_pipelines.sync.engine.source_session import SourceKeeper
+from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 _YEAR, _MONTH, _WEEK = (
     (Timeframe.W1, "1 Y"),
@@ -197,7 +197,7 @@ class RangeDiscovery:
 
     async def head(
         self,
-        keeper: SourceKeeper,
+        source_session: SourceSession,
         instrument: Instrument,
         contract_id: int,
         note: Callable[[str], None],
@@ -208,30 +208,30 @@ class RangeDiscovery:
         head timestamp saves requests, it proves nothing that a bar request would not.
         """
         async with self._asking:
-            return await self._head(keeper, instrument, contract_id, note)
+            return await self._head(source_session, instrument, contract_id, note)
 
     async def _head(
         self,
-        keeper: SourceKeeper,
+        source_session: SourceSession,
         instrument: Instrument,
         contract_id: int,
         note: Callable[[str], None],
     ) -> datetime | None:
         contract = (contract_id, instrument.what_to_show.value)
-        is_fresh = self.is_fresh(instrument, contract_id, keeper.patience.clock())
+        is_fresh = self.is_fresh(instrument, contract_id, source_session.retry_policy.clock())
         if is_fresh or contract in self._failed:
             return self.known_head(instrument, contract_id)
         try:
-            head = await self.ask_head(keeper, instrument, contract_id)
+            head = await self.ask_head(source_session, instrument, contract_id)
         except GatewayError as error:
             self._failed.add(contract)
             note(f"the start of the data of {instrument} could not be learned: {error}")
             return self.known_head(instrument, contract_id)
-        self.record_head(instrument, contract_id, head, keeper.patience.clock())
+        self.record_head(instrument, contract_id, head, source_session.retry_policy.clock())
         return head
 
     async def ask_head(
-        self, keeper: SourceKeeper, instrument: Instrument, contract_id: int
+        self, source_session: SourceSession, instrument: Instrument, contract_id: int
     ) -> datetime | None:
         """Ask for the head timestamp, whatever is known; None where the gateway cannot say.
 
@@ -247,15 +247,15 @@ class RangeDiscovery:
                     self._ledger,
                     source,
                     about,
-                    keeper.patience.clock,
-                    clock_offset_s=keeper.patience.clock_offset_s,
+                    source_session.retry_policy.clock,
+                    clock_offset_s=source_session.retry_policy.clock_offset_s,
                 ),
                 lambda sent: source.head(instrument, sent=sent),
                 outcome="head",
                 told=lambda head: f"data begin {head:%Y-%m-%d %H:%MZ}" if head else "no head",
             )
 
-        return await keeper.ask(question)
+        return await source_session.ask(question)
 
     def record_head(
         self, instrument: Instrument, contract_id: int, head: datetime | None, at: datetime

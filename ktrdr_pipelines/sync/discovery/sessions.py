@@ -66,7 +66,7 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.gateway_records import ScheduleAsk
 from ktrdr_pipelines.store.ledger.ledger import open_calendars
 from ktrdr_pipelines.sync.engine.bar_requester import About, Inquiry, audited
-from ktrdr_pipelines.sync.engine.source_session import SourceKeeper
+from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 _DATED_IN: Final = ZoneInfo("America/New_York")
 """Where sessions of coins are dated by their close: west of every exchange, so that sessions that
@@ -88,8 +88,8 @@ class Schedules:
         keeper: where to ask.
     """
 
-    def __init__(self, store: BarStore, keeper: SourceKeeper) -> None:
-        self._store, self._keeper = store, keeper
+    def __init__(self, store: BarStore, source_session: SourceSession) -> None:
+        self._store, self._source_session = store, source_session
         self._asking: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.calendars: Calendars = open_calendars(store.ledger)
         self.requests = 0
@@ -101,7 +101,7 @@ class Schedules:
     async def hear_hours(self, instrument: Instrument, note: Callable[[str], None]) -> None:
         """Record the hours in the details of a contract that was looked up."""
         try:
-            days = await self._keeper.ask(lambda source: source.hours(instrument))
+            days = await self._source_session.ask(lambda source: source.hours(instrument))
         except GatewayError as error:
             note(f"the trading hours of {instrument} cannot be read: {error}")
             return
@@ -115,7 +115,7 @@ class Schedules:
         A gateway that does not tell them is noted: round-the-clock trading is assumed there. Other
         years are left to the next run then.
         """
-        instrument, now = series.instrument, self._keeper.now()
+        instrument, now = series.instrument, self._source_session.now()
         key = learned_key(instrument)
         if not is_assumed(instrument.calendar):
             return
@@ -137,7 +137,7 @@ class Schedules:
         Raises:
             GatewayError: the gateway did not tell, and without it nothing is known.
         """
-        instrument, now = series.instrument, self._keeper.now()
+        instrument, now = series.instrument, self._source_session.now()
         async with self._asking[learned_key(instrument)]:
             while (missing := self._unknown(instrument, stretch, now)) is not None:
                 await self._ask(instrument, missing, now, note)
@@ -155,7 +155,7 @@ class Schedules:
 
         Returns: whether its calendar, or the dates that it calls closed, are others now.
         """
-        instrument, now = series.instrument, self._keeper.now()
+        instrument, now = series.instrument, self._source_session.now()
         async with self._asking[learned_key(instrument)]:
             before = self.calendars
             if not self._was_asked(instrument, day, now):
@@ -355,15 +355,15 @@ class Schedules:
                     self._store.ledger,
                     source,
                     about,
-                    self._keeper.patience.clock,
-                    clock_offset_s=self._keeper.patience.clock_offset_s,
+                    self._source_session.retry_policy.clock,
+                    clock_offset_s=self._source_session.retry_policy.clock_offset_s,
                 ),
                 lambda sent: source.schedule(instrument, ends_at, REACH_DAYS, sent=sent),
                 outcome="schedule",
                 told=lambda days: f"{len(days)} session dates",
             )
 
-        told = every_day(_dated(instrument, await self._keeper.ask(question)))
+        told = every_day(_dated(instrument, await self._source_session.ask(question)))
         self._remember(instrument, max(told[-1].day, day) if told else day, now)
         self._take(instrument, told, ScheduleSource.SCHEDULE, note)
 
@@ -396,7 +396,7 @@ class Schedules:
         known = {one.day: one for one in self._learned(instrument)}
         new = [one for one in told.days if _is_new(one, known.get(one.day), library)]
         if new:
-            key, at = learned_key(instrument), self._keeper.patience.clock()
+            key, at = learned_key(instrument), self._source_session.retry_policy.clock()
             self._store.ledger.record_days(key, new, source, at)
         has_voted = False
         if told.days and is_shared:
@@ -439,7 +439,7 @@ class Schedules:
         ]
         if not counting:
             return False
-        today, held = library.day_of(self._keeper.now()), self._held(instrument)
+        today, held = library.day_of(self._source_session.now()), self._held(instrument)
         cast: list[LearnedDay] = []
         lost: list[date] = []
         refuted: list[date] = []
@@ -467,7 +467,7 @@ class Schedules:
         if refuted:
             ledger.withdraw_votes(key, refuted)
         if cast:
-            ledger.record_votes(key, symbol, cast, self._keeper.patience.clock())
+            ledger.record_votes(key, symbol, cast, self._source_session.retry_policy.clock())
         return bool(lost or refuted or cast)
 
     def _is_held(

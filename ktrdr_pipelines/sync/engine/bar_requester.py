@@ -30,7 +30,7 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.ledger.ledger import Ledger, RequestRecord, series_key
-from ktrdr_pipelines.sync.engine.source_session import SourceKeeper
+from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ class Asking:
 
     def __init__(
         self,
-        keeper: SourceKeeper,
+        source_session: SourceSession,
         ledger: Ledger,
         series: Series,
         *,
@@ -171,7 +171,7 @@ class Asking:
         manner: Manner,
         note: Callable[[str], None],
     ) -> None:
-        self._keeper, self._clock = keeper, keeper.patience.clock
+        self._source_session, self._clock = source_session, source_session.retry_policy.clock
         self._ledger = ledger
         self._series = series
         self._contract_id = contract_id
@@ -203,18 +203,18 @@ class Asking:
         It would not from ``until`` on, by the later of the two clocks. The same was requested a
         few seconds ago where IB's rule would make it wait: with an end it is another request.
         """
-        keeper = self._keeper
-        ahead = max(keeper.market_now() - keeper.gateway_now(), timedelta(0))
+        source_session = self._source_session
+        ahead = max(source_session.market_now() - source_session.gateway_now(), timedelta(0))
         request = replace(
             self._request(self._series, None, chunk.duration), not_after=until - ahead
         )
-        if keeper.gateway_now() >= until - ahead or self._is_too_soon(request):
+        if source_session.gateway_now() >= until - ahead or self._is_too_soon(request):
             return None
         try:
             asked = await self._ask(request, is_wide=is_wide)
         except RequestExpiredError:
             return None
-        if max(keeper.market_now(), keeper.gateway_now()) < until:
+        if max(source_session.market_now(), source_session.gateway_now()) < until:
             return asked
         self.record(asked, "nothing: it came when now meant another time")
         return None
@@ -233,7 +233,7 @@ class Asking:
         Args:
             head: gives the start of the gateway's data, or None.
         """
-        source = await self._keeper.source()
+        source = await self._source_session.source()
         last = self._ledger.last_answered(*self.contract, source.gateway)
         if last is not None and self._clock() - last < _ALIVE_FOR:
             return True
@@ -295,12 +295,12 @@ class Asking:
         return BarRequest(series, ends_at, duration, tail=self._manner.tail, probes=probes)
 
     async def _ask(self, request: BarRequest, *, is_wide: bool = False) -> Asked:
-        sent_at = self._keeper.now()
+        sent_at = self._source_session.now()
 
         def note_sent(sent: Callable[[], None]) -> Callable[[], None]:
             def note() -> None:
                 nonlocal sent_at
-                sent_at = self._keeper.now()
+                sent_at = self._source_session.now()
                 sent()
 
             return note
@@ -312,7 +312,7 @@ class Asking:
                 source,
                 self._about(request),
                 self._clock,
-                clock_offset_s=self._keeper.patience.clock_offset_s,
+                clock_offset_s=self._source_session.retry_policy.clock_offset_s,
             )
             try:
                 with inquiry.under_way():
@@ -321,7 +321,9 @@ class Asking:
             finally:
                 self.requests += inquiry.sent_times
 
-        return await self._keeper.ask(question, but_after=(GatewaySilentError,) if is_wide else ())
+        return await self._source_session.ask(
+            question, but_after=(GatewaySilentError,) if is_wide else ()
+        )
 
     def _tell_of_wait(self, request: BarRequest) -> None:
         """Say where the same is asked again so soon that IB's rule makes it wait."""

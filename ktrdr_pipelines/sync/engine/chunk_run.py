@@ -59,7 +59,7 @@ from ktrdr_pipelines.sync.discovery.sessions import Schedules
 from ktrdr_pipelines.sync.engine.bar_requester import Asked, Asking, LifeSigns
 from ktrdr_pipelines.sync.engine.request_widths import Widths
 from ktrdr_pipelines.sync.engine.series_state import SeriesFacts
-from ktrdr_pipelines.sync.engine.source_session import SourceKeeper
+from ktrdr_pipelines.sync.engine.source_session import SourceSession
 from ktrdr_pipelines.sync.engine.writer import Commits, Tries
 
 _DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
@@ -69,7 +69,7 @@ _DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
 class Means:
     """What all series of one run share: sessions, where to ask, where to save, whom to tell."""
 
-    keeper: SourceKeeper
+    source_session: SourceSession
     store: BarStore
     schedules: Schedules
     claimant: Claimant
@@ -104,14 +104,14 @@ class Desk:
         self._gained: tuple[date, date] | None = None
         self._seen: dict[Path, Fingerprint] = {}
         self.asking = Asking(
-            means.keeper,
+            means.source_session,
             means.store.ledger,
             self.series,
             contract_id=identity.contract_id,
             manner=manner,
             note=self.note,
         )
-        self.tries = Tries(means.store.ledger, self.series, means.keeper.patience.clock)
+        self.tries = Tries(means.store.ledger, self.series, means.source_session.retry_policy.clock)
         self.commits = Commits(
             save=self._save,
             release=lambda stretches: means.claimant.release(self.series, stretches),
@@ -125,9 +125,9 @@ class Desk:
 
     def need(self, within: Interval | None = None, *, everything: bool = False) -> Need:
         """State wants and facts as they stand, of all or of one stretch."""
-        keeper = self.means.keeper
-        market_now = keeper.patience.market_clock()
-        need = self.facts.need(keeper.now(), market_now, within, everything=everything)
+        source_session = self.means.source_session
+        market_now = source_session.retry_policy.market_clock()
+        need = self.facts.need(source_session.now(), market_now, within, everything=everything)
         need = replace(need, ends_now=self._is_tail)
         most = self.means.widths.most(self.series.timeframe)
         if most is None:
@@ -137,7 +137,7 @@ class Desk:
 
     def claim(self, stamps: Interval) -> bool:
         """Try to claim a stretch, and learn what others have saved of it by then."""
-        now = self.means.keeper.patience.clock()
+        now = self.means.source_session.retry_policy.clock()
         if not self.means.claimant.claim(self.series, stamps, now):
             return False
         self.learn_saved()
@@ -152,7 +152,7 @@ class Desk:
             return
         self._seen = current
         saved = self.means.store.coverage(self.series)
-        self.facts.learn(saved, proof_now=self.means.keeper.patience.market_clock())
+        self.facts.learn(saved, proof_now=self.means.source_session.retry_policy.market_clock())
 
     async def learn_beginning(self, *, ask: bool = True) -> bool:
         """Excuse what lies before the data of the contract where it is proved where they begin.
@@ -250,9 +250,9 @@ class Desk:
         return False
 
     async def _head(self) -> datetime | None:
-        keeper, instrument = self.means.keeper, self.series.instrument
+        source_session, instrument = self.means.source_session, self.series.instrument
         return await self.means.ranges.head(
-            keeper, instrument, self.identity.contract_id, self.note
+            source_session, instrument, self.identity.contract_id, self.note
         )
 
     def _known_head(self) -> datetime | None:
@@ -279,7 +279,7 @@ class Desk:
         found = disagreement(bars_between(held, low, start), again)
         if found is not None and self.disagreement is None:
             self.disagreement = found
-            at = self.means.keeper.patience.clock()
+            at = self.means.source_session.retry_policy.clock()
             self.means.store.ledger.record_disagreement(series_key(self.series), found, at)
             self.note(str(found))
 
@@ -299,7 +299,7 @@ class Desk:
             return
         first, last = self._gained
         calendar, timeframe = self.facts.calendar, self.series.timeframe
-        now = self.means.keeper.now()
+        now = self.means.source_session.now()
         today = calendar.day_of(now - final_lag())
         is_over = all(one.closes_at + final_lag() <= now for one in calendar.sessions(last, today))
         if self._is_tail and timeframe.is_intraday and (last > today or not is_over):
@@ -321,7 +321,7 @@ class Desk:
         ledger, key = self.means.store.ledger, series_key(self.series)
         if found is None or is_told(found, ledger.disagreements(key, DisagreementKind.VOLUME)):
             return
-        ledger.record_disagreement(key, found, self.means.keeper.patience.clock())
+        ledger.record_disagreement(key, found, self.means.source_session.retry_policy.clock())
         self.note(str(found))
 
     def cover(self, coverage: Coverage, bars: pa.Table | None = None) -> None:
@@ -330,7 +330,7 @@ class Desk:
             days = (bars["session_date"][0].as_py(), bars["session_date"][-1].as_py())
             before = self._gained or days
             self._gained = min(days[0], before[0]), max(days[1], before[1])
-        self.facts.cover(coverage, self.means.keeper.market_now())
+        self.facts.cover(coverage, self.means.source_session.market_now())
         self.commits.add(bars, coverage)
 
     def _save(self, bars: pa.Table, coverage: Coverage) -> SaveResult:
@@ -338,12 +338,12 @@ class Desk:
 
         It runs in the thread of the commits.
         """
-        store, patience = self.means.store, self.means.keeper.patience
+        store, retry_policy = self.means.store, self.means.source_session.retry_policy
         result = store.save(self.series, self.identity, bars, coverage)
         self._clear_findings(bars)
         if self._is_refresh:
-            answered = coverage.settled(patience.market_clock()) & self.facts.again
-            store.ledger.record_refreshed(series_key(self.series), answered, patience.clock())
+            answered = coverage.settled(retry_policy.market_clock()) & self.facts.again
+            store.ledger.record_refreshed(series_key(self.series), answered, retry_policy.clock())
         return result
 
     def _clear_findings(self, bars: pa.Table) -> None:
@@ -385,7 +385,7 @@ class Desk:
         What holds no bars and came without any once more is as it was: a response that has bars on
         one side of it only takes nothing back, and needs no second one to be believed.
         """
-        again = self.facts.unproved_again(self.means.keeper.market_now())
+        again = self.facts.unproved_again(self.means.source_session.market_now())
         same = [one for one in again if not self.means.store.read(self.series, one).num_rows]
         return (self.facts.proved & self.facts.again) | IntervalSet(same)
 
@@ -586,7 +586,7 @@ class Case:
         )
         found = evaluate(question, answer.bars, answer.reach)
         desk.compare_with_held(chunk, answer.bars)
-        desk.means.evidence.saw_bars(desk.series, desk.means.keeper.gateway_now())
+        desk.means.evidence.saw_bars(desk.series, desk.means.source_session.gateway_now())
         if found.earlier_only:
             return self._take_earlier(chunk, answer)
         self.was_empty = False
@@ -619,7 +619,7 @@ class Case:
         found = findings_of(bars, implausible, desk.series.instrument.sec_type)
         if not found:
             return
-        at = desk.means.keeper.patience.clock()
+        at = desk.means.source_session.retry_policy.clock()
         desk.means.store.ledger.record_findings(series_key(desk.series), found, at)
         count = f"{len(found)} bars" if len(found) > 1 else "1 bar"
         desk.note(f"{count} with implausible values came twice the same and are kept")
@@ -730,7 +730,7 @@ class Case:
     def _say(self, chunk: Chunk, found: Evaluation) -> None:
         """Record what a response with bars says of sessions without any."""
         desk, calendar = self._desk, self._desk.facts.calendar
-        request, at = new_request(), desk.means.keeper.gateway_now()
+        request, at = new_request(), desk.means.source_session.gateway_now()
         timeframe = desk.series.timeframe.value
         statements = [
             Statement(part, StatementKind.AROUND, timeframe, at, request)
@@ -794,7 +794,7 @@ class Case:
         """Record that a response held no bars for intervals of real time."""
         desk = self._desk
         oldest = desk.oldest_known()
-        request, at = new_request(), desk.means.keeper.gateway_now()
+        request, at = new_request(), desk.means.source_session.gateway_now()
         statements = [
             Statement(
                 part,

@@ -150,7 +150,7 @@ class Confirmation:
 
     def _take_back(self) -> bool:
         """Request what daily bars were to prove and said nothing of; say whether there is any."""
-        today = self._desk.means.keeper.gateway_now().date()
+        today = self._desk.means.source_session.gateway_now().date()
         silent = [
             one.span.stamps
             for one in self._open()
@@ -167,8 +167,8 @@ class Confirmation:
         The moment is by this machine's clock. What was due in this run and got no statement is due
         a while later.
         """
-        desk, keeper = self._desk, self._desk.means.keeper
-        here, there = keeper.patience.clock(), keeper.gateway_now()
+        desk, source_session = self._desk, self._desk.means.source_session
+        here, there = source_session.retry_policy.clock(), source_session.gateway_now()
         groups: dict[tuple[Proof, datetime], list[Interval]] = defaultdict(list)
         pieces = self._pieces()
         for one in (*self._open(), *pieces):
@@ -199,7 +199,7 @@ class Confirmation:
 
     def _closed_gaps(self) -> IntervalSet:
         need = self._need()
-        gaps = self._desk.facts.left(need, self._desk.means.keeper.market_now())
+        gaps = self._desk.facts.left(need, self._desk.means.source_session.market_now())
         return gaps - of_open_session(need, gaps)
 
     def _open(self) -> list[Open]:
@@ -211,7 +211,7 @@ class Confirmation:
             self._closed_gaps(),
             empty=desk.facts.empty,
             empty_before=desk.facts.empty_before,
-            now=desk.means.keeper.gateway_now(),
+            now=desk.means.source_session.gateway_now(),
             closed=desk.means.calendars.told_closed(desk.series.instrument),
             head=desk.means.ranges.record(desk.series.instrument, desk.identity.contract_id),
         )
@@ -224,14 +224,14 @@ class Confirmation:
             desk.series,
             desk.facts.calendar,
             self._closed_gaps() - whole,
-            now=desk.means.keeper.gateway_now(),
+            now=desk.means.source_session.gateway_now(),
             empty_before=desk.facts.empty_before,
         )
 
     def _prove(self, found: Iterable[Open]) -> None:
         """Cover what is proved to be empty."""
         desk = self._desk
-        at = desk.means.keeper.market_now().replace(minute=0, second=0, microsecond=0)
+        at = desk.means.source_session.market_now().replace(minute=0, second=0, microsecond=0)
         proofs = [
             Emptiness(one.span.stamps, at, _proof_kind(one.verdict))
             for one in found
@@ -308,7 +308,7 @@ class Confirmation:
 
     def _daily_chunk(self, wanted: _Daily) -> Chunk:
         """Return the request for the daily bars of some session dates."""
-        calendar, now = self._desk.facts.calendar, self._desk.means.keeper.now()
+        calendar, now = self._desk.facts.calendar, self._desk.means.source_session.now()
         stamps = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
         spans = expected_spans(calendar, Timeframe.D1, stamps)
         closes_at = spans[-1].closes_at
@@ -348,7 +348,7 @@ class Confirmation:
         asked = await self._ask_for_days(block, chunk)
         if asked is None:
             return IntervalSet()
-        at, request = desk.means.keeper.gateway_now(), new_request()
+        at, request = desk.means.source_session.gateway_now(), new_request()
         if not isinstance(asked.answer, Answer):
             desk.asking.record(asked, "no daily bars")
             self._say_empty(block, at, request)
@@ -356,7 +356,7 @@ class Confirmation:
         spans = expected_spans(calendar, Timeframe.D1, chunk.stamps)
         impossible = asked.answer.impossible
         question = Question(
-            chunk, calendar, Timeframe.D1, desk.means.keeper.now(), impossible=impossible
+            chunk, calendar, Timeframe.D1, desk.means.source_session.now(), impossible=impossible
         )
         found = evaluate(question, asked.answer.bars, asked.answer.reach)
         desk.asking.record(asked, f"{found.bars.num_rows} daily bars around empty sessions")
@@ -446,7 +446,7 @@ class Confirmation:
         before = [day for day in held if first - _MARGIN_DAYS * _DAY <= day < first]
         after = [day for day in held if last < day <= last + _MARGIN_DAYS * _DAY]
         older = [one.day for one in calendar.sessions(first - _MARGIN_DAYS * _DAY, first)]
-        today = calendar.day_of(desk.means.keeper.now())
+        today = calendar.day_of(desk.means.source_session.now())
         newer = [
             one.day
             for one in calendar.sessions(last + _DAY, last + (_MARGIN_DAYS + 7) * _DAY)
@@ -483,7 +483,7 @@ class Confirmation:
     async def _control(self) -> None:
         """Request bars that are held, so that responses without bars can count."""
         desk = self._desk
-        today = desk.means.keeper.gateway_now().date()
+        today = desk.means.source_session.gateway_now().date()
         waiting = {
             said.timeframe
             for one in (*self._open(), *self._pieces())
@@ -502,7 +502,7 @@ class Confirmation:
         """Request one session that is held of a series; no bars for it void what was said."""
         desk, calendar = self._desk, self._desk.facts.calendar
         await desk.commits.flush()
-        now = desk.means.keeper.now()
+        now = desk.means.source_session.now()
         held = sorted(desk.means.store.rows_per_session(series))
         day = held[len(held) // 2] if held else self._newest_day()
         if day is None:
@@ -513,7 +513,7 @@ class Confirmation:
         if not chunks:
             return
         asked = await desk.asking.of(series, chunks[0].ends_at, chunks[0].duration)
-        at = desk.means.keeper.gateway_now()
+        at = desk.means.source_session.gateway_now()
         if isinstance(asked.answer, Answer):
             desk.asking.record(asked, "a control: bars came")
             desk.means.evidence.saw_bars(series, at)
@@ -530,7 +530,7 @@ class Confirmation:
 
     def _newest_day(self) -> date | None:
         """Return the newest session date that has closed, as a control where nothing is held."""
-        now = self._desk.means.keeper.now()
+        now = self._desk.means.source_session.now()
         calendar = self._desk.facts.calendar
         today = calendar.day_of(now)
         closed = [

@@ -126,10 +126,10 @@ class SeriesWork:
 
     async def _rounds(self) -> None:
         self._desk.learn_calendar()
-        rounds, due_by = 0, self._means.keeper.now()
+        rounds, due_by = 0, self._means.source_session.now()
         while not self._desk.is_over:
             rounds += 1
-            due_by = self._means.keeper.now() if rounds <= _MOST_ROUNDS_BY_NOW else due_by
+            due_by = self._means.source_session.now() if rounds <= _MOST_ROUNDS_BY_NOW else due_by
             need = self._desk.need()
             if not (chunks := plan(replace(need, now=min(need.now, due_by)))):
                 return
@@ -138,7 +138,7 @@ class SeriesWork:
             await self._ask_all(deque(reversed(chunks) if self._tail else chunks))
             if self._refused:
                 await self._desk.commits.flush()
-                await self._means.keeper.patience.sleep(_OTHERS_S)
+                await self._means.source_session.retry_policy.sleep(_OTHERS_S)
                 self._desk.learn_saved()
             self._desk.learn_calendar()
 
@@ -152,7 +152,7 @@ class SeriesWork:
 
     def _hire(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
         """Let as many workers work as there are places for chunks that wait."""
-        places = 1 if self._is_one_by_one else self._means.keeper.places
+        places = 1 if self._is_one_by_one else self._means.source_session.places
         for _ in range(min(len(queue), places - self._workers)):
             self._workers += 1
             group.create_task(self._work_off(group, queue))
@@ -166,7 +166,9 @@ class SeriesWork:
     async def _work_while(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
         """Work while there are chunks and places; hire where places were added."""
         while queue and not self._desk.is_over:
-            if not self._is_one_by_one and self._workers > max(self._means.keeper.places, 1):
+            if not self._is_one_by_one and self._workers > max(
+                self._means.source_session.places, 1
+            ):
                 return
             self._hire(group, queue)
             chunk = across_boundary(self._desk.need(), queue.popleft())
@@ -260,7 +262,10 @@ class SeriesWork:
     def _close_attempts(self) -> None:
         """Write down what asking could not settle, and forget what is settled by now."""
         desk = self._desk
-        now, here = self._means.keeper.now(), self._means.keeper.patience.market_clock()
+        now, here = (
+            self._means.source_session.now(),
+            self._means.source_session.retry_policy.market_clock(),
+        )
         desk.tries.forget_settled(lambda stamps: self._facts.open_in(stamps, now, here))
         hull = self._facts.left(desk.need(everything=True), here).hull
         if desk.is_dead and hull:
@@ -277,5 +282,5 @@ class SeriesWork:
         series, store = self._facts.series, self._means.store
         rows = store.rows_per_session(series)
         same = {one.day: one.rows for one in asked if rows.get(one.day, 0) == one.rows}
-        at = self._means.keeper.patience.clock()
+        at = self._means.source_session.retry_policy.clock()
         store.ledger.confirm_sessions(series_key(series), same, at)

@@ -64,7 +64,7 @@ OpenSource = Callable[[], AbstractAsyncContextManager[BarSource]]
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How often and how soon a failed question is asked again, by which clock.
 
     ``wait_s`` is how long a run waits for a gateway that lets it connect, each time that it needs
@@ -111,7 +111,7 @@ class Patience:
         return min(pause_s, left_s) if left_s > 0 else None
 
 
-class SourceKeeper:
+class SourceSession:
     """One source of bars, opened when first needed and opened anew when it is lost.
 
     ``waits`` is told what is waited for before another try, and how many seconds.
@@ -120,11 +120,11 @@ class SourceKeeper:
     def __init__(
         self,
         open_source: OpenSource,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         *,
         waits: OnWait = untold,
     ) -> None:
-        self.patience = patience or Patience()
+        self.retry_policy = retry_policy or RetryPolicy()
         self._open_source, self._waits = open_source, waits
         self._stack = AsyncExitStack()
         self._source: BarSource | None = None
@@ -153,16 +153,16 @@ class SourceKeeper:
 
         A gateway whose clock is ahead would make bars final that are not over.
         """
-        here = self.patience.market_clock()
+        here = self.retry_policy.market_clock()
         return min(self._source.now(), here) if self._source else here
 
     def gateway_now(self) -> datetime:
         """Return the gateway's clock as it is, by which its statements are told apart in time."""
-        return self._source.now() if self._source else self.patience.market_clock()
+        return self._source.now() if self._source else self.retry_policy.market_clock()
 
     def market_now(self) -> datetime:
         """Return the market's time on this machine, by which proofs of emptiness age."""
-        return self.patience.market_clock()
+        return self.retry_policy.market_clock()
 
     @property
     def is_open(self) -> bool:
@@ -193,26 +193,26 @@ class SourceKeeper:
         """
         if self._given_up is not None:
             raise self._given_up
-        patience, paused_s = self.patience, 0.0
+        retry_policy, paused_s = self.retry_policy, 0.0
         told: set[str] = set()
-        until = patience.clock() + timedelta(seconds=patience.wait_s)
+        until = retry_policy.clock() + timedelta(seconds=retry_policy.wait_s)
         for tries in count(1):
             try:
                 return await self._stack.enter_async_context(self._open_source())
             except GatewayError as error:
                 has_no_id = isinstance(error, ClientIdInUseError)
-                if not error.retry or not (patience.wait_s or has_no_id):
+                if not error.retry or not (retry_policy.wait_s or has_no_id):
                     raise
-                by_clock_s = (until - patience.clock()).total_seconds()
-                left_s = min(patience.wait_s - paused_s, by_clock_s)
-                pause_s = patience.pause_before_connecting(error, tries, left_s)
+                by_clock_s = (until - retry_policy.clock()).total_seconds()
+                left_s = min(retry_policy.wait_s - paused_s, by_clock_s)
+                pause_s = retry_policy.pause_before_connecting(error, tries, left_s)
                 if pause_s is None:
                     self._given_up = error
                     raise
                 if (kind := type(error).__name__) not in told:
                     told.add(kind)
                     self._waits(_why_not_connected(error, left_s), max(left_s, pause_s))
-            await patience.sleep(pause_s)
+            await retry_policy.sleep(pause_s)
             paused_s += pause_s
         raise AssertionError("tries end by a source or an error")
 
@@ -235,11 +235,11 @@ class SourceKeeper:
             try:
                 return await self._once(question)
             except GatewayError as error:
-                delay_s = self.patience.delay_after(error, tries)
+                delay_s = self.retry_policy.delay_after(error, tries)
                 if delay_s is None or error is self._given_up or isinstance(error, but_after):
                     raise
                 self._waits(_why(error), delay_s)
-            await self.patience.sleep(delay_s)
+            await self.retry_policy.sleep(delay_s)
         raise AssertionError("tries end by an answer or an error")
 
     async def _once(self, question: Callable[[BarSource], Awaitable[T]]) -> T:
@@ -258,7 +258,7 @@ class SourceKeeper:
             ) from error
         except GatewaySilentError:
             self._silent_in_a_row += 1
-            if self._silent_in_a_row > self.patience.max_retries:
+            if self._silent_in_a_row > self.retry_policy.max_retries:
                 await self._drop(source)
             raise
         self._silent_in_a_row = 0
