@@ -21,7 +21,7 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
-from ktrdr_pipelines.sync.engine.series_state import Outlook
+from ktrdr_pipelines.sync.engine.series_state import SeriesStates
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
 from ktrdr_pipelines.sync.runner import LoadManager
 from ktrdr_pipelines.sync.waits import Waits
@@ -67,13 +67,15 @@ def open_manager(
     )
 
 
-def open_outlook(settings: Settings, layout: StoreLayout, calendars: Calendars) -> Outlook:
+def open_series_states(
+    settings: Settings, layout: StoreLayout, calendars: Calendars
+) -> SeriesStates:
     """Make what looks at jobs without asking anybody; it counts the settings' gateway's data."""
     ledger = open_ledger(layout)
     gateway = GatewayConfig.from_settings(settings).gateway
     ranges = RangeDiscovery(ledger, gateway)
     clock = settings.clock
-    return Outlook(
+    return SeriesStates(
         BarStore(layout, ledger), calendars, ranges, clock.real_now, market_clock=clock.market_now
     )
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Identity, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.jobs import Bounds, Manner, Mode
+from ktrdr_pipelines.domain.planning.jobs import Bounds, LoadOptions, Mode
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
@@ -26,10 +26,10 @@ from ktrdr_pipelines.store.bars.bar_store import SaveResult
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.discovery.contracts import learn_identity
 from ktrdr_pipelines.sync.discovery.sessions import is_to_be_told
-from ktrdr_pipelines.sync.engine.chunk_run import Means
-from ktrdr_pipelines.sync.engine.series_run import SeriesWork
-from ktrdr_pipelines.sync.engine.series_state import Job, Outlook, SeriesFacts, of_open_session
-from ktrdr_pipelines.sync.engine.writer import Tries, next_try
+from ktrdr_pipelines.sync.engine.chunk_run import RunContext
+from ktrdr_pipelines.sync.engine.series_run import SeriesRun
+from ktrdr_pipelines.sync.engine.series_state import Job, SeriesState, SeriesStates, of_open_session
+from ktrdr_pipelines.sync.engine.writer import FailedAttempts, next_try
 
 _NAMED_AT_MOST = 3
 
@@ -40,11 +40,11 @@ class IbDataLoader:
     A stop at any moment keeps what was saved; a repeat asks only for the rest.
     """
 
-    def __init__(self, means: Means) -> None:
-        self._means = means
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
 
     async def load_data_range(
-        self, series: Series, wanted: IntervalSet, manner: Manner | None = None
+        self, series: Series, wanted: IntervalSet, options: LoadOptions | None = None
     ) -> SeriesReport:
         """Make a stretch of a series complete, and say what could not be.
 
@@ -58,17 +58,17 @@ class IbDataLoader:
             ForeignIdentityError: the store holds something else under this symbol.
             StoreError: what was answered could not be saved.
         """
-        manner = manner or Manner()
+        options = options or LoadOptions()
         await self._learn_sessions(series, wanted)
-        facts = self._outlook.facts(series, wanted, manner)
-        if manner.refresh:
+        facts = self._states.facts(series, wanted, options)
+        if options.refresh:
             self._tell_of_resuming(facts)
-        report = await self._work(facts, manner)
-        if manner.refresh and not report.not_refreshed:
-            self._means.store.ledger.end_refresh(series_key(series), facts.wanted)
+        report = await self._work(facts, options)
+        if options.refresh and not report.not_refreshed:
+            self._context.store.ledger.end_refresh(series_key(series), facts.wanted)
             held = facts.bars.hull
             if held is not None and facts.wanted.covers(held):
-                self._means.store.ledger.clear_disagreements(series_key(series))
+                self._context.store.ledger.clear_disagreements(series_key(series))
                 report = replace(report, disagreements=())
         return report
 
@@ -78,53 +78,53 @@ class IbDataLoader:
         mode: Mode,
         *,
         bounds: Bounds | None = None,
-        manner: Manner | None = None,
+        options: LoadOptions | None = None,
     ) -> SeriesReport:
         """Load what a mode means for a series; errors as ``load_data_range``."""
-        manner = manner or Manner()
+        options = options or LoadOptions()
         job = Job(
             series,
             mode,
             bounds or Bounds(),
-            asked_by=manner.asked_by,
-            refresh=manner.refresh,
+            asked_by=options.asked_by,
+            refresh=options.refresh,
         )
         return await self.load(job)
 
     async def load(self, job: Job) -> SeriesReport:
         """Load what a job means; errors as ``load_data_range``."""
-        wanted = self._outlook.wanted(job, self._means.source_session.now())
-        return await self.load_data_range(job.series, wanted, job.manner)
+        wanted = self._states.wanted(job, self._context.source_session.now())
+        return await self.load_data_range(job.series, wanted, job.options)
 
     def merge_and_save_data(
         self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
     ) -> SaveResult:
         """Merge bars and what they settle into the store; newer bars win."""
-        return self._means.store.save(series, identity, bars, coverage)
+        return self._context.store.save(series, identity, bars, coverage)
 
     @property
-    def _outlook(self) -> Outlook:
-        means = self._means
-        return Outlook(
-            means.store,
-            means.calendars,
-            means.ranges,
+    def _states(self) -> SeriesStates:
+        context = self._context
+        return SeriesStates(
+            context.store,
+            context.calendars,
+            context.ranges,
             self._clock,
             market_clock=self._market_clock,
         )
 
-    async def _work(self, facts: SeriesFacts, manner: Manner) -> SeriesReport:
+    async def _work(self, facts: SeriesState, options: LoadOptions) -> SeriesReport:
         """Request what is due, if anything is; without, no gateway is asked."""
-        gaps = facts.need(self._means.source_session.now(), self._market_clock()).gaps().hull
+        gaps = facts.need(self._context.source_session.now(), self._market_clock()).gaps().hull
         if gaps is None:
-            return self._report(facts, manner)
+            return self._report(facts, options)
         identity = await self._identity(facts.series, gaps)
-        self._outlook.recall_beginning(facts, identity.contract_id)
+        self._states.recall_beginning(facts, identity.contract_id)
         await self._hear_hours(facts)
-        work = SeriesWork(self._means, facts, identity, manner)
+        work = SeriesRun(self._context, facts, identity, options)
         await work.run()
-        report = self._report(facts, manner, work)
-        if not manner.tail:
+        report = self._report(facts, options, work)
+        if not options.tail:
             self._record_sparse(facts, report)
         return report
 
@@ -135,14 +135,14 @@ class IbDataLoader:
         """
         if report.error is not None or report.now is None:
             return report
-        missing = self._outlook.unexplained(job, report.now)
+        missing = self._states.unexplained(job, report.now)
         known = report.unexplained | report.waiting | report.put_off
         return replace(report, unexplained=report.unexplained | (missing - known))
 
-    def _record_sparse(self, facts: SeriesFacts, report: SeriesReport) -> None:
+    def _record_sparse(self, facts: SeriesState, report: SeriesReport) -> None:
         """Record which sparse sessions are requested once more, and tell of them."""
-        found = self._outlook.suspects(facts.series, facts.begins)
-        tries = Tries(self._means.store.ledger, facts.series, self._clock)
+        found = self._states.suspects(facts.series, facts.begins)
+        tries = FailedAttempts(self._context.store.ledger, facts.series, self._clock)
         stamps = (one.stamps for one in found)
         tries.sparse(stamps, wanted=facts.wanted, answered=facts.proved)
         if report.suspect:
@@ -150,7 +150,7 @@ class IbDataLoader:
 
     def _tell_of_suspects(self, series: Series) -> None:
         """Say which sessions are sparse, and when they are requested once more."""
-        if found := self._outlook.suspects(series):
+        if found := self._states.suspects(series):
             days = [f"{one.day} ({one.rows} bars)" for one in found[-_NAMED_AT_MOST:]]
             more = f" and {len(found) - len(days)} before" if len(found) > len(days) else ""
             self._note(
@@ -159,9 +159,9 @@ class IbDataLoader:
                 "requested once more a quarter of an hour after the first time",
             )
 
-    def _tell_of_resuming(self, facts: SeriesFacts) -> None:
+    def _tell_of_resuming(self, facts: SeriesState) -> None:
         """Say what a refresh leaves out because one that was stopped has had it."""
-        known = self._means.store.ledger.refreshed(series_key(facts.series), self._clock())
+        known = self._context.store.ledger.refreshed(series_key(facts.series), self._clock())
         if known and known.stamps & facts.wanted:
             self._note(
                 facts.series,
@@ -170,58 +170,58 @@ class IbDataLoader:
             )
 
     def _clock(self) -> datetime:
-        return self._means.source_session.retry_policy.clock()
+        return self._context.source_session.retry_policy.clock()
 
     def _market_clock(self) -> datetime:
-        return self._means.source_session.retry_policy.market_clock()
+        return self._context.source_session.retry_policy.market_clock()
 
     async def _learn_sessions(self, series: Series, wanted: IntervalSet) -> None:
         """Let the gateway tell the sessions first, where no library knows them."""
-        hull, source_session = wanted.hull, self._means.source_session
+        hull, source_session = wanted.hull, self._context.source_session
         if hull is None or not is_to_be_told(series.instrument, source_session.now()):
             return
         try:
-            await self._means.schedules.ensure(series, hull, partial(self._note, series))
+            await self._context.schedules.ensure(series, hull, partial(self._note, series))
         except (GatewayUnreachableError, ClientIdInUseError):
             raise
         except GatewayError as error:
-            Tries(self._means.store.ledger, series, self._clock).failed(hull, error)
+            FailedAttempts(self._context.store.ledger, series, self._clock).failed(hull, error)
             raise
 
-    async def _hear_hours(self, facts: SeriesFacts) -> None:
+    async def _hear_hours(self, facts: SeriesState) -> None:
         """Take in the hours of the contract that was just looked up."""
         instrument, note = facts.series.instrument, partial(self._note, facts.series)
-        await self._means.schedules.hear_hours(instrument, note)
+        await self._context.schedules.hear_hours(instrument, note)
         if (hull := facts.wanted.hull) is not None:
-            await self._means.schedules.learn_own_hours(facts.series, hull, note)
-        facts.learn_calendar(self._means.calendars.of(instrument))
+            await self._context.schedules.learn_own_hours(facts.series, hull, note)
+        facts.learn_calendar(self._context.calendars.of(instrument))
 
     def _note(self, series: Series, text: str) -> None:
-        self._means.progress.noted(series, text)
+        self._context.progress.noted(series, text)
 
     async def _identity(self, series: Series, gaps: Interval) -> Identity:
         """Learn what the bars are; what speaks against it is a try at all that is missing."""
         try:
-            return await learn_identity(self._means.source_session, self._means.store, series)
+            return await learn_identity(self._context.source_session, self._context.store, series)
         except (GatewayUnreachableError, ClientIdInUseError):
             raise
         except (GatewayError, ForeignIdentityError) as error:
-            Tries(self._means.store.ledger, series, self._clock).failed(gaps, error)
+            FailedAttempts(self._context.store.ledger, series, self._clock).failed(gaps, error)
             raise
 
     def _report(
-        self, facts: SeriesFacts, manner: Manner, work: SeriesWork | None = None
+        self, facts: SeriesState, options: LoadOptions, work: SeriesRun | None = None
     ) -> SeriesReport:
-        source_session = self._means.source_session
+        source_session = self._context.source_session
         need = facts.need(source_session.now(), self._market_clock(), everything=True)
         gaps = facts.left(need, self._market_clock())
         waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
         again = need.gaps() - gaps - (work.refreshed if work else IntervalSet())
-        found = () if manner.tail else self._outlook.suspects(facts.series, facts.begins)
+        found = () if options.tail else self._states.suspects(facts.series, facts.begins)
         unexplained = gaps - waiting
         to_confirm = [
             attempt
-            for attempt in self._means.store.ledger.attempts(series_key(facts.series))
+            for attempt in self._context.store.ledger.attempts(series_key(facts.series))
             if attempt.kind in TO_CONFIRM and unexplained.clip(attempt.interval)
         ]
         return SeriesReport(
@@ -247,4 +247,4 @@ class IbDataLoader:
         )
 
     def _disagreements(self, series: Series, kind: DisagreementKind) -> tuple[Disagreement, ...]:
-        return tuple(self._means.store.ledger.disagreements(series_key(series), kind))
+        return tuple(self._context.store.ledger.disagreements(series_key(series), kind))

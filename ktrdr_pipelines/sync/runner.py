@@ -31,7 +31,7 @@ from ktrdr_pipelines.sync.discovery.earliest_data import Beginning, Discovery
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
 from ktrdr_pipelines.sync.discovery.sessions import Schedules
 from ktrdr_pipelines.sync.engine.bar_requester import LifeSigns
-from ktrdr_pipelines.sync.engine.chunk_run import Means
+from ktrdr_pipelines.sync.engine.chunk_run import RunContext
 from ktrdr_pipelines.sync.engine.request_widths import Widths
 from ktrdr_pipelines.sync.engine.series_state import Job
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
@@ -72,8 +72,8 @@ class LoadManager:
             DiskError: the store cannot be written.
             StoreReplacedError: the store is not the one that was opened.
         """
-        async with self._means() as means:
-            loader = IbDataLoader(means)
+        async with self._context() as context:
+            loader = IbDataLoader(context)
             reports = await _all(loader, jobs)
             return [loader.checked_again(job, one) for job, one in zip(jobs, reports, strict=True)]
 
@@ -87,23 +87,23 @@ class LoadManager:
         Raises:
             GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
         """
-        async with self._means() as means:
-            discovery = Discovery(means)
+        async with self._context() as context:
+            discovery = Discovery(context)
             return [await _begun(discovery, one, refresh=refresh) for one in instruments]
 
     @asynccontextmanager
-    async def _means(self) -> AsyncIterator[Means]:
+    async def _context(self) -> AsyncIterator[RunContext]:
         """Hold what a run needs, in a store that stays the one that was opened."""
         try:
-            async with self._held() as means:
-                yield means
+            async with self._held() as context:
+                yield context
                 self.layout.require_same()
         except (NoStoreError, StoreError):
             self.layout.require_same()  # says more than what it led to
             raise
 
     @asynccontextmanager
-    async def _held(self) -> AsyncIterator[Means]:
+    async def _held(self) -> AsyncIterator[RunContext]:
         """Hold what a run needs; a connection is opened when something has to be asked."""
         ledger = open_ledger(self.layout)
         with claiming(self.layout, ledger) as claimant:
@@ -112,7 +112,7 @@ class LoadManager:
                 self.open_source, self.retry_policy, waits=waits
             ) as source_session:
                 store = BarStore(self.layout, ledger)
-                yield Means(
+                yield RunContext(
                     source_session=source_session,
                     store=store,
                     schedules=Schedules(store, source_session),

@@ -18,7 +18,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestTooLongError
 from ktrdr_pipelines.store.ledger.attempts import AttemptKind
 from ktrdr_pipelines.store.ledger.ledger import series_key
-from ktrdr_pipelines.sync.engine.series_state import SeriesFacts
+from ktrdr_pipelines.sync.engine.series_state import SeriesState
 from tests.load.conftest import World
 from tests.load.fakes import (
     NOT_ANSWERED,
@@ -262,7 +262,7 @@ def test_a_proof_that_is_too_old_here_is_not_young_by_the_gateways_clock() -> No
     day = stamps_between(calendar, Timeframe.H1, date(2024, 6, 12), date(2024, 6, 13))
     proof = Emptiness(day, utc(2024, 6, 20))
     series, wanted = series_of(stock(), Timeframe.H1), IntervalSet([day])
-    facts = SeriesFacts(series, wanted, Coverage(empty=(proof,)), calendar=calendar)
+    facts = SeriesState(series, wanted, Coverage(empty=(proof,)), calendar=calendar)
     here, behind = utc(2024, 7, 21), utc(2024, 7, 19)
     need = facts.need(behind, here)
     assert need.gaps()

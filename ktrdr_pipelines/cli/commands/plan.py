@@ -84,17 +84,17 @@ def _jobs(place: "Place", symbols: str | None, timeframes: str | None, wish: "Wi
 
 
 def _estimate(place: "Place", jobs: "list[Job]") -> "Estimate":
-    from ktrdr_pipelines.app.workspace import open_outlook, open_rates
+    from ktrdr_pipelines.app.workspace import open_rates, open_series_states
     from ktrdr_pipelines.domain.intervals import IntervalSet
     from ktrdr_pipelines.domain.planning.jobs import Mode
     from ktrdr_pipelines.gaps.estimates import estimate
 
     now, calendars = place.now, place.calendars()
-    outlook = open_outlook(place.settings, place.layout, calendars)
+    states = open_series_states(place.settings, place.layout, calendars)
     missing: dict[Any, IntervalSet] = {}
     for job in jobs:
         before = missing.get(job.series, IntervalSet())
-        missing[job.series] = before | outlook.missing(job, now)
+        missing[job.series] = before | states.missing(job, now)
     rates = open_rates(place.settings, place.layout)
     tails = {job.series for job in jobs if job.mode is Mode.TAIL}
     return estimate(missing.items(), calendars, rates=rates, now=now, tails=tails)

@@ -39,7 +39,7 @@ class AskedBy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class LoadOptions:
     """How a stretch is asked for.
 
     ``tail``: before backfills in the gateway's budget, and oldest first. ``asked_by``: who wants

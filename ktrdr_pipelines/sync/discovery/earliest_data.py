@@ -9,13 +9,13 @@ from datetime import date, datetime
 from enum import StrEnum
 
 from ktrdr_pipelines.domain.instruments import Instrument, Series
-from ktrdr_pipelines.domain.planning.jobs import Manner
+from ktrdr_pipelines.domain.planning.jobs import LoadOptions
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.sync.discovery.contracts import known_contract, learn_identity
 from ktrdr_pipelines.sync.discovery.head_timestamps import Search
 from ktrdr_pipelines.sync.engine.bar_requester import Asking
-from ktrdr_pipelines.sync.engine.chunk_run import Means
+from ktrdr_pipelines.sync.engine.chunk_run import RunContext
 
 
 class Known(StrEnum):
@@ -50,10 +50,10 @@ class Beginning:
 class Discovery:
     """Finds out where data begin; one question a contract and what_to_show a day at most."""
 
-    def __init__(self, means: Means) -> None:
-        self._means = means
-        self._clock = means.source_session.retry_policy.clock
-        self._market_clock = means.source_session.retry_policy.market_clock
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._clock = context.source_session.retry_policy.clock
+        self._market_clock = context.source_session.retry_policy.market_clock
 
     async def ask(self, instrument: Instrument, *, refresh: bool = False) -> Beginning:
         """Give the start of an instrument's data, asking where it is not freshly known.
@@ -66,15 +66,15 @@ class Discovery:
             GatewayError: it could not be asked.
             ForeignIdentityError: the store holds something else under this symbol.
         """
-        means, series = self._means, _any_series(instrument)
-        contract_id = known_contract(means.store, series)
+        context, series = self._context, _any_series(instrument)
+        contract_id = known_contract(context.store, series)
         if contract_id is None:
             contract_id = (
-                await learn_identity(means.source_session, means.store, series)
+                await learn_identity(context.source_session, context.store, series)
             ).contract_id
-        ranges = means.ranges
+        ranges = context.ranges
         if refresh or not ranges.is_fresh(instrument, contract_id, self._clock()):
-            head = await ranges.ask_head(means.source_session, instrument, contract_id)
+            head = await ranges.ask_head(context.source_session, instrument, contract_id)
             ranges.record_head(instrument, contract_id, head, self._clock())
         found = self._known(instrument, contract_id)
         if found.how is not Known.HEAD and (
@@ -86,14 +86,14 @@ class Discovery:
 
     def known(self, instrument: Instrument) -> Beginning:
         """Say what is known of the start of an instrument's data, asking nobody."""
-        contract_id = known_contract(self._means.store, _any_series(instrument))
+        contract_id = known_contract(self._context.store, _any_series(instrument))
         return self._known(instrument, contract_id)
 
     def _known(self, instrument: Instrument, contract_id: int | None) -> Beginning:
         held = self._oldest_held(instrument)
         if contract_id is None:
             return Beginning(instrument, Known.HELD if held else Known.UNKNOWN, held)
-        ranges = self._means.ranges
+        ranges = self._context.ranges
         record = ranges.record(instrument, contract_id)
         probe = ranges.probe(instrument, contract_id)
         silent = ranges.silences(instrument, contract_id, self._market_clock())
@@ -118,14 +118,14 @@ class Discovery:
 
     async def _probe(self, instrument: Instrument, contract_id: int) -> None:
         """Search for the oldest bar, from the oldest that is held or from now."""
-        means, calendar = self._means, self._means.calendars.of(instrument)
+        context, calendar = self._context, self._context.calendars.of(instrument)
         asking = Asking(
-            means.source_session,
-            means.store.ledger,
+            context.source_session,
+            context.store.ledger,
             Series(instrument, Timeframe.D1),
             contract_id=contract_id,
-            manner=Manner(),
-            note=lambda text: means.progress.noted(_any_series(instrument), text),
+            options=LoadOptions(),
+            note=lambda text: context.progress.noted(_any_series(instrument), text),
         )
 
         async def ask(timeframe: Timeframe, end: date, duration: str) -> date | None:
@@ -136,7 +136,7 @@ class Discovery:
             return
         search = Search(ask, instrument.start, newest)
         oldest = await search.run()
-        means.ranges.record_search(
+        context.ranges.record_search(
             instrument,
             contract_id,
             search,
@@ -146,11 +146,11 @@ class Discovery:
         )
 
     def _day_of(self, instrument: Instrument, moment: datetime) -> date:
-        return self._means.calendars.of(instrument).day_of(moment)
+        return self._context.calendars.of(instrument).day_of(moment)
 
     def _oldest_held(self, instrument: Instrument) -> date | None:
         """Give the session date of the oldest bar of any timeframe but weeks."""
-        store = self._means.store
+        store = self._context.store
         days = (
             next(iter(store.rows_per_session(Series(instrument, kind))), None)
             for kind in Timeframe

@@ -19,7 +19,7 @@ from typing import TypeVar
 from ktrdr_pipelines.domain.calendars.sessions import monday_of
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.chunks import Chunk
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Manner
+from ktrdr_pipelines.domain.planning.jobs import AskedBy, LoadOptions
 from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, BarSource, NoData, OnSent
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
@@ -168,14 +168,14 @@ class Asking:
         series: Series,
         *,
         contract_id: int,
-        manner: Manner,
+        options: LoadOptions,
         note: Callable[[str], None],
     ) -> None:
         self._source_session, self._clock = source_session, source_session.retry_policy.clock
         self._ledger = ledger
         self._series = series
         self._contract_id = contract_id
-        self._manner = manner
+        self._manner = options
         self._note = note
         self._sent: dict[BarRequest, datetime] = {}
         self.requests = 0

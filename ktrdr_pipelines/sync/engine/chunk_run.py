@@ -34,7 +34,7 @@ from ktrdr_pipelines.domain.planning.chunks import (
 from ktrdr_pipelines.domain.planning.empty_ranges import Statement, StatementKind
 from ktrdr_pipelines.domain.planning.evaluation import Evaluation, Question, answered_now, evaluate
 from ktrdr_pipelines.domain.planning.gaps import bar_lag, final_lag, is_closed
-from ktrdr_pipelines.domain.planning.jobs import Manner
+from ktrdr_pipelines.domain.planning.jobs import LoadOptions
 from ktrdr_pipelines.domain.planning.reports import Progress
 from ktrdr_pipelines.domain.planning.responses import Answer, NoData
 from ktrdr_pipelines.domain.planning.sparse_sessions import may_be_suspect
@@ -58,15 +58,15 @@ from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
 from ktrdr_pipelines.sync.discovery.sessions import Schedules
 from ktrdr_pipelines.sync.engine.bar_requester import Asked, Asking, LifeSigns
 from ktrdr_pipelines.sync.engine.request_widths import Widths
-from ktrdr_pipelines.sync.engine.series_state import SeriesFacts
+from ktrdr_pipelines.sync.engine.series_state import SeriesState
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
-from ktrdr_pipelines.sync.engine.writer import Commits, Tries
+from ktrdr_pipelines.sync.engine.writer import Commits, FailedAttempts
 
 _DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class RunContext:
     """What all series of one run share: sessions, where to ask, where to save, whom to tell."""
 
     source_session: SourceSession
@@ -85,17 +85,17 @@ class Means:
         return self.schedules.calendars
 
 
-class Desk:
+class ChunkRun:
     """What the cases of one series in one run have in common."""
 
     def __init__(
-        self, means: Means, facts: SeriesFacts, identity: Identity, manner: Manner
+        self, context: RunContext, facts: SeriesState, identity: Identity, options: LoadOptions
     ) -> None:
-        self.means = means
+        self.context = context
         self.facts = facts
         self.series = facts.series
         self.identity = identity
-        self._is_refresh, self._is_tail = manner.refresh, manner.tail
+        self._is_refresh, self._is_tail = options.refresh, options.tail
         self.stop: GatewayError | None = None
         self.is_dead = False
         self.failures_in_a_row = 0
@@ -104,18 +104,20 @@ class Desk:
         self._gained: tuple[date, date] | None = None
         self._seen: dict[Path, Fingerprint] = {}
         self.asking = Asking(
-            means.source_session,
-            means.store.ledger,
+            context.source_session,
+            context.store.ledger,
             self.series,
             contract_id=identity.contract_id,
-            manner=manner,
+            options=options,
             note=self.note,
         )
-        self.tries = Tries(means.store.ledger, self.series, means.source_session.retry_policy.clock)
+        self.tries = FailedAttempts(
+            context.store.ledger, self.series, context.source_session.retry_policy.clock
+        )
         self.commits = Commits(
             save=self._save,
-            release=lambda stretches: means.claimant.release(self.series, stretches),
-            saved=lambda: means.progress.saved(self.series),
+            release=lambda stretches: context.claimant.release(self.series, stretches),
+            saved=lambda: context.progress.saved(self.series),
         )
 
     @property
@@ -125,11 +127,11 @@ class Desk:
 
     def need(self, within: Interval | None = None, *, everything: bool = False) -> Need:
         """State wants and facts as they stand, of all or of one stretch."""
-        source_session = self.means.source_session
+        source_session = self.context.source_session
         market_now = source_session.retry_policy.market_clock()
         need = self.facts.need(source_session.now(), market_now, within, everything=everything)
         need = replace(need, ends_now=self._is_tail)
-        most = self.means.widths.most(self.series.timeframe)
+        most = self.context.widths.most(self.series.timeframe)
         if most is None:
             return need
         is_by_the_year = most == BY_THE_YEAR and not need.timeframe.is_intraday
@@ -137,22 +139,22 @@ class Desk:
 
     def claim(self, stamps: Interval) -> bool:
         """Try to claim a stretch, and learn what others have saved of it by then."""
-        now = self.means.source_session.retry_policy.clock()
-        if not self.means.claimant.claim(self.series, stamps, now):
+        now = self.context.source_session.retry_policy.clock()
+        if not self.context.claimant.claim(self.series, stamps, now):
             return False
         self.learn_saved()
         return True
 
     def learn_saved(self) -> None:
         """Take in what is settled on disk, by whomever, where a file has changed."""
-        layout = self.means.store.layout
+        layout = self.context.store.layout
         paths = layout.bar_files(self.series.symbol, self.series.timeframe)
         current = {path: fingerprint(path) for path in paths}
         if current == self._seen:
             return
         self._seen = current
-        saved = self.means.store.coverage(self.series)
-        self.facts.learn(saved, proof_now=self.means.source_session.retry_policy.market_clock())
+        saved = self.context.store.coverage(self.series)
+        self.facts.learn(saved, proof_now=self.context.source_session.retry_policy.market_clock())
 
     async def learn_beginning(self, *, ask: bool = True) -> bool:
         """Excuse what lies before the data of the contract where it is proved where they begin.
@@ -164,7 +166,7 @@ class Desk:
         """
         head = await self._head() if ask else self._known_head()
         bars = self.facts.bars.hull
-        found = self.means.evidence.beginning(
+        found = self.context.evidence.beginning(
             self.series.instrument,
             self.facts.calendar,
             head,
@@ -184,7 +186,7 @@ class Desk:
 
         Where older bars came since then, the response had been cut short.
         """
-        known = self.means.evidence.of(self.series.symbol).statements
+        known = self.context.evidence.of(self.series.symbol).statements
         oldest = self.oldest_known()
         return any(
             one.kind is StatementKind.BEGINS and oldest is not None and one.interval.end <= oldest
@@ -220,26 +222,26 @@ class Desk:
 
     async def learn_sessions(self, day: date) -> bool:
         """Ask whether a date without bars has the session that is expected; say what changed."""
-        if not await self.means.schedules.after_empty_session(self.series, day, self.note):
+        if not await self.context.schedules.after_empty_session(self.series, day, self.note):
             return False
         self.learn_calendar()
         return True
 
     def learn_from_bars(self, bars: pa.Table) -> None:
         """Take in what kept bars show of the sessions of the instrument."""
-        schedules, series = self.means.schedules, self.series
+        schedules, series = self.context.schedules, self.series
         if schedules.saw_bars(series.instrument, series.timeframe, bars, self.note):
             self.learn_calendar()
 
     def learn_calendar(self) -> None:
         """Expect the sessions that are known by now; another series of the symbol may know more."""
-        calendar = self.means.calendars.of(self.series.instrument)
+        calendar = self.context.calendars.of(self.series.instrument)
         if calendar is not self.facts.calendar:
             self.facts.learn_calendar(calendar)
 
     async def is_alive(self) -> bool:
         """Say whether the contract has lately answered with bars; without, more asking is vain."""
-        if await self.means.life.are_there(self.asking, self._head):
+        if await self.context.life.are_there(self.asking, self._head):
             return True
         if not self.is_dead:
             self.is_dead = True
@@ -250,13 +252,13 @@ class Desk:
         return False
 
     async def _head(self) -> datetime | None:
-        source_session, instrument = self.means.source_session, self.series.instrument
-        return await self.means.ranges.head(
+        source_session, instrument = self.context.source_session, self.series.instrument
+        return await self.context.ranges.head(
             source_session, instrument, self.identity.contract_id, self.note
         )
 
     def _known_head(self) -> datetime | None:
-        return self.means.ranges.known_head(self.series.instrument, self.identity.contract_id)
+        return self.context.ranges.known_head(self.series.instrument, self.identity.contract_id)
 
     def compare_with_held(self, chunk: Chunk, bars: pa.Table) -> None:
         """Look whether bars that came again still agree with those that are held.
@@ -270,7 +272,7 @@ class Desk:
         has_lots = self._has_lots and bool(self.facts.bars_before.clip(Interval(low, high)))
         if not again.num_rows and not has_lots:
             return
-        held = self.means.store.read(self.series, Interval(low, high if has_lots else start))
+        held = self.context.store.read(self.series, Interval(low, high if has_lots else start))
         if has_lots:
             whole = bars.slice(1) if self.series.timeframe.is_intraday else bars
             self._tell_of_volume(came_again(held, whole))
@@ -279,8 +281,8 @@ class Desk:
         found = disagreement(bars_between(held, low, start), again)
         if found is not None and self.disagreement is None:
             self.disagreement = found
-            at = self.means.source_session.retry_policy.clock()
-            self.means.store.ledger.record_disagreement(series_key(self.series), found, at)
+            at = self.context.source_session.retry_policy.clock()
+            self.context.store.ledger.record_disagreement(series_key(self.series), found, at)
             self.note(str(found))
 
     @property
@@ -299,12 +301,12 @@ class Desk:
             return
         first, last = self._gained
         calendar, timeframe = self.facts.calendar, self.series.timeframe
-        now = self.means.source_session.now()
+        now = self.context.source_session.now()
         today = calendar.day_of(now - final_lag())
         is_over = all(one.closes_at + final_lag() <= now for one in calendar.sessions(last, today))
         if self._is_tail and timeframe.is_intraday and (last > today or not is_over):
             return
-        days = [day for day in self.means.store.rows_per_session(self.series) if day <= today]
+        days = [day for day in self.context.store.rows_per_session(self.series) if day <= today]
         for edge in sorted({first, last}):
             place = bisect_left(days, edge)
             around = days[max(0, place - 2 * SESSIONS) : place + 2 * SESSIONS]
@@ -314,14 +316,14 @@ class Desk:
             if timeframe is Timeframe.W1:
                 start, end = monday_of(start), monday_of(around[-1]) + 7 * _DAY
             part = stamps_between(calendar, timeframe, start, end)
-            self._tell_of_volume(between_sessions(self.means.store.read(self.series, part)))
+            self._tell_of_volume(between_sessions(self.context.store.read(self.series, part)))
 
     def _tell_of_volume(self, found: Disagreement | None) -> None:
         """Tell of a jump of volumes once, and remember it."""
-        ledger, key = self.means.store.ledger, series_key(self.series)
+        ledger, key = self.context.store.ledger, series_key(self.series)
         if found is None or is_told(found, ledger.disagreements(key, DisagreementKind.VOLUME)):
             return
-        ledger.record_disagreement(key, found, self.means.source_session.retry_policy.clock())
+        ledger.record_disagreement(key, found, self.context.source_session.retry_policy.clock())
         self.note(str(found))
 
     def cover(self, coverage: Coverage, bars: pa.Table | None = None) -> None:
@@ -330,7 +332,7 @@ class Desk:
             days = (bars["session_date"][0].as_py(), bars["session_date"][-1].as_py())
             before = self._gained or days
             self._gained = min(days[0], before[0]), max(days[1], before[1])
-        self.facts.cover(coverage, self.means.source_session.market_now())
+        self.facts.cover(coverage, self.context.source_session.market_now())
         self.commits.add(bars, coverage)
 
     def _save(self, bars: pa.Table, coverage: Coverage) -> SaveResult:
@@ -338,7 +340,7 @@ class Desk:
 
         It runs in the thread of the commits.
         """
-        store, retry_policy = self.means.store, self.means.source_session.retry_policy
+        store, retry_policy = self.context.store, self.context.source_session.retry_policy
         result = store.save(self.series, self.identity, bars, coverage)
         self._clear_findings(bars)
         if self._is_refresh:
@@ -348,7 +350,7 @@ class Desk:
 
     def _clear_findings(self, bars: pa.Table) -> None:
         """Forget the findings of bars that were replaced by others, once these are on disk."""
-        ledger, key = self.means.store.ledger, series_key(self.series)
+        ledger, key = self.context.store.ledger, series_key(self.series)
         if not (known := ledger.findings(key)):
             return
         _, found = explained(bars, self.series.instrument.sec_type, known)
@@ -366,7 +368,7 @@ class Desk:
         inside = Interval(span.opens_at, span.closes_at)
         return any(
             one.kind is StatementKind.TRADED and one.interval.overlaps(inside)
-            for one in self.means.evidence.of(self.series.symbol).statements
+            for one in self.context.evidence.of(self.series.symbol).statements
         )
 
     def skip(self, stamps: Interval) -> None:
@@ -385,8 +387,8 @@ class Desk:
         What holds no bars and came without any once more is as it was: a response that has bars on
         one side of it only takes nothing back, and needs no second one to be believed.
         """
-        again = self.facts.unproved_again(self.means.source_session.market_now())
-        same = [one for one in again if not self.means.store.read(self.series, one).num_rows]
+        again = self.facts.unproved_again(self.context.source_session.market_now())
+        same = [one for one in again if not self.context.store.read(self.series, one).num_rows]
         return (self.facts.proved & self.facts.again) | IntervalSet(same)
 
     def defer(self, stamps: Interval) -> None:
@@ -400,7 +402,7 @@ class Desk:
 
     def note(self, text: str) -> None:
         """Say something that a person may want to know."""
-        self.means.progress.noted(self.series, text)
+        self.context.progress.noted(self.series, text)
 
 
 _MOST_AT_END = 0.4
@@ -419,14 +421,14 @@ class Case:
     brought a bar.
     """
 
-    def __init__(self, desk: Desk, chunk: Chunk) -> None:
-        self._desk = desk
+    def __init__(self, chunk_run: ChunkRun, chunk: Chunk) -> None:
+        self._chunk_run = chunk_run
         self._chunk = chunk
         self._width: int | None = None
         self._run: Interval | None = None
         self._is_direct = False
         self._is_alone = False
-        self._is_opening = is_opening(desk.need(chunk.stamps), chunk)
+        self._is_opening = is_opening(chunk_run.need(chunk.stamps), chunk)
         self._sent_at: datetime | None = None
         self.asking = chunk
         self.was_empty = True
@@ -438,20 +440,20 @@ class Case:
             GatewayError: a request failed after all tries.
             StoreError: what was answered could not be saved.
         """
-        desk = self._desk
+        chunk_run = self._chunk_run
         chunk: Chunk | None = self._chunk
-        if not desk.need(self._chunk.stamps).gaps():
-            desk.means.progress.answered(desk.series, 0)
+        if not chunk_run.need(self._chunk.stamps).gaps():
+            chunk_run.context.progress.answered(chunk_run.series, 0)
             return
         budget = _SPARE_REQUESTS + 2 * self._chunk.sessions.bit_length()
-        while chunk is not None and not desk.is_over:
+        while chunk is not None and not chunk_run.is_over:
             await self._request(chunk)
             budget -= 1
             if budget <= 0:
-                desk.defer(self._chunk.stamps)
+                chunk_run.defer(self._chunk.stamps)
             chunk = self._following()
             if chunk is not None:
-                desk.means.progress.planned(desk.series, 1)
+                chunk_run.context.progress.planned(chunk_run.series, 1)
 
     def _following(self) -> Chunk | None:
         """Return the newest part that is still open, no wider than the last responses allow.
@@ -459,7 +461,7 @@ class Case:
         The quiet opening of the oldest session is left to the request for the session before it,
         unless a request for several parts left all of them open.
         """
-        need = self._without_rest(self._desk.need(self._chunk.stamps))
+        need = self._without_rest(self._chunk_run.need(self._chunk.stamps))
         newest = newest_run(need)
         if newest is None:
             return None
@@ -494,13 +496,13 @@ class Case:
 
         What comes to be due while the gateway answers is not told by its response.
         """
-        need = self._desk.need(stamps)
+        need = self._chunk_run.need(stamps)
         return replace(need, now=min(need.now, self._sent_at)) if self._sent_at else need
 
     async def _asked(self, chunk: Chunk) -> tuple[Asked, Chunk]:
         """Request a chunk; return the response and what that speaks of."""
-        desk = self._desk
-        asked = await desk.asking.chunk(chunk)
+        chunk_run = self._chunk_run
+        asked = await chunk_run.asking.chunk(chunk)
         self._sent_at = asked.sent_at
         with_end = replace(chunk, now_until=None)
         if not asked.ends_now:
@@ -514,25 +516,25 @@ class Case:
             spoken_of = answered_now(question, None, None)
         if spoken_of is not None:
             return asked, spoken_of
-        desk.asking.record(asked, "nothing by itself: requested with its end")
+        chunk_run.asking.record(asked, "nothing by itself: requested with its end")
         return await self._again(with_end), with_end
 
     async def _again(self, chunk: Chunk) -> Asked:
         """Request a chunk once more, with its end."""
-        desk = self._desk
-        desk.means.progress.planned(desk.series, 1)
-        desk.means.progress.answered(desk.series, 0)
-        asked = await desk.asking.chunk(replace(chunk, now_until=None))
+        chunk_run = self._chunk_run
+        chunk_run.context.progress.planned(chunk_run.series, 1)
+        chunk_run.context.progress.answered(chunk_run.series, 0)
+        asked = await chunk_run.asking.chunk(replace(chunk, now_until=None))
         self._sent_at = asked.sent_at
         return asked
 
     async def _request(self, chunk: Chunk) -> None:
         """Request once and take in what comes."""
-        desk = self._desk
+        chunk_run = self._chunk_run
         self.asking, planned = chunk, chunk
         asked, chunk = await self._asked(chunk)
-        desk.failures_in_a_row = 0
-        desk.means.widths.answered(desk.series.timeframe, chunk.sessions)
+        chunk_run.failures_in_a_row = 0
+        chunk_run.context.widths.answered(chunk_run.series.timeframe, chunk.sessions)
         answer: Answer | NoData | None = asked.answer
         if isinstance(answer, Answer) and (answer.impossible or answer.implausible):
             chunk = replace(planned, now_until=None)
@@ -542,16 +544,16 @@ class Case:
             if isinstance(answer, NoData):
                 proved = await self._take_empty(chunk)
             elif answer is None:
-                desk.defer(chunk.stamps)
+                chunk_run.defer(chunk.stamps)
                 self.was_empty = False
                 proved = "no row that is a bar twice"
             else:
                 proved = await self._take_bars(chunk, answer)
         finally:
-            desk.asking.record(asked, proved)
+            chunk_run.asking.record(asked, proved)
         rows = answer.bars.num_rows if isinstance(answer, Answer) else 0
-        desk.means.progress.answered(desk.series, rows)
-        await desk.commits.commit_when_due()
+        chunk_run.context.progress.answered(chunk_run.series, rows)
+        await chunk_run.commits.commit_when_due()
 
     async def _once_more(
         self, chunk: Chunk, asked: Asked, first: Answer
@@ -560,20 +562,20 @@ class Case:
 
         Returns: the second response as it came, and what both say together.
         """
-        desk = self._desk
+        chunk_run = self._chunk_run
         odd = f"{len(first.implausible)} implausible bars, rows at {len(first.impossible)} places"
-        desk.asking.record(asked, f"{odd} are no bars: requested once more")
+        chunk_run.asking.record(asked, f"{odd} are no bars: requested once more")
         again = await self._again(chunk)
         second = again.answer if isinstance(again.answer, Answer) else None
-        return again, reconciled(first, second, desk.series.timeframe.length)
+        return again, reconciled(first, second, chunk_run.series.timeframe.length)
 
     # --- responses with bars -------------------------------------------------------------------
 
     async def _take_bars(self, chunk: Chunk, answer: Answer) -> str:
         """Keep and cover what a response gives; say it in a few words."""
-        desk = self._desk
-        desk.means.life.saw(desk.asking)
-        desk.tries.answered()
+        chunk_run = self._chunk_run
+        chunk_run.context.life.saw(chunk_run.asking)
+        chunk_run.tries.answered()
         need = self._need(chunk.stamps)
         before = need.gaps()
         question = Question(
@@ -585,28 +587,30 @@ class Case:
             impossible=answer.impossible,
         )
         found = evaluate(question, answer.bars, answer.reach)
-        desk.compare_with_held(chunk, answer.bars)
-        desk.means.evidence.saw_bars(desk.series, desk.means.source_session.gateway_now())
+        chunk_run.compare_with_held(chunk, answer.bars)
+        chunk_run.context.evidence.saw_bars(
+            chunk_run.series, chunk_run.context.source_session.gateway_now()
+        )
         if found.earlier_only:
             return self._take_earlier(chunk, answer)
         self.was_empty = False
         self._refute(found)
         self._record_findings(found.bars, answer.implausible)
-        desk.cover(Coverage(bars=found.covered), found.bars)
-        desk.learn_from_bars(found.bars)
+        chunk_run.cover(Coverage(bars=found.covered), found.bars)
+        chunk_run.learn_from_bars(found.bars)
         self._say(chunk, found)
         self._widen()
         if answer.lacks_newest:
-            desk.defer(chunk.stamps)
+            chunk_run.defer(chunk.stamps)
             return f"{found.bars.num_rows} bars, the newest are held back"
-        desk.facts.answered(IntervalSet([chunk.stamps]) - answer.impossible)
+        chunk_run.facts.answered(IntervalSet([chunk.stamps]) - answer.impossible)
         self._take_opening(chunk, before)
         if found.around:
-            desk.defer_part(found.around)
+            chunk_run.defer_part(found.around)
         self._skip_edges(chunk, stamps(answer.bars), answer.impossible)
         self._part(chunk, before)
         if found.begins_at is not None:
-            await desk.learn_beginning(ask=False)
+            await chunk_run.learn_beginning(ask=False)
         return f"{found.bars.num_rows} bars, {found.covered.length} covered"
 
     def _record_findings(self, bars: pa.Table, implausible: Sequence[int]) -> None:
@@ -615,21 +619,21 @@ class Case:
         It comes before the bars: a finding without a bar says nothing, a bar without its finding
         is damage.
         """
-        desk = self._desk
-        found = findings_of(bars, implausible, desk.series.instrument.sec_type)
+        chunk_run = self._chunk_run
+        found = findings_of(bars, implausible, chunk_run.series.instrument.sec_type)
         if not found:
             return
-        at = desk.means.source_session.retry_policy.clock()
-        desk.means.store.ledger.record_findings(series_key(desk.series), found, at)
+        at = chunk_run.context.source_session.retry_policy.clock()
+        chunk_run.context.store.ledger.record_findings(series_key(chunk_run.series), found, at)
         count = f"{len(found)} bars" if len(found) > 1 else "1 bar"
-        desk.note(f"{count} with implausible values came twice the same and are kept")
+        chunk_run.note(f"{count} with implausible values came twice the same and are kept")
 
     def _take_opening(self, chunk: Chunk, before: IntervalSet) -> None:
         """Request the opening of a session alone that a request over two sessions left as it was.
 
         Where data begin there is no bar on its other side.
         """
-        need = self._desk.need(chunk.stamps)
+        need = self._chunk_run.need(chunk.stamps)
         if is_opening(need, chunk) and need.gaps() == before:
             self._is_direct = True
 
@@ -638,13 +642,13 @@ class Case:
 
         A part that was requested by itself waits for another run.
         """
-        left = self._desk.need(chunk.stamps).gaps()
+        left = self._chunk_run.need(chunk.stamps).gaps()
         if self._is_direct or left != before:
             return
         if len(left) > 1 and chunk.sessions > 1:
             self._is_alone = True
         else:
-            self._desk.defer(chunk.stamps)
+            self._chunk_run.defer(chunk.stamps)
 
     def _skip_edges(self, chunk: Chunk, keys: np.ndarray, impossible: IntervalSet) -> None:
         """Leave to daily bars the sessions at a chunk's ends that no bar came for.
@@ -653,7 +657,7 @@ class Case:
         for a year of them. Where most of the newest sessions are missing, or daily bars have told
         that the oldest traded, they are requested at once: the response was cut short.
         """
-        desk = self._desk
+        chunk_run = self._chunk_run
         need = self._need(chunk.stamps)
         if chunk.sessions == 1:
             return
@@ -663,19 +667,19 @@ class Case:
         whole = [span for span in spans if gaps.covers(span.stamps) and is_closed(span, need.now)]
         older = [span for span in whole if span.stamps.end <= first]
         newer = [span for span in whole if span.stamps.start > last]
-        older = [span for span in older if not desk.has_traded(span)]
+        older = [span for span in older if not chunk_run.has_traded(span)]
         if len(newer) > len(spans) * _MOST_AT_END:
             newer = []
         for span in (*older, *newer):
-            desk.skip(span.stamps)
+            chunk_run.skip(span.stamps)
 
     def _take_earlier(self, chunk: Chunk, answer: Answer) -> str:
         """Take in a response whose bars are all older: it says that none came behind them."""
         if answer.lacks_newest:
-            self._desk.defer(chunk.stamps)
+            self._chunk_run.defer(chunk.stamps)
             return "the newest are held back"
         if answer.impossible.clip(chunk.stamps):
-            self._desk.defer(chunk.stamps)
+            self._chunk_run.defer(chunk.stamps)
             return "rows that are no bars"
         if self._cover_end_of_contract(chunk):
             return "only older bars: the contract's last session ends with them"
@@ -690,9 +694,9 @@ class Case:
         """
         if self.was_empty:
             return False
-        desk = self._desk
+        chunk_run = self._chunk_run
         need = self._need(chunk.stamps)
-        gaps, held = need.gaps(), desk.facts.bars
+        gaps, held = need.gaps(), chunk_run.facts.bars
         hull = gaps.hull
         if hull is None or not need.timeframe.is_intraday or len(gaps) > 1:
             return False
@@ -700,19 +704,21 @@ class Case:
         if hull.end < span.stamps.end or not held.clip(span.stamps):
             return False
         day = need.calendar.day_of(span.closes_at - timedelta(microseconds=1))
-        if may_be_suspect(desk.series.instrument, day) or not is_closed(span, need.now):
+        if may_be_suspect(chunk_run.series.instrument, day) or not is_closed(span, need.now):
             return False
-        desk.cover(Coverage(bars=gaps))
+        chunk_run.cover(Coverage(bars=gaps))
         return True
 
     def _refute(self, found: Evaluation) -> None:
         """Void the responses without bars that the bars which came refute; flat ones do not."""
-        desk, timeframe = self._desk, self._desk.series.timeframe
+        chunk_run, timeframe = self._chunk_run, self._chunk_run.series.timeframe
         moments = stamps(without_flat(found.bars))
         if not len(moments):
             return
         spans = expected_spans(
-            desk.facts.calendar, timeframe, Interval(moment(moments[0]), moment(moments[-1] + 1))
+            chunk_run.facts.calendar,
+            timeframe,
+            Interval(moment(moments[0]), moment(moments[-1] + 1)),
         )
         keys = set() if timeframe.is_intraday else set(moments.tolist())
         sessions = [
@@ -721,31 +727,31 @@ class Case:
             if micros(span.stamps.start) in keys
         ]
         intraday = moments if timeframe.is_intraday else None
-        if desk.means.evidence.refute(desk.series.symbol, sessions, intraday):
-            desk.note(
+        if chunk_run.context.evidence.refute(chunk_run.series.symbol, sessions, intraday):
+            chunk_run.note(
                 "the gateway returned bars where it had returned none: responses without bars "
                 "within a day of that count no more"
             )
 
     def _say(self, chunk: Chunk, found: Evaluation) -> None:
         """Record what a response with bars says of sessions without any."""
-        desk, calendar = self._desk, self._desk.facts.calendar
-        request, at = new_request(), desk.means.source_session.gateway_now()
-        timeframe = desk.series.timeframe.value
+        chunk_run, calendar = self._chunk_run, self._chunk_run.facts.calendar
+        request, at = new_request(), chunk_run.context.source_session.gateway_now()
+        timeframe = chunk_run.series.timeframe.value
         statements = [
             Statement(part, StatementKind.AROUND, timeframe, at, request)
             for part in runs_of(calendar, self._spans(found.around))
         ]
         begins_at = found.begins_at
-        if begins_at is not None and (asked := desk.asked_before(chunk, begins_at)):
+        if begins_at is not None and (asked := chunk_run.asked_before(chunk, begins_at)):
             statements.append(Statement(asked, StatementKind.BEGINS, timeframe, at, request))
-        desk.means.evidence.record(desk.series.symbol, statements)
+        chunk_run.context.evidence.record(chunk_run.series.symbol, statements)
 
     def _spans(self, inside: IntervalSet) -> list[Span]:
         hull = inside.hull
         if hull is None:
             return []
-        facts = self._desk.facts
+        facts = self._chunk_run.facts
         spans = expected_spans(facts.calendar, facts.series.timeframe, hull)
         return [span for span in spans if inside.covers(span.stamps)]
 
@@ -753,8 +759,8 @@ class Case:
 
     async def _take_empty(self, chunk: Chunk) -> str:
         """Take in a response without bars."""
-        desk = self._desk
-        if desk.need(chunk.stamps).known_from is None and not await desk.is_alive():
+        chunk_run = self._chunk_run
+        if chunk_run.need(chunk.stamps).known_from is None and not await chunk_run.is_alive():
             return "nothing, no sign of life"
         self._say_empty(chunk, controlled=False)
         return "no bars"
@@ -766,13 +772,13 @@ class Case:
         Of several sessions the newest is requested alone, then the rest by halves: a request that
         reaches past the gateway's oldest bar may return nothing though there are bars (grade C).
         """
-        desk = self._desk
-        desk.facts.answered(IntervalSet([chunk.stamps]))
+        chunk_run = self._chunk_run
+        chunk_run.facts.answered(IntervalSet([chunk.stamps]))
         need = self._need(chunk.stamps)
         gaps = need.gaps()
         hull = gaps.hull
         if hull is None:
-            desk.defer(chunk.stamps)
+            chunk_run.defer(chunk.stamps)
             return
         spans = expected_spans(need.calendar, need.timeframe, hull)
         closed = IntervalSet(span.stamps for span in spans if is_closed(span, need.now))
@@ -784,22 +790,22 @@ class Case:
             parts.extend(pieces)
         self._record_empty(parts, controlled=controlled)
         if pieces:
-            desk.defer_part(pieces)
+            chunk_run.defer_part(pieces)
         if whole:
             self._narrow(len(whole))
         else:
-            desk.defer(chunk.stamps)
+            chunk_run.defer(chunk.stamps)
 
     def _record_empty(self, parts: Sequence[Interval], *, controlled: bool) -> None:
         """Record that a response held no bars for intervals of real time."""
-        desk = self._desk
-        oldest = desk.oldest_known()
-        request, at = new_request(), desk.means.source_session.gateway_now()
+        chunk_run = self._chunk_run
+        oldest = chunk_run.oldest_known()
+        request, at = new_request(), chunk_run.context.source_session.gateway_now()
         statements = [
             Statement(
                 part,
                 StatementKind.OLDER if controlled else StatementKind.EMPTY,
-                desk.series.timeframe.value,
+                chunk_run.series.timeframe.value,
                 at,
                 request,
                 controlled=controlled,
@@ -807,25 +813,25 @@ class Case:
             )
             for part in parts
         ]
-        desk.means.evidence.record(desk.series.symbol, statements)
+        chunk_run.context.evidence.record(chunk_run.series.symbol, statements)
 
     def _narrow(self, sessions: int) -> None:
         """Halve what is requested next; with one session left, leave the rest to another run."""
-        oldest = self._desk.facts.bars.hull
+        oldest = self._chunk_run.facts.bars.hull
         is_before = oldest is not None and self._chunk.stamps.end <= oldest.start
-        if is_before and self._desk.is_beginning_seen:
-            self._desk.defer(self._chunk.stamps)
+        if is_before and self._chunk_run.is_beginning_seen:
+            self._chunk_run.defer(self._chunk.stamps)
         elif self._width is None and sessions > 1:
             self._width = 1
         elif self._width is not None and self._width > 1:
             self._width //= 2
         else:
-            self._desk.defer(self._run or self._chunk.stamps)
+            self._chunk_run.defer(self._run or self._chunk.stamps)
 
     def _widen(self) -> None:
         """Request half of the rest at once after bars came where a wider request had none."""
         if self._width is not None:
-            need = self._desk.need(self._chunk.stamps)
+            need = self._chunk_run.need(self._chunk.stamps)
             hull = need.gaps().hull
             left = len(expected_spans(need.calendar, need.timeframe, hull)) if hull else 0
             self._width = max(1, left // 2)

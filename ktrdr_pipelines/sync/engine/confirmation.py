@@ -41,7 +41,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError, RequestTooLongError
 from ktrdr_pipelines.store.evidence import Open, new_request, runs_of
 from ktrdr_pipelines.sync.engine.bar_requester import Asked
-from ktrdr_pipelines.sync.engine.chunk_run import Desk
+from ktrdr_pipelines.sync.engine.chunk_run import ChunkRun
 from ktrdr_pipelines.sync.engine.series_state import of_open_session
 
 _DAY = timedelta(days=1)
@@ -83,8 +83,8 @@ class _Daily:
 class Confirmation:
     """Confirms what one run leaves open of one series."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, chunk_run: ChunkRun) -> None:
+        self._chunk_run = chunk_run
         self._daily: Counter[datetime] = Counter()
         self._widest = _EVER
         self._left = IntervalSet()
@@ -97,11 +97,11 @@ class Confirmation:
         found = self._open()
         self._prove(found)
         empty = [one for one in found if any(said.kind in NONE_CAME for said in one.statements)]
-        self._desk.facts.came_empty = IntervalSet(one.span.stamps for one in empty)
-        self._desk.facts.doubted = IntervalSet(
+        self._chunk_run.facts.came_empty = IntervalSet(one.span.stamps for one in empty)
+        self._chunk_run.facts.doubted = IntervalSet(
             one.span.stamps
             for one in empty
-            if self._desk.oldest_known() is not None and not self._is_before_bars(one)
+            if self._chunk_run.oldest_known() is not None and not self._is_before_bars(one)
         )
 
     def leave_to_daily_bars(self) -> None:
@@ -111,7 +111,7 @@ class Confirmation:
         said before that they are empty though their neighbours are full; on the day that decides
         they are requested themselves. What is found to have traded is requested after it.
         """
-        expired, left = self._desk.facts.confirmed_before, []
+        expired, left = self._chunk_run.facts.confirmed_before, []
         for one in self._open():
             is_told = any(_is_daily(said) for said in one.statements)
             is_early = (
@@ -121,7 +121,7 @@ class Confirmation:
             if (is_told and is_early) or expired.covers(one.span.stamps):
                 left.append(one.span.stamps)
         for stamps in left:
-            self._desk.skip(stamps)
+            self._chunk_run.skip(stamps)
         self._left = IntervalSet(left)
 
     async def run(self) -> bool:
@@ -132,13 +132,13 @@ class Confirmation:
         Raises:
             GatewayError: a request failed after all tries.
         """
-        desk = self._desk
-        await desk.commits.flush()
+        chunk_run = self._chunk_run
+        await chunk_run.commits.flush()
         self._prove(self._open())
         if not self._open() and not self._pieces():
             return False
         resumed = False
-        async with desk.means.evidence.of(desk.series.symbol).lock:
+        async with chunk_run.context.evidence.of(chunk_run.series.symbol).lock:
             await self._learn_beginning()
             self._prove(self._open())
             resumed = await self._ask_daily() or self._take_back()
@@ -150,7 +150,7 @@ class Confirmation:
 
     def _take_back(self) -> bool:
         """Request what daily bars were to prove and said nothing of; say whether there is any."""
-        today = self._desk.means.source_session.gateway_now().date()
+        today = self._chunk_run.context.source_session.gateway_now().date()
         silent = [
             one.span.stamps
             for one in self._open()
@@ -158,7 +158,7 @@ class Confirmation:
             and not any(_is_daily(said) and said.said_at.date() == today for said in one.statements)
         ]
         self._left = IntervalSet()
-        self._desk.facts.resume(IntervalSet(silent))
+        self._chunk_run.facts.resume(IntervalSet(silent))
         return bool(silent)
 
     def write_down(self) -> datetime | None:
@@ -167,7 +167,7 @@ class Confirmation:
         The moment is by this machine's clock. What was due in this run and got no statement is due
         a while later.
         """
-        desk, source_session = self._desk, self._desk.means.source_session
+        chunk_run, source_session = self._chunk_run, self._chunk_run.context.source_session
         here, there = source_session.retry_policy.clock(), source_session.gateway_now()
         groups: dict[tuple[Proof, datetime], list[Interval]] = defaultdict(list)
         pieces = self._pieces()
@@ -181,13 +181,13 @@ class Confirmation:
             groups[proof, due.replace(microsecond=0)].append(one.span.stamps)
         for (proof, due), parts in groups.items():
             for part in IntervalSet(parts):
-                desk.tries.left_open(part, _KINDS[proof], _TEXTS[proof], due_at=due)
+                chunk_run.tries.left_open(part, _KINDS[proof], _TEXTS[proof], due_at=due)
         return min((due for _, due in groups), default=None)
 
     def _bars_behind(self, span: Span) -> datetime:
         """Return when the session after the end of one can have bars: both sides then speak."""
         after = Interval(span.closes_at, span.closes_at + _MARGIN_DAYS * _DAY)
-        calendar, timeframe = self._desk.facts.calendar, self._desk.series.timeframe
+        calendar, timeframe = self._chunk_run.facts.calendar, self._chunk_run.series.timeframe
         opens = (one.opens_at for one in calendar.sessions_meeting(after))
         following = next((at for at in opens if at >= span.closes_at), span.closes_at)
         return following + timeframe.length + bar_lag()
@@ -195,63 +195,67 @@ class Confirmation:
     # --- what is open --------------------------------------------------------------------------
 
     def _need(self) -> Need:
-        return self._desk.need(everything=True)
+        return self._chunk_run.need(everything=True)
 
     def _closed_gaps(self) -> IntervalSet:
         need = self._need()
-        gaps = self._desk.facts.left(need, self._desk.means.source_session.market_now())
+        gaps = self._chunk_run.facts.left(need, self._chunk_run.context.source_session.market_now())
         return gaps - of_open_session(need, gaps)
 
     def _open(self) -> list[Open]:
         """Judge the sessions that are missing as a whole."""
-        desk = self._desk
-        return desk.means.evidence.open_sessions(
-            desk.series,
-            desk.facts.calendar,
+        chunk_run = self._chunk_run
+        return chunk_run.context.evidence.open_sessions(
+            chunk_run.series,
+            chunk_run.facts.calendar,
             self._closed_gaps(),
-            empty=desk.facts.empty,
-            empty_before=desk.facts.empty_before,
-            now=desk.means.source_session.gateway_now(),
-            closed=desk.means.calendars.told_closed(desk.series.instrument),
-            head=desk.means.ranges.record(desk.series.instrument, desk.identity.contract_id),
+            empty=chunk_run.facts.empty,
+            empty_before=chunk_run.facts.empty_before,
+            now=chunk_run.context.source_session.gateway_now(),
+            closed=chunk_run.context.calendars.told_closed(chunk_run.series.instrument),
+            head=chunk_run.context.ranges.record(
+                chunk_run.series.instrument, chunk_run.identity.contract_id
+            ),
         )
 
     def _pieces(self) -> list[Open]:
         """Judge the quiet parts of sessions that have bars."""
-        desk = self._desk
+        chunk_run = self._chunk_run
         whole = IntervalSet(one.span.stamps for one in self._open())
-        return desk.means.evidence.open_pieces(
-            desk.series,
-            desk.facts.calendar,
+        return chunk_run.context.evidence.open_pieces(
+            chunk_run.series,
+            chunk_run.facts.calendar,
             self._closed_gaps() - whole,
-            now=desk.means.source_session.gateway_now(),
-            empty_before=desk.facts.empty_before,
+            now=chunk_run.context.source_session.gateway_now(),
+            empty_before=chunk_run.facts.empty_before,
         )
 
     def _prove(self, found: Iterable[Open]) -> None:
         """Cover what is proved to be empty."""
-        desk = self._desk
-        at = desk.means.source_session.market_now().replace(minute=0, second=0, microsecond=0)
+        chunk_run = self._chunk_run
+        at = chunk_run.context.source_session.market_now().replace(
+            minute=0, second=0, microsecond=0
+        )
         proofs = [
             Emptiness(one.span.stamps, at, _proof_kind(one.verdict))
             for one in found
             if one.verdict.is_proved
         ]
         if proofs:
-            desk.cover(Coverage().merged(Coverage(empty=tuple(proofs))))
+            chunk_run.cover(Coverage().merged(Coverage(empty=tuple(proofs))))
 
     # --- where data begin ----------------------------------------------------------------------
 
     async def _learn_beginning(self) -> None:
         """Ask where the data begin if sessions before the oldest bar are open."""
-        desk = self._desk
-        oldest = desk.oldest_known()
+        chunk_run = self._chunk_run
+        oldest = chunk_run.oldest_known()
         before = [one for one in self._open() if oldest is None or one.span.closes_at <= oldest]
         if not before:
             return
-        if not await desk.learn_beginning(ask=False):
+        if not await chunk_run.learn_beginning(ask=False):
             is_stated = any(one.statements for one in before)
-            await desk.learn_beginning(ask=is_stated)
+            await chunk_run.learn_beginning(ask=is_stated)
 
     # --- daily bars ----------------------------------------------------------------------------
 
@@ -264,14 +268,14 @@ class Confirmation:
                 break
             traded = await self._daily_block(block)
             resumed |= traded
-            if traded and self._desk.oldest_known() is not None:
-                oldest = self._desk.oldest_known()
+            if traded and self._chunk_run.oldest_known() is not None:
+                oldest = self._chunk_run.oldest_known()
                 if any(one.span.closes_at <= oldest for one in block if oldest):
                     break  # there are older bars: they are requested before anything older
-            await self._desk.learn_beginning(ask=False)
+            await self._chunk_run.learn_beginning(ask=False)
             self._prove(self._open())
         if resumed:
-            self._desk.facts.resume(resumed)
+            self._chunk_run.facts.resume(resumed)
         return bool(resumed)
 
     def _undecided(self) -> list[Open]:
@@ -298,36 +302,36 @@ class Confirmation:
             return asked <= _MOST_DAILY and not is_dumb
         if one.verdict.proof is Proof.CONTRADICTED:
             return not asked
-        is_told = bool(one.statements) or self._desk.was_skipped(one.span.stamps)
+        is_told = bool(one.statements) or self._chunk_run.was_skipped(one.span.stamps)
         return is_told and asked < _MOST_DAILY
 
     def _is_before_bars(self, one: Open) -> bool:
         """Whether a session lies before the oldest bar of the series."""
-        oldest = self._desk.oldest_known()
+        oldest = self._chunk_run.oldest_known()
         return oldest is not None and one.span.closes_at <= oldest
 
     def _daily_chunk(self, wanted: _Daily) -> Chunk:
         """Return the request for the daily bars of some session dates."""
-        calendar, now = self._desk.facts.calendar, self._desk.means.source_session.now()
+        calendar, now = self._chunk_run.facts.calendar, self._chunk_run.context.source_session.now()
         stamps = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
         spans = expected_spans(calendar, Timeframe.D1, stamps)
         closes_at = spans[-1].closes_at
         ends_at = min(max(calendar.last_second_of(closes_at), closes_at), now)
-        most = self._desk.means.widths.most(Timeframe.D1)
+        most = self._chunk_run.context.widths.most(Timeframe.D1)
         years = -(-(wanted.last - wanted.first).days // 364)
         duration = f"{len(spans)} D" if _may_count(len(spans), most) else f"{years} Y"
         return Chunk(stamps, ends_at, duration, len(spans))
 
     async def _ask_for_days(self, block: Sequence[Open], chunk: Chunk) -> Asked | None:
         """Request daily bars; None where less must be requested at a time, which is remembered."""
-        desk, widths = self._desk, self._desk.means.widths
+        chunk_run, widths = self._chunk_run, self._chunk_run.context.widths
         try:
-            return await desk.asking.daily(chunk.ends_at, chunk.duration)
+            return await chunk_run.asking.daily(chunk.ends_at, chunk.duration)
         except RequestRejectedError as error:
             is_counted = chunk.duration.endswith("D")
             is_long = is_counted and isinstance(error, RequestTooLongError)
             if is_long and widths.narrow(Timeframe.D1, chunk.sessions, refused=chunk.duration):
-                desk.note(f"{error}; daily bars are requested by the year now")
+                chunk_run.note(f"{error}; daily bars are requested by the year now")
             elif is_counted or chunk.duration == "1 Y":
                 raise
             else:
@@ -338,9 +342,9 @@ class Confirmation:
 
     async def _daily_block(self, block: Sequence[Open]) -> IntervalSet:
         """Request daily bars around some sessions; return those of them that have bars."""
-        desk, calendar = self._desk, self._desk.facts.calendar
+        chunk_run, calendar = self._chunk_run, self._chunk_run.facts.calendar
         tries = max(self._daily[one.span.opens_at] for one in block)
-        if desk.series.timeframe is Timeframe.D1 and not self._is_before_bars(block[0]):
+        if chunk_run.series.timeframe is Timeframe.D1 and not self._is_before_bars(block[0]):
             tries += 1  # its own request was the first
         for one in block:
             self._daily[one.span.opens_at] += 1
@@ -348,27 +352,31 @@ class Confirmation:
         asked = await self._ask_for_days(block, chunk)
         if asked is None:
             return IntervalSet()
-        at, request = desk.means.source_session.gateway_now(), new_request()
+        at, request = chunk_run.context.source_session.gateway_now(), new_request()
         if not isinstance(asked.answer, Answer):
-            desk.asking.record(asked, "no daily bars")
+            chunk_run.asking.record(asked, "no daily bars")
             self._say_empty(block, at, request)
             return IntervalSet()
         spans = expected_spans(calendar, Timeframe.D1, chunk.stamps)
         impossible = asked.answer.impossible
         question = Question(
-            chunk, calendar, Timeframe.D1, desk.means.source_session.now(), impossible=impossible
+            chunk,
+            calendar,
+            Timeframe.D1,
+            chunk_run.context.source_session.now(),
+            impossible=impossible,
         )
         found = evaluate(question, asked.answer.bars, asked.answer.reach)
-        desk.asking.record(asked, f"{found.bars.num_rows} daily bars around empty sessions")
-        daily = Series(desk.series.instrument, Timeframe.D1)
-        desk.means.evidence.saw_bars(daily, at)
+        chunk_run.asking.record(asked, f"{found.bars.num_rows} daily bars around empty sessions")
+        daily = Series(chunk_run.series.instrument, Timeframe.D1)
+        chunk_run.context.evidence.saw_bars(daily, at)
         traded = _traded_days(found.bars)
         refuted = [
             Interval(span.opens_at, span.closes_at)
             for span in spans
             if span.stamps.start.date() in traded
         ]
-        desk.means.evidence.refute(desk.series.symbol, refuted)
+        chunk_run.context.evidence.refute(chunk_run.series.symbol, refuted)
         statements = [
             Statement(part, StatementKind.AROUND, Timeframe.D1.value, at, request)
             for part in runs_of(
@@ -387,15 +395,15 @@ class Confirmation:
             [
                 one
                 for one in block
-                if newest < min(days := desk.days_of(one.span))
+                if newest < min(days := chunk_run.days_of(one.span))
                 and not impossible.clip(Interval(midnight(min(days)), midnight(max(days) + _DAY)))
             ],
             at,
             request,
             controlled=True,
         )
-        with_bars = [one for one in block if desk.days_of(one.span) & traded]
-        missing = {day for one in with_bars for day in desk.days_of(one.span)}
+        with_bars = [one for one in block if chunk_run.days_of(one.span) & traded]
+        missing = {day for one in with_bars for day in chunk_run.days_of(one.span)}
         statements.extend(
             Statement(part, StatementKind.TRADED, Timeframe.D1.value, at, request)
             for part in runs_of(
@@ -403,20 +411,20 @@ class Confirmation:
                 (span for span in spans if span.stamps.start.date() in traded & missing),
             )
         )
-        desk.means.evidence.record(desk.series.symbol, statements)
+        chunk_run.context.evidence.record(chunk_run.series.symbol, statements)
         return IntervalSet(one.span.stamps for one in with_bars)
 
     def _say_empty(
         self, block: Sequence[Open], at: datetime, request: str, *, controlled: bool = False
     ) -> None:
         """Record that no daily bars came for some sessions; older ones are a control."""
-        desk = self._desk
+        chunk_run = self._chunk_run
         if not block:
             return
-        oldest = desk.oldest_known()
+        oldest = chunk_run.oldest_known()
         spans = sorted((one.span for one in block), key=lambda span: span.opens_at)
-        desk.means.evidence.record(
-            desk.series.symbol,
+        chunk_run.context.evidence.record(
+            chunk_run.series.symbol,
             [
                 Statement(
                     part,
@@ -427,7 +435,7 @@ class Confirmation:
                     controlled=controlled,
                     reaches_past=oldest is None or part.start < oldest,
                 )
-                for part in runs_of(desk.facts.calendar, spans)
+                for part in runs_of(chunk_run.facts.calendar, spans)
             ],
         )
 
@@ -439,21 +447,21 @@ class Confirmation:
         after that.
         A second request reaches a session further on either side: it is not the same one.
         """
-        desk, calendar = self._desk, self._desk.facts.calendar
-        first = min(min(desk.days_of(one.span)) for one in block)
-        last = max(max(desk.days_of(one.span)) for one in block)
-        held = sorted(desk.means.store.rows_per_session(desk.series))
+        chunk_run, calendar = self._chunk_run, self._chunk_run.facts.calendar
+        first = min(min(chunk_run.days_of(one.span)) for one in block)
+        last = max(max(chunk_run.days_of(one.span)) for one in block)
+        held = sorted(chunk_run.context.store.rows_per_session(chunk_run.series))
         before = [day for day in held if first - _MARGIN_DAYS * _DAY <= day < first]
         after = [day for day in held if last < day <= last + _MARGIN_DAYS * _DAY]
         older = [one.day for one in calendar.sessions(first - _MARGIN_DAYS * _DAY, first)]
-        today = calendar.day_of(desk.means.source_session.now())
+        today = calendar.day_of(chunk_run.context.source_session.now())
         newer = [
             one.day
             for one in calendar.sessions(last + _DAY, last + (_MARGIN_DAYS + 7) * _DAY)
             if one.day <= today
         ]
         if self._is_before_bars(block[0]):
-            oldest = desk.oldest_known()
+            oldest = chunk_run.oldest_known()
             if not tries or oldest is None:
                 return _Daily(first, last)
             began = calendar.day_of(oldest)
@@ -472,18 +480,18 @@ class Confirmation:
 
     async def _ask_schedule(self) -> None:
         """Ask for the sessions of the contract where a day is empty among full ones."""
-        desk = self._desk
+        chunk_run = self._chunk_run
         for one in reversed(self._open()):
             kinds = {said.kind for said in one.statements}
             is_puzzling = one.verdict.proof is Proof.CONTRADICTED and StatementKind.AROUND in kinds
             if is_puzzling and StatementKind.TRADED not in kinds:
-                await desk.learn_sessions(max(desk.days_of(one.span)))
+                await chunk_run.learn_sessions(max(chunk_run.days_of(one.span)))
                 return
 
     async def _control(self) -> None:
         """Request bars that are held, so that responses without bars can count."""
-        desk = self._desk
-        today = desk.means.source_session.gateway_now().date()
+        chunk_run = self._chunk_run
+        today = chunk_run.context.source_session.gateway_now().date()
         waiting = {
             said.timeframe
             for one in (*self._open(), *self._pieces())
@@ -492,18 +500,18 @@ class Confirmation:
             for said in one.statements
             if said.kind is StatementKind.EMPTY and not said.controlled
         }
-        if desk.series.timeframe.value in waiting:
-            await self._control_of(desk.series)
-        daily = Series(desk.series.instrument, Timeframe.D1)
-        if daily != desk.series and Timeframe.D1.value in waiting:
+        if chunk_run.series.timeframe.value in waiting:
+            await self._control_of(chunk_run.series)
+        daily = Series(chunk_run.series.instrument, Timeframe.D1)
+        if daily != chunk_run.series and Timeframe.D1.value in waiting:
             await self._control_of(daily)
 
     async def _control_of(self, series: Series) -> None:
         """Request one session that is held of a series; no bars for it void what was said."""
-        desk, calendar = self._desk, self._desk.facts.calendar
-        await desk.commits.flush()
-        now = desk.means.source_session.now()
-        held = sorted(desk.means.store.rows_per_session(series))
+        chunk_run, calendar = self._chunk_run, self._chunk_run.facts.calendar
+        await chunk_run.commits.flush()
+        now = chunk_run.context.source_session.now()
+        held = sorted(chunk_run.context.store.rows_per_session(series))
         day = held[len(held) // 2] if held else self._newest_day()
         if day is None:
             return
@@ -512,26 +520,26 @@ class Confirmation:
         chunks = plan(need)
         if not chunks:
             return
-        asked = await desk.asking.of(series, chunks[0].ends_at, chunks[0].duration)
-        at = desk.means.source_session.gateway_now()
+        asked = await chunk_run.asking.of(series, chunks[0].ends_at, chunks[0].duration)
+        at = chunk_run.context.source_session.gateway_now()
         if isinstance(asked.answer, Answer):
-            desk.asking.record(asked, "a control: bars came")
-            desk.means.evidence.saw_bars(series, at)
+            chunk_run.asking.record(asked, "a control: bars came")
+            chunk_run.context.evidence.saw_bars(series, at)
             return
         if not held:
-            desk.asking.record(asked, "a control: no bars of the newest session either")
+            chunk_run.asking.record(asked, "a control: no bars of the newest session either")
             return
-        desk.asking.record(asked, "a control: no bars for a session that is held")
-        if desk.means.evidence.void_around(at):
-            desk.note(
+        chunk_run.asking.record(asked, "a control: no bars for a session that is held")
+        if chunk_run.context.evidence.void_around(at):
+            chunk_run.note(
                 f"the gateway returned no bars of {series} for {day}, which are held: its "
                 "responses without bars within a day of that count no more"
             )
 
     def _newest_day(self) -> date | None:
         """Return the newest session date that has closed, as a control where nothing is held."""
-        now = self._desk.means.source_session.now()
-        calendar = self._desk.facts.calendar
+        now = self._chunk_run.context.source_session.now()
+        calendar = self._chunk_run.facts.calendar
         today = calendar.day_of(now)
         closed = [
             one.day

@@ -12,7 +12,7 @@ from datetime import datetime
 from ktrdr_pipelines.domain.instruments import Identity
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Chunk, across_boundary, plan
-from ktrdr_pipelines.domain.planning.jobs import Manner
+from ktrdr_pipelines.domain.planning.jobs import LoadOptions
 from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
@@ -24,9 +24,9 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.bar_requester import Asking
-from ktrdr_pipelines.sync.engine.chunk_run import Case, Desk, Means
+from ktrdr_pipelines.sync.engine.chunk_run import Case, ChunkRun, RunContext
 from ktrdr_pipelines.sync.engine.confirmation import Confirmation
-from ktrdr_pipelines.sync.engine.series_state import SeriesFacts
+from ktrdr_pipelines.sync.engine.series_state import SeriesState
 from ktrdr_pipelines.sync.engine.writer import Commits
 
 _FAILURES_IN_A_ROW = 3
@@ -43,7 +43,7 @@ _MOST_WITHOUT_BARS = 3
 _OTHERS_S = 1.0
 
 
-class SeriesWork:
+class SeriesRun:
     """One run over one series that has something due; made and used once, in one event loop.
 
     A tail asks oldest first and one by one: however it ends, what it saved leaves no hole behind
@@ -51,14 +51,14 @@ class SeriesWork:
     """
 
     def __init__(
-        self, means: Means, facts: SeriesFacts, identity: Identity, manner: Manner
+        self, context: RunContext, facts: SeriesState, identity: Identity, options: LoadOptions
     ) -> None:
-        self._means = means
+        self._context = context
         self._facts = facts
-        self._tail = manner.tail
-        self._is_refresh = manner.refresh
-        self._desk = Desk(means, facts, identity, manner)
-        self._confirmation = Confirmation(self._desk)
+        self._tail = options.tail
+        self._is_refresh = options.refresh
+        self._chunk_run = ChunkRun(context, facts, identity, options)
+        self._confirmation = Confirmation(self._chunk_run)
         self._older_without_bars = 0
         self._refused = False
         self._workers = 0
@@ -70,22 +70,22 @@ class SeriesWork:
     @property
     def asking(self) -> Asking:
         """What was asked, in numbers."""
-        return self._desk.asking
+        return self._chunk_run.asking
 
     @property
     def commits(self) -> Commits:
         """What was saved, in numbers."""
-        return self._desk.commits
+        return self._chunk_run.commits
 
     @property
     def is_over(self) -> bool:
         """Say whether more asking is vain."""
-        return self._desk.is_over
+        return self._chunk_run.is_over
 
     @property
     def in_vain(self) -> IntervalSet:
         """What was asked for and could not be had: all, where the gateway has no data at all."""
-        return self._facts.wanted if self._desk.is_dead else self._failed
+        return self._facts.wanted if self._chunk_run.is_dead else self._failed
 
     async def run(self) -> None:
         """Ask until nothing more can be proved; what is settled is saved however it ends.
@@ -96,24 +96,24 @@ class SeriesWork:
         """
         try:
             self._confirmation.prove_known()
-            await self._desk.learn_beginning(ask=False)
+            await self._chunk_run.learn_beginning(ask=False)
             if not (self._is_refresh or self._tail):
                 self._confirmation.leave_to_daily_bars()
             await self._rounds()
             await self._confirm()
-            await self._desk.commits.flush()
+            await self._chunk_run.commits.flush()
         finally:
-            self._desk.commits.commit()
-        self._desk.compare_volumes()
+            self._chunk_run.commits.commit()
+        self._chunk_run.compare_volumes()
         self._close_attempts()
         self._take_refreshed()
-        if isinstance(self._desk.stop, GatewayUnreachableError | ClientIdInUseError):
-            raise self._desk.stop
+        if isinstance(self._chunk_run.stop, GatewayUnreachableError | ClientIdInUseError):
+            raise self._chunk_run.stop
 
     async def _confirm(self) -> None:
         """Prove what came without bars to be empty, and request what turns out to have some."""
         for _ in range(_MOST_PASSES):
-            if self._desk.is_over or self._tail:
+            if self._chunk_run.is_over or self._tail:
                 return
             try:
                 if not await self._confirmation.run():
@@ -125,22 +125,22 @@ class SeriesWork:
             await self._rounds()
 
     async def _rounds(self) -> None:
-        self._desk.learn_calendar()
-        rounds, due_by = 0, self._means.source_session.now()
-        while not self._desk.is_over:
+        self._chunk_run.learn_calendar()
+        rounds, due_by = 0, self._context.source_session.now()
+        while not self._chunk_run.is_over:
             rounds += 1
-            due_by = self._means.source_session.now() if rounds <= _MOST_ROUNDS_BY_NOW else due_by
-            need = self._desk.need()
+            due_by = self._context.source_session.now() if rounds <= _MOST_ROUNDS_BY_NOW else due_by
+            need = self._chunk_run.need()
             if not (chunks := plan(replace(need, now=min(need.now, due_by)))):
                 return
             self._refused = False
-            self._means.progress.planned(self._facts.series, len(chunks))
+            self._context.progress.planned(self._facts.series, len(chunks))
             await self._ask_all(deque(reversed(chunks) if self._tail else chunks))
             if self._refused:
-                await self._desk.commits.flush()
-                await self._means.source_session.retry_policy.sleep(_OTHERS_S)
-                self._desk.learn_saved()
-            self._desk.learn_calendar()
+                await self._chunk_run.commits.flush()
+                await self._context.source_session.retry_policy.sleep(_OTHERS_S)
+                self._chunk_run.learn_saved()
+            self._chunk_run.learn_calendar()
 
     async def _ask_all(self, queue: deque[Chunk]) -> None:
         """Work on chunks, as many at a time as it is worth; what may be sent says the pacer."""
@@ -152,7 +152,7 @@ class SeriesWork:
 
     def _hire(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
         """Let as many workers work as there are places for chunks that wait."""
-        places = 1 if self._is_one_by_one else self._means.source_session.places
+        places = 1 if self._is_one_by_one else self._context.source_session.places
         for _ in range(min(len(queue), places - self._workers)):
             self._workers += 1
             group.create_task(self._work_off(group, queue))
@@ -165,28 +165,28 @@ class SeriesWork:
 
     async def _work_while(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
         """Work while there are chunks and places; hire where places were added."""
-        while queue and not self._desk.is_over:
+        while queue and not self._chunk_run.is_over:
             if not self._is_one_by_one and self._workers > max(
-                self._means.source_session.places, 1
+                self._context.source_session.places, 1
             ):
                 return
             self._hire(group, queue)
-            chunk = across_boundary(self._desk.need(), queue.popleft())
+            chunk = across_boundary(self._chunk_run.need(), queue.popleft())
             if self._is_beyond_bars(chunk):
-                self._desk.skip(chunk.stamps)
-                self._means.progress.answered(self._facts.series, 0)
+                self._chunk_run.skip(chunk.stamps)
+                self._context.progress.answered(self._facts.series, 0)
                 continue
-            most = self._means.widths.most(self._facts.series.timeframe)
+            most = self._context.widths.most(self._facts.series.timeframe)
             if most is not None and chunk.sessions > most:
                 self._cut_anew(chunk, queue)
-            elif not self._desk.need(chunk.stamps).gaps():
-                self._means.progress.answered(self._facts.series, 0)
-            elif self._desk.claim(chunk.stamps):
+            elif not self._chunk_run.need(chunk.stamps).gaps():
+                self._context.progress.answered(self._facts.series, 0)
+            elif self._chunk_run.claim(chunk.stamps):
                 await self._work_on(chunk, queue)
-                self._desk.commits.asked(chunk.stamps)
+                self._chunk_run.commits.asked(chunk.stamps)
             else:
                 self._refused = True
-                self._means.progress.answered(self._facts.series, 0)
+                self._context.progress.answered(self._facts.series, 0)
                 if self._tail:
                     return
 
@@ -211,19 +211,19 @@ class SeriesWork:
         return oldest is None or chunk.stamps.start < oldest.start
 
     async def _work_on(self, chunk: Chunk, queue: deque[Chunk]) -> None:
-        case = Case(self._desk, chunk)
+        case = Case(self._chunk_run, chunk)
         try:
             await case.run()
             if not case.was_empty:
                 self._older_without_bars = 0
             elif self._is_older(chunk):
                 self._older_without_bars += 1
-                await self._desk.learn_beginning(ask=self._desk.is_beginning_seen)
+                await self._chunk_run.learn_beginning(ask=self._chunk_run.is_beginning_seen)
         except (GatewaySilentError, RequestTooLongError) as error:
             timeframe = self._facts.series.timeframe
             refused = case.asking.duration if isinstance(error, RequestTooLongError) else ""
-            if self._means.widths.narrow(timeframe, case.asking.sessions, refused=refused):
-                self._desk.note(f"{error}; less is requested at a time now")
+            if self._context.widths.narrow(timeframe, case.asking.sessions, refused=refused):
+                self._chunk_run.note(f"{error}; less is requested at a time now")
                 self._cut_anew(chunk, queue)
             else:
                 self._take_failure(chunk, error)
@@ -232,55 +232,55 @@ class SeriesWork:
 
     def _cut_anew(self, chunk: Chunk, queue: deque[Chunk]) -> None:
         """Put narrower chunks at the place of one, in the order in which they are worked on."""
-        chunks = plan(self._desk.need(chunk.stamps))
+        chunks = plan(self._chunk_run.need(chunk.stamps))
         queue.extendleft(chunks if self._tail else reversed(chunks))
-        self._means.progress.planned(self._facts.series, len(chunks))
-        self._means.progress.answered(self._facts.series, 0)
+        self._context.progress.planned(self._facts.series, len(chunks))
+        self._context.progress.answered(self._facts.series, 0)
 
     # --- failures ---------------------------------------------------------------------------
 
     def _take_failure(self, chunk: Chunk, error: GatewayError) -> None:
         """Defer a chunk that could not be had, and stop where more requests are useless."""
-        desk = self._desk
-        left = desk.need(chunk.stamps).gaps().hull
+        chunk_run = self._chunk_run
+        left = chunk_run.need(chunk.stamps).gaps().hull
         self._failed |= IntervalSet([chunk.stamps])
         self._facts.defer(IntervalSet([chunk.stamps]))
-        desk.tries.failed(left or chunk.stamps, error)
-        self._means.progress.answered(self._facts.series, 0)
+        chunk_run.tries.failed(left or chunk.stamps, error)
+        self._context.progress.answered(self._facts.series, 0)
         self._take_error(error)
 
     def _take_error(self, error: GatewayError) -> None:
         """Tell of a request that failed, and stop where more requests are useless."""
-        desk = self._desk
+        chunk_run = self._chunk_run
         self.failures.append(error)
-        desk.note(str(error))
-        desk.failures_in_a_row += 1
+        chunk_run.note(str(error))
+        chunk_run.failures_in_a_row += 1
         vain = isinstance(error, EntitlementError | GatewayUnreachableError | ClientIdInUseError)
-        if vain or desk.failures_in_a_row >= _FAILURES_IN_A_ROW:
-            desk.stop = error
+        if vain or chunk_run.failures_in_a_row >= _FAILURES_IN_A_ROW:
+            chunk_run.stop = error
 
     def _close_attempts(self) -> None:
         """Write down what asking could not settle, and forget what is settled by now."""
-        desk = self._desk
+        chunk_run = self._chunk_run
         now, here = (
-            self._means.source_session.now(),
-            self._means.source_session.retry_policy.market_clock(),
+            self._context.source_session.now(),
+            self._context.source_session.retry_policy.market_clock(),
         )
-        desk.tries.forget_settled(lambda stamps: self._facts.open_in(stamps, now, here))
-        hull = self._facts.left(desk.need(everything=True), here).hull
-        if desk.is_dead and hull:
-            desk.tries.left_open(hull, AttemptKind.NO_DATA, "no data at all")
-        if hull and not desk.is_dead:
+        chunk_run.tries.forget_settled(lambda stamps: self._facts.open_in(stamps, now, here))
+        hull = self._facts.left(chunk_run.need(everything=True), here).hull
+        if chunk_run.is_dead and hull:
+            chunk_run.tries.left_open(hull, AttemptKind.NO_DATA, "no data at all")
+        if hull and not chunk_run.is_dead:
             self.confirmed_at = self._confirmation.write_down()
 
     def _take_refreshed(self) -> None:
         """Take in what came again, and remember the sparse sessions that have no more bars."""
-        self.refreshed = self._desk.refreshed() if self._facts.again else IntervalSet()
+        self.refreshed = self._chunk_run.refreshed() if self._facts.again else IntervalSet()
         asked = [one for one in self._facts.suspects if self.refreshed.covers(one.stamps)]
         if not asked:
             return
-        series, store = self._facts.series, self._means.store
+        series, store = self._facts.series, self._context.store
         rows = store.rows_per_session(series)
         same = {one.day: one.rows for one in asked if rows.get(one.day, 0) == one.rows}
-        at = self._means.source_session.retry_policy.clock()
+        at = self._context.source_session.retry_policy.clock()
         store.ledger.confirm_sessions(series_key(series), same, at)

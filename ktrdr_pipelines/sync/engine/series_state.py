@@ -23,7 +23,7 @@ from ktrdr_pipelines.domain.planning.gaps import (
     is_closed,
     whole_sessions,
 )
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Manner, Mode, wanted_by
+from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, LoadOptions, Mode, wanted_by
 from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM, AttemptKind
 from ktrdr_pipelines.domain.planning.sparse_sessions import may_be_suspect, suspect_days
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -33,7 +33,7 @@ from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.discovery.contracts import known_contract
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
-from ktrdr_pipelines.sync.engine.writer import Tries, next_try, put_off
+from ktrdr_pipelines.sync.engine.writer import FailedAttempts, next_try, put_off
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Suspect:
     rows: int
 
 
-class SeriesFacts:
+class SeriesState:
     """The facts of one series in one run; they only ever grow.
 
     Args:
@@ -259,12 +259,12 @@ class Job:
     refresh: bool = False
 
     @property
-    def manner(self) -> Manner:
+    def options(self) -> LoadOptions:
         """How it is asked for."""
-        return Manner(self.mode is Mode.TAIL, self.asked_by, self.refresh)
+        return LoadOptions(self.mode is Mode.TAIL, self.asked_by, self.refresh)
 
 
-class Outlook:
+class SeriesStates:
     """Looks at series of one store.
 
     Args:
@@ -307,7 +307,7 @@ class Outlook:
 
     def missing(self, job: Job, now: datetime) -> IntervalSet:
         """Give what a job would ask for now, on the stamp axis."""
-        facts = self.facts(job.series, self.wanted(job, now), job.manner)
+        facts = self.facts(job.series, self.wanted(job, now), job.options)
         return facts.need(now, self._market_clock()).gaps()
 
     def unexplained(self, job: Job, now: datetime) -> IntervalSet:
@@ -317,25 +317,25 @@ class Outlook:
             job: what is wanted.
             now: the gateway's time.
         """
-        facts = self.facts(job.series, self.wanted(job, now), Manner(tail=True))
+        facts = self.facts(job.series, self.wanted(job, now), LoadOptions(tail=True))
         need = facts.need(now, self._market_clock(), everything=True)
         gaps = facts.left(need, self._market_clock())
         return gaps - of_open_session(need, gaps)
 
-    def facts(self, series: Series, wanted: IntervalSet, manner: Manner) -> SeriesFacts:
+    def facts(self, series: Series, wanted: IntervalSet, options: LoadOptions) -> SeriesState:
         """Give what is known of a series: what is settled, excused and put off."""
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
-        suspects = () if manner.refresh or manner.tail else self.due_sparse(series)
+        suspects = () if options.refresh or options.tail else self.due_sparse(series)
         again = IntervalSet(one.stamps for one in suspects) & wanted
-        if manner.refresh:
+        if options.refresh:
             again = wanted - self._refreshed(series)
-        facts = SeriesFacts(
+        facts = SeriesState(
             series, wanted, coverage, calendar=calendar, again=again, suspects=suspects
         )
         contract_id = known_contract(self._store, series)
         if contract_id is not None:
             self.recall_beginning(facts, contract_id)
-        self._put_off(facts, manner)
+        self._put_off(facts, options)
         return facts
 
     def _refreshed(self, series: Series) -> IntervalSet:
@@ -381,7 +381,7 @@ class Outlook:
             and may_be_suspect(series.instrument, day)
         )
 
-    def recall_beginning(self, facts: SeriesFacts, contract_id: int) -> None:
+    def recall_beginning(self, facts: SeriesState, contract_id: int) -> None:
         """Excuse what lies before the contract's data, as far as statements prove that."""
         series, hull = facts.series, facts.bars.hull
         evidence = Evidence(self._store, self._ranges.gateway, self._clock)
@@ -390,18 +390,18 @@ class Outlook:
         found = evidence.beginning(series.instrument, facts.calendar, head, unsaved=unsaved)
         facts.excuse_before(found)
 
-    def _put_off(self, facts: SeriesFacts, manner: Manner) -> None:
+    def _put_off(self, facts: SeriesState, options: LoadOptions) -> None:
         """Leave to later what automatic work has tried in vain a short while ago.
 
         A session is left alone as a whole: else its newest minutes would be asked for again and
         again while its older ones wait. A tail that finds nothing new confirms nothing old.
         """
-        if manner.asked_by is AskedBy.PERSON:
+        if options.asked_by is AskedBy.PERSON:
             return
         now = self._clock()
-        attempts = Tries(self._store.ledger, facts.series, self._clock).known()
+        attempts = FailedAttempts(self._store.ledger, facts.series, self._clock).known()
         alone = put_off(attempts, facts.wanted, now)
-        if manner.tail:
+        if options.tail:
             waits = IntervalSet(one.interval for one in attempts if one.kind in TO_CONFIRM)
             market_now = self._market_clock()
             if not facts.need(market_now, market_now).gaps() - waits:

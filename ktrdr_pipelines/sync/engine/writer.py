@@ -194,7 +194,7 @@ def kind_of(error: KtrdrError) -> AttemptKind:
     return AttemptKind.UNKNOWN if isinstance(error, _OTHER_CONTRACT) else AttemptKind.ERROR
 
 
-class Tries:
+class FailedAttempts:
     """The tries of one series, as one run finds and leaves them."""
 
     def __init__(self, ledger: Ledger, series: Series, clock: Callable[[], datetime]) -> None:
