@@ -110,8 +110,8 @@ def test_only_passing_troubles_are_worth_another_try(kind: type[GatewayError]) -
     [
         ({}, "loading AAPL 1m"),
         ({"reason": "nothing"}, "loading AAPL 1m: nothing"),
-        ({"hint": "Try later"}, "loading AAPL 1m. Try later"),
-        ({"reason": "nothing", "hint": "Try later"}, "loading AAPL 1m: nothing. Try later"),
+        ({"hint": "Try later"}, "loading AAPL 1m. Hint: Try later"),
+        ({"reason": "nothing", "hint": "Try later"}, "loading AAPL 1m: nothing. Hint: Try later"),
     ],
 )
 def test_the_text_says_what_was_asked_what_came_and_what_to_do(

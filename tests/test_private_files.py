@@ -26,10 +26,10 @@ from ktrdr_pipelines.cli.entry_point import LogFile
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
 from ktrdr_pipelines.ib.connection.accounts import Logins
-from ktrdr_pipelines.ib.pacing.rate_limiter import Pacer
+from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 os.environ["KTRDR_STATE"] = sys.argv[1]
 config = GatewayConfig(state_dir=Path(sys.argv[1]))
-pacer = Pacer.of(config)
+pacer = RateLimiter.of(config)
 pacer.note_trouble(ill_with="a test")
 pacer.vitals()
 leases = ClientIdLeases(config.folder)

@@ -22,7 +22,7 @@ from ktrdr_pipelines.domain.planning.empty_ranges import Statement
 from ktrdr_pipelines.domain.planning.gaps import first_stamps_of, is_closed
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import UsageError
-from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import store_origin
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
@@ -69,7 +69,9 @@ def _speaks_of(statement: Statement, spans: Sequence[Span]) -> bool:
     return any(part.start < span.closes_at and span.opens_at < part.end for span in spans)
 
 
-def acknowledge(book: GapBook, series: Series, day: date, *, note: str, now: datetime) -> Emptiness:
+def acknowledge(
+    book: GapIndex, series: Series, day: date, *, note: str, now: datetime
+) -> Emptiness:
     """Record that a person explains why a session has no bars, and return the proof.
 
     A second acknowledgement of a date replaces the note. The proof expires as every other one.
@@ -173,7 +175,7 @@ def _identity(what: str, store: BarStore, series: Series) -> Identity:
     return identity_of(series, contract_id=contract_id, origin=origin)
 
 
-def _clear_attempts(book: GapBook, series: Series, span: Span, now: datetime) -> None:
+def _clear_attempts(book: GapIndex, series: Series, span: Span, now: datetime) -> None:
     """Forget the attempts of which nothing is missing any more.
 
     One attempt can be about several sessions that were acknowledged one after the other.

@@ -27,7 +27,7 @@ from ktrdr_pipelines.sync.runner import LoadManager
 from ktrdr_pipelines.sync.waits import Waits
 
 if TYPE_CHECKING:
-    from ktrdr_pipelines.gaps.index import GapBook
+    from ktrdr_pipelines.gaps.index import GapIndex
 
 
 def open_manager(
@@ -136,12 +136,12 @@ def open_place() -> Place:
     return Place(settings, layout, universe, problem)
 
 
-def open_book(place: Place) -> "GapBook":
+def open_gap_index(place: Place) -> "GapIndex":
     """Open the gap book of the store, for the gateway of the settings."""
-    from ktrdr_pipelines.gaps.index import open_gapbook
+    from ktrdr_pipelines.gaps.index import open_gap_index
     from ktrdr_pipelines.ib.config import GatewayConfig
 
-    return open_gapbook(place.layout, GatewayConfig.from_settings(place.settings).gateway)
+    return open_gap_index(place.layout, GatewayConfig.from_settings(place.settings).gateway)
 
 
 def renew_catalog(
@@ -151,4 +151,4 @@ def renew_catalog(
     from ktrdr_pipelines.gaps import catalog_refresh as catalog
 
     place = Place(settings or load_settings(), layout, universe)
-    catalog.renew_catalog(open_book(place), list(universe.instruments.values()), place.now)
+    catalog.renew_catalog(open_gap_index(place), list(universe.instruments.values()), place.now)

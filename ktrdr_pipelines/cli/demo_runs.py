@@ -15,7 +15,7 @@ from typing import Any, Final
 import dagster as dg
 
 from ktrdr_pipelines.app.setup import prepare_home, put_universe
-from ktrdr_pipelines.app.workspace import Place, open_book, renew_catalog, universe_file
+from ktrdr_pipelines.app.workspace import Place, open_gap_index, renew_catalog, universe_file
 from ktrdr_pipelines.cli.entry_point import Stopped
 from ktrdr_pipelines.cli.load_report import holes
 from ktrdr_pipelines.cli.output import load_progress
@@ -206,7 +206,7 @@ def holes_in_windows(
     place: Place, runs: Sequence[RunResult]
 ) -> Iterator[tuple[Series, list[Interval]]]:
     """Give the holes that each series has in the windows that were run."""
-    book = open_book(place)
+    book = open_gap_index(place)
     for found in book.look(place.universe.series(), place.now):
         series = found.series
         for run in (one for one in runs if one.timeframe == series.timeframe):

@@ -18,7 +18,7 @@ from ktrdr_pipelines.defs.sensors.universe_sensor import held_symbols
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.gaps.catalog_refresh import renew_catalog
-from ktrdr_pipelines.gaps.index import open_gapbook
+from ktrdr_pipelines.gaps.index import open_gap_index
 from ktrdr_pipelines.ib.config import GatewayConfig
 
 POOL = "ib"
@@ -84,7 +84,7 @@ def catalog_asset(timeframes: Sequence[Timeframe]) -> dg.AssetsDefinition:
     def bars_catalog(ib: IbResource, store: StoreResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
         layout, now = store.layout(), ib.clock().market_now()
         universe = store.universe()
-        book = open_gapbook(layout, GatewayConfig.from_settings(ib.settings()).gateway)
+        book = open_gap_index(layout, GatewayConfig.from_settings(ib.settings()).gateway)
         renew_catalog(book, list(universe.instruments.values()), now)
         metadata = catalog_metadata(book, book.look(universe.series(), now), now)
         return dg.MaterializeResult(metadata={**metadata, "path": str(layout.catalog)})

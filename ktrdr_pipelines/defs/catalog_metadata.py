@@ -11,7 +11,7 @@ from typing import Final
 import dagster as dg
 
 from ktrdr_pipelines.gaps.heatmap import coverage_heatmap
-from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 
 _MOST_BYTES: Final = 200_000
 """A picture that is larger is not worth its place in the history; fewer symbols are shown."""
@@ -21,7 +21,7 @@ _MOST_ROWS: Final = 40
 
 
 def catalog_metadata(
-    book: GapBook, found: Sequence[SeriesGaps], now: datetime
+    book: GapIndex, found: Sequence[SeriesGaps], now: datetime
 ) -> dict[str, dg.MetadataValue]:
     """Give what the catalog's materialization says of the store."""
     missing = sum(gap.bars for one in found for gap in one.gaps)
@@ -36,7 +36,7 @@ def catalog_metadata(
     }
 
 
-def heatmap_markdown(book: GapBook, found: Sequence[SeriesGaps], now: datetime) -> str:
+def heatmap_markdown(book: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> str:
     """Give the picture as an image within Markdown; of a big store the symbols that lack most."""
     if not found:
         return "the universe names no series"

@@ -28,7 +28,7 @@ from ktrdr_pipelines.domain.plausibility import Disagreement
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.due_chunks import is_stale, stale_s
-from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps, open_gapbook
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps, open_gap_index
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.bars.bar_store import BarStore
@@ -109,7 +109,7 @@ def bars_checks(
         context: dg.AssetCheckExecutionContext, ib: IbResource, store: StoreResource
     ) -> Iterator[dg.AssetCheckResult]:
         gateway = GatewayConfig.from_settings(ib.settings()).gateway
-        book = open_gapbook(store.layout(), gateway)
+        book = open_gap_index(store.layout(), gateway)
         chosen = context.selected_asset_check_keys
         for timeframe in Timeframe:
             names = {key.name for key in chosen if key.asset_key == bars_key(timeframe)}
@@ -157,7 +157,7 @@ def _results(
     timeframe: Timeframe,
     names: set[str],
     found: Sequence[SeriesGaps],
-    book: GapBook,
+    book: GapIndex,
     *,
     now: datetime,
 ) -> Iterator[dg.AssetCheckResult]:
@@ -191,7 +191,7 @@ def _unexplained(found: Sequence[SeriesGaps]) -> Finding:
     return Finding(len(lacking), len(found), "series lack bars without a reason", columns, rows)
 
 
-def _fresh(found: Sequence[SeriesGaps], book: GapBook, now: datetime) -> Finding:
+def _fresh(found: Sequence[SeriesGaps], book: GapIndex, now: datetime) -> Finding:
     stale = [one for one in found if is_stale(one, book.calendars, now)]
     rows: Rows = [
         (one.series.symbol, one.settled_until, f"{stale_s(one, book.calendars, now) / 3600:.1f} h")
@@ -234,7 +234,7 @@ def _differing(told: Sequence[tuple[Series, Sequence[Disagreement]]], what: str)
 
 
 def _examined(
-    found: Sequence[SeriesGaps], book: GapBook, since: date
+    found: Sequence[SeriesGaps], book: GapIndex, since: date
 ) -> Mapping[str, Examined | StoreError]:
     """Examine the files that may hold bars since a date, by name."""
     files: dict[str, Examined | StoreError] = {}

@@ -21,7 +21,7 @@ from ktrdr_pipelines.domain.planning.gaps import bar_lag
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.gaps.due_chunks import Tail, due_tails
-from ktrdr_pipelines.gaps.index import open_gapbook
+from ktrdr_pipelines.gaps.index import open_gap_index
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 
@@ -103,7 +103,7 @@ def look_for_tails(
     gateway = GatewayConfig.from_settings(ib.settings()).gateway
     series = [one for one in store.universe().series() if keeps(one.timeframe)]
     now = ib.clock().market_at(real_now)
-    found = open_gapbook(store.layout(), gateway).look(series, now)
+    found = open_gap_index(store.layout(), gateway).look(series, now)
     return due_tails(found, now, real_now=real_now)
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from ktrdr_pipelines.domain.instruments import Instrument, Series
-from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
 from ktrdr_pipelines.store.layout import StoreLayout
 
@@ -28,7 +28,7 @@ def is_catalog_due(layout: StoreLayout, universe: Sequence[Instrument], now: dat
     return not 0 <= age_s < _REST_S * sum(len(one.timeframes) for one in universe)
 
 
-def renew_catalog(book: GapBook, universe: Sequence[Instrument], now: datetime) -> None:
+def renew_catalog(book: GapIndex, universe: Sequence[Instrument], now: datetime) -> None:
     """Make the catalog of the book's store show what files and ledger say now.
 
     Raises:

@@ -22,7 +22,7 @@ from ktrdr_pipelines.domain.instruments import Backfill, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.gaps import Gap, bar_lag, final_lag
 from ktrdr_pipelines.gaps.estimates import estimate, measured_rates
-from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
@@ -235,7 +235,7 @@ def measured_backlog(found: Sequence[SeriesGaps]) -> Backlog:
 
 
 def backlog_plan(
-    book: GapBook, found: Sequence[SeriesGaps], config: GatewayConfig, now: datetime
+    book: GapIndex, found: Sequence[SeriesGaps], config: GatewayConfig, now: datetime
 ) -> str:
     """Say in one line what loading the backlog takes: requests, bars, bytes, time."""
     rates = measured_rates(book.store.ledger, config.gateway, conservative=config.conservative)

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.session_grid import SpanArrays, span_arrays
 from ktrdr_pipelines.domain.planning.gaps import Gap, GapReason, closed_count
-from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 
 STATES: Final = (
     ("not expected", (236, 238, 241)),
@@ -161,7 +161,7 @@ class HeatGrid:
     states: np.ndarray
 
 
-def coverage_heatmap(book: GapBook, found: Sequence[SeriesGaps], now: datetime) -> bytes:
+def coverage_heatmap(book: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> bytes:
     """Draw how complete series are, the worst of each symbol's timeframes, as a PNG.
 
     Args:
@@ -173,7 +173,7 @@ def coverage_heatmap(book: GapBook, found: Sequence[SeriesGaps], now: datetime) 
     return draw(grid.title, grid.symbols, grid.columns, grid.states)
 
 
-def heat_grid(book: GapBook, found: Sequence[SeriesGaps], now: datetime) -> HeatGrid:
+def heat_grid(book: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> HeatGrid:
     """Say for each symbol and stretch of months what is there."""
     symbols = tuple(dict.fromkeys(one.series.symbol for one in found))
     row_of = {symbol: row for row, symbol in enumerate(symbols)}
@@ -206,7 +206,7 @@ def _columns(found: Iterable[SeriesGaps], now: datetime) -> tuple[date, ...]:
     )
 
 
-def _row(book: GapBook, one: SeriesGaps, edges: np.ndarray, now: datetime) -> np.ndarray:
+def _row(book: GapIndex, one: SeriesGaps, edges: np.ndarray, now: datetime) -> np.ndarray:
     if one.error is not None:
         return np.full(len(edges) - 1, CellState.UNREADABLE)
     spans = span_arrays(book.calendars.of(one.series.instrument), one.series.timeframe)

@@ -35,13 +35,13 @@ from ktrdr_pipelines.domain.planning.jobs import first_stamp
 from ktrdr_pipelines.domain.planning.sparse_sessions import have_bars
 from ktrdr_pipelines.domain.plausibility import Disagreement
 from ktrdr_pipelines.errors import StoreError
-from ktrdr_pipelines.gaps.series_files import Holding, Holdings
+from ktrdr_pipelines.gaps.series_files import AllSeriesFiles, SeriesFiles
 from ktrdr_pipelines.gaps.series_status import (
     Known,
     Ledgered,
     claims_of,
     last_stamp,
-    standing_of,
+    status_of,
     waiting_of,
 )
 from ktrdr_pipelines.store.bars.bar_store import BarStore
@@ -49,7 +49,7 @@ from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.attempts import Attempt, AttemptKind
 from ktrdr_pipelines.store.ledger.ledger import open_calendars, open_ledger, series_key
 
-__all__ = ["GapBook", "Memory", "SeriesGaps", "memory_of", "open_gap_index"]
+__all__ = ["GapIndex", "Memory", "SeriesGaps", "memory_of", "open_gap_index"]
 
 
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
@@ -110,13 +110,13 @@ class Page:
     """What was found out of a series, from what, and until when it holds."""
 
     series: Series
-    holding: Holding
+    holding: SeriesFiles
     known: Known
     made_at: datetime
     good_until: datetime
     found: SeriesGaps
 
-    def holds(self, series: Series, holding: Holding, known: Known, *, now: datetime) -> bool:
+    def holds(self, series: Series, holding: SeriesFiles, known: Known, *, now: datetime) -> bool:
         """Say whether what was found out before is what would be found out now."""
         return (
             self.holding is holding
@@ -127,11 +127,11 @@ class Page:
 
 
 def written(
-    series: Series, calendar: SessionCalendar, holding: Holding, known: Known, *, now: datetime
+    series: Series, calendar: SessionCalendar, holding: SeriesFiles, known: Known, *, now: datetime
 ) -> Page:
     """Find out how a series stands."""
     spans = span_arrays(calendar, series.timeframe)
-    standing = standing_of(series, calendar, holding, known, now=now)
+    standing = status_of(series, calendar, holding, known, now=now)
     gaps = find_gaps(spans, standing, now, claims_of(holding, known, now))
     ends = standing.settled.ends
     found = SeriesGaps(
@@ -158,7 +158,7 @@ def written(
 
 
 def of_unknown_sessions(
-    series: Series, calendar: SessionCalendar, holding: Holding, known: Known, *, now: datetime
+    series: Series, calendar: SessionCalendar, holding: SeriesFiles, known: Known, *, now: datetime
 ) -> SeriesGaps:
     """Say that all of a series is open whose sessions the gateway has not told yet."""
     wanted = between(first_stamp(series, calendar), now)
@@ -187,7 +187,7 @@ class Memory:
     """What a process keeps of one store between looks."""
 
     pages: dict[str, Page] = field(default_factory=dict)
-    holdings: dict[str, Holding] = field(default_factory=dict)
+    holdings: dict[str, SeriesFiles] = field(default_factory=dict)
     calendars: dict[str, SessionCalendar] = field(default_factory=dict)
 
 
@@ -198,7 +198,7 @@ def memory_of(root: Path) -> Memory:
     return Memory()
 
 
-def open_gapbook(layout: StoreLayout, gateway: str) -> "GapBook":
+def open_gap_index(layout: StoreLayout, gateway: str) -> "GapIndex":
     """Open the gap book of a store as its ledger stands now.
 
     Args:
@@ -206,12 +206,12 @@ def open_gapbook(layout: StoreLayout, gateway: str) -> "GapBook":
         gateway: whose oldest data count, as ``host:port``.
     """
     ledger = open_ledger(layout)
-    return GapBook(
+    return GapIndex(
         BarStore(layout, ledger), open_calendars(ledger), gateway, memory=memory_of(layout.root)
     )
 
 
-class GapBook:
+class GapIndex:
     """Looks through one store.
 
     Args:
@@ -242,7 +242,7 @@ class GapBook:
         """
         wanted = list(series)
         calendars = {one: self._calendar(one) for one in wanted}
-        holdings = Holdings(self.store, self._memory.holdings).of(calendars)
+        holdings = AllSeriesFiles(self.store, self._memory.holdings).of(calendars)
         facts = Ledgered(self.store, self._gateway)
         oldest = self._oldest_days(wanted, holdings, facts)
         return [
@@ -255,7 +255,7 @@ class GapBook:
     def _oldest_days(
         self,
         wanted: Iterable[Series],
-        known: Mapping[Series, "Holding | StoreError"],
+        known: Mapping[Series, "SeriesFiles | StoreError"],
         facts: Ledgered,
     ) -> dict[str, date]:
         """Return the oldest session date that is held of symbols, over all their timeframes.
@@ -269,7 +269,7 @@ class GapBook:
             for timeframe in self.store.layout.timeframes_of(symbol)
             if (series := Series(instrument, timeframe)) not in known
         }
-        found = {**known, **Holdings(self.store, self._memory.holdings).of(others)}
+        found = {**known, **AllSeriesFiles(self.store, self._memory.holdings).of(others)}
         oldest: dict[str, date] = {}
         for series, holding in found.items():
             if series.symbol in instruments and not isinstance(holding, StoreError):
@@ -288,14 +288,16 @@ class GapBook:
             StoreError: its files or the ledger cannot be read.
         """
         calendar = self._calendar(series)
-        (holding,) = Holdings(self.store, self._memory.holdings).of({series: calendar}).values()
+        (holding,) = (
+            AllSeriesFiles(self.store, self._memory.holdings).of({series: calendar}).values()
+        )
         if isinstance(holding, StoreError):
             raise holding
         spans = span_arrays(calendar, series.timeframe)
         facts = Ledgered(self.store, self._gateway)
         oldest_day = self._oldest_days([series], {series: holding}, facts).get(series.symbol)
         known = facts.of(series, calendar, holding, oldest_day)
-        standing = standing_of(series, calendar, holding, known, now=now)
+        standing = status_of(series, calendar, holding, known, now=now)
         oldest = standing.oldest_bar if standing.oldest_bar is not None else standing.wanted_from
         low = int(np.searchsorted(spans.spans.ends, min(oldest, standing.wanted_from), "right"))
         chosen = spans.slice(low, max(low, due_places(spans, standing, now)[1]))
@@ -328,7 +330,7 @@ class GapBook:
         self,
         series: Series,
         calendar: SessionCalendar,
-        holding: "Holding | StoreError",
+        holding: "SeriesFiles | StoreError",
         facts: Ledgered,
         *,
         now: datetime,

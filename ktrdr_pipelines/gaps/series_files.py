@@ -47,7 +47,7 @@ _Rows = Mapping[str, Mirrored]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Holding:
+class SeriesFiles:
     """What the files of one series hold.
 
     ``prints`` are the files by name relative to the data folder; ``bars`` is what is settled with
@@ -92,7 +92,7 @@ class Holding:
         return min(later, default=None)
 
 
-class Holdings:
+class AllSeriesFiles:
     """Reads the holdings of many series, keeping those whose files are as they were.
 
     Args:
@@ -100,13 +100,15 @@ class Holdings:
         kept: holdings by series key, brought up to date in place.
     """
 
-    def __init__(self, store: BarStore, kept: dict[str, Holding]) -> None:
+    def __init__(self, store: BarStore, kept: dict[str, SeriesFiles]) -> None:
         self._store = store
         self._kept = kept
 
-    def of(self, wanted: Mapping[Series, SessionCalendar]) -> dict[Series, Holding | StoreError]:
+    def of(
+        self, wanted: Mapping[Series, SessionCalendar]
+    ) -> dict[Series, SeriesFiles | StoreError]:
         """Give what each series holds, or why that cannot be said."""
-        found: dict[Series, Holding | StoreError] = {}
+        found: dict[Series, SeriesFiles | StoreError] = {}
         changed: dict[Series, _Prints] = {}
         for series, calendar in wanted.items():
             try:
@@ -140,7 +142,7 @@ class Holdings:
 
     def _read(
         self, series: Series, calendar: SessionCalendar, prints: _Prints, rows: _Rows
-    ) -> Holding | StoreError:
+    ) -> SeriesFiles | StoreError:
         try:
             if any(name not in rows or rows[name].fingerprint != taken for name, taken in prints):
                 files = self._store.files_of(series)
@@ -155,7 +157,7 @@ class Holdings:
 
     def _holding(
         self, series: Series, calendar: SessionCalendar, prints: _Prints, known: _Rows
-    ) -> Holding:
+    ) -> SeriesFiles:
         rows = [known[name] for name, _ in prints]
         settled, proofs = _coverage(rows)
         days, counts = _sessions(row.session_arrays for row in rows)
@@ -167,7 +169,7 @@ class Holdings:
             counted = (self._store.with_flat(root / name, known[name]) for name, _ in prints)
             return _sessions(row.traded_arrays for row in counted)[1]
 
-        return Holding(
+        return SeriesFiles(
             prints=prints,
             calendar=calendar,
             bars=settled,

@@ -18,14 +18,14 @@ from ktrdr_pipelines.domain.planning.gaps import (
     Cause,
     Claimed,
     GapReason,
-    Standing,
+    SeriesStatus,
     bar_lag,
     closed_count,
     first_stamps_of,
 )
 from ktrdr_pipelines.domain.planning.jobs import first_stamp
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
-from ktrdr_pipelines.gaps.series_files import Holding
+from ktrdr_pipelines.gaps.series_files import SeriesFiles
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.evidence import beginning_of
 from ktrdr_pipelines.store.layout import store_origin
@@ -82,7 +82,7 @@ class Ledgered:
         self,
         series: Series,
         calendar: SessionCalendar,
-        holding: Holding,
+        holding: SeriesFiles,
         oldest: date | None,
     ) -> Known:
         """Return what is known of one series; ``oldest`` is of all timeframes of its symbol."""
@@ -101,11 +101,11 @@ class Ledgered:
         )
 
 
-def standing_of(
-    series: Series, calendar: SessionCalendar, holding: Holding, known: Known, *, now: datetime
-) -> Standing:
+def status_of(
+    series: Series, calendar: SessionCalendar, holding: SeriesFiles, known: Known, *, now: datetime
+) -> SeriesStatus:
     """Say how a series stands at a moment."""
-    return Standing(
+    return SeriesStatus(
         settled=holding.settled(now),
         wanted_from=micros(first_stamp(series, calendar)),
         wanted_to=last_stamp(series, calendar),
@@ -123,7 +123,7 @@ def standing_of(
 
 
 def _listed_from(
-    series: Series, calendar: SessionCalendar, holding: Holding, known: Known
+    series: Series, calendar: SessionCalendar, holding: SeriesFiles, known: Known
 ) -> int | None:
     """Return the stamp up to which nothing is expected because the data begin later.
 
@@ -138,7 +138,7 @@ def _listed_from(
     return low
 
 
-def claims_of(holding: Holding, known: Known, now: datetime) -> Sequence[Claimed]:
+def claims_of(holding: SeriesFiles, known: Known, now: datetime) -> Sequence[Claimed]:
     """Say what is known of stretches, should they be gaps; the last said weighs most."""
     expired = [
         Claimed(part, Cause(GapReason.EXPIRED, f"proved empty at {at:%Y-%m-%d}, too long ago"))

@@ -19,7 +19,7 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.gaps import Completeness
 from ktrdr_pipelines.domain.plausibility import Finding, explained
 from ktrdr_pipelines.errors import StoreError
-from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.bars.digests import Digest
 from ktrdr_pipelines.store.bars.footer import FileFacts
@@ -77,7 +77,7 @@ class Certificate:
 
 
 def verify(
-    book: GapBook, series: Iterable[Series], now: datetime, *, real_now: datetime | None = None
+    book: GapIndex, series: Iterable[Series], now: datetime, *, real_now: datetime | None = None
 ) -> Iterator[Certificate]:
     """Read series after series whole, and say what was found.
 
@@ -133,7 +133,7 @@ def damaged_others(store: BarStore, known: Container[str], at: datetime) -> dict
     }
 
 
-def _read_all(book: GapBook, series: Series, at: datetime) -> Content:
+def _read_all(book: GapIndex, series: Series, at: datetime) -> Content:
     content, store = Content(), book.store
     paths = store.layout.bar_files(series.symbol, series.timeframe)
     calendar = calendar_named(series.instrument.calendar)
@@ -161,7 +161,7 @@ def _read_all(book: GapBook, series: Series, at: datetime) -> Content:
 
 
 def _count(
-    book: GapBook,
+    book: GapIndex,
     series: Series,
     path: Path,
     facts: FileFacts,
@@ -207,7 +207,7 @@ def _misdated(series: Series, bars: pa.Table) -> int:
     return int(np.count_nonzero(days != told))
 
 
-def _sessions(book: GapBook, series: Series, now: datetime) -> SessionCounts:
+def _sessions(book: GapIndex, series: Series, now: datetime) -> SessionCounts:
     try:
         counts: Completeness = book.completeness(series, now)
     except StoreError:

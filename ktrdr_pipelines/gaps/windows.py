@@ -23,7 +23,7 @@ from ktrdr_pipelines.domain.planning.gaps import Completeness, Gap, closed_count
 from ktrdr_pipelines.domain.planning.jobs import first_stamp
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.gaps.index import GapIndex
 
 _ALL_DUE = timedelta(days=14)
 
@@ -77,10 +77,10 @@ def has_ended(series: Series, calendar: SessionCalendar, stamps: Interval) -> bo
 Dates = tuple[date, date]
 
 
-class WindowBook:
+class WindowIndex:
     """Says of windows of a series what is known of them, asking no gateway."""
 
-    def __init__(self, book: GapBook) -> None:
+    def __init__(self, book: GapIndex) -> None:
         self._book = book
 
     def facts(

@@ -43,7 +43,7 @@ class GatewayConfig:
 
     @property
     def folder(self) -> Path:
-        """Where rate limiter and leases of this gateway live; one folder for every name of this machine.
+        """Where rate limiter and leases of this gateway live, whatever name the machine has.
 
         Two names for one gateway would mean two budgets.
         """

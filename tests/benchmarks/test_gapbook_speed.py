@@ -33,7 +33,7 @@ from ktrdr_pipelines.domain.instruments import (
 )
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import GapBook, Memory, SeriesGaps
+from ktrdr_pipelines.gaps.index import GapIndex, Memory, SeriesGaps
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.bars.footer import FileFacts
@@ -126,7 +126,7 @@ def _best_s(work: Callable[[], object], tries: int = 3) -> float:
 
 def _look(layout: StoreLayout, memory: Memory, now: datetime = NOW) -> list[SeriesGaps]:
     with closing(Ledger(layout.ledger)) as ledger:
-        book = GapBook(BarStore(layout, ledger), Calendars(), "gateway", memory=memory)
+        book = GapIndex(BarStore(layout, ledger), Calendars(), "gateway", memory=memory)
         return book.look(UNIVERSE, now)
 
 

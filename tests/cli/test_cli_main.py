@@ -100,7 +100,7 @@ def test_an_error_of_the_project_is_one_message_and_its_exit_code(capsys: Any) -
 
     assert run(command, [], LogFile()) == 3
     told = capsys.readouterr()
-    assert told.err == "Error: the load of AAPL: a gap is left. Run it again\n"
+    assert told.err == "Error: the load of AAPL: a gap is left. Hint: Run it again\n"
     assert told.out == ""
 
 

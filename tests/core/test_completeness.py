@@ -17,7 +17,7 @@ from ktrdr_pipelines.domain.planning.gaps import (
     Claimed,
     Gap,
     GapReason,
-    Standing,
+    SeriesStatus,
     completeness,
     due_gaps,
     find_gaps,
@@ -49,7 +49,7 @@ def test_arrays_find_what_spans_find(
     spans = expected_spans(calendar, timeframe, Interval(FIRST, LAST))
     start = data.draw(st.sampled_from(spans)).stamps.start
     gaps = find_gaps(
-        span_arrays(calendar, timeframe), Standing(stretches_of(settled), micros(start)), now
+        span_arrays(calendar, timeframe), SeriesStatus(stretches_of(settled), micros(start)), now
     )
     wanted = IntervalSet([Interval(start, LAST)])
     due = due_gaps(calendar, timeframe, wanted=wanted, settled=settled, now=now)
@@ -73,7 +73,7 @@ def _gaps(
 ) -> tuple[Gap, ...]:
     calendar = calendar_named(key)
     begins = calendar.day_starts_at(start) if timeframe.is_intraday else midnight(start)
-    standing = Standing(stretches_of(settled), micros(begins), **more)
+    standing = SeriesStatus(stretches_of(settled), micros(begins), **more)
     return find_gaps(span_arrays(calendar, timeframe), standing, now, claimed or [])
 
 
@@ -173,7 +173,7 @@ def test_a_sparse_session_is_a_gap_of_its_own() -> None:
     spans = span_arrays(calendar, Timeframe.M1)
     (place,) = spans.places_of(np.array(["2024-01-09"], "datetime64[D]"))
     settled = stretches_of([Interval(FIRST, LAST)])
-    standing = Standing(settled, micros(FIRST), suspects=np.array([place]))
+    standing = SeriesStatus(settled, micros(FIRST), suspects=np.array([place]))
     (gap,) = find_gaps(spans, standing, LAST)
     assert gap.reason is GapReason.SPARSE
     assert gap.stamps == Interval(_at("2024-01-09T14:30"), _at("2024-01-09T21:00"))
@@ -188,7 +188,7 @@ def test_every_expected_bar_is_settled_explained_or_unexplained(
     """Counts of each session add up, and those of gaps are the unexplained ones."""
     spans = span_arrays(calendar_named(key), timeframe)
     now = FIRST + timedelta(hours=hour)
-    standing = Standing(stretches_of(settled | empty), micros(FIRST), micros(_at("2024-02-05")))
+    standing = SeriesStatus(stretches_of(settled | empty), micros(FIRST), micros(_at("2024-02-05")))
     low = int(np.searchsorted(spans.spans.starts, micros(FIRST)))
     part = spans.slice(low, int(np.searchsorted(spans.spans.starts, micros(LAST))))
     counts = completeness(
@@ -244,6 +244,6 @@ def test_a_break_holds_no_bars() -> None:
     assert span_arrays(calendar, Timeframe.M30).bars.tolist() == [10]
     assert span_arrays(calendar, Timeframe.H1).bars.tolist() == [6]
     assert span_arrays(calendar, Timeframe.M1).bars.tolist() == [300]
-    standing = Standing(no_stretches(), day)
+    standing = SeriesStatus(no_stretches(), day)
     (gap,) = find_gaps(span_arrays(calendar, Timeframe.M30), standing, LAST)
     assert gap.bars == 10

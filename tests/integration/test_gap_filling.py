@@ -15,7 +15,7 @@ from ktrdr_pipelines.domain.calendars.sessions import midnight
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import open_gapbook
+from ktrdr_pipelines.gaps.index import open_gap_index
 from ktrdr_pipelines.simulator.server import running_simulator
 from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
 from ktrdr_pipelines.store.bars.footer import FileFacts
@@ -47,7 +47,7 @@ def forget(path: Path, days: list[date]) -> None:
 def missing_of(layout: StoreLayout, gateway: str) -> int:
     """Count the bars that are missing without a reason."""
     universe, _ = universe_file(layout).read()
-    found = open_gapbook(layout, gateway).look(universe.series(), datetime.now(tz=UTC))
+    found = open_gap_index(layout, gateway).look(universe.series(), datetime.now(tz=UTC))
     assert not any(one.error for one in found)
     return sum(gap.bars for one in found for gap in one.gaps)
 

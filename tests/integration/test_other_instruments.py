@@ -16,8 +16,8 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import open_gapbook
-from ktrdr_pipelines.gaps.windows import WindowBook, WindowState
+from ktrdr_pipelines.gaps.index import open_gap_index
+from ktrdr_pipelines.gaps.windows import WindowIndex, WindowState
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
@@ -159,7 +159,7 @@ def test_an_expired_future_is_complete_to_its_last_day(bench: Bench) -> None:
         "spring": (date(2024, 1, 1), date(2024, 4, 1)),
         "december": (date(2023, 12, 1), date(2024, 1, 1)),
     }
-    book = WindowBook(open_gapbook(bench.layout, f"127.0.0.1:{bench.gateway.port}"))
+    book = WindowIndex(open_gap_index(bench.layout, f"127.0.0.1:{bench.gateway.port}"))
     facts = book.facts_after(report, windows, NOW)
     assert facts["spring"].state is WindowState.ENDED
     assert facts["december"].state is WindowState.COMPLETE

@@ -109,7 +109,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Desk:
+class Client:
     """One connection to ask through."""
 
     connection: GatewayConnection
@@ -208,7 +208,7 @@ class Live:
     config: GatewayConfig
     report: Report
 
-    def ask(self, question: Callable[[Desk], Awaitable[T]]) -> T:
+    def ask(self, question: Callable[[Client], Awaitable[T]]) -> T:
         """Connect, ask, and close."""
 
         async def session() -> T:
@@ -217,7 +217,7 @@ class Live:
             try:
                 async with strategy.get_connection_for_operation("tests") as connection:
                     return await question(
-                        Desk(connection, Requester(connection, rate_limiter, self.config))
+                        Client(connection, Requester(connection, rate_limiter, self.config))
                     )
             finally:
                 await strategy.cleanup_temporary_connections()
@@ -225,7 +225,7 @@ class Live:
 
         return asyncio.run(session())
 
-    def refusal(self, question: Callable[[Desk], Awaitable[object]]) -> GatewayError | None:
+    def refusal(self, question: Callable[[Client], Awaitable[object]]) -> GatewayError | None:
         """Return what the gateway refuses a question with, or None where it answers."""
         try:
             self.ask(question)

@@ -13,7 +13,7 @@ from ib_async.contract import Contract
 
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.ib.protocol.times import written_moment
-from tests.live.conftest import Bars, Desk, Live
+from tests.live.conftest import Bars, Client, Live
 
 pytestmark = pytest.mark.live
 
@@ -34,7 +34,7 @@ def end_of(day: datetime) -> str:
 
 def test_hours_of_coins(live: Live) -> None:
     """Seen as 20260507:1601-20260508:1600;20260509:CLOSED; the zone was not shown."""
-    [coin] = live.ask(lambda desk: desk.details(BITCOIN))
+    [coin] = live.ask(lambda client: client.details(BITCOIN))
     live.note(
         "hours of BTC",
         "sessions from 16:01 to 16:00 with closed days, or round the clock",
@@ -46,9 +46,9 @@ def test_hours_of_coins(live: Live) -> None:
 def test_schedule_of_coins(live: Live) -> None:
     """Its sessions may be those of the details, of UTC days, or refused."""
 
-    async def ask(desk: Desk) -> str:
+    async def ask(client: Client) -> str:
         try:
-            fields = await desk.raw(BITCOIN, "1 day", "14 D", what="SCHEDULE", use_rth=False)
+            fields = await client.raw(BITCOIN, "1 day", "14 D", what="SCHEDULE", use_rth=False)
         except GatewayError as error:
             return str(error)
         return f"zone {fields[4]}, {fields[5]} sessions: {', '.join(fields[6:12])} ..."
@@ -59,10 +59,10 @@ def test_schedule_of_coins(live: Live) -> None:
 def test_daily_bars_of_coins(live: Live) -> None:
     """Whether weekends have bars, and of which day."""
     bars = live.ask(
-        lambda desk: desk.bars(BITCOIN, "1 day", "14 D", what="AGGTRADES", use_rth=False)
+        lambda client: client.bars(BITCOIN, "1 day", "14 D", what="AGGTRADES", use_rth=False)
     )
     hours = live.ask(
-        lambda desk: desk.bars(BITCOIN, "1 hour", "7 D", what="AGGTRADES", use_rth=False)
+        lambda client: client.bars(BITCOIN, "1 hour", "7 D", what="AGGTRADES", use_rth=False)
     )
     moments = [datetime.fromtimestamp(int(text), UTC) for text in hours.stamps]
     weekend = sum(one.weekday() >= 5 for one in moments)
@@ -73,7 +73,7 @@ def test_daily_bars_of_coins(live: Live) -> None:
 
 def test_last_trade_dates_of_gold(live: Live) -> None:
     """Written in the zone of the login, such as 20260225 19:30:00 Europe/Zurich."""
-    found = live.ask(lambda desk: desk.details(GOLD))
+    found = live.ask(lambda client: client.details(GOLD))
     seen = "; ".join(
         f"{one.local_symbol} {one.written_date} means {one.last_trade_date}, expires {one.expires}"
         for one in found[:5]
@@ -88,17 +88,17 @@ def test_last_trade_dates_of_gold(live: Live) -> None:
 def test_weekly_bars(live: Live, text: str) -> None:
     """Refusals list 1W; 1 week was accepted in 2017. One of the two must be."""
     end = end_of(MORNING)
-    error = live.refusal(lambda desk: desk.bars(APPLE, text, "8 W", end=end))
+    error = live.refusal(lambda client: client.bars(APPLE, text, "8 W", end=end))
     live.note(f"bar size {text!r}", "accepted", error or "accepted")
     if error is not None:
         other = "1W" if text == "1 week" else "1 week"
-        assert live.refusal(lambda desk: desk.bars(APPLE, other, "8 W", end=end)) is None
+        assert live.refusal(lambda client: client.bars(APPLE, other, "8 W", end=end)) is None
 
 
 def test_seconds_are_trading_seconds(live: Live) -> None:
     """7200 S across an open holds 24 bars of 5 minutes where seconds count trading."""
     opened = MORNING.replace(hour=15, minute=0)
-    bars = live.ask(lambda desk: desk.bars(APPLE, "5 mins", "7200 S", end=end_of(opened)))
+    bars = live.ask(lambda client: client.bars(APPLE, "5 mins", "7200 S", end=end_of(opened)))
     live.note("7200 S across an open", "24 bars", f"{len(bars.rows)} bars from {bars.stamps[:1]}")
     assert len(bars.rows) == 24
 
@@ -106,7 +106,7 @@ def test_seconds_are_trading_seconds(live: Live) -> None:
 def test_minutes_of_extended_hours(live: Live) -> None:
     """Untraded minutes may come as flat bars of volume 0; a day begins with its first trade."""
     end = end_of(MORNING.replace(hour=0))
-    bars = live.ask(lambda desk: desk.bars(THIN, "1 min", "1 D", end=end, use_rth=False))
+    bars = live.ask(lambda client: client.bars(THIN, "1 min", "1 D", end=end, use_rth=False))
     flat = [row for row in bars.rows if float(row[5]) == 0 and int(row[7]) == 0]
     first = datetime.fromtimestamp(int(bars.stamps[0]), UTC)
     live.note(
@@ -120,7 +120,7 @@ def test_minutes_of_extended_hours(live: Live) -> None:
 @pytest.mark.parametrize(("duration", "size"), [("86401 S", "1 hour"), ("366 D", "1 day")])
 def test_durations_that_are_too_long(live: Live, duration: str, size: str) -> None:
     """Beyond 86400 S and 365 D a request is refused by 321."""
-    error = live.refusal(lambda desk: desk.bars(APPLE, size, duration, end=end_of(MORNING)))
+    error = live.refusal(lambda client: client.bars(APPLE, size, duration, end=end_of(MORNING)))
     live.note(f"{duration} of {size}", "refused by 321", error or "accepted")
     assert error is not None
     assert error.code == 321
@@ -129,7 +129,7 @@ def test_durations_that_are_too_long(live: Live, duration: str, size: str) -> No
 def test_the_range_that_is_stated(live: Live) -> None:
     """It ends where asked and begins so many calendar days before, in a zone that is known."""
     end = MORNING
-    bars = live.ask(lambda desk: desk.bars(APPLE, "1 day", "8 D", end=end_of(end)))
+    bars = live.ask(lambda client: client.bars(APPLE, "1 day", "8 D", end=end_of(end)))
     live.note(
         "range of 8 D",
         "8 calendar days up to the end, 8 sessions",
@@ -146,9 +146,9 @@ def test_an_end_before_the_first_trade(live: Live) -> None:
     """162, or bars of the session before."""
     end = end_of(MORNING.replace(hour=8, minute=30))
 
-    async def ask(desk: Desk) -> str:
+    async def ask(client: Client) -> str:
         try:
-            bars = await desk.bars(THIN, "1 min", "1 D", end=end, use_rth=False)
+            bars = await client.bars(THIN, "1 min", "1 D", end=end, use_rth=False)
         except GatewayError as error:
             return str(error)
         days = Counter(f"{datetime.fromtimestamp(int(one), UTC):%Y-%m-%d}" for one in bars.stamps)
@@ -160,10 +160,10 @@ def test_an_end_before_the_first_trade(live: Live) -> None:
 def test_an_empty_end_is_fast(live: Live) -> None:
     """Some thirty times faster than with an end, in one author's words."""
 
-    async def ask(desk: Desk) -> tuple[float, float]:
+    async def ask(client: Client) -> tuple[float, float]:
         async def took_s(end: str, duration: str) -> float:
             begun = time.monotonic()
-            answer: Bars = await desk.bars(APPLE, "1 min", duration, end=end)
+            answer: Bars = await client.bars(APPLE, "1 min", duration, end=end)
             assert answer.rows
             return time.monotonic() - begun
 
@@ -178,9 +178,9 @@ def test_an_empty_end_is_fast(live: Live) -> None:
 def test_the_gateway_speaks_english(live: Live) -> None:
     """Texts of other languages cannot always be told apart."""
 
-    async def ask(desk: Desk) -> str:
-        await desk.bars(APPLE, "1 day", "3 D")
-        return desk.connection.notices.foreign_text
+    async def ask(client: Client) -> str:
+        await client.bars(APPLE, "1 day", "3 D")
+        return client.connection.notices.foreign_text
 
     text = live.ask(ask)
     live.note("language", "English", text or "English")

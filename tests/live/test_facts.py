@@ -236,7 +236,7 @@ FACTS = [
 def test_a_fact(live: Live, fact: Fact) -> None:
     """Ask, tell what was seen, and fail where it is not what is expected."""
     seen = live.ask(
-        lambda desk: desk.seen(
+        lambda client: client.seen(
             fact.contract,
             fact.size,
             fact.duration,

@@ -15,7 +15,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError
-from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 from ktrdr_pipelines.sync.runner import Job, LoadManager
@@ -71,7 +71,7 @@ def gaps_at(made: World, now: datetime) -> list[str]:
     series = replace(
         made.series, instrument=replace(made.series.instrument, start=made.wanted.start.date())
     )
-    (found,) = GapBook(made.bench.store, Calendars(), gateway).look([series], now)
+    (found,) = GapIndex(made.bench.store, Calendars(), gateway).look([series], now)
     return [str(gap.stamps.start.date()) for gap in found.gaps]
 
 

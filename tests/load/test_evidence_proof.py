@@ -19,8 +19,8 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import GapBook
-from ktrdr_pipelines.gaps.windows import WindowBook, WindowState
+from ktrdr_pipelines.gaps.index import GapIndex
+from ktrdr_pipelines.gaps.windows import WindowIndex, WindowState
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench
@@ -156,12 +156,12 @@ class Store:
     def look(self) -> None:
         """See that neither the gap index nor a window says complete over a missing bar."""
         now = self.bench.gateway.time
-        book = GapBook(self.bench.store, self.bench_calendars(), self.bench.gateway.gateway)
+        book = GapIndex(self.bench.store, self.bench_calendars(), self.bench.gateway.gateway)
         for found in book.look(self.series, now):
             (part,) = self.wanted_of(found.series)
             if self.missing(found.series):
                 assert found.missing.clip(part), found.series
-                facts = WindowBook(book).facts(found.series, {"all": (FIRST, END)}, now)
+                facts = WindowIndex(book).facts(found.series, {"all": (FIRST, END)}, now)
                 assert facts["all"].state is WindowState.UNEXPLAINED
 
     def bench_calendars(self) -> object:

@@ -17,7 +17,7 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.empty_ranges import Statement, StatementKind
 from ktrdr_pipelines.domain.planning.gaps import GapReason
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import GapBook, Memory, SeriesGaps, open_gapbook
+from ktrdr_pipelines.gaps.index import GapIndex, Memory, SeriesGaps, open_gap_index
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.attempts import AttemptKind
@@ -44,7 +44,7 @@ def store(layout: StoreLayout) -> BarStore:
 @pytest.fixture
 def look(store: BarStore) -> Callable[..., SeriesGaps]:
     """Look at one series, with one memory for the whole test."""
-    book = GapBook(store, Calendars(), GATEWAY)
+    book = GapIndex(store, Calendars(), GATEWAY)
 
     def one(series: Series, now: datetime = NOW) -> SeriesGaps:
         (found,) = book.look([series], now)
@@ -251,7 +251,7 @@ def test_a_damaged_file_is_an_error_of_its_series_alone(store: BarStore) -> None
         _fill(store, series)
     (path,) = store.layout.bar_files("AAPL", Timeframe.H1)
     path.write_bytes(b"junk")
-    first, second = GapBook(store, Calendars(), GATEWAY).look([good, bad], NOW)
+    first, second = GapIndex(store, Calendars(), GATEWAY).look([good, bad], NOW)
     assert (first.gaps, first.error) == ((), None)
     assert str(path) in str(second.error)
     assert "ktrdr repair" in str(second.error)
@@ -261,7 +261,7 @@ def test_counts_of_every_session(store: BarStore) -> None:
     """Have, expected, settled and unexplained stand beside each session."""
     series = _series(Timeframe.H1)
     _fill(store, series, without=(date(2024, 1, 17),))
-    counts = GapBook(store, Calendars(), GATEWAY).completeness(series, NOW)
+    counts = GapIndex(store, Calendars(), GATEWAY).completeness(series, NOW)
     (place,) = np.flatnonzero(counts.unexplained)
     assert str(counts.spans.days[place]) == "2024-01-17"
     assert counts.unexplained[place] == counts.expected[place] == 7
@@ -271,13 +271,13 @@ def test_counts_of_every_session(store: BarStore) -> None:
 
 def test_many_series_share_one_memory(layout: StoreLayout) -> None:
     """Two books of one store in one process know the same; another store is apart."""
-    book = open_gapbook(layout, GATEWAY)
+    book = open_gap_index(layout, GATEWAY)
     universe = [Series(stock(f"S{number}"), Timeframe.D1) for number in range(50)]
     found = book.look(universe, NOW)
     assert len(found) == 50
-    assert repr(open_gapbook(layout, GATEWAY)).endswith("50 series known)")
-    assert open_gapbook(layout, GATEWAY).look(universe, NOW)[0] is found[0]
-    assert repr(GapBook(book.store, Calendars(), GATEWAY, memory=Memory())).endswith(
+    assert repr(open_gap_index(layout, GATEWAY)).endswith("50 series known)")
+    assert open_gap_index(layout, GATEWAY).look(universe, NOW)[0] is found[0]
+    assert repr(GapIndex(book.store, Calendars(), GATEWAY, memory=Memory())).endswith(
         "0 series known)"
     )
 

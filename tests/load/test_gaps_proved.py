@@ -23,12 +23,12 @@ from ktrdr_pipelines.domain.planning.gaps import (
     Cause,
     Claimed,
     GapReason,
-    Standing,
+    SeriesStatus,
     completeness,
     find_gaps,
 )
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
@@ -51,7 +51,7 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         layout = create_store(folder)
         self.store = BarStore(layout, Ledger(layout.ledger))
-        self.book = GapBook(self.store, Calendars(), "fake:1")
+        self.book = GapIndex(self.store, Calendars(), "fake:1")
 
     def fill(self, series: Series, first: date, end: date) -> Path:
         """Save every bar of some session dates, settled without a hole."""
@@ -113,7 +113,7 @@ def test_no_hole_in_coverage_comes_out_explained(key: str) -> None:
         head = micros(oldest + float(dice.uniform(-100, 300)) * DAY)
         claimed = [_anything(dice, whole) for _ in range(int(dice.integers(0, 4)))]
         settled = stretches_of(IntervalSet([whole]) - IntervalSet([hole]))
-        standing = Standing(settled, micros(whole.start), head, micros(oldest))
+        standing = SeriesStatus(settled, micros(whole.start), head, micros(oldest))
         now = whole.end + 9 * DAY
         gaps = find_gaps(spans, replace(standing, wanted_to=micros(whole.end)), now, claimed)
         found = IntervalSet(gap.stamps for gap in gaps)

@@ -15,7 +15,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestRejectedError
 from ktrdr_pipelines.gaps.due_chunks import due_to_fill
-from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.store.maintenance.repair import repair
 from ktrdr_pipelines.sync.runner import Job
@@ -41,7 +41,7 @@ class Manual:
 
     def due(self) -> list[tuple[date, date]]:
         """Give the months that sensors would ask for now, as first and last date of each range."""
-        book = GapBook(self.bench.store, Calendars(), self.bench.gateway.gateway)
+        book = GapIndex(self.bench.store, Calendars(), self.bench.gateway.gateway)
         found = book.look([self.series], self.bench.gateway.time)
         return [
             (part.start.date(), part.end.date())
@@ -51,7 +51,7 @@ class Manual:
 
     def fill(self) -> None:
         """Load what is due, as a sensor's run does."""
-        book = GapBook(self.bench.store, Calendars(), self.bench.gateway.gateway)
+        book = GapIndex(self.bench.store, Calendars(), self.bench.gateway.gateway)
         found = book.look([self.series], self.bench.gateway.time)
         [due] = due_to_fill(found, self.bench.gateway.time)
         self.bench.run(Job(self.series, wanted=due.stamps, asked_by=AskedBy.SENSOR))

@@ -12,7 +12,7 @@ from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import dense_keys, series_of, truth_of, utc
@@ -155,7 +155,7 @@ def test_the_gap_book_knows_silent_years(world: MakeWorld) -> None:
     """After a complete load it tells no gap, so that no sensor comes back to silent years."""
     made = listed_late(world, Timeframe.H1)
     series = series_of(replace(made.series.instrument, start=FIRST), Timeframe.H1)
-    book = GapBook(made.bench.store, Calendars(), made.bench.gateway.gateway)
+    book = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
     assert book.look([series], made.bench.gateway.time)[0].gaps
     made.bench.load(series, made.wanted)
     assert book.look([series], made.bench.gateway.time)[0].gaps == ()

@@ -21,7 +21,7 @@ from ktrdr_pipelines.domain.planning.reports import Quiet, SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ExitCode, GatewayError, RequestRejectedError
-from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.store.ledger.marks import REFRESH_KEPT_DAYS
 from ktrdr_pipelines.sync.runner import Job
@@ -463,7 +463,7 @@ def test_the_last_day_of_a_contract_is_no_suspect(world: MakeWorld) -> None:
     cut_short(made, last, 100)
     assert made.load_until_confirmed().is_complete
     assert sensor(made).requests == 0
-    book = GapBook(made.bench.store, Calendars(), made.bench.gateway.gateway)
+    book = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
     (found,) = book.look([made.series], made.bench.gateway.time)
     assert not found.missing.clip(made.wanted)
 

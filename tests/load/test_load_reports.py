@@ -12,7 +12,7 @@ from ktrdr_pipelines.domain.planning.gaps import GapReason
 from ktrdr_pipelines.domain.planning.jobs import AskedBy
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import open_calendars
 from ktrdr_pipelines.sync.engine.series_state import Job
 from tests.load.conftest import World
@@ -26,7 +26,7 @@ DAY = date(2024, 6, 11)
 def gaps_of(made: World) -> list[tuple[GapReason, Interval, datetime | None]]:
     """Return what the gap book says of the series."""
     bench = made.bench
-    book = GapBook(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
+    book = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
     (found,) = book.look([made.series], bench.gateway.time)
     return [
         (gap.reason, gap.stamps, gap.next_try_at)

@@ -15,8 +15,8 @@ from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.reports import Quiet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewaySilentError
-from ktrdr_pipelines.gaps.index import GapBook
-from ktrdr_pipelines.gaps.windows import WindowBook, WindowState
+from ktrdr_pipelines.gaps.index import GapIndex
+from ktrdr_pipelines.gaps.windows import WindowIndex, WindowState
 from ktrdr_pipelines.store.ledger.ledger import open_calendars
 from tests.load.conftest import Bench, Make, World
 from tests.load.fakes import FakeGateway, dense_keys, schedule_of, stock, truth_of
@@ -316,18 +316,18 @@ def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> N
     """The gap book shows all of it as missing until the gateway has told, then what is true."""
     bench, series = hidden
     now = bench.gateway.time
-    book = GapBook(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
+    book = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
     [found] = book.look([series], now)
     [gap] = found.gaps
     assert gap.stamps.end == now
     assert "not known until the gateway tells them" in gap.detail
     assert gap.next_try_at is None
     stamps = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
-    facts = WindowBook(book).facts(series, {"2024": (FIRST, END)}, now)["2024"]
+    facts = WindowIndex(book).facts(series, {"2024": (FIRST, END)}, now)["2024"]
     assert facts.state is WindowState.UNEXPLAINED
     bench.gateway.schedule_twist = lambda _at, _days: []
     assert bench.load(series, stamps).error is not None
-    [again] = GapBook(bench.store, open_calendars(bench.ledger), "fake:1").look([series], now)
+    [again] = GapIndex(bench.store, open_calendars(bench.ledger), "fake:1").look([series], now)
     assert again.gaps[0].next_try_at is not None
 
 

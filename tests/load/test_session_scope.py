@@ -18,7 +18,7 @@ from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Seri
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import AskedBy, Mode
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import open_calendars
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench, Make, World
@@ -110,7 +110,7 @@ def test_an_expiring_contract_shortens_no_others_day(
     book = open_calendars(futures.ledger)
     assert book.of(ESH7) is book.of(ESX6) is globex
     futures.check_complete(Series(ESX6, M5), wanted)
-    [found] = GapBook(futures.store, book, futures.gateway.gateway).look(
+    [found] = GapIndex(futures.store, book, futures.gateway.gateway).look(
         [Series(replace(ESH7, start=date(2026, 11, 16)), M5)], futures.gateway.time
     )
     assert found.gaps == ()
@@ -282,7 +282,7 @@ def test_three_days_of_late_bars_make_earlier_days_due(
     assert text.endswith("bars came after the close on 2024-06-12, 2024-06-13, 2024-06-14")
     book = open_calendars(bench.ledger)
     wanted = Series(replace(series.instrument, start=FIRST), M5)
-    [found] = GapBook(bench.store, book, bench.gateway.gateway).look([wanted], bench.gateway.time)
+    [found] = GapIndex(bench.store, book, bench.gateway.gateway).look([wanted], bench.gateway.time)
     assert sum(gap.bars for gap in found.gaps) == 7 * 3
     asked = bench.asked
     assert bench.load(series, ALL_DAYS).is_complete

@@ -15,7 +15,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreReplacedError
 from ktrdr_pipelines.gaps import catalog_refresh as catalog
-from ktrdr_pipelines.gaps.index import open_gapbook
+from ktrdr_pipelines.gaps.index import open_gap_index
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog import catalog as store_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
@@ -195,7 +195,7 @@ def test_no_other_work_goes_on_in_another_store(
     made.load()
     layout = made.bench.layout
     layout.universe.write_text("symbols: {AAPL: {}}\n")
-    book = open_gapbook(layout, "fake:1")
+    book = open_gap_index(layout, "fake:1")
     store = BarStore(layout, open_ledger(layout))
     identity, bars = store.identity(made.series), store.read(made.series)
     way(layout)

@@ -13,7 +13,7 @@ from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.plausibility import DisagreementKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.gaps.index import open_gapbook
+from ktrdr_pipelines.gaps.index import open_gap_index
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
@@ -91,7 +91,7 @@ def test_held_bars_that_come_again_in_another_unit_are_told_once(
     for days in range(1, 15):
         report = market.run(Mode.TAIL, AFTER + timedelta(days=days))
     assert len(report.volume_jumps) == len(market.jumps()) == 1
-    book = open_gapbook(market.made.bench.layout, market.made.bench.gateway.gateway)
+    book = open_gap_index(market.made.bench.layout, market.made.bench.gateway.gateway)
     [found] = book.look([market.made.series], AFTER)
     assert (found.volume_jumps, found.disagreements) == ((jump,), ())
 

@@ -25,7 +25,7 @@ from ktrdr_pipelines.simulator.server import ServerThread, SimulatorServer, runn
 from tests.simulator.rawclient import END, RawClient, raw_client
 
 START = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
-Standing = Callable[..., AbstractContextManager[tuple[SimulatorServer, SimClock]]]
+SeriesStatus = Callable[..., AbstractContextManager[tuple[SimulatorServer, SimClock]]]
 
 
 @contextmanager

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.domain.planning.gaps import Gap
     from ktrdr_pipelines.domain.timeframes import Timeframe
     from ktrdr_pipelines.domain.universe.universe import Universe
-    from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps
+    from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
     from ktrdr_pipelines.gaps.universe_diff import Stranger
 
 
@@ -105,7 +105,7 @@ def gaps(
     Exit codes: 0 no gap, 1 a series cannot be read, 2 bad usage, 3 there are gaps.
     """
     from ktrdr_pipelines.app.acknowledgement import explained_ranges
-    from ktrdr_pipelines.app.workspace import open_book, open_place
+    from ktrdr_pipelines.app.workspace import open_gap_index, open_place
     from ktrdr_pipelines.cli.output import warn_of_problem
 
     if acknowledge is not None or remark is not None:
@@ -117,7 +117,7 @@ def gaps(
     if acknowledge is not None:
         _acknowledge(place, acknowledge, day, typed_text(remark or ""), as_json=as_json)
         return
-    book = open_book(place)
+    book = open_gap_index(place)
     found = book.look(chosen_series(place.universe, book.store, symbols, timeframes), now)
     explained = explained_ranges(book.store.ledger, book.calendars, found)
     if plot is not None:
@@ -174,12 +174,12 @@ def _acknowledge(
     place: "Place", named: tuple[str, str, str], day: date, remark: str, *, as_json: bool
 ) -> None:
     from ktrdr_pipelines.app.acknowledgement import ExplainedRange, acknowledge
-    from ktrdr_pipelines.app.workspace import open_book, renew_catalog
+    from ktrdr_pipelines.app.workspace import open_gap_index, renew_catalog
     from ktrdr_pipelines.domain.instruments import Series
 
     (timeframe,) = timeframes_named(named[1])
     series = Series(place.universe.instrument(named[0]), timeframe)
-    book = open_book(place)
+    book = open_gap_index(place)
     proof = acknowledge(book, series, day, note=remark, now=place.now)
     catalog_error: KtrdrError | None = None
     try:
@@ -278,7 +278,7 @@ def explained_text(found: "Sequence[SeriesGaps]") -> str:
     )
 
 
-def _plot(path: Path, book: "GapBook", found: "Sequence[SeriesGaps]", now: datetime) -> None:
+def _plot(path: Path, book: "GapIndex", found: "Sequence[SeriesGaps]", now: datetime) -> None:
     from ktrdr_pipelines.gaps.heatmap import coverage_heatmap
 
     picture = coverage_heatmap(book, found, now)
@@ -405,11 +405,11 @@ def status(as_json: AsJson = False) -> None:
     2 bad usage, 3 held bars came again at other prices.
     """
     from ktrdr_pipelines.app.acknowledgement import explained_ranges
-    from ktrdr_pipelines.app.workspace import open_book, open_place
+    from ktrdr_pipelines.app.workspace import open_gap_index, open_place
     from ktrdr_pipelines.gaps.universe_diff import strangers
 
     place = open_place()
-    book, real_now = open_book(place), place.clock.real_now()
+    book, real_now = open_gap_index(place), place.clock.real_now()
     states = book.look(chosen_series(place.universe, book.store, None, None), place.now)
     unnamed = list(strangers(book.store, place.universe.instruments))
     findings = book.store.ledger.count_findings()

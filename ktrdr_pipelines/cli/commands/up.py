@@ -214,11 +214,11 @@ def _variables(place: "Place") -> dict[str, str]:
 def _backlog(place: "Place") -> str:
     """Say what the sensors will load, where it is much; empty where it is not."""
     from ktrdr_pipelines.gaps.due_chunks import backlog_plan, measured_backlog
-    from ktrdr_pipelines.gaps.index import open_gapbook
+    from ktrdr_pipelines.gaps.index import open_gap_index
     from ktrdr_pipelines.ib.config import GatewayConfig
 
     config, now = GatewayConfig.from_settings(place.settings), place.now
-    book = open_gapbook(place.layout, config.gateway)
+    book = open_gap_index(place.layout, config.gateway)
     found = book.look(place.universe.series(), now)
     is_big = measured_backlog(found).is_big
     return backlog_plan(book, found, config, now) if is_big else ""

@@ -57,7 +57,7 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     Exit codes: 0 all sound and explained, 1 something is corrupt, 2 bad usage, 3 something is
     unexplained, or came again at other prices.
     """
-    from ktrdr_pipelines.app.workspace import open_book, open_place
+    from ktrdr_pipelines.app.workspace import open_gap_index, open_place
     from ktrdr_pipelines.cli.output import warn_of_problem
     from ktrdr_pipelines.gaps.verification import damaged_others
     from ktrdr_pipelines.gaps.verification import verify as read_whole
@@ -65,7 +65,7 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     place = open_place()
     real_now = place.clock.real_now()
     warn_of_problem(place)
-    book = open_book(place)
+    book = open_gap_index(place)
     series = chosen_series(place.universe, book.store, symbols, None)
     found = read_whole(book, series, place.now, real_now=real_now)
     certificates = []

@@ -26,8 +26,8 @@ from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError, StoreError
 from ktrdr_pipelines.gaps.catalog_refresh import is_catalog_due
-from ktrdr_pipelines.gaps.index import open_gapbook
-from ktrdr_pipelines.gaps.windows import Dates, WindowBook, WindowFacts, WindowState, from_start
+from ktrdr_pipelines.gaps.index import open_gap_index
+from ktrdr_pipelines.gaps.windows import Dates, WindowFacts, WindowIndex, WindowState, from_start
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.ledger import open_calendars, open_ledger
@@ -183,10 +183,10 @@ class BarsRun:
                 failed.append(f"{partition.symbol} {partition.window}: {_reason(report, one)}")
         return failed
 
-    def _window_book(self) -> WindowBook:
+    def _window_book(self) -> WindowIndex:
         """Open the gap book as the ledger stands now."""
         gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
-        return WindowBook(open_gapbook(self._layout, gateway))
+        return WindowIndex(open_gap_index(self._layout, gateway))
 
     def _materialize(self, partition: BarPartition, facts: WindowFacts) -> None:
         self._told += 1
@@ -198,7 +198,7 @@ class BarsRun:
         if self._is_automatic and not is_catalog_due(self._layout, instruments, real_now):
             return
         gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
-        self._ending.renew_catalog(open_gapbook(self._layout, gateway), instruments)
+        self._ending.renew_catalog(open_gap_index(self._layout, gateway), instruments)
 
 
 def _wanted(

@@ -19,7 +19,7 @@ from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError, StoreError
 from ktrdr_pipelines.gaps.catalog_refresh import renew_catalog
-from ktrdr_pipelines.gaps.index import GapBook
+from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.gaps.windows import WindowFacts, WindowState
 from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 from ktrdr_pipelines.store.layout import StoreLayout
@@ -38,7 +38,7 @@ class RunEnding:
         self._log = context.log
         self._layout, self._clock = layout, clock
 
-    def renew_catalog(self, book: GapBook, instruments: Sequence[Instrument]) -> None:
+    def renew_catalog(self, book: GapIndex, instruments: Sequence[Instrument]) -> None:
         """Renew the catalog, and say where it cannot be.
 
         One unreadable file of any symbol speaks against that, and the run's bars are saved all the

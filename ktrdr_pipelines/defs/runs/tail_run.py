@@ -22,8 +22,8 @@ from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError, StoreError
 from ktrdr_pipelines.gaps.due_chunks import due_tails
-from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps, open_gapbook
-from ktrdr_pipelines.gaps.windows import WindowBook
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps, open_gap_index
+from ktrdr_pipelines.gaps.windows import WindowIndex
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.sync.runner import Job
@@ -75,7 +75,7 @@ class TailRun:
         self._layout: StoreLayout = store.layout()
         self._universe = store.universe()
         self._series = [one for one in self._universe.series() if one.timeframe in timeframes]
-        self._book: GapBook = open_gapbook(
+        self._book: GapIndex = open_gap_index(
             self._layout, GatewayConfig.from_settings(ib.settings()).gateway
         )
         self._ending = RunEnding(context, self._layout, self._clock)
@@ -137,7 +137,7 @@ class TailRun:
     def _tell(self, reports: Iterable[SeriesReport]) -> int:
         """Tell of the windows that Dagster does not know yet, and of those that are finished."""
         told = 0
-        windows = WindowBook(self._book)
+        windows = WindowIndex(self._book)
         now = self._clock.market_now()
         for report in reports:
             series = report.series

@@ -49,7 +49,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.gaps.due_chunks import Due, backlog_plan, due_to_fill, measured_backlog
-from ktrdr_pipelines.gaps.index import GapBook, SeriesGaps, open_gapbook
+from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps, open_gap_index
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 
@@ -118,7 +118,7 @@ class Look:
 
     found: Sequence[SeriesGaps]
     due: Sequence[Due]
-    book: GapBook
+    book: GapIndex
     market_now: datetime
     real_now: datetime
 
@@ -170,7 +170,7 @@ def look_for_gaps(ib: IbResource, store: StoreResource, real_now: datetime) -> L
         KtrdrError: there is no store or no universe to look through.
     """
     gateway = GatewayConfig.from_settings(ib.settings()).gateway
-    book, market_now = open_gapbook(store.layout(), gateway), ib.clock().market_at(real_now)
+    book, market_now = open_gap_index(store.layout(), gateway), ib.clock().market_at(real_now)
     found = book.look(store.universe().series(), market_now)
     return Look(found, due_to_fill(found, real_now), book, market_now, real_now)
 

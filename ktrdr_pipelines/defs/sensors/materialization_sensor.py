@@ -26,8 +26,8 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import KtrdrError, StoreError
-from ktrdr_pipelines.gaps.index import open_gapbook
-from ktrdr_pipelines.gaps.windows import WindowBook, WindowFacts, WindowState
+from ktrdr_pipelines.gaps.index import open_gap_index
+from ktrdr_pipelines.gaps.windows import WindowFacts, WindowIndex, WindowState
 from ktrdr_pipelines.ib.config import GatewayConfig
 
 _EVERY_S: Final = 60
@@ -74,7 +74,7 @@ def report_sensor(
         try:
             listed = store.universe().series()
             gateway = GatewayConfig.from_settings(ib.settings()).gateway
-            book = WindowBook(open_gapbook(store.layout(), gateway))
+            book = WindowIndex(open_gap_index(store.layout(), gateway))
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         teller = Teller(context.instance, book, windows, ib.clock(clock).market_now())
@@ -96,7 +96,7 @@ class Teller:
     """Finds windows that Dagster ought to know, and tells it of them."""
 
     def __init__(
-        self, instance: dg.DagsterInstance, book: WindowBook, windows: Windows, now: datetime
+        self, instance: dg.DagsterInstance, book: WindowIndex, windows: Windows, now: datetime
     ) -> None:
         self._instance, self._book, self._now = instance, book, now
         self._names: Mapping[Timeframe, Sequence[str]] = {

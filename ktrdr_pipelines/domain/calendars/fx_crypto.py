@@ -7,8 +7,8 @@ were seen as ``20260507:1601-20260508:1600;20260509:CLOSED``, and orders are rou
 03:00 to Friday 16:00 New York
 (https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/pull/260); which hours have data
 is proved by neither. So a contract's own hours stand in place of this calendar
-(``domain.calendars.gateway_schedules.with_own_hours``), and bars of days and weeks, which may be of these sessions or
-of UTC days, are requested when both are over.
+(``domain.calendars.gateway_schedules.with_own_hours``), and bars of days and weeks, which may be
+of these sessions or of UTC days, are requested when both are over.
 """
 
 from datetime import timedelta

@@ -199,7 +199,7 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SeriesStatus:
     """How a series stands; times in microseconds since 1970 UTC, on the stamp axis.
 
     Args:
@@ -255,7 +255,7 @@ class Completeness:
 
 
 def find_gaps(
-    spans: SpanArrays, standing: Standing, now: datetime, claimed: Sequence[Claimed] = ()
+    spans: SpanArrays, standing: SeriesStatus, now: datetime, claimed: Sequence[Claimed] = ()
 ) -> tuple[Gap, ...]:
     """Give the gaps among closed sessions, oldest first.
 
@@ -273,7 +273,7 @@ def find_gaps(
     return _grouped(spans, pieces, causes, known)
 
 
-def due_places(spans: SpanArrays, standing: Standing, now: datetime) -> tuple[int, int]:
+def due_places(spans: SpanArrays, standing: SeriesStatus, now: datetime) -> tuple[int, int]:
     """Give the first and the end place of the spans that should be there by now."""
     low = int(np.searchsorted(spans.spans.ends, standing.explained_to, side="right"))
     high = closed_count(spans, now)
@@ -298,7 +298,7 @@ def next_close(spans: SpanArrays, now: datetime) -> datetime | None:
 
 
 def completeness(
-    spans: SpanArrays, standing: Standing, *, have: np.ndarray, empty: Stretches, now: datetime
+    spans: SpanArrays, standing: SeriesStatus, *, have: np.ndarray, empty: Stretches, now: datetime
 ) -> Completeness:
     """Count bars span by span, over all spans of the calendar that are given.
 
@@ -311,7 +311,7 @@ def completeness(
     """
     expected = np.where(np.arange(len(spans)) < closed_count(spans, now), spans.bars, 0)
     low, high = due_places(spans, standing, now)
-    everything = Standing(standing.settled, standing.wanted_from, suspects=standing.suspects)
+    everything = SeriesStatus(standing.settled, standing.wanted_from, suspects=standing.suspects)
     pieces, _suspect = _open_pieces(spans, everything, 0, len(spans))
     counts = spans.bars_in(Stretches(pieces.starts, pieces.ends))
     missing = np.bincount(pieces.left, weights=counts, minlength=len(spans)).astype(np.int64)
@@ -340,7 +340,7 @@ def _bars_within(spans: SpanArrays, stretches: Stretches) -> np.ndarray:
 
 
 def _open_pieces(
-    spans: SpanArrays, standing: Standing, low: int, high: int
+    spans: SpanArrays, standing: SeriesStatus, low: int, high: int
 ) -> tuple[Overlaps, np.ndarray]:
     """Give what is not settled of some spans, and which pieces are suspects; places are of all."""
     inside = Stretches(spans.spans.starts[low:high], spans.spans.ends[low:high])

@@ -137,8 +137,8 @@ class IbConnectionStrategy:
     Args:
         config: the gateway.
         leases: the client ids of that gateway; None makes those of the config's folder.
-        rate limiter: the budget that every message waits for; None makes that of the config, which is
-            open while a connection is.
+        rate_limiter: the budget that every message waits for; None makes that of the config,
+            which is open while a connection is.
         sleep: waits between tries of client ids.
     """
 

@@ -1,4 +1,4 @@
-"""The file behind the rate limiter: opening, transactions, and what happens when it is lost or broken.
+"""The file behind the rate limiter: opening, transactions, and what follows when it is lost.
 
 A file that is missing is made anew: there was no request, or somebody removed it on purpose. A
 file that cannot be read is set aside, and its successor is told so, for it must not forget
