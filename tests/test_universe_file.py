@@ -17,7 +17,7 @@ def file(tmp_path: Path, text: str = GOOD) -> UniverseFile:
 
 def test_a_missing_file_is_told_with_the_remedy(tmp_path: Path) -> None:
     """The way to a first universe is ``ktrdr init``."""
-    with pytest.raises(UniverseError, match=r"no such file. Make one with `ktrdr init`"):
+    with pytest.raises(UniverseError, match=r"no such file. Hint: Make one with `ktrdr init`"):
         load_universe(tmp_path / "universe.yaml")
 
 
@@ -26,7 +26,7 @@ def test_a_file_in_another_encoding_is_told(tmp_path: Path, encoding: str) -> No
     """Only UTF-8 is read."""
     path = tmp_path / "universe.yaml"
     path.write_bytes("# für später\nsymbols: {AAPL: }".encode(encoding))
-    with pytest.raises(UniverseError, match=r"is not UTF-8\. Save the file as UTF-8"):
+    with pytest.raises(UniverseError, match=r"is not UTF-8\. Hint: Save the file as UTF-8"):
         load_universe(path)
 
 

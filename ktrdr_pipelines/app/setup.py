@@ -1,4 +1,6 @@
-"""Dagster's home of a store: where its history lies, with the settings that the project commits.
+"""Setting up a folder: the example universe, the data folder, and the home of Dagster.
+
+Dagster's home of a store: where its history lies, with the settings that the project commits.
 
 Stores made from the files that the project commits: the example universe, Dagster's settings.
 

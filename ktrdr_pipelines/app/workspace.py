@@ -1,4 +1,6 @@
-"""Where a command works: settings, store, universe, and the catalog when bars have changed.
+"""The workspace: from settings to store, universe, gap index and what loads.
+
+Where a command works: settings, store, universe, and the catalog when bars have changed.
 
 From settings to a manager that loads: where gateway, store, universe and loading meet.
 """

@@ -1,4 +1,6 @@
-"""Which series a command is about: names from the command line, found in the universe.
+"""What commands take: symbols, timeframes, modes and ranges, read into jobs.
+
+Which series a command is about: names from the command line, found in the universe.
 
 From the words of a command line to jobs: symbols, timeframes, mode, start and end.
 """

@@ -1,4 +1,6 @@
-"""The process that ``ktrdr up`` runs: Dagster's web server, with its code server and its daemon.
+"""Dagster under ``ktrdr up``: web server, code server and daemon, on loopback alone.
+
+The process that ``ktrdr up`` runs: Dagster's web server, with its code server and its daemon.
 
 It does what ``dagster dev`` does, and beyond that: the web server answers this machine's own pages
 only (``cli.dagster_services``), runs whose process is gone are ended before the daemon starts and

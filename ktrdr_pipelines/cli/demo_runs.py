@@ -1,4 +1,6 @@
-"""The Dagster runs of the demo: one ranged run a timeframe, in this process, with live progress.
+"""What the demo lets Dagster do, and how it is watched from the terminal.
+
+The Dagster runs of the demo: one ranged run a timeframe, in this process, with live progress.
 
 Watching a Dagster run from the terminal: the gateway's resource, with a second listener.
 """

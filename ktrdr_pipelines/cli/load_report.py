@@ -1,4 +1,6 @@
-"""Holes: unexplained stretches as a person counts them, joined over nights and weekends.
+"""How a load is run for a command, and how its end is told.
+
+Holes: unexplained stretches as a person counts them, joined over nights and weekends.
 
 How the end of a load is told: a table, the gaps that are left, why, and what to do.
 

@@ -1,4 +1,6 @@
-"""Bars that came again at another price: the sign that history was put on another basis.
+"""Bars that can hardly be right: implausible values, and other prices when they come again.
+
+Bars that came again at another price: the sign that history was put on another basis.
 
 IB serves trades adjusted for the splits known on the day of the request, so bars that were fetched
 before a split differ from the same bars fetched after it by a constant ratio.

@@ -1,4 +1,6 @@
-"""The backlog: all that sensors will ask for, and what that costs, before it is loaded.
+"""What automatic work requests next: tails that are due, gaps worth it, the backlog.
+
+The backlog: all that sensors will ask for, and what that costs, before it is loaded.
 
 How stale a tail is: the open time that has passed since its newest settled bar.
 

@@ -1,4 +1,6 @@
-"""What a load would cost: requests, bars, bytes on disk and seconds, asking nobody.
+"""What a load would cost, by the rates that were measured.
+
+What a load would cost: requests, bars, bytes on disk and seconds, asking nobody.
 
 How fast a gateway has answered and how much room bars take: measured where that was possible.
 """

@@ -1,4 +1,6 @@
-"""Strangers: bars on disk of series that the universe does not name.
+"""How a universe and a store differ: changed entries, and bars of no entry.
+
+Strangers: bars on disk of series that the universe does not name.
 
 What a universe would change for a store: symbols that come, go, or are something else now.
 """

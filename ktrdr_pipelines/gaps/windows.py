@@ -1,4 +1,6 @@
-"""Windows of whole series, told from the gap book: what may be said of each, and how many bars.
+"""Windows of series: complete, ended, or what is missing of them.
+
+Windows of whole series, told from the gap book: what may be said of each, and how many bars.
 
 Runs, tails and the report sensor all decide here whether a window is complete. One with a session
 that is unconfirmed, contradicted or sparse is not: the gap book lists these as gaps.

@@ -1,4 +1,6 @@
-"""Putting one question to the gateway, when the way is free and the budget allows it.
+"""The gateway as a source of bars: one request at a time through the budget, values out.
+
+Putting one question to the gateway, when the way is free and the budget allows it.
 
 The gateway as a source of bars: instruments and requests in, values or typed errors out.
 

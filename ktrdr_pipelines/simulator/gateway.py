@@ -1,4 +1,6 @@
-"""How a gateway behaves besides answering, and a gateway that behaves so.
+"""What all connections of a simulated gateway share, and how it behaves.
+
+How a gateway behaves besides answering, and a gateway that behaves so.
 
 The simulator's now: one settable clock, the only reader of the machine's time.
 

@@ -1,4 +1,6 @@
-"""What happens at a gateway, counted and written down: one JSON object a line.
+"""What was asked of a simulated gateway, and what happened.
+
+What happens at a gateway, counted and written down: one JSON object a line.
 
 Every line has ``at`` (the gateway's time) and ``event``: ``connected``, ``left``, ``asked``,
 ``answered``, ``violation`` or ``fault``. ``asked`` and ``answered`` share a ``number``.

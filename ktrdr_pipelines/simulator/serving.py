@@ -1,4 +1,6 @@
-"""What goes out on one connection: whole frames at once, or one of them slowly.
+"""Answering one request over one connection.
+
+What goes out on one connection: whole frames at once, or one of them slowly.
 
 Answering one request: computing it, waiting as a busy gateway would, and what goes wrong.
 """

@@ -96,8 +96,8 @@ def test_the_latest_allowed_is_allowed(start: str | None, end: str | None) -> No
 @pytest.mark.parametrize(
     ("start", "end", "told"),
     [
-        ("2024-01-11", None, "--start 2024-01-11: in the future. Hint: The latest allowed is 2024-01-10"),
-        (None, "2024-01-12", "--end 2024-01-12: in the future. Hint: The latest allowed is 2024-01-11"),
+        ("2024-01-11", None, "2024-01-11: in the future. Hint: The latest allowed is 2024-01-10"),
+        (None, "2024-01-12", "2024-01-12: in the future. Hint: The latest allowed is 2024-01-11"),
         ("2024-01-10T20:00:01Z", None, "allowed is 2024-01-10T20:00:00Z"),
         (None, "2024-01-10T20:00:01Z", "allowed is 2024-01-10T20:00:00Z"),
         ("2024-01-05", "2024-01-04", "reversed"),

@@ -1,4 +1,6 @@
-"""``ktrdr doctor``: what is wrong with a gateway's set-up, and how to mend it.
+"""Commands that look at a gateway: ``ktrdr health``, ``ktrdr doctor``, ``ktrdr probe``.
+
+``ktrdr doctor``: what is wrong with a gateway's set-up, and how to mend it.
 
 ``ktrdr health``: whether the gateway is there and answers, without asking for any data.
 

@@ -1,4 +1,6 @@
-"""``ktrdr gaps``: every gap with its reason, and ranges that are explained without bars.
+"""Commands that tell how a store stands: ``ktrdr status`` and ``ktrdr gaps``.
+
+``ktrdr gaps``: every gap with its reason, and ranges that are explained without bars.
 
 No gateway is asked.
 

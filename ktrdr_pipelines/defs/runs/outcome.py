@@ -1,4 +1,6 @@
-"""How a run that loads ends: a new catalog, tags that say to sensors how it went.
+"""How a run that loads ends, and what Dagster is told of its windows.
+
+How a run that loads ends: a new catalog, tags that say to sensors how it went.
 
 A gateway that is away is noted for all runs.
 

@@ -1,4 +1,6 @@
-"""Outages: many failures, one cause, one alert when it begins and one when it is over.
+"""The alert sensor: one alert when an outage begins, and one when it is over.
+
+Outages: many failures, one cause, one alert when it begins and one when it is over.
 
 Telling a person: an ERROR in the log, and a command of their own with JSON on its stdin.
 

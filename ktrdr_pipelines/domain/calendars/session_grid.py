@@ -1,4 +1,6 @@
-"""Every expected span of a calendar and timeframe as arrays, for looking at years at once.
+"""Every expected bar of a calendar and timeframe, as arrays.
+
+Every expected span of a calendar and timeframe as arrays, for looking at years at once.
 
 The same spans as ``domain.calendars.sessions.expected_spans`` gives one by one.
 

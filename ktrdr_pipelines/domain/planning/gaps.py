@@ -1,4 +1,6 @@
-"""Completeness of a series: which expected bars are missing, why, and how many of each session.
+"""What is missing of a series, and why.
+
+Completeness of a series: which expected bars are missing, why, and how many of each session.
 
 Everything is computed over arrays of spans, so that decades of a series cost a millisecond. Not
 here: reading what is settled (``gaps.index``), which sessions are suspect

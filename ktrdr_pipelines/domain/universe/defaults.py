@@ -1,4 +1,6 @@
-"""Which calendar an entry of the universe keeps, and what to set where none can be derived.
+"""What an entry of the universe does not say, and what follows from the rest.
+
+Which calendar an entry of the universe keeps, and what to set where none can be derived.
 
 A calendar is never guessed: an instrument whose sessions nobody knows is refused, by an error that
 names what to set.

@@ -1,4 +1,6 @@
-"""The accounts that a gateway names as its own: whose gateway it is, and frames without them.
+"""Accounts and logins: taken out of all that is kept, and told apart by numbers.
+
+The accounts that a gateway names as its own: whose gateway it is, and frames without them.
 
 Names for logins that say nothing: ``login 1``, ``login 2``, the same in every process.
 

@@ -1,4 +1,6 @@
-"""How a connection is, and the gateway's clock as it was last seen.
+"""What a gateway says of itself: farms, lost links, its clock, its health.
+
+How a connection is, and the gateway's clock as it was last seen.
 
 What a gateway says about its own connections, as far as it still holds.
 """

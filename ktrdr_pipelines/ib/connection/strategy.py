@@ -1,4 +1,6 @@
-"""Why no connection came about: a typed error with a hint for each ending.
+"""Who gets which connection to the gateway, and why none came about.
+
+Why no connection came about: a typed error with a hint for each ending.
 
 Who gets which connection to the gateway: one strategy for all operations.
 

@@ -1,4 +1,6 @@
-"""The file behind the rate limiter: opening, transactions, and what follows when it is lost.
+"""What all processes share about one gateway: the record of requests, pauses and widths.
+
+The file behind the rate limiter: opening, transactions, and what follows when it is lost.
 
 A file that is missing is made anew: there was no request, or somebody removed it on purpose. A
 file that cannot be read is set aside, and its successor is told so, for it must not forget

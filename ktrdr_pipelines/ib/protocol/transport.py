@@ -1,4 +1,6 @@
-"""Cutting a stream of bytes into frames: four bytes of length, then the fields.
+"""One socket to a gateway: frames in and out, and why it ended.
+
+Cutting a stream of bytes into frames: four bytes of length, then the fields.
 
 One socket to a gateway, spoken to by ib_async's client, with what the client leaves open.
 

@@ -1,4 +1,6 @@
-"""Answers that are not what they should be: the bars of message 17 changed on their way out.
+"""What faults do to answers and to the gateway as a whole.
+
+Answers that are not what they should be: the bars of message 17 changed on their way out.
 
 Answer in, answer out; other messages pass as they are.
 

@@ -1,4 +1,6 @@
-"""The instruments of the synthetic market: when they were listed and how they move.
+"""The instruments of the synthetic market.
+
+The instruments of the synthetic market: when they were listed and how they move.
 
 Here: what the tables of ``symbols`` mean.
 

@@ -1,4 +1,6 @@
-"""Random numbers by position: the hash of a counter, never the next of a sequence.
+"""Prices of the synthetic market, the same whenever they are asked for.
+
+Random numbers by position: the hash of a counter, never the next of a sequence.
 
 Any bar can so be computed alone, and again, whatever was computed before.
 

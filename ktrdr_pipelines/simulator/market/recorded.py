@@ -1,4 +1,6 @@
-"""Recorded bars on disk: ``<SYMBOL>/<timeframe>.parquet``, one file a series.
+"""Recorded bars on disk, and a market that replays them.
+
+Recorded bars on disk: ``<SYMBOL>/<timeframe>.parquet``, one file a series.
 
 Here: which folders are instruments, and a file's columns.
 

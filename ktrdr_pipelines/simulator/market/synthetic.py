@@ -1,4 +1,6 @@
-"""What quotes make of the price process: bid, ask, both at once, and the columns on the wire.
+"""The synthetic market: bars of every listing, and quotes from them.
+
+What quotes make of the price process: bid, ask, both at once, and the columns on the wire.
 
 The process is the middle; bid and ask stand some ticks from it, per session. BID_ASK is, as IB
 defines it (grade O), the time-averaged bid, the highest ask, the lowest bid and the

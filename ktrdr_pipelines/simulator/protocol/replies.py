@@ -1,4 +1,6 @@
-"""How a contract is described: message 10.
+"""What a simulated gateway writes: each message of its own.
+
+How a contract is described: message 10.
 
 Source: the decoders of ``ib_async`` 2.1.0 and ``ibapi`` 10 (grade S), which agree field by field
 for server versions 157 to 178; the forms of its texts are those of whole and nearly whole messages

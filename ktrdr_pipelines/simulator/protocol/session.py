@@ -1,4 +1,6 @@
-"""What a conversation wants done: the values a ``ClientSession`` returns and a server performs.
+"""One client's conversation with the simulated gateway, as values.
+
+What a conversation wants done: the values a ``ClientSession`` returns and a server performs.
 
 One client's conversation, as a state machine without I/O.
 

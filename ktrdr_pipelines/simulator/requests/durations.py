@@ -1,4 +1,6 @@
-"""What a duration means: how far back from its end a request reaches.
+"""What durations and bar sizes mean, and which go together.
+
+What a duration means: how far back from its end a request reaches.
 
 Here: ``N D`` in sessions, W, M and Y in calendar time cut to whole sessions, S in seconds of
 trading.

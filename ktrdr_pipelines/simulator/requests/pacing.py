@@ -1,4 +1,6 @@
-"""How often a gateway may be asked: the pacing windows and the message rate.
+"""The pacing rules of a simulated gateway, and how fast it works.
+
+How often a gateway may be asked: the pacing windows and the message rate.
 
 Here: counting what was asked and deciding what breaks a rule.
 

@@ -1,4 +1,6 @@
-"""Which instruments a request means, as a gateway knows them at its time.
+"""Reading a request: which instrument it means, and what is wrong with it.
+
+Which instruments a request means, as a gateway knows them at its time.
 
 Here: expired contracts, fronts of continuous futures, ambiguity.
 

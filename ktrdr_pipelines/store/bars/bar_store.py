@@ -1,4 +1,6 @@
-"""Which file of a series holds which stretch of stamps.
+"""The bars of a store: read, merged and saved, by series and year.
+
+Which file of a series holds which stretch of stamps.
 
 1m and 5m have one file a year, the others one for all. A year begins when the session day of
 1 January begins, so the evening of 31 December in New York is filed with the FX session it opens.

@@ -1,4 +1,6 @@
-"""Looking through the bars of a file for what no bar can be: out of order, twice, or impossible.
+"""Whether the bars of a file can be, and what remains of a file that lost some.
+
+Looking through the bars of a file for what no bar can be: out of order, twice, or impossible.
 
 Only what is newer than a date is read.
 

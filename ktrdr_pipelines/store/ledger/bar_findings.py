@@ -1,4 +1,6 @@
-"""The ledger's disagreements: bars at other prices, or with volumes in another unit.
+"""What the ledger remembers of odd bars: other prices, other units, odd values.
+
+The ledger's disagreements: bars at other prices, or with volumes in another unit.
 
 They stay until the series was requested again as a whole.
 

@@ -1,4 +1,6 @@
-"""The ledger's SQLite file: opening, tables, transactions, errors.
+"""The one SQLite database of the ledger: tables, versions, transactions, errors.
+
+The ledger's SQLite file: opening, tables, transactions, errors.
 
 The tables of the ledger. Moments are microseconds since 1970 UTC, intervals ``[start, end)``.
 

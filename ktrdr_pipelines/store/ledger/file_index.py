@@ -1,4 +1,6 @@
-"""The ledger's file checks: when each bar file was last read whole, and what damage was found.
+"""The file index of the ledger: what each bar file holds, and when it was checked.
+
+The ledger's file checks: when each bar file was last read whole, and what damage was found.
 
 A row counts only while the fingerprint of the file is the one that was recorded: a file that is
 written anew, or set aside, has no damage.

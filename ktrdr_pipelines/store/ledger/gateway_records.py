@@ -1,4 +1,6 @@
-"""The ledger's probes: how far back data were found, and which stretches were found silent.
+"""What the ledger remembers of gateways: contracts, sessions, beginnings, widths.
+
+The ledger's probes: how far back data were found, and which stretches were found silent.
 
 Both are of one contract and what_to_show at one gateway, in session dates.
 

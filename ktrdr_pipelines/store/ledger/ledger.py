@@ -1,4 +1,6 @@
-"""The book of calendars of one store: what the libraries know, its gateway told and bars show.
+"""The ledger as one object, and the calendars that it lets expect.
+
+The book of calendars of one store: what the libraries know, its gateway told and bars show.
 
 The ledger: what is known beside the bars, in one SQLite file that many processes share.
 

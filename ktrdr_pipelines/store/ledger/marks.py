@@ -1,4 +1,6 @@
-"""The ledger's confirmed sessions: suspects that gave the same when they were asked once more.
+"""Marks of the ledger: confirmed sessions, refreshes, fresh series, verified files.
+
+The ledger's confirmed sessions: suspects that gave the same when they were asked once more.
 
 A confirmation holds for the number of bars that it was given for: a session that has lost bars
 since is suspect again. Losing the table costs one request a suspect, and no bar.

@@ -1,4 +1,6 @@
-"""Renaming and retiring symbols: who may be moved, and when.
+"""Renaming and retiring symbols.
+
+Renaming and retiring symbols: who may be moved, and when.
 
 Moving all that a store has of one symbol: to another name, or out of the way.
 

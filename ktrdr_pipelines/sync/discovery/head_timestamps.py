@@ -1,4 +1,6 @@
-"""Probing: where data begin, found by small requests, where the gateway does not say.
+"""Where the data of a contract begin: the head timestamp, or found by probing.
+
+Probing: where data begin, found by small requests, where the gateway does not say.
 
 What a probe proves, and what it does not: bars show that the data are at least as old. Silence
 about a year shows only that this year has no bar, and not even that by itself, since a request

@@ -1,4 +1,6 @@
-"""Asking for the bars of one series, with an audit of every request that was made.
+"""Requesting bars of one series, with an audit of every request.
+
+Asking for the bars of one series, with an audit of every request that was made.
 
 The audit of one question: a row for every time it was sent to the gateway, however it ended.
 

@@ -1,4 +1,6 @@
-"""One chunk of a series: request it, and narrower parts of it, until a response has spoken of all.
+"""One chunk of a series: requested until responses have spoken of all of it.
+
+One chunk of a series: request it, and narrower parts of it, until a response has spoken of all.
 
 The desk of one series: the facts, the asking, the saving and the state that its cases share.
 """

@@ -143,7 +143,7 @@ class SeriesRun:
             self._chunk_run.learn_calendar()
 
     async def _ask_all(self, queue: deque[Chunk]) -> None:
-        """Work on chunks, as many at a time as it is worth; what may be sent says the pacer."""
+        """Work on chunks, as many at a time as the rate limiter finds worth it."""
         try:
             async with asyncio.TaskGroup() as group:
                 self._hire(group, queue)

@@ -1,4 +1,6 @@
-"""What one load knows of its series: what is wanted, settled, excused and set aside.
+"""The state of one series in a load: wanted, covered, excused, deferred.
+
+What one load knows of its series: what is wanted, settled, excused and set aside.
 
 The outlook of a series: what a job wants of it and what is missing, as far as the store knows.
 

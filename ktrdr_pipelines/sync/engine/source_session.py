@@ -1,4 +1,6 @@
-"""The one policy of how often and how soon a failed request is sent again.
+"""One source of bars, kept open while a load runs, and the policy of retries.
+
+The one policy of how often and how soon a failed request is sent again.
 
 Keeping a source of bars open while a load runs, and asking it with patience.
 

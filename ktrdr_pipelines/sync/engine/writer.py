@@ -1,4 +1,6 @@
-"""Commits: several answers a write, so that a kill costs seconds of asking and never a bar.
+"""Saving what responses brought, and recording what failed.
+
+Commits: several answers a write, so that a kill costs seconds of asking and never a bar.
 
 Tries in vain: what one run writes down of them, and what automatic work leaves alone.
 """
