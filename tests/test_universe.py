@@ -47,10 +47,10 @@ def test_an_unknown_symbol_comes_with_the_nearest_and_the_file() -> None:
         with pytest.raises(UnknownSymbolError) as caught:
             universe.instrument(symbol)
         assert str(caught.value) == (
-            f"symbol {symbol!r}: not in the universe. Did you mean {near}? "
+            f"symbol {symbol!r}: not in the universe. Hint: Did you mean {near}? "
             "Add it under `symbols:` in my/universe.yaml"
         )
-    with pytest.raises(UnknownSymbolError, match=r"universe\. Add it"):
+    with pytest.raises(UnknownSymbolError, match=r"universe\. Hint: Add it"):
         universe.instrument("ZZZZZZ")
 
 
