@@ -28,7 +28,7 @@ class Topic(StrEnum):
 class Question:
     """One open question: its frames so far, codes noted about it, the future of its answer.
 
-    ``route`` names what decides which of IB's data farms serves it (``queries.route_of``).
+    ``route`` names what decides which of IB's data farms serves it (``ib.protocol.requests.route_of``).
     """
 
     number: int
