@@ -28,7 +28,7 @@ class Topic(StrEnum):
 class Question:
     """One open question: its frames so far, codes noted about it, the future of its answer.
 
-    ``route`` names what decides which of IB's data farms serves it (``ib.protocol.requests.route_of``).
+    ``route`` says which data farm may serve it (``ib.protocol.requests.route_of``).
     """
 
     number: int
