@@ -23,7 +23,13 @@ from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import RequestKind
 from ktrdr_pipelines.ib.protocol.contracts import Candidate, candidate_of
-from ktrdr_pipelines.ib.protocol.requests import HistoryQuery, paced_contract, paced_query, route_of
+from ktrdr_pipelines.ib.protocol.requests import (
+    EPOCH_DATES,
+    HistoryQuery,
+    paced_contract,
+    paced_query,
+    route_of,
+)
 from ktrdr_pipelines.ib.source import Ask, Requester
 from ktrdr_pipelines.settings import load_settings
 
@@ -135,15 +141,7 @@ class Client:
         use_rth: bool = True,
     ) -> list[str]:
         """Return the fields of the message that answers a request for bars or sessions."""
-        query = HistoryQuery(
-            asked=f"{contract.symbol} {bar_size}, {duration} to {end or 'now'}",
-            contract=contract,
-            what_to_show=what,
-            use_rth=use_rth,
-            end=end,
-            duration=duration,
-            bar_size=bar_size,
-        )
+        query = _query(contract, bar_size, duration, end=end, what=what, use_rth=use_rth)
         ask = Ask(Topic.BARS, query.asked, paced_query(query, RequestKind.BARS), query.route)
         return (await self.requester.ask(ask, self.connection.history(query))).fields
 
@@ -169,20 +167,11 @@ class Client:
         *,
         end: str = "",
         what: str = "TRADES",
-        dates: int = 2,
+        dates: int = EPOCH_DATES,
         is_head: bool = False,
     ) -> Seen:
         """Return what comes for a request, a refusal too."""
-        query = HistoryQuery(
-            asked=f"{contract.symbol} {bar_size}, {duration} to {end or 'now'}",
-            contract=contract,
-            what_to_show=what,
-            use_rth=True,
-            end=end,
-            duration=duration,
-            bar_size=bar_size,
-            dates=dates,
-        )
+        query = _query(contract, bar_size, duration, end=end, what=what, dates=dates)
         topic, kind = (Topic.HEAD, RequestKind.HEAD) if is_head else (Topic.BARS, RequestKind.BARS)
         ask = Ask(topic, query.asked, paced_query(query, kind), query.route)
         try:
@@ -194,6 +183,28 @@ class Client:
                 raise
             return Seen(codes=[(error.code, error.reason)])
         return Seen(reply.fields, [(code, "") for code in sorted(reply.noted)])
+
+
+def _query(
+    contract: Contract,
+    bar_size: str,
+    duration: str,
+    *,
+    end: str,
+    what: str,
+    use_rth: bool = True,
+    dates: int = EPOCH_DATES,
+) -> HistoryQuery:
+    return HistoryQuery(
+        asked=f"{contract.symbol} {bar_size}, {duration} to {end or 'now'}",
+        contract=contract,
+        what_to_show=what,
+        use_rth=use_rth,
+        end=end,
+        duration=duration,
+        bar_size=bar_size,
+        dates=dates,
+    )
 
 
 def _rows(fields: list[str]) -> list[list[str]]:

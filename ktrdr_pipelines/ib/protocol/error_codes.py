@@ -30,7 +30,7 @@ from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
 NO_REQUEST = -1
 """The request id of a frame that concerns the whole connection."""
 
-LANGUAGE_HINT = (
+_UNCLEAR_TEXT_HINT = (
     "The text is not English, so what it refuses is not known for sure: set the gateway's language "
     "to English in its login window."
 )
@@ -177,7 +177,7 @@ def _other(frame: ErrorFrame, asked: str) -> GatewayError:
 
 def _other_hint(frame: ErrorFrame) -> str:
     """Say what to do about a text that is not known."""
-    return "It is requested again." if is_english(frame) else LANGUAGE_HINT
+    return "It is requested again." if is_english(frame) else _UNCLEAR_TEXT_HINT
 
 
 def _no_data(frame: ErrorFrame, asked: str) -> GatewayError:
@@ -221,7 +221,7 @@ def _contract(frame: ErrorFrame, asked: str) -> GatewayError:
     if "no security definition" in text:
         return _made(ContractUnknownError, frame, asked, hint)
     if not is_english(frame):
-        hint = f"{LANGUAGE_HINT} {hint}"
+        hint = f"{_UNCLEAR_TEXT_HINT} {hint}"
     return _made(ContractUnclearError, frame, asked, hint)
 
 
