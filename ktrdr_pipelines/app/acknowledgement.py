@@ -19,7 +19,7 @@ from ktrdr_pipelines.domain.calendars.sessions import (
 from ktrdr_pipelines.domain.coverage import Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Identity, Series, identity_of
 from ktrdr_pipelines.domain.planning.empty_ranges import Statement
-from ktrdr_pipelines.domain.planning.gaps import first_stamps_of, is_closed
+from ktrdr_pipelines.domain.planning.gaps import first_interval_of, is_closed
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import UsageError
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
@@ -101,13 +101,13 @@ def acknowledge(
         raise found.error
     _refuse_held(what, book.store, series, day)
     is_again = any(
-        one.kind is ProofKind.ACKNOWLEDGED and one.interval.covers(span.stamps)
+        one.kind is ProofKind.ACKNOWLEDGED and one.interval.covers(span.interval)
         for one in found.disputed
     )
-    if not is_again and not found.missing.covers(span.stamps):
+    if not is_again and not found.missing.covers(span.interval):
         raise UsageError(what, reason=_not_missing(found, span), hint=_SEE_GAPS)
     proof = Emptiness(
-        span.stamps,
+        span.interval,
         now.replace(minute=0, second=0, microsecond=0),
         ProofKind.ACKNOWLEDGED,
         " ".join(note.split()),
@@ -132,8 +132,8 @@ def _session(what: str, series: Series, calendar: SessionCalendar, day: date) ->
             else f"{day} is no session date of the calendar {series.instrument.calendar}",
             hint="`ktrdr load` requests them first" if is_unknown else _SEE_GAPS,
         )
-    stamps = first_stamps_of(calendar, series.timeframe, day)
-    return expected_spans(calendar, series.timeframe, stamps)[0]
+    interval = first_interval_of(calendar, series.timeframe, day)
+    return expected_spans(calendar, series.timeframe, interval)[0]
 
 
 def _refuse_held(what: str, store: BarStore, series: Series, day: date) -> None:
@@ -151,11 +151,11 @@ def _refuse_held(what: str, store: BarStore, series: Series, day: date) -> None:
 
 def _not_missing(found: SeriesGaps, span: Span) -> str:
     for one in found.disputed:
-        if one.interval.covers(span.stamps):
+        if one.interval.covers(span.interval):
             return f"the session is not missing: it is {one.kind} already"
-    if found.missing.clip(span.stamps):
+    if found.missing.clip(span.interval):
         return "only a part of the session is missing"
-    if found.expected_from is not None and span.stamps.end <= found.expected_from:
+    if found.expected_from is not None and span.interval.end <= found.expected_from:
         return "the session is not missing: nothing is expected before the start of the data"
     return "the session is not missing"
 
@@ -182,8 +182,8 @@ def _clear_attempts(book: GapIndex, series: Series, span: Span, now: datetime) -
     """
     (found,) = book.look([series], now)
     ledger, key = book.store.ledger, series_key(series)
-    ledger.clear_attempts(key, span.stamps)
+    ledger.clear_attempts(key, span.interval)
     for attempt in ledger.attempts(key):
-        meets = not attempt.is_series_wide and attempt.interval.overlaps(span.stamps)
+        meets = not attempt.is_series_wide and attempt.interval.overlaps(span.interval)
         if meets and not found.missing.clip(attempt.interval):
             ledger.clear_attempts(key, attempt.interval)

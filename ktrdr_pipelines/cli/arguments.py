@@ -17,7 +17,7 @@ from ktrdr_pipelines.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ktrdr_pipelines.cli.dates import Stretch
+    from ktrdr_pipelines.cli.dates import DateRange
     from ktrdr_pipelines.domain.instruments import Instrument, Series
     from ktrdr_pipelines.domain.planning.jobs import Mode
     from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -161,23 +161,23 @@ class Wish:
     end: str | None = None
     refresh: bool = False
 
-    def read(self) -> "tuple[Mode, Stretch]":
-        """Give mode and stretch.
+    def read(self) -> "tuple[Mode, DateRange]":
+        """Give mode and interval.
 
         Raises:
             UsageError: a word makes no sense, or two do not go together.
         """
-        from ktrdr_pipelines.cli.dates import parse_stretch
+        from ktrdr_pipelines.cli.dates import parse_date_range
         from ktrdr_pipelines.domain.planning.jobs import Mode
 
-        stretch, mode = parse_stretch(self.start, self.end), _mode(self.mode)
+        date_range, mode = parse_date_range(self.start, self.end), _mode(self.mode)
         if self.refresh and mode is not Mode.FULL:
             raise UsageError(
                 f"--refresh with --mode {mode}",
-                reason="a refresh asks again for all of a stretch",
-                hint="Leave --mode out, and name the stretch with --start and --end",
+                reason="a refresh requests all of an interval again",
+                hint="Leave --mode out, and give the interval with --start and --end",
             )
-        return mode, stretch
+        return mode, date_range
 
     @property
     def is_plain(self) -> bool:
@@ -202,9 +202,9 @@ def named_jobs(
     """
     from ktrdr_pipelines.sync.engine.series_state import Job
 
-    mode, stretch = wish.read()
+    mode, date_range = wish.read()
     chosen = _series(universe, symbols, timeframes)
-    return [Job(one, mode, stretch.bounds(one, now), refresh=wish.refresh) for one in chosen]
+    return [Job(one, mode, date_range.bounds(one, now), refresh=wish.refresh) for one in chosen]
 
 
 def update_jobs(

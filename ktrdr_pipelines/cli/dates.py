@@ -1,6 +1,6 @@
 """``--start`` and ``--end``: session dates or instants, and what they mean on the stamp axis.
 
-Not here: which of that stretch is asked for (``domain.planning.jobs``).
+Not here: which of that interval is asked for (``domain.planning.jobs``).
 """
 
 import re
@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from ktrdr_pipelines.domain.calendars.registry import KNOWN_FROM, KNOWN_TO, calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.jobs import Bounds
 from ktrdr_pipelines.errors import UsageError
@@ -24,7 +24,7 @@ _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One end of a stretch as a person gave it: a session date, or an instant in UTC."""
+    """One end of an interval as a person gave it: a session date, or an instant in UTC."""
 
     option: str
     text: str
@@ -45,14 +45,14 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class DateRange:
     """What ``--start`` and ``--end`` say; None where they say nothing."""
 
     start: Edge | None = None
     end: Edge | None = None
 
     def bounds(self, series: Series, now: datetime) -> Bounds:
-        """Give the stretch of stamps that it means for a series.
+        """Give the interval of timestamps that it means for a series.
 
         Raises:
             UsageError: an end lies in the future, or they are reversed.
@@ -60,8 +60,8 @@ class Stretch:
         calendar = calendar_named(series.instrument.calendar)
         self._refuse(calendar, now)
         return Bounds(
-            _first_stamp(self.start, series, calendar) if self.start else None,
-            _end_stamp(self.end, series, calendar) if self.end else None,
+            _first_timestamp(self.start, series, calendar) if self.start else None,
+            _end_timestamp(self.end, series, calendar) if self.end else None,
         )
 
     def _refuse(self, calendar: SessionCalendar, now: datetime) -> None:
@@ -74,13 +74,13 @@ class Stretch:
             _refuse_reversed(self.start, self.end, calendar)
 
 
-def parse_stretch(start: str | None, end: str | None) -> Stretch:
+def parse_date_range(start: str | None, end: str | None) -> DateRange:
     """Read both options.
 
     Raises:
         UsageError: one is neither a date nor an instant with a zone.
     """
-    return Stretch(
+    return DateRange(
         None if start is None else parse_edge("--start", start),
         None if end is None else parse_edge("--end", end),
     )
@@ -133,18 +133,18 @@ def _value(option: str, text: str) -> date | datetime:
     return moment
 
 
-def _first_stamp(edge: Edge, series: Series, calendar: SessionCalendar) -> datetime:
+def _first_timestamp(edge: Edge, series: Series, calendar: SessionCalendar) -> datetime:
     if isinstance(edge.value, datetime) and series.timeframe.is_intraday:
         return edge.value
     day = edge.day(calendar)
-    return stamps_between(calendar, series.timeframe, day, day + _WEEK).start
+    return interval_between(calendar, series.timeframe, day, day + _WEEK).start
 
 
-def _end_stamp(edge: Edge, series: Series, calendar: SessionCalendar) -> datetime:
+def _end_timestamp(edge: Edge, series: Series, calendar: SessionCalendar) -> datetime:
     if isinstance(edge.value, datetime) and series.timeframe.is_intraday:
         return edge.value
     day = edge.day(calendar)
-    return stamps_between(calendar, series.timeframe, day - _WEEK, day).end
+    return interval_between(calendar, series.timeframe, day - _WEEK, day).end
 
 
 def _refuse_future(edge: Edge, latest: date, now: datetime) -> None:

@@ -25,7 +25,7 @@ from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.defs.partitions import BarPartition, symbols_partitions, window_dates
 from ktrdr_pipelines.defs.resources import IbResource
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Origin, Series
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.reports import Progress
@@ -214,8 +214,8 @@ def holes_in_windows(
         for run in (one for one in runs if one.timeframe == series.timeframe):
             calendar = book.calendars.of(series.instrument)
             first, end = window_dates(run.first_window)[0], window_dates(run.last_window)[1]
-            stretch = stamps_between(calendar, series.timeframe, first, end)
-            yield series, holes(series, found.missing.clip(stretch), calendar)
+            interval = interval_between(calendar, series.timeframe, first, end)
+            yield series, holes(series, found.missing.clip(interval), calendar)
 
 
 def _run(

@@ -1,6 +1,6 @@
 """How a load is run for a command, and how its end is told.
 
-Holes: unexplained stretches as a person counts them, joined over nights and weekends.
+Holes: unexplained intervals as a person counts them, joined over nights and weekends.
 
 How the end of a load is told: a table, the gaps that are left, why, and what to do.
 
@@ -20,17 +20,17 @@ from ktrdr_pipelines.cli.output import (
     disagreement_text,
     error_json,
     instant_text,
+    interval_text,
+    intervals_json,
     load_progress,
     note,
     say,
     say_json,
     say_table,
-    stretch_text,
-    stretches_json,
     tell_notes,
 )
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_stamps
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_timestamps
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
@@ -40,10 +40,10 @@ from ktrdr_pipelines.sync.engine.series_state import Job
 
 def holes(series: Series, gaps: IntervalSet, calendar: SessionCalendar) -> list[Interval]:
     """Join gaps between which no other bar is expected; oldest first."""
-    hull = gaps.hull
-    if hull is None:
+    bounds = gaps.bounds
+    if bounds is None:
         return []
-    others = expected_stamps(calendar, series.timeframe, hull) - gaps
+    others = expected_timestamps(calendar, series.timeframe, bounds) - gaps
     joined: list[Interval] = []
     for gap in gaps:
         apart = between(joined[-1].end, gap.start) if joined else None
@@ -140,9 +140,9 @@ def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterato
     gaps = [(report, hole) for report in reports for hole in _holes(report, calendars)]
     if not gaps:
         return
-    yield f"{counted(len(gaps), 'stretch', 'stretches')} unexplained:"
+    yield f"{counted(len(gaps), 'interval')} unexplained:"
     for report, gap in gaps[:MOST_GAPS]:
-        yield f"  {report.series}  {stretch_text(report.series.timeframe, gap)}"
+        yield f"  {report.series}  {interval_text(report.series.timeframe, gap)}"
     if len(gaps) > MOST_GAPS:
         yield f"  and {len(gaps) - MOST_GAPS:,} more; --json names them all"
     yield from _reason_lines(reports, calendars)
@@ -150,11 +150,11 @@ def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterato
 
 
 def _refresh_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
-    """Tell what asking again for settled stretches did not bring."""
+    """Tell what asking again for settled intervals did not bring."""
     for report in reports:
         if report.not_refreshed:
-            stretches = counted(len(report.not_refreshed), "stretch", "stretches")
-            yield f"{report.series}: {stretches} could not be refreshed; they stand as they were"
+            intervals = counted(len(report.not_refreshed), "interval")
+            yield f"{report.series}: {intervals} could not be refreshed; they stand as they were"
         if not report.unexplained:
             yield from _failure_lines(report)
 
@@ -227,13 +227,13 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
         "rows": report.rows,
         "added": report.added,
         "revised": report.revised,
-        "unexplained": stretches_json(report.unexplained),
-        "waiting": stretches_json(report.waiting),
-        "before_listing": stretches_json(report.before_listing),
-        "put_off": stretches_json(report.put_off),
+        "unexplained": intervals_json(report.unexplained),
+        "waiting": intervals_json(report.waiting),
+        "before_listing": intervals_json(report.before_listing),
+        "put_off": intervals_json(report.put_off),
         "next_try_at": report.next_try_at,
-        "not_refreshed": stretches_json(report.not_refreshed),
-        "suspect": stretches_json(report.suspect),
+        "not_refreshed": intervals_json(report.not_refreshed),
+        "suspect": intervals_json(report.suspect),
         "confirmed_at": report.confirmed_at,
         "disagreements": [disagreement_json(one) for one in report.disagreements],
         "volume_jumps": [disagreement_json(one) for one in report.volume_jumps],

@@ -223,17 +223,17 @@ def instant_text(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def stretch_text(timeframe: "Timeframe", stretch: "Interval") -> str:
-    """Write a stretch of stamps: days and weeks by their dates, both in, others by instants."""
+def interval_text(timeframe: "Timeframe", interval: "Interval") -> str:
+    """Format an interval: days and weeks as inclusive dates, other timeframes as instants."""
     if timeframe.is_intraday:
-        return f"{instant_text(stretch.start)} to {instant_text(stretch.end)}"
-    first, last = stretch.start.date(), (stretch.end - timedelta(days=1)).date()
+        return f"{instant_text(interval.start)} to {instant_text(interval.end)}"
+    first, last = interval.start.date(), (interval.end - timedelta(days=1)).date()
     return str(first) if first == last else f"{first} to {last}"
 
 
-def stretches_json(stretches: Iterable["Interval"]) -> list[dict[str, str]]:
-    """Give stretches of stamps as JSON has them; each end is out."""
-    return [{"start": instant_text(one.start), "end": instant_text(one.end)} for one in stretches]
+def intervals_json(intervals: Iterable["Interval"]) -> list[dict[str, str]]:
+    """Give intervals of timestamps as JSON has them; each end is out."""
+    return [{"start": instant_text(one.start), "end": instant_text(one.end)} for one in intervals]
 
 
 def disagreement_json(found: "Disagreement") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Partitions: symbol by window, one definition a timeframe.
 
-Not here: what a window is in stamps of a series beyond its dates (``domain.calendars.sessions``).
+Not here: what a window is in timestamps of a series beyond its dates
+(``domain.calendars.sessions``).
 """
 
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def window_dates(window: str) -> tuple[date, date]:
 def windows_partitions(timeframe: Timeframe, windows: Windows) -> dg.TimeWindowPartitionsDefinition:
     """Give the windows of a timeframe, the current one included.
 
-    Each size has a key format of its own: with one format a key would mean another stretch after
+    Each size has a key format of its own: with one format a key would mean another interval after
     a change of size.
     """
     monthly = timeframe is Timeframe.M1

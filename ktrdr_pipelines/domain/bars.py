@@ -50,7 +50,7 @@ def empty_bars() -> pa.Table:
     return BAR_SCHEMA.empty_table()
 
 
-def stamps(bars: pa.Table) -> np.ndarray:
+def timestamps(bars: pa.Table) -> np.ndarray:
     """Give ``ts`` as int64 microseconds since 1970 UTC."""
     return np.asarray(bars["ts"].combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False))
 
@@ -60,20 +60,20 @@ def micros(moment: datetime) -> int:
     return round(moment.timestamp() * 1_000_000)
 
 
-def moment(stamp: int) -> datetime:
+def moment(timestamp: int) -> datetime:
     """Give the aware moment of whole microseconds since 1970 UTC."""
-    return _EPOCH + timedelta(microseconds=int(stamp))
+    return _EPOCH + timedelta(microseconds=int(timestamp))
 
 
 def bars_between(bars: pa.Table, start: datetime, end: datetime) -> pa.Table:
     """Give the bars of a sorted table whose stamp lies in ``[start, end)``."""
-    low, high = np.searchsorted(stamps(bars), [micros(start), micros(end)])
+    low, high = np.searchsorted(timestamps(bars), [micros(start), micros(end)])
     return bars.slice(int(low), int(high - low))
 
 
 def sorted_unique(bars: pa.Table) -> pa.Table:
     """Sort by stamp; of several bars with one stamp the last given stays."""
-    keys = stamps(bars)
+    keys = timestamps(bars)
     if len(keys) < 2 or bool(np.all(keys[1:] > keys[:-1])):
         return bars
     order = np.argsort(keys, kind="stable")
@@ -87,7 +87,7 @@ def merge_bars(old: pa.Table, new: pa.Table) -> Merge:
 
     Bars are told apart by ``ts`` alone: two bars of equal values are two bars.
     """
-    old_keys, new_keys = stamps(old), stamps(new)
+    old_keys, new_keys = timestamps(old), timestamps(new)
     replaced = np.isin(old_keys, new_keys, assume_unique=True)
     kept = old.filter(pa.array(~replaced))
     bars = sorted_unique(pa.concat_tables([kept, new]))

@@ -66,7 +66,7 @@ class Emptiness:
         )
 
     def valid_part(self, now: datetime) -> Interval | None:
-        """Give the stretch whose proof still counts, or None."""
+        """Give the interval whose proof still counts, or None."""
         if now < self.expires_at:
             return self.interval
         still_old = now < self.proved_at + _OLD
@@ -74,14 +74,14 @@ class Emptiness:
 
     @property
     def _recent_from(self) -> datetime:
-        """The Monday from which on the stretch was recent, at midnight so that no day is cut."""
+        """The Monday from which on the interval was recent, at midnight so that no day is cut."""
         day = (self.proved_at - _RECENT).replace(hour=0, minute=0, second=0, microsecond=0)
         return day - timedelta(days=day.weekday())
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The settled stretches of a series: ``bars`` for good, ``empty`` until the proof expires."""
+    """The settled intervals of a series: ``bars`` for good, ``empty`` until the proof expires."""
 
     bars: IntervalSet = field(default_factory=IntervalSet)
     empty: tuple[Emptiness, ...] = ()

@@ -87,10 +87,10 @@ class IntervalSet:
 
     def __or__(self, other: "IntervalSet") -> "IntervalSet":
         large, small = (self, other) if len(self) >= len(other) else (other, self)
-        if small.hull is None:
+        if small.bounds is None:
             return large
-        low = bisect_left(large._parts, small.hull.start, key=lambda part: part.end)
-        high = bisect_right(large._parts, small.hull.end, key=lambda part: part.start)
+        low = bisect_left(large._parts, small.bounds.start, key=lambda part: part.end)
+        high = bisect_right(large._parts, small.bounds.end, key=lambda part: part.start)
         joined = _joined((*large._parts[low:high], *small._parts))
         return _made((*large._parts[:low], *joined, *large._parts[high:]))
 
@@ -114,7 +114,7 @@ class IntervalSet:
         return IntervalSet(_shared(_meeting(self._parts, interval), (interval,)))
 
     @property
-    def hull(self) -> Interval | None:
+    def bounds(self) -> Interval | None:
         """The smallest interval around all, or None where there is nothing."""
         return Interval(self._parts[0].start, self._parts[-1].end) if self._parts else None
 
@@ -151,7 +151,7 @@ def _meeting(parts: tuple[Interval, ...], interval: Interval) -> tuple[Interval,
 
 def _near(parts: IntervalSet, other: IntervalSet) -> tuple[Interval, ...]:
     """Give the parts of one set that may share a moment with another."""
-    return _meeting(tuple(parts), other.hull) if other.hull else ()
+    return _meeting(tuple(parts), other.bounds) if other.bounds else ()
 
 
 def _shared(left: tuple[Interval, ...], right: tuple[Interval, ...]) -> Iterator[Interval]:

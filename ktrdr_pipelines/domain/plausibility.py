@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ktrdr_pipelines.domain.bars import VALUES, micros, moment, stamps
+from ktrdr_pipelines.domain.bars import VALUES, micros, moment, timestamps
 from ktrdr_pipelines.domain.instruments import SecType
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.responses import Answer
@@ -85,7 +85,7 @@ def disagreement(held: pa.Table, again: pa.Table) -> Disagreement | None:
         again: bars of a response, sorted and unique by stamp.
     """
     keys, mine, its = np.intersect1d(
-        stamps(held), stamps(again), assume_unique=True, return_indices=True
+        timestamps(held), timestamps(again), assume_unique=True, return_indices=True
     )
     old = held["close"].to_numpy()[mine]
     new = again["close"].to_numpy()[its]
@@ -155,7 +155,7 @@ def findings_of(
 
     A bar of which the stored values are plausible had a count that could not be stored.
     """
-    chosen = bars.filter(pa.array(np.isin(stamps(bars), list(keys))))
+    chosen = bars.filter(pa.array(np.isin(timestamps(bars), list(keys))))
     odd = _implausible(chosen, sec_type)
     columns = [chosen[name].to_pylist() for name in VALUES]
     return [
@@ -164,7 +164,7 @@ def findings_of(
             next((kind for kind, rows in odd.items() if rows[place]), FindingKind.BAR_COUNT),
             " ".join(f"{name}={value!r}" for name, value in zip(VALUES, row, strict=True)),
         )
-        for place, (key, *row) in enumerate(zip(stamps(chosen).tolist(), *columns, strict=True))
+        for place, (key, *row) in enumerate(zip(timestamps(chosen).tolist(), *columns, strict=True))
     ]
 
 
@@ -181,7 +181,9 @@ def explained(
     told = {one.ts: one for one in known}
     held = {one.ts: one.detail for one in findings_of(bars, told, sec_type)}
     found = [one for one in told.values() if held.get(one.ts) == one.detail]
-    damaged = implausible_rows(bars, sec_type) & ~np.isin(stamps(bars), [one.ts for one in found])
+    damaged = implausible_rows(bars, sec_type) & ~np.isin(
+        timestamps(bars), [one.ts for one in found]
+    )
     return damaged, found
 
 
@@ -200,7 +202,7 @@ def reconciled(first: Answer, second: Answer | None, length: timedelta) -> Answe
         return _without(first, set(first.implausible), IntervalSet(), length)
     same = _values(first) & _values(second)
     once = set(second.implausible) - {key for key, _ in same}
-    keys = stamps(second.bars)
+    keys = timestamps(second.bars)
     gone = set(first.implausible) - set(keys.tolist())
     unfilled = (part for part in first.impossible if not _has_any(keys, part))
     return _without(second, once, IntervalSet([*unfilled, *_places(gone, length)]), length)
@@ -248,7 +250,7 @@ def _without(
     answer: Answer, dropped: set[int], missing: IntervalSet, length: timedelta
 ) -> Answer | None:
     """Return a response less some bars, whose places are not covered; nor are others."""
-    kept = ~np.isin(stamps(answer.bars), list(dropped))
+    kept = ~np.isin(timestamps(answer.bars), list(dropped))
     if not kept.any():
         return None
     return replace(

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import moment, stamps
+from ktrdr_pipelines.domain.bars import moment, timestamps
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 
 SESSIONS: Final = 5
@@ -50,7 +50,7 @@ def came_again(held: pa.Table, again: pa.Table) -> Disagreement | None:
         again: bars of a response, sorted and unique; a first one that may be cut is left out.
     """
     keys, mine, its = np.intersect1d(
-        stamps(held), stamps(again), assume_unique=True, return_indices=True
+        timestamps(held), timestamps(again), assume_unique=True, return_indices=True
     )
     old, new = _column(held, "volume")[mine], _column(again, "volume")[its]
     prices = _column(held, "close")[mine], _column(again, "close")[its]
@@ -93,7 +93,7 @@ def between_sessions(bars: pa.Table) -> Disagreement | None:
             continue
         if found is None or apart > found[0]:
             first, end = days.first[place], days.first[place + SESSIONS :][:1]
-            keys = stamps(bars)
+            keys = timestamps(bars)
             low_place = int(np.searchsorted(keys, first))
             high_place = int(np.searchsorted(keys, end[0])) if len(end) else len(keys)
             found = apart, _jump(keys[low_place:high_place], jump)
@@ -127,7 +127,7 @@ class _Days(NamedTuple):
     @classmethod
     def of(cls, bars: pa.Table) -> "_Days":
         """Take sessions together."""
-        keys, days = stamps(bars), bars["session_date"].to_numpy().astype("datetime64[D]")
+        keys, days = timestamps(bars), bars["session_date"].to_numpy().astype("datetime64[D]")
         _, starts = np.unique(days, return_index=True)
         if not len(starts):
             return cls(*(np.empty(0) for _ in range(4)))

@@ -74,13 +74,13 @@ class Tail:
     """What of one series is to be asked for at once."""
 
     series: Series
-    stamps: IntervalSet
+    intervals: IntervalSet
 
 
 def newer_gaps(found: SeriesGaps) -> list[Gap]:
-    """Give the gaps behind the newest settled stretch; none where nothing is settled yet."""
+    """Give the gaps behind the newest settled interval; none where nothing is settled yet."""
     until = found.settled_until
-    return [] if until is None else [gap for gap in found.gaps if gap.stamps.start >= until]
+    return [] if until is None else [gap for gap in found.gaps if gap.interval.start >= until]
 
 
 def is_behind(found: SeriesGaps) -> bool:
@@ -114,8 +114,8 @@ def _tail(found: SeriesGaps, now: datetime, retry_now: datetime) -> Tail | None:
         for part in found.waiting
         if part.start >= found.settled_until and _is_worth_asking(part, now)
     )
-    stamps = waiting | IntervalSet(gap.stamps for gap in gaps)
-    return Tail(found.series, stamps) if stamps else None
+    intervals = waiting | IntervalSet(gap.interval for gap in gaps)
+    return Tail(found.series, intervals) if intervals else None
 
 
 def _is_worth_asking(waiting: Interval, now: datetime) -> bool:
@@ -140,23 +140,23 @@ def _is_put_off(found: SeriesGaps, now: datetime) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What of one series is to be asked for now: stretches of stamps, and bars at most."""
+    """What of one series is to be asked for now: intervals of timestamps, and bars at most."""
 
     series: Series
-    stamps: IntervalSet
+    intervals: IntervalSet
     bars: int
 
     @property
     def newest(self) -> datetime:
-        """The end of the newest stretch."""
-        hull = self.stamps.hull
-        assert hull is not None  # noqa: S101  (what is due is not empty)
-        return hull.end
+        """The end of the newest interval."""
+        bounds = self.intervals.bounds
+        assert bounds is not None  # noqa: S101  (what is due is not empty)
+        return bounds.end
 
     @property
     def print(self) -> str:
-        """A short print of the stretches, to see whether anything has changed."""
-        return hashlib.sha256(repr(self.stamps).encode()).hexdigest()[:12]
+        """A short print of the intervals, to see whether anything has changed."""
+        return hashlib.sha256(repr(self.intervals).encode()).hexdigest()[:12]
 
 
 def due_to_fill(found: Iterable[SeriesGaps], now: datetime) -> list[Due]:
@@ -171,16 +171,16 @@ def due_to_fill(found: Iterable[SeriesGaps], now: datetime) -> list[Due]:
 
 def backlog_of(found: Iterable[SeriesGaps]) -> list[tuple[Series, IntervalSet]]:
     """Give all that the sensors will ask for in the end, with what is put off for now."""
-    kept = ((one.series, IntervalSet(gap.stamps for gap in wanted_gaps(one))) for one in found)
-    return [(series, stamps) for series, stamps in kept if stamps]
+    kept = ((one.series, IntervalSet(gap.interval for gap in wanted_gaps(one))) for one in found)
+    return [(series, intervals) for series, intervals in kept if intervals]
 
 
 def _due(found: SeriesGaps, now: datetime) -> Due | None:
     gaps = [gap for gap in wanted_gaps(found) if gap.next_try_at is None or gap.next_try_at <= now]
     if not gaps:
         return None
-    stamps = IntervalSet(gap.stamps for gap in gaps)
-    return Due(found.series, stamps, sum(gap.bars for gap in gaps))
+    intervals = IntervalSet(gap.interval for gap in gaps)
+    return Due(found.series, intervals, sum(gap.bars for gap in gaps))
 
 
 def wanted_gaps(found: SeriesGaps) -> list[Gap]:
@@ -203,10 +203,10 @@ def wanted_gaps(found: SeriesGaps) -> list[Gap]:
 
 def _since(gap: Gap, since: datetime) -> Gap | None:
     """Return the part of a gap from a bar timestamp on; its bars are then those at most."""
-    if gap.stamps.end <= since:
+    if gap.interval.end <= since:
         return None
-    start = max(gap.stamps.start, since)
-    return replace(gap, stamps=Interval(start, gap.stamps.end))
+    start = max(gap.interval.start, since)
+    return replace(gap, interval=Interval(start, gap.interval.end))
 
 
 def _rank(due: Due) -> tuple[int, float]:

@@ -16,10 +16,10 @@ import numpy as np
 
 from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.session_grid import (
-    Stretches,
+    IntervalArrays,
+    interval_arrays,
     shared,
     span_arrays,
-    stretches_of,
 )
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Series
@@ -356,11 +356,11 @@ def _cost(
     spans = span_arrays(calendar, timeframe)
 
     def bars_in(part: IntervalSet) -> int:
-        pieces = shared(stretches_of(part), spans.spans)
-        return int(np.sum(spans.bars_in(Stretches(pieces.starts, pieces.ends))))
+        pieces = shared(interval_arrays(part), spans.spans)
+        return int(np.sum(spans.bars_in(IntervalArrays(pieces.starts, pieces.ends))))
 
     chunks = plan(need)
-    newest = [chunk.stamps for chunk in chunks if chunk.now_until is not None]
+    newest = [chunk.interval for chunk in chunks if chunk.now_until is not None]
     return _Cost(len(chunks), bars_in(due), len(newest), bars_in(due & IntervalSet(newest)))
 
 

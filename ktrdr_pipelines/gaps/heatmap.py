@@ -141,7 +141,7 @@ _HALF_DAY = timedelta(hours=12)
 
 
 class CellState(IntEnum):
-    """What is there of a symbol in a stretch of time; of several the greater is shown."""
+    """What is there of a symbol in an interval of time; of several the greater is shown."""
 
     NOT_EXPECTED = 0
     COMPLETE = 1
@@ -153,7 +153,7 @@ class CellState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class HeatGrid:
-    """The heatmap as numbers: ``states[row, column]`` of a symbol and a stretch of months."""
+    """The heatmap as numbers: ``states[row, column]`` of a symbol and an interval of months."""
 
     title: str
     symbols: tuple[str, ...]
@@ -174,7 +174,7 @@ def coverage_heatmap(book: GapIndex, found: Sequence[SeriesGaps], now: datetime)
 
 
 def heat_grid(book: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> HeatGrid:
-    """Say for each symbol and stretch of months what is there."""
+    """Say for each symbol and interval of months what is there."""
     symbols = tuple(dict.fromkeys(one.series.symbol for one in found))
     row_of = {symbol: row for row, symbol in enumerate(symbols)}
     columns = _columns(found, now)
@@ -193,7 +193,7 @@ def _title(found: Sequence[SeriesGaps], now: datetime) -> str:
 
 
 def _columns(found: Iterable[SeriesGaps], now: datetime) -> tuple[date, ...]:
-    """Cut time into stretches of whole months, as many as can be told apart."""
+    """Cut time into intervals of whole months, as many as can be told apart."""
     edges = (one.expected_from for one in found)
     starts = [(edge + _HALF_DAY).date() for edge in edges if edge is not None]
     first = min((*starts, now.date()))
@@ -232,8 +232,8 @@ def _missing(spans: SpanArrays, gaps: Iterable[Gap], bounds: np.ndarray) -> np.n
     count = np.zeros(len(bounds) - 1, dtype=np.int64)
     end = -1
     for gap in gaps:
-        low = max(_place(spans, gap.stamps.start), end)
-        end = int(np.searchsorted(spans.spans.starts, micros(gap.stamps.end), side="left"))
+        low = max(_place(spans, gap.interval.start), end)
+        end = int(np.searchsorted(spans.spans.starts, micros(gap.interval.end), side="left"))
         count += np.diff(np.clip(bounds, low, max(low, end)))
     return count
 

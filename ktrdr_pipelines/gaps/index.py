@@ -31,7 +31,7 @@ from ktrdr_pipelines.domain.planning.gaps import (
     find_gaps,
     next_close,
 )
-from ktrdr_pipelines.domain.planning.jobs import first_stamp
+from ktrdr_pipelines.domain.planning.jobs import first_timestamp
 from ktrdr_pipelines.domain.planning.sparse_sessions import have_bars
 from ktrdr_pipelines.domain.plausibility import Disagreement
 from ktrdr_pipelines.errors import StoreError
@@ -40,7 +40,7 @@ from ktrdr_pipelines.gaps.series_status import (
     Known,
     Ledgered,
     claims_of,
-    last_stamp,
+    last_timestamp,
     status_of,
     waiting_of,
 )
@@ -60,7 +60,7 @@ class SeriesGaps:
     """One series as it stands; all intervals are on the stamp axis.
 
     ``gaps`` are neither settled nor explained; ``waiting`` is due of sessions that are still open.
-    ``settled_until`` is the end of the newest settled stretch; ``first`` and ``last`` are session
+    ``settled_until`` is the end of the newest settled interval; ``first`` and ``last`` are session
     dates of bars held; ``attempts`` are the tries that settled nothing. Before ``expected_from``
     nothing is expected. ``fresh_from`` is the bar timestamp from which on the series is kept
     fresh, None where no save has said it yet. ``disputed`` are ranges that are explained in spite
@@ -101,8 +101,8 @@ class SeriesGaps:
 
     @property
     def missing(self) -> IntervalSet:
-        """The stretches of all gaps."""
-        return IntervalSet(gap.stamps for gap in self.gaps)
+        """The intervals of all gaps."""
+        return IntervalSet(gap.interval for gap in self.gaps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def of_unknown_sessions(
     series: Series, calendar: SessionCalendar, holding: SeriesFiles, known: Known, *, now: datetime
 ) -> SeriesGaps:
     """Say that all of a series is open whose sessions the gateway has not told yet."""
-    wanted = between(first_stamp(series, calendar), now)
+    wanted = between(first_timestamp(series, calendar), now)
     tries = [one.next_try_at for one in known.attempts if one.next_try_at is not None]
     gap = wanted and Gap(
         wanted,
@@ -346,7 +346,7 @@ class GapIndex:
             page = written(series, calendar, holding, known, now=now)
             self._memory.pages[key] = page
         spans = span_arrays(calendar, series.timeframe)
-        until = last_stamp(series, calendar)
+        until = last_timestamp(series, calendar)
         waiting = waiting_of(spans, holding.settled(now), now, until=until)
         return replace(page.found, waiting=waiting) if waiting else page.found
 

@@ -16,12 +16,12 @@ import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.session_grid import (
+    IntervalArrays,
     SpanArrays,
-    Stretches,
     covered,
+    interval_arrays,
     joined,
     span_arrays,
-    stretches_of,
 )
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.coverage import Emptiness
@@ -58,7 +58,7 @@ class SeriesFiles:
 
     prints: _Prints
     calendar: SessionCalendar
-    bars: Stretches
+    bars: IntervalArrays
     proofs: tuple[Emptiness, ...]
     rows: int
     contract_id: int | None
@@ -67,7 +67,7 @@ class SeriesFiles:
     oldest_bar: int | None
     suspects: tuple[tuple[int, date, int], ...]
 
-    def settled(self, now: datetime) -> Stretches:
+    def settled(self, now: datetime) -> IntervalArrays:
         """Give what needs no asking at ``now``."""
         if not self.proofs:
             return self.bars
@@ -75,10 +75,10 @@ class SeriesFiles:
         both = (np.concatenate(pair) for pair in zip(self.bars, valid, strict=True))
         return joined(np.stack(list(both), axis=1))
 
-    def empty(self, now: datetime) -> Stretches:
+    def empty(self, now: datetime) -> IntervalArrays:
         """Give what is proved empty by a proof that still counts."""
         valid = (proof.valid_part(now) for proof in self.proofs)
-        return stretches_of(part for part in valid if part)
+        return interval_arrays(part for part in valid if part)
 
     def expired(self, now: datetime) -> Iterator[tuple[Interval, datetime]]:
         """Give what was proved empty too long ago, and when."""
@@ -199,8 +199,8 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
                     yield entry.name, Fingerprint(facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 
-def _coverage(rows: Iterable[Mirrored]) -> tuple[Stretches, tuple[Emptiness, ...]]:
-    """Join what the files of a series have settled; no two of them speak of one stretch."""
+def _coverage(rows: Iterable[Mirrored]) -> tuple[IntervalArrays, tuple[Emptiness, ...]]:
+    """Join what the files of a series have settled; no two of them speak of one interval."""
     bounds: list[list[int]] = []
     proofs: list[Emptiness] = []
     for row in rows:
@@ -233,7 +233,7 @@ def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) 
 
 def _suspects(
     spans: SpanArrays,
-    settled: Stretches,
+    settled: IntervalArrays,
     days: np.ndarray,
     counts: np.ndarray,
     *,

@@ -10,8 +10,13 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros, moment
-from ktrdr_pipelines.domain.calendars.session_grid import EVER_US, SpanArrays, Stretches, without
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.domain.calendars.session_grid import (
+    EVER_US,
+    IntervalArrays,
+    SpanArrays,
+    without,
+)
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.gaps import (
@@ -21,9 +26,9 @@ from ktrdr_pipelines.domain.planning.gaps import (
     SeriesStatus,
     bar_lag,
     closed_count,
-    first_stamps_of,
+    first_interval_of,
 )
-from ktrdr_pipelines.domain.planning.jobs import first_stamp
+from ktrdr_pipelines.domain.planning.jobs import first_timestamp
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 from ktrdr_pipelines.gaps.series_files import SeriesFiles
 from ktrdr_pipelines.store.bars.bar_store import BarStore
@@ -107,8 +112,8 @@ def status_of(
     """Say how a series stands at a moment."""
     return SeriesStatus(
         settled=holding.settled(now),
-        wanted_from=micros(first_stamp(series, calendar)),
-        wanted_to=last_stamp(series, calendar),
+        wanted_from=micros(first_timestamp(series, calendar)),
+        wanted_to=last_timestamp(series, calendar),
         listed_from=_listed_from(series, calendar, holding, known),
         oldest_bar=None if known.begins else holding.oldest_bar,  # an older bar refutes ``begins``
         suspects=np.array(
@@ -131,7 +136,7 @@ def _listed_from(
     """
     if known.begins is None:
         return None
-    first = first_stamps_of(calendar, series.timeframe, known.begins)
+    first = first_interval_of(calendar, series.timeframe, known.begins)
     low, high = micros(first.start), micros(first.end)
     if len(holding.bars.starts) and low <= int(holding.bars.starts[0]) < high:
         return int(holding.bars.starts[0])
@@ -139,16 +144,16 @@ def _listed_from(
 
 
 def claims_of(holding: SeriesFiles, known: Known, now: datetime) -> Sequence[Claimed]:
-    """Say what is known of stretches, should they be gaps; the last said weighs most."""
+    """Say what is known of intervals, should they be gaps; the last said weighs most."""
     expired = [
         Claimed(part, Cause(GapReason.EXPIRED, f"proved empty at {at:%Y-%m-%d}, too long ago"))
         for part, at in holding.expired(now)
     ]
     tried = sorted(known.attempts, key=_weight)
-    return [*expired, *(Claimed(_stretch(one), _cause(one)) for one in tried)]
+    return [*expired, *(Claimed(_interval_of(one), _cause(one)) for one in tried)]
 
 
-def _stretch(attempt: Attempt) -> Interval:
+def _interval_of(attempt: Attempt) -> Interval:
     """Give what a try says something about: all of the series where it concerns the series."""
     return Interval(_EVER, _FOR_EVER) if attempt.is_series_wide else attempt.interval
 
@@ -161,16 +166,16 @@ def _cause(attempt: Attempt) -> Cause:
     return Cause(_REASONS[attempt.kind], attempt.error, attempt.next_try_at)
 
 
-def last_stamp(series: Series, calendar: SessionCalendar) -> int | None:
+def last_timestamp(series: Series, calendar: SessionCalendar) -> int | None:
     """Give where a series ends on the stamp axis, in microseconds, or None where it goes on."""
     end = series.instrument.end
     if end is None:
         return None
-    return micros(stamps_between(calendar, series.timeframe, end, end + _WEEKS).start)
+    return micros(interval_between(calendar, series.timeframe, end, end + _WEEKS).start)
 
 
 def waiting_of(
-    spans: SpanArrays, settled: Stretches, now: datetime, *, until: int | None = None
+    spans: SpanArrays, settled: IntervalArrays, now: datetime, *, until: int | None = None
 ) -> IntervalSet:
     """Give what is due of open sessions and not settled; after ``until`` nothing is."""
     if spans.trading is None:
@@ -181,7 +186,7 @@ def waiting_of(
     if low >= high or (len(settled.ends) and settled.ends[-1] >= until):
         return IntervalSet()
     ends = np.minimum(spans.spans.ends[low:high], until)
-    pieces = without(Stretches(spans.spans.starts[low:high], ends), settled)
+    pieces = without(IntervalArrays(spans.spans.starts[low:high], ends), settled)
     length = spans.timeframe.seconds * 1_000_000
     parts = (
         between(moment(int(start)), moment(int(end)))

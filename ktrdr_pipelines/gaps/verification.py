@@ -12,9 +12,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import stamps
+from ktrdr_pipelines.domain.bars import timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.session_grid import Stretches, span_arrays, stretches_of
+from ktrdr_pipelines.domain.calendars.session_grid import (
+    IntervalArrays,
+    interval_arrays,
+    span_arrays,
+)
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.gaps import Completeness
 from ktrdr_pipelines.domain.plausibility import Finding, explained
@@ -181,20 +185,20 @@ def _count(
         )
     if misdated := _misdated(series, bars):
         content.wrong.append(f"{path}: {misdated:,} bars stand under another session date")
-    keys = stamps(bars)
+    keys = timestamps(bars)
     calendar = book.calendars.of(series.instrument)
     content.bars += len(keys)
     content.outside += _outside(keys, span_arrays(calendar, series.timeframe).spans)
-    content.unsettled += _outside(keys, stretches_of(facts.coverage.bars))
+    content.unsettled += _outside(keys, interval_arrays(facts.coverage.bars))
     content.digest.add(bars)
 
 
-def _outside(keys: np.ndarray, stretches: Stretches) -> int:
-    """Count stamps that lie in no stretch."""
-    if not len(stretches.starts):
+def _outside(keys: np.ndarray, intervals: IntervalArrays) -> int:
+    """Count timestamps that lie in no interval."""
+    if not len(intervals.starts):
         return len(keys)
-    place = np.searchsorted(stretches.starts, keys, side="right") - 1
-    inside = (place >= 0) & (keys < stretches.ends[np.maximum(place, 0)])
+    place = np.searchsorted(intervals.starts, keys, side="right") - 1
+    inside = (place >= 0) & (keys < intervals.ends[np.maximum(place, 0)])
     return int(np.count_nonzero(~inside))
 
 
@@ -202,7 +206,7 @@ def _misdated(series: Series, bars: pa.Table) -> int:
     """Count intraday bars whose session date is not that of their stamp."""
     if not series.timeframe.is_intraday or not bars.num_rows:
         return 0
-    days = calendar_named(series.instrument.calendar).days_of(stamps(bars))
+    days = calendar_named(series.instrument.calendar).days_of(timestamps(bars))
     told = bars["session_date"].to_numpy().astype("datetime64[D]")
     return int(np.count_nonzero(days != told))
 

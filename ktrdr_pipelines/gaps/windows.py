@@ -18,11 +18,11 @@ import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.session_grid import SpanArrays, span_arrays
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.gaps import Completeness, Gap, closed_count
-from ktrdr_pipelines.domain.planning.jobs import first_stamp
+from ktrdr_pipelines.domain.planning.jobs import first_timestamp
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
@@ -50,7 +50,7 @@ class WindowFacts:
     ``why`` says for what reasons bars are missing, and when they are requested next.
     """
 
-    stamps: Interval
+    interval: Interval
     state: WindowState
     rows: int
     unexplained: IntervalSet
@@ -62,18 +62,18 @@ class WindowFacts:
         return self.state is not WindowState.UNEXPLAINED
 
 
-def from_start(series: Series, calendar: SessionCalendar, stamps: Interval) -> IntervalSet:
-    """Give the part of a stretch that the universe wants: what lies before its start is excused."""
-    part = between(max(stamps.start, first_stamp(series, calendar)), stamps.end)
+def from_start(series: Series, calendar: SessionCalendar, interval: Interval) -> IntervalSet:
+    """Return the part of an interval from the start that the universe gives."""
+    part = between(max(interval.start, first_timestamp(series, calendar)), interval.end)
     return IntervalSet([part] if part else [])
 
 
-def has_ended(series: Series, calendar: SessionCalendar, stamps: Interval) -> bool:
+def has_ended(series: Series, calendar: SessionCalendar, interval: Interval) -> bool:
     """Say whether a window lies after the last session of its instrument."""
     end = series.instrument.end
     if end is None:
         return False
-    return stamps_between(calendar, series.timeframe, end, end + _ALL_DUE).start <= stamps.start
+    return interval_between(calendar, series.timeframe, end, end + _ALL_DUE).start <= interval.start
 
 
 Dates = tuple[date, date]
@@ -104,19 +104,19 @@ class WindowIndex:
         (found,) = self._book.look([series], now)
         facts: dict[str, WindowFacts] = {}
         for name, (first, end) in windows.items():
-            stamps = stamps_between(calendar, series.timeframe, first, end)
+            interval = interval_between(calendar, series.timeframe, first, end)
             low, high = np.searchsorted(rows[0], [np.datetime64(first), np.datetime64(end)])
             count = int(rows[1][low:high].sum())
             state = _state(series, calendar, told, (first, end), rows=count, now=now)
-            if state is WindowState.NO_SESSION and has_ended(series, calendar, stamps):
+            if state is WindowState.NO_SESSION and has_ended(series, calendar, interval):
                 state = WindowState.ENDED
-            elif calendar.known is None and found.missing.clip(stamps):
+            elif calendar.known is None and found.missing.clip(interval):
                 state = WindowState.UNEXPLAINED  # its sessions are not known yet
             missing, why = IntervalSet(), ""
             if state is WindowState.UNEXPLAINED:
-                missing = found.missing.clip(stamps)
-                why = _why(gap for gap in found.gaps if gap.stamps.overlaps(stamps))
-            facts[name] = WindowFacts(stamps, state, count, missing, why)
+                missing = found.missing.clip(interval)
+                why = _why(gap for gap in found.gaps if gap.interval.overlaps(interval))
+            facts[name] = WindowFacts(interval, state, count, missing, why)
         return facts
 
     def facts_after(
@@ -136,7 +136,7 @@ class WindowIndex:
         """
         facts = self.facts(report.series, windows, report.now or now)
         for name, one in facts.items():
-            left = report.unexplained.clip(one.stamps)
+            left = report.unexplained.clip(one.interval)
             if left or report.error is not None:
                 missing = one.unexplained | left
                 facts[name] = replace(one, state=WindowState.UNEXPLAINED, unexplained=missing)
@@ -168,7 +168,10 @@ def _state(
         (closed_count(everything, now) < high, WindowState.OPEN),
         (bool(rows), WindowState.COMPLETE),
         (low == high, WindowState.NO_SESSION),
-        (bool((starts < micros(first_stamp(series, calendar))).all()), WindowState.BEFORE_START),
+        (
+            bool((starts < micros(first_timestamp(series, calendar))).all()),
+            WindowState.BEFORE_START,
+        ),
         (bool(told.explained[part].any()), WindowState.BEFORE_LISTING),
     )
     return next((state for holds, state in states if holds), WindowState.EMPTY)

@@ -21,9 +21,9 @@ def boot_time_s() -> float:
 
 @cache
 def boot_id() -> str:
-    """Name this run of the machine; stamps of another run mean nothing.
+    """Name this run of the machine; timestamps of another run mean nothing.
 
-    Where the system gives no name it is constant: then stamps from before a restart look as if
+    Where the system gives no name it is constant: then timestamps from before a restart look as if
     they lay in the future, and whoever reads them must drop those (``ib.pacing.shared_state``).
     """
     try:

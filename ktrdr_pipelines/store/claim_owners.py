@@ -38,18 +38,18 @@ class Claimant:
         self._locks = locks
         self.owner = owner
 
-    def claim(self, series: Series, stamps: Interval, now: datetime) -> bool:
-        """Try to claim a stretch; False where a living owner has some of it."""
+    def claim(self, series: Series, interval: Interval, now: datetime) -> bool:
+        """Try to claim an interval; False where a living owner has some of it."""
         key = series_key(series)
-        if self._ledger.claim(key, [stamps], self.owner, now, CLAIM_S):
+        if self._ledger.claim(key, [interval], self.owner, now, CLAIM_S):
             return True
         if not self._drop_dead(key, now):
             return False
-        return bool(self._ledger.claim(key, [stamps], self.owner, now, CLAIM_S))
+        return bool(self._ledger.claim(key, [interval], self.owner, now, CLAIM_S))
 
-    def release(self, series: Series, stamps: list[Interval]) -> None:
-        """Give stretches back, after what they gave is saved."""
-        self._ledger.release(self.owner, series_key(series), stamps)
+    def release(self, series: Series, interval: list[Interval]) -> None:
+        """Give intervals back, after what they gave is saved."""
+        self._ledger.release(self.owner, series_key(series), interval)
 
     def _drop_dead(self, key: str, now: datetime) -> bool:
         """Drop the claims of owners that no longer live; say whether there were any."""

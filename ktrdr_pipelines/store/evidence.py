@@ -15,7 +15,7 @@ from datetime import date, datetime, timedelta
 import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros
-from ktrdr_pipelines.domain.calendars.session_grid import covered, span_arrays, stretches_of
+from ktrdr_pipelines.domain.calendars.session_grid import covered, interval_arrays, span_arrays
 from ktrdr_pipelines.domain.calendars.sessions import (
     SessionCalendar,
     Span,
@@ -190,13 +190,13 @@ class Evidence:
             closed: session dates that the contract's own schedule or hours call closed.
             head: what the gateway said of the start of the contract's data.
         """
-        hull = gaps.hull
-        if hull is None:
+        bounds = gaps.bounds
+        if bounds is None:
             return []
         whole = [
             span
-            for span in expected_spans(calendar, series.timeframe, hull)
-            if gaps.covers(span.stamps)
+            for span in expected_spans(calendar, series.timeframe, bounds)
+            if gaps.covers(span.interval)
         ]
         if not whole:
             return []
@@ -224,7 +224,7 @@ class Evidence:
                 contradicted=bool(held & _days_of(calendar, span)),
                 neighbours=around[place][0],
                 short_run=around[place][1] < SHORT_RUN,
-                was_proved=empty_before.covers(span.stamps),
+                was_proved=empty_before.covers(span.interval),
             )
             found.append(Open(span, verdict, tuple(said[id(span)])))
         return found
@@ -303,10 +303,10 @@ class Evidence:
             rows = self._store.rows_per_session(series)
         days = np.array(list(rows), "datetime64[D]")
         have = have_bars(spans, days, np.array(list(rows.values()), np.int64))
-        known_empty = covered(spans.spans, stretches_of(empty)) & (have == 0)
+        known_empty = covered(spans.spans, interval_arrays(empty)) & (have == 0)
         missing = np.zeros(len(spans), dtype=bool)
         places = [
-            int(np.searchsorted(spans.spans.starts, micros(one.stamps.start))) for one in whole
+            int(np.searchsorted(spans.spans.starts, micros(one.interval.start))) for one in whole
         ]
         for place, span in zip(places, whole, strict=True):
             missing[place] = True

@@ -46,11 +46,11 @@ class IbDataLoader:
     async def load_data_range(
         self, series: Series, wanted: IntervalSet, options: LoadOptions | None = None
     ) -> SeriesReport:
-        """Make a stretch of a series complete, and say what could not be.
+        """Make an interval of a series complete, and say what could not be.
 
         Args:
             series: what to load.
-            wanted: the stretch, on the stamp axis.
+            wanted: the interval, on the stamp axis.
             manner: how it is asked for; by a person if not given.
 
         Raises:
@@ -66,7 +66,7 @@ class IbDataLoader:
         report = await self._work(facts, options)
         if options.refresh and not report.not_refreshed:
             self._context.store.ledger.end_refresh(series_key(series), facts.wanted)
-            held = facts.bars.hull
+            held = facts.bars.bounds
             if held is not None and facts.wanted.covers(held):
                 self._context.store.ledger.clear_disagreements(series_key(series))
                 report = replace(report, disagreements=())
@@ -115,7 +115,7 @@ class IbDataLoader:
 
     async def _work(self, facts: SeriesState, options: LoadOptions) -> SeriesReport:
         """Request what is due, if anything is; without, no gateway is asked."""
-        gaps = facts.need(self._context.source_session.now(), self._market_clock()).gaps().hull
+        gaps = facts.need(self._context.source_session.now(), self._market_clock()).gaps().bounds
         if gaps is None:
             return self._report(facts, options)
         identity = await self._identity(facts.series, gaps)
@@ -143,8 +143,8 @@ class IbDataLoader:
         """Record which sparse sessions are requested once more, and tell of them."""
         found = self._states.suspects(facts.series, facts.begins)
         tries = FailedAttempts(self._context.store.ledger, facts.series, self._clock)
-        stamps = (one.stamps for one in found)
-        tries.sparse(stamps, wanted=facts.wanted, answered=facts.proved)
+        interval = (one.interval for one in found)
+        tries.sparse(interval, wanted=facts.wanted, answered=facts.proved)
         if report.suspect:
             self._tell_of_suspects(facts.series)
 
@@ -162,7 +162,7 @@ class IbDataLoader:
     def _tell_of_resuming(self, facts: SeriesState) -> None:
         """Say what a refresh leaves out because one that was stopped has had it."""
         known = self._context.store.ledger.refreshed(series_key(facts.series), self._clock())
-        if known and known.stamps & facts.wanted:
+        if known and known.intervals & facts.wanted:
             self._note(
                 facts.series,
                 f"goes on with a refresh that was stopped: what was answered again since "
@@ -177,23 +177,23 @@ class IbDataLoader:
 
     async def _learn_sessions(self, series: Series, wanted: IntervalSet) -> None:
         """Let the gateway tell the sessions first, where no library knows them."""
-        hull, source_session = wanted.hull, self._context.source_session
-        if hull is None or not is_to_be_told(series.instrument, source_session.now()):
+        bounds, source_session = wanted.bounds, self._context.source_session
+        if bounds is None or not is_to_be_told(series.instrument, source_session.now()):
             return
         try:
-            await self._context.schedules.ensure(series, hull, partial(self._note, series))
+            await self._context.schedules.ensure(series, bounds, partial(self._note, series))
         except (GatewayUnreachableError, ClientIdInUseError):
             raise
         except GatewayError as error:
-            FailedAttempts(self._context.store.ledger, series, self._clock).failed(hull, error)
+            FailedAttempts(self._context.store.ledger, series, self._clock).failed(bounds, error)
             raise
 
     async def _hear_hours(self, facts: SeriesState) -> None:
         """Take in the hours of the contract that was just looked up."""
         instrument, note = facts.series.instrument, partial(self._note, facts.series)
         await self._context.schedules.hear_hours(instrument, note)
-        if (hull := facts.wanted.hull) is not None:
-            await self._context.schedules.learn_own_hours(facts.series, hull, note)
+        if (bounds := facts.wanted.bounds) is not None:
+            await self._context.schedules.learn_own_hours(facts.series, bounds, note)
         facts.learn_calendar(self._context.calendars.of(instrument))
 
     def _note(self, series: Series, text: str) -> None:
@@ -238,7 +238,7 @@ class IbDataLoader:
             put_off=facts.left_alone & gaps,
             next_try_at=facts.next_try_at,
             not_refreshed=again - of_open_session(need, again),
-            suspect=IntervalSet(one.stamps for one in found) & facts.wanted,
+            suspect=IntervalSet(one.interval for one in found) & facts.wanted,
             unconfirmed=unexplained & IntervalSet(one.interval for one in to_confirm),
             confirmed_at=next_try(to_confirm, self._clock())
             or min((one.next_try_at for one in to_confirm if one.next_try_at), default=None),

@@ -56,7 +56,7 @@ class Watch:
 
     delays_s: list[float] = field(default_factory=list)
     newest: dict[str, datetime] = field(default_factory=dict)
-    stamps: dict[Path, int] = field(default_factory=dict)
+    interval: dict[Path, int] = field(default_factory=dict)
     home: list[tuple[float, int]] = field(default_factory=list)
 
 
@@ -118,13 +118,13 @@ def look(layout: StoreLayout, watch: Watch, symbols: list[str]) -> None:
     """Query each series whose newest file changed, and take the delay of what is new in it."""
     for symbol in symbols:
         files = sorted((layout.bars / f"symbol={symbol}" / "timeframe=1m").glob("*.parquet"))
-        if not files or watch.stamps.get(files[-1]) == files[-1].stat().st_mtime_ns:
+        if not files or watch.interval.get(files[-1]) == files[-1].stat().st_mtime_ns:
             continue
-        stamp = files[-1].stat().st_mtime_ns
+        timestamp = files[-1].stat().st_mtime_ns
         newest = newest_of(layout, symbol)
         if newest is None:
             continue
-        watch.stamps[files[-1]] = stamp
+        watch.interval[files[-1]] = timestamp
         seen_at, before = datetime.now(tz=UTC), watch.newest.get(symbol)
         if before is not None and newest > before:
             _take(watch, before, newest, seen_at)

@@ -14,7 +14,7 @@ import pytest
 
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import (
     Instrument,
@@ -81,9 +81,9 @@ def _year(year: int) -> tuple[pa.Table, Coverage]:
     prices = [pa.array(np.round(noise.normal(100, 5, len(keys)), 2)) for _ in range(6)]
     days = pa.array(calendar.days_of(keys), pa.date32())
     counts = pa.array(noise.integers(1, 999, len(keys)), pa.int32())
-    stamps = pa.array(keys, BAR_SCHEMA.field("ts").type)
-    bars = pa.Table.from_arrays([stamps, days, *prices, counts], schema=BAR_SCHEMA)
-    return bars, Coverage(IntervalSet([stamps_between(calendar, Timeframe.M5, first, end)]))
+    interval = pa.array(keys, BAR_SCHEMA.field("ts").type)
+    bars = pa.Table.from_arrays([interval, days, *prices, counts], schema=BAR_SCHEMA)
+    return bars, Coverage(IntervalSet([interval_between(calendar, Timeframe.M5, first, end)]))
 
 
 def _best_s(work: Callable[[], object], tries: int = 7) -> float:

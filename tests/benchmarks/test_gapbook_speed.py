@@ -21,7 +21,7 @@ from ktrdr_pipelines.defs.schedules import request_tails
 from ktrdr_pipelines.defs.sensors.gap_sensor import gap_sensor
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.calendars.session_grid import span_arrays
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import (
     Instrument,
@@ -98,9 +98,9 @@ def _said(series: Series, path: Path, first: int, end: int) -> Mirrored:
     low, high = np.searchsorted(spans.days, [np.datetime64(f"{y}-01-01") for y in (first, end)])
     days = spans.days[low:high].astype(object).tolist()
     rows = dict(zip(days, spans.bars[low:high].tolist(), strict=True))
-    stretch = stamps_between(calendar, series.timeframe, date(first, 1, 1), date(end, 1, 1))
+    interval = interval_between(calendar, series.timeframe, date(first, 1, 1), date(end, 1, 1))
     identity = identity_of(series, contract_id=1, origin=Origin.IB)
-    coverage = Coverage(IntervalSet([stretch]))
+    coverage = Coverage(IntervalSet([interval]))
     return mirrored(fingerprint(path), FileFacts(identity, coverage, sum(rows.values()), rows))
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from ktrdr_pipelines.cli.dates import parse_edge, parse_instant, parse_stretch
+from ktrdr_pipelines.cli.dates import parse_date_range, parse_edge, parse_instant
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
 from ktrdr_pipelines.domain.planning.jobs import Bounds
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -35,8 +35,8 @@ def series(timeframe: Timeframe, calendar: str = "XNYS.RTH") -> Series:
 
 
 def bounds(timeframe: Timeframe, start: str, end: str, calendar: str = "XNYS.RTH") -> Bounds:
-    """Give the bounds of a stretch."""
-    return parse_stretch(start, end).bounds(series(timeframe, calendar), NOW)
+    """Give the bounds of an interval."""
+    return parse_date_range(start, end).bounds(series(timeframe, calendar), NOW)
 
 
 def at(text: str) -> datetime:
@@ -76,7 +76,7 @@ def test_weeks_belong_to_their_monday() -> None:
 
 def test_nothing_said_bounds_nothing() -> None:
     """Without options the universe and the clock decide."""
-    assert parse_stretch(None, None).bounds(series(Timeframe.D1), NOW) == Bounds()
+    assert parse_date_range(None, None).bounds(series(Timeframe.D1), NOW) == Bounds()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_nothing_said_bounds_nothing() -> None:
 )
 def test_the_latest_allowed_is_allowed(start: str | None, end: str | None) -> None:
     """Today may be the start, and tomorrow the end that is out."""
-    parse_stretch(start, end).bounds(series(Timeframe.H1), NOW)
+    parse_date_range(start, end).bounds(series(Timeframe.H1), NOW)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_lies_ahead_or_is_reversed_is_refused(
 ) -> None:
     """The text names the option, the value and the latest that is allowed."""
     with pytest.raises(UsageError, match="--") as refused:
-        parse_stretch(start, end).bounds(series(Timeframe.D1), NOW)
+        parse_date_range(start, end).bounds(series(Timeframe.D1), NOW)
     assert told in str(refused.value)
 
 

@@ -84,11 +84,11 @@ def test_repair_sets_a_damaged_file_aside(
 
 def test_repair_makes_a_lost_ledger_anew(ktrdr: Any, store: Path, gateway: Any) -> None:
     """A ledger that is no database is set aside, and no bar is asked for again."""
-    stretch = ("AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
-    ktrdr("load", *stretch)
+    interval = ("AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
+    ktrdr("load", *interval)
     for path in (store / "state").glob("ledger.sqlite*"):
         path.unlink()
     (store / "state" / "ledger.sqlite").write_bytes(b"x" * 5000)
     ktrdr("status").is_error(1, "ledger", "ktrdr repair")
     assert "the old one is" in ktrdr("repair").out
-    assert ktrdr("load", *stretch, "--json").document["series"][0]["requests"] == 0
+    assert ktrdr("load", *interval, "--json").document["series"][0]["requests"] == 0

@@ -133,11 +133,11 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(
 def test_gaps_are_listed_with_their_reason(
     ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could not be had exits with 3: the stretch, why, and what to do."""
+    """What could not be had exits with 3: the interval, why, and what to do."""
     monkeypatch.setenv("IB_TIMEOUT", "2")
     told = ktrdr("load", "AAPL,MSFT", "1d", *DAYS)
     assert told.code == 3
-    assert "1 stretch unexplained:" in told.out
+    assert "1 interval unexplained:" in told.out
     assert "MSFT 1d  2024-01-02 to 2024-01-05" in told.out
     assert "no answer in 2 s" in told.out
     assert "the same command asks for the rest" in told.out
@@ -149,7 +149,7 @@ def test_gaps_are_listed_with_their_reason(
 def test_gaps_are_told_in_the_document(
     ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program finds the stretch, with its end out, and the failure."""
+    """A program finds the interval, with its end out, and the failure."""
     monkeypatch.setenv("IB_TIMEOUT", "5")
     monkeypatch.setenv("IB_MAX_RETRIES", "0")
     told = ktrdr("load", "MSFT", "1d", *DAYS, "--json")

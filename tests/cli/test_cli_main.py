@@ -208,7 +208,7 @@ def test_a_reader_that_goes_away_is_no_error(store: Path) -> None:
     assert run_into_closed_pipe("query", "SELECT * FROM range(200000)", "--csv") == (1, b"")
 
 
-def test_an_error_told_as_json_to_nobody_keeps_its_exit_code(store: Path) -> None:
+def test_an_error_told_as_json_to_no_listener_keeps_its_exit_code(store: Path) -> None:
     """Where the reader of stdout has gone, an error is still that error, and no traceback."""
     assert run_into_closed_pipe("load", "NOPE", "1d", "--json") == (2, b"")
 

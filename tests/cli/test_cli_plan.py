@@ -43,7 +43,7 @@ def test_a_plan_without_words_is_that_of_an_update(ktrdr: Any, store: Path) -> N
     assert document["requests"] > 10
 
 
-def test_a_refresh_is_planned_though_all_is_settled(ktrdr: Any, store: Path, gateway: Any) -> None:
+def test_a_refresh_is_planned_though_all_is_covered(ktrdr: Any, store: Path, gateway: Any) -> None:
     """What is asked again costs what it cost."""
     words = ("AAPL", "1h", *DAYS, "--json")
     first = ktrdr("load", *words).document["series"][0]["requests"]

@@ -15,7 +15,7 @@ from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable, stoppable
 from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, holes, tell
 from ktrdr_pipelines.cli.output import MOST_SHOWN, Notes, TerminalProgress, load_progress
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import expected_stamps
+from ktrdr_pipelines.domain.calendars.sessions import expected_timestamps
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
@@ -46,15 +46,15 @@ def series(timeframe: Timeframe = Timeframe.D1, symbol: str = "AAPL") -> Series:
 
 
 def days(first: str, end: str) -> Interval:
-    """Give a stretch of stamps of whole days."""
+    """Give an interval of timestamps of whole days."""
     return Interval(*(datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (first, end)))
 
 
-def missing(*stretches: Interval, timeframe: Timeframe = Timeframe.D1) -> IntervalSet:
-    """Give all that is expected in some stretches."""
+def missing(*intervals: Interval, timeframe: Timeframe = Timeframe.D1) -> IntervalSet:
+    """Give all that is expected in some intervals."""
     calendar = calendar_named("XNYS.RTH")
     return IntervalSet(
-        part for one in stretches for part in expected_stamps(calendar, timeframe, one)
+        part for one in intervals for part in expected_timestamps(calendar, timeframe, one)
     )
 
 
@@ -81,7 +81,7 @@ def test_a_broken_series_weighs_more_than_a_gap() -> None:
 
 
 def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
-    """Every other day is missing: ten stretches, how many more, each reason once."""
+    """Every other day is missing: ten intervals, how many more, each reason once."""
     sessions = calendar_named("XNYS.RTH").sessions(date(2024, 1, 1), date(2024, 2, 1))
     gaps = [days(str(one.day), str(one.day + timedelta(days=1))) for one in sessions[::2]]
     refused = EntitlementError("bars of AAPL", reason="354 not subscribed", code=354)
@@ -90,7 +90,7 @@ def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
     )
     tell([report], Notes(), calendars=Calendars(), as_json=False)
     lines = capsys.readouterr().out.splitlines()
-    assert f"{len(gaps)} stretches unexplained:" in lines
+    assert f"{len(gaps)} intervals unexplained:" in lines
     assert len([line for line in lines if line.startswith("  AAPL 1d  2024-01-")]) == MOST_GAPS
     assert f"  and {len(gaps) - MOST_GAPS} more; --json names them all" in lines
     assert "  AAPL 1d: bars of AAPL: 354 not subscribed (3 times)" in lines
@@ -240,7 +240,7 @@ def test_finished_series_make_room() -> None:
         assert shown.tasks[0].visible
 
 
-def test_nothing_moves_where_nobody_looks(capsys: Any) -> None:
+def test_nothing_moves_where_no_listener_looks(capsys: Any) -> None:
     """Without a terminal there are notes, each once, and no bars."""
     with load_progress(shown=True) as progress:
         progress.planned(series(), 1)

@@ -46,7 +46,7 @@ def test_the_document_has_what_the_table_has(ktrdr: Any, store: Path, gateway: A
     assert series["MSFT", "1d"]["gaps"][0]["start"] == "2024-01-02T00:00:00Z"
 
 
-def test_a_stretch_that_is_missing_counts_once(ktrdr: Any, store: Path, gateway: Any) -> None:
+def test_a_interval_that_is_missing_counts_once(ktrdr: Any, store: Path, gateway: Any) -> None:
     """Nights, weekends and holidays part no gap: a hole in the middle and the rest are two."""
     ktrdr("load", "AAPL", "1h", "--start", "2024-01-02", "--end", "2024-01-04")
     ktrdr("load", "AAPL", "1h", "--start", "2024-01-09", "--end", "2024-01-10")
@@ -56,7 +56,7 @@ def test_a_stretch_that_is_missing_counts_once(ktrdr: Any, store: Path, gateway:
     assert row.split()[-1] == "2"
 
 
-def test_failed_tries_are_shown(
+def test_failed_attempts_are_shown(
     ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tries that failed are remembered with their reasons: silence is asked again narrower."""

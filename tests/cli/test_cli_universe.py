@@ -121,8 +121,8 @@ def test_rename_is_seen_by_queries_and_by_dagster(ktrdr: Any, loaded: Path, inst
     counts = ktrdr("query", "SELECT symbol, count(*) n FROM bars GROUP BY 1", "--json").document
     assert counts == [{"symbol": "APPLE", "n": 4}]
     assert instance.get_dynamic_partitions("symbols_1d") == ["MSFT", "APPLE"]
-    stretch = ("--start", "2024-01-02", "--end", "2024-01-06", "--json")
-    again = ktrdr("load", "APPLE", "1d", *stretch)
+    interval = ("--start", "2024-01-02", "--end", "2024-01-06", "--json")
+    again = ktrdr("load", "APPLE", "1d", *interval)
     assert again.code == 0
     assert again.document["series"][0]["requests"] == 0
 

@@ -15,7 +15,7 @@ from ktrdr_pipelines.domain.bars import (
     micros,
     rows_per_session,
     sorted_unique,
-    stamps,
+    timestamps,
 )
 
 ORIGIN = datetime(2024, 1, 2, 14, 30, tzinfo=UTC)
@@ -131,12 +131,12 @@ def test_a_session_date_that_moved_is_no_revision() -> None:
 def test_bars_between_takes_the_first_and_not_the_end(
     some: dict[int, Row], start: int, end: int
 ) -> None:
-    """A bar belongs to a stretch when its stamp does, ends are out."""
+    """A bar belongs to an interval when its stamp does, ends are out."""
     found = bars_between(table(some), at(start), at(max(start, end)))
     assert model(found) == {m: v for m, v in some.items() if start <= m < end}
 
 
-def test_sorting_keeps_the_last_given_of_one_stamp() -> None:
+def test_sorting_keeps_the_last_given_of_one_timestamp() -> None:
     """An answer with a repeated stamp means its later line."""
     given_ = pa.concat_tables(
         [table({3: row(1.0), 1: row(1.0)}), table({3: row(2.0), 2: row(1.0)})]
@@ -153,11 +153,11 @@ def test_sorting_what_is_sorted_gives_the_same_table() -> None:
     assert sorted_unique(empty_bars()).num_rows == 0
 
 
-def test_stamps_are_whole_microseconds_in_utc() -> None:
-    """The array of stamps agrees with single moments, across chunks."""
+def test_timestamps_are_whole_microseconds_in_utc() -> None:
+    """The array of timestamps agrees with single moments, across chunks."""
     bars = table({0: row(), 1: row(), 5: row()}, chunked=True)
-    assert stamps(bars).dtype == np.int64
-    assert stamps(bars).tolist() == [micros(at(m)) for m in (0, 1, 5)]
+    assert timestamps(bars).dtype == np.int64
+    assert timestamps(bars).tolist() == [micros(at(m)) for m in (0, 1, 5)]
     assert micros(datetime(1970, 1, 1, tzinfo=UTC)) == 0
     assert micros(datetime(2049, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)) == 2_524_607_999_999_999
     assert micros(datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)) == -1

@@ -49,7 +49,7 @@ def test_failures_that_were_under_way_together_are_one() -> None:
     assert (breaker.state, breaker.failures) == (BreakerState.CLOSED, 1)
 
 
-def test_after_the_pause_one_request_tries() -> None:
+def test_after_the_pause_one_request_attempts() -> None:
     """The first that asks passes, the next waits for its end."""
     breaker = failing(MOST_FAILURES)
     first = admission(breaker, breaker.until, probe_s=45)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.session_grid import no_stretches, span_arrays, stretches_of
+from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, no_intervals, span_arrays
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_spans, midnight
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import (
@@ -35,8 +35,8 @@ def _stretch(pair: tuple[int, int]) -> Interval:
     return Interval(FIRST + timedelta(hours=low), FIRST + timedelta(hours=high, minutes=7))
 
 
-stretches = st.tuples(st.integers(0, HOURS), st.integers(0, HOURS)).map(_stretch)
-sets = st.lists(stretches, max_size=6).map(IntervalSet)
+intervals = st.tuples(st.integers(0, HOURS), st.integers(0, HOURS)).map(_stretch)
+sets = st.lists(intervals, max_size=6).map(IntervalSet)
 
 
 @settings(deadline=None, max_examples=80)
@@ -44,18 +44,18 @@ sets = st.lists(stretches, max_size=6).map(IntervalSet)
 def test_arrays_find_what_spans_find(
     key: str, timeframe: Timeframe, settled: IntervalSet, hour: int, data: st.DataObject
 ) -> None:
-    """All at once or one by one: the missing stretches of closed sessions are the same."""
+    """All at once or one by one: the missing intervals of closed sessions are the same."""
     calendar, now = calendar_named(key), FIRST + timedelta(hours=hour)
     spans = expected_spans(calendar, timeframe, Interval(FIRST, LAST))
-    start = data.draw(st.sampled_from(spans)).stamps.start
+    start = data.draw(st.sampled_from(spans)).interval.start
     gaps = find_gaps(
-        span_arrays(calendar, timeframe), SeriesStatus(stretches_of(settled), micros(start)), now
+        span_arrays(calendar, timeframe), SeriesStatus(interval_arrays(settled), micros(start)), now
     )
     wanted = IntervalSet([Interval(start, LAST)])
     due = due_gaps(calendar, timeframe, wanted=wanted, settled=settled, now=now)
-    closed = IntervalSet(s.stamps for s in spans if is_closed(s, now))
-    expected = IntervalSet(s.stamps for s in spans)
-    found = IntervalSet(gap.stamps for gap in gaps)
+    closed = IntervalSet(s.interval for s in spans if is_closed(s, now))
+    expected = IntervalSet(s.interval for s in spans)
+    found = IntervalSet(gap.interval for gap in gaps)
     assert found & expected == due & closed
     assert all(gap.bars > 0 and gap.sessions > 0 for gap in gaps)
     assert all(gap.reason is GapReason.MISSING for gap in gaps)
@@ -73,7 +73,7 @@ def _gaps(
 ) -> tuple[Gap, ...]:
     calendar = calendar_named(key)
     begins = calendar.day_starts_at(start) if timeframe.is_intraday else midnight(start)
-    standing = SeriesStatus(stretches_of(settled), micros(begins), **more)
+    standing = SeriesStatus(interval_arrays(settled), micros(begins), **more)
     return find_gaps(span_arrays(calendar, timeframe), standing, now, claimed or [])
 
 
@@ -85,11 +85,11 @@ def test_a_gap_goes_on_over_nights_weekends_and_holidays() -> None:
     """Between Friday and Tuesday, with Monday a holiday, nothing parts a gap: three sessions."""
     settled = [Interval(FIRST, _at("2024-01-11T21:00")), Interval(_at("2024-01-17T21:00"), LAST)]
     (gap,) = _gaps(Timeframe.H1, settled)
-    assert gap.stamps == Interval(_at("2024-01-12T14:30"), _at("2024-01-17T21:00"))
+    assert gap.interval == Interval(_at("2024-01-12T14:30"), _at("2024-01-17T21:00"))
     assert (gap.sessions, gap.bars) == (3, 21)
 
 
-def test_a_settled_session_parts_two_gaps() -> None:
+def test_a_covered_session_parts_two_gaps() -> None:
     """Each hole is told by itself, with its sessions and bars."""
     settled = [
         Interval(FIRST, _at("2024-01-11T21:00")),
@@ -104,7 +104,7 @@ def test_nothing_is_expected_before_start_and_listing() -> None:
     """A gap begins at the later of the universe's start and the gateway's oldest data."""
     listed = micros(_at("2024-02-01T14:30"))
     (gap,) = _gaps(Timeframe.H1, [], listed_from=listed)
-    assert gap.stamps.start == _at("2024-02-01T14:30")
+    assert gap.interval.start == _at("2024-02-01T14:30")
 
 
 def test_a_head_later_than_bars_held_explains_nothing() -> None:
@@ -113,15 +113,15 @@ def test_a_head_later_than_bars_held_explains_nothing() -> None:
     settled = [Interval(_at("2024-01-16T14:30"), _at("2024-01-16T21:00"))]
     listed = micros(_at("2024-03-01T14:30"))
     older, newer = _gaps(Timeframe.H1, settled, listed_from=listed, oldest_bar=oldest)
-    assert older.stamps.end == _at("2024-01-12T21:00")
-    assert newer.stamps.start == _at("2024-01-17T14:30")
-    assert newer.stamps.end == _at("2024-04-30T20:00")
+    assert older.interval.end == _at("2024-01-12T21:00")
+    assert newer.interval.start == _at("2024-01-17T14:30")
+    assert newer.interval.end == _at("2024-04-30T20:00")
 
 
 def test_nothing_is_expected_after_the_end() -> None:
     """The last session is the one before the end."""
     gaps = _gaps(Timeframe.D1, [], wanted_to=micros(_at("2024-01-05T00:00")))
-    assert gaps[0].stamps == Interval(_at("2024-01-02T00:00"), _at("2024-01-05T00:00"))
+    assert gaps[0].interval == Interval(_at("2024-01-02T00:00"), _at("2024-01-05T00:00"))
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H4, Timeframe.D1])
@@ -133,15 +133,15 @@ def test_an_open_session_is_nobodys_fault(timeframe: Timeframe) -> None:
 
 
 def test_an_attempt_says_why_and_when_again_and_excuses_nothing() -> None:
-    """A failed stretch stays a gap, parted from what was never tried."""
+    """A failed interval stays a gap, parted from what was never tried."""
     cause = Cause(GapReason.FAILED, "no answer in 30 s", _at("2024-05-02T00:00"))
     tried = Claimed(Interval(_at("2024-02-01T00:00"), _at("2024-03-01T00:00")), cause)
     before, failed, after = _gaps(Timeframe.D1, [], claimed=[tried])
     assert (failed.reason, failed.detail, failed.next_try_at) == cause
     assert failed.sessions == 20
     assert before.reason is after.reason is GapReason.MISSING
-    assert before.stamps.end == failed.stamps.start
-    assert failed.stamps.end == after.stamps.start == _at("2024-03-01T00:00")
+    assert before.interval.end == failed.interval.start
+    assert failed.interval.end == after.interval.start == _at("2024-03-01T00:00")
 
 
 def test_of_two_causes_the_last_given_counts() -> None:
@@ -172,35 +172,37 @@ def test_a_sparse_session_is_a_gap_of_its_own() -> None:
     calendar = calendar_named("XNYS.RTH")
     spans = span_arrays(calendar, Timeframe.M1)
     (place,) = spans.places_of(np.array(["2024-01-09"], "datetime64[D]"))
-    settled = stretches_of([Interval(FIRST, LAST)])
+    settled = interval_arrays([Interval(FIRST, LAST)])
     standing = SeriesStatus(settled, micros(FIRST), suspects=np.array([place]))
     (gap,) = find_gaps(spans, standing, LAST)
     assert gap.reason is GapReason.SPARSE
-    assert gap.stamps == Interval(_at("2024-01-09T14:30"), _at("2024-01-09T21:00"))
+    assert gap.interval == Interval(_at("2024-01-09T14:30"), _at("2024-01-09T21:00"))
     assert (gap.sessions, gap.bars) == (1, 390)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(KEYS), st.sampled_from(Timeframe), sets, sets, st.integers(0, HOURS))
-def test_every_expected_bar_is_settled_explained_or_unexplained(
+def test_every_expected_bar_is_covered_explained_or_unexplained(
     key: str, timeframe: Timeframe, settled: IntervalSet, empty: IntervalSet, hour: int
 ) -> None:
     """Counts of each session add up, and those of gaps are the unexplained ones."""
     spans = span_arrays(calendar_named(key), timeframe)
     now = FIRST + timedelta(hours=hour)
-    standing = SeriesStatus(stretches_of(settled | empty), micros(FIRST), micros(_at("2024-02-05")))
+    standing = SeriesStatus(
+        interval_arrays(settled | empty), micros(FIRST), micros(_at("2024-02-05"))
+    )
     low = int(np.searchsorted(spans.spans.starts, micros(FIRST)))
     part = spans.slice(low, int(np.searchsorted(spans.spans.starts, micros(LAST))))
     counts = completeness(
-        part, standing, have=np.zeros(len(part)), empty=stretches_of(empty), now=now
+        part, standing, have=np.zeros(len(part)), empty=interval_arrays(empty), now=now
     )
     assert np.array_equal(counts.expected, counts.settled + counts.explained + counts.unexplained)
     assert (counts.empty <= counts.settled).all()
     gaps = find_gaps(part, standing, now)
     missing = {moment(int(s)) for s in part.spans.starts[counts.unexplained > 0]}
-    stamps = IntervalSet(gap.stamps for gap in gaps)
+    interval = IntervalSet(gap.interval for gap in gaps)
     spots = zip(part.spans.starts, part.spans.ends, strict=True)
-    touched = {moment(int(s)) for s, e in spots if stamps.clip(Interval(moment(s), moment(e)))}
+    touched = {moment(int(s)) for s, e in spots if interval.clip(Interval(moment(s), moment(e)))}
     assert missing == touched
 
 
@@ -244,6 +246,6 @@ def test_a_break_holds_no_bars() -> None:
     assert span_arrays(calendar, Timeframe.M30).bars.tolist() == [10]
     assert span_arrays(calendar, Timeframe.H1).bars.tolist() == [6]
     assert span_arrays(calendar, Timeframe.M1).bars.tolist() == [300]
-    standing = SeriesStatus(no_stretches(), day)
+    standing = SeriesStatus(no_intervals(), day)
     (gap,) = find_gaps(span_arrays(calendar, Timeframe.M30), standing, LAST)
     assert gap.bars == 10

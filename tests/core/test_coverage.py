@@ -10,7 +10,7 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 ORIGIN = datetime(2023, 1, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
 MOST = 120
-"""Stretches lie on days 0 to 120, proofs are made on days 120 to 160."""
+"""Intervals lie on days 0 to 120, proofs are made on days 120 to 160."""
 
 
 def day(number: float) -> datetime:
@@ -49,13 +49,13 @@ times = moments(MOST, MOST + 450)
 
 
 @given(coverages(), coverages())
-def test_merging_never_loses_a_stretch_with_bars(old: Coverage, new: Coverage) -> None:
+def test_merging_never_loses_a_interval_with_bars(old: Coverage, new: Coverage) -> None:
     """Whatever either side settled as bars is bars."""
     assert old.merged(new).bars == old.bars | new.bars
 
 
 @given(coverages(), coverages())
-def test_no_stretch_is_both_bars_and_empty(old: Coverage, new: Coverage) -> None:
+def test_no_interval_is_both_bars_and_empty(old: Coverage, new: Coverage) -> None:
     """Bars beat emptiness, whichever came first."""
     merged = old.merged(new)
     empty = IntervalSet(proof.interval for proof in merged.empty)
@@ -63,7 +63,7 @@ def test_no_stretch_is_both_bars_and_empty(old: Coverage, new: Coverage) -> None
 
 
 @given(coverages(), coverages(), times)
-def test_merging_settles_nothing_that_no_side_settled(
+def test_merging_covers_nothing_that_no_side_covered(
     old: Coverage, new: Coverage, now: datetime
 ) -> None:
     """At any time what a merge calls settled was settled by the one or the other."""
@@ -72,7 +72,7 @@ def test_merging_settles_nothing_that_no_side_settled(
 
 
 @given(coverages(MOST, MOST + 20), coverages(MOST + 20, MOST + 40), times)
-def test_a_newer_proof_never_shortens_what_is_settled(
+def test_a_newer_proof_never_shortens_what_is_covered(
     old: Coverage, new: Coverage, now: datetime
 ) -> None:
     """After a merge with later proofs all is settled that either side settled."""
@@ -80,7 +80,7 @@ def test_a_newer_proof_never_shortens_what_is_settled(
 
 
 @given(coverages(), intervals(), times)
-def test_clipping_keeps_what_is_settled_inside_and_nothing_else(
+def test_clipping_keeps_what_is_covered_inside_and_nothing_else(
     coverage: Coverage, part: Interval, now: datetime
 ) -> None:
     """A clipped proof lasts exactly as long as it did before."""

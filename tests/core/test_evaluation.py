@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, stamps
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, across_boundary, plan
 from ktrdr_pipelines.domain.planning.evaluation import Evaluation, Question, evaluate
@@ -54,7 +54,7 @@ def evaluated(
 
 
 def kept(found: Evaluation) -> list[datetime]:
-    """Return the stamps of kept bars."""
+    """Return the timestamps of kept bars."""
     moments: list[datetime] = found.bars["ts"].to_pylist()
     return moments
 
@@ -251,7 +251,7 @@ def test_a_quiet_opening_is_covered_by_bars_on_both_sides() -> None:
     need = Need(RTH, Timeframe.M1, wanted, held, LATER, 1)
     (older,) = plan(replace(need, wanted=IntervalSet([Interval(OPEN - DAY, DAY_END - DAY)])))
     chunk = across_boundary(need, older)
-    assert chunk.stamps.covers(Interval(OPEN - DAY, first))
+    assert chunk.interval.covers(Interval(OPEN - DAY, first))
     minutes = [OPEN - DAY + n * MINUTE for n in range(390)]
     question = Question(chunk, RTH, Timeframe.M1, LATER)
     both = evaluate(question, table([*minutes, first]), None)
@@ -324,7 +324,7 @@ def test_a_response_of_older_bars_alone_is_told_apart() -> None:
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.W1])
 def test_days_and_weeks_are_kept_half_an_hour_after_their_close(timeframe: Timeframe) -> None:
     """A daily or weekly bar is final some time after its last close."""
-    asked = stamps_between(RTH, timeframe, date(2024, 6, 3), date(2024, 6, 10))
+    asked = interval_between(RTH, timeframe, date(2024, 6, 3), date(2024, 6, 10))
     days = 1 if timeframe is Timeframe.D1 else 7
     bars = [asked.start + timedelta(days=n) for n in range(0, 5, days)]
     close = datetime(2024, 6, 7, 20, tzinfo=UTC)
@@ -347,7 +347,7 @@ def test_a_bar_of_a_closed_date_is_final_when_a_later_one_is(
     """Where the gateway has a bar that the calendar has not, it is kept with what follows it."""
     hours = calendar_named(calendar)
     length = timeframe.length
-    asked = stamps_between(hours, timeframe, closed - length, closed + 2 * length)
+    asked = interval_between(hours, timeframe, closed - length, closed + 2 * length)
     chunk = Chunk(asked, closes_at, "3 D", 2)
     bars = [asked.start + n * length for n in range(3)]
     question = Question(chunk, hours, timeframe, closes_at + timedelta(minutes=30))
@@ -370,7 +370,7 @@ def test_a_half_day_is_whole_at_its_early_close() -> None:
 
 
 def _seconds_to_evaluate(years: int) -> float:
-    wanted = stamps_between(RTH, Timeframe.M1, date(2025 - years, 1, 2), date(2025, 1, 2))
+    wanted = interval_between(RTH, Timeframe.M1, date(2025 - years, 1, 2), date(2025, 1, 2))
     now = datetime(2026, 1, 1, tzinfo=UTC)
     need = Need(RTH, Timeframe.M1, IntervalSet([wanted]), IntervalSet(), now, 1)
     chunks = plan(need)
@@ -378,12 +378,12 @@ def _seconds_to_evaluate(years: int) -> float:
     minute = 60_000_000
     started = process_time()
     for chunk in chunks:
-        (session,) = RTH.sessions_meeting(chunk.stamps)
+        (session,) = RTH.sessions_meeting(chunk.interval)
         keys = np.arange(micros(session.opens_at), micros(session.closes_at), minute)
         bars = _minutes(keys)
         found = evaluate(Question(chunk, RTH, Timeframe.M1, now), bars, None)
         covered |= found.covered
-        assert not replace(need, wanted=need.wanted.clip(chunk.stamps), settled=covered).gaps()
+        assert not replace(need, wanted=need.wanted.clip(chunk.interval), settled=covered).gaps()
     took = process_time() - started
     assert not replace(need, settled=covered).gaps()
     return took
@@ -396,7 +396,7 @@ def _minutes(keys: np.ndarray) -> pa.Table:
 
 def test_evaluating_takes_time_in_proportion() -> None:
     """Eight times the responses take about eight times as long, not the square."""
-    assert stamps(_minutes(np.arange(3)))[2] == 2
+    assert timestamps(_minutes(np.arange(3)))[2] == 2
     assert growth(_seconds_to_evaluate, 1, 8) < LINEAR_IN_EIGHT
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.domain.bars import micros, stamps
+from ktrdr_pipelines.domain.bars import micros, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import midnight
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -79,5 +79,5 @@ def test_bars_in_an_impossible_place_are_kept_all_the_same() -> None:
     found = evaluated(impossible=place)
     assert found.bars.num_rows == 10
     assert isinstance(found.bars, pa.Table)
-    assert micros(midnight(date(2024, 3, 13))) in stamps(found.bars)
+    assert micros(midnight(date(2024, 3, 13))) in timestamps(found.bars)
     assert midnight(date(2024, 3, 13)) not in found.covered

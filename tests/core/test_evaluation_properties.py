@@ -12,9 +12,9 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import (
     Span,
     expected_spans,
+    interval_between,
     midnight,
     monday_of,
-    stamps_between,
 )
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Need, plan
@@ -45,17 +45,17 @@ class Response:
     def spans(self) -> list[Span]:
         """Return the sessions of what was requested."""
         question = self.question
-        return expected_spans(question.calendar, question.timeframe, question.chunk.stamps)
+        return expected_spans(question.calendar, question.timeframe, question.chunk.interval)
 
 
 @st.composite
 def responses(draw: st.DrawFn) -> Response:
-    """Make any rising stamps, inside and outside sessions and the request, at any moment."""
+    """Make any rising timestamps, inside and outside sessions and the request, at any moment."""
     calendar = calendar_named(draw(st.sampled_from(CLOSED)))
     timeframe = draw(st.sampled_from([Timeframe.M30, Timeframe.H4, Timeframe.D1, Timeframe.W1]))
     first = (BEGIN + draw(st.integers(0, 9)) * DAY).date()
     end = first + draw(st.integers(14, 28)) * DAY
-    wanted = stamps_between(calendar, timeframe, first, end)
+    wanted = interval_between(calendar, timeframe, first, end)
     spans = expected_spans(calendar, timeframe, wanted)
     now = draw(st.sampled_from(spans)).closes_at + draw(st.sampled_from([-60, 0, 31, 90])) * MINUTE
     days = draw(st.sampled_from([7, 30]))
@@ -65,7 +65,7 @@ def responses(draw: st.DrawFn) -> Response:
     chunk = draw(st.sampled_from(chunks))
     step = timeframe.length if not timeframe.is_intraday else 30 * MINUTE
     around = max(3 * DAY, step)
-    low, high = chunk.stamps.start - around, chunk.stamps.end + around
+    low, high = chunk.interval.start - around, chunk.interval.end + around
     if not timeframe.is_intraday:
         low = midnight(monday_of(low.date()) if timeframe is Timeframe.W1 else low.date())
     count = (high - low) // step
@@ -92,9 +92,9 @@ def test_nothing_is_covered_around_a_bar_that_is_not_kept(response: Response) ->
 def test_only_what_was_requested_and_is_over_is_kept_and_covered(response: Response) -> None:
     """No bar and no coverage lies outside the chunk, none of them in the future."""
     found, chunk = response.evaluated(), response.question.chunk
-    assert all(chunk.stamps.covers(part) for part in found.covered)
+    assert all(chunk.interval.covers(part) for part in found.covered)
     for bar in found.bars["ts"].to_pylist():
-        assert bar in chunk.stamps
+        assert bar in chunk.interval
         assert bar < response.question.now
 
 
@@ -104,8 +104,8 @@ def test_no_session_is_covered_without_a_bar(response: Response) -> None:
     """A session that a response passed over, or did not reach, stays open."""
     found = response.evaluated()
     for span in response.spans():
-        if not any(bar in span.stamps for bar in response.bars):
-            assert not found.covered.clip(span.stamps)
+        if not any(bar in span.interval for bar in response.bars):
+            assert not found.covered.clip(span.interval)
 
 
 @given(response=responses())
@@ -117,8 +117,8 @@ def test_no_end_of_a_session_is_covered_too_early(response: Response) -> None:
         return
     spans = response.spans()
     for span, newer in zip(spans, [*spans[1:], None], strict=True):
-        end = Interval(span.stamps.end - timedelta(microseconds=1), span.stamps.end)
-        if found.covered.clip(end) and (newer is None or response.bars[-1] < newer.stamps.start):
+        end = Interval(span.interval.end - timedelta(microseconds=1), span.interval.end)
+        if found.covered.clip(end) and (newer is None or response.bars[-1] < newer.interval.start):
             assert is_closed(span, question.now)
             assert question.chunk.ends_at >= span.closes_at
 
@@ -127,8 +127,8 @@ def test_no_end_of_a_session_is_covered_too_early(response: Response) -> None:
 @settings(max_examples=400, derandomize=True, database=None)
 def test_only_sessions_between_bars_are_stated_to_be_empty(response: Response) -> None:
     """They were requested as a whole, hold no bar, have bars on both sides and are not covered."""
-    found, asked = response.evaluated(), response.question.chunk.stamps
-    inside = [span.stamps for span in response.spans() if asked.covers(span.stamps)]
+    found, asked = response.evaluated(), response.question.chunk.interval
+    inside = [span.interval for span in response.spans() if asked.covers(span.interval)]
     expected = [
         part
         for part in inside
@@ -146,12 +146,12 @@ def test_only_sessions_between_bars_are_stated_to_be_empty(response: Response) -
 @settings(max_examples=400, derandomize=True, database=None)
 def test_data_begin_only_behind_a_whole_session_that_was_requested(response: Response) -> None:
     """A beginning is the first bar of all, and a whole requested session lies before it."""
-    found, asked = response.evaluated(), response.question.chunk.stamps
+    found, asked = response.evaluated(), response.question.chunk.interval
     if found.begins_at is None:
         return
     assert found.begins_at == response.bars[0]
     assert found.begins_at >= asked.start
     assert any(
-        asked.covers(span.stamps) and span.stamps.end <= found.begins_at
+        asked.covers(span.interval) and span.interval.end <= found.begins_at
         for span in response.spans()
     )

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import expected_spans, stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import expected_spans, interval_between
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.gaps import due_gaps, first_stamp_of, whole_sessions
+from ktrdr_pipelines.domain.planning.gaps import due_gaps, first_timestamp_of, whole_sessions
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 RTH = calendar_named("XNYS.RTH")
@@ -34,8 +34,8 @@ def gaps(
 
 
 def dates(first: date, end: date, timeframe: Timeframe = Timeframe.H1) -> Interval:
-    """Give the stamps of session dates."""
-    return stamps_between(RTH, timeframe, first, end)
+    """Give the timestamps of session dates."""
+    return interval_between(RTH, timeframe, first, end)
 
 
 def test_nights_week_ends_and_holidays_are_no_gaps() -> None:
@@ -54,14 +54,14 @@ def test_nothing_wanted_is_no_gap() -> None:
     assert not due_gaps(RTH, Timeframe.H1, wanted=nothing, settled=nothing, now=LATER)
 
 
-def test_what_is_settled_is_no_gap() -> None:
+def test_what_is_covered_is_no_gap() -> None:
     """A session that is settled in part is missed for the rest alone."""
     day = dates(date(2024, 6, 4), date(2024, 6, 5))
     known = Interval(utc(2024, 6, 4, 13, 30), utc(2024, 6, 4, 15))
     assert gaps(Timeframe.H1, day, known) == [Interval(utc(2024, 6, 4, 15), utc(2024, 6, 4, 20))]
 
 
-def test_a_hole_shorter_than_a_bar_between_settled_stretches_is_a_gap() -> None:
+def test_a_hole_shorter_than_a_bar_between_covered_intervals_is_a_gap() -> None:
     """A short first bar that is missing alone is missed."""
     day = dates(date(2024, 6, 4), date(2024, 6, 5))
     known = Interval(utc(2024, 6, 4, 14), utc(2024, 6, 4, 20))
@@ -99,10 +99,10 @@ def test_days_and_weeks_are_due_half_an_hour_after_the_close(
     timeframe: Timeframe, first: date, end: date
 ) -> None:
     """A daily or weekly bar is due as a whole, once its last close and a lag have passed."""
-    stretch = dates(first, end, timeframe)
+    interval = dates(first, end, timeframe)
     close = utc(2024, 6, 4, 20) if timeframe is Timeframe.D1 else utc(2024, 6, 7, 20)
-    assert gaps(timeframe, stretch, now=close + timedelta(minutes=29)) == []
-    assert gaps(timeframe, stretch, now=close + timedelta(minutes=30)) == [stretch]
+    assert gaps(timeframe, interval, now=close + timedelta(minutes=29)) == []
+    assert gaps(timeframe, interval, now=close + timedelta(minutes=30)) == [interval]
 
 
 def test_a_week_before_a_friday_holiday_is_due_on_thursday() -> None:
@@ -114,18 +114,18 @@ def test_a_week_before_a_friday_holiday_is_due_on_thursday() -> None:
 def test_the_first_bar_may_begin_before_the_first_trade() -> None:
     """Data that begin in mid-session may have a bar from the open on; a day begins at midnight."""
     moment = utc(2024, 6, 4, 15, 56, 31)
-    assert first_stamp_of(RTH, Timeframe.H1, moment) == utc(2024, 6, 4, 13, 30)
-    assert first_stamp_of(RTH, Timeframe.D1, moment) == utc(2024, 6, 4)
-    assert first_stamp_of(RTH, Timeframe.W1, moment) == utc(2024, 6, 3)
+    assert first_timestamp_of(RTH, Timeframe.H1, moment) == utc(2024, 6, 4, 13, 30)
+    assert first_timestamp_of(RTH, Timeframe.D1, moment) == utc(2024, 6, 4)
+    assert first_timestamp_of(RTH, Timeframe.W1, moment) == utc(2024, 6, 3)
     closed = utc(2024, 6, 4, 22)
-    assert first_stamp_of(RTH, Timeframe.M1, closed) == closed
+    assert first_timestamp_of(RTH, Timeframe.M1, closed) == closed
 
 
 @given(keys, timeframes, st.integers(0, 400), st.integers(1, 400))
 def test_widening_cuts_no_session_and_wants_no_other(
     key: str, timeframe: Timeframe, start_h: int, hours: int
 ) -> None:
-    """A widened stretch holds the given one and exactly the sessions that it met."""
+    """A widened interval holds the given one and exactly the sessions that it met."""
     calendar = calendar_named(key)
     start = utc(2024, 10, 24) + timedelta(hours=start_h)
     given_part = Interval(start, start + timedelta(hours=hours))
@@ -133,4 +133,4 @@ def test_widening_cuts_no_session_and_wants_no_other(
     met = expected_spans(calendar, timeframe, given_part)
     assert wide.covers(given_part)
     assert expected_spans(calendar, timeframe, wide) == met
-    assert all(wide.covers(span.stamps) for span in met)
+    assert all(wide.covers(span.interval) for span in met)

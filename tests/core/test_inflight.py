@@ -65,7 +65,7 @@ class LoadedGateway:
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize("workers", [1, 2, 4, 8, 16, 30, 44, 200])
-def test_it_settles_near_the_best_rate(workers: int, noise: float) -> None:
+def test_it_covers_near_the_best_rate(workers: int, noise: float) -> None:
     """Whatever a gateway can do at once, most of it is used, and never 50 are open."""
     gateway = LoadedGateway(workers, noise=noise)
     gateway.run(120)

@@ -90,14 +90,14 @@ def test_equal_sets_are_equal_however_they_were_written(parts: list[Interval], r
 
 
 @given(lists())
-def test_the_hull_reaches_from_the_first_to_the_last_moment(parts: list[Interval]) -> None:
-    """The hull is the smallest interval around all, and there is none around nothing."""
-    hull = IntervalSet(parts).hull
+def test_the_bounds_reaches_from_the_first_to_the_last_moment(parts: list[Interval]) -> None:
+    """The bounds is the smallest interval around all, and there is none around nothing."""
+    bounds = IntervalSet(parts).bounds
     if not parts:
-        assert hull is None
+        assert bounds is None
     else:
         held = minutes(parts)
-        assert hull == span(min(held), max(held) + 1)
+        assert bounds == span(min(held), max(held) + 1)
 
 
 @given(intervals(), intervals())

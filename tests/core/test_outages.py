@@ -52,7 +52,7 @@ def test_what_fails_by_itself_ends_by_itself() -> None:
     assert set(turn.standing) == {"bars/1d AAPL"}
 
 
-def test_what_begins_and_ends_between_two_looks_alerts_nobody() -> None:
+def test_what_begins_and_ends_between_two_looks_alerts_no_listener() -> None:
     """It is over before anybody could be told."""
     turn = after({}, [failed("bars/1d AAPL", "BadAnswerError"), well("bars/1d AAPL")])
     assert (turn.begun, turn.over, turn.standing) == ((), (), {})

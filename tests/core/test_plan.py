@@ -15,8 +15,8 @@ from ktrdr_pipelines.domain.calendars.sessions import (
     SessionCalendar,
     Span,
     expected_spans,
-    expected_stamps,
-    stamps_between,
+    expected_timestamps,
+    interval_between,
 )
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import (
@@ -47,15 +47,15 @@ def _part(draw: st.DrawFn, span: Span, timeframe: Timeframe) -> Interval:
 
     The edges are where bars begin, as they are in what responses cover.
     """
-    start, end, length = span.stamps.start, span.stamps.end, timeframe.length
-    most = (span.stamps.length - timedelta(seconds=1)) // length
+    start, end, length = span.interval.start, span.interval.end, timeframe.length
+    most = (span.interval.length - timedelta(seconds=1)) // length
     kind = draw(st.sampled_from(["whole", "whole", "opening", "ending", "last instant"]))
     if not timeframe.is_intraday or kind == "whole":
-        return span.stamps
+        return span.interval
     if kind == "last instant":
         return Interval(start, end - LAST_INSTANT)
     if most < 1:
-        return span.stamps
+        return span.interval
     lacking = draw(st.integers(1, most)) * length
     return Interval(start + lacking, end) if kind == "opening" else Interval(start, end - lacking)
 
@@ -66,7 +66,7 @@ def needs(draw: st.DrawFn, most_days: int = 130) -> Need:
     calendar = calendar_named(draw(st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"])))
     timeframe = draw(st.sampled_from(list(Timeframe)))
     end = FIRST + timedelta(days=draw(st.integers(7, most_days)))
-    wanted = stamps_between(calendar, timeframe, FIRST, end)
+    wanted = interval_between(calendar, timeframe, FIRST, end)
     spans = expected_spans(calendar, timeframe, wanted)
     covered = draw(st.frozensets(st.integers(0, len(spans) - 1)))
     table = draw(st.sampled_from([SAFE, WIDE]))
@@ -85,9 +85,9 @@ def needs(draw: st.DrawFn, most_days: int = 130) -> Need:
 def spans_of(need: Need) -> list[Span]:
     """Give the spans that hold a gap."""
     gaps = need.gaps()
-    hull = gaps.hull
-    spans = expected_spans(need.calendar, need.timeframe, hull) if hull else []
-    return [span for span in spans if gaps.clip(span.stamps)]
+    bounds = gaps.bounds
+    spans = expected_spans(need.calendar, need.timeframe, bounds) if bounds else []
+    return [span for span in spans if gaps.clip(span.interval)]
 
 
 def starts_at(need: Need, chunk: Chunk) -> datetime:
@@ -123,7 +123,7 @@ def fewest(spans: Sequence[Span], most_days: int) -> int:
 def test_chunks_cover_every_gap_and_no_session_that_is_not_wanted(need: Need) -> None:
     """All that is due lies in a chunk; beyond what is wanted a chunk reaches over closed time."""
     chunks = plan(need)
-    covered = IntervalSet(chunk.stamps for chunk in chunks)
+    covered = IntervalSet(chunk.interval for chunk in chunks)
     assert not need.gaps() - covered
     assert all(chunk.ends_at <= need.now for chunk in chunks)
     for part in covered - need.wanted:
@@ -138,8 +138,8 @@ def test_no_chunk_is_longer_than_the_limit_unless_it_is_one_session(need: Need) 
     with the session behind it.
     """
     for chunk in plan(need):
-        inside = expected_spans(need.calendar, need.timeframe, chunk.stamps)
-        is_past = need.timeframe.is_intraday and chunk.ends_at > chunk.stamps.end
+        inside = expected_spans(need.calendar, need.timeframe, chunk.interval)
+        is_past = need.timeframe.is_intraday and chunk.ends_at > chunk.interval.end
         over = is_opening(need, chunk) or (is_past and not chunk.meets_settled)
         assert chunk.sessions == (2 if over and len(inside) == 1 else len(inside))
         length = inside[-1].closes_at - inside[0].opens_at
@@ -151,11 +151,11 @@ def test_no_chunk_is_longer_than_the_limit_unless_it_is_one_session(need: Need) 
 def test_chunks_come_newest_first_and_do_not_share_sessions(need: Need) -> None:
     """They fall from chunk to chunk; each session with a gap is in exactly one chunk."""
     chunks = plan(need)
-    assert [chunk.stamps.end for chunk in chunks] == sorted(
-        (chunk.stamps.end for chunk in chunks), reverse=True
+    assert [chunk.interval.end for chunk in chunks] == sorted(
+        (chunk.interval.end for chunk in chunks), reverse=True
     )
     for span in spans_of(need):
-        assert sum(chunk.stamps.overlaps(span.stamps) for chunk in chunks) == 1
+        assert sum(chunk.interval.overlaps(span.interval) for chunk in chunks) == 1
 
 
 @settings(max_examples=60)
@@ -172,9 +172,9 @@ def test_a_chunk_ends_where_no_session_is_cut(need: Need) -> None:
         moment = Interval(chunk.ends_at - timedelta(microseconds=1), chunk.ends_at)
         for session in need.calendar.sessions_meeting(moment):
             is_open = session.closes_at + timedelta(minutes=30) > need.now
-            hull = need.gaps(chunk.stamps).hull
-            assert hull is not None
-            meets_held = hull.end in need.settled
+            bounds = need.gaps(chunk.interval).bounds
+            assert bounds is not None
+            meets_held = bounds.end in need.settled
             assert chunk.ends_at == session.closes_at or is_open or meets_held
 
 
@@ -185,29 +185,29 @@ def test_a_missing_end_of_a_session_is_requested_up_to_the_next_open(need: Need)
     The end of a session is requested over the next one: bars on both sides cover a quiet end.
     """
     for chunk in plan(need):
-        hull = need.gaps(chunk.stamps).hull
-        assert hull is not None
-        last = expected_spans(need.calendar, need.timeframe, hull)[-1]
-        if not need.timeframe.is_intraday or hull.end < last.stamps.end:
+        bounds = need.gaps(chunk.interval).bounds
+        assert bounds is not None
+        last = expected_spans(need.calendar, need.timeframe, bounds)[-1]
+        if not need.timeframe.is_intraday or bounds.end < last.interval.end:
             continue
         after = Interval(last.closes_at, last.closes_at + timedelta(days=10))
         following = need.calendar.sessions_meeting(after)[0]
-        is_rest = len(expected_spans(need.calendar, need.timeframe, hull)) == 1
+        is_rest = len(expected_spans(need.calendar, need.timeframe, bounds)) == 1
         has_bar = following.opens_at + need.timeframe.length <= need.now
-        if is_rest and hull.start > last.stamps.start and has_bar:
+        if is_rest and bounds.start > last.interval.start and has_bar:
             assert chunk.ends_at == min(following.closes_at, need.now)
-            assert chunk.stamps.end == following.opens_at
+            assert chunk.interval.end == following.opens_at
         else:
             assert chunk.ends_at == min(following.opens_at, need.now)
-            assert chunk.stamps.end == chunk.ends_at
+            assert chunk.interval.end == chunk.ends_at
 
 
 @given(needs())
 def test_a_duration_reaches_back_to_the_chunks_first_session(need: Need) -> None:
     """In IB's words the request reaches back to everything that the chunk may settle."""
     for chunk in plan(need):
-        inside = expected_spans(need.calendar, need.timeframe, chunk.stamps)
-        gap = need.gaps(chunk.stamps).hull
+        inside = expected_spans(need.calendar, need.timeframe, chunk.interval)
+        gap = need.gaps(chunk.interval).bounds
         assert gap is not None
         first = inside[0].opens_at
         if need.timeframe.is_intraday:
@@ -229,7 +229,7 @@ def need_of(
 ) -> Need:
     """Make a need of session dates that are long over."""
     sessions = calendar_named(calendar)
-    wanted = stamps_between(sessions, timeframe, first, end)
+    wanted = interval_between(sessions, timeframe, first, end)
     return Need(
         calendar=sessions,
         timeframe=timeframe,
@@ -270,7 +270,7 @@ def test_hours_of_any_span_are_cut_without_loss(days: int, requests: int) -> Non
     need = need_of("XNYS.RTH", Timeframe.H1, first, first + timedelta(days=days))
     chunks = plan(need)
     assert len(chunks) <= requests
-    assert not need.gaps() - IntervalSet(chunk.stamps for chunk in chunks)
+    assert not need.gaps() - IntervalSet(chunk.interval for chunk in chunks)
 
 
 def test_a_session_longer_than_the_limit_is_one_chunk() -> None:
@@ -306,7 +306,7 @@ def utc(text: str) -> datetime:
 def test_minutes_are_requested_up_to_the_next_sessions_open(last: date, ends_at: str) -> None:
     """The chunk covers the closed time too, where bars behind the close may stand."""
     (chunk,) = plan(need_of("XNYS.RTH", Timeframe.M1, last, last + timedelta(days=1)))
-    assert chunk.ends_at == chunk.stamps.end == utc(ends_at)
+    assert chunk.ends_at == chunk.interval.end == utc(ends_at)
     assert (chunk.duration, chunk.sessions, chunk.meets_settled) == ("1 D", 1, False)
 
 
@@ -318,7 +318,7 @@ def test_round_the_clock_sessions_end_where_the_next_one_begins(
 ) -> None:
     """No chunk reaches into the session behind it."""
     (chunk,) = plan(need_of(calendar, Timeframe.M5, TUESDAY, WEDNESDAY))
-    assert chunk.ends_at == chunk.stamps.end == utc(ends_at)
+    assert chunk.ends_at == chunk.interval.end == utc(ends_at)
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.D1])
@@ -334,7 +334,7 @@ def test_days_are_requested_up_to_the_end_of_their_date() -> None:
     """IB counts years back from the date of the requested end: it stays the session's own."""
     (chunk,) = plan(need_of("XNYS.RTH", Timeframe.D1, date(2024, 6, 3), date(2024, 6, 8)))
     assert chunk.ends_at == utc("2024-06-08T03:59:59")
-    assert chunk.stamps == Interval(utc("2024-06-03"), utc("2024-06-08"))
+    assert chunk.interval == Interval(utc("2024-06-03"), utc("2024-06-08"))
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.M15, Timeframe.H4])
@@ -348,10 +348,10 @@ def test_an_open_last_instant_is_one_request_half_an_hour_after_the_close(
     early, late = closes + 30 * MINUTE - timedelta(seconds=1), closes + 30 * MINUTE
     assert plan(replace(need, now=early)) == []
     (chunk,) = plan(replace(need, now=late))
-    assert chunk.stamps == Interval(known.end, late)
+    assert chunk.interval == Interval(known.end, late)
     assert chunk.ends_at == late
     assert starts_at(need, chunk) <= closes - timeframe.length
-    assert not plan(replace(need, now=late, settled=need.settled | IntervalSet([chunk.stamps])))
+    assert not plan(replace(need, now=late, settled=need.settled | IntervalSet([chunk.interval])))
 
 
 # --- quiet openings ------------------------------------------------------------------------------
@@ -371,8 +371,8 @@ def test_a_quiet_opening_alone_is_requested_over_two_sessions() -> None:
     """Up to the first bar that is held, so that bars lie on both sides."""
     need = quiet_opening()
     (chunk,) = plan(need)
-    assert chunk.stamps.end == FIRST_BAR
-    assert chunk.stamps.start <= OPENS
+    assert chunk.interval.end == FIRST_BAR
+    assert chunk.interval.start <= OPENS
     assert (chunk.ends_at, chunk.duration, chunk.sessions) == (FIRST_BAR + MINUTE, "2 D", 2)
     assert is_opening(need, chunk)
     assert starts_at(need, chunk) == OPENS - timedelta(days=1)
@@ -409,7 +409,7 @@ def test_a_missing_end_or_middle_is_no_opening() -> None:
 
 def older_chunk(need: Need) -> Chunk:
     """Plan Tuesday alone."""
-    tuesday = stamps_between(RTH, need.timeframe, TUESDAY, WEDNESDAY)
+    tuesday = interval_between(RTH, need.timeframe, TUESDAY, WEDNESDAY)
     (chunk,) = plan(replace(need, wanted=IntervalSet([tuesday])))
     return chunk
 
@@ -419,17 +419,17 @@ def test_a_chunk_reaches_over_the_quiet_opening_behind_it() -> None:
     need = quiet_opening(first=TUESDAY)
     older = older_chunk(need)
     chunk = across_boundary(need, older)
-    assert chunk.stamps == Interval(older.stamps.start, FIRST_BAR)
+    assert chunk.interval == Interval(older.interval.start, FIRST_BAR)
     assert (chunk.ends_at, chunk.duration, chunk.sessions) == (FIRST_BAR + MINUTE, "2 D", 2)
 
 
 def test_a_chunk_reaches_over_an_empty_session_to_the_quiet_opening_behind_it() -> None:
     """Bars on both sides speak for both."""
     need = quiet_opening(first=date(2024, 6, 3))
-    monday = stamps_between(RTH, Timeframe.M1, date(2024, 6, 3), TUESDAY)
+    monday = interval_between(RTH, Timeframe.M1, date(2024, 6, 3), TUESDAY)
     (older,) = plan(replace(need, wanted=IntervalSet([monday])))
     chunk = across_boundary(need, older)
-    assert (chunk.stamps.end, chunk.duration, chunk.sessions) == (FIRST_BAR, "3 D", 3)
+    assert (chunk.interval.end, chunk.duration, chunk.sessions) == (FIRST_BAR, "3 D", 3)
     limited = replace(need, most_sessions=2)
     assert across_boundary(limited, older) == older
 
@@ -455,15 +455,17 @@ def test_chunks_across_boundaries_cover_no_less_and_end_no_later_than_now(need: 
     """What is added is the opening of one session that was missing."""
     for chunk in plan(need):
         wider = across_boundary(need, chunk)
-        assert wider.stamps.covers(chunk.stamps)
+        assert wider.interval.covers(chunk.interval)
         assert wider.ends_at <= need.now
         if wider == chunk:
             continue
-        (added,) = (IntervalSet([wider.stamps]) - IntervalSet([chunk.stamps])).clip(wider.stamps)
+        (added,) = (IntervalSet([wider.interval]) - IntervalSet([chunk.interval])).clip(
+            wider.interval
+        )
         gaps = need.gaps(added)
         assert gaps
-        assert wider.stamps.end in need.settled
-        missing = need.gaps(chunk.stamps).hull
+        assert wider.interval.end in need.settled
+        missing = need.gaps(chunk.interval).bounds
         assert missing is not None
         first = expected_spans(need.calendar, need.timeframe, missing)[0]
         assert starts_at(need, wider) <= max(first.opens_at, missing.start)
@@ -480,11 +482,11 @@ def test_a_tail_reaches_back_to_held_bars(timeframe: Timeframe, duration: str) -
     """Bars that come again tell whether history has changed, at no request of their own."""
     first = date(2024, 6, 10) if timeframe is Timeframe.W1 else WEDNESDAY
     end = first + (timedelta(days=7) if timeframe is Timeframe.W1 else timedelta(days=1))
-    held = stamps_between(RTH, timeframe, date(2024, 5, 27), first)
+    held = interval_between(RTH, timeframe, date(2024, 5, 27), first)
     (chunk,) = plan(need_of("XNYS.RTH", timeframe, first, end, held))
     assert chunk.duration == duration
     assert chunk.sessions == 1
-    assert not chunk.stamps.overlaps(Interval(held.start, held.end - timedelta(hours=9)))
+    assert not chunk.interval.overlaps(Interval(held.start, held.end - timedelta(hours=9)))
     (alone,) = plan(need_of("XNYS.RTH", timeframe, first, end))
     assert alone.duration == f"1 {duration[-1]}"
     limited = replace(need_of("XNYS.RTH", timeframe, first, end, held), most_sessions=1)
@@ -493,7 +495,7 @@ def test_a_tail_reaches_back_to_held_bars(timeframe: Timeframe, duration: str) -
 
 def test_a_tail_does_not_reach_back_over_a_session_that_is_not_covered_to_its_end() -> None:
     """Where the last instant is open it is requested itself, in the same chunk."""
-    held = stamps_between(RTH, Timeframe.H1, date(2024, 5, 27), TUESDAY)
+    held = interval_between(RTH, Timeframe.H1, date(2024, 5, 27), TUESDAY)
     tuesday = Interval(utc("2024-06-04T13:30"), utc("2024-06-04T19:00"))
     need = need_of("XNYS.RTH", Timeframe.H1, TUESDAY, date(2024, 6, 6), held, tuesday)
     (chunk,) = plan(need)
@@ -503,8 +505,8 @@ def test_a_tail_does_not_reach_back_over_a_session_that_is_not_covered_to_its_en
 
 def test_a_hole_between_held_bars_is_no_tail() -> None:
     """It costs no session more than it has."""
-    before = stamps_between(RTH, Timeframe.H1, date(2024, 5, 27), TUESDAY)
-    after = stamps_between(RTH, Timeframe.H1, WEDNESDAY, date(2024, 6, 8))
+    before = interval_between(RTH, Timeframe.H1, date(2024, 5, 27), TUESDAY)
+    after = interval_between(RTH, Timeframe.H1, WEDNESDAY, date(2024, 6, 8))
     need = need_of("XNYS.RTH", Timeframe.H1, date(2024, 5, 27), date(2024, 6, 8), before, after)
     assert [chunk.duration for chunk in plan(need)] == ["1 D"]
 
@@ -535,15 +537,15 @@ def test_the_newest_run_ends_at_the_newest_covered_part() -> None:
     """Sessions that are missing beside each other are one run, over nights and weekends."""
     monday, friday = date(2024, 6, 3), date(2024, 6, 14)
     whole = need_of("XNYS.RTH", Timeframe.H1, monday, friday)
-    hull = whole.gaps().hull
-    assert newest_run(whole) == hull
-    held = stamps_between(RTH, Timeframe.H1, date(2024, 6, 6), date(2024, 6, 7))
+    bounds = whole.gaps().bounds
+    assert newest_run(whole) == bounds
+    held = interval_between(RTH, Timeframe.H1, date(2024, 6, 6), date(2024, 6, 7))
     parted = replace(whole, settled=IntervalSet([held]))
-    assert hull is not None
-    assert newest_run(parted) == Interval(utc("2024-06-07T13:30"), hull.end)
+    assert bounds is not None
+    assert newest_run(parted) == Interval(utc("2024-06-07T13:30"), bounds.end)
     noon = Interval(utc("2024-06-06T15:00"), utc("2024-06-06T16:00"))
     cut = replace(whole, settled=IntervalSet([noon]))
-    assert newest_run(cut) == Interval(noon.end, hull.end)
+    assert newest_run(cut) == Interval(noon.end, bounds.end)
     assert newest_run(replace(whole, settled=whole.wanted)) is None
 
 
@@ -554,16 +556,16 @@ def test_the_newest_run_holds_the_newest_gap_and_nothing_covered(need: Need) -> 
     assert (run is None) == (not gaps)
     if run is None:
         return
-    assert gaps.hull is not None
-    assert run.end == gaps.hull.end
+    assert gaps.bounds is not None
+    assert run.end == gaps.bounds.end
     for span in expected_spans(need.calendar, need.timeframe, run):
-        part = span.stamps.intersection(run)
+        part = span.interval.intersection(run)
         assert part is not None
         assert gaps.covers(part)
 
 
 def _seconds_to_plan(calendar: SessionCalendar, years: int) -> float:
-    wanted = stamps_between(calendar, Timeframe.M1, date(2025 - years, 1, 2), date(2025, 1, 2))
+    wanted = interval_between(calendar, Timeframe.M1, date(2025 - years, 1, 2), date(2025, 1, 2))
     need = Need(
         calendar=calendar,
         timeframe=Timeframe.M1,
@@ -575,7 +577,7 @@ def _seconds_to_plan(calendar: SessionCalendar, years: int) -> float:
     started = process_time()
     chunks = plan(need)
     took = process_time() - started
-    assert len(chunks) == len(expected_stamps(calendar, Timeframe.M1, wanted))
+    assert len(chunks) == len(expected_timestamps(calendar, Timeframe.M1, wanted))
     return took
 
 

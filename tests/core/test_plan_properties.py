@@ -22,8 +22,8 @@ def moments() -> st.SearchStrategy[datetime]:
     return st.integers(0, MINUTES).map(lambda minutes: BEGIN + timedelta(minutes=minutes))
 
 
-def stretches(most: int) -> st.SearchStrategy[IntervalSet]:
-    """Give some stretches of hours to months."""
+def intervals(most: int) -> st.SearchStrategy[IntervalSet]:
+    """Give some intervals of hours to months."""
     lengths = st.sampled_from([60, 390, 1440, 5 * 1440, 40 * 1440])
     one = st.builds(lambda at, m: Interval(at, at + timedelta(minutes=m)), moments(), lengths)
     return st.lists(one, max_size=most).map(IntervalSet)
@@ -34,8 +34,8 @@ def needs(draw: st.DrawFn) -> Need:
     """Make a need as a load has it: wanted and settled as whole sessions."""
     calendar = calendar_named(draw(st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"])))
     timeframe = draw(st.sampled_from(list(Timeframe)))
-    wanted = whole_sessions(calendar, timeframe, draw(stretches(4)))
-    settled = whole_sessions(calendar, timeframe, draw(stretches(8)))
+    wanted = whole_sessions(calendar, timeframe, draw(intervals(4)))
+    settled = whole_sessions(calendar, timeframe, draw(intervals(8)))
     return Need(
         calendar=calendar,
         timeframe=timeframe,
@@ -52,13 +52,13 @@ def needs(draw: st.DrawFn) -> Need:
 def test_chunks_cover_exactly_what_lacks_and_nothing_twice(need: Need) -> None:
     """Every gap lies in one chunk, no two chunks share a session, none is without a gap."""
     gaps, chunks = need.gaps(), plan(need)
-    covered = IntervalSet(chunk.stamps for chunk in chunks)
+    covered = IntervalSet(chunk.interval for chunk in chunks)
     assert not gaps - covered
-    assert all(gaps.clip(chunk.stamps) for chunk in chunks)
+    assert all(gaps.clip(chunk.interval) for chunk in chunks)
     seen: list[Interval] = []
     for chunk in chunks:
-        spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
-        own = [part for span in spans if (part := span.stamps.intersection(chunk.stamps))]
+        spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
+        own = [part for span in spans if (part := span.interval.intersection(chunk.interval))]
         assert not any(one.overlaps(other) for one in own for other in seen)
         seen += own
 
@@ -68,7 +68,7 @@ def test_chunks_cover_exactly_what_lacks_and_nothing_twice(need: Need) -> None:
 def test_no_chunk_is_wider_than_its_limits(need: Need) -> None:
     """Days and sessions of a request stay below the limits, unless it is one session alone."""
     for chunk in plan(need):
-        spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+        spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
         assert chunk.sessions == len(spans) or need.timeframe.is_intraday
         if len(spans) > 1:
             reach = spans[-1].closes_at - spans[0].opens_at
@@ -81,5 +81,5 @@ def test_no_chunk_is_wider_than_its_limits(need: Need) -> None:
 def test_what_a_plan_asks_for_leaves_nothing_to_plan(need: Need) -> None:
     """Once all chunks are settled the plan is empty: no chunk asks for less than it must."""
     chunks = plan(need)
-    done = need.settled | IntervalSet(chunk.stamps for chunk in chunks)
+    done = need.settled | IntervalSet(chunk.interval for chunk in chunks)
     assert plan(replace(need, settled=done)) == []

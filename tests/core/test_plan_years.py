@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import expected_spans, stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import expected_spans, interval_between
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, plan
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -26,7 +26,7 @@ def planned(key: str, timeframe: Timeframe, first: date, end: date) -> tuple[Nee
     need = Need(
         calendar=calendar,
         timeframe=timeframe,
-        wanted=IntervalSet([stamps_between(calendar, timeframe, first, end)]),
+        wanted=IntervalSet([interval_between(calendar, timeframe, first, end)]),
         settled=IntervalSet(),
         now=NOW,
         most_days=IbLimitsRegistry.SAFE_DAYS.value[timeframe.value],
@@ -64,7 +64,7 @@ def test_no_seam_leaves_a_session_out(
     need, chunks = planned(key, timeframe, first, first + timedelta(days=days))
     for chunk in chunks:
         after, until = returned(need, chunk)
-        for span in expected_spans(need.calendar, timeframe, chunk.stamps):
+        for span in expected_spans(need.calendar, timeframe, chunk.interval):
             dates = (
                 need.calendar.day_of(span.opens_at),
                 need.calendar.day_of(span.closes_at - timedelta(microseconds=1)),
@@ -105,8 +105,8 @@ def test_the_simulator_returns_every_day_that_a_chunk_is_for(
     reason: set[date] = set()
     for chunk in chunks:
         given_back = simulated(key, chunk)
-        spans = expected_spans(need.calendar, Timeframe.D1, chunk.stamps)
-        missing = {span.stamps.start.date() for span in spans} - given_back
+        spans = expected_spans(need.calendar, Timeframe.D1, chunk.interval)
+        missing = {span.interval.start.date() for span in spans} - given_back
         assert not missing, (chunk, missing)
         reason |= given_back
     hours = calendar_of(VENUES[key]).hours(use_rth=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, stamps
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, timestamps
 from ktrdr_pipelines.domain.instruments import SecType, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
@@ -130,7 +130,7 @@ def answer(bars: dict[int, dict[str, Any]], *places: tuple[int, int]) -> Answer:
         impossible=IntervalSet(
             Interval(OPEN + start * MINUTE, OPEN + end * MINUTE) for start, end in places
         ),
-        implausible=tuple(stamps(made)[implausible_rows(made, SecType.STK)].tolist()),
+        implausible=tuple(timestamps(made)[implausible_rows(made, SecType.STK)].tolist()),
     )
 
 
@@ -139,7 +139,7 @@ def said(first: Answer, second: Answer | None) -> tuple[list[int], list[int], li
     both = reconciled(first, second, MINUTE)
     assert both is not None
     inside = [n for n in range(10) if OPEN + n * MINUTE in both.impossible]
-    minutes = (stamps(both.bars) - key(0)) // 60_000_000
+    minutes = (timestamps(both.bars) - key(0)) // 60_000_000
     return minutes.tolist(), [(one - key(0)) // 60_000_000 for one in both.implausible], inside
 
 

@@ -50,7 +50,7 @@ def open_day(day: str, opens: str = "14:30", closes: str = "21:00") -> LearnedDa
 
 
 def part(day: str, opens: str, closes: str) -> Interval:
-    """Make a stretch of UTC hours."""
+    """Make an interval of UTC hours."""
     return Interval(*(datetime.fromisoformat(f"{day}T{clock}Z") for clock in (opens, closes)))
 
 
@@ -115,9 +115,9 @@ def test_a_told_session_is_expected_and_a_missing_one_is_not() -> None:
 
 
 def test_told_pauses_are_breaks() -> None:
-    """Two stretches of one date are a session with a break, beside the breaks that stay."""
-    stretches = (part("2024-05-08", "00:00", "03:00"), part("2024-05-08", "04:00", "05:00"))
-    day = LearnedDay(date(2024, 5, 8), stretches)
+    """Two intervals of one date are a session with a break, beside the breaks that stay."""
+    intervals = (part("2024-05-08", "00:00", "03:00"), part("2024-05-08", "04:00", "05:00"))
+    day = LearnedDay(date(2024, 5, 8), intervals)
     made = overlaid(TOKYO, [day])
     place = int(np.searchsorted(made.days, np.datetime64(day.day)))
     inside = (made.breaks[:, 0] >= made.opens[place]) & (made.breaks[:, 1] <= made.closes[place])
@@ -203,7 +203,7 @@ def test_dates_between_told_ones_are_closed() -> None:
     assert every_day([]) == []
 
 
-def test_stretches_belong_to_the_session_day_they_open_in() -> None:
+def test_intervals_belong_to_the_session_day_they_open_in() -> None:
     """A Sunday evening of currencies is Monday."""
     evening = part("2024-01-07", "22:15", "23:00")
     [found] = learned_days(calendar_named("FX"), [evening])

@@ -20,10 +20,10 @@ from ktrdr_pipelines.domain.calendars.sessions import (
     Session,
     Span,
     expected_spans,
-    expected_stamps,
+    expected_timestamps,
+    interval_between,
     midnight,
     monday_of,
-    stamps_between,
 )
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -53,8 +53,8 @@ def moments() -> st.SearchStrategy[datetime]:
     return st.datetimes(datetime(2023, 10, 1), datetime(2025, 2, 1), timezones=st.just(UTC))  # noqa: DTZ001
 
 
-def stretches() -> st.SearchStrategy[Interval]:
-    """Make any stretch of up to twenty days."""
+def intervals() -> st.SearchStrategy[Interval]:
+    """Make any interval of up to twenty days."""
     length = st.timedeltas(timedelta(microseconds=1), timedelta(days=20))
     return st.builds(lambda start, length: Interval(start, start + length), moments(), length)
 
@@ -94,14 +94,14 @@ def test_markets_of_the_world_are_open_as_was_published(line: dict[str, str]) ->
 def test_weeks_are_known_by_their_monday(line: dict[str, str]) -> None:
     """A week stands at its Monday and closes with its last session, whatever its holidays."""
     monday = date.fromisoformat(line["monday"])
-    stamps = Interval(midnight(monday), midnight(monday) + WEEK)
+    interval = Interval(midnight(monday), midnight(monday) + WEEK)
     wanted = Span(
-        stamps, moment(line["opens_at"]), moment(line["closes_at"]), int(line["sessions"])
+        interval, moment(line["opens_at"]), moment(line["closes_at"]), int(line["sessions"])
     )
     calendar = calendar_named(line["calendar"])
-    assert expected_spans(calendar, Timeframe.W1, stamps) == [wanted]
+    assert expected_spans(calendar, Timeframe.W1, interval) == [wanted]
     for day in range(7):
-        inside = Interval(stamps.start + day * DAY, stamps.start + (day + 1) * DAY)
+        inside = Interval(interval.start + day * DAY, interval.start + (day + 1) * DAY)
         assert expected_spans(calendar, Timeframe.W1, inside) == [wanted], line["why"]
 
 
@@ -137,21 +137,21 @@ def test_daily_spans_stand_at_midnight_utc_of_the_session_date() -> None:
     ]
 
 
-@given(keys, st.sampled_from(Timeframe), stretches())
-def test_spans_are_all_that_meet_a_stretch_and_no_others(
+@given(keys, st.sampled_from(Timeframe), intervals())
+def test_spans_are_all_that_meet_a_interval_and_no_others(
     key: str, timeframe: Timeframe, wanted: Interval
 ) -> None:
-    """Asking for a stretch is filtering all spans by it."""
+    """Asking for an interval is filtering all spans by it."""
     calendar = calendar_named(key)
     wide = Interval(wanted.start - 30 * DAY, wanted.end + 30 * DAY)
     everything = expected_spans(calendar, timeframe, wide)
-    meeting = [span for span in everything if span.stamps.overlaps(wanted)]
+    meeting = [span for span in everything if span.interval.overlaps(wanted)]
     assert expected_spans(calendar, timeframe, wanted) == meeting
-    inside = IntervalSet(span.stamps for span in meeting).clip(wanted)
-    assert expected_stamps(calendar, timeframe, wanted) == inside
+    inside = IntervalSet(span.interval for span in meeting).clip(wanted)
+    assert expected_timestamps(calendar, timeframe, wanted) == inside
 
 
-@given(keys, stretches())
+@given(keys, intervals())
 def test_every_timeframe_counts_the_same_sessions(key: str, wanted: Interval) -> None:
     """Weeks, days and intraday spans are one calendar seen three ways."""
     calendar = calendar_named(key)
@@ -165,9 +165,9 @@ def test_every_timeframe_counts_the_same_sessions(key: str, wanted: Interval) ->
     assert {span.closes_at for span in weekly} <= {span.closes_at for span in daily}
 
 
-@given(keys, stretches())
-def test_sessions_meeting_a_stretch_share_real_time_with_it(key: str, wanted: Interval) -> None:
-    """A session that only touches the stretch is not given."""
+@given(keys, intervals())
+def test_sessions_meeting_a_interval_share_real_time_with_it(key: str, wanted: Interval) -> None:
+    """A session that only touches the interval is not given."""
     calendar = calendar_named(key)
     near = calendar.sessions(wanted.start.date() - 3 * DAY, wanted.end.date() + 4 * DAY)
     meeting = [s for s in near if s.opens_at < wanted.end and wanted.start < s.closes_at]
@@ -184,20 +184,20 @@ def test_sessions_meeting_a_stretch_share_real_time_with_it(key: str, wanted: In
         ("XNYS.RTH", Timeframe.D1, "2024-03-08T00:00Z", "2024-03-11T00:00Z"),
     ],
 )
-def test_dates_are_a_stretch_of_stamps(
+def test_dates_are_a_interval_of_timestamps(
     key: str, timeframe: Timeframe, start: str, end: str
 ) -> None:
     """Session dates from 8 to 10 March 2024 begin and end with the session day, over the clocks."""
-    found = stamps_between(calendar_named(key), timeframe, date(2024, 3, 8), date(2024, 3, 11))
+    found = interval_between(calendar_named(key), timeframe, date(2024, 3, 8), date(2024, 3, 11))
     assert found == Interval(moment(start), moment(end))
 
 
 def test_a_week_belongs_to_the_date_of_its_monday() -> None:
     """The week of 30 December 2024 is of the year 2024, though it ends in 2025."""
     calendar = calendar_named("XNYS.RTH")
-    year = stamps_between(calendar, Timeframe.W1, date(2024, 1, 1), date(2025, 1, 1))
+    year = interval_between(calendar, Timeframe.W1, date(2024, 1, 1), date(2025, 1, 1))
     assert year == Interval(midnight(date(2024, 1, 1)), midnight(date(2025, 1, 6)))
-    following = stamps_between(calendar, Timeframe.W1, date(2025, 1, 1), date(2026, 1, 1))
+    following = interval_between(calendar, Timeframe.W1, date(2025, 1, 1), date(2026, 1, 1))
     assert following.start == year.end
 
 
@@ -205,13 +205,13 @@ def test_a_week_belongs_to_the_date_of_its_monday() -> None:
 def test_windows_that_follow_each_other_leave_nothing_between(
     key: str, timeframe: Timeframe, first: date, lengths: tuple[int, int]
 ) -> None:
-    """Where one stretch of dates ends the next begins."""
+    """Where one interval of dates ends the next begins."""
     calendar = calendar_named(key)
     middle, end = first + lengths[0] * DAY, first + sum(lengths) * DAY
-    left = stamps_between(calendar, timeframe, first, middle)
-    right = stamps_between(calendar, timeframe, middle, end)
+    left = interval_between(calendar, timeframe, first, middle)
+    right = interval_between(calendar, timeframe, middle, end)
     assert left.end == right.start
-    assert stamps_between(calendar, timeframe, first, end) == Interval(left.start, right.end)
+    assert interval_between(calendar, timeframe, first, end) == Interval(left.start, right.end)
 
 
 @given(keys, days)
@@ -296,11 +296,11 @@ def test_extended_hours_hold_the_regular_ones() -> None:
 
 
 def test_outside_of_what_is_known_nothing_is_expected() -> None:
-    """A stretch before 1970 or after 2049 has no spans and is no error."""
+    """A interval before 1970 or after 2049 has no spans and is no error."""
     for year in (1960, 2055):
-        stretch = Interval(midnight(date(year, 1, 1)), midnight(date(year + 1, 1, 1)))
+        interval = Interval(midnight(date(year, 1, 1)), midnight(date(year + 1, 1, 1)))
         for timeframe in Timeframe:
-            assert expected_spans(calendar_named("XNYS.RTH"), timeframe, stretch) == []
+            assert expected_spans(calendar_named("XNYS.RTH"), timeframe, interval) == []
 
 
 @pytest.mark.parametrize("key", ["XLON", "XLON.ETH", "XXXX.RTH", "GATEWAY", "GATEWAY:Mars/Base"])

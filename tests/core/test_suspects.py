@@ -19,7 +19,7 @@ def _suspects(
 
 @pytest.mark.parametrize("place", [0, 1, 19, 20, 250, SESSIONS - 1])
 @pytest.mark.parametrize("left", [1, 150, 280])
-def test_a_session_that_breaks_off_is_suspect(place: int, left: int) -> None:
+def test_a_session_that_breaks_off_is_sparse(place: int, left: int) -> None:
     """Wherever it stands, the first and the newest session included."""
     have = np.full(SESSIONS, 390)
     have[place] = left
@@ -37,28 +37,28 @@ def test_half_days_are_measured_by_their_own_length() -> None:
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6, 0.9])
-def test_thin_instruments_are_no_suspects_by_nature(share: float) -> None:
+def test_thin_instruments_are_no_sparse_sessions_by_nature(share: float) -> None:
     """Trades that come by chance, few or many, make no suspect in forty years of sessions."""
     dice = np.random.default_rng(1)
     have = dice.binomial(390, share, size=10_000)
     assert _suspects(have) == []
 
 
-def test_restless_instruments_are_no_suspects() -> None:
+def test_restless_instruments_are_no_sparse_sessions() -> None:
     """Where busy and quiet days alternate by a factor of ten, a quiet day says nothing."""
     dice = np.random.default_rng(2)
     have = dice.binomial(390, np.exp(dice.normal(-1.5, 0.8, 10_000)).clip(0, 1))
     assert len(_suspects(have)) < 10
 
 
-def test_a_listing_that_comes_to_life_is_no_suspect() -> None:
+def test_a_listing_that_comes_to_life_is_no_sparse() -> None:
     """Thin first and full later: the last thin sessions are as their neighbours were."""
     dice = np.random.default_rng(3)
     have = np.append(dice.binomial(390, 0.2, 200), np.full(200, 390))
     assert _suspects(have) == []
 
 
-def test_sessions_that_are_not_settled_are_left_out() -> None:
+def test_sessions_that_are_not_covered_are_left_out() -> None:
     """A gap is a gap already, whether an answer passed over it or broke off in it."""
     have = np.full(SESSIONS, 390)
     have[[50, 60]] = 10, 0
@@ -67,7 +67,7 @@ def test_sessions_that_are_not_settled_are_left_out() -> None:
     assert _suspects(have, answered=answered) == []
 
 
-def test_an_empty_session_between_full_ones_is_suspect() -> None:
+def test_an_empty_session_between_full_ones_is_sparse() -> None:
     """A gateway may say "no data" of what it has; a thin instrument has such days by nature."""
     have = np.full(SESSIONS, 390)
     have[[60, 200, 201]] = 0
@@ -76,7 +76,7 @@ def test_an_empty_session_between_full_ones_is_suspect() -> None:
     assert _suspects(dice.binomial(390, 0.005, size=10_000)) == []
 
 
-def test_what_lies_around_all_bars_is_no_suspect() -> None:
+def test_what_lies_around_all_bars_is_no_sparse() -> None:
     """Before a listing and behind an end nothing is usual."""
     have = np.full(SESSIONS, 390)
     have[:12] = have[-7:] = 0
@@ -133,7 +133,9 @@ def _with_flat(traded: np.ndarray, filled: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize("switch", [5, 20, 250, SESSIONS - 5])
-def test_sessions_that_are_filled_and_others_are_no_suspects_of_each_other(switch: int) -> None:
+def test_sessions_that_are_filled_and_others_are_no_sparse_sessions_of_each_other(
+    switch: int,
+) -> None:
     """Traded bars are compared with traded bars, wherever the gateway began or ceased to fill."""
     traded = np.random.default_rng(4).binomial(390, 0.3, size=SESSIONS)
     behind = np.arange(SESSIONS) >= switch
@@ -141,7 +143,7 @@ def test_sessions_that_are_filled_and_others_are_no_suspects_of_each_other(switc
     assert _with_flat(traded, ~behind) == []
 
 
-def test_a_filled_session_that_breaks_off_is_suspect_however_thin_it_is() -> None:
+def test_a_filled_session_that_breaks_off_is_sparse_however_thin_it_is() -> None:
     """Among filled sessions all bars count: half a day is missing, of which trades say nothing."""
     traded = np.random.default_rng(5).binomial(390, 0.02, size=SESSIONS)
     have = np.full(SESSIONS, 390)

@@ -17,7 +17,7 @@ from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.defs.resources import IbResource
 from ktrdr_pipelines.domain.bars import rows_per_session
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
@@ -153,7 +153,7 @@ def forget_days(location: "Location", symbol: str, timeframe: str, days: Collect
         facts, bars = read_file(path)
         kept = bars.filter(pc.invert(pc.is_in(bars["session_date"], pa.array(sorted(days)))))
         gone = IntervalSet(
-            stamps_between(calendar, Timeframe(timeframe), day, day + timedelta(days=1))
+            interval_between(calendar, Timeframe(timeframe), day, day + timedelta(days=1))
             for day in days
         )
         coverage = Coverage(facts.coverage.bars - gone, facts.coverage.empty)

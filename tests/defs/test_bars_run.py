@@ -53,7 +53,7 @@ def test_ranged_run_materializes_every_window_with_its_rows(location: Any) -> No
 
 
 def test_run_is_planned_over_all_windows_of_a_symbol(location: Any) -> None:
-    """Thirteen months of hours in two windows need the requests of one stretch, not of two."""
+    """Thirteen months of hours in two windows need the requests of one interval, not of two."""
     before = len(location.history())
     assert location.run("1h", "AAPL|2024", "AAPL|2025").success
     assert len(location.history()) - before <= 25

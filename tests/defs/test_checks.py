@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.defs.checks import bars_checks
-from ktrdr_pipelines.domain.bars import stamps
+from ktrdr_pipelines.domain.bars import timestamps
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind, findings_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_file import read_bars
@@ -194,7 +194,7 @@ def test_findings_alone_pass_and_are_counted(
     """The gateway returned the bar so: nothing can be done, and nothing is hidden."""
     _, bars = spoiled(location)
     series = location.series("MSFT", "1d")
-    found = findings_of(bars, [int(stamps(bars)[-1])], series.instrument.sec_type)
+    found = findings_of(bars, [int(timestamps(bars)[-1])], series.instrument.sec_type)
     location.store.ledger.record_findings(series_key(series), found, NOW)
     result = check()["ohlc_sane"]
     assert result.passed
@@ -209,7 +209,7 @@ def test_damage_is_not_hidden_by_a_finding_of_the_same_bar(
     _, bars = spoiled(location)
     series = location.series("MSFT", "1d")
     other = with_column(bars, "close", lambda old: [*old[:-1], 2e6])
-    found = findings_of(other, [int(stamps(other)[-1])], series.instrument.sec_type)
+    found = findings_of(other, [int(timestamps(other)[-1])], series.instrument.sec_type)
     location.store.ledger.record_findings(series_key(series), found, NOW)
     assert not check()["ohlc_sane"].passed
 

@@ -15,7 +15,7 @@ from ktrdr_pipelines.defs.sensors.gap_runs import (
     windows_of,
 )
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -32,7 +32,7 @@ def due(symbol: str, timeframe: str, *days: str) -> Due:
     series = Series(UNIVERSE.instrument(symbol), Timeframe(timeframe))
     calendar = calendar_named(series.instrument.calendar)
     parts = (
-        stamps_between(calendar, series.timeframe, day, day + timedelta(days=1))
+        interval_between(calendar, series.timeframe, day, day + timedelta(days=1))
         for day in map(date.fromisoformat, days)
     )
     return Due(series, IntervalSet(parts), bars=len(days))

@@ -15,7 +15,7 @@ from ktrdr_pipelines.defs.runs.tags import CAUSE, KILLED, RANGE_END, RANGE_START
 from ktrdr_pipelines.defs.sensors.gap_sensor import gap_sensor
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Origin, identity_of
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -227,7 +227,7 @@ def test_manual_symbol_is_filled_after_a_backfill_by_hand_and_not_before_it(
         save_windows(location, last if number == 1 else first, last)
     assert asked == [("2026-01", "2026-06"), ("2025-07", "2025-12"), ("2025-07", "2025-11")]
     assert "left to a person" in tick.text()
-    covered = location.store.coverage(location.series("AAPL", "1m")).bars.hull
+    covered = location.store.coverage(location.series("AAPL", "1m")).bars.bounds
     assert covered.start == datetime(2021, 1, 4, 14, 30, tzinfo=UTC)
 
 
@@ -236,13 +236,13 @@ def save_windows(location: Any, first: str, last: str) -> None:
     series = location.series("AAPL", "1m")
     calendar = calendar_named(series.instrument.calendar)
     days = window_dates(first)[0], min(window_dates(last)[1], NOW.date())
-    stamps = [micros(session.opens_at) for session in calendar.sessions(*days)]
-    covered = stamps_between(calendar, Timeframe.M1, *days)
-    start = max(covered.start, moment(stamps[0]))
+    interval = [micros(session.opens_at) for session in calendar.sessions(*days)]
+    covered = interval_between(calendar, Timeframe.M1, *days)
+    start = max(covered.start, moment(interval[0]))
     location.store.save(
         series,
         identity_of(series, contract_id=265598, origin=Origin.SIMULATED),
-        bars_at(stamps, calendar),
+        bars_at(interval, calendar),
         Coverage(IntervalSet([Interval(start, covered.end)])),
     )
 

@@ -36,7 +36,7 @@ def tick(location: Any) -> Callable[..., Any]:
     return run
 
 
-def test_nobody_is_asked_while_nothing_is_known_to_be_wrong(
+def test_no_listener_is_asked_while_nothing_is_known_to_be_wrong(
     location: Any, tick: Callable[..., Any]
 ) -> None:
     """No connection is made for nothing."""
@@ -85,12 +85,12 @@ def test_gateway_that_is_back_starts_at_once_what_was_put_off(
 ) -> None:
     """Tries that wait for hours are due now, and the first runs are asked for in this tick."""
     AbsenceFile(location.layout).note(NOW - timedelta(minutes=2), "nothing listens")
-    stretch = Interval(datetime(2023, 3, 1, tzinfo=UTC), datetime(2026, 6, 12, tzinfo=UTC))
+    interval = Interval(datetime(2023, 3, 1, tzinfo=UTC), datetime(2026, 6, 12, tzinfo=UTC))
     for symbol in ("AAPL", "MSFT"):
         for timeframe in ("1d", "1h"):
             location.store.ledger.record_attempt(
                 f"{symbol}|{timeframe}",
-                stretch,
+                interval,
                 "error",
                 error="nothing listens",
                 code=None,

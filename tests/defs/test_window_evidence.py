@@ -17,7 +17,7 @@ from ktrdr_pipelines.defs.runs.tail_run import TailRun
 from ktrdr_pipelines.defs.sensors.materialization_sensor import report_sensor
 from ktrdr_pipelines.domain.bars import rows_per_session
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestRejectedError
@@ -40,11 +40,19 @@ def thin_out(location: Any, day: date) -> None:
 
 def left_open(location: Any, day: date, kind: str) -> None:
     """Record that a session of hours waits for another response."""
-    stamps = stamps_between(calendar_named("XNYS.RTH"), Timeframe.H1, day, day + timedelta(days=1))
+    interval = interval_between(
+        calendar_named("XNYS.RTH"), Timeframe.H1, day, day + timedelta(days=1)
+    )
     at = datetime.now(tz=UTC)
     due = at + timedelta(minutes=15)
     location.store.ledger.record_attempt(
-        "AAPL|1h", stamps, kind, error="a second response is due", code=None, next_try_at=due, at=at
+        "AAPL|1h",
+        interval,
+        kind,
+        error="a second response is due",
+        code=None,
+        next_try_at=due,
+        at=at,
     )
 
 

@@ -104,10 +104,10 @@ def history(number: object, *bars: tuple[object, ...], reach: tuple[str, str] = 
     return frame(17, number, *reach, len(bars), *texts)
 
 
-def bar(stamp: object, close: float = 10.5, **other: object) -> tuple[object, ...]:
+def bar(timestamp: object, close: float = 10.5, **other: object) -> tuple[object, ...]:
     """Make one bar of message 17."""
     values = {"volume": 100, "average": 10.25, "count": 7} | other
-    return (stamp, 10.0, 11.0, 9.0, close, values["volume"], values["average"], values["count"])
+    return (timestamp, 10.0, 11.0, 9.0, close, values["volume"], values["average"], values["count"])
 
 
 def tell_bars(talk: Talk, fields: list[str]) -> None:

@@ -193,7 +193,7 @@ def test_the_second_request_is_one_of_its_own_for_the_budget(
         (321, "Error validating request.-'bM' : cause - Invalid duration", RequestRejectedError),
     ],
 )
-def test_another_refusal_tries_no_other_string(
+def test_another_refusal_attempts_no_other_string(
     bench: Any, aapl: Instrument, words: Any, *, code: int, text: str, kind: Any
 ) -> None:
     """A refusal for length, or for anything else, is what it is."""

@@ -74,7 +74,7 @@ class Time:
         self.now += seconds
 
 
-def test_one_process_tries_and_the_others_wait_for_it(tmp_path: Path) -> None:
+def test_one_process_attempts_and_the_others_wait_for_it(tmp_path: Path) -> None:
     """After the pause one question passes; its answer lets the others through."""
     time = Time()
     one, other = (RateLimiter(tmp_path, clock=time, sleep=time.sleep, boot="b") for _ in range(2))

@@ -64,7 +64,7 @@ def test_a_closed_port_says_how_to_start_a_gateway(config: GatewayConfig, closed
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "gate..home", "[::1]"])
-def test_a_host_that_nobody_knows_is_unreachable(config: GatewayConfig, host: str) -> None:
+def test_a_host_that_no_listener_knows_is_unreachable(config: GatewayConfig, host: str) -> None:
     """A name that does not resolve, or is none, points to IB_HOST and not to the gateway."""
 
     async def once() -> None:

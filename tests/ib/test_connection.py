@@ -116,7 +116,7 @@ def test_temporary_connections_end_with_their_use(strategy_session: Any) -> None
     assert strategy_session(act) == ((201, 202), False, False)
 
 
-def test_cleanup_closes_what_nobody_uses(strategy_session: Any) -> None:
+def test_cleanup_closes_what_no_listener_uses(strategy_session: Any) -> None:
     """Kept connections in use stay, idle ones go."""
 
     async def act(strategy: IbConnectionStrategy) -> Any:

@@ -155,7 +155,7 @@ def test_client_ids_that_were_refused_a_moment_ago(config: GatewayConfig, gatewa
     assert gateway.connects == 0
 
 
-def test_a_host_that_nobody_knows(config: GatewayConfig) -> None:
+def test_a_host_that_no_listener_knows(config: GatewayConfig) -> None:
     """A slip in IB_HOST is told as one."""
     checks = asyncio.run(examine(replace(config, host="gate..home")))
     assert checks[0].verdict is Verdict.WRONG

@@ -129,7 +129,7 @@ def test_the_oldest_refusal_is_tried_again_where_no_other_id_is_left(tmp_path: P
 
 
 def test_a_quarantine_of_another_start_of_the_machine_counts_for_nothing(tmp_path: Path) -> None:
-    """After a restart the gateway has forgotten too, and stamps mean nothing."""
+    """After a restart the gateway has forgotten too, and timestamps mean nothing."""
     clock = Clock()
     tmp_path.mkdir(exist_ok=True)
     before = ClientIdLeases(tmp_path, clock=clock, boot=lambda: "one")

@@ -27,7 +27,7 @@ ONE_IN = 8
 """Of so many requests the gateway leaves one without a response."""
 
 
-def stamps(config: GatewayConfig) -> list[float]:
+def timestamps(config: GatewayConfig) -> list[float]:
     """Return when each message was written to a socket, as the shared record has it, in order."""
     with closing(sqlite3.connect(config.folder / FILE)) as database:
         found = database.execute("SELECT at FROM requests WHERE state <> 'waiting' ORDER BY at")
@@ -35,7 +35,7 @@ def stamps(config: GatewayConfig) -> list[float]:
 
 
 def most_in(at: list[float], length_s: float) -> int:
-    """Return the most stamps in any interval of a length."""
+    """Return the most timestamps in any interval of a length."""
     return max(sum(first <= one < first + length_s for one in at) for first in at)
 
 
@@ -93,7 +93,7 @@ def test_a_load_with_timeouts_and_cancels_keeps_the_rate(
 
     missing = asyncio.run(run())
     kinds = Counter(fields[0] for fields in gateway.received)
-    sent = stamps(there)
+    sent = timestamps(there)
     assert kinds["25"] == missing >= 240 // ONE_IN // 2
     assert (kinds["20"], kinds["71"], kinds["49"]) == (240, 2, 42)
     assert len(sent) == len(gateway.received) + gateway.connects, "a message had no turn"
@@ -117,7 +117,7 @@ def test_head_timestamps_and_their_cancels_count(
     asyncio.run(run())
     kinds = Counter(fields[0] for fields in gateway.received)
     assert (kinds["87"], kinds["90"], kinds["9"]) == (1, 1, 1)
-    assert len(stamps(there)) == len(gateway.received) + gateway.connects
+    assert len(timestamps(there)) == len(gateway.received) + gateway.connects
 
 
 def test_a_connection_of_its_own_counts_too(config: GatewayConfig, gateways: Any) -> None:
@@ -132,7 +132,7 @@ def test_a_connection_of_its_own_counts_too(config: GatewayConfig, gateways: Any
                 assert connection.is_up
 
     asyncio.run(run())
-    assert len(stamps(there)) == 9
+    assert len(timestamps(there)) == 9
 
 
 def test_nothing_is_sent_where_it_cannot_be_noted(config: GatewayConfig, gateways: Any) -> None:

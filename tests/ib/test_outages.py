@@ -156,7 +156,7 @@ def in_euros(request: BarRequest) -> BarRequest:
     return replace(request, series=Series(instrument, request.series.timeframe))
 
 
-def test_only_what_needs_a_farm_is_asked_again_when_it_is_mended(
+def test_only_what_needs_a_farm_is_asked_again_when_it_is_fixed(
     bench: Any, minute_request: BarRequest, words: Any
 ) -> None:
     """A route that was answered while a farm was broken has no part in that farm's outage."""
@@ -265,7 +265,7 @@ def question(number: int, route: str = "STK SMART USD") -> Question:
     return asyncio.run(opened())
 
 
-def test_a_farm_that_is_mended_ends_its_own_trouble_alone() -> None:
+def test_a_farm_that_is_fixed_ends_its_own_trouble_alone() -> None:
     """Of two broken farms one is mended: what may have needed it is asked again, and waits."""
     notes = noted(BROKEN, (2105, "HMDS data farm connection is broken:euhmds"))
     over = notes.take(ErrorFrame(-1, *MENDED))

@@ -238,14 +238,14 @@ def test_requests_and_messages_share_one_rate(rate_limiter: Any, time: Time) -> 
     """What requests have used up is missing for a cancel, and the other way round."""
 
     async def run() -> list[float]:
-        one, stamps = rate_limiter(), []
+        one, interval = rate_limiter(), []
         for n in range(30):
-            stamps.append(await send(one, bars(n)))
-            await one.message(lambda: stamps.append(time.now))
-        return stamps
+            interval.append(await send(one, bars(n)))
+            await one.message(lambda: interval.append(time.now))
+        return interval
 
-    stamps = asyncio.run(run())
-    assert [stamp - 5000 for stamp in stamps[46:48]] == pytest.approx([0, 1.1])
+    interval = asyncio.run(run())
+    assert [timestamp - 5000 for timestamp in interval[46:48]] == pytest.approx([0, 1.1])
 
 
 def test_a_cancel_waits_for_no_request_and_no_pause(rate_limiter: Any, time: Time) -> None:
@@ -341,9 +341,9 @@ def test_conservative_requests_keep_the_safe_delay(tmp_path: Path, time: Time) -
         one = RateLimiter(
             tmp_path, pacing=pacing_of(conservative=True), clock=time, sleep=time.sleep, boot="b"
         )
-        stamps = [await send(one, bars(end)) for end in range(4)]
+        interval = [await send(one, bars(end)) for end in range(4)]
         one.close()
-        return stamps
+        return interval
 
-    stamps = asyncio.run(run())
-    assert [b - a for a, b in pairwise(stamps)] == pytest.approx([10.5, 10.5, 10.5])
+    interval = asyncio.run(run())
+    assert [b - a for a, b in pairwise(interval)] == pytest.approx([10.5, 10.5, 10.5])

@@ -97,14 +97,16 @@ def _broken(sent: list[Sent]) -> list[str]:
 
 def _broken_by(one: Sent, sent: list[Sent]) -> Iterator[str]:
     at, _, request = one
-    if sum(at - 0.1 + 1e-6 < stamp <= at for stamp, _, _ in sent) > 12:
+    if sum(at - 0.1 + 1e-6 < timestamp <= at for timestamp, _, _ in sent) > 12:
         yield "messages"
     if request == MESSAGE:
         return
     sent = [other for other in sent if other[2] != MESSAGE]
-    recent = [other for stamp, _, other in sent if at - 0.1 + 1e-6 < stamp <= at]
-    lately = [other for stamp, _, other in sent if at - 0.4 + 1e-6 < stamp <= at and other.small]
-    is_open = [other for stamp, answered, other in sent if stamp <= at < answered]
+    recent = [other for timestamp, _, other in sent if at - 0.1 + 1e-6 < timestamp <= at]
+    lately = [
+        other for timestamp, _, other in sent if at - 0.4 + 1e-6 < timestamp <= at and other.small
+    ]
+    is_open = [other for timestamp, answered, other in sent if timestamp <= at < answered]
     if sum(other.identical == request.identical for other in recent) > 1:
         yield "identical"
     twins = [other for other in recent if other.small and other.contract == request.contract]
@@ -125,7 +127,7 @@ def test_a_killed_process_leaves_its_places_taken_and_the_record_whole(tmp_path:
         target=_hold_and_wait, args=(tmp_path, child)
     )
     process.start()
-    stamp = parent.recv()
+    timestamp = parent.recv()
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join(60)
@@ -140,7 +142,7 @@ def test_a_killed_process_leaves_its_places_taken_and_the_record_whole(tmp_path:
         finally:
             rate_limiter.close()
 
-    assert asyncio.run(run()) >= stamp + 0.5
+    assert asyncio.run(run()) >= timestamp + 0.5
 
 
 def _hold_and_wait(folder: Path, pipe: Any) -> None:

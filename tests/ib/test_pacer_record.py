@@ -29,7 +29,7 @@ def test_rows_of_another_start_of_the_machine_count_for_nothing(rate_limiter: An
     assert asyncio.run(run()) == 5000.0
 
 
-def test_stamps_of_the_future_are_of_another_start_without_a_name(
+def test_timestamps_of_the_future_are_of_another_start_without_a_name(
     rate_limiter: Any, time: Time
 ) -> None:
     """Where two starts of the machine have one name, what lies in the future counts for nothing."""
@@ -57,7 +57,7 @@ def test_stamps_of_the_future_are_of_another_start_without_a_name(
 
 
 @pytest.mark.parametrize("mark", ["pause", "breaker", "width", "line"])
-def test_any_stamp_of_the_future_shows_another_start(
+def test_any_timestamp_of_the_future_shows_another_start(
     rate_limiter: Any, time: Time, mark: str
 ) -> None:
     """A pause, a breaker or a width that alone is left is found as well."""

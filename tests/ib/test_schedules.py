@@ -26,7 +26,7 @@ def contract(zone: str, hours: str) -> Candidate:
 
 
 def told(days: list[LearnedDay]) -> list[tuple[date, list[str]]]:
-    """Give dates and stretches in UTC, short."""
+    """Give dates and intervals in UTC, short."""
     return [
         (one.day, [f"{part.start:%d %H:%M}-{part.end:%d %H:%M}" for part in one.parts])
         for one in days
@@ -47,7 +47,7 @@ def test_a_schedule_is_told_in_the_exchanges_zone() -> None:
 
 
 def test_a_session_of_the_evening_before_has_its_own_date() -> None:
-    """The reference date says whose session it is; several stretches of one are kept apart."""
+    """The reference date says whose session it is; several intervals of one are kept apart."""
     fields = message(
         "Asia/Tokyo",
         ("20240109-12:30:00", "20240109-15:00:00", "20240109"),

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, stamps
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, timestamps
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, Series
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData
@@ -144,7 +144,7 @@ def test_daily_bars_stand_at_midnight_of_their_date(
         ),
     )
     assert answer.bars["session_date"].to_pylist() == [date(2026, 1, 5), date(2026, 1, 6)]
-    assert stamps(answer.bars)[0] == micros(datetime(2026, 1, 5, tzinfo=UTC))
+    assert timestamps(answer.bars)[0] == micros(datetime(2026, 1, 5, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("given", ["20260102", "20260101", "20251229"])
@@ -157,7 +157,7 @@ def test_weekly_bars_stand_at_their_monday(
         lambda source: source.bars(request),
         bars=lambda talk, fields: talk.raw(words.history(fields[1], words.bar(given))),
     )
-    assert stamps(answer.bars).tolist() == [micros(datetime(2025, 12, 29, tzinfo=UTC))]
+    assert timestamps(answer.bars).tolist() == [micros(datetime(2025, 12, 29, tzinfo=UTC))]
     assert answer.bars["session_date"].to_pylist()[0].strftime("%Y%m%d") == given
 
 
@@ -184,7 +184,9 @@ def test_exact_duplicates_are_one_bar(bench: Any, minute_request: BarRequest, wo
     assert answer.bars.num_rows == 1
 
 
-def test_equal_values_at_two_stamps_are_two_bars(bench: Any, minute_request: BarRequest) -> None:
+def test_equal_values_at_two_timestamps_are_two_bars(
+    bench: Any, minute_request: BarRequest
+) -> None:
     """Bars are told apart by their stamp alone."""
     answer = bench(lambda source: source.bars(minute_request))
     assert answer.bars.num_rows == 2

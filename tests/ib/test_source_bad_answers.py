@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.domain.bars import stamps
+from ktrdr_pipelines.domain.bars import timestamps
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -96,7 +96,7 @@ def test_an_answer_of_another_shape_is_bad(
 def test_a_bar_that_cannot_be_is_a_bad_answer(
     bench: Any, minute_request: BarRequest, words: Any, bars: Any
 ) -> None:
-    """Impossible prices, counts and stamps, or two bars for one minute, settle nothing."""
+    """Impossible prices, counts and timestamps, or two bars for one minute, settle nothing."""
     with pytest.raises(BadAnswerError, match="cannot be") as caught:
         bench(
             lambda source: source.bars(minute_request),
@@ -186,17 +186,17 @@ def at(minute: int, *, of: int | None = None) -> tuple[Any, ...]:
 
 def minutes_of(answer: Any) -> list[int]:
     """Give which minutes bars came of."""
-    return [(int(key) // 1_000_000 - _GOOD[0][0]) // 60 for key in stamps(answer.bars)]
+    return [(int(key) // 1_000_000 - _GOOD[0][0]) // 60 for key in timestamps(answer.bars)]
 
 
-def test_two_different_bars_of_one_stamp_leave_it_open(answer_of: Any) -> None:
+def test_two_different_bars_of_one_timestamp_leave_it_open(answer_of: Any) -> None:
     """Neither of them is believed, wherever it stood; the rest of the response is."""
     answer = answer_of(*_GOOD, (_GOOD[2][0], 10, 11, 9, 10.5, 1, 1, 1), _GOOD[4])
     assert minutes_of(answer) == [0, 1, 3, 4, 5]
     assert places(answer) == [(120, 180), (360, math.inf)]
 
 
-def test_a_stamp_of_the_row_before_leaves_both_places_open(answer_of: Any) -> None:
+def test_a_timestamp_of_the_row_before_leaves_both_places_open(answer_of: Any) -> None:
     """One of two rows with one stamp is the bar of another minute: neither minute is covered."""
     answer = answer_of(at(0), at(1), at(2), at(2, of=3), at(4), at(5))
     assert minutes_of(answer) == [0, 1, 4, 5]
@@ -213,7 +213,7 @@ def test_a_stamp_of_the_row_before_leaves_both_places_open(answer_of: Any) -> No
         ([at(0), at(1), at(6, of=2), *map(at, range(3, 8))], [0, 1, 3], [(120, 180), (360, 420)]),
     ],
 )
-def test_a_stamp_out_of_order_is_another_bars(
+def test_a_timestamp_out_of_order_is_another_bars(
     answer_of: Any, rows: Any, left: list[int], open_places: Any
 ) -> None:
     """It is stored nowhere, and where the row stood nothing is covered."""
@@ -243,7 +243,7 @@ def test_only_older_bars_are_normal(answer_of: Any, minute_request: BarRequest) 
     assert places(answer) == []
 
 
-def test_a_stamp_behind_the_requested_end_covers_nothing_before_it(
+def test_a_timestamp_behind_the_requested_end_covers_nothing_before_it(
     answer_of: Any, minute_request: BarRequest
 ) -> None:
     """It may be that of the last bar; bars that go on without a pause are no such case."""
@@ -473,7 +473,7 @@ def test_a_clock_that_cannot_be_is_no_gateways(bench: Any, told: int) -> None:
         bench(lambda source: source.health(), time=lambda talk, _: talk.send(49, 1, told))
 
 
-def test_frames_that_nobody_asked_for_are_ignored(
+def test_frames_that_no_listener_asked_for_are_ignored(
     bench: Any, minute_request: BarRequest, words: Any
 ) -> None:
     """Orders, accounts and new kinds of messages of the gateway change nothing."""

@@ -137,7 +137,7 @@ def test_a_broken_farm_explains_the_silence(bench: Any, minute_request: BarReque
     assert health.troubles == ("2105 HMDS data farm connection is broken:ushmds",)
 
 
-def test_a_mended_farm_is_forgotten(bench: Any, words: Any) -> None:
+def test_a_fixed_farm_is_forgotten(bench: Any, words: Any) -> None:
     """2106 for the same farm ends the trouble."""
 
     def start(talk: Any, fields: list[str]) -> None:

@@ -67,7 +67,7 @@ def test_a_request_given_up_by_its_caller_is_cancelled(
     assert len(bench.gateway.asked(25)) == 1
 
 
-def test_bars_that_come_after_the_deadline_go_to_nobody(
+def test_bars_that_come_after_the_deadline_go_to_no_listener(
     bench: Any, minute_request: BarRequest, words: Any
 ) -> None:
     """Late bars neither appear in the next answer nor hurt anything."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, stamps
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, timestamps
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, WhatToShow
 from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -44,7 +44,7 @@ def test_every_timeframe_gives_a_table(ask: Any, aapl: Instrument, timeframe: Ti
     answer = ask(lambda source: source.bars(request))
     assert isinstance(answer, Answer)
     assert answer.bars.schema == BAR_SCHEMA
-    assert bool(np.all(np.diff(stamps(answer.bars)) > 0))
+    assert bool(np.all(np.diff(timestamps(answer.bars)) > 0))
     assert answer.reach is not None
     assert answer.reach.end == request.ends_at
 

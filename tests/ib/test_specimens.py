@@ -127,10 +127,10 @@ def test_volume_in_lots_is_kept_as_it_comes(aapl: Instrument) -> None:
 
 def test_flat_bars_of_untraded_minutes_are_bars(aapl: Instrument) -> None:
     """https://github.com/ib-api-reloaded/ib_async/issues/23: SPY outside regular hours."""
-    stamp = int(at("2024-06-07T23:39").timestamp())
+    timestamp = int(at("2024-06-07T23:39").timestamp())
     rows = [
-        *(str(stamp), "537.13", "537.13", "537.13", "537.13", "0.0", "537.13", "0"),
-        *(str(stamp + 240), "537.13", "537.15", "537.13", "537.15", "200", "537.14", "1"),
+        *(str(timestamp), "537.13", "537.13", "537.13", "537.13", "0.0", "537.13", "0"),
+        *(str(timestamp + 240), "537.13", "537.15", "537.13", "537.15", "200", "537.14", "1"),
     ]
     found = bars_of(
         history_of(["17", "1", "", "", "2", *rows]),

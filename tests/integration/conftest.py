@@ -22,7 +22,7 @@ import pytest
 
 from ktrdr_pipelines.app.workspace import universe_file
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
@@ -135,7 +135,7 @@ def read_store() -> Callable[..., pa.Table]:
         universe, _ = universe_file(layout).read()
         series = Series(universe.instrument(symbol), Timeframe(timeframe))
         calendar = calendar_named(series.instrument.calendar)
-        stamps = stamps_between(calendar, series.timeframe, first, end)
-        return BarStore(layout, Ledger(layout.ledger)).read(series, stamps)
+        interval = interval_between(calendar, series.timeframe, first, end)
+        return BarStore(layout, Ledger(layout.ledger)).read(series, interval)
 
     return read

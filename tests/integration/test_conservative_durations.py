@@ -9,7 +9,7 @@ import pytest
 
 from ktrdr_pipelines.app.workspace import open_manager, universe_file
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
@@ -61,7 +61,7 @@ class Bench:
         jobs = [
             Job(
                 Series(instrument, timeframe),
-                wanted=IntervalSet([stamps_between(calendar, timeframe, first, end)]),
+                wanted=IntervalSet([interval_between(calendar, timeframe, first, end)]),
             )
             for timeframe, (first, end) in ranges.items()
         ]

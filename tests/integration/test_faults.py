@@ -17,7 +17,7 @@ import pytest
 
 from ktrdr_pipelines.app.workspace import open_manager, universe_file
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
@@ -187,8 +187,8 @@ class Bench:
     def load(self, timeframe: str, first: date, end: date) -> SeriesReport:
         """Load session dates; an error that ends the whole run becomes the series' own."""
         series = self.series(timeframe)
-        stamps = stamps_between(calendar_named("XNYS.RTH"), series.timeframe, first, end)
-        job = Job(series, wanted=IntervalSet([stamps]))
+        interval = interval_between(calendar_named("XNYS.RTH"), series.timeframe, first, end)
+        job = Job(series, wanted=IntervalSet([interval]))
         try:
             return asyncio.run(self.manager().run([job]))[0]
         except GatewayError as error:
@@ -352,7 +352,7 @@ def test_restated_bars_the_last_answer_wins(tmp_path: Path) -> None:
 def test_a_bit_of_everything(tmp_path: Path, seed: int) -> None:
     """Whatever meets: what is stored is true, and loading again in peace completes it.
 
-    Only one answer leaves bars out: two that say the same of one stretch are proof by design.
+    Only one answer leaves bars out: two that say the same of one interval are proof by design.
     """
     kinds = ("silence", "hang_up", "cut", "unordered", "duplicated")
     kinds += ("conflicting", "invalid", "bars_after_cancel", "late", "trickle")

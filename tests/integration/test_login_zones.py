@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from ktrdr_pipelines.app.workspace import open_manager, universe_file
-from ktrdr_pipelines.domain.bars import stamps
+from ktrdr_pipelines.domain.bars import timestamps
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.reports import Quiet, SeriesReport
@@ -79,7 +79,7 @@ class Bench:
     def load(self, series: Series, first: date, end: date) -> SeriesReport:
         """Load session dates."""
         calendar = Calendars().of(series.instrument)
-        wanted = IntervalSet([stamps_between(calendar, series.timeframe, first, end)])
+        wanted = IntervalSet([interval_between(calendar, series.timeframe, first, end)])
         manager = open_manager(self.settings, self.store.layout, progress=self.notes)
         return asyncio.run(manager.run([Job(series, wanted=wanted)]))[0]
 
@@ -135,9 +135,9 @@ def test_each_kind_of_instrument_is_loaded_whole(bench: Bench, symbol: str, time
         assert stored["session_date"].to_pylist() == days
     else:
         sessions = calendar.sessions_meeting(
-            stamps_between(Calendars().of(series.instrument), series.timeframe, first, end)
+            interval_between(Calendars().of(series.instrument), series.timeframe, first, end)
         )
-        keys = stamps(stored)
+        keys = timestamps(stored)
         opens, closes = calendar.opens, calendar.closes
         place = np.searchsorted(opens, keys, side="right") - 1
         assert (keys < closes[place]).all()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ktrdr_pipelines.app.workspace import open_manager, universe_file
-from ktrdr_pipelines.domain.bars import stamps
+from ktrdr_pipelines.domain.bars import timestamps
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
@@ -66,7 +66,7 @@ class Bench:
     def load(self, series: Series, first: date, end: date) -> SeriesReport:
         """Load session dates as the command line does."""
         calendar = Calendars().of(series.instrument)
-        wanted = IntervalSet([stamps_between(calendar, series.timeframe, first, end)])
+        wanted = IntervalSet([interval_between(calendar, series.timeframe, first, end)])
         manager = open_manager(self.settings, self.layout)
         return asyncio.run(manager.run([Job(series, wanted=wanted)]))[0]
 
@@ -95,7 +95,7 @@ def truth(series: Series, first: date, end: date) -> PricedBars:
         and instrument.exchange in {each.exchange, "SMART", each.primary_exchange}
         and each.currency == instrument.currency
     ]
-    bounds = stamps_between(Calendars().of(instrument), series.timeframe, first, end)
+    bounds = interval_between(Calendars().of(instrument), series.timeframe, first, end)
     start, end_s = (int(moment.timestamp()) for moment in (bounds.start, bounds.end))
     around = Window(start - 7 * 86_400, min(end_s + 86_400, int(NOW.timestamp())))
     size = SIZE_BY_TEXT[series.timeframe.ib_bar_size]
@@ -110,7 +110,7 @@ def check_stored(bench: Bench, series: Series, first: date, end: date) -> None:
     """See that the store holds exactly the market's bars."""
     true, stored = truth(series, first, end), bench.store.read(series)
     assert len(true) > 0
-    assert (stamps(stored) // 1_000_000).tolist() == true.start.tolist()
+    assert (timestamps(stored) // 1_000_000).tolist() == true.start.tolist()
     for name in ("open", "high", "low", "close"):
         assert np.array_equal(stored[name].to_numpy(), getattr(true, name)), name
 
@@ -180,7 +180,7 @@ def test_hours_that_only_the_gateway_knows_come_from_its_schedule(bench: Bench) 
     known = calendar_named("XNYS.ETH").sessions(first, end)
     assert told == known
     stored, true = bench.store.read(series), truth(series, first, end)
-    assert (stamps(stored) // 1_000_000).tolist() == true.start.tolist()
+    assert (timestamps(stored) // 1_000_000).tolist() == true.start.tolist()
     before = len(bench.gateway.requests)
     assert bench.load(series, first, end).is_complete
     assert len(bench.gateway.requests) == before

@@ -18,7 +18,7 @@ from ktrdr_pipelines.app.workspace import open_manager, universe_file
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.build import build_defs
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.empty_ranges import CONFIRM_AFTER, STATEMENT_DAYS
@@ -92,8 +92,8 @@ def series_named(settings: Settings, symbol: str, timeframe: str) -> Series:
 def job(series: Series, first: date, end: date) -> Job:
     """Ask for session dates of a series."""
     calendar = calendar_named(series.instrument.calendar)
-    stamps = stamps_between(calendar, series.timeframe, first, end)
-    return Job(series, wanted=IntervalSet([stamps]))
+    interval = interval_between(calendar, series.timeframe, first, end)
+    return Job(series, wanted=IntervalSet([interval]))
 
 
 def load(
@@ -131,14 +131,14 @@ def recorded(series: Series, first: date, end: date) -> pa.Table:
     folder = RECORDED / series.symbol.removesuffix(".ETH")
     table = pq.read_table(folder / f"{series.timeframe}.parquet")
     calendar = calendar_named(series.instrument.calendar)
-    stamps = stamps_between(calendar, series.timeframe, first, end)
+    interval = interval_between(calendar, series.timeframe, first, end)
     ts = table["ts"].cast(pa.timestamp("us")).cast(pa.int64()).combine_chunks()
     keys = pa.array(ts, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
     volume = table["volume"]
     if series.instrument.calendar == "FX":
         volume = pa.nulls(table.num_rows, pa.float64())
     table = table.set_column(0, "ts", keys).set_column(5, "volume", volume)
-    inside = pc.and_(pc.greater_equal(keys, stamps.start), pc.less(keys, stamps.end))
+    inside = pc.and_(pc.greater_equal(keys, interval.start), pc.less(keys, interval.end))
     return table.filter(inside)
 
 
@@ -146,8 +146,8 @@ def stored(settings: Settings, series: Series, first: date, end: date) -> pa.Tab
     """Give what the store holds of session dates, in the recording's columns."""
     layout = layout_of(settings)
     calendar = calendar_named(series.instrument.calendar)
-    stamps = stamps_between(calendar, series.timeframe, first, end)
-    bars = BarStore(layout, Ledger(layout.ledger)).read(series, stamps)
+    interval = interval_between(calendar, series.timeframe, first, end)
+    bars = BarStore(layout, Ledger(layout.ledger)).read(series, interval)
     return bars.select(["ts", "open", "high", "low", "close", "volume"])
 
 

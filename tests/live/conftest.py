@@ -72,7 +72,7 @@ class Bars:
     rows: list[list[str]]
 
     @property
-    def stamps(self) -> list[str]:
+    def timestamps(self) -> list[str]:
         """What the bars are stamped with."""
         return [row[0] for row in self.rows]
 
@@ -90,7 +90,7 @@ class Seen:
         return _rows(self.answer) if self.answer[:1] == ["17"] else []
 
     @property
-    def stamps(self) -> list[str]:
+    def timestamps(self) -> list[str]:
         """What the bars are stamped with."""
         return [row[0] for row in self.rows]
 

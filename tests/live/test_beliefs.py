@@ -64,7 +64,7 @@ def test_daily_bars_of_coins(live: Live) -> None:
     hours = live.ask(
         lambda client: client.bars(BITCOIN, "1 hour", "7 D", what="AGGTRADES", use_rth=False)
     )
-    moments = [datetime.fromtimestamp(int(text), UTC) for text in hours.stamps]
+    moments = [datetime.fromtimestamp(int(text), UTC) for text in hours.interval]
     weekend = sum(one.weekday() >= 5 for one in moments)
     seen = f"{', '.join(bars.stamps)}; {weekend} of {len(moments)} hours on weekends"
     live.note("daily bars of BTC", "one a session, dated by its close", seen)
@@ -108,7 +108,7 @@ def test_minutes_of_extended_hours(live: Live) -> None:
     end = end_of(MORNING.replace(hour=0))
     bars = live.ask(lambda client: client.bars(THIN, "1 min", "1 D", end=end, use_rth=False))
     flat = [row for row in bars.rows if float(row[5]) == 0 and int(row[7]) == 0]
-    first = datetime.fromtimestamp(int(bars.stamps[0]), UTC)
+    first = datetime.fromtimestamp(int(bars.interval[0]), UTC)
     live.note(
         "minutes of T in extended hours",
         "flat bars of volume 0 and count 0, or none where nothing was traded",
@@ -151,7 +151,7 @@ def test_an_end_before_the_first_trade(live: Live) -> None:
             bars = await client.bars(THIN, "1 min", "1 D", end=end, use_rth=False)
         except GatewayError as error:
             return str(error)
-        days = Counter(f"{datetime.fromtimestamp(int(one), UTC):%Y-%m-%d}" for one in bars.stamps)
+        days = Counter(f"{datetime.fromtimestamp(int(one), UTC):%Y-%m-%d}" for one in bars.interval)
         return ", ".join(f"{count} bars of {day}" for day, count in days.items())
 
     live.note("an end before the first trade", "162, or the session before", live.ask(ask))

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from ktrdr_pipelines.domain.bars import bars_between, stamps
+from ktrdr_pipelines.domain.bars import bars_between, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import Progress, SeriesReport
@@ -88,7 +88,7 @@ class Bench:
         return asyncio.run(main())
 
     def run_with(self, progress: Progress, series: Series, wanted: Interval) -> list[SeriesReport]:
-        """Load a stretch while somebody listens."""
+        """Load an interval while somebody listens."""
         manager = replace(self.manager(), progress=progress)
         return asyncio.run(manager.run([Job(series, wanted=IntervalSet([wanted]))]))
 
@@ -99,7 +99,7 @@ class Bench:
         await asyncio.Event().wait()
 
     def load(self, series: Series, wanted: Interval) -> SeriesReport:
-        """Load one stretch of one series."""
+        """Load one interval of one series."""
         return self.run(Job(series, wanted=IntervalSet([wanted])))[0]
 
     def truth(self, series: Series) -> Truth:
@@ -110,8 +110,8 @@ class Bench:
         """See that what stands on disk is true, whole, and all that is settled."""
         stored = self.store.read(series)
         assert PARTIAL not in stored["close"].to_pylist()
-        keys, true = stamps(stored), self.truth(series)
-        real = stamps(true.bars)
+        keys, true = timestamps(stored), self.truth(series)
+        real = timestamps(true.bars)
         place = np.searchsorted(real, keys)
         assert np.array_equal(real[place], keys)
         assert stored.equals(true.bars.take(pa.array(place)))
@@ -121,7 +121,7 @@ class Bench:
             assert bars_between(stored, part.start, part.end).equals(truth), part
 
     def check_complete(self, series: Series, wanted: Interval) -> None:
-        """See that the store holds exactly the truth of a stretch whose sessions have closed."""
+        """See that the store holds exactly the truth of an interval whose sessions have closed."""
         self.check(series, wanted)
         truth = bars_between(self.truth(series).bars, wanted.start, wanted.end)
         assert self.store.read(series, wanted).equals(truth)
@@ -132,7 +132,7 @@ Make = Callable[[FakeGateway], Bench]
 
 @dataclass(frozen=True)
 class World:
-    """One series, its truth and the stretch that is wanted of it."""
+    """One series, its truth and the interval that is wanted of it."""
 
     bench: Bench
     series: Series
@@ -188,7 +188,7 @@ def world(bench: Make) -> Callable[..., World]:
     ) -> World:
         instrument = instrument_of(calendar)
         sessions = calendar_named(calendar)
-        wanted = stamps_between(sessions, timeframe, first, end)
+        wanted = interval_between(sessions, timeframe, first, end)
         around = first - timedelta(days=40), end + timedelta(days=20)
         if keys is None:
             keys = dense_keys(calendar, timeframe, *around)

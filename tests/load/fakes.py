@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, stamps
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, timestamps
 from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
 from ktrdr_pipelines.domain.calendars.registry import calendar_named, is_gateways
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
@@ -66,7 +66,7 @@ def instrument_of(calendar: str) -> Instrument:
 
 
 def bars_at(keys: Iterable[int], calendar: SessionCalendar, *, daily: bool = False) -> pa.Table:
-    """Make bars at stamps (microseconds), with values that tell one from another."""
+    """Make bars at timestamps (microseconds), with values that tell one from another."""
     ts = np.array(list(keys), dtype=np.int64)
     price = (ts // 60_000_000 % 100_000).astype(float) + 1.0
     days = ts.astype("datetime64[us]").astype("datetime64[D]") if daily else calendar.days_of(ts)
@@ -89,7 +89,7 @@ def bars_at(keys: Iterable[int], calendar: SessionCalendar, *, daily: bool = Fal
 def true_keys(
     calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date
 ) -> np.ndarray:
-    """Give the stamps of every bar that a market without silences has."""
+    """Give the timestamps of every bar that a market without silences has."""
     sessions = calendar.sessions(first, end)
     if timeframe is Timeframe.D1:
         keys = [micros(midnight(session.day)) for session in sessions]
@@ -127,7 +127,7 @@ class Truth:
 
 
 def truth_of(keys: np.ndarray, timeframe: Timeframe, calendar: SessionCalendar) -> Truth:
-    """Make a series' truth of its stamps."""
+    """Make a series' truth of its timestamps."""
     bars = bars_at(keys, calendar, daily=not timeframe.is_intraday)
     if len(keys) == 0:
         return Truth(bars, keys, keys)
@@ -305,12 +305,12 @@ class FakeGateway:
 
 @cache
 def dense_keys(calendar: str, timeframe: Timeframe, first: date, end: date) -> np.ndarray:
-    """Give the stamps of a market without silences, remembered."""
+    """Give the timestamps of a market without silences, remembered."""
     return true_keys(calendar_named(calendar), timeframe, first, end)
 
 
 def thinned(keys: np.ndarray, drop: float, seed: int = 1) -> np.ndarray:
-    """Leave out a share of stamps."""
+    """Leave out a share of timestamps."""
     return keys[np.random.default_rng(seed).random(len(keys)) >= drop]
 
 
@@ -319,9 +319,9 @@ def series_of(instrument: Instrument, timeframe: Timeframe) -> Series:
     return Series(instrument, timeframe)
 
 
-def moment_of(stamp: int) -> datetime:
+def moment_of(timestamp: int) -> datetime:
     """Give microseconds since 1970 as a moment."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(stamp))
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(timestamp))
 
 
 def utc(*parts: int) -> datetime:
@@ -330,6 +330,6 @@ def utc(*parts: int) -> datetime:
 
 
 def keys_of(bars: pa.Table) -> list[int]:
-    """Give stamps as a list."""
-    keys: list[int] = stamps(bars).tolist()
+    """Give timestamps as a list."""
+    keys: list[int] = timestamps(bars).tolist()
     return keys

@@ -72,7 +72,7 @@ def gaps_at(made: World, now: datetime) -> list[str]:
         made.series, instrument=replace(made.series.instrument, start=made.wanted.start.date())
     )
     (found,) = GapIndex(made.bench.store, Calendars(), gateway).look([series], now)
-    return [str(gap.stamps.start.date()) for gap in found.gaps]
+    return [str(gap.interval.start.date()) for gap in found.gaps]
 
 
 def test_patience_with_one_clock_has_one_time() -> None:

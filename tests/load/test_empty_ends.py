@@ -163,7 +163,7 @@ def test_what_ends_while_the_gateway_answers_is_not_taken_for_final(
     made.bench.gateway.time = final - timedelta(minutes=1)
     made.bench.gateway.asked.clear()
     run(made, Mode.TAIL)
-    settled = made.bench.store.coverage(made.series).bars.hull
+    settled = made.bench.store.coverage(made.series).bars.bounds
     assert settled is not None
     if timeframe is Timeframe.D1:
         assert not made.bench.gateway.asked
@@ -188,7 +188,7 @@ def test_no_more_is_covered_than_the_gateway_says_it_answered(world: MakeWorld) 
     made.bench.gateway.asked.clear()
     run(made, Mode.TAIL)
     assert ends(made)[0] is None
-    settled = made.bench.store.coverage(made.series).bars.hull
+    settled = made.bench.store.coverage(made.series).bars.bounds
     assert settled is not None
     assert settled.end <= reach_end
     made.check()
@@ -322,7 +322,7 @@ def test_a_clock_that_is_wrong_makes_no_bar_final(world: MakeWorld, behind: time
     retry_policy = replace(manager.retry_policy, clock=lambda: made.bench.gateway.time - behind)
     job = Job(made.series, Mode.TAIL, Bounds(start=made.wanted.start))
     asyncio.run(replace(manager, retry_policy=retry_policy).run([job]))
-    settled = made.bench.store.coverage(made.series).bars.hull
+    settled = made.bench.store.coverage(made.series).bars.bounds
     assert settled is not None
     assert settled.end <= min(OPEN, OPEN - behind)
     made.check()

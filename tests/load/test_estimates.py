@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -68,8 +68,8 @@ def test_what_has_not_come_to_be_costs_nothing() -> None:
     """Sessions of the future are not due."""
     series = series_of(stock(), Timeframe.H1)
     calendar = calendar_named("XNYS.RTH")
-    both = stamps_between(calendar, Timeframe.H1, date(2024, 6, 24), date(2024, 7, 20))
-    past = stamps_between(calendar, Timeframe.H1, date(2024, 6, 24), date(2024, 6, 29))
+    both = interval_between(calendar, Timeframe.H1, date(2024, 6, 24), date(2024, 7, 20))
+    past = interval_between(calendar, Timeframe.H1, date(2024, 6, 24), date(2024, 6, 29))
     costs = [
         estimate([(series, IntervalSet([part]))], Calendars(), rates=Rates(), now=NOW)
         for part in (both, past)
@@ -80,7 +80,7 @@ def test_what_has_not_come_to_be_costs_nothing() -> None:
 def test_a_whole_universe_is_the_sum_of_its_series() -> None:
     """Five hundred symbols of twenty years: the same for each, added up."""
     calendar = calendar_named("XNYS.RTH")
-    wanted = stamps_between(calendar, Timeframe.M1, date(2004, 6, 1), date(2024, 6, 1))
+    wanted = interval_between(calendar, Timeframe.M1, date(2004, 6, 1), date(2024, 6, 1))
     series = [Series(stock(f"S{number}"), Timeframe.M1) for number in range(500)]
     whole = estimate(
         [(one, IntervalSet([wanted])) for one in series], Calendars(), rates=Rates(), now=NOW
@@ -144,7 +144,7 @@ def test_tails_take_the_time_of_empty_ends_and_backfills_that_of_ends(tmp_path: 
     now = utc(2024, 6, 28, 16, 0, 30)
     calendar = calendar_named("XNYS.RTH")
     one = series_of(stock(), Timeframe.M1)
-    wanted = stamps_between(calendar, Timeframe.M1, date(2024, 6, 26), date(2024, 6, 29))
+    wanted = interval_between(calendar, Timeframe.M1, date(2024, 6, 26), date(2024, 6, 29))
     missing = [(one, IntervalSet([wanted]))]
     for tails, up_to_now, seconds in ((set(), 0, 9.0), ({one}, 1, 6.1)):
         cost = estimate(missing, Calendars(), rates=rates, now=now, tails=tails)

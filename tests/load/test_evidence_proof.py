@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.bars import bars_between
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import monday_of, stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between, monday_of
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
@@ -52,7 +52,7 @@ class Market:
     zero_bars: bool = False
 
     def keys(self, timeframe: Timeframe) -> np.ndarray:
-        """Give the stamps of its trades."""
+        """Give the timestamps of its trades."""
         keys = dense_keys(RTH, timeframe, FIRST - timedelta(days=60), date(2026, 6, 1))
         if not self.is_thin:
             return keys
@@ -144,7 +144,7 @@ class Store:
         return reports
 
     def wanted_of(self, one: Series) -> IntervalSet:
-        return IntervalSet([stamps_between(calendar_named(RTH), one.timeframe, FIRST, END)])
+        return IntervalSet([interval_between(calendar_named(RTH), one.timeframe, FIRST, END)])
 
     def missing(self, one: Series) -> int:
         """Count the bars that the gateway has and the store lacks."""
@@ -190,7 +190,7 @@ def store_of(folder: Path, pattern: Pattern, market: Market = MARKETS[0]) -> Sto
         return NoData(request, text) if pattern.hides(request, gateway.time) else bars
 
     gateway.twist = twist
-    wanted = IntervalSet([stamps_between(calendar_named(RTH), Timeframe.H1, FIRST, END)])
+    wanted = IntervalSet([interval_between(calendar_named(RTH), Timeframe.H1, FIRST, END)])
     return Store(Bench(create_store(folder), gateway), wanted, series)
 
 

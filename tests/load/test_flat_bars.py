@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 import ktrdr_pipelines
-from ktrdr_pipelines.domain.bars import is_flat, micros, rows_per_session, stamps, without_flat
+from ktrdr_pipelines.domain.bars import is_flat, micros, rows_per_session, timestamps, without_flat
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
@@ -46,7 +46,7 @@ def filled(keys: np.ndarray, dense: np.ndarray) -> np.ndarray:
 
 def with_flat(bars: pa.Table, traded: np.ndarray) -> pa.Table:
     """Make the bars of a table flat at which nothing was traded."""
-    flat = ~np.isin(stamps(bars), traded)
+    flat = ~np.isin(timestamps(bars), traded)
     close = bars["close"]
     for name in ("open", "high", "low", "average"):
         place = bars.schema.get_field_index(name)
@@ -89,7 +89,7 @@ class Market:
         high = micros(session.closes_at) - 300_000_000
 
         def lacking(_: BarRequest, bars: pa.Table) -> pa.Table:
-            keys = stamps(bars)
+            keys = timestamps(bars)
             return bars.filter(pa.array((keys < low) | (keys >= high)))
 
         bench.gateway.twist = lacking
@@ -136,7 +136,7 @@ def suspects_of(bench: Bench, report: SeriesReport) -> tuple[set[date], set[date
     sparse = [gap for gap in found.gaps if gap.reason == "sparse"]
     return (
         {calendar.day_of(one.start) for one in report.suspect},
-        {calendar.day_of(gap.stamps.start) for gap in sparse},
+        {calendar.day_of(gap.interval.start) for gap in sparse},
     )
 
 
@@ -238,7 +238,7 @@ def test_tails_of_days_that_begin_late_wait_for_nothing_and_cover_nothing_early(
     bench.run(Job(series, Mode.FULL, Bounds(start=market.made.wanted.start)))
     for hour in (9, 11, 13, 14, 18, 22):
         report = tail(utc(2024, 5, 22, hour, 2))
-        settled = bench.store.coverage(series).bars.hull
+        settled = bench.store.coverage(series).bars.bounds
         assert settled is not None
         assert settled.end <= bench.gateway.time
         if hour < 13:
@@ -260,7 +260,7 @@ def test_a_flat_bar_refutes_no_response_without_bars(world: MakeWorld) -> None:
     low, high = micros(session.opens_at), micros(session.closes_at)
 
     def empty(request: BarRequest, bars: pa.Table) -> pa.Table | NoData:
-        keys = stamps(bars)
+        keys = timestamps(bars)
         left = bars.filter(pa.array((keys < low) | (keys >= high)))
         return left if left.num_rows else NoData(request, "no data")
 
@@ -269,7 +269,7 @@ def test_a_flat_bar_refutes_no_response_without_bars(world: MakeWorld) -> None:
     before_flat = bench.ledger.statement_records()
 
     def flat(_: BarRequest, bars: pa.Table) -> pa.Table:
-        keys = stamps(bars)
+        keys = timestamps(bars)
         return with_flat(bars, keys[(keys < low) | (keys >= high)])
 
     bench.gateway.twist = flat
@@ -295,7 +295,7 @@ def test_the_filter_that_the_documentation_gives_leaves_out_flat_bars(world: Mak
             [pa.array(values, kind.type), bars[name].slice(3).combine_chunks()]
         )
         bars = bars.set_column(place, kind, column)
-    kept = stamps(without_flat(bars)).tolist()
+    kept = timestamps(without_flat(bars)).tolist()
     assert 0 < len(kept) < count
     where = text.split("WHERE ", 1)[1].split(";", 1)[0]
     with duckdb.connect() as connection:
@@ -313,7 +313,7 @@ def test_flat_bars_after_the_close_move_no_session(world: MakeWorld) -> None:
     calendar = calendar_named("XNYS.RTH")
 
     def longer(_: BarRequest, bars: pa.Table) -> pa.Table:
-        keys = stamps(bars)
+        keys = timestamps(bars)
         ends = keys[np.isin(keys + 300_000_000, calendar.closes)]
         more = bars.filter(pa.array(np.isin(keys, ends)))
         place = more.schema.get_field_index("ts")

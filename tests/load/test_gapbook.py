@@ -10,7 +10,7 @@ import pytest
 
 from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
 from ktrdr_pipelines.domain.instruments import Origin, Series, identity_of
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -68,9 +68,9 @@ def _fill(
     """Save complete bars of some session dates, settled without a hole but for some dates."""
     calendar = calendar_named(series.instrument.calendar)
     keys = dense_keys(calendar.key, series.timeframe, first, end)
-    settled = IntervalSet([stamps_between(calendar, series.timeframe, first, end)])
+    settled = IntervalSet([interval_between(calendar, series.timeframe, first, end)])
     for day in without:
-        left_out = stamps_between(calendar, series.timeframe, day, day + timedelta(days=1))
+        left_out = interval_between(calendar, series.timeframe, day, day + timedelta(days=1))
         settled -= IntervalSet([left_out])
         keys = keys[(keys < micros(left_out.start)) | (keys >= micros(left_out.end))]
     bars = bars_at(keys, calendar, daily=not series.timeframe.is_intraday)
@@ -97,7 +97,7 @@ def test_a_series_without_files_is_one_gap(look: Callable[..., SeriesGaps]) -> N
     """From the start in the universe to the last session that has closed."""
     found = look(_series(Timeframe.D1))
     (gap,) = found.gaps
-    assert gap.stamps == Interval(utc(2024, 1, 2), utc(2024, 3, 1))
+    assert gap.interval == Interval(utc(2024, 1, 2), utc(2024, 3, 1))
     assert (gap.sessions, gap.bars, gap.reason) == (41, 41, GapReason.MISSING)
     assert (found.rows, found.first, found.settled_until) == (0, None, None)
 
@@ -107,7 +107,7 @@ def test_missing_days_are_named_exactly(store: BarStore, look: Callable[..., Ser
     series = _series(Timeframe.H1)
     _fill(store, series, without=(date(2024, 1, 17), date(2024, 2, 5)))
     gaps = look(series).gaps
-    assert [gap.stamps.start.date() for gap in gaps] == [date(2024, 1, 17), date(2024, 2, 5)]
+    assert [gap.interval.start.date() for gap in gaps] == [date(2024, 1, 17), date(2024, 2, 5)]
     assert [(gap.sessions, gap.bars) for gap in gaps] == [(1, 7), (1, 7)]
 
 
@@ -117,7 +117,7 @@ def test_a_second_look_sees_what_was_saved_since(
     """What is kept in mind counts only while the files are as they were."""
     series = _series(Timeframe.M1)
     _fill(store, series, end=date(2024, 2, 1))
-    assert look(series).gaps[0].stamps.start == utc(2024, 2, 1, 14, 30)
+    assert look(series).gaps[0].interval.start == utc(2024, 2, 1, 14, 30)
     _fill(store, series)
     assert look(series).gaps == ()
 
@@ -202,7 +202,7 @@ def test_the_oldest_data_of_the_gateway_explain_what_lies_before(
 
     def head_at(at: datetime) -> list[date]:
         store.ledger.record_head(1, "TRADES", GATEWAY, head=at, asked_at=NOW)
-        return [gap.stamps.start.date() for gap in look(series).gaps]
+        return [gap.interval.start.date() for gap in look(series).gaps]
 
     def begins_at(at: datetime) -> None:
         asked = Interval(utc(2024, 1, 2, 14, 30), at)
@@ -220,7 +220,7 @@ def test_the_oldest_data_of_the_gateway_explain_what_lies_before(
     assert head_at(utc(2024, 2, 1, 14, 30)) == everything
 
 
-def test_a_thin_session_is_suspect_until_it_is_confirmed(
+def test_a_thin_session_is_sparse_until_it_is_confirmed(
     store: BarStore, look: Callable[..., SeriesGaps]
 ) -> None:
     """Asked again with the same outcome it counts as whole, as long as it has as many bars."""
@@ -230,12 +230,12 @@ def test_a_thin_session_is_suspect_until_it_is_confirmed(
     keys = dense_keys("XNYS.RTH", Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
     start = micros(utc(2024, 2, 14, 16))
     keys = keys[(keys < start) | (keys >= start + 20 * 3_600_000_000)]
-    settled = stamps_between(calendar, Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
+    settled = interval_between(calendar, Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
     identity = identity_of(series, contract_id=1, origin=Origin.IB)
     store.save(series, identity, bars_at(keys, calendar), Coverage(IntervalSet([settled])))
     (gap,) = look(series).gaps
     assert gap.reason is GapReason.SPARSE
-    assert gap.stamps == Interval(utc(2024, 2, 14, 14, 30), utc(2024, 2, 14, 21))
+    assert gap.interval == Interval(utc(2024, 2, 14, 14, 30), utc(2024, 2, 14, 21))
     day = date(2024, 2, 14)
     key = series_key(series)
     store.ledger.confirm_sessions(key, {day: 17}, NOW)

@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from ktrdr_pipelines.domain.bars import micros, moment, stamps
+from ktrdr_pipelines.domain.bars import micros, moment, timestamps
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
-from ktrdr_pipelines.domain.calendars.session_grid import no_stretches, span_arrays, stretches_of
-from ktrdr_pipelines.domain.calendars.sessions import expected_stamps, stamps_between
+from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, no_intervals, span_arrays
+from ktrdr_pipelines.domain.calendars.sessions import expected_timestamps, interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, Series, identity_of
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -57,10 +57,10 @@ class Shelf:
         """Save every bar of some session dates, settled without a hole."""
         calendar = calendar_named(series.instrument.calendar)
         keys = true_keys(calendar, series.timeframe, first, end)
-        stretch = stamps_between(calendar, series.timeframe, first, end)
+        interval = interval_between(calendar, series.timeframe, first, end)
         bars = bars_at(keys, calendar, daily=not series.timeframe.is_intraday)
         identity = identity_of(series, contract_id=1, origin=Origin.IB)
-        result = self.store.save(series, identity, bars, Coverage(IntervalSet([stretch])))
+        result = self.store.save(series, identity, bars, Coverage(IntervalSet([interval])))
         return result.files[0]
 
     def look(self, series: Series, now: datetime = NOW) -> SeriesGaps:
@@ -83,7 +83,7 @@ def _keep(path: Path, table: pa.Table, kept: Iterable[bool]) -> None:
 
 
 def _hole(dice: np.random.Generator, expected: np.ndarray, timeframe: Timeframe) -> Interval:
-    """Give a stretch of one bar to six weeks that begins inside a session."""
+    """Give an interval of one bar to six weeks that begins inside a session."""
     start = int(dice.choice(expected))
     longest = 42 * 86_400_000_000
     length = timeframe.seconds * 1_000_000
@@ -102,8 +102,8 @@ def test_no_hole_in_coverage_comes_out_explained(key: str) -> None:
     for _ in range(1000 // len(KEYS)):
         timeframe = Timeframe(str(dice.choice(list(Timeframe))))
         first = date(2005, 1, 3) + int(dice.integers(0, 6_000)) * DAY
-        whole = stamps_between(calendar, timeframe, first, first + 200 * DAY)
-        expected = expected_stamps(calendar, timeframe, whole)
+        whole = interval_between(calendar, timeframe, first, first + 200 * DAY)
+        expected = expected_timestamps(calendar, timeframe, whole)
         oldest = next(iter(expected)).start
         spans = span_arrays(calendar, timeframe)
         inside = spans.spans.starts[
@@ -112,17 +112,17 @@ def test_no_hole_in_coverage_comes_out_explained(key: str) -> None:
         hole = _hole(dice, inside, timeframe)
         head = micros(oldest + float(dice.uniform(-100, 300)) * DAY)
         claimed = [_anything(dice, whole) for _ in range(int(dice.integers(0, 4)))]
-        settled = stretches_of(IntervalSet([whole]) - IntervalSet([hole]))
+        settled = interval_arrays(IntervalSet([whole]) - IntervalSet([hole]))
         standing = SeriesStatus(settled, micros(whole.start), head, micros(oldest))
         now = whole.end + 9 * DAY
         gaps = find_gaps(spans, replace(standing, wanted_to=micros(whole.end)), now, claimed)
-        found = IntervalSet(gap.stamps for gap in gaps)
+        found = IntervalSet(gap.interval for gap in gaps)
         missing = expected.clip(hole)
         assert missing
         assert found & expected == missing, (timeframe, hole)
         assert all(gap.bars > 0 for gap in gaps)
         counts = completeness(
-            spans, standing, have=np.zeros(len(spans)), empty=no_stretches(), now=now
+            spans, standing, have=np.zeros(len(spans)), empty=no_intervals(), now=now
         )
         touched = (spans.spans.starts < micros(hole.end)) & (spans.spans.ends > micros(hole.start))
         assert not counts.explained[touched].any()
@@ -149,8 +149,8 @@ def test_no_hole_in_a_file_comes_out_explained(
     path = shelf.fill(series, date(2023, 2, 1), date(2023, 6, 1))
     make_older(shelf.store.layout, path)
     table = pq.read_table(path, partitioning=None)
-    keys = stamps(table)
-    end = stamps_between(calendar_named(key), timeframe, date(2023, 6, 1), date(2023, 7, 1)).start
+    keys = timestamps(table)
+    end = interval_between(calendar_named(key), timeframe, date(2023, 6, 1), date(2023, 7, 1)).start
     for number in range(12):
         hole = _hole(dice, keys[1:], timeframe)
         gone = (keys >= micros(hole.start)) & (keys < micros(hole.end))
@@ -160,7 +160,7 @@ def test_no_hole_in_a_file_comes_out_explained(
         )
         _keep(path, table, ~gone)
         found = shelf.look(series, end + timedelta(hours=5, minutes=number))
-        days = {gap_day for gap in found.gaps for gap_day in _days(series, gap.stamps)}
+        days = {gap_day for gap in found.gaps for gap_day in _days(series, gap.interval)}
         assert days == set(pc.unique(table["session_date"].filter(pa.array(gone))).to_pylist())
         assert found.rows == int(np.count_nonzero(~gone))
 
@@ -196,7 +196,7 @@ def test_twenty_years_complete_have_no_gap(shelf: Shelf, key: str, timeframe: Ti
     """Twenty years of sessions: 0 gaps; one session taken out of each year: exactly those."""
     series = Series(_instrument(key, FIRST), timeframe)
     path = shelf.fill(series, FIRST, END)
-    last = stamps_between(calendar_named(key), timeframe, END, END + 30 * DAY).start
+    last = interval_between(calendar_named(key), timeframe, END, END + 30 * DAY).start
     assert shelf.look(series, last).gaps == ()
     table = pq.read_table(path, partitioning=None)
     days = np.unique(table["session_date"].to_numpy().astype("datetime64[D]"))
@@ -208,7 +208,7 @@ def test_twenty_years_complete_have_no_gap(shelf: Shelf, key: str, timeframe: Ti
     assert [gap.sessions for gap in gaps] == [1] * 20
     week = timedelta(days=6 if timeframe is Timeframe.W1 else 0)
     for gap, day in zip(gaps, sorted(chosen), strict=True):
-        (named,) = _days(series, gap.stamps)
+        (named,) = _days(series, gap.interval)
         assert named <= day.item() <= named + week
 
 
@@ -257,7 +257,7 @@ def test_holiday(shelf: Shelf, filled: Filled) -> None:
     series = filled("XNYS.RTH", Timeframe.D1, date(2024, 1, 2), date(2024, 1, 13))
     assert shelf.look(series, utc(2024, 1, 16, 12)).gaps == ()
     (gap,) = shelf.look(series, utc(2024, 1, 17)).gaps
-    assert gap.stamps.start.date() == date(2024, 1, 16)
+    assert gap.interval.start.date() == date(2024, 1, 16)
 
 
 def test_a_day_of_mourning_is_no_gap(shelf: Shelf, filled: Filled) -> None:
@@ -278,7 +278,7 @@ def test_half_day(shelf: Shelf, filled: Filled) -> None:
     assert shelf.look(series, utc(2024, 7, 5, 12)).gaps == ()
     missing = filled("XNYS.RTH", Timeframe.M15, date(2024, 7, 1), date(2024, 7, 3))
     (gap,) = shelf.look(missing, utc(2024, 7, 3, 17, 32)).gaps
-    assert (gap.bars, gap.stamps.end) == (14, utc(2024, 7, 3, 17))
+    assert (gap.bars, gap.interval.end) == (14, utc(2024, 7, 3, 17))
 
 
 @pytest.mark.parametrize("key", ["XNYS.RTH", "FX", "XLON.RTH"])
@@ -297,10 +297,10 @@ def test_friday_evening_tail(shelf: Shelf, filled: Filled) -> None:
     """On Friday evening Friday is missing if it is not there: the weekend hides nothing."""
     series = filled("XNYS.RTH", Timeframe.H1, date(2024, 1, 2), date(2024, 1, 5))
     (gap,) = shelf.look(series, utc(2024, 1, 5, 22)).gaps
-    assert gap.stamps == Interval(utc(2024, 1, 5, 14, 30), utc(2024, 1, 5, 21))
+    assert gap.interval == Interval(utc(2024, 1, 5, 14, 30), utc(2024, 1, 5, 21))
     euro = filled("FX", Timeframe.H1, date(2024, 1, 2), date(2024, 1, 5))
     (gap,) = shelf.look(euro, utc(2024, 1, 6, 12)).gaps
-    assert gap.stamps == Interval(utc(2024, 1, 4, 22, 15), utc(2024, 1, 5, 22))
+    assert gap.interval == Interval(utc(2024, 1, 4, 22, 15), utc(2024, 1, 5, 22))
 
 
 def test_month_end_and_leap_day(shelf: Shelf, filled: Filled) -> None:
@@ -310,7 +310,7 @@ def test_month_end_and_leap_day(shelf: Shelf, filled: Filled) -> None:
     assert shelf.look(series).last == date(2024, 2, 29)
     lacking = filled("XNYS.RTH", Timeframe.H1, date(2024, 2, 1), date(2024, 2, 29))
     (gap,) = shelf.look(lacking, utc(2024, 3, 1, 12)).gaps
-    assert gap.stamps.start.date() == date(2024, 2, 29)
+    assert gap.interval.start.date() == date(2024, 2, 29)
 
 
 def test_first_day_of_listing(shelf: Shelf, filled: Filled) -> None:
@@ -323,9 +323,9 @@ def test_first_day_of_listing(shelf: Shelf, filled: Filled) -> None:
     said = Statement(asked, StatementKind.BEGINS, "1h", NOW, "a request")
     shelf.store.ledger.record_statements(series.symbol, "fake:1", [said], NOW)
     keys = true_keys(calendar, Timeframe.H1, date(2023, 9, 14), date(2023, 10, 1))[2:]
-    stretch = stamps_between(calendar, Timeframe.H1, date(2023, 9, 14), date(2023, 10, 1))
+    interval = interval_between(calendar, Timeframe.H1, date(2023, 9, 14), date(2023, 10, 1))
     bars, identity = bars_at(keys, calendar), identity_of(series, contract_id=1, origin=Origin.IB)
-    shelf.store.save(series, identity, bars, Coverage(IntervalSet([stretch])))
+    shelf.store.save(series, identity, bars, Coverage(IntervalSet([interval])))
     found = shelf.look(series, utc(2023, 10, 1))
     assert found.gaps == ()
     assert found.first == date(2023, 9, 14)
@@ -335,7 +335,7 @@ def test_a_cache_90_days_old(shelf: Shelf, filled: Filled) -> None:
     """What happened since is one gap, from the newest settled bar to the last close."""
     series = filled("XNYS.RTH", Timeframe.M5, date(2023, 10, 2), date(2023, 10, 21))
     (gap,) = shelf.look(series, utc(2024, 1, 19, 22)).gaps
-    assert gap.stamps == Interval(utc(2023, 10, 23, 13, 30), utc(2024, 1, 19, 21))
+    assert gap.interval == Interval(utc(2023, 10, 23, 13, 30), utc(2024, 1, 19, 21))
     assert gap.sessions == len(
         calendar_named("XNYS.RTH").sessions(date(2023, 10, 23), date(2024, 1, 20))
     )
@@ -346,7 +346,7 @@ def test_sessions_that_only_the_gateway_knows_are_said_not_guessed(shelf: Shelf)
     series = Series(_instrument("GATEWAY:Europe/London", FIRST), Timeframe.D1)
     found = shelf.look(series)
     (gap,) = found.gaps
-    assert gap.stamps.end == NOW
+    assert gap.interval.end == NOW
     assert "its sessions are not known" in gap.detail
 
 
@@ -357,7 +357,7 @@ def test_expiry_day(shelf: Shelf, filled: Filled) -> None:
     series = Series(contract, Timeframe.H1)
     shelf.fill(series, date(2023, 12, 1), last)
     (gap,) = shelf.look(series, utc(2024, 1, 5)).gaps
-    assert gap.stamps == Interval(utc(2023, 12, 15, 14, 30), utc(2023, 12, 15, 21))
+    assert gap.interval == Interval(utc(2023, 12, 15, 14, 30), utc(2023, 12, 15, 21))
     assert shelf.look(series, utc(2023, 12, 15, 17)).waiting
     assert not shelf.look(series, utc(2023, 12, 18, 17)).waiting
     shelf.fill(series, last, last + DAY)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Backfill, Series
 from ktrdr_pipelines.domain.planning.jobs import AskedBy
 from ktrdr_pipelines.domain.planning.responses import BarRequest
@@ -36,8 +36,8 @@ class Manual:
 
     def by_hand(self, first: date, end: date) -> None:
         """Load session dates as a person does."""
-        stamps = stamps_between(calendar_named(RTH), Timeframe.H1, first, end)
-        assert self.bench.load(self.series, stamps).is_complete
+        interval = interval_between(calendar_named(RTH), Timeframe.H1, first, end)
+        assert self.bench.load(self.series, interval).is_complete
 
     def due(self) -> list[tuple[date, date]]:
         """Give the months that sensors would ask for now, as first and last date of each range."""
@@ -46,7 +46,7 @@ class Manual:
         return [
             (part.start.date(), part.end.date())
             for due in due_to_fill(found, self.bench.gateway.time)
-            for part in due.stamps
+            for part in due.interval
         ]
 
     def fill(self) -> None:
@@ -54,7 +54,7 @@ class Manual:
         book = GapIndex(self.bench.store, Calendars(), self.bench.gateway.gateway)
         found = book.look([self.series], self.bench.gateway.time)
         [due] = due_to_fill(found, self.bench.gateway.time)
-        self.bench.run(Job(self.series, wanted=due.stamps, asked_by=AskedBy.SENSOR))
+        self.bench.run(Job(self.series, wanted=due.interval, asked_by=AskedBy.SENSOR))
 
     def mark(self) -> datetime | None:
         """Give from where on the series is kept fresh."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ktrdr_pipelines.domain.bars import bars_between, micros, stamps
+from ktrdr_pipelines.domain.bars import bars_between, micros, timestamps
 from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay, with_own_hours
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.session_extension import Extension, extended
@@ -182,8 +182,8 @@ def test_bars_take_back_what_was_told_to_be_closed(
     bench.gateway.time += DAY
     report = bench.load(series, WANTED)
     assert report.is_complete, report.summary
-    stored = stamps(bench.store.read(series, WANTED))
-    true = stamps(bench.truth(series).bars)
+    stored = timestamps(bench.store.read(series, WANTED))
+    true = timestamps(bench.truth(series).bars)
     inside = (true >= micros(WANTED.start)) & (true < micros(WANTED.end))
     weekend = np.isin(whole.days_of(true), np.array(["2026-04-25", "2026-05-02"], "datetime64[D]"))
     assert np.isin(true[inside & weekend], stored).all()
@@ -335,7 +335,7 @@ def test_flat_bars_that_are_held_speak_for_no_session(
     whole = calendar_named("CRYPTO")
     bench, series = bench_of(whole), Series(bitcoin, Timeframe.H1)
     truth = bench.truth(series)
-    keys = stamps(truth.bars)
+    keys = timestamps(truth.bars)
     place = np.searchsorted(TRUE.opens, keys, side="right") - 1
     is_open = pa.array(keys < TRUE.closes[place])
     bars = truth.bars

@@ -153,5 +153,5 @@ def test_a_cache_ninety_days_old_is_brought_up_without_a_hole(
         timeframe,
         calendar_named(RTH),
     )
-    stamps = [one for one in truth.bars["ts"].to_pylist() if one >= made.wanted.start]
-    assert all(stamp in settled for stamp in stamps[:: max(1, len(stamps) // 200)])
+    interval = [one for one in truth.bars["ts"].to_pylist() if one >= made.wanted.start]
+    assert all(timestamp in settled for timestamp in interval[:: max(1, len(interval) // 200)])

@@ -54,7 +54,7 @@ def failing_at(error: GatewayError, *numbers: int) -> Twist:
 @pytest.mark.parametrize(
     "kind", [GatewaySilentError, PacingError, RequestRejectedError, ConnectionLostError]
 )
-def test_an_error_settles_nothing(world: MakeWorld, kind: type[GatewayError]) -> None:
+def test_an_error_covers_nothing(world: MakeWorld, kind: type[GatewayError]) -> None:
     """A series that meets nothing but errors stays unexplained, with attempts, and stops soon."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.gateway.twist = failing_at(kind("bars", code=1))
@@ -67,7 +67,7 @@ def test_an_error_settles_nothing(world: MakeWorld, kind: type[GatewayError]) ->
     assert attempts[0].next_try_at == made.bench.gateway.time + timedelta(minutes=5)
 
 
-def test_attempts_are_forgotten_when_their_stretch_is_settled(world: MakeWorld) -> None:
+def test_attempts_are_forgotten_when_their_interval_is_covered(world: MakeWorld) -> None:
     """What failed once and came later leaves no attempt behind."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.gateway.twist = failing_at(RequestRejectedError("bars"), 3)
@@ -238,7 +238,7 @@ def test_a_restated_bar_replaces_the_older_one_and_is_remembered(world: MakeWorl
 
 
 def test_two_jobs_of_one_series_both_report(world: MakeWorld) -> None:
-    """Stretches of one series that are named twice are worked on one after the other, once."""
+    """Intervals of one series that are named twice are worked on one after the other, once."""
     made = world(RTH, Timeframe.H1, *JUNE)
     wanted = IntervalSet([made.wanted])
     first, second = made.bench.run(

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import expected_stamps
+from ktrdr_pipelines.domain.calendars.sessions import expected_timestamps
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
@@ -30,7 +30,7 @@ def spring(world: MakeWorld, timeframe: Timeframe = Timeframe.H1) -> World:
 
 
 def part(made: World, first: date, end: date) -> Interval:
-    """Give the stretch between two dates, at midnight in New York in summer."""
+    """Give the interval between two dates, at midnight in New York in summer."""
     return Interval(
         utc(first.year, first.month, first.day, 4), utc(end.year, end.month, end.day, 4)
     )
@@ -45,9 +45,9 @@ def run(made: World, mode: Mode, asked_by: AskedBy = AskedBy.PERSON) -> SeriesRe
 def holes(made: World) -> IntervalSet:
     """Give what is expected and not settled before the newest settled moment."""
     settled = made.bench.store.coverage(made.series).bars
-    assert settled.hull is not None
+    assert settled.bounds is not None
     sessions = calendar_named(RTH)
-    return expected_stamps(sessions, made.series.timeframe, settled.hull) - settled
+    return expected_timestamps(sessions, made.series.timeframe, settled.bounds) - settled
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -132,12 +132,12 @@ def test_a_tail_comes_back_to_what_it_could_not_have(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_a_backfill_ends_at_the_oldest_settled_bar(world: MakeWorld) -> None:
+def test_a_backfill_ends_at_the_oldest_covered_bar(world: MakeWorld) -> None:
     """A backfill asks for what lies before what is stored, and for nothing after it."""
     made = spring(world)
     made.bench.load(made.series, part(made, date(2024, 5, 1), date(2024, 5, 20)))
     run(made, Mode.BACKFILL)
-    settled = made.bench.store.coverage(made.series).bars.hull
+    settled = made.bench.store.coverage(made.series).bars.bounds
     assert settled is not None
     assert settled.start <= made.wanted.start + timedelta(days=1)
     assert settled.end == utc(2024, 5, 20, 13, 30)
@@ -145,7 +145,7 @@ def test_a_backfill_ends_at_the_oldest_settled_bar(world: MakeWorld) -> None:
 
 
 def test_full_fills_holes_inside(world: MakeWorld) -> None:
-    """Full finds what is missing between settled stretches, and asks for that alone."""
+    """Full finds what is missing between settled intervals, and asks for that alone."""
     made = spring(world)
     for first, end in ((date(2024, 2, 1), date(2024, 3, 8)), (date(2024, 4, 2), date(2024, 6, 29))):
         made.bench.load(made.series, part(made, first, end))

@@ -49,7 +49,7 @@ def thin(keys: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Months:
-    """A store, five series, and a count of the requests whose stretch was known already."""
+    """A store, five series, and a count of the requests whose interval was known already."""
 
     bench: Bench
     series: list[Series]
@@ -85,7 +85,7 @@ class Months:
             last = calendar.day_of(end - timedelta(seconds=1))
             start, end = midnight(calendar.day_of(start)), midnight(last + timedelta(days=1))
         spans = expected_spans(calendar, request.series.timeframe, Interval(start, end))
-        return known is None or all(known.covers(span.stamps) for span in spans)
+        return known is None or all(known.covers(span.interval) for span in spans)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def failing_now_and_then(seed: int) -> Callable[..., object]:
 
 
 @pytest.mark.slow
-def test_a_settled_store_is_hardly_ever_asked_again(months: Months) -> None:
+def test_a_covered_store_is_hardly_ever_asked_again(months: Months) -> None:
     """120 days of tails and gap filling: re-requests stay under 1 % a month, and nothing lacks."""
     for _ in range(DAYS):
         months.evening(Mode.TAIL, Mode.FULL)

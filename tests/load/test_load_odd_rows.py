@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.domain.bars import micros, moment, stamps
+from ktrdr_pipelines.domain.bars import micros, moment, timestamps
 from ktrdr_pipelines.domain.calendars.sessions import midnight
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.empty_ranges import StatementKind
@@ -32,7 +32,7 @@ def made(world: MakeWorld) -> World:
 
 def without_row(request: BarRequest, bars: pa.Table, row: int) -> Answer:
     """Give a response of which one row was no bar."""
-    at = moment(int(stamps(bars)[row]))
+    at = moment(int(timestamps(bars)[row]))
     kept = pa.array(np.arange(bars.num_rows) != row)
     place = IntervalSet([Interval(at, at + LENGTH)])
     return Answer(request, bars.filter(kept), None, impossible=place)
@@ -54,7 +54,7 @@ def test_an_impossible_row_that_stays_is_never_covered(made: World) -> None:
     """All other bars are kept; its minute is missing until it comes."""
 
     def always(request: BarRequest, bars: pa.Table) -> Answer | pa.Table | NoData:
-        at = np.flatnonzero(stamps(bars) == 1_717_508_220_000_000)
+        at = np.flatnonzero(timestamps(bars) == 1_717_508_220_000_000)
         return without_row(request, bars, int(at[0])) if len(at) else bars
 
     made.bench.gateway.twist = always
@@ -80,7 +80,7 @@ def test_an_implausible_bar_that_comes_twice_is_kept_with_a_finding(made: World)
     """It stands as the gateway returned it, and the ledger says so."""
 
     def always(request: BarRequest, bars: pa.Table) -> Answer:
-        key = int(stamps(bars)[7])
+        key = int(timestamps(bars)[7])
         return Answer(request, odd(bars, 7, 1e9), None, implausible=(key,))
 
     made.bench.gateway.twist = always
@@ -97,10 +97,10 @@ def test_an_implausible_bar_that_differs_each_time_is_not_kept(made: World) -> N
     closes = iter(range(10**9, 10**9 + 100))
 
     def changing(request: BarRequest, bars: pa.Table) -> Answer | pa.Table:
-        at = np.flatnonzero(stamps(bars) == 1_717_508_220_000_000)
+        at = np.flatnonzero(timestamps(bars) == 1_717_508_220_000_000)
         if not len(at):
             return bars
-        key = int(stamps(bars)[at[0]])
+        key = int(timestamps(bars)[at[0]])
         return Answer(request, odd(bars, int(at[0]), float(next(closes))), None, implausible=(key,))
 
     made.bench.gateway.twist = changing
@@ -127,7 +127,7 @@ def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
             return bars
         length = request.series.timeframe.length
         places = [
-            Interval(moment(int(key)), moment(int(key)) + length) for key in stamps(bars)[gone]
+            Interval(moment(int(key)), moment(int(key)) + length) for key in timestamps(bars)[gone]
         ]
         kept = bars.filter(pa.array(~gone))
         return Answer(request, kept, None, impossible=IntervalSet(places))
@@ -145,8 +145,8 @@ def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
 
 
 def as_read(request: BarRequest, bars: pa.Table, bad: set[int]) -> Answer | pa.Table | NoData:
-    """Give what is read of a response in which the rows of some stamps are no bars."""
-    keys = stamps(bars)
+    """Give what is read of a response in which the rows of some timestamps are no bars."""
+    keys = timestamps(bars)
     is_bad = np.isin(keys, list(bad))
     if not is_bad.any():
         return bars
@@ -163,7 +163,7 @@ def as_read(request: BarRequest, bars: pa.Table, bad: set[int]) -> Answer | pa.T
 
 
 def days(*dates: date) -> set[int]:
-    """Give the stamps of daily bars."""
+    """Give the timestamps of daily bars."""
     return {micros(midnight(day)) for day in dates}
 
 
@@ -217,7 +217,7 @@ def test_a_daily_row_that_is_no_bar_confirms_no_empty_session(world: MakeWorld) 
     def twist(request: BarRequest, bars: pa.Table) -> Answer | pa.Table | NoData:
         if request.series.timeframe is Timeframe.D1:
             return as_read(request, bars, days(date(2024, 3, 13)))
-        keys = stamps(bars)
+        keys = timestamps(bars)
         return bars.filter(pa.array((keys < low) | (keys >= high)))
 
     made.bench.gateway.twist = twist
@@ -240,7 +240,7 @@ def test_one_bar_that_is_never_the_same_is_no_response(made: World) -> None:
     closes = iter(range(10**9, 10**9 + 1000))
 
     def changing(request: BarRequest, bars: pa.Table) -> Answer:
-        key = int(stamps(bars)[0])
+        key = int(timestamps(bars)[0])
         return Answer(
             request, odd(bars.slice(0, 1), 0, float(next(closes))), None, implausible=(key,)
         )
@@ -262,7 +262,7 @@ def test_no_bars_at_the_second_request_leave_what_was_implausible_open(made: Wor
     def first_only(request: BarRequest, bars: pa.Table) -> Answer | NoData:
         if made.bench.asked > 1:
             return NoData(request, "HMDS query returned no data")
-        row = int(np.flatnonzero(stamps(bars) == key)[0])
+        row = int(np.flatnonzero(timestamps(bars) == key)[0])
         return Answer(request, odd(bars, row, 1e9), None, implausible=(key,))
 
     made.bench.gateway.twist = first_only
@@ -292,7 +292,7 @@ def test_a_bar_that_came_right_again_has_no_finding(made: World) -> None:
     """A refresh replaces the bar, and its finding is forgotten with it."""
 
     def always(request: BarRequest, bars: pa.Table) -> Answer:
-        return Answer(request, odd(bars, 7, 1e9), None, implausible=(int(stamps(bars)[7]),))
+        return Answer(request, odd(bars, 7, 1e9), None, implausible=(int(timestamps(bars)[7]),))
 
     made.bench.gateway.twist = always
     made.load()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.bars import bars_between, micros
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -76,7 +76,7 @@ def _ends_cut(mood: str, cut: int, rows: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Case:
-    """A series with a random pattern of trades, and a stretch of it."""
+    """A series with a random pattern of trades, and an interval of it."""
 
     calendar: str
     timeframe: Timeframe
@@ -108,7 +108,7 @@ def cases(*, open_session: bool = False) -> st.SearchStrategy[Case]:
 
 
 def keys_in(case: Case) -> np.ndarray:
-    """Give the stamps of a case's trades: whole sessions are missing, and bars of the others."""
+    """Return the timestamps of a case's trades: sessions and single bars are missing."""
     calendar = calendar_named(case.calendar)
     first, end = FIRST - timedelta(days=case.skip), FIRST + timedelta(days=case.days + 10)
     if case.timeframe is Timeframe.D1:
@@ -126,7 +126,7 @@ def world_of(case: Case, folder: Path) -> World:
     """Make the world of a case; the gateway also knows days that show life."""
     calendar = calendar_named(case.calendar)
     instrument = instrument_of(case.calendar)
-    wanted = stamps_between(
+    wanted = interval_between(
         calendar, case.timeframe, FIRST, FIRST + timedelta(days=max(case.days, 7))
     )
     key = (instrument.symbol, case.timeframe)
@@ -224,10 +224,10 @@ def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[P
     head=st.booleans(),
 )
 @settings(settings.get_profile("load"), max_examples=40)
-def test_nothing_false_is_settled_by_failures(
+def test_nothing_false_is_covered_by_failures(
     case: Case, mood: Moods, head: bool, folders: Iterator[Path]
 ) -> None:
-    """Failures and single silences settle nothing; honest repeats make the stretch whole."""
+    """Failures and single silences settle nothing; honest repeats make the interval whole."""
     world = world_of(case, next(folders))
     gateway = world.bench.gateway
     gateway.head_at = oldest_of(world) if head else None
@@ -323,10 +323,10 @@ def test_a_refresh_takes_nothing_back(
     before, bars = world.bench.store.coverage(world.series), world.bench.store.read(world.series)
     span = world.wanted.length
     start = world.wanted.start + low * span
-    stretch = Interval(start, min(start + length * span, world.wanted.end))
+    interval = Interval(start, min(start + length * span, world.wanted.end))
     world.bench.gateway.twist = mood
     try:
-        world.bench.run(Job(world.series, wanted=IntervalSet([stretch]), refresh=True))
+        world.bench.run(Job(world.series, wanted=IntervalSet([interval]), refresh=True))
     except GatewayError:
         assert mood.moods
     world.check()

@@ -35,9 +35,9 @@ SPRING = date(2024, 3, 4), date(2024, 6, 1)
 NOTHING = IntervalSet()
 
 
-def refresh(made: World, stretch: Interval | None = None) -> SeriesReport:
-    """Ask again for a stretch."""
-    wanted = IntervalSet([stretch or made.wanted])
+def refresh(made: World, interval: Interval | None = None) -> SeriesReport:
+    """Ask again for an interval."""
+    wanted = IntervalSet([interval or made.wanted])
     return made.bench.run(Job(made.series, wanted=wanted, refresh=True))[0]
 
 
@@ -93,7 +93,7 @@ def test_a_refresh_asks_each_chunk_once_and_keeps_what_changed(
 
 
 def test_a_refresh_of_a_part_asks_for_that_part(world: MakeWorld) -> None:
-    """Only the sessions of the named stretch are asked for."""
+    """Only the sessions of the named interval are asked for."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
     asked = made.bench.asked
@@ -280,7 +280,7 @@ def sensor(made: World) -> SeriesReport:
     return made.bench.run(Job(made.series, wanted=wanted, asked_by=AskedBy.SENSOR))[0]
 
 
-def test_a_suspect_session_is_asked_once_more_and_made_whole(world: MakeWorld) -> None:
+def test_a_sparse_session_is_asked_once_more_and_made_whole(world: MakeWorld) -> None:
     """A session that came with half its bars is requested once more a quarter of an hour later."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100, times=2)
@@ -405,7 +405,7 @@ def test_loads_in_between_neither_hasten_nor_delay_the_second_request(world: Mak
     assert sensor(made).requests == 0
 
 
-def test_a_suspect_that_gives_the_same_is_believed(world: MakeWorld) -> None:
+def test_a_sparse_that_gives_the_same_is_believed(world: MakeWorld) -> None:
     """Requested once more with the same outcome it is confirmed, and never requested again."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
@@ -422,7 +422,7 @@ def test_a_suspect_that_gives_the_same_is_believed(world: MakeWorld) -> None:
         )
 
 
-def test_a_suspect_that_fails_is_put_off(world: MakeWorld) -> None:
+def test_a_sparse_that_fails_is_put_off(world: MakeWorld) -> None:
     """Asking again may fail: the bars stay settled, it is told, and the next try waits."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
@@ -451,7 +451,7 @@ def test_a_suspect_that_fails_is_put_off(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_the_last_day_of_a_contract_is_no_suspect(world: MakeWorld) -> None:
+def test_the_last_day_of_a_contract_is_no_sparse(world: MakeWorld) -> None:
     """A future that expires in the morning is complete with the bars of that morning.
 
     Nothing comes behind them, so two responses must say so.
@@ -495,7 +495,7 @@ def test_one_response_does_not_end_a_contracts_last_session(world: MakeWorld) ->
     made.check_complete()
 
 
-def test_a_tail_asks_for_no_suspect(world: MakeWorld) -> None:
+def test_a_tail_asks_for_no_sparse(world: MakeWorld) -> None:
     """Freshness does not wait for doubts about the past."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
@@ -504,7 +504,7 @@ def test_a_tail_asks_for_no_suspect(world: MakeWorld) -> None:
     assert made.bench.run(Job(made.series, Mode.TAIL, wanted=wanted))[0].requests == 0
 
 
-def test_a_thin_market_has_no_suspects(world: MakeWorld) -> None:
+def test_a_thin_market_has_no_sparse_sessions(world: MakeWorld) -> None:
     """What varies from day to day by nature is not asked for twice."""
     keys = dense_keys(RTH, Timeframe.M1, date(2024, 4, 1), date(2024, 7, 20))
     keys = keys[np.random.default_rng(5).random(len(keys)) < 0.2]

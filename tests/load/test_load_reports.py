@@ -29,14 +29,14 @@ def gaps_of(made: World) -> list[tuple[GapReason, Interval, datetime | None]]:
     book = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
     (found,) = book.look([made.series], bench.gateway.time)
     return [
-        (gap.reason, gap.stamps, gap.next_try_at)
+        (gap.reason, gap.interval, gap.next_try_at)
         for gap in found.gaps
-        if made.wanted.overlaps(gap.stamps)
+        if made.wanted.overlaps(gap.interval)
     ]
 
 
 def session() -> Interval:
-    """Return the stamps of the session that goes wrong."""
+    """Return the timestamps of the session that goes wrong."""
     (one,) = calendar_named(RTH).sessions(DAY, DAY + timedelta(days=1))
     return Interval(one.opens_at, one.closes_at)
 
@@ -99,7 +99,7 @@ def test_a_sparse_session_reaches_the_gap_book_with_its_time(world: MakeWorld) -
     report = made.load()
     assert [part.start.date() for part in report.suspect] == [DAY]
     assert not report.is_complete
-    ((reason, stamps, due),) = gaps_of(made)
-    assert (reason, stamps) == (GapReason.SPARSE, session())
+    ((reason, interval, due),) = gaps_of(made)
+    assert (reason, interval) == (GapReason.SPARSE, session())
     assert due is not None
     assert due >= made.bench.gateway.time + timedelta(minutes=14)

@@ -9,7 +9,7 @@ import pytest
 
 from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.reports import Quiet
@@ -40,7 +40,7 @@ class Notes(Quiet):
 
 
 def keys_without(timeframe: Timeframe, gone: set[date]) -> np.ndarray:
-    """Give stamps of a market that did not open on some days."""
+    """Give timestamps of a market that did not open on some days."""
     keys = dense_keys(RTH, timeframe, FIRST - 40 * DAY, END + 20 * DAY)
     days = calendar_named(RTH).days_of(keys)
     return keys[~np.isin(days, np.array(sorted(gone), dtype="datetime64[D]"))]
@@ -198,7 +198,7 @@ def test_a_day_with_bars_is_not_unlearned(world: MakeWorld) -> None:
     made = world(RTH, Timeframe.H1, FIRST, END, keys=keys_without(Timeframe.H1, GONE))
     daily = Series(made.series.instrument, Timeframe.D1)
     sessions = calendar_named(RTH)
-    made.bench.load(daily, stamps_between(sessions, Timeframe.D1, FIRST, END))
+    made.bench.load(daily, interval_between(sessions, Timeframe.D1, FIRST, END))
     made.bench.gateway.schedule_twist = told_without(GONE)
     assert made.load().is_complete
     assert made.bench.ledger.learned_days() == {}
@@ -221,7 +221,7 @@ def test_hours_in_details_are_learned_for_nothing(world: MakeWorld) -> None:
         LearnedDay(earlier.day, (Interval(earlier.opens_at, earlier.closes_at - DAY / 24),)),
     )
     report = made.bench.load(
-        made.series, stamps_between(calendar_named(RTH), Timeframe.H1, END, END + 7 * DAY)
+        made.series, interval_between(calendar_named(RTH), Timeframe.H1, END, END + 7 * DAY)
     )
     assert report.is_complete
     calendar = open_calendars(made.bench.ledger).of(made.series.instrument)
@@ -266,7 +266,7 @@ def test_hours_that_only_the_gateway_knows_are_asked_for_first(
 ) -> None:
     """A year a request, then the bars of exactly those sessions, and no request when repeated."""
     bench, series = hidden
-    wanted = stamps_between(calendar_named(ETH), Timeframe.H1, date(2023, 1, 3), date(2024, 7, 5))
+    wanted = interval_between(calendar_named(ETH), Timeframe.H1, date(2023, 1, 3), date(2024, 7, 5))
     report = bench.load(series, wanted)
     assert report.is_complete
     bench.check_complete(series, wanted)
@@ -275,7 +275,7 @@ def test_hours_that_only_the_gateway_knows_are_asked_for_first(
     assert bench.load(series, wanted).is_complete
     assert (bench.asked, len(bench.gateway.schedules_asked)) == (asked, 2)
     daily = Series(series.instrument, Timeframe.D1)
-    assert bench.load(daily, stamps_between(calendar_named(ETH), Timeframe.D1, FIRST, END)).rows
+    assert bench.load(daily, interval_between(calendar_named(ETH), Timeframe.D1, FIRST, END)).rows
     assert len(bench.gateway.schedules_asked) == 2
 
 
@@ -284,7 +284,7 @@ def test_without_its_sessions_such_a_series_is_never_complete(
 ) -> None:
     """Unknown hours are an error of the load, not a load of nothing."""
     bench, series = hidden
-    wanted = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
+    wanted = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
     bench.gateway.schedule_twist = lambda _at, _days: []
     report = bench.load(series, wanted)
     assert not report.is_complete
@@ -301,7 +301,7 @@ def test_without_its_sessions_such_a_series_is_never_complete(
 def test_two_symbols_of_the_gateways_hours_learn_their_own(hidden: tuple[Bench, Series]) -> None:
     """What one contract's schedule says is nothing to another's."""
     bench, series = hidden
-    wanted = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
+    wanted = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
     bench.load(series, wanted)
     book = open_calendars(bench.ledger)
     assert book.of(series.instrument).known is not None
@@ -319,23 +319,23 @@ def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> N
     book = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
     [found] = book.look([series], now)
     [gap] = found.gaps
-    assert gap.stamps.end == now
+    assert gap.interval.end == now
     assert "not known until the gateway tells them" in gap.detail
     assert gap.next_try_at is None
-    stamps = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
+    interval = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
     facts = WindowIndex(book).facts(series, {"2024": (FIRST, END)}, now)["2024"]
     assert facts.state is WindowState.UNEXPLAINED
     bench.gateway.schedule_twist = lambda _at, _days: []
-    assert bench.load(series, stamps).error is not None
+    assert bench.load(series, interval).error is not None
     [again] = GapIndex(bench.store, open_calendars(bench.ledger), "fake:1").look([series], now)
     assert again.gaps[0].next_try_at is not None
 
 
 def test_what_was_learned_is_kept_word_for_word(hidden: tuple[Bench, Series]) -> None:
-    """Stretches, closed dates and askings come back from the ledger as they went in."""
+    """Intervals, closed dates and askings come back from the ledger as they went in."""
     bench, series = hidden
-    stamps = stamps_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
-    bench.load(series, stamps)
+    interval = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
+    bench.load(series, interval)
     key = f"{GATEWAYS} VOD"
     learned = {one.day: one.parts for one in bench.ledger.learned_days()[key]}
     [session] = calendar_named(ETH).sessions(date(2024, 6, 11), date(2024, 6, 12))

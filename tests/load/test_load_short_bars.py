@@ -12,7 +12,7 @@ from tests.load.conftest import World
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.H1, Timeframe.H4])
-def test_a_short_first_bar_alone_is_settled(
+def test_a_short_first_bar_alone_is_covered(
     world: Callable[..., World], timeframe: Timeframe
 ) -> None:
     """Where the bars after it are settled, 09:30 to 10:00 needs no next bar to be whole."""

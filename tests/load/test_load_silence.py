@@ -9,7 +9,7 @@ import pytest
 
 from ktrdr_pipelines.domain.bars import bars_between, micros
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import BY_THE_YEAR
@@ -41,7 +41,7 @@ def ends_of(made: World) -> tuple[datetime, datetime]:
 
 
 def without(first: date, end: date, timeframe: Timeframe, gone: set[date]) -> np.ndarray:
-    """Give stamps of a dense market that did not trade on some days."""
+    """Give timestamps of a dense market that did not trade on some days."""
     keys = dense_keys(RTH, timeframe, first - timedelta(days=40), end + timedelta(days=20))
     days = calendar_named(RTH).days_of(keys)
     return keys[~np.isin(days, np.array(sorted(gone), dtype="datetime64[D]"))]
@@ -57,7 +57,7 @@ def silent_at(*numbers: int) -> Twist:
     return twist
 
 
-def test_a_wide_no_data_settles_nothing_by_itself(world: MakeWorld) -> None:
+def test_a_wide_no_data_covers_nothing_by_itself(world: MakeWorld) -> None:
     """A spurious "no data" for a month is found out: all bars are stored, nothing is empty."""
     made = world(RTH, Timeframe.H1, date(2024, 6, 3), date(2024, 6, 29))
     made.bench.gateway.twist = silent_at(1)
@@ -155,7 +155,7 @@ def test_a_late_bar_of_an_empty_session_is_found_when_the_proof_expires(world: M
     made.check_complete()
 
 
-def test_an_open_session_is_never_settled_as_empty(world: MakeWorld) -> None:
+def test_an_open_session_is_never_covered_as_empty(world: MakeWorld) -> None:
     """A session without a trade so far stays open, and is not asked for ever."""
     first, end = date(2024, 6, 3), date(2024, 6, 8)
     keys = without(first, end, Timeframe.H1, {date(2024, 6, 7)})
@@ -213,7 +213,7 @@ def test_a_head_in_mid_bar_loses_no_bar(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_a_contract_that_never_answered_is_not_settled_as_empty(world: MakeWorld) -> None:
+def test_a_contract_that_never_answered_is_not_covered_as_empty(world: MakeWorld) -> None:
     """Without a sign of life silence proves nothing, and the asking ends at once."""
     made = world(RTH, Timeframe.H1, date(2014, 1, 2), date(2024, 7, 1), keys=np.array([], np.int64))
     del made.bench.gateway.truth[made.series.symbol, Timeframe.D1]
@@ -259,7 +259,7 @@ def test_an_instrument_that_has_ended_still_gives_all_its_bars(world: MakeWorld)
 def test_a_proof_that_is_too_old_here_is_not_young_by_the_gateways_clock() -> None:
     """What is missing at the end of a load is told by the clock that says what to ask for."""
     calendar = calendar_named(RTH)
-    day = stamps_between(calendar, Timeframe.H1, date(2024, 6, 12), date(2024, 6, 13))
+    day = interval_between(calendar, Timeframe.H1, date(2024, 6, 12), date(2024, 6, 13))
     proof = Emptiness(day, utc(2024, 6, 20))
     series, wanted = series_of(stock(), Timeframe.H1), IntervalSet([day])
     facts = SeriesState(series, wanted, Coverage(empty=(proof,)), calendar=calendar)
@@ -284,8 +284,8 @@ def test_a_lag_behind_a_close_is_no_silence(world: MakeWorld, timeframe: Timefra
     made.bench.gateway.twist = late
     report = made.load()
     assert report.is_complete
-    assert report.waiting.hull is not None
-    assert report.waiting.hull.end == close
+    assert report.waiting.bounds is not None
+    assert report.waiting.bounds.end == close
     made.check()
     made.bench.gateway.time = close + timedelta(minutes=31)
     assert not made.load().waiting

@@ -87,11 +87,11 @@ def test_what_another_saved_meanwhile_is_not_asked(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def _claim_and_wait(root: Path, series: Series, stamps: Interval, ready: Path) -> None:
+def _claim_and_wait(root: Path, series: Series, interval: Interval, ready: Path) -> None:
     layout = StoreLayout(root)
     ledger = Ledger(layout.ledger)
     with claiming(layout, ledger) as claimant:
-        assert claimant.claim(series, stamps, stamps.end)
+        assert claimant.claim(series, interval, interval.end)
         ready.write_text("claimed")
         signal.pause()
 
@@ -99,7 +99,7 @@ def _claim_and_wait(root: Path, series: Series, stamps: Interval, ready: Path) -
 def test_the_claims_of_a_killed_process_are_dropped_at_once(
     world: MakeWorld, folders: Iterator[Path]
 ) -> None:
-    """A stretch that a killed process had claimed is asked for without waiting."""
+    """A interval that a killed process had claimed is asked for without waiting."""
     made = world("XNYS.RTH", Timeframe.H1, *JUNE)
     ready = next(folders)
     context = multiprocessing.get_context("fork")

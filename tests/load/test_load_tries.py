@@ -92,7 +92,7 @@ def test_a_person_is_not_put_off(world: MakeWorld) -> None:
     made.check_complete()
 
 
-def test_a_failure_puts_off_its_own_stretch_alone(world: MakeWorld) -> None:
+def test_a_failure_puts_off_its_own_interval_alone(world: MakeWorld) -> None:
     """What else has come to be missing is asked for meanwhile."""
     made = world(RTH, Timeframe.M1, *JUNE)
     failed = iter([False, True])
@@ -130,7 +130,7 @@ def test_an_open_session_that_fails_is_not_asked_for_each_new_minute(world: Make
 
 
 def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
-    """A stretch that failed often, came, and fails again is tried after five minutes."""
+    """A interval that failed often, came, and fails again is tried after five minutes."""
     made = world(RTH, Timeframe.H1, *JUNE)
     made.bench.gateway.twist = always(RequestRejectedError("bars"))
     for _ in range(3):
@@ -150,8 +150,8 @@ def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
     assert attempt.next_try_at == made.bench.gateway.time + timedelta(minutes=5)
 
 
-def test_a_load_elsewhere_leaves_tries_as_they_are(world: MakeWorld) -> None:
-    """That a stretch is not wanted now does not mean that it is settled."""
+def test_a_load_elsewhere_leaves_attempts_as_they_are(world: MakeWorld) -> None:
+    """That an interval is not wanted now does not mean that it is settled."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.gateway.twist = lambda request, bars: (
         RequestRejectedError("bars") if request.ends_at.day == 12 else bars
@@ -242,7 +242,7 @@ def test_a_contract_that_is_gone_is_asked_ever_more_rarely(world: MakeWorld) -> 
 
 
 def test_a_whole_series_is_put_off_by_what_concerns_all_of_it(world: MakeWorld) -> None:
-    """What is put off is the stretch of a failure, and everything for what is series-wide."""
+    """What is put off is the interval of a failure, and everything for what is series-wide."""
     made = world(RTH, Timeframe.H1, *JUNE)
     now, ledger, key = utc(2024, 7, 1), made.bench.ledger, series_key(made.series)
     part = type(made.wanted)(utc(2024, 6, 4), utc(2024, 6, 5))

@@ -26,12 +26,12 @@ STRETCHES = {
 
 @pytest.mark.parametrize("calendar", CALENDARS)
 @pytest.mark.parametrize("timeframe", Timeframe)
-@pytest.mark.parametrize("stretch", STRETCHES)
-def test_a_stretch_is_stored_exactly_as_it_was(
-    world: MakeWorld, calendar: str, timeframe: Timeframe, stretch: str
+@pytest.mark.parametrize("interval", STRETCHES)
+def test_a_interval_is_stored_exactly_as_it_was(
+    world: MakeWorld, calendar: str, timeframe: Timeframe, interval: str
 ) -> None:
-    """Every bar of a stretch is stored, none is invented, cut or altered; a repeat asks nothing."""
-    first, end = STRETCHES[stretch]
+    """Every bar is stored, none is invented, cut or altered; a repeat requests nothing."""
+    first, end = STRETCHES[interval]
     made = world(calendar, timeframe, first, end)
     report = made.load()
     assert report.is_complete
@@ -108,7 +108,7 @@ def test_bars_of_equal_values_all_stay(world: MakeWorld) -> None:
 
 
 def test_a_wanted_end_in_mid_session_loses_no_bar_for_good(world: MakeWorld) -> None:
-    """A stretch that cuts a session, and then its neighbour, make the session whole."""
+    """A interval that cuts a session, and then its neighbour, make the session whole."""
     made = world("XNYS.RTH", Timeframe.H1, date(2024, 6, 4), date(2024, 6, 5))
     cut = made.wanted.start.replace(hour=15, minute=45)
     made.bench.load(made.series, type(made.wanted)(cut, made.wanted.end))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import BY_THE_YEAR, narrower
@@ -146,7 +146,7 @@ def test_a_question_asked_again_at_once_says_that_it_waits(world: MakeWorld) -> 
 
 
 def quarter(number: int) -> Interval:
-    """Give one quarter of 2023, as stamps of hours."""
+    """Give one quarter of 2023, as timestamps of hours."""
     first, end = utc(2023, 1, 3, 5), utc(2023, 4, 3, 4)
     days = timedelta(days=91 * (number - 1))
     return Interval(first + days, end + days)
@@ -251,8 +251,8 @@ def test_requests_that_were_open_when_it_narrowed_narrow_it_no_more(world: MakeW
 
 
 def wanted_days(first: date, end: date) -> Interval:
-    """Give the stamps of daily bars between two session dates."""
-    return stamps_between(calendar_named(RTH), Timeframe.D1, first, end)
+    """Give the timestamps of daily bars between two session dates."""
+    return interval_between(calendar_named(RTH), Timeframe.D1, first, end)
 
 
 def only_by_the_year(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
@@ -308,11 +308,11 @@ def test_weeks_that_may_not_be_counted_are_requested_by_the_year(world: MakeWorl
         if request.duration.endswith("W") and request.duration != "1 W"
         else bars
     )
-    newest = stamps_between(calendar_named(RTH), Timeframe.W1, date(2024, 3, 4), date(2024, 4, 1))
+    newest = interval_between(calendar_named(RTH), Timeframe.W1, date(2024, 3, 4), date(2024, 4, 1))
     assert made.bench.load(made.series, newest).is_complete
     asked = made.bench.asked
     assert asked <= 4
-    older = stamps_between(calendar_named(RTH), Timeframe.W1, date(2014, 3, 3), date(2024, 4, 1))
+    older = interval_between(calendar_named(RTH), Timeframe.W1, date(2014, 3, 3), date(2024, 4, 1))
     assert made.bench.load(made.series, older).is_complete
     new = made.bench.gateway.asked[asked:]
     assert len(new) <= 15

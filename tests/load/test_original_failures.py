@@ -74,7 +74,7 @@ def test_3_an_empty_answer_is_an_answer_and_a_failed_chunk_is_a_gap(world: MakeW
 
 
 def test_4_identical_means_the_same_question_and_limits_are_enforced() -> None:
-    """Two stretches of one series need not wait for each other; the same stretch twice must.
+    """Two intervals of one series need not wait for each other; the same interval twice must.
 
     That every request passes the budget is seen in tests/ib/test_pacer and the simulator.
     """
@@ -164,7 +164,7 @@ def test_9_a_connection_that_is_up_and_silent_is_no_success(world: MakeWorld) ->
 
 
 def test_10_readiness_is_told_for_any_range(world: MakeWorld) -> None:
-    """Whether a range is contiguous is one question: complete, or the very stretch that lacks.
+    """Whether a range is contiguous is one question: complete, or the very interval that lacks.
 
     The close of each bar, against looking ahead, is seen in tests/store/test_catalog.
     """

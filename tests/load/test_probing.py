@@ -23,15 +23,15 @@ DAY = timedelta(days=1)
 
 @dataclass
 class History:
-    """Bars on every weekday of some stretches; ``nothing_past_oldest`` as IB may answer."""
+    """Bars on every weekday of some intervals; ``nothing_past_oldest`` as IB may answer."""
 
-    stretches: list[tuple[date, date]]
+    intervals: list[tuple[date, date]]
     nothing_past_oldest: bool = False
     asked: list[tuple[Timeframe, date, str]] = field(default_factory=list)
 
     @property
     def oldest(self) -> date:
-        return next(day for day in _days(*self.stretches[0]) if day.weekday() < 5)
+        return next(day for day in _days(*self.intervals[0]) if day.weekday() < 5)
 
     async def ask(self, timeframe: Timeframe, end: date, duration: str) -> date | None:
         self.asked.append((timeframe, end, duration))
@@ -40,7 +40,7 @@ class History:
         start = _after(end, unit)
         if self.nothing_past_oldest and start < self.oldest:
             return None
-        for first, last in self.stretches:
+        for first, last in self.intervals:
             for day in _days(max(first, start), min(last, end)):
                 if day.weekday() < 5:
                     return day
@@ -112,7 +112,7 @@ def test_a_year_is_silent_only_when_its_end_is_too() -> None:
     silent = asyncio.run(oldest_in(history.ask, year_of(date(2009, 5, 1))))
     assert silent is None
     assert [duration for _, _, duration in history.asked] == ["1 Y", "1 M", "1 W", "1 M"]
-    history.stretches[0] = (date(2010, 12, 20), TODAY)
+    history.intervals[0] = (date(2010, 12, 20), TODAY)
     found = asyncio.run(oldest_in(history.ask, year_of(date(2010, 5, 1))))
     assert found is not None
     assert found.year == 2010
@@ -127,24 +127,24 @@ def test_a_year_is_silent_only_when_its_end_is_too() -> None:
 def test_whatever_the_history_nothing_false_is_claimed(
     first: date, holes: list[tuple[int, int]], nothing_past_oldest: bool
 ) -> None:
-    """The found date has a bar, a silent stretch has none, and the requests stay few."""
-    stretches = [(first, TODAY)]
+    """The found date has a bar, a silent interval has none, and the requests stay few."""
+    intervals = [(first, TODAY)]
     for after, length in sorted(holes):
-        start, end = stretches[-1]
+        start, end = intervals[-1]
         cut = start + after * DAY
         if cut + length * DAY < end - 31 * DAY and cut > start + 7 * DAY:
-            stretches[-1:] = [(start, cut), (cut + length * DAY, end)]
-    history = History(stretches, nothing_past_oldest)
+            intervals[-1:] = [(start, cut), (cut + length * DAY, end)]
+    history = History(intervals, nothing_past_oldest)
     found, made = search(history)
-    assert found == TODAY or any(low <= found < high for low, high in stretches)
+    assert found == TODAY or any(low <= found < high for low, high in intervals)
     for cell, is_silent in made.silent.items():
         if is_silent and not nothing_past_oldest:
             assert not any(
                 day.weekday() < 5 and cell.first <= day < cell.end
-                for low, high in stretches
+                for low, high in intervals
                 for day in _days(max(low, cell.first), min(high, cell.end))
             ), cell
-    assert made.probes <= 20 * (1 + len(stretches))
+    assert made.probes <= 20 * (1 + len(intervals))
 
 
 def test_cells_are_calendar_years_and_months() -> None:

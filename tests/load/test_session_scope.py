@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.domain.bars import bars_between, micros, stamps
+from ktrdr_pipelines.domain.bars import bars_between, micros, timestamps
 from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, identity_of
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -82,7 +82,7 @@ def futures(bench: Make) -> Bench:
     globex = calendar_named("GLOBEX.EQUITY")
     truth = truths(("ESX6", "ESH7"), M5, "GLOBEX.EQUITY", date(2026, 10, 1), EXPIRY + DAY)
     last = Interval(session_of(globex, EXPIRY).start, at("2026-11-20T14:30Z"))
-    keys = stamps(truth["ESX6", M5].bars)
+    keys = timestamps(truth["ESX6", M5].bars)
     truth["ESX6", M5] = truth_of(keys[keys < micros(last.end)], M5, globex)
     gateway = FakeGateway(truth, at("2026-11-20T23:00Z"))
     gateway.details_of = {
@@ -99,7 +99,7 @@ def test_an_expiring_contract_shortens_no_others_day(
 ) -> None:
     """Whoever is heard last: every five-minute bar of the living contract is requested and kept."""
     globex = calendar_named("GLOBEX.EQUITY")
-    wanted = stamps_between(globex, M5, date(2026, 11, 16), EXPIRY + DAY)
+    wanted = interval_between(globex, M5, date(2026, 11, 16), EXPIRY + DAY)
     jobs = [Job(Series(one, M5), wanted=IntervalSet([wanted])) for one in order]
     reports = futures.run(*jobs) if together else [futures.run(job)[0] for job in jobs]
     living = next(one for one in reports if one.series.symbol == "ESH7")
@@ -129,7 +129,7 @@ def exchange(bench: Make) -> Bench:
     """Make a store of four stocks that hold ten weeks of daily bars, on the evening of the last."""
     truth = truths(SYMBOLS, H1, RTH, date(2024, 4, 1), date(2024, 7, 20))
     made = bench(FakeGateway(truth, at("2024-06-14T23:00Z")))
-    wanted = IntervalSet([stamps_between(NEW_YORK, D1, date(2024, 4, 2), TODAY)])
+    wanted = IntervalSet([interval_between(NEW_YORK, D1, date(2024, 4, 2), TODAY)])
     reports = made.run(*(Job(Series(stock(one), D1), wanted=wanted) for one in SYMBOLS))
     assert all(report.is_complete for report in reports)
     return made
@@ -141,7 +141,7 @@ def hear(bench: Bench, symbol: str, day: date, *told: Interval) -> list[str]:
     notes = Notes()
     last = bench.store.rows(Series(stock(symbol), H1)) // 7
     first = [one.day for one in NEW_YORK.sessions(date(2024, 4, 2), TODAY)][last]
-    wanted = stamps_between(NEW_YORK, H1, first, first + DAY)
+    wanted = interval_between(NEW_YORK, H1, first, first + DAY)
     bench.run_with(notes, Series(stock(symbol), H1), wanted)
     return notes.texts
 
@@ -182,7 +182,7 @@ def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Bench) -> None
     hear(exchange, "NEW", EARLY)
     ended = Series(replace(stock("DDD"), end=date(2024, 12, 1)), H1)
     exchange.gateway.details_of["DDD"] = (LearnedDay(EARLY, ()),)
-    exchange.load(ended, stamps_between(NEW_YORK, H1, date(2024, 5, 1), date(2024, 5, 2)))
+    exchange.load(ended, interval_between(NEW_YORK, H1, date(2024, 5, 1), date(2024, 5, 2)))
     book = open_calendars(exchange.ledger)
     assert book.changed() == {}
     assert book.told_closed(stock("NEW")) == book.told_closed(stock("DDD")) == {EARLY}
@@ -194,7 +194,7 @@ def test_a_date_of_which_any_symbol_holds_bars_is_never_closed(exchange: Bench) 
     held = date(2024, 6, 13)
     known = session_of(NEW_YORK, held)
     hear(exchange, "DDD", EARLY, session_of(NEW_YORK, EARLY))
-    exchange.load(Series(stock("DDD"), H1), stamps_between(NEW_YORK, H1, held, TODAY))
+    exchange.load(Series(stock("DDD"), H1), interval_between(NEW_YORK, H1, held, TODAY))
     for symbol in SYMBOLS[:3]:
         hear(exchange, symbol, held, Interval(known.start, known.end - 2 * HOUR))
     assert shared_session(exchange, held) == [known]
@@ -212,7 +212,7 @@ def test_bars_take_back_what_contracts_agreed_on(exchange: Bench) -> None:
     exchange.gateway.time = at("2024-06-21T23:00Z")
     exchange.gateway.details_of = {}
     notes = Notes()
-    around = stamps_between(NEW_YORK, H1, date(2024, 6, 18), date(2024, 6, 22))
+    around = interval_between(NEW_YORK, H1, date(2024, 6, 18), date(2024, 6, 22))
     series = Series(stock("DDD"), H1)
     exchange.run_with(notes, series, around)
     assert any("bars of DDD lie outside the hours" in text for text in notes.texts)
@@ -264,8 +264,8 @@ def vix(bench: Make) -> Callable[[Iterable[date]], tuple[Bench, Series]]:
     return make
 
 
-NEW_DAYS = stamps_between(NEW_YORK, M5, date(2024, 6, 12), END)
-ALL_DAYS = stamps_between(NEW_YORK, M5, FIRST, END)
+NEW_DAYS = interval_between(NEW_YORK, M5, date(2024, 6, 12), END)
+ALL_DAYS = interval_between(NEW_YORK, M5, FIRST, END)
 
 
 def test_three_days_of_late_bars_make_earlier_days_due(
@@ -348,7 +348,7 @@ def test_responses_without_late_bars_do_not_open_the_ledger(
     assert bench.ledger.late_bars() == {}
     bench, series = vix(days_between(FIRST - 30 * DAY, END))
     assert bench.load(series, NEW_DAYS).is_complete
-    assert bench.load(series, stamps_between(NEW_YORK, M5, FIRST - 20 * DAY, FIRST)).is_complete
+    assert bench.load(series, interval_between(NEW_YORK, M5, FIRST - 20 * DAY, FIRST)).is_complete
     assert set(bench.ledger.late_bars()["VIX"]) == set(days_between(date(2024, 6, 12), END))
     bench.ledger.move_symbol("VIX", "VIX2")
     assert set(bench.ledger.late_bars()) == {"VIX2"}
@@ -416,13 +416,13 @@ def test_falsehoods_of_one_contract_never_hide_a_bar(bench: Make, seed: int, gon
     for kind in (H1, D1):
         bars = truth["AAA", kind].bars
         dates = bars["session_date"].to_numpy().astype("datetime64[D]")
-        truth["AAA", kind] = truth_of(stamps(bars)[~np.isin(dates, missing)], kind, NEW_YORK)
+        truth["AAA", kind] = truth_of(timestamps(bars)[~np.isin(dates, missing)], kind, NEW_YORK)
     made = bench(FakeGateway(truth, at("2024-06-03T12:00Z")))
     gateway, complete = made.gateway, 0
     gateway.schedule_twist = lambda at, count: liar.schedule(schedule_of(NEW_YORK, at, count))
     for day in days_between(FIRST, END):
         gateway.time = max(gateway.time, session_of(NEW_YORK, day).end + 40 * MINUTE)
-        wanted = stamps_between(NEW_YORK, H1, FIRST, day + DAY)
+        wanted = interval_between(NEW_YORK, H1, FIRST, day + DAY)
         coming = schedule_of(NEW_YORK, session_of(NEW_YORK, day).start + 7 * DAY, 7)
         gateway.details_of["AAA"] = liar.details(coming)
         for symbol in ("AAA", "BBB"):

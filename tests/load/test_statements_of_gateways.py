@@ -12,7 +12,7 @@ import pytest
 from ktrdr_pipelines.cli.load_report import exit_code_of
 from ktrdr_pipelines.domain.bars import bars_between
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import monday_of, stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between, monday_of
 from ktrdr_pipelines.domain.coverage import ProofKind
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -85,8 +85,8 @@ class Market:
         return reports
 
     def wanted(self, timeframe: Timeframe) -> Interval:
-        """Give what is wanted, on the axis of the stamps."""
-        return stamps_between(calendar_named(RTH), timeframe, self.first, self.end)
+        """Give what is wanted, on the axis of the timestamps."""
+        return interval_between(calendar_named(RTH), timeframe, self.first, self.end)
 
     def missing(self, series: Series) -> int:
         """Count the bars that the gateway has and the store lacks."""

@@ -172,7 +172,7 @@ def test_an_old_store_without_an_id_is_watched_too(world: MakeWorld) -> None:
     assert list(layout.bars.rglob("*.parquet")) == []
 
 
-def test_a_store_that_nobody_has_open_may_be_moved(world: MakeWorld) -> None:
+def test_a_store_that_no_listener_has_open_may_be_moved(world: MakeWorld) -> None:
     """A load in the new place knows all that was held; two paths to one store are one store."""
     made = world(RTH, Timeframe.D1, *JUNE)
     made.load()

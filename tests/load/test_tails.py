@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import Gap, GapReason
@@ -32,10 +32,10 @@ def series(symbol: str = "AAPL", timeframe: str = "1h") -> Series:
 
 
 def session(day: str, one: Series) -> Interval:
-    """Give the stamps of a session date."""
+    """Give the timestamps of a session date."""
     first = date.fromisoformat(day)
     calendar = calendar_named(one.instrument.calendar)
-    return stamps_between(calendar, one.timeframe, first, first + timedelta(days=1))
+    return interval_between(calendar, one.timeframe, first, first + timedelta(days=1))
 
 
 def found(
@@ -49,12 +49,12 @@ def found(
 
 def tails_of(*given: SeriesGaps) -> dict[str, IntervalSet]:
     """Give the tails by series."""
-    return {str(tail.series): tail.stamps for tail in due_tails(given, NOW)}
+    return {str(tail.series): tail.interval for tail in due_tails(given, NOW)}
 
 
 def fills_of(*given: SeriesGaps) -> dict[str, IntervalSet]:
     """Give what runs over gaps would ask for, by series."""
-    return {str(due.series): due.stamps for due in due_to_fill(given, NOW)}
+    return {str(due.series): due.interval for due in due_to_fill(given, NOW)}
 
 
 def set_of(parts: Iterable[Interval]) -> IntervalSet:

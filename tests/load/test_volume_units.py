@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.domain.bars import micros, stamps
+from ktrdr_pipelines.domain.bars import micros, timestamps
 from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest
@@ -44,7 +44,7 @@ class Market:
         made.bench.gateway.twist = self._shaped
 
     def _shaped(self, _: BarRequest, bars: pa.Table) -> pa.Table:
-        keys = stamps(bars)
+        keys = timestamps(bars)
         price = 100.0 + keys // 60_000_000 % 13 / 10
         columns = {
             **dict.fromkeys(("open", "high", "low", "close"), pa.array(price)),

@@ -106,5 +106,5 @@ def closes(frame: Frame) -> list[str]:
 
 
 def dates(frame: Frame) -> list[str]:
-    """Give the stamps of message 17."""
+    """Give the timestamps of message 17."""
     return frame[5::8]

@@ -145,7 +145,7 @@ def test_a_client_that_half_closes_and_does_not_read_is_cut_off(
         assert not server._gateway.rules.clients
 
 
-def test_a_client_that_says_nothing_holds_up_nobody(synthetic: SyntheticMarket) -> None:
+def test_a_client_that_says_nothing_holds_up_no_listener(synthetic: SyntheticMarket) -> None:
     """Nor does one that says half a greeting, or half a frame; closing ends them too."""
     with running_simulator(synthetic, now=NOW) as server, ExitStack() as stack:
         address = ("127.0.0.1", server.port)

@@ -300,10 +300,10 @@ def test_intervals_without_a_trade_come_as_flat_bars(
     asked = ("THIN", size, "1 D", "20240109-21:00:00")
     told = asker(flat_market).bars(*asked, format_date=2).bars
     traded = {bar[0]: bar for bar in asker(synthetic).bars(*asked, format_date=2).bars}
-    stamps = [int(bar[0]) for bar in told]
-    assert {later - earlier for earlier, later in pairwise(stamps)} == {length_s}
+    interval = [int(bar[0]) for bar in told]
+    assert {later - earlier for earlier, later in pairwise(interval)} == {length_s}
     assert told[0] == next(iter(traded.values()))
-    assert stamps[-1] + length_s == 1_704_834_000
+    assert interval[-1] + length_s == 1_704_834_000
     assert {bar[0] for bar in told} > set(traded) or size == "5 mins"
     last = ""
     for bar in told:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, moment, stamps
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, moment, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import Session, midnight, monday_of
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
@@ -63,7 +63,7 @@ class Make:
         return identity_of(series, contract_id=contract_id, origin=origin)
 
     def bars(self, series: Series, at: Iterable[datetime], value: float = 1.0) -> pa.Table:
-        """Make bars with these stamps, all of one value."""
+        """Make bars with these timestamps, all of one value."""
         keys = np.array([micros(moment) for moment in at], dtype=np.int64)
         calendar = calendar_named(series.instrument.calendar)
         days = calendar.days_of(keys) if series.timeframe.is_intraday else keys // 86_400_000_000
@@ -85,11 +85,11 @@ class Make:
     def covering(self, series: Series, bars: pa.Table) -> Coverage:
         """Say that exactly these bars are settled."""
         length = series.timeframe.length
-        starts = [moment(int(key)) for key in stamps(bars)]
+        starts = [moment(int(key)) for key in timestamps(bars)]
         return Coverage(IntervalSet(Interval(start, start + length) for start in starts))
 
     def empty(self, start: datetime, end: datetime, proved_at: datetime) -> Coverage:
-        """Say that a stretch was proved to hold nothing."""
+        """Say that an interval was proved to hold nothing."""
         return Coverage(empty=(Emptiness(Interval(start, end), proved_at),))
 
     def save(self, store: BarStore, series: Series, bars: pa.Table) -> SaveResult:
@@ -97,7 +97,7 @@ class Make:
         return store.save(series, self.identity(series), bars, self.covering(series, bars))
 
     def true_ends(self, series: Series, first: date, end: date) -> dict[datetime, datetime]:
-        """Give the stamps that a calendar expects in ``[first, end)``, and when each bar ends."""
+        """Return the timestamps expected in ``[first, end)``, with the end of each bar."""
         calendar = calendar_named(series.instrument.calendar)
         sessions = calendar.sessions(first, end)
         if series.timeframe is Timeframe.D1:

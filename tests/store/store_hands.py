@@ -82,7 +82,7 @@ def kill(layout: StoreLayout, number: int) -> None:
         os.waitpid(child, 0)
         signal.sigwait({signal.SIGCHLD})
         _check(layout)
-    say(len(_stamps(layout)))
+    say(len(_timestamps(layout)))
 
 
 def inherit(layout: StoreLayout, number: int) -> None:
@@ -134,10 +134,10 @@ def _check(layout: StoreLayout) -> None:
         assert store.coverage(FX) == make.covering(FX, store.read(FX))
 
 
-def _stamps(layout: StoreLayout) -> list[datetime]:
+def _timestamps(layout: StoreLayout) -> list[datetime]:
     with closing(Ledger(layout.ledger)) as ledger:
-        stamps: list[datetime] = BarStore(layout, ledger).read(FX)["ts"].to_pylist()
-        return stamps
+        interval: list[datetime] = BarStore(layout, ledger).read(FX)["ts"].to_pylist()
+        return interval
 
 
 MODES: dict[str, Callable[[StoreLayout, int], None]] = {

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ktrdr_pipelines.domain.bars import micros, moment, stamps
+from ktrdr_pipelines.domain.bars import micros, moment, timestamps
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.plausibility import Finding, FindingKind, findings_of
@@ -265,7 +265,7 @@ def test_written_values_are_read_back_as_the_finding_has_them(
     facts, bars = read_file(odd)
     bars = spoiled(spoiled(bars, 3, "close", -0.1 - 0.2), 3, "volume", -5e-324)
     write_file(odd, bars, facts)
-    keys = [int(stamps(bars)[3])]
+    keys = [int(timestamps(bars)[3])]
     assert moment(keys[0]) == OPEN + 3 * MINUTE
     assert findings_of(read_file(odd)[1], keys) == findings_of(bars, keys)
     assert "close=-0.30000000000000004" in findings_of(bars, keys)[0].detail

@@ -11,9 +11,9 @@ from ktrdr_pipelines.domain.bars import BAR_SCHEMA
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import (
     expected_spans,
+    interval_between,
     midnight,
     monday_of,
-    stamps_between,
 )
 from ktrdr_pipelines.domain.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Series
@@ -42,7 +42,7 @@ class Shelf:
     def empty(
         self, timeframe: Timeframe, *days: date, kind: ProofKind = ProofKind.PLAIN
     ) -> IntervalSet:
-        """Save proofs of emptiness for the sessions of some dates; return their stamps."""
+        """Save proofs of emptiness for the sessions of some dates; return their timestamps."""
         spans = self.spans(timeframe, days)
         proofs = tuple(Emptiness(part, PROVED, kind) for part in spans)
         series = self.series(timeframe)
@@ -52,15 +52,17 @@ class Shelf:
         return spans
 
     def spans(self, timeframe: Timeframe, days: Iterable[date]) -> IntervalSet:
-        """Return the stamps of the sessions of some dates, or of their weeks."""
+        """Return the timestamps of the sessions of some dates, or of their weeks."""
         return IntervalSet(self._each(timeframe, days))
 
     def _each(self, timeframe: Timeframe, days: Iterable[date]) -> list[Interval]:
         found: list[Interval] = []
         for day in days:
             first = monday_of(day) if timeframe is W1 else day
-            part = stamps_between(RTH, timeframe, first, first + (WEEK if timeframe is W1 else DAY))
-            found += [span.stamps for span in expected_spans(RTH, timeframe, part)]
+            part = interval_between(
+                RTH, timeframe, first, first + (WEEK if timeframe is W1 else DAY)
+            )
+            found += [span.interval for span in expected_spans(RTH, timeframe, part)]
         return found
 
     def bars(
@@ -220,7 +222,7 @@ def test_proofs_of_the_named_kinds_are_taken_back_where_they_lie(shelf: Shelf) -
     days = [MONDAY + n * DAY for n in range(4)]
     for day, kind in zip(days, ProofKind, strict=True):
         shelf.empty(H1, day, kind=kind)
-    everything = IntervalSet([stamps_between(RTH, H1, MONDAY, NEXT_MONDAY)])
+    everything = IntervalSet([interval_between(RTH, H1, MONDAY, NEXT_MONDAY)])
     taken = shelf.store.retract_proofs("AAPL", H1, everything, VOIDABLE)
     assert taken == shelf.spans(H1, days[1:3])
     assert shelf.proved(H1) == shelf.spans(H1, [days[0], days[3]])
@@ -242,7 +244,7 @@ def test_proofs_are_taken_back_from_every_file(shelf: Shelf) -> None:
     days = [date(2022, 6, 7), date(2023, 6, 6), TUESDAY]
     shelf.empty(M1, *days, kind=ProofKind.VOIDABLE)
     assert len(shelf.store.layout.bar_files("AAPL", M1)) == 3
-    whole = IntervalSet([stamps_between(RTH, M1, date(2022, 1, 1), date(2023, 12, 31))])
+    whole = IntervalSet([interval_between(RTH, M1, date(2022, 1, 1), date(2023, 12, 31))])
     taken = shelf.store.retract_proofs("AAPL", M1, whole, VOIDABLE)
     assert taken == shelf.spans(M1, days[:2])
     assert shelf.proved(M1) == shelf.spans(M1, [TUESDAY])
@@ -253,8 +255,8 @@ def test_nothing_is_written_where_nothing_is_taken_back(shelf: Shelf) -> None:
     shelf.empty(H1, TUESDAY)
     (path,) = shelf.store.layout.bar_files("AAPL", H1)
     before = path.stat()
-    everything = IntervalSet([stamps_between(RTH, H1, MONDAY, NEXT_MONDAY)])
-    monday = IntervalSet([stamps_between(RTH, H1, MONDAY, TUESDAY)])
+    everything = IntervalSet([interval_between(RTH, H1, MONDAY, NEXT_MONDAY)])
+    monday = IntervalSet([interval_between(RTH, H1, MONDAY, TUESDAY)])
     assert not shelf.store.retract_proofs("AAPL", H1, everything, VOIDABLE)
     assert not shelf.store.retract_proofs("AAPL", H1, monday, REFUTABLE)
     assert not shelf.store.retract_proofs("AAPL", H1, IntervalSet(), REFUTABLE)
@@ -285,7 +287,7 @@ def test_void_responses_cut_no_day_and_no_week(
     """A part of a day that is left open could never be proved again; what is void is all taken."""
     hours = calendar_named(calendar)
     series = make.series(timeframe, "AAPL", calendar)
-    whole = stamps_between(hours, timeframe, MONDAY, date(2024, 7, 15))
+    whole = interval_between(hours, timeframe, MONDAY, date(2024, 7, 15))
     proof = Emptiness(whole, PROVED, ProofKind.VOIDABLE)
     coverage = Coverage(empty=(proof,))
     store.save(series, make.identity(series), make.bars(series, []), coverage)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.coverage import Coverage, Emptiness
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -80,7 +80,7 @@ def _month(make: Any, store: BarStore, timeframe: Timeframe, key: str = "XNYS.RT
 
 def _whole(series: Series, first: date = FIRST, end: date = END) -> Interval:
     calendar = calendar_named(series.instrument.calendar)
-    return stamps_between(calendar, series.timeframe, first, end)
+    return interval_between(calendar, series.timeframe, first, end)
 
 
 def _path(store: BarStore, series: Series) -> Path:
@@ -157,7 +157,7 @@ def test_the_next_save_says_what_is_true(store: BarStore, make: Any, rewrite: Re
 
 
 @rewriting
-def test_a_save_before_any_look_settles_no_more(
+def test_a_save_before_any_look_covers_no_more(
     store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
     """A writer that meets the changed file first recounts it too."""
@@ -173,7 +173,7 @@ def test_a_save_before_any_look_settles_no_more(
     assert read_footer(_path(store, series)).coverage == store.coverage(series)
 
 
-def test_a_file_that_is_gone_settles_nothing(store: BarStore, make: Any) -> None:
+def test_a_file_that_is_gone_covers_nothing(store: BarStore, make: Any) -> None:
     """Without the file there are no bars, and all of it is missing."""
     series = _month(make, store, Timeframe.M5)
     _path(store, series).unlink()
@@ -198,7 +198,7 @@ def test_all_bars_taken_out_leave_an_empty_truth(
 def test_a_proof_of_emptiness_outlives_a_recount(
     store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
-    """Bars that are taken out prove nothing against a stretch that had none."""
+    """Bars that are taken out prove nothing against an interval that had none."""
     series = _month(make, store, Timeframe.H1)
     proof = make.empty(*_ends(_whole(series, END, date(2024, 7, 5))), store._clock())
     store.save(series, make.identity(series), make.bars(series, []), proof)
@@ -224,7 +224,7 @@ def test_what_a_recount_found_is_found_once(store: BarStore, make: Any, rewrite:
     assert row.fingerprint.mtime_ns == path.stat().st_mtime_ns
 
 
-def test_bars_that_nobody_wrote_are_refused(store: BarStore, make: Any) -> None:
+def test_bars_that_no_listener_wrote_are_refused(store: BarStore, make: Any) -> None:
     """A session with more bars than were written cannot be trusted, with a footer or without."""
     series = _month(make, store, Timeframe.M5)
     path = _path(store, series)

@@ -88,7 +88,7 @@ def test_a_damaged_file_is_named(store: BarStore, make: Any, damage: Any) -> Non
     assert path.read_bytes() == left
 
 
-def test_a_lost_footer_that_nobody_remembers_is_named(store: BarStore, make: Any) -> None:
+def test_a_lost_footer_that_no_listener_remembers_is_named(store: BarStore, make: Any) -> None:
     """Without footer and without ledger nothing says what the bars are: reading names the file."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_the_older_file(store: BarStore, make: Any) -> None:
 def test_a_full_ledger_disk_is_an_error_of_the_store(store: BarStore, make: Any) -> None:
     """SQLite's refusal is told with a hint, and the ledger works again afterwards."""
     series = make.series()
-    interval = make.covering(series, make.run(series, OPEN, 1)).bars.hull
+    interval = make.covering(series, make.run(series, OPEN, 1)).bars.bounds
     store.ledger.attempts("AAPL|1m")
     with _no_file_above(1), pytest.raises(DiskError, match=r"ledger\.sqlite.*ktrdr repair"):
         store.ledger.claim("AAPL|1m", [interval], "me", OPEN, 60)

@@ -51,16 +51,16 @@ def test_saves_equal_a_dictionary(make: Any, saves: list[tuple[int, int, int, se
             store = BarStore(layout, ledger)
             for number, (first, count, value, holes) in enumerate(saves):
                 slots = range(first, first + count)
-                stretch = Interval(_slot(first), _slot(first + count))
+                interval = Interval(_slot(first), _slot(first + count))
                 if value:
-                    stamps = [_slot(permit) for permit in slots if permit - first not in holes]
-                    bars = make.bars(series, stamps, float(value))
-                    coverage = Coverage(IntervalSet([stretch]))
-                    values |= dict.fromkeys(stamps, float(value))
+                    interval = [_slot(permit) for permit in slots if permit - first not in holes]
+                    bars = make.bars(series, interval, float(value))
+                    coverage = Coverage(IntervalSet([interval]))
+                    values |= dict.fromkeys(interval, float(value))
                     settled |= dict.fromkeys(slots, "bars")
                 else:
                     bars = make.bars(series, [])
-                    proof = Emptiness(stretch, START + timedelta(days=1, seconds=number))
+                    proof = Emptiness(interval, START + timedelta(days=1, seconds=number))
                     coverage = Coverage(empty=(proof,))
                     settled |= {s: "empty" for s in slots if settled.get(s) != "bars"}
                 store.save(series, make.identity(series), bars, coverage)

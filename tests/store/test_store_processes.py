@@ -84,9 +84,9 @@ def test_a_reader_sees_full_answers_while_bars_are_rewritten(
     seen: list[float] = []
     for _turn in writer.stdout or ():
         answer = query_catalog(layout, sql.format(next(sources))).to_pylist()[0].values()
-        rows, low, high, low_open, high_volume, closes_at, stamps = answer
+        rows, low, high, low_open, high_volume, closes_at, interval = answer
         assert low == high == low_open == high_volume
-        assert rows == stamps == max(500, 499 + int(low))
+        assert rows == interval == max(500, 499 + int(low))
         assert closes_at == first + timedelta(minutes=rows)
         seen.append(low)
     assert _end(writer) == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from ktrdr_pipelines.cli.arguments import EndOption, ModeOption, RefreshOption, StartOption
-from ktrdr_pipelines.cli.output import AsJson, counted, say, say_json, say_table, stretches_json
+from ktrdr_pipelines.cli.output import AsJson, counted, intervals_json, say, say_json, say_table
 from ktrdr_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -115,11 +115,11 @@ def _say(told: "Estimate") -> None:
 def _row(part: "SeriesEstimate") -> tuple[str, ...]:
     from ktrdr_pipelines.gaps.estimates import size_text, time_text
 
-    hull = part.gaps.hull
+    bounds = part.gaps.bounds
     return (
         str(part.series),
-        f"{hull.start.date()}" if hull else "",
-        f"{hull.end.date()}" if hull else "",
+        f"{bounds.start.date()}" if bounds else "",
+        f"{bounds.end.date()}" if bounds else "",
         f"{part.requests:,}",
         f"{part.bars:,}",
         size_text(part.size_bytes),
@@ -152,7 +152,7 @@ def _document(told: "Estimate") -> dict[str, Any]:
                 "bars": part.bars,
                 "bytes": part.size_bytes,
                 "seconds": round(part.seconds, 1),
-                "missing": stretches_json(part.gaps),
+                "missing": intervals_json(part.gaps),
             }
             for part in told.parts
         ],

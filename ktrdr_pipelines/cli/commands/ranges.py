@@ -36,7 +36,7 @@ _HELD: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What is held of one series: bars, their session dates, the hull of what is settled."""
+    """What is held of one series: bars, their session dates, the bounds of what is settled."""
 
     timeframe: str
     rows: int
@@ -104,7 +104,7 @@ def _held(place: "Place", instrument: "Instrument") -> list[Held]:
 
 def _series_held(store: "BarStore", series: Any, now: datetime) -> Held:
     days = list(store.rows_per_session(series))
-    settled = store.coverage(series).settled(now).hull
+    settled = store.coverage(series).settled(now).bounds
     return Held(
         timeframe=str(series.timeframe),
         rows=store.rows(series),

@@ -28,12 +28,12 @@ from ktrdr_pipelines.cli.output import (
     disagreement_text,
     error_json,
     instant_text,
+    interval_text,
+    intervals_json,
     note,
     say,
     say_json,
     say_table,
-    stretch_text,
-    stretches_json,
     typed_text,
 )
 from ktrdr_pipelines.errors import DiskError, ExitCode, KtrdrError, UsageError
@@ -198,7 +198,7 @@ def _acknowledge(
         say_json(document)
     else:
         say(
-            f"{series}: {stretch_text(timeframe, proof.interval)} is acknowledged and counts as "
+            f"{series}: {interval_text(timeframe, proof.interval)} is acknowledged and counts as "
             f"explained until {instant_text(proof.expires_at)}: {proof.note}"
         )
         if catalog_error is not None:
@@ -219,8 +219,8 @@ def gap_json(one: "SeriesGaps", gap: "Gap") -> dict[str, Any]:
         "symbol": one.series.symbol,
         "timeframe": str(one.series.timeframe),
         "reason": str(gap.reason),
-        "start": gap.stamps.start,
-        "end": gap.stamps.end,
+        "start": gap.interval.start,
+        "end": gap.interval.end,
         "sessions": gap.sessions,
         "bars": gap.bars,
         "detail": gap.detail,
@@ -317,7 +317,7 @@ def _explained_row(one: "ExplainedRange") -> Sequence[object]:
     )
     return (
         one.series,
-        stretch_text(one.series.timeframe, one.proof.interval),
+        interval_text(one.series.timeframe, one.proof.interval),
         one.proof.kind,
         instant_text(one.proof.proved_at),
         instant_text(one.proof.expires_at),
@@ -330,12 +330,12 @@ def _rows(one: "SeriesGaps", most: int | None) -> Iterator[Sequence[object]]:
     if rest := one.gaps[: len(one.gaps) - len(told)]:
         bars = f"{sum(gap.bars for gap in rest):,}"
         sessions = f"{sum(gap.sessions for gap in rest):,}"
-        older = f"{counted(len(rest), 'older gap')} since {rest[0].stamps.start:%Y-%m-%d}"
+        older = f"{counted(len(rest), 'older gap')} since {rest[0].interval.start:%Y-%m-%d}"
         yield one.series, older, sessions, bars, "--all names them", ""
     for gap in told:
         again = "" if gap.next_try_at is None else instant_text(gap.next_try_at)
-        stretch = stretch_text(one.series.timeframe, gap.stamps)
-        yield one.series, stretch, f"{gap.sessions:,}", f"{gap.bars:,}", gap.reason, again
+        interval = interval_text(one.series.timeframe, gap.interval)
+        yield one.series, interval, f"{gap.sessions:,}", f"{gap.bars:,}", gap.reason, again
 
 
 def _reasons(missing: "Sequence[SeriesGaps]") -> Iterator[str]:
@@ -626,7 +626,7 @@ def _state_json(state: "SeriesGaps", explained: "Sequence[ExplainedRange]") -> d
         "last": state.last,
         "settled_until": state.settled_until,
         "gaps": [gap_json(state, gap) for gap in state.gaps],
-        "waiting": stretches_json(state.waiting),
+        "waiting": intervals_json(state.waiting),
         **by_kind(explained),
         "disagreements": [disagreement_json(one) for one in state.disagreements],
         "volume_jumps": [disagreement_json(one) for one in state.volume_jumps],

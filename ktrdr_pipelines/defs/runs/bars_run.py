@@ -18,7 +18,7 @@ from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
 from ktrdr_pipelines.defs.runs.outcome import RunEnding, materialization
 from ktrdr_pipelines.defs.runs.tags import KIND, RunKind
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.sessions import stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import AskedBy
@@ -119,7 +119,7 @@ class BarsRun:
             series = Series(self._universe.instrument(partition.symbol), self._timeframe)
             calendar = self._calendars.of(series.instrument)
             first, end = window_dates(partition.window)
-            grouped[series][partition] = stamps_between(calendar, self._timeframe, first, end)
+            grouped[series][partition] = interval_between(calendar, self._timeframe, first, end)
         return grouped
 
     def _drive(self) -> list[SeriesReport]:
@@ -205,7 +205,7 @@ def _wanted(
     series: Series, windows: Mapping[BarPartition, Interval], calendars: Calendars
 ) -> IntervalSet:
     calendar = calendars.of(series.instrument)
-    parts = (from_start(series, calendar, stamps) for stamps in windows.values())
+    parts = (from_start(series, calendar, interval) for interval in windows.values())
     return reduce(or_, parts, IntervalSet())
 
 
@@ -216,9 +216,9 @@ def _dates(windows: Iterable[BarPartition]) -> dict[str, Dates]:
 def _reason(report: SeriesReport, facts: WindowFacts) -> str:
     if report.error is not None:
         return str(report.error)
-    hull = facts.unexplained.hull
+    bounds = facts.unexplained.bounds
     parts = len(facts.unexplained)
-    missing = f"missing {hull}" if parts == 1 else f"{parts} intervals missing in {hull}"
+    missing = f"missing {bounds}" if parts == 1 else f"{parts} intervals missing in {bounds}"
     missing += f", {facts.why}" if facts.why else ""
     failures = "; ".join(dict.fromkeys(str(failure) for failure in report.failures))
     return f"{missing} ({failures})" if failures else missing

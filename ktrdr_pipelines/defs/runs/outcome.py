@@ -91,15 +91,15 @@ STATE = "state"
 def materialization(
     timeframe: Timeframe, partition: BarPartition, facts: WindowFacts
 ) -> dg.AssetMaterialization:
-    """Tell of a window of which nothing is unexplained: its rows, its state, its stretch."""
+    """Tell of a window of which nothing is unexplained: its rows, its state, its interval."""
     return dg.AssetMaterialization(
         asset_key=["bars", timeframe.value],
         partition=str(partition.key),
         metadata={
             "dagster/partition_row_count": facts.rows,
             STATE: facts.state.value,
-            "from": facts.stamps.start.isoformat(),
-            "to": facts.stamps.end.isoformat(),
+            "from": facts.interval.start.isoformat(),
+            "to": facts.interval.end.isoformat(),
         },
     )
 

@@ -102,7 +102,7 @@ class TailRun:
         time.sleep(max(0.0, pause_s - (time.monotonic() - began_s)))
         tails = due_tails(self._look(), self._clock.market_now(), real_now=self._clock.real_now())
         jobs = [
-            Job(tail.series, Mode.TAIL, wanted=tail.stamps, asked_by=AskedBy.SENSOR)
+            Job(tail.series, Mode.TAIL, wanted=tail.intervals, asked_by=AskedBy.SENSOR)
             for tail in tails
         ]
         reports = self._drive(jobs) if jobs else []

@@ -104,9 +104,9 @@ def waits_until(due_print: str, past: Sequence[PastRun]) -> datetime | None:
 
 
 def windows_of(due: Due, calendar: SessionCalendar) -> set[str]:
-    """Name the windows that the due stretches touch."""
+    """Name the windows that the due intervals touch."""
     found: set[str] = set()
-    for part in due.stamps:
+    for part in due.intervals:
         found |= _windows_between(due.series.timeframe, *_dates(due.series, part, calendar))
     return found
 

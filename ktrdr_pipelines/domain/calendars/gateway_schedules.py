@@ -53,7 +53,7 @@ class ScheduleSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LearnedDay:
-    """What the gateway told of one session date: its stretches of trading, none if closed."""
+    """What the gateway told of one session date: its intervals of trading, none if closed."""
 
     day: date
     parts: tuple[Interval, ...]
@@ -82,11 +82,11 @@ class Judgement:
 def learned_days(
     calendar: SessionCalendar, parts: Iterable[Interval], closed: Iterable[date] = ()
 ) -> list[LearnedDay]:
-    """Gather stretches of trading by session date, oldest first.
+    """Gather intervals of trading by session date, oldest first.
 
     Args:
-        calendar: its zone and roll say of which date a stretch is.
-        parts: stretches of real time, in any order.
+        calendar: its zone and roll say of which date an interval is.
+        parts: intervals of real time, in any order.
         closed: dates that are told to have none.
     """
     found: dict[date, list[Interval]] = {day: [] for day in closed}
@@ -152,8 +152,8 @@ def judged(
 ) -> Judgement:
     """Say what of a schedule is believed.
 
-    Refused as a whole is one that cannot be (stretches that overlap or lie outside their date),
-    and one that contradicts more than a tenth of the known sessions in its stretch, though a
+    Refused as a whole is one that cannot be (intervals that overlap or lie outside their date),
+    and one that contradicts more than a tenth of the known sessions in its interval, though a
     single session may always differ. A date is not believed to be closed where bars of it are
     held.
 

@@ -4,7 +4,7 @@ Every expected span of a calendar and timeframe as arrays, for looking at years 
 
 The same spans as ``domain.calendars.sessions.expected_spans`` gives one by one.
 
-Sets of stretches as arrays: what ``IntervalSet`` is for one series, for many sessions at once.
+Sets of intervals as arrays: what ``IntervalSet`` is for one series, for many sessions at once.
 
 A set is two int64 arrays of one length, starts and ends, rising and apart, in microseconds since
 1970 UTC.
@@ -27,18 +27,18 @@ EVER_US = 1 << 62
 """Farther away from 1970, in microseconds, than any moment that is met."""
 
 _FEW = 64
-"""Stretches up to which marking one by one is cheaper than looking each span up."""
+"""Intervals up to which marking one by one is cheaper than looking each span up."""
 
 
-class Stretches(NamedTuple):
-    """Rising, disjoint stretches ``[start, end)``."""
+class IntervalArrays(NamedTuple):
+    """Rising, disjoint intervals ``[start, end)``."""
 
     starts: np.ndarray
     ends: np.ndarray
 
 
 class Overlaps(NamedTuple):
-    """Where the stretches of two sets meet: places in each, and the shared part."""
+    """Where the intervals of two sets meet: places in each, and the shared part."""
 
     left: np.ndarray
     right: np.ndarray
@@ -46,35 +46,35 @@ class Overlaps(NamedTuple):
     ends: np.ndarray
 
 
-def no_stretches() -> Stretches:
+def no_intervals() -> IntervalArrays:
     """Make a set of nothing."""
-    return Stretches(np.empty(0, np.int64), np.empty(0, np.int64))
+    return IntervalArrays(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
-def stretches_of(intervals: Iterable[Interval]) -> Stretches:
+def interval_arrays(intervals: Iterable[Interval]) -> IntervalArrays:
     """Make a set of intervals, in any order."""
     bounds = [(micros(one.start), micros(one.end)) for one in intervals]
     return joined(np.array(bounds, dtype=np.int64).reshape(-1, 2))
 
 
-def joined(bounds: np.ndarray) -> Stretches:
+def joined(bounds: np.ndarray) -> IntervalArrays:
     """Make a set of pairs in any order, shape ``(n, 2)``; what overlaps or touches is one."""
     if len(bounds) < 2:
-        return Stretches(bounds[:, 0], bounds[:, 1])
+        return IntervalArrays(bounds[:, 0], bounds[:, 1])
     bounds = bounds[np.argsort(bounds[:, 0], kind="stable")]
     reach = np.maximum.accumulate(bounds[:, 1])
     begins = np.append(True, bounds[1:, 0] > reach[:-1])
     ends = np.append(begins[1:], True)
-    return Stretches(bounds[begins, 0], reach[ends])
+    return IntervalArrays(bounds[begins, 0], reach[ends])
 
 
-def without(whole: Stretches, taken: Stretches) -> Overlaps:
-    """Take one set away from another; ``left`` says of which stretch each rest is a part."""
-    rest = Stretches(np.append(-EVER_US, taken.ends), np.append(taken.starts, EVER_US))
+def without(whole: IntervalArrays, taken: IntervalArrays) -> Overlaps:
+    """Take one set away from another; ``left`` says of which interval each rest is a part."""
+    rest = IntervalArrays(np.append(-EVER_US, taken.ends), np.append(taken.starts, EVER_US))
     return shared(whole, rest)
 
 
-def shared(left: Stretches, right: Stretches) -> Overlaps:
+def shared(left: IntervalArrays, right: IntervalArrays) -> Overlaps:
     """Find where two sets meet, rising."""
     low = np.searchsorted(right.ends, left.starts, side="right")
     high = np.searchsorted(right.starts, left.ends, side="left")
@@ -88,8 +88,8 @@ def shared(left: Stretches, right: Stretches) -> Overlaps:
     return Overlaps(a[real], b[real], starts[real], ends[real])
 
 
-def covered(spans: Stretches, by: Stretches) -> np.ndarray:
-    """Say of each span whether it lies wholly inside one stretch."""
+def covered(spans: IntervalArrays, by: IntervalArrays) -> np.ndarray:
+    """Say of each span whether it lies wholly inside one interval."""
     inside = np.zeros(len(spans.starts), dtype=bool)
     if len(by.starts) < _FEW:
         low = spans.starts.searchsorted(by.starts, side="left")
@@ -113,11 +113,11 @@ class Trading:
     microseconds.
     """
 
-    parts: Stretches
+    parts: IntervalArrays
     offsets: np.ndarray
     length: int
 
-    def bars(self, pieces: Stretches) -> np.ndarray:
+    def bars(self, pieces: IntervalArrays) -> np.ndarray:
         """Count the bars that begin in each piece: at a part's start, then by the local clock."""
         meet = shared(pieces, self.parts)
         first = self.parts.starts[meet.right]
@@ -144,7 +144,7 @@ class SpanArrays:
     """
 
     timeframe: Timeframe
-    spans: Stretches
+    spans: IntervalArrays
     closes: np.ndarray
     days: np.ndarray
     bars: np.ndarray
@@ -153,7 +153,7 @@ class SpanArrays:
     def __len__(self) -> int:
         return len(self.closes)
 
-    def bars_in(self, pieces: Stretches) -> np.ndarray:
+    def bars_in(self, pieces: IntervalArrays) -> np.ndarray:
         """Count the expected bars of pieces of spans; each piece is a part of one bar at least."""
         if self.trading is None:
             return np.ones(len(pieces.starts), dtype=np.int64)
@@ -169,7 +169,7 @@ class SpanArrays:
 
     def slice(self, low: int, high: int) -> "SpanArrays":
         """Give the spans of some places; nothing is copied."""
-        spans = Stretches(self.spans.starts[low:high], self.spans.ends[low:high])
+        spans = IntervalArrays(self.spans.starts[low:high], self.spans.ends[low:high])
         days, bars = self.days[low:high], self.bars[low:high]
         return SpanArrays(self.timeframe, spans, self.closes[low:high], days, bars, self.trading)
 
@@ -188,7 +188,7 @@ def span_arrays(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
 
 
 def _intraday(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
-    spans = Stretches(calendar.opens, calendar.closes)
+    spans = IntervalArrays(calendar.opens, calendar.closes)
     parts = _less_breaks(spans, calendar.breaks)
     offsets = _offsets(parts.starts, calendar.zone)
     trading = Trading(parts, offsets, timeframe.seconds * 1_000_000)
@@ -200,19 +200,19 @@ def _dated(
     calendar: SessionCalendar, timeframe: Timeframe, first: np.ndarray, closes: np.ndarray
 ) -> SpanArrays:
     starts = first.astype(np.int64) * _DAY_US
-    spans = Stretches(starts, starts + (1 if timeframe is Timeframe.D1 else 7) * _DAY_US)
+    spans = IntervalArrays(starts, starts + (1 if timeframe is Timeframe.D1 else 7) * _DAY_US)
     if calendar.days_may_differ:
         closes = np.maximum(closes, spans.ends)
     return SpanArrays(timeframe, spans, closes, first, np.ones(len(first), np.int64), None)
 
 
-def _less_breaks(spans: Stretches, breaks: np.ndarray) -> Stretches:
-    """Give the stretches of sessions in which trading goes on."""
+def _less_breaks(spans: IntervalArrays, breaks: np.ndarray) -> IntervalArrays:
+    """Give the intervals of sessions in which trading goes on."""
     if not len(breaks):
         return spans
     starts = np.sort(np.append(spans.starts, breaks[:, 1]))
     ends = np.sort(np.append(spans.ends, breaks[:, 0]))
-    return Stretches(starts, ends)
+    return IntervalArrays(starts, ends)
 
 
 def _offsets(moments: np.ndarray, zone: str) -> np.ndarray:

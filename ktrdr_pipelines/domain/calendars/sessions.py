@@ -1,11 +1,11 @@
-"""Trading sessions, and which spans of stamps a timeframe is expected to have.
+"""Trading sessions, and which spans of timestamps a timeframe is expected to have.
 
 Not here: where a calendar's facts come from (``domain.calendars.registry``).
 
 Two axes of time meet here. Real time says when a session opens and closes. The *stamp axis* says
 where bars of a timeframe stand: for intraday bars it is real time; for 1d a session stands at
 ``[midnight UTC of its date, next midnight)``, for 1w a week at ``[Monday, next Monday)``. Coverage,
-gaps and chunks live on the stamp axis; a span ties one of its stretches to the real close.
+gaps and chunks live on the stamp axis; a span ties one of its intervals to the real close.
 """
 
 from dataclasses import dataclass
@@ -34,13 +34,13 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of stamps that bars are expected in, and what it is in real time.
+    """A interval of timestamps that bars are expected in, and what it is in real time.
 
     ``sessions`` is the number of sessions inside: 1, or for a week the sessions of that week.
     ``ends_late`` is when its bars are whole at the latest, where that may be after the close.
     """
 
-    stamps: Interval
+    interval: Interval
     opens_at: datetime
     closes_at: datetime
     sessions: int = 1
@@ -207,10 +207,10 @@ def midnight(day: date) -> datetime:
     return datetime.combine(day, time(), tzinfo=UTC)
 
 
-def stamps_between(
+def interval_between(
     calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date
 ) -> Interval:
-    """Give the stretch of stamps for session dates ``[first, end)``.
+    """Give the interval of timestamps for session dates ``[first, end)``.
 
     A weekly bar belongs to the date of its Monday, so for 1w both ends move on to a Monday.
     """
@@ -222,7 +222,7 @@ def stamps_between(
 
 
 def expected_spans(calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval) -> list[Span]:
-    """Give the spans, oldest first, that meet a stretch of stamps; none is cut."""
+    """Give the spans, oldest first, that meet an interval of timestamps; none is cut."""
     if timeframe.is_intraday:
         return [
             Span(Interval(s.opens_at, s.closes_at), s.opens_at, s.closes_at)
@@ -236,12 +236,12 @@ def expected_spans(calendar: SessionCalendar, timeframe: Timeframe, wanted: Inte
     return [_span(calendar, _days(monday, _WEEK), week) for monday, week in weeks]
 
 
-def expected_stamps(
+def expected_timestamps(
     calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval
 ) -> IntervalSet:
-    """Give the expected spans inside a stretch of stamps as one set."""
+    """Give the expected spans inside an interval of timestamps as one set."""
     spans = expected_spans(calendar, timeframe, wanted)
-    return IntervalSet(span.stamps for span in spans).clip(wanted)
+    return IntervalSet(span.interval for span in spans).clip(wanted)
 
 
 def _monday_from(day: date) -> date:
@@ -257,10 +257,10 @@ def _dates_meeting(timeframe: Timeframe, wanted: Interval) -> tuple[date, date]:
     return first, end
 
 
-def _span(calendar: SessionCalendar, stamps: Interval, sessions: list[Session]) -> Span:
+def _span(calendar: SessionCalendar, interval: Interval, sessions: list[Session]) -> Span:
     closes_at = sessions[-1].closes_at
-    ends_late = max(closes_at, stamps.end) if calendar.days_may_differ else None
-    return Span(stamps, sessions[0].opens_at, closes_at, len(sessions), ends_late)
+    ends_late = max(closes_at, interval.end) if calendar.days_may_differ else None
+    return Span(interval, sessions[0].opens_at, closes_at, len(sessions), ends_late)
 
 
 def _monday(session: Session) -> date:

@@ -33,14 +33,14 @@ ALWAYS_COUNTED = {Timeframe.D1: 2, Timeframe.W1: 1}
 class Chunk:
     """What one request asks for.
 
-    ``stamps`` is what its answer may settle; ``ends_at`` and ``duration`` are the request's own;
-    ``sessions`` counts the spans inside. ``meets_settled`` says that it ends inside a session
+    ``timestamps`` is what its answer may settle; ``ends_at`` and ``duration`` are the request's
+    own; ``sessions`` counts the spans inside. ``meets_settled`` says that it ends inside a session
     where settled bars begin, so that its last bar ends there too, however short that makes it.
     ``now_until`` says that nothing is expected behind the chunk by now: a request that the gateway
     answers before that moment may leave its end empty, which means now. None: it may not.
     """
 
-    stamps: Interval
+    interval: Interval
     ends_at: datetime
     duration: str
     sessions: int
@@ -77,7 +77,7 @@ class Need:
     ends_now: bool = False
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
-        """Give what is due and not settled, of everything or of one stretch."""
+        """Give what is due and not settled, of everything or of one interval."""
         return due_gaps(
             self.calendar,
             self.timeframe,
@@ -105,20 +105,20 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
     """
     if not need.timeframe.is_intraday or chunk.sessions == need.most_sessions:
         return chunk
-    spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
-    after = Interval(chunk.stamps.end, chunk.stamps.end + timedelta(days=10))
+    spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
+    after = Interval(chunk.interval.end, chunk.interval.end + timedelta(days=10))
     sessions = chunk.sessions
     for newer in expected_spans(need.calendar, need.timeframe, after):
-        if newer.stamps.start < spans[-1].stamps.end:
+        if newer.interval.start < spans[-1].interval.end:
             continue
         sessions += 1
-        piece = next(iter(need.gaps(newer.stamps)), None)
+        piece = next(iter(need.gaps(newer.interval)), None)
         if piece is not None and _is_opening(piece, newer) and piece.end in need.settled:
             ends_at = min(piece.end + need.timeframe.length, need.now)
             return Chunk(
-                Interval(chunk.stamps.start, piece.end), ends_at, f"{sessions} D", sessions
+                Interval(chunk.interval.start, piece.end), ends_at, f"{sessions} D", sessions
             )
-        if need.settled.clip(newer.stamps) or sessions == need.most_sessions:
+        if need.settled.clip(newer.interval) or sessions == need.most_sessions:
             break
     return chunk
 
@@ -155,16 +155,16 @@ def _up_to_now(need: Need, chunk: Chunk) -> Chunk:
     may be expected behind the chunk until then: the next open ends it, and where the duration is
     told in seconds, which are some more for that, a few minutes do.
     """
-    spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+    spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
     last = spans[-1]
-    is_open = chunk.stamps.end < last.stamps.end
-    if is_open and chunk.stamps.end != need.now - bar_lag():
+    is_open = chunk.interval.end < last.interval.end
+    if is_open and chunk.interval.end != need.now - bar_lag():
         return chunk  # it ends at covered bars, or at what this run has deferred
     until = _next_open(need, last)
     if until is None or until <= need.now or chunk.ends_at > need.now:
         return chunk
     if need.timeframe is Timeframe.W1:
-        until = min(until, need.calendar.day_starts_at(last.stamps.end.date()))
+        until = min(until, need.calendar.day_starts_at(last.interval.end.date()))
     duration = chunk.duration
     if duration.endswith("S"):
         length = need.timeframe.length
@@ -188,11 +188,11 @@ def _next_open(need: Need, last: Span) -> datetime | None:
 
 def _spans(need: Need, gaps: IntervalSet) -> list[tuple[int, Span]]:
     """Give the spans, oldest first, that hold a part of any gap, with their places among all."""
-    hull = gaps.hull
-    if hull is None:
+    bounds = gaps.bounds
+    if bounds is None:
         return []
-    spans = expected_spans(need.calendar, need.timeframe, hull)
-    return [(place, span) for place, span in enumerate(spans) if gaps.clip(span.stamps)]
+    spans = expected_spans(need.calendar, need.timeframe, bounds)
+    return [(place, span) for place, span in enumerate(spans) if gaps.clip(span.interval)]
 
 
 def _oldest_fitting(need: Need, spans: Sequence[tuple[int, Span]], end: int) -> int:
@@ -228,45 +228,45 @@ def _year_before_day(need: Need, day: date) -> datetime:
 
 def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     first, last = spans[0], spans[-1]
-    hull = gaps.clip(Interval(first.stamps.start, last.stamps.end)).hull
-    assert hull is not None  # noqa: S101  (every span given holds a part of a gap)
-    start = _left_edge(need, hull.start, first)
-    inside = expected_spans(need.calendar, need.timeframe, Interval(start, hull.end))
-    if hull.end < last.stamps.end:
-        return _inside_session(need, hull, start, inside)
+    bounds = gaps.clip(Interval(first.interval.start, last.interval.end)).bounds
+    assert bounds is not None  # noqa: S101  (every span given holds a part of a gap)
+    start = _left_edge(need, bounds.start, first)
+    inside = expected_spans(need.calendar, need.timeframe, Interval(start, bounds.end))
+    if bounds.end < last.interval.end:
+        return _inside_session(need, bounds, start, inside)
     if need.timeframe.is_intraday:
-        over = _over_close(need, hull, inside)
+        over = _over_close(need, bounds, inside)
         if over is not None:
             return over
-    is_rest = need.timeframe.is_intraday and hull.start > first.stamps.start
+    is_rest = need.timeframe.is_intraday and bounds.start > first.interval.start
     ends_at = _ends_at(need, last)
-    end = max(hull.end, ends_at) if need.timeframe.is_intraday else hull.end
-    reach = Interval(hull.start, end) if is_rest else hull
+    end = max(bounds.end, ends_at) if need.timeframe.is_intraday else bounds.end
+    reach = Interval(bounds.start, end) if is_rest else bounds
     if need.calendar.days_may_differ and not need.timeframe.is_intraday:
         # Any date may count, and what has begun by the end does; one more holds bars again.
-        count = _ceil(hull.end - start, need.timeframe.length) + 2
+        count = _ceil(bounds.end - start, need.timeframe.length) + 2
         return Chunk(Interval(start, end), ends_at, _counted_or_year(need, count), len(inside))
-    duration = _from_held_bars(need, hull.start, inside, _duration(need, reach, inside))
+    duration = _from_held_bars(need, bounds.start, inside, _duration(need, reach, inside))
     return Chunk(Interval(start, end), ends_at, duration, len(inside))
 
 
-def _inside_session(need: Need, hull: Interval, start: datetime, inside: Sequence[Span]) -> Chunk:
+def _inside_session(need: Need, bounds: Interval, start: datetime, inside: Sequence[Span]) -> Chunk:
     """Return a chunk that ends inside a session: where covered bars begin, or now.
 
     What ends at covered bars is requested with the first of them, and the opening of a session
     together with the session before it: bars on both sides cover it.
     """
-    if hull.end not in need.settled:
-        duration = _from_held_bars(need, hull.start, inside, _duration(need, hull, inside))
-        return Chunk(Interval(start, hull.end), hull.end, duration, len(inside))
-    ends_at = min(hull.end + need.timeframe.length, need.now)
-    if len(inside) == 1 and _is_opening(hull, inside[0]):
+    if bounds.end not in need.settled:
+        duration = _from_held_bars(need, bounds.start, inside, _duration(need, bounds, inside))
+        return Chunk(Interval(start, bounds.end), bounds.end, duration, len(inside))
+    ends_at = min(bounds.end + need.timeframe.length, need.now)
+    if len(inside) == 1 and _is_opening(bounds, inside[0]):
         if need.most_sessions != 1:
-            return Chunk(Interval(start, hull.end), ends_at, "2 D", 2)
-        ends_at = hull.end  # there is no bar on its other side
-    asked = Interval(hull.start, ends_at)
-    duration = _from_held_bars(need, hull.start, inside, _duration(need, asked, inside))
-    return Chunk(Interval(start, hull.end), ends_at, duration, len(inside), meets_settled=True)
+            return Chunk(Interval(start, bounds.end), ends_at, "2 D", 2)
+        ends_at = bounds.end  # there is no bar on its other side
+    asked = Interval(bounds.start, ends_at)
+    duration = _from_held_bars(need, bounds.start, inside, _duration(need, asked, inside))
+    return Chunk(Interval(start, bounds.end), ends_at, duration, len(inside), meets_settled=True)
 
 
 def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | None:
@@ -275,8 +275,8 @@ def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | No
     Bars on both sides of a quiet end cover it; at the newest edge there are none yet. Sessions
     that came without bars before are requested with a session on either side for that.
     """
-    is_rest = len(inside) == 1 and gap.start > inside[0].stamps.start
-    is_doubted = all(one.stamps.start in need.doubted for one in inside)
+    is_rest = len(inside) == 1 and gap.start > inside[0].interval.start
+    is_doubted = all(one.interval.start in need.doubted for one in inside)
     if not is_rest and not is_doubted:
         return None
     count = len(inside) + (1 if is_rest else 2)
@@ -287,39 +287,39 @@ def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | No
     if (need.most_sessions or count) < count:
         return None
     start = _left_edge(need, gap.start, inside[0])
-    stamps = Interval(start, max(gap.end, newer.stamps.start))
-    return Chunk(stamps, min(newer.closes_at, need.now), f"{count} D", count)
+    interval = Interval(start, max(gap.end, newer.interval.start))
+    return Chunk(interval, min(newer.closes_at, need.now), f"{count} D", count)
 
 
 def newest_run(need: Need) -> Interval | None:
     """Return the newest gaps between which no covered part of a session lies, as one interval."""
     gaps = need.gaps()
-    hull = gaps.hull
-    if hull is None:
+    bounds = gaps.bounds
+    if bounds is None:
         return None
-    start = hull.end
-    for span in reversed(expected_spans(need.calendar, need.timeframe, hull)):
-        parts = list(gaps.clip(span.stamps))
-        if not parts or parts[-1].end < min(span.stamps.end, hull.end):
+    start = bounds.end
+    for span in reversed(expected_spans(need.calendar, need.timeframe, bounds)):
+        parts = list(gaps.clip(span.interval))
+        if not parts or parts[-1].end < min(span.interval.end, bounds.end):
             break
         start = parts[-1].start
-        if len(parts) > 1 or start > span.stamps.start:
+        if len(parts) > 1 or start > span.interval.start:
             break
-    return Interval(start, hull.end)
+    return Interval(start, bounds.end)
 
 
 def is_opening(need: Need, chunk: Chunk) -> bool:
     """Whether all that a chunk asks for is the quiet opening of one session."""
-    hull = need.gaps(chunk.stamps).hull
-    if hull is None:
+    bounds = need.gaps(chunk.interval).bounds
+    if bounds is None:
         return False
-    spans = expected_spans(need.calendar, need.timeframe, hull)
-    return len(spans) == 1 and _is_opening(hull, spans[0]) and hull.end in need.settled
+    spans = expected_spans(need.calendar, need.timeframe, bounds)
+    return len(spans) == 1 and _is_opening(bounds, spans[0]) and bounds.end in need.settled
 
 
 def _is_opening(piece: Interval, span: Span) -> bool:
     """Whether a piece of a session begins with it and ends before it does."""
-    return piece.start <= span.stamps.start and piece.end < span.stamps.end
+    return piece.start <= span.interval.start and piece.end < span.interval.end
 
 
 def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duration: str) -> str:
@@ -328,13 +328,13 @@ def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duratio
     Bars that come a second time tell whether history has changed, at no request of their own.
     """
     count = len(inside) + 1
-    held = need.settled.hull
-    is_beside = held is not None and held.end <= start <= inside[0].stamps.start
+    held = need.settled.bounds
+    is_beside = held is not None and held.end <= start <= inside[0].interval.start
     if not is_beside or (need.most_sessions or count) < count:
         return duration
     before = Interval(start - timedelta(days=10), start)
     earlier = expected_spans(need.calendar, need.timeframe, before)
-    if not earlier or earlier[-1].stamps.end - timedelta(seconds=1) not in need.settled:
+    if not earlier or earlier[-1].interval.end - timedelta(seconds=1) not in need.settled:
         return duration
     if need.is_by_the_year and not duration.endswith("Y"):
         return _counted_or_year(need, count)
@@ -356,7 +356,7 @@ def _ends_at(need: Need, last: Span) -> datetime:
     day_end = need.calendar.last_second_of(last.closes_at)
     if not need.timeframe.is_intraday:
         return max(last.over_at, min(day_end, need.now))
-    if last.stamps.start in need.came_empty:
+    if last.interval.start in need.came_empty:
         return max(last.closes_at, min(day_end, need.now))
     return max(last.closes_at, min(_next_open(need, last) or day_end, need.now))
 
@@ -364,12 +364,12 @@ def _ends_at(need: Need, last: Span) -> datetime:
 def _left_edge(need: Need, start: datetime, first: Span) -> datetime:
     """Reach back over closed time, where bars outside the known sessions may stand."""
     has_outside = need.timeframe.is_intraday or need.calendar.days_may_differ
-    if not has_outside or start > first.stamps.start:
+    if not has_outside or start > first.interval.start:
         return start
     day_before = Interval(start - timedelta(days=7), start)
     earlier = expected_spans(need.calendar, need.timeframe, day_before)
-    edge = earlier[-1].stamps.end if earlier else day_before.start
-    wanted = need.wanted.hull
+    edge = earlier[-1].interval.end if earlier else day_before.start
+    wanted = need.wanted.bounds
     return max(edge, wanted.start) if wanted else edge
 
 
@@ -384,7 +384,7 @@ def _duration(need: Need, gap: Interval, inside: Sequence[Span]) -> str:
     if timeframe is Timeframe.D1:
         return _counted_or_year(need, len(inside))
     seconds = _seconds(timeframe, gap)
-    if len(inside) == 1 and gap != inside[0].stamps and seconds <= _most_seconds(timeframe):
+    if len(inside) == 1 and gap != inside[0].interval and seconds <= _most_seconds(timeframe):
         return f"{seconds} S"
     return f"{len(inside)} D"
 

@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import micros, stamps
+from ktrdr_pipelines.domain.bars import micros, timestamps
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, Span, expected_spans
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Chunk
@@ -127,33 +127,33 @@ def answered_now(question: Question, bars: pa.Table | None, reach: Interval | No
     """
     chunk, timeframe = question.chunk, question.timeframe
     until = question.now if reach is None else min(question.now, reach.end)
-    spans = expected_spans(question.calendar, timeframe, chunk.stamps)
-    keys = np.empty(0, np.int64) if bars is None else stamps(bars)
-    older = int(np.searchsorted(keys, micros(chunk.stamps.start)))
+    spans = expected_spans(question.calendar, timeframe, chunk.interval)
+    keys = np.empty(0, np.int64) if bars is None else timestamps(bars)
+    older = int(np.searchsorted(keys, micros(chunk.interval.start)))
     if older == len(keys) and not question.holds_back:
         if any(is_closed(span, until) for span in spans):
             return None
     elif older < len(keys):
         if _is_of_later_session(question, spans[-1], _moment(keys[-1])):
             return None
-        if older == 0 and any(span.stamps.end <= _moment(keys[0]) for span in spans):
+        if older == 0 and any(span.interval.end <= _moment(keys[0]) for span in spans):
             return None
-    end = chunk.stamps.end
+    end = chunk.interval.end
     if timeframe.is_intraday:
-        if end < spans[-1].stamps.end:
-            end = max(end, min(spans[-1].stamps.end, until - bar_lag()))
+        if end < spans[-1].interval.end:
+            end = max(end, min(spans[-1].interval.end, until - bar_lag()))
         end = min(end, until)
     else:
-        over = [span.stamps.end for span in spans if span.over_at <= until]
-        end = min(end, max(over, default=chunk.stamps.start))
-    stated = between(chunk.stamps.start, end)
-    return replace(chunk, stamps=stated, ends_at=until) if stated else None
+        over = [span.interval.end for span in spans if span.over_at <= until]
+        end = min(end, max(over, default=chunk.interval.start))
+    stated = between(chunk.interval.start, end)
+    return replace(chunk, interval=stated, ends_at=until) if stated else None
 
 
 def _is_of_later_session(question: Question, last: Span, newest: datetime) -> bool:
     """Whether a bar is of a later session date (1w: week) than a span."""
     if not question.timeframe.is_intraday:
-        return newest >= last.stamps.end
+        return newest >= last.interval.end
     calendar = question.calendar
     return calendar.day_of(newest) > calendar.day_of(last.closes_at - LAST_INSTANT)
 
@@ -161,18 +161,18 @@ def _is_of_later_session(question: Question, last: Span, newest: datetime) -> bo
 def _read(question: Question, bars: pa.Table, reach: Interval | None) -> _Reading:
     """Find each bar's end, and which bars are whole, asked for and final."""
     chunk, timeframe = question.chunk, question.timeframe
-    keys = stamps(bars)
+    keys = timestamps(bars)
     around = Interval(
-        min(_moment(keys[0]), chunk.stamps.start),
-        max(_moment(keys[-1]) + timeframe.length, chunk.stamps.end),
+        min(_moment(keys[0]), chunk.interval.start),
+        max(_moment(keys[-1]) + timeframe.length, chunk.interval.end),
     )
     spans = expected_spans(question.calendar, timeframe, around)
     ends, final_at = _ends(keys, spans, timeframe)
     if chunk.meets_settled:
-        chunk_end = micros(chunk.stamps.end)
+        chunk_end = micros(chunk.interval.end)
         ends[keys < chunk_end] = np.minimum(ends[keys < chunk_end], chunk_end)
-    low = int(np.searchsorted(keys, micros(chunk.stamps.start)))
-    kept = (ends <= micros(chunk.stamps.end)) & (final_at <= micros(question.now))
+    low = int(np.searchsorted(keys, micros(chunk.interval.start)))
+    kept = (ends <= micros(chunk.interval.end)) & (final_at <= micros(question.now))
     kept[:low] = False
     if reach is not None and timeframe.is_intraday:
         kept &= ~_cut(keys, ends, reach)
@@ -200,15 +200,15 @@ def _ends(
         final_at[known] = closes[place[known]]
         return ends, np.minimum.accumulate(final_at[::-1])[::-1]
     ends[:-1] = np.minimum(ends[:-1], keys[1:])
-    span_ends = _array(span.stamps.end for span in spans)
+    span_ends = _array(span.interval.end for span in spans)
     ends[known] = np.minimum(ends[known], span_ends[place[known]])
     return ends, ends + _to_micros(bar_lag())
 
 
 def _places(keys: np.ndarray, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
     """Give for each bar the place of the span it may lie in, and whether it does."""
-    starts = _array(span.stamps.start for span in spans)
-    span_ends = _array(span.stamps.end for span in spans)
+    starts = _array(span.interval.start for span in spans)
+    span_ends = _array(span.interval.end for span in spans)
     place = np.searchsorted(starts, keys, side="right") - 1
     known = place >= 0
     known[known] = keys[known] < span_ends[place[known]]
@@ -218,7 +218,7 @@ def _places(keys: np.ndarray, spans: Sequence[Span]) -> tuple[np.ndarray, np.nda
 def _cut(keys: np.ndarray, ends: np.ndarray, reach: Interval) -> np.ndarray:
     """Say whether the answer's first and last bars are cut by the edges of what was answered.
 
-    Only those two: the stated stretch counts calendar days where the answer counts sessions, so
+    Only those two: the stated interval counts calendar days where the answer counts sessions, so
     its edges may lie anywhere among the others (grade L).
     """
     cut = np.zeros(len(keys), dtype=bool)
@@ -230,7 +230,7 @@ def _cut(keys: np.ndarray, ends: np.ndarray, reach: Interval) -> np.ndarray:
 def _spoken_of(question: Question, reading: _Reading) -> IntervalSet:
     """Return what lies between the bars of a response, as far as it was requested."""
     places = np.flatnonzero(reading.kept)
-    asked = question.chunk.stamps
+    asked = question.chunk.interval
     if not len(places):
         is_inside = reading.low > 0 and _moment(reading.keys[-1]) >= asked.end
         newer = _moment(reading.keys[reading.low]) if is_inside else asked.start
@@ -246,21 +246,23 @@ def _spoken_of(question: Question, reading: _Reading) -> IntervalSet:
 def _left_edge(question: Question, reading: _Reading, first: int) -> datetime:
     """Return the requested start where the response holds older bars too, else the first bar's."""
     reaches_back = reading.low > 0 and first == reading.low
-    return question.chunk.stamps.start if reaches_back else _moment(reading.keys[first])
+    return question.chunk.interval.start if reaches_back else _moment(reading.keys[first])
 
 
 def _right_edge(question: Question, reading: _Reading, last: int) -> datetime:
     """Return how far to the right a response covers."""
-    asked_end = question.chunk.stamps.end
+    asked_end = question.chunk.interval.end
     if last + 1 < len(reading.keys):
         return min(_moment(reading.keys[last + 1]), asked_end)
-    end, stamp = _moment(reading.ends[last]), _moment(reading.keys[last])
-    span = next((span for span in reading.spans if stamp in span.stamps), None)
+    end, timestamp = _moment(reading.ends[last]), _moment(reading.keys[last])
+    span = next((span for span in reading.spans if timestamp in span.interval), None)
     if span is None or question.holds_back:
         return end
-    later = next((s.stamps.start for s in reading.spans if s.stamps.start >= span.stamps.end), None)
+    later = next(
+        (s.interval.start for s in reading.spans if s.interval.start >= span.interval.end), None
+    )
     is_last_asked = later is None or later >= asked_end
-    if end < span.stamps.end:
+    if end < span.interval.end:
         if not (is_last_asked and _is_quiet_end(question, reading, span, end)):
             return end
     elif not _is_final(question, span):
@@ -275,10 +277,10 @@ def _open_end(question: Question, reading: _Reading) -> IntervalSet:
     calendar says.
     """
     newest = _moment(reading.keys[-1])
-    begun = next((span for span in reversed(reading.spans) if span.stamps.start <= newest), None)
+    begun = next((span for span in reversed(reading.spans) if span.interval.start <= newest), None)
     if begun is None or not question.timeframe.is_intraday or _is_final(question, begun):
         return IntervalSet()
-    return IntervalSet([Interval(begun.stamps.end - LAST_INSTANT, begun.stamps.end)])
+    return IntervalSet([Interval(begun.interval.end - LAST_INSTANT, begun.interval.end)])
 
 
 def _is_final(question: Question, span: Span) -> bool:
@@ -295,16 +297,16 @@ def _is_quiet_end(question: Question, reading: _Reading, span: Span, end: dateti
     same = known[1:] & known[:-1] & (place[1:] == place[:-1])
     pauses = np.diff(reading.keys)[same] - _to_micros(length)
     longest = timedelta(microseconds=int(pauses.max(initial=0)))
-    return span.stamps.end - end <= longest
+    return span.interval.end - end <= longest
 
 
 def _passed_over(reading: _Reading) -> IntervalSet:
     """Return the spans that hold no bar at all."""
-    starts = _array(span.stamps.start for span in reading.spans)
-    ends = _array(span.stamps.end for span in reading.spans)
+    starts = _array(span.interval.start for span in reading.spans)
+    ends = _array(span.interval.end for span in reading.spans)
     counts = np.searchsorted(reading.keys, ends) - np.searchsorted(reading.keys, starts)
     return IntervalSet(
-        span.stamps for span, count in zip(reading.spans, counts, strict=True) if count == 0
+        span.interval for span, count in zip(reading.spans, counts, strict=True) if count == 0
     )
 
 
@@ -313,14 +315,14 @@ def _around(question: Question, reading: _Reading, passed_over: IntervalSet) -> 
     inner = between(_moment(reading.keys[0]), _moment(reading.keys[-1]))
     if inner is None or not passed_over:
         return IntervalSet()
-    asked = question.chunk.stamps
+    asked = question.chunk.interval
     return IntervalSet(
-        span.stamps
+        span.interval
         for span in reading.spans
-        if asked.covers(span.stamps)
-        and inner.covers(span.stamps)
-        and span.stamps.start in passed_over
-        and not question.impossible.clip(span.stamps)
+        if asked.covers(span.interval)
+        and inner.covers(span.interval)
+        and span.interval.start in passed_over
+        and not question.impossible.clip(span.interval)
     )
 
 
@@ -329,11 +331,13 @@ def _begins_at(question: Question, reading: _Reading) -> datetime | None:
     first = _moment(reading.keys[0])
     if reading.low > 0:
         return None
-    asked = question.chunk.stamps
+    asked = question.chunk.interval
     older = between(asked.start, first)
     if older is None or question.impossible.clip(older):
         return None
-    before = any(span.stamps.end <= first and asked.covers(span.stamps) for span in reading.spans)
+    before = any(
+        span.interval.end <= first and asked.covers(span.interval) for span in reading.spans
+    )
     return first if before else None
 
 

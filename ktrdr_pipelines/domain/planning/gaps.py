@@ -24,9 +24,9 @@ import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.session_grid import (
+    IntervalArrays,
     Overlaps,
     SpanArrays,
-    Stretches,
     covered,
     without,
 )
@@ -65,12 +65,12 @@ def is_closed(span: Span, now: datetime) -> bool:
 
 
 def due_part(span: Span, timeframe: Timeframe, now: datetime) -> Interval | None:
-    """Give the stretch of a span whose bars should exist by now, or None."""
+    """Give the interval of a span whose bars should exist by now, or None."""
     if is_closed(span, now):
-        return span.stamps
+        return span.interval
     if not timeframe.is_intraday:
         return None
-    return between(span.stamps.start, min(span.stamps.end, now - bar_lag()))
+    return between(span.interval.start, min(span.interval.end, now - bar_lag()))
 
 
 def due_gaps(
@@ -89,10 +89,10 @@ def due_gaps(
     """
     if not wanted:
         return IntervalSet()
-    hull = wanted.hull
-    assert hull is not None  # noqa: S101  (a set that is not empty has a hull)
+    bounds = wanted.bounds
+    assert bounds is not None  # noqa: S101  (a set that is not empty has a bounds)
     gaps: list[Interval] = []
-    for span in expected_spans(calendar, timeframe, hull):
+    for span in expected_spans(calendar, timeframe, bounds):
         due = due_part(span, timeframe, now)
         if due is None or settled.covers(due):
             continue
@@ -107,19 +107,21 @@ def due_gaps(
 def whole_sessions(
     calendar: SessionCalendar, timeframe: Timeframe, wanted: IntervalSet
 ) -> IntervalSet:
-    """Widen a set of stamps so that it cuts no session: a bar lies on one side of any cut."""
+    """Widen a set of timestamps so that it cuts no session: a bar lies on one side of any cut."""
     return IntervalSet(_widened(calendar, timeframe, part) for part in wanted)
 
 
-def first_stamps_of(calendar: SessionCalendar, timeframe: Timeframe, day: date) -> Interval:
-    """Return the stamps that bars of a session date, or of its week, can have."""
+def first_interval_of(calendar: SessionCalendar, timeframe: Timeframe, day: date) -> Interval:
+    """Return the timestamps that bars of a session date, or of its week, can have."""
     if timeframe.is_intraday:
         return Interval(calendar.day_starts_at(day), calendar.day_starts_at(day + _DAY))
     first = monday_of(day) if timeframe is Timeframe.W1 else day
     return Interval(midnight(first), midnight(first) + timeframe.length)
 
 
-def first_stamp_of(calendar: SessionCalendar, timeframe: Timeframe, moment: datetime) -> datetime:
+def first_timestamp_of(
+    calendar: SessionCalendar, timeframe: Timeframe, moment: datetime
+) -> datetime:
     """Give the earliest stamp that a bar holding a moment of real time can have.
 
     A bar begins before the first trade in it, and so does its session.
@@ -134,8 +136,8 @@ def _widened(calendar: SessionCalendar, timeframe: Timeframe, part: Interval) ->
     first = expected_spans(calendar, timeframe, Interval(part.start, part.start + _INSTANT))
     last = expected_spans(calendar, timeframe, Interval(part.end - _INSTANT, part.end))
     return Interval(
-        min((part.start, *(span.stamps.start for span in first))),
-        max((part.end, *(span.stamps.end for span in last))),
+        min((part.start, *(span.interval.start for span in first))),
+        max((part.end, *(span.interval.end for span in last))),
     )
 
 
@@ -146,8 +148,8 @@ def _is_due(
 
     The last instant of a session is due once the session has closed for good.
     """
-    if due != span.stamps or not timeframe.is_intraday:
-        cut_by_now = part.end == due.end < span.stamps.end
+    if due != span.interval or not timeframe.is_intraday:
+        cut_by_now = part.end == due.end < span.interval.end
         return not cut_by_now or part.length >= timeframe.length
     return is_final or part.length >= _SHORTER_THAN_ANY_BAR
 
@@ -181,10 +183,10 @@ FAR_FEWER_BARS = Cause(GapReason.SPARSE, "far fewer bars than the sessions aroun
 class Gap:
     """Missing bars that follow each other, over nights and weekends, with one cause.
 
-    ``stamps`` is on the stamp axis; ``sessions`` and ``bars`` count what is expected in it.
+    ``timestamps`` is on the stamp axis; ``sessions`` and ``bars`` count what is expected in it.
     """
 
-    stamps: Interval
+    interval: Interval
     sessions: int
     bars: int
     reason: GapReason
@@ -194,9 +196,9 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A stretch of stamps that something is known about, should it be a gap."""
+    """A interval of timestamps that something is known about, should it be a gap."""
 
-    stamps: Interval
+    interval: Interval
     cause: Cause
 
 
@@ -213,7 +215,7 @@ class SeriesStatus:
         suspects: places of the spans that are to be asked once more.
     """
 
-    settled: Stretches
+    settled: IntervalArrays
     wanted_from: int
     listed_from: int | None = None
     oldest_bar: int | None = None
@@ -265,7 +267,7 @@ def find_gaps(
         spans: all spans of the calendar.
         standing: what is settled and explained.
         now: what is not closed by then is nobody's fault.
-        claimed: what is known of stretches; of several that meet, the last counts.
+        claimed: what is known of intervals; of several that meet, the last counts.
     """
     low, high = due_places(spans, standing, now)
     pieces, suspect = _open_pieces(spans, standing, low, high)
@@ -300,7 +302,12 @@ def next_close(spans: SpanArrays, now: datetime) -> datetime | None:
 
 
 def completeness(
-    spans: SpanArrays, standing: SeriesStatus, *, have: np.ndarray, empty: Stretches, now: datetime
+    spans: SpanArrays,
+    standing: SeriesStatus,
+    *,
+    have: np.ndarray,
+    empty: IntervalArrays,
+    now: datetime,
 ) -> Completeness:
     """Count bars span by span, over all spans of the calendar that are given.
 
@@ -315,7 +322,7 @@ def completeness(
     low, high = due_places(spans, standing, now)
     everything = SeriesStatus(standing.settled, standing.wanted_from, suspects=standing.suspects)
     pieces, _suspect = _open_pieces(spans, everything, 0, len(spans))
-    counts = spans.bars_in(Stretches(pieces.starts, pieces.ends))
+    counts = spans.bars_in(IntervalArrays(pieces.starts, pieces.ends))
     missing = np.bincount(pieces.left, weights=counts, minlength=len(spans)).astype(np.int64)
     missing = np.minimum(missing, expected)
     is_due = np.zeros(len(spans), dtype=bool)
@@ -334,9 +341,9 @@ def completeness(
 _NOTHING = Overlaps(*(np.empty(0, dtype=np.int64) for _ in range(4)))
 
 
-def _bars_within(spans: SpanArrays, stretches: Stretches) -> np.ndarray:
-    outside = without(spans.spans, stretches)
-    counts = spans.bars_in(Stretches(outside.starts, outside.ends))
+def _bars_within(spans: SpanArrays, intervals: IntervalArrays) -> np.ndarray:
+    outside = without(spans.spans, intervals)
+    counts = spans.bars_in(IntervalArrays(outside.starts, outside.ends))
     left = np.bincount(outside.left, weights=counts, minlength=len(spans)).astype(np.int64)
     return np.asarray(spans.bars - np.minimum(left, spans.bars))
 
@@ -345,7 +352,7 @@ def _open_pieces(
     spans: SpanArrays, standing: SeriesStatus, low: int, high: int
 ) -> tuple[Overlaps, np.ndarray]:
     """Give what is not settled of some spans, and which pieces are suspects; places are of all."""
-    inside = Stretches(spans.spans.starts[low:high], spans.spans.ends[low:high])
+    inside = IntervalArrays(spans.spans.starts[low:high], spans.spans.ends[low:high])
     is_open = ~covered(inside, standing.settled)
     suspects = np.zeros(high - low, dtype=bool)
     if standing.suspects is not None and len(standing.suspects):
@@ -354,7 +361,7 @@ def _open_pieces(
     if not is_open.any() and not suspects.any():
         return _NOTHING, np.empty(0, dtype=bool)
     places = np.flatnonzero(is_open)
-    open_spans = Stretches(inside.starts[places], inside.ends[places])
+    open_spans = IntervalArrays(inside.starts[places], inside.ends[places])
     pieces = without(open_spans, standing.settled)
     again = np.flatnonzero(suspects)
     left = np.concatenate([places[pieces.left], again]) + low
@@ -372,24 +379,24 @@ def _with_causes(
     """Cut pieces where what is known of them changes, and say which cause each has."""
     known = list(dict.fromkeys((NEVER_SETTLED, FAR_FEWER_BARS, *(one.cause for one in claimed))))
     number = {cause: place for place, cause in enumerate(known)}
-    meeting = [one for one in claimed if _meets(pieces, one.stamps)]
+    meeting = [one for one in claimed if _meets(pieces, one.interval)]
     pieces, origin = _cut(pieces, meeting)
     causes = suspect[origin].astype(np.int64)
     for one in meeting:
-        low = np.searchsorted(pieces.starts, micros(one.stamps.start), side="left")
-        high = np.searchsorted(pieces.ends, micros(one.stamps.end), side="right")
+        low = np.searchsorted(pieces.starts, micros(one.interval.start), side="left")
+        high = np.searchsorted(pieces.ends, micros(one.interval.end), side="right")
         causes[low:high] = number[one.cause]
     return pieces, causes, known
 
 
-def _meets(pieces: Overlaps, stamps: Interval) -> bool:
-    place = int(np.searchsorted(pieces.ends, micros(stamps.start), side="right"))
-    return place < len(pieces.starts) and bool(pieces.starts[place] < micros(stamps.end))
+def _meets(pieces: Overlaps, interval: Interval) -> bool:
+    place = int(np.searchsorted(pieces.ends, micros(interval.start), side="right"))
+    return place < len(pieces.starts) and bool(pieces.starts[place] < micros(interval.end))
 
 
 def _cut(pieces: Overlaps, claimed: Iterable[Claimed]) -> tuple[Overlaps, np.ndarray]:
     """Cut pieces at the edges of what is known, and say which piece each part was."""
-    edges = {micros(edge) for one in claimed for edge in (one.stamps.start, one.stamps.end)}
+    edges = {micros(edge) for one in claimed for edge in (one.interval.start, one.interval.end)}
     cuts = np.array(sorted(edges), dtype=np.int64)
     place = np.searchsorted(pieces.starts, cuts, side="left") - 1
     inner = (place >= 0) & (cuts < pieces.ends[np.maximum(place, 0)])
@@ -407,7 +414,7 @@ def _grouped(
     spans: SpanArrays, pieces: Overlaps, causes: np.ndarray, known: Sequence[Cause]
 ) -> tuple[Gap, ...]:
     """Join pieces of one cause between which no other bar is expected."""
-    bars = spans.bars_in(Stretches(pieces.starts, pieces.ends))
+    bars = spans.bars_in(IntervalArrays(pieces.starts, pieces.ends))
     reaches_end = pieces.ends == spans.spans.ends[pieces.left]
     from_start = pieces.starts == spans.spans.starts[pieces.left]
     next_span = np.diff(pieces.left) == 1

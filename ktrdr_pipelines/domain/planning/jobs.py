@@ -1,6 +1,6 @@
-"""The load modes: which stretch of a series a person or a sensor means.
+"""The load modes: which interval of a series a person or a sensor means.
 
-Not here: what of that stretch is missing (``domain.planning.gaps``), how it is asked for
+Not here: what of that interval is missing (``domain.planning.gaps``), how it is asked for
 (``domain.planning.chunks``).
 """
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, stamps_between
+from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
@@ -40,7 +40,7 @@ class AskedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a stretch is asked for.
+    """How an interval is asked for.
 
     ``tail``: before backfills in the gateway's budget, and oldest first. ``asked_by``: who wants
     it. ``refresh``: also what is settled, once.
@@ -53,7 +53,7 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The stretch that a person named, as stamps; None where they did not."""
+    """The interval that a person named, as timestamps; None where they did not."""
 
     start: datetime | None = None
     end: datetime | None = None
@@ -69,13 +69,13 @@ def wanted_by(
     calendar: SessionCalendar,
     now: datetime,
 ) -> IntervalSet:
-    """Give the stretch of stamps that a mode means for a series.
+    """Give the interval of timestamps that a mode means for a series.
 
     With nothing settled yet, every mode means everything from the start. ``tried`` is what
     attempts are recorded for: a tail asks again for what earlier ones could not have.
     """
     everything = _everything(series, bounds, calendar, now)
-    settled = coverage.bars.hull
+    settled = coverage.bars.bounds
     if everything is None:
         return IntervalSet()
     if settled is None or mode is Mode.FULL:
@@ -92,13 +92,13 @@ def _everything(
     series: Series, bounds: Bounds, calendar: SessionCalendar, now: datetime
 ) -> Interval | None:
     """Give all from the asked start, or the universe's, to the end of what can exist by now."""
-    start = bounds.start or first_stamp(series, calendar)
+    start = bounds.start or first_timestamp(series, calendar)
     today = calendar.day_of(now)
-    ends = stamps_between(calendar, series.timeframe, today, today + timedelta(days=7)).end
+    ends = interval_between(calendar, series.timeframe, today, today + timedelta(days=7)).end
     return between(start, min(bounds.end, ends) if bounds.end else ends)
 
 
-def first_stamp(series: Series, calendar: SessionCalendar) -> datetime:
+def first_timestamp(series: Series, calendar: SessionCalendar) -> datetime:
     """Give the first stamp that the universe wants of a series."""
     start = series.instrument.start
-    return stamps_between(calendar, series.timeframe, start, start + timedelta(days=7)).start
+    return interval_between(calendar, series.timeframe, start, start + timedelta(days=7)).start

@@ -43,10 +43,10 @@ class Answer:
     """Bars that a gateway gave: at least one, sorted, unique by stamp, as they came.
 
     ``impossible`` are places on the stamp axis in which a row stood that is no bar and was left
-    out; nothing there is covered. ``implausible`` are the stamps, int64 microseconds, of bars
+    out; nothing there is covered. ``implausible`` are the timestamps, int64 microseconds, of bars
     whose values can hardly be what was traded.
 
-    ``reach`` is the stretch of real time that the gateway says it answered, or None where it
+    ``reach`` is the interval of real time that the gateway says it answered, or None where it
     says nothing usable. ``lacks_newest`` says that it holds back the newest bars (2188 and
     the like), so that silence after the last bar means nothing.
     """

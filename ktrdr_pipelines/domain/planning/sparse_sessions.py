@@ -18,7 +18,7 @@ from datetime import date
 
 import numpy as np
 
-from ktrdr_pipelines.domain.calendars.session_grid import SpanArrays, Stretches, covered
+from ktrdr_pipelines.domain.calendars.session_grid import IntervalArrays, SpanArrays, covered
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
@@ -95,7 +95,7 @@ def _sparse_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray)
 def suspect_days(
     spans: SpanArrays,
     rows: Mapping[date, int],
-    settled: Stretches,
+    settled: IntervalArrays,
     now_us: int,
     *,
     traded: Mapping[date, int] | None = None,

@@ -56,7 +56,7 @@ class _Text:
         return keys.index(symbol)
 
     def with_part(self, start: int, end: int, new: str) -> str:
-        """Give the text with one stretch replaced."""
+        """Give the text with one interval replaced."""
         return self.text[:start] + new + self.text[end:]
 
 
@@ -106,7 +106,7 @@ def remove_symbol(text: str, name: str, symbol: str) -> str:
             reason="it is the only symbol, and a universe names at least one",
             hint="Add another one first",
         )
-    start, end = _stretch(old, place)
+    start, end = _lines_of(old, place)
     return _checked(old, old.with_part(start, end, ""), removed=symbol)
 
 
@@ -229,8 +229,8 @@ def _changed(
     )
 
 
-def _stretch(old: _Text, place: int) -> tuple[int, int]:
-    """Give the stretch of the text that is one entry's own."""
+def _lines_of(old: _Text, place: int) -> tuple[int, int]:
+    """Give the interval of the text that is one entry's own."""
     pairs = old.pairs
     start = pairs[place][0].start_mark.index
     if old.symbols.flow_style:

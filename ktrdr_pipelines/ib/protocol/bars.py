@@ -1,4 +1,4 @@
-"""The gateway's historical answers as values: bars, the stretch they answer, head timestamps.
+"""The gateway's historical answers as values: bars, the interval they answer, head timestamps.
 
 Not here: asking (``ib.source``), which bars are kept (``domain.planning.evaluation``).
 """
@@ -85,8 +85,8 @@ class ReadBars:
     """The bars of message 17, sorted and unique by stamp, and what is odd about its rows.
 
     ``impossible`` are the places, on the stamp axis, of rows that are no bars and are left out:
-    between the rows beside them. ``implausible`` are the stamps, int64 microseconds, of bars that
-    are there although their values can hardly be what was traded.
+    between the rows beside them. ``implausible`` are the timestamps, int64 microseconds, of bars
+    that are there although their values can hardly be what was traded.
     """
 
     bars: pa.Table
@@ -106,7 +106,7 @@ def bars_of(history: History, series: Series, asked: Interval | None = None) -> 
     Raises:
         ValueError: no row is a bar, or the bars are of another size; the text says which.
     """
-    places, days, good = _stamps(history.texts[0::_PER_BAR], series, asked)
+    places, days, good = _timestamps(history.texts[0::_PER_BAR], series, asked)
     columns = [history.texts[place::_PER_BAR] for place in range(1, _PER_BAR)]
     values = []
     for place, texts in enumerate(columns):
@@ -192,10 +192,10 @@ def head_of(text: str) -> datetime | None:
     return in_utc(written.wall, zone_named(written.zone))
 
 
-def _stamps(
+def _timestamps(
     texts: list[str], series: Series, asked: Interval | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return stamps (int64 microseconds), session dates, and which rows have one that can be."""
+    """Return timestamps (int64 microseconds), session dates, and which rows are possible."""
     latest = _NEWEST_EPOCH_S if asked is None else int(asked.end.timestamp()) + _DAY_S
     if series.timeframe.is_intraday:
         seconds, good = _epochs(texts)
@@ -312,7 +312,7 @@ def _places_of(
     Args:
         bad: the places of these rows.
         good: the places of bars, each stamp once.
-        keys: the stamps of all rows.
+        keys: the timestamps of all rows.
         timeframe: of the bars.
     """
     if not len(bad):
@@ -352,11 +352,11 @@ def _check_spacing(keys: np.ndarray, days: np.ndarray, timeframe: Timeframe) -> 
 
     A bar is shorter than its size only where trading begins, after a night or a break.
     """
-    stamps = np.unique(keys)
-    near = int(np.count_nonzero(np.diff(stamps) < timeframe.seconds * 1_000_000))
+    timestamps = np.unique(keys)
+    near = int(np.count_nonzero(np.diff(timestamps) < timeframe.seconds * 1_000_000))
     if near > _SHORT_A_DAY * len(np.unique(days)):
         raise ValueError(
-            f"{len(stamps)} bars, {near} of them sooner than {timeframe} after another"
+            f"{len(timestamps)} bars, {near} of them sooner than {timeframe} after another"
         )
 
 

@@ -181,7 +181,7 @@ def wrong_statistics(path: Path) -> str:
 
 
 def count_bars_between(path: Path, interval: Interval, known: Known | None = None) -> int:
-    """Count the bars of a file whose stamp lies in an interval, reading stamps alone."""
+    """Count the bars of a file whose stamp lies in an interval, reading timestamps alone."""
     with _opened(path, known) as (_facts, file):
         keys = _table(file, ["ts"])
     return int(bars_between(keys, interval.start, interval.end).num_rows)
@@ -331,8 +331,8 @@ def _can_hold_bars(schema: pa.Schema) -> bool:
         return False
     if len(set(names)) < len(names) or "filename" in names:
         return False
-    stamp = schema.field("ts").type
-    if not pa.types.is_timestamp(stamp) or stamp.tz is None:
+    timestamp = schema.field("ts").type
+    if not pa.types.is_timestamp(timestamp) or timestamp.tz is None:
         return False
     try:
         schema.empty_table().select(BAR_SCHEMA.names).cast(BAR_SCHEMA)

@@ -1,6 +1,6 @@
 """The bars of a store: read, merged and saved, by series and year.
 
-Which file of a series holds which stretch of stamps.
+Which file of a series holds which interval of timestamps.
 
 1m and 5m have one file a year, the others one for all. A year begins when the session day of
 1 January begins, so the evening of 31 December in New York is filed with the FX session it opens.
@@ -34,14 +34,14 @@ from ktrdr_pipelines.domain.bars import (
     moment,
     rows_per_session,
     sorted_unique,
-    stamps,
+    timestamps,
 )
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import (
     SessionCalendar,
+    interval_between,
     midnight,
     monday_of,
-    stamps_between,
 )
 from ktrdr_pipelines.domain.coverage import REFUTABLE, VOIDABLE, Coverage, Emptiness, ProofKind
 from ktrdr_pipelines.domain.instruments import Identity, Origin, Series
@@ -83,7 +83,7 @@ ALL = "all"
 """Stem of the one file of a series that is not filed by years."""
 
 EVER = Interval(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
-"""The stretch of a file that holds all."""
+"""The interval of a file that holds all."""
 
 _BAR = timedelta(microseconds=1)
 
@@ -99,17 +99,15 @@ class FilePart:
 
 def filed_parts(series: Series, bars: pa.Table, coverage: Coverage) -> Iterator[FilePart]:
     """Cut sorted bars and their coverage by files; only files that get something are named."""
-    hull = _hull(bars, coverage)
-    for stem, stretch in stretches(series, hull) if hull else ():
-        part = FilePart(
-            stem, bars_between(bars, stretch.start, stretch.end), coverage.clip(stretch)
-        )
+    bounds = _bounds(bars, coverage)
+    for stem, held in file_intervals(series, bounds) if bounds else ():
+        part = FilePart(stem, bars_between(bars, held.start, held.end), coverage.clip(held))
         if part.bars.num_rows or part.coverage:
             yield part
 
 
-def stretches(series: Series, wanted: Interval) -> Iterator[tuple[str, Interval]]:
-    """Give the stems of the files that share stamps with an interval, and what each holds."""
+def file_intervals(series: Series, wanted: Interval) -> Iterator[tuple[str, Interval]]:
+    """Give the stems of the files that share timestamps with an interval, and what each holds."""
     if not series.timeframe.is_yearly_filed:
         yield ALL, EVER
         return
@@ -177,9 +175,9 @@ def misnamed(path: Path, timeframe: Timeframe) -> str:
     return "" if re.fullmatch(pattern, path.stem) else f"no file of {timeframe} bars is named so"
 
 
-def _hull(bars: pa.Table, coverage: Coverage) -> Interval | None:
-    keys = stamps(bars)
-    around = [coverage.bars.hull, *(proof.interval for proof in coverage.empty)]
+def _bounds(bars: pa.Table, coverage: Coverage) -> Interval | None:
+    keys = timestamps(bars)
+    around = [coverage.bars.bounds, *(proof.interval for proof in coverage.empty)]
     parts = [part for part in around if part]
     if len(keys):
         parts.append(Interval(moment(int(keys[0])), moment(int(keys[-1])) + _BAR))
@@ -336,7 +334,7 @@ class BarStore:
         if not held:
             return held
         calendar = calendar_named(series.instrument.calendar)
-        around = stamps_between(
+        around = interval_between(
             calendar, series.timeframe, monday_of(min(held)), max(held) + 7 * _DAY
         )
         bars = _traded(self.read(series, around))
@@ -378,13 +376,13 @@ class BarStore:
         held = set(self.rows_per_session(other))
         if Timeframe.W1 not in {series.timeframe, other.timeframe}:
             return IntervalSet(
-                stamps_between(calendar, other.timeframe, day, day + _DAY)
+                interval_between(calendar, other.timeframe, day, day + _DAY)
                 for day in days
                 if day not in held
             )
         weeks = {monday_of(day) for day in days}
         spans = [
-            stamps_between(calendar, other.timeframe, monday, monday + 7 * _DAY)
+            interval_between(calendar, other.timeframe, monday, monday + 7 * _DAY)
             for monday in sorted(weeks)
         ]
         if other.timeframe is Timeframe.W1:
@@ -425,10 +423,8 @@ class BarStore:
         if interval is None:
             return sum(row.rows for row in files.values())
         return sum(
-            row.rows
-            if interval.covers(stretch)
-            else count_bars_between(path, interval, known_by(row))
-            for path, stretch in self._places(series, interval).items()
+            row.rows if interval.covers(part) else count_bars_between(path, interval, known_by(row))
+            for path, part in self._places(series, interval).items()
             if (row := files.get(path)) is not None
         )
 
@@ -559,8 +555,8 @@ class BarStore:
 
     def _keep_fresh(self, series: Series, covered: IntervalSet) -> None:
         """Remember where the newest bar was before anything was loaded behind it, once."""
-        if covered.hull is not None:
-            self.ledger.keep_fresh(series_key(series), covered.hull.end)
+        if covered.bounds is not None:
+            self.ledger.keep_fresh(series_key(series), covered.bounds.end)
 
     def _save_part(
         self,
@@ -617,9 +613,11 @@ class BarStore:
             raise
 
     def _places(self, series: Series, interval: Interval) -> dict[Path, Interval]:
-        """Give the existing files that share stamps with an interval, and what each may hold."""
+        """Return the existing files that overlap an interval, and the interval of each."""
         folder = self.layout.series_folder(series.symbol, series.timeframe)
-        places = {folder / f"{stem}.parquet": part for stem, part in stretches(series, interval)}
+        places = {
+            folder / f"{stem}.parquet": part for stem, part in file_intervals(series, interval)
+        }
         return {path: part for path, part in places.items() if path.exists()}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, stamps
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, timestamps
 
 
 class Digest:
@@ -77,7 +77,7 @@ def _columns(bars: pa.Table) -> list[np.ndarray]:
 def _plain(bars: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Give a column as fixed-width little-endian values, and which of them are null."""
     if name == "ts":
-        keys = stamps(bars)
+        keys = timestamps(bars)
         return keys.astype("<i8"), np.zeros(len(keys), "?")
     column = bars[name].combine_chunks()
     null = np.asarray(column.is_null().to_numpy(zero_copy_only=False))

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ktrdr_pipelines.domain.bars import BAR_SCHEMA, VALUES, moment, rows_per_session, stamps
+from ktrdr_pipelines.domain.bars import BAR_SCHEMA, VALUES, moment, rows_per_session, timestamps
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import SecType
@@ -46,7 +46,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What some bars of a file are like; stamps are those of the first bad bar, or None."""
+    """What some bars of a file are like; timestamps are those of the first bad bar, or None."""
 
     rows: int = 0
     out_of_order: int = 0
@@ -126,7 +126,7 @@ def true_facts(
     Args:
         path: for messages.
         said: what was true when it was written.
-        bars: all that is there; of a file without digests stamps and session dates suffice.
+        bars: all that is there; of a file without digests timestamps and session dates suffice.
         calendar: whose days sessions are cut by; without one, by the bars around them, so that
             more may have to be asked again than was lost.
 
@@ -134,7 +134,7 @@ def true_facts(
         CorruptFileError: there are bars that nobody wrote, they are out of order, or they have
             other values than were written.
     """
-    keys = stamps(bars)
+    keys = timestamps(bars)
     if not bool(np.all(keys[1:] > keys[:-1])):
         raise corrupt(path, "its bars are not in order, or not unique")
     found = rows_per_session(bars)
@@ -146,8 +146,8 @@ def true_facts(
         return said
     lost = [day for day, rows in said.rows_per_session.items() if found.get(day, 0) < rows]
     timeframe = said.identity.timeframe
-    stretches = IntervalSet(_stretch(day, timeframe, bars, calendar) for day in lost)
-    coverage = Coverage(said.coverage.bars - stretches, said.coverage.empty)
+    file_intervals = IntervalSet(_interval_of(day, timeframe, bars, calendar) for day in lost)
+    coverage = Coverage(said.coverage.bars - file_intervals, said.coverage.empty)
     return replace(said, coverage=coverage, rows=len(keys), rows_per_session=found, seal=seal)
 
 
@@ -168,7 +168,7 @@ def less_distrusted(
     """
     odd, _ = explained(bars, sec_type, known)
     length = facts.identity.timeframe.length
-    keys = stamps(bars)[odd].tolist()
+    keys = timestamps(bars)[odd].tolist()
     places = IntervalSet(Interval(moment(key), moment(key) + length) for key in keys)
     if not facts.coverage.bars & places:
         return facts
@@ -206,10 +206,10 @@ def _refuse_added(path: Path, found: Mapping[date, int], said: Mapping[date, int
             raise corrupt(path, f"{rows} bars of {day}, {said.get(day, 0)} were written")
 
 
-def _stretch(
+def _interval_of(
     day: date, timeframe: Timeframe, bars: pa.Table, calendar: SessionCalendar | None
 ) -> Interval:
-    """Give the stamps that bars of a session date may have."""
+    """Give the timestamps that bars of a session date may have."""
     if timeframe is Timeframe.D1:
         return Interval(midnight(day), midnight(day + _DAY))
     if timeframe is Timeframe.W1:
@@ -226,7 +226,7 @@ def _between_others(day: date, timeframe: Timeframe, bars: pa.Table) -> Interval
     with four hours, it is not vouched for either.
     """
     length = timedelta(0) if timeframe is Timeframe.H4 else timeframe.length
-    keys = stamps(bars)
+    keys = timestamps(bars)
     days = bars["session_date"].to_numpy().astype("datetime64[D]")
     earlier, later = keys[days < np.datetime64(day)], keys[days > np.datetime64(day)]
     return Interval(

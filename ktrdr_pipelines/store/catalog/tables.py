@@ -140,8 +140,8 @@ def _sessions(
 ) -> pa.Table:
     """Give the sessions of the calendars in use, in whole weeks: a cut week would end early."""
     calendars = book.each(instruments)
-    hulls = [coverage.bars.hull for coverage in settled.values()]
-    starts = [hull.start.date() for hull in hulls if hull]
+    parts = [coverage.bars.bounds for coverage in settled.values()]
+    starts = [bounds.start.date() for bounds in parts if bounds]
     starts += [instrument.start for instrument in instruments]
     end = monday_of((now + _AHEAD).date()) + _WEEK
     first = monday_of(min(starts, default=end)) - _WEEK
@@ -197,8 +197,8 @@ def _gaps(gaps: Gaps) -> pa.Table:
             "symbol": series.symbol,
             "timeframe": series.timeframe,
             "reason": gap.reason,
-            "starts": gap.stamps.start,
-            "ends": gap.stamps.end,
+            "starts": gap.interval.start,
+            "ends": gap.interval.end,
             "sessions": gap.sessions,
             "bars": gap.bars,
             "next_try_at": gap.next_try_at,

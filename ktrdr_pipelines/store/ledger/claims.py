@@ -1,4 +1,4 @@
-"""The ledger's claims: who is asking for which stretch of a series, until when.
+"""The ledger's claims: who is asking for which interval of a series, until when.
 
 A claim keeps two processes from asking the same; it protects no data. Whoever dies holding one
 loses it when it expires.
@@ -16,7 +16,7 @@ from ktrdr_pipelines.store.ledger.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One stretch that its owner alone may ask for, until it expires."""
+    """One interval that its owner alone may ask for, until it expires."""
 
     series_key: str
     interval: Interval

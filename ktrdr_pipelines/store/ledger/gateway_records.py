@@ -1,6 +1,6 @@
 """What the ledger remembers of gateways: contracts, sessions, beginnings, widths.
 
-The ledger's probes: how far back data were found, and which stretches were found silent.
+The ledger's probes: how far back data were found, and which intervals were found silent.
 
 Both are of one contract and what_to_show at one gateway, in session dates.
 
@@ -26,7 +26,7 @@ from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import VALUES, micros, moment, stamps
+from ktrdr_pipelines.domain.bars import VALUES, micros, moment, timestamps
 from ktrdr_pipelines.domain.calendars.gateway_schedules import (
     LearnedDay,
     ScheduleSource,
@@ -96,7 +96,7 @@ class ProbesTable(Database):
     def record_silence(
         self, contract_id: int, what_to_show: str, gateway: str, *, record: SilenceRecord
     ) -> None:
-        """Keep that a stretch was found silent."""
+        """Keep that an interval was found silent."""
         days = (record.first.isoformat(), record.end.isoformat())
         with self._writing() as connection:
             connection.execute(
@@ -191,11 +191,11 @@ class ReferencesTable(Database):
         asked_at: datetime,
     ) -> None:
         """Keep what a gateway said of the oldest data."""
-        stamp = None if head is None else micros(head)
+        timestamp = None if head is None else micros(head)
         with self._writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO ranges VALUES (?, ?, ?, ?, ?)",
-                (contract_id, what_to_show, gateway, stamp, micros(asked_at)),
+                (contract_id, what_to_show, gateway, timestamp, micros(asked_at)),
             )
 
     def pinned_contract(self, symbol: str, origin: Origin) -> int | None:
@@ -228,7 +228,7 @@ class ReferencesTable(Database):
 
     def record_revisions(self, series_key: str, replaced: pa.Table, at: datetime) -> None:
         """Keep the old values of bars that a newer answer replaced."""
-        keys = stamps(replaced).tolist()
+        keys = timestamps(replaced).tolist()
         columns = [replaced[name].to_pylist() for name in VALUES]
         with self._writing() as connection:
             connection.executemany(
@@ -426,7 +426,7 @@ def _learned(day: str, parts: str) -> LearnedDay:
 
 
 def _hours(learned: LearnedDay) -> tuple[int | None, int | None, str]:
-    """Give open, close and stretches as the table has them; a closed date has none."""
+    """Give open, close and intervals as the table has them; a closed date has none."""
     if not learned.parts:
         return None, None, ""
     bounds = [(micros(part.start), micros(part.end)) for part in learned.parts]

@@ -97,12 +97,12 @@ REFRESH_KEPT_DAYS = 7
 class Refreshed:
     """What was answered again, on the stamp axis, and when the first of it was."""
 
-    stamps: IntervalSet
+    intervals: IntervalSet
     since: datetime
 
 
 class RefreshesTable(Database):
-    """Stretches that were answered again, by series."""
+    """Intervals that were answered again, by series."""
 
     def refreshed(self, series_key: str, now: datetime) -> Refreshed | None:
         """Give what refreshes that did not end have had of a series, or None."""
@@ -114,11 +114,11 @@ class RefreshesTable(Database):
             ).fetchall()
         if not rows:
             return None
-        stamps = IntervalSet(Interval(moment(start), moment(end)) for start, end, _ in rows)
-        return Refreshed(stamps, moment(min(at for _, _, at in rows)))
+        intervals = IntervalSet(Interval(moment(start), moment(end)) for start, end, _ in rows)
+        return Refreshed(intervals, moment(min(at for _, _, at in rows)))
 
-    def record_refreshed(self, series_key: str, stamps: IntervalSet, at: datetime) -> None:
-        """Remember that stretches were answered again, after what came is on disk.
+    def record_refreshed(self, series_key: str, intervals: IntervalSet, at: datetime) -> None:
+        """Remember that intervals were answered again, after what came is on disk.
 
         What is too old to count is dropped, of whatever series.
         """
@@ -126,11 +126,11 @@ class RefreshesTable(Database):
             connection.execute("DELETE FROM refreshed WHERE answered_at < ?", (_oldest(at),))
             connection.executemany(
                 "INSERT OR REPLACE INTO refreshed VALUES (?, ?, ?, ?)",
-                [(series_key, *bounds(part), micros(at)) for part in stamps],
+                [(series_key, *bounds(part), micros(at)) for part in intervals],
             )
 
     def end_refresh(self, series_key: str, wanted: IntervalSet) -> None:
-        """Forget what was answered again in stretches of which a refresh had all."""
+        """Forget what was answered again in intervals of which a refresh had all."""
         with self._writing() as connection:
             connection.executemany(
                 "DELETE FROM refreshed WHERE series = ? AND starts < ? AND ends > ?",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ktrdr_pipelines.clock import system_now
-from ktrdr_pipelines.domain.bars import moment, stamps
+from ktrdr_pipelines.domain.bars import moment, timestamps
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Identity, Instrument, Origin, SecType
@@ -335,7 +335,7 @@ def _find(
         stale -= {one.ts for one in found}
         if not item.is_to_mend and item.facts is not None:
             covered = item.facts.coverage.bars
-            keys = [key for key in stamps(bars)[odd].tolist() if moment(key) in covered]
+            keys = [key for key in timestamps(bars)[odd].tolist() if moment(key) in covered]
             new += findings_of(bars, keys, sec_type)
     if stale:
         ledger.clear_findings(key, stale)

@@ -97,13 +97,13 @@ class Discovery:
         record = ranges.record(instrument, contract_id)
         probe = ranges.probe(instrument, contract_id)
         silent = ranges.silences(instrument, contract_id, self._market_clock())
-        stretches = tuple((one.first, one.end) for one in silent)
+        intervals = tuple((one.first, one.end) for one in silent)
         head = record.head if record else None
         day = self._day_of(instrument, head) if head else None
         contradicted = bool(day and held and held < day)
         if day and not contradicted:
             asked_at = record.asked_at if record else None
-            return Beginning(instrument, Known.HEAD, day, head, asked_at, silent=stretches)
+            return Beginning(instrument, Known.HEAD, day, head, asked_at, silent=intervals)
         days = [one for one in (held, probe.oldest if probe else None) if one]
         how = Known.PROBED if probe else Known.HELD if held else Known.UNKNOWN
         return Beginning(
@@ -113,7 +113,7 @@ class Discovery:
             head,
             probe.asked_at if probe else record.asked_at if record else None,
             contradicted=contradicted,
-            silent=stretches,
+            silent=intervals,
         )
 
     async def _probe(self, instrument: Instrument, contract_id: int) -> None:

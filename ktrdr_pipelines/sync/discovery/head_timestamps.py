@@ -4,12 +4,12 @@ Probing: where data begin, found by small requests, where the gateway does not s
 
 What a probe proves, and what it does not: bars show that the data are at least as old. Silence
 about a year shows only that this year has no bar, and not even that by itself, since a request
-that reaches past the gateway's oldest bar may be answered with nothing (grade C); so a stretch
+that reaches past the gateway's oldest bar may be answered with nothing (grade C); so an interval
 counts as silent only when its newest month, its newest week and its first days, asked alone, are
 silent too.
 Silence says nothing about what is older: a hole of a year or more inside a history looks just so.
 The search therefore looks beyond every silence that it meets, at growing distances, and its
-result is told as what it is: the oldest bar that was found. Only stretches that were probed
+result is told as what it is: the oldest bar that was found. Only intervals that were probed
 themselves excuse a gap.
 
 Range discovery: where the gateway's data of an instrument begins.
@@ -73,9 +73,9 @@ def month_of(day: date) -> Cell:
 
 
 async def oldest_in(ask: Ask, cell: Cell) -> date | None:
-    """Give the oldest date found by asking for a stretch; None where it is proved silent.
+    """Give the oldest date found by asking for an interval; None where it is proved silent.
 
-    What comes may be older than the stretch: requests reach back further.
+    What comes may be older than the interval: requests reach back further.
     """
     widths = (_YEAR, _MONTH, _WEEK) if cell.is_year else (_MONTH, _WEEK)
     found = None
@@ -95,7 +95,7 @@ class Search:
     """Looks for the oldest bar between a date that is wanted and one that is known to have bars.
 
     It takes a number of probes that grows with the logarithm of the years, once for every hole
-    that it meets. ``silent`` are the stretches that were proved to have no bar.
+    that it meets. ``silent`` are the intervals that were proved to have no bar.
     """
 
     ask: Ask
@@ -151,7 +151,7 @@ class Search:
         return self.oldest
 
     async def _probe(self, cell: Cell) -> date | None:
-        """Ask for a stretch, unless it is known to be silent."""
+        """Ask for an interval, unless it is known to be silent."""
         if self.silent.get(cell):
             return None
         self.probes += 1
@@ -286,7 +286,7 @@ class RangeDiscovery:
         at: datetime,
         requests: int,
     ) -> None:
-        """Remember what a search found: the oldest bar, and the stretches that are silent."""
+        """Remember what a search found: the oldest bar, and the intervals that are silent."""
         contract = (contract_id, instrument.what_to_show.value, self._gateway)
         self._ledger.record_probe(*contract, record=ProbeRecord(oldest, requests, at))
         for cell in (cell for cell, is_silent in search.silent.items() if is_silent):
@@ -296,7 +296,7 @@ class RangeDiscovery:
     def silences(
         self, instrument: Instrument, contract_id: int, now: datetime
     ) -> list[SilenceRecord]:
-        """Give the stretches that probing found silent, as far as that is still believed."""
+        """Give the intervals that probing found silent, as far as that is still believed."""
         what = instrument.what_to_show.value
         records = self._ledger.silences_of(contract_id, what, self._gateway)
         return [record for record in records if record.is_valid(now)]

@@ -32,7 +32,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import micros, stamps, without_flat
+from ktrdr_pipelines.domain.bars import micros, timestamps, without_flat
 from ktrdr_pipelines.domain.calendars.gateway_schedules import (
     LearnedDay,
     ScheduleSource,
@@ -108,7 +108,7 @@ class Schedules:
         self._take(instrument, _dated(instrument, days), ScheduleSource.DETAILS, note)
 
     async def learn_own_hours(
-        self, series: Series, stretch: Interval, note: Callable[[str], None]
+        self, series: Series, interval: Interval, note: Callable[[str], None]
     ) -> None:
         """Request the sessions of an interval where a contract's hours differ from the assumption.
 
@@ -121,7 +121,7 @@ class Schedules:
             return
         async with self._asking[key]:
             while key not in self._untold and self._learned(instrument):
-                missing = self._unknown(instrument, stretch, now)
+                missing = self._unknown(instrument, interval, now)
                 if missing is None:
                     return
                 try:
@@ -131,15 +131,15 @@ class Schedules:
                     self._remember(instrument, missing, now)
                     self._untold.add(key)
 
-    async def ensure(self, series: Series, stretch: Interval, note: Callable[[str], None]) -> None:
-        """Learn the sessions of a stretch that no library knows, before anything is expected.
+    async def ensure(self, series: Series, interval: Interval, note: Callable[[str], None]) -> None:
+        """Learn the sessions of an interval that no library knows, before anything is expected.
 
         Raises:
             GatewayError: the gateway did not tell, and without it nothing is known.
         """
         instrument, now = series.instrument, self._source_session.now()
         async with self._asking[learned_key(instrument)]:
-            while (missing := self._unknown(instrument, stretch, now)) is not None:
+            while (missing := self._unknown(instrument, interval, now)) is not None:
                 await self._ask(instrument, missing, now, note)
         if self.calendars.of(instrument).known is None and instrument.end is None:
             raise BadAnswerError(
@@ -207,7 +207,7 @@ class Schedules:
         note: Callable[[str], None] | None,
     ) -> None:
         """Record bars after the close that show more than is known, and say what they change."""
-        book, keys = self.calendars, stamps(bars)
+        book, keys = self.calendars, timestamps(bars)
         base = book.before_late_bars(instrument)
         known = book.extensions(instrument)
         late = late_bars_of(base, keys, timeframe.seconds * 1_000_000, known)
@@ -296,7 +296,7 @@ class Schedules:
             held = bars["session_date"].to_pylist()
             return frozenset(held) & {one.day for one in days if not one.parts}
         calendar = with_own_hours(calendar_named(instrument.calendar), days)
-        return closed_against(days, stamps(bars), calendar)
+        return closed_against(days, timestamps(bars), calendar)
 
     def _closed_with_held_bars(
         self, instrument: Instrument, days: Sequence[LearnedDay]
@@ -314,11 +314,11 @@ class Schedules:
                 wrong |= self._closed_with_bars(instrument, days, timeframe, bars)
         return frozenset(wrong)
 
-    def _unknown(self, instrument: Instrument, stretch: Interval, now: datetime) -> date | None:
+    def _unknown(self, instrument: Instrument, interval: Interval, now: datetime) -> date | None:
         """Give the newest date before now of which nothing is known and nothing was asked."""
         library = calendar_named(instrument.calendar)
-        until = min(library.day_of(min(stretch.end, now)), _last(instrument))
-        first = max(library.day_of(stretch.start), instrument.start)
+        until = min(library.day_of(min(interval.end, now)), _last(instrument))
+        first = max(library.day_of(interval.start), instrument.start)
         if library.known is not None and not is_assumed(instrument.calendar):
             first = max(first, library.known[1] + _DAY)
         learned = {one.day for one in self._learned(instrument)}
@@ -522,7 +522,7 @@ def _has_removed_bars(
     if not timeframe.is_intraday:
         days = bars["session_date"].to_numpy().astype("datetime64[D]")
         return not told.parts and bool((days == np.datetime64(told.day)).any())
-    keys = stamps(bars)
+    keys = timestamps(bars)
     [session] = library.sessions(told.day, told.day + _DAY)
     removed = IntervalSet([Interval(session.opens_at, session.closes_at)])
     if told.parts:

@@ -266,7 +266,7 @@ class Asking:
     async def oldest(
         self, timeframe: Timeframe, ends_at: datetime | None, duration: str
     ) -> date | None:
-        """Give the session date of the oldest bar of a stretch, None where there is none.
+        """Give the session date of the oldest bar of an interval, None where there is none.
 
         Of a week, whose bar does not say on which day it begins, it is the Friday.
 

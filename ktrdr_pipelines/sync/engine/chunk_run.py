@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ktrdr_pipelines.domain.bars import bars_between, micros, moment, stamps, without_flat
+from ktrdr_pipelines.domain.bars import bars_between, micros, moment, timestamps, without_flat
 from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.sessions import (
     Span,
     expected_spans,
+    interval_between,
     monday_of,
-    stamps_between,
 )
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Identity, SecType, WhatToShow
@@ -118,7 +118,7 @@ class ChunkRun:
         )
         self.commits = Commits(
             save=self._save,
-            release=lambda stretches: context.claimant.release(self.series, stretches),
+            release=lambda intervals: context.claimant.release(self.series, intervals),
             saved=lambda: context.progress.saved(self.series),
         )
 
@@ -128,7 +128,7 @@ class ChunkRun:
         return self.is_dead or self.stop is not None
 
     def need(self, within: Interval | None = None, *, everything: bool = False) -> Need:
-        """State wants and facts as they stand, of all or of one stretch."""
+        """State wants and facts as they stand, of all or of one interval."""
         source_session = self.context.source_session
         market_now = source_session.retry_policy.market_clock()
         need = self.facts.need(source_session.now(), market_now, within, everything=everything)
@@ -139,10 +139,10 @@ class ChunkRun:
         is_by_the_year = most == BY_THE_YEAR and not need.timeframe.is_intraday
         return replace(need, most_sessions=most, is_by_the_year=is_by_the_year)
 
-    def claim(self, stamps: Interval) -> bool:
-        """Try to claim a stretch, and learn what others have saved of it by then."""
+    def claim(self, interval: Interval) -> bool:
+        """Try to claim an interval, and learn what others have saved of it by then."""
         now = self.context.source_session.retry_policy.clock()
-        if not self.context.claimant.claim(self.series, stamps, now):
+        if not self.context.claimant.claim(self.series, interval, now):
             return False
         self.learn_saved()
         return True
@@ -167,7 +167,7 @@ class ChunkRun:
         Returns: whether something is excused by it.
         """
         head = await self._head() if ask else self._known_head()
-        bars = self.facts.bars.hull
+        bars = self.facts.bars.bounds
         found = self.context.evidence.beginning(
             self.series.instrument,
             self.facts.calendar,
@@ -203,24 +203,26 @@ class ChunkRun:
         timeframe, calendar = self.series.timeframe, self.facts.calendar
         if timeframe is Timeframe.W1:
             return None
-        spans = expected_spans(calendar, timeframe, chunk.stamps)
-        first = spans[0].opens_at if spans else chunk.stamps.start
+        spans = expected_spans(calendar, timeframe, chunk.interval)
+        first = spans[0].opens_at if spans else chunk.interval.start
         if timeframe.is_intraday:
             return between(first, begins_at)
-        began = next((span for span in spans if begins_at in span.stamps), None)
+        began = next((span for span in spans if begins_at in span.interval), None)
         return between(first, began.opens_at) if began else None
 
     def oldest_known(self) -> datetime | None:
         """Return when the oldest covered session of the series opens, in real time."""
-        hull = self.facts.bars.hull
-        if hull is None:
+        bounds = self.facts.bars.bounds
+        if bounds is None:
             return None
         if self.series.timeframe.is_intraday:
-            return hull.start
+            return bounds.start
         spans = expected_spans(
-            self.facts.calendar, self.series.timeframe, Interval(hull.start, hull.start + _INSTANT)
+            self.facts.calendar,
+            self.series.timeframe,
+            Interval(bounds.start, bounds.start + _INSTANT),
         )
-        return spans[0].opens_at if spans else hull.start
+        return spans[0].opens_at if spans else bounds.start
 
     async def learn_sessions(self, day: date) -> bool:
         """Ask whether a date without bars has the session that is expected; say what changed."""
@@ -268,7 +270,7 @@ class ChunkRun:
         Other prices are no news of what is asked for once more, which replaces what is held.
         Another unit of volume is: it makes a jump at either end of it.
         """
-        keys, start = stamps(bars), chunk.stamps.start
+        keys, start = timestamps(bars), chunk.interval.start
         low, high = moment(int(keys[0])), moment(int(keys[-1])) + _INSTANT
         again = bars.filter(pa.array(keys < micros(start)))
         has_lots = self._has_lots and bool(self.facts.bars_before.clip(Interval(low, high)))
@@ -317,7 +319,7 @@ class ChunkRun:
             start, end = around[0], around[-1] + _DAY
             if timeframe is Timeframe.W1:
                 start, end = monday_of(start), monday_of(around[-1]) + 7 * _DAY
-            part = stamps_between(calendar, timeframe, start, end)
+            part = interval_between(calendar, timeframe, start, end)
             self._tell_of_volume(between_sessions(self.context.store.read(self.series, part)))
 
     def _tell_of_volume(self, found: Disagreement | None) -> None:
@@ -357,7 +359,7 @@ class ChunkRun:
             return
         _, found = explained(bars, self.series.instrument.sec_type, known)
         stale = {one.ts for one in known} - {one.ts for one in found}
-        if replaced := stale & set(stamps(bars).tolist()):
+        if replaced := stale & set(timestamps(bars).tolist()):
             ledger.clear_findings(key, replaced)
 
     def days_of(self, span: Span) -> set[date]:
@@ -373,15 +375,15 @@ class ChunkRun:
             for one in self.context.evidence.of(self.series.symbol).statements
         )
 
-    def skip(self, stamps: Interval) -> None:
+    def skip(self, interval: Interval) -> None:
         """Leave an interval unrequested: requests beside it brought no bars."""
-        part = self.need(stamps).gaps()
+        part = self.need(interval).gaps()
         self._skipped |= part
         self.defer_part(part)
 
-    def was_skipped(self, stamps: Interval) -> bool:
+    def was_skipped(self, interval: Interval) -> bool:
         """Whether an interval was left unrequested."""
-        return self._skipped.covers(stamps)
+        return self._skipped.covers(interval)
 
     def refreshed(self) -> IntervalSet:
         """Give what was requested again and came again.
@@ -393,9 +395,9 @@ class ChunkRun:
         same = [one for one in again if not self.context.store.read(self.series, one).num_rows]
         return (self.facts.proved & self.facts.again) | IntervalSet(same)
 
-    def defer(self, stamps: Interval) -> None:
+    def defer(self, interval: Interval) -> None:
         """Leave to another request or run what is open in an interval."""
-        self.defer_part(self.need(stamps).gaps())
+        self.defer_part(self.need(interval).gaps())
 
     def defer_part(self, part: IntervalSet) -> None:
         """Leave an open part to another request or run."""
@@ -430,7 +432,7 @@ class Case:
         self._run: Interval | None = None
         self._is_direct = False
         self._is_alone = False
-        self._is_opening = is_opening(chunk_run.need(chunk.stamps), chunk)
+        self._is_opening = is_opening(chunk_run.need(chunk.interval), chunk)
         self._sent_at: datetime | None = None
         self.asking = chunk
         self.was_empty = True
@@ -444,7 +446,7 @@ class Case:
         """
         chunk_run = self._chunk_run
         chunk: Chunk | None = self._chunk
-        if not chunk_run.need(self._chunk.stamps).gaps():
+        if not chunk_run.need(self._chunk.interval).gaps():
             chunk_run.context.progress.answered(chunk_run.series, 0)
             return
         budget = _SPARE_REQUESTS + 2 * self._chunk.sessions.bit_length()
@@ -452,7 +454,7 @@ class Case:
             await self._request(chunk)
             budget -= 1
             if budget <= 0:
-                chunk_run.defer(self._chunk.stamps)
+                chunk_run.defer(self._chunk.interval)
             chunk = self._following()
             if chunk is not None:
                 chunk_run.context.progress.planned(chunk_run.series, 1)
@@ -463,7 +465,7 @@ class Case:
         The quiet opening of the oldest session is left to the request for the session before it,
         unless a request for several parts left all of them open.
         """
-        need = self._without_rest(self._chunk_run.need(self._chunk.stamps))
+        need = self._without_rest(self._chunk_run.need(self._chunk.interval))
         newest = newest_run(need)
         if newest is None:
             return None
@@ -489,16 +491,16 @@ class Case:
         chunk = self._chunk
         if chunk.now_until is None:
             return need
-        last = expected_spans(need.calendar, need.timeframe, chunk.stamps)[-1]
-        is_open = chunk.stamps.end < last.stamps.end
-        return replace(need, now=min(need.now, chunk.stamps.end + bar_lag())) if is_open else need
+        last = expected_spans(need.calendar, need.timeframe, chunk.interval)[-1]
+        is_open = chunk.interval.end < last.interval.end
+        return replace(need, now=min(need.now, chunk.interval.end + bar_lag())) if is_open else need
 
-    def _need(self, stamps: Interval) -> Need:
+    def _need(self, interval: Interval) -> Need:
         """State what is open in an interval as of when the last request was sent.
 
         What comes to be due while the gateway answers is not told by its response.
         """
-        need = self._chunk_run.need(stamps)
+        need = self._chunk_run.need(interval)
         return replace(need, now=min(need.now, self._sent_at)) if self._sent_at else need
 
     async def _asked(self, chunk: Chunk) -> tuple[Asked, Chunk]:
@@ -509,7 +511,7 @@ class Case:
         with_end = replace(chunk, now_until=None)
         if not asked.ends_now:
             return asked, with_end
-        answer, need = asked.answer, self._need(chunk.stamps)
+        answer, need = asked.answer, self._need(chunk.interval)
         question = Question(chunk, need.calendar, need.timeframe, need.now)
         if isinstance(answer, Answer):
             question = replace(question, holds_back=answer.lacks_newest)
@@ -546,7 +548,7 @@ class Case:
             if isinstance(answer, NoData):
                 proved = await self._take_empty(chunk)
             elif answer is None:
-                chunk_run.defer(chunk.stamps)
+                chunk_run.defer(chunk.interval)
                 self.was_empty = False
                 proved = "no row that is a bar twice"
             else:
@@ -578,7 +580,7 @@ class Case:
         chunk_run = self._chunk_run
         chunk_run.context.life.saw(chunk_run.asking)
         chunk_run.tries.answered()
-        need = self._need(chunk.stamps)
+        need = self._need(chunk.interval)
         before = need.gaps()
         question = Question(
             chunk,
@@ -603,13 +605,13 @@ class Case:
         self._say(chunk, found)
         self._widen()
         if answer.lacks_newest:
-            chunk_run.defer(chunk.stamps)
+            chunk_run.defer(chunk.interval)
             return f"{found.bars.num_rows} bars, the newest are held back"
-        chunk_run.facts.answered(IntervalSet([chunk.stamps]) - answer.impossible)
+        chunk_run.facts.answered(IntervalSet([chunk.interval]) - answer.impossible)
         self._take_opening(chunk, before)
         if found.around:
             chunk_run.defer_part(found.around)
-        self._skip_edges(chunk, stamps(answer.bars), answer.impossible)
+        self._skip_edges(chunk, timestamps(answer.bars), answer.impossible)
         self._part(chunk, before)
         if found.begins_at is not None:
             await chunk_run.learn_beginning(ask=False)
@@ -635,7 +637,7 @@ class Case:
 
         Where data begin there is no bar on its other side.
         """
-        need = self._chunk_run.need(chunk.stamps)
+        need = self._chunk_run.need(chunk.interval)
         if is_opening(need, chunk) and need.gaps() == before:
             self._is_direct = True
 
@@ -644,13 +646,13 @@ class Case:
 
         A part that was requested by itself waits for another run.
         """
-        left = self._chunk_run.need(chunk.stamps).gaps()
+        left = self._chunk_run.need(chunk.interval).gaps()
         if self._is_direct or left != before:
             return
         if len(left) > 1 and chunk.sessions > 1:
             self._is_alone = True
         else:
-            self._chunk_run.defer(chunk.stamps)
+            self._chunk_run.defer(chunk.interval)
 
     def _skip_edges(self, chunk: Chunk, keys: np.ndarray, impossible: IntervalSet) -> None:
         """Leave to daily bars the sessions at a chunk's ends that no bar came for.
@@ -660,28 +662,28 @@ class Case:
         that the oldest traded, they are requested at once: the response was cut short.
         """
         chunk_run = self._chunk_run
-        need = self._need(chunk.stamps)
+        need = self._need(chunk.interval)
         if chunk.sessions == 1:
             return
         first, last = moment(keys[0]), moment(keys[-1])
-        spans = expected_spans(need.calendar, need.timeframe, chunk.stamps)
+        spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
         gaps = need.gaps() - impossible
-        whole = [span for span in spans if gaps.covers(span.stamps) and is_closed(span, need.now)]
-        older = [span for span in whole if span.stamps.end <= first]
-        newer = [span for span in whole if span.stamps.start > last]
+        whole = [span for span in spans if gaps.covers(span.interval) and is_closed(span, need.now)]
+        older = [span for span in whole if span.interval.end <= first]
+        newer = [span for span in whole if span.interval.start > last]
         older = [span for span in older if not chunk_run.has_traded(span)]
         if len(newer) > len(spans) * _MOST_AT_END:
             newer = []
         for span in (*older, *newer):
-            chunk_run.skip(span.stamps)
+            chunk_run.skip(span.interval)
 
     def _take_earlier(self, chunk: Chunk, answer: Answer) -> str:
         """Take in a response whose bars are all older: it says that none came behind them."""
         if answer.lacks_newest:
-            self._chunk_run.defer(chunk.stamps)
+            self._chunk_run.defer(chunk.interval)
             return "the newest are held back"
-        if answer.impossible.clip(chunk.stamps):
-            self._chunk_run.defer(chunk.stamps)
+        if answer.impossible.clip(chunk.interval):
+            self._chunk_run.defer(chunk.interval)
             return "rows that are no bars"
         if self._cover_end_of_contract(chunk):
             return "only older bars: the contract's last session ends with them"
@@ -697,13 +699,13 @@ class Case:
         if self.was_empty:
             return False
         chunk_run = self._chunk_run
-        need = self._need(chunk.stamps)
+        need = self._need(chunk.interval)
         gaps, held = need.gaps(), chunk_run.facts.bars
-        hull = gaps.hull
-        if hull is None or not need.timeframe.is_intraday or len(gaps) > 1:
+        bounds = gaps.bounds
+        if bounds is None or not need.timeframe.is_intraday or len(gaps) > 1:
             return False
-        span = expected_spans(need.calendar, need.timeframe, hull)[0]
-        if hull.end < span.stamps.end or not held.clip(span.stamps):
+        span = expected_spans(need.calendar, need.timeframe, bounds)[0]
+        if bounds.end < span.interval.end or not held.clip(span.interval):
             return False
         day = need.calendar.day_of(span.closes_at - timedelta(microseconds=1))
         if may_be_suspect(chunk_run.series.instrument, day) or not is_closed(span, need.now):
@@ -714,7 +716,7 @@ class Case:
     def _refute(self, found: Evaluation) -> None:
         """Void the responses without bars that the bars which came refute; flat ones do not."""
         chunk_run, timeframe = self._chunk_run, self._chunk_run.series.timeframe
-        moments = stamps(without_flat(found.bars))
+        moments = timestamps(without_flat(found.bars))
         if not len(moments):
             return
         spans = expected_spans(
@@ -726,7 +728,7 @@ class Case:
         sessions = [
             Interval(span.opens_at, span.closes_at)
             for span in spans
-            if micros(span.stamps.start) in keys
+            if micros(span.interval.start) in keys
         ]
         intraday = moments if timeframe.is_intraday else None
         if chunk_run.context.evidence.refute(chunk_run.series.symbol, sessions, intraday):
@@ -750,19 +752,19 @@ class Case:
         chunk_run.context.evidence.record(chunk_run.series.symbol, statements)
 
     def _spans(self, inside: IntervalSet) -> list[Span]:
-        hull = inside.hull
-        if hull is None:
+        bounds = inside.bounds
+        if bounds is None:
             return []
         facts = self._chunk_run.facts
-        spans = expected_spans(facts.calendar, facts.series.timeframe, hull)
-        return [span for span in spans if inside.covers(span.stamps)]
+        spans = expected_spans(facts.calendar, facts.series.timeframe, bounds)
+        return [span for span in spans if inside.covers(span.interval)]
 
     # --- responses without bars ----------------------------------------------------------------
 
     async def _take_empty(self, chunk: Chunk) -> str:
         """Take in a response without bars."""
         chunk_run = self._chunk_run
-        if chunk_run.need(chunk.stamps).known_from is None and not await chunk_run.is_alive():
+        if chunk_run.need(chunk.interval).known_from is None and not await chunk_run.is_alive():
             return "nothing, no sign of life"
         self._say_empty(chunk, controlled=False)
         return "no bars"
@@ -775,18 +777,18 @@ class Case:
         reaches past the gateway's oldest bar may return nothing though there are bars (grade C).
         """
         chunk_run = self._chunk_run
-        chunk_run.facts.answered(IntervalSet([chunk.stamps]))
-        need = self._need(chunk.stamps)
+        chunk_run.facts.answered(IntervalSet([chunk.interval]))
+        need = self._need(chunk.interval)
         gaps = need.gaps()
-        hull = gaps.hull
-        if hull is None:
-            chunk_run.defer(chunk.stamps)
+        bounds = gaps.bounds
+        if bounds is None:
+            chunk_run.defer(chunk.interval)
             return
-        spans = expected_spans(need.calendar, need.timeframe, hull)
-        closed = IntervalSet(span.stamps for span in spans if is_closed(span, need.now))
+        spans = expected_spans(need.calendar, need.timeframe, bounds)
+        closed = IntervalSet(span.interval for span in spans if is_closed(span, need.now))
         rest = gaps & closed
-        whole = [span for span in spans if rest.covers(span.stamps)]
-        pieces = rest - IntervalSet(span.stamps for span in whole)
+        whole = [span for span in spans if rest.covers(span.interval)]
+        pieces = rest - IntervalSet(span.interval for span in whole)
         parts = list(runs_of(need.calendar, whole))
         if need.timeframe.is_intraday:
             parts.extend(pieces)
@@ -796,7 +798,7 @@ class Case:
         if whole:
             self._narrow(len(whole))
         else:
-            chunk_run.defer(chunk.stamps)
+            chunk_run.defer(chunk.interval)
 
     def _record_empty(self, parts: Sequence[Interval], *, controlled: bool) -> None:
         """Record that a response held no bars for intervals of real time."""
@@ -819,21 +821,21 @@ class Case:
 
     def _narrow(self, sessions: int) -> None:
         """Halve what is requested next; with one session left, leave the rest to another run."""
-        oldest = self._chunk_run.facts.bars.hull
-        is_before = oldest is not None and self._chunk.stamps.end <= oldest.start
+        oldest = self._chunk_run.facts.bars.bounds
+        is_before = oldest is not None and self._chunk.interval.end <= oldest.start
         if is_before and self._chunk_run.is_beginning_seen:
-            self._chunk_run.defer(self._chunk.stamps)
+            self._chunk_run.defer(self._chunk.interval)
         elif self._width is None and sessions > 1:
             self._width = 1
         elif self._width is not None and self._width > 1:
             self._width //= 2
         else:
-            self._chunk_run.defer(self._run or self._chunk.stamps)
+            self._chunk_run.defer(self._run or self._chunk.interval)
 
     def _widen(self) -> None:
         """Request half of the rest at once after bars came where a wider request had none."""
         if self._width is not None:
-            need = self._chunk_run.need(self._chunk.stamps)
-            hull = need.gaps().hull
-            left = len(expected_spans(need.calendar, need.timeframe, hull)) if hull else 0
+            need = self._chunk_run.need(self._chunk.interval)
+            bounds = need.gaps().bounds
+            left = len(expected_spans(need.calendar, need.timeframe, bounds)) if bounds else 0
             self._width = max(1, left // 2)

@@ -34,7 +34,7 @@ from ktrdr_pipelines.domain.planning.empty_ranges import (
     stated_days,
 )
 from ktrdr_pipelines.domain.planning.evaluation import Question, evaluate
-from ktrdr_pipelines.domain.planning.gaps import bar_lag, final_lag, first_stamps_of
+from ktrdr_pipelines.domain.planning.gaps import bar_lag, final_lag, first_interval_of
 from ktrdr_pipelines.domain.planning.responses import Answer
 from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -97,9 +97,9 @@ class Confirmation:
         found = self._open()
         self._prove(found)
         empty = [one for one in found if any(said.kind in NONE_CAME for said in one.statements)]
-        self._chunk_run.facts.came_empty = IntervalSet(one.span.stamps for one in empty)
+        self._chunk_run.facts.came_empty = IntervalSet(one.span.interval for one in empty)
         self._chunk_run.facts.doubted = IntervalSet(
-            one.span.stamps
+            one.span.interval
             for one in empty
             if self._chunk_run.oldest_known() is not None and not self._is_before_bars(one)
         )
@@ -118,10 +118,10 @@ class Confirmation:
                 one.verdict.proof is Proof.CONTRADICTED
                 and len(stated_days(one.statements)) < STATEMENT_DAYS - 1
             )
-            if (is_told and is_early) or expired.covers(one.span.stamps):
-                left.append(one.span.stamps)
-        for stamps in left:
-            self._chunk_run.skip(stamps)
+            if (is_told and is_early) or expired.covers(one.span.interval):
+                left.append(one.span.interval)
+        for interval in left:
+            self._chunk_run.skip(interval)
         self._left = IntervalSet(left)
 
     async def run(self) -> bool:
@@ -152,9 +152,9 @@ class Confirmation:
         """Request what daily bars were to prove and said nothing of; say whether there is any."""
         today = self._chunk_run.context.source_session.gateway_now().date()
         silent = [
-            one.span.stamps
+            one.span.interval
             for one in self._open()
-            if self._left.covers(one.span.stamps)
+            if self._left.covers(one.span.interval)
             and not any(_is_daily(said) and said.said_at.date() == today for said in one.statements)
         ]
         self._left = IntervalSet()
@@ -178,7 +178,7 @@ class Confirmation:
             if one in pieces and proof is Proof.CONTRADICTED:
                 next_at = max(next_at, self._bars_behind(one.span))
             due = here + (next_at - there if next_at > there else CONFIRM_AFTER)
-            groups[proof, due.replace(microsecond=0)].append(one.span.stamps)
+            groups[proof, due.replace(microsecond=0)].append(one.span.interval)
         for (proof, due), parts in groups.items():
             for part in IntervalSet(parts):
                 chunk_run.tries.left_open(part, _KINDS[proof], _TEXTS[proof], due_at=due)
@@ -221,7 +221,7 @@ class Confirmation:
     def _pieces(self) -> list[Open]:
         """Judge the quiet parts of sessions that have bars."""
         chunk_run = self._chunk_run
-        whole = IntervalSet(one.span.stamps for one in self._open())
+        whole = IntervalSet(one.span.interval for one in self._open())
         return chunk_run.context.evidence.open_pieces(
             chunk_run.series,
             chunk_run.facts.calendar,
@@ -237,7 +237,7 @@ class Confirmation:
             minute=0, second=0, microsecond=0
         )
         proofs = [
-            Emptiness(one.span.stamps, at, _proof_kind(one.verdict))
+            Emptiness(one.span.interval, at, _proof_kind(one.verdict))
             for one in found
             if one.verdict.is_proved
         ]
@@ -302,7 +302,7 @@ class Confirmation:
             return asked <= _MOST_DAILY and not is_dumb
         if one.verdict.proof is Proof.CONTRADICTED:
             return not asked
-        is_told = bool(one.statements) or self._chunk_run.was_skipped(one.span.stamps)
+        is_told = bool(one.statements) or self._chunk_run.was_skipped(one.span.interval)
         return is_told and asked < _MOST_DAILY
 
     def _is_before_bars(self, one: Open) -> bool:
@@ -313,14 +313,14 @@ class Confirmation:
     def _daily_chunk(self, wanted: _Daily) -> Chunk:
         """Return the request for the daily bars of some session dates."""
         calendar, now = self._chunk_run.facts.calendar, self._chunk_run.context.source_session.now()
-        stamps = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
-        spans = expected_spans(calendar, Timeframe.D1, stamps)
+        interval = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
+        spans = expected_spans(calendar, Timeframe.D1, interval)
         closes_at = spans[-1].closes_at
         ends_at = min(max(calendar.last_second_of(closes_at), closes_at), now)
         most = self._chunk_run.context.widths.most(Timeframe.D1)
         years = -(-(wanted.last - wanted.first).days // 364)
         duration = f"{len(spans)} D" if _may_count(len(spans), most) else f"{years} Y"
-        return Chunk(stamps, ends_at, duration, len(spans))
+        return Chunk(interval, ends_at, duration, len(spans))
 
     async def _ask_for_days(self, block: Sequence[Open], chunk: Chunk) -> Asked | None:
         """Request daily bars; None where less must be requested at a time, which is remembered."""
@@ -357,7 +357,7 @@ class Confirmation:
             chunk_run.asking.record(asked, "no daily bars")
             self._say_empty(block, at, request)
             return IntervalSet()
-        spans = expected_spans(calendar, Timeframe.D1, chunk.stamps)
+        spans = expected_spans(calendar, Timeframe.D1, chunk.interval)
         impossible = asked.answer.impossible
         question = Question(
             chunk,
@@ -374,17 +374,17 @@ class Confirmation:
         refuted = [
             Interval(span.opens_at, span.closes_at)
             for span in spans
-            if span.stamps.start.date() in traded
+            if span.interval.start.date() in traded
         ]
         chunk_run.context.evidence.refute(chunk_run.series.symbol, refuted)
         statements = [
             Statement(part, StatementKind.AROUND, Timeframe.D1.value, at, request)
             for part in runs_of(
-                calendar, (span for span in spans if found.around.covers(span.stamps))
+                calendar, (span for span in spans if found.around.covers(span.interval))
             )
         ]
         if found.begins_at is not None:
-            began = next((span for span in spans if found.begins_at in span.stamps), None)
+            began = next((span for span in spans if found.begins_at in span.interval), None)
             if began is not None and spans[0].opens_at < began.opens_at:
                 asked_for = Interval(spans[0].opens_at, began.opens_at)
                 statements.append(
@@ -408,11 +408,11 @@ class Confirmation:
             Statement(part, StatementKind.TRADED, Timeframe.D1.value, at, request)
             for part in runs_of(
                 calendar,
-                (span for span in spans if span.stamps.start.date() in traded & missing),
+                (span for span in spans if span.interval.start.date() in traded & missing),
             )
         )
         chunk_run.context.evidence.record(chunk_run.series.symbol, statements)
-        return IntervalSet(one.span.stamps for one in with_bars)
+        return IntervalSet(one.span.interval for one in with_bars)
 
     def _say_empty(
         self, block: Sequence[Open], at: datetime, request: str, *, controlled: bool = False
@@ -515,8 +515,8 @@ class Confirmation:
         day = held[len(held) // 2] if held else self._newest_day()
         if day is None:
             return
-        stamps = first_stamps_of(calendar, series.timeframe, day)
-        need = Need(calendar, series.timeframe, IntervalSet([stamps]), IntervalSet(), now, 1)
+        interval = first_interval_of(calendar, series.timeframe, day)
+        need = Need(calendar, series.timeframe, IntervalSet([interval]), IntervalSet(), now, 1)
         chunks = plan(need)
         if not chunks:
             return

@@ -173,17 +173,17 @@ class SeriesRun:
             self._hire(group, queue)
             chunk = across_boundary(self._chunk_run.need(), queue.popleft())
             if self._is_beyond_bars(chunk):
-                self._chunk_run.skip(chunk.stamps)
+                self._chunk_run.skip(chunk.interval)
                 self._context.progress.answered(self._facts.series, 0)
                 continue
             most = self._context.widths.most(self._facts.series.timeframe)
             if most is not None and chunk.sessions > most:
                 self._cut_anew(chunk, queue)
-            elif not self._chunk_run.need(chunk.stamps).gaps():
+            elif not self._chunk_run.need(chunk.interval).gaps():
                 self._context.progress.answered(self._facts.series, 0)
-            elif self._chunk_run.claim(chunk.stamps):
+            elif self._chunk_run.claim(chunk.interval):
                 await self._work_on(chunk, queue)
-                self._chunk_run.commits.asked(chunk.stamps)
+                self._chunk_run.commits.asked(chunk.interval)
             else:
                 self._refused = True
                 self._context.progress.answered(self._facts.series, 0)
@@ -207,8 +207,8 @@ class SeriesRun:
         return self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS
 
     def _is_older(self, chunk: Chunk) -> bool:
-        oldest = self._facts.bars.hull
-        return oldest is None or chunk.stamps.start < oldest.start
+        oldest = self._facts.bars.bounds
+        return oldest is None or chunk.interval.start < oldest.start
 
     async def _work_on(self, chunk: Chunk, queue: deque[Chunk]) -> None:
         case = Case(self._chunk_run, chunk)
@@ -232,7 +232,7 @@ class SeriesRun:
 
     def _cut_anew(self, chunk: Chunk, queue: deque[Chunk]) -> None:
         """Put narrower chunks at the place of one, in the order in which they are worked on."""
-        chunks = plan(self._chunk_run.need(chunk.stamps))
+        chunks = plan(self._chunk_run.need(chunk.interval))
         queue.extendleft(chunks if self._tail else reversed(chunks))
         self._context.progress.planned(self._facts.series, len(chunks))
         self._context.progress.answered(self._facts.series, 0)
@@ -242,10 +242,10 @@ class SeriesRun:
     def _take_failure(self, chunk: Chunk, error: GatewayError) -> None:
         """Defer a chunk that could not be had, and stop where more requests are useless."""
         chunk_run = self._chunk_run
-        left = chunk_run.need(chunk.stamps).gaps().hull
-        self._failed |= IntervalSet([chunk.stamps])
-        self._facts.defer(IntervalSet([chunk.stamps]))
-        chunk_run.tries.failed(left or chunk.stamps, error)
+        left = chunk_run.need(chunk.interval).gaps().bounds
+        self._failed |= IntervalSet([chunk.interval])
+        self._facts.defer(IntervalSet([chunk.interval]))
+        chunk_run.tries.failed(left or chunk.interval, error)
         self._context.progress.answered(self._facts.series, 0)
         self._take_error(error)
 
@@ -266,17 +266,17 @@ class SeriesRun:
             self._context.source_session.now(),
             self._context.source_session.retry_policy.market_clock(),
         )
-        chunk_run.tries.forget_settled(lambda stamps: self._facts.open_in(stamps, now, here))
-        hull = self._facts.left(chunk_run.need(everything=True), here).hull
-        if chunk_run.is_dead and hull:
-            chunk_run.tries.left_open(hull, AttemptKind.NO_DATA, "no data at all")
-        if hull and not chunk_run.is_dead:
+        chunk_run.tries.forget_settled(lambda interval: self._facts.open_in(interval, now, here))
+        bounds = self._facts.left(chunk_run.need(everything=True), here).bounds
+        if chunk_run.is_dead and bounds:
+            chunk_run.tries.left_open(bounds, AttemptKind.NO_DATA, "no data at all")
+        if bounds and not chunk_run.is_dead:
             self.confirmed_at = self._confirmation.write_down()
 
     def _take_refreshed(self) -> None:
         """Take in what came again, and remember the sparse sessions that have no more bars."""
         self.refreshed = self._chunk_run.refreshed() if self._facts.again else IntervalSet()
-        asked = [one for one in self._facts.suspects if self.refreshed.covers(one.stamps)]
+        asked = [one for one in self._facts.suspects if self.refreshed.covers(one.interval)]
         if not asked:
             return
         series, store = self._facts.series, self._context.store

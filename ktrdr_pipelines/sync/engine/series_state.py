@@ -13,7 +13,7 @@ from datetime import date, datetime, timedelta
 
 from ktrdr_pipelines.domain.bars import micros, moment
 from ktrdr_pipelines.domain.calendars.registry import Calendars
-from ktrdr_pipelines.domain.calendars.session_grid import span_arrays, stretches_of
+from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, span_arrays
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_spans
 from ktrdr_pipelines.domain.coverage import REFUTABLE, Coverage
 from ktrdr_pipelines.domain.instruments import Series
@@ -21,7 +21,7 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Need
 from ktrdr_pipelines.domain.planning.gaps import (
     due_gaps,
-    first_stamps_of,
+    first_interval_of,
     is_closed,
     whole_sessions,
 )
@@ -43,7 +43,7 @@ class Suspect:
     """A session that has far fewer bars than its neighbours, and how many."""
 
     day: date
-    stamps: Interval
+    interval: Interval
     rows: int
 
 
@@ -52,7 +52,7 @@ class SeriesState:
 
     Args:
         series: what is loaded.
-        wanted: the stretch that is wanted, on the stamp axis; sessions that it cuts are wanted
+        wanted: the interval that is wanted, on the stamp axis; sessions that it cuts are wanted
             as a whole.
         coverage: what is settled on disk.
         calendar: the sessions that are expected.
@@ -102,11 +102,11 @@ class SeriesState:
             now: the gateway's time; it says what is due.
             proof_now: this machine's time; when first asked, it says for the whole run which
                 proofs of emptiness still hold.
-            within: only this stretch.
+            within: only this interval.
             everything: also what this run has set aside.
         """
         wanted = (self.wanted.clip(within) if within else self.wanted) - self.before_listing
-        bars = self.bars.hull
+        bars = self.bars.bounds
         return Need(
             calendar=self.calendar,
             timeframe=self.series.timeframe,
@@ -125,13 +125,13 @@ class SeriesState:
 
         Of the first session, what lies before its first bar is excused too.
         """
-        hull = self.wanted.hull
-        if self.begins is None or hull is None:
+        bounds = self.wanted.bounds
+        if self.begins is None or bounds is None:
             return IntervalSet()
-        ends = first_stamps_of(self.calendar, self.series.timeframe, self.begins)
-        bars = self.bars.hull
+        ends = first_interval_of(self.calendar, self.series.timeframe, self.begins)
+        bars = self.bars.bounds
         end = bars.start if bars is not None and bars.start in ends else ends.start
-        before = between(hull.start, end)
+        before = between(bounds.start, end)
         return IntervalSet([before] if before else [])
 
     def left(self, need: Need, proof_now: datetime) -> IntervalSet:
@@ -151,12 +151,12 @@ class SeriesState:
             now=need.now,
         )
 
-    def open_in(self, stamps: Interval, now: datetime, proof_now: datetime) -> IntervalSet:
-        """Give what has no answer in a stretch, whether or not this run wants it."""
+    def open_in(self, interval: Interval, now: datetime, proof_now: datetime) -> IntervalSet:
+        """Give what has no answer in an interval, whether or not this run wants it."""
         return due_gaps(
             self.calendar,
             self.series.timeframe,
-            wanted=IntervalSet([stamps]) - self.before_listing,
+            wanted=IntervalSet([interval]) - self.before_listing,
             settled=self._known(proof_now),
             now=now,
         )
@@ -169,9 +169,9 @@ class SeriesState:
         self.proved |= covered
         self._settled = self._known(proof_now) | covered
 
-    def answered(self, stamps: IntervalSet) -> None:
-        """Take in that responses came to requests for these stamps, whatever they held."""
-        self._answered |= stamps
+    def answered(self, interval: IntervalSet) -> None:
+        """Take in that responses came to requests for these timestamps, whatever they held."""
+        self._answered |= interval
 
     def unproved_again(self, proof_now: datetime) -> IntervalSet:
         """Give what was settled and requested again, to responses that prove nothing of it."""
@@ -217,37 +217,37 @@ class SeriesState:
         """Request a part after all."""
         self._deferred -= part
 
-    def put_off(self, stretch: IntervalSet, until: datetime | None) -> None:
-        """Leave the sessions of a stretch alone, because they were tried in vain a while ago."""
-        self.left_alone = whole_sessions(self.calendar, self.series.timeframe, stretch)
-        self.next_try_at = until if stretch else None
+    def put_off(self, interval: IntervalSet, until: datetime | None) -> None:
+        """Leave the sessions of an interval alone, because they were tried in vain a while ago."""
+        self.left_alone = whole_sessions(self.calendar, self.series.timeframe, interval)
+        self.next_try_at = until if interval else None
         self.defer(self.left_alone)
 
     def excuse_before(self, day: date | None) -> None:
         """Excuse what lies before the session date at which the contract's data begin."""
         self.begins = day
 
-    def days_of(self, stamps: Interval) -> tuple[date, date]:
-        """Give the session dates of the first and the last moment of a stretch of stamps."""
-        last = stamps.end - timedelta(microseconds=1)
+    def days_of(self, interval: Interval) -> tuple[date, date]:
+        """Give the session dates of the first and the last moment of an interval of timestamps."""
+        last = interval.end - timedelta(microseconds=1)
         if self.series.timeframe.is_intraday:
-            return self.calendar.day_of(stamps.start), self.calendar.day_of(last)
-        return stamps.start.date(), last.date()
+            return self.calendar.day_of(interval.start), self.calendar.day_of(last)
+        return interval.start.date(), last.date()
 
 
 def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:
     """Give the part of gaps that belongs to sessions which have not closed."""
-    hull: Interval | None = gaps.hull
-    if hull is None:
+    bounds: Interval | None = gaps.bounds
+    if bounds is None:
         return gaps
-    spans = expected_spans(need.calendar, need.timeframe, hull)
-    closed = (span.stamps for span in spans if is_closed(span, need.now))
+    spans = expected_spans(need.calendar, need.timeframe, bounds)
+    closed = (span.interval for span in spans if is_closed(span, need.now))
     return gaps - IntervalSet(closed)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One series to load: by mode and bounds, or a stretch of stamps.
+    """One series to load: by mode and bounds, or an interval of timestamps.
 
     ``asked_by`` says whether what was tried in vain is put off; ``refresh`` asks also for what is
     settled, once.
@@ -293,7 +293,7 @@ class SeriesStates:
         self._market_clock = market_clock or clock
 
     def wanted(self, job: Job, now: datetime) -> IntervalSet:
-        """Give the stretch of stamps that a job means."""
+        """Give the interval of timestamps that a job means."""
         if job.wanted is not None:
             return job.wanted
         tried = self._store.ledger.attempts(series_key(job.series))
@@ -328,7 +328,7 @@ class SeriesStates:
         """Give what is known of a series: what is settled, excused and put off."""
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
         suspects = () if options.refresh or options.tail else self.due_sparse(series)
-        again = IntervalSet(one.stamps for one in suspects) & wanted
+        again = IntervalSet(one.interval for one in suspects) & wanted
         if options.refresh:
             again = wanted - self._refreshed(series)
         facts = SeriesState(
@@ -343,7 +343,7 @@ class SeriesStates:
     def _refreshed(self, series: Series) -> IntervalSet:
         """Give what a refresh that was stopped has had already: the next one goes on from there."""
         known = self._store.ledger.refreshed(series_key(series), self._clock())
-        return known.stamps if known else IntervalSet()
+        return known.intervals if known else IntervalSet()
 
     def due_sparse(self, series: Series) -> tuple[Suspect, ...]:
         """Return the sparse sessions that may be requested once more by now.
@@ -356,7 +356,7 @@ class SeriesStates:
             for attempt in self._store.ledger.attempts(series_key(series))
             if attempt.kind is AttemptKind.SPARSE and not attempt.is_due(self._clock())
         )
-        return tuple(one for one in self.suspects(series) if not early.clip(one.stamps))
+        return tuple(one for one in self.suspects(series) if not early.clip(one.interval))
 
     def suspects(self, series: Series, begins: date | None = None) -> tuple[Suspect, ...]:
         """Return the sparse sessions: far fewer bars than their neighbours, or none.
@@ -369,7 +369,7 @@ class SeriesStates:
             return ()
         spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
         traded = self._store.traded_per_session(series)
-        settled, now = stretches_of(coverage.bars), micros(self._market_clock())
+        settled, now = interval_arrays(coverage.bars), micros(self._market_clock())
         confirmed = self._store.ledger.confirmed(series_key(series))
         found = (
             (spans.days[place].item(), int(spans.spans.starts[place]), int(spans.spans.ends[place]))
@@ -385,10 +385,12 @@ class SeriesStates:
 
     def recall_beginning(self, facts: SeriesState, contract_id: int) -> None:
         """Excuse what lies before the contract's data, as far as statements prove that."""
-        series, hull = facts.series, facts.bars.hull
+        series, bounds = facts.series, facts.bars.bounds
         evidence = Evidence(self._store, self._ranges.gateway, self._clock)
         head = self._ranges.known_head(series.instrument, contract_id)
-        unsaved = facts.days_of(hull)[0] if hull and series.timeframe is not Timeframe.W1 else None
+        unsaved = (
+            facts.days_of(bounds)[0] if bounds and series.timeframe is not Timeframe.W1 else None
+        )
         found = evidence.beginning(series.instrument, facts.calendar, head, unsaved=unsaved)
         facts.excuse_before(found)
 

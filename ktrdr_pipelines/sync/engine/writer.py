@@ -91,9 +91,9 @@ class Commits:
         self.added = 0
         self.revised = 0
 
-    def asked(self, stamps: Interval) -> None:
+    def asked(self, interval: Interval) -> None:
         """Take in that a claimed chunk was dealt with: its claim goes back after the next write."""
-        self._pending.claimed.append(stamps)
+        self._pending.claimed.append(interval)
 
     def add(self, bars: pa.Table | None, coverage: Coverage) -> None:
         """Take in what one answer settled."""
@@ -209,18 +209,18 @@ class FailedAttempts:
         """Give the tries that are written down."""
         return self._ledger.attempts(self._key)
 
-    def failed(self, stamps: Interval, error: KtrdrError) -> None:
-        """Write down that a request for a stretch failed."""
+    def failed(self, interval: Interval, error: KtrdrError) -> None:
+        """Write down that a request for an interval failed."""
         lasts_s = getattr(error, "retry_in_s", 0.0) if isinstance(error, EntitlementError) else 0.0
         self._record(
-            stamps, kind_of(error), str(error), code=getattr(error, "code", None), lasts_s=lasts_s
+            interval, kind_of(error), str(error), code=getattr(error, "code", None), lasts_s=lasts_s
         )
 
     def left_open(
-        self, stamps: Interval, kind: AttemptKind, text: str, *, due_at: datetime | None = None
+        self, interval: Interval, kind: AttemptKind, text: str, *, due_at: datetime | None = None
     ) -> None:
         """Record that responses left an interval open, and when the next one can count."""
-        self._record(stamps, kind, text, due_at=due_at)
+        self._record(interval, kind, text, due_at=due_at)
 
     def answered(self) -> None:
         """Take in that bars came: nothing speaks against the series as a whole any more."""
@@ -263,7 +263,7 @@ class FailedAttempts:
 
     def _record(
         self,
-        stamps: Interval,
+        interval: Interval,
         kind: AttemptKind,
         text: str,
         *,
@@ -273,17 +273,17 @@ class FailedAttempts:
     ) -> None:
         at = self._clock()
         if due_at is None:
-            wait = retry_in(kind, self._tries(stamps, kind))
+            wait = retry_in(kind, self._tries(interval, kind))
             due_at = at + (timedelta(seconds=lasts_s) if lasts_s else wait)
         self._ledger.record_attempt(
-            self._key, stamps, kind, error=text, code=code, next_try_at=due_at, at=at
+            self._key, interval, kind, error=text, code=code, next_try_at=due_at, at=at
         )
 
-    def _tries(self, stamps: Interval, kind: AttemptKind) -> int:
+    def _tries(self, interval: Interval, kind: AttemptKind) -> int:
         """Count this try and those before it."""
         before = (
             attempt.tries
             for attempt in self.known()
-            if attempt.kind is kind and (kind in SERIES_WIDE or attempt.interval.overlaps(stamps))
+            if attempt.kind is kind and (kind in SERIES_WIDE or attempt.interval.overlaps(interval))
         )
         return 1 + max(before, default=0)
