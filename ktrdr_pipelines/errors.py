@@ -162,7 +162,7 @@ class GatewayRestingError(GatewayUnreachableError):
     was_asked = False
 
 
-class GatewaySilentError(GatewayError):
+class GatewayTimeoutError(GatewayError):
     """The gateway is connected and did not answer before the deadline."""
 
     retry = True

@@ -27,7 +27,7 @@ EXITS = {
     "GatewayError": 1,
     "GatewayUnreachableError": 1,
     "GatewayRestingError": 1,
-    "GatewaySilentError": 1,
+    "GatewayTimeoutError": 1,
     "ClientIdInUseError": 1,
     "ConnectionLostError": 1,
     "OutageError": 1,
@@ -47,7 +47,7 @@ EXITS = {
 }
 RETRIED = {
     "GatewayUnreachableError",
-    "GatewaySilentError",
+    "GatewayTimeoutError",
     "ClientIdInUseError",
     "ConnectionLostError",
     "GatewayRestingError",

@@ -94,7 +94,7 @@ def tell(
         say(line)
     for line in _gap_lines([one for one in reports if one.unexplained | one.put_off], calendars):
         say(line)
-    for line in (*_refresh_lines(reports), *_doubt_lines(reports)):
+    for line in (*_refresh_lines(reports), *_unconfirmed_lines(reports)):
         say(line)
     if catalog_error is not None:
         note(f"The bars are saved, the catalog is not up to date: {catalog_error}")
@@ -129,7 +129,7 @@ def _result(report: SeriesReport) -> str:
         (report.put_off and not left - report.put_off, "put off"),
         (left, "incomplete"),
         (report.not_refreshed, "not all refreshed"),
-        (report.suspect, "sparse"),
+        (report.sparse, "sparse"),
         (report.disagreements, "other prices"),
         (report.waiting, "complete, session still open"),
     )
@@ -150,7 +150,7 @@ def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterato
 
 
 def _refresh_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
-    """Tell what asking again for settled intervals did not bring."""
+    """Tell what asking again for covered intervals did not bring."""
     for report in reports:
         if report.not_refreshed:
             intervals = counted(len(report.not_refreshed), "interval")
@@ -159,11 +159,11 @@ def _refresh_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
             yield from _failure_lines(report)
 
 
-def _doubt_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
+def _unconfirmed_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
     """Tell what is covered and still not as it should be."""
     for report in reports:
-        if report.suspect:
-            sessions = counted(len(report.suspect), "sparse session")
+        if report.sparse:
+            sessions = counted(len(report.sparse), "sparse session")
             yield (
                 f"{report.series}: {sessions}, with far fewer bars than the sessions around; "
                 f"requested once more 15 minutes after the first time, by {_BY}"
@@ -230,10 +230,10 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
         "unexplained": intervals_json(report.unexplained),
         "waiting": intervals_json(report.waiting),
         "before_listing": intervals_json(report.before_listing),
-        "put_off": intervals_json(report.put_off),
+        "deferred": intervals_json(report.put_off),
         "next_try_at": report.next_try_at,
         "not_refreshed": intervals_json(report.not_refreshed),
-        "suspect": intervals_json(report.suspect),
+        "sparse": intervals_json(report.sparse),
         "confirmed_at": report.confirmed_at,
         "disagreements": [disagreement_json(one) for one in report.disagreements],
         "volume_jumps": [disagreement_json(one) for one in report.volume_jumps],

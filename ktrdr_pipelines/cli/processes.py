@@ -22,7 +22,7 @@ from ktrdr_pipelines.cli.entry_point import Stopped
 from ktrdr_pipelines.errors import KtrdrError, SimulatorError
 
 GRACE_S: Final = 20.0
-"""How long a group may take to tidy up: a load writes what is settled, Dagster ends its runs."""
+"""How long a group may take to tidy up: a load writes what is covered, Dagster ends its runs."""
 
 START_S: Final = 120.0
 """How long a simulated gateway may take to say where it listens, on a busy machine."""

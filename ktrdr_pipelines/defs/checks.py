@@ -194,12 +194,12 @@ def _unexplained(found: Sequence[SeriesGaps]) -> Finding:
 def _fresh(found: Sequence[SeriesGaps], book: GapIndex, now: datetime) -> Finding:
     stale = [one for one in found if is_stale(one, book.calendars, now)]
     rows: Rows = [
-        (one.series.symbol, one.settled_until, f"{stale_s(one, book.calendars, now) / 3600:.1f} h")
+        (one.series.symbol, one.covered_until, f"{stale_s(one, book.calendars, now) / 3600:.1f} h")
         for one in stale[:NAMED_AT_MOST]
     ]
     threshold_s = IbLimitsRegistry.GAP_THRESHOLDS_S.value[found[0].series.timeframe] if found else 0
     what = f"tails are more than {threshold_s / 3600:g} h of open session behind"
-    return Finding(len(stale), len(found), what, ("symbol", "settled until", "behind"), rows)
+    return Finding(len(stale), len(found), what, ("symbol", "covered until", "behind"), rows)
 
 
 def _basis(found: Sequence[SeriesGaps]) -> Finding:

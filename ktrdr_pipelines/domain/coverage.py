@@ -81,7 +81,7 @@ class Emptiness:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The settled intervals of a series: ``bars`` for good, ``empty`` until the proof expires."""
+    """The covered intervals of a series: ``bars`` for good, ``empty`` until the proof expires."""
 
     bars: IntervalSet = field(default_factory=IntervalSet)
     empty: tuple[Emptiness, ...] = ()
@@ -89,13 +89,13 @@ class Coverage:
     def __bool__(self) -> bool:
         return bool(self.bars) or bool(self.empty)
 
-    def settled(self, now: datetime) -> IntervalSet:
+    def covered(self, now: datetime) -> IntervalSet:
         """Give all that needs no asking at ``now``."""
         valid = (proof.valid_part(now) for proof in self.empty)
         return self.bars | IntervalSet(part for part in valid if part)
 
     def merged(self, newer: "Coverage") -> "Coverage":
-        """Add what a newer answer settled; bars beat emptiness, newer proofs beat older ones."""
+        """Add what a newer answer covered; bars beat emptiness, newer proofs beat older ones."""
         bars = self.bars | newer.bars
         fresh = IntervalSet(proof.interval for proof in newer.empty)
         older = _without(self.empty, fresh)

@@ -2,7 +2,7 @@
 
 The backlog: all that sensors will ask for, and what that costs, before it is loaded.
 
-How stale a tail is: the open time that has passed since its newest settled bar.
+How stale a tail is: the open time that has passed since its newest covered bar.
 
 Closed time does not count: a Friday evening bar is fresh on Sunday.
 
@@ -32,16 +32,16 @@ _LOOK_BACK = timedelta(days=60)
 
 
 def stale_s(found: SeriesGaps, calendars: Calendars, now: datetime) -> float:
-    """Give the seconds of open session without a settled bar, 0 where nothing was ever settled.
+    """Give the seconds of open session without a covered bar, 0 where nothing was ever covered.
 
     Sessions that are not final yet count for days and weeks only once they are; what lies more
     than two months back is not counted out.
     """
-    if found.settled_until is None:
+    if found.covered_until is None:
         return 0.0
     calendar = calendars.of(found.series.instrument)
     timeframe = found.series.timeframe
-    since = max(found.settled_until, now - _LOOK_BACK)
+    since = max(found.covered_until, now - _LOOK_BACK)
     until = now - (bar_lag() if timeframe.is_intraday else final_lag())
     if timeframe.is_intraday:
         open_time = between(since, until)
@@ -78,8 +78,8 @@ class Tail:
 
 
 def newer_gaps(found: SeriesGaps) -> list[Gap]:
-    """Give the gaps behind the newest settled interval; none where nothing is settled yet."""
-    until = found.settled_until
+    """Give the gaps behind the newest covered interval; none where nothing is covered yet."""
+    until = found.covered_until
     return [] if until is None else [gap for gap in found.gaps if gap.interval.start >= until]
 
 
@@ -104,7 +104,7 @@ def due_tails(
 
 
 def _tail(found: SeriesGaps, now: datetime, retry_now: datetime) -> Tail | None:
-    if found.error is not None or found.settled_until is None or is_behind(found):
+    if found.error is not None or found.covered_until is None or is_behind(found):
         return None
     gaps = newer_gaps(found)
     if _is_put_off(found, retry_now):
@@ -112,7 +112,7 @@ def _tail(found: SeriesGaps, now: datetime, retry_now: datetime) -> Tail | None:
     waiting = IntervalSet(
         part
         for part in found.waiting
-        if part.start >= found.settled_until and _is_worth_asking(part, now)
+        if part.start >= found.covered_until and _is_worth_asking(part, now)
     )
     intervals = waiting | IntervalSet(gap.interval for gap in gaps)
     return Tail(found.series, intervals) if intervals else None
@@ -130,7 +130,7 @@ def _is_worth_asking(waiting: Interval, now: datetime) -> bool:
 
 def _is_put_off(found: SeriesGaps, now: datetime) -> bool:
     """Say whether what is newest was tried in vain and is not yet to be tried again."""
-    until = found.settled_until
+    until = found.covered_until
     return any(
         (attempt.is_series_wide or (until is not None and attempt.interval.end > until))
         and not attempt.is_due(now)
@@ -194,8 +194,8 @@ def wanted_gaps(found: SeriesGaps) -> list[Gap]:
     mine = newer if is_behind(found) else []
     older = [gap for gap in found.gaps if gap not in newer]
     if found.series.instrument.backfill is Backfill.MANUAL:
-        since = found.fresh_from or found.settled_until
-        if since is None or found.settled_until is None:
+        since = found.fresh_from or found.covered_until
+        if since is None or found.covered_until is None:
             return []
         older = [part for gap in older if (part := _since(gap, since))]
     return older + mine

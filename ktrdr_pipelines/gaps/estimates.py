@@ -345,7 +345,7 @@ def _cost(
         calendar=calendar,
         timeframe=timeframe,
         wanted=gaps,
-        settled=IntervalSet(),
+        covered=IntervalSet(),
         now=now,
         most_days=IbLimitsRegistry.SAFE_DAYS.value[timeframe.value],
         ends_now=is_tail,

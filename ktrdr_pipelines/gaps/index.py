@@ -59,9 +59,9 @@ _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 class SeriesGaps:
     """One series as it stands; all intervals are on the stamp axis.
 
-    ``gaps`` are neither settled nor explained; ``waiting`` is due of sessions that are still open.
-    ``settled_until`` is the end of the newest settled interval; ``first`` and ``last`` are session
-    dates of bars held; ``attempts`` are the tries that settled nothing. Before ``expected_from``
+    ``gaps`` are neither covered nor explained; ``waiting`` is due of sessions that are still open.
+    ``covered_until`` is the end of the newest covered interval; ``first`` and ``last`` are session
+    dates of bars held; ``attempts`` are the tries that covered nothing. Before ``expected_from``
     nothing is expected. ``fresh_from`` is the bar timestamp from which on the series is kept
     fresh, None where no save has said it yet. ``disputed`` are ranges that are explained in spite
     of held data, or by a person's word, as far as that has not expired; ``disagreements`` held bars
@@ -73,7 +73,7 @@ class SeriesGaps:
     gaps: tuple[Gap, ...] = ()
     waiting: IntervalSet = field(default_factory=IntervalSet)
     rows: int = 0
-    settled_until: datetime | None = None
+    covered_until: datetime | None = None
     first: date | None = None
     last: date | None = None
     attempts: tuple[Attempt, ...] = ()
@@ -133,12 +133,12 @@ def written(
     spans = span_arrays(calendar, series.timeframe)
     standing = status_of(series, calendar, holding, known, now=now)
     gaps = find_gaps(spans, standing, now, claims_of(holding, known, now))
-    ends = standing.settled.ends
+    ends = standing.covered.ends
     found = SeriesGaps(
         series,
         gaps,
         rows=holding.rows,
-        settled_until=moment(int(ends[-1])) if len(ends) else None,
+        covered_until=moment(int(ends[-1])) if len(ends) else None,
         first=holding.first,
         last=holding.last,
         attempts=known.attempts,
@@ -279,7 +279,7 @@ class GapIndex:
         return oldest
 
     def completeness(self, series: Series, now: datetime) -> Completeness:
-        """Count have, expected, settled, explained and unexplained bars, session by session.
+        """Count have, expected, covered, explained and unexplained bars, session by session.
 
         Told are the sessions from the wanted start, or from the oldest bar if that is older, to
         the last that has closed.
@@ -304,7 +304,7 @@ class GapIndex:
         days, rows = self._sessions(series)
         return completeness(
             chosen,
-            replace(standing, suspects=_moved(standing.suspects, low)),
+            replace(standing, sparse_sessions=_moved(standing.sparse_sessions, low)),
             have=have_bars(chosen, days, rows),
             empty=holding.empty(now),
             now=now,
@@ -347,7 +347,7 @@ class GapIndex:
             self._memory.pages[key] = page
         spans = span_arrays(calendar, series.timeframe)
         until = last_timestamp(series, calendar)
-        waiting = waiting_of(spans, holding.settled(now), now, until=until)
+        waiting = waiting_of(spans, holding.covered(now), now, until=until)
         return replace(page.found, waiting=waiting) if waiting else page.found
 
 

@@ -18,8 +18,8 @@ from ktrdr_pipelines.domain.bars import micros
 from ktrdr_pipelines.domain.calendars.session_grid import (
     IntervalArrays,
     SpanArrays,
-    covered,
     interval_arrays,
+    is_covered,
     joined,
     span_arrays,
 )
@@ -29,8 +29,8 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.sparse_sessions import (
     have_bars,
-    may_be_suspect,
-    suspect_places,
+    may_be_sparse,
+    sparse_indexes,
 )
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
@@ -50,10 +50,10 @@ _Rows = Mapping[str, Mirrored]
 class SeriesFiles:
     """What the files of one series hold.
 
-    ``prints`` are the files by name relative to the data folder; ``bars`` is what is settled with
+    ``prints`` are the files by name relative to the data folder; ``bars`` is what is covered with
     bars; ``oldest_bar`` the stamp, in microseconds since 1970 UTC, at which the oldest span begins
-    that has a bar; ``suspects`` are place in the calendar, session date and bars of the sessions
-    that have far fewer bars than their neighbours.
+    that has a bar; ``sparse_sessions`` are place in the calendar, session date and bars of the
+    sessions that have far fewer bars than their neighbours.
     """
 
     prints: _Prints
@@ -65,9 +65,9 @@ class SeriesFiles:
     first: date | None
     last: date | None
     oldest_bar: int | None
-    suspects: tuple[tuple[int, date, int], ...]
+    sparse_sessions: tuple[tuple[int, date, int], ...]
 
-    def settled(self, now: datetime) -> IntervalArrays:
+    def covered(self, now: datetime) -> IntervalArrays:
         """Give what needs no asking at ``now``."""
         if not self.proofs:
             return self.bars
@@ -159,7 +159,7 @@ class AllSeriesFiles:
         self, series: Series, calendar: SessionCalendar, prints: _Prints, known: _Rows
     ) -> SeriesFiles:
         rows = [known[name] for name, _ in prints]
-        settled, proofs = _coverage(rows)
+        covered, proofs = _coverage(rows)
         days, counts = _sessions(row.session_arrays for row in rows)
         spans = span_arrays(calendar, series.timeframe)
         held = days[counts > 0]
@@ -172,17 +172,17 @@ class AllSeriesFiles:
         return SeriesFiles(
             prints=prints,
             calendar=calendar,
-            bars=settled,
+            bars=covered,
             proofs=proofs,
             rows=sum(row.rows for row in rows),
             contract_id=rows[0].identity.contract_id if rows else None,
             first=held.min().item() if len(held) else None,
             last=held.max().item() if len(held) else None,
             oldest_bar=_start_of(spans, calendar, held.min()) if len(held) else None,
-            suspects=tuple(
+            sparse_sessions=tuple(
                 one
-                for one in _suspects(spans, settled, days, counts, traded=traded)
-                if may_be_suspect(series.instrument, one[1])
+                for one in _sparse_sessions(spans, covered, days, counts, traded=traded)
+                if may_be_sparse(series.instrument, one[1])
             ),
         )
 
@@ -200,7 +200,7 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
 
 
 def _coverage(rows: Iterable[Mirrored]) -> tuple[IntervalArrays, tuple[Emptiness, ...]]:
-    """Join what the files of a series have settled; no two of them speak of one interval."""
+    """Join what the files of a series have covered; no two of them speak of one interval."""
     bounds: list[list[int]] = []
     proofs: list[Emptiness] = []
     for row in rows:
@@ -231,9 +231,9 @@ def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) 
     return micros(calendar.day_starts_at(date.fromisoformat(str(day))))
 
 
-def _suspects(
+def _sparse_sessions(
     spans: SpanArrays,
-    settled: IntervalArrays,
+    covered: IntervalArrays,
     days: np.ndarray,
     counts: np.ndarray,
     *,
@@ -248,5 +248,5 @@ def _suspects(
     if np.array_equal(have, part.bars):
         return ()
     traded_bars = have_bars(part, days, traded())
-    places = suspect_places(part.bars, have, covered(part.spans, settled), traded_bars)
+    places = sparse_indexes(part.bars, have, is_covered(part.spans, covered), traded_bars)
     return tuple((int(place) + low, part.days[place].item(), int(have[place])) for place in places)

@@ -111,15 +111,15 @@ def status_of(
 ) -> SeriesStatus:
     """Say how a series stands at a moment."""
     return SeriesStatus(
-        settled=holding.settled(now),
+        covered=holding.covered(now),
         wanted_from=micros(first_timestamp(series, calendar)),
         wanted_to=last_timestamp(series, calendar),
         listed_from=_listed_from(series, calendar, holding, known),
         oldest_bar=None if known.begins else holding.oldest_bar,  # an older bar refutes ``begins``
-        suspects=np.array(
+        sparse_sessions=np.array(
             [
                 place
-                for place, day, rows in holding.suspects
+                for place, day, rows in holding.sparse_sessions
                 if known.confirmed.get(day) != rows and day != known.begins
             ],
             dtype=np.int64,
@@ -175,18 +175,18 @@ def last_timestamp(series: Series, calendar: SessionCalendar) -> int | None:
 
 
 def waiting_of(
-    spans: SpanArrays, settled: IntervalArrays, now: datetime, *, until: int | None = None
+    spans: SpanArrays, covered: IntervalArrays, now: datetime, *, until: int | None = None
 ) -> IntervalSet:
-    """Give what is due of open sessions and not settled; after ``until`` nothing is."""
+    """Give what is due of open sessions and not covered; after ``until`` nothing is."""
     if spans.trading is None:
         return IntervalSet()
     until = min(micros(now - bar_lag()), EVER_US if until is None else until)
     low = closed_count(spans, now)
     high = int(np.searchsorted(spans.spans.starts, until, side="left"))
-    if low >= high or (len(settled.ends) and settled.ends[-1] >= until):
+    if low >= high or (len(covered.ends) and covered.ends[-1] >= until):
         return IntervalSet()
     ends = np.minimum(spans.spans.ends[low:high], until)
-    pieces = without(IntervalArrays(spans.spans.starts[low:high], ends), settled)
+    pieces = without(IntervalArrays(spans.spans.starts[low:high], ends), covered)
     length = spans.timeframe.seconds * 1_000_000
     parts = (
         between(moment(int(start)), moment(int(end)))

@@ -36,7 +36,7 @@ from ktrdr_pipelines.store.maintenance.file_checks import check_files
 class SessionCounts:
     """How many sessions are expected, and what is known of them.
 
-    A session is ``empty`` when it is settled and has no bar; ``explained`` and ``unexplained`` say
+    A session is ``empty`` when it is covered and has no bar; ``explained`` and ``unexplained`` say
     that a part of it is.
     """
 
@@ -52,13 +52,13 @@ class Content:
     """What was read of a series' files.
 
     ``outside`` are bars outside the known sessions: kept, as the gateway may know more than the
-    calendar; ``unsettled`` are bars that no coverage speaks of; ``wrong`` says what cannot be.
+    calendar; ``uncovered`` are bars that no coverage speaks of; ``wrong`` says what cannot be.
     ``findings`` are implausible bars that are as the gateway returned them: they are no damage.
     """
 
     bars: int = 0
     outside: int = 0
-    unsettled: int = 0
+    uncovered: int = 0
     digest: Digest = field(default_factory=Digest)
     wrong: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -189,7 +189,7 @@ def _count(
     calendar = book.calendars.of(series.instrument)
     content.bars += len(keys)
     content.outside += _outside(keys, span_arrays(calendar, series.timeframe).spans)
-    content.unsettled += _outside(keys, interval_arrays(facts.coverage.bars))
+    content.uncovered += _outside(keys, interval_arrays(facts.coverage.bars))
     content.digest.add(bars)
 
 
@@ -221,7 +221,7 @@ def _sessions(book: GapIndex, series: Series, now: datetime) -> SessionCounts:
         expected=int(np.count_nonzero(expected)),
         have=int(np.count_nonzero(expected & (counts.have > 0))),
         empty=int(
-            np.count_nonzero(expected & (counts.have == 0) & (counts.settled == counts.expected))
+            np.count_nonzero(expected & (counts.have == 0) & (counts.covered == counts.expected))
         ),
         explained=int(np.count_nonzero(counts.explained)),
         unexplained=int(np.count_nonzero(counts.unexplained)),

@@ -33,7 +33,7 @@ from ktrdr_pipelines.errors import (
     DiskError,
     EntitlementError,
     GatewayError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     GatewayUnreachableError,
     OutageError,
     PacingError,
@@ -202,18 +202,18 @@ class Requester:
             try:
                 answer = await call.answer()
             except GatewayError as error:
-                self._settle(permit, error, depth_of(ask.paced.kind))
+                self._apply_error(permit, error, depth_of(ask.paced.kind))
                 raise
             permit.answered()
         return answer
 
-    def _settle(self, permit: Permit, error: GatewayError, depth: Depth) -> None:
+    def _apply_error(self, permit: Permit, error: GatewayError, depth: Depth) -> None:
         """Decide what a failed request means for the budget."""
         if isinstance(error, ConnectionLostError | OutageError):
             permit.cut()
-        elif not isinstance(error, GatewaySilentError):
+        elif not isinstance(error, GatewayTimeoutError):
             permit.release()
-        is_ill = isinstance(error, GatewaySilentError) or _is_gone(error)
+        is_ill = isinstance(error, GatewayTimeoutError) or _is_gone(error)
         if is_ill or isinstance(error, PacingError | QueryDroppedError) or _is_unclear(error):
             ill_with = error.reason if is_ill else None
             self._rate_limiter.note_trouble(permit.sent_at_s, ill_with=ill_with, depth=depth)
@@ -297,7 +297,7 @@ async def _entered(
     """
     try:
         connection = await stack.enter_async_context(entering)
-    except (GatewaySilentError, GatewayUnreachableError) as error:
+    except (GatewayTimeoutError, GatewayUnreachableError) as error:
         cause = error.__cause__
         met_nobody = isinstance(cause, TransportError) and cause.ending in _NO_LISTENER
         if not met_nobody:

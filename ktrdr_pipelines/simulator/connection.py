@@ -80,7 +80,7 @@ class Connection:
             self._gateway.rules.hold_all(rule.number("seconds"))
         if rule is None or rule.fault is Fault.IDS_HELD:
             await self._talk()
-        elif rule.fault is Fault.SILENCE:
+        elif rule.fault is Fault.NO_RESPONSE:
             while await self._reader.read(_READ_BYTES):
                 pass
 

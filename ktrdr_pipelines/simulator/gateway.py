@@ -137,7 +137,7 @@ class Gateway:
         if request.type_id != _TIME:
             return False
         rule = self._chosen(Met(Occasion.TIME, now=self.clock.now()))
-        return rule is not None and rule.fault is Fault.SILENCE
+        return rule is not None and rule.fault is Fault.NO_RESPONSE
 
     def _chosen(self, met: Met, request_id: int = NO_REQUEST) -> FaultRule | None:
         rule = self.faults.choose(met)

@@ -112,7 +112,7 @@ async def found(gateway: Gateway, outbox: Outbox, call: Call) -> Answer | None:
 
     It never returns for a request that hangs.
     """
-    if call.meets(Fault.SILENCE) or gateway.outages.is_on:
+    if call.meets(Fault.NO_RESPONSE) or gateway.outages.is_on:
         await _for_ever()
     await asyncio.sleep(gateway.latency_s)
     if call.meets(Fault.HANG_UP):

@@ -15,7 +15,7 @@ from datetime import date, datetime, timedelta
 import numpy as np
 
 from ktrdr_pipelines.domain.bars import micros
-from ktrdr_pipelines.domain.calendars.session_grid import covered, interval_arrays, span_arrays
+from ktrdr_pipelines.domain.calendars.session_grid import interval_arrays, is_covered, span_arrays
 from ktrdr_pipelines.domain.calendars.sessions import (
     SessionCalendar,
     Span,
@@ -38,7 +38,7 @@ from ktrdr_pipelines.domain.planning.empty_ranges import (
     judge,
     neighbours_of,
 )
-from ktrdr_pipelines.domain.planning.sparse_sessions import have_bars, may_be_suspect
+from ktrdr_pipelines.domain.planning.sparse_sessions import have_bars, may_be_sparse
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.ledger import HeadRecord, Ledger
@@ -271,7 +271,7 @@ class Evidence:
         for part, span, (neighbours, _) in zip(parts, spans, around, strict=True):
             said = tuple(one for one in known if one.interval.covers(part))
             begins = any(one.kind is StatementKind.BEGINS for one in said)
-            is_end = not may_be_suspect(series.instrument, calendar.day_of(span.opens_at))
+            is_end = not may_be_sparse(series.instrument, calendar.day_of(span.opens_at))
             verdict = judge(
                 said,
                 contradicted=False,
@@ -303,7 +303,7 @@ class Evidence:
             rows = self._store.rows_per_session(series)
         days = np.array(list(rows), "datetime64[D]")
         have = have_bars(spans, days, np.array(list(rows.values()), np.int64))
-        known_empty = covered(spans.spans, interval_arrays(empty)) & (have == 0)
+        known_empty = is_covered(spans.spans, interval_arrays(empty)) & (have == 0)
         missing = np.zeros(len(spans), dtype=bool)
         places = [
             int(np.searchsorted(spans.spans.starts, micros(one.interval.start))) for one in whole

@@ -1,4 +1,4 @@
-"""IbDataLoader: plan, ask, settle, save, for one series at a time.
+"""IbDataLoader: plan, ask, cover, save, for one series at a time.
 
 Not here: which series and which gateway (``sync.runner``), the decisions (``core``).
 """
@@ -99,7 +99,7 @@ class IbDataLoader:
     def merge_and_save_data(
         self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
     ) -> SaveResult:
-        """Merge bars and what they settle into the store; newer bars win."""
+        """Merge bars and what they cover into the store; newer bars win."""
         return self._context.store.save(series, identity, bars, coverage)
 
     @property
@@ -141,16 +141,16 @@ class IbDataLoader:
 
     def _record_sparse(self, facts: SeriesState, report: SeriesReport) -> None:
         """Record which sparse sessions are requested once more, and tell of them."""
-        found = self._states.suspects(facts.series, facts.begins)
+        found = self._states.sparse_sessions(facts.series, facts.begins)
         tries = FailedAttempts(self._context.store.ledger, facts.series, self._clock)
         interval = (one.interval for one in found)
         tries.sparse(interval, wanted=facts.wanted, answered=facts.proved)
-        if report.suspect:
-            self._tell_of_suspects(facts.series)
+        if report.sparse:
+            self._report_sparse_sessions(facts.series)
 
-    def _tell_of_suspects(self, series: Series) -> None:
+    def _report_sparse_sessions(self, series: Series) -> None:
         """Say which sessions are sparse, and when they are requested once more."""
-        if found := self._states.suspects(series):
+        if found := self._states.sparse_sessions(series):
             days = [f"{one.day} ({one.rows} bars)" for one in found[-_NAMED_AT_MOST:]]
             more = f" and {len(found) - len(days)} before" if len(found) > len(days) else ""
             self._note(
@@ -217,7 +217,7 @@ class IbDataLoader:
         gaps = facts.left(need, self._market_clock())
         waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
         again = need.gaps() - gaps - (work.refreshed if work else IntervalSet())
-        found = () if options.tail else self._states.suspects(facts.series, facts.begins)
+        found = () if options.tail else self._states.sparse_sessions(facts.series, facts.begins)
         unexplained = gaps - waiting
         to_confirm = [
             attempt
@@ -238,7 +238,7 @@ class IbDataLoader:
             put_off=facts.left_alone & gaps,
             next_try_at=facts.next_try_at,
             not_refreshed=again - of_open_session(need, again),
-            suspect=IntervalSet(one.interval for one in found) & facts.wanted,
+            sparse=IntervalSet(one.interval for one in found) & facts.wanted,
             unconfirmed=unexplained & IntervalSet(one.interval for one in to_confirm),
             confirmed_at=next_try(to_confirm, self._clock())
             or min((one.next_try_at for one in to_confirm if one.next_try_at), default=None),

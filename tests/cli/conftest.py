@@ -173,7 +173,7 @@ def held_gateway(symbol: str) -> Iterator[SimulatorServer]:
 
 
 @pytest.fixture
-def half_silent_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorServer]:
+def half_answering_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorServer]:
     """Let the settings name a gateway that is silent about bars of MSFT."""
     with held_gateway("MSFT") as server:
         monkeypatch.setenv("IB_PORT", str(server.port))
@@ -181,7 +181,7 @@ def half_silent_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatorSe
 
 
 @pytest.fixture
-def silent_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def unanswering_gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Let the settings name a port that accepts connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -72,7 +72,7 @@ def test_a_day_taken_out_is_named_with_its_reason(ktrdr: Any, store: Path, gatew
         "end": "2024-01-05T00:00:00Z",
         "sessions": 1,
         "bars": 1,
-        "detail": "no answer has settled it yet",
+        "detail": "no response has covered it yet",
         "next_try_at": None,
     }
     assert "2024-01-04" in ktrdr("gaps", "AAPL", "1d").out

@@ -35,7 +35,7 @@ def test_a_load_brings_bars_that_a_query_finds(ktrdr: Any, store: Path, gateway:
 
 
 def test_a_second_load_asks_nothing(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """What is settled is never asked for again."""
+    """What is covered is never asked for again."""
     ktrdr("load", "AAPL", "1h", *DAYS)
     series = one(ktrdr("load", "AAPL", "1h", *DAYS, "--json"))
     assert (series["requests"], series["added"], series["complete"]) == (0, 0, True)
@@ -58,10 +58,10 @@ def test_the_document_tells_every_series(ktrdr: Any, store: Path, gateway: Any) 
         "unexplained": [],
         "waiting": [],
         "before_listing": [],
-        "put_off": [],
+        "deferred": [],
         "next_try_at": None,
         "not_refreshed": [],
-        "suspect": [],
+        "sparse": [],
         "confirmed_at": None,
         "disagreements": [],
         "volume_jumps": [],
@@ -131,7 +131,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(
 
 
 def test_gaps_are_listed_with_their_reason(
-    ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, store: Path, half_answering_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not be had exits with 3: the interval, why, and what to do."""
     monkeypatch.setenv("IB_TIMEOUT", "2")
@@ -147,7 +147,7 @@ def test_gaps_are_listed_with_their_reason(
 
 
 def test_gaps_are_told_in_the_document(
-    ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, store: Path, half_answering_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program finds the interval, with its end out, and the failure."""
     monkeypatch.setenv("IB_TIMEOUT", "5")
@@ -158,14 +158,14 @@ def test_gaps_are_told_in_the_document(
     assert series["unexplained"] == [
         {"start": "2024-01-02T00:00:00Z", "end": "2024-01-06T00:00:00Z"}
     ]
-    assert series["failures"][0]["kind"] == "GatewaySilentError"
+    assert series["failures"][0]["kind"] == "GatewayTimeoutError"
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_load_that_is_stopped_keeps_what_it_has(
     ktrdr: Any,
     store: Path,
-    half_silent_gateway: Any,
+    half_answering_gateway: Any,
     hands: Any,
     signum: signal.Signals,
     code: int,
@@ -173,7 +173,7 @@ def test_a_load_that_is_stopped_keeps_what_it_has(
     """A signal ends it in order: what was answered is on disk, no traceback, its exit code."""
     with hands.started("load", "AAPL,MSFT", "1h", *DAYS) as load:
         hands.wait_for(lambda: list(store.glob("bars/symbol=AAPL/*/*.parquet")))
-        hands.wait_for(lambda: [one for one in half_silent_gateway.requests if one.is_open])
+        hands.wait_for(lambda: [one for one in half_answering_gateway.requests if one.is_open])
         load.send_signal(signum)
         out, err = load.communicate(timeout=180)
     assert load.returncode == code, err

@@ -39,7 +39,7 @@ def test_the_head_and_what_is_held_are_told(ktrdr: Any, store: Path, gateway: An
     hours, days = apple["series"]
     assert (hours["timeframe"], hours["rows"]) == ("1h", 28)
     assert (hours["first"], hours["last"]) == ("2024-01-02", "2024-01-05")
-    assert hours["settled_from"].startswith("2024-01-02")
+    assert hours["covered_from"].startswith("2024-01-02")
     assert (days["timeframe"], days["rows"], days["first"]) == ("1d", 0, None)
 
 

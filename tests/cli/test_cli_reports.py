@@ -148,14 +148,14 @@ def test_what_failed_beside_what_is_unconfirmed_is_told_too(capsys: Any) -> None
 
 
 def test_sparse_sessions_are_told(capsys: Any) -> None:
-    """The word in the text is sparse, the field keeps its name; the exit code is 3."""
-    report = SeriesReport(series(), suspect=missing(days("2024-01-02", "2024-01-03")))
+    """They are named in the text and in the document; the exit code is 3."""
+    report = SeriesReport(series(), sparse=missing(days("2024-01-02", "2024-01-03")))
     assert exit_code_of([report]) == 3
     text = told(capsys, report)
     assert "AAPL 1d sparse" in text
     assert "1 sparse session, with far fewer bars than the sessions around" in text
     assert "suspect" not in text
-    assert document(capsys, report)["series"][0]["suspect"] == [
+    assert document(capsys, report)["series"][0]["sparse"] == [
         {"start": "2024-01-02T00:00:00Z", "end": "2024-01-03T00:00:00Z"}
     ]
 

@@ -30,7 +30,7 @@ def test_an_empty_store_has_a_status(ktrdr: Any, store: Path) -> None:
 
 
 def test_the_document_has_what_the_table_has(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """Bars, dates, settled until and gaps of each series, and where each value came from."""
+    """Bars, dates, covered until and gaps of each series, and where each value came from."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     document = ktrdr("status", "--json").document
     assert document["origin"] == "simulated"
@@ -41,7 +41,7 @@ def test_the_document_has_what_the_table_has(ktrdr: Any, store: Path, gateway: A
     assert len(series) == 5
     daily = series["AAPL", "1d"]
     assert (daily["rows"], daily["first"], daily["last"]) == (4, "2024-01-02", "2024-01-05")
-    assert daily["settled_until"] >= "2024-01-06T00:00:00Z"
+    assert daily["covered_until"] >= "2024-01-06T00:00:00Z"
     assert daily["gaps"][0]["start"] >= "2024-01-06T00:00:00Z"
     assert series["MSFT", "1d"]["gaps"][0]["start"] == "2024-01-02T00:00:00Z"
 
@@ -57,7 +57,7 @@ def test_a_interval_that_is_missing_counts_once(ktrdr: Any, store: Path, gateway
 
 
 def test_failed_attempts_are_shown(
-    ktrdr: Any, store: Path, half_silent_gateway: Any, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, store: Path, half_answering_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tries that failed are remembered with their reasons: silence is asked again narrower."""
     monkeypatch.setenv("IB_TIMEOUT", "2")
@@ -137,7 +137,7 @@ def test_health_without_a_client_id(
 
 
 def test_health_of_a_silent_gateway(
-    ktrdr: Any, silent_gateway: int, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, unanswering_gateway: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway that accepts and stays silent has a connection and no handshake."""
     monkeypatch.setenv("IB_TIMEOUT", "0.2")

@@ -20,14 +20,14 @@ def test_no_gateway(ktrdr: Any, store: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_silent_gateway(
-    ktrdr: Any, store: Path, silent_gateway: int, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, store: Path, unanswering_gateway: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway that accepts and stays silent costs the deadline and is told as it is."""
     monkeypatch.setenv("IB_TIMEOUT", "0.2")
     told = ktrdr("load", "AAPL", "1d", *DAYS)
     assert told.code == 1
     assert "Traceback" not in told.all
-    assert f"127.0.0.1:{silent_gateway}" in told.all
+    assert f"127.0.0.1:{unanswering_gateway}" in told.all
     assert "did not answer" in told.all
     assert "look at its window" in told.all
 

@@ -149,12 +149,12 @@ def test_a_store_of_another_origin_is_refused_before_anything_is_started(
 
 
 def test_a_gateway_that_hangs_is_told_as_it_is(
-    ktrdr: Any, data: Path, silent_gateway: int, hands: Any, monkeypatch: pytest.MonkeyPatch
+    ktrdr: Any, data: Path, unanswering_gateway: int, hands: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever has a gateway is not told how to get one, but what is wrong with it."""
     monkeypatch.setenv("IB_TIMEOUT", "0.2")
     told = ktrdr("up", "--port", str(hands.free_port()))
-    told.is_error(1, str(silent_gateway), "did not answer", "look at its window")
+    told.is_error(1, str(unanswering_gateway), "did not answer", "look at its window")
     assert "docker" not in told.all
 
 

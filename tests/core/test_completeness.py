@@ -42,17 +42,17 @@ sets = st.lists(intervals, max_size=6).map(IntervalSet)
 @settings(deadline=None, max_examples=80)
 @given(st.sampled_from(KEYS), st.sampled_from(Timeframe), sets, st.integers(0, HOURS), st.data())
 def test_arrays_find_what_spans_find(
-    key: str, timeframe: Timeframe, settled: IntervalSet, hour: int, data: st.DataObject
+    key: str, timeframe: Timeframe, covered: IntervalSet, hour: int, data: st.DataObject
 ) -> None:
     """All at once or one by one: the missing intervals of closed sessions are the same."""
     calendar, now = calendar_named(key), FIRST + timedelta(hours=hour)
     spans = expected_spans(calendar, timeframe, Interval(FIRST, LAST))
     start = data.draw(st.sampled_from(spans)).interval.start
     gaps = find_gaps(
-        span_arrays(calendar, timeframe), SeriesStatus(interval_arrays(settled), micros(start)), now
+        span_arrays(calendar, timeframe), SeriesStatus(interval_arrays(covered), micros(start)), now
     )
     wanted = IntervalSet([Interval(start, LAST)])
-    due = due_gaps(calendar, timeframe, wanted=wanted, settled=settled, now=now)
+    due = due_gaps(calendar, timeframe, wanted=wanted, covered=covered, now=now)
     closed = IntervalSet(s.interval for s in spans if is_closed(s, now))
     expected = IntervalSet(s.interval for s in spans)
     found = IntervalSet(gap.interval for gap in gaps)
@@ -63,7 +63,7 @@ def test_arrays_find_what_spans_find(
 
 def _gaps(
     timeframe: Timeframe,
-    settled: list[Interval],
+    covered: list[Interval],
     *,
     start: date = date(2024, 1, 2),
     now: datetime = LAST,
@@ -73,7 +73,7 @@ def _gaps(
 ) -> tuple[Gap, ...]:
     calendar = calendar_named(key)
     begins = calendar.day_starts_at(start) if timeframe.is_intraday else midnight(start)
-    standing = SeriesStatus(interval_arrays(settled), micros(begins), **more)
+    standing = SeriesStatus(interval_arrays(covered), micros(begins), **more)
     return find_gaps(span_arrays(calendar, timeframe), standing, now, claimed or [])
 
 
@@ -83,20 +83,20 @@ def _at(text: str) -> datetime:
 
 def test_a_gap_goes_on_over_nights_weekends_and_holidays() -> None:
     """Between Friday and Tuesday, with Monday a holiday, nothing parts a gap: three sessions."""
-    settled = [Interval(FIRST, _at("2024-01-11T21:00")), Interval(_at("2024-01-17T21:00"), LAST)]
-    (gap,) = _gaps(Timeframe.H1, settled)
+    covered = [Interval(FIRST, _at("2024-01-11T21:00")), Interval(_at("2024-01-17T21:00"), LAST)]
+    (gap,) = _gaps(Timeframe.H1, covered)
     assert gap.interval == Interval(_at("2024-01-12T14:30"), _at("2024-01-17T21:00"))
     assert (gap.sessions, gap.bars) == (3, 21)
 
 
 def test_a_covered_session_parts_two_gaps() -> None:
     """Each hole is told by itself, with its sessions and bars."""
-    settled = [
+    covered = [
         Interval(FIRST, _at("2024-01-11T21:00")),
         Interval(_at("2024-01-16T14:30"), _at("2024-01-16T21:00")),
         Interval(_at("2024-01-18T00:00"), LAST),
     ]
-    gaps = _gaps(Timeframe.M30, settled)
+    gaps = _gaps(Timeframe.M30, covered)
     assert [(gap.sessions, gap.bars) for gap in gaps] == [(1, 13), (1, 13)]
 
 
@@ -110,9 +110,9 @@ def test_nothing_is_expected_before_start_and_listing() -> None:
 def test_a_head_later_than_bars_held_explains_nothing() -> None:
     """A start of the data that a held bar contradicts is no fact, before that bar as behind it."""
     oldest = micros(_at("2024-01-16T14:30"))
-    settled = [Interval(_at("2024-01-16T14:30"), _at("2024-01-16T21:00"))]
+    covered = [Interval(_at("2024-01-16T14:30"), _at("2024-01-16T21:00"))]
     listed = micros(_at("2024-03-01T14:30"))
-    older, newer = _gaps(Timeframe.H1, settled, listed_from=listed, oldest_bar=oldest)
+    older, newer = _gaps(Timeframe.H1, covered, listed_from=listed, oldest_bar=oldest)
     assert older.interval.end == _at("2024-01-12T21:00")
     assert newer.interval.start == _at("2024-01-17T14:30")
     assert newer.interval.end == _at("2024-04-30T20:00")
@@ -127,9 +127,9 @@ def test_nothing_is_expected_after_the_end() -> None:
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H4, Timeframe.D1])
 def test_an_open_session_is_nobodys_fault(timeframe: Timeframe) -> None:
     """While a session is open, and until its bars are final, nothing of it is a gap."""
-    settled = [Interval(FIRST, _at("2024-01-11T00:00"))]
-    assert _gaps(timeframe, settled, now=_at("2024-01-11T21:00")) == ()
-    assert len(_gaps(timeframe, settled, now=_at("2024-01-11T21:31"))) == 1
+    covered = [Interval(FIRST, _at("2024-01-11T00:00"))]
+    assert _gaps(timeframe, covered, now=_at("2024-01-11T21:00")) == ()
+    assert len(_gaps(timeframe, covered, now=_at("2024-01-11T21:31"))) == 1
 
 
 def test_an_attempt_says_why_and_when_again_and_excuses_nothing() -> None:
@@ -172,8 +172,8 @@ def test_a_sparse_session_is_a_gap_of_its_own() -> None:
     calendar = calendar_named("XNYS.RTH")
     spans = span_arrays(calendar, Timeframe.M1)
     (place,) = spans.places_of(np.array(["2024-01-09"], "datetime64[D]"))
-    settled = interval_arrays([Interval(FIRST, LAST)])
-    standing = SeriesStatus(settled, micros(FIRST), suspects=np.array([place]))
+    covered = interval_arrays([Interval(FIRST, LAST)])
+    standing = SeriesStatus(covered, micros(FIRST), sparse_sessions=np.array([place]))
     (gap,) = find_gaps(spans, standing, LAST)
     assert gap.reason is GapReason.SPARSE
     assert gap.interval == Interval(_at("2024-01-09T14:30"), _at("2024-01-09T21:00"))
@@ -183,21 +183,21 @@ def test_a_sparse_session_is_a_gap_of_its_own() -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(KEYS), st.sampled_from(Timeframe), sets, sets, st.integers(0, HOURS))
 def test_every_expected_bar_is_covered_explained_or_unexplained(
-    key: str, timeframe: Timeframe, settled: IntervalSet, empty: IntervalSet, hour: int
+    key: str, timeframe: Timeframe, covered: IntervalSet, empty: IntervalSet, hour: int
 ) -> None:
     """Counts of each session add up, and those of gaps are the unexplained ones."""
     spans = span_arrays(calendar_named(key), timeframe)
     now = FIRST + timedelta(hours=hour)
     standing = SeriesStatus(
-        interval_arrays(settled | empty), micros(FIRST), micros(_at("2024-02-05"))
+        interval_arrays(covered | empty), micros(FIRST), micros(_at("2024-02-05"))
     )
     low = int(np.searchsorted(spans.spans.starts, micros(FIRST)))
     part = spans.slice(low, int(np.searchsorted(spans.spans.starts, micros(LAST))))
     counts = completeness(
         part, standing, have=np.zeros(len(part)), empty=interval_arrays(empty), now=now
     )
-    assert np.array_equal(counts.expected, counts.settled + counts.explained + counts.unexplained)
-    assert (counts.empty <= counts.settled).all()
+    assert np.array_equal(counts.expected, counts.covered + counts.explained + counts.unexplained)
+    assert (counts.empty <= counts.covered).all()
     gaps = find_gaps(part, standing, now)
     missing = {moment(int(s)) for s in part.spans.starts[counts.unexplained > 0]}
     interval = IntervalSet(gap.interval for gap in gaps)

@@ -50,7 +50,7 @@ times = moments(MOST, MOST + 450)
 
 @given(coverages(), coverages())
 def test_merging_never_loses_a_interval_with_bars(old: Coverage, new: Coverage) -> None:
-    """Whatever either side settled as bars is bars."""
+    """Whatever either side covered as bars is bars."""
     assert old.merged(new).bars == old.bars | new.bars
 
 
@@ -66,17 +66,17 @@ def test_no_interval_is_both_bars_and_empty(old: Coverage, new: Coverage) -> Non
 def test_merging_covers_nothing_that_no_side_covered(
     old: Coverage, new: Coverage, now: datetime
 ) -> None:
-    """At any time what a merge calls settled was settled by the one or the other."""
-    merged = old.merged(new).settled(now)
-    assert not merged - (old.settled(now) | new.settled(now))
+    """At any time what a merge calls covered was covered by the one or the other."""
+    merged = old.merged(new).covered(now)
+    assert not merged - (old.covered(now) | new.covered(now))
 
 
 @given(coverages(MOST, MOST + 20), coverages(MOST + 20, MOST + 40), times)
 def test_a_newer_proof_never_shortens_what_is_covered(
     old: Coverage, new: Coverage, now: datetime
 ) -> None:
-    """After a merge with later proofs all is settled that either side settled."""
-    assert old.merged(new).settled(now) == old.settled(now) | new.settled(now)
+    """After a merge with later proofs all is covered that either side covered."""
+    assert old.merged(new).covered(now) == old.covered(now) | new.covered(now)
 
 
 @given(coverages(), intervals(), times)
@@ -84,7 +84,7 @@ def test_clipping_keeps_what_is_covered_inside_and_nothing_else(
     coverage: Coverage, part: Interval, now: datetime
 ) -> None:
     """A clipped proof lasts exactly as long as it did before."""
-    assert coverage.clip(part).settled(now) == coverage.settled(now).clip(part)
+    assert coverage.clip(part).covered(now) == coverage.covered(now).clip(part)
 
 
 @given(coverages(), st.integers(1, MOST - 1), times)
@@ -93,7 +93,7 @@ def test_cutting_a_coverage_in_two_and_joining_it_changes_nothing(
 ) -> None:
     """Files by year hold parts of one coverage; together they say the same."""
     left, right = coverage.clip(span(0, at)), coverage.clip(span(at, MOST))
-    assert left.settled(now) | right.settled(now) == coverage.settled(now)
+    assert left.covered(now) | right.covered(now) == coverage.covered(now)
     assert left.merged(right).bars == coverage.bars
 
 
@@ -101,9 +101,9 @@ def test_cutting_a_coverage_in_two_and_joining_it_changes_nothing(
 def test_emptiness_only_ever_expires(coverage: Coverage, one: datetime, other: datetime) -> None:
     """Time takes proofs away and never adds one; bars stay for good."""
     earlier, later = sorted((one, other))
-    assert not coverage.settled(later) - coverage.settled(earlier)
-    assert not coverage.bars - coverage.settled(day(MOST + 10_000))
-    assert coverage.settled(day(MOST + 10_000)) == coverage.bars
+    assert not coverage.covered(later) - coverage.covered(earlier)
+    assert not coverage.bars - coverage.covered(day(MOST + 10_000))
+    assert coverage.covered(day(MOST + 10_000)) == coverage.bars
 
 
 @given(coverages(), intervals(), st.sampled_from([REFUTABLE, VOIDABLE]), times)
@@ -117,7 +117,7 @@ def test_only_proofs_of_the_named_kinds_are_taken_back_and_only_where_they_are_v
         before = Coverage(empty=tuple(one for one in coverage.empty if one.kind is kind))
         after = Coverage(empty=tuple(one for one in left.empty if one.kind is kind))
         void = IntervalSet([part]) if kind in kinds else IntervalSet()
-        assert after.settled(now) == before.settled(now) - void
+        assert after.covered(now) == before.covered(now) - void
 
 
 @pytest.mark.parametrize("kind", ProofKind)
@@ -146,15 +146,15 @@ def test_a_newer_proof_of_another_kind_replaces_an_older_one() -> None:
 def test_recent_emptiness_lasts_thirty_days() -> None:
     """What was recent when it was proved must soon be proved again."""
     coverage = Coverage(empty=(Emptiness(span(0, 1), day(2)),))
-    assert coverage.settled(day(31.9)).covers(span(0, 1))
-    assert not coverage.settled(day(32))
+    assert coverage.covered(day(31.9)).covers(span(0, 1))
+    assert not coverage.covered(day(32))
 
 
 def test_old_emptiness_lasts_a_year() -> None:
     """What was old when it was proved is asked again after 365 days."""
     coverage = Coverage(empty=(Emptiness(span(0, 1), day(100)),))
-    assert coverage.settled(day(464.9)).covers(span(0, 1))
-    assert not coverage.settled(day(465))
+    assert coverage.covered(day(464.9)).covers(span(0, 1))
+    assert not coverage.covered(day(465))
 
 
 def test_a_long_proof_ages_week_by_week() -> None:

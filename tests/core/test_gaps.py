@@ -23,12 +23,12 @@ def utc(*parts: int) -> datetime:
 
 
 def gaps(
-    timeframe: Timeframe, wanted: Interval, *settled: Interval, now: datetime = LATER
+    timeframe: Timeframe, wanted: Interval, *covered: Interval, now: datetime = LATER
 ) -> list[Interval]:
     """Give the gaps of a stock in regular hours."""
     return list(
         due_gaps(
-            RTH, timeframe, wanted=IntervalSet([wanted]), settled=IntervalSet(settled), now=now
+            RTH, timeframe, wanted=IntervalSet([wanted]), covered=IntervalSet(covered), now=now
         )
     )
 
@@ -51,11 +51,11 @@ def test_nights_week_ends_and_holidays_are_no_gaps() -> None:
 def test_nothing_wanted_is_no_gap() -> None:
     """An empty wish has no gaps."""
     nothing = IntervalSet()
-    assert not due_gaps(RTH, Timeframe.H1, wanted=nothing, settled=nothing, now=LATER)
+    assert not due_gaps(RTH, Timeframe.H1, wanted=nothing, covered=nothing, now=LATER)
 
 
 def test_what_is_covered_is_no_gap() -> None:
-    """A session that is settled in part is missed for the rest alone."""
+    """A session that is covered in part is missed for the rest alone."""
     day = dates(date(2024, 6, 4), date(2024, 6, 5))
     known = Interval(utc(2024, 6, 4, 13, 30), utc(2024, 6, 4, 15))
     assert gaps(Timeframe.H1, day, known) == [Interval(utc(2024, 6, 4, 15), utc(2024, 6, 4, 20))]

@@ -68,7 +68,7 @@ def needs(draw: st.DrawFn, most_days: int = 130) -> Need:
     end = FIRST + timedelta(days=draw(st.integers(7, most_days)))
     wanted = interval_between(calendar, timeframe, FIRST, end)
     spans = expected_spans(calendar, timeframe, wanted)
-    covered = draw(st.frozensets(st.integers(0, len(spans) - 1)))
+    is_covered = draw(st.frozensets(st.integers(0, len(spans) - 1)))
     table = draw(st.sampled_from([SAFE, WIDE]))
     minutes = draw(st.integers(0, (end - FIRST).days * 1440 + 9000))
     late = draw(st.booleans())
@@ -76,7 +76,7 @@ def needs(draw: st.DrawFn, most_days: int = 130) -> Need:
         calendar=calendar,
         timeframe=timeframe,
         wanted=IntervalSet([wanted]),
-        settled=IntervalSet(_part(draw, spans[number], timeframe) for number in covered),
+        covered=IntervalSet(_part(draw, spans[number], timeframe) for number in is_covered),
         now=LATER if late else datetime(2024, 9, 30, tzinfo=UTC) + timedelta(minutes=minutes),
         most_days=table[timeframe.value],
     )
@@ -123,10 +123,10 @@ def fewest(spans: Sequence[Span], most_days: int) -> int:
 def test_chunks_cover_every_gap_and_no_session_that_is_not_wanted(need: Need) -> None:
     """All that is due lies in a chunk; beyond what is wanted a chunk reaches over closed time."""
     chunks = plan(need)
-    covered = IntervalSet(chunk.interval for chunk in chunks)
-    assert not need.gaps() - covered
+    is_covered = IntervalSet(chunk.interval for chunk in chunks)
+    assert not need.gaps() - is_covered
     assert all(chunk.ends_at <= need.now for chunk in chunks)
-    for part in covered - need.wanted:
+    for part in is_covered - need.wanted:
         assert not expected_spans(need.calendar, need.timeframe, part)
 
 
@@ -140,7 +140,7 @@ def test_no_chunk_is_longer_than_the_limit_unless_it_is_one_session(need: Need) 
     for chunk in plan(need):
         inside = expected_spans(need.calendar, need.timeframe, chunk.interval)
         is_past = need.timeframe.is_intraday and chunk.ends_at > chunk.interval.end
-        over = is_opening(need, chunk) or (is_past and not chunk.meets_settled)
+        over = is_opening(need, chunk) or (is_past and not chunk.meets_covered)
         assert chunk.sessions == (2 if over and len(inside) == 1 else len(inside))
         length = inside[-1].closes_at - inside[0].opens_at
         fits = length <= timedelta(days=need.most_days)
@@ -174,7 +174,7 @@ def test_a_chunk_ends_where_no_session_is_cut(need: Need) -> None:
             is_open = session.closes_at + timedelta(minutes=30) > need.now
             bounds = need.gaps(chunk.interval).bounds
             assert bounds is not None
-            meets_held = bounds.end in need.settled
+            meets_held = bounds.end in need.covered
             assert chunk.ends_at == session.closes_at or is_open or meets_held
 
 
@@ -204,7 +204,7 @@ def test_a_missing_end_of_a_session_is_requested_up_to_the_next_open(need: Need)
 
 @given(needs())
 def test_a_duration_reaches_back_to_the_chunks_first_session(need: Need) -> None:
-    """In IB's words the request reaches back to everything that the chunk may settle."""
+    """In IB's words the request reaches back to everything that the chunk may cover."""
     for chunk in plan(need):
         inside = expected_spans(need.calendar, need.timeframe, chunk.interval)
         gap = need.gaps(chunk.interval).bounds
@@ -225,7 +225,7 @@ def test_durations_are_words_that_the_gateway_knows(need: Need) -> None:
 
 
 def need_of(
-    calendar: str, timeframe: Timeframe, first: date, end: date, *settled: Interval
+    calendar: str, timeframe: Timeframe, first: date, end: date, *covered: Interval
 ) -> Need:
     """Make a need of session dates that are long over."""
     sessions = calendar_named(calendar)
@@ -234,7 +234,7 @@ def need_of(
         calendar=sessions,
         timeframe=timeframe,
         wanted=IntervalSet([wanted]),
-        settled=IntervalSet(settled),
+        covered=IntervalSet(covered),
         now=LATER,
         most_days=SAFE[timeframe.value],
     )
@@ -307,7 +307,7 @@ def test_minutes_are_requested_up_to_the_next_sessions_open(last: date, ends_at:
     """The chunk covers the closed time too, where bars behind the close may stand."""
     (chunk,) = plan(need_of("XNYS.RTH", Timeframe.M1, last, last + timedelta(days=1)))
     assert chunk.ends_at == chunk.interval.end == utc(ends_at)
-    assert (chunk.duration, chunk.sessions, chunk.meets_settled) == ("1 D", 1, False)
+    assert (chunk.duration, chunk.sessions, chunk.meets_covered) == ("1 D", 1, False)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_an_open_last_instant_is_one_request_half_an_hour_after_the_close(
     assert chunk.interval == Interval(known.end, late)
     assert chunk.ends_at == late
     assert starts_at(need, chunk) <= closes - timeframe.length
-    assert not plan(replace(need, now=late, settled=need.settled | IntervalSet([chunk.interval])))
+    assert not plan(replace(need, now=late, covered=need.covered | IntervalSet([chunk.interval])))
 
 
 # --- quiet openings ------------------------------------------------------------------------------
@@ -382,28 +382,28 @@ def test_a_quiet_opening_is_requested_alone_where_one_session_is_the_limit() -> 
     """It then ends where the bars begin that are held."""
     need = replace(quiet_opening(), most_sessions=1)
     (chunk,) = plan(need)
-    assert (chunk.ends_at, chunk.sessions, chunk.meets_settled) == (FIRST_BAR, 1, True)
+    assert (chunk.ends_at, chunk.sessions, chunk.meets_covered) == (FIRST_BAR, 1, True)
     assert chunk.duration == "480 S"
 
 
 def test_a_missing_end_or_middle_is_no_opening() -> None:
     """An opening begins with its session and ends where bars are covered."""
     need = quiet_opening()
-    early = replace(need, settled=IntervalSet([Interval(OPENS, FIRST_BAR)]))
+    early = replace(need, covered=IntervalSet([Interval(OPENS, FIRST_BAR)]))
     (chunk,) = plan(early)
     assert not is_opening(early, chunk)
-    whole = replace(need, settled=IntervalSet())
+    whole = replace(need, covered=IntervalSet())
     (chunk,) = plan(whole)
     assert not is_opening(whole, chunk)
     middle = replace(
         need,
-        settled=IntervalSet(
+        covered=IntervalSet(
             [Interval(OPENS, OPENS + MINUTE), Interval(FIRST_BAR, CLOSES + timedelta(hours=8))]
         ),
     )
     (chunk,) = plan(middle)
     assert not is_opening(middle, chunk)
-    done = replace(need, settled=need.wanted)
+    done = replace(need, covered=need.wanted)
     assert not is_opening(done, chunk)
 
 
@@ -438,11 +438,11 @@ def test_a_chunk_stays_as_it_is_where_no_quiet_opening_lies_behind_it() -> None:
     """Covered, wholly missing, limited to its sessions, or not of minutes."""
     need = quiet_opening(first=TUESDAY)
     older = older_chunk(need)
-    covered = replace(need, settled=need.settled | IntervalSet([Interval(OPENS, FIRST_BAR)]))
-    assert across_boundary(covered, older) == older
-    missing = replace(need, settled=IntervalSet())
+    is_covered = replace(need, covered=need.covered | IntervalSet([Interval(OPENS, FIRST_BAR)]))
+    assert across_boundary(is_covered, older) == older
+    missing = replace(need, covered=IntervalSet())
     assert across_boundary(missing, older) == older
-    end = replace(need, settled=IntervalSet([Interval(OPENS, CLOSES - LAST_INSTANT)]))
+    end = replace(need, covered=IntervalSet([Interval(OPENS, CLOSES - LAST_INSTANT)]))
     assert across_boundary(end, older) == older
     assert across_boundary(replace(need, most_sessions=1), older) == older
     days = need_of("XNYS.RTH", Timeframe.D1, TUESDAY, date(2024, 6, 6))
@@ -464,7 +464,7 @@ def test_chunks_across_boundaries_cover_no_less_and_end_no_later_than_now(need: 
         )
         gaps = need.gaps(added)
         assert gaps
-        assert wider.interval.end in need.settled
+        assert wider.interval.end in need.covered
         missing = need.gaps(chunk.interval).bounds
         assert missing is not None
         first = expected_spans(need.calendar, need.timeframe, missing)[0]
@@ -540,13 +540,13 @@ def test_the_newest_run_ends_at_the_newest_covered_part() -> None:
     bounds = whole.gaps().bounds
     assert newest_run(whole) == bounds
     held = interval_between(RTH, Timeframe.H1, date(2024, 6, 6), date(2024, 6, 7))
-    parted = replace(whole, settled=IntervalSet([held]))
+    parted = replace(whole, covered=IntervalSet([held]))
     assert bounds is not None
     assert newest_run(parted) == Interval(utc("2024-06-07T13:30"), bounds.end)
     noon = Interval(utc("2024-06-06T15:00"), utc("2024-06-06T16:00"))
-    cut = replace(whole, settled=IntervalSet([noon]))
+    cut = replace(whole, covered=IntervalSet([noon]))
     assert newest_run(cut) == Interval(noon.end, bounds.end)
-    assert newest_run(replace(whole, settled=whole.wanted)) is None
+    assert newest_run(replace(whole, covered=whole.wanted)) is None
 
 
 @given(needs())
@@ -570,7 +570,7 @@ def _seconds_to_plan(calendar: SessionCalendar, years: int) -> float:
         calendar=calendar,
         timeframe=Timeframe.M1,
         wanted=IntervalSet([wanted]),
-        settled=IntervalSet(),
+        covered=IntervalSet(),
         now=LATER,
         most_days=1,
     )
@@ -589,14 +589,14 @@ def test_planning_takes_time_in_proportion() -> None:
 
 
 def test_a_session_that_came_without_bars_is_requested_to_the_end_of_its_day() -> None:
-    """Whether a day to the next open means the session before it is not settled."""
+    """Whether a day to the next open means the session before it is not covered."""
     session = RTH.sessions(date(2024, 5, 21), date(2024, 5, 22))[0]
     gap = Interval(session.opens_at, session.closes_at)
     need = Need(
         calendar=RTH,
         timeframe=Timeframe.M1,
         wanted=IntervalSet([gap]),
-        settled=IntervalSet(),
+        covered=IntervalSet(),
         now=LATER,
         most_days=1,
         most_sessions=1,

@@ -31,16 +31,16 @@ def intervals(most: int) -> st.SearchStrategy[IntervalSet]:
 
 @st.composite
 def needs(draw: st.DrawFn) -> Need:
-    """Make a need as a load has it: wanted and settled as whole sessions."""
+    """Make a need as a load has it: wanted and covered as whole sessions."""
     calendar = calendar_named(draw(st.sampled_from(["XNYS.RTH", "XNYS.ETH", "FX"])))
     timeframe = draw(st.sampled_from(list(Timeframe)))
     wanted = whole_sessions(calendar, timeframe, draw(intervals(4)))
-    settled = whole_sessions(calendar, timeframe, draw(intervals(8)))
+    covered = whole_sessions(calendar, timeframe, draw(intervals(8)))
     return Need(
         calendar=calendar,
         timeframe=timeframe,
         wanted=wanted,
-        settled=settled,
+        covered=covered,
         now=draw(moments()),
         most_days=draw(st.sampled_from([1, 2, 7, 30, 365])),
         most_sessions=draw(st.sampled_from([None, 1, 2, 5, 20])),
@@ -52,8 +52,8 @@ def needs(draw: st.DrawFn) -> Need:
 def test_chunks_cover_exactly_what_lacks_and_nothing_twice(need: Need) -> None:
     """Every gap lies in one chunk, no two chunks share a session, none is without a gap."""
     gaps, chunks = need.gaps(), plan(need)
-    covered = IntervalSet(chunk.interval for chunk in chunks)
-    assert not gaps - covered
+    is_covered = IntervalSet(chunk.interval for chunk in chunks)
+    assert not gaps - is_covered
     assert all(gaps.clip(chunk.interval) for chunk in chunks)
     seen: list[Interval] = []
     for chunk in chunks:
@@ -79,7 +79,7 @@ def test_no_chunk_is_wider_than_its_limits(need: Need) -> None:
 @given(need=needs())
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 def test_what_a_plan_asks_for_leaves_nothing_to_plan(need: Need) -> None:
-    """Once all chunks are settled the plan is empty: no chunk asks for less than it must."""
+    """Once all chunks are covered the plan is empty: no chunk asks for less than it must."""
     chunks = plan(need)
-    done = need.settled | IntervalSet(chunk.interval for chunk in chunks)
-    assert plan(replace(need, settled=done)) == []
+    done = need.covered | IntervalSet(chunk.interval for chunk in chunks)
+    assert plan(replace(need, covered=done)) == []

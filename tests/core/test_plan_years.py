@@ -27,7 +27,7 @@ def planned(key: str, timeframe: Timeframe, first: date, end: date) -> tuple[Nee
         calendar=calendar,
         timeframe=timeframe,
         wanted=IntervalSet([interval_between(calendar, timeframe, first, end)]),
-        settled=IntervalSet(),
+        covered=IntervalSet(),
         now=NOW,
         most_days=IbLimitsRegistry.SAFE_DAYS.value[timeframe.value],
     )

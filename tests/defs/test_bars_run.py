@@ -72,7 +72,7 @@ def test_window_before_the_start_is_materialized_without_a_request(location: Any
 
 
 def test_second_run_asks_nothing_and_materializes_again(location: Any) -> None:
-    """What is settled is not asked for again, and still gets its event."""
+    """What is covered is not asked for again, and still gets its event."""
     assert location.run("1d", "AAPL|2024", "AAPL|2025").success
     before = len(location.gateway.requests)
     again = location.run("1d", "AAPL|2024", "AAPL|2025")

@@ -11,7 +11,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import (
     GatewayError,
     GatewayRestingError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     GatewayUnreachableError,
 )
 from ktrdr_pipelines.ib.clock import boot_time_s
@@ -28,7 +28,7 @@ def connect(config: GatewayConfig, times: int) -> list[str]:
         try:
             async with open_source(config):
                 return "connected"
-        except (GatewaySilentError, GatewayUnreachableError) as error:
+        except (GatewayTimeoutError, GatewayUnreachableError) as error:
             return type(error).__name__
 
     return [asyncio.run(once()) for _ in range(times)]
@@ -118,7 +118,7 @@ def test_a_gateway_whose_bars_never_come_is_left_alone(
         return "bars"
 
     reason = [asyncio.run(once(days)) for days in range(1, MOST_FAILURES + 3)]
-    assert reason == ["GatewaySilentError"] * MOST_FAILURES + ["GatewayRestingError"] * 2
+    assert reason == ["GatewayTimeoutError"] * MOST_FAILURES + ["GatewayRestingError"] * 2
     assert len(gateway.asked(20)) == MOST_FAILURES
 
 

@@ -12,7 +12,7 @@ import pytest
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     DiskError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     GatewayUnreachableError,
 )
 from ktrdr_pipelines.ib.config import GatewayConfig
@@ -112,19 +112,19 @@ def test_an_end_after_the_handshake_is_unreachable(connect: Any) -> None:
 
 def test_a_port_that_stays_silent_is_told_apart(connect: Any, words: Any) -> None:
     """Accepting and saying nothing is the gateway's own hang, not a missing gateway."""
-    with pytest.raises(GatewaySilentError, match="did not answer"):
+    with pytest.raises(GatewayTimeoutError, match="did not answer"):
         connect(timeout_s=1.0, greet=lambda _: None)
 
 
 def test_silence_after_the_handshake_is_silence(connect: Any, words: Any) -> None:
     """A gateway that never says that it is ready is silent."""
-    with pytest.raises(GatewaySilentError):
+    with pytest.raises(GatewayTimeoutError):
         connect(timeout_s=1.0, start=words.ignore)
 
 
 def test_a_gateway_that_does_not_tell_the_time_is_silent(connect: Any, words: Any) -> None:
     """Being connected is not enough: one round trip must come back."""
-    with pytest.raises(GatewaySilentError, match="time of 127"):
+    with pytest.raises(GatewayTimeoutError, match="time of 127"):
         connect(timeout_s=1.0, time=words.ignore)
 
 
@@ -135,7 +135,7 @@ def test_what_the_gateway_says_in_the_handshake_is_told(connect: Any, words: Any
         talk.error(-1, 2104, "Market data farm connection is OK:usfarm")
         talk.error(-1, 10141, "Paper trading disclaimer must first be accepted for API connection.")
 
-    with pytest.raises(GatewaySilentError, match=r"did not answer \(10141 Paper trading discl"):
+    with pytest.raises(GatewayTimeoutError, match=r"did not answer \(10141 Paper trading discl"):
         connect(timeout_s=1.0, start=disclaim)
 
     def disclaim_and_close(talk: Any, fields: list[str]) -> None:
@@ -153,7 +153,7 @@ def test_a_gateway_that_names_no_account_is_told_as_such(connect: Any, words: An
         talk.send(15, 1, "")
         talk.send(9, 1, 1)
 
-    with pytest.raises(GatewaySilentError, match="it names no account"):
+    with pytest.raises(GatewayTimeoutError, match="it names no account"):
         connect(timeout_s=1.0, start=nobody)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.domain.planning.responses import BarRequest
-from ktrdr_pipelines.errors import DiskError, GatewaySilentError
+from ktrdr_pipelines.errors import DiskError, GatewayTimeoutError
 from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
@@ -51,7 +51,7 @@ async def ask_all(source: GatewaySource, requests: list[BarRequest]) -> int:
     async def one(request: BarRequest) -> bool:
         try:
             await source.bars(request)
-        except GatewaySilentError:
+        except GatewayTimeoutError:
             return True
         return False
 

@@ -15,7 +15,7 @@ from ktrdr_pipelines.errors import (
     EntitlementError,
     GatewayError,
     GatewayRestingError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     GatewayUnreachableError,
     OutageError,
     PacingError,
@@ -38,7 +38,7 @@ def delays(error: GatewayError, max_retries: int = 3) -> list[float | None]:
     ]
 
 
-@pytest.mark.parametrize("error", [GatewaySilentError("x"), BadAnswerError("x")])
+@pytest.mark.parametrize("error", [GatewayTimeoutError("x"), BadAnswerError("x")])
 def test_delays_double_and_end(error: GatewayError) -> None:
     """Two, four, eight seconds, and then no more."""
     assert delays(error) == [2.0, 4.0, 8.0, None, None]
@@ -47,7 +47,7 @@ def test_delays_double_and_end(error: GatewayError) -> None:
 FIRST_WAITS: dict[type[GatewayError], float | None] = {
     GatewayUnreachableError: 2.0,
     GatewayRestingError: 2.0,
-    GatewaySilentError: 2.0,
+    GatewayTimeoutError: 2.0,
     ClientIdInUseError: 2.0,
     ConnectionLostError: 2.0,
     OutageError: 2.0,
@@ -89,7 +89,7 @@ def test_no_class_of_gateway_errors_is_forgotten() -> None:
 
 def test_delays_have_a_longest() -> None:
     """No ordinary error waits longer than a minute."""
-    assert retry_delay_s(GatewaySilentError("x"), 9, max_retries=20, base_delay_s=2.0) == 60.0
+    assert retry_delay_s(GatewayTimeoutError("x"), 9, max_retries=20, base_delay_s=2.0) == 60.0
 
 
 def test_a_pacing_error_waits_as_long_as_the_gateway_pauses() -> None:
@@ -112,7 +112,7 @@ def test_what_would_be_refused_again_is_not_tried_again(error: GatewayError) -> 
 def test_jitter_adds_up_to_half() -> None:
     """Many who failed together do not come back together."""
     waits = [
-        retry_delay_s(GatewaySilentError("x"), 1, max_retries=1, base_delay_s=2.0, jitter=jitter)
+        retry_delay_s(GatewayTimeoutError("x"), 1, max_retries=1, base_delay_s=2.0, jitter=jitter)
         for jitter in (0.0, 0.5, 1.0)
     ]
     assert waits == [2.0, 2.5, 3.0]
@@ -128,7 +128,7 @@ def test_a_gateway_that_rests_is_not_asked_before_its_time() -> None:
 def test_the_loading_waits_by_the_same_policy() -> None:
     """There is one policy: what the loader's patience says is what it says."""
     retry_policy = RetryPolicy(max_retries=2, delay_s=2.0, jitter=lambda: 0.0)
-    for error in (GatewaySilentError("x"), PacingError("x"), EntitlementError("x")):
+    for error in (GatewayTimeoutError("x"), PacingError("x"), EntitlementError("x")):
         for tries in (1, 2, 3):
             assert retry_policy.delay_after(error, tries) == retry_delay_s(
                 error, tries, max_retries=2, base_delay_s=2.0
@@ -137,7 +137,7 @@ def test_the_loading_waits_by_the_same_policy() -> None:
 
 def test_no_retries_means_none() -> None:
     """IB_MAX_RETRIES=0 gives up at once."""
-    assert delays(GatewaySilentError("x"), max_retries=0)[0] is None
+    assert delays(GatewayTimeoutError("x"), max_retries=0)[0] is None
 
 
 def test_the_configuration_comes_from_the_settings(tmp_path: Path) -> None:

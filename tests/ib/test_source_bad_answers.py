@@ -96,7 +96,7 @@ def test_an_answer_of_another_shape_is_bad(
 def test_a_bar_that_cannot_be_is_a_bad_answer(
     bench: Any, minute_request: BarRequest, words: Any, bars: Any
 ) -> None:
-    """Impossible prices, counts and timestamps, or two bars for one minute, settle nothing."""
+    """Impossible prices, counts and timestamps, or two bars for one minute, cover nothing."""
     with pytest.raises(BadAnswerError, match="cannot be") as caught:
         bench(
             lambda source: source.bars(minute_request),

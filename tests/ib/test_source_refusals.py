@@ -75,7 +75,7 @@ def test_an_error_after_the_end_changes_nothing(
 
 
 def test_an_error_before_the_end_wins(bench: Any, aapl: Instrument, words: Any) -> None:
-    """Parts of an answer that an error follows settle nothing."""
+    """Parts of an answer that an error follows cover nothing."""
 
     def parts_then_error(talk: Any, fields: list[str]) -> None:
         talk.send(*(text.format(id=fields[2]) for text in words.details))

@@ -8,7 +8,7 @@ import pytest
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import (
-    GatewaySilentError,
+    GatewayTimeoutError,
 )
 from ktrdr_pipelines.ib.source import GatewaySource
 
@@ -22,7 +22,7 @@ def test_silence_ends_at_the_deadline_and_is_cancelled(
     """A request without an answer raises, and the gateway is told to forget it."""
 
     async def ask(source: GatewaySource) -> None:
-        with pytest.raises(GatewaySilentError, match="no answer in 1 s"):
+        with pytest.raises(GatewayTimeoutError, match="no answer in 1 s"):
             await source.bars(minute_request)
         await source.health()
 
@@ -34,7 +34,7 @@ def test_silence_about_a_head_is_cancelled_too(bench: Any, aapl: Instrument, wor
     """No head request is left open at the gateway."""
 
     async def ask(source: GatewaySource) -> None:
-        with pytest.raises(GatewaySilentError):
+        with pytest.raises(GatewayTimeoutError):
             await source.head(aapl)
         await source.health()
 
@@ -46,7 +46,7 @@ def test_silence_about_a_contract_ends_at_the_deadline(
     bench: Any, aapl: Instrument, words: Any
 ) -> None:
     """Contract details have a deadline as everything has."""
-    with pytest.raises(GatewaySilentError, match="contract of AAPL"):
+    with pytest.raises(GatewayTimeoutError, match="contract of AAPL"):
         bench(lambda source: source.contract_id(aapl), timeout_s=SHORT_S, contract=words.ignore)
 
 
@@ -80,7 +80,7 @@ def test_bars_that_come_after_the_deadline_go_to_no_listener(
             words.tell_bars(talk, fields)
 
     async def ask(source: GatewaySource) -> Any:
-        with pytest.raises(GatewaySilentError):
+        with pytest.raises(GatewayTimeoutError):
             await source.bars(minute_request)
         return await source.bars(minute_request)
 
@@ -113,7 +113,7 @@ def test_a_trickle_without_end_ends_at_the_deadline(
 
         more(0)
 
-    with pytest.raises(GatewaySilentError):
+    with pytest.raises(GatewayTimeoutError):
         bench(lambda source: source.bars(minute_request), timeout_s=SHORT_S, bars=endless)
 
 

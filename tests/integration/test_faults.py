@@ -1,7 +1,7 @@
 """What a load makes of a gateway that misbehaves: complete, or incomplete and said so.
 
 ``TABLE`` is the documentation: a fault, when it strikes, and how the load under it ends. Whatever
-it is, every stored bar equals the market's, everything settled holds all of the market's bars, and
+it is, every stored bar equals the market's, everything covered holds all of the market's bars, and
 once the fault is lifted a second load completes.
 """
 
@@ -227,12 +227,12 @@ class Bench:
         assert len(audited) >= len(kinds)
 
     def check_true(self, series: Series) -> None:
-        """See that nothing false is stored, and that nothing true is missing where settled."""
+        """See that nothing false is stored, and that nothing true is missing where covered."""
         true = truth(series, self.gateway)
         stored = {row["ts"]: row for row in self.store.read(series).to_pylist()}
         for moment, row in stored.items():
             assert row == true[moment], moment
-        for part in self.store.coverage(series).settled(datetime.now(UTC)):
+        for part in self.store.coverage(series).covered(datetime.now(UTC)):
             inside = {moment for moment in true if part.start <= moment < part.end}
             assert inside <= stored.keys(), part
 

@@ -154,7 +154,7 @@ def test_an_expired_future_is_complete_to_its_last_day(bench: Bench) -> None:
     assert report.is_complete
     [last] = calendar.sessions(date(2023, 12, 15), date(2023, 12, 16))
     hours = Interval(last.opens_at, last.closes_at)
-    assert bench.store.coverage(series).settled(NOW).covers(hours)
+    assert bench.store.coverage(series).covered(NOW).covers(hours)
     windows = {
         "spring": (date(2024, 1, 1), date(2024, 4, 1)),
         "december": (date(2023, 12, 1), date(2024, 1, 1)),

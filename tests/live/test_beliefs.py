@@ -1,7 +1,7 @@
 """What is believed of real gateways since others published what theirs sent, as questions.
 
 The first five are those whose answers matter most. A question fails where the gateway at hand
-differs from what the product relies on; where nothing is settled it only tells what was seen.
+differs from what the product relies on; where nothing is covered it only tells what was seen.
 """
 
 import time

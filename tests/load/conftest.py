@@ -107,7 +107,7 @@ class Bench:
         return self.gateway.truth[series.symbol, series.timeframe]
 
     def check(self, series: Series, wanted: Interval) -> None:
-        """See that what stands on disk is true, whole, and all that is settled."""
+        """See that what stands on disk is true, whole, and all that is covered."""
         stored = self.store.read(series)
         assert PARTIAL not in stored["close"].to_pylist()
         keys, true = timestamps(stored), self.truth(series)
@@ -115,8 +115,8 @@ class Bench:
         place = np.searchsorted(real, keys)
         assert np.array_equal(real[place], keys)
         assert stored.equals(true.bars.take(pa.array(place)))
-        settled = self.store.coverage(series).settled(self.gateway.time)
-        for part in settled.clip(wanted):
+        covered = self.store.coverage(series).covered(self.gateway.time)
+        for part in covered.clip(wanted):
             truth = bars_between(true.bars, part.start, part.end)
             assert bars_between(stored, part.start, part.end).equals(truth), part
 
@@ -153,7 +153,7 @@ class World:
         return report
 
     def check(self) -> None:
-        """See that nothing false is stored or settled."""
+        """See that nothing false is stored or covered."""
         self.bench.check(self.series, self.wanted)
 
     def check_complete(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewaySilentError, OutageError
+from ktrdr_pipelines.errors import GatewayTimeoutError, OutageError
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.engine.bar_requester import About, Inquiry, audited
 from tests.load.fakes import FakeGateway, series_of, stock, utc
@@ -74,11 +74,11 @@ def test_what_was_sent_again_after_an_outage_has_a_row_each(
     async def again(sent: Callable[[], None]) -> str:
         sent()
         sent()
-        raise GatewaySilentError("bars", reason="no answer in 30 s")
+        raise GatewayTimeoutError("bars", reason="no answer in 30 s")
 
-    with pytest.raises(GatewaySilentError):
+    with pytest.raises(GatewayTimeoutError):
         ask(inquiry, again)
-    assert outcomes(ledger) == ["OutageError", "GatewaySilentError"]
+    assert outcomes(ledger) == ["OutageError", "GatewayTimeoutError"]
 
 
 def test_a_request_that_is_cancelled_has_its_row(ledger: Ledger, inquiry: Inquiry) -> None:

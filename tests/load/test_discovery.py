@@ -65,8 +65,8 @@ def test_without_a_head_the_oldest_bar_is_found_by_few_requests(world: MakeWorld
     assert (found.how, found.oldest, found.head) == (Known.PROBED, LISTED, None)
     first = made.bench.asked
     assert first <= 45
-    assert found.silent
-    assert all(end <= date(2016, 6, 1) for _, end in found.silent)
+    assert found.empty
+    assert all(end <= date(2016, 6, 1) for _, end in found.empty)
     made.bench.gateway.time += timedelta(days=29)
     assert ask(made).oldest == LISTED
     assert made.bench.asked == first

@@ -163,12 +163,12 @@ def test_what_ends_while_the_gateway_answers_is_not_taken_for_final(
     made.bench.gateway.time = final - timedelta(minutes=1)
     made.bench.gateway.asked.clear()
     run(made, Mode.TAIL)
-    settled = made.bench.store.coverage(made.series).bars.bounds
-    assert settled is not None
+    covered = made.bench.store.coverage(made.series).bars.bounds
+    assert covered is not None
     if timeframe is Timeframe.D1:
         assert not made.bench.gateway.asked
     else:
-        assert settled.end < utc(2024, 6, 27, 20) or len(ends(made)) > 1
+        assert covered.end < utc(2024, 6, 27, 20) or len(ends(made)) > 1
     made.check()
 
 
@@ -188,9 +188,9 @@ def test_no_more_is_covered_than_the_gateway_says_it_answered(world: MakeWorld) 
     made.bench.gateway.asked.clear()
     run(made, Mode.TAIL)
     assert ends(made)[0] is None
-    settled = made.bench.store.coverage(made.series).bars.bounds
-    assert settled is not None
-    assert settled.end <= reach_end
+    covered = made.bench.store.coverage(made.series).bars.bounds
+    assert covered is not None
+    assert covered.end <= reach_end
     made.check()
     made.bench.gateway.twist = None
     made.bench.gateway.time += timedelta(minutes=1)
@@ -322,9 +322,9 @@ def test_a_clock_that_is_wrong_makes_no_bar_final(world: MakeWorld, behind: time
     retry_policy = replace(manager.retry_policy, clock=lambda: made.bench.gateway.time - behind)
     job = Job(made.series, Mode.TAIL, Bounds(start=made.wanted.start))
     asyncio.run(replace(manager, retry_policy=retry_policy).run([job]))
-    settled = made.bench.store.coverage(made.series).bars.bounds
-    assert settled is not None
-    assert settled.end <= min(OPEN, OPEN - behind)
+    covered = made.bench.store.coverage(made.series).bars.bounds
+    assert covered is not None
+    assert covered.end <= min(OPEN, OPEN - behind)
     made.check()
 
 

@@ -117,7 +117,7 @@ def test_seconds_are_measured_where_the_gateway_was_asked_before(tmp_path: Path)
     ledger = Ledger(tmp_path / "ledger.sqlite")
     for number in range(10):
         ledger.record_request(record(NOW + timedelta(seconds=2 * (number // 5)), 2.0, 390))
-        ledger.record_request(replace(record(NOW, 90.0, 0), outcome="GatewaySilentError"))
+        ledger.record_request(replace(record(NOW, 90.0, 0), outcome="GatewayTimeoutError"))
         ledger.record_request(replace(record(NOW, 90.0, 390), gateway="other:1"))
     for _ in range(4):
         ledger.record_request(record(NOW + timedelta(hours=1), 50.0, 7, "AAPL|1h"))

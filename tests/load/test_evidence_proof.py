@@ -58,8 +58,8 @@ class Market:
             return keys
         chance = np.random.default_rng(7)
         days = calendar_named(RTH).days_of(keys)
-        silent = [day for day in np.unique(days) if chance.random() < 0.3]
-        return keys[(chance.random(len(keys)) < 0.4) & ~np.isin(days, silent)]
+        empty = [day for day in np.unique(days) if chance.random() < 0.3]
+        return keys[(chance.random(len(keys)) < 0.4) & ~np.isin(days, empty)]
 
 
 MARKETS = (

@@ -128,14 +128,14 @@ def but_the_oldest(days: np.ndarray) -> np.ndarray:
 WAYS = [always, never, before, since, but_the_newest, but_the_oldest]
 
 
-def suspects_of(bench: Bench, report: SeriesReport) -> tuple[set[date], set[date]]:
+def sparse_of(bench: Bench, report: SeriesReport) -> tuple[set[date], set[date]]:
     """Give the sparse sessions that the load tells, and those that the gaps of the store tell."""
     calendar = calendar_named(ETH)
     book = open_gap_index(bench.layout, bench.gateway.gateway)
     [found] = book.look([report.series], bench.gateway.time)
     sparse = [gap for gap in found.gaps if gap.reason == "sparse"]
     return (
-        {calendar.day_of(one.start) for one in report.suspect},
+        {calendar.day_of(one.start) for one in report.sparse},
         {calendar.day_of(gap.interval.start) for gap in sparse},
     )
 
@@ -149,7 +149,7 @@ def test_a_thin_stock_is_loaded_with_its_flat_bars_and_none_is_odd(
     report = market.made.load_until_confirmed()
     assert not report.unexplained
     market.made.check_complete()
-    assert suspects_of(market.made.bench, report) == (set(), set())
+    assert sparse_of(market.made.bench, report) == (set(), set())
     assert market.made.bench.ledger.findings("AAPL|5m") == []
     stored = market.made.bench.store.read(market.made.series)
     assert is_flat(stored).any() == (way is not never)
@@ -164,7 +164,7 @@ def test_a_session_that_breaks_off_among_filled_ones_is_found(
     day = CUT if way is not before else date(2024, 4, 4)
     market.cut(day, 4)
     report = market.made.load()
-    assert suspects_of(market.made.bench, report) == ({day}, {day})
+    assert sparse_of(market.made.bench, report) == ({day}, {day})
     market.made.bench.gateway.twist = None
     market.made.bench.gateway.time += timedelta(minutes=20)
     report = market.made.load_until_confirmed()
@@ -179,7 +179,7 @@ def test_a_steady_stock_that_breaks_off_is_found_across_the_switch(world: MakeWo
     market = Market(world, since, traded=thinned(dense, 0.3))
     market.cut(date(2024, 4, 16), 11)
     report = market.made.load()
-    found = suspects_of(market.made.bench, report)
+    found = sparse_of(market.made.bench, report)
     assert found == ({date(2024, 4, 16)}, {date(2024, 4, 16)})
 
 
@@ -191,7 +191,7 @@ def test_flat_bars_of_a_ledger_that_has_not_counted_them_are_counted(world: Make
     bench.ledger.close()
     bench.layout.ledger.unlink()
     bench.ledger = Ledger(bench.layout.ledger)
-    assert suspects_of(bench, report) == (set(), set())
+    assert sparse_of(bench, report) == (set(), set())
     stored = bench.store.read(market.made.series)
     traded = rows_per_session(stored.filter(pa.array(~is_flat(stored))))
     assert bench.store.traded_per_session(market.made.series) == traded
@@ -215,7 +215,7 @@ def test_days_that_begin_with_their_first_trade_are_complete(
     report = market.made.load_until_confirmed()
     assert report.is_complete
     market.made.check_complete()
-    assert suspects_of(market.made.bench, report) == (set(), set())
+    assert sparse_of(market.made.bench, report) == (set(), set())
 
 
 @pytest.mark.parametrize("way", [always, never])
@@ -238,11 +238,11 @@ def test_tails_of_days_that_begin_late_wait_for_nothing_and_cover_nothing_early(
     bench.run(Job(series, Mode.FULL, Bounds(start=market.made.wanted.start)))
     for hour in (9, 11, 13, 14, 18, 22):
         report = tail(utc(2024, 5, 22, hour, 2))
-        settled = bench.store.coverage(series).bars.bounds
-        assert settled is not None
-        assert settled.end <= bench.gateway.time
+        covered = bench.store.coverage(series).bars.bounds
+        assert covered is not None
+        assert covered.end <= bench.gateway.time
         if hour < 13:
-            assert settled.end <= utc(2024, 5, 22, 8)
+            assert covered.end <= utc(2024, 5, 22, 8)
         market.made.check()
     for now in (utc(2024, 5, 23, 1), utc(2024, 5, 23, 18), utc(2024, 5, 24, 18)):
         report = tail(now)

@@ -65,17 +65,17 @@ def _fill(
     *,
     without: tuple[date, ...] = (),
 ) -> None:
-    """Save complete bars of some session dates, settled without a hole but for some dates."""
+    """Save complete bars of some session dates, covered without a hole but for some dates."""
     calendar = calendar_named(series.instrument.calendar)
     keys = dense_keys(calendar.key, series.timeframe, first, end)
-    settled = IntervalSet([interval_between(calendar, series.timeframe, first, end)])
+    covered = IntervalSet([interval_between(calendar, series.timeframe, first, end)])
     for day in without:
         left_out = interval_between(calendar, series.timeframe, day, day + timedelta(days=1))
-        settled -= IntervalSet([left_out])
+        covered -= IntervalSet([left_out])
         keys = keys[(keys < micros(left_out.start)) | (keys >= micros(left_out.end))]
     bars = bars_at(keys, calendar, daily=not series.timeframe.is_intraday)
     store.save(
-        series, identity_of(series, contract_id=1, origin=Origin.IB), bars, Coverage(settled)
+        series, identity_of(series, contract_id=1, origin=Origin.IB), bars, Coverage(covered)
     )
 
 
@@ -99,7 +99,7 @@ def test_a_series_without_files_is_one_gap(look: Callable[..., SeriesGaps]) -> N
     (gap,) = found.gaps
     assert gap.interval == Interval(utc(2024, 1, 2), utc(2024, 3, 1))
     assert (gap.sessions, gap.bars, gap.reason) == (41, 41, GapReason.MISSING)
-    assert (found.rows, found.first, found.settled_until) == (0, None, None)
+    assert (found.rows, found.first, found.covered_until) == (0, None, None)
 
 
 def test_missing_days_are_named_exactly(store: BarStore, look: Callable[..., SeriesGaps]) -> None:
@@ -171,7 +171,7 @@ def test_an_attempt_is_the_reason_of_a_gap(
 def test_a_proof_of_emptiness_explains_until_it_expires(
     store: BarStore, look: Callable[..., SeriesGaps]
 ) -> None:
-    """What was proved empty is settled, and a gap with that reason when the proof is too old."""
+    """What was proved empty is covered, and a gap with that reason when the proof is too old."""
     series = _series(Timeframe.D1)
     _fill(store, series, end=date(2024, 2, 1))
     proved = NOW - timedelta(days=1)
@@ -230,9 +230,9 @@ def test_a_thin_session_is_sparse_until_it_is_confirmed(
     keys = dense_keys("XNYS.RTH", Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
     start = micros(utc(2024, 2, 14, 16))
     keys = keys[(keys < start) | (keys >= start + 20 * 3_600_000_000)]
-    settled = interval_between(calendar, Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
+    covered = interval_between(calendar, Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
     identity = identity_of(series, contract_id=1, origin=Origin.IB)
-    store.save(series, identity, bars_at(keys, calendar), Coverage(IntervalSet([settled])))
+    store.save(series, identity, bars_at(keys, calendar), Coverage(IntervalSet([covered])))
     (gap,) = look(series).gaps
     assert gap.reason is GapReason.SPARSE
     assert gap.interval == Interval(utc(2024, 2, 14, 14, 30), utc(2024, 2, 14, 21))
@@ -258,14 +258,14 @@ def test_a_damaged_file_is_an_error_of_its_series_alone(store: BarStore) -> None
 
 
 def test_counts_of_every_session(store: BarStore) -> None:
-    """Have, expected, settled and unexplained stand beside each session."""
+    """Have, expected, covered and unexplained stand beside each session."""
     series = _series(Timeframe.H1)
     _fill(store, series, without=(date(2024, 1, 17),))
     counts = GapIndex(store, Calendars(), GATEWAY).completeness(series, NOW)
     (place,) = np.flatnonzero(counts.unexplained)
     assert str(counts.spans.days[place]) == "2024-01-17"
     assert counts.unexplained[place] == counts.expected[place] == 7
-    assert counts.have.sum() == store.rows(series) == counts.settled.sum()
+    assert counts.have.sum() == store.rows(series) == counts.covered.sum()
     assert len(counts.expected) == 41
 
 

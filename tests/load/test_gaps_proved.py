@@ -54,7 +54,7 @@ class Shelf:
         self.book = GapIndex(self.store, Calendars(), "fake:1")
 
     def fill(self, series: Series, first: date, end: date) -> Path:
-        """Save every bar of some session dates, settled without a hole."""
+        """Save every bar of some session dates, covered without a hole."""
         calendar = calendar_named(series.instrument.calendar)
         keys = true_keys(calendar, series.timeframe, first, end)
         interval = interval_between(calendar, series.timeframe, first, end)
@@ -112,8 +112,8 @@ def test_no_hole_in_coverage_comes_out_explained(key: str) -> None:
         hole = _hole(dice, inside, timeframe)
         head = micros(oldest + float(dice.uniform(-100, 300)) * DAY)
         claimed = [_anything(dice, whole) for _ in range(int(dice.integers(0, 4)))]
-        settled = interval_arrays(IntervalSet([whole]) - IntervalSet([hole]))
-        standing = SeriesStatus(settled, micros(whole.start), head, micros(oldest))
+        covered = interval_arrays(IntervalSet([whole]) - IntervalSet([hole]))
+        standing = SeriesStatus(covered, micros(whole.start), head, micros(oldest))
         now = whole.end + 9 * DAY
         gaps = find_gaps(spans, replace(standing, wanted_to=micros(whole.end)), now, claimed)
         found = IntervalSet(gap.interval for gap in gaps)
@@ -332,7 +332,7 @@ def test_first_day_of_listing(shelf: Shelf, filled: Filled) -> None:
 
 
 def test_a_cache_90_days_old(shelf: Shelf, filled: Filled) -> None:
-    """What happened since is one gap, from the newest settled bar to the last close."""
+    """What happened since is one gap, from the newest covered bar to the last close."""
     series = filled("XNYS.RTH", Timeframe.M5, date(2023, 10, 2), date(2023, 10, 21))
     (gap,) = shelf.look(series, utc(2024, 1, 19, 22)).gaps
     assert gap.interval == Interval(utc(2023, 10, 23, 13, 30), utc(2024, 1, 19, 21))

@@ -23,7 +23,7 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewaySilentError
+from ktrdr_pipelines.errors import GatewayTimeoutError
 from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
 from ktrdr_pipelines.store.ledger.ledger import open_calendars
 from ktrdr_pipelines.sync.runner import Job
@@ -298,10 +298,10 @@ def test_a_gateway_that_fails_to_tell_a_schedule_is_not_asked_for_each_year(
     """Ten years of them would be ten deadlines: the next run asks for the next year."""
     bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
 
-    def silence(ends_at: datetime, days: int) -> list[LearnedDay]:
-        raise GatewaySilentError("the schedule", reason="no answer")
+    def empty_range(ends_at: datetime, days: int) -> list[LearnedDay]:
+        raise GatewayTimeoutError("the schedule", reason="no answer")
 
-    bench.gateway.schedule_twist = silence
+    bench.gateway.schedule_twist = empty_range
     years = IntervalSet([Interval(utc(2016, 5, 1), WANTED.end)])
     bench.run(Job(series, wanted=years), Job(Series(bitcoin, Timeframe.H1), wanted=years))
     assert len(bench.gateway.schedules_asked) == bench.retries + 1

@@ -140,18 +140,18 @@ def test_after_the_expiry_day_nothing_is_expected(world: MakeWorld, timeframe: T
 def test_a_cache_ninety_days_old_is_brought_up_without_a_hole(
     world: MakeWorld, timeframe: Timeframe, mode: Mode
 ) -> None:
-    """However long nothing was loaded, the tail begins at the last settled bar."""
+    """However long nothing was loaded, the tail begins at the last covered bar."""
     made = world(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 29), now=utc(2024, 3, 28, 23))
     assert by_mode(made, Mode.FULL).is_complete
     made.bench.gateway.time += timedelta(days=90)
     report = by_mode(made, mode)
     assert report.is_complete
     made.bench.check_complete(made.series, Interval(made.wanted.start, utc(2024, 6, 22, 4)))
-    settled = made.bench.store.coverage(made.series).bars
+    covered = made.bench.store.coverage(made.series).bars
     truth = truth_of(
         dense_keys(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 22)),
         timeframe,
         calendar_named(RTH),
     )
     interval = [one for one in truth.bars["ts"].to_pylist() if one >= made.wanted.start]
-    assert all(timestamp in settled for timestamp in interval[:: max(1, len(interval) // 200)])
+    assert all(timestamp in covered for timestamp in interval[:: max(1, len(interval) // 200)])

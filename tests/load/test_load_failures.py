@@ -1,4 +1,4 @@
-"""Errors settle nothing, stop what they concern and nothing else, and are remembered."""
+"""Errors cover nothing, stop what they concern and nothing else, and are remembered."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from ktrdr_pipelines.errors import (
     EntitlementError,
     ForeignIdentityError,
     GatewayError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     GatewayUnreachableError,
     PacingError,
     RequestRejectedError,
@@ -52,7 +52,7 @@ def failing_at(error: GatewayError, *numbers: int) -> Twist:
 
 
 @pytest.mark.parametrize(
-    "kind", [GatewaySilentError, PacingError, RequestRejectedError, ConnectionLostError]
+    "kind", [GatewayTimeoutError, PacingError, RequestRejectedError, ConnectionLostError]
 )
 def test_an_error_covers_nothing(world: MakeWorld, kind: type[GatewayError]) -> None:
     """A series that meets nothing but errors stays unexplained, with attempts, and stops soon."""
@@ -290,7 +290,7 @@ def test_as_many_are_asked_at_once_as_the_gateway_has_places(
 
 
 @pytest.mark.parametrize("mode", [Mode.FULL, Mode.TAIL])
-@pytest.mark.parametrize("kind", [GatewaySilentError, EntitlementError, RequestRejectedError])
+@pytest.mark.parametrize("kind", [GatewayTimeoutError, EntitlementError, RequestRejectedError])
 def test_an_open_session_that_could_not_be_had_is_not_complete(
     world: MakeWorld, kind: type[GatewayError], mode: Mode
 ) -> None:

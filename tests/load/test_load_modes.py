@@ -43,11 +43,11 @@ def run(made: World, mode: Mode, asked_by: AskedBy = AskedBy.PERSON) -> SeriesRe
 
 
 def holes(made: World) -> IntervalSet:
-    """Give what is expected and not settled before the newest settled moment."""
-    settled = made.bench.store.coverage(made.series).bars
-    assert settled.bounds is not None
+    """Give what is expected and not covered before the newest covered moment."""
+    covered = made.bench.store.coverage(made.series).bars
+    assert covered.bounds is not None
     sessions = calendar_named(RTH)
-    return expected_timestamps(sessions, made.series.timeframe, settled.bounds) - settled
+    return expected_timestamps(sessions, made.series.timeframe, covered.bounds) - covered
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -55,7 +55,7 @@ def holes(made: World) -> IntervalSet:
 def test_every_mode_loads_all_where_nothing_is_stored(
     world: MakeWorld, timeframe: Timeframe, mode: Mode
 ) -> None:
-    """With nothing settled yet each mode means everything from the start."""
+    """With nothing covered yet each mode means everything from the start."""
     made = spring(world, timeframe)
     assert run(made, mode).is_complete
     made.check_complete()
@@ -72,7 +72,7 @@ def test_a_complete_store_asks_nothing_in_any_mode(world: MakeWorld, timeframe: 
 
 
 def test_a_tail_of_an_old_cache_leaves_no_hole(world: MakeWorld) -> None:
-    """A tail goes on from the last settled bar, ninety days back as well as one."""
+    """A tail goes on from the last covered bar, ninety days back as well as one."""
     made = spring(world)
     made.bench.load(made.series, part(made, date(2024, 2, 1), date(2024, 3, 29)))
     report = run(made, Mode.TAIL)
@@ -137,15 +137,15 @@ def test_a_backfill_ends_at_the_oldest_covered_bar(world: MakeWorld) -> None:
     made = spring(world)
     made.bench.load(made.series, part(made, date(2024, 5, 1), date(2024, 5, 20)))
     run(made, Mode.BACKFILL)
-    settled = made.bench.store.coverage(made.series).bars.bounds
-    assert settled is not None
-    assert settled.start <= made.wanted.start + timedelta(days=1)
-    assert settled.end == utc(2024, 5, 20, 13, 30)
+    covered = made.bench.store.coverage(made.series).bars.bounds
+    assert covered is not None
+    assert covered.start <= made.wanted.start + timedelta(days=1)
+    assert covered.end == utc(2024, 5, 20, 13, 30)
     made.check()
 
 
 def test_full_fills_holes_inside(world: MakeWorld) -> None:
-    """Full finds what is missing between settled intervals, and asks for that alone."""
+    """Full finds what is missing between covered intervals, and asks for that alone."""
     made = spring(world)
     for first, end in ((date(2024, 2, 1), date(2024, 3, 8)), (date(2024, 4, 2), date(2024, 6, 29))):
         made.bench.load(made.series, part(made, first, end))

@@ -1,4 +1,4 @@
-"""Months of keeping a store fresh: what was settled, or tried, is hardly ever asked for again."""
+"""Months of keeping a store fresh: what was covered, or tried, is hardly ever asked for again."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.jobs import AskedBy, Mode
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import GatewayError, GatewaySilentError
+from ktrdr_pipelines.errors import GatewayError, GatewayTimeoutError
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.runner import Job
@@ -42,9 +42,9 @@ DAYS = 120
 def thin(keys: np.ndarray) -> np.ndarray:
     """Leave out most bars, and every bar of some sessions."""
     days = calendar_named("XNYS.RTH").days_of(keys)
-    silent = {np.datetime64(day) for day in ("2024-04-11", "2024-05-15", "2024-07-10")}
+    empty = {np.datetime64(day) for day in ("2024-04-11", "2024-05-15", "2024-07-10")}
     chance = np.random.default_rng(3)
-    return keys[(chance.random(len(keys)) < 0.6) & ~np.isin(days, list(silent))]
+    return keys[(chance.random(len(keys)) < 0.6) & ~np.isin(days, list(empty))]
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Months:
                 self.asked["again" if self._was_known(request) else "new"] += 1
 
     def _known(self, series: Series) -> IntervalSet:
-        """Give what was ever settled, or tried."""
+        """Give what was ever covered, or tried."""
         coverage = self.bench.store.coverage(series)
         attempts = self.bench.ledger.attempts(series_key(series))
         return (
@@ -119,7 +119,7 @@ def months(folders: Iterator[Path]) -> Months:
 def failing_now_and_then(seed: int) -> Callable[..., object]:
     """Leave one request in forty unanswered."""
     chance = np.random.default_rng(seed)
-    return lambda _, bars: GatewaySilentError("bars") if chance.random() < 1 / 40 else bars
+    return lambda _, bars: GatewayTimeoutError("bars") if chance.random() < 1 / 40 else bars
 
 
 @pytest.mark.slow

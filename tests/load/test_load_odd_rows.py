@@ -13,7 +13,7 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.empty_ranges import StatementKind
 from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import BadAnswerError, GatewaySilentError
+from ktrdr_pipelines.errors import BadAnswerError, GatewayTimeoutError
 from ktrdr_pipelines.store.bars.bar_store import EVER
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.runner import Job
@@ -278,7 +278,7 @@ def test_no_bars_at_the_second_request_leave_what_was_implausible_open(made: Wor
 def test_a_failure_of_the_second_request_loses_nothing(made: World) -> None:
     """Nothing of the first is kept then; the next run requests all of it."""
     made.bench.gateway.twist = lambda request, bars: (
-        without_row(request, bars, 7) if made.bench.asked == 1 else GatewaySilentError("bars")
+        without_row(request, bars, 7) if made.bench.asked == 1 else GatewayTimeoutError("bars")
     )
     assert not made.load().is_complete
     made.check()

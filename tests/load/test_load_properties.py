@@ -1,4 +1,4 @@
-"""Whatever a gateway does to its answers, what is settled is proved, and the asking ends."""
+"""Whatever a gateway does to its answers, what is covered is proved, and the asking ends."""
 
 import asyncio
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ConnectionLostError,
     GatewayError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     RequestRejectedError,
 )
 from ktrdr_pipelines.store.layout import create_store
@@ -62,7 +62,7 @@ class Moods:
             case "lost":
                 return ConnectionLostError("bars", reason="the connection was lost")
             case "silent":
-                return GatewaySilentError("bars", reason="no answer")
+                return GatewayTimeoutError("bars", reason="no answer")
             case "rejected":
                 return RequestRejectedError("bars", reason="321")
         return bars
@@ -227,7 +227,7 @@ def test_short_answers_lose_nothing(case: Case, mood: Moods, folders: Iterator[P
 def test_nothing_false_is_covered_by_failures(
     case: Case, mood: Moods, head: bool, folders: Iterator[Path]
 ) -> None:
-    """Failures and single silences settle nothing; honest repeats make the interval whole."""
+    """Failures and single silences cover nothing; honest repeats make the interval whole."""
     world = world_of(case, next(folders))
     gateway = world.bench.gateway
     gateway.head_at = oldest_of(world) if head else None
@@ -333,5 +333,5 @@ def test_a_refresh_takes_nothing_back(
     after = world.bench.store.coverage(world.series)
     assert not before.bars - after.bars
     now = world.bench.gateway.time
-    assert not before.settled(now) - after.settled(now)
+    assert not before.covered(now) - after.covered(now)
     assert world.bench.store.read(world.series).equals(bars)

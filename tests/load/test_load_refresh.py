@@ -1,4 +1,4 @@
-"""Asking again for what is settled: a refresh by a person, and suspect sessions by themselves."""
+"""Asking again for what is covered: a refresh by a person, and sparse sessions by themselves."""
 
 import asyncio
 from collections.abc import Callable
@@ -103,7 +103,7 @@ def test_a_refresh_of_a_part_asks_for_that_part(world: MakeWorld) -> None:
 
 
 def test_a_refresh_fills_what_was_missing_too(world: MakeWorld) -> None:
-    """What was never settled is asked for once, with the rest."""
+    """What was never covered is asked for once, with the rest."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.load(made.series, Interval(made.wanted.start, utc(2024, 6, 12, 4)))
     assert refresh(made).is_complete
@@ -212,7 +212,7 @@ def test_a_refresh_that_failed_in_part_asks_next_for_that_part(world: MakeWorld)
 
 
 def test_a_load_between_two_halves_of_a_refresh_asks_nothing(world: MakeWorld) -> None:
-    """What a refresh has not had yet is settled all the while."""
+    """What a refresh has not had yet is covered all the while."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.load()
     made.bench.gateway.twist = lambda *_: RequestRejectedError("bars")
@@ -230,7 +230,7 @@ def test_two_loads_of_which_one_refreshes_both_end(world: MakeWorld) -> None:
     assert (first.requests, second.requests) == (19, 19)
 
 
-# --- suspects -------------------------------------------------------------------------------
+# --- sparse sessions ------------------------------------------------------------------------------
 
 
 def cut_short(made: World, day: date, minutes: int, *, times: int = 1000) -> None:
@@ -365,8 +365,8 @@ def test_a_refresh_that_returns_the_same_ends(
     report = refresh(made)
     assert report.not_refreshed == NOTHING
     assert report.is_complete
-    assert made.bench.store.coverage(made.series).settled(made.bench.gateway.time) == (
-        coverage.settled(made.bench.gateway.time)
+    assert made.bench.store.coverage(made.series).covered(made.bench.gateway.time) == (
+        coverage.covered(made.bench.gateway.time)
     )
     assert made.load().requests == 0
     made.check_complete()
@@ -376,7 +376,7 @@ def test_a_refresh_that_returns_the_same_ends(
 def test_a_sparse_session_with_an_empty_beginning_is_believed(
     world: MakeWorld, timeframe: Timeframe
 ) -> None:
-    """A second response settles it though no bar lies on the other side of its beginning.
+    """A second response covers it though no bar lies on the other side of its beginning.
 
     The first one had bars on both sides where it was wide.
     """
@@ -405,15 +405,15 @@ def test_loads_in_between_neither_hasten_nor_delay_the_second_request(world: Mak
     assert sensor(made).requests == 0
 
 
-def test_a_sparse_that_gives_the_same_is_believed(world: MakeWorld) -> None:
+def test_a_sparse_session_that_gives_the_same_is_believed(world: MakeWorld) -> None:
     """Requested once more with the same outcome it is confirmed, and never requested again."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
-    assert made.load().suspect
+    assert made.load().sparse
     made.bench.gateway.time += timedelta(minutes=16)
     report = made.load()
     assert report.is_complete
-    assert not report.suspect
+    assert not report.sparse
     assert made.bench.ledger.confirmed(series_key(made.series)) == {date(2024, 6, 13): 100}
     for mode in Mode:
         assert (
@@ -422,8 +422,8 @@ def test_a_sparse_that_gives_the_same_is_believed(world: MakeWorld) -> None:
         )
 
 
-def test_a_sparse_that_fails_is_put_off(world: MakeWorld) -> None:
-    """Asking again may fail: the bars stay settled, it is told, and the next try waits."""
+def test_a_sparse_session_that_fails_is_put_off(world: MakeWorld) -> None:
+    """Asking again may fail: the bars stay covered, it is told, and the next try waits."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)
     leave_out, asked = made.bench.gateway.twist, 0
@@ -439,7 +439,7 @@ def test_a_sparse_that_fails_is_put_off(world: MakeWorld) -> None:
     (report,) = made.bench.run_with(told, made.series, made.wanted)
     assert "far fewer bars than in the sessions around: 2024-06-13 (100 bars)" in told.texts[-1]
     assert (report.requests, report.added, report.unexplained) == (20, 19 * 390 - 290, NOTHING)
-    assert [part.start.date() for part in report.suspect] == [date(2024, 6, 13)]
+    assert [part.start.date() for part in report.sparse] == [date(2024, 6, 13)]
     assert exit_code_of([report]) is ExitCode.INCOMPLETE
     assert sensor(made).requests == 0
     made.bench.gateway.time += timedelta(minutes=16)

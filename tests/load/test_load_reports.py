@@ -97,7 +97,7 @@ def test_a_sparse_session_reaches_the_gap_book_with_its_time(world: MakeWorld) -
 
     made.bench.gateway.twist = thin
     report = made.load()
-    assert [part.start.date() for part in report.suspect] == [DAY]
+    assert [part.start.date() for part in report.sparse] == [DAY]
     assert not report.is_complete
     ((reason, interval, due),) = gaps_of(made)
     assert (reason, interval) == (GapReason.SPARSE, session())

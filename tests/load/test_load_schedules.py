@@ -14,7 +14,7 @@ from ktrdr_pipelines.domain.instruments import Instrument, Series
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.reports import Quiet
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import BadAnswerError, GatewaySilentError
+from ktrdr_pipelines.errors import BadAnswerError, GatewayTimeoutError
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.gaps.windows import WindowIndex, WindowState
 from ktrdr_pipelines.store.ledger.ledger import open_calendars
@@ -292,7 +292,7 @@ def test_without_its_sessions_such_a_series_is_never_complete(
     assert "the gateway told none that can be believed" in str(report.error)
 
     def refuse(ends_at: datetime, days: int) -> list[LearnedDay]:
-        raise GatewaySilentError("schedule", reason="no answer")
+        raise GatewayTimeoutError("schedule", reason="no answer")
 
     bench.gateway.schedule_twist = refuse
     assert bench.load(Series(replace(series.instrument, symbol="VOD2"), Timeframe.H1), wanted).error

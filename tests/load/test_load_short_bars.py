@@ -1,4 +1,4 @@
-"""A session's short first bar that stands alone before settled ones."""
+"""A session's short first bar that stands alone before covered ones."""
 
 from collections.abc import Callable
 from datetime import date
@@ -15,7 +15,7 @@ from tests.load.conftest import World
 def test_a_short_first_bar_alone_is_covered(
     world: Callable[..., World], timeframe: Timeframe
 ) -> None:
-    """Where the bars after it are settled, 09:30 to 10:00 needs no next bar to be whole."""
+    """Where the bars after it are covered, 09:30 to 10:00 needs no next bar to be whole."""
     made = world("XNYS.RTH", timeframe, date(2024, 6, 4), date(2024, 6, 5))
     first = made.bench.truth(made.series).bars["ts"].to_pylist()
     opening = next(moment for moment in first if moment >= made.wanted.start)

@@ -17,7 +17,7 @@ from ktrdr_pipelines.errors import (
     ContractUnknownError,
     EntitlementError,
     GatewayError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     RequestRejectedError,
 )
 from ktrdr_pipelines.store.ledger.attempts import Attempt
@@ -115,7 +115,7 @@ def test_an_open_session_that_fails_is_not_asked_for_each_new_minute(world: Make
     """New minutes of a session whose last request failed wait with its older ones."""
     made = world(RTH, Timeframe.M1, *JUNE, now=utc(2024, 6, 28, 15))
     made.bench.load(made.series, type(made.wanted)(made.wanted.start, utc(2024, 6, 28, 4)))
-    made.bench.gateway.twist = always(GatewaySilentError("bars"))
+    made.bench.gateway.twist = always(GatewayTimeoutError("bars"))
     asked = 0
     for _ in range(60):
         before = made.bench.asked
@@ -151,7 +151,7 @@ def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
 
 
 def test_a_load_elsewhere_leaves_attempts_as_they_are(world: MakeWorld) -> None:
-    """That an interval is not wanted now does not mean that it is settled."""
+    """That an interval is not wanted now does not mean that it is covered."""
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.gateway.twist = lambda request, bars: (
         RequestRejectedError("bars") if request.ends_at.day == 12 else bars

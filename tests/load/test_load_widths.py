@@ -19,7 +19,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     GatewayError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     RequestRejectedError,
     RequestTooLongError,
 )
@@ -55,7 +55,7 @@ def silent_beyond(days: int) -> Callable[[BarRequest, pa.Table], pa.Table | Gate
 
     def twist(request: BarRequest, bars: pa.Table) -> pa.Table | GatewayError:
         is_wide = reaches_over_days(request, bars) > days
-        return GatewaySilentError("bars", reason="no answer in 30 s") if is_wide else bars
+        return GatewayTimeoutError("bars", reason="no answer in 30 s") if is_wide else bars
 
     return twist
 
@@ -106,7 +106,7 @@ def test_one_session_that_is_never_answered_stays_a_failure(world: MakeWorld) ->
         assert request.ends_at is not None
         start = start_of(request, request.ends_at)
         hit = start < poison[1] and poison[0] < request.ends_at
-        return GatewaySilentError("bars") if hit else bars
+        return GatewayTimeoutError("bars") if hit else bars
 
     made.bench.gateway.twist = twist
     report = made.load()
@@ -138,7 +138,7 @@ def test_a_question_asked_again_at_once_says_that_it_waits(world: MakeWorld) -> 
     told: list[str] = []
     failing = iter([True])
     made.bench.gateway.twist = lambda _, bars: (
-        GatewaySilentError("bars") if next(failing, False) else bars
+        GatewayTimeoutError("bars") if next(failing, False) else bars
     )
     manager = replace(made.bench.manager(), progress=Telling(told))
     asyncio.run(manager.run([Job(made.series, wanted=IntervalSet([made.wanted]))]))
@@ -178,9 +178,9 @@ def test_a_silence_by_chance_is_forgotten_when_a_wide_request_is_answered(
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
     made.bench.gateway.places = 1
     for number in (1, 3):
-        silences = iter([True])
-        made.bench.gateway.twist = lambda _, bars, silences=silences: (
-            GatewaySilentError("bars") if next(silences, False) else bars
+        empty_ranges = iter([True])
+        made.bench.gateway.twist = lambda _, bars, empty_ranges=empty_ranges: (
+            GatewayTimeoutError("bars") if next(empty_ranges, False) else bars
         )
         made.bench.load(made.series, quarter(number))
         assert made.bench.ledger.widths("fake:1")[Timeframe.H1].runs == 1
@@ -193,7 +193,7 @@ def test_a_silence_by_chance_is_forgotten_when_a_wide_request_is_answered(
 def test_a_gateway_that_answers_nothing_teaches_nothing(world: MakeWorld) -> None:
     """Only where less was answered was more too much."""
     made = world(RTH, Timeframe.H1, *(date(2023, 1, 3), date(2023, 6, 29)))
-    made.bench.gateway.twist = lambda *_: GatewaySilentError("bars")
+    made.bench.gateway.twist = lambda *_: GatewayTimeoutError("bars")
     assert not made.load().is_complete
     assert made.bench.ledger.widths("fake:1") == {}
 

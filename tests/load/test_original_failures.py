@@ -17,7 +17,7 @@ from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.errors import ForeignIdentityError, GatewaySilentError, RequestRejectedError
+from ktrdr_pipelines.errors import ForeignIdentityError, GatewayTimeoutError, RequestRejectedError
 from ktrdr_pipelines.ib.pacing.rules import (
     PacedRequest,
     RequestKind,
@@ -149,12 +149,12 @@ def test_8_tails_leave_no_hole_and_full_sees_holes_inside(world: MakeWorld) -> N
 
 
 def test_9_a_connection_that_is_up_and_silent_is_no_success(world: MakeWorld) -> None:
-    """Every question ends; silence settles nothing, is told, and is not hammered.
+    """Every question ends; silence covers nothing, is told, and is not hammered.
 
     Deadlines and round trips are seen in tests/ib/test_connection.
     """
     made = world(RTH, Timeframe.M1, date(2024, 6, 3), date(2024, 6, 29))
-    made.bench.gateway.twist = lambda *_: GatewaySilentError("bars", reason="no answer")
+    made.bench.gateway.twist = lambda *_: GatewayTimeoutError("bars", reason="no answer")
     report = made.load()
     assert not report.is_complete
     assert not made.bench.store.coverage(made.series)

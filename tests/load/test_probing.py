@@ -94,8 +94,8 @@ def test_a_hole_of_a_year_is_not_taken_for_the_beginning(hole_years: int) -> Non
     history = History([(date(1996, 3, 4), hole[0]), (hole[1], TODAY)])
     found, made = search(history)
     assert found == date(1996, 3, 4)
-    silent = {cell for cell, is_silent in made.silent.items() if is_silent}
-    for cell in silent:
+    empty = {cell for cell, is_silent in made.empty.items() if is_silent}
+    for cell in empty:
         assert cell.end <= found.replace(day=1) or (hole[0] <= cell.first and cell.end <= hole[1])
 
 
@@ -109,8 +109,8 @@ def test_nothing_older_than_the_floor_is_looked_for() -> None:
 def test_a_year_is_silent_only_when_its_end_is_too() -> None:
     """A wide "no data" may come of reaching past the oldest bar; its newest week tells."""
     history = History([(date(2010, 12, 28), TODAY)], nothing_past_oldest=True)
-    silent = asyncio.run(oldest_in(history.ask, year_of(date(2009, 5, 1))))
-    assert silent is None
+    empty = asyncio.run(oldest_in(history.ask, year_of(date(2009, 5, 1))))
+    assert empty is None
     assert [duration for _, _, duration in history.asked] == ["1 Y", "1 M", "1 W", "1 M"]
     history.intervals[0] = (date(2010, 12, 20), TODAY)
     found = asyncio.run(oldest_in(history.ask, year_of(date(2010, 5, 1))))
@@ -137,7 +137,7 @@ def test_whatever_the_history_nothing_false_is_claimed(
     history = History(intervals, nothing_past_oldest)
     found, made = search(history)
     assert found == TODAY or any(low <= found < high for low, high in intervals)
-    for cell, is_silent in made.silent.items():
+    for cell, is_silent in made.empty.items():
         if is_silent and not nothing_past_oldest:
             assert not any(
                 day.weekday() < 5 and cell.first <= day < cell.end

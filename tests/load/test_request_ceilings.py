@@ -17,14 +17,14 @@ MakeWorld = Callable[..., World]
 
 
 def year_of(
-    world: MakeWorld, timeframe: Timeframe, silent: Callable[[np.ndarray], np.ndarray]
+    world: MakeWorld, timeframe: Timeframe, empty: Callable[[np.ndarray], np.ndarray]
 ) -> World:
     """Make a year of a market that trades in no minute of some sessions."""
     around = YEAR[0] - timedelta(days=40), YEAR[1] + timedelta(days=20)
     keys = dense_keys(RTH, timeframe, *around)
     days = calendar_named(RTH).days_of(keys) if timeframe.is_intraday else keys.astype("M8[us]")
     dates = days.astype("datetime64[D]")
-    gone = silent(np.unique(dates))
+    gone = empty(np.unique(dates))
     return world(RTH, timeframe, *YEAR, keys=keys[~np.isin(dates, gone)], now=utc(2024, 3, 1))
 
 
@@ -41,11 +41,11 @@ def thin(days: np.ndarray) -> np.ndarray:
 def days_from(first: date, count: int) -> Callable[[np.ndarray], np.ndarray]:
     """Let some sessions in a row be silent."""
 
-    def silent(days: np.ndarray) -> np.ndarray:
+    def empty(days: np.ndarray) -> np.ndarray:
         place = int(np.searchsorted(days, np.datetime64(first)))
         return days[place : place + count]
 
-    return silent
+    return empty
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M30, Timeframe.H1, Timeframe.H4, Timeframe.D1])

@@ -41,10 +41,10 @@ def session(day: str, one: Series) -> Interval:
 def found(
     one: Series, *days: str, until: str | None = "2024-06-06", sessions: int = 1, **other: object
 ) -> SeriesGaps:
-    """Say that sessions are missing, of a series that is settled to the end of a date."""
+    """Say that sessions are missing, of a series that is covered to the end of a date."""
     gaps = tuple(Gap(session(day, one), sessions, 7 * sessions, GapReason.MISSING) for day in days)
-    settled = session(until, one).end if until else None
-    return SeriesGaps(one, gaps, settled_until=settled, **other)  # type: ignore[arg-type]
+    covered = session(until, one).end if until else None
+    return SeriesGaps(one, gaps, covered_until=covered, **other)  # type: ignore[arg-type]
 
 
 def tails_of(*given: SeriesGaps) -> dict[str, IntervalSet]:

@@ -14,7 +14,7 @@ from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     GatewayError,
     GatewayRestingError,
-    GatewaySilentError,
+    GatewayTimeoutError,
 )
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 from ktrdr_pipelines.sync.waits import TOLD_FROM_S, Waits
@@ -87,7 +87,7 @@ def test_waiting_for_a_gateway_that_rests_is_told(told: Any, waits: Waits) -> No
     """A load that waits for the breaker says so before it waits, and not of every retry."""
     resting = GatewayRestingError("connect", reason="it failed 5 times in a row and is left alone")
     resting.retry_in_s = 540.0
-    errors = [GatewaySilentError("bars", reason="no answer in 30 s"), resting]
+    errors = [GatewayTimeoutError("bars", reason="no answer in 30 s"), resting]
     slept: list[tuple[float, int]] = []
 
     @asynccontextmanager
@@ -116,7 +116,7 @@ def test_reasons_that_take_turns_are_told_once_each() -> None:
     """A gateway that is silent, then refuses an id, and is silent again, while a run waits."""
     clock = Clock()
     heard: list[str] = []
-    kinds = cycle([GatewaySilentError, ClientIdInUseError])
+    kinds = cycle([GatewayTimeoutError, ClientIdInUseError])
 
     @asynccontextmanager
     async def refused() -> AsyncIterator[BarSource]:

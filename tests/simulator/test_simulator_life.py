@@ -149,15 +149,15 @@ def test_a_client_that_says_nothing_holds_up_no_listener(synthetic: SyntheticMar
     """Nor does one that says half a greeting, or half a frame; closing ends them too."""
     with running_simulator(synthetic, now=NOW) as server, ExitStack() as stack:
         address = ("127.0.0.1", server.port)
-        silent = [
+        empty = [
             stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(3)
         ]
-        silent[1].sendall(b"AP")
-        silent[2].sendall(b"API\0\0\0\0\tv157")
+        empty[1].sendall(b"AP")
+        empty[2].sendall(b"API\0\0\0\0\tv157")
         with raw_client(server) as client:
             client.bars(1)
             assert client.until(17)[1] == "1"
-        assert len(server._connections) >= len(silent)
+        assert len(server._connections) >= len(empty)
     assert not server._connections
 
 

@@ -178,7 +178,7 @@ def test_violations_come_one_by_one(synthetic: SyntheticMarket) -> None:
 )
 def test_every_selects_beside_nth(selectors: dict[str, object], hit: list[int]) -> None:
     """One of so many, and those that are named by their number."""
-    plan = FaultPlan([FaultRule(Fault.SILENCE, **selectors)])  # type: ignore[arg-type]
+    plan = FaultPlan([FaultRule(Fault.NO_RESPONSE, **selectors)])  # type: ignore[arg-type]
     chosen = [plan.choose(Met(Occasion.HISTORY)) is not None for _ in range(7)]
     assert [place for place, is_hit in enumerate(chosen, 1) if is_hit] == hit
 

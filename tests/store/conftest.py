@@ -83,7 +83,7 @@ class Make:
         return self.bars(series, [first + n * series.timeframe.length for n in range(count)], value)
 
     def covering(self, series: Series, bars: pa.Table) -> Coverage:
-        """Say that exactly these bars are settled."""
+        """Say that exactly these bars are covered."""
         length = series.timeframe.length
         starts = [moment(int(key)) for key in timestamps(bars)]
         return Coverage(IntervalSet(Interval(start, start + length) for start in starts))
@@ -93,7 +93,7 @@ class Make:
         return Coverage(empty=(Emptiness(Interval(start, end), proved_at),))
 
     def save(self, store: BarStore, series: Series, bars: pa.Table) -> SaveResult:
-        """Save bars and that they are settled."""
+        """Save bars and that they are covered."""
         return store.save(series, self.identity(series), bars, self.covering(series, bars))
 
     def true_ends(self, series: Series, first: date, end: date) -> dict[datetime, datetime]:

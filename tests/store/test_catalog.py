@@ -304,9 +304,9 @@ def test_small_tables_say_what_is_known(
     (instrument,) = _rows(layout, "FROM instruments")
     assert instrument["timeframes"] == list(Timeframe)
     assert (instrument["what_to_show"], instrument["use_rth"]) == ("TRADES", True)
-    settled, empty = _rows(layout, "FROM coverage ORDER BY starts")
-    assert (settled["verdict"], settled["starts"]) == ("bars", OPEN)
-    assert (settled["ends"], settled["expires_at"]) == (OPEN + timedelta(minutes=2), None)
+    covered, empty = _rows(layout, "FROM coverage ORDER BY starts")
+    assert (covered["verdict"], covered["starts"]) == ("bars", OPEN)
+    assert (covered["ends"], covered["expires_at"]) == (OPEN + timedelta(minutes=2), None)
     assert (empty["verdict"], empty["proved_at"]) == ("empty", NOW)
     assert empty["expires_at"] == proof.empty[0].expires_at
     (request,) = _rows(layout, "FROM requests")

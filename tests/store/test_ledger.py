@@ -80,7 +80,7 @@ def test_attempts_of_other_kinds_stand_beside(ledger: Ledger) -> None:
 
 
 def test_settling_clears_the_attempts_inside(ledger: Ledger) -> None:
-    """What reaches beyond the settled interval stays."""
+    """What reaches beyond the covered interval stays."""
     for first, last in [(0, 1), (1, 2), (1, 4)]:
         _failed(ledger, _hours(first, last), "error", NOW)
     ledger.clear_attempts(KEY, _hours(0, 3))

@@ -130,13 +130,13 @@ def test_what_is_taken_back_is_gone_from_the_file_and_bars_stay(shelf: Shelf) ->
     shelf.bars(H1, MONDAY, count=6)
     shelf.empty(H1, TUESDAY, WEDNESDAY)
     series = shelf.series(H1)
-    bars, covered = shelf.store.read(series), shelf.store.coverage(series).bars
+    bars, is_covered = shelf.store.read(series), shelf.store.coverage(series).bars
     shelf.bars(D1, TUESDAY)
     (path,) = shelf.store.layout.bar_files("AAPL", H1)
     said = read_footer(path).coverage
     assert IntervalSet(proof.interval for proof in said.empty) == shelf.spans(H1, [WEDNESDAY])
     assert shelf.store.read(series).equals(bars)
-    assert said.bars == covered
+    assert said.bars == is_covered
     assert shelf.store.rows_per_session(series) == {MONDAY: 6}
 
 

@@ -70,11 +70,11 @@ def _not_on(*days: date) -> str:
 
 
 def _month(make: Any, store: BarStore, timeframe: Timeframe, key: str = "XNYS.RTH") -> Series:
-    """Save a whole month, settled without a hole."""
+    """Save a whole month, covered without a hole."""
     series: Series = make.series(timeframe, "EURUSD" if key == "FX" else "AAPL", key)
     ends = make.true_ends(series, FIRST, END)
-    settled = Coverage(IntervalSet([_whole(series)]))
-    store.save(series, make.identity(series), make.bars(series, ends), settled)
+    covered = Coverage(IntervalSet([_whole(series)]))
+    store.save(series, make.identity(series), make.bars(series, ends), covered)
     return series
 
 
@@ -91,10 +91,10 @@ def _path(store: BarStore, series: Series) -> Path:
 @rewriting
 @pytest.mark.parametrize("key", ["XNYS.RTH", "XNYS.ETH", "FX"])
 @pytest.mark.parametrize("timeframe", [Timeframe.M5, Timeframe.H1, Timeframe.D1])
-def test_days_taken_out_are_unsettled_and_nothing_else(
+def test_days_taken_out_are_uncovered_and_nothing_else(
     store: BarStore, make: Any, rewrite: Rewrite, key: str, timeframe: Timeframe
 ) -> None:
-    """With the footer kept or lost, exactly the days that were deleted are not settled any more."""
+    """With the footer kept or lost, exactly the days that were deleted are not covered any more."""
     series = _month(make, store, timeframe, key)
     before = store.read(series)
     rewrite(_path(store, series), _not_on(*GONE))
@@ -108,7 +108,7 @@ def test_days_taken_out_are_unsettled_and_nothing_else(
 
 
 @rewriting
-def test_a_week_taken_out_is_unsettled(store: BarStore, make: Any, rewrite: Rewrite) -> None:
+def test_a_week_taken_out_is_uncovered(store: BarStore, make: Any, rewrite: Rewrite) -> None:
     """A weekly bar stands for the seven days from its Monday."""
     series = _month(make, store, Timeframe.W1)
     rewrite(_path(store, series), "ts <> TIMESTAMPTZ '2024-06-10 00:00:00Z'")
@@ -142,7 +142,7 @@ def test_minutes_taken_out_of_a_file_with_digests_are_damage(
 
 @rewriting
 def test_the_next_save_says_what_is_true(store: BarStore, make: Any, rewrite: Rewrite) -> None:
-    """What is filled is settled, what is not stays missing, and the footer stands again."""
+    """What is filled is covered, what is not stays missing, and the footer stands again."""
     series = _month(make, store, Timeframe.M5)
     before, path = store.read(series), _path(store, series)
     rewrite(path, _not_on(*GONE))
@@ -185,13 +185,13 @@ def test_a_file_that_is_gone_covers_nothing(store: BarStore, make: Any) -> None:
 def test_all_bars_taken_out_leave_an_empty_truth(
     store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
-    """A file without a bar settles nothing but the closed time around."""
+    """A file without a bar covers nothing but the closed time around."""
     series = _month(make, store, Timeframe.H1)
     rewrite(_path(store, series), "false")
     calendar = calendar_named("XNYS.RTH")
-    settled = store.coverage(series).bars
+    covered = store.coverage(series).bars
     for session in calendar.sessions(FIRST, END):
-        assert not settled.clip(Interval(session.opens_at, session.closes_at))
+        assert not covered.clip(Interval(session.opens_at, session.closes_at))
 
 
 @rewriting
@@ -283,13 +283,13 @@ def test_without_its_calendar_no_less_is_missing(
     """Of a symbol that left the universe the days that are gone are cut by the bars around."""
     series = _month(make, store, Timeframe.M5)
     rewrite(_path(store, series), _not_on(*GONE))
-    settled = store.coverage_of("AAPL", Timeframe.M5).bars
+    covered = store.coverage_of("AAPL", Timeframe.M5).bars
     gone = IntervalSet(_whole(series, day, day + DAY) for day in GONE)
-    assert not settled & gone
-    assert settled == settled & store.coverage(series).bars
+    assert not covered & gone
+    assert covered == covered & store.coverage(series).bars
     for session in calendar_named("XNYS.RTH").sessions(FIRST, END):
         inside = Interval(session.opens_at, session.closes_at)
-        assert settled.covers(inside) is (session.day not in GONE)
+        assert covered.covers(inside) is (session.day not in GONE)
 
 
 @rewriting
@@ -302,10 +302,10 @@ def test_without_its_calendar_a_short_pause_hides_nothing(
     """
     series = _month(make, store, Timeframe.H4, "FX")
     rewrite(_path(store, series), _not_on(*GONE))
-    settled = store.coverage_of("EURUSD", Timeframe.H4).bars
+    covered = store.coverage_of("EURUSD", Timeframe.H4).bars
     for session in calendar_named("FX").sessions(FIRST, END):
         inside = Interval(session.opens_at, session.closes_at)
-        assert session.day not in GONE or not settled.clip(inside)
+        assert session.day not in GONE or not covered.clip(inside)
 
 
 @rewriting

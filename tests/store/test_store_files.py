@@ -118,7 +118,7 @@ def test_a_lost_footer_that_no_listener_remembers_is_named(store: BarStore, make
 def test_a_copy_in_the_wrong_place_is_named(
     store: BarStore, make: Any, copy: str, why: str
 ) -> None:
-    """A copied file counts no bar twice and settles nothing of another series; repair moves it."""
+    """A copied file counts no bar twice and covers nothing of another series; repair moves it."""
     held = make.series()
     (path,) = make.save(store, held, make.run(held, OPEN, 10)).files
     target = store.layout.bars / copy

@@ -44,7 +44,7 @@ def test_saves_equal_a_dictionary(make: Any, saves: list[tuple[int, int, int, se
     """Bars and coverage are what a naive model says, in every file by itself and in all."""
     series = make.series(Timeframe.M5, "EURUSD", "FX")
     values: dict[datetime, float] = {}
-    settled: dict[int, str] = {}
+    covered: dict[int, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         layout = create_store(Path(folder))
         with closing(Ledger(layout.ledger)) as ledger:
@@ -57,32 +57,32 @@ def test_saves_equal_a_dictionary(make: Any, saves: list[tuple[int, int, int, se
                     bars = make.bars(series, interval, float(value))
                     coverage = Coverage(IntervalSet([interval]))
                     values |= dict.fromkeys(interval, float(value))
-                    settled |= dict.fromkeys(slots, "bars")
+                    covered |= dict.fromkeys(slots, "bars")
                 else:
                     bars = make.bars(series, [])
                     proof = Emptiness(interval, START + timedelta(days=1, seconds=number))
                     coverage = Coverage(empty=(proof,))
-                    settled |= {s: "empty" for s in slots if settled.get(s) != "bars"}
+                    covered |= {s: "empty" for s in slots if covered.get(s) != "bars"}
                 store.save(series, make.identity(series), bars, coverage)
-            _compare(store, series, values, settled)
+            _compare(store, series, values, covered)
 
 
 def _compare(
-    store: BarStore, series: Any, values: dict[datetime, float], settled: dict[int, str]
+    store: BarStore, series: Any, values: dict[datetime, float], covered: dict[int, str]
 ) -> None:
     read = store.read(series)
     assert dict(zip(read["ts"].to_pylist(), read["close"].to_pylist(), strict=True)) == values
     assert read["ts"].to_pylist() == sorted(values)
     assert store.rows(series) == len(values)
     coverage = store.coverage(series)
-    assert _slots_of(coverage) == settled
+    assert _slots_of(coverage) == covered
     together: dict[int, str] = {}
     for path in store.layout.bar_files(series.symbol, series.timeframe):
         inside = _slots_of(read_footer(path).coverage)
         assert not together.keys() & inside.keys()
         together |= inside
         assert {_number(ts) for ts in read_bars(path)["ts"].to_pylist()} <= inside.keys()
-    assert together == settled
+    assert together == covered
 
 
 def _slots_of(coverage: Coverage) -> dict[int, str]:

@@ -30,20 +30,20 @@ _HELD: Final = {
     "bars": "right",
     "first": "left",
     "last": "left",
-    "settled": "fold",
+    "covered": "fold",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What is held of one series: bars, their session dates, the bounds of what is settled."""
+    """What is held of one series: bars, their session dates, the bounds of what is covered."""
 
     timeframe: str
     rows: int
     first: date | None
     last: date | None
-    settled_from: datetime | None
-    settled_to: datetime | None
+    covered_from: datetime | None
+    covered_to: datetime | None
 
 
 def ranges(
@@ -104,14 +104,14 @@ def _held(place: "Place", instrument: "Instrument") -> list[Held]:
 
 def _series_held(store: "BarStore", series: Any, now: datetime) -> Held:
     days = list(store.rows_per_session(series))
-    settled = store.coverage(series).settled(now).bounds
+    covered = store.coverage(series).covered(now).bounds
     return Held(
         timeframe=str(series.timeframe),
         rows=store.rows(series),
         first=days[0] if days else None,
         last=days[-1] if days else None,
-        settled_from=settled.start if settled else None,
-        settled_to=settled.end if settled else None,
+        covered_from=covered.start if covered else None,
+        covered_to=covered.end if covered else None,
     )
 
 
@@ -123,7 +123,7 @@ def _say(begun: "list[Beginning]", held: dict[str, list[Held]]) -> None:
             f"{one.rows:,}",
             one.first or "",
             one.last or "",
-            f"{one.settled_from:%Y-%m-%d} to {one.settled_to:%Y-%m-%d}" if one.settled_to else "",
+            f"{one.covered_from:%Y-%m-%d} to {one.covered_to:%Y-%m-%d}" if one.covered_to else "",
         )
         for symbol, many in held.items()
         for one in many
@@ -156,7 +156,7 @@ def _document(one: "Beginning", held: list[Held]) -> dict[str, Any]:
         "head": one.head,
         "contradicted": one.contradicted,
         "asked_at": one.asked_at,
-        "silent": [{"first": first, "end": end} for first, end in one.silent],
+        "empty": [{"first": first, "end": end} for first, end in one.empty],
         "error": None if one.error is None else error_json(one.error),
         "series": [
             {
@@ -164,8 +164,8 @@ def _document(one: "Beginning", held: list[Held]) -> dict[str, Any]:
                 "rows": series.rows,
                 "first": series.first,
                 "last": series.last,
-                "settled_from": series.settled_from,
-                "settled_to": series.settled_to,
+                "covered_from": series.covered_from,
+                "covered_to": series.covered_to,
             }
             for series in held
         ],

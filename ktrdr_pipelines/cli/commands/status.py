@@ -394,7 +394,7 @@ _COLUMNS: Final = {
     "bars": "right",
     "first": "left",
     "last": "left",
-    "settled until": "left",
+    "covered until": "left",
     "gaps": "right",
     "remark": "fold",
 }
@@ -565,7 +565,7 @@ def _row(state: "SeriesGaps") -> tuple[object, ...]:
         "?" if state.error else f"{state.rows:,}",
         state.first or "",
         state.last or "",
-        _until_text(state.series.timeframe, state.settled_until),
+        _until_text(state.series.timeframe, state.covered_until),
         "?" if state.error else f"{len(state.gaps):,}",
         _remark(state),
     )
@@ -624,7 +624,7 @@ def _state_json(state: "SeriesGaps", explained: "Sequence[ExplainedRange]") -> d
         "rows": state.rows,
         "first": state.first,
         "last": state.last,
-        "settled_until": state.settled_until,
+        "covered_until": state.covered_until,
         "gaps": [gap_json(state, gap) for gap in state.gaps],
         "waiting": intervals_json(state.waiting),
         **by_kind(explained),
@@ -637,7 +637,7 @@ def _state_json(state: "SeriesGaps", explained: "Sequence[ExplainedRange]") -> d
                 "end": attempt.interval.end,
                 "error": attempt.error,
                 "code": attempt.code,
-                "tries": attempt.tries,
+                "failures": attempt.tries,
                 "next_try_at": attempt.next_try_at,
             }
             for attempt in state.attempts

@@ -123,7 +123,7 @@ def rename(
     finished = _finished(layout, as_json=as_json)
     if finished is None or (finished.symbol, finished.target) != (symbol, new_symbol):
         rename_in_store(layout, symbol, new_symbol, system_now())
-    sets = _settle(layout, symbol, new_symbol)
+    sets = _finish_rename(layout, symbol, new_symbol)
     if as_json:
         say_json({"renamed": symbol, "to": new_symbol, "partition_sets": sets})
         return
@@ -148,7 +148,7 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
     is_done = finished is not None and (finished.kind, finished.symbol) == ("retire", symbol)
     move = finished if is_done else retire_in_store(layout, symbol, system_now())
     assert move is not None  # noqa: S101  (either it was finished just now, or it is new)
-    sets = _settle(layout, symbol, None)
+    sets = _finish_rename(layout, symbol, None)
     kept = layout.retired / move.target
     if as_json:
         folder = str(kept) if kept.is_dir() else None
@@ -229,13 +229,13 @@ def _finished(layout: "StoreLayout", *, as_json: bool) -> "Move | None":
 
     move = finish_move(layout, open_ledger(layout))
     if move is not None:
-        _settle(layout, move.symbol, move.target if move.kind == "rename" else None)
+        _finish_rename(layout, move.symbol, move.target if move.kind == "rename" else None)
         if not as_json:
             note(f"finished the {move}, which had been cut short")
     return move
 
 
-def _settle(layout: "StoreLayout", symbol: str, new_symbol: str | None) -> int:
+def _finish_rename(layout: "StoreLayout", symbol: str, new_symbol: str | None) -> int:
     """Let Dagster and the catalog know of a move; give the partition sets that changed."""
     from ktrdr_pipelines.app.workspace import renew_catalog, universe_file
     from ktrdr_pipelines.defs.instance import move_partitions

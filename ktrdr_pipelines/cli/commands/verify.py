@@ -107,9 +107,9 @@ def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
         if one.content.outside:
             bars = counted(one.content.outside, "bar")
             say(f"{one.found.series}: {bars} outside the known sessions, kept as they came")
-        if one.content.unsettled:
-            bars = counted(one.content.unsettled, "bar")
-            say(f"{one.found.series}: {bars} that no answer has settled")
+        if one.content.uncovered:
+            bars = counted(one.content.uncovered, "bar")
+            say(f"{one.found.series}: {bars} that no response has covered")
         for found in (*one.found.disagreements, *one.found.volume_jumps):
             say(f"{one.found.series}: {disagreement_text(one.found.series, found)}")
 
@@ -203,7 +203,7 @@ def _certificate_json(one: "Certificate") -> dict[str, Any]:
         "sessions": asdict(one.sessions),
         "bars": one.content.bars,
         "outside_sessions": one.content.outside,
-        "unsettled": one.content.unsettled,
+        "uncovered": one.content.uncovered,
         "gaps": len(one.found.gaps),
         "missing_bars": sum(gap.bars for gap in one.found.gaps),
         "disagreements": [disagreement_json(found) for found in one.found.disagreements],

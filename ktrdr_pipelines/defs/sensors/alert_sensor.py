@@ -28,7 +28,7 @@ GATEWAY, DISK = "gateway", "disk"
 _CAUSES = {
     "GatewayUnreachableError": GATEWAY,
     "GatewayRestingError": GATEWAY,
-    "GatewaySilentError": GATEWAY,
+    "GatewayTimeoutError": GATEWAY,
     "ClientIdInUseError": GATEWAY,
     "ConnectionLostError": GATEWAY,
     "OutageError": GATEWAY,

@@ -18,7 +18,7 @@ from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.sensors.gap_sensor import choose_runs, look_for_gaps, run_request
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
-from ktrdr_pipelines.errors import GatewayError, GatewaySilentError, KtrdrError
+from ktrdr_pipelines.errors import GatewayError, GatewayTimeoutError, KtrdrError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.strategy import Operation
 from ktrdr_pipelines.ib.pacing.circuit_breaker import Depth
@@ -99,7 +99,7 @@ async def _look(ib: IbResource, config: GatewayConfig) -> str:
     finally:
         await _shielded(strategy.cleanup_temporary_connections())
     if health.round_trip_s is None:
-        return str(GatewaySilentError("asking for the time", reason="no answer"))
+        return str(GatewayTimeoutError("asking for the time", reason="no answer"))
     if health.troubles:
         return "; ".join(health.troubles)
     with closing(RateLimiter.of(config)) as rate_limiter:

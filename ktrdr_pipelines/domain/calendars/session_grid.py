@@ -88,7 +88,7 @@ def shared(left: IntervalArrays, right: IntervalArrays) -> Overlaps:
     return Overlaps(a[real], b[real], starts[real], ends[real])
 
 
-def covered(spans: IntervalArrays, by: IntervalArrays) -> np.ndarray:
+def is_covered(spans: IntervalArrays, by: IntervalArrays) -> np.ndarray:
     """Say of each span whether it lies wholly inside one interval."""
     inside = np.zeros(len(spans.starts), dtype=bool)
     if len(by.starts) < _FEW:

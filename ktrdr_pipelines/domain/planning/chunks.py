@@ -33,9 +33,9 @@ ALWAYS_COUNTED = {Timeframe.D1: 2, Timeframe.W1: 1}
 class Chunk:
     """What one request asks for.
 
-    ``timestamps`` is what its answer may settle; ``ends_at`` and ``duration`` are the request's
-    own; ``sessions`` counts the spans inside. ``meets_settled`` says that it ends inside a session
-    where settled bars begin, so that its last bar ends there too, however short that makes it.
+    ``timestamps`` is what its answer may cover; ``ends_at`` and ``duration`` are the request's
+    own; ``sessions`` counts the spans inside. ``meets_covered`` says that it ends inside a session
+    where covered bars begin, so that its last bar ends there too, however short that makes it.
     ``now_until`` says that nothing is expected behind the chunk by now: a request that the gateway
     answers before that moment may leave its end empty, which means now. None: it may not.
     """
@@ -44,7 +44,7 @@ class Chunk:
     ends_at: datetime
     duration: str
     sessions: int
-    meets_settled: bool = False
+    meets_covered: bool = False
     now_until: datetime | None = None
 
     def __str__(self) -> str:
@@ -59,30 +59,30 @@ class Need:
     ``most_sessions`` is the most that one request may reach over, where fewer work than
     ``most_days`` allow; ``is_by_the_year`` says that the gateway lets no more than
     ``ALWAYS_COUNTED`` days or weeks be counted. ``came_empty`` came without bars before; of it
-    ``doubted`` does not lie before all bars that are known. ``ends_now`` says that a chunk that
+    ``unconfirmed`` does not lie before all bars that are known. ``ends_now`` says that a chunk that
     reaches to now may be requested with an empty end.
     """
 
     calendar: SessionCalendar
     timeframe: Timeframe
     wanted: IntervalSet
-    settled: IntervalSet
+    covered: IntervalSet
     now: datetime
     most_days: int
     known_from: datetime | None = None
     most_sessions: int | None = None
     is_by_the_year: bool = False
-    doubted: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    unconfirmed: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     came_empty: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     ends_now: bool = False
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
-        """Give what is due and not settled, of everything or of one interval."""
+        """Give what is due and not covered, of everything or of one interval."""
         return due_gaps(
             self.calendar,
             self.timeframe,
             wanted=self.wanted.clip(within) if within else self.wanted,
-            settled=self.settled,
+            covered=self.covered,
             now=self.now,
         )
 
@@ -113,12 +113,12 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
             continue
         sessions += 1
         piece = next(iter(need.gaps(newer.interval)), None)
-        if piece is not None and _is_opening(piece, newer) and piece.end in need.settled:
+        if piece is not None and _is_opening(piece, newer) and piece.end in need.covered:
             ends_at = min(piece.end + need.timeframe.length, need.now)
             return Chunk(
                 Interval(chunk.interval.start, piece.end), ends_at, f"{sessions} D", sessions
             )
-        if need.settled.clip(newer.interval) or sessions == need.most_sessions:
+        if need.covered.clip(newer.interval) or sessions == need.most_sessions:
             break
     return chunk
 
@@ -256,7 +256,7 @@ def _inside_session(need: Need, bounds: Interval, start: datetime, inside: Seque
     What ends at covered bars is requested with the first of them, and the opening of a session
     together with the session before it: bars on both sides cover it.
     """
-    if bounds.end not in need.settled:
+    if bounds.end not in need.covered:
         duration = _from_held_bars(need, bounds.start, inside, _duration(need, bounds, inside))
         return Chunk(Interval(start, bounds.end), bounds.end, duration, len(inside))
     ends_at = min(bounds.end + need.timeframe.length, need.now)
@@ -266,7 +266,7 @@ def _inside_session(need: Need, bounds: Interval, start: datetime, inside: Seque
         ends_at = bounds.end  # there is no bar on its other side
     asked = Interval(bounds.start, ends_at)
     duration = _from_held_bars(need, bounds.start, inside, _duration(need, asked, inside))
-    return Chunk(Interval(start, bounds.end), ends_at, duration, len(inside), meets_settled=True)
+    return Chunk(Interval(start, bounds.end), ends_at, duration, len(inside), meets_covered=True)
 
 
 def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | None:
@@ -276,8 +276,8 @@ def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | No
     that came without bars before are requested with a session on either side for that.
     """
     is_rest = len(inside) == 1 and gap.start > inside[0].interval.start
-    is_doubted = all(one.interval.start in need.doubted for one in inside)
-    if not is_rest and not is_doubted:
+    is_unconfirmed = all(one.interval.start in need.unconfirmed for one in inside)
+    if not is_rest and not is_unconfirmed:
         return None
     count = len(inside) + (1 if is_rest else 2)
     after = Interval(gap.end, gap.end + timedelta(days=10))
@@ -314,7 +314,7 @@ def is_opening(need: Need, chunk: Chunk) -> bool:
     if bounds is None:
         return False
     spans = expected_spans(need.calendar, need.timeframe, bounds)
-    return len(spans) == 1 and _is_opening(bounds, spans[0]) and bounds.end in need.settled
+    return len(spans) == 1 and _is_opening(bounds, spans[0]) and bounds.end in need.covered
 
 
 def _is_opening(piece: Interval, span: Span) -> bool:
@@ -328,13 +328,13 @@ def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duratio
     Bars that come a second time tell whether history has changed, at no request of their own.
     """
     count = len(inside) + 1
-    held = need.settled.bounds
+    held = need.covered.bounds
     is_beside = held is not None and held.end <= start <= inside[0].interval.start
     if not is_beside or (need.most_sessions or count) < count:
         return duration
     before = Interval(start - timedelta(days=10), start)
     earlier = expected_spans(need.calendar, need.timeframe, before)
-    if not earlier or earlier[-1].interval.end - timedelta(seconds=1) not in need.settled:
+    if not earlier or earlier[-1].interval.end - timedelta(seconds=1) not in need.covered:
         return duration
     if need.is_by_the_year and not duration.endswith("Y"):
         return _counted_or_year(need, count)
@@ -349,7 +349,7 @@ def _ends_at(need: Need, last: Span) -> datetime:
     The gateway clips at the requested end and may know a later close than the calendar: intraday
     bars are requested up to the next session's open, longer ones up to the end of the session's
     day (IB counts years back from the date of the end). Whether ``1 D`` to an open means the
-    session before it is not settled (an end before a first trade gave the session before three
+    session before it is not covered (an end before a first trade gave the session before three
     times, and 162 once, grade L): a session that came without bars is requested up to the end of
     its day.
     """

@@ -140,7 +140,7 @@ class Verdict(NamedTuple):
     """What the statements about a range amount to.
 
     ``next_at`` is the earliest moment, by the gateway's clock, at which another statement can
-    settle an open verdict. ``is_voidable`` says that the proof rests on a response without bars.
+    cover an open verdict. ``is_voidable`` says that the proof rests on a response without bars.
     """
 
     proof: Proof

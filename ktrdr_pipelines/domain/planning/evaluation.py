@@ -61,14 +61,14 @@ class Question:
 class Evaluation:
     """What one response with bars gives; intervals are on the stamp axis.
 
-    ``bars`` are kept, ``covered`` is known for good. ``around`` are sessions without a bar that
+    ``bars`` are kept, ``is_covered`` is known for good. ``around`` are sessions without a bar that
     have bars on both sides. ``begins_at`` is the stamp of the first bar where at least one whole
     session before it was requested too and has none. ``earlier_only`` says that all bars are
     older than what was requested.
     """
 
     bars: pa.Table
-    covered: IntervalSet
+    is_covered: IntervalSet
     around: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     begins_at: datetime | None = None
     earlier_only: bool = False
@@ -104,9 +104,9 @@ def evaluate(question: Question, bars: pa.Table, reach: Interval | None) -> Eval
         return Evaluation(kept, IntervalSet(), earlier_only=True)
     passed_over = _passed_over(reading)
     unread = passed_over | question.impossible
-    covered = _spoken_of(question, reading) - unread - _open_end(question, reading)
+    is_covered = _spoken_of(question, reading) - unread - _open_end(question, reading)
     return Evaluation(
-        kept, covered, _around(question, reading, passed_over), _begins_at(question, reading)
+        kept, is_covered, _around(question, reading, passed_over), _begins_at(question, reading)
     )
 
 
@@ -168,7 +168,7 @@ def _read(question: Question, bars: pa.Table, reach: Interval | None) -> _Readin
     )
     spans = expected_spans(question.calendar, timeframe, around)
     ends, final_at = _ends(keys, spans, timeframe)
-    if chunk.meets_settled:
+    if chunk.meets_covered:
         chunk_end = micros(chunk.interval.end)
         ends[keys < chunk_end] = np.minimum(ends[keys < chunk_end], chunk_end)
     low = int(np.searchsorted(keys, micros(chunk.interval.start)))
@@ -188,8 +188,8 @@ def _ends(
 
     An intraday bar ends a timeframe's length after its start, or earlier where the next bar
     starts or its session closes: a session's first and last bars may be shorter. A bar of a date
-    without a known session is final a length after its end, or with any later bar: what is settled
-    behind it settles it too.
+    without a known session is final a length after its end, or with any later bar: what is covered
+    behind it covers it too.
     """
     length = timeframe.seconds * 1_000_000
     ends = keys + length

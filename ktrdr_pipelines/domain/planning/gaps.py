@@ -3,12 +3,12 @@
 Completeness of a series: which expected bars are missing, why, and how many of each session.
 
 Everything is computed over arrays of spans, so that decades of a series cost a millisecond. Not
-here: reading what is settled (``gaps.index``), which sessions are suspect
+here: reading what is covered (``gaps.index``), which sessions are sparse
 (``domain.planning.sparse_sessions``), how a gap is asked for (``domain.planning.chunks``).
 
 What is *explained* lies before the start that the universe gives, before the gateway's oldest data
 (unless an older bar is held), or after the end; holidays and closed time are never expected.
-What is *settled* was answered with bars, or proved empty by a proof that has not expired. All else
+What is *covered* was answered with bars, or proved empty by a proof that has not expired. All else
 is a gap, whatever was tried: an attempt says why a gap is there, it excuses nothing.
 
 Which bars are expected by now and not covered.
@@ -27,7 +27,7 @@ from ktrdr_pipelines.domain.calendars.session_grid import (
     IntervalArrays,
     Overlaps,
     SpanArrays,
-    covered,
+    is_covered,
     without,
 )
 from ktrdr_pipelines.domain.calendars.sessions import (
@@ -78,10 +78,10 @@ def due_gaps(
     timeframe: Timeframe,
     *,
     wanted: IntervalSet,
-    settled: IntervalSet,
+    covered: IntervalSet,
     now: datetime,
 ) -> IntervalSet:
-    """Give what of ``wanted`` is expected by now and not settled.
+    """Give what of ``wanted`` is expected by now and not covered.
 
     Where ``now`` cuts a session, a last piece shorter than one bar is not due: the bar that it
     belongs to is not whole yet. ``wanted`` may cut no session (see ``whole_sessions``): the bar
@@ -94,9 +94,9 @@ def due_gaps(
     gaps: list[Interval] = []
     for span in expected_spans(calendar, timeframe, bounds):
         due = due_part(span, timeframe, now)
-        if due is None or settled.covers(due):
+        if due is None or covered.covers(due):
             continue
-        open_parts = wanted.clip(due) - settled.clip(due)
+        open_parts = wanted.clip(due) - covered.clip(due)
         is_final = is_closed(span, now)
         gaps.extend(
             part for part in open_parts if _is_due(part, due, span, timeframe, is_final=is_final)
@@ -175,7 +175,7 @@ class Cause(NamedTuple):
     next_try_at: datetime | None = None
 
 
-NEVER_SETTLED = Cause(GapReason.MISSING, "no answer has settled it yet")
+NEVER_COVERED = Cause(GapReason.MISSING, "no response has covered it yet")
 FAR_FEWER_BARS = Cause(GapReason.SPARSE, "far fewer bars than the sessions around it")
 
 
@@ -207,20 +207,20 @@ class SeriesStatus:
     """How a series stands; times in microseconds since 1970 UTC, on the stamp axis.
 
     Args:
-        settled: answered with bars, or validly proved empty.
+        covered: answered with bars, or validly proved empty.
         wanted_from: the start that the universe gives.
         listed_from: the stamp of the gateway's oldest data, or None.
         oldest_bar: the stamp of the oldest span with a bar held, or None.
         wanted_to: where the series ends, or None.
-        suspects: places of the spans that are to be asked once more.
+        sparse sessions: places of the spans that are to be asked once more.
     """
 
-    settled: IntervalArrays
+    covered: IntervalArrays
     wanted_from: int
     listed_from: int | None = None
     oldest_bar: int | None = None
     wanted_to: int | None = None
-    suspects: np.ndarray | None = None
+    sparse_sessions: np.ndarray | None = None
 
     @property
     def explained_to(self) -> int:
@@ -245,14 +245,14 @@ class SeriesStatus:
 class Completeness:
     """Counts of each span, one place a span, oldest first.
 
-    ``expected`` bars are each ``settled`` (with bars or without), ``explained`` or ``unexplained``;
-    ``empty`` are those settled ones that a proof of emptiness covers; ``have`` are bars held.
+    ``expected`` bars are each ``covered`` (with bars or without), ``explained`` or ``unexplained``;
+    ``empty`` are those covered ones that a proof of emptiness covers; ``have`` are bars held.
     """
 
     spans: SpanArrays
     have: np.ndarray
     expected: np.ndarray
-    settled: np.ndarray
+    covered: np.ndarray
     empty: np.ndarray
     explained: np.ndarray
     unexplained: np.ndarray
@@ -265,15 +265,15 @@ def find_gaps(
 
     Args:
         spans: all spans of the calendar.
-        standing: what is settled and explained.
+        standing: what is covered and explained.
         now: what is not closed by then is nobody's fault.
         claimed: what is known of intervals; of several that meet, the last counts.
     """
     low, high = due_places(spans, standing, now)
-    pieces, suspect = _open_pieces(spans, standing, low, high)
+    pieces, sparse = _open_pieces(spans, standing, low, high)
     if not len(pieces.left):
         return ()
-    pieces, causes, known = _with_causes(pieces, suspect, claimed)
+    pieces, causes, known = _with_causes(pieces, sparse, claimed)
     return _grouped(spans, pieces, causes, known)
 
 
@@ -313,15 +313,17 @@ def completeness(
 
     Args:
         spans: those that are to be counted.
-        standing: as for ``find_gaps``; its suspects are places among ``spans``.
+        standing: as for ``find_gaps``; its sparse sessions are places among ``spans``.
         have: bars held, one place a span.
         empty: what is validly proved empty.
         now: spans that are not closed by then have nothing expected.
     """
     expected = np.where(np.arange(len(spans)) < closed_count(spans, now), spans.bars, 0)
     low, high = due_places(spans, standing, now)
-    everything = SeriesStatus(standing.settled, standing.wanted_from, suspects=standing.suspects)
-    pieces, _suspect = _open_pieces(spans, everything, 0, len(spans))
+    everything = SeriesStatus(
+        standing.covered, standing.wanted_from, sparse_sessions=standing.sparse_sessions
+    )
+    pieces, _is_sparse = _open_pieces(spans, everything, 0, len(spans))
     counts = spans.bars_in(IntervalArrays(pieces.starts, pieces.ends))
     missing = np.bincount(pieces.left, weights=counts, minlength=len(spans)).astype(np.int64)
     missing = np.minimum(missing, expected)
@@ -331,7 +333,7 @@ def completeness(
         spans=spans,
         have=have,
         expected=expected,
-        settled=expected - missing,
+        covered=expected - missing,
         empty=np.minimum(_bars_within(spans, empty), expected - missing),
         explained=np.where(is_due, 0, missing),
         unexplained=np.where(is_due, missing, 0),
@@ -351,37 +353,39 @@ def _bars_within(spans: SpanArrays, intervals: IntervalArrays) -> np.ndarray:
 def _open_pieces(
     spans: SpanArrays, standing: SeriesStatus, low: int, high: int
 ) -> tuple[Overlaps, np.ndarray]:
-    """Give what is not settled of some spans, and which pieces are suspects; places are of all."""
+    """Return the uncovered parts of some spans, and which of them are sparse sessions."""
     inside = IntervalArrays(spans.spans.starts[low:high], spans.spans.ends[low:high])
-    is_open = ~covered(inside, standing.settled)
-    suspects = np.zeros(high - low, dtype=bool)
-    if standing.suspects is not None and len(standing.suspects):
-        chosen = standing.suspects[(standing.suspects >= low) & (standing.suspects < high)]
-        suspects[chosen - low] = ~is_open[chosen - low]
-    if not is_open.any() and not suspects.any():
+    is_open = ~is_covered(inside, standing.covered)
+    sparse_sessions = np.zeros(high - low, dtype=bool)
+    if standing.sparse_sessions is not None and len(standing.sparse_sessions):
+        chosen = standing.sparse_sessions[
+            (standing.sparse_sessions >= low) & (standing.sparse_sessions < high)
+        ]
+        sparse_sessions[chosen - low] = ~is_open[chosen - low]
+    if not is_open.any() and not sparse_sessions.any():
         return _NOTHING, np.empty(0, dtype=bool)
     places = np.flatnonzero(is_open)
     open_spans = IntervalArrays(inside.starts[places], inside.ends[places])
-    pieces = without(open_spans, standing.settled)
-    again = np.flatnonzero(suspects)
+    pieces = without(open_spans, standing.covered)
+    again = np.flatnonzero(sparse_sessions)
     left = np.concatenate([places[pieces.left], again]) + low
     starts = np.concatenate([pieces.starts, inside.starts[again]])
     ends = np.concatenate([pieces.ends, inside.ends[again]])
     order = np.argsort(starts, kind="stable")
-    is_suspect = np.append(np.zeros(len(pieces.left), dtype=bool), np.ones(len(again), dtype=bool))
+    is_sparse = np.append(np.zeros(len(pieces.left), dtype=bool), np.ones(len(again), dtype=bool))
     ordered = Overlaps(left[order], left[order], starts[order], ends[order])
-    return ordered, is_suspect[order]
+    return ordered, is_sparse[order]
 
 
 def _with_causes(
-    pieces: Overlaps, suspect: np.ndarray, claimed: Sequence[Claimed]
+    pieces: Overlaps, sparse: np.ndarray, claimed: Sequence[Claimed]
 ) -> tuple[Overlaps, np.ndarray, list[Cause]]:
     """Cut pieces where what is known of them changes, and say which cause each has."""
-    known = list(dict.fromkeys((NEVER_SETTLED, FAR_FEWER_BARS, *(one.cause for one in claimed))))
+    known = list(dict.fromkeys((NEVER_COVERED, FAR_FEWER_BARS, *(one.cause for one in claimed))))
     number = {cause: place for place, cause in enumerate(known)}
     meeting = [one for one in claimed if _meets(pieces, one.interval)]
     pieces, origin = _cut(pieces, meeting)
-    causes = suspect[origin].astype(np.int64)
+    causes = sparse[origin].astype(np.int64)
     for one in meeting:
         low = np.searchsorted(pieces.starts, micros(one.interval.start), side="left")
         high = np.searchsorted(pieces.ends, micros(one.interval.end), side="right")

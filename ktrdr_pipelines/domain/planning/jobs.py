@@ -17,8 +17,8 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 class Mode(StrEnum):
     """What to load.
 
-    ``tail``: from the last settled bar, whatever its age, to now, and what was tried in vain.
-    ``backfill``: from the start to the oldest settled bar. ``full``: all of it, inner holes
+    ``tail``: from the last covered bar, whatever its age, to now, and what was tried in vain.
+    ``backfill``: from the start to the oldest covered bar. ``full``: all of it, inner holes
     included.
     """
 
@@ -43,7 +43,7 @@ class LoadOptions:
     """How an interval is asked for.
 
     ``tail``: before backfills in the gateway's budget, and oldest first. ``asked_by``: who wants
-    it. ``refresh``: also what is settled, once.
+    it. ``refresh``: also what is covered, once.
     """
 
     tail: bool = False
@@ -71,20 +71,20 @@ def wanted_by(
 ) -> IntervalSet:
     """Give the interval of timestamps that a mode means for a series.
 
-    With nothing settled yet, every mode means everything from the start. ``tried`` is what
+    With nothing covered yet, every mode means everything from the start. ``tried`` is what
     attempts are recorded for: a tail asks again for what earlier ones could not have.
     """
     everything = _everything(series, bounds, calendar, now)
-    settled = coverage.bars.bounds
+    covered = coverage.bars.bounds
     if everything is None:
         return IntervalSet()
-    if settled is None or mode is Mode.FULL:
+    if covered is None or mode is Mode.FULL:
         return IntervalSet([everything])
     if mode is Mode.TAIL:
-        part = between(max(everything.start, settled.end), everything.end)
+        part = between(max(everything.start, covered.end), everything.end)
         again = tried.clip(everything) if tried else IntervalSet()
         return again | IntervalSet([part] if part else [])
-    part = between(everything.start, min(everything.end, settled.start))
+    part = between(everything.start, min(everything.end, covered.start))
     return IntervalSet([part] if part else [])
 
 

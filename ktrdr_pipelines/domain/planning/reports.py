@@ -17,13 +17,13 @@ from ktrdr_pipelines.errors import GatewayError, KtrdrError
 class SeriesReport:
     """How the load of one series ended.
 
-    All intervals are on the stamp axis. ``unexplained`` is due and neither settled nor excused;
+    All intervals are on the stamp axis. ``unexplained`` is due and neither covered nor excused;
     ``waiting`` belongs to a session that is still open, and nothing failed there;
     ``before_listing`` lies before the gateway's oldest data. ``failures`` holds what single
     requests met after all tries; ``error`` is what kept the series from being worked on at all.
     ``now`` is the gateway's time at the end. ``put_off`` is deferred until ``next_try_at`` after
     failed attempts; it may belong to an open session. ``not_refreshed`` was to be requested again,
-    could not be had, and stands as it was. ``suspect`` are sparse sessions: they are covered and
+    could not be had, and stands as it was. ``sparse`` are sparse sessions: they are covered and
     hold far fewer bars than their neighbours; they are requested once more later. ``unconfirmed``
     is the part of
     ``unexplained`` that came without bars and waits for another response; ``confirmed_at`` is when
@@ -46,7 +46,7 @@ class SeriesReport:
     put_off: IntervalSet = field(default_factory=IntervalSet)
     next_try_at: datetime | None = None
     not_refreshed: IntervalSet = field(default_factory=IntervalSet)
-    suspect: IntervalSet = field(default_factory=IntervalSet)
+    sparse: IntervalSet = field(default_factory=IntervalSet)
     unconfirmed: IntervalSet = field(default_factory=IntervalSet)
     confirmed_at: datetime | None = None
     disagreements: tuple[Disagreement, ...] = ()
@@ -71,7 +71,7 @@ class SeriesReport:
         All came that was requested again. What an open session lacks by now may still come,
         unless requests for it failed.
         """
-        left = self.unexplained or self.put_off or self.not_refreshed or self.suspect
+        left = self.unexplained or self.put_off or self.not_refreshed or self.sparse
         return not left and not self.disagreements and self.error is None
 
     @property
@@ -91,7 +91,7 @@ class SeriesReport:
         elif self.not_refreshed:
             state = "not all refreshed"
         else:
-            state = "the open session is missing" if self.put_off else self._doubts
+            state = "the open session is missing" if self.put_off else self._unconfirmed_text
         if self.unconfirmed and self.confirmed_at:
             state += (
                 f", {len(self.unconfirmed)} came without bars and can be confirmed at "
@@ -102,10 +102,10 @@ class SeriesReport:
         return f"{state}, session still open" if self.waiting else state
 
     @property
-    def _doubts(self) -> str:
+    def _unconfirmed_text(self) -> str:
         if self.disagreements:
             return "held bars came again at other prices"
-        count = len(self.suspect)
+        count = len(self.sparse)
         return f"{count} sparse sessions to be requested once more" if count else "complete"
 
 
@@ -119,7 +119,7 @@ class Progress(Protocol):
         """Say that one request has been dealt with, and how many bars it gave."""
 
     def saved(self, series: Series) -> None:
-        """Say that what was settled so far is on disk."""
+        """Say that what was covered so far is on disk."""
 
     def noted(self, series: Series, text: str) -> None:
         """Say something that a person may want to know."""

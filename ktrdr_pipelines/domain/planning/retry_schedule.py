@@ -1,4 +1,4 @@
-"""Tries that settled nothing: their kinds, how far each reaches, and when the next one is due.
+"""Tries that covered nothing: their kinds, how far each reaches, and when the next one is due.
 
 Not here: the table of them (``store.ledger.attempts``), what a load does about them
 (``sync.engine.writer``).
@@ -14,7 +14,7 @@ _MOST_DOUBLINGS = 30
 
 
 class AttemptKind(StrEnum):
-    """What came of a try that settled nothing.
+    """What came of a try that covered nothing.
 
     ``error``: a failure. ``no_data``: the gateway has never had a bar of the instrument.
     ``probed``: a response without bars is to be confirmed. ``contradicted``: the same, although

@@ -1,7 +1,7 @@
 """Suspects: closed sessions that answered with far fewer bars than their neighbours, or with none.
 
 An answer that was cut short looks like a quiet session, and a gateway may say "no data" of a
-session that it has. What is thin by nature varies from day to day and is no suspect; what is steady
+session that it has. What is thin by nature varies from day to day and is no sparse; what is steady
 and breaks off once is asked once more. Counts are told in shares of the expected bars, so half days
 and long sessions compare, and a daily bar is there or is not.
 
@@ -18,7 +18,7 @@ from datetime import date
 
 import numpy as np
 
-from ktrdr_pipelines.domain.calendars.session_grid import IntervalArrays, SpanArrays, covered
+from ktrdr_pipelines.domain.calendars.session_grid import IntervalArrays, SpanArrays, is_covered
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
@@ -29,11 +29,11 @@ FEWEST_NEIGHBOURS = 5
 """Fewer say nothing about what is usual."""
 
 FAR_FEWER = 0.75
-"""Share of the usual number below which a session may be suspect: above it, asking again would
+"""Share of the usual number below which a session may be sparse: above it, asking again would
 cost more requests than the few quiet minutes are worth."""
 
 STEADY = 6.0
-"""Spreads below the usual that make a session suspect: chance alone does so once in millions."""
+"""Spreads below the usual that make a session sparse: chance alone does so once in millions."""
 
 FEWEST_LACKING = 2.5
 """Bars that a sparse session lacks at least: with two or three bars a session, one says nothing."""
@@ -41,7 +41,7 @@ FEWEST_LACKING = 2.5
 _TO_SIGMA = 1.4826
 
 
-def may_be_suspect(instrument: Instrument, day: date) -> bool:
+def may_be_sparse(instrument: Instrument, day: date) -> bool:
     """Say whether few bars of a session are odd at all: a contract's last day ends when it expires.
 
     Its calendar knows only how long others trade on that day.
@@ -49,30 +49,30 @@ def may_be_suspect(instrument: Instrument, day: date) -> bool:
     return day != instrument.last_trade_date
 
 
-def suspect_places(
+def sparse_indexes(
     expected: np.ndarray,
     have: np.ndarray,
     answered: np.ndarray,
     traded: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Give the places of suspect sessions, rising.
+    """Give the places of sparse sessions, rising.
 
     Args:
         expected: bars that the calendar expects, one place a session, oldest first.
         have: bars that are held.
-        answered: whether the session is closed and wholly settled, as bars or as proved empty.
+        answered: whether the session is closed and wholly covered, as bars or as proved empty.
         traded: those of the bars held that are not flat; all if not given.
 
     Sessions before the first bar and behind the last one say nothing of those between. Where no bar
     at all is of a trade, as of an index, all are alike.
     """
     if traded is None or not traded.any() or np.array_equal(traded, have):
-        return _sparse_places(expected, have, answered)
-    filled = _sparse_places(expected, have, answered & (have > traded))
-    return np.union1d(_sparse_places(expected, traded, answered), filled)
+        return _find_sparse(expected, have, answered)
+    filled = _find_sparse(expected, have, answered & (have > traded))
+    return np.union1d(_find_sparse(expected, traded, answered), filled)
 
 
-def _sparse_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray) -> np.ndarray:
+def _find_sparse(expected: np.ndarray, have: np.ndarray, answered: np.ndarray) -> np.ndarray:
     """Give the places of sessions that have far fewer of some bars than their neighbours."""
     held = np.flatnonzero(have > 0)
     known = np.flatnonzero(answered & (expected > 0))
@@ -92,28 +92,28 @@ def _sparse_places(expected: np.ndarray, have: np.ndarray, answered: np.ndarray)
     return np.asarray(known[candidates[sparse]])
 
 
-def suspect_days(
+def sparse_days(
     spans: SpanArrays,
     rows: Mapping[date, int],
-    settled: IntervalArrays,
+    covered: IntervalArrays,
     now_us: int,
     *,
     traded: Mapping[date, int] | None = None,
 ) -> np.ndarray:
-    """Give the places of the suspect sessions of a series; weeks have none.
+    """Give the places of the sparse sessions of a series; weeks have none.
 
     Args:
         spans: the expected spans of the series.
         rows: bars held, by session date.
-        settled: what is settled as bars or was proved empty, on the stamp axis.
+        covered: what is covered as bars or was proved empty, on the stamp axis.
         now_us: closed is what closes before it.
         traded: those of the bars held that are not flat, by session date; all if not given.
     """
     if spans.timeframe is Timeframe.W1:
         return np.empty(0, dtype=np.int64)
     have = _have(spans, rows)
-    answered = covered(spans.spans, settled) & (spans.closes <= now_us)
-    return suspect_places(
+    answered = is_covered(spans.spans, covered) & (spans.closes <= now_us)
+    return sparse_indexes(
         spans.bars, have, answered, None if traded is None else _have(spans, traded)
     )
 
@@ -135,7 +135,7 @@ def have_bars(spans: SpanArrays, days: np.ndarray, rows: np.ndarray) -> np.ndarr
 
 
 def _candidates(share: np.ndarray) -> np.ndarray:
-    """Give the places that may be suspect, by a bound that is cheap and never too low.
+    """Give the places that may be sparse, by a bound that is cheap and never too low.
 
     The median of neighbours is at most the greatest median of the blocks that they lie in.
     """

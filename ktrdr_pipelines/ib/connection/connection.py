@@ -18,7 +18,7 @@ from typing import ClassVar, Generic, TypeVar
 from ib_async.contract import Contract
 
 from ktrdr_pipelines.domain.instruments import Origin
-from ktrdr_pipelines.errors import ConnectionLostError, GatewaySilentError, OutageError
+from ktrdr_pipelines.errors import ConnectionLostError, GatewayTimeoutError, OutageError
 from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
 from ktrdr_pipelines.ib.connection.accounts import Logins, origin_of
 from ktrdr_pipelines.ib.connection.gateway_status import (
@@ -262,7 +262,7 @@ class GatewayConnection:
         if await self._round_trip_s() is None:
             if not self.is_up:
                 raise TransportError(self._transport.ending or DisconnectReason.CLOSED)
-            raise GatewaySilentError(
+            raise GatewayTimeoutError(
                 f"time of {self.gateway}",
                 reason=f"connected, but no answer in {self._timeout_s:g} s",
                 hint="Look at the gateway's window; in its nightly reset, try again later",
@@ -346,7 +346,7 @@ class GatewayConnection:
         failed = False
         try:
             yield
-        except (GatewaySilentError, OutageError) as error:
+        except (GatewayTimeoutError, OutageError) as error:
             failed = error.code not in GOOD_NEWS
             raise
         finally:
@@ -435,7 +435,7 @@ class GatewayConnection:
                 return await question.answer
         except TimeoutError:
             self._give_up(question, cancel)
-            raise self._silence(question) from None
+            raise self._timeout(question) from None
         except (asyncio.CancelledError, OutageError):
             self._give_up(question, cancel)
             raise
@@ -446,12 +446,12 @@ class GatewayConnection:
         if cancel is not None and self.is_up:
             cancel(question.number)
 
-    def _silence(self, question: Question) -> GatewaySilentError | OutageError:
+    def _timeout(self, question: Question) -> GatewayTimeoutError | OutageError:
         notes, reason = self._dispatcher.notes, f"no answer in {self._timeout_s:g} s"
         if troubles := "; ".join(notes.troubles):
             reason = f"{reason}, and the gateway says: {troubles}"
         is_outage = notes.obstacle(question.topic, question.route)
-        kind = OutageError if is_outage else GatewaySilentError
+        kind = OutageError if is_outage else GatewayTimeoutError
         return kind(question.asked, reason=reason, hint="It settles nothing and is asked again.")
 
     async def _round_trip_s(self) -> float | None:

@@ -22,7 +22,7 @@ from enum import StrEnum
 from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     GatewayError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     GatewayUnreachableError,
     UsageError,
 )
@@ -81,8 +81,8 @@ _CONNECT_ERRORS: dict[DisconnectReason, tuple[type[GatewayError], str]] = {
         GatewayUnreachableError,
         "Log the gateway in, and look at its API settings: it may not trust this address.",
     ),
-    DisconnectReason.SILENT: (
-        GatewaySilentError,
+    DisconnectReason.NO_ANSWER: (
+        GatewayTimeoutError,
         "The gateway hangs, is in its nightly reset, or waits for a click: look at its window.",
     ),
     DisconnectReason.ID_IN_USE: (ClientIdInUseError, HELD_REMEDY),

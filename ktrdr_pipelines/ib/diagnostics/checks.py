@@ -11,7 +11,7 @@ from ktrdr_pipelines.errors import (
     ContractUnknownError,
     EntitlementError,
     GatewayError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     OutageError,
 )
 from ktrdr_pipelines.ib.connection.notices import LANGUAGE_HINT, ZONE_HINT
@@ -92,7 +92,7 @@ def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> lis
     open_port = good(Name.PORT, f"something listens at port {port}")
     if isinstance(error, ClientIdInUseError):
         return [open_port, good(Name.HANDSHAKE, "the API answers"), _id_taken(error)]
-    if ending is None and isinstance(error, GatewaySilentError):
+    if ending is None and isinstance(error, GatewayTimeoutError):
         finding = "it accepts the connection and does not even tell the time"
         return [
             open_port,
@@ -158,7 +158,7 @@ def pausing(left_s: float) -> Check:
 
 def no_contract(error: GatewayError) -> Check:
     """Say what it means that a question about a well-known stock came to nothing."""
-    if isinstance(error, GatewaySilentError | OutageError):
+    if isinstance(error, GatewayTimeoutError | OutageError):
         finding = f"connected, and no answer about a well-known stock: {error.reason}"
         return wrong(Name.CONTRACTS, finding, _LOGIN)
     if isinstance(error, ContractUnknownError):
@@ -169,8 +169,8 @@ def no_contract(error: GatewayError) -> Check:
 def no_bars(error: GatewayError) -> Check:
     """Say what it means that bars were not to be had."""
     if not isinstance(error, EntitlementError):
-        is_silent = isinstance(error, GatewaySilentError | OutageError)
-        hint = _LOGIN if is_silent else error.hint or "Try again in a few minutes"
+        no_answer = isinstance(error, GatewayTimeoutError | OutageError)
+        hint = _LOGIN if no_answer else error.hint or "Try again in a few minutes"
         return wrong(Name.BARS, error.reason or str(error), hint)
     if is_other_session(error.code, error.reason):
         hint = (

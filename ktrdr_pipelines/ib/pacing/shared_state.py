@@ -165,10 +165,10 @@ class SharedFile:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
         except sqlite3.DatabaseError as error:
-            self._settle(error)
+            self._handle_damage(error)
             raise RecordBusyError from error
 
-    def _settle(self, error: sqlite3.DatabaseError) -> None:
+    def _handle_damage(self, error: sqlite3.DatabaseError) -> None:
         """Do what an error of the database calls for."""
         code = _code(error)
         if code in _BUSY_CODES:
@@ -572,7 +572,7 @@ def forget_future(
 LONGEST_SLEEP_S = 10.0
 """How long a waiting request may sleep before it looks again whether its turn has come."""
 
-SILENCE_S = LONGEST_SLEEP_S + 5.0
+UNREPORTED_AFTER_S = LONGEST_SLEEP_S + 5.0
 """How long one that does not look again still stands before others; its process may be dead."""
 
 PRUNE_S = 5.0
@@ -669,7 +669,7 @@ class SharedRecord:
             paused_until = last_pause(database, self._boot).until
             state = "open" if sent else "waiting"
             at = chance.at
-            until = at + hold_s if sent else now + SILENCE_S
+            until = at + hold_s if sent else now + UNREPORTED_AFTER_S
             database.execute(
                 "UPDATE requests SET state = ?, at = ?, until = ? WHERE number = ?",
                 (state, at, until, mine),
@@ -738,7 +738,9 @@ class SharedRecord:
         """Run a transaction; the first looks whether the record is of this run of the machine."""
         with self._file.transaction() as database:
             if not self._is_begun:
-                forget_future(database, self._boot, now=self._clock(), patience_s=SILENCE_S)
+                forget_future(
+                    database, self._boot, now=self._clock(), patience_s=UNREPORTED_AFTER_S
+                )
                 self._is_begun = True
             yield database
 
@@ -756,7 +758,7 @@ class SharedRecord:
         row = database.execute("SELECT 1 FROM requests WHERE number = ?", (number,)).fetchone()
         if row is not None and number is not None:
             return number
-        return self._insert(database, request, "waiting", now, until=now + SILENCE_S)
+        return self._insert(database, request, "waiting", now, until=now + UNREPORTED_AFTER_S)
 
     def _insert(
         self,

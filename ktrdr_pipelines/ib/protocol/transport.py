@@ -90,7 +90,7 @@ class DisconnectReason(StrEnum):
     REFUSED = "nothing listens there"
     NO_ROUTE = "no connection could be made"
     CLOSED = "the other side closed the connection"
-    SILENT = "it accepted the connection and did not answer"
+    NO_ANSWER = "it accepted the connection and did not answer"
     ID_IN_USE = "the client id is in use"
     GARBAGE = "it does not speak the gateway's protocol"
     VERSION = "it speaks another version of the protocol"
@@ -292,7 +292,7 @@ class Transport:
             return TransportError(self._ended.result(), self._said or self._version)
         if not attempt.done():
             if self._connection.isConnected():
-                return TransportError(DisconnectReason.SILENT, self._said)
+                return TransportError(DisconnectReason.NO_ANSWER, self._said)
             return TransportError(DisconnectReason.NO_ROUTE, "in time")
         error = attempt.exception()
         return None if error is None else _unmade(error)

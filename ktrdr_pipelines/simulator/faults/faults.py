@@ -25,7 +25,7 @@ class Occasion(StrEnum):
 class Fault(StrEnum):
     """Everything that can be made to go wrong."""
 
-    SILENCE = "silence"
+    NO_RESPONSE = "silence"
     HANG_UP = "hang_up"
     CUT = "cut"
     LATE = "late"
@@ -105,7 +105,7 @@ _OF_DATA = OUTAGES | {Fault.CUT, Fault.LATE, Fault.TRICKLE, Fault.ERROR, Fault.U
 
 def occasions_of(fault: Fault) -> frozenset[Occasion]:
     """Return what a fault can meet; most concern historical requests only."""
-    if fault is Fault.SILENCE:
+    if fault is Fault.NO_RESPONSE:
         return frozenset(Occasion)
     if fault is Fault.IDS_HELD:
         return frozenset({Occasion.CONNECT})

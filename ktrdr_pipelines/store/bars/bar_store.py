@@ -220,7 +220,7 @@ class BarStore:
     def save(
         self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
     ) -> SaveResult:
-        """Merge bars and what was settled into the files of a series; newer bars win.
+        """Merge bars and what was covered into the files of a series; newer bars win.
 
         Returns when all of it outlives a power cut. A crash between two files leaves both true.
 
@@ -394,11 +394,11 @@ class BarStore:
         )
 
     def coverage(self, series: Series) -> Coverage:
-        """Give what is settled of a series."""
+        """Give what is covered of a series."""
         return _joined(self.files_of(series))
 
     def coverage_of(self, symbol: str, timeframe: Timeframe) -> Coverage:
-        """Give what is settled of a series that may have left the universe."""
+        """Give what is covered of a series that may have left the universe."""
         return _joined(self.files(symbol, timeframe))
 
     def identity(self, series: Series) -> Identity | None:
@@ -476,7 +476,7 @@ class BarStore:
     def files(self, symbol: str, timeframe: Timeframe) -> Mapping[Path, Mirrored]:
         """Give what each file of a series holds that may have left the universe.
 
-        Nothing is recorded: without its calendar a recount may find less settled than there is.
+        Nothing is recorded: without its calendar a recount may find less covered than there is.
         """
         return self._looked(symbol, timeframe, None)[0]
 
@@ -553,10 +553,10 @@ class BarStore:
             raise corrupt(path, wrong)
         return facts
 
-    def _keep_fresh(self, series: Series, covered: IntervalSet) -> None:
+    def _keep_fresh(self, series: Series, is_covered: IntervalSet) -> None:
         """Remember where the newest bar was before anything was loaded behind it, once."""
-        if covered.bounds is not None:
-            self.ledger.keep_fresh(series_key(series), covered.bounds.end)
+        if is_covered.bounds is not None:
+            self.ledger.keep_fresh(series_key(series), is_covered.bounds.end)
 
     def _save_part(
         self,

@@ -4,11 +4,11 @@ Looking through the bars of a file for what no bar can be: out of order, twice, 
 
 Only what is newer than a date is read.
 
-Recounting: what a bar file truly holds and settles, when it may not be as we wrote it.
+Recounting: what a bar file truly holds and covers, when it may not be as we wrote it.
 
 A footer is what was true when we wrote the file. Another program may have taken bars out since,
 keeping the footer (Arrow) or losing it (pandas, DuckDB). A session that has fewer bars than were
-written is not settled any more, as a whole; a session that has more, or bars out of order, make
+written is not covered any more, as a whole; a session that has more, or bars out of order, make
 the file one that cannot be trusted.
 
 A lost footer is replaced by what the ledger mirrored of that very file. That is as safe as a kept

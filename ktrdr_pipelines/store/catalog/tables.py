@@ -107,7 +107,7 @@ _REQUESTS = pa.schema(
 Gaps = Iterable[tuple[Series, Gap]]
 """Gaps with the series that they are of."""
 
-_Settled = Mapping[tuple[str, Timeframe], Coverage]
+_Covered = Mapping[tuple[str, Timeframe], Coverage]
 
 
 def catalog_tables(
@@ -120,12 +120,12 @@ def catalog_tables(
 ) -> dict[str, pa.Table]:
     """Give the rows of each small table by its name; ``held`` are the series on disk."""
     instruments = {instrument.symbol: instrument for instrument in universe}.values()
-    settled = {key: store.coverage_of(*key) for key in held}
+    covered = {key: store.coverage_of(*key) for key in held}
     calendars = store.ledger.calendars()
     return {
-        "sessions": _sessions(instruments, settled, calendars, now),
+        "sessions": _sessions(instruments, covered, calendars, now),
         "instruments": _instruments(instruments, calendars),
-        "coverage": _coverage(settled),
+        "coverage": _coverage(covered),
         "gaps": _gaps(gaps),
         "statements": _statements(store.ledger.statement_records()),
         "requests": _requests(store.ledger.requests(REQUESTS_KEPT)),
@@ -134,13 +134,13 @@ def catalog_tables(
 
 def _sessions(
     instruments: Iterable[Instrument],
-    settled: _Settled,
+    covered: _Covered,
     book: Calendars,
     now: datetime,
 ) -> pa.Table:
     """Give the sessions of the calendars in use, in whole weeks: a cut week would end early."""
     calendars = book.each(instruments)
-    parts = [coverage.bars.bounds for coverage in settled.values()]
+    parts = [coverage.bars.bounds for coverage in covered.values()]
     starts = [bounds.start.date() for bounds in parts if bounds]
     starts += [instrument.start for instrument in instruments]
     end = monday_of((now + _AHEAD).date()) + _WEEK
@@ -168,9 +168,9 @@ def _instruments(instruments: Iterable[Instrument], book: Calendars) -> pa.Table
     return pa.Table.from_pylist(rows, schema=_INSTRUMENTS)
 
 
-def _coverage(settled: _Settled) -> pa.Table:
+def _coverage(covered: _Covered) -> pa.Table:
     rows: list[dict[str, object]] = []
-    for (symbol, timeframe), coverage in settled.items():
+    for (symbol, timeframe), coverage in covered.items():
         series = {"symbol": symbol, "timeframe": timeframe}
         rows += [
             {**series, "verdict": "bars", "starts": part.start, "ends": part.end}

@@ -1,6 +1,6 @@
 """The ledger's attempts: tries that failed or are not final yet, and when the next is due.
 
-Not here: when a next try is due (``load``); what answers settled (``store.ledger.file_index``).
+Not here: when a next try is due (``load``); what answers covered (``store.ledger.file_index``).
 """
 
 from collections import defaultdict

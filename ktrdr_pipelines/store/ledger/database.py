@@ -22,7 +22,7 @@ from ktrdr_pipelines.errors import CorruptFileError, DiskError, StoreError
 from ktrdr_pipelines.store.files import disk_errors, locked, make_folder, require_file
 
 LEDGER_VERSION = 9
-"""Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``silences``,
+"""Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``empty_ranges``,
 4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``,
 6 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``,
 ``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``,

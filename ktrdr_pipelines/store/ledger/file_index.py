@@ -102,7 +102,7 @@ class Mirrored:
 
     @property
     def coverage(self) -> Coverage:
-        """What is settled in the file."""
+        """What is covered in the file."""
         with _row_errors():
             return coverage_from_json(self.coverage_json)
 

@@ -52,7 +52,7 @@ class ProbeRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class SilenceRecord:
+class EmptyRange:
     """Session dates ``[first, end)`` that probing found to have no bar, and when."""
 
     first: date
@@ -93,8 +93,8 @@ class ProbesTable(Database):
             ).fetchone()
         return None if row is None else ProbeRecord(_day(row[0]), row[1], moment(row[2]))
 
-    def record_silence(
-        self, contract_id: int, what_to_show: str, gateway: str, *, record: SilenceRecord
+    def record_empty_range(
+        self, contract_id: int, what_to_show: str, gateway: str, *, record: EmptyRange
     ) -> None:
         """Keep that an interval was found silent."""
         days = (record.first.isoformat(), record.end.isoformat())
@@ -104,7 +104,9 @@ class ProbesTable(Database):
                 (contract_id, what_to_show, gateway, *days, micros(record.asked_at)),
             )
 
-    def silences_of(self, contract_id: int, what_to_show: str, gateway: str) -> list[SilenceRecord]:
+    def empty_ranges_of(
+        self, contract_id: int, what_to_show: str, gateway: str
+    ) -> list[EmptyRange]:
         """Give the silences of one contract, oldest first."""
         with self._reading() as connection:
             rows = connection.execute(
@@ -113,18 +115,18 @@ class ProbesTable(Database):
                 "ORDER BY first_date, end_date",
                 (contract_id, what_to_show, gateway),
             ).fetchall()
-        return [SilenceRecord(_day(first), _day(end), moment(at)) for first, end, at in rows]
+        return [EmptyRange(_day(first), _day(end), moment(at)) for first, end, at in rows]
 
-    def silences(self, gateway: str) -> dict[tuple[int, str], tuple[SilenceRecord, ...]]:
+    def empty_ranges(self, gateway: str) -> dict[tuple[int, str], tuple[EmptyRange, ...]]:
         """Give all silences of a gateway by contract id and what_to_show, oldest first."""
-        found: dict[tuple[int, str], list[SilenceRecord]] = defaultdict(list)
+        found: dict[tuple[int, str], list[EmptyRange]] = defaultdict(list)
         with self._reading() as connection:
             for contract_id, what, first, end, asked_at in connection.execute(
                 "SELECT contract_id, what_to_show, first_date, end_date, asked_at FROM silences "
                 "WHERE gateway = ? ORDER BY first_date, end_date",
                 (gateway,),
             ):
-                record = SilenceRecord(_day(first), _day(end), moment(asked_at))
+                record = EmptyRange(_day(first), _day(end), moment(asked_at))
                 found[contract_id, what].append(record)
         return {key: tuple(records) for key, records in found.items()}
 

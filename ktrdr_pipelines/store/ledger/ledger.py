@@ -17,13 +17,13 @@ from ktrdr_pipelines.store.ledger.claims import Claim, ClaimsTable
 from ktrdr_pipelines.store.ledger.database import SymbolsTable, series_key
 from ktrdr_pipelines.store.ledger.file_index import FileChecksTable, MirrorTable
 from ktrdr_pipelines.store.ledger.gateway_records import (
+    EmptyRange,
     HeadRecord,
     ProbeRecord,
     ProbesTable,
     ReferencesTable,
     Revision,
     SchedulesTable,
-    SilenceRecord,
     WidthsTable,
 )
 from ktrdr_pipelines.store.ledger.marks import (
@@ -39,12 +39,12 @@ __all__ = [
     "Attempt",
     "AttemptKind",
     "Claim",
+    "EmptyRange",
     "HeadRecord",
     "Ledger",
     "ProbeRecord",
     "RequestRecord",
     "Revision",
-    "SilenceRecord",
     "open_ledger",
     "series_key",
 ]

@@ -1,9 +1,9 @@
 """Marks of the ledger: confirmed sessions, refreshes, fresh series, verified files.
 
-The ledger's confirmed sessions: suspects that gave the same when they were asked once more.
+The ledger's confirmed sessions: sparse sessions that gave the same when they were asked once more.
 
 A confirmation holds for the number of bars that it was given for: a session that has lost bars
-since is suspect again. Losing the table costs one request a suspect, and no bar.
+since is sparse again. Losing the table costs one request a sparse, and no bar.
 
 The ledger's marks of what is kept fresh: from where on automatic work loads a series.
 

@@ -22,7 +22,7 @@ class RequestRecord:
     Rows are of all requests that IB's limits on historical data count. ``series`` is a series key:
     of a schedule (``what_to_show`` is SCHEDULE) that of its daily bars, of a head timestamp (no
     ``duration``) one that it was asked for. ``asked_end`` None for "now"; ``rows`` the bars that
-    came; ``proved`` says in words what it settled. ``sent_at`` and ``took_s`` are those of whoever
+    came; ``proved`` says in words what it covered. ``sent_at`` and ``took_s`` are those of whoever
     asked: waiting for the budget counts. ``sent_at`` is real time; market time was
     ``clock_offset_s`` ahead of it.
     """

@@ -334,8 +334,8 @@ def _find(
         odd, found = explained(bars, sec_type, known)
         stale -= {one.ts for one in found}
         if not item.is_to_mend and item.facts is not None:
-            covered = item.facts.coverage.bars
-            keys = [key for key in timestamps(bars)[odd].tolist() if moment(key) in covered]
+            is_covered = item.facts.coverage.bars
+            keys = [key for key in timestamps(bars)[odd].tolist() if moment(key) in is_covered]
             new += findings_of(bars, keys, sec_type)
     if stale:
         ledger.clear_findings(key, stale)

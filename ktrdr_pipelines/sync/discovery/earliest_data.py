@@ -33,7 +33,7 @@ class Beginning:
 
     ``oldest`` is the session date of the head timestamp, or of the oldest bar that was found;
     ``head`` the moment that the gateway named. ``contradicted`` says that an older bar is held,
-    so that the head is none. ``silent`` are session dates ``[first, end)`` that probing found to
+    so that the head is none. ``empty`` are session dates ``[first, end)`` that probing found to
     have no bar. ``error`` says why it could not be asked; the rest is what was known before.
     """
 
@@ -43,7 +43,7 @@ class Beginning:
     head: datetime | None = None
     asked_at: datetime | None = None
     contradicted: bool = False
-    silent: tuple[tuple[date, date], ...] = ()
+    empty: tuple[tuple[date, date], ...] = ()
     error: KtrdrError | None = None
 
 
@@ -96,14 +96,14 @@ class Discovery:
         ranges = self._context.ranges
         record = ranges.record(instrument, contract_id)
         probe = ranges.probe(instrument, contract_id)
-        silent = ranges.silences(instrument, contract_id, self._market_clock())
-        intervals = tuple((one.first, one.end) for one in silent)
+        empty = ranges.empty_ranges(instrument, contract_id, self._market_clock())
+        intervals = tuple((one.first, one.end) for one in empty)
         head = record.head if record else None
         day = self._day_of(instrument, head) if head else None
         contradicted = bool(day and held and held < day)
         if day and not contradicted:
             asked_at = record.asked_at if record else None
-            return Beginning(instrument, Known.HEAD, day, head, asked_at, silent=intervals)
+            return Beginning(instrument, Known.HEAD, day, head, asked_at, empty=intervals)
         days = [one for one in (held, probe.oldest if probe else None) if one]
         how = Known.PROBED if probe else Known.HELD if held else Known.UNKNOWN
         return Beginning(
@@ -113,7 +113,7 @@ class Discovery:
             head,
             probe.asked_at if probe else record.asked_at if record else None,
             contradicted=contradicted,
-            silent=intervals,
+            empty=intervals,
         )
 
     async def _probe(self, instrument: Instrument, contract_id: int) -> None:

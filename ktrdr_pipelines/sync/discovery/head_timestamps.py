@@ -25,7 +25,7 @@ from ktrdr_pipelines.domain.planning.responses import BarSource
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.store.ledger.ledger import HeadRecord, Ledger, ProbeRecord, SilenceRecord
+from ktrdr_pipelines.store.ledger.ledger import EmptyRange, HeadRecord, Ledger, ProbeRecord
 from ktrdr_pipelines.sync.engine.bar_requester import About, Inquiry, audited
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
@@ -95,13 +95,13 @@ class Search:
     """Looks for the oldest bar between a date that is wanted and one that is known to have bars.
 
     It takes a number of probes that grows with the logarithm of the years, once for every hole
-    that it meets. ``silent`` are the intervals that were proved to have no bar.
+    that it meets. ``empty`` are the intervals that were proved to have no bar.
     """
 
     ask: Ask
     floor: date
     oldest: date
-    silent: dict[Cell, bool] = field(default_factory=dict)
+    empty: dict[Cell, bool] = field(default_factory=dict)
     probes: int = 0
 
     async def run(self) -> date:
@@ -152,11 +152,11 @@ class Search:
 
     async def _probe(self, cell: Cell) -> date | None:
         """Ask for an interval, unless it is known to be silent."""
-        if self.silent.get(cell):
+        if self.empty.get(cell):
             return None
         self.probes += 1
         found = await oldest_in(self.ask, cell)
-        self.silent[cell] = found is None
+        self.empty[cell] = found is None
         if found is not None:
             self.oldest = min(self.oldest, found)
         return found
@@ -289,16 +289,16 @@ class RangeDiscovery:
         """Remember what a search found: the oldest bar, and the intervals that are silent."""
         contract = (contract_id, instrument.what_to_show.value, self._gateway)
         self._ledger.record_probe(*contract, record=ProbeRecord(oldest, requests, at))
-        for cell in (cell for cell, is_silent in search.silent.items() if is_silent):
-            silence = SilenceRecord(cell.first, cell.end, at)
-            self._ledger.record_silence(*contract, record=silence)
+        for cell in (cell for cell, is_empty in search.empty.items() if is_empty):
+            empty_range = EmptyRange(cell.first, cell.end, at)
+            self._ledger.record_empty_range(*contract, record=empty_range)
 
-    def silences(
+    def empty_ranges(
         self, instrument: Instrument, contract_id: int, now: datetime
-    ) -> list[SilenceRecord]:
+    ) -> list[EmptyRange]:
         """Give the intervals that probing found silent, as far as that is still believed."""
         what = instrument.what_to_show.value
-        records = self._ledger.silences_of(contract_id, what, self._gateway)
+        records = self._ledger.empty_ranges_of(contract_id, what, self._gateway)
         return [record for record in records if record.is_valid(now)]
 
     def record(self, instrument: Instrument, contract_id: int) -> HeadRecord | None:

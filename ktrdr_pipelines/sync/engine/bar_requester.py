@@ -26,7 +26,7 @@ from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, BarSou
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     GatewayError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     OutageError,
     RequestExpiredError,
 )
@@ -324,7 +324,7 @@ class Asking:
                 self.requests += inquiry.sent_times
 
         return await self._source_session.ask(
-            question, but_after=(GatewaySilentError,) if is_wide else ()
+            question, but_after=(GatewayTimeoutError,) if is_wide else ()
         )
 
     def _tell_of_wait(self, request: BarRequest) -> None:

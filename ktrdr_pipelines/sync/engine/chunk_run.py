@@ -39,7 +39,7 @@ from ktrdr_pipelines.domain.planning.gaps import bar_lag, final_lag, is_closed
 from ktrdr_pipelines.domain.planning.jobs import LoadOptions
 from ktrdr_pipelines.domain.planning.reports import Progress
 from ktrdr_pipelines.domain.planning.responses import Answer, NoData
-from ktrdr_pipelines.domain.planning.sparse_sessions import may_be_suspect
+from ktrdr_pipelines.domain.planning.sparse_sessions import may_be_sparse
 from ktrdr_pipelines.domain.plausibility import (
     Disagreement,
     DisagreementKind,
@@ -148,7 +148,7 @@ class ChunkRun:
         return True
 
     def learn_saved(self) -> None:
-        """Take in what is settled on disk, by whomever, where a file has changed."""
+        """Take in what is covered on disk, by whomever, where a file has changed."""
         layout = self.context.store.layout
         paths = layout.bar_files(self.series.symbol, self.series.timeframe)
         current = {path: fingerprint(path) for path in paths}
@@ -348,7 +348,7 @@ class ChunkRun:
         result = store.save(self.series, self.identity, bars, coverage)
         self._clear_findings(bars)
         if self._is_refresh:
-            answered = coverage.settled(retry_policy.market_clock()) & self.facts.again
+            answered = coverage.covered(retry_policy.market_clock()) & self.facts.again
             store.ledger.record_refreshed(series_key(self.series), answered, retry_policy.clock())
         return result
 
@@ -391,7 +391,7 @@ class ChunkRun:
         What holds no bars and came without any once more is as it was: a response that has bars on
         one side of it only takes nothing back, and needs no second one to be believed.
         """
-        again = self.facts.unproved_again(self.context.source_session.market_now())
+        again = self.facts.unconfirmed_again(self.context.source_session.market_now())
         same = [one for one in again if not self.context.store.read(self.series, one).num_rows]
         return (self.facts.proved & self.facts.again) | IntervalSet(same)
 
@@ -600,7 +600,7 @@ class Case:
         self.was_empty = False
         self._refute(found)
         self._record_findings(found.bars, answer.implausible)
-        chunk_run.cover(Coverage(bars=found.covered), found.bars)
+        chunk_run.cover(Coverage(bars=found.is_covered), found.bars)
         chunk_run.learn_from_bars(found.bars)
         self._say(chunk, found)
         self._widen()
@@ -615,7 +615,7 @@ class Case:
         self._part(chunk, before)
         if found.begins_at is not None:
             await chunk_run.learn_beginning(ask=False)
-        return f"{found.bars.num_rows} bars, {found.covered.length} covered"
+        return f"{found.bars.num_rows} bars, {found.is_covered.length} covered"
 
     def _record_findings(self, bars: pa.Table, implausible: Sequence[int]) -> None:
         """Remember which of the bars to be kept are implausible.
@@ -708,7 +708,7 @@ class Case:
         if bounds.end < span.interval.end or not held.clip(span.interval):
             return False
         day = need.calendar.day_of(span.closes_at - timedelta(microseconds=1))
-        if may_be_suspect(chunk_run.series.instrument, day) or not is_closed(span, need.now):
+        if may_be_sparse(chunk_run.series.instrument, day) or not is_closed(span, need.now):
             return False
         chunk_run.cover(Coverage(bars=gaps))
         return True

@@ -98,7 +98,7 @@ class Confirmation:
         self._prove(found)
         empty = [one for one in found if any(said.kind in NONE_CAME for said in one.statements)]
         self._chunk_run.facts.came_empty = IntervalSet(one.span.interval for one in empty)
-        self._chunk_run.facts.doubted = IntervalSet(
+        self._chunk_run.facts.unconfirmed = IntervalSet(
             one.span.interval
             for one in empty
             if self._chunk_run.oldest_known() is not None and not self._is_before_bars(one)
@@ -151,15 +151,15 @@ class Confirmation:
     def _take_back(self) -> bool:
         """Request what daily bars were to prove and said nothing of; say whether there is any."""
         today = self._chunk_run.context.source_session.gateway_now().date()
-        silent = [
+        empty = [
             one.span.interval
             for one in self._open()
             if self._left.covers(one.span.interval)
             and not any(_is_daily(said) and said.said_at.date() == today for said in one.statements)
         ]
         self._left = IntervalSet()
-        self._chunk_run.facts.resume(IntervalSet(silent))
-        return bool(silent)
+        self._chunk_run.facts.resume(IntervalSet(empty))
+        return bool(empty)
 
     def write_down(self) -> datetime | None:
         """Record what stays open, and return when the first of it can be confirmed.

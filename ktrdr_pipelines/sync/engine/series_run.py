@@ -1,7 +1,7 @@
 """The work on one series: rounds of planning and asking until nothing more can be proved.
 
 Not here: one chunk's requests (``sync.engine.chunk_run``), how patiently the gateway is asked
-(``sync.engine.source_session``), when settled bars are written (``sync.engine.writer``).
+(``sync.engine.source_session``), when covered bars are written (``sync.engine.writer``).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     EntitlementError,
     GatewayError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     GatewayUnreachableError,
     RequestTooLongError,
 )
@@ -88,7 +88,7 @@ class SeriesRun:
         return self._facts.wanted if self._chunk_run.is_dead else self._failed
 
     async def run(self) -> None:
-        """Ask until nothing more can be proved; what is settled is saved however it ends.
+        """Ask until nothing more can be proved; what is covered is saved however it ends.
 
         Raises:
             GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
@@ -219,7 +219,7 @@ class SeriesRun:
             elif self._is_older(chunk):
                 self._older_without_bars += 1
                 await self._chunk_run.learn_beginning(ask=self._chunk_run.is_beginning_seen)
-        except (GatewaySilentError, RequestTooLongError) as error:
+        except (GatewayTimeoutError, RequestTooLongError) as error:
             timeframe = self._facts.series.timeframe
             refused = case.asking.duration if isinstance(error, RequestTooLongError) else ""
             if self._context.widths.narrow(timeframe, case.asking.sessions, refused=refused):
@@ -260,13 +260,13 @@ class SeriesRun:
             chunk_run.stop = error
 
     def _close_attempts(self) -> None:
-        """Write down what asking could not settle, and forget what is settled by now."""
+        """Write down what asking could not cover, and forget what is covered by now."""
         chunk_run = self._chunk_run
         now, here = (
             self._context.source_session.now(),
             self._context.source_session.retry_policy.market_clock(),
         )
-        chunk_run.tries.forget_settled(lambda interval: self._facts.open_in(interval, now, here))
+        chunk_run.tries.forget_covered(lambda interval: self._facts.open_in(interval, now, here))
         bounds = self._facts.left(chunk_run.need(everything=True), here).bounds
         if chunk_run.is_dead and bounds:
             chunk_run.tries.left_open(bounds, AttemptKind.NO_DATA, "no data at all")
@@ -276,7 +276,7 @@ class SeriesRun:
     def _take_refreshed(self) -> None:
         """Take in what came again, and remember the sparse sessions that have no more bars."""
         self.refreshed = self._chunk_run.refreshed() if self._facts.again else IntervalSet()
-        asked = [one for one in self._facts.suspects if self.refreshed.covers(one.interval)]
+        asked = [one for one in self._facts.sparse_sessions if self.refreshed.covers(one.interval)]
         if not asked:
             return
         series, store = self._facts.series, self._context.store

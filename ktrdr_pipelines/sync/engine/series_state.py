@@ -1,6 +1,6 @@
 """The state of one series in a load: wanted, covered, excused, deferred.
 
-What one load knows of its series: what is wanted, settled, excused and set aside.
+What one load knows of its series: what is wanted, covered, excused and set aside.
 
 The outlook of a series: what a job wants of it and what is missing, as far as the store knows.
 
@@ -27,7 +27,7 @@ from ktrdr_pipelines.domain.planning.gaps import (
 )
 from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, LoadOptions, Mode, wanted_by
 from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM, AttemptKind
-from ktrdr_pipelines.domain.planning.sparse_sessions import may_be_suspect, suspect_days
+from ktrdr_pipelines.domain.planning.sparse_sessions import may_be_sparse, sparse_days
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.bars.bar_store import BarStore
@@ -39,7 +39,7 @@ from ktrdr_pipelines.sync.engine.writer import FailedAttempts, next_try, put_off
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class SparseSession:
     """A session that has far fewer bars than its neighbours, and how many."""
 
     day: date
@@ -54,11 +54,11 @@ class SeriesState:
         series: what is loaded.
         wanted: the interval that is wanted, on the stamp axis; sessions that it cuts are wanted
             as a whole.
-        coverage: what is settled on disk.
+        coverage: what is covered on disk.
         calendar: the sessions that are expected.
-        again: what is asked for once more although it is settled, on the stamp axis; whole
+        again: what is asked for once more although it is covered, on the stamp axis; whole
             sessions too.
-        suspects: the sessions for whose sake it is, if for any.
+        sparse sessions: the sessions for whose sake it is, if for any.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SeriesState:
         *,
         calendar: SessionCalendar,
         again: IntervalSet | None = None,
-        suspects: tuple[Suspect, ...] = (),
+        sparse_sessions: tuple[SparseSession, ...] = (),
     ) -> None:
         self.series = series
         self.calendar = calendar
@@ -78,13 +78,13 @@ class SeriesState:
         self.empty = IntervalSet()
         self.begins: date | None = None
         self.again = whole_sessions(self.calendar, series.timeframe, again or IntervalSet())
-        self.suspects = suspects
+        self.sparse_sessions = sparse_sessions
         self.proved = IntervalSet()
-        self.doubted = self.came_empty = IntervalSet()
+        self.unconfirmed = self.came_empty = IntervalSet()
         self.left_alone = IntervalSet()
         self.next_try_at: datetime | None = None
         self._stored = coverage
-        self._settled: IntervalSet | None = None
+        self._covered: IntervalSet | None = None
         self._deferred = IntervalSet()
         self._answered = IntervalSet()
 
@@ -111,11 +111,11 @@ class SeriesState:
             calendar=self.calendar,
             timeframe=self.series.timeframe,
             wanted=wanted if everything else wanted - self._deferred,
-            settled=self._known(proof_now),
+            covered=self._known(proof_now),
             now=now,
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
             known_from=bars.start if bars else None,
-            doubted=self.empty_before | self.doubted,
+            unconfirmed=self.empty_before | self.unconfirmed,
             came_empty=self.empty_before | self.came_empty,
         )
 
@@ -139,15 +139,15 @@ class SeriesState:
 
         ``proof_now`` is this machine's time, as in ``need``.
 
-        Asking again takes nothing back: what was settled before and could not be had again is
-        settled still.
+        Asking again takes nothing back: what was covered before and could not be had again is
+        covered still.
         """
-        before = self._stored.settled(proof_now)
+        before = self._stored.covered(proof_now)
         return due_gaps(
             need.calendar,
             need.timeframe,
             wanted=need.wanted,
-            settled=need.settled | before,
+            covered=need.covered | before,
             now=need.now,
         )
 
@@ -157,7 +157,7 @@ class SeriesState:
             self.calendar,
             self.series.timeframe,
             wanted=IntervalSet([interval]) - self.before_listing,
-            settled=self._known(proof_now),
+            covered=self._known(proof_now),
             now=now,
         )
 
@@ -165,17 +165,17 @@ class SeriesState:
         """Take in what a response covered, or what was proved to be empty."""
         self.bars |= coverage.bars
         self.empty |= IntervalSet(proof.interval for proof in coverage.empty)
-        covered = coverage.settled(proof_now)
-        self.proved |= covered
-        self._settled = self._known(proof_now) | covered
+        is_covered = coverage.covered(proof_now)
+        self.proved |= is_covered
+        self._covered = self._known(proof_now) | is_covered
 
     def answered(self, interval: IntervalSet) -> None:
         """Take in that responses came to requests for these timestamps, whatever they held."""
         self._answered |= interval
 
-    def unproved_again(self, proof_now: datetime) -> IntervalSet:
-        """Give what was settled and requested again, to responses that prove nothing of it."""
-        return (self.again & self._answered & self._stored.settled(proof_now)) - self.proved
+    def unconfirmed_again(self, proof_now: datetime) -> IntervalSet:
+        """Give what was covered and requested again, to responses that prove nothing of it."""
+        return (self.again & self._answered & self._stored.covered(proof_now)) - self.proved
 
     @property
     def bars_before(self) -> IntervalSet:
@@ -197,12 +197,12 @@ class SeriesState:
     def learn(self, stored: Coverage, proof_now: datetime) -> None:
         """Take in what stands on disk by now, by whomever; it answers no second question."""
         self.bars |= stored.bars
-        self._settled = self._known(proof_now) | (stored.settled(proof_now) - self.again)
+        self._covered = self._known(proof_now) | (stored.covered(proof_now) - self.again)
 
     def _known(self, proof_now: datetime) -> IntervalSet:
-        if self._settled is None:
-            self._settled = self._stored.settled(proof_now) - self.again
-        return self._settled
+        if self._covered is None:
+            self._covered = self._stored.covered(proof_now) - self.again
+        return self._covered
 
     def learn_calendar(self, calendar: SessionCalendar) -> None:
         """Expect other sessions than so far; what was wanted stays wanted."""
@@ -250,7 +250,7 @@ class Job:
     """One series to load: by mode and bounds, or an interval of timestamps.
 
     ``asked_by`` says whether what was tried in vain is put off; ``refresh`` asks also for what is
-    settled, once.
+    covered, once.
     """
 
     series: Series
@@ -270,7 +270,7 @@ class SeriesStates:
     """Looks at series of one store.
 
     Args:
-        store: what is settled.
+        store: what is covered.
         calendars: which sessions are expected.
         ranges: where data begin.
         clock: real time.
@@ -325,14 +325,19 @@ class SeriesStates:
         return gaps - of_open_session(need, gaps)
 
     def facts(self, series: Series, wanted: IntervalSet, options: LoadOptions) -> SeriesState:
-        """Give what is known of a series: what is settled, excused and put off."""
+        """Give what is known of a series: what is covered, excused and put off."""
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
-        suspects = () if options.refresh or options.tail else self.due_sparse(series)
-        again = IntervalSet(one.interval for one in suspects) & wanted
+        sparse_sessions = () if options.refresh or options.tail else self.due_sparse(series)
+        again = IntervalSet(one.interval for one in sparse_sessions) & wanted
         if options.refresh:
             again = wanted - self._refreshed(series)
         facts = SeriesState(
-            series, wanted, coverage, calendar=calendar, again=again, suspects=suspects
+            series,
+            wanted,
+            coverage,
+            calendar=calendar,
+            again=again,
+            sparse_sessions=sparse_sessions,
         )
         contract_id = known_contract(self._store, series)
         if contract_id is not None:
@@ -345,7 +350,7 @@ class SeriesStates:
         known = self._store.ledger.refreshed(series_key(series), self._clock())
         return known.intervals if known else IntervalSet()
 
-    def due_sparse(self, series: Series) -> tuple[Suspect, ...]:
+    def due_sparse(self, series: Series) -> tuple[SparseSession, ...]:
         """Return the sparse sessions that may be requested once more by now.
 
         A second response counts only some time after the first: a gateway that is ill for a
@@ -356,9 +361,11 @@ class SeriesStates:
             for attempt in self._store.ledger.attempts(series_key(series))
             if attempt.kind is AttemptKind.SPARSE and not attempt.is_due(self._clock())
         )
-        return tuple(one for one in self.suspects(series) if not early.clip(one.interval))
+        return tuple(one for one in self.sparse_sessions(series) if not early.clip(one.interval))
 
-    def suspects(self, series: Series, begins: date | None = None) -> tuple[Suspect, ...]:
+    def sparse_sessions(
+        self, series: Series, begins: date | None = None
+    ) -> tuple[SparseSession, ...]:
         """Return the sparse sessions: far fewer bars than their neighbours, or none.
 
         What was requested once more and gave the same is not sparse any more, and what is proved
@@ -369,18 +376,18 @@ class SeriesStates:
             return ()
         spans, rows = span_arrays(calendar, series.timeframe), self._store.rows_per_session(series)
         traded = self._store.traded_per_session(series)
-        settled, now = interval_arrays(coverage.bars), micros(self._market_clock())
+        covered, now = interval_arrays(coverage.bars), micros(self._market_clock())
         confirmed = self._store.ledger.confirmed(series_key(series))
         found = (
             (spans.days[place].item(), int(spans.spans.starts[place]), int(spans.spans.ends[place]))
-            for place in suspect_days(spans, rows, settled, now, traded=traded)
+            for place in sparse_days(spans, rows, covered, now, traded=traded)
         )
         return tuple(
-            Suspect(day, Interval(moment(start), moment(end)), rows.get(day, 0))
+            SparseSession(day, Interval(moment(start), moment(end)), rows.get(day, 0))
             for day, start, end in found
             if confirmed.get(day) != rows.get(day, 0)
             and day != begins
-            and may_be_suspect(series.instrument, day)
+            and may_be_sparse(series.instrument, day)
         )
 
     def recall_beginning(self, facts: SeriesState, contract_id: int) -> None:

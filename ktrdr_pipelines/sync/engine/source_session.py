@@ -24,7 +24,7 @@ from ktrdr_pipelines.errors import (
     ClientIdInUseError,
     ConnectionLostError,
     GatewayError,
-    GatewaySilentError,
+    GatewayTimeoutError,
     GatewayUnreachableError,
     PacingError,
 )
@@ -131,7 +131,7 @@ class SourceSession:
         self._stack = AsyncExitStack()
         self._source: BarSource | None = None
         self._opening = asyncio.Lock()
-        self._silent_in_a_row = 0
+        self._timeouts_in_a_row = 0
         self._given_up: GatewayError | None = None
 
     def __repr__(self) -> str:
@@ -258,12 +258,12 @@ class SourceSession:
             raise ConnectionLostError(
                 "asking the gateway", reason="the question was cancelled from inside the connection"
             ) from error
-        except GatewaySilentError:
-            self._silent_in_a_row += 1
-            if self._silent_in_a_row > self.retry_policy.max_retries:
+        except GatewayTimeoutError:
+            self._timeouts_in_a_row += 1
+            if self._timeouts_in_a_row > self.retry_policy.max_retries:
                 await self._drop(source)
             raise
-        self._silent_in_a_row = 0
+        self._timeouts_in_a_row = 0
         return answer
 
     async def _drop(self, source: BarSource) -> None:
@@ -271,7 +271,7 @@ class SourceSession:
         async with self._opening:
             if self._source is source:
                 self._source = None
-                self._silent_in_a_row = 0
+                self._timeouts_in_a_row = 0
                 stack, self._stack = self._stack, AsyncExitStack()
                 await stack.aclose()
 

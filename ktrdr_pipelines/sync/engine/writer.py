@@ -37,7 +37,7 @@ _MOST_ROWS = 500_000
 
 @dataclass(slots=True)
 class _Pending:
-    """What is settled and not on disk yet, and the claims that it was asked under."""
+    """What is covered and not on disk yet, and the claims that it was asked under."""
 
     tables: list[pa.Table] = field(default_factory=list)
     coverage: Coverage = field(default_factory=Coverage)
@@ -62,7 +62,7 @@ class _Pending:
 
 
 class Commits:
-    """Collects what answers settle and writes it every few seconds, in a thread of its own.
+    """Collects what answers cover and writes it every few seconds, in a thread of its own.
 
     Args:
         save: writes bars and coverage of the series.
@@ -96,7 +96,7 @@ class Commits:
         self._pending.claimed.append(interval)
 
     def add(self, bars: pa.Table | None, coverage: Coverage) -> None:
-        """Take in what one answer settled."""
+        """Take in what one answer covered."""
         if bars is not None and bars.num_rows:
             self._pending.tables.append(bars)
             self._pending.rows += bars.num_rows
@@ -229,8 +229,8 @@ class FailedAttempts:
             for kind in SERIES_WIDE:
                 self._ledger.forget_attempts(self._key, kind)
 
-    def forget_settled(self, gaps_in: Callable[[Interval], IntervalSet]) -> None:
-        """Forget tries at what is settled or excused by now; ``gaps_in`` gives what is not.
+    def forget_covered(self, gaps_in: Callable[[Interval], IntervalSet]) -> None:
+        """Forget tries at what is covered or excused by now; ``gaps_in`` gives what is not.
 
         A sparse session is covered and waits all the same (``sparse``).
         """
