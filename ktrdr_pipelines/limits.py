@@ -229,7 +229,7 @@ class IbLimitsRegistry:
         "C",
     )
     MAX_CLIENTS: Final = Limit(32, "clients connected to one gateway", _CAMPUS, "O")
-    CLIENT_ID_TRIES: Final = Limit(3, "ids tried before giving up", "live issue logs", "L")
+    CLIENT_ID_ATTEMPTS: Final = Limit(3, "ids tried before giving up", "live issue logs", "L")
     CLIENT_ID_PAUSE_S: Final = Limit(1.5, "seconds between those tries", "live issue logs", "L")
     CONNECT_PAUSE_S: Final = Limit(
         (3.0, 60.0),

@@ -92,7 +92,7 @@ def tell(
     say_table(_COLUMNS, (_row(report, calendars) for report in reports))
     for line in _error_lines(reports):
         say(line)
-    for line in _gap_lines([one for one in reports if one.unexplained | one.put_off], calendars):
+    for line in _gap_lines([one for one in reports if one.unexplained | one.deferred], calendars):
         say(line)
     for line in (*_refresh_lines(reports), *_unconfirmed_lines(reports)):
         say(line)
@@ -126,7 +126,7 @@ def _result(report: SeriesReport) -> str:
     words = (
         (report.error is not None, "failed"),
         (report.unconfirmed and not left - report.unconfirmed, "unconfirmed"),
-        (report.put_off and not left - report.put_off, "put off"),
+        (report.deferred and not left - report.deferred, "put off"),
         (left, "incomplete"),
         (report.not_refreshed, "not all refreshed"),
         (report.sparse, "sparse"),
@@ -173,7 +173,7 @@ def _unconfirmed_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
 
 
 def _holes(report: SeriesReport, calendars: Calendars) -> list[Interval]:
-    left = report.unexplained | report.put_off
+    left = report.unexplained | report.deferred
     return holes(report.series, left, calendars.of(report.series.instrument))
 
 
@@ -189,7 +189,7 @@ def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iter
                 f"  {report.series}: {ranges} came without bars, to be confirmed at "
                 f"{instant_text(report.confirmed_at)} by {_BY}"
             )
-        rest = report.put_off - report.unconfirmed
+        rest = report.deferred - report.unconfirmed
         if rest and report.next_try_at is not None:
             yield (
                 f"  {report.series}: put off to {instant_text(report.next_try_at)} after failed "
@@ -230,7 +230,7 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
         "unexplained": intervals_json(report.unexplained),
         "waiting": intervals_json(report.waiting),
         "before_listing": intervals_json(report.before_listing),
-        "deferred": intervals_json(report.put_off),
+        "deferred": intervals_json(report.deferred),
         "next_try_at": report.next_try_at,
         "not_refreshed": intervals_json(report.not_refreshed),
         "sparse": intervals_json(report.sparse),

@@ -107,7 +107,7 @@ def _tail(found: SeriesGaps, now: datetime, retry_now: datetime) -> Tail | None:
     if found.error is not None or found.covered_until is None or is_behind(found):
         return None
     gaps = newer_gaps(found)
-    if _is_put_off(found, retry_now):
+    if _is_deferred(found, retry_now):
         return None
     waiting = IntervalSet(
         part
@@ -128,7 +128,7 @@ def _is_worth_asking(waiting: Interval, now: datetime) -> bool:
     return minutes < 1 or minutes & (minutes - 1) == 0
 
 
-def _is_put_off(found: SeriesGaps, now: datetime) -> bool:
+def _is_deferred(found: SeriesGaps, now: datetime) -> bool:
     """Say whether what is newest was tried in vain and is not yet to be tried again."""
     until = found.covered_until
     return any(

@@ -162,14 +162,14 @@ def of_unknown_sessions(
 ) -> SeriesGaps:
     """Say that all of a series is open whose sessions the gateway has not told yet."""
     wanted = between(first_timestamp(series, calendar), now)
-    tries = [one.next_try_at for one in known.attempts if one.next_try_at is not None]
+    due_times = [one.next_try_at for one in known.attempts if one.next_try_at is not None]
     gap = wanted and Gap(
         wanted,
         sessions=0,
         bars=0,
         reason=GapReason.MISSING,
         detail="its sessions are not known until the gateway tells them: a load asks first",
-        next_try_at=max(tries, default=None),
+        next_try_at=max(due_times, default=None),
     )
     return SeriesGaps(
         series,

@@ -149,8 +149,8 @@ def claims_of(holding: SeriesFiles, known: Known, now: datetime) -> Sequence[Cla
         Claimed(part, Cause(GapReason.EXPIRED, f"proved empty at {at:%Y-%m-%d}, too long ago"))
         for part, at in holding.expired(now)
     ]
-    tried = sorted(known.attempts, key=_weight)
-    return [*expired, *(Claimed(_interval_of(one), _cause(one)) for one in tried)]
+    attempts = sorted(known.attempts, key=_weight)
+    return [*expired, *(Claimed(_interval_of(one), _cause(one)) for one in attempts)]
 
 
 def _interval_of(attempt: Attempt) -> Interval:

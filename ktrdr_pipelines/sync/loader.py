@@ -136,15 +136,15 @@ class IbDataLoader:
         if report.error is not None or report.now is None:
             return report
         missing = self._states.unexplained(job, report.now)
-        known = report.unexplained | report.waiting | report.put_off
+        known = report.unexplained | report.waiting | report.deferred
         return replace(report, unexplained=report.unexplained | (missing - known))
 
     def _record_sparse(self, facts: SeriesState, report: SeriesReport) -> None:
         """Record which sparse sessions are requested once more, and tell of them."""
         found = self._states.sparse_sessions(facts.series, facts.begins)
-        tries = FailedAttempts(self._context.store.ledger, facts.series, self._clock)
+        failed_attempts = FailedAttempts(self._context.store.ledger, facts.series, self._clock)
         interval = (one.interval for one in found)
-        tries.sparse(interval, wanted=facts.wanted, answered=facts.proved)
+        failed_attempts.sparse(interval, wanted=facts.wanted, answered=facts.proved)
         if report.sparse:
             self._report_sparse_sessions(facts.series)
 
@@ -215,7 +215,7 @@ class IbDataLoader:
         source_session = self._context.source_session
         need = facts.need(source_session.now(), self._market_clock(), everything=True)
         gaps = facts.left(need, self._market_clock())
-        waiting = of_open_session(need, gaps) - (work.in_vain if work else IntervalSet())
+        waiting = of_open_session(need, gaps) - (work.not_received if work else IntervalSet())
         again = need.gaps() - gaps - (work.refreshed if work else IntervalSet())
         found = () if options.tail else self._states.sparse_sessions(facts.series, facts.begins)
         unexplained = gaps - waiting
@@ -235,7 +235,7 @@ class IbDataLoader:
             before_listing=facts.before_listing,
             failures=tuple(work.failures) if work else (),
             now=need.now,
-            put_off=facts.left_alone & gaps,
+            deferred=facts.skipped & gaps,
             next_try_at=facts.next_try_at,
             not_refreshed=again - of_open_session(need, again),
             sparse=IntervalSet(one.interval for one in found) & facts.wanted,

@@ -86,10 +86,10 @@ def _year(year: int) -> tuple[pa.Table, Coverage]:
     return bars, Coverage(IntervalSet([interval_between(calendar, Timeframe.M5, first, end)]))
 
 
-def _best_s(work: Callable[[], object], tries: int = 7) -> float:
+def _best_s(work: Callable[[], object], attempts: int = 7) -> float:
     """Give the shortest of several runs: the one least disturbed."""
     times = []
-    for _ in range(tries):
+    for _ in range(attempts):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)

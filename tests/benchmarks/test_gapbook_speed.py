@@ -114,10 +114,10 @@ def _plainly(layout: StoreLayout) -> int:
         return count + len(ledger.mirrors())
 
 
-def _best_s(work: Callable[[], object], tries: int = 3) -> float:
+def _best_s(work: Callable[[], object], attempts: int = 3) -> float:
     """Give the least processor time of several runs: others on the machine do not count."""
     times = []
-    for _ in range(tries):
+    for _ in range(attempts):
         start = time.process_time()
         work()
         times.append(time.process_time() - start)

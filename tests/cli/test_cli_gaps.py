@@ -33,7 +33,7 @@ def _take_out(path: Path, day: str) -> None:
     pq.write_table(table.filter(pc.not_equal(dates, day)), path)
 
 
-def _tried(store: Path, kind: str, error: str) -> None:
+def _retrying(store: Path, kind: str, error: str) -> None:
     ledger = Ledger(open_store(store).ledger)
     at = datetime.now(tz=UTC)
     ledger.record_attempt(
@@ -80,7 +80,7 @@ def test_a_day_taken_out_is_named_with_its_reason(ktrdr: Any, store: Path, gatew
 
 def test_the_reason_is_told_once(ktrdr: Any, store: Path) -> None:
     """What the gateway said stands below the table, with the number of gaps that it explains."""
-    _tried(store, "error", "no answer in 30 s")
+    _retrying(store, "error", "no answer in 30 s")
     told = ktrdr("gaps", "MSFT", "1d")
     assert "failed: no answer in 30 s (1 gap)" in told.out
     assert " failed " in told.out
@@ -146,7 +146,7 @@ def test_the_picture_shows_what_is_there(
 
 def test_blocked_series_are_named_with_what_is_missing(ktrdr: Any, store: Path) -> None:
     """Status says which series are blocked, what the gateway said and when it is tried again."""
-    _tried(store, "blocked", "No market data permissions for ISLAND STK")
+    _retrying(store, "blocked", "No market data permissions for ISLAND STK")
     told = ktrdr("status")
     assert "blocked: MSFT 1d: No market data permissions for ISLAND STK" in told.out
     assert "tried again at" in told.out

@@ -135,8 +135,8 @@ def test_an_open_session_is_nobodys_fault(timeframe: Timeframe) -> None:
 def test_an_attempt_says_why_and_when_again_and_excuses_nothing() -> None:
     """A failed interval stays a gap, parted from what was never tried."""
     cause = Cause(GapReason.FAILED, "no answer in 30 s", _at("2024-05-02T00:00"))
-    tried = Claimed(Interval(_at("2024-02-01T00:00"), _at("2024-03-01T00:00")), cause)
-    before, failed, after = _gaps(Timeframe.D1, [], claimed=[tried])
+    attempted = Claimed(Interval(_at("2024-02-01T00:00"), _at("2024-03-01T00:00")), cause)
+    before, failed, after = _gaps(Timeframe.D1, [], claimed=[attempted])
     assert (failed.reason, failed.detail, failed.next_try_at) == cause
     assert failed.sessions == 20
     assert before.reason is after.reason is GapReason.MISSING

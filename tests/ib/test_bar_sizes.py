@@ -231,10 +231,10 @@ def test_a_schedule_falls_back_as_daily_bars_do(bench: Any, aapl: Instrument, wo
 
 def test_what_is_accepted_outlasts_a_restart_of_the_machine(rate_limiter: Any) -> None:
     """It belongs to the gateway's software; widths and pauses are of one run of the machine."""
-    tried: list[str] = []
+    attempted: list[str] = []
 
     async def request(size: str) -> str:
-        tried.append(size)
+        attempted.append(size)
         if size != "1W":
             raise BarSizeRefusedError("bars", reason=REFUSED[1], code=321)
         return size
@@ -246,7 +246,7 @@ def test_what_is_accepted_outlasts_a_restart_of_the_machine(rate_limiter: Any) -
 
     asyncio.run(after("first"))
     asyncio.run(after("second"))
-    assert tried == ["1 week", "1W", "1W"]
+    assert attempted == ["1 week", "1W", "1W"]
 
 
 def test_a_list_of_durations_is_none_of_bar_sizes(bench: Any, aapl: Instrument, words: Any) -> None:

@@ -32,7 +32,7 @@ class Bench:
         self.told: list[tuple[str, float]] = []
 
     @property
-    def tried(self) -> list[int]:
+    def attempted(self) -> list[int]:
         """The client ids that the gateway saw, in their order."""
         return [int(fields[2]) for fields in self.gateway.asked(71)]
 
@@ -80,7 +80,7 @@ def held(config: GatewayConfig, gateways: Any, words: Any) -> Any:
 
     def make(refusals: float, ids: tuple[int, int] = (201, 250)) -> Bench:
         def start(talk: Any, fields: list[str]) -> None:
-            if len(bench.tried) > refusals:
+            if len(bench.attempted) > refusals:
                 words.start(talk, fields)
                 return
             talk.error(-1, 326, "Unable to connect as the client id is already in use.")
@@ -99,7 +99,7 @@ def test_a_run_waits_until_the_gateway_lets_go_of_an_id(held: Any) -> None:
     """Three ids with short pauses, then one at a time with growing ones, and the reason is told."""
     bench = held(6)
     assert bench.ask(wait_s=600) == [207]
-    assert bench.tried == [201, 202, 203, 204, 205, 206, 207]
+    assert bench.attempted == [201, 202, 203, 204, 205, 206, 207]
     assert bench.naps == [1.5, 1.5]
     assert bench.pauses == [3.0, 6.0, 12.0, 24.0]
     why = (
@@ -118,7 +118,7 @@ def test_pauses_are_bounded_and_so_is_the_wait(held: Any) -> None:
     (error,) = bench.ask(wait_s=240)
     assert bench.pauses == [3.0, 6.0, 12.0, 24.0, 48.0, 60.0, 60.0, 27.0]
     assert sum(bench.pauses) == 240
-    assert len(bench.tried) == 3 + len(bench.pauses) == len(set(bench.tried))
+    assert len(bench.attempted) == 3 + len(bench.pauses) == len(set(bench.attempted))
     assert isinstance(error, ClientIdInUseError)
     assert error.code == 326
     assert "11 client ids, of them 207, 208, 209, 210, 211, are in use" in str(error)
@@ -128,19 +128,19 @@ def test_requests_of_one_run_wait_together(held: Any) -> None:
     """One of them walks over the ids; the others take the connection that it gets, or its error."""
     bench = held(5)
     assert bench.ask(wait_s=600, requests=8) == [206] * 8
-    assert len(bench.tried) == 6
+    assert len(bench.attempted) == 6
     bench = held(float("inf"))
     errors = bench.ask(wait_s=30, requests=8)
     assert {type(error) for error in errors} == {ClientIdInUseError}
     assert sum(bench.pauses) == 30
-    assert len(bench.tried) == 3 + len(bench.pauses)
+    assert len(bench.attempted) == 3 + len(bench.pauses)
 
 
 def test_without_a_wait_the_error_says_how_to_wait(held: Any) -> None:
     """A few tries, as after any failure, and then what may hold the ids and what to do."""
     bench = held(float("inf"))
     errors = bench.ask(requests=8)
-    assert bench.tried == [201, 202, 203, 204, 205]
+    assert bench.attempted == [201, 202, 203, 204, 205]
     assert bench.pauses == [2.0, 4.0]
     assert len(errors) == 8
     for part in (
@@ -156,7 +156,7 @@ def test_a_second_walk_finds_an_id_though_all_were_refused(held: Any) -> None:
     """The one that was refused longest ago, when that is half a minute: never none at all."""
     bench = held(3, ids=(201, 203))
     assert bench.ask(wait_s=600) == [201]
-    assert bench.tried == [201, 202, 203, 201]
+    assert bench.attempted == [201, 202, 203, 201]
     assert bench.pauses == [3.0, 6.0, 12.0, 24.0]
 
 

@@ -33,8 +33,8 @@ from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, retry_delay_
 def delays(error: GatewayError, max_retries: int = 3) -> list[float | None]:
     """Give the waits after the first five tries."""
     return [
-        retry_delay_s(error, tries, max_retries=max_retries, base_delay_s=2.0)
-        for tries in range(1, 6)
+        retry_delay_s(error, attempts, max_retries=max_retries, base_delay_s=2.0)
+        for attempts in range(1, 6)
     ]
 
 
@@ -129,9 +129,9 @@ def test_the_loading_waits_by_the_same_policy() -> None:
     """There is one policy: what the loader's patience says is what it says."""
     retry_policy = RetryPolicy(max_retries=2, delay_s=2.0, jitter=lambda: 0.0)
     for error in (GatewayTimeoutError("x"), PacingError("x"), EntitlementError("x")):
-        for tries in (1, 2, 3):
-            assert retry_policy.delay_after(error, tries) == retry_delay_s(
-                error, tries, max_retries=2, base_delay_s=2.0
+        for attempts in (1, 2, 3):
+            assert retry_policy.delay_after(error, attempts) == retry_delay_s(
+                error, attempts, max_retries=2, base_delay_s=2.0
             )
 
 

@@ -306,8 +306,8 @@ def test_an_open_session_that_could_not_be_had_is_not_complete(
         assert (
             bool(report.unexplained) is bool(report.failures) is bool(report.requests) is requests
         )
-        assert bool(report.put_off) is not requests
-        assert (report.unexplained | report.put_off).clip(made.wanted).length >= timedelta(hours=1)
+        assert bool(report.deferred) is not requests
+        assert (report.unexplained | report.deferred).clip(made.wanted).length >= timedelta(hours=1)
         assert "complete" not in report.summary
     made.bench.gateway.twist = None
     (report,) = made.bench.run(Job(made.series, mode, bounds))

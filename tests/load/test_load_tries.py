@@ -22,7 +22,7 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.store.ledger.attempts import Attempt
 from ktrdr_pipelines.store.ledger.ledger import series_key
-from ktrdr_pipelines.sync.engine.writer import next_try, put_off
+from ktrdr_pipelines.sync.engine.writer import deferred, next_try
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import World
 from tests.load.fakes import utc
@@ -44,7 +44,7 @@ def person(made: World) -> SeriesReport:
     return made.bench.run(Job(made.series, bounds=Bounds(made.wanted.start, made.wanted.end)))[0]
 
 
-def tries_of(made: World) -> list[Attempt]:
+def attempts_of(made: World) -> list[Attempt]:
     """Give the tries that are written down."""
     return made.bench.ledger.attempts(series_key(made.series))
 
@@ -73,7 +73,7 @@ def test_what_always_fails_is_asked_ever_more_rarely(world: MakeWorld) -> None:
     times = asked_at(made, days=4, every=timedelta(minutes=5))
     minutes = [(later - earlier) // timedelta(minutes=1) for earlier, later in pairwise(times)]
     assert minutes == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 1440, 1440]
-    assert tries_of(made)[0].tries == len(times)
+    assert attempts_of(made)[0].failures == len(times)
 
 
 def test_a_person_is_not_put_off(world: MakeWorld) -> None:
@@ -84,11 +84,11 @@ def test_a_person_is_not_put_off(world: MakeWorld) -> None:
     made.bench.gateway.twist = None
     report = sensor(made)
     assert (report.requests, report.is_complete) == (0, False)
-    assert report.put_off == report.unexplained
+    assert report.deferred == report.unexplained
     assert report.next_try_at == made.bench.gateway.time + timedelta(minutes=5)
     assert "put off to" in report.summary
     assert person(made).is_complete
-    assert tries_of(made) == []
+    assert attempts_of(made) == []
     made.check_complete()
 
 
@@ -104,7 +104,7 @@ def test_a_failure_puts_off_its_own_interval_alone(world: MakeWorld) -> None:
     assert len(made.bench.store.coverage(made.series).bars) == 2
     report = sensor(made)
     assert report.requests == 0
-    assert report.put_off == report.unexplained
+    assert report.deferred == report.unexplained
     made.check()
     made.bench.gateway.time += timedelta(minutes=5)
     assert sensor(made).requests == 1
@@ -126,7 +126,7 @@ def test_an_open_session_that_fails_is_not_asked_for_each_new_minute(world: Make
     made.bench.gateway.twist = None
     made.bench.gateway.time += timedelta(hours=12)
     assert sensor(made, Mode.TAIL).is_complete
-    assert tries_of(made) == []
+    assert attempts_of(made) == []
 
 
 def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
@@ -135,7 +135,7 @@ def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
     made.bench.gateway.twist = always(RequestRejectedError("bars"))
     for _ in range(3):
         person(made)
-    assert tries_of(made)[0].tries == 3
+    assert attempts_of(made)[0].failures == 3
     made.bench.gateway.twist = None
     person(made)
     made.bench.gateway.twist = always(RequestRejectedError("bars"))
@@ -145,8 +145,8 @@ def test_a_success_begins_the_count_anew(world: MakeWorld) -> None:
         type(made.wanted)(made.wanted.start, made.wanted.end + timedelta(days=14)),
     )
     person(later)
-    (attempt,) = tries_of(made)
-    assert attempt.tries == 1
+    (attempt,) = attempts_of(made)
+    assert attempt.failures == 1
     assert attempt.next_try_at == made.bench.gateway.time + timedelta(minutes=5)
 
 
@@ -157,10 +157,10 @@ def test_a_load_elsewhere_leaves_attempts_as_they_are(world: MakeWorld) -> None:
         RequestRejectedError("bars") if request.ends_at.day == 12 else bars
     )
     person(made)
-    (before,) = tries_of(made)
+    (before,) = attempts_of(made)
     day = type(made.wanted)(utc(2024, 6, 20, 4), utc(2024, 6, 21, 4))
     made.bench.load(made.series, day)
-    assert tries_of(made) == [before]
+    assert attempts_of(made) == [before]
 
 
 def test_a_contract_without_any_bar_is_not_asked_for_every_new_session(world: MakeWorld) -> None:
@@ -170,7 +170,7 @@ def test_a_contract_without_any_bar_is_not_asked_for_every_new_session(world: Ma
     times = asked_at(made, days=120, every=timedelta(days=1))
     days = [(later - earlier).days for earlier, later in pairwise(times)]
     assert days == [1, 2, 4, 8, 16, 30, 30]
-    assert {attempt.kind for attempt in tries_of(made)} == {AttemptKind.NO_DATA}
+    assert {attempt.kind for attempt in attempts_of(made)} == {AttemptKind.NO_DATA}
     assert not made.bench.store.coverage(made.series)
 
 
@@ -181,10 +181,10 @@ def test_a_missing_permission_is_probed_once_a_day(world: MakeWorld) -> None:
     times = asked_at(made, days=5, every=HOUR)
     assert {later - earlier for earlier, later in pairwise(times)} == {timedelta(days=1)}
     assert made.bench.asked == len(times) == 5
-    assert {attempt.kind for attempt in tries_of(made)} == {AttemptKind.BLOCKED}
+    assert {attempt.kind for attempt in attempts_of(made)} == {AttemptKind.BLOCKED}
     made.bench.gateway.twist = None
     assert sensor(made).is_complete
-    assert tries_of(made) == []
+    assert attempts_of(made) == []
 
 
 def test_only_a_person_goes_past_a_remembered_refusal(world: MakeWorld) -> None:
@@ -205,7 +205,7 @@ def test_a_refusal_that_lasts_minutes_is_put_off_for_minutes(world: MakeWorld) -
     made.bench.gateway.twist = always(error)
     report = sensor(made)
     assert not report.is_complete
-    assert tries_of(made)[0].next_try_at == made.bench.gateway.time + timedelta(minutes=5)
+    assert attempts_of(made)[0].next_try_at == made.bench.gateway.time + timedelta(minutes=5)
 
 
 def test_a_contract_that_is_gone_is_asked_ever_more_rarely(world: MakeWorld) -> None:
@@ -230,7 +230,7 @@ def test_a_contract_that_is_gone_is_asked_ever_more_rarely(world: MakeWorld) -> 
     assert hours == [1, 2, 4, 8, 16, 32, 64, 128, 168, 168][: len(hours)]
     assert 9 <= len(hours) <= 10
     assert made.bench.asked == asked
-    (attempt,) = tries_of(made)
+    (attempt,) = attempts_of(made)
     assert attempt.kind is AttemptKind.UNKNOWN
     for words in ("contract 265598 before", "`end:`", "ktrdr universe retire AAPL"):
         assert words in attempt.error
@@ -238,7 +238,7 @@ def test_a_contract_that_is_gone_is_asked_ever_more_rarely(world: MakeWorld) -> 
     del made.bench.gateway.contract_id
     made.bench.gateway.time += timedelta(days=7)
     assert sensor(made).is_complete
-    assert tries_of(made) == []
+    assert attempts_of(made) == []
 
 
 def test_a_whole_series_is_put_off_by_what_concerns_all_of_it(world: MakeWorld) -> None:
@@ -250,9 +250,9 @@ def test_a_whole_series_is_put_off_by_what_concerns_all_of_it(world: MakeWorld) 
     for kind, expected in (("error", own), ("probed", own), ("blocked", whole)):
         ledger.record_attempt(key, part, kind, error="x", code=None, next_try_at=now + HOUR, at=now)
         attempts = [one for one in ledger.attempts(key) if one.kind == kind]
-        assert put_off(attempts, whole, now) == expected
+        assert deferred(attempts, whole, now) == expected
         assert next_try(attempts, now) == now + HOUR
-        assert not put_off(attempts, whole, now + HOUR)
+        assert not deferred(attempts, whole, now + HOUR)
         assert next_try(attempts, now + HOUR) is None
     assert ledger.hasten_attempts(now) == 3
     assert all(one.is_due(now) for one in ledger.all_attempts()[key])
@@ -261,7 +261,7 @@ def test_a_whole_series_is_put_off_by_what_concerns_all_of_it(world: MakeWorld) 
 @pytest.mark.parametrize("kind", AttemptKind)
 def test_every_kind_has_its_times(kind: AttemptKind) -> None:
     """However often it was tried, a next time is known, and never sooner than the last."""
-    times = [retry_in(kind, tries) for tries in (*range(1, 60), 10**6)]
+    times = [retry_in(kind, attempts) for attempts in (*range(1, 60), 10**6)]
     assert times == sorted(times)
     assert times[0] >= timedelta(minutes=5)
     assert times[-1] <= timedelta(days=30)

@@ -20,7 +20,7 @@ from tests.simulator.rawclient import raw_client
 
 NOW = "2024-01-10T20:00:30+00:00"
 LEAST_OF_PLAIN = 0.45
-TRIES = 5
+ATTEMPTS = 5
 
 
 def _plain_bars_per_s(count: int = 100_000) -> float:
@@ -36,7 +36,7 @@ def _plain_bars_per_s(count: int = 100_000) -> float:
 
 
 def _assert_fast(speeds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    plain = max(_plain_bars_per_s() for _ in range(TRIES))
+    plain = max(_plain_bars_per_s() for _ in range(ATTEMPTS))
     with capsys.disabled():
         print(f"\n{max(speeds):,.0f} bars/s, plain {plain:,.0f}")  # noqa: T201  (it reports)
     assert max(speeds) > LEAST_OF_PLAIN * plain
@@ -59,7 +59,7 @@ def test_a_year_of_minutes_is_made_about_as_fast_as_python_writes(
         keep_up_to_date=False,
     )
     speeds = []
-    for _ in range(TRIES):
+    for _ in range(ATTEMPTS):
         started = time.process_time()
         found = answer(ask.setting(), request)
         speeds.append(found.count / (time.process_time() - started))
@@ -76,7 +76,7 @@ def test_a_client_is_served_about_as_fast_as_python_writes(
         running_simulator(synthetic, now=NOW, behaviour=unpaced) as server,
         raw_client(server) as client,
     ):
-        for number in range(TRIES):
+        for number in range(ATTEMPTS):
             started = time.process_time()
             client.bars(number, size="1 min", duration="1 Y", end="20240101-00:00:00")
             count = int(client.until(17, number)[4])

@@ -65,7 +65,7 @@ def test_repeated_attempts_are_counted(ledger: Ledger) -> None:
         KEY, _hours(0, 1), "error", error="lost", code=1100, next_try_at=None, at=NOW + HOUR
     )
     (attempt,) = ledger.attempts(KEY)
-    assert (attempt.tries, attempt.error, attempt.code) == (2, "lost", 1100)
+    assert (attempt.failures, attempt.error, attempt.code) == (2, "lost", 1100)
     assert (attempt.first_at, attempt.last_at, attempt.next_try_at) == (NOW, NOW + HOUR, None)
     assert ledger.attempts("MSFT|1m") == []
 

@@ -16,7 +16,7 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog.catalog import query_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, open_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
-from ktrdr_pipelines.store.maintenance.inspection import set_aside
+from ktrdr_pipelines.store.maintenance.inspection import quarantine
 from ktrdr_pipelines.store.maintenance.repair import repair
 from tests.oddities import MAKERS, PRECIOUS, outside, put
 
@@ -228,9 +228,9 @@ def test_a_file_in_quarantine_is_in_nothing_s_way(layout: StoreLayout) -> None:
     """What is set aside after a file of its folder's name goes beside that file."""
     folder = layout.bars / "symbol=AAPL"
     put(folder, "file")
-    first = set_aside(layout, folder, "odd", "nothing")
+    first = quarantine(layout, folder, "odd", "nothing")
     put(folder / "timeframe=1m", "file")
-    second = set_aside(layout, folder / "timeframe=1m", "odd", "nothing")
+    second = quarantine(layout, folder / "timeframe=1m", "odd", "nothing")
     assert first.now.read_text() == second.now.read_text() == PRECIOUS
     assert second.now.is_relative_to(layout.quarantine)
 

@@ -41,7 +41,7 @@ def test_a_whole_store_stays_as_it_is(store: BarStore, make: Any) -> None:
     before = [path.stat() for path in paths]
     report = repair(store.layout, [series.instrument], NOW)
     assert report.files == 3
-    assert (report.quarantined, report.leftovers, report.ledger_set_aside) == ((), (), None)
+    assert (report.quarantined, report.leftovers, report.quarantined_ledger) == ((), (), None)
     assert [path.stat().st_ino for path in paths] == [facts.st_ino for facts in before]
     assert query_catalog(store.layout, "FROM bars").num_rows == 30
     assert repair(store.layout).files == 3
@@ -74,8 +74,8 @@ def test_a_broken_ledger_is_set_aside(layout: StoreLayout, store: BarStore, make
     with pytest.raises(CorruptFileError):
         store.coverage(series)
     report = repair(layout, [series.instrument], NOW)
-    assert report.ledger_set_aside == layout.quarantine / "state" / "ledger.sqlite"
-    assert report.ledger_set_aside.read_bytes() == b"junk" * 5000
+    assert report.quarantined_ledger == layout.quarantine / "state" / "ledger.sqlite"
+    assert report.quarantined_ledger.read_bytes() == b"junk" * 5000
     assert store.coverage(series) == coverage
     assert store.rows(series) == 30
 
@@ -93,9 +93,9 @@ def test_a_ledger_with_other_tables_is_set_aside(
         connection.execute(change)
     with pytest.raises(CorruptFileError, match=r"ledger\.sqlite.*ktrdr repair"):
         store.coverage(series)
-    assert repair(layout, [series.instrument], NOW).ledger_set_aside is not None
+    assert repair(layout, [series.instrument], NOW).quarantined_ledger is not None
     assert store.coverage(series) == coverage
-    assert repair(layout, [series.instrument], NOW).ledger_set_aside is None
+    assert repair(layout, [series.instrument], NOW).quarantined_ledger is None
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 100])
@@ -293,9 +293,9 @@ def test_a_ledger_whose_values_make_no_sense_is_set_aside(
         connection.execute(statement)
         connection.commit()
     report = repair(layout, [series.instrument], NOW)
-    assert report.ledger_set_aside is not None
+    assert report.quarantined_ledger is not None
     assert report.quarantined == ()
-    assert repair(layout, [series.instrument], NOW).ledger_set_aside is None
+    assert repair(layout, [series.instrument], NOW).quarantined_ledger is None
     assert store.rows(series) == 30
     assert query_catalog(layout, "FROM bars").num_rows == 30
 
@@ -319,7 +319,7 @@ def test_changed_bits_in_the_ledger_never_stop_a_repair(
             path.unlink()
         layout.ledger.write_bytes(data)
         assert repair(layout, [series.instrument], NOW).quarantined == ()
-        assert repair(layout, [series.instrument], NOW).ledger_set_aside is None
+        assert repair(layout, [series.instrument], NOW).quarantined_ledger is None
         assert store.rows(series) == 30
 
 
@@ -336,6 +336,6 @@ def test_what_was_set_aside_before_the_ledger_failed_is_told(
         connection.execute("INSERT INTO findings VALUES ('MSFT|1m', 1, 'no kind', 'x', 1)")
         connection.commit()
     report = repair(layout, [series.instrument, last.instrument], NOW)
-    assert report.ledger_set_aside is not None
+    assert report.quarantined_ledger is not None
     assert [one.was for one in report.quarantined] == [first]
     assert report.files == 3

@@ -48,7 +48,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     config = GatewayConfig.from_settings(load_settings())
     checks = run_stoppable(examine(config))
-    hasten_tries()
+    make_attempts_due()
     is_good = all(check.verdict is not Verdict.WRONG for check in checks)
     if as_json:
         told = [asdict(check) for check in checks]
@@ -58,7 +58,7 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(ExitCode.DONE if is_good else ExitCode.FAILED)
 
 
-def hasten_tries() -> None:
+def make_attempts_due() -> None:
     """Let sensors of the store, where there is one, try again at once what they have put off."""
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.layout import open_store

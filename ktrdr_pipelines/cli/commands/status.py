@@ -576,8 +576,8 @@ def _remark(state: "SeriesGaps") -> str:
         return "unreadable"
     if not state.rows and state.gaps and not state.attempts:
         return "empty"
-    tries = counted(len(state.attempts), "failed try", "failed tries")
-    return "blocked" if state.is_blocked else tries if state.attempts else ""
+    failures = counted(len(state.attempts), "failed try", "failed tries")
+    return "blocked" if state.is_blocked else failures if state.attempts else ""
 
 
 def _document(
@@ -637,7 +637,7 @@ def _state_json(state: "SeriesGaps", explained: "Sequence[ExplainedRange]") -> d
                 "end": attempt.interval.end,
                 "error": attempt.error,
                 "code": attempt.code,
-                "failures": attempt.tries,
+                "failures": attempt.failures,
                 "next_try_at": attempt.next_try_at,
             }
             for attempt in state.attempts

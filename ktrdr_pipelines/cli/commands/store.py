@@ -86,10 +86,10 @@ def repair(
     from ktrdr_pipelines.app.workspace import renew_catalog
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.layout import open_store
-    from ktrdr_pipelines.store.maintenance.odd_paths import set_odd_paths_aside
+    from ktrdr_pipelines.store.maintenance.odd_paths import quarantine_odd_paths
     from ktrdr_pipelines.store.maintenance.repair import repair as repair_store
 
-    odd = set_odd_paths_aside(open_store(data_folder(load_settings())))
+    odd = quarantine_odd_paths(open_store(data_folder(load_settings())))
     place = _place_after(odd)
     instruments = list(place.universe.instruments.values())
     report = repair_store(place.layout, instruments, place.clock.real_now(), seal=seal)
@@ -141,8 +141,8 @@ def _tell_repaired(report: "RepairReport") -> None:
         say(f"{counted(len(report.sealed), 'file')} of earlier versions given digests")
     if report.leftovers:
         say(f"removed {counted(len(report.leftovers), 'unfinished file')}")
-    if report.ledger_set_aside:
-        say(f"the ledger was damaged; the old one is {report.ledger_set_aside}")
+    if report.quarantined_ledger:
+        say(f"the ledger was damaged; the old one is {report.quarantined_ledger}")
     if report.forgotten:
         say(f"{counted(report.forgotten, 'old request')} dropped from the audit")
 

@@ -92,14 +92,14 @@ def waits_until(due_print: str, past: Sequence[PastRun]) -> datetime | None:
     A run after which the same is due has changed nothing; one that failed before it could ask
     leaves no attempt behind that would hold it back.
     """
-    in_vain = 0
+    failures = 0
     for run in past:
         if run.print != due_print:
             break
-        in_vain += 1
-    if not in_vain:
+        failures += 1
+    if not failures:
         return None
-    factor: int = 4 ** min(in_vain - 1, 6)
+    factor: int = 4 ** min(failures - 1, 6)
     return past[0].ended_at + min(FIRST_WAIT * factor, LONGEST_WAIT)
 
 

@@ -65,13 +65,13 @@ def wanted_by(
     *,
     bounds: Bounds,
     coverage: Coverage,
-    tried: IntervalSet | None = None,
+    failed: IntervalSet | None = None,
     calendar: SessionCalendar,
     now: datetime,
 ) -> IntervalSet:
     """Give the interval of timestamps that a mode means for a series.
 
-    With nothing covered yet, every mode means everything from the start. ``tried`` is what
+    With nothing covered yet, every mode means everything from the start. ``failed`` is what
     attempts are recorded for: a tail asks again for what earlier ones could not have.
     """
     everything = _everything(series, bounds, calendar, now)
@@ -82,7 +82,7 @@ def wanted_by(
         return IntervalSet([everything])
     if mode is Mode.TAIL:
         part = between(max(everything.start, covered.end), everything.end)
-        again = tried.clip(everything) if tried else IntervalSet()
+        again = failed.clip(everything) if failed else IntervalSet()
         return again | IntervalSet([part] if part else [])
     part = between(everything.start, min(everything.end, covered.start))
     return IntervalSet([part] if part else [])

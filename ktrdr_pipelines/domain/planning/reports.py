@@ -21,7 +21,7 @@ class SeriesReport:
     ``waiting`` belongs to a session that is still open, and nothing failed there;
     ``before_listing`` lies before the gateway's oldest data. ``failures`` holds what single
     requests met after all tries; ``error`` is what kept the series from being worked on at all.
-    ``now`` is the gateway's time at the end. ``put_off`` is deferred until ``next_try_at`` after
+    ``now`` is the gateway's time at the end. ``deferred`` is deferred until ``next_try_at`` after
     failed attempts; it may belong to an open session. ``not_refreshed`` was to be requested again,
     could not be had, and stands as it was. ``sparse`` are sparse sessions: they are covered and
     hold far fewer bars than their neighbours; they are requested once more later. ``unconfirmed``
@@ -43,7 +43,7 @@ class SeriesReport:
     failures: tuple[GatewayError, ...] = ()
     error: KtrdrError | None = None
     now: datetime | None = None
-    put_off: IntervalSet = field(default_factory=IntervalSet)
+    deferred: IntervalSet = field(default_factory=IntervalSet)
     next_try_at: datetime | None = None
     not_refreshed: IntervalSet = field(default_factory=IntervalSet)
     sparse: IntervalSet = field(default_factory=IntervalSet)
@@ -71,7 +71,7 @@ class SeriesReport:
         All came that was requested again. What an open session lacks by now may still come,
         unless requests for it failed.
         """
-        left = self.unexplained or self.put_off or self.not_refreshed or self.sparse
+        left = self.unexplained or self.deferred or self.not_refreshed or self.sparse
         return not left and not self.disagreements and self.error is None
 
     @property
@@ -91,13 +91,13 @@ class SeriesReport:
         elif self.not_refreshed:
             state = "not all refreshed"
         else:
-            state = "the open session is missing" if self.put_off else self._unconfirmed_text
+            state = "the open session is missing" if self.deferred else self._unconfirmed_text
         if self.unconfirmed and self.confirmed_at:
             state += (
                 f", {len(self.unconfirmed)} came without bars and can be confirmed at "
                 f"{self.confirmed_at:%Y-%m-%d %H:%MZ}"
             )
-        elif self.put_off and self.next_try_at:
+        elif self.deferred and self.next_try_at:
             state += f", put off to {self.next_try_at:%Y-%m-%d %H:%MZ} after failed attempts"
         return f"{state}, session still open" if self.waiting else state
 

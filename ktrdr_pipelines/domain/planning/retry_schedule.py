@@ -39,10 +39,10 @@ TO_CONFIRM: Final = frozenset({AttemptKind.PROBED, AttemptKind.CONTRADICTED})
 """Kinds of ranges that wait for another statement."""
 
 
-def retry_in(kind: AttemptKind, tries: int) -> timedelta:
+def retry_in(kind: AttemptKind, failures: int) -> timedelta:
     """Give how long to leave alone what was tried so often, at least once, in vain.
 
     It doubles with each try, without any chance in it: two processes come to the same moment.
     """
     first_s, longest_s = IbLimitsRegistry.TRY_AGAIN_S.value[kind.value]
-    return timedelta(seconds=min(first_s * 2 ** min(tries - 1, _MOST_DOUBLINGS), longest_s))
+    return timedelta(seconds=min(first_s * 2 ** min(failures - 1, _MOST_DOUBLINGS), longest_s))

@@ -233,9 +233,9 @@ class IbConnectionStrategy:
         a gateway that is asked again and again refuses everyone (grade L).
         """
         ids = self._config.client_id_ranges[operation]
-        tries = IbLimitsRegistry.CLIENT_ID_TRIES.value
-        if len(self._leases.refused(ids)) >= tries:
-            tries = 1
+        attempts = IbLimitsRegistry.CLIENT_ID_ATTEMPTS.value
+        if len(self._leases.refused(ids)) >= attempts:
+            attempts = 1
         refused: list[int] = []
         while True:
             lease = self._leases.lease(ids, skipped=refused)
@@ -245,7 +245,7 @@ class IbConnectionStrategy:
                 self._leases.quarantine(lease.client_id)
                 refused.append(lease.client_id)
                 lease.release()
-                if len(refused) >= min(tries, ids[1] - ids[0] + 1):
+                if len(refused) >= min(attempts, ids[1] - ids[0] + 1):
                     known = {*self._leases.refused(ids), *refused}
                     raise ids_refused(self._config, sorted(known)) from error.__cause__
             except BaseException:

@@ -34,7 +34,7 @@ from ktrdr_pipelines.private_files import tighten_state
 CANCEL_HOLD_S = 2.0
 """How long a cancelled request keeps its place: the gateway may still be working on it."""
 
-TRIES = 40
+ATTEMPTS = 40
 """How often a place is tried to be given back while other processes write, 50 ms each: one that is
 not given back keeps everybody waiting until its deadline."""
 
@@ -75,7 +75,7 @@ class Permit:
         if not self.is_held:
             return
         self.is_held = False
-        for _ in range(TRIES):
+        for _ in range(ATTEMPTS):
             try:
                 act()
             except RecordBusyError:
@@ -96,8 +96,8 @@ POLL_S = 0.1
 """How often a process looks whether another one has given a place back."""
 
 _BUSY_S = 0.01
-_BUSY_TRIES = 500
-_WRITE_TRIES = 20
+_BUSY_ATTEMPTS = 500
+_WRITE_ATTEMPTS = 20
 _TRIAL_S = 1.0
 _TRYING = "another question tries whether the gateway answers again"
 _PAUSED = "the gateway was asked too much, and every process pauses"
@@ -163,11 +163,11 @@ class RateLimiter:
 
     def vitals(self) -> Vitals:
         """Say how the gateway is, as all processes together know it."""
-        return self._tried(self._record.vitals)
+        return self._retrying(self._record.vitals)
 
     def remember(self, act: Callable[[SharedMemory, Connection], T]) -> T:
         """Read or write what all processes remember of the gateway."""
-        return self._tried(lambda: self._record.remember(act))
+        return self._retrying(lambda: self._record.remember(act))
 
     async def admit(self, asked: str, *, probe_s: float, waits: OnWait = untold) -> None:
         """Let a question pass unless the gateway rests; while another one tries, wait for it.
@@ -258,7 +258,7 @@ class RateLimiter:
 
         The seconds from now that it gives double while violations stay close.
         """
-        pause_s = self._tried(self._record.pause)
+        pause_s = self._retrying(self._record.pause)
         _log.warning("the gateway was asked too much: a pause of %.0f s", pause_s)
         return pause_s
 
@@ -286,15 +286,15 @@ class RateLimiter:
         self, request: PacedRequest, number: int | None, sending: Sending, hold_s: float
     ) -> Place:
         """Try to send, giving way while other processes write."""
-        for _ in range(_BUSY_TRIES):
+        for _ in range(_BUSY_ATTEMPTS):
             with suppress(RecordBusyError):
                 return self._record.attempt(request, number, sending, hold_s=hold_s)
             await self._sleep(_BUSY_S)
         raise self._stuck()
 
-    def _tried(self, act: Callable[[], T]) -> T:
+    def _retrying(self, act: Callable[[], T]) -> T:
         """Use the record, giving way a few times while other processes write."""
-        for _ in range(_WRITE_TRIES):
+        for _ in range(_WRITE_ATTEMPTS):
             with suppress(RecordBusyError):
                 return act()
         raise self._stuck()

@@ -131,11 +131,11 @@ def _all_refused(
     listed: tuple[str, ...],
 ) -> BarSizeRefusedError:
     last = list(refused.values())[-1]
-    tried = " and ".join(f"'{one}'" for one in refused)
+    names = " and ".join(f"'{one}'" for one in refused)
     lists = f"it lists {', '.join(listed)}" if listed else f"it says: {last.reason}"
     return BarSizeRefusedError(
         asked,
-        reason=f"the gateway refuses the bar size {tried}; {lists}",
+        reason=f"the gateway refuses the bar size {names}; {lists}",
         hint=f"Update the gateway, or leave {timeframe} out of the timeframes in the universe; "
         "each request tries these strings again",
         code=last.code,

@@ -59,7 +59,7 @@ STORAGE_VERSION = "v1.0.0"
 Source: https://duckdb.org/docs/stable/internals/storage.html
 """
 
-QUERY_TRIES = 5
+QUERY_ATTEMPTS = 5
 """How often a query is tried while bar files are renamed over under it."""
 
 _BUILDING = {"memory_limit": "512MB", "threads": "1"}
@@ -230,7 +230,7 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
         StoreError: the catalog or the files cannot be read.
     """
     refuse_odd_bars(layout)
-    for tries_left in reversed(range(QUERY_TRIES)):
+    for attempts_left in reversed(range(QUERY_ATTEMPTS)):
         with closing(open_ledger(layout)) as ledger:
             objects = _Objects.of(layout, BarStore(layout, ledger))
         try:
@@ -243,7 +243,7 @@ def query_catalog(layout: StoreLayout, sql: str) -> pa.Table:
                 return _run(connection, check_statements(connection, sql))
         except duckdb.Error as error:
             is_refused = _is_of_refused(error, objects.refused)
-            if is_refused or not tries_left or isinstance(error, _BAD_SQL):
+            if is_refused or not attempts_left or isinstance(error, _BAD_SQL):
                 raise _refused(error, is_refused=is_refused) from error
     raise AssertionError("the last try returns or raises")
 

@@ -25,7 +25,7 @@ class Attempt:
     kind: AttemptKind
     error: str
     code: int | None
-    tries: int
+    failures: int
     first_at: datetime
     last_at: datetime
     next_try_at: datetime | None
@@ -63,7 +63,7 @@ class AttemptsTable(Database):
         start, end = bounds(interval)
         values = (series_key, start, end, AttemptKind(kind), error, code)
         with self._writing() as connection:
-            tries, first_at = connection.execute(
+            failures, first_at = connection.execute(
                 "SELECT coalesce(max(tries), 0), min(first_at) FROM attempts "
                 "WHERE series = ? AND kind = ? AND starts < ? AND ends > ?",
                 (series_key, kind, end, start),
@@ -75,7 +75,7 @@ class AttemptsTable(Database):
             first_at = micros(at) if first_at is None else first_at
             connection.execute(
                 "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, tries + 1, first_at, micros(at), due),
+                (*values, failures + 1, first_at, micros(at), due),
             )
 
     def attempts(self, series_key: str) -> list[Attempt]:
@@ -131,14 +131,14 @@ def bounds(interval: Interval) -> tuple[int, int]:
 
 
 def _attempt(series_key: str, row: tuple[Any, ...]) -> Attempt:
-    starts, ends, kind, error, code, tries, first_at, last_at, next_try_at = row
+    starts, ends, kind, error, code, failures, first_at, last_at, next_try_at = row
     return Attempt(
         series_key=series_key,
         interval=Interval(moment(starts), moment(ends)),
         kind=AttemptKind(kind),
         error=error,
         code=code,
-        tries=tries,
+        failures=failures,
         first_at=moment(first_at),
         last_at=moment(last_at),
         next_try_at=None if next_try_at is None else moment(next_try_at),

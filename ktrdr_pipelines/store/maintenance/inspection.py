@@ -126,7 +126,7 @@ def inspected(path: Path, found: Checked) -> Inspected:
     return Inspected(path, found.facts, bars=None if is_whole else found.bars)
 
 
-def set_aside(layout: StoreLayout, path: Path, why: str, load_again: str) -> Quarantined:
+def quarantine(layout: StoreLayout, path: Path, why: str, load_again: str) -> Quarantined:
     """Move what stands at a path into quarantine, under its old name.
 
     Nothing there is ever replaced. A link is moved, not its target.

@@ -26,13 +26,13 @@ from ktrdr_pipelines.store.files import (
     write_atomically,
 )
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.maintenance.inspection import Quarantined, set_aside
+from ktrdr_pipelines.store.maintenance.inspection import Quarantined, quarantine
 
 _NOTHING = "nothing"
 _LOGS = ("-wal", "-shm")
 
 
-def set_odd_paths_aside(layout: StoreLayout) -> list[Quarantined]:
+def quarantine_odd_paths(layout: StoreLayout) -> list[Quarantined]:
     """Set aside what cannot be used at the store's own paths, and make the folders it needs.
 
     A universe that was set aside is written anew from its last good copy, where there is one.
@@ -106,7 +106,7 @@ def _set_quarantine_aside(layout: StoreLayout) -> list[Quarantined]:
 
 
 def _aside(layout: StoreLayout, path: Path, wanted: str) -> Quarantined:
-    return set_aside(layout, path, f"it is {kind_of(path)}, not {wanted}", _NOTHING)
+    return quarantine(layout, path, f"it is {kind_of(path)}, not {wanted}", _NOTHING)
 
 
 def _aside_folder(layout: StoreLayout, folder: Path) -> Quarantined:
@@ -115,7 +115,7 @@ def _aside_folder(layout: StoreLayout, folder: Path) -> Quarantined:
     parts = folder.relative_to(layout.bars).parts
     name = " ".join(part.partition("=")[2] for part in parts)
     why = f"it is {kind_of(folder)}{shared}, not a folder of bars of its own"
-    return set_aside(layout, folder, why, f"{name}, all dates")
+    return quarantine(layout, folder, why, f"{name}, all dates")
 
 
 def _odd_files(layout: StoreLayout) -> Iterator[Path]:

@@ -35,9 +35,9 @@ from ktrdr_pipelines.store.maintenance.inspection import (
     check_file,
     inspected,
     load_again,
-    set_aside,
+    quarantine,
 )
-from ktrdr_pipelines.store.maintenance.odd_paths import set_odd_paths_aside
+from ktrdr_pipelines.store.maintenance.odd_paths import quarantine_odd_paths
 from ktrdr_pipelines.store.maintenance.rename import finish_move
 from ktrdr_pipelines.store.maintenance.rename_journal import Move
 
@@ -57,7 +57,7 @@ _LEDGER_ERRORS: Final = (
 class RepairReport:
     """What a repair found and did.
 
-    ``ledger_set_aside`` is where a damaged ledger went; ``leftovers`` are unfinished files that
+    ``quarantined_ledger`` is where a damaged ledger went; ``leftovers`` are unfinished files that
     were removed; ``forgotten`` counts audit rows that were past keeping; ``finished`` is the move
     of a symbol that had been cut short. ``mended`` are files whose footer was lost or said more
     than they hold, or of which bytes beside the bars had changed: they are written anew, and what
@@ -70,7 +70,7 @@ class RepairReport:
     files: int
     quarantined: tuple[Quarantined, ...]
     leftovers: tuple[Path, ...]
-    ledger_set_aside: Path | None
+    quarantined_ledger: Path | None
     forgotten: int
     finished: Move | None = None
     mended: tuple[Path, ...] = ()
@@ -101,7 +101,7 @@ def repair(
     """
     now = now or system_now()
     layout = layout.opened_anew()
-    done = _Done(quarantined=set_odd_paths_aside(layout))
+    done = _Done(quarantined=quarantine_odd_paths(layout))
     aside = _set_damaged_ledger_aside(layout)
     try:
         report = _repair(layout, universe, now, done, seal=seal)
@@ -111,7 +111,7 @@ def repair(
         # Its values make no sense, though each has the type of its column.
         aside = _set_ledger_aside(layout, str(error))
         report = _repair(layout, universe, now, done, seal=seal)
-    return replace(report, ledger_set_aside=aside)
+    return replace(report, quarantined_ledger=aside)
 
 
 @dataclass(slots=True)
@@ -172,7 +172,7 @@ def _repair(
         files=len(kept),
         quarantined=tuple(done.quarantined),
         leftovers=tuple(done.leftovers),
-        ledger_set_aside=None,
+        quarantined_ledger=None,
         forgotten=forgotten,
         finished=finished,
         mended=tuple(path for path in done.mended if path not in done.distrusted),
@@ -209,8 +209,8 @@ def _set_ledger_aside(layout: StoreLayout, why: str) -> Path:
     for suffix in ("-wal", "-shm"):
         beside = layout.ledger.with_name(f"{layout.ledger.name}{suffix}")
         if beside.exists():
-            set_aside(layout, beside, why, "nothing")
-    return set_aside(layout, layout.ledger, why, "nothing").now
+            quarantine(layout, beside, why, "nothing")
+    return quarantine(layout, layout.ledger, why, "nothing").now
 
 
 def _strangers(layout: StoreLayout) -> list[Quarantined]:
@@ -219,7 +219,7 @@ def _strangers(layout: StoreLayout) -> list[Quarantined]:
     paths = [path for path in sorted(layout.bars.rglob("*.parquet")) if path.parent not in folders]
     why = "no series has its files there"
     return [
-        set_aside(layout, path, why, "nothing that is known")
+        quarantine(layout, path, why, "nothing that is known")
         for path in paths
         if kind_of(path)  # one that stood inside another has gone with it
     ]
@@ -260,7 +260,7 @@ def _judged(
             wrong = f"it holds {item.facts.identity}, the series holds {identity}"
         if wrong:
             lost = load_again(item.path, symbol, timeframe)
-            bad.append(set_aside(layout, item.path, wrong, lost))
+            bad.append(quarantine(layout, item.path, wrong, lost))
         else:
             good.append(item)
     return good, bad

@@ -113,7 +113,7 @@ class ChunkRun:
             options=options,
             note=self.note,
         )
-        self.tries = FailedAttempts(
+        self.failed_attempts = FailedAttempts(
             context.store.ledger, self.series, context.source_session.retry_policy.clock
         )
         self.commits = Commits(
@@ -579,7 +579,7 @@ class Case:
         """Keep and cover what a response gives; say it in a few words."""
         chunk_run = self._chunk_run
         chunk_run.context.life.saw(chunk_run.asking)
-        chunk_run.tries.answered()
+        chunk_run.failed_attempts.answered()
         need = self._need(chunk.interval)
         before = need.gaps()
         question = Question(

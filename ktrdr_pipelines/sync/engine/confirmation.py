@@ -181,7 +181,7 @@ class Confirmation:
             groups[proof, due.replace(microsecond=0)].append(one.span.interval)
         for (proof, due), parts in groups.items():
             for part in IntervalSet(parts):
-                chunk_run.tries.left_open(part, _KINDS[proof], _TEXTS[proof], due_at=due)
+                chunk_run.failed_attempts.left_open(part, _KINDS[proof], _TEXTS[proof], due_at=due)
         return min((due for _, due in groups), default=None)
 
     def _bars_behind(self, span: Span) -> datetime:
@@ -343,12 +343,12 @@ class Confirmation:
     async def _daily_block(self, block: Sequence[Open]) -> IntervalSet:
         """Request daily bars around some sessions; return those of them that have bars."""
         chunk_run, calendar = self._chunk_run, self._chunk_run.facts.calendar
-        tries = max(self._daily[one.span.opens_at] for one in block)
+        attempts = max(self._daily[one.span.opens_at] for one in block)
         if chunk_run.series.timeframe is Timeframe.D1 and not self._is_before_bars(block[0]):
-            tries += 1  # its own request was the first
+            attempts += 1  # its own request was the first
         for one in block:
             self._daily[one.span.opens_at] += 1
-        chunk = self._daily_chunk(self._days_around(block, tries))
+        chunk = self._daily_chunk(self._days_around(block, attempts))
         asked = await self._ask_for_days(block, chunk)
         if asked is None:
             return IntervalSet()
@@ -439,7 +439,7 @@ class Confirmation:
             ],
         )
 
-    def _days_around(self, block: Sequence[Open], tries: int) -> _Daily:
+    def _days_around(self, block: Sequence[Open], attempts: int) -> _Daily:
         """Choose the session dates to request: the block, and sessions with bars around it.
 
         Before the oldest bar the block itself comes first: a gateway that returns too little
@@ -462,18 +462,18 @@ class Confirmation:
         ]
         if self._is_before_bars(block[0]):
             oldest = chunk_run.oldest_known()
-            if not tries or oldest is None:
+            if not attempts or oldest is None:
                 return _Daily(first, last)
             began = calendar.day_of(oldest)
             over = calendar.sessions(began, began + _MARGIN_DAYS * _DAY)
-            return _Daily(first, over[min(tries, len(over) - 1)].day)
+            return _Daily(first, over[min(attempts, len(over) - 1)].day)
         start = before[-1] if before else older[0] if older else first
         end = after[0] if after else newer[-1] if newer else last
-        if tries:
+        if attempts:
             later = [day for day in newer if day > end]
-            end = later[min(tries, len(later)) - 1] if later else end
+            end = later[min(attempts, len(later)) - 1] if later else end
             further = calendar.sessions(start - _MARGIN_DAYS * _DAY, start)
-            start = further[-min(tries, len(further))].day if further else start
+            start = further[-min(attempts, len(further))].day if further else start
         return _Daily(start, end)
 
     # --- schedule and control ------------------------------------------------------------------

@@ -83,7 +83,7 @@ class SeriesRun:
         return self._chunk_run.is_over
 
     @property
-    def in_vain(self) -> IntervalSet:
+    def not_received(self) -> IntervalSet:
         """What was asked for and could not be had: all, where the gateway has no data at all."""
         return self._facts.wanted if self._chunk_run.is_dead else self._failed
 
@@ -245,7 +245,7 @@ class SeriesRun:
         left = chunk_run.need(chunk.interval).gaps().bounds
         self._failed |= IntervalSet([chunk.interval])
         self._facts.defer(IntervalSet([chunk.interval]))
-        chunk_run.tries.failed(left or chunk.interval, error)
+        chunk_run.failed_attempts.failed(left or chunk.interval, error)
         self._context.progress.answered(self._facts.series, 0)
         self._take_error(error)
 
@@ -255,8 +255,10 @@ class SeriesRun:
         self.failures.append(error)
         chunk_run.note(str(error))
         chunk_run.failures_in_a_row += 1
-        vain = isinstance(error, EntitlementError | GatewayUnreachableError | ClientIdInUseError)
-        if vain or chunk_run.failures_in_a_row >= _FAILURES_IN_A_ROW:
+        is_final = isinstance(
+            error, EntitlementError | GatewayUnreachableError | ClientIdInUseError
+        )
+        if is_final or chunk_run.failures_in_a_row >= _FAILURES_IN_A_ROW:
             chunk_run.stop = error
 
     def _close_attempts(self) -> None:
@@ -266,10 +268,12 @@ class SeriesRun:
             self._context.source_session.now(),
             self._context.source_session.retry_policy.market_clock(),
         )
-        chunk_run.tries.forget_covered(lambda interval: self._facts.open_in(interval, now, here))
+        chunk_run.failed_attempts.forget_covered(
+            lambda interval: self._facts.open_in(interval, now, here)
+        )
         bounds = self._facts.left(chunk_run.need(everything=True), here).bounds
         if chunk_run.is_dead and bounds:
-            chunk_run.tries.left_open(bounds, AttemptKind.NO_DATA, "no data at all")
+            chunk_run.failed_attempts.left_open(bounds, AttemptKind.NO_DATA, "no data at all")
         if bounds and not chunk_run.is_dead:
             self.confirmed_at = self._confirmation.write_down()
 

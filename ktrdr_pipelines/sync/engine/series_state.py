@@ -35,7 +35,7 @@ from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.discovery.contracts import known_contract
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
-from ktrdr_pipelines.sync.engine.writer import FailedAttempts, next_try, put_off
+from ktrdr_pipelines.sync.engine.writer import FailedAttempts, deferred, next_try
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class SeriesState:
         self.sparse_sessions = sparse_sessions
         self.proved = IntervalSet()
         self.unconfirmed = self.came_empty = IntervalSet()
-        self.left_alone = IntervalSet()
+        self.skipped = IntervalSet()
         self.next_try_at: datetime | None = None
         self._stored = coverage
         self._covered: IntervalSet | None = None
@@ -217,11 +217,11 @@ class SeriesState:
         """Request a part after all."""
         self._deferred -= part
 
-    def put_off(self, interval: IntervalSet, until: datetime | None) -> None:
+    def defer_sessions(self, interval: IntervalSet, until: datetime | None) -> None:
         """Leave the sessions of an interval alone, because they were tried in vain a while ago."""
-        self.left_alone = whole_sessions(self.calendar, self.series.timeframe, interval)
+        self.skipped = whole_sessions(self.calendar, self.series.timeframe, interval)
         self.next_try_at = until if interval else None
-        self.defer(self.left_alone)
+        self.defer(self.skipped)
 
     def excuse_before(self, day: date | None) -> None:
         """Excuse what lies before the session date at which the contract's data begin."""
@@ -296,13 +296,13 @@ class SeriesStates:
         """Give the interval of timestamps that a job means."""
         if job.wanted is not None:
             return job.wanted
-        tried = self._store.ledger.attempts(series_key(job.series))
+        attempts = self._store.ledger.attempts(series_key(job.series))
         return wanted_by(
             job.mode,
             job.series,
             bounds=job.bounds,
             coverage=self._store.coverage(job.series),
-            tried=IntervalSet(attempt.interval for attempt in tried),
+            failed=IntervalSet(attempt.interval for attempt in attempts),
             calendar=self._calendars.of(job.series.instrument),
             now=now,
         )
@@ -342,7 +342,7 @@ class SeriesStates:
         contract_id = known_contract(self._store, series)
         if contract_id is not None:
             self.recall_beginning(facts, contract_id)
-        self._put_off(facts, options)
+        self._defer_failed(facts, options)
         return facts
 
     def _refreshed(self, series: Series) -> IntervalSet:
@@ -401,7 +401,7 @@ class SeriesStates:
         found = evidence.beginning(series.instrument, facts.calendar, head, unsaved=unsaved)
         facts.excuse_before(found)
 
-    def _put_off(self, facts: SeriesState, options: LoadOptions) -> None:
+    def _defer_failed(self, facts: SeriesState, options: LoadOptions) -> None:
         """Leave to later what automatic work has tried in vain a short while ago.
 
         A session is left alone as a whole: else its newest minutes would be asked for again and
@@ -411,10 +411,10 @@ class SeriesStates:
             return
         now = self._clock()
         attempts = FailedAttempts(self._store.ledger, facts.series, self._clock).known()
-        alone = put_off(attempts, facts.wanted, now)
+        alone = deferred(attempts, facts.wanted, now)
         if options.tail:
             waits = IntervalSet(one.interval for one in attempts if one.kind in TO_CONFIRM)
             market_now = self._market_clock()
             if not facts.need(market_now, market_now).gaps() - waits:
                 alone |= waits & facts.wanted
-        facts.put_off(alone, next_try(attempts, now))
+        facts.defer_sessions(alone, next_try(attempts, now))

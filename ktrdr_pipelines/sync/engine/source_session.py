@@ -36,7 +36,12 @@ LONGEST_DELAY_S = 60.0
 
 
 def retry_delay_s(
-    error: GatewayError, tries: int, *, max_retries: int, base_delay_s: float, jitter: float = 0.0
+    error: GatewayError,
+    attempts: int,
+    *,
+    max_retries: int,
+    base_delay_s: float,
+    jitter: float = 0.0,
 ) -> float | None:
     """Give the seconds to wait before another try, or None where none is worth it.
 
@@ -50,14 +55,14 @@ def retry_delay_s(
         jitter: from 0 to 1, how much of half the wait is added, so that many who failed together
             do not come back together.
     """
-    if not error.retry or tries > max_retries:
+    if not error.retry or attempts > max_retries:
         return None
     first_s, longest_s = base_delay_s, max(LONGEST_DELAY_S, base_delay_s)
     if isinstance(error, PacingError):
         first_s, longest_s = IbLimitsRegistry.PACING_PAUSE_S.value
     elif isinstance(error, ClientIdInUseError):
         first_s = max(base_delay_s, IbLimitsRegistry.CLIENT_ID_PAUSE_S.value)
-    delay_s = min(first_s * 2.0 ** (tries - 1), longest_s)
+    delay_s = min(first_s * 2.0 ** (attempts - 1), longest_s)
     return max(delay_s * (1 + jitter / 2), error.retry_in_s)
 
 
@@ -86,18 +91,18 @@ class RetryPolicy:
         """Return the time of the market, which is real time unless an offset moves it."""
         return Clock(self.clock_offset_s, self.clock).market_now()
 
-    def delay_after(self, error: GatewayError, tries: int) -> float | None:
+    def delay_after(self, error: GatewayError, attempts: int) -> float | None:
         """Give the seconds to wait after so many tries, or None where no more are worth it."""
         return retry_delay_s(
             error,
-            tries,
+            attempts,
             max_retries=self.max_retries,
             base_delay_s=self.delay_s,
             jitter=self.jitter(),
         )
 
     def pause_before_connecting(
-        self, error: GatewayError, tries: int, left_s: float
+        self, error: GatewayError, attempts: int, left_s: float
     ) -> float | None:
         """Give the seconds to wait before another try to connect, or None where there is none.
 
@@ -107,9 +112,9 @@ class RetryPolicy:
             left_s: what is left of ``wait_s``.
         """
         if not self.wait_s:
-            return self.delay_after(error, tries)
+            return self.delay_after(error, attempts)
         first_s, longest_s = IbLimitsRegistry.CONNECT_PAUSE_S.value
-        pause_s = max(min(first_s * 2.0 ** (tries - 1), longest_s), error.retry_in_s)
+        pause_s = max(min(first_s * 2.0 ** (attempts - 1), longest_s), error.retry_in_s)
         return min(pause_s, left_s) if left_s > 0 else None
 
 
@@ -198,7 +203,7 @@ class SourceSession:
         retry_policy, paused_s = self.retry_policy, 0.0
         told: set[str] = set()
         until = retry_policy.clock() + timedelta(seconds=retry_policy.wait_s)
-        for tries in count(1):
+        for attempts in count(1):
             try:
                 return await self._stack.enter_async_context(self._open_source())
             except GatewayError as error:
@@ -207,7 +212,7 @@ class SourceSession:
                     raise
                 by_clock_s = (until - retry_policy.clock()).total_seconds()
                 left_s = min(retry_policy.wait_s - paused_s, by_clock_s)
-                pause_s = retry_policy.pause_before_connecting(error, tries, left_s)
+                pause_s = retry_policy.pause_before_connecting(error, attempts, left_s)
                 if pause_s is None:
                     self._given_up = error
                     raise
@@ -233,11 +238,11 @@ class SourceSession:
         Raises:
             GatewayError: the last failure, after all tries or where no try can help.
         """
-        for tries in count(1):
+        for attempts in count(1):
             try:
                 return await self._once(question)
             except GatewayError as error:
-                delay_s = self.retry_policy.delay_after(error, tries)
+                delay_s = self.retry_policy.delay_after(error, attempts)
                 if delay_s is None or error is self._given_up or isinstance(error, but_after):
                     raise
                 self._waits(_why(error), delay_s)

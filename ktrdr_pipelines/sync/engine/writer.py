@@ -171,7 +171,7 @@ _OTHER_CONTRACT = (
 _SPARSE = "far fewer bars than the sessions around it; it is requested once more"
 
 
-def put_off(attempts: Iterable[Attempt], wanted: IntervalSet, now: datetime) -> IntervalSet:
+def deferred(attempts: Iterable[Attempt], wanted: IntervalSet, now: datetime) -> IntervalSet:
     """Give what automatic work leaves alone of what is wanted of a series.
 
     A try that concerns the whole series puts off all of it, also what has come to be missing
@@ -273,16 +273,16 @@ class FailedAttempts:
     ) -> None:
         at = self._clock()
         if due_at is None:
-            wait = retry_in(kind, self._tries(interval, kind))
+            wait = retry_in(kind, self._failures(interval, kind))
             due_at = at + (timedelta(seconds=lasts_s) if lasts_s else wait)
         self._ledger.record_attempt(
             self._key, interval, kind, error=text, code=code, next_try_at=due_at, at=at
         )
 
-    def _tries(self, interval: Interval, kind: AttemptKind) -> int:
+    def _failures(self, interval: Interval, kind: AttemptKind) -> int:
         """Count this try and those before it."""
         before = (
-            attempt.tries
+            attempt.failures
             for attempt in self.known()
             if attempt.kind is kind and (kind in SERIES_WIDE or attempt.interval.overlaps(interval))
         )
