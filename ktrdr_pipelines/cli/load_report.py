@@ -126,7 +126,7 @@ def _result(report: SeriesReport) -> str:
     words = (
         (report.error is not None, "failed"),
         (report.unconfirmed and not left - report.unconfirmed, "unconfirmed"),
-        (report.deferred and not left - report.deferred, "put off"),
+        (report.deferred and not left - report.deferred, "deferred"),
         (left, "incomplete"),
         (report.not_refreshed, "not all refreshed"),
         (report.sparse, "sparse"),
@@ -192,8 +192,8 @@ def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iter
         rest = report.deferred - report.unconfirmed
         if rest and report.next_try_at is not None:
             yield (
-                f"  {report.series}: put off to {instant_text(report.next_try_at)} after failed "
-                "attempts; ktrdr load asks at once"
+                f"  {report.series}: deferred until {instant_text(report.next_try_at)} "
+                "after failed attempts; ktrdr load retries at once"
             )
         elif report.unexplained - report.unconfirmed and not report.failures:
             yield f"  {report.series}: no response has covered it yet"

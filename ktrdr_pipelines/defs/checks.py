@@ -352,7 +352,7 @@ def _checked(
     damaged = [(name, why) for name, why in damaged_files(store).items() if folder in name]
     what = f"files are known to be damaged; {read} were read whole this time"
     if damaged:
-        what += ". Hint: `ktrdr repair` sets them aside and says what to load again"
+        what += ". Hint: `ktrdr repair` quarantines them and says what to load again"
     files = sum(
         len(store.layout.bar_files(*key)) for key in store.series_on_disk() if key[1] is timeframe
     )

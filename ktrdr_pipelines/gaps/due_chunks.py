@@ -170,7 +170,7 @@ def due_to_fill(found: Iterable[SeriesGaps], now: datetime) -> list[Due]:
 
 
 def backlog_of(found: Iterable[SeriesGaps]) -> list[tuple[Series, IntervalSet]]:
-    """Give all that the sensors will ask for in the end, with what is put off for now."""
+    """Give all that the sensors will ask for in the end, with what is deferred for now."""
     kept = ((one.series, IntervalSet(gap.interval for gap in wanted_gaps(one))) for one in found)
     return [(series, intervals) for series, intervals in kept if intervals]
 

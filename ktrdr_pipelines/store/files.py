@@ -109,7 +109,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in _ODD:
             hint = (
                 "Something else than should be stands there or above it: in a store `ktrdr repair` "
-                "sets it aside; elsewhere move it away, or name a folder that is writable"
+                "quarantines it; elsewhere move it away, or name a folder that is writable"
             )
         raise DiskError(
             f"cannot use {path}", reason=error.strerror or str(error), hint=hint
@@ -148,7 +148,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_REMEDY = "Run `ktrdr repair`, which sets it aside"
+_REMEDY = "Run `ktrdr repair`, which quarantines it"
 
 
 def kind_of(path: Path) -> str | None:

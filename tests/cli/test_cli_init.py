@@ -66,7 +66,7 @@ def test_repair_of_a_whole_store_finds_nothing_wrong(ktrdr: Any, store: Path, ga
     assert ktrdr("repair", "--json").document["files"] == 1
 
 
-def test_repair_sets_a_damaged_file_aside(
+def test_repair_quarantines_a_damaged_file(
     ktrdr: Any, store: Path, gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says where the file is now, why, and what is to be loaded again."""
@@ -75,7 +75,7 @@ def test_repair_sets_a_damaged_file_aside(
     path.write_bytes(b"no bars")
     told = ktrdr("repair")
     assert told.code == 0
-    assert f"set aside: {path} is now" in told.out
+    assert f"quarantined: {path} is now" in told.out
     assert "loaded again" in told.out
     monkeypatch.setenv("KTRDR_STATE", str(tmp_path / "new budget"))  # the same may be asked at once
     again = ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
@@ -83,7 +83,7 @@ def test_repair_sets_a_damaged_file_aside(
 
 
 def test_repair_makes_a_lost_ledger_anew(ktrdr: Any, store: Path, gateway: Any) -> None:
-    """A ledger that is no database is set aside, and no bar is asked for again."""
+    """A ledger that is no database is quarantined, and no bar is asked for again."""
     interval = ("AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     ktrdr("load", *interval)
     for path in (store / "state").glob("ledger.sqlite*"):

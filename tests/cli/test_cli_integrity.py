@@ -28,7 +28,7 @@ def certificate(ktrdr: Any, symbol: str = "AAPL") -> Any:
     return next(one for one in document["certificates"] if one["timeframe"] == "1d")
 
 
-def test_a_changed_bit_is_found_refused_set_aside_and_loaded_again(
+def test_a_changed_bit_is_found_refused_quarantined_and_loaded_again(
     ktrdr: Any, store: Path, gateway: Any
 ) -> None:
     """From verify to a store that is whole again."""

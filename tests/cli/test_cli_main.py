@@ -169,7 +169,7 @@ def test_the_log_goes_elsewhere_where_the_state_folder_refuses(
 
 
 def test_the_log_does_not_grow_for_ever(tmp_path: Path, capsys: Any) -> None:
-    """A long log is set aside, and the next line begins a new one."""
+    """A long log is quarantined, and the next line begins a new one."""
     log = tmp_path / "state" / "ktrdr.log"
     log.parent.mkdir()
     log.write_text("x" * (MOST_BYTES + 1))

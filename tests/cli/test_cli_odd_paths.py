@@ -59,7 +59,7 @@ def loaded(store: Path, ktrdr: Any, gateway: Any) -> Path:
 
 
 @pytest.mark.parametrize(("name", "kind"), NAMED)
-def test_an_odd_path_is_named_and_a_repair_sets_it_aside(
+def test_an_odd_path_is_named_and_a_repair_quarantines_it(
     loaded: Path, ktrdr: Any, name: str, kind: str
 ) -> None:
     """No command hangs or shows a traceback; those that need the path name it and the repair."""
@@ -88,18 +88,18 @@ def test_an_odd_path_is_named_and_a_repair_sets_it_aside(
         assert kept.read_text() == PRECIOUS
 
 
-def test_a_repair_tells_in_words_what_it_set_aside(loaded: Path, ktrdr: Any) -> None:
+def test_a_repair_tells_in_words_what_it_quarantined(loaded: Path, ktrdr: Any) -> None:
     """The line has the old place, the new one, and why."""
     put(loaded / AAPL / "all.parquet", "loop")
     told = ktrdr("repair")
     assert told.code == 0
-    (line,) = [one for one in told.out.splitlines() if one.startswith("set aside")]
+    (line,) = [one for one in told.out.splitlines() if one.startswith("quarantined")]
     assert f"{loaded / AAPL}/all.parquet is now {loaded / 'quarantine' / AAPL}/all" in line
     assert "leads nowhere" in line
     assert "To be loaded again: AAPL 1d, all dates" in line
 
 
-def test_a_universe_that_was_set_aside_comes_back_from_its_last_good_copy(
+def test_a_universe_that_was_quarantined_comes_back_from_its_last_good_copy(
     loaded: Path, ktrdr: Any
 ) -> None:
     """A person's text is not lost with the file; without a copy the repair goes on all the same."""

@@ -74,7 +74,7 @@ def test_an_update_leaves_alone_what_was_tried_in_vain(
     )
     told = ktrdr("update", "AAPL")
     assert told.code == 3, told.all
-    assert "put off" in told.out
+    assert "deferred" in told.out
     assert "ktrdr load asks at once" in told.out
     assert ktrdr("load", "AAPL", "1d", "--start", "2024-01-02").code == 0
 

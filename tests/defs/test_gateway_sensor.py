@@ -80,7 +80,7 @@ def test_gateway_that_holds_the_client_ids_of_runs_is_still_away(
     assert AbsenceFile(location.layout).read() is None
 
 
-def test_gateway_that_is_back_starts_at_once_what_was_put_off(
+def test_gateway_that_is_back_starts_at_once_what_was_deferred(
     location: Any, tick: Callable[..., Any]
 ) -> None:
     """Tries that wait for hours are due now, and the first runs are asked for in this tick."""

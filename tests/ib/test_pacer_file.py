@@ -29,7 +29,7 @@ def test_a_full_disk_says_to_make_room(tmp_path: Path) -> None:
     assert str(tmp_path / FILE) in str(caught.value)
 
 
-def test_a_broken_file_that_cannot_be_set_aside_is_told(tmp_path: Path) -> None:
+def test_a_broken_file_that_cannot_be_quarantined_is_told(tmp_path: Path) -> None:
     """Nothing is lost silently: the error says that it is broken, and where."""
     (tmp_path / FILE).write_bytes(b"this is no database" * 100)
     (tmp_path / f"{FILE}.broken").mkdir()

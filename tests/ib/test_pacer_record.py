@@ -98,7 +98,7 @@ def test_a_record_that_was_removed_is_made_anew(rate_limiter: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_a_broken_record_is_set_aside_and_starts_with_a_cool_down(
+def test_a_broken_record_is_quarantined_and_starts_with_a_cool_down(
     rate_limiter: Any, tmp_path: Path, used: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was forgotten breaks no rule: all wait for the longest memory that binds them."""

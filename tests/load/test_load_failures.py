@@ -294,7 +294,7 @@ def test_as_many_are_asked_at_once_as_the_gateway_has_places(
 def test_an_open_session_that_could_not_be_had_is_not_complete(
     world: MakeWorld, kind: type[GatewayError], mode: Mode
 ) -> None:
-    """What of today was asked for and failed is unexplained, and what is put off is not there."""
+    """What of today was asked for and failed is unexplained, and what is deferred is not there."""
     made = world(RTH, Timeframe.M1, *JUNE, now=datetime(2024, 6, 28, 15, tzinfo=UTC))
     yesterday = datetime(2024, 6, 28, 4, tzinfo=UTC)
     made.bench.load(made.series, type(made.wanted)(made.wanted.start, yesterday))

@@ -114,7 +114,7 @@ def test_a_tail_asks_oldest_first_so_that_a_stop_leaves_no_hole(world: MakeWorld
 
 
 def test_a_tail_comes_back_to_what_it_could_not_have(world: MakeWorld) -> None:
-    """A failed chunk stays unexplained while it is put off, and is asked for when it is due."""
+    """A failed chunk stays unexplained while it is deferred, and is asked for when it is due."""
     made = spring(world, Timeframe.M5)
     made.bench.load(made.series, part(made, date(2024, 2, 1), date(2024, 2, 3)))
     count = iter(range(100))

@@ -422,7 +422,7 @@ def test_a_sparse_session_that_gives_the_same_is_believed(world: MakeWorld) -> N
         )
 
 
-def test_a_sparse_session_that_fails_is_put_off(world: MakeWorld) -> None:
+def test_a_sparse_session_that_fails_is_deferred(world: MakeWorld) -> None:
     """Asking again may fail: the bars stay covered, it is told, and the next try waits."""
     made = world(RTH, Timeframe.M1, *JUNE)
     cut_short(made, date(2024, 6, 13), 100)

@@ -76,7 +76,7 @@ def test_what_always_fails_is_asked_ever_more_rarely(world: MakeWorld) -> None:
     assert attempts_of(made)[0].failures == len(times)
 
 
-def test_a_person_is_not_put_off(world: MakeWorld) -> None:
+def test_a_person_is_not_deferred(world: MakeWorld) -> None:
     """A load by hand asks at once for what a sensor leaves alone."""
     made = world(RTH, Timeframe.H1, *JUNE)
     made.bench.gateway.twist = always(RequestRejectedError("bars"))
@@ -86,7 +86,7 @@ def test_a_person_is_not_put_off(world: MakeWorld) -> None:
     assert (report.requests, report.is_complete) == (0, False)
     assert report.deferred == report.unexplained
     assert report.next_try_at == made.bench.gateway.time + timedelta(minutes=5)
-    assert "put off to" in report.summary
+    assert "deferred until" in report.summary
     assert person(made).is_complete
     assert attempts_of(made) == []
     made.check_complete()
@@ -197,7 +197,7 @@ def test_only_a_person_goes_past_a_remembered_refusal(world: MakeWorld) -> None:
     assert [request.probes for request in asked] == [False, True]
 
 
-def test_a_refusal_that_lasts_minutes_is_put_off_for_minutes(world: MakeWorld) -> None:
+def test_a_refusal_that_lasts_minutes_is_deferred_for_minutes(world: MakeWorld) -> None:
     """Another session of the login takes the data: that is over sooner than a subscription."""
     made = world(RTH, Timeframe.H1, *JUNE)
     error = EntitlementError("bars", reason="Trading TWS session from a different IP address")
@@ -241,8 +241,8 @@ def test_a_contract_that_is_gone_is_asked_ever_more_rarely(world: MakeWorld) -> 
     assert attempts_of(made) == []
 
 
-def test_a_whole_series_is_put_off_by_what_concerns_all_of_it(world: MakeWorld) -> None:
-    """What is put off is the interval of a failure, and everything for what is series-wide."""
+def test_a_whole_series_is_deferred_by_what_concerns_all_of_it(world: MakeWorld) -> None:
+    """What is deferred is the interval of a failure, and everything for what is series-wide."""
     made = world(RTH, Timeframe.H1, *JUNE)
     now, ledger, key = utc(2024, 7, 1), made.bench.ledger, series_key(made.series)
     part = type(made.wanted)(utc(2024, 6, 4), utc(2024, 6, 5))

@@ -146,7 +146,7 @@ def test_no_table_of_the_ledger_knows_the_old_symbol(filled: StoreLayout) -> Non
 
 
 def test_renamed_store_passes_a_repair_and_is_queried_by_its_new_name(filled: StoreLayout) -> None:
-    """Nothing is set aside, and the catalog has the bars once."""
+    """Nothing is quarantined, and the catalog has the bars once."""
     rename(filled, "AAPL", "APPL2", NOW)
     assert repair(filled, now=NOW).quarantined == ()
     instruments = list(load_universe(filled.universe).instruments.values())

@@ -70,7 +70,7 @@ def _table() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "kind"), list(_table()))
-def test_what_cannot_be_used_is_set_aside_as_it_is(
+def test_what_cannot_be_used_is_quarantined_as_it_is(
     filled: StoreLayout, make: Any, name: str, kind: str
 ) -> None:
     """A repair moves it into quarantine, tells of it, and leaves a store that can be used."""
@@ -199,7 +199,7 @@ def test_a_link_into_a_store_is_no_folder_of_bars(
     assert {path: path.stat().st_ino for path in target.rglob("*")} == before
 
 
-def test_damage_of_bars_on_another_disk_is_set_aside(
+def test_damage_of_bars_on_another_disk_is_quarantined(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
     """Where nothing can be renamed into quarantine, it is copied and then removed."""
@@ -225,7 +225,7 @@ def test_damage_of_bars_on_another_disk_is_set_aside(
 
 
 def test_a_file_in_quarantine_is_in_nothing_s_way(layout: StoreLayout) -> None:
-    """What is set aside after a file of its folder's name goes beside that file."""
+    """What is quarantined after a file of its folder's name goes beside that file."""
     folder = layout.bars / "symbol=AAPL"
     put(folder, "file")
     first = quarantine(layout, folder, "odd", "nothing")
@@ -241,7 +241,7 @@ def test_a_file_in_quarantine_is_in_nothing_s_way(layout: StoreLayout) -> None:
 def test_folders_whose_names_are_no_symbols_hold_no_series(
     filled: StoreLayout, make: Any, name: bytes
 ) -> None:
-    """Their files are set aside under their names; everything else goes on."""
+    """Their files are quarantined under their names; everything else goes on."""
     folder = filled.bars / os.fsdecode(name) / "timeframe=1m"
     folder.mkdir(parents=True)
     source = filled.root / M1 / "2024.parquet"

@@ -312,7 +312,7 @@ def test_without_its_calendar_a_short_pause_hides_nothing(
 def test_repair_agrees_and_writes_the_footer(
     layout: StoreLayout, store: BarStore, make: Any, rewrite: Rewrite
 ) -> None:
-    """A repair keeps every bar that is left, sets nothing aside, and mends what the footer says."""
+    """A repair keeps every bar left, quarantines nothing, and corrects the footer."""
     series = _month(make, store, Timeframe.M5)
     path = _path(store, series)
     rewrite(path, _not_on(*GONE))

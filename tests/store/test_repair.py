@@ -64,7 +64,7 @@ def test_a_lost_ledger_loses_no_bar(layout: StoreLayout, store: BarStore, make: 
         assert ledger.pinned_contract("AAPL", Origin.IB) == 265598
 
 
-def test_a_broken_ledger_is_set_aside(layout: StoreLayout, store: BarStore, make: Any) -> None:
+def test_a_broken_ledger_is_quarantined(layout: StoreLayout, store: BarStore, make: Any) -> None:
     """A ledger that is junk goes to quarantine; other processes follow to the new one."""
     series, _ = _saved(store, make)
     coverage = store.coverage(series)
@@ -83,7 +83,7 @@ def test_a_broken_ledger_is_set_aside(layout: StoreLayout, store: BarStore, make
 @pytest.mark.parametrize(
     "change", ["DROP TABLE mirror", "ALTER TABLE mirror RENAME COLUMN coverage TO covered"]
 )
-def test_a_ledger_with_other_tables_is_set_aside(
+def test_a_ledger_with_other_tables_is_quarantined(
     layout: StoreLayout, store: BarStore, make: Any, change: str
 ) -> None:
     """A sound file of SQLite that lacks what we keep in it is rebuilt too."""
@@ -99,7 +99,7 @@ def test_a_ledger_with_other_tables_is_set_aside(
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 100])
-def test_a_corrupt_file_is_set_aside_and_told(
+def test_a_corrupt_file_is_quarantined_and_told(
     layout: StoreLayout, store: BarStore, make: Any, content: bytes
 ) -> None:
     """It is moved, not deleted; the report says what to load; its coverage is gone with it."""
@@ -131,7 +131,7 @@ def test_damage_below_a_good_footer_is_found(
     assert item.was == first
 
 
-def test_files_in_the_wrong_place_are_set_aside(
+def test_files_in_the_wrong_place_are_quarantined(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
     """A file of another series, of no series, or of an impossible name is foreign."""
@@ -155,7 +155,7 @@ def test_files_in_the_wrong_place_are_set_aside(
 def test_the_identity_with_most_bars_prevails(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
-    """Of files that hold different contracts those with fewer bars are set aside."""
+    """Of files that hold different contracts those with fewer bars are quarantined."""
     series, (first, *_) = _saved(store, make)
     bars, facts = read_bars(first), read_footer(first)
     other = make.identity(series, contract_id=1)
@@ -167,7 +167,7 @@ def test_the_identity_with_most_bars_prevails(
     assert store.identity(series) == make.identity(series)
 
 
-def test_bars_out_of_order_are_set_aside(layout: StoreLayout, store: BarStore, make: Any) -> None:
+def test_bars_out_of_order_are_quarantined(layout: StoreLayout, store: BarStore, make: Any) -> None:
     """A file that no writer of ours wrote is not trusted."""
     series, (first, *_) = _saved(store, make)
     bars, facts = read_bars(first), read_footer(first)
@@ -176,7 +176,9 @@ def test_bars_out_of_order_are_set_aside(layout: StoreLayout, store: BarStore, m
     assert "not in order" in item.why
 
 
-def test_the_same_name_is_set_aside_twice(layout: StoreLayout, store: BarStore, make: Any) -> None:
+def test_the_same_name_is_quarantined_twice(
+    layout: StoreLayout, store: BarStore, make: Any
+) -> None:
     """What is in quarantine is never replaced."""
     for content in (b"one", b"two", b"three"):
         path = layout.series_folder("AAPL", Timeframe.M1) / "2024.parquet"
@@ -283,7 +285,7 @@ LEDGER_ROT = [
 
 
 @pytest.mark.parametrize("statement", LEDGER_ROT)
-def test_a_ledger_whose_values_make_no_sense_is_set_aside(
+def test_a_ledger_whose_values_make_no_sense_is_quarantined(
     layout: StoreLayout, store: BarStore, make: Any, statement: str
 ) -> None:
     """Once: the next repair has nothing to do, and no bar is lost."""
@@ -323,7 +325,7 @@ def test_changed_bits_in_the_ledger_never_stop_a_repair(
         assert store.rows(series) == 30
 
 
-def test_what_was_set_aside_before_the_ledger_failed_is_told(
+def test_what_was_quarantined_before_the_ledger_failed_is_told(
     layout: StoreLayout, store: BarStore, make: Any
 ) -> None:
     """A repair that has to begin once more still says what is to be loaded again."""

@@ -59,7 +59,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def make_attempts_due() -> None:
-    """Let sensors of the store, where there is one, try again at once what they have put off."""
+    """Let sensors of the store, where there is one, try again at once what they have deferred."""
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.layout import open_store
     from ktrdr_pipelines.store.ledger.ledger import open_ledger

@@ -76,12 +76,12 @@ def repair(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Rebuild from the bar files whatever can be rebuilt, and set aside what cannot be trusted.
+    """Rebuild from the bar files whatever can be rebuilt, and quarantine what cannot be trusted.
 
     With digests `ktrdr verify` sees every changed bit of a file. Files that earlier versions wrote
     get them when they are next written, or by --seal.
 
-    Exit codes: 0 done (it says what was set aside), 1 failed, 2 bad usage.
+    Exit codes: 0 done (it says what was quarantined), 1 failed, 2 bad usage.
     """
     from ktrdr_pipelines.app.workspace import renew_catalog
     from ktrdr_pipelines.settings import data_folder, load_settings
@@ -102,7 +102,7 @@ def repair(
 
 
 def _place_after(odd: "Sequence[Quarantined]") -> "Place":
-    """Open the store to repair it, without symbols where its universe was set aside for good."""
+    """Open the store to repair it, without symbols where its universe was quarantined for good."""
     from ktrdr_pipelines.app.workspace import Place, open_place
     from ktrdr_pipelines.domain.universe.universe import Universe
     from ktrdr_pipelines.settings import data_folder, load_settings
@@ -115,7 +115,7 @@ def _place_after(odd: "Sequence[Quarantined]") -> "Place":
         layout = open_store(data_folder(settings))
         if all(one.was != layout.universe for one in odd):
             for one in odd:  # the repair ends here, and what was moved is told all the same
-                note(f"set aside: {one}")
+                note(f"quarantined: {one}")
             raise
         note(f"Warning: {error}")
         return Place(settings, layout, Universe({}), error)
@@ -126,7 +126,7 @@ def _tell_repaired(report: "RepairReport") -> None:
         say(f"finished the {report.finished}, which had been cut short")
     say(f"{counted(report.files, 'file')} whole; ledger and catalog are rebuilt")
     for one in report.quarantined:
-        say(f"set aside: {one}")
+        say(f"quarantined: {one}")
     for path in report.mended:
         say(f"{path}: written anew; bars that it has lost are missing again")
     for path in report.distrusted:

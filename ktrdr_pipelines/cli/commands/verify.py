@@ -160,7 +160,7 @@ def _tell_all(certificates: "Sequence[Certificate]", others: Sized) -> None:
     corrupt = sum(not one.is_sound for one in certificates)
     lacking = [one for one in certificates if one.found.gaps]
     if corrupt:
-        say(f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair sets files aside")
+        say(f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair quarantines files")
     if lacking:
         say(f"  {counted(len(lacking), 'series', 'series')} with gaps; ktrdr gaps names them")
     differing = sum(bool(one.found.disagreements) for one in certificates)

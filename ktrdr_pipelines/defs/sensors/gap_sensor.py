@@ -268,7 +268,7 @@ def _nothing_text(look: Look) -> str:
     if not gaps:
         return f"nothing is missing in {len(look.found)} series{unread}"
     return (
-        f"{gaps} gaps, none is due: put off after failed attempts, waiting to be "
+        f"{gaps} gaps, none is due: deferred after failed attempts, waiting to be "
         f"confirmed, or left to a person{unread}"
     )
 

@@ -38,7 +38,7 @@ Clock = Callable[[], datetime]
 
 
 def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefinition:
-    """Make the sensor that waits for the gateway and then starts what was put off."""
+    """Make the sensor that waits for the gateway and then starts what was deferred."""
 
     @dg.sensor(
         name="gateway_sensor",

@@ -98,7 +98,7 @@ class SeriesReport:
                 f"{self.confirmed_at:%Y-%m-%d %H:%MZ}"
             )
         elif self.deferred and self.next_try_at:
-            state += f", put off to {self.next_try_at:%Y-%m-%d %H:%MZ} after failed attempts"
+            state += f", deferred until {self.next_try_at:%Y-%m-%d %H:%MZ} after failed attempts"
         return f"{state}, session still open" if self.waiting else state
 
     @property

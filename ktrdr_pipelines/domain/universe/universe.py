@@ -164,7 +164,7 @@ class UniverseFile:
                 f"keeping the last good universe in {self.last_good}",
                 reason=str(error),
                 hint="Make the folder writable. Where something else stands in its place, run "
-                "`ktrdr repair`, which sets it aside",
+                "`ktrdr repair`, which quarantines it",
             ) from error
 
 
@@ -259,7 +259,7 @@ def _refuse_odd(path: Path) -> None:
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
         reason = f"cannot be read: it is {kind}, not a file"
     raise UniverseError(
-        str(path), reason=reason, hint="Run `ktrdr repair`, which sets it aside in a store"
+        str(path), reason=reason, hint="Run `ktrdr repair`, which quarantines it in a store"
     )
 
 

@@ -3,7 +3,7 @@
 The file behind the rate limiter: opening, transactions, and what follows when it is lost.
 
 A file that is missing is made anew: there was no request, or somebody removed it on purpose. A
-file that cannot be read is set aside, and its successor is told so, for it must not forget
+file that cannot be read is quarantined, and its successor is told so, for it must not forget
 silently what was asked.
 
 What all processes remember of a gateway: its width, its usual times, its breaker, its refusals.
@@ -132,7 +132,7 @@ class SharedFile:
 
     Args:
         folder: where the file lies; made when first needed.
-        on_loss: told, inside a transaction of the successor, that a broken file was set aside.
+        on_loss: told, inside a transaction of the successor, that a broken file was quarantined.
     """
 
     def __init__(self, folder: Path, *, on_loss: Callable[[sqlite3.Connection], None]) -> None:

@@ -355,5 +355,5 @@ def corrupt(path: Path, reason: str) -> CorruptFileError:
     return CorruptFileError(
         f"cannot read {path} as a bar file",
         reason=reason,
-        hint="Run `ktrdr repair`: it sets the file aside and says what to load again",
+        hint="Run `ktrdr repair`: it quarantines the file and says what to load again",
     )

@@ -385,7 +385,7 @@ def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
         return CorruptFileError(
             "cannot run this query",
             reason=text[max(text.find(REFUSED), 0) :],
-            hint="Run `ktrdr repair`: it sets the file aside and says what to load again",
+            hint="Run `ktrdr repair`: it quarantines the file and says what to load again",
         )
     if "No files found that match the pattern" in text:
         return UsageError(
@@ -397,7 +397,7 @@ def _refused(error: duckdb.Error, *, is_refused: bool) -> KtrdrError:
         return StoreError(
             "cannot read a bar file for this query",
             reason=text,
-            hint="Run `ktrdr repair`: it sets aside files that cannot be read",
+            hint="Run `ktrdr repair`: it quarantines files that cannot be read",
         )
     if isinstance(error, duckdb.InternalException):
         return UsageError(

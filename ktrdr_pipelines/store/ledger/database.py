@@ -329,7 +329,7 @@ def series_key(series: Series) -> str:
 class Database:
     """One SQLite file, one connection a thread and process, opened when first used.
 
-    A file that is missing or empty is made; one that was set aside (by a repair in another
+    A file that is missing or empty is made; one that was quarantined (by a repair in another
     process) is noticed, and the connection follows the new file. A connection that is open keeps
     to its file wherever that is moved.
 

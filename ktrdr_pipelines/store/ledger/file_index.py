@@ -3,7 +3,7 @@
 The ledger's file checks: when each bar file was last read whole, and what damage was found.
 
 A row counts only while the fingerprint of the file is the one that was recorded: a file that is
-written anew, or set aside, has no damage.
+written anew, or quarantined, has no damage.
 
 How the ledger writes the bars of each session down: small, and read at once into arrays.
 

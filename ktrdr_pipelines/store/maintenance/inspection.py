@@ -1,4 +1,4 @@
-"""Looking through one bar file for anything that is not as it must be, and setting it aside.
+"""Looking through one bar file for anything that is not as it must be, and quarantining it.
 
 Not here: going through a whole store (``store.maintenance.repair``).
 """
@@ -33,7 +33,7 @@ from ktrdr_pipelines.store.layout import StoreLayout
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A file that was set aside: where it stood, where it is now, why, what is to be loaded."""
+    """A file that was quarantined: where it stood, where it is now, why, what is to be loaded."""
 
     was: Path
     now: Path
@@ -156,7 +156,7 @@ def _places(layout: StoreLayout, path: Path) -> Iterator[Path]:
     for number in count():
         base = layout.quarantine
         if any(kind_of(one) and not is_folder(one) for one in _between(base, base / name)):
-            base /= str(number)  # a file was set aside under the name of a folder
+            base /= str(number)  # a file was quarantined under the name of a folder
         yield base / (f"{name}.{number}" if number and base == layout.quarantine else name)
 
 
@@ -178,7 +178,7 @@ def _move_to_other_disk(path: Path, target: Path) -> None:
         path.unlink()
     else:
         raise OddPathError(
-            f"cannot set {path} aside",
+            f"cannot quarantine {path}",
             reason=f"it is {kind_of(path)} on another disk than {target.parent}",
             hint="Move it away by hand and run `ktrdr repair` again",
         )

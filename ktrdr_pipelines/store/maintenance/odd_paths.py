@@ -1,4 +1,4 @@
-"""Setting aside what stands where the store keeps a file or a folder and is neither.
+"""Quarantining what stands where the store keeps a file or a folder and is neither.
 
 Folders named like a file, links that lead nowhere, named pipes and the like are moved into
 quarantine as they are: nothing is opened, deleted, or followed. Not here: what stands at a path
@@ -33,9 +33,9 @@ _LOGS = ("-wal", "-shm")
 
 
 def quarantine_odd_paths(layout: StoreLayout) -> list[Quarantined]:
-    """Set aside what cannot be used at the store's own paths, and make the folders it needs.
+    """Quarantine what cannot be used at the store's own paths, and make the folders it needs.
 
-    A universe that was set aside is written anew from its last good copy, where there is one.
+    A universe that was quarantined is written anew from its last good copy, where there is one.
 
     Raises:
         OddPathError: the folder of bars is a link to what is not there, such as another disk.
@@ -50,9 +50,9 @@ def quarantine_odd_paths(layout: StoreLayout) -> list[Quarantined]:
             hint="Mount the disk on which the bars are, or correct the link by hand. To begin "
             "without any bars, remove the link and run `ktrdr repair`",
         )
-    moved = _set_quarantine_aside(layout)
+    moved = _move_odd_quarantine(layout)
     moved += [
-        _aside(layout, path, "a folder")
+        _quarantine(layout, path, "a folder")
         for path in (layout.bars, layout.epochs, layout.retired, layout.state, layout.locks)
         if kind_of(path) and not is_folder(path)
     ]
@@ -61,13 +61,13 @@ def quarantine_odd_paths(layout: StoreLayout) -> list[Quarantined]:
             make_folder(folder)
     if kind_of(layout.ledger) and not is_regular(layout.ledger):
         moved += [
-            _aside(layout, path, "the ledger's log")
+            _quarantine(layout, path, "the ledger's log")
             for path in map(layout.ledger_beside, _LOGS)
             if kind_of(path)
         ]
-    moved += [_aside(layout, path, "a file") for path in _odd_files(layout)]
-    moved += [_aside_folder(layout, folder) for folder in _odd_series_folders(layout)]
-    moved += [_aside(layout, path, "an unfinished file") for path in _odd_leftovers(layout)]
+    moved += [_quarantine(layout, path, "a file") for path in _odd_files(layout)]
+    moved += [_quarantine_series_folder(layout, folder) for folder in _odd_series_folders(layout)]
+    moved += [_quarantine(layout, path, "an unfinished file") for path in _odd_leftovers(layout)]
     if any(one.was == layout.universe for one in moved):
         _restore_universe(layout)
     return moved
@@ -91,7 +91,7 @@ def refuse_odd_bars(layout: StoreLayout) -> None:
                     raise not_a_bar_file(series_folder / entry.name)
 
 
-def _set_quarantine_aside(layout: StoreLayout) -> list[Quarantined]:
+def _move_odd_quarantine(layout: StoreLayout) -> list[Quarantined]:
     """Rename what stands where the quarantine should be; it cannot be moved into itself."""
     was = layout.quarantine
     kind = kind_of(was)
@@ -105,12 +105,12 @@ def _set_quarantine_aside(layout: StoreLayout) -> list[Quarantined]:
     return [Quarantined(was, now, f"it is {kind}, not a folder", _NOTHING)]
 
 
-def _aside(layout: StoreLayout, path: Path, wanted: str) -> Quarantined:
+def _quarantine(layout: StoreLayout, path: Path, wanted: str) -> Quarantined:
     return quarantine(layout, path, f"it is {kind_of(path)}, not {wanted}", _NOTHING)
 
 
-def _aside_folder(layout: StoreLayout, folder: Path) -> Quarantined:
-    """Set aside what stands at the folder of a symbol or series, with what it would have held."""
+def _quarantine_series_folder(layout: StoreLayout, folder: Path) -> Quarantined:
+    """Quarantine what stands at the folder of a symbol or series, with what it would have held."""
     shared = " inside a store" if is_folder(folder) else ""
     parts = folder.relative_to(layout.bars).parts
     name = " ".join(part.partition("=")[2] for part in parts)

@@ -1,6 +1,6 @@
 """Making a store whole again from its bar files, which are the truth.
 
-The ledger and the catalog are rebuilt, files that cannot be trusted are set aside, never deleted,
+The ledger and the catalog are rebuilt, files that cannot be trusted are quarantined, never deleted,
 and what killed writers left is removed. Not here: judging one file
 (``store.maintenance.inspection``).
 """
@@ -102,16 +102,16 @@ def repair(
     now = now or system_now()
     layout = layout.opened_anew()
     done = _Done(quarantined=quarantine_odd_paths(layout))
-    aside = _set_damaged_ledger_aside(layout)
+    moved = _quarantine_damaged_ledger(layout)
     try:
         report = _repair(layout, universe, now, done, seal=seal)
     except _LEDGER_ERRORS as error:
-        if aside is not None:
+        if moved is not None:
             raise
         # Its values make no sense, though each has the type of its column.
-        aside = _set_ledger_aside(layout, str(error))
+        moved = _quarantine_ledger(layout, str(error))
         report = _repair(layout, universe, now, done, seal=seal)
-    return replace(report, quarantined_ledger=aside)
+    return replace(report, quarantined_ledger=moved)
 
 
 @dataclass(slots=True)
@@ -182,7 +182,7 @@ def _repair(
     )
 
 
-def _set_damaged_ledger_aside(layout: StoreLayout) -> Path | None:
+def _quarantine_damaged_ledger(layout: StoreLayout) -> Path | None:
     """Move a damaged ledger out of the way; its next user makes a new one."""
     try:
         with closing(open_ledger(layout)) as ledger:
@@ -193,15 +193,15 @@ def _set_damaged_ledger_aside(layout: StoreLayout) -> Path | None:
     except (DiskError, StoreReplacedError):
         raise
     except _LEDGER_ERRORS as error:
-        return _set_ledger_aside(layout, str(error))
+        return _quarantine_ledger(layout, str(error))
     except StoreError as error:
         if not isinstance(error.__cause__, _LEDGER_ERRORS):
             raise
-        return _set_ledger_aside(layout, str(error))
+        return _quarantine_ledger(layout, str(error))
     return None
 
 
-def _set_ledger_aside(layout: StoreLayout, why: str) -> Path:
+def _quarantine_ledger(layout: StoreLayout, why: str) -> Path:
     """Move a ledger into quarantine.
 
     The file itself goes last: a process that finds none makes a new one, whose log must stay.
@@ -214,7 +214,7 @@ def _set_ledger_aside(layout: StoreLayout, why: str) -> Path:
 
 
 def _strangers(layout: StoreLayout) -> list[Quarantined]:
-    """Set aside bar files that stand where no series has its folder."""
+    """Quarantine bar files that stand where no series has its folder."""
     folders = set(layout.series_folders().values())
     paths = [path for path in sorted(layout.bars.rglob("*.parquet")) if path.parent not in folders]
     why = "no series has its files there"
@@ -233,7 +233,7 @@ def _judged(
     *,
     calendar: SessionCalendar | None,
 ) -> tuple[list[Inspected], list[Quarantined]]:
-    """Part the files of one series into those to keep and those set aside."""
+    """Part the files of one series into those to keep and those quarantined."""
     rows = ledger.mirror(f"{symbol}|{timeframe}")
     origin = store_origin(layout)
     found = [

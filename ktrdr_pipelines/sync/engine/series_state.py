@@ -1,6 +1,6 @@
 """The state of one series in a load: wanted, covered, excused, deferred.
 
-What one load knows of its series: what is wanted, covered, excused and set aside.
+What one load knows of its series: what is wanted, covered, excused and deferred.
 
 The outlook of a series: what a job wants of it and what is missing, as far as the store knows.
 
@@ -103,7 +103,7 @@ class SeriesState:
             proof_now: this machine's time; when first asked, it says for the whole run which
                 proofs of emptiness still hold.
             within: only this interval.
-            everything: also what this run has set aside.
+            everything: also what this run has deferred.
         """
         wanted = (self.wanted.clip(within) if within else self.wanted) - self.before_listing
         bars = self.bars.bounds
@@ -249,7 +249,7 @@ def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:
 class Job:
     """One series to load: by mode and bounds, or an interval of timestamps.
 
-    ``asked_by`` says whether what was tried in vain is put off; ``refresh`` asks also for what is
+    ``asked_by`` says whether what was tried in vain is deferred; ``refresh`` asks also for what is
     covered, once.
     """
 
@@ -325,7 +325,7 @@ class SeriesStates:
         return gaps - of_open_session(need, gaps)
 
     def facts(self, series: Series, wanted: IntervalSet, options: LoadOptions) -> SeriesState:
-        """Give what is known of a series: what is covered, excused and put off."""
+        """Give what is known of a series: what is covered, excused and deferred."""
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
         sparse_sessions = () if options.refresh or options.tail else self.due_sparse(series)
         again = IntervalSet(one.interval for one in sparse_sessions) & wanted

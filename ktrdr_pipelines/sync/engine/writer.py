@@ -184,7 +184,7 @@ def deferred(attempts: Iterable[Attempt], wanted: IntervalSet, now: datetime) ->
 
 
 def next_try(attempts: Iterable[Attempt], now: datetime) -> datetime | None:
-    """Say when the first of the tries that are put off is due, or None where none is."""
+    """Say when the first of the tries that are deferred is due, or None where none is."""
     times = (a.next_try_at for a in attempts if a.next_try_at is not None and not a.is_due(now))
     return min(times, default=None)
 
@@ -241,7 +241,7 @@ class FailedAttempts:
     def sparse(
         self, sessions: Iterable[Interval], *, wanted: IntervalSet, answered: IntervalSet
     ) -> None:
-        """Record which sessions are sparse now; one that waits already is not put off further.
+        """Record which sessions are sparse now; one that waits already is not deferred further.
 
         Args:
             sessions: those of the whole series.
