@@ -68,8 +68,8 @@ def copy_store(version: int, root: Path) -> None:
     if version == VERSIONS[0]:
         shutil.copytree(FIXTURES / "store_v6", root)
     archive = "dagster_v6.tar.gz" if version == VERSIONS[0] else f"store_v{version}.tar.gz"
-    with tarfile.open(FIXTURES / archive) as packed:
-        packed.extractall(root, filter="data")
+    with tarfile.open(FIXTURES / archive) as encoded:
+        encoded.extractall(root, filter="data")
 
 
 @pytest.fixture(params=VERSIONS, ids="version {}".format)
@@ -249,7 +249,7 @@ def test_repair_gives_digests_to_files_when_told_to(
     assert ktrdr("repair", "--json").document["sealed"] == []
     told = ktrdr("repair", "--seal", "--json").document
     without = 8 if version < FIRST_WITH_DIGESTS else 0
-    assert (len(told["sealed"]), told["quarantined"], told["mended"]) == (without, [], [])
+    assert (len(told["sealed"]), told["quarantined"], told["fixed"]) == (without, [], [])
     assert held(store) == BARS
     certificates = ktrdr("verify", "--json").document["certificates"]
     assert all(one["sound"] for one in certificates)

@@ -67,8 +67,8 @@ def test_a_bad_edit_keeps_the_last_good_universe(tmp_path: Path, edit: str | Non
     assert "universe.yaml" in str(trouble)
     assert universe_file.last_good.read_text() == GOOD
     universe_file.path.write_text("symbols: {MSFT: }")
-    mended, none = universe_file.read()
-    assert (list(mended.instruments), none) == (["MSFT"], None)
+    fixed, none = universe_file.read()
+    assert (list(fixed.instruments), none) == (["MSFT"], None)
     assert universe_file.last_good.read_text() == "symbols: {MSFT: }"
 
 

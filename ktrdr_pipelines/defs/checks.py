@@ -32,7 +32,7 @@ from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps, open_gap_index
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.bars.integrity import Examined, examine
+from ktrdr_pipelines.store.bars.integrity import CheckedBars, check_file
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.store.maintenance.file_checks import check_files, damaged_files, due_files
 
@@ -171,7 +171,7 @@ def _results(
         yield _volume(found).result(timeframe, VOLUME)
     if names & {ORDER, SANE}:
         since = now.date() - timedelta(days=_NEWEST_DAYS[timeframe])
-        files = _examined(found, book, since)
+        files = _check_files(found, book, since)
         for name, finding in ((ORDER, _order(files)), (SANE, _sane(files))):
             if name in names:
                 yield finding.result(timeframe, name)
@@ -233,11 +233,11 @@ def _differing(told: Sequence[tuple[Series, Sequence[Disagreement]]], what: str)
     return Finding(len(differing), len(told), what, columns, rows)
 
 
-def _examined(
+def _check_files(
     found: Sequence[SeriesGaps], book: GapIndex, since: date
-) -> Mapping[str, Examined | StoreError]:
+) -> Mapping[str, CheckedBars | StoreError]:
     """Examine the files that may hold bars since a date, by name."""
-    files: dict[str, Examined | StoreError] = {}
+    files: dict[str, CheckedBars | StoreError] = {}
     layout = book.store.layout
     for one in found:
         sec_type = one.series.instrument.sec_type
@@ -252,13 +252,13 @@ def _examined(
             if path.stem.isdigit() and int(path.stem) < since.year:
                 continue
             try:
-                files[layout.relative(path)] = examine(path, since, sec_type, known)
+                files[layout.relative(path)] = check_file(path, since, sec_type, known)
             except StoreError as error:
                 files[layout.relative(path)] = error
     return files
 
 
-def _order(files: Mapping[str, Examined | StoreError]) -> Finding:
+def _order(files: Mapping[str, CheckedBars | StoreError]) -> Finding:
     rows: Rows = []
     for name, one in files.items():
         if isinstance(one, StoreError):
@@ -270,14 +270,14 @@ def _order(files: Mapping[str, Examined | StoreError]) -> Finding:
     return Finding(len(rows), len(files), what, columns, rows[:NAMED_AT_MOST])
 
 
-def _sane(files: Mapping[str, Examined | StoreError]) -> Finding:
+def _sane(files: Mapping[str, CheckedBars | StoreError]) -> Finding:
     """Return which bars have values that cannot be.
 
     Damage is an error: a repair or another request removes it. Bars with findings alone pass, and
     are counted: they are what the gateway has, nothing removes them, and a check that fails for
     ever would hide the damage that comes later.
     """
-    good = {name: one for name, one in files.items() if isinstance(one, Examined)}
+    good = {name: one for name, one in files.items() if isinstance(one, CheckedBars)}
     rows: Rows = [
         (name, one.implausible, one.first_implausible)
         for name, one in good.items()

@@ -36,14 +36,14 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.files import disk_errors, not_a_bar_file, require_series_folder
-from ktrdr_pipelines.store.ledger.file_index import Fingerprint, Mirrored
+from ktrdr_pipelines.store.ledger.file_index import Fingerprint, IndexedFile
 from ktrdr_pipelines.store.ledger.ledger import series_key
 
 _MANY = 32
 """Series from which on one reading of the whole mirror is cheaper than one each."""
 
 _Prints = tuple[tuple[str, Fingerprint], ...]
-_Rows = Mapping[str, Mirrored]
+_Rows = Mapping[str, IndexedFile]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +121,7 @@ class AllSeriesFiles:
                 found[series] = kept
             else:
                 changed[series] = prints
-        rows = self._mirrored(changed)
+        rows = self._indexed_files(changed)
         for series, prints in changed.items():
             key = series_key(series)
             found[series] = self._read(series, wanted[series], prints, rows.get(key, {}))
@@ -134,11 +134,11 @@ class AllSeriesFiles:
         base = self._store.layout.relative(folder)
         return tuple(sorted((f"{base}/{name}", taken) for name, taken in _files_in(folder)))
 
-    def _mirrored(self, changed: Mapping[Series, _Prints]) -> Mapping[str, _Rows]:
+    def _indexed_files(self, changed: Mapping[Series, _Prints]) -> Mapping[str, _Rows]:
         filled = [series_key(series) for series, prints in changed.items() if prints]
         if len(filled) >= _MANY:
-            return self._store.ledger.mirrors()
-        return {key: self._store.ledger.mirror(key) for key in filled}
+            return self._store.ledger.all_indexed_files()
+        return {key: self._store.ledger.indexed_files(key) for key in filled}
 
     def _read(
         self, series: Series, calendar: SessionCalendar, prints: _Prints, rows: _Rows
@@ -193,13 +193,13 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
         for entry in entries:
             if entry.name.endswith(".parquet"):
                 with suppress(FileNotFoundError):
-                    facts = entry.stat(follow_symlinks=False)
-                    if not stat.S_ISREG(facts.st_mode):
+                    info = entry.stat(follow_symlinks=False)
+                    if not stat.S_ISREG(info.st_mode):
                         raise not_a_bar_file(folder / entry.name)
-                    yield entry.name, Fingerprint(facts.st_size, facts.st_mtime_ns, facts.st_ino)
+                    yield entry.name, Fingerprint(info.st_size, info.st_mtime_ns, info.st_ino)
 
 
-def _coverage(rows: Iterable[Mirrored]) -> tuple[IntervalArrays, tuple[Emptiness, ...]]:
+def _coverage(rows: Iterable[IndexedFile]) -> tuple[IntervalArrays, tuple[Emptiness, ...]]:
     """Join what the files of a series have covered; no two of them speak of one interval."""
     bounds: list[list[int]] = []
     proofs: list[Emptiness] = []

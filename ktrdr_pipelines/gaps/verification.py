@@ -26,7 +26,7 @@ from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.bars.digests import Digest
-from ktrdr_pipelines.store.bars.footer import FileFacts
+from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.store.ledger.marks import Verification
 from ktrdr_pipelines.store.maintenance.file_checks import check_files
@@ -142,20 +142,20 @@ def _read_all(book: GapIndex, series: Series, at: datetime) -> Content:
     paths = store.layout.bar_files(series.symbol, series.timeframe)
     calendar = calendar_named(series.instrument.calendar)
     try:
-        read: dict[Path, FileFacts] = {}
+        read: dict[Path, Footer] = {}
         for path, found in check_files(
             store, series.symbol, series.timeframe, paths, calendar=calendar, at=at
         ):
             if found.damage:
                 content.wrong.append(f"{path}: {found.damage}. Hint: run `ktrdr repair`")
-            if found.facts is not None and found.bars is not None:
-                read[path] = found.facts
-                _count(book, series, path, found.facts, bars=found.bars, content=content)
+            if found.footer is not None and found.bars is not None:
+                read[path] = found.footer
+                _count(book, series, path, found.footer, bars=found.bars, content=content)
         if content.wrong:
             return content
         for path, row in store.files_of(series).items():
-            facts = read[path]
-            if (facts.rows_per_session, facts.coverage) != (row.rows_per_session, row.coverage):
+            footer = read[path]
+            if (footer.rows_per_session, footer.coverage) != (row.rows_per_session, row.coverage):
                 content.wrong.append(
                     f"{path} is not what the ledger says of it. Hint: run `ktrdr repair`"
                 )
@@ -168,7 +168,7 @@ def _count(
     book: GapIndex,
     series: Series,
     path: Path,
-    facts: FileFacts,
+    footer: Footer,
     *,
     bars: pa.Table,
     content: Content,
@@ -189,7 +189,7 @@ def _count(
     calendar = book.calendars.of(series.instrument)
     content.bars += len(keys)
     content.outside += _outside(keys, span_arrays(calendar, series.timeframe).spans)
-    content.uncovered += _outside(keys, interval_arrays(facts.coverage.bars))
+    content.uncovered += _outside(keys, interval_arrays(footer.coverage.bars))
     content.digest.add(bars)
 
 

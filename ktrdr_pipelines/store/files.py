@@ -60,12 +60,12 @@ def write_atomically(
                 os.fsync(file.fileno())
             if before_renaming is not None:
                 before_renaming()
-            put_in_place(temp, path)
+            replace_file(temp, path)
         finally:
             temp.unlink(missing_ok=True)
 
 
-def put_in_place(temp: Path, path: Path) -> None:
+def replace_file(temp: Path, path: Path) -> None:
     """Rename a finished file over ``path`` and make the renaming itself durable."""
     temp.replace(path)
     sync_folder(path.parent)
@@ -148,7 +148,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_REMEDY = "Run `ktrdr repair`, which quarantines it"
+_HINT = "Run `ktrdr repair`, which quarantines it"
 
 
 def kind_of(path: Path) -> str | None:
@@ -211,7 +211,7 @@ def require_file(path: Path) -> bool:
     if kind is None:
         return False
     if not is_regular(path):
-        raise OddPathError(f"cannot use {path}", reason=f"it is {kind}", hint=_REMEDY)
+        raise OddPathError(f"cannot use {path}", reason=f"it is {kind}", hint=_HINT)
     return True
 
 
@@ -224,7 +224,7 @@ def bar_file_oddity(path: Path) -> str | None:
 def not_a_bar_file(path: Path) -> CorruptFileError:
     """Return the error of a path that should lead to a bar file."""
     return CorruptFileError(
-        f"cannot read {path} as a bar file", reason=str(bar_file_oddity(path)), hint=_REMEDY
+        f"cannot read {path} as a bar file", reason=str(bar_file_oddity(path)), hint=_HINT
     )
 
 
@@ -251,7 +251,7 @@ def require_series_folder(folder: Path) -> None:
             raise OddPathError(
                 f"cannot use {one} as a folder of bars",
                 reason=f"it is {kind}{shared}",
-                hint=f"{_REMEDY}, or make a writable folder in its place",
+                hint=f"{_HINT}, or make a writable folder in its place",
             )
 
 

@@ -36,9 +36,9 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex, Memory, SeriesGaps
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.bars.footer import FileFacts
+from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
-from ktrdr_pipelines.store.ledger.file_index import Mirrored, fingerprint, mirrored
+from ktrdr_pipelines.store.ledger.file_index import IndexedFile, fingerprint, indexed_file
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 
 SYMBOLS = 500
@@ -69,7 +69,7 @@ UNIVERSE = [Series(_instrument(n), timeframe) for n in range(SYMBOLS) for timefr
 def filled(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
     """Give a large store that is complete but for one day of one series."""
     layout = create_store(tmp_path_factory.mktemp("large"), Origin.IB)
-    said: dict[tuple[str, Timeframe, int], Mirrored] = {}
+    said: dict[tuple[str, Timeframe, int], IndexedFile] = {}
     with closing(Ledger(layout.ledger)) as ledger:
         for series in UNIVERSE:
             rows = {}
@@ -82,7 +82,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
                 if key not in said:
                     said[key] = _said(series, path, first, end)
                 rows[layout.relative(path)] = replace(said[key], fingerprint=fingerprint(path))
-            ledger.record_mirror(series_key(series), rows)
+            ledger.index_files(series_key(series), rows)
     return layout
 
 
@@ -92,7 +92,7 @@ def _files(timeframe: Timeframe) -> list[tuple[str, int, int]]:
     return [(str(year), year, year + 1) for year in range(FIRST, LAST + 1)]
 
 
-def _said(series: Series, path: Path, first: int, end: int) -> Mirrored:
+def _said(series: Series, path: Path, first: int, end: int) -> IndexedFile:
     calendar = calendar_named(series.instrument.calendar)
     spans = span_arrays(calendar, series.timeframe)
     low, high = np.searchsorted(spans.days, [np.datetime64(f"{y}-01-01") for y in (first, end)])
@@ -101,7 +101,7 @@ def _said(series: Series, path: Path, first: int, end: int) -> Mirrored:
     interval = interval_between(calendar, series.timeframe, date(first, 1, 1), date(end, 1, 1))
     identity = identity_of(series, contract_id=1, origin=Origin.IB)
     coverage = Coverage(IntervalSet([interval]))
-    return mirrored(fingerprint(path), FileFacts(identity, coverage, sum(rows.values()), rows))
+    return indexed_file(fingerprint(path), Footer(identity, coverage, sum(rows.values()), rows))
 
 
 def _plainly(layout: StoreLayout) -> int:
@@ -111,7 +111,7 @@ def _plainly(layout: StoreLayout) -> int:
         with os.scandir(layout.series_folder(series.symbol, series.timeframe)) as entries:
             count += sum(entry.stat().st_size for entry in entries)
     with closing(Ledger(layout.ledger)) as ledger:
-        return count + len(ledger.mirrors())
+        return count + len(ledger.all_indexed_files())
 
 
 def _best_s(work: Callable[[], object], attempts: int = 3) -> float:

@@ -234,7 +234,7 @@ def test_what_another_program_wrote_is_no_finding(
         certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
         assert (certificate["sound"], certificate["findings"]) == (False, [])
         again = ktrdr("repair", "--json").document
-        assert (again["findings"], again["distrusted"], again["mended"]) == (0, [], [])
+        assert (again["findings"], again["distrusted"], again["fixed"]) == (0, [], [])
     ktrdr("load", "AAPL", "1d", *DAYS)
     certificate = _daily_certificate(ktrdr("verify", "AAPL", "--json").document)
     assert (certificate["sound"], certificate["findings"]) == (True, [])

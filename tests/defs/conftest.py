@@ -37,7 +37,7 @@ from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
 from ktrdr_pipelines.store.bars.bar_store import BarStore
-from ktrdr_pipelines.store.bars.footer import FileFacts
+from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 from ktrdr_pipelines.sync.runner import LoadManager
@@ -159,7 +159,7 @@ def forget_days(location: "Location", symbol: str, timeframe: str, days: Collect
         coverage = Coverage(facts.coverage.bars - gone, facts.coverage.empty)
         lost += bars.num_rows - kept.num_rows
         write_file(
-            path, kept, FileFacts(facts.identity, coverage, kept.num_rows, rows_per_session(kept))
+            path, kept, Footer(facts.identity, coverage, kept.num_rows, rows_per_session(kept))
         )
     return lost
 

@@ -13,7 +13,7 @@ from ktrdr_pipelines.domain.bars import timestamps
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind, findings_of
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_file import read_bars
-from ktrdr_pipelines.store.bars.integrity import examined
+from ktrdr_pipelines.store.bars.integrity import check_bars
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.store.maintenance.repair import repair
 
@@ -131,7 +131,7 @@ def test_bad_bars_are_seen(location: Any, change: Callable[..., pa.Table], name:
     assert location.run("1d", "AAPL|2026", "AAPL|2026").success
     [path] = location.layout.bar_files("AAPL", Timeframe.D1)
     bars = read_bars(path)
-    good, bad = examined(bars), examined(change(bars))
+    good, bad = check_bars(bars), check_bars(change(bars))
     assert (good.out_of_order, good.duplicates, good.implausible) == (0, 0, 0)
     if name == "order":
         assert bad.out_of_order + bad.duplicates > 0
@@ -146,7 +146,9 @@ def test_nulls_that_mean_not_available_are_sane(location: Any) -> None:
     assert location.run("1d", "AAPL|2026", "AAPL|2026").success
     [path] = location.layout.bar_files("AAPL", Timeframe.D1)
     bars = with_column(read_bars(path), "volume", lambda old: [None] * len(old))
-    assert examined(with_column(bars, "bar_count", lambda old: [None] * len(old))).implausible == 0
+    assert (
+        check_bars(with_column(bars, "bar_count", lambda old: [None] * len(old))).implausible == 0
+    )
 
 
 def test_a_bad_file_fails_its_checks_by_name(

@@ -14,7 +14,7 @@ from ktrdr_pipelines.errors import GatewayUnreachableError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
 from ktrdr_pipelines.ib.diagnostics.checks import Check, Name, Verdict, no_connection
-from ktrdr_pipelines.ib.diagnostics.doctor import duration_at, examine
+from ktrdr_pipelines.ib.diagnostics.doctor import diagnose, duration_at
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.protocol.transport import DisconnectReason, TransportError
@@ -29,7 +29,7 @@ def look(config: GatewayConfig, gateways: Any) -> Any:
     def at(timeout_s: float = 60.0, **script: Any) -> dict[Name, Check]:
         at.gateway = gateways(**script)
         there = replace(config, port=at.gateway.port, timeout_s=timeout_s)
-        checks = asyncio.run(examine(there))
+        checks = asyncio.run(diagnose(there))
         assert [check.name for check in checks] == list(Name)
         return {check.name: check for check in checks}
 
@@ -96,7 +96,7 @@ def test_a_gateway_in_another_language_and_zone_is_told_so(look: Any, words: Any
 
 def test_a_closed_port_names_the_port(config: GatewayConfig, closed_port: int) -> None:
     """Nothing is looked at behind a closed port."""
-    checks = asyncio.run(examine(replace(config, port=closed_port)))
+    checks = asyncio.run(diagnose(replace(config, port=closed_port)))
     assert checks[0].verdict is Verdict.WRONG
     assert "nothing listens there" in checks[0].finding
     assert {check.verdict for check in checks[1:]} == {Verdict.UNKNOWN}
@@ -149,7 +149,7 @@ def test_client_ids_that_were_refused_a_moment_ago(config: GatewayConfig, gatewa
     there.folder.mkdir(parents=True)
     for client_id in (201, 202):
         ClientIdLeases(there.folder).quarantine(client_id)
-    checks = {check.name: check for check in asyncio.run(examine(there))}
+    checks = {check.name: check for check in asyncio.run(diagnose(there))}
     assert wrongs(checks) == [Name.CLIENT_ID]
     assert checks[Name.PORT].verdict is Verdict.UNKNOWN
     assert gateway.connects == 0
@@ -157,7 +157,7 @@ def test_client_ids_that_were_refused_a_moment_ago(config: GatewayConfig, gatewa
 
 def test_a_host_that_no_listener_knows(config: GatewayConfig) -> None:
     """A slip in IB_HOST is told as one."""
-    checks = asyncio.run(examine(replace(config, host="gate..home")))
+    checks = asyncio.run(diagnose(replace(config, host="gate..home")))
     assert checks[0].verdict is Verdict.WRONG
     assert "no such host" in checks[0].finding
     assert "IB_HOST" in checks[0].hint
@@ -282,7 +282,7 @@ def test_a_pause_after_a_violation_is_told_and_not_waited_for(
     there = replace(config, port=gateway.port)
     rate_limiter = RateLimiter.of(there)
     rate_limiter.pause_after_violation()
-    checks = {check.name: check for check in asyncio.run(examine(there))}
+    checks = {check.name: check for check in asyncio.run(diagnose(there))}
     assert "asked too much" in checks[Name.CONTRACTS].finding
     assert wrongs(checks) == [Name.CONTRACTS]
     assert 0 < rate_limiter.vitals().paused_s <= 60
@@ -291,7 +291,7 @@ def test_a_pause_after_a_violation_is_told_and_not_waited_for(
 
 
 def test_two_looks_in_a_row_do_not_wait_for_each_other() -> None:
-    """IB's rule of identical requests is none of a person's who mends and looks again."""
+    """IB's rule of identical requests is none of a person's who fixes and looks again."""
     moments = [datetime(2026, 1, 5, tzinfo=UTC) + timedelta(seconds=2 * n) for n in range(20)]
     durations = {duration_at(moment) for moment in moments}
     assert durations == {f"{days} D" for days in range(5, 25)}
@@ -305,7 +305,7 @@ def test_looking_closes_the_breaker(config: GatewayConfig, gateways: Any, words:
     for number in range(MOST_FAILURES):
         rate_limiter.note_trouble(1e9 + number, ill_with="silence")
     assert rate_limiter.vitals().breaker.state == "open"
-    checks = asyncio.run(examine(there))
+    checks = asyncio.run(diagnose(there))
     assert all(check.verdict is not Verdict.WRONG for check in checks)
     assert rate_limiter.vitals().breaker.state == "closed"
     rate_limiter.close()

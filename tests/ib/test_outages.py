@@ -113,8 +113,8 @@ def test_the_farm_of_contracts_holds_up_contracts(bench: Any, aapl: Instrument, 
     def start(talk: Any, fields: list[str]) -> None:
         words.start(talk, fields)
         talk.error(-1, 2157, "Sec-def data farm connection is broken:secdefnj")
-        mended = (2158, "Sec-def data farm connection is OK:secdefnj")
-        talk.later(0.1, lambda: talk.error(-1, *mended))
+        fixed = (2158, "Sec-def data farm connection is OK:secdefnj")
+        talk.later(0.1, lambda: talk.error(-1, *fixed))
 
     async def ask(source: Any) -> Any:
         before = asyncio.get_running_loop().time()
@@ -266,7 +266,7 @@ def question(number: int, route: str = "STK SMART USD") -> Question:
 
 
 def test_a_farm_that_is_fixed_ends_its_own_trouble_alone() -> None:
-    """Of two broken farms one is mended: what may have needed it is asked again, and waits."""
+    """Of two broken farms one is fixed: what may have needed it is asked again, and waits."""
     notes = noted(BROKEN, (2105, "HMDS data farm connection is broken:euhmds"))
     over = notes.take(ErrorFrame(-1, *MENDED))
     assert over == ((2105, "ushmds"),)
@@ -324,7 +324,7 @@ def test_a_farm_that_breaks_again_is_suspected_again() -> None:
 
 
 def test_an_idle_farm_is_named_behind_a_full_stop() -> None:
-    """2107 and 2108 name their farm otherwise, and mend that farm alone."""
+    """2107 and 2108 name their farm otherwise, and fix that farm alone."""
     idle = "HMDS data farm connection is inactive but should be available upon demand."
     notes = noted(BROKEN, (2107, f"{idle}euhmds"))
     assert notes.obstacle(Topic.BARS, "STK SMART USD")

@@ -18,7 +18,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import open_gap_index
 from ktrdr_pipelines.simulator.server import running_simulator
 from ktrdr_pipelines.store.bars.bar_file import read_file, write_file
-from ktrdr_pipelines.store.bars.footer import FileFacts
+from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 
@@ -39,9 +39,7 @@ def forget(path: Path, days: list[date]) -> None:
     assert kept.num_rows == bars.num_rows - len(days)
     gone = IntervalSet(Interval(midnight(day), midnight(day + timedelta(days=1))) for day in days)
     coverage = Coverage(facts.coverage.bars - gone, facts.coverage.empty)
-    write_file(
-        path, kept, FileFacts(facts.identity, coverage, kept.num_rows, rows_per_session(kept))
-    )
+    write_file(path, kept, Footer(facts.identity, coverage, kept.num_rows, rows_per_session(kept)))
 
 
 def missing_of(layout: StoreLayout, gateway: str) -> int:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA
 from ktrdr_pipelines.store.bars.bar_file import read_footer
 from ktrdr_pipelines.store.layout import StoreLayout
-from ktrdr_pipelines.store.ledger.file_index import fingerprint, mirrored
+from ktrdr_pipelines.store.ledger.file_index import fingerprint, indexed_file
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 
@@ -29,6 +29,6 @@ def make_older(layout: StoreLayout, path: Path) -> None:
         writer.write_table(bars)
         writer.add_key_value_metadata({"ktrdr": json.dumps(footer, separators=(",", ":"))})
     with closing(Ledger(layout.ledger)) as ledger:
-        facts = read_footer(path)
-        key = f"{facts.identity.symbol}|{facts.identity.timeframe}"
-        ledger.record_mirror(key, {layout.relative(path): mirrored(fingerprint(path), facts)})
+        metadata = read_footer(path)
+        key = f"{metadata.identity.symbol}|{metadata.identity.timeframe}"
+        ledger.index_files(key, {layout.relative(path): indexed_file(fingerprint(path), metadata)})

@@ -95,7 +95,7 @@ def test_repair_derives_findings_of_earlier_versions(
     assert (found.ts, found.kind) == (finding(3).ts, FindingKind.PRICE_SIGN)
     assert "close=-5.0" in found.detail
     again = repaired(layout, make)
-    assert (again.findings, again.distrusted, again.mended) == (0, (), ())
+    assert (again.findings, again.distrusted, again.fixed) == (0, (), ())
     assert ledger.findings(KEY) == [found]
     assert odd.stat().st_ino == before
 
@@ -177,12 +177,12 @@ def test_implausible_bars_of_another_program_are_requested_again(
     series = make.series()
     rewrite(odd)
     report = repaired(layout, make)
-    assert (report.findings, report.distrusted, report.mended) == (0, (odd,), ())
+    assert (report.findings, report.distrusted, report.fixed) == (0, (odd,), ())
     assert store.rows(series) == 10
     missing = make.covering(series, store.read(series)).bars - store.coverage(series).bars
     assert missing == IntervalSet([Interval(OPEN + 3 * MINUTE, OPEN + 4 * MINUTE)])
     again = repaired(layout, make)
-    assert (again.findings, again.distrusted, again.mended) == (0, (), ())
+    assert (again.findings, again.distrusted, again.fixed) == (0, (), ())
     assert store.ledger.findings(KEY) == []
 
 
@@ -262,9 +262,9 @@ def test_written_values_are_read_back_as_the_finding_has_them(
     store: BarStore, odd: Path, make: Any
 ) -> None:
     """The text of a finding is made of the values in the file, to the last digit."""
-    facts, bars = read_file(odd)
+    footer, bars = read_file(odd)
     bars = spoiled(spoiled(bars, 3, "close", -0.1 - 0.2), 3, "volume", -5e-324)
-    write_file(odd, bars, facts)
+    write_file(odd, bars, footer)
     keys = [int(timestamps(bars)[3])]
     assert moment(keys[0]) == OPEN + 3 * MINUTE
     assert findings_of(read_file(odd)[1], keys) == findings_of(bars, keys)

@@ -14,11 +14,11 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import BarStore, read_footer
 from ktrdr_pipelines.store.bars.footer import (
-    FileFacts,
+    Footer,
     coverage_from_json,
     coverage_to_json,
-    facts_from_json,
-    facts_to_json,
+    footer_from_json,
+    footer_to_json,
 )
 
 DAY = timedelta(days=1)
@@ -51,8 +51,8 @@ def test_every_kind_of_proof_comes_back() -> None:
 
 def test_a_footer_comes_back_with_every_kind_of_proof(make: Any) -> None:
     """As a whole: identity, coverage, counts."""
-    facts = FileFacts(make.identity(make.series()), every_kind(), 390, {date(2024, 6, 3): 390})
-    assert facts_from_json(facts_to_json(facts)) == facts
+    footer = Footer(make.identity(make.series()), every_kind(), 390, {date(2024, 6, 3): 390})
+    assert footer_from_json(footer_to_json(footer)) == footer
 
 
 def test_a_file_keeps_every_kind_of_proof(store: BarStore, make: Any) -> None:
@@ -63,7 +63,7 @@ def test_a_file_keeps_every_kind_of_proof(store: BarStore, make: Any) -> None:
     (path,) = store.save(series, make.identity(series), bars, coverage).files
     assert read_footer(path).coverage == coverage
     assert store.coverage(series) == coverage
-    store.ledger.forget_mirror([store.layout.relative(path)])
+    store.ledger.unindex_files([store.layout.relative(path)])
     assert store.coverage(series) == coverage
     more = make.run(series, FIRST + 50 * DAY, 6)
     make.save(store, series, more)

@@ -57,7 +57,7 @@ def saved(store: BarStore, make: Any, timeframe: Timeframe = Timeframe.M1) -> tu
 
 def checked(store: BarStore, series: Series, path: Path) -> Checked:
     """Check a file as ``verify`` does."""
-    known = store.ledger.mirror(f"{series.symbol}|{series.timeframe}")
+    known = store.ledger.indexed_files(f"{series.symbol}|{series.timeframe}")
     return check_file(
         path,
         series.symbol,
@@ -194,7 +194,7 @@ def test_a_rewritten_file_with_the_same_bars_is_written_anew(
     assert (found.wrong, bool(found.altered)) == ("", True)
     assert store.coverage(series).bars == make.covering(series, bars).bars
     report = repair(store.layout, [series.instrument], NOW)
-    assert (report.quarantined, report.mended) == ((), (path,))
+    assert (report.quarantined, report.fixed) == ((), (path,))
     assert is_as_written(path)
     assert read_bars(path).equals(bars)
     assert checked(store, series, path).damage == ""
@@ -253,9 +253,9 @@ def test_a_footer_rewritten_to_another_origin_is_refused(
         with pytest.raises(CorruptFileError):
             store.coverage(series)
     else:  # the ledger knows that it had digests, and what it held
-        assert found.facts is not None
-        assert found.facts.identity.origin == held
-    store.ledger.forget_mirror([store.layout.relative(path)])
+        assert found.footer is not None
+        assert found.footer.identity.origin == held
+    store.ledger.unindex_files([store.layout.relative(path)])
     with pytest.raises(CorruptFileError):
         store.coverage(series)
 
@@ -289,7 +289,7 @@ def test_files_of_earlier_versions_are_read_as_they_are(store: BarStore, make: A
     assert repair(store.layout, [series.instrument], NOW).sealed == ()
     assert path.read_bytes() == left
     report = repair(store.layout, [series.instrument], NOW, seal=True)
-    assert (report.sealed, report.mended, report.quarantined) == ((path,), (), ())
+    assert (report.sealed, report.fixed, report.quarantined) == ((path,), (), ())
     assert has_true_digest(path)
     assert read_bars(path).equals(bars)
     assert repair(store.layout, [series.instrument], NOW, seal=True).sealed == ()
@@ -358,9 +358,9 @@ def test_damage_that_a_save_or_a_reading_meets_is_remembered(store: BarStore, ma
     content, name = path.read_bytes(), store.layout.relative(path)
     flip(path, content, 8 * 1000)
     left = path.read_bytes()
-    store.ledger.record_mirror(  # bits change without a trace in size or time
+    store.ledger.index_files(  # bits change without a trace in size or time
         "AAPL|1m",
-        {name: replace(store.ledger.mirror("AAPL|1m")[name], fingerprint=fingerprint(path))},
+        {name: replace(store.ledger.indexed_files("AAPL|1m")[name], fingerprint=fingerprint(path))},
     )
     assert damaged_files(store) == {}
     with pytest.raises(CorruptFileError):
@@ -397,9 +397,9 @@ def test_writing_older_facts_gives_new_digests(
 ) -> None:
     """The digests are those of the bars that are written, whatever the facts say."""
     _, path = saved(store, make)
-    facts, bars = read_file(path)
-    written = write_file(path, bars.slice(0, 10), facts)
+    footer, bars = read_file(path)
+    written = write_file(path, bars.slice(0, 10), footer)
     assert written.seal is not None
-    assert facts.seal is not None
-    assert written.seal.bars != facts.seal.bars
+    assert footer.seal is not None
+    assert written.seal.bars != footer.seal.bars
     assert is_as_written(path)

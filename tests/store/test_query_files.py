@@ -181,7 +181,7 @@ def test_a_file_that_a_killed_writer_left_is_answered(
     queried: StoreLayout, store: BarStore, make: Any
 ) -> None:
     """It stands in its place and the ledger does not know it yet: it is judged, then read."""
-    store.ledger.forget_mirror([queried.relative(path_of(queried))])
+    store.ledger.unindex_files([queried.relative(path_of(queried))])
     assert count(queried, "bars") == 40
     queried.ledger.unlink()
     assert count(queried, "bars") == 40
@@ -331,8 +331,8 @@ def test_a_file_of_another_instrument_is_refused(
 ) -> None:
     """However well its digests fit: the ledger knows what was there."""
     path = path_of(queried)
-    facts, bars = read_file(path)
-    write_file(path, bars, replace(facts, identity=replace(facts.identity, **change)))
+    footer, bars = read_file(path)
+    write_file(path, bars, replace(footer, identity=replace(footer.identity, **change)))
     with pytest.raises(CorruptFileError, match=r"2024\.parquet"):
         count(queried, "bars")
     found = check_files(store, "AAPL", Timeframe.M1, [path], calendar=None, at=NOW)
@@ -355,7 +355,7 @@ def test_a_year_of_another_contract_is_refused_and_named(
     path = path_of(queried, year=2022)
     said, held = read_file(path)
     write_file(path, held, replace(said, identity=replace(said.identity, contract_id=7)))
-    store.ledger.forget_mirror([queried.relative(path)])
+    store.ledger.unindex_files([queried.relative(path)])
     for _ in range(2):
         with pytest.raises(CorruptFileError, match=r"2022\.parquet.*contract id 7,"):
             count(queried, "bars")

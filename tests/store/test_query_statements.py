@@ -73,10 +73,10 @@ class World:
         """Return size, time of change and digest of every file, and every folder."""
         found = {}
         for path in sorted(self.root.rglob("*")):
-            facts = path.stat()
+            footer = path.stat()
             digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-            size = facts.st_size if path.is_file() else 0
-            found[str(path)] = (size, facts.st_mtime_ns if path.is_file() else 0, digest)
+            size = footer.st_size if path.is_file() else 0
+            found[str(path)] = (size, footer.st_mtime_ns if path.is_file() else 0, digest)
         return found
 
 

@@ -219,7 +219,7 @@ def test_what_a_recount_found_is_found_once(store: BarStore, make: Any, rewrite:
     path = _path(store, series)
     rewrite(path, _not_on(*GONE))
     found = store.coverage(series)
-    (row,) = store.ledger.mirror("AAPL|5m").values()
+    (row,) = store.ledger.indexed_files("AAPL|5m").values()
     assert row.coverage == found
     assert row.fingerprint.mtime_ns == path.stat().st_mtime_ns
 
@@ -318,9 +318,9 @@ def test_repair_agrees_and_writes_the_footer(
     rewrite(path, _not_on(*GONE))
     bars = store.read(series)
     report = repair(layout, [series.instrument])
-    assert (report.quarantined, report.mended) == ((), (path,))
+    assert (report.quarantined, report.fixed) == ((), (path,))
     gone = IntervalSet(_whole(series, day, day + DAY) for day in GONE)
     assert read_footer(path).coverage.bars == IntervalSet([_whole(series)]) - gone
     assert read_bars(path).equals(bars)
     assert store.coverage(series) == read_footer(path).coverage
-    assert repair(layout, [series.instrument]).mended == ()
+    assert repair(layout, [series.instrument]).fixed == ()

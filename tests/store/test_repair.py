@@ -15,7 +15,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError
 from ktrdr_pipelines.store.bars.bar_file import write_file
 from ktrdr_pipelines.store.bars.bar_store import BarStore, read_bars, read_footer
-from ktrdr_pipelines.store.bars.footer import FileFacts
+from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.catalog.catalog import query_catalog
 from ktrdr_pipelines.store.layout import StoreLayout, create_store, store_origin
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
@@ -42,7 +42,7 @@ def test_a_whole_store_stays_as_it_is(store: BarStore, make: Any) -> None:
     report = repair(store.layout, [series.instrument], NOW)
     assert report.files == 3
     assert (report.quarantined, report.leftovers, report.quarantined_ledger) == ((), (), None)
-    assert [path.stat().st_ino for path in paths] == [facts.st_ino for facts in before]
+    assert [path.stat().st_ino for path in paths] == [footer.st_ino for footer in before]
     assert query_catalog(store.layout, "FROM bars").num_rows == 30
     assert repair(store.layout).files == 3
 
@@ -59,7 +59,7 @@ def test_a_lost_ledger_loses_no_bar(layout: StoreLayout, store: BarStore, make: 
     with closing(Ledger(layout.ledger)) as ledger:
         again = BarStore(layout, ledger)
         assert again.read(series).equals(bars)
-        assert len(ledger.mirror(series_key(series))) == 3
+        assert len(ledger.indexed_files(series_key(series))) == 3
         assert again.coverage(series) == coverage
         assert ledger.pinned_contract("AAPL", Origin.IB) == 265598
 
@@ -157,9 +157,9 @@ def test_the_identity_with_most_bars_prevails(
 ) -> None:
     """Of files that hold different contracts those with fewer bars are quarantined."""
     series, (first, *_) = _saved(store, make)
-    bars, facts = read_bars(first), read_footer(first)
+    bars, footer = read_bars(first), read_footer(first)
     other = make.identity(series, contract_id=1)
-    foreign = FileFacts(other, facts.coverage, facts.rows, facts.rows_per_session)
+    foreign = Footer(other, footer.coverage, footer.rows, footer.rows_per_session)
     write_file(first, bars, foreign)
     (item,) = repair(layout, [series.instrument], NOW).quarantined
     assert item.was == first
@@ -170,8 +170,8 @@ def test_the_identity_with_most_bars_prevails(
 def test_bars_out_of_order_are_quarantined(layout: StoreLayout, store: BarStore, make: Any) -> None:
     """A file that no writer of ours wrote is not trusted."""
     series, (first, *_) = _saved(store, make)
-    bars, facts = read_bars(first), read_footer(first)
-    write_file(first, bars.take(list(range(9, -1, -1))), facts)
+    bars, footer = read_bars(first), read_footer(first)
+    write_file(first, bars.take(list(range(9, -1, -1))), footer)
     (item,) = repair(layout, [series.instrument], NOW).quarantined
     assert "not in order" in item.why
 
@@ -211,8 +211,8 @@ def test_leftovers_of_killed_writers_are_removed(
 def test_a_newer_file_stops_the_repair(layout: StoreLayout, store: BarStore, make: Any) -> None:
     """A file of a newer version is neither trusted nor moved."""
     _, (first, *_) = _saved(store, make)
-    facts = read_footer(first)
-    newer = FileFacts(facts.identity, facts.coverage, facts.rows, facts.rows_per_session, 2)
+    footer = read_footer(first)
+    newer = Footer(footer.identity, footer.coverage, footer.rows, footer.rows_per_session, 2)
     write_file(first, read_bars(first), newer)
     with pytest.raises(StoreError, match="newer ktrdr"):
         repair(layout, [make.instrument()], NOW)
@@ -263,8 +263,8 @@ def test_the_mirror_forgets_files_that_are_gone(
     store.ledger.record_request(old)
     report = repair(layout, [make.instrument()], NOW)
     assert report.forgotten == 1
-    assert layout.relative(first) not in store.ledger.mirrored_files()
-    assert len(store.ledger.mirrored_files()) == 2
+    assert layout.relative(first) not in store.ledger.indexed_file_names()
+    assert len(store.ledger.indexed_file_names()) == 2
 
 
 LEDGER_ROT = [

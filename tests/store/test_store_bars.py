@@ -241,7 +241,7 @@ def test_files_are_not_opened_to_know_coverage(store: BarStore, make: Any) -> No
     """The mirror answers while the file stands unchanged, whatever is inside."""
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
-    row = store.ledger.mirror(series_key(series))[store.layout.relative(path)]
+    row = store.ledger.indexed_files(series_key(series))[store.layout.relative(path)]
     assert row.rows == 10
     assert row.coverage == read_footer(path).coverage
     assert row.rows_per_session == {date(2024, 6, 3): 10}

@@ -93,7 +93,7 @@ def test_a_lost_footer_that_no_listener_remembers_is_named(store: BarStore, make
     series = make.series()
     (path,) = make.save(store, series, make.run(series, OPEN, 10)).files
     _footless(path)
-    store.ledger.forget_mirror([store.layout.relative(path)])
+    store.ledger.unindex_files([store.layout.relative(path)])
     left = path.read_bytes()
     for use in (read_bars, read_footer):
         with pytest.raises(CorruptFileError, match=r"2024\.parquet.*footer.*ktrdr repair"):

@@ -1,6 +1,6 @@
 """Commands that look at a gateway: ``ktrdr health``, ``ktrdr doctor``, ``ktrdr probe``.
 
-``ktrdr doctor``: what is wrong with a gateway's set-up, and how to mend it.
+``ktrdr doctor``: what is wrong with a gateway's set-up, and how to fix it.
 
 ``ktrdr health``: whether the gateway is there and answers, without asking for any data.
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Find out what is wrong with the gateway's set-up, and say how to mend it.
+    """Find out what is wrong with the gateway's set-up, and say how to fix it.
 
     IB_HOST and IB_PORT say which gateway. It makes five requests at most. Refusals and failures
     that earlier runs remember are forgotten, so that loads may try again at once.
@@ -43,11 +43,11 @@ def doctor(as_json: AsJson = False) -> None:
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.ib.config import GatewayConfig
     from ktrdr_pipelines.ib.diagnostics.checks import Verdict
-    from ktrdr_pipelines.ib.diagnostics.doctor import examine
+    from ktrdr_pipelines.ib.diagnostics.doctor import diagnose
     from ktrdr_pipelines.settings import load_settings
 
     config = GatewayConfig.from_settings(load_settings())
-    checks = run_stoppable(examine(config))
+    checks = run_stoppable(diagnose(config))
     make_attempts_due()
     is_good = all(check.verdict is not Verdict.WRONG for check in checks)
     if as_json:

@@ -79,7 +79,7 @@ def query(
         place = open_place()
         renew_catalog(place.layout, place.universe, place.settings)
         answer = query_catalog(layout, asked)
-    _note_older_tables(layout, asked)
+    _warn_of_older_tables(layout, asked)
     names = _unique(answer.column_names)
     if as_json:
         say_json([dict(zip(names, map(json_value, row), strict=True)) for row in _rows(answer)])
@@ -89,7 +89,7 @@ def query(
         _say_table(answer, names)
 
 
-def _note_older_tables(layout: "StoreLayout", asked: str) -> None:
+def _warn_of_older_tables(layout: "StoreLayout", asked: str) -> None:
     """Say that tables are older than bars, where a query names one of them."""
     from ktrdr_pipelines.store.catalog.catalog import files_after_catalog
 

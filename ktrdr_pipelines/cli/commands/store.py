@@ -127,7 +127,7 @@ def _tell_repaired(report: "RepairReport") -> None:
     say(f"{counted(report.files, 'file')} whole; ledger and catalog are rebuilt")
     for one in report.quarantined:
         say(f"quarantined: {one}")
-    for path in report.mended:
+    for path in report.fixed:
         say(f"{path}: written anew; bars that it has lost are missing again")
     for path in report.distrusted:
         say(

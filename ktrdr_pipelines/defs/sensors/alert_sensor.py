@@ -94,7 +94,7 @@ def after(standing: Mapping[str, Outage], ended: Iterable[Ended]) -> Turn:
                 else Outage(one.outage, one.at, one.cause, one.text)
             )
             continue
-        for name in _mended_by(one):
+        for name in _ended_by(one):
             now.pop(name, None)
     return Turn(
         now,
@@ -103,7 +103,7 @@ def after(standing: Mapping[str, Outage], ended: Iterable[Ended]) -> Turn:
     )
 
 
-def _mended_by(one: Ended) -> set[str]:
+def _ended_by(one: Ended) -> set[str]:
     """Name the outages that a success ends: it asked the gateway, and it wrote."""
     return {one.work} | ({GATEWAY, DISK} if one.asked else set())
 

@@ -21,10 +21,10 @@ from ktrdr_pipelines.limits import CodeClass
 
 _LINK_LOST, _SERVER_LOST, _MARKET_DATA = 1100, 2110, 2103
 _LINK, _SERVER = (_LINK_LOST, ""), (_SERVER_LOST, "")
-_MENDS = {2104: 2103, 2106: 2105, 2107: 2105, 2108: 2103, 2158: 2157}
+_RESTORED_BY = {2104: 2103, 2106: 2105, 2107: 2105, 2108: 2103, 2158: 2157}
 """Which trouble with a data farm is over when a farm is reported well."""
 
-GOOD_NEWS = frozenset({1101, 1102, *_MENDS})
+GOOD_NEWS = frozenset({1101, 1102, *_RESTORED_BY})
 """Codes that call a trouble off; they end open questions only so that they are put again."""
 
 _KINDS = {2103: "market data", 2105: "historical data", 2157: "contracts"}
@@ -187,10 +187,10 @@ class GatewayStatus:
             return (_LINK, *self._resume(frame))
         if frame.means is CodeClass.PAUSE:
             self._break((frame.code, farm), _Trouble(str(frame), after))
-        elif frame.code in _MENDS:
-            code = _MENDS[frame.code]
+        elif frame.code in _RESTORED_BY:
+            code = _RESTORED_BY[frame.code]
             self._see(code, farm, FarmState.IDLE if frame.code in _IDLE else FarmState.OK)
-            return self._forget(lambda key: _is_mended(key, frame.code, farm))
+            return self._forget(lambda key: _is_restored(key, frame.code, farm))
         return ()
 
     def _blocking(self, need: int, route: str) -> str:
@@ -253,11 +253,11 @@ def _shows(topic: Topic, key: Key) -> bool:
     return key[0] == _NEEDED[topic] or (key == _SERVER and topic is not Topic.CONTRACT)
 
 
-def _is_mended(key: Key, code: int, farm: str) -> bool:
+def _is_restored(key: Key, code: int, farm: str) -> bool:
     """Say whether good news of a farm end a trouble."""
     if key == _SERVER:
         return code in _CONNECTED
-    return key[0] == _MENDS[code] and (not farm or key[1] in {farm, ""})
+    return key[0] == _RESTORED_BY[code] and (not farm or key[1] in {farm, ""})
 
 
 def _farm(frame: ErrorFrame) -> str:

@@ -71,7 +71,7 @@ def good(name: Name, finding: str) -> Check:
 
 
 def wrong(name: Name, finding: str, hint: str) -> Check:
-    """Say what is wrong and how to mend it."""
+    """Say what is wrong and how to fix it."""
     return Check(name, Verdict.WRONG, finding, hint)
 
 

@@ -87,7 +87,7 @@ def probe_currency() -> Instrument:
     )
 
 
-async def examine(config: GatewayConfig) -> list[Check]:
+async def diagnose(config: GatewayConfig) -> list[Check]:
     """Look at a gateway; every check is in the result, those that were not reached as unseen.
 
     Raises:

@@ -250,7 +250,7 @@ def _connection(frame: ErrorFrame, asked: str) -> GatewayError:
 
 
 def _pause(frame: ErrorFrame, asked: str) -> GatewayError:
-    return _made(OutageError, frame, asked, "It is asked again when that is mended.")
+    return _made(OutageError, frame, asked, "It is asked again when that is fixed.")
 
 
 def _made(kind: type[GatewayError], frame: ErrorFrame, asked: str, hint: str) -> GatewayError:

@@ -27,10 +27,10 @@ from ktrdr_pipelines.store.bars.digests import seal_of
 from ktrdr_pipelines.store.bars.footer import (
     UNKNOWN_DIGEST,
     ChangedFooterError,
-    FileFacts,
+    Footer,
     NewerSchemaError,
-    facts_from_json,
-    facts_to_json,
+    footer_from_json,
+    footer_to_json,
 )
 from ktrdr_pipelines.store.files import bar_file_oddity, disk_errors, write_atomically
 
@@ -49,10 +49,10 @@ _DIGEST_WITHIN: Final = 4_194_304
 UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 """What pyarrow raises for bytes that are no Parquet file, changed bits in the footer included."""
 
-Known = Callable[[], FileFacts]
+Known = Callable[[], Footer]
 """Gives what is known of a file from elsewhere, should its footer be lost."""
 
-_Opened = tuple[FileFacts, pq.ParquetFile]
+_Opened = tuple[Footer, pq.ParquetFile]
 
 
 def read_bars(path: Path, known: Known | None = None) -> pa.Table:
@@ -69,29 +69,29 @@ def read_bars(path: Path, known: Known | None = None) -> pa.Table:
     return read_file(path, known)[1]
 
 
-def read_footer(path: Path) -> FileFacts:
+def read_footer(path: Path) -> Footer:
     """Read what a file says of itself, and none of its bars.
 
     Raises: as ``read_bars``.
     """
-    with _opened(path) as (facts, _file):
-        return facts
+    with _opened(path) as (footer, _file):
+        return footer
 
 
-def read_file(path: Path, known: Known | None = None) -> tuple[FileFacts, pa.Table]:
+def read_file(path: Path, known: Known | None = None) -> tuple[Footer, pa.Table]:
     """Read footer and bars of one version of a file, even while it is being replaced.
 
     The footer is what was true when we wrote the file: see ``store.bars.integrity`` for what is
     true now.
     """
-    with _opened(path, known) as (facts, file):
-        return facts, _table(file, BAR_SCHEMA.names)
+    with _opened(path, known) as (footer, file):
+        return footer, _table(file, BAR_SCHEMA.names)
 
 
-def read_keys(path: Path, known: Known | None = None) -> tuple[FileFacts, pa.Table]:
+def read_keys(path: Path, known: Known | None = None) -> tuple[Footer, pa.Table]:
     """Read footer, ``ts`` and ``session_date``; as ``read_file``."""
-    with _opened(path, known) as (facts, file):
-        return facts, _table(file, ["ts", "session_date"])
+    with _opened(path, known) as (footer, file):
+        return footer, _table(file, ["ts", "session_date"])
 
 
 def has_footer(path: Path) -> bool:
@@ -155,7 +155,7 @@ def has_true_digest(path: Path) -> bool | None:
         raise corrupt(path, oddity)
     with disk_errors(path):
         data = path.read_bytes()
-    place = _digest_place(data)
+    place = _digest_span(data)
     if place is None:
         return None
     return data[slice(*place)].decode() == _digest_without(data, *place)
@@ -168,7 +168,7 @@ def wrong_statistics(path: Path) -> str:
 
     Raises: as ``read_bars``.
     """
-    with _opened(path) as (_facts, file):
+    with _opened(path) as (_footer, file):
         for group in range(file.metadata.num_row_groups):
             bars = file.read_row_group(group)
             for place in range(file.metadata.num_columns):
@@ -182,7 +182,7 @@ def wrong_statistics(path: Path) -> str:
 
 def count_bars_between(path: Path, interval: Interval, known: Known | None = None) -> int:
     """Count the bars of a file whose stamp lies in an interval, reading timestamps alone."""
-    with _opened(path, known) as (_facts, file):
+    with _opened(path, known) as (_footer, file):
         keys = _table(file, ["ts"])
     return int(bars_between(keys, interval.start, interval.end).num_rows)
 
@@ -190,11 +190,11 @@ def count_bars_between(path: Path, interval: Interval, known: Known | None = Non
 def write_file(
     path: Path,
     bars: pa.Table,
-    facts: FileFacts,
+    footer: Footer,
     *,
     is_as_written: bool = True,
     before_renaming: Callable[[], object] | None = None,
-) -> FileFacts:
+) -> Footer:
     """Put bars and what is known of them in place, in one step.
 
     Args:
@@ -210,7 +210,7 @@ def write_file(
     Raises:
         DiskError: the system refused; the older file still stands.
     """
-    facts = replace(facts, seal=seal_of(bars) if is_as_written else None)
+    footer = replace(footer, seal=seal_of(bars) if is_as_written else None)
     whole = io.BytesIO()
     with pq.ParquetWriter(
         whole,
@@ -221,10 +221,10 @@ def write_file(
         sorting_columns=_SORTED_BY if is_as_written else None,
     ) as writer:
         writer.write_table(bars, row_group_size=ROW_GROUP_ROWS)
-        writer.add_key_value_metadata({FOOTER_KEY: facts_to_json(facts)})
+        writer.add_key_value_metadata({FOOTER_KEY: footer_to_json(footer)})
     data = whole.getbuffer()
     if is_as_written:
-        place = _digest_place(data)
+        place = _digest_span(data)
         if place is None:
             raise AssertionError("a footer with digests has a place for that of the file")
         data[slice(*place)] = _digest_without(data, *place).encode()
@@ -233,10 +233,10 @@ def write_file(
         file.write(data)
 
     write_atomically(path, write, before_renaming)
-    return facts
+    return footer
 
 
-def _digest_place(data: bytes | memoryview) -> tuple[int, int] | None:
+def _digest_span(data: bytes | memoryview) -> tuple[int, int] | None:
     """Return where the last digest of a file stands in its bytes."""
     start = max(len(data) - _DIGEST_WITHIN, 0)
     places = [match.span(1) for match in _FILE_DIGEST.finditer(bytes(data[start:]))]
@@ -281,29 +281,29 @@ def _opened(path: Path, known: Known | None = None) -> Iterator[_Opened]:
         raise corrupt(path, oddity)
     try:
         with disk_errors(path), _parquet(path) as file:
-            yield _facts(path, file, known), file
+            yield _footer(path, file, known), file
     except UNREADABLE as error:
         raise corrupt(path, str(error)) from error
 
 
-def _facts(path: Path, file: pq.ParquetFile, known: Known | None) -> FileFacts:
+def _footer(path: Path, file: pq.ParquetFile, known: Known | None) -> Footer:
     text = (file.metadata.metadata or {}).get(FOOTER_KEY.encode())
     if text is None and known is None:
         raise corrupt(path, f"a Parquet file without our footer key {FOOTER_KEY!r}")
-    facts = _parsed(path, text) if text is not None else known()  # type: ignore[misc]
-    if facts.seal is None and known is not None and known().seal is not None:
+    footer = _parsed(path, text) if text is not None else known()  # type: ignore[misc]
+    if footer.seal is None and known is not None and known().seal is not None:
         # ktrdr wrote this file with digests, and another program has taken them out since.
-        facts = known()
+        footer = known()
     if not _can_hold_bars(file.schema_arrow):
         raise corrupt(path, f"columns {file.schema_arrow.names}, expected {BAR_SCHEMA.names}")
-    if file.metadata.num_rows > facts.rows:
-        raise corrupt(path, f"{file.metadata.num_rows} rows, {facts.rows} were written")
-    return facts
+    if file.metadata.num_rows > footer.rows:
+        raise corrupt(path, f"{file.metadata.num_rows} rows, {footer.rows} were written")
+    return footer
 
 
-def _parsed(path: Path, text: bytes) -> FileFacts:
+def _parsed(path: Path, text: bytes) -> Footer:
     try:
-        return facts_from_json(text)
+        return footer_from_json(text)
     except NewerSchemaError as error:
         raise StoreError(
             f"{path} was written by a newer ktrdr", reason=str(error), hint="Use a newer ktrdr"

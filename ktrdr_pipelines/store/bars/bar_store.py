@@ -61,22 +61,22 @@ from ktrdr_pipelines.store.bars.bar_file import (
     read_keys,
     write_file,
 )
-from ktrdr_pipelines.store.bars.footer import FileFacts
-from ktrdr_pipelines.store.bars.integrity import less_distrusted, true_facts
+from ktrdr_pipelines.store.bars.footer import Footer
+from ktrdr_pipelines.store.bars.integrity import less_distrusted, true_footer
 from ktrdr_pipelines.store.files import locked
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
 from ktrdr_pipelines.store.ledger.file_index import (
     FileCheck,
-    Mirrored,
+    IndexedFile,
+    encode_sessions,
     fingerprint,
+    indexed_file,
     known_by,
-    mirrored,
-    packed_sessions,
 )
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key
 from ktrdr_pipelines.store.maintenance.rename_journal import refuse_moving, refuse_unnamed
 
-__all__ = ["BarStore", "FileFacts", "SaveResult", "read_bars", "read_footer"]
+__all__ = ["BarStore", "Footer", "SaveResult", "read_bars", "read_footer"]
 
 
 ALL = "all"
@@ -120,7 +120,7 @@ def file_intervals(series: Series, wanted: Interval) -> Iterator[tuple[str, Inte
 
 def misfiled(
     path: Path,
-    facts: FileFacts,
+    footer: Footer,
     symbol: str,
     timeframe: Timeframe,
     *,
@@ -130,7 +130,7 @@ def misfiled(
 
     ``origin`` is that of the store, where it has one.
     """
-    held = facts.identity
+    held = footer.identity
     if (held.symbol, held.timeframe) != (symbol, timeframe):
         return f"it holds {held}, its folder is that of {symbol} {timeframe}"
     if origin not in {None, held.origin}:
@@ -139,7 +139,7 @@ def misfiled(
         return wrong
     if not timeframe.is_yearly_filed:
         return ""
-    strange = [day for day in facts.rows_per_session if day.year != int(path.stem)]
+    strange = [day for day in footer.rows_per_session if day.year != int(path.stem)]
     return f"it holds bars of {strange[0]}, which are filed under that year" if strange else ""
 
 
@@ -161,11 +161,11 @@ def prevailing(
     return max(bars, key=lambda one: (one.contract_id == contract_id, bars[one]), default=None)
 
 
-def replaced(facts: FileFacts, known: Callable[[], FileFacts] | None) -> str:
+def replaced(footer: Footer, known: Callable[[], Footer] | None) -> str:
     """Say that a file holds another instrument than the ledger knows under its name, or nothing."""
-    before = facts.identity if known is None else known().identity
+    before = footer.identity if known is None else known().identity
     return (
-        "" if facts.identity == before else f"it holds {facts.identity}, and held {before} before"
+        "" if footer.identity == before else f"it holds {footer.identity}, and held {before} before"
     )
 
 
@@ -305,17 +305,17 @@ class BarStore:
                 before = IntervalSet(proof.interval for proof in row.coverage.empty)
                 found |= before - IntervalSet(proof.interval for proof in coverage.empty)
                 said, bars = read_file(path, known_by(row))
-                facts = replace(true_facts(path, said, bars, None), coverage=coverage)
+                footer = replace(true_footer(path, said, bars, None), coverage=coverage)
                 is_ours = said.seal is not None or is_as_written(path)
-                facts = write_file(
+                footer = write_file(
                     path,
                     bars,
-                    facts,
+                    footer,
                     is_as_written=is_ours,
                     before_renaming=self.layout.require_same,
                 )
-                written = mirrored(fingerprint(path), facts)
-                self.ledger.record_mirror(key, {self.layout.relative(path): written})
+                written = indexed_file(fingerprint(path), footer)
+                self.ledger.index_files(key, {self.layout.relative(path): written})
         return found
 
     def retract_voidable(
@@ -344,7 +344,7 @@ class BarStore:
         self, symbol: str, timeframe: Timeframe, kinds: Container[ProofKind]
     ) -> bool:
         """Whether files hold proofs of some kinds; one that the ledger does not know may."""
-        rows = self.ledger.mirror(f"{symbol}|{timeframe}")
+        rows = self.ledger.indexed_files(f"{symbol}|{timeframe}")
         if any(proof.kind in kinds for row in rows.values() for proof in row.coverage.empty):
             return True
         paths = self.layout.bar_files(symbol, timeframe)
@@ -410,7 +410,7 @@ class BarStore:
         files = self.files_of(series)
         tables = [empty_bars()]
         for path in files if interval is None else self._places(series, interval):
-            with self._damage_noted(path):
+            with self._recording_damage(path):
                 bars = read_bars(path, known_by(files.get(path)))
             if interval is not None:
                 bars = bars_between(bars, interval.start, interval.end)
@@ -446,23 +446,23 @@ class BarStore:
             total.update(dict(zip(days.astype(object).tolist(), traded.tolist(), strict=True)))
         return dict(sorted(total.items()))
 
-    def with_flat(self, path: Path, row: Mirrored) -> Mirrored:
+    def with_flat(self, path: Path, row: IndexedFile) -> IndexedFile:
         """Return what a file holds with its flat bars, which are counted now if they never were."""
         if row.flat:
             return row
         flat: dict[date, int] = {}
-        with self._damage_noted(path):
+        with self._recording_damage(path):
             if may_have_flat(path):
                 bars = read_bars(path, known_by(row))
                 flat = rows_per_session(bars.filter(pa.array(is_flat(bars))))
         self.ledger.record_flat(self.layout.relative(path), row.fingerprint, flat)
-        return replace(row, flat=packed_sessions(flat))
+        return replace(row, flat=encode_sessions(flat))
 
     def series_on_disk(self) -> list[tuple[str, Timeframe]]:
         """Name every series that has a file."""
         return [key for key in self.layout.series_folders() if self.layout.bar_files(*key)]
 
-    def files_of(self, series: Series) -> Mapping[Path, Mirrored]:
+    def files_of(self, series: Series) -> Mapping[Path, IndexedFile]:
         """Give what each file of a series holds, recounting those that changed unseen.
 
         What a recount finds is recorded, so that each version of a file is counted once.
@@ -470,54 +470,54 @@ class BarStore:
         calendar = calendar_named(series.instrument.calendar)
         current, recounted = self._looked(series.symbol, series.timeframe, calendar)
         if recounted:
-            self.ledger.record_mirror(series_key(series), recounted)
+            self.ledger.index_files(series_key(series), recounted)
         return current
 
-    def files(self, symbol: str, timeframe: Timeframe) -> Mapping[Path, Mirrored]:
+    def files(self, symbol: str, timeframe: Timeframe) -> Mapping[Path, IndexedFile]:
         """Give what each file of a series holds that may have left the universe.
 
         Nothing is recorded: without its calendar a recount may find less covered than there is.
         """
         return self._looked(symbol, timeframe, None)[0]
 
-    def file(self, path: Path, symbol: str, timeframe: Timeframe) -> Mirrored:
+    def file(self, path: Path, symbol: str, timeframe: Timeframe) -> IndexedFile:
         """Give what one file of a series holds; as ``files``.
 
         Raises:
             CorruptFileError: it cannot be read, or holds other bars than its place says.
         """
         name, taken = self.layout.relative(path), fingerprint(path)
-        row = self.ledger.mirror(f"{symbol}|{timeframe}").get(name)
+        row = self.ledger.indexed_files(f"{symbol}|{timeframe}").get(name)
         if row is not None and row.fingerprint == taken:
             return row
-        return mirrored(taken, self._recounted(path, symbol, timeframe, known_by(row)))
+        return indexed_file(taken, self._recounted(path, symbol, timeframe, known_by(row)))
 
     def _looked(
         self, symbol: str, timeframe: Timeframe, calendar: SessionCalendar | None
-    ) -> tuple[dict[Path, Mirrored], dict[str, Mirrored]]:
+    ) -> tuple[dict[Path, IndexedFile], dict[str, IndexedFile]]:
         """Give what each file holds, and by name those that had to be opened."""
         paths = self.layout.bar_files(symbol, timeframe)
-        known = self.ledger.mirror(f"{symbol}|{timeframe}") if paths else {}
-        current: dict[Path, Mirrored] = {}
-        recounted: dict[str, Mirrored] = {}
+        known = self.ledger.indexed_files(f"{symbol}|{timeframe}") if paths else {}
+        current: dict[Path, IndexedFile] = {}
+        recounted: dict[str, IndexedFile] = {}
         for path in paths:
             name, taken = self.layout.relative(path), fingerprint(path)
             row = known.get(name)
             if row is None or row.fingerprint != taken:
-                facts = self._recounted(path, symbol, timeframe, known_by(row), calendar=calendar)
-                row = mirrored(taken, facts)
+                footer = self._recounted(path, symbol, timeframe, known_by(row), calendar=calendar)
+                row = indexed_file(taken, footer)
                 recounted[name] = row
             current[path] = row
         self._refuse_mixed(symbol, current)
         return current, recounted
 
-    def prevailing(self, symbol: str, rows: Iterable[Mirrored]) -> Identity | None:
+    def prevailing(self, symbol: str, rows: Iterable[IndexedFile]) -> Identity | None:
         """Return what a series holds where its files disagree."""
         origin = store_origin(self.layout)
         pinned = None if origin is None else self.ledger.pinned_contract(symbol, origin)
         return prevailing(((row.identity, row.rows) for row in rows), origin, pinned)
 
-    def _refuse_mixed(self, symbol: str, files: Mapping[Path, Mirrored]) -> None:
+    def _refuse_mixed(self, symbol: str, files: Mapping[Path, IndexedFile]) -> None:
         """Refuse the files of a series that holds two instruments, naming the one that is foreign.
 
         Raises:
@@ -538,7 +538,7 @@ class BarStore:
         known: Known | None,
         *,
         calendar: SessionCalendar | None = None,
-    ) -> FileFacts:
+    ) -> Footer:
         """Return what a file holds that is not the one that was recorded.
 
         One with digests is believed where they are those of its bytes; else all of it is read.
@@ -546,12 +546,12 @@ class BarStore:
         said, bars = read_keys(path, known)
         if said.seal is not None and not has_true_digest(path):
             said, bars = read_file(path, known)
-        facts = true_facts(path, said, bars, calendar)
+        footer = true_footer(path, said, bars, calendar)
         origin = store_origin(self.layout)
-        wrong = misfiled(path, facts, symbol, timeframe, origin=origin)
-        if wrong or (wrong := replaced(facts, known)):
+        wrong = misfiled(path, footer, symbol, timeframe, origin=origin)
+        if wrong or (wrong := replaced(footer, known)):
             raise corrupt(path, wrong)
-        return facts
+        return footer
 
     def _keep_fresh(self, series: Series, is_covered: IntervalSet) -> None:
         """Remember where the newest bar was before anything was loaded behind it, once."""
@@ -582,28 +582,28 @@ class BarStore:
         key = series_key(series)
         if merge.revised.num_rows:
             self.ledger.record_revisions(key, merge.revised, self._clock())
-        facts = FileFacts(identity, coverage, merge.bars.num_rows, rows_per_session(merge.bars))
-        facts = write_file(path, merge.bars, facts, before_renaming=self.layout.require_same)
+        footer = Footer(identity, coverage, merge.bars.num_rows, rows_per_session(merge.bars))
+        footer = write_file(path, merge.bars, footer, before_renaming=self.layout.require_same)
         flat = rows_per_session(merge.bars.filter(pa.array(is_flat(merge.bars))))
-        row = mirrored(fingerprint(path), facts, flat)
-        self.ledger.record_mirror(key, {self.layout.relative(path): row})
+        row = indexed_file(fingerprint(path), footer, flat)
+        self.ledger.index_files(key, {self.layout.relative(path): row})
         return SaveResult(merge.added, merge.revised.num_rows, (path,))
 
-    def _held(self, series: Series, path: Path) -> tuple[FileFacts | None, pa.Table]:
+    def _held(self, series: Series, path: Path) -> tuple[Footer | None, pa.Table]:
         """Read what a file truly holds before it is written anew."""
         if not path.exists():
             return None, empty_bars()
-        row = self.ledger.mirror(series_key(series)).get(self.layout.relative(path))
-        with self._damage_noted(path):
+        row = self.ledger.indexed_files(series_key(series)).get(self.layout.relative(path))
+        with self._recording_damage(path):
             said, bars = read_file(path, known_by(row))
-            facts = true_facts(path, said, bars, calendar_named(series.instrument.calendar))
+            footer = true_footer(path, said, bars, calendar_named(series.instrument.calendar))
         if said.seal is None and not is_as_written(path):
             known = self.ledger.findings(series_key(series))
-            facts = less_distrusted(facts, bars, known, series.instrument.sec_type)
-        return facts, bars
+            footer = less_distrusted(footer, bars, known, series.instrument.sec_type)
+        return footer, bars
 
     @contextmanager
-    def _damage_noted(self, path: Path) -> Iterator[None]:
+    def _recording_damage(self, path: Path) -> Iterator[None]:
         """Remember a file that turns out to be damaged, so that no query reads it."""
         try:
             yield
@@ -640,15 +640,15 @@ def _traded(bars: pa.Table) -> pa.Table:
     return bars.filter(pa.array(~is_untraded(bars)))
 
 
-def _joined(files: Mapping[Path, Mirrored]) -> Coverage:
+def _joined(files: Mapping[Path, IndexedFile]) -> Coverage:
     return reduce(Coverage.merged, (row.coverage for row in files.values()), Coverage())
 
 
-def _refuse_foreign(path: Path, held: Identity, given: Identity) -> None:
-    if held != given:
+def _refuse_foreign(path: Path, held: Identity, offered: Identity) -> None:
+    if held != offered:
         raise ForeignIdentityError(
             f"{path} holds {held}",
-            reason=f"to be saved were bars of {given}",
+            reason=f"to be saved were bars of {offered}",
             hint="Give the other instrument a symbol of its own in universe.yaml, or move this "
             "one out of the way with `ktrdr universe retire`",
         )

@@ -36,7 +36,7 @@ _NO_CRC = 0
 
 
 @dataclass(frozen=True, slots=True)
-class FileFacts:
+class Footer:
     """What one bar file holds, without its bars; files of earlier versions have no ``seal``."""
 
     identity: Identity
@@ -55,27 +55,27 @@ class NewerSchemaError(ValueError):
     """A footer was written by a newer version; its reader turns this into advice."""
 
 
-def facts_to_json(facts: FileFacts) -> str:
+def footer_to_json(footer: Footer) -> str:
     """Write down what a footer says.
 
     With a seal the footer also holds a digest of everything else that it says, and the place for
     the digest of the whole file (``UNKNOWN_DIGEST``).
     """
     fields: dict[str, object] = {
-        "schema_version": facts.schema_version,
-        "rows": facts.rows,
-        "identity": _identity_fields(facts.identity),
-        "coverage": _coverage_fields(facts.coverage),
-        "sessions": _session_fields(facts.rows_per_session),
+        "schema_version": footer.schema_version,
+        "rows": footer.rows,
+        "identity": _identity_fields(footer.identity),
+        "coverage": _coverage_fields(footer.coverage),
+        "sessions": _session_fields(footer.rows_per_session),
     }
-    if facts.seal is not None:
-        digests = seal_to_json(facts.seal, facts.rows_per_session)
+    if footer.seal is not None:
+        digests = seal_to_json(footer.seal, footer.rows_per_session)
         fields["digests"] = json.loads(digests)
         fields["seal"] = {"facts": _digest(fields), "file": UNKNOWN_DIGEST}
     return _dumps(fields)
 
 
-def facts_from_json(text: str | bytes) -> FileFacts:
+def footer_from_json(text: str | bytes) -> Footer:
     """Read what a footer says.
 
     Raises:
@@ -94,7 +94,7 @@ def facts_from_json(text: str | bytes) -> FileFacts:
     sessions = _sessions(fields["sessions"])
     if not 0 <= int(fields["rows"]) < _MOST_ROWS:
         raise ValueError(f"{fields['rows']} rows")
-    return FileFacts(
+    return Footer(
         identity=_identity(fields["identity"]),
         coverage=_coverage(fields["coverage"]),
         rows=int(fields["rows"]),
@@ -107,8 +107,8 @@ def facts_from_json(text: str | bytes) -> FileFacts:
 def seal_to_json(seal: Seal, rows_per_session: Mapping[date, int]) -> str:
     """Write down the digests of bars; those of sessions in the order of their dates."""
     crcs = [seal.sessions.get(day, _NO_CRC) for day in sorted(rows_per_session)]
-    packed = base64.b64encode(np.array(crcs, "<u4").tobytes()).decode()
-    return _dumps({"bars": seal.bars, "sessions": packed})
+    encoded = base64.b64encode(np.array(crcs, "<u4").tobytes()).decode()
+    return _dumps({"bars": seal.bars, "sessions": encoded})
 
 
 def seal_from_json(text: str, rows_per_session: Mapping[date, int]) -> Seal:

@@ -37,7 +37,7 @@ from ktrdr_pipelines.domain.plausibility import Finding, explained
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_file import UNREADABLE, corrupt
 from ktrdr_pipelines.store.bars.digests import Seal, seal_of
-from ktrdr_pipelines.store.bars.footer import FileFacts
+from ktrdr_pipelines.store.bars.footer import Footer
 from ktrdr_pipelines.store.files import bar_file_oddity, disk_errors
 
 _COLUMNS = ["ts", "session_date", *VALUES]
@@ -45,7 +45,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class CheckedBars:
     """What some bars of a file are like; timestamps are those of the first bad bar, or None."""
 
     rows: int = 0
@@ -57,9 +57,9 @@ class Examined:
     first_implausible: datetime | None = None
 
 
-def examine(
+def check_file(
     path: Path, since: date, sec_type: SecType | None = None, known: Iterable[Finding] = ()
-) -> Examined:
+) -> CheckedBars:
     """Examine the bars of a file whose session is not older than a date.
 
     Args:
@@ -84,12 +84,12 @@ def examine(
             )
     except UNREADABLE as error:
         raise corrupt(path, str(error)) from error
-    return examined(bars, sec_type, known)
+    return check_bars(bars, sec_type, known)
 
 
-def examined(
+def check_bars(
     bars: pa.Table, sec_type: SecType | None = None, known: Iterable[Finding] = ()
-) -> Examined:
+) -> CheckedBars:
     """Examine bars as they stand in a file.
 
     ``implausible`` counts those that no finding explains, ``findings`` those that one does
@@ -98,7 +98,7 @@ def examined(
     keys = np.asarray(bars["ts"].cast(pa.int64()).to_numpy())
     steps = np.diff(keys)
     implausible, findings = explained(bars, sec_type, known)
-    return Examined(
+    return CheckedBars(
         rows=len(keys),
         out_of_order=int((steps < 0).sum()),
         duplicates=len(keys) - len(np.unique(keys)),
@@ -118,9 +118,9 @@ _DAY = timedelta(days=1)
 _FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
 
-def true_facts(
-    path: Path, said: FileFacts, bars: pa.Table, calendar: SessionCalendar | None
-) -> FileFacts:
+def true_footer(
+    path: Path, said: Footer, bars: pa.Table, calendar: SessionCalendar | None
+) -> Footer:
     """Say what a file holds, from what was written and the bars that are there.
 
     Args:
@@ -152,8 +152,8 @@ def true_facts(
 
 
 def less_distrusted(
-    facts: FileFacts, bars: pa.Table, known: Iterable[Finding], sec_type: SecType | None
-) -> FileFacts:
+    footer: Footer, bars: pa.Table, known: Iterable[Finding], sec_type: SecType | None
+) -> Footer:
     """Return the facts of a file that another program wrote, less what its values do not bear out.
 
     Implausible bars without a finding may be that program's. They are covered no more, so that they
@@ -167,16 +167,16 @@ def less_distrusted(
         sec_type: the kind of the instrument; None where it is not known.
     """
     odd, _ = explained(bars, sec_type, known)
-    length = facts.identity.timeframe.length
+    length = footer.identity.timeframe.length
     keys = timestamps(bars)[odd].tolist()
     places = IntervalSet(Interval(moment(key), moment(key) + length) for key in keys)
-    if not facts.coverage.bars & places:
-        return facts
-    coverage = replace(facts.coverage, bars=facts.coverage.bars - places)
-    return replace(facts, coverage=coverage)
+    if not footer.coverage.bars & places:
+        return footer
+    coverage = replace(footer.coverage, bars=footer.coverage.bars - places)
+    return replace(footer, coverage=coverage)
 
 
-def _unbroken(path: Path, said: FileFacts, seal: Seal, bars: pa.Table) -> Seal:
+def _unbroken(path: Path, said: Footer, seal: Seal, bars: pa.Table) -> Seal:
     """Return what a seal says of the sessions that are left, or refuse the file.
 
     It is refused where a value was changed, and where a session has lost some of its bars: the

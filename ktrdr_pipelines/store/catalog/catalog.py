@@ -46,7 +46,7 @@ from ktrdr_pipelines.store.catalog.sql import (
     view_sources,
 )
 from ktrdr_pipelines.store.catalog.tables import Gaps, catalog_tables
-from ktrdr_pipelines.store.files import disk_errors, locked, put_in_place, require_file, temp_beside
+from ktrdr_pipelines.store.files import disk_errors, locked, replace_file, require_file, temp_beside
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.file_index import fingerprint
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
@@ -142,7 +142,7 @@ def rebuild_catalog(
                 _sync(temp)
                 layout.require_same()
                 layout.catalog_log.unlink(missing_ok=True)
-                put_in_place(temp, layout.catalog)
+                replace_file(temp, layout.catalog)
         finally:
             temp.unlink(missing_ok=True)
 

@@ -341,7 +341,7 @@ def _check_query(connection: duckdb.DuckDBPyConnection, query: _Text) -> None:
     """Check a query by the tree that DuckDB's parser makes of it."""
     nodes, error = _tree(connection, query)
     if error.startswith(_NO_QUERY) and not _PIVOTS.isdisjoint(query.words):
-        rewritten, taken = _with_given_columns(query)
+        rewritten, taken = _with_fixed_columns(query)
         nodes, error = _tree(connection, rewritten)
         for part in taken:
             _check_query(connection, part)
@@ -443,7 +443,7 @@ def _exists(connection: duckdb.DuckDBPyConnection, parts: Sequence[str], table: 
     return qualifiers.issuperset(map(str.lower, parts)) and table.lower() in relations
 
 
-def _with_given_columns(query: _Text) -> tuple[_Text, list[_Text]]:
+def _with_fixed_columns(query: _Text) -> tuple[_Text, list[_Text]]:
     """Rewrite each PIVOT whose columns follow from the data as one with given columns.
 
     DuckDB makes several statements of the former and has no tree of them. The rewritten text is
@@ -459,16 +459,16 @@ def _with_given_columns(query: _Text) -> tuple[_Text, list[_Text]]:
         if word not in _PIVOTS or any(start <= index < end for start, end in taken):
             continue
         for start, end in _pivot_elements(words, index + 1):
-            given = _first_outside_brackets(words, start, end, {"IN"})
-            if given == end:
+            listed = _first_outside_brackets(words, start, end, {"IN"})
+            if listed == end:
                 edits.append((start, start, "("))
                 edits.append((end, end, "\n) IN (0) "))
                 continue
-            match words[given + 1 : end]:
+            match words[listed + 1 : end]:
                 case ["(", first, *_] if first in _QUERIES:
-                    closing = _first_outside_brackets(words, given + 2, end, _CLOSING)
-                    edits.append((given + 2, closing, "0"))
-                    taken.append((given + 2, closing))
+                    closing = _first_outside_brackets(words, listed + 2, end, _CLOSING)
+                    edits.append((listed + 2, closing, "0"))
+                    taken.append((listed + 2, closing))
     text, done = "", 0
     for start, end, added in sorted(edits):
         text += query.between(done, start) + added

@@ -244,12 +244,12 @@ def _name_pattern(timeframe: Timeframe) -> str:
 
 def _allowed(name: str, refused: Mapping[Path, str]) -> str:
     """Write the condition that fails for a file that is not to be read, and is true for others."""
-    cases = "".join(
+    branches = "".join(
         f"WHEN filename = {_quoted(path.as_posix())} THEN error({_quoted(_refusal(path, why))}) "
         for path, why in refused.items()
     )
     odd = f"error({_quoted(REFUSED)} || filename || ': it is no file of the store')"
-    return f"CASE {cases}WHEN NOT regexp_matches(filename, {name}) THEN {odd} ELSE true END"
+    return f"CASE {branches}WHEN NOT regexp_matches(filename, {name}) THEN {odd} ELSE true END"
 
 
 def _refusal(path: Path, why: str) -> str:

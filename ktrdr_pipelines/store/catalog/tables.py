@@ -135,11 +135,11 @@ def catalog_tables(
 def _sessions(
     instruments: Iterable[Instrument],
     covered: _Covered,
-    book: Calendars,
+    all_calendars: Calendars,
     now: datetime,
 ) -> pa.Table:
     """Give the sessions of the calendars in use, in whole weeks: a cut week would end early."""
-    calendars = book.each(instruments)
+    calendars = all_calendars.each(instruments)
     parts = [coverage.bars.bounds for coverage in covered.values()]
     starts = [bounds.start.date() for bounds in parts if bounds]
     starts += [instrument.start for instrument in instruments]
@@ -158,11 +158,11 @@ def _sessions(
     return pa.Table.from_pylist(rows, schema=_SESSIONS)
 
 
-def _instruments(instruments: Iterable[Instrument], book: Calendars) -> pa.Table:
+def _instruments(instruments: Iterable[Instrument], all_calendars: Calendars) -> pa.Table:
     names = [name for name in _INSTRUMENTS.names if name != "timeframes"]
     rows = [
         {name: getattr(instrument, name) for name in names}
-        | {"timeframes": list(instrument.timeframes), "calendar": book.key_of(instrument)}
+        | {"timeframes": list(instrument.timeframes), "calendar": all_calendars.key_of(instrument)}
         for instrument in instruments
     ]
     return pa.Table.from_pylist(rows, schema=_INSTRUMENTS)

@@ -23,12 +23,12 @@ from ktrdr_pipelines.store.files import disk_errors, locked, make_folder, requir
 
 LEDGER_VERSION = 9
 """Version of these tables. 1 is the first; 2 adds ``confirmed``, 3 ``probes`` and ``empty_ranges``,
-4 ``verified`` and the packed sessions of ``mirror``, 5 ``schedules`` and ``schedule_asks``,
+4 ``verified`` and the packed sessions of ``indexed_files``, 5 ``schedules`` and ``schedule_asks``,
 6 ``refreshed`` and ``widths``, 7 ``statements``, ``disagreements``, ``findings``, ``kept_fresh``,
-``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``,
-8 ``file_checks``, the digests in ``mirror``, and names of logins in ``requests``, which held a hash
-of their accounts before, 9 the kinds of ``disagreements``, and ``flat`` in ``mirror``; each reads
-what those before it wrote."""
+``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``, 8
+``file_checks``, the digests in ``indexed_files``, and names of logins in ``requests``, which held a
+hash of their accounts before, 9 the kinds of ``disagreements``, and ``flat`` in ``indexed_files``;
+each reads what those before it wrote."""
 
 ADDED_COLUMNS = (
     # version, table, column, its type
@@ -499,10 +499,10 @@ _INHERITED: list[sqlite3.Connection] = []
 
 def _file_of(path: Path) -> tuple[int, int] | None:
     try:
-        facts = path.stat()
+        stat = path.stat()
     except FileNotFoundError:
         return None
-    return facts.st_dev, facts.st_ino
+    return stat.st_dev, stat.st_ino
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -35,7 +35,7 @@ from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Identity
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.store.bars.footer import (
-    FileFacts,
+    Footer,
     coverage_from_json,
     coverage_to_json,
     identity_from_json,
@@ -49,7 +49,7 @@ from ktrdr_pipelines.store.ledger.database import Database
 _STEP = np.dtype("<i4")
 
 
-def packed_sessions(rows_per_session: Mapping[date, int]) -> bytes:
+def encode_sessions(rows_per_session: Mapping[date, int]) -> bytes:
     """Write down the bars of each session date."""
     days = np.array(sorted(rows_per_session), dtype="datetime64[D]")
     rows = [rows_per_session[day] for day in days.astype(object)]
@@ -57,12 +57,12 @@ def packed_sessions(rows_per_session: Mapping[date, int]) -> bytes:
     return zlib.compress(np.concatenate(steps).astype(_STEP).tobytes(), level=1)
 
 
-def unpacked_sessions(packed: str | bytes) -> tuple[np.ndarray, np.ndarray]:
+def decode_sessions(encoded: str | bytes) -> tuple[np.ndarray, np.ndarray]:
     """Read session dates (``datetime64[D]``) and the bars of each (int64)."""
-    if isinstance(packed, str):
-        told = json.loads(packed)
+    if isinstance(encoded, str):
+        told = json.loads(encoded)
         return np.array(list(told), "datetime64[D]"), np.array(list(told.values()), np.int64)
-    steps = np.frombuffer(zlib.decompress(packed), dtype=_STEP)
+    steps = np.frombuffer(zlib.decompress(encoded), dtype=_STEP)
     half = len(steps) // 2
     days = steps[:half].cumsum(dtype=np.int64)
     return days.view("datetime64[D]"), steps[half:].cumsum(dtype=np.int64)
@@ -78,7 +78,7 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
-class Mirrored:
+class IndexedFile:
     """One file's row; what is written as JSON is parsed when it is asked for.
 
     ``flat`` are the flat bars of each session that has any, packed; empty where they were not
@@ -110,7 +110,7 @@ class Mirrored:
     def session_arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Session dates (``datetime64[D]``) and the bars of each (int64), one place a session."""
         with _row_errors():
-            return unpacked_sessions(self.sessions)
+            return decode_sessions(self.sessions)
 
     @property
     def traded_arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +122,7 @@ class Mirrored:
         if not self.flat:
             return days, rows
         with _row_errors():
-            flat_days, flat = unpacked_sessions(self.flat)
+            flat_days, flat = decode_sessions(self.flat)
         traded = rows.copy()
         place = np.searchsorted(days, flat_days)
         is_known = place < len(days)
@@ -137,12 +137,12 @@ class Mirrored:
         return dict(zip(days.astype(object).tolist(), rows.tolist(), strict=True))
 
     @property
-    def facts(self) -> FileFacts:
+    def footer(self) -> Footer:
         """What the file said, or a recount found, when this was recorded."""
         rows_per_session = self.rows_per_session
         with _row_errors():
             seal = seal_from_json(self.seal_json, rows_per_session) if self.seal_json else None
-        return FileFacts(
+        return Footer(
             self.identity, self.coverage, self.rows, rows_per_session, self.schema_version, seal
         )
 
@@ -172,37 +172,37 @@ def fingerprint(path: Path) -> Fingerprint:
         CorruptFileError: it is no file.
     """
     with disk_errors(path):
-        facts = path.lstat()
-    if not stat.S_ISREG(facts.st_mode):
+        footer = path.lstat()
+    if not stat.S_ISREG(footer.st_mode):
         raise not_a_bar_file(path)
-    return Fingerprint(facts.st_size, facts.st_mtime_ns, facts.st_ino)
+    return Fingerprint(footer.st_size, footer.st_mtime_ns, footer.st_ino)
 
 
-def mirrored(
-    taken: Fingerprint, facts: FileFacts, flat: Mapping[date, int] | None = None
-) -> Mirrored:
+def indexed_file(
+    taken: Fingerprint, footer: Footer, flat: Mapping[date, int] | None = None
+) -> IndexedFile:
     """Make the row of a file from what its footer says, and the flat bars of its sessions."""
-    return Mirrored(
+    return IndexedFile(
         fingerprint=taken,
-        schema_version=facts.schema_version,
-        rows=facts.rows,
-        identity_json=identity_to_json(facts.identity),
-        coverage_json=coverage_to_json(facts.coverage),
-        sessions=packed_sessions(facts.rows_per_session),
-        seal_json=seal_to_json(facts.seal, facts.rows_per_session) if facts.seal else "",
-        flat="" if flat is None else packed_sessions(flat),
+        schema_version=footer.schema_version,
+        rows=footer.rows,
+        identity_json=identity_to_json(footer.identity),
+        coverage_json=coverage_to_json(footer.coverage),
+        sessions=encode_sessions(footer.rows_per_session),
+        seal_json=seal_to_json(footer.seal, footer.rows_per_session) if footer.seal else "",
+        flat="" if flat is None else encode_sessions(flat),
     )
 
 
-def known_by(row: Mirrored | None) -> Callable[[], FileFacts] | None:
+def known_by(row: IndexedFile | None) -> Callable[[], Footer] | None:
     """Give what stands in for the footer of a file, should it be lost."""
-    return None if row is None else lambda: row.facts
+    return None if row is None else lambda: row.footer
 
 
-class MirrorTable(Database):
+class FileIndexTable(Database):
     """Rows by file name relative to the data folder, so that moving the folder is harmless."""
 
-    def mirror(self, series_key: str) -> dict[str, Mirrored]:
+    def indexed_files(self, series_key: str) -> dict[str, IndexedFile]:
         """Give what is recorded of a series' files, by name."""
         with self._reading() as connection:
             rows = connection.execute(
@@ -210,20 +210,20 @@ class MirrorTable(Database):
                 "sessions, seal, flat FROM mirror WHERE series = ?",
                 (series_key,),
             ).fetchall()
-        return {row[0]: Mirrored(Fingerprint(*row[1:4]), *row[4:]) for row in rows}
+        return {row[0]: IndexedFile(Fingerprint(*row[1:4]), *row[4:]) for row in rows}
 
-    def mirrors(self) -> dict[str, dict[str, Mirrored]]:
+    def all_indexed_files(self) -> dict[str, dict[str, IndexedFile]]:
         """Give what is recorded of all files, by series key and name."""
-        found: dict[str, dict[str, Mirrored]] = defaultdict(dict)
+        found: dict[str, dict[str, IndexedFile]] = defaultdict(dict)
         with self._reading() as connection:
             for series, file, *row in connection.execute(
                 "SELECT series, file, size, mtime_ns, inode, schema_version, rows, identity, "
                 "coverage, sessions, seal, flat FROM mirror"
             ):
-                found[series][file] = Mirrored(Fingerprint(*row[:3]), *row[3:])
+                found[series][file] = IndexedFile(Fingerprint(*row[:3]), *row[3:])
         return dict(found)
 
-    def record_mirror(self, series_key: str, files: Mapping[str, Mirrored]) -> None:
+    def index_files(self, series_key: str, files: Mapping[str, IndexedFile]) -> None:
         """Record what files hold now."""
         with self._writing() as connection:
             connection.executemany(
@@ -237,10 +237,10 @@ class MirrorTable(Database):
             connection.execute(
                 "UPDATE mirror SET flat = ? "
                 "WHERE file = ? AND size = ? AND mtime_ns = ? AND inode = ?",
-                (packed_sessions(flat), file, taken.size, taken.mtime_ns, taken.inode),
+                (encode_sessions(flat), file, taken.size, taken.mtime_ns, taken.inode),
             )
 
-    def forget_mirror(self, files: Iterable[str]) -> None:
+    def unindex_files(self, files: Iterable[str]) -> None:
         """Drop the rows of files that are gone."""
         with self._writing() as connection:
             connection.executemany("DELETE FROM mirror WHERE file = ?", [(f,) for f in files])
@@ -264,13 +264,13 @@ class MirrorTable(Database):
                 )
             }
 
-    def mirrored_files(self) -> list[str]:
+    def indexed_file_names(self) -> list[str]:
         """Give the names of all recorded files."""
         with self._reading() as connection:
             return [name for (name,) in connection.execute("SELECT file FROM mirror")]
 
 
-def _values(row: Mirrored) -> tuple[int | str | bytes, ...]:
+def _values(row: IndexedFile) -> tuple[int | str | bytes, ...]:
     taken = row.fingerprint
     return (
         taken.size,

@@ -15,7 +15,7 @@ from ktrdr_pipelines.store.ledger.attempts import Attempt, AttemptKind, Attempts
 from ktrdr_pipelines.store.ledger.bar_findings import DisagreementsTable, FindingsTable
 from ktrdr_pipelines.store.ledger.claims import Claim, ClaimsTable
 from ktrdr_pipelines.store.ledger.database import SymbolsTable, series_key
-from ktrdr_pipelines.store.ledger.file_index import FileChecksTable, MirrorTable
+from ktrdr_pipelines.store.ledger.file_index import FileChecksTable, FileIndexTable
 from ktrdr_pipelines.store.ledger.gateway_records import (
     EmptyRange,
     HeadRecord,
@@ -51,7 +51,7 @@ __all__ = [
 
 
 class Ledger(
-    MirrorTable,
+    FileIndexTable,
     AttemptsTable,
     ClaimsTable,
     AuditTable,

@@ -47,7 +47,7 @@ def check_files(
     """
     layout, checks = store.layout, {}
     origin = store_origin(layout)
-    known = store.ledger.mirror(f"{symbol}|{timeframe}")
+    known = store.ledger.indexed_files(f"{symbol}|{timeframe}")
     try:
         for path in paths:
             if oddity := bar_file_oddity(path):

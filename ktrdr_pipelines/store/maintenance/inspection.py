@@ -25,8 +25,8 @@ from ktrdr_pipelines.store.bars.bar_file import (
     wrong_statistics,
 )
 from ktrdr_pipelines.store.bars.bar_store import ALL, misfiled, replaced
-from ktrdr_pipelines.store.bars.footer import FileFacts
-from ktrdr_pipelines.store.bars.integrity import true_facts
+from ktrdr_pipelines.store.bars.footer import Footer
+from ktrdr_pipelines.store.bars.integrity import true_footer
 from ktrdr_pipelines.store.files import disk_errors, is_folder, kind_of, make_folder, sync_folder
 from ktrdr_pipelines.store.layout import StoreLayout
 
@@ -49,12 +49,12 @@ class Inspected:
     """One file of a series: what it holds, or what is wrong with it."""
 
     path: Path
-    facts: FileFacts | None
+    footer: Footer | None
     wrong: str = ""
     bars: pa.Table | None = None
 
     @property
-    def is_to_mend(self) -> bool:
+    def needs_fix(self) -> bool:
         """Say whether it is to be written anew: its footer is lost or untrue, or bytes differ."""
         return self.bars is not None
 
@@ -67,7 +67,7 @@ class Checked:
     footer do not: writing it anew is all that it needs.
     """
 
-    facts: FileFacts | None = None
+    footer: Footer | None = None
     bars: pa.Table | None = None
     is_footer_true: bool = False
     wrong: str = ""
@@ -102,20 +102,20 @@ def check_file(
     """
     try:
         said, bars = read_file(path, known)
-        facts = true_facts(path, said, bars, calendar)
-        wrong = misfiled(path, facts, symbol, timeframe, origin=origin)
-        if wrong or (wrong := replaced(facts, known)):
+        footer = true_footer(path, said, bars, calendar)
+        wrong = misfiled(path, footer, symbol, timeframe, origin=origin)
+        if wrong or (wrong := replaced(footer, known)):
             return Checked(wrong=wrong)
-        is_footer_true = facts is said and has_footer(path)
+        is_footer_true = footer is said and has_footer(path)
         if said.seal is not None and has_true_digest(path):
-            return Checked(facts, bars, is_footer_true)
+            return Checked(footer, bars, is_footer_true)
         statistics = wrong_statistics(path) if has_footer(path) else ""
     except CorruptFileError as error:
         return Checked(wrong=error.reason)
     if said.seal is None:
-        return Checked(facts, bars, is_footer_true, wrong=statistics)
+        return Checked(footer, bars, is_footer_true, wrong=statistics)
     altered = "its bytes are not those that were written, though its bars are"
-    return Checked(facts, bars, is_footer_true, altered=statistics or altered)
+    return Checked(footer, bars, is_footer_true, altered=statistics or altered)
 
 
 def inspected(path: Path, found: Checked) -> Inspected:
@@ -123,7 +123,7 @@ def inspected(path: Path, found: Checked) -> Inspected:
     if found.wrong:
         return Inspected(path, None, found.wrong)
     is_whole = found.is_footer_true and not found.altered
-    return Inspected(path, found.facts, bars=None if is_whole else found.bars)
+    return Inspected(path, found.footer, bars=None if is_whole else found.bars)
 
 
 def quarantine(layout: StoreLayout, path: Path, why: str, load_again: str) -> Quarantined:

@@ -22,7 +22,7 @@ from ktrdr_pipelines.domain.universe.editing import remove_symbol, rename_symbol
 from ktrdr_pipelines.domain.universe.universe import load_universe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_file, write_file
-from ktrdr_pipelines.store.bars.integrity import true_facts
+from ktrdr_pipelines.store.bars.integrity import true_footer
 from ktrdr_pipelines.store.claim_owners import is_in_hand
 from ktrdr_pipelines.store.files import (
     disk_errors,
@@ -150,10 +150,10 @@ def _prepare(layout: StoreLayout, move: Move) -> None:
     _remove(stage)
     for path in sorted(old.rglob("*.parquet")) if old.is_dir() else ():
         said, bars = read_file(path)
-        facts = true_facts(path, said, bars, None)
-        facts = replace(facts, identity=replace(facts.identity, symbol=move.target))
+        footer = true_footer(path, said, bars, None)
+        footer = replace(footer, identity=replace(footer.identity, symbol=move.target))
         is_ours = said.seal is not None or is_as_written(path)
-        write_file(stage / path.relative_to(old), bars, facts, is_as_written=is_ours)
+        write_file(stage / path.relative_to(old), bars, footer, is_as_written=is_ours)
 
 
 def _steps(layout: StoreLayout, ledger: Ledger, move: Move) -> None:

@@ -27,7 +27,7 @@ from ktrdr_pipelines.store.bars.integrity import less_distrusted
 from ktrdr_pipelines.store.catalog.catalog import rebuild_catalog
 from ktrdr_pipelines.store.files import TEMP_SUFFIX, disk_errors, kind_of, locked
 from ktrdr_pipelines.store.layout import StoreLayout, pin_origin, store_origin
-from ktrdr_pipelines.store.ledger.file_index import fingerprint, known_by, mirrored
+from ktrdr_pipelines.store.ledger.file_index import fingerprint, indexed_file, known_by
 from ktrdr_pipelines.store.ledger.ledger import Ledger, open_ledger
 from ktrdr_pipelines.store.maintenance.inspection import (
     Inspected,
@@ -59,7 +59,7 @@ class RepairReport:
 
     ``quarantined_ledger`` is where a damaged ledger went; ``leftovers`` are unfinished files that
     were removed; ``forgotten`` counts audit rows that were past keeping; ``finished`` is the move
-    of a symbol that had been cut short. ``mended`` are files whose footer was lost or said more
+    of a symbol that had been cut short. ``fixed`` are files whose footer was lost or said more
     than they hold, or of which bytes beside the bars had changed: they are written anew, and what
     they lack is missing. ``sealed`` are files of earlier versions that were given digests.
     ``distrusted`` are files that another program wrote with implausible values in them: the bars
@@ -73,7 +73,7 @@ class RepairReport:
     quarantined_ledger: Path | None
     forgotten: int
     finished: Move | None = None
-    mended: tuple[Path, ...] = ()
+    fixed: tuple[Path, ...] = ()
     distrusted: tuple[Path, ...] = ()
     findings: int = 0
     sealed: tuple[Path, ...] = ()
@@ -120,7 +120,7 @@ class _Done:
 
     quarantined: list[Quarantined]
     leftovers: list[Path] = field(default_factory=list)
-    mended: list[Path] = field(default_factory=list)
+    fixed: list[Path] = field(default_factory=list)
     distrusted: list[Path] = field(default_factory=list)
     sealed: list[Path] = field(default_factory=list)
 
@@ -157,14 +157,14 @@ def _repair(
                     new.path for new, old in zip(trusted, good, strict=True) if new is not old
                 ]
                 good = trusted
-                done.mended += _mend(layout, good)
+                done.fixed += _fix(layout, good)
                 done.sealed += _seal(layout, good) if seal else ()
                 _remember(layout, ledger, good, now)
                 key = f"{symbol}|{timeframe}"
                 findings += _find(ledger, key, good, sec_type=sec_type, now=now)
                 kept += [item.path for item in good]
-        standing = {layout.relative(path) for path in kept}
-        ledger.forget_mirror(name for name in ledger.mirrored_files() if name not in standing)
+        existing = {layout.relative(path) for path in kept}
+        ledger.unindex_files(name for name in ledger.indexed_file_names() if name not in existing)
         ledger.forget_checks(ledger.file_checks())
         forgotten = ledger.prune_requests(now)
     rebuild_catalog(layout, universe, now)
@@ -175,7 +175,7 @@ def _repair(
         quarantined_ledger=None,
         forgotten=forgotten,
         finished=finished,
-        mended=tuple(path for path in done.mended if path not in done.distrusted),
+        fixed=tuple(path for path in done.fixed if path not in done.distrusted),
         distrusted=tuple(done.distrusted),
         findings=findings,
         sealed=tuple(done.sealed),
@@ -187,9 +187,9 @@ def _quarantine_damaged_ledger(layout: StoreLayout) -> Path | None:
     try:
         with closing(open_ledger(layout)) as ledger:
             ledger.check()
-            for files in ledger.mirrors().values():
+            for files in ledger.all_indexed_files().values():
                 for row in files.values():
-                    _ = row.facts, row.traded_arrays
+                    _ = row.footer, row.traded_arrays
     except (DiskError, StoreReplacedError):
         raise
     except _LEDGER_ERRORS as error:
@@ -234,7 +234,7 @@ def _judged(
     calendar: SessionCalendar | None,
 ) -> tuple[list[Inspected], list[Quarantined]]:
     """Part the files of one series into those to keep and those quarantined."""
-    rows = ledger.mirror(f"{symbol}|{timeframe}")
+    rows = ledger.indexed_files(f"{symbol}|{timeframe}")
     origin = store_origin(layout)
     found = [
         inspected(
@@ -251,13 +251,13 @@ def _judged(
         for path in layout.bar_files(symbol, timeframe)
     ]
     pinned = None if origin is None else ledger.pinned_contract(symbol, origin)
-    held = ((item.facts.identity, item.facts.rows) for item in found if item.facts)
+    held = ((item.footer.identity, item.footer.rows) for item in found if item.footer)
     identity = prevailing(held, origin, pinned)
     good, bad = [], []
     for item in found:
         wrong = item.wrong
-        if item.facts and item.facts.identity != identity:
-            wrong = f"it holds {item.facts.identity}, the series holds {identity}"
+        if item.footer and item.footer.identity != identity:
+            wrong = f"it holds {item.footer.identity}, the series holds {identity}"
         if wrong:
             lost = load_again(item.path, symbol, timeframe)
             bad.append(quarantine(layout, item.path, wrong, lost))
@@ -270,30 +270,30 @@ def _less_distrusted(
     item: Inspected, known: Sequence[Finding], sec_type: SecType | None
 ) -> Inspected:
     """Take back the coverage of implausible bars that another program may have made so."""
-    if item.facts is None or (not item.is_to_mend and is_as_written(item.path)):
+    if item.footer is None or (not item.needs_fix and is_as_written(item.path)):
         return item
     bars = read_bars(item.path) if item.bars is None else item.bars
-    facts = less_distrusted(item.facts, bars, known, sec_type)
-    return item if facts is item.facts else replace(item, facts=facts, bars=bars)
+    footer = less_distrusted(item.footer, bars, known, sec_type)
+    return item if footer is item.footer else replace(item, footer=footer, bars=bars)
 
 
-def _mend(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
+def _fix(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
     """Write files anew whose footers are lost or untrue, or bytes differ; no bar is touched."""
-    mended = []
+    fixed = []
     for item in good:
-        if item.facts is not None and item.bars is not None:
-            write_file(item.path, item.bars, item.facts, before_renaming=layout.require_same)
-            mended.append(item.path)
-    return mended
+        if item.footer is not None and item.bars is not None:
+            write_file(item.path, item.bars, item.footer, before_renaming=layout.require_same)
+            fixed.append(item.path)
+    return fixed
 
 
 def _seal(layout: StoreLayout, good: Iterable[Inspected]) -> list[Path]:
     """Write the files anew that were written without digests."""
     sealed = []
     for item in good:
-        if item.facts is not None and item.bars is None and item.facts.seal is None:
+        if item.footer is not None and item.bars is None and item.footer.seal is None:
             bars = read_bars(item.path)
-            write_file(item.path, bars, item.facts, before_renaming=layout.require_same)
+            write_file(item.path, bars, item.footer, before_renaming=layout.require_same)
             sealed.append(item.path)
     return sealed
 
@@ -303,12 +303,12 @@ def _remember(
 ) -> None:
     """Write what the good files of one series say into the ledger, and pin what they fix."""
     for item in good:
-        if item.facts is None:
+        if item.footer is None:
             continue
-        identity = item.facts.identity
-        row = mirrored(fingerprint(item.path), read_footer(item.path))
+        identity = item.footer.identity
+        row = indexed_file(fingerprint(item.path), read_footer(item.path))
         key = f"{identity.symbol}|{identity.timeframe}"
-        ledger.record_mirror(key, {layout.relative(item.path): row})
+        ledger.index_files(key, {layout.relative(item.path): row})
         _pin(layout, ledger, identity, now)
 
 
@@ -333,8 +333,8 @@ def _find(
         bars = read_bars(item.path)
         odd, found = explained(bars, sec_type, known)
         stale -= {one.ts for one in found}
-        if not item.is_to_mend and item.facts is not None:
-            is_covered = item.facts.coverage.bars
+        if not item.needs_fix and item.footer is not None:
+            is_covered = item.footer.coverage.bars
             keys = [key for key in timestamps(bars)[odd].tolist() if moment(key) in is_covered]
             new += findings_of(bars, keys, sec_type)
     if stale:
