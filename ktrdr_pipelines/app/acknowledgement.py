@@ -70,7 +70,7 @@ def _speaks_of(statement: Statement, spans: Sequence[Span]) -> bool:
 
 
 def acknowledge(
-    book: GapIndex, series: Series, day: date, *, note: str, now: datetime
+    index: GapIndex, series: Series, day: date, *, note: str, now: datetime
 ) -> Emptiness:
     """Record that a person explains why a session has no bars, and return the proof.
 
@@ -88,7 +88,7 @@ def acknowledge(
         StoreError: the files or the ledger cannot be used.
     """
     what = f"cannot acknowledge {series} {day}"
-    calendar = book.calendars.of(series.instrument)
+    calendar = index.calendars.of(series.instrument)
     span = _session(what, series, calendar, day)
     if not is_closed(span, now):
         raise UsageError(
@@ -96,10 +96,10 @@ def acknowledge(
             reason=f"its session is not over: it closes at {span.closes_at:%Y-%m-%d %H:%MZ}",
             hint="Sessions can be acknowledged half an hour after their close",
         )
-    (found,) = book.look([series], now)
+    (found,) = index.series_gaps([series], now)
     if found.error is not None:
         raise found.error
-    _refuse_held(what, book.store, series, day)
+    _refuse_held(what, index.store, series, day)
     is_again = any(
         one.kind is ProofKind.ACKNOWLEDGED and one.interval.covers(span.interval)
         for one in found.disputed
@@ -112,9 +112,9 @@ def acknowledge(
         ProofKind.ACKNOWLEDGED,
         " ".join(note.split()),
     )
-    if not book.store.acknowledge_empty(series, _identity(what, book.store, series), proof):
+    if not index.store.acknowledge_empty(series, _identity(what, index.store, series), proof):
         raise UsageError(what, reason="bars of that session came meanwhile", hint=_SEE_GAPS)
-    _clear_attempts(book, series, span, now)
+    _clear_attempts(index, series, span, now)
     return proof
 
 
@@ -175,13 +175,13 @@ def _identity(what: str, store: BarStore, series: Series) -> Identity:
     return identity_of(series, contract_id=contract_id, origin=origin)
 
 
-def _clear_attempts(book: GapIndex, series: Series, span: Span, now: datetime) -> None:
+def _clear_attempts(index: GapIndex, series: Series, span: Span, now: datetime) -> None:
     """Forget the attempts of which nothing is missing any more.
 
     One attempt can be about several sessions that were acknowledged one after the other.
     """
-    (found,) = book.look([series], now)
-    ledger, key = book.store.ledger, series_key(series)
+    (found,) = index.series_gaps([series], now)
+    ledger, key = index.store.ledger, series_key(series)
     ledger.clear_attempts(key, span.interval)
     for attempt in ledger.attempts(key):
         meets = not attempt.is_series_wide and attempt.interval.overlaps(span.interval)

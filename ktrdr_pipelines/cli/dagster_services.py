@@ -207,7 +207,7 @@ def _follows_link(found: dict[bytes, list[bytes]]) -> bool:
 
 DEFINITIONS: Final = "ktrdr_pipelines.definitions"
 
-_LOOK_EVERY_S: Final = 30.0
+_CHECK_EVERY_S: Final = 30.0
 _DAEMON_GRACE_S: Final = 60.0
 _CONNECTIONS_GRACE_S: Final = 3
 """How long open pages may keep the web server from ending; their websockets stay open for ever."""
@@ -242,7 +242,7 @@ def run_services(home: Path, port: int, *, keeping: int | None = None) -> int:
             _code_server(instance) as workspace,
             _daemon(ref, workspace, keeping) as daemon,
             _web_server(instance, workspace, port) as web,
-            _looks_for_dead_runs(instance, began_at),
+            _checks_for_dead_runs(instance, began_at),
         ):
             threading.Thread(target=_stop_with, args=(daemon, web), daemon=True).start()
             try:
@@ -262,19 +262,19 @@ def _end_dead_runs(instance: DagsterInstance, began_at: float) -> None:
 
 
 @contextmanager
-def _looks_for_dead_runs(instance: DagsterInstance, began_at: float) -> Iterator[None]:
+def _checks_for_dead_runs(instance: DagsterInstance, began_at: float) -> Iterator[None]:
     """Look for runs whose process is gone, every half minute while the context lasts."""
     over = threading.Event()
 
-    def look() -> None:
-        while not over.wait(_LOOK_EVERY_S):
+    def check() -> None:
+        while not over.wait(_CHECK_EVERY_S):
             try:
                 _end_dead_runs(instance, began_at)
             except (SQLAlchemyError, DagsterError):
                 # The database may be busy, and the next look finds the same.
                 _logger.exception("Looking for runs whose process is gone")
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=check)
     thread.start()
     try:
         yield

@@ -19,7 +19,7 @@ import dagster as dg
 from ktrdr_pipelines.app.setup import prepare_home, put_universe
 from ktrdr_pipelines.app.workspace import Place, open_gap_index, renew_catalog, universe_file
 from ktrdr_pipelines.cli.entry_point import Stopped
-from ktrdr_pipelines.cli.load_report import holes
+from ktrdr_pipelines.cli.load_report import joined_gaps
 from ktrdr_pipelines.cli.output import load_progress
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.build import build_defs
@@ -204,18 +204,18 @@ def demo_windows(today: date) -> dict[Timeframe, tuple[str, str]]:
     }
 
 
-def holes_in_windows(
+def gaps_in_windows(
     place: Place, runs: Sequence[RunResult]
 ) -> Iterator[tuple[Series, list[Interval]]]:
     """Give the holes that each series has in the windows that were run."""
-    book = open_gap_index(place)
-    for found in book.look(place.universe.series(), place.now):
+    index = open_gap_index(place)
+    for found in index.series_gaps(place.universe.series(), place.now):
         series = found.series
         for run in (one for one in runs if one.timeframe == series.timeframe):
-            calendar = book.calendars.of(series.instrument)
+            calendar = index.calendars.of(series.instrument)
             first, end = window_dates(run.first_window)[0], window_dates(run.last_window)[1]
             interval = interval_between(calendar, series.timeframe, first, end)
-            yield series, holes(series, found.missing.clip(interval), calendar)
+            yield series, joined_gaps(series, found.missing.clip(interval), calendar)
 
 
 def _run(

@@ -38,7 +38,7 @@ from ktrdr_pipelines.errors import ExitCode, KtrdrError
 from ktrdr_pipelines.sync.engine.series_state import Job
 
 
-def holes(series: Series, gaps: IntervalSet, calendar: SessionCalendar) -> list[Interval]:
+def joined_gaps(series: Series, gaps: IntervalSet, calendar: SessionCalendar) -> list[Interval]:
     """Join gaps between which no other bar is expected; oldest first."""
     bounds = gaps.bounds
     if bounds is None:
@@ -116,7 +116,7 @@ def _row(report: SeriesReport, calendars: Calendars) -> tuple[str, ...]:
         report.rows,
         report.added,
         report.revised,
-        len(_holes(report, calendars)),
+        len(_joined_gaps(report, calendars)),
     )
     return (str(report.series), _result(report), *(f"{number:,}" for number in numbers))
 
@@ -137,7 +137,7 @@ def _result(report: SeriesReport) -> str:
 
 
 def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterator[str]:
-    gaps = [(report, hole) for report in reports for hole in _holes(report, calendars)]
+    gaps = [(report, part) for report in reports for part in _joined_gaps(report, calendars)]
     if not gaps:
         return
     yield f"{counted(len(gaps), 'interval')} unexplained:"
@@ -172,9 +172,9 @@ def _unconfirmed_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
             yield f"{report.series}: {disagreement_text(report.series, found)}"
 
 
-def _holes(report: SeriesReport, calendars: Calendars) -> list[Interval]:
+def _joined_gaps(report: SeriesReport, calendars: Calendars) -> list[Interval]:
     left = report.unexplained | report.deferred
-    return holes(report.series, left, calendars.of(report.series.instrument))
+    return joined_gaps(report.series, left, calendars.of(report.series.instrument))
 
 
 def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterator[str]:
@@ -182,7 +182,9 @@ def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iter
         yield from _failure_lines(report)
         if report.unconfirmed and report.confirmed_at is not None:
             count = len(
-                holes(report.series, report.unconfirmed, calendars.of(report.series.instrument))
+                joined_gaps(
+                    report.series, report.unconfirmed, calendars.of(report.series.instrument)
+                )
             )
             ranges = counted(count, "range")
             yield (

@@ -84,9 +84,9 @@ def catalog_asset(timeframes: Sequence[Timeframe]) -> dg.AssetsDefinition:
     def bars_catalog(ib: IbResource, store: StoreResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
         layout, now = store.layout(), ib.clock().market_now()
         universe = store.universe()
-        book = open_gap_index(layout, GatewayConfig.from_settings(ib.settings()).gateway)
-        renew_catalog(book, list(universe.instruments.values()), now)
-        metadata = catalog_metadata(book, book.look(universe.series(), now), now)
+        index = open_gap_index(layout, GatewayConfig.from_settings(ib.settings()).gateway)
+        renew_catalog(index, list(universe.instruments.values()), now)
+        metadata = catalog_metadata(index, index.series_gaps(universe.series(), now), now)
         return dg.MaterializeResult(metadata={**metadata, "path": str(layout.catalog)})
 
     return bars_catalog

@@ -21,7 +21,7 @@ _MOST_ROWS: Final = 40
 
 
 def catalog_metadata(
-    book: GapIndex, found: Sequence[SeriesGaps], now: datetime
+    index: GapIndex, found: Sequence[SeriesGaps], now: datetime
 ) -> dict[str, dg.MetadataValue]:
     """Give what the catalog's materialization says of the store."""
     missing = sum(gap.bars for one in found for gap in one.gaps)
@@ -30,23 +30,23 @@ def catalog_metadata(
         "series": dg.MetadataValue.int(len(found)),
         "bars": dg.MetadataValue.int(sum(one.rows for one in found)),
         "bars_missing": dg.MetadataValue.int(missing),
-        "catalog_size_bytes": dg.MetadataValue.int(book.store.layout.catalog.stat().st_size),
-        "heatmap": dg.MetadataValue.md(heatmap_markdown(book, found, now)),
+        "catalog_size_bytes": dg.MetadataValue.int(index.store.layout.catalog.stat().st_size),
+        "heatmap": dg.MetadataValue.md(heatmap_markdown(index, found, now)),
         "coverage": dg.MetadataValue.md(coverage_table(found)),
     }
 
 
-def heatmap_markdown(book: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> str:
+def heatmap_markdown(index: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> str:
     """Give the picture as an image within Markdown; of a big store the symbols that lack most."""
     if not found:
         return "the universe names no series"
-    picture = coverage_heatmap(book, found, now)
+    image = coverage_heatmap(index, found, now)
     text = ""
-    if len(picture) > _MOST_BYTES:
+    if len(image) > _MOST_BYTES:
         worst = _worst_symbols(found)
-        picture = coverage_heatmap(book, [o for o in found if o.series.symbol in worst], now)
+        image = coverage_heatmap(index, [o for o in found if o.series.symbol in worst], now)
         text = f"the {len(worst)} symbols that lack most\n\n"
-    code = base64.b64encode(picture).decode()
+    code = base64.b64encode(image).decode()
     return f"{text}![coverage](data:image/png;base64,{code})"
 
 

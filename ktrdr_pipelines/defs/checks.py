@@ -109,14 +109,16 @@ def bars_checks(
         context: dg.AssetCheckExecutionContext, ib: IbResource, store: StoreResource
     ) -> Iterator[dg.AssetCheckResult]:
         gateway = GatewayConfig.from_settings(ib.settings()).gateway
-        book = open_gap_index(store.layout(), gateway)
+        index = open_gap_index(store.layout(), gateway)
         chosen = context.selected_asset_check_keys
         for timeframe in Timeframe:
             names = {key.name for key in chosen if key.asset_key == bars_key(timeframe)}
             if names:
                 series = store.universe().series(timeframe)
                 now = ib.clock(clock).market_now()
-                yield from _results(timeframe, names, book.look(series, now), book, now=now)
+                yield from _results(
+                    timeframe, names, index.series_gaps(series, now), index, now=now
+                )
 
     return checks
 
@@ -157,21 +159,21 @@ def _results(
     timeframe: Timeframe,
     names: set[str],
     found: Sequence[SeriesGaps],
-    book: GapIndex,
+    index: GapIndex,
     *,
     now: datetime,
 ) -> Iterator[dg.AssetCheckResult]:
     if UNEXPLAINED in names:
         yield _unexplained(found).result(timeframe, UNEXPLAINED)
     if FRESH in names:
-        yield _fresh(found, book, now).result(timeframe, FRESH)
+        yield _fresh(found, index, now).result(timeframe, FRESH)
     if BASIS in names:
         yield _basis(found).result(timeframe, BASIS)
     if VOLUME in names:
         yield _volume(found).result(timeframe, VOLUME)
     if names & {ORDER, SANE}:
         since = now.date() - timedelta(days=_NEWEST_DAYS[timeframe])
-        files = _check_files(found, book, since)
+        files = _check_files(found, index, since)
         for name, finding in ((ORDER, _order(files)), (SANE, _sane(files))):
             if name in names:
                 yield finding.result(timeframe, name)
@@ -191,10 +193,10 @@ def _unexplained(found: Sequence[SeriesGaps]) -> Finding:
     return Finding(len(lacking), len(found), "series lack bars without a reason", columns, rows)
 
 
-def _fresh(found: Sequence[SeriesGaps], book: GapIndex, now: datetime) -> Finding:
-    stale = [one for one in found if is_stale(one, book.calendars, now)]
+def _fresh(found: Sequence[SeriesGaps], index: GapIndex, now: datetime) -> Finding:
+    stale = [one for one in found if is_stale(one, index.calendars, now)]
     rows: Rows = [
-        (one.series.symbol, one.covered_until, f"{stale_s(one, book.calendars, now) / 3600:.1f} h")
+        (one.series.symbol, one.covered_until, f"{stale_s(one, index.calendars, now) / 3600:.1f} h")
         for one in stale[:NAMED_AT_MOST]
     ]
     threshold_s = IbLimitsRegistry.GAP_THRESHOLDS_S.value[found[0].series.timeframe] if found else 0
@@ -234,14 +236,14 @@ def _differing(told: Sequence[tuple[Series, Sequence[Disagreement]]], what: str)
 
 
 def _check_files(
-    found: Sequence[SeriesGaps], book: GapIndex, since: date
+    found: Sequence[SeriesGaps], index: GapIndex, since: date
 ) -> Mapping[str, CheckedBars | StoreError]:
     """Examine the files that may hold bars since a date, by name."""
     files: dict[str, CheckedBars | StoreError] = {}
-    layout = book.store.layout
+    layout = index.store.layout
     for one in found:
         sec_type = one.series.instrument.sec_type
-        known = book.store.ledger.findings(series_key(one.series))
+        known = index.store.ledger.findings(series_key(one.series))
         try:
             paths = layout.bar_files(one.series.symbol, one.series.timeframe)
         except StoreError as error:

@@ -62,7 +62,7 @@ def request_tails(
     try:
         if absence := AbsenceFile(store.layout()).believed(at):
             return dg.SkipReason(str(absence))
-        tails = look_for_tails(ib, store, final_at)
+        tails = find_tails(ib, store, final_at)
     except KtrdrError as error:
         return dg.SkipReason(str(error))
     if not tails:
@@ -89,7 +89,7 @@ def request_tails(
     )
 
 
-def look_for_tails(
+def find_tails(
     ib: IbResource,
     store: StoreResource,
     real_now: datetime,
@@ -103,7 +103,7 @@ def look_for_tails(
     gateway = GatewayConfig.from_settings(ib.settings()).gateway
     series = [one for one in store.universe().series() if keeps(one.timeframe)]
     now = ib.clock().market_at(real_now)
-    found = open_gap_index(store.layout(), gateway).look(series, now)
+    found = open_gap_index(store.layout(), gateway).series_gaps(series, now)
     return due_tails(found, now, real_now=real_now)
 
 

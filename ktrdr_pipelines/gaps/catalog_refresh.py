@@ -28,7 +28,7 @@ def is_catalog_due(layout: StoreLayout, universe: Sequence[Instrument], now: dat
     return not 0 <= age_s < _REST_S * sum(len(one.timeframes) for one in universe)
 
 
-def renew_catalog(book: GapIndex, universe: Sequence[Instrument], now: datetime) -> None:
+def renew_catalog(index: GapIndex, universe: Sequence[Instrument], now: datetime) -> None:
     """Make the catalog of the book's store show what files and ledger say now.
 
     Raises:
@@ -36,7 +36,7 @@ def renew_catalog(book: GapIndex, universe: Sequence[Instrument], now: datetime)
         StoreReplacedError: the store is not the one that was opened.
         DiskError: the catalog cannot be written; the older one still stands.
     """
-    book.store.layout.require_same()
+    index.store.layout.require_same()
     series = [Series(one, timeframe) for one in universe for timeframe in one.timeframes]
-    gaps = [(one.series, gap) for one in book.look(series, now) for gap in one.gaps]
-    rebuild_catalog(book.store.layout, universe, now, gaps=gaps)
+    gaps = [(one.series, gap) for one in index.series_gaps(series, now) for gap in one.gaps]
+    rebuild_catalog(index.store.layout, universe, now, gaps=gaps)

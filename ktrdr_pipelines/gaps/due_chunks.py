@@ -28,7 +28,7 @@ from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
-_LOOK_BACK = timedelta(days=60)
+_LOOKBACK = timedelta(days=60)
 
 
 def stale_s(found: SeriesGaps, calendars: Calendars, now: datetime) -> float:
@@ -41,7 +41,7 @@ def stale_s(found: SeriesGaps, calendars: Calendars, now: datetime) -> float:
         return 0.0
     calendar = calendars.of(found.series.instrument)
     timeframe = found.series.timeframe
-    since = max(found.covered_until, now - _LOOK_BACK)
+    since = max(found.covered_until, now - _LOOKBACK)
     until = now - (bar_lag() if timeframe.is_intraday else final_lag())
     if timeframe.is_intraday:
         open_time = between(since, until)
@@ -112,13 +112,13 @@ def _tail(found: SeriesGaps, now: datetime, retry_now: datetime) -> Tail | None:
     waiting = IntervalSet(
         part
         for part in found.waiting
-        if part.start >= found.covered_until and _is_worth_asking(part, now)
+        if part.start >= found.covered_until and _is_worth_requesting(part, now)
     )
     intervals = waiting | IntervalSet(gap.interval for gap in gaps)
     return Tail(found.series, intervals) if intervals else None
 
 
-def _is_worth_asking(waiting: Interval, now: datetime) -> bool:
+def _is_worth_requesting(waiting: Interval, now: datetime) -> bool:
     """Say whether to ask now for the end of a session that is waited for.
 
     Up to the moment all is asked for. Behind a close it is asked for after 1, 2, 4, ... minutes:
@@ -237,11 +237,11 @@ def measured_backlog(found: Sequence[SeriesGaps]) -> Backlog:
 
 
 def backlog_plan(
-    book: GapIndex, found: Sequence[SeriesGaps], config: GatewayConfig, now: datetime
+    index: GapIndex, found: Sequence[SeriesGaps], config: GatewayConfig, now: datetime
 ) -> str:
     """Say in one line what loading the backlog takes: requests, bars, bytes, time."""
-    rates = measured_rates(book.store.ledger, config.gateway, conservative=config.conservative)
-    plan = estimate(backlog_of(found), book.calendars, rates=rates, now=now)
+    rates = measured_rates(index.store.ledger, config.gateway, conservative=config.conservative)
+    plan = estimate(backlog_of(found), index.calendars, rates=rates, now=now)
     return (
         f"a backlog of {len(plan.parts)} series is loaded from now on: {plan.summary} "
         f"({plan.basis}); `backfill: manual` in universe.yaml leaves it to you"

@@ -161,7 +161,7 @@ class HeatGrid:
     states: np.ndarray
 
 
-def coverage_heatmap(book: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> bytes:
+def coverage_heatmap(index: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> bytes:
     """Draw how complete series are, the worst of each symbol's timeframes, as a PNG.
 
     Args:
@@ -169,11 +169,11 @@ def coverage_heatmap(book: GapIndex, found: Sequence[SeriesGaps], now: datetime)
         found: what it said of the series when it looked at ``now``.
         now: where time ends.
     """
-    grid = heat_grid(book, found, now)
+    grid = heat_grid(index, found, now)
     return draw(grid.title, grid.symbols, grid.columns, grid.states)
 
 
-def heat_grid(book: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> HeatGrid:
+def heat_grid(index: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> HeatGrid:
     """Say for each symbol and interval of months what is there."""
     symbols = tuple(dict.fromkeys(one.series.symbol for one in found))
     row_of = {symbol: row for row, symbol in enumerate(symbols)}
@@ -182,7 +182,7 @@ def heat_grid(book: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> Hea
     states = np.full((len(symbols), len(columns)), CellState.NOT_EXPECTED, dtype=np.int64)
     for one in found:
         row = states[row_of[one.series.symbol]]
-        np.maximum(row, _row(book, one, edges, now), out=row)
+        np.maximum(row, _row(index, one, edges, now), out=row)
     return HeatGrid(_title(found, now), symbols, columns, states)
 
 
@@ -206,10 +206,10 @@ def _columns(found: Iterable[SeriesGaps], now: datetime) -> tuple[date, ...]:
     )
 
 
-def _row(book: GapIndex, one: SeriesGaps, edges: np.ndarray, now: datetime) -> np.ndarray:
+def _row(index: GapIndex, one: SeriesGaps, edges: np.ndarray, now: datetime) -> np.ndarray:
     if one.error is not None:
         return np.full(len(edges) - 1, CellState.UNREADABLE)
-    spans = span_arrays(book.calendars.of(one.series.instrument), one.series.timeframe)
+    spans = span_arrays(index.calendars.of(one.series.instrument), one.series.timeframe)
     bounds = np.searchsorted(spans.days, edges)
     low = 0 if one.expected_from is None else _place(spans, one.expected_from)
     high = closed_count(spans, now)

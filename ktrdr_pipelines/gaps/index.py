@@ -106,59 +106,59 @@ class SeriesGaps:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class IndexEntry:
     """What was found out of a series, from what, and until when it holds."""
 
     series: Series
-    holding: SeriesFiles
+    files: SeriesFiles
     known: Known
     made_at: datetime
     good_until: datetime
     found: SeriesGaps
 
-    def holds(self, series: Series, holding: SeriesFiles, known: Known, *, now: datetime) -> bool:
+    def holds(self, series: Series, files: SeriesFiles, known: Known, *, now: datetime) -> bool:
         """Say whether what was found out before is what would be found out now."""
         return (
-            self.holding is holding
+            self.files is files
             and self.series == series
             and self.known == known
             and self.made_at <= now < self.good_until
         )
 
 
-def written(
-    series: Series, calendar: SessionCalendar, holding: SeriesFiles, known: Known, *, now: datetime
-) -> Page:
+def make_entry(
+    series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
+) -> IndexEntry:
     """Find out how a series stands."""
     spans = span_arrays(calendar, series.timeframe)
-    standing = status_of(series, calendar, holding, known, now=now)
-    gaps = find_gaps(spans, standing, now, claims_of(holding, known, now))
-    ends = standing.covered.ends
+    status = status_of(series, calendar, files, known, now=now)
+    gaps = find_gaps(spans, status, now, claims_of(files, known, now))
+    ends = status.covered.ends
     found = SeriesGaps(
         series,
         gaps,
-        rows=holding.rows,
+        rows=files.rows,
         covered_until=moment(int(ends[-1])) if len(ends) else None,
-        first=holding.first,
-        last=holding.last,
+        first=files.first,
+        last=files.last,
         attempts=known.attempts,
-        expected_from=moment(standing.explained_to),
+        expected_from=moment(status.explained_to),
         disputed=tuple(
             replace(one, interval=part)
-            for one in sorted(holding.proofs)
+            for one in sorted(files.proofs)
             if one.kind not in REFUTABLE and (part := one.valid_part(now)) is not None
         ),
         disagreements=known.disagreements,
         volume_jumps=known.volume_jumps,
         fresh_from=known.fresh_from,
     )
-    changes = (next_close(spans, now), holding.next_expiry(now))
+    changes = (next_close(spans, now), files.next_expiry(now))
     good_until = min((at for at in changes if at is not None), default=_FOR_EVER)
-    return Page(series, holding, known, now, good_until, found)
+    return IndexEntry(series, files, known, now, good_until, found)
 
 
 def of_unknown_sessions(
-    series: Series, calendar: SessionCalendar, holding: SeriesFiles, known: Known, *, now: datetime
+    series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
 ) -> SeriesGaps:
     """Say that all of a series is open whose sessions the gateway has not told yet."""
     wanted = between(first_timestamp(series, calendar), now)
@@ -174,9 +174,9 @@ def of_unknown_sessions(
     return SeriesGaps(
         series,
         (gap,) if gap else (),
-        rows=holding.rows,
-        first=holding.first,
-        last=holding.last,
+        rows=files.rows,
+        first=files.first,
+        last=files.last,
         attempts=known.attempts,
         fresh_from=known.fresh_from,
     )
@@ -186,8 +186,8 @@ def of_unknown_sessions(
 class Memory:
     """What a process keeps of one store between looks."""
 
-    pages: dict[str, Page] = field(default_factory=dict)
-    holdings: dict[str, SeriesFiles] = field(default_factory=dict)
+    entries: dict[str, IndexEntry] = field(default_factory=dict)
+    series_files: dict[str, SeriesFiles] = field(default_factory=dict)
     calendars: dict[str, SessionCalendar] = field(default_factory=dict)
 
 
@@ -230,9 +230,9 @@ class GapIndex:
         self._memory = memory or Memory()
 
     def __repr__(self) -> str:
-        return f"GapBook({self.store.layout.root}, {len(self._memory.pages)} series known)"
+        return f"GapBook({self.store.layout.root}, {len(self._memory.entries)} series known)"
 
-    def look(self, series: Iterable[Series], now: datetime) -> list[SeriesGaps]:
+    def series_gaps(self, series: Iterable[Series], now: datetime) -> list[SeriesGaps]:
         """Say how each series stands.
 
         A file that cannot be read is an error of its series alone.
@@ -242,12 +242,17 @@ class GapIndex:
         """
         wanted = list(series)
         calendars = {one: self._calendar(one) for one in wanted}
-        holdings = AllSeriesFiles(self.store, self._memory.holdings).of(calendars)
-        facts = Ledgered(self.store, self._gateway)
-        oldest = self._oldest_days(wanted, holdings, facts)
+        series_files = AllSeriesFiles(self.store, self._memory.series_files).of(calendars)
+        ledgered = Ledgered(self.store, self._gateway)
+        oldest = self._oldest_days(wanted, series_files, ledgered)
         return [
-            self._look(
-                one, calendars[one], holdings[one], facts, now=now, oldest=oldest.get(one.symbol)
+            self._series_gaps(
+                one,
+                calendars[one],
+                series_files[one],
+                ledgered,
+                now=now,
+                oldest=oldest.get(one.symbol),
             )
             for one in wanted
         ]
@@ -256,24 +261,26 @@ class GapIndex:
         self,
         wanted: Iterable[Series],
         known: Mapping[Series, "SeriesFiles | StoreError"],
-        facts: Ledgered,
+        ledgered: Ledgered,
     ) -> dict[str, date]:
         """Return the oldest session date that is held of symbols, over all their timeframes.
 
         Only of symbols whose beginning was stated: an older bar of any timeframe refutes that.
         """
-        instruments = {one.symbol: one.instrument for one in wanted if facts.may_begin(one.symbol)}
+        instruments = {
+            one.symbol: one.instrument for one in wanted if ledgered.may_begin(one.symbol)
+        }
         others = {
             series: self._calendar(series)
             for symbol, instrument in instruments.items()
             for timeframe in self.store.layout.timeframes_of(symbol)
             if (series := Series(instrument, timeframe)) not in known
         }
-        found = {**known, **AllSeriesFiles(self.store, self._memory.holdings).of(others)}
+        found = {**known, **AllSeriesFiles(self.store, self._memory.series_files).of(others)}
         oldest: dict[str, date] = {}
-        for series, holding in found.items():
-            if series.symbol in instruments and not isinstance(holding, StoreError):
-                days = [day for day in (oldest.get(series.symbol), holding.first) if day]
+        for series, files in found.items():
+            if series.symbol in instruments and not isinstance(files, StoreError):
+                days = [day for day in (oldest.get(series.symbol), files.first) if day]
                 if days:
                     oldest[series.symbol] = min(days)
         return oldest
@@ -288,25 +295,25 @@ class GapIndex:
             StoreError: its files or the ledger cannot be read.
         """
         calendar = self._calendar(series)
-        (holding,) = (
-            AllSeriesFiles(self.store, self._memory.holdings).of({series: calendar}).values()
+        (files,) = (
+            AllSeriesFiles(self.store, self._memory.series_files).of({series: calendar}).values()
         )
-        if isinstance(holding, StoreError):
-            raise holding
+        if isinstance(files, StoreError):
+            raise files
         spans = span_arrays(calendar, series.timeframe)
-        facts = Ledgered(self.store, self._gateway)
-        oldest_day = self._oldest_days([series], {series: holding}, facts).get(series.symbol)
-        known = facts.of(series, calendar, holding, oldest_day)
-        standing = status_of(series, calendar, holding, known, now=now)
-        oldest = standing.oldest_bar if standing.oldest_bar is not None else standing.wanted_from
-        low = int(np.searchsorted(spans.spans.ends, min(oldest, standing.wanted_from), "right"))
-        chosen = spans.slice(low, max(low, due_places(spans, standing, now)[1]))
+        ledgered = Ledgered(self.store, self._gateway)
+        oldest_day = self._oldest_days([series], {series: files}, ledgered).get(series.symbol)
+        known = ledgered.of(series, calendar, files, oldest_day)
+        status = status_of(series, calendar, files, known, now=now)
+        oldest = status.oldest_bar if status.oldest_bar is not None else status.wanted_from
+        low = int(np.searchsorted(spans.spans.ends, min(oldest, status.wanted_from), "right"))
+        chosen = spans.slice(low, max(low, due_places(spans, status, now)[1]))
         days, rows = self._sessions(series)
         return completeness(
             chosen,
-            replace(standing, sparse_sessions=_moved(standing.sparse_sessions, low)),
+            replace(status, sparse_sessions=_moved(status.sparse_sessions, low)),
             have=have_bars(chosen, days, rows),
-            empty=holding.empty(now),
+            empty=files.empty(now),
             now=now,
         )
 
@@ -326,29 +333,29 @@ class GapIndex:
             self._memory.calendars[key] = kept = calendar
         return kept
 
-    def _look(
+    def _series_gaps(
         self,
         series: Series,
         calendar: SessionCalendar,
-        holding: "SeriesFiles | StoreError",
-        facts: Ledgered,
+        files: "SeriesFiles | StoreError",
+        ledgered: Ledgered,
         *,
         now: datetime,
         oldest: date | None,
     ) -> SeriesGaps:
-        if isinstance(holding, StoreError):
-            return SeriesGaps(series, error=holding)
-        key, known = series_key(series), facts.of(series, calendar, holding, oldest)
+        if isinstance(files, StoreError):
+            return SeriesGaps(series, error=files)
+        key, known = series_key(series), ledgered.of(series, calendar, files, oldest)
         if calendar.known is None:
-            return of_unknown_sessions(series, calendar, holding, known, now=now)
-        page = self._memory.pages.get(key)
-        if page is None or not page.holds(series, holding, known, now=now):
-            page = written(series, calendar, holding, known, now=now)
-            self._memory.pages[key] = page
+            return of_unknown_sessions(series, calendar, files, known, now=now)
+        entry = self._memory.entries.get(key)
+        if entry is None or not entry.holds(series, files, known, now=now):
+            entry = make_entry(series, calendar, files, known, now=now)
+            self._memory.entries[key] = entry
         spans = span_arrays(calendar, series.timeframe)
         until = last_timestamp(series, calendar)
-        waiting = waiting_of(spans, holding.covered(now), now, until=until)
-        return replace(page.found, waiting=waiting) if waiting else page.found
+        waiting = waiting_of(spans, files.covered(now), now, until=until)
+        return replace(entry.found, waiting=waiting) if waiting else entry.found
 
 
 def _moved(places: np.ndarray | None, low: int) -> np.ndarray | None:

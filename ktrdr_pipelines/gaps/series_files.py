@@ -148,14 +148,14 @@ class AllSeriesFiles:
                 files = self._store.files_of(series)
                 rows = {self._store.layout.relative(path): row for path, row in files.items()}
                 prints = tuple(sorted((name, row.fingerprint) for name, row in rows.items()))
-            holding = self._holding(series, calendar, prints, rows)
+            series_files = self._series_files(series, calendar, prints, rows)
         except StoreError as error:
             self._kept.pop(series_key(series), None)
             return error
-        self._kept[series_key(series)] = holding
-        return holding
+        self._kept[series_key(series)] = series_files
+        return series_files
 
-    def _holding(
+    def _series_files(
         self, series: Series, calendar: SessionCalendar, prints: _Prints, known: _Rows
     ) -> SeriesFiles:
         rows = [known[name] for name, _ in prints]

@@ -87,12 +87,12 @@ class Ledgered:
         self,
         series: Series,
         calendar: SessionCalendar,
-        holding: SeriesFiles,
+        files: SeriesFiles,
         oldest: date | None,
     ) -> Known:
         """Return what is known of one series; ``oldest`` is of all timeframes of its symbol."""
         key = series_key(series)
-        contract = holding.contract_id or self._pinned.get(series.symbol)
+        contract = files.contract_id or self._pinned.get(series.symbol)
         what = series.instrument.what_to_show.value
         head = self._heads.get((contract, what)) if contract else None
         said = self._statements.get(series.symbol, ())
@@ -107,19 +107,19 @@ class Ledgered:
 
 
 def status_of(
-    series: Series, calendar: SessionCalendar, holding: SeriesFiles, known: Known, *, now: datetime
+    series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
 ) -> SeriesStatus:
     """Say how a series stands at a moment."""
     return SeriesStatus(
-        covered=holding.covered(now),
+        covered=files.covered(now),
         wanted_from=micros(first_timestamp(series, calendar)),
         wanted_to=last_timestamp(series, calendar),
-        listed_from=_listed_from(series, calendar, holding, known),
-        oldest_bar=None if known.begins else holding.oldest_bar,  # an older bar refutes ``begins``
+        listed_from=_listed_from(series, calendar, files, known),
+        oldest_bar=None if known.begins else files.oldest_bar,  # an older bar refutes ``begins``
         sparse_sessions=np.array(
             [
                 place
-                for place, day, rows in holding.sparse_sessions
+                for place, day, rows in files.sparse_sessions
                 if known.confirmed.get(day) != rows and day != known.begins
             ],
             dtype=np.int64,
@@ -128,7 +128,7 @@ def status_of(
 
 
 def _listed_from(
-    series: Series, calendar: SessionCalendar, holding: SeriesFiles, known: Known
+    series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known
 ) -> int | None:
     """Return the stamp up to which nothing is expected because the data begin later.
 
@@ -138,16 +138,16 @@ def _listed_from(
         return None
     first = first_interval_of(calendar, series.timeframe, known.begins)
     low, high = micros(first.start), micros(first.end)
-    if len(holding.bars.starts) and low <= int(holding.bars.starts[0]) < high:
-        return int(holding.bars.starts[0])
+    if len(files.bars.starts) and low <= int(files.bars.starts[0]) < high:
+        return int(files.bars.starts[0])
     return low
 
 
-def claims_of(holding: SeriesFiles, known: Known, now: datetime) -> Sequence[Claimed]:
+def claims_of(files: SeriesFiles, known: Known, now: datetime) -> Sequence[Claimed]:
     """Say what is known of intervals, should they be gaps; the last said weighs most."""
     expired = [
         Claimed(part, Cause(GapReason.EXPIRED, f"proved empty at {at:%Y-%m-%d}, too long ago"))
-        for part, at in holding.expired(now)
+        for part, at in files.expired(now)
     ]
     attempts = sorted(known.attempts, key=_weight)
     return [*expired, *(Claimed(_interval_of(one), _cause(one)) for one in attempts)]

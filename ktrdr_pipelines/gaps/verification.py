@@ -81,7 +81,7 @@ class Certificate:
 
 
 def verify(
-    book: GapIndex, series: Iterable[Series], now: datetime, *, real_now: datetime | None = None
+    index: GapIndex, series: Iterable[Series], now: datetime, *, real_now: datetime | None = None
 ) -> Iterator[Certificate]:
     """Read series after series whole, and say what was found.
 
@@ -94,14 +94,14 @@ def verify(
     Raises:
         StoreError: the ledger cannot be used.
     """
-    ledger = book.store.ledger
+    ledger = index.store.ledger
     for one in series:
-        content = _read_all(book, one, real_now or now)
-        (found,) = book.look([one], now)
+        content = _read_all(index, one, real_now or now)
+        (found,) = index.series_gaps([one], now)
         key = series_key(one)
         certificate = Certificate(
             found=found,
-            sessions=_sessions(book, one, now),
+            sessions=_sessions(index, one, now),
             content=content,
             revisions=len(ledger.revisions(key)),
             before=ledger.last_verified(key),
@@ -137,8 +137,8 @@ def damaged_others(store: BarStore, known: Container[str], at: datetime) -> dict
     }
 
 
-def _read_all(book: GapIndex, series: Series, at: datetime) -> Content:
-    content, store = Content(), book.store
+def _read_all(index: GapIndex, series: Series, at: datetime) -> Content:
+    content, store = Content(), index.store
     paths = store.layout.bar_files(series.symbol, series.timeframe)
     calendar = calendar_named(series.instrument.calendar)
     try:
@@ -150,7 +150,7 @@ def _read_all(book: GapIndex, series: Series, at: datetime) -> Content:
                 content.wrong.append(f"{path}: {found.damage}. Hint: run `ktrdr repair`")
             if found.footer is not None and found.bars is not None:
                 read[path] = found.footer
-                _count(book, series, path, found.footer, bars=found.bars, content=content)
+                _count(index, series, path, found.footer, bars=found.bars, content=content)
         if content.wrong:
             return content
         for path, row in store.files_of(series).items():
@@ -165,7 +165,7 @@ def _read_all(book: GapIndex, series: Series, at: datetime) -> Content:
 
 
 def _count(
-    book: GapIndex,
+    index: GapIndex,
     series: Series,
     path: Path,
     footer: Footer,
@@ -173,7 +173,7 @@ def _count(
     bars: pa.Table,
     content: Content,
 ) -> None:
-    known = book.store.ledger.findings(series_key(series))
+    known = index.store.ledger.findings(series_key(series))
     damaged, findings = explained(bars, series.instrument.sec_type, known)
     content.findings.extend(findings)
     if damaged.any():
@@ -186,7 +186,7 @@ def _count(
     if misdated := _misdated(series, bars):
         content.wrong.append(f"{path}: {misdated:,} bars stand under another session date")
     keys = timestamps(bars)
-    calendar = book.calendars.of(series.instrument)
+    calendar = index.calendars.of(series.instrument)
     content.bars += len(keys)
     content.outside += _outside(keys, span_arrays(calendar, series.timeframe).spans)
     content.uncovered += _outside(keys, interval_arrays(footer.coverage.bars))
@@ -211,9 +211,9 @@ def _misdated(series: Series, bars: pa.Table) -> int:
     return int(np.count_nonzero(days != told))
 
 
-def _sessions(book: GapIndex, series: Series, now: datetime) -> SessionCounts:
+def _sessions(index: GapIndex, series: Series, now: datetime) -> SessionCounts:
     try:
-        counts: Completeness = book.completeness(series, now)
+        counts: Completeness = index.completeness(series, now)
     except StoreError:
         return SessionCounts()
     expected = counts.expected > 0

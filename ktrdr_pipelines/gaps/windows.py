@@ -44,7 +44,7 @@ class WindowState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class WindowFacts:
+class WindowStatus:
     """One window of one series: its bar timestamps, its bars, and what is missing.
 
     ``why`` says for what reasons bars are missing, and when they are requested next.
@@ -82,12 +82,12 @@ Dates = tuple[date, date]
 class WindowIndex:
     """Says of windows of a series what is known of them, asking no gateway."""
 
-    def __init__(self, book: GapIndex) -> None:
-        self._book = book
+    def __init__(self, index: GapIndex) -> None:
+        self._index = index
 
-    def facts(
+    def status(
         self, series: Series, windows: Mapping[str, Dates], now: datetime
-    ) -> dict[str, WindowFacts]:
+    ) -> dict[str, WindowStatus]:
         """Say of each window what it holds and whether anything of it is unexplained.
 
         Args:
@@ -98,11 +98,11 @@ class WindowIndex:
         Raises:
             StoreError: its files or the ledger cannot be read.
         """
-        calendar = self._book.calendars.of(series.instrument)
-        told = self._book.completeness(series, now)
+        calendar = self._index.calendars.of(series.instrument)
+        told = self._index.completeness(series, now)
         rows = self._rows(series, told)
-        (found,) = self._book.look([series], now)
-        facts: dict[str, WindowFacts] = {}
+        (found,) = self._index.series_gaps([series], now)
+        status: dict[str, WindowStatus] = {}
         for name, (first, end) in windows.items():
             interval = interval_between(calendar, series.timeframe, first, end)
             low, high = np.searchsorted(rows[0], [np.datetime64(first), np.datetime64(end)])
@@ -116,12 +116,12 @@ class WindowIndex:
             if state is WindowState.UNEXPLAINED:
                 missing = found.missing.clip(interval)
                 why = _why(gap for gap in found.gaps if gap.interval.overlaps(interval))
-            facts[name] = WindowFacts(interval, state, count, missing, why)
-        return facts
+            status[name] = WindowStatus(interval, state, count, missing, why)
+        return status
 
-    def facts_after(
+    def status_after(
         self, report: SeriesReport, windows: Mapping[str, Dates], now: datetime
-    ) -> dict[str, WindowFacts]:
+    ) -> dict[str, WindowStatus]:
         """Say of each window what a finished load left of it.
 
         What the load itself reports as unexplained counts beside what the gap book finds.
@@ -134,19 +134,19 @@ class WindowIndex:
         Raises:
             StoreError: its files or the ledger cannot be read.
         """
-        facts = self.facts(report.series, windows, report.now or now)
-        for name, one in facts.items():
+        status = self.status(report.series, windows, report.now or now)
+        for name, one in status.items():
             left = report.unexplained.clip(one.interval)
             if left or report.error is not None:
                 missing = one.unexplained | left
-                facts[name] = replace(one, state=WindowState.UNEXPLAINED, unexplained=missing)
-        return facts
+                status[name] = replace(one, state=WindowState.UNEXPLAINED, unexplained=missing)
+        return status
 
     def _rows(self, series: Series, told: Completeness) -> tuple[np.ndarray, np.ndarray]:
         """Give dates, rising, and the bars of each; a week belongs to its Monday."""
         if series.timeframe is Timeframe.W1:
             return told.spans.days, told.have
-        counts = self._book.store.rows_per_session(series)
+        counts = self._index.store.rows_per_session(series)
         return np.array(list(counts), "datetime64[D]"), np.array(list(counts.values()), np.int64)
 
 

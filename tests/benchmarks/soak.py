@@ -114,7 +114,7 @@ def wait_until_ready(port: int) -> None:
             return
 
 
-def look(layout: StoreLayout, watch: Watch, symbols: list[str]) -> None:
+def series_gaps(layout: StoreLayout, watch: Watch, symbols: list[str]) -> None:
     """Query each series whose newest file changed, and take the delay of what is new in it."""
     for symbol in symbols:
         files = sorted((layout.bars / f"symbol={symbol}" / "timeframe=1m").glob("*.parquet"))
@@ -206,7 +206,7 @@ def main() -> None:
         wait_until_ready(given.port)
         began = time.monotonic()
         while (passed := time.monotonic() - began) < given.minutes * 60:
-            look(layout, watch, symbols)
+            series_gaps(layout, watch, symbols)
             if not watch.home or passed - watch.home[-1][0] > 30:
                 watch.home.append((passed, size_of(layout.root / "dagster")))
             time.sleep(POLL_S)

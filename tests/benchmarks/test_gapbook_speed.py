@@ -124,10 +124,10 @@ def _best_s(work: Callable[[], object], attempts: int = 3) -> float:
     return min(times)
 
 
-def _look(layout: StoreLayout, memory: Memory, now: datetime = NOW) -> list[SeriesGaps]:
+def _series_gaps(layout: StoreLayout, memory: Memory, now: datetime = NOW) -> list[SeriesGaps]:
     with closing(Ledger(layout.ledger)) as ledger:
-        book = GapIndex(BarStore(layout, ledger), Calendars(), "gateway", memory=memory)
-        return book.look(UNIVERSE, now)
+        index = GapIndex(BarStore(layout, ledger), Calendars(), "gateway", memory=memory)
+        return index.series_gaps(UNIVERSE, now)
 
 
 @pytest.mark.slow
@@ -138,12 +138,12 @@ def test_a_tick_costs_little_more_than_looking(
     files = sum(1 for _ in filled.bars.rglob("*.parquet"))
     assert files == 23_000
     memory = Memory()
-    assert not any(found.gaps for found in _look(filled, memory))
+    assert not any(found.gaps for found in _series_gaps(filled, memory))
     plain = _best_s(lambda: _plainly(filled))
-    cold = _best_s(lambda: _look(filled, Memory()))
-    warm = _best_s(lambda: _look(filled, memory))
+    cold = _best_s(lambda: _series_gaps(filled, Memory()))
+    warm = _best_s(lambda: _series_gaps(filled, memory))
     closing_now = iter(NOW.replace(day=day, hour=22) for day in (2, 3, 4))
-    closed = _best_s(lambda: _look(filled, memory, next(closing_now)))
+    closed = _best_s(lambda: _series_gaps(filled, memory, next(closing_now)))
     with capsys.disabled():
         told = f"plain {plain:.2f} s, cold {cold:.2f} s, warm {warm:.2f} s, closed {closed:.2f} s"
         print(f"\n{len(UNIVERSE)} series, {files} files: {told}")  # noqa: T201  (it reports)
@@ -156,10 +156,10 @@ def test_a_tick_costs_little_more_than_looking(
 def test_only_what_changed_is_read_again(filled: StoreLayout) -> None:
     """A file that changed is an error of its series, all others are as they were."""
     memory = Memory()
-    before = _look(filled, memory)
+    before = _series_gaps(filled, memory)
     path = filled.series_folder("S007", Timeframe.M5) / "2010.parquet"
     path.write_bytes(b"changed")
-    after = _look(filled, memory)
+    after = _series_gaps(filled, memory)
     changed = [new.series for old, new in zip(before, after, strict=True) if old is not new]
     assert [str(series) for series in changed] == ["S007 5m"]
     assert str(path) in str(after[UNIVERSE.index(changed[0])].error)

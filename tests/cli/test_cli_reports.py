@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable, stoppable
-from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, holes, tell
+from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, joined_gaps, tell
 from ktrdr_pipelines.cli.output import MOST_SHOWN, Notes, TerminalProgress, load_progress
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import expected_timestamps
@@ -63,10 +63,10 @@ def test_nights_and_weekends_part_no_hole() -> None:
     hours = series(Timeframe.H1)
     week = missing(days("2024-01-02", "2024-01-13"), timeframe=Timeframe.H1)
     assert len(week) == 9
-    assert len(holes(hours, week, SESSIONS)) == 1
+    assert len(joined_gaps(hours, week, SESSIONS)) == 1
     without_friday = week - IntervalSet([days("2024-01-05", "2024-01-06")])
-    assert len(holes(hours, without_friday, SESSIONS)) == 2
-    assert holes(hours, IntervalSet(), SESSIONS) == []
+    assert len(joined_gaps(hours, without_friday, SESSIONS)) == 2
+    assert joined_gaps(hours, IntervalSet(), SESSIONS) == []
 
 
 def test_a_broken_series_weighs_more_than_a_gap() -> None:
@@ -222,10 +222,10 @@ def test_bars_move_with_requests_and_rows() -> None:
 
 def test_lines_stand_above_the_bars() -> None:
     """What is told while bars move goes to the same place, whole and in its order."""
-    page = io.StringIO()
-    with Progress(console=Console(file=page, width=20)) as shown:
+    entry = io.StringIO()
+    with Progress(console=Console(file=entry, width=20)) as shown:
         TerminalProgress(shown).tell("a line that is longer than the page is wide")
-    assert "a line that is longer than the page is wide\n" in page.getvalue()
+    assert "a line that is longer than the page is wide\n" in entry.getvalue()
 
 
 def test_finished_series_make_room() -> None:
@@ -259,10 +259,10 @@ def test_a_wait_is_shown_at_once(capsys: Any) -> None:
     with load_progress(shown=True) as progress:
         progress.waiting("it is left alone", until)
         assert capsys.readouterr() == ("", f"{line}\n")
-    page = io.StringIO()
-    with Progress(console=Console(file=page, width=20)) as shown:
+    entry = io.StringIO()
+    with Progress(console=Console(file=entry, width=20)) as shown:
         TerminalProgress(shown).waiting("it is left alone", until)
-    assert f"{line}\n" in page.getvalue()
+    assert f"{line}\n" in entry.getvalue()
 
 
 def test_a_signal_cancels_the_work_and_waits_for_it() -> None:

@@ -123,10 +123,10 @@ def test_it_starts_dagster_and_leaves_nothing(hands: Any, data: Path) -> None:
         line = up.stdout.readline()
         assert line, up.stderr.read()
         told = json.loads(line)
-        page = f"{told['url']}/server_info"
-        with urllib.request.urlopen(page, timeout=120) as reply:  # noqa: S310  (loopback)
+        entry = f"{told['url']}/server_info"
+        with urllib.request.urlopen(entry, timeout=120) as reply:  # noqa: S310  (loopback)
             assert reply.status == 200
-        foreign = urllib.request.Request(page, headers={"Host": "evil.com"})  # noqa: S310
+        foreign = urllib.request.Request(entry, headers={"Host": "evil.com"})  # noqa: S310
         with pytest.raises(urllib.error.HTTPError, match="400"):
             urllib.request.urlopen(foreign, timeout=120)  # noqa: S310
         groups = hands.children_groups(up.pid)

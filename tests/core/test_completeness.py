@@ -73,8 +73,8 @@ def _gaps(
 ) -> tuple[Gap, ...]:
     calendar = calendar_named(key)
     begins = calendar.day_starts_at(start) if timeframe.is_intraday else midnight(start)
-    standing = SeriesStatus(interval_arrays(covered), micros(begins), **more)
-    return find_gaps(span_arrays(calendar, timeframe), standing, now, claimed or [])
+    status = SeriesStatus(interval_arrays(covered), micros(begins), **more)
+    return find_gaps(span_arrays(calendar, timeframe), status, now, claimed or [])
 
 
 def _at(text: str) -> datetime:
@@ -173,8 +173,8 @@ def test_a_sparse_session_is_a_gap_of_its_own() -> None:
     spans = span_arrays(calendar, Timeframe.M1)
     (place,) = spans.places_of(np.array(["2024-01-09"], "datetime64[D]"))
     covered = interval_arrays([Interval(FIRST, LAST)])
-    standing = SeriesStatus(covered, micros(FIRST), sparse_sessions=np.array([place]))
-    (gap,) = find_gaps(spans, standing, LAST)
+    status = SeriesStatus(covered, micros(FIRST), sparse_sessions=np.array([place]))
+    (gap,) = find_gaps(spans, status, LAST)
     assert gap.reason is GapReason.SPARSE
     assert gap.interval == Interval(_at("2024-01-09T14:30"), _at("2024-01-09T21:00"))
     assert (gap.sessions, gap.bars) == (1, 390)
@@ -188,17 +188,17 @@ def test_every_expected_bar_is_covered_explained_or_unexplained(
     """Counts of each session add up, and those of gaps are the unexplained ones."""
     spans = span_arrays(calendar_named(key), timeframe)
     now = FIRST + timedelta(hours=hour)
-    standing = SeriesStatus(
+    status = SeriesStatus(
         interval_arrays(covered | empty), micros(FIRST), micros(_at("2024-02-05"))
     )
     low = int(np.searchsorted(spans.spans.starts, micros(FIRST)))
     part = spans.slice(low, int(np.searchsorted(spans.spans.starts, micros(LAST))))
     counts = completeness(
-        part, standing, have=np.zeros(len(part)), empty=interval_arrays(empty), now=now
+        part, status, have=np.zeros(len(part)), empty=interval_arrays(empty), now=now
     )
     assert np.array_equal(counts.expected, counts.covered + counts.explained + counts.unexplained)
     assert (counts.empty <= counts.covered).all()
-    gaps = find_gaps(part, standing, now)
+    gaps = find_gaps(part, status, now)
     missing = {moment(int(s)) for s in part.spans.starts[counts.unexplained > 0]}
     interval = IntervalSet(gap.interval for gap in gaps)
     spots = zip(part.spans.starts, part.spans.ends, strict=True)
@@ -246,6 +246,6 @@ def test_a_break_holds_no_bars() -> None:
     assert span_arrays(calendar, Timeframe.M30).bars.tolist() == [10]
     assert span_arrays(calendar, Timeframe.H1).bars.tolist() == [6]
     assert span_arrays(calendar, Timeframe.M1).bars.tolist() == [300]
-    standing = SeriesStatus(no_intervals(), day)
-    (gap,) = find_gaps(span_arrays(calendar, Timeframe.M30), standing, LAST)
+    status = SeriesStatus(no_intervals(), day)
+    (gap,) = find_gaps(span_arrays(calendar, Timeframe.M30), status, LAST)
     assert gap.bars == 10

@@ -29,30 +29,30 @@ def test_many_failures_of_the_gateway_are_one_outage() -> None:
     )
     [outage] = turn.begun
     assert (outage.name, outage.since, outage.failures) == ("gateway", AT, 3)
-    again = after(turn.standing, [failed("bars/1h", "GatewayUnreachableError", 3)])
+    again = after(turn.status, [failed("bars/1h", "GatewayUnreachableError", 3)])
     assert again.begun == ()
-    assert again.standing["gateway"].failures == 4
+    assert again.status["gateway"].failures == 4
 
 
 def test_only_an_answer_ends_an_outage_of_the_gateway() -> None:
     """A run that asked nothing proves nothing."""
-    standing = after({}, [failed("bars/1m", "GatewayUnreachableError")]).standing
-    assert after(standing, [well("bars/1m")]).over == ()
-    turn = after(standing, [well("bars/1d", asked=True)])
+    status = after({}, [failed("bars/1m", "GatewayUnreachableError")]).status
+    assert after(status, [well("bars/1m")]).over == ()
+    turn = after(status, [well("bars/1d", asked=True)])
     assert [one.name for one in turn.over] == ["gateway"]
-    assert turn.standing == {}
+    assert turn.status == {}
 
 
 def test_what_fails_by_itself_ends_by_itself() -> None:
     """Unexplained windows of one series, and a run that died, have nothing to do with others."""
-    standing = after({}, [failed("bars/1d AAPL", "IncompleteError"), failed("tails", "")]).standing
-    assert set(standing) == {"bars/1d AAPL", "tails"}
-    turn = after(standing, [well("bars/1d MSFT", asked=True), well("tails")])
+    status = after({}, [failed("bars/1d AAPL", "IncompleteError"), failed("tails", "")]).status
+    assert set(status) == {"bars/1d AAPL", "tails"}
+    turn = after(status, [well("bars/1d MSFT", asked=True), well("tails")])
     assert [one.name for one in turn.over] == ["tails"]
-    assert set(turn.standing) == {"bars/1d AAPL"}
+    assert set(turn.status) == {"bars/1d AAPL"}
 
 
 def test_what_begins_and_ends_between_two_looks_alerts_no_listener() -> None:
     """It is over before anybody could be told."""
     turn = after({}, [failed("bars/1d AAPL", "BadAnswerError"), well("bars/1d AAPL")])
-    assert (turn.begun, turn.over, turn.standing) == ((), (), {})
+    assert (turn.begun, turn.over, turn.status) == ((), (), {})

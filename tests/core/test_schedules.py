@@ -216,7 +216,7 @@ def test_the_book_gives_each_instrument_its_calendar() -> None:
     Where only the gateway knows the sessions, what it told of a contract is all there is.
     """
     key = "GATEWAY:America/New_York"
-    book = Calendars(
+    index = Calendars(
         {
             f"{key} A": [open_day("2024-01-02"), closed("2024-01-03")],
             "XNYS.RTH A": [closed("2024-02-01"), closed("2024-02-03")],
@@ -224,16 +224,16 @@ def test_the_book_gives_each_instrument_its_calendar() -> None:
         }
     )
     assert learned_key(instrument(key, "A")) == f"{key} A"
-    assert book.of(instrument(key, "A")).known == (date(2024, 1, 2), date(2024, 1, 2))
-    assert book.of(instrument(key, "B")).known is None
-    first, second = (book.of(instrument("XNYS.RTH", symbol)) for symbol in "AB")
+    assert index.of(instrument(key, "A")).known == (date(2024, 1, 2), date(2024, 1, 2))
+    assert index.of(instrument(key, "B")).known is None
+    first, second = (index.of(instrument("XNYS.RTH", symbol)) for symbol in "AB")
     assert first is second is NEW_YORK
-    assert book.told_closed(instrument("XNYS.RTH", "A")) == {date(2024, 2, 1)}
-    assert book.told_closed(instrument("XNYS.RTH", "B")) == frozenset()
-    assert book.told_closed(instrument(key, "A")) == frozenset()
+    assert index.told_closed(instrument("XNYS.RTH", "A")) == {date(2024, 2, 1)}
+    assert index.told_closed(instrument("XNYS.RTH", "B")) == frozenset()
+    assert index.told_closed(instrument(key, "A")) == frozenset()
     assert Calendars().of(instrument("XNYS.RTH")) is NEW_YORK
-    assert set(book.each([instrument("FX"), instrument(key, "A")])) == {"FX", f"{key} A"}
-    assert repr(book) == "Calendars(5 days learned of 3 contracts)"
+    assert set(index.each([instrument("FX"), instrument(key, "A")])) == {"FX", f"{key} A"}
+    assert repr(index) == "Calendars(5 days learned of 3 contracts)"
 
 
 def test_what_a_contract_tells_adds_to_its_own_sessions_only() -> None:
@@ -244,16 +244,16 @@ def test_what_a_contract_tells_adds_to_its_own_sessions_only() -> None:
         open_day("2024-01-17", "15:30", "21:15"),
         open_day("2024-01-18", "15:00", "18:00"),
     ]
-    book = Calendars({"XNYS.RTH A": told, "XNYS.RTH C": told})
-    own = book.of(instrument("XNYS.RTH", "A"))
+    index = Calendars({"XNYS.RTH A": told, "XNYS.RTH C": told})
+    own = index.of(instrument("XNYS.RTH", "A"))
     assert hours_of(own, date(2024, 1, 13)) == told[0]
     assert hours_of(own, date(2024, 1, 16)) == open_day("2024-01-16", "14:00", "21:00")
     assert hours_of(own, date(2024, 1, 17)) == open_day("2024-01-17", "14:30", "21:15")
     assert hours_of(own, date(2024, 1, 18)) == open_day("2024-01-18")
-    assert book.of(instrument("XNYS.RTH", "B")) is NEW_YORK
-    assert book.of(instrument("XNYS.RTH", "C")) is own
-    assert book.key_of(instrument("XNYS.RTH", "A")) == "XNYS.RTH A"
-    assert book.key_of(instrument("XNYS.RTH", "B")) == "XNYS.RTH"
+    assert index.of(instrument("XNYS.RTH", "B")) is NEW_YORK
+    assert index.of(instrument("XNYS.RTH", "C")) is own
+    assert index.key_of(instrument("XNYS.RTH", "A")) == "XNYS.RTH A"
+    assert index.key_of(instrument("XNYS.RTH", "B")) == "XNYS.RTH"
 
 
 def test_longer_hours_keep_the_breaks() -> None:
@@ -322,16 +322,16 @@ def test_three_contracts_that_agree_change_the_calendar_that_they_share() -> Non
     assert agreed({**three, **votes(D=shut, E=shut)}) == SharedDay(early, ("A", "B", "C"))
     assert agreed({**three, **votes(D=shut, E=shut, F=shut)}) is None
     days = agreed_days(NEW_YORK, {early.day: three})
-    book = Calendars({"XNYS.RTH A": [early]}, shared={"XNYS.RTH": days})
-    first, other = (book.of(instrument("XNYS.RTH", symbol)) for symbol in "AZ")
+    index = Calendars({"XNYS.RTH A": [early]}, shared={"XNYS.RTH": days})
+    first, other = (index.of(instrument("XNYS.RTH", symbol)) for symbol in "AZ")
     assert first is other
     assert hours_of(other, early.day) == early
-    assert book.changed() == {"XNYS.RTH": tuple(days)}
+    assert index.changed() == {"XNYS.RTH": tuple(days)}
     # One contract that trades longer than the others agree on keeps its own hours.
     longer = open_day("2024-02-01", "14:30", "19:00")
-    book = Calendars({"XNYS.RTH A": [longer]}, shared={"XNYS.RTH": days})
-    assert hours_of(book.of(instrument("XNYS.RTH", "A")), early.day) == longer
-    assert hours_of(book.of(instrument("XNYS.RTH", "Z")), early.day) == early
+    index = Calendars({"XNYS.RTH A": [longer]}, shared={"XNYS.RTH": days})
+    assert hours_of(index.of(instrument("XNYS.RTH", "A")), early.day) == longer
+    assert hours_of(index.of(instrument("XNYS.RTH", "Z")), early.day) == early
 
 
 def test_contracts_that_agree_with_the_library_change_nothing() -> None:

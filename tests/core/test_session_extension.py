@@ -165,10 +165,10 @@ def test_bars_that_add_nothing_are_not_found_again() -> None:
 def test_the_book_extends_one_instrument_and_shares_what_is_the_same() -> None:
     """Another symbol without late bars keeps the shared object; two alike share theirs."""
     told = late(15, MONDAY, TUESDAY, WEDNESDAY)
-    book = Calendars(late_bars={"VIX": told, "VIX9": dict(told), "SPX": late(15, MONDAY)})
-    vix, same, spx = (book.of(stock(symbol)) for symbol in ("VIX", "VIX9", "SPX"))
+    index = Calendars(late_bars={"VIX": told, "VIX9": dict(told), "SPX": late(15, MONDAY)})
+    vix, same, spx = (index.of(stock(symbol)) for symbol in ("VIX", "VIX9", "SPX"))
     assert vix is same
-    assert spx is book.of(stock("AAPL")) is NEW_YORK
+    assert spx is index.of(stock("AAPL")) is NEW_YORK
     assert close_of(MONDAY, vix) == close_of(MONDAY) + 15 * MINUTE
-    assert book.key_of(stock("VIX")) == "XNYS.RTH VIX"
-    assert book.before_late_bars(stock("VIX")) is NEW_YORK
+    assert index.key_of(stock("VIX")) == "XNYS.RTH VIX"
+    assert index.before_late_bars(stock("VIX")) is NEW_YORK

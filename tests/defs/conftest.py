@@ -150,16 +150,16 @@ def forget_days(location: "Location", symbol: str, timeframe: str, days: Collect
     lost = 0
     calendar = calendar_named("XNYS.RTH")
     for path in location.layout.bar_files(symbol, Timeframe(timeframe)):
-        facts, bars = read_file(path)
+        status, bars = read_file(path)
         kept = bars.filter(pc.invert(pc.is_in(bars["session_date"], pa.array(sorted(days)))))
         gone = IntervalSet(
             interval_between(calendar, Timeframe(timeframe), day, day + timedelta(days=1))
             for day in days
         )
-        coverage = Coverage(facts.coverage.bars - gone, facts.coverage.empty)
+        coverage = Coverage(status.coverage.bars - gone, status.coverage.empty)
         lost += bars.num_rows - kept.num_rows
         write_file(
-            path, kept, Footer(facts.identity, coverage, kept.num_rows, rows_per_session(kept))
+            path, kept, Footer(status.identity, coverage, kept.num_rows, rows_per_session(kept))
         )
     return lost
 

@@ -30,6 +30,6 @@ def test_the_history_of_a_failed_run_names_no_account(location: Any, tmp_path: P
         refused = replace(location, gateway=gateway, settings=settings, instance=instance)
         result = refused.run("1d", "AAPL|2026", "AAPL|2026")
     assert not result.success
-    written = [one.read_bytes() for one in tmp_path.rglob("*") if one.is_file()]
-    assert any(b"Error for (account): (account)" in data for data in written)
-    assert not any(ACCOUNT[1:].encode() in data for data in written)
+    make_entry = [one.read_bytes() for one in tmp_path.rglob("*") if one.is_file()]
+    assert any(b"Error for (account): (account)" in data for data in make_entry)
+    assert not any(ACCOUNT[1:].encode() in data for data in make_entry)

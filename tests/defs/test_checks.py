@@ -160,9 +160,9 @@ def test_a_bad_file_fails_its_checks_by_name(
     from ktrdr_pipelines.store.bars.bar_file import read_file, write_file  # noqa: PLC0415
 
     [path] = location.layout.bar_files("MSFT", Timeframe.D1)
-    facts, bars = read_file(path)
+    status, bars = read_file(path)
     twice = pa.concat_tables([bars, bars.slice(bars.num_rows - 1)])
-    write_file(path, twice, replace(facts, rows=twice.num_rows))
+    write_file(path, twice, replace(status, rows=twice.num_rows))
     results = check()
     assert "order_and_duplicates" in failed(results)
     worst = results["order_and_duplicates"].metadata["worst"].value
@@ -174,9 +174,9 @@ def spoiled(location: Any) -> tuple[Any, pa.Table]:
     from ktrdr_pipelines.store.bars.bar_file import read_file, write_file  # noqa: PLC0415
 
     [path] = location.layout.bar_files("MSFT", Timeframe.D1)
-    facts, bars = read_file(path)
+    status, bars = read_file(path)
     bars = with_column(bars, "close", lambda old: [*old[:-1], 1e6])
-    write_file(path, bars, facts)
+    write_file(path, bars, status)
     return path, bars
 
 

@@ -30,12 +30,12 @@ HOURS = dg.AssetKey(["bars", "1h"])
 def thin_out(location: Any, day: date) -> None:
     """Leave one hourly bar of a session, and its coverage."""
     for path in location.layout.bar_files("AAPL", Timeframe.H1):
-        facts, bars = read_file(path)
+        status, bars = read_file(path)
         of_day = pc.equal(bars["session_date"], pa.scalar(day))
         rest = bars.filter(pc.invert(of_day))
         kept = pa.concat_tables([rest, bars.filter(of_day).slice(0, 1)]).sort_by("ts")
         counts = rows_per_session(kept)
-        write_file(path, kept, replace(facts, rows=kept.num_rows, rows_per_session=counts))
+        write_file(path, kept, replace(status, rows=kept.num_rows, rows_per_session=counts))
 
 
 def left_open(location: Any, day: date, kind: str) -> None:

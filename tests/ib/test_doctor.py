@@ -23,7 +23,7 @@ HMDS = "Historical Market Data Service error message:"
 
 
 @pytest.fixture
-def look(config: GatewayConfig, gateways: Any) -> Any:
+def series_gaps(config: GatewayConfig, gateways: Any) -> Any:
     """Look at a gateway of a script; give the checks by their names, and keep the gateway."""
 
     def at(timeout_s: float = 60.0, **script: Any) -> dict[Name, Check]:
@@ -59,20 +59,20 @@ def contracts(words: Any) -> Any:
     return tell
 
 
-def test_a_good_gateway_has_nothing_wrong(look: Any, words: Any) -> None:
+def test_a_good_gateway_has_nothing_wrong(series_gaps: Any, words: Any) -> None:
     """Every check but read-only is good, and it took three requests."""
-    checks = look(bars=lambda talk, fields: daily(talk, fields, words))
+    checks = series_gaps(bars=lambda talk, fields: daily(talk, fields, words))
     assert wrongs(checks) == []
     assert {check.verdict for name, check in checks.items() if name is not Name.READ_ONLY} == {
         Verdict.GOOD
     }
     assert checks[Name.BARS].finding == "AAPL 1d: 1 bars, the last of 2026-01-05"
     assert checks[Name.READ_ONLY].finding.startswith("not checked: ")
-    kinds = [fields[0] for fields in look.gateway.received]
+    kinds = [fields[0] for fields in series_gaps.gateway.received]
     assert sorted(kinds) == ["20", "49", "49", "71", "9"]
 
 
-def test_a_gateway_in_another_language_and_zone_is_told_so(look: Any, words: Any) -> None:
+def test_a_gateway_in_another_language_and_zone_is_told_so(series_gaps: Any, words: Any) -> None:
     """Neither is wrong by itself; each has a hint."""
 
     def start(talk: Any, fields: list[str]) -> None:
@@ -84,7 +84,7 @@ def test_a_gateway_in_another_language_and_zone_is_told_so(look: Any, words: Any
         reach = ("20260104 16:00:00 CST", "20260105 16:00:00 CST")
         talk.raw(words.history(fields[1], words.bar("20260105"), reach=reach))
 
-    checks = look(bars=tell, start=start)
+    checks = series_gaps(bars=tell, start=start)
     assert wrongs(checks) == []
     language, zone = checks[Name.LANGUAGE], checks[Name.ZONE]
     assert language.verdict is zone.verdict is Verdict.NOTE
@@ -122,21 +122,21 @@ def test_accept_then_end_depends_on_the_port(port: int, part: str) -> None:
     assert part in broken_by(DisconnectReason.CLOSED, port, {}).hint
 
 
-def test_an_api_that_is_off_or_distrusts_us(look: Any) -> None:
+def test_an_api_that_is_off_or_distrusts_us(series_gaps: Any) -> None:
     """It accepts and hangs up: the API settings are named."""
-    checks = look(greet=lambda talk: talk.close())
+    checks = series_gaps(greet=lambda talk: talk.close())
     assert wrongs(checks) == [Name.HANDSHAKE]
     assert "trusted" in checks[Name.HANDSHAKE].hint
 
 
-def test_client_ids_that_are_all_taken(look: Any) -> None:
+def test_client_ids_that_are_all_taken(series_gaps: Any) -> None:
     """326 on three ids names the setting; nothing else is wrong."""
 
     def taken(talk: Any, fields: list[str]) -> None:
         talk.error(-1, 326, "Unable to connect as the client id is already in use.")
         talk.close()
 
-    checks = look(start=taken)
+    checks = series_gaps(start=taken)
     assert wrongs(checks) == [Name.CLIENT_ID]
     assert "IB_CLIENT_ID" in checks[Name.CLIENT_ID].hint
 
@@ -163,37 +163,37 @@ def test_a_host_that_no_listener_knows(config: GatewayConfig) -> None:
     assert "IB_HOST" in checks[0].hint
 
 
-def test_a_gateway_without_bars_of_a_well_known_stock(look: Any) -> None:
+def test_a_gateway_without_bars_of_a_well_known_stock(series_gaps: Any) -> None:
     """No data for a stock that trades every day is no good answer."""
-    checks = look(
+    checks = series_gaps(
         bars=lambda talk, fields: talk.error(fields[1], 162, f"{HMDS}HMDS query returned no data")
     )
     assert wrongs(checks) == [Name.BARS]
     assert "well-known stock" in checks[Name.BARS].finding
 
 
-def test_a_gateway_that_hangs(look: Any, words: Any) -> None:
+def test_a_gateway_that_hangs(series_gaps: Any, words: Any) -> None:
     """It shakes hands and does not tell the time."""
-    checks = look(timeout_s=1.0, time=words.ignore)
+    checks = series_gaps(timeout_s=1.0, time=words.ignore)
     assert wrongs(checks) == [Name.CLOCK]
     assert "nightly reset" in checks[Name.CLOCK].hint
 
 
-def test_a_gateway_that_is_logged_out(look: Any, words: Any) -> None:
+def test_a_gateway_that_is_logged_out(series_gaps: Any, words: Any) -> None:
     """It tells the time, its farms are broken, and it knows no contract."""
 
     def start(talk: Any, fields: list[str]) -> None:
         words.start(talk, fields)
         talk.error(-1, 2105, "HMDS data farm connection is broken:ushmds")
 
-    checks = look(timeout_s=1.0, start=start, contract=words.ignore)
+    checks = series_gaps(timeout_s=1.0, start=start, contract=words.ignore)
     assert wrongs(checks) == [Name.FARMS, Name.CONTRACTS]
     assert checks[Name.CLOCK].verdict is Verdict.GOOD
     assert checks[Name.BARS].verdict is Verdict.UNKNOWN
     assert "log it in" in checks[Name.CONTRACTS].hint
 
 
-def test_a_broken_farm_that_bars_come_without_is_noted(look: Any, words: Any) -> None:
+def test_a_broken_farm_that_bars_come_without_is_noted(series_gaps: Any, words: Any) -> None:
     """The bars of the look were answered in spite of it, so it is nothing to act on."""
 
     def start(talk: Any, fields: list[str]) -> None:
@@ -203,7 +203,7 @@ def test_a_broken_farm_that_bars_come_without_is_noted(look: Any, words: Any) ->
     def bars(talk: Any, fields: list[str]) -> None:
         talk.raw(words.history(fields[1], words.bar("20260105")))
 
-    checks = look(timeout_s=1.0, start=start, bars=bars)
+    checks = series_gaps(timeout_s=1.0, start=start, bars=bars)
     assert not wrongs(checks)
     assert checks[Name.FARMS].verdict is Verdict.NOTE
     assert "historical data euhmds broken" in checks[Name.FARMS].finding
@@ -216,9 +216,9 @@ def test_a_broken_farm_that_bars_come_without_is_noted(look: Any, words: Any) ->
         (162, f"{HMDS}Trading TWS session is connected from a different IP address"),
     ],
 )
-def test_a_competing_session(look: Any, code: int, text: str) -> None:
+def test_a_competing_session(series_gaps: Any, code: int, text: str) -> None:
     """Another session of the login has the data."""
-    checks = look(bars=lambda talk, fields: talk.error(fields[1], code, text))
+    checks = series_gaps(bars=lambda talk, fields: talk.error(fields[1], code, text))
     assert wrongs(checks) == [Name.SESSION]
     assert "Log out the other" in checks[Name.SESSION].hint
 
@@ -230,7 +230,9 @@ def test_a_competing_session(look: Any, code: int, text: str) -> None:
         (162, f"{HMDS}No market data permissions for ISLAND STK."),
     ],
 )
-def test_no_market_data_while_free_data_come(look: Any, words: Any, code: int, text: str) -> None:
+def test_no_market_data_while_free_data_come(
+    series_gaps: Any, words: Any, code: int, text: str
+) -> None:
     """A missing subscription is told apart from a data path that is down, in five requests."""
 
     def stocks_refused(talk: Any, fields: list[str]) -> None:
@@ -239,39 +241,41 @@ def test_no_market_data_while_free_data_come(look: Any, words: Any, code: int, t
         else:
             talk.error(fields[1], code, text)
 
-    checks = look(contract=contracts(words), bars=stocks_refused)
+    checks = series_gaps(contract=contracts(words), bars=stocks_refused)
     assert wrongs(checks) == [Name.PERMISSIONS]
     assert "subscription" in checks[Name.PERMISSIONS].hint
     assert checks[Name.BARS].finding.startswith("EURUSD 1d: 1 bars")
-    assert sum(fields[0] in {"9", "20", "87"} for fields in look.gateway.received) == 4
+    assert sum(fields[0] in {"9", "20", "87"} for fields in series_gaps.gateway.received) == 4
 
 
 @pytest.mark.parametrize("offset_s", [-605, 185])
-def test_a_clock_that_is_off(look: Any, words: Any, offset_s: int) -> None:
+def test_a_clock_that_is_off(series_gaps: Any, words: Any, offset_s: int) -> None:
     """Minutes between two clocks are wrong, and told with their sign."""
-    checks = look(clock_offset_s=offset_s, bars=lambda talk, fields: daily(talk, fields, words))
+    checks = series_gaps(
+        clock_offset_s=offset_s, bars=lambda talk, fields: daily(talk, fields, words)
+    )
     assert wrongs(checks) == [Name.CLOCK]
     assert f"{offset_s:+d}"[:2] in checks[Name.CLOCK].finding
     assert "NTP" in checks[Name.CLOCK].hint
 
 
-def test_a_gateway_that_is_too_old(look: Any) -> None:
+def test_a_gateway_that_is_too_old(series_gaps: Any) -> None:
     """Its version is told."""
-    checks = look(version=150)
+    checks = series_gaps(version=150)
     assert wrongs(checks) == [Name.VERSION]
     assert "version 150" in checks[Name.VERSION].finding
 
 
-def test_something_else_at_the_port(look: Any) -> None:
+def test_something_else_at_the_port(series_gaps: Any) -> None:
     """Another protocol is no gateway."""
-    checks = look(greet=lambda talk: talk.raw(b"SSH-2.0-OpenSSH_9.6\r\n"))
+    checks = series_gaps(greet=lambda talk: talk.raw(b"SSH-2.0-OpenSSH_9.6\r\n"))
     assert wrongs(checks) == [Name.HANDSHAKE]
     assert "IB_PORT" in checks[Name.HANDSHAKE].hint
 
 
-def test_bars_that_never_come(look: Any, words: Any) -> None:
+def test_bars_that_never_come(series_gaps: Any, words: Any) -> None:
     """Contracts are known and bars are not answered: the data path hangs."""
-    assert wrongs(look(timeout_s=1.0, bars=words.ignore)) == [Name.BARS]
+    assert wrongs(series_gaps(timeout_s=1.0, bars=words.ignore)) == [Name.BARS]
 
 
 def test_a_pause_after_a_violation_is_told_and_not_waited_for(

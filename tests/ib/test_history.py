@@ -39,8 +39,8 @@ def at(hour: int, minute: int = 0, day: int = 5) -> Any:
 )
 def test_a_moment_is_read_only_where_its_zone_is_clear(text: str, moment: datetime | None) -> None:
     """Forms without a zone, with an ambiguous one, or with nonsense give none."""
-    written = written_moment(text)
-    assert (written and written.earliest()) == moment
+    make_entry = written_moment(text)
+    assert (make_entry and make_entry.earliest()) == moment
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_wall_time_that_occurs_twice_makes_the_reach_shorter() -> None:
 @given(st.text(max_size=40))
 def test_no_text_breaks_the_reading_of_moments(text: str) -> None:
     """Any text gives a moment in UTC or none."""
-    written = written_moment(text)
-    moment = written and written.earliest()
+    make_entry = written_moment(text)
+    moment = make_entry and make_entry.earliest()
     assert moment is None or moment.tzinfo is UTC
 
 

@@ -52,7 +52,7 @@ def is_written_by_ib(text: str) -> bool:
 
 
 @st.composite
-def written(draw: st.DrawFn) -> str:
+def make_entry(draw: st.DrawFn) -> str:
     """Write a number as Python's repr, str and format do."""
     number: Any = draw(
         st.floats(allow_nan=False, allow_infinity=False)
@@ -65,7 +65,7 @@ def written(draw: st.DrawFn) -> str:
     return draw(st.sampled_from([str(number), format(number, form)]))
 
 
-@given(written())
+@given(make_entry())
 @example("1.7976931348623157E308")
 @example("9223372036854775807")
 @example("-0")

@@ -167,7 +167,7 @@ def test_an_unknown_zone_is_told_where_nothing_stands_beside_it(
         talk.send(*message)
         talk.send(52, 1, fields[2])
 
-    async def look(source: Any) -> tuple[int, tuple[str, ...]]:
+    async def series_gaps(source: Any) -> tuple[int, tuple[str, ...]]:
         return await source.contract_id(entry), source.notices.zones
 
-    assert bench(look, contract=tell) == (750150186, ("CST",))
+    assert bench(series_gaps, contract=tell) == (750150186, ("CST",))

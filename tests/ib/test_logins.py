@@ -33,12 +33,12 @@ def test_the_files_hold_nothing_that_an_account_can_be_computed_from_without_the
         Logins(tmp_path / name).name_of(ACCOUNTS[:1])
         marks.append(json.loads((tmp_path / name / "logins.json").read_text()))
     assert marks[0] != marks[1]
-    written = b"".join(one.read_bytes() for one in tmp_path.rglob("*") if one.is_file())
-    assert ACCOUNTS[0][1:].encode() not in written
+    make_entry = b"".join(one.read_bytes() for one in tmp_path.rglob("*") if one.is_file())
+    assert ACCOUNTS[0][1:].encode() not in make_entry
     for prefix in ("", "ktrdr-pipelines account:"):
         for kind in ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s"):
             digest = hashlib.new(kind, f"{prefix}{ACCOUNTS[0]}".encode()).hexdigest()
-            assert digest[:16].encode() not in written
+            assert digest[:16].encode() not in make_entry
 
 
 def test_the_files_are_private(tmp_path: Path) -> None:

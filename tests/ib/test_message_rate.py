@@ -73,11 +73,11 @@ def test_a_load_with_timeouts_and_cancels_keeps_the_rate(
     gateway = gateways(bars=sometimes)
     there = replace(config, port=gateway.port, timeout_s=1.5)
 
-    written: list[float] = []
+    make_entry: list[float] = []
 
     def noting(write: Callable[[bytes], None]) -> Callable[[bytes], None]:
         def note(message: bytes) -> None:
-            written.append(boot_time_s())
+            make_entry.append(boot_time_s())
             write(message)
 
         return note
@@ -98,8 +98,8 @@ def test_a_load_with_timeouts_and_cancels_keeps_the_rate(
     assert (kinds["20"], kinds["71"], kinds["49"]) == (240, 2, 42)
     assert len(sent) == len(gateway.received) + gateway.connects, "a message had no turn"
     assert most_in(sent, SECOND_S) <= MOST
-    assert len(written) == len(sent) - 6, "each client's handshake and first look come before"
-    assert most_in(written, SECOND_S) <= MOST, "when they went to the sockets"
+    assert len(make_entry) == len(sent) - 6, "each client's handshake and first look come before"
+    assert most_in(make_entry, SECOND_S) <= MOST, "when they went to the sockets"
     assert len(sent) / (sent[-1] - sent[0]) < MOST
 
 

@@ -93,9 +93,9 @@ def test_a_name_of_several_places_or_none_is_unknown(name: str) -> None:
 )
 def test_a_moment_is_read_by_the_zone_that_it_names(text: str, moment: datetime) -> None:
     """Whatever zone the login has."""
-    written = written_moment(text)
-    assert written is not None
-    assert written.earliest() == written.latest() == moment
+    make_entry = written_moment(text)
+    assert make_entry is not None
+    assert make_entry.earliest() == make_entry.latest() == moment
 
 
 def test_a_name_of_two_readings_gives_both() -> None:
@@ -121,9 +121,9 @@ def test_a_name_of_two_readings_gives_both() -> None:
 )
 def test_what_zone_a_moment_names_is_told(text: str, zone: str, *, is_known: bool) -> None:
     """An unknown name, or none, can be reported."""
-    written = written_moment(text)
-    assert written is not None
-    assert (written.zone, written.is_known) == (zone, is_known)
+    make_entry = written_moment(text)
+    assert make_entry is not None
+    assert (make_entry.zone, make_entry.is_known) == (zone, is_known)
 
 
 @pytest.mark.parametrize("text", ["20251219", "", "soon", "20251319 10:00:00 GB", "2025-12-19"])

@@ -128,12 +128,14 @@ def test_the_language_is_told_once(bench: Any, aapl: Instrument, words: Any) -> 
 
     told: list[str] = []
 
-    async def look(source: GatewaySource) -> None:
+    async def series_gaps(source: GatewaySource) -> None:
         source.notices.listen(told.append)
         with pytest.raises(ContractUnclearError, match="language to English"):
             await source.contract_id(aapl)
 
-    bench(look, start=start, contract=lambda talk, fields: talk.error(fields[2], 200, GERMAN))
+    bench(
+        series_gaps, start=start, contract=lambda talk, fields: talk.error(fields[2], 200, GERMAN)
+    )
     assert len(told) == 1
     assert "2104 Verbindung zum Marktdatenserver OK:usfarm" in told[0]
     assert "language" in told[0]
@@ -153,12 +155,12 @@ def test_an_unknown_zone_of_responses_is_told_once(
     """The bars are kept, and what the gateway states beside them is not used."""
     told: list[str] = []
 
-    async def look(source: GatewaySource) -> list[Answer | NoData]:
+    async def series_gaps(source: GatewaySource) -> list[Answer | NoData]:
         source.notices.listen(told.append)
         return [await source.bars(minute_request) for _ in range(3)]
 
     answers = bench(
-        look,
+        series_gaps,
         bars=lambda talk, fields: talk.raw(
             words.history(fields[1], words.bar(words.first), reach=reach)
         ),
@@ -209,11 +211,11 @@ def test_hours_in_an_unknown_zone_tell_nothing_and_are_told_once(
     """They cost no request, and no retry either."""
     told: list[str] = []
 
-    async def look(source: GatewaySource) -> list[Any]:
+    async def series_gaps(source: GatewaySource) -> list[Any]:
         source.notices.listen(told.append)
         return [await source.hours(aapl) for _ in range(2)]
 
-    assert bench(look, contract=with_zone("CST")) == [[], []]
+    assert bench(series_gaps, contract=with_zone("CST")) == [[], []]
     assert len(told) == 1
     assert "trading hours" in told[0]
     [days] = bench(lambda source: source.hours(aapl), contract=with_zone("EST5EDT"))
@@ -237,14 +239,14 @@ def test_a_head_in_an_unknown_zone_is_not_known_and_told_once(bench: Any, aapl: 
     """As where the gateway cannot say; nothing is requested again for it."""
     told: list[str] = []
 
-    async def look(source: GatewaySource) -> list[Any]:
+    async def series_gaps(source: GatewaySource) -> list[Any]:
         source.notices.listen(told.append)
         return [await source.head(aapl) for _ in range(2)]
 
     def tell(talk: Any, fields: list[str]) -> None:
         talk.send(88, fields[1], "19801212 14:30:00 CST")
 
-    assert bench(look, head=tell) == [None, None]
+    assert bench(series_gaps, head=tell) == [None, None]
     assert len(told) == 1
     assert "head timestamps" in told[0]
 
@@ -261,7 +263,7 @@ def test_a_refusal_in_words_not_known_makes_requests_fewer(
         else:
             words.tell_bars(talk, fields)
 
-    async def look(source: GatewaySource) -> tuple[int, int]:
+    async def series_gaps(source: GatewaySource) -> tuple[int, int]:
         before = source.places
         with pytest.raises(BadAnswerError, match="language to English"):
             await source.bars(minute_request)
@@ -269,5 +271,5 @@ def test_a_refusal_in_words_not_known_makes_requests_fewer(
         return before, source.places
 
     asked: list[str] = []
-    before, after = bench(look, bars=tell)
+    before, after = bench(series_gaps, bars=tell)
     assert after < before

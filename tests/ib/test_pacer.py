@@ -223,15 +223,15 @@ def test_a_request_is_stamped_after_it_is_written(
 
 def test_a_burst_of_cancels_is_spread_over_all_processes(rate_limiter: Any, time: Time) -> None:
     """No 1.1 s hold more messages than the rate allows, and none is sent later than it must be."""
-    written: list[float] = []
+    make_entry: list[float] = []
 
     async def run() -> None:
         two = rate_limiter(), rate_limiter()
-        sends = (two[n % 2].message(lambda: written.append(time.now)) for n in range(100))
+        sends = (two[n % 2].message(lambda: make_entry.append(time.now)) for n in range(100))
         await asyncio.gather(*sends)
 
     asyncio.run(run())
-    assert [at - 5000 for at in written] == pytest.approx([0] * 47 + [1.1] * 47 + [2.2] * 6)
+    assert [at - 5000 for at in make_entry] == pytest.approx([0] * 47 + [1.1] * 47 + [2.2] * 6)
 
 
 def test_requests_and_messages_share_one_rate(rate_limiter: Any, time: Time) -> None:
@@ -250,7 +250,7 @@ def test_requests_and_messages_share_one_rate(rate_limiter: Any, time: Time) -> 
 
 def test_a_cancel_waits_for_no_request_and_no_pause(rate_limiter: Any, time: Time) -> None:
     """A hundred requests that wait for a place or for the end of a pause do not hold it up."""
-    written: list[float] = []
+    make_entry: list[float] = []
 
     async def run() -> None:
         one = rate_limiter()
@@ -260,20 +260,20 @@ def test_a_cancel_waits_for_no_request_and_no_pause(rate_limiter: Any, time: Tim
         await a_moment()
         one.pause_after_violation()
         begun = time.now
-        await one.message(lambda: written.append(time.now - begun))
+        await one.message(lambda: make_entry.append(time.now - begun))
         for task in line:
             task.cancel()
         await asyncio.gather(*line, return_exceptions=True)
 
     asyncio.run(run())
-    assert written == [0]
+    assert make_entry == [0]
 
 
 def test_a_cancel_whose_time_has_just_come_does_not_join_the_line(
     rate_limiter: Any, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It needs no place, so it does not sleep until one is given back."""
-    written: list[float] = []
+    make_entry: list[float] = []
 
     async def run() -> None:
         one = rate_limiter()
@@ -287,10 +287,10 @@ def test_a_cancel_whose_time_has_just_come_does_not_join_the_line(
             return place
 
         monkeypatch.setattr(one._record, "attempt", slow)
-        await one.message(lambda: written.append(time.now - begun))
+        await one.message(lambda: make_entry.append(time.now - begun))
 
     asyncio.run(run())
-    assert written == pytest.approx([1.1])
+    assert make_entry == pytest.approx([1.1])
 
 
 def test_what_cannot_be_written_was_never_sent(rate_limiter: Any) -> None:
@@ -311,7 +311,7 @@ def test_what_cannot_be_written_was_never_sent(rate_limiter: Any) -> None:
 
 def test_a_request_is_written_once_though_its_record_breaks(rate_limiter: Any, time: Time) -> None:
     """The second attempt notes what the first has written, and writes nothing."""
-    written: list[float] = []
+    make_entry: list[float] = []
 
     async def run() -> float:
         one = rate_limiter()
@@ -324,11 +324,13 @@ def test_a_request_is_written_once_though_its_record_breaks(rate_limiter: Any, t
             raise RecordBusyError
 
         one._record.attempt = breaking
-        async with one.permit(bars(1), hold_s=45, write=lambda: written.append(time.now)) as permit:
+        async with one.permit(
+            bars(1), hold_s=45, write=lambda: make_entry.append(time.now)
+        ) as permit:
             return permit.sent_at_s
 
     assert asyncio.run(run()) == 5000
-    assert written == [5000]
+    assert make_entry == [5000]
     assert asyncio.run(send(rate_limiter(), bars(1))) == pytest.approx(5015.75)
 
 

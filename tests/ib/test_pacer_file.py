@@ -78,6 +78,6 @@ def test_a_file_of_an_earlier_version_loses_account_numbers(
         [(reason,)] = database.execute("SELECT DISTINCT reason FROM blocks").fetchall()
         assert database.execute("SELECT value FROM memory").fetchall() == [("{(account)}",)]
     assert reason == ("" if is_cut_short else "Error for (account). " * 20)
-    written = [one.read_bytes() for one in tmp_path.iterdir()]
-    assert not any(account.encode() in data for data in written)
+    make_entry = [one.read_bytes() for one in tmp_path.iterdir()]
+    assert not any(account.encode() in data for data in make_entry)
     file.close()

@@ -274,8 +274,8 @@ def test_a_list_of_accounts_ends_with_a_comma(bench: Any, aapl: Instrument) -> N
     assert origin_of(known.announced) is Origin.IB
     assert origin_of(("SIM" + "0" * 7,)) is Origin.SIMULATED
 
-    async def look(source: Any) -> Origin:
+    async def series_gaps(source: Any) -> Origin:
         await asyncio.sleep(0)
         return source.origin
 
-    assert bench(look, account="SIM" + "0" * 7 + ",") is Origin.SIMULATED
+    assert bench(series_gaps, account="SIM" + "0" * 7 + ",") is Origin.SIMULATED

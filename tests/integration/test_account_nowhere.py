@@ -96,8 +96,8 @@ class Outputs:
     def everything(self) -> dict[str, bytes]:
         """Give all bytes that were written or printed, by where."""
         files = [one for one in self.folder.rglob("*") if one.is_file()]
-        written = {str(one.relative_to(self.folder)): one.read_bytes() for one in files}
-        return written | {"printed": "\n".join(self.printed).encode()}
+        make_entry = {str(one.relative_to(self.folder)): one.read_bytes() for one in files}
+        return make_entry | {"printed": "\n".join(self.printed).encode()}
 
 
 @pytest.fixture
@@ -182,18 +182,22 @@ def test_nothing_that_is_written_or_printed_names_the_account(
     ]
     for command in commands:
         assert outputs.ktrdr(*command) in {0, 1, 3}, (command, outputs.printed[-2:])
-    written = outputs.everything()
-    assert {"data/ktrdr.duckdb", "data/state/ledger.sqlite", "state/logins.json"} <= written.keys()
+    make_entry = outputs.everything()
+    assert {
+        "data/ktrdr.duckdb",
+        "data/state/ledger.sqlite",
+        "state/logins.json",
+    } <= make_entry.keys()
     held = [
-        (name, what) for what, one in needles() for name, data in written.items() if one in data
+        (name, what) for what, one in needles() for name, data in make_entry.items() if one in data
     ]
     assert held == []
-    assert b"(account)" in written["printed"]
-    assert b"(account)" in written["data/state/ledger.sqlite"]
+    assert b"(account)" in make_entry["printed"]
+    assert b"(account)" in make_entry["data/state/ledger.sqlite"]
     with closing(sqlite3.connect(outputs.folder / "data" / "state" / "ledger.sqlite")) as ledger:
         logins = {row[0] for row in ledger.execute("SELECT login FROM requests")}
     assert logins == {"login 1"}
-    assert set(json.loads(written["state/logins.json"]).values()) == {1}
+    assert set(json.loads(make_entry["state/logins.json"]).values()) == {1}
 
 
 def test_two_logins_are_told_apart_in_queries(outputs: Outputs, gateway: SimulatorServer) -> None:

@@ -45,7 +45,7 @@ def forget(path: Path, days: list[date]) -> None:
 def missing_of(layout: StoreLayout, gateway: str) -> int:
     """Count the bars that are missing without a reason."""
     universe, _ = universe_file(layout).read()
-    found = open_gap_index(layout, gateway).look(universe.series(), datetime.now(tz=UTC))
+    found = open_gap_index(layout, gateway).series_gaps(universe.series(), datetime.now(tz=UTC))
     assert not any(one.error for one in found)
     return sum(gap.bars for one in found for gap in one.gaps)
 

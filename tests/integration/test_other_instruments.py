@@ -159,8 +159,8 @@ def test_an_expired_future_is_complete_to_its_last_day(bench: Bench) -> None:
         "spring": (date(2024, 1, 1), date(2024, 4, 1)),
         "december": (date(2023, 12, 1), date(2024, 1, 1)),
     }
-    book = WindowIndex(open_gap_index(bench.layout, f"127.0.0.1:{bench.gateway.port}"))
-    facts = book.facts_after(report, windows, NOW)
+    index = WindowIndex(open_gap_index(bench.layout, f"127.0.0.1:{bench.gateway.port}"))
+    facts = index.status_after(report, windows, NOW)
     assert facts["spring"].state is WindowState.ENDED
     assert facts["december"].state is WindowState.COMPLETE
     assert facts["december"].rows == len(truth(series, date(2023, 12, 1), date(2024, 1, 1)))
@@ -175,8 +175,8 @@ def test_hours_that_only_the_gateway_knows_come_from_its_schedule(bench: Bench) 
     assert bench.load(series, first, end).is_complete
     schedules = [one for one in bench.gateway.requests[before:] if "SCHEDULE" in str(one)]
     assert len(schedules) == 1
-    book = open_calendars(Ledger(bench.layout.ledger))
-    told = book.of(series.instrument).sessions(first, end)
+    index = open_calendars(Ledger(bench.layout.ledger))
+    told = index.of(series.instrument).sessions(first, end)
     known = calendar_named("XNYS.ETH").sessions(first, end)
     assert told == known
     stored, true = bench.store.read(series), truth(series, first, end)
@@ -190,10 +190,10 @@ def test_hours_in_details_of_a_future_are_remembered(bench: Bench) -> None:
     """A contract that is looked up tells its next days, and they are in the calendar's words."""
     series = bench.series("CLN24", "1d")
     bench.load(series, date(2024, 5, 1), date(2024, 6, 4))
-    book = open_calendars(Ledger(bench.layout.ledger))
+    index = open_calendars(Ledger(bench.layout.ledger))
     library = calendar_named(series.instrument.calendar)
     week = (date(2024, 6, 5), date(2024, 6, 11))
-    assert book.of(series.instrument).sessions(*week) == library.sessions(*week)
+    assert index.of(series.instrument).sessions(*week) == library.sessions(*week)
 
 
 def test_of_an_ended_instrument_nothing_later_is_asked(bench: Bench) -> None:

@@ -71,7 +71,7 @@ def gaps_at(made: World, now: datetime) -> list[str]:
     series = replace(
         made.series, instrument=replace(made.series.instrument, start=made.wanted.start.date())
     )
-    (found,) = GapIndex(made.bench.store, Calendars(), gateway).look([series], now)
+    (found,) = GapIndex(made.bench.store, Calendars(), gateway).series_gaps([series], now)
     return [str(gap.interval.start.date()) for gap in found.gaps]
 
 
@@ -132,14 +132,14 @@ def test_claims_run_out_by_real_time(june: World, real: RealClock) -> None:
     """A claim lasts an hour of real time after it was made."""
     taken: list[tuple[int, int]] = []
 
-    async def look(_: BarRequest) -> None:
+    async def series_gaps(_: BarRequest) -> None:
         ledger, key = june.bench.ledger, series_key(june.series)
         hour = timedelta(hours=1, seconds=1)
         taken.append(
             (len(ledger.live_claims(key, real.now)), len(ledger.live_claims(key, real.now + hour)))
         )
 
-    june.bench.gateway.before_answer = look
+    june.bench.gateway.before_answer = series_gaps
     load(june, real)
     assert taken
     assert all(live and not later for live, later in taken), taken

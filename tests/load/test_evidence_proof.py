@@ -140,7 +140,7 @@ class Store:
         for report in reports:
             if report.is_complete:
                 assert self.missing(report.series) == 0, report.summary
-        self.look()
+        self.series_gaps()
         return reports
 
     def wanted_of(self, one: Series) -> IntervalSet:
@@ -153,15 +153,15 @@ class Store:
         stored = self.bench.store.read(one, part)
         return truth.num_rows - stored.num_rows
 
-    def look(self) -> None:
+    def series_gaps(self) -> None:
         """See that neither the gap index nor a window says complete over a missing bar."""
         now = self.bench.gateway.time
-        book = GapIndex(self.bench.store, self.bench_calendars(), self.bench.gateway.gateway)
-        for found in book.look(self.series, now):
+        index = GapIndex(self.bench.store, self.bench_calendars(), self.bench.gateway.gateway)
+        for found in index.series_gaps(self.series, now):
             (part,) = self.wanted_of(found.series)
             if self.missing(found.series):
                 assert found.missing.clip(part), found.series
-                facts = WindowIndex(book).facts(found.series, {"all": (FIRST, END)}, now)
+                facts = WindowIndex(index).facts(found.series, {"all": (FIRST, END)}, now)
                 assert facts["all"].state is WindowState.UNEXPLAINED
 
     def bench_calendars(self) -> object:

@@ -131,8 +131,8 @@ WAYS = [always, never, before, since, but_the_newest, but_the_oldest]
 def sparse_of(bench: Bench, report: SeriesReport) -> tuple[set[date], set[date]]:
     """Give the sparse sessions that the load tells, and those that the gaps of the store tell."""
     calendar = calendar_named(ETH)
-    book = open_gap_index(bench.layout, bench.gateway.gateway)
-    [found] = book.look([report.series], bench.gateway.time)
+    index = open_gap_index(bench.layout, bench.gateway.gateway)
+    [found] = index.series_gaps([report.series], bench.gateway.time)
     sparse = [gap for gap in found.gaps if gap.reason == "sparse"]
     return (
         {calendar.day_of(one.start) for one in report.sparse},

@@ -42,12 +42,12 @@ def store(layout: StoreLayout) -> BarStore:
 
 
 @pytest.fixture
-def look(store: BarStore) -> Callable[..., SeriesGaps]:
+def series_gaps(store: BarStore) -> Callable[..., SeriesGaps]:
     """Look at one series, with one memory for the whole test."""
-    book = GapIndex(store, Calendars(), GATEWAY)
+    index = GapIndex(store, Calendars(), GATEWAY)
 
     def one(series: Series, now: datetime = NOW) -> SeriesGaps:
-        (found,) = book.look([series], now)
+        (found,) = index.series_gaps([series], now)
         return found
 
     return one
@@ -82,70 +82,72 @@ def _fill(
 @pytest.mark.parametrize("timeframe", Timeframe)
 @pytest.mark.parametrize("is_fx", [False, True])
 def test_a_complete_store_has_no_gap(
-    store: BarStore, look: Callable[..., SeriesGaps], timeframe: Timeframe, is_fx: bool
+    store: BarStore, series_gaps: Callable[..., SeriesGaps], timeframe: Timeframe, is_fx: bool
 ) -> None:
     """Nights, weekends and holidays are no gaps in any timeframe."""
     series = _series(timeframe, is_fx=is_fx)
     _fill(store, series)
-    found = look(series, utc(2024, 2, 29, 22, 50))
+    found = series_gaps(series, utc(2024, 2, 29, 22, 50))
     assert found.gaps == ()
     assert found.rows == store.rows(series) > 0
     assert found.error is None
 
 
-def test_a_series_without_files_is_one_gap(look: Callable[..., SeriesGaps]) -> None:
+def test_a_series_without_files_is_one_gap(series_gaps: Callable[..., SeriesGaps]) -> None:
     """From the start in the universe to the last session that has closed."""
-    found = look(_series(Timeframe.D1))
+    found = series_gaps(_series(Timeframe.D1))
     (gap,) = found.gaps
     assert gap.interval == Interval(utc(2024, 1, 2), utc(2024, 3, 1))
     assert (gap.sessions, gap.bars, gap.reason) == (41, 41, GapReason.MISSING)
     assert (found.rows, found.first, found.covered_until) == (0, None, None)
 
 
-def test_missing_days_are_named_exactly(store: BarStore, look: Callable[..., SeriesGaps]) -> None:
+def test_missing_days_are_named_exactly(
+    store: BarStore, series_gaps: Callable[..., SeriesGaps]
+) -> None:
     """Two days apart are two gaps, the rest is whole."""
     series = _series(Timeframe.H1)
     _fill(store, series, without=(date(2024, 1, 17), date(2024, 2, 5)))
-    gaps = look(series).gaps
+    gaps = series_gaps(series).gaps
     assert [gap.interval.start.date() for gap in gaps] == [date(2024, 1, 17), date(2024, 2, 5)]
     assert [(gap.sessions, gap.bars) for gap in gaps] == [(1, 7), (1, 7)]
 
 
 def test_a_second_look_sees_what_was_saved_since(
-    store: BarStore, look: Callable[..., SeriesGaps]
+    store: BarStore, series_gaps: Callable[..., SeriesGaps]
 ) -> None:
     """What is kept in mind counts only while the files are as they were."""
     series = _series(Timeframe.M1)
     _fill(store, series, end=date(2024, 2, 1))
-    assert look(series).gaps[0].interval.start == utc(2024, 2, 1, 14, 30)
+    assert series_gaps(series).gaps[0].interval.start == utc(2024, 2, 1, 14, 30)
     _fill(store, series)
-    assert look(series).gaps == ()
+    assert series_gaps(series).gaps == ()
 
 
 def test_a_session_that_closes_becomes_a_gap(
-    store: BarStore, look: Callable[..., SeriesGaps]
+    store: BarStore, series_gaps: Callable[..., SeriesGaps]
 ) -> None:
     """Its bars are waited for while it is open and half an hour longer; then they are missing."""
     series = _series(Timeframe.H1)
     _fill(store, series)
-    at_noon = look(series, utc(2024, 3, 1, 17))
+    at_noon = series_gaps(series, utc(2024, 3, 1, 17))
     assert at_noon.gaps == ()
     assert list(at_noon.waiting) == [Interval(utc(2024, 3, 1, 14, 30), utc(2024, 3, 1, 16, 59, 55))]
-    settling = look(series, utc(2024, 3, 1, 21, 29))
+    settling = series_gaps(series, utc(2024, 3, 1, 21, 29))
     assert settling.gaps == ()
     assert list(settling.waiting) == [Interval(utc(2024, 3, 1, 14, 30), utc(2024, 3, 1, 21))]
-    closed = look(series, utc(2024, 3, 1, 21, 30))
+    closed = series_gaps(series, utc(2024, 3, 1, 21, 30))
     assert [gap.bars for gap in closed.gaps] == [7]
     assert not closed.waiting
 
 
 def test_an_attempt_is_the_reason_of_a_gap(
-    store: BarStore, look: Callable[..., SeriesGaps]
+    store: BarStore, series_gaps: Callable[..., SeriesGaps]
 ) -> None:
     """Each kind of attempt has its word, its text and its next try; noticed at the next look."""
     series = _series(Timeframe.D1)
     _fill(store, series, end=date(2024, 2, 1))
-    assert [gap.reason for gap in look(series).gaps] == [GapReason.MISSING]
+    assert [gap.reason for gap in series_gaps(series).gaps] == [GapReason.MISSING]
     due = NOW + timedelta(minutes=5)
     words = {
         AttemptKind.ERROR: GapReason.FAILED,
@@ -163,13 +165,13 @@ def test_an_attempt_is_the_reason_of_a_gap(
             next_try_at=due,
             at=NOW + timedelta(seconds=number),
         )
-        (gap,) = look(series).gaps
+        (gap,) = series_gaps(series).gaps
         assert (gap.reason, gap.detail, gap.next_try_at) == (reason, f"text {number}", due)
-    assert look(series).is_blocked
+    assert series_gaps(series).is_blocked
 
 
 def test_a_proof_of_emptiness_explains_until_it_expires(
-    store: BarStore, look: Callable[..., SeriesGaps]
+    store: BarStore, series_gaps: Callable[..., SeriesGaps]
 ) -> None:
     """What was proved empty is covered, and a gap with that reason when the proof is too old."""
     series = _series(Timeframe.D1)
@@ -183,14 +185,14 @@ def test_a_proof_of_emptiness_explains_until_it_expires(
         bars_at([], calendar_named("XNYS.RTH"), daily=True),
         Coverage(empty=(empty,)),
     )
-    assert look(series).gaps == ()
-    later = look(series, proved + timedelta(days=31))
+    assert series_gaps(series).gaps == ()
+    later = series_gaps(series, proved + timedelta(days=31))
     assert later.gaps[0].reason is GapReason.EXPIRED
     assert "proved empty at 2024-02-29" in later.gaps[0].detail
 
 
 def test_the_oldest_data_of_the_gateway_explain_what_lies_before(
-    store: BarStore, look: Callable[..., SeriesGaps]
+    store: BarStore, series_gaps: Callable[..., SeriesGaps]
 ) -> None:
     """A head timestamp explains nothing before a response begins at it, or if an older bar is held.
 
@@ -198,11 +200,11 @@ def test_the_oldest_data_of_the_gateway_explain_what_lies_before(
     """
     series = _series(Timeframe.D1)
     _fill(store, series, first=date(2024, 2, 1), without=(date(2024, 2, 7),))
-    assert len(look(series).gaps) == 2
+    assert len(series_gaps(series).gaps) == 2
 
     def head_at(at: datetime) -> list[date]:
         store.ledger.record_head(1, "TRADES", GATEWAY, head=at, asked_at=NOW)
-        return [gap.interval.start.date() for gap in look(series).gaps]
+        return [gap.interval.start.date() for gap in series_gaps(series).gaps]
 
     def begins_at(at: datetime) -> None:
         asked = Interval(utc(2024, 1, 2, 14, 30), at)
@@ -221,7 +223,7 @@ def test_the_oldest_data_of_the_gateway_explain_what_lies_before(
 
 
 def test_a_thin_session_is_sparse_until_it_is_confirmed(
-    store: BarStore, look: Callable[..., SeriesGaps]
+    store: BarStore, series_gaps: Callable[..., SeriesGaps]
 ) -> None:
     """Asked again with the same outcome it counts as whole, as long as it has as many bars."""
     series = _series(Timeframe.M5)
@@ -233,15 +235,15 @@ def test_a_thin_session_is_sparse_until_it_is_confirmed(
     covered = interval_between(calendar, Timeframe.M5, date(2024, 2, 1), date(2024, 3, 1))
     identity = identity_of(series, contract_id=1, origin=Origin.IB)
     store.save(series, identity, bars_at(keys, calendar), Coverage(IntervalSet([covered])))
-    (gap,) = look(series).gaps
+    (gap,) = series_gaps(series).gaps
     assert gap.reason is GapReason.SPARSE
     assert gap.interval == Interval(utc(2024, 2, 14, 14, 30), utc(2024, 2, 14, 21))
     day = date(2024, 2, 14)
     key = series_key(series)
     store.ledger.confirm_sessions(key, {day: 17}, NOW)
-    assert len(look(series).gaps) == 1
+    assert len(series_gaps(series).gaps) == 1
     store.ledger.confirm_sessions(key, {day: 18}, NOW)
-    assert look(series).gaps == ()
+    assert series_gaps(series).gaps == ()
 
 
 def test_a_damaged_file_is_an_error_of_its_series_alone(store: BarStore) -> None:
@@ -251,7 +253,7 @@ def test_a_damaged_file_is_an_error_of_its_series_alone(store: BarStore) -> None
         _fill(store, series)
     (path,) = store.layout.bar_files("AAPL", Timeframe.H1)
     path.write_bytes(b"junk")
-    first, second = GapIndex(store, Calendars(), GATEWAY).look([good, bad], NOW)
+    first, second = GapIndex(store, Calendars(), GATEWAY).series_gaps([good, bad], NOW)
     assert (first.gaps, first.error) == ((), None)
     assert str(path) in str(second.error)
     assert "ktrdr repair" in str(second.error)
@@ -271,13 +273,13 @@ def test_counts_of_every_session(store: BarStore) -> None:
 
 def test_many_series_share_one_memory(layout: StoreLayout) -> None:
     """Two books of one store in one process know the same; another store is apart."""
-    book = open_gap_index(layout, GATEWAY)
+    index = open_gap_index(layout, GATEWAY)
     universe = [Series(stock(f"S{number}"), Timeframe.D1) for number in range(50)]
-    found = book.look(universe, NOW)
+    found = index.series_gaps(universe, NOW)
     assert len(found) == 50
     assert repr(open_gap_index(layout, GATEWAY)).endswith("50 series known)")
-    assert open_gap_index(layout, GATEWAY).look(universe, NOW)[0] is found[0]
-    assert repr(GapIndex(book.store, Calendars(), GATEWAY, memory=Memory())).endswith(
+    assert open_gap_index(layout, GATEWAY).series_gaps(universe, NOW)[0] is found[0]
+    assert repr(GapIndex(index.store, Calendars(), GATEWAY, memory=Memory())).endswith(
         "0 series known)"
     )
 
@@ -291,7 +293,7 @@ def test_many_series_share_one_memory(layout: StoreLayout) -> None:
     ],
 )
 def test_what_concerns_a_whole_series_is_the_reason_of_all_its_gaps(
-    store: BarStore, look: Callable[..., SeriesGaps], kind: AttemptKind, reason: GapReason
+    store: BarStore, series_gaps: Callable[..., SeriesGaps], kind: AttemptKind, reason: GapReason
 ) -> None:
     """A gap that came to be after the try has its reason and its next time too."""
     series = _series(Timeframe.D1)
@@ -304,5 +306,5 @@ def test_what_concerns_a_whole_series_is_the_reason_of_all_its_gaps(
         next_try_at=due,
         at=NOW,
     )
-    (gap,) = look(series).gaps
+    (gap,) = series_gaps(series).gaps
     assert (gap.reason, gap.detail, gap.next_try_at) == (reason, "refused", due)

@@ -51,7 +51,7 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         layout = create_store(folder)
         self.store = BarStore(layout, Ledger(layout.ledger))
-        self.book = GapIndex(self.store, Calendars(), "fake:1")
+        self.index = GapIndex(self.store, Calendars(), "fake:1")
 
     def fill(self, series: Series, first: date, end: date) -> Path:
         """Save every bar of some session dates, covered without a hole."""
@@ -63,8 +63,8 @@ class Shelf:
         result = self.store.save(series, identity, bars, Coverage(IntervalSet([interval])))
         return result.files[0]
 
-    def look(self, series: Series, now: datetime = NOW) -> SeriesGaps:
-        (found,) = self.book.look([series], now)
+    def series_gaps(self, series: Series, now: datetime = NOW) -> SeriesGaps:
+        (found,) = self.index.series_gaps([series], now)
         return found
 
 
@@ -113,16 +113,16 @@ def test_no_hole_in_coverage_comes_out_explained(key: str) -> None:
         head = micros(oldest + float(dice.uniform(-100, 300)) * DAY)
         claimed = [_anything(dice, whole) for _ in range(int(dice.integers(0, 4)))]
         covered = interval_arrays(IntervalSet([whole]) - IntervalSet([hole]))
-        standing = SeriesStatus(covered, micros(whole.start), head, micros(oldest))
+        status = SeriesStatus(covered, micros(whole.start), head, micros(oldest))
         now = whole.end + 9 * DAY
-        gaps = find_gaps(spans, replace(standing, wanted_to=micros(whole.end)), now, claimed)
+        gaps = find_gaps(spans, replace(status, wanted_to=micros(whole.end)), now, claimed)
         found = IntervalSet(gap.interval for gap in gaps)
         missing = expected.clip(hole)
         assert missing
         assert found & expected == missing, (timeframe, hole)
         assert all(gap.bars > 0 for gap in gaps)
         counts = completeness(
-            spans, standing, have=np.zeros(len(spans)), empty=no_intervals(), now=now
+            spans, status, have=np.zeros(len(spans)), empty=no_intervals(), now=now
         )
         touched = (spans.spans.starts < micros(hole.end)) & (spans.spans.ends > micros(hole.start))
         assert not counts.explained[touched].any()
@@ -159,7 +159,7 @@ def test_no_hole_in_a_file_comes_out_explained(
             1, series.instrument.what_to_show, "fake:1", head=head, asked_at=NOW
         )
         _keep(path, table, ~gone)
-        found = shelf.look(series, end + timedelta(hours=5, minutes=number))
+        found = shelf.series_gaps(series, end + timedelta(hours=5, minutes=number))
         days = {gap_day for gap in found.gaps for gap_day in _days(series, gap.interval)}
         assert days == set(pc.unique(table["session_date"].filter(pa.array(gone))).to_pylist())
         assert found.rows == int(np.count_nonzero(~gone))
@@ -172,7 +172,7 @@ def test_a_part_of_a_session_that_is_gone_is_damage(shelf: Shelf, timeframe: Tim
     path = shelf.fill(series, date(2023, 2, 1), date(2023, 6, 1))
     table = pq.read_table(path, partitioning=None)
     _keep(path, table, np.arange(table.num_rows) != 100)
-    found = shelf.look(series)
+    found = shelf.series_gaps(series)
     assert found.error is not None
     assert "cannot be judged" in str(found.error)
 
@@ -197,14 +197,14 @@ def test_twenty_years_complete_have_no_gap(shelf: Shelf, key: str, timeframe: Ti
     series = Series(_instrument(key, FIRST), timeframe)
     path = shelf.fill(series, FIRST, END)
     last = interval_between(calendar_named(key), timeframe, END, END + 30 * DAY).start
-    assert shelf.look(series, last).gaps == ()
+    assert shelf.series_gaps(series, last).gaps == ()
     table = pq.read_table(path, partitioning=None)
     days = np.unique(table["session_date"].to_numpy().astype("datetime64[D]"))
     dice = np.random.default_rng(4)
     years = days.astype("datetime64[Y]").astype(int) + 1970
     chosen = [dice.choice(days[years == year][1:]) for year in range(2004, 2024)]
     _keep(path, table, ~np.isin(table["session_date"].to_numpy().astype("datetime64[D]"), chosen))
-    gaps = shelf.look(series, last).gaps
+    gaps = shelf.series_gaps(series, last).gaps
     assert [gap.sessions for gap in gaps] == [1] * 20
     week = timedelta(days=6 if timeframe is Timeframe.W1 else 0)
     for gap, day in zip(gaps, sorted(chosen), strict=True):
@@ -222,7 +222,7 @@ def test_321_and_3140_false_gaps_of_the_original(shelf: Shelf) -> None:
             replace(_instrument(key, date(2023, 1, 1)), symbol=key.replace(".", "")), Timeframe.H1
         )
         shelf.fill(series, date(2023, 1, 1), date(2024, 1, 1))
-        found = shelf.look(series, utc(2024, 1, 1, 5))
+        found = shelf.series_gaps(series, utc(2024, 1, 1, 5))
         assert found.gaps == ()
         assert found.rows > 1_700
 
@@ -248,15 +248,15 @@ def filled(shelf: Shelf) -> Filled:
 def test_weekend(shelf: Shelf, filled: Filled, now: datetime) -> None:
     """With all bars up to Friday nothing is missing on Saturday, Sunday or Monday before nine."""
     series = filled("XNYS.RTH", Timeframe.M5, date(2024, 1, 2), date(2024, 1, 6))
-    found = shelf.look(series, now)
+    found = shelf.series_gaps(series, now)
     assert (found.gaps, list(found.waiting)) == ((), [])
 
 
 def test_holiday(shelf: Shelf, filled: Filled) -> None:
     """On Martin Luther King's day nothing is expected; on the Tuesday after it is."""
     series = filled("XNYS.RTH", Timeframe.D1, date(2024, 1, 2), date(2024, 1, 13))
-    assert shelf.look(series, utc(2024, 1, 16, 12)).gaps == ()
-    (gap,) = shelf.look(series, utc(2024, 1, 17)).gaps
+    assert shelf.series_gaps(series, utc(2024, 1, 16, 12)).gaps == ()
+    (gap,) = shelf.series_gaps(series, utc(2024, 1, 17)).gaps
     assert gap.interval.start.date() == date(2024, 1, 16)
 
 
@@ -268,16 +268,19 @@ def test_a_day_of_mourning_is_no_gap(shelf: Shelf, filled: Filled) -> None:
         (date(2012, 10, 1), date(2012, 11, 20)),
     ):
         series = filled("XNYS.RTH", Timeframe.H1, first, end)
-        assert shelf.look(series, datetime(end.year, end.month, end.day, 4, tzinfo=UTC)).gaps == ()
+        assert (
+            shelf.series_gaps(series, datetime(end.year, end.month, end.day, 4, tzinfo=UTC)).gaps
+            == ()
+        )
 
 
 def test_half_day(shelf: Shelf, filled: Filled) -> None:
     """After a close at 13:00 the afternoon is no gap, and the session closes then."""
     series = filled("XNYS.RTH", Timeframe.M5, date(2024, 7, 1), date(2024, 7, 4))
-    assert shelf.look(series, utc(2024, 7, 3, 17, 32)).gaps == ()
-    assert shelf.look(series, utc(2024, 7, 5, 12)).gaps == ()
+    assert shelf.series_gaps(series, utc(2024, 7, 3, 17, 32)).gaps == ()
+    assert shelf.series_gaps(series, utc(2024, 7, 5, 12)).gaps == ()
     missing = filled("XNYS.RTH", Timeframe.M15, date(2024, 7, 1), date(2024, 7, 3))
-    (gap,) = shelf.look(missing, utc(2024, 7, 3, 17, 32)).gaps
+    (gap,) = shelf.series_gaps(missing, utc(2024, 7, 3, 17, 32)).gaps
     assert (gap.bars, gap.interval.end) == (14, utc(2024, 7, 3, 17))
 
 
@@ -287,29 +290,29 @@ def test_dst(shelf: Shelf, filled: Filled, key: str, month: int) -> None:
     """When clocks go forward or back no hour is missing, and none is counted twice."""
     first, end = date(2024, month, 1), date(2024, month, 1) + 30 * DAY
     series = filled(key, Timeframe.H1, first, end)
-    found = shelf.look(series, moment(micros(utc(end.year, end.month, end.day, 4))))
+    found = shelf.series_gaps(series, moment(micros(utc(end.year, end.month, end.day, 4))))
     assert found.gaps == ()
-    counts = shelf.book.completeness(series, utc(end.year, end.month, end.day, 4))
+    counts = shelf.index.completeness(series, utc(end.year, end.month, end.day, 4))
     assert (counts.have == counts.expected).all()
 
 
 def test_friday_evening_tail(shelf: Shelf, filled: Filled) -> None:
     """On Friday evening Friday is missing if it is not there: the weekend hides nothing."""
     series = filled("XNYS.RTH", Timeframe.H1, date(2024, 1, 2), date(2024, 1, 5))
-    (gap,) = shelf.look(series, utc(2024, 1, 5, 22)).gaps
+    (gap,) = shelf.series_gaps(series, utc(2024, 1, 5, 22)).gaps
     assert gap.interval == Interval(utc(2024, 1, 5, 14, 30), utc(2024, 1, 5, 21))
     euro = filled("FX", Timeframe.H1, date(2024, 1, 2), date(2024, 1, 5))
-    (gap,) = shelf.look(euro, utc(2024, 1, 6, 12)).gaps
+    (gap,) = shelf.series_gaps(euro, utc(2024, 1, 6, 12)).gaps
     assert gap.interval == Interval(utc(2024, 1, 4, 22, 15), utc(2024, 1, 5, 22))
 
 
 def test_month_end_and_leap_day(shelf: Shelf, filled: Filled) -> None:
     """The 29th of February and the last day of each month are sessions like others."""
     series = filled("XNYS.RTH", Timeframe.D1, date(2024, 2, 1), date(2024, 3, 1))
-    assert shelf.look(series, utc(2024, 3, 1, 12)).gaps == ()
-    assert shelf.look(series).last == date(2024, 2, 29)
+    assert shelf.series_gaps(series, utc(2024, 3, 1, 12)).gaps == ()
+    assert shelf.series_gaps(series).last == date(2024, 2, 29)
     lacking = filled("XNYS.RTH", Timeframe.H1, date(2024, 2, 1), date(2024, 2, 29))
-    (gap,) = shelf.look(lacking, utc(2024, 3, 1, 12)).gaps
+    (gap,) = shelf.series_gaps(lacking, utc(2024, 3, 1, 12)).gaps
     assert gap.interval.start.date() == date(2024, 2, 29)
 
 
@@ -326,7 +329,7 @@ def test_first_day_of_listing(shelf: Shelf, filled: Filled) -> None:
     interval = interval_between(calendar, Timeframe.H1, date(2023, 9, 14), date(2023, 10, 1))
     bars, identity = bars_at(keys, calendar), identity_of(series, contract_id=1, origin=Origin.IB)
     shelf.store.save(series, identity, bars, Coverage(IntervalSet([interval])))
-    found = shelf.look(series, utc(2023, 10, 1))
+    found = shelf.series_gaps(series, utc(2023, 10, 1))
     assert found.gaps == ()
     assert found.first == date(2023, 9, 14)
 
@@ -334,7 +337,7 @@ def test_first_day_of_listing(shelf: Shelf, filled: Filled) -> None:
 def test_a_cache_90_days_old(shelf: Shelf, filled: Filled) -> None:
     """What happened since is one gap, from the newest covered bar to the last close."""
     series = filled("XNYS.RTH", Timeframe.M5, date(2023, 10, 2), date(2023, 10, 21))
-    (gap,) = shelf.look(series, utc(2024, 1, 19, 22)).gaps
+    (gap,) = shelf.series_gaps(series, utc(2024, 1, 19, 22)).gaps
     assert gap.interval == Interval(utc(2023, 10, 23, 13, 30), utc(2024, 1, 19, 21))
     assert gap.sessions == len(
         calendar_named("XNYS.RTH").sessions(date(2023, 10, 23), date(2024, 1, 20))
@@ -344,7 +347,7 @@ def test_a_cache_90_days_old(shelf: Shelf, filled: Filled) -> None:
 def test_sessions_that_only_the_gateway_knows_are_said_not_guessed(shelf: Shelf) -> None:
     """Before the gateway was asked nobody can say what is missing: all is, and no 'complete'."""
     series = Series(_instrument("GATEWAY:Europe/London", FIRST), Timeframe.D1)
-    found = shelf.look(series)
+    found = shelf.series_gaps(series)
     (gap,) = found.gaps
     assert gap.interval.end == NOW
     assert "its sessions are not known" in gap.detail
@@ -356,11 +359,11 @@ def test_expiry_day(shelf: Shelf, filled: Filled) -> None:
     contract = replace(_instrument("XNYS.RTH", date(2023, 12, 1)), end=last + DAY)
     series = Series(contract, Timeframe.H1)
     shelf.fill(series, date(2023, 12, 1), last)
-    (gap,) = shelf.look(series, utc(2024, 1, 5)).gaps
+    (gap,) = shelf.series_gaps(series, utc(2024, 1, 5)).gaps
     assert gap.interval == Interval(utc(2023, 12, 15, 14, 30), utc(2023, 12, 15, 21))
-    assert shelf.look(series, utc(2023, 12, 15, 17)).waiting
-    assert not shelf.look(series, utc(2023, 12, 18, 17)).waiting
+    assert shelf.series_gaps(series, utc(2023, 12, 15, 17)).waiting
+    assert not shelf.series_gaps(series, utc(2023, 12, 18, 17)).waiting
     shelf.fill(series, last, last + DAY)
-    assert shelf.look(series, utc(2024, 1, 5)).gaps == ()
-    counts = shelf.book.completeness(series, utc(2024, 1, 5))
+    assert shelf.series_gaps(series, utc(2024, 1, 5)).gaps == ()
+    counts = shelf.index.completeness(series, utc(2024, 1, 5))
     assert counts.spans.days[-1] == np.datetime64(last)

@@ -41,8 +41,8 @@ class Manual:
 
     def due(self) -> list[tuple[date, date]]:
         """Give the months that sensors would ask for now, as first and last date of each range."""
-        book = GapIndex(self.bench.store, Calendars(), self.bench.gateway.gateway)
-        found = book.look([self.series], self.bench.gateway.time)
+        index = GapIndex(self.bench.store, Calendars(), self.bench.gateway.gateway)
+        found = index.series_gaps([self.series], self.bench.gateway.time)
         return [
             (part.start.date(), part.end.date())
             for due in due_to_fill(found, self.bench.gateway.time)
@@ -51,8 +51,8 @@ class Manual:
 
     def fill(self) -> None:
         """Load what is due, as a sensor's run does."""
-        book = GapIndex(self.bench.store, Calendars(), self.bench.gateway.gateway)
-        found = book.look([self.series], self.bench.gateway.time)
+        index = GapIndex(self.bench.store, Calendars(), self.bench.gateway.gateway)
+        found = index.series_gaps([self.series], self.bench.gateway.time)
         [due] = due_to_fill(found, self.bench.gateway.time)
         self.bench.run(Job(self.series, wanted=due.interval, asked_by=AskedBy.SENSOR))
 

@@ -313,8 +313,8 @@ def test_a_day_of_a_coin_is_told_to_be_complete_when_any_of_its_days_is(
     """A join on closes_at looks at no hour that the bar may hold and that is not over."""
     bench, series = bench_of(), Series(bitcoin, Timeframe.D1)
     bench.load(series, WANTED)
-    book = open_calendars(bench.ledger)
-    assert book.of(bitcoin).days_may_differ
+    index = open_calendars(bench.ledger)
+    assert index.of(bitcoin).days_may_differ
     rebuild_catalog(bench.layout, [bitcoin], NOW)
     for source in ("bars_1d", "series('BTC', '1d')"):
         rows = query_catalog(bench.layout, f"FROM {source}").to_pylist()

@@ -23,22 +23,22 @@ FIRST, END, LISTED = date(2014, 1, 2), date(2024, 7, 1), date(2023, 5, 16)
 
 
 def listed_late(
-    world: MakeWorld, timeframe: Timeframe, *, hole: tuple[date, date] | None = None
+    world: MakeWorld, timeframe: Timeframe, *, gap: tuple[date, date] | None = None
 ) -> World:
     """Make ten wanted years of an instrument whose bars begin in the last, at every bar size."""
-    made = world(RTH, timeframe, FIRST, END, keys=_keys(timeframe, hole), now=utc(2024, 7, 1, 12))
+    made = world(RTH, timeframe, FIRST, END, keys=_keys(timeframe, gap), now=utc(2024, 7, 1, 12))
     for other in (Timeframe.D1, Timeframe.W1):
-        truth = truth_of(_keys(other, hole), other, calendar_named(RTH))
+        truth = truth_of(_keys(other, gap), other, calendar_named(RTH))
         made.bench.gateway.truth[made.series.symbol, other] = truth
     return made
 
 
-def _keys(timeframe: Timeframe, hole: tuple[date, date] | None) -> np.ndarray:
-    first = LISTED if hole is None else date(2017, 3, 6)
+def _keys(timeframe: Timeframe, gap: tuple[date, date] | None) -> np.ndarray:
+    first = LISTED if gap is None else date(2017, 3, 6)
     keys = dense_keys(RTH, timeframe, first, date(2024, 9, 1))
-    if hole is None:
+    if gap is None:
         return keys
-    low, high = (micros(utc(day.year, day.month, day.day)) for day in hole)
+    low, high = (micros(utc(day.year, day.month, day.day)) for day in gap)
     return keys[(keys < low) | (keys >= high)]
 
 
@@ -93,8 +93,8 @@ def test_what_was_proved_serves_every_timeframe(world: MakeWorld) -> None:
 
 def test_a_hole_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld) -> None:
     """Bars behind an empty year are all loaded; the hole is proved empty, not before a listing."""
-    hole = date(2019, 1, 1), date(2020, 1, 1)
-    made = listed_late(world, Timeframe.H1, hole=hole)
+    gap = date(2019, 1, 1), date(2020, 1, 1)
+    made = listed_late(world, Timeframe.H1, gap=gap)
     report = made.load()
     made.check()
     truth = made.bench.truth(made.series).bars
@@ -109,7 +109,7 @@ def test_a_hole_of_a_year_inside_is_not_taken_for_the_beginning(world: MakeWorld
     assert all(before.covers(part) for part in report.before_listing)
     empty = IntervalSet(one.interval for one in made.bench.store.coverage(made.series).empty)
     inside = Interval(utc(2019, 1, 2, 14, 30), utc(2019, 12, 31, 21))
-    sessions = calendar_named(RTH).sessions(*hole)
+    sessions = calendar_named(RTH).sessions(*gap)
     assert all(empty.clip(inside).covers(Interval(s.opens_at, s.closes_at)) for s in sessions)
     assert made.load().requests == 0
 
@@ -155,12 +155,12 @@ def test_the_gap_book_knows_silent_years(world: MakeWorld) -> None:
     """After a complete load it tells no gap, so that no sensor comes back to silent years."""
     made = listed_late(world, Timeframe.H1)
     series = series_of(replace(made.series.instrument, start=FIRST), Timeframe.H1)
-    book = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
-    assert book.look([series], made.bench.gateway.time)[0].gaps
+    index = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
+    assert index.series_gaps([series], made.bench.gateway.time)[0].gaps
     made.bench.load(series, made.wanted)
-    assert book.look([series], made.bench.gateway.time)[0].gaps == ()
+    assert index.series_gaps([series], made.bench.gateway.time)[0].gaps == ()
     later = made.bench.gateway.time + timedelta(days=366)
-    assert book.look([series], later)[0].gaps
+    assert index.series_gaps([series], later)[0].gaps
 
 
 @pytest.mark.parametrize("timeframe", Timeframe)

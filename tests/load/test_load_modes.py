@@ -42,7 +42,7 @@ def run(made: World, mode: Mode, asked_by: AskedBy = AskedBy.PERSON) -> SeriesRe
     return made.bench.run(Job(made.series, mode, bounds, asked_by=asked_by))[0]
 
 
-def holes(made: World) -> IntervalSet:
+def joined_gaps(made: World) -> IntervalSet:
     """Give what is expected and not covered before the newest covered moment."""
     covered = made.bench.store.coverage(made.series).bars
     assert covered.bounds is not None
@@ -107,7 +107,7 @@ def test_a_tail_asks_oldest_first_so_that_a_stop_leaves_no_hole(world: MakeWorld
     with pytest.raises(asyncio.CancelledError):
         run(made, Mode.TAIL)
     made.check()
-    assert not holes(made)
+    assert not joined_gaps(made)
     made.bench.gateway.before_answer = None
     assert run(made, Mode.TAIL).is_complete
     made.check_complete()

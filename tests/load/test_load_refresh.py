@@ -463,8 +463,8 @@ def test_the_last_day_of_a_contract_is_no_sparse(world: MakeWorld) -> None:
     cut_short(made, last, 100)
     assert made.load_until_confirmed().is_complete
     assert sensor(made).requests == 0
-    book = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
-    (found,) = book.look([made.series], made.bench.gateway.time)
+    index = GapIndex(made.bench.store, Calendars(), made.bench.gateway.gateway)
+    (found,) = index.series_gaps([made.series], made.bench.gateway.time)
     assert not found.missing.clip(made.wanted)
 
 

@@ -26,8 +26,8 @@ DAY = date(2024, 6, 11)
 def gaps_of(made: World) -> list[tuple[GapReason, Interval, datetime | None]]:
     """Return what the gap book says of the series."""
     bench = made.bench
-    book = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
-    (found,) = book.look([made.series], bench.gateway.time)
+    index = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
+    (found,) = index.series_gaps([made.series], bench.gateway.time)
     return [
         (gap.reason, gap.interval, gap.next_try_at)
         for gap in found.gaps

@@ -67,8 +67,8 @@ def closure(world: MakeWorld) -> World:
 
 def sessions_of(bench: Bench, series: Series) -> set[date]:
     """Give the session dates that are expected of a series."""
-    book = open_calendars(bench.ledger)
-    return {one.day for one in book.of(series.instrument).sessions(FIRST, END)}
+    index = open_calendars(bench.ledger)
+    return {one.day for one in index.of(series.instrument).sessions(FIRST, END)}
 
 
 def told_closed(bench: Bench, series: Series) -> frozenset[date]:
@@ -303,9 +303,9 @@ def test_two_symbols_of_the_gateways_hours_learn_their_own(hidden: tuple[Bench, 
     bench, series = hidden
     wanted = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
     bench.load(series, wanted)
-    book = open_calendars(bench.ledger)
-    assert book.of(series.instrument).known is not None
-    assert book.of(replace(series.instrument, symbol="BP")).known is None
+    index = open_calendars(bench.ledger)
+    assert index.of(series.instrument).known is not None
+    assert index.of(replace(series.instrument, symbol="BP")).known is None
     bench.ledger.move_symbol("VOD", "VODA")
     moved = open_calendars(bench.ledger)
     assert moved.of(series.instrument).known is None
@@ -316,18 +316,20 @@ def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> N
     """The gap book shows all of it as missing until the gateway has told, then what is true."""
     bench, series = hidden
     now = bench.gateway.time
-    book = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
-    [found] = book.look([series], now)
+    index = GapIndex(bench.store, open_calendars(bench.ledger), bench.gateway.gateway)
+    [found] = index.series_gaps([series], now)
     [gap] = found.gaps
     assert gap.interval.end == now
     assert "not known until the gateway tells them" in gap.detail
     assert gap.next_try_at is None
     interval = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
-    facts = WindowIndex(book).facts(series, {"2024": (FIRST, END)}, now)["2024"]
+    facts = WindowIndex(index).facts(series, {"2024": (FIRST, END)}, now)["2024"]
     assert facts.state is WindowState.UNEXPLAINED
     bench.gateway.schedule_twist = lambda _at, _days: []
     assert bench.load(series, interval).error is not None
-    [again] = GapIndex(bench.store, open_calendars(bench.ledger), "fake:1").look([series], now)
+    [again] = GapIndex(bench.store, open_calendars(bench.ledger), "fake:1").series_gaps(
+        [series], now
+    )
     assert again.gaps[0].next_try_at is not None
 
 

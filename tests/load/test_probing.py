@@ -90,13 +90,13 @@ def test_the_first_bar_is_found_in_few_requests(first: date, nothing_past_oldest
 @pytest.mark.parametrize("hole_years", [1, 2, 4])
 def test_a_hole_of_a_year_is_not_taken_for_the_beginning(hole_years: int) -> None:
     """Bars behind a hole are found, and the hole's own years alone are told as silent."""
-    hole = date(2015, 1, 1), date(2015 + hole_years, 1, 1)
-    history = History([(date(1996, 3, 4), hole[0]), (hole[1], TODAY)])
+    gap = date(2015, 1, 1), date(2015 + hole_years, 1, 1)
+    history = History([(date(1996, 3, 4), gap[0]), (gap[1], TODAY)])
     found, made = search(history)
     assert found == date(1996, 3, 4)
     empty = {cell for cell, is_silent in made.empty.items() if is_silent}
     for cell in empty:
-        assert cell.end <= found.replace(day=1) or (hole[0] <= cell.first and cell.end <= hole[1])
+        assert cell.end <= found.replace(day=1) or (gap[0] <= cell.first and cell.end <= gap[1])
 
 
 def test_nothing_older_than_the_floor_is_looked_for() -> None:
@@ -120,16 +120,16 @@ def test_a_year_is_silent_only_when_its_end_is_too() -> None:
 
 @given(
     first=st.dates(FLOOR, TODAY - 40 * DAY),
-    holes=st.lists(st.tuples(st.integers(0, 12_000), st.integers(1, 1500)), max_size=4),
+    joined_gaps=st.lists(st.tuples(st.integers(0, 12_000), st.integers(1, 1500)), max_size=4),
     nothing_past_oldest=st.booleans(),
 )
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_whatever_the_history_nothing_false_is_claimed(
-    first: date, holes: list[tuple[int, int]], nothing_past_oldest: bool
+    first: date, joined_gaps: list[tuple[int, int]], nothing_past_oldest: bool
 ) -> None:
     """The found date has a bar, a silent interval has none, and the requests stay few."""
     intervals = [(first, TODAY)]
-    for after, length in sorted(holes):
+    for after, length in sorted(joined_gaps):
         start, end = intervals[-1]
         cut = start + after * DAY
         if cut + length * DAY < end - 31 * DAY and cut > start + 7 * DAY:

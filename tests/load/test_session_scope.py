@@ -107,10 +107,10 @@ def test_an_expiring_contract_shortens_no_others_day(
     futures.check_complete(living.series, wanted)
     after = bars_between(futures.store.read(living.series), at("2026-11-20T14:30Z"), wanted.end)
     assert after.num_rows == 7.5 * 12
-    book = open_calendars(futures.ledger)
-    assert book.of(ESH7) is book.of(ESX6) is globex
+    index = open_calendars(futures.ledger)
+    assert index.of(ESH7) is index.of(ESX6) is globex
     futures.check_complete(Series(ESX6, M5), wanted)
-    [found] = GapIndex(futures.store, book, futures.gateway.gateway).look(
+    [found] = GapIndex(futures.store, index, futures.gateway.gateway).series_gaps(
         [Series(replace(ESH7, start=date(2026, 11, 16)), M5)], futures.gateway.time
     )
     assert found.gaps == ()
@@ -164,9 +164,9 @@ def test_three_contracts_change_the_calendar_of_all(exchange: Bench) -> None:
     assert text.startswith("XNYS.RTH 2024-06-20: 09:30-13:00 in place of 09:30-16:00 ")
     assert text.endswith("as 3 contracts tell: AAA, BBB, CCC")
     assert shared_session(exchange, EARLY) == [early]
-    book = open_calendars(exchange.ledger)
-    assert book.of(stock("AAA")) is book.of(stock("ZZZ"))
-    [changed] = book.changed()[RTH]
+    index = open_calendars(exchange.ledger)
+    assert index.of(stock("AAA")) is index.of(stock("ZZZ"))
+    [changed] = index.changed()[RTH]
     assert (changed.told.day, changed.symbols) == (EARLY, SYMBOLS[:3])
     # One of the three takes it back: the library counts again.
     assert "no longer agree" in hear(exchange, "AAA", EARLY, known)[0]
@@ -183,9 +183,9 @@ def test_contracts_with_hours_of_their_own_have_no_vote(exchange: Bench) -> None
     ended = Series(replace(stock("DDD"), end=date(2024, 12, 1)), H1)
     exchange.gateway.details_of["DDD"] = (LearnedDay(EARLY, ()),)
     exchange.load(ended, interval_between(NEW_YORK, H1, date(2024, 5, 1), date(2024, 5, 2)))
-    book = open_calendars(exchange.ledger)
-    assert book.changed() == {}
-    assert book.told_closed(stock("NEW")) == book.told_closed(stock("DDD")) == {EARLY}
+    index = open_calendars(exchange.ledger)
+    assert index.changed() == {}
+    assert index.told_closed(stock("NEW")) == index.told_closed(stock("DDD")) == {EARLY}
     assert shared_session(exchange, EARLY) == [session_of(NEW_YORK, EARLY)]
 
 
@@ -280,9 +280,11 @@ def test_three_days_of_late_bars_make_earlier_days_due(
     [text] = notes.texts
     assert text.startswith("sessions of VIX last until 16:15 in place of 16:00 ")
     assert text.endswith("bars came after the close on 2024-06-12, 2024-06-13, 2024-06-14")
-    book = open_calendars(bench.ledger)
+    index = open_calendars(bench.ledger)
     wanted = Series(replace(series.instrument, start=FIRST), M5)
-    [found] = GapIndex(bench.store, book, bench.gateway.gateway).look([wanted], bench.gateway.time)
+    [found] = GapIndex(bench.store, index, bench.gateway.gateway).series_gaps(
+        [wanted], bench.gateway.time
+    )
     assert sum(gap.bars for gap in found.gaps) == 7 * 3
     asked = bench.asked
     assert bench.load(series, ALL_DAYS).is_complete

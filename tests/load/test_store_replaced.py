@@ -195,7 +195,7 @@ def test_no_other_work_goes_on_in_another_store(
     made.load()
     layout = made.bench.layout
     layout.universe.write_text("symbols: {AAPL: {}}\n")
-    book = open_gap_index(layout, "fake:1")
+    index = open_gap_index(layout, "fake:1")
     store = BarStore(layout, open_ledger(layout))
     identity, bars = store.identity(made.series), store.read(made.series)
     way(layout)
@@ -206,7 +206,7 @@ def test_no_other_work_goes_on_in_another_store(
             repair(layout, instruments, now)
     for act in (
         lambda: rename(layout, "AAPL", "APPL2", now),
-        lambda: catalog.renew_catalog(book, instruments, now),
+        lambda: catalog.renew_catalog(index, instruments, now),
         lambda: store_catalog.rebuild_catalog(layout, instruments, now),
         lambda: store.save(made.series, identity, bars, Coverage()),
     ):

@@ -91,8 +91,8 @@ def test_held_bars_that_come_again_in_another_unit_are_told_once(
     for days in range(1, 15):
         report = market.run(Mode.TAIL, AFTER + timedelta(days=days))
     assert len(report.volume_jumps) == len(market.jumps()) == 1
-    book = open_gap_index(market.made.bench.layout, market.made.bench.gateway.gateway)
-    [found] = book.look([market.made.series], AFTER)
+    index = open_gap_index(market.made.bench.layout, market.made.bench.gateway.gateway)
+    [found] = index.series_gaps([market.made.series], AFTER)
     assert (found.volume_jumps, found.disagreements) == ((jump,), ())
 
 

@@ -86,8 +86,8 @@ def _fill_ledger(path: Path) -> None:
 
 def found(root: Path) -> set[str]:
     """Give what the bytes of all files hold of the account and its hash."""
-    written = b"".join(one.read_bytes() for one in sorted(root.rglob("*")) if one.is_file())
-    return {text for text in (ACCOUNT, ACCOUNT.lower(), HASH) if text.encode() in written}
+    make_entry = b"".join(one.read_bytes() for one in sorted(root.rglob("*")) if one.is_file())
+    return {text for text in (ACCOUNT, ACCOUNT.lower(), HASH) if text.encode() in make_entry}
 
 
 def open_and_close(path: Path) -> None:

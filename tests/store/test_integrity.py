@@ -398,8 +398,8 @@ def test_writing_older_facts_gives_new_digests(
     """The digests are those of the bars that are written, whatever the facts say."""
     _, path = saved(store, make)
     footer, bars = read_file(path)
-    written = write_file(path, bars.slice(0, 10), footer)
-    assert written.seal is not None
+    make_entry = write_file(path, bars.slice(0, 10), footer)
+    assert make_entry.seal is not None
     assert footer.seal is not None
-    assert written.seal.bars != footer.seal.bars
+    assert make_entry.seal.bars != footer.seal.bars
     assert is_as_written(path)

@@ -499,11 +499,11 @@ def test_the_folder_for_spilling_is_the_users_alone(
     modes = []
     confine = _confine
 
-    def look(connection: Any, layout: StoreLayout, spill: Path) -> None:
+    def series_gaps(connection: Any, layout: StoreLayout, spill: Path) -> None:
         modes.append(os.stat(spill).st_mode & 0o777)  # noqa: PTH116
         confine(connection, layout, spill)
 
-    monkeypatch.setattr("ktrdr_pipelines.store.catalog.catalog._confine", look)
+    monkeypatch.setattr("ktrdr_pipelines.store.catalog.catalog._confine", series_gaps)
     query_catalog(unchanged.layout, "SELECT 1")
     assert modes == [0o700]
 

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 _LAST_DAYS = """\
 SELECT session_date, open, high, low, close, volume
 FROM series('AAPL', '1d') ORDER BY ts DESC LIMIT 5"""
-_NO_LOOK_AHEAD = """\
+_NO_LOOKAHEAD = """\
 SELECT h.ts, h.close, d.session_date AS day_before, d.close AS its_close
 FROM series('AAPL', '1h') AS h ASOF JOIN series('AAPL', '1d') AS d
 ON h.ts >= d.closes_at ORDER BY h.ts DESC LIMIT 5"""
 QUERIES: Final = {
     "The last five days of AAPL": _LAST_DAYS,
-    "Each hour beside the newest day that was complete when it began": _NO_LOOK_AHEAD,
+    "Each hour beside the newest day that was complete when it began": _NO_LOOKAHEAD,
 }
 SUMMARY: Final = """
 SELECT symbol, timeframe, min(session_date) AS first, max(session_date) AS last, count(*) AS bars
@@ -96,7 +96,7 @@ class _Result:
 
 def _summary(place: "Place", runs: "Sequence[RunResult]") -> list[dict[str, Any]]:
     """Give what DuckDB says of each series, with the holes in the windows that were run."""
-    from ktrdr_pipelines.cli.demo_runs import holes_in_windows
+    from ktrdr_pipelines.cli.demo_runs import gaps_in_windows
     from ktrdr_pipelines.store.catalog.catalog import query_catalog
 
     told = query_catalog(place.layout, SUMMARY).to_pylist()
@@ -105,7 +105,7 @@ def _summary(place: "Place", runs: "Sequence[RunResult]") -> list[dict[str, Any]
     return [
         known.get((series.symbol, str(series.timeframe)), nothing)
         | {"symbol": series.symbol, "timeframe": str(series.timeframe), "gaps": len(missing)}
-        for series, missing in holes_in_windows(place, runs)
+        for series, missing in gaps_in_windows(place, runs)
     ]
 
 

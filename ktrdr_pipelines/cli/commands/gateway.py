@@ -80,7 +80,7 @@ def _say_checks(gateway: str, checks: "list[Check]") -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class HealthReport:
     """What a look at a gateway found, step by step; None where it did not come that far."""
 
     gateway: str
@@ -123,7 +123,7 @@ def health(as_json: AsJson = False) -> None:
     from ktrdr_pipelines.settings import load_settings
 
     config = GatewayConfig.from_settings(load_settings())
-    found = run_stoppable(look(config))
+    found = run_stoppable(check_health(config))
     if as_json:
         say_json(found.document())
     else:
@@ -131,7 +131,7 @@ def health(as_json: AsJson = False) -> None:
     raise typer.Exit(ExitCode.DONE if found.is_good else ExitCode.FAILED)
 
 
-async def look(config: "GatewayConfig") -> Look:
+async def check_health(config: "GatewayConfig") -> HealthReport:
     """Connect, ask for the time, and disconnect; what fails is part of the answer."""
     from ktrdr_pipelines.ib.connection.gateway_status import with_vitals
     from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy, Operation
@@ -149,10 +149,10 @@ async def look(config: "GatewayConfig") -> Look:
         await strategy.cleanup_temporary_connections()
 
 
-def _seen(connection: "GatewayConnection", seen: "Health", connect_s: float) -> Look:
+def _seen(connection: "GatewayConnection", seen: "Health", connect_s: float) -> HealthReport:
     """Say what a connection showed."""
     trip_s = seen.round_trip_s
-    return Look(
+    return HealthReport(
         gateway=connection.gateway,
         tcp=True,
         handshake=True,
@@ -183,23 +183,23 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 1)
 
 
-def _failed(gateway: str, error: GatewayError) -> Look:
+def _failed(gateway: str, error: GatewayError) -> HealthReport:
     """Say how far a connection came that was not made."""
     from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason, TransportError
 
     cause = error.__cause__
     ending = cause.ending if isinstance(cause, TransportError) else None
     if ending is None and isinstance(error, ClientIdInUseError):
-        return Look(gateway, tcp=None, handshake=None, error=error)
+        return HealthReport(gateway, tcp=None, handshake=None, error=error)
     is_met, shook_hands = ending not in NO_LISTENER, ending in {None, DisconnectReason.ID_IN_USE}
-    return Look(gateway, tcp=is_met, handshake=shook_hands, error=error)
+    return HealthReport(gateway, tcp=is_met, handshake=shook_hands, error=error)
 
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
-def _say_health(found: Look) -> None:
+def _say_health(found: HealthReport) -> None:
     say(f"gateway     {found.gateway}")
     made = {True: "made", False: "none", None: "not tried"}
     say(f"connection  {made[found.tcp]}")

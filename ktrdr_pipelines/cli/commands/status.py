@@ -119,11 +119,11 @@ def gaps(
     if acknowledge is not None:
         _acknowledge(place, acknowledge, day, typed_text(remark or ""), as_json=as_json)
         return
-    book = open_gap_index(place)
-    found = book.look(chosen_series(place.universe, book.store, symbols, timeframes), now)
-    explained = explained_ranges(book.store.ledger, book.calendars, found)
+    index = open_gap_index(place)
+    found = index.series_gaps(chosen_series(place.universe, index.store, symbols, timeframes), now)
+    explained = explained_ranges(index.store.ledger, index.calendars, found)
     if plot is not None:
-        _plot(plot, book, found, now)
+        _plot(plot, index, found, now)
     if as_json:
         say_json(_gaps_document(found, explained, plot))
     else:
@@ -181,8 +181,8 @@ def _acknowledge(
 
     (timeframe,) = timeframes_named(named[1])
     series = Series(place.universe.instrument(named[0]), timeframe)
-    book = open_gap_index(place)
-    proof = acknowledge(book, series, day, note=remark, now=place.now)
+    index = open_gap_index(place)
+    proof = acknowledge(index, series, day, note=remark, now=place.now)
     catalog_error: KtrdrError | None = None
     try:
         renew_catalog(place.layout, place.universe, place.settings)
@@ -280,12 +280,12 @@ def explained_text(found: "Sequence[SeriesGaps]") -> str:
     )
 
 
-def _plot(path: Path, book: "GapIndex", found: "Sequence[SeriesGaps]", now: datetime) -> None:
+def _plot(path: Path, index: "GapIndex", found: "Sequence[SeriesGaps]", now: datetime) -> None:
     from ktrdr_pipelines.gaps.heatmap import coverage_heatmap
 
-    picture = coverage_heatmap(book, found, now)
+    image = coverage_heatmap(index, found, now)
     try:
-        path.write_bytes(picture)
+        path.write_bytes(image)
     except OSError as error:
         raise DiskError(
             f"cannot write {path}",
@@ -411,22 +411,22 @@ def status(as_json: AsJson = False) -> None:
     from ktrdr_pipelines.gaps.universe_diff import strangers
 
     place = open_place()
-    book, real_now = open_gap_index(place), place.clock.real_now()
-    states = book.look(chosen_series(place.universe, book.store, None, None), place.now)
-    unnamed = list(strangers(book.store, place.universe.instruments))
-    findings = book.store.ledger.count_findings()
+    index, real_now = open_gap_index(place), place.clock.real_now()
+    states = index.series_gaps(chosen_series(place.universe, index.store, None, None), place.now)
+    unnamed = list(strangers(index.store, place.universe.instruments))
+    findings = index.store.ledger.count_findings()
     if as_json:
         from ktrdr_pipelines.store.ledger.ledger import series_key
 
-        explained = explained_ranges(book.store.ledger, book.calendars, states)
+        explained = explained_ranges(index.store.ledger, index.calendars, states)
         document = _document(place, states, explained, strangers=unnamed, now=real_now)
         for entry, state in zip(document["series"], states, strict=True):
             entry["findings"] = findings.get(series_key(state.series), 0)
-        say_json({**document, "calendars": _calendars_json(book.calendars)})
+        say_json({**document, "calendars": _calendars_json(index.calendars)})
     else:
         _say_store(place, real_now)
         say_symbols(place.universe)
-        _say_calendars(book.calendars)
+        _say_calendars(index.calendars)
         _say_states(states, unnamed)
         _say_findings(states, findings)
     if any(state.error is not None for state in states):

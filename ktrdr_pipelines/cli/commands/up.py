@@ -179,13 +179,13 @@ def _require_gateway(place: "Place") -> None:
         GatewayError: something listens and is no gateway that can be used.
         ForeignIdentityError: the store holds bars of another origin.
     """
-    from ktrdr_pipelines.cli.commands.gateway import look
+    from ktrdr_pipelines.cli.commands.gateway import check_health
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.domain.instruments import Origin
     from ktrdr_pipelines.ib.config import GatewayConfig
     from ktrdr_pipelines.store.layout import refuse_other_origin
 
-    found = run_stoppable(look(GatewayConfig.from_settings(place.settings)))
+    found = run_stoppable(check_health(GatewayConfig.from_settings(place.settings)))
     if found.error is not None:
         if found.tcp is not False:
             raise found.error
@@ -218,10 +218,10 @@ def _backlog(place: "Place") -> str:
     from ktrdr_pipelines.ib.config import GatewayConfig
 
     config, now = GatewayConfig.from_settings(place.settings), place.now
-    book = open_gap_index(place.layout, config.gateway)
-    found = book.look(place.universe.series(), now)
+    index = open_gap_index(place.layout, config.gateway)
+    found = index.series_gaps(place.universe.series(), now)
     is_big = measured_backlog(found).is_big
-    return backlog_plan(book, found, config, now) if is_big else ""
+    return backlog_plan(index, found, config, now) if is_big else ""
 
 
 def _say_ready(place: "Place", web: "Web", plan: str, *, as_json: bool) -> None:

@@ -65,16 +65,16 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     place = open_place()
     real_now = place.clock.real_now()
     warn_of_problem(place)
-    book = open_gap_index(place)
-    series = chosen_series(place.universe, book.store, symbols, None)
-    found = read_whole(book, series, place.now, real_now=real_now)
+    index = open_gap_index(place)
+    series = chosen_series(place.universe, index.store, symbols, None)
+    found = read_whole(index, series, place.now, real_now=real_now)
     certificates = []
     for symbol, own in groupby(found, key=lambda one: one.found.series.symbol):
         of_symbol = list(own)
         certificates += of_symbol
         if not as_json:
             _tell(symbol, of_symbol)
-    others = {} if symbols else damaged_others(book.store, place.universe.instruments, real_now)
+    others = {} if symbols else damaged_others(index.store, place.universe.instruments, real_now)
     code = ExitCode.FAILED if others else exit_code_of(certificates)
     if as_json:
         say_json({**_document(certificates, code, real_now), "damaged_others": others})

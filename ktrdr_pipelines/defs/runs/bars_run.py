@@ -27,7 +27,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError, StoreError
 from ktrdr_pipelines.gaps.catalog_refresh import is_catalog_due
 from ktrdr_pipelines.gaps.index import open_gap_index
-from ktrdr_pipelines.gaps.windows import Dates, WindowFacts, WindowIndex, WindowState, from_start
+from ktrdr_pipelines.gaps.windows import Dates, WindowIndex, WindowState, WindowStatus, from_start
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.ledger import open_calendars, open_ledger
@@ -158,9 +158,9 @@ class BarsRun:
         """Mark the windows of a series of which every session is covered or explained."""
         windows = self._open[series]
         now = self._ib.clock().market_now()
-        facts = self._window_book().facts(series, _dates(windows), now)
+        status = self._window_index().status(series, _dates(windows), now)
         for partition in list(windows):
-            one = facts[partition.window]
+            one = status[partition.window]
             if one.rows and one.state is WindowState.COMPLETE:
                 self._materialize(partition, one)
                 del windows[partition]
@@ -171,26 +171,26 @@ class BarsRun:
         windows = self._open[report.series]
         now = self._ib.clock().market_now()
         try:
-            facts = self._window_book().facts_after(report, _dates(windows), now)
+            status = self._window_index().status_after(report, _dates(windows), now)
         except StoreError as error:
             return [f"{one.symbol} {one.window}: {error}" for one in windows]
         failed: list[str] = []
         for partition in windows:
-            one = facts[partition.window]
+            one = status[partition.window]
             if one.is_explained:
                 self._materialize(partition, one)
             else:
                 failed.append(f"{partition.symbol} {partition.window}: {_reason(report, one)}")
         return failed
 
-    def _window_book(self) -> WindowIndex:
+    def _window_index(self) -> WindowIndex:
         """Open the gap book as the ledger stands now."""
         gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
         return WindowIndex(open_gap_index(self._layout, gateway))
 
-    def _materialize(self, partition: BarPartition, facts: WindowFacts) -> None:
+    def _materialize(self, partition: BarPartition, status: WindowStatus) -> None:
         self._told += 1
-        self._context.log_event(materialization(self._timeframe, partition, facts))
+        self._context.log_event(materialization(self._timeframe, partition, status))
 
     def _refresh_catalog(self) -> None:
         """Renew the catalog: always for a person, for sensors as often as its size allows."""
@@ -213,13 +213,13 @@ def _dates(windows: Iterable[BarPartition]) -> dict[str, Dates]:
     return {one.window: window_dates(one.window) for one in windows}
 
 
-def _reason(report: SeriesReport, facts: WindowFacts) -> str:
+def _reason(report: SeriesReport, status: WindowStatus) -> str:
     if report.error is not None:
         return str(report.error)
-    bounds = facts.unexplained.bounds
-    parts = len(facts.unexplained)
+    bounds = status.unexplained.bounds
+    parts = len(status.unexplained)
     missing = f"missing {bounds}" if parts == 1 else f"{parts} intervals missing in {bounds}"
-    missing += f", {facts.why}" if facts.why else ""
+    missing += f", {status.why}" if status.why else ""
     failures = "; ".join(dict.fromkeys(str(failure) for failure in report.failures))
     return f"{missing} ({failures})" if failures else missing
 

@@ -22,7 +22,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, IncompleteError, KtrdrError, StoreError
 from ktrdr_pipelines.gaps.catalog_refresh import renew_catalog
 from ktrdr_pipelines.gaps.index import GapIndex
-from ktrdr_pipelines.gaps.windows import WindowFacts, WindowState
+from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
 from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 from ktrdr_pipelines.store.layout import StoreLayout
 
@@ -40,14 +40,14 @@ class RunEnding:
         self._log = context.log
         self._layout, self._clock = layout, clock
 
-    def renew_catalog(self, book: GapIndex, instruments: Sequence[Instrument]) -> None:
+    def renew_catalog(self, index: GapIndex, instruments: Sequence[Instrument]) -> None:
         """Renew the catalog, and say where it cannot be.
 
         One unreadable file of any symbol speaks against that, and the run's bars are saved all the
         same: what fails by it is the catalog's own asset, hourly, not the runs of all symbols.
         """
         try:
-            renew_catalog(book, instruments, self._clock.market_now())
+            renew_catalog(index, instruments, self._clock.market_now())
         except StoreError as error:
             self._log.error("The bars are saved, the catalog is not up to date: %s", error)
 
@@ -89,17 +89,17 @@ STATE = "state"
 
 
 def materialization(
-    timeframe: Timeframe, partition: BarPartition, facts: WindowFacts
+    timeframe: Timeframe, partition: BarPartition, status: WindowStatus
 ) -> dg.AssetMaterialization:
     """Tell of a window of which nothing is unexplained: its rows, its state, its interval."""
     return dg.AssetMaterialization(
         asset_key=["bars", timeframe.value],
         partition=str(partition.key),
         metadata={
-            "dagster/partition_row_count": facts.rows,
-            STATE: facts.state.value,
-            "from": facts.interval.start.isoformat(),
-            "to": facts.interval.end.isoformat(),
+            "dagster/partition_row_count": status.rows,
+            STATE: status.state.value,
+            "from": status.interval.start.isoformat(),
+            "to": status.interval.end.isoformat(),
         },
     )
 

@@ -75,7 +75,7 @@ class TailRun:
         self._layout: StoreLayout = store.layout()
         self._universe = store.universe()
         self._series = [one for one in self._universe.series() if one.timeframe in timeframes]
-        self._book: GapIndex = open_gap_index(
+        self._index: GapIndex = open_gap_index(
             self._layout, GatewayConfig.from_settings(ib.settings()).gateway
         )
         self._ending = RunEnding(context, self._layout, self._clock)
@@ -98,9 +98,11 @@ class TailRun:
     def _load(self, pause_s: float) -> tuple[list[SeriesReport], int]:
         """Load what is due after the pause; give the reports, and of how many windows was told."""
         began_s = time.monotonic()
-        self._look()
+        self._series_gaps()
         time.sleep(max(0.0, pause_s - (time.monotonic() - began_s)))
-        tails = due_tails(self._look(), self._clock.market_now(), real_now=self._clock.real_now())
+        tails = due_tails(
+            self._series_gaps(), self._clock.market_now(), real_now=self._clock.real_now()
+        )
         jobs = [
             Job(tail.series, Mode.TAIL, wanted=tail.intervals, asked_by=AskedBy.SENSOR)
             for tail in tails
@@ -111,8 +113,8 @@ class TailRun:
         self._context.log.info(_summary(reports))
         return reports, told
 
-    def _look(self) -> list[SeriesGaps]:
-        return self._book.look(self._series, self._clock.market_now())
+    def _series_gaps(self) -> list[SeriesGaps]:
+        return self._index.series_gaps(self._series, self._clock.market_now())
 
     def _drive(self, jobs: Sequence[Job]) -> list[SeriesReport]:
         thread = LoaderThread(
@@ -132,28 +134,28 @@ class TailRun:
         age_s = time.time() - catalog.stat().st_mtime if catalog.exists() else math.inf
         if is_new or age_s > _CATALOG_S:
             instruments = list(self._universe.instruments.values())
-            self._ending.renew_catalog(self._book, instruments)
+            self._ending.renew_catalog(self._index, instruments)
 
     def _tell(self, reports: Iterable[SeriesReport]) -> int:
         """Tell of the windows that Dagster does not know yet, and of those that are finished."""
         told = 0
-        windows = WindowIndex(self._book)
+        windows = WindowIndex(self._index)
         now = self._clock.market_now()
         for report in reports:
             series = report.series
-            calendar = self._book.calendars.of(series.instrument)
+            calendar = self._index.calendars.of(series.instrument)
             today = calendar.day_of(now)
             partition = BarPartition(series.symbol, window_of(series.timeframe, today))
             dates = {partition.window: window_dates(partition.window)}
             try:
-                facts = windows.facts(series, dates, now)[partition.window]
+                status = windows.status(series, dates, now)[partition.window]
             except StoreError as error:
                 self._context.log.warning("%s: %s", series, error)
                 continue
-            if not facts.is_explained or not facts.rows:
+            if not status.is_explained or not status.rows:
                 continue
-            if not is_told(self._context.instance, series.timeframe, partition, facts.state):
-                self._context.log_event(materialization(series.timeframe, partition, facts))
+            if not is_told(self._context.instance, series.timeframe, partition, status.state):
+                self._context.log_event(materialization(series.timeframe, partition, status))
                 told += 1
         return told
 

@@ -74,17 +74,17 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Change:
     """What some ended work changed: the outages that stand now, what began, what is over."""
 
-    standing: Mapping[str, Outage]
+    open_outages: Mapping[str, Outage]
     begun: tuple[Outage, ...] = field(default=())
     over: tuple[Outage, ...] = field(default=())
 
 
-def after(standing: Mapping[str, Outage], ended: Iterable[Ended]) -> Turn:
+def after(open_outages: Mapping[str, Outage], ended: Iterable[Ended]) -> Change:
     """Take in work that ended, oldest first; what began and was over at once is in neither."""
-    now = dict(standing)
+    now = dict(open_outages)
     for one in ended:
         if one.failed:
             known = now.get(one.outage)
@@ -96,10 +96,10 @@ def after(standing: Mapping[str, Outage], ended: Iterable[Ended]) -> Turn:
             continue
         for name in _ended_by(one):
             now.pop(name, None)
-    return Turn(
+    return Change(
         now,
-        begun=tuple(outage for name, outage in now.items() if name not in standing),
-        over=tuple(outage for name, outage in standing.items() if name not in now),
+        begun=tuple(outage for name, outage in now.items() if name not in open_outages),
+        over=tuple(outage for name, outage in open_outages.items() if name not in now),
     )
 
 
@@ -157,7 +157,7 @@ def run_command(command: str, document: str, log: logging.Logger) -> bool:
 
 _EVERY_S = 30
 _RUNS = 200
-_FIRST_LOOK = timedelta(hours=1)
+_FIRST_LOOKBACK = timedelta(hours=1)
 _TEXT_LENGTH = 300
 
 
@@ -176,7 +176,7 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
         "and to KTRDR_ALERT_COMMAND.",
     )
     def sensor(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.SensorResult:
-        seen_at, standing = _state(context.cursor)
+        seen_at, open_outages = _state(context.cursor)
         records = context.instance.get_run_records(
             dg.RunsFilter(
                 statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE],
@@ -186,11 +186,11 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
             order_by="update_timestamp",
             ascending=True,
         )
-        turn = after(standing, [_ended(context.instance, record) for record in records])
+        change = after(open_outages, [_ended(context.instance, record) for record in records])
         if records:
             seen_at = _utc(records[-1].update_timestamp)
         told = []
-        for event, outages in (("outage", turn.begun), ("all-clear", turn.over)):
+        for event, outages in (("outage", change.begun), ("all-clear", change.over)):
             if outages:
                 text = _line(event, outages)
                 told.append(text)
@@ -198,8 +198,8 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
                 if command:
                     run_command(command, document_of(event, outages, store.data_dir), context.log)
         return dg.SensorResult(
-            skip_reason="; ".join(told) or _quiet(turn.standing),
-            cursor=_cursor(seen_at, turn.standing),
+            skip_reason="; ".join(told) or _quiet(change.open_outages),
+            cursor=_cursor(seen_at, change.open_outages),
         )
 
     return sensor
@@ -265,20 +265,20 @@ def _counted(failures: int) -> str:
     return "1 failure" if failures == 1 else f"{failures} failures"
 
 
-def _quiet(standing: Mapping[str, Outage]) -> str:
-    if not standing:
+def _quiet(open_outages: Mapping[str, Outage]) -> str:
+    if not open_outages:
         return "nothing fails"
-    return f"nothing new; still failing, alerted before: {', '.join(standing)}"
+    return f"nothing new; still failing, alerted before: {', '.join(open_outages)}"
 
 
-def _cursor(seen_at: datetime, standing: Mapping[str, Outage]) -> str:
-    outages = [asdict(one) | {"since": one.since.isoformat()} for one in standing.values()]
+def _cursor(seen_at: datetime, open_outages: Mapping[str, Outage]) -> str:
+    outages = [asdict(one) | {"since": one.since.isoformat()} for one in open_outages.values()]
     return json.dumps({"seen_at": seen_at.isoformat(), "outages": outages})
 
 
 def _state(cursor: str | None) -> tuple[datetime, dict[str, Outage]]:
     if cursor is None:
-        return system_now() - _FIRST_LOOK, {}
+        return system_now() - _FIRST_LOOKBACK, {}
     fields: dict[str, Any] = json.loads(cursor)
     outages = (
         Outage(**{**one, "since": datetime.fromisoformat(one["since"])})

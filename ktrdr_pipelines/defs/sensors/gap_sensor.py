@@ -113,12 +113,12 @@ Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Tick:
     """What one tick sees: the book's findings, what is due, and when it was."""
 
     found: Sequence[SeriesGaps]
     due: Sequence[Due]
-    book: GapIndex
+    index: GapIndex
     market_now: datetime
     real_now: datetime
 
@@ -145,11 +145,11 @@ def gap_sensor(
         try:
             if absence := AbsenceFile(store.layout()).believed(real_now):
                 return dg.SkipReason(str(absence))
-            look = look_for_gaps(ib, store, real_now)
+            tick = read_gaps(ib, store, real_now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
-        runs, text = choose_runs(context.instance, look, windows)
-        announced, notice = _announcement(look, ib, context.cursor)
+        runs, text = choose_runs(context.instance, tick, windows)
+        announced, notice = _announcement(tick, ib, context.cursor)
         if notice:
             context.log.warning(notice)
         context.log.info(text)
@@ -163,51 +163,51 @@ def gap_sensor(
     return sensor
 
 
-def look_for_gaps(ib: IbResource, store: StoreResource, real_now: datetime) -> Look:
+def read_gaps(ib: IbResource, store: StoreResource, real_now: datetime) -> Tick:
     """Look through the store for what is due at a moment of real time.
 
     Raises:
         KtrdrError: there is no store or no universe to look through.
     """
     gateway = GatewayConfig.from_settings(ib.settings()).gateway
-    book, market_now = open_gap_index(store.layout(), gateway), ib.clock().market_at(real_now)
-    found = book.look(store.universe().series(), market_now)
-    return Look(found, due_to_fill(found, real_now), book, market_now, real_now)
+    index, market_now = open_gap_index(store.layout(), gateway), ib.clock().market_at(real_now)
+    found = index.series_gaps(store.universe().series(), market_now)
+    return Tick(found, due_to_fill(found, real_now), index, market_now, real_now)
 
 
 def choose_runs(
-    instance: dg.DagsterInstance, look: Look, windows: Windows
+    instance: dg.DagsterInstance, tick: Tick, windows: Windows
 ) -> tuple[list[GapRun], str]:
     """Choose the runs to start now, and say in one line what and why."""
-    if not look.due:
-        return [], _nothing_text(look)
+    if not tick.due:
+        return [], _nothing_text(tick)
     busy, waiting_runs = work_under_way(instance)
     places = _AT_ONCE - waiting_runs
     past = past_runs(instance)
     kept = {timeframe: set(held_symbols(instance, timeframe)) for timeframe in Timeframe}
     left_out: Counter[str] = Counter()
     chosen: list[Due] = []
-    for due in look.due:
+    for due in tick.due:
         series = due.series
         name = (series.symbol, series.timeframe)
         until = waits_until(due.print, past.get(name, []))
         reasons = {
             "have no partition yet": series.symbol not in kept[series.timeframe],
             "are under way": name in busy,
-            "wait after runs that changed nothing": until is not None and until > look.real_now,
+            "wait after runs that changed nothing": until is not None and until > tick.real_now,
         }
         reason = next((reason for reason, holds in reasons.items() if holds), None)
         if reason:
             left_out[reason] += 1
         else:
             chosen.append(due)
-    runs, unreached = _runs_of(chosen, look, windows, most=max(places, 0))
+    runs, unreached = _runs_of(chosen, tick, windows, most=max(places, 0))
     if unreached:
         left_out["lack only what lies before Dagster's first windows (`ktrdr status`)"] = unreached
     if later := len(chosen) - len(runs) - unreached:
         why = "come later" if places > 0 else f"come after the {_AT_ONCE} runs under way"
         left_out[why] = later
-    return runs, _text(look, runs, left_out)
+    return runs, _text(tick, runs, left_out)
 
 
 def run_request(run: GapRun) -> dg.RunRequest:
@@ -229,52 +229,52 @@ def run_request(run: GapRun) -> dg.RunRequest:
 
 
 def _runs_of(
-    due: Sequence[Due], look: Look, windows: Windows, *, most: int
+    due: Sequence[Due], tick: Tick, windows: Windows, *, most: int
 ) -> tuple[list[GapRun], int]:
     """Make runs of what is due, until there are enough; count what lies in no window.
 
     Dagster's newest window is that of real time, wherever market time stands.
     """
-    until = min(look.market_now, look.real_now)
+    until = min(tick.market_now, tick.real_now)
     known = {one: windows_partitions(one, windows).get_partition_keys(until) for one in Timeframe}
     runs: list[GapRun] = []
     unreached = 0
     for one in due:
         if len(runs) >= most:
             break
-        calendars = {one.series: look.book.calendars.of(one.series.instrument)}
+        calendars = {one.series: tick.index.calendars.of(one.series.instrument)}
         found = gap_runs([one], known, calendars, window_cap=window_caps())
         runs += found
         unreached += not found
     return runs, unreached
 
 
-def _announcement(look: Look, ib: IbResource, cursor: str | None) -> tuple[int, str]:
+def _announcement(tick: Tick, ib: IbResource, cursor: str | None) -> tuple[int, str]:
     """Announce a big backlog with its plan, once, and again when it has doubled."""
     announced = int(json.loads(cursor)["announced_bars"]) if cursor else 0
-    backlog = measured_backlog(look.found)
+    backlog = measured_backlog(tick.found)
     if not backlog.is_big:
         return 0, ""
     if announced and backlog.bars < 2 * announced:
         return announced, ""
     config = GatewayConfig.from_settings(ib.settings())
-    return backlog.bars, backlog_plan(look.book, look.found, config, look.market_now)
+    return backlog.bars, backlog_plan(tick.index, tick.found, config, tick.market_now)
 
 
-def _nothing_text(look: Look) -> str:
-    gaps = sum(len(one.gaps) for one in look.found)
-    broken = sum(one.error is not None for one in look.found)
+def _nothing_text(tick: Tick) -> str:
+    gaps = sum(len(one.gaps) for one in tick.found)
+    broken = sum(one.error is not None for one in tick.found)
     unread = f"; {broken} cannot be read, see `ktrdr status`" if broken else ""
     if not gaps:
-        return f"nothing is missing in {len(look.found)} series{unread}"
+        return f"nothing is missing in {len(tick.found)} series{unread}"
     return (
         f"{gaps} gaps, none is due: deferred after failed attempts, waiting to be "
         f"confirmed, or left to a person{unread}"
     )
 
 
-def _text(look: Look, runs: Sequence[GapRun], left_out: Mapping[str, int]) -> str:
+def _text(tick: Tick, runs: Sequence[GapRun], left_out: Mapping[str, int]) -> str:
     started = f"asked for {len(runs)} runs: {', '.join(map(str, runs))}" if runs else "no run"
     others = "".join(f"; {number} {reason}" for reason, number in left_out.items())
-    bars = sum(due.bars for due in look.due)
-    return f"{len(look.due)} series lack {bars:,} bars: {started}{others}"
+    bars = sum(due.bars for due in tick.due)
+    return f"{len(tick.due)} series lack {bars:,} bars: {started}{others}"

@@ -15,7 +15,7 @@ import dagster as dg
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.assets import bars_key
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
-from ktrdr_pipelines.defs.sensors.gap_sensor import choose_runs, look_for_gaps, run_request
+from ktrdr_pipelines.defs.sensors.gap_sensor import choose_runs, read_gaps, run_request
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import GatewayError, GatewayTimeoutError, KtrdrError
@@ -63,10 +63,10 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
                 return dg.SkipReason(f"the gateway is still away, since {since}: {trouble}")
             absence.end()
             hastened = open_ledger(store.layout()).hasten_attempts(now)
-            look = look_for_gaps(ib, store, now)
+            tick = read_gaps(ib, store, now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
-        runs, text = choose_runs(context.instance, look, windows)
+        runs, text = choose_runs(context.instance, tick, windows)
         back = f"the gateway is back, after {known.since_text}"
         told = f"{back}; {hastened} tries are due at once; {text}"
         context.log.info(told)
@@ -83,14 +83,14 @@ async def knock(ib: IbResource) -> str:
     """Connect and ask for the time; give what is wrong, or nothing."""
     config = GatewayConfig.from_settings(ib.settings())
     try:
-        return await asyncio.wait_for(_look(ib, config), _KNOCK_S)
+        return await asyncio.wait_for(_check(ib, config), _KNOCK_S)
     except TimeoutError:
         return f"no answer in {_KNOCK_S:g} s"
     except GatewayError as error:
         return str(error)
 
 
-async def _look(ib: IbResource, config: GatewayConfig) -> str:
+async def _check(ib: IbResource, config: GatewayConfig) -> str:
     strategy = ib.strategy()
     try:
         for operation in _OF_RUNS:

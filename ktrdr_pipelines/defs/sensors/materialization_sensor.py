@@ -27,7 +27,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Windows
 from ktrdr_pipelines.errors import KtrdrError, StoreError
 from ktrdr_pipelines.gaps.index import open_gap_index
-from ktrdr_pipelines.gaps.windows import WindowFacts, WindowIndex, WindowState
+from ktrdr_pipelines.gaps.windows import WindowIndex, WindowState, WindowStatus
 from ktrdr_pipelines.ib.config import GatewayConfig
 
 _EVERY_S: Final = 60
@@ -52,7 +52,7 @@ class Unknown:
 
     timeframe: Timeframe
     partition: BarPartition
-    facts: WindowFacts
+    status: WindowStatus
 
 
 def report_sensor(
@@ -74,10 +74,10 @@ def report_sensor(
         try:
             listed = store.universe().series()
             gateway = GatewayConfig.from_settings(ib.settings()).gateway
-            book = WindowIndex(open_gap_index(store.layout(), gateway))
+            index = WindowIndex(open_gap_index(store.layout(), gateway))
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
-        teller = Teller(context.instance, book, windows, ib.clock(clock).market_now())
+        teller = Teller(context.instance, index, windows, ib.clock(clock).market_now())
         until_s = stopwatch() + _MOST_S
         told, looked_at = teller.tell(listed, place, is_late=lambda: stopwatch() > until_s)
         following = (place + looked_at) % max(len(listed), 1)
@@ -96,9 +96,9 @@ class Teller:
     """Finds windows that Dagster ought to know, and tells it of them."""
 
     def __init__(
-        self, instance: dg.DagsterInstance, book: WindowIndex, windows: Windows, now: datetime
+        self, instance: dg.DagsterInstance, index: WindowIndex, windows: Windows, now: datetime
     ) -> None:
-        self._instance, self._book, self._now = instance, book, now
+        self._instance, self._index, self._now = instance, index, now
         self._names: Mapping[Timeframe, Sequence[str]] = {
             one: windows_partitions(one, windows).get_partition_keys(now) for one in Timeframe
         }
@@ -119,7 +119,7 @@ class Teller:
             for one in self._unknown(listed[(place + step) % len(listed)]):
                 if is_late():
                     return told, looked_at
-                event = materialization(one.timeframe, one.partition, one.facts)
+                event = materialization(one.timeframe, one.partition, one.status)
                 self._instance.report_runless_asset_event(event)
                 told += 1
             looked_at += 1
@@ -132,22 +132,22 @@ class Teller:
             return
         names = self._names[timeframe]
         try:
-            facts = self._book.facts(series, {n: window_dates(n) for n in names}, self._now)
+            status = self._index.status(series, {n: window_dates(n) for n in names}, self._now)
         except StoreError:
             return  # the gap sensor and `ktrdr status` say what cannot be read
         partitions = {name: BarPartition(series.symbol, name) for name in names}
         known = self._known_of(timeframe)
-        stale = set(self._stale(timeframe, facts, partitions))
+        stale = set(self._stale(timeframe, status, partitions))
         for name, partition in partitions.items():
-            if not _may_be_told(facts[name]):
+            if not _may_be_told(status[name]):
                 continue
             if str(partition.key) not in known or name in stale:
-                yield Unknown(timeframe, partition, facts[name])
+                yield Unknown(timeframe, partition, status[name])
 
     def _stale(
         self,
         timeframe: Timeframe,
-        facts: Mapping[str, WindowFacts],
+        status: Mapping[str, WindowStatus],
         partitions: Mapping[str, BarPartition],
     ) -> Iterable[str]:
         """Name the newest windows that are finished and were told of as open."""
@@ -155,7 +155,7 @@ class Teller:
         told = told_states(self._instance, timeframe, [partitions[name] for name in latest])
         for name in latest:
             is_open = told.get(partitions[name]) is WindowState.OPEN
-            if is_open and facts[name].state is not WindowState.OPEN:
+            if is_open and status[name].state is not WindowState.OPEN:
                 yield name
 
     def _known_of(self, timeframe: Timeframe) -> set[str]:
@@ -170,6 +170,6 @@ class Teller:
         return self._symbols[timeframe]
 
 
-def _may_be_told(facts: WindowFacts) -> bool:
+def _may_be_told(status: WindowStatus) -> bool:
     """Say whether a window counts as materialized; one that is open needs bars for that."""
-    return facts.is_explained and (facts.state is not WindowState.OPEN or facts.rows > 0)
+    return status.is_explained and (status.state is not WindowState.OPEN or status.rows > 0)

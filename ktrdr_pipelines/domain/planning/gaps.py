@@ -259,7 +259,7 @@ class Completeness:
 
 
 def find_gaps(
-    spans: SpanArrays, standing: SeriesStatus, now: datetime, claimed: Sequence[Claimed] = ()
+    spans: SpanArrays, status: SeriesStatus, now: datetime, claimed: Sequence[Claimed] = ()
 ) -> tuple[Gap, ...]:
     """Give the gaps among closed sessions, oldest first.
 
@@ -269,20 +269,20 @@ def find_gaps(
         now: what is not closed by then is nobody's fault.
         claimed: what is known of intervals; of several that meet, the last counts.
     """
-    low, high = due_places(spans, standing, now)
-    pieces, sparse = _open_pieces(spans, standing, low, high)
+    low, high = due_places(spans, status, now)
+    pieces, sparse = _open_pieces(spans, status, low, high)
     if not len(pieces.left):
         return ()
     pieces, causes, known = _with_causes(pieces, sparse, claimed)
     return _grouped(spans, pieces, causes, known)
 
 
-def due_places(spans: SpanArrays, standing: SeriesStatus, now: datetime) -> tuple[int, int]:
+def due_places(spans: SpanArrays, status: SeriesStatus, now: datetime) -> tuple[int, int]:
     """Give the first and the end place of the spans that should be there by now."""
-    low = int(np.searchsorted(spans.spans.ends, standing.explained_to, side="right"))
+    low = int(np.searchsorted(spans.spans.ends, status.explained_to, side="right"))
     high = closed_count(spans, now)
-    if standing.wanted_to is not None:
-        wanted = int(np.searchsorted(spans.spans.starts, standing.wanted_to, side="left"))
+    if status.wanted_to is not None:
+        wanted = int(np.searchsorted(spans.spans.starts, status.wanted_to, side="left"))
         high = min(high, wanted)
     return low, max(low, high)
 
@@ -303,7 +303,7 @@ def next_close(spans: SpanArrays, now: datetime) -> datetime | None:
 
 def completeness(
     spans: SpanArrays,
-    standing: SeriesStatus,
+    status: SeriesStatus,
     *,
     have: np.ndarray,
     empty: IntervalArrays,
@@ -319,9 +319,9 @@ def completeness(
         now: spans that are not closed by then have nothing expected.
     """
     expected = np.where(np.arange(len(spans)) < closed_count(spans, now), spans.bars, 0)
-    low, high = due_places(spans, standing, now)
+    low, high = due_places(spans, status, now)
     everything = SeriesStatus(
-        standing.covered, standing.wanted_from, sparse_sessions=standing.sparse_sessions
+        status.covered, status.wanted_from, sparse_sessions=status.sparse_sessions
     )
     pieces, _is_sparse = _open_pieces(spans, everything, 0, len(spans))
     counts = spans.bars_in(IntervalArrays(pieces.starts, pieces.ends))
@@ -351,22 +351,22 @@ def _bars_within(spans: SpanArrays, intervals: IntervalArrays) -> np.ndarray:
 
 
 def _open_pieces(
-    spans: SpanArrays, standing: SeriesStatus, low: int, high: int
+    spans: SpanArrays, status: SeriesStatus, low: int, high: int
 ) -> tuple[Overlaps, np.ndarray]:
     """Return the uncovered parts of some spans, and which of them are sparse sessions."""
     inside = IntervalArrays(spans.spans.starts[low:high], spans.spans.ends[low:high])
-    is_open = ~is_covered(inside, standing.covered)
+    is_open = ~is_covered(inside, status.covered)
     sparse_sessions = np.zeros(high - low, dtype=bool)
-    if standing.sparse_sessions is not None and len(standing.sparse_sessions):
-        chosen = standing.sparse_sessions[
-            (standing.sparse_sessions >= low) & (standing.sparse_sessions < high)
+    if status.sparse_sessions is not None and len(status.sparse_sessions):
+        chosen = status.sparse_sessions[
+            (status.sparse_sessions >= low) & (status.sparse_sessions < high)
         ]
         sparse_sessions[chosen - low] = ~is_open[chosen - low]
     if not is_open.any() and not sparse_sessions.any():
         return _NOTHING, np.empty(0, dtype=bool)
     places = np.flatnonzero(is_open)
     open_spans = IntervalArrays(inside.starts[places], inside.ends[places])
-    pieces = without(open_spans, standing.covered)
+    pieces = without(open_spans, status.covered)
     again = np.flatnonzero(sparse_sessions)
     left = np.concatenate([places[pieces.left], again]) + low
     starts = np.concatenate([pieces.starts, inside.starts[again]])

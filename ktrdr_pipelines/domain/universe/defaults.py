@@ -42,14 +42,14 @@ def calendar_for(entry: Entry, made: Instrument, market: Market | None) -> str:
     if made.calendar == GATEWAY:
         if market is None:
             raise entry.at("calendar").error(
-                f"is {GATEWAY}, and the zone of {_place(made)} is not known",
+                f"is {GATEWAY}, and the zone of {_location(made)} is not known",
                 f"Say it too, such as `calendar: {GATEWAY}:Europe/London`, or "
                 f"`{GATEWAY}:Asia/Tokyo@16:00` where a session day begins on the day before",
             )
         return market.gateways
     if not made.calendar:
         raise entry.item.error(
-            f"is {made.sec_type} at {_place(made)} with use_rth: {shown(made.use_rth)}, "
+            f"is {made.sec_type} at {_location(made)} with use_rth: {shown(made.use_rth)}, "
             "whose sessions are not known",
             _ways(made),
         )
@@ -80,7 +80,7 @@ def _refuse_other(entry: Entry, made: Instrument, derived: str) -> None:
         )
 
 
-def _place(made: Instrument) -> str:
+def _location(made: Instrument) -> str:
     return f"{made.exchange}/{made.primary_exchange}".rstrip("/")
 
 
@@ -247,8 +247,8 @@ def _is_pair(stem: str) -> bool:
 
 def _refuse_near_pairs(entry: Entry, stem: str, origins: Mapping[str, str]) -> None:
     """Refuse a mistyped pair, or a metal, that would become a stock without a word."""
-    looks_paired = len(stem) == 6 and not CURRENCIES.isdisjoint({stem[:3], stem[3:]})
-    if looks_paired and origins["sec_type"] == "derived" and "symbol" not in entry.said:
+    is_pair = len(stem) == 6 and not CURRENCIES.isdisjoint({stem[:3], stem[3:]})
+    if is_pair and origins["sec_type"] == "derived" and "symbol" not in entry.said:
         raise entry.item.error(
             f"looks like a currency pair, and {stem[:3]} and {stem[3:]} are not two of IB's",
             "Say `sec_type: STK` and `symbol` if it is a stock, `sec_type: CRYPTO` if it is a "
