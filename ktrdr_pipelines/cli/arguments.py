@@ -228,7 +228,7 @@ def update_jobs(
         fresh_from: from which bar timestamp on series are kept fresh, by their ledger keys.
     """
     from ktrdr_pipelines.domain.instruments import Backfill
-    from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
+    from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode, RequestedBy
     from ktrdr_pipelines.sync.engine.series_state import Job
 
     chosen = set(instruments_of(universe, symbols))
@@ -243,9 +243,9 @@ def update_jobs(
         and (key := f"{one.symbol}|{one.timeframe}") in fresh_from
     ]
     return [
-        *(Job(one, Mode.TAIL, asked_by=AskedBy.SENSOR) for one in fresh),
-        *(Job(one, Mode.FULL, asked_by=AskedBy.SENSOR) for one in whole),
-        *(Job(one, bounds=Bounds(start), asked_by=AskedBy.SENSOR) for one, start in since),
+        *(Job(one, Mode.TAIL, requested_by=RequestedBy.SENSOR) for one in fresh),
+        *(Job(one, Mode.FULL, requested_by=RequestedBy.SENSOR) for one in whole),
+        *(Job(one, bounds=Bounds(start), requested_by=RequestedBy.SENSOR) for one, start in since),
     ]
 
 

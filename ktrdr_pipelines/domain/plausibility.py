@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from ktrdr_pipelines.domain.bars import VALUES, micros, moment, timestamps
 from ktrdr_pipelines.domain.instruments import SecType
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.responses import Answer
+from ktrdr_pipelines.domain.planning.responses import Response
 
 _LEAST_CHANGE = 0.009
 """Change of price from which on bars disagree: the smallest stock dividends are 1 %, corrections
@@ -187,7 +187,7 @@ def explained(
     return damaged, found
 
 
-def reconciled(first: Answer, second: Answer | None, length: timedelta) -> Answer | None:
+def reconciled(first: Response, second: Response | None, length: timedelta) -> Response | None:
     """Return what two responses to one request say together; None where no bar is left.
 
     The second stands, but for places that are not covered: rows that were no bars, also those of
@@ -232,7 +232,7 @@ def _below(bars: pa.Table, name: str, most: float) -> np.ndarray:
     return np.asarray(pc.fill_null(pc.less(pc.abs(bars[name]), most), True).to_numpy())  # noqa: FBT003
 
 
-def _values(answer: Answer) -> set[tuple[int, str]]:
+def _values(answer: Response) -> set[tuple[int, str]]:
     """Return the values of a response's implausible bars."""
     return {(one.ts, one.detail) for one in findings_of(answer.bars, answer.implausible)}
 
@@ -247,8 +247,8 @@ def _places(keys: Iterable[int], length: timedelta) -> list[Interval]:
 
 
 def _without(
-    answer: Answer, dropped: set[int], missing: IntervalSet, length: timedelta
-) -> Answer | None:
+    answer: Response, dropped: set[int], missing: IntervalSet, length: timedelta
+) -> Response | None:
     """Return a response less some bars, whose places are not covered; nor are others."""
     kept = ~np.isin(timestamps(answer.bars), list(dropped))
     if not kept.any():

@@ -4,7 +4,7 @@ A change is told and nothing is changed: bars stand as they came. Bars that came
 themselves; where new bars only adjoin held ones it takes a jump of the volume of whole sessions.
 A lot more trading looks like that too, but for the number of trades, which no unit changes.
 
-Not here: when bars are compared (``sync.engine.chunk_run``), the record
+Not here: when bars are compared (``sync.engine.context``), the record
 (``store.ledger.bar_findings``).
 """
 
@@ -42,7 +42,7 @@ _SAME_COUNT: Final = 5.0
 """Times that the median price, and the median number of trades, may differ between the sides."""
 
 
-def came_again(held: pa.Table, again: pa.Table) -> Disagreement | None:
+def compare_volume(held: pa.Table, again: pa.Table) -> Disagreement | None:
     """Return how the volumes of bars that came again at the same prices differ by a lot, or None.
 
     Args:

@@ -315,21 +315,23 @@ def estimate(
                 up_to_now=cost.up_to_now,
             )
         )
-    asked = {
-        ends_now: {one.series.timeframe for one in parts if _asks(one, ends_now=ends_now)}
+    requested = {
+        ends_now: {one.series.timeframe for one in parts if _needs_request(one, ends_now=ends_now)}
         for ends_now in (False, True)
     }
-    basis = (rates.basis(kinds, ends_now=ends_now) for ends_now, kinds in asked.items() if kinds)
+    basis = (
+        rates.basis(kinds, ends_now=ends_now) for ends_now, kinds in requested.items() if kinds
+    )
     latencies = tuple(
         Latency(one, ends_now, *rates.latency_s(one, ends_now=ends_now))
         for one in Timeframe
-        if one in asked[False] | asked[True]
+        if one in requested[False] | requested[True]
         for ends_now in (False, True)
     )
     return Estimate(tuple(parts), "; ".join(dict.fromkeys(basis)), latencies)
 
 
-def _asks(part: SeriesEstimate, *, ends_now: bool) -> bool:
+def _needs_request(part: SeriesEstimate, *, ends_now: bool) -> bool:
     return bool(part.up_to_now if ends_now else part.requests - part.up_to_now)
 
 

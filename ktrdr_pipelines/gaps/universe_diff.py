@@ -113,12 +113,12 @@ def _foreign(
 ) -> str:
     """Say where the bars on disk are another thing than the instrument; empty where they fit."""
     for timeframe, identity in held.items():
-        asked = {
+        requested = {
             "what_to_show": (identity.what_to_show, instrument.what_to_show),
             "use_rth": (identity.use_rth, instrument.use_rth),
             "con_id": (identity.contract_id, instrument.contract_id or identity.contract_id),
         }
-        for name, (is_held, is_wanted) in asked.items():
+        for name, (is_held, is_wanted) in requested.items():
             if is_held != is_wanted:
                 return f"bars of {timeframe} on disk have {name} {is_held}, it says {is_wanted}"
     if before is not None and held:

@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
 from ktrdr_pipelines.domain.instruments import Instrument, Origin
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData, OnSent, unheard
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, OnSent, Response, unheard
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     BadAnswerError,
@@ -370,7 +370,7 @@ class GatewaySource:
         """
         return (await self._contract(instrument)).contract_id
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Answer | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
         """Ask for bars.
 
         Raises:
@@ -529,12 +529,12 @@ class GatewaySource:
 
 def _answer(
     request: BarRequest, history: History, now: datetime, *, lacks_newest: bool
-) -> Answer | NoData:
+) -> Response | NoData:
     if history.count == 0:
         return NoData(request, "the gateway answered with 0 bars")
     asked = asked_of(request.ends_at or now, request.duration)
     found = bars_of(history, request.series, asked)
-    return Answer(
+    return Response(
         request,
         found.bars,
         reach_of(history),

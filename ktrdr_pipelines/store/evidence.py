@@ -27,9 +27,9 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.empty_ranges import (
     CONFIRM_AFTER,
     COUNTS_FOR,
-    NONE_CAME,
     SHORT_RUN,
     VOIDED_WITHIN,
+    WITHOUT_BARS,
     Neighbours,
     Statement,
     StatementKind,
@@ -130,7 +130,7 @@ class Evidence:
         empty = [
             one
             for one in self.of(symbol).statements
-            if one.kind in NONE_CAME and not one.reaches_past
+            if one.kind in WITHOUT_BARS and not one.reaches_past
         ]
         if not empty:
             return False
@@ -152,7 +152,7 @@ class Evidence:
             known.statements = [
                 one
                 for one in known.statements
-                if one.kind not in NONE_CAME or not start <= one.said_at <= end
+                if one.kind not in WITHOUT_BARS or not start <= one.said_at <= end
             ]
         for symbol, intervals in voided.items():
             self._retract(symbol, intervals)
@@ -253,7 +253,7 @@ class Evidence:
         """
         if not series.timeframe.is_intraday:
             return []
-        kinds = {*NONE_CAME, StatementKind.BEGINS}
+        kinds = {*WITHOUT_BARS, StatementKind.BEGINS}
         days = list(self._store.rows_per_session(series))
         known = [
             one
@@ -378,7 +378,7 @@ def beginning_of(
     for one in statements:
         if one.kind is StatementKind.BEGINS:
             begins.append(calendar.day_of(one.interval.end))
-        elif one.kind in NONE_CAME:
+        elif one.kind in WITHOUT_BARS:
             after = calendar.sessions_meeting(
                 Interval(one.interval.end, one.interval.end + 14 * _DAY)
             )

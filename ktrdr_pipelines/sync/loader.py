@@ -26,7 +26,7 @@ from ktrdr_pipelines.store.bars.bar_store import SaveResult
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.discovery.contracts import learn_identity
 from ktrdr_pipelines.sync.discovery.sessions import is_to_be_told
-from ktrdr_pipelines.sync.engine.chunk_run import RunContext
+from ktrdr_pipelines.sync.engine.context import RunContext
 from ktrdr_pipelines.sync.engine.series_run import SeriesRun
 from ktrdr_pipelines.sync.engine.series_state import Job, SeriesState, SeriesStates, of_open_session
 from ktrdr_pipelines.sync.engine.writer import FailedAttempts, next_try
@@ -60,14 +60,14 @@ class IbDataLoader:
         """
         options = options or LoadOptions()
         await self._learn_sessions(series, wanted)
-        facts = self._states.facts(series, wanted, options)
+        state = self._states.state(series, wanted, options)
         if options.refresh:
-            self._tell_of_resuming(facts)
-        report = await self._work(facts, options)
+            self._tell_of_resuming(state)
+        report = await self._run_series(state, options)
         if options.refresh and not report.not_refreshed:
-            self._context.store.ledger.end_refresh(series_key(series), facts.wanted)
-            held = facts.bars.bounds
-            if held is not None and facts.wanted.covers(held):
+            self._context.store.ledger.end_refresh(series_key(series), state.wanted)
+            held = state.bars.bounds
+            if held is not None and state.wanted.covers(held):
                 self._context.store.ledger.clear_disagreements(series_key(series))
                 report = replace(report, disagreements=())
         return report
@@ -86,7 +86,7 @@ class IbDataLoader:
             series,
             mode,
             bounds or Bounds(),
-            asked_by=options.asked_by,
+            requested_by=options.requested_by,
             refresh=options.refresh,
         )
         return await self.load(job)
@@ -113,19 +113,19 @@ class IbDataLoader:
             market_clock=self._market_clock,
         )
 
-    async def _work(self, facts: SeriesState, options: LoadOptions) -> SeriesReport:
+    async def _run_series(self, state: SeriesState, options: LoadOptions) -> SeriesReport:
         """Request what is due, if anything is; without, no gateway is asked."""
-        gaps = facts.need(self._context.source_session.now(), self._market_clock()).gaps().bounds
+        gaps = state.need(self._context.source_session.now(), self._market_clock()).gaps().bounds
         if gaps is None:
-            return self._report(facts, options)
-        identity = await self._identity(facts.series, gaps)
-        self._states.recall_beginning(facts, identity.contract_id)
-        await self._hear_hours(facts)
-        work = SeriesRun(self._context, facts, identity, options)
-        await work.run()
-        report = self._report(facts, options, work)
+            return self._report(state, options)
+        identity = await self._identity(state.series, gaps)
+        self._states.recall_beginning(state, identity.contract_id)
+        await self._hear_hours(state)
+        series_run = SeriesRun(self._context, state, identity, options)
+        await series_run.run()
+        report = self._report(state, options, series_run)
         if not options.tail:
-            self._record_sparse(facts, report)
+            self._record_sparse(state, report)
         return report
 
     def checked_again(self, job: Job, report: SeriesReport) -> SeriesReport:
@@ -139,14 +139,14 @@ class IbDataLoader:
         known = report.unexplained | report.waiting | report.deferred
         return replace(report, unexplained=report.unexplained | (missing - known))
 
-    def _record_sparse(self, facts: SeriesState, report: SeriesReport) -> None:
+    def _record_sparse(self, state: SeriesState, report: SeriesReport) -> None:
         """Record which sparse sessions are requested once more, and tell of them."""
-        found = self._states.sparse_sessions(facts.series, facts.begins)
-        failed_attempts = FailedAttempts(self._context.store.ledger, facts.series, self._clock)
+        found = self._states.sparse_sessions(state.series, state.begins)
+        failed_attempts = FailedAttempts(self._context.store.ledger, state.series, self._clock)
         interval = (one.interval for one in found)
-        failed_attempts.sparse(interval, wanted=facts.wanted, answered=facts.proved)
+        failed_attempts.sparse(interval, wanted=state.wanted, answered=state.proved)
         if report.sparse:
-            self._report_sparse_sessions(facts.series)
+            self._report_sparse_sessions(state.series)
 
     def _report_sparse_sessions(self, series: Series) -> None:
         """Say which sessions are sparse, and when they are requested once more."""
@@ -159,12 +159,12 @@ class IbDataLoader:
                 "requested once more a quarter of an hour after the first time",
             )
 
-    def _tell_of_resuming(self, facts: SeriesState) -> None:
+    def _tell_of_resuming(self, state: SeriesState) -> None:
         """Say what a refresh leaves out because one that was stopped has had it."""
-        known = self._context.store.ledger.refreshed(series_key(facts.series), self._clock())
-        if known and known.intervals & facts.wanted:
+        known = self._context.store.ledger.refreshed(series_key(state.series), self._clock())
+        if known and known.intervals & state.wanted:
             self._note(
-                facts.series,
+                state.series,
                 f"goes on with a refresh that was stopped: what was answered again since "
                 f"{known.since:%Y-%m-%d %H:%MZ} is not asked for",
             )
@@ -188,13 +188,13 @@ class IbDataLoader:
             FailedAttempts(self._context.store.ledger, series, self._clock).failed(bounds, error)
             raise
 
-    async def _hear_hours(self, facts: SeriesState) -> None:
+    async def _hear_hours(self, state: SeriesState) -> None:
         """Take in the hours of the contract that was just looked up."""
-        instrument, note = facts.series.instrument, partial(self._note, facts.series)
+        instrument, note = state.series.instrument, partial(self._note, state.series)
         await self._context.schedules.hear_hours(instrument, note)
-        if (bounds := facts.wanted.bounds) is not None:
-            await self._context.schedules.learn_own_hours(facts.series, bounds, note)
-        facts.learn_calendar(self._context.calendars.of(instrument))
+        if (bounds := state.wanted.bounds) is not None:
+            await self._context.schedules.learn_own_hours(state.series, bounds, note)
+        state.learn_calendar(self._context.calendars.of(instrument))
 
     def _note(self, series: Series, text: str) -> None:
         self._context.progress.noted(series, text)
@@ -210,40 +210,42 @@ class IbDataLoader:
             raise
 
     def _report(
-        self, facts: SeriesState, options: LoadOptions, work: SeriesRun | None = None
+        self, state: SeriesState, options: LoadOptions, series_run: SeriesRun | None = None
     ) -> SeriesReport:
         source_session = self._context.source_session
-        need = facts.need(source_session.now(), self._market_clock(), everything=True)
-        gaps = facts.left(need, self._market_clock())
-        waiting = of_open_session(need, gaps) - (work.not_received if work else IntervalSet())
-        again = need.gaps() - gaps - (work.refreshed if work else IntervalSet())
-        found = () if options.tail else self._states.sparse_sessions(facts.series, facts.begins)
+        need = state.need(source_session.now(), self._market_clock(), everything=True)
+        gaps = state.left(need, self._market_clock())
+        waiting = of_open_session(need, gaps) - (
+            series_run.not_received if series_run else IntervalSet()
+        )
+        again = need.gaps() - gaps - (series_run.refreshed if series_run else IntervalSet())
+        found = () if options.tail else self._states.sparse_sessions(state.series, state.begins)
         unexplained = gaps - waiting
         to_confirm = [
             attempt
-            for attempt in self._context.store.ledger.attempts(series_key(facts.series))
+            for attempt in self._context.store.ledger.attempts(series_key(state.series))
             if attempt.kind in TO_CONFIRM and unexplained.clip(attempt.interval)
         ]
         return SeriesReport(
-            series=facts.series,
-            requests=work.asking.requests if work else 0,
-            rows=work.asking.rows if work else 0,
-            added=work.commits.added if work else 0,
-            revised=work.commits.revised if work else 0,
+            series=state.series,
+            requests=series_run.requester.requests if series_run else 0,
+            rows=series_run.requester.rows if series_run else 0,
+            added=series_run.commits.added if series_run else 0,
+            revised=series_run.commits.revised if series_run else 0,
             unexplained=unexplained,
             waiting=waiting,
-            before_listing=facts.before_listing,
-            failures=tuple(work.failures) if work else (),
+            before_listing=state.before_listing,
+            failures=tuple(series_run.failures) if series_run else (),
             now=need.now,
-            deferred=facts.skipped & gaps,
-            next_try_at=facts.next_try_at,
+            deferred=state.skipped & gaps,
+            next_try_at=state.next_try_at,
             not_refreshed=again - of_open_session(need, again),
-            sparse=IntervalSet(one.interval for one in found) & facts.wanted,
+            sparse=IntervalSet(one.interval for one in found) & state.wanted,
             unconfirmed=unexplained & IntervalSet(one.interval for one in to_confirm),
             confirmed_at=next_try(to_confirm, self._clock())
             or min((one.next_try_at for one in to_confirm if one.next_try_at), default=None),
-            disagreements=self._disagreements(facts.series, DisagreementKind.PRICE),
-            volume_jumps=self._disagreements(facts.series, DisagreementKind.VOLUME),
+            disagreements=self._disagreements(state.series, DisagreementKind.PRICE),
+            volume_jumps=self._disagreements(state.series, DisagreementKind.VOLUME),
         )
 
     def _disagreements(self, series: Series, kind: DisagreementKind) -> tuple[Disagreement, ...]:

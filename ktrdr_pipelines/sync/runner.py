@@ -27,11 +27,11 @@ from ktrdr_pipelines.store.claim_owners import claiming
 from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
-from ktrdr_pipelines.sync.discovery.earliest_data import Beginning, Discovery
+from ktrdr_pipelines.sync.discovery.earliest_data import Discovery, EarliestData
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
 from ktrdr_pipelines.sync.discovery.sessions import Schedules
 from ktrdr_pipelines.sync.engine.bar_requester import LifeSigns
-from ktrdr_pipelines.sync.engine.chunk_run import RunContext
+from ktrdr_pipelines.sync.engine.context import RunContext
 from ktrdr_pipelines.sync.engine.request_widths import Widths
 from ktrdr_pipelines.sync.engine.series_state import Job
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
@@ -79,7 +79,7 @@ class LoadManager:
 
     async def discover(
         self, instruments: Sequence[Instrument], *, refresh: bool = False
-    ) -> list[Beginning]:
+    ) -> list[EarliestData]:
         """Find out where the data of instruments begin; what is freshly known is not asked.
 
         An instrument that cannot be asked about does not stop the others: its result says why.
@@ -125,7 +125,7 @@ class LoadManager:
                 )
 
 
-async def _begun(discovery: Discovery, instrument: Instrument, *, refresh: bool) -> Beginning:
+async def _begun(discovery: Discovery, instrument: Instrument, *, refresh: bool) -> EarliestData:
     try:
         return await discovery.ask(instrument, refresh=refresh)
     except _FATAL:
@@ -137,7 +137,7 @@ async def _begun(discovery: Discovery, instrument: Instrument, *, refresh: bool)
 async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
     """Work on jobs, several at a time; two of one series come one after the other."""
     places = asyncio.Semaphore(_AT_ONCE)
-    turns = {job.series: asyncio.Lock() for job in jobs}
+    locks = {job.series: asyncio.Lock() for job in jobs}
     order = sorted(range(len(jobs)), key=lambda n: jobs[n].series.timeframe.seconds, reverse=True)
     daily = {
         job.series.symbol: asyncio.Event()
@@ -151,7 +151,7 @@ async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
         if first is not None and job.series.timeframe is not Timeframe.D1:
             await first.wait()
         try:
-            async with turns[job.series], places:
+            async with locks[job.series], places:
                 return await _one(loader, job)
         finally:
             if first is not None and job.series.timeframe is Timeframe.D1:

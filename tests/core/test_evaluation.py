@@ -14,7 +14,7 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, across_boundary, plan
-from ktrdr_pipelines.domain.planning.evaluation import Evaluation, Question, evaluate
+from ktrdr_pipelines.domain.planning.evaluation import Evaluation, EvaluationContext, evaluate
 from ktrdr_pipelines.domain.planning.gaps import LAST_INSTANT
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from tests.growth import LINEAR_IN_EIGHT, growth
@@ -39,7 +39,7 @@ def table(moments: Iterable[datetime]) -> pa.Table:
 
 def evaluated(
     *moments: datetime,
-    asked: Interval | None = None,
+    requested: Interval | None = None,
     ends_at: datetime | None = None,
     timeframe: Timeframe = Timeframe.H1,
     now: datetime = LATER,
@@ -47,10 +47,10 @@ def evaluated(
     holds_back: bool = False,
 ) -> Evaluation:
     """Evaluate a response to a request for one session or for an interval."""
-    stamps_ = asked or Interval(OPEN, DAY_END)
+    stamps_ = requested or Interval(OPEN, DAY_END)
     chunk = Chunk(stamps_, ends_at or stamps_.end, "1 D", 1)
-    question = Question(chunk, RTH, timeframe, now, holds_back)
-    return evaluate(question, table(moments), reach)
+    context = EvaluationContext(chunk, RTH, timeframe, now, holds_back)
+    return evaluate(context, table(moments), reach)
 
 
 def kept(found: Evaluation) -> list[datetime]:
@@ -101,16 +101,16 @@ def test_a_night_is_no_pause() -> None:
     """Only pauses between bars of one session say how quiet its end may be."""
     minutes = [OPEN - DAY + n * MINUTE for n in range(390)]
     minutes += [OPEN + n * MINUTE for n in range(380)]
-    asked = Interval(OPEN - DAY, DAY_END)
-    found = evaluated(*minutes, asked=asked, timeframe=Timeframe.M1)
+    requested = Interval(OPEN - DAY, DAY_END)
+    found = evaluated(*minutes, requested=requested, timeframe=Timeframe.M1)
     assert found.is_covered == IntervalSet([Interval(OPEN - DAY, CLOSE - 10 * MINUTE)])
 
 
 def test_a_quiet_end_is_not_covered_before_another_requested_session() -> None:
     """Where bars of a later requested session are missing too, the response was cut short."""
     minutes = [OPEN + n * MINUTE for n in range(390) if n not in {100, 101}][:-2]
-    asked = Interval(OPEN, DAY_END + DAY)
-    found = evaluated(*minutes, asked=asked, timeframe=Timeframe.M1)
+    requested = Interval(OPEN, DAY_END + DAY)
+    found = evaluated(*minutes, requested=requested, timeframe=Timeframe.M1)
     assert found.is_covered == IntervalSet([Interval(OPEN, CLOSE - 2 * MINUTE)])
 
 
@@ -131,11 +131,11 @@ def test_the_end_is_covered_from_half_an_hour_after_the_close() -> None:
 
 def test_the_end_is_not_covered_by_a_request_that_ends_before_the_close() -> None:
     """The gateway clips at the requested end: it says nothing of what lies behind."""
-    asked = Interval(OPEN, CLOSE)
-    found = evaluated(*HOURS, asked=asked, ends_at=CLOSE - MINUTE)
+    requested = Interval(OPEN, CLOSE)
+    found = evaluated(*HOURS, requested=requested, ends_at=CLOSE - MINUTE)
     assert found.is_covered == IntervalSet([Interval(OPEN, CLOSE - LAST_INSTANT)])
-    beyond = evaluated(*HOURS, asked=asked, ends_at=CLOSE + MINUTE)
-    assert beyond.is_covered == IntervalSet([asked])
+    beyond = evaluated(*HOURS, requested=requested, ends_at=CLOSE + MINUTE)
+    assert beyond.is_covered == IntervalSet([requested])
 
 
 def test_a_quiet_end_is_not_covered_before_the_session_has_ended_for_good() -> None:
@@ -170,8 +170,10 @@ def test_bars_behind_the_known_close_do_not_cover_its_end_sooner(
     """The session is requested again half an hour after its close, and whatever came is kept."""
     now = CLOSE + timedelta(seconds=seconds)
     minutes = [OPEN + n * MINUTE for n in range(390 + seconds // 60 + 1)]
-    asked = Interval(OPEN, now)
-    found = evaluated(*minutes, asked=asked, timeframe=Timeframe.M1, now=now, holds_back=holds_back)
+    requested = Interval(OPEN, now)
+    found = evaluated(
+        *minutes, requested=requested, timeframe=Timeframe.M1, now=now, holds_back=holds_back
+    )
     last = Interval(CLOSE - LAST_INSTANT, CLOSE)
     assert not found.is_covered.clip(last)
     assert found.is_covered.covers(Interval(OPEN, last.start))
@@ -196,7 +198,7 @@ def test_quiet_between_bars_is_covered() -> None:
 def test_a_session_between_bars_is_stated_and_not_covered() -> None:
     """A whole session that a response passes over is left open; one response is no proof."""
     next_days = [moment + 2 * DAY for moment in HOURS]
-    found = evaluated(*HOURS, *next_days, asked=Interval(OPEN, DAY_END + 2 * DAY))
+    found = evaluated(*HOURS, *next_days, requested=Interval(OPEN, DAY_END + 2 * DAY))
     empty = Interval(OPEN + DAY, CLOSE + DAY)
     assert not found.is_covered.clip(empty)
     assert found.is_covered.covers(Interval(OPEN, CLOSE))
@@ -208,15 +210,15 @@ def test_bars_outside_what_was_requested_are_a_side_too() -> None:
     """Whether bars lie around a session is said by the whole response."""
     day = Interval(OPEN + DAY, DAY_END + DAY)
     next_bar = HOURS[0] + 2 * DAY
-    found = evaluated(HOURS[-1], next_bar, asked=Interval(OPEN + DAY, next_bar + HOUR / 2))
+    found = evaluated(HOURS[-1], next_bar, requested=Interval(OPEN + DAY, next_bar + HOUR / 2))
     assert found.around == IntervalSet([Interval(OPEN + DAY, CLOSE + DAY)])
-    assert not evaluated(HOURS[-1], asked=day).around
+    assert not evaluated(HOURS[-1], requested=day).around
 
 
 def test_sessions_with_bars_on_one_side_only_are_not_around() -> None:
     """Before the first bar and behind the last one a response says nothing of emptiness."""
     middle = [moment + DAY for moment in HOURS]
-    found = evaluated(*middle, asked=Interval(OPEN, DAY_END + 2 * DAY))
+    found = evaluated(*middle, requested=Interval(OPEN, DAY_END + 2 * DAY))
     assert not found.around
     assert found.is_covered == IntervalSet([Interval(OPEN + DAY, OPEN + 2 * DAY)])
 
@@ -224,14 +226,14 @@ def test_sessions_with_bars_on_one_side_only_are_not_around() -> None:
 def test_a_session_that_was_requested_in_part_is_not_around() -> None:
     """A request from noon says nothing of the morning."""
     noon = OPEN + DAY + 2 * HOUR
-    found = evaluated(OPEN, HOURS[0] + 2 * DAY, asked=Interval(noon, DAY_END + 2 * DAY))
+    found = evaluated(OPEN, HOURS[0] + 2 * DAY, requested=Interval(noon, DAY_END + 2 * DAY))
     assert not found.around
 
 
 def test_a_response_from_before_the_first_bar_says_where_data_begin() -> None:
     """Sessions before the first bar were requested and have none."""
-    asked = Interval(OPEN, DAY_END + 2 * DAY)
-    found = evaluated(*(moment + 2 * DAY for moment in HOURS), asked=asked)
+    requested = Interval(OPEN, DAY_END + 2 * DAY)
+    found = evaluated(*(moment + 2 * DAY for moment in HOURS), requested=requested)
     assert found.begins_at == OPEN + 2 * DAY
     assert not found.is_covered.clip(Interval(OPEN, CLOSE + DAY))
 
@@ -239,7 +241,7 @@ def test_a_response_from_before_the_first_bar_says_where_data_begin() -> None:
 def test_data_begin_nowhere_without_a_whole_session_before() -> None:
     """A quiet opening is no beginning, nor is anything where older bars came."""
     assert evaluated(*HOURS[2:]).begins_at is None
-    both = evaluated(OPEN - DAY, *(m + DAY for m in HOURS), asked=Interval(OPEN, DAY_END + DAY))
+    both = evaluated(OPEN - DAY, *(m + DAY for m in HOURS), requested=Interval(OPEN, DAY_END + DAY))
     assert both.begins_at is None
 
 
@@ -253,11 +255,11 @@ def test_a_quiet_opening_is_covered_by_bars_on_both_sides() -> None:
     chunk = across_boundary(need, older)
     assert chunk.interval.covers(Interval(OPEN - DAY, first))
     minutes = [OPEN - DAY + n * MINUTE for n in range(390)]
-    question = Question(chunk, RTH, Timeframe.M1, LATER)
-    both = evaluate(question, table([*minutes, first]), None)
+    context = EvaluationContext(chunk, RTH, Timeframe.M1, LATER)
+    both = evaluate(context, table([*minutes, first]), None)
     assert both.is_covered.covers(Interval(OPEN, first))
     assert kept(both) == minutes
-    one = evaluate(question, table(minutes), None)
+    one = evaluate(context, table(minutes), None)
     assert not one.is_covered.clip(Interval(OPEN, first))
 
 
@@ -268,13 +270,13 @@ def test_a_quiet_opening_alone_is_covered_by_a_request_over_two_sessions() -> No
     need = Need(RTH, Timeframe.M1, wanted, IntervalSet([Interval(first, DAY_END)]), LATER, 1)
     (chunk,) = plan(need)
     before = [CLOSE - DAY - n * MINUTE for n in range(5, 0, -1)]
-    question = Question(chunk, RTH, Timeframe.M1, LATER)
-    both = evaluate(question, table([*before, first]), None)
+    context = EvaluationContext(chunk, RTH, Timeframe.M1, LATER)
+    both = evaluate(context, table([*before, first]), None)
     assert both.is_covered == IntervalSet([Interval(OPEN, first)])
     assert kept(both) == []
-    behind = evaluate(question, table([first]), None)
+    behind = evaluate(context, table([first]), None)
     assert not behind.is_covered
-    ahead = evaluate(question, table(before), None)
+    ahead = evaluate(context, table(before), None)
     assert ahead.earlier_only
     assert not ahead.is_covered
 
@@ -282,17 +284,17 @@ def test_a_quiet_opening_alone_is_covered_by_a_request_over_two_sessions() -> No
 def test_the_newest_bar_of_an_open_session_waits_until_it_is_over() -> None:
     """A bar is kept once its end lies a few seconds back."""
     until = HOURS[2] + timedelta(seconds=4)
-    found = evaluated(*HOURS[:3], asked=Interval(OPEN, until), now=until)
+    found = evaluated(*HOURS[:3], requested=Interval(OPEN, until), now=until)
     assert kept(found) == HOURS[:1]
     later = until + timedelta(seconds=1)
-    found = evaluated(*HOURS[:3], asked=Interval(OPEN, later), now=later)
+    found = evaluated(*HOURS[:3], requested=Interval(OPEN, later), now=later)
     assert kept(found) == HOURS[:2]
     assert found.is_covered == IntervalSet([Interval(OPEN, HOURS[2])])
 
 
 def test_a_bar_that_the_requested_end_cuts_is_not_kept() -> None:
     """A bar across the end of what was requested is not whole."""
-    found = evaluated(*HOURS[:3], asked=Interval(OPEN, HOURS[2] + HOUR / 2))
+    found = evaluated(*HOURS[:3], requested=Interval(OPEN, HOURS[2] + HOUR / 2))
     assert kept(found) == HOURS[:2]
 
 
@@ -324,13 +326,17 @@ def test_a_response_of_older_bars_alone_is_told_apart() -> None:
 @pytest.mark.parametrize("timeframe", [Timeframe.D1, Timeframe.W1])
 def test_days_and_weeks_are_kept_half_an_hour_after_their_close(timeframe: Timeframe) -> None:
     """A daily or weekly bar is final some time after its last close."""
-    asked = interval_between(RTH, timeframe, date(2024, 6, 3), date(2024, 6, 10))
+    requested = interval_between(RTH, timeframe, date(2024, 6, 3), date(2024, 6, 10))
     days = 1 if timeframe is Timeframe.D1 else 7
-    bars = [asked.start + timedelta(days=n) for n in range(0, 5, days)]
+    bars = [requested.start + timedelta(days=n) for n in range(0, 5, days)]
     close = datetime(2024, 6, 7, 20, tzinfo=UTC)
-    early = evaluated(*bars, asked=asked, timeframe=timeframe, now=close + timedelta(minutes=29))
+    early = evaluated(
+        *bars, requested=requested, timeframe=timeframe, now=close + timedelta(minutes=29)
+    )
     assert kept(early) == bars[:-1]
-    late = evaluated(*bars, asked=asked, timeframe=timeframe, now=close + timedelta(minutes=30))
+    late = evaluated(
+        *bars, requested=requested, timeframe=timeframe, now=close + timedelta(minutes=30)
+    )
     assert kept(late) == bars
 
 
@@ -347,14 +353,14 @@ def test_a_bar_of_a_closed_date_is_final_when_a_later_one_is(
     """Where the gateway has a bar that the calendar has not, it is kept with what follows it."""
     hours = calendar_named(calendar)
     length = timeframe.length
-    asked = interval_between(hours, timeframe, closed - length, closed + 2 * length)
-    chunk = Chunk(asked, closes_at, "3 D", 2)
-    bars = [asked.start + n * length for n in range(3)]
-    question = Question(chunk, hours, timeframe, closes_at + timedelta(minutes=30))
-    found = evaluate(question, table(bars), None)
+    requested = interval_between(hours, timeframe, closed - length, closed + 2 * length)
+    chunk = Chunk(requested, closes_at, "3 D", 2)
+    bars = [requested.start + n * length for n in range(3)]
+    context = EvaluationContext(chunk, hours, timeframe, closes_at + timedelta(minutes=30))
+    found = evaluate(context, table(bars), None)
     assert kept(found) == bars
-    assert found.is_covered == IntervalSet([asked])
-    alone = evaluate(question, table(bars[:-1]), None)
+    assert found.is_covered == IntervalSet([requested])
+    alone = evaluate(context, table(bars[:-1]), None)
     assert kept(alone) == bars[:1]
     assert not alone.is_covered.clip(Interval(bars[1], bars[2]))
 
@@ -363,10 +369,10 @@ def test_a_half_day_is_whole_at_its_early_close() -> None:
     """The last bar of a half day may be short, and the session is covered to its close."""
     opens = datetime(2024, 7, 3, 13, 30, tzinfo=UTC)
     bars = [opens, *(opens.replace(hour=hour, minute=0) for hour in range(14, 17))]
-    asked = Interval(opens, datetime(2024, 7, 4, 4, tzinfo=UTC))
-    found = evaluated(*bars, asked=asked)
+    requested = Interval(opens, datetime(2024, 7, 4, 4, tzinfo=UTC))
+    found = evaluated(*bars, requested=requested)
     assert kept(found) == bars
-    assert found.is_covered == IntervalSet([asked])
+    assert found.is_covered == IntervalSet([requested])
 
 
 def _seconds_to_evaluate(years: int) -> float:
@@ -381,7 +387,7 @@ def _seconds_to_evaluate(years: int) -> float:
         (session,) = RTH.sessions_meeting(chunk.interval)
         keys = np.arange(micros(session.opens_at), micros(session.closes_at), minute)
         bars = _minutes(keys)
-        found = evaluate(Question(chunk, RTH, Timeframe.M1, now), bars, None)
+        found = evaluate(EvaluationContext(chunk, RTH, Timeframe.M1, now), bars, None)
         is_covered |= found.is_covered
         assert not replace(need, wanted=need.wanted.clip(chunk.interval), covered=is_covered).gaps()
     took = process_time() - started

@@ -11,7 +11,7 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import midnight
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Chunk
-from ktrdr_pipelines.domain.planning.evaluation import Evaluation, Question, evaluate
+from ktrdr_pipelines.domain.planning.evaluation import Evaluation, EvaluationContext, evaluate
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.store.bars.bar_store import EVER
 from tests.load.fakes import bars_at, dense_keys
@@ -27,8 +27,8 @@ def evaluated(*missing: date, impossible: IntervalSet) -> Evaluation:
     keys = dense_keys("XNYS.RTH", Timeframe.D1, FIRST, END)
     keys = keys[~np.isin(keys, [micros(midnight(day)) for day in missing])]
     chunk = Chunk(Interval(midnight(FIRST), midnight(END)), RTH.day_starts_at(END), "10 D", 10)
-    question = Question(chunk, RTH, Timeframe.D1, NOW, impossible=impossible)
-    return evaluate(question, bars_at(keys, RTH, daily=True), None)
+    context = EvaluationContext(chunk, RTH, Timeframe.D1, NOW, impossible=impossible)
+    return evaluate(context, bars_at(keys, RTH, daily=True), None)
 
 
 def days(first: date, end: date) -> IntervalSet:

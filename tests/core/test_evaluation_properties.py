@@ -18,7 +18,7 @@ from ktrdr_pipelines.domain.calendars.sessions import (
 )
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
 from ktrdr_pipelines.domain.planning.chunks import Need, plan
-from ktrdr_pipelines.domain.planning.evaluation import Evaluation, Question, evaluate
+from ktrdr_pipelines.domain.planning.evaluation import Evaluation, EvaluationContext, evaluate
 from ktrdr_pipelines.domain.planning.gaps import is_closed
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
@@ -32,7 +32,7 @@ DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
 class Response:
     """A response, in whatever state it came, and what was requested."""
 
-    question: Question
+    context: EvaluationContext
     bars: list[datetime]
     reach: Interval | None
 
@@ -40,12 +40,12 @@ class Response:
         """Evaluate it."""
         keys = pa.array([micros(bar) for bar in self.bars], pa.int64())
         table = pa.table({"ts": keys.cast(BAR_SCHEMA.field("ts").type)})
-        return evaluate(self.question, table, self.reach)
+        return evaluate(self.context, table, self.reach)
 
     def spans(self) -> list[Span]:
         """Return the sessions of what was requested."""
-        question = self.question
-        return expected_spans(question.calendar, question.timeframe, question.chunk.interval)
+        context = self.context
+        return expected_spans(context.calendar, context.timeframe, context.chunk.interval)
 
 
 @st.composite
@@ -75,7 +75,7 @@ def responses(draw: st.DrawFn) -> Response:
     reach = draw(st.sampled_from([None, between(*edges)]))
     assume(bars)
     holds_back = draw(st.sampled_from([False, False, True]))
-    return Response(Question(chunk, calendar, timeframe, now, holds_back), bars, reach)
+    return Response(EvaluationContext(chunk, calendar, timeframe, now, holds_back), bars, reach)
 
 
 @given(response=responses())
@@ -91,11 +91,11 @@ def test_nothing_is_covered_around_a_bar_that_is_not_kept(response: Response) ->
 @settings(max_examples=400, derandomize=True, database=None)
 def test_only_what_was_requested_and_is_over_is_kept_and_covered(response: Response) -> None:
     """No bar and no coverage lies outside the chunk, none of them in the future."""
-    found, chunk = response.evaluated(), response.question.chunk
+    found, chunk = response.evaluated(), response.context.chunk
     assert all(chunk.interval.covers(part) for part in found.is_covered)
     for bar in found.bars["ts"].to_pylist():
         assert bar in chunk.interval
-        assert bar < response.question.now
+        assert bar < response.context.now
 
 
 @given(response=responses())
@@ -112,8 +112,8 @@ def test_no_session_is_covered_without_a_bar(response: Response) -> None:
 @settings(max_examples=400, derandomize=True, database=None)
 def test_no_end_of_a_session_is_covered_too_early(response: Response) -> None:
     """Its last instant needs later bars, or a response behind its close, received late enough."""
-    found, question = response.evaluated(), response.question
-    if not question.timeframe.is_intraday:
+    found, context = response.evaluated(), response.context
+    if not context.timeframe.is_intraday:
         return
     spans = response.spans()
     for span, newer in zip(spans, [*spans[1:], None], strict=True):
@@ -121,16 +121,16 @@ def test_no_end_of_a_session_is_covered_too_early(response: Response) -> None:
         if found.is_covered.clip(end) and (
             newer is None or response.bars[-1] < newer.interval.start
         ):
-            assert is_closed(span, question.now)
-            assert question.chunk.ends_at >= span.closes_at
+            assert is_closed(span, context.now)
+            assert context.chunk.ends_at >= span.closes_at
 
 
 @given(response=responses())
 @settings(max_examples=400, derandomize=True, database=None)
 def test_only_sessions_between_bars_are_stated_to_be_empty(response: Response) -> None:
     """They were requested as a whole, hold no bar, have bars on both sides and are not covered."""
-    found, asked = response.evaluated(), response.question.chunk.interval
-    inside = [span.interval for span in response.spans() if asked.covers(span.interval)]
+    found, requested = response.evaluated(), response.context.chunk.interval
+    inside = [span.interval for span in response.spans() if requested.covers(span.interval)]
     expected = [
         part
         for part in inside
@@ -148,12 +148,12 @@ def test_only_sessions_between_bars_are_stated_to_be_empty(response: Response) -
 @settings(max_examples=400, derandomize=True, database=None)
 def test_data_begin_only_behind_a_whole_session_that_was_requested(response: Response) -> None:
     """A beginning is the first bar of all, and a whole requested session lies before it."""
-    found, asked = response.evaluated(), response.question.chunk.interval
+    found, requested = response.evaluated(), response.context.chunk.interval
     if found.begins_at is None:
         return
     assert found.begins_at == response.bars[0]
-    assert found.begins_at >= asked.start
+    assert found.begins_at >= requested.start
     assert any(
-        asked.covers(span.interval) and span.interval.end <= found.begins_at
+        requested.covers(span.interval) and span.interval.end <= found.begins_at
         for span in response.spans()
     )

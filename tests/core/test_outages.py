@@ -12,9 +12,9 @@ def failed(work: str, cause: str, minute: int = 0) -> Ended:
     return Ended(work, AT + timedelta(minutes=minute), failed=True, cause=cause, text=cause)
 
 
-def well(work: str, *, asked: bool = False) -> Ended:
+def well(work: str, *, requested: bool = False) -> Ended:
     """Make work that ended well."""
-    return Ended(work, AT, asked=asked)
+    return Ended(work, AT, requested=requested)
 
 
 def test_many_failures_of_the_gateway_are_one_outage() -> None:
@@ -38,7 +38,7 @@ def test_only_an_answer_ends_an_outage_of_the_gateway() -> None:
     """A run that asked nothing proves nothing."""
     status = after({}, [failed("bars/1m", "GatewayUnreachableError")]).status
     assert after(status, [well("bars/1m")]).over == ()
-    turn = after(status, [well("bars/1d", asked=True)])
+    turn = after(status, [well("bars/1d", requested=True)])
     assert [one.name for one in turn.over] == ["gateway"]
     assert turn.status == {}
 
@@ -47,7 +47,7 @@ def test_what_fails_by_itself_ends_by_itself() -> None:
     """Unexplained windows of one series, and a run that died, have nothing to do with others."""
     status = after({}, [failed("bars/1d AAPL", "IncompleteError"), failed("tails", "")]).status
     assert set(status) == {"bars/1d AAPL", "tails"}
-    turn = after(status, [well("bars/1d MSFT", asked=True), well("tails")])
+    turn = after(status, [well("bars/1d MSFT", requested=True), well("tails")])
     assert [one.name for one in turn.over] == ["tails"]
     assert set(turn.status) == {"bars/1d AAPL"}
 

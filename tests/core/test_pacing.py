@@ -144,7 +144,7 @@ def breaks(rules: tuple[Rule, ...], hits: list[SentRequest]) -> list[str]:
 
 @given(st.lists(st.tuples(requests(), st.floats(0, 3)), max_size=60), st.booleans())
 def test_sending_at_the_earliest_time_breaks_no_rule(
-    asked: list[tuple[PacedRequest, float]], conservative: bool
+    requested: list[tuple[PacedRequest, float]], conservative: bool
 ) -> None:
     """Whatever is asked and when, no window holds more than its rule allows."""
     rules = (
@@ -153,7 +153,7 @@ def test_sending_at_the_earliest_time_breaks_no_rule(
     )
     hits: list[SentRequest] = []
     now = 1000.0
-    for request, pause_s in asked:
+    for request, pause_s in requested:
         now += pause_s
         hits.append(SentRequest(max(now, earliest(rules, hits, request)), request))
     assert breaks(rules, hits) == []

@@ -10,7 +10,7 @@ import pytest
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, timestamps
 from ktrdr_pipelines.domain.instruments import SecType, Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
+from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.domain.plausibility import (
     Finding,
     FindingKind,
@@ -120,10 +120,10 @@ def test_a_finding_explains_its_values_only() -> None:
     assert explained(table({0: {}}), SecType.STK, known)[1] == []
 
 
-def answer(bars: dict[int, dict[str, Any]], *places: tuple[int, int]) -> Answer:
+def answer(bars: dict[int, dict[str, Any]], *places: tuple[int, int]) -> Response:
     """Make a response with impossible places, as minutes."""
     made = table(bars)
-    return Answer(
+    return Response(
         REQUEST,
         made,
         None,
@@ -134,7 +134,7 @@ def answer(bars: dict[int, dict[str, Any]], *places: tuple[int, int]) -> Answer:
     )
 
 
-def said(first: Answer, second: Answer | None) -> tuple[list[int], list[int], list[int]]:
+def said(first: Response, second: Response | None) -> tuple[list[int], list[int], list[int]]:
     """Give the minutes that both have bars of, that are implausible, and that are impossible."""
     both = reconciled(first, second, MINUTE)
     assert both is not None
@@ -168,7 +168,7 @@ ODD, OTHER = {"close": -5.0}, {"close": -6.0}
     ],
 )
 def test_two_responses_are_reconciled(
-    first: Answer, second: Answer | None, expected: tuple[list[int], list[int], list[int]]
+    first: Response, second: Response | None, expected: tuple[list[int], list[int], list[int]]
 ) -> None:
     """Each rule by an example: bars, implausible ones and open places."""
     assert said(first, second) == expected

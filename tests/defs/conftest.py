@@ -23,11 +23,11 @@ from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.reports import Progress
 from ktrdr_pipelines.domain.planning.responses import (
-    Answer,
     BarRequest,
     BarSource,
     NoData,
     OnSent,
+    Response,
     unheard,
 )
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -62,7 +62,7 @@ class FailingSource:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Answer | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
         if error := self._fails(request):
             sent()
             raise error

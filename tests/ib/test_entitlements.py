@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.domain.instruments import Instrument, Series, WhatToShow
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
+from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.errors import EntitlementError
 from ktrdr_pipelines.ib.pacing.entitlements import Entitlement, Entitlements
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
@@ -80,7 +80,7 @@ def test_another_exchange_or_kind_of_data_is_asked(
         return await source.bars(replace(request, series=series))
 
     answer = bench(ask, contract=listed_at("NYSE", words, 8314), bars=once)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
 
 
 def test_a_competing_session_concerns_every_symbol(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
+from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import pacing_of
@@ -72,7 +72,7 @@ def test_two_clients_together_find_the_width_of_a_gateway(
     begun_s = time.monotonic()
     (*one, places), (*other, _) = asyncio.run(run())
     took_s = time.monotonic() - begun_s
-    assert all(isinstance(answer, Answer) for answer in [*one, *other])
+    assert all(isinstance(answer, Response) for answer in [*one, *other])
     assert busy.most_open <= 6 * WORKERS
     assert 1 <= places <= 4 * WORKERS
     assert took_s < 10 * (160 * SERVICE_S / WORKERS)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.domain.instruments import Instrument
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, Response
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     ContractAmbiguousError,
@@ -155,7 +155,7 @@ def test_an_unknown_zone_of_responses_is_told_once(
     """The bars are kept, and what the gateway states beside them is not used."""
     told: list[str] = []
 
-    async def series_gaps(source: GatewaySource) -> list[Answer | NoData]:
+    async def series_gaps(source: GatewaySource) -> list[Response | NoData]:
         source.notices.listen(told.append)
         return [await source.bars(minute_request) for _ in range(3)]
 

@@ -11,7 +11,7 @@ import pytest
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, timestamps
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, Series
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, Response
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     ContractAmbiguousError,
@@ -27,7 +27,7 @@ def test_bars_come_as_a_table_of_the_project(
 ) -> None:
     """Two minute bars become two rows of the schema, stamped by their epochs."""
     answer = bench(lambda source: source.bars(minute_request))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     assert answer.bars.schema == BAR_SCHEMA
     assert answer.bars.to_pylist()[0] == {
         "ts": datetime(2026, 1, 5, 14, 30, tzinfo=UTC),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.domain.instruments import Instrument
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
+from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.errors import (
     BadAnswerError,
     ContractAmbiguousError,
@@ -70,7 +70,7 @@ def test_an_error_after_the_end_changes_nothing(
         return answer, await source.health()
 
     answer, health = bench(ask, bars=late_error)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     assert health.is_good
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, timestamps
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, WhatToShow
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
+from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractUnknownError
 from ktrdr_pipelines.ib.config import GatewayConfig
@@ -42,7 +42,7 @@ def test_every_timeframe_gives_a_table(ask: Any, aapl: Instrument, timeframe: Ti
     """Bars of each size come sorted, unique and in the schema."""
     request = BarRequest(Series(aapl, timeframe), NOW - timedelta(days=1), "1 M")
     answer = ask(lambda source: source.bars(request))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     assert answer.bars.schema == BAR_SCHEMA
     assert bool(np.all(np.diff(timestamps(answer.bars)) > 0))
     assert answer.reach is not None
@@ -108,4 +108,4 @@ def test_many_requests_at_once_are_all_answered(ask: Any, aapl: Instrument) -> N
     assert [answer.request.ends_at for answer in answers] == [
         NOW - timedelta(days=day) for day in range(1, 41)
     ]
-    assert all(isinstance(answer, Answer) for answer in answers)
+    assert all(isinstance(answer, Response) for answer in answers)

@@ -22,7 +22,7 @@ from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
+from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.ib.clock import boot_time_s
@@ -194,14 +194,14 @@ class Bench:
         except GatewayError as error:
             return SeriesReport(series, error=error)
 
-    def answer(self, request: BarRequest) -> Answer:
+    def answer(self, request: BarRequest) -> Response:
         """Ask the gateway for bars, whatever the store holds."""
         config = GatewayConfig.from_settings(self.settings)
 
-        async def ask() -> Answer:
+        async def ask() -> Response:
             async with open_source(config, rate_limiter=fast(config)) as source:
                 found = await source.bars(request)
-            assert isinstance(found, Answer)
+            assert isinstance(found, Response)
             return found
 
         return asyncio.run(ask())

@@ -16,14 +16,14 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named, is_gateway
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, midnight, monday_of
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, WhatToShow
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData, OnSent, unheard
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, OnSent, Response, unheard
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestExpiredError
 
 PARTIAL = -1.0
 """The close of a bar that the gateway cut: none of these may ever be stored."""
 
-Twist = Callable[[BarRequest, pa.Table], pa.Table | NoData | Answer | GatewayError]
+Twist = Callable[[BarRequest, pa.Table], pa.Table | NoData | Response | GatewayError]
 
 NOT_ANSWERED = "HMDS query returned no data"
 
@@ -258,7 +258,7 @@ class FakeGateway:
         self.heads += 1
         return self.head_at
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Answer | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
         self.asked.append(request)
         if self.before_answer is not None:
             await self.before_answer(request)
@@ -272,14 +272,14 @@ class FakeGateway:
                     sent()
                 raise twisted
             sent()
-            if isinstance(twisted, NoData | Answer):
+            if isinstance(twisted, NoData | Response):
                 return twisted
             bars = twisted
         else:
             sent()
         if bars.num_rows == 0:
             return NoData(request, NOT_ANSWERED)
-        return Answer(request, bars, None)
+        return Response(request, bars, None)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["FakeGateway"]:

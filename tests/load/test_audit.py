@@ -10,7 +10,7 @@ import pytest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayTimeoutError, OutageError
 from ktrdr_pipelines.store.ledger.ledger import Ledger
-from ktrdr_pipelines.sync.engine.bar_requester import About, Inquiry, audited
+from ktrdr_pipelines.sync.engine.bar_requester import RequestAudit, RequestSubject, audited
 from tests.load.fakes import FakeGateway, series_of, stock, utc
 
 NOW = utc(2026, 1, 5, 14, 30)
@@ -24,10 +24,10 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 @pytest.fixture
-def inquiry(ledger: Ledger) -> Inquiry:
+def audit(ledger: Ledger) -> RequestAudit:
     """Give a question about bars."""
-    about = About(SERIES, 265598, "TRADES", NOW, "5 D")
-    return Inquiry(ledger, FakeGateway({}, NOW), about, lambda: NOW)
+    about = RequestSubject(SERIES, 265598, "TRADES", NOW, "5 D")
+    return RequestAudit(ledger, FakeGateway({}, NOW), about, lambda: NOW)
 
 
 def outcomes(ledger: Ledger) -> list[str]:
@@ -35,39 +35,39 @@ def outcomes(ledger: Ledger) -> list[str]:
     return [record.outcome for record in reversed(ledger.requests(10))]
 
 
-def ask(inquiry: Inquiry, question: Callable[[Any], Any]) -> Any:
+def ask(audit: RequestAudit, question: Callable[[Any], Any]) -> Any:
     """Ask, and write it down."""
-    return asyncio.run(audited(inquiry, question, "head", told=str))
+    return asyncio.run(audited(audit, question, "head", told=str))
 
 
-def test_an_answer_says_what_it_proved(ledger: Ledger, inquiry: Inquiry) -> None:
+def test_an_answer_says_what_it_proved(ledger: Ledger, audit: RequestAudit) -> None:
     """One request, one row, with all that was asked."""
 
     async def answered(sent: Callable[[], None]) -> str:
         sent()
         return "data begin 1980"
 
-    assert ask(inquiry, answered) == "data begin 1980"
+    assert ask(audit, answered) == "data begin 1980"
     (row,) = ledger.requests(10)
     assert (row.outcome, row.proved, row.rows) == ("head", "data begin 1980", 0)
     assert (row.series, row.contract_id, row.duration) == ("AAPL|1h", 265598, "5 D")
     assert (row.asked_end, row.sent_at) == (NOW, NOW)
 
 
-def test_what_was_never_sent_has_no_row(ledger: Ledger, inquiry: Inquiry) -> None:
+def test_what_was_never_sent_has_no_row(ledger: Ledger, audit: RequestAudit) -> None:
     """A connection that is gone, or a refusal that is known, costs the gateway nothing."""
 
     async def stopped(_: Callable[[], None]) -> str:
         raise OutageError("bars", reason="the link is lost")
 
     with pytest.raises(OutageError):
-        ask(inquiry, stopped)
+        ask(audit, stopped)
     assert outcomes(ledger) == []
-    assert inquiry.sent_times == 0
+    assert audit.sent_times == 0
 
 
 def test_what_was_sent_again_after_an_outage_has_a_row_each(
-    ledger: Ledger, inquiry: Inquiry
+    ledger: Ledger, audit: RequestAudit
 ) -> None:
     """The gateway counts both; only the last has the outcome."""
 
@@ -77,11 +77,11 @@ def test_what_was_sent_again_after_an_outage_has_a_row_each(
         raise GatewayTimeoutError("bars", reason="no answer in 30 s")
 
     with pytest.raises(GatewayTimeoutError):
-        ask(inquiry, again)
+        ask(audit, again)
     assert outcomes(ledger) == ["OutageError", "GatewayTimeoutError"]
 
 
-def test_a_request_that_is_cancelled_has_its_row(ledger: Ledger, inquiry: Inquiry) -> None:
+def test_a_request_that_is_cancelled_has_its_row(ledger: Ledger, audit: RequestAudit) -> None:
     """A load that is stopped has asked for what was open."""
 
     async def cancelled(sent: Callable[[], None]) -> str:
@@ -89,5 +89,5 @@ def test_a_request_that_is_cancelled_has_its_row(ledger: Ledger, inquiry: Inquir
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        ask(inquiry, cancelled)
+        ask(audit, cancelled)
     assert outcomes(ledger) == ["cancelled"]

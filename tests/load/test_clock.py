@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds
+from ktrdr_pipelines.domain.planning.jobs import Bounds, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
@@ -53,7 +53,11 @@ def june(world: MakeWorld) -> World:
 
 
 def load(
-    made: World, real: RealClock, *, offset_s: float = OFFSET_S, by: AskedBy = AskedBy.PERSON
+    made: World,
+    real: RealClock,
+    *,
+    offset_s: float = OFFSET_S,
+    by: RequestedBy = RequestedBy.PERSON,
 ) -> SeriesReport:
     """Load all from the start on, to now, by a clock with an offset."""
     retry_policy = RetryPolicy(
@@ -61,7 +65,7 @@ def load(
     )
     gateway = made.bench.gateway
     manager = LoadManager(made.bench.layout, gateway.open, gateway.gateway, retry_policy)
-    job = Job(made.series, bounds=Bounds(made.wanted.start), asked_by=by)
+    job = Job(made.series, bounds=Bounds(made.wanted.start), requested_by=by)
     return asyncio.run(manager.run([job]))[0]
 
 
@@ -117,15 +121,15 @@ def test_requests_are_audited_by_real_time_with_the_offset(june: World, real: Re
 def test_failed_attempts_are_tried_again_by_real_time(june: World, real: RealClock) -> None:
     """Market time that moves brings nothing forward."""
     june.bench.gateway.twist = lambda request, _: RequestRejectedError(str(request))
-    load(june, real, by=AskedBy.SENSOR)
+    load(june, real, by=RequestedBy.SENSOR)
     [attempt] = june.bench.ledger.attempts(series_key(june.series))
     assert attempt.kind is AttemptKind.ERROR
     assert attempt.last_at == REAL
     assert attempt.next_try_at == REAL + timedelta(minutes=5)
     june.bench.gateway.twist = None
-    assert load(june, real, offset_s=OFFSET_S + 3600, by=AskedBy.SENSOR).requests == 0
+    assert load(june, real, offset_s=OFFSET_S + 3600, by=RequestedBy.SENSOR).requests == 0
     real.now += timedelta(minutes=5)
-    assert load(june, real, by=AskedBy.SENSOR).is_complete
+    assert load(june, real, by=RequestedBy.SENSOR).is_complete
 
 
 def test_claims_run_out_by_real_time(june: World, real: RealClock) -> None:

@@ -11,7 +11,7 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ContractUnknownError
-from ktrdr_pipelines.sync.discovery.earliest_data import Beginning, Known
+from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData, Known
 from tests.load.conftest import World
 from tests.load.fakes import dense_keys, stock, truth_of, utc
 
@@ -30,7 +30,7 @@ def world_of(world: MakeWorld, first: date = LISTED) -> World:
     return made
 
 
-def ask(made: World, *, refresh: bool = False, start: date = date(2000, 1, 3)) -> Beginning:
+def ask(made: World, *, refresh: bool = False, start: date = date(2000, 1, 3)) -> EarliestData:
     """Discover the start of the world's instrument."""
     instrument = replace(made.series.instrument, start=start)
     manager = made.bench.manager()

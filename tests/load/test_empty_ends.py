@@ -11,7 +11,7 @@ import pytest
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData, OnSent, unheard
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, OnSent, Response, unheard
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.sync.runner import Job
 from tests.load.conftest import Bench, World
@@ -32,7 +32,7 @@ class SlowGateway(FakeGateway):
 
     takes: timedelta = timedelta(seconds=7)
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Answer | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
         answer = await super().bars(request, sent=sent)
         self.time += self.takes if request.tail else timedelta(0)
         return answer
@@ -177,9 +177,9 @@ def test_no_more_is_covered_than_the_gateway_says_it_answered(world: MakeWorld) 
     made = world(RTH, Timeframe.M1, *JUNE)
     reach_end = OPEN - timedelta(minutes=15, seconds=30)
 
-    def behind(request: BarRequest, bars: object) -> Answer:
+    def behind(request: BarRequest, bars: object) -> Response:
         seen = made.bench.gateway.honest(replace(request, ends_at=reach_end))
-        return Answer(request, seen, Interval(OPEN - timedelta(days=1), reach_end))
+        return Response(request, seen, Interval(OPEN - timedelta(days=1), reach_end))
 
     made.bench.gateway.time = OPEN - timedelta(hours=2)
     run(made, Mode.FULL)
@@ -229,9 +229,9 @@ def test_newest_bars_that_are_held_back_stay_due(world: MakeWorld) -> None:
     """With notice 2188 the end of the response means nothing, as with an end."""
     made = world(RTH, Timeframe.M1, *JUNE)
 
-    def held_back(request: BarRequest, bars: object) -> Answer:
+    def held_back(request: BarRequest, bars: object) -> Response:
         seen = made.bench.gateway.honest(replace(request, ends_at=OPEN - timedelta(minutes=15)))
-        return Answer(request, seen, None, lacks_newest=True)
+        return Response(request, seen, None, lacks_newest=True)
 
     made.bench.gateway.time = OPEN - timedelta(hours=2)
     run(made, Mode.FULL)
@@ -255,9 +255,9 @@ def test_bars_of_a_session_that_no_calendar_knows_make_the_reach_unknown(world: 
     later = pc.add(saturday["ts"], timedelta(days=1))
     moved = saturday.set_column(0, saturday.schema.field("ts"), later)
 
-    def saturday_alone(request: BarRequest, bars: object) -> Answer:
+    def saturday_alone(request: BarRequest, bars: object) -> Response:
         honest = made.bench.gateway.honest(request)
-        return Answer(request, moved if request.ends_at is None else honest, None)
+        return Response(request, moved if request.ends_at is None else honest, None)
 
     made.bench.gateway.twist = saturday_alone
     report = run(made, Mode.TAIL)
@@ -290,10 +290,10 @@ def test_what_would_wait_for_the_rule_of_identical_requests_has_an_end(world: Ma
     made.bench.gateway.time = OPEN
     made.bench.gateway.asked.clear()
 
-    def odd(request: BarRequest, bars: object) -> Answer:
+    def odd(request: BarRequest, bars: object) -> Response:
         seen = made.bench.gateway.honest(request)
         key = int(seen["ts"].cast("int64")[-5].as_py())
-        return Answer(request, seen, None, implausible=(key,) if request.ends_at is None else ())
+        return Response(request, seen, None, implausible=(key,) if request.ends_at is None else ())
 
     made.bench.gateway.twist = odd
     assert run(made, Mode.TAIL).added == 120

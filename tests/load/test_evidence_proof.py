@@ -161,8 +161,8 @@ class Store:
             (part,) = self.wanted_of(found.series)
             if self.missing(found.series):
                 assert found.missing.clip(part), found.series
-                facts = WindowIndex(index).facts(found.series, {"all": (FIRST, END)}, now)
-                assert facts["all"].state is WindowState.UNEXPLAINED
+                state = WindowIndex(index).state(found.series, {"all": (FIRST, END)}, now)
+                assert state["all"].state is WindowState.UNEXPLAINED
 
     def bench_calendars(self) -> object:
         from ktrdr_pipelines.store.ledger.ledger import open_calendars  # noqa: PLC0415

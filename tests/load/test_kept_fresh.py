@@ -10,7 +10,7 @@ import pytest
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Backfill, Series
-from ktrdr_pipelines.domain.planning.jobs import AskedBy
+from ktrdr_pipelines.domain.planning.jobs import RequestedBy
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, RequestRejectedError
@@ -54,7 +54,7 @@ class Manual:
         index = GapIndex(self.bench.store, Calendars(), self.bench.gateway.gateway)
         found = index.series_gaps([self.series], self.bench.gateway.time)
         [due] = due_to_fill(found, self.bench.gateway.time)
-        self.bench.run(Job(self.series, wanted=due.interval, asked_by=AskedBy.SENSOR))
+        self.bench.run(Job(self.series, wanted=due.interval, requested_by=RequestedBy.SENSOR))
 
     def mark(self) -> datetime | None:
         """Give from where on the series is kept fresh."""

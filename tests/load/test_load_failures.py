@@ -14,7 +14,7 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Origin, Series
 from ktrdr_pipelines.domain.intervals import IntervalSet
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
@@ -300,8 +300,8 @@ def test_an_open_session_that_could_not_be_had_is_not_complete(
     made.bench.load(made.series, type(made.wanted)(made.wanted.start, yesterday))
     made.bench.gateway.twist = failing_at(kind("bars", code=354))
     bounds = Bounds(made.wanted.start, made.wanted.end)
-    for asked_by, requests in ((AskedBy.PERSON, True), (AskedBy.SENSOR, False)):
-        (report,) = made.bench.run(Job(made.series, mode, bounds, asked_by=asked_by))
+    for requested_by, requests in ((RequestedBy.PERSON, True), (RequestedBy.SENSOR, False)):
+        (report,) = made.bench.run(Job(made.series, mode, bounds, requested_by=requested_by))
         assert not report.is_complete, report.summary
         assert (
             bool(report.unexplained) is bool(report.failures) is bool(report.requests) is requests

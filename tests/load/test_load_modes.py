@@ -9,7 +9,7 @@ import pytest
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import expected_timestamps
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -36,10 +36,10 @@ def part(made: World, first: date, end: date) -> Interval:
     )
 
 
-def run(made: World, mode: Mode, asked_by: AskedBy = AskedBy.PERSON) -> SeriesReport:
+def run(made: World, mode: Mode, requested_by: RequestedBy = RequestedBy.PERSON) -> SeriesReport:
     """Load by a mode, from the start of the world."""
     bounds = Bounds(start=made.wanted.start)
-    return made.bench.run(Job(made.series, mode, bounds, asked_by=asked_by))[0]
+    return made.bench.run(Job(made.series, mode, bounds, requested_by=requested_by))[0]
 
 
 def joined_gaps(made: World) -> IntervalSet:
@@ -121,12 +121,12 @@ def test_a_tail_comes_back_to_what_it_could_not_have(world: MakeWorld) -> None:
     made.bench.gateway.twist = lambda _, bars: (
         RequestRejectedError("bars") if next(count) == 3 else bars
     )
-    assert not run(made, Mode.TAIL, AskedBy.SENSOR).is_complete
-    report = run(made, Mode.TAIL, AskedBy.SENSOR)
+    assert not run(made, Mode.TAIL, RequestedBy.SENSOR).is_complete
+    report = run(made, Mode.TAIL, RequestedBy.SENSOR)
     assert not report.is_complete
     assert report.requests == 0
     made.bench.gateway.time += timedelta(minutes=6)
-    report = run(made, Mode.TAIL, AskedBy.SENSOR)
+    report = run(made, Mode.TAIL, RequestedBy.SENSOR)
     assert report.is_complete
     assert report.requests == 1
     made.check_complete()

@@ -13,7 +13,7 @@ from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import expected_spans, midnight
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Mode
+from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError, GatewayTimeoutError
@@ -62,7 +62,9 @@ class Months:
             for series in self.series:
                 self.known[series] = self._known(series)
             before = self.bench.asked
-            self.bench.run(*(Job(one, mode, asked_by=AskedBy.SENSOR) for one in self.series))
+            self.bench.run(
+                *(Job(one, mode, requested_by=RequestedBy.SENSOR) for one in self.series)
+            )
             for request in self.bench.gateway.asked[before:]:
                 self.asked["again" if self._was_known(request) else "new"] += 1
 

@@ -11,7 +11,7 @@ from ktrdr_pipelines.domain.bars import micros, moment, timestamps
 from ktrdr_pipelines.domain.calendars.sessions import midnight
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.empty_ranges import StatementKind
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, NoData
+from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, Response
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import BadAnswerError, GatewayTimeoutError
 from ktrdr_pipelines.store.bars.bar_store import EVER
@@ -30,12 +30,12 @@ def made(world: MakeWorld) -> World:
     return world("XNYS.RTH", Timeframe.M1, DAY, DAY + timedelta(days=1))
 
 
-def without_row(request: BarRequest, bars: pa.Table, row: int) -> Answer:
+def without_row(request: BarRequest, bars: pa.Table, row: int) -> Response:
     """Give a response of which one row was no bar."""
     at = moment(int(timestamps(bars)[row]))
     kept = pa.array(np.arange(bars.num_rows) != row)
     place = IntervalSet([Interval(at, at + LENGTH)])
-    return Answer(request, bars.filter(kept), None, impossible=place)
+    return Response(request, bars.filter(kept), None, impossible=place)
 
 
 def test_an_impossible_row_once_costs_one_request(made: World) -> None:
@@ -53,7 +53,7 @@ def test_an_impossible_row_once_costs_one_request(made: World) -> None:
 def test_an_impossible_row_that_stays_is_never_covered(made: World) -> None:
     """All other bars are kept; its minute is missing until it comes."""
 
-    def always(request: BarRequest, bars: pa.Table) -> Answer | pa.Table | NoData:
+    def always(request: BarRequest, bars: pa.Table) -> Response | pa.Table | NoData:
         at = np.flatnonzero(timestamps(bars) == 1_717_508_220_000_000)
         return without_row(request, bars, int(at[0])) if len(at) else bars
 
@@ -79,9 +79,9 @@ def odd(bars: pa.Table, row: int, close: float) -> pa.Table:
 def test_an_implausible_bar_that_comes_twice_is_kept_with_a_finding(made: World) -> None:
     """It stands as the gateway returned it, and the ledger says so."""
 
-    def always(request: BarRequest, bars: pa.Table) -> Answer:
+    def always(request: BarRequest, bars: pa.Table) -> Response:
         key = int(timestamps(bars)[7])
-        return Answer(request, odd(bars, 7, 1e9), None, implausible=(key,))
+        return Response(request, odd(bars, 7, 1e9), None, implausible=(key,))
 
     made.bench.gateway.twist = always
     report = made.load()
@@ -96,12 +96,14 @@ def test_an_implausible_bar_that_differs_each_time_is_not_kept(made: World) -> N
     """What was traded is not known: its minute stays missing."""
     closes = iter(range(10**9, 10**9 + 100))
 
-    def changing(request: BarRequest, bars: pa.Table) -> Answer | pa.Table:
+    def changing(request: BarRequest, bars: pa.Table) -> Response | pa.Table:
         at = np.flatnonzero(timestamps(bars) == 1_717_508_220_000_000)
         if not len(at):
             return bars
         key = int(timestamps(bars)[at[0]])
-        return Answer(request, odd(bars, int(at[0]), float(next(closes))), None, implausible=(key,))
+        return Response(
+            request, odd(bars, int(at[0]), float(next(closes))), None, implausible=(key,)
+        )
 
     made.bench.gateway.twist = changing
     report = made.load()
@@ -118,7 +120,7 @@ def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
     made = world("XNYS.RTH", timeframe, date(2024, 5, 20), date(2024, 6, 22))
     hidden = np.datetime64("2024-06-05")
 
-    def always(request: BarRequest, bars: pa.Table) -> Answer | pa.Table | BadAnswerError:
+    def always(request: BarRequest, bars: pa.Table) -> Response | pa.Table | BadAnswerError:
         days = bars["session_date"].to_numpy().astype("datetime64[D]")
         gone = days == hidden
         if gone.all():
@@ -130,7 +132,7 @@ def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
             Interval(moment(int(key)), moment(int(key)) + length) for key in timestamps(bars)[gone]
         ]
         kept = bars.filter(pa.array(~gone))
-        return Answer(request, kept, None, impossible=IntervalSet(places))
+        return Response(request, kept, None, impossible=IntervalSet(places))
 
     made.bench.gateway.twist = always
     for _ in range(3):
@@ -144,7 +146,7 @@ def test_a_response_with_an_impossible_row_does_not_state_that_its_day_is_empty(
     made.check_complete()
 
 
-def as_read(request: BarRequest, bars: pa.Table, bad: set[int]) -> Answer | pa.Table | NoData:
+def as_read(request: BarRequest, bars: pa.Table, bad: set[int]) -> Response | pa.Table | NoData:
     """Give what is read of a response in which the rows of some timestamps are no bars."""
     keys = timestamps(bars)
     is_bad = np.isin(keys, list(bad))
@@ -159,7 +161,7 @@ def as_read(request: BarRequest, bars: pa.Table, bad: set[int]) -> Answer | pa.T
         at = int(np.searchsorted(good, key))
         start = moment(int(good[at - 1])) + length if at else EVER.start
         places.append(Interval(start, moment(int(good[at])) if at < len(good) else EVER.end))
-    return Answer(request, bars.filter(pa.array(~is_bad)), None, impossible=IntervalSet(places))
+    return Response(request, bars.filter(pa.array(~is_bad)), None, impossible=IntervalSet(places))
 
 
 def days(*dates: date) -> set[int]:
@@ -214,7 +216,7 @@ def test_a_daily_row_that_is_no_bar_confirms_no_empty_session(world: MakeWorld) 
     made = world("XNYS.RTH", Timeframe.H1, date(2024, 3, 1), date(2024, 3, 29))
     low, high = micros(datetime(2024, 3, 13, tzinfo=UTC)), micros(datetime(2024, 3, 14, tzinfo=UTC))
 
-    def twist(request: BarRequest, bars: pa.Table) -> Answer | pa.Table | NoData:
+    def twist(request: BarRequest, bars: pa.Table) -> Response | pa.Table | NoData:
         if request.series.timeframe is Timeframe.D1:
             return as_read(request, bars, days(date(2024, 3, 13)))
         keys = timestamps(bars)
@@ -239,9 +241,9 @@ def test_one_bar_that_is_never_the_same_is_no_response(made: World) -> None:
     """Where nothing is left of a response its range is requested by another run."""
     closes = iter(range(10**9, 10**9 + 1000))
 
-    def changing(request: BarRequest, bars: pa.Table) -> Answer:
+    def changing(request: BarRequest, bars: pa.Table) -> Response:
         key = int(timestamps(bars)[0])
-        return Answer(
+        return Response(
             request, odd(bars.slice(0, 1), 0, float(next(closes))), None, implausible=(key,)
         )
 
@@ -259,11 +261,11 @@ def test_no_bars_at_the_second_request_leave_what_was_implausible_open(made: Wor
     """The bars of the first response are kept but for the implausible one."""
     key = 1_717_508_220_000_000
 
-    def first_only(request: BarRequest, bars: pa.Table) -> Answer | NoData:
+    def first_only(request: BarRequest, bars: pa.Table) -> Response | NoData:
         if made.bench.asked > 1:
             return NoData(request, "HMDS query returned no data")
         row = int(np.flatnonzero(timestamps(bars) == key)[0])
-        return Answer(request, odd(bars, row, 1e9), None, implausible=(key,))
+        return Response(request, odd(bars, row, 1e9), None, implausible=(key,))
 
     made.bench.gateway.twist = first_only
     report = made.load()
@@ -291,8 +293,8 @@ def test_a_failure_of_the_second_request_loses_nothing(made: World) -> None:
 def test_a_bar_that_came_right_again_has_no_finding(made: World) -> None:
     """A refresh replaces the bar, and its finding is forgotten with it."""
 
-    def always(request: BarRequest, bars: pa.Table) -> Answer:
-        return Answer(request, odd(bars, 7, 1e9), None, implausible=(int(timestamps(bars)[7]),))
+    def always(request: BarRequest, bars: pa.Table) -> Response:
+        return Response(request, odd(bars, 7, 1e9), None, implausible=(int(timestamps(bars)[7]),))
 
     made.bench.gateway.twist = always
     made.load()

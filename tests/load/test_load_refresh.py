@@ -16,7 +16,7 @@ from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.coverage import ProofKind
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Mode
+from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import Quiet, SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -277,7 +277,7 @@ class Told(Quiet):
 def sensor(made: World) -> SeriesReport:
     """Fill gaps as automatic work does."""
     wanted = IntervalSet([made.wanted])
-    return made.bench.run(Job(made.series, wanted=wanted, asked_by=AskedBy.SENSOR))[0]
+    return made.bench.run(Job(made.series, wanted=wanted, requested_by=RequestedBy.SENSOR))[0]
 
 
 def test_a_sparse_session_is_asked_once_more_and_made_whole(world: MakeWorld) -> None:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.gaps import GapReason
-from ktrdr_pipelines.domain.planning.jobs import AskedBy
+from ktrdr_pipelines.domain.planning.jobs import RequestedBy
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
@@ -70,7 +70,7 @@ def test_ranges_without_bars_are_unconfirmed_until_a_time(world: MakeWorld) -> N
     assert [reason for reason, _, _ in told] in ([GapReason.UNCONFIRMED], [GapReason.CONTRADICTED])
     assert told[0][2] == report.confirmed_at
     asked = made.bench.asked
-    job = Job(made.series, wanted=IntervalSet([made.wanted]), asked_by=AskedBy.SENSOR)
+    job = Job(made.series, wanted=IntervalSet([made.wanted]), requested_by=RequestedBy.SENSOR)
     (again,) = made.bench.run(job)
     assert made.bench.asked == asked
     assert (again.confirmed_at, again.unconfirmed) == (report.confirmed_at, report.unconfirmed)

@@ -323,8 +323,8 @@ def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> N
     assert "not known until the gateway tells them" in gap.detail
     assert gap.next_try_at is None
     interval = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
-    facts = WindowIndex(index).facts(series, {"2024": (FIRST, END)}, now)["2024"]
-    assert facts.state is WindowState.UNEXPLAINED
+    state = WindowIndex(index).state(series, {"2024": (FIRST, END)}, now)["2024"]
+    assert state.state is WindowState.UNEXPLAINED
     bench.gateway.schedule_twist = lambda _at, _days: []
     assert bench.load(series, interval).error is not None
     [again] = GapIndex(bench.store, open_calendars(bench.ledger), "fake:1").series_gaps(

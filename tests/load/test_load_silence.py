@@ -262,11 +262,11 @@ def test_a_proof_that_is_too_old_here_is_not_young_by_the_gateways_clock() -> No
     day = interval_between(calendar, Timeframe.H1, date(2024, 6, 12), date(2024, 6, 13))
     proof = Emptiness(day, utc(2024, 6, 20))
     series, wanted = series_of(stock(), Timeframe.H1), IntervalSet([day])
-    facts = SeriesState(series, wanted, Coverage(empty=(proof,)), calendar=calendar)
+    state = SeriesState(series, wanted, Coverage(empty=(proof,)), calendar=calendar)
     here, behind = utc(2024, 7, 21), utc(2024, 7, 19)
-    need = facts.need(behind, here)
+    need = state.need(behind, here)
     assert need.gaps()
-    assert facts.left(need, here) == need.gaps()
+    assert state.left(need, here) == need.gaps()
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.M5, Timeframe.H1])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ktrdr_pipelines.domain.intervals import IntervalSet
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind, retry_in
@@ -36,7 +36,7 @@ HOUR = timedelta(hours=1)
 def sensor(made: World, mode: Mode = Mode.FULL) -> SeriesReport:
     """Load as automatic work does."""
     bounds = Bounds(start=made.wanted.start, end=made.wanted.end)
-    return made.bench.run(Job(made.series, mode, bounds, asked_by=AskedBy.SENSOR))[0]
+    return made.bench.run(Job(made.series, mode, bounds, requested_by=RequestedBy.SENSOR))[0]
 
 
 def person(made: World) -> SeriesReport:

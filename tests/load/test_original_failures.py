@@ -14,7 +14,7 @@ import pytest
 from ktrdr_pipelines.domain.calendars.registry import calendar_named
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, Mode
+from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import ForeignIdentityError, GatewayTimeoutError, RequestRejectedError
@@ -159,7 +159,7 @@ def test_9_a_connection_that_is_up_and_silent_is_no_success(world: MakeWorld) ->
     assert not report.is_complete
     assert not made.bench.store.coverage(made.series)
     asked = made.bench.asked
-    made.bench.run(Job(made.series, bounds=_all(made), asked_by=AskedBy.SENSOR))
+    made.bench.run(Job(made.series, bounds=_all(made), requested_by=RequestedBy.SENSOR))
     assert made.bench.asked - asked <= 2 * 8
 
 

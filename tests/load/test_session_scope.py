@@ -16,7 +16,7 @@ from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, identity_of
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Mode
+from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.index import GapIndex
 from ktrdr_pipelines.store.ledger.ledger import open_calendars
@@ -320,7 +320,9 @@ def test_an_index_kept_by_tails_after_each_close_lacks_no_bar(bench: Make, after
         for minutes in (-120, after):
             made.gateway.time = close + minutes * MINUTE
             tail = Interval(ALL_DAYS.start, made.gateway.time)
-            made.run(Job(series, Mode.TAIL, wanted=IntervalSet([tail]), asked_by=AskedBy.SENSOR))
+            made.run(
+                Job(series, Mode.TAIL, wanted=IntervalSet([tail]), requested_by=RequestedBy.SENSOR)
+            )
             made.check(series, tail)
     made.gateway.time = at("2024-06-14T23:00Z")
     assert World(made, series, ALL_DAYS).load_until_confirmed().is_complete

@@ -8,7 +8,7 @@ from typing import Any
 import ib_async
 from ib_async import IB
 
-from tests.simulator.clients import NOTICES, WAIT_S, Answer, described, plain, sessions, wanted
+from tests.simulator.clients import NOTICES, WAIT_S, Response, described, plain, sessions, wanted
 
 
 class AsyncClient:
@@ -26,11 +26,11 @@ class AsyncClient:
         self._run(self._disconnect())
         self._runner.close()
 
-    def details(self, contract: dict[str, Any]) -> Answer:
+    def details(self, contract: dict[str, Any]) -> Response:
         found, errors = self._ask(lambda: self._ib.reqContractDetailsAsync(of_async(contract)))
-        return Answer([described(each) for each in found or []], errors)
+        return Response([described(each) for each in found or []], errors)
 
-    def bars(self, contract: dict[str, Any], size: str, duration: str, **other: Any) -> Answer:
+    def bars(self, contract: dict[str, Any], size: str, duration: str, **other: Any) -> Response:
         asked = wanted(other)
         found, errors = self._ask(
             lambda: self._ib.reqHistoricalDataAsync(
@@ -38,19 +38,19 @@ class AsyncClient:
                 *(asked["what"], asked["rth"], asked["format"]),
             )
         )
-        return Answer([plain(bar) for bar in found or []], errors)
+        return Response([plain(bar) for bar in found or []], errors)
 
-    def schedule(self, contract: dict[str, Any], days: int, end: str) -> Answer:
+    def schedule(self, contract: dict[str, Any], days: int, end: str) -> Response:
         found, errors = self._ask(
             lambda: self._ib.reqHistoricalScheduleAsync(of_async(contract), days, end)
         )
-        return Answer([(found.timeZone, *sessions(found.sessions))] if found else [], errors)
+        return Response([(found.timeZone, *sessions(found.sessions))] if found else [], errors)
 
-    def head(self, contract: dict[str, Any], what: str) -> Answer:
+    def head(self, contract: dict[str, Any], what: str) -> Response:
         found, errors = self._ask(
             lambda: self._ib.reqHeadTimeStampAsync(of_async(contract), what, True, 2)
         )
-        return Answer([(str(int(found.timestamp())),)] if found else [], errors)
+        return Response([(str(int(found.timestamp())),)] if found else [], errors)
 
     def summary(self) -> dict[str, str]:
         self._ask(self._ib.reqAccountSummaryAsync)
@@ -81,8 +81,8 @@ class AsyncClient:
 
         return self._run(conversation())
 
-    def live(self, contract: dict[str, Any], size: str, move: Callable[[], None]) -> Answer:
-        async def conversation() -> Answer:
+    def live(self, contract: dict[str, Any], size: str, move: Callable[[], None]) -> Response:
+        async def conversation() -> Response:
             bars = await self._ib.reqHistoricalDataAsync(
                 of_async(contract),
                 "",
@@ -99,7 +99,7 @@ class AsyncClient:
                 await bars.updateEvent
             self._ib.cancelHistoricalData(bars)
             await self._ib.errorEvent
-            return Answer([plain(bar) for bar in bars])
+            return Response([plain(bar) for bar in bars])
 
         return self._run(conversation())
 

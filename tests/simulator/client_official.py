@@ -10,7 +10,7 @@ from ibapi.client import EClient
 from ibapi.contract import Contract
 from ibapi.wrapper import EWrapper
 
-from tests.simulator.clients import NOTICES, WAIT_S, Answer, described, plain, sessions, wanted
+from tests.simulator.clients import NOTICES, WAIT_S, Response, described, plain, sessions, wanted
 
 
 class OfficialClient(EWrapper, EClient):  # type: ignore[misc]
@@ -33,26 +33,26 @@ class OfficialClient(EWrapper, EClient):  # type: ignore[misc]
         self.disconnect()
         self._thread.join(WAIT_S)
 
-    def details(self, contract: dict[str, Any]) -> Answer:
+    def details(self, contract: dict[str, Any]) -> Response:
         self.reqContractDetails(self._next(), official(contract))
         told = self._until("details end")
-        return Answer(
+        return Response(
             [described(each[1]) for each in told if each[0] == "details"], errors_in(told)
         )
 
-    def bars(self, contract: dict[str, Any], size: str, duration: str, **other: Any) -> Answer:
+    def bars(self, contract: dict[str, Any], size: str, duration: str, **other: Any) -> Response:
         told = self._history(contract, size, duration, wanted(other), keep=False)
-        return Answer([plain(each[1]) for each in told if each[0] == "bar"], errors_in(told))
+        return Response([plain(each[1]) for each in told if each[0] == "bar"], errors_in(told))
 
-    def schedule(self, contract: dict[str, Any], days: int, end: str) -> Answer:
+    def schedule(self, contract: dict[str, Any], days: int, end: str) -> Response:
         asked = wanted({"end": end, "what": "SCHEDULE"})
         told = self._history(contract, "1 day", f"{days} D", asked, keep=False)
-        return Answer([each[1] for each in told if each[0] == "end"], errors_in(told))
+        return Response([each[1] for each in told if each[0] == "end"], errors_in(told))
 
-    def head(self, contract: dict[str, Any], what: str) -> Answer:
+    def head(self, contract: dict[str, Any], what: str) -> Response:
         self.reqHeadTimeStamp(self._next(), official(contract), what, 1, 2)
         told = self._until("head")
-        return Answer([each[1:] for each in told if each[0] == "head"], errors_in(told))
+        return Response([each[1:] for each in told if each[0] == "head"], errors_in(told))
 
     def summary(self) -> dict[str, str]:
         self.reqAccountSummary(self._next(), "All", AccountSummaryTags.AllTags)
@@ -72,7 +72,7 @@ class OfficialClient(EWrapper, EClient):  # type: ignore[misc]
             self.cancelHistoricalData(number)
         return [code for told in (self._until(), self._until()) for code, _ in errors_in(told)]
 
-    def live(self, contract: dict[str, Any], size: str, move: Callable[[], None]) -> Answer:
+    def live(self, contract: dict[str, Any], size: str, move: Callable[[], None]) -> Response:
         told = self._history(contract, size, "1 D", wanted({}), keep=True)
         bars = {row[0]: row for row in (plain(each[1]) for each in told if each[0] == "bar")}
         count = len(bars)
@@ -82,7 +82,7 @@ class OfficialClient(EWrapper, EClient):  # type: ignore[misc]
             bars[row[0]] = row
         self.cancelHistoricalData(self._number)
         self._until()
-        return Answer(list(bars.values()))
+        return Response(list(bars.values()))
 
     def _next(self) -> int:
         self._number += 1

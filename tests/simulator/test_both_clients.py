@@ -15,7 +15,7 @@ from ktrdr_pipelines.simulator.requests.pacing import PacingMode
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from tests.simulator.client_async import AsyncClient
 from tests.simulator.client_official import OfficialClient
-from tests.simulator.clients import Answer, Client
+from tests.simulator.clients import Client, Response
 
 SATURDAY = "2024-01-13T12:00:00+00:00"
 """Everything but crypto is closed: what has no end is the same whenever it is asked."""
@@ -86,11 +86,11 @@ def both(closed: SimulatorServer) -> Iterator[Both]:
         yield clients
 
 
-def same(both: Both, ask: Any) -> Answer:
+def same(both: Both, ask: Any) -> Response:
     """Ask both, check that they were told the same, and return it."""
     one, other = (ask(client) for client in both)
     assert one == other
-    assert isinstance(one, Answer)
+    assert isinstance(one, Response)
     return one
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.domain.planning.empty_ranges import NONE_CAME, Statement, StatementKind
+from ktrdr_pipelines.domain.planning.empty_ranges import WITHOUT_BARS, Statement, StatementKind
 from ktrdr_pipelines.domain.plausibility import Disagreement
 from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import Ledger
@@ -137,7 +137,7 @@ def test_what_is_void_is_not_voided_again(ledger: Ledger) -> None:
 
 def test_other_statements_and_other_gateways_stay(ledger: Ledger) -> None:
     """Bars on both sides were seen; what one gateway returns says nothing of another."""
-    others = [said(kind) for kind in StatementKind if kind not in NONE_CAME]
+    others = [said(kind) for kind in StatementKind if kind not in WITHOUT_BARS]
     ledger.record_statements("AAPL", HERE, others, NOW)
     ledger.record_statements("MSFT", THERE, [said()], NOW)
     assert ledger.void_empty_responses(HERE, NOW - DAY, NOW + DAY, NOW) == {}

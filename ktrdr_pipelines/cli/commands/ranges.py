@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Place
     from ktrdr_pipelines.domain.instruments import Instrument
     from ktrdr_pipelines.store.bars.bar_store import BarStore
-    from ktrdr_pipelines.sync.discovery.earliest_data import Beginning
+    from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData
 
 _BEGINNINGS: Final = {
     "symbol": "left",
@@ -83,7 +83,7 @@ def ranges(
 
 def _discovered(
     place: "Place", instruments: "list[Instrument]", *, refresh: bool
-) -> "list[Beginning]":
+) -> "list[EarliestData]":
     from ktrdr_pipelines.app.workspace import open_manager
     from ktrdr_pipelines.cli.entry_point import run_stoppable
 
@@ -115,7 +115,7 @@ def _series_held(store: "BarStore", series: Any, now: datetime) -> Held:
     )
 
 
-def _say(begun: "list[Beginning]", held: dict[str, list[Held]]) -> None:
+def _say(begun: "list[EarliestData]", held: dict[str, list[Held]]) -> None:
     say_table(_BEGINNINGS, map(_row, begun))
     rows = [
         (
@@ -134,7 +134,7 @@ def _say(begun: "list[Beginning]", held: dict[str, list[Held]]) -> None:
             say(f"{one.instrument.symbol}: {one.error}")
 
 
-def _row(one: "Beginning") -> tuple[str, ...]:
+def _row(one: "EarliestData") -> tuple[str, ...]:
     how = str(one.how)
     if one.contradicted and one.head is not None:
         how = f"{how}; the head timestamp {one.head:%Y-%m-%d} is later than a bar held"
@@ -147,7 +147,7 @@ def _row(one: "Beginning") -> tuple[str, ...]:
     )
 
 
-def _document(one: "Beginning", held: list[Held]) -> dict[str, Any]:
+def _document(one: "EarliestData", held: list[Held]) -> dict[str, Any]:
     return {
         "symbol": one.instrument.symbol,
         "what_to_show": str(one.instrument.what_to_show),

@@ -21,7 +21,7 @@ from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
-from ktrdr_pipelines.domain.planning.jobs import AskedBy
+from ktrdr_pipelines.domain.planning.jobs import RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError, StoreError
@@ -128,7 +128,7 @@ class BarsRun:
             Job(
                 series,
                 wanted=_wanted(series, own, self._calendars),
-                asked_by=AskedBy.SENSOR if self._is_automatic else AskedBy.PERSON,
+                requested_by=RequestedBy.SENSOR if self._is_automatic else RequestedBy.PERSON,
             )
             for series, own in self._open.items()
         ]

@@ -17,7 +17,7 @@ from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, window_o
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
 from ktrdr_pipelines.defs.runs.outcome import RunEnding, is_told, materialization
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Mode
+from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError, StoreError
@@ -104,7 +104,7 @@ class TailRun:
             self._series_gaps(), self._clock.market_now(), real_now=self._clock.real_now()
         )
         jobs = [
-            Job(tail.series, Mode.TAIL, wanted=tail.intervals, asked_by=AskedBy.SENSOR)
+            Job(tail.series, Mode.TAIL, wanted=tail.intervals, requested_by=RequestedBy.SENSOR)
             for tail in tails
         ]
         reports = self._drive(jobs) if jobs else []

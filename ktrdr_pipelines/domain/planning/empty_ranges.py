@@ -91,7 +91,7 @@ class Statement:
     reaches_past: bool = False
 
 
-NONE_CAME = frozenset({StatementKind.EMPTY, StatementKind.OLDER})
+WITHOUT_BARS = frozenset({StatementKind.EMPTY, StatementKind.OLDER})
 """Statements that no bars came from some moment on: another one must come later to confirm them."""
 
 MANY = 12
@@ -178,7 +178,7 @@ def judge(
     contradicted = contradicted or StatementKind.TRADED in kinds
     full, thin = neighbours is Neighbours.FULL, neighbours is Neighbours.THIN
     around = {one.request for one in said if one.kind is StatementKind.AROUND}
-    empty = [one for one in said if one.kind in NONE_CAME]
+    empty = [one for one in said if one.kind in WITHOUT_BARS]
     if empty or around:
         # Where a response begins says little of what lies before by itself: one that was cut short
         # begins late too. Beside another statement it counts.
@@ -200,7 +200,7 @@ def judge(
             return Verdict(Proof.CONFIRMED, is_voidable=True)
     if contradicted or (full if around else not thin):
         return _judge_by_days(said, positive, is_heard=is_heard)
-    counting = [one for one in said if one.kind not in NONE_CAME or one.controlled]
+    counting = [one for one in said if one.kind not in WITHOUT_BARS or one.controlled]
     first = counting[0] if counting and is_heard else said[-1]
     return Verdict(Proof.UNCONFIRMED, first.said_at + CONFIRM_AFTER)
 
@@ -250,7 +250,7 @@ def stated_days(said: Iterable[Statement]) -> set[date]:
         one.request: one.said_at.date()
         for one in said
         if one.kind in {StatementKind.AROUND, StatementKind.BEGINS}
-        or (one.kind in NONE_CAME and one.controlled)
+        or (one.kind in WITHOUT_BARS and one.controlled)
     }
     return set(dates.values())
 

@@ -41,7 +41,7 @@ minutes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class EvaluationContext:
     """What was requested, of which series, and when: what a response is evaluated by.
 
     ``holds_back`` says that the gateway withholds the newest bars, so that quiet after the last
@@ -89,7 +89,7 @@ class _Reading:
     spans: Sequence[Span]
 
 
-def evaluate(question: Question, bars: pa.Table, reach: Interval | None) -> Evaluation:
+def evaluate(context: EvaluationContext, bars: pa.Table, reach: Interval | None) -> Evaluation:
     """Decide what a response gives.
 
     Args:
@@ -97,20 +97,22 @@ def evaluate(question: Question, bars: pa.Table, reach: Interval | None) -> Eval
         bars: what came, sorted and unique by stamp, not empty.
         reach: the interval of real time that the gateway says it answered, or None.
     """
-    reading = _read(question, bars, reach)
+    reading = _read(context, bars, reach)
     kept = bars.filter(pa.array(reading.kept))
     earlier_only = reading.low == len(reading.keys)
     if earlier_only:
         return Evaluation(kept, IntervalSet(), earlier_only=True)
     passed_over = _passed_over(reading)
-    unread = passed_over | question.impossible
-    is_covered = _spoken_of(question, reading) - unread - _open_end(question, reading)
+    unread = passed_over | context.impossible
+    is_covered = _spoken_of(context, reading) - unread - _open_end(context, reading)
     return Evaluation(
-        kept, is_covered, _around(question, reading, passed_over), _begins_at(question, reading)
+        kept, is_covered, _around(context, reading, passed_over), _begins_at(context, reading)
     )
 
 
-def answered_now(question: Question, bars: pa.Table | None, reach: Interval | None) -> Chunk | None:
+def answered_now(
+    context: EvaluationContext, bars: pa.Table | None, reach: Interval | None
+) -> Chunk | None:
     """Return what a response speaks of whose requested end was empty; None where that is unclear.
 
     It speaks of no later time than when the request was sent, which is the question's ``now``, and
@@ -125,16 +127,16 @@ def answered_now(question: Question, bars: pa.Table | None, reach: Interval | No
         bars: what came, as for ``evaluate``; None where no bars came.
         reach: as for ``evaluate``.
     """
-    chunk, timeframe = question.chunk, question.timeframe
-    until = question.now if reach is None else min(question.now, reach.end)
-    spans = expected_spans(question.calendar, timeframe, chunk.interval)
+    chunk, timeframe = context.chunk, context.timeframe
+    until = context.now if reach is None else min(context.now, reach.end)
+    spans = expected_spans(context.calendar, timeframe, chunk.interval)
     keys = np.empty(0, np.int64) if bars is None else timestamps(bars)
     older = int(np.searchsorted(keys, micros(chunk.interval.start)))
-    if older == len(keys) and not question.holds_back:
+    if older == len(keys) and not context.holds_back:
         if any(is_closed(span, until) for span in spans):
             return None
     elif older < len(keys):
-        if _is_of_later_session(question, spans[-1], _moment(keys[-1])):
+        if _is_of_later_session(context, spans[-1], _moment(keys[-1])):
             return None
         if older == 0 and any(span.interval.end <= _moment(keys[0]) for span in spans):
             return None
@@ -150,34 +152,34 @@ def answered_now(question: Question, bars: pa.Table | None, reach: Interval | No
     return replace(chunk, interval=stated, ends_at=until) if stated else None
 
 
-def _is_of_later_session(question: Question, last: Span, newest: datetime) -> bool:
+def _is_of_later_session(context: EvaluationContext, last: Span, newest: datetime) -> bool:
     """Whether a bar is of a later session date (1w: week) than a span."""
-    if not question.timeframe.is_intraday:
+    if not context.timeframe.is_intraday:
         return newest >= last.interval.end
-    calendar = question.calendar
+    calendar = context.calendar
     return calendar.day_of(newest) > calendar.day_of(last.closes_at - LAST_INSTANT)
 
 
-def _read(question: Question, bars: pa.Table, reach: Interval | None) -> _Reading:
+def _read(context: EvaluationContext, bars: pa.Table, reach: Interval | None) -> _Reading:
     """Find each bar's end, and which bars are whole, asked for and final."""
-    chunk, timeframe = question.chunk, question.timeframe
+    chunk, timeframe = context.chunk, context.timeframe
     keys = timestamps(bars)
     around = Interval(
         min(_moment(keys[0]), chunk.interval.start),
         max(_moment(keys[-1]) + timeframe.length, chunk.interval.end),
     )
-    spans = expected_spans(question.calendar, timeframe, around)
+    spans = expected_spans(context.calendar, timeframe, around)
     ends, final_at = _ends(keys, spans, timeframe)
     if chunk.meets_covered:
         chunk_end = micros(chunk.interval.end)
         ends[keys < chunk_end] = np.minimum(ends[keys < chunk_end], chunk_end)
     low = int(np.searchsorted(keys, micros(chunk.interval.start)))
-    kept = (ends <= micros(chunk.interval.end)) & (final_at <= micros(question.now))
+    kept = (ends <= micros(chunk.interval.end)) & (final_at <= micros(context.now))
     kept[:low] = False
     if reach is not None and timeframe.is_intraday:
         kept &= ~_cut(keys, ends, reach)
-    if question.holds_back and timeframe.is_intraday:
-        kept[-1] &= bool(ends[-1] <= micros(question.now - _LONGEST_DELAY))
+    if context.holds_back and timeframe.is_intraday:
+        kept[-1] &= bool(ends[-1] <= micros(context.now - _LONGEST_DELAY))
     return _Reading(keys, ends, low, kept, spans)
 
 
@@ -227,50 +229,50 @@ def _cut(keys: np.ndarray, ends: np.ndarray, reach: Interval) -> np.ndarray:
     return cut
 
 
-def _spoken_of(question: Question, reading: _Reading) -> IntervalSet:
+def _spoken_of(context: EvaluationContext, reading: _Reading) -> IntervalSet:
     """Return what lies between the bars of a response, as far as it was requested."""
     places = np.flatnonzero(reading.kept)
-    asked = question.chunk.interval
+    requested = context.chunk.interval
     if not len(places):
-        is_inside = reading.low > 0 and _moment(reading.keys[-1]) >= asked.end
-        newer = _moment(reading.keys[reading.low]) if is_inside else asked.start
-        edge = between(asked.start, min(newer, asked.end))
+        is_inside = reading.low > 0 and _moment(reading.keys[-1]) >= requested.end
+        newer = _moment(reading.keys[reading.low]) if is_inside else requested.start
+        edge = between(requested.start, min(newer, requested.end))
         return IntervalSet([edge] if edge else [])
     edge = between(
-        _left_edge(question, reading, int(places[0])),
-        _right_edge(question, reading, int(places[-1])),
+        _left_edge(context, reading, int(places[0])),
+        _right_edge(context, reading, int(places[-1])),
     )
     return IntervalSet([edge] if edge else [])
 
 
-def _left_edge(question: Question, reading: _Reading, first: int) -> datetime:
+def _left_edge(context: EvaluationContext, reading: _Reading, first: int) -> datetime:
     """Return the requested start where the response holds older bars too, else the first bar's."""
     reaches_back = reading.low > 0 and first == reading.low
-    return question.chunk.interval.start if reaches_back else _moment(reading.keys[first])
+    return context.chunk.interval.start if reaches_back else _moment(reading.keys[first])
 
 
-def _right_edge(question: Question, reading: _Reading, last: int) -> datetime:
+def _right_edge(context: EvaluationContext, reading: _Reading, last: int) -> datetime:
     """Return how far to the right a response covers."""
-    asked_end = question.chunk.interval.end
+    requested_end = context.chunk.interval.end
     if last + 1 < len(reading.keys):
-        return min(_moment(reading.keys[last + 1]), asked_end)
+        return min(_moment(reading.keys[last + 1]), requested_end)
     end, timestamp = _moment(reading.ends[last]), _moment(reading.keys[last])
     span = next((span for span in reading.spans if timestamp in span.interval), None)
-    if span is None or question.holds_back:
+    if span is None or context.holds_back:
         return end
     later = next(
         (s.interval.start for s in reading.spans if s.interval.start >= span.interval.end), None
     )
-    is_last_asked = later is None or later >= asked_end
+    is_last_requested = later is None or later >= requested_end
     if end < span.interval.end:
-        if not (is_last_asked and _is_quiet_end(question, reading, span, end)):
+        if not (is_last_requested and _is_quiet_end(context, reading, span, end)):
             return end
-    elif not _is_final(question, span):
+    elif not _is_final(context, span):
         return end
-    return min(asked_end, later or asked_end)
+    return min(requested_end, later or requested_end)
 
 
-def _open_end(question: Question, reading: _Reading) -> IntervalSet:
+def _open_end(context: EvaluationContext, reading: _Reading) -> IntervalSet:
     """Return the last instant of the newest session that has bars, if more of it may come.
 
     Bars behind its close end it no sooner: they show that the instrument trades longer than the
@@ -278,21 +280,21 @@ def _open_end(question: Question, reading: _Reading) -> IntervalSet:
     """
     newest = _moment(reading.keys[-1])
     begun = next((span for span in reversed(reading.spans) if span.interval.start <= newest), None)
-    if begun is None or not question.timeframe.is_intraday or _is_final(question, begun):
+    if begun is None or not context.timeframe.is_intraday or _is_final(context, begun):
         return IntervalSet()
     return IntervalSet([Interval(begun.interval.end - LAST_INSTANT, begun.interval.end)])
 
 
-def _is_final(question: Question, span: Span) -> bool:
+def _is_final(context: EvaluationContext, span: Span) -> bool:
     """Whether a response says of a session's end all that will ever be said."""
-    return is_closed(span, question.now) and question.chunk.ends_at >= span.closes_at
+    return is_closed(span, context.now) and context.chunk.ends_at >= span.closes_at
 
 
-def _is_quiet_end(question: Question, reading: _Reading, span: Span, end: datetime) -> bool:
+def _is_quiet_end(context: EvaluationContext, reading: _Reading, span: Span, end: datetime) -> bool:
     """Whether no bar before a close is a pause like those inside the response."""
-    if not _is_final(question, span) or not question.timeframe.is_intraday:
+    if not _is_final(context, span) or not context.timeframe.is_intraday:
         return False
-    length = question.timeframe.length
+    length = context.timeframe.length
     place, known = _places(reading.keys, reading.spans)
     same = known[1:] & known[:-1] & (place[1:] == place[:-1])
     pauses = np.diff(reading.keys)[same] - _to_micros(length)
@@ -310,33 +312,33 @@ def _passed_over(reading: _Reading) -> IntervalSet:
     )
 
 
-def _around(question: Question, reading: _Reading, passed_over: IntervalSet) -> IntervalSet:
+def _around(context: EvaluationContext, reading: _Reading, passed_over: IntervalSet) -> IntervalSet:
     """Return the requested sessions without a bar that have bars on both sides."""
     inner = between(_moment(reading.keys[0]), _moment(reading.keys[-1]))
     if inner is None or not passed_over:
         return IntervalSet()
-    asked = question.chunk.interval
+    requested = context.chunk.interval
     return IntervalSet(
         span.interval
         for span in reading.spans
-        if asked.covers(span.interval)
+        if requested.covers(span.interval)
         and inner.covers(span.interval)
         and span.interval.start in passed_over
-        and not question.impossible.clip(span.interval)
+        and not context.impossible.clip(span.interval)
     )
 
 
-def _begins_at(question: Question, reading: _Reading) -> datetime | None:
+def _begins_at(context: EvaluationContext, reading: _Reading) -> datetime | None:
     """Return the first bar's stamp where sessions before it were requested and have none."""
     first = _moment(reading.keys[0])
     if reading.low > 0:
         return None
-    asked = question.chunk.interval
-    older = between(asked.start, first)
-    if older is None or question.impossible.clip(older):
+    requested = context.chunk.interval
+    older = between(requested.start, first)
+    if older is None or context.impossible.clip(older):
         return None
     before = any(
-        span.interval.end <= first and asked.covers(span.interval) for span in reading.spans
+        span.interval.end <= first and requested.covers(span.interval) for span in reading.spans
     )
     return first if before else None
 

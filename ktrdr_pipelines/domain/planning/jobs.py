@@ -27,7 +27,7 @@ class Mode(StrEnum):
     FULL = "full"
 
 
-class AskedBy(StrEnum):
+class RequestedBy(StrEnum):
     """Who wants a load.
 
     ``person``: all that is missing is asked for, whatever was tried before. ``sensor``: work that
@@ -42,12 +42,12 @@ class AskedBy(StrEnum):
 class LoadOptions:
     """How an interval is asked for.
 
-    ``tail``: before backfills in the gateway's budget, and oldest first. ``asked_by``: who wants
-    it. ``refresh``: also what is covered, once.
+    ``tail``: before backfills in the gateway's budget, and oldest first. ``requested_by``: who
+    wants it. ``refresh``: also what is covered, once.
     """
 
     tail: bool = False
-    asked_by: AskedBy = AskedBy.PERSON
+    requested_by: RequestedBy = RequestedBy.PERSON
     refresh: bool = False
 
 

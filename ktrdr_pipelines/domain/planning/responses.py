@@ -39,7 +39,7 @@ class BarRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """Bars that a gateway gave: at least one, sorted, unique by stamp, as they came.
 
     ``impossible`` are places on the stamp axis in which a row stood that is no bar and was left
@@ -109,7 +109,7 @@ class BarSource(Protocol):
         """Give the gateway's id of the instrument's contract."""
         ...
 
-    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Answer | NoData:
+    async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
         """Ask for bars."""
         ...
 

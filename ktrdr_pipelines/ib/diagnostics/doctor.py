@@ -13,7 +13,7 @@ from datetime import date, datetime
 from itertools import compress
 
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, WhatToShow
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest
+from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import EntitlementError, GatewayError
 from ktrdr_pipelines.ib.clock import wall_now
@@ -171,7 +171,7 @@ async def _free_bars(source: GatewaySource) -> Check:
 async def _bars(source: GatewaySource, instrument: Instrument) -> str:
     series = Series(instrument, Timeframe.D1)
     answer = await source.bars(BarRequest(series, None, duration_at(wall_now())))
-    if not isinstance(answer, Answer):
+    if not isinstance(answer, Response):
         raise NoDataError(str(answer.request), reason=answer.message)
     last = answer.bars["session_date"][-1].as_py()
     return f"{answer.bars.num_rows} bars, the last of {last}"

@@ -14,8 +14,8 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import KtrdrError
 from ktrdr_pipelines.sync.discovery.contracts import known_contract, learn_identity
 from ktrdr_pipelines.sync.discovery.head_timestamps import Search
-from ktrdr_pipelines.sync.engine.bar_requester import Asking
-from ktrdr_pipelines.sync.engine.chunk_run import RunContext
+from ktrdr_pipelines.sync.engine.bar_requester import BarRequester
+from ktrdr_pipelines.sync.engine.context import RunContext
 
 
 class Known(StrEnum):
@@ -28,7 +28,7 @@ class Known(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class EarliestData:
     """Where the data of one instrument begin, for its what_to_show.
 
     ``oldest`` is the session date of the head timestamp, or of the oldest bar that was found;
@@ -55,7 +55,7 @@ class Discovery:
         self._clock = context.source_session.retry_policy.clock
         self._market_clock = context.source_session.retry_policy.market_clock
 
-    async def ask(self, instrument: Instrument, *, refresh: bool = False) -> Beginning:
+    async def ask(self, instrument: Instrument, *, refresh: bool = False) -> EarliestData:
         """Give the start of an instrument's data, asking where it is not freshly known.
 
         Args:
@@ -74,7 +74,7 @@ class Discovery:
             ).contract_id
         ranges = context.ranges
         if refresh or not ranges.is_fresh(instrument, contract_id, self._clock()):
-            head = await ranges.ask_head(context.source_session, instrument, contract_id)
+            head = await ranges.request_head(context.source_session, instrument, contract_id)
             ranges.record_head(instrument, contract_id, head, self._clock())
         found = self._known(instrument, contract_id)
         if found.how is not Known.HEAD and (
@@ -84,15 +84,15 @@ class Discovery:
             found = self._known(instrument, contract_id)
         return found
 
-    def known(self, instrument: Instrument) -> Beginning:
+    def known(self, instrument: Instrument) -> EarliestData:
         """Say what is known of the start of an instrument's data, asking nobody."""
         contract_id = known_contract(self._context.store, _any_series(instrument))
         return self._known(instrument, contract_id)
 
-    def _known(self, instrument: Instrument, contract_id: int | None) -> Beginning:
+    def _known(self, instrument: Instrument, contract_id: int | None) -> EarliestData:
         held = self._oldest_held(instrument)
         if contract_id is None:
-            return Beginning(instrument, Known.HELD if held else Known.UNKNOWN, held)
+            return EarliestData(instrument, Known.HELD if held else Known.UNKNOWN, held)
         ranges = self._context.ranges
         record = ranges.record(instrument, contract_id)
         probe = ranges.probe(instrument, contract_id)
@@ -103,10 +103,10 @@ class Discovery:
         contradicted = bool(day and held and held < day)
         if day and not contradicted:
             asked_at = record.asked_at if record else None
-            return Beginning(instrument, Known.HEAD, day, head, asked_at, empty=intervals)
+            return EarliestData(instrument, Known.HEAD, day, head, asked_at, empty=intervals)
         days = [one for one in (held, probe.oldest if probe else None) if one]
         how = Known.PROBED if probe else Known.HELD if held else Known.UNKNOWN
-        return Beginning(
+        return EarliestData(
             instrument,
             how,
             min(days, default=None),
@@ -119,7 +119,7 @@ class Discovery:
     async def _probe(self, instrument: Instrument, contract_id: int) -> None:
         """Search for the oldest bar, from the oldest that is held or from now."""
         context, calendar = self._context, self._context.calendars.of(instrument)
-        asking = Asking(
+        requester = BarRequester(
             context.source_session,
             context.store.ledger,
             Series(instrument, Timeframe.D1),
@@ -129,9 +129,9 @@ class Discovery:
         )
 
         async def ask(timeframe: Timeframe, end: date, duration: str) -> date | None:
-            return await asking.oldest(timeframe, calendar.day_starts_at(end), duration)
+            return await requester.oldest(timeframe, calendar.day_starts_at(end), duration)
 
-        newest = self._oldest_held(instrument) or await asking.oldest(Timeframe.D1, None, "1 M")
+        newest = self._oldest_held(instrument) or await requester.oldest(Timeframe.D1, None, "1 M")
         if newest is None:
             return
         search = Search(ask, instrument.start, newest)
@@ -142,7 +142,7 @@ class Discovery:
             search,
             oldest,
             at=self._market_clock(),
-            requests=asking.requests,
+            requests=requester.requests,
         )
 
     def _day_of(self, instrument: Instrument, moment: datetime) -> date:

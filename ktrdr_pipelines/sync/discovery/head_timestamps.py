@@ -26,7 +26,7 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import GatewayError
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.ledger.ledger import EmptyRange, HeadRecord, Ledger, ProbeRecord
-from ktrdr_pipelines.sync.engine.bar_requester import About, Inquiry, audited
+from ktrdr_pipelines.sync.engine.bar_requester import RequestAudit, RequestSubject, audited
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 _YEAR, _MONTH, _WEEK = (
@@ -178,7 +178,7 @@ class RangeDiscovery:
     def __init__(self, ledger: Ledger, gateway: str) -> None:
         self._ledger = ledger
         self._gateway = gateway
-        self._asking = asyncio.Lock()
+        self._requesting = asyncio.Lock()
         self._failed: set[tuple[int, str]] = set()
 
     @property
@@ -209,7 +209,7 @@ class RangeDiscovery:
         A gateway that fails to answer is noted, is not asked again and leaves what was known: the
         head timestamp saves requests, it proves nothing that a bar request would not.
         """
-        async with self._asking:
+        async with self._requesting:
             return await self._head(source_session, instrument, contract_id, note)
 
     async def _head(
@@ -224,7 +224,7 @@ class RangeDiscovery:
         if is_fresh or contract in self._failed:
             return self.known_head(instrument, contract_id)
         try:
-            head = await self.ask_head(source_session, instrument, contract_id)
+            head = await self.request_head(source_session, instrument, contract_id)
         except GatewayError as error:
             self._failed.add(contract)
             note(f"the start of the data of {instrument} could not be learned: {error}")
@@ -232,7 +232,7 @@ class RangeDiscovery:
         self.record_head(instrument, contract_id, head, source_session.retry_policy.clock())
         return head
 
-    async def ask_head(
+    async def request_head(
         self, source_session: SourceSession, instrument: Instrument, contract_id: int
     ) -> datetime | None:
         """Ask for the head timestamp, whatever is known; None where the gateway cannot say.
@@ -241,11 +241,11 @@ class RangeDiscovery:
             GatewayError: it could not be asked.
         """
         series = Series(instrument, instrument.timeframes[0])
-        about = About(series, contract_id, instrument.what_to_show.value)
+        about = RequestSubject(series, contract_id, instrument.what_to_show.value)
 
-        async def question(source: BarSource) -> datetime | None:
+        async def request(source: BarSource) -> datetime | None:
             return await audited(
-                Inquiry(
+                RequestAudit(
                     self._ledger,
                     source,
                     about,
@@ -257,7 +257,7 @@ class RangeDiscovery:
                 told=lambda head: f"data begin {head:%Y-%m-%d %H:%MZ}" if head else "no head",
             )
 
-        return await source_session.ask(question)
+        return await source_session.ask(request)
 
     def record_head(
         self, instrument: Instrument, contract_id: int, head: datetime | None, at: datetime

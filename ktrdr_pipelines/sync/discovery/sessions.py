@@ -65,7 +65,7 @@ from ktrdr_pipelines.errors import BadAnswerError, GatewayError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.ledger.gateway_records import ScheduleAsk
 from ktrdr_pipelines.store.ledger.ledger import open_calendars
-from ktrdr_pipelines.sync.engine.bar_requester import About, Inquiry, audited
+from ktrdr_pipelines.sync.engine.bar_requester import RequestAudit, RequestSubject, audited
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 _DATED_IN: Final = ZoneInfo("America/New_York")
@@ -90,7 +90,7 @@ class Schedules:
 
     def __init__(self, store: BarStore, source_session: SourceSession) -> None:
         self._store, self._source_session = store, source_session
-        self._asking: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._requesting: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.calendars: Calendars = open_calendars(store.ledger)
         self.requests = 0
         self._calendar_of: dict[str, str] = {}
@@ -119,13 +119,13 @@ class Schedules:
         key = learned_key(instrument)
         if not is_assumed(instrument.calendar):
             return
-        async with self._asking[key]:
+        async with self._requesting[key]:
             while key not in self._untold and self._learned(instrument):
                 missing = self._unknown(instrument, interval, now)
                 if missing is None:
                     return
                 try:
-                    await self._ask(instrument, missing, now, note)
+                    await self._send(instrument, missing, now, note)
                 except GatewayError as error:
                     note(f"the schedule of {instrument} could not be learned: {error}")
                     self._remember(instrument, missing, now)
@@ -138,9 +138,9 @@ class Schedules:
             GatewayError: the gateway did not tell, and without it nothing is known.
         """
         instrument, now = series.instrument, self._source_session.now()
-        async with self._asking[learned_key(instrument)]:
+        async with self._requesting[learned_key(instrument)]:
             while (missing := self._unknown(instrument, interval, now)) is not None:
-                await self._ask(instrument, missing, now, note)
+                await self._send(instrument, missing, now, note)
         if self.calendars.of(instrument).known is None and instrument.end is None:
             raise BadAnswerError(
                 f"sessions of {instrument}",
@@ -156,14 +156,14 @@ class Schedules:
         Returns: whether its calendar, or the dates that it calls closed, are others now.
         """
         instrument, now = series.instrument, self._source_session.now()
-        async with self._asking[learned_key(instrument)]:
+        async with self._requesting[learned_key(instrument)]:
             before = self.calendars
-            if not self._was_asked(instrument, day, now):
+            if not self._was_requested(instrument, day, now):
                 try:
-                    await self._ask(instrument, day, now, note)
+                    await self._send(instrument, day, now, note)
                 except GatewayError as error:
                     note(f"the schedule of {instrument} could not be learned: {error}")
-                    ended_at = _asked_end(instrument, day, now)
+                    ended_at = _requested_end(instrument, day, now)
                     last = calendar_named(instrument.calendar).day_of(ended_at)
                     self._remember(instrument, last, now)
             return not _is_same(before, self.calendars, instrument)
@@ -324,19 +324,19 @@ class Schedules:
         learned = {one.day for one in self._learned(instrument)}
         day = until
         while day >= first:
-            if day not in learned and not self._was_asked(instrument, day, now):
+            if day not in learned and not self._was_requested(instrument, day, now):
                 return day
             day -= _DAY
         return None
 
-    def _was_asked(self, instrument: Instrument, day: date, now: datetime) -> bool:
+    def _was_requested(self, instrument: Instrument, day: date, now: datetime) -> bool:
         """Say whether a schedule of the last 30 days, asked after the date was over, has it."""
         asks = self._store.ledger.schedule_asks(learned_key(instrument))
         return any(
             ask.first <= day < ask.end and now - ask.asked_at < _BELIEVED_FOR for ask in asks
         )
 
-    async def _ask(
+    async def _send(
         self, instrument: Instrument, day: date, now: datetime, note: Callable[[str], None]
     ) -> None:
         """Ask for the year that ends a week after a date, and take in what comes.
@@ -344,14 +344,14 @@ class Schedules:
         Only a session after the date shows that the schedule reaches it: without one, nothing is
         known of the date, and it is remembered that it was asked for.
         """
-        ends_at, daily = _asked_end(instrument, day, now), Series(instrument, Timeframe.D1)
+        ends_at, daily = _requested_end(instrument, day, now), Series(instrument, Timeframe.D1)
         self.requests += 1
 
-        async def question(source: BarSource) -> list[LearnedDay]:
+        async def request(source: BarSource) -> list[LearnedDay]:
             contract_id = await source.contract_id(instrument)
-            about = About(daily, contract_id, _SCHEDULE, ends_at, f"{REACH_DAYS} D")
+            about = RequestSubject(daily, contract_id, _SCHEDULE, ends_at, f"{REACH_DAYS} D")
             return await audited(
-                Inquiry(
+                RequestAudit(
                     self._store.ledger,
                     source,
                     about,
@@ -363,7 +363,7 @@ class Schedules:
                 told=lambda days: f"{len(days)} session dates",
             )
 
-        told = every_day(_dated(instrument, await self._source_session.ask(question)))
+        told = every_day(_dated(instrument, await self._source_session.ask(request)))
         self._remember(instrument, max(told[-1].day, day) if told else day, now)
         self._take(instrument, told, ScheduleSource.SCHEDULE, note)
 
@@ -592,7 +592,7 @@ def _dated(instrument: Instrument, days: Sequence[LearnedDay]) -> Sequence[Learn
     return days_by_close(parts, [one.day for one in days if not one.parts], _DATED_IN)
 
 
-def _asked_end(instrument: Instrument, day: date, now: datetime) -> datetime:
+def _requested_end(instrument: Instrument, day: date, now: datetime) -> datetime:
     return min(calendar_named(instrument.calendar).day_starts_at(day + _WEEK), now)
 
 

@@ -21,8 +21,14 @@ from typing import TypeVar
 from ktrdr_pipelines.domain.calendars.sessions import monday_of
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.planning.chunks import Chunk
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, LoadOptions
-from ktrdr_pipelines.domain.planning.responses import Answer, BarRequest, BarSource, NoData, OnSent
+from ktrdr_pipelines.domain.planning.jobs import LoadOptions, RequestedBy
+from ktrdr_pipelines.domain.planning.responses import (
+    BarRequest,
+    BarSource,
+    NoData,
+    OnSent,
+    Response,
+)
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import (
     GatewayError,
@@ -38,7 +44,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class RequestSubject:
     """What a question is about.
 
     A head timestamp is of no timeframe and has no duration: ``series`` is one that it is for.
@@ -52,7 +58,7 @@ class About:
     duration: str = ""
 
 
-class Inquiry:
+class RequestAudit:
     """One question to one source, and its rows in the audit.
 
     ``clock`` gives real time; ``clock_offset_s`` is what market time was ahead of it.
@@ -62,7 +68,7 @@ class Inquiry:
         self,
         ledger: Ledger,
         source: BarSource,
-        about: About,
+        about: RequestSubject,
         clock: Callable[[], datetime],
         *,
         clock_offset_s: float = 0.0,
@@ -125,7 +131,10 @@ class Inquiry:
 
 
 async def audited(
-    inquiry: Inquiry, ask: Callable[[OnSent], Awaitable[T]], outcome: str, told: Callable[[T], str]
+    audit: RequestAudit,
+    ask: Callable[[OnSent], Awaitable[T]],
+    outcome: str,
+    told: Callable[[T], str],
 ) -> T:
     """Ask what is not about bars, and write it into the audit.
 
@@ -135,10 +144,10 @@ async def audited(
         outcome: what an answer is called there.
         told: says what an answer proved.
     """
-    with inquiry.under_way():
-        answer = await ask(inquiry.sent)
-    inquiry.ended(outcome, proved=told(answer))
-    return answer
+    with audit.under_way():
+        response = await ask(audit.sent)
+    audit.ended(outcome, proved=told(response))
+    return response
 
 
 _ALIVE_FOR = timedelta(days=7)
@@ -147,20 +156,20 @@ _ALIVE_SPAN = timedelta(days=28)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReceivedResponse:
     """An answer, and the question that it answers.
 
     ``sent_at`` is when that was sent, by the earlier of the gateway's clock and this machine's:
     nothing that is later is told by the answer. ``ends_now`` says that its end was empty.
     """
 
-    answer: Answer | NoData
-    inquiry: Inquiry
+    response: Response | NoData
+    audit: RequestAudit
     sent_at: datetime
     ends_now: bool = False
 
 
-class Asking:
+class BarRequester:
     """Asks for one series' bars and writes down what was asked, what came and what it proved."""
 
     def __init__(
@@ -177,13 +186,13 @@ class Asking:
         self._ledger = ledger
         self._series = series
         self._contract_id = contract_id
-        self._manner = options
+        self._options = options
         self._note = note
         self._sent: dict[BarRequest, datetime] = {}
         self.requests = 0
         self.rows = 0
 
-    async def chunk(self, chunk: Chunk) -> Asked:
+    async def chunk(self, chunk: Chunk) -> ReceivedResponse:
         """Ask for a chunk; silence about several sessions is not tried again as it was.
 
         Its end is left empty where the chunk allows it: gateways answer that many times sooner.
@@ -193,13 +202,15 @@ class Asking:
         """
         is_wide = chunk.sessions > 1
         if chunk.now_until is not None:
-            asked = await self._up_to_now(chunk, chunk.now_until, is_wide=is_wide)
-            if asked is not None:
-                return asked
+            received = await self._up_to_now(chunk, chunk.now_until, is_wide=is_wide)
+            if received is not None:
+                return received
         request = self._request(self._series, chunk.ends_at, chunk.duration)
-        return await self._ask(request, is_wide=is_wide)
+        return await self._send(request, is_wide=is_wide)
 
-    async def _up_to_now(self, chunk: Chunk, until: datetime, *, is_wide: bool) -> Asked | None:
+    async def _up_to_now(
+        self, chunk: Chunk, until: datetime, *, is_wide: bool
+    ) -> ReceivedResponse | None:
         """Request a chunk with an empty end; None where that would not mean the chunk (any more).
 
         It would not from ``until`` on, by the later of the two clocks. The same was requested a
@@ -213,12 +224,12 @@ class Asking:
         if source_session.gateway_now() >= until - ahead or self._is_too_soon(request):
             return None
         try:
-            asked = await self._ask(request, is_wide=is_wide)
+            received = await self._send(request, is_wide=is_wide)
         except RequestExpiredError:
             return None
         if max(source_session.market_now(), source_session.gateway_now()) < until:
-            return asked
-        self.record(asked, "nothing: it came when now meant another time")
+            return received
+        self.record(received, "nothing: it came when now meant another time")
         return None
 
     @property
@@ -247,11 +258,13 @@ class Asking:
     async def _answers(self, ends_at: datetime | None) -> bool:
         """Say whether there are daily bars in the month to a moment, None for now."""
         daily = Series(self._series.instrument, Timeframe.D1)
-        asked = await self._ask(self._request(daily, ends_at, _ALIVE_DURATION))
-        self.record(asked, "alive" if isinstance(asked.answer, Answer) else "no sign of life")
-        return isinstance(asked.answer, Answer)
+        received = await self._send(self._request(daily, ends_at, _ALIVE_DURATION))
+        self.record(
+            received, "alive" if isinstance(received.response, Response) else "no sign of life"
+        )
+        return isinstance(received.response, Response)
 
-    async def daily(self, ends_at: datetime, duration: str) -> Asked:
+    async def daily(self, ends_at: datetime, duration: str) -> ReceivedResponse:
         """Request daily bars of the instrument, whatever the timeframe of the series.
 
         Raises:
@@ -259,9 +272,9 @@ class Asking:
         """
         return await self.of(Series(self._series.instrument, Timeframe.D1), ends_at, duration)
 
-    async def of(self, series: Series, ends_at: datetime, duration: str) -> Asked:
+    async def of(self, series: Series, ends_at: datetime, duration: str) -> ReceivedResponse:
         """Request bars of a series of the instrument; errors as ``daily``."""
-        return await self._ask(self._request(series, ends_at, duration))
+        return await self._send(self._request(series, ends_at, duration))
 
     async def oldest(
         self, timeframe: Timeframe, ends_at: datetime | None, duration: str
@@ -274,29 +287,29 @@ class Asking:
             GatewayError: after all tries, or where no try can help.
         """
         series = Series(self._series.instrument, timeframe)
-        asked = await self._ask(self._request(series, ends_at, duration))
-        if not isinstance(asked.answer, Answer):
-            self.record(asked, "a silent probe")
+        received = await self._send(self._request(series, ends_at, duration))
+        if not isinstance(received.response, Response):
+            self.record(received, "a silent probe")
             return None
-        day: date = asked.answer.bars["session_date"][0].as_py()
+        day: date = received.response.bars["session_date"][0].as_py()
         if timeframe is Timeframe.W1:
             day = monday_of(day) + timedelta(days=4)
-        self.record(asked, f"bars from {day}")
+        self.record(received, f"bars from {day}")
         return day
 
-    def record(self, asked: Asked, proved: str) -> None:
+    def record(self, received: ReceivedResponse, proved: str) -> None:
         """Write an answered request into the audit."""
-        answer = asked.answer
-        rows = answer.bars.num_rows if isinstance(answer, Answer) else 0
+        response = received.response
+        rows = response.bars.num_rows if isinstance(response, Response) else 0
         self.rows += rows
         outcome = "bars" if rows else "no data"
-        asked.inquiry.ended(outcome, rows=rows, proved=proved)
+        received.audit.ended(outcome, rows=rows, proved=proved)
 
     def _request(self, series: Series, ends_at: datetime | None, duration: str) -> BarRequest:
-        probes = self._manner.asked_by is AskedBy.PERSON
-        return BarRequest(series, ends_at, duration, tail=self._manner.tail, probes=probes)
+        probes = self._options.requested_by is RequestedBy.PERSON
+        return BarRequest(series, ends_at, duration, tail=self._options.tail, probes=probes)
 
-    async def _ask(self, request: BarRequest, *, is_wide: bool = False) -> Asked:
+    async def _send(self, request: BarRequest, *, is_wide: bool = False) -> ReceivedResponse:
         sent_at = self._source_session.now()
 
         def note_sent(sent: Callable[[], None]) -> Callable[[], None]:
@@ -307,9 +320,9 @@ class Asking:
 
             return note
 
-        async def question(source: BarSource) -> Asked:
+        async def call(source: BarSource) -> ReceivedResponse:
             self._tell_of_wait(request)
-            inquiry = Inquiry(
+            audit = RequestAudit(
                 self._ledger,
                 source,
                 self._about(request),
@@ -317,14 +330,16 @@ class Asking:
                 clock_offset_s=self._source_session.retry_policy.clock_offset_s,
             )
             try:
-                with inquiry.under_way():
-                    answer = await source.bars(request, sent=note_sent(inquiry.sent))
-                    return Asked(answer, inquiry, sent_at, ends_now=request.ends_at is None)
+                with audit.under_way():
+                    response = await source.bars(request, sent=note_sent(audit.sent))
+                    return ReceivedResponse(
+                        response, audit, sent_at, ends_now=request.ends_at is None
+                    )
             finally:
-                self.requests += inquiry.sent_times
+                self.requests += audit.sent_times
 
         return await self._source_session.ask(
-            question, but_after=(GatewayTimeoutError,) if is_wide else ()
+            call, but_after=(GatewayTimeoutError,) if is_wide else ()
         )
 
     def _tell_of_wait(self, request: BarRequest) -> None:
@@ -339,9 +354,9 @@ class Asking:
         before, rule_s = self._sent.get(request), IbLimitsRegistry.IDENTICAL_S.value
         return before is not None and (self._clock() - before).total_seconds() < rule_s
 
-    def _about(self, request: BarRequest) -> About:
+    def _about(self, request: BarRequest) -> RequestSubject:
         series, what = request.series, request.series.instrument.what_to_show.value
-        return About(series, self._contract_id, what, request.ends_at, request.duration)
+        return RequestSubject(series, self._contract_id, what, request.ends_at, request.duration)
 
 
 class LifeSigns:
@@ -349,14 +364,14 @@ class LifeSigns:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, str], bool] = {}
-        self._asking = asyncio.Lock()
+        self._requesting = asyncio.Lock()
 
-    def saw(self, asking: Asking) -> None:
+    def saw(self, requester: BarRequester) -> None:
         """Take in that a contract answered with bars."""
-        self._known[asking.contract] = True
+        self._known[requester.contract] = True
 
     async def are_there(
-        self, asking: Asking, head: Callable[[], Awaitable[datetime | None]]
+        self, requester: BarRequester, head: Callable[[], Awaitable[datetime | None]]
     ) -> bool:
         """Say whether a contract has lately answered with bars, asking once if need be.
 
@@ -365,7 +380,7 @@ class LifeSigns:
         Raises:
             GatewayError: it could not be asked.
         """
-        async with self._asking:
-            if asking.contract not in self._known:
-                self._known[asking.contract] = await asking.is_alive(head)
-        return self._known[asking.contract]
+        async with self._requesting:
+            if requester.contract not in self._known:
+                self._known[requester.contract] = await requester.is_alive(head)
+        return self._known[requester.contract]

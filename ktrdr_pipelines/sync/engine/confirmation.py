@@ -5,7 +5,7 @@ suffice, daily bars are requested: one year of them, with bars on both sides, sp
 sessions of every timeframe. A control, a request for bars that are held, shows that the gateway
 returned bars when it had none for the rest. What stays open is written down with the time at which
 another statement can count. Not here: the rules (``domain.planning.empty_ranges``), chunks
-(``sync.engine.chunk_run``).
+(``sync.engine.context``).
 """
 
 from collections import Counter, defaultdict
@@ -25,23 +25,23 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import ALWAYS_COUNTED, BY_THE_YEAR, Chunk, Need, plan
 from ktrdr_pipelines.domain.planning.empty_ranges import (
     CONFIRM_AFTER,
-    NONE_CAME,
     STATEMENT_DAYS,
+    WITHOUT_BARS,
     Proof,
     Statement,
     StatementKind,
     Verdict,
     stated_days,
 )
-from ktrdr_pipelines.domain.planning.evaluation import Question, evaluate
+from ktrdr_pipelines.domain.planning.evaluation import EvaluationContext, evaluate
 from ktrdr_pipelines.domain.planning.gaps import bar_lag, final_lag, first_interval_of
-from ktrdr_pipelines.domain.planning.responses import Answer
+from ktrdr_pipelines.domain.planning.responses import Response
 from ktrdr_pipelines.domain.planning.retry_schedule import AttemptKind
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError, RequestTooLongError
 from ktrdr_pipelines.store.evidence import Open, new_request, runs_of
-from ktrdr_pipelines.sync.engine.bar_requester import Asked
-from ktrdr_pipelines.sync.engine.chunk_run import ChunkRun
+from ktrdr_pipelines.sync.engine.bar_requester import ReceivedResponse
+from ktrdr_pipelines.sync.engine.context import SeriesContext
 from ktrdr_pipelines.sync.engine.series_state import of_open_session
 
 _DAY = timedelta(days=1)
@@ -83,8 +83,8 @@ class _Daily:
 class Confirmation:
     """Confirms what one run leaves open of one series."""
 
-    def __init__(self, chunk_run: ChunkRun) -> None:
-        self._chunk_run = chunk_run
+    def __init__(self, series_context: SeriesContext) -> None:
+        self._series_context = series_context
         self._daily: Counter[datetime] = Counter()
         self._widest = _EVER
         self._left = IntervalSet()
@@ -96,12 +96,14 @@ class Confirmation:
         """
         found = self._open()
         self._prove(found)
-        empty = [one for one in found if any(said.kind in NONE_CAME for said in one.statements)]
-        self._chunk_run.facts.came_empty = IntervalSet(one.span.interval for one in empty)
-        self._chunk_run.facts.unconfirmed = IntervalSet(
+        empty = [one for one in found if any(said.kind in WITHOUT_BARS for said in one.statements)]
+        self._series_context.state.came_without_bars = IntervalSet(
+            one.span.interval for one in empty
+        )
+        self._series_context.state.unconfirmed = IntervalSet(
             one.span.interval
             for one in empty
-            if self._chunk_run.oldest_known() is not None and not self._is_before_bars(one)
+            if self._series_context.oldest_known() is not None and not self._is_before_bars(one)
         )
 
     def leave_to_daily_bars(self) -> None:
@@ -111,7 +113,7 @@ class Confirmation:
         said before that they are empty though their neighbours are full; on the day that decides
         they are requested themselves. What is found to have traded is requested after it.
         """
-        expired, left = self._chunk_run.facts.confirmed_before, []
+        expired, left = self._series_context.state.confirmed_before, []
         for one in self._open():
             is_told = any(_is_daily(said) for said in one.statements)
             is_early = (
@@ -121,7 +123,7 @@ class Confirmation:
             if (is_told and is_early) or expired.covers(one.span.interval):
                 left.append(one.span.interval)
         for interval in left:
-            self._chunk_run.skip(interval)
+            self._series_context.skip(interval)
         self._left = IntervalSet(left)
 
     async def run(self) -> bool:
@@ -132,17 +134,17 @@ class Confirmation:
         Raises:
             GatewayError: a request failed after all tries.
         """
-        chunk_run = self._chunk_run
-        await chunk_run.commits.flush()
+        series_context = self._series_context
+        await series_context.commits.flush()
         self._prove(self._open())
         if not self._open() and not self._pieces():
             return False
         resumed = False
-        async with chunk_run.context.evidence.of(chunk_run.series.symbol).lock:
+        async with series_context.context.evidence.of(series_context.series.symbol).lock:
             await self._learn_beginning()
             self._prove(self._open())
-            resumed = await self._ask_daily() or self._take_back()
-            await self._ask_schedule()
+            resumed = await self._request_daily() or self._take_back()
+            await self._request_schedule()
             if not resumed:
                 await self._control()
         self._prove((*self._open(), *self._pieces()))
@@ -150,7 +152,7 @@ class Confirmation:
 
     def _take_back(self) -> bool:
         """Request what daily bars were to prove and said nothing of; say whether there is any."""
-        today = self._chunk_run.context.source_session.gateway_now().date()
+        today = self._series_context.context.source_session.gateway_now().date()
         empty = [
             one.span.interval
             for one in self._open()
@@ -158,7 +160,7 @@ class Confirmation:
             and not any(_is_daily(said) and said.said_at.date() == today for said in one.statements)
         ]
         self._left = IntervalSet()
-        self._chunk_run.facts.resume(IntervalSet(empty))
+        self._series_context.state.resume(IntervalSet(empty))
         return bool(empty)
 
     def write_down(self) -> datetime | None:
@@ -167,7 +169,10 @@ class Confirmation:
         The moment is by this machine's clock. What was due in this run and got no statement is due
         a while later.
         """
-        chunk_run, source_session = self._chunk_run, self._chunk_run.context.source_session
+        series_context, source_session = (
+            self._series_context,
+            self._series_context.context.source_session,
+        )
         here, there = source_session.retry_policy.clock(), source_session.gateway_now()
         groups: dict[tuple[Proof, datetime], list[Interval]] = defaultdict(list)
         pieces = self._pieces()
@@ -181,13 +186,18 @@ class Confirmation:
             groups[proof, due.replace(microsecond=0)].append(one.span.interval)
         for (proof, due), parts in groups.items():
             for part in IntervalSet(parts):
-                chunk_run.failed_attempts.left_open(part, _KINDS[proof], _TEXTS[proof], due_at=due)
+                series_context.failed_attempts.left_open(
+                    part, _KINDS[proof], _TEXTS[proof], due_at=due
+                )
         return min((due for _, due in groups), default=None)
 
     def _bars_behind(self, span: Span) -> datetime:
         """Return when the session after the end of one can have bars: both sides then speak."""
         after = Interval(span.closes_at, span.closes_at + _MARGIN_DAYS * _DAY)
-        calendar, timeframe = self._chunk_run.facts.calendar, self._chunk_run.series.timeframe
+        calendar, timeframe = (
+            self._series_context.state.calendar,
+            self._series_context.series.timeframe,
+        )
         opens = (one.opens_at for one in calendar.sessions_meeting(after))
         following = next((at for at in opens if at >= span.closes_at), span.closes_at)
         return following + timeframe.length + bar_lag()
@@ -195,45 +205,47 @@ class Confirmation:
     # --- what is open --------------------------------------------------------------------------
 
     def _need(self) -> Need:
-        return self._chunk_run.need(everything=True)
+        return self._series_context.need(everything=True)
 
     def _closed_gaps(self) -> IntervalSet:
         need = self._need()
-        gaps = self._chunk_run.facts.left(need, self._chunk_run.context.source_session.market_now())
+        gaps = self._series_context.state.left(
+            need, self._series_context.context.source_session.market_now()
+        )
         return gaps - of_open_session(need, gaps)
 
     def _open(self) -> list[Open]:
         """Judge the sessions that are missing as a whole."""
-        chunk_run = self._chunk_run
-        return chunk_run.context.evidence.open_sessions(
-            chunk_run.series,
-            chunk_run.facts.calendar,
+        series_context = self._series_context
+        return series_context.context.evidence.open_sessions(
+            series_context.series,
+            series_context.state.calendar,
             self._closed_gaps(),
-            empty=chunk_run.facts.empty,
-            empty_before=chunk_run.facts.empty_before,
-            now=chunk_run.context.source_session.gateway_now(),
-            closed=chunk_run.context.calendars.told_closed(chunk_run.series.instrument),
-            head=chunk_run.context.ranges.record(
-                chunk_run.series.instrument, chunk_run.identity.contract_id
+            empty=series_context.state.empty,
+            empty_before=series_context.state.empty_before,
+            now=series_context.context.source_session.gateway_now(),
+            closed=series_context.context.calendars.told_closed(series_context.series.instrument),
+            head=series_context.context.ranges.record(
+                series_context.series.instrument, series_context.identity.contract_id
             ),
         )
 
     def _pieces(self) -> list[Open]:
         """Judge the quiet parts of sessions that have bars."""
-        chunk_run = self._chunk_run
+        series_context = self._series_context
         whole = IntervalSet(one.span.interval for one in self._open())
-        return chunk_run.context.evidence.open_pieces(
-            chunk_run.series,
-            chunk_run.facts.calendar,
+        return series_context.context.evidence.open_pieces(
+            series_context.series,
+            series_context.state.calendar,
             self._closed_gaps() - whole,
-            now=chunk_run.context.source_session.gateway_now(),
-            empty_before=chunk_run.facts.empty_before,
+            now=series_context.context.source_session.gateway_now(),
+            empty_before=series_context.state.empty_before,
         )
 
     def _prove(self, found: Iterable[Open]) -> None:
         """Cover what is proved to be empty."""
-        chunk_run = self._chunk_run
-        at = chunk_run.context.source_session.market_now().replace(
+        series_context = self._series_context
+        at = series_context.context.source_session.market_now().replace(
             minute=0, second=0, microsecond=0
         )
         proofs = [
@@ -242,24 +254,24 @@ class Confirmation:
             if one.verdict.is_proved
         ]
         if proofs:
-            chunk_run.cover(Coverage().merged(Coverage(empty=tuple(proofs))))
+            series_context.cover(Coverage().merged(Coverage(empty=tuple(proofs))))
 
     # --- where data begin ----------------------------------------------------------------------
 
     async def _learn_beginning(self) -> None:
         """Ask where the data begin if sessions before the oldest bar are open."""
-        chunk_run = self._chunk_run
-        oldest = chunk_run.oldest_known()
+        series_context = self._series_context
+        oldest = series_context.oldest_known()
         before = [one for one in self._open() if oldest is None or one.span.closes_at <= oldest]
         if not before:
             return
-        if not await chunk_run.learn_beginning(ask=False):
+        if not await series_context.learn_beginning(ask=False):
             is_stated = any(one.statements for one in before)
-            await chunk_run.learn_beginning(ask=is_stated)
+            await series_context.learn_beginning(ask=is_stated)
 
     # --- daily bars ----------------------------------------------------------------------------
 
-    async def _ask_daily(self) -> bool:
+    async def _request_daily(self) -> bool:
         """Request daily bars for what they can speak for; say whether some of it has bars."""
         resumed = IntervalSet()
         for _ in range(2 * _MOST_DAILY + 64):
@@ -268,70 +280,73 @@ class Confirmation:
                 break
             traded = await self._daily_block(block)
             resumed |= traded
-            if traded and self._chunk_run.oldest_known() is not None:
-                oldest = self._chunk_run.oldest_known()
+            if traded and self._series_context.oldest_known() is not None:
+                oldest = self._series_context.oldest_known()
                 if any(one.span.closes_at <= oldest for one in block if oldest):
                     break  # there are older bars: they are requested before anything older
-            await self._chunk_run.learn_beginning(ask=False)
+            await self._series_context.learn_beginning(ask=False)
             self._prove(self._open())
         if resumed:
-            self._chunk_run.facts.resume(resumed)
+            self._series_context.state.resume(resumed)
         return bool(resumed)
 
     def _undecided(self) -> list[Open]:
         """Return the newest sessions that one request for daily bars can speak for."""
         chosen: list[Open] = []
         for one in reversed(self._open()):
-            if not self._is_worth_asking(one):
+            if not self._is_worth_requesting(one):
                 continue
             if chosen and chosen[0].span.closes_at - one.span.opens_at > self._widest:
                 break
             chosen.append(one)
         return chosen
 
-    def _is_worth_asking(self, one: Open) -> bool:
+    def _is_worth_requesting(self, one: Open) -> bool:
         """Whether daily bars can change what is known of a session."""
-        asked = self._daily[one.span.opens_at]
+        received = self._daily[one.span.opens_at]
         if one.verdict.is_proved:
             return False
         kinds = Counter(said.kind for said in one.statements)
         if kinds[StatementKind.TRADED]:
             return False
         if self._is_before_bars(one):
-            is_dumb = asked == _MOST_DAILY and not kinds[StatementKind.BEGINS]
-            return asked <= _MOST_DAILY and not is_dumb
+            is_dumb = received == _MOST_DAILY and not kinds[StatementKind.BEGINS]
+            return received <= _MOST_DAILY and not is_dumb
         if one.verdict.proof is Proof.CONTRADICTED:
-            return not asked
-        is_told = bool(one.statements) or self._chunk_run.was_skipped(one.span.interval)
-        return is_told and asked < _MOST_DAILY
+            return not received
+        is_told = bool(one.statements) or self._series_context.was_skipped(one.span.interval)
+        return is_told and received < _MOST_DAILY
 
     def _is_before_bars(self, one: Open) -> bool:
         """Whether a session lies before the oldest bar of the series."""
-        oldest = self._chunk_run.oldest_known()
+        oldest = self._series_context.oldest_known()
         return oldest is not None and one.span.closes_at <= oldest
 
     def _daily_chunk(self, wanted: _Daily) -> Chunk:
         """Return the request for the daily bars of some session dates."""
-        calendar, now = self._chunk_run.facts.calendar, self._chunk_run.context.source_session.now()
+        calendar, now = (
+            self._series_context.state.calendar,
+            self._series_context.context.source_session.now(),
+        )
         interval = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
         spans = expected_spans(calendar, Timeframe.D1, interval)
         closes_at = spans[-1].closes_at
         ends_at = min(max(calendar.last_second_of(closes_at), closes_at), now)
-        most = self._chunk_run.context.widths.most(Timeframe.D1)
+        most = self._series_context.context.widths.most(Timeframe.D1)
         years = -(-(wanted.last - wanted.first).days // 364)
         duration = f"{len(spans)} D" if _may_count(len(spans), most) else f"{years} Y"
         return Chunk(interval, ends_at, duration, len(spans))
 
-    async def _ask_for_days(self, block: Sequence[Open], chunk: Chunk) -> Asked | None:
+    async def _request_days(self, block: Sequence[Open], chunk: Chunk) -> ReceivedResponse | None:
         """Request daily bars; None where less must be requested at a time, which is remembered."""
-        chunk_run, widths = self._chunk_run, self._chunk_run.context.widths
+        series_context, widths = self._series_context, self._series_context.context.widths
         try:
-            return await chunk_run.asking.daily(chunk.ends_at, chunk.duration)
+            return await series_context.requester.daily(chunk.ends_at, chunk.duration)
         except RequestRejectedError as error:
             is_counted = chunk.duration.endswith("D")
             is_long = is_counted and isinstance(error, RequestTooLongError)
             if is_long and widths.narrow(Timeframe.D1, chunk.sessions, refused=chunk.duration):
-                chunk_run.note(f"{error}; daily bars are requested by the year now")
+                series_context.note(f"{error}; daily bars are requested by the year now")
             elif is_counted or chunk.duration == "1 Y":
                 raise
             else:
@@ -342,41 +357,43 @@ class Confirmation:
 
     async def _daily_block(self, block: Sequence[Open]) -> IntervalSet:
         """Request daily bars around some sessions; return those of them that have bars."""
-        chunk_run, calendar = self._chunk_run, self._chunk_run.facts.calendar
+        series_context, calendar = self._series_context, self._series_context.state.calendar
         attempts = max(self._daily[one.span.opens_at] for one in block)
-        if chunk_run.series.timeframe is Timeframe.D1 and not self._is_before_bars(block[0]):
+        if series_context.series.timeframe is Timeframe.D1 and not self._is_before_bars(block[0]):
             attempts += 1  # its own request was the first
         for one in block:
             self._daily[one.span.opens_at] += 1
         chunk = self._daily_chunk(self._days_around(block, attempts))
-        asked = await self._ask_for_days(block, chunk)
-        if asked is None:
+        received = await self._request_days(block, chunk)
+        if received is None:
             return IntervalSet()
-        at, request = chunk_run.context.source_session.gateway_now(), new_request()
-        if not isinstance(asked.answer, Answer):
-            chunk_run.asking.record(asked, "no daily bars")
+        at, request = series_context.context.source_session.gateway_now(), new_request()
+        if not isinstance(received.response, Response):
+            series_context.requester.record(received, "no daily bars")
             self._say_empty(block, at, request)
             return IntervalSet()
         spans = expected_spans(calendar, Timeframe.D1, chunk.interval)
-        impossible = asked.answer.impossible
-        question = Question(
+        impossible = received.response.impossible
+        context = EvaluationContext(
             chunk,
             calendar,
             Timeframe.D1,
-            chunk_run.context.source_session.now(),
+            series_context.context.source_session.now(),
             impossible=impossible,
         )
-        found = evaluate(question, asked.answer.bars, asked.answer.reach)
-        chunk_run.asking.record(asked, f"{found.bars.num_rows} daily bars around empty sessions")
-        daily = Series(chunk_run.series.instrument, Timeframe.D1)
-        chunk_run.context.evidence.saw_bars(daily, at)
+        found = evaluate(context, received.response.bars, received.response.reach)
+        series_context.requester.record(
+            received, f"{found.bars.num_rows} daily bars around empty sessions"
+        )
+        daily = Series(series_context.series.instrument, Timeframe.D1)
+        series_context.context.evidence.saw_bars(daily, at)
         traded = _traded_days(found.bars)
         refuted = [
             Interval(span.opens_at, span.closes_at)
             for span in spans
             if span.interval.start.date() in traded
         ]
-        chunk_run.context.evidence.refute(chunk_run.series.symbol, refuted)
+        series_context.context.evidence.refute(series_context.series.symbol, refuted)
         statements = [
             Statement(part, StatementKind.AROUND, Timeframe.D1.value, at, request)
             for part in runs_of(
@@ -386,24 +403,24 @@ class Confirmation:
         if found.begins_at is not None:
             began = next((span for span in spans if found.begins_at in span.interval), None)
             if began is not None and spans[0].opens_at < began.opens_at:
-                asked_for = Interval(spans[0].opens_at, began.opens_at)
+                requested = Interval(spans[0].opens_at, began.opens_at)
                 statements.append(
-                    Statement(asked_for, StatementKind.BEGINS, Timeframe.D1.value, at, request)
+                    Statement(requested, StatementKind.BEGINS, Timeframe.D1.value, at, request)
                 )
-        newest = asked.answer.bars["session_date"][-1].as_py()
+        newest = received.response.bars["session_date"][-1].as_py()
         self._say_empty(
             [
                 one
                 for one in block
-                if newest < min(days := chunk_run.days_of(one.span))
+                if newest < min(days := series_context.days_of(one.span))
                 and not impossible.clip(Interval(midnight(min(days)), midnight(max(days) + _DAY)))
             ],
             at,
             request,
             controlled=True,
         )
-        with_bars = [one for one in block if chunk_run.days_of(one.span) & traded]
-        missing = {day for one in with_bars for day in chunk_run.days_of(one.span)}
+        with_bars = [one for one in block if series_context.days_of(one.span) & traded]
+        missing = {day for one in with_bars for day in series_context.days_of(one.span)}
         statements.extend(
             Statement(part, StatementKind.TRADED, Timeframe.D1.value, at, request)
             for part in runs_of(
@@ -411,20 +428,20 @@ class Confirmation:
                 (span for span in spans if span.interval.start.date() in traded & missing),
             )
         )
-        chunk_run.context.evidence.record(chunk_run.series.symbol, statements)
+        series_context.context.evidence.record(series_context.series.symbol, statements)
         return IntervalSet(one.span.interval for one in with_bars)
 
     def _say_empty(
         self, block: Sequence[Open], at: datetime, request: str, *, controlled: bool = False
     ) -> None:
         """Record that no daily bars came for some sessions; older ones are a control."""
-        chunk_run = self._chunk_run
+        series_context = self._series_context
         if not block:
             return
-        oldest = chunk_run.oldest_known()
+        oldest = series_context.oldest_known()
         spans = sorted((one.span for one in block), key=lambda span: span.opens_at)
-        chunk_run.context.evidence.record(
-            chunk_run.series.symbol,
+        series_context.context.evidence.record(
+            series_context.series.symbol,
             [
                 Statement(
                     part,
@@ -435,7 +452,7 @@ class Confirmation:
                     controlled=controlled,
                     reaches_past=oldest is None or part.start < oldest,
                 )
-                for part in runs_of(chunk_run.facts.calendar, spans)
+                for part in runs_of(series_context.state.calendar, spans)
             ],
         )
 
@@ -447,21 +464,21 @@ class Confirmation:
         after that.
         A second request reaches a session further on either side: it is not the same one.
         """
-        chunk_run, calendar = self._chunk_run, self._chunk_run.facts.calendar
-        first = min(min(chunk_run.days_of(one.span)) for one in block)
-        last = max(max(chunk_run.days_of(one.span)) for one in block)
-        held = sorted(chunk_run.context.store.rows_per_session(chunk_run.series))
+        series_context, calendar = self._series_context, self._series_context.state.calendar
+        first = min(min(series_context.days_of(one.span)) for one in block)
+        last = max(max(series_context.days_of(one.span)) for one in block)
+        held = sorted(series_context.context.store.rows_per_session(series_context.series))
         before = [day for day in held if first - _MARGIN_DAYS * _DAY <= day < first]
         after = [day for day in held if last < day <= last + _MARGIN_DAYS * _DAY]
         older = [one.day for one in calendar.sessions(first - _MARGIN_DAYS * _DAY, first)]
-        today = calendar.day_of(chunk_run.context.source_session.now())
+        today = calendar.day_of(series_context.context.source_session.now())
         newer = [
             one.day
             for one in calendar.sessions(last + _DAY, last + (_MARGIN_DAYS + 7) * _DAY)
             if one.day <= today
         ]
         if self._is_before_bars(block[0]):
-            oldest = chunk_run.oldest_known()
+            oldest = series_context.oldest_known()
             if not attempts or oldest is None:
                 return _Daily(first, last)
             began = calendar.day_of(oldest)
@@ -478,20 +495,20 @@ class Confirmation:
 
     # --- schedule and control ------------------------------------------------------------------
 
-    async def _ask_schedule(self) -> None:
+    async def _request_schedule(self) -> None:
         """Ask for the sessions of the contract where a day is empty among full ones."""
-        chunk_run = self._chunk_run
+        series_context = self._series_context
         for one in reversed(self._open()):
             kinds = {said.kind for said in one.statements}
             is_puzzling = one.verdict.proof is Proof.CONTRADICTED and StatementKind.AROUND in kinds
             if is_puzzling and StatementKind.TRADED not in kinds:
-                await chunk_run.learn_sessions(max(chunk_run.days_of(one.span)))
+                await series_context.learn_sessions(max(series_context.days_of(one.span)))
                 return
 
     async def _control(self) -> None:
         """Request bars that are held, so that responses without bars can count."""
-        chunk_run = self._chunk_run
-        today = chunk_run.context.source_session.gateway_now().date()
+        series_context = self._series_context
+        today = series_context.context.source_session.gateway_now().date()
         waiting = {
             said.timeframe
             for one in (*self._open(), *self._pieces())
@@ -500,18 +517,18 @@ class Confirmation:
             for said in one.statements
             if said.kind is StatementKind.EMPTY and not said.controlled
         }
-        if chunk_run.series.timeframe.value in waiting:
-            await self._control_of(chunk_run.series)
-        daily = Series(chunk_run.series.instrument, Timeframe.D1)
-        if daily != chunk_run.series and Timeframe.D1.value in waiting:
+        if series_context.series.timeframe.value in waiting:
+            await self._control_of(series_context.series)
+        daily = Series(series_context.series.instrument, Timeframe.D1)
+        if daily != series_context.series and Timeframe.D1.value in waiting:
             await self._control_of(daily)
 
     async def _control_of(self, series: Series) -> None:
         """Request one session that is held of a series; no bars for it void what was said."""
-        chunk_run, calendar = self._chunk_run, self._chunk_run.facts.calendar
-        await chunk_run.commits.flush()
-        now = chunk_run.context.source_session.now()
-        held = sorted(chunk_run.context.store.rows_per_session(series))
+        series_context, calendar = self._series_context, self._series_context.state.calendar
+        await series_context.commits.flush()
+        now = series_context.context.source_session.now()
+        held = sorted(series_context.context.store.rows_per_session(series))
         day = held[len(held) // 2] if held else self._newest_day()
         if day is None:
             return
@@ -520,26 +537,28 @@ class Confirmation:
         chunks = plan(need)
         if not chunks:
             return
-        asked = await chunk_run.asking.of(series, chunks[0].ends_at, chunks[0].duration)
-        at = chunk_run.context.source_session.gateway_now()
-        if isinstance(asked.answer, Answer):
-            chunk_run.asking.record(asked, "a control: bars came")
-            chunk_run.context.evidence.saw_bars(series, at)
+        received = await series_context.requester.of(series, chunks[0].ends_at, chunks[0].duration)
+        at = series_context.context.source_session.gateway_now()
+        if isinstance(received.response, Response):
+            series_context.requester.record(received, "a control: bars came")
+            series_context.context.evidence.saw_bars(series, at)
             return
         if not held:
-            chunk_run.asking.record(asked, "a control: no bars of the newest session either")
+            series_context.requester.record(
+                received, "a control: no bars of the newest session either"
+            )
             return
-        chunk_run.asking.record(asked, "a control: no bars for a session that is held")
-        if chunk_run.context.evidence.void_around(at):
-            chunk_run.note(
+        series_context.requester.record(received, "a control: no bars for a session that is held")
+        if series_context.context.evidence.void_around(at):
+            series_context.note(
                 f"the gateway returned no bars of {series} for {day}, which are held: its "
                 "responses without bars within a day of that count no more"
             )
 
     def _newest_day(self) -> date | None:
         """Return the newest session date that has closed, as a control where nothing is held."""
-        now = self._chunk_run.context.source_session.now()
-        calendar = self._chunk_run.facts.calendar
+        now = self._series_context.context.source_session.now()
+        calendar = self._series_context.state.calendar
         today = calendar.day_of(now)
         closed = [
             one.day

@@ -23,9 +23,10 @@ from ktrdr_pipelines.errors import (
     RequestTooLongError,
 )
 from ktrdr_pipelines.store.ledger.ledger import series_key
-from ktrdr_pipelines.sync.engine.bar_requester import Asking
-from ktrdr_pipelines.sync.engine.chunk_run import Case, ChunkRun, RunContext
+from ktrdr_pipelines.sync.engine.bar_requester import BarRequester
+from ktrdr_pipelines.sync.engine.chunk_run import ChunkRun
 from ktrdr_pipelines.sync.engine.confirmation import Confirmation
+from ktrdr_pipelines.sync.engine.context import RunContext, SeriesContext
 from ktrdr_pipelines.sync.engine.series_state import SeriesState
 from ktrdr_pipelines.sync.engine.writer import Commits
 
@@ -51,14 +52,14 @@ class SeriesRun:
     """
 
     def __init__(
-        self, context: RunContext, facts: SeriesState, identity: Identity, options: LoadOptions
+        self, context: RunContext, state: SeriesState, identity: Identity, options: LoadOptions
     ) -> None:
         self._context = context
-        self._facts = facts
+        self._state = state
         self._tail = options.tail
         self._is_refresh = options.refresh
-        self._chunk_run = ChunkRun(context, facts, identity, options)
-        self._confirmation = Confirmation(self._chunk_run)
+        self._series_context = SeriesContext(context, state, identity, options)
+        self._confirmation = Confirmation(self._series_context)
         self._older_without_bars = 0
         self._refused = False
         self._workers = 0
@@ -68,24 +69,24 @@ class SeriesRun:
         self.confirmed_at: datetime | None = None
 
     @property
-    def asking(self) -> Asking:
+    def requester(self) -> BarRequester:
         """What was asked, in numbers."""
-        return self._chunk_run.asking
+        return self._series_context.requester
 
     @property
     def commits(self) -> Commits:
         """What was saved, in numbers."""
-        return self._chunk_run.commits
+        return self._series_context.commits
 
     @property
     def is_over(self) -> bool:
         """Say whether more asking is vain."""
-        return self._chunk_run.is_over
+        return self._series_context.is_over
 
     @property
     def not_received(self) -> IntervalSet:
         """What was asked for and could not be had: all, where the gateway has no data at all."""
-        return self._facts.wanted if self._chunk_run.is_dead else self._failed
+        return self._state.wanted if self._series_context.is_dead else self._failed
 
     async def run(self) -> None:
         """Ask until nothing more can be proved; what is covered is saved however it ends.
@@ -96,24 +97,24 @@ class SeriesRun:
         """
         try:
             self._confirmation.prove_known()
-            await self._chunk_run.learn_beginning(ask=False)
+            await self._series_context.learn_beginning(ask=False)
             if not (self._is_refresh or self._tail):
                 self._confirmation.leave_to_daily_bars()
             await self._rounds()
             await self._confirm()
-            await self._chunk_run.commits.flush()
+            await self._series_context.commits.flush()
         finally:
-            self._chunk_run.commits.commit()
-        self._chunk_run.compare_volumes()
+            self._series_context.commits.commit()
+        self._series_context.compare_volumes()
         self._close_attempts()
         self._take_refreshed()
-        if isinstance(self._chunk_run.stop, GatewayUnreachableError | ClientIdInUseError):
-            raise self._chunk_run.stop
+        if isinstance(self._series_context.stop, GatewayUnreachableError | ClientIdInUseError):
+            raise self._series_context.stop
 
     async def _confirm(self) -> None:
         """Prove what came without bars to be empty, and request what turns out to have some."""
         for _ in range(_MOST_PASSES):
-            if self._chunk_run.is_over or self._tail:
+            if self._series_context.is_over or self._tail:
                 return
             try:
                 if not await self._confirmation.run():
@@ -125,24 +126,24 @@ class SeriesRun:
             await self._rounds()
 
     async def _rounds(self) -> None:
-        self._chunk_run.learn_calendar()
+        self._series_context.learn_calendar()
         rounds, due_by = 0, self._context.source_session.now()
-        while not self._chunk_run.is_over:
+        while not self._series_context.is_over:
             rounds += 1
             due_by = self._context.source_session.now() if rounds <= _MOST_ROUNDS_BY_NOW else due_by
-            need = self._chunk_run.need()
+            need = self._series_context.need()
             if not (chunks := plan(replace(need, now=min(need.now, due_by)))):
                 return
             self._refused = False
-            self._context.progress.planned(self._facts.series, len(chunks))
-            await self._ask_all(deque(reversed(chunks) if self._tail else chunks))
+            self._context.progress.planned(self._state.series, len(chunks))
+            await self._request_all(deque(reversed(chunks) if self._tail else chunks))
             if self._refused:
-                await self._chunk_run.commits.flush()
+                await self._series_context.commits.flush()
                 await self._context.source_session.retry_policy.sleep(_OTHERS_S)
-                self._chunk_run.learn_saved()
-            self._chunk_run.learn_calendar()
+                self._series_context.learn_saved()
+            self._series_context.learn_calendar()
 
-    async def _ask_all(self, queue: deque[Chunk]) -> None:
+    async def _request_all(self, queue: deque[Chunk]) -> None:
         """Work on chunks, as many at a time as the rate limiter finds worth it."""
         try:
             async with asyncio.TaskGroup() as group:
@@ -155,38 +156,38 @@ class SeriesRun:
         places = 1 if self._is_one_by_one else self._context.source_session.places
         for _ in range(min(len(queue), places - self._workers)):
             self._workers += 1
-            group.create_task(self._work_off(group, queue))
+            group.create_task(self._run_worker(group, queue))
 
-    async def _work_off(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+    async def _run_worker(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
         try:
-            await self._work_while(group, queue)
+            await self._run_chunks(group, queue)
         finally:
             self._workers -= 1
 
-    async def _work_while(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+    async def _run_chunks(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
         """Work while there are chunks and places; hire where places were added."""
-        while queue and not self._chunk_run.is_over:
+        while queue and not self._series_context.is_over:
             if not self._is_one_by_one and self._workers > max(
                 self._context.source_session.places, 1
             ):
                 return
             self._hire(group, queue)
-            chunk = across_boundary(self._chunk_run.need(), queue.popleft())
+            chunk = across_boundary(self._series_context.need(), queue.popleft())
             if self._is_beyond_bars(chunk):
-                self._chunk_run.skip(chunk.interval)
-                self._context.progress.answered(self._facts.series, 0)
+                self._series_context.skip(chunk.interval)
+                self._context.progress.answered(self._state.series, 0)
                 continue
-            most = self._context.widths.most(self._facts.series.timeframe)
+            most = self._context.widths.most(self._state.series.timeframe)
             if most is not None and chunk.sessions > most:
                 self._cut_anew(chunk, queue)
-            elif not self._chunk_run.need(chunk.interval).gaps():
-                self._context.progress.answered(self._facts.series, 0)
-            elif self._chunk_run.claim(chunk.interval):
-                await self._work_on(chunk, queue)
-                self._chunk_run.commits.asked(chunk.interval)
+            elif not self._series_context.need(chunk.interval).gaps():
+                self._context.progress.answered(self._state.series, 0)
+            elif self._series_context.claim(chunk.interval):
+                await self._run_chunk(chunk, queue)
+                self._series_context.commits.received(chunk.interval)
             else:
                 self._refused = True
-                self._context.progress.answered(self._facts.series, 0)
+                self._context.progress.answered(self._state.series, 0)
                 if self._tail:
                     return
 
@@ -197,7 +198,7 @@ class SeriesRun:
         Tails leave no hole behind the newest bar that way. Daily bars are few requests, and the
         first year without any ends the search for older ones.
         """
-        return self._tail or not self._facts.series.timeframe.is_intraday
+        return self._tail or not self._state.series.timeframe.is_intraday
 
     def _is_beyond_bars(self, chunk: Chunk) -> bool:
         """Whether a chunk lies before the oldest bar, behind several that had none.
@@ -207,23 +208,27 @@ class SeriesRun:
         return self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS
 
     def _is_older(self, chunk: Chunk) -> bool:
-        oldest = self._facts.bars.bounds
+        oldest = self._state.bars.bounds
         return oldest is None or chunk.interval.start < oldest.start
 
-    async def _work_on(self, chunk: Chunk, queue: deque[Chunk]) -> None:
-        case = Case(self._chunk_run, chunk)
+    async def _run_chunk(self, chunk: Chunk, queue: deque[Chunk]) -> None:
+        chunk_run = ChunkRun(self._series_context, chunk)
         try:
-            await case.run()
-            if not case.was_empty:
+            await chunk_run.run()
+            if not chunk_run.was_empty:
                 self._older_without_bars = 0
             elif self._is_older(chunk):
                 self._older_without_bars += 1
-                await self._chunk_run.learn_beginning(ask=self._chunk_run.is_beginning_seen)
+                await self._series_context.learn_beginning(
+                    ask=self._series_context.is_beginning_seen
+                )
         except (GatewayTimeoutError, RequestTooLongError) as error:
-            timeframe = self._facts.series.timeframe
-            refused = case.asking.duration if isinstance(error, RequestTooLongError) else ""
-            if self._context.widths.narrow(timeframe, case.asking.sessions, refused=refused):
-                self._chunk_run.note(f"{error}; less is requested at a time now")
+            timeframe = self._state.series.timeframe
+            refused = chunk_run.requester.duration if isinstance(error, RequestTooLongError) else ""
+            if self._context.widths.narrow(
+                timeframe, chunk_run.requester.sessions, refused=refused
+            ):
+                self._series_context.note(f"{error}; less is requested at a time now")
                 self._cut_anew(chunk, queue)
             else:
                 self._take_failure(chunk, error)
@@ -232,59 +237,61 @@ class SeriesRun:
 
     def _cut_anew(self, chunk: Chunk, queue: deque[Chunk]) -> None:
         """Put narrower chunks at the place of one, in the order in which they are worked on."""
-        chunks = plan(self._chunk_run.need(chunk.interval))
+        chunks = plan(self._series_context.need(chunk.interval))
         queue.extendleft(chunks if self._tail else reversed(chunks))
-        self._context.progress.planned(self._facts.series, len(chunks))
-        self._context.progress.answered(self._facts.series, 0)
+        self._context.progress.planned(self._state.series, len(chunks))
+        self._context.progress.answered(self._state.series, 0)
 
     # --- failures ---------------------------------------------------------------------------
 
     def _take_failure(self, chunk: Chunk, error: GatewayError) -> None:
         """Defer a chunk that could not be had, and stop where more requests are useless."""
-        chunk_run = self._chunk_run
-        left = chunk_run.need(chunk.interval).gaps().bounds
+        series_context = self._series_context
+        left = series_context.need(chunk.interval).gaps().bounds
         self._failed |= IntervalSet([chunk.interval])
-        self._facts.defer(IntervalSet([chunk.interval]))
-        chunk_run.failed_attempts.failed(left or chunk.interval, error)
-        self._context.progress.answered(self._facts.series, 0)
+        self._state.defer(IntervalSet([chunk.interval]))
+        series_context.failed_attempts.failed(left or chunk.interval, error)
+        self._context.progress.answered(self._state.series, 0)
         self._take_error(error)
 
     def _take_error(self, error: GatewayError) -> None:
         """Tell of a request that failed, and stop where more requests are useless."""
-        chunk_run = self._chunk_run
+        series_context = self._series_context
         self.failures.append(error)
-        chunk_run.note(str(error))
-        chunk_run.failures_in_a_row += 1
+        series_context.note(str(error))
+        series_context.failures_in_a_row += 1
         is_final = isinstance(
             error, EntitlementError | GatewayUnreachableError | ClientIdInUseError
         )
-        if is_final or chunk_run.failures_in_a_row >= _FAILURES_IN_A_ROW:
-            chunk_run.stop = error
+        if is_final or series_context.failures_in_a_row >= _FAILURES_IN_A_ROW:
+            series_context.stop = error
 
     def _close_attempts(self) -> None:
         """Write down what asking could not cover, and forget what is covered by now."""
-        chunk_run = self._chunk_run
+        series_context = self._series_context
         now, here = (
             self._context.source_session.now(),
             self._context.source_session.retry_policy.market_clock(),
         )
-        chunk_run.failed_attempts.forget_covered(
-            lambda interval: self._facts.open_in(interval, now, here)
+        series_context.failed_attempts.forget_covered(
+            lambda interval: self._state.open_in(interval, now, here)
         )
-        bounds = self._facts.left(chunk_run.need(everything=True), here).bounds
-        if chunk_run.is_dead and bounds:
-            chunk_run.failed_attempts.left_open(bounds, AttemptKind.NO_DATA, "no data at all")
-        if bounds and not chunk_run.is_dead:
+        bounds = self._state.left(series_context.need(everything=True), here).bounds
+        if series_context.is_dead and bounds:
+            series_context.failed_attempts.left_open(bounds, AttemptKind.NO_DATA, "no data at all")
+        if bounds and not series_context.is_dead:
             self.confirmed_at = self._confirmation.write_down()
 
     def _take_refreshed(self) -> None:
         """Take in what came again, and remember the sparse sessions that have no more bars."""
-        self.refreshed = self._chunk_run.refreshed() if self._facts.again else IntervalSet()
-        asked = [one for one in self._facts.sparse_sessions if self.refreshed.covers(one.interval)]
-        if not asked:
+        self.refreshed = self._series_context.refreshed() if self._state.again else IntervalSet()
+        received = [
+            one for one in self._state.sparse_sessions if self.refreshed.covers(one.interval)
+        ]
+        if not received:
             return
-        series, store = self._facts.series, self._context.store
+        series, store = self._state.series, self._context.store
         rows = store.rows_per_session(series)
-        same = {one.day: one.rows for one in asked if rows.get(one.day, 0) == one.rows}
+        same = {one.day: one.rows for one in received if rows.get(one.day, 0) == one.rows}
         at = self._context.source_session.retry_policy.clock()
         store.ledger.confirm_sessions(series_key(series), same, at)

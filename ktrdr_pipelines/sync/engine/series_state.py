@@ -25,7 +25,7 @@ from ktrdr_pipelines.domain.planning.gaps import (
     is_closed,
     whole_sessions,
 )
-from ktrdr_pipelines.domain.planning.jobs import AskedBy, Bounds, LoadOptions, Mode, wanted_by
+from ktrdr_pipelines.domain.planning.jobs import Bounds, LoadOptions, Mode, RequestedBy, wanted_by
 from ktrdr_pipelines.domain.planning.retry_schedule import TO_CONFIRM, AttemptKind
 from ktrdr_pipelines.domain.planning.sparse_sessions import may_be_sparse, sparse_days
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -80,7 +80,7 @@ class SeriesState:
         self.again = whole_sessions(self.calendar, series.timeframe, again or IntervalSet())
         self.sparse_sessions = sparse_sessions
         self.proved = IntervalSet()
-        self.unconfirmed = self.came_empty = IntervalSet()
+        self.unconfirmed = self.came_without_bars = IntervalSet()
         self.skipped = IntervalSet()
         self.next_try_at: datetime | None = None
         self._stored = coverage
@@ -116,7 +116,7 @@ class SeriesState:
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
             known_from=bars.start if bars else None,
             unconfirmed=self.empty_before | self.unconfirmed,
-            came_empty=self.empty_before | self.came_empty,
+            came_without_bars=self.empty_before | self.came_without_bars,
         )
 
     @property
@@ -249,21 +249,21 @@ def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:
 class Job:
     """One series to load: by mode and bounds, or an interval of timestamps.
 
-    ``asked_by`` says whether what was tried in vain is deferred; ``refresh`` asks also for what is
-    covered, once.
+    ``requested_by`` says whether what was tried in vain is deferred; ``refresh`` asks also for what
+    is covered, once.
     """
 
     series: Series
     mode: Mode = Mode.FULL
     bounds: Bounds = field(default_factory=Bounds)
     wanted: IntervalSet | None = None
-    asked_by: AskedBy = AskedBy.PERSON
+    requested_by: RequestedBy = RequestedBy.PERSON
     refresh: bool = False
 
     @property
     def options(self) -> LoadOptions:
         """How it is asked for."""
-        return LoadOptions(self.mode is Mode.TAIL, self.asked_by, self.refresh)
+        return LoadOptions(self.mode is Mode.TAIL, self.requested_by, self.refresh)
 
 
 class SeriesStates:
@@ -309,8 +309,8 @@ class SeriesStates:
 
     def missing(self, job: Job, now: datetime) -> IntervalSet:
         """Give what a job would ask for now, on the stamp axis."""
-        facts = self.facts(job.series, self.wanted(job, now), job.options)
-        return facts.need(now, self._market_clock()).gaps()
+        state = self.state(job.series, self.wanted(job, now), job.options)
+        return state.need(now, self._market_clock()).gaps()
 
     def unexplained(self, job: Job, now: datetime) -> IntervalSet:
         """Return what a job wants and the store neither covers nor explains, sessions that closed.
@@ -319,19 +319,19 @@ class SeriesStates:
             job: what is wanted.
             now: the gateway's time.
         """
-        facts = self.facts(job.series, self.wanted(job, now), LoadOptions(tail=True))
-        need = facts.need(now, self._market_clock(), everything=True)
-        gaps = facts.left(need, self._market_clock())
+        state = self.state(job.series, self.wanted(job, now), LoadOptions(tail=True))
+        need = state.need(now, self._market_clock(), everything=True)
+        gaps = state.left(need, self._market_clock())
         return gaps - of_open_session(need, gaps)
 
-    def facts(self, series: Series, wanted: IntervalSet, options: LoadOptions) -> SeriesState:
+    def state(self, series: Series, wanted: IntervalSet, options: LoadOptions) -> SeriesState:
         """Give what is known of a series: what is covered, excused and deferred."""
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
         sparse_sessions = () if options.refresh or options.tail else self.due_sparse(series)
         again = IntervalSet(one.interval for one in sparse_sessions) & wanted
         if options.refresh:
             again = wanted - self._refreshed(series)
-        facts = SeriesState(
+        state = SeriesState(
             series,
             wanted,
             coverage,
@@ -341,9 +341,9 @@ class SeriesStates:
         )
         contract_id = known_contract(self._store, series)
         if contract_id is not None:
-            self.recall_beginning(facts, contract_id)
-        self._defer_failed(facts, options)
-        return facts
+            self.recall_beginning(state, contract_id)
+        self._defer_failed(state, options)
+        return state
 
     def _refreshed(self, series: Series) -> IntervalSet:
         """Give what a refresh that was stopped has had already: the next one goes on from there."""
@@ -390,31 +390,31 @@ class SeriesStates:
             and may_be_sparse(series.instrument, day)
         )
 
-    def recall_beginning(self, facts: SeriesState, contract_id: int) -> None:
+    def recall_beginning(self, state: SeriesState, contract_id: int) -> None:
         """Excuse what lies before the contract's data, as far as statements prove that."""
-        series, bounds = facts.series, facts.bars.bounds
+        series, bounds = state.series, state.bars.bounds
         evidence = Evidence(self._store, self._ranges.gateway, self._clock)
         head = self._ranges.known_head(series.instrument, contract_id)
         unsaved = (
-            facts.days_of(bounds)[0] if bounds and series.timeframe is not Timeframe.W1 else None
+            state.days_of(bounds)[0] if bounds and series.timeframe is not Timeframe.W1 else None
         )
-        found = evidence.beginning(series.instrument, facts.calendar, head, unsaved=unsaved)
-        facts.excuse_before(found)
+        found = evidence.beginning(series.instrument, state.calendar, head, unsaved=unsaved)
+        state.excuse_before(found)
 
-    def _defer_failed(self, facts: SeriesState, options: LoadOptions) -> None:
+    def _defer_failed(self, state: SeriesState, options: LoadOptions) -> None:
         """Leave to later what automatic work has tried in vain a short while ago.
 
         A session is left alone as a whole: else its newest minutes would be asked for again and
         again while its older ones wait. A tail that finds nothing new confirms nothing old.
         """
-        if options.asked_by is AskedBy.PERSON:
+        if options.requested_by is RequestedBy.PERSON:
             return
         now = self._clock()
-        attempts = FailedAttempts(self._store.ledger, facts.series, self._clock).known()
-        alone = deferred(attempts, facts.wanted, now)
+        attempts = FailedAttempts(self._store.ledger, state.series, self._clock).known()
+        alone = deferred(attempts, state.wanted, now)
         if options.tail:
             waits = IntervalSet(one.interval for one in attempts if one.kind in TO_CONFIRM)
             market_now = self._market_clock()
-            if not facts.need(market_now, market_now).gaps() - waits:
-                alone |= waits & facts.wanted
-        facts.defer_sessions(alone, next_try(attempts, now))
+            if not state.need(market_now, market_now).gaps() - waits:
+                alone |= waits & state.wanted
+        state.defer_sessions(alone, next_try(attempts, now))

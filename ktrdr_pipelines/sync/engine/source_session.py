@@ -225,7 +225,7 @@ class SourceSession:
 
     async def ask(
         self,
-        question: Callable[[BarSource], Awaitable[T]],
+        request: Callable[[BarSource], Awaitable[T]],
         *,
         but_after: tuple[type[GatewayError], ...] = (),
     ) -> T:
@@ -240,7 +240,7 @@ class SourceSession:
         """
         for attempts in count(1):
             try:
-                return await self._once(question)
+                return await self._once(request)
             except GatewayError as error:
                 delay_s = self.retry_policy.delay_after(error, attempts)
                 if delay_s is None or error is self._given_up or isinstance(error, but_after):
@@ -249,10 +249,10 @@ class SourceSession:
             await self.retry_policy.sleep(delay_s)
         raise AssertionError("tries end by an answer or an error")
 
-    async def _once(self, question: Callable[[BarSource], Awaitable[T]]) -> T:
+    async def _once(self, request: Callable[[BarSource], Awaitable[T]]) -> T:
         source = await self.source()
         try:
-            answer = await question(source)
+            response = await request(source)
         except (ConnectionLostError, GatewayUnreachableError):
             await self._drop(source)
             raise
@@ -269,7 +269,7 @@ class SourceSession:
                 await self._drop(source)
             raise
         self._timeouts_in_a_row = 0
-        return answer
+        return response
 
     async def _drop(self, source: BarSource) -> None:
         """Close a lost source once, however many questions it took down."""

@@ -91,7 +91,7 @@ class Commits:
         self.added = 0
         self.revised = 0
 
-    def asked(self, interval: Interval) -> None:
+    def received(self, interval: Interval) -> None:
         """Take in that a claimed chunk was dealt with: its claim goes back after the next write."""
         self._pending.claimed.append(interval)
 
