@@ -136,12 +136,12 @@ class GatewayError(KtrdrError):
 
     ``code`` is the gateway's own code, or None where it gave none; ``retry`` says whether the
     same request may be worth another try later, ``retry_in_s`` how much later at least;
-    ``was_asked`` whether the gateway was asked at all.
+    ``was_sent`` whether the gateway was asked at all.
     """
 
     retry: bool = False
     retry_in_s: float = 0.0
-    was_asked: bool = True
+    was_sent: bool = True
 
     def __init__(
         self, what: str, *, reason: str = "", hint: str = "", code: int | None = None
@@ -159,7 +159,7 @@ class GatewayUnreachableError(GatewayError):
 class GatewayRestingError(GatewayUnreachableError):
     """It failed again and again, so that nothing asks it for a while."""
 
-    was_asked = False
+    was_sent = False
 
 
 class GatewayTimeoutError(GatewayError):
@@ -204,7 +204,7 @@ class EntitlementError(GatewayError):
 class RequestExpiredError(GatewayError):
     """A request whose end is now could not be sent in time: later it means something else."""
 
-    was_asked = False
+    was_sent = False
 
 
 class RequestRejectedError(GatewayError):

@@ -59,7 +59,7 @@ class CodeText:
     """A beginning or a part of a message that decides what a code means."""
 
     part: str
-    means: CodeClass
+    code_class: CodeClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +200,10 @@ class IbLimitsRegistry:
         3, "breaks of the message rate that end the session", _CAMPUS, "O"
     )
     MARGIN: Final = Limit(0.05, "share of a limit kept unused", "this project", "P")
-    IN_FLIGHT: Final = Limit(
+    CONCURRENCY: Final = Limit(
         6, "requests in flight for bars of 1 min and longer, until it adapts", "this project", "P"
     )
-    IN_FLIGHT_RANGE: Final = Limit(
+    CONCURRENCY_RANGE: Final = Limit(
         (1, 45), "fewest and most of them once it adapts, below the 50 open", "this project", "P"
     )
     SAFE_DELAY_S: Final = Limit(
@@ -439,7 +439,7 @@ class IbLimitsRegistry:
         folded = text.casefold()
         for hint in cls.CODE_TEXTS.value.get(code, ()):
             if hint.part.casefold() in folded:
-                return hint.means
+                return hint.code_class
         if code in cls.CODES.value:
             return cls.CODES.value[code]
         if "pacing violation" in folded:

@@ -53,8 +53,8 @@ def make_private_database(path: Path) -> None:
         OSError: it cannot be made.
     """
     make_private_file(path)
-    for ending in ("-wal", "-shm"):
-        _make_private(path.with_name(path.name + ending))
+    for suffix in ("-wal", "-shm"):
+        _make_private(path.with_name(path.name + suffix))
 
 
 def private_opener(path: str, flags: int) -> int:

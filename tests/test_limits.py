@@ -301,11 +301,11 @@ def test_no_code_is_classed_that_is_not_tested() -> None:
 
 @pytest.mark.parametrize(("code", "text", "means"), TEXTS)
 def test_the_text_decides_where_one_code_means_many_things(
-    code: int, text: str, means: str
+    code: int, text: str, code_class: str
 ) -> None:
     """162, 165 and 322 are read by their text, whatever its case; unknown texts are retried."""
-    assert IbLimitsRegistry.class_of(code, text) is CodeClass(means)
-    assert IbLimitsRegistry.class_of(code, text.upper()) is CodeClass(means)
+    assert IbLimitsRegistry.class_of(code, text) is CodeClass(code_class)
+    assert IbLimitsRegistry.class_of(code, text.upper()) is CodeClass(code_class)
 
 
 def test_every_text_that_decides_is_tested() -> None:
@@ -323,9 +323,9 @@ def test_a_pacing_violation_is_one_whatever_its_number(code: int) -> None:
 
 
 @pytest.mark.parametrize(("code", "means"), UNKNOWN)
-def test_an_unknown_code_refuses_unless_it_is_a_notice(code: int, means: str) -> None:
+def test_an_unknown_code_refuses_unless_it_is_a_notice(code: int, code_class: str) -> None:
     """2100 to 2199 tell something, any other number ends the request that it names."""
-    assert IbLimitsRegistry.class_of(code, "never seen") is CodeClass(means)
+    assert IbLimitsRegistry.class_of(code, "never seen") is CodeClass(code_class)
 
 
 def test_client_id_ranges_do_not_overlap() -> None:

@@ -56,14 +56,16 @@ def _known(announced: tuple[str, ...], *, with_digits: bool) -> re.Pattern[str] 
     names = sorted({name.strip() for name in announced} - {""}, key=len, reverse=True)
     if not with_digits:
         names = [name for name in names if not name.isdecimal()]
-    parts = [rf"{re.escape(name)}(?!\d)" if _is_telling(name) else _whole(name) for name in names]
+    parts = [
+        rf"{re.escape(name)}(?!\d)" if _is_identifying(name) else _whole(name) for name in names
+    ]
     if with_digits:
         runs = {run for name in names for run in re.findall(r"[0-9]+", name)}
-        parts += [rf"(?<!\d){run}(?!\d)" for run in runs if _is_telling(run)]
+        parts += [rf"(?<!\d){run}(?!\d)" for run in runs if _is_identifying(run)]
     return re.compile("|".join(parts), re.IGNORECASE | re.ASCII) if parts else None
 
 
-def _is_telling(name: str) -> bool:
+def _is_identifying(name: str) -> bool:
     return len(re.findall(r"[0-9]", name)) >= _FEWEST_DIGITS
 
 

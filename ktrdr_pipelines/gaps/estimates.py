@@ -86,7 +86,7 @@ class Rates:
         if timeframe in measured:
             return requests * measured[timeframe]
         work_s = requests * (ASSUMED_NOW_S if ends_now else ASSUMED_REQUEST_S)
-        return (work_s + bars * ASSUMED_BAR_S) / IbLimitsRegistry.IN_FLIGHT.value
+        return (work_s + bars * ASSUMED_BAR_S) / IbLimitsRegistry.CONCURRENCY.value
 
     def latency_s(self, timeframe: Timeframe, *, ends_now: bool) -> tuple[float, bool]:
         """Return the seconds of one request, without its bars, and whether they are measured."""
@@ -120,7 +120,7 @@ class Rates:
         if others:
             parts.append(
                 f"assumed for {_names(others)}{what}: {assumed_s} s a request and "
-                f"{ASSUMED_BAR_S * 1000:.0f} ms a bar, {IbLimitsRegistry.IN_FLIGHT.value} at once"
+                f"{ASSUMED_BAR_S * 1000:.0f} ms a bar, {IbLimitsRegistry.CONCURRENCY.value} at once"
             )
         return "; ".join(parts)
 

@@ -56,11 +56,11 @@ from ktrdr_pipelines.ib.pacing.rules import PacedRequest
 from ktrdr_pipelines.ib.protocol.bar_sizes import BarSizes
 from ktrdr_pipelines.ib.protocol.bars import (
     History,
-    asked_of,
     bars_of,
     head_of,
     history_of,
     reach_of,
+    requested_interval,
     unknown_zone,
 )
 from ktrdr_pipelines.ib.protocol.contracts import (
@@ -90,7 +90,7 @@ from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason,
 HOLD_FACTOR = 1.5
 """How many deadlines long an unanswered request keeps its slot: the gateway may work on it."""
 
-_PLACES_FULL, _LINK_LOST, _HISTORICAL_ERROR = 322, 1100, 162
+_TOO_MANY_OPEN, _LINK_LOST, _HISTORICAL_ERROR = 322, 1100, 162
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ class Ask:
     """
 
     topic: Topic
-    asked: str
+    what: str
     paced: PacedRequest
     route: str
     sent: OnSent = unheard
@@ -133,14 +133,14 @@ class Requester:
 
     @contextmanager
     def permitted(
-        self, entitlement: Entitlement, asked: str, *, probes: bool = False
+        self, entitlement: Entitlement, what: str, *, probes: bool = False
     ) -> Iterator[None]:
         """Let through what was not refused before, and remember a refusal.
 
         What ``probes`` goes past the refusals that earlier runs met; if it is answered they are
         forgotten.
         """
-        self._entitlements.check(entitlement, asked, probes=probes)
+        self._entitlements.check(entitlement, what, probes=probes)
         try:
             yield
         except EntitlementError as error:
@@ -163,12 +163,12 @@ class Requester:
         begun_at_s: float | None = None
         while True:
             way = await self._connection.wait_for_way(
-                ask.topic, ask.route, ask.asked, waits=self._waits
+                ask.topic, ask.route, ask.what, waits=self._waits
             )
             try:
                 with way:
                     await self._rate_limiter.admit(
-                        ask.asked, probe_s=self._hold_s, waits=self._waits
+                        ask.what, probe_s=self._hold_s, waits=self._waits
                     )
                     return await self._once(ask, call)
             except OutageError as error:
@@ -186,10 +186,10 @@ class Requester:
 
         def write() -> None:
             if lost := self._connection.lost_link:
-                raise OutageError(ask.asked, reason=lost, code=_LINK_LOST)
+                raise OutageError(ask.what, reason=lost, code=_LINK_LOST)
             if ask.is_late():
                 raise RequestExpiredError(
-                    ask.asked,
+                    ask.what,
                     reason="its turn came when now meant another time",
                     hint="It is requested with an end instead",
                 )
@@ -217,7 +217,7 @@ class Requester:
         if is_ill or isinstance(error, PacingError | QueryDroppedError) or _is_unclear(error):
             ill_with = error.reason if is_ill else None
             self._rate_limiter.note_trouble(permit.sent_at_s, ill_with=ill_with, depth=depth)
-        if isinstance(error, PacingError) and error.code != _PLACES_FULL:
+        if isinstance(error, PacingError) and error.code != _TOO_MANY_OPEN:
             self._rate_limiter.pause_after_violation()
 
     def _heed_complaint(self) -> None:
@@ -275,8 +275,8 @@ async def open_source(
     try:
         async with AsyncExitStack() as stack:
             entering = strategy.get_connection_for_operation(operation, batch_size)
-            asked = f"connect to {config.gateway}"
-            await budget.admit(asked, probe_s=config.timeout_s, waits=waits)
+            what = f"connect to {config.gateway}"
+            await budget.admit(what, probe_s=config.timeout_s, waits=waits)
             connection = await _entered(stack, entering, budget)
             connection.notices.listen(notices)
             yield GatewaySource(connection, budget, config, waits=waits)
@@ -299,8 +299,8 @@ async def _entered(
         connection = await stack.enter_async_context(entering)
     except (GatewayTimeoutError, GatewayUnreachableError) as error:
         cause = error.__cause__
-        met_nobody = isinstance(cause, TransportError) and cause.ending in _NO_LISTENER
-        if not met_nobody:
+        no_listener = isinstance(cause, TransportError) and cause.disconnect_reason in _NO_LISTENER
+        if not no_listener:
             budget.note_trouble(ill_with=error.reason)
         raise
     budget.note_life()
@@ -352,9 +352,9 @@ class GatewaySource:
         return self._connection.now()
 
     @property
-    def places(self) -> int:
+    def concurrency(self) -> int:
         """How many requests for bars it is worth to have open at once now."""
-        return self._rate_limiter.places
+        return self._rate_limiter.concurrency
 
     async def health(self) -> Health:
         """Say how connection and data path are, by a round trip that asks for no data."""
@@ -387,13 +387,13 @@ class GatewaySource:
 
         try:
             entitlement = entitlement_of(instrument, contract)
-            with self._requester.permitted(entitlement, query.asked, probes=request.probes):
+            with self._requester.permitted(entitlement, query.what, probes=request.probes):
                 reply = await self._history(
                     request.series.timeframe,
                     query,
                     lambda sized: Ask(
                         Topic.BARS,
-                        sized.asked,
+                        sized.what,
                         paced_bars(request, sized),
                         sized.route,
                         sent,
@@ -402,7 +402,7 @@ class GatewaySource:
                 )
         except NoDataError as error:
             return NoData(request, error.reason)
-        with self._read(query.asked):
+        with self._read(query.what):
             history = history_of(reply.fields)
             if (zone := unknown_zone(history)) is not None:
                 self._connection.notices.unknown_zone(zone, "the range that responses state")
@@ -417,9 +417,9 @@ class GatewaySource:
         contract = await self._contract(instrument)
         query = head_query(instrument, contract.contract_id)
         try:
-            with self._requester.permitted(entitlement_of(instrument, contract), query.asked):
+            with self._requester.permitted(entitlement_of(instrument, contract), query.what):
                 fields = await self._requester.ask(
-                    Ask(Topic.HEAD, query.asked, paced_head(query), query.route, sent),
+                    Ask(Topic.HEAD, query.what, paced_head(query), query.route, sent),
                     self._connection.head(query),
                 )
         except (RequestRejectedError, BadAnswerError) as error:
@@ -427,7 +427,7 @@ class GatewaySource:
                 return None
             raise
         try:
-            with self._read(query.asked, "head timestamps"):
+            with self._read(query.what, "head timestamps"):
                 head = head_of(fields[2])
                 if head is not None and head > self.now() + _CLOCKS_APART:
                     raise ValueError(f"data that begin in the future, {head:%Y-%m-%d %H:%M:%SZ}")
@@ -464,31 +464,29 @@ class GatewaySource:
             reply = await self._history(
                 Timeframe.D1,
                 query,
-                lambda sized: Ask(
-                    Topic.BARS, sized.asked, paced_schedule(sized), sized.route, sent
-                ),
+                lambda sized: Ask(Topic.BARS, sized.what, paced_schedule(sized), sized.route, sent),
             )
         except NoDataError:
             return []
-        with self._read(query.asked, "schedules"):
+        with self._read(query.what, "schedules"):
             return schedule_days(reply.fields)
 
     @contextmanager
-    def _read(self, asked: str, what: str = "") -> Iterator[None]:
+    def _read(self, what: str, subject: str = "") -> Iterator[None]:
         """Make what cannot be read an error of the gateway's.
 
         Args:
             asked: what was asked for.
-            what: what is told in a zone, for the notice where that is not known.
+            subject: what is told in a zone, for the notice where that is not known.
         """
         try:
             yield
         except UnknownZone as error:
-            self._connection.notices.unknown_zone(error.name, what)
-            raise UnknownZoneError(asked, reason=str(error), hint=ZONE_HINT) from error
+            self._connection.notices.unknown_zone(error.name, subject)
+            raise UnknownZoneError(what, reason=str(error), hint=ZONE_HINT) from error
         except (ValueError, IndexError, OverflowError) as error:
             raise BadAnswerError(
-                asked, reason=f"an answer that cannot be: {error}", hint="Nothing of it is kept."
+                what, reason=f"an answer that cannot be: {error}", hint="Nothing of it is kept."
             ) from error
 
     async def _history(
@@ -503,22 +501,22 @@ class GatewaySource:
             sized = replace(query, bar_size=bar_size)
             return self._requester.ask(ask(sized), self._connection.history(sized))
 
-        return await self._sizes.accepted(timeframe, query.asked, request)
+        return await self._sizes.accepted(timeframe, query.what, request)
 
     async def _contract(self, instrument: Instrument) -> Candidate:
-        asked = described(instrument)
-        async with self._resolving[asked]:
-            if asked not in self._contracts:
-                self._contracts[asked] = await self._ask_contract(instrument, asked)
-        return self._contracts[asked]
+        what = described(instrument)
+        async with self._resolving[what]:
+            if what not in self._contracts:
+                self._contracts[what] = await self._request_contract(instrument, what)
+        return self._contracts[what]
 
-    async def _ask_contract(self, instrument: Instrument, asked: str) -> Candidate:
+    async def _request_contract(self, instrument: Instrument, what: str) -> Candidate:
         contract = contract_for(instrument, instrument.contract_id)
         frames = await self._requester.ask(
-            Ask(Topic.CONTRACT, asked, paced_contract(asked), route_of(contract)),
-            self._connection.contracts(contract, asked),
+            Ask(Topic.CONTRACT, what, paced_contract(what), route_of(contract)),
+            self._connection.contracts(contract, what),
         )
-        with self._read(asked):
+        with self._read(what):
             version = self._connection.server_version
             candidates = [candidate_of(fields, version) for fields in frames]
         for one in candidates:
@@ -532,8 +530,8 @@ def _answer(
 ) -> Response | NoData:
     if history.count == 0:
         return NoData(request, "the gateway answered with 0 bars")
-    asked = asked_of(request.ends_at or now, request.duration)
-    found = bars_of(history, request.series, asked)
+    requested = requested_interval(request.ends_at or now, request.duration)
+    found = bars_of(history, request.series, requested)
     return Response(
         request,
         found.bars,

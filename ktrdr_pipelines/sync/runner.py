@@ -136,7 +136,7 @@ async def _begun(discovery: Discovery, instrument: Instrument, *, refresh: bool)
 
 async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
     """Work on jobs, several at a time; two of one series come one after the other."""
-    places = asyncio.Semaphore(_AT_ONCE)
+    concurrency = asyncio.Semaphore(_AT_ONCE)
     locks = {job.series: asyncio.Lock() for job in jobs}
     order = sorted(range(len(jobs)), key=lambda n: jobs[n].series.timeframe.seconds, reverse=True)
     daily = {
@@ -151,7 +151,7 @@ async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
         if first is not None and job.series.timeframe is not Timeframe.D1:
             await first.wait()
         try:
-            async with locks[job.series], places:
+            async with locks[job.series], concurrency:
                 return await _one(loader, job)
         finally:
             if first is not None and job.series.timeframe is Timeframe.D1:

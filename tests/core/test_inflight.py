@@ -138,4 +138,4 @@ def test_after_a_long_rest_it_starts_over() -> None:
     """What was known of the gateway ten minutes ago is not believed."""
     flight = Concurrency(width=40, seen_at=100)
     assert flight.places(100 + REST_S) == 40
-    assert flight.places(101 + REST_S) == IbLimitsRegistry.IN_FLIGHT.value
+    assert flight.places(101 + REST_S) == IbLimitsRegistry.CONCURRENCY.value

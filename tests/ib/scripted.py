@@ -140,7 +140,7 @@ class ScriptedGateway:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def asked(self, kind: int) -> list[list[str]]:
+    def what(self, kind: int) -> list[list[str]]:
         """Give the frames of one kind."""
         return [fields for fields in self.received if fields[0] == str(kind)]
 
@@ -149,7 +149,7 @@ class ScriptedGateway:
 
         def wait() -> None:
             with self._news:
-                assert self._news.wait_for(lambda: self.asked(kind), LONGEST_S)
+                assert self._news.wait_for(lambda: self.what(kind), LONGEST_S)
 
         await asyncio.to_thread(wait)
 

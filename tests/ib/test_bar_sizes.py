@@ -42,7 +42,7 @@ def weeks(aapl: Instrument, duration: str = "1 Y") -> BarRequest:
 
 def sizes_of(gateway: Any) -> list[str]:
     """Give the bar size strings of the requests for bars, in their order."""
-    return [fields[16] for fields in gateway.asked(20)]
+    return [fields[16] for fields in gateway.what(20)]
 
 
 def accepting(words: Any, *accepted: str, refusal: tuple[int, str] = REFUSED) -> Any:

@@ -119,7 +119,7 @@ def test_a_gateway_whose_bars_never_come_is_left_alone(
 
     reason = [asyncio.run(once(days)) for days in range(1, MOST_FAILURES + 3)]
     assert reason == ["GatewayTimeoutError"] * MOST_FAILURES + ["GatewayRestingError"] * 2
-    assert len(gateway.asked(20)) == MOST_FAILURES
+    assert len(gateway.what(20)) == MOST_FAILURES
 
 
 def test_health_says_how_the_data_path_is(bench: Any, minute_request: Any) -> None:
@@ -135,4 +135,4 @@ def test_health_says_how_the_data_path_is(bench: Any, minute_request: Any) -> No
     assert before.last_answer_age_s is None
     assert 0 <= after.last_answer_age_s <= took_s
     assert 0 < after.round_trip_s <= took_s
-    assert (after.breaker, after.places) == (BreakerState.CLOSED, 6)
+    assert (after.breaker, after.concurrency) == (BreakerState.CLOSED, 6)

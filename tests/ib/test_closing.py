@@ -40,7 +40,7 @@ def test_many_connections_leave_nothing(config: GatewayConfig, gateways: Any) ->
     assert asyncio.run(connect(1000)) == 1
     gc.collect()
     assert (open_files(), threading.active_count()) == before
-    assert {fields[2] for fields in gateway.asked(71)} == {"201"}
+    assert {fields[2] for fields in gateway.what(71)} == {"201"}
 
 
 def open_files() -> Any:
@@ -132,7 +132,7 @@ def test_a_connection_that_the_other_side_has_cut_is_closed_quietly(
         strategy = IbConnectionStrategy(there)
         async with strategy.get_connection_for_operation("cli") as connection:
             gateway.script.time = cut
-            with connection._transport.has_turn():
+            with connection._transport.permitted():
                 connection._transport.client.reqCurrentTime()
             assert is_cut.wait(60)  # the loop stands still meanwhile, and does not know
             assert connection.is_up

@@ -27,7 +27,7 @@ from ktrdr_pipelines.ib.protocol.error_codes import (
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 HMDS = "Historical Market Data Service error message:"
-ASKED = "AAPL 1m, 1 D to now"
+REQUESTED = "AAPL 1m, 1 D to now"
 
 CODES = [
     (100, "Max rate of messages per second has been exceeded:max=50 rec=51", PacingError),
@@ -100,13 +100,13 @@ CODES = [
 @pytest.mark.parametrize(("code", "text", "kind"), CODES)
 def test_a_code_becomes_its_error(code: int, text: str, kind: Any) -> None:
     """Each code of the facts is an error of its class, or a notice that ends nothing."""
-    error = error_for(ErrorFrame(7, code, text), ASKED)
+    error = error_for(ErrorFrame(7, code, text), REQUESTED)
     if kind is None:
         assert error is None
         return
     assert type(error) is kind
     assert error.code == code
-    assert str(error).startswith(f"{ASKED}: {code} ")
+    assert str(error).startswith(f"{REQUESTED}: {code} ")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_code_becomes_its_error(code: int, text: str, kind: Any) -> None:
 )
 def test_an_error_says_what_to_do(code: int, text: str, hint: str) -> None:
     """The hint fits the code."""
-    error = error_for(ErrorFrame(7, code, text), ASKED)
+    error = error_for(ErrorFrame(7, code, text), REQUESTED)
     assert error is not None
     assert hint in error.hint
 

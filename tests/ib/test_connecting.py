@@ -203,7 +203,7 @@ def test_few_ids_are_tried(connect: Any) -> None:
     with pytest.raises(ClientIdInUseError) as caught:
         connect(start=refuse_id)
     assert caught.value.code == 326
-    assert [fields[2] for fields in connect.gateway.asked(71)] == ["201", "202", "203"]
+    assert [fields[2] for fields in connect.gateway.what(71)] == ["201", "202", "203"]
     assert len(connect.naps.seconds) == 2
 
 
@@ -224,7 +224,7 @@ def test_a_refused_id_is_skipped_by_the_next_connection(
 
     asyncio.run(once())
     asyncio.run(once())
-    assert [fields[2] for fields in gateway.asked(71)] == ["201", "202", "202"]
+    assert [fields[2] for fields in gateway.what(71)] == ["201", "202", "202"]
 
 
 def test_a_state_folder_that_cannot_be_made_is_told(

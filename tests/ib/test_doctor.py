@@ -102,10 +102,12 @@ def test_a_closed_port_names_the_port(config: GatewayConfig, closed_port: int) -
     assert {check.verdict for check in checks[1:]} == {Verdict.UNKNOWN}
 
 
-def broken_by(ending: DisconnectReason, port: int, others: dict[str, int]) -> Check:
+def broken_by(disconnect_reason: DisconnectReason, port: int, others: dict[str, int]) -> Check:
     """Say what a connection that ended so is told as."""
-    error = GatewayUnreachableError("connect", reason=str(TransportError(ending)), hint="Start it")
-    error.__cause__ = TransportError(ending)
+    error = GatewayUnreachableError(
+        "connect", reason=str(TransportError(disconnect_reason)), hint="Start it"
+    )
+    error.__cause__ = TransportError(disconnect_reason)
     return no_connection(error, port, others)[-1]
 
 
@@ -290,7 +292,7 @@ def test_a_pause_after_a_violation_is_told_and_not_waited_for(
     assert "asked too much" in checks[Name.CONTRACTS].finding
     assert wrongs(checks) == [Name.CONTRACTS]
     assert 0 < rate_limiter.vitals().paused_s <= 60
-    assert gateway.asked(9) == gateway.asked(20) == []
+    assert gateway.what(9) == gateway.what(20) == []
     rate_limiter.close()
 
 

@@ -37,7 +37,7 @@ def test_a_query_that_the_gateway_drops_is_asked_again_on_the_same_connection(
     def bars(talk: Any, fields: list[str]) -> None:
         if fields[17] == "2 D":
             slow.append((talk, fields))
-        elif len(bench.gateway.asked(20)) == 2:
+        elif len(bench.gateway.what(20)) == 2:
             talk.error(fields[1], code, text)
         else:
             words.tell_bars(*slow[0])
@@ -57,7 +57,7 @@ def test_a_query_that_the_gateway_drops_is_asked_again_on_the_same_connection(
     answer, other = asyncio.run(ask())
     assert answer.bars.num_rows == other.bars.num_rows == 2
     assert bench.gateway.connects == 1
-    assert len(bench.gateway.asked(20)) == 3
+    assert len(bench.gateway.what(20)) == 3
 
 
 def test_a_query_that_is_dropped_for_ever_is_given_up(
@@ -73,7 +73,7 @@ def test_a_query_that_is_dropped_for_ever_is_given_up(
 
     with pytest.raises(QueryDroppedError, match="query cancelled"):
         asyncio.run(ask())
-    assert len(bench.gateway.asked(20)) == 3
+    assert len(bench.gateway.what(20)) == 3
     assert bench.gateway.connects == 1
 
 
@@ -93,7 +93,7 @@ def test_a_farm_that_leaves_a_query_is_an_outage_of_that_query(
     message = "Historical Market Data Service query message:HMDS server"
 
     def bars(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.asked(20)) == 1:
+        if len(bench.gateway.what(20)) == 1:
             talk.error(fields[1], 165, f"{message} disconnect occurred.  Attempting reconnection")
         else:
             talk.error(fields[1], 165, f"{message} connection was successful.")
@@ -101,6 +101,6 @@ def test_a_farm_that_leaves_a_query_is_an_outage_of_that_query(
 
     answer = bench(lambda source: source.bars(minute_request), bars=bars)
     assert answer.bars.num_rows == 2
-    first, _ = bench.gateway.asked(20)
-    assert bench.gateway.asked(25) == [["25", "1", first[1]]]
+    first, _ = bench.gateway.what(20)
+    assert bench.gateway.what(25) == [["25", "1", first[1]]]
     assert bench.gateway.connects == 1

@@ -47,14 +47,14 @@ def test_a_second_series_of_the_same_permission_is_not_asked(
             await source.bars(minute_request)
         with pytest.raises(EntitlementError, match="NASDAQ STK TRADES was refused") as second:
             await source.bars(other(minute_request, "MSFT"))
-        assert (first.value.was_asked, second.value.was_asked) == (True, False)
+        assert (first.value.was_sent, second.value.was_sent) == (True, False)
 
     bench(
         ask,
         contract=listed_at("NASDAQ", words, 272093),
         bars=lambda talk, fields: talk.error(fields[1], *REFUSED),
     )
-    assert len(bench.gateway.asked(20)) == 1
+    assert len(bench.gateway.what(20)) == 1
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_another_exchange_or_kind_of_data_is_asked(
     """A refusal stops what it concerns and nothing else."""
 
     def once(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.asked(20)) == 1:
+        if len(bench.gateway.what(20)) == 1:
             talk.error(fields[1], *REFUSED)
         else:
             words.tell_bars(talk, fields)
@@ -98,7 +98,7 @@ def test_a_competing_session_concerns_every_symbol(
         contract=listed_at("NYSE", words, 8314),
         bars=lambda talk, fields: talk.error(fields[1], *DIFFERENT_IP),
     )
-    assert len(bench.gateway.asked(20)) == 1
+    assert len(bench.gateway.what(20)) == 1
 
 
 def test_a_head_that_is_not_permitted_blocks_too(
@@ -113,7 +113,7 @@ def test_a_head_that_is_not_permitted_blocks_too(
             await source.bars(minute_request)
 
     bench(ask, head=lambda talk, fields: talk.error(fields[1], 354, "not subscribed"))
-    assert bench.gateway.asked(20) == []
+    assert bench.gateway.what(20) == []
 
 
 class Clock:
@@ -201,7 +201,7 @@ def test_a_probe_goes_past_what_others_met_and_opens_the_way(tmp_path: Path) -> 
     person.note(NASDAQ, EntitlementError("bars", reason="not subscribed", code=354))
     with pytest.raises(EntitlementError) as again:
         person.check(NASDAQ, "a question", probes=True)
-    assert (again.value.was_asked, again.value.entitlement) == (False, "NASDAQ STK TRADES")
+    assert (again.value.was_sent, again.value.entitlement) == (False, "NASDAQ STK TRADES")
     another = run()
     another.check(NASDAQ, "a question", probes=True)
     another.granted(NASDAQ)

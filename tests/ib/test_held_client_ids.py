@@ -34,7 +34,7 @@ class Bench:
     @property
     def attempted(self) -> list[int]:
         """The client ids that the gateway saw, in their order."""
-        return [int(fields[2]) for fields in self.gateway.asked(71)]
+        return [int(fields[2]) for fields in self.gateway.what(71)]
 
     async def nap(self, seconds: float) -> None:
         self.naps.append(seconds)

@@ -50,7 +50,7 @@ async def ask_all(config: GatewayConfig, requests: list[BarRequest]) -> list[Any
     try:
         async with open_source(config, rate_limiter=rate_limiter) as source:
             answers = await asyncio.gather(*(source.bars(request) for request in requests))
-            return [*answers, source.places]
+            return [*answers, source.concurrency]
     finally:
         rate_limiter.close()
 
@@ -70,16 +70,16 @@ def test_two_clients_together_find_the_width_of_a_gateway(
         )
 
     begun_s = time.monotonic()
-    (*one, places), (*other, _) = asyncio.run(run())
+    (*one, concurrency), (*other, _) = asyncio.run(run())
     took_s = time.monotonic() - begun_s
     assert all(isinstance(answer, Response) for answer in [*one, *other])
     assert busy.most_open <= 6 * WORKERS
-    assert 1 <= places <= 4 * WORKERS
+    assert 1 <= concurrency <= 4 * WORKERS
     assert took_s < 10 * (160 * SERVICE_S / WORKERS)
 
 
 def test_conservative_pacing_keeps_a_fixed_width(config: GatewayConfig) -> None:
     """IB_PACING=conservative does not adapt."""
     pacing = pacing_of(conservative=True)
-    assert (pacing.adapts, pacing.in_flight) == (False, 6)
+    assert (pacing.adapts, pacing.concurrency) == (False, 6)
     assert pacing_of().adapts

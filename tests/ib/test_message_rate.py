@@ -67,7 +67,7 @@ def test_a_load_with_timeouts_and_cancels_keeps_the_rate(
     """Requests, cancels, handshakes and questions for the time of two clients count together."""
 
     def sometimes(talk: Any, fields: list[str]) -> None:
-        if len(gateway.asked(20)) % ONE_IN:
+        if len(gateway.what(20)) % ONE_IN:
             words.tell_bars(talk, fields)
 
     gateway = gateways(bars=sometimes)

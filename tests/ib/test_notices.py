@@ -257,19 +257,19 @@ def test_a_refusal_in_words_not_known_makes_requests_fewer(
     """It may be a complaint about too many of them."""
 
     def tell(talk: Any, fields: list[str]) -> None:
-        asked.append(fields[1])
-        if len(asked) == 1:
+        what.append(fields[1])
+        if len(what) == 1:
             talk.error(fields[1], 162, f"{SPANISH}otra cosa")
         else:
             words.tell_bars(talk, fields)
 
     async def series_gaps(source: GatewaySource) -> tuple[int, int]:
-        before = source.places
+        before = source.concurrency
         with pytest.raises(BadAnswerError, match="language to English"):
             await source.bars(minute_request)
         await source.bars(minute_request)
-        return before, source.places
+        return before, source.concurrency
 
-    asked: list[str] = []
+    what: list[str] = []
     before, after = bench(series_gaps, bars=tell)
     assert after < before

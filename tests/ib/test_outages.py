@@ -12,7 +12,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import OutageError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.gateway_status import FarmState, GatewayStatus
-from ktrdr_pipelines.ib.connection.pending_requests import PendingRequests, Question, Topic
+from ktrdr_pipelines.ib.connection.pending_requests import PendingRequest, PendingRequests, Topic
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import pacing_of
@@ -38,17 +38,17 @@ def test_open_requests_are_asked_again_after_an_outage(
     """The caller gets bars; the connection is the same, and the old request is cancelled."""
 
     def lose_once(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.asked(20)) == 1:
+        if len(bench.gateway.what(20)) == 1:
             talk.error(-1, *trouble)
             talk.later(0.05, lambda: talk.error(-1, *end))
         else:
             words.tell_bars(talk, fields)
 
     assert bench(lambda source: source.bars(minute_request), bars=lose_once).bars.num_rows == 2
-    first, second = bench.gateway.asked(20)
+    first, second = bench.gateway.what(20)
     assert first[1] != second[1]
     assert first[2:] == second[2:]
-    assert bench.gateway.asked(25) == [["25", "1", first[1]]]
+    assert bench.gateway.what(25) == [["25", "1", first[1]]]
     assert bench.gateway.connects == 1
 
 
@@ -57,11 +57,11 @@ def test_many_open_requests_all_go_on(bench: Any, minute_request: BarRequest, wo
     requests = [replace(minute_request, duration=f"{days} D") for days in range(1, 6)]
 
     def lose_at_fifth(talk: Any, fields: list[str]) -> None:
-        asked = len(bench.gateway.asked(20))
-        if asked == 5:
+        what = len(bench.gateway.what(20))
+        if what == 5:
             talk.error(-1, *LOST)
             talk.later(0.05, lambda: talk.error(-1, *MAINTAINED))
-        elif asked > 5:
+        elif what > 5:
             words.tell_bars(talk, fields)
 
     async def ask(source: Any) -> Any:
@@ -69,7 +69,7 @@ def test_many_open_requests_all_go_on(bench: Any, minute_request: BarRequest, wo
 
     answers = bench(ask, bars=lose_at_fifth)
     assert [answer.request for answer in answers] == requests
-    assert len(bench.gateway.asked(20)) == 10
+    assert len(bench.gateway.what(20)) == 10
 
 
 def test_requests_wait_for_a_broken_farm_and_for_a_while_only(
@@ -104,7 +104,7 @@ def test_an_outage_that_lasts_is_told_in_the_end(bench: Any, minute_request: Bar
         bench(lambda source: source.bars(minute_request), outage_s=WAITED_S, bars=flap)
     assert caught.value.code == 1102
     assert caught.value.retry
-    assert len(bench.gateway.asked(20)) > 2
+    assert len(bench.gateway.what(20)) > 2
 
 
 def test_the_farm_of_contracts_holds_up_contracts(bench: Any, aapl: Instrument, words: Any) -> None:
@@ -126,10 +126,10 @@ def test_the_farm_of_contracts_holds_up_contracts(bench: Any, aapl: Instrument, 
 
 def test_a_farm_of_market_data_stands_in_nobodys_way() -> None:
     """2103 is told by health; bars do not come from there."""
-    notes = GatewayStatus()
-    notes.take(ErrorFrame(-1, 2103, "Market data farm connection is broken:usfarm"))
-    assert notes.troubles
-    assert not any(notes.obstacle(topic, "STK SMART USD") for topic in Topic)
+    status = GatewayStatus()
+    status.take(ErrorFrame(-1, 2103, "Market data farm connection is broken:usfarm"))
+    assert status.troubles
+    assert not any(status.obstacle(topic, "STK SMART USD") for topic in Topic)
 
 
 def test_health_tells_of_every_farm(bench: Any, words: Any) -> None:
@@ -163,10 +163,10 @@ def test_only_what_needs_a_farm_is_asked_again_when_it_is_fixed(
     held: dict[str, Any] = {}
 
     def bars(talk: Any, fields: list[str]) -> None:
-        asked = sorted((one[11], one[17]) for one in bench.gateway.asked(20))
+        what = sorted((one[11], one[17]) for one in bench.gateway.what(20))
         if (fields[11], fields[17]) == ("USD", "1 D"):
             words.tell_bars(talk, fields)
-        elif asked.count(("EUR", "1 D")) == 2:
+        elif what.count(("EUR", "1 D")) == 2:
             words.tell_bars(talk, fields)
             words.tell_bars(*held["USD"])
         else:
@@ -185,16 +185,16 @@ def test_only_what_needs_a_farm_is_asked_again_when_it_is_fixed(
         await euros
 
     bench(ask, timeout_s=WAITED_S, start=start, bars=bars)
-    durations = [(fields[11], fields[17]) for fields in bench.gateway.asked(20)]
+    durations = [(fields[11], fields[17]) for fields in bench.gateway.what(20)]
     assert sorted(durations) == [("EUR", "1 D"), ("EUR", "1 D"), ("USD", "1 D"), ("USD", "2 D")]
 
 
-def noted(*told: tuple[int, str]) -> GatewayStatus:
+def recorded(*told: tuple[int, str]) -> GatewayStatus:
     """Make notes of what a gateway told."""
-    notes = GatewayStatus()
+    status = GatewayStatus()
     for code, text in told:
-        notes.take(ErrorFrame(-1, code, text))
-    return notes
+        status.take(ErrorFrame(-1, code, text))
+    return status
 
 
 SERVER = (
@@ -205,9 +205,9 @@ SERVER = (
 
 def test_a_server_that_is_lost_holds_up_everything() -> None:
     """2110 is told beside 1100 or alone, and stands in the way of every question."""
-    notes = noted(SERVER)
-    assert all(notes.obstacle(topic, "STK SMART USD") for topic in Topic)
-    assert not notes.lost_link
+    status = recorded(SERVER)
+    assert all(status.obstacle(topic, "STK SMART USD") for topic in Topic)
+    assert not status.lost_link
 
 
 @pytest.mark.parametrize(
@@ -224,20 +224,20 @@ def test_a_server_that_is_lost_holds_up_everything() -> None:
 )
 def test_any_sign_of_the_server_ends_its_loss(told: Any, is_over: bool) -> None:
     """No message of its own calls 2110 off, so a restored link or a farm that is well does."""
-    notes = noted(SERVER)
-    notes.take(ErrorFrame(-1, *told))
-    assert any("2110" in text for text in notes.troubles) != is_over
+    status = recorded(SERVER)
+    status.take(ErrorFrame(-1, *told))
+    assert any("2110" in text for text in status.troubles) != is_over
 
 
 def test_an_answer_shows_that_the_server_is_there() -> None:
     """Bars that were asked for after 2110 free their route; contracts may come from memory."""
-    notes = GatewayStatus()
-    notes.take(ErrorFrame(-1, *SERVER), after=1)
-    notes.answered(question(1))
-    notes.answered(replace(question(2), topic=Topic.CONTRACT))
-    assert notes.obstacle(Topic.BARS, "STK SMART USD")
-    notes.answered(question(2))
-    assert not notes.obstacle(Topic.BARS, "STK SMART USD")
+    status = GatewayStatus()
+    status.take(ErrorFrame(-1, *SERVER), after=1)
+    status.answered(pending(1))
+    status.answered(replace(pending(2), topic=Topic.CONTRACT))
+    assert status.obstacle(Topic.BARS, "STK SMART USD")
+    status.answered(pending(2))
+    assert not status.obstacle(Topic.BARS, "STK SMART USD")
 
 
 def test_what_was_open_when_the_server_was_lost_is_asked_again(
@@ -246,7 +246,7 @@ def test_what_was_open_when_the_server_was_lost_is_asked_again(
     """A question that 2110 may have cost its answer does not wait for its deadline."""
 
     def lose_once(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.asked(20)) == 1:
+        if len(bench.gateway.what(20)) == 1:
             talk.error(-1, *SERVER)
             talk.error(-1, *MENDED)
         else:
@@ -255,41 +255,41 @@ def test_what_was_open_when_the_server_was_lost_is_asked_again(
     assert bench(lambda source: source.bars(minute_request), bars=lose_once).bars.num_rows == 2
 
 
-def question(number: int, route: str = "STK SMART USD") -> Question:
+def pending(number: int, route: str = "STK SMART USD") -> PendingRequest:
     """Make an open question for bars."""
-    questions = PendingRequests(number)
+    pending = PendingRequests(number)
 
-    async def opened() -> Question:
-        return questions.add(Topic.BARS, "bars", route)
+    async def opened() -> PendingRequest:
+        return pending.add(Topic.BARS, "bars", route)
 
     return asyncio.run(opened())
 
 
 def test_a_farm_that_is_fixed_ends_its_own_trouble_alone() -> None:
     """Of two broken farms one is fixed: what may have needed it is asked again, and waits."""
-    notes = noted(BROKEN, (2105, "HMDS data farm connection is broken:euhmds"))
-    over = notes.take(ErrorFrame(-1, *MENDED))
+    status = recorded(BROKEN, (2105, "HMDS data farm connection is broken:euhmds"))
+    over = status.take(ErrorFrame(-1, *MENDED))
     assert over == ((2105, "ushmds"),)
-    assert notes.cost(question(1), over)
-    assert notes.obstacle(Topic.BARS, "STK SMART USD").endswith("euhmds")
+    assert status.cost(pending(1), over)
+    assert status.obstacle(Topic.BARS, "STK SMART USD").endswith("euhmds")
 
 
 def test_a_farm_that_was_well_costs_nothing() -> None:
     """2106 for a farm that nobody called broken asks nothing again."""
-    notes = noted(BROKEN)
-    assert notes.take(ErrorFrame(-1, 2106, "HMDS data farm connection is OK:cashhmds")) == ()
-    assert notes.obstacle(Topic.BARS, "STK SMART USD")
+    status = recorded(BROKEN)
+    assert status.take(ErrorFrame(-1, 2106, "HMDS data farm connection is OK:cashhmds")) == ()
+    assert status.obstacle(Topic.BARS, "STK SMART USD")
 
 
 def test_an_answer_that_was_under_way_shows_nothing_of_a_farm() -> None:
     """Only a question that was asked after the farm broke shows that it does without it."""
-    notes = GatewayStatus()
-    notes.take(ErrorFrame(-1, *BROKEN), after=7)
-    notes.answered(question(7))
-    assert notes.obstacle(Topic.BARS, "STK SMART USD")
-    notes.answered(question(8))
-    assert not notes.obstacle(Topic.BARS, "STK SMART USD")
-    assert notes.obstacle(Topic.BARS, "CASH IDEALPRO USD")
+    status = GatewayStatus()
+    status.take(ErrorFrame(-1, *BROKEN), after=7)
+    status.answered(pending(7))
+    assert status.obstacle(Topic.BARS, "STK SMART USD")
+    status.answered(pending(8))
+    assert not status.obstacle(Topic.BARS, "STK SMART USD")
+    assert status.obstacle(Topic.BARS, "CASH IDEALPRO USD")
 
 
 def test_farms_of_contracts_are_told_apart_by_routes_too(
@@ -316,21 +316,21 @@ def test_farms_of_contracts_are_told_apart_by_routes_too(
 
 def test_a_farm_that_breaks_again_is_suspected_again() -> None:
     """What one outage showed of a route says nothing of the next."""
-    notes = noted(BROKEN)
-    notes.answered(question(1))
-    notes.take(ErrorFrame(-1, *MENDED))
-    notes.take(ErrorFrame(-1, *BROKEN))
-    assert notes.obstacle(Topic.BARS, "STK SMART USD")
+    status = recorded(BROKEN)
+    status.answered(pending(1))
+    status.take(ErrorFrame(-1, *MENDED))
+    status.take(ErrorFrame(-1, *BROKEN))
+    assert status.obstacle(Topic.BARS, "STK SMART USD")
 
 
 def test_an_idle_farm_is_named_behind_a_full_stop() -> None:
     """2107 and 2108 name their farm otherwise, and fix that farm alone."""
     idle = "HMDS data farm connection is inactive but should be available upon demand."
-    notes = noted(BROKEN, (2107, f"{idle}euhmds"))
-    assert notes.obstacle(Topic.BARS, "STK SMART USD")
-    notes.take(ErrorFrame(-1, 2107, f"{idle}ushmds"))
-    assert not notes.troubles
-    assert {farm.state for farm in notes.farms} == {FarmState.IDLE}
+    status = recorded(BROKEN, (2107, f"{idle}euhmds"))
+    assert status.obstacle(Topic.BARS, "STK SMART USD")
+    status.take(ErrorFrame(-1, 2107, f"{idle}ushmds"))
+    assert not status.troubles
+    assert {farm.state for farm in status.farms} == {FarmState.IDLE}
 
 
 @pytest.mark.parametrize(
@@ -351,10 +351,10 @@ def test_an_idle_farm_is_named_behind_a_full_stop() -> None:
 )
 def test_the_end_of_an_outage_names_the_farms_that_are_well(told: str, left: int) -> None:
     """1101 and 1102 may list what is connected again; no 2106 follows for those."""
-    notes = noted(BROKEN, LOST)
-    notes.take(ErrorFrame(-1, 1102, f"{MAINTAINED[1]} {told}"))
-    assert len(notes.troubles) == left
-    assert not notes.lost_link
+    status = recorded(BROKEN, LOST)
+    status.take(ErrorFrame(-1, 1102, f"{MAINTAINED[1]} {told}"))
+    assert len(status.troubles) == left
+    assert not status.lost_link
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_the_end_of_an_outage_names_the_farms_that_are_well(told: str, left: int
 )
 def test_the_farm_is_named_at_the_end_in_any_language(code: int, text: str, farm: str) -> None:
     """Behind the last colon, or else behind a full stop."""
-    assert [one.name for one in noted((code, text)).farms] == [farm]
+    assert [one.name for one in recorded((code, text)).farms] == [farm]
 
 
 RESTORED = "Connectivity between IBKR and Trader Workstation has been restored"
@@ -393,7 +393,7 @@ def test_a_nightly_reset_ends_with_everything_well() -> None:
     Codes and order as in https://github.com/IbcAlpha/IBC/issues/143 (2021-10-01), the end from
     CONNECTED_AGAIN.
     """
-    notes = noted(
+    status = recorded(
         (2103, "Market data farm connection is broken:usfarm"),
         (2104, "Market data farm connection is OK:usfarm"),
         *[LOST] * 40,
@@ -402,9 +402,9 @@ def test_a_nightly_reset_ends_with_everything_well() -> None:
         BROKEN,
         CONNECTED_AGAIN,
     )
-    assert not notes.troubles
-    assert not notes.obstacle(Topic.BARS, "STK SMART USD")
-    states = {farm.name: farm.state for farm in notes.farms}
+    assert not status.troubles
+    assert not status.obstacle(Topic.BARS, "STK SMART USD")
+    states = {farm.name: farm.state for farm in status.farms}
     assert states == {
         "usfarm": FarmState.OK,
         "cashfarm": FarmState.BROKEN,
@@ -415,9 +415,9 @@ def test_a_nightly_reset_ends_with_everything_well() -> None:
 @pytest.mark.parametrize("last", [BROKEN, MENDED])
 def test_a_farm_that_flaps_for_minutes_is_as_it_was_told_last(last: Any) -> None:
     """Only the last word counts (https://github.com/nautechsystems/nautilus_trader/pull/4412)."""
-    notes = noted(*[BROKEN, MENDED] * 300, last)
-    assert bool(notes.obstacle(Topic.BARS, "STK SMART USD")) == (last == BROKEN)
-    assert [farm.state for farm in notes.farms] == [
+    status = recorded(*[BROKEN, MENDED] * 300, last)
+    assert bool(status.obstacle(Topic.BARS, "STK SMART USD")) == (last == BROKEN)
+    assert [farm.state for farm in status.farms] == [
         FarmState.BROKEN if last == BROKEN else FarmState.OK
     ]
 
@@ -435,8 +435,8 @@ def test_a_farm_that_flaps_for_minutes_is_as_it_was_told_last(last: Any) -> None
 )
 def test_the_list_of_farms_is_read_in_any_language(text: str, is_over: bool) -> None:
     """Names stand behind a colon, parted by semicolons; a second list is of what is missing."""
-    notes = noted(BROKEN, LOST, (1102, text))
-    assert bool(notes.obstacle(Topic.BARS, "STK SMART USD")) != is_over
+    status = recorded(BROKEN, LOST, (1102, text))
+    assert bool(status.obstacle(Topic.BARS, "STK SMART USD")) != is_over
 
 
 ROUTE = "STK SMART USD"
@@ -444,47 +444,47 @@ ROUTE = "STK SMART USD"
 
 def test_one_request_of_a_route_tests_a_farm_that_stays_broken() -> None:
     """It goes when there was no news for a while; each that fails is followed by a longer pause."""
-    notes, now, pauses = noted(BROKEN), 100.0, []
+    status, now, pauses = recorded(BROKEN), 100.0, []
     for _ in range(9):
-        probe = notes.probe(Topic.BARS, ROUTE, now, first_s=30.0)
-        assert notes.probe(Topic.HEAD, ROUTE, now, first_s=30.0) is probe
+        probe = status.probe(Topic.BARS, ROUTE, now, first_s=30.0)
+        assert status.probe(Topic.HEAD, ROUTE, now, first_s=30.0) is probe
         pauses.append(probe.due_at - now)
         now, probe.is_out = probe.due_at + 30.0, True
-        notes.probed(probe, now, failed=True)
+        status.probed(probe, now, failed=True)
         assert not probe.is_out
     assert pauses == [30, 30, 60, 120, 240, 300, 300, 300, 300]
 
 
 def test_a_refused_test_request_is_followed_by_the_next_at_once() -> None:
     """It showed nothing of the farm, and nothing speaks against another one."""
-    notes = noted(BROKEN)
-    probe = notes.probe(Topic.BARS, ROUTE, 100.0, first_s=30.0)
-    notes.probed(probe, 140.0, failed=False)
-    assert notes.probe(Topic.BARS, ROUTE, 140.0, first_s=30.0).due_at == 140.0
+    status = recorded(BROKEN)
+    probe = status.probe(Topic.BARS, ROUTE, 100.0, first_s=30.0)
+    status.probed(probe, 140.0, failed=False)
+    assert status.probe(Topic.BARS, ROUTE, 140.0, first_s=30.0).due_at == 140.0
 
 
 @pytest.mark.parametrize("end", [DATA_LOST, MAINTAINED])
 def test_a_restored_link_lets_a_broken_farm_be_tested_soon(end: Any) -> None:
     """What failed before the link came back says nothing of the farm after it."""
-    notes = noted(BROKEN, LOST)
+    status = recorded(BROKEN, LOST)
     for now in (100.0, 200.0, 300.0):
-        notes.probed(notes.probe(Topic.BARS, ROUTE, now, first_s=30.0), now, failed=True)
-    notes.take(ErrorFrame(-1, *end))
-    assert notes.obstacle(Topic.BARS, ROUTE)
-    assert notes.probe(Topic.BARS, ROUTE, 400.0, first_s=30.0).due_at == 430.0
+        status.probed(status.probe(Topic.BARS, ROUTE, now, first_s=30.0), now, failed=True)
+    status.take(ErrorFrame(-1, *end))
+    assert status.obstacle(Topic.BARS, ROUTE)
+    assert status.probe(Topic.BARS, ROUTE, 400.0, first_s=30.0).due_at == 430.0
 
 
 def test_a_farm_that_no_route_needs_is_told_no_longer() -> None:
     """A response to the test request ends the trouble, until another route meets the farm."""
-    notes = noted(BROKEN)
-    assert notes.troubles
-    probe = notes.probe(Topic.BARS, ROUTE, 100.0, first_s=30.0)
-    notes.answered(question(1))
-    notes.probed(probe, 140.0, failed=False)
-    assert not notes.troubles
-    assert [farm.state for farm in notes.farms] == [FarmState.BROKEN]
-    notes.probe(Topic.BARS, "CASH IDEALPRO USD", 150.0, first_s=30.0)
-    assert notes.troubles
+    status = recorded(BROKEN)
+    assert status.troubles
+    probe = status.probe(Topic.BARS, ROUTE, 100.0, first_s=30.0)
+    status.answered(pending(1))
+    status.probed(probe, 140.0, failed=False)
+    assert not status.troubles
+    assert [farm.state for farm in status.farms] == [FarmState.BROKEN]
+    status.probe(Topic.BARS, "CASH IDEALPRO USD", 150.0, first_s=30.0)
+    assert status.troubles
 
 
 def test_many_requests_wait_for_one_that_tests_the_farm(
@@ -500,7 +500,7 @@ def test_many_requests_wait_for_one_that_tests_the_farm(
 
     def bars(talk: Any, fields: list[str]) -> None:
         def answer() -> None:
-            alone.append(len(bench.gateway.asked(20)))
+            alone.append(len(bench.gateway.what(20)))
             words.tell_bars(talk, fields)
 
         if alone:
@@ -516,7 +516,7 @@ def test_many_requests_wait_for_one_that_tests_the_farm(
     answers, health = bench(ask, timeout_s=WAITED_S, start=start, bars=bars)
     assert [answer.bars.num_rows for answer in answers] == [2] * 5
     assert alone == [1]
-    assert len(bench.gateway.asked(20)) == 5
+    assert len(bench.gateway.what(20)) == 5
     assert health.is_good
 
 
@@ -565,7 +565,7 @@ def test_a_farm_that_stays_broken_is_told_in_the_end(
     errors = bench(ask, timeout_s=1.0, outage_s=1.5, start=start, bars=words.ignore)
     assert {type(error) for error in errors} == {OutageError}
     assert all(BROKEN[1] in error.reason for error in errors)
-    assert len(bench.gateway.asked(20)) <= 3
+    assert len(bench.gateway.what(20)) <= 3
 
 
 def test_a_turn_that_comes_in_an_outage_is_not_used(
@@ -584,7 +584,7 @@ def test_a_turn_that_comes_in_an_outage_is_not_used(
 
     def bars(talk: Any, fields: list[str]) -> None:
         words.tell_bars(talk, fields)
-        if len(gateway.asked(20)) == 1:
+        if len(gateway.what(20)) == 1:
             talk.later(0.1, lambda: lose(talk))
             talk.later(3.0, lambda: restore(talk))
 
@@ -600,7 +600,7 @@ def test_a_turn_that_comes_in_an_outage_is_not_used(
 
     asyncio.run(run())
     assert told[0] == told[1]
-    assert len(gateway.asked(20)) == 2
+    assert len(gateway.what(20)) == 2
 
 
 def test_a_complaint_that_cannot_be_noted_costs_no_connection(

@@ -104,7 +104,7 @@ def test_a_cancelled_request_keeps_its_place_for_a_moment(rate_limiter: Any) -> 
     """Cancelling gives a place back soon, not at once and not at the deadline only."""
 
     async def run() -> float:
-        one = rate_limiter(pacing=Pacing(pacing_of().rules, most_open=47, in_flight=1))
+        one = rate_limiter(pacing=Pacing(pacing_of().rules, most_open=47, concurrency=1))
         task = asyncio.create_task(hang(one))
         await asyncio.sleep(0)
         task.cancel()
@@ -282,9 +282,9 @@ def test_a_cancel_whose_time_has_just_come_does_not_join_the_line(
         attempt, begun = one._record.attempt, time.now
 
         def slow(*given: Any, **named: Any) -> Any:
-            place = attempt(*given, **named)
-            time.now = max(time.now, place.turn.at)  # the turn comes while the process is busy
-            return place
+            entry = attempt(*given, **named)
+            time.now = max(time.now, entry.send_time.at)  # the turn comes while the process is busy
+            return entry
 
         monkeypatch.setattr(one._record, "attempt", slow)
         await one.message(lambda: make_entry.append(time.now - begun))
@@ -318,8 +318,8 @@ def test_a_request_is_written_once_though_its_record_breaks(rate_limiter: Any, t
         attempt = one._record.attempt
 
         def breaking(*given: Any, **named: Any) -> Any:
-            place = attempt(*given, **named)
-            one._record.withdraw(place.number)
+            entry = attempt(*given, **named)
+            one._record.withdraw(entry.number)
             one._record.attempt = attempt
             raise RecordBusyError
 

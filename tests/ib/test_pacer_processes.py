@@ -23,7 +23,7 @@ QUICK = Pacing(
         Rule("messages", 12, 0.1, historical_only=False),
     ),
     most_open=5,
-    in_flight=3,
+    concurrency=3,
 )
 
 

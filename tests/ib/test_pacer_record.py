@@ -164,7 +164,7 @@ def test_a_place_is_given_back_though_another_process_is_writing(
 
     async def run() -> float:
         rule = Rule("identical", 1, 0.1, Scope.IDENTICAL)
-        one = rate_limiter(pacing=Pacing(rules=(rule,), most_open=1, in_flight=1))
+        one = rate_limiter(pacing=Pacing(rules=(rule,), most_open=1, concurrency=1))
         async with one.permit(bars(1), hold_s=45) as permit:
             other = sqlite3.connect(
                 tmp_path / "pacer.sqlite", isolation_level=None, check_same_thread=False

@@ -53,11 +53,11 @@ def test_a_contract_id_that_drifts_is_refused(
         return asyncio.run(manager.run([Job(series, wanted=IntervalSet([wanted]))]))[0]
 
     assert load(Series(aapl, Timeframe.D1), DAY).is_complete
-    asked = len(gateway.asked(20))
+    what = len(gateway.what(20))
     ids.append("4711")
     later = Interval(DAY.end, datetime(2026, 1, 7, tzinfo=UTC))
     report = load(Series(aapl, timeframe), later)
     assert isinstance(report.error, ForeignIdentityError)
     assert "265598" in str(report.error)
     assert "4711" in str(report.error)
-    assert len(gateway.asked(20)) == asked
+    assert len(gateway.what(20)) == what

@@ -49,7 +49,7 @@ def test_a_request_says_what_it_wants_without_ambiguity(
     ends_at = datetime(2026, 1, 5, 16, tzinfo=UTC)
     request = replace(minute_request, ends_at=ends_at)
     bench(lambda source: source.bars(request))
-    sent = bench.gateway.asked(20)[0]
+    sent = bench.gateway.what(20)[0]
     assert sent[2] == "265598"
     assert sent[15:21] == ["20260105-16:00:00", "1 min", "1 D", "1", "TRADES", "2"]
     assert sent[21] == "0"
@@ -58,7 +58,7 @@ def test_a_request_says_what_it_wants_without_ambiguity(
 def test_now_is_asked_with_an_empty_end(bench: Any, minute_request: BarRequest) -> None:
     """No end means now."""
     bench(lambda source: source.bars(minute_request))
-    assert bench.gateway.asked(20)[0][15] == ""
+    assert bench.gateway.what(20)[0][15] == ""
 
 
 def test_a_request_whose_now_has_passed_is_not_sent(bench: Any, minute_request: BarRequest) -> None:
@@ -68,11 +68,11 @@ def test_a_request_whose_now_has_passed_is_not_sent(bench: Any, minute_request: 
         late = replace(minute_request, not_after=source.now())
         with pytest.raises(RequestExpiredError):
             await source.bars(late)
-        assert bench.gateway.asked(20) == []
+        assert bench.gateway.what(20) == []
         await source.bars(replace(late, not_after=source.now() + timedelta(minutes=1)))
 
     bench(ask)
-    assert [sent[15] for sent in bench.gateway.asked(20)] == [""]
+    assert [sent[15] for sent in bench.gateway.what(20)] == [""]
 
 
 def test_values_that_are_not_available_are_null(
@@ -242,7 +242,7 @@ def test_a_contract_is_asked_for_once_per_connection(
         return await source.contract_id(aapl)
 
     assert bench(ask) == 265598
-    assert len(bench.gateway.asked(9)) == 1
+    assert len(bench.gateway.what(9)) == 1
 
 
 def test_the_head_is_read_and_its_request_cancelled(bench: Any, aapl: Instrument) -> None:
@@ -254,7 +254,7 @@ def test_the_head_is_read_and_its_request_cancelled(bench: Any, aapl: Instrument
         return head
 
     assert bench(ask) == datetime(1980, 12, 12, 14, 30, tzinfo=UTC)
-    assert [fields[1] for fields in bench.gateway.asked(90)] == [bench.gateway.asked(87)[0][1]]
+    assert [fields[1] for fields in bench.gateway.what(90)] == [bench.gateway.what(87)[0][1]]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_head_that_the_gateway_cannot_say_is_none(
         return head
 
     assert bench(ask, head=lambda talk, fields: talk.error(fields[1], 162, message)) is None
-    assert [fields[1] for fields in bench.gateway.asked(90)] == [bench.gateway.asked(87)[0][1]]
+    assert [fields[1] for fields in bench.gateway.what(90)] == [bench.gateway.what(87)[0][1]]
 
 
 def test_an_unknown_contract_names_the_fields_of_the_universe(bench: Any, aapl: Instrument) -> None:
@@ -303,9 +303,9 @@ def test_several_contracts_are_listed_with_the_field_that_picks_one(
     """Candidates that differ in their primary exchange ask for that field."""
 
     def several(talk: Any, fields: list[str]) -> None:
-        for number, place in (("265598", "NASDAQ"), ("38708077", "MEXI")):
+        for number, entry in (("265598", "NASDAQ"), ("38708077", "MEXI")):
             texts = [text.format(id=fields[2]) for text in words.details]
-            texts[12], texts[20] = number, place
+            texts[12], texts[20] = number, entry
             assert words.details[20] == "NASDAQ"
             talk.send(*texts)
         talk.send(52, 1, fields[2])

@@ -146,13 +146,13 @@ def test_a_row_that_is_no_bar_leaves_its_place_open(
         bars=lambda talk, fields: talk.raw(words.history(fields[1], *rows)),
     )
     assert answer.bars.num_rows == 5
-    (place,) = answer.impossible
-    assert place.start.timestamp() == 1_767_623_520
-    assert place.end.timestamp() == 1_767_623_580
+    (entry,) = answer.impossible
+    assert entry.start.timestamp() == 1_767_623_520
+    assert entry.end.timestamp() == 1_767_623_580
     assert answer.implausible == ()
 
 
-def places(answer: Any) -> list[tuple[float, float]]:
+def concurrency(answer: Any) -> list[tuple[float, float]]:
     """Give the impossible places as seconds after the first good bar; open ends are infinite."""
     first = _GOOD[0][0]
     ends = EVER.start, EVER.end
@@ -193,14 +193,14 @@ def test_two_different_bars_of_one_timestamp_leave_it_open(answer_of: Any) -> No
     """Neither of them is believed, wherever it stood; the rest of the response is."""
     answer = answer_of(*_GOOD, (_GOOD[2][0], 10, 11, 9, 10.5, 1, 1, 1), _GOOD[4])
     assert minutes_of(answer) == [0, 1, 3, 4, 5]
-    assert places(answer) == [(120, 180), (360, math.inf)]
+    assert concurrency(answer) == [(120, 180), (360, math.inf)]
 
 
 def test_a_timestamp_of_the_row_before_leaves_both_places_open(answer_of: Any) -> None:
     """One of two rows with one stamp is the bar of another minute: neither minute is covered."""
     answer = answer_of(at(0), at(1), at(2), at(2, of=3), at(4), at(5))
     assert minutes_of(answer) == [0, 1, 4, 5]
-    assert places(answer) == [(120, 240)]
+    assert concurrency(answer) == [(120, 240)]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_timestamp_out_of_order_is_another_bars(
     answer = answer_of(*rows)
     assert minutes_of(answer)[: len(left)] == left
     assert set(minutes_of(answer)) <= set(range(8))
-    assert places(answer) == open_places
+    assert concurrency(answer) == open_places
 
 
 def test_one_row_far_older_than_requested_reaches_back_over_nothing(
@@ -232,7 +232,7 @@ def test_one_row_far_older_than_requested_reaches_back_over_nothing(
     ancient = (_GOOD[0][0] - 400 * 86_400, *_GOOD[0][1:])
     answer = answer_of(ancient, *_GOOD[1:], request=request)
     assert minutes_of(answer) == [1, 2, 3, 4, 5]
-    assert places(answer) == [(-math.inf, 60)]
+    assert concurrency(answer) == [(-math.inf, 60)]
 
 
 def test_only_older_bars_are_normal(answer_of: Any, minute_request: BarRequest) -> None:
@@ -240,7 +240,7 @@ def test_only_older_bars_are_normal(answer_of: Any, minute_request: BarRequest) 
     ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(days=900)
     answer = answer_of(*_GOOD, request=replace(minute_request, ends_at=ends_at))
     assert minutes_of(answer) == [0, 1, 2, 3, 4, 5]
-    assert places(answer) == []
+    assert concurrency(answer) == []
 
 
 def test_a_timestamp_behind_the_requested_end_covers_nothing_before_it(
@@ -249,9 +249,9 @@ def test_a_timestamp_behind_the_requested_end_covers_nothing_before_it(
     """It may be that of the last bar; bars that go on without a pause are no such case."""
     ends_at = datetime.fromtimestamp(_GOOD[0][0], UTC) + timedelta(minutes=4)
     request = replace(minute_request, ends_at=ends_at)
-    assert places(answer_of(*_GOOD, request=request)) == []
+    assert concurrency(answer_of(*_GOOD, request=request)) == []
     answer = answer_of(at(0), at(1), at(2), at(90, of=3), request=request)
-    assert places(answer) == [(180, 5400)]
+    assert concurrency(answer) == [(180, 5400)]
 
 
 def test_newest_first_is_an_order_too(answer_of: Any) -> None:
@@ -259,7 +259,7 @@ def test_newest_first_is_an_order_too(answer_of: Any) -> None:
     bad = (at(3)[0], "nan", *at(3)[2:])
     answer = answer_of(at(5), at(4), bad, at(2), at(1), at(0))
     assert minutes_of(answer) == [0, 1, 2, 4, 5]
-    assert places(answer) == [(180, 240)]
+    assert concurrency(answer) == [(180, 240)]
 
 
 def test_without_an_order_no_place_is_known(answer_of: Any) -> None:
@@ -267,7 +267,7 @@ def test_without_an_order_no_place_is_known(answer_of: Any) -> None:
     bad = (at(3)[0], "nan", *at(3)[2:])
     answer = answer_of(at(5), at(1), bad, at(4), at(0), at(2))
     assert minutes_of(answer) == [0, 1, 2, 4, 5]
-    assert places(answer) == [(-math.inf, math.inf)]
+    assert concurrency(answer) == [(-math.inf, math.inf)]
 
 
 def test_one_good_row_of_many_is_returned(answer_of: Any) -> None:
@@ -275,7 +275,7 @@ def test_one_good_row_of_many_is_returned(answer_of: Any) -> None:
     bad = [(at(minute)[0], "ten", *at(minute)[2:]) for minute in range(6)]
     answer = answer_of(*bad[:3], at(3), *bad[4:])
     assert minutes_of(answer) == [3]
-    assert places(answer) == [(-math.inf, 180), (240, math.inf)]
+    assert concurrency(answer) == [(-math.inf, 180), (240, math.inf)]
     with pytest.raises(BadAnswerError, match="none of 6 rows is a bar"):
         answer_of(*bad)
 
@@ -311,9 +311,9 @@ def test_a_date_that_is_none_leaves_its_place_open(
     request = replace(minute_request, series=series, ends_at=thursday, duration="3 D")
     dates = "20260106", given, "20260108"
     answer = answer_of(*((one, *_GOOD[0][1:]) for one in dates), request=request)
-    (place,) = answer.impossible
-    assert place.start == datetime(2026, 1, 7, tzinfo=UTC)
-    assert place.end == datetime(2026, 1, 8, tzinfo=UTC)
+    (entry,) = answer.impossible
+    assert entry.start == datetime(2026, 1, 7, tzinfo=UTC)
+    assert entry.end == datetime(2026, 1, 8, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("sec_type", list(SecType))
@@ -378,7 +378,7 @@ def test_bars_of_a_smaller_size_are_a_bad_answer(
 ) -> None:
     """Minutes in place of hours, meant for another request, are no hours cut short."""
     request = replace(minute_request, series=Series(minute_request.series.instrument, Timeframe.H1))
-    minutes = [words.bar(1_767_623_400 + 60 * place) for place in range(5)]
+    minutes = [words.bar(1_767_623_400 + 60 * entry) for entry in range(5)]
     with pytest.raises(BadAnswerError, match="sooner than 1h after another"):
         bench(
             lambda source: source.bars(request),
@@ -388,13 +388,13 @@ def test_bars_of_a_smaller_size_are_a_bad_answer(
 
 @pytest.mark.parametrize(("place", "other"), [(2, "MSFT"), (8, "MXN")])
 def test_another_contract_is_a_bad_answer(
-    bench: Any, aapl: Instrument, words: Any, *, place: int, other: str
+    bench: Any, aapl: Instrument, words: Any, *, entry: int, other: str
 ) -> None:
     """Another symbol, or another currency, is not taken for what was asked for."""
 
     def tell(talk: Any, fields: list[str]) -> None:
         texts = [text.format(id=fields[2]) for text in words.details]
-        texts[place] = other
+        texts[entry] = other
         talk.send(*texts)
         talk.send(52, 1, fields[2])
 

@@ -33,7 +33,7 @@ def test_a_lost_connection_fails_every_open_request_at_once(
     """Nobody waits for the deadline when the socket is gone."""
 
     def close_at_third(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.asked(20)) == 3:
+        if len(bench.gateway.what(20)) == 3:
             talk.close()
 
     async def ask(source: GatewaySource) -> Any:
@@ -91,12 +91,12 @@ def test_requests_wait_while_the_link_is_lost(
         talk.error(-1, *LOST)
 
     def restored(talk: Any) -> None:
-        sent_in_between.append(len(bench.gateway.asked(9)))
+        sent_in_between.append(len(bench.gateway.what(9)))
         talk.error(-1, 1101, "Connectivity restored - data lost.")
 
     def tell_time(talk: Any, fields: list[str]) -> None:
         words.tell_time(talk, fields)
-        if len(bench.gateway.asked(49)) == 2:
+        if len(bench.gateway.what(49)) == 2:
             talk.later(0.2, lambda: restored(talk))
 
     async def ask(source: GatewaySource) -> Any:
@@ -119,7 +119,7 @@ def test_a_link_that_stays_lost_ends_at_the_deadline(
 
     with pytest.raises(OutageError, match="1100 Connectivity"):
         bench(lambda source: source.bars(minute_request), outage_s=0.5, start=lost_at_first)
-    assert bench.gateway.asked(9) == []
+    assert bench.gateway.what(9) == []
 
 
 def test_a_broken_farm_explains_the_silence(bench: Any, minute_request: BarRequest) -> None:

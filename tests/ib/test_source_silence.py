@@ -27,7 +27,7 @@ def test_silence_ends_at_the_deadline_and_is_cancelled(
         await source.health()
 
     bench(ask, timeout_s=SHORT_S, bars=words.ignore)
-    assert bench.gateway.asked(25) == [["25", "1", bench.gateway.asked(20)[0][1]]]
+    assert bench.gateway.what(25) == [["25", "1", bench.gateway.what(20)[0][1]]]
 
 
 def test_silence_about_a_head_is_cancelled_too(bench: Any, aapl: Instrument, words: Any) -> None:
@@ -39,7 +39,7 @@ def test_silence_about_a_head_is_cancelled_too(bench: Any, aapl: Instrument, wor
         await source.health()
 
     bench(ask, timeout_s=SHORT_S, head=words.ignore)
-    assert len(bench.gateway.asked(90)) == 1
+    assert len(bench.gateway.what(90)) == 1
 
 
 def test_silence_about_a_contract_ends_at_the_deadline(
@@ -64,7 +64,7 @@ def test_a_request_given_up_by_its_caller_is_cancelled(
         await source.health()
 
     bench(ask, bars=words.ignore)
-    assert len(bench.gateway.asked(25)) == 1
+    assert len(bench.gateway.what(25)) == 1
 
 
 def test_bars_that_come_after_the_deadline_go_to_no_listener(
@@ -93,8 +93,8 @@ def test_a_slow_trickle_is_put_together(bench: Any, minute_request: BarRequest, 
 
     def trickle(talk: Any, fields: list[str]) -> None:
         data = words.history(fields[1], words.bar(words.first), words.bar(words.first + 60))
-        for place in range(len(data)):
-            talk.later(place * 0.001, lambda place=place: talk.raw(data[place : place + 1]))
+        for entry in range(len(data)):
+            talk.later(entry * 0.001, lambda entry=entry: talk.raw(data[entry : entry + 1]))
 
     assert bench(lambda source: source.bars(minute_request), bars=trickle).bars.num_rows == 2
 
@@ -107,9 +107,9 @@ def test_a_trickle_without_end_ends_at_the_deadline(
     def endless(talk: Any, fields: list[str]) -> None:
         data = words.history(fields[1], *[words.bar(words.first)] * 1000)
 
-        def more(place: int) -> None:
-            talk.raw(data[place : place + 1])
-            talk.later(0.01, lambda: more(place + 1))
+        def more(entry: int) -> None:
+            talk.raw(data[entry : entry + 1])
+            talk.later(0.01, lambda: more(entry + 1))
 
         more(0)
 
@@ -121,7 +121,7 @@ def test_health_without_an_answer_is_a_value(bench: Any, words: Any) -> None:
     """A gateway that stops answering is reported, not raised."""
 
     def once(talk: Any, fields: list[str]) -> None:
-        if len(bench.gateway.asked(49)) == 1:
+        if len(bench.gateway.what(49)) == 1:
             words.tell_time(talk, fields)
 
     health = bench(lambda source: source.health(), timeout_s=SHORT_S, time=once)

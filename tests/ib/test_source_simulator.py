@@ -25,11 +25,11 @@ NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)
 def ask(tmp_path: Path) -> Any:
     """Put a question to a simulated gateway whose clock stands at NOW."""
 
-    def run(question: Any) -> Any:
+    def run(pending: Any) -> Any:
         async def session(port: int) -> Any:
             config = GatewayConfig(state_dir=tmp_path, port=port, timeout_s=60)
             async with open_source(config) as source:
-                return await question(source)
+                return await pending(source)
 
         with running_simulator(now=NOW) as simulator:
             return asyncio.run(session(simulator.port))
@@ -70,7 +70,7 @@ def test_currencies_have_no_volume(ask: Any, aapl: Instrument) -> None:
 def test_the_simulator_says_what_it_is(ask: Any, aapl: Instrument) -> None:
     """Its bars are simulated, its clock is its own, and it has contracts and heads."""
 
-    async def question(source: Any) -> Any:
+    async def pending(source: Any) -> Any:
         return (
             source.origin,
             source.now(),
@@ -79,7 +79,7 @@ def test_the_simulator_says_what_it_is(ask: Any, aapl: Instrument) -> None:
             (await source.health()).is_good,
         )
 
-    origin, now, contract_id, head, is_good = ask(question)
+    origin, now, contract_id, head, is_good = ask(pending)
     assert origin is Origin.SIMULATED
     assert NOW - timedelta(seconds=2) < now < NOW + timedelta(minutes=1)
     assert contract_id > 0
@@ -97,14 +97,14 @@ def test_a_symbol_that_does_not_exist_is_unknown(ask: Any, aapl: Instrument) -> 
 def test_many_requests_at_once_are_all_answered(ask: Any, aapl: Instrument) -> None:
     """Forty different requests through one connection come back, each with its own bars."""
 
-    async def question(source: Any) -> Any:
+    async def pending(source: Any) -> Any:
         requests = [
             BarRequest(Series(aapl, Timeframe.M1), NOW - timedelta(days=day), "1 D")
             for day in range(1, 41)
         ]
         return await asyncio.gather(*(source.bars(request) for request in requests))
 
-    answers = ask(question)
+    answers = ask(pending)
     assert [answer.request.ends_at for answer in answers] == [
         NOW - timedelta(days=day) for day in range(1, 41)
     ]

@@ -123,10 +123,10 @@ class Client:
 
     async def details(self, contract: Contract) -> list[Candidate]:
         """Return the contracts of a description."""
-        asked = f"details of {contract.symbol} {contract.secType}"
+        what = f"details of {contract.symbol} {contract.secType}"
         frames = await self.requester.ask(
-            Ask(Topic.CONTRACT, asked, paced_contract(asked), route_of(contract)),
-            self.connection.contracts(contract, asked),
+            Ask(Topic.CONTRACT, what, paced_contract(what), route_of(contract)),
+            self.connection.contracts(contract, what),
         )
         return [candidate_of(fields, self.connection.server_version) for fields in frames]
 
@@ -142,7 +142,7 @@ class Client:
     ) -> list[str]:
         """Return the fields of the message that answers a request for bars or sessions."""
         query = _query(contract, bar_size, duration, end=end, what=what, use_rth=use_rth)
-        ask = Ask(Topic.BARS, query.asked, paced_query(query, RequestKind.BARS), query.route)
+        ask = Ask(Topic.BARS, query.what, paced_query(query, RequestKind.BARS), query.route)
         return (await self.requester.ask(ask, self.connection.history(query))).fields
 
     async def bars(
@@ -173,7 +173,7 @@ class Client:
         """Return what comes for a request, a refusal too."""
         query = _query(contract, bar_size, duration, end=end, what=what, dates=dates)
         topic, kind = (Topic.HEAD, RequestKind.HEAD) if is_head else (Topic.BARS, RequestKind.BARS)
-        ask = Ask(topic, query.asked, paced_query(query, kind), query.route)
+        ask = Ask(topic, query.what, paced_query(query, kind), query.route)
         try:
             if is_head:
                 return Seen(await self.requester.ask(ask, self.connection.head(query)))
@@ -196,7 +196,7 @@ def _query(
     dates: int = EPOCH_DATES,
 ) -> HistoryQuery:
     return HistoryQuery(
-        asked=f"{contract.symbol} {bar_size}, {duration} to {end or 'now'}",
+        what=f"{contract.symbol} {bar_size}, {duration} to {end or 'now'}",
         contract=contract,
         what_to_show=what,
         use_rth=use_rth,

@@ -233,7 +233,7 @@ class FakeGateway:
     schedule_twist: Callable[[datetime, int], list[LearnedDay]] | None = None
     opened: int = 0
     contract_ids: dict[str, int] = field(default_factory=dict)
-    places: int = 6
+    concurrency: int = 6
 
     def now(self) -> datetime:
         return self.time
@@ -268,7 +268,7 @@ class FakeGateway:
         if self.twist is not None:
             twisted = self.twist(request, bars)
             if isinstance(twisted, GatewayError):
-                if twisted.was_asked:
+                if twisted.was_sent:
                     sent()
                 raise twisted
             sent()

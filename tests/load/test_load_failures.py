@@ -253,7 +253,7 @@ def test_what_was_not_asked_is_no_request(world: MakeWorld) -> None:
     """A refusal out of memory stops the series as the gateway's own does, and audits nothing."""
     made = world(RTH, Timeframe.M1, *JUNE)
     error = EntitlementError("bars", reason="not asked", code=354)
-    error.was_asked = False
+    error.was_sent = False
     made.bench.gateway.twist = failing_at(error)
     report = made.load()
     assert not report.is_complete
@@ -264,12 +264,12 @@ def test_what_was_not_asked_is_no_request(world: MakeWorld) -> None:
 
 @pytest.mark.parametrize(("places", "later"), [(2, 9), (9, 2), (1, 1)])
 def test_as_many_are_asked_at_once_as_the_gateway_has_places(
-    world: MakeWorld, places: int, later: int
+    world: MakeWorld, concurrency: int, later: int
 ) -> None:
     """Workers come and go with the width of the gateway, and all is loaded."""
     made = world(RTH, Timeframe.M1, *JUNE)
     gateway = made.bench.gateway
-    gateway.places = places
+    gateway.concurrency = concurrency
     open_now, seen = [0], []
 
     async def busy(_: BarRequest) -> None:
@@ -279,13 +279,13 @@ def test_as_many_are_asked_at_once_as_the_gateway_has_places(
             await asyncio.sleep(0)
         open_now[0] -= 1
         if made.bench.asked == 9:
-            gateway.places = later
+            gateway.concurrency = later
 
     gateway.before_answer = busy
     assert made.load().is_complete
-    assert max(seen) <= max(places, later)
+    assert max(seen) <= max(concurrency, later)
     assert max(seen[-3:]) <= later
-    assert max(seen) >= min(max(places, later), 5)
+    assert max(seen) >= min(max(concurrency, later), 5)
     made.check_complete()
 
 

@@ -66,7 +66,7 @@ def test_a_new_listing_costs_two_requests_more_than_its_bars(
 ) -> None:
     """With a head timestamp the response that begins at it ends the search for older bars."""
     made = listed_late(world, timeframe)
-    made.bench.gateway.places = 1
+    made.bench.gateway.concurrency = 1
     made.bench.gateway.head_at = utc(2023, 5, 16, 13, 30)
     report = made.load()
     assert report.is_complete, report.summary

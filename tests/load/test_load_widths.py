@@ -71,7 +71,7 @@ def test_a_width_that_works_is_found_and_kept(
     """Each silence halves the width once; what works is used for the rest of the run."""
     made = world(RTH, timeframe, date(2024, 1, 2), date(2024, 6, 29))
     made.bench.gateway.twist = silent_beyond(days)
-    made.bench.gateway.places = 1
+    made.bench.gateway.concurrency = 1
     (report,) = made.bench.run(Job(made.series, mode, wanted=IntervalSet([made.wanted])))
     assert report.is_complete, report.summary
     assert report.failures == ()
@@ -164,7 +164,7 @@ def test_what_two_runs_have_learned_a_third_knows_for_a_day(world: MakeWorld) ->
     """One silence may have been chance; after two runs nobody asks too much until a day later."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
     made.bench.gateway.twist = silent_beyond(15)
-    made.bench.gateway.places = 1
+    made.bench.gateway.concurrency = 1
     found = [too_wide(made, number, 15) > 0 for number in (1, 2, 3, 4)]
     assert found == [True, True, False, False]
     made.bench.gateway.time += timedelta(days=1, minutes=1)
@@ -176,7 +176,7 @@ def test_a_silence_by_chance_is_forgotten_when_a_wide_request_is_answered(
 ) -> None:
     """Runs with one silence each, and an undisturbed one between them, teach nothing."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
-    made.bench.gateway.places = 1
+    made.bench.gateway.concurrency = 1
     for number in (1, 3):
         empty_ranges = iter([True])
         made.bench.gateway.twist = lambda _, bars, empty_ranges=empty_ranges: (
@@ -215,7 +215,7 @@ def test_a_refusal_for_length_narrows_and_is_remembered(world: MakeWorld) -> Non
     """It costs one refused request in the first run, none in the next, and one after a month."""
     made = world(RTH, Timeframe.H1, date(2023, 1, 3), date(2024, 6, 29))
     made.bench.gateway.twist = refused_beyond(5)
-    made.bench.gateway.places = 1
+    made.bench.gateway.concurrency = 1
 
     def refused(number: int) -> int:
         asked = made.bench.asked

@@ -118,7 +118,7 @@ def test_a_run_fails_and_writes_nothing_into_another_store(
     layout = made.bench.layout
     act = before_answer(layout, number, way)
     made.bench.gateway.before_answer = act
-    made.bench.gateway.places = 1
+    made.bench.gateway.concurrency = 1
     with pytest.raises(StoreReplacedError, match=r"is not the one that was opened") as caught:
         made.load()
     assert str(layout.root) in str(caught.value)
@@ -135,7 +135,7 @@ def test_what_was_saved_stays_in_the_store_that_was_opened(
     monkeypatch.setattr("ktrdr_pipelines.sync.engine.writer._EVERY_S", 0.0)
     made = world(RTH, Timeframe.M1, *JUNE)
     made.bench.gateway.before_answer = before_answer(made.bench.layout, 8, way)
-    made.bench.gateway.places = 1
+    made.bench.gateway.concurrency = 1
     with pytest.raises(StoreReplacedError):
         made.load()
     moved = open_store(made.bench.layout.root.with_name("moved"))

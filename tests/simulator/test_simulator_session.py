@@ -197,11 +197,11 @@ def test_cancelling_in_flight_is_162_and_afterwards_366() -> None:
     """A cancelled request is abandoned and echoed; there is nothing to cancel twice."""
     session = started()
     session.receive(history(4))
-    in_flight = (
+    concurrency = (
         "Historical Market Data Service error message:API historical data query cancelled: 4"
     )
     nothing = "No historical data query found for ticker id:4"
-    assert session.receive(framed(25, 1, 4)) == [Abandon(4, ApiError(162, in_flight, 4))]
+    assert session.receive(framed(25, 1, 4)) == [Abandon(4, ApiError(162, concurrency, 4))]
     assert session.receive(framed(25, 1, 4)) == [Abandon(4, ApiError(366, nothing, 4))]
 
 

@@ -93,7 +93,7 @@ class HealthReport:
     client_id: int | None = None
     server_version: int | None = None
     last_answer_age_s: float | None = None
-    places: int | None = None
+    concurrency: int | None = None
     breaker: str | None = None
     paused_s: float | None = None
     farms: tuple[str, ...] = ()
@@ -163,7 +163,7 @@ def _seen(connection: "GatewayConnection", seen: "Health", connect_s: float) -> 
         client_id=connection.client_id,
         server_version=connection.server_version,
         last_answer_age_s=_rounded(seen.last_answer_age_s),
-        places=seen.places,
+        concurrency=seen.concurrency,
         breaker=seen.breaker,
         paused_s=round(seen.paused_s, 1),
         farms=tuple(map(str, seen.farms)),
@@ -188,10 +188,13 @@ def _failed(gateway: str, error: GatewayError) -> HealthReport:
     from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason, TransportError
 
     cause = error.__cause__
-    ending = cause.ending if isinstance(cause, TransportError) else None
-    if ending is None and isinstance(error, ClientIdInUseError):
+    disconnect_reason = cause.disconnect_reason if isinstance(cause, TransportError) else None
+    if disconnect_reason is None and isinstance(error, ClientIdInUseError):
         return HealthReport(gateway, tcp=None, handshake=None, error=error)
-    is_met, shook_hands = ending not in NO_LISTENER, ending in {None, DisconnectReason.ID_IN_USE}
+    is_met, shook_hands = (
+        disconnect_reason not in NO_LISTENER,
+        disconnect_reason in {None, DisconnectReason.ID_IN_USE},
+    )
     return HealthReport(gateway, tcp=is_met, handshake=shook_hands, error=error)
 
 
@@ -215,7 +218,7 @@ def _say_health(found: HealthReport) -> None:
     say(f"client id   {found.client_id}, protocol version {found.server_version}")
     age_s = found.last_answer_age_s
     say(f"last bars   {'none since this machine started' if age_s is None else f'{age_s:g} s ago'}")
-    say(f"breaker     {found.breaker}, {found.places} requests for bars at once")
+    say(f"breaker     {found.breaker}, {found.concurrency} requests for bars at once")
     if found.paused_s:
         say(f"pause       {found.paused_s:.0f} s more: the gateway said that it was asked too much")
     for farm in found.farms:

@@ -97,7 +97,7 @@ class BarSource(Protocol):
         ...
 
     @property
-    def places(self) -> int:
+    def concurrency(self) -> int:
         """How many requests for bars it is worth to have open at once now."""
         ...
 

@@ -79,7 +79,7 @@ class AccountFilter:
         lists = [[one.strip() for one in text.split(",")] for text in fields[2:]]
         names = [name for names in lists for name in names if name]
         self.announced = tuple(dict.fromkeys((*self.announced, *names)))
-        self._digits = tuple(_telling_part(name) for name in self.announced)
+        self._digits = tuple(_identifying_part(name) for name in self.announced)
         hidden = [",".join(PLACEHOLDER if name else "" for name in names) for names in lists]
         return [*fields[:2], *hidden]
 
@@ -95,7 +95,7 @@ def _framed(content: str) -> bytes:
     return len(data).to_bytes(_PREFIX) + data
 
 
-def _telling_part(account: str) -> bytes:
+def _identifying_part(account: str) -> bytes:
     """Return what is in every frame that holds an account in any letter case: its digits."""
     runs = re.findall(r"[0-9]+", account)
     return max(runs, key=len, default="").encode("ascii")

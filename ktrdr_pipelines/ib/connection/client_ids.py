@@ -23,7 +23,7 @@ QUARANTINE_S = 300.0
 TRY_AGAIN_S = 30.0
 """How long after 326 an id is tried again where every other one is refused or taken."""
 
-HELD_REMEDY = (
+HELD_HINT = (
     "A gateway can hold the ids of lost connections until it is restarted: ktrdr load and ktrdr "
     "update wait for that with --wait SECONDS. Else end the other programs, or set another range "
     "of client ids (IB_CLIENT_ID_*)."
@@ -78,17 +78,17 @@ class ClientIdLeases:
         first, last = ids
         left = [number for number in range(first, last + 1) if number not in {0, *skipped}]
         ages = {number: self._refused_for_s(number) for number in left}
-        well = [number for number in left if ages[number] is None]
+        healthy = [number for number in left if ages[number] is None]
         again = sorted(
             (-age_s, number) for number, age_s in ages.items() if age_s and age_s >= TRY_AGAIN_S
         )
-        for client_id in (*well, *(number for _, number in again)):
+        for client_id in (*healthy, *(number for _, number in again)):
             if (lease := self._try(client_id)) is not None:
                 return lease
         raise ClientIdInUseError(
             f"client ids {first} to {last}",
             reason="each is taken by another process or was refused by the gateway a moment ago",
-            hint=HELD_REMEDY,
+            hint=HELD_HINT,
         )
 
     def refused(self, ids: tuple[int, int]) -> list[int]:

@@ -29,7 +29,7 @@ from ktrdr_pipelines.ib.connection.gateway_status import (
     Probe,
 )
 from ktrdr_pipelines.ib.connection.notices import Notices
-from ktrdr_pipelines.ib.connection.pending_requests import PendingRequests, Question, Topic
+from ktrdr_pipelines.ib.connection.pending_requests import PendingRequest, PendingRequests, Topic
 from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, untold
 from ktrdr_pipelines.ib.protocol.error_codes import (
     NO_REQUEST,
@@ -40,8 +40,8 @@ from ktrdr_pipelines.ib.protocol.error_codes import (
 )
 from ktrdr_pipelines.ib.protocol.requests import HistoryQuery, HistoryReply, route_of
 from ktrdr_pipelines.ib.protocol.transport import (
+    AwaitPermit,
     DisconnectReason,
-    GiveTurn,
     Transport,
     TransportError,
 )
@@ -61,8 +61,8 @@ class Dispatcher:
     """
 
     def __init__(self, server_version: Callable[[], int]) -> None:
-        self.questions = PendingRequests(1)
-        self.notes = GatewayStatus()
+        self.pending = PendingRequests(1)
+        self.status = GatewayStatus()
         self.notices = Notices()
         self.clock = GatewayClock()
         self.time_told = asyncio.Event()
@@ -86,28 +86,28 @@ class Dispatcher:
 
     def end(self, why: str) -> None:
         """Fail all that is open: the connection is gone."""
-        self.questions.fail_all(ConnectionLostError, why)
+        self.pending.fail_all(ConnectionLostError, why)
         self.time_told.set()
         self.tell_news()
 
     def _take_error(self, fields: list[str]) -> None:
         frame = error_frame(fields)
         self.notices.see_text(frame)
-        if frame.request_id != NO_REQUEST and self.questions.refuse(frame) is not None:
+        if frame.request_id != NO_REQUEST and self.pending.refuse(frame) is not None:
             return
         self._take_notice(frame)
 
     def _take_notice(self, frame: ErrorFrame) -> None:
         _log.info("the gateway says %s", frame)
-        over = self.notes.take(frame, after=self.questions.last_number)
+        over = self.status.take(frame, after=self.pending.last_number)
         if over:
             reason = f"the gateway had lost its connection ({frame})"
-            lost = partial(self.notes.cost, over=over)
-            self.questions.fail_all(OutageError, reason, code=frame.code, those=lost)
-        elif frame.means is CodeClass.PACING:
+            lost = partial(self.status.cost, over=over)
+            self.pending.fail_all(OutageError, reason, code=frame.code, those=lost)
+        elif frame.code_class is CodeClass.PACING:
             self.on_pacing()
         elif frame.code in _DROPPED:
-            self.questions.fail_all(ConnectionLostError, str(frame), code=frame.code)
+            self.pending.fail_all(ConnectionLostError, str(frame), code=frame.code)
         self.tell_news()
 
     def tell_news(self) -> None:
@@ -115,18 +115,18 @@ class Dispatcher:
         self._news.set()
         self._news = asyncio.Event()
 
-    def _note_answer(self, question: Question | None) -> None:
-        if question is not None:
+    def _record_response(self, pending: PendingRequest | None) -> None:
+        if pending is not None:
             self.answered_at_s = boot_time_s()
-            self.notes.answered(question)
+            self.status.answered(pending)
             self.tell_news()
 
     def _take_contract(self, fields: list[str]) -> None:
         number = fields[2] if self._server_version() < _VERSION_WITHOUT_PREFIX else fields[1]
-        self.questions.part(Topic.CONTRACT, int(number), fields)
+        self.pending.part(Topic.CONTRACT, int(number), fields)
 
     def _take_contracts_end(self, fields: list[str]) -> None:
-        self._note_answer(self.questions.end(Topic.CONTRACT, int(fields[2])))
+        self._record_response(self.pending.end(Topic.CONTRACT, int(fields[2])))
 
     def _take_time(self, fields: list[str]) -> None:
         self.clock.see(int(fields[2]))
@@ -135,10 +135,10 @@ class Dispatcher:
     def _take_answer(self, fields: list[str]) -> None:
         """Take a message that is a whole answer; one of SCHEDULE answers a request for bars."""
         topic = Topic.BARS if fields[0] == _SCHEDULE else Topic(fields[0])
-        question = self.questions.part(topic, int(fields[1]), fields)
-        if question is not None:
-            self.questions.finish(question)
-        self._note_answer(question)
+        pending = self.pending.part(topic, int(fields[1]), fields)
+        if pending is not None:
+            self.pending.finish(pending)
+        self._record_response(pending)
 
     _handlers: ClassVar[dict[int, Callable[["Dispatcher", list[str]], None]]] = {
         4: _take_error,
@@ -168,10 +168,10 @@ class Call(Generic[T]):
     """
 
     def __init__(
-        self, put: Callable[[], Question], answer: Callable[[Question], Awaitable[T]]
+        self, put: Callable[[], PendingRequest], answer: Callable[[PendingRequest], Awaitable[T]]
     ) -> None:
         self._put, self._answer = put, answer
-        self._question: Question | None = None
+        self._pending: PendingRequest | None = None
 
     def put(self) -> None:
         """Write it to the socket, at once.
@@ -179,7 +179,7 @@ class Call(Generic[T]):
         Raises:
             ConnectionLostError: there is no connection any more.
         """
-        self._question = self._put()
+        self._pending = self._put()
 
     async def answer(self) -> T:
         """Wait for the response.
@@ -187,9 +187,9 @@ class Call(Generic[T]):
         Raises:
             GatewayError: there is none, or it is a refusal.
         """
-        if self._question is None:
+        if self._pending is None:
             raise RuntimeError("a request that was not sent has no response")
-        return await self._answer(self._question)
+        return await self._answer(self._pending)
 
 
 class GatewayConnection:
@@ -205,7 +205,7 @@ class GatewayConnection:
         *,
         client_id: int,
         timeout_s: float,
-        give_turn: GiveTurn,
+        await_permit: AwaitPermit,
         logins: Logins,
         outage_s: float = 300.0,
     ) -> None:
@@ -214,14 +214,14 @@ class GatewayConnection:
         self._timeout_s, self._outage_s = timeout_s, outage_s
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._dispatcher = Dispatcher(lambda: self.server_version)
-        self._transport = Transport(self._dispatcher.take, self._note_end, give_turn)
+        self._transport = Transport(self._dispatcher.take, self._record_end, await_permit)
         self._logins, self.login = logins, ""
 
     def __repr__(self) -> str:
         state = "up" if self.is_up else "down"
         return (
             f"GatewayConnection({self.gateway}, client id {self.client_id}, {state}, "
-            f"{len(self._dispatcher.questions)} open)"
+            f"{len(self._dispatcher.pending)} open)"
         )
 
     @property
@@ -257,11 +257,11 @@ class GatewayConnection:
             DiskError: the state folder cannot be used: what is sent must be recorded there.
         """
         await self._transport.open(host, port, self.client_id, timeout_s=self._timeout_s)
-        self._dispatcher.questions = PendingRequests(self._transport.client.getReqId())
+        self._dispatcher.pending = PendingRequests(self._transport.client.getReqId())
         self.login = self._logins.name_of(self._transport.accounts)
         if await self._round_trip_s() is None:
             if not self.is_up:
-                raise TransportError(self._transport.ending or DisconnectReason.CLOSED)
+                raise TransportError(self._transport.disconnect_reason or DisconnectReason.CLOSED)
             raise GatewayTimeoutError(
                 f"time of {self.gateway}",
                 reason=f"connected, but no answer in {self._timeout_s:g} s",
@@ -270,8 +270,8 @@ class GatewayConnection:
 
     async def close(self) -> None:
         """Close the socket and end what is open; never raises, may be repeated."""
-        self._check_place()
-        self._dispatcher.questions.fail_all(ConnectionLostError, DisconnectReason.ASKED.value)
+        self._check_permit()
+        self._dispatcher.pending.fail_all(ConnectionLostError, DisconnectReason.REQUESTED.value)
         await self._transport.close()
 
     def now(self) -> datetime:
@@ -280,7 +280,7 @@ class GatewayConnection:
 
     async def health(self) -> Health:
         """Ask for the time, and say how that went."""
-        self._check_place()
+        self._check_permit()
         answered_at_s = self._dispatcher.answered_at_s
         return Health(
             gateway=self.gateway,
@@ -288,17 +288,17 @@ class GatewayConnection:
             round_trip_s=await self._round_trip_s() if self.is_up else None,
             last_answer_age_s=None if answered_at_s is None else boot_time_s() - answered_at_s,
             clock_offset_s=(self.now() - wall_now()).total_seconds(),
-            troubles=self._dispatcher.notes.troubles,
-            farms=self._dispatcher.notes.farms,
+            troubles=self._dispatcher.status.troubles,
+            farms=self._dispatcher.status.farms,
         )
 
     @property
     def lost_link(self) -> str:
         """What the gateway said when it lost its connection to IB, or nothing if it has one."""
-        return self._dispatcher.notes.lost_link if self.is_up else ""
+        return self._dispatcher.status.lost_link if self.is_up else ""
 
     async def wait_for_way(
-        self, topic: Topic, route: str, asked: str, *, waits: OnWait = untold
+        self, topic: Topic, route: str, what: str, *, waits: OnWait = untold
     ) -> AbstractContextManager[None]:
         """Wait while the gateway lacks the connection that a question needs; then let it through.
 
@@ -310,17 +310,17 @@ class GatewayConnection:
         Raises:
             OutageError: it has lost its connection to IB, or a data farm, and that lasts.
         """
-        self._check_place()
-        notes, begun_at_s = self._dispatcher.notes, boot_time_s()
-        while self.is_up and (obstacle := notes.obstacle(topic, route)):
+        self._check_permit()
+        status, begun_at_s = self._dispatcher.status, boot_time_s()
+        while self.is_up and (obstacle := status.obstacle(topic, route)):
             now = boot_time_s()
-            if notes.lost_link:
+            if status.lost_link:
                 left_s = begun_at_s + self._outage_s - now
                 if left_s <= 0:
-                    raise lasting_outage(asked, notes.lost_link)
+                    raise lasting_outage(what, status.lost_link)
                 await self._news(obstacle, left_s, waits)
                 continue
-            probe = notes.probe(topic, route, now, first_s=self._timeout_s)
+            probe = status.probe(topic, route, now, first_s=self._timeout_s)
             if probe.is_out:
                 waits(obstacle, self._timeout_s)
                 await self._dispatcher.news()
@@ -330,7 +330,7 @@ class GatewayConnection:
             elif (left_s := begun_at_s + max(self._outage_s, self._timeout_s) - now) > 0:
                 await self._news(obstacle, min(left_s, probe.due_at - now), waits)
             else:
-                raise lasting_farm_outage(asked, obstacle)
+                raise lasting_farm_outage(what, obstacle)
         return nullcontext()
 
     async def _news(self, obstacle: str, longest_s: float, waits: OnWait) -> None:
@@ -350,17 +350,17 @@ class GatewayConnection:
             failed = error.code not in GOOD_NEWS
             raise
         finally:
-            self._dispatcher.notes.probed(probe, boot_time_s(), failed=failed)
+            self._dispatcher.status.probed(probe, boot_time_s(), failed=failed)
             self._dispatcher.tell_news()
 
     def history(self, query: HistoryQuery) -> Call[HistoryReply]:
         """Return the request for bars; its response is message 17 and what is said of it."""
 
-        def put() -> Question:
-            question = self._opened(Topic.BARS, query.asked, query.route)
-            with self._transport.has_turn():
+        def put() -> PendingRequest:
+            pending = self._opened(Topic.BARS, query.what, query.route)
+            with self._transport.permitted():
                 self._transport.client.reqHistoricalData(
-                    question.number,
+                    pending.number,
                     query.contract,
                     query.end,
                     query.duration,
@@ -371,11 +371,11 @@ class GatewayConnection:
                     False,  # noqa: FBT003  (not kept up to date: the signature is ib_async's)
                     [],
                 )
-            return question
+            return pending
 
-        async def answer(question: Question) -> HistoryReply:
-            frames = await self._answer(question, self._transport.client.cancelHistoricalData)
-            return HistoryReply(frames[0], question.noted)
+        async def answer(pending: PendingRequest) -> HistoryReply:
+            frames = await self._answer(pending, self._transport.client.cancelHistoricalData)
+            return HistoryReply(frames[0], pending.codes)
 
         return Call(put, answer)
 
@@ -387,72 +387,72 @@ class GatewayConnection:
         """
         client = self._transport.client
 
-        def put() -> Question:
-            question = self._opened(Topic.HEAD, query.asked, query.route)
-            with self._transport.has_turn():
+        def put() -> PendingRequest:
+            pending = self._opened(Topic.HEAD, query.what, query.route)
+            with self._transport.permitted():
                 client.reqHeadTimeStamp(
-                    question.number, query.contract, query.what_to_show, query.use_rth, query.dates
+                    pending.number, query.contract, query.what_to_show, query.use_rth, query.dates
                 )
-            return question
+            return pending
 
-        async def answer(question: Question) -> list[str]:
+        async def answer(pending: PendingRequest) -> list[str]:
             try:
-                frames = await self._answer(question, None)
+                frames = await self._answer(pending, None)
             finally:
-                self._give_up(question, client.cancelHeadTimeStamp)
+                self._give_up(pending, client.cancelHeadTimeStamp)
             return frames[0]
 
         return Call(put, answer)
 
-    def contracts(self, contract: Contract, asked: str) -> Call[list[list[str]]]:
+    def contracts(self, contract: Contract, what: str) -> Call[list[list[str]]]:
         """Return the request for the contracts of a description; the response: each message 10."""
 
-        def put() -> Question:
-            question = self._opened(Topic.CONTRACT, asked, route_of(contract))
-            with self._transport.has_turn():
-                self._transport.client.reqContractDetails(question.number, contract)
-            return question
+        def put() -> PendingRequest:
+            pending = self._opened(Topic.CONTRACT, what, route_of(contract))
+            with self._transport.permitted():
+                self._transport.client.reqContractDetails(pending.number, contract)
+            return pending
 
-        return Call(put, lambda question: self._answer(question, None))
+        return Call(put, lambda pending: self._answer(pending, None))
 
     def refresh_clock(self) -> None:
         """Ask for the time without waiting, where its last sight is old."""
         if self.is_up and self._dispatcher.clock.is_stale:
             self._transport.client.reqCurrentTime()
 
-    def _opened(self, topic: Topic, asked: str, route: str) -> Question:
-        self._check_place()
+    def _opened(self, topic: Topic, what: str, route: str) -> PendingRequest:
+        self._check_permit()
         if not self.is_up:
-            raise ConnectionLostError(asked, reason=f"the connection to {self.gateway} is gone")
-        return self._dispatcher.questions.add(topic, asked, route)
+            raise ConnectionLostError(what, reason=f"the connection to {self.gateway} is gone")
+        return self._dispatcher.pending.add(topic, what, route)
 
     async def _answer(
-        self, question: Question, cancel: Callable[[int], None] | None
+        self, pending: PendingRequest, cancel: Callable[[int], None] | None
     ) -> list[list[str]]:
         """Wait for an answer; cancel the question where it is given up."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await question.answer
+                return await pending.answer
         except TimeoutError:
-            self._give_up(question, cancel)
-            raise self._timeout(question) from None
+            self._give_up(pending, cancel)
+            raise self._timeout(pending) from None
         except (asyncio.CancelledError, OutageError):
-            self._give_up(question, cancel)
+            self._give_up(pending, cancel)
             raise
         finally:
-            self._dispatcher.questions.drop(question)
+            self._dispatcher.pending.drop(pending)
 
-    def _give_up(self, question: Question, cancel: Callable[[int], None] | None) -> None:
+    def _give_up(self, pending: PendingRequest, cancel: Callable[[int], None] | None) -> None:
         if cancel is not None and self.is_up:
-            cancel(question.number)
+            cancel(pending.number)
 
-    def _timeout(self, question: Question) -> GatewayTimeoutError | OutageError:
-        notes, reason = self._dispatcher.notes, f"no answer in {self._timeout_s:g} s"
-        if troubles := "; ".join(notes.troubles):
+    def _timeout(self, pending: PendingRequest) -> GatewayTimeoutError | OutageError:
+        status, reason = self._dispatcher.status, f"no answer in {self._timeout_s:g} s"
+        if troubles := "; ".join(status.troubles):
             reason = f"{reason}, and the gateway says: {troubles}"
-        is_outage = notes.obstacle(question.topic, question.route)
+        is_outage = status.obstacle(pending.topic, pending.route)
         kind = OutageError if is_outage else GatewayTimeoutError
-        return kind(question.asked, reason=reason, hint="It settles nothing and is asked again.")
+        return kind(pending.what, reason=reason, hint="It settles nothing and is asked again.")
 
     async def _round_trip_s(self) -> float | None:
         """Ask for the time; the seconds count from when the question is sent."""
@@ -467,10 +467,10 @@ class GatewayConnection:
             return None
         return boot_time_s() - asked_at_s if self.is_up else None
 
-    def _check_place(self) -> None:
+    def _check_permit(self) -> None:
         if threading.get_ident() != self._thread or asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(f"{self!r} belongs to another thread or event loop")
 
-    def _note_end(self, ending: DisconnectReason) -> None:
-        _log.info("connection to %s ended: %s", self.gateway, ending.value)
-        self._dispatcher.end(ending.value)
+    def _record_end(self, disconnect_reason: DisconnectReason) -> None:
+        _log.info("connection to %s ended: %s", self.gateway, disconnect_reason.value)
+        self._dispatcher.end(disconnect_reason.value)

@@ -13,7 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from ktrdr_pipelines.ib.clock import boot_time_s
-from ktrdr_pipelines.ib.connection.pending_requests import Question, Topic
+from ktrdr_pipelines.ib.connection.pending_requests import PendingRequest, Topic
 from ktrdr_pipelines.ib.pacing.circuit_breaker import BreakerState
 from ktrdr_pipelines.ib.pacing.shared_state import Vitals
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame
@@ -162,16 +162,16 @@ class GatewayStatus:
             probe.pause_s = min(probe.pause_s * 2, LONGEST_PROBE_PAUSE_S)
         self._drop_probes()
 
-    def cost(self, question: Question, over: Iterable[Key]) -> bool:
+    def cost(self, pending: PendingRequest, over: Iterable[Key]) -> bool:
         """Say whether troubles that are over may have cost a question its answer."""
-        return any(self._hits(key, _NEEDED[question.topic], question.route) for key in over)
+        return any(self._affects(key, _NEEDED[pending.topic], pending.route) for key in over)
 
-    def answered(self, question: Question) -> None:
+    def answered(self, pending: PendingRequest) -> None:
         """Take in that a question was answered; one asked before a trouble shows nothing of it."""
         self._spared |= {
-            (key, question.route)
+            (key, pending.route)
             for key, trouble in self._troubles.items()
-            if question.number > trouble.after and _shows(question.topic, key)
+            if pending.number > trouble.after and _shows(pending.topic, key)
         }
         self._drop_probes()
 
@@ -183,9 +183,9 @@ class GatewayStatus:
             after: the number of the last question that was asked before.
         """
         farm = _farm(frame)
-        if frame.means is CodeClass.RESUME:
+        if frame.code_class is CodeClass.RESUME:
             return (_LINK, *self._resume(frame))
-        if frame.means is CodeClass.PAUSE:
+        if frame.code_class is CodeClass.PAUSE:
             self._break((frame.code, farm), _Trouble(str(frame), after))
         elif frame.code in _RESTORED_BY:
             code = _RESTORED_BY[frame.code]
@@ -195,16 +195,16 @@ class GatewayStatus:
 
     def _blocking(self, need: int, route: str) -> str:
         told = self._troubles.items()
-        return next((one.text for key, one in told if self._hits(key, need, route)), "")
+        return next((one.text for key, one in told if self._affects(key, need, route)), "")
 
-    def _hits(self, key: Key, need: int, route: str) -> bool:
+    def _affects(self, key: Key, need: int, route: str) -> bool:
         if key == _LINK:
             return True
         return key[0] in {need, _SERVER_LOST} and (key, route) not in self._spared
 
     def _is_harmless(self, key: Key) -> bool:
         is_spared = any(spared == key for spared, _ in self._spared)
-        return is_spared and not any(self._hits(key, *route) for route in self._probes)
+        return is_spared and not any(self._affects(key, *route) for route in self._probes)
 
     def _drop_probes(self) -> None:
         """Forget the probes of routes that nothing stands in the way of any more."""
@@ -299,8 +299,9 @@ class Health:
 
     ``last_answer_age_s`` is the age of the last answer about data (None: there was none);
     ``clock_offset_s`` says how far the gateway's clock is ahead of this machine's, to a second.
-    ``breaker`` is what all processes think of the gateway, ``places`` how many requests for bars
-    they may have in flight together; all of them pause for ``paused_s`` more after a violation.
+    ``breaker`` is what all processes think of the gateway, ``concurrency`` how many requests for
+    bars they may have in flight together; all of them pause for ``paused_s`` more after a
+    violation.
     """
 
     gateway: str
@@ -311,7 +312,7 @@ class Health:
     troubles: tuple[str, ...]
     farms: tuple[Farm, ...] = ()
     breaker: BreakerState = BreakerState.CLOSED
-    places: int | None = None
+    concurrency: int | None = None
     paused_s: float = 0.0
 
     @property
@@ -327,7 +328,7 @@ def with_vitals(health: Health, vitals: Vitals) -> Health:
         health,
         last_answer_age_s=health.last_answer_age_s if age_s is None else age_s,
         breaker=vitals.breaker.state,
-        places=vitals.places,
+        concurrency=vitals.concurrency,
         paused_s=vitals.paused_s,
     )
 

@@ -25,7 +25,7 @@ class Topic(StrEnum):
 
 
 @dataclass(slots=True)
-class Question:
+class PendingRequest:
     """One open question: its frames so far, codes noted about it, the future of its answer.
 
     ``route`` says which data farm may serve it (``ib.protocol.requests.route_of``).
@@ -33,11 +33,11 @@ class Question:
 
     number: int
     topic: Topic
-    asked: str
+    what: str
     answer: "asyncio.Future[list[list[str]]]"
     route: str = ""
     parts: list[list[str]] = field(default_factory=list)
-    noted: set[int] = field(default_factory=set)
+    codes: set[int] = field(default_factory=set)
 
 
 class PendingRequests:
@@ -45,68 +45,68 @@ class PendingRequests:
 
     def __init__(self, first_number: int) -> None:
         self.last_number = max(first_number, 1) - 1
-        self._open: dict[int, Question] = {}
+        self._open: dict[int, PendingRequest] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, topic: Topic, asked: str, route: str = "") -> Question:
+    def add(self, topic: Topic, what: str, route: str = "") -> PendingRequest:
         """Open a question under a number that this connection has not used."""
         answer: asyncio.Future[list[list[str]]] = asyncio.get_running_loop().create_future()
         self.last_number += 1
-        question = Question(self.last_number, topic, asked, answer, route)
-        self._open[question.number] = question
-        return question
+        pending = PendingRequest(self.last_number, topic, what, answer, route)
+        self._open[pending.number] = pending
+        return pending
 
-    def drop(self, question: Question) -> None:
+    def drop(self, pending: PendingRequest) -> None:
         """Forget a question; what still comes for it is nobody's."""
-        self._open.pop(question.number, None)
-        if not question.answer.cancel() and not question.answer.cancelled():
-            question.answer.exception()  # seen, so that nobody reports it as never retrieved
+        self._open.pop(pending.number, None)
+        if not pending.answer.cancel() and not pending.answer.cancelled():
+            pending.answer.exception()  # seen, so that nobody reports it as never retrieved
 
-    def part(self, topic: Topic, number: int, fields: list[str]) -> Question | None:
+    def part(self, topic: Topic, number: int, fields: list[str]) -> PendingRequest | None:
         """Take a frame of an answer; None where nobody waits for it."""
-        question = self._open.get(number)
-        if question is None or question.answer.done():
+        pending = self._open.get(number)
+        if pending is None or pending.answer.done():
             _log.debug("message %s for request %d, which is not open", topic.value, number)
             return None
-        if question.topic is not topic:
+        if pending.topic is not topic:
             reason = f"the gateway answered with message {topic.value}"
-            self.fail(question, BadAnswerError(question.asked, reason=reason))
+            self.fail(pending, BadAnswerError(pending.what, reason=reason))
             return None
-        question.parts.append(fields)
-        return question
+        pending.parts.append(fields)
+        return pending
 
-    def end(self, topic: Topic, number: int) -> Question | None:
+    def end(self, topic: Topic, number: int) -> PendingRequest | None:
         """Take the frame that says that an answer of several frames is whole."""
-        question = self._open.get(number)
-        if question is None or question.topic is not topic or question.answer.done():
+        pending = self._open.get(number)
+        if pending is None or pending.topic is not topic or pending.answer.done():
             return None
-        self.finish(question)
-        return question
+        self.finish(pending)
+        return pending
 
-    def finish(self, question: Question) -> None:
+    def finish(self, pending: PendingRequest) -> None:
         """Give the frames to whoever waits."""
-        if not question.answer.done():
-            question.answer.set_result(question.parts)
+        if not pending.answer.done():
+            pending.answer.set_result(pending.parts)
 
-    def fail(self, question: Question, error: GatewayError) -> None:
+    def fail(self, pending: PendingRequest, error: GatewayError) -> None:
         """Give an error to whoever waits, unless there is an answer already."""
-        if not question.answer.done():
-            question.answer.set_exception(error)
+        if not pending.answer.done():
+            pending.answer.set_exception(error)
 
     def refuse(self, frame: ErrorFrame) -> GatewayError | None:
         """Let an error frame end the question that it names; give the error, if it is one."""
-        question = self._open.get(frame.request_id)
-        if question is None or question.answer.done():
+        pending = self._open.get(frame.request_id)
+        if pending is None or pending.answer.done():
             _log.debug("code %d for request %d, not open", frame.code, frame.request_id)
             return None
-        error = error_for(frame, question.asked)
+        error = error_for(frame, pending.what)
         if error is None:
-            question.noted.add(frame.code)
-            _log.info("%s: the gateway notes %s", question.asked, frame)
+            pending.codes.add(frame.code)
+            _log.info("%s: the gateway notes %s", pending.what, frame)
         else:
-            self.fail(question, error)
+            self.fail(pending, error)
         return error
 
     def fail_all(
@@ -115,8 +115,8 @@ class PendingRequests:
         reason: str,
         *,
         code: int | None = None,
-        those: Callable[[Question], bool] = lambda _: True,
+        those: Callable[[PendingRequest], bool] = lambda _: True,
     ) -> None:
         """End every open question, or some of them, with an error of its own."""
-        for question in filter(those, list(self._open.values())):
-            self.fail(question, kind(question.asked, reason=reason, code=code))
+        for pending in filter(those, list(self._open.values())):
+            self.fail(pending, kind(pending.what, reason=reason, code=code))

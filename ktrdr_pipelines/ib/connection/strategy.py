@@ -9,7 +9,7 @@ Who gets which connection to the gateway: one strategy for all operations.
 - batch: one for the whole batch, closed with it.
 - cli (and data_manager, tests): a temporary one, closed after use.
 
-Decide, then act: ``_place`` chooses, the rest connects.
+Decide, then act: ``_connection_of`` chooses, the rest connects.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from ktrdr_pipelines.errors import (
 )
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.accounts import Logins
-from ktrdr_pipelines.ib.connection.client_ids import HELD_REMEDY, ClientIdLease, ClientIdLeases
+from ktrdr_pipelines.ib.connection.client_ids import HELD_HINT, ClientIdLease, ClientIdLeases
 from ktrdr_pipelines.ib.connection.connection import GatewayConnection
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.protocol.transport import DisconnectReason, TransportError
@@ -39,12 +39,12 @@ _MOST_NAMED = 5
 
 def connect_error(config: GatewayConfig, client_id: int, error: TransportError) -> GatewayError:
     """Translate why no connection came about."""
-    asked = f"connect to {config.gateway} as client {client_id}"
-    kind, hint = _CONNECT_ERRORS[error.ending]
-    made = kind(asked, reason=str(error), hint=hint.format(port=config.port))
-    if error.ending is DisconnectReason.VERSION:
+    what = f"connect to {config.gateway} as client {client_id}"
+    kind, hint = _CONNECT_ERRORS[error.disconnect_reason]
+    made = kind(what, reason=str(error), hint=hint.format(port=config.port))
+    if error.disconnect_reason is DisconnectReason.VERSION:
         made.retry = False
-    if error.ending is DisconnectReason.ID_IN_USE:
+    if error.disconnect_reason is DisconnectReason.ID_IN_USE:
         made.code = 326
     return made
 
@@ -58,7 +58,7 @@ def ids_refused(config: GatewayConfig, client_ids: list[int]) -> ClientIdInUseEr
     return ClientIdInUseError(
         f"connect to {config.gateway}",
         reason=f"{named} {'are' if len(client_ids) > 1 else 'is'} in use",
-        hint=HELD_REMEDY,
+        hint=HELD_HINT,
         code=326,
     )
 
@@ -85,7 +85,7 @@ _CONNECT_ERRORS: dict[DisconnectReason, tuple[type[GatewayError], str]] = {
         GatewayTimeoutError,
         "The gateway hangs, is in its nightly reset, or waits for a click: look at its window.",
     ),
-    DisconnectReason.ID_IN_USE: (ClientIdInUseError, HELD_REMEDY),
+    DisconnectReason.ID_IN_USE: (ClientIdInUseError, HELD_HINT),
     DisconnectReason.GARBAGE: (
         GatewayUnreachableError,
         "Check IB_PORT: something else listens there.",
@@ -94,7 +94,7 @@ _CONNECT_ERRORS: dict[DisconnectReason, tuple[type[GatewayError], str]] = {
         GatewayUnreachableError,
         "Install a gateway that speaks versions 157 to 178, such as the current stable one.",
     ),
-    DisconnectReason.ASKED: (GatewayUnreachableError, ""),
+    DisconnectReason.REQUESTED: (GatewayUnreachableError, ""),
 }
 
 
@@ -117,7 +117,7 @@ KEPT = frozenset({Operation.API, Operation.GAP_FILLER})
 
 
 @dataclass(eq=False, slots=True)
-class _Place:
+class _SharedConnection:
     """A connection with its lease, and how many use it now."""
 
     operation: Operation
@@ -159,10 +159,10 @@ class IbConnectionStrategy:
             rate_limiter is None,
         )
         self._sleep = sleep
-        self._places: list[_Place] = []
+        self._connections: list[_SharedConnection] = []
 
     def __repr__(self) -> str:
-        held = ", ".join(map(str, self._places)) or "nothing open"
+        held = ", ".join(map(str, self._connections)) or "nothing open"
         return f"IbConnectionStrategy({self._config.gateway}: {held})"
 
     def get_connection_for_operation(
@@ -188,43 +188,43 @@ class IbConnectionStrategy:
 
     async def cleanup_temporary_connections(self) -> int:
         """Close every connection that nobody uses now; give their number."""
-        idle = [place for place in self._places if place.users == 0]
-        for place in idle:
-            await self._close(place)
+        idle = [shared for shared in self._connections if shared.users == 0]
+        for shared in idle:
+            await self._close(shared)
         return len(idle)
 
     @asynccontextmanager
     async def _used(self, operation: Operation) -> AsyncIterator[GatewayConnection]:
-        place = self._place(operation)
-        place.users += 1
+        shared = self._connection_of(operation)
+        shared.users += 1
         try:
-            yield await self._connected(place)
+            yield await self._connected(shared)
         finally:
-            place.users -= 1
-            if place.users == 0 and self._is_done_with(place):
-                await self._close(place)
+            shared.users -= 1
+            if shared.users == 0 and self._is_done_with(shared):
+                await self._close(shared)
 
-    def _place(self, operation: Operation) -> _Place:
+    def _connection_of(self, operation: Operation) -> _SharedConnection:
         """Choose a kept place of the operation, or make a new one."""
-        for place in self._places:
-            if place.operation is operation and operation in KEPT:
-                return place
-        place = _Place(operation)
-        self._places.append(place)
-        return place
+        for shared in self._connections:
+            if shared.operation is operation and operation in KEPT:
+                return shared
+        shared = _SharedConnection(operation)
+        self._connections.append(shared)
+        return shared
 
     @staticmethod
-    def _is_done_with(place: _Place) -> bool:
-        alive = place.connection is not None and place.connection.is_up
-        return place.operation not in KEPT or not alive
+    def _is_done_with(shared: _SharedConnection) -> bool:
+        alive = shared.connection is not None and shared.connection.is_up
+        return shared.operation not in KEPT or not alive
 
-    async def _connected(self, place: _Place) -> GatewayConnection:
-        async with place.opening:
-            if place.connection is not None and place.connection.is_up:
-                return place.connection
-            await self._let_go(place)
-            place.lease, place.connection = await self._connect(place.operation)
-            return place.connection
+    async def _connected(self, shared: _SharedConnection) -> GatewayConnection:
+        async with shared.opening:
+            if shared.connection is not None and shared.connection.is_up:
+                return shared.connection
+            await self._let_go(shared)
+            shared.lease, shared.connection = await self._connect(shared.operation)
+            return shared.connection
 
     async def _connect(self, operation: Operation) -> tuple[ClientIdLease, GatewayConnection]:
         """Connect under the first id that the gateway takes; few tries, paused.
@@ -259,7 +259,7 @@ class IbConnectionStrategy:
             config.gateway,
             client_id=client_id,
             timeout_s=config.timeout_s,
-            give_turn=self._rate_limiter.message,
+            await_permit=self._rate_limiter.message,
             logins=Logins(config.state_dir),
             outage_s=config.outage_s,
         )
@@ -274,22 +274,22 @@ class IbConnectionStrategy:
         _log.info("connected to %s as client %d", config.gateway, client_id)
         return connection
 
-    async def _close(self, place: _Place) -> None:
-        if place in self._places:
-            self._places.remove(place)
+    async def _close(self, shared: _SharedConnection) -> None:
+        if shared in self._connections:
+            self._connections.remove(shared)
         try:
-            await self._let_go(place)
+            await self._let_go(shared)
         finally:
-            if self._owns_rate_limiter and not self._places:
+            if self._owns_rate_limiter and not self._connections:
                 self._rate_limiter.close()
 
     @staticmethod
-    async def _let_go(place: _Place) -> None:
+    async def _let_go(shared: _SharedConnection) -> None:
         """Close a place's connection; its id is free only when the socket is gone."""
         try:
-            if place.connection is not None:
-                await place.connection.close()
+            if shared.connection is not None:
+                await shared.connection.close()
         finally:
-            if place.lease is not None:
-                place.lease.release()
-            place.connection = place.lease = None
+            if shared.lease is not None:
+                shared.lease.release()
+            shared.connection = shared.lease = None

@@ -84,24 +84,24 @@ def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> lis
         others: other known ports of that host that are open, by what they usually are.
     """
     cause = error.__cause__
-    ending = cause.ending if isinstance(cause, TransportError) else None
-    if ending in NO_LISTENER:
+    disconnect_reason = cause.disconnect_reason if isinstance(cause, TransportError) else None
+    if disconnect_reason in NO_LISTENER:
         return [_closed_port(error, port, others)]
-    if ending is None and isinstance(error, ClientIdInUseError):
+    if disconnect_reason is None and isinstance(error, ClientIdInUseError):
         return [_id_taken(error)]
     open_port = good(Name.PORT, f"something listens at port {port}")
     if isinstance(error, ClientIdInUseError):
         return [open_port, good(Name.HANDSHAKE, "the API answers"), _id_taken(error)]
-    if ending is None and isinstance(error, GatewayTimeoutError):
+    if disconnect_reason is None and isinstance(error, GatewayTimeoutError):
         finding = "it accepts the connection and does not even tell the time"
         return [
             open_port,
             good(Name.HANDSHAKE, "the API answers"),
             wrong(Name.CLOCK, finding, _LOGIN),
         ]
-    if ending is DisconnectReason.VERSION:
+    if disconnect_reason is DisconnectReason.VERSION:
         return [open_port, wrong(Name.VERSION, error.reason, error.hint)]
-    return [open_port, _no_handshake(ending, error, port)]
+    return [open_port, _no_handshake(disconnect_reason, error, port)]
 
 
 def clock(offset_s: float) -> Check:
@@ -203,9 +203,11 @@ def _id_taken(error: GatewayError) -> Check:
     return wrong(Name.CLIENT_ID, error.reason or str(error), error.hint)
 
 
-def _no_handshake(ending: DisconnectReason | None, error: GatewayError, port: int) -> Check:
+def _no_handshake(
+    disconnect_reason: DisconnectReason | None, error: GatewayError, port: int
+) -> Check:
     finding = error.reason or str(error)
-    if ending is not DisconnectReason.CLOSED:
+    if disconnect_reason is not DisconnectReason.CLOSED:
         return wrong(Name.HANDSHAKE, finding, error.hint)
     if port in IbLimitsRegistry.CONTAINER_PORTS.value.values():
         hint = (

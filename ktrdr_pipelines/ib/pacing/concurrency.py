@@ -34,12 +34,12 @@ class Concurrency:
     ``cut_at`` is when the width was last halved, ``seen_at`` when the last answer came.
     """
 
-    width: float = float(IbLimitsRegistry.IN_FLIGHT.value)
+    width: float = float(IbLimitsRegistry.CONCURRENCY.value)
     ratio: float = 1.0
     cut_at: float = 0.0
     seen_at: float = 0.0
 
-    def places(self, now: float) -> int:
+    def limit(self, now: float) -> int:
         """Give how many requests may be in flight."""
         return int(rested(self, now).width)
 
@@ -67,13 +67,13 @@ class Pace:
     answers: int = 1
 
 
-def rested(flight: Concurrency, now: float) -> Concurrency:
+def rested(concurrency: Concurrency, now: float) -> Concurrency:
     """Start over where the last answer is long ago."""
-    is_recent = now - max(flight.seen_at, flight.cut_at) <= REST_S
-    return flight if is_recent else Concurrency(seen_at=flight.seen_at)
+    is_recent = now - max(concurrency.seen_at, concurrency.cut_at) <= REST_S
+    return concurrency if is_recent else Concurrency(seen_at=concurrency.seen_at)
 
 
-def answered(flight: Concurrency, sample: Sample, idle_s: float) -> Concurrency:
+def answered(concurrency: Concurrency, sample: Sample, idle_s: float) -> Concurrency:
     """Take in an answer.
 
     Args:
@@ -81,25 +81,25 @@ def answered(flight: Concurrency, sample: Sample, idle_s: float) -> Concurrency:
         sample: the answer; one that was asked for before the last cut tells nothing of now.
         idle_s: what an idle gateway needs for such an answer.
     """
-    flight = replace(rested(flight, sample.at), seen_at=sample.at)
-    if sample.sent_at < flight.cut_at:
-        return flight
-    step = (sample.took_s / max(idle_s, _SHORTEST_S) - flight.ratio) * _SMOOTHING
-    flight = replace(flight, ratio=flight.ratio + step)
-    if flight.ratio >= SLOW_RATIO:
-        return _halved(flight, sample.at)
-    is_used = sample.open_now >= int(flight.width)
+    concurrency = replace(rested(concurrency, sample.at), seen_at=sample.at)
+    if sample.sent_at < concurrency.cut_at:
+        return concurrency
+    step = (sample.took_s / max(idle_s, _SHORTEST_S) - concurrency.ratio) * _SMOOTHING
+    concurrency = replace(concurrency, ratio=concurrency.ratio + step)
+    if concurrency.ratio >= SLOW_RATIO:
+        return _halved(concurrency, sample.at)
+    is_used = sample.open_now >= int(concurrency.width)
     return (
-        replace(flight, width=_wider(flight.width))
-        if flight.ratio < FLAT_RATIO and is_used
-        else flight
+        replace(concurrency, width=_wider(concurrency.width))
+        if concurrency.ratio < FLAT_RATIO and is_used
+        else concurrency
     )
 
 
-def troubled(flight: Concurrency, *, sent_at: float, at: float) -> Concurrency:
+def troubled(concurrency: Concurrency, *, sent_at: float, at: float) -> Concurrency:
     """Take in a failure that may come from asking too much; one burst of them counts once."""
-    flight = rested(flight, at)
-    return flight if sent_at < flight.cut_at else _halved(flight, at)
+    concurrency = rested(concurrency, at)
+    return concurrency if sent_at < concurrency.cut_at else _halved(concurrency, at)
 
 
 def pace_after(pace: Pace | None, sample: Sample, *, ratio: float) -> Pace:
@@ -124,9 +124,11 @@ def pace_after(pace: Pace | None, sample: Sample, *, ratio: float) -> Pace:
 
 
 def _wider(width: float) -> float:
-    return min(width + 1 / width, float(IbLimitsRegistry.IN_FLIGHT_RANGE.value[1]))
+    return min(width + 1 / width, float(IbLimitsRegistry.CONCURRENCY_RANGE.value[1]))
 
 
-def _halved(flight: Concurrency, at: float) -> Concurrency:
-    least = float(IbLimitsRegistry.IN_FLIGHT_RANGE.value[0])
-    return replace(flight, width=max(flight.width / 2, least), ratio=FLAT_RATIO, cut_at=at)
+def _halved(concurrency: Concurrency, at: float) -> Concurrency:
+    least = float(IbLimitsRegistry.CONCURRENCY_RANGE.value[0])
+    return replace(
+        concurrency, width=max(concurrency.width / 2, least), ratio=FLAT_RATIO, cut_at=at
+    )

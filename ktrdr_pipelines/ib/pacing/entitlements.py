@@ -58,7 +58,7 @@ class Entitlements:
         self._blocks: dict[str, Block] | None = None
         self._met: set[str] = set()
 
-    def check(self, entitlement: Entitlement, asked: str, *, probes: bool = False) -> None:
+    def check(self, entitlement: Entitlement, what: str, *, probes: bool = False) -> None:
         """Let a question pass unless it was refused before.
 
         Args:
@@ -76,7 +76,7 @@ class Entitlements:
             self._blocks = None  # a person may have made all processes forget it since
             block = self._known().get(name)
             if block is not None and block.until > now:
-                raise _refused(block, entitlement, asked, now)
+                raise _refused(block, entitlement, what, now)
 
     def note(self, entitlement: Entitlement, error: EntitlementError) -> None:
         """Remember a refusal."""
@@ -114,14 +114,14 @@ class Entitlements:
         return self._blocks
 
 
-def _refused(block: Block, entitlement: Entitlement, asked: str, now: float) -> EntitlementError:
+def _refused(block: Block, entitlement: Entitlement, what: str, now: float) -> EntitlementError:
     error = EntitlementError(
-        asked,
+        what,
         reason=f"not asked: {block.entitlement} was refused ({block.reason})",
         hint=f"It is tried again in {(block.until - now) / 60:.0f} min; once the permission is "
         "there, 'ktrdr doctor' forgets such refusals at once",
         code=block.code,
     )
-    error.was_asked = False
+    error.was_sent = False
     error.entitlement, error.retry_in_s = str(entitlement), block.until - now
     return error

@@ -22,7 +22,7 @@ from ktrdr_pipelines.ib.pacing.circuit_breaker import Admission, BreakerState, D
 from ktrdr_pipelines.ib.pacing.rules import MESSAGE, PacedRequest, Pacing, RequestKind, pacing_of
 from ktrdr_pipelines.ib.pacing.shared_state import (
     LONGEST_SLEEP_S,
-    Place,
+    QueueEntry,
     RecordBusyError,
     Sending,
     SharedMemory,
@@ -47,10 +47,10 @@ class Permit:
     A slot that is not given back stays taken until its deadline. ``sent_at_s`` is its stamp.
     """
 
-    def __init__(self, place: Place, record: SharedRecord, size: str = "") -> None:
-        self.sent_at_s = place.turn.at
+    def __init__(self, entry: QueueEntry, record: SharedRecord, size: str = "") -> None:
+        self.sent_at_s = entry.send_time.at
         self.is_held = True
-        self._number, self._record, self._size = place.number, record, size
+        self._number, self._record, self._size = entry.number, record, size
 
     def release(self) -> None:
         """Give it back: the gateway has said something."""
@@ -157,9 +157,9 @@ class RateLimiter:
         self._record.close()
 
     @property
-    def places(self) -> int:
+    def concurrency(self) -> int:
         """How many requests for bars may be in flight, as far as this process knows."""
-        return self._record.places
+        return self._record.concurrency
 
     def vitals(self) -> Vitals:
         """Say how the gateway is, as all processes together know it."""
@@ -169,7 +169,7 @@ class RateLimiter:
         """Read or write what all processes remember of the gateway."""
         return self._retrying(lambda: self._record.remember(act))
 
-    async def admit(self, asked: str, *, probe_s: float, waits: OnWait = untold) -> None:
+    async def admit(self, what: str, *, probe_s: float, waits: OnWait = untold) -> None:
         """Let a question pass unless the gateway rests; while another one tries, wait for it.
 
         Raises:
@@ -182,7 +182,7 @@ class RateLimiter:
             if not chance.wait_s:
                 return
             if chance.breaker.state is BreakerState.OPEN:
-                raise _resting(asked, chance)
+                raise _resting(what, chance)
             waits(_TRYING, chance.wait_s)
             await self._sleep(min(chance.wait_s, _TRIAL_S))
 
@@ -243,8 +243,8 @@ class RateLimiter:
             waits: told of a pause, and of the window of questions about the oldest data.
             write: writes it to the socket; what it raises leaves no trace of the request.
         """
-        place = await self._enter(request, hold_s, waits, write)
-        permit = Permit(place, self._record, request.size)
+        entry = await self._enter(request, hold_s, waits, write)
+        permit = Permit(entry, self._record, request.size)
         try:
             yield permit
         except asyncio.CancelledError:
@@ -264,18 +264,18 @@ class RateLimiter:
 
     async def _enter(
         self, request: PacedRequest, hold_s: float, waits: OnWait, write: Callable[[], None]
-    ) -> Place:
+    ) -> QueueEntry:
         number: int | None = None
         sending = Sending(write, self._clock)
         try:
             while True:
-                place = await self._attempt(request, number, sending, hold_s)
-                number = place.number
-                if place.sent:
-                    return place
-                if why := _reason(place, request):
-                    waits(why, place.turn.at - self._clock())
-                await self._wait(place, request)
+                entry = await self._attempt(request, number, sending, hold_s)
+                number = entry.number
+                if entry.sent:
+                    return entry
+                if why := _reason(entry, request):
+                    waits(why, entry.send_time.at - self._clock())
+                await self._wait(entry, request)
         except BaseException:
             self._withdraw(number)
             raise
@@ -284,7 +284,7 @@ class RateLimiter:
 
     async def _attempt(
         self, request: PacedRequest, number: int | None, sending: Sending, hold_s: float
-    ) -> Place:
+    ) -> QueueEntry:
         """Try to send, giving way while other processes write."""
         for _ in range(_BUSY_ATTEMPTS):
             with suppress(RecordBusyError):
@@ -306,17 +306,17 @@ class RateLimiter:
             hint="End the process that hangs.",
         )
 
-    async def _wait(self, place: Place, request: PacedRequest) -> None:
+    async def _wait(self, entry: QueueEntry, request: PacedRequest) -> None:
         """Sleep until the turn may have come: by time, or for a place that is given back.
 
         What needs no place (a cancel, the time) waits for time alone, and never behind requests
         that wait for one.
         """
-        left_s = place.turn.at - self._clock()
-        if left_s > 0 or place.turn.has_place:
+        left_s = entry.send_time.at - self._clock()
+        if left_s > 0 or entry.send_time.has_permit:
             await self._sleep(min(max(left_s, 0.0), LONGEST_SLEEP_S))
             return
-        key = (not request.tail, place.number)
+        key = (not request.tail, entry.number)
         self._line[key] = woken = asyncio.Event()
         try:
             await self._sleep_unless(woken, POLL_S if min(self._line) == key else LONGEST_SLEEP_S)
@@ -341,18 +341,18 @@ class RateLimiter:
                 self._record.withdraw(number)
 
 
-def _reason(place: Place, request: PacedRequest) -> str:
+def _reason(entry: QueueEntry, request: PacedRequest) -> str:
     """Say what is waited for where a person would wonder, or nothing."""
-    if place.is_paused:
+    if entry.is_paused:
         return _PAUSED
     return _FEW_HEADS if request.kind is RequestKind.HEAD else ""
 
 
-def _resting(asked: str, chance: Admission) -> GatewayRestingError:
+def _resting(what: str, chance: Admission) -> GatewayRestingError:
     breaker = chance.breaker
     last = f" (at last: {breaker.reason})" if breaker.reason else ""
     error = GatewayRestingError(
-        asked,
+        what,
         reason=f"the gateway failed {breaker.failures} times in a row{last} and is left alone",
         hint=f"It is tried again in {chance.wait_s:.0f} s; 'ktrdr doctor' looks at it now",
     )

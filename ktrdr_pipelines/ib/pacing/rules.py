@@ -106,12 +106,12 @@ class Rule:
 class Pacing:
     """All rules of one gateway: over time, and on what may be open at once.
 
-    ``in_flight`` is for bars longer than small ones; where it ``adapts`` it is only a start.
+    ``concurrency`` is for bars longer than small ones; where it ``adapts`` it is only a start.
     """
 
     rules: tuple[Rule, ...]
     most_open: int
-    in_flight: int
+    concurrency: int
     adapts: bool = False
 
     def horizon_s(self, *, small: bool) -> float:
@@ -124,7 +124,7 @@ class Pacing:
         return replace(self, rules=rules)
 
 
-def pacing_of(*, conservative: bool = False, in_flight: int | None = None) -> Pacing:
+def pacing_of(*, conservative: bool = False, concurrency: int | None = None) -> Pacing:
     """Build the rules from the registry, a margin below each limit.
 
     ``conservative`` puts everything under the small-bar rules and the safe delay; else the number
@@ -160,8 +160,8 @@ def pacing_of(*, conservative: bool = False, in_flight: int | None = None) -> Pa
     return Pacing(
         rules=tuple(map(_with_margin, rules)),
         most_open=_fewer(limits.MAX_OPEN_HISTORICAL.value),
-        in_flight=in_flight or limits.IN_FLIGHT.value,
-        adapts=in_flight is None and not conservative,
+        concurrency=concurrency or limits.CONCURRENCY.value,
+        adapts=concurrency is None and not conservative,
     )
 
 
@@ -200,26 +200,26 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class SendTime:
     """The earliest time for a request, and whether there is a free place for it now."""
 
     at: float
-    has_place: bool
+    has_permit: bool
 
     def is_now(self, now: float) -> bool:
         """Say whether it may be sent at once."""
-        return self.has_place and self.at <= now
+        return self.has_permit and self.at <= now
 
 
-def earliest(rules: Iterable[Rule], hits: Sequence[SentRequest], request: PacedRequest) -> float:
+def earliest(rules: Iterable[Rule], sent: Sequence[SentRequest], request: PacedRequest) -> float:
     """Give the earliest time that breaks no rule, whatever the order of the hits.
 
     It is the latest, over all rules, of: the n-th last hit that counts, plus the window.
     """
-    return max((_free_at(rule, hits, request) for rule in rules if rule.binds(request)), default=0)
+    return max((_free_at(rule, sent, request) for rule in rules if rule.binds(request)), default=0)
 
 
-def turn(
+def send_time(
     pacing: Pacing,
     *,
     me: Waiting,
@@ -227,7 +227,7 @@ def turn(
     open_requests: Mapping[str, Sequence[PacedRequest]],
     others: Sequence[Waiting],
     now: float,
-) -> Turn:
+) -> SendTime:
     """Decide when a waiting request may go.
 
     Args:
@@ -243,7 +243,7 @@ def turn(
     at = max(now, earliest(pacing.rules, [*sent, *promised], me.request))
     due = [other.request for other in ahead if other.at <= now]
     held = [request for requests in open_requests.values() for request in requests]
-    return Turn(at, _has_place(pacing, me.request, [*held, *due]))
+    return SendTime(at, _has_permit(pacing, me.request, [*held, *due]))
 
 
 def next_pause_s(last_s: float | None, since_s: float) -> float:
@@ -259,13 +259,13 @@ def next_pause_s(last_s: float | None, since_s: float) -> float:
     return min(last_s * 2, longest_s)
 
 
-def _free_at(rule: Rule, hits: Sequence[SentRequest], request: PacedRequest) -> float:
+def _free_at(rule: Rule, sent: Sequence[SentRequest], request: PacedRequest) -> float:
     room = rule.most - rule.weight(request)
-    counted = (hit for hit in hits if rule.counts(hit.request, request))
-    for hit in sorted(counted, key=lambda hit: hit.at, reverse=True):
-        room -= rule.weight(hit.request)
+    counted = (one for one in sent if rule.counts(one.request, request))
+    for one in sorted(counted, key=lambda one: one.at, reverse=True):
+        room -= rule.weight(one.request)
         if room < 0:
-            return hit.at + rule.window_s
+            return one.at + rule.window_s
     return -inf
 
 
@@ -285,9 +285,9 @@ def _ranks(waiting: Iterable[Waiting], held: Mapping[str, int]) -> dict[int, tup
     ranks: dict[int, tuple[int, int, int]] = {}
     for one in sorted(waiting, key=lambda one: one.number):
         lane = _lane(one.request)
-        place = held.get(one.owner, 0) + taken[lane, one.owner]
+        rank = held.get(one.owner, 0) + taken[lane, one.owner]
         taken[lane, one.owner] += 1
-        ranks[one.number] = (lane, place, one.number)
+        ranks[one.number] = (lane, rank, one.number)
     return ranks
 
 
@@ -297,10 +297,10 @@ def _lane(request: PacedRequest) -> int:
     return 1 if request.tail else 2
 
 
-def _has_place(pacing: Pacing, request: PacedRequest, taken: Sequence[PacedRequest]) -> bool:
+def _has_permit(pacing: Pacing, request: PacedRequest, taken: Sequence[PacedRequest]) -> bool:
     if not request.is_historical:
         return True
     if sum(other.is_historical for other in taken) >= pacing.most_open:
         return False
     metered = sum(other.is_metered for other in taken)
-    return not request.is_metered or metered < pacing.in_flight
+    return not request.is_metered or metered < pacing.concurrency

@@ -61,11 +61,11 @@ from ktrdr_pipelines.ib.pacing.rules import (
     PacedRequest,
     Pacing,
     RequestKind,
+    SendTime,
     SentRequest,
-    Turn,
     Waiting,
     next_pause_s,
-    turn,
+    send_time,
 )
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.private_files import (
@@ -231,8 +231,8 @@ class SharedFile:
                 _set_up(database)
                 self._on_loss(database)
             shutil.copyfile(self.path, aside)
-            for ending in ("-wal", "-shm"):
-                self.path.with_name(FILE + ending).unlink(missing_ok=True)
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(FILE + suffix).unlink(missing_ok=True)
             successor.replace(self.path)
 
     def _disk_error(self, reason: str, hint: str) -> DiskError:
@@ -298,7 +298,7 @@ LONGEST_BLOCK_S = 86_400.0
 EVERY_BOOT = ""
 """The name under which the table of memories keeps what no restart of the machine changes."""
 
-_FLIGHT, _BREAKER, _SIZE = "flight", "breaker", "bar size "
+_CONCURRENCY, _BREAKER, _SIZE = "flight", "breaker", "bar size "
 S = TypeVar("S", Concurrency, Breaker)
 
 
@@ -323,7 +323,7 @@ class Vitals:
     ``paused_s`` is what is left of a pause after a violation.
     """
 
-    places: int
+    concurrency: int
     answered_at: float
     breaker: Breaker
     paused_s: float = 0.0
@@ -335,37 +335,37 @@ class SharedMemory:
     def __init__(self, boot: str) -> None:
         self._boot = boot
 
-    def flight(self, database: sqlite3.Connection) -> Concurrency:
+    def concurrency(self, database: sqlite3.Connection) -> Concurrency:
         """Give the width of bars in flight."""
-        return self._value(database, _FLIGHT, Concurrency)
+        return self._value(database, _CONCURRENCY, Concurrency)
 
     def latest(self, database: sqlite3.Connection) -> float:
         """Give the latest time at which anything of this was noted, 0 where nothing is."""
-        flight = self.flight(database)
+        concurrency = self.concurrency(database)
         breaker = self._value(database, _BREAKER, Breaker)
-        return max(flight.seen_at, flight.cut_at, breaker.failed_at)
+        return max(concurrency.seen_at, concurrency.cut_at, breaker.failed_at)
 
     def vitals(self, database: sqlite3.Connection, now: float) -> Vitals:
         """Say how the gateway is."""
-        flight = self.flight(database)
+        concurrency = self.concurrency(database)
         breaker = self._value(database, _BREAKER, Breaker)
-        return Vitals(flight.places(now), flight.seen_at, breaker)
+        return Vitals(concurrency.limit(now), concurrency.seen_at, breaker)
 
     def answered(self, database: sqlite3.Connection, size: str, sample: Sample) -> Concurrency:
         """Take in bars that came, and give the width from now on."""
-        name, flight = f"pace {size}", self.flight(database)
+        name, concurrency = f"pace {size}", self.concurrency(database)
         known = self._text(database, name)
         before = None if known is None else Pace(**json.loads(known))
-        pace = pace_after(before, sample, ratio=flight.ratio)
+        pace = pace_after(before, sample, ratio=concurrency.ratio)
         self._save(database, name, json.dumps(asdict(pace)))
-        flight = answered(flight, sample, pace.idle_s)
-        self._save(database, _FLIGHT, json.dumps(asdict(flight)))
-        return flight
+        concurrency = answered(concurrency, sample, pace.idle_s)
+        self._save(database, _CONCURRENCY, json.dumps(asdict(concurrency)))
+        return concurrency
 
     def troubled(self, database: sqlite3.Connection, *, sent_at: float, now: float) -> None:
         """Take in a failure that may come from asking too much."""
-        flight = troubled(self.flight(database), sent_at=sent_at, at=now)
-        self._save(database, _FLIGHT, json.dumps(asdict(flight)))
+        concurrency = troubled(self.concurrency(database), sent_at=sent_at, at=now)
+        self._save(database, _CONCURRENCY, json.dumps(asdict(concurrency)))
 
     def admission(self, database: sqlite3.Connection, now: float, *, probe_s: float) -> Admission:
         """Decide whether the gateway may be asked at all."""
@@ -544,7 +544,7 @@ def prune(database: sqlite3.Connection, boot: str, *, now: float, horizon_s: flo
 
 
 def forget_future(
-    database: sqlite3.Connection, boot: str, *, now: float, patience_s: float
+    database: sqlite3.Connection, boot: str, *, now: float, longest_wait_s: float
 ) -> None:
     """Forget everything of a run of the machine where anything of it lies in the future.
 
@@ -560,10 +560,10 @@ def forget_future(
     latest = database.execute(
         "SELECT max(CASE state WHEN 'waiting' THEN until - ? ELSE at END)"
         " FROM requests WHERE boot = ?",
-        (patience_s, boot),
+        (longest_wait_s, boot),
     ).fetchone()[0]
-    pause, noted = last_pause(database, boot), SharedMemory(boot).latest(database)
-    begun = (latest or 0.0, pause.until - (pause.length_s or 0.0), noted)
+    pause, recorded = last_pause(database, boot), SharedMemory(boot).latest(database)
+    begun = (latest or 0.0, pause.until - (pause.length_s or 0.0), recorded)
     if max(begun) > now + CLOCK_GRAIN_S:
         for table in ("requests", "pauses", "memory"):
             database.execute(f"DELETE FROM {table} WHERE boot = ?", (boot,))  # noqa: S608
@@ -601,7 +601,7 @@ class Sending:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class QueueEntry:
     """What an attempt came to: the number of its row, its turn, and whether it was sent.
 
     ``is_paused`` says that what keeps it is a pause after a violation. The turn of what was sent
@@ -609,7 +609,7 @@ class Place:
     """
 
     number: int
-    turn: Turn
+    send_time: SendTime
     sent: bool
     is_paused: bool = False
 
@@ -634,7 +634,7 @@ class SharedRecord:
         self._memory = SharedMemory(boot)
         self._pruned_at = -PRUNE_S
         self._is_begun = False
-        self.places = pacing.in_flight
+        self.concurrency = pacing.concurrency
 
     def close(self) -> None:
         """Let go of the file; the next use opens it again."""
@@ -642,7 +642,7 @@ class SharedRecord:
 
     def attempt(
         self, request: PacedRequest, number: int | None, sending: Sending, *, hold_s: float
-    ) -> Place:
+    ) -> QueueEntry:
         """Send now if the rules allow it, else stand in line until the earliest time.
 
         It is written inside the transaction, and its stamp is taken after that: no process writes
@@ -662,10 +662,10 @@ class SharedRecord:
             now = self._clock()
             self._prune(database, now)
             mine = self._stand(database, request, number, now)
-            chance = self._turn(database, request, mine, now)
+            chance = self._send_time(database, request, mine, now)
             sent = sending.at is not None or chance.is_now(now)
             if sent:
-                chance = Turn(sending.written_at(), has_place=True)
+                chance = SendTime(sending.written_at(), has_permit=True)
             paused_until = last_pause(database, self._boot).until
             state = "open" if sent else "waiting"
             at = chance.at
@@ -674,7 +674,7 @@ class SharedRecord:
                 "UPDATE requests SET state = ?, at = ?, until = ? WHERE number = ?",
                 (state, at, until, mine),
             )
-        return Place(mine, chance, sent, is_paused=now < paused_until == chance.at)
+        return QueueEntry(mine, chance, sent, is_paused=now < paused_until == chance.at)
 
     def release(self, number: int) -> None:
         """Give a place back: the gateway has said something about the request."""
@@ -689,9 +689,9 @@ class SharedRecord:
             metered = sum(request.is_metered for requests in held for request in requests)
             sample = Sample(sent_at, now, metered)
             self._release(database, number)
-            flight = self._memory.answered(database, size, sample)
+            concurrency = self._memory.answered(database, size, sample)
             if self._pacing.adapts:
-                self.places = flight.places(now)
+                self.concurrency = concurrency.limit(now)
 
     def remember(self, act: Callable[[SharedMemory, sqlite3.Connection], T]) -> T:
         """Read or write what all processes remember of the gateway."""
@@ -739,7 +739,7 @@ class SharedRecord:
         with self._file.transaction() as database:
             if not self._is_begun:
                 forget_future(
-                    database, self._boot, now=self._clock(), patience_s=UNREPORTED_AFTER_S
+                    database, self._boot, now=self._clock(), longest_wait_s=UNREPORTED_AFTER_S
                 )
                 self._is_begun = True
             yield database
@@ -769,19 +769,19 @@ class SharedRecord:
         *,
         until: float,
     ) -> int:
-        asked = (request.kind.value, request.contract, request.identical)
+        key = (request.kind.value, request.contract, request.identical)
         kind = (request.weight, request.small, request.tail)
-        values = (self._boot, self._owner, state, at, until, *asked, *kind)
+        values = (self._boot, self._owner, state, at, until, *key, *kind)
         return int(database.execute(_INSERT, values).lastrowid or 0)
 
-    def _turn(
+    def _send_time(
         self, database: sqlite3.Connection, request: PacedRequest, mine: int, now: float
-    ) -> Turn:
+    ) -> SendTime:
         rows = RequestRows(database, self._boot, but=mine)
         if self._pacing.adapts:
-            self.places = self._memory.flight(database).places(now)
-        chance = turn(
-            replace(self._pacing, in_flight=self.places),
+            self.concurrency = self._memory.limit(database).concurrency(now)
+        chance = send_time(
+            replace(self._pacing, concurrency=self.concurrency),
             me=Waiting(mine, self._owner, now, request),
             sent=rows.sent(self._pacing, request, now),
             open_requests=rows.held(now),
@@ -791,7 +791,7 @@ class SharedRecord:
         if request.kind is RequestKind.MESSAGE:
             return chance
         paused_until = last_pause(database, self._boot).until
-        return Turn(max(chance.at, paused_until), chance.has_place)
+        return SendTime(max(chance.at, paused_until), chance.has_permit)
 
     def _prune(self, database: sqlite3.Connection, now: float) -> None:
         """Drop what can matter to nobody, now and then."""

@@ -43,7 +43,7 @@ class BarSizes:
         self._accepted: dict[Timeframe, str] | None = None
 
     async def accepted(
-        self, timeframe: Timeframe, asked: str, request: Callable[[str], Awaitable[T]]
+        self, timeframe: Timeframe, what: str, request: Callable[[str], Awaitable[T]]
     ) -> T:
         """Request by one string after another until the gateway accepts one; return the response.
 
@@ -67,14 +67,14 @@ class BarSizes:
             except BarSizeRefusedError as error:
                 refused[size] = error
                 listed = sizes_listed(error.reason) or listed
-                _log.info("%s: the gateway refuses the bar size %r: %s", asked, size, error.reason)
+                _log.info("%s: the gateway refuses the bar size %r: %s", what, size, error.reason)
             except NoDataError:
                 self._learn(timeframe, size)
                 raise
             else:
                 self._learn(timeframe, size)
                 return response
-        raise _all_refused(timeframe, asked, refused, listed)
+        raise _all_refused(timeframe, what, refused, listed)
 
     def _next(
         self, timeframe: Timeframe, refused: Container[str], listed: tuple[str, ...]
@@ -126,7 +126,7 @@ def _is_size_of(timeframe: Timeframe, text: str) -> bool:
 
 def _all_refused(
     timeframe: Timeframe,
-    asked: str,
+    what: str,
     refused: dict[str, BarSizeRefusedError],
     listed: tuple[str, ...],
 ) -> BarSizeRefusedError:
@@ -134,7 +134,7 @@ def _all_refused(
     names = " and ".join(f"'{one}'" for one in refused)
     lists = f"it lists {', '.join(listed)}" if listed else f"it says: {last.reason}"
     return BarSizeRefusedError(
-        asked,
+        what,
         reason=f"the gateway refuses the bar size {names}; {lists}",
         hint=f"Update the gateway, or leave {timeframe} out of the timeframes in the universe; "
         "each request tries these strings again",

@@ -94,51 +94,52 @@ class ReadBars:
     implausible: tuple[int, ...]
 
 
-def bars_of(history: History, series: Series, asked: Interval | None = None) -> ReadBars:
+def bars_of(history: History, series: Series, requested: Interval | None = None) -> ReadBars:
     """Read the bars of a response.
 
     Args:
         history: message 17.
         series: what was requested.
-        asked: the longest interval of real time that the request may mean (``asked_of``). No bar
+        asked: the longest interval of real time that the request may mean (``requested_interval``).
+        No bar
             begins a day after it; older ones are normal where no other came.
 
     Raises:
         ValueError: no row is a bar, or the bars are of another size; the text says which.
     """
-    places, days, good = _timestamps(history.texts[0::_PER_BAR], series, asked)
-    columns = [history.texts[place::_PER_BAR] for place in range(1, _PER_BAR)]
+    positions, days, good = _timestamps(history.texts[0::_PER_BAR], series, requested)
+    columns = [history.texts[position::_PER_BAR] for position in range(1, _PER_BAR)]
     values = []
-    for place, texts in enumerate(columns):
-        numbers, known = _numbers(texts, optional=place >= _PRICES)
-        is_price = place < _PRICES
-        if place == len(columns) - 1:
+    for position, texts in enumerate(columns):
+        numbers, known = _numbers(texts, optional=position >= _PRICES)
+        is_price = position < _PRICES
+        if position == len(columns) - 1:
             known &= numbers == np.floor(numbers)
         unset = np.isin(numbers, _UNSET)
         good &= known & np.isfinite(numbers) & ~(unset if is_price else np.zeros_like(unset))
         values.append(numbers if is_price else np.where(unset, _NOT_AVAILABLE, numbers))
-    _drop_rivals(places, values, good)
-    _drop_misplaced(places, good)
-    if asked is not None:
-        _drop_ancient(places, good, asked)
+    _drop_rivals(positions, values, good)
+    _drop_misplaced(positions, good)
+    if requested is not None:
+        _drop_ancient(positions, good, requested)
     if not good.any():
         row = history.texts[:_PER_BAR]
         raise ValueError(f"none of {len(good)} rows is a bar, the first is {row}")
     taken = np.flatnonzero(good)
-    taken = taken[np.unique(places[taken], return_index=True)[1]]
-    impossible = _places_of(np.flatnonzero(~good), np.sort(taken), places, series.timeframe)
-    if asked is not None and series.timeframe.is_intraday:
-        impossible |= _before_late(places[taken], asked, series.timeframe)
-    places, days = places[taken], days[taken]
+    taken = taken[np.unique(positions[taken], return_index=True)[1]]
+    impossible = _positions_of(np.flatnonzero(~good), np.sort(taken), positions, series.timeframe)
+    if requested is not None and series.timeframe.is_intraday:
+        impossible |= _before_late(positions[taken], requested, series.timeframe)
+    positions, days = positions[taken], days[taken]
     values = [column[taken] for column in values]
     if series.timeframe.is_intraday:
-        _check_spacing(places, days, series.timeframe)
-    bars, odd = _table(places, days, values)
+        _check_spacing(positions, days, series.timeframe)
+    bars, odd = _table(positions, days, values)
     odd |= implausible_rows(bars, series.instrument.sec_type)
-    return ReadBars(bars, impossible, tuple(places[odd].tolist()))
+    return ReadBars(bars, impossible, tuple(positions[odd].tolist()))
 
 
-def asked_of(until: datetime, duration: str) -> Interval:
+def requested_interval(until: datetime, duration: str) -> Interval:
     """Return the longest interval of real time that a request may mean.
 
     Args:
@@ -193,10 +194,10 @@ def head_of(text: str) -> datetime | None:
 
 
 def _timestamps(
-    texts: list[str], series: Series, asked: Interval | None
+    texts: list[str], series: Series, requested: Interval | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return timestamps (int64 microseconds), session dates, and which rows are possible."""
-    latest = _NEWEST_EPOCH_S if asked is None else int(asked.end.timestamp()) + _DAY_S
+    latest = _NEWEST_EPOCH_S if requested is None else int(requested.end.timestamp()) + _DAY_S
     if series.timeframe.is_intraday:
         seconds, good = _epochs(texts)
         good &= (seconds % 60 == 0) & (seconds >= _OLDEST_EPOCH_S) & (seconds <= latest)
@@ -217,10 +218,10 @@ def _epochs(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     Epochs are what is asked for; a gateway that writes date, time and zone is understood too.
     """
     seconds, good = _whole_numbers(texts)
-    for place in np.flatnonzero(~good):
-        written = written_moment(texts[place])
+    for position in np.flatnonzero(~good):
+        written = written_moment(texts[position])
         if written is not None and (moment := written.earliest()) == written.latest() and moment:
-            seconds[place], good[place] = int(moment.timestamp()), True
+            seconds[position], good[position] = int(moment.timestamp()), True
     return seconds, good
 
 
@@ -280,31 +281,31 @@ def _drop_misplaced(keys: np.ndarray, good: np.ndarray) -> None:
 def _longest_rising(keys: list[int]) -> list[int]:
     """Return the places of a longest run of keys that rise, not necessarily side by side."""
     tops: list[int] = []
-    places: list[int] = []
+    positions: list[int] = []
     before: list[int] = []
-    for place, key in enumerate(keys):
+    for position, key in enumerate(keys):
         at = bisect_left(tops, key)
-        before.append(places[at - 1] if at else -1)
+        before.append(positions[at - 1] if at else -1)
         tops[at : at + 1] = [key]
-        places[at : at + 1] = [place]
-    chain, place = [], places[-1]
-    while place >= 0:
-        chain.append(place)
-        place = before[place]
+        positions[at : at + 1] = [position]
+    chain, position = [], positions[-1]
+    while position >= 0:
+        chain.append(position)
+        position = before[position]
     return chain[::-1]
 
 
-def _drop_ancient(keys: np.ndarray, good: np.ndarray, asked: Interval) -> None:
+def _drop_ancient(keys: np.ndarray, good: np.ndarray, requested: Interval) -> None:
     """Take rows for no bars that are far older than the request reaches, if others are not.
 
     One alone would let the response seem to reach back over everything before the next row.
     """
-    ancient = good & (keys < micros(asked.start))
+    ancient = good & (keys < micros(requested.start))
     if (good & ~ancient).any():
         good &= ~ancient
 
 
-def _places_of(
+def _positions_of(
     bad: np.ndarray, good: np.ndarray, keys: np.ndarray, timeframe: Timeframe
 ) -> IntervalSet:
     """Return where rows that are no bars may stand: between the bars beside them, as they came.
@@ -333,18 +334,18 @@ def _places_of(
     return IntervalSet(found)
 
 
-def _before_late(keys: np.ndarray, asked: Interval, timeframe: Timeframe) -> IntervalSet:
+def _before_late(keys: np.ndarray, requested: Interval, timeframe: Timeframe) -> IntervalSet:
     """Return what lies between the last bars before the requested end and bars behind it.
 
     IB returns none behind it (grade L): a stamp there may be another bar's, and would let the
     response seem to have a bar on both sides of what is missing.
     """
-    first = int(np.searchsorted(keys, micros(asked.end)))
+    first = int(np.searchsorted(keys, micros(requested.end)))
     if not 0 < first < len(keys):
         return IntervalSet()
     start = moment(int(keys[first - 1])) + timeframe.length
-    place = between(start, moment(int(keys[first])))
-    return IntervalSet([place] if place else [])
+    position = between(start, moment(int(keys[first])))
+    return IntervalSet([position] if position else [])
 
 
 def _check_spacing(keys: np.ndarray, days: np.ndarray, timeframe: Timeframe) -> None:
@@ -372,13 +373,13 @@ def _numbers(texts: list[str], *, optional: bool) -> tuple[np.ndarray, np.ndarra
     may be empty, which stands for "not available".
     """
     absent = str(_NOT_AVAILABLE)
-    given = [text or absent for text in texts] if optional else texts
-    if _NUMBERS.fullmatch(_END.join((*given, ""))):
-        numbers = np.fromiter(map(float, given), dtype=np.float64, count=len(given))
-        return numbers, np.ones(len(given), bool)
-    good = np.array([bool(_ONE_NUMBER.fullmatch(text + _END)) for text in given], bool)
-    read = (float(text) if is_one else -1.0 for text, is_one in zip(given, good, strict=True))
-    return np.fromiter(read, dtype=np.float64, count=len(given)), good
+    values = [text or absent for text in texts] if optional else texts
+    if _NUMBERS.fullmatch(_END.join((*values, ""))):
+        numbers = np.fromiter(map(float, values), dtype=np.float64, count=len(values))
+        return numbers, np.ones(len(values), bool)
+    good = np.array([bool(_ONE_NUMBER.fullmatch(text + _END)) for text in values], bool)
+    read = (float(text) if is_one else -1.0 for text, is_one in zip(values, good, strict=True))
+    return np.fromiter(read, dtype=np.float64, count=len(values)), good
 
 
 def _table(

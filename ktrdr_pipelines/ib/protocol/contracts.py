@@ -14,7 +14,7 @@ from ktrdr_pipelines.errors import BadAnswerError, ContractAmbiguousError, Contr
 from ktrdr_pipelines.ib.protocol.times import WrittenMoment, readings_of, written_moment
 
 _SHOWN = 5
-_TELLING = (
+_DISTINGUISHING = (
     *("currency", "primary_exchange", "exchange"),
     *("last_trade_date", "trading_class", "multiplier", "local_symbol"),
 )
@@ -55,10 +55,10 @@ class Candidate:
     liquid_hours: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.exchange}/{self.primary_exchange}".rstrip("/")
+        where = f"{self.exchange}/{self.primary_exchange}".rstrip("/")
         ends = f" {self.last_trade_date} {self.local_symbol}" if self.last_trade_date else ""
         return (
-            f"{self.symbol} {self.sec_type} {place} {self.currency}{ends} "
+            f"{self.symbol} {self.sec_type} {where} {self.currency}{ends} "
             f"({self.name or 'no name'}, id {self.contract_id})"
         )
 
@@ -85,7 +85,7 @@ def contract_for(instrument: Instrument, contract_id: int | None = None) -> Cont
 
 def described(instrument: Instrument) -> str:
     """Tell an instrument in the words of the universe."""
-    place = f"{instrument.exchange}/{instrument.primary_exchange}".rstrip("/")
+    where = f"{instrument.exchange}/{instrument.primary_exchange}".rstrip("/")
     said = (
         _last_trade_text(instrument),
         instrument.local_symbol,
@@ -96,7 +96,7 @@ def described(instrument: Instrument) -> str:
     more = "".join(f" {one}" for one in said if one)
     return (
         f"contract of {instrument.symbol} ({instrument.ib_symbol} {instrument.sec_type} "
-        f"{place} {instrument.currency}{more})"
+        f"{where} {instrument.currency}{more})"
     )
 
 
@@ -152,8 +152,8 @@ def _traded_last(ends: WrittenMoment | None, zone: str) -> str:
     https://github.com/ib-api-reloaded/ib_async/issues/128 (grade L).
     """
     moment = None if ends is None else ends.earliest()
-    places = readings_of(zone)
-    return f"{moment.astimezone(places[0]):%Y%m%d}" if moment and places else ""
+    zones = readings_of(zone)
+    return f"{moment.astimezone(zones[0]):%Y%m%d}" if moment and zones else ""
 
 
 def _expiration(fields: list[str]) -> str:
@@ -173,11 +173,11 @@ def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
         ContractAmbiguousError: there are several; the text lists them.
         BadAnswerError: what came is another kind of contract.
     """
-    asked = described(instrument)
+    what = described(instrument)
     different = {candidate.contract_id: candidate for candidate in candidates}
     if not different:
         raise ContractUnknownError(
-            asked,
+            what,
             reason="the gateway knows none",
             hint="Check symbol, sec_type, exchange and currency in the universe.",
         )
@@ -189,9 +189,9 @@ def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
     if len(fitting) == 1 and (len(different) == 1 or _is_told_apart(instrument)):
         return fitting[0]
     if len(different) > 1:
-        raise _ambiguous(asked, fitting if len(fitting) > 1 else list(different.values()))
+        raise _ambiguous(what, fitting if len(fitting) > 1 else list(different.values()))
     [only] = different.values()
-    raise BadAnswerError(asked, reason=f"the gateway gave {only}", hint=_other_kind(only))
+    raise BadAnswerError(what, reason=f"the gateway gave {only}", hint=_other_kind(only))
 
 
 def _is_told_apart(instrument: Instrument) -> bool:
@@ -226,18 +226,18 @@ def _other_kind(only: Candidate) -> str:
     )
 
 
-def _ambiguous(asked: str, candidates: list[Candidate]) -> ContractAmbiguousError:
+def _ambiguous(what: str, candidates: list[Candidate]) -> ContractAmbiguousError:
     shown = "; ".join(map(str, candidates[:_SHOWN]))
     more = f"; and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else ""
     return ContractAmbiguousError(
-        asked,
+        what,
         reason=f"{len(candidates)} contracts fit: {shown}{more}",
         hint=_picking(candidates),
     )
 
 
 def _picking(candidates: list[Candidate]) -> str:
-    for field in _TELLING:
+    for field in _DISTINGUISHING:
         values = sorted({str(getattr(candidate, field)) for candidate in candidates})
         if len(values) > 1:
             choice = " or ".join(value or "''" for value in values[:_SHOWN])

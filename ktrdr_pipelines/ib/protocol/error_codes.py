@@ -76,7 +76,7 @@ class ErrorFrame:
     text: str
 
     @property
-    def means(self) -> CodeClass:
+    def code_class(self) -> CodeClass:
         """What the code is about."""
         return IbLimitsRegistry.class_of(self.code, self.text)
 
@@ -119,31 +119,31 @@ def concerns_session(code: int | None, text: str) -> bool:
     return code == _DISCLAIMER or is_other_session(code, text)
 
 
-def lasting_outage(asked: str, lost_link: str) -> OutageError:
+def lasting_outage(what: str, lost_link: str) -> OutageError:
     """Make the error of a question that waited in vain for the gateway's connection to IB."""
     return OutageError(
-        asked,
+        what,
         reason=f"the gateway has no connection to IB: {lost_link}",
         hint="It is asked again when the gateway is connected again.",
         code=1100,
     )
 
 
-def lasting_farm_outage(asked: str, told: str) -> OutageError:
+def lasting_farm_outage(what: str, told: str) -> OutageError:
     """Make the error of a question whose route's probes stayed without a response."""
     return OutageError(
-        asked,
+        what,
         reason=f"no response to the requests that test its route, and the gateway says: {told}",
         hint="It is requested again when the farm is connected, or a test request is answered.",
     )
 
 
-def error_for(frame: ErrorFrame, asked: str) -> GatewayError | None:
+def error_for(frame: ErrorFrame, what: str) -> GatewayError | None:
     """Make the error that ends a request, or None where the frame only notes something."""
     if is_size_refused(frame):
-        return _made(BarSizeRefusedError, frame, asked, "Another string for it is tried.")
-    make = _MAKERS.get(frame.means)
-    return None if make is None else make(frame, asked)
+        return _made(BarSizeRefusedError, frame, what, "Another string for it is tried.")
+    make = _MAKERS.get(frame.code_class)
+    return None if make is None else make(frame, what)
 
 
 def is_size_refused(frame: ErrorFrame) -> bool:
@@ -152,7 +152,7 @@ def is_size_refused(frame: ErrorFrame) -> bool:
     The text before may be in any language; the list of sizes never is. A refusal for length is
     none, whatever it lists.
     """
-    if frame.means not in {CodeClass.REJECTED, CodeClass.RETRY}:
+    if frame.code_class not in {CodeClass.REJECTED, CodeClass.RETRY}:
         return False
     return _SIZE_REFUSED in frame.text.casefold() or bool(sizes_listed(frame.text))
 
@@ -164,15 +164,15 @@ def sizes_listed(text: str) -> tuple[str, ...]:
     return () if all(map(_DURATION.fullmatch, listed)) else listed
 
 
-def _pacing(frame: ErrorFrame, asked: str) -> GatewayError:
-    return _made(PacingError, frame, asked, "Every process now pauses before it asks again.")
+def _pacing(frame: ErrorFrame, what: str) -> GatewayError:
+    return _made(PacingError, frame, what, "Every process now pauses before it asks again.")
 
 
-def _other(frame: ErrorFrame, asked: str) -> GatewayError:
+def _other(frame: ErrorFrame, what: str) -> GatewayError:
     if frame.code == 322:
         hint = "Another program uses the gateway's 50 places; it is asked again later."
-        return _made(PacingError, frame, asked, hint)
-    return _made(BadAnswerError, frame, asked, _other_hint(frame))
+        return _made(PacingError, frame, what, hint)
+    return _made(BadAnswerError, frame, what, _other_hint(frame))
 
 
 def _other_hint(frame: ErrorFrame) -> str:
@@ -180,24 +180,24 @@ def _other_hint(frame: ErrorFrame) -> str:
     return "It is requested again." if is_english(frame) else _UNCLEAR_TEXT_HINT
 
 
-def _no_data(frame: ErrorFrame, asked: str) -> GatewayError:
-    return _made(NoDataError, frame, asked, "")
+def _no_data(frame: ErrorFrame, what: str) -> GatewayError:
+    return _made(NoDataError, frame, what, "")
 
 
-def _cancelled(frame: ErrorFrame, asked: str) -> GatewayError:
+def _cancelled(frame: ErrorFrame, what: str) -> GatewayError:
     """Make the error of "cancelled" and "no such query" for a question that is still open.
 
     What this program cancels is closed before the gateway's echo comes, so this one was not ours.
     """
-    return _made(QueryDroppedError, frame, asked, "It is asked again after a while.")
+    return _made(QueryDroppedError, frame, what, "It is asked again after a while.")
 
 
-def _rejected(frame: ErrorFrame, asked: str) -> GatewayError:
-    return _made(RequestRejectedError, frame, asked, _rejection_hint(frame))
+def _rejected(frame: ErrorFrame, what: str) -> GatewayError:
+    return _made(RequestRejectedError, frame, what, _rejection_hint(frame))
 
 
-def _too_long(frame: ErrorFrame, asked: str) -> GatewayError:
-    return _made(RequestTooLongError, frame, asked, "Less is requested at a time from now on.")
+def _too_long(frame: ErrorFrame, what: str) -> GatewayError:
+    return _made(RequestTooLongError, frame, what, "Less is requested at a time from now on.")
 
 
 def _rejection_hint(frame: ErrorFrame) -> str:
@@ -209,23 +209,23 @@ def _rejection_hint(frame: ErrorFrame) -> str:
     return "The same request would be refused again; check the symbol in the universe."
 
 
-def _contract(frame: ErrorFrame, asked: str) -> GatewayError:
+def _contract(frame: ErrorFrame, what: str) -> GatewayError:
     text = frame.text.casefold()
     if "ambiguous" in text:
         hint = "Set primary_exchange, currency or con_id in the universe."
-        return _made(ContractAmbiguousError, frame, asked, hint)
+        return _made(ContractAmbiguousError, frame, what, hint)
     hint = (
         "Check symbol, sec_type, exchange, primary_exchange and currency in the universe; "
         "during the gateway's nightly reset this can be wrong: try again after it."
     )
     if "no security definition" in text:
-        return _made(ContractUnknownError, frame, asked, hint)
+        return _made(ContractUnknownError, frame, what, hint)
     if not is_english(frame):
         hint = f"{_UNCLEAR_TEXT_HINT} {hint}"
-    return _made(ContractUnclearError, frame, asked, hint)
+    return _made(ContractUnclearError, frame, what, hint)
 
 
-def _entitlement(frame: ErrorFrame, asked: str) -> GatewayError:
+def _entitlement(frame: ErrorFrame, what: str) -> GatewayError:
     if frame.code == _DISCLAIMER:
         hint = "Accept the paper trading disclaimer in the gateway's window, then try again."
     elif is_other_session(frame.code, frame.text):
@@ -235,26 +235,26 @@ def _entitlement(frame: ErrorFrame, asked: str) -> GatewayError:
             "The account needs a Level 1 market data subscription for this exchange, or the "
             "right to use it through the API (Client Portal, Market Data Subscriptions)."
         )
-    return _made(EntitlementError, frame, asked, hint)
+    return _made(EntitlementError, frame, what, hint)
 
 
-def _connection(frame: ErrorFrame, asked: str) -> GatewayError:
+def _connection(frame: ErrorFrame, what: str) -> GatewayError:
     if frame.code == 326:
         hint = "Close the other program, or set another range of client ids (IB_CLIENT_ID_*)."
-        return _made(ClientIdInUseError, frame, asked, hint)
+        return _made(ClientIdInUseError, frame, what, hint)
     if frame.code == _FARM_LEFT:
-        return _made(OutageError, frame, asked, "It is asked again on the same connection.")
+        return _made(OutageError, frame, what, "It is asked again on the same connection.")
     if frame.code == 502:
-        return _made(GatewayUnreachableError, frame, asked, "Start the gateway and log in.")
-    return _made(ConnectionLostError, frame, asked, "It is asked again on a new connection.")
+        return _made(GatewayUnreachableError, frame, what, "Start the gateway and log in.")
+    return _made(ConnectionLostError, frame, what, "It is asked again on a new connection.")
 
 
-def _pause(frame: ErrorFrame, asked: str) -> GatewayError:
-    return _made(OutageError, frame, asked, "It is asked again when that is fixed.")
+def _pause(frame: ErrorFrame, what: str) -> GatewayError:
+    return _made(OutageError, frame, what, "It is asked again when that is fixed.")
 
 
-def _made(kind: type[GatewayError], frame: ErrorFrame, asked: str, hint: str) -> GatewayError:
-    return kind(asked, reason=str(frame).rstrip("."), hint=hint, code=frame.code)
+def _made(kind: type[GatewayError], frame: ErrorFrame, what: str, hint: str) -> GatewayError:
+    return kind(what, reason=str(frame).rstrip("."), hint=hint, code=frame.code)
 
 
 _MAKERS: dict[CodeClass, Callable[[ErrorFrame, str], GatewayError]] = {

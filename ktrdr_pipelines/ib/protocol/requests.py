@@ -31,10 +31,10 @@ class HistoryQuery:
     """A request for bars or for a head timestamp as the gateway is told it.
 
     ``end`` is UTC in the gateway's form, or empty for now; a head has no end, duration or bar
-    size. ``dates`` is IB's formatDate. ``asked`` tells it in the universe's words, for messages.
+    size. ``dates`` is IB's formatDate. ``what`` tells it in the universe's words, for messages.
     """
 
-    asked: str
+    what: str
     contract: Contract
     what_to_show: str
     use_rth: bool
@@ -54,12 +54,12 @@ class HistoryReply:
     """Message 17, and the codes that the gateway noted about it."""
 
     fields: list[str]
-    noted: set[int]
+    codes: set[int]
 
     @property
     def lacks_newest(self) -> bool:
         """Say whether the gateway holds the newest bars back."""
-        return bool(_NEWEST_HELD_BACK & self.noted)
+        return bool(_NEWEST_HELD_BACK & self.codes)
 
 
 def route_of(contract: Contract) -> str:
@@ -71,7 +71,7 @@ def bar_query(request: BarRequest, contract_id: int) -> HistoryQuery:
     """Tell a request for bars."""
     instrument = request.series.instrument
     return HistoryQuery(
-        asked=str(request),
+        what=str(request),
         contract=contract_for(instrument, contract_id),
         what_to_show=instrument.what_to_show.value,
         use_rth=instrument.use_rth,
@@ -84,7 +84,7 @@ def bar_query(request: BarRequest, contract_id: int) -> HistoryQuery:
 def head_query(instrument: Instrument, contract_id: int) -> HistoryQuery:
     """Tell a request for the oldest data."""
     return HistoryQuery(
-        asked=f"oldest data of {instrument.symbol} {instrument.what_to_show}",
+        what=f"oldest data of {instrument.symbol} {instrument.what_to_show}",
         contract=contract_for(instrument, contract_id),
         what_to_show=instrument.what_to_show.value,
         use_rth=instrument.use_rth,
@@ -96,7 +96,7 @@ def schedule_query(
 ) -> HistoryQuery:
     """Tell a request for the sessions of the days before a moment."""
     return HistoryQuery(
-        asked=f"schedule of {instrument.symbol}, {days} D to {ends_at:%Y-%m-%d %H:%M:%SZ}",
+        what=f"schedule of {instrument.symbol}, {days} D to {ends_at:%Y-%m-%d %H:%M:%SZ}",
         contract=contract_for(instrument, contract_id),
         what_to_show=SCHEDULE,
         use_rth=instrument.use_rth,
@@ -159,9 +159,9 @@ def paced_query(query: HistoryQuery, kind: RequestKind) -> PacedRequest:
     )
 
 
-def paced_contract(asked: str) -> PacedRequest:
+def paced_contract(what: str) -> PacedRequest:
     """Tell the budget of a request for contract details."""
-    return PacedRequest(RequestKind.CONTRACT, asked, asked)
+    return PacedRequest(RequestKind.CONTRACT, what, what)
 
 
 def _contract_key(query: HistoryQuery) -> str:

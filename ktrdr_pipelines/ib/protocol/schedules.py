@@ -43,8 +43,8 @@ def schedule_days(fields: list[str]) -> list[LearnedDay]:
     if len(texts) != count * _PER_SESSION:
         raise ValueError(f"{len(texts)} values for {count} sessions")
     found: dict[date, list[Interval]] = defaultdict(list)
-    for place in range(0, len(texts), _PER_SESSION):
-        start, end, day = texts[place : place + _PER_SESSION]
+    for position in range(0, len(texts), _PER_SESSION):
+        start, end, day = texts[position : position + _PER_SESSION]
         part = Interval(_moment(start, zone), _moment(end, zone))
         found[_date(day)].append(part)
     return [LearnedDay(day, tuple(sorted(found[day]))) for day in sorted(found)]

@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 _UTC_NAMES: Final = frozenset(
     {"UTC", "GMT", "Z", "UCT", "GMT0", "GREENWICH", "UNIVERSAL", "ZULU", "GMT+0", "GMT-0"}
 )
-_ONE_PLACE: Final = frozenset(
+_SINGLE_ZONE: Final = frozenset(
     {"CET", "EET", "MET", "WET", "GB", "GB-Eire", "Eire", "Iceland", "Poland", "Portugal"}
     | {"Turkey", "W-SU", "Egypt", "Israel", "Iran", "Libya", "Cuba", "Jamaica", "Navajo"}
     | {"Hongkong", "Japan", "PRC", "ROC", "ROK", "Singapore", "Kwajalein", "NZ", "NZ-CHAT"}
@@ -65,7 +65,7 @@ def readings_of(name: str) -> tuple[tzinfo, ...]:
     if (offset := _OFFSET.fullmatch(name)) is not None:
         distance = timedelta(hours=int(offset[2]), minutes=int(offset[3] or 0))
         return (timezone(-distance if offset[1] == "-" else distance),)
-    if "/" in name or name in _ONE_PLACE:
+    if "/" in name or name in _SINGLE_ZONE:
         with suppress(ZoneInfoNotFoundError, ValueError, OSError):
             return (ZoneInfo(name),)
     return ()

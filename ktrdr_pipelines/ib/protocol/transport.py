@@ -75,7 +75,7 @@ CLOSE_S = 1.0
 """How long a closing socket may take to send what is left before it is cut; so long the messages
 that still wait for their turn are waited for, too."""
 
-GiveTurn = Callable[[Callable[[], None]], Awaitable[None]]
+AwaitPermit = Callable[[Callable[[], None]], Awaitable[None]]
 """Calls what writes a message when the rate of messages allows it; a DiskError says that it
 cannot know."""
 
@@ -94,8 +94,8 @@ class DisconnectReason(StrEnum):
     ID_IN_USE = "the client id is in use"
     GARBAGE = "it does not speak the gateway's protocol"
     VERSION = "it speaks another version of the protocol"
-    ASKED = "closed by this program"
-    NO_TURN = "the record of what is sent to the gateway cannot be used"
+    REQUESTED = "closed by this program"
+    NO_PERMIT = "the record of what is sent to the gateway cannot be used"
 
 
 NO_LISTENER = frozenset(
@@ -107,9 +107,11 @@ NO_LISTENER = frozenset(
 class TransportError(Exception):
     """No connection came about."""
 
-    def __init__(self, ending: DisconnectReason, detail: str = "") -> None:
-        super().__init__(f"{ending.value} ({detail})" if detail else ending.value)
-        self.ending = ending
+    def __init__(self, disconnect_reason: DisconnectReason, detail: str = "") -> None:
+        super().__init__(
+            f"{disconnect_reason.value} ({detail})" if detail else disconnect_reason.value
+        )
+        self.disconnect_reason = disconnect_reason
 
 
 class _Callbacks:
@@ -136,7 +138,7 @@ class _Tap(Decoder):
         self._listener(fields)
 
 
-class _InTurn:
+class _QueuedConnection:
     """ib_async's connection, but for its sending: that is left to whoever knows the turns."""
 
     def __init__(self, connection: Any, take: Callable[[bytes], None]) -> None:
@@ -155,17 +157,17 @@ class Transport:
     Args:
         on_frame: takes the fields of each frame; a ValueError of it ends the connection.
         on_end: told once when an established connection ends without having been asked to.
-        give_turn: makes messages wait that have no turn of their own (``has_turn``).
+        give_turn: makes messages wait that have no turn of their own (``permitted``).
     """
 
     def __init__(
         self,
         on_frame: Callable[[list[str]], None],
         on_end: Callable[[DisconnectReason], None],
-        give_turn: GiveTurn,
+        await_permit: AwaitPermit,
     ) -> None:
         self._on_frame, self._on_end = on_frame, on_end
-        self._give_turn, self._has_turn = give_turn, False
+        self._await_permit, self._is_permitted = await_permit, False
         self._waiting: deque[bytes] = deque()
         self._sender: asyncio.Task[None] | None = None
         self._refusal: DiskError | None = None
@@ -179,8 +181,8 @@ class Transport:
         self._connection = self.client.conn
         self._connection.hasData.clear()
         self._connection.hasData += self._feed
-        self._connection.disconnected += self._note_disconnected
-        self.client.conn = _InTurn(self._connection, self._send)
+        self._connection.disconnected += self._on_disconnected
+        self.client.conn = _QueuedConnection(self._connection, self._send)
         self._ended: asyncio.Future[DisconnectReason] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
         logging.getLogger("ib_async.client").addFilter(_discreet)
@@ -191,7 +193,7 @@ class Transport:
         return self._ready and not self._ended.done()
 
     @property
-    def ending(self) -> DisconnectReason | None:
+    def disconnect_reason(self) -> DisconnectReason | None:
         """Why it is no more; None where it is, or never was."""
         return self._ended.result() if self._ended.done() else None
 
@@ -228,13 +230,13 @@ class Transport:
         self._ready = True
 
     @contextmanager
-    def has_turn(self) -> Iterator[None]:
+    def permitted(self) -> Iterator[None]:
         """Let what is sent inside go to the socket at once: its turn has come."""
-        self._has_turn = True
+        self._is_permitted = True
         try:
             yield
         finally:
-            self._has_turn = False
+            self._is_permitted = False
 
     async def sent(self) -> None:
         """Wait until every message that waits for its turn is sent, or the connection is gone."""
@@ -249,7 +251,7 @@ class Transport:
                     async with asyncio.timeout(CLOSE_S):
                         await self.sent()
         finally:
-            self._end(DisconnectReason.ASKED)
+            self._end(DisconnectReason.REQUESTED)
             transport = self._connection.transport
             self._disconnect()
         if transport is None:
@@ -263,7 +265,7 @@ class Transport:
 
     def _send(self, message: bytes) -> None:
         """Take a message from ib_async: write it in its turn, or let it wait for one."""
-        if self._has_turn:
+        if self._is_permitted:
             self._write(message)
             return
         self._waiting.append(message)
@@ -274,11 +276,11 @@ class Transport:
         """Write what waits, message by message; what finds the connection gone is dropped."""
         try:
             while self._waiting and not self._ended.done():
-                await self._give_turn(lambda: self._write(self._waiting[0]))
+                await self._await_permit(lambda: self._write(self._waiting[0]))
                 self._waiting.popleft()
         except DiskError as error:
             self._refusal = error
-            self._end(DisconnectReason.NO_TURN)
+            self._end(DisconnectReason.NO_PERMIT)
             self._disconnect()
 
     def _write(self, message: bytes) -> None:
@@ -352,16 +354,16 @@ class Transport:
         if code == _ID_IN_USE:
             self._end(DisconnectReason.ID_IN_USE)
 
-    def _note_disconnected(self, _message: str) -> None:
+    def _on_disconnected(self, _message: str) -> None:
         self._gone.set()
         self._end(DisconnectReason.CLOSED)
 
-    def _end(self, ending: DisconnectReason) -> None:
+    def _end(self, disconnect_reason: DisconnectReason) -> None:
         if self._ended.done():
             return
-        self._ended.set_result(ending)
-        if self._ready and ending is not DisconnectReason.ASKED:
-            self._on_end(ending)
+        self._ended.set_result(disconnect_reason)
+        if self._ready and disconnect_reason is not DisconnectReason.REQUESTED:
+            self._on_end(disconnect_reason)
 
 
 def _unmade(error: BaseException) -> TransportError:

@@ -153,8 +153,8 @@ class SeriesRun:
 
     def _hire(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
         """Let as many workers work as there are places for chunks that wait."""
-        places = 1 if self._is_one_by_one else self._context.source_session.places
-        for _ in range(min(len(queue), places - self._workers)):
+        concurrency = 1 if self._is_one_by_one else self._context.source_session.concurrency
+        for _ in range(min(len(queue), concurrency - self._workers)):
             self._workers += 1
             group.create_task(self._run_worker(group, queue))
 
@@ -168,7 +168,7 @@ class SeriesRun:
         """Work while there are chunks and places; hire where places were added."""
         while queue and not self._series_context.is_over:
             if not self._is_one_by_one and self._workers > max(
-                self._context.source_session.places, 1
+                self._context.source_session.concurrency, 1
             ):
                 return
             self._hire(group, queue)

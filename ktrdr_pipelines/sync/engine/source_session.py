@@ -177,9 +177,11 @@ class SourceSession:
         return self._source is not None
 
     @property
-    def places(self) -> int:
+    def concurrency(self) -> int:
         """How many requests for bars it is worth to have open at once now."""
-        return IbLimitsRegistry.IN_FLIGHT.value if self._source is None else self._source.places
+        return (
+            IbLimitsRegistry.CONCURRENCY.value if self._source is None else self._source.concurrency
+        )
 
     async def source(self) -> BarSource:
         """Give the open source, opening one where there is none.
