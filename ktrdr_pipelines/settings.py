@@ -150,10 +150,12 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     Raises:
         SettingsError: a variable is unknown or has a bad value; the text names it.
     """
-    given = os.environ if environ is None else environ
-    _refuse_old_names(given)
-    _refuse_unknown_names(given)
-    values = {name: given[_variable(name)] for name in _fields() if _variable(name) in given}
+    variables = os.environ if environ is None else environ
+    _refuse_old_names(variables)
+    _refuse_unknown_names(variables)
+    values = {
+        name: variables[_variable(name)] for name in _fields() if _variable(name) in variables
+    }
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -197,27 +199,27 @@ def _variable(field: str) -> str:
     return field.upper()
 
 
-def _refuse_old_names(given: Mapping[str, str]) -> None:
+def _refuse_old_names(variables: Mapping[str, str]) -> None:
     """Refuse variables of older systems whose meaning is gone; a true IB_READONLY is no lie."""
-    if "IB_CLIENT_ID" in given:
+    if "IB_CLIENT_ID" in variables:
         raise SettingsError(
-            f"IB_CLIENT_ID={given['IB_CLIENT_ID']!r}",
+            f"IB_CLIENT_ID={variables['IB_CLIENT_ID']!r}",
             reason="one client id for everything is no longer used",
             hint="Unset it; to move the ids, set a range for each operation, such as "
             "IB_CLIENT_ID_CLI=201-250 or IB_CLIENT_ID_BATCH=11-50",
         )
-    if given.get("IB_READONLY", "true").strip().lower() not in _YES:
+    if variables.get("IB_READONLY", "true").strip().lower() not in _YES:
         raise SettingsError(
-            f"IB_READONLY={given['IB_READONLY']!r}",
+            f"IB_READONLY={variables['IB_READONLY']!r}",
             reason="connections are always read-only, this cannot be switched off",
             hint="Unset it or set it to true",
         )
 
 
-def _refuse_unknown_names(given: Mapping[str, str]) -> None:
+def _refuse_unknown_names(variables: Mapping[str, str]) -> None:
     """Refuse every unknown KTRDR_ name, and IB_ names (a shared prefix) that look like a slip."""
     known = [_variable(name) for name in _fields()]
-    for name in given:
+    for name in variables:
         capitals = name.upper()
         if name in known or capitals == "IB_READONLY" or not capitals.startswith(("KTRDR_", "IB_")):
             continue
@@ -226,7 +228,7 @@ def _refuse_unknown_names(given: Mapping[str, str]) -> None:
         near = difflib.get_close_matches(capitals, family, n=1, cutoff=0 if ours else _NEAR)
         if near:
             raise SettingsError(
-                f"{name}={given[name]!r}",
+                f"{name}={variables[name]!r}",
                 reason="no such setting",
                 hint=f"Did you mean {near[0]}? Known are {', '.join(sorted(known))}",
             )

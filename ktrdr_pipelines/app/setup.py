@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 import ktrdr_pipelines
-from ktrdr_pipelines.app.workspace import Place, renew_catalog, universe_file
+from ktrdr_pipelines.app.workspace import Workspace, renew_catalog, universe_file
 from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.errors import NoStoreError
 from ktrdr_pipelines.settings import Settings
@@ -26,9 +26,9 @@ UNIVERSE_EXAMPLE: Final = "universe.example.yaml"
 DAGSTER_SETTINGS: Final = "dagster/dagster.yaml"
 
 
-def make_place(
+def make_workspace(
     settings: Settings, folder: Path, origin: Origin | None, *, example: str
-) -> tuple[Place, bool]:
+) -> tuple[Workspace, bool]:
     """Make a folder a store with a universe and a catalog; what is there already stays.
 
     Args:
@@ -50,7 +50,7 @@ def make_place(
     was_made = put_universe(layout, text)
     universe, problem = universe_file(layout).read()
     renew_catalog(layout, universe, settings)
-    return Place(settings, layout, universe, problem), was_made
+    return Workspace(settings, layout, universe, problem), was_made
 
 
 def put_universe(layout: StoreLayout, text: bytes) -> bool:

@@ -95,7 +95,7 @@ def universe_file(layout: StoreLayout) -> UniverseFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Workspace:
     """A store, its universe, and the settings; ``problem`` is what is wrong with the last edit."""
 
     settings: Settings
@@ -126,7 +126,7 @@ class Place:
         return open_calendars(open_ledger(self.layout))
 
 
-def open_place() -> Place:
+def open_workspace() -> Workspace:
     """Find the store of the settings and read its universe.
 
     Raises:
@@ -135,15 +135,15 @@ def open_place() -> Place:
     settings = load_settings()
     layout = open_store(data_folder(settings))
     universe, problem = universe_file(layout).read()
-    return Place(settings, layout, universe, problem)
+    return Workspace(settings, layout, universe, problem)
 
 
-def open_gap_index(place: Place) -> "GapIndex":
+def open_gap_index(workspace: Workspace) -> "GapIndex":
     """Open the gap book of the store, for the gateway of the settings."""
     from ktrdr_pipelines.gaps.index import open_gap_index
     from ktrdr_pipelines.ib.config import GatewayConfig
 
-    return open_gap_index(place.layout, GatewayConfig.from_settings(place.settings).gateway)
+    return open_gap_index(workspace.layout, GatewayConfig.from_settings(workspace.settings).gateway)
 
 
 def renew_catalog(
@@ -152,5 +152,7 @@ def renew_catalog(
     """Make the catalog show what the files hold now; the settings are those of the environment."""
     from ktrdr_pipelines.gaps import catalog_refresh as catalog
 
-    place = Place(settings or load_settings(), layout, universe)
-    catalog.renew_catalog(open_gap_index(place), list(universe.instruments.values()), place.now)
+    workspace = Workspace(settings or load_settings(), layout, universe)
+    catalog.renew_catalog(
+        open_gap_index(workspace), list(universe.instruments.values()), workspace.now
+    )

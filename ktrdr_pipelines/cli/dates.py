@@ -23,7 +23,7 @@ _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class DateBound:
     """One end of an interval as a person gave it: a session date, or an instant in UTC."""
 
     option: str
@@ -48,8 +48,8 @@ class Edge:
 class DateRange:
     """What ``--start`` and ``--end`` say; None where they say nothing."""
 
-    start: Edge | None = None
-    end: Edge | None = None
+    start: DateBound | None = None
+    end: DateBound | None = None
 
     def bounds(self, series: Series, now: datetime) -> Bounds:
         """Give the interval of timestamps that it means for a series.
@@ -81,12 +81,12 @@ def parse_date_range(start: str | None, end: str | None) -> DateRange:
         UsageError: one is neither a date nor an instant with a zone.
     """
     return DateRange(
-        None if start is None else parse_edge("--start", start),
-        None if end is None else parse_edge("--end", end),
+        None if start is None else parse_bound("--start", start),
+        None if end is None else parse_bound("--end", end),
     )
 
 
-def parse_edge(option: str, text: str) -> Edge:
+def parse_bound(option: str, text: str) -> DateBound:
     """Read a session date, or an instant with a zone.
 
     Raises:
@@ -100,7 +100,7 @@ def parse_edge(option: str, text: str) -> Edge:
             reason="no calendar reaches there",
             hint=f"Sessions are known from {_FIRST} to {_LAST}",
         )
-    return Edge(option, text, value.astimezone(UTC) if isinstance(value, datetime) else value)
+    return DateBound(option, text, value.astimezone(UTC) if isinstance(value, datetime) else value)
 
 
 def parse_instant(option: str, text: str) -> datetime:
@@ -109,7 +109,7 @@ def parse_instant(option: str, text: str) -> datetime:
     Raises:
         UsageError: it is none.
     """
-    value = parse_edge(option, text).value
+    value = parse_bound(option, text).value
     if not isinstance(value, datetime):
         raise UsageError(
             f"{option} {text}",
@@ -133,30 +133,30 @@ def _value(option: str, text: str) -> date | datetime:
     return moment
 
 
-def _first_timestamp(edge: Edge, series: Series, calendar: SessionCalendar) -> datetime:
-    if isinstance(edge.value, datetime) and series.timeframe.is_intraday:
-        return edge.value
-    day = edge.day(calendar)
+def _first_timestamp(bound: DateBound, series: Series, calendar: SessionCalendar) -> datetime:
+    if isinstance(bound.value, datetime) and series.timeframe.is_intraday:
+        return bound.value
+    day = bound.day(calendar)
     return interval_between(calendar, series.timeframe, day, day + _WEEK).start
 
 
-def _end_timestamp(edge: Edge, series: Series, calendar: SessionCalendar) -> datetime:
-    if isinstance(edge.value, datetime) and series.timeframe.is_intraday:
-        return edge.value
-    day = edge.day(calendar)
+def _end_timestamp(bound: DateBound, series: Series, calendar: SessionCalendar) -> datetime:
+    if isinstance(bound.value, datetime) and series.timeframe.is_intraday:
+        return bound.value
+    day = bound.day(calendar)
     return interval_between(calendar, series.timeframe, day - _WEEK, day).end
 
 
-def _refuse_future(edge: Edge, latest: date, now: datetime) -> None:
-    if isinstance(edge.value, datetime):
-        is_future, most = edge.value > now, f"{now:%Y-%m-%dT%H:%M:%SZ}"
+def _refuse_future(bound: DateBound, latest: date, now: datetime) -> None:
+    if isinstance(bound.value, datetime):
+        is_future, most = bound.value > now, f"{now:%Y-%m-%dT%H:%M:%SZ}"
     else:
-        is_future, most = edge.value > latest, str(latest)
+        is_future, most = bound.value > latest, str(latest)
     if is_future:
-        raise UsageError(str(edge), reason="in the future", hint=f"The latest allowed is {most}")
+        raise UsageError(str(bound), reason="in the future", hint=f"The latest allowed is {most}")
 
 
-def _refuse_reversed(start: Edge, end: Edge, calendar: SessionCalendar) -> None:
+def _refuse_reversed(start: DateBound, end: DateBound, calendar: SessionCalendar) -> None:
     if start.instant(calendar) >= end.instant(calendar):
         raise UsageError(
             f"{start} and {end}",

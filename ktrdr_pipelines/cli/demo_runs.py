@@ -17,7 +17,7 @@ from typing import Any, Final
 import dagster as dg
 
 from ktrdr_pipelines.app.setup import prepare_home, put_universe
-from ktrdr_pipelines.app.workspace import Place, open_gap_index, renew_catalog, universe_file
+from ktrdr_pipelines.app.workspace import Workspace, open_gap_index, renew_catalog, universe_file
 from ktrdr_pipelines.cli.entry_point import Stopped
 from ktrdr_pipelines.cli.load_report import joined_gaps
 from ktrdr_pipelines.cli.output import load_progress
@@ -158,7 +158,7 @@ class RunResult:
         return asdict(self)
 
 
-def demo_place(settings: Settings, folder: Path, port: int) -> Place:
+def demo_workspace(settings: Settings, folder: Path, port: int) -> Workspace:
     """Make the store of the demo, asking the simulated gateway on a port.
 
     What processes share about that gateway lies in the store: no other program knows of it.
@@ -169,24 +169,24 @@ def demo_place(settings: Settings, folder: Path, port: int) -> Place:
     renew_catalog(layout, universe, settings)
     own = {"ib_host": "127.0.0.1", "ib_port": port}
     folders = {"ktrdr_data": layout.root, "ktrdr_state": layout.state / "gateway"}
-    return Place(settings.model_copy(update=own | folders), layout, universe, problem)
+    return Workspace(settings.model_copy(update=own | folders), layout, universe, problem)
 
 
-def run_demo(place: Place, *, shown: bool) -> list[RunResult]:
+def run_demo(workspace: Workspace, *, shown: bool) -> list[RunResult]:
     """Run every timeframe of the demo, longest first.
 
     Raises:
         Stopped: a signal ended a run.
     """
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    home = prepare_home(place.layout)
+    home = prepare_home(workspace.layout)
     results = []
     with (
         dg.DagsterInstance.local_temp(str(home), overrides=_OVERRIDES) as instance,
         load_progress(shown=shown) as progress,
     ):
-        for timeframe, windows in demo_windows(place.now.date()).items():
-            result = _run(place, instance, progress, timeframe=timeframe, windows=windows)
+        for timeframe, windows in demo_windows(workspace.now.date()).items():
+            result = _run(workspace, instance, progress, timeframe=timeframe, windows=windows)
             results.append(result)
             if shown:
                 progress.tell(_told(result))
@@ -205,11 +205,11 @@ def demo_windows(today: date) -> dict[Timeframe, tuple[str, str]]:
 
 
 def gaps_in_windows(
-    place: Place, runs: Sequence[RunResult]
+    workspace: Workspace, runs: Sequence[RunResult]
 ) -> Iterator[tuple[Series, list[Interval]]]:
     """Give the holes that each series has in the windows that were run."""
-    index = open_gap_index(place)
-    for found in index.series_gaps(place.universe.series(), place.now):
+    index = open_gap_index(workspace)
+    for found in index.series_gaps(workspace.universe.series(), workspace.now):
         series = found.series
         for run in (one for one in runs if one.timeframe == series.timeframe):
             calendar = index.calendars.of(series.instrument)
@@ -219,14 +219,14 @@ def gaps_in_windows(
 
 
 def _run(
-    place: Place,
+    workspace: Workspace,
     instance: dg.DagsterInstance,
     progress: Progress,
     *,
     timeframe: Timeframe,
     windows: tuple[str, str],
 ) -> RunResult:
-    definitions = build_defs(place.settings)
+    definitions = build_defs(workspace.settings)
     resources, tally = dict(definitions.resources or {}), Tally()
     resources["ib"] = watched(resources["ib"], progress, tally)
     key = bars_key(timeframe)
@@ -242,7 +242,7 @@ def _run(
             instance=instance,
             resources=resources,
             run_config=_QUIET,
-            tags=_range_tags(place, instance, timeframe, windows),
+            tags=_range_tags(workspace, instance, timeframe, windows),
             raise_on_error=False,
         )
     except dg.DagsterExecutionInterruptedError as error:
@@ -263,11 +263,14 @@ def _run(
 
 
 def _range_tags(
-    place: Place, instance: dg.DagsterInstance, timeframe: Timeframe, windows: tuple[str, str]
+    workspace: Workspace,
+    instance: dg.DagsterInstance,
+    timeframe: Timeframe,
+    windows: tuple[str, str],
 ) -> dict[str, str]:
     """Give the tags of a run over all symbols and a range of windows."""
     name = str(symbols_partitions(timeframe).name)
-    symbols = [series.symbol for series in place.universe.series(timeframe)]
+    symbols = [series.symbol for series in workspace.universe.series(timeframe)]
     instance.add_dynamic_partitions(name, symbols)
     known = instance.get_dynamic_partitions(name)
     return {

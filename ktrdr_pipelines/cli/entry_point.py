@@ -47,9 +47,9 @@ class LogFile(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, and its traceback."""
         text = f"{self.format(record)}\n"
-        for place in (_in_state_folder, _in_temp_folder):
+        for where in (_in_state_folder, _in_temp_folder):
             with contextlib.suppress(OSError):
-                self.path = _append(place(), text)
+                self.path = _append(where(), text)
                 return
 
 
@@ -121,7 +121,7 @@ def stoppable() -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
+def run_stoppable(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run async work; a signal cancels it, and a second one does not wait for it to tidy up.
 
     Raises:
@@ -131,7 +131,7 @@ def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
     handlers = {one: signal.getsignal(one) for one in SIGNALS}
     received: list[int] = []
     try:
-        return asyncio.run(_cancellable(work, received))
+        return asyncio.run(_cancellable(coroutine, received))
     except StoreError:
         raise
     except BaseException as error:
@@ -143,7 +143,7 @@ def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
             signal.signal(one, handler)
 
 
-async def _cancellable(work: Coroutine[Any, Any, T], received: list[int]) -> T:
+async def _cancellable(coroutine: Coroutine[Any, Any, T], received: list[int]) -> T:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101  (a coroutine that runs has a task)
     taken = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
@@ -156,7 +156,7 @@ async def _cancellable(work: Coroutine[Any, Any, T], received: list[int]) -> T:
 
     for one in taken:
         loop.add_signal_handler(one, stop, one)
-    return await work
+    return await coroutine
 
 
 def _raise(signum: int, _: FrameType | None) -> None:
@@ -233,10 +233,10 @@ def _surprise(error: Exception, log: LogFile, *, as_json: bool) -> int:
 
 def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        place: Any = error.filename or "the system"
+        where: Any = error.filename or "the system"
         is_of_disk = error.filename is not None or error.errno in _OF_THE_DISK
         hint = "; make room or make it writable" if is_of_disk else ""
-        return f"{place}: {error.strerror} ({type(error).__name__}){hint}"
+        return f"{where}: {error.strerror} ({type(error).__name__}){hint}"
     text = " ".join(str(error).split())
     return f"an unexpected {type(error).__name__}{f': {text}' if text else ''}"
 

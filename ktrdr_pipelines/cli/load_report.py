@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from ktrdr_pipelines.app.workspace import Place, open_manager, renew_catalog
+from ktrdr_pipelines.app.workspace import Workspace, open_manager, renew_catalog
 from ktrdr_pipelines.cli.entry_point import run_stoppable
 from ktrdr_pipelines.cli.output import (
-    Notes,
+    CollectedMessages,
     counted,
     disagreement_json,
     disagreement_text,
@@ -24,10 +24,10 @@ from ktrdr_pipelines.cli.output import (
     intervals_json,
     load_progress,
     note,
+    print_messages,
     say,
     say_json,
     say_table,
-    tell_notes,
 )
 from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, expected_timestamps
@@ -79,7 +79,7 @@ def exit_code_of(
 
 def tell(
     reports: Sequence[SeriesReport],
-    notes: Notes,
+    messages: CollectedMessages,
     catalog_error: KtrdrError | None = None,
     *,
     calendars: Calendars,
@@ -87,7 +87,7 @@ def tell(
 ) -> None:
     """Print the result of a load."""
     if as_json:
-        say_json(_document(reports, notes, catalog_error))
+        say_json(_document(reports, messages, catalog_error))
         return
     say_table(_COLUMNS, (_row(report, calendars) for report in reports))
     for line in _error_lines(reports):
@@ -208,19 +208,19 @@ def _failure_lines(report: SeriesReport) -> Iterator[str]:
 
 
 def _document(
-    reports: Sequence[SeriesReport], notes: Notes, catalog_error: KtrdrError | None
+    reports: Sequence[SeriesReport], messages: CollectedMessages, catalog_error: KtrdrError | None
 ) -> dict[str, Any]:
     code = exit_code_of(reports, catalog_error)
     return {
         "complete": code is ExitCode.DONE,
         "exit_code": int(code),
-        "series": [_series_json(report, notes) for report in reports],
-        "notices": notes.notices,
+        "series": [_series_json(report, messages) for report in reports],
+        "notices": messages.notices,
         "catalog_error": None if catalog_error is None else error_json(catalog_error),
     }
 
 
-def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
+def _series_json(report: SeriesReport, messages: CollectedMessages) -> dict[str, Any]:
     return {
         "symbol": report.series.symbol,
         "timeframe": str(report.series.timeframe),
@@ -241,36 +241,38 @@ def _series_json(report: SeriesReport, notes: Notes) -> dict[str, Any]:
         "volume_jumps": [disagreement_json(one) for one in report.volume_jumps],
         "failures": [error_json(failure) for failure in report.failures],
         "error": None if report.error is None else error_json(report.error),
-        "notes": notes.texts.get(report.series, []),
+        "notes": messages.texts.get(report.series, []),
     }
 
 
-def load_jobs(place: Place, jobs: Sequence[Job], *, as_json: bool, wait_s: float = 0.0) -> ExitCode:
+def load_jobs(
+    workspace: Workspace, jobs: Sequence[Job], *, as_json: bool, wait_s: float = 0.0
+) -> ExitCode:
     """Load, tell how it ended, and give the exit code; jobs of one series are one line.
 
     ``wait_s`` is how long to wait for a gateway that lets the load connect.
     """
-    with load_progress(shown=not as_json) as notes:
-        reports = _joined(_run(place, jobs, notes, wait_s))
+    with load_progress(shown=not as_json) as messages:
+        reports = _joined(_run(workspace, jobs, messages, wait_s))
     if not as_json:
-        tell_notes(notes)
-    catalog_error = _renewed(place)
-    place.layout.require_same()
-    tell(reports, notes, catalog_error, calendars=place.calendars(), as_json=as_json)
+        print_messages(messages)
+    catalog_error = _renewed(workspace)
+    workspace.layout.require_same()
+    tell(reports, messages, catalog_error, calendars=workspace.calendars(), as_json=as_json)
     return exit_code_of(reports, catalog_error)
 
 
 def _run(
-    place: Place, jobs: Sequence[Job], progress: Progress, wait_s: float
+    workspace: Workspace, jobs: Sequence[Job], progress: Progress, wait_s: float
 ) -> list[SeriesReport]:
     """Load; where that is cut short, the catalog still comes to show what was saved."""
     manager = open_manager(
-        place.settings, place.layout, operation="cli", progress=progress, wait_s=wait_s
+        workspace.settings, workspace.layout, operation="cli", progress=progress, wait_s=wait_s
     )
     try:
         return run_stoppable(manager.run(jobs))
     except BaseException:
-        _renewed(place)
+        _renewed(workspace)
         raise
 
 
@@ -282,10 +284,10 @@ def _joined(reports: Sequence[SeriesReport]) -> list[SeriesReport]:
     return list(joined.values())
 
 
-def _renewed(place: Place) -> KtrdrError | None:
+def _renewed(workspace: Workspace) -> KtrdrError | None:
     """Make the catalog show what the files hold; give what speaks against it."""
     try:
-        renew_catalog(place.layout, place.universe)
+        renew_catalog(workspace.layout, workspace.universe)
     except KtrdrError as error:
         return error
     return None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import Task, TaskID
 
-    from ktrdr_pipelines.app.workspace import Place
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.intervals import Interval
     from ktrdr_pipelines.domain.plausibility import Disagreement
     from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -251,10 +251,10 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
-def warn_of_problem(place: "Place") -> None:
+def warn_of_problem(workspace: "Workspace") -> None:
     """Say where the last good universe stands in for a bad edit."""
-    if place.problem is not None:
-        note(f"Warning: {place.problem}. Until then the last good universe counts")
+    if workspace.problem is not None:
+        note(f"Warning: {workspace.problem}. Until then the last good universe counts")
 
 
 MOST_SHOWN: Final = 12
@@ -262,7 +262,7 @@ MOST_SHOWN: Final = 12
 
 
 @dataclass(slots=True)
-class Notes:
+class CollectedMessages:
     """Keeps what a load says by the way, each thing once; shows nothing but waits."""
 
     texts: dict[Series, list[str]] = field(default_factory=dict)
@@ -297,7 +297,7 @@ class Notes:
         note(text)
 
 
-class TerminalProgress(Notes):
+class TerminalProgress(CollectedMessages):
     """Moves a bar for every series, and keeps the notes for the end."""
 
     def __init__(self, bars: "Bars") -> None:
@@ -333,11 +333,11 @@ class TerminalProgress(Notes):
 
 
 @contextmanager
-def load_progress(*, shown: bool) -> Iterator[Notes]:
+def load_progress(*, shown: bool) -> Iterator[CollectedMessages]:
     """Show the progress of a load while the context lasts, where a person looks at it."""
     screen = console(err=True)
     if not shown or not screen.is_terminal:
-        yield Notes()
+        yield CollectedMessages()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -352,10 +352,10 @@ def load_progress(*, shown: bool) -> Iterator[Notes]:
         yield TerminalProgress(bars)
 
 
-def tell_notes(notes: Notes) -> None:
+def print_messages(messages: CollectedMessages) -> None:
     """Print what a load said by the way."""
-    for text in notes.notices:
+    for text in messages.notices:
         note(text)
-    for series, texts in notes.texts.items():
+    for series, texts in messages.texts.items():
         for text in texts:
             note(f"{series}: {text}")

@@ -17,7 +17,7 @@ from ktrdr_pipelines.cli.processes import lives, start
 
 GRACE_S = 6.0
 _POLL_S = 0.1
-_ALL_WELL = b"."
+_ENDED_BY_ITSELF = b"."
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def last_will(process: "subprocess.Popen[bytes]") -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            watch.stdin.write(_ALL_WELL)
+            watch.stdin.write(_ENDED_BY_ITSELF)
             watch.stdin.close()
         watch.wait()
 

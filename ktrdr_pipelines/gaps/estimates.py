@@ -85,8 +85,8 @@ class Rates:
         measured = self.now_request_s if ends_now else self.request_s
         if timeframe in measured:
             return requests * measured[timeframe]
-        work_s = requests * (ASSUMED_NOW_S if ends_now else ASSUMED_REQUEST_S)
-        return (work_s + bars * ASSUMED_BAR_S) / IbLimitsRegistry.CONCURRENCY.value
+        requests_s = requests * (ASSUMED_NOW_S if ends_now else ASSUMED_REQUEST_S)
+        return (requests_s + bars * ASSUMED_BAR_S) / IbLimitsRegistry.CONCURRENCY.value
 
     def latency_s(self, timeframe: Timeframe, *, ends_now: bool) -> tuple[float, bool]:
         """Return the seconds of one request, without its bars, and whether they are measured."""

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from ktrdr_pipelines.cli.dates import parse_date_range, parse_edge, parse_instant
+from ktrdr_pipelines.cli.dates import parse_bound, parse_date_range, parse_instant
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
 from ktrdr_pipelines.domain.planning.jobs import Bounds
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -131,7 +131,7 @@ def test_what_lies_ahead_or_is_reversed_is_refused(
 def test_what_cannot_be_read_is_refused(text: str, told: str) -> None:
     """The text names the option, the value and what is wrong with it."""
     with pytest.raises(UsageError, match=f"--start {re.escape(text)}.*{told}"):
-        parse_edge("--start", text)
+        parse_bound("--start", text)
 
 
 def test_an_instant_is_asked_for_where_a_date_says_too_little() -> None:

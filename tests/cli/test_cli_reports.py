@@ -13,7 +13,12 @@ from rich.progress import Progress
 
 from ktrdr_pipelines.cli.entry_point import Stopped, run_stoppable, stoppable
 from ktrdr_pipelines.cli.load_report import MOST_GAPS, exit_code_of, joined_gaps, tell
-from ktrdr_pipelines.cli.output import MOST_SHOWN, Notes, TerminalProgress, load_progress
+from ktrdr_pipelines.cli.output import (
+    MOST_SHOWN,
+    CollectedMessages,
+    TerminalProgress,
+    load_progress,
+)
 from ktrdr_pipelines.domain.calendars.registry import Calendars, calendar_named
 from ktrdr_pipelines.domain.calendars.sessions import expected_timestamps
 from ktrdr_pipelines.domain.instruments import Instrument, SecType, Series, WhatToShow
@@ -88,7 +93,7 @@ def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
     report = SeriesReport(
         series(), unexplained=IntervalSet(gaps), failures=(refused, refused, refused)
     )
-    tell([report], Notes(), calendars=Calendars(), as_json=False)
+    tell([report], CollectedMessages(), calendars=Calendars(), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert f"{len(gaps)} intervals unexplained:" in lines
     assert len([line for line in lines if line.startswith("  AAPL 1d  2024-01-")]) == MOST_GAPS
@@ -98,13 +103,13 @@ def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
 
 def told(capsys: Any, report: SeriesReport) -> str:
     """Return what a load of one series prints."""
-    tell([report], Notes(), calendars=Calendars(), as_json=False)
+    tell([report], CollectedMessages(), calendars=Calendars(), as_json=False)
     return " ".join(capsys.readouterr().out.split())
 
 
 def document(capsys: Any, report: SeriesReport) -> Any:
     """Return the JSON document of a load of one series."""
-    tell([report], Notes(), calendars=Calendars(), as_json=True)
+    tell([report], CollectedMessages(), calendars=Calendars(), as_json=True)
     return json.loads(capsys.readouterr().out)
 
 
@@ -199,7 +204,7 @@ def test_a_catalog_that_is_not_renewed_is_told(capsys: Any) -> None:
     """The bars are safe; that they cannot be queried yet is said."""
     tell(
         [SeriesReport(series())],
-        Notes(),
+        CollectedMessages(),
         DiskError("the catalog", reason="full"),
         calendars=Calendars(),
         as_json=False,
@@ -247,7 +252,7 @@ def test_nothing_moves_where_no_listener_looks(capsys: Any) -> None:
         progress.answered(series(), 1)
         progress.noted(series(), "slow today")
         progress.noted(series(), "slow today")
-    assert type(progress) is Notes
+    assert type(progress) is CollectedMessages
     assert progress.texts == {series(): ["slow today"]}
     assert capsys.readouterr() == ("", "")
 

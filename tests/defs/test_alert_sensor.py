@@ -15,7 +15,7 @@ from ktrdr_pipelines.defs.sensors.alert_sensor import alert_sensor
 
 
 @dg.op
-def work(context: dg.OpExecutionContext) -> None:
+def job(context: dg.OpExecutionContext) -> None:
     """Fail where the run is told to."""
     if "fail" in context.run.tags:
         raise dg.Failure("cannot reach 127.0.0.1:4002")
@@ -26,7 +26,7 @@ def work(context: dg.OpExecutionContext) -> None:
 @dg.job
 def tails() -> None:
     """Work."""
-    work()
+    job()
 
 
 @dg.asset(key=["bars", "1d"])

@@ -15,7 +15,7 @@ from ktrdr_pipelines.cli.output import AsJson, note, say, say_json, say_table
 from ktrdr_pipelines.errors import ExitCode
 
 if TYPE_CHECKING:
-    from ktrdr_pipelines.app.workspace import Place
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.demo_runs import RunResult
 
 _LAST_DAYS = """\
@@ -50,7 +50,7 @@ def demo(as_json: AsJson = False) -> None:
 
     Exit codes: 0 done, 1 failed, 2 bad usage, 3 a run left something unexplained.
     """
-    from ktrdr_pipelines.cli.demo_runs import demo_place, run_demo
+    from ktrdr_pipelines.cli.demo_runs import demo_workspace, run_demo
     from ktrdr_pipelines.cli.processes import simulator_process
     from ktrdr_pipelines.settings import data_folder, load_settings
 
@@ -60,11 +60,11 @@ def demo(as_json: AsJson = False) -> None:
     with simulator_process(now=settings.clock.moved_now()) as port:
         if not as_json:
             note(f"a simulated gateway serves on 127.0.0.1:{port}; bars go into {folder}")
-        place = demo_place(settings, folder, port)
-        runs = run_demo(place, shown=not as_json)
-    answers = tuple(_answer(place, title, sql) for title, sql in QUERIES.items())
+        workspace = demo_workspace(settings, folder, port)
+        runs = run_demo(workspace, shown=not as_json)
+    answers = tuple(_answer(workspace, title, sql) for title, sql in QUERIES.items())
     took_s = time.perf_counter() - started_s
-    result = _Result(folder, tuple(runs), tuple(_summary(place, runs)), answers, took_s)
+    result = _Result(folder, tuple(runs), tuple(_summary(workspace, runs)), answers, took_s)
     if as_json:
         say_json(_document(result))
     else:
@@ -94,26 +94,26 @@ class _Result:
     took_s: float
 
 
-def _summary(place: "Place", runs: "Sequence[RunResult]") -> list[dict[str, Any]]:
+def _summary(workspace: "Workspace", runs: "Sequence[RunResult]") -> list[dict[str, Any]]:
     """Give what DuckDB says of each series, with the holes in the windows that were run."""
     from ktrdr_pipelines.cli.demo_runs import gaps_in_windows
     from ktrdr_pipelines.store.catalog.catalog import query_catalog
 
-    told = query_catalog(place.layout, SUMMARY).to_pylist()
+    told = query_catalog(workspace.layout, SUMMARY).to_pylist()
     known = {(row["symbol"], row["timeframe"]): row for row in told}
     nothing = {"first": "", "last": "", "bars": 0}
     return [
         known.get((series.symbol, str(series.timeframe)), nothing)
         | {"symbol": series.symbol, "timeframe": str(series.timeframe), "gaps": len(missing)}
-        for series, missing in gaps_in_windows(place, runs)
+        for series, missing in gaps_in_windows(workspace, runs)
     ]
 
 
-def _answer(place: "Place", title: str, sql: str) -> _Answer:
+def _answer(workspace: "Workspace", title: str, sql: str) -> _Answer:
     from ktrdr_pipelines.store.catalog.catalog import query_catalog
 
     started_s = time.perf_counter()
-    rows = query_catalog(place.layout, sql).to_pylist()
+    rows = query_catalog(workspace.layout, sql).to_pylist()
     return _Answer(title, sql, rows, (time.perf_counter() - started_s) * 1000)
 
 
@@ -126,10 +126,10 @@ def _say(result: _Result) -> None:
         say("\n".join(f"  {line}" for line in answer.sql.splitlines()))
         names = dict.fromkeys(answer.rows[0], "right") if answer.rows else {}
         say_table(names, [list(map(cell_text, row.values())) for row in answer.rows])
-    asked = sum(run.requests for run in result.runs)
+    requests = sum(run.requests for run in result.runs)
     got = sum(run.rows for run in result.runs)
     say(
-        f"{len(result.runs)} Dagster runs, {asked:,} requests, {got:,} bars answered, "
+        f"{len(result.runs)} Dagster runs, {requests:,} requests, {got:,} bars answered, "
         f"{result.took_s:.0f} s."
     )
     say("\nNext:")

@@ -43,17 +43,17 @@ def load(
     Exit codes: 0 complete, 1 failed, 2 bad usage, 3 something is unexplained, waits to be
     confirmed, is sparse, or came again at other prices.
     """
-    from ktrdr_pipelines.app.workspace import open_place
+    from ktrdr_pipelines.app.workspace import open_workspace
     from ktrdr_pipelines.cli.arguments import Wish, named_jobs
     from ktrdr_pipelines.cli.load_report import load_jobs
     from ktrdr_pipelines.cli.output import warn_of_problem
 
     wish = Wish(mode, start, end, refresh)
     wish.read()
-    place = open_place()
-    warn_of_problem(place)
-    jobs = named_jobs(place.universe, symbols, timeframes, wish, now=place.now)
-    raise typer.Exit(load_jobs(place, jobs, as_json=as_json, wait_s=wait))
+    workspace = open_workspace()
+    warn_of_problem(workspace)
+    jobs = named_jobs(workspace.universe, symbols, timeframes, wish, now=workspace.now)
+    raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait_s=wait))
 
 
 def update(
@@ -74,16 +74,16 @@ def update(
     Exit codes: 0 complete, 1 failed, 2 bad usage, 3 something is unexplained, waits to be
     confirmed, is sparse, or came again at other prices.
     """
-    from ktrdr_pipelines.app.workspace import open_place
+    from ktrdr_pipelines.app.workspace import open_workspace
     from ktrdr_pipelines.cli.arguments import update_jobs
     from ktrdr_pipelines.cli.load_report import load_jobs
     from ktrdr_pipelines.cli.output import warn_of_problem
 
-    place = open_place()
-    warn_of_problem(place)
-    held = [(symbol, str(kind)) for symbol, kind in place.layout.series_folders()]
-    jobs = update_jobs(place.universe, symbols, held, fresh_from=place.fresh_from())
-    left = sum(one.instrument.backfill == "manual" for one in place.universe.series())
+    workspace = open_workspace()
+    warn_of_problem(workspace)
+    held = [(symbol, str(kind)) for symbol, kind in workspace.layout.series_folders()]
+    jobs = update_jobs(workspace.universe, symbols, held, fresh_from=workspace.fresh_from())
+    left = sum(one.instrument.backfill == "manual" for one in workspace.universe.series())
     if left:
         note(f"{left} series have backfill: manual; their history is loaded by ktrdr load")
-    raise typer.Exit(load_jobs(place, jobs, as_json=as_json, wait_s=wait))
+    raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait_s=wait))

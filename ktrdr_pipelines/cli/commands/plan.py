@@ -12,7 +12,7 @@ from ktrdr_pipelines.cli.output import AsJson, counted, intervals_json, say, say
 from ktrdr_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from ktrdr_pipelines.app.workspace import Place
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.arguments import Wish
     from ktrdr_pipelines.gaps.estimates import Estimate, SeriesEstimate
     from ktrdr_pipelines.sync.engine.series_state import Job
@@ -52,50 +52,52 @@ def plan(
 
     Exit codes: 0 told, 1 the store cannot be read, 2 bad usage.
     """
-    from ktrdr_pipelines.app.workspace import open_place
+    from ktrdr_pipelines.app.workspace import open_workspace
     from ktrdr_pipelines.cli.arguments import Wish
     from ktrdr_pipelines.cli.output import warn_of_problem
 
     wish = Wish(mode, start, end, refresh)
     wish.read()
-    place = open_place()
-    warn_of_problem(place)
-    jobs = _jobs(place, symbols, timeframes, wish)
-    told = _estimate(place, jobs)
+    workspace = open_workspace()
+    warn_of_problem(workspace)
+    jobs = _jobs(workspace, symbols, timeframes, wish)
+    told = _estimate(workspace, jobs)
     if as_json:
         say_json(_document(told))
     else:
         _say(told)
 
 
-def _jobs(place: "Place", symbols: str | None, timeframes: str | None, wish: "Wish") -> "list[Job]":
+def _jobs(
+    workspace: "Workspace", symbols: str | None, timeframes: str | None, wish: "Wish"
+) -> "list[Job]":
     from ktrdr_pipelines.cli.arguments import named_jobs, update_jobs
 
     if symbols is not None:
-        return named_jobs(place.universe, symbols, timeframes, wish, now=place.now)
+        return named_jobs(workspace.universe, symbols, timeframes, wish, now=workspace.now)
     if not wish.is_plain:
         raise UsageError(
             "options without symbols",
             reason="the plan of an update has none",
             hint="Name symbols, as for ktrdr load, or leave the options out",
         )
-    held = [(symbol, str(kind)) for symbol, kind in place.layout.series_folders()]
-    return update_jobs(place.universe, None, held, fresh_from=place.fresh_from())
+    held = [(symbol, str(kind)) for symbol, kind in workspace.layout.series_folders()]
+    return update_jobs(workspace.universe, None, held, fresh_from=workspace.fresh_from())
 
 
-def _estimate(place: "Place", jobs: "list[Job]") -> "Estimate":
+def _estimate(workspace: "Workspace", jobs: "list[Job]") -> "Estimate":
     from ktrdr_pipelines.app.workspace import open_rates, open_series_states
     from ktrdr_pipelines.domain.intervals import IntervalSet
     from ktrdr_pipelines.domain.planning.jobs import Mode
     from ktrdr_pipelines.gaps.estimates import estimate
 
-    now, calendars = place.now, place.calendars()
-    states = open_series_states(place.settings, place.layout, calendars)
+    now, calendars = workspace.now, workspace.calendars()
+    states = open_series_states(workspace.settings, workspace.layout, calendars)
     missing: dict[Any, IntervalSet] = {}
     for job in jobs:
         before = missing.get(job.series, IntervalSet())
         missing[job.series] = before | states.missing(job, now)
-    rates = open_rates(place.settings, place.layout)
+    rates = open_rates(workspace.settings, workspace.layout)
     tails = {job.series for job in jobs if job.mode is Mode.TAIL}
     return estimate(missing.items(), calendars, rates=rates, now=now, tails=tails)
 

@@ -61,7 +61,7 @@ def query(
 
     Exit codes: 0 answered, 1 the catalog or a file cannot be read, 2 bad usage, or bad SQL.
     """
-    from ktrdr_pipelines.app.workspace import open_place, renew_catalog
+    from ktrdr_pipelines.app.workspace import open_workspace, renew_catalog
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.catalog.catalog import query_catalog
     from ktrdr_pipelines.store.catalog.query_policy import is_empty
@@ -70,16 +70,16 @@ def query(
     if as_json and as_csv:
         raise UsageError("--json and --csv", reason="one output has one form", hint="Choose one")
     layout = open_store(data_folder(load_settings()))
-    asked = typed_text(sys.stdin.read(), sys.stdin.encoding) if sql == "-" else typed_text(sql)
-    if is_empty(asked):
+    sql_text = typed_text(sys.stdin.read(), sys.stdin.encoding) if sql == "-" else typed_text(sql)
+    if is_empty(sql_text):
         raise UsageError("an empty query", hint="Say what you want, such as FROM bars LIMIT 5")
     try:
-        answer = query_catalog(layout, asked)
+        answer = query_catalog(layout, sql_text)
     except NoCatalogError:
-        place = open_place()
-        renew_catalog(place.layout, place.universe, place.settings)
-        answer = query_catalog(layout, asked)
-    _warn_of_older_tables(layout, asked)
+        workspace = open_workspace()
+        renew_catalog(workspace.layout, workspace.universe, workspace.settings)
+        answer = query_catalog(layout, sql_text)
+    _warn_of_older_tables(layout, sql_text)
     names = _unique(answer.column_names)
     if as_json:
         say_json([dict(zip(names, map(json_value, row), strict=True)) for row in _rows(answer)])
@@ -89,11 +89,11 @@ def query(
         _say_table(answer, names)
 
 
-def _warn_of_older_tables(layout: "StoreLayout", asked: str) -> None:
+def _warn_of_older_tables(layout: "StoreLayout", sql_text: str) -> None:
     """Say that tables are older than bars, where a query names one of them."""
     from ktrdr_pipelines.store.catalog.catalog import files_after_catalog
 
-    if not _TABLES.search(asked):
+    if not _TABLES.search(sql_text):
         return
     if newer := files_after_catalog(layout):
         files = f"{counted(newer, 'bar file')} {'is' if newer == 1 else 'are'} newer"

@@ -13,7 +13,7 @@ from ktrdr_pipelines.cli.output import AsJson, error_json, instant_text, say, sa
 from ktrdr_pipelines.errors import ExitCode
 
 if TYPE_CHECKING:
-    from ktrdr_pipelines.app.workspace import Place
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.instruments import Instrument
     from ktrdr_pipelines.store.bars.bar_store import BarStore
     from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData
@@ -65,14 +65,14 @@ def ranges(
 
     Exit codes: 0 done, 1 a symbol could not be asked about, 2 bad usage.
     """
-    from ktrdr_pipelines.app.workspace import open_place
+    from ktrdr_pipelines.app.workspace import open_workspace
     from ktrdr_pipelines.cli.arguments import instruments_of
     from ktrdr_pipelines.cli.output import warn_of_problem
 
-    place = open_place()
-    warn_of_problem(place)
-    begun = _discovered(place, instruments_of(place.universe, symbols), refresh=refresh)
-    held = {one.instrument.symbol: _held(place, one.instrument) for one in begun}
+    workspace = open_workspace()
+    warn_of_problem(workspace)
+    begun = _discovered(workspace, instruments_of(workspace.universe, symbols), refresh=refresh)
+    held = {one.instrument.symbol: _held(workspace, one.instrument) for one in begun}
     if as_json:
         say_json({"symbols": [_document(one, held[one.instrument.symbol]) for one in begun]})
     else:
@@ -82,24 +82,24 @@ def ranges(
 
 
 def _discovered(
-    place: "Place", instruments: "list[Instrument]", *, refresh: bool
+    workspace: "Workspace", instruments: "list[Instrument]", *, refresh: bool
 ) -> "list[EarliestData]":
     from ktrdr_pipelines.app.workspace import open_manager
     from ktrdr_pipelines.cli.entry_point import run_stoppable
 
-    manager = open_manager(place.settings, place.layout, operation="cli")
+    manager = open_manager(workspace.settings, workspace.layout, operation="cli")
     return run_stoppable(manager.discover(instruments, refresh=refresh))
 
 
-def _held(place: "Place", instrument: "Instrument") -> list[Held]:
+def _held(workspace: "Workspace", instrument: "Instrument") -> list[Held]:
     from ktrdr_pipelines.domain.instruments import Series
     from ktrdr_pipelines.store.bars.bar_store import BarStore
     from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
-    store = BarStore(place.layout, open_ledger(place.layout))
+    store = BarStore(workspace.layout, open_ledger(workspace.layout))
     kinds = [kind for symbol, kind in store.series_on_disk() if symbol == instrument.symbol]
     wanted = dict.fromkeys((*instrument.timeframes, *kinds))
-    return [_series_held(store, Series(instrument, kind), place.now) for kind in wanted]
+    return [_series_held(store, Series(instrument, kind), workspace.now) for kind in wanted]
 
 
 def _series_held(store: "BarStore", series: Any, now: datetime) -> Held:

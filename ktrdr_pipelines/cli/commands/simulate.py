@@ -62,7 +62,7 @@ class ServedMarket:
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class SimulatorOptions:
     """How it is served: what may be asked, what goes wrong, what is counted and written down."""
 
     durations: Durations | None
@@ -97,7 +97,10 @@ class Manners:
 
 
 def check_together(
-    market: ServedMarket, manners: Manners, zone: str | None = None, variants: Sequence[str] = ()
+    market: ServedMarket,
+    options: SimulatorOptions,
+    zone: str | None = None,
+    variants: Sequence[str] = (),
 ) -> None:
     """Refuse options of which one would be of no effect.
 
@@ -113,15 +116,15 @@ def check_together(
             reason="recorded bars and sessions are served as they are",
             hint="Leave one of them out",
         )
-    given = {
+    values = {
         "--zone": zone,
         "--variant": variants or None,
         "--bars": market.bars,
         "--seed": market.seed,
-        "--durations": manners.durations,
+        "--durations": options.durations,
     }
     for one, other, why in _NOT_TOGETHER:
-        if given[one] is not None and given[other] is not None:
+        if values[one] is not None and values[other] is not None:
             raise UsageError(f"{one} with {other}", reason=why, hint="Leave one of them out")
 
 
@@ -134,7 +137,7 @@ _NOT_TOGETHER = (("--bars", "--seed", "recorded bars are not grown from a number
 async def serve(
     port: int,
     market: ServedMarket,
-    manners: Manners,
+    options: SimulatorOptions,
     wait: Callable[[], Awaitable[None]],
     *,
     as_json: bool,
@@ -147,7 +150,7 @@ async def serve(
     from ktrdr_pipelines.simulator.gateway import SimClock
     from ktrdr_pipelines.simulator.server import SimulatorServer
 
-    behaviour = manners.behaviour()
+    behaviour = options.behaviour()
     opened = await asyncio.to_thread(market.opened)
     clock = SimClock(market.now if market.now is not None else opened.default_now())
     server = SimulatorServer(opened, clock=clock, port=port, behaviour=behaviour)
@@ -314,11 +317,11 @@ def simulate(  # noqa: PLR0913 - an argument an option
     wait = stdin_closed if with_parent else for_ever
     read = read_variants(zone or "", variant or ())
     market = ServedMarket(bars, seed, moment, read)
-    manners = Manners(durations, faults, pacing, hold_ids, log, read)
-    check_together(market, manners, zone, variant or ())
-    work = serve(port, market, manners, wait, as_json=as_json)
+    options = SimulatorOptions(durations, faults, pacing, hold_ids, log, read)
+    check_together(market, options, zone, variant or ())
+    serving = serve(port, market, options, wait, as_json=as_json)
     try:
-        run_stoppable(work)
+        run_stoppable(serving)
     except Stopped:
         if not as_json:
             say("stopped")

@@ -40,7 +40,7 @@ from ktrdr_pipelines.errors import DiskError, ExitCode, KtrdrError, UsageError
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.acknowledgement import ExplainedRange
-    from ktrdr_pipelines.app.workspace import Place
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.calendars.registry import Calendars
     from ktrdr_pipelines.domain.planning.gaps import Gap
     from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -107,20 +107,22 @@ def gaps(
     Exit codes: 0 no gap, 1 a series cannot be read, 2 bad usage, 3 there are gaps.
     """
     from ktrdr_pipelines.app.acknowledgement import explained_ranges
-    from ktrdr_pipelines.app.workspace import open_gap_index, open_place
+    from ktrdr_pipelines.app.workspace import open_gap_index, open_workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
 
     if acknowledge is not None or remark is not None:
         _refuse_mixed(acknowledge, symbols, plot, every=every)
         day = _day(acknowledge, remark)
-    place = open_place()
-    now = place.now
-    warn_of_problem(place)
+    workspace = open_workspace()
+    now = workspace.now
+    warn_of_problem(workspace)
     if acknowledge is not None:
-        _acknowledge(place, acknowledge, day, typed_text(remark or ""), as_json=as_json)
+        _acknowledge(workspace, acknowledge, day, typed_text(remark or ""), as_json=as_json)
         return
-    index = open_gap_index(place)
-    found = index.series_gaps(chosen_series(place.universe, index.store, symbols, timeframes), now)
+    index = open_gap_index(workspace)
+    found = index.series_gaps(
+        chosen_series(workspace.universe, index.store, symbols, timeframes), now
+    )
     explained = explained_ranges(index.store.ledger, index.calendars, found)
     if plot is not None:
         _plot(plot, index, found, now)
@@ -153,10 +155,10 @@ def _refuse_mixed(
 
 def _day(acknowledge: tuple[str, str, str] | None, remark: str | None) -> date:
     """Return the session date that is acknowledged."""
-    from ktrdr_pipelines.cli.dates import parse_edge
+    from ktrdr_pipelines.cli.dates import parse_bound
 
     text = "" if acknowledge is None else acknowledge[2]
-    value = parse_edge("--acknowledge", text).value
+    value = parse_bound("--acknowledge", text).value
     if isinstance(value, datetime):
         raise UsageError(
             f"--acknowledge {text}",
@@ -173,19 +175,19 @@ def _day(acknowledge: tuple[str, str, str] | None, remark: str | None) -> date:
 
 
 def _acknowledge(
-    place: "Place", named: tuple[str, str, str], day: date, remark: str, *, as_json: bool
+    workspace: "Workspace", named: tuple[str, str, str], day: date, remark: str, *, as_json: bool
 ) -> None:
     from ktrdr_pipelines.app.acknowledgement import ExplainedRange, acknowledge
     from ktrdr_pipelines.app.workspace import open_gap_index, renew_catalog
     from ktrdr_pipelines.domain.instruments import Series
 
     (timeframe,) = timeframes_named(named[1])
-    series = Series(place.universe.instrument(named[0]), timeframe)
-    index = open_gap_index(place)
-    proof = acknowledge(index, series, day, note=remark, now=place.now)
+    series = Series(workspace.universe.instrument(named[0]), timeframe)
+    index = open_gap_index(workspace)
+    proof = acknowledge(index, series, day, note=remark, now=workspace.now)
     catalog_error: KtrdrError | None = None
     try:
-        renew_catalog(place.layout, place.universe, place.settings)
+        renew_catalog(workspace.layout, workspace.universe, workspace.settings)
     except KtrdrError as error:
         catalog_error = error
     code = ExitCode.DONE if catalog_error is None else ExitCode.FAILED
@@ -407,25 +409,27 @@ def status(as_json: AsJson = False) -> None:
     2 bad usage, 3 held bars came again at other prices.
     """
     from ktrdr_pipelines.app.acknowledgement import explained_ranges
-    from ktrdr_pipelines.app.workspace import open_gap_index, open_place
+    from ktrdr_pipelines.app.workspace import open_gap_index, open_workspace
     from ktrdr_pipelines.gaps.universe_diff import strangers
 
-    place = open_place()
-    index, real_now = open_gap_index(place), place.clock.real_now()
-    states = index.series_gaps(chosen_series(place.universe, index.store, None, None), place.now)
-    unnamed = list(strangers(index.store, place.universe.instruments))
+    workspace = open_workspace()
+    index, real_now = open_gap_index(workspace), workspace.clock.real_now()
+    states = index.series_gaps(
+        chosen_series(workspace.universe, index.store, None, None), workspace.now
+    )
+    unnamed = list(strangers(index.store, workspace.universe.instruments))
     findings = index.store.ledger.count_findings()
     if as_json:
         from ktrdr_pipelines.store.ledger.ledger import series_key
 
         explained = explained_ranges(index.store.ledger, index.calendars, states)
-        document = _document(place, states, explained, strangers=unnamed, now=real_now)
+        document = _document(workspace, states, explained, strangers=unnamed, now=real_now)
         for entry, state in zip(document["series"], states, strict=True):
             entry["findings"] = findings.get(series_key(state.series), 0)
         say_json({**document, "calendars": _calendars_json(index.calendars)})
     else:
-        _say_store(place, real_now)
-        say_symbols(place.universe)
+        _say_store(workspace, real_now)
+        say_symbols(workspace.universe)
         _say_calendars(index.calendars)
         _say_states(states, unnamed)
         _say_findings(states, findings)
@@ -435,18 +439,18 @@ def status(as_json: AsJson = False) -> None:
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _say_store(place: "Place", now: datetime) -> None:
+def _say_store(workspace: "Workspace", now: datetime) -> None:
     from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
 
-    origin = store_origin(place.layout) or "open: the first bars decide"
-    say(f"store     {place.layout.root}, format {FORMAT_VERSION}, origin {origin}")
-    age_s = _catalog_age_s(place, now)
+    origin = store_origin(workspace.layout) or "open: the first bars decide"
+    say(f"store     {workspace.layout.root}, format {FORMAT_VERSION}, origin {origin}")
+    age_s = _catalog_age_s(workspace, now)
     age = "missing: ktrdr repair makes it" if age_s is None else f"built {_age_text(age_s)} ago"
-    say(f"catalog   {place.layout.catalog}, {age}")
-    symbols = counted(len(place.universe.instruments), "symbol")
-    say(f"universe  {place.layout.universe}, {symbols}")
-    if place.problem is not None:
-        say(f"          the last edit is bad, the last good universe counts: {place.problem}")
+    say(f"catalog   {workspace.layout.catalog}, {age}")
+    symbols = counted(len(workspace.universe.instruments), "symbol")
+    say(f"universe  {workspace.layout.universe}, {symbols}")
+    if workspace.problem is not None:
+        say(f"          the last edit is bad, the last good universe counts: {workspace.problem}")
 
 
 def say_symbols(universe: "Universe") -> None:
@@ -581,7 +585,7 @@ def _remark(state: "SeriesGaps") -> str:
 
 
 def _document(
-    place: "Place",
+    workspace: "Workspace",
     states: "Sequence[SeriesGaps]",
     explained: "Sequence[ExplainedRange]",
     *,
@@ -590,15 +594,15 @@ def _document(
 ) -> dict[str, Any]:
     from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
 
-    universe = place.universe
+    universe = workspace.universe
     return {
-        "store": str(place.layout.root),
+        "store": str(workspace.layout.root),
         "format": FORMAT_VERSION,
-        "origin": store_origin(place.layout),
-        "catalog": {"path": str(place.layout.catalog), "age_s": _catalog_age_s(place, now)},
+        "origin": store_origin(workspace.layout),
+        "catalog": {"path": str(workspace.layout.catalog), "age_s": _catalog_age_s(workspace, now)},
         "universe": {
-            "path": str(place.layout.universe),
-            "problem": None if place.problem is None else error_json(place.problem),
+            "path": str(workspace.layout.universe),
+            "problem": None if workspace.problem is None else error_json(workspace.problem),
             "symbols": {
                 symbol: universe.describe(instrument)
                 for symbol, instrument in universe.instruments.items()
@@ -647,8 +651,8 @@ def _state_json(state: "SeriesGaps", explained: "Sequence[ExplainedRange]") -> d
     }
 
 
-def _catalog_age_s(place: "Place", now: datetime) -> int | None:
-    path = place.layout.catalog
+def _catalog_age_s(workspace: "Workspace", now: datetime) -> int | None:
+    path = workspace.layout.catalog
     return max(0, round(now.timestamp() - path.stat().st_mtime)) if path.is_file() else None
 
 

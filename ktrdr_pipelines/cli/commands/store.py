@@ -15,7 +15,7 @@ from ktrdr_pipelines.errors import UniverseError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ktrdr_pipelines.app.workspace import Place
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.instruments import Origin
     from ktrdr_pipelines.store.maintenance.inspection import Quarantined
     from ktrdr_pipelines.store.maintenance.repair import RepairReport
@@ -42,29 +42,31 @@ def init(
 
     Exit codes: 0 done, 1 the folder cannot be written or is of another origin, 2 bad usage.
     """
-    from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_place
+    from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
     from ktrdr_pipelines.settings import data_folder, load_settings
 
     settings = load_settings()
     folder = data_folder(settings) if data is None else data.expanduser().absolute()
-    place, was_made = make_place(settings, folder, _origin(origin), example=UNIVERSE_EXAMPLE)
+    workspace, was_made = make_workspace(
+        settings, folder, _origin(origin), example=UNIVERSE_EXAMPLE
+    )
     if as_json:
         say_json(
             {
-                "store": str(place.layout.root),
-                "universe": str(place.layout.universe),
+                "store": str(workspace.layout.root),
+                "universe": str(workspace.layout.universe),
                 "universe_made": was_made,
-                "catalog": str(place.layout.catalog),
-                "symbols": list(place.universe.instruments),
+                "catalog": str(workspace.layout.catalog),
+                "symbols": list(workspace.universe.instruments),
             }
         )
         return
-    symbols = counted(len(place.universe.instruments), "symbol")
-    say(f"The store is {place.layout.root}, {symbols} in {place.layout.universe}.")
+    symbols = counted(len(workspace.universe.instruments), "symbol")
+    say(f"The store is {workspace.layout.root}, {symbols} in {workspace.layout.universe}.")
     if folder != settings.ktrdr_data and data is not None:
         say(f"  export KTRDR_DATA={folder}   makes every command use this folder")
     say("Next:")
-    say(f"  edit {place.layout.universe}   to say which symbols you want")
+    say(f"  edit {workspace.layout.universe}   to say which symbols you want")
     say("  ktrdr health   to see whether the gateway answers")
     say("  ktrdr load AAPL 1d   to load bars, or ktrdr up   to let Dagster keep all complete")
 
@@ -90,26 +92,26 @@ def repair(
     from ktrdr_pipelines.store.maintenance.repair import repair as repair_store
 
     odd = quarantine_odd_paths(open_store(data_folder(load_settings())))
-    place = _place_after(odd)
-    instruments = list(place.universe.instruments.values())
-    report = repair_store(place.layout, instruments, place.clock.real_now(), seal=seal)
+    workspace = _workspace_after(odd)
+    instruments = list(workspace.universe.instruments.values())
+    report = repair_store(workspace.layout, instruments, workspace.clock.real_now(), seal=seal)
     report = replace(report, quarantined=(*odd, *report.quarantined))
-    renew_catalog(place.layout, place.universe, place.settings)
+    renew_catalog(workspace.layout, workspace.universe, workspace.settings)
     if as_json:
         say_json(asdict(report))
     else:
         _tell_repaired(report)
 
 
-def _place_after(odd: "Sequence[Quarantined]") -> "Place":
+def _workspace_after(odd: "Sequence[Quarantined]") -> "Workspace":
     """Open the store to repair it, without symbols where its universe was quarantined for good."""
-    from ktrdr_pipelines.app.workspace import Place, open_place
+    from ktrdr_pipelines.app.workspace import Workspace, open_workspace
     from ktrdr_pipelines.domain.universe.universe import Universe
     from ktrdr_pipelines.settings import data_folder, load_settings
     from ktrdr_pipelines.store.layout import open_store
 
     try:
-        return open_place()
+        return open_workspace()
     except UniverseError as error:
         settings = load_settings()
         layout = open_store(data_folder(settings))
@@ -118,7 +120,7 @@ def _place_after(odd: "Sequence[Quarantined]") -> "Place":
                 note(f"quarantined: {one}")
             raise
         note(f"Warning: {error}")
-        return Place(settings, layout, Universe({}), error)
+        return Workspace(settings, layout, Universe({}), error)
 
 
 def _tell_repaired(report: "RepairReport") -> None:

@@ -14,7 +14,7 @@ from ktrdr_pipelines.cli.output import AsJson, note, say, say_json
 from ktrdr_pipelines.errors import GatewayUnreachableError
 
 if TYPE_CHECKING:
-    from ktrdr_pipelines.app.workspace import Place
+    from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.cli.dagster_services import Web
     from ktrdr_pipelines.settings import Settings
     from ktrdr_pipelines.store.layout import StoreLayout
@@ -64,18 +64,18 @@ def up(
 
     require_free("--port", port)
     try:
-        with _gateway(load_settings(), simulated=simulated) as place:
-            home = prepare_home(place.layout)
-            log = place.layout.state / "dagster.log"
+        with _gateway(load_settings(), simulated=simulated) as workspace:
+            home = prepare_home(workspace.layout)
+            log = workspace.layout.state / "dagster.log"
             with (
-                _only_one(place.layout) as alone,
-                dagster_web(home, log, port, _variables(place), keeping=alone) as web,
+                _only_one(workspace.layout) as alone,
+                dagster_web(home, log, port, _variables(workspace), keeping=alone) as web,
             ):
                 if not as_json:
                     note("starting Dagster's web UI and daemon ...")
-                plan = _backlog(place)
+                plan = _backlog(workspace)
                 web.wait_until_ready()
-                _say_ready(place, web, plan, as_json=as_json)
+                _say_ready(workspace, web, plan, as_json=as_json)
                 web.wait()
     except Stopped:
         if not as_json:
@@ -140,38 +140,40 @@ def _group_in(file: IO[str]) -> int | None:
 
 
 @contextmanager
-def _gateway(settings: "Settings", *, simulated: bool) -> "Iterator[Place]":
+def _gateway(settings: "Settings", *, simulated: bool) -> "Iterator[Workspace]":
     """Give the store with a gateway that answers, while the context lasts."""
     from ktrdr_pipelines.cli.processes import is_free, simulator_process
     from ktrdr_pipelines.settings import data_folder
 
     folder = data_folder(settings)
     if not simulated:
-        yield _place(settings.model_copy(update={"ktrdr_data": folder}), origin=None)
+        yield _workspace(settings.model_copy(update={"ktrdr_data": folder}), origin=None)
         return
     wish = _SIMULATOR_PORT if is_free(_SIMULATOR_PORT) else 0
     with simulator_process(port=wish, now=settings.clock.moved_now()) as port:
         own = {"ib_host": "127.0.0.1", "ib_port": port, "ktrdr_data": folder / "simulated"}
-        yield _place(settings.model_copy(update=own), origin="simulated")
+        yield _workspace(settings.model_copy(update=own), origin="simulated")
 
 
-def _place(settings: "Settings", *, origin: str | None) -> "Place":
+def _workspace(settings: "Settings", *, origin: str | None) -> "Workspace":
     """Make sure of the store and of the gateway."""
-    from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_place
+    from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
     from ktrdr_pipelines.domain.instruments import Origin
     from ktrdr_pipelines.settings import data_folder
 
     kind = None if origin is None else Origin(origin)
-    place, was_made = make_place(settings, data_folder(settings), kind, example=UNIVERSE_EXAMPLE)
+    workspace, was_made = make_workspace(
+        settings, data_folder(settings), kind, example=UNIVERSE_EXAMPLE
+    )
     if was_made:
-        note(f"made the store {place.layout.root} with a universe to edit")
-    warn_of_problem(place)
-    _require_gateway(place)
-    return place
+        note(f"made the store {workspace.layout.root} with a universe to edit")
+    warn_of_problem(workspace)
+    _require_gateway(workspace)
+    return workspace
 
 
-def _require_gateway(place: "Place") -> None:
+def _require_gateway(workspace: "Workspace") -> None:
     """Refuse to start without a gateway that answers, and whose bars the store may take.
 
     Raises:
@@ -185,7 +187,7 @@ def _require_gateway(place: "Place") -> None:
     from ktrdr_pipelines.ib.config import GatewayConfig
     from ktrdr_pipelines.store.layout import refuse_other_origin
 
-    found = run_stoppable(check_health(GatewayConfig.from_settings(place.settings)))
+    found = run_stoppable(check_health(GatewayConfig.from_settings(workspace.settings)))
     if found.error is not None:
         if found.tcp is not False:
             raise found.error
@@ -194,41 +196,41 @@ def _require_gateway(place: "Place") -> None:
             f"no gateway answers at {found.gateway}", reason=reason, hint=HOW_TO_GET_ONE
         )
     if found.origin is not None:
-        refuse_other_origin(place.layout, Origin(found.origin))
+        refuse_other_origin(workspace.layout, Origin(found.origin))
     for trouble in found.troubles:
         note(f"Trouble at the gateway: {trouble}")
 
 
-def _variables(place: "Place") -> dict[str, str]:
+def _variables(workspace: "Workspace") -> dict[str, str]:
     """Give the settings that Dagster's processes must share with this one."""
-    settings = place.settings
+    settings = workspace.settings
     return {
         "IB_HOST": settings.ib_host,
         "IB_PORT": str(settings.ib_port),
-        "KTRDR_DATA": str(place.layout.root),
+        "KTRDR_DATA": str(workspace.layout.root),
         "KTRDR_STATE": str(settings.ktrdr_state),
         "KTRDR_CLOCK_OFFSET_S": repr(settings.ktrdr_clock_offset_s),
     }
 
 
-def _backlog(place: "Place") -> str:
+def _backlog(workspace: "Workspace") -> str:
     """Say what the sensors will load, where it is much; empty where it is not."""
     from ktrdr_pipelines.gaps.due_chunks import backlog_plan, measured_backlog
     from ktrdr_pipelines.gaps.index import open_gap_index
     from ktrdr_pipelines.ib.config import GatewayConfig
 
-    config, now = GatewayConfig.from_settings(place.settings), place.now
-    index = open_gap_index(place.layout, config.gateway)
-    found = index.series_gaps(place.universe.series(), now)
+    config, now = GatewayConfig.from_settings(workspace.settings), workspace.now
+    index = open_gap_index(workspace.layout, config.gateway)
+    found = index.series_gaps(workspace.universe.series(), now)
     is_big = measured_backlog(found).is_big
     return backlog_plan(index, found, config, now) if is_big else ""
 
 
-def _say_ready(place: "Place", web: "Web", plan: str, *, as_json: bool) -> None:
-    settings = place.settings
+def _say_ready(workspace: "Workspace", web: "Web", plan: str, *, as_json: bool) -> None:
+    settings = workspace.settings
     told: dict[str, Any] = {
         "url": web.url,
-        "store": str(place.layout.root),
+        "store": str(workspace.layout.root),
         "gateway": f"{settings.ib_host}:{settings.ib_port}",
         "log": str(web.log),
         "backlog": plan or None,

@@ -57,24 +57,26 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     Exit codes: 0 all sound and explained, 1 something is corrupt, 2 bad usage, 3 something is
     unexplained, or came again at other prices.
     """
-    from ktrdr_pipelines.app.workspace import open_gap_index, open_place
+    from ktrdr_pipelines.app.workspace import open_gap_index, open_workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
     from ktrdr_pipelines.gaps.verification import damaged_others
     from ktrdr_pipelines.gaps.verification import verify as read_whole
 
-    place = open_place()
-    real_now = place.clock.real_now()
-    warn_of_problem(place)
-    index = open_gap_index(place)
-    series = chosen_series(place.universe, index.store, symbols, None)
-    found = read_whole(index, series, place.now, real_now=real_now)
+    workspace = open_workspace()
+    real_now = workspace.clock.real_now()
+    warn_of_problem(workspace)
+    index = open_gap_index(workspace)
+    series = chosen_series(workspace.universe, index.store, symbols, None)
+    found = read_whole(index, series, workspace.now, real_now=real_now)
     certificates = []
     for symbol, own in groupby(found, key=lambda one: one.found.series.symbol):
         of_symbol = list(own)
         certificates += of_symbol
         if not as_json:
             _tell(symbol, of_symbol)
-    others = {} if symbols else damaged_others(index.store, place.universe.instruments, real_now)
+    others = (
+        {} if symbols else damaged_others(index.store, workspace.universe.instruments, real_now)
+    )
     code = ExitCode.FAILED if others else exit_code_of(certificates)
     if as_json:
         say_json({**_document(certificates, code, real_now), "damaged_others": others})

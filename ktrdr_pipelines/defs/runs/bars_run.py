@@ -15,7 +15,7 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
-from ktrdr_pipelines.defs.runs.outcome import RunEnding, materialization
+from ktrdr_pipelines.defs.runs.outcome import RunOutcome, materialization
 from ktrdr_pipelines.defs.runs.tags import KIND, RunKind
 from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
@@ -57,7 +57,7 @@ class BarsRun:
         self._calendars = open_calendars(ledger)
         self._open: dict[Series, dict[BarPartition, Interval]] = {}
         self._is_automatic = context.run.tags.get(KIND) == RunKind.GAP
-        self._ending = RunEnding(context, self._layout, ib.clock())
+        self._outcome = RunOutcome(context, self._layout, ib.clock())
         self._told = 0
 
     def load(self, partitions: Sequence[BarPartition]) -> None:
@@ -72,14 +72,14 @@ class BarsRun:
             finally:
                 self._refresh_catalog()
         except KtrdrError as error:
-            raise self._ending.failed(error) from error
+            raise self._outcome.failed(error) from error
         except dg.DagsterExecutionInterruptedError:
-            self._ending.interrupted()
+            self._outcome.interrupted()
             raise
         if failed:
-            raise self._ending.incomplete(_failure_text(failed), reports)
+            raise self._outcome.incomplete(_failure_text(failed), reports)
         requests = sum(report.requests for report in reports)
-        self._ending.well(requests=requests, windows=self._told)
+        self._outcome.succeeded(requests=requests, windows=self._told)
 
     def _load(self, partitions: Sequence[BarPartition]) -> tuple[list[SeriesReport], list[str]]:
         """Load what can be loaded; give the reports, and the windows that stay unexplained."""
@@ -108,7 +108,7 @@ class BarsRun:
         if not self._is_automatic:
             raise dg.Failure(reason, allow_retries=False)
         self._context.log.info(reason)
-        self._ending.well(requests=0, windows=0)
+        self._outcome.succeeded(requests=0, windows=0)
 
     def _windows(
         self, partitions: Sequence[BarPartition]
@@ -138,9 +138,9 @@ class BarsRun:
             jobs,
         )
         with thread:
-            for changed, notes in thread.changes():
-                for note in notes:
-                    self._context.log.info(note)
+            for changed, messages in thread.changes():
+                for message in messages:
+                    self._context.log.info(message)
                 for series in changed:
                     self._report_finished(series)
                 self._stop_if_ended()
@@ -198,7 +198,7 @@ class BarsRun:
         if self._is_automatic and not is_catalog_due(self._layout, instruments, real_now):
             return
         gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
-        self._ending.renew_catalog(open_gap_index(self._layout, gateway), instruments)
+        self._outcome.renew_catalog(open_gap_index(self._layout, gateway), instruments)
 
 
 def _wanted(

@@ -99,7 +99,7 @@ def end_dead_runs(
         else:
             instance.report_run_failed(run, f"Failed: {reason}.")
         ended.append(DeadRun(run.run_id, reason))
-    _free_slots(instance)
+    _free_concurrency(instance)
     return ended
 
 
@@ -137,7 +137,7 @@ def _logged_processes(instance: dg.DagsterInstance, run_id: str) -> list[tuple[i
     return found
 
 
-def _free_slots(instance: dg.DagsterInstance) -> None:
+def _free_concurrency(instance: dg.DagsterInstance) -> None:
     """Free the slots that ended or deleted runs hold in pools, without waiting for the daemon."""
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
@@ -174,6 +174,6 @@ def _start_by_ps(pid: int) -> float | None:
         return None
     days, _, clock = told[1].rpartition("-")
     age_s = int(days or 0) * 86_400
-    for place, part in enumerate(reversed(clock.split(":"))):
-        age_s += int(part) * 60**place
+    for power, part in enumerate(reversed(clock.split(":"))):
+        age_s += int(part) * 60**power
     return time.time() - age_s

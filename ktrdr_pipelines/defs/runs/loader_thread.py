@@ -27,12 +27,12 @@ class Mailbox:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._series: dict[Series, None] = {}
-        self._notes: list[str] = []
+        self._messages: list[str] = []
         self._closed = False
 
     def planned(self, series: Series, requests: int) -> None:
         """Take note of a plan."""
-        self._note(f"{series}: {requests} request{'' if requests == 1 else 's'} planned")
+        self._add_message(f"{series}: {requests} request{'' if requests == 1 else 's'} planned")
 
     def answered(self, series: Series, rows: int) -> None:
         """Say nothing of single answers."""
@@ -45,15 +45,15 @@ class Mailbox:
 
     def noted(self, series: Series, text: str) -> None:
         """Take note of what a person may want to know."""
-        self._note(f"{series}: {text}")
+        self._add_message(f"{series}: {text}")
 
     def noticed(self, text: str) -> None:
         """Take note of what a person should know of the gateway."""
-        self._note(text)
+        self._add_message(text)
 
     def waiting(self, text: str, until: datetime) -> None:
         """Take note of what is waited for."""
-        self._note(f"waiting until {until:%Y-%m-%dT%H:%M:%SZ}: {text}")
+        self._add_message(f"waiting until {until:%Y-%m-%dT%H:%M:%SZ}: {text}")
 
     def close(self) -> None:
         """Say that nothing more will come."""
@@ -65,15 +65,15 @@ class Mailbox:
         """Give changed series, notes, and whether more may come; waits for something to say."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._series or self._notes or self._closed, timeout=wait_s
+                lambda: self._series or self._messages or self._closed, timeout=wait_s
             )
-            series, notes = list(self._series), self._notes
-            self._series, self._notes = {}, []
-            return series, notes, not self._closed
+            series, messages = list(self._series), self._messages
+            self._series, self._messages = {}, []
+            return series, messages, not self._closed
 
-    def _note(self, text: str) -> None:
+    def _add_message(self, text: str) -> None:
         with self._changed:
-            self._notes.append(text)
+            self._messages.append(text)
             self._changed.notify()
 
 
@@ -113,8 +113,8 @@ class LoaderThread:
         """Give what is new, at least once in ``wait_s`` seconds, until the load has ended."""
         more = True
         while more:
-            series, notes, more = self._mailbox.collect(wait_s)
-            yield series, notes
+            series, messages, more = self._mailbox.collect(wait_s)
+            yield series, messages
 
     def reports(self) -> list[SeriesReport]:
         """Give how each job ended.

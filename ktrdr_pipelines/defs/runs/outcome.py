@@ -27,7 +27,7 @@ from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 from ktrdr_pipelines.store.layout import StoreLayout
 
 
-class RunEnding:
+class RunOutcome:
     """Says how one run ended."""
 
     def __init__(
@@ -75,7 +75,7 @@ class RunEnding:
         if run is not None and run.status is dg.DagsterRunStatus.STARTED:
             self._tag({CAUSE: KILLED})
 
-    def well(self, *, requests: int, windows: int) -> None:
+    def succeeded(self, *, requests: int, windows: int) -> None:
         """Take note of a good end: what was asked, and of how many windows was told."""
         tags = {REQUESTS: str(requests)} if requests else {}
         self._tag(tags | ({} if windows else {QUIET: YES}))

@@ -16,7 +16,7 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.partitions import BarPartition, window_dates, window_of
 from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
-from ktrdr_pipelines.defs.runs.outcome import RunEnding, is_told, materialization
+from ktrdr_pipelines.defs.runs.outcome import RunOutcome, is_told, materialization
 from ktrdr_pipelines.domain.planning.jobs import Mode, RequestedBy
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
@@ -78,7 +78,7 @@ class TailRun:
         self._index: GapIndex = open_gap_index(
             self._layout, GatewayConfig.from_settings(ib.settings()).gateway
         )
-        self._ending = RunEnding(context, self._layout, self._clock)
+        self._outcome = RunOutcome(context, self._layout, self._clock)
 
     def load(self, pause_s: float) -> None:
         """Load the tails.
@@ -92,7 +92,7 @@ class TailRun:
         try:
             reports, told = self._load(pause_s)
         except KtrdrError as error:
-            raise self._ending.failed(error) from error
+            raise self._outcome.failed(error) from error
         self._end(reports, told)
 
     def _load(self, pause_s: float) -> tuple[list[SeriesReport], int]:
@@ -122,10 +122,10 @@ class TailRun:
             jobs,
         )
         with thread:
-            for _changed, notes in thread.changes():
-                for note in notes:
-                    if not note.endswith(" planned"):
-                        self._context.log.info(note)
+            for _changed, messages in thread.changes():
+                for message in messages:
+                    if not message.endswith(" planned"):
+                        self._context.log.info(message)
             return thread.reports()
 
     def _renew_catalog(self, *, is_new: bool) -> None:
@@ -134,7 +134,7 @@ class TailRun:
         age_s = time.time() - catalog.stat().st_mtime if catalog.exists() else math.inf
         if is_new or age_s > _CATALOG_S:
             instruments = list(self._universe.instruments.values())
-            self._ending.renew_catalog(self._index, instruments)
+            self._outcome.renew_catalog(self._index, instruments)
 
     def _tell(self, reports: Iterable[SeriesReport]) -> int:
         """Tell of the windows that Dagster does not know yet, and of those that are finished."""
@@ -169,8 +169,8 @@ class TailRun:
             more = len(failed) - _NAMED_AT_MOST
             named = "\n".join(failed[:_NAMED_AT_MOST]) + (f"\nand {more} more" if more > 0 else "")
             text = f"{len(failed)} tails could not be had, all others are there:\n{named}"
-            raise self._ending.incomplete(text, reports)
-        self._ending.well(requests=sum(report.requests for report in reports), windows=told)
+            raise self._outcome.incomplete(text, reports)
+        self._outcome.succeeded(requests=sum(report.requests for report in reports), windows=told)
 
 
 def _summary(reports: Sequence[SeriesReport]) -> str:

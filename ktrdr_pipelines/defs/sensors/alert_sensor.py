@@ -45,21 +45,21 @@ def outage_of(cause: str) -> str | None:
 class Ended:
     """One piece of work that ended: what it was, and why it failed, if it did.
 
-    ``work`` names what is repeated, such as ``bars 1m AAPL``; ``cause`` is the class of the error
-    (empty: it died without one); ``asked`` says whether a gateway answered it.
+    ``job`` names what is repeated, such as ``bars 1m AAPL``; ``cause`` is the class of the error
+    (empty: it died without one); ``used_gateway`` says whether a gateway answered it.
     """
 
-    work: str
+    job: str
     at: datetime
     failed: bool = False
     cause: str = ""
     text: str = ""
-    asked: bool = False
+    used_gateway: bool = False
 
     @property
     def outage(self) -> str:
         """Name the outage that a failure belongs to: a shared cause, or the work itself."""
-        return outage_of(self.cause) or self.work
+        return outage_of(self.cause) or self.job
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def after(open_outages: Mapping[str, Outage], ended: Iterable[Ended]) -> Change:
 
 def _ended_by(one: Ended) -> set[str]:
     """Name the outages that a success ends: it asked the gateway, and it wrote."""
-    return {one.work} | ({GATEWAY, DISK} if one.asked else set())
+    return {one.job} | ({GATEWAY, DISK} if one.used_gateway else set())
 
 
 COMMAND_S: Final = 20.0
@@ -209,12 +209,12 @@ def _ended(instance: dg.DagsterInstance, record: dg.RunRecord) -> Ended:
     run = record.dagster_run
     failed = run.status is dg.DagsterRunStatus.FAILURE
     return Ended(
-        work=_name(run),
+        job=_name(run),
         at=_utc(record.update_timestamp),
         failed=failed,
         cause=run.tags.get(CAUSE, ""),
         text=_failure(instance, run.run_id) if failed else "",
-        asked=REQUESTS in run.tags,
+        used_gateway=REQUESTS in run.tags,
     )
 
 

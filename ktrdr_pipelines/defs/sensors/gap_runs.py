@@ -113,12 +113,12 @@ def windows_of(due: Due, calendar: SessionCalendar) -> set[str]:
 
 def _run(due: Due, known: Sequence[str], calendar: SessionCalendar, cap: int) -> GapRun | None:
     touched = windows_of(due, calendar)
-    places = [place for place, window in enumerate(known) if window in touched]
-    if not places:
+    indexes = [index for index, window in enumerate(known) if window in touched]
+    if not indexes:
         return None
-    last = first = places.pop()
-    while places and places[-1] == first - 1 and last - first + 1 < cap:
-        first = places.pop()
+    last = first = indexes.pop()
+    while indexes and indexes[-1] == first - 1 and last - first + 1 < cap:
+        first = indexes.pop()
     return GapRun(due.series, known[first], known[last], last - first + 1, due.print)
 
 

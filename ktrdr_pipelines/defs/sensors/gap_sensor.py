@@ -57,7 +57,7 @@ _PAST_RUNS: Final = 400
 _PARTITION: Final = "dagster/partition"
 
 
-def work_under_way(instance: dg.DagsterInstance) -> tuple[set[SeriesName], int]:
+def active_runs(instance: dg.DagsterInstance) -> tuple[set[SeriesName], int]:
     """Give the series that runs are at, and how many runs of this sensor there are."""
     busy: set[SeriesName] = set()
     own = 0
@@ -181,8 +181,8 @@ def choose_runs(
     """Choose the runs to start now, and say in one line what and why."""
     if not tick.due:
         return [], _nothing_text(tick)
-    busy, waiting_runs = work_under_way(instance)
-    places = _AT_ONCE - waiting_runs
+    busy, waiting_runs = active_runs(instance)
+    free_runs = _AT_ONCE - waiting_runs
     past = past_runs(instance)
     kept = {timeframe: set(held_symbols(instance, timeframe)) for timeframe in Timeframe}
     left_out: Counter[str] = Counter()
@@ -201,11 +201,11 @@ def choose_runs(
             left_out[reason] += 1
         else:
             chosen.append(due)
-    runs, unreached = _runs_of(chosen, tick, windows, most=max(places, 0))
+    runs, unreached = _runs_of(chosen, tick, windows, most=max(free_runs, 0))
     if unreached:
         left_out["lack only what lies before Dagster's first windows (`ktrdr status`)"] = unreached
     if later := len(chosen) - len(runs) - unreached:
-        why = "come later" if places > 0 else f"come after the {_AT_ONCE} runs under way"
+        why = "come later" if free_runs > 0 else f"come after the {_AT_ONCE} runs under way"
         left_out[why] = later
     return runs, _text(tick, runs, left_out)
 

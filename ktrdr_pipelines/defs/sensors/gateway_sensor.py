@@ -107,5 +107,5 @@ async def _check(ib: IbResource, config: GatewayConfig) -> str:
     return ""
 
 
-async def _shielded(work: Awaitable[object]) -> None:
-    await asyncio.shield(asyncio.ensure_future(work))
+async def _shielded(task: Awaitable[object]) -> None:
+    await asyncio.shield(asyncio.ensure_future(task))

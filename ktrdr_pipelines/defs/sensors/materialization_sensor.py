@@ -70,7 +70,7 @@ def report_sensor(
     def sensor(
         context: dg.SensorEvaluationContext, ib: IbResource, store: StoreResource
     ) -> dg.SensorResult:
-        place = int(json.loads(context.cursor)["place"]) if context.cursor else 0
+        position = int(json.loads(context.cursor)["place"]) if context.cursor else 0
         try:
             listed = store.universe().series()
             gateway = GatewayConfig.from_settings(ib.settings()).gateway
@@ -79,8 +79,8 @@ def report_sensor(
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         teller = Teller(context.instance, index, windows, ib.clock(clock).market_now())
         until_s = stopwatch() + _MOST_S
-        told, looked_at = teller.tell(listed, place, is_late=lambda: stopwatch() > until_s)
-        following = (place + looked_at) % max(len(listed), 1)
+        told, looked_at = teller.tell(listed, position, is_late=lambda: stopwatch() > until_s)
+        following = (position + looked_at) % max(len(listed), 1)
         text = (
             f"looked at {looked_at} of {len(listed)} series: told of {told} windows that were "
             "complete and not known so"
@@ -106,7 +106,7 @@ class Teller:
         self._symbols: dict[Timeframe, set[str]] = {}
 
     def tell(
-        self, listed: Sequence[Series], place: int, is_late: Callable[[], bool]
+        self, listed: Sequence[Series], position: int, is_late: Callable[[], bool]
     ) -> tuple[int, int]:
         """Tell of unknown windows, series after series from a place on, while there is time.
 
@@ -116,7 +116,7 @@ class Teller:
         for step in range(min(_SERIES, len(listed))):
             if told >= _WINDOWS or is_late():
                 break
-            for one in self._unknown(listed[(place + step) % len(listed)]):
+            for one in self._unknown(listed[(position + step) % len(listed)]):
                 if is_late():
                     return told, looked_at
                 event = materialization(one.timeframe, one.partition, one.status)

@@ -779,7 +779,7 @@ class SharedRecord:
     ) -> SendTime:
         rows = RequestRows(database, self._boot, but=mine)
         if self._pacing.adapts:
-            self.concurrency = self._memory.limit(database).concurrency(now)
+            self.concurrency = self._memory.concurrency(database).limit(now)
         chance = send_time(
             replace(self._pacing, concurrency=self.concurrency),
             me=Waiting(mine, self._owner, now, request),
