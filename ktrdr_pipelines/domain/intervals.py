@@ -101,13 +101,13 @@ class IntervalSet:
         return IntervalSet(_remaining(self._parts, _near(other, self)))
 
     def __contains__(self, moment: datetime) -> bool:
-        place = bisect_right(self._parts, moment, key=lambda part: part.start)
-        return place > 0 and moment in self._parts[place - 1]
+        position = bisect_right(self._parts, moment, key=lambda part: part.start)
+        return position > 0 and moment in self._parts[position - 1]
 
     def covers(self, interval: Interval) -> bool:
         """Say whether the interval lies wholly inside one part."""
-        place = bisect_right(self._parts, interval.start, key=lambda part: part.start)
-        return place > 0 and self._parts[place - 1].covers(interval)
+        position = bisect_right(self._parts, interval.start, key=lambda part: part.start)
+        return position > 0 and self._parts[position - 1].covers(interval)
 
     def clip(self, interval: Interval) -> "IntervalSet":
         """Give the part inside an interval."""

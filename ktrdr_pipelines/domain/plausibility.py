@@ -161,10 +161,12 @@ def findings_of(
     return [
         Finding(
             int(key),
-            next((kind for kind, rows in odd.items() if rows[place]), FindingKind.BAR_COUNT),
+            next((kind for kind, rows in odd.items() if rows[position]), FindingKind.BAR_COUNT),
             " ".join(f"{name}={value!r}" for name, value in zip(VALUES, row, strict=True)),
         )
-        for place, (key, *row) in enumerate(zip(timestamps(chosen).tolist(), *columns, strict=True))
+        for position, (key, *row) in enumerate(
+            zip(timestamps(chosen).tolist(), *columns, strict=True)
+        )
     ]
 
 
@@ -205,7 +207,7 @@ def reconciled(first: Response, second: Response | None, length: timedelta) -> R
     keys = timestamps(second.bars)
     gone = set(first.implausible) - set(keys.tolist())
     unfilled = (part for part in first.impossible if not _has_any(keys, part))
-    return _without(second, once, IntervalSet([*unfilled, *_places(gone, length)]), length)
+    return _without(second, once, IntervalSet([*unfilled, *_positions(gone, length)]), length)
 
 
 def _implausible(bars: pa.Table, sec_type: SecType | None) -> dict[FindingKind, np.ndarray]:
@@ -242,7 +244,7 @@ def _has_any(keys: np.ndarray, part: Interval) -> bool:
     return bool(low < high)
 
 
-def _places(keys: Iterable[int], length: timedelta) -> list[Interval]:
+def _positions(keys: Iterable[int], length: timedelta) -> list[Interval]:
     return [Interval(moment(key), moment(key) + length) for key in keys]
 
 
@@ -256,6 +258,6 @@ def _without(
     return replace(
         answer,
         bars=answer.bars.filter(pa.array(kept)),
-        impossible=answer.impossible | missing | IntervalSet(_places(dropped, length)),
+        impossible=answer.impossible | missing | IntervalSet(_positions(dropped, length)),
         implausible=tuple(key for key in answer.implausible if key not in dropped),
     )

@@ -78,8 +78,8 @@ def between_sessions(bars: pa.Table) -> Disagreement | None:
     """
     days = _Days.of(bars)
     found: tuple[float, Disagreement] | None = None
-    for place in range(SESSIONS, len(days.volume) - SESSIONS + 1):
-        sides = slice(place - SESSIONS, place), slice(place, place + SESSIONS)
+    for position in range(SESSIONS, len(days.volume) - SESSIONS + 1):
+        sides = slice(position - SESSIONS, position), slice(position, position + SESSIONS)
         before, after = (days.volume[one] for one in sides)
         jump = float(np.median(after) / np.median(before))
         low, high = (before, after) if jump > 1 else (after, before)
@@ -92,11 +92,11 @@ def between_sessions(bars: pa.Table) -> Disagreement | None:
         if not _is_same(days.trades, sides, _SAME_COUNT):
             continue
         if found is None or apart > found[0]:
-            first, end = days.first[place], days.first[place + SESSIONS :][:1]
+            first, end = days.first[position], days.first[position + SESSIONS :][:1]
             keys = timestamps(bars)
-            low_place = int(np.searchsorted(keys, first))
-            high_place = int(np.searchsorted(keys, end[0])) if len(end) else len(keys)
-            found = apart, _jump(keys[low_place:high_place], jump)
+            low_position = int(np.searchsorted(keys, first))
+            high_position = int(np.searchsorted(keys, end[0])) if len(end) else len(keys)
+            found = apart, _jump(keys[low_position:high_position], jump)
     return found[1] if found else None
 
 

@@ -97,18 +97,18 @@ def _legend(pen: ImageDraw.ImageDraw, states: np.ndarray) -> None:
 
 
 def _names(pen: ImageDraw.ImageDraw, rows: Sequence[str], left: int, height: int) -> None:
-    for place in range(0, len(rows), _every(height)):
-        middle = _HEAD + place * height + height // 2
+    for position in range(0, len(rows), _every(height)):
+        middle = _HEAD + position * height + height // 2
         at = (left - 8, middle)
-        pen.text(at, rows[place], fill=_INK, font=_font(_SMALL_TEXT), anchor="rm")
+        pen.text(at, rows[position], fill=_INK, font=_font(_SMALL_TEXT), anchor="rm")
 
 
 def _axis(
     pen: ImageDraw.ImageDraw, columns: Sequence[date], left: int, width: int, *, top: int
 ) -> None:
     last = -1_000
-    for place, text in _marks(columns):
-        x = left + place * width
+    for position, text in _marks(columns):
+        x = left + position * width
         if x - last < 44:
             continue
         last = x
@@ -118,11 +118,11 @@ def _axis(
 
 def _marks(columns: Sequence[date]) -> Iterator[tuple[int, str]]:
     """Name years, or months where there are few."""
-    for place, day in enumerate(columns):
+    for position, day in enumerate(columns):
         if len(columns) <= 18:
-            yield place, f"{day:%Y-%m}"
-        elif day.month == 1 or (place and columns[place - 1].year < day.year):
-            yield place, str(day.year)
+            yield position, f"{day:%Y-%m}"
+        elif day.month == 1 or (position and columns[position - 1].year < day.year):
+            yield position, str(day.year)
 
 
 def _widest(names: Sequence[str]) -> int:
@@ -178,11 +178,11 @@ def heat_grid(index: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> He
     symbols = tuple(dict.fromkeys(one.series.symbol for one in found))
     row_of = {symbol: row for row, symbol in enumerate(symbols)}
     columns = _columns(found, now)
-    edges = np.array([*columns, now.date()], dtype="datetime64[D]")
+    boundaries = np.array([*columns, now.date()], dtype="datetime64[D]")
     states = np.full((len(symbols), len(columns)), CellState.NOT_EXPECTED, dtype=np.int64)
     for one in found:
         row = states[row_of[one.series.symbol]]
-        np.maximum(row, _row(index, one, edges, now), out=row)
+        np.maximum(row, _row(index, one, boundaries, now), out=row)
     return HeatGrid(_title(found, now), symbols, columns, states)
 
 
@@ -194,8 +194,8 @@ def _title(found: Sequence[SeriesGaps], now: datetime) -> str:
 
 def _columns(found: Iterable[SeriesGaps], now: datetime) -> tuple[date, ...]:
     """Cut time into intervals of whole months, as many as can be told apart."""
-    edges = (one.expected_from for one in found)
-    starts = [(edge + _HALF_DAY).date() for edge in edges if edge is not None]
+    boundaries = (one.expected_from for one in found)
+    starts = [(boundary + _HALF_DAY).date() for boundary in boundaries if boundary is not None]
     first = min((*starts, now.date()))
     months = (now.year - first.year) * 12 + now.month - first.month + 1
     step = next((step for step in _MONTHS if months <= step * _MOST_COLUMNS), _MONTHS[-1])
@@ -206,12 +206,12 @@ def _columns(found: Iterable[SeriesGaps], now: datetime) -> tuple[date, ...]:
     )
 
 
-def _row(index: GapIndex, one: SeriesGaps, edges: np.ndarray, now: datetime) -> np.ndarray:
+def _row(index: GapIndex, one: SeriesGaps, boundaries: np.ndarray, now: datetime) -> np.ndarray:
     if one.error is not None:
-        return np.full(len(edges) - 1, CellState.UNREADABLE)
+        return np.full(len(boundaries) - 1, CellState.UNREADABLE)
     spans = span_arrays(index.calendars.of(one.series.instrument), one.series.timeframe)
-    bounds = np.searchsorted(spans.days, edges)
-    low = 0 if one.expected_from is None else _place(spans, one.expected_from)
+    bounds = np.searchsorted(spans.days, boundaries)
+    low = 0 if one.expected_from is None else _position(spans, one.expected_from)
     high = closed_count(spans, now)
     bounds[-1] = high
     bounds = np.clip(bounds, low, max(low, high))
@@ -232,11 +232,11 @@ def _missing(spans: SpanArrays, gaps: Iterable[Gap], bounds: np.ndarray) -> np.n
     count = np.zeros(len(bounds) - 1, dtype=np.int64)
     end = -1
     for gap in gaps:
-        low = max(_place(spans, gap.interval.start), end)
+        low = max(_position(spans, gap.interval.start), end)
         end = int(np.searchsorted(spans.spans.starts, micros(gap.interval.end), side="left"))
         count += np.diff(np.clip(bounds, low, max(low, end)))
     return count
 
 
-def _place(spans: SpanArrays, moment: datetime) -> int:
+def _position(spans: SpanArrays, moment: datetime) -> int:
     return int(np.searchsorted(spans.spans.ends, micros(moment), side="right"))

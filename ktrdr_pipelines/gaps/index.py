@@ -27,7 +27,7 @@ from ktrdr_pipelines.domain.planning.gaps import (
     Gap,
     GapReason,
     completeness,
-    due_places,
+    due_positions,
     find_gaps,
     next_close,
 )
@@ -307,7 +307,7 @@ class GapIndex:
         status = status_of(series, calendar, files, known, now=now)
         oldest = status.oldest_bar if status.oldest_bar is not None else status.wanted_from
         low = int(np.searchsorted(spans.spans.ends, min(oldest, status.wanted_from), "right"))
-        chosen = spans.slice(low, max(low, due_places(spans, status, now)[1]))
+        chosen = spans.slice(low, max(low, due_positions(spans, status, now)[1]))
         days, rows = self._sessions(series)
         return completeness(
             chosen,
@@ -358,5 +358,5 @@ class GapIndex:
         return replace(entry.found, waiting=waiting) if waiting else entry.found
 
 
-def _moved(places: np.ndarray | None, low: int) -> np.ndarray | None:
-    return None if places is None else places - low
+def _moved(positions: np.ndarray | None, low: int) -> np.ndarray | None:
+    return None if positions is None else positions - low

@@ -223,9 +223,9 @@ def _sessions(
 
 def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) -> int:
     """Give where the span of a session date begins, or the date itself where none is expected."""
-    (place,) = spans.places_of(np.array([day]))
-    if place >= 0:
-        return int(spans.spans.starts[place])
+    (position,) = spans.positions_of(np.array([day]))
+    if position >= 0:
+        return int(spans.spans.starts[position])
     if spans.trading is None:
         return int(day.astype("datetime64[us]").astype(np.int64))
     return micros(calendar.day_starts_at(date.fromisoformat(str(day))))
@@ -248,5 +248,8 @@ def _sparse_sessions(
     if np.array_equal(have, part.bars):
         return ()
     traded_bars = have_bars(part, days, traded())
-    places = sparse_indexes(part.bars, have, is_covered(part.spans, covered), traded_bars)
-    return tuple((int(place) + low, part.days[place].item(), int(have[place])) for place in places)
+    positions = sparse_indexes(part.bars, have, is_covered(part.spans, covered), traded_bars)
+    return tuple(
+        (int(position) + low, part.days[position].item(), int(have[position]))
+        for position in positions
+    )

@@ -118,8 +118,8 @@ def status_of(
         oldest_bar=None if known.begins else files.oldest_bar,  # an older bar refutes ``begins``
         sparse_sessions=np.array(
             [
-                place
-                for place, day, rows in files.sparse_sessions
+                position
+                for position, day, rows in files.sparse_sessions
                 if known.confirmed.get(day) != rows and day != known.begins
             ],
             dtype=np.int64,

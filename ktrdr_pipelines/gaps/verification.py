@@ -197,8 +197,8 @@ def _outside(keys: np.ndarray, intervals: IntervalArrays) -> int:
     """Count timestamps that lie in no interval."""
     if not len(intervals.starts):
         return len(keys)
-    place = np.searchsorted(intervals.starts, keys, side="right") - 1
-    inside = (place >= 0) & (keys < intervals.ends[np.maximum(place, 0)])
+    position = np.searchsorted(intervals.starts, keys, side="right") - 1
+    inside = (position >= 0) & (keys < intervals.ends[np.maximum(position, 0)])
     return int(np.count_nonzero(~inside))
 
 

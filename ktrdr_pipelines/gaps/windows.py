@@ -160,8 +160,8 @@ def _state(
     now: datetime,
 ) -> WindowState:
     everything = span_arrays(calendar, series.timeframe)
-    low, high = _places(everything, dates)
-    part = slice(*_places(told.spans, dates))
+    low, high = _positions(everything, dates)
+    part = slice(*_positions(told.spans, dates))
     starts = everything.spans.starts[low:high]
     states = (
         (bool(told.unexplained[part].any()), WindowState.UNEXPLAINED),
@@ -186,7 +186,7 @@ def _why(gaps: Iterable[Gap]) -> str:
     return f"{text}, next request at {due:%Y-%m-%d %H:%MZ}" if due else text
 
 
-def _places(spans: SpanArrays, dates: Dates) -> tuple[int, int]:
+def _positions(spans: SpanArrays, dates: Dates) -> tuple[int, int]:
     """Give the first and the end place of the spans whose dates lie in a window."""
     low, high = np.searchsorted(spans.days, [np.datetime64(day) for day in dates])
     return int(low), int(high)

@@ -119,8 +119,8 @@ class Connection:
             case Serve(request):
                 self._begin(request)
             case Refuse(request, error):
-                place = self._gateway.recorded(request, self._client_id)
-                self._gateway.log.finish(place, count=None, error_code=error.code)
+                number = self._gateway.recorded(request, self._client_id)
+                self._gateway.log.finish(number, count=None, error_code=error.code)
                 self._outbox.send(self._session.error(error))
             case Abandon(request_id, error):
                 self._abandon(request_id)
@@ -136,7 +136,7 @@ class Connection:
         call = Call(
             request,
             client_id=self._client_id,
-            place=gateway.recorded(request, self._client_id),
+            number=gateway.recorded(request, self._client_id),
             version=self._session.version,
             outages_before=gateway.outages.begun,
             fault=gateway.fault_of(request),
@@ -152,8 +152,8 @@ class Connection:
         if call is None:
             return
         call.cancelled.set()
-        if self._gateway.log.is_open(call.place):
-            self._gateway.log.finish(call.place, count=None, error_code=_CANCELLED)
+        if self._gateway.log.is_open(call.number):
+            self._gateway.log.finish(call.number, count=None, error_code=_CANCELLED)
         for task, other in self._tasks.items():
             if other is call and not call.meets(Fault.BARS_AFTER_CANCEL):
                 task.cancel()
@@ -164,7 +164,7 @@ class Connection:
             self._outbox.close()
             return
         if call.is_live and answered.error_code is None:
-            self._gateway.log.finish(call.place, count=answered.count, error_code=None)
+            self._gateway.log.finish(call.number, count=answered.count, error_code=None)
             await deliver(self._outbox, call, answered.data)
             await follow(self._gateway, self._outbox, call)
             return
@@ -176,7 +176,7 @@ class Connection:
         """Free the place of a request whose answer is ready."""
         del self._open[call.request.request_id]
         self._session.answered(call.request)
-        self._gateway.log.finish(call.place, count=count, error_code=error_code)
+        self._gateway.log.finish(call.number, count=count, error_code=error_code)
 
     def _check(self, task: asyncio.Task[None]) -> None:
         """End the connection when an answer failed, so that no client waits for it in vain."""

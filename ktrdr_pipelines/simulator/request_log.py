@@ -96,33 +96,33 @@ class RequestLog:
     ) -> None:
         self._lock = threading.Lock()
         self._records: dict[int, RequestRecord] = {}
-        self._next_place = 0
+        self._next_number = 0
         self._most_kept = most_kept
         self._told = told
 
     def add(self, record: RequestRecord) -> int:
         """Append a record and return its place."""
         with self._lock:
-            place, self._next_place = self._next_place, self._next_place + 1
-            self._records[place] = record
-            self._records.pop(place - self._most_kept, None)
-        self._tell(place, record)
-        return place
+            number, self._next_number = self._next_number, self._next_number + 1
+            self._records[number] = record
+            self._records.pop(number - self._most_kept, None)
+        self._tell(number, record)
+        return number
 
-    def finish(self, place: int, *, count: int | None, error_code: int | None) -> None:
+    def finish(self, number: int, *, count: int | None, error_code: int | None) -> None:
         """Note the outcome of the record at a place."""
         with self._lock:
-            asked = self._records.get(place)
+            asked = self._records.get(number)
             if asked is None:
                 return
             record = replace(asked, count=count, error_code=error_code)
-            self._records[place] = record
-        self._tell(place, record)
+            self._records[number] = record
+        self._tell(number, record)
 
-    def is_open(self, place: int) -> bool:
+    def is_open(self, number: int) -> bool:
         """Say whether the record at a place has no outcome yet; live bars have one early."""
         with self._lock:
-            record = self._records.get(place)
+            record = self._records.get(number)
             return record is not None and record.is_open
 
     def snapshot(self) -> tuple[RequestRecord, ...]:
@@ -130,9 +130,9 @@ class RequestLog:
         with self._lock:
             return tuple(self._records.values())
 
-    def _tell(self, place: int, record: RequestRecord) -> None:
+    def _tell(self, number: int, record: RequestRecord) -> None:
         if self._told is not None:
-            self._told(place, record)
+            self._told(number, record)
 
 
 Value = str | int | float | bool | None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ktrdr_pipelines.simulator.faults.effects import bent, false_error
-from ktrdr_pipelines.simulator.faults.faults import BENDING, Fault, FaultRule
+from ktrdr_pipelines.simulator.faults.faults import RESPONSE_MUTATIONS, Fault, FaultRule
 from ktrdr_pipelines.simulator.gateway import Gateway
 from ktrdr_pipelines.simulator.protocol import replies
 from ktrdr_pipelines.simulator.protocol.languages import localised
@@ -90,7 +90,7 @@ class Call:
 
     request: DataRequest
     client_id: int
-    place: int
+    number: int
     version: int
     fault: FaultRule | None
     outages_before: int
@@ -172,7 +172,7 @@ async def _computed(gateway: Gateway, outbox: Outbox, call: Call) -> Answer:
         return Answer(told, error_code=refused.code)
     async with outbox.room():
         answered = await asyncio.to_thread(answer, setting, request)
-    if rule is None or rule.fault not in BENDING or answered.error_code is not None:
+    if rule is None or rule.fault not in RESPONSE_MUTATIONS or answered.error_code is not None:
         return answered
     return bent(
         answered, rule, version=call.version, request_id=request.request_id, language=language
@@ -186,7 +186,7 @@ async def _has_worker(gateway: Gateway, call: Call, answered: Answer) -> bool:
         return True
     if is_small_bar(request.bar_size):
         return True
-    seconds = gateway.workers.book(answered.count or 0, has_end=bool(request.end))
+    seconds = gateway.workers.reserve(answered.count or 0, has_end=bool(request.end))
     if seconds is None:
         gateway.rules.violated(PacingRule.OVERLOAD, call.client_id)
         return False

@@ -104,12 +104,12 @@ class Evidence:
         """Take in that a series returned bars: a control of its earlier responses without bars."""
         known = self.of(series.symbol)
         known.bars_at[series.timeframe] = at
-        for place, one in enumerate(known.statements):
+        for position, one in enumerate(known.statements):
             is_due = one.kind is StatementKind.EMPTY and not one.controlled
             if is_due and one.timeframe == series.timeframe and at - one.said_at <= CONFIRM_AFTER:
-                known.statements[place] = replace(one, controlled=True)
+                known.statements[position] = replace(one, controlled=True)
                 self._ledger.record_statements(
-                    series.symbol, self._gateway, [known.statements[place]], self._clock()
+                    series.symbol, self._gateway, [known.statements[position]], self._clock()
                 )
 
     def refute(
@@ -218,12 +218,12 @@ class Evidence:
         known_empty = empty | empty_before
         around = self._neighbourhood(series, calendar, whole, empty=known_empty, said=said)
         found = []
-        for place, span in enumerate(whole):
+        for position, span in enumerate(whole):
             verdict = judge(
                 said[id(span)],
                 contradicted=bool(held & _days_of(calendar, span)),
-                neighbours=around[place][0],
-                short_run=around[place][1] < SHORT_RUN,
+                neighbours=around[position][0],
+                short_run=around[position][1] < SHORT_RUN,
                 was_proved=empty_before.covers(span.interval),
             )
             found.append(Open(span, verdict, tuple(said[id(span)])))
@@ -305,18 +305,18 @@ class Evidence:
         have = have_bars(spans, days, np.array(list(rows.values()), np.int64))
         known_empty = is_covered(spans.spans, interval_arrays(empty)) & (have == 0)
         missing = np.zeros(len(spans), dtype=bool)
-        places = [
+        positions = [
             int(np.searchsorted(spans.spans.starts, micros(one.interval.start))) for one in whole
         ]
-        for place, span in zip(places, whole, strict=True):
-            missing[place] = True
-            known_empty[place] = any(one.kind is StatementKind.AROUND for one in said[id(span)])
+        for position, span in zip(positions, whole, strict=True):
+            missing[position] = True
+            known_empty[position] = any(one.kind is StatementKind.AROUND for one in said[id(span)])
         return [
             (
-                neighbours_of(spans.bars, have, known_empty, place),
-                _run_length(missing | known_empty, place),
+                neighbours_of(spans.bars, have, known_empty, position),
+                _run_length(missing | known_empty, position),
             )
-            for place in places
+            for position in positions
         ]
 
     def _held_days(
@@ -400,8 +400,8 @@ def _is_refuted_beginning(one: Statement, calendar: SessionCalendar, days: Seque
     """
     if one.kind is not StatementKind.BEGINS:
         return False
-    place = bisect_left(days, calendar.day_of(one.interval.start))
-    return place < len(days) and days[place] < calendar.day_of(one.interval.end)
+    position = bisect_left(days, calendar.day_of(one.interval.start))
+    return position < len(days) and days[position] < calendar.day_of(one.interval.end)
 
 
 def _said_of(
@@ -468,9 +468,9 @@ def _days_of(calendar: SessionCalendar, span: Span) -> set[date]:
     return {one.day for one in calendar.sessions_meeting(inside)}
 
 
-def _run_length(empty: np.ndarray, place: int) -> int:
+def _run_length(empty: np.ndarray, position: int) -> int:
     """Return how many sessions in a row are empty around a place, counted up to a week."""
-    low = high = place
+    low = high = position
     while low > 0 and empty[low - 1] and high - low < SHORT_RUN:
         low -= 1
     while high + 1 < len(empty) and empty[high + 1] and high - low < SHORT_RUN:

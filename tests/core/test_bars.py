@@ -105,12 +105,12 @@ def test_bars_of_equal_values_are_two_bars() -> None:
     assert model(merge.bars) == {0: row(), 1: row(), 2: row(), 3: row()}
 
 
-@pytest.mark.parametrize("place", range(len(VALUES)), ids=VALUES)
-def test_a_change_in_any_value_is_a_revision(place: int) -> None:
+@pytest.mark.parametrize("position", range(len(VALUES)), ids=VALUES)
+def test_a_change_in_any_value_is_a_revision(position: int) -> None:
     """Each value counts, and so does a value in place of "not available"."""
     before = list(row())
     for change in (9, None):
-        after = [*before[:place], change, *before[place + 1 :]]
+        after = [*before[:position], change, *before[position + 1 :]]
         merge = merge_bars(table({0: tuple(before)}), table({0: tuple(after)}))
         assert model(merge.revised) == {0: tuple(before)}
         back = merge_bars(table({0: tuple(after)}), table({0: tuple(before)}))
@@ -120,8 +120,8 @@ def test_a_change_in_any_value_is_a_revision(place: int) -> None:
 def test_a_session_date_that_moved_is_no_revision() -> None:
     """A week's date follows its last session while it lasts; the newer date stands."""
     old = table({0: row()})
-    place = BAR_SCHEMA.get_field_index("session_date")
-    new = old.set_column(place, BAR_SCHEMA.field(place), pa.array([date(2024, 1, 5)]))
+    position = BAR_SCHEMA.get_field_index("session_date")
+    new = old.set_column(position, BAR_SCHEMA.field(position), pa.array([date(2024, 1, 5)]))
     merge = merge_bars(old, new)
     assert merge.revised.num_rows == 0
     assert merge.bars["session_date"].to_pylist() == [date(2024, 1, 5)]

@@ -171,9 +171,9 @@ def test_a_sparse_session_is_a_gap_of_its_own() -> None:
     """It is covered, and to be requested once more."""
     calendar = calendar_named("XNYS.RTH")
     spans = span_arrays(calendar, Timeframe.M1)
-    (place,) = spans.places_of(np.array(["2024-01-09"], "datetime64[D]"))
+    (position,) = spans.positions_of(np.array(["2024-01-09"], "datetime64[D]"))
     covered = interval_arrays([Interval(FIRST, LAST)])
-    status = SeriesStatus(covered, micros(FIRST), sparse_sessions=np.array([place]))
+    status = SeriesStatus(covered, micros(FIRST), sparse_sessions=np.array([position]))
     (gap,) = find_gaps(spans, status, LAST)
     assert gap.reason is GapReason.SPARSE
     assert gap.interval == Interval(_at("2024-01-09T14:30"), _at("2024-01-09T21:00"))
@@ -220,15 +220,15 @@ def test_bars_of_a_session_are_counted_by_the_local_clock() -> None:
         (Timeframe.D1, 1, 1),
     ):
         spans = span_arrays(calendar, timeframe)
-        assert spans.bars[spans.places_of(day)].tolist() == [whole, half], timeframe
+        assert spans.bars[spans.positions_of(day)].tolist() == [whole, half], timeframe
 
 
 def test_weeks_stand_at_their_mondays() -> None:
     """A week of the year's turn is one span, found by any of its dates."""
     spans = span_arrays(calendar_named("XNYS.RTH"), Timeframe.W1)
     days = np.array(["2024-12-31", "2025-01-03", "2025-01-06"], "datetime64[D]")
-    places = spans.places_of(days)
-    assert spans.days[places].astype(str).tolist() == ["2024-12-30", "2024-12-30", "2025-01-06"]
+    positions = spans.positions_of(days)
+    assert spans.days[positions].astype(str).tolist() == ["2024-12-30", "2024-12-30", "2025-01-06"]
 
 
 def test_a_break_holds_no_bars() -> None:

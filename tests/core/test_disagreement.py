@@ -81,11 +81,11 @@ def test_small_corrections_are_no_new_basis(ratio: float) -> None:
     assert disagreement(table(PRICES), table([price * ratio for price in PRICES])) is None
 
 
-@pytest.mark.parametrize("place", range(6))
-def test_one_corrected_price_is_no_new_basis(place: int) -> None:
+@pytest.mark.parametrize("position", range(6))
+def test_one_corrected_price_is_no_new_basis(position: int) -> None:
     """However far it is off."""
     again = list(PRICES)
-    again[place] *= 0.5
+    again[position] *= 0.5
     assert disagreement(table(PRICES), table(again)) is None
     assert disagreement(table(again), table(PRICES)) is None
 

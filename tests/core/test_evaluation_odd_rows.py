@@ -49,11 +49,11 @@ def test_a_day_without_its_row_has_bars_on_both_sides() -> None:
 def test_a_place_of_a_row_that_is_no_bar_is_not_empty(number: int) -> None:
     """The other day is, in the same response."""
     missing = date(2024, 3, 13), date(2024, 3, 15)
-    place = days(missing[number], missing[number] + DAY)
-    found = evaluated(*missing, impossible=place)
+    position = days(missing[number], missing[number] + DAY)
+    found = evaluated(*missing, impossible=position)
     other = missing[1 - number]
     assert found.around == days(other, other + DAY)
-    assert not found.is_covered & place
+    assert not found.is_covered & position
 
 
 def test_data_do_not_begin_behind_a_row_that_is_no_bar() -> None:
@@ -75,8 +75,8 @@ def test_behind_the_last_bar_nothing_is_covered_if_a_row_stood_there() -> None:
 
 def test_bars_in_an_impossible_place_are_kept_all_the_same() -> None:
     """Two rows with one place: what is a bar stays, only the place is not covered."""
-    place = days(date(2024, 3, 13), date(2024, 3, 14))
-    found = evaluated(impossible=place)
+    position = days(date(2024, 3, 13), date(2024, 3, 14))
+    found = evaluated(impossible=position)
     assert found.bars.num_rows == 10
     assert isinstance(found.bars, pa.Table)
     assert micros(midnight(date(2024, 3, 13))) in timestamps(found.bars)

@@ -70,7 +70,7 @@ def responses(draw: st.DrawFn) -> Response:
         low = midnight(monday_of(low.date()) if timeframe is Timeframe.W1 else low.date())
     count = (high - low) // step
     gone = draw(st.sets(st.integers(0, count), max_size=count // 2))
-    bars = [low + place * step for place in range(count) if place not in gone]
+    bars = [low + position * step for position in range(count) if position not in gone]
     edges = sorted(low + draw(st.integers(0, (high - low) // MINUTE)) * MINUTE for _ in range(2))
     reach = draw(st.sampled_from([None, between(*edges)]))
     assume(bars)

@@ -16,12 +16,12 @@ SESSIONS = 300
 
 
 def around(
-    have: np.ndarray, empty: Sequence[int] = (), *, place: int = 150, expected: int = 7
+    have: np.ndarray, empty: Sequence[int] = (), *, position: int = 150, expected: int = 7
 ) -> Neighbours:
     """Say what the sessions around a place are like."""
     known_empty = np.zeros(len(have), dtype=bool)
     known_empty[list(empty)] = True
-    return neighbours_of(np.full(len(have), expected), have, known_empty, place)
+    return neighbours_of(np.full(len(have), expected), have, known_empty, position)
 
 
 def sessions(*without: int, bars: int = 7) -> np.ndarray:
@@ -31,13 +31,13 @@ def sessions(*without: int, bars: int = 7) -> np.ndarray:
     return have
 
 
-@pytest.mark.parametrize("place", [0, 1, 150, SESSIONS - 2, SESSIONS - 1])
+@pytest.mark.parametrize("position", [0, 1, 150, SESSIONS - 2, SESSIONS - 1])
 @pytest.mark.parametrize("bars", [4, 7])
 def test_an_instrument_that_trades_in_every_session_has_full_neighbours(
-    place: int, bars: int
+    position: int, bars: int
 ) -> None:
     """Half of the expected bars are enough; the place itself says nothing of its neighbours."""
-    assert around(sessions(place, bars=bars), [place], place=place) is FULL
+    assert around(sessions(position, bars=bars), [position], position=position) is FULL
 
 
 def test_few_bars_a_session_make_thin_neighbours() -> None:
@@ -54,11 +54,11 @@ def test_other_empty_sessions_make_thin_neighbours() -> None:
 
 
 @pytest.mark.parametrize("length", [2, 5, 20, 60])
-@pytest.mark.parametrize("place", [0, 1, -1])
-def test_a_halt_does_not_make_its_own_neighbours_thin(length: int, place: int) -> None:
+@pytest.mark.parametrize("position", [0, 1, -1])
+def test_a_halt_does_not_make_its_own_neighbours_thin(length: int, position: int) -> None:
     """A run of empty sessions counts once, wherever in it the place lies."""
     run = list(range(150, 150 + length))
-    assert around(sessions(*run), run, place=run[place]) is FULL
+    assert around(sessions(*run), run, position=run[position]) is FULL
 
 
 def test_sessions_of_which_nothing_is_known_are_no_neighbours() -> None:
@@ -79,7 +79,7 @@ def test_neighbours_are_the_nearest_known_ones() -> None:
     assert around(have, [150]) is FULL
     far = np.zeros(SESSIONS * 3, dtype=int)
     far[:20] = 7
-    assert around(far, place=600) is UNKNOWN
+    assert around(far, position=600) is UNKNOWN
 
 
 def test_an_empty_session_with_bars_is_no_empty_session() -> None:
@@ -93,13 +93,13 @@ def test_an_empty_session_with_bars_is_no_empty_session() -> None:
     st.integers(0, 59),
 )
 @settings(derandomize=True, database=None)
-def test_full_neighbours_have_bars(have: list[int], empty: list[bool], place: int) -> None:
+def test_full_neighbours_have_bars(have: list[int], empty: list[bool], position: int) -> None:
     """At least five sessions with half their bars, whatever the rest is."""
     held = np.array(have)
-    place %= len(held)
+    position %= len(held)
     known = np.array(empty[: len(held)])
-    found = neighbours_of(np.full(len(held), 7), held, known, place)
-    others = np.delete(held, place)
+    found = neighbours_of(np.full(len(held), 7), held, known, position)
+    others = np.delete(held, position)
     if found is FULL:
         assert np.count_nonzero(others) >= 5
         assert np.count_nonzero(others >= 4) >= np.count_nonzero(others) / 2 - 1

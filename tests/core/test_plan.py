@@ -106,13 +106,13 @@ def fewest(spans: Sequence[Span], most_days: int) -> int:
     most = timedelta(days=most_days)
 
     @cache
-    def from_place(place: int) -> int:
-        if place == len(spans):
+    def from_place(position: int) -> int:
+        if position == len(spans):
             return 0
         ends = [
             end
-            for end in range(place + 1, len(spans) + 1)
-            if end == place + 1 or spans[end - 1].closes_at - spans[place].opens_at <= most
+            for end in range(position + 1, len(spans) + 1)
+            if end == position + 1 or spans[end - 1].closes_at - spans[position].opens_at <= most
         ]
         return 1 + min(from_place(end) for end in ends)
 

@@ -120,7 +120,7 @@ def test_a_finding_explains_its_values_only() -> None:
     assert explained(table({0: {}}), SecType.STK, known)[1] == []
 
 
-def answer(bars: dict[int, dict[str, Any]], *places: tuple[int, int]) -> Response:
+def answer(bars: dict[int, dict[str, Any]], *positions: tuple[int, int]) -> Response:
     """Make a response with impossible places, as minutes."""
     made = table(bars)
     return Response(
@@ -128,7 +128,7 @@ def answer(bars: dict[int, dict[str, Any]], *places: tuple[int, int]) -> Respons
         made,
         None,
         impossible=IntervalSet(
-            Interval(OPEN + start * MINUTE, OPEN + end * MINUTE) for start, end in places
+            Interval(OPEN + start * MINUTE, OPEN + end * MINUTE) for start, end in positions
         ),
         implausible=tuple(timestamps(made)[implausible_rows(made, SecType.STK)].tolist()),
     )

@@ -119,8 +119,10 @@ def test_told_pauses_are_breaks() -> None:
     intervals = (part("2024-05-08", "00:00", "03:00"), part("2024-05-08", "04:00", "05:00"))
     day = LearnedDay(date(2024, 5, 8), intervals)
     made = overlaid(TOKYO, [day])
-    place = int(np.searchsorted(made.days, np.datetime64(day.day)))
-    inside = (made.breaks[:, 0] >= made.opens[place]) & (made.breaks[:, 1] <= made.closes[place])
+    position = int(np.searchsorted(made.days, np.datetime64(day.day)))
+    inside = (made.breaks[:, 0] >= made.opens[position]) & (
+        made.breaks[:, 1] <= made.closes[position]
+    )
     assert made.breaks[inside].shape == (1, 2)
     assert len(made.breaks) == len(TOKYO.breaks)
     assert (made.breaks[1:, 0] > made.breaks[:-1, 1]).all()
@@ -484,8 +486,8 @@ def test_own_hours_never_overlap(is_open: list[bool], shift_min: int) -> None:
     first = date(2026, 5, 4)
     shift = timedelta(minutes=shift_min)
     days = []
-    for place, opened in enumerate(is_open):
-        day = first + place * DAY
+    for position, opened in enumerate(is_open):
+        day = first + position * DAY
         start = datetime.combine(day, time(), UTC) - shift
         parts = (Interval(start, start + timedelta(hours=23, minutes=59)),) if opened else ()
         days.append(LearnedDay(day, parts))

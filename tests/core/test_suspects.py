@@ -13,17 +13,17 @@ def _sparse_sessions(
 ) -> list[int]:
     count = len(have)
     known = np.ones(count, dtype=bool) if answered is None else answered
-    places: list[int] = sparse_indexes(np.broadcast_to(expected, count), have, known).tolist()
-    return places
+    positions: list[int] = sparse_indexes(np.broadcast_to(expected, count), have, known).tolist()
+    return positions
 
 
-@pytest.mark.parametrize("place", [0, 1, 19, 20, 250, SESSIONS - 1])
+@pytest.mark.parametrize("position", [0, 1, 19, 20, 250, SESSIONS - 1])
 @pytest.mark.parametrize("left", [1, 150, 280])
-def test_a_session_that_breaks_off_is_sparse(place: int, left: int) -> None:
+def test_a_session_that_breaks_off_is_sparse(position: int, left: int) -> None:
     """Wherever it stands, the first and the newest session included."""
     have = np.full(SESSIONS, 390)
-    have[place] = left
-    assert _sparse_sessions(have) == [place]
+    have[position] = left
+    assert _sparse_sessions(have) == [position]
 
 
 def test_half_days_are_measured_by_their_own_length() -> None:
@@ -128,8 +128,8 @@ def _with_flat(traded: np.ndarray, filled: np.ndarray) -> list[int]:
     have = np.where(filled & (traded > 0), 390, traded)
     known = np.ones(len(traded), dtype=bool)
     expected = np.full(len(traded), 390)
-    places: list[int] = sparse_indexes(expected, have, known, traded).tolist()
-    return places
+    positions: list[int] = sparse_indexes(expected, have, known, traded).tolist()
+    return positions
 
 
 @pytest.mark.parametrize("switch", [5, 20, 250, SESSIONS - 5])

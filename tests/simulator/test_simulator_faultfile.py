@@ -86,8 +86,8 @@ def test_what_is_wrong_is_said_with_its_place(text: str, line: int, key: str, re
     """File, line and key come first, then what is wrong or what would be right."""
     with pytest.raises(SimulatorError) as refused:
         parse_faults(text, "faults.yaml")
-    place = f", {key}" if key else ""
-    assert refused.value.what == f"faults.yaml, line {line}{place}"
+    number = f", {key}" if key else ""
+    assert refused.value.what == f"faults.yaml, line {line}{number}"
     assert reason in str(refused.value)
 
 

@@ -338,13 +338,13 @@ def test_selectors_choose_what_is_hit() -> None:
 def test_chance_is_repeatable() -> None:
     """The same seed gives the same faults, another one others."""
 
-    def hits(seed: int) -> list[bool]:
+    def sent(seed: int) -> list[bool]:
         text = f"seed: {seed}\nfaults: [{{fault: empty_range, probability: 0.3}}]"
         plan = parse_faults(text, "faults")
         return [plan.choose(Met(Occasion.HISTORY)) is not None for _ in range(200)]
 
-    assert hits(1) == hits(1) != hits(2)
-    assert 30 < sum(hits(1)) < 90
+    assert sent(1) == sent(1) != sent(2)
+    assert 30 < sum(sent(1)) < 90
 
 
 def test_without_faults_nothing_happens() -> None:

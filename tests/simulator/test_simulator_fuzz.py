@@ -36,8 +36,10 @@ def framed(type_id: int, fields: list[str]) -> bytes:
 def said(stream: bytes, cuts: list[int]) -> list[object]:
     """Feed a stream in the pieces that some cuts make, and return what is to be done."""
     session = ClientSession(GatewayRules(), account="SIM000001", now=lambda: NOW)
-    places = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
-    actions = [action for at, to in pairwise(places) for action in session.receive(stream[at:to])]
+    positions = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    actions = [
+        action for at, to in pairwise(positions) for action in session.receive(stream[at:to])
+    ]
     sent = b"".join(action.data for action in actions if isinstance(action, Send))
     return [sent, *(action for action in actions if not isinstance(action, Send))]
 

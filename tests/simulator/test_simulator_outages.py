@@ -180,7 +180,7 @@ def test_every_selects_beside_nth(selectors: dict[str, object], hit: list[int]) 
     """One of so many, and those that are named by their number."""
     plan = FaultPlan([FaultRule(Fault.NO_RESPONSE, **selectors)])  # type: ignore[arg-type]
     chosen = [plan.choose(Met(Occasion.HISTORY)) is not None for _ in range(7)]
-    assert [place for place, is_hit in enumerate(chosen, 1) if is_hit] == hit
+    assert [number for number, is_hit in enumerate(chosen, 1) if is_hit] == hit
 
 
 @pytest.mark.parametrize(

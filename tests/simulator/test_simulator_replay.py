@@ -181,11 +181,11 @@ def test_a_volume_that_was_not_recorded_is_not_available(replay: Any, tmp_path: 
     ],
 )
 def test_bars_without_a_time_or_price_are_refused(
-    tmp_path: Path, place: int, value: Any, reason: str
+    tmp_path: Path, number: int, value: Any, reason: str
 ) -> None:
     """No bar is served with something else in their place; the file is named."""
     rows: list[Any] = minutes("2021-01-05T14:30:00+00:00", 3)
-    rows[1] = (*rows[1][:place], value, *rows[1][place + 1 :])
+    rows[1] = (*rows[1][:number], value, *rows[1][number + 1 :])
     write(tmp_path, "AAPL", "1m", rows)
     with pytest.raises(SimulatorError, match=reason):
         ReplayMarket(tmp_path).default_now()

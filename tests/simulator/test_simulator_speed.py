@@ -11,7 +11,7 @@ import pytest
 
 from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
-from ktrdr_pipelines.simulator.protocol import framing as wire
+from ktrdr_pipelines.simulator.protocol import framing
 from ktrdr_pipelines.simulator.protocol.messages import HistoryRequest
 from ktrdr_pipelines.simulator.requests.answers import answer
 from ktrdr_pipelines.simulator.requests.pacing import PacingMode
@@ -89,9 +89,9 @@ def test_reading_frames_costs_the_same_however_they_come() -> None:
     """A stream of many small frames in large pieces is cut in time that grows with its length."""
 
     def cost(count: int) -> float:
-        stream = wire.message(("49", "1")) * count
+        stream = framing.message(("49", "1")) * count
         started = time.process_time()
-        reader = wire.FrameReader()
+        reader = framing.FrameReader()
         pieces = (stream[at : at + 65_536] for at in range(0, len(stream), 65_536))
         assert sum(1 for piece in pieces for _ in reader.feed(piece)) == count
         return time.process_time() - started

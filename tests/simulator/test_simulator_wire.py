@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.simulator.protocol import framing as wire
+from ktrdr_pipelines.simulator.protocol import framing
 
 FIELDS = st.lists(
     st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=12), min_size=1
@@ -13,43 +13,43 @@ FIELDS = st.lists(
 
 def test_a_frame_is_its_length_and_nul_terminated_fields() -> None:
     """A message is a 4-byte big-endian length and fields that each end with NUL."""
-    assert wire.message((49, 1, "x", True, 0.5)) == b"\0\0\0\x0d49\x001\0x\x001\x000.5\0"
+    assert framing.message((49, 1, "x", True, 0.5)) == b"\0\0\0\x0d49\x001\0x\x001\x000.5\0"
 
 
 @settings(deadline=None)
 @given(st.lists(FIELDS, min_size=1, max_size=5), st.integers(1, 7))
 def test_frames_survive_any_splitting(messages: list[list[str]], piece: int) -> None:
     """Frames fed in pieces of any size come out whole and in order."""
-    stream = b"".join(wire.message(fields) for fields in messages)
-    reader = wire.FrameReader()
+    stream = b"".join(framing.message(fields) for fields in messages)
+    reader = framing.FrameReader()
     payloads = [
         payload
         for at in range(0, len(stream), piece)
         for payload in reader.feed(stream[at : at + piece])
     ]
-    assert [wire.split_fields(payload) for payload in payloads] == messages
+    assert [framing.split_fields(payload) for payload in payloads] == messages
 
 
 @pytest.mark.parametrize("header", [b"\0\0\0\0", b"\x01\0\0\0", b"GET "])
 def test_impossible_lengths_are_frame_errors(header: bytes) -> None:
     """A length of zero or above 16 MB is no frame."""
-    with pytest.raises(wire.FrameError):
-        list(wire.FrameReader().feed(header))
+    with pytest.raises(framing.FrameError):
+        list(framing.FrameReader().feed(header))
 
 
 def test_frames_before_a_bad_length_still_come_out() -> None:
     """What is complete before the damage is not lost with it."""
-    payloads = wire.FrameReader().feed(wire.message(("49", "1")) + b"\xff\xff\xff\xff")
+    payloads = framing.FrameReader().feed(framing.message(("49", "1")) + b"\xff\xff\xff\xff")
     assert next(payloads) == b"49\x001\0"
-    with pytest.raises(wire.FrameError):
+    with pytest.raises(framing.FrameError):
         next(payloads)
 
 
 @pytest.mark.parametrize("payload", [b"49\x001", b"\xff\xfe\0"])
 def test_payloads_that_are_no_fields_are_frame_errors(payload: bytes) -> None:
     """A last field without its NUL and text that is not UTF-8 are refused."""
-    with pytest.raises(wire.FrameError):
-        wire.split_fields(payload)
+    with pytest.raises(framing.FrameError):
+        framing.split_fields(payload)
 
 
 @pytest.mark.parametrize(
@@ -63,18 +63,18 @@ def test_payloads_that_are_no_fields_are_frame_errors(payload: bytes) -> None:
 )
 def test_version_offers_are_read(offer: bytes, versions: tuple[int, int]) -> None:
     """A client offers a range of versions, with or without options behind it."""
-    assert wire.parse_versions(offer) == versions
+    assert framing.parse_versions(offer) == versions
 
 
 @pytest.mark.parametrize("offer", [b"63", b"v", b"v1..", b"vx..y", b"\xff"])
 def test_other_offers_are_frame_errors(offer: bytes) -> None:
     """Anything but a version range ends the handshake."""
-    with pytest.raises(wire.FrameError):
-        wire.parse_versions(offer)
+    with pytest.raises(framing.FrameError):
+        framing.parse_versions(offer)
 
 
 @settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_read_back_equal(value: float) -> None:
     """A float is written as a text that reads back as the same float64."""
-    assert float(wire.field_text(value)) == value
+    assert float(framing.field_text(value)) == value

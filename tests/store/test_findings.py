@@ -65,9 +65,9 @@ def spoiled(bars: pa.Table, minute: int, column: str = "close", value: float = -
     """Give one bar another value."""
     values = bars[column].to_pylist()
     values[minute] = value
-    place = bars.schema.get_field_index(column)
+    position = bars.schema.get_field_index(column)
     field = bars.schema.field(column)
-    return bars.set_column(place, field, pa.array(values, field.type))
+    return bars.set_column(position, field, pa.array(values, field.type))
 
 
 @pytest.fixture

@@ -68,10 +68,10 @@ def checked(store: BarStore, series: Series, path: Path) -> Checked:
     )
 
 
-def flip(path: Path, content: bytes, place: int) -> None:
+def flip(path: Path, content: bytes, position: int) -> None:
     """Change one bit of a file, keeping its times as a failing disk does."""
     data = bytearray(content)
-    data[place // 8] ^= 1 << place % 8
+    data[position // 8] ^= 1 << position % 8
     path.write_bytes(data)
 
 
@@ -81,8 +81,8 @@ def count_unseen(store: BarStore, make: Any, timeframe: Timeframe, flips: int) -
     content, chosen = path.read_bytes(), random.Random(7)
     assert checked(store, series, path).damage == ""
     unseen = 0
-    for place in chosen.sample(range(8 * len(content)), flips):
-        flip(path, content, place)
+    for position in chosen.sample(range(8 * len(content)), flips):
+        flip(path, content, position)
         unseen += not checked(store, series, path).damage
     return unseen
 
@@ -108,8 +108,8 @@ def test_every_bit_of_a_footer_may_be_wrong(store: BarStore, make: Any) -> None:
     content = path.read_bytes()
     footer = int.from_bytes(content[-8:-4], "little") + 8
     first = 8 * (len(content) - footer)
-    for place in range(first, 8 * len(content), 5):
-        flip(path, content, place)
+    for position in range(first, 8 * len(content), 5):
+        flip(path, content, position)
         assert checked(store, series, path).damage
         for use in (read_bars, read_footer, is_as_written):
             try:
@@ -159,10 +159,10 @@ def with_a_price_changed(bars: pa.Table) -> pa.Table:
     """Raise one close by a hundredth: nothing that could not have been traded."""
     closes = bars["close"].to_pylist()
     closes[100] += 0.01
-    place = bars.schema.get_field_index("close")
+    position = bars.schema.get_field_index("close")
     highs = pc.add(bars["high"], 1.0)
     bars = bars.set_column(bars.schema.get_field_index("high"), bars.schema.field("high"), highs)
-    return bars.set_column(place, bars.schema.field("close"), pa.array(closes))
+    return bars.set_column(position, bars.schema.field("close"), pa.array(closes))
 
 
 @rewriting
@@ -305,9 +305,9 @@ def test_statistics_of_earlier_versions_are_compared(store: BarStore, make: Any)
     content = path.read_bytes()
     greatest = pq.read_metadata(path).row_group(0).column(3).statistics.max_raw
     raw = pa.array([greatest]).buffers()[1].to_pybytes()
-    place = content.rfind(raw)
+    position = content.rfind(raw)
     path.write_bytes(
-        content[:place] + pa.array([1.5]).buffers()[1].to_pybytes() + content[place + 8 :]
+        content[:position] + pa.array([1.5]).buffers()[1].to_pybytes() + content[position + 8 :]
     )
     assert "statistics" in checked(store, series, path).wrong
 

@@ -65,8 +65,8 @@ class World:
     def sql(self, text: str) -> str:
         """Fill in the places of a statement, each as it stands within quotes."""
         paths = (self.bar_file, self.layout.bars, self.layout.root, self.outside)
-        for place, path in zip(PLACES, paths, strict=True):
-            text = text.replace(place, str(path).replace("'", "''"))
+        for position, path in zip(PLACES, paths, strict=True):
+            text = text.replace(position, str(path).replace("'", "''"))
         return text
 
     def files(self) -> dict[str, tuple[int, int, str]]:

@@ -312,11 +312,11 @@ def test_changed_bits_in_the_ledger_never_stop_a_repair(
     with closing(sqlite3.connect(layout.ledger)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     content, chosen = layout.ledger.read_bytes(), random.Random(3)
-    used = [place for place, byte in enumerate(content) if byte]
+    used = [position for position, byte in enumerate(content) if byte]
     for _ in range(60):
         data = bytearray(content)
-        for place in chosen.sample(used, 3):
-            data[place] ^= 1 << chosen.randrange(8)
+        for position in chosen.sample(used, 3):
+            data[position] ^= 1 << chosen.randrange(8)
         for path in layout.state.glob("ledger.sqlite*"):
             path.unlink()
         layout.ledger.write_bytes(data)

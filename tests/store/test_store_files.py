@@ -183,8 +183,8 @@ def _noisy(make: Any, series: Series, count: int) -> pa.Table:
     """Make bars that do not compress."""
     bars = make.run(series, OPEN, count)
     noise = np.random.default_rng(1)
-    for place, name in enumerate(BAR_SCHEMA.names[2:8], start=2):
-        bars = bars.set_column(place, name, pa.array(noise.random(count)))
+    for position, name in enumerate(BAR_SCHEMA.names[2:8], start=2):
+        bars = bars.set_column(position, name, pa.array(noise.random(count)))
     return bars.cast(BAR_SCHEMA)
 
 

@@ -151,9 +151,10 @@ def _days_and_closes(family: _Family) -> tuple[pd.DatetimeIndex, np.ndarray]:
 def _hours(family: _Family, days: pd.DatetimeIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give opens, closes and pauses by the era of each day; no pause is an empty one."""
     since = np.array([era.since for era in family.eras], dtype="datetime64[D]")
-    place = np.searchsorted(since, dates_of(days), side="right") - 1
+    position = np.searchsorted(since, dates_of(days), side="right") - 1
     opens, closes = (
-        np.array([getattr(era, side) for era in family.eras])[place] for side in ("opens", "closes")
+        np.array([getattr(era, side) for era in family.eras])[position]
+        for side in ("opens", "closes")
     )
-    pauses = np.array([era.pause or (0, 0) for era in family.eras])[place]
+    pauses = np.array([era.pause or (0, 0) for era in family.eras])[position]
     return opens, closes, pauses

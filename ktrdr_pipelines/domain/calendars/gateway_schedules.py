@@ -139,7 +139,7 @@ def every_day(days: Sequence[LearnedDay]) -> list[LearnedDay]:
         return []
     told = {one.day: one for one in days}
     count = (days[-1].day - days[0].day).days + 1
-    dates = (days[0].day + place * _DAY for place in range(count))
+    dates = (days[0].day + position * _DAY for position in range(count))
     return [told.get(day, LearnedDay(day, ())) for day in dates]
 
 
@@ -190,8 +190,8 @@ def _overlapping(days: Sequence[LearnedDay]) -> str:
 def _misdated(known: SessionCalendar, days: Sequence[LearnedDay]) -> str:
     """Return which date of a schedule has hours that lie outside it, or nothing."""
     for one in days:
-        edges = [(part.start, part.end - _INSTANT) for part in one.parts]
-        if any(known.day_of(moment) != one.day for edge in edges for moment in edge):
+        bounds = [(part.start, part.end - _INSTANT) for part in one.parts]
+        if any(known.day_of(moment) != one.day for moment_at in bounds for moment in moment_at):
             return f"{one} lies outside its date"
     return ""
 
@@ -249,8 +249,8 @@ def speaks_for_others(
         return False
     if min(held) > today - _LISTED_FOR:
         return False
-    place = int(np.searchsorted(calendar.days, np.datetime64(today)))
-    recent = calendar.days[max(0, place - _RECENT_SESSIONS) : place].tolist()
+    position = int(np.searchsorted(calendar.days, np.datetime64(today)))
+    recent = calendar.days[max(0, position - _RECENT_SESSIONS) : position].tolist()
     return any(day in held for day in recent)
 
 
@@ -312,12 +312,12 @@ def extending(base: SessionCalendar, days: Iterable[LearnedDay]) -> Added:
     for one in days:
         if not one.parts or not differs(base, one):
             continue
-        place = int(np.searchsorted(base.days, np.datetime64(one.day)))
-        is_known = place < len(base.days) and base.days[place].item() == one.day
-        following = place + 1 if is_known else place
+        position = int(np.searchsorted(base.days, np.datetime64(one.day)))
+        is_known = position < len(base.days) and base.days[position].item() == one.day
+        following = position + 1 if is_known else position
         parts = one.parts
         if is_known:
-            opens, closes = int(base.opens[place]), int(base.closes[place])
+            opens, closes = int(base.opens[position]), int(base.closes[position])
             # Inside the known hours the calendar's own breaks count.
             own = IntervalSet([Interval(moment(opens), moment(closes))])
             outside = IntervalSet(parts) - own
@@ -325,7 +325,7 @@ def extending(base: SessionCalendar, days: Iterable[LearnedDay]) -> Added:
                 continue
             parts = tuple(IntervalSet((*hours_of(base, one.day).parts, *outside)))
         starts, ends = micros(parts[0].start), micros(parts[-1].end)
-        before = int(base.closes[place - 1]) if place else starts
+        before = int(base.closes[position - 1]) if position else starts
         if last_close is not None:
             before = max(before, last_close)
         after = int(base.opens[following]) if following < len(base.opens) else ends
@@ -438,8 +438,8 @@ def closed_against(
     closed = np.array([one.day for one in days if not one.parts], dtype="datetime64[D]")
     if not len(closed) or not len(bars):
         return frozenset()
-    place = np.searchsorted(calendar.opens, bars, side="right") - 1
-    inside = (place >= 0) & (bars < calendar.closes[place])
+    position = np.searchsorted(calendar.opens, bars, side="right") - 1
+    inside = (position >= 0) & (bars < calendar.closes[position])
     dates = calendar.days_of(bars[~inside])
     return frozenset(closed[np.isin(closed, dates)].tolist())
 

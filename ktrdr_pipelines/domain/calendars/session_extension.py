@@ -78,23 +78,23 @@ def late_bars_of(
     """
     if not len(starts) or not len(calendar.days):
         return {}
-    place = np.searchsorted(calendar.opens, starts, side="right") - 1
-    after = starts - calendar.closes[place]
+    position = np.searchsorted(calendar.opens, starts, side="right") - 1
+    after = starts - calendar.closes[position]
     # After the last known session no next open is known: nothing is said of it.
-    is_late = (place >= 0) & (place < len(calendar.days) - 1) & (after >= 0)
+    is_late = (position >= 0) & (position < len(calendar.days) - 1) & (after >= 0)
     if not is_late.any():
         return {}
     is_late &= after < LATEST // _INSTANT
     if found:
-        is_late &= after > _known_starts(calendar, found)[place]
-    late, places = starts[is_late], place[is_late]
-    is_own = calendar.days_of(late) == calendar.days[places]
-    late, places = late[is_own], places[is_own]
+        is_late &= after > _known_starts(calendar, found)[position]
+    late, positions = starts[is_late], position[is_late]
+    is_own = calendar.days_of(late) == calendar.days[positions]
+    late, positions = late[is_own], positions[is_own]
     if not len(late):
         return {}
-    last = np.flatnonzero(np.append(places[1:] != places[:-1], True))
+    last = np.flatnonzero(np.append(positions[1:] != positions[:-1], True))
     return {
-        calendar.days[places[one]].item(): LateBar(int(late[one]), int(late[one]) + length_us)
+        calendar.days[positions[one]].item(): LateBar(int(late[one]), int(late[one]) + length_us)
         for one in last
     }
 
@@ -109,12 +109,12 @@ def extensions(calendar: SessionCalendar, late: Mapping[date, LateBar]) -> tuple
     if len(late) < NEEDED or not len(calendar.days):
         return ()
     days = np.array(sorted(late), dtype="datetime64[D]")
-    place = np.minimum(np.searchsorted(calendar.days, days), len(calendar.days) - 1)
-    place = place[calendar.days[place] == days]
+    position = np.minimum(np.searchsorted(calendar.days, days), len(calendar.days) - 1)
+    position = position[calendar.days[position] == days]
     usual, lengths = _usual_lengths(calendar), calendar.closes - calendar.opens
     groups: dict[int | None, list[tuple[int, int, date]]] = {}
     longest: dict[int | None, int] = {}
-    for one in place:
+    for one in position:
         day, close = calendar.days[one].item(), int(calendar.closes[one])
         if late[day].ends > close:
             kind = None if usual[one] == lengths[one] else int(lengths[one])
@@ -188,9 +188,9 @@ def _usual_lengths(calendar: SessionCalendar) -> np.ndarray:
     high = np.searchsorted(calendar.days, calendar.days + _HALF_YEAR, side="right")
     most = np.zeros(len(lengths), dtype=np.int64)
     mode = np.zeros(len(lengths), dtype=np.int64)
-    for place in range(len(kinds)):
-        counts = np.concatenate([[0], np.cumsum(kind == place)])
+    for position in range(len(kinds)):
+        counts = np.concatenate([[0], np.cumsum(kind == position)])
         around = counts[high] - counts[low]
         is_more = around > most
-        mode[is_more], most[is_more] = place, around[is_more]
+        mode[is_more], most[is_more] = position, around[is_more]
     return np.asarray(kinds[mode])

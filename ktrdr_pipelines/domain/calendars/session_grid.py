@@ -97,8 +97,8 @@ def is_covered(spans: IntervalArrays, by: IntervalArrays) -> np.ndarray:
         for first, end in zip(low.tolist(), high.tolist(), strict=True):
             inside[first:end] = True
         return inside
-    place = by.starts.searchsorted(spans.starts, side="right") - 1
-    return np.asarray((place >= 0) & (by.ends[np.maximum(place, 0)] >= spans.ends))
+    position = by.starts.searchsorted(spans.starts, side="right") - 1
+    return np.asarray((position >= 0) & (by.ends[np.maximum(position, 0)] >= spans.ends))
 
 
 _DAY_US = 86_400_000_000
@@ -127,9 +127,9 @@ class Trading:
         found: np.ndarray = np.bincount(meet.left, weights=counts, minlength=len(pieces.starts))
         return np.asarray(found.astype(np.int64))
 
-    def _before(self, place: np.ndarray, first: np.ndarray, until: np.ndarray) -> np.ndarray:
+    def _before(self, position: np.ndarray, first: np.ndarray, until: np.ndarray) -> np.ndarray:
         """Count the bars of parts that begin before a moment."""
-        offset = self.offsets[place]
+        offset = self.offsets[position]
         marks = -(-(until + offset) // self.length) - (first + offset) // self.length
         return np.asarray(np.where(until > first, marks, 0))
 
@@ -159,13 +159,13 @@ class SpanArrays:
             return np.ones(len(pieces.starts), dtype=np.int64)
         return np.asarray(np.maximum(self.trading.bars(pieces), 1))
 
-    def places_of(self, days: np.ndarray) -> np.ndarray:
+    def positions_of(self, days: np.ndarray) -> np.ndarray:
         """Give the place of the span of each session date (``datetime64[D]``), -1 where none is."""
         if not len(self.days):
             return np.full(len(days), -1)
         keys = _mondays(days) if self.timeframe is Timeframe.W1 else days
-        place = np.minimum(np.searchsorted(self.days, keys), len(self.days) - 1)
-        return np.asarray(np.where(self.days[place] == keys, place, -1))
+        position = np.minimum(np.searchsorted(self.days, keys), len(self.days) - 1)
+        return np.asarray(np.where(self.days[position] == keys, position, -1))
 
     def slice(self, low: int, high: int) -> "SpanArrays":
         """Give the spans of some places; nothing is copied."""

@@ -154,13 +154,13 @@ class SessionCalendar:
     def sessions(self, first: date, end: date) -> list[Session]:
         """Give the sessions dated in ``[first, end)``."""
         low, high = np.searchsorted(self._days, [np.datetime64(first), np.datetime64(end)])
-        return [self._session(place) for place in range(int(low), int(high))]
+        return [self._session(position) for position in range(int(low), int(high))]
 
     def sessions_meeting(self, interval: Interval) -> list[Session]:
         """Give the sessions that share real time with an interval."""
         low = np.searchsorted(self._closes, _micros(interval.start), side="right")
         high = np.searchsorted(self._opens, _micros(interval.end), side="left")
-        return [self._session(place) for place in range(int(low), int(high))]
+        return [self._session(position) for position in range(int(low), int(high))]
 
     def day_starts_at(self, day: date) -> datetime:
         """Give the real time at which a session day begins (local midnight less the roll)."""
@@ -191,9 +191,11 @@ class SessionCalendar:
         wall = moments.tz_convert(self.zone).tz_localize(None) + pd.Timedelta(self.roll)
         return np.asarray(wall.to_numpy().astype("datetime64[D]"))
 
-    def _session(self, place: int) -> Session:
+    def _session(self, position: int) -> Session:
         return Session(
-            self._days[place].item(), _moment(self._opens[place]), _moment(self._closes[place])
+            self._days[position].item(),
+            _moment(self._opens[position]),
+            _moment(self._closes[position]),
         )
 
 

@@ -192,16 +192,16 @@ def _spans(need: Need, gaps: IntervalSet) -> list[tuple[int, Span]]:
     if bounds is None:
         return []
     spans = expected_spans(need.calendar, need.timeframe, bounds)
-    return [(place, span) for place, span in enumerate(spans) if gaps.clip(span.interval)]
+    return [(position, span) for position, span in enumerate(spans) if gaps.clip(span.interval)]
 
 
 def _oldest_fitting(need: Need, spans: Sequence[tuple[int, Span]], end: int) -> int:
     """Give the place of the oldest span that fits into one request with ``spans[end - 1]``."""
-    newest_place, newest = spans[end - 1]
+    newest_position, newest = spans[end - 1]
     earliest = newest.closes_at - timedelta(days=need.most_days)
     if not need.timeframe.is_intraday and need.most_days >= _YEAR.days:
         earliest = _year_before(need, newest)
-    lowest = newest_place - (need.most_sessions or newest_place + 1) + 1
+    lowest = newest_position - (need.most_sessions or newest_position + 1) + 1
     first = end - 1
     while first > 0 and spans[first - 1][0] >= lowest and spans[first - 1][1].opens_at >= earliest:
         first -= 1
@@ -230,7 +230,7 @@ def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     first, last = spans[0], spans[-1]
     bounds = gaps.clip(Interval(first.interval.start, last.interval.end)).bounds
     assert bounds is not None  # noqa: S101  (every span given holds a part of a gap)
-    start = _left_edge(need, bounds.start, first)
+    start = _left_bound(need, bounds.start, first)
     inside = expected_spans(need.calendar, need.timeframe, Interval(start, bounds.end))
     if bounds.end < last.interval.end:
         return _inside_session(need, bounds, start, inside)
@@ -286,7 +286,7 @@ def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | No
         return None
     if (need.most_sessions or count) < count:
         return None
-    start = _left_edge(need, gap.start, inside[0])
+    start = _left_bound(need, gap.start, inside[0])
     interval = Interval(start, max(gap.end, newer.interval.start))
     return Chunk(interval, min(newer.closes_at, need.now), f"{count} D", count)
 
@@ -361,16 +361,16 @@ def _ends_at(need: Need, last: Span) -> datetime:
     return max(last.closes_at, min(_next_open(need, last) or day_end, need.now))
 
 
-def _left_edge(need: Need, start: datetime, first: Span) -> datetime:
+def _left_bound(need: Need, start: datetime, first: Span) -> datetime:
     """Reach back over closed time, where bars outside the known sessions may stand."""
     has_outside = need.timeframe.is_intraday or need.calendar.days_may_differ
     if not has_outside or start > first.interval.start:
         return start
     day_before = Interval(start - timedelta(days=7), start)
     earlier = expected_spans(need.calendar, need.timeframe, day_before)
-    edge = earlier[-1].interval.end if earlier else day_before.start
+    limit = earlier[-1].interval.end if earlier else day_before.start
     wanted = need.wanted.bounds
-    return max(edge, wanted.start) if wanted else edge
+    return max(limit, wanted.start) if wanted else limit
 
 
 def _duration(need: Need, gap: Interval, inside: Sequence[Span]) -> str:

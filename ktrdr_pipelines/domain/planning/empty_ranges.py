@@ -293,7 +293,7 @@ def beginning(
 
 
 def neighbours_of(
-    expected: np.ndarray, have: np.ndarray, known_empty: np.ndarray, place: int
+    expected: np.ndarray, have: np.ndarray, known_empty: np.ndarray, position: int
 ) -> Neighbours:
     """Say what the sessions around one that has no bar are like.
 
@@ -307,10 +307,10 @@ def neighbours_of(
         known_empty: whether a session is stated to be empty by responses with bars around it.
         place: the session.
     """
-    low, high = max(0, place - _MOST_AROUND), place + _MOST_AROUND + 1
+    low, high = max(0, position - _MOST_AROUND), position + _MOST_AROUND + 1
     has = have[low:high] > 0
     empty = known_empty[low:high] & ~has
-    here = place - low
+    here = position - low
     known = np.flatnonzero(has | empty)
     known = known[known != here]
     at = int(np.searchsorted(known, here))
@@ -325,9 +325,9 @@ def neighbours_of(
     return Neighbours.FULL if len(with_bars) >= _FEWEST_KNOWN else Neighbours.UNKNOWN
 
 
-def _run_around(place: int, known_empty: np.ndarray) -> int:
+def _run_around(position: int, known_empty: np.ndarray) -> int:
     """Count the sessions of the empty run that a session lies in."""
-    low = high = place
+    low = high = position
     while low > 0 and known_empty[low - 1]:
         low -= 1
     while high + 1 < len(known_empty) and known_empty[high + 1]:

@@ -195,26 +195,26 @@ def _ends(
     """
     length = timeframe.seconds * 1_000_000
     ends = keys + length
-    place, known = _places(keys, spans)
+    position, known = _positions(keys, spans)
     if not timeframe.is_intraday:
         final_at = ends + length
         closes = _array(span.over_at + final_lag() for span in spans)
-        final_at[known] = closes[place[known]]
+        final_at[known] = closes[position[known]]
         return ends, np.minimum.accumulate(final_at[::-1])[::-1]
     ends[:-1] = np.minimum(ends[:-1], keys[1:])
     span_ends = _array(span.interval.end for span in spans)
-    ends[known] = np.minimum(ends[known], span_ends[place[known]])
+    ends[known] = np.minimum(ends[known], span_ends[position[known]])
     return ends, ends + _to_micros(bar_lag())
 
 
-def _places(keys: np.ndarray, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
+def _positions(keys: np.ndarray, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
     """Give for each bar the place of the span it may lie in, and whether it does."""
     starts = _array(span.interval.start for span in spans)
     span_ends = _array(span.interval.end for span in spans)
-    place = np.searchsorted(starts, keys, side="right") - 1
-    known = place >= 0
-    known[known] = keys[known] < span_ends[place[known]]
-    return place, known
+    position = np.searchsorted(starts, keys, side="right") - 1
+    known = position >= 0
+    known[known] = keys[known] < span_ends[position[known]]
+    return position, known
 
 
 def _cut(keys: np.ndarray, ends: np.ndarray, reach: Interval) -> np.ndarray:
@@ -231,27 +231,27 @@ def _cut(keys: np.ndarray, ends: np.ndarray, reach: Interval) -> np.ndarray:
 
 def _spoken_of(context: EvaluationContext, reading: _Reading) -> IntervalSet:
     """Return what lies between the bars of a response, as far as it was requested."""
-    places = np.flatnonzero(reading.kept)
+    positions = np.flatnonzero(reading.kept)
     requested = context.chunk.interval
-    if not len(places):
+    if not len(positions):
         is_inside = reading.low > 0 and _moment(reading.keys[-1]) >= requested.end
         newer = _moment(reading.keys[reading.low]) if is_inside else requested.start
-        edge = between(requested.start, min(newer, requested.end))
-        return IntervalSet([edge] if edge else [])
-    edge = between(
-        _left_edge(context, reading, int(places[0])),
-        _right_edge(context, reading, int(places[-1])),
+        limit = between(requested.start, min(newer, requested.end))
+        return IntervalSet([limit] if limit else [])
+    limit = between(
+        _left_bound(context, reading, int(positions[0])),
+        _right_bound(context, reading, int(positions[-1])),
     )
-    return IntervalSet([edge] if edge else [])
+    return IntervalSet([limit] if limit else [])
 
 
-def _left_edge(context: EvaluationContext, reading: _Reading, first: int) -> datetime:
+def _left_bound(context: EvaluationContext, reading: _Reading, first: int) -> datetime:
     """Return the requested start where the response holds older bars too, else the first bar's."""
     reaches_back = reading.low > 0 and first == reading.low
     return context.chunk.interval.start if reaches_back else _moment(reading.keys[first])
 
 
-def _right_edge(context: EvaluationContext, reading: _Reading, last: int) -> datetime:
+def _right_bound(context: EvaluationContext, reading: _Reading, last: int) -> datetime:
     """Return how far to the right a response covers."""
     requested_end = context.chunk.interval.end
     if last + 1 < len(reading.keys):
@@ -295,8 +295,8 @@ def _is_quiet_end(context: EvaluationContext, reading: _Reading, span: Span, end
     if not _is_final(context, span) or not context.timeframe.is_intraday:
         return False
     length = context.timeframe.length
-    place, known = _places(reading.keys, reading.spans)
-    same = known[1:] & known[:-1] & (place[1:] == place[:-1])
+    position, known = _positions(reading.keys, reading.spans)
+    same = known[1:] & known[:-1] & (position[1:] == position[:-1])
     pauses = np.diff(reading.keys)[same] - _to_micros(length)
     longest = timedelta(microseconds=int(pauses.max(initial=0)))
     return span.interval.end - end <= longest

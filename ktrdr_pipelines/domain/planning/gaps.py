@@ -269,7 +269,7 @@ def find_gaps(
         now: what is not closed by then is nobody's fault.
         claimed: what is known of intervals; of several that meet, the last counts.
     """
-    low, high = due_places(spans, status, now)
+    low, high = due_positions(spans, status, now)
     pieces, sparse = _open_pieces(spans, status, low, high)
     if not len(pieces.left):
         return ()
@@ -277,7 +277,7 @@ def find_gaps(
     return _grouped(spans, pieces, causes, known)
 
 
-def due_places(spans: SpanArrays, status: SeriesStatus, now: datetime) -> tuple[int, int]:
+def due_positions(spans: SpanArrays, status: SeriesStatus, now: datetime) -> tuple[int, int]:
     """Give the first and the end place of the spans that should be there by now."""
     low = int(np.searchsorted(spans.spans.ends, status.explained_to, side="right"))
     high = closed_count(spans, now)
@@ -295,10 +295,10 @@ def closed_count(spans: SpanArrays, now: datetime) -> int:
 
 def next_close(spans: SpanArrays, now: datetime) -> datetime | None:
     """Give the moment at which the next span counts as closed."""
-    place = closed_count(spans, now)
-    if place >= len(spans):
+    position = closed_count(spans, now)
+    if position >= len(spans):
         return None
-    return moment(int(spans.closes[place])) + final_lag()
+    return moment(int(spans.closes[position])) + final_lag()
 
 
 def completeness(
@@ -319,7 +319,7 @@ def completeness(
         now: spans that are not closed by then have nothing expected.
     """
     expected = np.where(np.arange(len(spans)) < closed_count(spans, now), spans.bars, 0)
-    low, high = due_places(spans, status, now)
+    low, high = due_positions(spans, status, now)
     everything = SeriesStatus(
         status.covered, status.wanted_from, sparse_sessions=status.sparse_sessions
     )
@@ -364,11 +364,11 @@ def _open_pieces(
         sparse_sessions[chosen - low] = ~is_open[chosen - low]
     if not is_open.any() and not sparse_sessions.any():
         return _NOTHING, np.empty(0, dtype=bool)
-    places = np.flatnonzero(is_open)
-    open_spans = IntervalArrays(inside.starts[places], inside.ends[places])
+    positions = np.flatnonzero(is_open)
+    open_spans = IntervalArrays(inside.starts[positions], inside.ends[positions])
     pieces = without(open_spans, status.covered)
     again = np.flatnonzero(sparse_sessions)
-    left = np.concatenate([places[pieces.left], again]) + low
+    left = np.concatenate([positions[pieces.left], again]) + low
     starts = np.concatenate([pieces.starts, inside.starts[again]])
     ends = np.concatenate([pieces.ends, inside.ends[again]])
     order = np.argsort(starts, kind="stable")
@@ -382,7 +382,7 @@ def _with_causes(
 ) -> tuple[Overlaps, np.ndarray, list[Cause]]:
     """Cut pieces where what is known of them changes, and say which cause each has."""
     known = list(dict.fromkeys((NEVER_COVERED, FAR_FEWER_BARS, *(one.cause for one in claimed))))
-    number = {cause: place for place, cause in enumerate(known)}
+    number = {cause: position for position, cause in enumerate(known)}
     meeting = [one for one in claimed if _meets(pieces, one.interval)]
     pieces, origin = _cut(pieces, meeting)
     causes = sparse[origin].astype(np.int64)
@@ -394,19 +394,19 @@ def _with_causes(
 
 
 def _meets(pieces: Overlaps, interval: Interval) -> bool:
-    place = int(np.searchsorted(pieces.ends, micros(interval.start), side="right"))
-    return place < len(pieces.starts) and bool(pieces.starts[place] < micros(interval.end))
+    position = int(np.searchsorted(pieces.ends, micros(interval.start), side="right"))
+    return position < len(pieces.starts) and bool(pieces.starts[position] < micros(interval.end))
 
 
 def _cut(pieces: Overlaps, claimed: Iterable[Claimed]) -> tuple[Overlaps, np.ndarray]:
     """Cut pieces at the edges of what is known, and say which piece each part was."""
-    edges = {micros(edge) for one in claimed for edge in (one.interval.start, one.interval.end)}
-    cuts = np.array(sorted(edges), dtype=np.int64)
-    place = np.searchsorted(pieces.starts, cuts, side="left") - 1
-    inner = (place >= 0) & (cuts < pieces.ends[np.maximum(place, 0)])
-    cuts, place = cuts[inner], place[inner]
+    limits = {micros(limit) for one in claimed for limit in (one.interval.start, one.interval.end)}
+    cuts = np.array(sorted(limits), dtype=np.int64)
+    position = np.searchsorted(pieces.starts, cuts, side="left") - 1
+    inner = (position >= 0) & (cuts < pieces.ends[np.maximum(position, 0)])
+    cuts, position = cuts[inner], position[inner]
     starts = np.append(pieces.starts, cuts)
-    origin = np.append(np.arange(len(pieces.starts)), place)
+    origin = np.append(np.arange(len(pieces.starts)), position)
     order = np.argsort(starts, kind="stable")
     starts, origin = starts[order], origin[order]
     last = np.append(origin[1:] != origin[:-1], True)

@@ -128,9 +128,9 @@ def have_bars(spans: SpanArrays, days: np.ndarray, rows: np.ndarray) -> np.ndarr
     """Count the bars held in each span, from bars by session date."""
     if np.array_equal(days, spans.days):
         return rows
-    place = spans.places_of(days)
-    inside = place >= 0
-    found = np.bincount(place[inside], weights=rows[inside], minlength=len(spans))
+    position = spans.positions_of(days)
+    inside = position >= 0
+    found = np.bincount(position[inside], weights=rows[inside], minlength=len(spans))
     return found.astype(np.int64)
 
 
@@ -151,14 +151,14 @@ def _candidates(share: np.ndarray) -> np.ndarray:
     return np.flatnonzero(share < FAR_FEWER * np.repeat(around, NEIGHBOURS)[: len(share)])
 
 
-def _usual(share: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _usual(share: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give the median of each place's neighbours, itself left out, their spread, and a chance.
 
     The chance is that of any one bar. It is taken from the mean, which sees the quiet sessions that
     a median hides where few bars are expected, and never taken for certainty.
     """
     steps = np.append(np.arange(-NEIGHBOURS, 0), np.arange(1, NEIGHBOURS + 1))
-    index = places[:, None] + steps
+    index = positions[:, None] + steps
     outside = (index < 0) | (index >= len(share))
     values = share[np.clip(index, 0, len(share) - 1)]
     values[outside] = np.nan

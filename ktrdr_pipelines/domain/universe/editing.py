@@ -44,7 +44,7 @@ class _Text:
         """Keys and values of the entries, in the order of the file."""
         return list(self.symbols.value)
 
-    def place(self, symbol: str) -> int:
+    def line_of(self, symbol: str) -> int:
         """Give the number of an entry."""
         keys = [key.value for key, _ in self.pairs]
         if symbol not in keys:
@@ -99,14 +99,14 @@ def remove_symbol(text: str, name: str, symbol: str) -> str:
         UniverseError: there is no such entry, it is the last one, or others rest on it.
     """
     old = _Text.of(text, name)
-    place = old.place(symbol)
+    line_of = old.line_of(symbol)
     if len(old.pairs) == 1:
         raise UniverseError(
             f"cannot take {symbol} out of {name}",
             reason="it is the only symbol, and a universe names at least one",
             hint="Add another one first",
         )
-    start, end = _lines_of(old, place)
+    start, end = _lines_of(old, line_of)
     return _checked(old, old.with_part(start, end, ""), removed=symbol)
 
 
@@ -120,26 +120,26 @@ def rename_symbol(text: str, name: str, symbol: str, new_symbol: str) -> str:
             rest on the old one.
     """
     old = _Text.of(text, name)
-    place = old.place(symbol)
+    line_of = old.line_of(symbol)
     try:
-        fields = _lost(old, place, new_symbol)
-        return _renamed(old, place, new_symbol, fields)
+        fields = _lost(old, line_of, new_symbol)
+        return _renamed(old, line_of, new_symbol, fields)
     except UniverseError:
-        return _renamed(old, place, new_symbol, _derived(old, symbol))
+        return _renamed(old, line_of, new_symbol, _derived(old, symbol))
 
 
-def _renamed(old: _Text, place: int, new_symbol: str, fields: Mapping[str, str]) -> str:
+def _renamed(old: _Text, line_of: int, new_symbol: str, fields: Mapping[str, str]) -> str:
     """Give the text with another key and more said under it."""
-    key, value = old.pairs[place]
+    key, value = old.pairs[line_of]
     whole = old.with_part(*_said(old, value, fields))
     start, end = key.start_mark.index, key.end_mark.index
     new = whole[:start] + _scalar(new_symbol) + whole[end:]
     return _checked(old, new, renamed=(key.value, new_symbol))
 
 
-def _lost(old: _Text, place: int, new_symbol: str) -> dict[str, str]:
+def _lost(old: _Text, line_of: int, new_symbol: str) -> dict[str, str]:
     """Say which fields of an entry would change with its key, and what they are."""
-    key = old.pairs[place][0]
+    key = old.pairs[line_of][0]
     bare = old.with_part(key.start_mark.index, key.end_mark.index, _scalar(new_symbol))
     was = described(parse_universe(old.text, old.name), key.value)
     becomes = described(parse_universe(bare, old.name), new_symbol)
@@ -229,16 +229,16 @@ def _changed(
     )
 
 
-def _lines_of(old: _Text, place: int) -> tuple[int, int]:
+def _lines_of(old: _Text, line_of: int) -> tuple[int, int]:
     """Give the interval of the text that is one entry's own."""
     pairs = old.pairs
-    start = pairs[place][0].start_mark.index
+    start = pairs[line_of][0].start_mark.index
     if old.symbols.flow_style:
-        if place + 1 < len(pairs):
-            return start, pairs[place + 1][0].start_mark.index
-        return _last_mark(pairs[place - 1][1]), _last_mark(pairs[place][1])
+        if line_of + 1 < len(pairs):
+            return start, pairs[line_of + 1][0].start_mark.index
+        return _last_mark(pairs[line_of - 1][1]), _last_mark(pairs[line_of][1])
     begin = old.text.rfind("\n", 0, start) + 1
-    return begin, _line_end(old.text, _last_mark(pairs[place][1]))
+    return begin, _line_end(old.text, _last_mark(pairs[line_of][1]))
 
 
 def _last_mark(node: yaml.Node) -> int:

@@ -151,8 +151,8 @@ def parsed(text: str, name: str) -> Item:
 
 def bad(name: str, line: int, *keys: str, reason: str, hint: str) -> UniverseError:
     """Make an error about one place of a file."""
-    place = f", {' > '.join(keys)}" if keys else ""
-    return UniverseError(f"{name}, line {line}{place}", reason=reason, hint=hint)
+    where = f", {' > '.join(keys)}" if keys else ""
+    return UniverseError(f"{name}, line {line}{where}", reason=reason, hint=hint)
 
 
 def _line(node: yaml.Node) -> int:

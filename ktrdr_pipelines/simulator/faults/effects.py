@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from random import Random
 
 from ktrdr_pipelines.simulator.faults.faults import Fault, FaultRule
-from ktrdr_pipelines.simulator.protocol import framing as wire
-from ktrdr_pipelines.simulator.protocol import replies
+from ktrdr_pipelines.simulator.protocol import framing, replies
 from ktrdr_pipelines.simulator.protocol.languages import localised
 from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, DataRequest, HistoryRequest
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
@@ -63,11 +62,11 @@ def bent(
     """Return an answer with its bars changed as a fault has it, and counted again."""
     out, count = b"", answered.count
     for payload in _frames(answered.data):
-        fields = wire.split_fields(payload)
+        fields = framing.split_fields(payload)
         if fields[0] == "17":
             bars = _CHANGES[rule.fault](_bars_of(fields), rule)
             fields, count = _with_bars(fields, bars), len(bars)
-        out += wire.message(fields)
+        out += framing.message(fields)
     if rule.fault is Fault.NEWEST_MISSING:
         notice = localised(language, ApiError(2188, NEWEST_MISSING, request_id))
         out = replies.error(version, notice) + out
@@ -255,7 +254,7 @@ class Outages:
         self._now: FaultRule | None = None
         self._course: _Course | None = None
         self._coming: list[ApiError] = []
-        self._standing: list[ApiError] = []
+        self._repeated: list[ApiError] = []
         self._hangs = False
         self._timers: list[asyncio.TimerHandle] = []
         self.begun = 0
@@ -275,7 +274,7 @@ class Outages:
 
     def notices(self) -> list[ApiError]:
         """Return what a client that connects now is told."""
-        return list(self._standing)
+        return list(self._repeated)
 
     def begin(self, rule: FaultRule) -> None:
         """Begin an outage unless one lasts; it ends by itself."""
@@ -301,7 +300,7 @@ class Outages:
         for notice in self._coming:
             if notice.code in _ENDS:
                 self._tell(notice)
-        self._coming, self._standing = [], []
+        self._coming, self._repeated = [], []
         if course is not None and course.drops:
             self._drop_all()
 
@@ -336,9 +335,9 @@ class Outages:
     def _say_next(self) -> None:
         notice = self._coming.pop(0)
         if notice.code in _ENDS:
-            self._standing = [each for each in self._standing if not _is_ended(each, notice)]
-        elif notice not in self._standing:
-            self._standing.append(notice)
+            self._repeated = [each for each in self._repeated if not _is_ended(each, notice)]
+        elif notice not in self._repeated:
+            self._repeated.append(notice)
         self._tell(notice)
 
 
@@ -354,7 +353,7 @@ def _lost_link(rule: FaultRule, *, after_s: float = 0.0) -> tuple[tuple[float, A
     """Return 1100, as often as the rule has it, evenly over the time that the link is lost."""
     repeats = int(rule.number("repeats"))
     apart_s = rule.number("seconds") / repeats
-    return tuple((after_s + place * apart_s, LINK_LOST) for place in range(repeats))
+    return tuple((after_s + position * apart_s, LINK_LOST) for position in range(repeats))
 
 
 def _link(rule: FaultRule) -> _Course:
@@ -377,8 +376,8 @@ def _flaps(rule: FaultRule) -> _Course:
     """Break a market data farm and restore it, again and again; bars need it not."""
     apart_s, repeats = rule.number("seconds"), int(rule.number("repeats"))
     notices = tuple(
-        (place * apart_s, market_farm("usfarm", is_ok=place % 2 == 1))
-        for place in range(2 * repeats)
+        (position * apart_s, market_farm("usfarm", is_ok=position % 2 == 1))
+        for position in range(2 * repeats)
     )
     return _Course(notices, (2 * repeats - 1) * apart_s)
 

@@ -229,5 +229,5 @@ def _refuse_unknown(values: dict[str, _Value], known: Collection[str]) -> None:
 
 
 def _bad(name: str, line: int, key: str = "", *, reason: str, hint: str) -> SimulatorError:
-    place = f", {key}" if key else ""
-    return SimulatorError(f"{name}, line {line}{place}", reason=reason, hint=hint)
+    where = f", {key}" if key else ""
+    return SimulatorError(f"{name}, line {line}{where}", reason=reason, hint=hint)

@@ -65,7 +65,7 @@ OUTAGES = frozenset(
 )
 """Faults of the gateway as a whole; the request that is chosen begins them."""
 
-BENDING = frozenset(
+RESPONSE_MUTATIONS = frozenset(
     {
         Fault.NEWEST_MISSING,
         Fault.PARTIAL,
@@ -160,11 +160,11 @@ class FaultRule:
             return False
         return self.is_due(met.now)
 
-    def counts(self, place: int) -> bool:
+    def counts(self, position: int) -> bool:
         """Say whether it happens at the occasion of that number, from 1."""
-        if self.every is not None and place % self.every == 0:
+        if self.every is not None and position % self.every == 0:
             return True
-        return place in self.nth or not (self.nth or self.every)
+        return position in self.nth or not (self.nth or self.every)
 
     def is_due(self, now: datetime | None) -> bool:
         """Say whether its time has come and not passed."""

@@ -108,7 +108,7 @@ def fitting(instruments: Iterable[Instrument], asked: ContractFields) -> list[In
 
 def _fits(instrument: Instrument, asked: ContractFields) -> bool:
     if asked.con_id:
-        return instrument.con_id == asked.con_id and _same_place(instrument, asked)
+        return instrument.con_id == asked.con_id and _same_exchange(instrument, asked)
     if not (asked.symbol or asked.local_symbol):
         return False
     return (
@@ -118,12 +118,12 @@ def _fits(instrument: Instrument, asked: ContractFields) -> bool:
         and asked.primary_exchange in {"", instrument.primary_exchange}
         and asked.multiplier in {"", instrument.multiplier}
         and asked.trading_class in {"", instrument.trading_class}
-        and _same_place(instrument, asked)
+        and _same_exchange(instrument, asked)
         and _same_month(instrument.expiry, asked.last_trade_date)
     )
 
 
-def _same_place(instrument: Instrument, asked: ContractFields) -> bool:
+def _same_exchange(instrument: Instrument, asked: ContractFields) -> bool:
     """Compare type and exchange; an id without a type is a contract's, not the chain's."""
     if not asked.sec_type and instrument.sec_type is SecType.CONTINUOUS:
         return False

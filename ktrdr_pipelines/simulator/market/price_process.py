@@ -83,7 +83,7 @@ _SHARES_PER_TRADE = 100
 _LEAST_TRADES = 60
 """Shares and trades that every minute with a trade has at least: one a second."""
 
-_EDGES_OF_EXTENDED = 4
+_EXTENDED_BOUNDARIES = 4
 """Edges of a session with three parts, of which the first and the last are extended hours."""
 
 
@@ -126,7 +126,7 @@ class MinutePaths:
         self._minute_key = hash_key(seed, name, "minute")
         self._day_key = hash_key(seed, name, "day")
         self._profile = _PROFILES[calendar.venue]
-        self._edges = _edges(calendar)
+        self._boundaries = _boundaries(calendar)
         self._nodes = self._node_ticks(hash_key(seed, name, "node"), calendar)
         regular = calendar.regular
         self._busy = 192 + bits(words(self._day_key, regular.labels), 0, 7)
@@ -142,7 +142,7 @@ class MinutePaths:
     def minutes(self, sessions: range, *, use_rth: bool) -> Bars:
         """Return every minute bar of the given sessions, in all or in regular hours."""
         chosen = np.arange(sessions.start, sessions.stop)
-        first, parts = (1, 1) if use_rth and self._has_parts else (0, self._edges.shape[1] - 1)
+        first, parts = (1, 1) if use_rth and self._has_parts else (0, self._boundaries.shape[1] - 1)
         pieces = [
             self._part(same, part)
             for part in range(first, first + parts)
@@ -151,7 +151,7 @@ class MinutePaths:
         return _in_order(pieces)
 
     def _same_length(self, sessions: Ints, part: int) -> list[Ints]:
-        lengths = self._edges[sessions, part + 1] - self._edges[sessions, part]
+        lengths = self._boundaries[sessions, part + 1] - self._boundaries[sessions, part]
         return [sessions[lengths == length] for length in np.unique(lengths)]
 
     def _node_ticks(self, key: np.uint64, calendar: MarketCalendar) -> Ints:
@@ -170,7 +170,7 @@ class MinutePaths:
 
     def _part(self, sessions: Ints, part: int) -> Bars:
         """Return the minutes of one part of sessions in which it has the same length."""
-        start, end = self._edges[sessions, part], self._edges[sessions, part + 1]
+        start, end = self._boundaries[sessions, part], self._boundaries[sessions, part + 1]
         count = int(end[0] - start[0]) // MINUTE_S if len(sessions) else 0
         if count <= 0:
             return empty_bars()
@@ -180,7 +180,7 @@ class MinutePaths:
         return _flat(bars, times, sessions, self._traded(random, part))
 
     def _traded(self, random: Words, part: int) -> Ints | None:
-        is_extended = part in {0, 2} and self._edges.shape[1] == _EDGES_OF_EXTENDED
+        is_extended = part in {0, 2} and self._boundaries.shape[1] == _EXTENDED_BOUNDARIES
         share = self._listing.extended_share if is_extended else self._listing.trade_share
         return None if share >= 256 else np.flatnonzero(bits(random.ravel(), 56, 8) < share)
 
@@ -221,7 +221,7 @@ def _smile(count: int) -> Ints:
     return weights
 
 
-def _edges(calendar: MarketCalendar) -> Ints:
+def _boundaries(calendar: MarketCalendar) -> Ints:
     hours, regular = calendar.all_hours, calendar.regular
     if not calendar.has_extended_hours:
         return np.stack([hours.opens, hours.closes], axis=1)
@@ -251,7 +251,7 @@ def _in_order(pieces: list[Bars]) -> Bars:
 
 
 _KEY = hash_key("turning points")
-_FIRST_TURN, _SECOND_TURN, _TURN_SPREAD = 8, 32, 20
+_FIRST_REVERSAL, _SECOND_REVERSAL, _REVERSAL_SPREAD = 8, 32, 20
 _STEPS = np.arange(MINUTE_S)
 
 
@@ -293,9 +293,9 @@ def cut_minute(minute: Bars, start_s: int, end_s: int) -> Bars:
 
 def _path(minutes: Bars) -> Ints:
     """Return the price at the end of every second, a row a minute."""
-    turns = words(_KEY, minutes.start)
-    first = _FIRST_TURN + (turns % _TURN_SPREAD).astype(np.int64)
-    second = _SECOND_TURN + (turns >> np.uint64(32)).astype(np.int64) % _TURN_SPREAD
+    reversals = words(_KEY, minutes.start)
+    first = _FIRST_REVERSAL + (reversals % _REVERSAL_SPREAD).astype(np.int64)
+    second = _SECOND_REVERSAL + (reversals >> np.uint64(32)).astype(np.int64) % _REVERSAL_SPREAD
     rises = minutes.close >= minutes.open
     trough = np.where(rises, minutes.low, minutes.high).astype(np.int64)
     peak = np.where(rises, minutes.high, minutes.low).astype(np.int64)

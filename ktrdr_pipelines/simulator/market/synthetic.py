@@ -193,8 +193,8 @@ class SyntheticMarket:
                 block.stop - (hours.closes[block.stop - 1] > window.end_s),
             )
             whole = self._whole_days(instrument, inside, query)
-            edges = sorted(set(block) - set(inside))
-            cut = {at: self._cut(instrument, range(at, at + 1), query) for at in edges}
+            boundaries = sorted(set(block) - set(inside))
+            cut = {at: self._cut(instrument, range(at, at + 1), query) for at in boundaries}
             before = [bars for at, bars in cut.items() if at < inside.start]
             after = [bars for at, bars in cut.items() if at >= inside.start]
             parts += [*before, whole, *after]

@@ -11,8 +11,7 @@ The account holds no positions and orders are not possible, so their lists end w
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ktrdr_pipelines.simulator.protocol import framing as wire
-from ktrdr_pipelines.simulator.protocol import replies
+from ktrdr_pipelines.simulator.protocol import framing, replies
 from ktrdr_pipelines.simulator.protocol.languages import localised
 from ktrdr_pipelines.simulator.protocol.messages import PlainRequest
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
@@ -43,9 +42,10 @@ def _currency(tag: str) -> str:
 def updates(account: str, clock: str) -> bytes:
     """Tell every value, the time of it (``HH:MM``) and the end."""
     values = [
-        wire.message((6, 2, tag, value, _currency(tag), account)) for tag, value in VALUES.items()
+        framing.message((6, 2, tag, value, _currency(tag), account))
+        for tag, value in VALUES.items()
     ]
-    ends = (wire.message((8, 1, clock)), wire.message((54, 1, account)))
+    ends = (framing.message((8, 1, clock)), framing.message((54, 1, account)))
     return b"".join([*values, *ends])
 
 
@@ -53,35 +53,35 @@ def summary(request_id: int, account: str, tags: str) -> bytes:
     """Tell the asked values, comma-separated tags or ``All``, and the end."""
     wanted = set(VALUES) if tags == _ALL_TAGS else set(tags.split(","))
     rows = [
-        wire.message((63, 1, request_id, account, tag, value, _currency(tag)))
+        framing.message((63, 1, request_id, account, tag, value, _currency(tag)))
         for tag, value in VALUES.items()
         if tag in wanted
     ]
-    return b"".join([*rows, wire.message((64, 1, request_id))])
+    return b"".join([*rows, framing.message((64, 1, request_id))])
 
 
 def updates_multi(request_id: int, account: str, model: str) -> bytes:
     """Tell every value of one account and model, and the end."""
     rows = [
-        wire.message((73, 1, request_id, account, model, tag, value, _currency(tag)))
+        framing.message((73, 1, request_id, account, model, tag, value, _currency(tag)))
         for tag, value in VALUES.items()
     ]
-    return b"".join([*rows, wire.message((74, 1, request_id))])
+    return b"".join([*rows, framing.message((74, 1, request_id))])
 
 
 def positions() -> bytes:
     """End the list of positions, which is empty."""
-    return wire.message((62, 1))
+    return framing.message((62, 1))
 
 
 def positions_multi(request_id: int) -> bytes:
     """End the list of one account's and model's positions, which is empty."""
-    return wire.message((72, 1, request_id))
+    return framing.message((72, 1, request_id))
 
 
 def profit(request_id: int) -> bytes:
     """Tell the profit of the day, unrealized and realized: there is none."""
-    return wire.message((94, request_id, 0.0, 0.0, 0.0))
+    return framing.message((94, request_id, 0.0, 0.0, 0.0))
 
 
 FIRST_ORDER_ID = 1
@@ -94,7 +94,7 @@ FARMS_OK = (
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class AccountDetails:
     """What small talk is about: the account and the time."""
 
     account: str
@@ -115,36 +115,36 @@ class Facts:
         return f"{self.account}," if self.variants.account_comma else self.account
 
 
-def start_up(version: int, facts: Facts) -> bytes:
+def start_up(version: int, details: AccountDetails) -> bytes:
     """Say what a gateway says once a client has named its id, in a real gateway's order."""
-    language = facts.variants.language
+    language = details.variants.language
     farms = [replies.error(version, localised(language, farm)) for farm in FARMS_OK]
-    named = replies.managed_accounts(facts.accounts)
+    named = replies.managed_accounts(details.accounts)
     return b"".join([named, replies.next_valid_id(FIRST_ORDER_ID), *farms])
 
 
-_Reply = Callable[[PlainRequest, Facts], bytes]
+_Reply = Callable[[PlainRequest, AccountDetails], bytes]
 
 _REPLIES: dict[int, _Reply] = {
     5: lambda _, __: replies.open_orders_end(),
-    6: lambda asked, facts: updates(asked.account or facts.account, facts.clock),
+    6: lambda asked, details: updates(asked.account or details.account, details.clock),
     7: lambda asked, _: replies.executions_end(asked.request_id),
     8: lambda _, __: replies.next_valid_id(FIRST_ORDER_ID),
     16: lambda _, __: replies.open_orders_end(),
-    17: lambda _, facts: replies.managed_accounts(facts.accounts),
-    49: lambda _, facts: replies.current_time(facts.now_s),
+    17: lambda _, details: replies.managed_accounts(details.accounts),
+    49: lambda _, details: replies.current_time(details.now_s),
     61: lambda _, __: positions(),
-    62: lambda asked, facts: summary(asked.request_id, facts.account, asked.tags),
+    62: lambda asked, details: summary(asked.request_id, details.account, asked.tags),
     74: lambda asked, _: positions_multi(asked.request_id),
-    76: lambda asked, facts: updates_multi(
-        asked.request_id, asked.account or facts.account, asked.model
+    76: lambda asked, details: updates_multi(
+        asked.request_id, asked.account or details.account, asked.model
     ),
     92: lambda asked, _: profit(asked.request_id),
     99: lambda _, __: replies.completed_orders_end(),
 }
 
 
-def reply_to(asked: PlainRequest, facts: Facts) -> bytes:
+def reply_to(asked: PlainRequest, details: AccountDetails) -> bytes:
     """Answer a plain request; one that changes nothing and expects nothing gets no bytes."""
-    reply = None if asked.is_ending else _REPLIES.get(asked.type_id)
-    return b"" if reply is None else reply(asked, facts)
+    reply = None if asked.is_end else _REPLIES.get(asked.type_id)
+    return b"" if reply is None else reply(asked, details)

@@ -94,7 +94,7 @@ class CancelHead:
 class PlainRequest:
     """A request of which only its type, its id and what it says of the account matter.
 
-    ``is_ending`` says that what was asked for before is given up.
+    ``is_end`` says that what was asked for before is given up.
     """
 
     type_id: int
@@ -102,7 +102,7 @@ class PlainRequest:
     account: str = ""
     model: str = ""
     tags: str = ""
-    is_ending: bool = False
+    is_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,7 @@ def _plain_with_id(type_id: int) -> Callable[[_Cursor], Request]:
 def _account_updates(cursor: _Cursor) -> PlainRequest:
     cursor.skip(1)
     is_wanted = cursor.flag()
-    return PlainRequest(6, account=cursor.text(), is_ending=not is_wanted)
+    return PlainRequest(6, account=cursor.text(), is_end=not is_wanted)
 
 
 def _account_summary(cursor: _Cursor) -> PlainRequest:

@@ -30,7 +30,7 @@ import numpy as np
 from ktrdr_pipelines.simulator.market.hours import DAY_S, Hours
 from ktrdr_pipelines.simulator.market.instruments import Expiry, Instrument, SecType
 from ktrdr_pipelines.simulator.market.market import Market
-from ktrdr_pipelines.simulator.protocol import framing as wire
+from ktrdr_pipelines.simulator.protocol import framing
 from ktrdr_pipelines.simulator.protocol.times import date_text, local_text, offset_s
 from ktrdr_pipelines.simulator.requests.durations import Window
 from ktrdr_pipelines.simulator.variants import HoursZone, Variants, ZoneNames
@@ -59,7 +59,7 @@ def contract_details(
     version: int, request_id: int, instrument: Instrument, *, last_trade: str, hours: TradingHours
 ) -> bytes:
     """Describe one contract, of which the last trade date and the hours are written already."""
-    return wire.message(
+    return framing.message(
         (
             *_leading_fields(version, request_id, instrument, last_trade),
             *_naming_fields(instrument),
@@ -71,7 +71,7 @@ def contract_details(
 
 def contract_details_end(request_id: int) -> bytes:
     """End the list of fitting contracts."""
-    return wire.message((52, 1, request_id))
+    return framing.message((52, 1, request_id))
 
 
 def last_trade_text(instrument: Instrument, variants: Variants, now_s: int) -> str:
@@ -100,7 +100,7 @@ def _in_zone(expiry: Expiry, zone: str) -> str:
 
 def _leading_fields(
     version: int, request_id: int, instrument: Instrument, last_trade: str
-) -> tuple[wire.Field, ...]:
+) -> tuple[framing.Field, ...]:
     is_old = version < _SIZE_INCREMENT_FROM
     head = (10, 8, request_id) if is_old else (10, request_id)
     kind = (instrument.symbol, instrument.sec_type.value, last_trade, 0, "")
@@ -109,7 +109,7 @@ def _leading_fields(
     return (*head, *kind, *names, *last, instrument.min_tick, *((1,) if is_old else ()))
 
 
-def _naming_fields(instrument: Instrument) -> tuple[wire.Field, ...]:
+def _naming_fields(instrument: Instrument) -> tuple[framing.Field, ...]:
     exchanges = ",".join(instrument.exchanges)
     name = instrument.name.encode("unicode-escape").decode()
     month = "" if instrument.expiry is None else instrument.expiry.contract_month
@@ -119,11 +119,11 @@ def _naming_fields(instrument: Instrument) -> tuple[wire.Field, ...]:
     )
 
 
-def _trailing_fields(version: int, instrument: Instrument) -> tuple[wire.Field, ...]:
+def _trailing_fields(version: int, instrument: Instrument) -> tuple[framing.Field, ...]:
     stock_type = "COMMON" if instrument.sec_type is SecType.STOCK else ""
     under = (instrument.symbol, "IND") if instrument.multiplier else ("", "")
     ends = "" if instrument.expiry is None else instrument.expiry.last_trade_date
-    fields: tuple[wire.Field, ...] = (1, *under, "26", ends, stock_type)
+    fields: tuple[framing.Field, ...] = (1, *under, "26", ends, stock_type)
     sizes = _SIZES.get(instrument.sec_type, _WHOLE_SIZES)
     if version >= _SIZE_INCREMENT_FROM:
         return (*fields, *sizes)
@@ -160,11 +160,11 @@ def _texts(hours: Hours, today: int, zone: str) -> Iterator[str]:
     sessions = list(zip(opens, closes, strict=True))
     told: set[tuple[int, int]] = set()
     for day in range(today, today + _DAYS):
-        ending = [each for each in sessions if (each[1] - 1) // DAY_S == day]
+        last_session = [each for each in sessions if (each[1] - 1) // DAY_S == day]
         beginning = [each for each in sessions if each[0] // DAY_S == day]
-        if not (ending or beginning):
+        if not (last_session or beginning):
             yield f"{date_text(day)}:CLOSED"
-        for each in ending or beginning:
+        for each in last_session or beginning:
             if each not in told:
                 told.add(each)
                 yield f"{_minute(each[0])}-{_minute(each[1])}"
@@ -214,60 +214,60 @@ class HistoryAnswer:
 
 def handshake(version: int, connected_at: str, encoding: str = "utf-8") -> bytes:
     """Say which version both will speak, and since when, in the encoding of the machine."""
-    return wire.frame(f"{version}\0{connected_at}\0".encode(encoding))
+    return framing.frame(f"{version}\0{connected_at}\0".encode(encoding))
 
 
 def error(version: int, failed: ApiError) -> bytes:
     """Report an error or notice; without the sixth field ib_async would drop it."""
     fields = (4, 2, failed.request_id, failed.code, failed.text)
-    return wire.message((*fields, "") if version >= _ADVANCED_REJECT_FROM else fields)
+    return framing.message((*fields, "") if version >= _ADVANCED_REJECT_FROM else fields)
 
 
 def managed_accounts(account: str) -> bytes:
     """Name the accounts of the session."""
-    return wire.message((15, 1, account))
+    return framing.message((15, 1, account))
 
 
 def next_valid_id(order_id: int) -> bytes:
     """Name the next order id, which ends the start-up for most clients."""
-    return wire.message((9, 1, order_id))
+    return framing.message((9, 1, order_id))
 
 
 def current_time(epoch_s: int) -> bytes:
     """Tell the gateway's time."""
-    return wire.message((49, 1, epoch_s))
+    return framing.message((49, 1, epoch_s))
 
 
 def open_orders_end() -> bytes:
     """End the list of open orders."""
-    return wire.message((53, 1))
+    return framing.message((53, 1))
 
 
 def completed_orders_end() -> bytes:
     """End the list of completed orders."""
-    return wire.message((102,))
+    return framing.message((102,))
 
 
 def executions_end(request_id: int) -> bytes:
     """End the list of executions."""
-    return wire.message((55, 1, request_id))
+    return framing.message((55, 1, request_id))
 
 
 def head_timestamp(request_id: int, moment: str) -> bytes:
     """Tell when the oldest bar starts."""
-    return wire.message((88, request_id, moment))
+    return framing.message((88, request_id, moment))
 
 
 def historical_data(answer: HistoryAnswer) -> bytes:
     """Send all bars of a request."""
     start = f"17\0{answer.request_id}\0{answer.start}\0{answer.end}\0{answer.count}\0"
-    return wire.frame(start.encode() + answer.fields)
+    return framing.frame(start.encode() + answer.fields)
 
 
 def historical_update(request_id: int, bar: tuple[str, ...]) -> bytes:
     """Send the newest bar of a request that is kept up to date, in this message's own order."""
     date, open_, high, low, close, volume, average, count = bar
-    return wire.message((90, request_id, count, date, open_, close, high, low, average, volume))
+    return framing.message((90, request_id, count, date, open_, close, high, low, average, volume))
 
 
 def historical_schedule(
@@ -276,4 +276,4 @@ def historical_schedule(
     """Send the start, end and date of sessions, of which there is one at least."""
     reach = (sessions[0][0], sessions[-1][1])
     each = (text for session in sessions for text in session)
-    return wire.message((106, request_id, *reach, zone, len(sessions), *each))
+    return framing.message((106, request_id, *reach, zone, len(sessions), *each))

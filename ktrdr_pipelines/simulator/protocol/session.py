@@ -15,9 +15,8 @@ from enum import StrEnum
 from typing import ClassVar
 
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.simulator.protocol import framing as wire
-from ktrdr_pipelines.simulator.protocol import replies
-from ktrdr_pipelines.simulator.protocol.account import Facts, reply_to, start_up
+from ktrdr_pipelines.simulator.protocol import framing, replies
+from ktrdr_pipelines.simulator.protocol.account import AccountDetails, reply_to, start_up
 from ktrdr_pipelines.simulator.protocol.languages import localised
 from ktrdr_pipelines.simulator.protocol.messages import (
     CancelHead,
@@ -134,7 +133,7 @@ class ClientSession:
         self._versions = versions
         self._variants = variants
         self._greeting = b""
-        self._frames = wire.FrameReader()
+        self._frames = framing.FrameReader()
         self._rate = rules.message_rate()
         self.stage = Stage.GREETING
         self.version = versions[1]
@@ -149,7 +148,7 @@ class ClientSession:
         try:
             for payload in self._frames.feed(self._after_greeting(data)):
                 actions += self._take(payload)
-        except wire.FrameError as error:
+        except framing.FrameError as error:
             actions += self._break_off(BAD_LENGTH.format(error))
         return actions
 
@@ -188,13 +187,13 @@ class ClientSession:
         if self.stage is not Stage.GREETING:
             return data
         self._greeting += data
-        greeting = self._greeting[: len(wire.GREETING)]
-        if not wire.GREETING.startswith(greeting):
-            raise wire.FrameError(f"no greeting: {greeting!r}")
-        if len(greeting) < len(wire.GREETING):
+        greeting = self._greeting[: len(framing.GREETING)]
+        if not framing.GREETING.startswith(greeting):
+            raise framing.FrameError(f"no greeting: {greeting!r}")
+        if len(greeting) < len(framing.GREETING):
             return b""
         self.stage = Stage.VERSION
-        return self._greeting[len(wire.GREETING) :]
+        return self._greeting[len(framing.GREETING) :]
 
     def _break_off(self, text: str) -> list[Action]:
         """Close the connection; a client that shook hands is told why."""
@@ -205,7 +204,7 @@ class ClientSession:
         return [self._tell(507, text), Close()] if can_read else [Close()]
 
     def _take_version(self, payload: bytes) -> list[Action]:
-        lowest, highest = wire.parse_versions(payload)
+        lowest, highest = framing.parse_versions(payload)
         least, most = self._versions
         version = min(highest, most)
         if version < max(lowest, least):
@@ -228,7 +227,7 @@ class ClientSession:
             self.stage = Stage.CLOSED
             return [Send(self.error(refused)), Close()]
         self.client_id, self.stage = request.client_id, Stage.READY
-        return [Send(start_up(self.version, self._facts()))]
+        return [Send(start_up(self.version, self._details()))]
 
     def _take_request(self, payload: bytes) -> list[Action]:
         actions: list[Action] = []
@@ -242,7 +241,7 @@ class ClientSession:
             case CancelHead(request_id):
                 actions = self._cancel_head(request_id)
             case PlainRequest() as request if not self._is_deaf(request):
-                actions = [Send(reply_to(request, self._facts()))]
+                actions = [Send(reply_to(request, self._details()))]
             case OrderMessage(order_id):
                 actions = [self._tell(321, READ_ONLY, order_id)]
             case UnknownMessage(type_id):
@@ -251,12 +250,12 @@ class ClientSession:
                 pass
         return actions
 
-    def _facts(self) -> Facts:
-        return Facts(self._account, int(self._now().timestamp()), self._variants)
+    def _details(self) -> AccountDetails:
+        return AccountDetails(self._account, int(self._now().timestamp()), self._variants)
 
     def _decoded(self, payload: bytes) -> Request | Send:
         try:
-            return decode(wire.split_fields(payload))
+            return decode(framing.split_fields(payload))
         except MessageError as error:
             return self._tell(320, UNREADABLE.format(error))
 

@@ -61,18 +61,18 @@ class _Recent:
     """What was counted in the last seconds: moments and weights, oldest first."""
 
     window_s: float
-    hits: deque[tuple[float, int]] = field(default_factory=deque)
+    sent: deque[tuple[float, int]] = field(default_factory=deque)
     weight: int = 0
 
     def room(self, now_s: float, most: int, weight: int) -> bool:
         """Say whether so much more fits."""
-        while self.hits and now_s - self.hits[0][0] >= self.window_s:
-            self.weight -= self.hits.popleft()[1]
+        while self.sent and now_s - self.sent[0][0] >= self.window_s:
+            self.weight -= self.sent.popleft()[1]
         return self.weight + weight <= most
 
     def add(self, now_s: float, weight: int) -> None:
         """Count one."""
-        self.hits.append((now_s, weight))
+        self.sent.append((now_s, weight))
         self.weight += weight
 
 
@@ -222,15 +222,15 @@ class Workers:
         self._begins = [begin for begin in self._begins if begin > now_s]
         return len(self._begins)
 
-    def book(self, bars: int, *, has_end: bool = True) -> float | None:
+    def reserve(self, bars: int, *, has_end: bool = True) -> float | None:
         """Return the seconds until an answer of so many bars is ready; None beyond the queue."""
         if self.waiting >= self.speed.most_waiting:
             return None
         now_s = self._now_s()
-        place = min(range(len(self._free_at)), key=self._free_at.__getitem__)
-        begin = max(now_s, self._free_at[place])
+        position = min(range(len(self._free_at)), key=self._free_at.__getitem__)
+        begin = max(now_s, self._free_at[position])
         seconds = self.speed.request_s + bars * self.speed.bar_s
-        self._free_at[place] = begin + seconds / (1.0 if has_end else self.speed.end_factor)
+        self._free_at[position] = begin + seconds / (1.0 if has_end else self.speed.end_factor)
         if begin > now_s:
             self._begins.append(begin)
-        return self._free_at[place] - now_s
+        return self._free_at[position] - now_s

@@ -114,7 +114,7 @@ def is_as_written(path: Path) -> bool:
     try:
         with disk_errors(path), _parquet(path) as file:
             metadata = file.metadata
-            groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+            groups = [metadata.row_group(position) for position in range(metadata.num_row_groups)]
             return set(metadata.metadata or {}) == {FOOTER_KEY.encode()} and all(
                 group.sorting_columns == _SORTED_BY for group in groups
             )
@@ -132,9 +132,9 @@ def may_have_flat(path: Path) -> bool:
             groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
     except UNREADABLE as error:
         raise corrupt(path, str(error)) from error
-    place = BAR_SCHEMA.get_field_index("volume")
+    position = BAR_SCHEMA.get_field_index("volume")
     for group in groups:
-        column = group.column(place) if place < group.num_columns else None
+        column = group.column(position) if position < group.num_columns else None
         if column is None or column.path_in_schema != "volume" or column.statistics is None:
             return True
         least = column.statistics
@@ -155,10 +155,10 @@ def has_true_digest(path: Path) -> bool | None:
         raise corrupt(path, oddity)
     with disk_errors(path):
         data = path.read_bytes()
-    place = _digest_span(data)
-    if place is None:
+    position = _digest_span(data)
+    if position is None:
         return None
-    return data[slice(*place)].decode() == _digest_without(data, *place)
+    return data[slice(*position)].decode() == _digest_without(data, *position)
 
 
 def wrong_statistics(path: Path) -> str:
@@ -171,8 +171,8 @@ def wrong_statistics(path: Path) -> str:
     with _opened(path) as (_footer, file):
         for group in range(file.metadata.num_row_groups):
             bars = file.read_row_group(group)
-            for place in range(file.metadata.num_columns):
-                column = file.metadata.row_group(group).column(place)
+            for position in range(file.metadata.num_columns):
+                column = file.metadata.row_group(group).column(position)
                 if column.path_in_schema in bars.schema.names and not _is_true(
                     column.statistics, bars[column.path_in_schema]
                 ):
@@ -224,10 +224,10 @@ def write_file(
         writer.add_key_value_metadata({FOOTER_KEY: footer_to_json(footer)})
     data = whole.getbuffer()
     if is_as_written:
-        place = _digest_span(data)
-        if place is None:
+        position = _digest_span(data)
+        if position is None:
             raise AssertionError("a footer with digests has a place for that of the file")
-        data[slice(*place)] = _digest_without(data, *place).encode()
+        data[slice(*position)] = _digest_without(data, *position).encode()
 
     def write(file: BinaryIO) -> None:
         file.write(data)
@@ -239,8 +239,8 @@ def write_file(
 def _digest_span(data: bytes | memoryview) -> tuple[int, int] | None:
     """Return where the last digest of a file stands in its bytes."""
     start = max(len(data) - _DIGEST_WITHIN, 0)
-    places = [match.span(1) for match in _FILE_DIGEST.finditer(bytes(data[start:]))]
-    return (start + places[-1][0], start + places[-1][1]) if places else None
+    positions = [match.span(1) for match in _FILE_DIGEST.finditer(bytes(data[start:]))]
+    return (start + positions[-1][0], start + positions[-1][1]) if positions else None
 
 
 def _digest_without(data: bytes | memoryview, start: int, end: int) -> str:

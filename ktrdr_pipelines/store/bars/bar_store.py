@@ -390,7 +390,7 @@ class BarStore:
         return IntervalSet(
             span
             for monday, span in zip(sorted(weeks), spans, strict=True)
-            if not held & {monday + place * _DAY for place in range(7)}
+            if not held & {monday + position * _DAY for position in range(7)}
         )
 
     def coverage(self, series: Series) -> Coverage:
@@ -409,7 +409,7 @@ class BarStore:
         """Read bars, sorted by stamp; ``interval`` is on the stamp axis."""
         files = self.files_of(series)
         tables = [empty_bars()]
-        for path in files if interval is None else self._places(series, interval):
+        for path in files if interval is None else self._existing_files(series, interval):
             with self._recording_damage(path):
                 bars = read_bars(path, known_by(files.get(path)))
             if interval is not None:
@@ -424,7 +424,7 @@ class BarStore:
             return sum(row.rows for row in files.values())
         return sum(
             row.rows if interval.covers(part) else count_bars_between(path, interval, known_by(row))
-            for path, part in self._places(series, interval).items()
+            for path, part in self._existing_files(series, interval).items()
             if (row := files.get(path)) is not None
         )
 
@@ -612,13 +612,13 @@ class BarStore:
             self.ledger.record_checks({self.layout.relative(path): check})
             raise
 
-    def _places(self, series: Series, interval: Interval) -> dict[Path, Interval]:
+    def _existing_files(self, series: Series, interval: Interval) -> dict[Path, Interval]:
         """Return the existing files that overlap an interval, and the interval of each."""
         folder = self.layout.series_folder(series.symbol, series.timeframe)
-        places = {
+        parts = {
             folder / f"{stem}.parquet": part for stem, part in file_intervals(series, interval)
         }
-        return {path: part for path, part in places.items() if path.exists()}
+        return {path: part for path, part in parts.items() if path.exists()}
 
 
 def _whole_bars(timeframe: Timeframe, interval: Interval) -> Interval:

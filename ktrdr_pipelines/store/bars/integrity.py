@@ -110,8 +110,8 @@ def check_bars(
 
 
 def _first(keys: np.ndarray, chosen: np.ndarray) -> datetime | None:
-    places = np.flatnonzero(chosen)
-    return _EPOCH + timedelta(microseconds=int(keys[places[0]])) if len(places) else None
+    positions = np.flatnonzero(chosen)
+    return _EPOCH + timedelta(microseconds=int(keys[positions[0]])) if len(positions) else None
 
 
 _DAY = timedelta(days=1)
@@ -169,10 +169,10 @@ def less_distrusted(
     odd, _ = explained(bars, sec_type, known)
     length = footer.identity.timeframe.length
     keys = timestamps(bars)[odd].tolist()
-    places = IntervalSet(Interval(moment(key), moment(key) + length) for key in keys)
-    if not footer.coverage.bars & places:
+    positions = IntervalSet(Interval(moment(key), moment(key) + length) for key in keys)
+    if not footer.coverage.bars & positions:
         return footer
-    coverage = replace(footer.coverage, bars=footer.coverage.bars - places)
+    coverage = replace(footer.coverage, bars=footer.coverage.bars - positions)
     return replace(footer, coverage=coverage)
 
 

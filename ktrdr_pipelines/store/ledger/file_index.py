@@ -124,10 +124,10 @@ class IndexedFile:
         with _row_errors():
             flat_days, flat = decode_sessions(self.flat)
         traded = rows.copy()
-        place = np.searchsorted(days, flat_days)
-        is_known = place < len(days)
-        is_known[is_known] = days[place[is_known]] == flat_days[is_known]
-        traded[place[is_known]] -= flat[is_known]
+        position = np.searchsorted(days, flat_days)
+        is_known = position < len(days)
+        is_known[is_known] = days[position[is_known]] == flat_days[is_known]
+        traded[position[is_known]] -= flat[is_known]
         return days, np.maximum(traded, 0)
 
     @property

@@ -135,7 +135,9 @@ def quarantine(layout: StoreLayout, path: Path, why: str, load_again: str) -> Qu
         StoreReplacedError: the store is not the one that was opened.
         DiskError: the system refused.
     """
-    target = next(place for place in _places(layout, path) if kind_of(place) is None)
+    target = next(
+        candidate for candidate in _candidates(layout, path) if kind_of(candidate) is None
+    )
     layout.require_same()
     with disk_errors(path):
         make_folder(target.parent)
@@ -150,7 +152,7 @@ def quarantine(layout: StoreLayout, path: Path, why: str, load_again: str) -> Qu
     return Quarantined(path, target, why, load_again)
 
 
-def _places(layout: StoreLayout, path: Path) -> Iterator[Path]:
+def _candidates(layout: StoreLayout, path: Path) -> Iterator[Path]:
     """Give where in quarantine something could go, best first."""
     name = layout.relative(path)
     for number in count():

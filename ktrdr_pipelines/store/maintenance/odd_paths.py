@@ -97,8 +97,8 @@ def _move_odd_quarantine(layout: StoreLayout) -> list[Quarantined]:
     kind = kind_of(was)
     if kind is None or is_folder(was):
         return []
-    places = (was.with_name(f"{was.name}.{number}") for number in count(1))
-    now = next(place for place in places if kind_of(place) is None)
+    candidates = (was.with_name(f"{was.name}.{number}") for number in count(1))
+    now = next(candidate for candidate in candidates if kind_of(candidate) is None)
     with disk_errors(was):
         was.rename(now)
         sync_folder(was.parent)

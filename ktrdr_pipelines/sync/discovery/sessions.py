@@ -207,13 +207,13 @@ class Schedules:
         note: Callable[[str], None] | None,
     ) -> None:
         """Record bars after the close that show more than is known, and say what they change."""
-        book, keys = self.calendars, timestamps(bars)
-        base = book.before_late_bars(instrument)
-        known = book.extensions(instrument)
+        calendars, keys = self.calendars, timestamps(bars)
+        base = calendars.before_late_bars(instrument)
+        known = calendars.extensions(instrument)
         late = late_bars_of(base, keys, timeframe.seconds * 1_000_000, known)
         if not late:
             return
-        held = book.late_bars(instrument.symbol)
+        held = calendars.late_bars(instrument.symbol)
         late = {day: bar for day, bar in late.items() if day not in held or bar > held[day]}
         if not late:
             return
@@ -537,7 +537,9 @@ def _shared_changes(key: str, before: Calendars, after: Calendars) -> list[str]:
     """Say which dates of a calendar that symbols share changed, and from what to what."""
     library = calendar_named(key)
     zone = ZoneInfo(library.zone)
-    old, new = ({one.told.day: one for one in book.shared_days(key)} for book in (before, after))
+    old, new = (
+        {one.told.day: one for one in calendars.shared_days(key)} for calendars in (before, after)
+    )
     texts = []
     for day in sorted(old.keys() | new.keys()):
         was, now = old.get(day), new.get(day)

@@ -300,9 +300,9 @@ class SeriesContext:
         if self._is_tail and timeframe.is_intraday and (last > today or not is_over):
             return
         days = [day for day in self.context.store.rows_per_session(self.series) if day <= today]
-        for edge in sorted({first, last}):
-            place = bisect_left(days, edge)
-            around = days[max(0, place - 2 * SESSIONS) : place + 2 * SESSIONS]
+        for boundary in sorted({first, last}):
+            position = bisect_left(days, boundary)
+            around = days[max(0, position - 2 * SESSIONS) : position + 2 * SESSIONS]
             if all(first <= day <= last for day in around):
                 continue
             start, end = around[0], around[-1] + _DAY

@@ -379,8 +379,12 @@ class SeriesStates:
         covered, now = interval_arrays(coverage.bars), micros(self._market_clock())
         confirmed = self._store.ledger.confirmed(series_key(series))
         found = (
-            (spans.days[place].item(), int(spans.spans.starts[place]), int(spans.spans.ends[place]))
-            for place in sparse_days(spans, rows, covered, now, traded=traded)
+            (
+                spans.days[position].item(),
+                int(spans.spans.starts[position]),
+                int(spans.spans.ends[position]),
+            )
+            for position in sparse_days(spans, rows, covered, now, traded=traded)
         )
         return tuple(
             SparseSession(day, Interval(moment(start), moment(end)), rows.get(day, 0))
