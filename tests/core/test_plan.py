@@ -603,7 +603,7 @@ def test_a_session_that_came_without_bars_is_requested_to_the_end_of_its_day() -
     )
     [first] = plan(need)
     assert (first.duration, first.ends_at) == ("1 D", datetime(2024, 5, 22, 13, 30, tzinfo=UTC))
-    [again] = plan(replace(need, came_without_bars=IntervalSet([gap])))
+    [again] = plan(replace(need, without_bars=IntervalSet([gap])))
     assert (again.duration, again.ends_at) == (
         "1 D",
         datetime(2024, 5, 22, 3, 59, 59, tzinfo=UTC),

@@ -58,7 +58,7 @@ class Need:
     ``known_from`` is the oldest stamp from which the gateway is known to have bars, if any is.
     ``most_sessions`` is the most that one request may reach over, where fewer work than
     ``most_days`` allow; ``is_by_the_year`` says that the gateway lets no more than
-    ``ALWAYS_COUNTED`` days or weeks be counted. ``came_without_bars`` came without bars before; of
+    ``ALWAYS_COUNTED`` days or weeks be counted. ``without_bars`` came without bars before; of
     it ``unconfirmed`` does not lie before all bars that are known. ``ends_now`` says that a chunk
     that reaches to now may be requested with an empty end.
     """
@@ -73,7 +73,7 @@ class Need:
     most_sessions: int | None = None
     is_by_the_year: bool = False
     unconfirmed: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
-    came_without_bars: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
+    without_bars: IntervalSet = IntervalSet()  # noqa: RUF009  (immutable)
     ends_now: bool = False
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
@@ -356,7 +356,7 @@ def _ends_at(need: Need, last: Span) -> datetime:
     day_end = need.calendar.last_second_of(last.closes_at)
     if not need.timeframe.is_intraday:
         return max(last.over_at, min(day_end, need.now))
-    if last.interval.start in need.came_without_bars:
+    if last.interval.start in need.without_bars:
         return max(last.closes_at, min(day_end, need.now))
     return max(last.closes_at, min(_next_open(need, last) or day_end, need.now))
 

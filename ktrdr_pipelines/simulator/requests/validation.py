@@ -122,7 +122,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class HistoryQuery:
     """A historical request with its texts read."""
 
     instrument: Instrument
@@ -132,7 +132,7 @@ class Asked:
     end: EndTime
 
 
-def read_history(setting: Setting, request: HistoryRequest) -> Asked:
+def read_history(setting: Setting, request: HistoryRequest) -> HistoryQuery:
     """Read a historical request.
 
     Raises:
@@ -149,7 +149,7 @@ def read_history(setting: Setting, request: HistoryRequest) -> Asked:
     refused = step_refusal(setting.durations, duration, size)
     if refused is not None:
         raise service_error(refused)
-    return Asked(instrument, what, size, duration, end)
+    return HistoryQuery(instrument, what, size, duration, end)
 
 
 def read_what(text: str) -> What:

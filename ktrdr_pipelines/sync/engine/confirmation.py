@@ -97,9 +97,7 @@ class Confirmation:
         found = self._open()
         self._prove(found)
         empty = [one for one in found if any(said.kind in WITHOUT_BARS for said in one.statements)]
-        self._series_context.state.came_without_bars = IntervalSet(
-            one.span.interval for one in empty
-        )
+        self._series_context.state.without_bars = IntervalSet(one.span.interval for one in empty)
         self._series_context.state.unconfirmed = IntervalSet(
             one.span.interval
             for one in empty

@@ -80,7 +80,7 @@ class SeriesState:
         self.again = whole_sessions(self.calendar, series.timeframe, again or IntervalSet())
         self.sparse_sessions = sparse_sessions
         self.proved = IntervalSet()
-        self.unconfirmed = self.came_without_bars = IntervalSet()
+        self.unconfirmed = self.without_bars = IntervalSet()
         self.skipped = IntervalSet()
         self.next_try_at: datetime | None = None
         self._stored = coverage
@@ -116,7 +116,7 @@ class SeriesState:
             most_days=IbLimitsRegistry.SAFE_DAYS.value[self.series.timeframe.value],
             known_from=bars.start if bars else None,
             unconfirmed=self.empty_before | self.unconfirmed,
-            came_without_bars=self.empty_before | self.came_without_bars,
+            without_bars=self.empty_before | self.without_bars,
         )
 
     @property

@@ -137,7 +137,7 @@ class SourceSession:
         self._source: BarSource | None = None
         self._opening = asyncio.Lock()
         self._timeouts_in_a_row = 0
-        self._given_up: GatewayError | None = None
+        self._final_error: GatewayError | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._source is None else f"open to {self._source.gateway}"
@@ -200,8 +200,8 @@ class SourceSession:
         A gateway that holds the client ids of lost connections is tried by few ids, with growing
         pauses, and not by each request anew.
         """
-        if self._given_up is not None:
-            raise self._given_up
+        if self._final_error is not None:
+            raise self._final_error
         retry_policy, paused_s = self.retry_policy, 0.0
         told: set[str] = set()
         until = retry_policy.clock() + timedelta(seconds=retry_policy.wait_s)
@@ -216,7 +216,7 @@ class SourceSession:
                 left_s = min(retry_policy.wait_s - paused_s, by_clock_s)
                 pause_s = retry_policy.pause_before_connecting(error, attempts, left_s)
                 if pause_s is None:
-                    self._given_up = error
+                    self._final_error = error
                     raise
                 if (kind := type(error).__name__) not in told:
                     told.add(kind)
@@ -245,7 +245,7 @@ class SourceSession:
                 return await self._once(request)
             except GatewayError as error:
                 delay_s = self.retry_policy.delay_after(error, attempts)
-                if delay_s is None or error is self._given_up or isinstance(error, but_after):
+                if delay_s is None or error is self._final_error or isinstance(error, but_after):
                     raise
                 self._waits(_why(error), delay_s)
             await self.retry_policy.sleep(delay_s)
