@@ -46,7 +46,7 @@ from ktrdr_pipelines.simulator.requests.refusals import (
     service_error,
 )
 from ktrdr_pipelines.simulator.requests.validation import (
-    HistoryQuery,
+    ParsedHistoryRequest,
     Setting,
     find_all,
     find_one,
@@ -140,19 +140,19 @@ def _history(setting: Setting, request: HistoryRequest) -> Answer:
     return Answer(notices + replies.historical_data(shown), count=len(bars))
 
 
-def style_of(asked: HistoryQuery, request: HistoryRequest) -> DateStyle:
+def style_of(asked: ParsedHistoryRequest, request: HistoryRequest) -> DateStyle:
     """Return how the dates of a request's bars are written."""
     return DateStyle(asked.size, request.format_date, asked.instrument.zone)
 
 
-def _notices(setting: Setting, request: HistoryRequest, asked: HistoryQuery) -> bytes:
+def _notices(setting: Setting, request: HistoryRequest, asked: ParsedHistoryRequest) -> bytes:
     if not asked.end.zone_assumed:
         return b""
     notice = _told(setting, ApiError(2174, NO_ZONE, request.request_id))
     return replies.error(setting.version, notice)
 
 
-def bars_of(setting: Setting, asked: HistoryQuery, *, use_rth: bool) -> PricedBars:
+def bars_of(setting: Setting, asked: ParsedHistoryRequest, *, use_rth: bool) -> PricedBars:
     """Return the bars up to now of what is asked, or none.
 
     Raises:
@@ -167,11 +167,13 @@ def bars_of(setting: Setting, asked: HistoryQuery, *, use_rth: bool) -> PricedBa
     return setting.market.bars(asked.instrument, query)
 
 
-def _until(setting: Setting, asked: HistoryQuery) -> int:
+def _until(setting: Setting, asked: ParsedHistoryRequest) -> int:
     return min(asked.end.seconds, setting.now_s)
 
 
-def _counted_end(setting: Setting, asked: HistoryQuery, hours: Hours, *, use_rth: bool) -> int:
+def _counted_end(
+    setting: Setting, asked: ParsedHistoryRequest, hours: Hours, *, use_rth: bool
+) -> int:
     """Return the end that a duration is counted back from, of one before a first trade."""
     end_s, variant = _until(setting, asked), setting.variants.before_first_trade
     if asked.duration.unit is Unit.SECONDS:
@@ -198,7 +200,7 @@ def _begins_s(hours: Hours, session: int) -> int:
     return min(midnight_s, int(hours.opens[session]))
 
 
-def _within_reach(window: Window, setting: Setting, asked: HistoryQuery) -> Window:
+def _within_reach(window: Window, setting: Setting, asked: ParsedHistoryRequest) -> Window:
     """Leave out what is too old for small bars (grade O)."""
     if asked.size.seconds > _SMALL_S:
         return window
@@ -213,7 +215,7 @@ def _at_most(window: Window, size: BarSize, hours: Hours) -> int:
     return min(int(open_s.sum()), window.end_s - window.start_s) // min(size.seconds, DAY.seconds)
 
 
-def _schedule(setting: Setting, request: HistoryRequest, asked: HistoryQuery) -> Answer:
+def _schedule(setting: Setting, request: HistoryRequest, asked: ParsedHistoryRequest) -> Answer:
     """Answer the sessions of a duration, also the one that is going on."""
     hours = setting.market.hours(asked.instrument, use_rth=request.use_rth)
     window = window_of(asked.duration, _until(setting, asked), hours)

@@ -122,7 +122,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryQuery:
+class ParsedHistoryRequest:
     """A historical request with its texts read."""
 
     instrument: Instrument
@@ -132,7 +132,7 @@ class HistoryQuery:
     end: EndTime
 
 
-def read_history(setting: Setting, request: HistoryRequest) -> HistoryQuery:
+def read_history(setting: Setting, request: HistoryRequest) -> ParsedHistoryRequest:
     """Read a historical request.
 
     Raises:
@@ -149,7 +149,7 @@ def read_history(setting: Setting, request: HistoryRequest) -> HistoryQuery:
     refused = step_refusal(setting.durations, duration, size)
     if refused is not None:
         raise service_error(refused)
-    return HistoryQuery(instrument, what, size, duration, end)
+    return ParsedHistoryRequest(instrument, what, size, duration, end)
 
 
 def read_what(text: str) -> What:
