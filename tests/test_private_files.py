@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.private_files import (
+from ktrdr_pipelines.ib.private_files import (
     make_private_database,
     make_private_folder,
     private_opener,

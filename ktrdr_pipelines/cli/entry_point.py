@@ -27,7 +27,7 @@ import typer
 
 from ktrdr_pipelines.cli.output import error_json, mute, note, say_json, tell_somewhere
 from ktrdr_pipelines.errors import ExitCode, KtrdrError, StoreError
-from ktrdr_pipelines.private_files import make_private_folder, private_opener
+from ktrdr_pipelines.ib.private_files import make_private_folder, private_opener
 
 NAME: Final = "ktrdr.log"
 MOST_BYTES: Final = 1_000_000

@@ -53,8 +53,7 @@ from ktrdr_pipelines.ib.pacing.circuit_breaker import Depth, depth_of
 from ktrdr_pipelines.ib.pacing.entitlements import Entitlement, Entitlements, entitlement_of
 from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, Permit, RateLimiter, untold
 from ktrdr_pipelines.ib.pacing.rules import PacedRequest
-from ktrdr_pipelines.ib.protocol.bar_sizes import BarSizes
-from ktrdr_pipelines.ib.protocol.bars import (
+from ktrdr_pipelines.ib.protocol.bar_messages import (
     History,
     bars_of,
     head_of,
@@ -63,7 +62,8 @@ from ktrdr_pipelines.ib.protocol.bars import (
     requested_interval,
     unknown_zone,
 )
-from ktrdr_pipelines.ib.protocol.contracts import (
+from ktrdr_pipelines.ib.protocol.bar_sizes import BarSizes
+from ktrdr_pipelines.ib.protocol.contract_messages import (
     Candidate,
     candidate_of,
     chosen,
@@ -83,7 +83,7 @@ from ktrdr_pipelines.ib.protocol.requests import (
     route_of,
     schedule_query,
 )
-from ktrdr_pipelines.ib.protocol.schedules import details_days, schedule_days
+from ktrdr_pipelines.ib.protocol.schedule_messages import details_days, schedule_days
 from ktrdr_pipelines.ib.protocol.times import UnknownZone
 from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason, TransportError
 

@@ -19,7 +19,7 @@ from typing import TextIO
 
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, DataRequest, HistoryRequest
-from ktrdr_pipelines.simulator.requests.limits import Kind
+from ktrdr_pipelines.simulator.requests.request_limits import Kind
 
 MOST_KEPT = 100_000
 """Records that are kept, some 60 MB: a gateway serves for days."""

@@ -16,16 +16,16 @@ from datetime import datetime
 from typing import Self
 
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator.connection import Connection
+from ktrdr_pipelines.simulator.client_connection import Connection
 from ktrdr_pipelines.simulator.faults.effects import Outages
 from ktrdr_pipelines.simulator.faults.faults import FaultPlan
-from ktrdr_pipelines.simulator.gateway import Behaviour, SimClock, gateway_of
 from ktrdr_pipelines.simulator.market.market import Market
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
 from ktrdr_pipelines.simulator.request_log import RequestRecord
 from ktrdr_pipelines.simulator.requests.durations import DurationTable
-from ktrdr_pipelines.simulator.requests.pacing import PacingRule
+from ktrdr_pipelines.simulator.requests.pacing_rules import PacingRule
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock, gateway_of
 
 
 class ServerThread(threading.Thread):

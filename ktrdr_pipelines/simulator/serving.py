@@ -13,14 +13,14 @@ from typing import Any, NoReturn
 
 from ktrdr_pipelines.simulator.faults.effects import bent, false_error
 from ktrdr_pipelines.simulator.faults.faults import RESPONSE_MUTATIONS, Fault, FaultRule
-from ktrdr_pipelines.simulator.gateway import Gateway
 from ktrdr_pipelines.simulator.protocol import replies
 from ktrdr_pipelines.simulator.protocol.languages import localised
 from ktrdr_pipelines.simulator.protocol.messages import DataRequest, HistoryRequest
 from ktrdr_pipelines.simulator.requests.answers import Answer, answer
 from ktrdr_pipelines.simulator.requests.live_updates import LiveBars
-from ktrdr_pipelines.simulator.requests.pacing import PacingRule, is_small_bar
+from ktrdr_pipelines.simulator.requests.pacing_rules import PacingRule, is_small_bar
 from ktrdr_pipelines.simulator.requests.validation import Setting
+from ktrdr_pipelines.simulator.simulated_gateway import Gateway
 
 PIECES = 20
 """Into how many pieces a slow answer is cut."""

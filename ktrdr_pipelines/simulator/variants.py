@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from ktrdr_pipelines.errors import SimulatorError, UsageError
 from ktrdr_pipelines.simulator.market.hours import ZONE
-from ktrdr_pipelines.simulator.requests.pacing import END_FACTOR
+from ktrdr_pipelines.simulator.requests.pacing_rules import END_FACTOR
 
 GREETING_ENCODING = "gb2312"
 """In what a greeting is written: a Chinese Windows names its zone so (grade C,

@@ -25,7 +25,7 @@ from ktrdr_pipelines.errors import (
 from ktrdr_pipelines.store.bars.bar_store import SaveResult
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.discovery.contracts import learn_identity
-from ktrdr_pipelines.sync.discovery.sessions import is_to_be_told
+from ktrdr_pipelines.sync.discovery.trading_hours import is_to_be_told
 from ktrdr_pipelines.sync.engine.context import RunContext
 from ktrdr_pipelines.sync.engine.series_run import SeriesRun
 from ktrdr_pipelines.sync.engine.series_state import Job, SeriesState, SeriesStates, of_open_session

@@ -29,7 +29,7 @@ from ktrdr_pipelines.store.layout import StoreLayout
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 from ktrdr_pipelines.sync.discovery.earliest_data import Discovery, EarliestData
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
-from ktrdr_pipelines.sync.discovery.sessions import Schedules
+from ktrdr_pipelines.sync.discovery.trading_hours import Schedules
 from ktrdr_pipelines.sync.engine.bar_requester import LifeSigns
 from ktrdr_pipelines.sync.engine.context import RunContext
 from ktrdr_pipelines.sync.engine.request_widths import Widths

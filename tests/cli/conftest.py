@@ -20,8 +20,8 @@ import pytest
 from ktrdr_pipelines.cli.entry_point import LogFile, run
 from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.simulator.market.hours import Hours
-from ktrdr_pipelines.simulator.market.instruments import Instrument
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
+from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 

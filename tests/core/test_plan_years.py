@@ -13,8 +13,8 @@ from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.chunks import Chunk, Need, plan
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.simulator.market.calendars import calendar_of
 from ktrdr_pipelines.simulator.market.hours import Venue
+from ktrdr_pipelines.simulator.market.market_calendars import calendar_of
 from ktrdr_pipelines.simulator.requests.durations import parse_duration, window_of
 
 NOW = datetime(2026, 11, 28, tzinfo=calendar_named("CRYPTO").day_starts_at(date(2020, 1, 1)).tzinfo)

@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 
 from ktrdr_pipelines.simulator.faults.faults import Fault, FaultPlan, FaultRule
-from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.server import running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 
 ACCOUNT = "U" + "7654321"
 NOW = "2026-06-12T12:00:00+00:00"

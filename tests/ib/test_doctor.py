@@ -13,8 +13,8 @@ from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.errors import GatewayUnreachableError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
-from ktrdr_pipelines.ib.diagnostics.checks import Check, Name, Verdict, no_connection
 from ktrdr_pipelines.ib.diagnostics.doctor import diagnose, duration_at
+from ktrdr_pipelines.ib.diagnostics.gateway_checks import Check, Name, Verdict, no_connection
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.protocol.transport import DisconnectReason, TransportError

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.ib.protocol.bars import History, head_of, reach_of
+from ktrdr_pipelines.ib.protocol.bar_messages import History, head_of, reach_of
 from ktrdr_pipelines.ib.protocol.times import written_moment
 from ktrdr_pipelines.ib.protocol.transport import MAX_FRAME_BYTES, BadFrameError, FrameCutter
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.ib.protocol.bars import History, bars_of, head_of, history_of
+from ktrdr_pipelines.ib.protocol.bar_messages import History, bars_of, head_of, history_of
 from ktrdr_pipelines.ib.protocol.times import written_moment
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from tests.load.fakes import stock

@@ -14,7 +14,7 @@ import pytest
 
 from ktrdr_pipelines.domain.instruments import Instrument, SecType
 from ktrdr_pipelines.errors import BadAnswerError, ContractAmbiguousError
-from ktrdr_pipelines.ib.protocol.contracts import candidate_of, chosen
+from ktrdr_pipelines.ib.protocol.contract_messages import candidate_of, chosen
 
 MES = (
     "10,7,MES,FUT,20260320 14:30:00 Europe/Zurich,0,,CME,USD,MESH6,MES,MES,750150186,0.25,5,"

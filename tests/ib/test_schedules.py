@@ -7,8 +7,8 @@ import pytest
 
 from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
 from ktrdr_pipelines.domain.instruments import Instrument
-from ktrdr_pipelines.ib.protocol.contracts import Candidate
-from ktrdr_pipelines.ib.protocol.schedules import details_days, schedule_days
+from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
+from ktrdr_pipelines.ib.protocol.schedule_messages import details_days, schedule_days
 
 
 def message(zone: str, *sessions: tuple[str, str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from ktrdr_pipelines.errors import (
     BadAnswerError,
     GatewayUnreachableError,
 )
-from ktrdr_pipelines.ib.protocol.bars import History, bars_of
+from ktrdr_pipelines.ib.protocol.bar_messages import History, bars_of
 from ktrdr_pipelines.ib.source import GatewaySource
 from ktrdr_pipelines.store.bars.bar_store import EVER
 

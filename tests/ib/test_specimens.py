@@ -16,10 +16,10 @@ from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import RequestRejectedError
 from ktrdr_pipelines.ib.connection.accounts import AccountFilter, origin_of
-from ktrdr_pipelines.ib.protocol.bars import bars_of, history_of, reach_of
-from ktrdr_pipelines.ib.protocol.contracts import candidate_of
+from ktrdr_pipelines.ib.protocol.bar_messages import bars_of, history_of, reach_of
+from ktrdr_pipelines.ib.protocol.contract_messages import candidate_of
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame, error_for
-from ktrdr_pipelines.ib.protocol.schedules import details_days
+from ktrdr_pipelines.ib.protocol.schedule_messages import details_days
 
 BOND = (
     "17,1,20250405 17:56:00 US/Eastern,20250413 17:56:00 US/Eastern,8,"

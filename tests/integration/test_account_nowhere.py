@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from ktrdr_pipelines.simulator.faults.faults import Fault, FaultPlan, FaultRule, Occasion
-from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 
 NUMBER = "7654321"
 ACCOUNT = "U" + NUMBER

@@ -32,12 +32,12 @@ from ktrdr_pipelines.ib.pacing.rules import pacing_of
 from ktrdr_pipelines.ib.source import open_source
 from ktrdr_pipelines.settings import Settings
 from ktrdr_pipelines.simulator.faults.fault_file import parse_faults
-from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.market.market import BarQuery, What
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.requests.durations import SIZE_BY_KEY, Window
-from ktrdr_pipelines.simulator.requests.limits import Kind
+from ktrdr_pipelines.simulator.requests.request_limits import Kind
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger, series_key

@@ -21,9 +21,9 @@ from ktrdr_pipelines.domain.intervals import IntervalSet
 from ktrdr_pipelines.domain.planning.reports import Quiet, SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.settings import Settings
-from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from ktrdr_pipelines.simulator.variants import HoursZone, MarketVariants, Variants, ZoneNames
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import create_store

@@ -22,7 +22,7 @@ from ktrdr_pipelines.ib.connection.pending_requests import Topic
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import RequestKind
-from ktrdr_pipelines.ib.protocol.contracts import Candidate, candidate_of
+from ktrdr_pipelines.ib.protocol.contract_messages import Candidate, candidate_of
 from ktrdr_pipelines.ib.protocol.requests import (
     EPOCH_DATES,
     HistoryQuery,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.account import VALUES
 from ktrdr_pipelines.simulator.requests.durations import SIZE_BY_TEXT
-from ktrdr_pipelines.simulator.requests.pacing import PacingMode
+from ktrdr_pipelines.simulator.requests.pacing_rules import PacingMode
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from tests.simulator.client_async import AsyncClient
 from tests.simulator.client_official import OfficialClient
 from tests.simulator.clients import Client, Response

@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from ktrdr_pipelines.simulator.market.calendars import calendar_of, crypto_sessions
 from ktrdr_pipelines.simulator.market.hours import DAY_S, Hours, Venue
+from ktrdr_pipelines.simulator.market.market_calendars import calendar_of, crypto_sessions
 
 CHICAGO = ZoneInfo("America/Chicago")
 EPOCH = date(1970, 1, 1)

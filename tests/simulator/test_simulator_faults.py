@@ -10,11 +10,11 @@ import pytest
 
 from ktrdr_pipelines.simulator.faults.fault_file import example_text, parse_faults
 from ktrdr_pipelines.simulator.faults.faults import Fault, FaultPlan, Met, Occasion
-from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields, HistoryRequest
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.serving import Call, follow
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from tests.simulator.rawclient import AAPL, RawClient, closes, dates, raw_client
 
 NOW = "2024-01-10T20:00:30+00:00"

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
+from ktrdr_pipelines.simulator.protocol.client_session import ClientSession, Send
 from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, HeadRequest, HistoryRequest
-from ktrdr_pipelines.simulator.protocol.session import ClientSession, Send
 from ktrdr_pipelines.simulator.requests.answers import answer
-from ktrdr_pipelines.simulator.requests.limits import GatewayRules
+from ktrdr_pipelines.simulator.requests.request_limits import GatewayRules
 from ktrdr_pipelines.simulator.requests.validation import Setting
 
 NOW = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)

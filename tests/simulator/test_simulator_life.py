@@ -14,14 +14,14 @@ from ib_async import IB, StartupFetchNONE
 from ib_async.wrapper import RequestError
 
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator.gateway import Behaviour, SimClock
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields, HeadRequest, HistoryRequest
 from ktrdr_pipelines.simulator.request_log import RequestLog, record_of
-from ktrdr_pipelines.simulator.requests.limits import Kind
-from ktrdr_pipelines.simulator.requests.pacing import PacingMode
+from ktrdr_pipelines.simulator.requests.pacing_rules import PacingMode
+from ktrdr_pipelines.simulator.requests.request_limits import Kind
 from ktrdr_pipelines.simulator.server import ServerThread, SimulatorServer, running_simulator
 from ktrdr_pipelines.simulator.serving import Call, follow
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock
 from tests.simulator.rawclient import raw_client
 from tests.simulator.talking import AAPL, client, history, talk
 

@@ -11,9 +11,9 @@ import pytest
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.faults.fault_file import parse_faults
 from ktrdr_pipelines.simulator.faults.faults import Fault, FaultPlan, FaultRule, Met, Occasion
-from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from tests.simulator.rawclient import Frame, RawClient, raw_client
 
 NOW = "2024-01-10T20:00:30+00:00"

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator.gateway import Behaviour, SimClock
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
-from ktrdr_pipelines.simulator.requests.pacing import (
+from ktrdr_pipelines.simulator.requests.pacing_rules import (
     PacingMode,
     PacingRule,
     Speed,
@@ -22,6 +21,7 @@ from ktrdr_pipelines.simulator.requests.pacing import (
     is_small_bar,
 )
 from ktrdr_pipelines.simulator.server import ServerThread, SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock
 from tests.simulator.rawclient import END, RawClient, raw_client
 
 START = datetime(2024, 1, 10, 20, 0, 30, tzinfo=UTC)

@@ -10,8 +10,8 @@ import pytest
 from ib_async import IB, StartupFetchNONE, Stock
 from ib_async.wrapper import RequestError
 
-from ktrdr_pipelines.simulator.market.instruments import Instrument
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars
+from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from tests.simulator.talking import AAPL, EURUSD, client, history, talk

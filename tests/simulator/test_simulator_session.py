@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, HeadRequest, HistoryRequest
-from ktrdr_pipelines.simulator.protocol.replies import ApiError
-from ktrdr_pipelines.simulator.protocol.session import (
+from ktrdr_pipelines.simulator.protocol.client_session import (
     Abandon,
     Action,
     ClientSession,
@@ -22,7 +20,9 @@ from ktrdr_pipelines.simulator.protocol.session import (
     Serve,
     Stage,
 )
-from ktrdr_pipelines.simulator.requests.limits import GatewayRules
+from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, HeadRequest, HistoryRequest
+from ktrdr_pipelines.simulator.protocol.replies import ApiError
+from ktrdr_pipelines.simulator.requests.request_limits import GatewayRules
 
 Unframe = Callable[[bytes], list[list[str]]]
 
@@ -348,7 +348,7 @@ def test_known_messages_of_any_fields_never_raise(type_id: int, fields: list[str
 def test_the_protocol_needs_no_calendar_library() -> None:
     """Wire, messages and session stay free of pandas, so that they import quickly."""
     code = (
-        "import sys, ktrdr_pipelines.simulator.protocol.session as _; "
+        "import sys, ktrdr_pipelines.simulator.protocol.client_session as _; "
         "assert not {'pandas', 'exchange_calendars', 'pyarrow', 'asyncio'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol import framing
 from ktrdr_pipelines.simulator.protocol.messages import HistoryRequest
 from ktrdr_pipelines.simulator.requests.answers import answer
-from ktrdr_pipelines.simulator.requests.pacing import PacingMode
+from ktrdr_pipelines.simulator.requests.pacing_rules import PacingMode
 from ktrdr_pipelines.simulator.server import running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from tests.simulator.rawclient import raw_client
 
 NOW = "2024-01-10T20:00:30+00:00"

@@ -13,7 +13,6 @@ import pytest
 
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.simulator.faults.fault_file import parse_faults
-from ktrdr_pipelines.simulator.gateway import Behaviour
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.languages import (
     FOREIGN,
@@ -21,9 +20,10 @@ from ktrdr_pipelines.simulator.protocol.languages import (
     SPANISH_SERVICE,
 )
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields, ContractRequest
-from ktrdr_pipelines.simulator.protocol.times import server_text
+from ktrdr_pipelines.simulator.protocol.time_texts import server_text
 from ktrdr_pipelines.simulator.requests.answers import Setting, answer
 from ktrdr_pipelines.simulator.server import running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from ktrdr_pipelines.simulator.variants import (
     BeforeFirstTrade,
     HoursZone,

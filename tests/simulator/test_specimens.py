@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from ktrdr_pipelines.simulator.faults.fault_file import parse_faults
-from ktrdr_pipelines.simulator.gateway import Behaviour
-from ktrdr_pipelines.simulator.market.instruments import Expiry
 from ktrdr_pipelines.simulator.market.listings import listings
+from ktrdr_pipelines.simulator.market.simulated_instruments import Expiry
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.messages import HistoryRequest, decode
 from ktrdr_pipelines.simulator.protocol.replies import last_trade_text
 from ktrdr_pipelines.simulator.requests.answers import Setting, answer
 from ktrdr_pipelines.simulator.server import running_simulator
+from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
 from ktrdr_pipelines.simulator.variants import (
     BeforeFirstTrade,
     Language,

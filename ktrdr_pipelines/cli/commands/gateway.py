@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.ib.config import GatewayConfig
     from ktrdr_pipelines.ib.connection.connection import GatewayConnection
     from ktrdr_pipelines.ib.connection.gateway_status import Health
-    from ktrdr_pipelines.ib.diagnostics.checks import Check
+    from ktrdr_pipelines.ib.diagnostics.gateway_checks import Check
     from ktrdr_pipelines.ib.pacing.shared_state import Vitals
 
 
@@ -42,8 +42,8 @@ def doctor(as_json: AsJson = False) -> None:
     """
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.ib.config import GatewayConfig
-    from ktrdr_pipelines.ib.diagnostics.checks import Verdict
     from ktrdr_pipelines.ib.diagnostics.doctor import diagnose
+    from ktrdr_pipelines.ib.diagnostics.gateway_checks import Verdict
     from ktrdr_pipelines.settings import load_settings
 
     config = GatewayConfig.from_settings(load_settings())

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ktrdr_pipelines.cli.output import AsJson, instant_text, say, say_json
-from ktrdr_pipelines.simulator.requests.pacing import PacingMode
+from ktrdr_pipelines.simulator.requests.pacing_rules import PacingMode
 
 if TYPE_CHECKING:
-    from ktrdr_pipelines.simulator.gateway import Behaviour
     from ktrdr_pipelines.simulator.market.market import Market
     from ktrdr_pipelines.simulator.server import SimulatorServer
+    from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
     from ktrdr_pipelines.simulator.variants import ReadVariants
 
 
@@ -79,9 +79,9 @@ class SimulatorOptions:
             SimulatorError: the file of faults cannot be read, or is malformed.
         """
         from ktrdr_pipelines.simulator.faults.fault_file import read_faults
-        from ktrdr_pipelines.simulator.gateway import Behaviour
         from ktrdr_pipelines.simulator.requests.durations import DurationTable
-        from ktrdr_pipelines.simulator.requests.pacing import Speed
+        from ktrdr_pipelines.simulator.requests.pacing_rules import Speed
+        from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
         from ktrdr_pipelines.simulator.variants import ReadVariants
 
         variants = self.variants or ReadVariants()
@@ -147,8 +147,8 @@ async def serve(
     Raises:
         SimulatorError: a file is malformed or not there, or the port cannot be listened on.
     """
-    from ktrdr_pipelines.simulator.gateway import SimClock
     from ktrdr_pipelines.simulator.server import SimulatorServer
+    from ktrdr_pipelines.simulator.simulated_gateway import SimClock
 
     behaviour = options.behaviour()
     opened = await asyncio.to_thread(market.opened)

@@ -8,7 +8,7 @@ the gateway knows the sessions, its word is all there is (``overlaid``); where t
 assumes round-the-clock trading, a contract's own hours stand in its place, except against bars
 that are held (``with_own_hours``). Schedules may be wrong, so they are guarded (``judged``).
 
-Not here: requests (``ib.source``, ``sync.discovery.sessions``), what is kept
+Not here: requests (``ib.source``, ``sync.discovery.trading_hours``), what is kept
 (``store.ledger.gateway_records``).
 """
 

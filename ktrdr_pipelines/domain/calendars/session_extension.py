@@ -13,7 +13,7 @@ half days: only those with a late bar of their own are extended. Sessions withou
 count against those that have one: a thin instrument has few.
 
 Not here: where late bars are kept (``store.ledger.gateway_records``), when they are looked for
-(``sync.discovery.sessions``).
+(``sync.discovery.trading_hours``).
 """
 
 from collections.abc import Mapping

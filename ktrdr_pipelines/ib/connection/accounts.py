@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from ktrdr_pipelines.domain.account_numbers import PLACEHOLDER, without_accounts, without_announced
 from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.errors import DiskError
-from ktrdr_pipelines.private_files import FILE_MODE, make_private_folder, write_privately
+from ktrdr_pipelines.ib.private_files import FILE_MODE, make_private_folder, write_privately
 
 SIMULATED_ACCOUNT = "SIM"
 """How the account of a simulated gateway begins."""

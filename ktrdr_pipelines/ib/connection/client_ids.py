@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from ktrdr_pipelines.errors import ClientIdInUseError, DiskError
 from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
-from ktrdr_pipelines.private_files import FILE_MODE, make_private_folder, write_privately
+from ktrdr_pipelines.ib.private_files import FILE_MODE, make_private_folder, write_privately
 
 QUARANTINE_S = 300.0
 """How long an id is avoided after 326: a gateway can hold the id of a dead client (C)."""

@@ -2,7 +2,7 @@
 
 A step that fails leaves those after it unseen. Looking makes all processes forget what they hold
 against the gateway: the breaker closes, refusals may be tried again. Not here: what a finding
-means (``ib.diagnostics.checks``), the quick look (``Health``).
+means (``ib.diagnostics.gateway_checks``), the quick look (``Health``).
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from ktrdr_pipelines.ib.clock import wall_now
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.connection import GatewayConnection
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy, Operation
-from ktrdr_pipelines.ib.diagnostics.checks import (
+from ktrdr_pipelines.ib.diagnostics.gateway_checks import (
     Check,
     Name,
     Verdict,

@@ -15,7 +15,7 @@ from ktrdr_pipelines.errors import EntitlementError
 from ktrdr_pipelines.ib.clock import wall_now
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.shared_state import LONGEST_BLOCK_S, Block, SharedMemory
-from ktrdr_pipelines.ib.protocol.contracts import Candidate
+from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
 from ktrdr_pipelines.ib.protocol.error_codes import concerns_session
 
 BLOCKED_S, SESSION_BLOCKED_S = LONGEST_BLOCK_S, 300.0

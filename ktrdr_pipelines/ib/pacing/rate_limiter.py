@@ -29,7 +29,7 @@ from ktrdr_pipelines.ib.pacing.shared_state import (
     SharedRecord,
     Vitals,
 )
-from ktrdr_pipelines.private_files import tighten_state
+from ktrdr_pipelines.ib.private_files import tighten_state
 
 CANCEL_HOLD_S = 2.0
 """How long a cancelled request keeps its place: the gateway may still be working on it."""

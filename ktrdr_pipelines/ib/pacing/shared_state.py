@@ -67,13 +67,13 @@ from ktrdr_pipelines.ib.pacing.rules import (
     next_pause_s,
     send_time,
 )
-from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.private_files import (
+from ktrdr_pipelines.ib.private_files import (
     FILE_MODE,
     make_private_database,
     make_private_file,
     make_private_folder,
 )
+from ktrdr_pipelines.limits import IbLimitsRegistry
 
 FILE = "pacer.sqlite"
 LOCK_WAIT_S = 0.05

@@ -1,6 +1,7 @@
 """Requests in the gateway's words, and as the budget sees them.
 
-Not here: sending them (``ib.connection.connection``), what comes back (``ib.protocol.bars``).
+Not here: sending them (``ib.connection.connection``), what comes back
+(``ib.protocol.bar_messages``).
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.intervals import utc
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.ib.pacing.rules import PacedRequest, RequestKind, weight_of
-from ktrdr_pipelines.ib.protocol.contracts import contract_for
+from ktrdr_pipelines.ib.protocol.contract_messages import contract_for
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 EPOCH_DATES = 2

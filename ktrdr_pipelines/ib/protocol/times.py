@@ -6,8 +6,8 @@ and 106 that of the exchange. Names seen (grade L): ``US/Eastern``, ``US/Central
 ``java.util.TimeZone`` may give besides are the old names without a slash of the tz database, and
 ``GMT+08:00``.
 
-Not here: what a message means (``ib.protocol.bars``, ``ib.protocol.schedules``,
-``ib.protocol.contracts``), telling of unknown names (``ib.connection.notices``).
+Not here: what a message means (``ib.protocol.bar_messages``, ``ib.protocol.schedule_messages``,
+``ib.protocol.contract_messages``), telling of unknown names (``ib.connection.notices``).
 
 Source: https://github.com/pst-group/pysystemtrade/issues/1244 (``20250915 10:00:00 GB``),
 https://github.com/ib-api-reloaded/ib_async/issues/128 (``20260320 14:30:00 Europe/Zurich``),

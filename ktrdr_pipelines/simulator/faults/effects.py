@@ -30,7 +30,7 @@ from ktrdr_pipelines.simulator.protocol.messages import ContractRequest, DataReq
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
 from ktrdr_pipelines.simulator.requests.answers import Answer
 from ktrdr_pipelines.simulator.requests.durations import window_of
-from ktrdr_pipelines.simulator.requests.pacing import VIOLATION
+from ktrdr_pipelines.simulator.requests.pacing_rules import VIOLATION
 from ktrdr_pipelines.simulator.requests.refusals import (
     SERVICE,
     UNKNOWN_CONTRACT,

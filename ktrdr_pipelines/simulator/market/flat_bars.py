@@ -7,7 +7,7 @@ evening, https://github.com/ib-api-reloaded/ib_async/issues/23 (grade L).
 
 import numpy as np
 
-from ktrdr_pipelines.simulator.market.bars import Bars, joined
+from ktrdr_pipelines.simulator.market.bar_arrays import Bars, joined
 from ktrdr_pipelines.simulator.market.hours import Hours, Ints
 from ktrdr_pipelines.simulator.requests.durations import BarSize, Window
 

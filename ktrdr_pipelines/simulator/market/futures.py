@@ -16,9 +16,14 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from ktrdr_pipelines.simulator.market.calendars import calendar_of
 from ktrdr_pipelines.simulator.market.hours import ZONES, Venue
-from ktrdr_pipelines.simulator.market.instruments import Expiry, Instrument, SecType, con_id_of
+from ktrdr_pipelines.simulator.market.market_calendars import calendar_of
+from ktrdr_pipelines.simulator.market.simulated_instruments import (
+    Expiry,
+    Instrument,
+    SecType,
+    con_id_of,
+)
 
 _MONTH_CODES = "FGHJKMNQUVXZ"
 _LOCAL_SYMBOL = re.compile(rf"([A-Z]{{1,3}})([{_MONTH_CODES}])([0-9])")

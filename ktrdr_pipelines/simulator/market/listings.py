@@ -18,7 +18,7 @@ from functools import cache
 from itertools import product
 
 from ktrdr_pipelines.simulator.market.futures import PRODUCTS, continuous, contract
-from ktrdr_pipelines.simulator.market.instruments import (
+from ktrdr_pipelines.simulator.market.simulated_instruments import (
     Instrument,
     SecType,
     crypto,

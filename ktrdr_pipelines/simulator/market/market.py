@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ktrdr_pipelines.simulator.market.bars import Column
+from ktrdr_pipelines.simulator.market.bar_arrays import Column
 from ktrdr_pipelines.simulator.market.hours import Hours, Ints
-from ktrdr_pipelines.simulator.market.instruments import Instrument
+from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument
 from ktrdr_pipelines.simulator.requests.durations import BarSize, Window
 
 Prices = npt.NDArray[np.float64]

@@ -28,7 +28,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from ktrdr_pipelines.simulator.market.bars import Bars, empty_bars, joined
+from ktrdr_pipelines.simulator.market.bar_arrays import Bars, empty_bars, joined
 from ktrdr_pipelines.simulator.market.hours import MINUTE_S, Ints, MarketCalendar, Venue
 from ktrdr_pipelines.simulator.market.listings import Listing
 

@@ -32,19 +32,19 @@ import pyarrow.parquet as pq
 
 from ktrdr_pipelines.errors import SimulatorError
 from ktrdr_pipelines.limits import IbLimitsRegistry
-from ktrdr_pipelines.simulator.market.bars import Bars, aggregated, empty_bars, joined
-from ktrdr_pipelines.simulator.market.calendars import calendar_of, within_regular_clock
+from ktrdr_pipelines.simulator.market.bar_arrays import Bars, aggregated, empty_bars, joined
 from ktrdr_pipelines.simulator.market.futures import recorded_contract
 from ktrdr_pipelines.simulator.market.hours import DAY_S, Hours, Ints
-from ktrdr_pipelines.simulator.market.instruments import (
+from ktrdr_pipelines.simulator.market.listings import listings
+from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
+from ktrdr_pipelines.simulator.market.market_calendars import calendar_of, within_regular_clock
+from ktrdr_pipelines.simulator.market.simulated_instruments import (
     Instrument,
     SecType,
     fx_pair,
     pair_of,
     us_stock,
 )
-from ktrdr_pipelines.simulator.market.listings import listings
-from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.requests.durations import SIZES, BarSize, Window
 
 _LOG = logging.getLogger(__name__)

@@ -21,14 +21,14 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from ktrdr_pipelines.simulator.market.bars import Bars, Column, aggregated, empty_bars, joined
-from ktrdr_pipelines.simulator.market.calendars import calendar_of, crypto_sessions
+from ktrdr_pipelines.simulator.market.bar_arrays import Bars, Column, aggregated, empty_bars, joined
 from ktrdr_pipelines.simulator.market.flat_bars import filled
 from ktrdr_pipelines.simulator.market.hours import MINUTE_S, Hours, Ints, MarketCalendar
-from ktrdr_pipelines.simulator.market.instruments import Instrument, SecType
 from ktrdr_pipelines.simulator.market.listings import Listing, listings
 from ktrdr_pipelines.simulator.market.market import TRADED, BarQuery, PricedBars, Prices, What
+from ktrdr_pipelines.simulator.market.market_calendars import calendar_of, crypto_sessions
 from ktrdr_pipelines.simulator.market.price_process import MinutePaths, cut_minute, seconds_of
+from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument, SecType
 from ktrdr_pipelines.simulator.requests.durations import DAY, MINUTE, Window
 from ktrdr_pipelines.simulator.variants import MarketVariants
 

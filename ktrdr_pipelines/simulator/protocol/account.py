@@ -15,7 +15,7 @@ from ktrdr_pipelines.simulator.protocol import framing, replies
 from ktrdr_pipelines.simulator.protocol.languages import localised
 from ktrdr_pipelines.simulator.protocol.messages import PlainRequest
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
-from ktrdr_pipelines.simulator.protocol.times import zoned
+from ktrdr_pipelines.simulator.protocol.time_texts import zoned
 from ktrdr_pipelines.simulator.variants import Variants
 
 CURRENCY = "USD"

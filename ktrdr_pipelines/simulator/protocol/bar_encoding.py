@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ktrdr_pipelines.simulator.market.bars import Column
+from ktrdr_pipelines.simulator.market.bar_arrays import Column
 from ktrdr_pipelines.simulator.market.hours import DAY_S, Ints
 from ktrdr_pipelines.simulator.market.market import PricedBars
-from ktrdr_pipelines.simulator.protocol.times import date_text, zoned_texts
+from ktrdr_pipelines.simulator.protocol.time_texts import date_text, zoned_texts
 from ktrdr_pipelines.simulator.requests.durations import BarSize
 
 EPOCH_FORMAT = 2

@@ -28,10 +28,10 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from ktrdr_pipelines.simulator.market.hours import DAY_S, Hours
-from ktrdr_pipelines.simulator.market.instruments import Expiry, Instrument, SecType
 from ktrdr_pipelines.simulator.market.market import Market
+from ktrdr_pipelines.simulator.market.simulated_instruments import Expiry, Instrument, SecType
 from ktrdr_pipelines.simulator.protocol import framing
-from ktrdr_pipelines.simulator.protocol.times import date_text, local_text, offset_s
+from ktrdr_pipelines.simulator.protocol.time_texts import date_text, local_text, offset_s
 from ktrdr_pipelines.simulator.requests.durations import Window
 from ktrdr_pipelines.simulator.variants import HoursZone, Variants, ZoneNames
 

@@ -28,7 +28,7 @@ from ktrdr_pipelines.simulator.protocol.replies import (
     session_texts,
     trading_hours,
 )
-from ktrdr_pipelines.simulator.protocol.times import NO_ZONE, utc_text, zoned
+from ktrdr_pipelines.simulator.protocol.time_texts import NO_ZONE, utc_text, zoned
 from ktrdr_pipelines.simulator.requests.durations import (
     DAY,
     TOO_LONG,

@@ -5,8 +5,8 @@ and R); which ``whatToShow`` a type has is official (grade O). ``No historical m
 names the data farm's exchange and the bar's seconds (grade L for CASH and IND).
 """
 
-from ktrdr_pipelines.simulator.market.instruments import Instrument, SecType
 from ktrdr_pipelines.simulator.market.market import QUOTED, What
+from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument, SecType
 
 SERVICE = "Historical Market Data Service error message:"
 UNKNOWN_CONTRACT = "No security definition has been found for the request"

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ktrdr_pipelines.simulator.market.futures import with_front
-from ktrdr_pipelines.simulator.market.instruments import Instrument, SecType, fitting
 from ktrdr_pipelines.simulator.market.market import Market, What
+from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument, SecType, fitting
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields, HistoryRequest
-from ktrdr_pipelines.simulator.protocol.times import BAD_END, EndTime, EndTimeError, parse_end
+from ktrdr_pipelines.simulator.protocol.time_texts import BAD_END, EndTime, EndTimeError, parse_end
 from ktrdr_pipelines.simulator.requests.durations import (
     DAY,
     LEGAL_SIZES,

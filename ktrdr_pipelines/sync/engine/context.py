@@ -46,7 +46,7 @@ from ktrdr_pipelines.store.evidence import Evidence
 from ktrdr_pipelines.store.ledger.file_index import Fingerprint, fingerprint
 from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
-from ktrdr_pipelines.sync.discovery.sessions import Schedules
+from ktrdr_pipelines.sync.discovery.trading_hours import Schedules
 from ktrdr_pipelines.sync.engine.bar_requester import BarRequester, LifeSigns
 from ktrdr_pipelines.sync.engine.request_widths import Widths
 from ktrdr_pipelines.sync.engine.series_state import SeriesState

@@ -4,10 +4,7 @@ import asyncio
 from contextlib import suppress
 
 from ktrdr_pipelines.simulator.faults.faults import Fault
-from ktrdr_pipelines.simulator.gateway import Gateway
-from ktrdr_pipelines.simulator.protocol.messages import DataRequest
-from ktrdr_pipelines.simulator.protocol.replies import ApiError
-from ktrdr_pipelines.simulator.protocol.session import (
+from ktrdr_pipelines.simulator.protocol.client_session import (
     Abandon,
     Action,
     ClientSession,
@@ -17,7 +14,10 @@ from ktrdr_pipelines.simulator.protocol.session import (
     Serve,
     Stage,
 )
+from ktrdr_pipelines.simulator.protocol.messages import DataRequest
+from ktrdr_pipelines.simulator.protocol.replies import ApiError
 from ktrdr_pipelines.simulator.serving import Call, Outbox, deliver, follow, found
+from ktrdr_pipelines.simulator.simulated_gateway import Gateway
 
 _READ_BYTES = 65_536
 _CANCELLED = 162

@@ -17,7 +17,7 @@ told to be closed. Bars after the close extend the sessions of their instrument
 (``domain.calendars.session_extension``). What is not believed, and every change, is noted. A
 failure to answer is noted too, and costs a known calendar nothing.
 
-Not here: reading the answers (``ib.protocol.schedules``), where they are kept
+Not here: reading the answers (``ib.protocol.schedule_messages``), where they are kept
 (``store.ledger.gateway_records``).
 """
 

@@ -22,20 +22,20 @@ from ktrdr_pipelines.simulator.faults.faults import (
     Occasion,
 )
 from ktrdr_pipelines.simulator.market.market import Market
+from ktrdr_pipelines.simulator.protocol.client_session import SERVER_VERSIONS
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields, DataRequest, PlainRequest
 from ktrdr_pipelines.simulator.protocol.replies import NO_REQUEST
-from ktrdr_pipelines.simulator.protocol.session import SERVER_VERSIONS
 from ktrdr_pipelines.simulator.request_log import Journal, RequestLog, record_of
 from ktrdr_pipelines.simulator.requests.durations import DurationTable
-from ktrdr_pipelines.simulator.requests.limits import GatewayRules, kind_of
 from ktrdr_pipelines.simulator.requests.live_updates import EVERY_S
-from ktrdr_pipelines.simulator.requests.pacing import (
+from ktrdr_pipelines.simulator.requests.pacing_rules import (
     PacingMode,
     PacingRule,
     PacingRules,
     Speed,
     Workers,
 )
+from ktrdr_pipelines.simulator.requests.request_limits import GatewayRules, kind_of
 from ktrdr_pipelines.simulator.requests.validation import Setting
 from ktrdr_pipelines.simulator.variants import Variants
 

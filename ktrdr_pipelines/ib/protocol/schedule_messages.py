@@ -19,7 +19,7 @@ from ktrdr_pipelines.domain.calendars.gateway_schedules import (
 from ktrdr_pipelines.domain.calendars.registry import calendar_named, is_assumed
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.intervals import Interval
-from ktrdr_pipelines.ib.protocol.contracts import Candidate
+from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
 from ktrdr_pipelines.ib.protocol.times import in_utc, zone_named
 
 _HEADER, _PER_SESSION = 6, 3

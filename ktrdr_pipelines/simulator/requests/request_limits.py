@@ -18,7 +18,7 @@ from ktrdr_pipelines.simulator.protocol.messages import (
     HistoryRequest,
 )
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
-from ktrdr_pipelines.simulator.requests.pacing import (
+from ktrdr_pipelines.simulator.requests.pacing_rules import (
     VIOLATION,
     MessageRate,
     PacingMode,

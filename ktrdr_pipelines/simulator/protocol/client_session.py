@@ -34,9 +34,9 @@ from ktrdr_pipelines.simulator.protocol.messages import (
     decode,
 )
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
-from ktrdr_pipelines.simulator.protocol.times import server_text
-from ktrdr_pipelines.simulator.requests.limits import GatewayRules, Kind, kind_of
-from ktrdr_pipelines.simulator.requests.pacing import TOO_MANY_MESSAGES, PacingRule
+from ktrdr_pipelines.simulator.protocol.time_texts import server_text
+from ktrdr_pipelines.simulator.requests.pacing_rules import TOO_MANY_MESSAGES, PacingRule
+from ktrdr_pipelines.simulator.requests.request_limits import GatewayRules, Kind, kind_of
 from ktrdr_pipelines.simulator.variants import GREETING_ENCODING, Variants
 
 
