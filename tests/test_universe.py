@@ -8,13 +8,9 @@ import pytest
 from ktrdr_pipelines.domain.calendars.registry import calendar_keys
 from ktrdr_pipelines.domain.instruments import Backfill, WhatToShow
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.domain.universe.universe import (
-    Universe,
-    Windows,
-    load_universe,
-    parse_universe,
-)
+from ktrdr_pipelines.domain.universe.universe import Universe, Windows, parse_universe
 from ktrdr_pipelines.errors import UnknownSymbolError
+from ktrdr_pipelines.store.universe_file import load_universe
 from tests.universes import AAPL, GOOD
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "universe.example.yaml"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ktrdr_pipelines.clock import Clock, system_now
 from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.planning.reports import Progress, Quiet
-from ktrdr_pipelines.domain.universe.universe import Universe, UniverseFile
+from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.errors import UniverseError
 from ktrdr_pipelines.gaps.estimates import Rates, measured_rates
 from ktrdr_pipelines.ib.config import GatewayConfig
@@ -22,6 +22,7 @@ from ktrdr_pipelines.settings import Settings, data_folder, load_settings
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
+from ktrdr_pipelines.store.universe_file import UniverseFile
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
 from ktrdr_pipelines.sync.engine.series_state import SeriesStates
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy

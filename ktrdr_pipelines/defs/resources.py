@@ -14,12 +14,13 @@ from pydantic import Field
 from ktrdr_pipelines.app.workspace import open_manager, universe_file
 from ktrdr_pipelines.clock import Clock, system_now
 from ktrdr_pipelines.domain.planning.reports import Progress
-from ktrdr_pipelines.domain.universe.universe import Universe, UniverseFile
+from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.settings import PacingMode, Settings
 from ktrdr_pipelines.store.layout import StoreLayout, open_store
+from ktrdr_pipelines.store.universe_file import UniverseFile
 from ktrdr_pipelines.sync.runner import LoadManager
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.domain.calendars.gateway_schedules import LearnedDay
 from ktrdr_pipelines.domain.instruments import Instrument, Origin
 from ktrdr_pipelines.domain.planning.responses import BarRequest, NoData, OnSent, Response, unheard
@@ -41,7 +42,6 @@ from ktrdr_pipelines.errors import (
     RequestRejectedError,
     UnknownZoneError,
 )
-from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.connection import Call, GatewayConnection
 from ktrdr_pipelines.ib.connection.gateway_status import Health, with_vitals

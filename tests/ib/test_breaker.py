@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import (
     GatewayError,
@@ -14,7 +15,6 @@ from ktrdr_pipelines.errors import (
     GatewayTimeoutError,
     GatewayUnreachableError,
 )
-from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES, BreakerState
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import DiskError, GatewayTimeoutError
-from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
 from ktrdr_pipelines.ib.pacing.shared_state import FILE

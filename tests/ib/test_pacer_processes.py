@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
+from ktrdr_pipelines.clock import boot_id, boot_time_s
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import MESSAGE, PacedRequest, Pacing, Rule, Scope
 from tests.ib.paced import bars, hold, send

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.domain.bars import BAR_SCHEMA, micros, timestamps
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, Series
 from ktrdr_pipelines.domain.intervals import Interval
@@ -18,7 +19,6 @@ from ktrdr_pipelines.errors import (
     ContractUnknownError,
     RequestExpiredError,
 )
-from ktrdr_pipelines.ib.clock import boot_time_s
 from ktrdr_pipelines.ib.source import GatewaySource
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
-from ktrdr_pipelines.domain.universe.universe import load_universe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError, UniverseError
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.catalog.catalog import query_catalog, rebuild_catalog
@@ -28,6 +27,7 @@ from ktrdr_pipelines.store.maintenance.rename_journal import (
     write_journal,
 )
 from ktrdr_pipelines.store.maintenance.repair import repair
+from ktrdr_pipelines.store.universe_file import load_universe
 
 NOW = datetime(2024, 6, 4, tzinfo=UTC)
 FIRST = datetime(2024, 6, 3, 13, 30, tzinfo=UTC)

@@ -46,10 +46,10 @@ def check(
     mixed, loading them would be refused), 2 it is malformed, or bad usage.
     """
     from ktrdr_pipelines.app.workspace import universe_file
-    from ktrdr_pipelines.domain.universe.universe import load_universe
     from ktrdr_pipelines.gaps.universe_diff import ChangeKind, universe_changes
     from ktrdr_pipelines.store.bars.bar_store import BarStore
     from ktrdr_pipelines.store.ledger.ledger import open_ledger
+    from ktrdr_pipelines.store.universe_file import load_universe
 
     layout = _layout()
     universe = load_universe(layout.universe if file is None else file)
@@ -214,8 +214,8 @@ def _layout() -> "StoreLayout":
 
 
 def _text(path: Path) -> str:
-    from ktrdr_pipelines.domain.universe.universe import load_universe
     from ktrdr_pipelines.store.files import disk_errors
+    from ktrdr_pipelines.store.universe_file import load_universe
 
     load_universe(path)
     with disk_errors(path):

@@ -1,19 +1,13 @@
-"""The universe: the instruments a person wants, as universe.yaml in the data folder says.
+"""The universe: the instruments that the text of a universe file names.
 
-Here: reading the file, keeping its last good state, finding symbols. Not here: what follows from an
-entry (``domain.universe.fields``, ``domain.universe.defaults``), YAML
-(``domain.universe.yaml_nodes``).
+Not here: the file itself (``store.universe_file``), the fields of an entry and their defaults
+(``domain.universe.fields``, ``domain.universe.defaults``), YAML (``domain.universe.yaml_nodes``).
 """
 
-import contextlib
 import difflib
-import os
-import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -30,7 +24,7 @@ from ktrdr_pipelines.domain.universe.fields import (
     shown,
 )
 from ktrdr_pipelines.domain.universe.yaml_nodes import Item, parsed
-from ktrdr_pipelines.errors import DiskError, UniverseError, UnknownSymbolError
+from ktrdr_pipelines.errors import UnknownSymbolError
 
 _SECTIONS: Final = ("defaults", "windows", "symbols")
 
@@ -124,59 +118,6 @@ class Universe:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class UniverseFile:
-    """A universe file that a person edits, and a copy of its last good text."""
-
-    path: Path
-    last_good: Path
-
-    def read(self) -> tuple[Universe, UniverseError | None]:
-        """Give the universe, and what is wrong where an older state stands in for it.
-
-        Raises:
-            UniverseError: the file is bad and there is no good copy.
-            DiskError: the copy cannot be written.
-        """
-        try:
-            text = _text_of(self.path)
-            universe = parse_universe(text, str(self.path))
-        except UniverseError as problem:
-            return self._older(problem), problem
-        self._keep(text)
-        return universe, None
-
-    def _older(self, problem: UniverseError) -> Universe:
-        try:
-            return parse_universe(_text_of(self.last_good), str(self.path))
-        except UniverseError:
-            raise problem from None
-
-    def _keep(self, text: str) -> None:
-        """Write the copy beside and rename it, unless it is the same already."""
-        with contextlib.suppress(OSError, UniverseError):
-            if _text_of(self.last_good) == text:
-                return
-        try:
-            _write_whole(self.last_good, text)
-        except OSError as error:
-            raise DiskError(
-                f"keeping the last good universe in {self.last_good}",
-                reason=str(error),
-                hint="Make the folder writable. Where something else stands in its place, run "
-                "`ktrdr repair`, which quarantines it",
-            ) from error
-
-
-def load_universe(path: Path) -> Universe:
-    """Read a universe file.
-
-    Raises:
-        UniverseError: it is missing or malformed; the text names file, line and key.
-    """
-    return parse_universe(_text_of(path), str(path))
-
-
 def parse_universe(text: str, name: str) -> Universe:
     """Read the text of a universe; ``name`` is the file's, for messages.
 
@@ -222,56 +163,3 @@ def _windows(item: Item) -> Windows:
         if value not in years:
             raise parts[key].error(f"is {value}", f"Years go from {years[0]} to {years[-1]}")
     return Windows(month, year)
-
-
-def _text_of(path: Path) -> str:
-    _refuse_odd(path)
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UniverseError(
-            str(path), reason="there is no such file", hint="Make one with `ktrdr init`"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UniverseError(
-            f"{path}, byte {error.start + 1}", reason="is not UTF-8", hint="Save the file as UTF-8"
-        ) from None
-    except OSError as error:
-        raise UniverseError(
-            str(path), reason=f"cannot be read ({error.strerror})", hint="Check its permissions"
-        ) from error
-
-
-def _refuse_odd(path: Path) -> None:
-    """Refuse to open what is no file: a named pipe would keep this process waiting for ever.
-
-    Below /dev and /proc the shell gives the output of a command as a file.
-    """
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        if not path.is_symlink():
-            return
-        reason = f"cannot be read: it is a link that leads nowhere ({error.strerror})"
-    else:
-        if stat.S_ISREG(mode) or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
-            return
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-        reason = f"cannot be read: it is {kind}, not a file"
-    raise UniverseError(
-        str(path), reason=reason, hint="Run `ktrdr repair`, which quarantines it in a store"
-    )
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise

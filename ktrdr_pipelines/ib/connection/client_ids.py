@@ -13,8 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ktrdr_pipelines.clock import boot_id, boot_time_s
 from ktrdr_pipelines.errors import ClientIdInUseError, DiskError
-from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
 from ktrdr_pipelines.ib.private_files import FILE_MODE, make_private_folder, write_privately
 
 QUARANTINE_S = 300.0

@@ -17,9 +17,9 @@ from typing import ClassVar, Generic, TypeVar
 
 from ib_async.contract import Contract
 
+from ktrdr_pipelines.clock import boot_time_s, system_now
 from ktrdr_pipelines.domain.instruments import Origin
 from ktrdr_pipelines.errors import ConnectionLostError, GatewayTimeoutError, OutageError
-from ktrdr_pipelines.ib.clock import boot_time_s, wall_now
 from ktrdr_pipelines.ib.connection.accounts import Logins, origin_of
 from ktrdr_pipelines.ib.connection.gateway_status import (
     GOOD_NEWS,
@@ -287,7 +287,7 @@ class GatewayConnection:
             connected=self.is_up,
             round_trip_s=await self._round_trip_s() if self.is_up else None,
             last_answer_age_s=None if answered_at_s is None else boot_time_s() - answered_at_s,
-            clock_offset_s=(self.now() - wall_now()).total_seconds(),
+            clock_offset_s=(self.now() - system_now()).total_seconds(),
             troubles=self._dispatcher.status.troubles,
             farms=self._dispatcher.status.farms,
         )

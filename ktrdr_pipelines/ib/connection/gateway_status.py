@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
-from ktrdr_pipelines.ib.clock import boot_time_s
+from ktrdr_pipelines.clock import boot_time_s
 from ktrdr_pipelines.ib.connection.pending_requests import PendingRequest, Topic
 from ktrdr_pipelines.ib.pacing.circuit_breaker import BreakerState
 from ktrdr_pipelines.ib.pacing.shared_state import Vitals

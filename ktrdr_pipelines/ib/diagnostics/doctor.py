@@ -12,11 +12,11 @@ from dataclasses import replace
 from datetime import date, datetime
 from itertools import compress
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.instruments import Instrument, Origin, SecType, Series, WhatToShow
 from ktrdr_pipelines.domain.planning.responses import BarRequest, Response
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.errors import EntitlementError, GatewayError
-from ktrdr_pipelines.ib.clock import wall_now
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.connection import GatewayConnection
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy, Operation
@@ -170,7 +170,7 @@ async def _free_bars(source: GatewaySource) -> Check:
 
 async def _bars(source: GatewaySource, instrument: Instrument) -> str:
     series = Series(instrument, Timeframe.D1)
-    answer = await source.bars(BarRequest(series, None, duration_at(wall_now())))
+    answer = await source.bars(BarRequest(series, None, duration_at(system_now())))
     if not isinstance(answer, Response):
         raise NoDataError(str(answer.request), reason=answer.message)
     last = answer.bars["session_date"][-1].as_py()

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from sqlite3 import Connection
 
+from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.errors import EntitlementError
-from ktrdr_pipelines.ib.clock import wall_now
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.shared_state import LONGEST_BLOCK_S, Block, SharedMemory
 from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
@@ -26,7 +26,7 @@ _EVERYTHING = "everything"
 
 def wall_s() -> float:
     """Give this machine's time in seconds since 1970."""
-    return wall_now().timestamp()
+    return system_now().timestamp()
 
 
 @dataclass(frozen=True, slots=True)

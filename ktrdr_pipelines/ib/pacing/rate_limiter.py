@@ -15,8 +15,8 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import TypeVar
 
+from ktrdr_pipelines.clock import boot_id, boot_time_s
 from ktrdr_pipelines.errors import DiskError, GatewayRestingError
-from ktrdr_pipelines.ib.clock import boot_id, boot_time_s
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.circuit_breaker import Admission, BreakerState, Depth
 from ktrdr_pipelines.ib.pacing.rules import MESSAGE, PacedRequest, Pacing, RequestKind, pacing_of

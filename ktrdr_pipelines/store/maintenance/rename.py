@@ -19,7 +19,6 @@ from pathlib import Path
 
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.editing import remove_symbol, rename_symbol
-from ktrdr_pipelines.domain.universe.universe import load_universe
 from ktrdr_pipelines.errors import StoreError
 from ktrdr_pipelines.store.bars.bar_file import is_as_written, read_file, write_file
 from ktrdr_pipelines.store.bars.integrity import true_footer
@@ -40,6 +39,7 @@ from ktrdr_pipelines.store.maintenance.rename_journal import (
     remove_journal,
     write_journal,
 )
+from ktrdr_pipelines.store.universe_file import load_universe
 
 _STAGE = "renaming"
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ktrdr_pipelines.domain.universe.universe import load_universe
 from ktrdr_pipelines.errors import CorruptFileError, StoreError, UniverseError
 from ktrdr_pipelines.store.files import disk_errors, require_file, sync_folder, write_atomically
 from ktrdr_pipelines.store.layout import StoreLayout
+from ktrdr_pipelines.store.universe_file import load_universe
 
 
 class MoveKind(StrEnum):
