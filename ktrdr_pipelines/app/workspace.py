@@ -26,8 +26,7 @@ from ktrdr_pipelines.store.universe_file import UniverseFile
 from ktrdr_pipelines.sync.discovery.head_timestamps import RangeDiscovery
 from ktrdr_pipelines.sync.engine.series_state import SeriesStates
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy
-from ktrdr_pipelines.sync.runner import LoadManager
-from ktrdr_pipelines.sync.waits import Waits
+from ktrdr_pipelines.sync.runner import LoadManager, Waits
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.gaps.index import GapIndex

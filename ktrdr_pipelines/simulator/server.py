@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Self
 
 from ktrdr_pipelines.errors import SimulatorError
@@ -20,12 +21,14 @@ from ktrdr_pipelines.simulator.client_connection import Connection
 from ktrdr_pipelines.simulator.faults.effects import Outages
 from ktrdr_pipelines.simulator.faults.faults import FaultPlan
 from ktrdr_pipelines.simulator.market.market import Market
+from ktrdr_pipelines.simulator.market.recorded import ReplayMarket
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.replies import ApiError
 from ktrdr_pipelines.simulator.request_log import RequestRecord
 from ktrdr_pipelines.simulator.requests.durations import DurationTable
 from ktrdr_pipelines.simulator.requests.pacing_rules import PacingRule
 from ktrdr_pipelines.simulator.simulated_gateway import Behaviour, SimClock, gateway_of
+from ktrdr_pipelines.simulator.variants import MarketVariants
 
 
 class ServerThread(threading.Thread):
@@ -293,3 +296,16 @@ def running_simulator(
         yield server
     finally:
         thread.stop()
+
+
+def open_market(
+    bars_folder: Path | None,
+    seed: int,
+    variants: MarketVariants = MarketVariants(),  # noqa: B008 - immutable
+) -> Market:
+    """Open the recorded bars of a folder, or the synthetic market of a seed and its variants.
+
+    Raises:
+        SimulatorError: the folder holds no recorded bars, or one of its files is malformed.
+    """
+    return SyntheticMarket(seed, variants) if bars_folder is None else ReplayMarket(bars_folder)

@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
 
 from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.planning.jobs import Mode
@@ -36,7 +38,6 @@ from ktrdr_pipelines.sync.engine.request_widths import Widths
 from ktrdr_pipelines.sync.engine.series_state import Job
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
 from ktrdr_pipelines.sync.loader import IbDataLoader
-from ktrdr_pipelines.sync.waits import Waits
 
 __all__ = ["Job", "LoadManager"]
 
@@ -186,3 +187,34 @@ def _flat(failures: BaseExceptionGroup[BaseException]) -> list[BaseException]:
         for error in failures.exceptions
         for leaf in (_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
     ]
+
+
+TOLD_FROM_S: Final = 3.0
+"""Seconds from which a wait is told: a shorter one is over before anybody wonders."""
+
+_SAME: Final = timedelta(minutes=1)
+
+
+class Waits:
+    """Tells of waits.
+
+    Args:
+        tell: takes in words what is waited for, and the moment at which that ends at the latest.
+        clock: this machine's time.
+    """
+
+    def __init__(
+        self, tell: Callable[[str, datetime], None], clock: Callable[[], datetime]
+    ) -> None:
+        self._tell, self._clock = tell, clock
+        self._told: dict[str, datetime] = {}
+
+    def __call__(self, why: str, wait_s: float) -> None:
+        """Take in that something is waited for so many seconds."""
+        if wait_s < TOLD_FROM_S:
+            return
+        now = self._clock()
+        until, told = now + timedelta(seconds=wait_s), self._told.get(why)
+        if told is None or told < now or until - told > _SAME:
+            self._told[why] = until
+            self._tell(why, until)

@@ -21,7 +21,7 @@ from ktrdr_pipelines.cli.entry_point import LogFile, run
 from ktrdr_pipelines.cli.main import command_line
 from ktrdr_pipelines.simulator.market.hours import Hours
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
-from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument
+from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 
@@ -143,18 +143,18 @@ class HeldMarket:
         self._symbol = symbol
         self.let_go = threading.Event()
 
-    def instruments(self) -> Sequence[Instrument]:
+    def instruments(self) -> Sequence[SimulatedInstrument]:
         return self._market.instruments()
 
-    def hours(self, instrument: Instrument, *, use_rth: bool) -> Hours:
+    def hours(self, instrument: SimulatedInstrument, *, use_rth: bool) -> Hours:
         return self._market.hours(instrument, use_rth=use_rth)
 
-    def bars(self, instrument: Instrument, query: BarQuery) -> PricedBars:
+    def bars(self, instrument: SimulatedInstrument, query: BarQuery) -> PricedBars:
         if instrument.symbol == self._symbol:
             self.let_go.wait()
         return self._market.bars(instrument, query)
 
-    def head(self, instrument: Instrument, what: What, *, use_rth: bool) -> int | None:
+    def head(self, instrument: SimulatedInstrument, what: What, *, use_rth: bool) -> int | None:
         return self._market.head(instrument, what, use_rth=use_rth)
 
     def default_now(self) -> datetime | None:

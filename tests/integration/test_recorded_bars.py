@@ -25,8 +25,7 @@ from ktrdr_pipelines.domain.planning.empty_ranges import CONFIRM_AFTER, STATEMEN
 from ktrdr_pipelines.domain.planning.reports import SeriesReport
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.settings import Settings
-from ktrdr_pipelines.simulator.market.opening import open_market
-from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
+from ktrdr_pipelines.simulator.server import SimulatorServer, open_market, running_simulator
 from ktrdr_pipelines.store.bars.bar_store import BarStore
 from ktrdr_pipelines.store.layout import StoreLayout, create_store
 from ktrdr_pipelines.store.ledger.ledger import Ledger

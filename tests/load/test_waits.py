@@ -17,7 +17,7 @@ from ktrdr_pipelines.errors import (
     GatewayTimeoutError,
 )
 from ktrdr_pipelines.sync.engine.source_session import RetryPolicy, SourceSession
-from ktrdr_pipelines.sync.waits import TOLD_FROM_S, Waits
+from ktrdr_pipelines.sync.runner import TOLD_FROM_S, Waits
 from tests.load.fakes import utc
 
 NOW = utc(2026, 1, 5, 14, 30)

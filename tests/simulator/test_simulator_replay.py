@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ktrdr_pipelines.errors import SimulatorError
-from ktrdr_pipelines.simulator.market.opening import open_market
 from ktrdr_pipelines.simulator.market.recorded import ReplayMarket
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields
+from ktrdr_pipelines.simulator.server import open_market
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "bars"
 LATER = "2024-12-31T00:00:00+00:00"

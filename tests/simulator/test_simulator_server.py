@@ -11,7 +11,7 @@ from ib_async import IB, StartupFetchNONE, Stock
 from ib_async.wrapper import RequestError
 
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars
-from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument
+from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
 from ktrdr_pipelines.simulator.market.synthetic import SyntheticMarket
 from ktrdr_pipelines.simulator.server import SimulatorServer, running_simulator
 from tests.simulator.talking import AAPL, EURUSD, client, history, talk
@@ -181,7 +181,7 @@ def test_requests_of_one_client_are_served_side_by_side() -> None:
     goes_on = threading.Event()
 
     class SlowPairs(SyntheticMarket):
-        def bars(self, instrument: Instrument, query: BarQuery) -> PricedBars:
+        def bars(self, instrument: SimulatedInstrument, query: BarQuery) -> PricedBars:
             if instrument.key == "EURUSD":
                 assert goes_on.wait(60)
             return super().bars(instrument, query)

@@ -50,7 +50,7 @@ class ServedMarket:
         Raises:
             SimulatorError: it cannot be read, or is malformed.
         """
-        from ktrdr_pipelines.simulator.market.opening import open_market
+        from ktrdr_pipelines.simulator.server import open_market
 
         if self.variants is None:
             return open_market(self.bars, self._seed)

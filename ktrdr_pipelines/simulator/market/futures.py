@@ -20,8 +20,8 @@ from ktrdr_pipelines.simulator.market.hours import ZONES, Venue
 from ktrdr_pipelines.simulator.market.market_calendars import calendar_of
 from ktrdr_pipelines.simulator.market.simulated_instruments import (
     Expiry,
-    Instrument,
     SecType,
+    SimulatedInstrument,
     con_id_of,
 )
 
@@ -104,7 +104,7 @@ PRODUCTS = {
 }
 
 
-def contract(product: Product, year: int, month: int, *, kept: bool = False) -> Instrument:
+def contract(product: Product, year: int, month: int, *, kept: bool = False) -> SimulatedInstrument:
     """Describe one contract; a ``kept`` one is not forgotten after its end."""
     root = f"{product.symbol}{_MONTH_CODES[month - 1]}"
     key = f"{root}{year}"
@@ -118,9 +118,9 @@ def contract(product: Product, year: int, month: int, *, kept: bool = False) -> 
     )
 
 
-def continuous(product: Product) -> Instrument:
+def continuous(product: Product) -> SimulatedInstrument:
     """Describe the chain of a product's front contracts."""
-    return Instrument(
+    return SimulatedInstrument(
         key=product.symbol,
         con_id=con_id_of(SecType.CONTINUOUS, product.symbol),
         symbol=product.symbol,
@@ -137,7 +137,7 @@ def continuous(product: Product) -> Instrument:
     )
 
 
-def recorded_contract(name: str, newest: date) -> Instrument | None:
+def recorded_contract(name: str, newest: date) -> SimulatedInstrument | None:
     """Describe the contract of a recording named like ``ESZ3``; None for another name.
 
     The year's digit repeats every ten years: the contract is the first one that ends on or after
@@ -152,7 +152,9 @@ def recorded_contract(name: str, newest: date) -> Instrument | None:
     return replace(contract(PRODUCTS[found[1]], year, month, kept=True), key=name)
 
 
-def with_front(chain: Instrument, instruments: Iterable[Instrument], now_s: int) -> Instrument:
+def with_front(
+    chain: SimulatedInstrument, instruments: Iterable[SimulatedInstrument], now_s: int
+) -> SimulatedInstrument:
     """Return a chain under the id, name and dates of its front contract, as IB tells it."""
     live = [
         each

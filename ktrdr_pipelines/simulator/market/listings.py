@@ -19,8 +19,8 @@ from itertools import product
 
 from ktrdr_pipelines.simulator.market.futures import PRODUCTS, continuous, contract
 from ktrdr_pipelines.simulator.market.simulated_instruments import (
-    Instrument,
     SecType,
+    SimulatedInstrument,
     crypto,
     fx_pair,
     index,
@@ -157,7 +157,7 @@ class Listing:
     ``volume_parts`` is how many units of volume make one.
     """
 
-    instrument: Instrument
+    instrument: SimulatedInstrument
     listed: date
     price: float
     daily_move: float
@@ -185,7 +185,7 @@ class Listing:
 
 
 @cache
-def listings() -> dict[Instrument, Listing]:
+def listings() -> dict[SimulatedInstrument, Listing]:
     """Return every instrument of the synthetic market; it is built once a process.
 
     ``THIN``, which often does not trade, ``LATE``, whose first trade before the regular hours comes

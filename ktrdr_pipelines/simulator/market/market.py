@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ktrdr_pipelines.simulator.market.bar_arrays import Column
 from ktrdr_pipelines.simulator.market.hours import Hours, Ints
-from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument
+from ktrdr_pipelines.simulator.market.simulated_instruments import SimulatedInstrument
 from ktrdr_pipelines.simulator.requests.durations import BarSize, Window
 
 Prices = npt.NDArray[np.float64]
@@ -75,16 +75,16 @@ class PricedBars:
 class Market(Protocol):
     """A source of bars for a gateway; it is asked from several threads at once."""
 
-    def instruments(self) -> Sequence[Instrument]:
+    def instruments(self) -> Sequence[SimulatedInstrument]:
         """Return everything that can be asked for."""
 
-    def hours(self, instrument: Instrument, *, use_rth: bool) -> Hours:
+    def hours(self, instrument: SimulatedInstrument, *, use_rth: bool) -> Hours:
         """Return the sessions of an instrument."""
 
-    def bars(self, instrument: Instrument, query: BarQuery) -> PricedBars:
+    def bars(self, instrument: SimulatedInstrument, query: BarQuery) -> PricedBars:
         """Return the bars of a query, oldest first; none where there are none."""
 
-    def head(self, instrument: Instrument, what: What, *, use_rth: bool) -> int | None:
+    def head(self, instrument: SimulatedInstrument, what: What, *, use_rth: bool) -> int | None:
         """Return when the oldest bar starts, in seconds since 1970."""
 
     def default_now(self) -> datetime | None:

@@ -39,8 +39,8 @@ from ktrdr_pipelines.simulator.market.listings import listings
 from ktrdr_pipelines.simulator.market.market import BarQuery, PricedBars, What
 from ktrdr_pipelines.simulator.market.market_calendars import calendar_of, within_regular_clock
 from ktrdr_pipelines.simulator.market.simulated_instruments import (
-    Instrument,
     SecType,
+    SimulatedInstrument,
     fx_pair,
     pair_of,
     us_stock,
@@ -59,11 +59,11 @@ _NEVER_MISSING = ("ts", "open", "high", "low", "close")
 class Recording:
     """The files of one instrument, from the shortest size to the longest."""
 
-    instrument: Instrument
+    instrument: SimulatedInstrument
     files: dict[BarSize, Path]
 
 
-def recordings_in(folder: Path) -> dict[Instrument, Recording]:
+def recordings_in(folder: Path) -> dict[SimulatedInstrument, Recording]:
     """Find the recorded stocks, currency pairs and futures of a folder.
 
     Anything else is skipped with a note in the log.
@@ -124,7 +124,7 @@ def _malformed(path: Path, reason: str) -> SimulatorError:
     )
 
 
-def _instrument(key: str, files: dict[BarSize, Path]) -> Instrument | None:
+def _instrument(key: str, files: dict[BarSize, Path]) -> SimulatedInstrument | None:
     """Tell what a folder's name stands for; a future's year needs a look at its bars."""
     pair = pair_of(key)
     if pair is not None:
@@ -220,11 +220,11 @@ class ReplayMarket:
     def __repr__(self) -> str:
         return f"ReplayMarket({', '.join(each.key for each in self._recordings)})"
 
-    def instruments(self) -> Sequence[Instrument]:
+    def instruments(self) -> Sequence[SimulatedInstrument]:
         """Return what was recorded."""
         return tuple(self._recordings)
 
-    def hours(self, instrument: Instrument, *, use_rth: bool) -> Hours:
+    def hours(self, instrument: SimulatedInstrument, *, use_rth: bool) -> Hours:
         """Return the sessions of the instrument's market, whatever was recorded of them."""
         return calendar_of(instrument.venue).hours(use_rth=use_rth)
 
@@ -236,7 +236,7 @@ class ReplayMarket:
         newest = max(self._newest(instrument) for instrument in self._recordings)
         return datetime.fromtimestamp((-(-newest // DAY_S) + 1) * DAY_S, UTC)
 
-    def head(self, instrument: Instrument, what: What, *, use_rth: bool) -> int | None:
+    def head(self, instrument: SimulatedInstrument, what: What, *, use_rth: bool) -> int | None:
         """Return the start of the oldest bar of any size; of a day it is the session's open."""
         if what is not _RECORDED_WHAT[instrument.sec_type]:
             return None
@@ -248,13 +248,13 @@ class ReplayMarket:
         ]
         return min(starts, default=None)
 
-    def bars(self, instrument: Instrument, query: BarQuery) -> PricedBars:
+    def bars(self, instrument: SimulatedInstrument, query: BarQuery) -> PricedBars:
         """Return the recorded bars that lie wholly in the window, oldest first."""
         if query.what is not _RECORDED_WHAT[instrument.sec_type]:
             return _priced(empty_bars(np.float64), instrument.sec_type)
         return _priced(self._in_window(instrument, query.size, query), instrument.sec_type)
 
-    def _read(self, instrument: Instrument, size: BarSize, use_rth: bool) -> Bars:  # noqa: FBT001 - a cache key
+    def _read(self, instrument: SimulatedInstrument, size: BarSize, use_rth: bool) -> Bars:  # noqa: FBT001 - a cache key
         """Read a series once, without the bars outside the hours that are asked for.
 
         A recording of regular hours stays whole: some of its bars stand after the early close of
@@ -268,7 +268,7 @@ class ReplayMarket:
             return bars
         return bars.take(bars.start >= hours.opens[bars.session])
 
-    def _newest(self, instrument: Instrument) -> int:
+    def _newest(self, instrument: SimulatedInstrument) -> int:
         """Return when the newest bar is over; a day is with its regular session."""
         ends = (
             int(ends_of(bars, size, self.hours(instrument, use_rth=size.is_dated))[-1])
@@ -277,7 +277,7 @@ class ReplayMarket:
         )
         return max(ends, default=0)
 
-    def _in_window(self, instrument: Instrument, size: BarSize, query: BarQuery) -> Bars:
+    def _in_window(self, instrument: SimulatedInstrument, size: BarSize, query: BarQuery) -> Bars:
         if size in self._recordings[instrument].files:
             return self._recorded(instrument, size, query)
         shorter = self._longest_below(instrument, size)
@@ -286,11 +286,11 @@ class ReplayMarket:
         hours = self.hours(instrument, use_rth=query.use_rth)
         return aggregated(self._in_window(instrument, shorter, query), size, hours)
 
-    def _longest_below(self, instrument: Instrument, size: BarSize) -> BarSize | None:
+    def _longest_below(self, instrument: SimulatedInstrument, size: BarSize) -> BarSize | None:
         files = self._recordings[instrument].files
         return max((each for each in files if size.is_made_of(each)), default=None)
 
-    def _recorded(self, instrument: Instrument, size: BarSize, query: BarQuery) -> Bars:
+    def _recorded(self, instrument: SimulatedInstrument, size: BarSize, query: BarQuery) -> Bars:
         hours = self.hours(instrument, use_rth=query.use_rth)
         bars = self._series(instrument, size, query.use_rth)
         starts = hours.opens[bars.session] if size.is_dated else bars.start
@@ -304,7 +304,7 @@ class ReplayMarket:
         return joined([bars.take(whole), self._rebuilt(instrument, size, query, rest)])
 
     def _rebuilt(
-        self, instrument: Instrument, size: BarSize, query: BarQuery, rest: Window
+        self, instrument: SimulatedInstrument, size: BarSize, query: BarQuery, rest: Window
     ) -> Bars:
         """Build what there is so far of a bar that the end cuts, if shorter ones know it."""
         shorter = self._longest_below(instrument, size)

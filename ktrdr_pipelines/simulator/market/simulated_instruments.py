@@ -47,7 +47,7 @@ class Expiry:
 
 
 @dataclass(frozen=True, slots=True)
-class Instrument:
+class SimulatedInstrument:
     """One contract: its fields as contract details state them.
 
     ``key`` names it in logs and folders of recordings, ``exchange`` is where bars are asked
@@ -101,12 +101,14 @@ def con_id_of(sec_type: SecType, key: str) -> int:
     return _FIRST_CON_ID + crc32(f"{sec_type}/{key}".encode()) % _CON_IDS
 
 
-def fitting(instruments: Iterable[Instrument], asked: ContractFields) -> list[Instrument]:
+def fitting(
+    instruments: Iterable[SimulatedInstrument], asked: ContractFields
+) -> list[SimulatedInstrument]:
     """Return the instruments that contradict no field the client filled in."""
     return [instrument for instrument in instruments if _fits(instrument, asked)]
 
 
-def _fits(instrument: Instrument, asked: ContractFields) -> bool:
+def _fits(instrument: SimulatedInstrument, asked: ContractFields) -> bool:
     if asked.con_id:
         return instrument.con_id == asked.con_id and _same_exchange(instrument, asked)
     if not (asked.symbol or asked.local_symbol):
@@ -123,7 +125,7 @@ def _fits(instrument: Instrument, asked: ContractFields) -> bool:
     )
 
 
-def _same_exchange(instrument: Instrument, asked: ContractFields) -> bool:
+def _same_exchange(instrument: SimulatedInstrument, asked: ContractFields) -> bool:
     """Compare type and exchange; an id without a type is a contract's, not the chain's."""
     if not asked.sec_type and instrument.sec_type is SecType.CONTINUOUS:
         return False
@@ -152,13 +154,13 @@ def pair_of(key: str) -> tuple[str, str] | None:
     return (base, quote) if is_pair else None
 
 
-def fx_pair(base: str, quote: str) -> Instrument:
+def fx_pair(base: str, quote: str) -> SimulatedInstrument:
     """Describe a currency pair; its tick is half a pip.
 
     Source: IB quotes IDEALPRO in half pips (grade O).
     """
     name = f"{base}.{quote}"
-    return Instrument(
+    return SimulatedInstrument(
         key=base + quote,
         con_id=con_id_of(SecType.FX, base + quote),
         symbol=base,
@@ -174,9 +176,9 @@ def fx_pair(base: str, quote: str) -> Instrument:
     )
 
 
-def us_stock(symbol: str, primary_exchange: str, name: str) -> Instrument:
+def us_stock(symbol: str, primary_exchange: str, name: str) -> SimulatedInstrument:
     """Describe a US stock."""
-    return Instrument(
+    return SimulatedInstrument(
         key=symbol,
         con_id=con_id_of(SecType.STOCK, symbol),
         symbol=symbol,
@@ -192,19 +194,25 @@ def us_stock(symbol: str, primary_exchange: str, name: str) -> Instrument:
     )
 
 
-def stock_abroad(symbol: str, primary_exchange: str, currency: str, name: str) -> Instrument:
+def stock_abroad(
+    symbol: str, primary_exchange: str, currency: str, name: str
+) -> SimulatedInstrument:
     """Describe a stock that is listed outside the US only."""
     return _listed_at(us_stock(symbol, primary_exchange, name), primary_exchange, currency)
 
 
-def listed_again(stock: Instrument, primary_exchange: str, currency: str) -> Instrument:
+def listed_again(
+    stock: SimulatedInstrument, primary_exchange: str, currency: str
+) -> SimulatedInstrument:
     """Describe a stock's listing at a second exchange: only that and the currency tell it."""
     key = f"{stock.symbol}.{primary_exchange}"
     again = replace(stock, key=key, con_id=con_id_of(SecType.STOCK, key))
     return _listed_at(again, primary_exchange, currency)
 
 
-def _listed_at(stock: Instrument, primary_exchange: str, currency: str) -> Instrument:
+def _listed_at(
+    stock: SimulatedInstrument, primary_exchange: str, currency: str
+) -> SimulatedInstrument:
     venue = _VENUES_ABROAD.get(primary_exchange)
     return replace(
         stock,
@@ -215,14 +223,14 @@ def _listed_at(stock: Instrument, primary_exchange: str, currency: str) -> Instr
     )
 
 
-def index(symbol: str, exchange: str, name: str) -> Instrument:
+def index(symbol: str, exchange: str, name: str) -> SimulatedInstrument:
     """Describe a US stock index."""
     return _at_one_exchange(
         (SecType.INDEX, Venue.US_INDEX, exchange), symbol, name, min_tick=0.01, local_symbol=symbol
     )
 
 
-def crypto(symbol: str, exchange: str, name: str, min_tick: float) -> Instrument:
+def crypto(symbol: str, exchange: str, name: str, min_tick: float) -> SimulatedInstrument:
     """Describe a crypto currency in dollars at one of the exchanges that trade it."""
     kind = (SecType.CRYPTO, Venue.CRYPTO, exchange)
     return _at_one_exchange(kind, symbol, name, min_tick=min_tick, local_symbol=f"{symbol}.USD")
@@ -235,11 +243,11 @@ def _at_one_exchange(
     *,
     min_tick: float,
     local_symbol: str,
-) -> Instrument:
+) -> SimulatedInstrument:
     """Describe what is told in dollars under one name at one exchange, which is in its key."""
     sec_type, venue, exchange = kind
     key = f"{symbol}.{exchange}"
-    return Instrument(
+    return SimulatedInstrument(
         key=key,
         con_id=con_id_of(sec_type, key),
         symbol=symbol,

@@ -28,7 +28,7 @@ from ktrdr_pipelines.simulator.market.listings import Listing, listings
 from ktrdr_pipelines.simulator.market.market import TRADED, BarQuery, PricedBars, Prices, What
 from ktrdr_pipelines.simulator.market.market_calendars import calendar_of, crypto_sessions
 from ktrdr_pipelines.simulator.market.price_process import MinutePaths, cut_minute, seconds_of
-from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument, SecType
+from ktrdr_pipelines.simulator.market.simulated_instruments import SecType, SimulatedInstrument
 from ktrdr_pipelines.simulator.requests.durations import DAY, MINUTE, Window
 from ktrdr_pipelines.simulator.variants import MarketVariants
 
@@ -114,11 +114,11 @@ class SyntheticMarket:
     def __repr__(self) -> str:
         return f"SyntheticMarket(seed={self.seed})"
 
-    def instruments(self) -> Sequence[Instrument]:
+    def instruments(self) -> Sequence[SimulatedInstrument]:
         """Return every listing's instrument."""
         return tuple(self._listings)
 
-    def hours(self, instrument: Instrument, *, use_rth: bool) -> Hours:
+    def hours(self, instrument: SimulatedInstrument, *, use_rth: bool) -> Hours:
         """Return the sessions of the instrument's market."""
         return _calendar(instrument).hours(use_rth=use_rth)
 
@@ -126,14 +126,14 @@ class SyntheticMarket:
         """Return None: the market goes on for ever, so now is the machine's."""
         return None
 
-    def head(self, instrument: Instrument, what: What, *, use_rth: bool) -> int | None:  # noqa: ARG002 - all start together
+    def head(self, instrument: SimulatedInstrument, what: What, *, use_rth: bool) -> int | None:  # noqa: ARG002 - all start together
         """Return the start of the first minute since the listing."""
         hours = self.hours(instrument, use_rth=use_rth)
         first = self._first_session(instrument, hours)
         paths = self._paths(instrument)
         return int(paths.minutes(range(first, first + 5), use_rth=use_rth).start[0])
 
-    def bars(self, instrument: Instrument, query: BarQuery) -> PricedBars:
+    def bars(self, instrument: SimulatedInstrument, query: BarQuery) -> PricedBars:
         """Return the bars of a query; those at its edges hold only what lies in the window."""
         hours = self.hours(instrument, use_rth=query.use_rth)
         living = replace(query, window=_until_end_of(instrument, query.window))
@@ -143,25 +143,25 @@ class SyntheticMarket:
             bars = aggregated(bars, query.size, hours)
         return priced(bars, self._listings[instrument], query.what)
 
-    def _new_paths(self, instrument: Instrument) -> MinutePaths:
+    def _new_paths(self, instrument: SimulatedInstrument) -> MinutePaths:
         return MinutePaths(self.seed, self._listings[instrument], _calendar(instrument))
 
-    def _first_session(self, instrument: Instrument, hours: Hours) -> int:
+    def _first_session(self, instrument: SimulatedInstrument, hours: Hours) -> int:
         listed = (self._listings[instrument].listed - date(1970, 1, 1)).days
         return int(np.searchsorted(hours.labels, listed))
 
-    def _sessions(self, instrument: Instrument, window: Window, hours: Hours) -> range:
+    def _sessions(self, instrument: SimulatedInstrument, window: Window, hours: Hours) -> range:
         found = hours.overlapping(window.start_s, window.end_s)
         first = max(found.start, self._first_session(instrument, hours))
         return range(first, max(first, found.stop))
 
-    def _timed(self, instrument: Instrument, query: BarQuery, hours: Hours) -> Bars:
+    def _timed(self, instrument: SimulatedInstrument, query: BarQuery, hours: Hours) -> Bars:
         sessions = self._sessions(instrument, query.window, hours)
         length = 1 if query.size < MINUTE else _BLOCK
         blocks = _blocks(sessions, length)
         return joined([self._cut(instrument, block, query) for block in blocks])
 
-    def _cut(self, instrument: Instrument, sessions: range, query: BarQuery) -> Bars:
+    def _cut(self, instrument: SimulatedInstrument, sessions: range, query: BarQuery) -> Bars:
         """Build bars, of a day at most, of what the window leaves of some sessions' minutes."""
         hours, size = self.hours(instrument, use_rth=query.use_rth), min(query.size, DAY)
         minutes = self._paths(instrument).minutes(sessions, use_rth=query.use_rth)
@@ -176,14 +176,14 @@ class SyntheticMarket:
             return bars
         return filled(bars, minutes, size, window=window, hours=hours)
 
-    def _has_flat_bars(self, instrument: Instrument, what: What) -> bool:
+    def _has_flat_bars(self, instrument: SimulatedInstrument, what: What) -> bool:
         """Say whether an instrument's intervals without a trade come as bars."""
         if what not in TRADED or not self._listings[instrument].minute_volume:
             return False
         names = (instrument.key, instrument.symbol, instrument.local_symbol, instrument.sec_type)
         return self._variants.fills(names)
 
-    def _dated(self, instrument: Instrument, query: BarQuery, hours: Hours) -> Bars:
+    def _dated(self, instrument: SimulatedInstrument, query: BarQuery, hours: Hours) -> Bars:
         """Build daily bars: whole sessions out of kept blocks, cut ones out of minutes."""
         window, sessions = query.window, self._sessions(instrument, query.window, hours)
         parts = []
@@ -200,7 +200,9 @@ class SyntheticMarket:
             parts += [*before, whole, *after]
         return joined(parts)
 
-    def _whole_days(self, instrument: Instrument, sessions: range, query: BarQuery) -> Bars:
+    def _whole_days(
+        self, instrument: SimulatedInstrument, sessions: range, query: BarQuery
+    ) -> Bars:
         if not sessions:
             return empty_bars()
         number = sessions.start // _BLOCK
@@ -211,7 +213,7 @@ class SyntheticMarket:
 
     def _new_day_block(
         self,
-        instrument: Instrument,
+        instrument: SimulatedInstrument,
         number: int,
         what: What,
         use_rth: bool,  # noqa: FBT001 - a cache key
@@ -222,7 +224,7 @@ class SyntheticMarket:
         minutes = self._paths(instrument).minutes(sessions, use_rth=use_rth)
         return aggregated(_weighed(minutes, what), DAY, hours)
 
-    def _quoted(self, instrument: Instrument, bars: Bars, what: What) -> Bars:
+    def _quoted(self, instrument: SimulatedInstrument, bars: Bars, what: What) -> Bars:
         """Move prices by the session's spread for bid and ask."""
         if what not in _SPREAD or not len(bars):
             return bars
@@ -230,7 +232,7 @@ class SyntheticMarket:
 
 
 @cache
-def _listings_in(crypto_zone: str) -> dict[Instrument, Listing]:
+def _listings_in(crypto_zone: str) -> dict[SimulatedInstrument, Listing]:
     """Return every listing, those of crypto told in a zone of its own where one is given."""
     if not crypto_zone:
         return listings()
@@ -242,7 +244,7 @@ def _listings_in(crypto_zone: str) -> dict[Instrument, Listing]:
     return found
 
 
-def _calendar(instrument: Instrument) -> MarketCalendar:
+def _calendar(instrument: SimulatedInstrument) -> MarketCalendar:
     """Return the calendar of an instrument: crypto of a zone of its own has sessions."""
     if instrument.own_zone:
         return crypto_sessions(instrument.own_zone)
@@ -253,7 +255,7 @@ def _weighed(bars: Bars, what: What) -> Bars:
     return by_time(bars) if what is What.BID_ASK else bars
 
 
-def _until_end_of(instrument: Instrument, window: Window) -> Window:
+def _until_end_of(instrument: SimulatedInstrument, window: Window) -> Window:
     """Cut a window at a future's end."""
     if instrument.expiry is None:
         return window

@@ -29,7 +29,11 @@ import numpy as np
 
 from ktrdr_pipelines.simulator.market.hours import DAY_S, Hours
 from ktrdr_pipelines.simulator.market.market import Market
-from ktrdr_pipelines.simulator.market.simulated_instruments import Expiry, Instrument, SecType
+from ktrdr_pipelines.simulator.market.simulated_instruments import (
+    Expiry,
+    SecType,
+    SimulatedInstrument,
+)
 from ktrdr_pipelines.simulator.protocol import framing
 from ktrdr_pipelines.simulator.protocol.time_texts import date_text, local_text, offset_s
 from ktrdr_pipelines.simulator.requests.durations import Window
@@ -56,7 +60,12 @@ class TradingHours:
 
 
 def contract_details(
-    version: int, request_id: int, instrument: Instrument, *, last_trade: str, hours: TradingHours
+    version: int,
+    request_id: int,
+    instrument: SimulatedInstrument,
+    *,
+    last_trade: str,
+    hours: TradingHours,
 ) -> bytes:
     """Describe one contract, of which the last trade date and the hours are written already."""
     return framing.message(
@@ -74,7 +83,7 @@ def contract_details_end(request_id: int) -> bytes:
     return framing.message((52, 1, request_id))
 
 
-def last_trade_text(instrument: Instrument, variants: Variants, now_s: int) -> str:
+def last_trade_text(instrument: SimulatedInstrument, variants: Variants, now_s: int) -> str:
     """Write a future's last trade date with time and zone; nothing for what has none.
 
     The zone is that of the login, in which the moment may have another date than at the exchange:
@@ -99,7 +108,7 @@ def _in_zone(expiry: Expiry, zone: str) -> str:
 
 
 def _leading_fields(
-    version: int, request_id: int, instrument: Instrument, last_trade: str
+    version: int, request_id: int, instrument: SimulatedInstrument, last_trade: str
 ) -> tuple[framing.Field, ...]:
     is_old = version < _SIZE_INCREMENT_FROM
     head = (10, 8, request_id) if is_old else (10, request_id)
@@ -109,7 +118,7 @@ def _leading_fields(
     return (*head, *kind, *names, *last, instrument.min_tick, *((1,) if is_old else ()))
 
 
-def _naming_fields(instrument: Instrument) -> tuple[framing.Field, ...]:
+def _naming_fields(instrument: SimulatedInstrument) -> tuple[framing.Field, ...]:
     exchanges = ",".join(instrument.exchanges)
     name = instrument.name.encode("unicode-escape").decode()
     month = "" if instrument.expiry is None else instrument.expiry.contract_month
@@ -119,7 +128,7 @@ def _naming_fields(instrument: Instrument) -> tuple[framing.Field, ...]:
     )
 
 
-def _trailing_fields(version: int, instrument: Instrument) -> tuple[framing.Field, ...]:
+def _trailing_fields(version: int, instrument: SimulatedInstrument) -> tuple[framing.Field, ...]:
     stock_type = "COMMON" if instrument.sec_type is SecType.STOCK else ""
     under = (instrument.symbol, "IND") if instrument.multiplier else ("", "")
     ends = "" if instrument.expiry is None else instrument.expiry.last_trade_date
@@ -135,7 +144,7 @@ _MODERN = {"US/Eastern": "America/New_York", "US/Central": "America/Chicago"}
 
 
 def trading_hours(
-    market: Market, instrument: Instrument, now_s: int, variants: Variants
+    market: Market, instrument: SimulatedInstrument, now_s: int, variants: Variants
 ) -> TradingHours:
     """Return all and regular hours of a contract from today on."""
     zone = instrument.zone

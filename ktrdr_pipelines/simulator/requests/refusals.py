@@ -6,7 +6,7 @@ names the data farm's exchange and the bar's seconds (grade L for CASH and IND).
 """
 
 from ktrdr_pipelines.simulator.market.market import QUOTED, What
-from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument, SecType
+from ktrdr_pipelines.simulator.market.simulated_instruments import SecType, SimulatedInstrument
 
 SERVICE = "Historical Market Data Service error message:"
 UNKNOWN_CONTRACT = "No security definition has been found for the request"
@@ -63,7 +63,7 @@ def service_error(text: str) -> RefusedError:
     return RefusedError(162, SERVICE + text)
 
 
-def no_data(instrument: Instrument, what: What) -> RefusedError:
+def no_data(instrument: SimulatedInstrument, what: What) -> RefusedError:
     """Build what a gateway says where there are no bars."""
     shown = what.value.capitalize()
     return service_error(
@@ -71,7 +71,7 @@ def no_data(instrument: Instrument, what: What) -> RefusedError:
     )
 
 
-def check_shown(instrument: Instrument, what: What, seconds: int) -> None:
+def check_shown(instrument: SimulatedInstrument, what: What, seconds: int) -> None:
     """Refuse what an instrument of its type does not have; a head timestamp has 0 seconds.
 
     Raises:

@@ -15,7 +15,11 @@ from dataclasses import dataclass
 
 from ktrdr_pipelines.simulator.market.futures import with_front
 from ktrdr_pipelines.simulator.market.market import Market, What
-from ktrdr_pipelines.simulator.market.simulated_instruments import Instrument, SecType, fitting
+from ktrdr_pipelines.simulator.market.simulated_instruments import (
+    SecType,
+    SimulatedInstrument,
+    fitting,
+)
 from ktrdr_pipelines.simulator.protocol.messages import ContractFields, HistoryRequest
 from ktrdr_pipelines.simulator.protocol.time_texts import BAD_END, EndTime, EndTimeError, parse_end
 from ktrdr_pipelines.simulator.requests.durations import (
@@ -52,11 +56,13 @@ from ktrdr_pipelines.simulator.variants import Variants
 class Found:
     """An instrument of the market, and as which contract it is told just now."""
 
-    instrument: Instrument
-    shown: Instrument
+    instrument: SimulatedInstrument
+    shown: SimulatedInstrument
 
 
-def find(instruments: Sequence[Instrument], asked: ContractFields, now_s: int) -> list[Found]:
+def find(
+    instruments: Sequence[SimulatedInstrument], asked: ContractFields, now_s: int
+) -> list[Found]:
     """Return every instrument that fits a request and is known now."""
     if asked.sec_type == SecType.CONTINUOUS:
         chains = (each for each in instruments if each.sec_type is SecType.CONTINUOUS)
@@ -69,7 +75,9 @@ def find(instruments: Sequence[Instrument], asked: ContractFields, now_s: int) -
     ]
 
 
-def find_all(instruments: Sequence[Instrument], asked: ContractFields, now_s: int) -> list[Found]:
+def find_all(
+    instruments: Sequence[SimulatedInstrument], asked: ContractFields, now_s: int
+) -> list[Found]:
     """Return what details are asked of.
 
     Raises:
@@ -81,7 +89,9 @@ def find_all(instruments: Sequence[Instrument], asked: ContractFields, now_s: in
     return found
 
 
-def find_one(instruments: Sequence[Instrument], asked: ContractFields, now_s: int) -> Found:
+def find_one(
+    instruments: Sequence[SimulatedInstrument], asked: ContractFields, now_s: int
+) -> Found:
     """Return the only instrument that fits a request for data.
 
     Raises:
@@ -98,7 +108,7 @@ def find_one(instruments: Sequence[Instrument], asked: ContractFields, now_s: in
     return found[0]
 
 
-def _missing(instruments: Sequence[Instrument], asked: ContractFields) -> RefusedError:
+def _missing(instruments: Sequence[SimulatedInstrument], asked: ContractFields) -> RefusedError:
     """Tell a contract that is too long expired from one that never was."""
     once = [each for each in fitting(instruments, asked) if each.expiry is not None]
     if asked.include_expired and len(once) == 1:
@@ -125,7 +135,7 @@ class Setting:
 class ParsedHistoryRequest:
     """A historical request with its texts read."""
 
-    instrument: Instrument
+    instrument: SimulatedInstrument
     what: What
     size: BarSize
     duration: Duration
