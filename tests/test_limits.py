@@ -299,7 +299,7 @@ def test_no_code_is_classed_that_is_not_tested() -> None:
     assert {str(kind) for kind in CodeClass} == {*CODES.values(), "no_data", "too_long"}
 
 
-@pytest.mark.parametrize(("code", "text", "means"), TEXTS)
+@pytest.mark.parametrize(("code", "text", "code_class"), TEXTS)
 def test_the_text_decides_where_one_code_means_many_things(
     code: int, text: str, code_class: str
 ) -> None:
@@ -322,7 +322,7 @@ def test_a_pacing_violation_is_one_whatever_its_number(code: int) -> None:
     assert IbLimitsRegistry.class_of(code, text) is CodeClass("pacing")
 
 
-@pytest.mark.parametrize(("code", "means"), UNKNOWN)
+@pytest.mark.parametrize(("code", "code_class"), UNKNOWN)
 def test_an_unknown_code_refuses_unless_it_is_a_notice(code: int, code_class: str) -> None:
     """2100 to 2199 tell something, any other number ends the request that it names."""
     assert IbLimitsRegistry.class_of(code, "never seen") is CodeClass(code_class)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.domain.universe.universe import UniverseFile, load_universe
 from ktrdr_pipelines.errors import DiskError, UniverseError
+from ktrdr_pipelines.store.universe_file import UniverseFile, load_universe
 from tests.universes import AAPL, GOOD
 
 

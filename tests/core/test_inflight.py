@@ -41,7 +41,7 @@ class LoadedGateway:
         free_at = [self.now] * self.workers
         open_requests: list[tuple[float, float]] = []
         while self.now < until:
-            while len(open_requests) < self.flight.positions(self.now):
+            while len(open_requests) < self.flight.limit(self.now):
                 starts = max(heapq.heappop(free_at), self.now)
                 took = self.service_s * self._random.lognormvariate(0, self.noise)
                 heapq.heappush(free_at, starts + took)
@@ -123,7 +123,7 @@ def test_the_width_never_falls_below_one() -> None:
     flight = Concurrency(seen_at=100)
     for number in range(10):
         flight = troubled(flight, sent_at=100 + number, at=100.5 + number)
-    assert flight.positions(111) == 1
+    assert flight.limit(111) == 1
 
 
 def test_a_width_that_is_not_used_does_not_grow() -> None:
@@ -137,5 +137,5 @@ def test_a_width_that_is_not_used_does_not_grow() -> None:
 def test_after_a_long_rest_it_starts_over() -> None:
     """What was known of the gateway ten minutes ago is not believed."""
     flight = Concurrency(width=40, seen_at=100)
-    assert flight.positions(100 + REST_S) == 40
-    assert flight.positions(101 + REST_S) == IbLimitsRegistry.CONCURRENCY.value
+    assert flight.limit(100 + REST_S) == 40
+    assert flight.limit(101 + REST_S) == IbLimitsRegistry.CONCURRENCY.value

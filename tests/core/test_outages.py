@@ -12,14 +12,14 @@ def failed(work: str, cause: str, minute: int = 0) -> Ended:
     return Ended(work, AT + timedelta(minutes=minute), failed=True, cause=cause, text=cause)
 
 
-def well(work: str, *, requested: bool = False) -> Ended:
+def succeeded(work: str, *, used_gateway: bool = False) -> Ended:
     """Make work that ended well."""
-    return Ended(work, AT, requested=requested)
+    return Ended(work, AT, used_gateway=used_gateway)
 
 
 def test_many_failures_of_the_gateway_are_one_outage() -> None:
     """Whatever work meets it, and in whatever shape, it is one gateway that is away."""
-    turn = after(
+    change = after(
         {},
         [
             failed("bars/1m", "GatewayUnreachableError"),
@@ -27,32 +27,32 @@ def test_many_failures_of_the_gateway_are_one_outage() -> None:
             failed("tails", "ClientIdInUseError", 2),
         ],
     )
-    [outage] = turn.begun
+    [outage] = change.begun
     assert (outage.name, outage.since, outage.failures) == ("gateway", AT, 3)
-    again = after(turn.status, [failed("bars/1h", "GatewayUnreachableError", 3)])
+    again = after(change.open_outages, [failed("bars/1h", "GatewayUnreachableError", 3)])
     assert again.begun == ()
-    assert again.status["gateway"].failures == 4
+    assert again.open_outages["gateway"].failures == 4
 
 
 def test_only_an_answer_ends_an_outage_of_the_gateway() -> None:
     """A run that asked nothing proves nothing."""
-    status = after({}, [failed("bars/1m", "GatewayUnreachableError")]).status
-    assert after(status, [well("bars/1m")]).over == ()
-    turn = after(status, [well("bars/1d", requested=True)])
-    assert [one.name for one in turn.over] == ["gateway"]
-    assert turn.status == {}
+    known = after({}, [failed("bars/1m", "GatewayUnreachableError")]).open_outages
+    assert after(known, [succeeded("bars/1m")]).over == ()
+    change = after(known, [succeeded("bars/1d", used_gateway=True)])
+    assert [one.name for one in change.over] == ["gateway"]
+    assert change.open_outages == {}
 
 
 def test_what_fails_by_itself_ends_by_itself() -> None:
     """Unexplained windows of one series, and a run that died, have nothing to do with others."""
-    status = after({}, [failed("bars/1d AAPL", "IncompleteError"), failed("tails", "")]).status
-    assert set(status) == {"bars/1d AAPL", "tails"}
-    turn = after(status, [well("bars/1d MSFT", requested=True), well("tails")])
-    assert [one.name for one in turn.over] == ["tails"]
-    assert set(turn.status) == {"bars/1d AAPL"}
+    known = after({}, [failed("bars/1d AAPL", "IncompleteError"), failed("tails", "")]).open_outages
+    assert set(known) == {"bars/1d AAPL", "tails"}
+    change = after(known, [succeeded("bars/1d MSFT", used_gateway=True), succeeded("tails")])
+    assert [one.name for one in change.over] == ["tails"]
+    assert set(change.open_outages) == {"bars/1d AAPL"}
 
 
-def test_what_begins_and_ends_between_two_looks_alerts_no_listener() -> None:
+def test_what_begins_and_ends_between_two_looks_alerts_nobody() -> None:
     """It is over before anybody could be told."""
-    turn = after({}, [failed("bars/1d AAPL", "BadAnswerError"), well("bars/1d AAPL")])
-    assert (turn.begun, turn.over, turn.status) == ((), (), {})
+    change = after({}, [failed("bars/1d AAPL", "BadAnswerError"), succeeded("bars/1d AAPL")])
+    assert (change.begun, change.over, change.open_outages) == ((), (), {})

@@ -13,13 +13,13 @@ from ktrdr_pipelines.ib.pacing.rules import (
     RequestKind,
     Rule,
     Scope,
+    SendTime,
     SentRequest,
-    Turn,
     Waiting,
     earliest,
     next_pause_s,
     pacing_of,
-    turn,
+    send_time,
     weight_of,
 )
 
@@ -59,50 +59,50 @@ def test_another_end_is_another_request() -> None:
 
 def test_a_contract_is_asked_at_most_five_times_in_two_seconds() -> None:
     """Four small requests of one contract are sent at once, the fifth keeps the margin."""
-    hits = [SentRequest(100 + n / 10, small(n)) for n in range(4)]
-    assert earliest(RULES, hits[:3], small(9)) < 100
-    assert earliest(RULES, hits, small(9)) == pytest.approx(102.0)
-    assert earliest(RULES, hits, small(9, contract="2")) < 100
+    sent = [SentRequest(100 + n / 10, small(n)) for n in range(4)]
+    assert earliest(RULES, sent[:3], small(9)) < 100
+    assert earliest(RULES, sent, small(9)) == pytest.approx(102.0)
+    assert earliest(RULES, sent, small(9, contract="2")) < 100
 
 
 def test_sixty_in_ten_minutes_keep_a_margin() -> None:
     """The 58th small request waits until the first is ten minutes old."""
-    hits = [SentRequest(1000 + n, small(n, contract=str(n))) for n in range(57)]
-    assert earliest(RULES, hits[:56], small("x")) < 1056
-    assert earliest(RULES, hits, small("x")) == pytest.approx(1600.0)
+    sent = [SentRequest(1000 + n, small(n, contract=str(n))) for n in range(57)]
+    assert earliest(RULES, sent[:56], small("x")) < 1056
+    assert earliest(RULES, sent, small("x")) == pytest.approx(1600.0)
 
 
 def test_bid_ask_counts_twice() -> None:
     """Half as many of them fill the window."""
     assert (weight_of("BID_ASK"), weight_of("TRADES")) == (2, 1)
-    hits = [SentRequest(1000 + n, small(n, contract=str(n), weight=2)) for n in range(28)]
-    assert earliest(RULES, hits, small("x")) < 1028
-    assert earliest(RULES, hits, small("x", weight=2)) == pytest.approx(1600.0)
+    sent = [SentRequest(1000 + n, small(n, contract=str(n), weight=2)) for n in range(28)]
+    assert earliest(RULES, sent, small("x")) < 1028
+    assert earliest(RULES, sent, small("x", weight=2)) == pytest.approx(1600.0)
 
 
 def test_heads_obey_the_small_bar_rules() -> None:
     """A head counts in the window whatever bars it is asked for."""
-    hits = [SentRequest(1000 + n, head(str(n))) for n in range(57)]
-    assert earliest(RULES, hits, head("x")) == pytest.approx(1600.0)
+    sent = [SentRequest(1000 + n, head(str(n))) for n in range(57)]
+    assert earliest(RULES, sent, head("x")) == pytest.approx(1600.0)
 
 
 def test_minutes_and_longer_are_not_under_the_hard_rules() -> None:
     """A hundred different requests for minutes in a second wait for the message rate only."""
-    hits = [SentRequest(1000 + n / 100, bars(n)) for n in range(100)]
-    assert earliest(RULES, hits, bars("x")) == pytest.approx(1000.53 + 1.1)
+    sent = [SentRequest(1000 + n / 100, bars(n)) for n in range(100)]
+    assert earliest(RULES, sent, bars("x")) == pytest.approx(1000.53 + 1.1)
 
 
 def test_longer_bars_do_not_use_up_the_small_window() -> None:
     """They are not counted where they are not bound."""
-    hits = [SentRequest(1000 + n, bars(n)) for n in range(100)]
-    assert earliest(RULES, hits, small("x")) < 1100
+    sent = [SentRequest(1000 + n, bars(n)) for n in range(100)]
+    assert earliest(RULES, sent, small("x")) < 1100
 
 
 def test_conservative_puts_everything_under_the_hard_rules() -> None:
     """Minutes then wait for the window, and ten seconds for each other."""
-    hits = [SentRequest(1000 + n, bars(n, contract=str(n))) for n in range(57)]
-    assert earliest(STRICT, hits, bars("x")) == pytest.approx(1600.0)
-    assert earliest(STRICT, hits[:1], bars("x")) == pytest.approx(1010.5)
+    sent = [SentRequest(1000 + n, bars(n, contract=str(n))) for n in range(57)]
+    assert earliest(STRICT, sent, bars("x")) == pytest.approx(1600.0)
+    assert earliest(STRICT, sent[:1], bars("x")) == pytest.approx(1010.5)
 
 
 def test_contract_requests_are_under_the_message_rate_only() -> None:
@@ -125,19 +125,19 @@ def requests(draw: st.DrawFn) -> PacedRequest:
     )
 
 
-def breaks(rules: tuple[Rule, ...], hits: list[SentRequest]) -> list[str]:
+def breaks(rules: tuple[Rule, ...], sent: list[SentRequest]) -> list[str]:
     """Find rules that a history breaks, by looking at every window that ends at a hit."""
     broken = []
     for rule in rules:
-        bound = [hit for hit in hits if rule.binds(hit.request)]
+        bound = [one for one in sent if rule.binds(one.request)]
         for last in bound:
             inside = [
-                hit
-                for hit in bound
-                if last.at - rule.window_s + 1e-6 < hit.at <= last.at
-                and rule.counts(hit.request, last.request)
+                one
+                for one in bound
+                if last.at - rule.window_s + 1e-6 < one.at <= last.at
+                and rule.counts(one.request, last.request)
             ]
-            if sum(rule.weight(hit.request) for hit in inside) > rule.most:
+            if sum(rule.weight(one.request) for one in inside) > rule.most:
                 broken.append(rule.name)
     return broken
 
@@ -151,12 +151,12 @@ def test_sending_at_the_earliest_time_breaks_no_rule(
         *pacing_of(conservative=conservative).rules,
         Rule("few", 5, 40.0, small_only=not conservative, weighted=True),
     )
-    hits: list[SentRequest] = []
+    sent: list[SentRequest] = []
     now = 1000.0
     for request, pause_s in requested:
         now += pause_s
-        hits.append(SentRequest(max(now, earliest(rules, hits, request)), request))
-    assert breaks(rules, hits) == []
+        sent.append(SentRequest(max(now, earliest(rules, sent, request)), request))
+    assert breaks(rules, sent) == []
 
 
 @given(st.lists(st.tuples(requests(), st.floats(0, 60)), max_size=30), st.randoms())
@@ -164,20 +164,20 @@ def test_the_order_of_the_hits_does_not_matter(
     placed: list[tuple[PacedRequest, float]], random: Any
 ) -> None:
     """A request fits behind hits that lie in the future too."""
-    hits = [SentRequest(at, request) for request, at in placed]
-    shuffled = random.sample(hits, len(hits))
-    assert earliest(STRICT, hits, small()) == earliest(STRICT, shuffled, small())
+    sent = [SentRequest(at, request) for request, at in placed]
+    shuffled = random.sample(sent, len(sent))
+    assert earliest(STRICT, sent, small()) == earliest(STRICT, shuffled, small())
 
 
 @pytest.fixture
 def ask() -> Any:
     """Ask for a turn at time 100 as owner "me", number 50."""
 
-    def run(request: PacedRequest, pacing: Pacing | None = None, **given: Any) -> Turn:
+    def run(request: PacedRequest, pacing: Pacing | None = None, **given: Any) -> SendTime:
         held = {owner: [bars(n) for n in range(count)] for owner, count in given.items()}
         others = held.pop("others", [])
         assert not others
-        return turn(
+        return send_time(
             pacing or pacing_of(),
             me=Waiting(50, "me", 100, request),
             sent=[],
@@ -197,7 +197,7 @@ def test_a_free_place_is_taken_now(ask: Any) -> None:
 
 def test_minutes_wait_for_a_place_in_flight(ask: Any) -> None:
     """With all places taken there is none, though the time has come."""
-    assert ask(bars(), a=3, b=3) == Turn(100, has_place=False)
+    assert ask(bars(), a=3, b=3) == SendTime(100, has_permit=False)
 
 
 def test_heads_need_no_place_in_flight(ask: Any) -> None:
@@ -208,42 +208,42 @@ def test_heads_need_no_place_in_flight(ask: Any) -> None:
 def test_fifty_open_requests_are_the_end_for_all(ask: Any) -> None:
     """The margin leaves 47 places for everything that is historical."""
     assert pacing_of().most_open == 47
-    assert ask(head("1"), a=46).has_place
-    assert not ask(head("1"), a=47).has_place
+    assert ask(head("1"), a=46).has_permit
+    assert not ask(head("1"), a=47).has_permit
     contract = PacedRequest(RequestKind.CONTRACT, "1", "1")
-    assert ask(contract, a=47).has_place
+    assert ask(contract, a=47).has_permit
 
 
 def test_a_tail_goes_before_backfills_that_came_first(ask: Any) -> None:
     """The last place is the tail's, whoever waited longer."""
     ask.others = [Waiting(1, "other", 90, bars(1)), Waiting(2, "other", 90, bars(2))]
-    assert ask(bars("tail", tail=True), a=5).has_place
-    assert not ask(bars("more"), a=5).has_place
+    assert ask(bars("tail", tail=True), a=5).has_permit
+    assert not ask(bars("more"), a=5).has_permit
 
 
 def test_among_tails_the_first_goes_first(ask: Any) -> None:
     """Tails do not overtake each other."""
     ask.others = [Waiting(1, "other", 90, bars(1, tail=True))]
-    assert not ask(bars("tail", tail=True), a=5).has_place
+    assert not ask(bars("tail", tail=True), a=5).has_permit
 
 
 def test_an_owner_with_less_goes_first(ask: Any) -> None:
     """A process that holds nothing goes before the many requests of a busy one."""
     ask.others = [Waiting(n, "busy", 90, bars(n)) for n in range(20)]
-    assert ask(bars("mine"), busy=5).has_place
+    assert ask(bars("mine"), busy=5).has_permit
 
 
 def test_of_two_owners_every_second_turn_is_the_others(ask: Any) -> None:
     """A newcomer stands behind the other's first request, not behind all of them."""
     ask.others = [Waiting(n, "busy", 90, bars(n)) for n in range(20)]
-    assert ask(bars("mine"), a=4).has_place
-    assert not ask(bars("mine"), a=5).has_place
+    assert ask(bars("mine"), a=4).has_permit
+    assert not ask(bars("mine"), a=5).has_permit
 
 
 def test_who_waits_for_another_time_takes_no_place(ask: Any) -> None:
     """A request that may not be sent for a while holds nobody up."""
     ask.others = [Waiting(1, "other", 110, bars(1))]
-    assert ask(bars("mine"), a=5).has_place
+    assert ask(bars("mine"), a=5).has_permit
 
 
 def test_a_promised_time_counts_as_sent(ask: Any) -> None:

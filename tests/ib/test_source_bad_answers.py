@@ -386,7 +386,7 @@ def test_bars_of_a_smaller_size_are_a_bad_answer(
         )
 
 
-@pytest.mark.parametrize(("place", "other"), [(2, "MSFT"), (8, "MXN")])
+@pytest.mark.parametrize(("entry", "other"), [(2, "MSFT"), (8, "MXN")])
 def test_another_contract_is_a_bad_answer(
     bench: Any, aapl: Instrument, words: Any, *, entry: int, other: str
 ) -> None:

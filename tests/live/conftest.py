@@ -110,7 +110,9 @@ class Seen:
             return codes or "nothing"
         told = ", ".join(self.answer[2:5])
         if self.rows:
-            told = f"{len(self.rows)} bars from {self.stamps[0]} to {self.stamps[-1]} ({told})"
+            told = (
+                f"{len(self.rows)} bars from {self.timestamps[0]} to {self.timestamps[-1]} ({told})"
+            )
         return f"{told}; {codes}" if codes else told
 
 
@@ -182,7 +184,7 @@ class Client:
             if error.code is None:
                 raise
             return Seen(codes=[(error.code, error.reason)])
-        return Seen(reply.fields, [(code, "") for code in sorted(reply.noted)])
+        return Seen(reply.fields, [(code, "") for code in sorted(reply.codes)])
 
 
 def _query(

@@ -64,9 +64,9 @@ def test_daily_bars_of_coins(live: Live) -> None:
     hours = live.ask(
         lambda client: client.bars(BITCOIN, "1 hour", "7 D", what="AGGTRADES", use_rth=False)
     )
-    moments = [datetime.fromtimestamp(int(text), UTC) for text in hours.interval]
+    moments = [datetime.fromtimestamp(int(text), UTC) for text in hours.timestamps]
     weekend = sum(one.weekday() >= 5 for one in moments)
-    seen = f"{', '.join(bars.stamps)}; {weekend} of {len(moments)} hours on weekends"
+    seen = f"{', '.join(bars.timestamps)}; {weekend} of {len(moments)} hours on weekends"
     live.note("daily bars of BTC", "one a session, dated by its close", seen)
     assert bars.rows
 
@@ -99,7 +99,9 @@ def test_seconds_are_trading_seconds(live: Live) -> None:
     """7200 S across an open holds 24 bars of 5 minutes where seconds count trading."""
     opened = MORNING.replace(hour=15, minute=0)
     bars = live.ask(lambda client: client.bars(APPLE, "5 mins", "7200 S", end=end_of(opened)))
-    live.note("7200 S across an open", "24 bars", f"{len(bars.rows)} bars from {bars.stamps[:1]}")
+    live.note(
+        "7200 S across an open", "24 bars", f"{len(bars.rows)} bars from {bars.timestamps[:1]}"
+    )
     assert len(bars.rows) == 24
 
 
@@ -108,7 +110,7 @@ def test_minutes_of_extended_hours(live: Live) -> None:
     end = end_of(MORNING.replace(hour=0))
     bars = live.ask(lambda client: client.bars(THIN, "1 min", "1 D", end=end, use_rth=False))
     flat = [row for row in bars.rows if float(row[5]) == 0 and int(row[7]) == 0]
-    first = datetime.fromtimestamp(int(bars.interval[0]), UTC)
+    first = datetime.fromtimestamp(int(bars.timestamps[0]), UTC)
     live.note(
         "minutes of T in extended hours",
         "flat bars of volume 0 and count 0, or none where nothing was traded",
@@ -151,7 +153,9 @@ def test_an_end_before_the_first_trade(live: Live) -> None:
             bars = await client.bars(THIN, "1 min", "1 D", end=end, use_rth=False)
         except GatewayError as error:
             return str(error)
-        days = Counter(f"{datetime.fromtimestamp(int(one), UTC):%Y-%m-%d}" for one in bars.interval)
+        days = Counter(
+            f"{datetime.fromtimestamp(int(one), UTC):%Y-%m-%d}" for one in bars.timestamps
+        )
         return ", ".join(f"{count} bars of {day}" for day, count in days.items())
 
     live.note("an end before the first trade", "162, or the session before", live.ask(ask))

@@ -44,7 +44,7 @@ class Fact:
 
 def moments(seen: Seen) -> list[datetime]:
     """Return the timestamps of bars within a day."""
-    return [datetime.fromtimestamp(int(text), UTC) for text in seen.interval]
+    return [datetime.fromtimestamp(int(text), UTC) for text in seen.timestamps]
 
 
 def days_are(*expected: str) -> Judge:
@@ -103,7 +103,7 @@ FACTS = [
         "date of the week of Good Friday",
         "L",
         "its last session, 20230406",
-        lambda seen: "20230406" in seen.interval,
+        lambda seen: "20230406" in seen.timestamps,
         "20230415-00:00:00",
         "3 W",
         "1 week",

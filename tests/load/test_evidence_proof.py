@@ -161,7 +161,7 @@ class Store:
             (part,) = self.wanted_of(found.series)
             if self.missing(found.series):
                 assert found.missing.clip(part), found.series
-                state = WindowIndex(index).state(found.series, {"all": (FIRST, END)}, now)
+                state = WindowIndex(index).status(found.series, {"all": (FIRST, END)}, now)
                 assert state["all"].state is WindowState.UNEXPLAINED
 
     def bench_calendars(self) -> object:

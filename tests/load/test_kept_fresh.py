@@ -46,7 +46,7 @@ class Manual:
         return [
             (part.start.date(), part.end.date())
             for due in due_to_fill(found, self.bench.gateway.time)
-            for part in due.interval
+            for part in due.intervals
         ]
 
     def fill(self) -> None:
@@ -54,7 +54,7 @@ class Manual:
         index = GapIndex(self.bench.store, Calendars(), self.bench.gateway.gateway)
         found = index.series_gaps([self.series], self.bench.gateway.time)
         [due] = due_to_fill(found, self.bench.gateway.time)
-        self.bench.run(Job(self.series, wanted=due.interval, requested_by=RequestedBy.SENSOR))
+        self.bench.run(Job(self.series, wanted=due.intervals, requested_by=RequestedBy.SENSOR))
 
     def mark(self) -> datetime | None:
         """Give from where on the series is kept fresh."""

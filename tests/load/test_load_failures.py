@@ -262,7 +262,7 @@ def test_what_was_not_asked_is_no_request(world: MakeWorld) -> None:
     assert {attempt.kind for attempt in attempts} == {AttemptKind.BLOCKED}
 
 
-@pytest.mark.parametrize(("places", "later"), [(2, 9), (9, 2), (1, 1)])
+@pytest.mark.parametrize(("concurrency", "later"), [(2, 9), (9, 2), (1, 1)])
 def test_as_many_are_asked_at_once_as_the_gateway_has_places(
     world: MakeWorld, concurrency: int, later: int
 ) -> None:

@@ -323,7 +323,7 @@ def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> N
     assert "not known until the gateway tells them" in gap.detail
     assert gap.next_try_at is None
     interval = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
-    state = WindowIndex(index).state(series, {"2024": (FIRST, END)}, now)["2024"]
+    state = WindowIndex(index).status(series, {"2024": (FIRST, END)}, now)["2024"]
     assert state.state is WindowState.UNEXPLAINED
     bench.gateway.schedule_twist = lambda _at, _days: []
     assert bench.load(series, interval).error is not None

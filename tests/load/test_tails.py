@@ -49,12 +49,12 @@ def found(
 
 def tails_of(*given: SeriesGaps) -> dict[str, IntervalSet]:
     """Give the tails by series."""
-    return {str(tail.series): tail.interval for tail in due_tails(given, NOW)}
+    return {str(tail.series): tail.intervals for tail in due_tails(given, NOW)}
 
 
 def fills_of(*given: SeriesGaps) -> dict[str, IntervalSet]:
     """Give what runs over gaps would ask for, by series."""
-    return {str(due.series): due.interval for due in due_to_fill(given, NOW)}
+    return {str(due.series): due.intervals for due in due_to_fill(given, NOW)}
 
 
 def set_of(parts: Iterable[Interval]) -> IntervalSet:

@@ -228,7 +228,7 @@ def test_the_33rd_client_is_refused(synthetic: SyntheticMarket) -> None:
 def test_soft_pacing_takes_longer_under_load_and_ends_in_a_disconnect() -> None:
     """Workers take a time by bars; who comes later waits longer, and beyond the queue nobody."""
     workers = Workers(Speed(workers=2, request_s=1.0, bar_s=0.01, most_waiting=2), lambda: 100.0)
-    assert [workers.index(100) for _ in range(5)] == [2.0, 2.0, 4.0, 4.0, None]
+    assert [workers.reserve(100) for _ in range(5)] == [2.0, 2.0, 4.0, 4.0, None]
     assert workers.waiting == 2
 
 
@@ -236,7 +236,7 @@ def test_an_end_costs_a_worker_time() -> None:
     """A request without one takes 30 times less, or as much less as it is told."""
     for factor, speed in ((30.0, Speed(workers=1)), (4.0, Speed(workers=1, end_factor=4.0))):
         with_end, without = (
-            Workers(speed, lambda: 100.0).index(100, has_end=has) for has in (1, 0)
+            Workers(speed, lambda: 100.0).reserve(100, has_end=has) for has in (1, 0)
         )
         assert with_end == pytest.approx(0.3 + 100 * 0.0003)
         assert without == pytest.approx((with_end or 0.0) / factor)

@@ -173,7 +173,7 @@ def test_a_volume_that_was_not_recorded_is_not_available(replay: Any, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "reason"),
+    ("number", "value", "reason"),
     [
         (0, None, "ts is missing in 1 bars"),
         (4, None, "close is missing in 1"),

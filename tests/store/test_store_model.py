@@ -49,16 +49,14 @@ def test_saves_equal_a_dictionary(make: Any, saves: list[tuple[int, int, int, se
         layout = create_store(Path(folder))
         with closing(Ledger(layout.ledger)) as ledger:
             store = BarStore(layout, ledger)
-            for number, (first, count, value, joined_gaps) in enumerate(saves):
+            for number, (first, count, value, missing) in enumerate(saves):
                 slots = range(first, first + count)
                 interval = Interval(_slot(first), _slot(first + count))
                 if value:
-                    interval = [
-                        _slot(permit) for permit in slots if permit - first not in joined_gaps
-                    ]
-                    bars = make.bars(series, interval, float(value))
+                    times = [_slot(one) for one in slots if one - first not in missing]
+                    bars = make.bars(series, times, float(value))
                     coverage = Coverage(IntervalSet([interval]))
-                    values |= dict.fromkeys(interval, float(value))
+                    values |= dict.fromkeys(times, float(value))
                     covered |= dict.fromkeys(slots, "bars")
                 else:
                     bars = make.bars(series, [])
