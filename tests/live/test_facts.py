@@ -1,7 +1,7 @@
 """Facts about Interactive Brokers that are believed and not certain, each asked for by one request.
 
 Grades are those of the project's facts: L seen in published captures, R reverse-engineered, C told
-by others, O documented where documents disagree, T tried elsewhere, "?" uncovered. All dates but
+by others, O documented where documents disagree, T tried elsewhere, "?" open. All dates but
 the newest minutes lie in the past, so that any gateway can answer.
 """
 

@@ -76,7 +76,7 @@ def test_3_an_empty_answer_is_an_answer_and_a_failed_chunk_is_a_gap(world: MakeW
 def test_4_identical_means_the_same_question_and_limits_are_enforced() -> None:
     """Two intervals of one series need not wait for each other; the same interval twice must.
 
-    That every request passes the budget is seen in tests/ib/test_pacer and the simulator.
+    That every request passes the budget is seen in tests/ib/test_rate_limiter and the simulator.
     """
     rules = pacing_of().rules
 
