@@ -16,7 +16,7 @@ KtrdrError
 ├── GatewayError          the gateway could not, or would not, answer
 │   ├── GatewayUnreachableError   no TCP connection, or one that closes at once
 │   │   └── GatewayRestingError       it failed too often and is left alone for a while
-│   ├── GatewaySilentError        connected, and no answer before the deadline
+│   ├── GatewayTimeoutError       connected, and no answer before the deadline
 │   ├── ClientIdInUseError        326, on every id that was tried
 │   ├── ConnectionLostError       the connection ended while a request was open
 │   ├── OutageError               the gateway has lost its own connection to IB

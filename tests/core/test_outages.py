@@ -56,3 +56,9 @@ def test_what_begins_and_ends_between_two_looks_alerts_nobody() -> None:
     """It is over before anybody could be told."""
     change = after({}, [failed("bars/1d AAPL", "BadAnswerError"), succeeded("bars/1d AAPL")])
     assert (change.begun, change.over, change.open_outages) == ((), (), {})
+
+
+def test_an_error_that_an_earlier_version_recorded_belongs_to_its_outage() -> None:
+    """Runs of before the update are read after it."""
+    change = after({}, [failed("bars/1m", "GatewaySilentError"), failed("tails", "OutageError")])
+    assert [one.name for one in change.begun] == ["gateway"]

@@ -339,7 +339,7 @@ def test_chance_is_repeatable() -> None:
     """The same seed gives the same faults, another one others."""
 
     def sent(seed: int) -> list[bool]:
-        text = f"seed: {seed}\nfaults: [{{fault: empty_range, probability: 0.3}}]"
+        text = f"seed: {seed}\nfaults: [{{fault: silence, probability: 0.3}}]"
         plan = parse_faults(text, "faults")
         return [plan.choose(Met(Occasion.HISTORY)) is not None for _ in range(200)]
 

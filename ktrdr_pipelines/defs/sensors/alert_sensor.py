@@ -29,6 +29,7 @@ _CAUSES = {
     "GatewayUnreachableError": GATEWAY,
     "GatewayRestingError": GATEWAY,
     "GatewayTimeoutError": GATEWAY,
+    "GatewaySilentError": GATEWAY,  # its name in runs of earlier versions
     "ClientIdInUseError": GATEWAY,
     "ConnectionLostError": GATEWAY,
     "OutageError": GATEWAY,

@@ -253,7 +253,7 @@ class GatewayConnection:
 
         Raises:
             WireError: no connection came about.
-            GatewaySilentError: it came about, and the gateway does not tell the time.
+            GatewayTimeoutError: it came about, and the gateway does not tell the time.
             DiskError: the state folder cannot be used: what is sent must be recorded there.
         """
         await self._transport.open(host, port, self.client_id, timeout_s=self._timeout_s)
