@@ -2,7 +2,7 @@
 
 Folders have the mode 0700, files 0600; what exists with another mode gets it when it is opened. On
 systems without such modes nothing changes. Not here: what the files hold
-(``ib.pacing.shared_state``, ``ib.connection.client_ids``, ``ib.connection.accounts``,
+(``ib.pacing.shared_file``, ``ib.connection.client_ids``, ``ib.connection.accounts``,
 ``cli.entry_point``).
 """
 

@@ -3,7 +3,7 @@
 A refusal concerns one exchange, kind of instrument and what_to_show, and is asked about again
 after a day. Where another session of the login takes the data, or a disclaimer waits for a click,
 it concerns everything, and only for minutes. Not here: telling such errors from others
-(``ib.protocol.error_codes``), the file (``ib.pacing.shared_state``).
+(``ib.protocol.error_codes``), the record (``ib.pacing.shared_state``).
 """
 
 from collections.abc import Callable

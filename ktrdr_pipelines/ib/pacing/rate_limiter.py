@@ -20,10 +20,10 @@ from ktrdr_pipelines.errors import DiskError, GatewayRestingError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.circuit_breaker import Admission, BreakerState, Depth
 from ktrdr_pipelines.ib.pacing.rules import MESSAGE, PacedRequest, Pacing, RequestKind, pacing_of
+from ktrdr_pipelines.ib.pacing.shared_file import RecordBusyError
 from ktrdr_pipelines.ib.pacing.shared_state import (
     LONGEST_SLEEP_S,
     QueueEntry,
-    RecordBusyError,
     Sending,
     SharedMemory,
     SharedRecord,

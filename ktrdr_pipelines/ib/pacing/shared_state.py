@@ -1,44 +1,22 @@
-"""What all processes share about one gateway: the record of requests, pauses and widths.
+"""What all processes know of one gateway: requests, pauses, concurrency, breaker, refusals.
 
-The file behind the rate limiter: opening, transactions, and what follows when it is lost.
+Each operation is one short transaction of the shared file, begun as a writer, so that decisions of
+several processes follow one another. Times are seconds since the machine started; rows of another
+start of the machine do not count, except refusals (``Block``), which last by the wall clock, and
+the bar sizes that the gateway accepts.
 
-A file that is missing is made anew: there was no request, or somebody removed it on purpose. A
-file that cannot be read is quarantined, and its successor is told so, for it must not forget
-silently what was asked.
-
-What all processes remember of a gateway: its width, its usual times, its breaker, its refusals.
-
-Each function works inside a transaction of the shared record. Widths and the breaker count for
-this run of the machine; refusals (``Block``) for as long as they say, by the wall clock.
-
-The rows of the shared record as values: who waits, what is open, what was sent.
-
-Pauses in the record of the budget, and what of the record is dropped.
-
-Functions work inside a transaction of the record.
-
-The requests of every process to one gateway: what was sent, what is open, who waits.
-
-Each operation is one short transaction, begun as a writer, so that decisions of several processes
-follow one another. Stamps are seconds since the machine started; rows of another start of the
-machine count for nothing.
+Not here: the file itself, its schema and damage (``ib.pacing.shared_file``), the rules
+(``ib.pacing.rules``).
 """
 
-import errno
 import json
-import logging
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock
-
-from ktrdr_pipelines.domain.account_numbers import without_accounts
-from ktrdr_pipelines.errors import DiskError
 from ktrdr_pipelines.ib.pacing.circuit_breaker import (
     Admission,
     Breaker,
@@ -67,230 +45,8 @@ from ktrdr_pipelines.ib.pacing.rules import (
     next_pause_s,
     send_time,
 )
-from ktrdr_pipelines.ib.private_files import (
-    FILE_MODE,
-    make_private_database,
-    make_private_file,
-    make_private_folder,
-)
+from ktrdr_pipelines.ib.pacing.shared_file import SharedFile
 from ktrdr_pipelines.limits import IbLimitsRegistry
-
-FILE = "pacer.sqlite"
-LOCK_WAIT_S = 0.05
-"""How long one attempt waits for another process's transaction before it gives way."""
-
-_VERSION = 4
-"""Version of the tables. 4 has those of 3; texts of earlier ones may name accounts."""
-
-_SETUP_WAIT_S = 30.0
-_BROKEN_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_SCHEMA = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS requests (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    boot TEXT NOT NULL,
-    owner TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('waiting', 'open', 'done')),
-    at REAL NOT NULL,
-    until REAL NOT NULL,
-    kind TEXT NOT NULL,
-    contract TEXT NOT NULL,
-    identical TEXT NOT NULL,
-    weight INTEGER NOT NULL,
-    small INTEGER NOT NULL,
-    tail INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS requests_at ON requests (state, at);
-CREATE TABLE IF NOT EXISTS pauses (boot TEXT NOT NULL, until REAL NOT NULL, length_s REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS memory (
-    boot TEXT NOT NULL,
-    name TEXT NOT NULL,
-    value TEXT NOT NULL,
-    PRIMARY KEY (boot, name)
-);
-CREATE TABLE IF NOT EXISTS blocks (
-    entitlement TEXT PRIMARY KEY,
-    reason TEXT NOT NULL,
-    code INTEGER,
-    until REAL NOT NULL
-);
-PRAGMA user_version = {_VERSION};
-COMMIT;
-"""
-_MOVE = "Set KTRDR_STATE to a folder on a local disk that can be written."
-_MAKE_ROOM = "Make room on that disk, or set KTRDR_STATE to a folder on another."
-_log = logging.getLogger(__name__)
-
-
-class RecordBusyError(Exception):
-    """Another process is writing just now, or the file was just replaced; try again."""
-
-
-class SharedFile:
-    """One process's connection to the shared file.
-
-    Args:
-        folder: where the file lies; made when first needed.
-        on_loss: told, inside a transaction of the successor, that a broken file was quarantined.
-    """
-
-    def __init__(self, folder: Path, *, on_loss: Callable[[sqlite3.Connection], None]) -> None:
-        self.path = folder / FILE
-        self._on_loss = on_loss
-        self._database: sqlite3.Connection | None = None
-        self._inode = 0
-
-    def close(self) -> None:
-        """Let go of the file; the next transaction opens it again."""
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run one transaction as the only writer.
-
-        Raises:
-            RecordBusyError: another process is writing, or the file has just been replaced.
-            DiskError: the file cannot be used.
-        """
-        try:
-            database = self._opened()
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-                database.execute("COMMIT")
-            finally:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-        except sqlite3.DatabaseError as error:
-            self._handle_damage(error)
-            raise RecordBusyError from error
-
-    def _handle_damage(self, error: sqlite3.DatabaseError) -> None:
-        """Do what an error of the database calls for."""
-        code = _code(error)
-        if code in _BUSY_CODES:
-            return
-        self.close()
-        if code not in _BROKEN_CODES:
-            hint = _MAKE_ROOM if code == sqlite3.SQLITE_FULL else _MOVE
-            raise self._disk_error(str(error), hint) from error
-        try:
-            self._replace_broken()
-        except OSError as refusal:
-            reason = f"it is broken and cannot be replaced: {refusal.strerror or refusal}"
-            raise self._disk_error(reason, _hint(refusal)) from refusal
-
-    def _opened(self) -> sqlite3.Connection:
-        """Give a connection to the file that has the name now, not to one that had it."""
-        if self._database is not None and self._inode != _inode(self.path):
-            self.close()
-        if self._database is None:
-            self._database = self._open()
-            self._inode = _inode(self.path)
-        return self._database
-
-    def _open(self) -> sqlite3.Connection:
-        try:
-            make_private_folder(self.path.parent)
-            make_private_database(self.path)
-        except OSError as error:
-            raise self._disk_error(error.strerror or str(error), _hint(error)) from error
-        database = sqlite3.connect(self.path, timeout=LOCK_WAIT_S, isolation_level=None)
-        try:
-            if not self._is_current(database):
-                _set_up(database)
-            database.execute("PRAGMA synchronous = NORMAL")
-        except BaseException:
-            database.close()
-            raise
-        return database
-
-    def _is_current(self, database: sqlite3.Connection) -> bool:
-        version = _version(database)
-        if version > _VERSION:
-            reason = f"made by a newer version of this program ({version})"
-            raise self._disk_error(
-                reason, "Update this program, or end the newer one and remove it."
-            )
-        return bool(version == _VERSION)
-
-    def _replace_broken(self) -> None:
-        """Put a successor that knows of the loss in the place of a broken file, once for all."""
-        with FileLock(self.path.with_suffix(".lock"), timeout=_SETUP_WAIT_S, mode=FILE_MODE):
-            if _is_sound(self.path):
-                return
-            aside, successor = (self.path.with_name(f"{FILE}.{end}") for end in ("broken", "new"))
-            _log.warning("%s is broken; it is kept as %s", self.path, aside.name)
-            successor.unlink(missing_ok=True)
-            for path in (aside, successor):
-                make_private_file(path)
-            with closing(sqlite3.connect(successor, isolation_level=None)) as database:
-                _set_up(database)
-                self._on_loss(database)
-            shutil.copyfile(self.path, aside)
-            for suffix in ("-wal", "-shm"):
-                self.path.with_name(FILE + suffix).unlink(missing_ok=True)
-            successor.replace(self.path)
-
-    def _disk_error(self, reason: str, hint: str) -> DiskError:
-        return DiskError(f"request record {self.path}", reason=reason, hint=hint)
-
-
-def _hint(error: OSError) -> str:
-    return _MAKE_ROOM if error.errno in {errno.ENOSPC, errno.EDQUOT} else _MOVE
-
-
-def _set_up(database: sqlite3.Connection) -> None:
-    database.execute(f"PRAGMA busy_timeout = {round(_SETUP_WAIT_S * 1000)}")
-    database.execute("PRAGMA journal_mode = WAL")
-    if 0 < _version(database) < _VERSION:
-        _remove_accounts(database)
-    database.executescript(_SCHEMA)
-    database.execute(f"PRAGMA busy_timeout = {round(LOCK_WAIT_S * 1000)}")
-
-
-def _version(database: sqlite3.Connection) -> int:
-    return int(database.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _remove_accounts(database: sqlite3.Connection) -> None:
-    """Take account numbers out of the texts of an earlier version, free pages included.
-
-    The version is set afterwards: what is cut short here is done again.
-    """
-    database.execute("PRAGMA secure_delete = ON")
-    database.create_function("without_accounts", 1, without_accounts, deterministic=True)
-    database.execute("BEGIN IMMEDIATE")
-    for table, column in (("blocks", "reason"), ("memory", "value")):
-        if database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
-            database.execute(f"UPDATE {table} SET {column} = without_accounts({column})")  # noqa: S608
-    database.execute("COMMIT")
-    database.execute("VACUUM")
-    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return -1
-
-
-def _is_sound(path: Path) -> bool:
-    with closing(sqlite3.connect(path, timeout=LOCK_WAIT_S)) as database:
-        try:
-            return bool(database.execute("PRAGMA quick_check").fetchone()[0] == "ok")
-        except sqlite3.DatabaseError as error:
-            return _code(error) in _BUSY_CODES
-
-
-def _code(error: sqlite3.Error) -> int:
-    """Give the primary code of an error; 0 where Python itself complains."""
-    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-
 
 LONGEST_BLOCK_S = 86_400.0
 """Seconds that any refusal is believed."""
