@@ -29,10 +29,10 @@ from ktrdr_pipelines.ib.private_files import (
 
 FILE = "pacer.sqlite"
 LOCK_WAIT_S = 0.05
-"""How long one attempt waits for another process's transaction before it gives way."""
+"""Seconds that one attempt waits for another process's transaction before it gives up."""
 
 _VERSION = 4
-"""Version of the tables. 4 has those of 3; texts of earlier ones may name accounts."""
+"""Version of the tables. 4 has the tables of 3; texts of earlier versions may name accounts."""
 
 _SETUP_WAIT_S = 30.0
 _BROKEN_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -70,21 +70,21 @@ CREATE TABLE IF NOT EXISTS blocks (
 PRAGMA user_version = {_VERSION};
 COMMIT;
 """
-_MOVE = "Set KTRDR_STATE to a folder on a local disk that can be written."
-_MAKE_ROOM = "Make room on that disk, or set KTRDR_STATE to a folder on another."
+_MOVE = "Set KTRDR_STATE to a writable folder on a local disk."
+_MAKE_ROOM = "Make room on that disk, or set KTRDR_STATE to a folder on another disk."
 _log = logging.getLogger(__name__)
 
 
 class RecordBusyError(Exception):
-    """Another process is writing just now, or the file was just replaced; try again."""
+    """Another process is writing, or the file has just been replaced; try again."""
 
 
 class SharedFile:
     """One process's connection to the shared file.
 
     Args:
-        folder: where the file lies; made when first needed.
-        on_loss: told, inside a transaction of the successor, that a broken file was quarantined.
+        folder: where the file lies; created when first needed.
+        on_loss: called inside a transaction of the successor when a broken file was quarantined.
     """
 
     def __init__(self, folder: Path, *, on_loss: Callable[[sqlite3.Connection], None]) -> None:
@@ -94,7 +94,7 @@ class SharedFile:
         self._inode = 0
 
     def close(self) -> None:
-        """Let go of the file; the next transaction opens it again."""
+        """Close the file; the next transaction opens it again."""
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -108,7 +108,12 @@ class SharedFile:
             DiskError: the file cannot be used.
         """
         try:
-            database = self._opened()
+            if self._database is not None and self._inode != _inode(self.path):
+                self.close()  # another process has replaced the file
+            if self._database is None:
+                self._database = self._open()
+                self._inode = _inode(self.path)
+            database = self._database
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
@@ -121,7 +126,6 @@ class SharedFile:
             raise RecordBusyError from error
 
     def _handle_damage(self, error: sqlite3.DatabaseError) -> None:
-        """Do what an error of the database calls for."""
         code = _code(error)
         if code in _BUSY_CODES:
             return
@@ -132,17 +136,8 @@ class SharedFile:
         try:
             self._replace_broken()
         except OSError as refusal:
-            reason = f"it is broken and cannot be replaced: {refusal.strerror or refusal}"
+            reason = f"the file is broken and cannot be replaced: {refusal.strerror or refusal}"
             raise self._disk_error(reason, _hint(refusal)) from refusal
-
-    def _opened(self) -> sqlite3.Connection:
-        """Give a connection to the file that has the name now, not to one that had it."""
-        if self._database is not None and self._inode != _inode(self.path):
-            self.close()
-        if self._database is None:
-            self._database = self._open()
-            self._inode = _inode(self.path)
-        return self._database
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -163,19 +158,19 @@ class SharedFile:
     def _is_current(self, database: sqlite3.Connection) -> bool:
         version = _version(database)
         if version > _VERSION:
-            reason = f"made by a newer version of this program ({version})"
             raise self._disk_error(
-                reason, "Update this program, or end the newer one and remove it."
+                f"made by a newer version of this program ({version})",
+                "Update this program, or stop the newer one and remove the file.",
             )
-        return bool(version == _VERSION)
+        return version == _VERSION
 
     def _replace_broken(self) -> None:
-        """Put a successor that knows of the loss in the place of a broken file, once for all."""
+        """Replace a broken file by a successor that records the loss, once for all processes."""
         with FileLock(self.path.with_suffix(".lock"), timeout=_SETUP_WAIT_S, mode=FILE_MODE):
             if _is_sound(self.path):
                 return
             aside, successor = (self.path.with_name(f"{FILE}.{end}") for end in ("broken", "new"))
-            _log.warning("%s is broken; it is kept as %s", self.path, aside.name)
+            _log.warning("%s is broken; it is quarantined as %s", self.path, aside.name)
             successor.unlink(missing_ok=True)
             for path in (aside, successor):
                 make_private_file(path)
@@ -209,9 +204,9 @@ def _version(database: sqlite3.Connection) -> int:
 
 
 def _remove_accounts(database: sqlite3.Connection) -> None:
-    """Take account numbers out of the texts of an earlier version, free pages included.
+    """Remove account numbers from the texts of an earlier version, free pages included.
 
-    The version is set afterwards: what is cut short here is done again.
+    The version is set afterwards, so an interrupted run is repeated.
     """
     database.execute("PRAGMA secure_delete = ON")
     database.create_function("without_accounts", 1, without_accounts, deterministic=True)
@@ -240,5 +235,5 @@ def _is_sound(path: Path) -> bool:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """Give the primary code of an error; 0 where Python itself complains."""
+    """Return the primary code of an error; 0 where Python, not SQLite, raised it."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF

@@ -49,10 +49,10 @@ from ktrdr_pipelines.ib.pacing.shared_file import SharedFile
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 LONGEST_BLOCK_S = 86_400.0
-"""Seconds that any refusal is believed."""
+"""Longest time that a refusal counts."""
 
 EVERY_BOOT = ""
-"""The name under which the table of memories keeps what no restart of the machine changes."""
+"""The boot name of rows in the memory table that stay valid when the machine restarts."""
 
 _CONCURRENCY, _BREAKER, _SIZE = "flight", "breaker", "bar size "
 S = TypeVar("S", Concurrency, Breaker)
@@ -60,7 +60,7 @@ S = TypeVar("S", Concurrency, Breaker)
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A refusal for want of a permission: of what, in whose words, and until when it is believed.
+    """A refusal for lack of a permission: of what, the gateway's reason, and until when it counts.
 
     ``until`` is seconds since 1970.
     """
@@ -73,10 +73,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """How the gateway is, as all processes together know it.
+    """The gateway's condition as all processes together know it.
 
-    ``answered_at`` is the shared clock's time of the last bars, 0 where there were none;
-    ``paused_s`` is what is left of a pause after a violation.
+    ``answered_at`` is the shared clock's time of the last response with bars, 0 if there was none;
+    ``paused_s`` is what is left of a pause after a pacing violation.
     """
 
     concurrency: int
@@ -86,29 +86,38 @@ class Vitals:
 
 
 class SharedMemory:
-    """Reads and writes what is remembered, for one run of the machine."""
+    """What all processes remember of the gateway; every method runs inside a transaction.
+
+    Concurrency and breaker count for one run of the machine (``boot``), refusals by the wall clock.
+    """
 
     def __init__(self, boot: str) -> None:
         self._boot = boot
 
     def concurrency(self, database: sqlite3.Connection) -> Concurrency:
-        """Give the width of bars in flight."""
+        """Return the concurrency of requests for bars."""
         return self._value(database, _CONCURRENCY, Concurrency)
 
     def latest(self, database: sqlite3.Connection) -> float:
-        """Give the latest time at which anything of this was noted, 0 where nothing is."""
+        """Return the latest time that concurrency or breaker hold, 0 if nothing was recorded."""
         concurrency = self.concurrency(database)
         breaker = self._value(database, _BREAKER, Breaker)
         return max(concurrency.seen_at, concurrency.cut_at, breaker.failed_at)
 
     def vitals(self, database: sqlite3.Connection, now: float) -> Vitals:
-        """Say how the gateway is."""
+        """Return the gateway's condition, without the pause."""
         concurrency = self.concurrency(database)
         breaker = self._value(database, _BREAKER, Breaker)
         return Vitals(concurrency.limit(now), concurrency.seen_at, breaker)
 
     def answered(self, database: sqlite3.Connection, size: str, sample: Sample) -> Concurrency:
-        """Take in bars that came, and give the width from now on."""
+        """Record a response with bars; return the concurrency from now on.
+
+        Args:
+            database: the transaction.
+            size: of the request, as in ``PacedRequest.size``.
+            sample: when it was sent and answered, and how many requests were open.
+        """
         name, concurrency = f"pace {size}", self.concurrency(database)
         known = self._text(database, name)
         before = None if known is None else Pace(**json.loads(known))
@@ -119,12 +128,12 @@ class SharedMemory:
         return concurrency
 
     def troubled(self, database: sqlite3.Connection, *, sent_at: float, now: float) -> None:
-        """Take in a failure that may come from asking too much."""
+        """Record a failure that may come from too many requests in flight."""
         concurrency = troubled(self.concurrency(database), sent_at=sent_at, at=now)
         self._save(database, _CONCURRENCY, json.dumps(asdict(concurrency)))
 
     def admission(self, database: sqlite3.Connection, now: float, *, probe_s: float) -> Admission:
-        """Decide whether the gateway may be asked at all."""
+        """Decide whether the circuit breaker lets a request through, and record the decision."""
         before = self._value(database, _BREAKER, Breaker)
         chance = admission(before, now, probe_s=probe_s)
         self._save_breaker(database, before, chance.breaker)
@@ -133,24 +142,24 @@ class SharedMemory:
     def failed(
         self, database: sqlite3.Connection, *, sent_at: float, now: float, depth: Depth, reason: str
     ) -> Breaker:
-        """Take in a sign that the gateway is ill, and give the breaker from now on."""
+        """Record a failure of the gateway; return the breaker from now on."""
         before = self._value(database, _BREAKER, Breaker)
         after = failed(before, sent_at=sent_at, now=now, depth=depth, reason=reason)
         self._save_breaker(database, before, after)
         return after
 
     def lives(self, database: sqlite3.Connection, depth: Depth) -> None:
-        """Take in that the gateway answered, whatever it said."""
+        """Record that the gateway responded at a depth, whatever the response."""
         before = self._value(database, _BREAKER, Breaker)
         self._save_breaker(database, before, succeeded(before, depth))
 
     def forgive(self, database: sqlite3.Connection) -> None:
-        """Begin anew: close the breaker and forget every refusal."""
+        """Close the circuit breaker and forget every refusal."""
         self._save(database, _BREAKER, json.dumps(asdict(Breaker())))
         database.execute("DELETE FROM blocks")
 
     def block(self, database: sqlite3.Connection, block: Block) -> None:
-        """Remember a refusal."""
+        """Record a refusal."""
         database.execute(
             "INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?)",
             (block.entitlement, block.reason, block.code, block.until),
@@ -161,7 +170,7 @@ class SharedMemory:
         database.execute("DELETE FROM blocks WHERE entitlement = ?", (entitlement,))
 
     def blocks(self, database: sqlite3.Connection, wall_s: float) -> list[Block]:
-        """Give the refusals that are believed; what lasts too long was noted by a wrong clock."""
+        """Return the refusals that count; one that lasts too long was recorded by a wrong clock."""
         rows = database.execute(
             "SELECT * FROM blocks WHERE until > ? AND until <= ?",
             (wall_s, wall_s + LONGEST_BLOCK_S),
@@ -169,7 +178,7 @@ class SharedMemory:
         return [Block(*row) for row in rows]
 
     def bar_sizes(self, database: sqlite3.Connection) -> dict[str, str]:
-        """Give the bar size strings that the gateway accepts, by timeframe, where it was learned.
+        """Return the bar size strings that the gateway is known to accept, by timeframe.
 
         They belong to the gateway's software and outlast this run of the machine.
         """
@@ -180,7 +189,7 @@ class SharedMemory:
         return {str(name).removeprefix(_SIZE): str(value) for name, value in rows}
 
     def learn_bar_size(self, database: sqlite3.Connection, timeframe: str, size: str) -> None:
-        """Remember the bar size string that the gateway accepts for a timeframe."""
+        """Record the bar size string that the gateway accepts for a timeframe."""
         database.execute(
             "INSERT OR REPLACE INTO memory VALUES (?, ?, ?)",
             (EVERY_BOOT, f"{_SIZE}{timeframe}", size),
@@ -226,21 +235,21 @@ class RequestRows:
         self._boot, self._but = boot, but
 
     def waiting(self, now: float) -> list[Waiting]:
-        """Give those who wait for their turn."""
+        """Return the requests that wait for a permit."""
         return [
             Waiting(number=row[0], owner=row[1], at=row[2], request=_request(row))
             for row in self._rows("state = 'waiting' AND until > ?", (now,))
         ]
 
     def held(self, now: float) -> dict[str, list[PacedRequest]]:
-        """Give what is unanswered and holds a place, by owner."""
+        """Return the requests that hold a permit and have no response yet, by owner."""
         held: dict[str, list[PacedRequest]] = {}
         for row in self._rows("state = 'open' AND until > ?", (now,)):
             held.setdefault(row[1], []).append(_request(row))
         return held
 
     def sent(self, pacing: Pacing, request: PacedRequest, now: float) -> list[SentRequest]:
-        """Give what was sent and can still matter to a request."""
+        """Return the sent requests that can still delay a request."""
         recent = now - pacing.horizon_s(small=False)
         since = now - pacing.horizon_s(small=True) if request.small else recent
         where = "state <> 'waiting' AND at > ? AND (small OR at > ?)"
@@ -262,31 +271,31 @@ def _request(row: _Row) -> PacedRequest:
 
 
 CLOCK_GRAIN_S = 1.0
-"""How far a stamp may lie in the future and still be of now: clocks of two processors differ."""
+"""Seconds that a recorded time may lie in the future: clocks of two processors differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """The last pause after a violation: when it ends, and how long it is; None is no pause."""
+    """The last pause after a violation: its end and its length; ``length_s`` None is no pause."""
 
     until: float = 0.0
     length_s: float | None = None
 
 
 def last_pause(database: sqlite3.Connection, boot: str) -> Pause:
-    """Give the last pause of this run of the machine."""
+    """Return the last pause of this run of the machine."""
     row = database.execute("SELECT until, length_s FROM pauses WHERE boot = ?", (boot,)).fetchone()
     return Pause() if row is None else Pause(row[0], row[1])
 
 
 def set_pause(database: sqlite3.Connection, boot: str, *, until: float, length_s: float) -> None:
-    """Put a pause in the place of the last one."""
+    """Replace the last pause."""
     database.execute("DELETE FROM pauses")
     database.execute("INSERT INTO pauses VALUES (?, ?, ?)", (boot, until, length_s))
 
 
 def prune(database: sqlite3.Connection, boot: str, *, now: float, horizon_s: float) -> None:
-    """Drop what can matter to nobody: old, dead, or of another start of the machine."""
+    """Delete rows that no longer matter: old, abandoned, or of another start of the machine."""
     for table in ("requests", "memory"):
         database.execute(
             f"DELETE FROM {table} WHERE boot NOT IN (?, ?)",  # noqa: S608
@@ -302,16 +311,16 @@ def prune(database: sqlite3.Connection, boot: str, *, now: float, horizon_s: flo
 def forget_future(
     database: sqlite3.Connection, boot: str, *, now: float, longest_wait_s: float
 ) -> None:
-    """Forget everything of a run of the machine where anything of it lies in the future.
+    """Forget everything of a run of the machine if any of it lies in the future.
 
-    A system that has no name for its runs gives two of them the same, and then the clock has begun
-    anew: a pause of before would last as long as the machine was up then.
+    A system without names for its runs gives two of them the same name, and then the clock has
+    restarted: a pause of the earlier run would last as long as the machine was up then.
 
     Args:
-        database: the record.
+        database: the transaction.
         boot: the name of the run.
         now: the clock.
-        patience_s: how long a request stands in the line without looking again.
+        longest_wait_s: how long a queue entry counts without being renewed.
     """
     latest = database.execute(
         "SELECT max(CASE state WHEN 'waiting' THEN until - ? ELSE at END)"
@@ -326,13 +335,13 @@ def forget_future(
 
 
 LONGEST_SLEEP_S = 10.0
-"""How long a waiting request may sleep before it looks again whether its turn has come."""
+"""Seconds that a waiting request may sleep before it checks again whether it may be sent."""
 
 UNREPORTED_AFTER_S = LONGEST_SLEEP_S + 5.0
-"""How long one that does not look again still stands before others; its process may be dead."""
+"""Seconds that a queue entry counts without being renewed; its process may be dead."""
 
 PRUNE_S = 5.0
-"""How often one process drops rows that matter no more."""
+"""Seconds between two deletions of old rows by one process."""
 
 _INSERT = (
     "INSERT INTO requests (boot, owner, state, at, until, kind, contract, identical, weight,"
@@ -342,14 +351,14 @@ T = TypeVar("T")
 
 
 class Sending:
-    """A message to be written once to the gateway's socket, when its turn has come."""
+    """A message to be written once to the gateway's socket, when it has a permit."""
 
     def __init__(self, write: Callable[[], None], clock: Callable[[], float]) -> None:
         self._write, self._clock = write, clock
         self.at: float | None = None
 
     def written_at(self) -> float:
-        """Write it, if it is not written yet, and return the time after it."""
+        """Write the message unless it was written already; return the time after writing."""
         if self.at is None:
             self._write()
             self.at = self._clock()
@@ -358,10 +367,10 @@ class Sending:
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """What an attempt came to: the number of its row, its turn, and whether it was sent.
+    """The result of an attempt to send: the row's number, the send time, and whether it was sent.
 
-    ``is_paused`` says that what keeps it is a pause after a violation. The turn of what was sent
-    is the time at which it was.
+    ``is_paused`` is true where a pause after a violation delays the request. The send time of a
+    sent request is the time at which it was written.
     """
 
     number: int
@@ -371,12 +380,12 @@ class QueueEntry:
 
 
 class SharedRecord:
-    """One process's access to the shared record.
+    """One rate limiter's access to the shared record.
 
     Args:
         folder: where the file lies.
         boot: name of this run of the machine.
-        owner: name of who asks through this object, unlike any other's.
+        owner: unique name of the rate limiter.
         pacing: the rules.
         clock: seconds since the machine started.
     """
@@ -393,31 +402,39 @@ class SharedRecord:
         self.concurrency = pacing.concurrency
 
     def close(self) -> None:
-        """Let go of the file; the next use opens it again."""
+        """Close the file; the next use opens it again."""
         self._file.close()
 
     def attempt(
         self, request: PacedRequest, number: int | None, sending: Sending, *, hold_s: float
     ) -> QueueEntry:
-        """Send now if the rules allow it, else stand in line until the earliest time.
+        """Send a request now if the rules allow it, else queue it until the earliest time.
 
-        It is written inside the transaction, and its stamp is taken after that: no process writes
-        between another's decision and its message, so the rules hold at the socket however long
-        a process stands still.
+        The message is written inside the transaction, and its time is taken after that: no process
+        writes between another's decision and its message, so the rules hold at the socket however
+        long a process is suspended.
 
         Args:
             request: what is to be sent.
             number: the row of an earlier attempt, or None.
-            sending: writes it; what was written in an attempt that failed later is only noted.
-            hold_s: how long the place stays taken after sending if it is never given back.
+            sending: writes it; a message that an attempt wrote before it failed is recorded only.
+            hold_s: how long the permit stays taken after sending if it is never released.
 
         Raises:
             RecordBusyError: another process is writing; try again in a moment.
         """
         with self._transaction() as database:
             now = self._clock()
-            self._prune(database, now)
-            mine = self._stand(database, request, number, now)
+            if now - self._pruned_at >= PRUNE_S:
+                self._pruned_at = now
+                horizon_s = self._pacing.horizon_s(small=True)
+                prune(database, self._boot, now=now, horizon_s=horizon_s)
+            row = database.execute("SELECT 1 FROM requests WHERE number = ?", (number,)).fetchone()
+            if row is not None and number is not None:
+                mine = number
+            else:  # new, or its row was deleted: it joins the end of the queue
+                until = now + UNREPORTED_AFTER_S
+                mine = self._insert(database, request, "waiting", now, until=until)
             chance = self._send_time(database, request, mine, now)
             sent = sending.at is not None or chance.is_now(now)
             if sent:
@@ -433,12 +450,18 @@ class SharedRecord:
         return QueueEntry(mine, chance, sent, is_paused=now < paused_until == chance.at)
 
     def release(self, number: int) -> None:
-        """Give a place back: the gateway has said something about the request."""
+        """Release a permit: the gateway has responded to the request."""
         with self._transaction() as database:
             self._release(database, number)
 
     def answered(self, number: int, size: str, sent_at: float) -> None:
-        """Give a place back: bars came, and say how busy the gateway is."""
+        """Release a permit after a response with bars, and adapt the concurrency to its time.
+
+        Args:
+            number: the row of the request.
+            size: of the request, as in ``PacedRequest.size``.
+            sent_at: when it was sent.
+        """
         with self._transaction() as database:
             now = self._clock()
             held = RequestRows(database, self._boot).held(now).values()
@@ -450,12 +473,12 @@ class SharedRecord:
                 self.concurrency = concurrency.limit(now)
 
     def remember(self, act: Callable[[SharedMemory, sqlite3.Connection], T]) -> T:
-        """Read or write what all processes remember of the gateway."""
+        """Read or write what all processes remember of the gateway, in one transaction."""
         with self._transaction() as database:
             return act(self._memory, database)
 
     def vitals(self) -> Vitals:
-        """Say how the gateway is, as all processes together know it."""
+        """Return the gateway's condition as all processes together know it."""
         with self._transaction() as database:
             now = self._clock()
             paused_until = last_pause(database, self._boot).until
@@ -463,7 +486,7 @@ class SharedRecord:
             return replace(vitals, paused_s=max(paused_until - now, 0.0))
 
     def shorten(self, number: int, *, hold_s: float) -> None:
-        """Keep a place only a little longer: the request was cancelled."""
+        """Keep a permit for ``hold_s`` more seconds at most: the request was cancelled."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE requests SET until = min(until, ?) WHERE number = ?",
@@ -471,14 +494,14 @@ class SharedRecord:
             )
 
     def withdraw(self, number: int) -> None:
-        """Take back a request that was never sent."""
+        """Delete the queue entry of a request that was never sent."""
         with self._transaction() as database:
             database.execute("DELETE FROM requests WHERE number = ?", (number,))
 
     def pause(self) -> float:
-        """Pause all requests of all processes after a violation; give the seconds from now.
+        """Pause all requests of all processes after a violation; return the seconds from now.
 
-        Several complaints about the same burst make one pause.
+        Several error messages about the same burst make one pause.
         """
         with self._transaction() as database:
             now = self._clock()
@@ -491,7 +514,7 @@ class SharedRecord:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run a transaction; the first looks whether the record is of this run of the machine."""
+        """Run a transaction; the first one drops the rows of an earlier run of the same name."""
         with self._file.transaction() as database:
             if not self._is_begun:
                 forget_future(
@@ -506,15 +529,6 @@ class SharedRecord:
         if row is not None:
             database.execute("UPDATE requests SET state = 'done' WHERE number = ?", which)
             self._memory.lives(database, depth_of(RequestKind(row[0])))
-
-    def _stand(
-        self, database: sqlite3.Connection, request: PacedRequest, number: int | None, now: float
-    ) -> int:
-        """Give the number of this request in the line, at its end if it has none (any more)."""
-        row = database.execute("SELECT 1 FROM requests WHERE number = ?", (number,)).fetchone()
-        if row is not None and number is not None:
-            return number
-        return self._insert(database, request, "waiting", now, until=now + UNREPORTED_AFTER_S)
 
     def _insert(
         self,
@@ -549,18 +563,11 @@ class SharedRecord:
         paused_until = last_pause(database, self._boot).until
         return SendTime(max(chance.at, paused_until), chance.has_permit)
 
-    def _prune(self, database: sqlite3.Connection, now: float) -> None:
-        """Drop what can matter to nobody, now and then."""
-        if now - self._pruned_at >= PRUNE_S:
-            self._pruned_at = now
-            horizon_s = self._pacing.horizon_s(small=True)
-            prune(database, self._boot, now=now, horizon_s=horizon_s)
-
     def _start_over(self, database: sqlite3.Connection) -> None:
-        """Begin after a loss as if the budget had just been used up.
+        """Begin after a loss of the record as if the budget had just been used up.
 
-        Small requests wait a whole window; everything waits as long as an identical request
-        would have to.
+        Small requests wait a whole window; every request waits as long as an identical one would
+        have to.
         """
         now = self._clock()
         everything = PacedRequest(
