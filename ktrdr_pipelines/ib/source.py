@@ -503,23 +503,21 @@ class GatewaySource:
     async def _contract(self, instrument: Instrument) -> Candidate:
         what = described(instrument)
         async with self._resolving[what]:
-            if what not in self._contracts:
-                self._contracts[what] = await self._request_contract(instrument, what)
-        return self._contracts[what]
-
-    async def _request_contract(self, instrument: Instrument, what: str) -> Candidate:
-        contract = contract_for(instrument, instrument.contract_id)
-        frames = await self._requester.ask(
-            Ask(Topic.CONTRACT, what, paced_contract(what), route_of(contract)),
-            self._connection.contracts(contract, what),
-        )
-        with self._read(what):
-            version = self._connection.server_version
-            candidates = [candidate_of(fields, version) for fields in frames]
-        for one in candidates:
-            if one.unknown_zone and not one.expires:
-                self._connection.notices.unknown_zone(one.unknown_zone, "last trade dates")
-        return chosen(instrument, candidates)
+            if what in self._contracts:
+                return self._contracts[what]
+            contract = contract_for(instrument, instrument.contract_id)
+            frames = await self._requester.ask(
+                Ask(Topic.CONTRACT, what, paced_contract(what), route_of(contract)),
+                self._connection.contracts(contract, what),
+            )
+            with self._read(what):
+                version = self._connection.server_version
+                candidates = [candidate_of(fields, version) for fields in frames]
+            for one in candidates:
+                if one.unknown_zone and not one.expires:
+                    self._connection.notices.unknown_zone(one.unknown_zone, "last trade dates")
+            self._contracts[what] = chosen(instrument, candidates)
+            return self._contracts[what]
 
 
 def _answer(

@@ -199,8 +199,8 @@ class GatewayStatus:
         return ()
 
     def _blocking(self, need: int, route: str) -> str:
-        told = self._troubles.items()
-        return next((one.text for key, one in told if self._affects(key, need, route)), "")
+        troubles = self._troubles.items()
+        return next((one.text for key, one in troubles if self._affects(key, need, route)), "")
 
     def _affects(self, key: Key, need: int, route: str) -> bool:
         if key == _LINK:

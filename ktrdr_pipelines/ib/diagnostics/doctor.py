@@ -122,7 +122,7 @@ async def _looked(
     simulated = ", simulated" if connection.origin is Origin.SIMULATED else ""
     return [
         good(Name.PORT, f"something listens at port {config.port}"),
-        good(Name.HANDSHAKE, f"the API answers{simulated}"),
+        good(Name.HANDSHAKE, f"the API responds{simulated}"),
         good(Name.VERSION, f"protocol version {connection.server_version}"),
         client_id(connection.client_id, first_id),
         clock(health.clock_offset_s),

@@ -91,12 +91,12 @@ def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> lis
         return [_id_taken(error)]
     open_port = good(Name.PORT, f"something listens at port {port}")
     if isinstance(error, ClientIdInUseError):
-        return [open_port, good(Name.HANDSHAKE, "the API answers"), _id_taken(error)]
+        return [open_port, good(Name.HANDSHAKE, "the API responds"), _id_taken(error)]
     if disconnect_reason is None and isinstance(error, GatewayTimeoutError):
         finding = "the gateway accepts the connection but does not tell its time"
         return [
             open_port,
-            good(Name.HANDSHAKE, "the API answers"),
+            good(Name.HANDSHAKE, "the API responds"),
             wrong(Name.CLOCK, finding, _LOGIN),
         ]
     if disconnect_reason is DisconnectReason.VERSION:
@@ -136,9 +136,9 @@ def farms(troubles: tuple[str, ...], states: tuple[str, ...]) -> Check:
     """Return the check of the gateway's own connections."""
     if troubles:
         return wrong(Name.FARMS, "; ".join(troubles), _LOGIN)
-    told = ", ".join(states) if states else "the gateway reported none"
+    finding = ", ".join(states) if states else "the gateway reported none"
     is_good = states and not any(state.endswith("broken") for state in states)
-    return Check(Name.FARMS, Verdict.GOOD if is_good else Verdict.NOTE, told)
+    return Check(Name.FARMS, Verdict.GOOD if is_good else Verdict.NOTE, finding)
 
 
 def client_id(used: int, first: int) -> Check:

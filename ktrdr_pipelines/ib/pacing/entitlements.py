@@ -77,8 +77,18 @@ class Entitlements:
                 continue
             self._blocks = None  # ktrdr doctor may have made all processes forget it since
             block = self._known().get(name)
-            if block is not None and block.until > now:
-                raise _refused(block, entitlement, what, now)
+            if block is None or block.until <= now:
+                continue
+            error = EntitlementError(
+                what,
+                reason=f"not requested: {block.entitlement} was refused ({block.reason})",
+                hint=f"It is requested again in {(block.until - now) / 60:.0f} min; once the "
+                "permission is granted, 'ktrdr doctor' clears such refusals at once",
+                code=block.code,
+            )
+            error.was_sent = False
+            error.entitlement, error.retry_in_s = str(entitlement), block.until - now
+            raise error
 
     def note(self, entitlement: Entitlement, error: EntitlementError) -> None:
         """Record a refusal, and add the permission, its duration and a hint to the error."""
@@ -114,16 +124,3 @@ class Entitlements:
             )
             self._blocks = {block.entitlement: block for block in blocks}
         return self._blocks
-
-
-def _refused(block: Block, entitlement: Entitlement, what: str, now: float) -> EntitlementError:
-    error = EntitlementError(
-        what,
-        reason=f"not requested: {block.entitlement} was refused ({block.reason})",
-        hint=f"It is requested again in {(block.until - now) / 60:.0f} min; once the permission is "
-        "granted, 'ktrdr doctor' clears such refusals at once",
-        code=block.code,
-    )
-    error.was_sent = False
-    error.entitlement, error.retry_in_s = str(entitlement), block.until - now
-    return error

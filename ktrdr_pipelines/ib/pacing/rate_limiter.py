@@ -20,7 +20,7 @@ from typing import TypeVar
 from ktrdr_pipelines.clock import boot_id, boot_time_s
 from ktrdr_pipelines.errors import DiskError, GatewayRestingError
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacing.circuit_breaker import Admission, BreakerState, Depth
+from ktrdr_pipelines.ib.pacing.circuit_breaker import BreakerState, Depth
 from ktrdr_pipelines.ib.pacing.rules import MESSAGE, PacedRequest, Pacing, RequestKind, pacing_of
 from ktrdr_pipelines.ib.pacing.shared_file import RecordBusyError
 from ktrdr_pipelines.ib.pacing.shared_state import (
@@ -194,7 +194,17 @@ class RateLimiter:
             if not chance.wait_s:
                 return
             if chance.breaker.state is BreakerState.OPEN:
-                raise _resting(what, chance)
+                breaker = chance.breaker
+                last = f" (last: {breaker.reason})" if breaker.reason else ""
+                error = GatewayRestingError(
+                    what,
+                    reason=f"circuit breaker open after {breaker.failures} consecutive "
+                    f"failures{last}",
+                    hint=f"The next attempt is in {chance.wait_s:.0f} s; 'ktrdr doctor' checks the "
+                    "gateway now",
+                )
+                error.retry_in_s = chance.wait_s
+                raise error
             waits(_PROBING, chance.wait_s)
             await self._sleep(min(chance.wait_s, _PROBE_CHECK_S))
 
@@ -336,31 +346,16 @@ class RateLimiter:
             return
         key = (not request.tail, entry.number)
         self._line[key] = woken = asyncio.Event()
-        try:
-            await self._sleep_unless(woken, POLL_S if min(self._line) == key else LONGEST_SLEEP_S)
-        finally:
-            del self._line[key]
-
-    async def _sleep_unless(self, woken: asyncio.Event, seconds: float) -> None:
+        # Only the first of the line polls; it is woken when this process releases a permit.
+        seconds = POLL_S if min(self._line) == key else LONGEST_SLEEP_S
         tasks = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(woken.wait())}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            del self._line[key]
             for task in tasks:
                 task.cancel()
 
     def _wake_first(self) -> None:
         if self._line:
             self._line[min(self._line)].set()
-
-
-def _resting(what: str, chance: Admission) -> GatewayRestingError:
-    breaker = chance.breaker
-    last = f" (last: {breaker.reason})" if breaker.reason else ""
-    error = GatewayRestingError(
-        what,
-        reason=f"circuit breaker open after {breaker.failures} consecutive failures{last}",
-        hint=f"The next attempt is in {chance.wait_s:.0f} s; 'ktrdr doctor' checks the gateway now",
-    )
-    error.retry_in_s = chance.wait_s
-    return error

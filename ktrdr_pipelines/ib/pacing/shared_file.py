@@ -169,15 +169,16 @@ class SharedFile:
         with FileLock(self.path.with_suffix(".lock"), timeout=_SETUP_WAIT_S, mode=FILE_MODE):
             if _is_sound(self.path):
                 return
-            aside, successor = (self.path.with_name(f"{FILE}.{end}") for end in ("broken", "new"))
-            _log.warning("%s is broken; it is quarantined as %s", self.path, aside.name)
+            quarantined = self.path.with_name(f"{FILE}.broken")
+            successor = self.path.with_name(f"{FILE}.new")
+            _log.warning("%s is broken; it is quarantined as %s", self.path, quarantined.name)
             successor.unlink(missing_ok=True)
-            for path in (aside, successor):
+            for path in (quarantined, successor):
                 make_private_file(path)
             with closing(sqlite3.connect(successor, isolation_level=None)) as database:
                 _set_up(database)
                 self._on_loss(database)
-            shutil.copyfile(self.path, aside)
+            shutil.copyfile(self.path, quarantined)
             for suffix in ("-wal", "-shm"):
                 self.path.with_name(FILE + suffix).unlink(missing_ok=True)
             successor.replace(self.path)

@@ -169,8 +169,8 @@ def unknown_zone(history: History) -> str | None:
 
     It is empty if a time is written without a zone, and None if nothing is unclear.
     """
-    told = (written_moment(text) for text in (history.start, history.end))
-    return next((one.zone for one in told if one is not None and not one.is_known), None)
+    bounds = (written_moment(text) for text in (history.start, history.end))
+    return next((one.zone for one in bounds if one is not None and not one.is_known), None)
 
 
 def head_of(text: str) -> datetime | None:

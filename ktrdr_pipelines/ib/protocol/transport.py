@@ -64,19 +64,17 @@ class FrameCutter:
         self._rest += data
         frames: list[bytes] = []
         start = 0
-        while (end := self._end_of(start)) <= len(self._rest):
+        while len(self._rest) - start >= _PREFIX:
+            length = int.from_bytes(self._rest[start : start + _PREFIX])
+            if not MIN_FRAME_BYTES <= length <= MAX_FRAME_BYTES:
+                raise BadFrameError(f"a frame of {length} bytes")
+            end = start + _PREFIX + length
+            if end > len(self._rest):
+                break
             frames.append(bytes(self._rest[start:end]))
             start = end
         del self._rest[:start]
         return frames
-
-    def _end_of(self, start: int) -> int:
-        if len(self._rest) - start < _PREFIX:
-            return start + len(self._rest) + _PREFIX
-        length = int.from_bytes(self._rest[start : start + _PREFIX])
-        if not MIN_FRAME_BYTES <= length <= MAX_FRAME_BYTES:
-            raise BadFrameError(f"a frame of {length} bytes")
-        return start + _PREFIX + length
 
 
 class DisconnectReason(StrEnum):
@@ -298,7 +296,16 @@ class Transport:
     def _feed(self, data: bytes) -> None:
         try:
             for frame in self._cutter.feed(data):
-                self._give(frame)
+                if not self._version:
+                    # ib_async refuses an old version silently, so the first frame is read here.
+                    version = int(frame[_PREFIX:].split(b"\0")[0])
+                    self._version = f"version {version}"
+                    low, high = IbLimitsRegistry.SERVER_VERSIONS.value
+                    if not low <= version <= high:
+                        self._end(DisconnectReason.VERSION)
+                if not self._ended.done():
+                    cleaned = self._filter.cleaned(frame)
+                    self.client._onSocketHasData(cleaned)  # noqa: SLF001  (its own listener is off)
         except (BadFrameError, ValueError, IndexError):
             self._end(DisconnectReason.GARBAGE)
             self._disconnect()
@@ -317,18 +324,6 @@ class Transport:
             self.client.disconnect()
         except OSError:
             transport.abort()
-
-    def _give(self, frame: bytes) -> None:
-        if not self._version:
-            # ib_async refuses an old version silently, so it is read from the first frame here.
-            version = int(frame[_PREFIX:].split(b"\0")[0])
-            self._version = f"version {version}"
-            low, high = IbLimitsRegistry.SERVER_VERSIONS.value
-            if not low <= version <= high:
-                self._end(DisconnectReason.VERSION)
-        if not self._ended.done():
-            frame = self._filter.cleaned(frame)
-            self.client._onSocketHasData(frame)  # noqa: SLF001  (the listener removed above)
 
     def _take(self, fields: list[str]) -> None:
         if not self._ready:
