@@ -58,7 +58,7 @@ class PacedRequest:
 
     @property
     def is_metered(self) -> bool:
-        """Return whether it counts against the concurrency: a request for bars, not small."""
+        """Return whether it counts against the concurrency, as bars that are not small do."""
         return self.kind is RequestKind.BARS and not self.small
 
 
