@@ -1,1 +1,1 @@
-"""Everything that talks to an Interactive Brokers gateway."""
+"""The client of an Interactive Brokers gateway: connections, request budget, messages."""

@@ -1,4 +1,4 @@
-"""Which gateway to speak to, and how patiently: plain values for the classes of this package.
+"""Which gateway to connect to, with which deadlines and client ids.
 
 Not here: reading the environment (``settings``), the limits themselves (``limits``).
 """
@@ -19,9 +19,9 @@ class GatewayConfig:
     """One gateway and how it is treated.
 
     ``timeout_s`` is the deadline of connecting and of every request; ``outage_s`` is how long a
-    request outlives outages of the gateway's own connection; ``client_id_ranges`` gives first and
-    last id of each operation; ``state_dir`` holds what all processes share about
-    gateways.
+    request waits during outages of the gateway's own connection; ``client_id_ranges`` holds the
+    first and last id of each operation; ``state_dir`` is the folder of all that processes share
+    about gateways.
     """
 
     state_dir: Path
@@ -38,21 +38,21 @@ class GatewayConfig:
 
     @property
     def gateway(self) -> str:
-        """Host and port, for messages and for telling gateways apart."""
+        """Host and port, for messages and as the identity of the gateway."""
         return f"{self.host}:{self.port}"
 
     @property
     def folder(self) -> Path:
-        """Where rate limiter and leases of this gateway live, whatever name the machine has.
+        """The folder of rate limiter and leases, the same for all names of this machine.
 
-        Two names for one gateway would mean two budgets.
+        Two folders for one gateway would mean two budgets.
         """
         host = _LOCAL_NAMES.get(self.host.casefold(), self.host.casefold())
         return self.state_dir / f"{re.sub(r'[^a-z0-9.-]', '_', host)}_{self.port}"
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "GatewayConfig":
-        """Take what concerns the gateway out of the project's settings."""
+        """Return the gateway's part of the project's settings."""
         return cls(
             state_dir=settings.ktrdr_state,
             host=settings.ib_host,

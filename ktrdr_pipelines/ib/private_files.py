@@ -1,9 +1,10 @@
-"""Files that only their user may read: what lies in the state folder, whatever the umask says.
+"""Files that only their user may read: all files in the state folder, whatever the umask.
 
-Folders have the mode 0700, files 0600; what exists with another mode gets it when it is opened. On
-systems without such modes nothing changes. Not here: what the files hold
-(``ib.pacing.shared_state``, ``ib.connection.client_ids``, ``ib.connection.accounts``,
-``cli.entry_point``).
+Folders have the mode 0700, files 0600; existing ones with another mode get it when they are opened.
+On systems without such modes nothing changes.
+
+Not here: the contents of the files (``ib.pacing.shared_file``, ``ib.connection.client_ids``,
+``ib.connection.accounts``, ``cli.entry_point``).
 """
 
 import os
@@ -21,10 +22,10 @@ _STATE_FILES = ("ktrdr.log*", "logins.*")
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing; the folder itself becomes private.
+    """Create a folder and its missing parents; the folder itself becomes private.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     if not folder.is_dir():
         if not folder.parent.is_dir():
@@ -34,12 +35,12 @@ def make_private_folder(folder: Path) -> None:
 
 
 def make_private_file(path: Path) -> None:
-    """Make a file, empty, where there is none; one that is there keeps its content.
+    """Create an empty private file; an existing one keeps its content and becomes private.
 
     An existing file is never opened: closing it would drop the locks that SQLite has on it.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE))
@@ -47,10 +48,10 @@ def make_private_file(path: Path) -> None:
 
 
 def make_private_database(path: Path) -> None:
-    """Make a SQLite file as ``make_private_file``; the files that SQLite adds take its mode.
+    """Create a SQLite file like ``make_private_file``; the files that SQLite adds take its mode.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     make_private_file(path)
     for suffix in ("-wal", "-shm"):
@@ -65,10 +66,10 @@ def private_opener(path: str, flags: int) -> int:
 
 
 def write_privately(path: Path, content: bytes) -> None:
-    """Put a private file in place in one step, durably.
+    """Write a private file atomically and durably.
 
     Raises:
-        OSError: the system refused; what stood at ``path`` still stands there.
+        OSError: it cannot be written; an earlier file at ``path`` is unchanged.
     """
     temp = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -82,9 +83,10 @@ def write_privately(path: Path, content: bytes) -> None:
 
 
 def tighten_state(folder: Path) -> None:
-    """Make a state folder and what earlier versions left in it private, as far as possible.
+    """Make a state folder and this program's files in it private, as far as possible.
 
-    Files that are not this program's keep their modes: the folder may hold other things.
+    Earlier versions created them with other modes. Other files keep theirs: the folder may be
+    shared with other programs.
     """
     if not folder.is_dir():
         return
@@ -105,9 +107,9 @@ def _make_files_private(folder: Path, patterns: tuple[str, ...]) -> None:
 
 
 def _make_private(path: Path) -> None:
-    """Set the mode where it is another one; what belongs to another user stays as it is.
+    """Set the private mode; files of another user stay unchanged.
 
-    A folder that many users share, such as ``/tmp``, has the sticky bit and is left alone.
+    A folder that many users share, such as ``/tmp``, has the sticky bit and stays unchanged.
     """
     try:
         mode = path.stat().st_mode

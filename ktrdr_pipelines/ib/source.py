@@ -1,12 +1,12 @@
-"""The gateway as a source of bars: one request at a time through the budget, values out.
+"""The gateway as a source of bars: instruments and requests in, values or typed errors out.
 
-Putting one question to the gateway, when the way is free and the budget allows it.
+``Requester`` sends one request at a time through the budget, the circuit breaker and the recorded
+refusals. ``GatewaySource`` turns responses into values. Every call ends before a deadline; outages
+of the gateway's own connections are waited out for a while. Other failures are not retried here:
+the loader decides on that, by the policy of ``sync.engine.source_session``.
 
-The gateway as a source of bars: instruments and requests in, values or typed errors out.
-
-Every call ends before a deadline; outages of the gateway's own connections are outlived for a
-while (``ib.source``). Failures are not tried twice here: that is the loader's decision, by the
-policy of ``sync.engine.source_session``.
+Not here: the connection (``ib.connection``), the budget (``ib.pacing``), reading messages
+(``ib.protocol``).
 """
 
 import asyncio
@@ -88,9 +88,11 @@ from ktrdr_pipelines.ib.protocol.times import UnknownZone
 from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason, TransportError
 
 HOLD_FACTOR = 1.5
-"""How many deadlines long an unanswered request keeps its slot: the gateway may work on it."""
+"""Deadlines for which a request without response keeps its permit: the gateway may work on it."""
 
-_TOO_MANY_OPEN, _LINK_LOST, _HISTORICAL_ERROR = 322, 1100, 162
+_TOO_MANY_OPEN, _LINK_LOST, _HISTORICAL_ERROR, _NO_HEAD = 322, 1100, 162, 162
+_NO_LISTENER = NO_LISTENER | {DisconnectReason.VERSION}
+_CLOCKS_APART = timedelta(days=1)
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -101,10 +103,10 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question on its way: its topic, its words, what the budget sees of it, and its route.
+    """A request to be sent: its topic and description, its share of the budget, and its route.
 
-    ``sent`` is told whenever it goes to the gateway. Where ``is_late`` when its turn has come, it
-    is not sent.
+    ``sent`` is called each time it is sent to the gateway. If ``is_late`` returns true when it gets
+    its permit, it is not sent.
     """
 
     topic: Topic
@@ -116,7 +118,7 @@ class Ask:
 
 
 class Requester:
-    """Puts questions to one connected gateway, under the budget of all processes."""
+    """Sends requests to one connected gateway, under the budget of all processes."""
 
     def __init__(
         self,
@@ -135,10 +137,12 @@ class Requester:
     def permitted(
         self, entitlement: Entitlement, what: str, *, probes: bool = False
     ) -> Iterator[None]:
-        """Let through what was not refused before, and remember a refusal.
+        """Run a request unless its permission was refused before, and record a refusal.
 
-        What ``probes`` goes past the refusals that earlier runs met; if it is answered they are
-        forgotten.
+        With ``probes`` it ignores refusals that earlier runs received; a response clears them.
+
+        Raises:
+            EntitlementError: it was refused, before or now.
         """
         self._entitlements.check(entitlement, what, probes=probes)
         try:
@@ -152,13 +156,16 @@ class Requester:
         self._entitlements.granted(entitlement)
 
     async def ask(self, ask: Ask, call: Call[T]) -> T:
-        """Ask, and ask again after outages of the gateway's own connections.
+        """Send a request, and again after the gateway's own outages; return the response.
 
-        These are no failures of the request: the connection to the gateway stays, and nobody
-        above hears of them, until they have lasted too long. What is asked again within 15 s of
-        its first asking waits for IB's rule of identical requests: that rule knows no excuse, and
-        a request that is almost the same would be another one (an end that is a second later
-        moves the start of a duration too, and clips another bar). Others go meanwhile.
+        Such outages are not failures of the request: the connection to the gateway stays, and the
+        caller does not see them until they have lasted too long. A request that is repeated within
+        15 s waits for IB's rule of identical requests: that rule has no exception, and an almost
+        identical request would be a different one (an end a second later moves the start of a
+        duration too, and clips another bar). Other requests are sent meanwhile.
+
+        Raises:
+            GatewayError: there is no response, or it is a refusal.
         """
         begun_at_s: float | None = None
         while True:
@@ -175,13 +182,13 @@ class Requester:
                 begun_at_s = boot_time_s() if begun_at_s is None else begun_at_s
                 if boot_time_s() - begun_at_s >= self._outage_s:
                     raise
-                _log.info("asked again: %s", error)
+                _log.info("repeated after an outage: %s", error)
 
     async def _once(self, ask: Ask, call: Call[T]) -> T:
-        """Ask when the budget allows it.
+        """Send a request once it has a permit, and return the response.
 
-        What the gateway may still be working on keeps its slot for a while. A turn that comes
-        when the connection has ended, or the gateway has lost its own to IB, is given back unused.
+        A request that the gateway may still be working on keeps its permit for a while. A permit is
+        released unused if the connection has ended, or the gateway has lost its own to IB.
         """
 
         def write() -> None:
@@ -190,8 +197,8 @@ class Requester:
             if ask.is_late():
                 raise RequestExpiredError(
                     ask.what,
-                    reason="its turn came when now meant another time",
-                    hint="It is requested with an end instead",
+                    reason="its permit came too late for a request that ends now",
+                    hint="It is requested with a fixed end instead",
                 )
             call.put()
 
@@ -213,38 +220,27 @@ class Requester:
             permit.cut()
         elif not isinstance(error, GatewayTimeoutError):
             permit.release()
-        is_ill = isinstance(error, GatewayTimeoutError) or _is_gone(error)
-        if is_ill or isinstance(error, PacingError | QueryDroppedError) or _is_unclear(error):
+        # Without a code the connection itself ended; with one the gateway reports a lost query.
+        is_gone = isinstance(error, ConnectionLostError) and error.code is None
+        is_ill = is_gone or isinstance(error, GatewayTimeoutError)
+        # An unknown text of 162 may complain about too many requests.
+        is_unclear = isinstance(error, BadAnswerError) and error.code == _HISTORICAL_ERROR
+        if is_ill or is_unclear or isinstance(error, PacingError | QueryDroppedError):
             ill_with = error.reason if is_ill else None
             self._rate_limiter.note_trouble(permit.sent_at_s, ill_with=ill_with, depth=depth)
         if isinstance(error, PacingError) and error.code != _TOO_MANY_OPEN:
             self._rate_limiter.pause_after_violation()
 
     def _heed_complaint(self) -> None:
-        """Pause after a complaint about all requests together.
+        """Pause after a pacing error about all requests together.
 
-        It comes in the middle of reading the socket: an error of the disk must not end the
-        connection there, and the next request meets it again.
+        It arrives while the socket is read: a disk error must not end the connection there, and
+        the next request meets it again.
         """
         try:
             self._rate_limiter.pause_after_violation()
         except DiskError as error:
-            _log.warning("no pause could be noted: %s", error)
-
-
-def _is_unclear(error: GatewayError) -> bool:
-    """Say whether a refusal may be a complaint about too many requests, in words not known."""
-    return isinstance(error, BadAnswerError) and error.code == _HISTORICAL_ERROR
-
-
-def _is_gone(error: GatewayError) -> bool:
-    """Say whether the connection ended, rather than that the gateway told of a lost query."""
-    return isinstance(error, ConnectionLostError) and error.code is None
-
-
-_NO_LISTENER = NO_LISTENER | {DisconnectReason.VERSION}
-_NO_HEAD = 162
-_CLOCKS_APART = timedelta(days=1)
+            _log.warning("the pause after a pacing violation was not recorded: %s", error)
 
 
 @asynccontextmanager
@@ -257,18 +253,19 @@ async def open_source(
     waits: OnWait = untold,
     notices: OnNotice = unheard_notice,
 ) -> AsyncIterator["GatewaySource"]:
-    """Connect to a gateway for one operation and give it as a source; all is undone at the end.
+    """Connect to a gateway for one operation, yield it as a source, and close it at the end.
 
     Args:
         config: the gateway.
         operation: a value of ``ib.connection.strategy.Operation``.
-        batch_size: how many series will be asked for.
-        rate limiter: the budget; None takes the one that all processes share for this gateway.
-        waits: told what is waited for, and how many seconds at most.
-        notices: told what a person should know of the gateway, each thing once a connection.
+        batch_size: how many series will be requested.
+        rate_limiter: the budget; None uses the one that all processes share for this gateway.
+        waits: told the reason of each wait, and how many seconds it lasts at most.
+        notices: told what a user should know about the gateway, each notice once a connection.
 
     Raises:
-        GatewayError: on entering: no connection came about.
+        GatewayError: on entering: no connection was made.
+        DiskError: the state folder cannot be used.
     """
     budget = RateLimiter.of(config) if rate_limiter is None else rate_limiter
     strategy = IbConnectionStrategy(config, rate_limiter=budget)
@@ -291,9 +288,9 @@ async def _entered(
     entering: AbstractAsyncContextManager[GatewayConnection],
     budget: RateLimiter,
 ) -> GatewayConnection:
-    """Connect, and take in what that says about the gateway's health.
+    """Connect, and record the outcome for the circuit breaker.
 
-    Where nothing listens nothing is hammered either: that counts as no failure.
+    A port without listener counts as no failure: there is no gateway to be spared.
     """
     try:
         connection = await stack.enter_async_context(entering)
@@ -329,7 +326,7 @@ class GatewaySource:
 
     @property
     def gateway(self) -> str:
-        """Host and port, for messages and for telling gateways apart."""
+        """Host and port, for messages and as the identity of the gateway."""
         return self._connection.gateway
 
     @property
@@ -344,38 +341,38 @@ class GatewaySource:
 
     @property
     def notices(self) -> Notices:
-        """What a person should know of how the gateway answers."""
+        """What a user should know about the gateway's responses."""
         return self._connection.notices
 
     def now(self) -> datetime:
-        """Give the gateway's time."""
+        """Return the gateway's time."""
         return self._connection.now()
 
     @property
     def concurrency(self) -> int:
-        """How many requests for bars it is worth to have open at once now."""
+        """How many requests for bars should be open at once now."""
         return self._rate_limiter.concurrency
 
     async def health(self) -> Health:
-        """Say how connection and data path are, by a round trip that asks for no data."""
+        """Return the state of connection and data path after a round trip that requests no data."""
         return with_vitals(await self._connection.health(), self._rate_limiter.vitals())
 
     async def contract_id(self, instrument: Instrument) -> int:
-        """Give the gateway's id of the instrument's contract; asked once per connection.
+        """Return the gateway's id of the instrument's contract; requested once per connection.
 
         Raises:
             ContractUnknownError: there is none.
             ContractAmbiguousError: there are several; the text lists them.
-            GatewayError: no answer, or another one.
+            GatewayError: no response, or another error.
         """
         return (await self._contract(instrument)).contract_id
 
     async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
-        """Ask for bars.
+        """Request bars, and return the response.
 
         Raises:
-            RequestExpiredError: it could not be sent in time.
-            GatewayError: no answer, a refusal, or an answer that cannot be.
+            RequestExpiredError: the request could not be sent in time.
+            GatewayError: no response, a refusal, or an invalid response.
         """
         instrument = request.series.instrument
         contract = await self._contract(instrument)
@@ -409,10 +406,10 @@ class GatewaySource:
             return _answer(request, history, self.now(), lacks_newest=reply.lacks_newest)
 
     async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
-        """Give the start of the oldest data, or None where the gateway cannot say.
+        """Return the start of the oldest data, or None if the gateway does not know it.
 
         Raises:
-            GatewayError: no answer, or a refusal that is about more than this data.
+            GatewayError: no response, or a refusal that concerns more than this request.
         """
         contract = await self._contract(instrument)
         query = head_query(instrument, contract.contract_id)
@@ -430,18 +427,18 @@ class GatewaySource:
             with self._read(query.what, "head timestamps"):
                 head = head_of(fields[2])
                 if head is not None and head > self.now() + _CLOCKS_APART:
-                    raise ValueError(f"data that begin in the future, {head:%Y-%m-%d %H:%M:%SZ}")
+                    raise ValueError(f"oldest data in the future, {head:%Y-%m-%d %H:%M:%SZ}")
         except UnknownZoneError:
             return None
         return head
 
     async def hours(self, instrument: Instrument) -> list[LearnedDay]:
-        """Give the sessions that the contract's details tell of the next days; asks nothing more.
+        """Return the sessions of the next days from the contract's details, without a new request.
 
-        Told in a zone that is not known, they are none.
+        The list is empty if they are in an unknown time zone.
 
         Raises:
-            GatewayError: they cannot be read, or the contract is not known.
+            GatewayError: they cannot be read, or the contract is unknown.
         """
         contract = await self._contract(instrument)
         try:
@@ -453,10 +450,10 @@ class GatewaySource:
     async def schedule(
         self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
     ) -> list[LearnedDay]:
-        """Give the sessions of so many days before a moment; none where the gateway has none.
+        """Return the sessions of ``days`` days before ``ends_at``; empty if the gateway has none.
 
         Raises:
-            GatewayError: no answer, a refusal, or an answer that cannot be.
+            GatewayError: no response, a refusal, or an invalid response.
         """
         contract = await self._contract(instrument)
         query = schedule_query(instrument, contract.contract_id, ends_at=ends_at, days=days)
@@ -473,11 +470,11 @@ class GatewaySource:
 
     @contextmanager
     def _read(self, what: str, subject: str = "") -> Iterator[None]:
-        """Make what cannot be read an error of the gateway's.
+        """Translate errors of reading a response into gateway errors.
 
         Args:
-            asked: what was asked for.
-            subject: what is told in a zone, for the notice where that is not known.
+            what: the request.
+            subject: what is stated in a time zone, for the notice about an unknown one.
         """
         try:
             yield
@@ -486,7 +483,7 @@ class GatewaySource:
             raise UnknownZoneError(what, reason=str(error), hint=ZONE_HINT) from error
         except (ValueError, IndexError, OverflowError) as error:
             raise BadAnswerError(
-                what, reason=f"an answer that cannot be: {error}", hint="Nothing of it is kept."
+                what, reason=f"an invalid response: {error}", hint="The whole response is dropped."
             ) from error
 
     async def _history(
@@ -495,7 +492,7 @@ class GatewaySource:
         query: HistoryQuery,
         ask: Callable[[HistoryQuery], Ask],
     ) -> HistoryReply:
-        """Request bars or sessions, by another bar size string where the gateway refuses one."""
+        """Request bars or sessions, with another bar size string if the gateway refuses one."""
 
         def request(bar_size: str) -> Awaitable[HistoryReply]:
             sized = replace(query, bar_size=bar_size)
@@ -506,23 +503,21 @@ class GatewaySource:
     async def _contract(self, instrument: Instrument) -> Candidate:
         what = described(instrument)
         async with self._resolving[what]:
-            if what not in self._contracts:
-                self._contracts[what] = await self._request_contract(instrument, what)
-        return self._contracts[what]
-
-    async def _request_contract(self, instrument: Instrument, what: str) -> Candidate:
-        contract = contract_for(instrument, instrument.contract_id)
-        frames = await self._requester.ask(
-            Ask(Topic.CONTRACT, what, paced_contract(what), route_of(contract)),
-            self._connection.contracts(contract, what),
-        )
-        with self._read(what):
-            version = self._connection.server_version
-            candidates = [candidate_of(fields, version) for fields in frames]
-        for one in candidates:
-            if one.unknown_zone and not one.expires:
-                self._connection.notices.unknown_zone(one.unknown_zone, "last trade dates")
-        return chosen(instrument, candidates)
+            if what in self._contracts:
+                return self._contracts[what]
+            contract = contract_for(instrument, instrument.contract_id)
+            frames = await self._requester.ask(
+                Ask(Topic.CONTRACT, what, paced_contract(what), route_of(contract)),
+                self._connection.contracts(contract, what),
+            )
+            with self._read(what):
+                version = self._connection.server_version
+                candidates = [candidate_of(fields, version) for fields in frames]
+            for one in candidates:
+                if one.unknown_zone and not one.expires:
+                    self._connection.notices.unknown_zone(one.unknown_zone, "last trade dates")
+            self._contracts[what] = chosen(instrument, candidates)
+            return self._contracts[what]
 
 
 def _answer(

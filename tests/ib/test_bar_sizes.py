@@ -125,7 +125,7 @@ def test_where_every_string_is_refused_the_error_names_them_and_the_list(
     assert sizes_of(bench.gateway) == ["1 week", "1W"]
     assert caught.value.code == 321
     assert f"'1 week' and '1W'; it lists {LISTED}" in caught.value.reason
-    assert "leave 1w out of the timeframes" in caught.value.hint
+    assert "remove 1w from the timeframes" in caught.value.hint
     assert not caught.value.retry
 
 

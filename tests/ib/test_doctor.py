@@ -192,7 +192,7 @@ def test_a_gateway_that_is_logged_out(series_gaps: Any, words: Any) -> None:
     assert wrongs(checks) == [Name.FARMS, Name.CONTRACTS]
     assert checks[Name.CLOCK].verdict is Verdict.GOOD
     assert checks[Name.BARS].verdict is Verdict.UNKNOWN
-    assert "log it in" in checks[Name.CONTRACTS].hint
+    assert "log in" in checks[Name.CONTRACTS].hint
 
 
 def test_a_broken_farm_that_bars_come_without_is_noted(series_gaps: Any, words: Any) -> None:
@@ -289,7 +289,7 @@ def test_a_pause_after_a_violation_is_told_and_not_waited_for(
     rate_limiter = RateLimiter.of(there)
     rate_limiter.pause_after_violation()
     checks = {check.name: check for check in asyncio.run(diagnose(there))}
-    assert "asked too much" in checks[Name.CONTRACTS].finding
+    assert "too many requests" in checks[Name.CONTRACTS].finding
     assert wrongs(checks) == [Name.CONTRACTS]
     assert 0 < rate_limiter.vitals().paused_s <= 60
     assert gateway.what(9) == gateway.what(20) == []

@@ -109,7 +109,7 @@ def test_a_head_that_is_not_permitted_blocks_too(
     async def ask(source: Any) -> None:
         with pytest.raises(EntitlementError):
             await source.head(aapl)
-        with pytest.raises(EntitlementError, match="not asked"):
+        with pytest.raises(EntitlementError, match="not requested"):
             await source.bars(minute_request)
 
     bench(ask, head=lambda talk, fields: talk.error(fields[1], 354, "not subscribed"))

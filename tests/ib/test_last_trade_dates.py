@@ -118,7 +118,7 @@ def test_a_matching_contract_id_decides(future: Callable[..., Instrument]) -> No
     found = candidate_of(mes("20260321 05:00:00 CST", expires=""), 178)
     entry = future("MES", "CME", date(2026, 3, 18), contract_id=750150186)
     assert chosen(entry, [found]) is found
-    with pytest.raises(BadAnswerError, match="the gateway gave MES FUT"):
+    with pytest.raises(BadAnswerError, match="the gateway returned MES FUT"):
         chosen(replace(entry, contract_id=1), [found])
 
 

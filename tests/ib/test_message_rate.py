@@ -17,7 +17,7 @@ from ktrdr_pipelines.domain.planning.responses import BarRequest
 from ktrdr_pipelines.errors import DiskError, GatewayTimeoutError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy
-from ktrdr_pipelines.ib.pacing.shared_state import FILE
+from ktrdr_pipelines.ib.pacing.shared_file import FILE
 from ktrdr_pipelines.ib.source import GatewaySource, open_source
 from ktrdr_pipelines.limits import IbLimitsRegistry
 

@@ -10,7 +10,7 @@ import pytest
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.pacing.rate_limiter import CANCEL_HOLD_S, RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import PacedRequest, Pacing, pacing_of
-from ktrdr_pipelines.ib.pacing.shared_state import RecordBusyError
+from ktrdr_pipelines.ib.pacing.shared_file import RecordBusyError
 from tests.ib.paced import Time, bars, hold, send
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ktrdr_pipelines.errors import DiskError
-from ktrdr_pipelines.ib.pacing.shared_state import FILE, SharedFile
+from ktrdr_pipelines.ib.pacing.shared_file import FILE, SharedFile
 
 
 def forget(_: sqlite3.Connection) -> None:

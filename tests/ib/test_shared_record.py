@@ -12,7 +12,8 @@ from ktrdr_pipelines.errors import DiskError
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES, BreakerState
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.pacing.rules import Pacing, Rule, Scope
-from ktrdr_pipelines.ib.pacing.shared_state import LOCK_WAIT_S, Sending
+from ktrdr_pipelines.ib.pacing.shared_file import LOCK_WAIT_S
+from ktrdr_pipelines.ib.pacing.shared_state import Sending
 from tests.ib.paced import Time, bars, hold, send
 
 

@@ -290,7 +290,7 @@ def test_an_unknown_contract_names_the_fields_of_the_universe(bench: Any, aapl: 
 
 def test_no_details_at_all_are_an_unknown_contract(bench: Any, aapl: Instrument) -> None:
     """An end without a beginning means that there is no such contract."""
-    with pytest.raises(ContractUnknownError, match="knows none"):
+    with pytest.raises(ContractUnknownError, match="knows no such contract"):
         bench(
             lambda source: source.contract_id(aapl),
             contract=lambda talk, fields: talk.send(52, 1, fields[2]),

@@ -97,7 +97,7 @@ def test_a_bar_that_cannot_be_is_a_bad_answer(
     bench: Any, minute_request: BarRequest, words: Any, bars: Any
 ) -> None:
     """Impossible prices, counts and timestamps, or two bars for one minute, cover nothing."""
-    with pytest.raises(BadAnswerError, match="cannot be") as caught:
+    with pytest.raises(BadAnswerError, match="an invalid response") as caught:
         bench(
             lambda source: source.bars(minute_request),
             bars=lambda talk, fields: talk.raw(words.history(fields[1], *bars)),
@@ -446,7 +446,7 @@ def test_a_head_that_is_no_moment_is_bad(bench: Any, aapl: Instrument, text: str
 @pytest.mark.parametrize("text", ["2147483647", "4102444800", "20991231-00:00:00"])
 def test_a_head_in_the_future_is_bad(bench: Any, aapl: Instrument, text: str) -> None:
     """It would excuse everything before it, and so everything that is missing."""
-    with pytest.raises(BadAnswerError, match="begin in the future"):
+    with pytest.raises(BadAnswerError, match="oldest data in the future"):
         bench(
             lambda source: source.head(aapl),
             head=lambda talk, fields: talk.send(88, fields[1], text),

@@ -37,7 +37,7 @@ def test_a_pause_is_told_with_its_rest(rate_limiter: Any, time: Time, told: Any)
 
     asyncio.run(run())
     assert told[0] == (
-        "the gateway was asked too much, and every process pauses",
+        "the gateway received too many requests, and every process pauses",
         pytest.approx(40.0),
     )
 
@@ -66,7 +66,7 @@ def test_the_window_of_heads_is_told(rate_limiter: Any, told: Any) -> None:
                 permit.release()
 
     asyncio.run(run())
-    assert "questions about the oldest data" in told[0][0]
+    assert "requests for the oldest data" in told[0][0]
     assert 500 < max(wait_s for _, wait_s in told) <= 600
 
 
@@ -83,7 +83,7 @@ def test_the_try_of_another_process_is_told(rate_limiter: Any, time: Time, told:
         await other.admit("bars", probe_s=45, waits=telling(told))
 
     asyncio.run(run())
-    assert told[0] == ("another question tries whether the gateway answers again", 45)
+    assert told[0] == ("another request probes whether the gateway responds again", 45)
 
 
 def test_a_lost_link_is_told(

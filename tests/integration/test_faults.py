@@ -100,7 +100,11 @@ TABLE = (
     Case("2105, then 2106", "{fault: farm_broken, seconds: 0.3, nth: 2}", COMPLETE),
     Case("2105 for long", "{fault: farm_broken, seconds: 60, nth: 1}", "2105"),
     Case("the nightly reset, short", "{fault: nightly_reset, seconds: 0.4, nth: 2}", COMPLETE),
-    Case("the nightly reset, long", "{fault: nightly_reset, seconds: 60, nth: 2}", "left alone"),
+    Case(
+        "the nightly reset, long",
+        "{fault: nightly_reset, seconds: 60, nth: 2}",
+        "circuit breaker open",
+    ),
     Case(
         "1100 again and again, then 1102 with farms",
         "{fault: link_lost, seconds: 0.4, repeats: 6, farms: usfarm; ushmds, nth: 2}",

@@ -1,1 +1,1 @@
-"""One connection to a gateway: client ids, open requests, what it says of itself."""
+"""One connection to a gateway: client ids, pending requests, the gateway's state."""

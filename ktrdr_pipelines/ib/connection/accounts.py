@@ -1,13 +1,13 @@
-"""Accounts and logins: taken out of all that is kept, and told apart by numbers.
+"""Account numbers removed from incoming frames, and numbered names for logins.
 
-The accounts that a gateway names as its own: whose gateway it is, and frames without them.
+``AccountFilter`` removes the account numbers of a gateway from all frames. ``Logins`` gives each
+login a name that reveals nothing, ``login 1``, ``login 2``, the same in every process: the audit
+shows by it which login a request went to. ``logins.key`` in the state folder holds a random key,
+``logins.json`` the number of each login under the HMAC-SHA256 of its accounts by that key. So
+neither the store nor the numbers contain anything from which an account could be computed, and the
+state folder, which is private, contains no account. If either file is lost, numbering restarts.
 
-Names for logins that say nothing: ``login 1``, ``login 2``, the same in every process.
-
-The audit tells by them which login a request went to. ``logins.key`` in the state folder holds a
-random key, ``logins.json`` the number of each login under the HMAC-SHA256 of its accounts by that
-key. So neither the store nor the numbers hold anything that an account could be computed from, and
-the state folder, which is private, holds no account. Losing either file begins new numbers.
+Not here: recognizing account numbers in texts (``domain.account_numbers``).
 """
 
 import hashlib
@@ -28,22 +28,28 @@ from ktrdr_pipelines.errors import DiskError
 from ktrdr_pipelines.ib.private_files import FILE_MODE, make_private_folder, write_privately
 
 SIMULATED_ACCOUNT = "SIM"
-"""How the account of a simulated gateway begins."""
+"""Prefix of a simulated gateway's account names."""
+
+KEY_BYTES: Final = 32
+LOCK_WAIT_S: Final = 10.0
+"""Seconds to wait for another process that numbers a login; that takes milliseconds."""
 
 _PREFIX = 4
 _ACCOUNTS, _ERROR, _CONTRACT = "15", "4", "10"
 _VALUES = frozenset({"9", "17", "49", "52", "88", "106"})
-"""Messages that hold numbers and times, no texts; 17 can be megabytes long."""
+"""Messages that hold numbers and times but no texts; 17 can be megabytes long."""
+
+_log = logging.getLogger(__name__)
 
 
 def origin_of(accounts: Sequence[str]) -> Origin:
-    """Say whether the accounts are those of a simulated gateway."""
+    """Return whether a gateway is real or simulated, by its accounts."""
     simulated = any(name.startswith(SIMULATED_ACCOUNT) for name in accounts)
     return Origin.SIMULATED if simulated else Origin.IB
 
 
 class AccountFilter:
-    """Takes account numbers out of the frames of one connection, before anything else sees them.
+    """Removes account numbers from the frames of one connection, before any other code sees them.
 
     ``announced`` are the accounts that the gateway has named so far.
     """
@@ -61,7 +67,7 @@ class AccountFilter:
         name = kind.decode("latin-1")
         if name in _VALUES and not any(run in frame for run in self._digits):
             return frame
-        # Latin-1 gives each byte a character and back: texts of any encoding stay as they are.
+        # Latin-1 maps each byte to a character and back: texts of any encoding stay unchanged.
         content = frame[_PREFIX:].decode("latin-1")
         if name in _VALUES:
             return _framed(without_announced(content, self.announced))
@@ -71,23 +77,25 @@ class AccountFilter:
         elif name == _ERROR:
             fields[4:] = [without_accounts(text, self.announced) for text in fields[4:]]
         else:
-            fields[1:] = [self._field(name, text) for text in fields[1:]]
+            # A field of a contract without a blank is a value, not a text.
+            fields[1:] = [
+                without_announced(text, self.announced)
+                if name == _CONTRACT and " " not in text
+                else without_accounts(text, self.announced)
+                for text in fields[1:]
+            ]
         return _framed("\0".join(fields))
 
     def _announcement(self, fields: list[str]) -> list[str]:
-        """Learn the accounts of message 15, and give as many placeholders."""
+        """Record the accounts of message 15, and return it with placeholders in their place."""
         lists = [[one.strip() for one in text.split(",")] for text in fields[2:]]
         names = [name for names in lists for name in names if name]
         self.announced = tuple(dict.fromkeys((*self.announced, *names)))
-        self._digits = tuple(_identifying_part(name) for name in self.announced)
+        # Every frame that holds an account, in any letter case, holds its longest run of digits.
+        runs = (re.findall(r"[0-9]+", name) for name in self.announced)
+        self._digits = tuple(max(found, key=len, default="").encode("ascii") for found in runs)
         hidden = [",".join(PLACEHOLDER if name else "" for name in names) for names in lists]
         return [*fields[:2], *hidden]
-
-    def _field(self, kind: str, text: str) -> str:
-        """Clean a field: of a contract only what has a blank is a text, else it is a value."""
-        if kind == _CONTRACT and " " not in text:
-            return without_announced(text, self.announced)
-        return without_accounts(text, self.announced)
 
 
 def _framed(content: str) -> bytes:
@@ -95,24 +103,11 @@ def _framed(content: str) -> bytes:
     return len(data).to_bytes(_PREFIX) + data
 
 
-def _identifying_part(account: str) -> bytes:
-    """Return what is in every frame that holds an account in any letter case: its digits."""
-    runs = re.findall(r"[0-9]+", account)
-    return max(runs, key=len, default="").encode("ascii")
-
-
-KEY_BYTES: Final = 32
-LOCK_WAIT_S: Final = 10.0
-"""Seconds to wait for another process that numbers a login; that takes milliseconds."""
-
-_log = logging.getLogger(__name__)
-
-
 class Logins:
-    """The logins that a user's gateways had, by number.
+    """The logins that a user's gateways have had, by number.
 
     Args:
-        folder: the state folder; made when first needed.
+        folder: the state folder; created when first needed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,12 +127,12 @@ class Logins:
             number = self._numbers().get(_mark(self._key(), accounts))
             return f"login {self._numbered(accounts) if number is None else number}"
         except Timeout as error:
-            raise _refused(self._folder, f"it was locked for {LOCK_WAIT_S:g} s") from error
+            raise _refused(self._folder, f"the folder was locked for {LOCK_WAIT_S:g} s") from error
         except OSError as error:
             raise _refused(self._folder, error.strerror or str(error)) from error
 
     def _numbered(self, accounts: Sequence[str]) -> int:
-        """Give the login the next number, unless another process has done so meanwhile."""
+        """Assign the next number to the login, unless another process has done so meanwhile."""
         make_private_folder(self._folder)
         with FileLock(self._folder / "logins.lock", timeout=LOCK_WAIT_S, mode=FILE_MODE):
             key, numbers = self._key(), self._numbers()
@@ -151,7 +146,7 @@ class Logins:
             return numbers[mark]
 
     def _key(self) -> bytes:
-        """Return the key, or nothing where there is none that can be used."""
+        """Return the key; empty if there is no usable one."""
         try:
             key = bytes.fromhex(self._key_file.read_text(encoding="ascii"))
         except FileNotFoundError:
@@ -159,7 +154,7 @@ class Logins:
         except ValueError:
             key = b""
         if len(key) != KEY_BYTES:
-            _log.warning("%s holds no key; logins are numbered anew", self._key_file)
+            _log.warning("%s holds no valid key; logins are renumbered", self._key_file)
             return b""
         return key
 
@@ -170,12 +165,12 @@ class Logins:
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, AttributeError):
-            _log.warning("%s cannot be read; logins are numbered anew", self._numbers_file)
+            _log.warning("%s cannot be read; logins are renumbered", self._numbers_file)
             return {}
 
 
 def _mark(key: bytes, accounts: Sequence[str]) -> str:
-    """Return what stands for a login in the file of numbers; nothing where there is no key."""
+    """Return the key of a login in the file of numbers; empty if there is no HMAC key."""
     text = ",".join(sorted(accounts))
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest() if key else ""
 
@@ -184,5 +179,5 @@ def _refused(folder: Path, reason: str) -> DiskError:
     return DiskError(
         f"names of logins in {folder}",
         reason=reason,
-        hint="Set KTRDR_STATE to a folder on a local disk that can be written.",
+        hint="Set KTRDR_STATE to a writable folder on a local disk.",
     )

@@ -1,9 +1,10 @@
-"""Client ids, leased by file locks, so that no two processes of this machine take the same.
+"""Client ids, leased by file locks, so that no two processes of this machine use the same one.
 
 The system frees the lock of a process that dies. An id that the gateway calls "in use" (326) is
-avoided for a while by every process, and tried again sooner where no other is left: a gateway may
-hold the ids of lost connections, of a whole range, until it is restarted. Not here: which
-operation uses which ids (``limits``).
+avoided for a while by every process, and tried again sooner if no other is left: a gateway may
+hold the ids of lost connections, of a whole range, until it is restarted.
+
+Not here: which operation uses which ids (``limits``).
 """
 
 import logging
@@ -18,15 +19,15 @@ from ktrdr_pipelines.errors import ClientIdInUseError, DiskError
 from ktrdr_pipelines.ib.private_files import FILE_MODE, make_private_folder, write_privately
 
 QUARANTINE_S = 300.0
-"""How long an id is avoided after 326: a gateway can hold the id of a dead client (C)."""
+"""Seconds that an id is avoided after 326: a gateway can hold the id of a dead client (grade C)."""
 
 TRY_AGAIN_S = 30.0
-"""How long after 326 an id is tried again where every other one is refused or taken."""
+"""Seconds after 326 until an id is tried again if every other one is refused or leased."""
 
 HELD_HINT = (
     "A gateway can hold the ids of lost connections until it is restarted: ktrdr load and ktrdr "
-    "update wait for that with --wait SECONDS. Else end the other programs, or set another range "
-    "of client ids (IB_CLIENT_ID_*)."
+    "update wait for that with --wait SECONDS. Otherwise stop the other programs, or set another "
+    "range of client ids (IB_CLIENT_ID_*)."
 )
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class ClientIdLease:
     lock: FileLock
 
     def release(self) -> None:
-        """Give the id back; may be repeated."""
+        """Release the id; may be repeated."""
         self.lock.release()
 
 
@@ -47,8 +48,10 @@ class ClientIdLeases:
     """The client ids of one gateway.
 
     Args:
-        folder: where the locks of this gateway lie; made when first needed.
+        folder: where the locks of this gateway are; created when first needed.
         clock: seconds that all processes of this machine share.
+        boot: returns the name of this run of the machine.
+        quarantine_s: how long a refused id is avoided.
     """
 
     def __init__(
@@ -67,12 +70,12 @@ class ClientIdLeases:
         return f"ClientIdLeases({self._folder})"
 
     def lease(self, ids: tuple[int, int], *, skipped: Iterable[int] = ()) -> ClientIdLease:
-        """Lease the lowest id of a range, both ends in, that is free, well and not skipped.
+        """Lease the lowest id of an inclusive range that is free and neither refused nor skipped.
 
-        Where all of those were refused, it is the one whose refusal is the oldest.
+        If all free ids were refused, lease the one whose refusal is the oldest.
 
         Raises:
-            ClientIdInUseError: there is none.
+            ClientIdInUseError: no id is left.
             DiskError: the folder of the locks cannot be used.
         """
         first, last = ids
@@ -87,17 +90,17 @@ class ClientIdLeases:
                 return lease
         raise ClientIdInUseError(
             f"client ids {first} to {last}",
-            reason="each is taken by another process or was refused by the gateway a moment ago",
+            reason="each is leased by another process or was refused by the gateway recently",
             hint=HELD_HINT,
         )
 
     def refused(self, ids: tuple[int, int]) -> list[int]:
-        """Give the ids of a range, both ends in, that the gateway has refused of late."""
+        """Return the ids of an inclusive range that the gateway has refused recently."""
         first, last = ids
         return [one for one in range(first, last + 1) if self._refused_for_s(one) is not None]
 
     def quarantine(self, client_id: int) -> None:
-        """Avoid an id for a while, in every process."""
+        """Avoid an id for ``quarantine_s``, in every process."""
         until = self._clock() + self._quarantine_s
         try:
             write_privately(self._mark(client_id), f"{self._boot()} {until}\n".encode("ascii"))
@@ -114,14 +117,14 @@ class ClientIdLeases:
             return None
         except OSError as error:
             raise DiskError(
-                f"lock of client id {client_id}",
+                f"lock client id {client_id}",
                 reason=f"{path}: {error.strerror or error}",
-                hint="Set KTRDR_STATE to a folder on a local disk that can be written.",
+                hint="Set KTRDR_STATE to a writable folder on a local disk.",
             ) from error
         return ClientIdLease(client_id, lock)
 
     def _refused_for_s(self, client_id: int) -> float | None:
-        """Give the seconds since an id was refused, None where that is over or never was."""
+        """Return the seconds since an id was refused, None if it is not avoided."""
         try:
             boot, until = self._mark(client_id).read_text(encoding="ascii").split()
             left_s = float(until) - self._clock()

@@ -1,9 +1,10 @@
-"""One live connection: questions with deadlines, the gateway's clock, and what it notes.
+"""One connection to a gateway: requests with deadlines, its clock, and the frames that arrive.
 
-A connection lives in one thread and one event loop, from making to closing; it refuses to be
-used elsewhere.
+``Dispatcher`` handles the incoming frames: responses to pending requests, the time, errors and
+notices. ``GatewayConnection`` sends requests and waits for their responses.
 
-What comes in on one connection: answers to open questions, the time, errors and notices.
+Not here: sending bytes (``ib.protocol.transport``), the request budget (``ib.source``), which
+connection an operation uses (``ib.connection.strategy``).
 """
 
 import asyncio
@@ -33,7 +34,6 @@ from ktrdr_pipelines.ib.connection.pending_requests import PendingRequest, Pendi
 from ktrdr_pipelines.ib.pacing.rate_limiter import OnWait, untold
 from ktrdr_pipelines.ib.protocol.error_codes import (
     NO_REQUEST,
-    ErrorFrame,
     error_frame,
     lasting_farm_outage,
     lasting_outage,
@@ -50,14 +50,15 @@ from ktrdr_pipelines.limits import CodeClass
 _DROPPED = frozenset({502, 504, 507, 1300})
 _SCHEDULE = "106"
 _VERSION_WITHOUT_PREFIX = 164
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Takes the frames of one connection.
+    """Handles the frames that arrive on one connection.
 
-    ``time_told`` is set when it tells the time; ``on_pacing`` is called when it complains about
-    all requests together; ``answered_at_s`` is when it last answered a question about data.
+    ``time_told`` is set when the gateway tells its time; ``on_pacing`` is called on a pacing error
+    about all requests together; ``answered_at_s`` is when it last responded to a data request.
     """
 
     def __init__(self, server_version: Callable[[], int]) -> None:
@@ -67,25 +68,25 @@ class Dispatcher:
         self.clock = GatewayClock()
         self.time_told = asyncio.Event()
         self._news = asyncio.Event()
-        self.on_pacing: Callable[[], None] = _nothing
+        self.on_pacing: Callable[[], None] = lambda: None
         self.answered_at_s: float | None = None
         self._server_version = server_version
 
     def take(self, fields: list[str]) -> None:
-        """Take a frame; kinds that no question asks for are dropped.
+        """Handle a frame; kinds of messages that no request needs are dropped.
 
         Raises:
-            ValueError, IndexError: it is none; the connection cannot be trusted any more.
+            ValueError, IndexError: it is no frame; the connection can no longer be trusted.
         """
         if (handler := self._handlers.get(int(fields[0]))) is not None:
             handler(self, fields)
 
     async def news(self) -> None:
-        """Wait until the gateway has said something about its own connections, or is gone."""
+        """Wait until the gateway reports on its own connections, or the connection ends."""
         await self._news.wait()
 
     def end(self, why: str) -> None:
-        """Fail all that is open: the connection is gone."""
+        """Fail all pending requests: the connection is gone."""
         self.pending.fail_all(ConnectionLostError, why)
         self.time_told.set()
         self.tell_news()
@@ -95,9 +96,6 @@ class Dispatcher:
         self.notices.see_text(frame)
         if frame.request_id != NO_REQUEST and self.pending.refuse(frame) is not None:
             return
-        self._take_notice(frame)
-
-    def _take_notice(self, frame: ErrorFrame) -> None:
         _log.info("the gateway says %s", frame)
         over = self.status.take(frame, after=self.pending.last_number)
         if over:
@@ -111,7 +109,7 @@ class Dispatcher:
         self.tell_news()
 
     def tell_news(self) -> None:
-        """Wake what waits for news."""
+        """Wake the tasks that wait for news."""
         self._news.set()
         self._news = asyncio.Event()
 
@@ -133,7 +131,7 @@ class Dispatcher:
         self.time_told.set()
 
     def _take_answer(self, fields: list[str]) -> None:
-        """Take a message that is a whole answer; one of SCHEDULE answers a request for bars."""
+        """Handle a one-message response; a SCHEDULE message responds to a request for bars."""
         topic = Topic.BARS if fields[0] == _SCHEDULE else Topic(fields[0])
         pending = self.pending.part(topic, int(fields[1]), fields)
         if pending is not None:
@@ -151,20 +149,12 @@ class Dispatcher:
     }
 
 
-def _nothing() -> None:
-    """Do nothing: nobody minds the budget of this connection."""
-
-
-T = TypeVar("T")
-_log = logging.getLogger(__name__)
-
-
 class Call(Generic[T]):
-    """A request that can be put once: ``put`` writes it, in its turn, and ``answer`` waits.
+    """A request that can be sent once: ``put`` writes it, ``answer`` waits for the response.
 
     Args:
-        put: writes it and returns the question that is then open.
-        answer: waits for the response to that question.
+        put: writes it and returns the pending request.
+        answer: waits for the response to the pending request.
     """
 
     def __init__(
@@ -174,10 +164,10 @@ class Call(Generic[T]):
         self._pending: PendingRequest | None = None
 
     def put(self) -> None:
-        """Write it to the socket, at once.
+        """Write the request to the socket, at once.
 
         Raises:
-            ConnectionLostError: there is no connection any more.
+            ConnectionLostError: the connection is gone.
         """
         self._pending = self._put()
 
@@ -185,7 +175,8 @@ class Call(Generic[T]):
         """Wait for the response.
 
         Raises:
-            GatewayError: there is none, or it is a refusal.
+            GatewayError: there is no response, or it is a refusal.
+            RuntimeError: the request was not sent.
         """
         if self._pending is None:
             raise RuntimeError("a request that was not sent has no response")
@@ -196,7 +187,7 @@ class GatewayConnection:
     """A connection to one gateway under one client id.
 
     ``login`` is the name of the gateway's login for the audit, such as ``login 1``; the accounts
-    themselves are shown nowhere.
+    themselves are never shown. A connection belongs to one thread and one event loop.
     """
 
     def __init__(
@@ -226,35 +217,35 @@ class GatewayConnection:
 
     @property
     def is_up(self) -> bool:
-        """Say whether questions can be asked; it says nothing about answers."""
+        """Return whether requests can be sent; the gateway may still not respond."""
         return self._transport.is_up
 
     @property
     def server_version(self) -> int:
-        """The protocol version spoken."""
+        """The protocol version that was agreed on."""
         return self._transport.server_version
 
     @property
     def origin(self) -> Origin:
-        """Whether the account is one of a simulated gateway."""
+        """Whether the gateway is a real or a simulated one, by its accounts."""
         return origin_of(self._transport.accounts)
 
     @property
     def notices(self) -> Notices:
-        """What a person should know of how the gateway answers."""
+        """What a user should know about the gateway's responses."""
         return self._dispatcher.notices
 
     def on_pacing(self, act: Callable[[], None]) -> None:
-        """Say what to do when the gateway complains about all requests together."""
+        """Set what to do on a pacing error about all requests together."""
         self._dispatcher.on_pacing = act
 
     async def open(self, host: str, port: int) -> None:
-        """Connect, shake hands, and see the gateway's clock.
+        """Connect, shake hands, and read the gateway's clock.
 
         Raises:
-            WireError: no connection came about.
-            GatewayTimeoutError: it came about, and the gateway does not tell the time.
-            DiskError: the state folder cannot be used: what is sent must be recorded there.
+            TransportError: no connection was made.
+            GatewayTimeoutError: connected, but the gateway does not tell its time.
+            DiskError: the state folder, in which every sent message is recorded, cannot be used.
         """
         await self._transport.open(host, port, self.client_id, timeout_s=self._timeout_s)
         self._dispatcher.pending = PendingRequests(self._transport.client.getReqId())
@@ -265,22 +256,22 @@ class GatewayConnection:
             raise GatewayTimeoutError(
                 f"time of {self.gateway}",
                 reason=f"connected, but no answer in {self._timeout_s:g} s",
-                hint="Look at the gateway's window; in its nightly reset, try again later",
+                hint="Check the gateway's window; during its nightly reset, try again later",
             )
 
     async def close(self) -> None:
-        """Close the socket and end what is open; never raises, may be repeated."""
-        self._check_permit()
+        """Fail the pending requests and close the socket; never raises, may be repeated."""
+        self._check_thread()
         self._dispatcher.pending.fail_all(ConnectionLostError, DisconnectReason.REQUESTED.value)
         await self._transport.close()
 
     def now(self) -> datetime:
-        """Give the gateway's time, to the second below."""
+        """Return the gateway's time, rounded down to the second."""
         return self._dispatcher.clock.now()
 
     async def health(self) -> Health:
-        """Ask for the time, and say how that went."""
-        self._check_permit()
+        """Request the gateway's time, and return the state of the connection."""
+        self._check_thread()
         answered_at_s = self._dispatcher.answered_at_s
         return Health(
             gateway=self.gateway,
@@ -294,23 +285,28 @@ class GatewayConnection:
 
     @property
     def lost_link(self) -> str:
-        """What the gateway said when it lost its connection to IB, or nothing if it has one."""
+        """The gateway's message about its lost connection to IB; empty while it is connected."""
         return self._dispatcher.status.lost_link if self.is_up else ""
 
     async def wait_for_way(
         self, topic: Topic, route: str, what: str, *, waits: OnWait = untold
     ) -> AbstractContextManager[None]:
-        """Wait while the gateway lacks the connection that a question needs; then let it through.
+        """Wait while the gateway lacks the connection that a request needs.
 
-        A broken data farm may be another one than the question needs, or be told broken for ever.
-        So one question of a route is let through as a probe, when there has been no news for one
-        deadline; the others of the route wait for its result. The question is put, and answered,
-        inside the context that this returns.
+        A farm that is reported broken may not be the one that the request needs, and may be
+        reported broken for ever. So one request of a route is let through as a probe, when there
+        has been no news for one deadline; the others of the route wait for its result. The request
+        is sent, and its response awaited, inside the context that this returns.
+
+        Args:
+            topic, route: those of the request.
+            what: the request, for the error.
+            waits: told of each wait.
 
         Raises:
-            OutageError: it has lost its connection to IB, or a data farm, and that lasts.
+            OutageError: it has lost its connection to IB, or a data farm, for too long.
         """
-        self._check_permit()
+        self._check_thread()
         status, begun_at_s = self._dispatcher.status, boot_time_s()
         while self.is_up and (obstacle := status.obstacle(topic, route)):
             now = boot_time_s()
@@ -334,7 +330,7 @@ class GatewayConnection:
         return nullcontext()
 
     async def _news(self, obstacle: str, longest_s: float, waits: OnWait) -> None:
-        """Wait for news of the gateway's own connections, and so long only."""
+        """Wait for news of the gateway's own connections, for a limited time."""
         waits(obstacle, longest_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(longest_s):
@@ -342,7 +338,7 @@ class GatewayConnection:
 
     @contextmanager
     def _probing(self, probe: Probe) -> Iterator[None]:
-        """Let the others of a route know how its probe ended, however it did."""
+        """Record the result of a route's probe, and wake the requests that wait for it."""
         failed = False
         try:
             yield
@@ -354,7 +350,7 @@ class GatewayConnection:
             self._dispatcher.tell_news()
 
     def history(self, query: HistoryQuery) -> Call[HistoryReply]:
-        """Return the request for bars; its response is message 17 and what is said of it."""
+        """Return the request for bars; its response is message 17 and the codes noted about it."""
 
         def put() -> PendingRequest:
             pending = self._opened(Topic.BARS, query.what, query.route)
@@ -380,10 +376,10 @@ class GatewayConnection:
         return Call(put, answer)
 
     def head(self, query: HistoryQuery) -> Call[list[str]]:
-        """Return the request for the head timestamp; it is cancelled however it ends.
+        """Return the request for the head timestamp; it is always cancelled at its end.
 
-        Its response is message 88. An uncancelled one would count among the gateway's 50 open
-        requests for ever, and whether a refused one does is not known.
+        Its response is message 88. Without a cancel it would count among the gateway's 50 open
+        requests for ever; whether a refused one does is not known.
         """
         client = self._transport.client
 
@@ -405,7 +401,7 @@ class GatewayConnection:
         return Call(put, answer)
 
     def contracts(self, contract: Contract, what: str) -> Call[list[list[str]]]:
-        """Return the request for the contracts of a description; the response: each message 10."""
+        """Return the request for the contracts of a description; its response: all messages 10."""
 
         def put() -> PendingRequest:
             pending = self._opened(Topic.CONTRACT, what, route_of(contract))
@@ -416,12 +412,12 @@ class GatewayConnection:
         return Call(put, lambda pending: self._answer(pending, None))
 
     def refresh_clock(self) -> None:
-        """Ask for the time without waiting, where its last sight is old."""
+        """Request the gateway's time without waiting, if the last reading is old."""
         if self.is_up and self._dispatcher.clock.is_stale:
             self._transport.client.reqCurrentTime()
 
     def _opened(self, topic: Topic, what: str, route: str) -> PendingRequest:
-        self._check_permit()
+        self._check_thread()
         if not self.is_up:
             raise ConnectionLostError(what, reason=f"the connection to {self.gateway} is gone")
         return self._dispatcher.pending.add(topic, what, route)
@@ -429,13 +425,19 @@ class GatewayConnection:
     async def _answer(
         self, pending: PendingRequest, cancel: Callable[[int], None] | None
     ) -> list[list[str]]:
-        """Wait for an answer; cancel the question where it is given up."""
+        """Wait for a response; cancel the request if it is given up."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await pending.answer
         except TimeoutError:
             self._give_up(pending, cancel)
-            raise self._timeout(pending) from None
+            status, reason = self._dispatcher.status, f"no answer in {self._timeout_s:g} s"
+            if troubles := "; ".join(status.troubles):
+                reason = f"{reason}, and the gateway says: {troubles}"
+            is_outage = status.obstacle(pending.topic, pending.route)
+            kind = OutageError if is_outage else GatewayTimeoutError
+            hint = "This confirms nothing; the request is repeated."
+            raise kind(pending.what, reason=reason, hint=hint) from None
         except (asyncio.CancelledError, OutageError):
             self._give_up(pending, cancel)
             raise
@@ -446,28 +448,20 @@ class GatewayConnection:
         if cancel is not None and self.is_up:
             cancel(pending.number)
 
-    def _timeout(self, pending: PendingRequest) -> GatewayTimeoutError | OutageError:
-        status, reason = self._dispatcher.status, f"no answer in {self._timeout_s:g} s"
-        if troubles := "; ".join(status.troubles):
-            reason = f"{reason}, and the gateway says: {troubles}"
-        is_outage = status.obstacle(pending.topic, pending.route)
-        kind = OutageError if is_outage else GatewayTimeoutError
-        return kind(pending.what, reason=reason, hint="It settles nothing and is asked again.")
-
     async def _round_trip_s(self) -> float | None:
-        """Ask for the time; the seconds count from when the question is sent."""
+        """Request the time; return the seconds from when it is sent, None without a response."""
         self._dispatcher.time_told.clear()
         self._transport.client.reqCurrentTime()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._transport.sent()
-                asked_at_s = boot_time_s()
+                sent_at_s = boot_time_s()
                 await self._dispatcher.time_told.wait()
         except TimeoutError:
             return None
-        return boot_time_s() - asked_at_s if self.is_up else None
+        return boot_time_s() - sent_at_s if self.is_up else None
 
-    def _check_permit(self) -> None:
+    def _check_thread(self) -> None:
         if threading.get_ident() != self._thread or asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(f"{self!r} belongs to another thread or event loop")
 

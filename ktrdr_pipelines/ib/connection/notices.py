@@ -1,7 +1,7 @@
-"""What a person should know of how a gateway answers: each thing is told once a connection.
+"""Notices for the user about a gateway's responses, each reported once a connection.
 
-Not here: what the gateway says of its own state (``ib.connection.gateway_status``), who prints it
-(``load``, ``cli``).
+Not here: what the gateway reports of its own state (``ib.connection.gateway_status``), printing
+notices (``sync``, ``cli``).
 """
 
 import logging
@@ -10,22 +10,22 @@ from typing import Final
 
 from ktrdr_pipelines.ib.protocol.error_codes import ErrorFrame, is_english
 
-_log = logging.getLogger(__name__)
 OnNotice = Callable[[str], None]
-"""Takes in words what a person should know of a gateway."""
+"""Takes a text about the gateway for the user."""
 
 ZONE_HINT: Final = (
     "Set the time zone of the gateway, and of its machine, to a name such as America/New_York"
 )
 LANGUAGE_HINT: Final = "Set the language of the gateway to English in its login window"
+_log = logging.getLogger(__name__)
 
 
 def unheard(_text: str) -> None:
-    """Drop it."""
+    """Ignore a notice: the default of ``OnNotice`` parameters."""
 
 
 class Notices:
-    """The notices of one connection: those from before somebody listens are told then."""
+    """The notices of one connection; earlier ones are kept until a listener is set."""
 
     def __init__(self) -> None:
         self._tell: OnNotice = unheard
@@ -35,36 +35,36 @@ class Notices:
 
     @property
     def zones(self) -> tuple[str, ...]:
-        """Names of zones that the gateway wrote and that are not known, in order."""
+        """The unknown zone names that the gateway has used, sorted."""
         return tuple(sorted(self._zones))
 
     def listen(self, tell: OnNotice) -> None:
-        """Tell everything, what was noticed before included, to a listener."""
+        """Report all notices, earlier ones included, to a listener."""
         self._tell = tell
         for text in self._texts:
             tell(text)
 
     def unknown_zone(self, name: str, what: str) -> None:
-        """Take in a zone name that is not known.
+        """Report an unknown zone name, once.
 
         Args:
-            name: as the gateway wrote it; empty where it named none.
-            what: what cannot be read without it, such as ``trading hours``.
+            name: as the gateway wrote it; empty if it named no zone.
+            what: what cannot be read without the zone, such as ``trading hours``.
         """
         if name in self._zones:
             return
         self._zones.add(name)
-        named = f"the time zone {name!r}, which is not known" if name else "no time zone"
-        self._add(f"the gateway names {named}: {what} cannot be read. {ZONE_HINT}")
+        problem = f"uses the unknown time zone {name!r}" if name else "names no time zone"
+        self._add(f"the gateway {problem}: {what} cannot be read. {ZONE_HINT}")
 
     def see_text(self, frame: ErrorFrame) -> None:
-        """Take in the text of an error or notice, to tell whether the gateway speaks English."""
+        """Report, once, an error or notice that shows that the gateway does not speak English."""
         if self.foreign_text or is_english(frame):
             return
         self.foreign_text = str(frame)
         self._add(
-            f"the gateway's language seems not to be English ({frame}): what it refuses and why "
-            f"cannot always be told. {LANGUAGE_HINT}"
+            f"the gateway's language seems not to be English ({frame}): its refusals cannot "
+            f"always be classified. {LANGUAGE_HINT}"
         )
 
     def _add(self, text: str) -> None:

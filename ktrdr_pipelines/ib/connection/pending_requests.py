@@ -1,7 +1,9 @@
-"""The questions that are open on one connection: who waits for which frames.
+"""The pending requests of one connection, and the frames that belong to them.
 
-Each is answered once: by its last frame, by an error frame that names it, or by the end of the
-connection. What comes afterwards, or for nobody, is dropped. Not here: sending and deadlines.
+Each is completed once: by its last frame, by an error frame that names it, or by the end of the
+connection. Frames for a request that is not pending are dropped.
+
+Not here: sending and deadlines (``ib.connection.connection``).
 """
 
 import asyncio
@@ -17,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class Topic(StrEnum):
-    """What a question is about; its value is the message that brings the answer's parts."""
+    """What a request is about; the value is the kind of message that the response consists of."""
 
     BARS = "17"
     HEAD = "88"
@@ -26,9 +28,9 @@ class Topic(StrEnum):
 
 @dataclass(slots=True)
 class PendingRequest:
-    """One open question: its frames so far, codes noted about it, the future of its answer.
+    """One pending request: its frames so far, noted codes, and the future of its response.
 
-    ``route`` says which data farm may serve it (``ib.protocol.requests.route_of``).
+    ``route`` decides which data farm may serve it (``ib.protocol.requests.route_of``).
     """
 
     number: int
@@ -41,7 +43,7 @@ class PendingRequest:
 
 
 class PendingRequests:
-    """All open questions of one connection, by their number on the wire."""
+    """All pending requests of one connection, by request id."""
 
     def __init__(self, first_number: int) -> None:
         self.last_number = max(first_number, 1) - 1
@@ -51,7 +53,7 @@ class PendingRequests:
         return len(self._open)
 
     def add(self, topic: Topic, what: str, route: str = "") -> PendingRequest:
-        """Open a question under a number that this connection has not used."""
+        """Add a request under an id that this connection has not used."""
         answer: asyncio.Future[list[list[str]]] = asyncio.get_running_loop().create_future()
         self.last_number += 1
         pending = PendingRequest(self.last_number, topic, what, answer, route)
@@ -59,26 +61,26 @@ class PendingRequests:
         return pending
 
     def drop(self, pending: PendingRequest) -> None:
-        """Forget a question; what still comes for it is nobody's."""
+        """Remove a request; frames that still arrive for it are dropped."""
         self._open.pop(pending.number, None)
         if not pending.answer.cancel() and not pending.answer.cancelled():
-            pending.answer.exception()  # seen, so that nobody reports it as never retrieved
+            pending.answer.exception()  # so that asyncio does not report it as never retrieved
 
     def part(self, topic: Topic, number: int, fields: list[str]) -> PendingRequest | None:
-        """Take a frame of an answer; None where nobody waits for it."""
+        """Add a frame of a response; return its request, or None if none is pending."""
         pending = self._open.get(number)
         if pending is None or pending.answer.done():
             _log.debug("message %s for request %d, which is not open", topic.value, number)
             return None
         if pending.topic is not topic:
-            reason = f"the gateway answered with message {topic.value}"
+            reason = f"the gateway responded with message {topic.value}"
             self.fail(pending, BadAnswerError(pending.what, reason=reason))
             return None
         pending.parts.append(fields)
         return pending
 
     def end(self, topic: Topic, number: int) -> PendingRequest | None:
-        """Take the frame that says that an answer of several frames is whole."""
+        """Handle the frame that ends a response of several frames; return its request."""
         pending = self._open.get(number)
         if pending is None or pending.topic is not topic or pending.answer.done():
             return None
@@ -86,17 +88,17 @@ class PendingRequests:
         return pending
 
     def finish(self, pending: PendingRequest) -> None:
-        """Give the frames to whoever waits."""
+        """Complete a request with the frames of its response."""
         if not pending.answer.done():
             pending.answer.set_result(pending.parts)
 
     def fail(self, pending: PendingRequest, error: GatewayError) -> None:
-        """Give an error to whoever waits, unless there is an answer already."""
+        """Complete a request with an error, unless it is complete already."""
         if not pending.answer.done():
             pending.answer.set_exception(error)
 
     def refuse(self, frame: ErrorFrame) -> GatewayError | None:
-        """Let an error frame end the question that it names; give the error, if it is one."""
+        """Fail the request that an error frame names; return the error, None for a mere notice."""
         pending = self._open.get(frame.request_id)
         if pending is None or pending.answer.done():
             _log.debug("code %d for request %d, not open", frame.code, frame.request_id)
@@ -117,6 +119,6 @@ class PendingRequests:
         code: int | None = None,
         those: Callable[[PendingRequest], bool] = lambda _: True,
     ) -> None:
-        """End every open question, or some of them, with an error of its own."""
+        """Fail every pending request, or some of them, each with its own error."""
         for pending in filter(those, list(self._open.values())):
             self.fail(pending, kind(pending.what, reason=reason, code=code))

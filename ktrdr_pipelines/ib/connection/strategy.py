@@ -1,15 +1,14 @@
-"""Who gets which connection to the gateway, and why none came about.
-
-Why no connection came about: a typed error with a hint for each ending.
-
-Who gets which connection to the gateway: one strategy for all operations.
+"""Which connection to the gateway each operation uses, and why one could not be made.
 
 - api: one shared connection, kept for the next call.
 - gap_filler: one of its own, kept.
 - batch: one for the whole batch, closed with it.
 - cli (and data_manager, tests): a temporary one, closed after use.
 
-Decide, then act: ``_connection_of`` chooses, the rest connects.
+A connection that could not be made is a typed error with a hint for each disconnect reason.
+
+Not here: the connection itself (``ib.connection.connection``), leases of client ids
+(``ib.connection.client_ids``).
 """
 
 import asyncio
@@ -35,10 +34,11 @@ from ktrdr_pipelines.ib.protocol.transport import DisconnectReason, TransportErr
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 _MOST_NAMED = 5
+_log = logging.getLogger(__name__)
 
 
 def connect_error(config: GatewayConfig, client_id: int, error: TransportError) -> GatewayError:
-    """Translate why no connection came about."""
+    """Return the typed error, with a hint, for a connection that could not be made."""
     what = f"connect to {config.gateway} as client {client_id}"
     kind, hint = _CONNECT_ERRORS[error.disconnect_reason]
     made = kind(what, reason=str(error), hint=hint.format(port=config.port))
@@ -50,7 +50,7 @@ def connect_error(config: GatewayConfig, client_id: int, error: TransportError) 
 
 
 def ids_refused(config: GatewayConfig, client_ids: list[int]) -> ClientIdInUseError:
-    """Make the error of a walk over client ids that the gateway called "in use" one by one."""
+    """Return the error for client ids that the gateway called "in use" one after another."""
     shown = ", ".join(map(str, client_ids[-_MOST_NAMED:]))
     named = f"client id{'s' if len(client_ids) > 1 else ''} {shown}"
     if len(client_ids) > _MOST_NAMED:
@@ -70,7 +70,7 @@ _START = (
 _CONNECT_ERRORS: dict[DisconnectReason, tuple[type[GatewayError], str]] = {
     DisconnectReason.NO_NAME: (
         GatewayUnreachableError,
-        "Check IB_HOST: it is the name or the address of a machine, without a port.",
+        "Check IB_HOST: it must be the name or address of a machine, without a port.",
     ),
     DisconnectReason.REFUSED: (GatewayUnreachableError, _START),
     DisconnectReason.NO_ROUTE: (
@@ -79,7 +79,7 @@ _CONNECT_ERRORS: dict[DisconnectReason, tuple[type[GatewayError], str]] = {
     ),
     DisconnectReason.CLOSED: (
         GatewayUnreachableError,
-        "Log the gateway in, and look at its API settings: it may not trust this address.",
+        "Log in to the gateway and check its API settings: it may not trust this address.",
     ),
     DisconnectReason.NO_ANSWER: (
         GatewayTimeoutError,
@@ -96,9 +96,6 @@ _CONNECT_ERRORS: dict[DisconnectReason, tuple[type[GatewayError], str]] = {
     ),
     DisconnectReason.REQUESTED: (GatewayUnreachableError, ""),
 }
-
-
-_log = logging.getLogger(__name__)
 
 
 class Operation(StrEnum):
@@ -118,7 +115,7 @@ KEPT = frozenset({Operation.API, Operation.GAP_FILLER})
 
 @dataclass(eq=False, slots=True)
 class _SharedConnection:
-    """A connection with its lease, and how many use it now."""
+    """A connection with its lease, and how many contexts use it."""
 
     operation: Operation
     connection: GatewayConnection | None = None
@@ -132,16 +129,16 @@ class _SharedConnection:
 
 
 class IbConnectionStrategy:
-    """Gives every operation the connection that suits it, and closes what is no longer needed.
+    """Provides the connection that suits each operation, and closes those no longer needed.
 
-    One strategy serves one event loop; its connections refuse to be used elsewhere.
+    One strategy serves one event loop; its connections raise if used elsewhere.
 
     Args:
         config: the gateway.
-        leases: the client ids of that gateway; None makes those of the config's folder.
-        rate_limiter: the budget that every message waits for; None makes that of the config,
+        leases: the client ids of that gateway; None uses those of the config's folder.
+        rate_limiter: the budget that every message waits for; None creates that of the config,
             which is open while a connection is.
-        sleep: waits between tries of client ids.
+        sleep: waits between attempts with different client ids.
     """
 
     def __init__(
@@ -168,18 +165,22 @@ class IbConnectionStrategy:
     def get_connection_for_operation(
         self, operation_type: str, batch_size: int = 1
     ) -> AbstractAsyncContextManager[GatewayConnection]:
-        """Give the connection for an operation, for as long as the context lasts.
+        """Return the connection for an operation, for as long as the context lasts.
 
-        An api call for more than one series is a batch: it must not hold up the shared connection.
+        An api call for more than one series is a batch: it must not block the shared connection.
+
+        Args:
+            operation_type: a value of ``Operation``.
+            batch_size: how many series will be requested.
 
         Raises:
-            UsageError: no such operation, or a batch of nothing.
-            GatewayError: on entering: no connection came about.
+            UsageError: there is no such operation, or the batch is empty.
+            GatewayError: on entering: no connection was made.
         """
         if operation_type not in set(Operation) or batch_size < 1:
             raise UsageError(
-                f"a connection for {operation_type!r}, batch of {batch_size}",
-                reason=f"operations are {', '.join(Operation)}, batches at least 1",
+                f"connect for operation {operation_type!r}, batch size {batch_size}",
+                reason=f"operations are {', '.join(Operation)}, and batch sizes at least 1",
             )
         operation = Operation(operation_type)
         if operation is Operation.API and batch_size > 1:
@@ -187,7 +188,7 @@ class IbConnectionStrategy:
         return self._used(operation)
 
     async def cleanup_temporary_connections(self) -> int:
-        """Close every connection that nobody uses now; give their number."""
+        """Close every connection that is not in use; return their number."""
         idle = [shared for shared in self._connections if shared.users == 0]
         for shared in idle:
             await self._close(shared)
@@ -195,42 +196,31 @@ class IbConnectionStrategy:
 
     @asynccontextmanager
     async def _used(self, operation: Operation) -> AsyncIterator[GatewayConnection]:
-        shared = self._connection_of(operation)
+        kept = self._connections if operation in KEPT else []
+        shared = next((one for one in kept if one.operation is operation), None)
+        if shared is None:
+            shared = _SharedConnection(operation)
+            self._connections.append(shared)
         shared.users += 1
         try:
-            yield await self._connected(shared)
+            async with shared.opening:
+                connection = shared.connection
+                if connection is None or not connection.is_up:
+                    await self._let_go(shared)
+                    shared.lease, connection = await self._connect(operation)
+                    shared.connection = connection
+            yield connection
         finally:
             shared.users -= 1
-            if shared.users == 0 and self._is_done_with(shared):
+            is_up = shared.connection is not None and shared.connection.is_up
+            if shared.users == 0 and (operation not in KEPT or not is_up):
                 await self._close(shared)
 
-    def _connection_of(self, operation: Operation) -> _SharedConnection:
-        """Choose a kept place of the operation, or make a new one."""
-        for shared in self._connections:
-            if shared.operation is operation and operation in KEPT:
-                return shared
-        shared = _SharedConnection(operation)
-        self._connections.append(shared)
-        return shared
-
-    @staticmethod
-    def _is_done_with(shared: _SharedConnection) -> bool:
-        alive = shared.connection is not None and shared.connection.is_up
-        return shared.operation not in KEPT or not alive
-
-    async def _connected(self, shared: _SharedConnection) -> GatewayConnection:
-        async with shared.opening:
-            if shared.connection is not None and shared.connection.is_up:
-                return shared.connection
-            await self._let_go(shared)
-            shared.lease, shared.connection = await self._connect(shared.operation)
-            return shared.connection
-
     async def _connect(self, operation: Operation) -> tuple[ClientIdLease, GatewayConnection]:
-        """Connect under the first id that the gateway takes; few tries, paused.
+        """Connect under the first client id that the gateway accepts, with a few paused attempts.
 
-        Where it refused that many a short while ago, to whichever process, one more tells enough:
-        a gateway that is asked again and again refuses everyone (grade L).
+        If it has recently refused that many ids, of any process, there is one attempt only: a
+        gateway that is tried again and again refuses every client (grade L).
         """
         ids = self._config.client_id_ranges[operation]
         attempts = IbLimitsRegistry.CLIENT_ID_ATTEMPTS.value
@@ -285,7 +275,7 @@ class IbConnectionStrategy:
 
     @staticmethod
     async def _let_go(shared: _SharedConnection) -> None:
-        """Close a place's connection; its id is free only when the socket is gone."""
+        """Close a connection and release its lease; the id is free only when the socket is gone."""
         try:
             if shared.connection is not None:
                 await shared.connection.close()

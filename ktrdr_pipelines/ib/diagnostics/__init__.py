@@ -1,1 +1,1 @@
-"""Looking at a gateway's set-up, and what is found."""
+"""Diagnosis of a gateway's set-up: making the checks, and their results."""

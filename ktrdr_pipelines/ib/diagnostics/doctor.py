@@ -1,8 +1,10 @@
-"""Looking at a gateway's set-up, step by step, with five requests at most.
+"""Diagnosis of a gateway's set-up, step by step, with five requests at most.
 
-A step that fails leaves those after it unseen. Looking makes all processes forget what they hold
-against the gateway: the breaker closes, refusals may be tried again. Not here: what a finding
-means (``ib.diagnostics.gateway_checks``), the quick look (``Health``).
+After a failed step the later ones are not reached. A diagnosis resets what all processes have
+recorded against the gateway: the circuit breaker closes, and refused requests may be sent again.
+
+Not here: what a finding means (``ib.diagnostics.gateway_checks``), the state of a connection
+(``ib.connection.gateway_status.Health``).
 """
 
 import asyncio
@@ -42,21 +44,21 @@ from ktrdr_pipelines.ib.source import GatewaySource
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 KNOWN_PORTS = {**IbLimitsRegistry.PORTS.value, **IbLimitsRegistry.CONTAINER_PORTS.value}
-"""Where gateways usually listen."""
+"""Ports on which gateways usually listen."""
 
 LONGEST_S = 10.0
-"""How long a person waits for any one step, whatever IB_TIMEOUT says."""
+"""Longest deadline of one step in seconds, whatever IB_TIMEOUT says."""
 
 _SCAN_S = 1.0
 _READ_ONLY = (
-    "not checked: this program sends no orders and asks for none, and to find out about the "
-    "gateway's own Read-Only API switch it would have to, which may open a window there; keep it "
-    "on under Configure, Settings, API"
+    "not checked: this program neither sends nor requests orders; checking the gateway's own "
+    "Read-Only API switch would require that, and may open a window there; keep it on under "
+    "Configure, Settings, API"
 )
 
 
 def probe_stock() -> Instrument:
-    """Give a stock that every gateway knows."""
+    """Return a stock that every gateway knows."""
     return Instrument(
         symbol="AAPL",
         ib_symbol="AAPL",
@@ -73,7 +75,7 @@ def probe_stock() -> Instrument:
 
 
 def probe_currency() -> Instrument:
-    """Give a currency pair, whose bars need no subscription."""
+    """Return a currency pair, whose bars need no subscription."""
     return replace(
         probe_stock(),
         symbol="EURUSD",
@@ -88,7 +90,7 @@ def probe_currency() -> Instrument:
 
 
 async def diagnose(config: GatewayConfig) -> list[Check]:
-    """Look at a gateway; every check is in the result, those that were not reached as unseen.
+    """Check a gateway; the result holds every check, those not reached with verdict unknown.
 
     Raises:
         DiskError: the state folder cannot be used.
@@ -113,7 +115,6 @@ async def diagnose(config: GatewayConfig) -> list[Check]:
 async def _looked(
     connection: GatewayConnection, rate_limiter: RateLimiter, config: GatewayConfig
 ) -> list[Check]:
-    """Look at a gateway that is connected."""
     source = GatewaySource(connection, rate_limiter, config)
     data = await _data(source, rate_limiter)
     health = await source.health()
@@ -121,7 +122,7 @@ async def _looked(
     simulated = ", simulated" if connection.origin is Origin.SIMULATED else ""
     return [
         good(Name.PORT, f"something listens at port {config.port}"),
-        good(Name.HANDSHAKE, f"the API answers{simulated}"),
+        good(Name.HANDSHAKE, f"the API responds{simulated}"),
         good(Name.VERSION, f"protocol version {connection.server_version}"),
         client_id(connection.client_id, first_id),
         clock(health.clock_offset_s),
@@ -134,7 +135,6 @@ async def _looked(
 
 
 async def _data(source: GatewaySource, rate_limiter: RateLimiter) -> list[Check]:
-    """Ask for a contract and its bars."""
     if rate_limiter.vitals().paused_s > LONGEST_S:
         return [pausing(rate_limiter.vitals().paused_s)]
     try:
@@ -154,14 +154,14 @@ async def _data(source: GatewaySource, rate_limiter: RateLimiter) -> list[Check]
         return [known, no_bars(error)]
     return [
         known,
-        good(Name.SESSION, "no other session takes the data"),
+        good(Name.SESSION, "no other session receives the data"),
         good(Name.PERMISSIONS, "stocks of NASDAQ are permitted"),
         good(Name.BARS, f"AAPL 1d: {bars}"),
     ]
 
 
 async def _free_bars(source: GatewaySource) -> Check:
-    """Say whether bars come where no subscription is needed."""
+    """Check whether the gateway returns bars that need no subscription."""
     try:
         return good(Name.BARS, f"EURUSD 1d: {await _bars(source, probe_currency())}")
     except GatewayError as error:
@@ -178,15 +178,15 @@ async def _bars(source: GatewaySource, instrument: Instrument) -> str:
 
 
 def duration_at(moment: datetime) -> str:
-    """Give another duration every other second.
+    """Return a duration that changes every other second.
 
-    The same question, asked again within 15 s, would have to wait (IB's rule of identical ones).
+    An identical request within 15 s would have to wait (IB's rule of identical requests).
     """
     return f"{5 + int(moment.timestamp() / 2) % 20} D"
 
 
 async def _open_ports(config: GatewayConfig) -> dict[str, int]:
-    """Say at which other ports of the host, where gateways usually listen, something does."""
+    """Return the other ports, by kind, where gateways usually listen and that are open."""
     others = {kind: port for kind, port in KNOWN_PORTS.items() if port != config.port}
     are_open = await asyncio.gather(*(_is_open(config.host, port) for port in others.values()))
     return dict(compress(others.items(), are_open))
@@ -205,6 +205,6 @@ async def _is_open(host: str, port: int) -> bool:
 
 
 def _all(checks: Iterable[Check]) -> list[Check]:
-    """Give every check in its order; those that were not made are unseen."""
+    """Return every check in order; those that were not made have the verdict unknown."""
     made = {check.name: check for check in checks}
     return [made.get(name, Check(name, Verdict.UNKNOWN, "not reached")) for name in Name]

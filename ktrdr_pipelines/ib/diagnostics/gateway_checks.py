@@ -1,6 +1,6 @@
-"""What a look at a gateway found, as values: verdict, finding and hint for each check.
+"""The findings about a gateway's set-up as values: verdict, finding and hint of each check.
 
-Not here: looking (``ib.diagnostics.doctor``), printing (``cli.commands.gateway``).
+Not here: making the checks (``ib.diagnostics.doctor``), printing (``cli.commands.gateway``).
 """
 
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from ktrdr_pipelines.ib.protocol.transport import NO_LISTENER, DisconnectReason,
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 CLOCK_WRONG_S, CLOCK_ODD_S = 60.0, 5.0
-"""Seconds between two clocks that spoil loading, and that are worth a word."""
+"""Seconds between two clocks that break loading, and that are worth a note."""
 
 _LOGIN = (
-    "Look at the gateway's window: log it in, answer what it asks. In its nightly reset (North "
-    "America 00:15 to 01:45 New York time, Europe 06:25 to 07:45 CET) wait until that is over"
+    "Check the gateway's window: log in, and answer its dialogs. During its nightly reset (North "
+    "America 00:15 to 01:45 New York time, Europe 06:25 to 07:45 CET) wait until it is over"
 )
 
 
 class Verdict(StrEnum):
-    """How a check went."""
+    """The result of a check."""
 
     GOOD = "good"
     NOTE = "note"
@@ -38,7 +38,7 @@ class Verdict(StrEnum):
 
 
 class Name(StrEnum):
-    """The checks, in the order in which one makes sense only after the others."""
+    """The checks, in order: each one presupposes those before it."""
 
     PORT = "port"
     HANDSHAKE = "handshake"
@@ -57,7 +57,7 @@ class Name(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the result; ``hint`` is empty where nothing has to be done."""
+    """One line of the result; ``hint`` is empty if nothing has to be done."""
 
     name: Name
     verdict: Verdict
@@ -66,22 +66,22 @@ class Check:
 
 
 def good(name: Name, finding: str) -> Check:
-    """Say that a check went well."""
+    """Return a check that found nothing wrong."""
     return Check(name, Verdict.GOOD, finding)
 
 
 def wrong(name: Name, finding: str, hint: str) -> Check:
-    """Say what is wrong and how to fix it."""
+    """Return a check that found something wrong, with a hint how to fix it."""
     return Check(name, Verdict.WRONG, finding, hint)
 
 
 def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> list[Check]:
-    """Say why no connection came about.
+    """Return the checks that explain why no connection was made.
 
     Args:
-        error: what connecting ended with.
+        error: the error of connecting.
         port: the port that was tried.
-        others: other known ports of that host that are open, by what they usually are.
+        others: other open ports of that host where gateways usually listen, by kind.
     """
     cause = error.__cause__
     disconnect_reason = cause.disconnect_reason if isinstance(cause, TransportError) else None
@@ -91,12 +91,12 @@ def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> lis
         return [_id_taken(error)]
     open_port = good(Name.PORT, f"something listens at port {port}")
     if isinstance(error, ClientIdInUseError):
-        return [open_port, good(Name.HANDSHAKE, "the API answers"), _id_taken(error)]
+        return [open_port, good(Name.HANDSHAKE, "the API responds"), _id_taken(error)]
     if disconnect_reason is None and isinstance(error, GatewayTimeoutError):
-        finding = "it accepts the connection and does not even tell the time"
+        finding = "the gateway accepts the connection but does not tell its time"
         return [
             open_port,
-            good(Name.HANDSHAKE, "the API answers"),
+            good(Name.HANDSHAKE, "the API responds"),
             wrong(Name.CLOCK, finding, _LOGIN),
         ]
     if disconnect_reason is DisconnectReason.VERSION:
@@ -105,10 +105,10 @@ def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> lis
 
 
 def clock(offset_s: float) -> Check:
-    """Judge how far the gateway's clock is ahead of this machine's."""
-    finding = f"the gateway's clock is {offset_s:+.0f} s against this machine's"
+    """Return the check of how far the gateway's clock is ahead of this machine's."""
+    finding = f"the gateway's clock is {offset_s:+.0f} s relative to this machine's"
     if abs(offset_s) > CLOCK_WRONG_S:
-        hint = "Set both clocks by NTP: what is due and what is final depends on the time"
+        hint = "Set both clocks by NTP: due requests and final bars depend on the time"
         return wrong(Name.CLOCK, finding, hint)
     if abs(offset_s) > CLOCK_ODD_S:
         return Check(Name.CLOCK, Verdict.NOTE, finding)
@@ -116,50 +116,53 @@ def clock(offset_s: float) -> Check:
 
 
 def zone(unknown: tuple[str, ...]) -> Check:
-    """Judge the names of time zones that the gateway wrote and that are not known."""
+    """Return the check of the time zone names that the gateway used and that are unknown."""
     if not unknown:
-        return good(Name.ZONE, "every time zone that it names is known")
+        return good(Name.ZONE, "all time zones that the gateway uses are known")
     named = ", ".join(name or "none" for name in unknown)
-    finding = f"it names times by a zone that is not known: {named}"
+    finding = f"the gateway uses unknown time zones: {named}"
     return Check(Name.ZONE, Verdict.NOTE, finding, ZONE_HINT)
 
 
 def language(foreign_text: str) -> Check:
-    """Judge the language of the gateway by a text of it that is not English, or by none."""
+    """Return the check of the gateway's language, by a text that is not English, if any."""
     if not foreign_text:
-        return good(Name.LANGUAGE, "its messages are in English")
-    finding = f"it seems not to speak English: {foreign_text}"
+        return good(Name.LANGUAGE, "the gateway's messages are in English")
+    finding = f"the gateway's messages seem not to be English: {foreign_text}"
     return Check(Name.LANGUAGE, Verdict.NOTE, finding, LANGUAGE_HINT)
 
 
 def farms(troubles: tuple[str, ...], states: tuple[str, ...]) -> Check:
-    """Judge what the gateway says of its own connections."""
+    """Return the check of the gateway's own connections."""
     if troubles:
         return wrong(Name.FARMS, "; ".join(troubles), _LOGIN)
-    told = ", ".join(states) if states else "the gateway told of none"
+    finding = ", ".join(states) if states else "the gateway reported none"
     is_good = states and not any(state.endswith("broken") for state in states)
-    return Check(Name.FARMS, Verdict.GOOD if is_good else Verdict.NOTE, told)
+    return Check(Name.FARMS, Verdict.GOOD if is_good else Verdict.NOTE, finding)
 
 
 def client_id(used: int, first: int) -> Check:
-    """Say which id works; a later one than the first shows a neighbour."""
+    """Return the check of client ids; a later one than the first shows another client."""
     if used == first:
         return good(Name.CLIENT_ID, f"{used} is free")
-    finding = f"{used} works; those from {first} on are taken or were refused a moment ago"
+    finding = f"{used} works; those from {first} on are in use or were refused recently"
     return Check(Name.CLIENT_ID, Verdict.NOTE, finding)
 
 
 def pausing(left_s: float) -> Check:
-    """Say that nothing about data was asked, because everybody pauses."""
-    finding = f"not asked: the gateway was asked too much, and everybody waits {left_s:.0f} s more"
-    hint = "Look again then. Other programs at the same login use up the same allowance"
+    """Return the check for a pause after a pacing violation: no data were requested."""
+    finding = (
+        "not checked: the gateway received too many requests, and every process pauses for "
+        f"{left_s:.0f} s more"
+    )
+    hint = "Run this again afterwards. Other programs at the same login share the same limits"
     return wrong(Name.CONTRACTS, finding, hint)
 
 
 def no_contract(error: GatewayError) -> Check:
-    """Say what it means that a question about a well-known stock came to nothing."""
+    """Return the check for a failed contract request of a well-known stock."""
     if isinstance(error, GatewayTimeoutError | OutageError):
-        finding = f"connected, and no answer about a well-known stock: {error.reason}"
+        finding = f"connected, but no response about a well-known stock: {error.reason}"
         return wrong(Name.CONTRACTS, finding, _LOGIN)
     if isinstance(error, ContractUnknownError):
         return wrong(Name.CONTRACTS, f"a well-known stock is unknown: {error.reason}", _LOGIN)
@@ -167,7 +170,7 @@ def no_contract(error: GatewayError) -> Check:
 
 
 def no_bars(error: GatewayError) -> Check:
-    """Say what it means that bars were not to be had."""
+    """Return the check for a failed request for bars."""
     if not isinstance(error, EntitlementError):
         no_answer = isinstance(error, GatewayTimeoutError | OutageError)
         hint = _LOGIN if no_answer else error.hint or "Try again in a few minutes"
@@ -175,14 +178,14 @@ def no_bars(error: GatewayError) -> Check:
     if is_other_session(error.code, error.reason):
         hint = (
             "Log out the other TWS, gateway, phone or web session of this user, or give this one "
-            "a user of its own: a login has one session that gets data"
+            "a user of its own: only one session of a login receives data"
         )
-        return wrong(Name.SESSION, f"another session has the data: {error.reason}", hint)
+        return wrong(Name.SESSION, f"another session receives the data: {error.reason}", hint)
     return wrong(Name.PERMISSIONS, error.reason, error.hint)
 
 
 def no_data(message: str) -> Check:
-    """Say what it means that a gateway has no bars of a stock that trades every day."""
+    """Return the check for a gateway without bars of a stock that trades every day."""
     return wrong(Name.BARS, f"no bars of a well-known stock: {message}", _LOGIN)
 
 
@@ -195,7 +198,7 @@ def _closed_port(error: GatewayError, port: int, others: dict[str, int]) -> Chec
     return wrong(
         Name.PORT,
         f"{finding}; open on that host: {shown}",
-        f"Set IB_PORT={first}, or another of these, if that is the gateway you mean",
+        f"Set IB_PORT={first}, or another of these, if that is the intended gateway",
     )
 
 
@@ -211,14 +214,14 @@ def _no_handshake(
         return wrong(Name.HANDSHAKE, finding, error.hint)
     if port in IbLimitsRegistry.CONTAINER_PORTS.value.values():
         hint = (
-            "This is the forwarder of a container: it listens, and the gateway behind it does "
-            "not. Look at the container's log: still starting, wrong password, or waiting for "
+            "This port is the forwarder of a container: it listens, but the gateway behind it "
+            "does not. Check the container's log: still starting, wrong password, or waiting for "
             "the second factor"
         )
         return wrong(Name.HANDSHAKE, finding, hint)
     hint = (
         "In the gateway under Configure, Settings, API: enable socket clients, and add this "
         "machine's address to the trusted ones (or allow connections from elsewhere than "
-        "localhost). A gateway that is not logged in does the same"
+        "localhost). A gateway that is not logged in behaves the same way"
     )
     return wrong(Name.HANDSHAKE, finding, hint)

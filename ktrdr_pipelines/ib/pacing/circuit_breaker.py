@@ -1,10 +1,11 @@
-"""The circuit breaker: a gateway that fails again and again is left alone for a while.
+"""The circuit breaker of a gateway: after consecutive failures it stops requests for a while.
 
-Closed: everything may be asked. Open: nothing, until a pause is over. Half-open: one request
-tries; its answer closes the breaker, its failure opens it for twice as long. A failure is made
-good by what reaches as deep into the gateway: one that still takes connections and knows contracts
-may have lost its bars. Times are seconds of any one clock. Not here: the record that all processes
-share (``ib.pacing.shared_state``).
+Closed: every request may be sent. Open: none, until a pause is over. Half-open: one request probes;
+its response closes the breaker, its failure opens it for twice as long. A failure is cancelled only
+by a response that reaches as deep into the gateway: one that still accepts connections and knows
+contracts may have lost its bars. Times are seconds of any one clock.
+
+Not here: the record that all processes share (``ib.pacing.shared_state``).
 """
 
 from dataclasses import dataclass, replace
@@ -13,13 +14,13 @@ from enum import IntEnum, StrEnum
 from ktrdr_pipelines.ib.pacing.rules import RequestKind
 
 MOST_FAILURES = 5
-"""Failures in a row, of requests sent one after another, that open the breaker."""
+"""Consecutive failures, of requests sent one after another, that open the breaker."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 600.0
 
 
 class BreakerState(StrEnum):
-    """What may be asked of a gateway."""
+    """Which requests a gateway may be sent: all, none, or one that probes."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -27,7 +28,7 @@ class BreakerState(StrEnum):
 
 
 class Depth(IntEnum):
-    """How deep into the gateway something reaches."""
+    """How deep into the gateway a request or a failure reaches."""
 
     CONNECTION = 0
     CONTRACTS = 1
@@ -36,11 +37,11 @@ class Depth(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """The state, and what it rests on.
+    """The state of the circuit breaker, and what it is derived from.
 
-    ``until`` is when an open breaker lets one request try, or when a half-open one no longer waits
-    for it. ``failed_at`` is when the last failure counted and ``reason`` what it met, ``depth``
-    that of the deepest.
+    ``until`` is when an open breaker lets one request probe, or when a half-open one stops waiting
+    for it. ``failed_at`` is when the last failure counted, ``reason`` that failure's reason, and
+    ``depth`` the depth of the deepest failure.
     """
 
     state: BreakerState = BreakerState.CLOSED
@@ -54,19 +55,19 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whether a request may be sent: ``wait_s`` is 0 where it may, else when to ask again."""
+    """Whether a request may be sent: ``wait_s`` is 0 if so, else when to check again."""
 
     breaker: Breaker
     wait_s: float = 0.0
 
 
 def admission(breaker: Breaker, now: float, *, probe_s: float) -> Admission:
-    """Decide whether a request may be sent now.
+    """Return whether a request may be sent now, and the breaker from then on.
 
     Args:
         breaker: the state.
         now: the clock.
-        probe_s: how long the one request that tries may take.
+        probe_s: how long the one request that probes may take.
     """
     if breaker.state is BreakerState.CLOSED:
         return Admission(breaker)
@@ -76,19 +77,19 @@ def admission(breaker: Breaker, now: float, *, probe_s: float) -> Admission:
 
 
 def depth_of(kind: RequestKind) -> Depth:
-    """Say how deep a request reaches."""
+    """Return how deep a request reaches."""
     return Depth.CONTRACTS if kind is RequestKind.CONTRACT else Depth.DATA
 
 
 def succeeded(breaker: Breaker, depth: Depth) -> Breaker:
-    """Take in that the gateway answered something; what fails deeper than that goes on counting.
+    """Return the breaker after a response of some depth; deeper failures still count.
 
-    The try of a half-open breaker is then still to come, and anybody's.
+    If deeper failures remain, a half-open breaker lets the next request of any process probe.
     """
     if depth >= breaker.depth:
         return Breaker()
-    is_trying = breaker.state is BreakerState.HALF_OPEN
-    return replace(breaker, until=0.0) if is_trying else breaker
+    is_probing = breaker.state is BreakerState.HALF_OPEN
+    return replace(breaker, until=0.0) if is_probing else breaker
 
 
 def failed(
@@ -99,7 +100,7 @@ def failed(
     depth: Depth = Depth.CONNECTION,
     reason: str = "",
 ) -> Breaker:
-    """Take in a failure; of requests that were under way together, one counts."""
+    """Return the breaker after a failure; of requests that were in flight together, one counts."""
     if sent_at < breaker.failed_at or breaker.state is BreakerState.OPEN:
         return breaker
     failures, depth = breaker.failures + 1, max(breaker.depth, depth)

@@ -1,9 +1,10 @@
-"""How many requests for longer bars may be in flight: answers widen it, trouble halves it.
+"""How many requests for longer bars may be in flight: responses raise it, trouble halves it.
 
-While answers take about as long as they do from an idle gateway, every round of answers adds one
-place; where they take much longer, or something goes wrong, the places are halved. Between the
-two the width stays: there the gateway is busy and nothing queues for long. Times are seconds of
-any one clock. Not here: the record that all processes share (``ib.pacing.shared_state``).
+While responses take about as long as they do from an idle gateway, every round of responses adds
+one request; where they take much longer, or something fails, the number is halved. Between the two
+it stays: there the gateway is busy and nothing queues for long. Times are seconds of any one clock.
+
+Not here: the record that all processes share (``ib.pacing.shared_state``).
 """
 
 from dataclasses import dataclass, replace
@@ -11,13 +12,13 @@ from dataclasses import dataclass, replace
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 FLAT_RATIO = 1.5
-"""Below this multiple of the idle gateway's time an answer is quick, and there is room for more."""
+"""Below this multiple of an idle gateway's time a response is quick: more requests fit."""
 
 SLOW_RATIO = 2.5
-"""From this multiple on answers queue at the gateway: fewer requests would get as much done."""
+"""From this multiple on responses queue at the gateway: fewer requests would get as much done."""
 
 REST_S = 600.0
-"""After how long without an answer nothing is known any more and the width starts over."""
+"""Seconds without a response after which nothing is known and the concurrency starts over."""
 
 _SMOOTHING = 0.2
 _FOLLOWING, _DRIFTING = 0.1, 0.01
@@ -28,10 +29,10 @@ _SHORTEST_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Concurrency:
-    """The width, and what it rests on.
+    """The number of requests that may be in flight (``width``), and what it is derived from.
 
-    ``ratio`` is how long answers take lately, as a multiple of what an idle gateway needs;
-    ``cut_at`` is when the width was last halved, ``seen_at`` when the last answer came.
+    ``ratio`` is how long recent responses took, as a multiple of what an idle gateway needs;
+    ``cut_at`` is when the width was last halved, ``seen_at`` when the last response arrived.
     """
 
     width: float = float(IbLimitsRegistry.CONCURRENCY.value)
@@ -40,13 +41,13 @@ class Concurrency:
     seen_at: float = 0.0
 
     def limit(self, now: float) -> int:
-        """Give how many requests may be in flight."""
+        """Return how many requests may be in flight."""
         return int(rested(self, now).width)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer: when it was asked for and came, and how many were open (itself included)."""
+    """One response: when its request was sent, when it arrived, and how many were open, with it."""
 
     sent_at: float
     at: float
@@ -54,13 +55,13 @@ class Sample:
 
     @property
     def took_s(self) -> float:
-        """How long the gateway took, never quite nothing."""
+        """How long the gateway took, at least a millisecond."""
         return max(self.at - self.sent_at, _SHORTEST_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long answers of one size take: from an idle gateway, and usually; of so many answers."""
+    """Seconds that responses of a size take: from an idle gateway, and usually; how many so far."""
 
     idle_s: float
     usual_s: float
@@ -68,18 +69,18 @@ class Pace:
 
 
 def rested(concurrency: Concurrency, now: float) -> Concurrency:
-    """Start over where the last answer is long ago."""
+    """Return the concurrency, or the initial one if the last response is over ``REST_S`` ago."""
     is_recent = now - max(concurrency.seen_at, concurrency.cut_at) <= REST_S
     return concurrency if is_recent else Concurrency(seen_at=concurrency.seen_at)
 
 
 def answered(concurrency: Concurrency, sample: Sample, idle_s: float) -> Concurrency:
-    """Take in an answer.
+    """Return the concurrency after a response.
 
     Args:
-        flight: the width so far.
-        sample: the answer; one that was asked for before the last cut tells nothing of now.
-        idle_s: what an idle gateway needs for such an answer.
+        concurrency: the concurrency so far.
+        sample: the response; one to a request from before the last cut says nothing about now.
+        idle_s: how long an idle gateway takes for such a response.
     """
     concurrency = replace(rested(concurrency, sample.at), seen_at=sample.at)
     if sample.sent_at < concurrency.cut_at:
@@ -89,25 +90,24 @@ def answered(concurrency: Concurrency, sample: Sample, idle_s: float) -> Concurr
     if concurrency.ratio >= SLOW_RATIO:
         return _halved(concurrency, sample.at)
     is_used = sample.open_now >= int(concurrency.width)
-    return (
-        replace(concurrency, width=_wider(concurrency.width))
-        if concurrency.ratio < FLAT_RATIO and is_used
-        else concurrency
-    )
+    if concurrency.ratio >= FLAT_RATIO or not is_used:
+        return concurrency
+    most = float(IbLimitsRegistry.CONCURRENCY_RANGE.value[1])
+    return replace(concurrency, width=min(concurrency.width + 1 / concurrency.width, most))
 
 
 def troubled(concurrency: Concurrency, *, sent_at: float, at: float) -> Concurrency:
-    """Take in a failure that may come from asking too much; one burst of them counts once."""
+    """Return the concurrency after a failure that may come from overload; one burst counts once."""
     concurrency = rested(concurrency, at)
     return concurrency if sent_at < concurrency.cut_at else _halved(concurrency, at)
 
 
 def pace_after(pace: Pace | None, sample: Sample, *, ratio: float) -> Pace:
-    """Take in how long one more answer of a size took.
+    """Return the times of a size after one more response.
 
-    The idle time follows the usual one down, and answers that were alone at the gateway both
-    ways; up it follows at the beginning, and a little while nothing queues: else a busy gateway
-    would come to pass for an idle one.
+    The idle time follows the usual one down, and follows responses that were alone at the gateway
+    both ways. It follows the usual one up only for the first responses, and slightly while nothing
+    queues: otherwise a busy gateway would gradually be taken for an idle one.
     """
     if pace is None:
         return Pace(sample.took_s, sample.took_s)
@@ -121,10 +121,6 @@ def pace_after(pace: Pace | None, sample: Sample, *, ratio: float) -> Pace:
         share = _FOLLOWING if is_new else _DRIFTING if is_idle else 0.0
         idle_s = pace.idle_s + (usual_s - pace.idle_s) * share
     return Pace(idle_s, usual_s, pace.answers + 1)
-
-
-def _wider(width: float) -> float:
-    return min(width + 1 / width, float(IbLimitsRegistry.CONCURRENCY_RANGE.value[1]))
 
 
 def _halved(concurrency: Concurrency, at: float) -> Concurrency:

@@ -1,9 +1,11 @@
-"""What the gateway has refused for want of a permission, and whom that concerns.
+"""What the gateway has refused for lack of a permission, and which requests that concerns.
 
-A refusal concerns one exchange, kind of instrument and what_to_show, and is asked about again
-after a day. Where another session of the login takes the data, or a disclaimer waits for a click,
-it concerns everything, and only for minutes. Not here: telling such errors from others
-(``ib.protocol.error_codes``), the file (``ib.pacing.shared_state``).
+A refusal concerns one exchange, security type and what_to_show, and is retried after a day. If
+another session of the login receives the data, or a disclaimer must be accepted, it concerns every
+request, and only for minutes.
+
+Not here: telling such errors from others (``ib.protocol.error_codes``), the record
+(``ib.pacing.shared_state``).
 """
 
 from collections.abc import Callable
@@ -19,19 +21,19 @@ from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
 from ktrdr_pipelines.ib.protocol.error_codes import concerns_session
 
 BLOCKED_S, SESSION_BLOCKED_S = LONGEST_BLOCK_S, 300.0
-"""How long a missing permission is believed, and a session somewhere else."""
+"""Seconds that a refusal counts: for a missing permission, and for a session elsewhere."""
 
 _EVERYTHING = "everything"
 
 
 def wall_s() -> float:
-    """Give this machine's time in seconds since 1970."""
+    """Return this machine's time in seconds since 1970."""
     return system_now().timestamp()
 
 
 @dataclass(frozen=True, slots=True)
 class Entitlement:
-    """What a permission is for: the listing exchange, the kind of instrument, what is shown."""
+    """What a permission is for: listing exchange, security type and what_to_show."""
 
     exchange: str
     sec_type: str
@@ -42,7 +44,7 @@ class Entitlement:
 
 
 def entitlement_of(instrument: Instrument, contract: Candidate) -> Entitlement:
-    """Say which permission the bars of an instrument need."""
+    """Return the permission that the bars of an instrument need."""
     return Entitlement(
         contract.primary_exchange or contract.exchange,
         contract.sec_type,
@@ -51,7 +53,7 @@ def entitlement_of(instrument: Instrument, contract: Candidate) -> Entitlement:
 
 
 class Entitlements:
-    """The refusals of one gateway; those of other processes count from the first question on."""
+    """The refusals of one gateway; those of other processes count from the first check on."""
 
     def __init__(self, rate_limiter: RateLimiter, *, clock: Callable[[], float] = wall_s) -> None:
         self._rate_limiter, self._clock = rate_limiter, clock
@@ -59,40 +61,50 @@ class Entitlements:
         self._met: set[str] = set()
 
     def check(self, entitlement: Entitlement, what: str, *, probes: bool = False) -> None:
-        """Let a question pass unless it was refused before.
+        """Refuse a request whose permission was refused before and still counts as missing.
 
         Args:
-            entitlement: what it needs.
-            asked: the question, for the error.
-            probes: only refusals that this connection met itself count.
+            entitlement: what the request needs.
+            what: the request, for the error.
+            probes: only refusals that this connection received itself count.
 
         Raises:
-            EntitlementError: it was refused, and it is too early to ask again.
+            EntitlementError: it was refused, and it is too early to request it again.
         """
         now = self._clock()
         for name in (_EVERYTHING, str(entitlement)):
             if name not in self._known() or (probes and name not in self._met):
                 continue
-            self._blocks = None  # a person may have made all processes forget it since
+            self._blocks = None  # ktrdr doctor may have made all processes forget it since
             block = self._known().get(name)
-            if block is not None and block.until > now:
-                raise _refused(block, entitlement, what, now)
+            if block is None or block.until <= now:
+                continue
+            error = EntitlementError(
+                what,
+                reason=f"not requested: {block.entitlement} was refused ({block.reason})",
+                hint=f"It is requested again in {(block.until - now) / 60:.0f} min; once the "
+                "permission is granted, 'ktrdr doctor' clears such refusals at once",
+                code=block.code,
+            )
+            error.was_sent = False
+            error.entitlement, error.retry_in_s = str(entitlement), block.until - now
+            raise error
 
     def note(self, entitlement: Entitlement, error: EntitlementError) -> None:
-        """Remember a refusal."""
+        """Record a refusal, and add the permission, its duration and a hint to the error."""
         is_session = concerns_session(error.code, error.reason)
         name = _EVERYTHING if is_session else str(entitlement)
         lasts_s = SESSION_BLOCKED_S if is_session else BLOCKED_S
         block = Block(name, error.reason, error.code, self._clock() + lasts_s)
         error.entitlement, error.retry_in_s = str(entitlement), lasts_s
         if not is_session:
-            error.hint = f"{error.hint} Missing is the one for {entitlement}"
+            error.hint = f"{error.hint} The missing permission is {entitlement}"
         self._known()[name] = block
         self._met.add(name)
         self._rate_limiter.remember(lambda memory, database: memory.block(database, block))
 
     def granted(self, entitlement: Entitlement) -> None:
-        """Forget refusals that an answer has shown to be over."""
+        """Forget refusals that a response has shown to be over."""
         for name in (_EVERYTHING, str(entitlement)):
             if self._known().pop(name, None) is not None:
                 self._met.discard(name)
@@ -112,16 +124,3 @@ class Entitlements:
             )
             self._blocks = {block.entitlement: block for block in blocks}
         return self._blocks
-
-
-def _refused(block: Block, entitlement: Entitlement, what: str, now: float) -> EntitlementError:
-    error = EntitlementError(
-        what,
-        reason=f"not asked: {block.entitlement} was refused ({block.reason})",
-        hint=f"It is tried again in {(block.until - now) / 60:.0f} min; once the permission is "
-        "there, 'ktrdr doctor' forgets such refusals at once",
-        code=block.code,
-    )
-    error.was_sent = False
-    error.entitlement, error.retry_in_s = str(entitlement), block.until - now
-    return error

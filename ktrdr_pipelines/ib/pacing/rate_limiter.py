@@ -1,8 +1,10 @@
-"""The budget of one gateway: every request of every process waits here for its turn.
+"""The request budget of one gateway: every request of every process waits here for a permit.
 
-A place in the budget, while it is taken.
+The budget is kept in the shared record, so the rules hold over all processes. The circuit breaker
+and pauses after violations stop requests here too, and ``OnWait`` callbacks report waits that a
+user would wonder about.
 
-Who is told of waits: for a pause to end, for a link to come back, for another process's try.
+Not here: the rules (``ib.pacing.rules``), the record (``ib.pacing.shared_state``).
 """
 
 import asyncio
@@ -18,12 +20,12 @@ from typing import TypeVar
 from ktrdr_pipelines.clock import boot_id, boot_time_s
 from ktrdr_pipelines.errors import DiskError, GatewayRestingError
 from ktrdr_pipelines.ib.config import GatewayConfig
-from ktrdr_pipelines.ib.pacing.circuit_breaker import Admission, BreakerState, Depth
+from ktrdr_pipelines.ib.pacing.circuit_breaker import BreakerState, Depth
 from ktrdr_pipelines.ib.pacing.rules import MESSAGE, PacedRequest, Pacing, RequestKind, pacing_of
+from ktrdr_pipelines.ib.pacing.shared_file import RecordBusyError
 from ktrdr_pipelines.ib.pacing.shared_state import (
     LONGEST_SLEEP_S,
     QueueEntry,
-    RecordBusyError,
     Sending,
     SharedMemory,
     SharedRecord,
@@ -32,19 +34,34 @@ from ktrdr_pipelines.ib.pacing.shared_state import (
 from ktrdr_pipelines.ib.private_files import tighten_state
 
 CANCEL_HOLD_S = 2.0
-"""How long a cancelled request keeps its place: the gateway may still be working on it."""
+"""Seconds that a cancelled request keeps its permit: the gateway may still be working on it."""
 
 ATTEMPTS = 40
-"""How often a place is tried to be given back while other processes write, 50 ms each: one that is
-not given back keeps everybody waiting until its deadline."""
+"""Attempts to release a permit while other processes write, 50 ms each: one that is not released
+delays every process until its deadline."""
 
+POLL_S = 0.1
+"""Seconds between two checks whether another process has released a permit."""
+
+OnWait = Callable[[str, float], None]
+"""Takes the reason of a wait, in words, and its longest duration in seconds."""
+
+_BUSY_S = 0.01
+_BUSY_ATTEMPTS = 500
+_WRITE_ATTEMPTS = 20
+_PROBE_CHECK_S = 1.0
+_PROBING = "another request probes whether the gateway responds again"
+_PAUSED = "the gateway received too many requests, and every process pauses"
+_FEW_HEADS = "IB limits the number of requests for the oldest data in 10 minutes"
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 class Permit:
-    """A place in the budget, to be given back when the answer is there.
+    """The right to one request in flight, to be released when the response is there.
 
-    A slot that is not given back stays taken until its deadline. ``sent_at_s`` is its stamp.
+    A permit that is not released stays taken until its deadline. ``sent_at_s`` is when the request
+    was written.
     """
 
     def __init__(self, entry: QueueEntry, record: SharedRecord, size: str = "") -> None:
@@ -53,22 +70,22 @@ class Permit:
         self._number, self._record, self._size = entry.number, record, size
 
     def release(self) -> None:
-        """Give it back: the gateway has said something."""
+        """Release the permit: the gateway has responded."""
         self._let_go(lambda: self._record.release(self._number))
 
     def answered(self) -> None:
-        """Give it back: what was asked for came; how long it took tells of the gateway's load."""
+        """Release the permit after a response with data, whose time shows the gateway's load."""
         if not self._size:
             self.release()
             return
         self._let_go(lambda: self._record.answered(self._number, self._size, self.sent_at_s))
 
     def cut(self) -> None:
-        """Give it back soon: the request was cancelled, and the gateway may not know yet."""
+        """Release the permit soon: the request was cancelled, and the gateway may not know yet."""
         self._let_go(lambda: self._record.shorten(self._number, hold_s=CANCEL_HOLD_S))
 
     def withdraw(self) -> None:
-        """Take it back as if it had never been: nothing was sent."""
+        """Release the permit without a trace: nothing was sent."""
         self._let_go(lambda: self._record.withdraw(self._number))
 
     def _let_go(self, act: Callable[[], None]) -> None:
@@ -81,42 +98,24 @@ class Permit:
             except RecordBusyError:
                 continue
             return
-        _log.warning("a place in the budget stays taken until its deadline: the record is busy")
-
-
-OnWait = Callable[[str, float], None]
-"""Takes in words what is waited for, and the seconds that it lasts at most."""
+        _log.warning("a permit stays taken until its deadline: the shared record is busy")
 
 
 def untold(_why: str, _wait_s: float) -> None:
-    """Tell nobody."""
-
-
-POLL_S = 0.1
-"""How often a process looks whether another one has given a place back."""
-
-_BUSY_S = 0.01
-_BUSY_ATTEMPTS = 500
-_WRITE_ATTEMPTS = 20
-_TRIAL_S = 1.0
-_TRYING = "another question tries whether the gateway answers again"
-_PAUSED = "the gateway was asked too much, and every process pauses"
-_FEW_HEADS = "IB allows only so many questions about the oldest data in 10 minutes"
-T = TypeVar("T")
-_log = logging.getLogger(__name__)
+    """Ignore a wait: the default of ``OnWait`` parameters."""
 
 
 def _nothing() -> None:
-    """Write nothing: what is sent is written by the caller, at once."""
+    """Write nothing: the caller writes the request itself, at once."""
 
 
 class RateLimiter:
-    """Makes requests wait for their turn, over all processes that use the same gateway.
+    """Makes requests wait for permits, over all processes that use the same gateway.
 
-    One rate limiter serves one thread; several of one process share the budget as processes do.
+    One rate limiter serves one thread; several in one process share the budget as processes do.
 
     Args:
-        folder: where the shared record of the gateway lies.
+        folder: of the gateway's shared record.
         pacing: the rules.
         clock: seconds that all processes of this machine share.
         sleep, boot: how to wait, and the name of this run of the machine.
@@ -145,15 +144,15 @@ class RateLimiter:
 
     @classmethod
     def of(cls, config: GatewayConfig) -> "RateLimiter":
-        """Make the rate limiter of a configured gateway."""
+        """Return the rate limiter of a configured gateway."""
         tighten_state(config.state_dir)
         return cls(config.folder, pacing=pacing_of(conservative=config.conservative))
 
     def __repr__(self) -> str:
-        return f"Pacer({self._folder}, {len(self._line)} waiting for a place)"
+        return f"RateLimiter({self._folder}, {len(self._line)} waiting for a permit)"
 
     def close(self) -> None:
-        """Let go of the shared record."""
+        """Close the shared record; the next use opens it again."""
         self._record.close()
 
     @property
@@ -162,18 +161,31 @@ class RateLimiter:
         return self._record.concurrency
 
     def vitals(self) -> Vitals:
-        """Say how the gateway is, as all processes together know it."""
+        """Return the gateway's condition as all processes together know it.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
         return self._retrying(self._record.vitals)
 
     def remember(self, act: Callable[[SharedMemory, Connection], T]) -> T:
-        """Read or write what all processes remember of the gateway."""
+        """Read or write what all processes remember of the gateway, in one transaction.
+
+        Raises:
+            DiskError: the shared record cannot be used.
+        """
         return self._retrying(lambda: self._record.remember(act))
 
     async def admit(self, what: str, *, probe_s: float, waits: OnWait = untold) -> None:
-        """Let a question pass unless the gateway rests; while another one tries, wait for it.
+        """Return when the circuit breaker lets a request through; wait while another one probes.
+
+        Args:
+            what: the request, for the error.
+            probe_s: how long the request may take if it is the one that probes.
+            waits: told of the wait for another request's probe.
 
         Raises:
-            GatewayRestingError: it failed again and again, and is left alone for a while.
+            GatewayRestingError: the circuit breaker is open after consecutive failures.
         """
         while True:
             chance = self.remember(
@@ -182,12 +194,22 @@ class RateLimiter:
             if not chance.wait_s:
                 return
             if chance.breaker.state is BreakerState.OPEN:
-                raise _resting(what, chance)
-            waits(_TRYING, chance.wait_s)
-            await self._sleep(min(chance.wait_s, _TRIAL_S))
+                breaker = chance.breaker
+                last = f" (last: {breaker.reason})" if breaker.reason else ""
+                error = GatewayRestingError(
+                    what,
+                    reason=f"circuit breaker open after {breaker.failures} consecutive "
+                    f"failures{last}",
+                    hint=f"The next attempt is in {chance.wait_s:.0f} s; 'ktrdr doctor' checks the "
+                    "gateway now",
+                )
+                error.retry_in_s = chance.wait_s
+                raise error
+            waits(_PROBING, chance.wait_s)
+            await self._sleep(min(chance.wait_s, _PROBE_CHECK_S))
 
     def note_life(self, depth: Depth = Depth.CONNECTION) -> None:
-        """Take in that the gateway does answer, so deep."""
+        """Record that the gateway responded at a depth."""
         self.remember(lambda memory, database: memory.lives(database, depth))
 
     def note_trouble(
@@ -197,12 +219,12 @@ class RateLimiter:
         ill_with: str | None,
         depth: Depth = Depth.CONNECTION,
     ) -> None:
-        """Take in a failure: fewer requests in flight, and where it is ill the breaker counts.
+        """Record a failure: fewer requests in flight, and if it is ill the breaker counts it.
 
         Args:
-            sent_at_s: when what failed was begun; None is just now.
-            ill_with: how the gateway failed to speak at all; None where it said it was too much.
-            depth: how deep into the gateway it reached.
+            sent_at_s: when the failed request was sent; None is now.
+            ill_with: how the gateway failed to respond at all; None if it reported overload.
+            depth: how deep into the gateway the failure reached.
         """
         now = self._clock()
         sent_at = now if sent_at_s is None else sent_at_s
@@ -214,12 +236,12 @@ class RateLimiter:
                     database, sent_at=sent_at, now=now, depth=depth, reason=ill_with
                 )
                 if after.state is BreakerState.OPEN:
-                    _log.warning("the gateway is left alone for %.0f s", after.until - now)
+                    _log.warning("circuit breaker open for %.0f s", after.until - now)
 
         self.remember(act)
 
     async def message(self, write: Callable[[], None]) -> None:
-        """Write a message that requests no data, when the rate of messages allows it.
+        """Write a message that requests no data, when the message rate allows it.
 
         Raises:
             DiskError: the shared record cannot be used; nothing was written.
@@ -235,13 +257,16 @@ class RateLimiter:
         waits: OnWait = untold,
         write: Callable[[], None] = _nothing,
     ) -> AsyncIterator[Permit]:
-        """Wait for the request's turn; the context begins when it has been written.
+        """Wait for a permit; the context begins when the request has been written.
 
         Args:
             request: what is to be sent.
-            hold_s: how long the slot stays taken if it is never given back.
-            waits: told of a pause, and of the window of questions about the oldest data.
-            write: writes it to the socket; what it raises leaves no trace of the request.
+            hold_s: how long the permit stays taken if it is never released.
+            waits: told of pauses, and of waits for the limit of head timestamp requests.
+            write: writes it to the socket; an exception from it leaves no trace of the request.
+
+        Raises:
+            DiskError: the shared record cannot be used.
         """
         entry = await self._enter(request, hold_s, waits, write)
         permit = Permit(entry, self._record, request.size)
@@ -254,12 +279,12 @@ class RateLimiter:
             self._wake_first()
 
     def pause_after_violation(self) -> float:
-        """Make every process pause, because the gateway said that it was asked too much.
+        """Make every process pause after a pacing violation; return the seconds from now.
 
-        The seconds from now that it gives double while violations stay close.
+        They double while violations stay close.
         """
         pause_s = self._retrying(self._record.pause)
-        _log.warning("the gateway was asked too much: a pause of %.0f s", pause_s)
+        _log.warning("pacing violation: every process pauses for %.0f s", pause_s)
         return pause_s
 
     async def _enter(
@@ -273,11 +298,16 @@ class RateLimiter:
                 number = entry.number
                 if entry.sent:
                     return entry
-                if why := _reason(entry, request):
-                    waits(why, entry.send_time.at - self._clock())
+                # Only waits that a user would wonder about are reported.
+                if entry.is_paused:
+                    waits(_PAUSED, entry.send_time.at - self._clock())
+                elif request.kind is RequestKind.HEAD:
+                    waits(_FEW_HEADS, entry.send_time.at - self._clock())
                 await self._wait(entry, request)
         except BaseException:
-            self._withdraw(number)
+            if number is not None:
+                with suppress(RecordBusyError):
+                    self._record.withdraw(number)
             raise
         finally:
             self._wake_first()
@@ -285,7 +315,6 @@ class RateLimiter:
     async def _attempt(
         self, request: PacedRequest, number: int | None, sending: Sending, hold_s: float
     ) -> QueueEntry:
-        """Try to send, giving way while other processes write."""
         for _ in range(_BUSY_ATTEMPTS):
             with suppress(RecordBusyError):
                 return self._record.attempt(request, number, sending, hold_s=hold_s)
@@ -293,7 +322,6 @@ class RateLimiter:
         raise self._stuck()
 
     def _retrying(self, act: Callable[[], T]) -> T:
-        """Use the record, giving way a few times while other processes write."""
         for _ in range(_WRITE_ATTEMPTS):
             with suppress(RecordBusyError):
                 return act()
@@ -302,15 +330,15 @@ class RateLimiter:
     def _stuck(self) -> DiskError:
         return DiskError(
             f"request record in {self._folder}",
-            reason="another process holds it and does not let go",
-            hint="End the process that hangs.",
+            reason="another process keeps it locked",
+            hint="Stop the process that hangs.",
         )
 
     async def _wait(self, entry: QueueEntry, request: PacedRequest) -> None:
-        """Sleep until the turn may have come: by time, or for a place that is given back.
+        """Sleep until the request may be due: by time, or because a permit was released.
 
-        What needs no place (a cancel, the time) waits for time alone, and never behind requests
-        that wait for one.
+        Messages that need no permit (a cancel, the time) wait for time alone, and never behind
+        requests that wait for one.
         """
         left_s = entry.send_time.at - self._clock()
         if left_s > 0 or entry.send_time.has_permit:
@@ -318,43 +346,16 @@ class RateLimiter:
             return
         key = (not request.tail, entry.number)
         self._line[key] = woken = asyncio.Event()
-        try:
-            await self._sleep_unless(woken, POLL_S if min(self._line) == key else LONGEST_SLEEP_S)
-        finally:
-            del self._line[key]
-
-    async def _sleep_unless(self, woken: asyncio.Event, seconds: float) -> None:
+        # Only the first of the line polls; it is woken when this process releases a permit.
+        seconds = POLL_S if min(self._line) == key else LONGEST_SLEEP_S
         tasks = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(woken.wait())}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            del self._line[key]
             for task in tasks:
                 task.cancel()
 
     def _wake_first(self) -> None:
         if self._line:
             self._line[min(self._line)].set()
-
-    def _withdraw(self, number: int | None) -> None:
-        if number is not None:
-            with suppress(RecordBusyError):
-                self._record.withdraw(number)
-
-
-def _reason(entry: QueueEntry, request: PacedRequest) -> str:
-    """Say what is waited for where a person would wonder, or nothing."""
-    if entry.is_paused:
-        return _PAUSED
-    return _FEW_HEADS if request.kind is RequestKind.HEAD else ""
-
-
-def _resting(what: str, chance: Admission) -> GatewayRestingError:
-    breaker = chance.breaker
-    last = f" (at last: {breaker.reason})" if breaker.reason else ""
-    error = GatewayRestingError(
-        what,
-        reason=f"the gateway failed {breaker.failures} times in a row{last} and is left alone",
-        hint=f"It is tried again in {chance.wait_s:.0f} s; 'ktrdr doctor' looks at it now",
-    )
-    error.retry_in_s = chance.wait_s
-    return error

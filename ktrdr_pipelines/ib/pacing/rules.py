@@ -1,12 +1,11 @@
-"""The rules of asking, as data: how often, how many at once, and which requests they bind.
+"""The request rules of a gateway as data, and when they let a request be sent.
 
-Times are seconds of any one clock.
+The rules say how often requests may be sent, how many may be open at once, and which requests they
+bind. Times are seconds of any one clock.
+
+Not here: what was sent (``ib.pacing.shared_state``), waiting (``ib.pacing.rate_limiter``).
 
 Source: https://interactivebrokers.github.io/tws-api/historical_limitations.html
-
-When a request may be sent: the decision over what was sent before and who else waits.
-
-Times are seconds of any one clock.
 """
 
 from collections import Counter
@@ -19,7 +18,7 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 
 
 class RequestKind(StrEnum):
-    """What a request asks for, as far as the budget cares."""
+    """What a request is for, as far as the budget distinguishes."""
 
     BARS = "bars"
     HEAD = "head"
@@ -39,9 +38,9 @@ class Scope(StrEnum):
 class PacedRequest:
     """A request as the budget sees it.
 
-    ``contract`` names contract, exchange and what is shown; ``identical`` adds end, duration, bar
-    size and hours. ``small`` requests obey the hard rules: bars of 30 s or less, and heads.
-    ``size`` names requests whose answers take about as long as this one's; empty: no others do.
+    ``contract`` names contract, exchange and what_to_show; ``identical`` adds end, duration, bar
+    size and hours. ``small`` requests obey the hard rules: bars of 30 s or less, and head
+    timestamps. ``size`` groups requests whose responses take about equally long; empty: no group.
     """
 
     kind: RequestKind
@@ -54,25 +53,25 @@ class PacedRequest:
 
     @property
     def is_historical(self) -> bool:
-        """Say whether it takes one of the gateway's places for historical requests."""
+        """Return whether it counts among the gateway's open historical requests."""
         return self.kind in {RequestKind.BARS, RequestKind.HEAD}
 
     @property
     def is_metered(self) -> bool:
-        """Say whether it takes a place in flight: bars longer than small ones."""
+        """Return whether it counts against the concurrency, as bars that are not small do."""
         return self.kind is RequestKind.BARS and not self.small
 
 
 MESSAGE = PacedRequest(RequestKind.MESSAGE, "", "")
-"""What asks for no data (a handshake, a cancel, the time): only the rate of messages binds it."""
+"""A message that requests no data (handshake, cancel, time): bound by the message rate only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """At most ``most`` requests in any ``window_s`` seconds, among those of one scope.
 
-    ``small_only`` and ``historical_only`` say which requests it counts and binds; ``weighted``
-    whether a request counts by its weight.
+    ``small_only`` and ``historical_only`` limit the requests that it counts and binds; ``weighted``
+    rules count a request by its weight.
     """
 
     name: str
@@ -84,13 +83,13 @@ class Rule:
     weighted: bool = False
 
     def binds(self, request: PacedRequest) -> bool:
-        """Say whether a request is under this rule."""
+        """Return whether a request is under this rule."""
         if self.historical_only and not request.is_historical:
             return False
         return request.small or not self.small_only
 
     def counts(self, earlier: PacedRequest, request: PacedRequest) -> bool:
-        """Say whether an earlier request counts against a new one."""
+        """Return whether an earlier request counts against a new one."""
         if not self.binds(earlier):
             return False
         if self.scope is Scope.CONTRACT:
@@ -98,7 +97,7 @@ class Rule:
         return self.scope is Scope.GATEWAY or earlier.identical == request.identical
 
     def weight(self, request: PacedRequest) -> int:
-        """Give what a request counts for."""
+        """Return what a request counts for."""
         return request.weight if self.weighted else 1
 
 
@@ -106,7 +105,7 @@ class Rule:
 class Pacing:
     """All rules of one gateway: over time, and on what may be open at once.
 
-    ``concurrency`` is for bars longer than small ones; where it ``adapts`` it is only a start.
+    ``concurrency`` is for longer than small bars; where it ``adapts`` this is the initial value.
     """
 
     rules: tuple[Rule, ...]
@@ -115,20 +114,20 @@ class Pacing:
     adapts: bool = False
 
     def horizon_s(self, *, small: bool) -> float:
-        """Give how long a request (a small one or another) can matter to a later one."""
+        """Return the seconds for which a request, small or not, can delay a later one."""
         return max(rule.window_s for rule in self.rules if small or not rule.small_only)
 
     def scaled(self, factor: float) -> "Pacing":
-        """Give the same rules with every window multiplied: time at another speed."""
+        """Return the same rules with every window multiplied: time at another speed."""
         rules = tuple(replace(rule, window_s=rule.window_s * factor) for rule in self.rules)
         return replace(self, rules=rules)
 
 
 def pacing_of(*, conservative: bool = False, concurrency: int | None = None) -> Pacing:
-    """Build the rules from the registry, a margin below each limit.
+    """Return the rules of the registry, a margin below each limit.
 
-    ``conservative`` puts everything under the small-bar rules and the safe delay; else the number
-    in flight adapts to the gateway, unless one is given.
+    ``conservative`` puts every request under the small-bar rules and the safe delay; otherwise the
+    concurrency adapts to the gateway, unless it is given.
     """
     limits = IbLimitsRegistry
     small = not conservative
@@ -166,12 +165,12 @@ def pacing_of(*, conservative: bool = False, concurrency: int | None = None) -> 
 
 
 def weight_of(what_to_show: str) -> int:
-    """Give what a request counts for under the window rule: BID_ASK counts twice."""
+    """Return what a request counts for under the window rule: BID_ASK counts twice."""
     return IbLimitsRegistry.BID_ASK_WEIGHT.value if what_to_show == "BID_ASK" else 1
 
 
 def _with_margin(rule: Rule) -> Rule:
-    """Keep below a limit: by fewer requests, or by a longer window where one is all it allows."""
+    """Return a rule below a limit: fewer requests, or a longer window where it allows only one."""
     if rule.most > 1:
         return replace(rule, most=_fewer(rule.most))
     return replace(rule, window_s=rule.window_s * (1 + IbLimitsRegistry.MARGIN.value))
@@ -183,7 +182,7 @@ def _fewer(most: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:
-    """A request that was sent at ``at``, or will be."""
+    """A request that was sent at ``at``, or will be sent then."""
 
     at: float
     request: PacedRequest
@@ -191,7 +190,7 @@ class SentRequest:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A request that waits for its turn: number in order of arrival, whose, and its time so far."""
+    """A request that waits for a permit: number by arrival, its owner, and its time so far."""
 
     number: int
     owner: str
@@ -201,20 +200,20 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class SendTime:
-    """The earliest time for a request, and whether there is a free place for it now."""
+    """The earliest time for a request, and whether a permit is free for it now."""
 
     at: float
     has_permit: bool
 
     def is_now(self, now: float) -> bool:
-        """Say whether it may be sent at once."""
+        """Return whether it may be sent at once."""
         return self.has_permit and self.at <= now
 
 
 def earliest(rules: Iterable[Rule], sent: Sequence[SentRequest], request: PacedRequest) -> float:
-    """Give the earliest time that breaks no rule, whatever the order of the hits.
+    """Return the earliest time that breaks no rule, whatever the order of the sent requests.
 
-    It is the latest, over all rules, of: the n-th last hit that counts, plus the window.
+    It is the latest, over all rules, of: the n-th last sent request that counts, plus the window.
     """
     return max((_free_at(rule, sent, request) for rule in rules if rule.binds(request)), default=0)
 
@@ -228,14 +227,14 @@ def send_time(
     others: Sequence[Waiting],
     now: float,
 ) -> SendTime:
-    """Decide when a waiting request may go.
+    """Return when a waiting request may be sent.
 
     Args:
         pacing: the rules.
-        me: the request that asks.
-        sent: what was sent within the horizon.
-        open_requests: by owner, what is unanswered and holds a place.
-        others: everyone else who waits.
+        me: the request in question.
+        sent: the requests sent within the horizon.
+        open_requests: by owner, the requests that hold a permit and have no response yet.
+        others: all other waiting requests.
         now: the clock.
     """
     ahead = _ahead(me, others, {owner: len(held) for owner, held in open_requests.items()})
@@ -247,10 +246,10 @@ def send_time(
 
 
 def next_pause_s(last_s: float | None, since_s: float) -> float:
-    """Give the next pause after a pacing violation: it doubles while violations stay close.
+    """Return the next pause after a pacing violation: it doubles while violations stay close.
 
     Args:
-        last_s: length of the last pause, None if there was none.
+        last_s: length of the last pause, None without one.
         since_s: seconds since that pause ended.
     """
     first_s, longest_s = IbLimitsRegistry.PACING_PAUSE_S.value
@@ -270,31 +269,21 @@ def _free_at(rule: Rule, sent: Sequence[SentRequest], request: PacedRequest) -> 
 
 
 def _ahead(me: Waiting, others: Sequence[Waiting], held: Mapping[str, int]) -> list[Waiting]:
-    """Return those whose turn comes before mine.
+    """Return the waiting requests that go before mine.
 
-    Messages that request no data go first, as nothing else may keep a cancel waiting; then tails,
-    then owners with the least.
+    Messages that request no data go first, as nothing may delay a cancel; then tails; within each,
+    the owners with the fewest open requests, and an owner's second request after every owner's
+    first.
     """
-    ranks = _ranks([me, *others], held)
-    return [other for other in others if ranks[other.number] < ranks[me.number]]
-
-
-def _ranks(waiting: Iterable[Waiting], held: Mapping[str, int]) -> dict[int, tuple[int, int, int]]:
-    """Rank everyone who waits: an owner's second request comes after every owner's first."""
     taken: Counter[tuple[int, str]] = Counter()
     ranks: dict[int, tuple[int, int, int]] = {}
-    for one in sorted(waiting, key=lambda one: one.number):
-        lane = _lane(one.request)
+    for one in sorted([me, *others], key=lambda one: one.number):
+        is_message = one.request.kind is RequestKind.MESSAGE
+        lane = 0 if is_message else 1 if one.request.tail else 2
         rank = held.get(one.owner, 0) + taken[lane, one.owner]
         taken[lane, one.owner] += 1
         ranks[one.number] = (lane, rank, one.number)
-    return ranks
-
-
-def _lane(request: PacedRequest) -> int:
-    if request.kind is RequestKind.MESSAGE:
-        return 0
-    return 1 if request.tail else 2
+    return [other for other in others if ranks[other.number] < ranks[me.number]]
 
 
 def _has_permit(pacing: Pacing, request: PacedRequest, taken: Sequence[PacedRequest]) -> bool:

@@ -1,1 +1,1 @@
-"""What is written to a gateway and read from it: frames, requests, bars, contracts, codes."""
+"""The messages of the gateway's protocol: frames, requests, bars, contracts, codes."""

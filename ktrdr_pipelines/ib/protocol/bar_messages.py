@@ -1,6 +1,6 @@
-"""The gateway's historical answers as values: bars, the interval they answer, head timestamps.
+"""Historical responses of the gateway as values: bars, the stated range, head timestamps.
 
-Not here: asking (``ib.source``), which bars are kept (``domain.planning.evaluation``).
+Not here: sending requests (``ib.source``), which bars are kept (``domain.planning.evaluation``).
 """
 
 import re
@@ -28,12 +28,12 @@ _NEWEST_EPOCH_S = 4_102_444_800  # 2100; larger numbers are milliseconds, or non
 _DAY_S = 86_400
 _MOST_COUNT = 2**31 - 1
 _MOST_OUT_OF_ORDER = 0.25
-"""Share of rows out of order beyond which a gateway is taken not to order its rows at all."""
+"""Share of misplaced rows above which a gateway is assumed not to order its rows at all."""
 
-_END = "\0"  # separates the fields on the wire, so no text holds it
+_END = "\0"  # separates the fields of a message, so no text contains it
 _NUMBER = r"-?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+" + _END
 _WHOLE_NUMBER = r"[0-9]{1,12}+" + _END
-# Possessive quantifiers: a column of one bad text among good ones must not be tried in every
+# Possessive quantifiers: with one bad text among good ones the match must not be tried with every
 # possible division, whose number grows exponentially with the rows.
 _NUMBERS, _WHOLE_NUMBERS = (re.compile(f"(?:{one})*+") for one in (_NUMBER, _WHOLE_NUMBER))
 _ONE_NUMBER, _ONE_WHOLE_NUMBER = map(re.compile, (_NUMBER, _WHOLE_NUMBER))
@@ -46,7 +46,7 @@ _UNITS = {
     "M": {"days": 31},
     "Y": {"days": 366},
 }
-_SHORT_A_DAY = 3  # the bars that a session and the breaks in it begin with
+_SHORT_A_DAY = 3  # the bars at the start of a session and after its breaks
 _NOT_AVAILABLE = IbLimitsRegistry.NO_MARKET_DATA_VALUE.value
 _UNSET = IbLimitsRegistry.UNSET_VALUES.value
 _PRICES = 4
@@ -57,7 +57,7 @@ _NO_HEAD = frozenset({"", "0", str(_NOT_AVAILABLE)})
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Message 17: what the gateway says it answered, and the texts of the bars, one after one."""
+    """Message 17: the range that it states, and the texts of its bars, one after another."""
 
     start: str
     end: str
@@ -69,11 +69,11 @@ def history_of(fields: list[str]) -> History:
     """Read message 17.
 
     Raises:
-        ValueError: it does not hold as many bars as it says.
+        ValueError: it does not contain as many bars as it states.
     """
     _, _, start, end, count_text, *_ = fields[:_HEADER]
     if _COUNT.fullmatch(count_text) is None:
-        raise ValueError(f"{count_text!r} as the number of bars")
+        raise ValueError(f"the number of bars is {count_text!r}")
     count, texts = int(count_text), fields[_HEADER:]
     if len(texts) != count * _PER_BAR:
         raise ValueError(f"{len(texts)} values for {count} bars")
@@ -82,11 +82,11 @@ def history_of(fields: list[str]) -> History:
 
 @dataclass(frozen=True, slots=True)
 class ReadBars:
-    """The bars of message 17, sorted and unique by stamp, and what is odd about its rows.
+    """The bars of message 17, sorted and unique by bar timestamp, and its odd rows.
 
-    ``impossible`` are the places, on the stamp axis, of rows that are no bars and are left out:
-    between the rows beside them. ``implausible`` are the timestamps, int64 microseconds, of bars
-    that are there although their values can hardly be what was traded.
+    ``impossible`` are the intervals, by bar timestamp, of rows that are no bars and are left out:
+    those between the adjacent bars. ``implausible`` are the timestamps, int64 microseconds, of
+    bars that are kept although their values can hardly be what was traded.
     """
 
     bars: pa.Table
@@ -100,12 +100,12 @@ def bars_of(history: History, series: Series, requested: Interval | None = None)
     Args:
         history: message 17.
         series: what was requested.
-        asked: the longest interval of real time that the request may mean (``requested_interval``).
-        No bar
-            begins a day after it; older ones are normal where no other came.
+        requested: the longest interval of real time that the request may mean
+            (``requested_interval``). No bar begins a day after it; older ones are normal if the
+            response has no others.
 
     Raises:
-        ValueError: no row is a bar, or the bars are of another size; the text says which.
+        ValueError: no row is a bar, or the bars are of another size.
     """
     positions, days, good = _timestamps(history.texts[0::_PER_BAR], series, requested)
     columns = [history.texts[position::_PER_BAR] for position in range(1, _PER_BAR)]
@@ -144,7 +144,7 @@ def requested_interval(until: datetime, duration: str) -> Interval:
 
     Args:
         until: its end, or the gateway's time.
-        duration: in IB's words. ``N D`` counts sessions: a thin market may have every other day.
+        duration: in IB's format. ``N D`` counts sessions: thin markets may trade every other day.
     """
     count, unit = duration.split()
     longest = 2 * int(count) * timedelta(**_UNITS[unit]) + _SLACK
@@ -152,10 +152,10 @@ def requested_interval(until: datetime, duration: str) -> Interval:
 
 
 def reach_of(history: History) -> Interval | None:
-    """Return the range of real time that a response says it covers, or None if that is unclear.
+    """Return the range of real time that a response states, or None if that is unclear.
 
-    Where a text may mean two moments (a wall time that occurs twice, a zone name of two readings)
-    the range is the shorter one.
+    If a text may mean two times (a wall time that occurs twice, a zone name of two readings), the
+    range is the shorter one.
     """
     begins, ends = written_moment(history.start), written_moment(history.end)
     if begins is None or ends is None:
@@ -165,20 +165,20 @@ def reach_of(history: History) -> Interval | None:
 
 
 def unknown_zone(history: History) -> str | None:
-    """Return the name of a zone that message 17 states its reach in and that is not known.
+    """Return the unknown name of a zone in which message 17 states its range.
 
-    It is empty where a moment stands without a zone, and None where nothing is unclear.
+    It is empty if a time is written without a zone, and None if nothing is unclear.
     """
-    told = (written_moment(text) for text in (history.start, history.end))
-    return next((one.zone for one in told if one is not None and not one.is_known), None)
+    bounds = (written_moment(text) for text in (history.start, history.end))
+    return next((one.zone for one in bounds if one is not None and not one.is_known), None)
 
 
 def head_of(text: str) -> datetime | None:
-    """Read a head timestamp; None where the gateway has none.
+    """Read a head timestamp; return None if the gateway has none.
 
     Raises:
-        UnknownZone: it is told in a zone that is not known.
-        ValueError: the text is no moment.
+        UnknownZone: it is stated in an unknown zone.
+        ValueError: the text is not a time.
     """
     plain = text.strip()
     if plain in _NO_HEAD:
@@ -187,9 +187,9 @@ def head_of(text: str) -> datetime | None:
         try:
             return datetime.fromtimestamp(int(plain), UTC)
         except (ValueError, OverflowError, OSError) as error:
-            raise ValueError(f"head timestamp {text!r}") from error
+            raise ValueError(f"{text!r} is not a head timestamp") from error
     if (written := written_moment(plain)) is None:
-        raise ValueError(f"head timestamp {text!r}")
+        raise ValueError(f"{text!r} is not a head timestamp")
     return in_utc(written.wall, zone_named(written.zone))
 
 
@@ -213,11 +213,15 @@ def _timestamps(
 
 
 def _epochs(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return epoch seconds, 0 where a text is no moment, and which texts are one.
+    """Return epoch seconds, 0 for a text that is not a time, and which texts are times.
 
-    Epochs are what is asked for; a gateway that writes date, time and zone is understood too.
+    The requests are for epochs; date, time and zone are understood too.
     """
-    seconds, good = _whole_numbers(texts)
+    if _WHOLE_NUMBERS.fullmatch(_END.join((*texts, ""))):
+        return np.array([int(text) for text in texts], dtype=np.int64), np.ones(len(texts), bool)
+    good = np.array([bool(_ONE_WHOLE_NUMBER.fullmatch(text + _END)) for text in texts], bool)
+    numbers = [int(text) if is_one else 0 for text, is_one in zip(texts, good, strict=True)]
+    seconds = np.array(numbers, dtype=np.int64)
     for position in np.flatnonzero(~good):
         written = written_moment(texts[position])
         if written is not None and (moment := written.earliest()) == written.latest() and moment:
@@ -225,22 +229,13 @@ def _epochs(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return seconds, good
 
 
-def _whole_numbers(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return whole numbers, 0 where a text is none, and which texts are."""
-    if _WHOLE_NUMBERS.fullmatch(_END.join((*texts, ""))):
-        return np.array([int(text) for text in texts], dtype=np.int64), np.ones(len(texts), bool)
-    good = np.array([bool(_ONE_WHOLE_NUMBER.fullmatch(text + _END)) for text in texts], bool)
-    numbers = [int(text) if is_one else 0 for text, is_one in zip(texts, good, strict=True)]
-    return np.array(numbers, dtype=np.int64), good
-
-
 def _dates(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return dates, the first of 1970 where a text is none, and which texts are."""
+    """Return dates, 1970-01-01 for a text that is not a date, and which texts are dates."""
     found = []
     for text in texts:
         try:
             is_date = len(text) == 8 and text.isascii() and text.isdigit()
-            found.append(np.datetime64(_date_text(text)) if is_date else None)
+            found.append(np.datetime64(f"{text[:4]}-{text[4:6]}-{text[6:]}") if is_date else None)
         except ValueError:
             found.append(None)
     good = np.array([one is not None for one in found], bool)
@@ -249,7 +244,7 @@ def _dates(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _drop_rivals(keys: np.ndarray, values: list[np.ndarray], good: np.ndarray) -> None:
-    """Take rows for no bars whose stamp another row has too, with other values."""
+    """Reject rows whose timestamp another row has too, with other values."""
     rows = np.flatnonzero(good)
     order = rows[np.argsort(keys[rows], kind="stable")]
     twin = keys[order][1:] == keys[order][:-1]
@@ -262,10 +257,11 @@ def _drop_rivals(keys: np.ndarray, values: list[np.ndarray], good: np.ndarray) -
 
 
 def _drop_misplaced(keys: np.ndarray, good: np.ndarray) -> None:
-    """Take rows for no bars that break the order of an otherwise ordered response.
+    """Reject rows that break the order of an otherwise ordered response.
 
-    IB orders rows by time (grade L), so a stamp that is out of order is another bar's. A gateway
-    that orders nothing, or orders newest first, is believed: there its order says nothing.
+    IB orders rows by time (grade L), so a timestamp that is out of order belongs to another bar. If
+    a gateway does not order its rows, or orders them newest first, all are accepted: then the order
+    shows nothing.
     """
     rows = np.flatnonzero(good)
     rows = rows[np.sort(np.unique(keys[rows], return_index=True)[1])]
@@ -279,7 +275,7 @@ def _drop_misplaced(keys: np.ndarray, good: np.ndarray) -> None:
 
 
 def _longest_rising(keys: list[int]) -> list[int]:
-    """Return the places of a longest run of keys that rise, not necessarily side by side."""
+    """Return the positions of a longest increasing subsequence."""
     tops: list[int] = []
     positions: list[int] = []
     before: list[int] = []
@@ -296,9 +292,9 @@ def _longest_rising(keys: list[int]) -> list[int]:
 
 
 def _drop_ancient(keys: np.ndarray, good: np.ndarray, requested: Interval) -> None:
-    """Take rows for no bars that are far older than the request reaches, if others are not.
+    """Reject rows that are far older than the requested interval, if there are others.
 
-    One alone would let the response seem to reach back over everything before the next row.
+    A single one would make the response seem to cover everything up to the next row.
     """
     ancient = good & (keys < micros(requested.start))
     if (good & ~ancient).any():
@@ -308,11 +304,11 @@ def _drop_ancient(keys: np.ndarray, good: np.ndarray, requested: Interval) -> No
 def _positions_of(
     bad: np.ndarray, good: np.ndarray, keys: np.ndarray, timeframe: Timeframe
 ) -> IntervalSet:
-    """Return where rows that are no bars may stand: between the bars beside them, as they came.
+    """Return where rejected rows may belong: between the bars adjacent to them in the response.
 
     Args:
-        bad: the places of these rows.
-        good: the places of bars, each stamp once.
+        bad: the positions of rejected rows.
+        good: the positions of bars, each timestamp once.
         keys: the timestamps of all rows.
         timeframe: of the bars.
     """
@@ -321,7 +317,7 @@ def _positions_of(
     steps = np.diff(keys[good])
     is_falling = len(steps) > 0 and bool((steps < 0).all())
     if not is_falling and (steps < 0).any():
-        return IntervalSet([_EVER])  # rows without an order do not tell where one is missing
+        return IntervalSet([_EVER])  # unordered rows do not show where one is missing
     length = timeframe.seconds * 1_000_000
     starts, ends = keys[good], keys[good] + length
     found: list[Interval] = []
@@ -335,10 +331,10 @@ def _positions_of(
 
 
 def _before_late(keys: np.ndarray, requested: Interval, timeframe: Timeframe) -> IntervalSet:
-    """Return what lies between the last bars before the requested end and bars behind it.
+    """Return the interval between the last bar before the requested end and the first after it.
 
-    IB returns none behind it (grade L): a stamp there may be another bar's, and would let the
-    response seem to have a bar on both sides of what is missing.
+    IB returns none after it (grade L): a timestamp there may belong to another bar, and would make
+    the response seem to have a bar on both sides of what is missing.
     """
     first = int(np.searchsorted(keys, micros(requested.end)))
     if not 0 < first < len(keys):
@@ -349,9 +345,9 @@ def _before_late(keys: np.ndarray, requested: Interval, timeframe: Timeframe) ->
 
 
 def _check_spacing(keys: np.ndarray, days: np.ndarray, timeframe: Timeframe) -> None:
-    """Refuse bars that follow each other too soon: they are of another size.
+    """Raise ValueError for bars that follow each other too soon: they are of another size.
 
-    A bar is shorter than its size only where trading begins, after a night or a break.
+    A bar is shorter than its size only where trading starts, after a night or a break.
     """
     timestamps = np.unique(keys)
     near = int(np.count_nonzero(np.diff(timestamps) < timeframe.seconds * 1_000_000))
@@ -361,16 +357,12 @@ def _check_spacing(keys: np.ndarray, days: np.ndarray, timeframe: Timeframe) -> 
         )
 
 
-def _date_text(text: str) -> str:
-    return f"{text[:4]}-{text[4:6]}-{text[6:]}"
-
-
 def _numbers(texts: list[str], *, optional: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers, -1 where a text is none, and which texts are.
+    """Return numbers, -1 for a text that is not a number, and which texts are numbers.
 
-    IB writes decimals in ASCII digits, with an exponent at most (grade L): what Python reads
-    beyond that (``1_0.5``, digits of other scripts, ``nan``) is no number of IB's. An optional one
-    may be empty, which stands for "not available".
+    IB writes decimals in ASCII digits, possibly with an exponent (grade L): other texts that Python
+    accepts (``1_0.5``, digits of other scripts, ``nan``) are not numbers of IB's. An optional one
+    may be empty, which means "not available".
     """
     absent = str(_NOT_AVAILABLE)
     values = [text or absent for text in texts] if optional else texts
@@ -385,7 +377,7 @@ def _numbers(texts: list[str], *, optional: bool) -> tuple[np.ndarray, np.ndarra
 def _table(
     keys: np.ndarray, days: np.ndarray, values: list[np.ndarray]
 ) -> tuple[pa.Table, np.ndarray]:
-    """Return the table of bars, and which counts it cannot hold."""
+    """Return the table of bars, and which of them have a count that the schema cannot hold."""
     prices, (volume, average, count) = values[:_PRICES], values[_PRICES:]
     no_count = count == _NOT_AVAILABLE
     odd = ((count < 0) & ~no_count) | (count > _MOST_COUNT)
@@ -401,5 +393,5 @@ def _table(
 
 
 def _where_known(column: np.ndarray, missing: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """Make an array in which the gateway's -1, "not available", is null."""
+    """Return an array in which missing values (the gateway's -1, "not available") are null."""
     return pa.array(column, pa.float64(), mask=missing).cast(kind)

@@ -1,8 +1,10 @@
-"""What a gateway calls the bar sizes: the strings to try, and the one that it accepts.
+"""The strings by which a gateway calls bar sizes: those to try, and the one that it accepts.
 
 The documentation says ``1 week``; the lists in IB's refusals say ``1W`` (grade L), and reports of
-both disagree. So a refusal of the string is answered by the next one, and the string that works is
-remembered for the gateway. Not here: sending requests (``ib.source``).
+both disagree. So after a refusal of one string the next one is tried, and the string that works is
+remembered for the gateway.
+
+Not here: sending requests (``ib.source``).
 """
 
 import logging
@@ -28,14 +30,14 @@ _UNITS = {
     86_400: frozenset({"d", "day", "days"}),
     604_800: frozenset({"w", "wk", "week", "weeks"}),
 }
-"""Seconds of a unit by its names without case; a lone ``m`` is none, for ``1M`` is a month."""
+"""Names of a unit, in lower case, by its seconds; not ``m`` alone, as ``1M`` is a month."""
 
 
 class BarSizes:
     """The bar size strings of one gateway; other processes learn them from the shared record.
 
     Args:
-        rate limiter: the budget of the gateway, whose record keeps what was learned.
+        rate_limiter: the budget of the gateway, whose shared record keeps the accepted strings.
     """
 
     def __init__(self, rate_limiter: RateLimiter) -> None:
@@ -45,19 +47,20 @@ class BarSizes:
     async def accepted(
         self, timeframe: Timeframe, what: str, request: Callable[[str], Awaitable[T]]
     ) -> T:
-        """Request by one string after another until the gateway accepts one; return the response.
+        """Send a request with one string after another until one is accepted; return the response.
 
         Each string is sent once at most, so that a gateway that refuses all of them costs a few
-        requests and never a loop.
+        requests and never causes a loop.
 
         Args:
             timeframe: of the bars.
-            asked: the request, for the error.
-            request: sends it with a bar size string, as a request of its own for the budget.
+            what: the request, for the error.
+            request: sends it with a bar size string, each time as a request of its own for the
+                budget.
 
         Raises:
             BarSizeRefusedError: the gateway refuses every string.
-            GatewayError: what the request ended with otherwise.
+            GatewayError: the request failed for another reason.
         """
         refused: dict[str, BarSizeRefusedError] = {}
         listed: tuple[str, ...] = ()
@@ -74,15 +77,24 @@ class BarSizes:
             else:
                 self._learn(timeframe, size)
                 return response
-        raise _all_refused(timeframe, what, refused, listed)
+        last = list(refused.values())[-1]
+        names = " and ".join(f"'{one}'" for one in refused)
+        lists = f"it lists {', '.join(listed)}" if listed else f"it says: {last.reason}"
+        raise BarSizeRefusedError(
+            what,
+            reason=f"the gateway refuses the bar size {names}; {lists}",
+            hint=f"Update the gateway, or remove {timeframe} from the timeframes in the universe; "
+            "each request tries these strings again",
+            code=last.code,
+        )
 
     def _next(
         self, timeframe: Timeframe, refused: Container[str], listed: tuple[str, ...]
     ) -> str | None:
-        """Choose the next string: the accepted one, the documented one, the gateway's own, others.
+        """Return the next string: the accepted one, the documented one, a listed one, or others.
 
-        What another request learned in the meantime comes first, so that many that were refused
-        together fall back once each.
+        A string that another request has found in the meantime comes first, so that requests that
+        were refused together fall back once each.
         """
         documented, *others = IbLimitsRegistry.BAR_SIZE_STRINGS.value[timeframe.value]
         own = [one for one in listed if _is_size_of(timeframe, one)]
@@ -110,9 +122,9 @@ class BarSizes:
 
 
 def _is_size_of(timeframe: Timeframe, text: str) -> bool:
-    """Say whether a string of a gateway's list is a bar of a timeframe's length.
+    """Return whether a string of a gateway's list means bars of a timeframe's length.
 
-    Bars of a day and a week follow sessions, not hours: ``24 hours`` is no ``1 day``.
+    Bars of a day and a week follow sessions, not hours: ``24 hours`` is not ``1 day``.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
@@ -122,21 +134,3 @@ def _is_size_of(timeframe: Timeframe, text: str) -> bool:
             is_alike = timeframe.is_intraday or unit_s == timeframe.seconds
             return is_alike and int(found[1]) * unit_s == timeframe.seconds
     return False
-
-
-def _all_refused(
-    timeframe: Timeframe,
-    what: str,
-    refused: dict[str, BarSizeRefusedError],
-    listed: tuple[str, ...],
-) -> BarSizeRefusedError:
-    last = list(refused.values())[-1]
-    names = " and ".join(f"'{one}'" for one in refused)
-    lists = f"it lists {', '.join(listed)}" if listed else f"it says: {last.reason}"
-    return BarSizeRefusedError(
-        what,
-        reason=f"the gateway refuses the bar size {names}; {lists}",
-        hint=f"Update the gateway, or leave {timeframe} out of the timeframes in the universe; "
-        "each request tries these strings again",
-        code=last.code,
-    )

@@ -1,6 +1,6 @@
 """Instruments as the gateway's contracts, and which of its candidates an instrument means.
 
-Not here: asking (``ib.source``).
+Not here: sending requests (``ib.source``).
 """
 
 import re
@@ -18,22 +18,22 @@ _DISTINGUISHING = (
     *("currency", "primary_exchange", "exchange"),
     *("last_trade_date", "trading_class", "multiplier", "local_symbol"),
 )
-"""Fields of the universe that tell candidates apart, the ones first that people know."""
+"""Fields of the universe that tell candidates apart, the best known ones first."""
 
 _DATE: Final = re.compile(r"[0-9]{8}")
 _TAGS: Final = 30
-"""The field of message 10 that says how many pairs of texts come before the last ones."""
+"""The field of message 10 with the number of pairs of texts before the last fields."""
 _EXPIRES: Final = 5
-"""How many fields behind these pairs the real expiration date stands."""
+"""How many fields after these pairs the real expiration date is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One contract that the gateway knows under a description.
+    """One contract that the gateway knows for a description.
 
-    ``last_trade_date`` is the date (``yyyymmdd``) of the last trade where it is traded, or empty;
-    ``written_date`` the one that stands in the message, which may be of another zone; ``expires``
-    the real expiration date.
+    ``last_trade_date`` is the date (``yyyymmdd``) of the last trade at its exchange, or empty;
+    ``written_date`` the date in the message, which may be of another zone; ``expires`` the real
+    expiration date.
     """
 
     contract_id: int
@@ -64,9 +64,9 @@ class Candidate:
 
 
 def contract_for(instrument: Instrument, contract_id: int | None = None) -> Contract:
-    """Describe an instrument to the gateway, by its id too where that is known.
+    """Return the gateway's description of an instrument, with its contract id if that is known.
 
-    A future is asked for whether or not it has expired.
+    A future is requested whether or not it has expired.
     """
     return Contract(
         conId=contract_id or 0,
@@ -84,7 +84,7 @@ def contract_for(instrument: Instrument, contract_id: int | None = None) -> Cont
 
 
 def described(instrument: Instrument) -> str:
-    """Tell an instrument in the words of the universe."""
+    """Return the description of an instrument in the words of the universe, for messages."""
     where = f"{instrument.exchange}/{instrument.primary_exchange}".rstrip("/")
     said = (
         _last_trade_text(instrument),
@@ -109,10 +109,10 @@ def candidate_of(fields: list[str], server_version: int) -> Candidate:
     """Read message 10.
 
     Raises:
-        ValueError: too few fields, or an id that is none.
+        ValueError: too few fields, or an invalid contract id.
     """
     rest = list(fields)
-    if server_version < 164:  # a version in front, and a size multiplier behind the tick
+    if server_version < 164:  # a version at the start, and a size multiplier after the tick size
         del rest[15], rest[1]
     if len(rest) < 21:
         raise ValueError(f"{len(rest)} fields in a contract's details")
@@ -143,9 +143,9 @@ def candidate_of(fields: list[str], server_version: int) -> Candidate:
 
 
 def _traded_last(ends: WrittenMoment | None, zone: str) -> str:
-    """Return the date of the last trade in the zone of the exchange, or nothing where unclear.
+    """Return the date of the last trade in the zone of the exchange; empty if unclear.
 
-    A gateway writes the moment in the zone of its login: ``20230624 04:00:00 Asia/Shanghai`` is
+    A gateway writes the time in the zone of its login: ``20230624 04:00:00 Asia/Shanghai`` is
     2023-06-23 16:00 in New York. A plain date is that of the exchange.
 
     Source: https://github.com/erdewit/ib_insync/issues/605 and
@@ -157,7 +157,7 @@ def _traded_last(ends: WrittenMoment | None, zone: str) -> str:
 
 
 def _expiration(fields: list[str]) -> str:
-    """Return the real expiration date of message 10, or nothing where there is none."""
+    """Return the real expiration date of message 10; empty if there is none."""
     try:
         text = fields[_TAGS + 2 * int(fields[_TAGS]) + _EXPIRES]
     except (IndexError, ValueError):
@@ -166,43 +166,47 @@ def _expiration(fields: list[str]) -> str:
 
 
 def chosen(instrument: Instrument, candidates: list[Candidate]) -> Candidate:
-    """Give the one contract that an instrument means.
+    """Return the one contract that an instrument means.
 
     Raises:
         ContractUnknownError: there is none.
         ContractAmbiguousError: there are several; the text lists them.
-        BadAnswerError: what came is another kind of contract.
+        BadAnswerError: the only candidate does not fit the instrument.
     """
     what = described(instrument)
     different = {candidate.contract_id: candidate for candidate in candidates}
     if not different:
         raise ContractUnknownError(
             what,
-            reason="the gateway knows none",
+            reason="the gateway knows no such contract",
             hint="Check symbol, sec_type, exchange and currency in the universe.",
         )
     fitting = [one for one in different.values() if _fits(instrument, one)]
     if len(fitting) > 1 and instrument.contract_id is None:
-        # As written, the date of one may be that on which another one is traded last.
+        # The written date of one may be the date on which another one is traded last.
         ends = _last_trade_text(instrument)
         fitting = [one for one in fitting if one.last_trade_date == ends] or fitting
-    if len(fitting) == 1 and (len(different) == 1 or _is_told_apart(instrument)):
+    # By id or date the universe tells one contract from all others of its symbol.
+    is_told_apart = instrument.contract_id is not None or instrument.last_trade_date is not None
+    if len(fitting) == 1 and (len(different) == 1 or is_told_apart):
         return fitting[0]
     if len(different) > 1:
         raise _ambiguous(what, fitting if len(fitting) > 1 else list(different.values()))
     [only] = different.values()
-    raise BadAnswerError(what, reason=f"the gateway gave {only}", hint=_other_kind(only))
-
-
-def _is_told_apart(instrument: Instrument) -> bool:
-    """Say whether the universe says what tells one contract from all others of its symbol."""
-    return instrument.contract_id is not None or instrument.last_trade_date is not None
+    is_dated = _DATE.fullmatch(only.last_trade_date)
+    date = f', last_trade_date: "{only.last_trade_date}"' if is_dated else ""
+    raise BadAnswerError(
+        what,
+        reason=f"the gateway returned {only}",
+        hint="If that is the intended contract, set it in the universe: symbol, currency"
+        f"{date} or con_id: {only.contract_id}.",
+    )
 
 
 def _fits(instrument: Instrument, only: Candidate) -> bool:
-    """Say whether a contract is what was asked for; where the universe has its id, that decides.
+    """Return whether a contract is the requested one; an id in the universe decides alone.
 
-    A date fits where it is that of the last trade, of the real expiration, or as it is written.
+    A date fits if it is that of the last trade, of the real expiration, or the written one.
     """
     if only.sec_type != instrument.sec_type:
         return False
@@ -213,16 +217,6 @@ def _fits(instrument: Instrument, only: Candidate) -> bool:
         only.symbol.casefold() == instrument.ib_symbol.casefold()
         and only.currency == instrument.currency
         and (not ends or ends in {only.last_trade_date, only.expires, only.written_date})
-    )
-
-
-def _other_kind(only: Candidate) -> str:
-    """Say how to name the contract that came, if it is the one that is meant."""
-    is_dated = _DATE.fullmatch(only.last_trade_date)
-    date = f', last_trade_date: "{only.last_trade_date}"' if is_dated else ""
-    return (
-        "If that is what you mean, say so in the universe: symbol, currency"
-        f"{date} or con_id: {only.contract_id}."
     )
 
 

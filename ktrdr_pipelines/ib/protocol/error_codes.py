@@ -1,6 +1,6 @@
-"""What an error frame of the gateway means: a typed error with a hint, or a notice.
+"""The meaning of the gateway's error frames: a typed error with a hint, or a notice.
 
-Not here: the classes of codes (``limits``), who is told (``ib.connection.connection``).
+Not here: the classes of codes (``limits``), handling the errors (``ib.connection.connection``).
 
 Source: https://interactivebrokers.github.io/tws-api/message_codes.html
 """
@@ -31,21 +31,21 @@ NO_REQUEST = -1
 """The request id of a frame that concerns the whole connection."""
 
 _UNCLEAR_TEXT_HINT = (
-    "The text is not English, so what it refuses is not known for sure: set the gateway's language "
-    "to English in its login window."
+    "The text is not English, so the refusal cannot be classified reliably: set the gateway's "
+    "language to English in its login window."
 )
 _FARM_LEFT, _COMPETING, _DISCLAIMER = 165, 10197, 10141
 _SIZE_REFUSED = "bar size setting is invalid"
 _SIZES = re.compile(r"\b\d+ ?[A-Za-z]+(?:\s*,\s*\d+ ?[A-Za-z]+){3,}\b", re.ASCII)
 """A list of bar sizes: four or more, so that no two numbers in a sentence look like one."""
 _DURATION = re.compile(r"\d+ ?[SDWMY]", re.ASCII)
-"""One of a list of durations, which is none of bar sizes: ``86400 S, 365 D, 52 W, 12 M``."""
+"""An item of a list of durations, not of bar sizes: ``86400 S, 365 D, 52 W, 12 M``."""
 
 _ENGLISH = re.compile(
     r"\b(?:the|is|are|has|been|for|not|should|of|connectivity|farm|invalid|expected|specified)\b",
     re.IGNORECASE,
 )
-"""Words of which at least one stands in every English text of the codes below."""
+"""Words of which every English text of the codes below contains at least one."""
 
 _ENGLISH_BEGINNINGS = {
     162: ("historical market data service", "historical data request"),
@@ -54,15 +54,15 @@ _ENGLISH_BEGINNINGS = {
     322: ("error processing request",),
 }
 _IN_ENGLISH = frozenset({200, 354, 1100, 1101, 1102, 2103, 2104, 2105, 2106, 2107, 2108, 2157})
-"""Codes whose texts show the language of a gateway: every login sees some of them."""
+"""Codes whose texts show the language of a gateway: every login receives some of them."""
 
 
 class NoDataError(RequestRejectedError):
-    """The gateway has no data for what was asked; ``ib.source`` makes a value of it."""
+    """The gateway has no data for a request; ``ib.source`` turns it into a value."""
 
 
 class QueryDroppedError(GatewayError):
-    """The gateway dropped a query that nobody had cancelled; the connection to it stays."""
+    """The gateway dropped a query that was not cancelled; the connection to it stays."""
 
     retry = True
 
@@ -77,7 +77,7 @@ class ErrorFrame:
 
     @property
     def code_class(self) -> CodeClass:
-        """What the code is about."""
+        """The class of the code."""
         return IbLimitsRegistry.class_of(self.code, self.text)
 
     def __str__(self) -> str:
@@ -85,9 +85,9 @@ class ErrorFrame:
 
 
 def is_english(frame: ErrorFrame) -> bool:
-    """Return whether a text is one of a gateway that speaks English, as far as its code shows it.
+    """Return whether a text is from a gateway that speaks English, as far as its code shows it.
 
-    A gateway translates what stands before the words of IB's servers: ``Mensaje de error de los
+    A gateway translates the text before the words of IB's servers: ``Mensaje de error de los
     servicios de datos de mercado históricos:invalid step: 1`` (162), ``Es wurde keine
     Wertpapierdefinition zu der Anfrage gefunden`` (200).
 
@@ -110,47 +110,47 @@ def error_frame(fields: list[str]) -> ErrorFrame:
 
 
 def is_other_session(code: int | None, text: str) -> bool:
-    """Say whether a refusal means that another session of the login takes the data."""
+    """Return whether a refusal means that another session of the login receives the data."""
     return code == _COMPETING or "different ip" in text.casefold()
 
 
 def concerns_session(code: int | None, text: str) -> bool:
-    """Say whether a refusal concerns the whole session, and may be over in minutes."""
+    """Return whether a refusal concerns the whole session, and may be over in minutes."""
     return code == _DISCLAIMER or is_other_session(code, text)
 
 
 def lasting_outage(what: str, lost_link: str) -> OutageError:
-    """Make the error of a question that waited in vain for the gateway's connection to IB."""
+    """Return the error of a request that waited too long for the gateway's connection to IB."""
     return OutageError(
         what,
         reason=f"the gateway has no connection to IB: {lost_link}",
-        hint="It is asked again when the gateway is connected again.",
+        hint="It is requested again when the gateway has reconnected.",
         code=1100,
     )
 
 
 def lasting_farm_outage(what: str, told: str) -> OutageError:
-    """Make the error of a question whose route's probes stayed without a response."""
+    """Return the error of a request whose route's probes got no response."""
     return OutageError(
         what,
-        reason=f"no response to the requests that test its route, and the gateway says: {told}",
-        hint="It is requested again when the farm is connected, or a test request is answered.",
+        reason=f"no response to the probes of its route, and the gateway says: {told}",
+        hint="It is requested again when the farm is connected, or a probe gets a response.",
     )
 
 
 def error_for(frame: ErrorFrame, what: str) -> GatewayError | None:
-    """Make the error that ends a request, or None where the frame only notes something."""
+    """Return the error that ends a request, or None if the frame is a mere notice."""
     if is_size_refused(frame):
-        return _made(BarSizeRefusedError, frame, what, "Another string for it is tried.")
+        return _made(BarSizeRefusedError, frame, what, "Another string for the bar size is tried.")
     make = _MAKERS.get(frame.code_class)
     return None if make is None else make(frame, what)
 
 
 def is_size_refused(frame: ErrorFrame) -> bool:
-    """Say whether a refusal is one of the bar size string: of 321, or of 162 (grade L).
+    """Return whether a refusal concerns the bar size string: of 321, or of 162 (grade L).
 
-    The text before may be in any language; the list of sizes never is. A refusal for length is
-    none, whatever it lists.
+    The text before may be in any language, but the list of sizes is not translated. A refusal of
+    the duration does not count, whatever it lists.
     """
     if frame.code_class not in {CodeClass.REJECTED, CodeClass.RETRY}:
         return False
@@ -165,19 +165,15 @@ def sizes_listed(text: str) -> tuple[str, ...]:
 
 
 def _pacing(frame: ErrorFrame, what: str) -> GatewayError:
-    return _made(PacingError, frame, what, "Every process now pauses before it asks again.")
+    return _made(PacingError, frame, what, "Every process pauses before its next request.")
 
 
 def _other(frame: ErrorFrame, what: str) -> GatewayError:
     if frame.code == 322:
-        hint = "Another program uses the gateway's 50 places; it is asked again later."
+        hint = "Another program uses the gateway's 50 open requests; this one is repeated later."
         return _made(PacingError, frame, what, hint)
-    return _made(BadAnswerError, frame, what, _other_hint(frame))
-
-
-def _other_hint(frame: ErrorFrame) -> str:
-    """Say what to do about a text that is not known."""
-    return "It is requested again." if is_english(frame) else _UNCLEAR_TEXT_HINT
+    hint = "It is requested again." if is_english(frame) else _UNCLEAR_TEXT_HINT
+    return _made(BadAnswerError, frame, what, hint)
 
 
 def _no_data(frame: ErrorFrame, what: str) -> GatewayError:
@@ -185,28 +181,26 @@ def _no_data(frame: ErrorFrame, what: str) -> GatewayError:
 
 
 def _cancelled(frame: ErrorFrame, what: str) -> GatewayError:
-    """Make the error of "cancelled" and "no such query" for a question that is still open.
+    """Return the error of "cancelled" and "no such query" for a pending request.
 
-    What this program cancels is closed before the gateway's echo comes, so this one was not ours.
+    A request that this program cancels is no longer pending when the gateway confirms that, so
+    this one was dropped by the gateway.
     """
-    return _made(QueryDroppedError, frame, what, "It is asked again after a while.")
+    return _made(QueryDroppedError, frame, what, "It is requested again after a pause.")
 
 
 def _rejected(frame: ErrorFrame, what: str) -> GatewayError:
-    return _made(RequestRejectedError, frame, what, _rejection_hint(frame))
+    if "no historical market data for" in frame.text.casefold():
+        hint = "Set another what_to_show in the universe: TRADES does not exist for currencies."
+    elif frame.code == 166:
+        hint = "The contract has expired; retire the symbol with 'ktrdr universe retire'."
+    else:
+        hint = "The same request would be refused again; check the symbol in the universe."
+    return _made(RequestRejectedError, frame, what, hint)
 
 
 def _too_long(frame: ErrorFrame, what: str) -> GatewayError:
     return _made(RequestTooLongError, frame, what, "Less is requested at a time from now on.")
-
-
-def _rejection_hint(frame: ErrorFrame) -> str:
-    text = frame.text.casefold()
-    if "no historical market data for" in text:
-        return "Set another what_to_show in the universe: TRADES does not exist for currencies."
-    if frame.code == 166:
-        return "The contract has expired; retire the symbol with 'ktrdr universe retire'."
-    return "The same request would be refused again; check the symbol in the universe."
 
 
 def _contract(frame: ErrorFrame, what: str) -> GatewayError:
@@ -229,7 +223,7 @@ def _entitlement(frame: ErrorFrame, what: str) -> GatewayError:
     if frame.code == _DISCLAIMER:
         hint = "Accept the paper trading disclaimer in the gateway's window, then try again."
     elif is_other_session(frame.code, frame.text):
-        hint = "Another session of this login takes the data: close it, then try again."
+        hint = "Another session of this login receives the data: close it, then try again."
     else:
         hint = (
             "The account needs a Level 1 market data subscription for this exchange, or the "
@@ -243,14 +237,14 @@ def _connection(frame: ErrorFrame, what: str) -> GatewayError:
         hint = "Close the other program, or set another range of client ids (IB_CLIENT_ID_*)."
         return _made(ClientIdInUseError, frame, what, hint)
     if frame.code == _FARM_LEFT:
-        return _made(OutageError, frame, what, "It is asked again on the same connection.")
+        return _made(OutageError, frame, what, "It is requested again on the same connection.")
     if frame.code == 502:
         return _made(GatewayUnreachableError, frame, what, "Start the gateway and log in.")
-    return _made(ConnectionLostError, frame, what, "It is asked again on a new connection.")
+    return _made(ConnectionLostError, frame, what, "It is requested again on a new connection.")
 
 
 def _pause(frame: ErrorFrame, what: str) -> GatewayError:
-    return _made(OutageError, frame, what, "It is asked again when that is fixed.")
+    return _made(OutageError, frame, what, "It is requested again when the outage is over.")
 
 
 def _made(kind: type[GatewayError], frame: ErrorFrame, what: str, hint: str) -> GatewayError:

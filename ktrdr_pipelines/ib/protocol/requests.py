@@ -1,6 +1,6 @@
-"""Requests in the gateway's words, and as the budget sees them.
+"""Requests in the gateway's parameters, and as the budget counts them.
 
-Not here: sending them (``ib.connection.connection``), what comes back
+Not here: sending them (``ib.connection.connection``), their responses
 (``ib.protocol.bar_messages``).
 """
 
@@ -17,22 +17,22 @@ from ktrdr_pipelines.ib.protocol.contract_messages import contract_for
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 EPOCH_DATES = 2
-"""The form of dates that depends on no setting of the gateway and no zone."""
-
+"""The format of dates that depends on no setting of the gateway and no zone."""
 
 SCHEDULE = "SCHEDULE"
-"""The whatToShow of a request for sessions; bars of it are of 1 day only."""
+"""The whatToShow of a request for sessions; only allowed with bars of 1 day."""
 
 _NEWEST_HELD_BACK = frozenset({2188, 10090, 10167})
-"""Not subscribed to the newest, to a part of the data, or to more than delayed data."""
+"""Codes: not subscribed to the newest, to a part of the data, or to more than delayed data."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
-    """A request for bars or for a head timestamp as the gateway is told it.
+    """A request for bars, sessions or a head timestamp in the gateway's parameters.
 
-    ``end`` is UTC in the gateway's form, or empty for now; a head has no end, duration or bar
-    size. ``dates`` is IB's formatDate. ``what`` tells it in the universe's words, for messages.
+    ``end`` is UTC in the gateway's format, or empty for now; a head timestamp request has no end,
+    duration or bar size. ``dates`` is IB's formatDate. ``what`` describes the request in the
+    universe's words, for messages.
     """
 
     what: str
@@ -46,7 +46,7 @@ class HistoryQuery:
 
     @property
     def route(self) -> str:
-        """What decides which of IB's data farms serves it."""
+        """The key by which IB's data farm for it is presumably chosen (``route_of``)."""
         return route_of(self.contract)
 
 
@@ -59,17 +59,17 @@ class HistoryReply:
 
     @property
     def lacks_newest(self) -> bool:
-        """Say whether the gateway holds the newest bars back."""
+        """Return whether the gateway withholds the newest bars."""
         return bool(_NEWEST_HELD_BACK & self.codes)
 
 
 def route_of(contract: Contract) -> str:
-    """Say what decides, as far as anybody knows, which of IB's farms serves a contract."""
+    """Return what decides, as far as is known, which of IB's farms serves a contract."""
     return f"{contract.secType} {contract.exchange} {contract.currency}"
 
 
 def bar_query(request: BarRequest, contract_id: int) -> HistoryQuery:
-    """Tell a request for bars."""
+    """Return the query of a request for bars."""
     instrument = request.series.instrument
     return HistoryQuery(
         what=str(request),
@@ -83,7 +83,7 @@ def bar_query(request: BarRequest, contract_id: int) -> HistoryQuery:
 
 
 def head_query(instrument: Instrument, contract_id: int) -> HistoryQuery:
-    """Tell a request for the oldest data."""
+    """Return the query for the oldest data of an instrument."""
     return HistoryQuery(
         what=f"oldest data of {instrument.symbol} {instrument.what_to_show}",
         contract=contract_for(instrument, contract_id),
@@ -95,7 +95,7 @@ def head_query(instrument: Instrument, contract_id: int) -> HistoryQuery:
 def schedule_query(
     instrument: Instrument, contract_id: int, *, ends_at: datetime, days: int
 ) -> HistoryQuery:
-    """Tell a request for the sessions of the days before a moment."""
+    """Return the query for the sessions of ``days`` days before ``ends_at``."""
     return HistoryQuery(
         what=f"schedule of {instrument.symbol}, {days} D to {ends_at:%Y-%m-%d %H:%M:%SZ}",
         contract=contract_for(instrument, contract_id),
@@ -108,12 +108,12 @@ def schedule_query(
 
 
 def end_text(moment: datetime | None) -> str:
-    """Tell an end in UTC, the one form that depends on no machine's zone; None is now."""
+    """Return an end in UTC, the one format that depends on no machine's zone; None is now."""
     return "" if moment is None else f"{utc(moment):%Y%m%d-%H:%M:%S}"
 
 
 def paced_bars(request: BarRequest, query: HistoryQuery) -> PacedRequest:
-    """Tell the budget of a request for bars."""
+    """Return a request for bars as the budget counts it."""
     small = request.series.timeframe.seconds <= IbLimitsRegistry.SMALL_BAR_MAX_S.value
     return PacedRequest(
         RequestKind.BARS,
@@ -127,7 +127,7 @@ def paced_bars(request: BarRequest, query: HistoryQuery) -> PacedRequest:
 
 
 def paced_schedule(query: HistoryQuery) -> PacedRequest:
-    """Tell the budget of a request for a schedule: it counts as one for daily bars."""
+    """Return a request for a schedule as the budget counts it: like one for daily bars."""
     return PacedRequest(
         RequestKind.BARS,
         _contract_key(query),
@@ -139,7 +139,7 @@ def paced_schedule(query: HistoryQuery) -> PacedRequest:
 
 
 def paced_head(query: HistoryQuery) -> PacedRequest:
-    """Tell the budget of a request for the oldest data: it obeys the small-bar rules."""
+    """Return a head timestamp request as the budget counts it: under the small-bar rules."""
     return PacedRequest(
         RequestKind.HEAD,
         _contract_key(query),
@@ -150,7 +150,7 @@ def paced_head(query: HistoryQuery) -> PacedRequest:
 
 
 def paced_query(query: HistoryQuery, kind: RequestKind) -> PacedRequest:
-    """Tell the budget of a query as it stands, under the hard rules."""
+    """Return a query of a given kind as the budget counts it, under the small-bar rules."""
     return PacedRequest(
         kind,
         _contract_key(query),
@@ -161,7 +161,7 @@ def paced_query(query: HistoryQuery, kind: RequestKind) -> PacedRequest:
 
 
 def paced_contract(what: str) -> PacedRequest:
-    """Tell the budget of a request for contract details."""
+    """Return a request for contract details as the budget counts it."""
     return PacedRequest(RequestKind.CONTRACT, what, what)
 
 
@@ -170,6 +170,6 @@ def _contract_key(query: HistoryQuery) -> str:
 
 
 def _identical_key(query: HistoryQuery) -> str:
-    """Name all that makes two requests identical; symbol and timeframe alone do not."""
+    """Return all that makes two requests identical; symbol and timeframe alone do not."""
     when = f"{query.end}|{query.duration}|{query.bar_size}|{int(query.use_rth)}"
     return f"{_contract_key(query)}|{when}"

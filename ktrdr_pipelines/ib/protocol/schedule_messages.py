@@ -1,8 +1,9 @@
-"""The gateway's words on sessions: message 106, and the hours in contract details.
+"""Sessions as the gateway reports them: message 106, and the hours in contract details.
 
-Not here: asking (``ib.source``), what is believed of it (``domain.calendars.gateway_schedules``).
+Not here: sending requests (``ib.source``), which sessions are accepted
+(``domain.calendars.gateway_schedules``).
 
-Source: forms of both from section 8 of the wire protocol as ib_async 2.1.0 and ibapi decode it;
+Source: formats of both from section 8 of the wire protocol as ib_async 2.1.0 and ibapi decode it;
 times are in the exchange's zone although message 106 writes them with a dash (grade L).
 """
 
@@ -23,7 +24,7 @@ from ktrdr_pipelines.ib.protocol.contract_messages import Candidate
 from ktrdr_pipelines.ib.protocol.times import in_utc, zone_named
 
 _HEADER, _PER_SESSION = 6, 3
-# ASCII: other scripts have digits too, which Python's int and strptime would read.
+# ASCII: other scripts have digits too, which Python's int and strptime would accept.
 _SEGMENT = re.compile(r"(\d{8}):(\d{4})-(?:(\d{8}):)?(\d{4})", re.ASCII)
 _CLOSED = re.compile(r"(\d{8}):CLOSED", re.ASCII)
 _WALL = re.compile(r"\d{8}[- ]\d\d:\d\d:\d\d", re.ASCII)
@@ -34,11 +35,11 @@ def schedule_days(fields: list[str]) -> list[LearnedDay]:
     """Read message 106: the sessions of a contract by their dates, oldest first.
 
     Raises:
-        UnknownZone: the zone is not known.
-        ValueError: another message, or a session that cannot be.
+        UnknownZone: the zone is unknown.
+        ValueError: another message, or an invalid session.
     """
     if fields[0] != "106":
-        raise ValueError(f"message {fields[0]} in place of a schedule")
+        raise ValueError(f"message {fields[0]} instead of a schedule")
     zone, count, texts = zone_named(fields[4]), int(fields[5]), fields[_HEADER:]
     if len(texts) != count * _PER_SESSION:
         raise ValueError(f"{len(texts)} values for {count} sessions")
@@ -51,15 +52,15 @@ def schedule_days(fields: list[str]) -> list[LearnedDay]:
 
 
 def details_days(instrument: Instrument, contract: Candidate) -> list[LearnedDay]:
-    """Read the hours in a contract's details: regular or all, as the instrument wants them.
+    """Read the hours in a contract's details: regular or all, as the instrument is defined.
 
-    Where the calendar is an assumption, as that of coins is, a session is dated by its close in
-    the zone of the hours: ``20260507:1601-20260508:1600`` is that of 2026-05-08 (seen by one
-    author, who did not show the zone).
+    If the calendar is an assumption, as that of cryptocurrencies is, a session is dated by its
+    close in the zone of the hours: ``20260507:1601-20260508:1600`` is the session of 2026-05-08
+    (seen by one author, who did not show the zone).
 
     Raises:
-        UnknownZone: the zone is not known.
-        ValueError: hours that cannot be.
+        UnknownZone: the zone is unknown.
+        ValueError: invalid hours.
     """
     text = contract.liquid_hours if instrument.use_rth else contract.trading_hours
     if not text:
@@ -83,7 +84,7 @@ def _segment_parts(segment: str, zone: tzinfo) -> Iterator[Interval]:
     for piece in hours.split(","):
         text = piece if piece.count(":") > 1 or re.match(r"\d{8}:", piece) else f"{day}:{piece}"
         if (found := _SEGMENT.fullmatch(text)) is None:
-            raise ValueError(f"trading hours {segment!r}")
+            raise ValueError(f"{segment!r} are not trading hours")
         first, opens, last, closes = found.groups()
         yield Interval(
             _moment(f"{first}-{opens[:2]}:{opens[2:]}:00", zone),
@@ -93,12 +94,12 @@ def _segment_parts(segment: str, zone: tzinfo) -> Iterator[Interval]:
 
 def _moment(text: str, zone: tzinfo) -> datetime:
     if _WALL.fullmatch(text) is None:
-        raise ValueError(f"{text!r} as a moment of a session")
+        raise ValueError(f"{text!r} is not a time of a session")
     wall = datetime.strptime(text.replace(" ", "-"), "%Y%m%d-%H:%M:%S")  # noqa: DTZ007
     return in_utc(wall, zone)
 
 
 def _date(text: str) -> date:
     if _DATE.fullmatch(text) is None:
-        raise ValueError(f"{text!r} as the date of a session")
+        raise ValueError(f"{text!r} is not the date of a session")
     return datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC).date()

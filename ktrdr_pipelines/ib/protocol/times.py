@@ -1,13 +1,13 @@
-"""Moments and time zones as gateways write them: one reading, and one table, for all messages.
+"""Times and time zones as gateways write them: one reader and one table for all messages.
 
-A gateway names zones as Java does: in message 17 the zone of its login or machine, in message 10
+A gateway names zones as Java does: in message 17 the zone of its login or machine, in messages 10
 and 106 that of the exchange. Names seen (grade L): ``US/Eastern``, ``US/Central``,
-``Europe/Zurich``, ``Asia/Shanghai``, ``GB``, and since 2026 ``America/New_York`` beside them. What
-``java.util.TimeZone`` may give besides are the old names without a slash of the tz database, and
+``Europe/Zurich``, ``Asia/Shanghai``, ``GB``, and since 2026 ``America/New_York`` as well.
+``java.util.TimeZone`` may also return the old names of the tz database without a slash, and
 ``GMT+08:00``.
 
 Not here: what a message means (``ib.protocol.bar_messages``, ``ib.protocol.schedule_messages``,
-``ib.protocol.contract_messages``), telling of unknown names (``ib.connection.notices``).
+``ib.protocol.contract_messages``), notices of unknown names (``ib.connection.notices``).
 
 Source: https://github.com/pst-group/pysystemtrade/issues/1244 (``20250915 10:00:00 GB``),
 https://github.com/ib-api-reloaded/ib_async/issues/128 (``20260320 14:30:00 Europe/Zurich``),
@@ -37,9 +37,9 @@ _TWO_READINGS: Final = {
     "EST": ("America/New_York", timezone(timedelta(hours=-5))),
     "MST": ("America/Denver", timezone(timedelta(hours=-7))),
 }
-"""Names that are an exchange's place in contract details, and a fixed offset in Java and the tz
-database: in winter both are the same. Others (``CST``, ``IST``) may be places on two continents
-and are not guessed at."""
+"""Names that mean an exchange's place in contract details, and a fixed offset in Java and the tz
+database: in winter both are the same. Others (``CST``, ``IST``) may mean places on two continents
+and count as unknown."""
 
 # ASCII: other scripts have digits too, which Python's int and strptime would read.
 _WALL: Final = re.compile(r"(\d{8})(-| {1,2})(\d\d:\d\d)(:\d\d)?(?: +(\S.*))?", re.ASCII)
@@ -47,11 +47,11 @@ _OFFSET: Final = re.compile(r"(?:GMT|UTC)([+-])([01]?\d)(?::?([0-5]\d))?", re.AS
 _YEARS: Final = (1900, 2100)  # of anything that a gateway has
 
 
-class UnknownZone(ValueError):  # noqa: N818  (no error of the tree: its reader makes one of it)
-    """Times are told in a zone whose name is not known, or that is not named."""
+class UnknownZone(ValueError):  # noqa: N818  (not an error of the tree: callers translate it)
+    """A time is stated in a zone whose name is unknown, or without a zone."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the time zone {name!r} is not known" if name else "no time zone")
+        super().__init__(f"unknown time zone {name!r}" if name else "no time zone")
         self.name = name
 
 
@@ -75,7 +75,7 @@ def zone_named(name: str) -> tzinfo:
     """Return the zone of a name, as an exchange uses it.
 
     Raises:
-        UnknownZone: it is not known.
+        UnknownZone: the name is unknown.
     """
     readings = readings_of(name)
     if not readings:
@@ -85,9 +85,9 @@ def zone_named(name: str) -> tzinfo:
 
 @dataclass(frozen=True, slots=True)
 class WrittenMoment:
-    """A moment as it stands in a message: date and time of day, and the zone that it names.
+    """A time as written in a message: date and time of day, and the name of its zone.
 
-    ``zone`` is empty where none is named. Dates without a time are none of these.
+    ``zone`` is empty if none is named. A date without a time is not a moment.
     """
 
     wall: datetime
@@ -95,19 +95,19 @@ class WrittenMoment:
 
     @property
     def is_known(self) -> bool:
-        """Say whether the zone is named, and known."""
+        """Return whether the zone is named, and known."""
         return bool(readings_of(self.zone))
 
     def earliest(self) -> datetime | None:
-        """Return the earliest moment in UTC that it may mean; None where the zone is unknown."""
+        """Return the earliest time in UTC that it may mean; None if the zone is unknown."""
         return min(self._meanings(), default=None)
 
     def latest(self) -> datetime | None:
-        """Return the latest moment in UTC that it may mean; None where the zone is unknown."""
+        """Return the latest time in UTC that it may mean; None if the zone is unknown."""
         return max(self._meanings(), default=None)
 
     def _meanings(self) -> list[datetime]:
-        """Return every moment that it may mean: of a time that occurs twice, of two readings."""
+        """Return every time that it may mean, of two equal wall times and of two readings."""
         return [
             in_utc(self.wall, zone, fold=fold) for zone in readings_of(self.zone) for fold in (0, 1)
         ]
@@ -116,7 +116,7 @@ class WrittenMoment:
 def written_moment(text: str) -> WrittenMoment | None:
     """Read ``20260105 16:00:00 US/Eastern``, or ``20260105-21:00:00``, which is UTC.
 
-    Returns: None where the text has another form, or is a date without a time.
+    Return None if the text has another form, or is a date without a time.
     """
     if (found := _WALL.fullmatch(text.strip())) is None:
         return None
@@ -131,5 +131,5 @@ def written_moment(text: str) -> WrittenMoment | None:
 
 
 def in_utc(wall: datetime, zone: tzinfo, *, fold: int = 0) -> datetime:
-    """Return a wall time of a zone in UTC; ``fold`` 1 is the second of two that are the same."""
+    """Return a wall time of a zone in UTC; ``fold`` 1 is the second of two equal wall times."""
     return wall.replace(tzinfo=zone, fold=fold).astimezone(UTC)

@@ -1,15 +1,13 @@
-"""One socket to a gateway: frames in and out, and why it ended.
-
-Cutting a stream of bytes into frames: four bytes of length, then the fields.
-
-One socket to a gateway, spoken to by ib_async's client, with what the client leaves open.
+"""One socket to a gateway, spoken to by ib_async's client: frames in and out, and why it ended.
 
 ib_async stays unmodified: it makes the connection, the handshake and the frames that are sent.
-This module gives it whole frames, hands every frame that comes to one listener, and says *why* a
-connection did not come about or ended. Every message that is sent, the handshake included, waits
-for its turn in the rate of messages; ib_async's own throttle, which knows one connection only and
-delays what has its turn, is off. Account numbers are taken out of every frame before ib_async, its
-log or the listener sees it.
+This module cuts the incoming bytes into whole frames (four bytes of length, then the fields),
+passes every frame to one listener, and tells *why* a connection could not be made or ended. Every
+message that is sent, the handshake included, waits for a permit of the message rate; ib_async's own
+throttle, which knows one connection only and delays messages that have a permit, is off. Account
+numbers are removed from every frame before ib_async, its log or the listener sees it.
+
+Not here: what the frames mean (``ib.connection.connection``).
 """
 
 import asyncio
@@ -29,62 +27,58 @@ from ktrdr_pipelines.ib.connection.accounts import AccountFilter
 from ktrdr_pipelines.limits import CodeClass, IbLimitsRegistry
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
-"""Longer than any answer: a million bars are about 80 MB. What announces more is no gateway."""
+"""Longer than any response: a million bars are about 80 MB. A longer frame is not a gateway's."""
 
 MIN_FRAME_BYTES = 2
-"""A field and its NUL."""
+"""The shortest field and its NUL."""
+
+CLOSE_S = 1.0
+"""Seconds that messages which wait for a permit may take when the connection is closed, and then
+again the socket to send the rest before it is aborted."""
+
+AwaitPermit = Callable[[Callable[[], None]], Awaitable[None]]
+"""Calls the function that writes a message when the message rate allows it; raises a DiskError if
+the rate is unknown, as the shared record cannot be used."""
 
 _PREFIX = 4
+_Client: Any = Client  # ib_async annotates its client in part only
+_ERROR, _ACCOUNTS, _ID_IN_USE = "4", "15", "326"
 
 
 class BadFrameError(ValueError):
-    """The stream is not what a gateway sends; nothing after this can be read."""
+    """The stream is not what a gateway sends; the rest of it cannot be read."""
 
 
 class FrameCutter:
-    """Collects bytes and gives whole frames, each with its length in front."""
+    """Collects bytes and cuts them into whole frames, each with its length in front."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Add bytes and take out the frames that are now whole.
+        """Add bytes and return the frames that are now complete.
 
         Raises:
-            BadFrameError: a length that no frame has.
+            BadFrameError: the stream announces an impossible length.
         """
         self._rest += data
         frames: list[bytes] = []
         start = 0
-        while (end := self._end_of(start)) <= len(self._rest):
+        while len(self._rest) - start >= _PREFIX:
+            length = int.from_bytes(self._rest[start : start + _PREFIX])
+            if not MIN_FRAME_BYTES <= length <= MAX_FRAME_BYTES:
+                raise BadFrameError(f"a frame of {length} bytes")
+            end = start + _PREFIX + length
+            if end > len(self._rest):
+                break
             frames.append(bytes(self._rest[start:end]))
             start = end
         del self._rest[:start]
         return frames
 
-    def _end_of(self, start: int) -> int:
-        if len(self._rest) - start < _PREFIX:
-            return start + len(self._rest) + _PREFIX
-        length = int.from_bytes(self._rest[start : start + _PREFIX])
-        if not MIN_FRAME_BYTES <= length <= MAX_FRAME_BYTES:
-            raise BadFrameError(f"a frame of {length} bytes")
-        return start + _PREFIX + length
-
-
-CLOSE_S = 1.0
-"""How long a closing socket may take to send what is left before it is cut; so long the messages
-that still wait for their turn are waited for, too."""
-
-AwaitPermit = Callable[[Callable[[], None]], Awaitable[None]]
-"""Calls what writes a message when the rate of messages allows it; a DiskError says that it
-cannot know."""
-
-_Client: Any = Client  # ib_async annotates its client in part only
-_ERROR, _ACCOUNTS, _ID_IN_USE = "4", "15", "326"
-
 
 class DisconnectReason(StrEnum):
-    """Why a connection did not come about, or is no more."""
+    """Why a connection could not be made, or ended."""
 
     NO_NAME = "no such host is known"
     REFUSED = "nothing listens there"
@@ -95,17 +89,17 @@ class DisconnectReason(StrEnum):
     GARBAGE = "it does not speak the gateway's protocol"
     VERSION = "it speaks another version of the protocol"
     REQUESTED = "closed by this program"
-    NO_PERMIT = "the record of what is sent to the gateway cannot be used"
+    NO_PERMIT = "the shared record of sent requests cannot be used"
 
 
 NO_LISTENER = frozenset(
     {DisconnectReason.NO_NAME, DisconnectReason.REFUSED, DisconnectReason.NO_ROUTE}
 )
-"""Endings of a connection that reached no program at all."""
+"""Reasons that mean that no program was reached at all."""
 
 
 class TransportError(Exception):
-    """No connection came about."""
+    """A connection could not be made."""
 
     def __init__(self, disconnect_reason: DisconnectReason, detail: str = "") -> None:
         super().__init__(
@@ -115,7 +109,7 @@ class TransportError(Exception):
 
 
 class _Callbacks:
-    """What ib_async's client calls besides handing over frames: nothing of it matters here."""
+    """Callbacks of ib_async's client besides its frames; none of them is needed here."""
 
     def setEventsDone(self) -> None:  # noqa: N802  (ib_async's name)
         pass
@@ -128,7 +122,7 @@ class _Callbacks:
 
 
 class _Tap(Decoder):
-    """Takes the fields of every frame before ib_async would decode them."""
+    """Passes the fields of every frame on, in place of ib_async's decoding."""
 
     def __init__(self, listener: Callable[[list[str]], None]) -> None:
         self.serverVersion = 0  # set by the client; the base's table of decoders is not needed
@@ -139,7 +133,7 @@ class _Tap(Decoder):
 
 
 class _QueuedConnection:
-    """ib_async's connection, but for its sending: that is left to whoever knows the turns."""
+    """ib_async's connection, except for sending: ``Transport`` sends when there is a permit."""
 
     def __init__(self, connection: Any, take: Callable[[bytes], None]) -> None:
         self._connection, self._take = connection, take
@@ -152,12 +146,12 @@ class _QueuedConnection:
 
 
 class Transport:
-    """A connection to be made once and closed once, inside one event loop.
+    """A connection to be opened once and closed once, inside one event loop.
 
     Args:
-        on_frame: takes the fields of each frame; a ValueError of it ends the connection.
-        on_end: told once when an established connection ends without having been asked to.
-        give_turn: makes messages wait that have no turn of their own (``permitted``).
+        on_frame: takes the fields of each frame; a ValueError from it ends the connection.
+        on_end: called once if an established connection ends without ``close``.
+        await_permit: delays messages that are sent without a permit (``permitted``).
     """
 
     def __init__(
@@ -189,17 +183,17 @@ class Transport:
 
     @property
     def is_up(self) -> bool:
-        """Say whether frames can be sent."""
+        """Return whether frames can be sent."""
         return self._ready and not self._ended.done()
 
     @property
     def disconnect_reason(self) -> DisconnectReason | None:
-        """Why it is no more; None where it is, or never was."""
+        """Why the connection ended; None if it has not."""
         return self._ended.result() if self._ended.done() else None
 
     @property
     def accounts(self) -> tuple[str, ...]:
-        """The accounts that the gateway named; not to be kept or shown anywhere."""
+        """The accounts that the gateway named; they must never be stored or shown."""
         return self._filter.announced
 
     @property
@@ -211,8 +205,8 @@ class Transport:
         """Connect and shake hands.
 
         Raises:
-            WireError: it did not come about; the ending says why.
-            DiskError: nothing may be sent, as the record of what is sent cannot be used.
+            TransportError: the connection could not be made; its disconnect reason says why.
+            DiskError: nothing may be sent, as the shared record of sent requests cannot be used.
         """
         attempt = asyncio.ensure_future(self.client.connectAsync(host, port, client_id, None))
         try:
@@ -231,7 +225,7 @@ class Transport:
 
     @contextmanager
     def permitted(self) -> Iterator[None]:
-        """Let what is sent inside go to the socket at once: its turn has come."""
+        """Write messages that are sent inside this context at once: they have a permit."""
         self._is_permitted = True
         try:
             yield
@@ -239,12 +233,12 @@ class Transport:
             self._is_permitted = False
 
     async def sent(self) -> None:
-        """Wait until every message that waits for its turn is sent, or the connection is gone."""
+        """Wait until every queued message is sent, or the connection is gone."""
         while self._sender is not None and not self._sender.done():
             await asyncio.wait({self._sender})
 
     async def close(self) -> None:
-        """Close the socket and wait until it is gone; never raises, may be repeated."""
+        """Close the socket and wait until it is closed; never raises, may be repeated."""
         try:
             if not self._ended.done():
                 with suppress(TimeoutError):
@@ -264,7 +258,7 @@ class Transport:
             await self._gone.wait()
 
     def _send(self, message: bytes) -> None:
-        """Take a message from ib_async: write it in its turn, or let it wait for one."""
+        """Write a message of ib_async's if it has a permit, else queue it."""
         if self._is_permitted:
             self._write(message)
             return
@@ -273,7 +267,7 @@ class Transport:
             self._sender = asyncio.get_running_loop().create_task(self._send_waiting())
 
     async def _send_waiting(self) -> None:
-        """Write what waits, message by message; what finds the connection gone is dropped."""
+        """Write the queued messages one by one; drop those left when the connection is gone."""
         try:
             while self._waiting and not self._ended.done():
                 await self._await_permit(lambda: self._write(self._waiting[0]))
@@ -302,16 +296,25 @@ class Transport:
     def _feed(self, data: bytes) -> None:
         try:
             for frame in self._cutter.feed(data):
-                self._give(frame)
+                if not self._version:
+                    # ib_async refuses an old version silently, so the first frame is read here.
+                    version = int(frame[_PREFIX:].split(b"\0")[0])
+                    self._version = f"version {version}"
+                    low, high = IbLimitsRegistry.SERVER_VERSIONS.value
+                    if not low <= version <= high:
+                        self._end(DisconnectReason.VERSION)
+                if not self._ended.done():
+                    cleaned = self._filter.cleaned(frame)
+                    self.client._onSocketHasData(cleaned)  # noqa: SLF001  (its own listener is off)
         except (BadFrameError, ValueError, IndexError):
             self._end(DisconnectReason.GARBAGE)
             self._disconnect()
 
     def _disconnect(self) -> None:
-        """Let ib_async close the socket; messages that wait for their turn are not sent any more.
+        """Drop the queued messages, and let ib_async close the socket.
 
-        It says goodbye first, which the system refuses where the other side has cut the connection
-        and the loop does not know yet.
+        ib_async shuts the socket down first, which the system refuses if the other side has closed
+        the connection and the event loop does not know yet.
         """
         self._waiting.clear()
         if self._sender is not None and self._sender is not asyncio.current_task():
@@ -322,28 +325,13 @@ class Transport:
         except OSError:
             transport.abort()
 
-    def _give(self, frame: bytes) -> None:
-        if not self._version:
-            self._check_version(frame)
-        if not self._ended.done():
-            frame = self._filter.cleaned(frame)
-            self.client._onSocketHasData(frame)  # noqa: SLF001  (the listener taken off above)
-
-    def _check_version(self, greeting: bytes) -> None:
-        """Read the version out of the first frame: ib_async refuses an old one by silence."""
-        version = int(greeting[4:].split(b"\0")[0])
-        self._version = f"version {version}"
-        low, high = IbLimitsRegistry.SERVER_VERSIONS.value
-        if not low <= version <= high:
-            self._end(DisconnectReason.VERSION)
-
     def _take(self, fields: list[str]) -> None:
         if not self._ready:
             self._overhear(fields)
         self._on_frame(fields)
 
     def _overhear(self, fields: list[str]) -> None:
-        """Keep what the gateway says in the handshake: it may be why nothing comes of it."""
+        """Keep the gateway's messages of the handshake: they may say why it fails."""
         if fields[0] == _ACCOUNTS and not any(fields[2:]):
             self._said = "it names no account"
         if fields[0] != _ERROR or len(fields) < 5:
@@ -367,7 +355,7 @@ class Transport:
 
 
 def _unmade(error: BaseException) -> TransportError:
-    """Say why the system could not connect."""
+    """Return the reason why the system could not connect."""
     if isinstance(error, ConnectionRefusedError):
         return TransportError(DisconnectReason.REFUSED)
     if isinstance(error, socket.gaierror | UnicodeError):
@@ -378,5 +366,5 @@ def _unmade(error: BaseException) -> TransportError:
 
 
 def _discreet(record: logging.LogRecord) -> bool:
-    """Leave it to typed errors to tell what went wrong."""
+    """Drop ib_async's warnings and errors: typed errors report these failures."""
     return record.levelno < logging.WARNING
