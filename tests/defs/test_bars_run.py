@@ -229,7 +229,7 @@ def test_run_whose_symbol_left_while_it_waited(location: Any, by_sensor: bool) -
     assert windows_of(result, location) == {}
     assert len(location.history()) == before
     if not by_sensor:
-        assert "universe.yaml has changed since this run was asked for" in failure_text(result)
+        assert "universe.yaml changed after this run was launched" in failure_text(result)
 
 
 def test_windows_that_begin_later_have_left(location: Any) -> None:
