@@ -146,7 +146,7 @@ def test_symbol_that_left_while_its_run_waited_does_not_stop_the_others(location
     assert not result.success
     assert set(windows_of(result, location)) == {"MSFT|2024"}
     assert "AAPL 2024: " in failure_text(result)
-    assert "does not name it" in failure_text(result)
+    assert "the symbol is not in " in failure_text(result)
 
 
 def test_file_that_cannot_be_read_does_not_stop_the_others(location: Any) -> None:
