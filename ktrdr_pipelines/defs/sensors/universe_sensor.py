@@ -79,9 +79,7 @@ def universe_sensor(timeframes: Iterable[Timeframe]) -> dg.SensorDefinition:
             text = f"{problem}. Using the last good version: {text}"
         return dg.SensorResult(
             dynamic_partitions_requests=[one for change in changes for one in change.requests()],
-            skip_reason=text
-            if problem is None
-            else f"{problem}. Using the last good version: {text}",
+            skip_reason=text,
             cursor=json.dumps(prints),
         )
 
