@@ -1,7 +1,7 @@
-"""Assets: one of bars a timeframe, made by one factory, and the catalog downstream of them all.
+"""Assets: the bars of each timeframe, and the DuckDB catalog downstream of them.
 
-Not here: partitions (``defs.partitions``), how a run is driven (``defs.runs.loader_thread``), any
-decision about bars (``load`` and ``core``).
+Not here: partitions (``defs.partitions``), a run over partitions (``defs.runs.bars_run``), what to
+request and what to keep (``sync``, ``gaps`` and ``domain``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,26 +23,27 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 
 POOL = "ib"
 _WINDOWS_PER_RUN = {one: 24 if one is Timeframe.M1 else 60 for one in Timeframe}
-"""Most windows of one run."""
+"""Most windows of one backfill run."""
 
 LEFT: Final = (
-    "universe.yaml has changed since this run was asked for: the symbol has left it, or its "
-    "windows begin later (`Reload definitions` shows them). Nothing was loaded; what is still "
-    "missing is asked for anew."
+    "universe.yaml changed after this run was launched: the symbol was removed from it, or its "
+    "windows now begin later (`Reload definitions` shows the current ones). Nothing was loaded. "
+    "The gap sensor starts new runs for what is still missing."
 )
 
 
 def bars_key(timeframe: Timeframe) -> dg.AssetKey:
-    """Give the key of a timeframe's asset."""
+    """Return the key of a timeframe's bars asset."""
     return dg.AssetKey(["bars", timeframe.value])
 
 
 def bars_asset(timeframe: Timeframe, windows: Windows) -> dg.AssetsDefinition:
-    """Make the asset of one timeframe's bars, partitioned by symbol and window."""
+    """Return the asset of one timeframe's bars, partitioned by symbol and window."""
     spec = dg.AssetSpec(
         bars_key(timeframe),
-        description=f"Bars of {timeframe.value} from Interactive Brokers, by symbol and window. "
-        "A window is materialized when none of its bars is missing without a reason.",
+        description=f"{timeframe.value} bars from Interactive Brokers, partitioned by symbol and "
+        "window. A window is materialized once every expected bar is present or its absence is "
+        "explained.",
         group_name="bars",
         kinds={"parquet"},
         skippable=True,
@@ -71,13 +72,13 @@ def bars_asset(timeframe: Timeframe, windows: Windows) -> dg.AssetsDefinition:
 
 
 def catalog_asset(timeframes: Sequence[Timeframe]) -> dg.AssetsDefinition:
-    """Make the asset of the DuckDB catalog over all bars."""
+    """Return the asset of the DuckDB catalog over all bars."""
 
     @dg.asset(
         name="bars_catalog",
         deps=[bars_key(timeframe) for timeframe in timeframes],
-        description="The DuckDB catalog: views over all bars, sessions and coverage. Its newest "
-        "materialization shows how complete the store is.",
+        description="The DuckDB catalog: views of bars, sessions and coverage. The metadata of its "
+        "latest materialization shows how complete the store is.",
         group_name="bars",
         kinds={"duckdb"},
     )
@@ -95,7 +96,7 @@ def catalog_asset(timeframes: Sequence[Timeframe]) -> dg.AssetsDefinition:
 def has_left(
     instance: dg.DagsterInstance, tags: Mapping[str, str], timeframe: Timeframe, windows: Windows
 ) -> bool:
-    """Say whether an end of a run's range has left the partitions since the run was asked for."""
+    """Return whether the first or last partition of a run's range no longer exists."""
     ends = [BarPartition.of(tags[one]) for one in (RANGE_START, RANGE_END) if one in tags]
     symbols = held_symbols(instance, timeframe) if ends else ()
     known = windows_partitions(timeframe, windows).get_partition_keys()
@@ -103,17 +104,20 @@ def has_left(
 
 
 def refuse_lost_range(tags: Mapping[str, str], keys: Sequence[str]) -> None:
-    """Fail where a range of partitions was asked for and only its first one came.
+    """Fail a run whose tags name a range of partitions but whose context holds only one.
 
-    A backfill launched through a named job over such an asset carries the tags of the range and
-    the key of one partition: it would load one window and report success for all.
-    Source: tried on Dagster 1.13.27.
+    A backfill that is launched through a named job over such an asset carries the tags of the
+    range and the key of one partition: it would load one window and report success for all.
+    Source: observed on Dagster 1.13.27.
+
+    Raises:
+        dg.Failure: the range was lost.
     """
     start, end = tags.get(RANGE_START), tags.get(RANGE_END)
     if start != end and len(keys) == 1:
         raise dg.Failure(
-            f"The run was asked for the partitions {start} to {end} and was given {keys[0]} "
-            "alone. Nothing was loaded. Launch the backfill from the asset's own page, not "
-            "through a job.",
+            f"Loading the partitions {start} to {end}: Dagster passed only {keys[0]} to the run; "
+            "nothing was loaded. Hint: Launch the backfill from the asset's page, not through a "
+            "job.",
             allow_retries=False,
         )

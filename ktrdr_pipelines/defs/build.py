@@ -1,6 +1,6 @@
-"""Building the code location out of its parts.
+"""Assemble the Dagster code location from assets, checks, sensors, schedules and resources.
 
-Not here: the parts (one module a Dagster concept), reading settings at import (``definitions``).
+Not here: reading settings at import (``ktrdr_pipelines.definitions``).
 """
 
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ from ktrdr_pipelines.settings import Settings, data_folder
 def build_defs(
     settings: Settings, resource_overrides: Mapping[str, Any] | None = None
 ) -> dg.Definitions:
-    """Build the code location.
+    """Return the definitions of the code location.
 
     Args:
-        settings: which gateway and which store.
-        resource_overrides: resources by name (``ib``, ``store``) that stand in for the real ones.
+        settings: name the gateway and the store.
+        resource_overrides: resources by name (``ib``, ``store``) that replace the default ones.
     """
     resources: dict[str, Any] = {
         "ib": IbResource.of(settings),
@@ -63,10 +63,10 @@ def build_defs(
 
 
 def windows_of(store: StoreResource) -> Windows:
-    """Give where windows begin, by the universe; by default where there is none to read.
+    """Return where windows begin according to the universe, or the defaults if it is unreadable.
 
-    The code location must load on a fresh machine too: what is wrong with a store or a universe
-    is said where it is used.
+    The code location must load on a fresh machine too; an invalid store or universe is reported
+    by the sensors and runs that use it.
     """
     try:
         return store.universe().windows

@@ -1,6 +1,6 @@
-"""The store as a person sees it in the catalog's metadata: a picture of coverage and a table.
+"""Metadata of the catalog asset: totals, a coverage heatmap and a table of series.
 
-Not here: drawing (``gaps.heatmap``), what is missing (``gaps.index``).
+Not here: drawing the heatmap (``gaps.heatmap``), finding gaps (``gaps.index``).
 """
 
 import base64
@@ -13,9 +13,8 @@ import dagster as dg
 from ktrdr_pipelines.gaps.heatmap import coverage_heatmap
 from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
 
+# Each hourly materialization stores an image in Dagster's history: larger ones show fewer symbols.
 _MOST_BYTES: Final = 200_000
-"""A picture that is larger is not worth its place in the history; fewer symbols are shown."""
-
 _MOST_SYMBOLS: Final = 60
 _MOST_ROWS: Final = 40
 
@@ -23,7 +22,7 @@ _MOST_ROWS: Final = 40
 def catalog_metadata(
     index: GapIndex, found: Sequence[SeriesGaps], now: datetime
 ) -> dict[str, dg.MetadataValue]:
-    """Give what the catalog's materialization says of the store."""
+    """Return the metadata of the catalog's materialization."""
     missing = sum(gap.bars for one in found for gap in one.gaps)
     return {
         "symbols": dg.MetadataValue.int(len({one.series.symbol for one in found})),
@@ -37,21 +36,24 @@ def catalog_metadata(
 
 
 def heatmap_markdown(index: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> str:
-    """Give the picture as an image within Markdown; of a big store the symbols that lack most."""
+    """Return the heatmap as a Markdown image; in a large store, only the least complete symbols."""
     if not found:
-        return "the universe names no series"
+        return "The universe has no series."
     image = coverage_heatmap(index, found, now)
     text = ""
     if len(image) > _MOST_BYTES:
-        worst = _worst_symbols(found)
+        missing: dict[str, int] = {}
+        for one in found:
+            missing[one.series.symbol] = missing.get(one.series.symbol, 0) + _missing(one)
+        worst = set(sorted(missing, key=lambda symbol: -missing[symbol])[:_MOST_SYMBOLS])
         image = coverage_heatmap(index, [o for o in found if o.series.symbol in worst], now)
-        text = f"the {len(worst)} symbols that lack most\n\n"
+        text = f"The {len(worst)} symbols with the most missing bars:\n\n"
     code = base64.b64encode(image).decode()
     return f"{text}![coverage](data:image/png;base64,{code})"
 
 
 def coverage_table(found: Sequence[SeriesGaps]) -> str:
-    """Give the series that lack most, then the others, as a table within Markdown."""
+    """Return a Markdown table of the series, those with the most missing bars first."""
     ordered = sorted(found, key=lambda one: -_missing(one))
     rows = [
         (
@@ -66,22 +68,15 @@ def coverage_table(found: Sequence[SeriesGaps]) -> str:
     ]
     columns = ("series", "bars", "first", "last", "missing", "why")
     more = len(found) - len(rows)
-    rest = f"\n\nand {more} more, none of which lacks more" if more > 0 else ""
+    rest = f"\n\nand {more} more series with no more missing bars than these" if more > 0 else ""
     return markdown_table(columns, rows) + rest
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Write a table in Markdown."""
+    """Return a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     cells = ((str(cell).replace("|", "/").replace("\n", " ") for cell in line) for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def _worst_symbols(found: Iterable[SeriesGaps]) -> set[str]:
-    missing: dict[str, int] = {}
-    for one in found:
-        missing[one.series.symbol] = missing.get(one.series.symbol, 0) + _missing(one)
-    return set(sorted(missing, key=lambda symbol: -missing[symbol])[:_MOST_SYMBOLS])
 
 
 def _missing(one: SeriesGaps) -> int:

@@ -1,13 +1,13 @@
-"""Asset checks: what is unexplained, stale, out of order, impossible, or in another unit or basis.
+"""Asset checks: gaps, freshness and bar values hourly, the integrity of bar files daily.
 
-They are not partitioned (such checks lose their partition in ranged runs): they look over all
-gaps and disagreements, and over the bars of the newest windows. One op serves all timeframes; the
-schedule runs it hourly, and a materialization in the UI runs the part of its asset.
+The checks are not partitioned, because partitioned checks lose their partition in runs over ranges.
+The hourly ones examine all gaps and disagreements, and the bars of the newest windows. The daily
+one reads a thirtieth of the files whole; DuckDB reads damaged files without an error, so queries
+refuse the files found here until they are repaired. One op serves all timeframes; materializing an
+asset in the web UI runs that asset's share of it.
 
-The daily check of files: a thirtieth of them is read whole, and what is damaged is named.
-
-DuckDB answers from damaged files without a word, so what is found here is refused by queries until
-it is repaired.
+Not here: reading and judging a file (``store.bars.integrity``, ``store.maintenance.file_checks``),
+gaps and disagreements of a series (``gaps.index``).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,16 +42,19 @@ ORDER: Final = "order_and_duplicates"
 SANE: Final = "ohlc_sane"
 BASIS: Final = "price_basis"
 VOLUME: Final = "volume_unit"
+INTEGRITY: Final = "file_integrity"
 _TEXTS: Final = {
-    UNEXPLAINED: "No bar is missing without a reason.",
-    FRESH: "No tail is older than the registry's threshold of open session time.",
-    ORDER: "Bars of the newest windows are in order and there once.",
-    SANE: "Bars of the newest windows have plausible values, or those that the gateway returned.",
-    BASIS: "No held bars came again at other prices: each series is on one price basis.",
-    VOLUME: "No volumes jump by 100: each series has its volumes in shares, or in lots.",
+    UNEXPLAINED: "Every expected bar is present, or its absence is explained.",
+    FRESH: "No series lags by more open session time than GAP_THRESHOLDS_S (limits.py) allows.",
+    ORDER: "Bars of the newest windows are in order and unique.",
+    SANE: "Bars of the newest windows have plausible values, or are as the gateway returned them.",
+    BASIS: "Each series is on one price basis: no held bars were returned again at other prices.",
+    VOLUME: "Each series has volumes in one unit, shares or lots: none jump by a factor of 100.",
 }
 _NEWEST_DAYS: Final = {one: 70 if one is Timeframe.M1 else 400 for one in Timeframe}
-"""How far back bars are examined: the newest windows and the ones before."""
+"""Days back that bars are examined: the newest window and the one before it."""
+
+_INTEGRITY_TEXT: Final = "No bar file is damaged; a thirtieth of the files is read whole each day."
 
 NAMED_AT_MOST: Final = 20
 Clock = Callable[[], datetime]
@@ -60,10 +63,10 @@ Rows = list[tuple[object, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found of one timeframe: how many are bad, of how many, and the worst of them.
+    """What a check found in one timeframe: how many items are bad, of how many, and the worst.
 
-    ``kept`` counts bars that are as the gateway returned them although their values are
-    implausible; None where a check does not look at values.
+    ``what`` completes "3 of 10 ..." in the description. ``kept`` counts bars with implausible
+    values that are as the gateway returned them; None for a check that does not examine values.
     """
 
     bad: int
@@ -75,7 +78,10 @@ class Finding:
     kept: int | None = None
 
     def result(self, timeframe: Timeframe, name: str) -> dg.AssetCheckResult:
-        """Return the result of the check; most only warn, since no run can do better for now."""
+        """Return the result of the check.
+
+        Most checks only warn, because the next run already requests what is missing.
+        """
         metadata: dict[str, dg.MetadataValue] = {
             "bad": dg.MetadataValue.int(self.bad),
             "looked_at": dg.MetadataValue.int(self.looked_at),
@@ -97,7 +103,7 @@ class Finding:
 def bars_checks(
     timeframes: Iterable[Timeframe], clock: Clock = system_now
 ) -> dg.AssetChecksDefinition:
-    """Make the checks of all timeframes."""
+    """Return the hourly checks of all timeframes."""
     specs = [
         dg.AssetCheckSpec(name, asset=bars_key(timeframe), description=text)
         for timeframe in timeframes
@@ -124,17 +130,17 @@ def bars_checks(
 
 
 def check_schedule() -> dg.ScheduleDefinition:
-    """Make the schedule that renews the catalog and runs all checks, hourly."""
+    """Return the hourly schedule that refreshes the catalog and runs the checks."""
     return schedule_of_checks(
         "check_schedule",
         "17 * * * *",
         selected_checks(*_TEXTS) | dg.AssetSelection.assets("bars_catalog"),
-        "Renews the catalog with its picture of coverage, and runs the checks of gaps and bars.",
+        "Refreshes the catalog with its coverage heatmap, and runs the checks of gaps and bars.",
     )
 
 
 def selected_checks(*names: str) -> dg.AssetSelection:
-    """Select checks by name, of all timeframes."""
+    """Return the selection of the checks with these names, in all timeframes."""
     return dg.AssetSelection.checks(
         *(dg.AssetCheckKey(bars_key(one), name) for one in Timeframe for name in names)
     )
@@ -143,7 +149,7 @@ def selected_checks(*names: str) -> dg.AssetSelection:
 def schedule_of_checks(
     name: str, cron_schedule: str, target: dg.AssetSelection, description: str
 ) -> dg.ScheduleDefinition:
-    """Make a schedule, in UTC, that runs from the start and whose runs count as checks."""
+    """Return a schedule in UTC that is on by default and tags its runs as checks."""
     return dg.ScheduleDefinition(
         name=name,
         target=target,
@@ -168,9 +174,13 @@ def _results(
     if FRESH in names:
         yield _fresh(found, index, now).result(timeframe, FRESH)
     if BASIS in names:
-        yield _basis(found).result(timeframe, BASIS)
+        what = "series have held bars that were returned again at other prices"
+        differing = [(one.series, one.disagreements) for one in found]
+        yield _differing(differing, what).result(timeframe, BASIS)
     if VOLUME in names:
-        yield _volume(found).result(timeframe, VOLUME)
+        what = "series have volumes in shares next to volumes in lots of 100"
+        differing = [(one.series, one.volume_jumps) for one in found]
+        yield _differing(differing, what).result(timeframe, VOLUME)
     if names & {ORDER, SANE}:
         since = now.date() - timedelta(days=_NEWEST_DAYS[timeframe])
         files = _check_files(found, index, since)
@@ -189,8 +199,8 @@ def _unexplained(found: Sequence[SeriesGaps]) -> Finding:
          f"{one.gaps[-1].detail}")
         for bars, one in lacking[:NAMED_AT_MOST]
     ]  # fmt: skip
-    columns = ("symbol", "bars missing", "gaps", "the newest, why")
-    return Finding(len(lacking), len(found), "series lack bars without a reason", columns, rows)
+    columns = ("symbol", "bars missing", "gaps", "newest gap")
+    return Finding(len(lacking), len(found), "series have unexplained gaps", columns, rows)
 
 
 def _fresh(found: Sequence[SeriesGaps], index: GapIndex, now: datetime) -> Finding:
@@ -200,23 +210,13 @@ def _fresh(found: Sequence[SeriesGaps], index: GapIndex, now: datetime) -> Findi
         for one in stale[:NAMED_AT_MOST]
     ]
     threshold_s = IbLimitsRegistry.GAP_THRESHOLDS_S.value[found[0].series.timeframe] if found else 0
-    what = f"tails are more than {threshold_s / 3600:g} h of open session behind"
-    return Finding(len(stale), len(found), what, ("symbol", "covered until", "behind"), rows)
+    what = f"series lag by more than {threshold_s / 3600:g} h of open session time"
+    return Finding(len(stale), len(found), what, ("symbol", "covered until", "lag"), rows)
 
 
-def _basis(found: Sequence[SeriesGaps]) -> Finding:
-    told = [(one.series, one.disagreements) for one in found]
-    return _differing(told, "series have held bars that came again at other prices")
-
-
-def _volume(found: Sequence[SeriesGaps]) -> Finding:
-    told = [(one.series, one.volume_jumps) for one in found]
-    return _differing(told, "series have volumes in shares beside volumes in lots of 100")
-
-
-def _differing(told: Sequence[tuple[Series, Sequence[Disagreement]]], what: str) -> Finding:
-    """Return the series with bars that differ from others by a ratio, the newest of each named."""
-    differing = [(series, ones) for series, ones in told if ones]
+def _differing(examined: Sequence[tuple[Series, Sequence[Disagreement]]], what: str) -> Finding:
+    """Return the series with bars that differ by a ratio, with the newest disagreement of each."""
+    differing = [(series, ones) for series, ones in examined if ones]
     rows: Rows = [
         (
             series.symbol,
@@ -230,15 +230,15 @@ def _differing(told: Sequence[tuple[Series, Sequence[Disagreement]]], what: str)
     ]
     if rows:
         symbol, ratio, *_, hint = rows[0]
-        what += f" ({symbol}: {ratio} times). Hint: `{hint}` requests all of it again"
-    columns = ("symbol", "ratio", "bars", "from and to", "requests all of it again")
-    return Finding(len(differing), len(told), what, columns, rows)
+        what += f" ({symbol}: by a factor of {ratio}). Hint: `{hint}` requests the series again"
+    columns = ("symbol", "ratio", "bars", "interval", "command that requests the series again")
+    return Finding(len(differing), len(examined), what, columns, rows)
 
 
 def _check_files(
     found: Sequence[SeriesGaps], index: GapIndex, since: date
 ) -> Mapping[str, CheckedBars | StoreError]:
-    """Examine the files that may hold bars since a date, by name."""
+    """Return the checked bars, or the error, of each file that may hold bars since a date."""
     files: dict[str, CheckedBars | StoreError] = {}
     layout = index.store.layout
     for one in found:
@@ -267,17 +267,17 @@ def _order(files: Mapping[str, CheckedBars | StoreError]) -> Finding:
             rows.append((name, "", "", one))
         elif one.out_of_order or one.duplicates:
             rows.append((name, one.out_of_order, one.duplicates, one.first_misplaced))
-    columns = ("file", "out of order", "twice", "first")
-    what = "files have bars out of order or twice"
+    columns = ("file", "out of order", "duplicates", "first misplaced")
+    what = "files have bars out of order or duplicates"
     return Finding(len(rows), len(files), what, columns, rows[:NAMED_AT_MOST])
 
 
 def _sane(files: Mapping[str, CheckedBars | StoreError]) -> Finding:
-    """Return which bars have values that cannot be.
+    """Return the bars with implausible values.
 
-    Damage is an error: a repair or another request removes it. Bars with findings alone pass, and
-    are counted: they are what the gateway has, nothing removes them, and a check that fails for
-    ever would hide the damage that comes later.
+    Damage is an error: a repair or another request removes it. Bars that only have findings pass
+    and are counted: the gateway returns them as they are, so a check that counted them as failures
+    would fail forever and hide later damage.
     """
     good = {name: one for name, one in files.items() if isinstance(one, CheckedBars)}
     rows: Rows = [
@@ -289,7 +289,7 @@ def _sane(files: Mapping[str, CheckedBars | StoreError]) -> Finding:
     kept = sum(one.findings for one in good.values())
     what = "bars have implausible values that the gateway is not known to have returned"
     if kept:
-        what += f"; {kept} more are kept as it returned them, ktrdr verify lists them"
+        what += f"; {kept} more are kept as the gateway returned them (`ktrdr verify` lists them)"
     return Finding(
         count,
         sum(one.rows for one in good.values()),
@@ -301,16 +301,12 @@ def _sane(files: Mapping[str, CheckedBars | StoreError]) -> Finding:
     )
 
 
-INTEGRITY: Final = "file_integrity"
-_TEXT: Final = "No bar file is damaged: a thirtieth of them is read whole each day."
-
-
 def integrity_checks(
     timeframes: Iterable[Timeframe], clock: Clock = system_now
 ) -> dg.AssetChecksDefinition:
-    """Make the check of the files of each timeframe."""
+    """Return the daily check of each timeframe's bar files."""
     specs = [
-        dg.AssetCheckSpec(INTEGRITY, asset=bars_key(timeframe), description=_TEXT)
+        dg.AssetCheckSpec(INTEGRITY, asset=bars_key(timeframe), description=_INTEGRITY_TEXT)
         for timeframe in timeframes
     ]
 
@@ -332,19 +328,19 @@ def integrity_checks(
 
 
 def integrity_schedule() -> dg.ScheduleDefinition:
-    """Make the schedule that reads a thirtieth of the files, daily."""
+    """Return the daily schedule that reads a thirtieth of the files."""
     return schedule_of_checks(
         "integrity_schedule",
         "41 3 * * *",
         selected_checks(INTEGRITY),
-        "Reads a thirtieth of the bar files whole, and names those that are damaged.",
+        "Reads a thirtieth of the bar files whole and reports damaged ones.",
     )
 
 
 def _checked(
     store: BarStore, timeframe: Timeframe, calendars: dict[str, str], clock: Clock
 ) -> Finding:
-    """Read the files that are due, and name all that are known to be damaged."""
+    """Read the files that are due, and return all files that are known to be damaged."""
     read = 0
     for symbol, paths in due_files(store, timeframe).items():
         calendar = calendar_named(calendars[symbol]) if symbol in calendars else None
@@ -352,9 +348,9 @@ def _checked(
             read += 1
     folder = f"/timeframe={timeframe}/"
     damaged = [(name, why) for name, why in damaged_files(store).items() if folder in name]
-    what = f"files are known to be damaged; {read} were read whole this time"
+    what = f"files are known to be damaged; {read} were read in this run"
     if damaged:
-        what += ". Hint: `ktrdr repair` quarantines them and says what to load again"
+        what += ". Hint: `ktrdr repair` quarantines them and lists what to load again"
     files = sum(
         len(store.layout.bar_files(*key)) for key in store.series_on_disk() if key[1] is timeframe
     )

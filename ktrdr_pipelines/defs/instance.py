@@ -1,6 +1,6 @@
-"""Dagster's instance of a store, as commands see it from outside a run.
+"""The Dagster instance of a store, for commands that run outside of Dagster.
 
-Not here: what sensors and assets do with theirs, Dagster's settings (``app.setup``).
+Not here: Dagster's settings file (``app.setup``).
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from ktrdr_pipelines.store.layout import StoreLayout
 
 
 def home_of(layout: StoreLayout) -> Path:
-    """Give the folder of a store's Dagster history and settings."""
+    """Return the folder with a store's Dagster history and settings."""
     return layout.root / "dagster"
 
 
 @contextmanager
 def existing_instance(layout: StoreLayout) -> Iterator[dg.DagsterInstance | None]:
-    """Lend the instance of a store, or None where Dagster has never run over it."""
+    """Yield the Dagster instance of a store, or None if Dagster has never run on it."""
     home = home_of(layout)
     if not (home / "history").is_dir():
         yield None
@@ -32,7 +32,7 @@ def existing_instance(layout: StoreLayout) -> Iterator[dg.DagsterInstance | None
 
 
 def symbols_held(layout: StoreLayout) -> dict[Timeframe, tuple[str, ...]]:
-    """Give the symbols that Dagster has partitions of, by timeframe; none where it never ran."""
+    """Return the symbols that have partitions, by timeframe; empty if Dagster has never run."""
     with existing_instance(layout) as instance:
         if instance is None:
             return {}
@@ -40,7 +40,10 @@ def symbols_held(layout: StoreLayout) -> dict[Timeframe, tuple[str, ...]]:
 
 
 def move_partitions(layout: StoreLayout, symbol: str, new_symbol: str | None) -> int:
-    """Give a symbol's partitions to another one, or to none; give how many sets changed."""
+    """Rename a symbol's partitions, or delete them if ``new_symbol`` is None.
+
+    Return the number of partition sets (one per timeframe) that changed.
+    """
     with existing_instance(layout) as instance:
         if instance is None:
             return 0

@@ -1,7 +1,8 @@
-"""Partitions: symbol by window, one definition a timeframe.
+"""Partitions of the bars assets: symbol by window, one definition per timeframe.
 
-Not here: what a window is in timestamps of a series beyond its dates
-(``domain.calendars.sessions``).
+A window is a calendar month for 1m and a calendar year for the other timeframes.
+
+Not here: the bar timestamps of a window (``domain.calendars.sessions``).
 """
 
 from dataclasses import dataclass
@@ -25,35 +26,35 @@ class BarPartition:
 
     @property
     def key(self) -> dg.MultiPartitionKey:
-        """Dagster's key of it."""
+        """The Dagster key of this partition."""
         return dg.MultiPartitionKey({SYMBOL: self.symbol, WINDOW: self.window})
 
     @classmethod
     def of(cls, key: str) -> "BarPartition":
-        """Read a key, whether Dagster gives it as a plain string or in parts."""
+        """Return the partition of a key, which Dagster passes as a string or as a multi key."""
         symbol, window = str(key).rsplit("|", maxsplit=1)
         return cls(symbol, window)
 
 
 def symbols_partitions(timeframe: Timeframe) -> dg.DynamicPartitionsDefinition:
-    """Give the dynamic set of the symbols that keep a timeframe; each timeframe has its own."""
+    """Return the dynamic partitions that hold the symbols of one timeframe."""
     return dg.DynamicPartitionsDefinition(name=f"symbols_{timeframe.value}")
 
 
 def bars_partitions(timeframe: Timeframe, windows: Windows) -> dg.MultiPartitionsDefinition:
-    """Give the partitions of a timeframe's bars."""
+    """Return the partitions of a timeframe's bars: symbol by window."""
     return dg.MultiPartitionsDefinition(
         {SYMBOL: symbols_partitions(timeframe), WINDOW: windows_partitions(timeframe, windows)}
     )
 
 
 def window_of(timeframe: Timeframe, day: date) -> str:
-    """Name the window that a session date lies in."""
+    """Return the key of the window that contains a session date."""
     return day.strftime(_MONTHLY if timeframe is Timeframe.M1 else _YEARLY)
 
 
 def window_dates(window: str) -> tuple[date, date]:
-    """Give the session dates ``[first, end)`` of a window: a month or a year by its key."""
+    """Return the session dates ``[first, end)`` of a window key (``2024-03`` or ``2024``)."""
     year, _, month = window.partition("-")
     if not month:
         return date(int(year), 1, 1), date(int(year) + 1, 1, 1)
@@ -62,10 +63,10 @@ def window_dates(window: str) -> tuple[date, date]:
 
 
 def windows_partitions(timeframe: Timeframe, windows: Windows) -> dg.TimeWindowPartitionsDefinition:
-    """Give the windows of a timeframe, the current one included.
+    """Return the windows of a timeframe, including the current one.
 
-    Each size has a key format of its own: with one format a key would mean another interval after
-    a change of size.
+    Months and years have different key formats: with a shared format, a key would denote another
+    interval after a change of window size.
     """
     monthly = timeframe is Timeframe.M1
     start = windows.first_month.strftime(_MONTHLY) if monthly else f"{windows.first_year:04d}"

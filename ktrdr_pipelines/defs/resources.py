@@ -1,6 +1,6 @@
-"""Resources: the gateway (strategy, limits, settings) and the store.
+"""Dagster resources: the gateway (settings, connection strategy, limits) and the store.
 
-Not here: what assets do with them (``defs.assets``).
+Not here: the assets that use them (``defs.assets``).
 """
 
 from collections.abc import Callable
@@ -25,21 +25,23 @@ from ktrdr_pipelines.sync.runner import LoadManager
 
 
 class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """An Interactive Brokers gateway: a connection strategy under one registry of limits.
+    """An Interactive Brokers gateway: its settings, connection strategy and registry of limits.
 
-    It is read-only: nothing here can send an order.
+    The connection is read-only: no method can send an order.
     """
 
     host: str = Field(default="127.0.0.1", description="host of the gateway")
     port: int = Field(default=4002, description="TCP port of the gateway")
     timeout_s: float = Field(default=30.0, description="deadline of a request, seconds")
     pacing: str = Field(default="adaptive", description="adaptive or conservative")
-    max_retries: int = Field(default=3, description="tries after a failed request")
+    max_retries: int = Field(default=3, description="retries after a failed request")
     retry_delay_s: float = Field(default=2.0, description="first pause before a retry, seconds")
     client_ids: dict[str, str] = Field(
         default_factory=dict, description="client ids per operation, such as batch: 11-50"
     )
-    state_dir: str = Field(description="folder of the budget and the client ids of all processes")
+    state_dir: str = Field(
+        description="folder of the request budget and client ids, shared by all processes"
+    )
     clock_offset_s: float = Field(
         default=0.0, description="seconds by which market time is ahead of this machine's"
     )
@@ -48,7 +50,7 @@ class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @classmethod
     def of(cls, settings: Settings) -> "IbResource":
-        """Make the resource that the settings mean."""
+        """Return the resource for these settings."""
         return cls(
             host=settings.ib_host,
             port=settings.ib_port,
@@ -62,7 +64,7 @@ class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
     def settings(self) -> Settings:
-        """Give the settings that the resource stands for."""
+        """Return the settings of this resource; the inverse of ``of``."""
         ranges = {f"ib_client_id_{name}": text for name, text in self.client_ids.items()}
         return Settings.model_validate(
             {
@@ -79,20 +81,20 @@ class IbResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
     def clock(self, real: Callable[[], datetime] = system_now) -> Clock:
-        """Return the clock of work with this gateway: real time, and the time of the market."""
+        """Return the clock for work with this gateway: real time and market time."""
         return Clock(self.clock_offset_s, real)
 
     def strategy(self) -> IbConnectionStrategy:
-        """Make the connection strategy of this gateway."""
+        """Return a new connection strategy for this gateway."""
         return IbConnectionStrategy(GatewayConfig.from_settings(self.settings()))
 
     def manager(self, layout: StoreLayout, *, operation: str, progress: Progress) -> LoadManager:
-        """Make a manager that loads from this gateway into a store."""
+        """Return a load manager that loads from this gateway into a store."""
         return open_manager(self.settings(), layout, operation=operation, progress=progress)
 
 
 class StoreResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The store of bars in one data folder, and the universe that lies in it."""
+    """The store of bars in one data folder, with its universe."""
 
     data_dir: str = Field(description="folder of the store")
 
@@ -100,14 +102,14 @@ class StoreResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Open the store.
 
         Raises:
-            NoStoreError: the folder is no store.
+            NoStoreError: the folder is not a store.
         """
         return open_store(Path(self.data_dir))
 
     def universe_file(self) -> UniverseFile:
-        """Give the universe's file, with the last good one to fall back to."""
+        """Return the universe file, which falls back to the last good version."""
         return universe_file(self.layout())
 
     def universe(self) -> Universe:
-        """Read the universe; a bad edit keeps the last good one."""
+        """Return the universe; after an invalid edit, the last good version."""
         return self.universe_file().read()[0]

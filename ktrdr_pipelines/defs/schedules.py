@@ -1,14 +1,14 @@
-"""The tail schedule: every minute it looks which bars have just closed, and runs only for those.
+"""The tail schedule: every minute it requests a run for the bars that have just closed, if any.
 
-The run is a job of one op, not of the assets: a run over assets notes every partition that it is
-meant to make, and five hundred windows a minute would drown the history. Windows are told of by
-the run itself (``defs.runs.tail_run``).
+The run is a job with one op, not a run over the assets: Dagster records every partition that a run
+over assets plans to materialize, and five hundred windows a minute would swamp the history. The
+run reports its windows itself (``defs.runs.tail_run``).
 
 Not here: which tails are due (``gaps.due_chunks``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -27,11 +27,11 @@ from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 
 _MARGIN: Final = timedelta(seconds=1)
 _BETWEEN: Final = "+"
-"""Stands between the timeframes of one run in its tag."""
+"""Separates the timeframes in the tag of a run."""
 
 
 def tail_schedule() -> dg.ScheduleDefinition:
-    """Make the schedule that keeps all series fresh."""
+    """Return the schedule that keeps the tails of all series fresh."""
 
     @dg.schedule(
         name="tail_schedule",
@@ -40,7 +40,7 @@ def tail_schedule() -> dg.ScheduleDefinition:
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Loads bars that have just closed: one run for all symbols and timeframes "
-        "that are due, none where nothing is.",
+        "that are due, and no run if none is due.",
     )
     def schedule(
         context: dg.ScheduleEvaluationContext, ib: IbResource, store: StoreResource
@@ -54,9 +54,10 @@ def tail_schedule() -> dg.ScheduleDefinition:
 def request_tails(
     instance: dg.DagsterInstance, ib: IbResource, store: StoreResource, at: datetime
 ) -> dg.RunRequest | dg.SkipReason:
-    """Decide what runs for the bars that close at a moment.
+    """Return a run request for the bars that close at ``at``, or the reason to skip.
 
-    The run begins to ask when the newest bar is final, a few seconds later; it starts meanwhile.
+    The run starts at once but sends its first request a few seconds later, when the newest bar is
+    final.
     """
     final_at = at + bar_lag() + _MARGIN
     try:
@@ -66,11 +67,14 @@ def request_tails(
     except KtrdrError as error:
         return dg.SkipReason(str(error))
     if not tails:
-        return dg.SkipReason("no bar has closed that is not there")
-    busy = _under_way(instance)
+        return dg.SkipReason("no tail is due: the bars that have closed are stored")
+    active = instance.get_runs(dg.RunsFilter(tags={KIND: RunKind.TAIL.value}, statuses=UNENDED))
+    busy = {Timeframe(name) for run in active for name in run.tags[TIMEFRAME].split(_BETWEEN)}
     free = [tail for tail in tails if tail.series.timeframe not in busy]
     if not free:
-        return dg.SkipReason(f"{_counted(tails)} are due; the run before is still at work on them")
+        counts = Counter(tail.series.timeframe.value for tail in tails)
+        due = ", ".join(f"{number} series of {name}" for name, number in counts.items())
+        return dg.SkipReason(f"{due} due; the previous run is still loading them")
     timeframes = [one for one in Timeframe if any(one is t.series.timeframe for t in free)]
     names = _BETWEEN.join(one.value for one in timeframes)
     return dg.RunRequest(
@@ -95,28 +99,13 @@ def find_tails(
     real_now: datetime,
     keeps: Callable[[Timeframe], bool] = lambda _: True,
 ) -> list[Tail]:
-    """Return the tails that are due by a moment of real time, of the timeframes asked for.
+    """Return the tails of the selected timeframes that are due at ``real_now``.
 
     Raises:
-        KtrdrError: there is no store or no universe to look through.
+        KtrdrError: the store or the universe cannot be read.
     """
     gateway = GatewayConfig.from_settings(ib.settings()).gateway
     series = [one for one in store.universe().series() if keeps(one.timeframe)]
     now = ib.clock().market_at(real_now)
     found = open_gap_index(store.layout(), gateway).series_gaps(series, now)
     return due_tails(found, now, real_now=real_now)
-
-
-def _under_way(instance: dg.DagsterInstance) -> set[Timeframe]:
-    """Give the timeframes that earlier runs of tails are at."""
-    filters = dg.RunsFilter(tags={KIND: RunKind.TAIL.value}, statuses=UNENDED)
-    return {
-        Timeframe(name)
-        for run in instance.get_runs(filters)
-        for name in run.tags[TIMEFRAME].split(_BETWEEN)
-    }
-
-
-def _counted(tails: Sequence[Tail]) -> str:
-    counts = Counter(tail.series.timeframe.value for tail in tails)
-    return ", ".join(f"{number} series of {name}" for name, number in counts.items())

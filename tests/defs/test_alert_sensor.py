@@ -81,18 +81,18 @@ def test_an_outage_is_alerted_once_and_so_is_its_end(
     watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Five failed runs make one alert; the first answer makes one all-clear."""
-    assert watch.tick() == "nothing fails"
+    assert watch.tick() == "nothing is failing"
     for _ in range(3):
         watch.run(fail="yes", **{CAUSE: "GatewayUnreachableError"})
     assert "begins to fail: gateway since" in watch.tick()
     watch.run(fail="yes", **{CAUSE: "GatewayRestingError"})
     watch.run(fail="yes", **{CAUSE: "GatewayUnreachableError"})
-    assert watch.tick() == "nothing new; still failing, alerted before: gateway"
+    assert watch.tick() == "no change; still failing, already alerted: gateway"
     watch.run()
     assert "still failing" in watch.tick()
     watch.run(**{REQUESTS: "3"})
     assert "works again: gateway since" in watch.tick()
-    assert watch.tick() == "nothing fails"
+    assert watch.tick() == "nothing is failing"
     outage, clear = watch.alerts()
     assert (outage["event"], clear["event"]) == ("outage", "all-clear")
     assert outage["store"] == "/the/store"
@@ -120,7 +120,7 @@ def test_a_command_that_fails_stops_nothing(watch: Watch, command: str) -> None:
     watch.sensor = alert_sensor(command)
     watch.run(fail="yes")
     assert "begins to fail" in watch.tick()
-    assert "alerted before" in watch.tick()
+    assert "already alerted" in watch.tick()
 
 
 def test_without_a_command_it_is_logged_only(watch: Watch) -> None:

@@ -146,7 +146,7 @@ def test_symbol_that_left_while_its_run_waited_does_not_stop_the_others(location
     assert not result.success
     assert set(windows_of(result, location)) == {"MSFT|2024"}
     assert "AAPL 2024: " in failure_text(result)
-    assert "does not name it" in failure_text(result)
+    assert "the symbol is not in " in failure_text(result)
 
 
 def test_file_that_cannot_be_read_does_not_stop_the_others(location: Any) -> None:
@@ -229,7 +229,7 @@ def test_run_whose_symbol_left_while_it_waited(location: Any, by_sensor: bool) -
     assert windows_of(result, location) == {}
     assert len(location.history()) == before
     if not by_sensor:
-        assert "universe.yaml has changed since this run was asked for" in failure_text(result)
+        assert "universe.yaml changed after this run was launched" in failure_text(result)
 
 
 def test_windows_that_begin_later_have_left(location: Any) -> None:

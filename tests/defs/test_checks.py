@@ -104,7 +104,7 @@ def test_bars_at_other_prices_are_named(
     basis = results["price_basis"]
     assert basis.severity is dg.AssetCheckSeverity.WARN
     assert (basis.metadata["bad"].value, basis.metadata["looked_at"].value) == (1, 2)
-    assert "MSFT: 0.25 times" in basis.description
+    assert "MSFT: by a factor of 0.25" in basis.description
     assert "ktrdr load MSFT 1d --refresh" in basis.description
     assert "| MSFT | 0.25 | 2 |" in basis.metadata["worst"].value
     location.store.ledger.clear_disagreements("MSFT|1d")

@@ -109,7 +109,7 @@ def test_the_run_says_why_it_ended(instance: dg.DagsterInstance) -> None:
     run_id = run_in(instance, Status.STARTED, GONE)
     end_dead_runs(instance, launched_before=time.time(), start_of=start_of)
     (failure,) = instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
-    assert f"process {GONE} is gone" in failure.message
+    assert f"process {GONE} no longer exists" in failure.message
     run = instance.get_run_by_id(run_id)
     assert run is not None
     assert run.tags[CAUSE] == KILLED

@@ -150,7 +150,7 @@ def test_series_under_way_is_not_asked_for_again(location: Any, tick: Ticker) ->
     requests = tick.requests()
     assert [name_of(one) for one in requests] == [name_of(others[0])]
     assert '"said": "4 series lack' in tick.cursor
-    assert "3 are under way" in tick.cursor
+    assert "3 are being loaded" in tick.cursor
 
 
 def test_failing_symbol_does_not_keep_others_waiting(
@@ -195,7 +195,7 @@ def test_history_of_manual_symbols_is_left_to_a_person(location: Any, tick: Tick
     text = location.layout.universe.read_text()
     location.layout.universe.write_text(text.replace("AAPL: {}", "AAPL: {backfill: manual}"))
     assert all("MSFT" in name for name in tick.fill())
-    assert "left to a person" in tick.text()
+    assert "left to you" in tick.text()
     location.run("1d", "AAPL|2025", "AAPL|2025")
     assert tick.fill() == ["1d AAPL|2026 AAPL|2026"]
     days = location.store.rows_per_session(location.series("AAPL", "1d"))
@@ -226,7 +226,7 @@ def test_manual_symbol_is_filled_after_a_backfill_by_hand_and_not_before_it(
         asked.append((first, last))
         save_windows(location, last if number == 1 else first, last)
     assert asked == [("2026-01", "2026-06"), ("2025-07", "2025-12"), ("2025-07", "2025-11")]
-    assert "left to a person" in tick.text()
+    assert "left to you" in tick.text()
     is_covered = location.store.coverage(location.series("AAPL", "1m")).bars.bounds
     assert is_covered.start == datetime(2021, 1, 4, 14, 30, tzinfo=UTC)
 
@@ -350,5 +350,5 @@ def test_what_lies_before_the_first_window_is_said_and_not_promised(
     assert names
     assert all("|2023" not in name for name in names)
     told = tick.text()
-    assert "4 lack only what lies before Dagster's first windows" in told
+    assert "4 have gaps only before Dagster's first windows" in told
     assert "later" not in told

@@ -1,4 +1,4 @@
-"""The gateway sensor: it knocks while nobody is there, and work goes on at once afterwards."""
+"""The gateway sensor: it polls an unreachable gateway, and work continues at once afterwards."""
 
 import socket
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def test_no_listener_is_asked_while_nothing_is_known_to_be_wrong(
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         told = tick(port=server.getsockname()[1])
-        assert told.skip_message == "the gateway is not known to be away"
+        assert told.skip_message == "no outage of the gateway is recorded"
         with pytest.raises(BlockingIOError):
             server.accept()
 
@@ -57,7 +57,7 @@ def test_gateway_that_is_still_away_is_named_and_the_absence_confirmed(
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     text = tick(port=port).skip_message
-    assert "still away, since 2026-06-12 11:51:00Z" in text
+    assert "still unreachable, since 2026-06-12 11:51:00Z" in text
     known = absence.read()
     assert known is not None
     assert (known.since, known.seen_at) == (NOW - timedelta(minutes=9), NOW)
@@ -72,7 +72,7 @@ def test_gateway_that_holds_the_client_ids_of_runs_is_still_away(
     leases = ClientIdLeases(GatewayConfig.from_settings(location.settings).folder)
     held = [leases.lease((101, 110)) for _ in range(10)]
     text = tick().skip_message
-    assert "still away" in text
+    assert "still unreachable" in text
     assert "client ids 101 to 110" in text
     for lease in held:
         lease.release()
@@ -100,7 +100,8 @@ def test_gateway_that_is_back_starts_at_once_what_was_deferred(
     result = tick()
     assert len(result.run_requests) == 4
     assert (
-        "the gateway is back, after 2026-06-12 11:58:00Z; 4 tries are due at once" in result.cursor
+        "the gateway is reachable again (unreachable since 2026-06-12 11:58:00Z); "
+        "4 deferred requests are due now" in result.cursor
     )
     assert AbsenceFile(location.layout).read() is None
-    assert tick().skip_message == "the gateway is not known to be away"
+    assert tick().skip_message == "no outage of the gateway is recorded"

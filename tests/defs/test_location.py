@@ -93,7 +93,7 @@ def test_sensor_says_in_one_line_what_it_did_and_why(location: Any) -> None:
         return sensor(context)
 
     first = tick(None)
-    assert first.skip_reason.skip_message == "the partitions are as the universe says"
+    assert first.skip_reason.skip_message == "the partitions match the universe"
     location.layout.universe.write_text(
         "defaults: {timeframes: [1d, 1h], start: 2023-03-01}\n"
         "symbols: {AAPL: {start: 2024-01-02}, TSLA: {}}",
@@ -102,7 +102,7 @@ def test_sensor_says_in_one_line_what_it_did_and_why(location: Any) -> None:
     second = tick(first.cursor)
     text = second.skip_reason.skip_message
     assert "\n" not in text
-    assert "added TSLA (1h, 1d): the universe names them" in text
+    assert "added TSLA (1h, 1d): new in the universe" in text
     assert "removed MSFT (1h, 1d)" in text
     assert "their bars stay" in text
     assert "changed AAPL: their entries were edited" in text

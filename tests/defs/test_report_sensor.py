@@ -55,7 +55,7 @@ def test_windows_that_came_by_other_ways_are_told_of(
     by_run = {key: value for key, value in told(location).items() if "AAPL" in key}
     location.instance.wipe_assets([KEY])
     text = tick()
-    assert "looked at 4 of 4 series" in text
+    assert "examined 4 of 4 series" in text
     explained = {
         f"{symbol}|{year}": (0, BEFORE)
         for symbol in ("AAPL", "MSFT")
@@ -63,7 +63,7 @@ def test_windows_that_came_by_other_ways_are_told_of(
     }
     assert told(location) == by_run | explained
     assert by_run["AAPL|2024"] == (252, "complete")
-    assert "told of 0 windows" in tick()
+    assert "reported 0 windows" in tick()
 
 
 def test_tick_that_takes_too_long_is_gone_on_with(location: Any, tick: Callable[..., str]) -> None:
@@ -71,7 +71,7 @@ def test_tick_that_takes_too_long_is_gone_on_with(location: Any, tick: Callable[
     assert location.run("1d", "AAPL|2023", "AAPL|2025").success
 
     def told_of(text: str) -> int:
-        return int(text.split("told of ")[1].split(maxsplit=1)[0])
+        return int(text.split("reported ")[1].split(maxsplit=1)[0])
 
     def forget() -> None:
         location.instance.wipe_assets([KEY, dg.AssetKey(["bars", "1h"])])

@@ -71,7 +71,7 @@ def test_nothing_runs_where_nothing_has_closed(fresh: Any) -> None:
     for name, when in whens.items():
         decided = at_now(fresh, when)
         assert isinstance(decided, dg.SkipReason), name
-        assert decided.skip_message == "no bar has closed that is not there"
+        assert decided.skip_message == "no tail is due: the bars that have closed are stored"
     due_at = datetime(2026, 6, 12, 20, 30, tzinfo=UTC)
     assert isinstance(at_now(fresh, due_at), dg.RunRequest)
 
@@ -123,7 +123,7 @@ def test_tail_under_way_is_not_doubled(fresh: Any) -> None:
     )
     again = at_now(fresh, NOW)
     assert isinstance(again, dg.SkipReason)
-    assert again.skip_message == "1 series of 1d are due; the run before is still at work on them"
+    assert again.skip_message == "1 series of 1d due; the previous run is still loading them"
 
 
 def test_series_that_is_behind_or_empty_is_not_a_tail(location: Any) -> None:

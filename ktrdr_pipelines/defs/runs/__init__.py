@@ -1,1 +1,1 @@
-"""What Dagster runs do: load windows and tails, tell how they ended, end dead ones."""
+"""Dagster runs: loading windows and tails, recording how runs ended, ending dead runs."""

@@ -1,11 +1,11 @@
-"""One run over a timeframe's bars: partitions in, windows reported as they are finished.
+"""A run over partitions of one timeframe: loads their bars and materializes finished windows.
 
-Not here: the threads (``defs.runs.loader_thread``), whether a window is complete
+Not here: the loader thread (``defs.runs.loader_thread``), the state of a window
 (``gaps.windows``).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import or_
 
@@ -17,7 +17,6 @@ from ktrdr_pipelines.defs.resources import IbResource, StoreResource
 from ktrdr_pipelines.defs.runs.loader_thread import LoaderThread
 from ktrdr_pipelines.defs.runs.outcome import RunOutcome, materialization
 from ktrdr_pipelines.defs.runs.tags import KIND, RunKind
-from ktrdr_pipelines.domain.calendars.registry import Calendars
 from ktrdr_pipelines.domain.calendars.sessions import interval_between
 from ktrdr_pipelines.domain.instruments import Series
 from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
@@ -37,7 +36,7 @@ _NAMED_AT_MOST = 20
 
 
 class BarsRun:
-    """Loads partitions of one timeframe and marks each window when nothing of it is missing."""
+    """Loads partitions of one timeframe, and materializes each window once it is explained."""
 
     def __init__(
         self,
@@ -58,13 +57,13 @@ class BarsRun:
         self._open: dict[Series, dict[BarPartition, Interval]] = {}
         self._is_automatic = context.run.tags.get(KIND) == RunKind.GAP
         self._outcome = RunOutcome(context, self._layout, ib.clock())
-        self._told = 0
+        self._materialized = 0
 
     def load(self, partitions: Sequence[BarPartition]) -> None:
         """Load the partitions.
 
         Raises:
-            dg.Failure: something stayed unexplained; the text names the windows and why.
+            dg.Failure: the load failed, or windows stayed unexplained; the text names them and why.
         """
         try:
             try:
@@ -79,20 +78,32 @@ class BarsRun:
         if failed:
             raise self._outcome.incomplete(_failure_text(failed), reports)
         requests = sum(report.requests for report in reports)
-        self._outcome.succeeded(requests=requests, windows=self._told)
+        self._outcome.succeeded(requests=requests, windows=self._materialized)
 
     def _load(self, partitions: Sequence[BarPartition]) -> tuple[list[SeriesReport], list[str]]:
-        """Load what can be loaded; give the reports, and the windows that stay unexplained."""
+        """Return the reports of the load, and a line for each window that stays unexplained."""
         known = [one for one in partitions if one.symbol in self._universe.instruments]
-        self._open = self._windows(known)
+        # Grouped by series: chunks are planned over everything that a run wants of one.
+        self._open = defaultdict(dict)
+        for partition in known:
+            series = Series(self._universe.instrument(partition.symbol), self._timeframe)
+            calendar = self._calendars.of(series.instrument)
+            first, end = window_dates(partition.window)
+            interval = interval_between(calendar, self._timeframe, first, end)
+            self._open[series][partition] = interval
         reports = self._drive()
         failed = [line for report in reports for line in self._finish(report)]
         return reports, [*self._left(set(partitions) - set(known)), *failed]
 
     def _left(self, partitions: Iterable[BarPartition]) -> list[str]:
-        """Name windows that a person asked for and whose symbol has left the universe since."""
+        """Return a failure line for each partition whose symbol is not in the universe any more.
+
+        In a run of the gap sensor these lines are only logged.
+        """
         file = self._universe.name
-        lines = sorted(f"{one.symbol} {one.window}: {file} does not name it" for one in partitions)
+        lines = sorted(
+            f"{one.symbol} {one.window}: the symbol is not in {file}" for one in partitions
+        )
         if not self._is_automatic:
             return lines
         for line in lines:
@@ -100,38 +111,27 @@ class BarsRun:
         return []
 
     def skip(self, reason: str) -> None:
-        """End without a load: well where a sensor asked, which asks anew for what is missing.
+        """End the run without a load.
+
+        A run of the gap sensor succeeds, because the sensor requests again what is missing.
 
         Raises:
-            dg.Failure: a person had asked.
+            dg.Failure: a user launched the run.
         """
         if not self._is_automatic:
             raise dg.Failure(reason, allow_retries=False)
         self._context.log.info(reason)
         self._outcome.succeeded(requests=0, windows=0)
 
-    def _windows(
-        self, partitions: Sequence[BarPartition]
-    ) -> dict[Series, dict[BarPartition, Interval]]:
-        """Group windows by series: chunks are planned over all that a run wants of one."""
-        grouped: dict[Series, dict[BarPartition, Interval]] = defaultdict(dict)
-        for partition in partitions:
-            series = Series(self._universe.instrument(partition.symbol), self._timeframe)
-            calendar = self._calendars.of(series.instrument)
-            first, end = window_dates(partition.window)
-            grouped[series][partition] = interval_between(calendar, self._timeframe, first, end)
-        return grouped
-
     def _drive(self) -> list[SeriesReport]:
-        """Run the loader and report windows as they are finished, until all is done."""
-        jobs = [
-            Job(
-                series,
-                wanted=_wanted(series, own, self._calendars),
-                requested_by=RequestedBy.SENSOR if self._is_automatic else RequestedBy.PERSON,
-            )
-            for series, own in self._open.items()
-        ]
+        """Run the loader, materializing windows as they are finished, and return its reports."""
+        requested_by = RequestedBy.SENSOR if self._is_automatic else RequestedBy.PERSON
+        jobs = []
+        for series, windows in self._open.items():
+            calendar = self._calendars.of(series.instrument)
+            parts = (from_start(series, calendar, interval) for interval in windows.values())
+            wanted = reduce(or_, parts, IntervalSet())
+            jobs.append(Job(series, wanted=wanted, requested_by=requested_by))
         operation = "gap_filler" if self._is_automatic else "batch"
         thread = LoaderThread(
             lambda progress: self._ib.manager(self._layout, operation=operation, progress=progress),
@@ -143,19 +143,16 @@ class BarsRun:
                     self._context.log.info(message)
                 for series in changed:
                     self._report_finished(series)
-                self._stop_if_ended()
+                # A retry of a run that Dagster has given up would request everything twice.
+                run = self._context.instance.get_run_by_id(self._context.run.run_id)
+                if run is not None and run.is_finished:
+                    raise dg.Failure("Dagster has already ended this run", allow_retries=False)
             reports = thread.reports()
         self._calendars = open_calendars(self._store.ledger)
         return reports
 
-    def _stop_if_ended(self) -> None:
-        """Stop where Dagster has given the run up: a retry would ask for everything twice."""
-        run = self._context.instance.get_run_by_id(self._context.run.run_id)
-        if run is not None and run.is_finished:
-            raise dg.Failure("Dagster has ended this run already", allow_retries=False)
-
     def _report_finished(self, series: Series) -> None:
-        """Mark the windows of a series of which every session is covered or explained."""
+        """Materialize the windows of a series that are complete, during the load."""
         windows = self._open[series]
         now = self._ib.clock().market_now()
         status = self._window_index().status(series, _dates(windows), now)
@@ -166,7 +163,7 @@ class BarsRun:
                 del windows[partition]
 
     def _finish(self, report: SeriesReport) -> list[str]:
-        """Mark what is explained of the rest, and name what is not."""
+        """Materialize the explained windows that are left; return a line for each other one."""
         self._context.log.info(report.summary)
         windows = self._open[report.series]
         now = self._ib.clock().market_now()
@@ -184,29 +181,21 @@ class BarsRun:
         return failed
 
     def _window_index(self) -> WindowIndex:
-        """Open the gap book as the ledger stands now."""
+        """Return an index over the present state of the ledger."""
         gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
         return WindowIndex(open_gap_index(self._layout, gateway))
 
     def _materialize(self, partition: BarPartition, status: WindowStatus) -> None:
-        self._told += 1
+        self._materialized += 1
         self._context.log_event(materialization(self._timeframe, partition, status))
 
     def _refresh_catalog(self) -> None:
-        """Renew the catalog: always for a person, for sensors as often as its size allows."""
+        """Refresh the catalog; in runs of the gap sensor only as often as its size allows."""
         instruments, real_now = list(self._universe.instruments.values()), system_now()
         if self._is_automatic and not is_catalog_due(self._layout, instruments, real_now):
             return
         gateway = GatewayConfig.from_settings(self._ib.settings()).gateway
         self._outcome.renew_catalog(open_gap_index(self._layout, gateway), instruments)
-
-
-def _wanted(
-    series: Series, windows: Mapping[BarPartition, Interval], calendars: Calendars
-) -> IntervalSet:
-    calendar = calendars.of(series.instrument)
-    parts = (from_start(series, calendar, interval) for interval in windows.values())
-    return reduce(or_, parts, IntervalSet())
 
 
 def _dates(windows: Iterable[BarPartition]) -> dict[str, Dates]:
@@ -218,7 +207,7 @@ def _reason(report: SeriesReport, status: WindowStatus) -> str:
         return str(report.error)
     bounds = status.unexplained.bounds
     parts = len(status.unexplained)
-    missing = f"missing {bounds}" if parts == 1 else f"{parts} intervals missing in {bounds}"
+    missing = f"missing {bounds}" if parts == 1 else f"{parts} intervals missing within {bounds}"
     missing += f", {status.why}" if status.why else ""
     failures = "; ".join(dict.fromkeys(str(failure) for failure in report.failures))
     return f"{missing} ({failures})" if failures else missing
@@ -228,8 +217,9 @@ def _failure_text(failed: Sequence[str]) -> str:
     named = "\n".join(failed[:_NAMED_AT_MOST])
     more = len(failed) - _NAMED_AT_MOST
     rest = f"\nand {more} more" if more > 0 else ""
-    what = "1 window stays" if len(failed) == 1 else f"{len(failed)} windows stay"
+    what = "1 window remains" if len(failed) == 1 else f"{len(failed)} windows remain"
     return (
         f"{what} unexplained; all others are materialized:\n{named}{rest}\n"
-        "What was received is saved; launch the failed windows again to request the rest."
+        "The bars received so far are saved. Hint: Launch the failed windows again to request the "
+        "rest."
     )

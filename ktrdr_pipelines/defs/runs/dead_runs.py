@@ -1,13 +1,14 @@
-"""Runs whose process is gone: ended in Dagster's records, so that others get their places.
+"""Marking runs whose process has disappeared as failed, which frees their concurrency slots.
 
-A run that was killed together with its code server stays ``STARTED`` for ever, and one that was
-killed while it started stays so until ``start_timeout_seconds``: Dagster's run monitoring cannot
-look at the processes of the default launcher. Both count against the limits of concurrent runs.
+A run that was killed together with its code server keeps the status ``STARTED`` forever, and one
+that was killed while starting keeps ``STARTING`` until ``start_timeout_seconds``, because Dagster's
+run monitoring cannot check the processes of the default launcher. Both count against the limits of
+concurrent runs.
 
-The evidence is the process id that Dagster logs when a run's process begins, and the time at which
-a process of that id started: a later one is another process with a reused id.
+The evidence is the process id that Dagster logs when a run's process begins, and the start time of
+the process that has this id now: a later start means that the id was reused.
 
-Not here: queued runs and runs that were created and not yet queued. The daemon goes on with those.
+Not here: runs that are queued or not yet queued. The Dagster daemon continues with those.
 """
 
 import os
@@ -28,10 +29,10 @@ _ACTIVE: Final = [
     dg.DagsterRunStatus.CANCELING,
 ]
 _CLOCK_SLACK_S: Final = 5.0
-"""How far the start of a process, counted back from now, may lie after what it logged."""
+"""How far the computed start of a process may lie after the time of its log entry."""
 
 _LOGS_PROCESS_WITHIN_S: Final = 60.0
-"""A run that executes in the process that made it logs that process within this time."""
+"""A run that executes in the process that created it logs that process within this time."""
 
 UNKNOWN_START: Final = 0.0
 
@@ -40,7 +41,7 @@ ProcessStart = Callable[[int], float | None]
 
 @dataclass(frozen=True, slots=True)
 class DeadRun:
-    """A run that was ended, and why."""
+    """A run that was marked as ended, and why."""
 
     run_id: str
     reason: str
@@ -50,10 +51,9 @@ class DeadRun:
 
 
 def process_start(pid: int) -> float | None:
-    """Return the Unix time at which a process started, or None where none of this id lives.
+    """Return the Unix time at which a process started, or None if no such process is alive.
 
-    ``UNKNOWN_START`` where the system does not tell. A process that has ended and waits for its
-    parent does not live.
+    ``UNKNOWN_START`` if the system does not disclose it. A zombie process is not alive.
     """
     if Path("/proc/self/stat").exists():
         return _start_in_proc(pid)
@@ -72,16 +72,16 @@ def end_dead_runs(
     launched_before: float,
     start_of: ProcessStart = process_start,
 ) -> list[DeadRun]:
-    """End the runs whose process is gone, and free the concurrency slots of ended runs.
+    """End the runs whose process has disappeared, and free the concurrency slots of ended runs.
 
-    Starting and started runs are reported as failed, so that Dagster's own retries apply to them;
-    canceling ones as canceled.
+    Starting and started runs are reported as failed, so that Dagster's retries apply to them;
+    canceling runs are reported as canceled.
 
     Args:
-        instance: where the runs are recorded.
-        launched_before: Unix time. A run that logged no process and was launched earlier has lost
-            the code server that was to start one; a later one may still get it.
-        start_of: gives the Unix time at which the living process of an id started, or None.
+        instance: the Dagster instance that records the runs.
+        launched_before: Unix time. A run that was launched earlier and logged no process has lost
+            the code server that should have started one; a later run may still get a process.
+        start_of: returns the Unix start time of the live process with an id, or None.
 
     Returns:
         The runs that were ended.
@@ -109,7 +109,7 @@ def _why_dead(
     launched_before: float,
     start_of: ProcessStart,
 ) -> str | None:
-    """Return why a run is dead, or None where its process lives or may still come."""
+    """Return why a run is dead, or None if its process is alive or may still start."""
     run = record.dagster_run
     logged = _logged_processes(instance, run.run_id)
     if logged:
@@ -117,17 +117,17 @@ def _why_dead(
         if any(start is not None and start <= at + _CLOCK_SLACK_S for start, at in starts):
             return None
         pids = ", ".join(str(pid) for pid in dict(logged))
-        return f"its process {pids} is gone, killed or lost with the machine"
+        return f"its process {pids} no longer exists (killed, or the machine was restarted)"
     if run.status is dg.DagsterRunStatus.STARTED:
         launched_before = min(launched_before, time.time() - _LOGS_PROCESS_WITHIN_S)
     launched_at = instance.get_run_stats(run.run_id).launch_time or record.start_time
     if (launched_at or record.create_timestamp.timestamp()) >= launched_before:
         return None
-    return "no process began for it before Dagster was killed"
+    return "Dagster was killed before it started a process for the run"
 
 
 def _logged_processes(instance: dg.DagsterInstance, run_id: str) -> list[tuple[int, float]]:
-    """Return the process ids that a run's processes logged, with when they did."""
+    """Return the process ids that a run logged, with the Unix times of the log entries."""
     found = []
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
         event = entry.dagster_event
@@ -138,7 +138,7 @@ def _logged_processes(instance: dg.DagsterInstance, run_id: str) -> list[tuple[i
 
 
 def _free_concurrency(instance: dg.DagsterInstance) -> None:
-    """Free the slots that ended or deleted runs hold in pools, without waiting for the daemon."""
+    """Free the pool slots of ended or deleted runs without waiting for the daemon."""
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
         return
@@ -163,16 +163,16 @@ def _start_in_proc(pid: int) -> float | None:
 
 
 def _start_by_ps(pid: int) -> float | None:
-    """Count back from the age that ``ps`` gives as ``[[days-]hours:]minutes:seconds``."""
-    told = subprocess.run(  # noqa: S603  (a fixed command)
+    """Compute the start from the age that ``ps`` prints as ``[[days-]hours:]minutes:seconds``."""
+    printed = subprocess.run(  # noqa: S603  (a fixed command)
         ["/bin/ps", "-o", "stat=,etime=", "-p", str(pid)],
         capture_output=True,
         text=True,
         check=False,
     ).stdout.split()
-    if len(told) != 2 or told[0].startswith("Z"):
+    if len(printed) != 2 or printed[0].startswith("Z"):
         return None
-    days, _, clock = told[1].rpartition("-")
+    days, _, clock = printed[1].rpartition("-")
     age_s = int(days or 0) * 86_400
     for power, part in enumerate(reversed(clock.split(":"))):
         age_s += int(part) * 60**power

@@ -1,11 +1,12 @@
-"""The shape of a run: a loader thread that asks, a main thread that reports to Dagster.
+"""A load in its own thread, and the mailbox through which it reports to the main thread of a run.
 
-The loader thread owns the event loop and the one connection; it says which series have something
-new on disk through a set that can't grow beyond the series of the run. Only the main thread
-touches Dagster. However the main thread ends, the loader is cancelled and joined, disconnecting
+The loader thread owns the event loop and the only connection. It reports the series that have new
+bars on disk through a set, which cannot grow beyond the series of the run. Only the main thread
+calls Dagster. However the main thread ends, the loader is cancelled and joined, and disconnects
 inside its own loop.
 
-Not here: what is reported (``defs.assets``), the loading itself (``load``).
+Not here: what runs do with the reports (``defs.runs.bars_run``, ``defs.runs.tail_run``), the load
+itself (``sync.runner``).
 """
 
 import asyncio
@@ -22,7 +23,10 @@ from ktrdr_pipelines.sync.runner import Job, LoadManager
 
 
 class Mailbox:
-    """What the loader has to say: series with new bars on disk, and lines for the log."""
+    """Passes series with new bars on disk, and log lines, from the loader to the main thread.
+
+    Implements ``Progress``.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -31,38 +35,41 @@ class Mailbox:
         self._closed = False
 
     def planned(self, series: Series, requests: int) -> None:
-        """Take note of a plan."""
+        """Add a log line with the number of planned requests."""
         self._add_message(f"{series}: {requests} request{'' if requests == 1 else 's'} planned")
 
     def answered(self, series: Series, rows: int) -> None:
-        """Say nothing of single answers."""
+        """Ignore single responses; only saved bars are reported."""
 
     def saved(self, series: Series) -> None:
-        """Take note of new bars on disk."""
+        """Add a series that has new bars on disk."""
         with self._changed:
             self._series[series] = None
             self._changed.notify()
 
     def noted(self, series: Series, text: str) -> None:
-        """Take note of what a person may want to know."""
+        """Add a log line about a series."""
         self._add_message(f"{series}: {text}")
 
     def noticed(self, text: str) -> None:
-        """Take note of what a person should know of the gateway."""
+        """Add a log line about the gateway."""
         self._add_message(text)
 
     def waiting(self, text: str, until: datetime) -> None:
-        """Take note of what is waited for."""
+        """Add a log line that says what the load waits for, and until when."""
         self._add_message(f"waiting until {until:%Y-%m-%dT%H:%M:%SZ}: {text}")
 
     def close(self) -> None:
-        """Say that nothing more will come."""
+        """Mark the mailbox as closed: no more entries follow."""
         with self._changed:
             self._closed = True
             self._changed.notify()
 
     def collect(self, wait_s: float) -> tuple[list[Series], list[str], bool]:
-        """Give changed series, notes, and whether more may come; waits for something to say."""
+        """Return changed series, log lines, and whether more may follow.
+
+        Wait up to ``wait_s`` seconds for an entry.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._series or self._messages or self._closed, timeout=wait_s
@@ -78,7 +85,7 @@ class Mailbox:
 
 
 class LoaderThread:
-    """A load in a thread of its own; a context manager that never leaves it behind."""
+    """A load in its own thread; a context manager that cancels and joins the thread on exit."""
 
     def __init__(
         self, make_manager: Callable[[Progress], LoadManager], jobs: Sequence[Job]
@@ -105,22 +112,22 @@ class LoaderThread:
         trace: TracebackType | None,
     ) -> None:
         if self._thread.is_alive() and self._loop is not None and self._task is not None:
-            with suppress(RuntimeError):  # the loop may end between the question and the call
+            with suppress(RuntimeError):  # the loop may end between the check and the call
                 self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join()
 
     def changes(self, wait_s: float = 1.0) -> Iterator[tuple[list[Series], list[str]]]:
-        """Give what is new, at least once in ``wait_s`` seconds, until the load has ended."""
+        """Yield changed series and log lines until the load ends, at least every ``wait_s``."""
         more = True
         while more:
             series, messages, more = self._mailbox.collect(wait_s)
             yield series, messages
 
     def reports(self) -> list[SeriesReport]:
-        """Give how each job ended.
+        """Return the report of each job; wait for the load to end.
 
         Raises:
-            KtrdrError: what ended the load.
+            KtrdrError: the error that ended the load.
         """
         self._thread.join()
         if self._error is not None:

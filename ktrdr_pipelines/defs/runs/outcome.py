@@ -1,10 +1,9 @@
-"""How a run that loads ends, and what Dagster is told of its windows.
+"""How a run that loads bars ends: its tags, its failure, and the materializations of its windows.
 
-How a run that loads ends: a new catalog, tags that say to sensors how it went.
+A run that cannot reach the gateway records that in the store, so that no other run starts until the
+gateway is reachable. All runs and sensors build the materialization of a window here.
 
-A gateway that is away is noted for all runs.
-
-What Dagster is told of a window: the same whoever tells it.
+Not here: the state of a window (``gaps.windows``).
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,9 +25,18 @@ from ktrdr_pipelines.gaps.windows import WindowState, WindowStatus
 from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 from ktrdr_pipelines.store.layout import StoreLayout
 
+STATE = "state"
+"""Metadata key of a window's state."""
+
+_SATISFIES: Final = {
+    state: set(WindowState) if state is WindowState.OPEN else {state} for state in WindowState
+}
+"""By state of a window, the reported states that need no new event: an open window changes all
+the time."""
+
 
 class RunOutcome:
-    """Says how one run ended."""
+    """Records how one run ended, in its tags and in the store."""
 
     def __init__(
         self,
@@ -41,10 +49,10 @@ class RunOutcome:
         self._layout, self._clock = layout, clock
 
     def renew_catalog(self, index: GapIndex, instruments: Sequence[Instrument]) -> None:
-        """Renew the catalog, and say where it cannot be.
+        """Refresh the catalog; log an error if that fails.
 
-        One unreadable file of any symbol speaks against that, and the run's bars are saved all the
-        same: what fails by it is the catalog's own asset, hourly, not the runs of all symbols.
+        One unreadable file of any symbol prevents the refresh, but the bars of this run are saved.
+        The hourly run of the catalog asset fails in that case, not the runs of all symbols.
         """
         try:
             renew_catalog(index, instruments, self._clock.market_now())
@@ -52,31 +60,34 @@ class RunOutcome:
             self._log.error("The bars are saved, the catalog is not up to date: %s", error)
 
     def failed(self, error: KtrdrError) -> dg.Failure:
-        """Take note of what ended a load, and give the failure of the run."""
+        """Tag the run with the error that ended its load, and return its failure.
+
+        If the error means that the gateway is unreachable, record that for all runs.
+        """
         self._tag({CAUSE: type(error).__name__})
         if isinstance(error, GatewayError) and outage_of(type(error).__name__) == GATEWAY:
             AbsenceFile(self._layout).note(self._clock.real_now(), str(error))
         return dg.Failure(str(error), allow_retries=False)
 
     def incomplete(self, text: str, reports: Iterable[SeriesReport]) -> dg.Failure:
-        """Take note that something could not be had, and give the failure of the run."""
+        """Tag the run as incomplete, and return its failure."""
         causes = [type(failure).__name__ for report in reports for failure in report.failures]
         shared = (cause for cause in causes if outage_of(cause) == GATEWAY)
         self._tag({CAUSE: next(shared, IncompleteError.__name__)})
         return dg.Failure(text, allow_retries=False)
 
     def interrupted(self) -> None:
-        """Take note that a signal ended the run with all of Dagster.
+        """Tag the run as killed if a signal ended it together with Dagster.
 
-        It is no fault of the series, which may go on at once. A run that a person terminates is
-        canceled, and its series waits.
+        Its series is not at fault and may be loaded again at once. A run that a user terminates
+        has the status CANCELING instead, and its series waits.
         """
         run = self._instance.get_run_by_id(self._run_id)
         if run is not None and run.status is dg.DagsterRunStatus.STARTED:
             self._tag({CAUSE: KILLED})
 
     def succeeded(self, *, requests: int, windows: int) -> None:
-        """Take note of a good end: what was asked, and of how many windows was told."""
+        """Tag a successful run with its number of requests, or as quiet if it had no windows."""
         tags = {REQUESTS: str(requests)} if requests else {}
         self._tag(tags | ({} if windows else {QUIET: YES}))
 
@@ -85,13 +96,10 @@ class RunOutcome:
             self._instance.add_run_tags(self._run_id, tags)
 
 
-STATE = "state"
-
-
 def materialization(
     timeframe: Timeframe, partition: BarPartition, status: WindowStatus
 ) -> dg.AssetMaterialization:
-    """Tell of a window of which nothing is unexplained: its rows, its state, its interval."""
+    """Return the materialization of an explained window, with its rows, state and interval."""
     return dg.AssetMaterialization(
         asset_key=["bars", timeframe.value],
         partition=str(partition.key),
@@ -107,15 +115,19 @@ def materialization(
 def is_told(
     instance: dg.DagsterInstance, timeframe: Timeframe, partition: BarPartition, state: WindowState
 ) -> bool:
-    """Say whether Dagster has been told of a window as it is now: open, or finished."""
-    return told_states(instance, timeframe, [partition]).get(partition) in _AS_GOOD_AS[state]
+    """Return whether Dagster's latest event of a window agrees with its present state."""
+    return told_states(instance, timeframe, [partition]).get(partition) in _SATISFIES[state]
 
 
 def told_states(
     instance: dg.DagsterInstance, timeframe: Timeframe, partitions: Sequence[BarPartition]
 ) -> dict[BarPartition, WindowState | None]:
-    """Give what Dagster was told last of each window; None where that says no state."""
-    told: dict[BarPartition, WindowState | None] = {}
+    """Return the state in the latest materialization of each window that has one.
+
+    The value is None if that event has no state.
+    """
+    by_value = {state.value: state for state in WindowState}
+    states: dict[BarPartition, WindowState | None] = {}
     for partition in partitions:
         newest = instance.fetch_materializations(
             dg.AssetRecordsFilter(
@@ -126,17 +138,6 @@ def told_states(
         ).records
         event = newest[0].asset_materialization if newest else None
         if event is not None:
-            told[partition] = _state_of(event)
-    return told
-
-
-def _state_of(event: dg.AssetMaterialization) -> WindowState | None:
-    told = event.metadata.get(STATE)
-    values = {state.value: state for state in WindowState}
-    return values.get(str(told.value)) if told is not None else None
-
-
-_AS_GOOD_AS: Final = {
-    state: set(WindowState) if state is WindowState.OPEN else {state} for state in WindowState
-}
-"""What may have been told where a window is in a state; an open one changes all the time."""
+            value = event.metadata.get(STATE)
+            states[partition] = by_value.get(str(value.value)) if value is not None else None
+    return states

@@ -1,6 +1,6 @@
-"""The tags by which runs know each other: what a run is for, and how it ended.
+"""Tags of Dagster runs: what a run is for, and how it ended.
 
-Not here: who starts runs (one module a sensor), Dagster's own tags but for the range.
+Sensors read the tags of earlier runs to decide what to start, what to report and what to delete.
 """
 
 from enum import StrEnum
@@ -15,20 +15,20 @@ TIMEFRAME: Final = "ktrdr/timeframe"
 SYMBOL: Final = "ktrdr/symbol"
 
 GAPS: Final = "ktrdr/gaps"
-"""A print of what was due of the series when a gap run was asked for."""
+"""A fingerprint of the due gaps of the series when its gap run was requested."""
 
 CAUSE: Final = "ktrdr/cause"
-"""Why a run failed: the class of the error. A run that failed without one died."""
+"""Why a run failed: the class of the error. A failed run without this tag died."""
 
 KILLED: Final = "ProcessKilled"
-"""The cause of a run whose process was found gone or was ended by a signal: no fault of what it
-loaded."""
+"""The cause of a run whose process disappeared or was ended by a signal. Its series is not at
+fault and may be loaded again at once."""
 
 REQUESTS: Final = "ktrdr/requests"
-"""How many requests a run that ended well made; not there where it made none."""
+"""Number of requests of a successful run; absent if it sent none."""
 
 QUIET: Final = "ktrdr/quiet"
-"""Set on a run that ended well and told of no window: nothing is lost with its history."""
+"""Set on a successful run that materialized no window: its history can be deleted early."""
 
 YES: Final = "yes"
 PRIORITY: Final = "dagster/priority"
@@ -37,7 +37,7 @@ RANGE_END: Final = "dagster/asset_partition_range_end"
 
 
 class RunKind(StrEnum):
-    """What the sensors start runs for."""
+    """What a run that a sensor or schedule started is for."""
 
     TAIL = "tail"
     GAP = "gap"
@@ -51,7 +51,7 @@ UNENDED: Final = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-"""What a run is in that may still ask for something."""
+"""Statuses of runs that may still send requests."""
 
 ENDED: Final = [
     dg.DagsterRunStatus.SUCCESS,
@@ -61,5 +61,5 @@ ENDED: Final = [
 
 
 def range_tags(first: BarPartition, last: BarPartition) -> dict[str, str]:
-    """Give the tags of a run over a range of partitions."""
+    """Return the tags of a run over a range of partitions."""
     return {RANGE_START: str(first.key), RANGE_END: str(last.key)}

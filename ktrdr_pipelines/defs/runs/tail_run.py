@@ -1,4 +1,4 @@
-"""One run over tails: bars that have just closed, of many symbols, as soon as they are final.
+"""A run over tails: loads bars that have just closed, of many symbols, once they are final.
 
 Not here: when it runs (``defs.schedules``), which tails are due (``gaps.due_chunks``).
 """
@@ -34,33 +34,39 @@ _NAMED_AT_MOST: Final = 20
 _LONGEST_WAIT_S: Final = 60.0
 
 _CATALOG_S: Final = 600.0
-"""How old the catalog's tables of coverage and gaps may be while only tails run."""
+"""Maximum age of the catalog's tables of coverage and gaps while only tails run."""
 
 
 class TailConfig(dg.Config):
-    """Which tails to load, and from when on their newest bars are final."""
+    """Which tails to load, and when their newest bars are final."""
 
     timeframes: list[str] = Field(description="timeframes, such as 1m")
-    not_before: str | None = Field(default=None, description="an instant; asks nothing before")
+    not_before: str | None = Field(
+        default=None, description="instant (ISO 8601) before which no request is sent"
+    )
 
 
 @dg.op(name=TAIL_OP, pool=POOL)
 def load_tails(
     context: dg.OpExecutionContext, config: TailConfig, ib: IbResource, store: StoreResource
 ) -> None:
-    """Load what has come to be due of some timeframes, of all symbols."""
+    """Load the due tails of some timeframes, of all symbols."""
     wanted = tuple(Timeframe(name) for name in config.timeframes)
-    TailRun(context, wanted, ib=ib, store=store).load(_pause_s(config.not_before))
+    pause_s = 0.0
+    if config.not_before is not None:
+        left_s = (datetime.fromisoformat(config.not_before) - system_now()).total_seconds()
+        pause_s = min(max(left_s, 0.0), _LONGEST_WAIT_S)
+    TailRun(context, wanted, ib=ib, store=store).load(pause_s)
 
 
-@dg.job(name="tails", description="Bars that have just closed, of all symbols.")
+@dg.job(name="tails", description="Loads bars that have just closed, of all symbols.")
 def tail_job() -> None:
     """Load tails."""
     load_tails()
 
 
 class TailRun:
-    """Loads tails and tells of windows that have their first bars, or are finished."""
+    """Loads tails, and materializes windows that have their first bars or are finished."""
 
     def __init__(
         self,
@@ -84,19 +90,30 @@ class TailRun:
         """Load the tails.
 
         Args:
-            pause_s: seconds until the newest bars are final; the book is read meanwhile.
+            pause_s: seconds until the newest bars are final; the gap index is read meanwhile.
 
         Raises:
-            dg.Failure: something could not be had; the text names it.
+            dg.Failure: the load or some tails failed; the text names them.
         """
         try:
-            reports, told = self._load(pause_s)
+            reports, materialized = self._load(pause_s)
         except KtrdrError as error:
             raise self._outcome.failed(error) from error
-        self._end(reports, told)
+        failed = [
+            f"{report.series}: {report.error or '; '.join(map(str, report.failures))}"
+            for report in reports
+            if report.error is not None or report.failures
+        ]
+        if failed:
+            more = len(failed) - _NAMED_AT_MOST
+            named = "\n".join(failed[:_NAMED_AT_MOST]) + (f"\nand {more} more" if more > 0 else "")
+            text = f"{len(failed)} tails could not be loaded; all others are loaded:\n{named}"
+            raise self._outcome.incomplete(text, reports)
+        requests = sum(report.requests for report in reports)
+        self._outcome.succeeded(requests=requests, windows=materialized)
 
     def _load(self, pause_s: float) -> tuple[list[SeriesReport], int]:
-        """Load what is due after the pause; give the reports, and of how many windows was told."""
+        """Load what is due after the pause; return the reports and the number of new events."""
         began_s = time.monotonic()
         self._series_gaps()
         time.sleep(max(0.0, pause_s - (time.monotonic() - began_s)))
@@ -108,10 +125,19 @@ class TailRun:
             for tail in tails
         ]
         reports = self._drive(jobs) if jobs else []
-        told = self._tell([report for report in reports if report.rows])
-        self._renew_catalog(is_new=bool(told))
-        self._context.log.info(_summary(reports))
-        return reports, told
+        materialized = self._materialize([report for report in reports if report.rows])
+        # The catalog's views show new bars by themselves; its tables may be somewhat older.
+        catalog = self._layout.catalog
+        age_s = time.time() - catalog.stat().st_mtime if catalog.exists() else math.inf
+        if materialized or age_s > _CATALOG_S:
+            instruments = list(self._universe.instruments.values())
+            self._outcome.renew_catalog(self._index, instruments)
+        # One line for all tails: an event per window would swamp Dagster's history.
+        requests = sum(report.requests for report in reports)
+        added = sum(report.added for report in reports)
+        text = f"{len(reports)} tails: {requests} requests, {added} new bars"
+        self._context.log.info(text)
+        return reports, materialized
 
     def _series_gaps(self) -> list[SeriesGaps]:
         return self._index.series_gaps(self._series, self._clock.market_now())
@@ -128,17 +154,9 @@ class TailRun:
                         self._context.log.info(message)
             return thread.reports()
 
-    def _renew_catalog(self, *, is_new: bool) -> None:
-        """Renew the catalog's tables where they are old; its views show new bars by themselves."""
-        catalog = self._layout.catalog
-        age_s = time.time() - catalog.stat().st_mtime if catalog.exists() else math.inf
-        if is_new or age_s > _CATALOG_S:
-            instruments = list(self._universe.instruments.values())
-            self._outcome.renew_catalog(self._index, instruments)
-
-    def _tell(self, reports: Iterable[SeriesReport]) -> int:
-        """Tell of the windows that Dagster does not know yet, and of those that are finished."""
-        told = 0
+    def _materialize(self, reports: Iterable[SeriesReport]) -> int:
+        """Materialize windows that are new or finished; return how many."""
+        materialized = 0
         windows = WindowIndex(self._index)
         now = self._clock.market_now()
         for report in reports:
@@ -156,32 +174,5 @@ class TailRun:
                 continue
             if not is_told(self._context.instance, series.timeframe, partition, status.state):
                 self._context.log_event(materialization(series.timeframe, partition, status))
-                told += 1
-        return told
-
-    def _end(self, reports: Sequence[SeriesReport], told: int) -> None:
-        failed = [
-            f"{report.series}: {report.error or '; '.join(map(str, report.failures))}"
-            for report in reports
-            if report.error is not None or report.failures
-        ]
-        if failed:
-            more = len(failed) - _NAMED_AT_MOST
-            named = "\n".join(failed[:_NAMED_AT_MOST]) + (f"\nand {more} more" if more > 0 else "")
-            text = f"{len(failed)} tails could not be had, all others are there:\n{named}"
-            raise self._outcome.incomplete(text, reports)
-        self._outcome.succeeded(requests=sum(report.requests for report in reports), windows=told)
-
-
-def _summary(reports: Sequence[SeriesReport]) -> str:
-    """Say in one line what all tails came to; one event a window would drown the history."""
-    requests = sum(report.requests for report in reports)
-    added = sum(report.added for report in reports)
-    return f"{len(reports)} tails: {requests} requests, {added} new bars"
-
-
-def _pause_s(not_before: str | None) -> float:
-    if not_before is None:
-        return 0.0
-    left_s = (datetime.fromisoformat(not_before) - system_now()).total_seconds()
-    return min(max(left_s, 0.0), _LONGEST_WAIT_S)
+                materialized += 1
+        return materialized

@@ -1,10 +1,8 @@
 """The alert sensor: one alert when an outage begins, and one when it is over.
 
-Outages: many failures, one cause, one alert when it begins and one when it is over.
-
-Telling a person: an ERROR in the log, and a command of their own with JSON on its stdin.
-
-The alert sensor: one alert when something begins to fail, one when it works again.
+Failed runs with a shared cause (the gateway, the disk) are one outage; any other job that fails is
+an outage of its own. An alert is an ERROR in the log and, if the user configured a command, a JSON
+document on that command's stdin.
 """
 
 import json
@@ -18,11 +16,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import dagster as dg
-from dagster_shared.error import SerializableErrorInfo
 
 from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.resources import StoreResource
 from ktrdr_pipelines.defs.runs.tags import CAUSE, REQUESTS, SYMBOL, TIMEFRAME
+
+COMMAND_S: Final = 20.0
+"""Seconds after which the command is killed. A tick may run it twice, for an outage and for an
+all-clear, and Dagster ends a tick after 60 s; a longer one would send the same alerts again."""
+
+_EVERY_S = 30
+_RUNS = 200
+_FIRST_LOOKBACK = timedelta(hours=1)
+_MOST_TEXT: Final = 1_000
+_TEXT_LENGTH = 300
 
 GATEWAY, DISK = "gateway", "disk"
 _CAUSES = {
@@ -38,16 +45,16 @@ _CAUSES = {
 
 
 def outage_of(cause: str) -> str | None:
-    """Name the outage that errors of a class share, or None where each is its own."""
+    """Return the outage that errors of this class share, or None if there is none."""
     return _CAUSES.get(cause)
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """One piece of work that ended: what it was, and why it failed, if it did.
+    """A run that ended: its job, and why it failed, if it did.
 
-    ``job`` names what is repeated, such as ``bars 1m AAPL``; ``cause`` is the class of the error
-    (empty: it died without one); ``used_gateway`` says whether a gateway answered it.
+    ``job`` names what is repeated, such as ``bars/1m AAPL``; ``cause`` is the class of the error,
+    empty if the run died without one; ``used_gateway`` is true if the run sent requests.
     """
 
     job: str
@@ -59,13 +66,13 @@ class Ended:
 
     @property
     def outage(self) -> str:
-        """Name the outage that a failure belongs to: a shared cause, or the work itself."""
+        """The outage that a failure belongs to: its shared cause, or else its job."""
         return outage_of(self.cause) or self.job
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Something that fails: since when, why in the first failure's words, how often so far."""
+    """Something that fails: since when, why (the first failure's text), how often so far."""
 
     name: str
     since: datetime
@@ -76,7 +83,7 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What some ended work changed: the outages that stand now, what began, what is over."""
+    """The outages after some ended runs: those that are open, that began, and that are over."""
 
     open_outages: Mapping[str, Outage]
     begun: tuple[Outage, ...] = field(default=())
@@ -84,7 +91,10 @@ class Change:
 
 
 def after(open_outages: Mapping[str, Outage], ended: Iterable[Ended]) -> Change:
-    """Take in work that ended, oldest first; what began and was over at once is in neither."""
+    """Return the outages after these ended runs, which are in order of time.
+
+    An outage that both began and ended within them is in neither ``begun`` nor ``over``.
+    """
     now = dict(open_outages)
     for one in ended:
         if one.failed:
@@ -95,7 +105,8 @@ def after(open_outages: Mapping[str, Outage], ended: Iterable[Ended]) -> Change:
                 else Outage(one.outage, one.at, one.cause, one.text)
             )
             continue
-        for name in _ended_by(one):
+        # A success with requests used the gateway and wrote to the disk: both outages are over.
+        for name in (one.job, GATEWAY, DISK) if one.used_gateway else (one.job,):
             now.pop(name, None)
     return Change(
         now,
@@ -104,25 +115,13 @@ def after(open_outages: Mapping[str, Outage], ended: Iterable[Ended]) -> Change:
     )
 
 
-def _ended_by(one: Ended) -> set[str]:
-    """Name the outages that a success ends: it asked the gateway, and it wrote."""
-    return {one.job} | ({GATEWAY, DISK} if one.used_gateway else set())
-
-
-COMMAND_S: Final = 20.0
-"""How long the command may take; then it is ended. A tick may run it twice, for an outage and for
-an all-clear, and Dagster gives a tick 60 s: one that takes longer would tell the same again."""
-
-_MOST_TEXT: Final = 1_000
-
-
 def document_of(event: str, outages: Sequence[Outage], store: str) -> str:
-    """Write what the command reads: one JSON document.
+    """Return the JSON document that the command reads.
 
     ``event`` is ``outage`` or ``all-clear``; each outage has ``name``, ``since``, ``cause``,
     ``text`` and ``failures``.
     """
-    told = [
+    described = [
         {
             "name": one.name,
             "since": one.since.isoformat(),
@@ -132,13 +131,16 @@ def document_of(event: str, outages: Sequence[Outage], store: str) -> str:
         }
         for one in outages
     ]
-    return json.dumps({"event": event, "store": store, "outages": told})
+    return json.dumps({"event": event, "store": store, "outages": described})
 
 
 def run_command(command: str, document: str, log: logging.Logger) -> bool:
-    """Run the person's command, and say whether it took the document; a failure is logged."""
+    """Run the user's command with the document on its stdin; return whether it succeeded.
+
+    A failure is logged.
+    """
     try:
-        done = subprocess.run(  # noqa: S603  (the person's own command, from their environment)
+        done = subprocess.run(  # noqa: S603  (the user's own command, from the environment)
             shlex.split(command),
             input=document,
             capture_output=True,
@@ -147,34 +149,28 @@ def run_command(command: str, document: str, log: logging.Logger) -> bool:
             check=False,
         )
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        log.error("KTRDR_ALERT_COMMAND could not be run: %s", error)  # noqa: TRY400
+        log.error("running KTRDR_ALERT_COMMAND failed: %s", error)  # noqa: TRY400
         return False
     if done.returncode != 0:
         log.error(
-            "KTRDR_ALERT_COMMAND ended with exit code %d: %s", done.returncode, done.stderr[-500:]
+            "KTRDR_ALERT_COMMAND exited with code %d: %s", done.returncode, done.stderr[-500:]
         )
     return done.returncode == 0
 
 
-_EVERY_S = 30
-_RUNS = 200
-_FIRST_LOOKBACK = timedelta(hours=1)
-_TEXT_LENGTH = 300
-
-
 def alert_sensor(command: str | None) -> dg.SensorDefinition:
-    """Make the sensor that alerts once an outage.
+    """Return the sensor that alerts once when an outage begins and once when it is over.
 
     Args:
-        command: what to run with the alert on its stdin; None only logs.
+        command: the command to run with the alert on its stdin; None only logs.
     """
 
     @dg.sensor(
         name="alert_sensor",
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Says once that something fails, and once that it works again: in the log, "
-        "and to KTRDR_ALERT_COMMAND.",
+        description="Alerts once when something begins to fail and once when it works again: in "
+        "the log, and through KTRDR_ALERT_COMMAND.",
     )
     def sensor(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.SensorResult:
         seen_at, open_outages = _state(context.cursor)
@@ -190,16 +186,19 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
         change = after(open_outages, [_ended(context.instance, record) for record in records])
         if records:
             seen_at = _utc(records[-1].update_timestamp)
-        told = []
+        alerts = []
         for event, outages in (("outage", change.begun), ("all-clear", change.over)):
             if outages:
                 text = _line(event, outages)
-                told.append(text)
+                alerts.append(text)
                 (context.log.error if event == "outage" else context.log.info)(text)
                 if command:
                     run_command(command, document_of(event, outages, store.data_dir), context.log)
+        quiet = "nothing is failing"
+        if change.open_outages:
+            quiet = f"no change; still failing, already alerted: {', '.join(change.open_outages)}"
         return dg.SensorResult(
-            skip_reason="; ".join(told) or _quiet(change.open_outages),
+            skip_reason="; ".join(alerts) or quiet,
             cursor=_cursor(seen_at, change.open_outages),
         )
 
@@ -209,21 +208,17 @@ def alert_sensor(command: str | None) -> dg.SensorDefinition:
 def _ended(instance: dg.DagsterInstance, record: dg.RunRecord) -> Ended:
     run = record.dagster_run
     failed = run.status is dg.DagsterRunStatus.FAILURE
+    # The assets of a run name the timeframe.
+    keys = sorted(key.to_user_string() for key in run.asset_selection or ())
+    name = ", ".join(keys) or f"{run.job_name} {run.tags.get(TIMEFRAME, '')}".strip()
     return Ended(
-        job=_name(run),
+        job=f"{name} {run.tags.get(SYMBOL, '')}".strip(),
         at=_utc(record.update_timestamp),
         failed=failed,
         cause=run.tags.get(CAUSE, ""),
         text=_failure(instance, run.run_id) if failed else "",
         used_gateway=REQUESTS in run.tags,
     )
-
-
-def _name(run: dg.DagsterRun) -> str:
-    """Name what a run works on: its assets (which name the timeframe) or its job, and a symbol."""
-    keys = sorted(key.to_user_string() for key in run.asset_selection or ())
-    name = ", ".join(keys) or f"{run.job_name} {run.tags.get(TIMEFRAME, '')}".strip()
-    return f"{name} {run.tags.get(SYMBOL, '')}".strip()
 
 
 def _failure(instance: dg.DagsterInstance, run_id: str) -> str:
@@ -236,40 +231,25 @@ def _failure(instance: dg.DagsterInstance, run_id: str) -> str:
     data = event.step_failure_data if event else None
     if data is not None and data.user_failure_data is not None:
         return str(data.user_failure_data.description)
-    return _innermost(data.error) if data and data.error else "no text"
-
-
-def _innermost(error: SerializableErrorInfo) -> str:
-    """Give the text of what an error came from: Dagster wraps it, and names only itself."""
+    if data is None or data.error is None:
+        return "no text"
+    # Dagster wraps the error of a step in one that names only Dagster.
+    error = data.error
     while error.cause is not None:
         error = error.cause
     return error.message.strip()
 
 
 def _line(event: str, outages: tuple[Outage, ...]) -> str:
-    parts = [
-        f"{one.name} since {one.since:%Y-%m-%d %H:%M:%S}Z ({_counted(one.failures)}: "
-        f"{_short(one.text) or one.cause})"
-        for one in outages[:5]
-    ]
+    parts = []
+    for one in outages[:5]:
+        failures = "1 failure" if one.failures == 1 else f"{one.failures} failures"
+        # Shortened over all lines: the first line of a text may only announce the rest.
+        why = textwrap.shorten(one.text, _TEXT_LENGTH, placeholder=" ...") or one.cause
+        parts.append(f"{one.name} since {one.since:%Y-%m-%d %H:%M:%S}Z ({failures}: {why})")
     more = f" and {len(outages) - 5} more" if len(outages) > 5 else ""
     verb = "begins to fail" if event == "outage" else "works again"
     return f"{verb}: {'; '.join(parts)}{more}"
-
-
-def _short(text: str) -> str:
-    """Give the beginning of a text on one line: its first one alone may only announce the rest."""
-    return textwrap.shorten(text, _TEXT_LENGTH, placeholder=" ...")
-
-
-def _counted(failures: int) -> str:
-    return "1 failure" if failures == 1 else f"{failures} failures"
-
-
-def _quiet(open_outages: Mapping[str, Outage]) -> str:
-    if not open_outages:
-        return "nothing fails"
-    return f"nothing new; still failing, alerted before: {', '.join(open_outages)}"
 
 
 def _cursor(seen_at: datetime, open_outages: Mapping[str, Outage]) -> str:

@@ -1,7 +1,9 @@
-"""From what is due to runs: which windows of which series, how many, and which had better wait.
+"""Which runs the gap sensor starts for due gaps: which windows, how many, and which series wait.
 
-Decisions over values; not here: reading Dagster's runs (``defs.sensors.gap_sensor``), which gaps
-are due (``gaps.due_chunks``).
+Pure functions of values.
+
+Not here: reading Dagster's runs (``defs.sensors.gap_sensor``), which gaps are due
+(``gaps.due_chunks``).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,17 +13,16 @@ from typing import Final
 
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.gaps.due_chunks import Due
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 FIRST_WAIT, LONGEST_WAIT = timedelta(minutes=5), timedelta(hours=6)
-"""How long a series waits after a run that changed nothing; each such run makes it four times."""
+"""How long a series waits after a run that changed nothing; the wait quadruples with each."""
 
 REQUESTS_PER_RUN: Final = 200
-"""About how many requests a run makes at most. Shorter runs let the newest months of all symbols
-come before the older ones of any; longer ones waste less on starting."""
+"""Approximate maximum of requests of a run. With shorter runs, the newest months of all symbols are
+loaded before older ones of any symbol; longer runs have less start-up overhead."""
 
 _WINDOW_DAYS: Final = {one: 30 if one is Timeframe.M1 else 365 for one in Timeframe}
 _MOST_WINDOWS: Final = 60
@@ -31,7 +32,7 @@ SeriesName = tuple[str, Timeframe]
 
 @dataclass(frozen=True, slots=True)
 class PastRun:
-    """An ended run over a series: what was due when it began, and when it ended."""
+    """An ended run over a series: the fingerprint of what was due when it began, and its end."""
 
     print: str
     ended_at: datetime
@@ -39,7 +40,7 @@ class PastRun:
 
 @dataclass(frozen=True, slots=True)
 class GapRun:
-    """A run to start: windows of one series that follow each other, both ends in."""
+    """A run to start: consecutive windows of one series, ``first`` and ``last`` included."""
 
     series: Series
     first: str
@@ -59,38 +60,47 @@ def gap_runs(
     *,
     window_cap: Mapping[Timeframe, int],
 ) -> list[GapRun]:
-    """Give one run a series, over its newest windows that lack something and follow each other.
+    """Return one run per series, over its newest consecutive windows with due gaps.
+
+    A series whose due gaps lie in no window of Dagster gets no run.
 
     Args:
         due: what is due, in order.
-        windows: the windows that Dagster has of each timeframe, oldest first.
+        windows: the window keys that Dagster has of each timeframe, oldest first.
         calendars: the calendar of each series.
-        window_cap: most windows of one run.
+        window_cap: maximum number of windows of one run.
     """
-    runs = (
-        _run(one, windows[timeframe], calendars[one.series], window_cap[timeframe])
-        for one in due
-        for timeframe in (one.series.timeframe,)
-    )
-    return [run for run in runs if run]
+    runs = []
+    for one in due:
+        known = windows[one.series.timeframe]
+        touched = windows_of(one, calendars[one.series])
+        indexes = [index for index, window in enumerate(known) if window in touched]
+        if not indexes:
+            continue
+        last = first = indexes.pop()
+        cap = window_cap[one.series.timeframe]
+        while indexes and indexes[-1] == first - 1 and last - first + 1 < cap:
+            first = indexes.pop()
+        runs.append(GapRun(one.series, known[first], known[last], last - first + 1, one.print))
+    return runs
 
 
 def window_caps() -> dict[Timeframe, int]:
-    """Give the most windows of one run, by how many requests a window takes."""
+    """Return the maximum number of windows of one run, from the requests that a window takes."""
     days = IbLimitsRegistry.SAFE_DAYS.value
     fitting = {one: REQUESTS_PER_RUN * days[one.value] // _WINDOW_DAYS[one] for one in Timeframe}
     return {one: min(max(number, 1), _MOST_WINDOWS) for one, number in fitting.items()}
 
 
 def waits_until(due_print: str, past: Sequence[PastRun]) -> datetime | None:
-    """Say until when a series had better wait, or None where it need not.
+    """Return until when a series should wait, or None if it need not.
+
+    If the same is due after a run, that run changed nothing. A run that failed before its first
+    request leaves no attempt in the ledger that would defer the next one; this wait does.
 
     Args:
-        due_print: what is due now.
+        due_print: fingerprint of what is due now.
         past: the ended runs of the series, newest first.
-
-    A run after which the same is due has changed nothing; one that failed before it could ask
-    leaves no attempt behind that would hold it back.
     """
     failures = 0
     for run in past:
@@ -104,30 +114,16 @@ def waits_until(due_print: str, past: Sequence[PastRun]) -> datetime | None:
 
 
 def windows_of(due: Due, calendar: SessionCalendar) -> set[str]:
-    """Name the windows that the due intervals touch."""
+    """Return the keys of the windows that the due intervals touch."""
+    timeframe = due.series.timeframe
     found: set[str] = set()
     for part in due.intervals:
-        found |= _windows_between(due.series.timeframe, *_dates(due.series, part, calendar))
+        first, last = part.start, part.end - _INSTANT
+        if timeframe.is_intraday:
+            found |= _windows_between(timeframe, calendar.day_of(first), calendar.day_of(last))
+        else:
+            found |= _windows_between(timeframe, first.date(), last.date())
     return found
-
-
-def _run(due: Due, known: Sequence[str], calendar: SessionCalendar, cap: int) -> GapRun | None:
-    touched = windows_of(due, calendar)
-    indexes = [index for index, window in enumerate(known) if window in touched]
-    if not indexes:
-        return None
-    last = first = indexes.pop()
-    while indexes and indexes[-1] == first - 1 and last - first + 1 < cap:
-        first = indexes.pop()
-    return GapRun(due.series, known[first], known[last], last - first + 1, due.print)
-
-
-def _dates(series: Series, part: Interval, calendar: SessionCalendar) -> tuple[date, date]:
-    """Give the session dates of the first and the last stamp."""
-    first, last = part.start, part.end - _INSTANT
-    if series.timeframe.is_intraday:
-        return calendar.day_of(first), calendar.day_of(last)
-    return first.date(), last.date()
 
 
 def _windows_between(timeframe: Timeframe, first: date, last: date) -> set[str]:

@@ -1,9 +1,10 @@
-"""The gap sensor: what is missing by the gap book becomes runs, a few at a time.
+"""The gap sensor: starts runs for due gaps, a few at a time.
 
-It reads the ledger, the files and the calendars; of Dagster it asks only which runs are under way
-and how the last ones ended, never which windows are materialized.
+What is missing follows from the ledger, the files and the calendars. Of Dagster the sensor reads
+only which runs are active and how the last ones ended, never which windows are materialized.
 
-Dagster's runs as the gap sensor sees them: which series they are at, how the last ones ended.
+Not here: which gaps are due (``gaps.due_chunks``), which windows a run loads
+(``defs.sensors.gap_runs``).
 """
 
 import json
@@ -53,12 +54,30 @@ from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps, open_gap_index
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 
+_EVERY_S = 30
+_AT_ONCE = 24
+"""Maximum of queued and active runs of this sensor. Two run at a time; the others bridge the time
+to the next tick even if each takes only a second."""
+
 _PAST_RUNS: Final = 400
 _PARTITION: Final = "dagster/partition"
 
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What one tick sees: the state of all series, what is due, and the time."""
+
+    found: Sequence[SeriesGaps]
+    due: Sequence[Due]
+    index: GapIndex
+    market_now: datetime
+    real_now: datetime
+
 
 def active_runs(instance: dg.DagsterInstance) -> tuple[set[SeriesName], int]:
-    """Give the series that runs are at, and how many runs of this sensor there are."""
+    """Return the series of all active runs, and the number of active runs of this sensor."""
     busy: set[SeriesName] = set()
     own = 0
     symbols_of = cache(lambda timeframe: held_symbols(instance, timeframe))
@@ -72,7 +91,7 @@ def active_runs(instance: dg.DagsterInstance) -> tuple[set[SeriesName], int]:
 
 
 def _symbols(run: dg.DagsterRun, order: Sequence[str]) -> Sequence[str]:
-    """Name the symbols that a run's range of partitions holds, by Dagster's order of symbols."""
+    """Return the symbols in a run's range of partitions, in Dagster's order of symbols."""
     first = run.tags.get(RANGE_START) or run.tags.get(_PARTITION)
     last = run.tags.get(RANGE_END) or run.tags.get(_PARTITION)
     if not first or not last:
@@ -84,10 +103,10 @@ def _symbols(run: dg.DagsterRun, order: Sequence[str]) -> Sequence[str]:
 
 
 def past_runs(instance: dg.DagsterInstance) -> Mapping[SeriesName, list[PastRun]]:
-    """Give the last runs of each series, newest first.
+    """Return the last ended runs of this sensor by series, newest first.
 
-    Runs that failed by a gateway that was away, or whose process was killed, are left out: neither
-    is a fault of the series.
+    Runs that failed because the gateway was unreachable or because their process was killed are
+    left out: the series is not at fault.
     """
     past: dict[SeriesName, list[PastRun]] = defaultdict(list)
     records = instance.get_run_records(
@@ -104,29 +123,10 @@ def past_runs(instance: dg.DagsterInstance) -> Mapping[SeriesName, list[PastRun]
     return past
 
 
-_EVERY_S = 30
-_AT_ONCE = 24
-"""Runs that may wait or work at a time: two work, the rest bridge the time to the next tick, also
-where each is done in a second."""
-
-Clock = Callable[[], datetime]
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """What one tick sees: the book's findings, what is due, and when it was."""
-
-    found: Sequence[SeriesGaps]
-    due: Sequence[Due]
-    index: GapIndex
-    market_now: datetime
-    real_now: datetime
-
-
 def gap_sensor(
     timeframes: Iterable[Timeframe], windows: Windows, clock: Clock = system_now
 ) -> dg.SensorDefinition:
-    """Make the sensor that starts runs for what is missing by a clock."""
+    """Return the sensor that starts runs for due gaps."""
     kept = tuple(timeframes)
 
     @dg.sensor(
@@ -134,9 +134,8 @@ def gap_sensor(
         asset_selection=[bars_key(timeframe) for timeframe in kept],
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts runs for bars that are missing without a reason: long timeframes "
-        "first, newest first, one symbol a run. Symbols with `backfill: manual` are only kept "
-        "fresh.",
+        description="Starts runs for unexplained gaps: long timeframes first, newest windows "
+        "first, one symbol per run. Symbols with `backfill: manual` are only kept fresh.",
     )
     def sensor(
         context: dg.SensorEvaluationContext, ib: IbResource, store: StoreResource
@@ -153,21 +152,21 @@ def gap_sensor(
         if notice:
             context.log.warning(notice)
         context.log.info(text)
-        told = "; ".join(part for part in (text, notice) if part)
+        message = "; ".join(part for part in (text, notice) if part)
         return dg.SensorResult(
             run_requests=[run_request(run) for run in runs],
-            skip_reason=None if runs else told,
-            cursor=json.dumps({"said": told, "announced_bars": announced}),
+            skip_reason=None if runs else message,
+            cursor=json.dumps({"said": message, "announced_bars": announced}),
         )
 
     return sensor
 
 
 def read_gaps(ib: IbResource, store: StoreResource, real_now: datetime) -> Tick:
-    """Look through the store for what is due at a moment of real time.
+    """Return the state of the store and what is due at ``real_now``.
 
     Raises:
-        KtrdrError: there is no store or no universe to look through.
+        KtrdrError: the store or the universe cannot be read.
     """
     gateway = GatewayConfig.from_settings(ib.settings()).gateway
     index, market_now = open_gap_index(store.layout(), gateway), ib.clock().market_at(real_now)
@@ -178,7 +177,7 @@ def read_gaps(ib: IbResource, store: StoreResource, real_now: datetime) -> Tick:
 def choose_runs(
     instance: dg.DagsterInstance, tick: Tick, windows: Windows
 ) -> tuple[list[GapRun], str]:
-    """Choose the runs to start now, and say in one line what and why."""
+    """Return the runs to start now, and one line that says what is started or skipped, and why."""
     if not tick.due:
         return [], _nothing_text(tick)
     busy, waiting_runs = active_runs(instance)
@@ -193,7 +192,7 @@ def choose_runs(
         until = waits_until(due.print, past.get(name, []))
         reasons = {
             "have no partition yet": series.symbol not in kept[series.timeframe],
-            "are under way": name in busy,
+            "are being loaded": name in busy,
             "wait after runs that changed nothing": until is not None and until > tick.real_now,
         }
         reason = next((reason for reason, holds in reasons.items() if holds), None)
@@ -203,15 +202,18 @@ def choose_runs(
             chosen.append(due)
     runs, unreached = _runs_of(chosen, tick, windows, most=max(free_runs, 0))
     if unreached:
-        left_out["lack only what lies before Dagster's first windows (`ktrdr status`)"] = unreached
+        left_out["have gaps only before Dagster's first windows (see `ktrdr status`)"] = unreached
     if later := len(chosen) - len(runs) - unreached:
-        why = "come later" if free_runs > 0 else f"come after the {_AT_ONCE} runs under way"
+        why = "follow later" if free_runs > 0 else f"follow after the {_AT_ONCE} active runs"
         left_out[why] = later
-    return runs, _text(tick, runs, left_out)
+    started = f"requested {len(runs)} runs: {', '.join(map(str, runs))}" if runs else "no run"
+    others = "".join(f"; {number} {reason}" for reason, number in left_out.items())
+    bars = sum(due.bars for due in tick.due)
+    return runs, f"{len(tick.due)} series lack {bars:,} bars: {started}{others}"
 
 
 def run_request(run: GapRun) -> dg.RunRequest:
-    """Say a run in Dagster's words."""
+    """Return the Dagster request of a run."""
     symbol, timeframe = run.series.symbol, run.series.timeframe
     first, last = BarPartition(symbol, run.first), BarPartition(symbol, run.last)
     return dg.RunRequest(
@@ -231,9 +233,9 @@ def run_request(run: GapRun) -> dg.RunRequest:
 def _runs_of(
     due: Sequence[Due], tick: Tick, windows: Windows, *, most: int
 ) -> tuple[list[GapRun], int]:
-    """Make runs of what is due, until there are enough; count what lies in no window.
+    """Return at most ``most`` runs for what is due, and the number of series due in no window.
 
-    Dagster's newest window is that of real time, wherever market time stands.
+    Dagster's newest window is the one of real time, whatever the market time is.
     """
     until = min(tick.market_now, tick.real_now)
     known = {one: windows_partitions(one, windows).get_partition_keys(until) for one in Timeframe}
@@ -250,7 +252,10 @@ def _runs_of(
 
 
 def _announcement(tick: Tick, ib: IbResource, cursor: str | None) -> tuple[int, str]:
-    """Announce a big backlog with its plan, once, and again when it has doubled."""
+    """Return the announced bars and the notice of a large backlog, with its plan.
+
+    A backlog is announced once, and again after it has doubled.
+    """
     announced = int(json.loads(cursor)["announced_bars"]) if cursor else 0
     backlog = measured_backlog(tick.found)
     if not backlog.is_big:
@@ -268,13 +273,6 @@ def _nothing_text(tick: Tick) -> str:
     if not gaps:
         return f"nothing is missing in {len(tick.found)} series{unread}"
     return (
-        f"{gaps} gaps, none is due: deferred after failed attempts, waiting to be "
-        f"confirmed, or left to a person{unread}"
+        f"{gaps} gaps, none is due: deferred after failed attempts, waiting for confirmation, "
+        f"or left to you (`backfill: manual`){unread}"
     )
-
-
-def _text(tick: Tick, runs: Sequence[GapRun], left_out: Mapping[str, int]) -> str:
-    started = f"asked for {len(runs)} runs: {', '.join(map(str, runs))}" if runs else "no run"
-    others = "".join(f"; {number} {reason}" for reason, number in left_out.items())
-    bars = sum(due.bars for due in tick.due)
-    return f"{len(tick.due)} series lack {bars:,} bars: {started}{others}"

@@ -1,11 +1,13 @@
-"""The gateway sensor: while the gateway is away it looks for it, and when it is back, work goes on.
+"""The gateway sensor: polls an unreachable gateway, and starts deferred requests on recovery.
 
-It knocks once a tick, by connecting and asking for the time, and only while it is known that the
-gateway is away. Not here: who finds out that it is away (``defs.runs.outcome``).
+It polls once a tick, by connecting and requesting the time, and only while the store has a record
+that the gateway is unreachable.
+
+Not here: recording that the gateway is unreachable (``defs.runs.outcome``).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 from typing import Final
@@ -27,26 +29,26 @@ from ktrdr_pipelines.store.gateway_absence import AbsenceFile
 from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
 _EVERY_S: Final = 30
-_KNOCK_S: Final = 15.0
-"""How long a knock may take: a gateway that needs longer is not back."""
+_POLL_S: Final = 15.0
+"""Deadline of a poll: a gateway that takes longer counts as unreachable."""
 
 _OF_RUNS: Final = (Operation.BATCH, Operation.GAP_FILLER, Operation.API)
-"""What runs connect as. The gateway may hold the client ids of one of them only: runs that start
-before it lets go of those would fail every half minute."""
+"""The operations that runs connect as. After an outage the gateway may still hold the client ids
+of just one of them, and runs of that kind would then fail every half minute."""
 
 Clock = Callable[[], datetime]
 
 
 def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefinition:
-    """Make the sensor that waits for the gateway and then starts what was deferred."""
+    """Return the sensor that polls an unreachable gateway and starts deferred requests."""
 
     @dg.sensor(
         name="gateway_sensor",
         asset_selection=[bars_key(timeframe) for timeframe in Timeframe],
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Looks for the gateway while it is away. When it is back, what failed is "
-        "tried again at once.",
+        description="Polls the gateway while it is unreachable. On recovery, deferred requests "
+        "become due immediately.",
     )
     def sensor(
         context: dg.SensorEvaluationContext, ib: IbResource, store: StoreResource
@@ -56,36 +58,36 @@ def gateway_sensor(windows: Windows, clock: Clock = system_now) -> dg.SensorDefi
             absence = AbsenceFile(store.layout())
             known = absence.read()
             if known is None:
-                return dg.SkipReason("the gateway is not known to be away")
+                return dg.SkipReason("no outage of the gateway is recorded")
             if trouble := asyncio.run(knock(ib)):
                 absence.note(now, trouble)
                 since = known.since_text
-                return dg.SkipReason(f"the gateway is still away, since {since}: {trouble}")
+                return dg.SkipReason(f"the gateway is still unreachable, since {since}: {trouble}")
             absence.end()
             hastened = open_ledger(store.layout()).hasten_attempts(now)
             tick = read_gaps(ib, store, now)
         except KtrdrError as error:
             return dg.SkipReason(str(error))
         runs, text = choose_runs(context.instance, tick, windows)
-        back = f"the gateway is back, after {known.since_text}"
-        told = f"{back}; {hastened} tries are due at once; {text}"
-        context.log.info(told)
+        back = f"the gateway is reachable again (unreachable since {known.since_text})"
+        text = f"{back}; {hastened} deferred requests are due now; {text}"
+        context.log.info(text)
         return dg.SensorResult(
             run_requests=[run_request(run) for run in runs],
-            skip_reason=None if runs else told,
-            cursor=told,
+            skip_reason=None if runs else text,
+            cursor=text,
         )
 
     return sensor
 
 
 async def knock(ib: IbResource) -> str:
-    """Connect and ask for the time; give what is wrong, or nothing."""
+    """Connect and request the time; return what is wrong, or an empty string."""
     config = GatewayConfig.from_settings(ib.settings())
     try:
-        return await asyncio.wait_for(_check(ib, config), _KNOCK_S)
+        return await asyncio.wait_for(_check(ib, config), _POLL_S)
     except TimeoutError:
-        return f"no answer in {_KNOCK_S:g} s"
+        return f"no response within {_POLL_S:g} s"
     except GatewayError as error:
         return str(error)
 
@@ -97,15 +99,12 @@ async def _check(ib: IbResource, config: GatewayConfig) -> str:
             async with strategy.get_connection_for_operation(operation) as connection:
                 health = await connection.health()
     finally:
-        await _shielded(strategy.cleanup_temporary_connections())
+        # The deadline of the poll must not cut the clean-up short.
+        await asyncio.shield(asyncio.ensure_future(strategy.cleanup_temporary_connections()))
     if health.round_trip_s is None:
-        return str(GatewayTimeoutError("asking for the time", reason="no answer"))
+        return str(GatewayTimeoutError("requesting the time", reason="no response"))
     if health.troubles:
         return "; ".join(health.troubles)
     with closing(RateLimiter.of(config)) as rate_limiter:
         rate_limiter.note_life(Depth.DATA)
     return ""
-
-
-async def _shielded(task: Awaitable[object]) -> None:
-    await asyncio.shield(asyncio.ensure_future(task))

@@ -1,10 +1,10 @@
-"""The report sensor: windows that are complete on disk and that Dagster does not know.
+"""The report sensor: materializes windows that are complete on disk but not in Dagster's history.
 
-Bars also come by the command line, from a store that was moved here, by a rename; and a window
-that was told of while it was open is finished one day. Some series a tick are looked at, in turn,
-and what Dagster ought to know is told by events that belong to no run.
+Bars also arrive through the command line, in a store that was moved here, or by a rename; and a
+window that was materialized while open is finished later. Each tick examines some series in turn,
+and reports windows by events that belong to no run.
 
-Not here: what may be said of a window (``gaps.windows``), what is told (``defs.runs.outcome``).
+Not here: the state of a window (``gaps.windows``), its event (``defs.runs.outcome``).
 """
 
 import json
@@ -32,23 +32,23 @@ from ktrdr_pipelines.ib.config import GatewayConfig
 
 _EVERY_S: Final = 60
 _SERIES: Final = 60
-"""Series that a tick looks at: 4,000 are through in little more than an hour."""
+"""Series that a tick examines: a round over 4,000 takes little more than an hour."""
 
 _WINDOWS: Final = 300
-"""Windows that a tick tells of, but for those of one series."""
+"""Reported windows after which a tick examines no further series."""
 
 _MOST_S: Final = 25.0
-"""Seconds from which on a tick begins nothing more: Dagster ends one that takes a minute."""
+"""Seconds after which a tick starts no further work: Dagster ends a tick that takes a minute."""
 
 _LATEST: Final = 3
-"""Newest windows of a series whose telling is compared: they may have been told of while open."""
+"""Newest windows of a series whose events are compared: they may have been reported while open."""
 
 Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A window that Dagster ought to be told of."""
+    """A window that has to be reported to Dagster."""
 
     timeframe: Timeframe
     partition: BarPartition
@@ -58,14 +58,14 @@ class Unknown:
 def report_sensor(
     windows: Windows, clock: Clock = system_now, stopwatch: Callable[[], float] = time.monotonic
 ) -> dg.SensorDefinition:
-    """Make the sensor that tells Dagster of complete windows that it does not know."""
+    """Return the sensor that reports complete windows which Dagster does not know."""
 
     @dg.sensor(
         name="report_sensor",
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Marks windows as materialized that are complete on disk and that Dagster "
-        "does not know, or knows as open although they are finished.",
+        description="Materializes windows that are complete on disk but not materialized in "
+        "Dagster, or materialized as open although they are finished.",
     )
     def sensor(
         context: dg.SensorEvaluationContext, ib: IbResource, store: StoreResource
@@ -79,13 +79,10 @@ def report_sensor(
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
         teller = Teller(context.instance, index, windows, ib.clock(clock).market_now())
         until_s = stopwatch() + _MOST_S
-        told, looked_at = teller.tell(listed, position, is_late=lambda: stopwatch() > until_s)
+        reported, looked_at = teller.tell(listed, position, is_late=lambda: stopwatch() > until_s)
         following = (position + looked_at) % max(len(listed), 1)
-        text = (
-            f"looked at {looked_at} of {len(listed)} series: told of {told} windows that were "
-            "complete and not known so"
-        )
-        if told:
+        text = f"examined {looked_at} of {len(listed)} series; reported {reported} windows"
+        if reported:
             context.log.info(text)
         return dg.SensorResult(skip_reason=text, cursor=json.dumps({"place": following}))
 
@@ -93,7 +90,7 @@ def report_sensor(
 
 
 class Teller:
-    """Finds windows that Dagster ought to know, and tells it of them."""
+    """Finds windows that have to be reported to Dagster, and reports them."""
 
     def __init__(
         self, instance: dg.DagsterInstance, index: WindowIndex, windows: Windows, now: datetime
@@ -108,25 +105,26 @@ class Teller:
     def tell(
         self, listed: Sequence[Series], position: int, is_late: Callable[[], bool]
     ) -> tuple[int, int]:
-        """Tell of unknown windows, series after series from a place on, while there is time.
+        """Report unknown windows, series by series from ``position`` on, while there is time.
 
-        Returns: how many windows were told of, and how many series were looked at.
+        Returns:
+            The number of reported windows and the number of examined series.
         """
-        told = looked_at = 0
+        reported = looked_at = 0
         for step in range(min(_SERIES, len(listed))):
-            if told >= _WINDOWS or is_late():
+            if reported >= _WINDOWS or is_late():
                 break
             for one in self._unknown(listed[(position + step) % len(listed)]):
                 if is_late():
-                    return told, looked_at
+                    return reported, looked_at
                 event = materialization(one.timeframe, one.partition, one.status)
                 self._instance.report_runless_asset_event(event)
-                told += 1
+                reported += 1
             looked_at += 1
-        return told, looked_at
+        return reported, looked_at
 
     def _unknown(self, series: Series) -> Iterator[Unknown]:
-        """Give the windows of a series that Dagster ought to be told of."""
+        """Yield the windows of a series that have to be reported."""
         timeframe = series.timeframe
         if series.symbol not in self._symbols_of(timeframe):
             return
@@ -134,15 +132,17 @@ class Teller:
         try:
             status = self._index.status(series, {n: window_dates(n) for n in names}, self._now)
         except StoreError:
-            return  # the gap sensor and `ktrdr status` say what cannot be read
+            return  # the gap sensor and `ktrdr status` report unreadable files
         partitions = {name: BarPartition(series.symbol, name) for name in names}
         known = self._known_of(timeframe)
         stale = set(self._stale(timeframe, status, partitions))
         for name, partition in partitions.items():
-            if not _may_be_told(status[name]):
+            one = status[name]
+            # An open window counts as materialized only once it has bars.
+            if not one.is_explained or (one.state is WindowState.OPEN and not one.rows):
                 continue
             if str(partition.key) not in known or name in stale:
-                yield Unknown(timeframe, partition, status[name])
+                yield Unknown(timeframe, partition, one)
 
     def _stale(
         self,
@@ -150,7 +150,7 @@ class Teller:
         status: Mapping[str, WindowStatus],
         partitions: Mapping[str, BarPartition],
     ) -> Iterable[str]:
-        """Name the newest windows that are finished and were told of as open."""
+        """Yield the newest windows that are finished but were reported as open."""
         latest = list(partitions)[-_LATEST:]
         told = told_states(self._instance, timeframe, [partitions[name] for name in latest])
         for name in latest:
@@ -168,8 +168,3 @@ class Teller:
         if timeframe not in self._symbols:
             self._symbols[timeframe] = set(held_symbols(self._instance, timeframe))
         return self._symbols[timeframe]
-
-
-def _may_be_told(status: WindowStatus) -> bool:
-    """Say whether a window counts as materialized; one that is open needs bars for that."""
-    return status.is_explained and (status.state is not WindowState.OPEN or status.rows > 0)

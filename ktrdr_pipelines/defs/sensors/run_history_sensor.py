@@ -1,10 +1,8 @@
-"""Dagster's history of runs, kept small without forgetting what it says of any window.
+"""The history sensor: deletes old runs from Dagster's history; their windows stay materialized.
 
-Deleting a run takes its materializations along, and its windows would look missing. So a run goes
-only when nothing hangs on it: it told of no window, or later events tell of all its windows; for
-old runs the telling is first repeated by events that belong to no run.
-
-The history sensor: old run history goes, what it says of windows stays.
+Deleting a run also deletes its materializations, and its windows would look missing. A run is
+therefore deleted only if it materialized no window, or if later events materialize all its windows;
+for old runs, such events are first added outside of any run.
 """
 
 import shutil
@@ -21,22 +19,25 @@ from ktrdr_pipelines.clock import system_now
 from ktrdr_pipelines.defs.runs.tags import ENDED, QUIET, YES
 
 QUIET_KEPT: Final = timedelta(hours=6)
-"""How long runs are kept that told of no window: tails, mostly, of which there are 80 an hour."""
+"""Retention of quiet runs, which materialized no window: mostly tails, about 80 an hour."""
 
 FAILED_KEPT: Final = timedelta(days=7)
-"""How long failed runs are kept that told of no window."""
+"""Retention of failed and canceled runs that materialized no window."""
 
 KEPT: Final = timedelta(days=14)
-"""How long every other run is kept."""
+"""Retention of every other run."""
 
 _BACKFILL: Final = "dagster/backfill"
 _ENDED_BACKFILLS: Final = ("COMPLETED", "CANCELED", "FAILED")
 _EVENTS_OF_A_RUN: Final = 10_000
+_EVERY_S = 600
+_RUNS = 100
+_WINDOWS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What one pruning did: runs deleted, windows told of again, bytes of files removed."""
+    """What one pruning did: deleted runs, windows reported again, bytes of deleted files."""
 
     runs: int = 0
     windows: int = 0
@@ -53,24 +54,24 @@ class Pruned:
 def prune_history(
     instance: dg.DagsterInstance, now: datetime, *, most_runs: int, most_windows: int
 ) -> Pruned:
-    """Delete old runs that nothing hangs on, oldest first.
+    """Delete old runs whose windows stay materialized without them, oldest first.
 
     Args:
-        instance: whose history.
-        now: what age is told by.
-        most_runs: how many runs are looked at, at most.
-        most_windows: how many windows are told of again, at most, but for those of one run.
+        instance: the Dagster instance with the history.
+        now: the time from which ages are counted.
+        most_runs: maximum number of runs to examine.
+        most_windows: number of windows reported again after which no further run is examined.
     """
     total = Pruned()
     for run in _candidates(instance, now, most_runs):
         if total.windows >= most_windows:
             break
-        total += _prune(instance, run, is_old=_is_older(run, now - KEPT))
+        total += _prune(instance, run, is_old=_utc(run.update_timestamp) < now - KEPT)
     return total
 
 
 def _candidates(instance: dg.DagsterInstance, now: datetime, most: int) -> Iterator[dg.RunRecord]:
-    """Give ended runs that may be past keeping, each once."""
+    """Yield ended runs that may be past their retention, each once."""
     filters = (
         dg.RunsFilter(tags={QUIET: YES}, statuses=ENDED, updated_before=now - QUIET_KEPT),
         dg.RunsFilter(
@@ -92,8 +93,11 @@ def _prune(instance: dg.DagsterInstance, record: dg.RunRecord, *, is_old: bool) 
     run = record.dagster_run
     if _is_of_open_backfill(instance, run):
         return Pruned()
-    told = _materializations(instance, run.run_id)
-    lost = [one for one in told if not _is_superseded(instance, one)]
+    records = instance.get_records_for_run(
+        run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=_EVENTS_OF_A_RUN
+    ).records
+    entries = (record.event_log_entry for record in records)
+    lost = [entry for entry in entries if not _is_superseded(instance, entry)]
     if (lost and not is_old) or _holds_newest_check(instance, run.run_id):
         return Pruned()
     for one in lost:
@@ -104,20 +108,13 @@ def _prune(instance: dg.DagsterInstance, record: dg.RunRecord, *, is_old: bool) 
 
 
 def delete_run(instance: dg.DagsterInstance, run_id: str) -> int:
-    """Delete a run with its files, and give the bytes of those."""
+    """Delete a run and its files; return the bytes of the files."""
     instance.delete_run(run_id)
     return sum(_removed(path) for path in _files_of(instance, run_id))
 
 
-def _materializations(instance: dg.DagsterInstance, run_id: str) -> list[dg.EventLogEntry]:
-    records = instance.get_records_for_run(
-        run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=_EVENTS_OF_A_RUN
-    ).records
-    return [record.event_log_entry for record in records]
-
-
 def _is_superseded(instance: dg.DagsterInstance, entry: dg.EventLogEntry) -> bool:
-    """Say whether a later event, of another run or of none, tells of the same window."""
+    """Return whether a later event, of another run or of none, materializes the same window."""
     materialization = _of(entry)
     newest = instance.fetch_materializations(
         dg.AssetRecordsFilter(
@@ -130,15 +127,15 @@ def _is_superseded(instance: dg.DagsterInstance, entry: dg.EventLogEntry) -> boo
 
 
 def _again(entry: dg.EventLogEntry, record: dg.RunRecord) -> dg.AssetMaterialization:
-    """Tell of a window as the run did, and when that was."""
-    told = _of(entry)
+    """Return the same materialization, with the time and the run of the original event."""
+    original = _of(entry)
     at = datetime.fromtimestamp(entry.timestamp, UTC).isoformat()
     return dg.AssetMaterialization(
-        asset_key=told.asset_key,
-        partition=told.partition,
+        asset_key=original.asset_key,
+        partition=original.partition,
         metadata={
-            **told.metadata,
-            "told_at": told.metadata.get("told_at", dg.MetadataValue.text(at)),
+            **original.metadata,
+            "told_at": original.metadata.get("told_at", dg.MetadataValue.text(at)),
             "told_by": dg.MetadataValue.text(f"run {record.dagster_run.run_id}, pruned"),
         },
     )
@@ -146,12 +143,12 @@ def _again(entry: dg.EventLogEntry, record: dg.RunRecord) -> dg.AssetMaterializa
 
 def _of(entry: dg.EventLogEntry) -> dg.AssetMaterialization:
     materialization = entry.asset_materialization
-    assert materialization is not None  # noqa: S101  (asked for by type)
+    assert materialization is not None  # noqa: S101  (the records are of this type)
     return materialization
 
 
 def _holds_newest_check(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Say whether an asset check's newest result is this run's."""
+    """Return whether the newest result of an asset check belongs to this run."""
     records = instance.get_records_for_run(
         run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION, limit=_EVENTS_OF_A_RUN
     ).records
@@ -162,19 +159,18 @@ def _holds_newest_check(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 
 def _is_of_open_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Say whether a backfill that is still at work counts on this run's record."""
+    """Return whether the run belongs to an active backfill, which needs its record."""
     backfill_id = run.tags.get(_BACKFILL)
     backfill = instance.get_backfill(backfill_id) if backfill_id else None
     return backfill is not None and not backfill.status.value.startswith(_ENDED_BACKFILLS)
 
 
-def _is_older(record: dg.RunRecord, than: datetime) -> bool:
-    updated = record.update_timestamp
-    return (updated if updated.tzinfo else updated.replace(tzinfo=UTC)) < than
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _files_of(instance: dg.DagsterInstance, run_id: str) -> Iterable[Path]:
-    """Give the files and folders that Dagster leaves of a deleted run."""
+    """Yield the files and folders that Dagster leaves behind when a run is deleted."""
     storage = instance.event_log_storage
     inner = getattr(storage, "event_log_storage", storage)
     if isinstance(inner, SqliteEventLogStorage):
@@ -186,7 +182,7 @@ def _files_of(instance: dg.DagsterInstance, run_id: str) -> Iterable[Path]:
 
 
 def _removed(path: Path) -> int:
-    """Remove a file or a folder, and give its bytes; what is gone already is well."""
+    """Delete a file or a folder, and return its bytes; 0 if it does not exist."""
     if path.is_dir():
         size = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
         shutil.rmtree(path, ignore_errors=True)
@@ -199,29 +195,24 @@ def _removed(path: Path) -> int:
     return size
 
 
-_EVERY_S = 600
-_RUNS = 100
-_WINDOWS = 500
-
-
 def history_sensor() -> dg.SensorDefinition:
-    """Make the sensor that deletes runs nothing hangs on, some a tick."""
+    """Return the sensor that deletes old runs, a limited number per tick."""
 
     @dg.sensor(
         name="history_sensor",
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Deletes runs that told of no window after 6 hours, others after 14 days; "
-        "windows stay materialized.",
+        description="Deletes runs that materialized no window after 6 hours (7 days if they "
+        "failed), others after 14 days. Windows stay materialized.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         now = system_now()
         done = prune_history(context.instance, now, most_runs=_RUNS, most_windows=_WINDOWS)
         if not done.runs:
-            return dg.SkipReason("no run is past keeping")
+            return dg.SkipReason("no run is past its retention")
         text = (
-            f"deleted {done.runs} runs that were past keeping ({done.freed_bytes / 1e6:.1f} MB); "
-            f"told of {done.windows} windows again, so that they stay materialized"
+            f"deleted {done.runs} runs past their retention ({done.freed_bytes / 1e6:.1f} MB); "
+            f"reported {done.windows} windows again, so that they stay materialized"
         )
         context.log.info(text)
         return dg.SkipReason(text)

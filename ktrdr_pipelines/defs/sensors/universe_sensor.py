@@ -1,6 +1,6 @@
-"""The universe sensor: each timeframe's symbols as Dagster's dynamic partitions.
+"""The universe sensor: keeps each timeframe's dynamic partitions equal to the universe's symbols.
 
-Not here: what a symbol means (``domain.universe.universe``), what a change may do
+Not here: reading the universe (``store.universe_file``), the effects of a change
 (``gaps.universe_diff``), filling gaps (``defs.sensors.gap_sensor``).
 """
 
@@ -13,7 +13,6 @@ import dagster as dg
 
 from ktrdr_pipelines.defs.partitions import symbols_partitions
 from ktrdr_pipelines.defs.resources import StoreResource
-from ktrdr_pipelines.domain.instruments import Instrument
 from ktrdr_pipelines.domain.timeframes import Timeframe
 from ktrdr_pipelines.domain.universe.universe import Universe
 from ktrdr_pipelines.errors import KtrdrError
@@ -25,7 +24,7 @@ Request = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
 
 @dataclass(frozen=True, slots=True)
 class PartitionChange:
-    """What must change so that a timeframe's partitions are the universe's symbols."""
+    """Symbols to add to and remove from the partitions of one timeframe."""
 
     timeframe: Timeframe
     added: tuple[str, ...]
@@ -35,7 +34,7 @@ class PartitionChange:
         return bool(self.added or self.removed)
 
     def requests(self) -> list[Request]:
-        """Say it in Dagster's words."""
+        """Return the Dagster requests that make this change."""
         partitions = symbols_partitions(self.timeframe)
         requests: list[Request] = []
         if self.added:
@@ -46,15 +45,15 @@ class PartitionChange:
 
 
 def universe_sensor(timeframes: Iterable[Timeframe]) -> dg.SensorDefinition:
-    """Make the sensor that keeps each timeframe's symbols as the universe says."""
+    """Return the sensor that keeps each timeframe's partitions equal to the universe's symbols."""
     kept = tuple(timeframes)
 
     @dg.sensor(
         name="universe_sensor",
         minimum_interval_seconds=_EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Keeps the partitions of every timeframe as universe.yaml says. A symbol that "
-        "leaves it keeps its bars.",
+        description="Keeps the partitions of every timeframe in line with universe.yaml. The bars "
+        "of a removed symbol stay on disk.",
     )
     def sensor(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.SensorResult:
         try:
@@ -62,19 +61,25 @@ def universe_sensor(timeframes: Iterable[Timeframe]) -> dg.SensorDefinition:
         except KtrdrError as error:
             return dg.SensorResult(skip_reason=str(error))
         changes = [partition_change(context.instance, universe, one) for one in kept]
-        prints = {symbol: _print_of(one) for symbol, one in universe.instruments.items()}
+        # Checksums of the entries, kept in the cursor, show which ones were edited.
+        prints = {
+            symbol: f"{zlib.crc32(repr(one).encode()):08x}"
+            for symbol, one in universe.instruments.items()
+        }
         known = json.loads(context.cursor) if context.cursor else prints
         edited = [
             symbol for symbol in prints if known.get(symbol, prints[symbol]) != prints[symbol]
         ]
         if problem is not None:
-            context.log.error("universe.yaml is bad, the last good one stands: %s", problem)
-        text = _told(changes, edited)
+            context.log.error("universe.yaml is invalid; using the last good version: %s", problem)
+        text = _text(changes, edited)
         if edited or any(changes):
             context.log.info(text)
+        if problem is not None:
+            text = f"{problem}. Using the last good version: {text}"
         return dg.SensorResult(
             dynamic_partitions_requests=[one for change in changes for one in change.requests()],
-            skip_reason=text if problem is None else f"{problem}. Until then: {text}",
+            skip_reason=text,
             cursor=json.dumps(prints),
         )
 
@@ -84,15 +89,15 @@ def universe_sensor(timeframes: Iterable[Timeframe]) -> dg.SensorDefinition:
 def partition_change(
     instance: dg.DagsterInstance, universe: Universe, timeframe: Timeframe
 ) -> PartitionChange:
-    """Compare a timeframe's partitions with the universe.
+    """Return how a timeframe's partitions differ from the universe.
 
-    A removed symbol keeps its bars and its events: only its partition is hidden.
+    A removed symbol keeps its bars and its events; only its partition is hidden.
     """
     return change_from(held_symbols(instance, timeframe), universe, timeframe)
 
 
 def change_from(held: Iterable[str], universe: Universe, timeframe: Timeframe) -> PartitionChange:
-    """Compare symbols that have partitions with those of the universe."""
+    """Return how the symbols in ``held``, which have partitions, differ from the universe."""
     known = dict.fromkeys(held)
     wanted = dict.fromkeys(series.symbol for series in universe.series(timeframe))
     return PartitionChange(
@@ -103,22 +108,21 @@ def change_from(held: Iterable[str], universe: Universe, timeframe: Timeframe) -
 
 
 def held_symbols(instance: dg.DagsterInstance, timeframe: Timeframe) -> tuple[str, ...]:
-    """Give the symbols that have partitions of a timeframe, in Dagster's order."""
+    """Return the symbols that have partitions of a timeframe, in Dagster's order."""
     return tuple(instance.get_dynamic_partitions(str(symbols_partitions(timeframe).name)))
 
 
-def _told(changes: Iterable[PartitionChange], edited: list[str]) -> str:
-    """Say in one line what is done and why."""
+def _text(changes: Iterable[PartitionChange], edited: list[str]) -> str:
     added, removed = _by_symbol(changes, "added"), _by_symbol(changes, "removed")
     parts = [
-        f"added {_named(added)}: the universe names them" if added else "",
-        f"removed {_named(removed)}: the universe no longer names them, their bars stay"
+        f"added {_named(added)}: new in the universe" if added else "",
+        f"removed {_named(removed)}: no longer in the universe; their bars stay on disk"
         if removed
         else "",
         f"changed {_few(edited)}: their entries were edited" if edited else "",
     ]
-    told = "; ".join(part for part in parts if part)
-    return told or "the partitions are as the universe says"
+    text = "; ".join(part for part in parts if part)
+    return text or "the partitions match the universe"
 
 
 def _by_symbol(changes: Iterable[PartitionChange], which: str) -> dict[str, list[Timeframe]]:
@@ -136,8 +140,3 @@ def _named(symbols: Mapping[str, list[Timeframe]]) -> str:
 def _few(texts: list[str]) -> str:
     more = len(texts) - _NAMED_AT_MOST
     return ", ".join(texts[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
-
-
-def _print_of(instrument: Instrument) -> str:
-    """Give a short print of an instrument, to see whether its entry was edited."""
-    return f"{zlib.crc32(repr(instrument).encode()):08x}"
