@@ -10,6 +10,7 @@ import typer
 
 from ktrdr_pipelines.cli.commands import (
     demo,
+    gaps,
     load,
     plan,
     query,
@@ -25,7 +26,6 @@ from ktrdr_pipelines.cli.commands import gateway as health
 from ktrdr_pipelines.cli.commands import gateway as probe
 from ktrdr_pipelines.cli.commands import load as update
 from ktrdr_pipelines.cli.commands import simulate as gateway
-from ktrdr_pipelines.cli.commands import status as gaps
 from ktrdr_pipelines.cli.entry_point import log_to_file, run
 from ktrdr_pipelines.cli.output import say, say_clock, take_streams
 
