@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 MOST_OF_A_SERIES: Final = 10
-"""Gaps of one series that are told one by one; behind them the rest is counted."""
+"""Gaps listed for one series; older ones are counted in one row."""
 
 _GAP_COLUMNS: Final = {
     "series": "left",
@@ -47,7 +47,7 @@ _GAP_COLUMNS: Final = {
     "sessions": "right",
     "bars": "right",
     "reason": "left",
-    "next try": "left",
+    "next attempt": "left",
 }
 _EXPLAINED_COLUMNS: Final = {
     "series": "left",
@@ -66,32 +66,37 @@ def gaps(
     *,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the coverage of each symbol as a PNG picture."),
+        typer.Option(
+            metavar="FILE", help="Write a heatmap of the coverage of each symbol as a PNG image."
+        ),
     ] = None,
     every: Annotated[
         bool,
-        typer.Option("--all", help=f"Name all gaps, not {MOST_OF_A_SERIES} of a series at most."),
+        typer.Option(
+            "--all", help=f"List all gaps instead of the newest {MOST_OF_A_SERIES} of each series."
+        ),
     ] = False,
     acknowledge: Annotated[
         tuple[str, str, str] | None,
         typer.Option(
             metavar="SYMBOL TIMEFRAME DATE",
-            help="Explain a session that is missing as a whole, by hand; needs --note.",
+            help="Mark one session that is missing as a whole as explained; requires --note.",
         ),
     ] = None,
     remark: Annotated[
         str | None,
-        typer.Option("--note", metavar="TEXT", help="Why the session has no bars."),
+        typer.Option("--note", metavar="TEXT", help="Why the acknowledged session has no bars."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is missing and why: each gap with its extent, its bars and its next try.
+    """List what is missing and why: each gap with its range, its bars and its next attempt.
 
-    A gap is time in which sessions are expected and that is neither covered by responses nor
-    explained. Disputed and acknowledged ranges are explained; they are listed below the gaps.
+    A gap is expected session time that is neither covered by responses nor explained. Disputed
+    and acknowledged ranges are explained; they are listed below the gaps. No request is sent to a
+    gateway.
 
-    --acknowledge ends a session that is missing as a whole: it counts as explained, with your
-    note, until the proof expires. A second time it replaces the note.
+    --acknowledge marks a session that is missing as a whole as explained: it counts as such, with
+    your note, until the acknowledgement expires. Repeating it replaces the note.
 
     Exit codes: 0 no gap, 1 a series cannot be read, 2 bad usage, 3 there are gaps.
     """
@@ -100,8 +105,8 @@ def gaps(
     from ktrdr_pipelines.cli.output import warn_of_problem
 
     if acknowledge is not None or remark is not None:
-        _refuse_mixed(acknowledge, symbols, plot, every=every)
-        day = _day(acknowledge, remark)
+        _require_acknowledgement_alone(acknowledge, symbols, plot, every=every)
+        day = _session_date(acknowledge, remark)
     workspace = open_workspace()
     now = workspace.now
     warn_of_problem(workspace)
@@ -118,32 +123,30 @@ def gaps(
     if as_json:
         say_json(_gaps_document(found, explained, plot))
     else:
-        _tell(found, explained, most=None if every else MOST_OF_A_SERIES)
+        _say_gaps(found, explained, most=None if every else MOST_OF_A_SERIES)
         if plot is not None:
-            say(f"The picture is {plot}")
+            say(f"Heatmap written to {plot}")
     raise typer.Exit(exit_code_of(found))
 
 
-def _refuse_mixed(
+def _require_acknowledgement_alone(
     acknowledge: tuple[str, str, str] | None, symbols: str | None, plot: Path | None, *, every: bool
 ) -> None:
-    """Refuse options that mean nothing together."""
     if acknowledge is None:
         raise UsageError(
             "--note without --acknowledge",
-            reason="there is nothing to note it for",
+            reason="there is no session that the note is for",
             hint=f"Write {_EXAMPLE}",
         )
     if symbols is not None or plot is not None or every:
         raise UsageError(
             "--acknowledge with symbols, --plot or --all",
-            reason="it is about one session alone",
+            reason="--acknowledge concerns one session only",
             hint=f"Write {_EXAMPLE}",
         )
 
 
-def _day(acknowledge: tuple[str, str, str] | None, remark: str | None) -> date:
-    """Return the session date that is acknowledged."""
+def _session_date(acknowledge: tuple[str, str, str] | None, remark: str | None) -> date:
     from ktrdr_pipelines.cli.dates import parse_bound
 
     text = "" if acknowledge is None else acknowledge[2]
@@ -152,13 +155,13 @@ def _day(acknowledge: tuple[str, str, str] | None, remark: str | None) -> date:
         raise UsageError(
             f"--acknowledge {text}",
             reason="an instant, not a session date",
-            hint="Say the date of the session, such as 2024-06-05",
+            hint="Give the date of the session, such as 2024-06-05",
         )
     if remark is None or not remark.strip():
         raise UsageError(
             f"cannot acknowledge {' '.join(acknowledge or ())}",
             reason="the note is missing",
-            hint=f"Say why there are no bars: {_EXAMPLE}",
+            hint=f"Explain why there are no bars: {_EXAMPLE}",
         )
     return value
 
@@ -193,19 +196,19 @@ def _acknowledge(
             f"explained until {instant_text(proof.expires_at)}: {proof.note}"
         )
         if catalog_error is not None:
-            note(f"The proof is saved, the catalog is not up to date: {catalog_error}")
+            note(f"The acknowledgement is saved; the catalog is not up to date: {catalog_error}")
     raise typer.Exit(code)
 
 
 def exit_code_of(found: "Sequence[SeriesGaps]") -> ExitCode:
-    """Say how complete the series are: what cannot be read weighs more than a gap."""
+    """Return FAILED if a series cannot be read, else INCOMPLETE if one has gaps, else DONE."""
     if any(one.error is not None for one in found):
         return ExitCode.FAILED
     return ExitCode.INCOMPLETE if any(one.gaps for one in found) else ExitCode.DONE
 
 
 def gap_json(one: "SeriesGaps", gap: "Gap") -> dict[str, Any]:
-    """Give a gap as JSON has it; its end is out."""
+    """Return a gap as a JSON object; its end is exclusive."""
     return {
         "symbol": one.series.symbol,
         "timeframe": str(one.series.timeframe),
@@ -220,7 +223,7 @@ def gap_json(one: "SeriesGaps", gap: "Gap") -> dict[str, Any]:
 
 
 def explained_json(one: "ExplainedRange") -> dict[str, Any]:
-    """Give a disputed or acknowledged range as JSON has it; its end is out."""
+    """Return a disputed or acknowledged range as a JSON object; its end is exclusive."""
     return {
         "symbol": one.series.symbol,
         "timeframe": str(one.series.timeframe),
@@ -243,7 +246,7 @@ def explained_json(one: "ExplainedRange") -> dict[str, Any]:
 
 
 def by_kind(explained: "Sequence[ExplainedRange]") -> dict[str, list[dict[str, Any]]]:
-    """Give the disputed and the acknowledged ranges as JSON has them, each under its kind."""
+    """Return the disputed and the acknowledged ranges as JSON objects, keyed by kind."""
     from ktrdr_pipelines.domain.coverage import ProofKind
 
     return {
@@ -253,7 +256,7 @@ def by_kind(explained: "Sequence[ExplainedRange]") -> dict[str, list[dict[str, A
 
 
 def explained_counts(found: "Sequence[SeriesGaps]") -> dict[str, int]:
-    """Count the disputed and the acknowledged ranges of some series."""
+    """Return how many ranges of the series are disputed and how many acknowledged."""
     from ktrdr_pipelines.domain.coverage import ProofKind
 
     return {
@@ -263,7 +266,7 @@ def explained_counts(found: "Sequence[SeriesGaps]") -> dict[str, int]:
 
 
 def explained_text(found: "Sequence[SeriesGaps]") -> str:
-    """Say how many ranges are disputed and acknowledged; empty where none is."""
+    """Return the numbers of disputed and acknowledged ranges as text; empty if there are none."""
     return " and ".join(
         counted(number, f"{kind} range")
         for kind, number in explained_counts(found).items()
@@ -281,29 +284,32 @@ def _plot(path: Path, index: "GapIndex", found: "Sequence[SeriesGaps]", now: dat
         raise DiskError(
             f"cannot write {path}",
             reason=error.strerror or str(error),
-            hint="Name a file in a folder that is there and can be written",
+            hint="Choose a file in an existing, writable folder",
         ) from error
 
 
-def _tell(
+def _say_gaps(
     found: "Sequence[SeriesGaps]", explained: "Sequence[ExplainedRange]", most: int | None
 ) -> None:
     missing = [one for one in found if one.gaps]
     if missing:
-        say_table(_GAP_COLUMNS, (row for one in missing for row in _rows(one, most)))
-        for line in _reasons(missing):
-            say(line)
+        say_table(_GAP_COLUMNS, (row for one in missing for row in _gap_rows(one, most)))
+        # The details repeat from gap to gap, so each is printed once below the table.
+        details = Counter((gap.reason, gap.detail) for one in missing for gap in one.gaps)
+        for (reason, detail), times in details.most_common():
+            if detail:
+                say(f"{reason}: {detail} ({counted(times, 'gap')})")
     if explained:
         say_table(_EXPLAINED_COLUMNS, map(_explained_row, explained))
     for text in dict.fromkeys(str(one.error) for one in found if one.error is not None):
         note(f"Error: {text}")
     say(_summary(found, missing))
     if text := explained_text(found):
-        say(f"{text} without bars, explained until they expire")
+        say(f"{text} without bars, explained until the dates given above")
 
 
 def _explained_row(one: "ExplainedRange") -> Sequence[object]:
-    said = ", ".join(
+    statements = ", ".join(
         f"{two.kind} {two.timeframe} {instant_text(two.said_at)}" for two in one.statements
     )
     return (
@@ -312,28 +318,21 @@ def _explained_row(one: "ExplainedRange") -> Sequence[object]:
         one.proof.kind,
         instant_text(one.proof.proved_at),
         instant_text(one.proof.expires_at),
-        "; ".join(part for part in (one.proof.note, said) if part),
+        "; ".join(part for part in (one.proof.note, statements) if part),
     )
 
 
-def _rows(one: "SeriesGaps", most: int | None) -> Iterator[Sequence[object]]:
-    told = one.gaps if most is None else one.gaps[-most:]
-    if rest := one.gaps[: len(one.gaps) - len(told)]:
+def _gap_rows(one: "SeriesGaps", most: int | None) -> Iterator[Sequence[object]]:
+    listed = one.gaps if most is None else one.gaps[-most:]
+    if rest := one.gaps[: len(one.gaps) - len(listed)]:
         bars = f"{sum(gap.bars for gap in rest):,}"
         sessions = f"{sum(gap.sessions for gap in rest):,}"
         older = f"{counted(len(rest), 'older gap')} since {rest[0].interval.start:%Y-%m-%d}"
-        yield one.series, older, sessions, bars, "--all names them", ""
-    for gap in told:
+        yield one.series, older, sessions, bars, "--all lists them", ""
+    for gap in listed:
         again = "" if gap.next_try_at is None else instant_text(gap.next_try_at)
         interval = interval_text(one.series.timeframe, gap.interval)
         yield one.series, interval, f"{gap.sessions:,}", f"{gap.bars:,}", gap.reason, again
-
-
-def _reasons(missing: "Sequence[SeriesGaps]") -> Iterator[str]:
-    """Say once what stands behind each reason."""
-    texts = Counter((gap.reason, gap.detail) for one in missing for gap in one.gaps if gap.detail)
-    for (reason, detail), times in texts.most_common():
-        yield f"{reason}: {detail} ({counted(times, 'gap')})"
 
 
 def _summary(found: "Sequence[SeriesGaps]", missing: "Sequence[SeriesGaps]") -> str:
@@ -349,7 +348,7 @@ def _summary(found: "Sequence[SeriesGaps]", missing: "Sequence[SeriesGaps]") -> 
     first = missing[0].series
     return (
         f"{counted(len(gaps), 'gap')} in {of} ({kinds}), about {bars}; "
-        f"ktrdr load {first.symbol} {first.timeframe} asks for the first"
+        f"ktrdr load {first.symbol} {first.timeframe} requests the first"
     )
 
 

@@ -52,10 +52,12 @@ _COLUMNS: Final = {
 
 
 def status(as_json: AsJson = False) -> None:
-    """Show the store: what is wanted, what is there, what is missing. No gateway is asked.
+    """Show the store: the universe, the bars of each series, gaps and failed attempts.
 
-    Exit codes: 0 told (ktrdr gaps ends with 3 where there are gaps), 1 a series cannot be read,
-    2 bad usage, 3 held bars came again at other prices.
+    No request is sent to a gateway.
+
+    Exit codes: 0 shown, with or without gaps (ktrdr gaps exits with 3 if there are any), 1 a
+    series cannot be read, 2 bad usage, 3 the gateway returned stored bars again at other prices.
     """
     from ktrdr_pipelines.app.acknowledgement import explained_ranges
     from ktrdr_pipelines.app.workspace import open_gap_index, open_workspace
@@ -91,37 +93,37 @@ def status(as_json: AsJson = False) -> None:
 def _say_store(workspace: "Workspace", now: datetime) -> None:
     from ktrdr_pipelines.store.layout import FORMAT_VERSION, store_origin
 
-    origin = store_origin(workspace.layout) or "open: the first bars decide"
+    origin = store_origin(workspace.layout) or "open: determined by the first bars"
     say(f"store     {workspace.layout.root}, format {FORMAT_VERSION}, origin {origin}")
     age_s = _catalog_age_s(workspace, now)
-    age = "missing: ktrdr repair makes it" if age_s is None else f"built {_age_text(age_s)} ago"
+    age = "missing: ktrdr repair builds it" if age_s is None else f"built {_age_text(age_s)} ago"
     say(f"catalog   {workspace.layout.catalog}, {age}")
     symbols = counted(len(workspace.universe.instruments), "symbol")
     say(f"universe  {workspace.layout.universe}, {symbols}")
     if workspace.problem is not None:
-        say(f"          the last edit is bad, the last good universe counts: {workspace.problem}")
+        say(f"          invalid edit, the last good universe is used: {workspace.problem}")
 
 
 def say_symbols(universe: "Universe") -> None:
-    """Print what came of each symbol; a star marks what the file does not say itself."""
+    """Print the resolved fields of each symbol; a star marks those the file does not set."""
     rows = []
     for symbol, instrument in universe.instruments.items():
-        told = universe.describe(instrument)
-        contract = " ".join(_starred(told[name]) for name in _CONTRACT)
-        rows.append((symbol, contract, *(_starred(told[name]) for name in _FIELDS)))
+        fields = universe.describe(instrument)
+        contract = " ".join(_starred(fields[name]) for name in _CONTRACT)
+        rows.append((symbol, contract, *(_starred(fields[name]) for name in _FIELDS)))
     say_table({"symbol": "left", "contract": "fold", **dict.fromkeys(_FIELDS, "left")}, rows)
-    say("* derived, or from the defaults; --json says which, and has all fields")
+    say("* derived, or from the defaults; --json shows which, and all fields")
     for timeframe, symbols in universe.before_windows().items():
         first = universe.windows.first_day(timeframe)
         say(
-            f"{_few(symbols)}: {timeframe} is wanted from before {first}, where Dagster's windows "
+            f"{_few(symbols)}: {timeframe} starts before {first}, where Dagster's windows "
             "begin: sensors and backfills load nothing older, ktrdr load and ktrdr update do; "
             "`windows:` in the universe moves the first window"
         )
 
 
 def _say_calendars(calendars: "Calendars") -> None:
-    """Name the dates on which contracts agree that a calendar of the libraries errs."""
+    """Print the dates on which contracts agree that a calendar of the libraries is wrong."""
     for key, days in calendars.changed().items():
         for one in days:
             parts = one.told.parts
@@ -129,8 +131,8 @@ def _say_calendars(calendars: "Calendars") -> None:
             if parts:
                 hours = f"{instant_text(parts[0].start)} to {instant_text(parts[-1].end)}"
             say(
-                f"calendar {key} {one.told.day}: {hours}, as "
-                f"{counted(len(one.symbols), 'contract')} agree: {_few(one.symbols)}"
+                f"calendar {key} {one.told.day}: {hours}, according to "
+                f"{counted(len(one.symbols), 'contract')}: {_few(one.symbols)}"
             )
 
 
@@ -160,14 +162,14 @@ def _say_states(states: "Sequence[SeriesGaps]", strangers: "Sequence[Stranger]")
         note(f"Error: {text}")
     for one in strangers:
         bars = counted(one.rows, "bar")
-        say(f"{one.symbol} {one.timeframe}: {bars} on disk, and the universe does not name it")
+        say(f"{one.symbol} {one.timeframe}: {bars} on disk, but it is not in the universe")
     if text := explained_text(states):
         say(f"{text} without bars; ktrdr gaps lists them")
     missing = [state for state in states if state.gaps]
     if missing:
         first = missing[0].series
         say(
-            f"{counted(len(missing), 'series', 'series')} with gaps; ktrdr gaps names them, "
+            f"{counted(len(missing), 'series', 'series')} with gaps; ktrdr gaps lists them, "
             f"ktrdr load {first.symbol} {first.timeframe} fills the first"
         )
 
@@ -176,28 +178,28 @@ def _say_findings(states: "Sequence[SeriesGaps]", findings: "Mapping[str, int]")
     from ktrdr_pipelines.store.ledger.ledger import series_key
 
     found = [(state.series, findings.get(series_key(state.series), 0)) for state in states]
-    told = [f"{series} ({count:,})" for series, count in found if count]
-    if told:
+    affected = [f"{series} ({count:,})" for series, count in found if count]
+    if affected:
         say(
-            f"bars with implausible values, kept as the gateway returned them: {_few(told)}; "
+            f"bars with implausible values, kept as the gateway returned them: {_few(affected)}; "
             "ktrdr verify lists them"
         )
 
 
 def _blocked_lines(states: "Sequence[SeriesGaps]") -> Iterator[str]:
-    """Name what is blocked with what the gateway said, which names the missing subscription."""
+    """Return a line for each refusal of the gateway, whose text names the missing subscription."""
     blocked: dict[str, list[str]] = {}
     for state in states:
         for attempt in state.blocks[-1:]:
             again = "" if attempt.next_try_at is None else instant_text(attempt.next_try_at)
-            text = f"{attempt.error}{again and f'; it is tried again at {again}'}"
+            text = f"{attempt.error}{again and f'; next attempt at {again}'}"
             blocked.setdefault(text, []).append(str(state.series))
     for text, series in blocked.items():
         yield f"blocked: {', '.join(series)}: {text}"
 
 
 def _confirmation_lines(states: "Sequence[SeriesGaps]") -> Iterator[str]:
-    """Say of gaps that wait for another response why, and when it is requested."""
+    """Return a line for gaps that another response must confirm: why, and when it is due."""
     from ktrdr_pipelines.domain.planning.gaps import GapReason
 
     waiting = {GapReason.UNCONFIRMED, GapReason.CONTRADICTED, GapReason.SPARSE}
@@ -229,7 +231,7 @@ def _remark(state: "SeriesGaps") -> str:
         return "unreadable"
     if not state.rows and state.gaps and not state.attempts:
         return "empty"
-    failures = counted(len(state.attempts), "failed try", "failed tries")
+    failures = counted(len(state.attempts), "failed attempt")
     return "blocked" if state.is_blocked else failures if state.attempts else ""
 
 
@@ -316,8 +318,9 @@ def _few(symbols: "Sequence[str]") -> str:
     return ", ".join(symbols[:_NAMED_AT_MOST]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _starred(told: str) -> str:
-    value, _, origin = told.rpartition(" (")
+def _starred(text: str) -> str:
+    """Return a described field, with a star in place of its origin unless the file sets it."""
+    value, _, origin = text.rpartition(" (")
     return value if origin == "said)" else f"{value}*"
 
 
