@@ -140,7 +140,7 @@ def test_gaps_are_listed_with_their_reason(
     assert "1 interval unexplained:" in told.out
     assert "MSFT 1d  2024-01-02 to 2024-01-05" in told.out
     assert "no answer in 2 s" in told.out
-    assert "the same command asks for the rest" in told.out
+    assert "the same command requests the rest" in told.out
     assert ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").document == [
         {"symbol": "AAPL"}
     ]
