@@ -177,7 +177,7 @@ def test_a_load_that_is_stopped_keeps_what_it_has(
         load.send_signal(signum)
         out, err = load.communicate(timeout=180)
     assert load.returncode == code, err
-    assert err == "stopped; what was saved stays\n"
+    assert err == "stopped; what was saved is kept\n"
     assert out == ""
     sql = "SELECT DISTINCT symbol FROM bars"
     assert ktrdr("query", sql, "--json").document == [{"symbol": "AAPL"}]

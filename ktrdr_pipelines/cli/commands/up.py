@@ -79,7 +79,7 @@ def up(
                 web.wait()
     except Stopped:
         if not as_json:
-            say("stopped; what was saved stays")
+            say("stopped; what was saved is kept")
 
 
 @contextmanager
