@@ -168,7 +168,7 @@ def test_verify_certifies_what_is_whole(ktrdr: Any, store: Path, gateway: Any) -
     assert again.code == 3
     assert daily["digest"][:12] in again.out
     assert "the same" in again.out
-    assert "6 bars in 2 series read and recounted" in again.out
+    assert "6 bars in 2 series read and checked" in again.out
 
 
 def test_two_stores_of_the_same_bars_have_one_digest(
@@ -289,7 +289,7 @@ def test_repair_takes_implausible_bars_for_the_gateways(
     before = ktrdr("verify", "AAPL")
     assert before.code == 1
     assert "1 bars have implausible values" in before.err
-    assert "taken for the gateway's" in ktrdr("repair").out
+    assert "kept as the gateway's" in ktrdr("repair").out
     document = ktrdr("verify", "AAPL", "--json").document
     assert document["exit_code"] == 3, "days are missing, nothing is damaged"
     certificate = _daily_certificate(document)
