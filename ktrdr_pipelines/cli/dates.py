@@ -93,7 +93,15 @@ def parse_bound(option: str, text: str) -> DateBound:
     Raises:
         UsageError: the text is neither, or lies outside the known calendars.
     """
-    value = _value(option, text)
+    value: date | datetime
+    try:
+        is_date = re.fullmatch(r"\d{4}-\d{2}-\d{2}", text)
+        value = date.fromisoformat(text) if is_date else datetime.fromisoformat(text)
+    except ValueError as error:
+        reason = f"neither a date nor an instant ({error})"
+        raise UsageError(f"{option} {text}", reason=reason, hint=ALLOWED) from None
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise UsageError(f"{option} {text}", reason="an instant without a zone", hint=ALLOWED)
     day = value.date() if isinstance(value, datetime) else value
     if not _FIRST <= day <= _LAST:
         raise UsageError(
@@ -118,20 +126,6 @@ def parse_instant(option: str, text: str) -> datetime:
             hint="Add the time and the zone, such as 2024-01-05T14:30:00Z",
         )
     return value
-
-
-def _value(option: str, text: str) -> date | datetime:
-    try:
-        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-            return date.fromisoformat(text)
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{option} {text}", reason=f"neither a date nor an instant ({error})", hint=ALLOWED
-        ) from None
-    if moment.tzinfo is None:
-        raise UsageError(f"{option} {text}", reason="an instant without a zone", hint=ALLOWED)
-    return moment
 
 
 def _first_timestamp(bound: DateBound, series: Series, calendar: SessionCalendar) -> datetime:

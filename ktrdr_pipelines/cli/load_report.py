@@ -87,7 +87,16 @@ def tell(
 ) -> None:
     """Print the result of a load."""
     if as_json:
-        say_json(_document(reports, messages, catalog_error))
+        code = exit_code_of(reports, catalog_error)
+        say_json(
+            {
+                "complete": code is ExitCode.DONE,
+                "exit_code": int(code),
+                "series": [_series_json(report, messages) for report in reports],
+                "notices": messages.notices,
+                "catalog_error": None if catalog_error is None else error_json(catalog_error),
+            }
+        )
         return
     say_table(_COLUMNS, (_row(report, calendars) for report in reports))
     # One error, such as a lost gateway, often ends several series: it is printed once.
@@ -200,19 +209,6 @@ def _failure_lines(report: SeriesReport) -> Iterator[str]:
     for reason, times in Counter(map(str, report.failures)).most_common(3):
         often = f" ({times} times)" if times > 1 else ""
         yield f"  {report.series}: {reason}{often}"
-
-
-def _document(
-    reports: Sequence[SeriesReport], messages: CollectedMessages, catalog_error: KtrdrError | None
-) -> dict[str, Any]:
-    code = exit_code_of(reports, catalog_error)
-    return {
-        "complete": code is ExitCode.DONE,
-        "exit_code": int(code),
-        "series": [_series_json(report, messages) for report in reports],
-        "notices": messages.notices,
-        "catalog_error": None if catalog_error is None else error_json(catalog_error),
-    }
 
 
 def _series_json(report: SeriesReport, messages: CollectedMessages) -> dict[str, Any]:

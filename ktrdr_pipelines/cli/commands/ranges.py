@@ -15,7 +15,6 @@ from ktrdr_pipelines.errors import ExitCode
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.instruments import Instrument
-    from ktrdr_pipelines.store.bars.bar_store import BarStore
     from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData
 
 _BEGINNINGS: Final = {
@@ -92,21 +91,22 @@ def _held(workspace: "Workspace", instrument: "Instrument") -> list[Held]:
 
     store = BarStore(workspace.layout, open_ledger(workspace.layout))
     kinds = [kind for symbol, kind in store.series_on_disk() if symbol == instrument.symbol]
-    wanted = dict.fromkeys((*instrument.timeframes, *kinds))
-    return [_series_held(store, Series(instrument, kind), workspace.now) for kind in wanted]
-
-
-def _series_held(store: "BarStore", series: Any, now: datetime) -> Held:
-    days = list(store.rows_per_session(series))
-    covered = store.coverage(series).covered(now).bounds
-    return Held(
-        timeframe=str(series.timeframe),
-        rows=store.rows(series),
-        first=days[0] if days else None,
-        last=days[-1] if days else None,
-        covered_from=covered.start if covered else None,
-        covered_to=covered.end if covered else None,
-    )
+    held = []
+    for kind in dict.fromkeys((*instrument.timeframes, *kinds)):
+        series = Series(instrument, kind)
+        days = list(store.rows_per_session(series))
+        covered = store.coverage(series).covered(workspace.now).bounds
+        held.append(
+            Held(
+                timeframe=str(kind),
+                rows=store.rows(series),
+                first=days[0] if days else None,
+                last=days[-1] if days else None,
+                covered_from=covered.start if covered else None,
+                covered_to=covered.end if covered else None,
+            )
+        )
+    return held
 
 
 def _say(begun: "list[EarliestData]", held: dict[str, list[Held]]) -> None:

@@ -81,7 +81,7 @@ def repair(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Rebuild what can be rebuilt from the bar files, and quarantine files that are damaged.
+    """Rebuild what can be rebuilt from the bar files, and quarantine files that cannot be trusted.
 
     A digest lets `ktrdr verify` detect every changed bit of a file. Files that earlier versions
     wrote get one when they are next written, or now with --seal.

@@ -4,7 +4,6 @@ Not here: reading and counting (``gaps.verification``).
 """
 
 from collections.abc import Iterable, Sequence, Sized
-from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,7 +78,15 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     )
     code = ExitCode.FAILED if others else exit_code_of(certificates)
     if as_json:
-        say_json({**_document(certificates, code, real_now), "damaged_others": others})
+        say_json(
+            {
+                "complete": code is ExitCode.DONE,
+                "exit_code": int(code),
+                "verified_at": real_now,
+                "certificates": [_certificate_json(one) for one in certificates],
+                "damaged_others": others,
+            }
+        )
     else:
         for name, damage in others.items():
             note(f"{name}, not in the universe: {damage}. Hint: run `ktrdr repair`")
@@ -169,17 +176,6 @@ def _tell_all(certificates: "Sequence[Certificate]", others: Sized) -> None:
         say(f"  {counted(len(others), 'damaged file')} of symbols not in the universe")
     if not corrupt and not lacking and not differing and not others:
         say("  everything is intact, and nothing is unexplained")
-
-
-def _document(
-    certificates: "Sequence[Certificate]", code: ExitCode, now: datetime
-) -> dict[str, Any]:
-    return {
-        "complete": code is ExitCode.DONE,
-        "exit_code": int(code),
-        "verified_at": now,
-        "certificates": [_certificate_json(one) for one in certificates],
-    }
 
 
 def _certificate_json(one: "Certificate") -> dict[str, Any]:
