@@ -1,8 +1,10 @@
-"""What commands take: symbols, timeframes, modes and ranges, read into jobs.
+"""Arguments and options that several commands share, and the series and jobs they select.
 
-Which series a command is about: names from the command line, found in the universe.
+Symbols and timeframes are looked up in the universe. ``load``, ``plan`` and ``update`` turn them,
+with mode, start and end, into jobs.
 
-From the words of a command line to jobs: symbols, timeframes, mode, start and end.
+Not here: reading ``--start`` and ``--end`` (``cli.dates``), what a job loads
+(``domain.planning.jobs``).
 """
 
 from dataclasses import dataclass
@@ -38,8 +40,8 @@ SomeTimeframes = Annotated[
     str | None,
     typer.Argument(
         metavar="[TIMEFRAME[,...]]",
-        help="Some of 1m 5m 15m 30m 1h 4h 1d 1w.",
-        show_default="those of each symbol, and those on disk",
+        help="Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w.",
+        show_default="those that the universe lists for each symbol, and those on disk",
     ),
 ]
 
@@ -47,10 +49,13 @@ SomeTimeframes = Annotated[
 def chosen_series(
     universe: "Universe", store: "BarStore", symbols: str | None, timeframes: str | None
 ) -> "list[Series]":
-    """Give the named series, each once; those that are listed or on disk where none is named.
+    """Return the named series, each once.
+
+    Without timeframes, those that the universe lists and those on disk; without symbols, all.
 
     Raises:
-        UnknownSymbolError, UsageError: a name means nothing.
+        UnknownSymbolError: a symbol is not in the universe.
+        UsageError: a name is empty, or not that of a timeframe.
     """
     from ktrdr_pipelines.domain.instruments import Series
 
@@ -69,7 +74,7 @@ def chosen_series(
 
 
 def instruments_of(universe: "Universe", symbols: str | None) -> "list[Instrument]":
-    """Give the named instruments, each once; all of them where none is named.
+    """Return the named instruments, each once; all of the universe without names.
 
     Raises:
         UsageError: a name is empty, or not in the universe.
@@ -80,62 +85,61 @@ def instruments_of(universe: "Universe", symbols: str | None) -> "list[Instrumen
 
 
 def timeframes_named(text: str) -> "list[Timeframe]":
-    """Give the timeframes of a list, each once.
+    """Return the timeframes of a comma-separated list, each once.
 
     Raises:
-        UsageError: a name is empty, or none of a timeframe.
+        UsageError: a name is empty, or not that of a timeframe.
     """
-    return [_timeframe(name) for name in _names("timeframe", text)]
+    from ktrdr_pipelines.domain.timeframes import Timeframe
+
+    names = _names("timeframe", text)
+    for name in names:
+        if name not in list(Timeframe):
+            allowed = f"Allowed are {', '.join(Timeframe)}"
+            raise UsageError(f"timeframe {name!r}", reason="no such timeframe", hint=allowed)
+    return [Timeframe(name) for name in names]
 
 
 def _names(what: str, text: str) -> list[str]:
-    """Split a list at its commas; each name counts once."""
     names = [name.strip() for name in text.split(",")]
     if not all(names):
         raise UsageError(
-            f"{what}s {text!r}", reason=f"a {what} is empty", hint="Separate them by single commas"
+            f"{what}s {text!r}",
+            reason=f"a {what} is empty",
+            hint=f"Separate {what}s by single commas",
         )
     return list(dict.fromkeys(names))
-
-
-def _timeframe(text: str) -> "Timeframe":
-    from ktrdr_pipelines.domain.timeframes import Timeframe
-
-    if text not in list(Timeframe):
-        allowed = f"Allowed are {', '.join(Timeframe)}"
-        raise UsageError(f"timeframe {text!r}", reason="no such timeframe", hint=allowed)
-    return Timeframe(text)
 
 
 ModeOption = Annotated[
     str,
     typer.Option(
         metavar="tail|backfill|full",
-        help="tail: from the newest bar on; backfill: before the oldest; full: all of it.",
+        help="tail: after the newest bar; backfill: before the oldest bar; full: the whole range.",
     ),
 ]
 StartOption = Annotated[
     str | None,
     typer.Option(
         metavar="DATE|INSTANT",
-        help="First session date, such as 2024-01-05, or an instant with a zone, such as "
-        "2024-01-05T14:30:00Z. [default: the start in the universe]",
+        help="First session date to include, such as 2024-01-05, or an instant with a zone, such "
+        "as 2024-01-05T14:30:00Z. [default: the start in the universe]",
     ),
 ]
 EndOption = Annotated[
     str | None,
     typer.Option(
         metavar="DATE|INSTANT",
-        help="First session date that is not wanted, or an instant. [default: now]",
+        help="Session date or instant to stop before; it is not included. [default: now]",
     ),
 ]
 RefreshOption = Annotated[
     bool,
     typer.Option(
         "--refresh",
-        help="Ask also for what is settled. Changed bars replace the stored ones, whose values "
-        "are kept as revisions; nothing is deleted. A refresh that was stopped goes on "
-        "within a week.",
+        help="Also request what is already covered. Changed bars replace the stored ones, whose "
+        "values are kept as revisions; nothing is deleted. A refresh that was stopped is resumed "
+        "if it is run again within a week.",
     ),
 ]
 
@@ -145,8 +149,8 @@ WaitOption = Annotated[
         "--wait",
         metavar="SECONDS",
         min=0.0,
-        help="Wait that long for a gateway that cannot be connected to: it is not there, hangs, or "
-        "still holds the client ids of lost connections. [default: 0]",
+        help="How long to wait for a gateway that accepts no connection: it is not running, does "
+        "not respond, or still holds the client ids of lost connections. [default: 0]",
         show_default=False,
     ),
 ]
@@ -154,7 +158,7 @@ WaitOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a person said of how to load; texts as they were typed."""
+    """The options of ``ktrdr load`` as the user typed them."""
 
     mode: str = "full"
     start: str | None = None
@@ -162,26 +166,30 @@ class Wish:
     refresh: bool = False
 
     def read(self) -> "tuple[Mode, DateRange]":
-        """Give mode and interval.
+        """Return the mode and the range of dates.
 
         Raises:
-            UsageError: a word makes no sense, or two do not go together.
+            UsageError: an option has an invalid value, or two exclude each other.
         """
         from ktrdr_pipelines.cli.dates import parse_date_range
         from ktrdr_pipelines.domain.planning.jobs import Mode
 
-        date_range, mode = parse_date_range(self.start, self.end), _mode(self.mode)
+        date_range = parse_date_range(self.start, self.end)
+        if self.mode not in list(Mode):
+            allowed = f"Allowed are {', '.join(Mode)}"
+            raise UsageError(f"--mode {self.mode}", reason="no such mode", hint=allowed)
+        mode = Mode(self.mode)
         if self.refresh and mode is not Mode.FULL:
             raise UsageError(
                 f"--refresh with --mode {mode}",
-                reason="a refresh requests all of an interval again",
-                hint="Leave --mode out, and give the interval with --start and --end",
+                reason="a refresh requests the whole range again",
+                hint="Leave out --mode, and limit the range with --start and --end",
             )
         return mode, date_range
 
     @property
     def is_plain(self) -> bool:
-        """Say whether nothing was said."""
+        """Return whether all options have their defaults."""
         return self == Wish()
 
 
@@ -195,15 +203,28 @@ def named_jobs(
 ) -> "list[Job]":
     """Return the jobs of a command line; without timeframes, those that the universe lists.
 
-    ``now`` is market time: what lies after it is refused.
+    A series that the universe does not list is noted on stderr. ``now`` is market time: bounds
+    that lie after it are refused.
 
     Raises:
-        UsageError: a word makes no sense, or two do not go together.
+        UsageError: an argument or option is invalid, or two exclude each other.
     """
+    from ktrdr_pipelines.domain.instruments import Series
     from ktrdr_pipelines.sync.engine.series_state import Job
 
     mode, date_range = wish.read()
-    chosen = _series(universe, symbols, timeframes)
+    kinds = None if timeframes is None else timeframes_named(timeframes)
+    chosen = [
+        Series(instrument, kind)
+        for instrument in instruments_of(universe, symbols)
+        for kind in (instrument.timeframes if kinds is None else kinds)
+    ]
+    for one in chosen:
+        if one.timeframe not in one.instrument.timeframes:
+            note(
+                f"{one}: {universe.name} does not list this timeframe for {one.symbol}; it is "
+                "loaded now, but not kept up to date"
+            )
     return [Job(one, mode, date_range.bounds(one, now), refresh=wish.refresh) for one in chosen]
 
 
@@ -214,18 +235,18 @@ def update_jobs(
     *,
     fresh_from: "Mapping[str, datetime]",
 ) -> "list[Job]":
-    """Give the jobs that keep a universe fresh and whole, tails first.
+    """Return the jobs that keep a universe up to date and complete, tails first.
 
-    Ranges whose attempts failed are deferred until their next try is due. Series whose
-    ``backfill`` is manual are kept fresh from the place on that is remembered of them, as sensors
-    do (``gaps.due_chunks``), and left alone while they have no bar: their history is a person's
-    business.
+    Ranges with failed attempts are deferred until their next attempt is due. Series whose
+    ``backfill`` is manual are kept up to date from the bar timestamp that the ledger holds for
+    them, as sensors do (``gaps.due_chunks``), and are skipped while they have no bar: the user
+    loads their history.
 
     Args:
-        universe: whose series are meant.
+        universe: the universe whose series are loaded.
         symbols: only these; None for all.
-        held: symbols and timeframes of which there are bars.
-        fresh_from: from which bar timestamp on series are kept fresh, by their ledger keys.
+        held: symbols and timeframes that have bars on disk.
+        fresh_from: bar timestamps from which series are kept up to date, by their ledger keys.
     """
     from ktrdr_pipelines.domain.instruments import Backfill
     from ktrdr_pipelines.domain.planning.jobs import Bounds, Mode, RequestedBy
@@ -247,30 +268,3 @@ def update_jobs(
         *(Job(one, Mode.FULL, requested_by=RequestedBy.SENSOR) for one in whole),
         *(Job(one, bounds=Bounds(start), requested_by=RequestedBy.SENSOR) for one, start in since),
     ]
-
-
-def _series(universe: "Universe", symbols: str, timeframes: str | None) -> "list[Series]":
-    """Give the named series, each once; one that the universe does not list is noted."""
-    from ktrdr_pipelines.domain.instruments import Series
-
-    if timeframes is None:
-        chosen = instruments_of(universe, symbols)
-        return [Series(instrument, kind) for instrument in chosen for kind in instrument.timeframes]
-    kinds = timeframes_named(timeframes)
-    series = [Series(one, kind) for one in instruments_of(universe, symbols) for kind in kinds]
-    for one in series:
-        if one.timeframe not in one.instrument.timeframes:
-            note(
-                f"{one}: {universe.name} does not list this timeframe for {one.symbol}; it is "
-                "loaded now, and nothing keeps it fresh"
-            )
-    return series
-
-
-def _mode(text: str) -> "Mode":
-    from ktrdr_pipelines.domain.planning.jobs import Mode
-
-    if text not in list(Mode):
-        allowed = f"Allowed are {', '.join(Mode)}"
-        raise UsageError(f"--mode {text}", reason="no such mode", hint=allowed)
-    return Mode(text)

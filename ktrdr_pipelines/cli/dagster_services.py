@@ -1,23 +1,11 @@
-"""Dagster under ``ktrdr up``: web server, code server and daemon, on loopback alone.
+"""Run Dagster for ``ktrdr up``: web server, code server and daemon, on loopback only.
 
-The process that ``ktrdr up`` runs: Dagster's web server, with its code server and its daemon.
+``dagster_web`` starts this module as a process in a group of its own, waits for it and ends it.
+The process does what ``dagster dev`` does, and more: its web server serves only pages of this
+machine (``LoopbackGuard``), runs whose process is gone are ended before the daemon starts and every
+half minute, and the web server stops as soon as the daemon ends.
 
-It does what ``dagster dev`` does, and beyond that: the web server answers this machine's own pages
-only (``cli.dagster_services``), runs whose process is gone are ended before the daemon starts and
-every half minute (``defs.runs.dead_runs``), and the end of the daemon is noticed at once.
-
-Dagster's web UI and daemon in a process group of their own: start, wait, end.
-
-Refuses what a page of another site sends to a web server on this machine.
-
-A browser lets any page send requests to ``http://localhost:3000``. Same-origin rules do not help
-against a name that its owner points at 127.0.0.1 (DNS rebinding), nor for websockets, forms and
-images. So the guard reads what the browser says of a request before any application code runs:
-
-* ``Host`` names this machine by a loopback name, and there is one ``Host`` header;
-* ``Origin``, where there is one, is a page of this machine;
-* ``Sec-Fetch-Site`` is not ``cross-site``, but for a person who follows a link. GraphQL over GET
-  executes mutations, and a browser sends no ``Origin`` with an image.
+Not here: the command (``cli.commands.up``), ending dead runs (``defs.runs.dead_runs``).
 """
 
 import argparse
@@ -65,7 +53,7 @@ from ktrdr_pipelines.store.files import disk_errors, require_file
 
 HOST: Final = "127.0.0.1"
 READY_S: Final = 120.0
-"""How long the UI may take to answer: 5 s on an idle machine, far more on a busy one."""
+"""How long the UI may take to respond: 5 s on an idle machine, far more on a busy one."""
 
 _POLL_S: Final = 0.25
 _TOLD_LINES: Final = 15
@@ -73,17 +61,17 @@ _TOLD_LINES: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class Web:
-    """A running Dagster: its process, its address, and where it logs."""
+    """A running Dagster: its process, the address of its web UI, and its log file."""
 
     process: "subprocess.Popen[bytes]"
     url: str
     log: Path
 
     def wait_until_ready(self) -> None:
-        """Return once the UI answers.
+        """Wait until the UI responds.
 
         Raises:
-            KtrdrError: Dagster ended, or the UI did not answer in time.
+            KtrdrError: Dagster exited, or the UI did not respond in time.
         """
         deadline_s = time.monotonic() + READY_S
         while not _answers(f"{self.url}/server_info"):
@@ -91,17 +79,17 @@ class Web:
                 raise self._ended()
             if time.monotonic() > deadline_s:
                 raise KtrdrError(
-                    f"Dagster's web UI at {self.url}",
-                    reason=f"no answer in {READY_S:g} s",
-                    hint=f"Its log is {self.log}",
+                    f"cannot reach Dagster's web UI at {self.url}",
+                    reason=f"no response in {READY_S:g} s",
+                    hint=f"See its log {self.log}",
                 )
             time.sleep(_POLL_S)
 
     def wait(self) -> None:
-        """Return never, unless a signal comes.
+        """Wait until Dagster exits; a signal ends the wait.
 
         Raises:
-            KtrdrError: Dagster ended by itself.
+            KtrdrError: Dagster exited by itself.
         """
         self.process.wait()
         raise self._ended()
@@ -110,9 +98,9 @@ class Web:
         text = self.log.read_text(encoding="utf-8", errors="replace").strip()
         last = "\n  ".join(text.splitlines()[-_TOLD_LINES:])
         return KtrdrError(
-            "Dagster ended by itself",
-            reason=f"exit code {self.process.returncode}, and its last words were\n  {last}\n",
-            hint=f"Its log is {self.log}",
+            "Dagster exited by itself",
+            reason=f"exit code {self.process.returncode}, and its last output was\n  {last}\n",
+            hint=f"See its log {self.log}",
         )
 
 
@@ -120,16 +108,16 @@ class Web:
 def dagster_web(
     home: Path, log: Path, port: int, variables: Mapping[str, str], *, keeping: int
 ) -> Iterator[Web]:
-    """Run Dagster while the context lasts; its whole group is gone afterwards.
+    """Run Dagster while the context lasts; its whole process group is gone afterwards.
 
-    It ends with this process, however that ends.
+    It ends with this process, however this process ends.
 
     Args:
-        home: DAGSTER_HOME, and the working folder: an .env of the user's would override it.
-        log: where its output goes.
-        port: of the web UI, on this machine only.
-        variables: what else its environment says.
-        keeping: an open file that it shall keep open as long as it lives.
+        home: DAGSTER_HOME, and the working folder: an .env file of the user would override it.
+        log: the file for its output.
+        port: port of the web UI, on loopback only.
+        variables: further environment variables.
+        keeping: descriptor of a file that Dagster keeps open as long as it lives.
     """
     command = [sys.executable, "-m", "ktrdr_pipelines.cli.dagster_services"]
     env = {**os.environ, **variables, "DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"}
@@ -165,17 +153,26 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class LoopbackGuard:
-    """ASGI middleware: answers HTTP and websocket requests of other sites with 400.
+    """ASGI middleware that refuses HTTP and websocket requests of other sites with status 400.
+
+    A browser lets any page send requests to ``http://localhost:3000``. Same-origin rules do not
+    help against a name that its owner points at 127.0.0.1 (DNS rebinding), nor for websockets,
+    forms and images. So the headers are checked before any application code runs:
+
+    * there is one ``Host`` header, and it names this machine by a loopback name;
+    * ``Origin``, if there is one, is a page of this machine;
+    * ``Sec-Fetch-Site`` is not ``cross-site``, unless the user follows a link. GraphQL over GET
+      executes mutations, and a browser sends no ``Origin`` with an image.
 
     Names are compared byte by byte. Other spellings of a loopback address (``127.1``,
-    ``LOCALHOST``, ``localhost.``) are refused: no browser sends them unasked.
+    ``LOCALHOST``, ``localhost.``) are refused: a browser sends them only if the user types them.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on."""
+        """Refuse a request, or pass it on."""
         reason = refusal(scope["headers"]) if scope["type"] in {"http", "websocket"} else None
         if reason is None:
             await self._app(scope, receive, send)
@@ -184,7 +181,7 @@ class LoopbackGuard:
 
 
 def refusal(headers: Headers) -> str | None:
-    """Return why a request with these headers is refused, or None."""
+    """Return why a request with these headers is refused, or None if it is accepted."""
     found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         found.setdefault(name.lower(), []).append(value)
@@ -194,15 +191,12 @@ def refusal(headers: Headers) -> str | None:
     if len(origins) > 1 or not all(map(_ORIGIN.fullmatch, origins)):
         return "Origin is another site"
     sites = found.get(b"sec-fetch-site", [])
-    if b"cross-site" in sites and not _follows_link(found):
+    # Following a link opens a page in a tab of its own, not in a frame.
+    mode, target = found.get(b"sec-fetch-mode"), found.get(b"sec-fetch-dest")
+    follows_link = mode == [b"navigate"] and target == [b"document"]
+    if b"cross-site" in sites and not follows_link:
         return "Sent by a page of another site"
     return None
-
-
-def _follows_link(found: dict[bytes, list[bytes]]) -> bool:
-    """Say whether a request opens a page in a tab of its own, and not in a frame."""
-    mode, target = found.get(b"sec-fetch-mode"), found.get(b"sec-fetch-dest")
-    return mode == [b"navigate"] and target == [b"document"]
 
 
 DEFINITIONS: Final = "ktrdr_pipelines.definitions"
@@ -210,7 +204,7 @@ DEFINITIONS: Final = "ktrdr_pipelines.definitions"
 _CHECK_EVERY_S: Final = 30.0
 _DAEMON_GRACE_S: Final = 60.0
 _CONNECTIONS_GRACE_S: Final = 3
-"""How long open pages may keep the web server from ending; their websockets stay open for ever."""
+"""How long open pages may delay the end of the web server; their websockets never close."""
 
 _STATEMENT_TIMEOUT_MS, _POOL_RECYCLE_S, _POOL_OVERFLOW = 15_000, 3600, 20
 """The defaults of the ``dagster-webserver`` command."""
@@ -219,20 +213,20 @@ _logger = logging.getLogger("dagster.ktrdr_up")
 
 
 class GuardedWebserver(DagsterWebserver[WorkspaceProcessContext, BaseWorkspaceRequestContext]):
-    """Dagster's web server, for pages of this machine only."""
+    """Dagster's web server, restricted to pages of this machine."""
 
     def build_middleware(self) -> list[Middleware]:
-        """Put the guard before everything of Dagster."""
+        """Return Dagster's middleware, with the guard in front of it."""
         return [Middleware(LoopbackGuard), *super().build_middleware()]
 
 
 def run_services(home: Path, port: int, *, keeping: int | None = None) -> int:
-    """Serve Dagster over a home until a signal comes; return the exit code.
+    """Run Dagster's services until a signal arrives; return the exit code.
 
     Args:
         home: DAGSTER_HOME.
-        port: of the web UI.
-        keeping: an open file that the daemon keeps open too.
+        port: port of the web UI.
+        keeping: descriptor of an open file that the daemon keeps open too.
     """
     began_at = time.time()
     ref = InstanceRef.from_dir(str(home), overrides=setting_overrides(home))
@@ -263,7 +257,7 @@ def _end_dead_runs(instance: DagsterInstance, began_at: float) -> None:
 
 @contextmanager
 def _checks_for_dead_runs(instance: DagsterInstance, began_at: float) -> Iterator[None]:
-    """Look for runs whose process is gone, every half minute while the context lasts."""
+    """End runs whose process is gone, every half minute while the context lasts."""
     over = threading.Event()
 
     def check() -> None:
@@ -271,7 +265,7 @@ def _checks_for_dead_runs(instance: DagsterInstance, began_at: float) -> Iterato
             try:
                 _end_dead_runs(instance, began_at)
             except (SQLAlchemyError, DagsterError):
-                # The database may be busy, and the next look finds the same.
+                # The database may be busy; the next check finds the same runs.
                 _logger.exception("Looking for runs whose process is gone")
 
     thread = threading.Thread(target=check)
@@ -285,7 +279,7 @@ def _checks_for_dead_runs(instance: DagsterInstance, began_at: float) -> Iterato
 
 @contextmanager
 def _code_server(instance: DagsterInstance) -> Iterator[Path]:
-    """Run the code server, restarted where it dies; gives a workspace file that names it."""
+    """Run the code server, restarted if it dies; yield a workspace file that names it."""
     target = ModuleTarget(
         module_name=DEFINITIONS,
         attribute=None,
@@ -323,7 +317,7 @@ def _daemon(
 
 @contextmanager
 def _web_server(instance: DagsterInstance, workspace: Path, port: int) -> Iterator[uvicorn.Server]:
-    """Make the web server, ready to run."""
+    """Yield the web server, ready to run."""
     instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _POOL_RECYCLE_S, _POOL_OVERFLOW)
     target = WorkspaceFileTarget(paths=[str(workspace)])
     with WorkspaceProcessContext(instance, target, version=__version__) as context:
@@ -345,7 +339,7 @@ def _stop_with(daemon: "subprocess.Popen[bytes]", web: uvicorn.Server) -> None:
 
 
 def main() -> None:
-    """Run the services of the home that the environment names."""
+    """Run the services for the DAGSTER_HOME of the environment."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--keep-open", type=int, help="a file descriptor: the lock of the store")
@@ -353,19 +347,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_loggers(formatter="colored", log_level="INFO")
     if chosen.keep_open is not None:
-        _say_group(chosen.keep_open)
+        # A later `ktrdr up` that finds the lock taken reads this process group from its file.
+        os.ftruncate(chosen.keep_open, 0)
+        os.write(chosen.keep_open, f"{os.getpgrp()}\n".encode())
     try:
         sys.exit(
             run_services(Path(os.environ["DAGSTER_HOME"]), chosen.port, keeping=chosen.keep_open)
         )
     except KeyboardInterrupt:
         _logger.info("Stopped")
-
-
-def _say_group(lock: int) -> None:
-    """Write the own process group into the lock's file, for who finds the lock taken."""
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpgrp()}\n".encode())
 
 
 if __name__ == "__main__":

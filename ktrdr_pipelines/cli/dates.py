@@ -1,6 +1,6 @@
-"""``--start`` and ``--end``: session dates or instants, and what they mean on the stamp axis.
+"""Read ``--start`` and ``--end``, session dates or instants, as bounds of bar timestamps.
 
-Not here: which of that interval is asked for (``domain.planning.jobs``).
+Not here: which part of the bounds a job requests (``domain.planning.jobs``).
 """
 
 import re
@@ -24,7 +24,7 @@ _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class DateBound:
-    """One end of an interval as a person gave it: a session date, or an instant in UTC."""
+    """One end of a range as the user gave it: a session date, or an instant in UTC."""
 
     option: str
     text: str
@@ -34,51 +34,52 @@ class DateBound:
         return f"{self.option} {self.text}"
 
     def instant(self, calendar: SessionCalendar) -> datetime:
-        """Give the real time that it stands for."""
+        """Return the instant at which the bound lies."""
         if isinstance(self.value, datetime):
             return self.value
         return calendar.day_starts_at(self.value)
 
     def day(self, calendar: SessionCalendar) -> date:
-        """Give the session date that it stands for."""
+        """Return the session date on which the bound lies."""
         return calendar.day_of(self.value) if isinstance(self.value, datetime) else self.value
 
 
 @dataclass(frozen=True, slots=True)
 class DateRange:
-    """What ``--start`` and ``--end`` say; None where they say nothing."""
+    """The values of ``--start`` and ``--end``; None where the option was not given."""
 
     start: DateBound | None = None
     end: DateBound | None = None
 
     def bounds(self, series: Series, now: datetime) -> Bounds:
-        """Give the interval of timestamps that it means for a series.
+        """Return the bounds of bar timestamps for a series.
 
         Raises:
-            UsageError: an end lies in the future, or they are reversed.
+            UsageError: an end lies in the future, or the two are reversed.
         """
         calendar = calendar_named(series.instrument.calendar)
-        self._refuse(calendar, now)
-        return Bounds(
-            _first_timestamp(self.start, series, calendar) if self.start else None,
-            _end_timestamp(self.end, series, calendar) if self.end else None,
-        )
-
-    def _refuse(self, calendar: SessionCalendar, now: datetime) -> None:
         today = calendar.day_of(now)
         if self.start:
             _refuse_future(self.start, today, now)
         if self.end:
             _refuse_future(self.end, today + _DAY, now)
-        if self.start and self.end:
-            _refuse_reversed(self.start, self.end, calendar)
+        if self.start and self.end and self.start.instant(calendar) >= self.end.instant(calendar):
+            raise UsageError(
+                f"{self.start} and {self.end}",
+                reason="they are reversed, or nothing lies between them",
+                hint="--start is the first session date to load, --end the first one not to load",
+            )
+        return Bounds(
+            _first_timestamp(self.start, series, calendar) if self.start else None,
+            _end_timestamp(self.end, series, calendar) if self.end else None,
+        )
 
 
 def parse_date_range(start: str | None, end: str | None) -> DateRange:
-    """Read both options.
+    """Return the range that both options give.
 
     Raises:
-        UsageError: one is neither a date nor an instant with a zone.
+        UsageError: an option is neither a date nor an instant with a zone.
     """
     return DateRange(
         None if start is None else parse_bound("--start", start),
@@ -87,50 +88,44 @@ def parse_date_range(start: str | None, end: str | None) -> DateRange:
 
 
 def parse_bound(option: str, text: str) -> DateBound:
-    """Read a session date, or an instant with a zone.
+    """Return the bound for a session date, or for an instant with a zone.
 
     Raises:
-        UsageError: it is neither, or no calendar reaches there.
+        UsageError: the text is neither, or lies outside the known calendars.
     """
-    value = _value(option, text)
+    value: date | datetime
+    try:
+        is_date = re.fullmatch(r"\d{4}-\d{2}-\d{2}", text)
+        value = date.fromisoformat(text) if is_date else datetime.fromisoformat(text)
+    except ValueError as error:
+        reason = f"neither a date nor an instant ({error})"
+        raise UsageError(f"{option} {text}", reason=reason, hint=ALLOWED) from None
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise UsageError(f"{option} {text}", reason="an instant without a zone", hint=ALLOWED)
     day = value.date() if isinstance(value, datetime) else value
     if not _FIRST <= day <= _LAST:
         raise UsageError(
             f"{option} {text}",
-            reason="no calendar reaches there",
+            reason="outside the known calendars",
             hint=f"Sessions are known from {_FIRST} to {_LAST}",
         )
     return DateBound(option, text, value.astimezone(UTC) if isinstance(value, datetime) else value)
 
 
 def parse_instant(option: str, text: str) -> datetime:
-    """Read an instant with a zone, in UTC.
+    """Return an instant with a zone, converted to UTC.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is not an instant with a zone.
     """
     value = parse_bound(option, text).value
     if not isinstance(value, datetime):
         raise UsageError(
             f"{option} {text}",
             reason="a date, not an instant",
-            hint="Say the time and the zone too, such as 2024-01-05T14:30:00Z",
+            hint="Add the time and the zone, such as 2024-01-05T14:30:00Z",
         )
     return value
-
-
-def _value(option: str, text: str) -> date | datetime:
-    try:
-        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-            return date.fromisoformat(text)
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{option} {text}", reason=f"no date and no instant ({error})", hint=ALLOWED
-        ) from None
-    if moment.tzinfo is None:
-        raise UsageError(f"{option} {text}", reason="an instant without a zone", hint=ALLOWED)
-    return moment
 
 
 def _first_timestamp(bound: DateBound, series: Series, calendar: SessionCalendar) -> datetime:
@@ -154,12 +149,3 @@ def _refuse_future(bound: DateBound, latest: date, now: datetime) -> None:
         is_future, most = bound.value > latest, str(latest)
     if is_future:
         raise UsageError(str(bound), reason="in the future", hint=f"The latest allowed is {most}")
-
-
-def _refuse_reversed(start: DateBound, end: DateBound, calendar: SessionCalendar) -> None:
-    if start.instant(calendar) >= end.instant(calendar):
-        raise UsageError(
-            f"{start} and {end}",
-            reason="reversed, or nothing lies between them",
-            hint="--start is the first session date that is wanted, --end the first that is not",
-        )

@@ -1,8 +1,8 @@
-"""What the demo lets Dagster do, and how it is watched from the terminal.
+"""Run Dagster for ``ktrdr demo``: one ranged run a timeframe, in this process.
 
-The Dagster runs of the demo: one ranged run a timeframe, in this process, with live progress.
+The runs show live progress on the terminal: their gateway resource gets a second listener.
 
-Watching a Dagster run from the terminal: the gateway's resource, with a second listener.
+Not here: the command and its output (``cli.commands.demo``).
 """
 
 import logging
@@ -37,82 +37,82 @@ from ktrdr_pipelines.sync.runner import LoadManager
 
 @dataclass(slots=True)
 class Tally:
-    """Counts the requests of a run and the bars that came."""
+    """Counts the requests of a run and the bars received."""
 
     requests: int = 0
     rows: int = 0
 
     def planned(self, series: Series, requests: int) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def answered(self, series: Series, rows: int) -> None:  # noqa: ARG002  (a listener's signature)
-        """Count it."""
+        """Count one request and its bars."""
         self.requests += 1
         self.rows += rows
 
     def saved(self, series: Series) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def noted(self, series: Series, text: str) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def noticed(self, text: str) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def waiting(self, text: str, until: datetime) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Several listeners to one load, told in their order."""
+    """Passes the events of one load to several listeners, in order."""
 
     all: tuple[Progress, ...]
 
     def planned(self, series: Series, requests: int) -> None:
-        """Tell all."""
+        """Pass the event to all listeners."""
         for one in self.all:
             one.planned(series, requests)
 
     def answered(self, series: Series, rows: int) -> None:
-        """Tell all."""
+        """Pass the event to all listeners."""
         for one in self.all:
             one.answered(series, rows)
 
     def saved(self, series: Series) -> None:
-        """Tell all."""
+        """Pass the event to all listeners."""
         for one in self.all:
             one.saved(series)
 
     def noted(self, series: Series, text: str) -> None:
-        """Tell all."""
+        """Pass the event to all listeners."""
         for one in self.all:
             one.noted(series, text)
 
     def noticed(self, text: str) -> None:
-        """Tell all."""
+        """Pass the event to all listeners."""
         for one in self.all:
             one.noticed(text)
 
     def waiting(self, text: str, until: datetime) -> None:
-        """Tell all."""
+        """Pass the event to all listeners."""
         for one in self.all:
             one.waiting(text, until)
 
 
 def watched(ib: IbResource, *listeners: Progress) -> IbResource:
-    """Give the same resource, whose loads tell these listeners too.
+    """Return the same resource, whose loads also report to these listeners.
 
-    A class made here holds them: Dagster makes resources anew from their fields for every run.
+    A class defined here holds them: Dagster rebuilds resources from their fields for every run.
     """
 
     class WatchedIb(IbResource):
-        """An IbResource that is listened to."""
+        """An IbResource with more listeners."""
 
         def manager(
             self, layout: StoreLayout, *, operation: str, progress: Progress
         ) -> LoadManager:
-            """Make a manager that tells everyone."""
+            """Return a manager that reports to all listeners."""
             everyone = Listeners((progress, *listeners))
             return super().manager(layout, operation=operation, progress=everyone)
 
@@ -131,7 +131,7 @@ symbols:
 
 _OVERRIDES: Final[dict[str, Any]] = {
     "telemetry": {"enabled": False},
-    # Capturing stdout of steps costs two processes a run, and there is nothing to capture.
+    # Capturing the output of steps costs two processes a run, and there is none to capture.
     "compute_logs": {
         "module": "dagster._core.storage.noop_compute_log_manager",
         "class": "NoOpComputeLogManager",
@@ -142,7 +142,7 @@ _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """One ranged run: its windows, what it asked and got, and why it failed, if it did."""
+    """One ranged run: its windows, requests and bars, and why it failed, if it did."""
 
     timeframe: str
     first_window: str
@@ -154,17 +154,20 @@ class RunResult:
     error: str = ""
 
     def document(self) -> dict[str, Any]:
-        """Give it as JSON has it."""
+        """Return the result as a JSON object."""
         return asdict(self)
 
 
 def demo_workspace(settings: Settings, folder: Path, port: int) -> Workspace:
-    """Make the store of the demo, asking the simulated gateway on a port.
+    """Create the store of the demo and return its workspace, with the simulated gateway on a port.
 
-    What processes share about that gateway lies in the store: no other program knows of it.
+    The state that processes share about that gateway lies in the store: no other program uses it.
     """
     layout = create_store(folder, Origin.SIMULATED)
-    put_universe(layout, _universe_text(settings.clock.market_now().date()).encode())
+    windows = demo_windows(settings.clock.market_now().date())
+    year, month = windows[Timeframe.D1][0], windows[Timeframe.M1][0]
+    text = UNIVERSE.format(start=f"{year}-01-01", month=month, year=year)
+    put_universe(layout, text.encode())
     universe, problem = universe_file(layout).read()
     renew_catalog(layout, universe, settings)
     own = {"ib_host": "127.0.0.1", "ib_port": port}
@@ -173,7 +176,7 @@ def demo_workspace(settings: Settings, folder: Path, port: int) -> Workspace:
 
 
 def run_demo(workspace: Workspace, *, shown: bool) -> list[RunResult]:
-    """Run every timeframe of the demo, longest first.
+    """Run every timeframe of the demo, longest first, and return the results.
 
     Raises:
         Stopped: a signal ended a run.
@@ -189,12 +192,12 @@ def run_demo(workspace: Workspace, *, shown: bool) -> list[RunResult]:
             result = _run(workspace, instance, progress, timeframe=timeframe, windows=windows)
             results.append(result)
             if shown:
-                progress.tell(_told(result))
+                progress.tell(_run_text(result))
     return results
 
 
 def demo_windows(today: date) -> dict[Timeframe, tuple[str, str]]:
-    """Give the first and last window of each run: five years, one year and one month back."""
+    """Return the first and last window of each run: five years, one year and one month back."""
     year, month = today.year, f"{today:%Y-%m}"
     month_before = f"{date(year - (today.month == 1), (today.month - 2) % 12 + 1, 1):%Y-%m}"
     return {
@@ -207,7 +210,7 @@ def demo_windows(today: date) -> dict[Timeframe, tuple[str, str]]:
 def gaps_in_windows(
     workspace: Workspace, runs: Sequence[RunResult]
 ) -> Iterator[tuple[Series, list[Interval]]]:
-    """Give the holes that each series has in the windows that were run."""
+    """Yield each series with its gaps in the windows that were run."""
     index = open_gap_index(workspace)
     for found in index.series_gaps(workspace.universe.series(), workspace.now):
         series = found.series
@@ -247,7 +250,8 @@ def _run(
         )
     except dg.DagsterExecutionInterruptedError as error:
         raise Stopped(signal.SIGINT) from error
-    failure = _error_of(done)
+    errors = (event.step_failure_data.error for event in done.get_step_failure_events())
+    failure = "; ".join(str(error.message).strip() for error in errors if error is not None)
     if dg.DagsterExecutionInterruptedError.__name__ in failure:
         raise Stopped(signal.SIGINT)
     return RunResult(
@@ -268,7 +272,7 @@ def _range_tags(
     timeframe: Timeframe,
     windows: tuple[str, str],
 ) -> dict[str, str]:
-    """Give the tags of a run over all symbols and a range of windows."""
+    """Register all symbols as partitions, and return the tags of a run over a range of windows."""
     name = str(symbols_partitions(timeframe).name)
     symbols = [series.symbol for series in workspace.universe.series(timeframe)]
     instance.add_dynamic_partitions(name, symbols)
@@ -279,21 +283,10 @@ def _range_tags(
     }
 
 
-def _error_of(done: dg.ExecuteInProcessResult) -> str:
-    failures = (event.step_failure_data.error for event in done.get_step_failure_events())
-    return "; ".join(str(error.message).strip() for error in failures if error is not None)
-
-
-def _told(result: RunResult) -> str:
+def _run_text(result: RunResult) -> str:
     state = f"failed ({result.error})" if result.error else "done"
     return (
         f"Dagster run of {result.timeframe}, {result.first_window} to {result.last_window}: "
         f"{state}, {result.windows} windows, {result.requests} requests, "
         f"{result.rows:,} bars, {result.took_s:.1f} s"
     )
-
-
-def _universe_text(today: date) -> str:
-    first = demo_windows(today)
-    year, month = first[Timeframe.D1][0], first[Timeframe.M1][0]
-    return UNIVERSE.format(start=f"{year}-01-01", month=month, year=year)

@@ -1,13 +1,9 @@
-"""The edge of the process: whatever happens becomes one message and an exit code.
+"""Run a command line so that it always ends with one message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 bad usage, 3 incomplete, 128 and the signal's number where a
-signal ended it. No traceback ever reaches the terminal; it goes to the log (``cli.entry_point``).
-
-The log file: warnings and tracebacks go there, so that a terminal shows one clear line.
-
-It lies in the state folder, is made with the first line, and only its user may read it.
-
-Stopping by a signal: commands end at a point where nothing is lost, and say so.
+Exit codes: 0 done, 1 failed, 2 bad usage, 3 incomplete, 128 plus the signal's number if a signal
+ended the command, which stops where nothing is lost. The terminal shows one clear line; warnings
+and tracebacks go to the log file. It lies in the state folder, is created with its first line, and
+only its user may read it.
 """
 
 import asyncio
@@ -31,11 +27,11 @@ from ktrdr_pipelines.ib.private_files import make_private_folder, private_opener
 
 NAME: Final = "ktrdr.log"
 MOST_BYTES: Final = 1_000_000
-"""A longer log becomes ``ktrdr.log.1``, and what was that is gone."""
+"""Size above which the log is renamed to ``ktrdr.log.1``, replacing an older one."""
 
 
 class LogFile(logging.Handler):
-    """Appends what is logged to the first folder that takes it; losing a line stops no work."""
+    """Appends records to a file in the first writable folder; a lost line is no error."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -45,7 +41,7 @@ class LogFile(logging.Handler):
         self.path: Path | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line, and its traceback."""
+        """Write one record, with its traceback."""
         text = f"{self.format(record)}\n"
         for where in (_in_state_folder, _in_temp_folder):
             with contextlib.suppress(OSError):
@@ -54,7 +50,7 @@ class LogFile(logging.Handler):
 
 
 def log_to_file() -> LogFile:
-    """Send what is logged and what Python warns of to the file, and nothing to the terminal."""
+    """Send log records and Python's warnings to the log file, and nothing to the terminal."""
     handler = LogFile()
     logging.getLogger().addHandler(handler)
     logging.captureWarnings(capture=True)
@@ -62,24 +58,20 @@ def log_to_file() -> LogFile:
 
 
 def _in_state_folder() -> Path:
-    folder = _state_folder()
+    import platformdirs
+
+    from ktrdr_pipelines.settings import load_settings
+
+    try:
+        folder = load_settings().ktrdr_state
+    except KtrdrError:  # the error to log may be that of the settings
+        folder = platformdirs.user_state_path("ktrdr", appauthor=False)
     make_private_folder(folder)
     return folder / NAME
 
 
 def _in_temp_folder() -> Path:
     return Path(tempfile.gettempdir()) / NAME
-
-
-def _state_folder() -> Path:
-    import platformdirs
-
-    from ktrdr_pipelines.settings import load_settings
-
-    try:
-        return load_settings().ktrdr_state
-    except KtrdrError:
-        return platformdirs.user_state_path("ktrdr", appauthor=False)
 
 
 def _append(path: Path, text: str) -> Path:
@@ -97,7 +89,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """A signal asked the command to end: no error, so that nothing takes it for one."""
+    """A signal stopped the command; not an ``Exception``, so that no handler takes it for one."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -105,13 +97,13 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a command that a signal ended."""
+        """The exit code that shells expect of a command ended by a signal."""
         return 128 + self.signum
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise Stopped where a signal arrives; a signal that is ignored stays ignored."""
+    """Raise Stopped when a signal arrives; ignored signals stay ignored."""
     taken = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
     older = [(one, signal.signal(one, _raise)) for one in taken]
     try:
@@ -122,11 +114,11 @@ def stoppable() -> Iterator[None]:
 
 
 def run_stoppable(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run async work; a signal cancels it, and a second one does not wait for it to tidy up.
+    """Run a coroutine; a signal cancels it, and a second signal does not wait for its cleanup.
 
     Raises:
-        Stopped: a signal ended the work.
-        StoreError: a signal ended it, and what it held could not be saved.
+        Stopped: a signal ended the coroutine.
+        StoreError: a signal ended the coroutine, and the bars it held could not be saved.
     """
     handlers = {one: signal.getsignal(one) for one in SIGNALS}
     received: list[int] = []
@@ -169,7 +161,7 @@ _OF_THE_DISK: Final = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENO
 
 @runtime_checkable
 class _UsageError(Protocol):
-    """What typer raises for a command line that it cannot read, in every version of it."""
+    """What every version of typer raises for a command line that it cannot parse."""
 
     exit_code: int
 
@@ -179,11 +171,11 @@ class _UsageError(Protocol):
 
 
 def run(command: Callable[[list[str]], object], arguments: list[str], log: LogFile) -> int:
-    """Run a command line and give its exit code.
+    """Run a command line and return its exit code.
 
     Args:
-        command: takes the arguments; gives an exit code, or anything else for success.
-        arguments: what stands behind the program's name.
+        command: takes the arguments; returns an exit code, or anything else for success.
+        arguments: the arguments after the program's name.
         log: where tracebacks go.
     """
     as_json = "--json" in arguments
@@ -192,17 +184,17 @@ def run(command: Callable[[list[str]], object], arguments: list[str], log: LogFi
             code = command(arguments)
             sys.stdout.flush()
         return code if isinstance(code, int) else ExitCode.DONE
-    except BrokenPipeError:  # whoever read the output has gone, as ``head`` does
+    except BrokenPipeError:  # the reader of the output has closed the pipe, as ``head`` does
         mute(sys.stdout, sys.stderr)
         return ExitCode.FAILED
     except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
-        _tell("stopped; what was saved stays", kind="Stopped", as_json=as_json)
+        _tell("stopped; what was saved is kept", kind="Stopped", as_json=as_json)
         return stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
     except KtrdrError as error:
         _tell_document(f"Error: {error}", error_json(error), as_json=as_json)
         return error.exit_code
     except Exception as error:  # noqa: BLE001  (the process edge)
-        return _surprise(error, log, as_json=as_json)
+        return _tell_foreign_error(error, log, as_json=as_json)
 
 
 def _tell(text: str, *, kind: str, as_json: bool) -> None:
@@ -216,31 +208,27 @@ def _tell_document(text: str, document: Mapping[str, Any], *, as_json: bool) -> 
         tell_somewhere(lambda: note(text), lambda: None)
 
 
-def _surprise(error: Exception, log: LogFile, *, as_json: bool) -> int:
-    """Tell of an error that is not the project's own: of typer, of the disk, or a defect."""
+def _tell_foreign_error(error: Exception, log: LogFile, *, as_json: bool) -> int:
+    """Print an error that is not a KtrdrError: one of typer, of the disk, or a defect."""
     if isinstance(error, _UsageError):
         if as_json:
             _tell(error.format_message(), kind="UsageError", as_json=as_json)
         else:
             tell_somewhere(lambda: error.show(sys.stderr), lambda: None)
         return error.exit_code
-    log.handle(_record(error))
-    where = f"The details are in {log.path}" if log.path else "No log could be written"
-    text = f"Error: {_told(error)}. {where}"
+    trace = (type(error), error, error.__traceback__)
+    log.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, "unexpected", None, trace))
+    where = f"Details are in {log.path}" if log.path else "The log could not be written"
+    text = f"Error: {_foreign_error_text(error)}. {where}"
     _tell(text, kind=type(error).__name__, as_json=as_json)
     return ExitCode.FAILED
 
 
-def _told(error: Exception) -> str:
+def _foreign_error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where: Any = error.filename or "the system"
         is_of_disk = error.filename is not None or error.errno in _OF_THE_DISK
-        hint = "; make room or make it writable" if is_of_disk else ""
+        hint = "; free some space or make it writable" if is_of_disk else ""
         return f"{where}: {error.strerror} ({type(error).__name__}){hint}"
     text = " ".join(str(error).split())
     return f"an unexpected {type(error).__name__}{f': {text}' if text else ''}"
-
-
-def _record(error: Exception) -> logging.LogRecord:
-    told = (type(error), error, error.__traceback__)
-    return logging.LogRecord(__name__, logging.ERROR, __file__, 0, "unexpected", None, told)

@@ -1,10 +1,9 @@
-"""How a load is run for a command, and how its end is told.
+"""Run the jobs of a command and report the result.
 
-Holes: unexplained intervals as a person counts them, joined over nights and weekends.
+A load shows its progress, rebuilds the catalog at the end, and prints a table, the gaps that
+remain, the reasons and what to do. Gaps are joined over nights and weekends, as a user counts them.
 
-How the end of a load is told: a table, the gaps that are left, why, and what to do.
-
-Running jobs for a command: progress, the catalog at the end, the report, the exit code.
+Not here: which jobs run (``cli.arguments``), loading (``sync.runner``).
 """
 
 from collections import Counter
@@ -39,7 +38,7 @@ from ktrdr_pipelines.sync.engine.series_state import Job
 
 
 def joined_gaps(series: Series, gaps: IntervalSet, calendar: SessionCalendar) -> list[Interval]:
-    """Join gaps between which no other bar is expected; oldest first."""
+    """Return the gaps, oldest first, joined where no other bar is expected between them."""
     bounds = gaps.bounds
     if bounds is None:
         return []
@@ -56,6 +55,7 @@ def joined_gaps(series: Series, gaps: IntervalSet, calendar: SessionCalendar) ->
 
 MOST_GAPS: Final = 10
 _BY: Final = "`ktrdr update`, a sensor or the same command"
+"""What requests unconfirmed ranges and sparse sessions again."""
 _COLUMNS: Final = {
     "series": "left",
     "result": "left",
@@ -70,7 +70,7 @@ _COLUMNS: Final = {
 def exit_code_of(
     reports: Sequence[SeriesReport], catalog_error: KtrdrError | None = None
 ) -> ExitCode:
-    """Say how the load as a whole went: what failed weighs more than a gap."""
+    """Return FAILED if a series or the catalog failed, else INCOMPLETE or DONE."""
     if catalog_error is not None or any(report.error is not None for report in reports):
         return ExitCode.FAILED
     complete = all(report.is_complete for report in reports)
@@ -87,27 +87,31 @@ def tell(
 ) -> None:
     """Print the result of a load."""
     if as_json:
-        say_json(_document(reports, messages, catalog_error))
+        code = exit_code_of(reports, catalog_error)
+        say_json(
+            {
+                "complete": code is ExitCode.DONE,
+                "exit_code": int(code),
+                "series": [_series_json(report, messages) for report in reports],
+                "notices": messages.notices,
+                "catalog_error": None if catalog_error is None else error_json(catalog_error),
+            }
+        )
         return
     say_table(_COLUMNS, (_row(report, calendars) for report in reports))
-    for line in _error_lines(reports):
-        say(line)
-    for line in _gap_lines([one for one in reports if one.unexplained | one.deferred], calendars):
-        say(line)
-    for line in (*_refresh_lines(reports), *_unconfirmed_lines(reports)):
-        say(line)
-    if catalog_error is not None:
-        note(f"The bars are saved, the catalog is not up to date: {catalog_error}")
-
-
-def _error_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
-    """Tell what ended the loading of series, once where it was the same for several."""
+    # One error, such as a lost gateway, often ends several series: it is printed once.
     failed: dict[str, list[str]] = {}
     for report in reports:
         if report.error is not None:
             failed.setdefault(str(report.error), []).append(str(report.series))
     for error, series in failed.items():
-        yield f"{', '.join(series)} could not be loaded: {error}"
+        say(f"{', '.join(series)} could not be loaded: {error}")
+    for line in _gap_lines([one for one in reports if one.unexplained | one.deferred], calendars):
+        say(line)
+    for line in (*_refresh_lines(reports), *_unconfirmed_lines(reports)):
+        say(line)
+    if catalog_error is not None:
+        note(f"The bars are saved; the catalog is not up to date: {catalog_error}")
 
 
 def _row(report: SeriesReport, calendars: Calendars) -> tuple[str, ...]:
@@ -144,29 +148,29 @@ def _gap_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iterato
     for report, gap in gaps[:MOST_GAPS]:
         yield f"  {report.series}  {interval_text(report.series.timeframe, gap)}"
     if len(gaps) > MOST_GAPS:
-        yield f"  and {len(gaps) - MOST_GAPS:,} more; --json names them all"
+        yield f"  and {len(gaps) - MOST_GAPS:,} more; --json lists all"
     yield from _reason_lines(reports, calendars)
-    yield "What was saved stays; the same command asks for the rest."
+    yield "What was saved is kept; the same command requests the rest."
 
 
 def _refresh_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
-    """Tell what asking again for covered intervals did not bring."""
+    """Return lines for covered intervals that a refresh could not load again."""
     for report in reports:
         if report.not_refreshed:
             intervals = counted(len(report.not_refreshed), "interval")
-            yield f"{report.series}: {intervals} could not be refreshed; they stand as they were"
+            yield f"{report.series}: {intervals} could not be refreshed; stored bars are unchanged"
         if not report.unexplained:
             yield from _failure_lines(report)
 
 
 def _unconfirmed_lines(reports: Sequence[SeriesReport]) -> Iterator[str]:
-    """Tell what is covered and still not as it should be."""
+    """Return lines for covered ranges that are sparse or disagree with stored bars."""
     for report in reports:
         if report.sparse:
             sessions = counted(len(report.sparse), "sparse session")
             yield (
-                f"{report.series}: {sessions}, with far fewer bars than the sessions around; "
-                f"requested once more 15 minutes after the first time, by {_BY}"
+                f"{report.series}: {sessions}, with far fewer bars than the neighboring sessions; "
+                f"{_BY} requests them once more, 15 minutes after the first request"
             )
         for found in (*report.disagreements, *report.volume_jumps):
             yield f"{report.series}: {disagreement_text(report.series, found)}"
@@ -186,16 +190,16 @@ def _reason_lines(reports: Sequence[SeriesReport], calendars: Calendars) -> Iter
                     report.series, report.unconfirmed, calendars.of(report.series.instrument)
                 )
             )
-            ranges = counted(count, "range")
+            ranges = counted(count, "unconfirmed range")
             yield (
-                f"  {report.series}: {ranges} came without bars, to be confirmed at "
+                f"  {report.series}: {ranges}, returned without bars, to be confirmed at "
                 f"{instant_text(report.confirmed_at)} by {_BY}"
             )
         rest = report.deferred - report.unconfirmed
         if rest and report.next_try_at is not None:
             yield (
                 f"  {report.series}: deferred until {instant_text(report.next_try_at)} "
-                "after failed attempts; ktrdr load retries at once"
+                "after failed attempts; ktrdr load retries immediately"
             )
         elif report.unexplained - report.unconfirmed and not report.failures:
             yield f"  {report.series}: no response has covered it yet"
@@ -205,19 +209,6 @@ def _failure_lines(report: SeriesReport) -> Iterator[str]:
     for reason, times in Counter(map(str, report.failures)).most_common(3):
         often = f" ({times} times)" if times > 1 else ""
         yield f"  {report.series}: {reason}{often}"
-
-
-def _document(
-    reports: Sequence[SeriesReport], messages: CollectedMessages, catalog_error: KtrdrError | None
-) -> dict[str, Any]:
-    code = exit_code_of(reports, catalog_error)
-    return {
-        "complete": code is ExitCode.DONE,
-        "exit_code": int(code),
-        "series": [_series_json(report, messages) for report in reports],
-        "notices": messages.notices,
-        "catalog_error": None if catalog_error is None else error_json(catalog_error),
-    }
 
 
 def _series_json(report: SeriesReport, messages: CollectedMessages) -> dict[str, Any]:
@@ -248,12 +239,17 @@ def _series_json(report: SeriesReport, messages: CollectedMessages) -> dict[str,
 def load_jobs(
     workspace: Workspace, jobs: Sequence[Job], *, as_json: bool, wait_s: float = 0.0
 ) -> ExitCode:
-    """Load, tell how it ended, and give the exit code; jobs of one series are one line.
+    """Run the jobs, print the result, and return the exit code; each series has one line.
 
-    ``wait_s`` is how long to wait for a gateway that lets the load connect.
+    ``wait_s`` is how long to wait for a gateway that accepts the connection.
     """
     with load_progress(shown=not as_json) as messages:
-        reports = _joined(_run(workspace, jobs, messages, wait_s))
+        reports = _run(workspace, jobs, messages, wait_s)
+    joined: dict[Series, SeriesReport] = {}
+    for report in reports:
+        before = joined.get(report.series)
+        joined[report.series] = report if before is None else before.then(report)
+    reports = list(joined.values())
     if not as_json:
         print_messages(messages)
     catalog_error = _renewed(workspace)
@@ -265,7 +261,7 @@ def load_jobs(
 def _run(
     workspace: Workspace, jobs: Sequence[Job], progress: Progress, wait_s: float
 ) -> list[SeriesReport]:
-    """Load; where that is cut short, the catalog still comes to show what was saved."""
+    """Run the jobs; if they are interrupted, bring the catalog up to date with what was saved."""
     manager = open_manager(
         workspace.settings, workspace.layout, operation="cli", progress=progress, wait_s=wait_s
     )
@@ -276,16 +272,8 @@ def _run(
         raise
 
 
-def _joined(reports: Sequence[SeriesReport]) -> list[SeriesReport]:
-    joined: dict[Series, SeriesReport] = {}
-    for report in reports:
-        before = joined.get(report.series)
-        joined[report.series] = report if before is None else before.then(report)
-    return list(joined.values())
-
-
 def _renewed(workspace: Workspace) -> KtrdrError | None:
-    """Make the catalog show what the files hold; give what speaks against it."""
+    """Bring the catalog up to date with the files; return the error if that fails."""
     try:
         renew_catalog(workspace.layout, workspace.universe)
     except KtrdrError as error:

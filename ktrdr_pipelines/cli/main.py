@@ -1,6 +1,8 @@
-"""The command line: every command by its name, and the way in and out of the process.
+"""Define the ``ktrdr`` program: all its commands by name, and its entry point.
 
-Commands import what is heavy when they run, so that ``ktrdr --help`` answers at once.
+Commands import heavy modules when they run, so that ``ktrdr --help`` is fast.
+
+Not here: errors and exit codes (``cli.entry_point``).
 """
 
 import sys
@@ -10,22 +12,19 @@ import typer
 
 from ktrdr_pipelines.cli.commands import (
     demo,
+    gaps,
+    gateway,
     load,
     plan,
     query,
     ranges,
+    simulate,
     status,
     store,
     universe,
     up,
     verify,
 )
-from ktrdr_pipelines.cli.commands import gateway as doctor
-from ktrdr_pipelines.cli.commands import gateway as health
-from ktrdr_pipelines.cli.commands import gateway as probe
-from ktrdr_pipelines.cli.commands import load as update
-from ktrdr_pipelines.cli.commands import simulate as gateway
-from ktrdr_pipelines.cli.commands import status as gaps
 from ktrdr_pipelines.cli.entry_point import log_to_file, run
 from ktrdr_pipelines.cli.output import say, say_clock, take_streams
 
@@ -38,22 +37,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, command, summary in (
-    ("demo", demo.demo, "Show it all with a simulated gateway"),
-    ("init", store.init, "Make the data folder a store"),
+    ("demo", demo.demo, "Run the whole pipeline with a simulated gateway"),
+    ("init", store.init, "Create a store in the data folder"),
     ("up", up.up, "Start Dagster's web UI and daemon"),
     ("load", load.load, "Load bars of symbols and timeframes"),
-    ("update", update.update, "Load the tails and gaps of the whole universe"),
-    ("plan", plan.plan, "Say what a load or an update would cost"),
-    ("ranges", ranges.ranges, "Show where data begin, and what is held of them"),
-    ("query", query.query, "Answer SQL about all bars"),
-    ("status", status.status, "Show what is there and what is missing"),
-    ("gaps", gaps.gaps, "Name what is missing, and why"),
-    ("verify", verify.verify, "Read and recount everything on disk"),
-    ("health", health.health, "See whether the gateway answers"),
-    ("doctor", doctor.doctor, "Find out what is wrong with the gateway's set-up"),
-    ("probe", probe.probe, "Say how to ask a gateway about what is not certain"),
+    ("update", load.update, "Load the tails and gaps of the whole universe"),
+    ("plan", plan.plan, "Estimate what a load or an update would cost"),
+    ("ranges", ranges.ranges, "Show where data begin, and which bars are stored"),
+    ("query", query.query, "Run SQL over all bars"),
+    ("status", status.status, "Show the state of the store and what is missing"),
+    ("gaps", gaps.gaps, "List what is missing, and why"),
+    ("verify", verify.verify, "Read and check everything on disk"),
+    ("health", gateway.health, "Check whether the gateway responds"),
+    ("doctor", gateway.doctor, "Diagnose the gateway's setup"),
+    ("probe", gateway.probe, "Explain how to test assumptions about a gateway"),
     ("repair", store.repair, "Rebuild what can be rebuilt from the bar files"),
-    ("simulate", gateway.simulate, "Serve a gateway without an account"),
+    ("simulate", simulate.simulate, "Serve a simulated gateway, without an account"),
 ):
     app.command(name, short_help=summary)(command)
 app.add_typer(universe.app, name="universe", short_help="Check and edit the universe")
@@ -72,7 +71,7 @@ def _options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_say_version, is_eager=True, help="Print the version and end."
+            "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -81,12 +80,12 @@ def _options(
 
 
 def command_line(arguments: list[str]) -> object:
-    """Run one command line; errors come as they are."""
+    """Run one command line, and let its errors propagate."""
     return app(arguments, prog_name="ktrdr", standalone_mode=False)
 
 
 def main() -> None:
-    """Run the command that the process was started with, and end with its exit code."""
+    """Run the command line of the process, and exit with its exit code."""
     take_streams()
     sys.exit(run(command_line, sys.argv[1:], log_to_file()))
 

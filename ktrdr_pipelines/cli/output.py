@@ -1,8 +1,7 @@
-"""What commands print: results to stdout, everything else to stderr.
+"""Print what commands produce: results to stdout, everything else to stderr.
 
-The three streams of the process: always there, and no trouble once nobody reads them.
-
-What a running load shows on the terminal: a bar for every series, on stderr.
+Text, tables and JSON go out in the encoding of their stream. The standard streams are replaced if
+they are closed, and muted when their reader is gone. A running load shows a progress bar a series.
 """
 
 import json
@@ -35,10 +34,10 @@ _MODES: Final = {"stdin": "r", "stdout": "w", "stderr": "w"}
 
 
 def take_streams() -> None:
-    """Stand the null device in for streams that were closed, and write whatever can be written.
+    """Replace closed standard streams by the null device, and escape unprintable characters.
 
-    A closed one would leave its number to the next file that is opened, and whoever prints to it
-    would print into that file.
+    The number of a closed stream would go to the next file that is opened, and what is printed
+    to the stream would end up in that file.
     """
     for name, mode in _MODES.items():
         if getattr(sys, name) is None:
@@ -60,14 +59,14 @@ def showable(text: str, stream: TextIO) -> str:
 
 
 def typed_text(text: str, encoding: str | None = None) -> str:
-    """Return text that was typed or piped in as UTF-8, also where the locale is another.
+    """Return text that was typed or piped in as UTF-8, also if the locale's encoding differs.
 
-    Python keeps bytes that an ASCII locale does not know as lone surrogates. Bytes that are no
+    Python keeps bytes that an ASCII locale does not know as lone surrogates. Bytes that are not
     UTF-8 stay as Python read them.
 
     Args:
-        text: an argument, or what a stream gave.
-        encoding: the stream's; without it, that of arguments.
+        text: an argument, or text read from a stream.
+        encoding: the encoding of the stream; by default, that of arguments.
     """
     with suppress(UnicodeError):
         return text.encode(encoding or sys.getfilesystemencoding(), "surrogateescape").decode()
@@ -75,14 +74,14 @@ def typed_text(text: str, encoding: str | None = None) -> str:
 
 
 def mute(*streams: TextIO) -> None:
-    """Let what is still printed to streams go nowhere, at the end of the process too."""
+    """Discard what is printed to the streams from now on, also when the process exits."""
     for stream in streams:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def tell_somewhere(result: Callable[[], object], beside: Callable[[], object]) -> None:
-    """Print to stdout, or where that refuses beside the result; readers that have gone are well."""
+    """Print a result; if stdout cannot be written, print ``beside``. A closed pipe is no error."""
     try:
         result()
         sys.stdout.flush()
@@ -97,35 +96,35 @@ def tell_somewhere(result: Callable[[], object], beside: Callable[[], object]) -
 CLOCK_VARIABLE: Final = "KTRDR_CLOCK_OFFSET_S"
 
 PIPED_WIDTH: Final = 160
-"""Columns of a table that goes into a file or another program."""
+"""Width in columns of a table that is written to a file or another program."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
 def say(text: str = "") -> None:
-    """Print a line of a result."""
+    """Print a line of the result to stdout."""
     _print(text, sys.stdout)
 
 
 def note(text: str) -> None:
-    """Print a line beside the result."""
+    """Print a line to stderr."""
     _print(text, sys.stderr)
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """Print a line in the stream's own encoding; ``typer.echo`` writes UTF-8 where it is ASCII."""
+    # typer.echo would write UTF-8 to a stream whose encoding is ASCII.
     stream.write(f"{text}\n")
     stream.flush()
 
 
 def say_clock() -> None:
-    """Print on stderr that market time is not this machine's, where that is so.
+    """Note on stderr that market time differs from this machine's time, if it does.
 
     Raises:
-        SettingsError: the environment has a bad setting.
+        SettingsError: the environment has an invalid setting.
     """
     if CLOCK_VARIABLE not in os.environ:
-        return  # reading all settings would take longer than `ktrdr --help` may
+        return  # reading all settings would slow down `ktrdr --help`
     from ktrdr_pipelines.settings import load_settings
 
     clock = load_settings().clock
@@ -134,10 +133,10 @@ def say_clock() -> None:
 
 
 def say_json(document: object, *, lines: bool = True) -> None:
-    """Print a result as one JSON document, on one line for a program that waits for it.
+    """Print a result as one JSON document: indented, or on one line without ``lines``.
 
-    An object also says, as ``market_clock_offset_s``, how far market time is ahead of real time.
-    What stdout has no character for is a JSON escape, so that it stays JSON.
+    An object also gets ``market_clock_offset_s``, by how much market time is ahead of real time.
+    Characters that stdout cannot print become JSON escapes, so that the document stays valid.
     """
     if isinstance(document, Mapping):
         document = {**document, "market_clock_offset_s": _clock_offset_s()}
@@ -154,9 +153,9 @@ def say_json(document: object, *, lines: bool = True) -> None:
 
 
 def _clock_offset_s() -> float | None:
-    """Return the offset that the environment sets; None where it is bad, which is the error then.
+    """Return the offset that the environment sets; None if it is invalid.
 
-    The variable is read here by itself, so that a document can be printed of any settings error.
+    The variable is read here directly, so that any settings error can be printed as a document.
     """
     try:
         offset_s = float(os.environ.get(CLOCK_VARIABLE, "0"))
@@ -166,14 +165,14 @@ def _clock_offset_s() -> float | None:
 
 
 def plain(value: object) -> object:
-    """Give a value as JSON has it: instants and dates in ISO form, the rest as text."""
+    """Return a value as JSON can hold it: instants and dates in ISO form, the rest as text."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
 def error_json(error: KtrdrError) -> dict[str, Any]:
-    """Give an error as JSON has it."""
+    """Return an error as a JSON object: its kind, its message and the message's parts."""
     fields = {
         "kind": type(error).__name__,
         "message": str(error),
@@ -185,7 +184,7 @@ def error_json(error: KtrdrError) -> dict[str, Any]:
 
 
 def console(*, err: bool = False) -> "Console":
-    """Make a console that prints text as it is; colours only where a person looks at it."""
+    """Return a console that prints text unchanged, with colours only on a terminal."""
     from rich.console import Console
 
     file = sys.stderr if err else sys.stdout
@@ -197,9 +196,9 @@ def say_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> N
     """Print a table.
 
     Args:
-        columns: headings, each with ``left``, ``right`` or ``fold``: what gives way, in lines of
-            its own, where the terminal is too narrow for all.
-        rows: cells as they are to be read.
+        columns: headings, each with its alignment: ``left``, ``right``, or ``fold`` for a column
+            that wraps where the terminal is too narrow for all of them.
+        rows: the cells of each row.
     """
     from rich import box
     from rich.table import Table
@@ -219,7 +218,7 @@ def say_table(columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> N
 
 
 def instant_text(moment: datetime) -> str:
-    """Write an instant in UTC, to the second."""
+    """Format an instant in UTC, to the second."""
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
@@ -232,73 +231,73 @@ def interval_text(timeframe: "Timeframe", interval: "Interval") -> str:
 
 
 def intervals_json(intervals: Iterable["Interval"]) -> list[dict[str, str]]:
-    """Give intervals of timestamps as JSON has them; each end is out."""
+    """Return intervals of bar timestamps as JSON objects; each end is exclusive."""
     return [{"start": instant_text(one.start), "end": instant_text(one.end)} for one in intervals]
 
 
 def disagreement_json(found: "Disagreement") -> dict[str, Any]:
-    """Give bars at other prices, or with volumes in another unit, as JSON has them."""
+    """Return bars at other prices, or with volumes in another unit, as a JSON object."""
     return {"first": found.first, "last": found.last, "bars": found.bars, "ratio": found.ratio}
 
 
 def disagreement_text(series: "Series", found: "Disagreement") -> str:
-    """Say how bars disagree with others, with the command that requests them again."""
+    """Return how bars disagree with others, with the command that requests them again."""
     return str(found).replace("SYMBOL TIMEFRAME", f"{series.symbol} {series.timeframe}")
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """Write a number and what it counts."""
+    """Format a number and the noun it counts; ``many`` is the plural if it is irregular."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def warn_of_problem(workspace: "Workspace") -> None:
-    """Say where the last good universe stands in for a bad edit."""
+    """Warn that the last good universe is used in place of an invalid edit, if it is."""
     if workspace.problem is not None:
-        note(f"Warning: {workspace.problem}. Until then the last good universe counts")
+        note(f"Warning: {workspace.problem}. Until then the last good universe is used")
 
 
 MOST_SHOWN: Final = 12
-"""Series above which a finished one makes room: a terminal is not higher than its window."""
+"""Series above which finished ones are hidden, so that the bars fit into the terminal."""
 
 
 @dataclass(slots=True)
 class CollectedMessages:
-    """Keeps what a load says by the way, each thing once; shows nothing but waits."""
+    """Collects the messages of a load, each once, and prints only waits immediately."""
 
     texts: dict[Series, list[str]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
     def planned(self, series: Series, requests: int) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def answered(self, series: Series, rows: int) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def saved(self, series: Series) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def noted(self, series: Series, text: str) -> None:
-        """Keep it."""
+        """Collect a message about a series."""
         kept = self.texts.setdefault(series, [])
         if text not in kept:
             kept.append(text)
 
     def noticed(self, text: str) -> None:
-        """Keep it."""
+        """Collect a message about the load."""
         if text not in self.notices:
             self.notices.append(text)
 
     def waiting(self, text: str, until: datetime) -> None:
-        """Tell it now: else a load that waits looks like one that hangs."""
+        """Print the wait immediately: otherwise a load that waits looks like one that hangs."""
         self.tell(f"waiting until {instant_text(until)}: {text}")
 
     def tell(self, text: str) -> None:
-        """Print a line beside the result, now."""
+        """Print a line to stderr immediately."""
         note(text)
 
 
 class TerminalProgress(CollectedMessages):
-    """Moves a bar for every series, and keeps the notes for the end."""
+    """Shows a progress bar for every series, and collects the messages for the end."""
 
     def __init__(self, bars: "Bars") -> None:
         super().__init__()
@@ -307,12 +306,12 @@ class TerminalProgress(CollectedMessages):
         self._rows: dict[Series, int] = {}
 
     def planned(self, series: Series, requests: int) -> None:
-        """Lengthen the bar of a series."""
+        """Add requests to the bar of a series."""
         task = self._task(series)
         self._bars.update(task.id, total=(task.total or 0) + requests, visible=True)
 
     def answered(self, series: Series, rows: int) -> None:
-        """Move the bar of a series."""
+        """Advance the bar of a series by one request."""
         task = self._task(series)
         self._rows[series] = self._rows.get(series, 0) + rows
         rows_per_s = self._rows[series] / task.elapsed if task.elapsed else 0.0
@@ -334,7 +333,7 @@ class TerminalProgress(CollectedMessages):
 
 @contextmanager
 def load_progress(*, shown: bool) -> Iterator[CollectedMessages]:
-    """Show the progress of a load while the context lasts, where a person looks at it."""
+    """Show the progress of a load while the context lasts, if stderr is a terminal."""
     screen = console(err=True)
     if not shown or not screen.is_terminal:
         yield CollectedMessages()
@@ -353,7 +352,7 @@ def load_progress(*, shown: bool) -> Iterator[CollectedMessages]:
 
 
 def print_messages(messages: CollectedMessages) -> None:
-    """Print what a load said by the way."""
+    """Print the collected messages of a load."""
     for text in messages.notices:
         note(text)
     for series, texts in messages.texts.items():

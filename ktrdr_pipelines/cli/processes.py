@@ -1,7 +1,9 @@
-"""Processes that a command starts and never leaves behind: by their own ids, group by group.
+"""Start processes in groups of their own, and end them without leaving any behind.
 
-Each gets a process group of its own, so that Ctrl-C reaches the command alone, which then ends
-its children in order. Not here: what they do (``cli.commands.simulate``, ``cli.dagster_services``).
+Each process gets a process group of its own, so that Ctrl-C reaches only the command, which then
+ends its children in order.
+
+Not here: what they run (``cli.commands.simulate``, ``cli.dagster_services``).
 """
 
 import json
@@ -22,10 +24,10 @@ from ktrdr_pipelines.cli.entry_point import Stopped
 from ktrdr_pipelines.errors import KtrdrError, SimulatorError
 
 GRACE_S: Final = 20.0
-"""How long a group may take to tidy up: a load writes what is covered, Dagster ends its runs."""
+"""How long a group may take to clean up: a load saves what is covered, Dagster ends its runs."""
 
 START_S: Final = 120.0
-"""How long a simulated gateway may take to say where it listens, on a busy machine."""
+"""How long a simulated gateway may take to report its port, on a busy machine."""
 
 _POLL_S: Final = 0.05
 
@@ -38,7 +40,7 @@ def start(
     output: IO[bytes] | int = subprocess.DEVNULL,
     keeping: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Start a process in a group of its own; ``keeping`` are files that it too keeps open."""
+    """Start a process in a group of its own, with the descriptors ``keeping`` left open."""
     with _heeding_interrupts():
         return subprocess.Popen(  # noqa: S603  (the command is the project's own)
             command,
@@ -53,13 +55,16 @@ def start(
 
 
 def end(process: "subprocess.Popen[bytes]", *, grace_s: float = GRACE_S) -> None:
-    """End a process as Ctrl-C would, and whatever of its group outlives it; may be repeated.
+    """End a process as Ctrl-C would, and the rest of its group; may be repeated.
 
-    A signal that comes meanwhile makes it go on harder instead of waiting.
+    A signal that arrives meanwhile ends the wait: the next, harder signal is sent immediately.
     """
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         try:
-            _send(process, signum)
+            if signum is signal.SIGINT:
+                process.send_signal(signum)  # the process ends its own children
+            else:
+                _signal_group(process.pid, signum)
             if _is_gone(process, grace_s):
                 break
         except Stopped:
@@ -74,17 +79,17 @@ def end(process: "subprocess.Popen[bytes]", *, grace_s: float = GRACE_S) -> None
 def simulator_process(
     *, port: int = 0, within_s: float = START_S, now: datetime | None = None
 ) -> Iterator[int]:
-    """Run a simulated gateway in a process of its own while the context lasts; gives its port.
+    """Run a simulated gateway in a process of its own while the context lasts; yield its port.
 
-    It ends with this process, however that ends: it watches its stdin.
+    It ends with this process, however this process ends: it watches its stdin.
 
     Args:
-        port: where it listens; 0 takes a free one.
-        within_s: how long it may take to say where that is.
-        now: where its clock starts; this machine's time if not given.
+        port: port to listen on; 0 takes a free one.
+        within_s: how long it may take to report its port.
+        now: start of its clock; this machine's time if not given.
 
     Raises:
-        SimulatorError: it could not start.
+        SimulatorError: the gateway could not start.
     """
     command = [sys.executable, "-m", "ktrdr_pipelines.cli.main", "simulate", "--json"]
     command += ["--port", str(port), "--until-stdin-closes"]
@@ -98,18 +103,23 @@ def simulator_process(
 
 
 def lives(group: int) -> bool:
-    """Say whether anything of a group runs; what is dead and only waits to be reaped does not.
+    """Return whether any process of a group is running.
 
-    Nobody reaps orphans where the first process of a container is no init.
+    Zombies do not count: orphans are never reaped where a container's first process is no init.
     """
     if not _signal_group(group, 0):
         return False
-    states = {state for state, of in _processes() if of == group}
+    states = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):  # empty on systems without /proc
+        with suppress(OSError):
+            state, _parent, of = path.read_text().rpartition(")")[2].split()[:3]
+            if int(of) == group:
+                states.add(state)
     return states != {"Z"}
 
 
 def is_free(port: int) -> bool:
-    """Say whether a port of this machine can be listened on."""
+    """Return whether a process can listen on a port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -120,22 +130,22 @@ def is_free(port: int) -> bool:
 
 
 def require_free(option: str, port: int) -> None:
-    """Refuse a port that something listens on.
+    """Refuse a port that another program listens on.
 
     Raises:
-        KtrdrError: it is taken.
+        KtrdrError: the port is taken.
     """
     if not is_free(port):
         raise KtrdrError(
             f"{option} {port}",
-            reason="something else uses this port",
-            hint="End it, or choose another port",
+            reason="another program uses this port",
+            hint="Stop that program, or choose another port",
         )
 
 
 @contextmanager
 def _heeding_interrupts() -> Iterator[None]:
-    """Let a child heed SIGINT where this process, started in the background, ignores it."""
+    """Let a child receive SIGINT even if this process, started in the background, ignores it."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         yield
         return
@@ -149,25 +159,18 @@ def _heeding_interrupts() -> Iterator[None]:
 def _port_of(process: "subprocess.Popen[bytes]", within_s: float) -> int:
     assert process.stdout is not None  # noqa: S101  (started with a pipe)
     if not select.select([process.stdout], [], [], within_s)[0]:
-        raise SimulatorError("start a simulated gateway", reason=f"no word of it in {within_s:g} s")
+        reason = f"it did not report its port within {within_s:g} s"
+        raise SimulatorError("cannot start a simulated gateway", reason=reason)
     line = process.stdout.readline()
-    told: dict[str, Any] = json.loads(line) if line.startswith(b"{") else {}
-    if "port" not in told:
-        reason = told.get("error", {}).get("message", "it ended without a word")
-        raise SimulatorError("start a simulated gateway", reason=reason)
-    return int(told["port"])
-
-
-def _send(process: "subprocess.Popen[bytes]", signum: signal.Signals) -> None:
-    """Send SIGINT to the process, which tells its children; anything harder to all of them."""
-    if signum is signal.SIGINT:
-        process.send_signal(signum)
-    else:
-        _signal_group(process.pid, signum)
+    document: dict[str, Any] = json.loads(line) if line.startswith(b"{") else {}
+    if "port" not in document:
+        reason = document.get("error", {}).get("message", "it exited without a message")
+        raise SimulatorError("cannot start a simulated gateway", reason=reason)
+    return int(document["port"])
 
 
 def _is_gone(process: "subprocess.Popen[bytes]", within_s: float) -> bool:
-    """Wait for a process and then for the rest of its group."""
+    """Wait for a process and then for the rest of its group; return whether all have ended."""
     deadline_s = time.monotonic() + within_s
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=within_s)
@@ -179,16 +182,8 @@ def _is_gone(process: "subprocess.Popen[bytes]", within_s: float) -> bool:
     return False
 
 
-def _processes() -> Iterator[tuple[str, int]]:
-    """Give state and group of every process, where the system tells."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _parent, group = path.read_text().rpartition(")")[2].split()[:3]
-            yield state, int(group)
-
-
 def _signal_group(group: int, signum: int) -> bool:
-    """Send a signal to a group, and say whether anything of it is left."""
+    """Send a signal to a group; return whether it has a process that can be signalled."""
     try:
         os.killpg(group, signum)
     except (ProcessLookupError, PermissionError):

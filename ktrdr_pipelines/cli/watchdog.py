@@ -1,8 +1,9 @@
-"""A process that ends another one's group when the command that started both was killed.
+"""End the process group of a command that was killed and could not do so itself.
 
-``kill -9``, a closed machine's out-of-memory killer: such a command ends nothing any more, and
-its children would go on for ever. Run as a module it watches its stdin, which only that command
-holds open. Not here: the ordinary end (``cli.processes``).
+After ``kill -9`` or an out-of-memory kill, the children of a command would run for ever. Run as a
+module, this watchdog reads its stdin, which only that command holds open.
+
+Not here: the ordinary end of processes (``cli.processes``).
 """
 
 import os
@@ -22,7 +23,7 @@ _ENDED_BY_ITSELF = b"."
 
 @contextmanager
 def last_will(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """See to it that a group ends with this process, however that ends, while the context lasts."""
+    """End the group of a process if this process is killed while the context lasts."""
     watch = start([sys.executable, "-m", __name__, str(process.pid)])
     assert watch.stdin is not None  # noqa: S101  (started with a pipe)
     try:
@@ -35,10 +36,10 @@ def last_will(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def end_group(group: int, *, grace_s: float = GRACE_S) -> None:
-    """End a group: all of it are asked to end, and killed where they do not in time.
+    """Terminate a group, and kill it if it does not end within ``grace_s``.
 
-    The time is short. Loads save what they have and give their permits back, which takes seconds,
-    and what is not done then is as if it had been killed with the command.
+    The time is short: loads save what they have and return their permits, which takes seconds.
+    What is not done by then is lost as if it had been killed with the command.
     """
     for signum in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
@@ -51,7 +52,7 @@ def end_group(group: int, *, grace_s: float = GRACE_S) -> None:
 
 
 def main() -> None:
-    """Wait for the end of the command; end the group unless it said that all is well."""
+    """Wait until the command ends; end the group unless the command ended in order."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     if not sys.stdin.buffer.read():

@@ -157,7 +157,7 @@ def test_an_attempt_about_more_stays(ktrdr: Any, lacking: Path) -> None:
         (("AAPL", "1h", "2023-12-28"), ("not missing",)),
         (("AAPL", "2h", "2024-01-04"), ("2h", "Allowed are")),
         (("NOPE", "1d", "2024-01-04"), ("NOPE",)),
-        (("AAPL", "1d", "2024-1-4"), ("2024-1-4", "no date")),
+        (("AAPL", "1d", "2024-1-4"), ("2024-1-4", "neither a date")),
         (("AAPL", "1d", "2024-01-04T15:00:00Z"), ("an instant",)),
         (("AAPL", "1d", "2024-02-30"), ("2024-02-30",)),
         (("AAPL", "1d", "2024-01-12"), ("no session date",)),

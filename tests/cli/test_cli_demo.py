@@ -55,7 +55,7 @@ def test_a_demo_that_is_stopped_leaves_nothing(hands: Any, data: Path) -> None:
         groups = hands.children_groups(demo.pid)
         demo.send_signal(signal.SIGINT)
         out, err = demo.communicate(timeout=180)
-    assert (demo.returncode, out, err) == (130, "", "stopped; what was saved stays\n")
+    assert (demo.returncode, out, err) == (130, "", "stopped; what was saved is kept\n")
     assert len(groups) == 1
     assert [one for group in groups for one in hands.group_members(group)] == []
     assert list((data / "demo").glob("bars/symbol=AAPL/timeframe=1d/*.parquet"))

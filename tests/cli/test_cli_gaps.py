@@ -53,7 +53,7 @@ def test_an_empty_store_has_one_gap_a_series(ktrdr: Any, store: Path) -> None:
     rows = [line.split() for line in told.out.splitlines() if " missing " in f"{line} "]
     assert sum(row[:1] in (["AAPL"], ["MSFT"], ["EURUSD"]) for row in rows) == 5
     assert "5 gaps in 5 of 5 series (5 missing)" in told.out
-    assert "ktrdr load AAPL 1h asks for the first" in told.out
+    assert "ktrdr load AAPL 1h requests the first" in told.out
 
 
 def test_a_day_taken_out_is_named_with_its_reason(ktrdr: Any, store: Path, gateway: Any) -> None:
@@ -136,7 +136,7 @@ def test_the_picture_shows_what_is_there(
     ktrdr("load", "AAPL", "1d", *DAYS)
     path = tmp_path / "gaps.png"
     told = ktrdr("gaps", "--plot", str(path))
-    assert f"The picture is {path}" in told.out
+    assert f"Heatmap written to {path}" in told.out
     with Image.open(path) as image:
         colours = {colour for _count, colour in image.getcolors(1 << 16) or []}
         assert image.format == "PNG"
@@ -149,7 +149,7 @@ def test_blocked_series_are_named_with_what_is_missing(ktrdr: Any, store: Path) 
     _retrying(store, "blocked", "No market data permissions for ISLAND STK")
     told = ktrdr("status")
     assert "blocked: MSFT 1d: No market data permissions for ISLAND STK" in told.out
-    assert "tried again at" in told.out
+    assert "next attempt at" in told.out
     (row,) = (one for one in ktrdr("status", "--json").document["series"] if one["blocked"])
     assert row["gaps"][0]["reason"] == "blocked"
 
@@ -168,7 +168,7 @@ def test_verify_certifies_what_is_whole(ktrdr: Any, store: Path, gateway: Any) -
     assert again.code == 3
     assert daily["digest"][:12] in again.out
     assert "the same" in again.out
-    assert "6 bars in 2 series read and recounted" in again.out
+    assert "6 bars in 2 series read and checked" in again.out
 
 
 def test_two_stores_of_the_same_bars_have_one_digest(
@@ -289,7 +289,7 @@ def test_repair_takes_implausible_bars_for_the_gateways(
     before = ktrdr("verify", "AAPL")
     assert before.code == 1
     assert "1 bars have implausible values" in before.err
-    assert "taken for the gateway's" in ktrdr("repair").out
+    assert "kept as the gateway's" in ktrdr("repair").out
     document = ktrdr("verify", "AAPL", "--json").document
     assert document["exit_code"] == 3, "days are missing, nothing is damaged"
     certificate = _daily_certificate(document)

@@ -62,7 +62,7 @@ def test_repair_of_a_whole_store_finds_nothing_wrong(ktrdr: Any, store: Path, ga
     ktrdr("load", "AAPL", "1d", "--start", "2024-01-02", "--end", "2024-01-06")
     told = ktrdr("repair")
     assert (told.code, told.err) == (0, "")
-    assert "1 file whole" in told.out
+    assert "1 file intact" in told.out
     assert ktrdr("repair", "--json").document["files"] == 1
 
 
@@ -90,5 +90,5 @@ def test_repair_makes_a_lost_ledger_anew(ktrdr: Any, store: Path, gateway: Any) 
         path.unlink()
     (store / "state" / "ledger.sqlite").write_bytes(b"x" * 5000)
     ktrdr("status").is_error(1, "ledger", "ktrdr repair")
-    assert "the old one is" in ktrdr("repair").out
+    assert "it was moved to" in ktrdr("repair").out
     assert ktrdr("load", *interval, "--json").document["series"][0]["requests"] == 0

@@ -140,7 +140,7 @@ def test_gaps_are_listed_with_their_reason(
     assert "1 interval unexplained:" in told.out
     assert "MSFT 1d  2024-01-02 to 2024-01-05" in told.out
     assert "no answer in 2 s" in told.out
-    assert "the same command asks for the rest" in told.out
+    assert "the same command requests the rest" in told.out
     assert ktrdr("query", "SELECT DISTINCT symbol FROM bars", "--json").document == [
         {"symbol": "AAPL"}
     ]
@@ -177,7 +177,7 @@ def test_a_load_that_is_stopped_keeps_what_it_has(
         load.send_signal(signum)
         out, err = load.communicate(timeout=180)
     assert load.returncode == code, err
-    assert err == "stopped; what was saved stays\n"
+    assert err == "stopped; what was saved is kept\n"
     assert out == ""
     sql = "SELECT DISTINCT symbol FROM bars"
     assert ktrdr("query", sql, "--json").document == [{"symbol": "AAPL"}]

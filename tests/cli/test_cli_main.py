@@ -124,7 +124,7 @@ def test_a_defect_is_one_line_and_a_log(capsys: Any, tmp_path: Path) -> None:
 
     assert run(command, [], LogFile()) == 1
     told, log = capsys.readouterr(), tmp_path / "state" / "ktrdr.log"
-    assert told.err == f"Error: an unexpected ZeroDivisionError: a b. The details are in {log}\n"
+    assert told.err == f"Error: an unexpected ZeroDivisionError: a b. Details are in {log}\n"
     assert "Traceback" in log.read_text()
 
 
@@ -165,7 +165,7 @@ def test_the_log_goes_elsewhere_where_the_state_folder_refuses(
         raise ValueError
 
     assert run(command, [], LogFile()) == 1
-    assert f"The details are in {tmp_path / 'ktrdr.log'}" in capsys.readouterr().err
+    assert f"Details are in {tmp_path / 'ktrdr.log'}" in capsys.readouterr().err
 
 
 def test_the_log_does_not_grow_for_ever(tmp_path: Path, capsys: Any) -> None:

@@ -65,7 +65,7 @@ def test_csv_is_quoted_where_it_must_be(ktrdr: Any, store: Path) -> None:
 def test_a_long_answer_is_cut_and_says_so(ktrdr: Any, store: Path) -> None:
     """A table shows a hundred rows; CSV has all of them."""
     told = ktrdr("query", "SELECT * FROM range(12345)")
-    assert "100 of 12,345 rows; --csv and --json give all" in told.err
+    assert "100 of 12,345 rows; --csv and --json print all" in told.err
     assert len(ktrdr("query", "SELECT * FROM range(12345)", "--csv").out.splitlines()) == 12346
 
 

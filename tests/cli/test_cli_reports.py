@@ -97,7 +97,7 @@ def test_ten_gaps_are_listed_and_the_rest_counted(capsys: Any) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert f"{len(gaps)} intervals unexplained:" in lines
     assert len([line for line in lines if line.startswith("  AAPL 1d  2024-01-")]) == MOST_GAPS
-    assert f"  and {len(gaps) - MOST_GAPS} more; --json names them all" in lines
+    assert f"  and {len(gaps) - MOST_GAPS} more; --json lists all" in lines
     assert "  AAPL 1d: bars of AAPL: 354 not subscribed (3 times)" in lines
 
 
@@ -130,8 +130,8 @@ def test_ranges_without_bars_say_when_they_are_confirmed(capsys: Any) -> None:
     text = told(capsys, report)
     assert "AAPL 1d unconfirmed" in text
     assert (
-        "2 ranges came without bars, to be confirmed at 2024-01-10T15:07:00Z by `ktrdr update`, "
-        "a sensor or the same command" in text
+        "2 unconfirmed ranges, returned without bars, to be confirmed at "
+        "2024-01-10T15:07:00Z by `ktrdr update`, a sensor or the same command" in text
     )
     assert "no response has covered it yet" not in text
     found = document(capsys, report)
@@ -148,7 +148,7 @@ def test_what_failed_beside_what_is_unconfirmed_is_told_too(capsys: Any) -> None
     report = SeriesReport(series(), unexplained=gap, unconfirmed=first, confirmed_at=at)
     text = told(capsys, report)
     assert "AAPL 1d incomplete" in text
-    assert "1 range came without bars" in text
+    assert "1 unconfirmed range, returned without bars" in text
     assert "no response has covered it yet" in text
 
 
@@ -158,7 +158,7 @@ def test_sparse_sessions_are_told(capsys: Any) -> None:
     assert exit_code_of([report]) == 3
     text = told(capsys, report)
     assert "AAPL 1d sparse" in text
-    assert "1 sparse session, with far fewer bars than the sessions around" in text
+    assert "1 sparse session, with far fewer bars than the neighboring sessions" in text
     assert "suspect" not in text
     assert document(capsys, report)["series"][0]["sparse"] == [
         {"start": "2024-01-02T00:00:00Z", "end": "2024-01-03T00:00:00Z"}
@@ -209,7 +209,7 @@ def test_a_catalog_that_is_not_renewed_is_told(capsys: Any) -> None:
         calendars=Calendars(),
         as_json=False,
     )
-    assert "The bars are saved, the catalog is not up to date" in capsys.readouterr().err
+    assert "The bars are saved; the catalog is not up to date" in capsys.readouterr().err
 
 
 def test_bars_move_with_requests_and_rows() -> None:

@@ -62,7 +62,7 @@ def test_failed_attempts_are_shown(
     """Tries that failed are remembered with their reasons: silence is asked again narrower."""
     monkeypatch.setenv("IB_TIMEOUT", "2")
     ktrdr("load", "MSFT", "1d", *DAYS)
-    assert re.search(r"[2-4] failed tries", ktrdr("status").out)
+    assert re.search(r"[2-4] failed attempts", ktrdr("status").out)
     (series,) = (
         one
         for one in ktrdr("status", "--json").document["series"]
@@ -165,7 +165,7 @@ def test_what_no_window_of_dagster_reaches_is_said(ktrdr: Any, store: Path) -> N
     )
     for command in (("status",), ("universe", "check")):
         (line,) = [one for one in ktrdr(*command).out.splitlines() if "windows begin" in one]
-        assert line.startswith("AAPL: 1m is wanted from before 2024-02-01")
+        assert line.startswith("AAPL: 1m starts before 2024-02-01")
         assert "ktrdr load" in line
     assert ktrdr("status", "--json").document["before_windows"] == {"1m": ["AAPL"]}
 
@@ -199,4 +199,4 @@ def test_dates_on_which_contracts_changed_a_calendar_are_listed(ktrdr: Any, stor
         },
     ]
     out = ktrdr("status").out
-    assert re.search(r"calendar XNYS.RTH 2024-01-17: closed, as 3 contracts agree", out)
+    assert re.search(r"calendar XNYS.RTH 2024-01-17: closed, according to 3 contracts", out)

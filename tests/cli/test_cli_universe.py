@@ -35,7 +35,7 @@ def test_check_of_a_well_universe_says_that_nothing_changes(ktrdr: Any, store: P
     """All symbols are shown with what was derived; exit code 0."""
     told = ktrdr("universe", "check")
     assert (told.code, told.err) == (0, "")
-    assert "is well: 3 symbols" in told.out
+    assert "is valid: 3 symbols" in told.out
     assert "IDEALPRO*" in told.out
     assert "Nothing changes." in told.out
 
@@ -140,7 +140,7 @@ def test_rename_finishes_what_was_cut_short(ktrdr: Any, loaded: Path) -> None:
     write_journal(layout, Move(MoveKind.RENAME, "EURUSD", "EUR"))
     told = ktrdr("universe", "rename", "EURUSD", "EUR")
     assert told.code == 0, told.err
-    assert "cut short" in told.err
+    assert "interrupted" in told.err
     write_journal(layout, Move(MoveKind.RENAME, "EUR", "EURO"))
     assert "finished the rename of EUR to EURO" in ktrdr("repair").out
     assert "EURO" in (loaded / "universe.yaml").read_text()
@@ -189,4 +189,4 @@ def test_what_is_not_there_is_neither_renamed_nor_retired(ktrdr: Any, store: Pat
 def test_an_option_before_the_symbol_is_told_as_that(ktrdr: Any, store: Path) -> None:
     """The order of words matters, and the text says which."""
     told = ktrdr("universe", "add", "--timeframes", "1h", "TSLA")
-    told.is_error(2, "--timeframes", "name the symbol first")
+    told.is_error(2, "--timeframes", "put the symbol first")

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 def test_without_a_gateway_it_says_how_to_get_one(ktrdr: Any, data: Path, hands: Any) -> None:
     """What is missing, and every way to it; the store is made all the same."""
     told = ktrdr("up", "--port", str(hands.free_port()))
-    told.is_error(1, "no gateway answers at 127.0.0.1:", "nothing listens", "--simulate")
+    told.is_error(1, "no gateway responds at 127.0.0.1:", "nothing listens", "--simulate")
     told.is_error(1, "4002", "4001", "127.0.0.1", "Read-Only API", "ghcr.io/gnzsnz/ib-gateway")
     assert (data / "universe.yaml").is_file()
     assert ktrdr("status").code == 0

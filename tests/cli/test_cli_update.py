@@ -59,7 +59,7 @@ def test_a_manual_symbol_is_kept_fresh_and_its_history_left(
 def test_an_update_leaves_alone_what_was_tried_in_vain(
     ktrdr: Any, store: Path, gateway: Any, data: Path
 ) -> None:
-    """It says until when, exits with 3, and ktrdr load retries at once."""
+    """It says until when, exits with 3, and ktrdr load retries immediately."""
     ktrdr("load", "AAPL", "1d", *DAYS)
     now = datetime.now(tz=UTC)
     missing = Interval(datetime(2024, 1, 8, tzinfo=UTC), datetime(2024, 1, 11, tzinfo=UTC))
@@ -75,7 +75,7 @@ def test_an_update_leaves_alone_what_was_tried_in_vain(
     told = ktrdr("update", "AAPL")
     assert told.code == 3, told.all
     assert "deferred" in told.out
-    assert "ktrdr load retries at once" in told.out
+    assert "ktrdr load retries immediately" in told.out
     assert ktrdr("load", "AAPL", "1d", "--start", "2024-01-02").code == 0
 
 

@@ -1,6 +1,6 @@
-"""``ktrdr demo``: a simulated gateway, ranged Dagster runs, Parquet, DuckDB, in under a minute.
+"""``ktrdr demo``: run gateway, Dagster, Parquet and DuckDB together, simulated, within a minute.
 
-Not here: the runs (``cli.demo_runs``), the simulator's process (``cli.processes``).
+Not here: the Dagster runs (``cli.demo_runs``), the simulator's process (``cli.processes``).
 """
 
 import time
@@ -43,13 +43,14 @@ _COLUMNS: Final = {
 
 
 def demo(as_json: AsJson = False) -> None:
-    """Show it all without an account: gateway, Dagster, Parquet, DuckDB.
+    """Run the whole pipeline without an account: gateway, Dagster, Parquet, DuckDB.
 
-    Everything goes into the folder demo of the data folder. Run it again: it then asks only for
-    what is new.
+    The gateway is simulated, and everything is stored in the folder demo of the data folder.
+    Run it again to see that only new bars are requested.
 
-    Exit codes: 0 done, 1 failed, 2 bad usage, 3 a run left something unexplained.
+    Exit codes: 0 done, 1 failed, 2 bad usage, 3 a Dagster run failed or left ranges unexplained.
     """
+    from ktrdr_pipelines.cli.commands.query import json_value
     from ktrdr_pipelines.cli.demo_runs import demo_workspace, run_demo
     from ktrdr_pipelines.cli.processes import simulator_process
     from ktrdr_pipelines.settings import data_folder, load_settings
@@ -59,14 +60,22 @@ def demo(as_json: AsJson = False) -> None:
     folder = data_folder(settings) / "demo"
     with simulator_process(now=settings.clock.moved_now()) as port:
         if not as_json:
-            note(f"a simulated gateway serves on 127.0.0.1:{port}; bars go into {folder}")
+            note(f"simulated gateway on 127.0.0.1:{port}; bars are stored in {folder}")
         workspace = demo_workspace(settings, folder, port)
         runs = run_demo(workspace, shown=not as_json)
-    answers = tuple(_answer(workspace, title, sql) for title, sql in QUERIES.items())
+    answers = tuple(_run_query(workspace, title, sql) for title, sql in QUERIES.items())
     took_s = time.perf_counter() - started_s
     result = _Result(folder, tuple(runs), tuple(_summary(workspace, runs)), answers, took_s)
     if as_json:
-        say_json(_document(result))
+        say_json(
+            {
+                "store": str(result.folder),
+                "took_s": round(result.took_s, 2),
+                "runs": [run.document() for run in result.runs],
+                "series": result.summary,
+                "queries": [json_value(asdict(answer)) for answer in result.answers],
+            }
+        )
     else:
         _say(result)
     if any(run.error for run in runs):
@@ -75,7 +84,7 @@ def demo(as_json: AsJson = False) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """One query of the catalog, what came, and how long it took."""
+    """One query of the catalog, its rows, and how long it took."""
 
     title: str
     sql: str
@@ -85,7 +94,7 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What a demo did; ``summary`` has one row a series, by the names of the columns."""
+    """The result of a demo; ``summary`` has one row a series, keyed by column name."""
 
     folder: Path
     runs: "tuple[RunResult, ...]"
@@ -95,12 +104,12 @@ class _Result:
 
 
 def _summary(workspace: "Workspace", runs: "Sequence[RunResult]") -> list[dict[str, Any]]:
-    """Give what DuckDB says of each series, with the holes in the windows that were run."""
+    """Return the bars of each series by DuckDB, with its gaps in the windows that were run."""
     from ktrdr_pipelines.cli.demo_runs import gaps_in_windows
     from ktrdr_pipelines.store.catalog.catalog import query_catalog
 
-    told = query_catalog(workspace.layout, SUMMARY).to_pylist()
-    known = {(row["symbol"], row["timeframe"]): row for row in told}
+    rows = query_catalog(workspace.layout, SUMMARY).to_pylist()
+    known = {(row["symbol"], row["timeframe"]): row for row in rows}
     nothing = {"first": "", "last": "", "bars": 0}
     return [
         known.get((series.symbol, str(series.timeframe)), nothing)
@@ -109,7 +118,7 @@ def _summary(workspace: "Workspace", runs: "Sequence[RunResult]") -> list[dict[s
     ]
 
 
-def _answer(workspace: "Workspace", title: str, sql: str) -> _Answer:
+def _run_query(workspace: "Workspace", title: str, sql: str) -> _Answer:
     from ktrdr_pipelines.store.catalog.catalog import query_catalog
 
     started_s = time.perf_counter()
@@ -120,7 +129,11 @@ def _answer(workspace: "Workspace", title: str, sql: str) -> _Answer:
 def _say(result: _Result) -> None:
     from ktrdr_pipelines.cli.commands.query import cell_text
 
-    say_table(_COLUMNS, map(_row, result.summary))
+    rows = [
+        [f"{row[name]:,}" if kind == "right" else row[name] for name, kind in _COLUMNS.items()]
+        for row in result.summary
+    ]
+    say_table(_COLUMNS, rows)
     for answer in result.answers:
         say(f"{answer.title} ({answer.took_ms:.0f} ms):\n")
         say("\n".join(f"  {line}" for line in answer.sql.splitlines()))
@@ -129,29 +142,11 @@ def _say(result: _Result) -> None:
     requests = sum(run.requests for run in result.runs)
     got = sum(run.rows for run in result.runs)
     say(
-        f"{len(result.runs)} Dagster runs, {requests:,} requests, {got:,} bars answered, "
+        f"{len(result.runs)} Dagster runs, {requests:,} requests, {got:,} bars received, "
         f"{result.took_s:.0f} s."
     )
     say("\nNext:")
-    say(f'  KTRDR_DATA={result.folder} ktrdr query "FROM bars_1h LIMIT 5"   to ask it in SQL')
-    say("  ktrdr demo            again, to see that it asks only for what is new")
+    say(f'  KTRDR_DATA={result.folder} ktrdr query "FROM bars_1h LIMIT 5"   to query the bars')
+    say("  ktrdr demo            to run it again: only new bars are requested")
     say("  ktrdr up --simulate   to launch backfills in Dagster's web UI, without an account")
-    say("  ktrdr init            to make a store of your own; then ktrdr up, with a gateway")
-
-
-def _row(series: dict[str, Any]) -> list[object]:
-    return [
-        f"{series[name]:,}" if kind == "right" else series[name] for name, kind in _COLUMNS.items()
-    ]
-
-
-def _document(result: _Result) -> dict[str, Any]:
-    from ktrdr_pipelines.cli.commands.query import json_value
-
-    return {
-        "store": str(result.folder),
-        "took_s": round(result.took_s, 2),
-        "runs": [run.document() for run in result.runs],
-        "series": result.summary,
-        "queries": [json_value(asdict(answer)) for answer in result.answers],
-    }
+    say("  ktrdr init            to create your own store; then ktrdr up, with a gateway")

@@ -1,6 +1,8 @@
-"""``ktrdr load``: bars of named series, from the gateway into the store.
+"""``ktrdr load`` and ``ktrdr update``: request missing bars from the gateway and save them.
 
-``ktrdr update``: the tails and the gaps of the whole universe.
+``load`` takes named series; ``update`` takes the tails and the gaps of the whole universe.
+
+Not here: running the jobs and reporting the result (``cli.load_report``).
 """
 
 from typing import Annotated
@@ -24,7 +26,9 @@ def load(
     ],
     timeframes: Annotated[
         str,
-        typer.Argument(metavar="TIMEFRAME[,...]", help="Some of 1m 5m 15m 30m 1h 4h 1d 1w."),
+        typer.Argument(
+            metavar="TIMEFRAME[,...]", help="Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w."
+        ),
     ],
     *,
     mode: ModeOption = "full",
@@ -34,14 +38,15 @@ def load(
     wait: WaitOption = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Load bars: request what is missing, save it, and say what could not be had.
+    """Load bars: request what is missing, save it, and report the gaps that remain.
 
-    What was saved stays, whenever you stop it; the same command then requests the rest. Ranges that
-    failed before, or were refused, are requested at once. Ranges that came without bars need a
-    second response at least 15 minutes later: the load says when they can be confirmed.
+    You can stop it at any time: what was saved is kept, and the same command requests the rest.
+    Ranges that failed or were refused earlier are retried immediately. Ranges that the gateway
+    returned without bars are unconfirmed: they need a second response at least 15 minutes later,
+    and the load says when.
 
-    Exit codes: 0 complete, 1 failed, 2 bad usage, 3 something is unexplained, waits to be
-    confirmed, is sparse, or came again at other prices.
+    Exit codes: 0 complete, 1 failed, 2 bad usage, 3 ranges are unexplained or unconfirmed,
+    sessions are sparse, or the gateway returned stored bars again at other prices.
     """
     from ktrdr_pipelines.app.workspace import open_workspace
     from ktrdr_pipelines.cli.arguments import Wish, named_jobs
@@ -67,12 +72,13 @@ def update(
 ) -> None:
     """Bring the whole universe up to date: newest bars first, then every gap.
 
-    It may run as often as you like: what is covered is not requested, and what failed, waits to be
-    confirmed or is not permitted only when its next try is due (ktrdr load requests it at once).
-    Symbols with `backfill: manual` are kept fresh, and their history is left to you.
+    You can run it as often as you like. Covered ranges are not requested. Ranges that failed, are
+    unconfirmed or are not permitted are deferred until their next attempt is due; ktrdr load
+    retries them immediately. Symbols with `backfill: manual` are kept up to date; load their
+    history with ktrdr load.
 
-    Exit codes: 0 complete, 1 failed, 2 bad usage, 3 something is unexplained, waits to be
-    confirmed, is sparse, or came again at other prices.
+    Exit codes: 0 complete, 1 failed, 2 bad usage, 3 ranges are unexplained or unconfirmed,
+    sessions are sparse, or the gateway returned stored bars again at other prices.
     """
     from ktrdr_pipelines.app.workspace import open_workspace
     from ktrdr_pipelines.cli.arguments import update_jobs
@@ -85,5 +91,5 @@ def update(
     jobs = update_jobs(workspace.universe, symbols, held, fresh_from=workspace.fresh_from())
     left = sum(one.instrument.backfill == "manual" for one in workspace.universe.series())
     if left:
-        note(f"{left} series have backfill: manual; their history is loaded by ktrdr load")
+        note(f"{left} series have backfill: manual; load their history with ktrdr load")
     raise typer.Exit(load_jobs(workspace, jobs, as_json=as_json, wait_s=wait))

@@ -1,4 +1,4 @@
-"""``ktrdr plan``: what a load or an update would cost; it asks nobody and opens no connection.
+"""``ktrdr plan``: estimate what a load or an update would cost, without a connection.
 
 Not here: the estimate (``gaps.estimates``).
 """
@@ -35,7 +35,9 @@ def plan(
     ] = None,
     timeframes: Annotated[
         str | None,
-        typer.Argument(metavar="[TIMEFRAME[,...]]", help="Some of 1m 5m 15m 30m 1h 4h 1d 1w."),
+        typer.Argument(
+            metavar="[TIMEFRAME[,...]]", help="Timeframes, out of 1m 5m 15m 30m 1h 4h 1d 1w."
+        ),
     ] = None,
     *,
     mode: ModeOption = "full",
@@ -44,13 +46,13 @@ def plan(
     refresh: RefreshOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a load would ask for and how long that takes, and ask for nothing.
+    """Estimate the requests, bars, disk space and time of a load; nothing is requested.
 
-    Takes the words of ktrdr load; without any it tells what ktrdr update would do. Bars are those
-    that the calendar expects: a thin market has fewer, and what lies before a listing that is not
-    known yet turns out to be less. No connection is opened.
+    Takes the arguments and options of ktrdr load; without arguments, it estimates ktrdr update.
+    The numbers of bars are those that the calendar expects: a thin market has fewer, and so has a
+    range before a listing date that is not known yet. No connection is opened.
 
-    Exit codes: 0 told, 1 the store cannot be read, 2 bad usage.
+    Exit codes: 0 done, 1 the store cannot be read, 2 bad usage.
     """
     from ktrdr_pipelines.app.workspace import open_workspace
     from ktrdr_pipelines.cli.arguments import Wish
@@ -61,11 +63,18 @@ def plan(
     workspace = open_workspace()
     warn_of_problem(workspace)
     jobs = _jobs(workspace, symbols, timeframes, wish)
-    told = _estimate(workspace, jobs)
+    found = _estimate(workspace, jobs)
     if as_json:
-        say_json(_document(told))
+        say_json(_document(found))
+        return
+    say_table(_COLUMNS, (_row(part) for part in found.parts if part.requests))
+    if whole := sum(not part.requests for part in found.parts):
+        say(f"{counted(whole, 'series', 'series')} with nothing to request")
+    if found.requests:
+        say(f"together: {found.summary}")
+        say(f"time: {found.basis}")
     else:
-        _say(told)
+        say("Nothing is missing that could be requested now.")
 
 
 def _jobs(
@@ -78,8 +87,8 @@ def _jobs(
     if not wish.is_plain:
         raise UsageError(
             "options without symbols",
-            reason="the plan of an update has none",
-            hint="Name symbols, as for ktrdr load, or leave the options out",
+            reason="the plan of an update takes no options",
+            hint="Name symbols, as for ktrdr load, or leave out the options",
         )
     held = [(symbol, str(kind)) for symbol, kind in workspace.layout.series_folders()]
     return update_jobs(workspace.universe, None, held, fresh_from=workspace.fresh_from())
@@ -102,18 +111,6 @@ def _estimate(workspace: "Workspace", jobs: "list[Job]") -> "Estimate":
     return estimate(missing.items(), calendars, rates=rates, now=now, tails=tails)
 
 
-def _say(told: "Estimate") -> None:
-    say_table(_COLUMNS, (_row(part) for part in told.parts if part.requests))
-    whole = sum(not part.requests for part in told.parts)
-    if whole:
-        say(f"{counted(whole, 'series', 'series')} with nothing to ask for")
-    if not told.requests:
-        say("Nothing is missing that could be asked for now.")
-        return
-    say(f"together: {told.summary}")
-    say(f"time: {told.basis}")
-
-
 def _row(part: "SeriesEstimate") -> tuple[str, ...]:
     from ktrdr_pipelines.gaps.estimates import size_text, time_text
 
@@ -129,13 +126,13 @@ def _row(part: "SeriesEstimate") -> tuple[str, ...]:
     )
 
 
-def _document(told: "Estimate") -> dict[str, Any]:
+def _document(found: "Estimate") -> dict[str, Any]:
     return {
-        "requests": told.requests,
-        "bars": told.bars,
-        "bytes": told.size_bytes,
-        "seconds": round(told.seconds, 1),
-        "basis": told.basis,
+        "requests": found.requests,
+        "bars": found.bars,
+        "bytes": found.size_bytes,
+        "seconds": round(found.seconds, 1),
+        "basis": found.basis,
         "latencies": [
             {
                 "timeframe": str(one.timeframe),
@@ -143,7 +140,7 @@ def _document(told: "Estimate") -> dict[str, Any]:
                 "seconds": round(one.seconds, 4),
                 "measured": one.is_measured,
             }
-            for one in told.latencies
+            for one in found.latencies
         ],
         "series": [
             {
@@ -156,6 +153,6 @@ def _document(told: "Estimate") -> dict[str, Any]:
                 "seconds": round(part.seconds, 1),
                 "missing": intervals_json(part.gaps),
             }
-            for part in told.parts
+            for part in found.parts
         ],
     }

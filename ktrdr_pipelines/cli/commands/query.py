@@ -1,6 +1,7 @@
-"""``ktrdr query``: SQL over all bars, read-only.
+"""``ktrdr query``: run read-only SQL over all bars.
 
-Not here: the catalog and how it is read (``store.catalog.catalog``).
+Not here: the catalog and how it is read (``store.catalog.catalog``), which statements are allowed
+(``store.catalog.query_policy``).
 """
 
 import csv
@@ -31,35 +32,33 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.store.layout import StoreLayout
 
 MOST_ROWS: Final = 100
-"""Rows of a table that a person still reads; --csv and --json give all."""
+"""Rows printed as a table; --csv and --json print all."""
 
 _TABLES: Final = re.compile(r"\b(coverage|gaps|sessions|instruments)\b", re.IGNORECASE)
-"""Tables of the catalog that follow from the bar files and the universe."""
+"""Tables of the catalog that are derived from the bar files and the universe."""
 
 WIDEST: Final = 40
-"""Columns of the terminal that one cell may take."""
+"""Terminal columns that one cell may take."""
 
 
 def query(
-    sql: Annotated[
-        str, typer.Argument(metavar="SQL", help="A query, or - to read one from stdin.")
-    ],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="A query, or - to read it from stdin.")],
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with all rows.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print all rows as CSV.")] = False,
 ) -> None:
-    """Answer SQL about all bars; nothing is changed by it, and nothing but the store is read.
+    """Run SQL over all bars. A query changes nothing and reads nothing but the store.
 
-    Views are bars and bars_1m to bars_1w, and series('AAPL', '1m') is the fastest way to one
-    series; tables are sessions, instruments, coverage, gaps, requests. Instants are in UTC. A
-    catalog that is missing, or that an earlier version made, is built first.
+    Views: bars, and bars_1m to bars_1w. The macro series('AAPL', '1m') is the fastest way to read
+    one series. Tables: sessions, instruments, coverage, gaps, requests. Instants are in UTC. A
+    catalog that is missing, or was built by an earlier version, is built first.
 
-    Statements are SELECT, FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW, PIVOT, and EXPLAIN of
-    these; SET VARIABLE; and, before them, SET of TimeZone, threads, memory_limit and the like.
-    Files of your own are joined in DuckDB itself.
+    Allowed statements: SELECT, FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW, PIVOT, and EXPLAIN
+    of these; SET VARIABLE; and, before them, SET of TimeZone, threads, memory_limit and the like.
+    To join files of your own, open the catalog in DuckDB itself.
 
     Example: ktrdr query "SELECT symbol, timeframe, count(*) FROM bars GROUP BY ALL ORDER BY ALL"
 
-    Exit codes: 0 answered, 1 the catalog or a file cannot be read, 2 bad usage, or bad SQL.
+    Exit codes: 0 done, 1 the catalog or a file cannot be read, 2 bad usage or invalid SQL.
     """
     from ktrdr_pipelines.app.workspace import open_workspace, renew_catalog
     from ktrdr_pipelines.settings import data_folder, load_settings
@@ -68,11 +67,13 @@ def query(
     from ktrdr_pipelines.store.layout import open_store
 
     if as_json and as_csv:
-        raise UsageError("--json and --csv", reason="one output has one form", hint="Choose one")
+        raise UsageError(
+            "--json with --csv", reason="the output has one format", hint="Choose one of them"
+        )
     layout = open_store(data_folder(load_settings()))
     sql_text = typed_text(sys.stdin.read(), sys.stdin.encoding) if sql == "-" else typed_text(sql)
     if is_empty(sql_text):
-        raise UsageError("an empty query", hint="Say what you want, such as FROM bars LIMIT 5")
+        raise UsageError("an empty query", hint="Give a query, such as FROM bars LIMIT 5")
     try:
         answer = query_catalog(layout, sql_text)
     except NoCatalogError:
@@ -84,13 +85,15 @@ def query(
     if as_json:
         say_json([dict(zip(names, map(json_value, row), strict=True)) for row in _rows(answer)])
     elif as_csv:
-        _say_csv(names, _rows(answer))
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([cell_text(value) for value in row] for row in _rows(answer))
     else:
         _say_table(answer, names)
 
 
 def _warn_of_older_tables(layout: "StoreLayout", sql_text: str) -> None:
-    """Say that tables are older than bars, where a query names one of them."""
+    """Warn that the catalog's tables are older than the bars, if the query names one of them."""
     from ktrdr_pipelines.store.catalog.catalog import files_after_catalog
 
     if not _TABLES.search(sql_text):
@@ -98,8 +101,8 @@ def _warn_of_older_tables(layout: "StoreLayout", sql_text: str) -> None:
     if newer := files_after_catalog(layout):
         files = f"{counted(newer, 'bar file')} {'is' if newer == 1 else 'are'} newer"
         note(
-            f"{files} than the catalog: bars are those of the files, the tables are as they were. "
-            "Hint: loads renew them when they end, `ktrdr repair` at once"
+            f"{files} than the catalog: bars are up to date, tables are not. "
+            "Hint: the next load rebuilds the tables when it ends, `ktrdr repair` immediately"
         )
 
 
@@ -109,25 +112,19 @@ def _rows(answer: "pa.Table") -> Iterator[tuple[Any, ...]]:
             columns = [column.to_pylist() for column in batch.columns]
         except OverflowError as error:
             raise UsageError(
-                "cannot show the answer",
-                reason="a date or an instant in it is not between the years 1 and 9999",
+                "cannot show the result",
+                reason="it contains a date or an instant outside the years 1 to 9999",
                 hint="Cast it to VARCHAR in the query",
             ) from error
         yield from zip(*columns, strict=True)
 
 
-def _say_csv(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([cell_text(value) for value in row] for row in rows)
-
-
 def _say_table(answer: "pa.Table", names: Sequence[str]) -> None:
-    """Print as many rows and columns as can be read, and say what was left out."""
+    """Print the rows and columns that fit, and note which were left out."""
     from pyarrow import types
 
     if not names:
-        note("done, no rows")
+        note("done, the statement returns no rows")
         return
     shown = [tuple(map(cell_text, row)) for row in _rows(answer.slice(0, MOST_ROWS))]
     room = _columns_that_fit(names, shown, console().width)
@@ -135,13 +132,13 @@ def _say_table(answer: "pa.Table", names: Sequence[str]) -> None:
     kinds = {names[at]: "right" if numbers[at] else "left" for at in range(room)}
     say_table(kinds, [row[:room] for row in shown])
     if room < len(names):
-        note(f"not shown for want of room: {', '.join(names[room:])}")
+        note(f"columns that do not fit: {', '.join(names[room:])}")
     if answer.num_rows > MOST_ROWS:
-        note(f"{MOST_ROWS} of {counted(answer.num_rows, 'row')}; --csv and --json give all")
+        note(f"{MOST_ROWS} of {counted(answer.num_rows, 'row')}; --csv and --json print all")
 
 
 def _columns_that_fit(names: Sequence[str], rows: Sequence[tuple[str, ...]], width: int) -> int:
-    """Give how many columns, from the left, fit beside each other; at least one."""
+    """Return how many columns, from the left, fit side by side; at least one."""
     left = width
     for at, name in enumerate(names):
         left -= min(WIDEST, max([len(name), *(len(row[at]) for row in rows)])) + 2
@@ -151,7 +148,7 @@ def _columns_that_fit(names: Sequence[str], rows: Sequence[tuple[str, ...]], wid
 
 
 def _unique(names: Iterable[str]) -> list[str]:
-    """Give columns of the same name a number, so that none hides another."""
+    """Return the names with a number appended to repeated ones: a JSON object needs unique keys."""
     seen: Counter[str] = Counter()
     unique = []
     for name in names:
@@ -161,12 +158,12 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 
 def cell_text(value: object) -> str:
-    """Write a value of the catalog as a person reads it."""
+    """Return a value of the catalog as text; null is empty."""
     return "" if value is None else str(plain(value))
 
 
 def json_value(value: Any) -> Any:
-    """Give a value of the catalog as JSON has it; what is no number is null."""
+    """Return a value of the catalog as JSON can hold it; NaN and infinities become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list):

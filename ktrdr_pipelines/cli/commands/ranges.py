@@ -1,6 +1,6 @@
-"""``ktrdr ranges``: where the data of each symbol begin, how that is known, and what is held.
+"""``ktrdr ranges``: show where the data of each symbol begin, how that is known, and what is held.
 
-Not here: finding out (``sync.discovery.earliest_data``).
+Not here: finding the earliest data (``sync.discovery.earliest_data``).
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from ktrdr_pipelines.errors import ExitCode
 if TYPE_CHECKING:
     from ktrdr_pipelines.app.workspace import Workspace
     from ktrdr_pipelines.domain.instruments import Instrument
-    from ktrdr_pipelines.store.bars.bar_store import BarStore
     from ktrdr_pipelines.sync.discovery.earliest_data import EarliestData
 
 _BEGINNINGS: Final = {
@@ -23,7 +22,7 @@ _BEGINNINGS: Final = {
     "shows": "left",
     "oldest data": "left",
     "how known": "fold",
-    "asked": "left",
+    "requested": "left",
 }
 _HELD: Final = {
     "series": "left",
@@ -36,7 +35,7 @@ _HELD: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What is held of one series: bars, their session dates, the bounds of what is covered."""
+    """The bars held of one series, their session dates, and the bounds of its coverage."""
 
     timeframe: str
     rows: int
@@ -53,25 +52,29 @@ def ranges(
     ] = None,
     *,
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="Ask the gateway again, whatever is known.")
+        bool,
+        typer.Option("--refresh", help="Request the beginnings again, even if they are known."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show where the data of each symbol begin, and what is held of them.
+    """Show where the data of each symbol begin, and which bars the store holds.
 
-    The gateway is asked for its head timestamp where the last answer is older than a day. Where it
-    has none, or names a start that is later than a bar held, the oldest bar is looked for by small
-    requests; that proves that data are at least as old, never that there is nothing older.
+    The head timestamp is requested from the gateway if the last response is older than a day. If
+    the gateway has none, or states one that is later than a stored bar, small requests search for
+    the oldest bar. They prove that data are at least that old, never that nothing older exists.
 
-    Exit codes: 0 done, 1 a symbol could not be asked about, 2 bad usage.
+    Exit codes: 0 done, 1 the request for a symbol failed, 2 bad usage.
     """
-    from ktrdr_pipelines.app.workspace import open_workspace
+    from ktrdr_pipelines.app.workspace import open_manager, open_workspace
     from ktrdr_pipelines.cli.arguments import instruments_of
+    from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.cli.output import warn_of_problem
 
     workspace = open_workspace()
     warn_of_problem(workspace)
-    begun = _discovered(workspace, instruments_of(workspace.universe, symbols), refresh=refresh)
+    manager = open_manager(workspace.settings, workspace.layout, operation="cli")
+    instruments = instruments_of(workspace.universe, symbols)
+    begun = run_stoppable(manager.discover(instruments, refresh=refresh))
     held = {one.instrument.symbol: _held(workspace, one.instrument) for one in begun}
     if as_json:
         say_json({"symbols": [_document(one, held[one.instrument.symbol]) for one in begun]})
@@ -81,16 +84,6 @@ def ranges(
     raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
 
 
-def _discovered(
-    workspace: "Workspace", instruments: "list[Instrument]", *, refresh: bool
-) -> "list[EarliestData]":
-    from ktrdr_pipelines.app.workspace import open_manager
-    from ktrdr_pipelines.cli.entry_point import run_stoppable
-
-    manager = open_manager(workspace.settings, workspace.layout, operation="cli")
-    return run_stoppable(manager.discover(instruments, refresh=refresh))
-
-
 def _held(workspace: "Workspace", instrument: "Instrument") -> list[Held]:
     from ktrdr_pipelines.domain.instruments import Series
     from ktrdr_pipelines.store.bars.bar_store import BarStore
@@ -98,21 +91,22 @@ def _held(workspace: "Workspace", instrument: "Instrument") -> list[Held]:
 
     store = BarStore(workspace.layout, open_ledger(workspace.layout))
     kinds = [kind for symbol, kind in store.series_on_disk() if symbol == instrument.symbol]
-    wanted = dict.fromkeys((*instrument.timeframes, *kinds))
-    return [_series_held(store, Series(instrument, kind), workspace.now) for kind in wanted]
-
-
-def _series_held(store: "BarStore", series: Any, now: datetime) -> Held:
-    days = list(store.rows_per_session(series))
-    covered = store.coverage(series).covered(now).bounds
-    return Held(
-        timeframe=str(series.timeframe),
-        rows=store.rows(series),
-        first=days[0] if days else None,
-        last=days[-1] if days else None,
-        covered_from=covered.start if covered else None,
-        covered_to=covered.end if covered else None,
-    )
+    held = []
+    for kind in dict.fromkeys((*instrument.timeframes, *kinds)):
+        series = Series(instrument, kind)
+        days = list(store.rows_per_session(series))
+        covered = store.coverage(series).covered(workspace.now).bounds
+        held.append(
+            Held(
+                timeframe=str(kind),
+                rows=store.rows(series),
+                first=days[0] if days else None,
+                last=days[-1] if days else None,
+                covered_from=covered.start if covered else None,
+                covered_to=covered.end if covered else None,
+            )
+        )
+    return held
 
 
 def _say(begun: "list[EarliestData]", held: dict[str, list[Held]]) -> None:
@@ -137,7 +131,7 @@ def _say(begun: "list[EarliestData]", held: dict[str, list[Held]]) -> None:
 def _row(one: "EarliestData") -> tuple[str, ...]:
     how = str(one.how)
     if one.contradicted and one.head is not None:
-        how = f"{how}; the head timestamp {one.head:%Y-%m-%d} is later than a bar held"
+        how = f"{how}; the head timestamp {one.head:%Y-%m-%d} is later than a stored bar"
     return (
         one.instrument.symbol,
         str(one.instrument.what_to_show),

@@ -1,6 +1,7 @@
-"""``ktrdr simulate``: a gateway without an account, on this machine.
+"""``ktrdr simulate``: serve a simulated gateway on this machine, without an account.
 
-Serving a simulated gateway as the options of ``ktrdr simulate`` say.
+Not here: the gateway itself (``simulator.server``), starting one for another command
+(``cli.processes``).
 """
 
 import asyncio
@@ -19,13 +20,12 @@ from ktrdr_pipelines.simulator.requests.pacing_rules import PacingMode
 
 if TYPE_CHECKING:
     from ktrdr_pipelines.simulator.market.market import Market
-    from ktrdr_pipelines.simulator.server import SimulatorServer
     from ktrdr_pipelines.simulator.simulated_gateway import Behaviour
     from ktrdr_pipelines.simulator.variants import ReadVariants
 
 
 class Durations(StrEnum):
-    """The tables of durations, named here so that the command's help needs no simulator."""
+    """The tables of durations, named here so that the command's help loads no simulator."""
 
     SAFE = "safe"
     WIDE = "wide"
@@ -34,7 +34,7 @@ class Durations(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServedMarket:
-    """What is served: recorded bars or the bars of a seed, from a moment."""
+    """The market to serve: recorded bars or bars of a seed, from an instant on."""
 
     bars: Path | None
     seed: int | None
@@ -45,10 +45,10 @@ class ServedMarket:
         return f"synthetic market {self._seed}" if self.bars is None else f"bars of {self.bars}"
 
     def opened(self) -> "Market":
-        """Read what is served.
+        """Return the market, read from its files or made from its seed.
 
         Raises:
-            SimulatorError: it cannot be read, or is malformed.
+            SimulatorError: the recorded bars cannot be read, or are malformed.
         """
         from ktrdr_pipelines.simulator.server import open_market
 
@@ -63,7 +63,7 @@ class ServedMarket:
 
 @dataclass(frozen=True, slots=True)
 class SimulatorOptions:
-    """How it is served: what may be asked, what goes wrong, what is counted and written down."""
+    """How the market is served: allowed durations, faults, pacing, and the log of requests."""
 
     durations: Durations | None
     faults: Path | None
@@ -73,7 +73,7 @@ class SimulatorOptions:
     variants: "ReadVariants | None" = None
 
     def behaviour(self) -> "Behaviour":
-        """Give the simulator's own words for it.
+        """Return the options as the simulator's own settings.
 
         Raises:
             SimulatorError: the file of faults cannot be read, or is malformed.
@@ -102,10 +102,10 @@ def check_together(
     zone: str | None = None,
     variants: Sequence[str] = (),
 ) -> None:
-    """Refuse options of which one would be of no effect.
+    """Refuse options that exclude each other: one of them would have no effect.
 
     Raises:
-        UsageError: there are such; they are named.
+        UsageError: two options exclude each other; the error names them.
     """
     from ktrdr_pipelines.errors import UsageError
 
@@ -113,7 +113,7 @@ def check_together(
     if invented and market.bars is not None:
         raise UsageError(
             f"--bars with --variant {invented[0]}",
-            reason="recorded bars and sessions are served as they are",
+            reason="recorded bars and sessions are served unchanged",
             hint="Leave one of them out",
         )
     values = {
@@ -131,7 +131,8 @@ def check_together(
 _INVENTED = frozenset({"flat_bars", "crypto_zone"})
 """The variants that only a synthetic market has."""
 
-_NOT_TOGETHER = (("--bars", "--seed", "recorded bars are not grown from a number"),)
+_NOT_TOGETHER = (("--bars", "--seed", "recorded bars are not generated from a seed"),)
+"""Pairs of options that exclude each other, with the reason."""
 
 
 async def serve(
@@ -145,7 +146,7 @@ async def serve(
     """Serve until ``wait`` returns, or until cancelled.
 
     Raises:
-        SimulatorError: a file is malformed or not there, or the port cannot be listened on.
+        SimulatorError: a file is malformed or missing, or the port cannot be listened on.
     """
     from ktrdr_pipelines.simulator.server import SimulatorServer
     from ktrdr_pipelines.simulator.simulated_gateway import SimClock
@@ -156,20 +157,17 @@ async def serve(
     server = SimulatorServer(opened, clock=clock, port=port, behaviour=behaviour)
     await server.start()
     try:
-        _announce(server, str(market), as_json=as_json)
+        started_at = server.clock.now()
+        if as_json:
+            address = {"host": server.host, "port": server.port}
+            say_json({**address, "market": str(market), "now": started_at}, lines=False)
+        else:
+            address_text = f"{server.host}:{server.port}"
+            say(f"serving {market} on {address_text}, now {instant_text(started_at)}")
+        sys.stdout.flush()
         await wait()
     finally:
         await server.close()
-
-
-def _announce(server: "SimulatorServer", market: str, *, as_json: bool) -> None:
-    now = server.clock.now()
-    if as_json:
-        told = {"host": server.host, "port": server.port, "market": market, "now": now}
-        say_json(told, lines=False)
-    else:
-        say(f"serving {market} on {server.host}:{server.port}, now {instant_text(now)}")
-    sys.stdout.flush()
 
 
 async def for_ever() -> None:
@@ -178,7 +176,7 @@ async def for_ever() -> None:
 
 
 async def stdin_closed() -> None:
-    """Wait until whoever started this process is gone, or has closed the pipe."""
+    """Wait until the parent process has ended or closed the pipe to stdin."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
@@ -197,53 +195,53 @@ def _say_example(wanted: bool) -> None:
 def simulate(  # noqa: PLR0913 - an argument an option
     *,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port to serve on; 0 takes any free one.")
+        int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes any free port.")
     ] = 4002,
     bars: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="A folder of recorded bars to replay. [default: a synthetic market]",
+            help="Folder of recorded bars to replay. [default: a synthetic market]",
         ),
     ] = None,
     now: Annotated[
         str | None,
         typer.Option(
             metavar="INSTANT",
-            help="Where its clock starts, with a zone, such as 2024-01-05T14:30:00Z. "
+            help="Start of the gateway's clock, with a zone, such as 2024-01-05T14:30:00Z. "
             "[default: the market's own now]",
         ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="The number that the synthetic market grows from. [default: 1]"),
+        typer.Option(help="Seed of the synthetic market. [default: 1]"),
     ] = None,
     zone: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The zone of its login, such as Europe/Zurich or GB: last trade dates, stated "
-            "ends and the greeting are told in it. [default: New York, and last trade dates in "
-            "the exchange's]",
+            help="Zone of the gateway's login, such as Europe/Zurich or GB. Last trade dates, "
+            "stated ends and the greeting are in this zone. [default: New York, and last trade "
+            "dates in the zone of the exchange]",
         ),
     ] = None,
     variant: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="In what it differs from other gateways, as listed above; may be repeated.",
+            help="A way to differ from other gateways, as listed above; may be repeated.",
         ),
     ] = None,
     durations: Annotated[
         Durations | None,
         typer.Option(
-            help="Which bar sizes a duration may be asked with: the older table of IB, its "
-            "current one, or all. [default: wide]"
+            help="Which durations are accepted for each bar size: safe: IB's older table; wide: "
+            "its current table; any: all. [default: wide]"
         ),
     ] = None,
     faults: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What goes wrong, and when. [default: nothing]"),
+        typer.Option(metavar="FILE", help="File of faults to inject. [default: none]"),
     ] = None,
     faults_example: Annotated[
         bool,
@@ -251,14 +249,15 @@ def simulate(  # noqa: PLR0913 - an argument an option
             "--faults-example",
             callback=_say_example,
             is_eager=True,
-            help="Print an example of such a file, which explains all of it, and end.",
+            help="Print a commented example of a file of faults, and exit.",
         ),
     ] = False,
     pacing: Annotated[
         PacingMode,
         typer.Option(
             help="documented: IB's hard limits for bars of 30 s or less; hard: the same for all "
-            "bars; soft: longer bars share a few workers, too many end the connection; off: none."
+            "bars; soft: longer bars share a few workers, too many requests end the connection; "
+            "off: no limits."
         ),
     ] = PacingMode.DOCUMENTED,
     hold_ids: Annotated[
@@ -266,45 +265,47 @@ def simulate(  # noqa: PLR0913 - an argument an option
         typer.Option(
             min=0,
             metavar="SECONDS",
-            help="How long the client id of a client that was killed stays taken.",
+            help="How long the client id of a killed client stays in use.",
         ),
     ] = 0.0,
     log: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Add all requests, violations and faults to it as JSON lines."
+            metavar="FILE",
+            help="File to append all requests, violations and faults to, as JSON lines.",
         ),
     ] = None,
     with_parent: Annotated[
-        bool, typer.Option("--until-stdin-closes", hidden=True, help="End when stdin does.")
+        bool, typer.Option("--until-stdin-closes", hidden=True, help="Exit when stdin closes.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Serve a simulated gateway on 127.0.0.1 until you stop it.
 
-    Its bars are marked as simulated: they go into a store of their own and never mix with real
-    ones. Point any client of the Interactive Brokers API at it.
+    Its bars are marked as simulated: they need a separate store and never mix with real bars. Any
+    client of the Interactive Brokers API can connect to it.
 
-    A file of faults lists entries such as {fault: silence, symbol: AAPL, nth: 3}. Faults of one
+    A file of faults has entries such as {fault: silence, symbol: AAPL, nth: 3}. Faults of one
     request: silence, hang_up, cut, late, trickle, bars_after_cancel, error, invalid (321),
     unknown_contract (200), no_data, past_oldest, pacing, newest_missing (2188), partial,
     duplicated, conflicting, unordered, restated. Of the whole gateway: link_lost (1100, then 1101
     or 1102), farm_broken (2105, then 2106), farm_flaps (2103, 2104), nightly_farms (2103, 2104,
     1100 again and again, 1102, 2103), farm_unnamed (an 1102 that does not list a farm),
     nightly_reset, ids_held (326 for every id), clock_off. Selectors: kind, symbol, from, until,
-    nth, every, times, probability. --faults-example prints a file with every one of them.
+    nth, every, times, probability. --faults-example prints a file with all of them.
 
-    Gateways differ while nothing is wrong, too. Variants: hours_zone=login (trading hours in the
+    Gateways also differ without a fault. Variants: hours_zone=login (trading hours in the
     zone of the login), zone_names=modern (America/New_York for US/Eastern),
     plain_expiry_days=DAYS (last trade dates further ahead have no time),
-    flat_bars=all or symbols and security types such as THIN,FUT (minutes without a trade come as
-    bars without volume), before_first_trade=previous or no_data_from_midnight (when a day begins to
-    count as a session: with its first trade, or before its open; at the open unless told),
+    flat_bars=all or symbols and security types such as THIN,FUT (minutes without a trade are
+    returned as bars without volume), before_first_trade=previous or no_data_from_midnight (when a
+    day begins to count as a session: with its first trade, or before its open; at the open by
+    default),
     crypto_zone=NAME (sessions from 16:01 to 16:00 in that zone in place of UTC days), language=es,
     de or foreign (of errors), greeting_zone=TEXT (a long name of the zone), account_comma=yes,
     week_name=1W, "1 week" or none (the bar sizes of weeks that are accepted),
     end_factor=TIMES (with --pacing soft: how many times as long a request with an end takes; 30
-    unless told).
+    by default).
 
     Exit codes: 0 you stopped it, 1 it could not serve, 2 bad usage.
     """

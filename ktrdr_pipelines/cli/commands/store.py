@@ -1,4 +1,4 @@
-"""``ktrdr init`` and ``ktrdr repair``: making a store, and making it whole again.
+"""``ktrdr init`` and ``ktrdr repair``: create a store, and repair a damaged one.
 
 Not here: what a store is (``store.layout``), how it is repaired (``store.maintenance.repair``).
 """
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ktrdr_pipelines.app.workspace import Workspace
-    from ktrdr_pipelines.domain.instruments import Origin
     from ktrdr_pipelines.store.maintenance.inspection import Quarantined
     from ktrdr_pipelines.store.maintenance.repair import RepairReport
 
@@ -26,7 +25,7 @@ def init(
         str | None,
         typer.Option(
             metavar="ib|simulated",
-            help="Where the bars will come from. [default: the first gateway decides]",
+            help="The origin of the bars. [default: that of the first gateway]",
         ),
     ] = None,
     data: Annotated[
@@ -38,18 +37,22 @@ def init(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the data folder a store; one that is a store already keeps what it has.
+    """Create a store in the data folder. A folder that is a store already keeps its contents.
 
-    Exit codes: 0 done, 1 the folder cannot be written or is of another origin, 2 bad usage.
+    Exit codes: 0 done, 1 the folder cannot be written or has another origin, 2 bad usage.
     """
     from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
+    from ktrdr_pipelines.domain.instruments import Origin
     from ktrdr_pipelines.settings import data_folder, load_settings
 
     settings = load_settings()
     folder = data_folder(settings) if data is None else data.expanduser().absolute()
-    workspace, was_made = make_workspace(
-        settings, folder, _origin(origin), example=UNIVERSE_EXAMPLE
-    )
+    allowed = [Origin.IB, Origin.SIMULATED]
+    if origin is not None and origin not in allowed:
+        hint = f"Allowed are {', '.join(allowed)}"
+        raise UsageError(f"--origin {origin}", reason="no such origin", hint=hint)
+    wanted = None if origin is None else Origin(origin)
+    workspace, was_made = make_workspace(settings, folder, wanted, example=UNIVERSE_EXAMPLE)
     if as_json:
         say_json(
             {
@@ -66,24 +69,24 @@ def init(
     if folder != settings.ktrdr_data and data is not None:
         say(f"  export KTRDR_DATA={folder}   makes every command use this folder")
     say("Next:")
-    say(f"  edit {workspace.layout.universe}   to say which symbols you want")
-    say("  ktrdr health   to see whether the gateway answers")
-    say("  ktrdr load AAPL 1d   to load bars, or ktrdr up   to let Dagster keep all complete")
+    say(f"  edit {workspace.layout.universe}   to choose the symbols")
+    say("  ktrdr health   to check whether the gateway responds")
+    say("  ktrdr load AAPL 1d   to load bars, or ktrdr up   to let Dagster keep them complete")
 
 
 def repair(
     seal: Annotated[
         bool,
-        typer.Option("--seal", help="Also give digests to files that earlier versions wrote."),
+        typer.Option("--seal", help="Also add digests to files that earlier versions wrote."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Rebuild from the bar files whatever can be rebuilt, and quarantine what cannot be trusted.
+    """Rebuild what can be rebuilt from the bar files, and quarantine files that cannot be trusted.
 
-    With digests `ktrdr verify` sees every changed bit of a file. Files that earlier versions wrote
-    get them when they are next written, or by --seal.
+    A digest lets `ktrdr verify` detect every changed bit of a file. Files that earlier versions
+    wrote get one when they are next written, or now with --seal.
 
-    Exit codes: 0 done (it says what was quarantined), 1 failed, 2 bad usage.
+    Exit codes: 0 done (quarantined files are listed), 1 failed, 2 bad usage.
     """
     from ktrdr_pipelines.app.workspace import renew_catalog
     from ktrdr_pipelines.settings import data_folder, load_settings
@@ -104,7 +107,7 @@ def repair(
 
 
 def _workspace_after(odd: "Sequence[Quarantined]") -> "Workspace":
-    """Open the store to repair it, without symbols where its universe was quarantined for good."""
+    """Open the store to repair it, without symbols if its universe was quarantined for good."""
     from ktrdr_pipelines.app.workspace import Workspace, open_workspace
     from ktrdr_pipelines.domain.universe.universe import Universe
     from ktrdr_pipelines.settings import data_folder, load_settings
@@ -116,7 +119,7 @@ def _workspace_after(odd: "Sequence[Quarantined]") -> "Workspace":
         settings = load_settings()
         layout = open_store(data_folder(settings))
         if all(one.was != layout.universe for one in odd):
-            for one in odd:  # the repair ends here, and what was moved is told all the same
+            for one in odd:  # the repair ends here, so what was moved is reported now
                 note(f"quarantined: {one}")
             raise
         note(f"Warning: {error}")
@@ -125,35 +128,25 @@ def _workspace_after(odd: "Sequence[Quarantined]") -> "Workspace":
 
 def _tell_repaired(report: "RepairReport") -> None:
     if report.finished:
-        say(f"finished the {report.finished}, which had been cut short")
-    say(f"{counted(report.files, 'file')} whole; ledger and catalog are rebuilt")
+        say(f"finished the {report.finished}, which had been interrupted")
+    say(f"{counted(report.files, 'file')} intact; ledger and catalog are rebuilt")
     for one in report.quarantined:
         say(f"quarantined: {one}")
     for path in report.fixed:
-        say(f"{path}: written anew; bars that it has lost are missing again")
+        say(f"{path}: rewritten; bars that it has lost are missing again")
     for path in report.distrusted:
         say(
-            f"{path}: another program wrote it, with implausible values in it; the bars are kept, "
+            f"{path}: written by another program, with implausible values; the bars are kept, "
             "and the next load requests them again"
         )
     if report.findings:
         bars = counted(report.findings, "bar")
-        say(f"{bars} with implausible values taken for the gateway's; ktrdr verify lists them")
+        say(f"{bars} with implausible values, kept as the gateway's; ktrdr verify lists them")
     if report.sealed:
-        say(f"{counted(len(report.sealed), 'file')} of earlier versions given digests")
+        say(f"added digests to {counted(len(report.sealed), 'file')} of earlier versions")
     if report.leftovers:
         say(f"removed {counted(len(report.leftovers), 'unfinished file')}")
     if report.quarantined_ledger:
-        say(f"the ledger was damaged; the old one is {report.quarantined_ledger}")
+        say(f"the ledger was damaged; it was moved to {report.quarantined_ledger}")
     if report.forgotten:
-        say(f"{counted(report.forgotten, 'old request')} dropped from the audit")
-
-
-def _origin(text: str | None) -> "Origin | None":
-    from ktrdr_pipelines.domain.instruments import Origin
-
-    allowed = [Origin.IB, Origin.SIMULATED]
-    if text is not None and text not in allowed:
-        hint = f"Allowed are {', '.join(allowed)}"
-        raise UsageError(f"--origin {text}", reason="no such origin", hint=hint)
-    return None if text is None else Origin(text)
+        say(f"removed {counted(report.forgotten, 'old request')} from the audit")

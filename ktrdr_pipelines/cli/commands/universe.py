@@ -1,4 +1,4 @@
-"""``ktrdr universe``: whether it is well, and edits of it that keep a person's own text.
+"""``ktrdr universe``: check the universe, and edit it while keeping the user's own text.
 
 Not here: the edits (``domain.universe.editing``), moving bars (``store.maintenance.rename``), what
 a change means (``gaps.universe_diff``).
@@ -25,27 +25,31 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Look at the universe (universe.yaml in the data folder), and edit it.",
+    help="Check and edit the universe (universe.yaml in the data folder).",
 )
 _SAID = " (said)"
 _FIELDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 Symbol = Annotated[str, typer.Argument(metavar="SYMBOL", help="A symbol of the universe.")]
 
 
-@app.command(short_help="Say whether the universe is well, and what it would change")
+@app.command(short_help="Check whether the universe is valid, and what it would change")
 def check(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="Another file. [default: the store's universe.yaml]"),
+        typer.Argument(
+            metavar="[FILE]", help="The file to check. [default: the store's universe.yaml]"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a universe is well, what is derived in it, and what it would change.
+    """Check whether a universe is valid, and show derived fields and what it would change.
 
-    Exit codes: 0 it is well, 1 bars on disk are another thing than it says (nothing would be
-    mixed, loading them would be refused), 2 it is malformed, or bad usage.
+    Exit codes: 0 valid, 1 a symbol names another instrument than its bars on disk (they are never
+    mixed: loading the symbol would be refused), 2 malformed, or bad usage.
     """
     from ktrdr_pipelines.app.workspace import universe_file
+    from ktrdr_pipelines.defs.instance import symbols_held
+    from ktrdr_pipelines.defs.sensors.universe_sensor import change_from
     from ktrdr_pipelines.gaps.universe_diff import ChangeKind, universe_changes
     from ktrdr_pipelines.store.bars.bar_store import BarStore
     from ktrdr_pipelines.store.ledger.ledger import open_ledger
@@ -56,7 +60,9 @@ def check(
     last_good = universe_file(layout).last_good
     before = load_universe(last_good) if last_good.exists() else None
     changes = universe_changes(BarStore(layout, open_ledger(layout)), universe, before)
-    partitions = _partition_changes(layout, universe)
+    held = symbols_held(layout)
+    partition_changes = (change_from(symbols, universe, one) for one, symbols in held.items())
+    partitions = [change for change in partition_changes if change]
     if as_json:
         say_json(_document(universe, changes, partitions))
     else:
@@ -71,12 +77,12 @@ def add(
     symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="The new symbol.")],
     as_json: AsJson = False,
 ) -> None:
-    """Add a symbol to the universe; every other byte of the file stays.
+    """Add a symbol to the universe; every other byte of the file is kept.
 
-    Fields follow as options, by their names in the file: --timeframes 1h,1d --start 2021-01-01
-    --sec-type CASH. What is not said is derived, and shown.
+    Give fields as options, by their names in the file: --timeframes 1h,1d --start 2021-01-01
+    --sec-type CASH. Fields that are not given are derived, and shown.
 
-    Exit codes: 0 added, 1 the file cannot be written, 2 bad usage; nothing has changed then.
+    Exit codes: 0 added, 1 the file cannot be written, 2 bad usage; then nothing is changed.
     """
     from ktrdr_pipelines.domain.universe.editing import add_symbol
     from ktrdr_pipelines.domain.universe.universe import parse_universe
@@ -84,8 +90,8 @@ def add(
 
     if symbol.startswith("--"):
         raise UsageError(
-            f"{symbol} where the symbol should stand",
-            hint="Name the symbol first, as in: ktrdr universe add TSLA --timeframes 1h",
+            f"{symbol} in place of the symbol",
+            hint="Put the symbol first, as in: ktrdr universe add TSLA --timeframes 1h",
         )
     layout = _layout()
     path = layout.universe
@@ -94,28 +100,29 @@ def add(
         path, lambda file: file.write(text.encode()), before_renaming=layout.require_same
     )
     universe = parse_universe(text, str(path))
-    told = universe.describe(universe.instrument(symbol))
+    fields = universe.describe(universe.instrument(symbol))
     if as_json:
-        say_json({"added": symbol, "universe": str(path), "fields": told})
+        say_json({"added": symbol, "universe": str(path), "fields": fields})
         return
     say(f"added {symbol} to {path}:")
-    for name, value in told.items():
+    for name, value in fields.items():
         say(f"  {name:<17}{value}")
-    say("Where `ktrdr up` runs, its sensors take it up within a minute; else: ktrdr update")
+    say("A running `ktrdr up` starts to load it within a minute; otherwise run: ktrdr update")
 
 
-@app.command(short_help="Give a symbol another name, with all its bars")
+@app.command(short_help="Rename a symbol, with all its bars")
 def rename(
     symbol: Symbol,
-    new_symbol: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+    new_symbol: Annotated[str, typer.Argument(metavar="NEW", help="The new name.")],
     as_json: AsJson = False,
 ) -> None:
-    """Give a symbol another name: in the universe, on disk, in the ledger and in Dagster.
+    """Rename a symbol: in the universe, on disk, in the ledger and in Dagster.
 
-    The instrument stays what it is. Killed half-way, the same command or `ktrdr repair` finishes.
+    The instrument itself does not change. If the command is killed half-way, run it again, or
+    `ktrdr repair`, to finish the rename.
 
-    Exit codes: 0 renamed, 1 it cannot be (a load is at work on it, the new name has bars, a file
-    cannot be read), 2 bad usage.
+    Exit codes: 0 renamed, 1 it cannot be renamed (a load is using the symbol, the new name has
+    bars, a file cannot be read), 2 bad usage.
     """
     from ktrdr_pipelines.store.maintenance.rename import rename as rename_in_store
 
@@ -127,18 +134,18 @@ def rename(
     if as_json:
         say_json({"renamed": symbol, "to": new_symbol, "partition_sets": sets})
         return
-    say(f"{symbol} is {new_symbol} now: bars, ledger, universe and {_sets(sets)}")
+    say(f"renamed {symbol} to {new_symbol} in bars, ledger and universe; {_sets(sets)}")
 
 
-@app.command(short_help="Take a symbol out of the universe; its bars are kept")
+@app.command(short_help="Remove a symbol from the universe; its bars are kept")
 def retire(symbol: Symbol, as_json: AsJson = False) -> None:
-    """Take a symbol out of the universe and its bars out of sight; they are kept.
+    """Remove a symbol from the universe, and move its bars out of reach of queries.
 
-    They go to the folder `retired`, which no query sees, and the symbol is free for another
-    instrument. To hide nothing, take the symbol out of universe.yaml by hand instead: its bars
-    then stay where they are and can be queried.
+    The bars are kept in the folder `retired`, which queries do not read, and the symbol can be
+    used for another instrument. To keep the bars queryable, remove the symbol from universe.yaml
+    by hand instead.
 
-    Exit codes: 0 retired, 1 it cannot be (a load is at work on it), 2 bad usage.
+    Exit codes: 0 retired, 1 it cannot be retired (a load is using the symbol), 2 bad usage.
     """
     from ktrdr_pipelines.store.maintenance.rename import retire as retire_in_store
 
@@ -154,9 +161,9 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
         folder = str(kept) if kept.is_dir() else None
         say_json({"retired": symbol, "kept_in": folder, "partition_sets": sets})
         return
-    say(f"{symbol} is out of the universe, and {_sets(sets)}")
+    say(f"removed {symbol} from the universe; {_sets(sets)}")
     if kept.is_dir():
-        say(f"its bars are kept in {kept}; to have them back:")
+        say(f"its bars are kept in {kept}; to restore them:")
         say(
             f"  ktrdr universe add {symbol}{said} && mv {kept} {layout.symbol_folder(symbol)} "
             "&& ktrdr repair"
@@ -166,14 +173,14 @@ def retire(symbol: Symbol, as_json: AsJson = False) -> None:
 
 
 def _said(layout: "StoreLayout", symbol: str) -> str:
-    """Give what the entry of a symbol says as options of ``add``; nothing where there is none."""
+    """Return the fields that the entry of a symbol sets, as options of ``add``."""
     from ktrdr_pipelines.app.workspace import universe_file
 
     universe, _ = universe_file(layout).read()
     if symbol not in universe.instruments:
         return ""
-    told = universe.describe(universe.instrument(symbol))
-    said = {name: text.removesuffix(_SAID) for name, text in told.items() if text.endswith(_SAID)}
+    fields = universe.describe(universe.instrument(symbol))
+    said = {name: text.removesuffix(_SAID) for name, text in fields.items() if text.endswith(_SAID)}
     return "".join(
         f" --{name.replace('_', '-')} {shlex.quote(value.replace(', ', ','))}"
         for name, value in said.items()
@@ -181,10 +188,10 @@ def _said(layout: "StoreLayout", symbol: str) -> str:
 
 
 def fields_of(arguments: list[str]) -> dict[str, str]:
-    """Read ``--field value`` and ``--field=value`` as fields of an entry.
+    """Return ``--field value`` and ``--field=value`` as fields of an entry.
 
     Raises:
-        UsageError: a field is unknown, has no value, or is there twice.
+        UsageError: a field is unknown, has no value, or is given twice.
     """
     from ktrdr_pipelines.domain.universe.fields import READERS
 
@@ -198,10 +205,10 @@ def fields_of(arguments: list[str]) -> dict[str, str]:
             raise UsageError(word, reason="no field of a symbol", hint=f"Known are {known}")
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise UsageError(word, reason="no value behind it", hint=f"Say {word} VALUE")
+                raise UsageError(word, reason="no value given", hint=f"Write {word} VALUE")
             value = rest.pop(0)
         if name in fields:
-            raise UsageError(word, reason="there twice", hint="Say it once")
+            raise UsageError(word, reason="given twice", hint="Give it once")
         fields[name] = value
     return fields
 
@@ -223,7 +230,7 @@ def _text(path: Path) -> str:
 
 
 def _finished(layout: "StoreLayout", *, as_json: bool) -> "Move | None":
-    """Finish a move that was cut short before this one."""
+    """Finish an interrupted rename or retirement, if there is one, and return it."""
     from ktrdr_pipelines.store.ledger.ledger import open_ledger
     from ktrdr_pipelines.store.maintenance.rename import finish_move
 
@@ -231,27 +238,18 @@ def _finished(layout: "StoreLayout", *, as_json: bool) -> "Move | None":
     if move is not None:
         _finish_rename(layout, move.symbol, move.target if move.kind == "rename" else None)
         if not as_json:
-            note(f"finished the {move}, which had been cut short")
+            note(f"finished the {move}, which had been interrupted")
     return move
 
 
 def _finish_rename(layout: "StoreLayout", symbol: str, new_symbol: str | None) -> int:
-    """Let Dagster and the catalog know of a move; give the partition sets that changed."""
+    """Apply a move to the catalog and Dagster; return the number of changed partition sets."""
     from ktrdr_pipelines.app.workspace import renew_catalog, universe_file
     from ktrdr_pipelines.defs.instance import move_partitions
 
     universe, _ = universe_file(layout).read()
     renew_catalog(layout, universe)
     return move_partitions(layout, symbol, new_symbol)
-
-
-def _partition_changes(layout: "StoreLayout", universe: "Universe") -> "list[PartitionChange]":
-    from ktrdr_pipelines.defs.instance import symbols_held
-    from ktrdr_pipelines.defs.sensors.universe_sensor import change_from
-
-    held = symbols_held(layout)
-    found = (change_from(symbols, universe, one) for one, symbols in held.items())
-    return [change for change in found if change]
 
 
 def _document(
@@ -273,7 +271,7 @@ def _say_check(
 ) -> None:
     from ktrdr_pipelines.cli.commands.status import say_symbols
 
-    say(f"{universe.name} is well: {counted(len(universe.instruments), 'symbol')}")
+    say(f"{universe.name} is valid: {counted(len(universe.instruments), 'symbol')}")
     say_symbols(universe)
     for change in changes:
         hint = f". {change.hint}" if change.hint else ""
@@ -286,4 +284,4 @@ def _say_check(
 
 
 def _sets(number: int) -> str:
-    return f"{counted(number, 'set', 'sets')} of Dagster's partitions changed"
+    return f"{counted(number, 'set')} of Dagster's partitions changed"

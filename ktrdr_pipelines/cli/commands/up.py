@@ -1,6 +1,6 @@
-"""``ktrdr up``: Dagster's web UI and daemon over the store, with a gateway to ask.
+"""``ktrdr up``: run Dagster's web UI and daemon over the store, with a gateway.
 
-Not here: Dagster's processes (``cli.dagster_services``), the look at a gateway
+Not here: Dagster's processes (``cli.dagster_services``), checking the gateway
 (``cli.commands.gateway``).
 """
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ktrdr_pipelines.store.layout import StoreLayout
 
 HOW_TO_GET_ONE: Final = """\
-Get one in one of these ways:
+Set up a gateway in one of these ways:
 
   IB Gateway or TWS, logged in: in Configure, Settings, API, Settings
     enable ActiveX and Socket Clients (TWS only; IB Gateway has it on)
     set the socket port: 4002 for a paper account, 4001 for a live one (TWS: 7497, 7496)
-    trust the address 127.0.0.1, and leave Read-Only API ticked: nothing here sends orders
-    then say which: export IB_HOST=127.0.0.1 IB_PORT=4002
+    trust the address 127.0.0.1, and leave Read-Only API checked: ktrdr sends no orders
+    then set its address: export IB_HOST=127.0.0.1 IB_PORT=4002
 
   IB Gateway in a container, for a paper account:
     docker run -e TWS_USERID=... -e TWS_PASSWORD=... -e TRADING_MODE=paper \\
@@ -34,27 +34,27 @@ Get one in one of these ways:
 
   No account: ktrdr up --simulate
 
-Then ktrdr health shows whether it answers"""
+Then check it with ktrdr health"""
 
 _SIMULATOR_PORT: Final = 4102
-"""Where the simulated gateway is tried first, so that what the store knows of it keeps counting."""
+"""First choice for the simulated gateway: what the store keeps per host and port stays valid."""
 
 
 def up(
     simulated: Annotated[
         bool,
         typer.Option(
-            "--simulate", help="Use a simulated gateway, and a store of its own: data/simulated."
+            "--simulate", help="Use a simulated gateway, with a separate store in data/simulated."
         ),
     ] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port of the web UI.")] = 3000,
     as_json: AsJson = False,
 ) -> None:
-    """Start Dagster's web UI and daemon over the store, until you stop it.
+    """Run Dagster's web UI and daemon over the store until you stop them.
 
-    The store is made where there is none. A gateway must answer first.
+    The store is created if there is none. A gateway must respond before Dagster starts.
 
-    Exit codes: 0 you stopped it, 1 it could not start, or Dagster ended by itself, 2 bad usage.
+    Exit codes: 0 you stopped it, 1 it could not start, or Dagster exited, 2 bad usage.
     """
     from ktrdr_pipelines.app.setup import prepare_home
     from ktrdr_pipelines.cli.dagster_services import dagster_web
@@ -79,18 +79,18 @@ def up(
                 web.wait()
     except Stopped:
         if not as_json:
-            say("stopped; what was saved stays")
+            say("stopped; what was saved is kept")
 
 
 @contextmanager
 def _only_one(layout: "StoreLayout") -> "Iterator[int]":
-    """Refuse a second Dagster over one store; gives a lock that Dagster is to keep open.
+    """Refuse a second Dagster over one store; yield a lock that Dagster must keep open.
 
-    Two daemons would ask for everything twice. One lock lasts as long as this process, the other
-    as long as anything of its Dagster: where a killed command left that behind, it is ended first.
+    Two daemons would request everything twice. One lock lasts as long as this process, the other
+    as long as any process of its Dagster. A Dagster that a killed command left behind is ended.
 
     Raises:
-        StoreError: another `ktrdr up` works on this store, or a Dagster that cannot be ended.
+        StoreError: another `ktrdr up` uses this store, or a Dagster that cannot be ended.
     """
     from ktrdr_pipelines.cli.watchdog import end_group
     from ktrdr_pipelines.errors import StoreError
@@ -104,25 +104,27 @@ def _only_one(layout: "StoreLayout") -> "Iterator[int]":
         if not _take(command_file):
             raise StoreError(
                 attempt,
-                reason="another `ktrdr up` works on this store",
-                hint=f"Use that one, or end it; `fuser {own}` names its process",
+                reason="another `ktrdr up` is using this store",
+                hint=f"Use that one, or stop it; `fuser {own}` shows its process",
             )
         if not _take(dagster_file):
-            if group := _group_in(dagster_file):
-                note("ending the Dagster that a killed `ktrdr up` left behind ...")
-                end_group(group)
+            dagster_file.seek(0)
+            group = dagster_file.read().strip()  # written there by Dagster's main process
+            if group.isdecimal() and int(group):
+                note("stopping the Dagster that a killed `ktrdr up` left behind ...")
+                end_group(int(group))
             if not _take(dagster_file):
                 raise StoreError(
                     attempt,
-                    reason="a Dagster that another `ktrdr up` left behind works on this store",
-                    hint=f"End it; `fuser {dagster}` names its processes",
+                    reason="a Dagster that another `ktrdr up` left behind is using this store",
+                    hint=f"Stop it; `fuser {dagster}` shows its processes",
                 )
         dagster_file.truncate(0)
         yield dagster_file.fileno()
 
 
 def _take(file: IO[str]) -> bool:
-    """Lock a file for as long as it is open anywhere; False where another has the lock."""
+    """Lock a file for as long as any process has it open; return False if it is locked already."""
     import fcntl
 
     try:
@@ -132,16 +134,9 @@ def _take(file: IO[str]) -> bool:
     return True
 
 
-def _group_in(file: IO[str]) -> int | None:
-    """Read the process group that a running Dagster wrote into its lock's file."""
-    file.seek(0)
-    text = file.read().strip()
-    return int(text) if text.isdecimal() else None
-
-
 @contextmanager
 def _gateway(settings: "Settings", *, simulated: bool) -> "Iterator[Workspace]":
-    """Give the store with a gateway that answers, while the context lasts."""
+    """Yield the workspace of a gateway that responds, while the context lasts."""
     from ktrdr_pipelines.cli.processes import is_free, simulator_process
     from ktrdr_pipelines.settings import data_folder
 
@@ -156,7 +151,7 @@ def _gateway(settings: "Settings", *, simulated: bool) -> "Iterator[Workspace]":
 
 
 def _workspace(settings: "Settings", *, origin: str | None) -> "Workspace":
-    """Make sure of the store and of the gateway."""
+    """Create the store if there is none, check the gateway, and return the workspace."""
     from ktrdr_pipelines.app.setup import UNIVERSE_EXAMPLE, make_workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
     from ktrdr_pipelines.domain.instruments import Origin
@@ -167,18 +162,18 @@ def _workspace(settings: "Settings", *, origin: str | None) -> "Workspace":
         settings, data_folder(settings), kind, example=UNIVERSE_EXAMPLE
     )
     if was_made:
-        note(f"made the store {workspace.layout.root} with a universe to edit")
+        note(f"created the store {workspace.layout.root} with an example universe to edit")
     warn_of_problem(workspace)
     _require_gateway(workspace)
     return workspace
 
 
 def _require_gateway(workspace: "Workspace") -> None:
-    """Refuse to start without a gateway that answers, and whose bars the store may take.
+    """Refuse to start unless a gateway responds whose bars the store accepts.
 
     Raises:
-        GatewayUnreachableError: nothing listens there; the text says how to get one.
-        GatewayError: something listens and is no gateway that can be used.
+        GatewayUnreachableError: nothing listens at the address; the hint says how to set one up.
+        GatewayError: something listens that cannot be used as a gateway.
         ForeignIdentityError: the store holds bars of another origin.
     """
     from ktrdr_pipelines.cli.commands.gateway import check_health
@@ -193,16 +188,16 @@ def _require_gateway(workspace: "Workspace") -> None:
             raise found.error
         reason = found.error.reason or str(found.error)
         raise GatewayUnreachableError(
-            f"no gateway answers at {found.gateway}", reason=reason, hint=HOW_TO_GET_ONE
+            f"no gateway responds at {found.gateway}", reason=reason, hint=HOW_TO_GET_ONE
         )
     if found.origin is not None:
         refuse_other_origin(workspace.layout, Origin(found.origin))
     for trouble in found.troubles:
-        note(f"Trouble at the gateway: {trouble}")
+        note(f"Problem at the gateway: {trouble}")
 
 
 def _variables(workspace: "Workspace") -> dict[str, str]:
-    """Give the settings that Dagster's processes must share with this one."""
+    """Return the environment variables that Dagster's processes share with this one."""
     settings = workspace.settings
     return {
         "IB_HOST": settings.ib_host,
@@ -214,7 +209,7 @@ def _variables(workspace: "Workspace") -> dict[str, str]:
 
 
 def _backlog(workspace: "Workspace") -> str:
-    """Say what the sensors will load, where it is much; empty where it is not."""
+    """Return the plan of what the sensors will load; empty unless it is large."""
     from ktrdr_pipelines.gaps.due_chunks import backlog_plan, measured_backlog
     from ktrdr_pipelines.gaps.index import open_gap_index
     from ktrdr_pipelines.ib.config import GatewayConfig
@@ -228,7 +223,7 @@ def _backlog(workspace: "Workspace") -> str:
 
 def _say_ready(workspace: "Workspace", web: "Web", plan: str, *, as_json: bool) -> None:
     settings = workspace.settings
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "url": web.url,
         "store": str(workspace.layout.root),
         "gateway": f"{settings.ib_host}:{settings.ib_port}",
@@ -236,14 +231,14 @@ def _say_ready(workspace: "Workspace", web: "Web", plan: str, *, as_json: bool) 
         "backlog": plan or None,
     }
     if as_json:
-        say_json(told, lines=False)
+        say_json(document, lines=False)
         return
-    say(f"Dagster   {web.url}   (Ctrl-C ends it)")
-    say(f"store     {told['store']}")
-    say(f"gateway   {told['gateway']}")
-    say(f"log       {told['log']}")
-    say(f"sensors   {web.url}/automation: gaps and tails are loaded by themselves")
+    say(f"Dagster   {web.url}   (Ctrl-C stops it)")
+    say(f"store     {document['store']}")
+    say(f"gateway   {document['gateway']}")
+    say(f"log       {document['log']}")
+    say(f"sensors   {web.url}/automation: gaps and tails are loaded automatically")
     if plan:
         say(f"backlog   {plan}")
-    say("Elsewhere, ktrdr sees the same with:")
-    say(f"  export KTRDR_DATA={told['store']} IB_PORT={settings.ib_port}")
+    say("To use this store and gateway in another terminal:")
+    say(f"  export KTRDR_DATA={document['store']} IB_PORT={settings.ib_port}")

@@ -1,10 +1,9 @@
-"""``ktrdr verify``: everything on disk read and recounted, one certificate a symbol.
+"""``ktrdr verify``: read and check everything on disk, and certify each symbol.
 
-Not here: the reading and counting (``gaps.verification``).
+Not here: reading and counting (``gaps.verification``).
 """
 
 from collections.abc import Iterable, Sequence, Sized
-from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,18 +43,18 @@ _FINDINGS_AT_MOST: Final = 5
 
 
 def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
-    """Read every bar file whole and certify each symbol: what is there, what is not, and why.
+    """Read every bar file whole and certify each symbol: what is stored, what is not, and why.
 
-    Checked are order, uniqueness, prices, session dates and the counts of each session, against
+    Order, uniqueness, prices, session dates and the bars of each session are checked against
     footers, ledger and calendars. Bars with implausible values that the gateway returned twice
-    are listed as findings; they are no damage. The digest is of the bars alone: two stores that
-    hold the same bars of a series have the same one.
+    are listed as findings, not as damage. The digest covers the bars only: two stores that hold
+    the same bars of a series have the same digest.
 
-    Held bars that came again at other prices are no damage: they are told as such. Files of symbols
-    that have left the universe are read too, and told where they are damaged.
+    Stored bars that the gateway returned again at other prices are listed, but are not damage.
+    Files of symbols that are no longer in the universe are read too, and listed if damaged.
 
-    Exit codes: 0 all sound and explained, 1 something is corrupt, 2 bad usage, 3 something is
-    unexplained, or came again at other prices.
+    Exit codes: 0 everything is intact and explained, 1 something is corrupt, 2 bad usage,
+    3 something is unexplained, or the gateway returned stored bars again at other prices.
     """
     from ktrdr_pipelines.app.workspace import open_gap_index, open_workspace
     from ktrdr_pipelines.cli.output import warn_of_problem
@@ -79,20 +78,28 @@ def verify(symbols: SomeSymbols = None, as_json: AsJson = False) -> None:
     )
     code = ExitCode.FAILED if others else exit_code_of(certificates)
     if as_json:
-        say_json({**_document(certificates, code, real_now), "damaged_others": others})
+        say_json(
+            {
+                "complete": code is ExitCode.DONE,
+                "exit_code": int(code),
+                "verified_at": real_now,
+                "certificates": [_certificate_json(one) for one in certificates],
+                "damaged_others": others,
+            }
+        )
     else:
         for name, damage in others.items():
-            note(f"{name}, of no symbol in the universe: {damage}. Hint: run `ktrdr repair`")
+            note(f"{name}, not in the universe: {damage}. Hint: run `ktrdr repair`")
         _tell_all(certificates, others)
     raise typer.Exit(code)
 
 
 def exit_code_of(certificates: "Iterable[Certificate]") -> ExitCode:
-    """Say how the verification ended: damage weighs more than gaps and other prices."""
-    told = list(certificates)
-    if not all(one.is_sound and one.found.error is None for one in told):
+    """Return FAILED for damage, else INCOMPLETE for gaps or other prices, else DONE."""
+    given = list(certificates)
+    if not all(one.is_sound and one.found.error is None for one in given):
         return ExitCode.FAILED
-    is_open = any(one.found.gaps or one.found.disagreements for one in told)
+    is_open = any(one.found.gaps or one.found.disagreements for one in given)
     return ExitCode.INCOMPLETE if is_open else ExitCode.DONE
 
 
@@ -108,7 +115,7 @@ def _tell(symbol: str, own: "Sequence[Certificate]") -> None:
             note(f"Error: {one.found.error}")
         if one.content.outside:
             bars = counted(one.content.outside, "bar")
-            say(f"{one.found.series}: {bars} outside the known sessions, kept as they came")
+            say(f"{one.found.series}: {bars} outside the known sessions, kept as returned")
         if one.content.uncovered:
             bars = counted(one.content.uncovered, "bar")
             say(f"{one.found.series}: {bars} that no response has covered")
@@ -129,7 +136,11 @@ def _tell_findings(one: "Certificate") -> None:
 
 
 def _row(one: "Certificate") -> tuple[object, ...]:
-    sessions = one.sessions
+    before, sessions = "never", one.sessions
+    if one.before is not None:
+        same = one.before.digest == one.content.digest.text
+        before = f"{one.before.verified_at:%Y-%m-%d %H:%MZ}, "
+        before += "the same" if same else "changed since"
     counts = (
         sessions.expected,
         sessions.have,
@@ -145,44 +156,26 @@ def _row(one: "Certificate") -> tuple[object, ...]:
         one.found.last or "",
         *(f"{count:,}" for count in counts),
         one.content.digest.text[:12] if one.is_sound else "corrupt",
-        _before(one),
+        before,
     )
-
-
-def _before(one: "Certificate") -> str:
-    if one.before is None:
-        return "never"
-    same = one.before.digest == one.content.digest.text
-    return f"{one.before.verified_at:%Y-%m-%d %H:%MZ}, {'the same' if same else 'changed since'}"
 
 
 def _tell_all(certificates: "Sequence[Certificate]", others: Sized) -> None:
     bars = counted(sum(one.content.bars for one in certificates), "bar")
-    say(f"{bars} in {counted(len(certificates), 'series', 'series')} read and recounted:")
+    say(f"{bars} in {counted(len(certificates), 'series', 'series')} read and checked:")
     corrupt = sum(not one.is_sound for one in certificates)
     lacking = [one for one in certificates if one.found.gaps]
     if corrupt:
-        say(f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair quarantines files")
+        say(f"  {counted(corrupt, 'series', 'series')} corrupt; ktrdr repair quarantines the files")
     if lacking:
-        say(f"  {counted(len(lacking), 'series', 'series')} with gaps; ktrdr gaps names them")
+        say(f"  {counted(len(lacking), 'series', 'series')} with gaps; ktrdr gaps lists them")
     differing = sum(bool(one.found.disagreements) for one in certificates)
     if differing:
-        say(f"  {counted(differing, 'series', 'series')} with bars that came again at other prices")
+        say(f"  {counted(differing, 'series', 'series')} with bars returned again at other prices")
     if others:
-        say(f"  {counted(len(others), 'file')} of symbols that left the universe damaged")
+        say(f"  {counted(len(others), 'damaged file')} of symbols not in the universe")
     if not corrupt and not lacking and not differing and not others:
-        say("  everything is sound, and nothing is unexplained")
-
-
-def _document(
-    certificates: "Sequence[Certificate]", code: ExitCode, now: datetime
-) -> dict[str, Any]:
-    return {
-        "complete": code is ExitCode.DONE,
-        "exit_code": int(code),
-        "verified_at": now,
-        "certificates": [_certificate_json(one) for one in certificates],
-    }
+        say("  everything is intact, and nothing is unexplained")
 
 
 def _certificate_json(one: "Certificate") -> dict[str, Any]:

@@ -1,0 +1,376 @@
+"""``ktrdr gaps``: list every gap with its reason, and acknowledge sessions that have no bars.
+
+The command reads the store only and sends no request to a gateway.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from ktrdr_pipelines.cli.arguments import (
+    SomeSymbols,
+    SomeTimeframes,
+    chosen_series,
+    timeframes_named,
+)
+from ktrdr_pipelines.cli.output import (
+    AsJson,
+    counted,
+    error_json,
+    instant_text,
+    interval_text,
+    note,
+    say,
+    say_json,
+    say_table,
+    typed_text,
+)
+from ktrdr_pipelines.errors import DiskError, ExitCode, KtrdrError, UsageError
+
+if TYPE_CHECKING:
+    from ktrdr_pipelines.app.acknowledgement import ExplainedRange
+    from ktrdr_pipelines.app.workspace import Workspace
+    from ktrdr_pipelines.domain.planning.gaps import Gap
+    from ktrdr_pipelines.gaps.index import GapIndex, SeriesGaps
+
+
+MOST_OF_A_SERIES: Final = 10
+"""Gaps listed for one series; older ones are counted in one row."""
+
+_GAP_COLUMNS: Final = {
+    "series": "left",
+    "from and to": "left",
+    "sessions": "right",
+    "bars": "right",
+    "reason": "left",
+    "next attempt": "left",
+}
+_EXPLAINED_COLUMNS: Final = {
+    "series": "left",
+    "from and to": "left",
+    "kind": "left",
+    "since": "left",
+    "until": "left",
+    "note and statements": "fold",
+}
+_EXAMPLE: Final = 'ktrdr gaps --acknowledge AAPL 1h 2024-06-05 --note "halted"'
+
+
+def gaps(
+    symbols: SomeSymbols = None,
+    timeframes: SomeTimeframes = None,
+    *,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a heatmap of the coverage of each symbol as a PNG image."
+        ),
+    ] = None,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all", help=f"List all gaps instead of the newest {MOST_OF_A_SERIES} of each series."
+        ),
+    ] = False,
+    acknowledge: Annotated[
+        tuple[str, str, str] | None,
+        typer.Option(
+            metavar="SYMBOL TIMEFRAME DATE",
+            help="Mark one session that is missing as a whole as explained; requires --note.",
+        ),
+    ] = None,
+    remark: Annotated[
+        str | None,
+        typer.Option("--note", metavar="TEXT", help="Why the acknowledged session has no bars."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what is missing and why: each gap with its range, its bars and its next attempt.
+
+    A gap is expected session time that is neither covered by responses nor explained. Disputed
+    and acknowledged ranges are explained; they are listed below the gaps. No request is sent to a
+    gateway.
+
+    --acknowledge marks a session that is missing as a whole as explained: it counts as such, with
+    your note, until the acknowledgement expires. Repeating it replaces the note.
+
+    Exit codes: 0 no gap, 1 a series cannot be read, 2 bad usage, 3 there are gaps.
+    """
+    from ktrdr_pipelines.app.acknowledgement import explained_ranges
+    from ktrdr_pipelines.app.workspace import open_gap_index, open_workspace
+    from ktrdr_pipelines.cli.output import warn_of_problem
+
+    if acknowledge is not None or remark is not None:
+        _require_acknowledgement_alone(acknowledge, symbols, plot, every=every)
+        day = _session_date(acknowledge, remark)
+    workspace = open_workspace()
+    now = workspace.now
+    warn_of_problem(workspace)
+    if acknowledge is not None:
+        _acknowledge(workspace, acknowledge, day, typed_text(remark or ""), as_json=as_json)
+        return
+    index = open_gap_index(workspace)
+    found = index.series_gaps(
+        chosen_series(workspace.universe, index.store, symbols, timeframes), now
+    )
+    explained = explained_ranges(index.store.ledger, index.calendars, found)
+    if plot is not None:
+        _plot(plot, index, found, now)
+    if as_json:
+        say_json(_gaps_document(found, explained, plot))
+    else:
+        _say_gaps(found, explained, most=None if every else MOST_OF_A_SERIES)
+        if plot is not None:
+            say(f"Heatmap written to {plot}")
+    raise typer.Exit(exit_code_of(found))
+
+
+def _require_acknowledgement_alone(
+    acknowledge: tuple[str, str, str] | None, symbols: str | None, plot: Path | None, *, every: bool
+) -> None:
+    if acknowledge is None:
+        raise UsageError(
+            "--note without --acknowledge",
+            reason="there is no session that the note is for",
+            hint=f"Write {_EXAMPLE}",
+        )
+    if symbols is not None or plot is not None or every:
+        raise UsageError(
+            "--acknowledge with symbols, --plot or --all",
+            reason="--acknowledge concerns one session only",
+            hint=f"Write {_EXAMPLE}",
+        )
+
+
+def _session_date(acknowledge: tuple[str, str, str] | None, remark: str | None) -> date:
+    from ktrdr_pipelines.cli.dates import parse_bound
+
+    text = "" if acknowledge is None else acknowledge[2]
+    value = parse_bound("--acknowledge", text).value
+    if isinstance(value, datetime):
+        raise UsageError(
+            f"--acknowledge {text}",
+            reason="an instant, not a session date",
+            hint="Give the date of the session, such as 2024-06-05",
+        )
+    if remark is None or not remark.strip():
+        raise UsageError(
+            f"cannot acknowledge {' '.join(acknowledge or ())}",
+            reason="the note is missing",
+            hint=f"Explain why there are no bars: {_EXAMPLE}",
+        )
+    return value
+
+
+def _acknowledge(
+    workspace: "Workspace", named: tuple[str, str, str], day: date, remark: str, *, as_json: bool
+) -> None:
+    from ktrdr_pipelines.app.acknowledgement import ExplainedRange, acknowledge
+    from ktrdr_pipelines.app.workspace import open_gap_index, renew_catalog
+    from ktrdr_pipelines.domain.instruments import Series
+
+    (timeframe,) = timeframes_named(named[1])
+    series = Series(workspace.universe.instrument(named[0]), timeframe)
+    index = open_gap_index(workspace)
+    proof = acknowledge(index, series, day, note=remark, now=workspace.now)
+    catalog_error: KtrdrError | None = None
+    try:
+        renew_catalog(workspace.layout, workspace.universe, workspace.settings)
+    except KtrdrError as error:
+        catalog_error = error
+    code = ExitCode.DONE if catalog_error is None else ExitCode.FAILED
+    if as_json:
+        document = {
+            "exit_code": int(code),
+            "acknowledged": [explained_json(ExplainedRange(series, proof))],
+            "catalog_error": None if catalog_error is None else error_json(catalog_error),
+        }
+        say_json(document)
+    else:
+        say(
+            f"{series}: {interval_text(timeframe, proof.interval)} is acknowledged and counts as "
+            f"explained until {instant_text(proof.expires_at)}: {proof.note}"
+        )
+        if catalog_error is not None:
+            note(f"The acknowledgement is saved; the catalog is not up to date: {catalog_error}")
+    raise typer.Exit(code)
+
+
+def exit_code_of(found: "Sequence[SeriesGaps]") -> ExitCode:
+    """Return FAILED if a series cannot be read, else INCOMPLETE if one has gaps, else DONE."""
+    if any(one.error is not None for one in found):
+        return ExitCode.FAILED
+    return ExitCode.INCOMPLETE if any(one.gaps for one in found) else ExitCode.DONE
+
+
+def gap_json(one: "SeriesGaps", gap: "Gap") -> dict[str, Any]:
+    """Return a gap as a JSON object; its end is exclusive."""
+    return {
+        "symbol": one.series.symbol,
+        "timeframe": str(one.series.timeframe),
+        "reason": str(gap.reason),
+        "start": gap.interval.start,
+        "end": gap.interval.end,
+        "sessions": gap.sessions,
+        "bars": gap.bars,
+        "detail": gap.detail,
+        "next_try_at": gap.next_try_at,
+    }
+
+
+def explained_json(one: "ExplainedRange") -> dict[str, Any]:
+    """Return a disputed or acknowledged range as a JSON object; its end is exclusive."""
+    return {
+        "symbol": one.series.symbol,
+        "timeframe": str(one.series.timeframe),
+        "start": one.proof.interval.start,
+        "end": one.proof.interval.end,
+        "kind": str(one.proof.kind),
+        "proved_at": one.proof.proved_at,
+        "expires_at": one.proof.expires_at,
+        "note": one.proof.note,
+        "statements": [
+            {
+                "kind": str(said.kind),
+                "timeframe": said.timeframe,
+                "said_at": said.said_at,
+                "controlled": said.controlled,
+            }
+            for said in one.statements
+        ],
+    }
+
+
+def by_kind(explained: "Sequence[ExplainedRange]") -> dict[str, list[dict[str, Any]]]:
+    """Return the disputed and the acknowledged ranges as JSON objects, keyed by kind."""
+    from ktrdr_pipelines.domain.coverage import ProofKind
+
+    return {
+        str(kind): [explained_json(one) for one in explained if one.proof.kind is kind]
+        for kind in (ProofKind.DISPUTED, ProofKind.ACKNOWLEDGED)
+    }
+
+
+def explained_counts(found: "Sequence[SeriesGaps]") -> dict[str, int]:
+    """Return how many ranges of the series are disputed and how many acknowledged."""
+    from ktrdr_pipelines.domain.coverage import ProofKind
+
+    return {
+        str(kind): sum(len(one.explained_as(kind)) for one in found)
+        for kind in (ProofKind.DISPUTED, ProofKind.ACKNOWLEDGED)
+    }
+
+
+def explained_text(found: "Sequence[SeriesGaps]") -> str:
+    """Return the numbers of disputed and acknowledged ranges as text; empty if there are none."""
+    return " and ".join(
+        counted(number, f"{kind} range")
+        for kind, number in explained_counts(found).items()
+        if number
+    )
+
+
+def _plot(path: Path, index: "GapIndex", found: "Sequence[SeriesGaps]", now: datetime) -> None:
+    from ktrdr_pipelines.gaps.heatmap import coverage_heatmap
+
+    image = coverage_heatmap(index, found, now)
+    try:
+        path.write_bytes(image)
+    except OSError as error:
+        raise DiskError(
+            f"cannot write {path}",
+            reason=error.strerror or str(error),
+            hint="Choose a file in an existing, writable folder",
+        ) from error
+
+
+def _say_gaps(
+    found: "Sequence[SeriesGaps]", explained: "Sequence[ExplainedRange]", most: int | None
+) -> None:
+    missing = [one for one in found if one.gaps]
+    if missing:
+        say_table(_GAP_COLUMNS, (row for one in missing for row in _gap_rows(one, most)))
+        # The details repeat from gap to gap, so each is printed once below the table.
+        details = Counter((gap.reason, gap.detail) for one in missing for gap in one.gaps)
+        for (reason, detail), times in details.most_common():
+            if detail:
+                say(f"{reason}: {detail} ({counted(times, 'gap')})")
+    if explained:
+        say_table(_EXPLAINED_COLUMNS, map(_explained_row, explained))
+    for text in dict.fromkeys(str(one.error) for one in found if one.error is not None):
+        note(f"Error: {text}")
+    say(_summary(found, missing))
+    if text := explained_text(found):
+        say(f"{text} without bars, explained until the dates given above")
+
+
+def _explained_row(one: "ExplainedRange") -> Sequence[object]:
+    statements = ", ".join(
+        f"{two.kind} {two.timeframe} {instant_text(two.said_at)}" for two in one.statements
+    )
+    return (
+        one.series,
+        interval_text(one.series.timeframe, one.proof.interval),
+        one.proof.kind,
+        instant_text(one.proof.proved_at),
+        instant_text(one.proof.expires_at),
+        "; ".join(part for part in (one.proof.note, statements) if part),
+    )
+
+
+def _gap_rows(one: "SeriesGaps", most: int | None) -> Iterator[Sequence[object]]:
+    listed = one.gaps if most is None else one.gaps[-most:]
+    if rest := one.gaps[: len(one.gaps) - len(listed)]:
+        bars = f"{sum(gap.bars for gap in rest):,}"
+        sessions = f"{sum(gap.sessions for gap in rest):,}"
+        older = f"{counted(len(rest), 'older gap')} since {rest[0].interval.start:%Y-%m-%d}"
+        yield one.series, older, sessions, bars, "--all lists them", ""
+    for gap in listed:
+        again = "" if gap.next_try_at is None else instant_text(gap.next_try_at)
+        interval = interval_text(one.series.timeframe, gap.interval)
+        yield one.series, interval, f"{gap.sessions:,}", f"{gap.bars:,}", gap.reason, again
+
+
+def _summary(found: "Sequence[SeriesGaps]", missing: "Sequence[SeriesGaps]") -> str:
+    if not missing:
+        readable = sum(one.error is None for one in found)
+        return f"No gap in {counted(readable, 'series', 'series')}."
+    gaps = [gap for one in missing for gap in one.gaps]
+    kinds = ", ".join(
+        f"{times:,} {reason}" for reason, times in Counter(gap.reason for gap in gaps).most_common()
+    )
+    bars = counted(sum(gap.bars for gap in gaps), "bar")
+    of = f"{len(missing):,} of {counted(len(found), 'series', 'series')}"
+    first = missing[0].series
+    return (
+        f"{counted(len(gaps), 'gap')} in {of} ({kinds}), about {bars}; "
+        f"ktrdr load {first.symbol} {first.timeframe} requests the first"
+    )
+
+
+def _gaps_document(
+    found: "Sequence[SeriesGaps]", explained: "Sequence[ExplainedRange]", plot: Path | None
+) -> dict[str, Any]:
+    code = exit_code_of(found)
+    return {
+        "complete": code is ExitCode.DONE,
+        "exit_code": int(code),
+        "series": len(found),
+        "gaps": [gap_json(one, gap) for one in found for gap in one.gaps],
+        "counts": explained_counts(found),
+        **by_kind(explained),
+        "errors": [
+            {
+                "symbol": one.series.symbol,
+                "timeframe": str(one.series.timeframe),
+                "error": error_json(one.error),
+            }
+            for one in found
+            if one.error is not None
+        ],
+        "plot": None if plot is None else str(plot),
+    }
