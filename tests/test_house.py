@@ -112,10 +112,10 @@ def texts_in(source: str) -> Iterator[tuple[int, str]]:
 
 
 def paragraphs_of(page: str) -> Iterator[tuple[int, str]]:
-    """Yield the paragraphs of a page with the lines they begin at, on one line each."""
+    """Yield the paragraphs of a page, less its code, with the lines they begin at."""
     line = 1
     for paragraph in page.split("\n\n"):
-        yield line, " ".join(paragraph.split())
+        yield line, " ".join(re.sub(r"`[^`]*`", "", paragraph).split())
         line += paragraph.count("\n") + 2
 
 
