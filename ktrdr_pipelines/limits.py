@@ -452,7 +452,7 @@ class IbLimitsRegistry:
 
     @classmethod
     def wide_days(cls, timeframe_s: int) -> int:
-        """Give the longest span in calendar days that the wide table allows for a bar length.
+        """Return the longest span in calendar days that the wide table allows for a bar length.
 
         A year counts as 365 days and a month as 30. Bars longer than a day are in no row of the
         table; for them the safe table's longest span stands.

@@ -163,7 +163,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def workspace_folder(start: Path | None = None) -> Path:
-    """Give the folder of the nearest workspace.yaml, upwards from start or the working folder.
+    """Return the folder of the nearest workspace.yaml, upwards from start or the working folder.
 
     Where there is none, the one next to the installed package counts.
 
@@ -183,7 +183,7 @@ def workspace_folder(start: Path | None = None) -> Path:
 
 
 def data_folder(settings: Settings, start: Path | None = None) -> Path:
-    """Give the data folder: KTRDR_DATA, else ``data`` beside workspace.yaml; makes nothing.
+    """Return the data folder: KTRDR_DATA, else ``data`` beside workspace.yaml; makes nothing.
 
     Raises:
         NoStoreError: neither is there.

@@ -125,7 +125,7 @@ def setting_overrides(home: Path) -> dict[str, Any]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Say whether settings are missing, or are those of an earlier version to the byte."""
+    """Return whether settings are missing, or are those of an earlier version to the byte."""
     with disk_errors(path):
         if not path.exists():
             return True

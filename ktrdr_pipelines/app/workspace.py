@@ -90,7 +90,7 @@ def open_rates(settings: Settings, layout: StoreLayout) -> Rates:
 
 
 def universe_file(layout: StoreLayout) -> UniverseFile:
-    """Give the universe of a store, with the copy that stands in for it after a bad edit."""
+    """Return the universe of a store, with the copy that stands in for it after a bad edit."""
     return UniverseFile(layout.universe, layout.state / "universe.good.yaml")
 
 
@@ -120,7 +120,7 @@ class Workspace:
         return open_ledger(self.layout).kept_fresh()
 
     def calendars(self) -> "Calendars":
-        """Give the book of calendars as the store's ledger stands now."""
+        """Return the book of calendars as the store's ledger stands now."""
         from ktrdr_pipelines.store.ledger.ledger import open_calendars, open_ledger
 
         return open_calendars(open_ledger(self.layout))

@@ -56,17 +56,17 @@ def timestamps(bars: pa.Table) -> np.ndarray:
 
 
 def micros(moment: datetime) -> int:
-    """Give an aware moment as whole microseconds since 1970 UTC."""
+    """Return an aware moment as whole microseconds since 1970 UTC."""
     return round(moment.timestamp() * 1_000_000)
 
 
 def moment(timestamp: int) -> datetime:
-    """Give the aware moment of whole microseconds since 1970 UTC."""
+    """Return the aware moment of whole microseconds since 1970 UTC."""
     return _EPOCH + timedelta(microseconds=int(timestamp))
 
 
 def bars_between(bars: pa.Table, start: datetime, end: datetime) -> pa.Table:
-    """Give the bars of a sorted table whose stamp lies in ``[start, end)``."""
+    """Return the bars of a sorted table whose stamp lies in ``[start, end)``."""
     low, high = np.searchsorted(timestamps(bars), [micros(start), micros(end)])
     return bars.slice(int(low), int(high - low))
 
@@ -110,7 +110,7 @@ def _differs(left: pa.Table, right: pa.Table) -> pa.ChunkedArray | pa.Array:
 
 
 def is_flat(bars: pa.Table) -> np.ndarray:
-    """Say of each bar whether it stands for an interval without a trade.
+    """Return for each bar whether it stands for an interval without a trade.
 
     Some gateways fill such intervals: four times one price, volume and count 0 (grade L). A bar
     whose volume is not available is none of these, nor is one that counts a trade.
@@ -125,7 +125,7 @@ def is_flat(bars: pa.Table) -> np.ndarray:
 
 
 def is_untraded(bars: pa.Table) -> np.ndarray:
-    """Say of each bar whether it tells that nothing was traded: volume 0, and no trade counted.
+    """Return for each bar whether it tells that nothing was traded: volume 0, and no trade counted.
 
     Volume that is not available tells nothing; less than a lot may be told as none, with a count.
     """

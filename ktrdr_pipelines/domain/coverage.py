@@ -66,7 +66,7 @@ class Emptiness:
         )
 
     def valid_part(self, now: datetime) -> Interval | None:
-        """Give the interval whose proof still counts, or None."""
+        """Return the interval whose proof still counts, or None."""
         if now < self.expires_at:
             return self.interval
         still_old = now < self.proved_at + _OLD
@@ -90,7 +90,7 @@ class Coverage:
         return bool(self.bars) or bool(self.empty)
 
     def covered(self, now: datetime) -> IntervalSet:
-        """Give all that needs no asking at ``now``."""
+        """Return all that needs no asking at ``now``."""
         valid = (proof.valid_part(now) for proof in self.empty)
         return self.bars | IntervalSet(part for part in valid if part)
 
@@ -102,7 +102,7 @@ class Coverage:
         return Coverage(bars, tuple(sorted(_without((*older, *newer.empty), bars))))
 
     def clip(self, interval: Interval) -> "Coverage":
-        """Give the part inside an interval."""
+        """Return the part inside an interval."""
         parts = ((proof, proof.interval.intersection(interval)) for proof in self.empty)
         empty = tuple(replace(proof, interval=part) for proof, part in parts if part)
         return Coverage(self.bars.clip(interval), empty)

@@ -35,15 +35,15 @@ class Interval:
         return self.end - self.start
 
     def overlaps(self, other: "Interval") -> bool:
-        """Say whether the two share any moment."""
+        """Return whether the two share any moment."""
         return self.start < other.end and other.start < self.end
 
     def covers(self, other: "Interval") -> bool:
-        """Say whether the other lies wholly inside."""
+        """Return whether the other lies wholly inside."""
         return self.start <= other.start and other.end <= self.end
 
     def intersection(self, other: "Interval") -> "Interval | None":
-        """Give the shared part, or None."""
+        """Return the shared part, or None."""
         return between(max(self.start, other.start), min(self.end, other.end))
 
 
@@ -53,7 +53,7 @@ def between(start: datetime, end: datetime) -> Interval | None:
 
 
 def utc(moment: datetime) -> datetime:
-    """Give an aware moment in UTC; a naive one is an error."""
+    """Return an aware moment in UTC; a naive one is an error."""
     if moment.tzinfo is None:
         raise ValueError(f"a moment needs a time zone, got {moment!r}")
     return moment.astimezone(UTC)
@@ -105,12 +105,12 @@ class IntervalSet:
         return position > 0 and moment in self._parts[position - 1]
 
     def covers(self, interval: Interval) -> bool:
-        """Say whether the interval lies wholly inside one part."""
+        """Return whether the interval lies wholly inside one part."""
         position = bisect_right(self._parts, interval.start, key=lambda part: part.start)
         return position > 0 and self._parts[position - 1].covers(interval)
 
     def clip(self, interval: Interval) -> "IntervalSet":
-        """Give the part inside an interval."""
+        """Return the part inside an interval."""
         return IntervalSet(_shared(_meeting(self._parts, interval), (interval,)))
 
     @property
@@ -143,14 +143,14 @@ def _joined(parts: Iterable[Interval]) -> tuple[Interval, ...]:
 
 
 def _meeting(parts: tuple[Interval, ...], interval: Interval) -> tuple[Interval, ...]:
-    """Give the parts that share a moment with an interval, without looking at all others."""
+    """Return the parts that share a moment with an interval, without looking at all others."""
     low = bisect_right(parts, interval.start, key=lambda part: part.end)
     high = bisect_left(parts, interval.end, key=lambda part: part.start)
     return parts[low:high]
 
 
 def _near(parts: IntervalSet, other: IntervalSet) -> tuple[Interval, ...]:
-    """Give the parts of one set that may share a moment with another."""
+    """Return the parts of one set that may share a moment with another."""
     return _meeting(tuple(parts), other.bounds) if other.bounds else ()
 
 

@@ -139,7 +139,7 @@ class Finding(NamedTuple):
 
 
 def implausible_rows(bars: pa.Table, sec_type: SecType | None) -> np.ndarray:
-    """Say of each bar whether its values are implausible.
+    """Return for each bar whether its values are implausible.
 
     Args:
         bars: bars.
@@ -230,7 +230,7 @@ def _implausible(bars: pa.Table, sec_type: SecType | None) -> dict[FindingKind, 
 
 
 def _below(bars: pa.Table, name: str, most: float) -> np.ndarray:
-    """Say of each bar whether a value is a number whose size is below ``most``, or null."""
+    """Return for each bar whether a value is a number whose size is below ``most``, or null."""
     return np.asarray(pc.fill_null(pc.less(pc.abs(bars[name]), most), True).to_numpy())  # noqa: FBT003
 
 

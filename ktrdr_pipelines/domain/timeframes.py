@@ -33,12 +33,12 @@ class Timeframe(StrEnum):
 
     @property
     def is_intraday(self) -> bool:
-        """Say whether bars are stamped by the clock rather than by a date."""
+        """Return whether bars are stamped by the clock rather than by a date."""
         return _SECONDS[self] < _DAY_S
 
     @property
     def is_yearly_filed(self) -> bool:
-        """Say whether the store keeps one file a year (1m, 5m) or one for all."""
+        """Return whether the store keeps one file a year (1m, 5m) or one for all."""
         return self in {Timeframe.M1, Timeframe.M5}
 
     @property

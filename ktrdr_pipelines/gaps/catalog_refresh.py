@@ -18,7 +18,7 @@ _REST_S: Final = 0.05
 
 
 def is_catalog_due(layout: StoreLayout, universe: Sequence[Instrument], now: datetime) -> bool:
-    """Say whether work that nobody waits for should renew the catalog after it.
+    """Return whether work that nobody waits for should renew the catalog after it.
 
     Its views show new bars by themselves; how fresh its tables are depends on their size.
     """

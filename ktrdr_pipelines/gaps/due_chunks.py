@@ -32,7 +32,7 @@ _LOOKBACK = timedelta(days=60)
 
 
 def stale_s(found: SeriesGaps, calendars: Calendars, now: datetime) -> float:
-    """Give the seconds of open session without a covered bar, 0 where nothing was ever covered.
+    """Return the seconds of open session without a covered bar, 0 where nothing was ever covered.
 
     Sessions that are not final yet count for days and weeks only once they are; what lies more
     than two months back is not counted out.
@@ -57,7 +57,7 @@ def stale_s(found: SeriesGaps, calendars: Calendars, now: datetime) -> float:
 
 
 def is_stale(found: SeriesGaps, calendars: Calendars, now: datetime) -> bool:
-    """Say whether a tail is older than the registry allows."""
+    """Return whether a tail is older than the registry allows."""
     threshold_s = IbLimitsRegistry.GAP_THRESHOLDS_S.value[found.series.timeframe.value]
     return stale_s(found, calendars, now) > threshold_s
 
@@ -78,13 +78,13 @@ class Tail:
 
 
 def newer_gaps(found: SeriesGaps) -> list[Gap]:
-    """Give the gaps behind the newest covered interval; none where nothing is covered yet."""
+    """Return the gaps behind the newest covered interval; none where nothing is covered yet."""
     until = found.covered_until
     return [] if until is None else [gap for gap in found.gaps if gap.interval.start >= until]
 
 
 def is_behind(found: SeriesGaps) -> bool:
-    """Say whether a series lacks more behind its newest bar than a tail brings."""
+    """Return whether a series lacks more behind its newest bar than a tail brings."""
     return sum(gap.sessions for gap in newer_gaps(found)) > MOST_SESSIONS
 
 
@@ -119,7 +119,7 @@ def _tail(found: SeriesGaps, now: datetime, retry_now: datetime) -> Tail | None:
 
 
 def _is_worth_requesting(waiting: Interval, now: datetime) -> bool:
-    """Say whether to ask now for the end of a session that is waited for.
+    """Return whether to ask now for the end of a session that is waited for.
 
     Up to the moment all is asked for. Behind a close it is asked for after 1, 2, 4, ... minutes:
     bars that are late come, and a stock that was quiet at the end is not asked for every minute.
@@ -129,7 +129,7 @@ def _is_worth_requesting(waiting: Interval, now: datetime) -> bool:
 
 
 def _is_deferred(found: SeriesGaps, now: datetime) -> bool:
-    """Say whether what is newest was tried in vain and is not yet to be tried again."""
+    """Return whether what is newest was tried in vain and is not yet to be tried again."""
     until = found.covered_until
     return any(
         (attempt.is_series_wide or (until is not None and attempt.interval.end > until))
@@ -160,7 +160,7 @@ class Due:
 
 
 def due_to_fill(found: Iterable[SeriesGaps], now: datetime) -> list[Due]:
-    """Give what is due, long timeframes first, and of one timeframe the newest gaps first.
+    """Return what is due, long timeframes first, and of one timeframe the newest gaps first.
 
     Left out are ranges whose attempts failed, until their next try at ``now`` in real time, what a
     tail brings, and the history of series that a person loads (``wanted_gaps``).
@@ -170,7 +170,7 @@ def due_to_fill(found: Iterable[SeriesGaps], now: datetime) -> list[Due]:
 
 
 def backlog_of(found: Iterable[SeriesGaps]) -> list[tuple[Series, IntervalSet]]:
-    """Give all that the sensors will ask for in the end, with what is deferred for now."""
+    """Return all that the sensors will ask for in the end, with what is deferred for now."""
     kept = ((one.series, IntervalSet(gap.interval for gap in wanted_gaps(one))) for one in found)
     return [(series, intervals) for series, intervals in kept if intervals]
 
@@ -226,7 +226,7 @@ class Backlog:
 
     @property
     def is_big(self) -> bool:
-        """Say whether a person should know before it is loaded."""
+        """Return whether a person should know before it is loaded."""
         return self.bars >= BIG_BARS
 
 

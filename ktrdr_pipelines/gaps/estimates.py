@@ -79,7 +79,7 @@ class Rates:
     def seconds(
         self, timeframe: Timeframe, requests: int, bars: int, *, ends_now: bool = False
     ) -> float:
-        """Give how long so many requests take, as many at a time as the gateway gets."""
+        """Return how long so many requests take, as many at a time as the gateway gets."""
         if self.conservative:
             return requests * IbLimitsRegistry.SAFE_DELAY_S.value
         measured = self.now_request_s if ends_now else self.request_s
@@ -94,7 +94,7 @@ class Rates:
         return self.seconds(timeframe, 1, 0, ends_now=ends_now), timeframe in measured
 
     def size(self, timeframe: Timeframe, bars: int) -> int:
-        """Give how many bytes on disk so many bars take."""
+        """Return how many bytes on disk so many bars take."""
         return round(bars * self.bar_bytes.get(timeframe, ASSUMED_BAR_BYTES))
 
     def basis(self, timeframes: Iterable[Timeframe], *, ends_now: bool = False) -> str:
@@ -150,7 +150,7 @@ def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) 
 
 
 def _busy_s(records: Iterable[RequestRecord]) -> dict[_Kind, float]:
-    """Give the seconds that the requests of each kind took.
+    """Return the seconds that the requests of each kind took.
 
     All that were under way at a moment share it, so that the times of kinds add up to what went
     by, however they were mixed.
@@ -166,7 +166,7 @@ def _busy_s(records: Iterable[RequestRecord]) -> dict[_Kind, float]:
 
 
 def _ends(record: RequestRecord) -> Iterator[tuple[datetime, int, _Kind]]:
-    """Give the beginning and the end of a request: when, and by how many more are under way."""
+    """Return the beginning and the end of a request: when, and by how many more are under way."""
     kind = _kind(record)
     took = max(timedelta(seconds=record.took_s), _INSTANT)
     yield record.sent_at, 1, kind
@@ -290,7 +290,7 @@ def estimate(
     """Say what it costs to ask for what is missing.
 
     Args:
-        missing: series and their gaps, on the stamp axis; a series without any costs nothing.
+        missing: series and their gaps, on the axis of bar timestamps; a series without any costs nothing.
         calendars: which sessions are expected.
         rates: how fast the gateway answers and how much room bars take.
         now: what is due is due by then.

@@ -57,7 +57,7 @@ _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class SeriesGaps:
-    """One series as it stands; all intervals are on the stamp axis.
+    """One series as it stands; all intervals are on the axis of bar timestamps.
 
     ``gaps`` are neither covered nor explained; ``waiting`` is due of sessions that are still open.
     ``covered_until`` is the end of the newest covered interval; ``first`` and ``last`` are session
@@ -86,7 +86,7 @@ class SeriesGaps:
 
     @property
     def is_blocked(self) -> bool:
-        """Say whether the gateway has refused some of it for want of a permission."""
+        """Return whether the gateway has refused some of it for want of a permission."""
         return bool(self.blocks)
 
     def explained_as(self, kind: ProofKind) -> tuple[Emptiness, ...]:
@@ -117,7 +117,7 @@ class IndexEntry:
     found: SeriesGaps
 
     def holds(self, series: Series, files: SeriesFiles, known: Known, *, now: datetime) -> bool:
-        """Say whether what was found out before is what would be found out now."""
+        """Return whether what was found out before is what would be found out now."""
         return (
             self.files is files
             and self.series == series
@@ -193,7 +193,7 @@ class Memory:
 
 @lru_cache(maxsize=8)
 def memory_of(root: Path) -> Memory:
-    """Give the memory that all gap books of a store share in this process."""
+    """Return the memory that all gap books of a store share in this process."""
     _ = root
     return Memory()
 
@@ -233,7 +233,7 @@ class GapIndex:
         return f"GapBook({self.store.layout.root}, {len(self._memory.entries)} series known)"
 
     def series_gaps(self, series: Iterable[Series], now: datetime) -> list[SeriesGaps]:
-        """Say how each series stands.
+        """Return how each series stands.
 
         A file that cannot be read is an error of its series alone.
 
@@ -322,7 +322,7 @@ class GapIndex:
         return np.array(list(found), "datetime64[D]"), np.array(list(found.values()), np.int64)
 
     def _calendar(self, series: Series) -> SessionCalendar:
-        """Give the calendar of a series: the object that was used before, where it is the same.
+        """Return the calendar of a series: the object that was used before, where it is the same.
 
         It is whole, whenever the series ends, so that all series of one market share its arrays.
         """

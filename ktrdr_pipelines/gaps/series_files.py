@@ -68,7 +68,7 @@ class SeriesFiles:
     sparse_sessions: tuple[tuple[int, date, int], ...]
 
     def covered(self, now: datetime) -> IntervalArrays:
-        """Give what needs no asking at ``now``."""
+        """Return what needs no asking at ``now``."""
         if not self.proofs:
             return self.bars
         valid = self.empty(now)
@@ -76,18 +76,18 @@ class SeriesFiles:
         return joined(np.stack(list(both), axis=1))
 
     def empty(self, now: datetime) -> IntervalArrays:
-        """Give what is proved empty by a proof that still counts."""
+        """Return what is proved empty by a proof that still counts."""
         valid = (proof.valid_part(now) for proof in self.proofs)
         return interval_arrays(part for part in valid if part)
 
     def expired(self, now: datetime) -> Iterator[tuple[Interval, datetime]]:
-        """Give what was proved empty too long ago, and when."""
+        """Return what was proved empty too long ago, and when."""
         for proof in self.proofs:
             if proof.valid_part(now) != proof.interval:
                 yield proof.interval, proof.proved_at
 
     def next_expiry(self, now: datetime) -> datetime | None:
-        """Give when the next part of a proof comes to be too old, or None."""
+        """Return when the next part of a proof comes to be too old, or None."""
         later = (at for proof in self.proofs for at in proof.expiries if at > now)
         return min(later, default=None)
 
@@ -107,7 +107,7 @@ class AllSeriesFiles:
     def of(
         self, wanted: Mapping[Series, SessionCalendar]
     ) -> dict[Series, SeriesFiles | StoreError]:
-        """Give what each series holds, or why that cannot be said."""
+        """Return what each series holds, or why that cannot be said."""
         found: dict[Series, SeriesFiles | StoreError] = {}
         changed: dict[Series, _Prints] = {}
         for series, calendar in wanted.items():
@@ -222,7 +222,7 @@ def _sessions(
 
 
 def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) -> int:
-    """Give where the span of a session date begins, or the date itself where none is expected."""
+    """Return where the span of a session date begins, or the date itself where none is expected."""
     (position,) = spans.positions_of(np.array([day]))
     if position >= 0:
         return int(spans.spans.starts[position])

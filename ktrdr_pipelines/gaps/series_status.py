@@ -109,7 +109,7 @@ class Ledgered:
 def status_of(
     series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
 ) -> SeriesStatus:
-    """Say how a series stands at a moment."""
+    """Return how a series stands at a moment."""
     return SeriesStatus(
         covered=files.covered(now),
         wanted_from=micros(first_timestamp(series, calendar)),
@@ -154,7 +154,7 @@ def claims_of(files: SeriesFiles, known: Known, now: datetime) -> Sequence[Claim
 
 
 def _interval_of(attempt: Attempt) -> Interval:
-    """Give what a try says something about: all of the series where it concerns the series."""
+    """Return what a try says something about: all of the series where it concerns the series."""
     return Interval(_EVER, _FOR_EVER) if attempt.is_series_wide else attempt.interval
 
 
@@ -167,7 +167,7 @@ def _cause(attempt: Attempt) -> Cause:
 
 
 def last_timestamp(series: Series, calendar: SessionCalendar) -> int | None:
-    """Give where a series ends on the stamp axis, in microseconds, or None where it goes on."""
+    """Return where a series ends on the axis of bar timestamps, in microseconds, or None where it goes on."""
     end = series.instrument.end
     if end is None:
         return None
@@ -177,7 +177,7 @@ def last_timestamp(series: Series, calendar: SessionCalendar) -> int | None:
 def waiting_of(
     spans: SpanArrays, covered: IntervalArrays, now: datetime, *, until: int | None = None
 ) -> IntervalSet:
-    """Give what is due of open sessions and not covered; after ``until`` nothing is."""
+    """Return what is due of open sessions and not covered; after ``until`` nothing is."""
     if spans.trading is None:
         return IntervalSet()
     until = min(micros(now - bar_lag()), EVER_US if until is None else until)

@@ -26,7 +26,7 @@ class Stranger:
 
 
 def strangers(store: BarStore, symbols: Collection[str]) -> Iterator[Stranger]:
-    """Give the series on disk whose symbol is not among those of the universe."""
+    """Return the series on disk whose symbol is not among those of the universe."""
     for symbol, timeframe in store.series_on_disk():
         if symbol not in symbols:
             yield Stranger(symbol, timeframe, _rows(store, symbol, timeframe))

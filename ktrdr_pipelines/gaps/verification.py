@@ -76,7 +76,7 @@ class Certificate:
 
     @property
     def is_sound(self) -> bool:
-        """Say whether everything that is there is as it must be."""
+        """Return whether everything that is there is as it must be."""
         return not self.content.wrong
 
 

@@ -58,7 +58,7 @@ class WindowStatus:
 
     @property
     def is_explained(self) -> bool:
-        """Say whether nothing of it is unexplained."""
+        """Return whether nothing of it is unexplained."""
         return self.state is not WindowState.UNEXPLAINED
 
 
@@ -69,7 +69,7 @@ def from_start(series: Series, calendar: SessionCalendar, interval: Interval) ->
 
 
 def has_ended(series: Series, calendar: SessionCalendar, interval: Interval) -> bool:
-    """Say whether a window lies after the last session of its instrument."""
+    """Return whether a window lies after the last session of its instrument."""
     end = series.instrument.end
     if end is None:
         return False
@@ -187,6 +187,6 @@ def _why(gaps: Iterable[Gap]) -> str:
 
 
 def _positions(spans: SpanArrays, dates: Dates) -> tuple[int, int]:
-    """Give the first and the end place of the spans whose dates lie in a window."""
+    """Return the first and the end place of the spans whose dates lie in a window."""
     low, high = np.searchsorted(spans.days, [np.datetime64(day) for day in dates])
     return int(low), int(high)

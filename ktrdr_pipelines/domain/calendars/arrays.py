@@ -15,7 +15,7 @@ NEW_YORK: Final = "America/New_York"
 
 
 def dates_of(index: pd.Index) -> np.ndarray:
-    """Give the dates of an index as ``datetime64[D]``."""
+    """Return the dates of an index as ``datetime64[D]``."""
     return np.asarray(pd.DatetimeIndex(index).to_numpy().astype("datetime64[D]"))
 
 
@@ -26,7 +26,7 @@ def micros_of(moments: pd.DatetimeIndex) -> np.ndarray:
 
 
 def at_clock(days: pd.DatetimeIndex, minutes: np.ndarray | int, zone: str) -> np.ndarray:
-    """Give the moments so many minutes of wall clock after (or before) each local midnight.
+    """Return the moments so many minutes of wall clock after (or before) each local midnight.
 
     A wall time that a change of the clocks leaves out is taken an hour later, one that comes twice
     is the first: no exchange opens or closes then.
@@ -38,7 +38,7 @@ def at_clock(days: pd.DatetimeIndex, minutes: np.ndarray | int, zone: str) -> np
 
 
 def breaks_of(starts: pd.Series, ends: pd.Series) -> np.ndarray:
-    """Give the breaks of a table, shape ``(n, 2)``; rows without one are left out."""
+    """Return the breaks of a table, shape ``(n, 2)``; rows without one are left out."""
     there = np.asarray(starts.notna() & (starts < ends))
     pairs = (micros_of(pd.DatetimeIndex(side[there])) for side in (starts, ends))
     return np.column_stack(list(pairs))

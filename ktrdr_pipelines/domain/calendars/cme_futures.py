@@ -135,7 +135,7 @@ def globex_hours(key: str) -> SessionCalendar:
 
 
 def _days_and_closes(family: _Family) -> tuple[pd.DatetimeIndex, np.ndarray]:
-    """Give the trade dates, and each one's early close, or midnight where it has none."""
+    """Return the trade dates, and each one's early close, or midnight where it has none."""
     calendar = pandas_market_calendars.get_calendar(family.library)
     schedule = calendar.schedule(KNOWN_FROM, KNOWN_TO)
     wall = pd.DatetimeIndex(schedule["market_close"]).tz_convert(CHICAGO)

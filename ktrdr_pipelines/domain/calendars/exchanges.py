@@ -75,13 +75,13 @@ _HALF_DAY_BEFORE: Final = 16 * 60
 
 @cache
 def exchange_codes() -> frozenset[str]:
-    """Give the ISO 10383 codes of the exchanges whose regular hours are known."""
+    """Return the ISO 10383 codes of the exchanges whose regular hours are known."""
     names = exchange_calendars.get_calendar_names(include_aliases=False)
     return frozenset(names) - _NO_EXCHANGES - _BROKEN | frozenset(_ONLY_IN_MARKET_CALENDARS)
 
 
 def is_exchange(key: str) -> bool:
-    """Say whether a key such as ``XLON.RTH`` names hours that are known."""
+    """Return whether a key such as ``XLON.RTH`` names hours that are known."""
     return key == EXTENDED or (
         key.endswith(_REGULAR) and key.removesuffix(_REGULAR) in exchange_codes()
     )
@@ -124,7 +124,7 @@ def _new_york_extended() -> SessionCalendar:
 
 @cache
 def _schedule(code: str) -> tuple[pd.DataFrame, str]:
-    """Give an exchange's table (open, close, breaks in UTC), and its zone."""
+    """Return an exchange's table (open, close, breaks in UTC), and its zone."""
     with warnings.catch_warnings():
         # exchange_calendars 4.13 builds its table with calls that pandas 3 deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)

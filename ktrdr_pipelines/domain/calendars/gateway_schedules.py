@@ -197,7 +197,7 @@ def _misdated(known: SessionCalendar, days: Sequence[LearnedDay]) -> str:
 
 
 def differs(known: SessionCalendar, told: LearnedDay) -> bool:
-    """Say whether a date opens or closes at other times than is known, or not at all."""
+    """Return whether a date opens or closes at other times than is known, or not at all."""
     sessions = known.sessions(told.day, told.day + _DAY)
     hours = [(session.opens_at, session.closes_at) for session in sessions]
     return hours != ([(told.parts[0].start, told.parts[-1].end)] if told.parts else [])

@@ -52,24 +52,24 @@ _DAY = timedelta(days=1)
 
 
 def calendar_keys() -> list[str]:
-    """Give every calendar that can be named without a gateway, in order."""
+    """Return every calendar that can be named without a gateway, in order."""
     exchanges = (f"{code}.RTH" for code in exchange_codes())
     return sorted((*exchanges, EXTENDED, *FAMILIES, SPOT_FX, CRYPTO))
 
 
 def is_gateways(key: str) -> bool:
-    """Say whether only the gateway knows the sessions of a calendar."""
+    """Return whether only the gateway knows the sessions of a calendar."""
     return key.startswith(f"{GATEWAY}:")
 
 
 def is_assumed(key: str) -> bool:
-    """Say whether a calendar is an assumption, for which each contract's own hours stand in."""
+    """Return whether a calendar is an assumption, for which each contract's own hours stand in."""
     return key == CRYPTO
 
 
 @cache
 def calendar_named(key: str) -> SessionCalendar:
-    """Give the calendar of a key as it is known offline; it is built when first asked for.
+    """Return the calendar of a key as it is known offline; it is built when first asked for.
 
     Raises:
         KeyError: no such calendar; the known ones are ``calendar_keys()`` and ``GATEWAY:ZONE``.
@@ -84,7 +84,7 @@ def calendar_named(key: str) -> SessionCalendar:
 
 
 def is_calendar(key: str) -> bool:
-    """Say whether a key names a calendar."""
+    """Return whether a key names a calendar."""
     if is_gateways(key):
         try:
             _unknown_sessions(key)
@@ -95,7 +95,7 @@ def is_calendar(key: str) -> bool:
 
 
 def _unknown_sessions(key: str) -> SessionCalendar:
-    """Give a calendar that knows zone and roll, and no session."""
+    """Return a calendar that knows zone and roll, and no session."""
     found = _GATEWAY_KEY.fullmatch(key)
     if found is None:
         raise KeyError(key)

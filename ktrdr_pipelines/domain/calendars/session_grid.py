@@ -89,7 +89,7 @@ def shared(left: IntervalArrays, right: IntervalArrays) -> Overlaps:
 
 
 def is_covered(spans: IntervalArrays, by: IntervalArrays) -> np.ndarray:
-    """Say of each span whether it lies wholly inside one interval."""
+    """Return for each span whether it lies wholly inside one interval."""
     inside = np.zeros(len(spans.starts), dtype=bool)
     if len(by.starts) < _FEW:
         low = spans.starts.searchsorted(by.starts, side="left")
@@ -138,7 +138,7 @@ class Trading:
 class SpanArrays:
     """Expected spans, oldest first, one place each; times in microseconds since 1970 UTC.
 
-    ``spans`` lie on the stamp axis, ``closes`` is when they are over; ``days`` is the session date
+    ``spans`` lie on the axis of bar timestamps, ``closes`` is when they are over; ``days`` is the session date
     (1w: the Monday); ``bars`` the number of bars expected in each. ``trading`` is None for days
     and weeks, whose spans hold one bar each.
     """
@@ -160,7 +160,7 @@ class SpanArrays:
         return np.asarray(np.maximum(self.trading.bars(pieces), 1))
 
     def positions_of(self, days: np.ndarray) -> np.ndarray:
-        """Give the place of the span of each session date (``datetime64[D]``), -1 where none is."""
+        """Return the place of the span of each session date (``datetime64[D]``), -1 where none is."""
         if not len(self.days):
             return np.full(len(days), -1)
         keys = _mondays(days) if self.timeframe is Timeframe.W1 else days
@@ -168,7 +168,7 @@ class SpanArrays:
         return np.asarray(np.where(self.days[position] == keys, position, -1))
 
     def slice(self, low: int, high: int) -> "SpanArrays":
-        """Give the spans of some places; nothing is copied."""
+        """Return the spans of some places; nothing is copied."""
         spans = IntervalArrays(self.spans.starts[low:high], self.spans.ends[low:high])
         days, bars = self.days[low:high], self.bars[low:high]
         return SpanArrays(self.timeframe, spans, self.closes[low:high], days, bars, self.trading)
@@ -176,7 +176,7 @@ class SpanArrays:
 
 @lru_cache(maxsize=_MOST_KEPT)
 def span_arrays(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
-    """Give all spans that a calendar knows; the last calendars asked for are kept."""
+    """Return all spans that a calendar knows; the last calendars asked for are kept."""
     if timeframe.is_intraday:
         return _intraday(calendar, timeframe)
     days = calendar.days.astype("datetime64[D]")
@@ -207,7 +207,7 @@ def _dated(
 
 
 def _less_breaks(spans: IntervalArrays, breaks: np.ndarray) -> IntervalArrays:
-    """Give the intervals of sessions in which trading goes on."""
+    """Return the intervals of sessions in which trading goes on."""
     if not len(breaks):
         return spans
     starts = np.sort(np.append(spans.starts, breaks[:, 1]))
@@ -222,5 +222,5 @@ def _offsets(moments: np.ndarray, zone: str) -> np.ndarray:
 
 
 def _mondays(days: np.ndarray) -> np.ndarray:
-    """Give the Mondays of the weeks that dates lie in; 1970-01-01 was a Thursday."""
+    """Return the Mondays of the weeks that dates lie in; 1970-01-01 was a Thursday."""
     return np.asarray(days - (days.astype(np.int64) + 3) % 7)

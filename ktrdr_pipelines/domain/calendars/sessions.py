@@ -5,7 +5,7 @@ Not here: where a calendar's facts come from (``domain.calendars.registry``).
 Two axes of time meet here. Real time says when a session opens and closes. The *stamp axis* says
 where bars of a timeframe stand: for intraday bars it is real time; for 1d a session stands at
 ``[midnight UTC of its date, next midnight)``, for 1w a week at ``[Monday, next Monday)``. Coverage,
-gaps and chunks live on the stamp axis; a span ties one of its intervals to the real close.
+gaps and chunks live on the axis of bar timestamps; a span ties one of its intervals to the real close.
 """
 
 from dataclasses import dataclass
@@ -135,7 +135,7 @@ class SessionCalendar:
         )
 
     def until(self, end: date) -> "SessionCalendar":
-        """Give the calendar without the sessions from a date on; days and zone stay."""
+        """Return the calendar without the sessions from a date on; days and zone stay."""
         count = int(np.searchsorted(self._days, np.datetime64(end)))
         if count == len(self._days):
             return self
@@ -152,18 +152,18 @@ class SessionCalendar:
         )
 
     def sessions(self, first: date, end: date) -> list[Session]:
-        """Give the sessions dated in ``[first, end)``."""
+        """Return the sessions dated in ``[first, end)``."""
         low, high = np.searchsorted(self._days, [np.datetime64(first), np.datetime64(end)])
         return [self._session(position) for position in range(int(low), int(high))]
 
     def sessions_meeting(self, interval: Interval) -> list[Session]:
-        """Give the sessions that share real time with an interval."""
+        """Return the sessions that share real time with an interval."""
         low = np.searchsorted(self._closes, _micros(interval.start), side="right")
         high = np.searchsorted(self._opens, _micros(interval.end), side="left")
         return [self._session(position) for position in range(int(low), int(high))]
 
     def day_starts_at(self, day: date) -> datetime:
-        """Give the real time at which a session day begins (local midnight less the roll)."""
+        """Return the real time at which a session day begins (local midnight less the roll)."""
         wall = datetime.combine(day, time()) - self.roll
         return wall.replace(tzinfo=ZoneInfo(self.zone)).astimezone(UTC)
 
@@ -181,12 +181,12 @@ class SessionCalendar:
         return day_end
 
     def day_of(self, moment: datetime) -> date:
-        """Give the session date that a moment belongs to, whether or not a session is open."""
+        """Return the session date that a moment belongs to, whether or not a session is open."""
         day: date = self.days_of(np.array([_micros(moment)]))[0].item()
         return day
 
     def days_of(self, micros: np.ndarray) -> np.ndarray:
-        """Give the session dates (``datetime64[D]``) of int64 microseconds since 1970 UTC."""
+        """Return the session dates (``datetime64[D]``) of int64 microseconds since 1970 UTC."""
         moments = pd.DatetimeIndex(micros.astype("datetime64[us]")).tz_localize("UTC")
         wall = moments.tz_convert(self.zone).tz_localize(None) + pd.Timedelta(self.roll)
         return np.asarray(wall.to_numpy().astype("datetime64[D]"))
@@ -200,7 +200,7 @@ class SessionCalendar:
 
 
 def monday_of(day: date) -> date:
-    """Give the Monday of the week that a date lies in."""
+    """Return the Monday of the week that a date lies in."""
     return day - timedelta(days=day.weekday())
 
 
@@ -212,7 +212,7 @@ def midnight(day: date) -> datetime:
 def interval_between(
     calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date
 ) -> Interval:
-    """Give the interval of timestamps for session dates ``[first, end)``.
+    """Return the interval of timestamps for session dates ``[first, end)``.
 
     A weekly bar belongs to the date of its Monday, so for 1w both ends move on to a Monday.
     """
@@ -224,7 +224,7 @@ def interval_between(
 
 
 def expected_spans(calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval) -> list[Span]:
-    """Give the spans, oldest first, that meet an interval of timestamps; none is cut."""
+    """Return the spans, oldest first, that meet an interval of timestamps; none is cut."""
     if timeframe.is_intraday:
         return [
             Span(Interval(s.opens_at, s.closes_at), s.opens_at, s.closes_at)
@@ -241,13 +241,13 @@ def expected_spans(calendar: SessionCalendar, timeframe: Timeframe, wanted: Inte
 def expected_timestamps(
     calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval
 ) -> IntervalSet:
-    """Give the expected spans inside an interval of timestamps as one set."""
+    """Return the expected spans inside an interval of timestamps as one set."""
     spans = expected_spans(calendar, timeframe, wanted)
     return IntervalSet(span.interval for span in spans).clip(wanted)
 
 
 def _monday_from(day: date) -> date:
-    """Give the first Monday that is not before a date."""
+    """Return the first Monday that is not before a date."""
     return monday_of(day + timedelta(days=6))
 
 

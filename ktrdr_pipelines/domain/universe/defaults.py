@@ -28,7 +28,7 @@ _REGULAR, _EXTENDED = ".RTH", ".ETH"
 
 
 def calendar_for(entry: Entry, made: Instrument, market: Market | None) -> str:
-    """Give the key of the calendar that an instrument keeps.
+    """Return the key of the calendar that an instrument keeps.
 
     Args:
         entry: what was said, for the places of errors.

@@ -45,7 +45,7 @@ class _Text:
         return list(self.symbols.value)
 
     def line_of(self, symbol: str) -> int:
-        """Give the number of an entry."""
+        """Return the number of an entry."""
         keys = [key.value for key, _ in self.pairs]
         if symbol not in keys:
             raise UniverseError(
@@ -56,7 +56,7 @@ class _Text:
         return keys.index(symbol)
 
     def with_part(self, start: int, end: int, new: str) -> str:
-        """Give the text with one interval replaced."""
+        """Return the text with one interval replaced."""
         return self.text[:start] + new + self.text[end:]
 
 
@@ -111,7 +111,7 @@ def remove_symbol(text: str, name: str, symbol: str) -> str:
 
 
 def rename_symbol(text: str, name: str, symbol: str, new_symbol: str) -> str:
-    """Give an entry another key; the instrument stays what it is.
+    """Return an entry another key; the instrument stays what it is.
 
     What was derived from the old key and would not be from the new one is written down.
 
@@ -129,7 +129,7 @@ def rename_symbol(text: str, name: str, symbol: str, new_symbol: str) -> str:
 
 
 def _renamed(old: _Text, line_of: int, new_symbol: str, fields: Mapping[str, str]) -> str:
-    """Give the text with another key and more said under it."""
+    """Return the text with another key and more said under it."""
     key, value = old.pairs[line_of]
     whole = old.with_part(*_said(old, value, fields))
     start, end = key.start_mark.index, key.end_mark.index
@@ -147,7 +147,7 @@ def _lost(old: _Text, line_of: int, new_symbol: str) -> dict[str, str]:
 
 
 def _derived(old: _Text, symbol: str) -> dict[str, str]:
-    """Give all that the entry of a symbol leaves to its key."""
+    """Return all that the entry of a symbol leaves to its key."""
     universe = parse_universe(old.text, old.name)
     told = universe.describe(universe.instrument(symbol))
     return {
@@ -162,7 +162,7 @@ def _value(told: str) -> str:
 
 
 def _said(old: _Text, value: yaml.Node, fields: Mapping[str, str]) -> tuple[int, int, str]:
-    """Give the edit that writes fields into the value of an entry."""
+    """Return the edit that writes fields into the value of an entry."""
     start, end = value.start_mark.index, value.end_mark.index
     if not fields:
         return start, start, ""
@@ -185,7 +185,7 @@ def _checked(
     removed: str = "",
     renamed: tuple[str, str] = ("", ""),
 ) -> str:
-    """Give the new text if it means the old one with the one change, and nothing else.
+    """Return the new text if it means the old one with the one change, and nothing else.
 
     Raises:
         UniverseError: it does not.
@@ -230,7 +230,7 @@ def _changed(
 
 
 def _lines_of(old: _Text, line_of: int) -> tuple[int, int]:
-    """Give the interval of the text that is one entry's own."""
+    """Return the interval of the text that is one entry's own."""
     pairs = old.pairs
     start = pairs[line_of][0].start_mark.index
     if old.symbols.flow_style:
@@ -242,7 +242,7 @@ def _lines_of(old: _Text, line_of: int) -> tuple[int, int]:
 
 
 def _last_mark(node: yaml.Node) -> int:
-    """Give where a value really ends; block mappings claim what follows up to the next key."""
+    """Return where a value really ends; block mappings claim what follows up to the next key."""
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _last_mark(last[1] if isinstance(last, tuple) else last)
@@ -250,7 +250,7 @@ def _last_mark(node: yaml.Node) -> int:
 
 
 def _line_end(text: str, index: int) -> int:
-    """Give the place behind the line that holds a place."""
+    """Return the place behind the line that holds a place."""
     end = text.find("\n", index)
     return len(text) if end < 0 else end + 1
 
@@ -276,6 +276,6 @@ def _scalar(value: str) -> str:
 
 
 def described(universe: Universe, symbol: str) -> dict[str, str]:
-    """Give each field of a symbol as the file would write it."""
+    """Return each field of a symbol as the file would write it."""
     told = universe.describe(universe.instrument(symbol))
     return {field: _value(text) for field, text in told.items()}

@@ -102,7 +102,7 @@ class Entry:
     said: Mapping[str, Any]
 
     def at(self, name: str) -> Item:
-        """Give the place of a field, or of the whole entry where the field is not said."""
+        """Return the place of a field, or of the whole entry where the field is not said."""
         return self.item.mapping().get(name, self.item)
 
 

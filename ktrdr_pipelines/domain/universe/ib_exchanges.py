@@ -35,7 +35,7 @@ class Market:
     days: str
 
     def calendar(self, *, use_rth: bool) -> str:
-        """Give the calendar of regular or of all hours, or nothing where it is unknown."""
+        """Return the calendar of regular or of all hours, or nothing where it is unknown."""
         return self.regular if use_rth else self.all_hours
 
     @property
@@ -138,7 +138,7 @@ _CRYPTO: Final = Market("USD", "", "CRYPTO", "CRYPTO")
 def market_of(
     sec_type: SecType, exchange: str, primary_exchange: str, *, symbol: str, currency: str
 ) -> Market | None:
-    """Give the market of an instrument, or None where no table has it.
+    """Return the market of an instrument, or None where no table has it.
 
     ``currency`` is what the person said, or nothing. A stock that SMART routes is a US stock
     unless its primary exchange or its currency says otherwise.
@@ -158,7 +158,7 @@ def market_of(
 
 
 def _future(exchange: str, symbol: str) -> Market | None:
-    """Give a future's market; of a product of CME Group in no family only the days are known."""
+    """Return a future's market; of a product of CME Group in no family only the days are known."""
     if exchange not in _CME_GROUP:
         return None
     return Market("USD", "", _FAMILIES.get((exchange, symbol), ""), "GLOBEX.EQUITY")

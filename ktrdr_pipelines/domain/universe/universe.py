@@ -37,7 +37,7 @@ class Windows:
     first_year: int = 1980
 
     def first_day(self, timeframe: Timeframe) -> date:
-        """Give the first session date that a window of a timeframe can hold."""
+        """Return the first session date that a window of a timeframe can hold."""
         return self.first_month if timeframe is Timeframe.M1 else date(self.first_year, 1, 1)
 
 
@@ -55,7 +55,7 @@ class Universe:
     origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def instrument(self, symbol: str) -> Instrument:
-        """Give the instrument of a symbol.
+        """Return the instrument of a symbol.
 
         Raises:
             UnknownSymbolError: it is not there; the text has the nearest ones.
@@ -80,7 +80,7 @@ class Universe:
         return found
 
     def series(self, timeframe: Timeframe | None = None) -> tuple[Series, ...]:
-        """Give every series, or those of one timeframe, in the order of the file."""
+        """Return every series, or those of one timeframe, in the order of the file."""
         return tuple(
             Series(instrument, one)
             for instrument in self.instruments.values()
@@ -89,7 +89,7 @@ class Universe:
         )
 
     def describe(self, instrument: Instrument) -> dict[str, str]:
-        """Give each field by IB's name as text, with where it came from in parentheses."""
+        """Return each field by IB's name as text, with where it came from in parentheses."""
         values: dict[str, Any] = {
             "sec_type": instrument.sec_type,
             "symbol": instrument.ib_symbol,

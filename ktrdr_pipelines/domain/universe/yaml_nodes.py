@@ -37,7 +37,7 @@ class Item:
 
     @property
     def is_null(self) -> bool:
-        """Say whether nothing is written where a value could be."""
+        """Return whether nothing is written where a value could be."""
         return self.node.tag == _NULL
 
     def error(self, reason: str, hint: str) -> UniverseError:
@@ -45,7 +45,7 @@ class Item:
         return bad(self.name, self.line, *self.keys, reason=reason, hint=hint)
 
     def mapping(self) -> dict[str, "Item"]:
-        """Give the items of a mapping by key as written; nothing written is an empty one."""
+        """Return the items of a mapping by key as written; nothing written is an empty one."""
         if self.is_null:
             return {}
         if not isinstance(self.node, yaml.MappingNode):
@@ -75,27 +75,27 @@ class Item:
                 raise item.error("is not a known key", f"{hint}Known are {', '.join(known)}")
 
     def text(self) -> str:
-        """Give a single value as written."""
+        """Return a single value as written."""
         if not isinstance(self.node, yaml.ScalarNode) or self.is_null or not self.node.value:
             raise self.error(f"is {_kind(self.node)}", "It must be a single value")
         return str(self.node.value)
 
     def word(self, pattern: str, allowed: str) -> str:
-        """Give a value of a certain form."""
+        """Return a value of a certain form."""
         text = self.text()
         if not re.fullmatch(pattern, text):
             raise self.error(f"is {text!r}", f"It must be {allowed}")
         return text
 
     def choice(self, kind: type[E]) -> E:
-        """Give one of a few names."""
+        """Return one of a few names."""
         text = self.text()
         if text not in list(kind):
             raise self.error(f"is {text!r}", f"Allowed are {', '.join(kind)}")
         return kind(text)
 
     def choices(self, kind: type[E]) -> tuple[E, ...]:
-        """Give a list of a few names, each once, in the order written."""
+        """Return a list of a few names, each once, in the order written."""
         if not isinstance(self.node, yaml.SequenceNode) or not self.node.value:
             allowed = f"It must be a list in brackets of some of {', '.join(kind)}"
             raise self.error(f"is {_kind(self.node)}", allowed)
@@ -107,14 +107,14 @@ class Item:
         return tuple(found)
 
     def flag(self) -> bool:
-        """Give true or false."""
+        """Return true or false."""
         text = self.text()
         if text.lower() not in _FLAGS:
             raise self.error(f"is {text!r}", "It must be true or false")
         return _FLAGS[text.lower()]
 
     def day(self, first: date, last: date) -> date:
-        """Give a date that lies between two, both allowed."""
+        """Return a date that lies between two, both allowed."""
         text = self.text()
         allowed = f"It must be a date such as 2020-01-31, from {first} to {last}"
         try:
