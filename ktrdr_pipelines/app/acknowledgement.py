@@ -1,7 +1,7 @@
-"""List and acknowledge ranges without bars that are explained in spite of held data, or by the user.
+"""List ranges explained in spite of held data or by the user, and acknowledge missing sessions.
 
-``explained_ranges`` lists them with the statements they rest on; ``acknowledge`` records the user's
-explanation of a session that is missing as a whole. No gateway is needed.
+``explained_ranges`` lists the ranges with the statements they rest on; ``acknowledge`` records the
+user's explanation of a session that is missing as a whole. No gateway is needed.
 
 Not here: what statements prove (``domain.planning.empty_ranges``), how the proof is written
 (``store.bars.bar_store``).

@@ -98,7 +98,7 @@ def test_add_keeps_the_file_and_shows_what_came_of_it(ktrdr: Any, store: Path) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("AAPL",), "has AAPL already"),
+        (("AAPL",), "already has AAPL"),
         (("QQQ", "--colour", "blue"), "--what-to-show"),
         (("QQQ", "--start"), "no value"),
         (("QQQ", "--start", "soon"), "soon"),

@@ -1,7 +1,7 @@
-"""From tables of the calendar libraries to the arrays that calendars are made of.
+"""Convert tables of the calendar libraries to the arrays that calendars are made of.
 
-Not here: which table is whose (``domain.calendars.exchanges``, ``domain.calendars.cme_futures``,
-``domain.calendars.fx_crypto``).
+Not here: the calendars themselves (``domain.calendars.exchanges``,
+``domain.calendars.cme_futures``, ``domain.calendars.fx_crypto``).
 """
 
 from typing import Final
@@ -20,7 +20,7 @@ def dates_of(index: pd.Index) -> np.ndarray:
 
 
 def micros_of(moments: pd.DatetimeIndex) -> np.ndarray:
-    """Give aware moments as int64 microseconds since 1970 UTC."""
+    """Return aware moments as int64 microseconds since 1970 UTC."""
     plain = moments.tz_convert("UTC").tz_localize(None).to_numpy()
     return np.asarray(plain.astype("datetime64[us]").astype(np.int64))
 
@@ -28,8 +28,8 @@ def micros_of(moments: pd.DatetimeIndex) -> np.ndarray:
 def at_clock(days: pd.DatetimeIndex, minutes: np.ndarray | int, zone: str) -> np.ndarray:
     """Return the moments so many minutes of wall clock after (or before) each local midnight.
 
-    A wall time that a change of the clocks leaves out is taken an hour later, one that comes twice
-    is the first: no exchange opens or closes then.
+    A wall time that a change of the clocks skips is moved an hour later, of one that occurs twice
+    the first is returned: no exchange opens or closes then.
     """
     wall = days + pd.to_timedelta(minutes, unit="m")
     ambiguous = np.ones(len(days), dtype=bool)
