@@ -66,15 +66,15 @@ class Disagreement:
                 f"the volumes of {self.bars} bars from {self.first:%Y-%m-%d %H:%MZ} to "
                 f"{self.last:%Y-%m-%d %H:%MZ} are {self.ratio:.4g} times what they were before, or "
                 f"what those of the sessions before are, at the same prices: they seem to be in "
-                f"{unit}, the others in {other}. All bars stay as they came. Hint: set the gateway "
-                "to tell volumes in one unit; `ktrdr load SYMBOL TIMEFRAME --refresh` requests all "
-                "of it again"
+                f"{unit}, the others in {other}. All bars are kept as returned. Hint: set the "
+                "gateway to report volumes in one unit; `ktrdr load SYMBOL TIMEFRAME --refresh` "
+                "requests all of it again"
             )
         return (
             f"{self.bars} held bars from {self.first:%Y-%m-%d %H:%MZ} to "
-            f"{self.last:%Y-%m-%d %H:%MZ} came again at {self.ratio:.4g} times their price: older "
-            "and newer bars may be on different price bases (a split). Hint: `ktrdr load SYMBOL "
-            "TIMEFRAME --refresh` requests all of it again"
+            f"{self.last:%Y-%m-%d %H:%MZ} were returned again at {self.ratio:.4g} times their "
+            "price: older and newer bars may be on different price bases (a split). Hint: `ktrdr "
+            "load SYMBOL TIMEFRAME --refresh` requests all of it again"
         )
 
 
@@ -182,9 +182,9 @@ def explained(
         Which bars are implausible and explained by no finding, and the findings that explain a
         bar, in their order.
     """
-    told = {one.ts: one for one in known}
-    held = {one.ts: one.detail for one in findings_of(bars, told, sec_type)}
-    found = [one for one in told.values() if held.get(one.ts) == one.detail]
+    recorded = {one.ts: one for one in known}
+    held = {one.ts: one.detail for one in findings_of(bars, recorded, sec_type)}
+    found = [one for one in recorded.values() if held.get(one.ts) == one.detail]
     damaged = implausible_rows(bars, sec_type) & ~np.isin(
         timestamps(bars), [one.ts for one in found]
     )
@@ -241,9 +241,9 @@ def _below(bars: pa.Table, name: str, most: float) -> np.ndarray:
     return np.asarray(pc.fill_null(pc.less(pc.abs(bars[name]), most), True).to_numpy())  # noqa: FBT003
 
 
-def _values(answer: Response) -> set[tuple[int, str]]:
+def _values(response: Response) -> set[tuple[int, str]]:
     """Return the values of a response's implausible bars."""
-    return {(one.ts, one.detail) for one in findings_of(answer.bars, answer.implausible)}
+    return {(one.ts, one.detail) for one in findings_of(response.bars, response.implausible)}
 
 
 def _positions(keys: Iterable[int], length: timedelta) -> list[Interval]:
@@ -251,15 +251,15 @@ def _positions(keys: Iterable[int], length: timedelta) -> list[Interval]:
 
 
 def _without(
-    answer: Response, dropped: set[int], missing: IntervalSet, length: timedelta
+    response: Response, dropped: set[int], missing: IntervalSet, length: timedelta
 ) -> Response | None:
     """Return a response without some bars; their intervals, and ``missing``, are not covered."""
-    kept = ~np.isin(timestamps(answer.bars), list(dropped))
+    kept = ~np.isin(timestamps(response.bars), list(dropped))
     if not kept.any():
         return None
     return replace(
-        answer,
-        bars=answer.bars.filter(pa.array(kept)),
-        impossible=answer.impossible | missing | IntervalSet(_positions(dropped, length)),
-        implausible=tuple(key for key in answer.implausible if key not in dropped),
+        response,
+        bars=response.bars.filter(pa.array(kept)),
+        impossible=response.impossible | missing | IntervalSet(_positions(dropped, length)),
+        implausible=tuple(key for key in response.implausible if key not in dropped),
     )

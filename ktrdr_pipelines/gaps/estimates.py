@@ -243,7 +243,7 @@ class Estimate:
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """One line for the user."""
         return (
             f"{self.requests:,} requests, up to {self.bars:,} bars, "
             f"{size_text(self.size_bytes)}, about {time_text(self.seconds)}"

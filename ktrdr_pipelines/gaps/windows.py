@@ -96,15 +96,15 @@ class WindowIndex:
             StoreError: its files or the ledger cannot be read.
         """
         calendar = self._index.calendars.of(series.instrument)
-        told = self._index.completeness(series, now)
-        rows = self._rows(series, told)
+        completeness = self._index.completeness(series, now)
+        rows = self._rows(series, completeness)
         (found,) = self._index.series_gaps([series], now)
         status: dict[str, WindowStatus] = {}
         for name, (first, end) in windows.items():
             interval = interval_between(calendar, series.timeframe, first, end)
             low, high = np.searchsorted(rows[0], [np.datetime64(first), np.datetime64(end)])
             count = int(rows[1][low:high].sum())
-            state = _state(series, calendar, told, (first, end), rows=count, now=now)
+            state = _state(series, calendar, completeness, (first, end), rows=count, now=now)
             if state is WindowState.NO_SESSION and has_ended(series, calendar, interval):
                 state = WindowState.ENDED
             elif calendar.known is None and found.missing.clip(interval):
@@ -139,10 +139,10 @@ class WindowIndex:
                 status[name] = replace(one, state=WindowState.UNEXPLAINED, unexplained=missing)
         return status
 
-    def _rows(self, series: Series, told: Completeness) -> tuple[np.ndarray, np.ndarray]:
+    def _rows(self, series: Series, completeness: Completeness) -> tuple[np.ndarray, np.ndarray]:
         """Return session dates, ascending, and the bars of each; a week is dated by its Monday."""
         if series.timeframe is Timeframe.W1:
-            return told.spans.days, told.have
+            return completeness.spans.days, completeness.have
         counts = self._index.store.rows_per_session(series)
         return np.array(list(counts), "datetime64[D]"), np.array(list(counts.values()), np.int64)
 
@@ -150,7 +150,7 @@ class WindowIndex:
 def _state(
     series: Series,
     calendar: SessionCalendar,
-    told: Completeness,
+    completeness: Completeness,
     dates: Dates,
     *,
     rows: int,
@@ -158,10 +158,10 @@ def _state(
 ) -> WindowState:
     everything = span_arrays(calendar, series.timeframe)
     low, high = _positions(everything, dates)
-    part = slice(*_positions(told.spans, dates))
+    part = slice(*_positions(completeness.spans, dates))
     starts = everything.spans.starts[low:high]
     states = (
-        (bool(told.unexplained[part].any()), WindowState.UNEXPLAINED),
+        (bool(completeness.unexplained[part].any()), WindowState.UNEXPLAINED),
         (closed_count(everything, now) < high, WindowState.OPEN),
         (bool(rows), WindowState.COMPLETE),
         (low == high, WindowState.NO_SESSION),
@@ -169,7 +169,7 @@ def _state(
             bool((starts < micros(first_timestamp(series, calendar))).all()),
             WindowState.BEFORE_START,
         ),
-        (bool(told.explained[part].any()), WindowState.BEFORE_LISTING),
+        (bool(completeness.explained[part].any()), WindowState.BEFORE_LISTING),
     )
     return next((state for holds, state in states if holds), WindowState.EMPTY)
 

@@ -138,10 +138,10 @@ def every_day(days: Sequence[LearnedDay]) -> list[LearnedDay]:
     """
     if not days:
         return []
-    told = {one.day: one for one in days}
+    by_day = {one.day: one for one in days}
     count = (days[-1].day - days[0].day).days + 1
     dates = (days[0].day + position * _DAY for position in range(count))
-    return [told.get(day, LearnedDay(day, ())) for day in dates]
+    return [by_day.get(day, LearnedDay(day, ())) for day in dates]
 
 
 def judged(
@@ -352,10 +352,10 @@ def overlaid(base: SessionCalendar, days: Sequence[LearnedDay]) -> SessionCalend
     dates = np.array([one.day for one in days], dtype="datetime64[D]")
     kept = ~np.isin(base.days, dates)
     opened = [one for one in days if one.parts]
-    told = np.array([one.day for one in opened], dtype="datetime64[D]")
+    opened_dates = np.array([one.day for one in opened], dtype="datetime64[D]")
     opens = np.array([micros(one.parts[0].start) for one in opened], dtype=np.int64)
     closes = np.array([micros(one.parts[-1].end) for one in opened], dtype=np.int64)
-    joined = np.concatenate([base.days[kept], told])
+    joined = np.concatenate([base.days[kept], opened_dates])
     order = np.argsort(joined, kind="stable")
     return SessionCalendar(
         key=base.key,
@@ -380,31 +380,31 @@ def with_own_hours(base: SessionCalendar, days: Sequence[LearnedDay]) -> Session
         base: sessions of every date, each of which begins where the one before ends.
         days: the contract's dates, one element a date, oldest first.
     """
-    told = overlaid(base, days)
-    if told is base:
+    stated = overlaid(base, days)
+    if stated is base:
         return base
-    opens, closes = told.opens.copy(), told.closes.copy()
+    opens, closes = stated.opens.copy(), stated.closes.copy()
     own = np.array([one.day for one in days], dtype="datetime64[D]")
     for run in np.split(own, np.flatnonzero(np.diff(own) > _ONE_DATE) + 1):
-        low, high = np.searchsorted(told.days, [run[0], run[-1] + _ONE_DATE])
+        low, high = np.searchsorted(stated.days, [run[0], run[-1] + _ONE_DATE])
         if low == high:
             continue  # only closed dates, whose hours are the calendar's own
         # A closed date at the edge of a run lasts as long as the open one beside it.
-        if low > 0 and told.days[low - 1] == run[0] - _ONE_DATE:
-            closes[low - 1] = opens[low] - _days_us(told.days[low] - run[0])
-        if high < len(opens) and told.days[high] == run[-1] + _ONE_DATE:
-            opens[high] = closes[high - 1] + _days_us(run[-1] - told.days[high - 1])
-    _keep_apart(opens, closes, np.isin(told.days, own))
+        if low > 0 and stated.days[low - 1] == run[0] - _ONE_DATE:
+            closes[low - 1] = opens[low] - _days_us(stated.days[low] - run[0])
+        if high < len(opens) and stated.days[high] == run[-1] + _ONE_DATE:
+            opens[high] = closes[high - 1] + _days_us(run[-1] - stated.days[high - 1])
+    _keep_apart(opens, closes, np.isin(stated.days, own))
     stays = opens < closes
     return SessionCalendar(
-        key=told.key,
-        zone=told.zone,
-        days=told.days[stays],
+        key=stated.key,
+        zone=stated.zone,
+        days=stated.days[stays],
         opens=opens[stays],
         closes=closes[stays],
-        breaks=told.breaks,
-        roll=told.roll,
-        days_may_differ=told.days_may_differ,
+        breaks=stated.breaks,
+        roll=stated.roll,
+        days_may_differ=stated.days_may_differ,
     )
 
 
@@ -453,6 +453,6 @@ def _breaks(base: SessionCalendar, kept: np.ndarray, opened: Sequence[LearnedDay
         for gap in IntervalSet([Interval(one.parts[0].start, one.parts[-1].end)])
         - IntervalSet(one.parts)
     ]
-    told = np.array(pauses, dtype=np.int64).reshape(-1, 2)
-    joined = np.concatenate([own, told])
+    stated = np.array(pauses, dtype=np.int64).reshape(-1, 2)
+    joined = np.concatenate([own, stated])
     return np.asarray(joined[np.argsort(joined[:, 0], kind="stable")])

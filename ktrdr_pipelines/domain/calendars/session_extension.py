@@ -124,16 +124,16 @@ def extensions(calendar: SessionCalendar, late: Mapping[date, LateBar]) -> tuple
         if late[day].ends > close:
             kind = None if usual[one] == lengths[one] else int(lengths[one])
             longest[kind] = max(longest.get(kind, 0), int(usual[one]))
-            told = (late[day].starts - close, late[day].ends - close, day)
-            groups.setdefault(kind, []).append(told)
+            late_bar = (late[day].starts - close, late[day].ends - close, day)
+            groups.setdefault(kind, []).append(late_bar)
     found = []
-    for kind, all_told in groups.items():
-        latest = sorted(all_told, reverse=True)[:NEEDED]
+    for kind, late_bars in groups.items():
+        latest = sorted(late_bars, reverse=True)[:NEEDED]
         if len(latest) == NEEDED:
             starts_us, by_us, _ = latest[-1]
             sessions = tuple(sorted(day for _, _, day in latest))
             is_whole_day = kind is not None and kind < longest[kind] <= kind + by_us
-            only = tuple(sorted(day for _, _, day in all_told)) if is_whole_day else None
+            only = tuple(sorted(day for _, _, day in late_bars)) if is_whole_day else None
             found.append(Extension(kind, by_us, starts_us, sessions, only))
     return tuple(found)
 

@@ -32,7 +32,7 @@ ALWAYS_COUNTED = {Timeframe.D1: 2, Timeframe.W1: 1}
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one request asks for.
+    """What one request is for.
 
     ``interval`` is what its response may cover, by bar timestamp; ``ends_at`` and ``duration`` are
     those of the request; ``sessions`` counts the spans inside. ``meets_covered``: the chunk ends

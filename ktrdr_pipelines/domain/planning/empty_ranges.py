@@ -190,28 +190,28 @@ def judge(
     is_renewed = was_proved and bool(around or any(one.controlled for one in empty))
     if is_renewed:
         return Verdict(_PROVED[contradicted], is_voidable=not around)
-    is_heard = is_part or _is_heard(said)
+    is_credible = is_part or _is_credible(said)
     if not contradicted:
-        told = {one.request for one in said if one.kind is StatementKind.CLOSED}
-        by_calendar = bool(told and around and len(told | around) > 1)
+        closed = {one.request for one in said if one.kind is StatementKind.CLOSED}
+        by_calendar = bool(closed and around and len(closed | around) > 1)
         if by_calendar or (len(around) > 1 and not (full and short_run)):
             return Verdict(Proof.CONFIRMED)
-        is_apart = is_heard and _are_apart(empty, positive)
+        is_apart = is_credible and _are_apart(empty, positive)
         if (thin or (around and not full)) and is_apart:
             return Verdict(Proof.CONFIRMED, is_voidable=True)
     if contradicted or (full if around else not thin):
-        return _judge_by_days(said, positive, is_heard=is_heard)
+        return _judge_by_days(said, positive, is_credible=is_credible)
     counting = [one for one in said if one.kind not in WITHOUT_BARS or one.controlled]
-    first = counting[0] if counting and is_heard else said[-1]
+    first = counting[0] if counting and is_credible else said[-1]
     return Verdict(Proof.UNCONFIRMED, first.said_at + CONFIRM_AFTER)
 
 
 def _judge_by_days(
-    said: Sequence[Statement], positive: Iterable[Statement], *, is_heard: bool
+    said: Sequence[Statement], positive: Iterable[Statement], *, is_credible: bool
 ) -> Verdict:
     """Judge a range that held data contradict: it takes statements on three days."""
     days = stated_days(said)
-    if len(days) < STATEMENT_DAYS or not is_heard:
+    if len(days) < STATEMENT_DAYS or not is_credible:
         last = said[-1].said_at
         next_at = last + CONFIRM_AFTER
         if last.date() in days:
@@ -223,7 +223,7 @@ def _judge_by_days(
     return Verdict(Proof.DISPUTED, is_voidable=len(by_bars) < STATEMENT_DAYS)
 
 
-def _is_heard(said: Iterable[Statement]) -> bool:
+def _is_credible(said: Iterable[Statement]) -> bool:
     """Return whether a statement has bars or is the contract's own, or whether there are many.
 
     A gateway that has the data, and now and then returns none of it, never returns bars around a

@@ -106,13 +106,13 @@ def evaluate(context: EvaluationContext, bars: pa.Table, reach: Interval | None)
     starts = _array(span.interval.start for span in reading.spans)
     ends = _array(span.interval.end for span in reading.spans)
     counts = np.searchsorted(reading.keys, ends) - np.searchsorted(reading.keys, starts)
-    passed_over = IntervalSet(
+    empty_spans = IntervalSet(
         span.interval for span, count in zip(reading.spans, counts, strict=True) if count == 0
     )
-    unread = passed_over | context.impossible
-    is_covered = _spoken_of(context, reading) - unread - _open_end(context, reading)
+    unread = empty_spans | context.impossible
+    is_covered = _spanned_by(context, reading) - unread - _open_end(context, reading)
     return Evaluation(
-        kept, is_covered, _around(context, reading, passed_over), _begins_at(context, reading)
+        kept, is_covered, _around(context, reading, empty_spans), _begins_at(context, reading)
     )
 
 
@@ -236,7 +236,7 @@ def _cut(keys: np.ndarray, ends: np.ndarray, reach: Interval) -> np.ndarray:
     return cut
 
 
-def _spoken_of(context: EvaluationContext, reading: _Reading) -> IntervalSet:
+def _spanned_by(context: EvaluationContext, reading: _Reading) -> IntervalSet:
     """Return the requested interval that the bars of a response span."""
     positions = np.flatnonzero(reading.kept)
     requested = context.chunk.interval
@@ -303,10 +303,10 @@ def _is_quiet_end(context: EvaluationContext, reading: _Reading, span: Span, end
     return span.interval.end - end <= longest
 
 
-def _around(context: EvaluationContext, reading: _Reading, passed_over: IntervalSet) -> IntervalSet:
+def _around(context: EvaluationContext, reading: _Reading, empty_spans: IntervalSet) -> IntervalSet:
     """Return the requested sessions without a bar that have bars on both sides."""
     inner = between(_moment(reading.keys[0]), _moment(reading.keys[-1]))
-    if inner is None or not passed_over:
+    if inner is None or not empty_spans:
         return IntervalSet()
     requested = context.chunk.interval
     return IntervalSet(
@@ -314,7 +314,7 @@ def _around(context: EvaluationContext, reading: _Reading, passed_over: Interval
         for span in reading.spans
         if requested.covers(span.interval)
         and inner.covers(span.interval)
-        and span.interval.start in passed_over
+        and span.interval.start in empty_spans
         and not context.impossible.clip(span.interval)
     )
 

@@ -75,12 +75,12 @@ class SeriesReport:
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """One line for the user."""
         if self.error is not None:
             return f"{self.series}: {self.error}"
         return (
             f"{self.series}: {self._state}; {self.requests} requests, {self.rows} bars "
-            f"answered, {self.added} new, {self.revised} revised"
+            f"returned, {self.added} new, {self.revised} revised"
         )
 
     @property

@@ -136,10 +136,10 @@ def rename_symbol(text: str, name: str, symbol: str, new_symbol: str) -> str:
     except UniverseError:
         # The entry is malformed under the new key alone: write all that it derived from the old.
         fields = {
-            field: _value(told)
-            for field, told in universe.describe(universe.instrument(symbol)).items()
-            if told.endswith("(derived)")
-            and _value(told) not in {"", "none"}
+            field: _value(field_text)
+            for field, field_text in universe.describe(universe.instrument(symbol)).items()
+            if field_text.endswith("(derived)")
+            and _value(field_text) not in {"", "none"}
             and field != "calendar"
         }
         return _renamed(old, line_of, new_symbol, fields)
@@ -154,8 +154,8 @@ def _renamed(old: _Text, line_of: int, new_symbol: str, fields: Mapping[str, str
     return _checked(old, new, renamed=(key.value, new_symbol))
 
 
-def _value(told: str) -> str:
-    return told.rpartition(" (")[0]
+def _value(field_text: str) -> str:
+    return field_text.rpartition(" (")[0]
 
 
 def _said(old: _Text, value: yaml.Node, fields: Mapping[str, str]) -> tuple[int, int, str]:
@@ -269,5 +269,5 @@ def _scalar(value: str) -> str:
 
 def described(universe: Universe, symbol: str) -> dict[str, str]:
     """Return each field of a symbol as it is written in the file."""
-    told = universe.describe(universe.instrument(symbol))
-    return {field: _value(text) for field, text in told.items()}
+    texts = universe.describe(universe.instrument(symbol))
+    return {field: _value(text) for field, text in texts.items()}
