@@ -9,7 +9,7 @@ from ktrdr_pipelines.errors import UniverseError
 
 
 def problem(text: str) -> str:
-    """Give the text of the error that a universe makes."""
+    """Return the text of the error that a universe makes."""
     with pytest.raises(UniverseError) as caught:
         parse_universe(text, "u.yaml")
     return str(caught.value)

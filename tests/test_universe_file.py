@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ktrdr_pipelines.errors import OddPathError, UniverseError
+from ktrdr_pipelines.errors import DiskError, UniverseError
 from ktrdr_pipelines.store.universe_file import UniverseFile, load_universe
 from tests.universes import AAPL, GOOD
 
@@ -97,6 +97,6 @@ def test_a_copy_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """A file where the folder should be is an error with the path."""
     universe_file = file(tmp_path)
     (tmp_path / "state").write_text("in the way")
-    with pytest.raises(OddPathError, match=r"universe\.good\.yaml") as caught:
+    with pytest.raises(DiskError, match=r"universe\.good\.yaml") as caught:
         universe_file.read()
-    assert caught.value.hint
+    assert "ktrdr repair" in caught.value.hint

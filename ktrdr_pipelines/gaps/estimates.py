@@ -114,7 +114,7 @@ class Rates:
         parts = []
         if measured:
             names = _names(measured)
-            count = f"{self.answers:,} answers of this gateway"
+            count = f"{self.answers:,} responses of this gateway"
             parts.append(f"measured for {names}{what} from {count}")
         if others:
             parts.append(
