@@ -1,14 +1,15 @@
-"""The clocks of this machine: real time, the time of the market, and seconds since the start.
+"""The clocks of this machine: real time, market time, and seconds since boot.
 
 Real and market time are the same unless ``KTRDR_CLOCK_OFFSET_S`` moves the market's, so that a
-gateway whose clock is in the past (a recording, a simulator) can be worked with as if it were the
-present.
+gateway whose clock is in the past (a recording, a simulator) can be used as if it were the present.
 
 **Market time** decides what has traded: which bars are due, which sessions have closed, how far
-windows reach, how fresh a series is, when a proof of emptiness expires. **Real time** is for
-everything that happens between this machine and others: rate limits, deadlines, claims, the next
-try of what failed, the audit, ages of files and runs. **Boot time** is what processes share for
-rate limits: it never jumps. Not here: the gateway's clock (``ib.connection.connection``).
+windows reach, how fresh a series is, when a proof that a range is empty expires. **Real time** is
+for everything between this machine and others: rate limits, deadlines, claims, retries after failed
+attempts, the audit, ages of files and runs. **Boot time** is shared by processes for rate limits:
+it never jumps.
+
+Not here: the gateway's clock (``ib.connection.connection``).
 """
 
 import sys
@@ -23,17 +24,17 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def system_now() -> datetime:
-    """Return this machine's time."""
+    """Return this machine's time, in UTC."""
     return datetime.now(tz=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Tells both times.
+    """Real time and market time.
 
     Args:
         offset_s: seconds by which market time is ahead of real time; negative where it is behind.
-        real: gives real time.
+        real: returns real time.
     """
 
     offset_s: float = 0.0
@@ -44,15 +45,15 @@ class Clock:
         return self.real()
 
     def market_now(self) -> datetime:
-        """Return the time of the market."""
+        """Return market time."""
         return self.market_at(self.real())
 
     def market_at(self, real: datetime) -> datetime:
-        """Return the time of the market at a moment of real time."""
+        """Return market time at a moment of real time."""
         return real + timedelta(seconds=self.offset_s)
 
     def moved_now(self) -> datetime | None:
-        """Return the time of the market where it is not real time, else None."""
+        """Return market time, or None where it is the same as real time."""
         return self.market_now() if self.offset_s else None
 
     def __str__(self) -> str:
@@ -64,7 +65,7 @@ class Clock:
 
 
 def boot_time_s() -> float:
-    """Give seconds since this machine started, asleep or not; the same in every process."""
+    """Return the seconds since this machine started, suspended or not; equal in all processes."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -72,10 +73,10 @@ def boot_time_s() -> float:
 
 @cache
 def boot_id() -> str:
-    """Name this run of the machine; timestamps of another run mean nothing.
+    """Return an identifier of this boot of the machine; boot times of another one mean nothing.
 
-    Where the system gives no name it is constant: then timestamps from before a restart look as if
-    they lay in the future, and whoever reads them must drop those (``ib.pacing.shared_state``).
+    Where the system has none it is constant: boot times from before a restart may then lie in the
+    future, and their reader must drop those (``ib.pacing.shared_state``).
     """
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()

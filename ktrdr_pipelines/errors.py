@@ -1,36 +1,36 @@
 """Every error of the project, in one tree.
 
 KtrdrError
-├── UsageError            what a person asked for makes no sense (exit 2)
+├── UsageError            a command, setting or file of the user is wrong (exit 2)
 │   ├── SettingsError         a setting is unknown or has a bad value
 │   ├── UniverseError         the universe file is malformed
 │   ├── UnknownSymbolError    a symbol is not in the universe
 │   └── NoStoreError          a data folder is not a store
-├── StoreError            something on disk is not as it must be
+├── StoreError            the store on disk is damaged, foreign or not usable
 │   ├── ForeignIdentityError  a file holds another instrument, origin or epoch
 │   ├── CorruptFileError      a file cannot be read as what it should be
 │   ├── StoreReplacedError    another store, or none, is where one was opened
-│   ├── NoCatalogError        there is no catalog of this version; it can be built anew
+│   ├── NoCatalogError        there is no catalog of this version; it can be rebuilt
 │   └── DiskError             the system refused to read or write
-│       └── OddPathError          something else stands where a file or folder should be
-├── GatewayError          the gateway could not, or would not, answer
+│       └── OddPathError          a path is not the file or folder that it should be
+├── GatewayError          the gateway could not, or would not, respond
 │   ├── GatewayUnreachableError   no TCP connection, or one that closes at once
-│   │   └── GatewayRestingError       it failed too often and is left alone for a while
-│   ├── GatewayTimeoutError       connected, and no answer before the deadline
+│   │   └── GatewayRestingError       circuit breaker open after repeated failures
+│   ├── GatewayTimeoutError       connected, and no response before the deadline
 │   ├── ClientIdInUseError        326, on every id that was tried
 │   ├── ConnectionLostError       the connection ended while a request was open
 │   ├── OutageError               the gateway has lost its own connection to IB
-│   ├── PacingError               the gateway says that it was asked too much
+│   ├── PacingError               the gateway reports too many requests
 │   ├── EntitlementError          not permitted or not subscribed
-│   ├── RequestExpiredError       its turn came when it meant something else already
+│   ├── RequestExpiredError       not sent before it would have meant something else
 │   ├── RequestRejectedError      the gateway refuses this very request
-│   │   ├── RequestTooLongError       because it reaches over too much
-│   │   └── BarSizeRefusedError       because it has another string for the size of the bars
+│   │   ├── RequestTooLongError       because its duration is too long
+│   │   └── BarSizeRefusedError       because it has another string for the bar size
 │   ├── ContractUnknownError      no such instrument
-│   ├── ContractAmbiguousError    several instruments fit
+│   ├── ContractAmbiguousError    several instruments match
 │   ├── ContractUnclearError      no instrument, or several: the text does not tell which
-│   └── BadAnswerError            an answer that cannot be what was asked for
-│       └── UnknownZoneError          its times are told in a zone that is not known
+│   └── BadAnswerError            a response that does not fit its request
+│       └── UnknownZoneError          its times are in an unknown time zone
 ├── IncompleteError       work ended with something unexplained (exit 3)
 └── SimulatorError        the simulated gateway could not start or serve
 
@@ -41,7 +41,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a command says to the shell when it ends."""
+    """The exit code of a command."""
 
     DONE = 0
     FAILED = 1
@@ -50,7 +50,7 @@ class ExitCode(IntEnum):
 
 
 class KtrdrError(Exception):
-    """The root: everything the project raises on purpose.
+    """The base class of all errors that the project raises on purpose.
 
     Args:
         what: what was attempted.
@@ -75,14 +75,14 @@ class KtrdrError(Exception):
 
 
 def _rebuilt(kind: type[KtrdrError], fields: dict[str, object]) -> KtrdrError:
-    """Rebuild an error that crossed a process border, whatever its signature."""
+    """Return an unpickled error, whatever the signature of its class."""
     error = kind.__new__(kind)
     error.__dict__.update(fields)
     return error
 
 
 class UsageError(KtrdrError):
-    """What a person asked for makes no sense."""
+    """A command, a setting or a file of the user is wrong."""
 
     exit_code = ExitCode.USAGE
 
@@ -92,7 +92,7 @@ class SettingsError(UsageError):
 
 
 class UniverseError(UsageError):
-    """The universe file is malformed; the text names file, line and key."""
+    """The universe file is malformed; the error names file, line and key."""
 
 
 class UnknownSymbolError(UsageError):
@@ -100,15 +100,15 @@ class UnknownSymbolError(UsageError):
 
 
 class NoStoreError(UsageError):
-    """A data folder is not a store, or not one that may be used here."""
+    """A data folder is not a store, or not one that can be used here."""
 
 
 class StoreError(KtrdrError):
-    """Something on disk is not as it must be."""
+    """The store on disk is damaged, foreign or not usable."""
 
 
 class ForeignIdentityError(StoreError):
-    """A file holds another instrument, origin or epoch than what was to be saved."""
+    """A file holds another instrument, origin or epoch than the bars to be saved."""
 
 
 class CorruptFileError(StoreError):
@@ -116,7 +116,7 @@ class CorruptFileError(StoreError):
 
 
 class StoreReplacedError(StoreError):
-    """The store was moved, deleted or replaced while a process worked on it."""
+    """The store was moved, deleted or replaced while a process used it."""
 
 
 class DiskError(StoreError):
@@ -124,19 +124,19 @@ class DiskError(StoreError):
 
 
 class OddPathError(DiskError):
-    """Something else stands where a file or a folder should be."""
+    """A path is not the file or the folder that it should be."""
 
 
 class NoCatalogError(StoreError):
-    """A store has no catalog of this version; one can be built from what it holds."""
+    """A store has no catalog of this version; it can be rebuilt from the store."""
 
 
 class GatewayError(KtrdrError):
-    """The gateway could not, or would not, answer.
+    """The gateway could not, or would not, respond.
 
-    ``code`` is the gateway's own code, or None where it gave none; ``retry`` says whether the
-    same request may be worth another try later, ``retry_in_s`` how much later at least;
-    ``was_sent`` whether the gateway was asked at all.
+    ``code`` is the gateway's own code, or None if it gave none; ``retry`` tells whether the same
+    request may be worth another attempt later, ``retry_in_s`` how much later at least, in seconds;
+    ``was_sent`` whether a request was sent to the gateway at all.
     """
 
     retry: bool = False
@@ -157,13 +157,13 @@ class GatewayUnreachableError(GatewayError):
 
 
 class GatewayRestingError(GatewayUnreachableError):
-    """It failed again and again, so that nothing asks it for a while."""
+    """The circuit breaker is open: no request is sent for a while after repeated failures."""
 
     was_sent = False
 
 
 class GatewayTimeoutError(GatewayError):
-    """The gateway is connected and did not answer before the deadline."""
+    """The gateway is connected and did not respond before the deadline."""
 
     retry = True
 
@@ -181,21 +181,21 @@ class ConnectionLostError(GatewayError):
 
 
 class OutageError(GatewayError):
-    """The gateway, or the data farm that is needed, has lost its connection; its socket is up."""
+    """The gateway, or a data farm that is needed, has lost its connection; its socket is up."""
 
     retry = True
 
 
 class PacingError(GatewayError):
-    """The gateway says that it was asked too much."""
+    """The gateway reports too many requests."""
 
     retry = True
 
 
 class EntitlementError(GatewayError):
-    """Not permitted or not subscribed; it stops what it concerns and nothing else.
+    """Not permitted or not subscribed; only requests that need the same permission are affected.
 
-    ``entitlement`` says what permission is missing: listing exchange, kind, what is shown.
+    ``entitlement`` is the missing permission: listing exchange, kind of instrument, what to show.
     """
 
     entitlement: str = ""
@@ -208,7 +208,7 @@ class RequestExpiredError(GatewayError):
 
 
 class RequestRejectedError(GatewayError):
-    """The gateway refuses this very request; the same again would be refused again."""
+    """The gateway refuses this very request; the same request would be refused again."""
 
 
 class RequestTooLongError(RequestRejectedError):
@@ -216,7 +216,7 @@ class RequestTooLongError(RequestRejectedError):
 
 
 class BarSizeRefusedError(RequestRejectedError):
-    """The gateway refuses the string that stands for the size of the bars."""
+    """The gateway refuses the string for the bar size."""
 
 
 class ContractUnknownError(GatewayError):
@@ -224,27 +224,27 @@ class ContractUnknownError(GatewayError):
 
 
 class ContractAmbiguousError(GatewayError):
-    """Several instruments fit what the universe says."""
+    """Several instruments match the entry of the universe."""
 
 
 class ContractUnclearError(GatewayError):
-    """The gateway refuses a contract in words that do not tell whether it knows none or several."""
+    """The gateway refuses a contract; its text does not tell whether none or several match."""
 
 
 class BadAnswerError(GatewayError):
-    """An answer that cannot be what was asked for."""
+    """A response that does not fit its request."""
 
     retry = True
 
 
 class UnknownZoneError(BadAnswerError):
-    """Times are told in a zone whose name is not known; the same request would bring the same."""
+    """Times are in a time zone of unknown name; the same request would return the same."""
 
     retry = False
 
 
 class IncompleteError(KtrdrError):
-    """Work ended and something is still unexplained; the text names it."""
+    """Work ended and something is still unexplained; the error names it."""
 
     exit_code = ExitCode.INCOMPLETE
 

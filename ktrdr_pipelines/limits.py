@@ -1,11 +1,11 @@
-"""Every number and code of Interactive Brokers that the project relies on, once.
+"""The registry of all limits and codes of Interactive Brokers that the project relies on.
 
-Here: values with unit, source and grade. Not here: what follows from them
-(``domain.planning.chunks``, ``ib.pacing.rules``, ``ib.protocol.error_codes``).
+Each value has a unit, a source and a grade: O official documentation, L seen in live captures, R
+reverse-engineered, S read in the source of ib_async or ibapi, C community report, K the original
+KTRDR system, P this project's own choice. R and C are likely, not certain.
 
-Grades: O official documentation, L seen in live captures, R reverse-engineered, S read in the
-source of ib_async or ibapi, C community report, K the original KTRDR system, P this project's
-own choice. R and C are likely, not certain.
+Not here: the rules that use them (``domain.planning.chunks``, ``ib.pacing.rules``,
+``ib.protocol.error_codes``).
 
 Source: https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/ (bar data, limitations, codes)
 and https://interactivebrokers.github.io/tws-api/historical_limitations.html.
@@ -29,7 +29,7 @@ _CODES = "https://interactivebrokers.github.io/tws-api/message_codes.html"
 
 @dataclass(frozen=True, slots=True)
 class Limit(Generic[T]):
-    """One value with its unit, where it comes from, and how sure that is."""
+    """One value with its unit, its source, and the grade of the source."""
 
     value: T
     unit: str
@@ -38,7 +38,7 @@ class Limit(Generic[T]):
 
 
 class CodeClass(StrEnum):
-    """What a gateway's code means for the work that met it."""
+    """What a gateway's code means for the request or connection that received it."""
 
     NOTICE = "notice"
     RETRY = "retry"
@@ -56,7 +56,7 @@ class CodeClass(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CodeText:
-    """A beginning or a part of a message that decides what a code means."""
+    """A part of a message that decides what its code means."""
 
     part: str
     code_class: CodeClass
@@ -64,7 +64,7 @@ class CodeText:
 
 @dataclass(frozen=True, slots=True)
 class DurationRange:
-    """Which bar sizes one duration unit may be asked with, and how many units at most."""
+    """The bar sizes that a duration unit may be requested with, and how many units at most."""
 
     unit: str
     smallest_bar_s: int
@@ -89,11 +89,11 @@ _TOO_LONG = tuple(
         "data request for greater than",
     )
 )
-"""How a gateway refuses a request for its length, whatever its code and the language before."""
+"""Texts with which a gateway refuses a duration, under any code and after text in any language."""
 
 
 class IbLimitsRegistry:
-    """The one registry of every limit; read it, never copy a number out of it."""
+    """The registry of all limits; use its values, never copy a number out of it."""
 
     # --- what one request may ask for -------------------------------------------------------
     BAR_SIZES: Final = Limit(
@@ -430,11 +430,11 @@ class IbLimitsRegistry:
 
     @classmethod
     def class_of(cls, code: int, text: str) -> CodeClass:
-        """Class a gateway's code, reading its text where the text decides.
+        """Return the class of a gateway's code, by its text where the text decides.
 
         An unknown code from 2100 to 2199 is a notice (ib_async treats it so too, grade S); one
-        whose text tells of a pacing violation is one, whatever its number (420 is, grade O); any
-        other one refuses the request that it names.
+        whose text reports a pacing violation is one, whatever its number (420 is, grade O); any
+        other code refuses the request that it names.
         """
         folded = text.casefold()
         for hint in cls.CODE_TEXTS.value.get(code, ()):
@@ -452,10 +452,10 @@ class IbLimitsRegistry:
 
     @classmethod
     def wide_days(cls, timeframe_s: int) -> int:
-        """Give the longest span in calendar days that the wide table allows for a bar length.
+        """Return the longest span in calendar days that the wide table allows for a bar length.
 
         A year counts as 365 days and a month as 30. Bars longer than a day are in no row of the
-        table; for them the safe table's longest span stands.
+        table; for them the safe table's longest span is returned.
         """
         days = {"S": 1 / _DAY, "D": 1, "W": 7, "M": 30, "Y": 365}
         fits = [

@@ -1,9 +1,10 @@
-"""Settings: what the environment says, and where the store lies.
+"""Settings from the environment (``IB_*``, ``KTRDR_*``), and the search for the data folder.
 
-Here: names, defaults and checks of ``IB_*`` and ``KTRDR_*``, and the search for the data folder.
-Not here: making a folder or judging whether it is a store (``store``), instruments
-(``domain.universe.universe``). The environment is read when ``load_settings`` is called, never at
-import; ``Settings(...)`` itself never looks at it. ``.env`` files are not read.
+The environment is read when ``load_settings`` is called, never at import; ``Settings(...)`` itself
+never reads it. ``.env`` files are not read.
+
+Not here: creating a store or checking whether a folder is one (``store.layout``), instruments
+(``domain.universe.universe``).
 """
 
 import difflib
@@ -32,14 +33,14 @@ _FIFTY_YEARS_S: Final = 50 * 365.25 * 86_400
 
 
 class PacingMode(StrEnum):
-    """How hard the gateway is asked: as fast as it allows, or under the small-bar rules always."""
+    """Rate of requests: as fast as the gateway allows, or always under the small-bar rules."""
 
     ADAPTIVE = "adaptive"
     CONSERVATIVE = "conservative"
 
 
 def _id_range(value: object) -> object:
-    """Read ``1-10`` as (1, 10); both ends are in."""
+    """Parse ``1-10`` as (1, 10), both ends included."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*([0-9]+)\s*-\s*([0-9]+)\s*", value)
         if not match:
@@ -74,9 +75,9 @@ def _ids(operation: str) -> tuple[int, int]:
 
 
 class Settings(BaseModel):
-    """Everything a person can set; the variable of a field is its name in capitals.
+    """Everything that can be set; the environment variable of a field is its name in capitals.
 
-    Times are in seconds. Folders are absolute, whatever was given.
+    Times are in seconds. Folders are made absolute.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -124,7 +125,7 @@ class Settings(BaseModel):
 
     @property
     def client_ids(self) -> Mapping[str, tuple[int, int]]:
-        """First and last client id of each operation, both in."""
+        """First and last client id of each operation, both included."""
         return MappingProxyType({name: getattr(self, f"ib_client_id_{name}") for name in _RANGES})
 
     @property
@@ -145,10 +146,10 @@ class Settings(BaseModel):
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from the environment, or from the mapping given in its place.
+    """Return the settings of the environment, or of a mapping given in its place.
 
     Raises:
-        SettingsError: a variable is unknown or has a bad value; the text names it.
+        SettingsError: a variable is unknown or has a bad value; the error names it.
     """
     variables = os.environ if environ is None else environ
     _refuse_old_names(variables)
@@ -163,12 +164,12 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def workspace_folder(start: Path | None = None) -> Path:
-    """Give the folder of the nearest workspace.yaml, upwards from start or the working folder.
+    """Return the folder of the nearest workspace.yaml, upwards from start or the working folder.
 
-    Where there is none, the one next to the installed package counts.
+    If there is none, the folder of the installed package is searched.
 
     Raises:
-        NoStoreError: there is none.
+        NoStoreError: there is no workspace.yaml.
     """
     begin = (Path.cwd() if start is None else start).absolute()
     beside_package = Path(__file__).resolve().parents[1]
@@ -183,10 +184,10 @@ def workspace_folder(start: Path | None = None) -> Path:
 
 
 def data_folder(settings: Settings, start: Path | None = None) -> Path:
-    """Give the data folder: KTRDR_DATA, else ``data`` beside workspace.yaml; makes nothing.
+    """Return the data folder: KTRDR_DATA, else ``data`` beside workspace.yaml; it may not exist.
 
     Raises:
-        NoStoreError: neither is there.
+        NoStoreError: KTRDR_DATA is not set, and there is no workspace.yaml.
     """
     return settings.ktrdr_data or workspace_folder(start) / "data"
 
@@ -200,7 +201,7 @@ def _variable(field: str) -> str:
 
 
 def _refuse_old_names(variables: Mapping[str, str]) -> None:
-    """Refuse variables of older systems whose meaning is gone; a true IB_READONLY is no lie."""
+    """Refuse variables of older systems without a meaning now; IB_READONLY=true still holds."""
     if "IB_CLIENT_ID" in variables:
         raise SettingsError(
             f"IB_CLIENT_ID={variables['IB_CLIENT_ID']!r}",
@@ -217,7 +218,7 @@ def _refuse_old_names(variables: Mapping[str, str]) -> None:
 
 
 def _refuse_unknown_names(variables: Mapping[str, str]) -> None:
-    """Refuse every unknown KTRDR_ name, and IB_ names (a shared prefix) that look like a slip."""
+    """Refuse unknown KTRDR_ names, and IB_ names (a shared prefix) that look like a typo."""
     known = [_variable(name) for name in _fields()]
     for name in variables:
         capitals = name.upper()
@@ -246,6 +247,6 @@ def _settings_error(error: ValidationError, values: Mapping[str, str]) -> Settin
     field = Settings.model_fields[name]
     return SettingsError(
         f"{_variable(name)}={values[name]!r}",
-        reason="not a value that is allowed",
+        reason="the value is not allowed",
         hint=f"It must be {field.description}; unset it for the default",
     )

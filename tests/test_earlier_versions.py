@@ -74,7 +74,7 @@ def copy_store(version: int, root: Path) -> None:
 
 @pytest.fixture(params=VERSIONS, ids="version {}".format)
 def version(request: pytest.FixtureRequest) -> int:
-    """Give the version of the ledger that the store has."""
+    """Return the version of the ledger that the store has."""
     return int(request.param)
 
 
@@ -109,7 +109,7 @@ def ktrdr(store: Path, capsys: pytest.CaptureFixture[str]) -> Ktrdr:
 
 
 def rows_of(ledger: Path) -> dict[str, set[tuple[Any, ...]]]:
-    """Give the rows of the tables that must be kept, by the columns that every version has.
+    """Return the rows of the tables that must be kept, by the columns that every version has.
 
     Hashes of accounts are not among them: they are gone from version 8 on.
     """
@@ -130,19 +130,19 @@ def rows_of(ledger: Path) -> dict[str, set[tuple[Any, ...]]]:
 
 
 def version_of(ledger: Path) -> int:
-    """Give the version that a ledger says it has."""
+    """Return the version that a ledger says it has."""
     with closing(sqlite3.connect(ledger)) as connection:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def tells_of_disagreement(ledger: Path) -> bool:
-    """Say whether a ledger, migrated by now, knows of bars that came again at other prices."""
+    """Return whether a ledger, migrated by now, knows of bars that came again at other prices."""
     with closing(sqlite3.connect(ledger)) as connection:
         return bool(connection.execute("SELECT count(*) FROM disagreements").fetchone()[0])
 
 
 def held(store: Path) -> dict[str, dict[str, Any]]:
-    """Give rows, bounds and digest of the bars of each series, read without the project."""
+    """Return rows, bounds and digest of the bars of each series, read without the project."""
     found = {}
     for folder in sorted(store.glob("bars/symbol=*/timeframe=*")):
         symbol, timeframe = (part.partition("=")[2] for part in folder.parts[-2:])
@@ -156,7 +156,7 @@ def held(store: Path) -> dict[str, dict[str, Any]]:
 
 
 def facts_of(bars: list[tuple[Any, ...]]) -> dict[str, Any]:
-    """Give what the fixture says of the bars of a series."""
+    """Return what the fixture says of the bars of a series."""
     text = "\n".join(
         "|".join(str(v.astimezone(UTC) if isinstance(v, datetime) else v) for v in bar)
         for bar in bars
@@ -332,7 +332,7 @@ def instance(store: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def sensor_of(definitions: dg.Definitions, name: str) -> dg.SensorDefinition:
-    """Give a sensor of the code location."""
+    """Return a sensor of the code location."""
     [found] = [one for one in definitions.sensors or () if one.name == name]
     assert isinstance(found, dg.SensorDefinition)
     return found

@@ -224,7 +224,7 @@ UNKNOWN = [
 
 
 def limit(name: str) -> Limit[object]:
-    """Give a limit by its name."""
+    """Return a limit by its name."""
     found: Limit[object] = getattr(IbLimitsRegistry, name)
     return found
 
@@ -238,7 +238,7 @@ def steps(name: str) -> list[str]:
 
 
 def lines(text: str) -> list[str]:
-    """Give the lines of a literal."""
+    """Return the lines of a literal."""
     return [line.strip() for line in text.strip().splitlines()]
 
 

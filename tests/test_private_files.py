@@ -43,7 +43,7 @@ for path in sorted(config.state_dir.rglob("*")):
 
 
 def mode(path: Path) -> int:
-    """Give the permissions of a path."""
+    """Return the permissions of a path."""
     return stat.S_IMODE(path.stat().st_mode)
 
 

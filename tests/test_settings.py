@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Let the package lie where no workspace.yaml is."""
+    """Move the package to where there is no workspace.yaml."""
     monkeypatch.setattr("ktrdr_pipelines.settings.__file__", str(tmp_path / "lib" / "x" / "s.py"))
     folder = tmp_path / "elsewhere"
     folder.mkdir()

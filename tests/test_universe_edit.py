@@ -96,7 +96,7 @@ def test_rename_refuses_to_change_one_that_rests_on_it() -> None:
 @pytest.mark.parametrize(
     ("act", "words"),
     [
-        (lambda: add_symbol(TEXT, "u.yaml", "aapl", {}), "has AAPL already"),
+        (lambda: add_symbol(TEXT, "u.yaml", "aapl", {}), "already has AAPL"),
         (lambda: add_symbol(TEXT, "u.yaml", "X", {"what_to_show": "BLUE"}), "BLUE"),
         (lambda: add_symbol(TEXT, "u.yaml", "no way", {}), "is not a symbol"),
         (lambda: remove_symbol(TEXT, "u.yaml", "TSLA"), "no entry TSLA"),

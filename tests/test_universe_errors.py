@@ -9,7 +9,7 @@ from ktrdr_pipelines.errors import UniverseError
 
 
 def problem(text: str) -> str:
-    """Give the text of the error that a universe makes."""
+    """Return the text of the error that a universe makes."""
     with pytest.raises(UniverseError) as caught:
         parse_universe(text, "u.yaml")
     return str(caught.value)
@@ -36,13 +36,13 @@ def problem(text: str) -> str:
         ("? [a]\n: 1\n", ["line 1: holds a list as a key"]),
         (
             "symbols:\n  AAPL: {}\n  SPY: {}\n  AAPL: {}\n",
-            ["line 4, symbols > AAPL: is there twice", "line 2"],
+            ["line 4, symbols > AAPL: is given twice", "line 2"],
         ),
         (
             "symbols:\n  AAPL: {use_rth: yes, use_rth: no}\n",
-            ["line 2, symbols > AAPL > use_rth: is there twice"],
+            ["line 2, symbols > AAPL > use_rth: is given twice"],
         ),
-        ("symbols: {A: }\nsymbols: {B: }\n", ["line 2, symbols: is there twice"]),
+        ("symbols: {A: }\nsymbols: {B: }\n", ["line 2, symbols: is given twice"]),
         (
             "symbols:\n  AAPL: {}\n  aapl: {}\n",
             ["line 3, symbols > aapl: differs from AAPL by case only"],
@@ -83,9 +83,9 @@ def test_a_key_that_is_no_symbol_is_refused(key: str) -> None:
         ("A: {use_rht: true}", ["A > use_rht: is not a known key", "Did you mean use_rth?"]),
         ("A: {sec_type: OPT}", ["'OPT', which this release", "STK, CASH, FUT, IND, CRYPTO"]),
         ("A: {sec_type: stk}", ["'stk'", "STK, CASH"]),
-        ("A: {sec_type: CONTFUT}", ["CONTFUT, which is not kept", "single contracts"]),
-        ("A: {what_to_show: BID_ASK}", ["BID_ASK, which is not kept", "one symbol with BID"]),
-        ("A: {what_to_show: ADJUSTED_LAST}", ["is not kept", "TRADES, which is adjusted"]),
+        ("A: {sec_type: CONTFUT}", ["CONTFUT, which is not supported", "single contracts"]),
+        ("A: {what_to_show: BID_ASK}", ["BID_ASK, which is not supported", "one symbol with BID"]),
+        ("A: {what_to_show: ADJUSTED_LAST}", ["is not supported", "TRADES, which is adjusted"]),
         ("A: {sec_type: FUT}", ["FUT without `symbol`", "symbol: ES"]),
         ("A: {sec_type: FUT, symbol: ES}", ["without `exchange`", "exchange: CME"]),
         ("A: {sec_type: IND}", ["is IND without `exchange`"]),
@@ -103,9 +103,9 @@ def test_a_key_that_is_no_symbol_is_refused(key: str) -> None:
         ),
         (
             "A: {sec_type: FUT, symbol: ES, exchange: CME, last_trade_date: 20191220}",
-            ["had ended on 2019-12-21", "its start is 2020-01-01", "earlier `start`"],
+            ["it ended on 2019-12-21", "its start is 2020-01-01", "earlier `start`"],
         ),
-        ("A: {end: 2019-01-01}", ["A > end: means that it had ended on 2019-01-01"]),
+        ("A: {end: 2019-01-01}", ["A > end: means that it ended on 2019-01-01"]),
         (
             "A: {sec_type: FUT, use_rth: on, symbol: E, exchange: CME, last_trade_date: 20231215}",
             ["sessions are not known", "`use_rth: false`", "calendar: GATEWAY"],
@@ -122,10 +122,10 @@ def test_a_key_that_is_no_symbol_is_refused(key: str) -> None:
             "A: {sec_type: IND, exchange: E, currency: EUR, calendar: GATEWAY}",
             ["zone of E is not known", "GATEWAY:Asia/Tokyo@16:00"],
         ),
-        ("A: {multiplier: 50}", ["multiplier: is said of STK", "Only FUT"]),
+        ("A: {multiplier: 50}", ["multiplier: is given for STK", "Only FUT"]),
         (
             "A: {sec_type: CRYPTO, what_to_show: TRADES}",
-            ["does not have for CRYPTO", "AGGTRADES"],
+            ["does not serve for CRYPTO", "AGGTRADES"],
         ),
         ("A: {sec_type: CRYPTO, use_rth: true}", ["CRYPTO has no regular hours"]),
         ("A: {sec_type: IND, exchange: CBOE, what_to_show: BID}", ["Allowed are TRADES"]),
@@ -134,7 +134,7 @@ def test_a_key_that_is_no_symbol_is_refused(key: str) -> None:
         ("A: {primary_exchange: LSE, use_rth: false}", ["sessions are not known", "GATEWAY"]),
         (
             "A: {primary_exchange: LSE, use_rth: false, calendar: XLON.ETH}",
-            ["is 'XLON.ETH', which there is not", "GATEWAY"],
+            ["is 'XLON.ETH', which does not exist", "GATEWAY"],
         ),
         (
             "A: {primary_exchange: LSE, use_rth: false, calendar: XLON.RTH}",
@@ -168,17 +168,17 @@ def test_a_key_that_is_no_symbol_is_refused(key: str) -> None:
         ("A: {calendar: FX}", ["calendar: is 'FX'", "is XNYS.RTH"]),
         ("A: {calendar: XLON}", ["calendar: is 'XLON'", "STK with use_rth: true is XNYS.RTH"]),
         ("EURUSD: {calendar: XNYS.ETH}", ["CASH with use_rth: false is FX"]),
-        ("EURUSD: {what_to_show: TRADES}", ["does not have for CASH", "MIDPOINT, BID, ASK"]),
+        ("EURUSD: {what_to_show: TRADES}", ["does not serve for CASH", "MIDPOINT, BID, ASK"]),
         ("EURUSD: {use_rth: true}", ["EURUSD > use_rth: is true", "no regular hours"]),
         ("EURUSD: {symbol: XYZ}", ["symbol 'XYZ' and currency 'USD'"]),
         ("EURUSD: {symbol: USD}", ["symbol 'USD' and currency 'USD'"]),
-        ("A: {sec_type: CASH}", ["is CASH of symbol ''", "EURUSD"]),
+        ("A: {sec_type: CASH}", ["is CASH with symbol ''", "EURUSD"]),
         ("EURUDS: {}", ["EUR and UDS are not two", "sec_type: STK"]),
         ("EUREUR: {}", ["looks like a currency pair"]),
         ("1:30: {}", ["1:30: is not a symbol"]),
         ("XAUUSD: {}", ["XAU and USD are not two"]),
-        ("A.ETH: {use_rth: true}", ["use_rth: is true, and the key A.ETH says false"]),
-        ("A.BID: {what_to_show: ASK}", ["is ASK, and the key A.BID says BID"]),
+        ("A.ETH: {use_rth: true}", ["use_rth: is true, but the key A.ETH sets false"]),
+        ("A.BID: {what_to_show: ASK}", ["is ASK, but the key A.BID sets BID"]),
     ],
 )
 def test_a_bad_entry_is_told_by_line_and_key(entry: str, parts: list[str]) -> None:

@@ -1,1 +1,1 @@
-"""Use cases: from settings to a store, its universe and what loads it; setting up a store."""
+"""Use cases: open a workspace, set up a store, acknowledge sessions without bars."""

@@ -1,11 +1,13 @@
-"""Ranges without bars that are explained in spite of held data, or by a person.
+"""List ranges explained in spite of held data or by the user, and acknowledge missing sessions.
 
-``explained_ranges`` lists them with the statements they rest on; ``acknowledge`` ends a session
-that is missing as a whole by a person's word. No gateway is asked. Not here: what statements prove
-(``domain.planning.empty_ranges``), how the proof is written (``store.bars.bar_store``).
+``explained_ranges`` lists the ranges with the statements they rest on; ``acknowledge`` records the
+user's explanation of a session that is missing as a whole. No gateway is needed.
+
+Not here: what statements prove (``domain.planning.empty_ranges``), how the proof is written
+(``store.bars.bar_store``).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -58,33 +60,35 @@ def explained_ranges(
             spans = expected_spans(
                 calendars.of(series.instrument), series.timeframe, proof.interval
             )
-            about = tuple(two for two in said[series.symbol] if _speaks_of(two, spans))
+            about = tuple(
+                statement
+                for statement in said[series.symbol]
+                if any(
+                    statement.interval.start < span.closes_at
+                    and span.opens_at < statement.interval.end
+                    for span in spans
+                )
+            )
             ranges.append(ExplainedRange(series, proof, about))
     return ranges
-
-
-def _speaks_of(statement: Statement, spans: Sequence[Span]) -> bool:
-    """Whether a statement is about one of some sessions."""
-    part = statement.interval
-    return any(part.start < span.closes_at and span.opens_at < part.end for span in spans)
 
 
 def acknowledge(
     index: GapIndex, series: Series, day: date, *, note: str, now: datetime
 ) -> Emptiness:
-    """Record that a person explains why a session has no bars, and return the proof.
+    """Record the user's explanation of why a session has no bars, and return the proof.
 
-    A second acknowledgement of a date replaces the note. The proof expires as every other one.
+    A second acknowledgement of a date replaces the note. The proof expires like any other.
 
     Args:
-        book: the store.
+        index: the gap index of the store.
         series: the series that lacks the session.
-        day: the session date; of a week any session date of it.
+        day: the session date; for weekly bars any session date of the week.
         note: why there are no bars.
         now: market time.
 
     Raises:
-        UsageError: there is nothing to acknowledge on that date; the text says why.
+        UsageError: there is nothing to acknowledge on that date; the error gives the reason.
         StoreError: the files or the ledger cannot be used.
     """
     what = f"cannot acknowledge {series} {day}"
@@ -113,7 +117,7 @@ def acknowledge(
         " ".join(note.split()),
     )
     if not index.store.acknowledge_empty(series, _identity(what, index.store, series), proof):
-        raise UsageError(what, reason="bars of that session came meanwhile", hint=_SEE_GAPS)
+        raise UsageError(what, reason="bars of that session were saved meanwhile", hint=_SEE_GAPS)
     _clear_attempts(index, series, span, now)
     return proof
 
@@ -127,9 +131,9 @@ def _session(what: str, series: Series, calendar: SessionCalendar, day: date) ->
         is_unknown = calendar.known is None
         raise UsageError(
             what,
-            reason="the gateway has not told its sessions yet"
+            reason="the gateway has not stated its sessions yet"
             if is_unknown
-            else f"{day} is no session date of the calendar {series.instrument.calendar}",
+            else f"{day} is not a session date of the calendar {series.instrument.calendar}",
             hint="`ktrdr load` requests them first" if is_unknown else _SEE_GAPS,
         )
     interval = first_interval_of(calendar, series.timeframe, day)
@@ -145,7 +149,7 @@ def _refuse_held(what: str, store: BarStore, series: Series, day: date) -> None:
             if rows == 1
             else f"{rows:,} bars of that date are held",
             hint="Only a session without any bar can be acknowledged; "
-            f"`ktrdr load {series.symbol} {series.timeframe}` requests what is missing of it",
+            f"`ktrdr load {series.symbol} {series.timeframe}` requests its missing bars",
         )
 
 
@@ -161,7 +165,7 @@ def _not_missing(found: SeriesGaps, span: Span) -> str:
 
 
 def _identity(what: str, store: BarStore, series: Series) -> Identity:
-    """Return what the files of a series hold, or are to hold where there is none yet."""
+    """Return the identity of a series' files, or of those to be written if there are none yet."""
     held = store.identity(series)
     if held is not None:
         return held
@@ -176,9 +180,9 @@ def _identity(what: str, store: BarStore, series: Series) -> Identity:
 
 
 def _clear_attempts(index: GapIndex, series: Series, span: Span, now: datetime) -> None:
-    """Forget the attempts of which nothing is missing any more.
+    """Delete the attempts in whose ranges nothing is missing any more.
 
-    One attempt can be about several sessions that were acknowledged one after the other.
+    One attempt can cover several sessions that were acknowledged one after the other.
     """
     (found,) = index.series_gaps([series], now)
     ledger, key = index.store.ledger, series_key(series)

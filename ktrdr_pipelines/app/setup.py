@@ -1,11 +1,7 @@
-"""Setting up a folder: the example universe, the data folder, and the home of Dagster.
+"""Set up a store from the project's own files: the example universe and Dagster's home.
 
-Dagster's home of a store: where its history lies, with the settings that the project commits.
-
-Stores made from the files that the project commits: the example universe, Dagster's settings.
-
-These files lie in ``data`` beside the package; the documented install is an editable one, from
-a clone, so they are always there.
+These files lie in ``data`` beside the package. The documented install is an editable one, from a
+clone, so they are always there.
 """
 
 import hashlib
@@ -29,16 +25,16 @@ DAGSTER_SETTINGS: Final = "dagster/dagster.yaml"
 def make_workspace(
     settings: Settings, folder: Path, origin: Origin | None, *, example: str
 ) -> tuple[Workspace, bool]:
-    """Make a folder a store with a universe and a catalog; what is there already stays.
+    """Make a folder a store with a universe and a catalog; existing parts are kept.
 
     Args:
-        settings: those of the command.
+        settings: the settings of the command.
         folder: the data folder.
         origin: where its bars will come from; None leaves it to the first bars.
-        example: the committed file that becomes the universe where there is none.
+        example: the file of the project that is copied as the universe if there is none.
 
     Returns:
-        The place, and whether the universe was made.
+        The workspace, and whether the universe was created.
 
     Raises:
         DiskError: the folder cannot be written.
@@ -54,7 +50,7 @@ def make_workspace(
 
 
 def put_universe(layout: StoreLayout, text: bytes) -> bool:
-    """Write a universe where there is none, and say whether that was so."""
+    """Write a universe if there is none, and return whether it was written."""
     if kind_of(layout.universe) is not None:
         return False
     write_atomically(
@@ -64,17 +60,17 @@ def put_universe(layout: StoreLayout, text: bytes) -> bool:
 
 
 def committed(name: str) -> bytes:
-    """Read a file of the project's own data folder.
+    """Return the bytes of a file in the project's own data folder.
 
     Raises:
-        NoStoreError: it is not there.
+        NoStoreError: the file does not exist.
     """
     path = Path(ktrdr_pipelines.__file__).resolve().parents[1] / "data" / name
     if not path.is_file():
         raise NoStoreError(
             f"looked for {path}",
-            reason="it is not there",
-            hint="Install from a clone, in which it lies: python -m pip install -e .",
+            reason="the file does not exist",
+            hint="Install from a clone, which contains it: python -m pip install -e .",
         )
     with disk_errors(path):
         return path.read_bytes()
@@ -89,15 +85,15 @@ EARLIER: Final = frozenset(
         "f4ad4696c15a357a2f4754196a3064a8b909ba8461d1c33e3f9b416a23089ed8",
     }
 )
-"""SHA-256 of the settings as earlier versions wrote them, which no person has edited."""
+"""SHA-256 of the settings as earlier versions wrote them: a file that the user has not edited."""
 
 _MONITORING: Final = "run_monitoring"
 
 
 def prepare_home(layout: StoreLayout) -> Path:
-    """Make the home of a store, with the settings of this version.
+    """Make Dagster's home of a store, with the settings of this version, and return its folder.
 
-    Settings that a person has edited stay as they are.
+    Settings that the user has edited are kept.
 
     Raises:
         DiskError: the folder cannot be written.
@@ -107,26 +103,21 @@ def prepare_home(layout: StoreLayout) -> Path:
     with disk_errors(home):
         make_folder(home)
     text = committed(DAGSTER_SETTINGS)
-    if _is_ours(path) and (not path.exists() or path.read_bytes() != text):
+    # Replace only a missing file, or one that is an earlier version's to the byte.
+    with disk_errors(path):
+        is_ours = not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() in EARLIER
+    if is_ours and (not path.exists() or path.read_bytes() != text):
         write_atomically(path, lambda file: file.write(text))
     return home
 
 
 def setting_overrides(home: Path) -> dict[str, Any]:
-    """Return the settings of run monitoring: those of the home, and ours where it has none.
+    """Return the settings of run monitoring: those of the home, completed by this version's.
 
-    Settings that a person edited under an earlier version say nothing of timeouts that came later.
+    Settings that the user edited under an earlier version lack timeouts that were added later.
     """
     path = home / SETTINGS_FILE
     with disk_errors(path):
         own = yaml.safe_load(path.read_bytes()) or {}
     ours = yaml.safe_load(committed(DAGSTER_SETTINGS))
     return {_MONITORING: {**ours[_MONITORING], **(own.get(_MONITORING) or {})}}
-
-
-def _is_ours(path: Path) -> bool:
-    """Say whether settings are missing, or are those of an earlier version to the byte."""
-    with disk_errors(path):
-        if not path.exists():
-            return True
-        return hashlib.sha256(path.read_bytes()).hexdigest() in EARLIER

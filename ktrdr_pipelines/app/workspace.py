@@ -1,9 +1,4 @@
-"""The workspace: from settings to store, universe, gap index and what loads.
-
-Where a command works: settings, store, universe, and the catalog when bars have changed.
-
-From settings to a manager that loads: where gateway, store, universe and loading meet.
-"""
+"""The workspace: from settings to store, universe, gap index, catalog and load manager."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,15 +36,16 @@ def open_manager(
     wait_s: float = 0.0,
     clock: Callable[[], datetime] = system_now,
 ) -> LoadManager:
-    """Make a manager that loads from the gateway of the settings; nothing is opened yet.
+    """Return a manager that loads from the gateway of the settings; nothing is opened yet.
 
     Args:
-        settings: which gateway, and how patiently it is asked.
+        settings: which gateway, and how often and how long it is retried.
         layout: the store.
-        operation: whose client ids are used (``api``, ``gap_filler``, ``batch``, ``cli``).
-        progress: who listens.
-        wait_s: how long a run waits for a gateway that lets it connect.
-        clock: gives real time.
+        operation: the operation whose client ids are used (``api``, ``gap_filler``, ``batch``,
+            ``cli``).
+        progress: the listener to its loads.
+        wait_s: how long a run waits until a gateway accepts the connection.
+        clock: returns real time.
     """
     config = GatewayConfig.from_settings(settings)
     listener = progress or Quiet()
@@ -72,7 +68,7 @@ def open_manager(
 def open_series_states(
     settings: Settings, layout: StoreLayout, calendars: Calendars
 ) -> SeriesStates:
-    """Make what looks at jobs without asking anybody; it counts the settings' gateway's data."""
+    """Return what computes series states without a gateway; the settings' gateway's data count."""
     ledger = open_ledger(layout)
     gateway = GatewayConfig.from_settings(settings).gateway
     ranges = RangeDiscovery(ledger, gateway)
@@ -83,14 +79,14 @@ def open_series_states(
 
 
 def open_rates(settings: Settings, layout: StoreLayout) -> Rates:
-    """Measure how fast the settings' gateway answered, and how much room bars take."""
+    """Return how fast the settings' gateway has answered, and how much room bars take."""
     config = GatewayConfig.from_settings(settings)
     ledger = open_ledger(layout)
     return measured_rates(ledger, config.gateway, conservative=config.conservative)
 
 
 def universe_file(layout: StoreLayout) -> UniverseFile:
-    """Give the universe of a store, with the copy that stands in for it after a bad edit."""
+    """Return the universe file of a store, with the copy that replaces it after a bad edit."""
     return UniverseFile(layout.universe, layout.state / "universe.good.yaml")
 
 
@@ -105,7 +101,7 @@ class Workspace:
 
     @property
     def clock(self) -> Clock:
-        """Real time, and the time of the market as the settings say it."""
+        """Real time, and the market's time by the offset of the settings."""
         return self.settings.clock
 
     @property
@@ -114,13 +110,13 @@ class Workspace:
         return self.clock.market_now()
 
     def fresh_from(self) -> dict[str, datetime]:
-        """Return from where on series are kept fresh, by their ledger keys."""
+        """Return the timestamps from which series are kept fresh, by their ledger keys."""
         from ktrdr_pipelines.store.ledger.ledger import open_ledger
 
         return open_ledger(self.layout).kept_fresh()
 
     def calendars(self) -> "Calendars":
-        """Give the book of calendars as the store's ledger stands now."""
+        """Return the calendars as the store's ledger holds them now."""
         from ktrdr_pipelines.store.ledger.ledger import open_calendars, open_ledger
 
         return open_calendars(open_ledger(self.layout))
@@ -130,7 +126,9 @@ def open_workspace() -> Workspace:
     """Find the store of the settings and read its universe.
 
     Raises:
-        SettingsError, NoStoreError, UniverseError: what they say.
+        SettingsError: a setting is wrong.
+        NoStoreError: there is no store.
+        UniverseError: the universe is malformed, and there is no earlier copy.
     """
     settings = load_settings()
     layout = open_store(data_folder(settings))
@@ -139,7 +137,7 @@ def open_workspace() -> Workspace:
 
 
 def open_gap_index(workspace: Workspace) -> "GapIndex":
-    """Open the gap book of the store, for the gateway of the settings."""
+    """Open the gap index of a workspace, for the gateway of its settings."""
     from ktrdr_pipelines.gaps.index import open_gap_index
     from ktrdr_pipelines.ib.config import GatewayConfig
 
@@ -149,7 +147,7 @@ def open_gap_index(workspace: Workspace) -> "GapIndex":
 def renew_catalog(
     layout: StoreLayout, universe: Universe, settings: Settings | None = None
 ) -> None:
-    """Make the catalog show what the files hold now; the settings are those of the environment."""
+    """Rebuild the catalog from the files; without ``settings``, with those of the environment."""
     from ktrdr_pipelines.gaps import catalog_refresh as catalog
 
     workspace = Workspace(settings or load_settings(), layout, universe)

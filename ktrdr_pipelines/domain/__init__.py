@@ -1,1 +1,1 @@
-"""What is known and decided without any I/O: instruments, calendars, planning, evidence."""
+"""Everything that is decided without I/O: instruments, calendars, planning, evidence."""

@@ -1,6 +1,6 @@
-"""The table of bars that the whole project passes around, and how two of them merge.
+"""The Arrow table of bars that all parts of the project use, and how two of them merge.
 
-Not here: which bars of an answer are kept (``domain.planning.evaluation``), files
+Not here: which bars of a response are kept (``domain.planning.evaluation``), files
 (``store.bars.bar_store``).
 """
 
@@ -29,15 +29,17 @@ BAR_SCHEMA = pa.schema(
     ]
 )
 """One row a bar: ``ts`` is its start (1d: midnight UTC of the session date, 1w: of its Monday);
-``session_date`` the trading day (1w: the date the gateway gave); prices in the instrument's
-currency; volume, average and bar_count null where the gateway says "not available"."""
+``session_date`` the trading day (1w: the date in the gateway's response); prices in the
+instrument's currency; volume, average and bar_count null where the gateway returns "not available".
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Two tables made one: what stands, and what was replaced.
+    """The result of merging two tables.
 
-    ``revised`` holds the older bars whose values differ from what took their place.
+    ``revised`` holds the older bars that were replaced by bars with other values; ``added`` is the
+    number of bars with new timestamps.
     """
 
     bars: pa.Table
@@ -46,33 +48,33 @@ class Merge:
 
 
 def empty_bars() -> pa.Table:
-    """Make a table of no bars."""
+    """Return a table without bars."""
     return BAR_SCHEMA.empty_table()
 
 
 def timestamps(bars: pa.Table) -> np.ndarray:
-    """Give ``ts`` as int64 microseconds since 1970 UTC."""
+    """Return ``ts`` as int64 microseconds since 1970 UTC."""
     return np.asarray(bars["ts"].combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False))
 
 
 def micros(moment: datetime) -> int:
-    """Give an aware moment as whole microseconds since 1970 UTC."""
+    """Return an aware moment as whole microseconds since 1970 UTC."""
     return round(moment.timestamp() * 1_000_000)
 
 
 def moment(timestamp: int) -> datetime:
-    """Give the aware moment of whole microseconds since 1970 UTC."""
+    """Return the aware moment of whole microseconds since 1970 UTC."""
     return _EPOCH + timedelta(microseconds=int(timestamp))
 
 
 def bars_between(bars: pa.Table, start: datetime, end: datetime) -> pa.Table:
-    """Give the bars of a sorted table whose stamp lies in ``[start, end)``."""
+    """Return the bars of a sorted table whose timestamp lies in ``[start, end)``."""
     low, high = np.searchsorted(timestamps(bars), [micros(start), micros(end)])
     return bars.slice(int(low), int(high - low))
 
 
 def sorted_unique(bars: pa.Table) -> pa.Table:
-    """Sort by stamp; of several bars with one stamp the last given stays."""
+    """Return bars sorted by timestamp; of several with the same one the last is kept."""
     keys = timestamps(bars)
     if len(keys) < 2 or bool(np.all(keys[1:] > keys[:-1])):
         return bars
@@ -85,7 +87,7 @@ def sorted_unique(bars: pa.Table) -> pa.Table:
 def merge_bars(old: pa.Table, new: pa.Table) -> Merge:
     """Merge two sorted tables; the newer bar wins, the older one is a revision if it differs.
 
-    Bars are told apart by ``ts`` alone: two bars of equal values are two bars.
+    Bars are identified by ``ts`` alone: two bars of equal values are two bars.
     """
     old_keys, new_keys = timestamps(old), timestamps(new)
     replaced = np.isin(old_keys, new_keys, assume_unique=True)
@@ -97,7 +99,7 @@ def merge_bars(old: pa.Table, new: pa.Table) -> Merge:
 
 
 def _differs(left: pa.Table, right: pa.Table) -> pa.ChunkedArray | pa.Array:
-    """Say row by row whether any value differs; null equals null."""
+    """Return for each row whether any value differs; null equals null."""
     differs = pa.array(np.zeros(left.num_rows, dtype=bool))
     for name in VALUES:
         a, b = left[name], right[name]
@@ -110,10 +112,10 @@ def _differs(left: pa.Table, right: pa.Table) -> pa.ChunkedArray | pa.Array:
 
 
 def is_flat(bars: pa.Table) -> np.ndarray:
-    """Say of each bar whether it stands for an interval without a trade.
+    """Return for each bar whether it only fills an interval without a trade.
 
-    Some gateways fill such intervals: four times one price, volume and count 0 (grade L). A bar
-    whose volume is not available is none of these, nor is one that counts a trade.
+    Some gateways fill such intervals with bars of one price, volume 0 and count 0 (grade L). A bar
+    whose volume is not available is not flat, nor is one that counts a trade.
     """
     untraded = is_untraded(bars)
     if not untraded.any():
@@ -125,9 +127,9 @@ def is_flat(bars: pa.Table) -> np.ndarray:
 
 
 def is_untraded(bars: pa.Table) -> np.ndarray:
-    """Say of each bar whether it tells that nothing was traded: volume 0, and no trade counted.
+    """Return for each bar whether nothing was traded in it: volume 0, and no trade counted.
 
-    Volume that is not available tells nothing; less than a lot may be told as none, with a count.
+    A volume that is not available proves nothing; less than a lot may be given as 0, with a count.
     """
     no_volume = pc.fill_null(pc.equal(bars["volume"], 0.0), False).to_numpy()  # noqa: FBT003
     if not no_volume.any():
@@ -142,6 +144,6 @@ def without_flat(bars: pa.Table) -> pa.Table:
 
 
 def rows_per_session(bars: pa.Table) -> dict[date, int]:
-    """Count bars by session date."""
+    """Return the number of bars by session date."""
     counts = pc.value_counts(bars["session_date"])
     return {item["values"]: item["counts"] for item in counts.to_pylist()}

@@ -1,8 +1,9 @@
-"""Coverage: what responses have covered of a series, with bars or as proved empty.
+"""Coverage: what responses have covered of a series, with bars or as confirmed empty.
 
-Not here: what a response covers (``domain.planning.evaluation``), which statements prove emptiness
-(``domain.planning.empty_ranges``), files (``store.bars.bar_store``). All intervals are on the stamp
-axis of the series (``domain.calendars.sessions``).
+All intervals are by bar timestamp (``domain.calendars.sessions``).
+
+Not here: what a response covers (``domain.planning.evaluation``), which statements prove that a
+range is empty (``domain.planning.empty_ranges``), files (``store.bars.bar_store``).
 """
 
 from collections.abc import Container, Iterable
@@ -18,11 +19,11 @@ _OLD = timedelta(days=IbLimitsRegistry.EMPTY_OLD_DAYS.value)
 
 
 class ProofKind(StrEnum):
-    """What a proof of emptiness rests on.
+    """What a proof that a range is empty rests on.
 
     ``plain``: responses with bars around the range, or an earlier version of this project.
     ``voidable``: at least one response without bars, which a later one can refute. ``disputed``:
-    three statements on three days although held data contradict them. ``acknowledged``: a person.
+    three statements on three days although held data contradict them. ``acknowledged``: the user.
     """
 
     PLAIN = "plain"
@@ -32,19 +33,19 @@ class ProofKind(StrEnum):
 
 
 REFUTABLE = frozenset({ProofKind.PLAIN, ProofKind.VOIDABLE})
-"""Proofs that bars of another timeframe refute; the others were made in spite of them."""
+"""Kinds of proofs that bars of another timeframe refute; the others were made in spite of them."""
 
 VOIDABLE = frozenset({ProofKind.VOIDABLE, ProofKind.DISPUTED})
-"""Proofs that are taken back when a response without bars that they rest on is refuted."""
+"""Kinds of proofs that become void when a response without bars that they rest on is refuted."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Emptiness:
-    """A range that was proved to hold no bars, when and by what; the proof ages.
+    """A range that was proved to hold no bars, when and by what; the proof expires.
 
-    What was recent when it was proved must be proved again soon, what was old much later. Each
-    week ages by itself, so a proof that is cut or joined lasts neither longer nor shorter.
-    ``note`` is what a person said who acknowledged it.
+    A range that was recent when it was proved must be proved again soon, an old one much later.
+    Each week expires by itself, so a proof that is cut or joined lasts neither longer nor shorter.
+    ``note`` is the note of the user who acknowledged it.
     """
 
     interval: Interval
@@ -59,14 +60,14 @@ class Emptiness:
 
     @property
     def expiries(self) -> tuple[datetime, ...]:
-        """When parts of it come to be too old: the recent part first, then the rest."""
+        """When its parts expire: the recent part first, then the rest."""
         last = self.proved_at + _OLD
         return (
             (self.proved_at + _RECENT, last) if self.interval.end > self._recent_from else (last,)
         )
 
     def valid_part(self, now: datetime) -> Interval | None:
-        """Give the interval whose proof still counts, or None."""
+        """Return the part whose proof has not expired, or None."""
         if now < self.expires_at:
             return self.interval
         still_old = now < self.proved_at + _OLD
@@ -74,14 +75,14 @@ class Emptiness:
 
     @property
     def _recent_from(self) -> datetime:
-        """The Monday from which on the interval was recent, at midnight so that no day is cut."""
+        """The Monday from which the interval was recent, at midnight so that no day is cut."""
         day = (self.proved_at - _RECENT).replace(hour=0, minute=0, second=0, microsecond=0)
         return day - timedelta(days=day.weekday())
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The covered intervals of a series: ``bars`` for good, ``empty`` until the proof expires."""
+    """The covered intervals of a series: ``bars`` for good, ``empty`` until their proofs expire."""
 
     bars: IntervalSet = field(default_factory=IntervalSet)
     empty: tuple[Emptiness, ...] = ()
@@ -90,32 +91,32 @@ class Coverage:
         return bool(self.bars) or bool(self.empty)
 
     def covered(self, now: datetime) -> IntervalSet:
-        """Give all that needs no asking at ``now``."""
+        """Return everything that is covered at ``now``."""
         valid = (proof.valid_part(now) for proof in self.empty)
         return self.bars | IntervalSet(part for part in valid if part)
 
     def merged(self, newer: "Coverage") -> "Coverage":
-        """Add what a newer answer covered; bars beat emptiness, newer proofs beat older ones."""
+        """Return it with newer coverage; bars replace proofs, newer proofs replace older ones."""
         bars = self.bars | newer.bars
         fresh = IntervalSet(proof.interval for proof in newer.empty)
         older = _without(self.empty, fresh)
         return Coverage(bars, tuple(sorted(_without((*older, *newer.empty), bars))))
 
     def clip(self, interval: Interval) -> "Coverage":
-        """Give the part inside an interval."""
+        """Return the part inside an interval."""
         parts = ((proof, proof.interval.intersection(interval)) for proof in self.empty)
         empty = tuple(replace(proof, interval=part) for proof, part in parts if part)
         return Coverage(self.bars.clip(interval), empty)
 
     def without_proofs(self, taken: IntervalSet, kinds: Container[ProofKind]) -> "Coverage":
-        """Return it less the proofs of some kinds in some intervals, which are void."""
+        """Return it without the proofs of some kinds in some intervals, which are void."""
         kept = [proof for proof in self.empty if proof.kind not in kinds]
         cut = _without((proof for proof in self.empty if proof.kind in kinds), taken)
         return Coverage(self.bars, tuple(sorted((*kept, *cut))))
 
 
 def _without(proofs: Iterable[Emptiness], taken: IntervalSet) -> list[Emptiness]:
-    """Return proofs less what is taken; neighbours of one moment and kind are joined."""
+    """Return proofs without some intervals; adjoining ones of one moment and kind are joined."""
     alike: dict[tuple[datetime, ProofKind, str], list[Interval]] = {}
     for proof in proofs:
         alike.setdefault((proof.proved_at, proof.kind, proof.note), []).append(proof.interval)

@@ -1,6 +1,6 @@
-"""Instruments and series: what an entry of the universe fixes.
+"""Instruments and series: what an entry of the universe stands for.
 
-Not here: reading the universe file (``domain.universe.universe``), asking a gateway for contracts
+Not here: parsing the universe (``domain.universe.universe``), requesting contracts of a gateway
 (``ib``).
 """
 
@@ -32,14 +32,14 @@ class WhatToShow(StrEnum):
 
 
 class Backfill(StrEnum):
-    """Who starts the loading of history: the sensors, or a person."""
+    """Who starts loads of history: the sensors, or the user."""
 
     AUTO = "auto"
     MANUAL = "manual"
 
 
 class Origin(StrEnum):
-    """Where bars come from; origins never mix in one store."""
+    """Where bars come from; a store never mixes origins."""
 
     IB = "ib"
     SIMULATED = "simulated"
@@ -52,8 +52,8 @@ class Instrument:
 
     ``symbol`` is the universe's key, ``ib_symbol`` the gateway's. ``calendar`` is a key of
     ``domain.calendars.registry``. ``start`` is the first session date that is wanted, ``end`` the
-    first one at which it has ended (delisted, expired), None while it lives. Of a future,
-    ``last_trade_date`` and the three texts after it tell one contract from another.
+    first one at which it has ended (delisted, expired), None while it trades. Of a future,
+    ``last_trade_date`` and the three fields after it distinguish one contract from another.
     """
 
     symbol: str
@@ -97,7 +97,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a stored file says it holds; two that differ are never merged."""
+    """What a stored file holds, by its footer; bars of different identities are never merged."""
 
     symbol: str
     timeframe: Timeframe
@@ -116,7 +116,7 @@ class Identity:
 
 
 def identity_of(series: Series, *, contract_id: int, origin: Origin, epoch: int = 0) -> Identity:
-    """Say what a file of this series must be."""
+    """Return the identity that files of a series must have."""
     return Identity(
         symbol=series.symbol,
         timeframe=series.timeframe,

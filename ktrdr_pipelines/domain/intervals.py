@@ -1,6 +1,6 @@
 """Half-open intervals of UTC time, and sets of them.
 
-Not here: what an interval means (coverage, gap, session); that is said where it is used.
+Not here: sets of many intervals as arrays (``domain.calendars.session_grid``).
 """
 
 from bisect import bisect_left, bisect_right
@@ -31,29 +31,33 @@ class Interval:
 
     @property
     def length(self) -> timedelta:
-        """How long it is."""
+        """The duration of the interval."""
         return self.end - self.start
 
     def overlaps(self, other: "Interval") -> bool:
-        """Say whether the two share any moment."""
+        """Return whether two intervals share any moment."""
         return self.start < other.end and other.start < self.end
 
     def covers(self, other: "Interval") -> bool:
-        """Say whether the other lies wholly inside."""
+        """Return whether another interval lies wholly inside."""
         return self.start <= other.start and other.end <= self.end
 
     def intersection(self, other: "Interval") -> "Interval | None":
-        """Give the shared part, or None."""
+        """Return the part shared with another interval, or None."""
         return between(max(self.start, other.start), min(self.end, other.end))
 
 
 def between(start: datetime, end: datetime) -> Interval | None:
-    """Make an interval, or None where it would be empty or reversed."""
+    """Return an interval, or None where it would be empty or reversed."""
     return Interval(start, end) if start < end else None
 
 
 def utc(moment: datetime) -> datetime:
-    """Give an aware moment in UTC; a naive one is an error."""
+    """Return an aware moment in UTC.
+
+    Raises:
+        ValueError: the moment has no time zone.
+    """
     if moment.tzinfo is None:
         raise ValueError(f"a moment needs a time zone, got {moment!r}")
     return moment.astimezone(UTC)
@@ -92,7 +96,10 @@ class IntervalSet:
         low = bisect_left(large._parts, small.bounds.start, key=lambda part: part.end)
         high = bisect_right(large._parts, small.bounds.end, key=lambda part: part.start)
         joined = _joined((*large._parts[low:high], *small._parts))
-        return _made((*large._parts[:low], *joined, *large._parts[high:]))
+        # These parts are sorted and disjoint already: they need no second look.
+        made = IntervalSet()
+        made._parts = (*large._parts[:low], *joined, *large._parts[high:])
+        return made
 
     def __and__(self, other: "IntervalSet") -> "IntervalSet":
         return IntervalSet(_shared(_near(self, other), _near(other, self)))
@@ -105,30 +112,23 @@ class IntervalSet:
         return position > 0 and moment in self._parts[position - 1]
 
     def covers(self, interval: Interval) -> bool:
-        """Say whether the interval lies wholly inside one part."""
+        """Return whether an interval lies wholly inside the set."""
         position = bisect_right(self._parts, interval.start, key=lambda part: part.start)
         return position > 0 and self._parts[position - 1].covers(interval)
 
     def clip(self, interval: Interval) -> "IntervalSet":
-        """Give the part inside an interval."""
+        """Return the part inside an interval."""
         return IntervalSet(_shared(_meeting(self._parts, interval), (interval,)))
 
     @property
     def bounds(self) -> Interval | None:
-        """The smallest interval around all, or None where there is nothing."""
+        """The smallest interval around the set, or None if it is empty."""
         return Interval(self._parts[0].start, self._parts[-1].end) if self._parts else None
 
     @property
     def length(self) -> timedelta:
-        """All lengths together."""
+        """The sum of all durations."""
         return sum((part.length for part in self._parts), timedelta(0))
-
-
-def _made(parts: tuple[Interval, ...]) -> IntervalSet:
-    """Make a set of parts that are known to be sorted and apart, without looking at them again."""
-    made = IntervalSet()
-    made._parts = parts  # noqa: SLF001
-    return made
 
 
 def _joined(parts: Iterable[Interval]) -> tuple[Interval, ...]:
@@ -143,14 +143,14 @@ def _joined(parts: Iterable[Interval]) -> tuple[Interval, ...]:
 
 
 def _meeting(parts: tuple[Interval, ...], interval: Interval) -> tuple[Interval, ...]:
-    """Give the parts that share a moment with an interval, without looking at all others."""
+    """Return the parts that share a moment with an interval, found by bisection."""
     low = bisect_right(parts, interval.start, key=lambda part: part.end)
     high = bisect_left(parts, interval.end, key=lambda part: part.start)
     return parts[low:high]
 
 
 def _near(parts: IntervalSet, other: IntervalSet) -> tuple[Interval, ...]:
-    """Give the parts of one set that may share a moment with another."""
+    """Return the parts of one set that may share a moment with another."""
     return _meeting(tuple(parts), other.bounds) if other.bounds else ()
 
 

@@ -1,14 +1,14 @@
-"""Bars that can hardly be right: implausible values, and other prices when they come again.
+"""Detect bars that can hardly be right: implausible values, and prices that differ from held ones.
 
-Bars that came again at another price: the sign that history was put on another basis.
+IB serves trades adjusted for the splits known on the day of the request, so bars that were loaded
+before a split differ from the same bars loaded after it by a constant ratio: a *disagreement* is
+the sign of another price basis.
 
-IB serves trades adjusted for the splits known on the day of the request, so bars that were fetched
-before a split differ from the same bars fetched after it by a constant ratio.
+One response does not distinguish an error of the gateway from its data. So bars with implausible
+values are requested once more, and values that are returned twice are kept, with a *finding* that
+records it.
 
-Bars whose values cannot be what was traded: which they are, and what two responses say of them.
-
-One response does not tell an error of the gateway from what its data say. So such bars are
-requested once more, and what comes twice the same is kept as it came, with a finding that says so.
+Not here: volumes in another unit (``domain.volume_units``).
 """
 
 from collections.abc import Iterable
@@ -27,14 +27,14 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 from ktrdr_pipelines.domain.planning.responses import Response
 
 _LEAST_CHANGE = 0.009
-"""Change of price from which on bars disagree: the smallest stock dividends are 1 %, corrections
-of single prices are smaller."""
+"""Change of price from which bars disagree: the smallest stock dividends are 1 %, corrections of
+single prices are smaller."""
 
 _SAME_RATIO = 0.002
-"""Distance from the median ratio within which a bar tells of the same change."""
+"""Distance from the median ratio within which a bar shows the same change."""
 
 _MOST_ALIKE = 0.8
-"""Share of the bars that must tell of the same change: one corrected price is no new basis."""
+"""Share of the bars that must show the same change: one corrected price is no new basis."""
 
 
 class DisagreementKind(StrEnum):
@@ -48,8 +48,9 @@ class DisagreementKind(StrEnum):
 class Disagreement:
     """Bars that disagree with others by a constant ratio.
 
-    Of prices, held bars came again and ``ratio`` is the new close over the held one. Of volumes,
-    the same, or the bars follow others, and it is their volume over that of the others.
+    For prices, held bars were returned again and ``ratio`` is the new close over the held one. For
+    volumes it is the same, or the bars follow others, and ``ratio`` is their volume over that of
+    the others.
     """
 
     first: datetime
@@ -65,24 +66,24 @@ class Disagreement:
                 f"the volumes of {self.bars} bars from {self.first:%Y-%m-%d %H:%MZ} to "
                 f"{self.last:%Y-%m-%d %H:%MZ} are {self.ratio:.4g} times what they were before, or "
                 f"what those of the sessions before are, at the same prices: they seem to be in "
-                f"{unit}, the others in {other}. All bars stay as they came. Hint: set the gateway "
-                "to tell volumes in one unit; `ktrdr load SYMBOL TIMEFRAME --refresh` requests all "
-                "of it again"
+                f"{unit}, the others in {other}. All bars are kept as returned. Hint: set the "
+                "gateway to report volumes in one unit; `ktrdr load SYMBOL TIMEFRAME --refresh` "
+                "requests all of it again"
             )
         return (
             f"{self.bars} held bars from {self.first:%Y-%m-%d %H:%MZ} to "
-            f"{self.last:%Y-%m-%d %H:%MZ} came again at {self.ratio:.4g} times their price: older "
-            "and newer bars may be on different price bases (a split). Hint: `ktrdr load SYMBOL "
-            "TIMEFRAME --refresh` requests all of it again"
+            f"{self.last:%Y-%m-%d %H:%MZ} were returned again at {self.ratio:.4g} times their "
+            "price: older and newer bars may be on different price bases (a split). Hint: `ktrdr "
+            "load SYMBOL TIMEFRAME --refresh` requests all of it again"
         )
 
 
 def disagreement(held: pa.Table, again: pa.Table) -> Disagreement | None:
-    """Return in what way bars that came again disagree with those that are held, or None.
+    """Return how bars that were returned again disagree with the held ones, or None.
 
     Args:
-        held: bars of the store, sorted and unique by stamp.
-        again: bars of a response, sorted and unique by stamp.
+        held: bars of the store, sorted and unique by timestamp.
+        again: bars of a response, sorted and unique by timestamp.
     """
     keys, mine, its = np.intersect1d(
         timestamps(held), timestamps(again), assume_unique=True, return_indices=True
@@ -103,13 +104,13 @@ def disagreement(held: pa.Table, again: pa.Table) -> Disagreement | None:
 
 _PRICES: Final = ("open", "high", "low", "close")
 _MOST_PRICE: Final = 1e12
-"""Price that no instrument has: the largest index levels and share prices lie below 1e7."""
+"""A price that no instrument has: the largest index levels and share prices are below 1e7."""
 
 _MOST_VOLUME: Final = 1e18
-"""Volume that no instrument has: of the cheapest cryptocurrencies some 1e14 are traded a day."""
+"""A volume that no instrument has: of the cheapest cryptocurrencies some 1e14 are traded a day."""
 
 _MAY_BE_NEGATIVE: Final = frozenset({SecType.FUT})
-"""Kinds whose prices may be zero or below (crude oil in April 2020)."""
+"""Kinds of instruments whose prices may be zero or below (crude oil in April 2020)."""
 
 
 class FindingKind(StrEnum):
@@ -139,11 +140,11 @@ class Finding(NamedTuple):
 
 
 def implausible_rows(bars: pa.Table, sec_type: SecType | None) -> np.ndarray:
-    """Say of each bar whether its values are implausible.
+    """Return for each bar whether its values are implausible.
 
     Args:
-        bars: bars.
-        sec_type: the kind of the instrument; None where it is not known: any sign is plausible.
+        bars: any bars.
+        sec_type: the kind of the instrument; None if it is not known: then any sign is plausible.
     """
     return np.asarray(np.any(list(_implausible(bars, sec_type).values()), axis=0))
 
@@ -151,9 +152,9 @@ def implausible_rows(bars: pa.Table, sec_type: SecType | None) -> np.ndarray:
 def findings_of(
     bars: pa.Table, keys: Iterable[int], sec_type: SecType | None = None
 ) -> list[Finding]:
-    """Return what is remembered of some bars, named by their timestamps.
+    """Return the findings that are recorded of some bars, given by their timestamps.
 
-    A bar of which the stored values are plausible had a count that could not be stored.
+    A bar whose stored values are plausible had a count that could not be stored.
     """
     chosen = bars.filter(pa.array(np.isin(timestamps(bars), list(keys))))
     odd = _implausible(chosen, sec_type)
@@ -173,16 +174,17 @@ def findings_of(
 def explained(
     bars: pa.Table, sec_type: SecType | None, known: Iterable[Finding]
 ) -> tuple[np.ndarray, list[Finding]]:
-    """Tell damage from findings.
+    """Separate damage from findings.
 
-    A finding explains the bar that has the values which it was made for, and no other.
+    A finding explains only a bar with exactly the values that it recorded.
 
-    Returns: which bars are implausible and explained by no finding, and the findings that explain
-    a bar, in their order.
+    Returns:
+        Which bars are implausible and explained by no finding, and the findings that explain a
+        bar, in their order.
     """
-    told = {one.ts: one for one in known}
-    held = {one.ts: one.detail for one in findings_of(bars, told, sec_type)}
-    found = [one for one in told.values() if held.get(one.ts) == one.detail]
+    recorded = {one.ts: one for one in known}
+    held = {one.ts: one.detail for one in findings_of(bars, recorded, sec_type)}
+    found = [one for one in recorded.values() if held.get(one.ts) == one.detail]
     damaged = implausible_rows(bars, sec_type) & ~np.isin(
         timestamps(bars), [one.ts for one in found]
     )
@@ -190,15 +192,16 @@ def explained(
 
 
 def reconciled(first: Response, second: Response | None, length: timedelta) -> Response | None:
-    """Return what two responses to one request say together; None where no bar is left.
+    """Return what two responses to one request have in common; None if no bar is left.
 
-    The second stands, but for places that are not covered: rows that were no bars, also those of
-    the first for which the second has none, and implausible bars that did not come twice the same.
+    The second one counts, except for intervals that are not covered then: rows that are no bars,
+    including those of the first for which the second has none, and implausible bars that were not
+    returned with the same values twice.
 
     Args:
         first: a response with impossible or implausible rows.
-        second: the response to the same request; None where no bars came.
-        length: of a bar.
+        second: the response to the same request; None if it had no bars.
+        length: the length of a bar.
     """
     if second is None:
         return _without(first, set(first.implausible), IntervalSet(), length)
@@ -206,12 +209,16 @@ def reconciled(first: Response, second: Response | None, length: timedelta) -> R
     once = set(second.implausible) - {key for key, _ in same}
     keys = timestamps(second.bars)
     gone = set(first.implausible) - set(keys.tolist())
-    unfilled = (part for part in first.impossible if not _has_any(keys, part))
+    unfilled = []
+    for part in first.impossible:
+        low, high = np.searchsorted(keys, [micros(part.start), micros(part.end)])
+        if low >= high:
+            unfilled.append(part)
     return _without(second, once, IntervalSet([*unfilled, *_positions(gone, length)]), length)
 
 
 def _implausible(bars: pa.Table, sec_type: SecType | None) -> dict[FindingKind, np.ndarray]:
-    """Say of each bar which of its values are implausible."""
+    """Return for each kind of finding which bars it holds for."""
     prices = np.array([bars[name].to_numpy(zero_copy_only=False) for name in _PRICES], float)
     opens, highs, lows, closes = prices
     may_be_negative = sec_type is None or sec_type in _MAY_BE_NEGATIVE
@@ -230,18 +237,13 @@ def _implausible(bars: pa.Table, sec_type: SecType | None) -> dict[FindingKind, 
 
 
 def _below(bars: pa.Table, name: str, most: float) -> np.ndarray:
-    """Say of each bar whether a value is a number whose size is below ``most``, or null."""
+    """Return for each bar whether a value is a number whose size is below ``most``, or null."""
     return np.asarray(pc.fill_null(pc.less(pc.abs(bars[name]), most), True).to_numpy())  # noqa: FBT003
 
 
-def _values(answer: Response) -> set[tuple[int, str]]:
+def _values(response: Response) -> set[tuple[int, str]]:
     """Return the values of a response's implausible bars."""
-    return {(one.ts, one.detail) for one in findings_of(answer.bars, answer.implausible)}
-
-
-def _has_any(keys: np.ndarray, part: Interval) -> bool:
-    low, high = np.searchsorted(keys, [micros(part.start), micros(part.end)])
-    return bool(low < high)
+    return {(one.ts, one.detail) for one in findings_of(response.bars, response.implausible)}
 
 
 def _positions(keys: Iterable[int], length: timedelta) -> list[Interval]:
@@ -249,15 +251,15 @@ def _positions(keys: Iterable[int], length: timedelta) -> list[Interval]:
 
 
 def _without(
-    answer: Response, dropped: set[int], missing: IntervalSet, length: timedelta
+    response: Response, dropped: set[int], missing: IntervalSet, length: timedelta
 ) -> Response | None:
-    """Return a response less some bars, whose places are not covered; nor are others."""
-    kept = ~np.isin(timestamps(answer.bars), list(dropped))
+    """Return a response without some bars; their intervals, and ``missing``, are not covered."""
+    kept = ~np.isin(timestamps(response.bars), list(dropped))
     if not kept.any():
         return None
     return replace(
-        answer,
-        bars=answer.bars.filter(pa.array(kept)),
-        impossible=answer.impossible | missing | IntervalSet(_positions(dropped, length)),
-        implausible=tuple(key for key in answer.implausible if key not in dropped),
+        response,
+        bars=response.bars.filter(pa.array(kept)),
+        impossible=response.impossible | missing | IntervalSet(_positions(dropped, length)),
+        implausible=tuple(key for key in response.implausible if key not in dropped),
     )

@@ -1,6 +1,6 @@
-"""The eight timeframes: names, lengths and how their bars are stamped.
+"""The eight timeframes: names, lengths, and whether their bars have times or dates.
 
-Not here: which spans of time a timeframe is expected to have (``domain.calendars.sessions``).
+Not here: the spans in which a timeframe is expected to have bars (``domain.calendars.sessions``).
 """
 
 from datetime import timedelta
@@ -33,12 +33,12 @@ class Timeframe(StrEnum):
 
     @property
     def is_intraday(self) -> bool:
-        """Say whether bars are stamped by the clock rather than by a date."""
+        """Whether bar timestamps are times rather than dates."""
         return _SECONDS[self] < _DAY_S
 
     @property
     def is_yearly_filed(self) -> bool:
-        """Say whether the store keeps one file a year (1m, 5m) or one for all."""
+        """Whether the store keeps one file a year (1m, 5m) rather than one for all."""
         return self in {Timeframe.M1, Timeframe.M5}
 
     @property

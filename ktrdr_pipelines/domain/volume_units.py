@@ -1,8 +1,9 @@
-"""Volumes that changed their unit: shares, or lots of 100, by a setting or version of the gateway.
+"""Detect volumes that changed their unit between shares and lots of 100.
 
-A change is told and nothing is changed: bars stand as they came. Bars that came again show it by
-themselves; where new bars only adjoin held ones it takes a jump of the volume of whole sessions.
-A lot more trading looks like that too, but for the number of trades, which no unit changes.
+The unit depends on a setting and the version of the gateway. A change is reported and bars are kept
+as they were returned. Bars that are returned again show it directly; where new bars only adjoin
+held ones it takes a jump of the volume of whole sessions. A lot more trading looks like that too,
+except for the number of trades, which no unit changes.
 
 Not here: when bars are compared (``sync.engine.context``), the record
 (``store.ledger.bar_findings``).
@@ -18,32 +19,32 @@ from ktrdr_pipelines.domain.bars import moment, timestamps
 from ktrdr_pipelines.domain.plausibility import Disagreement, DisagreementKind
 
 SESSIONS: Final = 5
-"""Sessions on either side over which a jump must hold."""
+"""Number of sessions on either side over which a jump must hold."""
 
 _LOT: Final = 100.0
 _NEAR: Final = 0.05
-"""Distance from 100 times, as a share, within which bars that came again tell lots: corrections
-after the close change volumes a little."""
+"""Distance from a ratio of 100, as a share, within which bars that were returned again are in lots:
+corrections after the close change volumes a little."""
 
 _FEWEST_LOTS: Final = 100.0
-"""Lots that the compared bars hold together at least: of fewer, rounding hides the ratio."""
+"""Fewest lots of the compared bars together: with fewer, rounding hides the ratio."""
 
 _MOST_ALIKE: Final = 0.8
 _SAME_PRICE: Final = 0.002
 
 _LEAST_JUMP, _MOST_JUMP = 50.0, 200.0
-"""Between which the medians of sessions lie apart; days differ."""
+"""Least and greatest ratio of the medians of both sides: sessions differ."""
 
 _APART: Final = 4.0
-"""Times that the least session of one side has at least what the greatest of the other has."""
+"""Least ratio of the smallest session of one side to the greatest of the other."""
 
 _SAME_LEVEL: Final = 1.25
 _SAME_COUNT: Final = 5.0
-"""Times that the median price, and the median number of trades, may differ between the sides."""
+"""Greatest ratio of the median prices, and of the median numbers of trades, of both sides."""
 
 
 def compare_volume(held: pa.Table, again: pa.Table) -> Disagreement | None:
-    """Return how the volumes of bars that came again at the same prices differ by a lot, or None.
+    """Return how the volumes of bars that were returned again at the same prices jump, or None.
 
     Args:
         held: bars of the store, sorted and unique by timestamp.
@@ -70,10 +71,10 @@ def compare_volume(held: pa.Table, again: pa.Table) -> Disagreement | None:
 
 
 def between_sessions(bars: pa.Table) -> Disagreement | None:
-    """Return at which session, and by how much, the volumes of all later ones jump by a lot.
+    """Return from which session, and by how much, the volumes of later sessions jump, or None.
 
     Args:
-        bars: of whole sessions, sorted and unique by timestamp. Sessions without volume do not
+        bars: bars of whole sessions, sorted and unique by timestamp. Sessions without volume do not
             count.
     """
     days = _Days.of(bars)
@@ -101,7 +102,7 @@ def between_sessions(bars: pa.Table) -> Disagreement | None:
 
 
 def is_told(found: Disagreement, known: Iterable[Disagreement]) -> bool:
-    """Return whether a jump is one that is known: of two in one direction another lies between.
+    """Return whether a jump is known: between two in one direction lies one in the other.
 
     Args:
         found: a jump.
@@ -117,7 +118,7 @@ def is_told(found: Disagreement, known: Iterable[Disagreement]) -> bool:
 
 
 class _Days(NamedTuple):
-    """Sessions with volume, oldest first: timestamp of the first bar, and what all bars say."""
+    """Sessions with volume, oldest first: timestamp of the first bar, sums, and last close."""
 
     first: np.ndarray
     volume: np.ndarray
@@ -126,7 +127,7 @@ class _Days(NamedTuple):
 
     @classmethod
     def of(cls, bars: pa.Table) -> "_Days":
-        """Take sessions together."""
+        """Aggregate bars by session."""
         keys, days = timestamps(bars), bars["session_date"].to_numpy().astype("datetime64[D]")
         _, starts = np.unique(days, return_index=True)
         if not len(starts):
@@ -140,7 +141,7 @@ class _Days(NamedTuple):
 
 
 def _is_same(values: np.ndarray, sides: tuple[slice, slice], most: float) -> bool:
-    """Return whether the medians of two sides are about the same; also where one is not known."""
+    """Return whether the medians of two sides are about the same, or one is not known."""
     before, after = (float(np.median(values[one])) for one in sides)
     if not before > 0 or not after > 0:
         return True

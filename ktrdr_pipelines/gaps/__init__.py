@@ -1,1 +1,1 @@
-"""What is missing in a store, and why, without asking a gateway."""
+"""The gap engine: what is missing in a store, why, and what is due, without a gateway."""

@@ -1,17 +1,12 @@
-"""What automatic work requests next: tails that are due, gaps worth it, the backlog.
+"""Choose what automatic work requests next: due tails, due gaps, and the backlog of both.
 
-The backlog: all that sensors will ask for, and what that costs, before it is loaded.
+A *tail* is what has become due after the newest bar of a series, one closed session at most. A
+series that lacks more than that is *behind*: a gap run fills it, oldest first, and no tail is
+requested ahead of it. A tail is *stale* by the open time that has passed since its newest covered
+bar: closed time does not count, so a Friday evening bar is fresh on Sunday. The *backlog* is
+everything that the sensors will request in the end.
 
-How stale a tail is: the open time that has passed since its newest covered bar.
-
-Closed time does not count: a Friday evening bar is fresh on Sunday.
-
-Tails: what has come to be due behind the newest bar of a series, a session at most.
-
-A series that lacks more than a session behind its newest bar is *behind*: a gap run brings it up,
-oldest first, and no tail jumps ahead of it.
-
-Which gaps are worth to be asked for now, by work that nobody waits for, and in what order.
+Not here: what is missing (``gaps.index``), what a request costs (``gaps.estimates``).
 """
 
 import hashlib
@@ -32,10 +27,10 @@ _LOOKBACK = timedelta(days=60)
 
 
 def stale_s(found: SeriesGaps, calendars: Calendars, now: datetime) -> float:
-    """Give the seconds of open session without a covered bar, 0 where nothing was ever covered.
+    """Return the seconds of open session without a covered bar, 0 where nothing was ever covered.
 
-    Sessions that are not final yet count for days and weeks only once they are; what lies more
-    than two months back is not counted out.
+    For daily and weekly bars a session counts once its bar is final; time more than two months ago
+    is not counted.
     """
     if found.covered_until is None:
         return 0.0
@@ -57,13 +52,13 @@ def stale_s(found: SeriesGaps, calendars: Calendars, now: datetime) -> float:
 
 
 def is_stale(found: SeriesGaps, calendars: Calendars, now: datetime) -> bool:
-    """Say whether a tail is older than the registry allows."""
+    """Return whether a tail is older than the registry allows."""
     threshold_s = IbLimitsRegistry.GAP_THRESHOLDS_S.value[found.series.timeframe.value]
     return stale_s(found, calendars, now) > threshold_s
 
 
 MOST_SESSIONS = 1
-"""Closed sessions that a tail may lack; the open one comes on top."""
+"""Closed sessions that a tail may lack, in addition to the open one."""
 
 
 _MINUTE = timedelta(minutes=1)
@@ -71,20 +66,20 @@ _MINUTE = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What of one series is to be asked for at once."""
+    """What is to be requested of one series at once."""
 
     series: Series
     intervals: IntervalSet
 
 
 def newer_gaps(found: SeriesGaps) -> list[Gap]:
-    """Give the gaps behind the newest covered interval; none where nothing is covered yet."""
+    """Return the gaps after the newest covered interval; none where nothing is covered yet."""
     until = found.covered_until
     return [] if until is None else [gap for gap in found.gaps if gap.interval.start >= until]
 
 
 def is_behind(found: SeriesGaps) -> bool:
-    """Say whether a series lacks more behind its newest bar than a tail brings."""
+    """Return whether a series lacks more after its newest bar than a tail requests."""
     return sum(gap.sessions for gap in newer_gaps(found)) > MOST_SESSIONS
 
 
@@ -94,7 +89,7 @@ def due_tails(
     """Return the tails that are due, long timeframes first.
 
     Args:
-        found: how each series stands.
+        found: what each series holds and lacks.
         now: market time.
         real_now: real time, by which failed attempts become due again; ``now`` if not given.
     """
@@ -106,41 +101,32 @@ def due_tails(
 def _tail(found: SeriesGaps, now: datetime, retry_now: datetime) -> Tail | None:
     if found.error is not None or found.covered_until is None or is_behind(found):
         return None
-    gaps = newer_gaps(found)
-    if _is_deferred(found, retry_now):
-        return None
+    for attempt in found.attempts:
+        is_newest = attempt.is_series_wide or attempt.interval.end > found.covered_until
+        if is_newest and not attempt.is_due(retry_now):
+            return None  # deferred after failed attempts
     waiting = IntervalSet(
         part
         for part in found.waiting
         if part.start >= found.covered_until and _is_worth_requesting(part, now)
     )
-    intervals = waiting | IntervalSet(gap.interval for gap in gaps)
+    intervals = waiting | IntervalSet(gap.interval for gap in newer_gaps(found))
     return Tail(found.series, intervals) if intervals else None
 
 
 def _is_worth_requesting(waiting: Interval, now: datetime) -> bool:
-    """Say whether to ask now for the end of a session that is waited for.
+    """Return whether to request the uncovered end of a session now.
 
-    Up to the moment all is asked for. Behind a close it is asked for after 1, 2, 4, ... minutes:
-    bars that are late come, and a stock that was quiet at the end is not asked for every minute.
+    Within a minute of its end always; later after 1, 2, 4, ... minutes: late bars are still
+    requested, and a stock that was quiet before the close is not requested every minute.
     """
     minutes = (now - waiting.end) // _MINUTE
     return minutes < 1 or minutes & (minutes - 1) == 0
 
 
-def _is_deferred(found: SeriesGaps, now: datetime) -> bool:
-    """Say whether what is newest was tried in vain and is not yet to be tried again."""
-    until = found.covered_until
-    return any(
-        (attempt.is_series_wide or (until is not None and attempt.interval.end > until))
-        and not attempt.is_due(now)
-        for attempt in found.attempts
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What of one series is to be asked for now: intervals of timestamps, and bars at most."""
+    """What is to be requested of one series now: intervals of timestamps, and bars at most."""
 
     series: Series
     intervals: IntervalSet
@@ -155,40 +141,39 @@ class Due:
 
     @property
     def print(self) -> str:
-        """A short print of the intervals, to see whether anything has changed."""
+        """A short fingerprint of the intervals, to detect whether anything has changed."""
         return hashlib.sha256(repr(self.intervals).encode()).hexdigest()[:12]
 
 
 def due_to_fill(found: Iterable[SeriesGaps], now: datetime) -> list[Due]:
-    """Give what is due, long timeframes first, and of one timeframe the newest gaps first.
+    """Return what is due, long timeframes first, and of one timeframe the newest gaps first.
 
-    Left out are ranges whose attempts failed, until their next try at ``now`` in real time, what a
-    tail brings, and the history of series that a person loads (``wanted_gaps``).
+    Left out are ranges that are deferred after failed attempts, by ``now`` in real time, what a
+    tail requests, and the history of series that the user loads (``wanted_gaps``).
     """
-    due = (_due(one, now) for one in found)
-    return sorted((one for one in due if one), key=_rank)
+    due = []
+    for one in found:
+        gaps = [
+            gap for gap in wanted_gaps(one) if gap.next_try_at is None or gap.next_try_at <= now
+        ]
+        if gaps:
+            intervals = IntervalSet(gap.interval for gap in gaps)
+            due.append(Due(one.series, intervals, sum(gap.bars for gap in gaps)))
+    return sorted(due, key=lambda one: (-one.series.timeframe.seconds, -one.newest.timestamp()))
 
 
 def backlog_of(found: Iterable[SeriesGaps]) -> list[tuple[Series, IntervalSet]]:
-    """Give all that the sensors will ask for in the end, with what is deferred for now."""
+    """Return everything that the sensors will request, including what is deferred for now."""
     kept = ((one.series, IntervalSet(gap.interval for gap in wanted_gaps(one))) for one in found)
     return [(series, intervals) for series, intervals in kept if intervals]
 
 
-def _due(found: SeriesGaps, now: datetime) -> Due | None:
-    gaps = [gap for gap in wanted_gaps(found) if gap.next_try_at is None or gap.next_try_at <= now]
-    if not gaps:
-        return None
-    intervals = IntervalSet(gap.interval for gap in gaps)
-    return Due(found.series, intervals, sum(gap.bars for gap in gaps))
-
-
 def wanted_gaps(found: SeriesGaps) -> list[Gap]:
-    """Return the gaps that automatic work fills: all but what tails bring.
+    """Return the gaps that automatic work fills: all except those that tails request.
 
-    Of a series that a person loads, its history is left out: all before the place from which on it
-    is kept fresh. That place does not move with the newest bar, since filling goes newest first
-    and leaves holes behind it for a while, or for long where a run fails.
+    The history of a series that the user loads is left out: everything before the timestamp from
+    which it is kept fresh. That does not move with the newest bar: gaps are filled newest first,
+    which leaves older ones for a while, or for long if a run fails.
     """
     newer = newer_gaps(found)
     mine = newer if is_behind(found) else []
@@ -197,41 +182,34 @@ def wanted_gaps(found: SeriesGaps) -> list[Gap]:
         since = found.fresh_from or found.covered_until
         if since is None or found.covered_until is None:
             return []
-        older = [part for gap in older if (part := _since(gap, since))]
+        # The bars of a gap that is cut here are an upper bound then.
+        older = [
+            replace(gap, interval=Interval(max(gap.interval.start, since), gap.interval.end))
+            for gap in older
+            if gap.interval.end > since
+        ]
     return older + mine
 
 
-def _since(gap: Gap, since: datetime) -> Gap | None:
-    """Return the part of a gap from a bar timestamp on; its bars are then those at most."""
-    if gap.interval.end <= since:
-        return None
-    start = max(gap.interval.start, since)
-    return replace(gap, interval=Interval(start, gap.interval.end))
-
-
-def _rank(due: Due) -> tuple[int, float]:
-    return -due.series.timeframe.seconds, -due.newest.timestamp()
-
-
 BIG_BARS = 500_000
-"""Missing bars from which on a backlog is announced: more than a day of many symbols."""
+"""Number of missing bars from which a backlog is announced: more than a day of many symbols."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What sensors will ask for: series, and bars at most."""
+    """What the sensors will request: the number of series, and of bars at most."""
 
     series: int
     bars: int
 
     @property
     def is_big(self) -> bool:
-        """Say whether a person should know before it is loaded."""
+        """Whether it is announced before it is loaded."""
         return self.bars >= BIG_BARS
 
 
 def measured_backlog(found: Sequence[SeriesGaps]) -> Backlog:
-    """Count the backlog; cheap, as the gaps know their bars."""
+    """Return the size of the backlog; this is cheap, as gaps know their bars."""
     wanted = [gaps for one in found if (gaps := wanted_gaps(one))]
     return Backlog(len(wanted), sum(gap.bars for gaps in wanted for gap in gaps))
 
@@ -239,10 +217,10 @@ def measured_backlog(found: Sequence[SeriesGaps]) -> Backlog:
 def backlog_plan(
     index: GapIndex, found: Sequence[SeriesGaps], config: GatewayConfig, now: datetime
 ) -> str:
-    """Say in one line what loading the backlog takes: requests, bars, bytes, time."""
+    """Return one line on what loading the backlog takes: requests, bars, bytes, time."""
     rates = measured_rates(index.store.ledger, config.gateway, conservative=config.conservative)
     plan = estimate(backlog_of(found), index.calendars, rates=rates, now=now)
     return (
         f"a backlog of {len(plan.parts)} series is loaded from now on: {plan.summary} "
-        f"({plan.basis}); `backfill: manual` in universe.yaml leaves it to you"
+        f"({plan.basis}); with `backfill: manual` in universe.yaml only you load it"
     )

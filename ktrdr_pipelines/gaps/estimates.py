@@ -1,12 +1,11 @@
-"""What a load would cost, by the rates that were measured.
+"""Estimate what a load costs without a gateway: requests, bars, bytes on disk and seconds.
 
-What a load would cost: requests, bars, bytes on disk and seconds, asking nobody.
-
-How fast a gateway has answered and how much room bars take: measured where that was possible.
+The rates, how fast a gateway has answered and how much room bars take, are measured where the
+ledger has enough records, and assumed elsewhere.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -30,10 +29,10 @@ from ktrdr_pipelines.limits import IbLimitsRegistry
 from ktrdr_pipelines.store.ledger.ledger import Ledger, RequestRecord
 
 FEWEST_MEASURED: Final = 5
-"""Answers of a timeframe below which its rate is taken from elsewhere."""
+"""Fewest responses of a timeframe from which its rate is measured."""
 
 NEWEST_LOOKED_AT: Final = 5_000
-"""Audited requests that a rate is taken from."""
+"""Number of the newest audited requests that rates are measured from."""
 
 ASSUMED_REQUEST_S, ASSUMED_BAR_S = 0.6, 0.001
 """Seconds of one request and of each bar in it, until they are measured.
@@ -43,22 +42,22 @@ Source: observed by others, grade C: 390 bars in 0.6 s, 1,950 in 8 s (ib_insync 
 """
 
 ASSUMED_NOW_S: Final = 0.2
-"""The same of a request whose end is empty, which means now.
+"""Seconds of one request whose end is empty, which means now.
 
 Source: observed by others, grade L: 50 stocks at once in 1.4 s with an empty end, and some 30 times
 that with an end (ib_insync #327).
 """
 
 FEWEST_BARS: Final = 500
-"""Stored bars of a timeframe below which a file's own weight hides what a bar takes."""
+"""Fewest stored bars of a timeframe from which bytes a bar are measured: files have an overhead."""
 
 ASSUMED_BAR_BYTES: Final = 24.0
-"""Bytes of a stored bar until enough are held: recorded stock bars take 15 to 35."""
+"""Bytes of a stored bar until they are measured: recorded stock bars take 15 to 35."""
 
 _INSTANT = timedelta(microseconds=1)
 
 _Kind = tuple[Timeframe, bool]
-"""Of a request: its timeframe, and whether its end was empty."""
+"""Kind of a request: its timeframe, and whether its end was empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,8 @@ class Rates:
     """Seconds a request and bytes a bar, by timeframe; a timeframe that is absent is not measured.
 
     ``now_request_s`` is for requests whose end is empty, which means now, ``request_s`` for those
-    with an end. ``answers`` is how many answers the seconds were measured from. ``conservative``
-    puts every request under the safe delay.
+    with an end. ``answers`` is the number of responses that the seconds were measured from.
+    ``conservative``: every request waits for the safe delay.
     """
 
     request_s: Mapping[Timeframe, float] = field(default_factory=dict)
@@ -79,7 +78,7 @@ class Rates:
     def seconds(
         self, timeframe: Timeframe, requests: int, bars: int, *, ends_now: bool = False
     ) -> float:
-        """Give how long so many requests take, as many at a time as the gateway gets."""
+        """Return the seconds that so many requests take, sent with the usual concurrency."""
         if self.conservative:
             return requests * IbLimitsRegistry.SAFE_DELAY_S.value
         measured = self.now_request_s if ends_now else self.request_s
@@ -94,14 +93,14 @@ class Rates:
         return self.seconds(timeframe, 1, 0, ends_now=ends_now), timeframe in measured
 
     def size(self, timeframe: Timeframe, bars: int) -> int:
-        """Give how many bytes on disk so many bars take."""
+        """Return how many bytes on disk so many bars take."""
         return round(bars * self.bar_bytes.get(timeframe, ASSUMED_BAR_BYTES))
 
     def basis(self, timeframes: Iterable[Timeframe], *, ends_now: bool = False) -> str:
-        """Say what the seconds rest on.
+        """Return what the seconds of requests are based on.
 
         Args:
-            timeframes: of the requests.
+            timeframes: the timeframes of the requests.
             ends_now: whether their end is empty.
         """
         if self.conservative:
@@ -115,7 +114,7 @@ class Rates:
         parts = []
         if measured:
             names = _names(measured)
-            count = f"{self.answers:,} answers of this gateway"
+            count = f"{self.answers:,} responses of this gateway"
             parts.append(f"measured for {names}{what} from {count}")
         if others:
             parts.append(
@@ -126,7 +125,7 @@ class Rates:
 
 
 def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) -> Rates:
-    """Measure what the ledger knows of a gateway and of the store."""
+    """Return the rates of a gateway and of the store, measured from the ledger."""
     answered = [
         record
         for record in ledger.requests(NEWEST_LOOKED_AT)
@@ -150,12 +149,18 @@ def measured_rates(ledger: Ledger, gateway: str, *, conservative: bool = False) 
 
 
 def _busy_s(records: Iterable[RequestRecord]) -> dict[_Kind, float]:
-    """Give the seconds that the requests of each kind took.
+    """Return the seconds that the requests of each kind took.
 
-    All that were under way at a moment share it, so that the times of kinds add up to what went
-    by, however they were mixed.
+    All requests that were open at a moment share it, so that the times of the kinds add up to the
+    time that passed, however they were mixed.
     """
-    events = sorted(event for record in records for event in _ends(record))
+    # Start and end of each request: when, and by how many more are open from then on.
+    events: list[tuple[datetime, int, _Kind]] = []
+    for record in records:
+        kind = _kind(record)
+        took = max(timedelta(seconds=record.took_s), _INSTANT)
+        events += [(record.sent_at, 1, kind), (record.sent_at + took, -1, kind)]
+    events.sort()
     busy_s: defaultdict[_Kind, float] = defaultdict(float)
     under_way: Counter[_Kind] = Counter()
     for (at, change, kind), (until, _, _) in pairwise(events):
@@ -163,14 +168,6 @@ def _busy_s(records: Iterable[RequestRecord]) -> dict[_Kind, float]:
         for one, number in under_way.items():
             busy_s[one] += (until - at).total_seconds() * number / max(under_way.total(), 1)
     return busy_s
-
-
-def _ends(record: RequestRecord) -> Iterator[tuple[datetime, int, _Kind]]:
-    """Give the beginning and the end of a request: when, and by how many more are under way."""
-    kind = _kind(record)
-    took = max(timedelta(seconds=record.took_s), _INSTANT)
-    yield record.sent_at, 1, kind
-    yield record.sent_at + took, -1, kind
 
 
 def _kind(record: RequestRecord) -> _Kind:
@@ -186,9 +183,9 @@ def _names(timeframes: Iterable[Timeframe]) -> str:
 class SeriesEstimate:
     """What filling the gaps of one series costs.
 
-    ``requests`` is what the first plan asks for: silences cost more, and years before a listing
-    that is not known yet; ``up_to_now`` of them are requested with an empty end. ``bars`` is what
-    the calendar expects: a thin market has fewer.
+    ``requests`` is the number in the first plan: ranges without bars take more, and so do years
+    before a listing that is not known yet; ``up_to_now`` of them are requested with an empty end.
+    ``bars`` is what the calendar expects: a thin market has fewer.
     """
 
     series: Series
@@ -202,9 +199,9 @@ class SeriesEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """The seconds of one request of a timeframe, as many at a time as the gateway gets.
+    """The seconds of one request of a timeframe, sent with the usual concurrency.
 
-    ``ends_now`` says that its end is empty, ``is_measured`` that this gateway took so long.
+    ``ends_now``: its end is empty. ``is_measured``: measured at this gateway, not assumed.
     """
 
     timeframe: Timeframe
@@ -215,9 +212,9 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What filling the gaps of many series costs, and what the seconds rest on.
+    """What filling the gaps of many series costs, and what the seconds are based on.
 
-    ``latencies`` are those of the timeframes that are asked for, with an end and with an empty one.
+    ``latencies`` are those of the timeframes that are requested, with an end and with an empty one.
     """
 
     parts: tuple[SeriesEstimate, ...] = ()
@@ -226,12 +223,12 @@ class Estimate:
 
     @property
     def requests(self) -> int:
-        """Requests for bars."""
+        """Number of requests for bars."""
         return sum(part.requests for part in self.parts)
 
     @property
     def bars(self) -> int:
-        """Bars, at most."""
+        """Number of bars, at most."""
         return sum(part.bars for part in self.parts)
 
     @property
@@ -241,12 +238,12 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Seconds at the gateway's pace; series share its places, so their times add up."""
+        """Seconds at the gateway's rate; series share its concurrency, so their times add up."""
         return sum(part.seconds for part in self.parts)
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """One line for the user."""
         return (
             f"{self.requests:,} requests, up to {self.bars:,} bars, "
             f"{size_text(self.size_bytes)}, about {time_text(self.seconds)}"
@@ -287,14 +284,14 @@ def estimate(
     now: datetime,
     tails: Collection[Series] = (),
 ) -> Estimate:
-    """Say what it costs to ask for what is missing.
+    """Return what it costs to request what is missing.
 
     Args:
-        missing: series and their gaps, on the stamp axis; a series without any costs nothing.
+        missing: series and their gaps by bar timestamp; a series without any costs nothing.
         calendars: which sessions are expected.
         rates: how fast the gateway answers and how much room bars take.
-        now: what is due is due by then.
-        tails: the series whose newest gaps a tail brings, with an empty end where that is possible.
+        now: the moment up to which bars are due.
+        tails: series whose newest gaps are requested as tails, with an empty end where possible.
     """
     costs = _Costs(now)
     parts = []
@@ -315,9 +312,10 @@ def estimate(
                 up_to_now=cost.up_to_now,
             )
         )
+    # Timeframes with requests that have an end, and with requests whose end is empty.
     requested = {
-        ends_now: {one.series.timeframe for one in parts if _needs_request(one, ends_now=ends_now)}
-        for ends_now in (False, True)
+        False: {one.series.timeframe for one in parts if one.requests > one.up_to_now},
+        True: {one.series.timeframe for one in parts if one.up_to_now},
     }
     basis = (
         rates.basis(kinds, ends_now=ends_now) for ends_now, kinds in requested.items() if kinds
@@ -329,10 +327,6 @@ def estimate(
         for ends_now in (False, True)
     )
     return Estimate(tuple(parts), "; ".join(dict.fromkeys(basis)), latencies)
-
-
-def _needs_request(part: SeriesEstimate, *, ends_now: bool) -> bool:
-    return bool(part.up_to_now if ends_now else part.requests - part.up_to_now)
 
 
 def _cost(
@@ -367,7 +361,7 @@ def _cost(
 
 
 def size_text(size_bytes: float) -> str:
-    """Write a number of bytes as a person reads it."""
+    """Return a number of bytes in a readable unit."""
     for unit in ("B", "kB", "MB"):
         if size_bytes < 1000:
             return f"{size_bytes:,.0f} {unit}"
@@ -376,7 +370,7 @@ def size_text(size_bytes: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """Write a length of time as a person reads it."""
+    """Return a duration in a readable unit."""
     for most, unit, length_s in ((90, "s", 1), (5_400, "min", 60), (172_800, "h", 3_600)):
         if seconds < most:
             return f"{seconds / length_s:,.0f} {unit}"

@@ -1,6 +1,6 @@
-"""The coverage heatmap: symbols downwards, time to the right, a colour for what is there.
+"""Draw the coverage heatmap as a PNG: symbols downwards, time to the right, colours for states.
 
-Drawing a heatmap as a PNG with Pillow: small, and made in milliseconds.
+Pillow draws it in milliseconds, and the file is small.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ STATES: Final = (
     ("blocked", (126, 87, 160)),
     ("unreadable", (40, 44, 52)),
 )
-"""Name and colour of each state, by its number; apart for eyes that see no red from green."""
+"""Name and colour of each state, by its number; distinct without telling red from green."""
 
 _INK, _PAPER, _FAINT = (40, 44, 52), (255, 255, 255), (120, 126, 134)
 _MARGIN, _WIDTH = 16, 960
@@ -38,15 +38,20 @@ def draw(title: str, rows: Sequence[str], columns: Sequence[date], states: np.nd
     """Draw cells with their names, a time axis and a legend.
 
     Args:
-        title: above it all.
+        title: the text at the top.
         rows: names of the rows, downwards.
         columns: first day of each column, to the right.
         states: number of each cell's state, shape ``(rows, columns)``.
+
+    Returns:
+        The image, as the bytes of a PNG file.
     """
-    height = _row_height(len(rows))
+    # Few rows are tall, and many just tall enough to be told apart.
+    height = max(5, min(_TALL, 1600 // max(1, len(rows))))
     width = max(3, _WIDTH // max(1, len(columns)))
-    named = _every(height)
-    left = _MARGIN + 10 + _widest(rows[::named])
+    every = -(-_SMALL_TEXT // height)  # one of so many rows is named, so that names do not overlap
+    font = _font(_SMALL_TEXT)
+    left = _MARGIN + 10 + round(max((font.getlength(name) for name in rows[::every]), default=0))
     size = (
         max(left + width * len(columns), left + 560) + _MARGIN,
         _HEAD + height * len(rows) + _AXIS + _FOOT,
@@ -57,21 +62,13 @@ def draw(title: str, rows: Sequence[str], columns: Sequence[date], states: np.nd
     _legend(pen, states)
     if len(rows) and len(columns):
         image.paste(_cells(states, width, height), (left, _HEAD))
-    _names(pen, rows, left, height)
+    for position in range(0, len(rows), every):
+        at = (left - 8, _HEAD + position * height + height // 2)
+        pen.text(at, rows[position], fill=_INK, font=font, anchor="rm")
     _axis(pen, columns, left, width, top=_HEAD + height * len(rows))
     file = BytesIO()
     image.save(file, format="PNG", optimize=True)
     return file.getvalue()
-
-
-def _row_height(rows: int) -> int:
-    """Give few rows room, and many just enough to be told apart."""
-    return max(5, min(_TALL, 1600 // max(1, rows)))
-
-
-def _every(height: int) -> int:
-    """Say of how many rows one is named, so that names do not meet."""
-    return -(-_SMALL_TEXT // height)
 
 
 def _cells(states: np.ndarray, width: int, height: int) -> Image.Image:
@@ -96,13 +93,6 @@ def _legend(pen: ImageDraw.ImageDraw, states: np.ndarray) -> None:
         x += 32 + round(pen.textlength(text, font=_font(_SMALL_TEXT)))
 
 
-def _names(pen: ImageDraw.ImageDraw, rows: Sequence[str], left: int, height: int) -> None:
-    for position in range(0, len(rows), _every(height)):
-        middle = _HEAD + position * height + height // 2
-        at = (left - 8, middle)
-        pen.text(at, rows[position], fill=_INK, font=_font(_SMALL_TEXT), anchor="rm")
-
-
 def _axis(
     pen: ImageDraw.ImageDraw, columns: Sequence[date], left: int, width: int, *, top: int
 ) -> None:
@@ -117,17 +107,12 @@ def _axis(
 
 
 def _marks(columns: Sequence[date]) -> Iterator[tuple[int, str]]:
-    """Name years, or months where there are few."""
+    """Yield the labels of the time axis: years, or months where there are few columns."""
     for position, day in enumerate(columns):
         if len(columns) <= 18:
             yield position, f"{day:%Y-%m}"
         elif day.month == 1 or (position and columns[position - 1].year < day.year):
             yield position, str(day.year)
-
-
-def _widest(names: Sequence[str]) -> int:
-    font = _font(_SMALL_TEXT)
-    return round(max((font.getlength(name) for name in names), default=0))
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -137,11 +122,11 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 _MOST_COLUMNS = 240
 _MONTHS = (1, 3, 6, 12)
 _HALF_DAY = timedelta(hours=12)
-"""What brings the start of a session day, wherever it is, to a time on that date in UTC."""
+"""Added to the start of a session day, in any time zone, it gives a time on that date in UTC."""
 
 
 class CellState(IntEnum):
-    """What is there of a symbol in an interval of time; of several the greater is shown."""
+    """The state of a symbol in an interval of time; of several the greatest is shown."""
 
     NOT_EXPECTED = 0
     COMPLETE = 1
@@ -165,16 +150,16 @@ def coverage_heatmap(index: GapIndex, found: Sequence[SeriesGaps], now: datetime
     """Draw how complete series are, the worst of each symbol's timeframes, as a PNG.
 
     Args:
-        book: whose calendars say what is expected.
-        found: what it said of the series when it looked at ``now``.
-        now: where time ends.
+        index: the gap index, whose calendars tell what is expected.
+        found: its gaps of the series at ``now``.
+        now: the end of the time axis.
     """
     grid = heat_grid(index, found, now)
     return draw(grid.title, grid.symbols, grid.columns, grid.states)
 
 
 def heat_grid(index: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> HeatGrid:
-    """Say for each symbol and interval of months what is there."""
+    """Return the state of each symbol in each interval of months."""
     symbols = tuple(dict.fromkeys(one.series.symbol for one in found))
     row_of = {symbol: row for row, symbol in enumerate(symbols)}
     columns = _columns(found, now)
@@ -183,17 +168,14 @@ def heat_grid(index: GapIndex, found: Sequence[SeriesGaps], now: datetime) -> He
     for one in found:
         row = states[row_of[one.series.symbol]]
         np.maximum(row, _row(index, one, boundaries, now), out=row)
-    return HeatGrid(_title(found, now), symbols, columns, states)
-
-
-def _title(found: Sequence[SeriesGaps], now: datetime) -> str:
     kinds = dict.fromkeys(str(one.series.timeframe) for one in found)
     which = "worst of " if len(kinds) > 1 else ""
-    return f"Coverage at {now:%Y-%m-%d %H:%M} UTC, {which}{' '.join(kinds)}"
+    title = f"Coverage at {now:%Y-%m-%d %H:%M} UTC, {which}{' '.join(kinds)}"
+    return HeatGrid(title, symbols, columns, states)
 
 
 def _columns(found: Iterable[SeriesGaps], now: datetime) -> tuple[date, ...]:
-    """Cut time into intervals of whole months, as many as can be told apart."""
+    """Return the first days of intervals of whole months, as many as can be told apart."""
     boundaries = (one.expected_from for one in found)
     starts = [(boundary + _HALF_DAY).date() for boundary in boundaries if boundary is not None]
     first = min((*starts, now.date()))
@@ -228,7 +210,7 @@ def _row(index: GapIndex, one: SeriesGaps, boundaries: np.ndarray, now: datetime
 
 
 def _missing(spans: SpanArrays, gaps: Iterable[Gap], bounds: np.ndarray) -> np.ndarray:
-    """Count the sessions between bounds that have a part in any gap."""
+    """Return the number of sessions between bounds that have a part in any gap."""
     count = np.zeros(len(bounds) - 1, dtype=np.int64)
     end = -1
     for gap in gaps:

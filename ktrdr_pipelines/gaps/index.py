@@ -1,10 +1,12 @@
-"""The gap book: what every series holds and lacks, and why, from files and ledger alone.
+"""The gap index: what every series holds and lacks, and why, from files and ledger alone.
 
-It asks no gateway, and opens only files that changed unseen. What it found out of a series is kept
-in the process and counts as long as the files' fingerprints, the calendar and all that is known of
-the series stay the same and no session closes, so looking again costs a stat of each file.
+It needs no gateway, and opens only files that the file index does not have. The entry of a series
+is kept in the process and is valid while the files' fingerprints, the calendar and the ledger's
+records of the series stay the same and no session closes, so that a second look costs one stat a
+file.
 
-What is found out of one series: its gaps with their reasons, and until when that holds.
+Not here: what a gap is (``domain.planning.gaps``), which gaps are requested next
+(``gaps.due_chunks``).
 """
 
 from collections.abc import Iterable, Mapping
@@ -57,16 +59,17 @@ _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class SeriesGaps:
-    """One series as it stands; all intervals are on the stamp axis.
+    """What one series holds and lacks; all intervals are by bar timestamp.
 
-    ``gaps`` are neither covered nor explained; ``waiting`` is due of sessions that are still open.
-    ``covered_until`` is the end of the newest covered interval; ``first`` and ``last`` are session
-    dates of bars held; ``attempts`` are the tries that covered nothing. Before ``expected_from``
-    nothing is expected. ``fresh_from`` is the bar timestamp from which on the series is kept
-    fresh, None where no save has said it yet. ``disputed`` are ranges that are explained in spite
-    of held data, or by a person's word, as far as that has not expired; ``disagreements`` held bars
-    that came again at other prices, ``volume_jumps`` bars with volumes in another unit. ``error``
-    says why nothing else could be learned.
+    ``gaps`` are neither covered nor explained; ``waiting`` is the uncovered part of sessions that
+    are still open. ``covered_until`` is the end of the newest covered interval; ``first`` and
+    ``last`` are session dates of bars held; ``attempts`` are the failed attempts. Before
+    ``expected_from`` nothing is expected. ``fresh_from`` is the bar timestamp from which the series
+    is kept fresh, None until a save has recorded it. ``disputed`` are ranges that are explained in
+    spite of held data, or that the user acknowledged, as far as that has not expired;
+    ``disagreements`` held bars that were returned again at other prices, ``volume_jumps`` bars with
+    volumes in another unit. ``error`` is why the series could not be read; nothing else is set
+    then.
     """
 
     series: Series
@@ -86,16 +89,16 @@ class SeriesGaps:
 
     @property
     def is_blocked(self) -> bool:
-        """Say whether the gateway has refused some of it for want of a permission."""
+        """Whether the gateway has refused a part of it for lack of a permission."""
         return bool(self.blocks)
 
     def explained_as(self, kind: ProofKind) -> tuple[Emptiness, ...]:
-        """Return the disputed, or the acknowledged, ranges."""
+        """Return the ranges explained by one kind of proof, disputed or acknowledged."""
         return tuple(one for one in self.disputed if one.kind is kind)
 
     @property
     def blocks(self) -> tuple[Attempt, ...]:
-        """The tries that were refused for want of a permission, the newest last."""
+        """The attempts that were refused for lack of a permission, the newest last."""
         found = [one for one in self.attempts if one.kind is AttemptKind.BLOCKED]
         return tuple(sorted(found, key=lambda attempt: attempt.last_at))
 
@@ -107,7 +110,7 @@ class SeriesGaps:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """What was found out of a series, from what, and until when it holds."""
+    """The gaps of a series, what they were computed from, and until when they are valid."""
 
     series: Series
     files: SeriesFiles
@@ -117,7 +120,7 @@ class IndexEntry:
     found: SeriesGaps
 
     def holds(self, series: Series, files: SeriesFiles, known: Known, *, now: datetime) -> bool:
-        """Say whether what was found out before is what would be found out now."""
+        """Return whether the entry is still what would be computed now."""
         return (
             self.files is files
             and self.series == series
@@ -129,7 +132,7 @@ class IndexEntry:
 def make_entry(
     series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
 ) -> IndexEntry:
-    """Find out how a series stands."""
+    """Compute the gaps of a series, and until when the result is valid."""
     spans = span_arrays(calendar, series.timeframe)
     status = status_of(series, calendar, files, known, now=now)
     gaps = find_gaps(spans, status, now, claims_of(files, known, now))
@@ -160,7 +163,7 @@ def make_entry(
 def of_unknown_sessions(
     series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
 ) -> SeriesGaps:
-    """Say that all of a series is open whose sessions the gateway has not told yet."""
+    """Return all of a series as one gap: the gateway has not stated its sessions yet."""
     wanted = between(first_timestamp(series, calendar), now)
     due_times = [one.next_try_at for one in known.attempts if one.next_try_at is not None]
     gap = wanted and Gap(
@@ -168,7 +171,7 @@ def of_unknown_sessions(
         sessions=0,
         bars=0,
         reason=GapReason.MISSING,
-        detail="its sessions are not known until the gateway tells them: a load asks first",
+        detail="its sessions are not known until the gateway states them: a load requests them",
         next_try_at=max(due_times, default=None),
     )
     return SeriesGaps(
@@ -184,7 +187,7 @@ def of_unknown_sessions(
 
 @dataclass(slots=True)
 class Memory:
-    """What a process keeps of one store between looks."""
+    """What a process keeps of one store between calls."""
 
     entries: dict[str, IndexEntry] = field(default_factory=dict)
     series_files: dict[str, SeriesFiles] = field(default_factory=dict)
@@ -193,17 +196,17 @@ class Memory:
 
 @lru_cache(maxsize=8)
 def memory_of(root: Path) -> Memory:
-    """Give the memory that all gap books of a store share in this process."""
+    """Return the memory that all gap indexes of a store share in this process."""
     _ = root
     return Memory()
 
 
 def open_gap_index(layout: StoreLayout, gateway: str) -> "GapIndex":
-    """Open the gap book of a store as its ledger stands now.
+    """Open the gap index of a store with the calendars that its ledger holds now.
 
     Args:
         layout: the store.
-        gateway: whose oldest data count, as ``host:port``.
+        gateway: the gateway whose oldest data count, as ``host:port``.
     """
     ledger = open_ledger(layout)
     return GapIndex(
@@ -212,13 +215,13 @@ def open_gap_index(layout: StoreLayout, gateway: str) -> "GapIndex":
 
 
 class GapIndex:
-    """Looks through one store.
+    """The gaps of every series of one store.
 
     Args:
         store: files and ledger.
         calendars: which sessions are expected.
-        gateway: whose oldest data count.
-        memory: what is kept between looks; its own if not given.
+        gateway: the gateway whose oldest data count.
+        memory: what is kept between calls; its own if not given.
     """
 
     def __init__(
@@ -230,10 +233,10 @@ class GapIndex:
         self._memory = memory or Memory()
 
     def __repr__(self) -> str:
-        return f"GapBook({self.store.layout.root}, {len(self._memory.entries)} series known)"
+        return f"GapIndex({self.store.layout.root}, {len(self._memory.entries)} series known)"
 
     def series_gaps(self, series: Iterable[Series], now: datetime) -> list[SeriesGaps]:
-        """Say how each series stands.
+        """Return what each series holds and lacks, in the order given.
 
         A file that cannot be read is an error of its series alone.
 
@@ -263,9 +266,9 @@ class GapIndex:
         known: Mapping[Series, "SeriesFiles | StoreError"],
         ledgered: Ledgered,
     ) -> dict[str, date]:
-        """Return the oldest session date that is held of symbols, over all their timeframes.
+        """Return the oldest session date held of each symbol, over all its timeframes.
 
-        Only of symbols whose beginning was stated: an older bar of any timeframe refutes that.
+        Only for symbols whose beginning was stated: an older bar of any timeframe refutes that.
         """
         instruments = {
             one.symbol: one.instrument for one in wanted if ledgered.may_begin(one.symbol)
@@ -286,10 +289,10 @@ class GapIndex:
         return oldest
 
     def completeness(self, series: Series, now: datetime) -> Completeness:
-        """Count have, expected, covered, explained and unexplained bars, session by session.
+        """Return the bar counts of each session of a series.
 
-        Told are the sessions from the wanted start, or from the oldest bar if that is older, to
-        the last that has closed.
+        They include the sessions from the start that the universe gives, or from the oldest bar if
+        that is older, to the last one that has closed.
 
         Raises:
             StoreError: its files or the ledger cannot be read.
@@ -308,23 +311,22 @@ class GapIndex:
         oldest = status.oldest_bar if status.oldest_bar is not None else status.wanted_from
         low = int(np.searchsorted(spans.spans.ends, min(oldest, status.wanted_from), "right"))
         chosen = spans.slice(low, max(low, due_positions(spans, status, now)[1]))
-        days, rows = self._sessions(series)
+        held = self.store.rows_per_session(series)
+        days = np.array(list(held), "datetime64[D]")
+        rows = np.array(list(held.values()), np.int64)
+        sparse = status.sparse_sessions
         return completeness(
             chosen,
-            replace(status, sparse_sessions=_moved(status.sparse_sessions, low)),
+            replace(status, sparse_sessions=None if sparse is None else sparse - low),
             have=have_bars(chosen, days, rows),
             empty=files.empty(now),
             now=now,
         )
 
-    def _sessions(self, series: Series) -> tuple[np.ndarray, np.ndarray]:
-        found = self.store.rows_per_session(series)
-        return np.array(list(found), "datetime64[D]"), np.array(list(found.values()), np.int64)
-
     def _calendar(self, series: Series) -> SessionCalendar:
-        """Give the calendar of a series: the object that was used before, where it is the same.
+        """Return the calendar of a series: the object used before, if that has the same sessions.
 
-        It is whole, whenever the series ends, so that all series of one market share its arrays.
+        It is not cut at the end of the series, so that all series of one market share its arrays.
         """
         calendar = self.calendars.of(replace(series.instrument, end=None))
         key = self.calendars.key_of(series.instrument)
@@ -356,7 +358,3 @@ class GapIndex:
         until = last_timestamp(series, calendar)
         waiting = waiting_of(spans, files.covered(now), now, until=until)
         return replace(entry.found, waiting=waiting) if waiting else entry.found
-
-
-def _moved(positions: np.ndarray | None, low: int) -> np.ndarray | None:
-    return None if positions is None else positions - low

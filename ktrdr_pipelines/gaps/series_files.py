@@ -1,6 +1,6 @@
-"""Holdings: what the files of many series hold, opened only where they changed unseen.
+"""Read what the files of many series hold; a file is opened only if the file index lacks it.
 
-Not here: what is missing (``gaps.index``), one file's truth (``store.bars.bar_store``).
+Not here: what is missing (``gaps.index``), reading and checking a file (``store.bars.bar_store``).
 """
 
 import json
@@ -40,7 +40,7 @@ from ktrdr_pipelines.store.ledger.file_index import Fingerprint, IndexedFile
 from ktrdr_pipelines.store.ledger.ledger import series_key
 
 _MANY = 32
-"""Series from which on one reading of the whole mirror is cheaper than one each."""
+"""Number of series from which one read of the whole file index is cheaper than one read each."""
 
 _Prints = tuple[tuple[str, Fingerprint], ...]
 _Rows = Mapping[str, IndexedFile]
@@ -50,10 +50,10 @@ _Rows = Mapping[str, IndexedFile]
 class SeriesFiles:
     """What the files of one series hold.
 
-    ``prints`` are the files by name relative to the data folder; ``bars`` is what is covered with
-    bars; ``oldest_bar`` the stamp, in microseconds since 1970 UTC, at which the oldest span begins
-    that has a bar; ``sparse_sessions`` are place in the calendar, session date and bars of the
-    sessions that have far fewer bars than their neighbours.
+    ``prints`` are the fingerprints of the files by name relative to the data folder; ``bars`` is
+    what is covered with bars; ``oldest_bar`` the timestamp, in microseconds since 1970 UTC, at
+    which the oldest span begins that has a bar; ``sparse_sessions`` are index in the calendar,
+    session date and bars of the sessions that have far fewer bars than their neighbours.
     """
 
     prints: _Prints
@@ -68,7 +68,7 @@ class SeriesFiles:
     sparse_sessions: tuple[tuple[int, date, int], ...]
 
     def covered(self, now: datetime) -> IntervalArrays:
-        """Give what needs no asking at ``now``."""
+        """Return what is covered at ``now``, with bars or as confirmed empty."""
         if not self.proofs:
             return self.bars
         valid = self.empty(now)
@@ -76,28 +76,28 @@ class SeriesFiles:
         return joined(np.stack(list(both), axis=1))
 
     def empty(self, now: datetime) -> IntervalArrays:
-        """Give what is proved empty by a proof that still counts."""
+        """Return what is confirmed empty by a proof that is valid at ``now``."""
         valid = (proof.valid_part(now) for proof in self.proofs)
         return interval_arrays(part for part in valid if part)
 
     def expired(self, now: datetime) -> Iterator[tuple[Interval, datetime]]:
-        """Give what was proved empty too long ago, and when."""
+        """Yield the intervals of expired proofs, and when each was proved empty."""
         for proof in self.proofs:
             if proof.valid_part(now) != proof.interval:
                 yield proof.interval, proof.proved_at
 
     def next_expiry(self, now: datetime) -> datetime | None:
-        """Give when the next part of a proof comes to be too old, or None."""
+        """Return when the next part of a proof expires, or None."""
         later = (at for proof in self.proofs for at in proof.expiries if at > now)
         return min(later, default=None)
 
 
 class AllSeriesFiles:
-    """Reads the holdings of many series, keeping those whose files are as they were.
+    """Reads what many series hold, and keeps the result while their files are unchanged.
 
     Args:
         store: files and ledger.
-        kept: holdings by series key, brought up to date in place.
+        kept: earlier results by series key, updated in place.
     """
 
     def __init__(self, store: BarStore, kept: dict[str, SeriesFiles]) -> None:
@@ -107,12 +107,15 @@ class AllSeriesFiles:
     def of(
         self, wanted: Mapping[Series, SessionCalendar]
     ) -> dict[Series, SeriesFiles | StoreError]:
-        """Give what each series holds, or why that cannot be said."""
+        """Return what each series holds, or the error that prevents reading it."""
         found: dict[Series, SeriesFiles | StoreError] = {}
         changed: dict[Series, _Prints] = {}
         for series, calendar in wanted.items():
             try:
-                prints = self._prints(series)
+                folder = self._store.layout.series_folder(series.symbol, series.timeframe)
+                require_series_folder(folder)
+                base = self._store.layout.relative(folder)
+                prints = tuple(sorted((f"{base}/{name}", one) for name, one in _files_in(folder)))
             except StoreError as error:
                 found[series] = error
                 continue
@@ -121,24 +124,16 @@ class AllSeriesFiles:
                 found[series] = kept
             else:
                 changed[series] = prints
-        rows = self._indexed_files(changed)
+        filled = [series_key(series) for series, prints in changed.items() if prints]
+        rows: Mapping[str, _Rows]
+        if len(filled) >= _MANY:
+            rows = self._store.ledger.all_indexed_files()
+        else:
+            rows = {key: self._store.ledger.indexed_files(key) for key in filled}
         for series, prints in changed.items():
             key = series_key(series)
             found[series] = self._read(series, wanted[series], prints, rows.get(key, {}))
         return found
-
-    def _prints(self, series: Series) -> _Prints:
-        """Look at the files of a series without opening them."""
-        folder = self._store.layout.series_folder(series.symbol, series.timeframe)
-        require_series_folder(folder)
-        base = self._store.layout.relative(folder)
-        return tuple(sorted((f"{base}/{name}", taken) for name, taken in _files_in(folder)))
-
-    def _indexed_files(self, changed: Mapping[Series, _Prints]) -> Mapping[str, _Rows]:
-        filled = [series_key(series) for series, prints in changed.items() if prints]
-        if len(filled) >= _MANY:
-            return self._store.ledger.all_indexed_files()
-        return {key: self._store.ledger.indexed_files(key) for key in filled}
 
     def _read(
         self, series: Series, calendar: SessionCalendar, prints: _Prints, rows: _Rows
@@ -188,7 +183,7 @@ class AllSeriesFiles:
 
 
 def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
-    """Give names and fingerprints; what is gone before it is looked at is not there."""
+    """Yield names and fingerprints; a file that is removed meanwhile is left out."""
     with disk_errors(folder), suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(".parquet"):
@@ -200,7 +195,7 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
 
 
 def _coverage(rows: Iterable[IndexedFile]) -> tuple[IntervalArrays, tuple[Emptiness, ...]]:
-    """Join what the files of a series have covered; no two of them speak of one interval."""
+    """Join the coverage of a series' files; no two of them cover the same interval."""
     bounds: list[list[int]] = []
     proofs: list[Emptiness] = []
     for row in rows:
@@ -214,7 +209,7 @@ def _coverage(rows: Iterable[IndexedFile]) -> tuple[IntervalArrays, tuple[Emptin
 def _sessions(
     arrays: Iterable[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Join session dates and the bars of each, of several files."""
+    """Join the session dates, and the bars of each, of several files."""
     parts = list(arrays)
     if not parts:
         return np.empty(0, "datetime64[D]"), np.empty(0, np.int64)
@@ -222,7 +217,7 @@ def _sessions(
 
 
 def _start_of(spans: SpanArrays, calendar: SessionCalendar, day: np.datetime64) -> int:
-    """Give where the span of a session date begins, or the date itself where none is expected."""
+    """Return where the span of a session date begins, or the date if no span is expected on it."""
     (position,) = spans.positions_of(np.array([day]))
     if position >= 0:
         return int(spans.spans.starts[position])

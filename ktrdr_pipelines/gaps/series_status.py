@@ -1,6 +1,6 @@
-"""What files and ledger together say of a series, as values that completeness is computed from.
+"""Combine files and ledger into the status of a series, from which its gaps are computed.
 
-Not here: the computing (``domain.planning.gaps``), what is kept between looks (``gaps.index``).
+Not here: computing gaps (``domain.planning.gaps``), the index that keeps results (``gaps.index``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,14 +48,14 @@ _REASONS = {
 }
 _WEEKS = timedelta(days=14)
 _SHORTEST_US = 1_000_000
-"""Shorter than any bar: the last instant of a session waits until it is closed for good."""
+"""Shorter than any bar: the last instant of a session is due only once its bars are final."""
 _EVER = datetime(1900, 1, 1, tzinfo=UTC)
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the ledger knows of a series beside its files."""
+    """What the ledger holds about a series in addition to its files."""
 
     attempts: tuple[Attempt, ...]
     confirmed: Mapping[date, int]
@@ -66,7 +66,7 @@ class Known:
 
 
 class Ledgered:
-    """What the ledger knows of all series, each table read once."""
+    """What the ledger holds about all series, each table read once."""
 
     def __init__(self, store: BarStore, gateway: str) -> None:
         ledger, origin = store.ledger, store_origin(store.layout)
@@ -80,7 +80,7 @@ class Ledgered:
         self._pinned = ledger.pinned_contracts(origin) if origin else {}
 
     def may_begin(self, symbol: str) -> bool:
-        """Whether there is a statement on where the data of a symbol begin."""
+        """Return whether there is a statement about where the data of a symbol begin."""
         return bool(self._statements.get(symbol))
 
     def of(
@@ -90,7 +90,10 @@ class Ledgered:
         files: SeriesFiles,
         oldest: date | None,
     ) -> Known:
-        """Return what is known of one series; ``oldest`` is of all timeframes of its symbol."""
+        """Return what the ledger holds about one series.
+
+        ``oldest`` is the oldest session date held over all timeframes of its symbol.
+        """
         key = series_key(series)
         contract = files.contract_id or self._pinned.get(series.symbol)
         what = series.instrument.what_to_show.value
@@ -109,7 +112,7 @@ class Ledgered:
 def status_of(
     series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known, *, now: datetime
 ) -> SeriesStatus:
-    """Say how a series stands at a moment."""
+    """Return the status of a series at a moment."""
     return SeriesStatus(
         covered=files.covered(now),
         wanted_from=micros(first_timestamp(series, calendar)),
@@ -130,9 +133,9 @@ def status_of(
 def _listed_from(
     series: Series, calendar: SessionCalendar, files: SeriesFiles, known: Known
 ) -> int | None:
-    """Return the stamp up to which nothing is expected because the data begin later.
+    """Return the timestamp before which nothing is expected because the data begin later, or None.
 
-    Of the first session, what lies before its first bar is explained too.
+    In the first session, what lies before its first bar is explained too.
     """
     if known.begins is None:
         return None
@@ -144,30 +147,21 @@ def _listed_from(
 
 
 def claims_of(files: SeriesFiles, known: Known, now: datetime) -> Sequence[Claimed]:
-    """Say what is known of intervals, should they be gaps; the last said weighs most."""
-    expired = [
+    """Return the causes of gaps by interval; where several overlap, the last counts."""
+    claims = [
         Claimed(part, Cause(GapReason.EXPIRED, f"proved empty at {at:%Y-%m-%d}, too long ago"))
         for part, at in files.expired(now)
     ]
-    attempts = sorted(known.attempts, key=_weight)
-    return [*expired, *(Claimed(_interval_of(one), _cause(one)) for one in attempts)]
-
-
-def _interval_of(attempt: Attempt) -> Interval:
-    """Give what a try says something about: all of the series where it concerns the series."""
-    return Interval(_EVER, _FOR_EVER) if attempt.is_series_wide else attempt.interval
-
-
-def _weight(attempt: Attempt) -> tuple[bool, datetime]:
-    return attempt.kind is AttemptKind.BLOCKED, attempt.last_at
-
-
-def _cause(attempt: Attempt) -> Cause:
-    return Cause(_REASONS[attempt.kind], attempt.error, attempt.next_try_at)
+    # The newest attempt counts, and a missing permission before any other.
+    ordered = sorted(known.attempts, key=lambda one: (one.kind is AttemptKind.BLOCKED, one.last_at))
+    for one in ordered:
+        interval = Interval(_EVER, _FOR_EVER) if one.is_series_wide else one.interval
+        claims.append(Claimed(interval, Cause(_REASONS[one.kind], one.error, one.next_try_at)))
+    return claims
 
 
 def last_timestamp(series: Series, calendar: SessionCalendar) -> int | None:
-    """Give where a series ends on the stamp axis, in microseconds, or None where it goes on."""
+    """Return the bar timestamp in microseconds at which a series ends, or None if it has no end."""
     end = series.instrument.end
     if end is None:
         return None
@@ -177,7 +171,7 @@ def last_timestamp(series: Series, calendar: SessionCalendar) -> int | None:
 def waiting_of(
     spans: SpanArrays, covered: IntervalArrays, now: datetime, *, until: int | None = None
 ) -> IntervalSet:
-    """Give what is due of open sessions and not covered; after ``until`` nothing is."""
+    """Return the part of open sessions that is due and not covered; after ``until`` nothing is."""
     if spans.trading is None:
         return IntervalSet()
     until = min(micros(now - bar_lag()), EVER_US if until is None else until)

@@ -1,9 +1,4 @@
-"""How a universe and a store differ: changed entries, and bars of no entry.
-
-Strangers: bars on disk of series that the universe does not name.
-
-What a universe would change for a store: symbols that come, go, or are something else now.
-"""
+"""Compare a universe with a store: changed entries, and bars on disk without an entry."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +13,7 @@ from ktrdr_pipelines.store.bars.bar_store import BarStore
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """One series that the universe does not name; 0 rows where its files cannot be read."""
+    """A series on disk that the universe does not name; 0 rows if its files cannot be read."""
 
     symbol: str
     timeframe: Timeframe
@@ -26,29 +21,26 @@ class Stranger:
 
 
 def strangers(store: BarStore, symbols: Collection[str]) -> Iterator[Stranger]:
-    """Give the series on disk whose symbol is not among those of the universe."""
+    """Yield the series on disk whose symbol is not among those of the universe."""
     for symbol, timeframe in store.series_on_disk():
         if symbol not in symbols:
-            yield Stranger(symbol, timeframe, _rows(store, symbol, timeframe))
-
-
-def _rows(store: BarStore, symbol: str, timeframe: Timeframe) -> int:
-    try:
-        return sum(row.rows for row in store.files(symbol, timeframe).values())
-    except StoreError:
-        return 0
+            try:
+                rows = sum(row.rows for row in store.files(symbol, timeframe).values())
+            except StoreError:
+                rows = 0
+            yield Stranger(symbol, timeframe, rows)
 
 
 _WAYS_OUT = (
-    "Say again what it was; or take the old one out of the way with `ktrdr universe retire "
-    "{symbol}` and add the new one; or give the new one another symbol"
+    "Restore the previous value; or run `ktrdr universe retire {symbol}` and add the new "
+    "instrument; or give the new instrument another symbol"
 )
 _FREE = ("timeframes", "start", "backfill")
-"""Fields that may change at any time: they say what is wanted, not what it is."""
+"""Fields that may change at any time: they set what is loaded, not what the instrument is."""
 
 
 class ChangeKind(StrEnum):
-    """What becomes of a symbol or of one of its series."""
+    """What a new universe changes about a symbol."""
 
     ADDED = "added"
     REMOVED = "removed"
@@ -58,7 +50,7 @@ class ChangeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change: of which symbol, in words, and the way out where it is refused."""
+    """One change: its kind, its symbol, a description, and a hint, as for a refused one."""
 
     kind: ChangeKind
     symbol: str
@@ -67,29 +59,23 @@ class Change:
 
 
 def universe_changes(store: BarStore, universe: Universe, before: Universe | None) -> list[Change]:
-    """Say what a universe changes, symbol by symbol.
+    """Return what a universe changes, symbol by symbol.
 
     Args:
-        store: whose files are looked at.
-        universe: what is to count.
-        before: what has counted until now, if anything did.
+        store: the store whose files are compared.
+        universe: the new universe.
+        before: the universe until now, if there was one.
     """
-    held = _held(store)
+    held: dict[str, dict[Timeframe, Identity]] = {}
+    for symbol, timeframe in store.series_on_disk():
+        rows = store.files(symbol, timeframe).values()
+        held.setdefault(symbol, {})[timeframe] = next(iter(rows)).identity
     known = dict(before.instruments) if before else {}
     changes: list[Change] = []
     for symbol, instrument in universe.instruments.items():
         changes += _of_symbol(instrument, known.get(symbol), held.get(symbol, {}))
     gone = [symbol for symbol in {**known, **held} if symbol not in universe.instruments]
     return changes + [_removed(symbol, held.get(symbol, {})) for symbol in gone]
-
-
-def _held(store: BarStore) -> dict[str, dict[Timeframe, Identity]]:
-    """Say what every symbol's files are."""
-    held: dict[str, dict[Timeframe, Identity]] = {}
-    for symbol, timeframe in store.series_on_disk():
-        rows = store.files(symbol, timeframe).values()
-        held.setdefault(symbol, {})[timeframe] = next(iter(rows)).identity
-    return held
 
 
 def _of_symbol(
@@ -100,8 +86,7 @@ def _of_symbol(
         hint = _WAYS_OUT.format(symbol=symbol)
         return [Change(ChangeKind.REFUSED, symbol, refused, hint)]
     if before is None:
-        stored = f"; bars of {_joined(held)} are there" if held else ""
-        text = f"will be kept as {_joined(instrument.timeframes)}{stored}"
+        text = f"will be loaded as {_joined(instrument.timeframes)}"
         return [] if held else [Change(ChangeKind.ADDED, symbol, text)]
     if before != instrument:
         return [Change(ChangeKind.CHANGED, symbol, _difference(before, instrument))]
@@ -111,7 +96,7 @@ def _of_symbol(
 def _foreign(
     instrument: Instrument, before: Instrument | None, held: Mapping[Timeframe, Identity]
 ) -> str:
-    """Say where the bars on disk are another thing than the instrument; empty where they fit."""
+    """Return why the bars on disk are of another instrument; empty where they are not."""
     for timeframe, identity in held.items():
         requested = {
             "what_to_show": (identity.what_to_show, instrument.what_to_show),
@@ -120,17 +105,17 @@ def _foreign(
         }
         for name, (is_held, is_wanted) in requested.items():
             if is_held != is_wanted:
-                return f"bars of {timeframe} on disk have {name} {is_held}, it says {is_wanted}"
+                return f"bars of {timeframe} on disk have {name} {is_held}, not {is_wanted}"
     if before is not None and held:
         other = [name for name in _differing(before, instrument) if name not in _FREE]
         if other:
-            return f"there are bars of it, and {_difference(before, instrument, other)}"
+            return f"it has bars on disk, and {_difference(before, instrument, other)}"
     return ""
 
 
 def _removed(symbol: str, held: Mapping[Timeframe, Identity]) -> Change:
     kept = f"its bars of {_joined(held)} stay and can be queried" if held else "it has no bars"
-    hint = f"`ktrdr universe retire {symbol}` is for a symbol that shall be free" if held else ""
+    hint = f"`ktrdr universe retire {symbol}` makes the symbol free for another one" if held else ""
     return Change(ChangeKind.REMOVED, symbol, f"not in the universe; {kept}", hint)
 
 
@@ -141,7 +126,7 @@ def _differing(before: Instrument, after: Instrument) -> list[str]:
 
 def _difference(before: Instrument, after: Instrument, names: list[str] | None = None) -> str:
     parts = (
-        f"{name} goes from {_shown(getattr(before, name))} to {_shown(getattr(after, name))}"
+        f"{name} changes from {_shown(getattr(before, name))} to {_shown(getattr(after, name))}"
         for name in names or _differing(before, after)
     )
     return ", ".join(parts)

@@ -1,7 +1,10 @@
-"""Verifying: every bar of a series read and recounted, against calendar, footer and ledger.
+"""Verify series: read and count every bar, and compare with calendar, footer and ledger.
 
-Nothing is believed that a file says: its bars are read. Nothing is changed but the ledger's note of
-when. Not here: the counts of sessions (``gaps.index``), how certificates are shown.
+What a footer states is not trusted: the bars themselves are read. Only the ledger's record of the
+verification is written.
+
+Not here: the gaps and counts of sessions (``gaps.index``), checks of one file
+(``store.maintenance.file_checks``).
 """
 
 from collections.abc import Container, Iterable, Iterator
@@ -34,10 +37,10 @@ from ktrdr_pipelines.store.maintenance.file_checks import check_files
 
 @dataclass(frozen=True, slots=True)
 class SessionCounts:
-    """How many sessions are expected, and what is known of them.
+    """The number of expected sessions by what is known of them.
 
-    A session is ``empty`` when it is covered and has no bar; ``explained`` and ``unexplained`` say
-    that a part of it is.
+    A session is ``empty`` when it is covered and has no bar, and ``explained`` or ``unexplained``
+    when a part of it is.
     """
 
     expected: int = 0
@@ -49,11 +52,11 @@ class SessionCounts:
 
 @dataclass(slots=True)
 class Content:
-    """What was read of a series' files.
+    """What the files of a series contain.
 
     ``outside`` are bars outside the known sessions: kept, as the gateway may know more than the
-    calendar; ``uncovered`` are bars that no coverage speaks of; ``wrong`` says what cannot be.
-    ``findings`` are implausible bars that are as the gateway returned them: they are no damage.
+    calendar; ``uncovered`` are bars outside the coverage; ``wrong`` describes damage. ``findings``
+    are implausible bars that are as the gateway returned them, which is no damage.
     """
 
     bars: int = 0
@@ -66,7 +69,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a verification found of one series; ``before`` is the verification before this one."""
+    """The result of verifying one series; ``before`` is the previous verification."""
 
     found: SeriesGaps
     sessions: SessionCounts
@@ -76,20 +79,20 @@ class Certificate:
 
     @property
     def is_sound(self) -> bool:
-        """Say whether everything that is there is as it must be."""
+        """Whether no damage was found."""
         return not self.content.wrong
 
 
 def verify(
     index: GapIndex, series: Iterable[Series], now: datetime, *, real_now: datetime | None = None
 ) -> Iterator[Certificate]:
-    """Read series after series whole, and say what was found.
+    """Read one series after another as a whole, and yield the results.
 
     Args:
-        book: the store.
+        index: the gap index of the store.
         series: what to read.
         now: market time.
-        real_now: real time, under which the verification is remembered; ``now`` if not given.
+        real_now: real time, recorded as that of the verification; ``now`` if not given.
 
     Raises:
         StoreError: the ledger cannot be used.
@@ -112,14 +115,15 @@ def verify(
 
 
 def damaged_others(store: BarStore, known: Container[str], at: datetime) -> dict[str, str]:
-    """Read the files of symbols that have left the universe, and return what is damaged of them.
+    """Read the files of symbols that have left the universe, and return their damage.
 
     Args:
         store: the store.
         known: the symbols of the universe.
         at: real time.
 
-    Returns: what is wrong, by the name of the file.
+    Returns:
+        What is damaged, by the name of the file relative to the data folder.
     """
     return {
         store.layout.relative(path): found.damage
@@ -157,7 +161,7 @@ def _read_all(index: GapIndex, series: Series, at: datetime) -> Content:
             footer = read[path]
             if (footer.rows_per_session, footer.coverage) != (row.rows_per_session, row.coverage):
                 content.wrong.append(
-                    f"{path} is not what the ledger says of it. Hint: run `ktrdr repair`"
+                    f"{path} differs from its entry in the file index. Hint: run `ktrdr repair`"
                 )
     except StoreError as error:
         content.wrong.append(str(error))
@@ -179,12 +183,15 @@ def _count(
     if damaged.any():
         content.wrong.append(
             f"{path}: {int(damaged.sum()):,} bars have implausible values that the gateway is not "
-            "known to have returned. Hint: `ktrdr repair` takes them for the gateway's where the "
-            "file is as ktrdr wrote it; where another program wrote it the next load requests "
-            "them again"
+            "known to have returned. Hint: `ktrdr repair` accepts them as the gateway's if the "
+            "file is as ktrdr wrote it; if another program wrote it, the next load requests them "
+            "again"
         )
-    if misdated := _misdated(series, bars):
-        content.wrong.append(f"{path}: {misdated:,} bars stand under another session date")
+    if series.timeframe.is_intraday and bars.num_rows:
+        days = calendar_named(series.instrument.calendar).days_of(timestamps(bars))
+        stored_days = bars["session_date"].to_numpy().astype("datetime64[D]")
+        if misdated := int(np.count_nonzero(days != stored_days)):
+            content.wrong.append(f"{path}: {misdated:,} bars have a wrong session date")
     keys = timestamps(bars)
     calendar = index.calendars.of(series.instrument)
     content.bars += len(keys)
@@ -194,21 +201,12 @@ def _count(
 
 
 def _outside(keys: np.ndarray, intervals: IntervalArrays) -> int:
-    """Count timestamps that lie in no interval."""
+    """Return the number of timestamps that lie in no interval."""
     if not len(intervals.starts):
         return len(keys)
     position = np.searchsorted(intervals.starts, keys, side="right") - 1
     inside = (position >= 0) & (keys < intervals.ends[np.maximum(position, 0)])
     return int(np.count_nonzero(~inside))
-
-
-def _misdated(series: Series, bars: pa.Table) -> int:
-    """Count intraday bars whose session date is not that of their stamp."""
-    if not series.timeframe.is_intraday or not bars.num_rows:
-        return 0
-    days = calendar_named(series.instrument.calendar).days_of(timestamps(bars))
-    told = bars["session_date"].to_numpy().astype("datetime64[D]")
-    return int(np.count_nonzero(days != told))
 
 
 def _sessions(index: GapIndex, series: Series, now: datetime) -> SessionCounts:

@@ -1,11 +1,8 @@
-"""Windows of series: complete, ended, or what is missing of them.
+"""Decide the state of windows of a series: complete, explained in another way, or unexplained.
 
-Windows of whole series, told from the gap book: what may be said of each, and how many bars.
-
-Runs, tails and the report sensor all decide here whether a window is complete. One with a session
-that is unconfirmed, contradicted or sparse is not: the gap book lists these as gaps.
-
-Windows: what may be said of an interval of a series, for Dagster's partitions and for people.
+Runs, tails and the sensor that reports materializations all decide here whether a window, a Dagster
+time partition, is complete. A window with a session that is unconfirmed, contradicted or sparse is
+not: the gap index lists these as gaps.
 """
 
 from collections import Counter
@@ -31,7 +28,7 @@ _ALL_DUE = timedelta(days=14)
 
 
 class WindowState(StrEnum):
-    """What is known of a window."""
+    """The state of a window; the values are stored in Dagster's event log and read again."""
 
     COMPLETE = "complete"
     OPEN = "open"
@@ -47,7 +44,7 @@ class WindowState(StrEnum):
 class WindowStatus:
     """One window of one series: its bar timestamps, its bars, and what is missing.
 
-    ``why`` says for what reasons bars are missing, and when they are requested next.
+    ``why`` gives the reasons why bars are missing, and when they are requested next.
     """
 
     interval: Interval
@@ -58,7 +55,7 @@ class WindowStatus:
 
     @property
     def is_explained(self) -> bool:
-        """Say whether nothing of it is unexplained."""
+        """Whether nothing in it is unexplained."""
         return self.state is not WindowState.UNEXPLAINED
 
 
@@ -69,7 +66,7 @@ def from_start(series: Series, calendar: SessionCalendar, interval: Interval) ->
 
 
 def has_ended(series: Series, calendar: SessionCalendar, interval: Interval) -> bool:
-    """Say whether a window lies after the last session of its instrument."""
+    """Return whether a window lies after the last session of its instrument."""
     end = series.instrument.end
     if end is None:
         return False
@@ -80,7 +77,7 @@ Dates = tuple[date, date]
 
 
 class WindowIndex:
-    """Says of windows of a series what is known of them, asking no gateway."""
+    """The state of windows of series, from the gap index."""
 
     def __init__(self, index: GapIndex) -> None:
         self._index = index
@@ -88,26 +85,26 @@ class WindowIndex:
     def status(
         self, series: Series, windows: Mapping[str, Dates], now: datetime
     ) -> dict[str, WindowStatus]:
-        """Say of each window what it holds and whether anything of it is unexplained.
+        """Return for each window what it holds and what is unexplained in it.
 
         Args:
-            series: whose windows.
+            series: the series of the windows.
             windows: session dates ``[first, end)`` by name.
-            now: what has closed by then is due.
+            now: sessions that have closed by then are due.
 
         Raises:
             StoreError: its files or the ledger cannot be read.
         """
         calendar = self._index.calendars.of(series.instrument)
-        told = self._index.completeness(series, now)
-        rows = self._rows(series, told)
+        completeness = self._index.completeness(series, now)
+        rows = self._rows(series, completeness)
         (found,) = self._index.series_gaps([series], now)
         status: dict[str, WindowStatus] = {}
         for name, (first, end) in windows.items():
             interval = interval_between(calendar, series.timeframe, first, end)
             low, high = np.searchsorted(rows[0], [np.datetime64(first), np.datetime64(end)])
             count = int(rows[1][low:high].sum())
-            state = _state(series, calendar, told, (first, end), rows=count, now=now)
+            state = _state(series, calendar, completeness, (first, end), rows=count, now=now)
             if state is WindowState.NO_SESSION and has_ended(series, calendar, interval):
                 state = WindowState.ENDED
             elif calendar.known is None and found.missing.clip(interval):
@@ -122,9 +119,9 @@ class WindowIndex:
     def status_after(
         self, report: SeriesReport, windows: Mapping[str, Dates], now: datetime
     ) -> dict[str, WindowStatus]:
-        """Say of each window what a finished load left of it.
+        """Return for each window its status after a load.
 
-        What the load itself reports as unexplained counts beside what the gap book finds.
+        What the load itself reports as unexplained counts in addition to what the index finds.
 
         Args:
             report: how the load ended.
@@ -142,10 +139,10 @@ class WindowIndex:
                 status[name] = replace(one, state=WindowState.UNEXPLAINED, unexplained=missing)
         return status
 
-    def _rows(self, series: Series, told: Completeness) -> tuple[np.ndarray, np.ndarray]:
-        """Give dates, rising, and the bars of each; a week belongs to its Monday."""
+    def _rows(self, series: Series, completeness: Completeness) -> tuple[np.ndarray, np.ndarray]:
+        """Return session dates, ascending, and the bars of each; a week is dated by its Monday."""
         if series.timeframe is Timeframe.W1:
-            return told.spans.days, told.have
+            return completeness.spans.days, completeness.have
         counts = self._index.store.rows_per_session(series)
         return np.array(list(counts), "datetime64[D]"), np.array(list(counts.values()), np.int64)
 
@@ -153,7 +150,7 @@ class WindowIndex:
 def _state(
     series: Series,
     calendar: SessionCalendar,
-    told: Completeness,
+    completeness: Completeness,
     dates: Dates,
     *,
     rows: int,
@@ -161,10 +158,10 @@ def _state(
 ) -> WindowState:
     everything = span_arrays(calendar, series.timeframe)
     low, high = _positions(everything, dates)
-    part = slice(*_positions(told.spans, dates))
+    part = slice(*_positions(completeness.spans, dates))
     starts = everything.spans.starts[low:high]
     states = (
-        (bool(told.unexplained[part].any()), WindowState.UNEXPLAINED),
+        (bool(completeness.unexplained[part].any()), WindowState.UNEXPLAINED),
         (closed_count(everything, now) < high, WindowState.OPEN),
         (bool(rows), WindowState.COMPLETE),
         (low == high, WindowState.NO_SESSION),
@@ -172,13 +169,13 @@ def _state(
             bool((starts < micros(first_timestamp(series, calendar))).all()),
             WindowState.BEFORE_START,
         ),
-        (bool(told.explained[part].any()), WindowState.BEFORE_LISTING),
+        (bool(completeness.explained[part].any()), WindowState.BEFORE_LISTING),
     )
     return next((state for holds, state in states if holds), WindowState.EMPTY)
 
 
 def _why(gaps: Iterable[Gap]) -> str:
-    """Count gaps by their reasons, and say when the first of them is requested again."""
+    """Return the number of gaps by reason, and when the first of them is requested again."""
     found = list(gaps)
     counts = Counter(str(gap.reason) for gap in found)
     text = ", ".join(f"{number} {reason}" for reason, number in counts.most_common())
@@ -187,6 +184,6 @@ def _why(gaps: Iterable[Gap]) -> str:
 
 
 def _positions(spans: SpanArrays, dates: Dates) -> tuple[int, int]:
-    """Give the first and the end place of the spans whose dates lie in a window."""
+    """Return the first and the end index of the spans whose dates lie in a window."""
     low, high = np.searchsorted(spans.days, [np.datetime64(day) for day in dates])
     return int(low), int(high)

@@ -151,7 +151,7 @@ def test_an_attempt_about_more_stays(ktrdr: Any, lacking: Path) -> None:
 @pytest.mark.parametrize(
     ("named", "parts"),
     [
-        (("AAPL", "1d", "2024-01-06"), ("2024-01-06", "no session date")),
+        (("AAPL", "1d", "2024-01-06"), ("2024-01-06", "not a session date")),
         (("AAPL", "1d", "2024-01-03"), ("1 bar of that date is held",)),
         (("AAPL", "1d", "2023-12-28"), ("not missing", "start of the data")),
         (("AAPL", "1h", "2023-12-28"), ("not missing",)),
@@ -160,7 +160,7 @@ def test_an_attempt_about_more_stays(ktrdr: Any, lacking: Path) -> None:
         (("AAPL", "1d", "2024-1-4"), ("2024-1-4", "neither a date")),
         (("AAPL", "1d", "2024-01-04T15:00:00Z"), ("an instant",)),
         (("AAPL", "1d", "2024-02-30"), ("2024-02-30",)),
-        (("AAPL", "1d", "2024-01-12"), ("no session date",)),
+        (("AAPL", "1d", "2024-01-12"), ("not a session date",)),
     ],
 )
 def test_what_cannot_be_acknowledged_is_refused(

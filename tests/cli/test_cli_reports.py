@@ -174,7 +174,7 @@ def test_bars_at_other_prices_are_told(capsys: Any) -> None:
     assert exit_code_of([report]) == 3
     text = told(capsys, report)
     assert "AAPL 1d other prices" in text
-    assert "came again at 0.25 times their price" in text
+    assert "were returned again at 0.25 times their price" in text
     assert "ktrdr load AAPL 1d --refresh" in text
     assert document(capsys, report)["series"][0]["disagreements"] == [
         {

@@ -58,7 +58,7 @@ def test_check_says_what_a_file_would_change(ktrdr: Any, loaded: Path, instance:
     assert told.document["partitions"]["1d"] == {"added": ["TSLA"], "removed": ["AAPL"]}
     text = ktrdr("universe", "check", str(file)).out
     assert "bars of 1d stay and can be queried" in text
-    assert "start goes from 2024-01-02 to 2021-01-04" in text
+    assert "start changes from 2024-01-02 to 2021-01-04" in text
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_add_keeps_the_file_and_shows_what_came_of_it(ktrdr: Any, store: Path) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("AAPL",), "has AAPL already"),
+        (("AAPL",), "already has AAPL"),
         (("QQQ", "--colour", "blue"), "--what-to-show"),
         (("QQQ", "--start"), "no value"),
         (("QQQ", "--start", "soon"), "soon"),

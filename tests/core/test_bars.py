@@ -25,7 +25,7 @@ Row = tuple[float | int | None, ...]
 
 
 def at(minute: int) -> datetime:
-    """Give the moment of a minute."""
+    """Return the moment of a minute."""
     return ORIGIN + timedelta(minutes=minute)
 
 
@@ -82,7 +82,7 @@ def test_merging_is_what_a_dictionary_does(
 
 @given(rows())
 def test_merging_the_same_bars_again_changes_nothing(old: dict[int, Row]) -> None:
-    """An answer that repeats what is stored adds nothing and revises nothing, nulls included."""
+    """A response that repeats what is stored adds nothing and revises nothing, nulls included."""
     merge = merge_bars(table(old), table(old))
     assert model(merge.bars) == old
     assert merge.revised.num_rows == 0
@@ -93,14 +93,14 @@ def test_merging_the_same_bars_again_changes_nothing(old: dict[int, Row]) -> Non
 def test_merging_does_not_depend_on_how_an_answer_was_cut(
     old: dict[int, Row], one: dict[int, Row], other: dict[int, Row]
 ) -> None:
-    """Saving two answers one after the other is saving both at once."""
+    """Saving two responses one after the other is saving both at once."""
     both = dict(sorted((one | other).items()))
     stepwise = merge_bars(merge_bars(table(old), table(one)).bars, table(other)).bars
     assert model(stepwise) == model(merge_bars(table(old), table(both)).bars)
 
 
 def test_bars_of_equal_values_are_two_bars() -> None:
-    """Only the stamp tells bars apart: a quiet minute that repeats its neighbour stays."""
+    """Only the timestamp identifies a bar: a quiet minute that repeats its neighbour is kept."""
     merge = merge_bars(table({0: row(), 1: row()}), table({2: row(), 3: row()}))
     assert model(merge.bars) == {0: row(), 1: row(), 2: row(), 3: row()}
 
@@ -131,13 +131,13 @@ def test_a_session_date_that_moved_is_no_revision() -> None:
 def test_bars_between_takes_the_first_and_not_the_end(
     some: dict[int, Row], start: int, end: int
 ) -> None:
-    """A bar belongs to an interval when its stamp does, ends are out."""
+    """A bar belongs to an interval when its timestamp does; the end is excluded."""
     found = bars_between(table(some), at(start), at(max(start, end)))
     assert model(found) == {m: v for m, v in some.items() if start <= m < end}
 
 
 def test_sorting_keeps_the_last_given_of_one_timestamp() -> None:
-    """An answer with a repeated stamp means its later line."""
+    """Of a repeated timestamp in a response the later row counts."""
     given_ = pa.concat_tables(
         [table({3: row(1.0), 1: row(1.0)}), table({3: row(2.0), 2: row(1.0)})]
     )

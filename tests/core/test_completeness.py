@@ -125,7 +125,7 @@ def test_nothing_is_expected_after_the_end() -> None:
 
 
 @pytest.mark.parametrize("timeframe", [Timeframe.M1, Timeframe.H4, Timeframe.D1])
-def test_an_open_session_is_nobodys_fault(timeframe: Timeframe) -> None:
+def test_an_open_session_has_no_gaps(timeframe: Timeframe) -> None:
     """While a session is open, and until its bars are final, nothing of it is a gap."""
     covered = [Interval(FIRST, _at("2024-01-11T00:00"))]
     assert _gaps(timeframe, covered, now=_at("2024-01-11T21:00")) == ()
@@ -134,7 +134,7 @@ def test_an_open_session_is_nobodys_fault(timeframe: Timeframe) -> None:
 
 def test_an_attempt_says_why_and_when_again_and_excuses_nothing() -> None:
     """A failed interval stays a gap, parted from what was never tried."""
-    cause = Cause(GapReason.FAILED, "no answer in 30 s", _at("2024-05-02T00:00"))
+    cause = Cause(GapReason.FAILED, "no response in 30 s", _at("2024-05-02T00:00"))
     attempted = Claimed(Interval(_at("2024-02-01T00:00"), _at("2024-03-01T00:00")), cause)
     before, failed, after = _gaps(Timeframe.D1, [], claimed=[attempted])
     assert (failed.reason, failed.detail, failed.next_try_at) == cause

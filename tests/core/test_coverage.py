@@ -14,12 +14,12 @@ MOST = 120
 
 
 def day(number: float) -> datetime:
-    """Give the moment that lies so many days after the origin."""
+    """Return the moment that lies so many days after the origin."""
     return ORIGIN + number * DAY
 
 
 def span(start: float, end: float) -> Interval:
-    """Give the interval between two days."""
+    """Return the interval between two days."""
     return Interval(day(start), day(end))
 
 

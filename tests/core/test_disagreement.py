@@ -30,7 +30,7 @@ def table(closes: Sequence[float], first: datetime = FIRST, volume: float = 10.0
 
 
 def times(ratio: float, prices: Sequence[float] = PRICES) -> list[float]:
-    """Give prices on another basis, to the cent as gateways round them."""
+    """Return prices on another basis, to the cent as gateways round them."""
     return [round(price * ratio, 2) for price in prices]
 
 

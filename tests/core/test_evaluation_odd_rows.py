@@ -32,7 +32,7 @@ def evaluated(*missing: date, impossible: IntervalSet) -> Evaluation:
 
 
 def days(first: date, end: date) -> IntervalSet:
-    """Give the place of some daily bars."""
+    """Return the place of some daily bars."""
     return IntervalSet([Interval(midnight(first), midnight(end))])
 
 

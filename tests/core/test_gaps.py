@@ -25,7 +25,7 @@ def utc(*parts: int) -> datetime:
 def gaps(
     timeframe: Timeframe, wanted: Interval, *covered: Interval, now: datetime = LATER
 ) -> list[Interval]:
-    """Give the gaps of a stock in regular hours."""
+    """Return the gaps of a stock in regular hours."""
     return list(
         due_gaps(
             RTH, timeframe, wanted=IntervalSet([wanted]), covered=IntervalSet(covered), now=now
@@ -34,7 +34,7 @@ def gaps(
 
 
 def dates(first: date, end: date, timeframe: Timeframe = Timeframe.H1) -> Interval:
-    """Give the timestamps of session dates."""
+    """Return the timestamps of session dates."""
     return interval_between(RTH, timeframe, first, end)
 
 

@@ -15,12 +15,12 @@ MINUTE = timedelta(minutes=1)
 
 
 def at(minute: int) -> datetime:
-    """Give the moment of a minute."""
+    """Return the moment of a minute."""
     return ORIGIN + minute * MINUTE
 
 
 def span(start: int, end: int) -> Interval:
-    """Give the interval between two minutes."""
+    """Return the interval between two minutes."""
     return Interval(at(start), at(end))
 
 
@@ -36,12 +36,12 @@ def lists() -> st.SearchStrategy[list[Interval]]:
 
 
 def minutes(parts: list[Interval] | IntervalSet) -> set[int]:
-    """Give the model of a set: every minute that any part holds."""
+    """Return the model of a set: every minute that any part holds."""
     return {m for m in range(MOST) if any(p.start <= at(m) < p.end for p in parts)}
 
 
 def is_normal(found: IntervalSet) -> bool:
-    """Say whether parts are sorted and none touches the next."""
+    """Return whether parts are sorted and none touches the next."""
     parts = list(found)
     return all(a.end < b.start for a, b in pairwise(parts))
 

@@ -18,7 +18,7 @@ SESSIONS = 300
 def around(
     have: np.ndarray, empty: Sequence[int] = (), *, position: int = 150, expected: int = 7
 ) -> Neighbours:
-    """Say what the sessions around a place are like."""
+    """Return what the sessions around an index are like."""
     known_empty = np.zeros(len(have), dtype=bool)
     known_empty[list(empty)] = True
     return neighbours_of(np.full(len(have), expected), have, known_empty, position)

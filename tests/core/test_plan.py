@@ -83,7 +83,7 @@ def needs(draw: st.DrawFn, most_days: int = 130) -> Need:
 
 
 def spans_of(need: Need) -> list[Span]:
-    """Give the spans that hold a gap."""
+    """Return the spans that hold a gap."""
     gaps = need.gaps()
     bounds = gaps.bounds
     spans = expected_spans(need.calendar, need.timeframe, bounds) if bounds else []
@@ -91,7 +91,7 @@ def spans_of(need: Need) -> list[Span]:
 
 
 def starts_at(need: Need, chunk: Chunk) -> datetime:
-    """Say how far back a request reaches in real time; ``N D`` counts sessions."""
+    """Return how far back a request reaches in real time; ``N D`` counts sessions."""
     count, unit = chunk.duration.split()
     number = int(count)
     if unit == "D":
@@ -274,14 +274,14 @@ def test_hours_of_any_span_are_cut_without_loss(days: int, requests: int) -> Non
 
 
 def test_a_session_longer_than_the_limit_is_one_chunk() -> None:
-    """Where a limit is shorter than a session, each session is still asked for, as one."""
+    """Where a limit is shorter than a session, each session is still requested, as one."""
     need = need_of("FX", Timeframe.M1, date(2024, 11, 1), date(2024, 11, 6))
     chunks = plan(replace(need, most_days=0))
     assert [chunk.duration for chunk in chunks] == ["1 D"] * 3
 
 
 def test_a_small_hole_is_asked_for_in_seconds_with_a_bar_to_spare() -> None:
-    """A hole in a session is asked for alone, and a bar on either side, which prove its edges."""
+    """A gap in a session is requested alone, with a bar on either side, which prove its edges."""
     day = datetime(2024, 6, 4, tzinfo=UTC)
     before = Interval(day + timedelta(hours=13), day + timedelta(hours=15))
     after = Interval(day + timedelta(hours=15, minutes=10), day + timedelta(hours=21))

@@ -18,12 +18,12 @@ MINUTES = 400 * 1440
 
 
 def moments() -> st.SearchStrategy[datetime]:
-    """Give moments of fourteen months, to the minute."""
+    """Generate moments of fourteen months, to the minute."""
     return st.integers(0, MINUTES).map(lambda minutes: BEGIN + timedelta(minutes=minutes))
 
 
 def intervals(most: int) -> st.SearchStrategy[IntervalSet]:
-    """Give some intervals of hours to months."""
+    """Generate intervals of hours to months."""
     lengths = st.sampled_from([60, 390, 1440, 5 * 1440, 40 * 1440])
     one = st.builds(lambda at, m: Interval(at, at + timedelta(minutes=m)), moments(), lengths)
     return st.lists(one, max_size=most).map(IntervalSet)

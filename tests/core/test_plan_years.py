@@ -35,7 +35,7 @@ def planned(key: str, timeframe: Timeframe, first: date, end: date) -> tuple[Nee
 
 
 def returned(need: Need, chunk: Chunk) -> tuple[date, date]:
-    """Give the dates after which, and up to which, a gateway returns bars for a chunk."""
+    """Return the dates after which, and up to which, a gateway returns bars for a chunk."""
     zone_day = need.calendar.day_of(chunk.ends_at - timedelta(microseconds=1))
     count, unit = chunk.duration.split()
     if unit == "Y":

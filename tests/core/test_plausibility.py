@@ -37,7 +37,7 @@ GOOD = {
 
 
 def key(minute: int) -> int:
-    """Give the timestamp of a minute."""
+    """Return the timestamp of a minute."""
     return micros(OPEN + minute * MINUTE)
 
 
@@ -120,7 +120,7 @@ def test_a_finding_explains_its_values_only() -> None:
     assert explained(table({0: {}}), SecType.STK, known)[1] == []
 
 
-def answer(bars: dict[int, dict[str, Any]], *positions: tuple[int, int]) -> Response:
+def response(bars: dict[int, dict[str, Any]], *positions: tuple[int, int]) -> Response:
     """Make a response with impossible places, as minutes."""
     made = table(bars)
     return Response(
@@ -135,7 +135,7 @@ def answer(bars: dict[int, dict[str, Any]], *positions: tuple[int, int]) -> Resp
 
 
 def said(first: Response, second: Response | None) -> tuple[list[int], list[int], list[int]]:
-    """Give the minutes that both have bars of, that are implausible, and that are impossible."""
+    """Return the minutes that both have bars of, that are implausible, and that are impossible."""
     both = reconciled(first, second, MINUTE)
     assert both is not None
     inside = [n for n in range(10) if OPEN + n * MINUTE in both.impossible]
@@ -150,21 +150,21 @@ ODD, OTHER = {"close": -5.0}, {"close": -6.0}
     ("first", "second", "expected"),
     [
         # A clean second response is used alone.
-        (answer({0: {}, 2: {}}, (1, 2)), answer({0: {}, 1: {}, 2: {}}), ([0, 1, 2], [], [])),
-        (answer({0: {}, 1: ODD}), answer({0: {}, 1: {}}), ([0, 1], [], [])),
+        (response({0: {}, 2: {}}, (1, 2)), response({0: {}, 1: {}, 2: {}}), ([0, 1, 2], [], [])),
+        (response({0: {}, 1: ODD}), response({0: {}, 1: {}}), ([0, 1], [], [])),
         # What came twice the same is kept.
-        (answer({0: {}, 1: ODD}), answer({0: {}, 1: ODD}), ([0, 1], [1], [])),
+        (response({0: {}, 1: ODD}), response({0: {}, 1: ODD}), ([0, 1], [1], [])),
         # What is implausible and differs is neither kept nor covered.
-        (answer({0: {}, 1: ODD}), answer({0: {}, 1: OTHER}), ([0], [], [1])),
-        (answer({0: {}, 1: {}, 2: ODD}), answer({0: {}, 1: ODD, 2: {}}), ([0, 2], [], [1])),
+        (response({0: {}, 1: ODD}), response({0: {}, 1: OTHER}), ([0], [], [1])),
+        (response({0: {}, 1: {}, 2: ODD}), response({0: {}, 1: ODD, 2: {}}), ([0, 2], [], [1])),
         # What was implausible, and is gone, has its place open.
-        (answer({0: {}, 1: ODD, 2: {}}), answer({0: {}, 2: {}}), ([0, 2], [], [1])),
+        (response({0: {}, 1: ODD, 2: {}}), response({0: {}, 2: {}}), ([0, 2], [], [1])),
         # A row that was no bar said that there is one: no bar in its place leaves it open.
-        (answer({0: {}, 2: {}}, (1, 2)), answer({0: {}, 2: {}}), ([0, 2], [], [1])),
-        (answer({0: {}, 2: {}}, (1, 2)), answer({0: {}, 2: {}}, (1, 2)), ([0, 2], [], [1])),
-        (answer({0: {}, 1: {}}), answer({0: {}, 2: {}}, (1, 2)), ([0, 2], [], [1])),
+        (response({0: {}, 2: {}}, (1, 2)), response({0: {}, 2: {}}), ([0, 2], [], [1])),
+        (response({0: {}, 2: {}}, (1, 2)), response({0: {}, 2: {}}, (1, 2)), ([0, 2], [], [1])),
+        (response({0: {}, 1: {}}), response({0: {}, 2: {}}, (1, 2)), ([0, 2], [], [1])),
         # Without bars in the second the first stands, but for what is implausible.
-        (answer({0: {}, 1: ODD, 4: {}}, (2, 4)), None, ([0, 4], [], [1, 2, 3])),
+        (response({0: {}, 1: ODD, 4: {}}, (2, 4)), None, ([0, 4], [], [1, 2, 3])),
     ],
 )
 def test_two_responses_are_reconciled(
@@ -176,12 +176,14 @@ def test_two_responses_are_reconciled(
 
 def test_where_no_bar_is_left_there_is_no_response() -> None:
     """One bar that came once, or each time otherwise, is none."""
-    assert reconciled(answer({0: ODD}), None, MINUTE) is None
-    assert reconciled(answer({0: ODD}), answer({0: OTHER}), MINUTE) is None
+    assert reconciled(response({0: ODD}), None, MINUTE) is None
+    assert reconciled(response({0: ODD}), response({0: OTHER}), MINUTE) is None
 
 
 def test_values_of_the_second_response_stand() -> None:
     """Plausible bars that differ are revisions, the newest counts."""
-    both = reconciled(answer({0: {}, 2: {}}, (1, 2)), answer({0: {"close": 10.5}, 1: {}}), MINUTE)
+    both = reconciled(
+        response({0: {}, 2: {}}, (1, 2)), response({0: {"close": 10.5}, 1: {}}), MINUTE
+    )
     assert both is not None
     assert np.array_equal(both.bars["close"].to_numpy(), [10.5, 10.0])

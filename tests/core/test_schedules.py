@@ -45,7 +45,7 @@ def at(text: str) -> datetime:
 
 
 def open_day(day: str, opens: str = "14:30", closes: str = "21:00") -> LearnedDay:
-    """Tell a session by UTC hours."""
+    """Return a session by its UTC hours."""
     return LearnedDay(date.fromisoformat(day), (part(day, opens, closes),))
 
 
@@ -55,12 +55,12 @@ def part(day: str, opens: str, closes: str) -> Interval:
 
 
 def closed(day: str) -> LearnedDay:
-    """Tell a date without a session."""
+    """Return a date without a session."""
     return LearnedDay(date.fromisoformat(day), ())
 
 
 def as_known(calendar: SessionCalendar, first: date, end: date) -> list[LearnedDay]:
-    """Tell exactly what the library knows, closed dates included."""
+    """Return exactly what the library has, closed dates included."""
     days = learned_days(
         calendar, (Interval(s.opens_at, s.closes_at) for s in calendar.sessions(first, end))
     )
@@ -141,7 +141,7 @@ def test_a_gateways_calendar_has_what_was_told_and_nothing_else() -> None:
 def test_more_than_a_tenth_of_contradiction_is_not_believed(
     differing: int, is_believed: bool
 ) -> None:
-    """Of a hundred sessions ten may differ: an answer about another market is refused."""
+    """Of a hundred sessions ten may differ: a response about another market is refused."""
     days = NEW_YORK.sessions(date(2024, 1, 2), date(2024, 12, 1))[:100]
     told = as_known(NEW_YORK, days[0].day, days[-1].day + DAY)
     drop = {one.day for one in days[5:-5][:differing]}
@@ -442,7 +442,7 @@ def test_a_day_of_23_or_25_hours_is_one_date(clock: str) -> None:
 
 
 def hours_between(calendar: SessionCalendar, first: str, end: str) -> list[str]:
-    """Give sessions, short."""
+    """Return sessions in short form."""
     found = calendar.sessions(date.fromisoformat(first), date.fromisoformat(end))
     return [f"{one.day:%d} {one.opens_at:%d %H:%M}-{one.closes_at:%d %H:%M}" for one in found]
 

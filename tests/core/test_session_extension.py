@@ -23,7 +23,7 @@ HALF_DAYS = (date(2021, 11, 26), date(2022, 11, 25), BLACK_FRIDAY)
 
 
 def close_of(day: date, calendar: SessionCalendar = NEW_YORK) -> datetime:
-    """Give the close of a session."""
+    """Return the close of a session."""
     [session] = calendar.sessions(day, day + DAY)
     return session.closes_at
 

@@ -141,7 +141,7 @@ def test_daily_spans_stand_at_midnight_utc_of_the_session_date() -> None:
 def test_spans_are_all_that_meet_a_interval_and_no_others(
     key: str, timeframe: Timeframe, wanted: Interval
 ) -> None:
-    """Asking for an interval is filtering all spans by it."""
+    """The spans of an interval are all spans filtered by it."""
     calendar = calendar_named(key)
     wide = Interval(wanted.start - 30 * DAY, wanted.end + 30 * DAY)
     everything = expected_spans(calendar, timeframe, wide)

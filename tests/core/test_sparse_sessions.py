@@ -1,4 +1,4 @@
-"""Suspects: what is steady and breaks off once; never what is thin by nature."""
+"""Sparse sessions: a steady instrument that breaks off once, never a thin one."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_a_listing_that_comes_to_life_is_no_sparse() -> None:
 
 
 def test_sessions_that_are_not_covered_are_left_out() -> None:
-    """A gap is a gap already, whether an answer passed over it or broke off in it."""
+    """A gap is a gap already, whether a response passed over it or broke off in it."""
     have = np.full(SESSIONS, 390)
     have[[50, 60]] = 10, 0
     answered = np.ones(SESSIONS, dtype=bool)
@@ -124,7 +124,7 @@ def test_few_sessions_have_no_usual() -> None:
 
 
 def _with_flat(traded: np.ndarray, filled: np.ndarray) -> list[int]:
-    """Give the sparse sessions of sessions of which some are filled up to 390 bars by flat ones."""
+    """Return the sparse sessions where some are filled up to 390 bars by flat ones."""
     have = np.where(filled & (traded > 0), 390, traded)
     known = np.ones(len(traded), dtype=bool)
     expected = np.full(len(traded), 390)

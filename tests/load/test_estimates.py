@@ -41,7 +41,7 @@ def told(world: World, rates: Rates | None = None) -> Estimate:
 def test_a_load_costs_what_was_estimated(
     world: MakeWorld, calendar: str, timeframe: Timeframe
 ) -> None:
-    """Of a market without silences, requests and bars are told exactly.
+    """In a market without empty responses, requests and bars are exact.
 
     The fake gateway's grid is that of UTC, the calendar's that of the local clock: for 4h they
     differ by a bar in some sessions.
@@ -126,7 +126,7 @@ def test_seconds_are_measured_where_the_gateway_was_asked_before(tmp_path: Path)
     assert rates.seconds(Timeframe.M1, 100, 39_000) == pytest.approx(40.0)
     assert rates.seconds(Timeframe.H1, 6, 0) == pytest.approx(0.6)
     basis = rates.basis([Timeframe.M1, Timeframe.H1])
-    assert "measured for 1m from 10 answers" in basis
+    assert "measured for 1m from 10 responses" in basis
     assert "assumed for 1h" in basis
 
 

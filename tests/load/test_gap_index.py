@@ -1,4 +1,4 @@
-"""The gap book: what every series holds and lacks, from files and ledger alone."""
+"""The gap index: what every series holds and lacks, from files and ledger alone."""
 
 from collections.abc import Callable
 from dataclasses import replace

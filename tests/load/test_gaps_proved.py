@@ -1,4 +1,4 @@
-"""Proofs of the gap book: no false gap in decades, and no hole that comes out explained."""
+"""Properties of the gap index: no false gap in decades, and no gap that ends up explained."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -70,7 +70,7 @@ class Shelf:
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Shelf:
-    """Give an empty store with its gap book."""
+    """Return an empty store with its gap index."""
     return Shelf(tmp_path / "data")
 
 
@@ -345,7 +345,7 @@ def test_a_cache_90_days_old(shelf: Shelf, filled: Filled) -> None:
 
 
 def test_sessions_that_only_the_gateway_knows_are_said_not_guessed(shelf: Shelf) -> None:
-    """Before the gateway was asked nobody can say what is missing: all is, and no 'complete'."""
+    """Before the gateway states its sessions all is missing, and nothing is 'complete'."""
     series = Series(_instrument("GATEWAY:Europe/London", FIRST), Timeframe.D1)
     found = shelf.series_gaps(series)
     (gap,) = found.gaps

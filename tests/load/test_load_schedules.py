@@ -320,7 +320,7 @@ def test_unknown_hours_are_a_gap_that_says_so(hidden: tuple[Bench, Series]) -> N
     [found] = index.series_gaps([series], now)
     [gap] = found.gaps
     assert gap.interval.end == now
-    assert "not known until the gateway tells them" in gap.detail
+    assert "not known until the gateway states them" in gap.detail
     assert gap.next_try_at is None
     interval = interval_between(calendar_named(ETH), Timeframe.H1, FIRST, END)
     state = WindowIndex(index).status(series, {"2024": (FIRST, END)}, now)["2024"]

@@ -71,7 +71,7 @@ def test_newest_session_is_a_tail_and_inner_ones_are_gaps() -> None:
 
 
 def test_bars_of_the_open_session_are_a_tail() -> None:
-    """What waits in an open session is asked for together with the session before it."""
+    """The open session is requested together with the session before it."""
     one = series()
     waiting = IntervalSet([session("2024-06-10", one)])
     given = found(one, "2024-06-07", waiting=waiting)
@@ -96,7 +96,7 @@ def test_end_of_a_session_is_asked_for_less_and_less_often() -> None:
 
 @pytest.mark.parametrize("symbol", ["AAPL", "MSFT"])
 def test_series_that_is_behind_is_brought_up_by_runs_alone(symbol: str) -> None:
-    """A tail that jumped ahead would leave a hole that nobody fills for a manual symbol."""
+    """A tail that jumped ahead would leave a gap that is never filled for a manual symbol."""
     one = series(symbol)
     waiting = IntervalSet([session("2024-06-10", one)])
     given = found(one, "2024-06-07", until="2024-03-08", sessions=62, waiting=waiting)
@@ -105,8 +105,8 @@ def test_series_that_is_behind_is_brought_up_by_runs_alone(symbol: str) -> None:
     assert fills_of(given) == {f"{symbol} 1h": set_of([session("2024-06-07", one)])}
 
 
-def test_history_of_a_manual_symbol_is_nobodys() -> None:
-    """Neither inner holes nor an empty store are asked for; its tail is."""
+def test_history_of_a_manual_symbol_is_left_to_the_user() -> None:
+    """Neither inner gaps nor an empty store are requested; its tail is."""
     one = series("MSFT")
     given = found(one, "2023-03-01", "2024-06-07")
     assert tails_of(given) == {"MSFT 1h": set_of([session("2024-06-07", one)])}
@@ -167,7 +167,7 @@ def test_empty_series_has_no_tail() -> None:
 
 @pytest.mark.parametrize("kind", [AttemptKind.ERROR, AttemptKind.BLOCKED])
 def test_tail_that_was_tried_in_vain_waits_for_its_next_try(kind: AttemptKind) -> None:
-    """Whether the session failed or the whole series is refused, a tail hammers nobody."""
+    """Whether the session failed or the whole series is refused, a tail is not requested."""
     one = series()
     attempt = Attempt(
         "AAPL|1h", session("2024-06-07", one), kind, "no", None, 1, NOW, NOW,

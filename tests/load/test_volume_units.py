@@ -211,5 +211,5 @@ def test_the_text_says_which_unit_is_which(world: MakeWorld) -> None:
     market.unit = 100.0
     [jump] = market.run(Mode.TAIL, AFTER).volume_jumps
     assert "in lots of 100, the others in shares" in str(jump)
-    assert "stay as they came" in str(jump)
+    assert "are kept as returned" in str(jump)
     assert "--refresh" in str(jump)

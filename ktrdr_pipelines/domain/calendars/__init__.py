@@ -1,1 +1,1 @@
-"""Trading sessions: where they come from, and which bars they let expect."""
+"""Trading sessions: their sources, and which bars are expected in them."""

@@ -1,7 +1,7 @@
-"""From tables of the calendar libraries to the arrays that calendars are made of.
+"""Convert tables of the calendar libraries to the arrays that calendars are made of.
 
-Not here: which table is whose (``domain.calendars.exchanges``, ``domain.calendars.cme_futures``,
-``domain.calendars.fx_crypto``).
+Not here: the calendars themselves (``domain.calendars.exchanges``,
+``domain.calendars.cme_futures``, ``domain.calendars.fx_crypto``).
 """
 
 from typing import Final
@@ -15,21 +15,21 @@ NEW_YORK: Final = "America/New_York"
 
 
 def dates_of(index: pd.Index) -> np.ndarray:
-    """Give the dates of an index as ``datetime64[D]``."""
+    """Return the dates of an index as ``datetime64[D]``."""
     return np.asarray(pd.DatetimeIndex(index).to_numpy().astype("datetime64[D]"))
 
 
 def micros_of(moments: pd.DatetimeIndex) -> np.ndarray:
-    """Give aware moments as int64 microseconds since 1970 UTC."""
+    """Return aware moments as int64 microseconds since 1970 UTC."""
     plain = moments.tz_convert("UTC").tz_localize(None).to_numpy()
     return np.asarray(plain.astype("datetime64[us]").astype(np.int64))
 
 
 def at_clock(days: pd.DatetimeIndex, minutes: np.ndarray | int, zone: str) -> np.ndarray:
-    """Give the moments so many minutes of wall clock after (or before) each local midnight.
+    """Return the moments so many minutes of wall clock after (or before) each local midnight.
 
-    A wall time that a change of the clocks leaves out is taken an hour later, one that comes twice
-    is the first: no exchange opens or closes then.
+    A wall time that a change of the clocks skips is moved an hour later, of one that occurs twice
+    the first is returned: no exchange opens or closes then.
     """
     wall = days + pd.to_timedelta(minutes, unit="m")
     ambiguous = np.ones(len(days), dtype=bool)
@@ -38,7 +38,7 @@ def at_clock(days: pd.DatetimeIndex, minutes: np.ndarray | int, zone: str) -> np
 
 
 def breaks_of(starts: pd.Series, ends: pd.Series) -> np.ndarray:
-    """Give the breaks of a table, shape ``(n, 2)``; rows without one are left out."""
+    """Return the breaks of a table, shape ``(n, 2)``; rows without one are left out."""
     there = np.asarray(starts.notna() & (starts < ends))
     pairs = (micros_of(pd.DatetimeIndex(side[there])) for side in (starts, ends))
     return np.column_stack(list(pairs))

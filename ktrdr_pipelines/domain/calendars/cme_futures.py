@@ -1,8 +1,9 @@
-"""Futures of CME Group on Globex, by family of products.
+"""Calendars of CME Group's futures on Globex, by family of products.
 
 Days and early closes come from pandas_market_calendars, hours from the tables below. A trade date
-opens on the evening before (Sunday for Monday). Not here: which future is of which family
-(``domain.universe.ib_exchanges``).
+opens on the evening before (Sunday for Monday).
+
+Not here: which future belongs to which family (``domain.universe.ib_exchanges``).
 
 Source: equity index hours of November 2012 (close 15:15 to 16:15 Chicago, halt 15:15 to 15:30)
 from CME Group's notice, quoted in http://traderhabits.com/cme-changes-hours-for-equity-indexes-
@@ -54,9 +55,9 @@ class _Era:
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """Hours of one family; ``library`` names its days and early closes.
+    """Hours of one family; ``library`` is the calendar with its days and early closes.
 
-    ``early`` are closes that the library has not, ``closed`` days that it has as sessions.
+    ``early`` are closes that the library lacks, ``closed`` days that it wrongly has as sessions.
     """
 
     library: str
@@ -106,19 +107,23 @@ FAMILIES: Final[Mapping[str, _Family]] = MappingProxyType(
         ),
     }
 )
-"""Every family by the key of its calendar."""
+"""All families by the key of their calendar."""
 
 
 def globex_hours(key: str) -> SessionCalendar:
     """Build the calendar of a family.
 
     Raises:
-        KeyError: no such family; the known ones are ``FAMILIES``.
+        KeyError: there is no such family; the known ones are ``FAMILIES``.
     """
     family = FAMILIES[key]
     days, early = _days_and_closes(family)
-    opens, closes, pauses = _hours(family, days)
-    closes = np.minimum(closes, early)
+    # The hours of each day are those of its era; an era without a pause has an empty one.
+    since = np.array([era.since for era in family.eras], dtype="datetime64[D]")
+    era_of = np.searchsorted(since, dates_of(days), side="right") - 1
+    opens = np.array([era.opens for era in family.eras])[era_of]
+    closes = np.minimum(np.array([era.closes for era in family.eras])[era_of], early)
+    pauses = np.array([era.pause or (0, 0) for era in family.eras])[era_of]
     starts, ends = (np.minimum(side, closes) for side in (pauses[:, 0], pauses[:, 1]))
     there = starts < ends
     return SessionCalendar(
@@ -135,7 +140,7 @@ def globex_hours(key: str) -> SessionCalendar:
 
 
 def _days_and_closes(family: _Family) -> tuple[pd.DatetimeIndex, np.ndarray]:
-    """Give the trade dates, and each one's early close, or midnight where it has none."""
+    """Return the trade dates, and for each its early close, or midnight where it has none."""
     calendar = pandas_market_calendars.get_calendar(family.library)
     schedule = calendar.schedule(KNOWN_FROM, KNOWN_TO)
     wall = pd.DatetimeIndex(schedule["market_close"]).tz_convert(CHICAGO)
@@ -146,15 +151,3 @@ def _days_and_closes(family: _Family) -> tuple[pd.DatetimeIndex, np.ndarray]:
     clock = clock.drop(own.index.union(closed), errors="ignore")
     clock = pd.concat([clock, own]).sort_index()
     return pd.DatetimeIndex(clock.index), clock.to_numpy(dtype=np.int64)
-
-
-def _hours(family: _Family, days: pd.DatetimeIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give opens, closes and pauses by the era of each day; no pause is an empty one."""
-    since = np.array([era.since for era in family.eras], dtype="datetime64[D]")
-    position = np.searchsorted(since, dates_of(days), side="right") - 1
-    opens, closes = (
-        np.array([getattr(era, side) for era in family.eras])[position]
-        for side in ("opens", "closes")
-    )
-    pauses = np.array([era.pause or (0, 0) for era in family.eras])[position]
-    return opens, closes, pauses

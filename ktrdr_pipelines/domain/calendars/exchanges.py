@@ -1,12 +1,12 @@
-"""Hours of stock exchanges: the libraries' tables, and what is known beyond them.
+"""Calendars of stock exchanges: the libraries' tables, and corrections of them.
 
 Not here: futures (``domain.calendars.cme_futures``), markets without an exchange
 (``domain.calendars.fx_crypto``).
 
-Source: exchange_calendars for every exchange by its ISO 10383 code, pandas_market_calendars for
-those that it alone has; extended hours of US stocks 04:00 to 20:00 New York, to 17:00 on half
-days, from https://www.nyse.com/markets/hours-calendars. Extended hours of other exchanges are in
-no library: they are never guessed.
+Source: exchange_calendars for exchanges by their ISO 10383 code, pandas_market_calendars for those
+that only it has; extended hours of US stocks 04:00 to 20:00 New York, to 17:00 on half days, from
+https://www.nyse.com/markets/hours-calendars. No library has extended hours of other exchanges:
+they are never guessed.
 """
 
 import warnings
@@ -34,7 +34,7 @@ EXTENDED: Final = "XNYS.ETH"
 
 _REGULAR: Final = ".RTH"
 _NO_EXCHANGES: Final = frozenset({"24/5", "24/7", "CMES", "IEPA", "us_futures", "XCBF"})
-"""Calendars that are no stock exchange's."""
+"""Names of exchange_calendars that are not stock exchanges."""
 
 _BROKEN: Final = frozenset({"ASEX", "XBEL", "XBSE", "XCYS", "XTAE"})
 """Calendars that exchange_calendars 4.13 lists and cannot build."""
@@ -42,7 +42,7 @@ _BROKEN: Final = frozenset({"ASEX", "XBEL", "XBSE", "XCYS", "XTAE"})
 _ONLY_IN_MARKET_CALENDARS: Final = {"XNSE": "Asia/Kolkata"}
 
 _CLOSED: Final = {"XHKG": ("2023-09-01", "2023-09-08")}
-"""Days that the library has as sessions. Hong Kong: typhoon Saola and the black rainstorm.
+"""Days that the library wrongly has as sessions. Hong Kong: typhoon Saola and the black rainstorm.
 
 Source: https://www.scmp.com/business/markets/article/3233800/
 """
@@ -50,7 +50,7 @@ Source: https://www.scmp.com/business/markets/article/3233800/
 
 @dataclass(frozen=True, slots=True)
 class _Lunch:
-    """A break until a date, in minutes of local time; the library knows the later ones only."""
+    """A break until a date, in minutes of local time; the library only has the later ones."""
 
     until: str
     starts: int
@@ -75,13 +75,13 @@ _HALF_DAY_BEFORE: Final = 16 * 60
 
 @cache
 def exchange_codes() -> frozenset[str]:
-    """Give the ISO 10383 codes of the exchanges whose regular hours are known."""
+    """Return the ISO 10383 codes of the exchanges whose regular hours are known."""
     names = exchange_calendars.get_calendar_names(include_aliases=False)
     return frozenset(names) - _NO_EXCHANGES - _BROKEN | frozenset(_ONLY_IN_MARKET_CALENDARS)
 
 
 def is_exchange(key: str) -> bool:
-    """Say whether a key such as ``XLON.RTH`` names hours that are known."""
+    """Return whether a key such as ``XLON.RTH`` names known hours."""
     return key == EXTENDED or (
         key.endswith(_REGULAR) and key.removesuffix(_REGULAR) in exchange_codes()
     )
@@ -91,7 +91,7 @@ def exchange_hours(key: str) -> SessionCalendar:
     """Build the calendar of an exchange, with lunch breaks where it has them.
 
     Raises:
-        KeyError: no library knows these hours.
+        KeyError: no library has these hours.
     """
     if not is_exchange(key):
         raise KeyError(key)
@@ -124,7 +124,7 @@ def _new_york_extended() -> SessionCalendar:
 
 @cache
 def _schedule(code: str) -> tuple[pd.DataFrame, str]:
-    """Give an exchange's table (open, close, breaks in UTC), and its zone."""
+    """Return the table (open, close and breaks in UTC) of an exchange, and its time zone."""
     with warnings.catch_warnings():
         # exchange_calendars 4.13 builds its table with calls that pandas 3 deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -137,7 +137,7 @@ def _schedule(code: str) -> tuple[pd.DataFrame, str]:
 
 
 def _corrected(code: str, schedule: pd.DataFrame, zone: str) -> pd.DataFrame:
-    """Put right what is published otherwise."""
+    """Return a table with the closed days and lunch breaks that the exchange published."""
     right = schedule.drop(pd.DatetimeIndex(_CLOSED.get(code, ())))
     for lunch in reversed(_LUNCHES.get(code, ())):
         days = pd.DatetimeIndex(right.index)
@@ -149,7 +149,7 @@ def _corrected(code: str, schedule: pd.DataFrame, zone: str) -> pd.DataFrame:
 
 
 def _library_calendar(code: str) -> exchange_calendars.ExchangeCalendar:
-    """Build a calendar over all that it knows; only an attempt says how much that is."""
+    """Build a calendar over all dates that it supports, which only an attempt shows."""
     try:
         return exchange_calendars.get_calendar(code, start=KNOWN_FROM, end=KNOWN_TO)
     except ValueError:

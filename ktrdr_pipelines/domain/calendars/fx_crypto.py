@@ -1,12 +1,12 @@
-"""Markets that no exchange opens and closes: spot currencies and crypto.
+"""Calendars of markets without an exchange: spot currencies and crypto.
 
 Source: spot FX at IB (IDEALPRO) Sunday 17:15 to Friday 17:00 New York with a break 17:00 to 17:15,
 from https://www.interactivebrokers.com/en/trading/products-spot-currencies.php. That crypto trades
 round the clock and has daily bars of UTC days is an assumption (grade C). Hours in contract details
 were seen as ``20260507:1601-20260508:1600;20260509:CLOSED``, and orders are routed from Sunday
 03:00 to Friday 16:00 New York
-(https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/pull/260); which hours have data
-is proved by neither. So a contract's own hours stand in place of this calendar
+(https://github.com/QuantConnect/Lean.Brokerages.InteractiveBrokers/pull/260); neither proves which
+hours have data. So a contract's own hours replace this calendar
 (``domain.calendars.gateway_schedules.with_own_hours``), and bars of days and weeks, which may be
 of these sessions or of UTC days, are requested when both are over.
 """
@@ -34,7 +34,7 @@ _DAY_MICROS: Final = 86_400_000_000
 
 
 def spot_fx() -> SessionCalendar:
-    """Build the calendar of spot currencies; a date's session begins on the evening before."""
+    """Build the calendar of spot currencies; a session begins on the evening before its date."""
     days = pd.bdate_range(KNOWN_FROM, KNOWN_TO)
     days = days[~np.isin(days.strftime("%m-%d"), _FX_CLOSED)]
     return SessionCalendar(

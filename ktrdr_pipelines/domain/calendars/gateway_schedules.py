@@ -1,14 +1,14 @@
-"""Sessions that the gateway told: how far they are believed, and what they make of a calendar.
+"""Apply sessions that the gateway states of contracts to calendars, and check them first.
 
-What a contract tells holds for that contract. It adds to what is expected of it at once: a session
-that the library lacks, an earlier open, a later close (``extending``). It removes nothing: a closed
-date or shorter hours are one statement of one contract. The calendar that symbols share changes
-where ``CONTRACTS_AGREEING`` contracts that speak for others told the same (``agreed``). Where only
-the gateway knows the sessions, its word is all there is (``overlaid``); where the library only
-assumes round-the-clock trading, a contract's own hours stand in its place, except against bars
-that are held (``with_own_hours``). Schedules may be wrong, so they are guarded (``judged``).
+What the gateway states of a contract holds for that contract. It adds to what is expected at once:
+a session that the library lacks, an earlier open, a later close (``extending``). It removes
+nothing: a closed date or shorter hours are one statement of one contract. The calendar that symbols
+share changes where ``CONTRACTS_AGREEING`` representative contracts state the same (``agreed``).
+Where only the gateway knows the sessions, they are taken from it (``overlaid``); where the library
+only assumes round-the-clock trading, a contract's own hours replace it, except where held bars
+contradict them (``with_own_hours``). Schedules may be wrong, so they are checked (``judged``).
 
-Not here: requests (``ib.source``, ``sync.discovery.trading_hours``), what is kept
+Not here: requests (``ib.source``, ``sync.discovery.trading_hours``), storage
 (``store.ledger.gateway_records``).
 """
 
@@ -31,13 +31,13 @@ _LONGEST_DAY: Final = timedelta(hours=25)  # the day on which clocks are put bac
 _ONE_DATE: Final = np.timedelta64(1, "D")
 _DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
 _MOST_CONTRADICTING = 10
-"""One session in so many may differ from what is known; a single one always may."""
+"""One session in so many may differ from the known ones; a single one always may."""
 
 CONTRACTS_AGREEING: Final = 3
-"""Contracts that must tell the same of a date before the calendar that they share changes."""
+"""Number of contracts that must state the same of a date before their shared calendar changes."""
 
 MOST_EXTENDED: Final = timedelta(hours=8)
-"""How far from the known open or close what a contract tells is believed."""
+"""How far a stated open or close may be from the known one and is still accepted."""
 
 _EXPIRING: Final = timedelta(days=10)
 _LISTED_FOR: Final = timedelta(days=30)
@@ -45,7 +45,7 @@ _RECENT_SESSIONS: Final = 5
 
 
 class ScheduleSource(StrEnum):
-    """Where a date was told: in contract details (a forecast), or in a schedule asked for."""
+    """Where a date was stated: in contract details (a forecast), or in a requested schedule."""
 
     DETAILS = "details"
     SCHEDULE = "schedule"
@@ -53,7 +53,7 @@ class ScheduleSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LearnedDay:
-    """What the gateway told of one session date: its intervals of trading, none if closed."""
+    """One session date as the gateway stated it: its intervals of trading, none if closed."""
 
     day: date
     parts: tuple[Interval, ...]
@@ -65,7 +65,7 @@ class LearnedDay:
 
 @dataclass(frozen=True, slots=True)
 class SharedDay:
-    """A session date of a calendar that symbols share, as several contracts told it."""
+    """A session date of a calendar that symbols share, as several contracts state it."""
 
     told: LearnedDay
     symbols: tuple[str, ...]
@@ -73,7 +73,7 @@ class SharedDay:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What of a schedule is believed, and why the rest is not, in words for a person."""
+    """The accepted dates of a schedule, and why it was refused, as text for the user."""
 
     days: tuple[LearnedDay, ...]
     refused: str = ""
@@ -82,12 +82,12 @@ class Judgement:
 def learned_days(
     calendar: SessionCalendar, parts: Iterable[Interval], closed: Iterable[date] = ()
 ) -> list[LearnedDay]:
-    """Gather intervals of trading by session date, oldest first.
+    """Return intervals of trading by session date, oldest first.
 
     Args:
-        calendar: its zone and roll say of which date an interval is.
+        calendar: its zone and roll determine the date of an interval.
         parts: intervals of real time, in any order.
-        closed: dates that are told to have none.
+        closed: dates that are stated to have none.
     """
     found: dict[date, list[Interval]] = {day: [] for day in closed}
     for part in parts:
@@ -98,15 +98,15 @@ def learned_days(
 def days_by_close(
     parts: Iterable[Interval], closed: Iterable[date], zone: tzinfo
 ) -> list[LearnedDay]:
-    """Gather intervals of trading by the date on which they close in a zone, oldest first.
+    """Return intervals of trading by the date on which they close in a time zone, oldest first.
 
-    One that lasts longer than a day (orders of some coins are routed from Sunday to Friday) is cut
-    at the midnights of the zone.
+    One that is longer than a day (orders of some coins are routed from Sunday to Friday) is cut at
+    the midnights of the zone.
 
     Args:
         parts: intervals of real time, in any order.
-        closed: dates that are told to have none.
-        zone: that of the hours.
+        closed: dates that are stated to have none.
+        zone: the time zone of the hours.
     """
     found: dict[date, list[Interval]] = {day: [] for day in closed}
     for part in parts:
@@ -128,19 +128,20 @@ def _daily_pieces(part: Interval, zone: tzinfo) -> Iterator[Interval]:
 
 
 def every_day(days: Sequence[LearnedDay]) -> list[LearnedDay]:
-    """Fill a schedule: a date between its sessions that it does not name is closed.
+    """Return a schedule with its closed dates: those between its sessions that it does not name.
 
-    Behind the last one nothing is said: an answer that ends early must not close what it lacks.
+    Nothing is added after the last session: a response that ends early must not close what it
+    lacks.
 
     Args:
-        days: what was told, oldest first.
+        days: the stated dates, oldest first.
     """
     if not days:
         return []
-    told = {one.day: one for one in days}
+    by_day = {one.day: one for one in days}
     count = (days[-1].day - days[0].day).days + 1
     dates = (days[0].day + position * _DAY for position in range(count))
-    return [told.get(day, LearnedDay(day, ())) for day in dates]
+    return [by_day.get(day, LearnedDay(day, ())) for day in dates]
 
 
 def judged(
@@ -150,19 +151,18 @@ def judged(
     *,
     assumed: bool = False,
 ) -> Judgement:
-    """Say what of a schedule is believed.
+    """Return what of a schedule is accepted.
 
-    Refused as a whole is one that cannot be (intervals that overlap or lie outside their date),
-    and one that contradicts more than a tenth of the known sessions in its interval, though a
-    single session may always differ. A date is not believed to be closed where bars of it are
-    held.
+    A schedule is refused as a whole if it is impossible (intervals that overlap or lie outside
+    their date), or if it contradicts more than a tenth of the known sessions in its interval; a
+    single session may always differ. A closed date is not accepted where bars of it are held.
 
     Args:
-        known: what the libraries know; a calendar of the gateway's knows nothing and agrees.
-        days: what was told, one a date, oldest first.
+        known: the library's calendar; one without sessions (``GATEWAY``) contradicts nothing.
+        days: the stated dates, one element a date, oldest first.
         held: dates of which bars are held.
-        assumed: whether ``known`` is an assumption, which nothing need agree with; sessions may
-            then begin before the midnight of their date and be dated by their close.
+        assumed: whether ``known`` is an assumption, which the schedule need not agree with;
+            sessions may then begin before the midnight of their date and be dated by their close.
     """
     if wrong := _overlapping(days) or ("" if assumed else _misdated(known, days)):
         return Judgement((), wrong)
@@ -179,7 +179,7 @@ def judged(
 
 
 def _overlapping(days: Sequence[LearnedDay]) -> str:
-    """Return which intervals of a schedule overlap, or nothing."""
+    """Return which intervals of a schedule overlap, as text; empty if none do."""
     parts = [part for one in days for part in one.parts]
     for left, right in pairwise(parts):
         if right.start < left.end:
@@ -188,7 +188,7 @@ def _overlapping(days: Sequence[LearnedDay]) -> str:
 
 
 def _misdated(known: SessionCalendar, days: Sequence[LearnedDay]) -> str:
-    """Return which date of a schedule has hours that lie outside it, or nothing."""
+    """Return which date of a schedule has hours outside it, as text; empty if none has."""
     for one in days:
         bounds = [(part.start, part.end - _INSTANT) for part in one.parts]
         if any(known.day_of(moment) != one.day for moment_at in bounds for moment in moment_at):
@@ -197,14 +197,14 @@ def _misdated(known: SessionCalendar, days: Sequence[LearnedDay]) -> str:
 
 
 def differs(known: SessionCalendar, told: LearnedDay) -> bool:
-    """Say whether a date opens or closes at other times than is known, or not at all."""
+    """Return whether a stated date opens or closes at other times than a calendar has it."""
     sessions = known.sessions(told.day, told.day + _DAY)
     hours = [(session.opens_at, session.closes_at) for session in sessions]
     return hours != ([(told.parts[0].start, told.parts[-1].end)] if told.parts else [])
 
 
 def hours_of(calendar: SessionCalendar, day: date) -> LearnedDay:
-    """Return a date as a calendar has it, less its breaks."""
+    """Return the hours of a date in a calendar, without its breaks."""
     sessions = calendar.sessions(day, day + _DAY)
     if not sessions:
         return LearnedDay(day, ())
@@ -228,12 +228,12 @@ def speaks_for_others(
     today: date,
     held: Collection[date],
 ) -> bool:
-    """Return whether what a contract tells of a date counts for the calendar that symbols share.
+    """Return whether what a contract states of a date counts for the calendar that symbols share.
 
-    Expiring, ended, newly listed and halted contracts have hours of their own. Newly listed is one
-    whose held bars reach back less than 30 days, or that has none; halted one without a held bar
-    in the newest five sessions before today. A store that was not loaded lately has such contracts
-    too: they are not counted before they have been loaded.
+    Expiring, ended, newly listed and halted contracts have hours of their own. A contract counts as
+    newly listed while its held bars reach back less than 30 days, or if it has none, and as halted
+    without a held bar in the newest five sessions before today. A store that was not loaded
+    recently has such contracts too: they do not count before they have been loaded.
 
     Args:
         calendar: the calendar that symbols share.
@@ -255,10 +255,10 @@ def speaks_for_others(
 
 
 def agreed(told: Mapping[str, LearnedDay]) -> SharedDay | None:
-    """Return what enough contracts told alike of one date, or None; a tie is no agreement.
+    """Return what enough contracts state alike of one date, or None; a tie is no agreement.
 
     Args:
-        told: by symbol, what contracts that speak for others told of one date.
+        told: what representative contracts (``speaks_for_others``) state of one date, by symbol.
     """
     counts = Counter(told.values()).most_common(2)
     if not counts or counts[0][1] < CONTRACTS_AGREEING:
@@ -272,13 +272,13 @@ def agreed(told: Mapping[str, LearnedDay]) -> SharedDay | None:
 def agreed_days(
     base: SessionCalendar, votes: Mapping[date, Mapping[str, LearnedDay]]
 ) -> list[SharedDay]:
-    """Return the dates on which enough contracts agree that a calendar errs, oldest first."""
+    """Return the dates on which enough contracts agree that a calendar is wrong, oldest first."""
     found = [agreed(votes[day]) for day in sorted(votes)]
     return [one for one in found if one is not None and differs(base, one.told)]
 
 
 def lacks(base: SessionCalendar, told: LearnedDay) -> bool:
-    """Return whether a told date lacks hours, or the session, that a calendar has."""
+    """Return whether a stated date lacks hours, or the session, that a calendar has."""
     sessions = base.sessions(told.day, told.day + _DAY)
     if not sessions or not told.parts:
         return bool(sessions)
@@ -288,22 +288,22 @@ def lacks(base: SessionCalendar, told: LearnedDay) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What told dates add to a calendar, and which are not believed."""
+    """What stated dates add to a calendar, and which of them are refused."""
 
     days: tuple[LearnedDay, ...]
     refused: tuple[LearnedDay, ...] = ()
 
 
 def extending(base: SessionCalendar, days: Iterable[LearnedDay]) -> Added:
-    """Return what told dates add to a calendar, as dates that stand in place of its own.
+    """Return what stated dates add to a calendar, as dates that replace its own.
 
-    Added are sessions that it lacks, earlier opens and later closes; nothing is taken away, and
-    breaks stay. Refused is what reaches into a neighbouring session, or is more than eight hours
-    longer than what is known.
+    Sessions that it lacks, earlier opens and later closes are added; nothing is removed, and breaks
+    are kept. A date is refused if it reaches into a neighbouring session, or is more than eight
+    hours longer than what is known.
 
     Args:
         base: the calendar.
-        days: what was told, one a date, oldest first.
+        days: the stated dates, one element a date, oldest first.
     """
     longest = int((base.closes - base.opens).max(initial=0)) + MOST_EXTENDED // _INSTANT
     added: list[LearnedDay] = []
@@ -342,9 +342,9 @@ def extending(base: SessionCalendar, days: Iterable[LearnedDay]) -> Added:
 
 
 def overlaid(base: SessionCalendar, days: Sequence[LearnedDay]) -> SessionCalendar:
-    """Return a calendar with the told dates in place of its own; zone and session days stay.
+    """Return a calendar with stated dates in place of its own; zone and session days are kept.
 
-    A date that opens and closes as is known keeps its breaks: not every schedule tells of them.
+    A date that opens and closes as known keeps its breaks: not every schedule states them.
     """
     days = [one for one in days if differs(base, one)]
     if not days:
@@ -352,10 +352,10 @@ def overlaid(base: SessionCalendar, days: Sequence[LearnedDay]) -> SessionCalend
     dates = np.array([one.day for one in days], dtype="datetime64[D]")
     kept = ~np.isin(base.days, dates)
     opened = [one for one in days if one.parts]
-    told = np.array([one.day for one in opened], dtype="datetime64[D]")
+    opened_dates = np.array([one.day for one in opened], dtype="datetime64[D]")
     opens = np.array([micros(one.parts[0].start) for one in opened], dtype=np.int64)
     closes = np.array([micros(one.parts[-1].end) for one in opened], dtype=np.int64)
-    joined = np.concatenate([base.days[kept], told])
+    joined = np.concatenate([base.days[kept], opened_dates])
     order = np.argsort(joined, kind="stable")
     return SessionCalendar(
         key=base.key,
@@ -372,46 +372,46 @@ def overlaid(base: SessionCalendar, days: Sequence[LearnedDay]) -> SessionCalend
 def with_own_hours(base: SessionCalendar, days: Sequence[LearnedDay]) -> SessionCalendar:
     """Return an assumed round-the-clock calendar with a contract's own hours in place of its own.
 
-    A told session is dated by its close and may begin on the date before. Where told dates meet
-    dates that were not told, the sessions of the latter are cut or lengthened to meet them, so that
-    no hour is lost between and none is expected twice.
+    A stated session is dated by its close and may begin on the date before. Where stated dates
+    adjoin other dates, the sessions of the latter are cut or lengthened to meet them, so that no
+    hour is lost in between and none is expected twice.
 
     Args:
         base: sessions of every date, each of which begins where the one before ends.
-        days: what the contract told, one a date, oldest first.
+        days: the contract's dates, one element a date, oldest first.
     """
-    told = overlaid(base, days)
-    if told is base:
+    stated = overlaid(base, days)
+    if stated is base:
         return base
-    opens, closes = told.opens.copy(), told.closes.copy()
+    opens, closes = stated.opens.copy(), stated.closes.copy()
     own = np.array([one.day for one in days], dtype="datetime64[D]")
     for run in np.split(own, np.flatnonzero(np.diff(own) > _ONE_DATE) + 1):
-        low, high = np.searchsorted(told.days, [run[0], run[-1] + _ONE_DATE])
+        low, high = np.searchsorted(stated.days, [run[0], run[-1] + _ONE_DATE])
         if low == high:
-            continue  # nothing but closed dates, whose hours are those of the calendar's own
+            continue  # only closed dates, whose hours are the calendar's own
         # A closed date at the edge of a run lasts as long as the open one beside it.
-        if low > 0 and told.days[low - 1] == run[0] - _ONE_DATE:
-            closes[low - 1] = opens[low] - _days_us(told.days[low] - run[0])
-        if high < len(opens) and told.days[high] == run[-1] + _ONE_DATE:
-            opens[high] = closes[high - 1] + _days_us(run[-1] - told.days[high - 1])
-    _keep_apart(opens, closes, np.isin(told.days, own))
+        if low > 0 and stated.days[low - 1] == run[0] - _ONE_DATE:
+            closes[low - 1] = opens[low] - _days_us(stated.days[low] - run[0])
+        if high < len(opens) and stated.days[high] == run[-1] + _ONE_DATE:
+            opens[high] = closes[high - 1] + _days_us(run[-1] - stated.days[high - 1])
+    _keep_apart(opens, closes, np.isin(stated.days, own))
     stays = opens < closes
     return SessionCalendar(
-        key=told.key,
-        zone=told.zone,
-        days=told.days[stays],
+        key=stated.key,
+        zone=stated.zone,
+        days=stated.days[stays],
         opens=opens[stays],
         closes=closes[stays],
-        breaks=told.breaks,
-        roll=told.roll,
-        days_may_differ=told.days_may_differ,
+        breaks=stated.breaks,
+        roll=stated.roll,
+        days_may_differ=stated.days_may_differ,
     )
 
 
 def _keep_apart(opens: np.ndarray, closes: np.ndarray, is_told: np.ndarray) -> None:
-    """Cut sessions that overlap, in place: told ones count before others, and earlier dates first.
+    """Cut sessions that overlap, in place: stated ones before others, then earlier dates first.
 
-    Told hours may overlap where they changed between two tellings.
+    Stated hours may overlap where they changed between two statements.
     """
     closed_by = np.where(is_told, closes, np.iinfo(np.int64).min)
     opens[1:] = np.maximum(opens[1:], np.maximum.accumulate(closed_by)[:-1])
@@ -428,12 +428,12 @@ def _days_us(length: np.timedelta64) -> int:
 def closed_against(
     days: Sequence[LearnedDay], bars: np.ndarray, calendar: SessionCalendar
 ) -> frozenset[date]:
-    """Return the dates told to be closed on which bars lie outside all told sessions.
+    """Return the dates stated to be closed on which bars lie outside all stated sessions.
 
     Args:
-        days: what a contract told, one a date, oldest first.
-        bars: timestamps of intraday bars, rising, int64 microseconds since 1970 UTC.
-        calendar: with the contract's own hours (``with_own_hours``).
+        days: the contract's dates, one element a date, oldest first.
+        bars: timestamps of intraday bars, ascending, int64 microseconds since 1970 UTC.
+        calendar: the calendar with the contract's own hours (``with_own_hours``).
     """
     closed = np.array([one.day for one in days if not one.parts], dtype="datetime64[D]")
     if not len(closed) or not len(bars):
@@ -453,6 +453,6 @@ def _breaks(base: SessionCalendar, kept: np.ndarray, opened: Sequence[LearnedDay
         for gap in IntervalSet([Interval(one.parts[0].start, one.parts[-1].end)])
         - IntervalSet(one.parts)
     ]
-    told = np.array(pauses, dtype=np.int64).reshape(-1, 2)
-    joined = np.concatenate([own, told])
+    stated = np.array(pauses, dtype=np.int64).reshape(-1, 2)
+    joined = np.concatenate([own, stated])
     return np.asarray(joined[np.argsort(joined[:, 0], kind="stable")])

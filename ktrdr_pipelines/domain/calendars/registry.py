@@ -1,7 +1,7 @@
-"""The calendars that instruments name, and the book of what is expected by them.
+"""Find calendars by key, and the calendar by which the sessions of an instrument are expected.
 
-Not here: where a calendar's facts come from (``domain.calendars.exchanges``,
-``domain.calendars.cme_futures``, ``domain.calendars.fx_crypto``), what is done with sessions
+Not here: the sources of calendars (``domain.calendars.exchanges``,
+``domain.calendars.cme_futures``, ``domain.calendars.fx_crypto``), what sessions mean for bars
 (``domain.calendars.sessions``).
 """
 
@@ -42,7 +42,7 @@ from ktrdr_pipelines.domain.instruments import Instrument
 __all__ = ["GATEWAY", "KNOWN_FROM", "KNOWN_TO", "Calendars", "calendar_keys", "calendar_named"]
 
 GATEWAY: Final = "GATEWAY"
-"""Calendars of which only the gateway knows the sessions: ``GATEWAY:Europe/London``.
+"""Prefix of calendars whose sessions only the gateway knows, such as ``GATEWAY:Europe/London``.
 
 ``GATEWAY:Asia/Tokyo@16:00`` is one whose session days begin at 16:00 of the day before.
 """
@@ -52,27 +52,28 @@ _DAY = timedelta(days=1)
 
 
 def calendar_keys() -> list[str]:
-    """Give every calendar that can be named without a gateway, in order."""
+    """Return the keys of all calendars that are known without a gateway, sorted."""
     exchanges = (f"{code}.RTH" for code in exchange_codes())
     return sorted((*exchanges, EXTENDED, *FAMILIES, SPOT_FX, CRYPTO))
 
 
 def is_gateways(key: str) -> bool:
-    """Say whether only the gateway knows the sessions of a calendar."""
+    """Return whether only the gateway knows the sessions of a calendar."""
     return key.startswith(f"{GATEWAY}:")
 
 
 def is_assumed(key: str) -> bool:
-    """Say whether a calendar is an assumption, for which each contract's own hours stand in."""
+    """Return whether a calendar is an assumption, which each contract's own hours replace."""
     return key == CRYPTO
 
 
 @cache
 def calendar_named(key: str) -> SessionCalendar:
-    """Give the calendar of a key as it is known offline; it is built when first asked for.
+    """Return the calendar of a key as it is known offline; it is built on first use.
 
     Raises:
-        KeyError: no such calendar; the known ones are ``calendar_keys()`` and ``GATEWAY:ZONE``.
+        KeyError: there is no such calendar; the known ones are ``calendar_keys()`` and
+            ``GATEWAY:ZONE``.
     """
     if key == SPOT_FX:
         return spot_fx()
@@ -84,7 +85,7 @@ def calendar_named(key: str) -> SessionCalendar:
 
 
 def is_calendar(key: str) -> bool:
-    """Say whether a key names a calendar."""
+    """Return whether a key names a calendar."""
     if is_gateways(key):
         try:
             _unknown_sessions(key)
@@ -95,7 +96,7 @@ def is_calendar(key: str) -> bool:
 
 
 def _unknown_sessions(key: str) -> SessionCalendar:
-    """Give a calendar that knows zone and roll, and no session."""
+    """Return a calendar with a time zone and a roll, but without sessions."""
     found = _GATEWAY_KEY.fullmatch(key)
     if found is None:
         raise KeyError(key)
@@ -116,25 +117,25 @@ def _unknown_sessions(key: str) -> SessionCalendar:
 
 
 def learned_key(instrument: Instrument) -> str:
-    """Return the name under which is kept what one contract tells: calendar, a blank, symbol."""
+    """Return the key under which a contract's own hours are kept: calendar, a space, symbol."""
     return f"{instrument.calendar} {instrument.symbol}"
 
 
 class Calendars:
-    """The book of calendars: which sessions are expected of each instrument.
+    """All calendars, with what gateways have stated: which sessions are expected of an instrument.
 
-    A value: what is learned later makes another book. Code that decides what is *expected* asks the
-    book; zone and session dates of a moment never depend on it (``calendar_named``).
+    It is a value: what is learned later makes another one. Code that decides what is *expected*
+    uses it; zone and session date of a moment never depend on it (``calendar_named``).
 
     The calendar of an instrument is the library's, changed where several contracts agree, extended
-    by what its own contract told and by bars after the close. Instruments with the same sessions
-    get the identical object, whose arrays of spans are then made once. Where only the gateway knows
-    the sessions, an instrument has those that its contract told; where the library only assumes
-    them, what the contract told stands in its place.
+    by what its own contract stated and by bars after the close. Instruments with the same sessions
+    get the identical object, so that its arrays of spans are made once. Where only the gateway
+    knows the sessions, an instrument has those that its contract stated; where the library only
+    assumes them, what the contract stated replaces them.
 
     Args:
-        learned: what contracts told of session dates, oldest first, by ``learned_key``.
-        shared: what several contracts told alike, by calendar, oldest first.
+        learned: session dates as contracts stated them, oldest first, by ``learned_key``.
+        shared: session dates on which several contracts agree, oldest first, by calendar.
         late_bars: by symbol, the newest bar after the close of each session that has one.
     """
 
@@ -159,10 +160,10 @@ class Calendars:
         return f"Calendars({days} days learned of {len(self._learned)} contracts)"
 
     def of(self, instrument: Instrument) -> SessionCalendar:
-        """Return the calendar that an instrument's sessions are expected by, up to its end.
+        """Return the calendar by which an instrument's sessions are expected, up to its end.
 
         Raises:
-            KeyError: it names a calendar that there is not.
+            KeyError: there is no calendar of that key.
         """
         whole = self._whole(instrument)
         if instrument.end is None:
@@ -176,7 +177,7 @@ class Calendars:
         """Return the calendar of a key as its symbols share it.
 
         Raises:
-            KeyError: there is no such calendar.
+            KeyError: there is no calendar of that key.
         """
         days = self._shared.get(key)
         if days is None:
@@ -186,15 +187,15 @@ class Calendars:
         return self._made[key]
 
     def shared_days(self, key: str) -> tuple[SharedDay, ...]:
-        """Return the dates on which symbols share other sessions than the library has."""
+        """Return the dates on which the shared sessions differ from the library's."""
         return self._shared.get(key, ())
 
     def changed(self) -> dict[str, tuple[SharedDay, ...]]:
-        """Return the changed dates of every calendar that symbols share, by its key."""
+        """Return the dates on which shared calendars differ from the library's, by their key."""
         return {key: self._shared[key] for key in sorted(self._shared)}
 
     def before_late_bars(self, instrument: Instrument) -> SessionCalendar:
-        """Return the calendar of an instrument as it is without bars after the close, whole."""
+        """Return the whole calendar of an instrument without extensions by bars after the close."""
         key = learned_key(instrument)
         if key not in self._learned:
             return self.shared(instrument.calendar)
@@ -222,7 +223,7 @@ class Calendars:
         return self._late.get(symbol, {})
 
     def extensions(self, instrument: Instrument) -> tuple[Extension, ...]:
-        """Return by how much bars after the close extend the sessions of an instrument."""
+        """Return the extensions of an instrument's sessions by bars after the close."""
         late = self._late.get(instrument.symbol)
         if late is None:
             return ()
@@ -232,9 +233,9 @@ class Calendars:
         return self._extensions[key]
 
     def told_closed(self, instrument: Instrument) -> frozenset[date]:
-        """Return session dates that the contract's own schedule or hours call closed.
+        """Return the session dates that the contract's own schedule or hours call closed.
 
-        They are expected nevertheless: they are one statement of one contract.
+        They are still expected: they are one statement of one contract.
         """
         closed = [
             one.day for one in self._learned.get(learned_key(instrument), ()) if not one.parts
@@ -245,14 +246,14 @@ class Calendars:
         return frozenset(dates[np.isin(dates, self.of(instrument).days)].tolist())
 
     def key_of(self, instrument: Instrument) -> str:
-        """Return the name of an instrument's calendar, with its symbol where it is its own."""
+        """Return the key of an instrument's calendar, with its symbol if no other shares it."""
         is_own = is_gateways(instrument.calendar) or (
             self._whole(instrument) is not self.shared(instrument.calendar)
         )
         return learned_key(instrument) if is_own else instrument.calendar
 
     def each(self, instruments: Iterable[Instrument]) -> dict[str, SessionCalendar]:
-        """Return the calendars of some instruments by ``key_of``, whole, each once."""
+        """Return the whole calendars of some instruments by ``key_of``, each once."""
         return {self.key_of(one): self._whole(one) for one in instruments}
 
     def _whole(self, instrument: Instrument) -> SessionCalendar:

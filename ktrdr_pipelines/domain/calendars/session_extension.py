@@ -1,18 +1,18 @@
-"""Sessions that last longer than the calendar says, by bars that came after the close.
+"""Extend sessions that last longer than the calendar has them, as bars after the close show.
 
-Libraries know the close of continuous trading; closing auctions and index calculations go on after
-it (VIX until 16:15 in New York, where the library says 16:00). Bars show that, and one stray bar
-shows nothing: with ``NEEDED`` sessions that have bars between their close and the end of their
+Libraries have the close of continuous trading; closing auctions and index calculations continue
+after it (VIX until 16:15 in New York, 16:00 in the library). Bars show that, but one stray bar
+proves nothing: with ``NEEDED`` sessions that have bars between their close and the end of their
 day, the close of all sessions of that kind moves to where the third of them ended, and never
 beyond the next open.
 
 Sessions of the usual length, that of most sessions of the surrounding year, are one kind. Other
 lengths (half days) are extended by sessions of the same length only. Where they would become as
-long as usual ones, they are whole days that a library closes too early, which says nothing of other
-half days: only those with a late bar of their own are extended. Sessions without a late bar do not
-count against those that have one: a thin instrument has few.
+long as usual ones, they are whole days that a library closes too early, which proves nothing for
+other half days: only those with a late bar of their own are extended. Sessions without a late bar
+do not count against those that have one: a thin instrument has few.
 
-Not here: where late bars are kept (``store.ledger.gateway_records``), when they are looked for
+Not here: where late bars are kept (``store.ledger.gateway_records``), when they are searched for
 (``sync.discovery.trading_hours``).
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar
 
 NEEDED: Final = 3
-"""Sessions with bars after the close that extend the others."""
+"""Number of sessions with bars after the close that extend the others."""
 
 LATEST: Final = timedelta(hours=8)
 """How long after the close a bar may start and count for the session; pre-market hours do not."""
@@ -38,8 +38,8 @@ _INSTANT: Final = timedelta(microseconds=1)
 class LateBar(NamedTuple):
     """Start and end of the newest bar after a session's close, microseconds since 1970 UTC.
 
-    The later start wins; of two with one start the longer one. A long bar ends later than its last
-    trade, so a shorter bar that starts later says more.
+    The later start wins; of two with one start the longer one. A long bar may end later than its
+    last trade, so a shorter bar that starts later proves more.
     """
 
     starts: int
@@ -71,22 +71,27 @@ def late_bars_of(
     """Return the newest bar of each session that lies between its close and the end of its day.
 
     Args:
-        calendar: as it is known without late bars.
-        starts: timestamps of intraday bars, rising; int64 microseconds since 1970 UTC.
-        length_us: of one bar.
-        found: what late bars have shown before; bars that add nothing to it are left out.
+        calendar: the calendar without extensions.
+        starts: timestamps of intraday bars, ascending; int64 microseconds since 1970 UTC.
+        length_us: the length of one bar.
+        found: the extensions that are known; bars that add nothing to them are left out.
     """
     if not len(starts) or not len(calendar.days):
         return {}
     position = np.searchsorted(calendar.opens, starts, side="right") - 1
     after = starts - calendar.closes[position]
-    # After the last known session no next open is known: nothing is said of it.
+    # After the last session no next open is known, so nothing is decided about it.
     is_late = (position >= 0) & (position < len(calendar.days) - 1) & (after >= 0)
     if not is_late.any():
         return {}
     is_late &= after < LATEST // _INSTANT
     if found:
-        is_late &= after > _known_starts(calendar, found)[position]
+        # How late a bar of each session must start to add to the known extensions.
+        known = np.full(len(calendar.days), -1, dtype=np.int64)
+        for one, chosen in _chosen(calendar, found):
+            if one.only is None:
+                known[chosen] = one.starts_us
+        is_late &= after > known[position]
     late, positions = starts[is_late], position[is_late]
     is_own = calendar.days_of(late) == calendar.days[positions]
     late, positions = late[is_own], positions[is_own]
@@ -94,16 +99,16 @@ def late_bars_of(
         return {}
     last = np.flatnonzero(np.append(positions[1:] != positions[:-1], True))
     return {
-        calendar.days[positions[one]].item(): LateBar(int(late[one]), int(late[one]) + length_us)
-        for one in last
+        calendar.days[positions[at]].item(): LateBar(int(late[at]), int(late[at]) + length_us)
+        for at in last
     }
 
 
 def extensions(calendar: SessionCalendar, late: Mapping[date, LateBar]) -> tuple[Extension, ...]:
-    """Return by how much late bars extend the sessions of each kind.
+    """Return the extension of each kind of sessions that late bars show.
 
     Args:
-        calendar: as it is known without late bars.
+        calendar: the calendar without extensions.
         late: the newest bar after the close, by session date.
     """
     if len(late) < NEEDED or not len(calendar.days):
@@ -119,22 +124,22 @@ def extensions(calendar: SessionCalendar, late: Mapping[date, LateBar]) -> tuple
         if late[day].ends > close:
             kind = None if usual[one] == lengths[one] else int(lengths[one])
             longest[kind] = max(longest.get(kind, 0), int(usual[one]))
-            told = (late[day].starts - close, late[day].ends - close, day)
-            groups.setdefault(kind, []).append(told)
+            late_bar = (late[day].starts - close, late[day].ends - close, day)
+            groups.setdefault(kind, []).append(late_bar)
     found = []
-    for kind, all_told in groups.items():
-        latest = sorted(all_told, reverse=True)[:NEEDED]
+    for kind, late_bars in groups.items():
+        latest = sorted(late_bars, reverse=True)[:NEEDED]
         if len(latest) == NEEDED:
             starts_us, by_us, _ = latest[-1]
             sessions = tuple(sorted(day for _, _, day in latest))
             is_whole_day = kind is not None and kind < longest[kind] <= kind + by_us
-            only = tuple(sorted(day for _, _, day in all_told)) if is_whole_day else None
+            only = tuple(sorted(day for _, _, day in late_bars)) if is_whole_day else None
             found.append(Extension(kind, by_us, starts_us, sessions, only))
     return tuple(found)
 
 
 def extended(calendar: SessionCalendar, found: tuple[Extension, ...]) -> SessionCalendar:
-    """Return a calendar with extended sessions; the same object if there is no extension."""
+    """Return a calendar with extended sessions, or the same object if there is no extension."""
     if not found:
         return calendar
     closes = calendar.closes.copy()
@@ -142,7 +147,7 @@ def extended(calendar: SessionCalendar, found: tuple[Extension, ...]) -> Session
         closes[chosen] += one.by_us
     if len(closes) > 1:
         closes[:-1] = np.minimum(closes[:-1], calendar.opens[1:])
-    # Where a calendar closes at or beyond the next open already, it stays as it is.
+    # A session that already closes at or beyond the next open is unchanged.
     closes = np.maximum(closes, calendar.closes)
     return SessionCalendar(
         key=calendar.key,
@@ -159,7 +164,7 @@ def extended(calendar: SessionCalendar, found: tuple[Extension, ...]) -> Session
 def _chosen(
     calendar: SessionCalendar, found: tuple[Extension, ...]
 ) -> list[tuple[Extension, np.ndarray]]:
-    """Return each extension with the sessions that it is for, as a mask."""
+    """Return each extension with a mask of the sessions that it applies to."""
     lengths = calendar.closes - calendar.opens
     usual = _usual_lengths(calendar) == lengths
     masks = []
@@ -171,17 +176,8 @@ def _chosen(
     return masks
 
 
-def _known_starts(calendar: SessionCalendar, found: tuple[Extension, ...]) -> np.ndarray:
-    """Return for each session how late a bar must start to say more than is known."""
-    known = np.full(len(calendar.days), -1, dtype=np.int64)
-    for one, chosen in _chosen(calendar, found):
-        if one.only is None:
-            known[chosen] = one.starts_us
-    return known
-
-
 def _usual_lengths(calendar: SessionCalendar) -> np.ndarray:
-    """Return for each session how long most sessions of the surrounding year are."""
+    """Return for each session the length of most sessions in the year around it."""
     lengths = calendar.closes - calendar.opens
     kinds, kind = np.unique(lengths, return_inverse=True)
     low = np.searchsorted(calendar.days, calendar.days - _HALF_YEAR)

@@ -1,13 +1,10 @@
-"""Every expected bar of a calendar and timeframe, as arrays.
+"""Expected spans and bars of a calendar and timeframe as arrays, for years at once.
 
-Every expected span of a calendar and timeframe as arrays, for looking at years at once.
+The spans are those that ``domain.calendars.sessions.expected_spans`` returns one by one. Sets of
+intervals are arrays too: two int64 arrays of one length, starts and ends, ascending and disjoint,
+in microseconds since 1970 UTC.
 
-The same spans as ``domain.calendars.sessions.expected_spans`` gives one by one.
-
-Sets of intervals as arrays: what ``IntervalSet`` is for one series, for many sessions at once.
-
-A set is two int64 arrays of one length, starts and ends, rising and apart, in microseconds since
-1970 UTC.
+Not here: sets of a few intervals (``domain.intervals``).
 """
 
 from collections.abc import Iterable
@@ -24,21 +21,21 @@ from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.domain.timeframes import Timeframe
 
 EVER_US = 1 << 62
-"""Farther away from 1970, in microseconds, than any moment that is met."""
+"""Farther away from 1970, in microseconds, than any moment that occurs."""
 
 _FEW = 64
-"""Intervals up to which marking one by one is cheaper than looking each span up."""
+"""Number of intervals up to which marking one by one is cheaper than looking up each span."""
 
 
 class IntervalArrays(NamedTuple):
-    """Rising, disjoint intervals ``[start, end)``."""
+    """Disjoint intervals ``[start, end)``, ascending."""
 
     starts: np.ndarray
     ends: np.ndarray
 
 
 class Overlaps(NamedTuple):
-    """Where the intervals of two sets meet: places in each, and the shared part."""
+    """Where the intervals of two sets overlap: indexes in each, and the shared part."""
 
     left: np.ndarray
     right: np.ndarray
@@ -47,18 +44,18 @@ class Overlaps(NamedTuple):
 
 
 def no_intervals() -> IntervalArrays:
-    """Make a set of nothing."""
+    """Return an empty set."""
     return IntervalArrays(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 def interval_arrays(intervals: Iterable[Interval]) -> IntervalArrays:
-    """Make a set of intervals, in any order."""
+    """Return the set of some intervals, given in any order."""
     bounds = [(micros(one.start), micros(one.end)) for one in intervals]
     return joined(np.array(bounds, dtype=np.int64).reshape(-1, 2))
 
 
 def joined(bounds: np.ndarray) -> IntervalArrays:
-    """Make a set of pairs in any order, shape ``(n, 2)``; what overlaps or touches is one."""
+    """Return the set of pairs in any order, shape ``(n, 2)``; those that overlap or touch merge."""
     if len(bounds) < 2:
         return IntervalArrays(bounds[:, 0], bounds[:, 1])
     bounds = bounds[np.argsort(bounds[:, 0], kind="stable")]
@@ -69,13 +66,13 @@ def joined(bounds: np.ndarray) -> IntervalArrays:
 
 
 def without(whole: IntervalArrays, taken: IntervalArrays) -> Overlaps:
-    """Take one set away from another; ``left`` says of which interval each rest is a part."""
+    """Return the difference of two sets; ``left`` tells which interval each rest is a part of."""
     rest = IntervalArrays(np.append(-EVER_US, taken.ends), np.append(taken.starts, EVER_US))
     return shared(whole, rest)
 
 
 def shared(left: IntervalArrays, right: IntervalArrays) -> Overlaps:
-    """Find where two sets meet, rising."""
+    """Return where two sets overlap, ascending."""
     low = np.searchsorted(right.ends, left.starts, side="right")
     high = np.searchsorted(right.starts, left.ends, side="left")
     counts = np.maximum(high - low, 0)
@@ -89,7 +86,7 @@ def shared(left: IntervalArrays, right: IntervalArrays) -> Overlaps:
 
 
 def is_covered(spans: IntervalArrays, by: IntervalArrays) -> np.ndarray:
-    """Say of each span whether it lies wholly inside one interval."""
+    """Return for each span whether it lies wholly inside one interval."""
     inside = np.zeros(len(spans.starts), dtype=bool)
     if len(by.starts) < _FEW:
         low = spans.starts.searchsorted(by.starts, side="left")
@@ -107,9 +104,9 @@ _MOST_KEPT = 64
 
 @dataclass(frozen=True, slots=True)
 class Trading:
-    """The parts of sessions in which trading goes on: sessions less their breaks.
+    """The parts of sessions in which trading takes place: sessions without their breaks.
 
-    ``offsets`` is what local clocks are ahead of UTC; ``length`` is that of a bar; all in
+    ``offsets`` is how far local clocks are ahead of UTC; ``length`` is that of a bar; all in
     microseconds.
     """
 
@@ -118,7 +115,7 @@ class Trading:
     length: int
 
     def bars(self, pieces: IntervalArrays) -> np.ndarray:
-        """Count the bars that begin in each piece: at a part's start, then by the local clock."""
+        """Return how many bars begin in each piece: at a part's start, then by the local clock."""
         meet = shared(pieces, self.parts)
         first = self.parts.starts[meet.right]
         counts = self._before(meet.right, first, meet.ends) - self._before(
@@ -128,7 +125,7 @@ class Trading:
         return np.asarray(found.astype(np.int64))
 
     def _before(self, position: np.ndarray, first: np.ndarray, until: np.ndarray) -> np.ndarray:
-        """Count the bars of parts that begin before a moment."""
+        """Return how many bars of parts begin before a moment."""
         offset = self.offsets[position]
         marks = -(-(until + offset) // self.length) - (first + offset) // self.length
         return np.asarray(np.where(until > first, marks, 0))
@@ -136,11 +133,11 @@ class Trading:
 
 @dataclass(frozen=True, slots=True)
 class SpanArrays:
-    """Expected spans, oldest first, one place each; times in microseconds since 1970 UTC.
+    """Expected spans, oldest first, one element each; times in microseconds since 1970 UTC.
 
-    ``spans`` lie on the stamp axis, ``closes`` is when they are over; ``days`` is the session date
-    (1w: the Monday); ``bars`` the number of bars expected in each. ``trading`` is None for days
-    and weeks, whose spans hold one bar each.
+    ``spans`` are by bar timestamp, ``closes`` is when they are over in real time; ``days`` is the
+    session date (1w: the Monday); ``bars`` the number of bars expected in each. ``trading`` is None
+    for days and weeks, whose spans hold one bar each.
     """
 
     timeframe: Timeframe
@@ -154,13 +151,13 @@ class SpanArrays:
         return len(self.closes)
 
     def bars_in(self, pieces: IntervalArrays) -> np.ndarray:
-        """Count the expected bars of pieces of spans; each piece is a part of one bar at least."""
+        """Return the number of bars expected in pieces of spans, at least one in each piece."""
         if self.trading is None:
             return np.ones(len(pieces.starts), dtype=np.int64)
         return np.asarray(np.maximum(self.trading.bars(pieces), 1))
 
     def positions_of(self, days: np.ndarray) -> np.ndarray:
-        """Give the place of the span of each session date (``datetime64[D]``), -1 where none is."""
+        """Return the index of the span of each session date (``datetime64[D]``), or -1 for none."""
         if not len(self.days):
             return np.full(len(days), -1)
         keys = _mondays(days) if self.timeframe is Timeframe.W1 else days
@@ -168,7 +165,7 @@ class SpanArrays:
         return np.asarray(np.where(self.days[position] == keys, position, -1))
 
     def slice(self, low: int, high: int) -> "SpanArrays":
-        """Give the spans of some places; nothing is copied."""
+        """Return the spans of a range of indexes; nothing is copied."""
         spans = IntervalArrays(self.spans.starts[low:high], self.spans.ends[low:high])
         days, bars = self.days[low:high], self.bars[low:high]
         return SpanArrays(self.timeframe, spans, self.closes[low:high], days, bars, self.trading)
@@ -176,10 +173,10 @@ class SpanArrays:
 
 @lru_cache(maxsize=_MOST_KEPT)
 def span_arrays(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
-    """Give all spans that a calendar knows; the last calendars asked for are kept."""
-    if timeframe.is_intraday:
-        return _intraday(calendar, timeframe)
+    """Return all spans of a calendar; the most recently used results are cached."""
     days = calendar.days.astype("datetime64[D]")
+    if timeframe.is_intraday:
+        return _intraday(calendar, timeframe, days)
     if timeframe is Timeframe.D1:
         return _dated(calendar, timeframe, days, calendar.closes)
     mondays, first = np.unique(_mondays(days), return_index=True)
@@ -187,12 +184,16 @@ def span_arrays(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
     return _dated(calendar, timeframe, mondays, calendar.closes[last])
 
 
-def _intraday(calendar: SessionCalendar, timeframe: Timeframe) -> SpanArrays:
-    spans = IntervalArrays(calendar.opens, calendar.closes)
-    parts = _less_breaks(spans, calendar.breaks)
-    offsets = _offsets(parts.starts, calendar.zone)
+def _intraday(calendar: SessionCalendar, timeframe: Timeframe, days: np.ndarray) -> SpanArrays:
+    spans, breaks = IntervalArrays(calendar.opens, calendar.closes), calendar.breaks
+    parts = spans
+    if len(breaks):
+        starts = np.sort(np.append(spans.starts, breaks[:, 1]))
+        parts = IntervalArrays(starts, np.sort(np.append(spans.ends, breaks[:, 0])))
+    utc = pd.DatetimeIndex(parts.starts.astype("datetime64[us]")).tz_localize("UTC")
+    wall = utc.tz_convert(calendar.zone).tz_localize(None).to_numpy().astype("datetime64[us]")
+    offsets = np.asarray(wall.astype(np.int64) - parts.starts)
     trading = Trading(parts, offsets, timeframe.seconds * 1_000_000)
-    days = calendar.days.astype("datetime64[D]")
     return SpanArrays(timeframe, spans, calendar.closes, days, trading.bars(spans), trading)
 
 
@@ -206,21 +207,6 @@ def _dated(
     return SpanArrays(timeframe, spans, closes, first, np.ones(len(first), np.int64), None)
 
 
-def _less_breaks(spans: IntervalArrays, breaks: np.ndarray) -> IntervalArrays:
-    """Give the intervals of sessions in which trading goes on."""
-    if not len(breaks):
-        return spans
-    starts = np.sort(np.append(spans.starts, breaks[:, 1]))
-    ends = np.sort(np.append(spans.ends, breaks[:, 0]))
-    return IntervalArrays(starts, ends)
-
-
-def _offsets(moments: np.ndarray, zone: str) -> np.ndarray:
-    utc = pd.DatetimeIndex(moments.astype("datetime64[us]")).tz_localize("UTC")
-    wall = utc.tz_convert(zone).tz_localize(None).to_numpy().astype("datetime64[us]")
-    return np.asarray(wall.astype(np.int64) - moments)
-
-
 def _mondays(days: np.ndarray) -> np.ndarray:
-    """Give the Mondays of the weeks that dates lie in; 1970-01-01 was a Thursday."""
+    """Return the Mondays of the weeks that dates lie in; 1970-01-01 was a Thursday."""
     return np.asarray(days - (days.astype(np.int64) + 3) % 7)

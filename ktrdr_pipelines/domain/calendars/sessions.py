@@ -1,11 +1,11 @@
-"""Trading sessions, and which spans of timestamps a timeframe is expected to have.
+"""Trading sessions, and the spans of bar timestamps that a timeframe is expected to have.
 
-Not here: where a calendar's facts come from (``domain.calendars.registry``).
+There are two axes of time. Real time tells when a session opens and closes. *Bar timestamps* are
+real time for intraday bars; for 1d a session is ``[midnight UTC of its date, next midnight)``, for
+1w a week is ``[Monday, next Monday)``. Coverage, gaps and chunks are intervals of bar timestamps; a
+span connects such an interval to the real open and close.
 
-Two axes of time meet here. Real time says when a session opens and closes. The *stamp axis* says
-where bars of a timeframe stand: for intraday bars it is real time; for 1d a session stands at
-``[midnight UTC of its date, next midnight)``, for 1w a week at ``[Monday, next Monday)``. Coverage,
-gaps and chunks live on the stamp axis; a span ties one of its intervals to the real close.
+Not here: the sources of calendars (``domain.calendars.registry``).
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A interval of timestamps that bars are expected in, and what it is in real time.
+    """An interval of timestamps in which bars are expected, and its open and close in real time.
 
     ``sessions`` is the number of sessions inside: 1, or for a week the sessions of that week.
     ``ends_late`` is when its bars are whole at the latest, where that may be after the close.
@@ -48,7 +48,7 @@ class Span:
 
     @property
     def over_at(self) -> datetime:
-        """When its bars are whole: at the close, or later where bars of a day may be others."""
+        """When its bars are whole: at the close, or later where bars may be of UTC days."""
         return self.ends_late or self.closes_at
 
 
@@ -57,13 +57,13 @@ class SessionCalendar:
 
     Args:
         key: name, such as ``XNYS.RTH``.
-        zone: IANA time zone that session dates are told in.
+        zone: IANA time zone of the session dates.
         days: session dates, ``datetime64[D]``.
         opens, closes: real times, int64 microseconds since 1970 UTC.
-        breaks: real times at which trading pauses inside sessions (lunch, daily halts), rising
-            and apart, int64 microseconds, shape ``(n, 2)``.
+        breaks: real times at which trading pauses inside sessions (lunch, daily halts), ascending
+            and disjoint, int64 microseconds, shape ``(n, 2)``.
         roll: how long before local midnight a session day begins (FX: seven hours).
-        days_may_differ: whether bars of days and weeks may be of UTC days in place of sessions.
+        days_may_differ: whether daily and weekly bars may be of UTC days instead of sessions.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class SessionCalendar:
 
     @property
     def days(self) -> np.ndarray:
-        """Session dates, rising; ``datetime64[D]``, not to be written to."""
+        """Session dates, ascending; ``datetime64[D]``, read-only."""
         return self._days
 
     @property
@@ -108,15 +108,15 @@ class SessionCalendar:
 
     @property
     def breaks(self) -> np.ndarray:
-        """Pauses inside sessions, rising; int64 microseconds since 1970 UTC, shape ``(n, 2)``.
+        """Pauses inside sessions, ascending; int64 microseconds since 1970 UTC, shape ``(n, 2)``.
 
-        A session goes on over its breaks: they are part of its span, and no bar is expected there.
+        Breaks are part of the span of their session, but no bar is expected in them.
         """
         return self._breaks
 
     @property
     def known(self) -> tuple[date, date] | None:
-        """First and last session date that the calendar knows, or None where it knows none."""
+        """First and last session date of the calendar, or None where it has no session."""
         return (self._days[0].item(), self._days[-1].item()) if len(self._days) else None
 
     def is_same(self, other: "SessionCalendar") -> bool:
@@ -135,7 +135,7 @@ class SessionCalendar:
         )
 
     def until(self, end: date) -> "SessionCalendar":
-        """Give the calendar without the sessions from a date on; days and zone stay."""
+        """Return the calendar without the sessions from a date on; days and zone stay."""
         count = int(np.searchsorted(self._days, np.datetime64(end)))
         if count == len(self._days):
             return self
@@ -152,23 +152,23 @@ class SessionCalendar:
         )
 
     def sessions(self, first: date, end: date) -> list[Session]:
-        """Give the sessions dated in ``[first, end)``."""
+        """Return the sessions dated in ``[first, end)``."""
         low, high = np.searchsorted(self._days, [np.datetime64(first), np.datetime64(end)])
         return [self._session(position) for position in range(int(low), int(high))]
 
     def sessions_meeting(self, interval: Interval) -> list[Session]:
-        """Give the sessions that share real time with an interval."""
+        """Return the sessions that share real time with an interval."""
         low = np.searchsorted(self._closes, _micros(interval.start), side="right")
         high = np.searchsorted(self._opens, _micros(interval.end), side="left")
         return [self._session(position) for position in range(int(low), int(high))]
 
     def day_starts_at(self, day: date) -> datetime:
-        """Give the real time at which a session day begins (local midnight less the roll)."""
+        """Return the real time at which a session day begins (local midnight less the roll)."""
         wall = datetime.combine(day, time()) - self.roll
         return wall.replace(tzinfo=ZoneInfo(self.zone)).astimezone(UTC)
 
     def last_second_of(self, closes_at: datetime) -> datetime:
-        """Return the last second that belongs to the session day of a close, and to no later one.
+        """Return the last second of the session day of a close that is not of a later session.
 
         A session that is dated by its close may begin on the date before.
         """
@@ -181,12 +181,12 @@ class SessionCalendar:
         return day_end
 
     def day_of(self, moment: datetime) -> date:
-        """Give the session date that a moment belongs to, whether or not a session is open."""
+        """Return the session date of a moment, whether or not a session is open then."""
         day: date = self.days_of(np.array([_micros(moment)]))[0].item()
         return day
 
     def days_of(self, micros: np.ndarray) -> np.ndarray:
-        """Give the session dates (``datetime64[D]``) of int64 microseconds since 1970 UTC."""
+        """Return the session dates (``datetime64[D]``) of int64 microseconds since 1970 UTC."""
         moments = pd.DatetimeIndex(micros.astype("datetime64[us]")).tz_localize("UTC")
         wall = moments.tz_convert(self.zone).tz_localize(None) + pd.Timedelta(self.roll)
         return np.asarray(wall.to_numpy().astype("datetime64[D]"))
@@ -200,21 +200,21 @@ class SessionCalendar:
 
 
 def monday_of(day: date) -> date:
-    """Give the Monday of the week that a date lies in."""
+    """Return the Monday of the week that a date lies in."""
     return day - timedelta(days=day.weekday())
 
 
 def midnight(day: date) -> datetime:
-    """Give midnight UTC at the start of a date."""
+    """Return midnight UTC at the start of a date."""
     return datetime.combine(day, time(), tzinfo=UTC)
 
 
 def interval_between(
     calendar: SessionCalendar, timeframe: Timeframe, first: date, end: date
 ) -> Interval:
-    """Give the interval of timestamps for session dates ``[first, end)``.
+    """Return the interval of timestamps for session dates ``[first, end)``.
 
-    A weekly bar belongs to the date of its Monday, so for 1w both ends move on to a Monday.
+    A weekly bar belongs to the date of its Monday, so for 1w both ends move forward to a Monday.
     """
     if timeframe.is_intraday:
         return Interval(calendar.day_starts_at(first), calendar.day_starts_at(end))
@@ -224,49 +224,39 @@ def interval_between(
 
 
 def expected_spans(calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval) -> list[Span]:
-    """Give the spans, oldest first, that meet an interval of timestamps; none is cut."""
+    """Return the spans, oldest first, that overlap an interval of timestamps; none is cut."""
     if timeframe.is_intraday:
         return [
             Span(Interval(s.opens_at, s.closes_at), s.opens_at, s.closes_at)
             for s in calendar.sessions_meeting(wanted)
         ]
-    first, end = _dates_meeting(timeframe, wanted)
-    sessions = calendar.sessions(first, end)
+    first, last = wanted.start.date(), (wanted.end - timedelta(microseconds=1)).date()
     if timeframe is Timeframe.D1:
+        sessions = calendar.sessions(first, last + _DAY)
         return [_span(calendar, _days(s.day, _DAY), [s]) for s in sessions]
-    weeks = ((monday, list(week)) for monday, week in groupby(sessions, _monday))
+    sessions = calendar.sessions(monday_of(first), monday_of(last) + _WEEK)
+    grouped = groupby(sessions, lambda session: monday_of(session.day))
+    weeks = ((monday, list(week)) for monday, week in grouped)
     return [_span(calendar, _days(monday, _WEEK), week) for monday, week in weeks]
 
 
 def expected_timestamps(
     calendar: SessionCalendar, timeframe: Timeframe, wanted: Interval
 ) -> IntervalSet:
-    """Give the expected spans inside an interval of timestamps as one set."""
+    """Return the expected spans inside an interval of timestamps as one set."""
     spans = expected_spans(calendar, timeframe, wanted)
     return IntervalSet(span.interval for span in spans).clip(wanted)
 
 
 def _monday_from(day: date) -> date:
-    """Give the first Monday that is not before a date."""
+    """Return the first Monday that is not before a date."""
     return monday_of(day + timedelta(days=6))
-
-
-def _dates_meeting(timeframe: Timeframe, wanted: Interval) -> tuple[date, date]:
-    first = wanted.start.date()
-    end = (wanted.end - timedelta(microseconds=1)).date() + _DAY
-    if timeframe is Timeframe.W1:
-        return monday_of(first), monday_of(end - _DAY) + _WEEK
-    return first, end
 
 
 def _span(calendar: SessionCalendar, interval: Interval, sessions: list[Session]) -> Span:
     closes_at = sessions[-1].closes_at
     ends_late = max(closes_at, interval.end) if calendar.days_may_differ else None
     return Span(interval, sessions[0].opens_at, closes_at, len(sessions), ends_late)
-
-
-def _monday(session: Session) -> date:
-    return monday_of(session.day)
 
 
 def _days(first: date, length: timedelta) -> Interval:

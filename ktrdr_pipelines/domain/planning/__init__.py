@@ -1,1 +1,1 @@
-"""What is missing, what is requested next, and what responses prove."""
+"""Planning: what is missing, what to request next, and what responses prove."""

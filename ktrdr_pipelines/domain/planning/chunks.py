@@ -1,4 +1,4 @@
-"""Planning: from what is missing to the fewest requests that the limits allow.
+"""Plan chunks: cut what is missing into the fewest requests that the limits allow.
 
 Not here: sending them (``ib.source``), what a response covers (``domain.planning.evaluation``).
 """
@@ -18,26 +18,28 @@ _MOST_WEEKS = 4
 _INSTANT = timedelta(microseconds=1)
 
 _LATE = timedelta(minutes=5)
-"""How long after its planning a request whose duration is told in seconds may be answered if it
-ends now: so many seconds more it reaches back."""
+"""How long after planning a request that ends now and has a duration in seconds may be answered.
+Its duration is longer by as much."""
 
 BY_THE_YEAR = 400
-"""As the most sessions (1w: weeks) of a request for bars of a day or week: the gateway refuses to
-count several of them, as IB's conservative table of durations does, and takes a year."""
+"""Value for the most sessions (1w: weeks) of a request for daily or weekly bars of a gateway that
+refuses durations of several days or weeks, as IB's conservative table of durations does, but
+accepts a year."""
 
 ALWAYS_COUNTED = {Timeframe.D1: 2, Timeframe.W1: 1}
-"""Days and weeks that even that table lets be counted."""
+"""The most days and weeks that even the conservative table allows as a duration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one request asks for.
+    """What one request is for.
 
-    ``timestamps`` is what its answer may cover; ``ends_at`` and ``duration`` are the request's
-    own; ``sessions`` counts the spans inside. ``meets_covered`` says that it ends inside a session
-    where covered bars begin, so that its last bar ends there too, however short that makes it.
-    ``now_until`` says that nothing is expected behind the chunk by now: a request that the gateway
-    answers before that moment may leave its end empty, which means now. None: it may not.
+    ``interval`` is what its response may cover, by bar timestamp; ``ends_at`` and ``duration`` are
+    those of the request; ``sessions`` counts the spans inside. ``meets_covered``: the chunk ends
+    inside a session where covered bars begin, so that its last bar ends there too, however short
+    that makes it. ``now_until``: no bar is expected after the chunk yet, so that a request which
+    the gateway answers before that moment may leave its end empty, which means now; None where it
+    may not.
     """
 
     interval: Interval
@@ -53,14 +55,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Everything that planning depends on: one series' wants, facts and limits.
+    """Everything that planning depends on: what is wanted of one series, its facts and its limits.
 
-    ``known_from`` is the oldest stamp from which the gateway is known to have bars, if any is.
-    ``most_sessions`` is the most that one request may reach over, where fewer work than
-    ``most_days`` allow; ``is_by_the_year`` says that the gateway lets no more than
-    ``ALWAYS_COUNTED`` days or weeks be counted. ``without_bars`` came without bars before; of
-    it ``unconfirmed`` does not lie before all bars that are known. ``ends_now`` says that a chunk
-    that reaches to now may be requested with an empty end.
+    ``known_from`` is the oldest timestamp from which the gateway is known to have bars, if any.
+    ``most_sessions`` is the most that one request may reach over, where that is fewer than
+    ``most_days`` allow; ``is_by_the_year``: the gateway accepts durations of no more than
+    ``ALWAYS_COUNTED`` days or weeks. Responses for ``without_bars`` had no bars before; its part
+    ``unconfirmed`` does not lie before all bars that are known. ``ends_now``: a chunk that reaches
+    to now may be requested with an empty end.
     """
 
     calendar: SessionCalendar
@@ -77,7 +79,7 @@ class Need:
     ends_now: bool = False
 
     def gaps(self, within: Interval | None = None) -> IntervalSet:
-        """Give what is due and not covered, of everything or of one interval."""
+        """Return what is due and not covered, in all that is wanted or in one interval."""
         return due_gaps(
             self.calendar,
             self.timeframe,
@@ -94,14 +96,29 @@ def plan(need: Need) -> list[Chunk]:
     close; they reach back over as many sessions as ``most_days`` allows and hold at least one; gaps
     that one request serves are joined.
     """
-    return _cut(need, need.gaps())
+    gaps = need.gaps()
+    bounds = gaps.bounds
+    if bounds is None:
+        return []
+    # The spans, oldest first, that hold a part of any gap, with their positions among all spans.
+    everything = enumerate(expected_spans(need.calendar, need.timeframe, bounds))
+    spans = [(position, span) for position, span in everything if gaps.clip(span.interval)]
+    chunks: list[Chunk] = []
+    end = len(spans)
+    while end > 0:
+        start = _oldest_fitting(need, spans, end)
+        chunk = _chunk(need, gaps, [span for _, span in spans[start:end]])
+        is_newest = need.ends_now and not chunks
+        chunks.append(_up_to_now(need, chunk) if is_newest else chunk)
+        end = start
+    return chunks
 
 
 def across_boundary(need: Need, chunk: Chunk) -> Chunk:
-    """Return a chunk that also asks for the quiet opening of the session after it, if any.
+    """Return a chunk extended over the quiet opening of the session after it, if there is one.
 
     Minutes before the first bar of a session are covered by a response with bars on both sides of
-    them. The older chunk beside them is requested anyway, so that costs no request of its own.
+    them. The older chunk beside them is requested anyway, so this costs no additional request.
     """
     if not need.timeframe.is_intraday or chunk.sessions == need.most_sessions:
         return chunk
@@ -124,9 +141,10 @@ def across_boundary(need: Need, chunk: Chunk) -> Chunk:
 
 
 def narrower(timeframe: Timeframe, sessions: int) -> int | None:
-    """Return how many sessions (1w: weeks) to request where so many were too many; None for none.
+    """Return how many sessions (1w: weeks) to request after a request for so many was refused.
 
-    Half of them; for days fewer than a year at once, since more are requested by the year.
+    Half of them; for daily bars no more than can be counted, since more are requested by the year.
+    None where one session was already too many.
     """
     if sessions <= 1:
         return None
@@ -134,32 +152,18 @@ def narrower(timeframe: Timeframe, sessions: int) -> int | None:
     return min(half, _MOST_SESSIONS_IN_DAYS) if timeframe is Timeframe.D1 else half
 
 
-def _cut(need: Need, gaps: IntervalSet) -> list[Chunk]:
-    """Cut gaps into chunks, newest first."""
-    chunks: list[Chunk] = []
-    spans = _spans(need, gaps)
-    end = len(spans)
-    while end > 0:
-        start = _oldest_fitting(need, spans, end)
-        chunk = _chunk(need, gaps, [span for _, span in spans[start:end]])
-        is_newest = need.ends_now and not chunks
-        chunks.append(_up_to_now(need, chunk) if is_newest else chunk)
-        end = start
-    return chunks
-
-
 def _up_to_now(need: Need, chunk: Chunk) -> Chunk:
-    """Return a chunk whose end may be sent as now, where that means the same.
+    """Return a chunk whose end may be left empty, which means now, where that changes nothing.
 
-    The gateway counts sessions, days and years back from the moment at which it answers. So none
-    may be expected behind the chunk until then: the next open ends it, and where the duration is
-    told in seconds, which are some more for that, a few minutes do.
+    The gateway counts sessions, days and years back from the moment at which it answers, so no
+    session may be expected after the chunk until then: this holds until the next open. A duration
+    in seconds is made a few minutes longer and holds that long.
     """
     spans = expected_spans(need.calendar, need.timeframe, chunk.interval)
     last = spans[-1]
     is_open = chunk.interval.end < last.interval.end
     if is_open and chunk.interval.end != need.now - bar_lag():
-        return chunk  # it ends at covered bars, or at what this run has deferred
+        return chunk  # it ends at covered bars, or at a range that this run has deferred
     until = _next_open(need, last)
     if until is None or until <= need.now or chunk.ends_at > need.now:
         return chunk
@@ -180,23 +184,14 @@ def _up_to_now(need: Need, chunk: Chunk) -> Chunk:
 
 
 def _next_open(need: Need, last: Span) -> datetime | None:
-    """Return when the session after a span opens; None where the calendar knows of none."""
+    """Return when the session after a span opens, or None where the calendar has none."""
     after = Interval(last.closes_at, last.closes_at + timedelta(days=10))
     opens = (one.opens_at for one in need.calendar.sessions_meeting(after))
     return next((at for at in opens if at >= last.closes_at), None)
 
 
-def _spans(need: Need, gaps: IntervalSet) -> list[tuple[int, Span]]:
-    """Give the spans, oldest first, that hold a part of any gap, with their places among all."""
-    bounds = gaps.bounds
-    if bounds is None:
-        return []
-    spans = expected_spans(need.calendar, need.timeframe, bounds)
-    return [(position, span) for position, span in enumerate(spans) if gaps.clip(span.interval)]
-
-
 def _oldest_fitting(need: Need, spans: Sequence[tuple[int, Span]], end: int) -> int:
-    """Give the place of the oldest span that fits into one request with ``spans[end - 1]``."""
+    """Return the index of the oldest span that fits into one request with ``spans[end - 1]``."""
     newest_position, newest = spans[end - 1]
     earliest = newest.closes_at - timedelta(days=need.most_days)
     if not need.timeframe.is_intraday and need.most_days >= _YEAR.days:
@@ -209,7 +204,7 @@ def _oldest_fitting(need: Need, spans: Sequence[tuple[int, Span]], end: int) -> 
 
 
 def _year_before(need: Need, newest: Span) -> datetime:
-    """Return where the year begins that a request for ``1 Y`` up to a session reaches over.
+    """Return the start of the year that a request for ``1 Y`` up to a session reaches over.
 
     The gateway returns the sessions dated after the end's date minus a calendar year; the end of
     a chunk lies on the date of its newest session (``_ends_at``).
@@ -220,7 +215,6 @@ def _year_before(need: Need, newest: Span) -> datetime:
 
 
 def _year_before_day(need: Need, day: date) -> datetime:
-    """Return where the year begins that a request for ``1 Y`` up to a date reaches over."""
     is_leap_day = (day.month, day.day) == (2, 29)
     before = day.replace(year=day.year - 1, day=28 if is_leap_day else day.day)
     return need.calendar.day_starts_at(before + timedelta(days=1))
@@ -229,7 +223,7 @@ def _year_before_day(need: Need, day: date) -> datetime:
 def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     first, last = spans[0], spans[-1]
     bounds = gaps.clip(Interval(first.interval.start, last.interval.end)).bounds
-    assert bounds is not None  # noqa: S101  (every span given holds a part of a gap)
+    assert bounds is not None  # noqa: S101  (every span here holds a part of a gap)
     start = _left_bound(need, bounds.start, first)
     inside = expected_spans(need.calendar, need.timeframe, Interval(start, bounds.end))
     if bounds.end < last.interval.end:
@@ -243,7 +237,8 @@ def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
     end = max(bounds.end, ends_at) if need.timeframe.is_intraday else bounds.end
     reach = Interval(bounds.start, end) if is_rest else bounds
     if need.calendar.days_may_differ and not need.timeframe.is_intraday:
-        # Any date may count, and what has begun by the end does; one more holds bars again.
+        # Any date may count as a session, one that has begun by the end too, and one more date
+        # overlaps held bars.
         count = _ceil(bounds.end - start, need.timeframe.length) + 2
         return Chunk(Interval(start, end), ends_at, _counted_or_year(need, count), len(inside))
     duration = _from_held_bars(need, bounds.start, inside, _duration(need, reach, inside))
@@ -253,8 +248,8 @@ def _chunk(need: Need, gaps: IntervalSet, spans: Sequence[Span]) -> Chunk:
 def _inside_session(need: Need, bounds: Interval, start: datetime, inside: Sequence[Span]) -> Chunk:
     """Return a chunk that ends inside a session: where covered bars begin, or now.
 
-    What ends at covered bars is requested with the first of them, and the opening of a session
-    together with the session before it: bars on both sides cover it.
+    A gap that ends at covered bars is requested with the first of them, and the opening of a
+    session together with the session before it: bars on both sides cover it.
     """
     if bounds.end not in need.covered:
         duration = _from_held_bars(need, bounds.start, inside, _duration(need, bounds, inside))
@@ -270,10 +265,10 @@ def _inside_session(need: Need, bounds: Interval, start: datetime, inside: Seque
 
 
 def _over_close(need: Need, gap: Interval, inside: Sequence[Span]) -> Chunk | None:
-    """Return a chunk that reaches over the session behind a gap too, if that has begun.
+    """Return a chunk that also reaches over the session after a gap, if that has begun.
 
-    Bars on both sides of a quiet end cover it; at the newest edge there are none yet. Sessions
-    that came without bars before are requested with a session on either side for that.
+    Bars on both sides of a quiet end cover it; at the newest edge there are none yet. For the same
+    reason sessions that had no bars before are requested with a session on either side.
     """
     is_rest = len(inside) == 1 and gap.start > inside[0].interval.start
     is_unconfirmed = all(one.interval.start in need.unconfirmed for one in inside)
@@ -309,7 +304,7 @@ def newest_run(need: Need) -> Interval | None:
 
 
 def is_opening(need: Need, chunk: Chunk) -> bool:
-    """Whether all that a chunk asks for is the quiet opening of one session."""
+    """Return whether a chunk requests nothing but the quiet opening of one session."""
     bounds = need.gaps(chunk.interval).bounds
     if bounds is None:
         return False
@@ -323,9 +318,10 @@ def _is_opening(piece: Interval, span: Span) -> bool:
 
 
 def _from_held_bars(need: Need, start: datetime, inside: Sequence[Span], duration: str) -> str:
-    """Let the duration of a tail reach back to held bars: the session before it is covered.
+    """Return the duration of a tail, longer by one session where that reaches back to held bars.
 
-    Bars that come a second time tell whether history has changed, at no request of their own.
+    Bars that are returned a second time show whether history has changed, without an additional
+    request.
     """
     count = len(inside) + 1
     held = need.covered.bounds
@@ -348,10 +344,10 @@ def _ends_at(need: Need, last: Span) -> datetime:
 
     The gateway clips at the requested end and may know a later close than the calendar: intraday
     bars are requested up to the next session's open, longer ones up to the end of the session's
-    day (IB counts years back from the date of the end). Whether ``1 D`` to an open means the
-    session before it is not covered (an end before a first trade gave the session before three
-    times, and 162 once, grade L): a session that came without bars is requested up to the end of
-    its day.
+    day (IB counts years back from the date of the end). It is not certain that ``1 D`` to an open
+    means the session before it (a request that ended before a first trade returned the session
+    before three times, and error 162 once, grade L): a session for which no bars were returned is
+    requested up to the end of its day.
     """
     day_end = need.calendar.last_second_of(last.closes_at)
     if not need.timeframe.is_intraday:
@@ -362,7 +358,7 @@ def _ends_at(need: Need, last: Span) -> datetime:
 
 
 def _left_bound(need: Need, start: datetime, first: Span) -> datetime:
-    """Reach back over closed time, where bars outside the known sessions may stand."""
+    """Return the start of a chunk, moved back over closed time: bars may lie outside sessions."""
     has_outside = need.timeframe.is_intraday or need.calendar.days_may_differ
     if not has_outside or start > first.interval.start:
         return start
@@ -374,7 +370,7 @@ def _left_bound(need: Need, start: datetime, first: Span) -> datetime:
 
 
 def _duration(need: Need, gap: Interval, inside: Sequence[Span]) -> str:
-    """Say in IB's words how far back from its end a chunk reaches.
+    """Return a chunk's duration in IB's notation.
 
     ``N D`` means N sessions (grade L), so sessions are counted, not days.
     """
@@ -383,14 +379,15 @@ def _duration(need: Need, gap: Interval, inside: Sequence[Span]) -> str:
         return _counted_or_year(need, _ceil(gap.length, timedelta(days=7)))
     if timeframe is Timeframe.D1:
         return _counted_or_year(need, len(inside))
-    seconds = _seconds(timeframe, gap)
+    # One bar more than the gap holds: the overlap proves the left edge.
+    seconds = (_ceil(gap.length, timeframe.length) + 1) * timeframe.seconds
     if len(inside) == 1 and gap != inside[0].interval and seconds <= _most_seconds(timeframe):
         return f"{seconds} S"
     return f"{len(inside)} D"
 
 
 def _counted_or_year(need: Need, count: int) -> str:
-    """Return the duration of so many days or weeks: a year where that many are not counted."""
+    """Return the duration of so many days or weeks: a year where that many cannot be counted."""
     is_week = need.timeframe is Timeframe.W1
     if need.is_by_the_year:
         counted = ALWAYS_COUNTED[need.timeframe]
@@ -402,11 +399,6 @@ def _counted_or_year(need: Need, count: int) -> str:
 
 
 _YEAR = timedelta(days=365)
-
-
-def _seconds(timeframe: Timeframe, gap: Interval) -> int:
-    """Give a gap's length in whole bars and one bar more, whose overlap proves the left edge."""
-    return (_ceil(gap.length, timeframe.length) + 1) * timeframe.seconds
 
 
 def _most_seconds(timeframe: Timeframe) -> int:

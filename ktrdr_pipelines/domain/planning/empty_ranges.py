@@ -1,12 +1,12 @@
-"""Evidence: which statements of a gateway remove a session from what is expected.
+"""Judge the evidence for empty ranges: which statements of a gateway remove expectation.
 
-A *statement* is what one response says of an interval without bars. Removing expectation takes two
-statements from different requests, and three on three days where the store's own data contradict
-them (DESIGN.md, "Evidence"). Everything here is pure: the caller collects statements
-(``store.evidence``), keeps them (``store.ledger.statements``) and acts on the verdict.
+A *statement* is what one response says about an interval without bars. Removing a session from
+what is expected takes two statements from different requests, and three on three days where the
+store's own data contradict them (DESIGN.md, "Evidence"). Intervals are in real time, from the start
+of a session day to the start of another, so that a statement of one timeframe holds for every
+timeframe of its instrument.
 
-Intervals are in real time, from the start of a session day to the start of another, so that a
-statement of one timeframe speaks for every timeframe of its instrument.
+Not here: collecting statements (``store.evidence``), keeping them (``store.ledger.statements``).
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,44 +21,45 @@ from ktrdr_pipelines.domain.intervals import Interval
 from ktrdr_pipelines.limits import IbLimitsRegistry
 
 CONFIRM_AFTER = timedelta(seconds=IbLimitsRegistry.CONFIRM_AFTER_S.value)
-"""Time between two statements of which one is a response without bars."""
+"""Least time between two statements of which one is a response without bars."""
 
 VOIDED_WITHIN = timedelta(seconds=IbLimitsRegistry.VOIDED_WITHIN_S.value)
-"""Distance from a refuted response within which others without bars are void."""
+"""Time from a refuted response within which other responses without bars are void."""
 
 COUNTS_FOR = timedelta(days=IbLimitsRegistry.STATEMENT_COUNTS_DAYS.value)
-"""Age to which a statement that a session is empty counts: proofs that expire need new ones."""
+"""Age up to which a statement that a session is empty counts: expired proofs need new ones."""
 
 STATEMENT_DAYS = 3
-"""Days on which a contradicted range must be stated to be empty."""
+"""Number of days on which a contradicted range must be stated to be empty."""
 
 SHORT_RUN = 5
-"""Sessions from which on an empty run is a halt and no lapse beside full neighbours: a week."""
+"""Length in sessions from which an empty run beside full neighbours is a halt, not a lapse: a week.
+"""
 
 NEIGHBOURS = 20
-"""Sessions on either side that say whether an instrument trades in every session."""
+"""Sessions on either side that show whether an instrument trades in every session."""
 
 _FULL_SHARE = 0.5
-"""Share of the expected bars from which on a session counts as full."""
+"""Share of the expected bars from which a session counts as full."""
 
 _MOST_AROUND = 200
 """Sessions on either side among which neighbours are looked for."""
 
 _FEWEST_KNOWN = 5
-"""Sessions with bars from which on neighbours say that an instrument trades in every session."""
+"""Fewest sessions with bars that show that an instrument trades in every session."""
 
 _FEW_EMPTY = 0.05
 """Share of empty sessions among the neighbours of an instrument that trades in every session."""
 
 
 class StatementKind(StrEnum):
-    """What a response says of an interval.
+    """What a response says about an interval.
 
-    ``around``: bars on both sides of it and none inside. ``empty``: no bars at all came for it.
-    ``older``: bars came that are all older, though it was requested to its end.
+    ``around``: bars on both sides of it and none inside. ``empty``: the response has no bars at
+    all. ``older``: all bars of the response are older, though it was requested to its end.
     ``begins``: bars that were requested from before it begin at its end. ``closed``: the
     contract's own schedule or hours call it closed. ``head``: it lies before the head timestamp,
-    the start that the gateway names of the contract's data. ``traded`` speaks against emptiness:
+    the start of the contract's data as stated by the gateway. ``traded`` contradicts emptiness:
     a daily bar with volume.
     """
 
@@ -73,13 +74,13 @@ class StatementKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What one response says of an interval of real time.
+    """What one response says about an interval of real time.
 
-    ``said_at`` is the gateway's clock; ``request`` names the request, so that statements of one
-    request count once. ``controlled`` says of a response without bars that a request of the same
-    series returned bars after it, within ``CONFIRM_AFTER``. ``reaches_past`` says that its request
-    reached past the oldest bar that was known: some gateways return nothing to such a request
-    (grade C), so bars inside do not refute it.
+    ``said_at`` is by the gateway's clock; ``request`` identifies the request, so that statements
+    of one request count once. ``controlled``, of a response without bars: a request of the same
+    series returned bars after it, within ``CONFIRM_AFTER``. ``reaches_past``: its request reached
+    past the oldest bar that was known. Some gateways return nothing to such a request (grade C),
+    so bars inside do not refute it.
     """
 
     interval: Interval
@@ -92,12 +93,12 @@ class Statement:
 
 
 WITHOUT_BARS = frozenset({StatementKind.EMPTY, StatementKind.OLDER})
-"""Statements that no bars came from some moment on: another one must come later to confirm them."""
+"""Kinds of statements by a response without newer bars: a later one must confirm them."""
 
 MANY = 12
-"""Responses without any bar, and nothing else, that prove what statements of other kinds prove by
-two: a gateway that leaves 60 % of its requests without bars by chance answers so many in a row
-with none twice in 1,000 times."""
+"""How many responses without any bar, and no other statements, prove as much as two statements of
+other kinds: a gateway that leaves 60 % of its requests without bars by chance does so for this
+many in a row twice in 1,000 times."""
 
 _POSITIVE = frozenset(
     {
@@ -107,7 +108,7 @@ _POSITIVE = frozenset(
         StatementKind.HEAD,
     }
 )
-"""Statements that need no other one to come later."""
+"""Kinds of statements that need no later one to confirm them."""
 
 
 class Proof(StrEnum):
@@ -121,7 +122,7 @@ class Proof(StrEnum):
 
 
 _PROVED: Final = {False: Proof.CONFIRMED, True: Proof.DISPUTED}
-"""What a proof is called, by whether held data contradict it."""
+"""The name of a proof, by whether held data contradict it."""
 
 
 class Neighbours(StrEnum):
@@ -137,10 +138,10 @@ class Neighbours(StrEnum):
 
 
 class Verdict(NamedTuple):
-    """What the statements about a range amount to.
+    """What the statements about a range prove.
 
     ``next_at`` is the earliest moment, by the gateway's clock, at which another statement can
-    cover an open verdict. ``is_voidable`` says that the proof rests on a response without bars.
+    complete an open proof. ``is_voidable``: the proof rests on a response without bars.
     """
 
     proof: Proof
@@ -162,10 +163,10 @@ def judge(
     was_proved: bool = False,
     is_part: bool = False,
 ) -> Verdict:
-    """Judge what statements about one range prove.
+    """Return what the statements about one range prove.
 
     Args:
-        statements: those whose interval covers the range, void ones left out.
+        statements: those whose interval covers the range, without void ones.
         contradicted: bars of the store, of any timeframe, lie in the range.
         neighbours: what the sessions around the range are like.
         short_run: fewer than ``SHORT_RUN`` sessions in a row are without bars.
@@ -180,8 +181,8 @@ def judge(
     around = {one.request for one in said if one.kind is StatementKind.AROUND}
     empty = [one for one in said if one.kind in WITHOUT_BARS]
     if empty or around:
-        # Where a response begins says little of what lies before by itself: one that was cut short
-        # begins late too. Beside another statement it counts.
+        # Where a response begins proves little by itself: one that was cut short begins late too.
+        # Beside another statement it counts.
         around |= {one.request for one in said if one.kind is StatementKind.BEGINS}
     positive = [one for one in said if one.kind in _POSITIVE]
     if not around and not empty and not positive:
@@ -189,35 +190,41 @@ def judge(
     is_renewed = was_proved and bool(around or any(one.controlled for one in empty))
     if is_renewed:
         return Verdict(_PROVED[contradicted], is_voidable=not around)
-    is_heard = is_part or _is_heard(said)
+    is_credible = is_part or _is_credible(said)
     if not contradicted:
-        told = {one.request for one in said if one.kind is StatementKind.CLOSED}
-        by_calendar = bool(told and around and len(told | around) > 1)
+        closed = {one.request for one in said if one.kind is StatementKind.CLOSED}
+        by_calendar = bool(closed and around and len(closed | around) > 1)
         if by_calendar or (len(around) > 1 and not (full and short_run)):
             return Verdict(Proof.CONFIRMED)
-        is_apart = is_heard and _are_apart(empty, positive)
+        is_apart = is_credible and _are_apart(empty, positive)
         if (thin or (around and not full)) and is_apart:
             return Verdict(Proof.CONFIRMED, is_voidable=True)
     if contradicted or (full if around else not thin):
-        return _judge_by_days(said, positive, is_heard=is_heard)
+        return _judge_by_days(said, positive, is_credible=is_credible)
     counting = [one for one in said if one.kind not in WITHOUT_BARS or one.controlled]
-    first = counting[0] if counting and is_heard else said[-1]
+    first = counting[0] if counting and is_credible else said[-1]
     return Verdict(Proof.UNCONFIRMED, first.said_at + CONFIRM_AFTER)
 
 
 def _judge_by_days(
-    said: Sequence[Statement], positive: Iterable[Statement], *, is_heard: bool
+    said: Sequence[Statement], positive: Iterable[Statement], *, is_credible: bool
 ) -> Verdict:
     """Judge a range that held data contradict: it takes statements on three days."""
     days = stated_days(said)
-    if len(days) < STATEMENT_DAYS or not is_heard:
-        return Verdict(Proof.CONTRADICTED, _next_day(said, days))
+    if len(days) < STATEMENT_DAYS or not is_credible:
+        last = said[-1].said_at
+        next_at = last + CONFIRM_AFTER
+        if last.date() in days:
+            # This day has its statement; the next one that counts is of another day.
+            tomorrow = datetime.combine(last.date() + timedelta(days=1), time(), last.tzinfo)
+            next_at = max(tomorrow, next_at)
+        return Verdict(Proof.CONTRADICTED, next_at)
     by_bars = stated_days(positive)
     return Verdict(Proof.DISPUTED, is_voidable=len(by_bars) < STATEMENT_DAYS)
 
 
-def _is_heard(said: Iterable[Statement]) -> bool:
-    """Whether some statement has bars, or is the contract's own; without, it takes many.
+def _is_credible(said: Iterable[Statement]) -> bool:
+    """Return whether a statement has bars or is the contract's own, or whether there are many.
 
     A gateway that has the data, and now and then returns none of it, never returns bars around a
     session that has some, or only older ones.
@@ -227,10 +234,10 @@ def _is_heard(said: Iterable[Statement]) -> bool:
 
 
 def _are_apart(empty: Sequence[Statement], positive: Sequence[Statement]) -> bool:
-    """Whether a response without bars confirms another statement, far enough from it in time.
+    """Return whether a response without bars confirms another statement, far enough apart in time.
 
-    Of two responses without bars a control stands between them: the earlier one was followed by
-    one, as was the later one.
+    Between two responses without bars there must be a control request that returned bars: the
+    earlier one was followed by one, as was the later one.
     """
     for one in empty:
         if not one.controlled:
@@ -242,9 +249,9 @@ def _are_apart(empty: Sequence[Statement], positive: Sequence[Statement]) -> boo
 
 
 def stated_days(said: Iterable[Statement]) -> set[date]:
-    """Return the UTC dates with a statement that had a control; bars in it are one.
+    """Return the UTC dates with a statement that had a control; bars in the response are one.
 
-    A request has one date.
+    Each request counts for one date.
     """
     dates = {
         one.request: one.said_at.date()
@@ -255,32 +262,23 @@ def stated_days(said: Iterable[Statement]) -> set[date]:
     return set(dates.values())
 
 
-def _next_day(said: Sequence[Statement], days: set[date]) -> datetime:
-    """Return when the next statement counts for another day."""
-    last = said[-1].said_at
-    if last.date() not in days:
-        return last + CONFIRM_AFTER
-    tomorrow = datetime.combine(last.date() + timedelta(days=1), time(), tzinfo=last.tzinfo)
-    return max(tomorrow, last + CONFIRM_AFTER)
-
-
 def beginning(
     begins: Iterable[date],
     head: date | None,
     empty: Iterable[tuple[date, Statement]],
     oldest: date | None,
 ) -> date | None:
-    """Return the session date at which the data of a contract begin, where that is proved.
+    """Return the session date at which the data of a contract begin, or None where not proved.
 
     The head timestamp is one statement; the other is a response that was requested from before it
     and begins at it. Some gateways return nothing to a request that reaches past their oldest bar
-    (grade C): there responses without bars for the sessions right before the head stand in, on
-    three days. Without a head nothing but statements about each session counts.
+    (grade C): there responses without bars for the sessions right before the head replace it, on
+    three days. Without a head only statements about each session count.
 
     Args:
         begins: session dates at which responses began that were requested from before.
         head: the date of the head timestamp.
-        empty: responses without bars, with the first session date behind their interval.
+        empty: responses without bars, with the first session date after their interval.
         oldest: the oldest session date of which bars of the contract are known, at any timeframe.
             An older bar refutes a beginning.
     """
@@ -295,17 +293,17 @@ def beginning(
 def neighbours_of(
     expected: np.ndarray, have: np.ndarray, known_empty: np.ndarray, position: int
 ) -> Neighbours:
-    """Say what the sessions around one that has no bar are like.
+    """Return what the sessions around one that has no bar are like.
 
-    Only sessions of which something is known are looked at: those with bars, and those that a
-    response with bars on both sides, or a proof, calls empty. The run of empty sessions that the
-    place lies in counts once: a halt does not make its own neighbours thin.
+    Only sessions of which something is known count: those with bars, and those that a response
+    with bars on both sides, or a proof, calls empty. The run of empty sessions around the session
+    itself counts once: a halt does not make its own neighbours thin.
 
     Args:
         expected: bars that each session can have, oldest first.
         have: bars that are held.
         known_empty: whether a session is stated to be empty by responses with bars around it.
-        place: the session.
+        position: the index of the session.
     """
     low, high = max(0, position - _MOST_AROUND), position + _MOST_AROUND + 1
     has = have[low:high] > 0
@@ -326,7 +324,7 @@ def neighbours_of(
 
 
 def _run_around(position: int, known_empty: np.ndarray) -> int:
-    """Count the sessions of the empty run that a session lies in."""
+    """Return the number of sessions in the empty run around a session."""
     low = high = position
     while low > 0 and known_empty[low - 1]:
         low -= 1

@@ -1,13 +1,10 @@
-"""Evaluating a response: which bars are kept, what is covered, and what is said of the rest.
-
-Not here: requests (``ib.source``), writing (``store.bars.bar_store``), which statements prove that
-a range is empty (``domain.planning.empty_ranges``).
+"""Evaluate a response: which bars are kept, what is covered, and what follows for the rest.
 
 The rules, and why:
 
 - A bar is kept when it lies wholly inside what was requested and answered and has ended: IB clips
   bars at the requested end, and may clip one at the start of the duration (grade L). Where the
-  gateway withholds the newest bars, the last one that it gives of an open session may go on.
+  gateway withholds the newest bars, the last bar of an open session may still be forming.
 - Between two bars of a response everything inside sessions that have bars is covered: a response
   with bars on both sides of quiet minutes needs no second one.
 - The left edge is covered from the first bar, or wholly where the response reaches further back.
@@ -15,8 +12,11 @@ The rules, and why:
   (delayed data, closing auctions) and whose requested end lies beyond the close. Until then its
   last instant stays open. A quiet end that is longer than any pause inside the response may be a
   response cut short: it is requested once more by itself.
-- A session without a single bar is never covered here: it is told, and needs proof.
-- Where a row stood that is no bar nothing is covered, and nothing is said to be empty.
+- A session without a single bar is never covered here: it is reported, and needs proof.
+- Where the response has a row that is no bar, nothing is covered and nothing counts as empty.
+
+Not here: requests (``ib.source``), writing (``store.bars.bar_store``), which statements prove that
+a range is empty (``domain.planning.empty_ranges``).
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,17 +36,17 @@ from ktrdr_pipelines.domain.timeframes import Timeframe
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LONGEST_DELAY = timedelta(minutes=20)
-"""How far behind a gateway is at most that withholds the newest bars: exchanges delay by 15 or 20
-minutes."""
+"""How far behind a gateway that withholds the newest bars is at most: exchanges delay data by 15 or
+20 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationContext:
-    """What was requested, of which series, and when: what a response is evaluated by.
+    """What a response is evaluated by: what was requested, of which series, and when.
 
-    ``holds_back`` says that the gateway withholds the newest bars, so that quiet after the last
-    bar means nothing. In ``impossible`` a row of the response stood that is no bar: it says nothing
-    of these places.
+    ``holds_back``: the gateway withholds the newest bars, so that quiet after the last bar means
+    nothing. ``impossible`` are the intervals in which the response had a row that is no bar: it
+    says nothing about them.
     """
 
     chunk: Chunk
@@ -59,11 +59,11 @@ class EvaluationContext:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one response with bars gives; intervals are on the stamp axis.
+    """What follows from one response with bars; intervals are by bar timestamp.
 
-    ``bars`` are kept, ``is_covered`` is known for good. ``around`` are sessions without a bar that
-    have bars on both sides. ``begins_at`` is the stamp of the first bar where at least one whole
-    session before it was requested too and has none. ``earlier_only`` says that all bars are
+    ``bars`` are kept, ``is_covered`` is covered for good. ``around`` are sessions without a bar
+    that have bars on both sides. ``begins_at`` is the timestamp of the first bar where at least
+    one whole session before it was requested too and has none. ``earlier_only``: all bars are
     older than what was requested.
     """
 
@@ -76,10 +76,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """A response as arrays: microseconds since 1970 UTC, one place a bar.
+    """A response as arrays: microseconds since 1970 UTC, one element a bar.
 
-    ``keys`` and ``ends`` are on the stamp axis; ``low`` is the first place inside the chunk;
-    ``kept`` says which bars stay.
+    ``keys`` are the bar timestamps and ``ends`` the bars' ends; ``low`` is the index of the first
+    bar inside the chunk; ``kept`` tells which bars are kept.
     """
 
     keys: np.ndarray
@@ -90,41 +90,48 @@ class _Reading:
 
 
 def evaluate(context: EvaluationContext, bars: pa.Table, reach: Interval | None) -> Evaluation:
-    """Decide what a response gives.
+    """Return what follows from a response with bars.
 
     Args:
-        question: what was requested.
-        bars: what came, sorted and unique by stamp, not empty.
-        reach: the interval of real time that the gateway says it answered, or None.
+        context: what was requested.
+        bars: the bars of the response, sorted and unique by timestamp, not empty.
+        reach: the interval of real time that the gateway states to have answered, or None.
     """
     reading = _read(context, bars, reach)
     kept = bars.filter(pa.array(reading.kept))
     earlier_only = reading.low == len(reading.keys)
     if earlier_only:
         return Evaluation(kept, IntervalSet(), earlier_only=True)
-    passed_over = _passed_over(reading)
-    unread = passed_over | context.impossible
-    is_covered = _spoken_of(context, reading) - unread - _open_end(context, reading)
+    # The sessions that hold no bar at all.
+    starts = _array(span.interval.start for span in reading.spans)
+    ends = _array(span.interval.end for span in reading.spans)
+    counts = np.searchsorted(reading.keys, ends) - np.searchsorted(reading.keys, starts)
+    empty_spans = IntervalSet(
+        span.interval for span, count in zip(reading.spans, counts, strict=True) if count == 0
+    )
+    unread = empty_spans | context.impossible
+    is_covered = _spanned_by(context, reading) - unread - _open_end(context, reading)
     return Evaluation(
-        kept, is_covered, _around(context, reading, passed_over), _begins_at(context, reading)
+        kept, is_covered, _around(context, reading, empty_spans), _begins_at(context, reading)
     )
 
 
 def answered_now(
     context: EvaluationContext, bars: pa.Table | None, reach: Interval | None
 ) -> Chunk | None:
-    """Return what a response speaks of whose requested end was empty; None where that is unclear.
+    """Return the chunk that a response without a requested end can cover; None where unclear.
 
-    It speaks of no later time than when the request was sent, which is the question's ``now``, and
-    than the reach that is stated. It may speak of some bars more than were due at its planning.
+    It ends no later than the moment at which the request was sent, which is the context's ``now``,
+    and no later than the stated reach. It may hold some bars more than were due at planning.
 
-    How far back such a request reaches is counted from a moment that the gateway chooses. So it
-    states of no closed session that it is empty, nor that data begin: the same is requested with
-    its end for that. Bars of a later session than any that is known make the reach unknown too.
+    How far back such a request reaches is counted from a moment that the gateway chooses. So its
+    response does not show that a closed session is empty, nor where data begin: that takes the
+    same request with an end. Bars of a later session than any known one make the reach unclear
+    too.
 
     Args:
-        question: what was requested; its ``now`` is when that was sent.
-        bars: what came, as for ``evaluate``; None where no bars came.
+        context: what was requested; its ``now`` is when the request was sent.
+        bars: as for ``evaluate``; None for a response without bars.
         reach: as for ``evaluate``.
     """
     chunk, timeframe = context.chunk, context.timeframe
@@ -153,7 +160,7 @@ def answered_now(
 
 
 def _is_of_later_session(context: EvaluationContext, last: Span, newest: datetime) -> bool:
-    """Whether a bar is of a later session date (1w: week) than a span."""
+    """Return whether a bar is of a later session date (1w: week) than a span."""
     if not context.timeframe.is_intraday:
         return newest >= last.interval.end
     calendar = context.calendar
@@ -161,7 +168,7 @@ def _is_of_later_session(context: EvaluationContext, last: Span, newest: datetim
 
 
 def _read(context: EvaluationContext, bars: pa.Table, reach: Interval | None) -> _Reading:
-    """Find each bar's end, and which bars are whole, asked for and final."""
+    """Return each bar's end, and which bars are whole, requested and final."""
     chunk, timeframe = context.chunk, context.timeframe
     keys = timestamps(bars)
     around = Interval(
@@ -186,12 +193,12 @@ def _read(context: EvaluationContext, bars: pa.Table, reach: Interval | None) ->
 def _ends(
     keys: np.ndarray, spans: Sequence[Span], timeframe: Timeframe
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give each bar's end on the stamp axis, and when it is final in real time.
+    """Return each bar's end by bar timestamp, and when it is final in real time.
 
     An intraday bar ends a timeframe's length after its start, or earlier where the next bar
     starts or its session closes: a session's first and last bars may be shorter. A bar of a date
-    without a known session is final a length after its end, or with any later bar: what is covered
-    behind it covers it too.
+    without a known session is final a length after its end, or with any later bar: whatever covers
+    later time covers it too.
     """
     length = timeframe.seconds * 1_000_000
     ends = keys + length
@@ -208,7 +215,7 @@ def _ends(
 
 
 def _positions(keys: np.ndarray, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
-    """Give for each bar the place of the span it may lie in, and whether it does."""
+    """Return for each bar the index of the span it may lie in, and whether it does."""
     starts = _array(span.interval.start for span in spans)
     span_ends = _array(span.interval.end for span in spans)
     position = np.searchsorted(starts, keys, side="right") - 1
@@ -218,9 +225,9 @@ def _positions(keys: np.ndarray, spans: Sequence[Span]) -> tuple[np.ndarray, np.
 
 
 def _cut(keys: np.ndarray, ends: np.ndarray, reach: Interval) -> np.ndarray:
-    """Say whether the answer's first and last bars are cut by the edges of what was answered.
+    """Return whether the response's first and last bars are cut by the edges of its stated reach.
 
-    Only those two: the stated interval counts calendar days where the answer counts sessions, so
+    Only those two: the stated interval counts calendar days where the response counts sessions, so
     its edges may lie anywhere among the others (grade L).
     """
     cut = np.zeros(len(keys), dtype=bool)
@@ -229,8 +236,8 @@ def _cut(keys: np.ndarray, ends: np.ndarray, reach: Interval) -> np.ndarray:
     return cut
 
 
-def _spoken_of(context: EvaluationContext, reading: _Reading) -> IntervalSet:
-    """Return what lies between the bars of a response, as far as it was requested."""
+def _spanned_by(context: EvaluationContext, reading: _Reading) -> IntervalSet:
+    """Return the requested interval that the bars of a response span."""
     positions = np.flatnonzero(reading.kept)
     requested = context.chunk.interval
     if not len(positions):
@@ -238,21 +245,15 @@ def _spoken_of(context: EvaluationContext, reading: _Reading) -> IntervalSet:
         newer = _moment(reading.keys[reading.low]) if is_inside else requested.start
         limit = between(requested.start, min(newer, requested.end))
         return IntervalSet([limit] if limit else [])
-    limit = between(
-        _left_bound(context, reading, int(positions[0])),
-        _right_bound(context, reading, int(positions[-1])),
-    )
+    first, last = int(positions[0]), int(positions[-1])
+    # Older bars in the response prove that nothing lies between the requested start and the first.
+    reaches_back = reading.low > 0 and first == reading.low
+    start = requested.start if reaches_back else _moment(reading.keys[first])
+    limit = between(start, _right_bound(context, reading, last))
     return IntervalSet([limit] if limit else [])
 
 
-def _left_bound(context: EvaluationContext, reading: _Reading, first: int) -> datetime:
-    """Return the requested start where the response holds older bars too, else the first bar's."""
-    reaches_back = reading.low > 0 and first == reading.low
-    return context.chunk.interval.start if reaches_back else _moment(reading.keys[first])
-
-
 def _right_bound(context: EvaluationContext, reading: _Reading, last: int) -> datetime:
-    """Return how far to the right a response covers."""
     requested_end = context.chunk.interval.end
     if last + 1 < len(reading.keys):
         return min(_moment(reading.keys[last + 1]), requested_end)
@@ -273,9 +274,9 @@ def _right_bound(context: EvaluationContext, reading: _Reading, last: int) -> da
 
 
 def _open_end(context: EvaluationContext, reading: _Reading) -> IntervalSet:
-    """Return the last instant of the newest session that has bars, if more of it may come.
+    """Return the last instant of the newest session with bars, if more bars of it may follow.
 
-    Bars behind its close end it no sooner: they show that the instrument trades longer than the
+    Bars after its close do not make it final: they show that the instrument trades longer than the
     calendar says.
     """
     newest = _moment(reading.keys[-1])
@@ -286,12 +287,12 @@ def _open_end(context: EvaluationContext, reading: _Reading) -> IntervalSet:
 
 
 def _is_final(context: EvaluationContext, span: Span) -> bool:
-    """Whether a response says of a session's end all that will ever be said."""
+    """Return whether no later response can say more about a session's end."""
     return is_closed(span, context.now) and context.chunk.ends_at >= span.closes_at
 
 
 def _is_quiet_end(context: EvaluationContext, reading: _Reading, span: Span, end: datetime) -> bool:
-    """Whether no bar before a close is a pause like those inside the response."""
+    """Return whether the quiet before a close is no longer than any pause in the response."""
     if not _is_final(context, span) or not context.timeframe.is_intraday:
         return False
     length = context.timeframe.length
@@ -302,20 +303,10 @@ def _is_quiet_end(context: EvaluationContext, reading: _Reading, span: Span, end
     return span.interval.end - end <= longest
 
 
-def _passed_over(reading: _Reading) -> IntervalSet:
-    """Return the spans that hold no bar at all."""
-    starts = _array(span.interval.start for span in reading.spans)
-    ends = _array(span.interval.end for span in reading.spans)
-    counts = np.searchsorted(reading.keys, ends) - np.searchsorted(reading.keys, starts)
-    return IntervalSet(
-        span.interval for span, count in zip(reading.spans, counts, strict=True) if count == 0
-    )
-
-
-def _around(context: EvaluationContext, reading: _Reading, passed_over: IntervalSet) -> IntervalSet:
+def _around(context: EvaluationContext, reading: _Reading, empty_spans: IntervalSet) -> IntervalSet:
     """Return the requested sessions without a bar that have bars on both sides."""
     inner = between(_moment(reading.keys[0]), _moment(reading.keys[-1]))
-    if inner is None or not passed_over:
+    if inner is None or not empty_spans:
         return IntervalSet()
     requested = context.chunk.interval
     return IntervalSet(
@@ -323,13 +314,13 @@ def _around(context: EvaluationContext, reading: _Reading, passed_over: Interval
         for span in reading.spans
         if requested.covers(span.interval)
         and inner.covers(span.interval)
-        and span.interval.start in passed_over
+        and span.interval.start in empty_spans
         and not context.impossible.clip(span.interval)
     )
 
 
 def _begins_at(context: EvaluationContext, reading: _Reading) -> datetime | None:
-    """Return the first bar's stamp where sessions before it were requested and have none."""
+    """Return the first bar's timestamp where sessions before it were requested and have none."""
     first = _moment(reading.keys[0])
     if reading.low > 0:
         return None

@@ -1,17 +1,17 @@
-"""What is missing of a series, and why.
+"""Find which expected bars of a series are missing and why, and count them by session.
 
-Completeness of a series: which expected bars are missing, why, and how many of each session.
-
-Everything is computed over arrays of spans, so that decades of a series cost a millisecond. Not
-here: reading what is covered (``gaps.index``), which sessions are sparse
-(``domain.planning.sparse_sessions``), how a gap is asked for (``domain.planning.chunks``).
-
-What is *explained* lies before the start that the universe gives, before the gateway's oldest data
+*Explained* is what lies before the start that the universe gives, before the gateway's oldest data
 (unless an older bar is held), or after the end; holidays and closed time are never expected.
-What is *covered* was answered with bars, or proved empty by a proof that has not expired. All else
-is a gap, whatever was tried: an attempt says why a gap is there, it excuses nothing.
+*Covered* is what a response has covered with bars, or what is confirmed empty by a proof that has
+not expired. Everything else is a gap: a failed attempt gives the reason of a gap, it excuses
+nothing.
 
-Which bars are expected by now and not covered.
+``due_gaps`` decides for a load, whose session may still be open, over a calendar's spans;
+``find_gaps`` and ``completeness`` work over arrays of spans, so that decades of a series take a
+millisecond.
+
+Not here: reading what is covered (``gaps.index``), which sessions are sparse
+(``domain.planning.sparse_sessions``), how a gap is requested (``domain.planning.chunks``).
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,22 +50,25 @@ _SHORTER_THAN_ANY_BAR = timedelta(seconds=1)
 
 
 def final_lag() -> timedelta:
-    """Give how long after a session's close all is there: silence is proof, a day's bar final."""
+    """Return how long after a session's close its bars are complete.
+
+    From then on an empty response is a statement, and the bar of the day is final.
+    """
     return timedelta(seconds=IbLimitsRegistry.FINAL_LAG_S.value)
 
 
 def bar_lag() -> timedelta:
-    """Give how long after its end an intraday bar of an open session is taken to be final."""
+    """Return how long after its end an intraday bar of an open session counts as final."""
     return timedelta(seconds=IbLimitsRegistry.BAR_LAG_S.value)
 
 
 def is_closed(span: Span, now: datetime) -> bool:
-    """Say whether a span's close lies far enough back for silence to be proof."""
+    """Return whether a span closed long enough ago for its bars to be complete."""
     return span.over_at + final_lag() <= now
 
 
 def due_part(span: Span, timeframe: Timeframe, now: datetime) -> Interval | None:
-    """Give the interval of a span whose bars should exist by now, or None."""
+    """Return the interval of a span whose bars should exist by now, or None."""
     if is_closed(span, now):
         return span.interval
     if not timeframe.is_intraday:
@@ -81,16 +84,16 @@ def due_gaps(
     covered: IntervalSet,
     now: datetime,
 ) -> IntervalSet:
-    """Give what of ``wanted`` is expected by now and not covered.
+    """Return the part of ``wanted`` that is expected by now and not covered.
 
     Where ``now`` cuts a session, a last piece shorter than one bar is not due: the bar that it
-    belongs to is not whole yet. ``wanted`` may cut no session (see ``whole_sessions``): the bar
-    across such a cut could never be whole.
+    belongs to is not whole yet. ``wanted`` must not cut a session (see ``whole_sessions``): the
+    bar across such a cut could never be whole.
     """
     if not wanted:
         return IntervalSet()
     bounds = wanted.bounds
-    assert bounds is not None  # noqa: S101  (a set that is not empty has a bounds)
+    assert bounds is not None  # noqa: S101  (a set that is not empty has bounds)
     gaps: list[Interval] = []
     for span in expected_spans(calendar, timeframe, bounds):
         due = due_part(span, timeframe, now)
@@ -107,12 +110,12 @@ def due_gaps(
 def whole_sessions(
     calendar: SessionCalendar, timeframe: Timeframe, wanted: IntervalSet
 ) -> IntervalSet:
-    """Widen a set of timestamps so that it cuts no session: a bar lies on one side of any cut."""
+    """Return a set of timestamps, widened to whole sessions: a bar lies on one side of any cut."""
     return IntervalSet(_widened(calendar, timeframe, part) for part in wanted)
 
 
 def first_interval_of(calendar: SessionCalendar, timeframe: Timeframe, day: date) -> Interval:
-    """Return the timestamps that bars of a session date, or of its week, can have."""
+    """Return the interval of timestamps that bars of a session date, or of its week, can have."""
     if timeframe.is_intraday:
         return Interval(calendar.day_starts_at(day), calendar.day_starts_at(day + _DAY))
     first = monday_of(day) if timeframe is Timeframe.W1 else day
@@ -122,7 +125,7 @@ def first_interval_of(calendar: SessionCalendar, timeframe: Timeframe, day: date
 def first_timestamp_of(
     calendar: SessionCalendar, timeframe: Timeframe, moment: datetime
 ) -> datetime:
-    """Give the earliest stamp that a bar holding a moment of real time can have.
+    """Return the earliest timestamp that a bar holding a moment of real time can have.
 
     A bar begins before the first trade in it, and so does its session.
     """
@@ -144,9 +147,9 @@ def _widened(calendar: SessionCalendar, timeframe: Timeframe, part: Interval) ->
 def _is_due(
     part: Interval, due: Interval, span: Span, timeframe: Timeframe, *, is_final: bool
 ) -> bool:
-    """Whether a piece of a span is due: ``now`` does not cut it, or a bar fits in.
+    """Return whether a piece of a span is due: ``now`` does not cut it, or a bar fits in.
 
-    The last instant of a session is due once the session has closed for good.
+    The last instant of a session is due once the session's bars are complete.
     """
     if due != span.interval or not timeframe.is_intraday:
         cut_by_now = part.end == due.end < span.interval.end
@@ -168,7 +171,7 @@ class GapReason(StrEnum):
 
 
 class Cause(NamedTuple):
-    """Why, in a word and in a sentence, and when it is worth to be tried again."""
+    """The reason of a gap, in a word and in a sentence, and when the next request for it is due."""
 
     reason: GapReason
     detail: str = ""
@@ -183,7 +186,7 @@ FAR_FEWER_BARS = Cause(GapReason.SPARSE, "far fewer bars than the sessions aroun
 class Gap:
     """Missing bars that follow each other, over nights and weekends, with one cause.
 
-    ``timestamps`` is on the stamp axis; ``sessions`` and ``bars`` count what is expected in it.
+    ``interval`` is by bar timestamp; ``sessions`` and ``bars`` count what is expected in it.
     """
 
     interval: Interval
@@ -196,7 +199,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A interval of timestamps that something is known about, should it be a gap."""
+    """An interval of timestamps, and the cause of the gaps that lie in it."""
 
     interval: Interval
     cause: Cause
@@ -204,15 +207,17 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class SeriesStatus:
-    """How a series stands; times in microseconds since 1970 UTC, on the stamp axis.
+    """What is covered and expected of a series.
+
+    All times are bar timestamps in microseconds since 1970 UTC.
 
     Args:
-        covered: answered with bars, or validly proved empty.
+        covered: covered with bars, or confirmed empty by a valid proof.
         wanted_from: the start that the universe gives.
-        listed_from: the stamp of the gateway's oldest data, or None.
-        oldest_bar: the stamp of the oldest span with a bar held, or None.
+        listed_from: the timestamp of the gateway's oldest data, or None.
+        oldest_bar: the timestamp of the oldest span with a bar held, or None.
         wanted_to: where the series ends, or None.
-        sparse sessions: places of the spans that are to be asked once more.
+        sparse_sessions: indexes of the spans that are to be requested once more.
     """
 
     covered: IntervalArrays
@@ -224,29 +229,25 @@ class SeriesStatus:
 
     @property
     def explained_to(self) -> int:
-        """Up to where all is explained; oldest data that are younger than a bar held are no facts.
+        """The timestamp before which everything is explained.
 
-        The loader believes such a statement as little, and finds out by asking.
+        A stated start of the gateway's data that is later than a bar held is ignored. The loader
+        ignores it too, and requests what lies before it.
         """
-        if self.listed_from is None or self._is_contradicted:
+        if self.listed_from is None:
+            return self.wanted_from
+        if self.oldest_bar is not None and self.oldest_bar < self.listed_from:
             return self.wanted_from
         return max(self.wanted_from, self.listed_from)
-
-    @property
-    def _is_contradicted(self) -> bool:
-        return (
-            self.listed_from is not None
-            and self.oldest_bar is not None
-            and self.oldest_bar < self.listed_from
-        )
 
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """Counts of each span, one place a span, oldest first.
+    """Bar counts of each span, one element a span, oldest first.
 
-    ``expected`` bars are each ``covered`` (with bars or without), ``explained`` or ``unexplained``;
-    ``empty`` are those covered ones that a proof of emptiness covers; ``have`` are bars held.
+    Each of the ``expected`` bars is ``covered`` (with bars or without), ``explained`` or
+    ``unexplained``; ``empty`` are the covered ones that are confirmed empty; ``have`` are bars
+    held.
     """
 
     spans: SpanArrays
@@ -261,13 +262,13 @@ class Completeness:
 def find_gaps(
     spans: SpanArrays, status: SeriesStatus, now: datetime, claimed: Sequence[Claimed] = ()
 ) -> tuple[Gap, ...]:
-    """Give the gaps among closed sessions, oldest first.
+    """Return the gaps among closed sessions, oldest first.
 
     Args:
         spans: all spans of the calendar.
-        standing: what is covered and explained.
-        now: what is not closed by then is nobody's fault.
-        claimed: what is known of intervals; of several that meet, the last counts.
+        status: what is covered and explained.
+        now: sessions that are not closed by then have no gaps.
+        claimed: causes of gaps by interval; of several that overlap, the last counts.
     """
     low, high = due_positions(spans, status, now)
     pieces, sparse = _open_pieces(spans, status, low, high)
@@ -278,7 +279,7 @@ def find_gaps(
 
 
 def due_positions(spans: SpanArrays, status: SeriesStatus, now: datetime) -> tuple[int, int]:
-    """Give the first and the end place of the spans that should be there by now."""
+    """Return the first and the end index of the spans whose bars should exist by now."""
     low = int(np.searchsorted(spans.spans.ends, status.explained_to, side="right"))
     high = closed_count(spans, now)
     if status.wanted_to is not None:
@@ -288,13 +289,13 @@ def due_positions(spans: SpanArrays, status: SeriesStatus, now: datetime) -> tup
 
 
 def closed_count(spans: SpanArrays, now: datetime) -> int:
-    """Count the spans whose close lies so far back that their bars are final."""
+    """Return the number of spans that closed long enough ago for their bars to be final."""
     final = micros(now - final_lag())
     return int(np.searchsorted(spans.closes, final, side="right"))
 
 
 def next_close(spans: SpanArrays, now: datetime) -> datetime | None:
-    """Give the moment at which the next span counts as closed."""
+    """Return the moment at which the next span counts as closed, or None after the last one."""
     position = closed_count(spans, now)
     if position >= len(spans):
         return None
@@ -309,14 +310,14 @@ def completeness(
     empty: IntervalArrays,
     now: datetime,
 ) -> Completeness:
-    """Count bars span by span, over all spans of the calendar that are given.
+    """Return the bar counts of each of the given spans.
 
     Args:
-        spans: those that are to be counted.
-        standing: as for ``find_gaps``; its sparse sessions are places among ``spans``.
-        have: bars held, one place a span.
-        empty: what is validly proved empty.
-        now: spans that are not closed by then have nothing expected.
+        spans: the spans to count.
+        status: as for ``find_gaps``; its sparse sessions are indexes among ``spans``.
+        have: bars held, one element a span.
+        empty: what is confirmed empty by a valid proof.
+        now: in spans that are not closed by then no bars are expected.
     """
     expected = np.where(np.arange(len(spans)) < closed_count(spans, now), spans.bars, 0)
     low, high = due_positions(spans, status, now)
@@ -329,25 +330,23 @@ def completeness(
     missing = np.minimum(missing, expected)
     is_due = np.zeros(len(spans), dtype=bool)
     is_due[low:high] = True
+    # Bars within ``empty``: all of a span's less those that lie outside of it.
+    outside = without(spans.spans, empty)
+    counts = spans.bars_in(IntervalArrays(outside.starts, outside.ends))
+    left = np.bincount(outside.left, weights=counts, minlength=len(spans)).astype(np.int64)
+    within_empty = np.asarray(spans.bars - np.minimum(left, spans.bars))
     return Completeness(
         spans=spans,
         have=have,
         expected=expected,
         covered=expected - missing,
-        empty=np.minimum(_bars_within(spans, empty), expected - missing),
+        empty=np.minimum(within_empty, expected - missing),
         explained=np.where(is_due, 0, missing),
         unexplained=np.where(is_due, missing, 0),
     )
 
 
 _NOTHING = Overlaps(*(np.empty(0, dtype=np.int64) for _ in range(4)))
-
-
-def _bars_within(spans: SpanArrays, intervals: IntervalArrays) -> np.ndarray:
-    outside = without(spans.spans, intervals)
-    counts = spans.bars_in(IntervalArrays(outside.starts, outside.ends))
-    left = np.bincount(outside.left, weights=counts, minlength=len(spans)).astype(np.int64)
-    return np.asarray(spans.bars - np.minimum(left, spans.bars))
 
 
 def _open_pieces(
@@ -380,10 +379,14 @@ def _open_pieces(
 def _with_causes(
     pieces: Overlaps, sparse: np.ndarray, claimed: Sequence[Claimed]
 ) -> tuple[Overlaps, np.ndarray, list[Cause]]:
-    """Cut pieces where what is known of them changes, and say which cause each has."""
+    """Cut pieces where their cause changes, and return the cause of each as an index of a list."""
     known = list(dict.fromkeys((NEVER_COVERED, FAR_FEWER_BARS, *(one.cause for one in claimed))))
     number = {cause: position for position, cause in enumerate(known)}
-    meeting = [one for one in claimed if _meets(pieces, one.interval)]
+    meeting = []
+    for one in claimed:
+        first = int(np.searchsorted(pieces.ends, micros(one.interval.start), side="right"))
+        if first < len(pieces.starts) and pieces.starts[first] < micros(one.interval.end):
+            meeting.append(one)
     pieces, origin = _cut(pieces, meeting)
     causes = sparse[origin].astype(np.int64)
     for one in meeting:
@@ -393,13 +396,8 @@ def _with_causes(
     return pieces, causes, known
 
 
-def _meets(pieces: Overlaps, interval: Interval) -> bool:
-    position = int(np.searchsorted(pieces.ends, micros(interval.start), side="right"))
-    return position < len(pieces.starts) and bool(pieces.starts[position] < micros(interval.end))
-
-
 def _cut(pieces: Overlaps, claimed: Iterable[Claimed]) -> tuple[Overlaps, np.ndarray]:
-    """Cut pieces at the edges of what is known, and say which piece each part was."""
+    """Cut pieces at the bounds of claimed intervals, and return which piece each part came from."""
     limits = {micros(limit) for one in claimed for limit in (one.interval.start, one.interval.end)}
     cuts = np.array(sorted(limits), dtype=np.int64)
     position = np.searchsorted(pieces.starts, cuts, side="left") - 1

@@ -1,6 +1,6 @@
-"""The load modes: which interval of a series a person or a sensor means.
+"""Load modes and options: which interval of a series a load covers, and how it is requested.
 
-Not here: what of that interval is missing (``domain.planning.gaps``), how it is asked for
+Not here: what of that interval is missing (``domain.planning.gaps``), how it is cut into requests
 (``domain.planning.chunks``).
 """
 
@@ -11,15 +11,15 @@ from enum import StrEnum
 from ktrdr_pipelines.domain.calendars.sessions import SessionCalendar, interval_between
 from ktrdr_pipelines.domain.coverage import Coverage
 from ktrdr_pipelines.domain.instruments import Series
-from ktrdr_pipelines.domain.intervals import Interval, IntervalSet, between
+from ktrdr_pipelines.domain.intervals import IntervalSet, between
 
 
 class Mode(StrEnum):
     """What to load.
 
-    ``tail``: from the last covered bar, whatever its age, to now, and what was tried in vain.
-    ``backfill``: from the start to the oldest covered bar. ``full``: all of it, inner holes
-    included.
+    ``tail``: from the last covered bar, whatever its age, to now, and ranges that failed earlier.
+    ``backfill``: from the start to the oldest covered bar. ``full``: all of it, including gaps
+    between covered bars.
     """
 
     TAIL = "tail"
@@ -28,10 +28,10 @@ class Mode(StrEnum):
 
 
 class RequestedBy(StrEnum):
-    """Who wants a load.
+    """Who requests a load.
 
-    ``person``: all that is missing is asked for, whatever was tried before. ``sensor``: work that
-    nobody waits for leaves alone what was tried in vain until its next try is due.
+    ``person``: everything missing is requested, ignoring backoff after failed attempts. ``sensor``:
+    ranges that failed earlier are deferred until their next attempt is due.
     """
 
     PERSON = "person"
@@ -40,10 +40,10 @@ class RequestedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How an interval is asked for.
+    """How an interval is requested.
 
-    ``tail``: before backfills in the gateway's budget, and oldest first. ``requested_by``: who
-    wants it. ``refresh``: also what is covered, once.
+    ``tail``: before backfills in the gateway's request budget, and oldest first. ``requested_by``:
+    who requests the load. ``refresh``: covered ranges are requested again too, once.
     """
 
     tail: bool = False
@@ -53,7 +53,7 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The interval that a person named, as timestamps; None where they did not."""
+    """The interval that the user named, as timestamps; None for a bound that was not given."""
 
     start: datetime | None = None
     end: datetime | None = None
@@ -69,12 +69,16 @@ def wanted_by(
     calendar: SessionCalendar,
     now: datetime,
 ) -> IntervalSet:
-    """Give the interval of timestamps that a mode means for a series.
+    """Return the intervals of timestamps that a mode covers for a series.
 
-    With nothing covered yet, every mode means everything from the start. ``failed`` is what
-    attempts are recorded for: a tail asks again for what earlier ones could not have.
+    With nothing covered yet, every mode means everything from the start. ``failed`` is what failed
+    attempts are recorded for: a tail requests these ranges again.
     """
-    everything = _everything(series, bounds, calendar, now)
+    # From the start given, or the universe's, to the end of the bars that can exist by now.
+    start = bounds.start or first_timestamp(series, calendar)
+    today = calendar.day_of(now)
+    end = interval_between(calendar, series.timeframe, today, today + timedelta(days=7)).end
+    everything = between(start, min(bounds.end, end) if bounds.end else end)
     covered = coverage.bars.bounds
     if everything is None:
         return IntervalSet()
@@ -88,17 +92,7 @@ def wanted_by(
     return IntervalSet([part] if part else [])
 
 
-def _everything(
-    series: Series, bounds: Bounds, calendar: SessionCalendar, now: datetime
-) -> Interval | None:
-    """Give all from the asked start, or the universe's, to the end of what can exist by now."""
-    start = bounds.start or first_timestamp(series, calendar)
-    today = calendar.day_of(now)
-    ends = interval_between(calendar, series.timeframe, today, today + timedelta(days=7)).end
-    return between(start, min(bounds.end, ends) if bounds.end else ends)
-
-
 def first_timestamp(series: Series, calendar: SessionCalendar) -> datetime:
-    """Give the first stamp that the universe wants of a series."""
+    """Return the first timestamp of a series from the start that the universe gives."""
     start = series.instrument.start
     return interval_between(calendar, series.timeframe, start, start + timedelta(days=7)).start

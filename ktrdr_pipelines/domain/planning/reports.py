@@ -1,4 +1,4 @@
-"""What a load says while it runs, and when it has ended.
+"""What a load reports: its progress while it runs, and its result.
 
 Not here: rendering (``cli``), Dagster events (``defs``).
 """
@@ -15,21 +15,20 @@ from ktrdr_pipelines.errors import GatewayError, KtrdrError
 
 @dataclass(frozen=True, slots=True)
 class SeriesReport:
-    """How the load of one series ended.
+    """How the load of one series ended; all intervals are by bar timestamp.
 
-    All intervals are on the stamp axis. ``unexplained`` is due and neither covered nor excused;
-    ``waiting`` belongs to a session that is still open, and nothing failed there;
-    ``before_listing`` lies before the gateway's oldest data. ``failures`` holds what single
-    requests met after all tries; ``error`` is what kept the series from being worked on at all.
-    ``now`` is the gateway's time at the end. ``deferred`` is deferred until ``next_try_at`` after
-    failed attempts; it may belong to an open session. ``not_refreshed`` was to be requested again,
-    could not be had, and stands as it was. ``sparse`` are sparse sessions: they are covered and
-    hold far fewer bars than their neighbours; they are requested once more later. ``unconfirmed``
-    is the part of
-    ``unexplained`` that came without bars and waits for another response; ``confirmed_at`` is when
-    the first of it can be confirmed. ``disagreements`` are held bars that came again at other
-    prices; ``volume_jumps`` are bars whose volumes are in another unit than those beside them,
-    which makes nothing incomplete.
+    ``unexplained`` is due and neither covered nor excused; ``waiting`` belongs to a session that is
+    still open, and no request for it failed; ``before_listing`` lies before the gateway's oldest
+    data. ``failures`` holds the errors of single requests after all retries; ``error`` is what kept
+    the series from being loaded at all. ``now`` is the gateway's time at the end. ``deferred`` is
+    deferred until ``next_try_at`` after failed attempts; it may belong to an open session.
+    ``not_refreshed`` was to be requested again, could not be obtained, and is unchanged.
+    ``sparse`` are sparse sessions: they are covered, hold far fewer bars than their neighbours and
+    are requested once more later. ``unconfirmed`` is the part of ``unexplained`` for which a
+    response had no bars and another response is due; ``confirmed_at`` is when the first of it can
+    be confirmed. ``disagreements`` are held bars that were returned again at other prices;
+    ``volume_jumps`` are bars whose volumes are in another unit than those beside them, which makes
+    nothing incomplete.
     """
 
     series: Series
@@ -53,7 +52,7 @@ class SeriesReport:
     volume_jumps: tuple[Disagreement, ...] = ()
 
     def then(self, later: "SeriesReport") -> "SeriesReport":
-        """Join the reports of two loads of one series, one after the other: the end counts."""
+        """Return one report of two loads of one series: counts are added, the later state holds."""
         return replace(
             later,
             requests=self.requests + later.requests,
@@ -66,22 +65,22 @@ class SeriesReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing that is due is unexplained or doubtful.
+        """Whether nothing that is due is unexplained, sparse, deferred or disputed by newer bars.
 
-        All came that was requested again. What an open session lacks by now may still come,
-        unless requests for it failed.
+        Everything to be refreshed was refreshed. Bars that an open session lacks do not count,
+        unless requests for them failed.
         """
         left = self.unexplained or self.deferred or self.not_refreshed or self.sparse
         return not left and not self.disagreements and self.error is None
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """One line for the user."""
         if self.error is not None:
             return f"{self.series}: {self.error}"
         return (
             f"{self.series}: {self._state}; {self.requests} requests, {self.rows} bars "
-            f"answered, {self.added} new, {self.revised} revised"
+            f"returned, {self.added} new, {self.revised} revised"
         )
 
     @property
@@ -90,8 +89,14 @@ class SeriesReport:
             state = f"{len(self.unexplained)} gaps unexplained"
         elif self.not_refreshed:
             state = "not all refreshed"
+        elif self.deferred:
+            state = "the open session is missing"
+        elif self.disagreements:
+            state = "held bars came again at other prices"
+        elif self.sparse:
+            state = f"{len(self.sparse)} sparse sessions to be requested once more"
         else:
-            state = "the open session is missing" if self.deferred else self._unconfirmed_text
+            state = "complete"
         if self.unconfirmed and self.confirmed_at:
             state += (
                 f", {len(self.unconfirmed)} came without bars and can be confirmed at "
@@ -101,38 +106,31 @@ class SeriesReport:
             state += f", deferred until {self.next_try_at:%Y-%m-%d %H:%MZ} after failed attempts"
         return f"{state}, session still open" if self.waiting else state
 
-    @property
-    def _unconfirmed_text(self) -> str:
-        if self.disagreements:
-            return "held bars came again at other prices"
-        count = len(self.sparse)
-        return f"{count} sparse sessions to be requested once more" if count else "complete"
-
 
 class Progress(Protocol):
-    """Who listens to a running load; calls come from the load's own thread."""
+    """A listener to a running load; it is called from the load's own thread."""
 
     def planned(self, series: Series, requests: int) -> None:
-        """Say that so many more requests are to be made."""
+        """Report that so many more requests are planned."""
 
     def answered(self, series: Series, rows: int) -> None:
-        """Say that one request has been dealt with, and how many bars it gave."""
+        """Report that one request is done, and how many bars it returned."""
 
     def saved(self, series: Series) -> None:
-        """Say that what was covered so far is on disk."""
+        """Report that everything covered so far is on disk."""
 
     def noted(self, series: Series, text: str) -> None:
-        """Say something that a person may want to know."""
+        """Report something about a series that the user may want to know."""
 
     def noticed(self, text: str) -> None:
-        """Say something that a person should know of the gateway; each connection says it once."""
+        """Report something about the gateway that the user should know, once a connection."""
 
     def waiting(self, text: str, until: datetime) -> None:
-        """Say what is waited for, and when that is over at the latest; others may go on."""
+        """Report what a load waits for, and until when at the latest; other series may proceed."""
 
 
 class Quiet:
-    """A listener that listens to nothing."""
+    """A listener that ignores everything."""
 
     def planned(self, series: Series, requests: int) -> None:
         """Ignore it."""

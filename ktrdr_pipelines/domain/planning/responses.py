@@ -1,6 +1,6 @@
-"""What the loading asks of a source of bars, and what it gets back.
+"""The interface to a source of bars: requests, responses, and the ``BarSource`` protocol.
 
-Not here: how a gateway is asked (``ib.source``), what an answer proves
+Not here: the source that requests bars of a gateway (``ib.source``), what a response proves
 (``domain.planning.evaluation``).
 """
 
@@ -20,10 +20,10 @@ from ktrdr_pipelines.domain.intervals import Interval, IntervalSet
 class BarRequest:
     """One request for historical bars.
 
-    ``ends_at`` is real time, None for "now"; ``duration`` is in IB's words (``5 D``); ``tail``
-    says that it is for freshness and goes before backfills; ``probes`` that it is to be sent
-    though a permission was found missing before. From ``not_after`` on, by the gateway's clock, it
-    would mean something else and may not be sent.
+    ``ends_at`` is real time, None for "now"; ``duration`` is in IB's notation (``5 D``). ``tail``:
+    the request is for the newest bars and goes before backfills. ``probes``: it is sent although a
+    permission was found missing before. From ``not_after`` on, by the gateway's clock, it would
+    mean something else and must not be sent.
     """
 
     series: Series
@@ -40,15 +40,15 @@ class BarRequest:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Bars that a gateway gave: at least one, sorted, unique by stamp, as they came.
+    """Bars that a gateway returned: at least one, sorted, unique by timestamp, values unchanged.
 
-    ``impossible`` are places on the stamp axis in which a row stood that is no bar and was left
-    out; nothing there is covered. ``implausible`` are the timestamps, int64 microseconds, of bars
-    whose values can hardly be what was traded.
+    ``impossible`` are intervals of timestamps in which the response had a row that is no bar and
+    was left out; nothing there is covered. ``implausible`` are the timestamps, int64 microseconds,
+    of bars whose values can hardly be what was traded.
 
-    ``reach`` is the interval of real time that the gateway says it answered, or None where it
-    says nothing usable. ``lacks_newest`` says that it holds back the newest bars (2188 and
-    the like), so that silence after the last bar means nothing.
+    ``reach`` is the interval of real time that the gateway states to have answered, or None where
+    it states nothing usable. ``lacks_newest``: the gateway withholds the newest bars (2188 and the
+    like), so that the absence of bars after the last one means nothing.
     """
 
     request: BarRequest
@@ -68,17 +68,17 @@ class NoData:
 
 
 OnSent = Callable[[], None]
-"""Told whenever a question goes to the gateway: never, once, or again after an outage."""
+"""Called whenever a request is sent to the gateway: never, once, or again after an outage."""
 
 
 def unheard() -> None:
-    """Let a question go unheard."""
+    """Do nothing when a request is sent: the default of ``OnSent``."""
 
 
 class BarSource(Protocol):
-    """Where bars come from; every call ends before a deadline, with a value or a GatewayError.
+    """A source of bars; every call ends before a deadline, with a value or a GatewayError.
 
-    ``sent`` is told of every request for historical data that the call makes of the gateway.
+    ``sent`` is called for every request for historical data that a call sends to the gateway.
     """
 
     @property
@@ -93,36 +93,36 @@ class BarSource(Protocol):
 
     @property
     def login(self) -> str:
-        """The name of the gateway's login for the audit, such as ``login 1``."""
+        """The name of the gateway's login in the audit, such as ``login 1``."""
         ...
 
     @property
     def concurrency(self) -> int:
-        """How many requests for bars it is worth to have open at once now."""
+        """How many requests for bars are worth having open at once now."""
         ...
 
     def now(self) -> datetime:
-        """Give the gateway's time."""
+        """Return the time by the gateway's clock."""
         ...
 
     async def contract_id(self, instrument: Instrument) -> int:
-        """Give the gateway's id of the instrument's contract."""
+        """Return the gateway's id of the instrument's contract."""
         ...
 
     async def bars(self, request: BarRequest, *, sent: OnSent = unheard) -> Response | NoData:
-        """Ask for bars."""
+        """Request bars."""
         ...
 
     async def hours(self, instrument: Instrument) -> list[LearnedDay]:
-        """Give the sessions that the contract's details tell of the next days."""
+        """Return the sessions of the next days from the contract's details."""
         ...
 
     async def schedule(
         self, instrument: Instrument, ends_at: datetime, days: int, *, sent: OnSent = unheard
     ) -> list[LearnedDay]:
-        """Give the sessions of so many days before a moment, oldest first."""
+        """Return the sessions of so many days before a moment, oldest first."""
         ...
 
     async def head(self, instrument: Instrument, *, sent: OnSent = unheard) -> datetime | None:
-        """Give the start of the oldest data, or None where the gateway cannot say."""
+        """Return the start of the oldest data, or None where the gateway does not know it."""
         ...

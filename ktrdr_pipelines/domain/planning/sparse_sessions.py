@@ -1,15 +1,16 @@
-"""Suspects: closed sessions that answered with far fewer bars than their neighbours, or with none.
+"""Find sparse sessions: closed sessions with far fewer bars than their neighbours, or with none.
 
-An answer that was cut short looks like a quiet session, and a gateway may say "no data" of a
-session that it has. What is thin by nature varies from day to day and is no sparse; what is steady
-and breaks off once is asked once more. Counts are told in shares of the expected bars, so half days
-and long sessions compare, and a daily bar is there or is not.
+A response that was cut short looks like a quiet session, and a gateway may say "no data" of a
+session that it has. An instrument that trades thinly varies from day to day and has no sparse
+sessions; one that is steady and breaks off once is requested once more. Counts are compared as
+shares of the expected bars, so that half days and long sessions compare; a daily bar is held or
+not.
 
-Some gateways fill intervals without a trade by flat bars, and not all do, or not always. So traded
-bars are compared with traded bars; the sessions that were filled are compared once more among
-themselves by all their bars, which a session that breaks off lacks.
+Some gateways, not all and not always, fill intervals without a trade with flat bars. So traded bars
+are compared with traded bars; filled sessions are compared once more among themselves by all their
+bars, which a session that breaks off lacks.
 
-Not here: the asking (``load``), what was asked again with the same outcome
+Not here: requesting them again (``sync``), sessions that were requested again with the same outcome
 (``store.ledger.marks``).
 """
 
@@ -26,25 +27,25 @@ NEIGHBOURS = 20
 """Sessions on either side that one is compared with: a month each way."""
 
 FEWEST_NEIGHBOURS = 5
-"""Fewer say nothing about what is usual."""
+"""Fewer neighbours do not show what is usual."""
 
 FAR_FEWER = 0.75
-"""Share of the usual number below which a session may be sparse: above it, asking again would
-cost more requests than the few quiet minutes are worth."""
+"""Share of the usual number below which a session may be sparse: above it, requesting it again
+would cost more requests than the few quiet minutes are worth."""
 
 STEADY = 6.0
-"""Spreads below the usual that make a session sparse: chance alone does so once in millions."""
+"""Number of spreads below the usual that makes a session sparse: by chance once in millions."""
 
 FEWEST_LACKING = 2.5
-"""Bars that a sparse session lacks at least: with two or three bars a session, one says nothing."""
+"""Fewest bars that a sparse session lacks: of two or three bars a session, one proves nothing."""
 
 _TO_SIGMA = 1.4826
 
 
 def may_be_sparse(instrument: Instrument, day: date) -> bool:
-    """Say whether few bars of a session are odd at all: a contract's last day ends when it expires.
+    """Return whether a session can be sparse: a contract's last day cannot.
 
-    Its calendar knows only how long others trade on that day.
+    It ends when the contract expires; its calendar knows only how long others trade on that day.
     """
     return day != instrument.last_trade_date
 
@@ -55,16 +56,16 @@ def sparse_indexes(
     answered: np.ndarray,
     traded: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Give the places of sparse sessions, rising.
+    """Return the indexes of sparse sessions, ascending.
+
+    Sessions before the first bar and after the last one are not compared with those between. Where
+    no bar at all is of a trade, as of an index, all bars count alike.
 
     Args:
-        expected: bars that the calendar expects, one place a session, oldest first.
+        expected: bars that the calendar expects, one element a session, oldest first.
         have: bars that are held.
-        answered: whether the session is closed and wholly covered, as bars or as proved empty.
-        traded: those of the bars held that are not flat; all if not given.
-
-    Sessions before the first bar and behind the last one say nothing of those between. Where no bar
-    at all is of a trade, as of an index, all are alike.
+        answered: whether the session is closed and wholly covered, with bars or as confirmed empty.
+        traded: the number of bars held that are not flat; all of them if not given.
     """
     if traded is None or not traded.any() or np.array_equal(traded, have):
         return _find_sparse(expected, have, answered)
@@ -73,7 +74,6 @@ def sparse_indexes(
 
 
 def _find_sparse(expected: np.ndarray, have: np.ndarray, answered: np.ndarray) -> np.ndarray:
-    """Give the places of sessions that have far fewer of some bars than their neighbours."""
     held = np.flatnonzero(have > 0)
     known = np.flatnonzero(answered & (expected > 0))
     if len(held):
@@ -100,14 +100,14 @@ def sparse_days(
     *,
     traded: Mapping[date, int] | None = None,
 ) -> np.ndarray:
-    """Give the places of the sparse sessions of a series; weeks have none.
+    """Return the indexes of the sparse sessions of a series; weeks have none.
 
     Args:
         spans: the expected spans of the series.
         rows: bars held, by session date.
-        covered: what is covered as bars or was proved empty, on the stamp axis.
-        now_us: closed is what closes before it.
-        traded: those of the bars held that are not flat, by session date; all if not given.
+        covered: what is covered with bars or confirmed empty, by bar timestamp.
+        now_us: sessions that close by then count as closed, microseconds since 1970 UTC.
+        traded: bars held that are not flat, by session date; all of them if not given.
     """
     if spans.timeframe is Timeframe.W1:
         return np.empty(0, dtype=np.int64)
@@ -125,7 +125,7 @@ def _have(spans: SpanArrays, rows: Mapping[date, int]) -> np.ndarray:
 
 
 def have_bars(spans: SpanArrays, days: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Count the bars held in each span, from bars by session date."""
+    """Return the number of bars held in each span, from numbers of bars by session date."""
     if np.array_equal(days, spans.days):
         return rows
     position = spans.positions_of(days)
@@ -135,7 +135,7 @@ def have_bars(spans: SpanArrays, days: np.ndarray, rows: np.ndarray) -> np.ndarr
 
 
 def _candidates(share: np.ndarray) -> np.ndarray:
-    """Give the places that may be sparse, by a bound that is cheap and never too low.
+    """Return the indexes that may be sparse, by a bound that is cheap and never too low.
 
     The median of neighbours is at most the greatest median of the blocks that they lie in.
     """
@@ -152,10 +152,10 @@ def _candidates(share: np.ndarray) -> np.ndarray:
 
 
 def _usual(share: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give the median of each place's neighbours, itself left out, their spread, and a chance.
+    """Return the median of each session's neighbours without itself, their spread, and a chance.
 
-    The chance is that of any one bar. It is taken from the mean, which sees the quiet sessions that
-    a median hides where few bars are expected, and never taken for certainty.
+    The chance is that of any one bar. It is taken from the mean, which counts the quiet sessions
+    that a median hides where few bars are expected, and is never taken as certain.
     """
     steps = np.append(np.arange(-NEIGHBOURS, 0), np.arange(1, NEIGHBOURS + 1))
     index = positions[:, None] + steps

@@ -1,13 +1,10 @@
-"""What an entry of the universe does not say, and what follows from the rest.
+"""Derive the instrument of a universe entry: fields that are not given, and its calendar.
 
-Which calendar an entry of the universe keeps, and what to set where none can be derived.
+A key alone names an instrument. Fields that contradict each other are refused. A calendar is never
+guessed: an instrument whose sessions are not known is refused by an error that names what to set.
 
-A calendar is never guessed: an instrument whose sessions nobody knows is refused, by an error that
-names what to set.
-
-What follows from an entry of the universe: the instrument, with all that was not said.
-
-Here: how a key alone names an instrument, and which fields contradict each other.
+Not here: which fields there are (``domain.universe.fields``), tables of exchanges
+(``domain.universe.ib_exchanges``).
 
 Source: currencies of IB's spot market from
 https://www.interactivebrokers.com/en/trading/products-spot-currencies.php.
@@ -28,22 +25,22 @@ _REGULAR, _EXTENDED = ".RTH", ".ETH"
 
 
 def calendar_for(entry: Entry, made: Instrument, market: Market | None) -> str:
-    """Give the key of the calendar that an instrument keeps.
+    """Return the key of an instrument's calendar.
 
     Args:
-        entry: what was said, for the places of errors.
-        made: the instrument, with the calendar that was said or derived; empty where neither.
-        market: where it trades, as far as tables say.
+        entry: the entry, for the position of errors.
+        made: the instrument, with the calendar that was given or derived; empty if neither.
+        market: where it trades, if a table has it.
 
     Raises:
-        UniverseError: none can be derived, or the one that is said cannot be.
+        UniverseError: no calendar can be derived, or the given one is not possible.
     """
     derived = market.calendar(use_rth=made.use_rth) if market else ""
     if made.calendar == GATEWAY:
         if market is None:
             raise entry.at("calendar").error(
                 f"is {GATEWAY}, and the zone of {_location(made)} is not known",
-                f"Say it too, such as `calendar: {GATEWAY}:Europe/London`, or "
+                f"Add it, such as `calendar: {GATEWAY}:Europe/London`, or "
                 f"`{GATEWAY}:Asia/Tokyo@16:00` where a session day begins on the day before",
             )
         return market.gateways
@@ -60,7 +57,7 @@ def calendar_for(entry: Entry, made: Instrument, market: Market | None) -> str:
 
 
 def _refuse_other(entry: Entry, made: Instrument, derived: str) -> None:
-    """Refuse a calendar that contradicts what is known, or that there is not."""
+    """Refuse a calendar that contradicts the known one, or that does not exist."""
     allowed = f"for {made.sec_type} with use_rth: {shown(made.use_rth)}"
     if derived:
         raise entry.at("calendar").error(
@@ -68,14 +65,14 @@ def _refuse_other(entry: Entry, made: Instrument, derived: str) -> None:
         )
     if not is_calendar(made.calendar):
         raise entry.at("calendar").error(
-            f"is {made.calendar!r}, which there is not",
-            f"Allowed are XLON{_REGULAR} and its like by ISO 10383, the GLOBEX families, or "
+            f"is {made.calendar!r}, which does not exist",
+            f"Allowed are XLON{_REGULAR} and others by ISO 10383 code, the GLOBEX families, or "
             f"{GATEWAY}",
         )
     wrong = _EXTENDED if made.use_rth else _REGULAR
     if made.calendar.endswith(wrong):
         raise entry.at("calendar").error(
-            f"is {made.calendar!r}, and use_rth is {shown(made.use_rth)}",
+            f"is {made.calendar!r}, but use_rth is {shown(made.use_rth)}",
             f"Set use_rth: {shown(not made.use_rth)}, or calendar: {GATEWAY}",
         )
 
@@ -85,8 +82,8 @@ def _location(made: Instrument) -> str:
 
 
 def _ways(made: Instrument) -> str:
-    """Say what a person can set."""
-    gateway = f"`calendar: {GATEWAY}` (only what the gateway says of it)"
+    """Return a hint on what the user can set."""
+    gateway = f"`calendar: {GATEWAY}` (the sessions as the gateway states them)"
     if made.sec_type is SecType.FUT:
         other = "`use_rth: false`" if made.use_rth else f"one of {', '.join(FAMILIES)}"
         return f"Set {other}, or {gateway}"
@@ -116,10 +113,10 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What a kind of instrument has where nothing is said, and what IB has of it.
+    """Defaults of a kind of instrument, and what IB serves of it.
 
-    ``use_rth`` is None where the defaults of the universe decide. The first of ``shows`` is what
-    is taken.
+    ``use_rth`` is None where the defaults of the universe decide. The first of ``shows`` is the
+    default.
 
     Source: https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/#historical-whattoshow; IB
     forces regular hours on indices (grade R).
@@ -142,7 +139,7 @@ _KINDS: Final[Mapping[SecType, _Kind]] = {
 
 @dataclass(slots=True)
 class _Choice:
-    """Picks the value of each field, and keeps where it came from."""
+    """Chooses the value of each field, and records its origin."""
 
     said: Mapping[str, Any]
     base: Entry | None
@@ -150,21 +147,20 @@ class _Choice:
     origins: dict[str, str] = field(default_factory=dict)
 
     def of(self, name: str, derived: Any) -> Any:
-        value, self.origins[name] = self._pick(name, derived)
-        return value
-
-    def _pick(self, name: str, derived: Any) -> tuple[Any, str]:
         if name in self.said:
-            return self.said[name], "said"
-        if self.base and name in _CONTRACT and name in self.base.said:
-            return self.base.said[name], f"as {self.base.key}"
-        if derived is None and name in self.defaults:
-            return self.defaults[name], "defaults"
-        return (DEFAULTS.get(name) if derived is None else derived), "derived"
+            value, origin = self.said[name], "said"
+        elif self.base and name in _CONTRACT and name in self.base.said:
+            value, origin = self.base.said[name], f"as {self.base.key}"
+        elif derived is None and name in self.defaults:
+            value, origin = self.defaults[name], "defaults"
+        else:
+            value, origin = (DEFAULTS.get(name) if derived is None else derived), "derived"
+        self.origins[name] = origin
+        return value
 
 
 def base_of(key: str) -> tuple[str, dict[str, Any]]:
-    """Split a key into the one without suffixes, in capitals, and what the suffixes fix."""
+    """Return a key without its suffixes, in capitals, and the fields that the suffixes set."""
     stem, fixed = key.upper(), dict[str, Any]()
     while suffix := next((one for one in _SUFFIXES if stem.endswith(one)), None):
         name, value = _SUFFIXES[suffix]
@@ -176,15 +172,20 @@ def base_of(key: str) -> tuple[str, dict[str, Any]]:
 def instrument_of(
     entry: Entry, defaults: Mapping[str, Any], base: Entry | None
 ) -> tuple[Instrument, dict[str, str]]:
-    """Make the instrument of an entry, and say of each field where it came from.
+    """Return the instrument of an entry, and the origin of each of its fields.
 
-    A key in two currencies is a currency pair, any other a US stock, unless `sec_type` says what
-    it is; ``base`` is the entry of the key without its suffix, whose contract counts where this
-    one says nothing.
+    A key of two currencies is a currency pair, any other a US stock, unless `sec_type` is given;
+    ``base`` is the entry of the key without its suffix, whose contract fields count where this
+    entry does not give them.
+
+    Raises:
+        UniverseError: fields are missing or contradict each other.
     """
     stem, fixed = base_of(entry.key)
     choice = _Choice(entry.said, base, defaults)
-    pair = (stem[:3], stem[3:]) if _is_pair(stem) else None
+    halves = (stem[:3], stem[3:])
+    is_pair = len(stem) == 6 and CURRENCIES.issuperset(halves) and halves[0] != halves[1]
+    pair = halves if is_pair else None
     sec_type: SecType = choice.of("sec_type", SecType.CASH if pair else SecType.STK)
     if sec_type is SecType.STK:
         _refuse_near_pairs(entry, stem, choice.origins)
@@ -206,7 +207,7 @@ def instrument_of(
         ib_symbol=ib_symbol,
         sec_type=sec_type,
         exchange=exchange,
-        currency=choice.of("currency", currency or _currency_of(market)),
+        currency=choice.of("currency", currency or (market.currency if market else "")),
         what_to_show=choice.of("what_to_show", fixed.get("what_to_show", kind.shows[0])),
         use_rth=use_rth,
         calendar=choice.of("calendar", market.calendar(use_rth=use_rth) if market else ""),
@@ -227,7 +228,7 @@ def instrument_of(
 
 
 def _named(sec_type: SecType, stem: str, pair: tuple[str, str] | None) -> tuple[str, str]:
-    """Give symbol and currency as the key says them."""
+    """Return symbol and currency as the key gives them; empty where it does not."""
     if sec_type is SecType.CASH:
         return pair or ("", "")
     if sec_type is SecType.FUT:
@@ -237,21 +238,14 @@ def _named(sec_type: SecType, stem: str, pair: tuple[str, str] | None) -> tuple[
     return stem.replace(".", " "), ""
 
 
-def _currency_of(market: Market | None) -> str:
-    return market.currency if market else ""
-
-
-def _is_pair(stem: str) -> bool:
-    return len(stem) == 6 and {stem[:3], stem[3:]} <= CURRENCIES and stem[:3] != stem[3:]
-
-
 def _refuse_near_pairs(entry: Entry, stem: str, origins: Mapping[str, str]) -> None:
-    """Refuse a mistyped pair, or a metal, that would become a stock without a word."""
+    """Refuse a mistyped pair, or a metal, that would silently become a stock."""
     is_pair = len(stem) == 6 and not CURRENCIES.isdisjoint({stem[:3], stem[3:]})
     if is_pair and origins["sec_type"] == "derived" and "symbol" not in entry.said:
         raise entry.item.error(
-            f"looks like a currency pair, and {stem[:3]} and {stem[3:]} are not two of IB's",
-            "Say `sec_type: STK` and `symbol` if it is a stock, `sec_type: CRYPTO` if it is a "
+            f"looks like a currency pair, but {stem[:3]} and {stem[3:]} are not two of IB's "
+            "currencies",
+            "Set `sec_type: STK` and `symbol` if it is a stock, `sec_type: CRYPTO` if it is a "
             f"coin; currencies are {' '.join(sorted(CURRENCIES))}",
         )
 
@@ -259,12 +253,12 @@ def _refuse_near_pairs(entry: Entry, stem: str, origins: Mapping[str, str]) -> N
 def _refuse_unnamed(entry: Entry, sec_type: SecType, symbol: str, exchange: str) -> None:
     if sec_type is SecType.FUT and not symbol:
         raise entry.item.error(
-            "is FUT without `symbol`", "Say IB's symbol of the product, such as `symbol: ES`"
+            "is FUT without `symbol`", "Set IB's symbol of the product, such as `symbol: ES`"
         )
     if not exchange:
         raise entry.item.error(
             f"is {sec_type} without `exchange`",
-            "Say IB's exchange, such as `exchange: CME` (futures) or `exchange: CBOE` (indices)",
+            "Set IB's exchange, such as `exchange: CME` (futures) or `exchange: CBOE` (indices)",
         )
 
 
@@ -272,15 +266,19 @@ def _refuse_contradictions(entry: Entry, made: Instrument, fixed: Mapping[str, A
     for name, value in fixed.items():
         if entry.said.get(name, value) != value:
             raise entry.at(name).error(
-                f"is {shown(entry.said[name])}, and the key {entry.key} says {shown(value)}",
+                f"is {shown(entry.said[name])}, but the key {entry.key} sets {shown(value)}",
                 "Leave it out, or choose a key without that suffix",
             )
-    if made.sec_type is SecType.CASH:
-        _refuse_bad_pair(entry, made)
+    pair = {made.ib_symbol, made.currency}
+    if made.sec_type is SecType.CASH and (len(pair) < 2 or not pair <= CURRENCIES):
+        raise entry.item.error(
+            f"is CASH with symbol {made.ib_symbol!r} and currency {made.currency!r}",
+            f"Set two of {' '.join(sorted(CURRENCIES))}, or choose a key such as EURUSD",
+        )
     shows = _KINDS[made.sec_type].shows
     if made.what_to_show not in shows:
         raise entry.at("what_to_show").error(
-            f"is {made.what_to_show}, which IB does not have for {made.sec_type}",
+            f"is {made.what_to_show}, which IB does not serve for {made.sec_type}",
             f"Allowed are {', '.join(shows)}",
         )
     _refuse_bad_hours(entry, made)
@@ -288,27 +286,19 @@ def _refuse_contradictions(entry: Entry, made: Instrument, fixed: Mapping[str, A
     if not made.currency:
         raise entry.item.error(
             f"is {made.sec_type} at {made.exchange}, whose currency is not known",
-            "Say it, such as `currency: EUR`",
-        )
-
-
-def _refuse_bad_pair(entry: Entry, made: Instrument) -> None:
-    pair = {made.ib_symbol, made.currency}
-    if len(pair) < 2 or not pair <= CURRENCIES:
-        raise entry.item.error(
-            f"is CASH of symbol {made.ib_symbol!r} and currency {made.currency!r}",
-            f"Say two of {' '.join(sorted(CURRENCIES))}, or choose a key such as EURUSD",
+            "Set it, such as `currency: EUR`",
         )
 
 
 def _refuse_bad_hours(entry: Entry, made: Instrument) -> None:
     if made.use_rth and made.sec_type in {SecType.CASH, SecType.CRYPTO}:
         raise entry.at("use_rth").error(
-            f"is true, and {made.sec_type} has no regular hours", "Say false or leave it out"
+            f"is true, but {made.sec_type} has no regular hours", "Set it to false or leave it out"
         )
     if not made.use_rth and made.sec_type is SecType.IND:
         raise entry.at("use_rth").error(
-            "is false, and IB gives indices in regular hours only", "Say true or leave it out"
+            "is false, but IB serves indices in regular hours only",
+            "Set it to true or leave it out",
         )
 
 
@@ -316,13 +306,13 @@ def _refuse_bad_end(entry: Entry, made: Instrument) -> None:
     if made.sec_type is SecType.FUT and made.last_trade_date is None:
         raise entry.item.error(
             "is FUT without `last_trade_date`",
-            'Say the day of its last trade in quotes, such as `last_trade_date: "20231215"`',
+            'Set the day of its last trade in quotes, such as `last_trade_date: "20231215"`',
         )
     for name in ("last_trade_date", "multiplier", "local_symbol", "trading_class"):
         if made.sec_type is not SecType.FUT and name in entry.said:
-            raise entry.at(name).error(f"is said of {made.sec_type}", "Only FUT has it")
+            raise entry.at(name).error(f"is given for {made.sec_type}", "Only FUT has it")
     if made.end is not None and made.end <= made.start:
         raise entry.at("end" if "end" in entry.said else "last_trade_date").error(
-            f"means that it had ended on {made.end}, and its start is {made.start}",
-            "Say an earlier `start` for it, or leave it out of the universe",
+            f"means that it ended on {made.end}, but its start is {made.start}",
+            "Set an earlier `start` for it, or leave it out of the universe",
         )

@@ -1,8 +1,9 @@
-"""Edits of a universe's text: entries added, renamed and taken out, everything else as it was.
+"""Edit the text of a universe: add, rename and remove entries, and leave everything else as it is.
 
-Comments, blank lines and spacing are a person's own and survive to the byte: edits cut and paste
-at the places that YAML's nodes name, and each result is read again before it is given back. Not
-here: what an entry means (``domain.universe.defaults``), writing the file (``store``).
+Comments, blank lines and spacing are the user's and are preserved to the byte: edits cut and paste
+at the positions of YAML's nodes, and each result is parsed again before it is returned.
+
+Not here: what an entry means (``domain.universe.defaults``), writing the file (``store``).
 """
 
 import json
@@ -25,7 +26,7 @@ _Pair = tuple[yaml.ScalarNode, yaml.Node]
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A universe's text with the mapping under ``symbols:`` in it."""
+    """The text of a universe, and the node of its mapping under ``symbols:``."""
 
     text: str
     name: str
@@ -33,7 +34,7 @@ class _Text:
 
     @classmethod
     def of(cls, text: str, name: str) -> "_Text":
-        """Find the symbols; a universe that is malformed is refused as it always is."""
+        """Find the symbols; a malformed universe is refused as everywhere."""
         parse_universe(text, name)
         item = parsed(text, name).mapping()["symbols"]
         assert isinstance(item.node, yaml.MappingNode)  # noqa: S101  (parse_universe has seen it)
@@ -45,7 +46,7 @@ class _Text:
         return list(self.symbols.value)
 
     def line_of(self, symbol: str) -> int:
-        """Give the number of an entry."""
+        """Return the index of an entry."""
         keys = [key.value for key, _ in self.pairs]
         if symbol not in keys:
             raise UniverseError(
@@ -56,18 +57,18 @@ class _Text:
         return keys.index(symbol)
 
     def with_part(self, start: int, end: int, new: str) -> str:
-        """Give the text with one interval replaced."""
+        """Return the text with the characters from ``start`` to ``end`` replaced."""
         return self.text[:start] + new + self.text[end:]
 
 
 def add_symbol(text: str, name: str, symbol: str, fields: Mapping[str, str]) -> str:
-    """Add an entry behind the last one.
+    """Return the text with an entry added after the last one.
 
     Args:
-        text: the universe.
+        text: the text of the universe.
         name: its file, for messages.
         symbol: the key.
-        fields: what is said of it, by field, as a person writes it; lists with commas.
+        fields: the entry's values by field, as a user writes them; lists with commas.
 
     Raises:
         UniverseError: the universe is malformed, has the symbol, or would be malformed with it.
@@ -77,13 +78,14 @@ def add_symbol(text: str, name: str, symbol: str, fields: Mapping[str, str]) -> 
     if symbol.upper() in taken:
         raise UniverseError(
             f"cannot add {symbol} to {name}",
-            reason=f"it has {taken[symbol.upper()]} already",
+            reason=f"it already has {taken[symbol.upper()]}",
             hint="Edit that entry in the file, or choose another symbol",
         )
     entry = f"{_scalar(symbol)}: {{{_fields(fields)}}}"
     if old.symbols.flow_style:
         at = old.symbols.end_mark.index - 1
-        new = old.with_part(at, at, f"{_comma_before(text, at)}{entry}")
+        comma = " " if text[:at].rstrip().endswith(",") else ", "
+        new = old.with_part(at, at, f"{comma}{entry}")
     else:
         at = _line_end(text, _last_mark(old.pairs[-1][1]))
         before = "" if text[:at].endswith("\n") else "\n"
@@ -93,16 +95,16 @@ def add_symbol(text: str, name: str, symbol: str, fields: Mapping[str, str]) -> 
 
 
 def remove_symbol(text: str, name: str, symbol: str) -> str:
-    """Take an entry out, with the lines that belong to it alone.
+    """Return the text without an entry and the lines that belong to it alone.
 
     Raises:
-        UniverseError: there is no such entry, it is the last one, or others rest on it.
+        UniverseError: there is no such entry, it is the only one, or others derive from it.
     """
     old = _Text.of(text, name)
     line_of = old.line_of(symbol)
     if len(old.pairs) == 1:
         raise UniverseError(
-            f"cannot take {symbol} out of {name}",
+            f"cannot remove {symbol} from {name}",
             reason="it is the only symbol, and a universe names at least one",
             hint="Add another one first",
         )
@@ -111,25 +113,40 @@ def remove_symbol(text: str, name: str, symbol: str) -> str:
 
 
 def rename_symbol(text: str, name: str, symbol: str, new_symbol: str) -> str:
-    """Give an entry another key; the instrument stays what it is.
+    """Return the text with another key for an entry; the instrument is unchanged.
 
-    What was derived from the old key and would not be from the new one is written down.
+    Fields that were derived from the old key, and would not be from the new one, are written into
+    the entry.
 
     Raises:
-        UniverseError: there is no such entry, the new key is taken or no symbol, or others
-            rest on the old one.
+        UniverseError: there is no such entry, the new key is taken or not a symbol, or others
+            derive from the old one.
     """
     old = _Text.of(text, name)
     line_of = old.line_of(symbol)
+    universe = parse_universe(text, name)
     try:
-        fields = _lost(old, line_of, new_symbol)
+        # Write only the fields that would change with the key.
+        key = old.pairs[line_of][0]
+        bare = old.with_part(key.start_mark.index, key.end_mark.index, _scalar(new_symbol))
+        becomes = described(parse_universe(bare, name), new_symbol)
+        was = described(universe, symbol)
+        fields = {field: value for field, value in was.items() if becomes.get(field) != value}
         return _renamed(old, line_of, new_symbol, fields)
     except UniverseError:
-        return _renamed(old, line_of, new_symbol, _derived(old, symbol))
+        # The entry is malformed under the new key alone: write all that it derived from the old.
+        fields = {
+            field: _value(field_text)
+            for field, field_text in universe.describe(universe.instrument(symbol)).items()
+            if field_text.endswith("(derived)")
+            and _value(field_text) not in {"", "none"}
+            and field != "calendar"
+        }
+        return _renamed(old, line_of, new_symbol, fields)
 
 
 def _renamed(old: _Text, line_of: int, new_symbol: str, fields: Mapping[str, str]) -> str:
-    """Give the text with another key and more said under it."""
+    """Return the text with another key for an entry, and more fields in it."""
     key, value = old.pairs[line_of]
     whole = old.with_part(*_said(old, value, fields))
     start, end = key.start_mark.index, key.end_mark.index
@@ -137,32 +154,12 @@ def _renamed(old: _Text, line_of: int, new_symbol: str, fields: Mapping[str, str
     return _checked(old, new, renamed=(key.value, new_symbol))
 
 
-def _lost(old: _Text, line_of: int, new_symbol: str) -> dict[str, str]:
-    """Say which fields of an entry would change with its key, and what they are."""
-    key = old.pairs[line_of][0]
-    bare = old.with_part(key.start_mark.index, key.end_mark.index, _scalar(new_symbol))
-    was = described(parse_universe(old.text, old.name), key.value)
-    becomes = described(parse_universe(bare, old.name), new_symbol)
-    return {name: value for name, value in was.items() if becomes.get(name) != value}
-
-
-def _derived(old: _Text, symbol: str) -> dict[str, str]:
-    """Give all that the entry of a symbol leaves to its key."""
-    universe = parse_universe(old.text, old.name)
-    told = universe.describe(universe.instrument(symbol))
-    return {
-        name: _value(text)
-        for name, text in told.items()
-        if text.endswith("(derived)") and _value(text) not in {"", "none"} and name != "calendar"
-    }
-
-
-def _value(told: str) -> str:
-    return told.rpartition(" (")[0]
+def _value(field_text: str) -> str:
+    return field_text.rpartition(" (")[0]
 
 
 def _said(old: _Text, value: yaml.Node, fields: Mapping[str, str]) -> tuple[int, int, str]:
-    """Give the edit that writes fields into the value of an entry."""
+    """Return the edit that writes fields into the value of an entry."""
     start, end = value.start_mark.index, value.end_mark.index
     if not fields:
         return start, start, ""
@@ -185,12 +182,19 @@ def _checked(
     removed: str = "",
     renamed: tuple[str, str] = ("", ""),
 ) -> str:
-    """Give the new text if it means the old one with the one change, and nothing else.
+    """Return the new text if it means the old one with the one change, and nothing else.
 
     Raises:
         UniverseError: it does not.
     """
-    _refuse_broken(old, new)
+    try:
+        parsed(new, old.name)
+    except UniverseError as error:
+        raise UniverseError(
+            f"cannot edit {old.name}",
+            reason="an entry in it is written with an anchor, an alias or a question mark",
+            hint="Edit that file by hand",
+        ) from error
     before = dict(parse_universe(old.text, old.name).instruments)
     after = dict(parse_universe(new, old.name).instruments)
     after.pop(added, None)
@@ -206,31 +210,19 @@ def _checked(
     return new
 
 
-def _refuse_broken(old: _Text, new: str) -> None:
-    """Refuse an edit that cannot cut where an entry is written in one of YAML's rarer ways."""
-    try:
-        parsed(new, old.name)
-    except UniverseError as error:
-        raise UniverseError(
-            f"cannot edit {old.name}",
-            reason="an entry in it is written with an anchor, an alias or a question mark",
-            hint="Edit that file by hand",
-        ) from error
-
-
 def _changed(
     name: str, symbol: str, before: Instrument | None, after: Instrument | None
 ) -> UniverseError:
     return UniverseError(
         f"this edit of {name} would change {symbol} too",
         reason=f"from {before!r} to {after!r}",
-        hint=f"Write down in the entry of {symbol} what it derives from the other one, "
-        "or edit the file by hand",
+        hint=f"Write into the entry of {symbol} the fields that it takes from the other one, or "
+        "edit the file by hand",
     )
 
 
 def _lines_of(old: _Text, line_of: int) -> tuple[int, int]:
-    """Give the interval of the text that is one entry's own."""
+    """Return the first and the end index of the text that belongs to one entry alone."""
     pairs = old.pairs
     start = pairs[line_of][0].start_mark.index
     if old.symbols.flow_style:
@@ -242,7 +234,7 @@ def _lines_of(old: _Text, line_of: int) -> tuple[int, int]:
 
 
 def _last_mark(node: yaml.Node) -> int:
-    """Give where a value really ends; block mappings claim what follows up to the next key."""
+    """Return where a value really ends; the mark of a block mapping is at the next key."""
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _last_mark(last[1] if isinstance(last, tuple) else last)
@@ -250,7 +242,7 @@ def _last_mark(node: yaml.Node) -> int:
 
 
 def _line_end(text: str, index: int) -> int:
-    """Give the place behind the line that holds a place."""
+    """Return the index after the line that holds an index."""
     end = text.find("\n", index)
     return len(text) if end < 0 else end + 1
 
@@ -264,7 +256,7 @@ def _fields(fields: Mapping[str, str]) -> str:
 
 
 def _written(field: str, value: str) -> str:
-    """Write a value as the file would; lists go into brackets."""
+    """Return a value as it is written in the file; lists are in brackets."""
     if field == "timeframes":
         parts = (part.strip() for part in value.strip("[] ").split(","))
         return f"[{', '.join(_scalar(part) for part in parts)}]"
@@ -276,6 +268,6 @@ def _scalar(value: str) -> str:
 
 
 def described(universe: Universe, symbol: str) -> dict[str, str]:
-    """Give each field of a symbol as the file would write it."""
-    told = universe.describe(universe.instrument(symbol))
-    return {field: _value(text) for field, text in told.items()}
+    """Return each field of a symbol as it is written in the file."""
+    texts = universe.describe(universe.instrument(symbol))
+    return {field: _value(text) for field, text in texts.items()}

@@ -1,7 +1,7 @@
-"""The fields that an entry of the universe may have, and the rule for its key.
+"""The fields that an entry of the universe may have, how each is read, and the rule for keys.
 
-Here: how each field is read, and the entries as they were said. Not here: what follows from what
-is not said (``domain.universe.defaults``), YAML (``domain.universe.yaml_nodes``).
+Not here: values that are not given (``domain.universe.defaults``), YAML
+(``domain.universe.yaml_nodes``).
 
 Source: field names from https://ibkrcampus.com/campus/ibkr-api-page/twsapi-doc/#contracts.
 """
@@ -35,10 +35,10 @@ DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
 
 def _sec_type(item: Item) -> SecType:
     if item.text() in _NOT_YET:
-        raise item.error(f"is {item.text()}, which is not kept", _NOT_YET[item.text()])
+        raise item.error(f"is {item.text()}, which is not supported", _NOT_YET[item.text()])
     if item.text() not in list(SecType):
         raise item.error(
-            f"is {item.text()!r}, which this release does not have",
+            f"is {item.text()!r}, which this release does not support",
             f"Allowed are {', '.join(SecType)}",
         )
     return item.choice(SecType)
@@ -46,7 +46,7 @@ def _sec_type(item: Item) -> SecType:
 
 def _what_to_show(item: Item) -> WhatToShow:
     if item.text() in _NOT_YET:
-        raise item.error(f"is {item.text()}, which is not kept", _NOT_YET[item.text()])
+        raise item.error(f"is {item.text()}, which is not supported", _NOT_YET[item.text()])
     return item.choice(WhatToShow)
 
 
@@ -62,10 +62,10 @@ def _last_trade_date(item: Item) -> date:
 
 
 _NOT_YET: Final[Mapping[str, str]] = {
-    "BID_ASK": "Take one symbol with BID and one with ASK: they are bars as all others",
-    "ADJUSTED_LAST": "IB gives it only back from now, so that it can't be proved complete; take "
+    "BID_ASK": "Use one symbol with BID and one with ASK, whose bars are like all others",
+    "ADJUSTED_LAST": "IB serves it only back from now, so it cannot be proved complete; use "
     "TRADES, which is adjusted for splits",
-    "CONTFUT": "IB gives it only back from now, so that it can't be proved complete; take the "
+    "CONTFUT": "IB serves it only back from now, so it cannot be proved complete; use the "
     "single contracts, each FUT with its last_trade_date",
 }
 
@@ -90,25 +90,26 @@ READERS: Final[Mapping[str, Callable[[Item], Any]]] = {
     "trading_class": lambda item: item.word(r"[!-~]+", "IB's trading class, such as ES"),
     "backfill": lambda item: item.choice(Backfill),
 }
-"""Every field of an entry, and how its value is read."""
+"""All fields of an entry, and how their values are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the file says of one symbol."""
+    """The entry of one symbol as written; ``said`` are the fields that it gives."""
 
     key: str
     item: Item
     said: Mapping[str, Any]
 
     def at(self, name: str) -> Item:
-        """Give the place of a field, or of the whole entry where the field is not said."""
+        """Return the position of a field, or of the whole entry if the field is not given."""
         return self.item.mapping().get(name, self.item)
 
 
 def read_fields(item: Item, known: tuple[str, ...]) -> dict[str, Any]:
-    """Read what a mapping of fields says; the kind of instrument is judged first."""
+    """Return the values of a mapping of fields."""
     fields = item.mapping()
+    # An unsupported kind is reported before fields that are unknown because of it.
     if "sec_type" in fields and "sec_type" in known:
         _sec_type(fields["sec_type"])
     item.refuse_unknown(known)
@@ -116,7 +117,7 @@ def read_fields(item: Item, known: tuple[str, ...]) -> dict[str, Any]:
 
 
 def entries_of(symbols: Item) -> list[Entry]:
-    """Read what is said of each symbol; keys are unique without case."""
+    """Return the entries under ``symbols:``; keys are unique without regard to case."""
     seen: dict[str, str] = {}
     entries = []
     for key, item in symbols.mapping().items():
@@ -133,7 +134,7 @@ def entries_of(symbols: Item) -> list[Entry]:
 
 
 def shown(value: object) -> str:
-    """Write a field's value as the file would."""
+    """Return a field's value as it is written in the file."""
     if value is None or value == "":
         return "none"
     if isinstance(value, bool):

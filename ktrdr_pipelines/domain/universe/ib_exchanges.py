@@ -1,7 +1,8 @@
-"""IB's exchange codes: which market each is, its currency, and whose sessions it keeps.
+"""Tables of IB's exchange codes: the market, currency and calendar of each.
 
-Nothing here is guessed: what is not in a table has no calendar, and the universe says what to set.
-Not here: the sessions (``domain.calendars.registry``), what follows for an entry
+Nothing is guessed: what is not in a table has no calendar, and the universe must set one.
+
+Not here: the calendars (``domain.calendars.registry``), the instrument of an entry
 (``domain.universe.defaults``).
 
 Source: codes from https://www.interactivebrokers.com/en/trading/products-exchanges.php; ISO 10383
@@ -25,8 +26,8 @@ _NEW_YORK: Final = "XNYS"
 class Market:
     """Where an instrument trades.
 
-    ``regular`` and ``all_hours`` are keys of calendars, empty where no library knows the hours;
-    ``days`` is one whose zone and session days hold whatever the hours.
+    ``regular`` and ``all_hours`` are keys of calendars, empty where no library has the hours;
+    ``days`` is the calendar whose zone and session days hold for all hours.
     """
 
     currency: str
@@ -35,7 +36,7 @@ class Market:
     days: str
 
     def calendar(self, *, use_rth: bool) -> str:
-        """Give the calendar of regular or of all hours, or nothing where it is unknown."""
+        """Return the calendar of regular or of all hours; empty where it is unknown."""
         return self.regular if use_rth else self.all_hours
 
     @property
@@ -95,7 +96,7 @@ HKD XHKG HKFE
 AUD XASX ASX SNFE
 CAD XTSE TSE CDE
 """
-"""Exchanges that indices are listed at, with those of the stocks in them."""
+"""Exchanges at which indices are listed: currency, ISO 10383 code of the stocks, IB's codes."""
 
 _FUTURES: Final = """
 GLOBEX.EQUITY CME ES MES NQ MNQ RTY M2K EMD SP NKD NIY
@@ -108,7 +109,7 @@ GLOBEX.ENERGY_METALS COMEX GC MGC QO SI SIL QI HG MHG QC
 GLOBEX.GRAINS CBOT ZC ZS ZW ZM ZL ZO ZR KE
 GLOBEX.LIVESTOCK CME LE HE GF
 """
-"""Futures of CME Group: calendar, exchange, IB's symbols. Crypto futures trade by hours of their
+"""Futures of CME Group: calendar, exchange, IB's symbols. Crypto futures trade in hours of their
 own that changed often: only the gateway knows them."""
 
 _CME_GROUP: Final = frozenset({"CME", "CBOT", "NYMEX", "COMEX"})
@@ -138,10 +139,10 @@ _CRYPTO: Final = Market("USD", "", "CRYPTO", "CRYPTO")
 def market_of(
     sec_type: SecType, exchange: str, primary_exchange: str, *, symbol: str, currency: str
 ) -> Market | None:
-    """Give the market of an instrument, or None where no table has it.
+    """Return the market of an instrument, or None where no table has it.
 
-    ``currency`` is what the person said, or nothing. A stock that SMART routes is a US stock
-    unless its primary exchange or its currency says otherwise.
+    ``currency`` is what the user gave, or empty. A stock that SMART routes is a US stock unless
+    its primary exchange or its currency is another one.
     """
     if sec_type is SecType.CASH:
         return _SPOT
@@ -158,7 +159,7 @@ def market_of(
 
 
 def _future(exchange: str, symbol: str) -> Market | None:
-    """Give a future's market; of a product of CME Group in no family only the days are known."""
+    """Return a future's market; for CME Group's products in no family only the days are known."""
     if exchange not in _CME_GROUP:
         return None
     return Market("USD", "", _FAMILIES.get((exchange, symbol), ""), "GLOBEX.EQUITY")

@@ -1,4 +1,4 @@
-"""The universe: the instruments that the text of a universe file names.
+"""The universe: all instruments by symbol, parsed from the text of a universe file.
 
 Not here: the file itself (``store.universe_file``), the fields of an entry and their defaults
 (``domain.universe.fields``, ``domain.universe.defaults``), YAML (``domain.universe.yaml_nodes``).
@@ -18,7 +18,6 @@ from ktrdr_pipelines.domain.universe.fields import (
     DEFAULTS,
     FIRST_DAY,
     LAST_DAY,
-    Entry,
     entries_of,
     read_fields,
     shown,
@@ -31,13 +30,13 @@ _SECTIONS: Final = ("defaults", "windows", "symbols")
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Where Dagster's first windows begin: the month for 1m, the year for all others."""
+    """Start of Dagster's first windows: the month for 1m, the year for all other timeframes."""
 
     first_month: date = date(2020, 1, 1)
     first_year: int = 1980
 
     def first_day(self, timeframe: Timeframe) -> date:
-        """Give the first session date that a window of a timeframe can hold."""
+        """Return the first session date of the windows of a timeframe."""
         return self.first_month if timeframe is Timeframe.M1 else date(self.first_year, 1, 1)
 
 
@@ -45,8 +44,8 @@ class Windows:
 class Universe:
     """All instruments by symbol, in the order of the file.
 
-    ``name`` is the file, for messages; ``origins`` says of each symbol's fields where they came
-    from (said, defaults, derived, or as another symbol).
+    ``name`` is the file, for messages; ``origins`` is the source of each field by symbol (said,
+    defaults, derived, or as another symbol).
     """
 
     instruments: Mapping[str, Instrument]
@@ -55,10 +54,10 @@ class Universe:
     origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def instrument(self, symbol: str) -> Instrument:
-        """Give the instrument of a symbol.
+        """Return the instrument of a symbol.
 
         Raises:
-            UnknownSymbolError: it is not there; the text has the nearest ones.
+            UnknownSymbolError: the symbol is not in the universe; the hint names similar ones.
         """
         if symbol in self.instruments:
             return self.instruments[symbol]
@@ -72,7 +71,7 @@ class Universe:
         )
 
     def before_windows(self) -> dict[Timeframe, list[str]]:
-        """Name the symbols whose start lies before Dagster's first window, by timeframe."""
+        """Return the symbols whose start lies before Dagster's first window, by timeframe."""
         found: dict[Timeframe, list[str]] = {}
         for one in self.series():
             if one.instrument.start < self.windows.first_day(one.timeframe):
@@ -80,7 +79,7 @@ class Universe:
         return found
 
     def series(self, timeframe: Timeframe | None = None) -> tuple[Series, ...]:
-        """Give every series, or those of one timeframe, in the order of the file."""
+        """Return all series, or those of one timeframe, in the order of the file."""
         return tuple(
             Series(instrument, one)
             for instrument in self.instruments.values()
@@ -89,7 +88,7 @@ class Universe:
         )
 
     def describe(self, instrument: Instrument) -> dict[str, str]:
-        """Give each field by IB's name as text, with where it came from in parentheses."""
+        """Return each field by IB's name as text, with its origin in parentheses."""
         values: dict[str, Any] = {
             "sec_type": instrument.sec_type,
             "symbol": instrument.ib_symbol,
@@ -119,10 +118,10 @@ class Universe:
 
 
 def parse_universe(text: str, name: str) -> Universe:
-    """Read the text of a universe; ``name`` is the file's, for messages.
+    """Return the universe that a text describes; ``name`` is the file's, for messages.
 
     Raises:
-        UniverseError: it is malformed; the text names file, line and key.
+        UniverseError: it is malformed; the error names file, line and key.
     """
     top = parsed(text, name)
     top.refuse_unknown(_SECTIONS)
@@ -135,18 +134,17 @@ def parse_universe(text: str, name: str) -> Universe:
     windows = _windows(sections["windows"]) if "windows" in sections else Windows()
     entries = entries_of(sections["symbols"])
     by_key = {entry.key.upper(): entry for entry in entries}
-    made = [instrument_of(entry, defaults, _base(entry, by_key)) for entry in entries]
+    made = []
+    for entry in entries:
+        stem, _ = base_of(entry.key)
+        base = by_key.get(stem) if stem != entry.key.upper() else None
+        made.append(instrument_of(entry, defaults, base))
     return Universe(
         MappingProxyType({instrument.symbol: instrument for instrument, _ in made}),
         windows,
         name,
         MappingProxyType({instrument.symbol: origins for instrument, origins in made}),
     )
-
-
-def _base(entry: Entry, by_key: Mapping[str, Entry]) -> Entry | None:
-    stem, _ = base_of(entry.key)
-    return by_key.get(stem) if stem != entry.key.upper() else None
 
 
 def _windows(item: Item) -> Windows:

@@ -1,8 +1,9 @@
-"""YAML read as written: every value keeps its line, and no key turns into a number or a date.
+"""Read YAML as written: every value keeps its line, and no key becomes a number or a date.
 
-Here: the text of a universe as nodes, and readers of single values with errors that say where. Not
-here: which keys there are and what they mean (``domain.universe.defaults``), files
-(``domain.universe.universe``).
+Values are read one by one, with errors that name file, line and key.
+
+Not here: which keys there are (``domain.universe.fields``) and what follows from them
+(``domain.universe.defaults``), the file itself (``store.universe_file``).
 """
 
 import difflib
@@ -27,7 +28,7 @@ _NULL = "tag:yaml.org,2002:null"
 class Item:
     """One value of a file: the file's name, the keys that lead to it, its node and its line.
 
-    Lines count from 1; that of a value under a key is the key's.
+    Lines count from 1; the line of a value under a key is the key's.
     """
 
     name: str
@@ -37,15 +38,15 @@ class Item:
 
     @property
     def is_null(self) -> bool:
-        """Say whether nothing is written where a value could be."""
+        """Whether the value is left out."""
         return self.node.tag == _NULL
 
     def error(self, reason: str, hint: str) -> UniverseError:
-        """Make an error that says where this value stands."""
+        """Return an error that names the position of this value."""
         return bad(self.name, self.line, *self.keys, reason=reason, hint=hint)
 
     def mapping(self) -> dict[str, "Item"]:
-        """Give the items of a mapping by key as written; nothing written is an empty one."""
+        """Return the items of a mapping by key as written; a value left out is an empty mapping."""
         if self.is_null:
             return {}
         if not isinstance(self.node, yaml.MappingNode):
@@ -62,12 +63,12 @@ class Item:
             item = Item(self.name, (*self.keys, key), node, line)
             if key in items:
                 hint = f"Remove one; the other is in line {items[key].line}"
-                raise item.error("is there twice", hint)
+                raise item.error("is given twice", hint)
             items[key] = item
         return items
 
     def refuse_unknown(self, known: Collection[str]) -> None:
-        """Refuse keys of a mapping that mean nothing."""
+        """Raise an error for a key of a mapping that is not known."""
         for key, item in self.mapping().items():
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
@@ -75,27 +76,27 @@ class Item:
                 raise item.error("is not a known key", f"{hint}Known are {', '.join(known)}")
 
     def text(self) -> str:
-        """Give a single value as written."""
+        """Return a scalar value as written."""
         if not isinstance(self.node, yaml.ScalarNode) or self.is_null or not self.node.value:
             raise self.error(f"is {_kind(self.node)}", "It must be a single value")
         return str(self.node.value)
 
     def word(self, pattern: str, allowed: str) -> str:
-        """Give a value of a certain form."""
+        """Return a value that matches a pattern; ``allowed`` describes it in the error."""
         text = self.text()
         if not re.fullmatch(pattern, text):
             raise self.error(f"is {text!r}", f"It must be {allowed}")
         return text
 
     def choice(self, kind: type[E]) -> E:
-        """Give one of a few names."""
+        """Return a value that is one of the names of a kind."""
         text = self.text()
         if text not in list(kind):
             raise self.error(f"is {text!r}", f"Allowed are {', '.join(kind)}")
         return kind(text)
 
     def choices(self, kind: type[E]) -> tuple[E, ...]:
-        """Give a list of a few names, each once, in the order written."""
+        """Return a list of names of a kind, each once, in the order written."""
         if not isinstance(self.node, yaml.SequenceNode) or not self.node.value:
             allowed = f"It must be a list in brackets of some of {', '.join(kind)}"
             raise self.error(f"is {_kind(self.node)}", allowed)
@@ -107,14 +108,14 @@ class Item:
         return tuple(found)
 
     def flag(self) -> bool:
-        """Give true or false."""
+        """Return a boolean value."""
         text = self.text()
         if text.lower() not in _FLAGS:
             raise self.error(f"is {text!r}", "It must be true or false")
         return _FLAGS[text.lower()]
 
     def day(self, first: date, last: date) -> date:
-        """Give a date that lies between two, both allowed."""
+        """Return a date from ``first`` to ``last``, both included."""
         text = self.text()
         allowed = f"It must be a date such as 2020-01-31, from {first} to {last}"
         try:
@@ -127,17 +128,23 @@ class Item:
 
 
 def parsed(text: str, name: str) -> Item:
-    """Read YAML into its outermost item.
+    """Return the outermost item of a YAML text.
 
     Raises:
-        UniverseError: it is not YAML, or nothing is in it.
+        UniverseError: it is not YAML, or it is empty.
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise bad(name, line, reason=_problem(error), hint=_spacing(text, line)) from error
+        context = f" ({error.context})" if error.context else ""
+        hint = "Check indentation, colons, quotes and brackets here and in the line above"
+        lines = text.splitlines()
+        if line <= len(lines) and "\t" in lines[line - 1]:
+            hint = "Replace the tab by spaces"
+        reason = f"is not YAML: {error.problem}{context}"
+        raise bad(name, line, reason=reason, hint=hint) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         reason = f"holds a character that YAML does not allow ({error.reason})"
@@ -150,25 +157,13 @@ def parsed(text: str, name: str) -> Item:
 
 
 def bad(name: str, line: int, *keys: str, reason: str, hint: str) -> UniverseError:
-    """Make an error about one place of a file."""
+    """Return an error about one position in a file."""
     where = f", {' > '.join(keys)}" if keys else ""
     return UniverseError(f"{name}, line {line}{where}", reason=reason, hint=hint)
 
 
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
-
-
-def _problem(error: yaml.MarkedYAMLError) -> str:
-    context = f" ({error.context})" if error.context else ""
-    return f"is not YAML: {error.problem}{context}"
-
-
-def _spacing(text: str, line: int) -> str:
-    lines = text.splitlines()
-    if 0 < line <= len(lines) and "\t" in lines[line - 1]:
-        return "Replace the tab by spaces"
-    return "Check indentation, colons, quotes and brackets here and in the line above"
 
 
 def _kind(node: yaml.Node) -> str:
