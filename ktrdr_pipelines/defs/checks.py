@@ -62,7 +62,7 @@ Rows = list[tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckFinding:
     """What a check found in one timeframe: how many items are bad, of how many, and the worst.
 
     ``what`` completes "3 of 10 ..." in the description. ``kept`` counts bars with implausible
@@ -189,7 +189,7 @@ def _results(
                 yield finding.result(timeframe, name)
 
 
-def _unexplained(found: Sequence[SeriesGaps]) -> Finding:
+def _unexplained(found: Sequence[SeriesGaps]) -> CheckFinding:
     lacking = sorted(
         ((sum(gap.bars for gap in one.gaps), one) for one in found if one.gaps or one.error),
         key=lambda pair: -pair[0],
@@ -200,10 +200,10 @@ def _unexplained(found: Sequence[SeriesGaps]) -> Finding:
         for bars, one in lacking[:NAMED_AT_MOST]
     ]  # fmt: skip
     columns = ("symbol", "bars missing", "gaps", "newest gap")
-    return Finding(len(lacking), len(found), "series have unexplained gaps", columns, rows)
+    return CheckFinding(len(lacking), len(found), "series have unexplained gaps", columns, rows)
 
 
-def _fresh(found: Sequence[SeriesGaps], index: GapIndex, now: datetime) -> Finding:
+def _fresh(found: Sequence[SeriesGaps], index: GapIndex, now: datetime) -> CheckFinding:
     stale = [one for one in found if is_stale(one, index.calendars, now)]
     rows: Rows = [
         (one.series.symbol, one.covered_until, f"{stale_s(one, index.calendars, now) / 3600:.1f} h")
@@ -211,10 +211,12 @@ def _fresh(found: Sequence[SeriesGaps], index: GapIndex, now: datetime) -> Findi
     ]
     threshold_s = IbLimitsRegistry.GAP_THRESHOLDS_S.value[found[0].series.timeframe] if found else 0
     what = f"series lag by more than {threshold_s / 3600:g} h of open session time"
-    return Finding(len(stale), len(found), what, ("symbol", "covered until", "lag"), rows)
+    return CheckFinding(len(stale), len(found), what, ("symbol", "covered until", "lag"), rows)
 
 
-def _differing(examined: Sequence[tuple[Series, Sequence[Disagreement]]], what: str) -> Finding:
+def _differing(
+    examined: Sequence[tuple[Series, Sequence[Disagreement]]], what: str
+) -> CheckFinding:
     """Return the series with bars that differ by a ratio, with the newest disagreement of each."""
     differing = [(series, ones) for series, ones in examined if ones]
     rows: Rows = [
@@ -232,7 +234,7 @@ def _differing(examined: Sequence[tuple[Series, Sequence[Disagreement]]], what: 
         symbol, ratio, *_, hint = rows[0]
         what += f" ({symbol}: by a factor of {ratio}). Hint: `{hint}` requests the series again"
     columns = ("symbol", "ratio", "bars", "interval", "command that requests the series again")
-    return Finding(len(differing), len(examined), what, columns, rows)
+    return CheckFinding(len(differing), len(examined), what, columns, rows)
 
 
 def _check_files(
@@ -260,7 +262,7 @@ def _check_files(
     return files
 
 
-def _order(files: Mapping[str, CheckedBars | StoreError]) -> Finding:
+def _order(files: Mapping[str, CheckedBars | StoreError]) -> CheckFinding:
     rows: Rows = []
     for name, one in files.items():
         if isinstance(one, StoreError):
@@ -269,10 +271,10 @@ def _order(files: Mapping[str, CheckedBars | StoreError]) -> Finding:
             rows.append((name, one.out_of_order, one.duplicates, one.first_misplaced))
     columns = ("file", "out of order", "duplicates", "first misplaced")
     what = "files have bars out of order or duplicates"
-    return Finding(len(rows), len(files), what, columns, rows[:NAMED_AT_MOST])
+    return CheckFinding(len(rows), len(files), what, columns, rows[:NAMED_AT_MOST])
 
 
-def _sane(files: Mapping[str, CheckedBars | StoreError]) -> Finding:
+def _sane(files: Mapping[str, CheckedBars | StoreError]) -> CheckFinding:
     """Return the bars with implausible values.
 
     Damage is an error: a repair or another request removes it. Bars that only have findings pass
@@ -290,7 +292,7 @@ def _sane(files: Mapping[str, CheckedBars | StoreError]) -> Finding:
     what = "bars have implausible values that the gateway is not known to have returned"
     if kept:
         what += f"; {kept} more are kept as the gateway returned them (`ktrdr verify` lists them)"
-    return Finding(
+    return CheckFinding(
         count,
         sum(one.rows for one in good.values()),
         what,
@@ -339,7 +341,7 @@ def integrity_schedule() -> dg.ScheduleDefinition:
 
 def _checked(
     store: BarStore, timeframe: Timeframe, calendars: dict[str, str], clock: Clock
-) -> Finding:
+) -> CheckFinding:
     """Read the files that are due, and return all files that are known to be damaged."""
     read = 0
     for symbol, paths in due_files(store, timeframe).items():
@@ -354,7 +356,7 @@ def _checked(
     files = sum(
         len(store.layout.bar_files(*key)) for key in store.series_on_disk() if key[1] is timeframe
     )
-    return Finding(
+    return CheckFinding(
         len(damaged),
         files,
         what,

@@ -14,7 +14,7 @@ from ktrdr_pipelines.errors import GatewayUnreachableError
 from ktrdr_pipelines.ib.config import GatewayConfig
 from ktrdr_pipelines.ib.connection.client_ids import ClientIdLeases
 from ktrdr_pipelines.ib.diagnostics.doctor import diagnose, duration_at
-from ktrdr_pipelines.ib.diagnostics.gateway_checks import Check, Name, Verdict, no_connection
+from ktrdr_pipelines.ib.diagnostics.gateway_checks import Check, CheckVerdict, Name, no_connection
 from ktrdr_pipelines.ib.pacing.circuit_breaker import MOST_FAILURES
 from ktrdr_pipelines.ib.pacing.rate_limiter import RateLimiter
 from ktrdr_pipelines.ib.protocol.transport import DisconnectReason, TransportError
@@ -38,7 +38,7 @@ def series_gaps(config: GatewayConfig, gateways: Any) -> Any:
 
 def wrongs(checks: dict[Name, Check]) -> list[Name]:
     """Name what is wrong."""
-    return [name for name, check in checks.items() if check.verdict is Verdict.WRONG]
+    return [name for name, check in checks.items() if check.verdict is CheckVerdict.WRONG]
 
 
 def daily(talk: Any, fields: list[str], words: Any) -> None:
@@ -64,7 +64,7 @@ def test_a_good_gateway_has_nothing_wrong(series_gaps: Any, words: Any) -> None:
     checks = series_gaps(bars=lambda talk, fields: daily(talk, fields, words))
     assert wrongs(checks) == []
     assert {check.verdict for name, check in checks.items() if name is not Name.READ_ONLY} == {
-        Verdict.GOOD
+        CheckVerdict.GOOD
     }
     assert checks[Name.BARS].finding == "AAPL 1d: 1 bars, the last of 2026-01-05"
     assert checks[Name.READ_ONLY].finding.startswith("not checked: ")
@@ -87,7 +87,7 @@ def test_a_gateway_in_another_language_and_zone_is_told_so(series_gaps: Any, wor
     checks = series_gaps(bars=tell, start=start)
     assert wrongs(checks) == []
     language, zone = checks[Name.LANGUAGE], checks[Name.ZONE]
-    assert language.verdict is zone.verdict is Verdict.NOTE
+    assert language.verdict is zone.verdict is CheckVerdict.NOTE
     assert "2104 Verbindung zum Marktdatenserver OK:usfarm" in language.finding
     assert "English" in language.hint
     assert "CST" in zone.finding
@@ -97,9 +97,9 @@ def test_a_gateway_in_another_language_and_zone_is_told_so(series_gaps: Any, wor
 def test_a_closed_port_names_the_port(config: GatewayConfig, closed_port: int) -> None:
     """Nothing is looked at behind a closed port."""
     checks = asyncio.run(diagnose(replace(config, port=closed_port)))
-    assert checks[0].verdict is Verdict.WRONG
+    assert checks[0].verdict is CheckVerdict.WRONG
     assert "nothing listens there" in checks[0].finding
-    assert {check.verdict for check in checks[1:]} == {Verdict.UNKNOWN}
+    assert {check.verdict for check in checks[1:]} == {CheckVerdict.UNKNOWN}
 
 
 def broken_by(disconnect_reason: DisconnectReason, port: int, others: dict[str, int]) -> Check:
@@ -153,14 +153,14 @@ def test_client_ids_that_were_refused_a_moment_ago(config: GatewayConfig, gatewa
         ClientIdLeases(there.folder).quarantine(client_id)
     checks = {check.name: check for check in asyncio.run(diagnose(there))}
     assert wrongs(checks) == [Name.CLIENT_ID]
-    assert checks[Name.PORT].verdict is Verdict.UNKNOWN
+    assert checks[Name.PORT].verdict is CheckVerdict.UNKNOWN
     assert gateway.connects == 0
 
 
 def test_a_host_that_no_listener_knows(config: GatewayConfig) -> None:
     """A slip in IB_HOST is told as one."""
     checks = asyncio.run(diagnose(replace(config, host="gate..home")))
-    assert checks[0].verdict is Verdict.WRONG
+    assert checks[0].verdict is CheckVerdict.WRONG
     assert "no such host" in checks[0].finding
     assert "IB_HOST" in checks[0].hint
 
@@ -190,8 +190,8 @@ def test_a_gateway_that_is_logged_out(series_gaps: Any, words: Any) -> None:
 
     checks = series_gaps(timeout_s=1.0, start=start, contract=words.ignore)
     assert wrongs(checks) == [Name.FARMS, Name.CONTRACTS]
-    assert checks[Name.CLOCK].verdict is Verdict.GOOD
-    assert checks[Name.BARS].verdict is Verdict.UNKNOWN
+    assert checks[Name.CLOCK].verdict is CheckVerdict.GOOD
+    assert checks[Name.BARS].verdict is CheckVerdict.UNKNOWN
     assert "log in" in checks[Name.CONTRACTS].hint
 
 
@@ -207,7 +207,7 @@ def test_a_broken_farm_that_bars_come_without_is_noted(series_gaps: Any, words: 
 
     checks = series_gaps(timeout_s=1.0, start=start, bars=bars)
     assert not wrongs(checks)
-    assert checks[Name.FARMS].verdict is Verdict.NOTE
+    assert checks[Name.FARMS].verdict is CheckVerdict.NOTE
     assert "historical data euhmds broken" in checks[Name.FARMS].finding
 
 
@@ -312,7 +312,7 @@ def test_looking_closes_the_breaker(config: GatewayConfig, gateways: Any, words:
         rate_limiter.note_trouble(1e9 + number, ill_with="silence")
     assert rate_limiter.vitals().breaker.state == "open"
     checks = asyncio.run(diagnose(there))
-    assert all(check.verdict is not Verdict.WRONG for check in checks)
+    assert all(check.verdict is not CheckVerdict.WRONG for check in checks)
     assert rate_limiter.vitals().breaker.state == "closed"
     rate_limiter.close()
 

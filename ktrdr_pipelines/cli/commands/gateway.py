@@ -40,13 +40,13 @@ def doctor(as_json: AsJson = False) -> None:
     from ktrdr_pipelines.cli.entry_point import run_stoppable
     from ktrdr_pipelines.ib.config import GatewayConfig
     from ktrdr_pipelines.ib.diagnostics.doctor import diagnose
-    from ktrdr_pipelines.ib.diagnostics.gateway_checks import Verdict
+    from ktrdr_pipelines.ib.diagnostics.gateway_checks import CheckVerdict
     from ktrdr_pipelines.settings import load_settings
 
     config = GatewayConfig.from_settings(load_settings())
     checks = run_stoppable(diagnose(config))
     make_attempts_due()
-    is_good = all(check.verdict is not Verdict.WRONG for check in checks)
+    is_good = all(check.verdict is not CheckVerdict.WRONG for check in checks)
     if as_json:
         documents = [asdict(check) for check in checks]
         say_json({"gateway": config.gateway, "good": is_good, "checks": documents})

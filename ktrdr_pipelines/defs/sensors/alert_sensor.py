@@ -82,7 +82,7 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class OutageChange:
     """The outages after some ended runs: those that are open, that began, and that are over."""
 
     open_outages: Mapping[str, Outage]
@@ -90,7 +90,7 @@ class Change:
     over: tuple[Outage, ...] = field(default=())
 
 
-def after(open_outages: Mapping[str, Outage], ended: Iterable[Ended]) -> Change:
+def after(open_outages: Mapping[str, Outage], ended: Iterable[Ended]) -> OutageChange:
     """Return the outages after these ended runs, which are in order of time.
 
     An outage that both began and ended within them is in neither ``begun`` nor ``over``.
@@ -108,7 +108,7 @@ def after(open_outages: Mapping[str, Outage], ended: Iterable[Ended]) -> Change:
         # A success with requests used the gateway and wrote to the disk: both outages are over.
         for name in (one.job, GATEWAY, DISK) if one.used_gateway else (one.job,):
             now.pop(name, None)
-    return Change(
+    return OutageChange(
         now,
         begun=tuple(outage for name, outage in now.items() if name not in open_outages),
         over=tuple(outage for name, outage in open_outages.items() if name not in now),

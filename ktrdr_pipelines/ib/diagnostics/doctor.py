@@ -24,8 +24,8 @@ from ktrdr_pipelines.ib.connection.connection import GatewayConnection
 from ktrdr_pipelines.ib.connection.strategy import IbConnectionStrategy, Operation
 from ktrdr_pipelines.ib.diagnostics.gateway_checks import (
     Check,
+    CheckVerdict,
     Name,
-    Verdict,
     client_id,
     clock,
     farms,
@@ -130,7 +130,7 @@ async def _looked(
         language(source.notices.foreign_text),
         farms(health.troubles, tuple(map(str, health.farms))),
         *data,
-        Check(Name.READ_ONLY, Verdict.NOTE, _READ_ONLY),
+        Check(Name.READ_ONLY, CheckVerdict.NOTE, _READ_ONLY),
     ]
 
 
@@ -207,4 +207,4 @@ async def _is_open(host: str, port: int) -> bool:
 def _all(checks: Iterable[Check]) -> list[Check]:
     """Return every check in order; those that were not made have the verdict unknown."""
     made = {check.name: check for check in checks}
-    return [made.get(name, Check(name, Verdict.UNKNOWN, "not reached")) for name in Name]
+    return [made.get(name, Check(name, CheckVerdict.UNKNOWN, "not reached")) for name in Name]

@@ -28,7 +28,7 @@ _LOGIN = (
 )
 
 
-class Verdict(StrEnum):
+class CheckVerdict(StrEnum):
     """The result of a check."""
 
     GOOD = "good"
@@ -60,19 +60,19 @@ class Check:
     """One line of the result; ``hint`` is empty if nothing has to be done."""
 
     name: Name
-    verdict: Verdict
+    verdict: CheckVerdict
     finding: str
     hint: str = ""
 
 
 def good(name: Name, finding: str) -> Check:
     """Return a check that found nothing wrong."""
-    return Check(name, Verdict.GOOD, finding)
+    return Check(name, CheckVerdict.GOOD, finding)
 
 
 def wrong(name: Name, finding: str, hint: str) -> Check:
     """Return a check that found something wrong, with a hint how to fix it."""
-    return Check(name, Verdict.WRONG, finding, hint)
+    return Check(name, CheckVerdict.WRONG, finding, hint)
 
 
 def no_connection(error: GatewayError, port: int, others: dict[str, int]) -> list[Check]:
@@ -111,7 +111,7 @@ def clock(offset_s: float) -> Check:
         hint = "Set both clocks by NTP: due requests and final bars depend on the time"
         return wrong(Name.CLOCK, finding, hint)
     if abs(offset_s) > CLOCK_ODD_S:
-        return Check(Name.CLOCK, Verdict.NOTE, finding)
+        return Check(Name.CLOCK, CheckVerdict.NOTE, finding)
     return good(Name.CLOCK, finding)
 
 
@@ -121,7 +121,7 @@ def zone(unknown: tuple[str, ...]) -> Check:
         return good(Name.ZONE, "all time zones that the gateway uses are known")
     named = ", ".join(name or "none" for name in unknown)
     finding = f"the gateway uses unknown time zones: {named}"
-    return Check(Name.ZONE, Verdict.NOTE, finding, ZONE_HINT)
+    return Check(Name.ZONE, CheckVerdict.NOTE, finding, ZONE_HINT)
 
 
 def language(foreign_text: str) -> Check:
@@ -129,7 +129,7 @@ def language(foreign_text: str) -> Check:
     if not foreign_text:
         return good(Name.LANGUAGE, "the gateway's messages are in English")
     finding = f"the gateway's messages seem not to be English: {foreign_text}"
-    return Check(Name.LANGUAGE, Verdict.NOTE, finding, LANGUAGE_HINT)
+    return Check(Name.LANGUAGE, CheckVerdict.NOTE, finding, LANGUAGE_HINT)
 
 
 def farms(troubles: tuple[str, ...], states: tuple[str, ...]) -> Check:
@@ -138,7 +138,7 @@ def farms(troubles: tuple[str, ...], states: tuple[str, ...]) -> Check:
         return wrong(Name.FARMS, "; ".join(troubles), _LOGIN)
     finding = ", ".join(states) if states else "the gateway reported none"
     is_good = states and not any(state.endswith("broken") for state in states)
-    return Check(Name.FARMS, Verdict.GOOD if is_good else Verdict.NOTE, finding)
+    return Check(Name.FARMS, CheckVerdict.GOOD if is_good else CheckVerdict.NOTE, finding)
 
 
 def client_id(used: int, first: int) -> Check:
@@ -146,7 +146,7 @@ def client_id(used: int, first: int) -> Check:
     if used == first:
         return good(Name.CLIENT_ID, f"{used} is free")
     finding = f"{used} works; those from {first} on are in use or were refused recently"
-    return Check(Name.CLIENT_ID, Verdict.NOTE, finding)
+    return Check(Name.CLIENT_ID, CheckVerdict.NOTE, finding)
 
 
 def pausing(left_s: float) -> Check:
