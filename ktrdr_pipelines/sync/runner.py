@@ -190,7 +190,7 @@ _SAME: Final = timedelta(minutes=1)
 
 
 class Waits:
-    """Reports waits, and repeats a report only when its wait grows by more than a minute.
+    """Reports waits; the same reason again only after its end or if it grows by over a minute.
 
     Args:
         tell: called with the reason of a wait and the moment at which it ends at the latest.
@@ -200,15 +200,15 @@ class Waits:
     def __init__(
         self, tell: Callable[[str, datetime], None], clock: Callable[[], datetime]
     ) -> None:
-        self._tell, self._clock = tell, clock
-        self._told: dict[str, datetime] = {}
+        self._report, self._clock = tell, clock
+        self._reported: dict[str, datetime] = {}
 
     def __call__(self, why: str, wait_s: float) -> None:
         """Report a wait of so many seconds, unless it is short or has been reported."""
         if wait_s < TOLD_FROM_S:
             return
         now = self._clock()
-        until, told = now + timedelta(seconds=wait_s), self._told.get(why)
-        if told is None or told < now or until - told > _SAME:
-            self._told[why] = until
-            self._tell(why, until)
+        until, reported = now + timedelta(seconds=wait_s), self._reported.get(why)
+        if reported is None or reported < now or until - reported > _SAME:
+            self._reported[why] = until
+            self._report(why, until)

@@ -76,7 +76,7 @@ REACH_DAYS = 365
 """How far back one request for a schedule reaches, in days."""
 
 _SCHEDULE: Final = "SCHEDULE"
-_BELIEVED_FOR = timedelta(days=30)
+_VALID_FOR = timedelta(days=30)
 _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 
 
@@ -97,7 +97,7 @@ class Schedules:
         self.requests = 0
         self._calendar_of: dict[str, str] = {}
         self._refuted: set[tuple[str, LearnedDay]] = set()
-        self._untold: set[str] = set()
+        self._unavailable: set[str] = set()
         self._has_bars: dict[str, frozenset[date]] = defaultdict(frozenset)
 
     async def hear_hours(self, instrument: Instrument, note: Callable[[str], None]) -> None:
@@ -107,7 +107,7 @@ class Schedules:
         except GatewayError as error:
             note(f"the trading hours of {instrument} cannot be read: {error}")
             return
-        self._take(instrument, _dated(instrument, days), ScheduleSource.DETAILS, note)
+        self._record_sessions(instrument, _dated(instrument, days), ScheduleSource.DETAILS, note)
 
     async def learn_own_hours(
         self, series: Series, interval: Interval, note: Callable[[str], None]
@@ -122,16 +122,16 @@ class Schedules:
         if not is_assumed(instrument.calendar):
             return
         async with self._requesting[key]:
-            while key not in self._untold and self._learned(instrument):
+            while key not in self._unavailable and self._learned(instrument):
                 missing = self._unknown(instrument, interval, now)
                 if missing is None:
                     return
                 try:
-                    await self._send(instrument, missing, now, note)
+                    await self._request_schedule(instrument, missing, now, note)
                 except GatewayError as error:
                     note(f"schedule of {instrument} not available: {error}")
-                    self._remember(instrument, missing, now)
-                    self._untold.add(key)
+                    self._record_request(instrument, missing, now)
+                    self._unavailable.add(key)
 
     async def ensure(self, series: Series, interval: Interval, note: Callable[[str], None]) -> None:
         """Learn the sessions of an interval that no library knows, before anything is expected.
@@ -142,7 +142,7 @@ class Schedules:
         instrument, now = series.instrument, self._source_session.now()
         async with self._requesting[learned_key(instrument)]:
             while (missing := self._unknown(instrument, interval, now)) is not None:
-                await self._send(instrument, missing, now, note)
+                await self._request_schedule(instrument, missing, now, note)
         if self.calendars.of(instrument).known is None and instrument.end is None:
             raise BadAnswerError(
                 f"sessions of {instrument}",
@@ -162,12 +162,12 @@ class Schedules:
             before = self.calendars
             if not self._was_requested(instrument, day, now):
                 try:
-                    await self._send(instrument, day, now, note)
+                    await self._request_schedule(instrument, day, now, note)
                 except GatewayError as error:
                     note(f"schedule of {instrument} not available: {error}")
                     ended_at = _requested_end(instrument, day, now)
                     last = calendar_named(instrument.calendar).day_of(ended_at)
-                    self._remember(instrument, last, now)
+                    self._record_request(instrument, last, now)
             return not _is_same(before, self.calendars, instrument)
 
     def saw_bars(
@@ -198,7 +198,7 @@ class Schedules:
             if closed:
                 self._store.ledger.forget_days(learned_key(instrument), closed)
                 self._has_bars[instrument.symbol] |= closed
-                self._reopen()
+                self._rebuild_calendars()
                 if note is not None:
                     days = ", ".join(map(str, sorted(closed)))
                     note(
@@ -206,12 +206,12 @@ class Schedules:
                         "sessions are expected again"
                     )
         if timeframe.is_intraday:
-            self._take_late(instrument, timeframe, bars, note)
+            self._record_late_bars(instrument, timeframe, bars, note)
         return self.calendars is not before and not _is_same(before, self.calendars, instrument)
 
     # --- bars -----------------------------------------------------------------------------------
 
-    def _take_late(
+    def _record_late_bars(
         self,
         instrument: Instrument,
         timeframe: Timeframe,
@@ -230,14 +230,14 @@ class Schedules:
         if not late:
             return
         self._store.ledger.record_late_bars(instrument.symbol, late)
-        self._reopen()
+        self._rebuild_calendars()
         if note is None:
             return
         after = self.calendars.of(replace(instrument, end=None))
         zone = ZoneInfo(base.zone)
-        told = {(one.length_us, one.by_us) for one in known}
+        known_extensions = {(one.length_us, one.by_us) for one in known}
         for one in self.calendars.extensions(instrument):
-            if (one.length_us, one.by_us) in told:
+            if (one.length_us, one.by_us) in known_extensions:
                 continue
             [old], [new] = (
                 calendar.sessions(one.sessions[-1], one.sessions[-1] + _DAY)
@@ -268,7 +268,7 @@ class Schedules:
             return
         self._refuted.update((key, one.told) for one in wrong)
         self._store.ledger.withdraw_votes(key, [one.told.day for one in wrong])
-        self._reopen()
+        self._rebuild_calendars()
         if note is not None:
             for one in wrong:
                 note(
@@ -325,11 +325,9 @@ class Schedules:
     def _was_requested(self, instrument: Instrument, day: date, now: datetime) -> bool:
         """Return whether a schedule requested in the last 30 days, after the date, reaches it."""
         asks = self._store.ledger.schedule_asks(learned_key(instrument))
-        return any(
-            ask.first <= day < ask.end and now - ask.asked_at < _BELIEVED_FOR for ask in asks
-        )
+        return any(ask.first <= day < ask.end and now - ask.asked_at < _VALID_FOR for ask in asks)
 
-    async def _send(
+    async def _request_schedule(
         self, instrument: Instrument, day: date, now: datetime, note: Callable[[str], None]
     ) -> None:
         """Request the year that ends a week after a date, and record its sessions.
@@ -356,16 +354,16 @@ class Schedules:
                 told=lambda days: f"{len(days)} session dates",
             )
 
-        told = every_day(_dated(instrument, await self._source_session.ask(request)))
-        self._remember(instrument, max(told[-1].day, day) if told else day, now)
-        self._take(instrument, told, ScheduleSource.SCHEDULE, note)
+        days = every_day(_dated(instrument, await self._source_session.ask(request)))
+        self._record_request(instrument, max(days[-1].day, day) if days else day, now)
+        self._record_sessions(instrument, days, ScheduleSource.SCHEDULE, note)
 
-    def _remember(self, instrument: Instrument, last: date, now: datetime) -> None:
+    def _record_request(self, instrument: Instrument, last: date, now: datetime) -> None:
         """Record a request for a schedule that reached up to a date."""
         ask = ScheduleAsk(last + _WEEK - REACH_DAYS * _DAY, last + _DAY, now)
         self._store.ledger.record_ask(learned_key(instrument), ask)
 
-    def _take(
+    def _record_sessions(
         self,
         instrument: Instrument,
         days: Sequence[LearnedDay],
@@ -382,27 +380,27 @@ class Schedules:
         else:
             denied = any(not one.parts and differs(library, one) for one in days)
             held = self._held(instrument) if denied else frozenset()
-        told = judged(library, days, held, assumed=assumed)
-        if told.refused:
-            note(f"the gateway's sessions of {instrument} are rejected: {told.refused}")
+        accepted = judged(library, days, held, assumed=assumed)
+        if accepted.refused:
+            note(f"the gateway's sessions of {instrument} are rejected: {accepted.refused}")
         is_shared = not assumed and not is_gateways(instrument.calendar)
         if is_shared:
-            for one in extending(self.calendars.shared(instrument.calendar), told.days).refused:
+            for one in extending(self.calendars.shared(instrument.calendar), accepted.days).refused:
                 note(
                     f"the gateway's session {one} of {instrument} is rejected: it reaches into "
                     "another session, or is more than eight hours longer than the known one"
                 )
         known = {one.day: one for one in self._learned(instrument)}
-        new = [one for one in told.days if _is_new(one, known.get(one.day), library)]
+        new = [one for one in accepted.days if _is_new(one, known.get(one.day), library)]
         if new:
             key, at = learned_key(instrument), self._source_session.retry_policy.clock()
             self._store.ledger.record_days(key, new, source, at)
         has_voted = False
-        if told.days and is_shared:
-            has_voted = self._vote(instrument, library, told.days)
+        if accepted.days and is_shared:
+            has_voted = self._vote(instrument, library, accepted.days)
         if new or has_voted:
             before = self.calendars
-            self._reopen()
+            self._rebuild_calendars()
             for text in _shared_changes(instrument.calendar, before, self.calendars):
                 note(text)
 
@@ -433,15 +431,15 @@ class Schedules:
         lost: list[date] = []
         refuted: list[date] = []
         for one in counting:
-            told = votes.get(one.day, {})
+            day_votes = votes.get(one.day, {})
             if not speaks_for_others(library, instrument, one.day, today=today, held=held):
-                lost += [one.day] if symbol in told else []
+                lost += [one.day] if symbol in day_votes else []
                 continue
             # A vote for the library's hours is the same whether or not it includes breaks.
             vote = one if differs(library, one) else hours_of(library, one.day)
-            if told.get(symbol) == vote:
+            if day_votes.get(symbol) == vote:
                 continue
-            before, after = agreed(told), agreed({**told, symbol: vote})
+            before, after = agreed(day_votes), agreed({**day_votes, symbol: vote})
             if (
                 after is not None
                 and (before is None or before.told != after.told)
@@ -460,28 +458,28 @@ class Schedules:
         return bool(lost or refuted or cast)
 
     def _is_held(
-        self, like: Instrument, library: SessionCalendar, told: LearnedDay, today: date
+        self, like: Instrument, library: SessionCalendar, reported: LearnedDay, today: date
     ) -> bool:
         """Return whether the store has bars in the hours that a reported date removes.
 
         Symbols whose calendar is not known yet count too: it may be this one.
         """
-        if told.day > today or not lacks(library, told):
+        if reported.day > today or not lacks(library, reported):
             return False
         key = like.calendar
-        around = Interval(midnight(told.day) - _DAY, midnight(told.day) + 2 * _DAY)
+        around = Interval(midnight(reported.day) - _DAY, midnight(reported.day) + 2 * _DAY)
         calendar_of = self._store.ledger.symbol_calendars()
         for symbol, timeframe in self._store.series_on_disk():
             if timeframe is Timeframe.W1 or calendar_of.get(symbol, key) != key:
                 continue
             bars = self._store.read(Series(replace(like, symbol=symbol), timeframe), around)
-            if _has_removed_bars(library, told, timeframe, bars):
+            if _has_removed_bars(library, reported, timeframe, bars):
                 return True
         return False
 
     # --- what is known --------------------------------------------------------------------------
 
-    def _reopen(self) -> None:
+    def _rebuild_calendars(self) -> None:
         """Rebuild the calendars from the ledger."""
         self.calendars = open_calendars(self._store.ledger)
 
@@ -497,19 +495,19 @@ class Schedules:
 
 
 def _has_removed_bars(
-    library: SessionCalendar, told: LearnedDay, timeframe: Timeframe, bars: pa.Table
+    library: SessionCalendar, reported: LearnedDay, timeframe: Timeframe, bars: pa.Table
 ) -> bool:
     """Return whether bars lie in what a reported date removes from a library's session."""
-    if not bars.num_rows or not lacks(library, told):
+    if not bars.num_rows or not lacks(library, reported):
         return False
     if not timeframe.is_intraday:
         days = bars["session_date"].to_numpy().astype("datetime64[D]")
-        return not told.parts and bool((days == np.datetime64(told.day)).any())
+        return not reported.parts and bool((days == np.datetime64(reported.day)).any())
     keys = timestamps(bars)
-    [session] = library.sessions(told.day, told.day + _DAY)
+    [session] = library.sessions(reported.day, reported.day + _DAY)
     removed = IntervalSet([Interval(session.opens_at, session.closes_at)])
-    if told.parts:
-        removed -= IntervalSet([Interval(told.parts[0].start, told.parts[-1].end)])
+    if reported.parts:
+        removed -= IntervalSet([Interval(reported.parts[0].start, reported.parts[-1].end)])
     return any(
         np.searchsorted(keys, micros(part.start)) < np.searchsorted(keys, micros(part.end))
         for part in removed
@@ -540,10 +538,10 @@ def _shared_changes(key: str, before: Calendars, after: Calendars) -> list[str]:
     return texts
 
 
-def _hours_text(told: LearnedDay, zone: ZoneInfo) -> str:
-    if not told.parts:
+def _hours_text(reported: LearnedDay, zone: ZoneInfo) -> str:
+    if not reported.parts:
         return "closed"
-    return f"{_clock(told.parts[0].start, zone)}-{_clock(told.parts[-1].end, zone)}"
+    return f"{_clock(reported.parts[0].start, zone)}-{_clock(reported.parts[-1].end, zone)}"
 
 
 def _clock(at: datetime, zone: ZoneInfo) -> str:
@@ -558,11 +556,11 @@ def _is_same(before: Calendars, after: Calendars, instrument: Instrument) -> boo
     )
 
 
-def _is_new(told: LearnedDay, known: LearnedDay | None, library: SessionCalendar) -> bool:
+def _is_new(reported: LearnedDay, known: LearnedDay | None, library: SessionCalendar) -> bool:
     """Return whether a date is worth recording: the library differs, or does not reach it."""
     if known is not None:
-        return told != known
-    return library.known is None or told.day > library.known[1] or differs(library, told)
+        return reported != known
+    return library.known is None or reported.day > library.known[1] or differs(library, reported)
 
 
 def _dated(instrument: Instrument, days: Sequence[LearnedDay]) -> Sequence[LearnedDay]:

@@ -94,11 +94,11 @@ class ChunkRun:
             budget -= 1
             if budget <= 0:
                 series_context.defer(self._chunk.interval)
-            chunk = self._following()
+            chunk = self._next_part()
             if chunk is not None:
                 self._context.progress.planned(self._series, 1)
 
-    def _following(self) -> Chunk | None:
+    def _next_part(self) -> Chunk | None:
         """Return the newest part that is still open, no wider than the last responses allow.
 
         The quiet opening of the oldest session is left to the request for the session before it,
@@ -155,9 +155,9 @@ class ChunkRun:
         if spoken_of is not None:
             return received, spoken_of
         series_context.requester.record(received, "nothing by itself: requested with its end")
-        return await self._again(with_end), with_end
+        return await self._request_again(with_end), with_end
 
-    async def _again(self, chunk: Chunk) -> ReceivedResponse:
+    async def _request_again(self, chunk: Chunk) -> ReceivedResponse:
         """Request a chunk once more, with its end."""
         series_context = self._series_context
         self._context.progress.planned(self._series, 1)
@@ -176,13 +176,13 @@ class ChunkRun:
         response: Response | NoData | None = received.response
         if isinstance(response, Response) and (response.impossible or response.implausible):
             chunk = replace(planned, now_until=None)
-            received, response = await self._once_more(chunk, received, response)
+            received, response = await self._reconcile(chunk, received, response)
         proved = "nothing"
         try:
             if isinstance(response, NoData):
                 has_bars = series_context.need(chunk.interval).known_from is not None
                 if has_bars or await series_context.is_alive():
-                    self._say_empty(chunk, controlled=False)
+                    self._record_empty(chunk, controlled=False)
                     proved = "no bars"
                 else:
                     proved = "nothing, no sign of life"
@@ -191,14 +191,14 @@ class ChunkRun:
                 self.was_empty = False
                 proved = "no row that is a bar twice"
             else:
-                proved = await self._take_bars(chunk, response)
+                proved = await self._apply_bars(chunk, response)
         finally:
             series_context.requester.record(received, proved)
         rows = response.bars.num_rows if isinstance(response, Response) else 0
         self._context.progress.answered(self._series, rows)
         await series_context.commits.commit_when_due()
 
-    async def _once_more(
+    async def _reconcile(
         self, chunk: Chunk, received: ReceivedResponse, first: Response
     ) -> tuple[ReceivedResponse, Response | None]:
         """Request a chunk again because rows of its response are impossible or implausible.
@@ -208,13 +208,13 @@ class ChunkRun:
         series_context = self._series_context
         odd = f"{len(first.implausible)} implausible bars, rows at {len(first.impossible)} places"
         series_context.requester.record(received, f"{odd} are no bars: requested once more")
-        again = await self._again(chunk)
+        again = await self._request_again(chunk)
         second = again.response if isinstance(again.response, Response) else None
         return again, reconciled(first, second, self._series.timeframe.length)
 
     # --- responses with bars -------------------------------------------------------------------
 
-    async def _take_bars(self, chunk: Chunk, response: Response) -> str:
+    async def _apply_bars(self, chunk: Chunk, response: Response) -> str:
         """Keep the bars of a response and cover what it proves; return that in a few words."""
         series_context = self._series_context
         self._context.life.saw(series_context.requester)
@@ -233,7 +233,7 @@ class ChunkRun:
         series_context.compare_with_held(chunk, response.bars)
         self._context.evidence.saw_bars(self._series, self._context.source_session.gateway_now())
         if found.earlier_only:
-            return self._take_earlier(chunk, response)
+            return self._apply_earlier_bars(chunk, response)
         self.was_empty = False
         self._refute(found)
         # Findings are recorded before the bars: a finding without a bar is harmless, but an
@@ -241,7 +241,7 @@ class ChunkRun:
         self._record_findings(found.bars, response.implausible)
         series_context.cover(Coverage(bars=found.is_covered), found.bars)
         series_context.learn_from_bars(found.bars)
-        self._say(chunk, found)
+        self._record_statements(chunk, found)
         if self._width is not None:
             # Bars came after a wider request had none: request half of the rest at once.
             need = series_context.need(self._chunk.interval)
@@ -260,7 +260,7 @@ class ChunkRun:
         if found.around:
             series_context.defer_part(found.around)
         self._skip_outer(chunk, timestamps(response.bars), response.impossible)
-        self._part(chunk, before)
+        self._request_parts(chunk, before)
         if found.begins_at is not None:
             await series_context.learn_beginning(ask=False)
         return f"{found.bars.num_rows} bars, {found.is_covered.length} covered"
@@ -278,7 +278,7 @@ class ChunkRun:
             f"{count} with implausible values kept: the gateway returned the same values twice"
         )
 
-    def _part(self, chunk: Chunk, before: IntervalSet) -> None:
+    def _request_parts(self, chunk: Chunk, before: IntervalSet) -> None:
         """Request each open part alone if a response with bars covered none of them.
 
         A part that was requested alone is deferred to another run.
@@ -314,7 +314,7 @@ class ChunkRun:
         for span in (*older, *newer):
             series_context.skip(span.interval)
 
-    def _take_earlier(self, chunk: Chunk, response: Response) -> str:
+    def _apply_earlier_bars(self, chunk: Chunk, response: Response) -> str:
         """Apply a response whose bars are all older than the chunk: a statement of emptiness."""
         if response.lacks_newest:
             self._series_context.defer(chunk.interval)
@@ -324,7 +324,7 @@ class ChunkRun:
             return "rows that are no bars"
         if self._cover_end_of_contract(chunk):
             return "only older bars: the contract's last session ends with them"
-        self._say_empty(chunk, controlled=True)
+        self._record_empty(chunk, controlled=True)
         return "only older bars"
 
     def _cover_end_of_contract(self, chunk: Chunk) -> bool:
@@ -374,14 +374,18 @@ class ChunkRun:
                 "within a day of the refuted one no longer count"
             )
 
-    def _say(self, chunk: Chunk, found: Evaluation) -> None:
+    def _record_statements(self, chunk: Chunk, found: Evaluation) -> None:
         """Record what a response with bars states about sessions without any."""
         series_context, calendar = self._series_context, self._state.calendar
         request, at = new_request(), self._context.source_session.gateway_now()
         timeframe = self._series.timeframe.value
+        around: list[Span] = []
+        if (bounds := found.around.bounds) is not None:
+            spans = expected_spans(calendar, self._series.timeframe, bounds)
+            around = [span for span in spans if found.around.covers(span.interval)]
         statements = [
             Statement(part, StatementKind.AROUND, timeframe, at, request)
-            for part in runs_of(calendar, self._spans(found.around))
+            for part in runs_of(calendar, around)
         ]
         begins_at = found.begins_at
         if begins_at is not None and (
@@ -390,17 +394,9 @@ class ChunkRun:
             statements.append(Statement(received, StatementKind.BEGINS, timeframe, at, request))
         self._context.evidence.record(self._series.symbol, statements)
 
-    def _spans(self, inside: IntervalSet) -> list[Span]:
-        bounds = inside.bounds
-        if bounds is None:
-            return []
-        state = self._state
-        spans = expected_spans(state.calendar, state.series.timeframe, bounds)
-        return [span for span in spans if inside.covers(span.interval)]
-
     # --- responses without bars ----------------------------------------------------------------
 
-    def _say_empty(self, chunk: Chunk, *, controlled: bool) -> None:
+    def _record_empty(self, chunk: Chunk, *, controlled: bool) -> None:
         """Record a response without bars, and decide how much is requested next.
 
         Like an empty session, a quiet part of a session with bars needs a second response. Of

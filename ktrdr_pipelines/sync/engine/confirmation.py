@@ -99,7 +99,7 @@ class Confirmation:
         What they do not prove is requested with bars on both sides from now on.
         """
         found = self._open()
-        self._prove(found)
+        self._cover_confirmed(found)
         empty = [one for one in found if any(said.kind in WITHOUT_BARS for said in one.statements)]
         self._state.without_bars = IntervalSet(one.span.interval for one in empty)
         self._state.unconfirmed = IntervalSet(
@@ -138,7 +138,7 @@ class Confirmation:
         """
         series_context = self._series_context
         await series_context.commits.flush()
-        self._prove(self._open())
+        self._cover_confirmed(self._open())
         if not self._open() and not self._pieces():
             return False
         resumed = False
@@ -148,15 +148,15 @@ class Confirmation:
             if before and not await series_context.learn_beginning(ask=False):
                 is_stated = any(one.statements for one in before)
                 await series_context.learn_beginning(ask=is_stated)
-            self._prove(self._open())
-            resumed = await self._request_daily() or self._take_back()
+            self._cover_confirmed(self._open())
+            resumed = await self._request_daily() or self._resume_unproved()
             await self._request_schedule()
             if not resumed:
                 await self._control()
-        self._prove((*self._open(), *self._pieces()))
+        self._cover_confirmed((*self._open(), *self._pieces()))
         return resumed
 
-    def _take_back(self) -> bool:
+    def _resume_unproved(self) -> bool:
         """Resume what daily bars should have proved but did not; return whether there is any."""
         today = self._context.source_session.gateway_now().date()
         empty = [
@@ -234,7 +234,7 @@ class Confirmation:
             empty_before=self._state.empty_before,
         )
 
-    def _prove(self, found: Iterable[Open]) -> None:
+    def _cover_confirmed(self, found: Iterable[Open]) -> None:
         """Cover what is confirmed empty."""
         series_context = self._series_context
         at = self._context.source_session.market_now().replace(minute=0, second=0, microsecond=0)
@@ -262,7 +262,7 @@ class Confirmation:
                 if any(one.span.closes_at <= oldest for one in block if oldest):
                     break  # there are older bars: they are requested before anything older
             await self._series_context.learn_beginning(ask=False)
-            self._prove(self._open())
+            self._cover_confirmed(self._open())
         if resumed:
             self._state.resume(resumed)
         return bool(resumed)
@@ -344,7 +344,7 @@ class Confirmation:
         at, request = self._context.source_session.gateway_now(), new_request()
         if not isinstance(received.response, Response):
             series_context.requester.record(received, "no daily bars")
-            self._say_empty(block, at, request)
+            self._record_empty(block, at, request)
             return IntervalSet()
         spans = expected_spans(calendar, Timeframe.D1, chunk.interval)
         impossible = received.response.impossible
@@ -361,7 +361,8 @@ class Confirmation:
         )
         daily = Series(self._series.instrument, Timeframe.D1)
         self._context.evidence.saw_bars(daily, at)
-        traded = _traded_days(found.bars)
+        has_trades = pa.array(~is_untraded(found.bars))
+        traded = set(pc.unique(found.bars.filter(has_trades)["session_date"]).to_pylist())
         refuted = [
             Interval(span.opens_at, span.closes_at)
             for span in spans
@@ -382,7 +383,7 @@ class Confirmation:
                     Statement(requested, StatementKind.BEGINS, Timeframe.D1.value, at, request)
                 )
         newest = received.response.bars["session_date"][-1].as_py()
-        self._say_empty(
+        self._record_empty(
             [
                 one
                 for one in block
@@ -405,7 +406,7 @@ class Confirmation:
         self._context.evidence.record(self._series.symbol, statements)
         return IntervalSet(one.span.interval for one in with_bars)
 
-    def _say_empty(
+    def _record_empty(
         self, block: Sequence[Open], at: datetime, request: str, *, controlled: bool = False
     ) -> None:
         """Record that a response had no daily bars of some sessions.
@@ -554,12 +555,6 @@ def _proof_kind(verdict: Verdict) -> ProofKind:
     if verdict.proof is Proof.DISPUTED:
         return ProofKind.DISPUTED
     return ProofKind.VOIDABLE if verdict.is_voidable else ProofKind.PLAIN
-
-
-def _traded_days(bars: pa.Table) -> set[date]:
-    """Return the session dates of bars, except of bars that mark a session without trades."""
-    traded = bars.filter(pa.array(~is_untraded(bars)))
-    return set(pc.unique(traded["session_date"]).to_pylist())
 
 
 def _may_count(sessions: int, most: int | None) -> bool:

@@ -22,7 +22,7 @@ REFUSED = 1_000
 
 _REFUSED_FOR = timedelta(seconds=IbLimitsRegistry.REFUSED_WIDTH_S.value)
 _ENOUGH_RUNS = 2
-_BELIEVED_FOR = timedelta(seconds=IbLimitsRegistry.WIDTH_CACHE_S.value)
+_VALID_FOR = timedelta(seconds=IbLimitsRegistry.WIDTH_CACHE_S.value)
 
 
 class Widths:
@@ -42,7 +42,7 @@ class Widths:
             for timeframe, record in self._before.items()
             if record.runs >= _ENOUGH_RUNS and clock() - record.learned_at < _valid_for(record)
         }
-        self._untold: set[Timeframe] = set()
+        self._unrecorded: set[Timeframe] = set()
 
     def __repr__(self) -> str:
         known = ", ".join(f"{timeframe} {most}" for timeframe, most in self._most.items())
@@ -76,14 +76,14 @@ class Widths:
             self._ledger.record_width(self._gateway, timeframe, record)
             self._before[timeframe] = record
         else:
-            self._untold.add(timeframe)
+            self._unrecorded.add(timeframe)
         return True
 
     def answered(self, timeframe: Timeframe, sessions: int) -> None:
         """Record a response to so many sessions at once, which confirms or refutes a width."""
         before, most = self._before.get(timeframe), self._most.get(timeframe)
-        if timeframe in self._untold and most is not None and sessions <= most:
-            self._untold.discard(timeframe)
+        if timeframe in self._unrecorded and most is not None and sessions <= most:
+            self._unrecorded.discard(timeframe)
             runs = 1 if before is None else before.runs + 1
             record = WidthRecord(most, runs, self._clock())
             self._ledger.record_width(self._gateway, timeframe, record)
@@ -99,4 +99,4 @@ def _is_counted(timeframe: Timeframe, sessions: int, duration: str) -> bool:
 
 
 def _valid_for(record: WidthRecord) -> timedelta:
-    return _REFUSED_FOR if record.runs >= REFUSED else _BELIEVED_FOR
+    return _REFUSED_FOR if record.runs >= REFUSED else _VALID_FOR

@@ -103,7 +103,7 @@ class SeriesRun:
             self._series_context.commits.commit()
         self._series_context.compare_volumes()
         self._close_attempts()
-        self._take_refreshed()
+        self._confirm_refreshed()
         if isinstance(self._series_context.stop, GatewayUnreachableError | ClientIdInUseError):
             raise self._series_context.stop
 
@@ -116,7 +116,7 @@ class SeriesRun:
                 if not await self._confirmation.run():
                     return
             except GatewayError as error:
-                self._take_error(error)
+                self._report_error(error)
                 return
             self._older_without_bars = 0
             await self._rounds()
@@ -173,7 +173,7 @@ class SeriesRun:
                 continue
             most = self._context.widths.most(self._state.series.timeframe)
             if most is not None and chunk.sessions > most:
-                self._cut_anew(chunk, queue)
+                self._split(chunk, queue)
             elif not self._series_context.need(chunk.interval).gaps():
                 self._context.progress.answered(self._state.series, 0)
             elif self._series_context.claim(chunk.interval):
@@ -216,13 +216,13 @@ class SeriesRun:
                 timeframe, chunk_run.requester.sessions, refused=refused
             ):
                 self._series_context.note(f"{error}; requests are narrower from now on")
-                self._cut_anew(chunk, queue)
+                self._split(chunk, queue)
             else:
-                self._take_failure(chunk, error)
+                self._record_failure(chunk, error)
         except GatewayError as error:
-            self._take_failure(chunk, error)
+            self._record_failure(chunk, error)
 
-    def _cut_anew(self, chunk: Chunk, queue: deque[Chunk]) -> None:
+    def _split(self, chunk: Chunk, queue: deque[Chunk]) -> None:
         """Replace a chunk by narrower ones at the head of the queue, in the order of the run."""
         chunks = plan(self._series_context.need(chunk.interval))
         queue.extendleft(chunks if self._tail else reversed(chunks))
@@ -231,7 +231,7 @@ class SeriesRun:
 
     # --- failures ---------------------------------------------------------------------------
 
-    def _take_failure(self, chunk: Chunk, error: GatewayError) -> None:
+    def _record_failure(self, chunk: Chunk, error: GatewayError) -> None:
         """Record and defer a chunk whose request failed; stop if more requests are useless."""
         series_context = self._series_context
         left = series_context.need(chunk.interval).gaps().bounds
@@ -239,9 +239,9 @@ class SeriesRun:
         self._state.defer(IntervalSet([chunk.interval]))
         series_context.failed_attempts.failed(left or chunk.interval, error)
         self._context.progress.answered(self._state.series, 0)
-        self._take_error(error)
+        self._report_error(error)
 
-    def _take_error(self, error: GatewayError) -> None:
+    def _report_error(self, error: GatewayError) -> None:
         """Report a failed request, and stop if more requests are useless."""
         series_context = self._series_context
         self.failures.append(error)
@@ -266,7 +266,7 @@ class SeriesRun:
         if bounds and not series_context.is_dead:
             self._confirmation.write_down()
 
-    def _take_refreshed(self) -> None:
+    def _confirm_refreshed(self) -> None:
         """Set ``refreshed``, and confirm the sparse sessions that were returned unchanged."""
         self.refreshed = self._series_context.refreshed() if self._state.again else IntervalSet()
         received = [

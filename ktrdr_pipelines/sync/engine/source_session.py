@@ -161,7 +161,7 @@ class SourceSession:
         return min(self._source.now(), here) if self._source else here
 
     def gateway_now(self) -> datetime:
-        """Return the gateway's unlimited time, by which its statements are told apart in time."""
+        """Return the gateway's time, even if ahead, by which statements are kept apart."""
         return self._source.now() if self._source else self.retry_policy.market_clock()
 
     def market_now(self) -> datetime:
@@ -195,7 +195,7 @@ class SourceSession:
         if self._final_error is not None:
             raise self._final_error
         retry_policy, paused_s = self.retry_policy, 0.0
-        told: set[str] = set()
+        reported: set[str] = set()
         until = retry_policy.clock() + timedelta(seconds=retry_policy.wait_s)
         for attempts in count(1):
             try:
@@ -210,8 +210,8 @@ class SourceSession:
                 if pause_s is None:
                     self._final_error = error
                     raise
-                if (kind := type(error).__name__) not in told:
-                    told.add(kind)
+                if (kind := type(error).__name__) not in reported:
+                    reported.add(kind)
                     self._waits(_why_not_connected(error, left_s), max(left_s, pause_s))
             await retry_policy.sleep(pause_s)
             paused_s += pause_s
