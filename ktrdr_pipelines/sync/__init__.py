@@ -1,1 +1,1 @@
-"""Loading: from jobs to bars on disk."""
+"""Loading bars: from jobs to bars on disk."""

@@ -1,6 +1,7 @@
-"""IbDataLoader: plan, ask, cover, save, for one series at a time.
+"""IbDataLoader: plans, requests, covers and saves, one series at a time.
 
-Not here: which series and which gateway (``sync.runner``), the decisions (``core``).
+Not here: many series in one run, and the choice of gateway (``sync.runner``), the rounds of
+requests (``sync.engine.series_run``), the rules (``domain.planning``).
 """
 
 from dataclasses import replace
@@ -37,7 +38,7 @@ _NAMED_AT_MOST = 3
 class IbDataLoader:
     """Loads series from a gateway into a store; one object serves many series at once.
 
-    A stop at any moment keeps what was saved; a repeat asks only for the rest.
+    If a load is stopped, what it saved is kept; repeating it requests only the rest.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -46,23 +47,33 @@ class IbDataLoader:
     async def load_data_range(
         self, series: Series, wanted: IntervalSet, options: LoadOptions | None = None
     ) -> SeriesReport:
-        """Make an interval of a series complete, and say what could not be.
+        """Load what is missing of an interval of a series.
 
         Args:
             series: what to load.
-            wanted: the interval, on the stamp axis.
-            manner: how it is asked for; by a person if not given.
+            wanted: the interval, by bar timestamp.
+            options: the load options; as requested by a person if not given.
+
+        Returns: the report, which also has what is still missing and why.
 
         Raises:
-            GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
+            GatewayUnreachableError, ClientIdInUseError: no gateway can be reached.
             ForeignIdentityError: the store holds something else under this symbol.
-            StoreError: what was answered could not be saved.
+            GatewayError: the contract, or sessions that only the gateway knows, could not be
+                learned.
+            StoreError: received bars could not be saved.
         """
         options = options or LoadOptions()
         await self._learn_sessions(series, wanted)
         state = self._states.state(series, wanted, options)
         if options.refresh:
-            self._tell_of_resuming(state)
+            known = self._context.store.ledger.refreshed(series_key(series), self._clock())
+            if known and known.intervals & state.wanted:
+                self._note(
+                    series,
+                    "resuming a refresh that was stopped: ranges received since "
+                    f"{known.since:%Y-%m-%d %H:%MZ} are not requested again",
+                )
         report = await self._run_series(state, options)
         if options.refresh and not report.not_refreshed:
             self._context.store.ledger.end_refresh(series_key(series), state.wanted)
@@ -80,7 +91,7 @@ class IbDataLoader:
         bounds: Bounds | None = None,
         options: LoadOptions | None = None,
     ) -> SeriesReport:
-        """Load what a mode means for a series; errors as ``load_data_range``."""
+        """Load what a mode means for a series; raises as ``load_data_range``."""
         options = options or LoadOptions()
         job = Job(
             series,
@@ -92,14 +103,14 @@ class IbDataLoader:
         return await self.load(job)
 
     async def load(self, job: Job) -> SeriesReport:
-        """Load what a job means; errors as ``load_data_range``."""
+        """Load what a job means; raises as ``load_data_range``."""
         wanted = self._states.wanted(job, self._context.source_session.now())
         return await self.load_data_range(job.series, wanted, job.options)
 
     def merge_and_save_data(
         self, series: Series, identity: Identity, bars: pa.Table, coverage: Coverage
     ) -> SaveResult:
-        """Merge bars and what they cover into the store; newer bars win."""
+        """Merge bars and their coverage into the store; newer bars win."""
         return self._context.store.save(series, identity, bars, coverage)
 
     @property
@@ -114,13 +125,18 @@ class IbDataLoader:
         )
 
     async def _run_series(self, state: SeriesState, options: LoadOptions) -> SeriesReport:
-        """Request what is due, if anything is; without, no gateway is asked."""
+        """Request what is due; if nothing is, no gateway is contacted."""
+        series, schedules = state.series, self._context.schedules
         gaps = state.need(self._context.source_session.now(), self._market_clock()).gaps().bounds
         if gaps is None:
             return self._report(state, options)
-        identity = await self._identity(state.series, gaps)
+        identity = await self._identity(series, gaps)
         self._states.recall_beginning(state, identity.contract_id)
-        await self._hear_hours(state)
+        note = partial(self._note, series)
+        await schedules.hear_hours(series.instrument, note)
+        if (bounds := state.wanted.bounds) is not None:
+            await schedules.learn_own_hours(series, bounds, note)
+        state.learn_calendar(self._context.calendars.of(series.instrument))
         series_run = SeriesRun(self._context, state, identity, options)
         await series_run.run()
         report = self._report(state, options, series_run)
@@ -129,9 +145,10 @@ class IbDataLoader:
         return report
 
     def checked_again(self, job: Job, report: SeriesReport) -> SeriesReport:
-        """Return a report as the store stands at the end of a run of many series.
+        """Return a report updated to the store at the end of a run of many series.
 
-        Bars of one timeframe may have refuted what another one, finished before, was told.
+        Bars of one timeframe may have refuted empty responses for another one that was finished
+        before.
         """
         if report.error is not None or report.now is None:
             return report
@@ -140,33 +157,18 @@ class IbDataLoader:
         return replace(report, unexplained=report.unexplained | (missing - known))
 
     def _record_sparse(self, state: SeriesState, report: SeriesReport) -> None:
-        """Record which sparse sessions are requested once more, and tell of them."""
+        """Record which sparse sessions are requested once more, and report them."""
         found = self._states.sparse_sessions(state.series, state.begins)
         failed_attempts = FailedAttempts(self._context.store.ledger, state.series, self._clock)
         interval = (one.interval for one in found)
         failed_attempts.sparse(interval, wanted=state.wanted, answered=state.proved)
-        if report.sparse:
-            self._report_sparse_sessions(state.series)
-
-    def _report_sparse_sessions(self, series: Series) -> None:
-        """Say which sessions are sparse, and when they are requested once more."""
-        if found := self._states.sparse_sessions(series):
+        if report.sparse and (found := self._states.sparse_sessions(state.series)):
             days = [f"{one.day} ({one.rows} bars)" for one in found[-_NAMED_AT_MOST:]]
             more = f" and {len(found) - len(days)} before" if len(found) > len(days) else ""
             self._note(
-                series,
-                f"far fewer bars than in the sessions around: {', '.join(days)}{more}; they are "
-                "requested once more a quarter of an hour after the first time",
-            )
-
-    def _tell_of_resuming(self, state: SeriesState) -> None:
-        """Say what a refresh leaves out because one that was stopped has had it."""
-        known = self._context.store.ledger.refreshed(series_key(state.series), self._clock())
-        if known and known.intervals & state.wanted:
-            self._note(
                 state.series,
-                f"goes on with a refresh that was stopped: what was answered again since "
-                f"{known.since:%Y-%m-%d %H:%MZ} is not asked for",
+                f"far fewer bars than in the sessions around: {', '.join(days)}{more}; they are "
+                "requested once more 15 minutes after the first time",
             )
 
     def _clock(self) -> datetime:
@@ -176,7 +178,7 @@ class IbDataLoader:
         return self._context.source_session.retry_policy.market_clock()
 
     async def _learn_sessions(self, series: Series, wanted: IntervalSet) -> None:
-        """Let the gateway tell the sessions first, where no library knows them."""
+        """Learn the sessions from the gateway first if no library knows them."""
         bounds, source_session = wanted.bounds, self._context.source_session
         if bounds is None or not is_to_be_told(series.instrument, source_session.now()):
             return
@@ -188,19 +190,11 @@ class IbDataLoader:
             FailedAttempts(self._context.store.ledger, series, self._clock).failed(bounds, error)
             raise
 
-    async def _hear_hours(self, state: SeriesState) -> None:
-        """Take in the hours of the contract that was just looked up."""
-        instrument, note = state.series.instrument, partial(self._note, state.series)
-        await self._context.schedules.hear_hours(instrument, note)
-        if (bounds := state.wanted.bounds) is not None:
-            await self._context.schedules.learn_own_hours(state.series, bounds, note)
-        state.learn_calendar(self._context.calendars.of(instrument))
-
     def _note(self, series: Series, text: str) -> None:
         self._context.progress.noted(series, text)
 
     async def _identity(self, series: Series, gaps: Interval) -> Identity:
-        """Learn what the bars are; what speaks against it is a try at all that is missing."""
+        """Learn the identity of the bars; an error is a failed attempt at all that is missing."""
         try:
             return await learn_identity(self._context.source_session, self._context.store, series)
         except (GatewayUnreachableError, ClientIdInUseError):

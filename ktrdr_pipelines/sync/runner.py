@@ -1,6 +1,7 @@
-"""Many series in one run, over one connection and one store.
+"""LoadManager: many series in one run, over one connection and one store.
 
-Not here: the work on one series (``sync.loader``), what a command or an asset wants.
+Not here: the work on one series (``sync.loader``), what a command or an asset wants to load
+(``cli``, ``defs``).
 """
 
 import asyncio
@@ -51,10 +52,10 @@ class LoadManager:
 
     Args:
         layout: the store.
-        open_source: opens a source of bars; called when something has to be asked.
-        gateway: its name, for what is remembered of it.
-        patience: how often and how soon failed questions are asked again.
-        progress: who listens.
+        open_source: opens a source of bars; called when the first request is due.
+        gateway: the gateway's name, under which the ledger records what is known of it.
+        retry_policy: how often and how soon failed requests are retried.
+        progress: receives the progress of the run.
     """
 
     layout: StoreLayout
@@ -64,48 +65,58 @@ class LoadManager:
     progress: Progress = field(default_factory=Quiet)
 
     async def run(self, jobs: Sequence[Job]) -> list[SeriesReport]:
-        """Load every job, long timeframes first; reports come in the order of the jobs.
+        """Load every job, long timeframes first, and return the reports in the order of the jobs.
 
-        A series that cannot be loaded does not stop the others: its report says why.
+        A series that cannot be loaded does not stop the others: its report has the error.
 
         Raises:
-            GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
+            GatewayUnreachableError, ClientIdInUseError: no gateway can be reached.
             DiskError: the store cannot be written.
             StoreReplacedError: the store is not the one that was opened.
         """
         async with self._context() as context:
             loader = IbDataLoader(context)
-            reports = await _all(loader, jobs)
+            reports = await _load_all(loader, jobs)
             return [loader.checked_again(job, one) for job, one in zip(jobs, reports, strict=True)]
 
     async def discover(
         self, instruments: Sequence[Instrument], *, refresh: bool = False
     ) -> list[EarliestData]:
-        """Find out where the data of instruments begin; what is freshly known is not asked.
+        """Find where the data of instruments begin, without requests if that is freshly known.
 
-        An instrument that cannot be asked about does not stop the others: its result says why.
+        An instrument whose requests fail does not stop the others: its result has the error.
 
         Raises:
-            GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
+            GatewayUnreachableError, ClientIdInUseError: no gateway can be reached.
+            DiskError: the store cannot be written.
+            StoreReplacedError: the store is not the one that was opened.
         """
+        found = []
         async with self._context() as context:
             discovery = Discovery(context)
-            return [await _begun(discovery, one, refresh=refresh) for one in instruments]
+            for instrument in instruments:
+                try:
+                    found.append(await discovery.ask(instrument, refresh=refresh))
+                except _FATAL:
+                    raise
+                except KtrdrError as error:
+                    found.append(replace(discovery.known(instrument), error=error))
+        return found
 
     @asynccontextmanager
     async def _context(self) -> AsyncIterator[RunContext]:
-        """Hold what a run needs, in a store that stays the one that was opened."""
+        """Hold the run context, and check at the end that the store is still the same."""
         try:
             async with self._held() as context:
                 yield context
                 self.layout.require_same()
         except (NoStoreError, StoreError):
-            self.layout.require_same()  # says more than what it led to
+            self.layout.require_same()  # a replaced store explains more than the error it led to
             raise
 
     @asynccontextmanager
     async def _held(self) -> AsyncIterator[RunContext]:
-        """Hold what a run needs; a connection is opened when something has to be asked."""
+        """Hold the run context; the connection is opened when the first request is due."""
         ledger = open_ledger(self.layout)
         with claiming(self.layout, ledger) as claimant:
             waits = Waits(self.progress.waiting, self.retry_policy.clock)
@@ -126,17 +137,8 @@ class LoadManager:
                 )
 
 
-async def _begun(discovery: Discovery, instrument: Instrument, *, refresh: bool) -> EarliestData:
-    try:
-        return await discovery.ask(instrument, refresh=refresh)
-    except _FATAL:
-        raise
-    except KtrdrError as error:
-        return replace(discovery.known(instrument), error=error)
-
-
-async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
-    """Work on jobs, several at a time; two of one series come one after the other."""
+async def _load_all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
+    """Load jobs, several at a time; two of one series are loaded one after the other."""
     concurrency = asyncio.Semaphore(_AT_ONCE)
     locks = {job.series: asyncio.Lock() for job in jobs}
     order = sorted(range(len(jobs)), key=lambda n: jobs[n].series.timeframe.seconds, reverse=True)
@@ -146,39 +148,31 @@ async def _all(loader: IbDataLoader, jobs: Sequence[Job]) -> list[SeriesReport]:
         if job.series.timeframe is Timeframe.D1 and job.mode is not Mode.TAIL
     }
 
-    async def within(job: Job) -> SeriesReport:
-        """Load a job after the daily bars of its symbol, which speak for every timeframe."""
+    async def load_in_turn(job: Job) -> SeriesReport:
+        """Load a job after the daily bars of its symbol, which are evidence for all timeframes."""
         first = daily.get(job.series.symbol)
         if first is not None and job.series.timeframe is not Timeframe.D1:
             await first.wait()
         try:
             async with locks[job.series], concurrency:
-                return await _one(loader, job)
+                return await loader.load(job)
+        except _FATAL:
+            raise
+        except KtrdrError as error:
+            return SeriesReport(job.series, error=error)
         finally:
             if first is not None and job.series.timeframe is Timeframe.D1:
                 first.set()
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = {number: group.create_task(within(jobs[number])) for number in order}
+            tasks = {number: group.create_task(load_in_turn(jobs[number])) for number in order}
     except BaseExceptionGroup as failures:
-        raise _first(failures) from failures
+        # The project's own error says most; without one, the first.
+        flat = _flat(failures)
+        error = next((one for one in flat if isinstance(one, KtrdrError)), flat[0])
+        raise error from failures
     return [tasks[number].result() for number in range(len(jobs))]
-
-
-async def _one(loader: IbDataLoader, job: Job) -> SeriesReport:
-    try:
-        return await loader.load(job)
-    except _FATAL:
-        raise
-    except KtrdrError as error:
-        return SeriesReport(job.series, error=error)
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Give the one error that says most: the first of the project's own, else the first."""
-    flat = list(_flat(failures))
-    return next((error for error in flat if isinstance(error, KtrdrError)), flat[0])
 
 
 def _flat(failures: BaseExceptionGroup[BaseException]) -> list[BaseException]:
@@ -190,31 +184,31 @@ def _flat(failures: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 
 TOLD_FROM_S: Final = 3.0
-"""Seconds from which a wait is told: a shorter one is over before anybody wonders."""
+"""Seconds from which a wait is reported: a shorter one is over before a user notices."""
 
 _SAME: Final = timedelta(minutes=1)
 
 
 class Waits:
-    """Tells of waits.
+    """Reports waits; the same reason again only after its end or if it grows by over a minute.
 
     Args:
-        tell: takes in words what is waited for, and the moment at which that ends at the latest.
+        tell: called with the reason of a wait and the moment at which it ends at the latest.
         clock: this machine's time.
     """
 
     def __init__(
         self, tell: Callable[[str, datetime], None], clock: Callable[[], datetime]
     ) -> None:
-        self._tell, self._clock = tell, clock
-        self._told: dict[str, datetime] = {}
+        self._report, self._clock = tell, clock
+        self._reported: dict[str, datetime] = {}
 
     def __call__(self, why: str, wait_s: float) -> None:
-        """Take in that something is waited for so many seconds."""
+        """Report a wait of so many seconds, unless it is short or has been reported."""
         if wait_s < TOLD_FROM_S:
             return
         now = self._clock()
-        until, told = now + timedelta(seconds=wait_s), self._told.get(why)
-        if told is None or told < now or until - told > _SAME:
-            self._told[why] = until
-            self._tell(why, until)
+        until, reported = now + timedelta(seconds=wait_s), self._reported.get(why)
+        if reported is None or reported < now or until - reported > _SAME:
+            self._reported[why] = until
+            self._report(why, until)

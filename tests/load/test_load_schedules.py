@@ -165,7 +165,7 @@ def test_a_schedule_of_another_market_is_noted_and_not_believed(closure: World) 
     ]
     notes = Notes()
     check_needs_proof(closure, notes)
-    assert any("are not believed: it contradicts" in text for text in notes.texts)
+    assert any("are rejected: it contradicts" in text for text in notes.texts)
     assert closure.bench.ledger.learned_days() == {}
 
 
@@ -178,7 +178,7 @@ def test_a_schedule_that_cannot_be_had_costs_nothing(closure: World) -> None:
     closure.bench.gateway.schedule_twist = refuse
     notes = Notes()
     check_needs_proof(closure, notes)
-    assert any("schedule of AAPL could not be learned" in text for text in notes.texts)
+    assert any("schedule of AAPL not available" in text for text in notes.texts)
     assert len(closure.bench.gateway.schedules_asked) == 1 + closure.bench.retries
 
 
@@ -289,7 +289,7 @@ def test_without_its_sessions_such_a_series_is_never_complete(
     report = bench.load(series, wanted)
     assert not report.is_complete
     assert report.error is not None
-    assert "the gateway told none that can be believed" in str(report.error)
+    assert "the gateway returned no plausible ones" in str(report.error)
 
     def refuse(ends_at: datetime, days: int) -> list[LearnedDay]:
         raise GatewayTimeoutError("schedule", reason="no answer")

@@ -142,7 +142,7 @@ def test_a_question_asked_again_at_once_says_that_it_waits(world: MakeWorld) -> 
     )
     manager = replace(made.bench.manager(), progress=Telling(told))
     asyncio.run(manager.run([Job(made.series, wanted=IntervalSet([made.wanted]))]))
-    assert any("asked once more; IB takes the same only every 15 s" in text for text in told)
+    assert any("IB accepts identical requests only every 15 s" in text for text in told)
 
 
 def quarter(number: int) -> Interval:

@@ -161,8 +161,8 @@ def test_three_contracts_change_the_calendar_of_all(exchange: Bench) -> None:
         assert shared_session(exchange, EARLY) == [known]
     notes = hear(exchange, "CCC", EARLY, early)
     [text] = notes
-    assert text.startswith("XNYS.RTH 2024-06-20: 09:30-13:00 in place of 09:30-16:00 ")
-    assert text.endswith("as 3 contracts tell: AAA, BBB, CCC")
+    assert text.startswith("XNYS.RTH 2024-06-20: 09:30-13:00 instead of 09:30-16:00 ")
+    assert text.endswith("according to 3 contracts: AAA, BBB, CCC")
     assert shared_session(exchange, EARLY) == [early]
     index = open_calendars(exchange.ledger)
     assert index.of(stock("AAA")) is index.of(stock("ZZZ"))
@@ -278,8 +278,8 @@ def test_three_days_of_late_bars_make_earlier_days_due(
     [report] = bench.run_with(notes, series, NEW_DAYS)
     assert report.is_complete
     [text] = notes.texts
-    assert text.startswith("sessions of VIX last until 16:15 in place of 16:00 ")
-    assert text.endswith("bars came after the close on 2024-06-12, 2024-06-13, 2024-06-14")
+    assert text.startswith("sessions of VIX last until 16:15 instead of 16:00 ")
+    assert text.endswith("bars after the close on 2024-06-12, 2024-06-13, 2024-06-14")
     index = open_calendars(bench.ledger)
     wanted = Series(replace(series.instrument, start=FIRST), M5)
     [found] = GapIndex(bench.store, index, bench.gateway.gateway).series_gaps(

@@ -1,1 +1,1 @@
-"""What is found out of instruments before bars: contracts, sessions, oldest data."""
+"""What is learned of instruments before their bars: contracts, sessions, where data begin."""

@@ -1,7 +1,6 @@
-"""Discovering where the data of instruments begin: by their head, else by probing.
+"""Discovering where the data of instruments begin: by their head timestamp, else by probing.
 
-Not here: what is remembered and for how long (``sync.discovery.head_timestamps``), the search
-(``sync.discovery.head_timestamps``).
+Not here: the search, and what is remembered and for how long (``sync.discovery.head_timestamps``).
 """
 
 from dataclasses import dataclass
@@ -31,10 +30,10 @@ class Known(StrEnum):
 class EarliestData:
     """Where the data of one instrument begin, for its what_to_show.
 
-    ``oldest`` is the session date of the head timestamp, or of the oldest bar that was found;
-    ``head`` the moment that the gateway named. ``contradicted`` says that an older bar is held,
-    so that the head is none. ``empty`` are session dates ``[first, end)`` that probing found to
-    have no bar. ``error`` says why it could not be asked; the rest is what was known before.
+    ``oldest`` is the session date of the head timestamp, or of the oldest bar found; ``head`` is
+    the head timestamp itself. ``contradicted``: an older bar is held, so the head timestamp is
+    wrong. ``empty`` are ranges of session dates ``[first, end)`` that probing found to have no bar.
+    ``error`` is why the requests failed; the other fields are then what was known before.
     """
 
     instrument: Instrument
@@ -48,7 +47,7 @@ class EarliestData:
 
 
 class Discovery:
-    """Finds out where data begin; one question a contract and what_to_show a day at most."""
+    """Finds where data begin; one head request a day at most for a contract and what_to_show."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -56,14 +55,14 @@ class Discovery:
         self._market_clock = context.source_session.retry_policy.market_clock
 
     async def ask(self, instrument: Instrument, *, refresh: bool = False) -> EarliestData:
-        """Give the start of an instrument's data, asking where it is not freshly known.
+        """Return the start of an instrument's data, with requests if it is not freshly known.
 
         Args:
-            instrument: whose data.
-            refresh: ask whatever is known.
+            instrument: the instrument.
+            refresh: make the requests even if the start is freshly known.
 
         Raises:
-            GatewayError: it could not be asked.
+            GatewayError: a request failed.
             ForeignIdentityError: the store holds something else under this symbol.
         """
         context, series = self._context, _any_series(instrument)
@@ -85,7 +84,7 @@ class Discovery:
         return found
 
     def known(self, instrument: Instrument) -> EarliestData:
-        """Say what is known of the start of an instrument's data, asking nobody."""
+        """Return what is known of the start of an instrument's data, without any request."""
         contract_id = known_contract(self._context.store, _any_series(instrument))
         return self._known(instrument, contract_id)
 
@@ -99,7 +98,7 @@ class Discovery:
         empty = ranges.empty_ranges(instrument, contract_id, self._market_clock())
         intervals = tuple((one.first, one.end) for one in empty)
         head = record.head if record else None
-        day = self._day_of(instrument, head) if head else None
+        day = self._context.calendars.of(instrument).day_of(head) if head else None
         contradicted = bool(day and held and held < day)
         if day and not contradicted:
             asked_at = record.asked_at if record else None
@@ -117,7 +116,7 @@ class Discovery:
         )
 
     async def _probe(self, instrument: Instrument, contract_id: int) -> None:
-        """Search for the oldest bar, from the oldest that is held or from now."""
+        """Search for the oldest bar, starting from the oldest that is held, else from now."""
         context, calendar = self._context, self._context.calendars.of(instrument)
         requester = BarRequester(
             context.source_session,
@@ -145,11 +144,8 @@ class Discovery:
             requests=requester.requests,
         )
 
-    def _day_of(self, instrument: Instrument, moment: datetime) -> date:
-        return self._context.calendars.of(instrument).day_of(moment)
-
     def _oldest_held(self, instrument: Instrument) -> date | None:
-        """Give the session date of the oldest bar of any timeframe but weeks."""
+        """Return the session date of the oldest bar of any timeframe but 1w."""
         store = self._context.store
         days = (
             next(iter(store.rows_per_session(Series(instrument, kind))), None)

@@ -1,18 +1,15 @@
-"""Where the data of a contract begin: the head timestamp, or found by probing.
+"""Where the data of a contract begin: the head timestamp, or a search by small requests (probing).
 
-Probing: where data begin, found by small requests, where the gateway does not say.
+What a probe proves: bars show that the data are at least as old. An empty response for a year shows
+only that this year has no bar, and not even that by itself, since a request that reaches past the
+gateway's oldest bar may return nothing (grade C). So an interval counts as empty only if its newest
+month, its newest week and its first days, requested alone, are empty too.
 
-What a probe proves, and what it does not: bars show that the data are at least as old. Silence
-about a year shows only that this year has no bar, and not even that by itself, since a request
-that reaches past the gateway's oldest bar may be answered with nothing (grade C); so an interval
-counts as silent only when its newest month, its newest week and its first days, asked alone, are
-silent too.
-Silence says nothing about what is older: a hole of a year or more inside a history looks just so.
-The search therefore looks beyond every silence that it meets, at growing distances, and its
-result is told as what it is: the oldest bar that was found. Only intervals that were probed
-themselves excuse a gap.
+An empty interval proves nothing about older data: a hole of a year or more inside a history looks
+the same. The search therefore looks beyond every empty interval, at growing distances, and reports
+its result as the oldest bar found. Only intervals that were probed themselves excuse a gap.
 
-Range discovery: where the gateway's data of an instrument begins.
+Not here: which of both is used for an instrument (``sync.discovery.earliest_data``).
 """
 
 import asyncio
@@ -34,15 +31,16 @@ _YEAR, _MONTH, _WEEK = (
     (Timeframe.D1, "1 M"),
     (Timeframe.D1, "1 W"),
 )
-"""What is requested back from the end of a year or month, in durations that IB's conservative table
+"""Requests back from the end of a year or month, in durations that IB's conservative table
 allows."""
 
 _FIRST_DAYS = timedelta(days=10)
-"""How long a part at the start of a year or month is requested on its own: a year or a month back
-from the end may begin a few days late, with the first whole week or after the date of the end."""
+"""Length of the part at the start of a year or month that is requested alone: a request for a year
+or month back from the end may begin a few days late, with the first whole week or after the date of
+the end."""
 
 Ask = Callable[[Timeframe, date, str], Awaitable[date | None]]
-"""Asks for bars that end before a session date, and gives the date of the oldest, or None."""
+"""Requests bars that end before a session date, and returns the date of the oldest, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class Cell:
 
     @property
     def is_year(self) -> bool:
-        """Say whether it is longer than a month."""
+        """Whether it is longer than a month."""
         return (self.end - self.first).days > 31
 
     def __str__(self) -> str:
@@ -62,20 +60,20 @@ class Cell:
 
 
 def year_of(day: date) -> Cell:
-    """Give the calendar year of a date."""
+    """Return the calendar year of a date."""
     return Cell(date(day.year, 1, 1), date(day.year + 1, 1, 1))
 
 
 def month_of(day: date) -> Cell:
-    """Give the calendar month of a date."""
+    """Return the calendar month of a date."""
     first = day.replace(day=1)
     return Cell(first, (first + timedelta(days=31)).replace(day=1))
 
 
 async def oldest_in(ask: Ask, cell: Cell) -> date | None:
-    """Give the oldest date found by asking for an interval; None where it is proved silent.
+    """Return the oldest date with a bar that requests for an interval find, None if it is empty.
 
-    What comes may be older than the interval: requests reach back further.
+    The date may be older than the interval, because requests reach back further.
     """
     widths = (_YEAR, _MONTH, _WEEK) if cell.is_year else (_MONTH, _WEEK)
     found = None
@@ -92,10 +90,11 @@ async def oldest_in(ask: Ask, cell: Cell) -> date | None:
 
 @dataclass(slots=True)
 class Search:
-    """Looks for the oldest bar between a date that is wanted and one that is known to have bars.
+    """A search for the oldest bar between a date that is wanted and one that is known to have bars.
 
-    It takes a number of probes that grows with the logarithm of the years, once for every hole
-    that it meets. ``empty`` are the intervals that were proved to have no bar.
+    The number of probes grows with the logarithm of the years, once for each hole in the history.
+    ``floor`` is the date that is wanted, ``oldest`` the oldest date known to have bars. ``empty``
+    maps each probed interval to whether it has no bar.
     """
 
     ask: Ask
@@ -105,18 +104,14 @@ class Search:
     probes: int = 0
 
     async def run(self) -> date:
-        """Give the date of the oldest bar that was found."""
-        year = self.oldest.year
-        while True:
-            year = await self._bisect_years(year)
-            older = await self._beyond(year)
-            if older is None:
-                break
-            year = older
+        """Return the date of the oldest bar found."""
+        year: int | None = self.oldest.year
+        while year is not None:
+            year = await self._beyond(await self._bisect_years(year))
         return await self._bisect_months()
 
     async def _bisect_years(self, newest: int) -> int:
-        """Give the oldest year with bars, as though there were no hole."""
+        """Return the oldest year with bars, assuming that there is no hole."""
         low, high = self.floor.year - 1, newest
         while high - low > 1:
             middle = (low + high) // 2
@@ -128,7 +123,10 @@ class Search:
         return high
 
     async def _beyond(self, year: int) -> int | None:
-        """Look for bars behind the silence before a year, ever further, down to the floor."""
+        """Return a year with bars before the empty year behind a year, or None down to the floor.
+
+        The years are probed at growing distances.
+        """
         for one in _further(year - 1, self.floor.year):
             found = await self._probe(Cell(date(one, 1, 1), date(one + 1, 1, 1)))
             if found is not None:
@@ -136,7 +134,7 @@ class Search:
         return None
 
     async def _bisect_months(self) -> date:
-        """Find the first month with bars in the oldest year that has some, and its first bar."""
+        """Return the date of the first bar, by the first month with bars in the oldest year."""
         if self.oldest < self.floor:
             return self.oldest
         year, low, high = self.oldest.year, 0, self.oldest.month
@@ -151,7 +149,7 @@ class Search:
         return self.oldest
 
     async def _probe(self, cell: Cell) -> date | None:
-        """Ask for an interval, unless it is known to be silent."""
+        """Return what ``oldest_in`` finds, None without a request if known to be empty."""
         if self.empty.get(cell):
             return None
         self.probes += 1
@@ -163,7 +161,7 @@ class Search:
 
 
 def _further(year: int, floor: int) -> Iterator[int]:
-    """Give years before a year, one, two, four, eight... before it, and the floor last."""
+    """Return the years that are one, two, four, eight... before a year, and the floor last."""
     step = 1
     while year - step > floor:
         yield year - step
@@ -183,16 +181,16 @@ class RangeDiscovery:
 
     @property
     def gateway(self) -> str:
-        """Whose data they are, as ``host:port``."""
+        """The gateway that the data are of, as ``host:port``."""
         return self._gateway
 
     def known_head(self, instrument: Instrument, contract_id: int) -> datetime | None:
-        """Give the head timestamp that was last heard, however long ago."""
+        """Return the head timestamp that the gateway returned last, however long ago."""
         record = self.record(instrument, contract_id)
         return record.head if record else None
 
     def is_fresh(self, instrument: Instrument, contract_id: int, now: datetime) -> bool:
-        """Say whether the gateway was asked within the last day."""
+        """Return whether the head timestamp was requested within the last day."""
         record = self.record(instrument, contract_id)
         most = timedelta(seconds=IbLimitsRegistry.HEAD_CACHE_S.value)
         return record is not None and now - record.asked_at < most
@@ -204,41 +202,32 @@ class RangeDiscovery:
         contract_id: int,
         note: Callable[[str], None],
     ) -> datetime | None:
-        """Give the head timestamp, asking where it is not fresh; None where it can't be had.
+        """Return the head timestamp, requesting it unless it is fresh; None if not available.
 
-        A gateway that fails to answer is noted, is not asked again and leaves what was known: the
-        head timestamp saves requests, it proves nothing that a bar request would not.
+        A failed request is noted and not repeated in this run, and leaves what was known: the head
+        timestamp saves requests, but proves nothing that a bar request would not.
         """
         async with self._requesting:
-            return await self._head(source_session, instrument, contract_id, note)
-
-    async def _head(
-        self,
-        source_session: SourceSession,
-        instrument: Instrument,
-        contract_id: int,
-        note: Callable[[str], None],
-    ) -> datetime | None:
-        contract = (contract_id, instrument.what_to_show.value)
-        is_fresh = self.is_fresh(instrument, contract_id, source_session.retry_policy.clock())
-        if is_fresh or contract in self._failed:
-            return self.known_head(instrument, contract_id)
-        try:
-            head = await self.request_head(source_session, instrument, contract_id)
-        except GatewayError as error:
-            self._failed.add(contract)
-            note(f"the start of the data of {instrument} could not be learned: {error}")
-            return self.known_head(instrument, contract_id)
-        self.record_head(instrument, contract_id, head, source_session.retry_policy.clock())
-        return head
+            contract = (contract_id, instrument.what_to_show.value)
+            is_fresh = self.is_fresh(instrument, contract_id, source_session.retry_policy.clock())
+            if is_fresh or contract in self._failed:
+                return self.known_head(instrument, contract_id)
+            try:
+                head = await self.request_head(source_session, instrument, contract_id)
+            except GatewayError as error:
+                self._failed.add(contract)
+                note(f"head timestamp of {instrument} not available: {error}")
+                return self.known_head(instrument, contract_id)
+            self.record_head(instrument, contract_id, head, source_session.retry_policy.clock())
+            return head
 
     async def request_head(
         self, source_session: SourceSession, instrument: Instrument, contract_id: int
     ) -> datetime | None:
-        """Ask for the head timestamp, whatever is known; None where the gateway cannot say.
+        """Request the head timestamp, whatever is known; None if the gateway has none.
 
         Raises:
-            GatewayError: it could not be asked.
+            GatewayError: the request failed.
         """
         series = Series(instrument, instrument.timeframes[0])
         about = RequestSubject(series, contract_id, instrument.what_to_show.value)
@@ -262,16 +251,16 @@ class RangeDiscovery:
     def record_head(
         self, instrument: Instrument, contract_id: int, head: datetime | None, at: datetime
     ) -> None:
-        """Remember what the gateway said of the oldest data; None where it cannot say."""
+        """Record the head timestamp that the gateway returned, None if it has none."""
         what = instrument.what_to_show.value
         self._ledger.record_head(contract_id, what, self._gateway, head=head, asked_at=at)
 
     def probe(self, instrument: Instrument, contract_id: int) -> ProbeRecord | None:
-        """Give what probing found last, however long ago."""
+        """Return what probing found last, however long ago."""
         return self._ledger.probe(contract_id, instrument.what_to_show.value, self._gateway)
 
     def is_probed(self, instrument: Instrument, contract_id: int, now: datetime) -> bool:
-        """Say whether what probing found is still believed."""
+        """Return whether the last result of probing is still valid."""
         record = self.probe(instrument, contract_id)
         most = timedelta(seconds=IbLimitsRegistry.PROBE_CACHE_S.value)
         return record is not None and now - record.asked_at < most
@@ -286,7 +275,7 @@ class RangeDiscovery:
         at: datetime,
         requests: int,
     ) -> None:
-        """Remember what a search found: the oldest bar, and the intervals that are silent."""
+        """Record what a search found: the oldest bar, and the empty intervals."""
         contract = (contract_id, instrument.what_to_show.value, self._gateway)
         self._ledger.record_probe(*contract, record=ProbeRecord(oldest, requests, at))
         for cell in (cell for cell, is_empty in search.empty.items() if is_empty):
@@ -296,11 +285,11 @@ class RangeDiscovery:
     def empty_ranges(
         self, instrument: Instrument, contract_id: int, now: datetime
     ) -> list[EmptyRange]:
-        """Give the intervals that probing found silent, as far as that is still believed."""
+        """Return the intervals that probing found empty, as far as that is still valid."""
         what = instrument.what_to_show.value
         records = self._ledger.empty_ranges_of(contract_id, what, self._gateway)
         return [record for record in records if record.is_valid(now)]
 
     def record(self, instrument: Instrument, contract_id: int) -> HeadRecord | None:
-        """Give what the gateway said of the oldest data, and when; None where it was not asked."""
+        """Return the last response to a head request and its time, None if there was none."""
         return self._ledger.head(contract_id, instrument.what_to_show.value, self._gateway)

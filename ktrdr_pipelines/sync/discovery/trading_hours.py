@@ -1,23 +1,23 @@
-"""Learning sessions from the gateway: when it is asked, and what becomes of the book of calendars.
+"""Learning trading sessions from the gateway: when they are requested, and how calendars change.
 
 The hours in contract details cost no request: they are recorded whenever a contract is looked up. A
 schedule is requested
 
-- always before a load of a calendar that only the gateway knows, and of one whose library ends
+- always before a load with a calendar that only the gateway knows, or with one whose library ends
   before now, for the dates that are not known yet;
-- when a closed session of a known calendar came without bars, and no schedule of the contract of
-  the last 30 days reaches it: one request tells a year.
+- when a closed session of a known calendar had no bars, and no schedule of the contract received in
+  the last 30 days reaches it: one request covers a year.
 
-What a contract tells is kept under its symbol, as far as
-``domain.calendars.gateway_schedules.judged`` believes it, and only adds to what is expected of it.
-A contract that speaks for others also has a vote on the calendar that symbols share: three that
-agree change it, unless held bars speak against it. Where the calendar is an assumption (coins), the
-contract's own hours decide for the contract alone, and bars outside them take a date back that was
-told to be closed. Bars after the close extend the sessions of their instrument
-(``domain.calendars.session_extension``). What is not believed, and every change, is noted. A
-failure to answer is noted too, and costs a known calendar nothing.
+The sessions of a contract are recorded under its symbol if
+``domain.calendars.gateway_schedules.judged`` accepts them, and only add to what is expected of it.
+A contract that is representative of its calendar also has a vote on the calendar that symbols
+share: three that agree change it, unless held bars contradict. Where the calendar is an assumption
+(coins), the contract's own hours apply to that contract alone, and bars on a date reported as
+closed make it expected again. Bars after the close extend the sessions of their instrument
+(``domain.calendars.session_extension``). Rejected sessions, changes and failed requests are noted;
+a failed request leaves a known calendar as it is.
 
-Not here: reading the answers (``ib.protocol.schedule_messages``), where they are kept
+Not here: parsing schedules (``ib.protocol.schedule_messages``), where they are kept
 (``store.ledger.gateway_records``).
 """
 
@@ -69,23 +69,25 @@ from ktrdr_pipelines.sync.engine.bar_requester import RequestAudit, RequestSubje
 from ktrdr_pipelines.sync.engine.source_session import SourceSession
 
 _DATED_IN: Final = ZoneInfo("America/New_York")
-"""Where sessions of coins are dated by their close: west of every exchange, so that sessions that
-end at a midnight anywhere are of the date before."""
+"""Zone in which sessions of coins are dated by their close: west of every exchange, so that a
+session that ends at midnight at any exchange belongs to the date before."""
 
 REACH_DAYS = 365
-"""How far back one request reaches."""
+"""How far back one request for a schedule reaches, in days."""
 
 _SCHEDULE: Final = "SCHEDULE"
-_BELIEVED_FOR = timedelta(days=30)
+_VALID_FOR = timedelta(days=30)
 _DAY, _WEEK = timedelta(days=1), timedelta(days=7)
 
 
 class Schedules:
-    """What one run knows of sessions; the book of calendars grows as the gateway tells more.
+    """What one run knows of trading sessions; ``calendars`` is replaced when a run learns more.
+
+    ``requests`` counts the requests for schedules.
 
     Args:
-        store: whose ledger remembers it, and whose bars speak for sessions.
-        keeper: where to ask.
+        store: its ledger keeps learned sessions, and its bars are evidence of sessions.
+        source_session: where to request schedules.
     """
 
     def __init__(self, store: BarStore, source_session: SourceSession) -> None:
@@ -95,7 +97,7 @@ class Schedules:
         self.requests = 0
         self._calendar_of: dict[str, str] = {}
         self._refuted: set[tuple[str, LearnedDay]] = set()
-        self._untold: set[str] = set()
+        self._unavailable: set[str] = set()
         self._has_bars: dict[str, frozenset[date]] = defaultdict(frozenset)
 
     async def hear_hours(self, instrument: Instrument, note: Callable[[str], None]) -> None:
@@ -105,67 +107,67 @@ class Schedules:
         except GatewayError as error:
             note(f"the trading hours of {instrument} cannot be read: {error}")
             return
-        self._take(instrument, _dated(instrument, days), ScheduleSource.DETAILS, note)
+        self._record_sessions(instrument, _dated(instrument, days), ScheduleSource.DETAILS, note)
 
     async def learn_own_hours(
         self, series: Series, interval: Interval, note: Callable[[str], None]
     ) -> None:
-        """Request the sessions of an interval where a contract's hours differ from the assumption.
+        """Request the sessions of an interval if a contract's hours differ from the assumption.
 
-        A gateway that does not tell them is noted: round-the-clock trading is assumed there. Other
-        years are left to the next run then.
+        A failed request is noted, and round-the-clock trading stays assumed for its dates. Other
+        years are then left to the next run.
         """
         instrument, now = series.instrument, self._source_session.now()
         key = learned_key(instrument)
         if not is_assumed(instrument.calendar):
             return
         async with self._requesting[key]:
-            while key not in self._untold and self._learned(instrument):
+            while key not in self._unavailable and self._learned(instrument):
                 missing = self._unknown(instrument, interval, now)
                 if missing is None:
                     return
                 try:
-                    await self._send(instrument, missing, now, note)
+                    await self._request_schedule(instrument, missing, now, note)
                 except GatewayError as error:
-                    note(f"the schedule of {instrument} could not be learned: {error}")
-                    self._remember(instrument, missing, now)
-                    self._untold.add(key)
+                    note(f"schedule of {instrument} not available: {error}")
+                    self._record_request(instrument, missing, now)
+                    self._unavailable.add(key)
 
     async def ensure(self, series: Series, interval: Interval, note: Callable[[str], None]) -> None:
         """Learn the sessions of an interval that no library knows, before anything is expected.
 
         Raises:
-            GatewayError: the gateway did not tell, and without it nothing is known.
+            GatewayError: a request failed, or the gateway returned no usable sessions.
         """
         instrument, now = series.instrument, self._source_session.now()
         async with self._requesting[learned_key(instrument)]:
             while (missing := self._unknown(instrument, interval, now)) is not None:
-                await self._send(instrument, missing, now, note)
+                await self._request_schedule(instrument, missing, now, note)
         if self.calendars.of(instrument).known is None and instrument.end is None:
             raise BadAnswerError(
                 f"sessions of {instrument}",
-                reason="the gateway told none that can be believed",
-                hint="Without them nothing is expected: name a known calendar in the universe",
+                reason="the gateway returned no plausible ones",
+                hint="Without sessions no bars are expected: set a known calendar in the universe",
             )
 
     async def after_empty_session(
         self, series: Series, day: date, note: Callable[[str], None]
     ) -> bool:
-        """Request, where that was not done lately, what the contract has on a date without bars.
+        """Request the schedule around a date without bars, unless requested in the last 30 days.
 
-        Returns: whether its calendar, or the dates that it calls closed, are others now.
+        Returns: whether the instrument's calendar or its closed dates have changed.
         """
         instrument, now = series.instrument, self._source_session.now()
         async with self._requesting[learned_key(instrument)]:
             before = self.calendars
             if not self._was_requested(instrument, day, now):
                 try:
-                    await self._send(instrument, day, now, note)
+                    await self._request_schedule(instrument, day, now, note)
                 except GatewayError as error:
-                    note(f"the schedule of {instrument} could not be learned: {error}")
+                    note(f"schedule of {instrument} not available: {error}")
                     ended_at = _requested_end(instrument, day, now)
                     last = calendar_named(instrument.calendar).day_of(ended_at)
-                    self._remember(instrument, last, now)
+                    self._record_request(instrument, last, now)
             return not _is_same(before, self.calendars, instrument)
 
     def saw_bars(
@@ -175,38 +177,48 @@ class Schedules:
         bars: pa.Table,
         note: Callable[[str], None] | None = None,
     ) -> bool:
-        """Take in where bars lie: after the close, or where contracts agreed on no session.
+        """Update calendars by bars after the close, or where contracts had agreed on no session.
 
-        Flat bars, by which some gateways fill time without trades, show no session.
+        Flat bars, with which some gateways fill time without trades, are no evidence of a session.
 
         Args:
-            instrument: whose bars.
-            timeframe: of the bars.
+            instrument: the instrument of the bars.
+            timeframe: the timeframe of the bars.
             bars: the kept bars of a response.
-            note: takes what a person may want to know.
+            note: receives notes for the user.
 
-        Returns: whether the instrument's calendar is another one now.
+        Returns: whether the instrument's calendar or its closed dates have changed.
         """
         if timeframe is Timeframe.W1 or not (bars := without_flat(bars)).num_rows:
             return False
         before = self.calendars
         self._refute_shared(instrument, timeframe, bars, note)
         if is_assumed(instrument.calendar):
-            self._refute_closed(instrument, timeframe, bars, note)
+            closed = self._closed_with_bars(instrument, self._learned(instrument), timeframe, bars)
+            if closed:
+                self._store.ledger.forget_days(learned_key(instrument), closed)
+                self._has_bars[instrument.symbol] |= closed
+                self._rebuild_calendars()
+                if note is not None:
+                    days = ", ".join(map(str, sorted(closed)))
+                    note(
+                        f"the gateway reported {instrument} closed on {days}, but there are bars: "
+                        "sessions are expected again"
+                    )
         if timeframe.is_intraday:
-            self._take_late(instrument, timeframe, bars, note)
+            self._record_late_bars(instrument, timeframe, bars, note)
         return self.calendars is not before and not _is_same(before, self.calendars, instrument)
 
     # --- bars -----------------------------------------------------------------------------------
 
-    def _take_late(
+    def _record_late_bars(
         self,
         instrument: Instrument,
         timeframe: Timeframe,
         bars: pa.Table,
         note: Callable[[str], None] | None,
     ) -> None:
-        """Record bars after the close that show more than is known, and say what they change."""
+        """Record bars later after the close than known ones, and report which sessions change."""
         calendars, keys = self.calendars, timestamps(bars)
         base = calendars.before_late_bars(instrument)
         known = calendars.extensions(instrument)
@@ -218,14 +230,14 @@ class Schedules:
         if not late:
             return
         self._store.ledger.record_late_bars(instrument.symbol, late)
-        self._reopen()
+        self._rebuild_calendars()
         if note is None:
             return
         after = self.calendars.of(replace(instrument, end=None))
         zone = ZoneInfo(base.zone)
-        told = {(one.length_us, one.by_us) for one in known}
+        known_extensions = {(one.length_us, one.by_us) for one in known}
         for one in self.calendars.extensions(instrument):
-            if (one.length_us, one.by_us) in told:
+            if (one.length_us, one.by_us) in known_extensions:
                 continue
             [old], [new] = (
                 calendar.sessions(one.sessions[-1], one.sessions[-1] + _DAY)
@@ -233,8 +245,8 @@ class Schedules:
             )
             kind = "sessions" if one.length_us is None else "short sessions"
             note(
-                f"{kind} of {instrument} last until {_clock(new.closes_at, zone)} in place of "
-                f"{_clock(old.closes_at, zone)} ({base.zone}): bars came after the close on "
+                f"{kind} of {instrument} last until {_clock(new.closes_at, zone)} instead of "
+                f"{_clock(old.closes_at, zone)} ({base.zone}): bars after the close on "
                 f"{', '.join(map(str, one.sessions))}"
             )
 
@@ -245,7 +257,7 @@ class Schedules:
         bars: pa.Table,
         note: Callable[[str], None] | None,
     ) -> None:
-        """Take back what contracts agreed on where bars lie in the hours that it removed."""
+        """Withdraw votes of contracts that agreed to remove hours in which bars lie."""
         key = instrument.calendar
         shared = self.calendars.shared_days(key)
         if not shared:
@@ -256,33 +268,14 @@ class Schedules:
             return
         self._refuted.update((key, one.told) for one in wrong)
         self._store.ledger.withdraw_votes(key, [one.told.day for one in wrong])
-        self._reopen()
+        self._rebuild_calendars()
         if note is not None:
             for one in wrong:
                 note(
-                    f"{key} {one.told.day}: bars of {instrument} lie outside the hours that "
-                    f"{len(one.symbols)} contracts told; the calendar's own hours count again"
+                    f"{key} {one.told.day}: bars of {instrument} lie outside the hours that the "
+                    f"schedules of {len(one.symbols)} contracts give; the calendar's own hours "
+                    "apply again"
                 )
-
-    def _refute_closed(
-        self,
-        instrument: Instrument,
-        timeframe: Timeframe,
-        bars: pa.Table,
-        note: Callable[[str], None] | None,
-    ) -> None:
-        """Take back the dates that the contract told to be closed and that have bars."""
-        wrong = self._closed_with_bars(instrument, self._learned(instrument), timeframe, bars)
-        if not wrong:
-            return
-        self._store.ledger.forget_days(learned_key(instrument), wrong)
-        self._has_bars[instrument.symbol] |= wrong
-        self._reopen()
-        if note is not None:
-            days = ", ".join(map(str, sorted(wrong)))
-            note(
-                f"{instrument} was told to be closed on {days}, and has bars: it is expected again"
-            )
 
     @staticmethod
     def _closed_with_bars(
@@ -291,7 +284,7 @@ class Schedules:
         timeframe: Timeframe,
         bars: pa.Table,
     ) -> frozenset[date]:
-        """Return the dates told to be closed on which bars lie outside all told sessions."""
+        """Return the dates reported as closed on which bars lie outside all reported sessions."""
         if not timeframe.is_intraday:
             held = bars["session_date"].to_pylist()
             return frozenset(held) & {one.day for one in days if not one.parts}
@@ -301,7 +294,7 @@ class Schedules:
     def _closed_with_held_bars(
         self, instrument: Instrument, days: Sequence[LearnedDay]
     ) -> frozenset[date]:
-        """Return the dates told to be closed against which held bars of any timeframe speak."""
+        """Return the dates reported as closed that held bars of any timeframe contradict."""
         if all(one.parts for one in days):
             return frozenset()
         around = Interval(midnight(days[0].day) - _DAY, midnight(days[-1].day) + 2 * _DAY)
@@ -315,7 +308,7 @@ class Schedules:
         return frozenset(wrong)
 
     def _unknown(self, instrument: Instrument, interval: Interval, now: datetime) -> date | None:
-        """Give the newest date before now of which nothing is known and nothing was asked."""
+        """Return the newest date before now that is not known and was not requested lately."""
         library = calendar_named(instrument.calendar)
         until = min(library.day_of(min(interval.end, now)), _last(instrument))
         first = max(library.day_of(interval.start), instrument.start)
@@ -330,19 +323,17 @@ class Schedules:
         return None
 
     def _was_requested(self, instrument: Instrument, day: date, now: datetime) -> bool:
-        """Say whether a schedule of the last 30 days, asked after the date was over, has it."""
+        """Return whether a schedule requested in the last 30 days, after the date, reaches it."""
         asks = self._store.ledger.schedule_asks(learned_key(instrument))
-        return any(
-            ask.first <= day < ask.end and now - ask.asked_at < _BELIEVED_FOR for ask in asks
-        )
+        return any(ask.first <= day < ask.end and now - ask.asked_at < _VALID_FOR for ask in asks)
 
-    async def _send(
+    async def _request_schedule(
         self, instrument: Instrument, day: date, now: datetime, note: Callable[[str], None]
     ) -> None:
-        """Ask for the year that ends a week after a date, and take in what comes.
+        """Request the year that ends a week after a date, and record its sessions.
 
         Only a session after the date shows that the schedule reaches it: without one, nothing is
-        known of the date, and it is remembered that it was asked for.
+        known of the date, and only the request is recorded.
         """
         ends_at, daily = _requested_end(instrument, day, now), Series(instrument, Timeframe.D1)
         self.requests += 1
@@ -363,69 +354,65 @@ class Schedules:
                 told=lambda days: f"{len(days)} session dates",
             )
 
-        told = every_day(_dated(instrument, await self._source_session.ask(request)))
-        self._remember(instrument, max(told[-1].day, day) if told else day, now)
-        self._take(instrument, told, ScheduleSource.SCHEDULE, note)
+        days = every_day(_dated(instrument, await self._source_session.ask(request)))
+        self._record_request(instrument, max(days[-1].day, day) if days else day, now)
+        self._record_sessions(instrument, days, ScheduleSource.SCHEDULE, note)
 
-    def _remember(self, instrument: Instrument, last: date, now: datetime) -> None:
-        """Remember an asking that reached up to a date."""
+    def _record_request(self, instrument: Instrument, last: date, now: datetime) -> None:
+        """Record a request for a schedule that reached up to a date."""
         ask = ScheduleAsk(last + _WEEK - REACH_DAYS * _DAY, last + _DAY, now)
         self._store.ledger.record_ask(learned_key(instrument), ask)
 
-    def _take(
+    def _record_sessions(
         self,
         instrument: Instrument,
         days: Sequence[LearnedDay],
         source: ScheduleSource,
         note: Callable[[str], None],
     ) -> None:
-        """Keep what is believed and new, and make the book anew where it says something new."""
+        """Record the sessions that are accepted and new, and rebuild the calendars if any are."""
         library, assumed = calendar_named(instrument.calendar), is_assumed(instrument.calendar)
-        self._remember_calendar(instrument)
+        if self._calendar_of.get(instrument.symbol) != instrument.calendar:  # once a run
+            self._calendar_of[instrument.symbol] = instrument.calendar
+            self._store.ledger.record_symbol_calendar(instrument.symbol, instrument.calendar)
         if assumed:
             held = self._closed_with_held_bars(instrument, days)
         else:
             denied = any(not one.parts and differs(library, one) for one in days)
             held = self._held(instrument) if denied else frozenset()
-        told = judged(library, days, held, assumed=assumed)
-        if told.refused:
-            note(f"the gateway's sessions of {instrument} are not believed: {told.refused}")
+        accepted = judged(library, days, held, assumed=assumed)
+        if accepted.refused:
+            note(f"the gateway's sessions of {instrument} are rejected: {accepted.refused}")
         is_shared = not assumed and not is_gateways(instrument.calendar)
         if is_shared:
-            self._note_refused(instrument, told.days, note)
+            for one in extending(self.calendars.shared(instrument.calendar), accepted.days).refused:
+                note(
+                    f"the gateway's session {one} of {instrument} is rejected: it reaches into "
+                    "another session, or is more than eight hours longer than the known one"
+                )
         known = {one.day: one for one in self._learned(instrument)}
-        new = [one for one in told.days if _is_new(one, known.get(one.day), library)]
+        new = [one for one in accepted.days if _is_new(one, known.get(one.day), library)]
         if new:
             key, at = learned_key(instrument), self._source_session.retry_policy.clock()
             self._store.ledger.record_days(key, new, source, at)
         has_voted = False
-        if told.days and is_shared:
-            has_voted = self._vote(instrument, library, told.days)
+        if accepted.days and is_shared:
+            has_voted = self._vote(instrument, library, accepted.days)
         if new or has_voted:
             before = self.calendars
-            self._reopen()
+            self._rebuild_calendars()
             for text in _shared_changes(instrument.calendar, before, self.calendars):
                 note(text)
-
-    def _note_refused(
-        self, instrument: Instrument, days: Sequence[LearnedDay], note: Callable[[str], None]
-    ) -> None:
-        """Say which hours are longer than can be."""
-        for one in extending(self.calendars.shared(instrument.calendar), days).refused:
-            note(
-                f"the gateway's session {one} of {instrument} is not believed: it reaches into "
-                "another session, or is more than eight hours longer than the known one"
-            )
 
     # --- calendars that symbols share -----------------------------------------------------------
 
     def _vote(
         self, instrument: Instrument, library: SessionCalendar, days: Sequence[LearnedDay]
     ) -> bool:
-        """Count what a contract told for the calendar that it shares; say whether votes changed.
+        """Count a contract's sessions as votes on its shared calendar; return whether any changed.
 
-        A contract that agrees with the library votes where another one did not. One that does not
-        speak for others loses the votes that it had on these dates. Hours in which bars are held
+        A contract that agrees with the library votes only where another one did not. One that is
+        not representative loses the votes that it had on these dates. Hours in which bars are held
         are never removed: where contracts would agree on that, their votes are withdrawn.
         """
         key, ledger, symbol = instrument.calendar, self._store.ledger, instrument.symbol
@@ -444,15 +431,15 @@ class Schedules:
         lost: list[date] = []
         refuted: list[date] = []
         for one in counting:
-            told = votes.get(one.day, {})
+            day_votes = votes.get(one.day, {})
             if not speaks_for_others(library, instrument, one.day, today=today, held=held):
-                lost += [one.day] if symbol in told else []
+                lost += [one.day] if symbol in day_votes else []
                 continue
-            # One of the library's hours is the same vote whether or not it tells of breaks.
+            # A vote for the library's hours is the same whether or not it includes breaks.
             vote = one if differs(library, one) else hours_of(library, one.day)
-            if told.get(symbol) == vote:
+            if day_votes.get(symbol) == vote:
                 continue
-            before, after = agreed(told), agreed({**told, symbol: vote})
+            before, after = agreed(day_votes), agreed({**day_votes, symbol: vote})
             if (
                 after is not None
                 and (before is None or before.told != after.told)
@@ -471,42 +458,36 @@ class Schedules:
         return bool(lost or refuted or cast)
 
     def _is_held(
-        self, like: Instrument, library: SessionCalendar, told: LearnedDay, today: date
+        self, like: Instrument, library: SessionCalendar, reported: LearnedDay, today: date
     ) -> bool:
-        """Return whether the store has bars in the hours that a told date removes.
+        """Return whether the store has bars in the hours that a reported date removes.
 
-        Symbols of which the calendar is not known yet count too: it may be this one.
+        Symbols whose calendar is not known yet count too: it may be this one.
         """
-        if told.day > today or not lacks(library, told):
+        if reported.day > today or not lacks(library, reported):
             return False
         key = like.calendar
-        around = Interval(midnight(told.day) - _DAY, midnight(told.day) + 2 * _DAY)
+        around = Interval(midnight(reported.day) - _DAY, midnight(reported.day) + 2 * _DAY)
         calendar_of = self._store.ledger.symbol_calendars()
         for symbol, timeframe in self._store.series_on_disk():
             if timeframe is Timeframe.W1 or calendar_of.get(symbol, key) != key:
                 continue
             bars = self._store.read(Series(replace(like, symbol=symbol), timeframe), around)
-            if _has_removed_bars(library, told, timeframe, bars):
+            if _has_removed_bars(library, reported, timeframe, bars):
                 return True
         return False
 
-    def _remember_calendar(self, instrument: Instrument) -> None:
-        """Remember which calendar a symbol has, once a run."""
-        if self._calendar_of.get(instrument.symbol) != instrument.calendar:
-            self._calendar_of[instrument.symbol] = instrument.calendar
-            self._store.ledger.record_symbol_calendar(instrument.symbol, instrument.calendar)
-
     # --- what is known --------------------------------------------------------------------------
 
-    def _reopen(self) -> None:
-        """Make the book anew from the ledger."""
+    def _rebuild_calendars(self) -> None:
+        """Rebuild the calendars from the ledger."""
         self.calendars = open_calendars(self._store.ledger)
 
     def _learned(self, instrument: Instrument) -> list[LearnedDay]:
         return self._store.ledger.learned_days_of(learned_key(instrument))
 
     def _held(self, instrument: Instrument) -> frozenset[date]:
-        """Return the dates of which bars of any timeframe below a week are held."""
+        """Return the dates with held bars of any timeframe but 1w."""
         kinds = (one for one in Timeframe if one is not Timeframe.W1)
         return frozenset(
             day for kind in kinds for day in self._store.rows_per_session(Series(instrument, kind))
@@ -514,19 +495,19 @@ class Schedules:
 
 
 def _has_removed_bars(
-    library: SessionCalendar, told: LearnedDay, timeframe: Timeframe, bars: pa.Table
+    library: SessionCalendar, reported: LearnedDay, timeframe: Timeframe, bars: pa.Table
 ) -> bool:
-    """Return whether bars lie in what a told date removes from a library's session."""
-    if not bars.num_rows or not lacks(library, told):
+    """Return whether bars lie in what a reported date removes from a library's session."""
+    if not bars.num_rows or not lacks(library, reported):
         return False
     if not timeframe.is_intraday:
         days = bars["session_date"].to_numpy().astype("datetime64[D]")
-        return not told.parts and bool((days == np.datetime64(told.day)).any())
+        return not reported.parts and bool((days == np.datetime64(reported.day)).any())
     keys = timestamps(bars)
-    [session] = library.sessions(told.day, told.day + _DAY)
+    [session] = library.sessions(reported.day, reported.day + _DAY)
     removed = IntervalSet([Interval(session.opens_at, session.closes_at)])
-    if told.parts:
-        removed -= IntervalSet([Interval(told.parts[0].start, told.parts[-1].end)])
+    if reported.parts:
+        removed -= IntervalSet([Interval(reported.parts[0].start, reported.parts[-1].end)])
     return any(
         np.searchsorted(keys, micros(part.start)) < np.searchsorted(keys, micros(part.end))
         for part in removed
@@ -534,7 +515,7 @@ def _has_removed_bars(
 
 
 def _shared_changes(key: str, before: Calendars, after: Calendars) -> list[str]:
-    """Say which dates of a calendar that symbols share changed, and from what to what."""
+    """Return one text for each changed date of a calendar that symbols share."""
     library = calendar_named(key)
     zone = ZoneInfo(library.zone)
     old, new = (
@@ -549,18 +530,18 @@ def _shared_changes(key: str, before: Calendars, after: Calendars) -> list[str]:
         hours = _hours_text(now.told if now else own, zone)
         known = _hours_text(was.told if was else own, zone)
         why = (
-            f"as {len(now.symbols)} contracts tell: {', '.join(now.symbols)}"
+            f"according to {len(now.symbols)} contracts: {', '.join(now.symbols)}"
             if now
-            else "the contracts that told it no longer agree"
+            else "because the contracts that changed it no longer agree"
         )
-        texts.append(f"{key} {day}: {hours} in place of {known} ({library.zone}), {why}")
+        texts.append(f"{key} {day}: {hours} instead of {known} ({library.zone}), {why}")
     return texts
 
 
-def _hours_text(told: LearnedDay, zone: ZoneInfo) -> str:
-    if not told.parts:
+def _hours_text(reported: LearnedDay, zone: ZoneInfo) -> str:
+    if not reported.parts:
         return "closed"
-    return f"{_clock(told.parts[0].start, zone)}-{_clock(told.parts[-1].end, zone)}"
+    return f"{_clock(reported.parts[0].start, zone)}-{_clock(reported.parts[-1].end, zone)}"
 
 
 def _clock(at: datetime, zone: ZoneInfo) -> str:
@@ -568,25 +549,25 @@ def _clock(at: datetime, zone: ZoneInfo) -> str:
 
 
 def _is_same(before: Calendars, after: Calendars, instrument: Instrument) -> bool:
-    """Return whether two books say the same of an instrument."""
+    """Return whether two sets of calendars agree on an instrument and its closed dates."""
     return before is after or (
         before.of(instrument).is_same(after.of(instrument))
         and before.told_closed(instrument) == after.told_closed(instrument)
     )
 
 
-def _is_new(told: LearnedDay, known: LearnedDay | None, library: SessionCalendar) -> bool:
-    """Say whether a date is worth remembering: the library errs, or does not reach it."""
+def _is_new(reported: LearnedDay, known: LearnedDay | None, library: SessionCalendar) -> bool:
+    """Return whether a date is worth recording: the library differs, or does not reach it."""
     if known is not None:
-        return told != known
-    return library.known is None or told.day > library.known[1] or differs(library, told)
+        return reported != known
+    return library.known is None or reported.day > library.known[1] or differs(library, reported)
 
 
 def _dated(instrument: Instrument, days: Sequence[LearnedDay]) -> Sequence[LearnedDay]:
-    """Return what a contract told, dated alike whichever message told it where that is assumed.
+    """Return reported days, dated the same for every kind of message if the calendar is assumed.
 
-    Details and schedules may be written in zones of their own, and a schedule may date a session
-    by its open, or tell of one that lasts for days.
+    Details and schedules may each use their own zone, and a schedule may date a session by its
+    open, or have one that lasts for days.
     """
     if not is_assumed(instrument.calendar):
         return days
@@ -603,6 +584,6 @@ def _last(instrument: Instrument) -> date:
 
 
 def is_to_be_told(instrument: Instrument, now: datetime) -> bool:
-    """Say whether the gateway must tell sessions before anything can be expected up to now."""
+    """Return whether sessions up to now must be learned from the gateway before a load."""
     known = calendar_named(instrument.calendar).known
     return known is None or known[1] < now.date() < _last(instrument)

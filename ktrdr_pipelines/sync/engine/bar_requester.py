@@ -1,13 +1,10 @@
 """Requesting bars of one series, with an audit of every request.
 
-Asking for the bars of one series, with an audit of every request that was made.
-
-The audit of one question: a row for every time it was sent to the gateway, however it ended.
-
-What counts are requests for historical data, which IB's limits count too: bars, schedules, head
-timestamps.
-
-Signs of life: whether a contract lately returned bars; without, empty responses say nothing.
+The audit has a row for every time a request for historical data was sent to the gateway, however it
+ended: bars, schedules and head timestamps, which IB's limits count too. ``LifeSigns`` tells whether
+a contract has lately returned bars; if it has not, its empty responses prove nothing. Not here:
+retries (``sync.engine.source_session``), the evaluation of responses
+(``domain.planning.evaluation``).
 """
 
 import asyncio
@@ -45,10 +42,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RequestSubject:
-    """What a question is about.
+    """What a request is about, as the audit records it.
 
-    A head timestamp is of no timeframe and has no duration: ``series`` is one that it is for.
-    ``ends_at`` None is now.
+    A head timestamp has no timeframe and no duration: ``series`` is any one of the instrument.
+    ``ends_at`` None means now.
     """
 
     series: Series
@@ -59,9 +56,9 @@ class RequestSubject:
 
 
 class RequestAudit:
-    """One question to one source, and its rows in the audit.
+    """One request to one source, and its rows in the audit.
 
-    ``clock`` gives real time; ``clock_offset_s`` is what market time was ahead of it.
+    ``clock`` gives real time; market time was ``clock_offset_s`` ahead of it.
     """
 
     def __init__(
@@ -80,16 +77,16 @@ class RequestAudit:
 
     @property
     def sent_times(self) -> int:
-        """How often it went to the gateway: never, once, or again after outages."""
+        """How often the request was sent: never, once, or more often after outages."""
         return len(self._sent_at)
 
     def sent(self) -> None:
-        """Take in that it goes to the gateway now."""
+        """Record that the request is sent to the gateway now."""
         self._sent_at.append(self._clock())
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
-        """Hold while it is asked: a failure is written down, an answer is up to ``ended``."""
+        """Hold while the request is open; records failures, and leaves responses to ``ended``."""
         try:
             yield
         except GatewayError as error:
@@ -105,7 +102,7 @@ class RequestAudit:
     def ended(
         self, outcome: str, *, code: int | None = None, rows: int = 0, proved: str = ""
     ) -> None:
-        """Write a row for each time it was sent; all but the last met an outage."""
+        """Write a row for each time the request was sent; all but the last met an outage."""
         for at, again_at in pairwise(self._sent_at):
             self._ledger.record_request(self._row(at, again_at, OutageError.__name__))
         if self._sent_at:
@@ -136,13 +133,16 @@ async def audited(
     outcome: str,
     told: Callable[[T], str],
 ) -> T:
-    """Ask what is not about bars, and write it into the audit.
+    """Make a request that is not for bars, and record it in the audit.
 
     Args:
-        inquiry: the question.
-        ask: asks it, telling each sending.
-        outcome: what an answer is called there.
-        told: says what an answer proved.
+        audit: the audit of the request.
+        ask: makes the request; calls its argument each time it is sent.
+        outcome: the outcome to record for a response.
+        told: returns what a response proved, in words.
+
+    Raises:
+        GatewayError: the request failed; it is recorded too.
     """
     with audit.under_way():
         response = await ask(audit.sent)
@@ -157,10 +157,11 @@ _ALIVE_SPAN = timedelta(days=28)
 
 @dataclass(frozen=True, slots=True)
 class ReceivedResponse:
-    """An answer, and the question that it answers.
+    """A response, and the audit of its request.
 
-    ``sent_at`` is when that was sent, by the earlier of the gateway's clock and this machine's:
-    nothing that is later is told by the answer. ``ends_now`` says that its end was empty.
+    ``sent_at`` is when the request was sent, by the earlier of the gateway's clock and this
+    machine's: the response says nothing about later moments. ``ends_now``: the request had an
+    empty end.
     """
 
     response: Response | NoData
@@ -170,7 +171,10 @@ class ReceivedResponse:
 
 
 class BarRequester:
-    """Asks for one series' bars and writes down what was asked, what came and what it proved."""
+    """Requests the bars of one series and records each request, its response and what it proved.
+
+    ``requests`` counts how often requests were sent, ``rows`` the rows of their responses.
+    """
 
     def __init__(
         self,
@@ -193,12 +197,12 @@ class BarRequester:
         self.rows = 0
 
     async def chunk(self, chunk: Chunk) -> ReceivedResponse:
-        """Ask for a chunk; silence about several sessions is not tried again as it was.
+        """Request a chunk; one of several sessions is not retried as it is after a timeout.
 
-        Its end is left empty where the chunk allows it: gateways answer that many times sooner.
+        Its end is left empty if the chunk allows that: gateways respond many times faster then.
 
         Raises:
-            GatewayError: after all tries, or where no try can help.
+            GatewayError: after all retries, or if a retry cannot help.
         """
         is_wide = chunk.sessions > 1
         if chunk.now_until is not None:
@@ -211,10 +215,10 @@ class BarRequester:
     async def _up_to_now(
         self, chunk: Chunk, until: datetime, *, is_wide: bool
     ) -> ReceivedResponse | None:
-        """Request a chunk with an empty end; None where that would not mean the chunk (any more).
+        """Request a chunk with an empty end; None if that does not mean the chunk (any more).
 
-        It would not from ``until`` on, by the later of the two clocks. The same was requested a
-        few seconds ago where IB's rule would make it wait: with an end it is another request.
+        It does not from ``until`` on, by the later of the two clocks. None too if the same was
+        requested so recently that IB's rule would make it wait: with an end it is another request.
         """
         source_session = self._source_session
         ahead = max(source_session.market_now() - source_session.gateway_now(), timedelta(0))
@@ -234,17 +238,20 @@ class BarRequester:
 
     @property
     def contract(self) -> tuple[int, str]:
-        """What a sign of life is of: contract id and what_to_show."""
+        """Contract id and what_to_show, to which a sign of life belongs."""
         return self._contract_id, self._series.instrument.what_to_show.value
 
     async def is_alive(self, head: Callable[[], Awaitable[datetime | None]]) -> bool:
-        """Say whether the contract has lately answered with bars, asking if need be.
+        """Return whether the contract has lately returned bars, requesting some if necessary.
 
-        Asked for is the newest month, and where that is silent the oldest one: an instrument that
-        has ended is silent now and was not always.
+        The newest month is requested, and if it is empty the oldest one: an instrument that has
+        ended has no new bars but old ones.
 
         Args:
-            head: gives the start of the gateway's data, or None.
+            head: returns the start of the gateway's data, or None.
+
+        Raises:
+            GatewayError: after all retries, or if a retry cannot help.
         """
         source = await self._source_session.source()
         last = self._ledger.last_answered(*self.contract, source.gateway)
@@ -256,7 +263,7 @@ class BarRequester:
         return oldest is not None and await self._answers(oldest + _ALIVE_SPAN)
 
     async def _answers(self, ends_at: datetime | None) -> bool:
-        """Say whether there are daily bars in the month to a moment, None for now."""
+        """Return whether there are daily bars in the month up to a moment, None for now."""
         daily = Series(self._series.instrument, Timeframe.D1)
         received = await self._send(self._request(daily, ends_at, _ALIVE_DURATION))
         self.record(
@@ -268,7 +275,7 @@ class BarRequester:
         """Request daily bars of the instrument, whatever the timeframe of the series.
 
         Raises:
-            GatewayError: after all tries, or where no try can help.
+            GatewayError: after all retries, or if a retry cannot help.
         """
         return await self.of(Series(self._series.instrument, Timeframe.D1), ends_at, duration)
 
@@ -279,12 +286,12 @@ class BarRequester:
     async def oldest(
         self, timeframe: Timeframe, ends_at: datetime | None, duration: str
     ) -> date | None:
-        """Give the session date of the oldest bar of an interval, None where there is none.
+        """Return the session date of the oldest bar of a request, None if there is no bar.
 
-        Of a week, whose bar does not say on which day it begins, it is the Friday.
+        For a weekly bar, which does not show on which day its data begin, it is the Friday.
 
         Raises:
-            GatewayError: after all tries, or where no try can help.
+            GatewayError: after all retries, or if a retry cannot help.
         """
         series = Series(self._series.instrument, timeframe)
         received = await self._send(self._request(series, ends_at, duration))
@@ -298,7 +305,7 @@ class BarRequester:
         return day
 
     def record(self, received: ReceivedResponse, proved: str) -> None:
-        """Write an answered request into the audit."""
+        """Record a response in the audit, with what it proved."""
         response = received.response
         rows = response.bars.num_rows if isinstance(response, Response) else 0
         self.rows += rows
@@ -321,11 +328,23 @@ class BarRequester:
             return note
 
         async def call(source: BarSource) -> ReceivedResponse:
-            self._tell_of_wait(request)
+            if self._is_too_soon(request):
+                rule_s = IbLimitsRegistry.IDENTICAL_S.value
+                self._note(
+                    f"{request} is sent once more and has to wait: IB accepts identical requests "
+                    f"only every {rule_s:.0f} s"
+                )
+            self._sent[request] = self._clock()
             audit = RequestAudit(
                 self._ledger,
                 source,
-                self._about(request),
+                RequestSubject(
+                    request.series,
+                    self._contract_id,
+                    request.series.instrument.what_to_show.value,
+                    request.ends_at,
+                    request.duration,
+                ),
                 self._clock,
                 clock_offset_s=self._source_session.retry_policy.clock_offset_s,
             )
@@ -342,43 +361,32 @@ class BarRequester:
             call, but_after=(GatewayTimeoutError,) if is_wide else ()
         )
 
-    def _tell_of_wait(self, request: BarRequest) -> None:
-        """Say where the same is asked again so soon that IB's rule makes it wait."""
-        if self._is_too_soon(request):
-            rule_s = IbLimitsRegistry.IDENTICAL_S.value
-            self._note(f"{request} is asked once more; IB takes the same only every {rule_s:.0f} s")
-        self._sent[request] = self._clock()
-
     def _is_too_soon(self, request: BarRequest) -> bool:
         """Return whether the same was requested so recently that IB's rule makes it wait."""
         before, rule_s = self._sent.get(request), IbLimitsRegistry.IDENTICAL_S.value
         return before is not None and (self._clock() - before).total_seconds() < rule_s
 
-    def _about(self, request: BarRequest) -> RequestSubject:
-        series, what = request.series, request.series.instrument.what_to_show.value
-        return RequestSubject(series, self._contract_id, what, request.ends_at, request.duration)
-
 
 class LifeSigns:
-    """What one run knows of its contracts; each is asked for a sign at most once."""
+    """Which contracts have lately returned bars, as one run knows; each is checked at most once."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, str], bool] = {}
         self._requesting = asyncio.Lock()
 
     def saw(self, requester: BarRequester) -> None:
-        """Take in that a contract answered with bars."""
+        """Record that a contract returned bars."""
         self._known[requester.contract] = True
 
     async def are_there(
         self, requester: BarRequester, head: Callable[[], Awaitable[datetime | None]]
     ) -> bool:
-        """Say whether a contract has lately answered with bars, asking once if need be.
+        """Return whether a contract has lately returned bars, requesting some once if necessary.
 
-        ``head`` gives the start of the gateway's data, or None.
+        ``head`` returns the start of the gateway's data, or None.
 
         Raises:
-            GatewayError: it could not be asked.
+            GatewayError: the request failed.
         """
         async with self._requesting:
             if requester.contract not in self._known:

@@ -1,6 +1,8 @@
-"""One chunk of a series: requested, whole and in parts, until responses have covered all of it.
+"""One chunk of a series: requested as a whole and in parts until responses have covered it.
 
-Not here: what the chunks of a series share (``sync.engine.context``).
+Not here: what the chunk runs of a series share (``sync.engine.context``), how a response is
+evaluated (``domain.planning.evaluation``), how empty sessions are confirmed
+(``sync.engine.confirmation``).
 """
 
 from collections.abc import Sequence
@@ -43,27 +45,27 @@ from ktrdr_pipelines.store.ledger.ledger import series_key
 from ktrdr_pipelines.sync.engine.bar_requester import ReceivedResponse
 from ktrdr_pipelines.sync.engine.context import SeriesContext
 
-_DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
-
-
 _MOST_AT_END = 0.4
 """Share of a chunk's sessions that may be missing at its end without its being requested again."""
 
 _SPARE_REQUESTS = 8
-"""Requests for one chunk beside those that halving it takes: a gateway that returns a little of
-what is asked at a time is not followed to the end in one run."""
+"""Requests for one chunk beside those that halving it takes: a gateway that returns only a little
+of each requested range is not followed to the end in one run."""
 
 
 class ChunkRun:
     """The work on one chunk of a series; made and used once.
 
     What a response leaves open is requested before the next chunk, newest first, so that a window
-    is finished soon. ``requester`` is what was requested last; ``was_empty`` says that no response
-    brought a bar.
+    is finished soon. ``requester`` is the chunk that was requested last; ``was_empty`` says that no
+    response had a bar.
     """
 
     def __init__(self, series_context: SeriesContext, chunk: Chunk) -> None:
         self._series_context = series_context
+        self._context = series_context.context
+        self._state = series_context.state
+        self._series = series_context.series
         self._chunk = chunk
         self._width: int | None = None
         self._run: Interval | None = None
@@ -78,13 +80,13 @@ class ChunkRun:
         """Request until nothing more of the chunk can be learned.
 
         Raises:
-            GatewayError: a request failed after all tries.
-            StoreError: what was answered could not be saved.
+            GatewayError: a request failed after all retries.
+            StoreError: received bars could not be saved.
         """
         series_context = self._series_context
         chunk: Chunk | None = self._chunk
         if not series_context.need(self._chunk.interval).gaps():
-            series_context.context.progress.answered(series_context.series, 0)
+            self._context.progress.answered(self._series, 0)
             return
         budget = _SPARE_REQUESTS + 2 * self._chunk.sessions.bit_length()
         while chunk is not None and not series_context.is_over:
@@ -92,17 +94,24 @@ class ChunkRun:
             budget -= 1
             if budget <= 0:
                 series_context.defer(self._chunk.interval)
-            chunk = self._following()
+            chunk = self._next_part()
             if chunk is not None:
-                series_context.context.progress.planned(series_context.series, 1)
+                self._context.progress.planned(self._series, 1)
 
-    def _following(self) -> Chunk | None:
+    def _next_part(self) -> Chunk | None:
         """Return the newest part that is still open, no wider than the last responses allow.
 
         The quiet opening of the oldest session is left to the request for the session before it,
         unless a request for several parts left all of them open.
         """
-        need = self._without_rest(self._series_context.need(self._chunk.interval))
+        need = self._series_context.need(self._chunk.interval)
+        if self._chunk.now_until is not None:
+            # Where the chunk ends inside a bar that was not over when it was planned, the rest of
+            # that bar is no gap just because time has passed.
+            interval = self._chunk.interval
+            last = expected_spans(need.calendar, need.timeframe, interval)[-1]
+            if interval.end < last.interval.end:
+                need = replace(need, now=min(need.now, interval.end + bar_lag()))
         newest = newest_run(need)
         if newest is None:
             return None
@@ -120,28 +129,16 @@ class ChunkRun:
         is_others = is_opening(need, chunk) and not (self._is_opening or self._is_alone)
         return None if is_others else chunk
 
-    def _without_rest(self, need: Need) -> Need:
-        """Return a need without the piece of a bar with which a chunk that ends now ends.
-
-        That bar was not whole when the chunk was planned; it is no gap because time went on.
-        """
-        chunk = self._chunk
-        if chunk.now_until is None:
-            return need
-        last = expected_spans(need.calendar, need.timeframe, chunk.interval)[-1]
-        is_open = chunk.interval.end < last.interval.end
-        return replace(need, now=min(need.now, chunk.interval.end + bar_lag())) if is_open else need
-
     def _need(self, interval: Interval) -> Need:
-        """State what is open in an interval as of when the last request was sent.
+        """Return the need of an interval as of when the last request was sent.
 
-        What comes to be due while the gateway answers is not told by its response.
+        A response says nothing about bars that became due after its request was sent.
         """
         need = self._series_context.need(interval)
         return replace(need, now=min(need.now, self._sent_at)) if self._sent_at else need
 
     async def _receive(self, chunk: Chunk) -> tuple[ReceivedResponse, Chunk]:
-        """Request a chunk; return the response and what that speaks of."""
+        """Request a chunk; return the response and the chunk that it is evidence for."""
         series_context = self._series_context
         received = await series_context.requester.chunk(chunk)
         self._sent_at = received.sent_at
@@ -158,64 +155,69 @@ class ChunkRun:
         if spoken_of is not None:
             return received, spoken_of
         series_context.requester.record(received, "nothing by itself: requested with its end")
-        return await self._again(with_end), with_end
+        return await self._request_again(with_end), with_end
 
-    async def _again(self, chunk: Chunk) -> ReceivedResponse:
+    async def _request_again(self, chunk: Chunk) -> ReceivedResponse:
         """Request a chunk once more, with its end."""
         series_context = self._series_context
-        series_context.context.progress.planned(series_context.series, 1)
-        series_context.context.progress.answered(series_context.series, 0)
+        self._context.progress.planned(self._series, 1)
+        self._context.progress.answered(self._series, 0)
         received = await series_context.requester.chunk(replace(chunk, now_until=None))
         self._sent_at = received.sent_at
         return received
 
     async def _request(self, chunk: Chunk) -> None:
-        """Request once and take in what comes."""
+        """Request a chunk once and apply its response to the series state."""
         series_context = self._series_context
         self.requester, planned = chunk, chunk
         received, chunk = await self._receive(chunk)
         series_context.failures_in_a_row = 0
-        series_context.context.widths.answered(series_context.series.timeframe, chunk.sessions)
+        self._context.widths.answered(self._series.timeframe, chunk.sessions)
         response: Response | NoData | None = received.response
         if isinstance(response, Response) and (response.impossible or response.implausible):
             chunk = replace(planned, now_until=None)
-            received, response = await self._once_more(chunk, received, response)
+            received, response = await self._reconcile(chunk, received, response)
         proved = "nothing"
         try:
             if isinstance(response, NoData):
-                proved = await self._take_empty(chunk)
+                has_bars = series_context.need(chunk.interval).known_from is not None
+                if has_bars or await series_context.is_alive():
+                    self._record_empty(chunk, controlled=False)
+                    proved = "no bars"
+                else:
+                    proved = "nothing, no sign of life"
             elif response is None:
                 series_context.defer(chunk.interval)
                 self.was_empty = False
                 proved = "no row that is a bar twice"
             else:
-                proved = await self._take_bars(chunk, response)
+                proved = await self._apply_bars(chunk, response)
         finally:
             series_context.requester.record(received, proved)
         rows = response.bars.num_rows if isinstance(response, Response) else 0
-        series_context.context.progress.answered(series_context.series, rows)
+        self._context.progress.answered(self._series, rows)
         await series_context.commits.commit_when_due()
 
-    async def _once_more(
+    async def _reconcile(
         self, chunk: Chunk, received: ReceivedResponse, first: Response
     ) -> tuple[ReceivedResponse, Response | None]:
-        """Request a chunk again of which rows are no bars, or hardly can be.
+        """Request a chunk again because rows of its response are impossible or implausible.
 
-        Returns: the second response as it came, and what both say together.
+        Returns: the second response as received, and the response reconciled from both.
         """
         series_context = self._series_context
         odd = f"{len(first.implausible)} implausible bars, rows at {len(first.impossible)} places"
         series_context.requester.record(received, f"{odd} are no bars: requested once more")
-        again = await self._again(chunk)
+        again = await self._request_again(chunk)
         second = again.response if isinstance(again.response, Response) else None
-        return again, reconciled(first, second, series_context.series.timeframe.length)
+        return again, reconciled(first, second, self._series.timeframe.length)
 
     # --- responses with bars -------------------------------------------------------------------
 
-    async def _take_bars(self, chunk: Chunk, response: Response) -> str:
-        """Keep and cover what a response gives; say it in a few words."""
+    async def _apply_bars(self, chunk: Chunk, response: Response) -> str:
+        """Keep the bars of a response and cover what it proves; return that in a few words."""
         series_context = self._series_context
-        series_context.context.life.saw(series_context.requester)
+        self._context.life.saw(series_context.requester)
         series_context.failed_attempts.answered()
         need = self._need(chunk.interval)
         before = need.gaps()
@@ -229,61 +231,57 @@ class ChunkRun:
         )
         found = evaluate(context, response.bars, response.reach)
         series_context.compare_with_held(chunk, response.bars)
-        series_context.context.evidence.saw_bars(
-            series_context.series, series_context.context.source_session.gateway_now()
-        )
+        self._context.evidence.saw_bars(self._series, self._context.source_session.gateway_now())
         if found.earlier_only:
-            return self._take_earlier(chunk, response)
+            return self._apply_earlier_bars(chunk, response)
         self.was_empty = False
         self._refute(found)
+        # Findings are recorded before the bars: a finding without a bar is harmless, but an
+        # implausible bar without its finding would count as damage.
         self._record_findings(found.bars, response.implausible)
         series_context.cover(Coverage(bars=found.is_covered), found.bars)
         series_context.learn_from_bars(found.bars)
-        self._say(chunk, found)
-        self._widen()
+        self._record_statements(chunk, found)
+        if self._width is not None:
+            # Bars came after a wider request had none: request half of the rest at once.
+            need = series_context.need(self._chunk.interval)
+            bounds = need.gaps().bounds
+            left = len(expected_spans(need.calendar, need.timeframe, bounds)) if bounds else 0
+            self._width = max(1, left // 2)
         if response.lacks_newest:
             series_context.defer(chunk.interval)
             return f"{found.bars.num_rows} bars, the newest are held back"
-        series_context.state.answered(IntervalSet([chunk.interval]) - response.impossible)
-        self._take_opening(chunk, before)
+        self._state.answered(IntervalSet([chunk.interval]) - response.impossible)
+        need = series_context.need(chunk.interval)
+        if is_opening(need, chunk) and need.gaps() == before:
+            # A request over two sessions left the opening open: it is requested alone, because
+            # where data begin there is no bar on its other side.
+            self._is_direct = True
         if found.around:
             series_context.defer_part(found.around)
         self._skip_outer(chunk, timestamps(response.bars), response.impossible)
-        self._part(chunk, before)
+        self._request_parts(chunk, before)
         if found.begins_at is not None:
             await series_context.learn_beginning(ask=False)
         return f"{found.bars.num_rows} bars, {found.is_covered.length} covered"
 
     def _record_findings(self, bars: pa.Table, implausible: Sequence[int]) -> None:
-        """Remember which of the bars to be kept are implausible.
-
-        It comes before the bars: a finding without a bar says nothing, a bar without its finding
-        is damage.
-        """
+        """Record which of the bars to be kept are implausible."""
         series_context = self._series_context
-        found = findings_of(bars, implausible, series_context.series.instrument.sec_type)
+        found = findings_of(bars, implausible, self._series.instrument.sec_type)
         if not found:
             return
-        at = series_context.context.source_session.retry_policy.clock()
-        series_context.context.store.ledger.record_findings(
-            series_key(series_context.series), found, at
-        )
+        at = self._context.source_session.retry_policy.clock()
+        self._context.store.ledger.record_findings(series_key(self._series), found, at)
         count = f"{len(found)} bars" if len(found) > 1 else "1 bar"
-        series_context.note(f"{count} with implausible values came twice the same and are kept")
+        series_context.note(
+            f"{count} with implausible values kept: the gateway returned the same values twice"
+        )
 
-    def _take_opening(self, chunk: Chunk, before: IntervalSet) -> None:
-        """Request the opening of a session alone that a request over two sessions left as it was.
+    def _request_parts(self, chunk: Chunk, before: IntervalSet) -> None:
+        """Request each open part alone if a response with bars covered none of them.
 
-        Where data begin there is no bar on its other side.
-        """
-        need = self._series_context.need(chunk.interval)
-        if is_opening(need, chunk) and need.gaps() == before:
-            self._is_direct = True
-
-    def _part(self, chunk: Chunk, before: IntervalSet) -> None:
-        """Request by itself each part of what a response with bars left wholly as it was.
-
-        A part that was requested by itself waits for another run.
+        A part that was requested alone is deferred to another run.
         """
         left = self._series_context.need(chunk.interval).gaps()
         if self._is_direct or left != before:
@@ -294,11 +292,11 @@ class ChunkRun:
             self._series_context.defer(chunk.interval)
 
     def _skip_outer(self, chunk: Chunk, keys: np.ndarray, impossible: IntervalSet) -> None:
-        """Leave to daily bars the sessions at a chunk's ends that no bar came for.
+        """Leave to daily bars the sessions without bars at the ends of a chunk.
 
-        A thin instrument has such an end at every third chunk; one request for daily bars speaks
-        for a year of them. Where most of the newest sessions are missing, or daily bars have told
-        that the oldest traded, they are requested at once: the response was cut short.
+        Every third chunk of a thinly traded instrument has such an end; one request for daily bars
+        is evidence for a year of them. If most of the newest sessions are missing, or daily bars
+        have shown trades in the oldest, the response was cut short and they are requested at once.
         """
         series_context = self._series_context
         need = self._need(chunk.interval)
@@ -316,8 +314,8 @@ class ChunkRun:
         for span in (*older, *newer):
             series_context.skip(span.interval)
 
-    def _take_earlier(self, chunk: Chunk, response: Response) -> str:
-        """Take in a response whose bars are all older: it says that none came behind them."""
+    def _apply_earlier_bars(self, chunk: Chunk, response: Response) -> str:
+        """Apply a response whose bars are all older than the chunk: a statement of emptiness."""
         if response.lacks_newest:
             self._series_context.defer(chunk.interval)
             return "the newest are held back"
@@ -326,20 +324,20 @@ class ChunkRun:
             return "rows that are no bars"
         if self._cover_end_of_contract(chunk):
             return "only older bars: the contract's last session ends with them"
-        self._say_empty(chunk, controlled=True)
+        self._record_empty(chunk, controlled=True)
         return "only older bars"
 
     def _cover_end_of_contract(self, chunk: Chunk) -> bool:
-        """Cover the quiet end of the contract's last session; say whether that is all there is.
+        """Cover the quiet end of the contract's last session; return whether that was all.
 
-        The contract's own last day is what stands on the other side of it, and an earlier response
-        of this case, which had bars and reached over the close, left it without any too.
+        No later bar can confirm it. Its evidence is the contract's own last day, and an earlier
+        response of this chunk run that had bars, reached past the close and held none there either.
         """
         if self.was_empty:
             return False
         series_context = self._series_context
         need = self._need(chunk.interval)
-        gaps, held = need.gaps(), series_context.state.bars
+        gaps, held = need.gaps(), self._state.bars
         bounds = gaps.bounds
         if bounds is None or not need.timeframe.is_intraday or len(gaps) > 1:
             return False
@@ -347,19 +345,19 @@ class ChunkRun:
         if bounds.end < span.interval.end or not held.clip(span.interval):
             return False
         day = need.calendar.day_of(span.closes_at - timedelta(microseconds=1))
-        if may_be_sparse(series_context.series.instrument, day) or not is_closed(span, need.now):
+        if may_be_sparse(self._series.instrument, day) or not is_closed(span, need.now):
             return False
         series_context.cover(Coverage(bars=gaps))
         return True
 
     def _refute(self, found: Evaluation) -> None:
-        """Void the responses without bars that the bars which came refute; flat ones do not."""
-        series_context, timeframe = self._series_context, self._series_context.series.timeframe
+        """Void the responses without bars that received bars refute; flat bars refute none."""
+        series_context, timeframe = self._series_context, self._series.timeframe
         moments = timestamps(without_flat(found.bars))
         if not len(moments):
             return
         spans = expected_spans(
-            series_context.state.calendar,
+            self._state.calendar,
             timeframe,
             Interval(moment(moments[0]), moment(moments[-1] + 1)),
         )
@@ -370,58 +368,43 @@ class ChunkRun:
             if micros(span.interval.start) in keys
         ]
         intraday = moments if timeframe.is_intraday else None
-        if series_context.context.evidence.refute(series_context.series.symbol, sessions, intraday):
+        if self._context.evidence.refute(self._series.symbol, sessions, intraday):
             series_context.note(
-                "the gateway returned bars where it had returned none: responses without bars "
-                "within a day of that count no more"
+                "the gateway returned bars where it had returned none: its responses without bars "
+                "within a day of the refuted one no longer count"
             )
 
-    def _say(self, chunk: Chunk, found: Evaluation) -> None:
-        """Record what a response with bars says of sessions without any."""
-        series_context, calendar = self._series_context, self._series_context.state.calendar
-        request, at = new_request(), series_context.context.source_session.gateway_now()
-        timeframe = series_context.series.timeframe.value
+    def _record_statements(self, chunk: Chunk, found: Evaluation) -> None:
+        """Record what a response with bars states about sessions without any."""
+        series_context, calendar = self._series_context, self._state.calendar
+        request, at = new_request(), self._context.source_session.gateway_now()
+        timeframe = self._series.timeframe.value
+        around: list[Span] = []
+        if (bounds := found.around.bounds) is not None:
+            spans = expected_spans(calendar, self._series.timeframe, bounds)
+            around = [span for span in spans if found.around.covers(span.interval)]
         statements = [
             Statement(part, StatementKind.AROUND, timeframe, at, request)
-            for part in runs_of(calendar, self._spans(found.around))
+            for part in runs_of(calendar, around)
         ]
         begins_at = found.begins_at
         if begins_at is not None and (
             received := series_context.requested_before(chunk, begins_at)
         ):
             statements.append(Statement(received, StatementKind.BEGINS, timeframe, at, request))
-        series_context.context.evidence.record(series_context.series.symbol, statements)
-
-    def _spans(self, inside: IntervalSet) -> list[Span]:
-        bounds = inside.bounds
-        if bounds is None:
-            return []
-        state = self._series_context.state
-        spans = expected_spans(state.calendar, state.series.timeframe, bounds)
-        return [span for span in spans if inside.covers(span.interval)]
+        self._context.evidence.record(self._series.symbol, statements)
 
     # --- responses without bars ----------------------------------------------------------------
 
-    async def _take_empty(self, chunk: Chunk) -> str:
-        """Take in a response without bars."""
-        series_context = self._series_context
-        if (
-            series_context.need(chunk.interval).known_from is None
-            and not await series_context.is_alive()
-        ):
-            return "nothing, no sign of life"
-        self._say_empty(chunk, controlled=False)
-        return "no bars"
-
-    def _say_empty(self, chunk: Chunk, *, controlled: bool) -> None:
+    def _record_empty(self, chunk: Chunk, *, controlled: bool) -> None:
         """Record a response without bars, and decide how much is requested next.
 
-        A quiet part of a session with bars waits for another response, as an empty session does.
-        Of several sessions the newest is requested alone, then the rest by halves: a request that
+        Like an empty session, a quiet part of a session with bars needs a second response. Of
+        several sessions the newest is requested alone, then the rest by halves: a request that
         reaches past the gateway's oldest bar may return nothing though there are bars (grade C).
         """
         series_context = self._series_context
-        series_context.state.answered(IntervalSet([chunk.interval]))
+        self._state.answered(IntervalSet([chunk.interval]))
         need = self._need(chunk.interval)
         gaps = need.gaps()
         bounds = gaps.bounds
@@ -436,24 +419,13 @@ class ChunkRun:
         parts = list(runs_of(need.calendar, whole))
         if need.timeframe.is_intraday:
             parts.extend(pieces)
-        self._record_empty(parts, controlled=controlled)
-        if pieces:
-            series_context.defer_part(pieces)
-        if whole:
-            self._narrow(len(whole))
-        else:
-            series_context.defer(chunk.interval)
-
-    def _record_empty(self, parts: Sequence[Interval], *, controlled: bool) -> None:
-        """Record that a response held no bars for intervals of real time."""
-        series_context = self._series_context
         oldest = series_context.oldest_known()
-        request, at = new_request(), series_context.context.source_session.gateway_now()
+        request, at = new_request(), self._context.source_session.gateway_now()
         statements = [
             Statement(
                 part,
                 StatementKind.OLDER if controlled else StatementKind.EMPTY,
-                series_context.series.timeframe.value,
+                self._series.timeframe.value,
                 at,
                 request,
                 controlled=controlled,
@@ -461,11 +433,17 @@ class ChunkRun:
             )
             for part in parts
         ]
-        series_context.context.evidence.record(series_context.series.symbol, statements)
+        self._context.evidence.record(self._series.symbol, statements)
+        if pieces:
+            series_context.defer_part(pieces)
+        if whole:
+            self._narrow(len(whole))
+        else:
+            series_context.defer(chunk.interval)
 
     def _narrow(self, sessions: int) -> None:
-        """Halve what is requested next; with one session left, leave the rest to another run."""
-        oldest = self._series_context.state.bars.bounds
+        """Halve what is requested next; with one session left, defer the rest to another run."""
+        oldest = self._state.bars.bounds
         is_before = oldest is not None and self._chunk.interval.end <= oldest.start
         if is_before and self._series_context.is_beginning_seen:
             self._series_context.defer(self._chunk.interval)
@@ -475,11 +453,3 @@ class ChunkRun:
             self._width //= 2
         else:
             self._series_context.defer(self._run or self._chunk.interval)
-
-    def _widen(self) -> None:
-        """Request half of the rest at once after bars came where a wider request had none."""
-        if self._width is not None:
-            need = self._series_context.need(self._chunk.interval)
-            bounds = need.gaps().bounds
-            left = len(expected_spans(need.calendar, need.timeframe, bounds)) if bounds else 0
-            self._width = max(1, left // 2)

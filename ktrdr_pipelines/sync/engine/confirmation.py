@@ -1,11 +1,12 @@
-"""Confirming emptiness: what a series lacks as whole sessions after everything was requested.
+"""Confirming empty sessions: what a series still lacks after everything was requested.
 
-Sessions that no bar came for are judged by all statements of their symbol. Where these do not
-suffice, daily bars are requested: one year of them, with bars on both sides, speaks for 250
-sessions of every timeframe. A control, a request for bars that are held, shows that the gateway
-returned bars when it had none for the rest. What stays open is written down with the time at which
-another statement can count. Not here: the rules (``domain.planning.empty_ranges``), chunks
-(``sync.engine.context``).
+Sessions without bars are judged by all statements about their symbol. If these do not suffice,
+daily bars are requested: one year of them, with bars on both sides, is evidence for 250 sessions of
+every timeframe. A control, a request for bars that are held, shows that the gateway did return bars
+at the time when it had none for the rest. What stays open is recorded as an attempt, due when
+another statement can count.
+
+Not here: the rules (``domain.planning.empty_ranges``), chunks (``sync.engine.chunk_run``).
 """
 
 from collections import Counter, defaultdict
@@ -46,15 +47,15 @@ from ktrdr_pipelines.sync.engine.series_state import of_open_session
 
 _DAY = timedelta(days=1)
 _BLOCK: Final = timedelta(days=330)
-"""Sessions that one request for daily bars is to speak for lie no further apart than this where a
-gateway refuses more than a year: with sessions that have bars on both sides they fit into one."""
+"""Largest distance of the sessions that one request for daily bars covers, on a gateway that
+refuses more than a year: together with sessions that have bars on both sides they fit into one."""
 
 _EVER: Final = timedelta(days=60 * 365)
-"""The same for a gateway that does not refuse so much, as IB's current table of durations says:
-one request for daily bars then speaks for all years."""
+"""The same on a gateway that accepts more, as IB's current table of durations states: one request
+for daily bars then covers all years."""
 
 _MARGIN_DAYS: Final = 14
-"""Days in which a session with bars is looked for on either side of a block."""
+"""Days on either side of a block in which a session with bars is searched."""
 
 _MOST_DAILY: Final = 2
 """Requests for daily bars about one session in one run: two statements are enough."""
@@ -74,44 +75,47 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Daily:
-    """A request for daily bars: session dates from the first to the last, both in."""
+    """A request for daily bars: session dates from the first to the last, both included."""
 
     first: date
     last: date
 
 
 class Confirmation:
-    """Confirms what one run leaves open of one series."""
+    """Confirms as empty what one run leaves open of one series."""
 
     def __init__(self, series_context: SeriesContext) -> None:
         self._series_context = series_context
+        self._context = series_context.context
+        self._state = series_context.state
+        self._series = series_context.series
         self._daily: Counter[datetime] = Counter()
         self._widest = _EVER
         self._left = IntervalSet()
 
     def prove_known(self) -> None:
-        """Prove what statements of other runs and timeframes suffice for, at no request.
+        """Confirm what statements of other runs and timeframes prove, without any request.
 
-        What does not suffice is requested with bars on both sides from now on.
+        What they do not prove is requested with bars on both sides from now on.
         """
         found = self._open()
-        self._prove(found)
+        self._cover_confirmed(found)
         empty = [one for one in found if any(said.kind in WITHOUT_BARS for said in one.statements)]
-        self._series_context.state.without_bars = IntervalSet(one.span.interval for one in empty)
-        self._series_context.state.unconfirmed = IntervalSet(
+        self._state.without_bars = IntervalSet(one.span.interval for one in empty)
+        self._state.unconfirmed = IntervalSet(
             one.span.interval
             for one in empty
             if self._series_context.oldest_known() is not None and not self._is_before_bars(one)
         )
 
     def leave_to_daily_bars(self) -> None:
-        """Leave to one request for daily bars, which speaks for a year, what it can prove.
+        """Skip the sessions that one request for daily bars, evidence for a year, can confirm.
 
-        These are sessions whose proof of emptiness has expired, and sessions of which daily bars
-        said before that they are empty though their neighbours are full; on the day that decides
-        they are requested themselves. What is found to have traded is requested after it.
+        These are sessions whose proof of emptiness has expired, and sessions that daily bars have
+        shown to be empty although their neighbours are full; on the day that decides, the latter
+        are requested themselves. Sessions that turn out to have traded are requested afterwards.
         """
-        expired, left = self._series_context.state.confirmed_before, []
+        expired, left = self._state.confirmed_before, []
         for one in self._open():
             is_told = any(_is_daily(said) for said in one.statements)
             is_early = (
@@ -125,32 +129,36 @@ class Confirmation:
         self._left = IntervalSet(left)
 
     async def run(self) -> bool:
-        """Prove what can be proved now.
+        """Confirm what can be confirmed now.
 
-        Returns: whether something turned out to have bars after all, and is to be requested.
+        Returns: whether some sessions turned out to have bars after all, and are to be requested.
 
         Raises:
-            GatewayError: a request failed after all tries.
+            GatewayError: a request failed after all retries.
         """
         series_context = self._series_context
         await series_context.commits.flush()
-        self._prove(self._open())
+        self._cover_confirmed(self._open())
         if not self._open() and not self._pieces():
             return False
         resumed = False
-        async with series_context.context.evidence.of(series_context.series.symbol).lock:
-            await self._learn_beginning()
-            self._prove(self._open())
-            resumed = await self._request_daily() or self._take_back()
+        async with self._context.evidence.of(self._series.symbol).lock:
+            oldest = series_context.oldest_known()
+            before = [one for one in self._open() if oldest is None or one.span.closes_at <= oldest]
+            if before and not await series_context.learn_beginning(ask=False):
+                is_stated = any(one.statements for one in before)
+                await series_context.learn_beginning(ask=is_stated)
+            self._cover_confirmed(self._open())
+            resumed = await self._request_daily() or self._resume_unproved()
             await self._request_schedule()
             if not resumed:
                 await self._control()
-        self._prove((*self._open(), *self._pieces()))
+        self._cover_confirmed((*self._open(), *self._pieces()))
         return resumed
 
-    def _take_back(self) -> bool:
-        """Request what daily bars were to prove and said nothing of; say whether there is any."""
-        today = self._series_context.context.source_session.gateway_now().date()
+    def _resume_unproved(self) -> bool:
+        """Resume what daily bars should have proved but did not; return whether there is any."""
+        today = self._context.source_session.gateway_now().date()
         empty = [
             one.span.interval
             for one in self._open()
@@ -158,19 +166,15 @@ class Confirmation:
             and not any(_is_daily(said) and said.said_at.date() == today for said in one.statements)
         ]
         self._left = IntervalSet()
-        self._series_context.state.resume(IntervalSet(empty))
+        self._state.resume(IntervalSet(empty))
         return bool(empty)
 
-    def write_down(self) -> datetime | None:
-        """Record what stays open, and return when the first of it can be confirmed.
+    def write_down(self) -> None:
+        """Record what stays open, due when another statement can count, by this machine's clock.
 
-        The moment is by this machine's clock. What was due in this run and got no statement is due
-        a while later.
+        What was due in this run and got no statement is due a while later.
         """
-        series_context, source_session = (
-            self._series_context,
-            self._series_context.context.source_session,
-        )
+        series_context, source_session = self._series_context, self._context.source_session
         here, there = source_session.retry_policy.clock(), source_session.gateway_now()
         groups: dict[tuple[Proof, datetime], list[Interval]] = defaultdict(list)
         pieces = self._pieces()
@@ -187,65 +191,53 @@ class Confirmation:
                 series_context.failed_attempts.left_open(
                     part, _KINDS[proof], _TEXTS[proof], due_at=due
                 )
-        return min((due for _, due in groups), default=None)
 
     def _bars_behind(self, span: Span) -> datetime:
-        """Return when the session after the end of one can have bars: both sides then speak."""
+        """Return when the next session can have bars, so that there is evidence on both sides."""
         after = Interval(span.closes_at, span.closes_at + _MARGIN_DAYS * _DAY)
-        calendar, timeframe = (
-            self._series_context.state.calendar,
-            self._series_context.series.timeframe,
-        )
+        calendar, timeframe = self._state.calendar, self._series.timeframe
         opens = (one.opens_at for one in calendar.sessions_meeting(after))
         following = next((at for at in opens if at >= span.closes_at), span.closes_at)
         return following + timeframe.length + bar_lag()
 
     # --- what is open --------------------------------------------------------------------------
 
-    def _need(self) -> Need:
-        return self._series_context.need(everything=True)
-
     def _closed_gaps(self) -> IntervalSet:
-        need = self._need()
-        gaps = self._series_context.state.left(
-            need, self._series_context.context.source_session.market_now()
-        )
+        need = self._series_context.need(everything=True)
+        gaps = self._state.left(need, self._context.source_session.market_now())
         return gaps - of_open_session(need, gaps)
 
     def _open(self) -> list[Open]:
-        """Judge the sessions that are missing as a whole."""
+        """Return the sessions that are missing as a whole, with their verdicts."""
         series_context = self._series_context
-        return series_context.context.evidence.open_sessions(
-            series_context.series,
-            series_context.state.calendar,
+        return self._context.evidence.open_sessions(
+            self._series,
+            self._state.calendar,
             self._closed_gaps(),
-            empty=series_context.state.empty,
-            empty_before=series_context.state.empty_before,
-            now=series_context.context.source_session.gateway_now(),
-            closed=series_context.context.calendars.told_closed(series_context.series.instrument),
-            head=series_context.context.ranges.record(
-                series_context.series.instrument, series_context.identity.contract_id
+            empty=self._state.empty,
+            empty_before=self._state.empty_before,
+            now=self._context.source_session.gateway_now(),
+            closed=self._context.calendars.told_closed(self._series.instrument),
+            head=self._context.ranges.record(
+                self._series.instrument, series_context.identity.contract_id
             ),
         )
 
     def _pieces(self) -> list[Open]:
-        """Judge the quiet parts of sessions that have bars."""
-        series_context = self._series_context
+        """Return the missing parts of sessions that have bars, with their verdicts."""
         whole = IntervalSet(one.span.interval for one in self._open())
-        return series_context.context.evidence.open_pieces(
-            series_context.series,
-            series_context.state.calendar,
+        return self._context.evidence.open_pieces(
+            self._series,
+            self._state.calendar,
             self._closed_gaps() - whole,
-            now=series_context.context.source_session.gateway_now(),
-            empty_before=series_context.state.empty_before,
+            now=self._context.source_session.gateway_now(),
+            empty_before=self._state.empty_before,
         )
 
-    def _prove(self, found: Iterable[Open]) -> None:
-        """Cover what is proved to be empty."""
+    def _cover_confirmed(self, found: Iterable[Open]) -> None:
+        """Cover what is confirmed empty."""
         series_context = self._series_context
-        at = series_context.context.source_session.market_now().replace(
-            minute=0, second=0, microsecond=0
-        )
+        at = self._context.source_session.market_now().replace(minute=0, second=0, microsecond=0)
         proofs = [
             Emptiness(one.span.interval, at, _proof_kind(one.verdict))
             for one in found
@@ -254,23 +246,10 @@ class Confirmation:
         if proofs:
             series_context.cover(Coverage().merged(Coverage(empty=tuple(proofs))))
 
-    # --- where data begin ----------------------------------------------------------------------
-
-    async def _learn_beginning(self) -> None:
-        """Ask where the data begin if sessions before the oldest bar are open."""
-        series_context = self._series_context
-        oldest = series_context.oldest_known()
-        before = [one for one in self._open() if oldest is None or one.span.closes_at <= oldest]
-        if not before:
-            return
-        if not await series_context.learn_beginning(ask=False):
-            is_stated = any(one.statements for one in before)
-            await series_context.learn_beginning(ask=is_stated)
-
     # --- daily bars ----------------------------------------------------------------------------
 
     async def _request_daily(self) -> bool:
-        """Request daily bars for what they can speak for; say whether some of it has bars."""
+        """Request daily bars around open sessions; return whether some of these have bars."""
         resumed = IntervalSet()
         for _ in range(2 * _MOST_DAILY + 64):
             block = self._undecided()
@@ -283,13 +262,13 @@ class Confirmation:
                 if any(one.span.closes_at <= oldest for one in block if oldest):
                     break  # there are older bars: they are requested before anything older
             await self._series_context.learn_beginning(ask=False)
-            self._prove(self._open())
+            self._cover_confirmed(self._open())
         if resumed:
-            self._series_context.state.resume(resumed)
+            self._state.resume(resumed)
         return bool(resumed)
 
     def _undecided(self) -> list[Open]:
-        """Return the newest sessions that one request for daily bars can speak for."""
+        """Return the newest open sessions that one request for daily bars can cover."""
         chosen: list[Open] = []
         for one in reversed(self._open()):
             if not self._is_worth_requesting(one):
@@ -300,7 +279,7 @@ class Confirmation:
         return chosen
 
     def _is_worth_requesting(self, one: Open) -> bool:
-        """Whether daily bars can change what is known of a session."""
+        """Return whether daily bars can change what is known of a session."""
         received = self._daily[one.span.opens_at]
         if one.verdict.is_proved:
             return False
@@ -308,43 +287,40 @@ class Confirmation:
         if kinds[StatementKind.TRADED]:
             return False
         if self._is_before_bars(one):
-            is_dumb = received == _MOST_DAILY and not kinds[StatementKind.BEGINS]
-            return received <= _MOST_DAILY and not is_dumb
+            is_exhausted = received == _MOST_DAILY and not kinds[StatementKind.BEGINS]
+            return received <= _MOST_DAILY and not is_exhausted
         if one.verdict.proof is Proof.CONTRADICTED:
             return not received
         is_told = bool(one.statements) or self._series_context.was_skipped(one.span.interval)
         return is_told and received < _MOST_DAILY
 
     def _is_before_bars(self, one: Open) -> bool:
-        """Whether a session lies before the oldest bar of the series."""
+        """Return whether a session lies before the oldest bar of the series."""
         oldest = self._series_context.oldest_known()
         return oldest is not None and one.span.closes_at <= oldest
 
     def _daily_chunk(self, wanted: _Daily) -> Chunk:
         """Return the request for the daily bars of some session dates."""
-        calendar, now = (
-            self._series_context.state.calendar,
-            self._series_context.context.source_session.now(),
-        )
+        calendar, now = self._state.calendar, self._context.source_session.now()
         interval = Interval(midnight(wanted.first), midnight(wanted.last + _DAY))
         spans = expected_spans(calendar, Timeframe.D1, interval)
         closes_at = spans[-1].closes_at
         ends_at = min(max(calendar.last_second_of(closes_at), closes_at), now)
-        most = self._series_context.context.widths.most(Timeframe.D1)
+        most = self._context.widths.most(Timeframe.D1)
         years = -(-(wanted.last - wanted.first).days // 364)
         duration = f"{len(spans)} D" if _may_count(len(spans), most) else f"{years} Y"
         return Chunk(interval, ends_at, duration, len(spans))
 
     async def _request_days(self, block: Sequence[Open], chunk: Chunk) -> ReceivedResponse | None:
-        """Request daily bars; None where less must be requested at a time, which is remembered."""
-        series_context, widths = self._series_context, self._series_context.context.widths
+        """Request daily bars; None if narrower requests are needed, which is then recorded."""
+        series_context, widths = self._series_context, self._context.widths
         try:
             return await series_context.requester.daily(chunk.ends_at, chunk.duration)
         except RequestRejectedError as error:
             is_counted = chunk.duration.endswith("D")
             is_long = is_counted and isinstance(error, RequestTooLongError)
             if is_long and widths.narrow(Timeframe.D1, chunk.sessions, refused=chunk.duration):
-                series_context.note(f"{error}; daily bars are requested by the year now")
+                series_context.note(f"{error}; daily bars are requested by the year from now on")
             elif is_counted or chunk.duration == "1 Y":
                 raise
             else:
@@ -355,9 +331,9 @@ class Confirmation:
 
     async def _daily_block(self, block: Sequence[Open]) -> IntervalSet:
         """Request daily bars around some sessions; return those of them that have bars."""
-        series_context, calendar = self._series_context, self._series_context.state.calendar
+        series_context, calendar = self._series_context, self._state.calendar
         attempts = max(self._daily[one.span.opens_at] for one in block)
-        if series_context.series.timeframe is Timeframe.D1 and not self._is_before_bars(block[0]):
+        if self._series.timeframe is Timeframe.D1 and not self._is_before_bars(block[0]):
             attempts += 1  # its own request was the first
         for one in block:
             self._daily[one.span.opens_at] += 1
@@ -365,10 +341,10 @@ class Confirmation:
         received = await self._request_days(block, chunk)
         if received is None:
             return IntervalSet()
-        at, request = series_context.context.source_session.gateway_now(), new_request()
+        at, request = self._context.source_session.gateway_now(), new_request()
         if not isinstance(received.response, Response):
             series_context.requester.record(received, "no daily bars")
-            self._say_empty(block, at, request)
+            self._record_empty(block, at, request)
             return IntervalSet()
         spans = expected_spans(calendar, Timeframe.D1, chunk.interval)
         impossible = received.response.impossible
@@ -376,22 +352,23 @@ class Confirmation:
             chunk,
             calendar,
             Timeframe.D1,
-            series_context.context.source_session.now(),
+            self._context.source_session.now(),
             impossible=impossible,
         )
         found = evaluate(context, received.response.bars, received.response.reach)
         series_context.requester.record(
             received, f"{found.bars.num_rows} daily bars around empty sessions"
         )
-        daily = Series(series_context.series.instrument, Timeframe.D1)
-        series_context.context.evidence.saw_bars(daily, at)
-        traded = _traded_days(found.bars)
+        daily = Series(self._series.instrument, Timeframe.D1)
+        self._context.evidence.saw_bars(daily, at)
+        has_trades = pa.array(~is_untraded(found.bars))
+        traded = set(pc.unique(found.bars.filter(has_trades)["session_date"]).to_pylist())
         refuted = [
             Interval(span.opens_at, span.closes_at)
             for span in spans
             if span.interval.start.date() in traded
         ]
-        series_context.context.evidence.refute(series_context.series.symbol, refuted)
+        self._context.evidence.refute(self._series.symbol, refuted)
         statements = [
             Statement(part, StatementKind.AROUND, Timeframe.D1.value, at, request)
             for part in runs_of(
@@ -406,7 +383,7 @@ class Confirmation:
                     Statement(requested, StatementKind.BEGINS, Timeframe.D1.value, at, request)
                 )
         newest = received.response.bars["session_date"][-1].as_py()
-        self._say_empty(
+        self._record_empty(
             [
                 one
                 for one in block
@@ -426,20 +403,24 @@ class Confirmation:
                 (span for span in spans if span.interval.start.date() in traded & missing),
             )
         )
-        series_context.context.evidence.record(series_context.series.symbol, statements)
+        self._context.evidence.record(self._series.symbol, statements)
         return IntervalSet(one.span.interval for one in with_bars)
 
-    def _say_empty(
+    def _record_empty(
         self, block: Sequence[Open], at: datetime, request: str, *, controlled: bool = False
     ) -> None:
-        """Record that no daily bars came for some sessions; older ones are a control."""
+        """Record that a response had no daily bars of some sessions.
+
+        Args:
+            controlled: the response had older bars, which are a control.
+        """
         series_context = self._series_context
         if not block:
             return
         oldest = series_context.oldest_known()
         spans = sorted((one.span for one in block), key=lambda span: span.opens_at)
-        series_context.context.evidence.record(
-            series_context.series.symbol,
+        self._context.evidence.record(
+            self._series.symbol,
             [
                 Statement(
                     part,
@@ -450,26 +431,26 @@ class Confirmation:
                     controlled=controlled,
                     reaches_past=oldest is None or part.start < oldest,
                 )
-                for part in runs_of(series_context.state.calendar, spans)
+                for part in runs_of(self._state.calendar, spans)
             ],
         )
 
     def _days_around(self, block: Sequence[Open], attempts: int) -> _Daily:
-        """Choose the session dates to request: the block, and sessions with bars around it.
+        """Return the session dates to request: the block, and sessions with bars around it.
 
-        Before the oldest bar the block itself comes first: a gateway that returns too little
-        would return bars of it. Where a response begins that reaches over the oldest bar is told
-        after that.
-        A second request reaches a session further on either side: it is not the same one.
+        Before the oldest bar, the first request is for the block alone: a gateway that returns too
+        little would return bars of it. Only later requests reach past the oldest bar, to show where
+        their response begins. A second request reaches a session further on either side, so that it
+        is not identical to the first.
         """
-        series_context, calendar = self._series_context, self._series_context.state.calendar
+        series_context, calendar = self._series_context, self._state.calendar
         first = min(min(series_context.days_of(one.span)) for one in block)
         last = max(max(series_context.days_of(one.span)) for one in block)
-        held = sorted(series_context.context.store.rows_per_session(series_context.series))
+        held = sorted(self._context.store.rows_per_session(self._series))
         before = [day for day in held if first - _MARGIN_DAYS * _DAY <= day < first]
         after = [day for day in held if last < day <= last + _MARGIN_DAYS * _DAY]
         older = [one.day for one in calendar.sessions(first - _MARGIN_DAYS * _DAY, first)]
-        today = calendar.day_of(series_context.context.source_session.now())
+        today = calendar.day_of(self._context.source_session.now())
         newer = [
             one.day
             for one in calendar.sessions(last + _DAY, last + (_MARGIN_DAYS + 7) * _DAY)
@@ -494,7 +475,7 @@ class Confirmation:
     # --- schedule and control ------------------------------------------------------------------
 
     async def _request_schedule(self) -> None:
-        """Ask for the sessions of the contract where a day is empty among full ones."""
+        """Request the schedule of the contract if a day is empty among full ones."""
         series_context = self._series_context
         for one in reversed(self._open()):
             kinds = {said.kind for said in one.statements}
@@ -505,8 +486,7 @@ class Confirmation:
 
     async def _control(self) -> None:
         """Request bars that are held, so that responses without bars can count."""
-        series_context = self._series_context
-        today = series_context.context.source_session.gateway_now().date()
+        today = self._context.source_session.gateway_now().date()
         waiting = {
             said.timeframe
             for one in (*self._open(), *self._pieces())
@@ -515,18 +495,18 @@ class Confirmation:
             for said in one.statements
             if said.kind is StatementKind.EMPTY and not said.controlled
         }
-        if series_context.series.timeframe.value in waiting:
-            await self._control_of(series_context.series)
-        daily = Series(series_context.series.instrument, Timeframe.D1)
-        if daily != series_context.series and Timeframe.D1.value in waiting:
+        if self._series.timeframe.value in waiting:
+            await self._control_of(self._series)
+        daily = Series(self._series.instrument, Timeframe.D1)
+        if daily != self._series and Timeframe.D1.value in waiting:
             await self._control_of(daily)
 
     async def _control_of(self, series: Series) -> None:
-        """Request one session that is held of a series; no bars for it void what was said."""
-        series_context, calendar = self._series_context, self._series_context.state.calendar
+        """Request one held session of a series; without bars, statements around it are voided."""
+        series_context, calendar = self._series_context, self._state.calendar
         await series_context.commits.flush()
-        now = series_context.context.source_session.now()
-        held = sorted(series_context.context.store.rows_per_session(series))
+        now = self._context.source_session.now()
+        held = sorted(self._context.store.rows_per_session(series))
         day = held[len(held) // 2] if held else self._newest_day()
         if day is None:
             return
@@ -536,10 +516,10 @@ class Confirmation:
         if not chunks:
             return
         received = await series_context.requester.of(series, chunks[0].ends_at, chunks[0].duration)
-        at = series_context.context.source_session.gateway_now()
+        at = self._context.source_session.gateway_now()
         if isinstance(received.response, Response):
             series_context.requester.record(received, "a control: bars came")
-            series_context.context.evidence.saw_bars(series, at)
+            self._context.evidence.saw_bars(series, at)
             return
         if not held:
             series_context.requester.record(
@@ -547,16 +527,16 @@ class Confirmation:
             )
             return
         series_context.requester.record(received, "a control: no bars for a session that is held")
-        if series_context.context.evidence.void_around(at):
+        if self._context.evidence.void_around(at):
             series_context.note(
-                f"the gateway returned no bars of {series} for {day}, which are held: its "
-                "responses without bars within a day of that count no more"
+                f"the gateway returned no bars of {series} for {day} although the store has some: "
+                "its responses without bars within a day of this one no longer count"
             )
 
     def _newest_day(self) -> date | None:
         """Return the newest session date that has closed, as a control where nothing is held."""
-        now = self._series_context.context.source_session.now()
-        calendar = self._series_context.state.calendar
+        now = self._context.source_session.now()
+        calendar = self._state.calendar
         today = calendar.day_of(now)
         closed = [
             one.day
@@ -567,7 +547,7 @@ class Confirmation:
 
 
 def _is_daily(said: Statement) -> bool:
-    """Whether bars of days have none of a session and some on both sides."""
+    """Return whether a response had daily bars on both sides of a session but none of it."""
     return said.kind is StatementKind.AROUND and said.timeframe == Timeframe.D1
 
 
@@ -577,14 +557,12 @@ def _proof_kind(verdict: Verdict) -> ProofKind:
     return ProofKind.VOIDABLE if verdict.is_voidable else ProofKind.PLAIN
 
 
-def _traded_days(bars: pa.Table) -> set[date]:
-    """Return the session dates of bars that do not tell that nothing was traded."""
-    traded = bars.filter(pa.array(~is_untraded(bars)))
-    return set(pc.unique(traded["session_date"]).to_pylist())
-
-
 def _may_count(sessions: int, most: int | None) -> bool:
-    """Whether so many daily bars are requested by their count, where ``most`` is known to work."""
+    """Return whether so many daily bars may be requested by count (``D``) and not by year.
+
+    Args:
+        most: the most sessions that the gateway is known to accept, None if not known.
+    """
     if most == BY_THE_YEAR:
         return sessions <= ALWAYS_COUNTED[Timeframe.D1]
     return sessions <= min(most or _MOST_IN_DAYS, _MOST_IN_DAYS)

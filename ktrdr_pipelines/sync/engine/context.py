@@ -1,7 +1,7 @@
-"""What one load of a series shares: the run's services, the series' state, requests and saving.
+"""What the work on one series shares: services of the run, series state, requests and saving.
 
-Not here: the requests for one chunk (``sync.engine.chunk_run``), which chunks are requested in what
-order (``sync.engine.series_run``).
+Not here: the requests for one chunk (``sync.engine.chunk_run``), the order of the chunks
+(``sync.engine.series_run``).
 """
 
 from bisect import bisect_left
@@ -58,7 +58,7 @@ _DAY, _INSTANT = timedelta(days=1), timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What all series of one run share: sessions, where to ask, where to save, whom to tell."""
+    """What all series of one run share: source, store, calendars, claims, evidence and progress."""
 
     source_session: SourceSession
     store: BarStore
@@ -72,12 +72,12 @@ class RunContext:
 
     @property
     def calendars(self) -> Calendars:
-        """The book of calendars as it stands now."""
+        """The calendars as they are known now."""
         return self.schedules.calendars
 
 
 class SeriesContext:
-    """What the cases of one series in one run have in common."""
+    """What the chunk runs of one series in one run share."""
 
     def __init__(
         self, context: RunContext, state: SeriesState, identity: Identity, options: LoadOptions
@@ -113,11 +113,16 @@ class SeriesContext:
 
     @property
     def is_over(self) -> bool:
-        """Say whether more asking is vain."""
+        """Whether further requests would be useless."""
         return self.is_dead or self.stop is not None
 
     def need(self, within: Interval | None = None, *, everything: bool = False) -> Need:
-        """State wants and facts as they stand, of all or of one interval."""
+        """Return what planning needs of the series state, for all of it or for one interval.
+
+        Args:
+            within: only this interval.
+            everything: also what this run has deferred.
+        """
         source_session = self.context.source_session
         market_now = source_session.retry_policy.market_clock()
         need = self.state.need(source_session.now(), market_now, within, everything=everything)
@@ -129,7 +134,10 @@ class SeriesContext:
         return replace(need, most_sessions=most, is_by_the_year=is_by_the_year)
 
     def claim(self, interval: Interval) -> bool:
-        """Try to claim an interval, and learn what others have saved of it by then."""
+        """Try to claim an interval; on success, learn what other runs have saved of it.
+
+        Returns: whether the claim was granted.
+        """
         now = self.context.source_session.retry_policy.clock()
         if not self.context.claimant.claim(self.series, interval, now):
             return False
@@ -137,7 +145,7 @@ class SeriesContext:
         return True
 
     def learn_saved(self) -> None:
-        """Take in what is covered on disk, by whomever, where a file has changed."""
+        """Add to the state what is covered on disk, by any run, if a file has changed."""
         layout = self.context.store.layout
         paths = layout.bar_files(self.series.symbol, self.series.timeframe)
         current = {path: fingerprint(path) for path in paths}
@@ -148,34 +156,34 @@ class SeriesContext:
         self.state.learn(saved, proof_now=self.context.source_session.retry_policy.market_clock())
 
     async def learn_beginning(self, *, ask: bool = True) -> bool:
-        """Excuse what lies before the data of the contract where it is proved where they begin.
+        """Excuse what lies before the contract's data, if it is proved where these begin.
 
         Args:
-            ask: ask for the head timestamp where it is not freshly known.
+            ask: request the head timestamp unless it is freshly known.
 
-        Returns: whether something is excused by it.
+        Returns: whether the beginning is proved.
         """
-        head = await self._head() if ask else self._known_head()
-        bars = self.state.bars.bounds
+        instrument = self.series.instrument
+        if ask:
+            head = await self._head()
+        else:
+            head = self.context.ranges.known_head(instrument, self.identity.contract_id)
+        oldest: date | None = None
+        if (bars := self.state.bars.bounds) is not None:
+            oldest = self.state.days_of(bars)[0]
+            if self.series.timeframe is Timeframe.W1:
+                oldest += timedelta(days=6)  # a weekly bar refutes only dates after its week
         found = self.context.evidence.beginning(
-            self.series.instrument,
-            self.state.calendar,
-            head,
-            unsaved=self._oldest_day(bars) if bars else None,
+            instrument, self.state.calendar, head, unsaved=oldest
         )
         self.state.excuse_before(found)
         return found is not None
 
-    def _oldest_day(self, bars: Interval) -> date:
-        """Return the session date of the oldest bar; a week refutes only what is behind it."""
-        first = self.state.days_of(bars)[0]
-        return first + timedelta(days=6) if self.series.timeframe is Timeframe.W1 else first
-
     @property
     def is_beginning_seen(self) -> bool:
-        """Whether a response began at the oldest bar though it was requested from before.
+        """Whether a response to a request from before the oldest bar began at that bar.
 
-        Where older bars came since then, the response had been cut short.
+        If older bars have been received since, that response had been cut short.
         """
         known = self.context.evidence.of(self.series.symbol).statements
         oldest = self.oldest_known()
@@ -185,9 +193,9 @@ class SeriesContext:
         )
 
     def requested_before(self, chunk: Chunk, begins_at: datetime) -> Interval | None:
-        """Return what a response spoke of before its first bar, in real time; None for weeks.
+        """Return the requested interval before the first bar of a response, in real time.
 
-        A weekly bar does not say on which day of its week the data begin.
+        None for weeks: a weekly bar does not show on which day of its week the data begin.
         """
         timeframe, calendar = self.series.timeframe, self.state.calendar
         if timeframe is Timeframe.W1:
@@ -214,33 +222,33 @@ class SeriesContext:
         return spans[0].opens_at if spans else bounds.start
 
     async def learn_sessions(self, day: date) -> bool:
-        """Ask whether a date without bars has the session that is expected; say what changed."""
+        """Request the schedule of a date without bars; return whether the calendar changed."""
         if not await self.context.schedules.after_empty_session(self.series, day, self.note):
             return False
         self.learn_calendar()
         return True
 
     def learn_from_bars(self, bars: pa.Table) -> None:
-        """Take in what kept bars show of the sessions of the instrument."""
+        """Update the instrument's calendar by what kept bars show of its sessions."""
         schedules, series = self.context.schedules, self.series
         if schedules.saw_bars(series.instrument, series.timeframe, bars, self.note):
             self.learn_calendar()
 
     def learn_calendar(self) -> None:
-        """Expect the sessions that are known by now; another series of the symbol may know more."""
+        """Use the newest calendar; another series of the symbol may have extended it."""
         calendar = self.context.calendars.of(self.series.instrument)
         if calendar is not self.state.calendar:
             self.state.learn_calendar(calendar)
 
     async def is_alive(self) -> bool:
-        """Say whether the contract has lately answered with bars; without, more asking is vain."""
+        """Return whether the contract has lately returned bars; if not, the series run is over."""
         if await self.context.life.are_there(self.requester, self._head):
             return True
         if not self.is_dead:
             self.is_dead = True
             self.note(
-                f"the gateway has no data of {self.series.instrument} at all, so nothing is "
-                "taken to be empty: permissions may be missing, or the instrument has ended"
+                f"the gateway has no data of {self.series.instrument} at all, so no session is "
+                "confirmed empty: permissions may be missing, or the instrument has ended"
             )
         return False
 
@@ -250,14 +258,11 @@ class SeriesContext:
             source_session, instrument, self.identity.contract_id, self.note
         )
 
-    def _known_head(self) -> datetime | None:
-        return self.context.ranges.known_head(self.series.instrument, self.identity.contract_id)
-
     def compare_with_held(self, chunk: Chunk, bars: pa.Table) -> None:
-        """Look whether bars that came again still agree with those that are held.
+        """Check whether bars received again agree with those that are held.
 
-        Other prices are no news of what is asked for once more, which replaces what is held.
-        Another unit of volume is: it makes a jump at either end of it.
+        Prices are compared only before the chunk: inside it, new bars replace held ones. The unit
+        of volume is compared inside too, because a change makes a jump at either end of the chunk.
         """
         keys, start = timestamps(bars), chunk.interval.start
         low, high = moment(int(keys[0])), moment(int(keys[-1])) + _INSTANT
@@ -268,7 +273,7 @@ class SeriesContext:
         held = self.context.store.read(self.series, Interval(low, high if has_lots else start))
         if has_lots:
             whole = bars.slice(1) if self.series.timeframe.is_intraday else bars
-            self._tell_of_volume(compare_volume(held, whole))
+            self._report_volume(compare_volume(held, whole))
         if not again.num_rows:
             return
         found = disagreement(bars_between(held, low, start), again)
@@ -280,15 +285,16 @@ class SeriesContext:
 
     @property
     def _has_lots(self) -> bool:
-        """Whether gateways tell the volume of the instrument in shares, or else in lots."""
+        """Whether the gateway may give the instrument's volume in shares or in lots."""
         instrument = self.series.instrument
         is_traded = instrument.what_to_show is WhatToShow.TRADES
         return instrument.sec_type is SecType.STK and is_traded
 
     def compare_volumes(self) -> None:
-        """Look whether volumes jump by a lot where bars of this run adjoin those of other runs.
+        """Check whether volumes jump by a lot where bars of this run adjoin those of other runs.
 
-        It takes some sessions on either side, and of a tail a session that has just closed.
+        The comparison needs some sessions on either side. An intraday tail is compared only once
+        its last session has closed.
         """
         if self._gained is None or not self._has_lots:
             return
@@ -309,10 +315,10 @@ class SeriesContext:
             if timeframe is Timeframe.W1:
                 start, end = monday_of(start), monday_of(around[-1]) + 7 * _DAY
             part = interval_between(calendar, timeframe, start, end)
-            self._tell_of_volume(between_sessions(self.context.store.read(self.series, part)))
+            self._report_volume(between_sessions(self.context.store.read(self.series, part)))
 
-    def _tell_of_volume(self, found: Disagreement | None) -> None:
-        """Tell of a jump of volumes once, and remember it."""
+    def _report_volume(self, found: Disagreement | None) -> None:
+        """Record a jump of volumes and report it once."""
         ledger, key = self.context.store.ledger, series_key(self.series)
         if found is None or is_told(found, ledger.disagreements(key, DisagreementKind.VOLUME)):
             return
@@ -320,7 +326,7 @@ class SeriesContext:
         self.note(str(found))
 
     def cover(self, coverage: Coverage, bars: pa.Table | None = None) -> None:
-        """Take in what a response covered, and the bars that it gave."""
+        """Add what a response covered to the state, and queue it with its bars for saving."""
         if bars is not None and bars.num_rows:
             days = (bars["session_date"][0].as_py(), bars["session_date"][-1].as_py())
             before = self._gained or days
@@ -329,27 +335,20 @@ class SeriesContext:
         self.commits.add(bars, coverage)
 
     def _save(self, bars: pa.Table, coverage: Coverage) -> SaveResult:
-        """Save, and then remember what a refresh need not ask for once more should it be stopped.
-
-        It runs in the thread of the commits.
-        """
-        store, retry_policy = self.context.store, self.context.source_session.retry_policy
-        result = store.save(self.series, self.identity, bars, coverage)
-        self._clear_findings(bars)
-        if self._is_refresh:
-            answered = coverage.covered(retry_policy.market_clock()) & self.state.again
-            store.ledger.record_refreshed(series_key(self.series), answered, retry_policy.clock())
-        return result
-
-    def _clear_findings(self, bars: pa.Table) -> None:
-        """Forget the findings of bars that were replaced by others, once these are on disk."""
+        """Save bars and coverage, then update the ledger; runs in the thread of the commits."""
         ledger, key = self.context.store.ledger, series_key(self.series)
-        if not (known := ledger.findings(key)):
-            return
-        _, found = explained(bars, self.series.instrument.sec_type, known)
-        stale = {one.ts for one in known} - {one.ts for one in found}
-        if replaced := stale & set(timestamps(bars).tolist()):
-            ledger.clear_findings(key, replaced)
+        retry_policy = self.context.source_session.retry_policy
+        result = self.context.store.save(self.series, self.identity, bars, coverage)
+        # Findings of replaced bars are cleared only now that the new bars are on disk.
+        if known := ledger.findings(key):
+            _, found = explained(bars, self.series.instrument.sec_type, known)
+            stale = {one.ts for one in known} - {one.ts for one in found}
+            if replaced := stale & set(timestamps(bars).tolist()):
+                ledger.clear_findings(key, replaced)
+        if self._is_refresh:  # a refresh that is stopped resumes after what it has received
+            answered = coverage.covered(retry_policy.market_clock()) & self.state.again
+            ledger.record_refreshed(key, answered, retry_policy.clock())
+        return result
 
     def days_of(self, span: Span) -> set[date]:
         """Return the session dates inside a span."""
@@ -357,7 +356,7 @@ class SeriesContext:
         return {one.day for one in self.state.calendar.sessions_meeting(inside)}
 
     def has_traded(self, span: Span) -> bool:
-        """Whether daily bars with volume were returned for a session."""
+        """Return whether the gateway returned daily bars with volume for a session."""
         inside = Interval(span.opens_at, span.closes_at)
         return any(
             one.kind is StatementKind.TRADED and one.interval.overlaps(inside)
@@ -365,34 +364,34 @@ class SeriesContext:
         )
 
     def skip(self, interval: Interval) -> None:
-        """Leave an interval unrequested: requests beside it brought no bars."""
+        """Leave an interval unrequested, because neighbouring requests returned no bars."""
         part = self.need(interval).gaps()
         self._skipped |= part
         self.defer_part(part)
 
     def was_skipped(self, interval: Interval) -> bool:
-        """Whether an interval was left unrequested."""
+        """Return whether this run left an interval unrequested."""
         return self._skipped.covers(interval)
 
     def refreshed(self) -> IntervalSet:
-        """Give what was requested again and came again.
+        """Return what was requested again and confirmed.
 
-        What holds no bars and came without any once more is as it was: a response that has bars on
-        one side of it only takes nothing back, and needs no second one to be believed.
+        An interval without bars for which a response again held none is unchanged: a response with
+        bars on one side only does not void it, and needs no second one.
         """
         again = self.state.unconfirmed_again(self.context.source_session.market_now())
         same = [one for one in again if not self.context.store.read(self.series, one).num_rows]
         return (self.state.proved & self.state.again) | IntervalSet(same)
 
     def defer(self, interval: Interval) -> None:
-        """Leave to another request or run what is open in an interval."""
+        """Defer what is open in an interval to another request or run."""
         self.defer_part(self.need(interval).gaps())
 
     def defer_part(self, part: IntervalSet) -> None:
-        """Leave an open part to another request or run."""
+        """Defer an open part to another request or run."""
         if part:
             self.state.defer(part)
 
     def note(self, text: str) -> None:
-        """Say something that a person may want to know."""
+        """Report a note to the user."""
         self.context.progress.noted(self.series, text)

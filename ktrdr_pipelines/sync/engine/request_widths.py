@@ -1,9 +1,10 @@
-"""How wide a request may be, as runs have learned it.
+"""How wide a request to a gateway may be, as runs have learned it.
 
-A refusal for length states a rule: it is remembered at once, for a month. A request that is never
-answered may have met a gateway that was ill for a minute: what one run has learned from it is for
-that run, and what a second one learns again is believed by others, for a day. A wider response ends
-it. Not here: how requests are cut (``domain.planning.chunks``), the table
+A refusal for length states a rule: it is remembered at once, for a month. A request that times out
+may have met a short fault of the gateway: what one run learns from it holds for that run only, and
+for other runs, for a day, once a second run learns it again. A response to a wider request ends it.
+
+Not here: how requests are cut (``domain.planning.chunks``), the table
 (``store.ledger.gateway_records``).
 """
 
@@ -17,19 +18,19 @@ from ktrdr_pipelines.store.ledger.gateway_records import WidthRecord
 from ktrdr_pipelines.store.ledger.ledger import Ledger
 
 REFUSED = 1_000
-"""Runs that stand for a refusal in the table: more than any number of runs without an answer."""
+"""Number of runs that marks a refusal in the table: more than timeouts can ever reach."""
 
 _REFUSED_FOR = timedelta(seconds=IbLimitsRegistry.REFUSED_WIDTH_S.value)
 _ENOUGH_RUNS = 2
-_BELIEVED_FOR = timedelta(seconds=IbLimitsRegistry.WIDTH_CACHE_S.value)
+_VALID_FOR = timedelta(seconds=IbLimitsRegistry.WIDTH_CACHE_S.value)
 
 
 class Widths:
     """The most sessions (1w: weeks) of a request that works, by timeframe.
 
     Args:
-        ledger: where it is remembered.
-        gateway: whose it is.
+        ledger: where widths are remembered.
+        gateway: the gateway that they hold for.
         clock: this machine's time.
     """
 
@@ -39,25 +40,25 @@ class Widths:
         self._most = {
             timeframe: record.most
             for timeframe, record in self._before.items()
-            if record.runs >= _ENOUGH_RUNS and clock() - record.learned_at < _lasts(record)
+            if record.runs >= _ENOUGH_RUNS and clock() - record.learned_at < _valid_for(record)
         }
-        self._untold: set[Timeframe] = set()
+        self._unrecorded: set[Timeframe] = set()
 
     def __repr__(self) -> str:
         known = ", ".join(f"{timeframe} {most}" for timeframe, most in self._most.items())
         return f"Widths({known or 'as planned'})"
 
     def most(self, timeframe: Timeframe) -> int | None:
-        """Give the most sessions that may be asked for at once, or None where nothing is known."""
+        """Return the most sessions of one request, or None if no limit is known."""
         return self._most.get(timeframe)
 
     def narrow(self, timeframe: Timeframe, sessions: int, *, refused: str = "") -> bool:
-        """Take in that so many sessions at once got no answer; say whether fewer can be asked.
+        """Record that a request for so many sessions failed; return whether a narrower one exists.
 
-        Several requests that were open at once narrow it once. ``refused`` is the duration that
-        the gateway called too long, empty where there was no response. Days and weeks are then
-        requested by the year before fewer are: a table that refuses to count a few of them allows
-        a year, and two days at a time 20 years take 2,500 requests.
+        Several requests that were open at once narrow the width once. ``refused`` is the duration
+        that the gateway called too long, empty after a timeout. After a refusal, days and weeks are
+        requested by the year before fewer of them are: a gateway whose table of durations refuses
+        more than a few days allows a year, and two days at a time 20 years take 2,500 requests.
         """
         fewer = narrower(timeframe, sessions)
         if fewer is None:
@@ -75,14 +76,14 @@ class Widths:
             self._ledger.record_width(self._gateway, timeframe, record)
             self._before[timeframe] = record
         else:
-            self._untold.add(timeframe)
+            self._unrecorded.add(timeframe)
         return True
 
     def answered(self, timeframe: Timeframe, sessions: int) -> None:
-        """Take in that so many sessions at once were answered: a finding is proved, or refuted."""
+        """Record a response to so many sessions at once, which confirms or refutes a width."""
         before, most = self._before.get(timeframe), self._most.get(timeframe)
-        if timeframe in self._untold and most is not None and sessions <= most:
-            self._untold.discard(timeframe)
+        if timeframe in self._unrecorded and most is not None and sessions <= most:
+            self._unrecorded.discard(timeframe)
             runs = 1 if before is None else before.runs + 1
             record = WidthRecord(most, runs, self._clock())
             self._ledger.record_width(self._gateway, timeframe, record)
@@ -92,11 +93,10 @@ class Widths:
 
 
 def _is_counted(timeframe: Timeframe, sessions: int, duration: str) -> bool:
-    """Whether a duration counts more days or weeks than every table of durations allows."""
+    """Return whether a duration counts more days or weeks than every table of durations allows."""
     counted = ALWAYS_COUNTED.get(timeframe)
     return counted is not None and sessions > counted and duration.endswith((" D", " W"))
 
 
-def _lasts(record: WidthRecord) -> timedelta:
-    """Return how long a finding is believed."""
-    return _REFUSED_FOR if record.runs >= REFUSED else _BELIEVED_FOR
+def _valid_for(record: WidthRecord) -> timedelta:
+    return _REFUSED_FOR if record.runs >= REFUSED else _VALID_FOR

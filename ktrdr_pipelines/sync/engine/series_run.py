@@ -1,13 +1,12 @@
-"""The work on one series: rounds of planning and asking until nothing more can be proved.
+"""One run over one series: rounds of planning and requesting until nothing more can be proved.
 
-Not here: one chunk's requests (``sync.engine.chunk_run``), how patiently the gateway is asked
+Not here: one chunk's requests (``sync.engine.chunk_run``), retries of failed requests
 (``sync.engine.source_session``), when covered bars are written (``sync.engine.writer``).
 """
 
 import asyncio
 from collections import deque
 from dataclasses import replace
-from datetime import datetime
 
 from ktrdr_pipelines.domain.instruments import Identity
 from ktrdr_pipelines.domain.intervals import IntervalSet
@@ -32,23 +31,26 @@ from ktrdr_pipelines.sync.engine.writer import Commits
 
 _FAILURES_IN_A_ROW = 3
 _MOST_PASSES = 12
-"""Times that a run goes on after daily bars showed older ones: each pass reaches back a year."""
+"""Passes of requesting what daily bars showed to have bars: each pass reaches back a year."""
 
 _MOST_ROUNDS_BY_NOW = 4
-"""Rounds of which each requests what is due by then, too; later ones request only what was due in
-the last of them. A gateway slower than a bar would keep a run busy until the close."""
+"""Rounds that each also request what has become due since the run began; later rounds request only
+what was due in the last of these. Otherwise a gateway that takes longer for a response than a bar
+lasts would keep a run busy until the close."""
 
 _MOST_WITHOUT_BARS = 3
-"""Chunks in a row before the oldest bar that come without bars until daily bars are requested."""
+"""Chunks in a row before the oldest bar that may have no bars before daily bars are requested."""
 
-_OTHERS_S = 1.0
+_CLAIMED_PAUSE_S = 1.0
+"""Pause before the next round when another run holds the claim of a chunk."""
 
 
 class SeriesRun:
     """One run over one series that has something due; made and used once, in one event loop.
 
-    A tail asks oldest first and one by one: however it ends, what it saved leaves no hole behind
-    the newest bar, from where the next tail goes on.
+    A tail requests its chunks oldest first, one after the other: however it ends, what it saved
+    leaves no hole before the newest bar, where the next tail starts. ``failures`` are the errors of
+    failed requests, ``refreshed`` is what was requested again and confirmed.
     """
 
     def __init__(
@@ -66,34 +68,28 @@ class SeriesRun:
         self._failed = IntervalSet()
         self.refreshed = IntervalSet()
         self.failures: list[GatewayError] = []
-        self.confirmed_at: datetime | None = None
 
     @property
     def requester(self) -> BarRequester:
-        """What was asked, in numbers."""
+        """The requester of the series, which counts requests and rows."""
         return self._series_context.requester
 
     @property
     def commits(self) -> Commits:
-        """What was saved, in numbers."""
+        """The commits of the series, which count added and revised bars."""
         return self._series_context.commits
 
     @property
-    def is_over(self) -> bool:
-        """Say whether more asking is vain."""
-        return self._series_context.is_over
-
-    @property
     def not_received(self) -> IntervalSet:
-        """What was asked for and could not be had: all, where the gateway has no data at all."""
+        """What was requested without success: all that is wanted if the gateway has no data."""
         return self._state.wanted if self._series_context.is_dead else self._failed
 
     async def run(self) -> None:
-        """Ask until nothing more can be proved; what is covered is saved however it ends.
+        """Request until nothing more can be proved; what is covered is saved however it ends.
 
         Raises:
-            GatewayUnreachableError, ClientIdInUseError: there is no gateway to ask.
-            StoreError: what was answered could not be saved.
+            GatewayUnreachableError, ClientIdInUseError: no gateway can be reached.
+            StoreError: received bars could not be saved.
         """
         try:
             self._confirmation.prove_known()
@@ -107,12 +103,12 @@ class SeriesRun:
             self._series_context.commits.commit()
         self._series_context.compare_volumes()
         self._close_attempts()
-        self._take_refreshed()
+        self._confirm_refreshed()
         if isinstance(self._series_context.stop, GatewayUnreachableError | ClientIdInUseError):
             raise self._series_context.stop
 
     async def _confirm(self) -> None:
-        """Prove what came without bars to be empty, and request what turns out to have some."""
+        """Confirm empty ranges, and request those that daily bars show to have bars."""
         for _ in range(_MOST_PASSES):
             if self._series_context.is_over or self._tail:
                 return
@@ -120,7 +116,7 @@ class SeriesRun:
                 if not await self._confirmation.run():
                     return
             except GatewayError as error:
-                self._take_error(error)
+                self._report_error(error)
                 return
             self._older_without_bars = 0
             await self._rounds()
@@ -136,23 +132,20 @@ class SeriesRun:
                 return
             self._refused = False
             self._context.progress.planned(self._state.series, len(chunks))
-            await self._request_all(deque(reversed(chunks) if self._tail else chunks))
+            queue = deque(reversed(chunks) if self._tail else chunks)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    self._start_workers(group, queue)
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from failures
             if self._refused:
                 await self._series_context.commits.flush()
-                await self._context.source_session.retry_policy.sleep(_OTHERS_S)
+                await self._context.source_session.retry_policy.sleep(_CLAIMED_PAUSE_S)
                 self._series_context.learn_saved()
             self._series_context.learn_calendar()
 
-    async def _request_all(self, queue: deque[Chunk]) -> None:
-        """Work on chunks, as many at a time as the rate limiter finds worth it."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._hire(group, queue)
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from failures
-
-    def _hire(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
-        """Let as many workers work as there are places for chunks that wait."""
+    def _start_workers(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
+        """Start workers up to the concurrency of the source and the number of queued chunks."""
         concurrency = 1 if self._is_one_by_one else self._context.source_session.concurrency
         for _ in range(min(len(queue), concurrency - self._workers)):
             self._workers += 1
@@ -165,21 +158,22 @@ class SeriesRun:
             self._workers -= 1
 
     async def _run_chunks(self, group: asyncio.TaskGroup, queue: deque[Chunk]) -> None:
-        """Work while there are chunks and places; hire where places were added."""
+        """Run chunks until the queue is empty or the concurrency was lowered below this worker."""
         while queue and not self._series_context.is_over:
             if not self._is_one_by_one and self._workers > max(
                 self._context.source_session.concurrency, 1
             ):
                 return
-            self._hire(group, queue)
+            self._start_workers(group, queue)
             chunk = across_boundary(self._series_context.need(), queue.popleft())
-            if self._is_beyond_bars(chunk):
+            if self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS:
+                # Daily bars show at less cost whether there is anything older.
                 self._series_context.skip(chunk.interval)
                 self._context.progress.answered(self._state.series, 0)
                 continue
             most = self._context.widths.most(self._state.series.timeframe)
             if most is not None and chunk.sessions > most:
-                self._cut_anew(chunk, queue)
+                self._split(chunk, queue)
             elif not self._series_context.need(chunk.interval).gaps():
                 self._context.progress.answered(self._state.series, 0)
             elif self._series_context.claim(chunk.interval):
@@ -195,17 +189,10 @@ class SeriesRun:
     def _is_one_by_one(self) -> bool:
         """Whether chunks are requested one after the other.
 
-        Tails leave no hole behind the newest bar that way. Daily bars are few requests, and the
+        A tail then leaves no hole before the newest bar. Daily bars take few requests, and the
         first year without any ends the search for older ones.
         """
         return self._tail or not self._state.series.timeframe.is_intraday
-
-    def _is_beyond_bars(self, chunk: Chunk) -> bool:
-        """Whether a chunk lies before the oldest bar, behind several that had none.
-
-        Daily bars then tell at less cost whether there is anything older.
-        """
-        return self._is_older(chunk) and self._older_without_bars >= _MOST_WITHOUT_BARS
 
     def _is_older(self, chunk: Chunk) -> bool:
         oldest = self._state.bars.bounds
@@ -228,15 +215,15 @@ class SeriesRun:
             if self._context.widths.narrow(
                 timeframe, chunk_run.requester.sessions, refused=refused
             ):
-                self._series_context.note(f"{error}; less is requested at a time now")
-                self._cut_anew(chunk, queue)
+                self._series_context.note(f"{error}; requests are narrower from now on")
+                self._split(chunk, queue)
             else:
-                self._take_failure(chunk, error)
+                self._record_failure(chunk, error)
         except GatewayError as error:
-            self._take_failure(chunk, error)
+            self._record_failure(chunk, error)
 
-    def _cut_anew(self, chunk: Chunk, queue: deque[Chunk]) -> None:
-        """Put narrower chunks at the place of one, in the order in which they are worked on."""
+    def _split(self, chunk: Chunk, queue: deque[Chunk]) -> None:
+        """Replace a chunk by narrower ones at the head of the queue, in the order of the run."""
         chunks = plan(self._series_context.need(chunk.interval))
         queue.extendleft(chunks if self._tail else reversed(chunks))
         self._context.progress.planned(self._state.series, len(chunks))
@@ -244,18 +231,18 @@ class SeriesRun:
 
     # --- failures ---------------------------------------------------------------------------
 
-    def _take_failure(self, chunk: Chunk, error: GatewayError) -> None:
-        """Defer a chunk that could not be had, and stop where more requests are useless."""
+    def _record_failure(self, chunk: Chunk, error: GatewayError) -> None:
+        """Record and defer a chunk whose request failed; stop if more requests are useless."""
         series_context = self._series_context
         left = series_context.need(chunk.interval).gaps().bounds
         self._failed |= IntervalSet([chunk.interval])
         self._state.defer(IntervalSet([chunk.interval]))
         series_context.failed_attempts.failed(left or chunk.interval, error)
         self._context.progress.answered(self._state.series, 0)
-        self._take_error(error)
+        self._report_error(error)
 
-    def _take_error(self, error: GatewayError) -> None:
-        """Tell of a request that failed, and stop where more requests are useless."""
+    def _report_error(self, error: GatewayError) -> None:
+        """Report a failed request, and stop if more requests are useless."""
         series_context = self._series_context
         self.failures.append(error)
         series_context.note(str(error))
@@ -267,12 +254,9 @@ class SeriesRun:
             series_context.stop = error
 
     def _close_attempts(self) -> None:
-        """Write down what asking could not cover, and forget what is covered by now."""
+        """Record what requests left uncovered, and clear attempts at what is covered by now."""
         series_context = self._series_context
-        now, here = (
-            self._context.source_session.now(),
-            self._context.source_session.retry_policy.market_clock(),
-        )
+        now, here = self._context.source_session.now(), self._context.source_session.market_now()
         series_context.failed_attempts.forget_covered(
             lambda interval: self._state.open_in(interval, now, here)
         )
@@ -280,10 +264,10 @@ class SeriesRun:
         if series_context.is_dead and bounds:
             series_context.failed_attempts.left_open(bounds, AttemptKind.NO_DATA, "no data at all")
         if bounds and not series_context.is_dead:
-            self.confirmed_at = self._confirmation.write_down()
+            self._confirmation.write_down()
 
-    def _take_refreshed(self) -> None:
-        """Take in what came again, and remember the sparse sessions that have no more bars."""
+    def _confirm_refreshed(self) -> None:
+        """Set ``refreshed``, and confirm the sparse sessions that were returned unchanged."""
         self.refreshed = self._series_context.refreshed() if self._state.again else IntervalSet()
         received = [
             one for one in self._state.sparse_sessions if self.refreshed.covers(one.interval)

@@ -1,10 +1,9 @@
-"""The state of one series in a load: wanted, covered, excused, deferred.
+"""The state of one series in a run: what is wanted, covered, excused and deferred.
 
-What one load knows of its series: what is wanted, covered, excused and deferred.
-
-The outlook of a series: what a job wants of it and what is missing, as far as the store knows.
-
-It asks nobody, so a plan and the load that follows it begin with the same.
+``SeriesStates`` makes it from the store alone, without a request to the gateway, so that a plan and
+the load that follows it start from the same state. All intervals of a state are of bar timestamps.
+Not here: recording failed attempts (``sync.engine.writer``), the rules of gaps
+(``domain.planning.gaps``).
 """
 
 from collections.abc import Callable
@@ -48,17 +47,16 @@ class SparseSession:
 
 
 class SeriesState:
-    """The facts of one series in one run; they only ever grow.
+    """What one run knows of its series; coverage is only ever added.
 
     Args:
         series: what is loaded.
-        wanted: the interval that is wanted, on the stamp axis; sessions that it cuts are wanted
-            as a whole.
+        wanted: what is wanted, by bar timestamp; sessions that it cuts are wanted as a whole.
         coverage: what is covered on disk.
         calendar: the sessions that are expected.
-        again: what is asked for once more although it is covered, on the stamp axis; whole
-            sessions too.
-        sparse sessions: the sessions for whose sake it is, if for any.
+        again: what is requested once more although it is covered, by bar timestamp; widened to
+            whole sessions too.
+        sparse_sessions: the sparse sessions that are part of ``again``, if any.
     """
 
     def __init__(
@@ -96,12 +94,12 @@ class SeriesState:
         *,
         everything: bool = False,
     ) -> Need:
-        """State wants and facts as they stand.
+        """Return what planning needs of this state.
 
         Args:
-            now: the gateway's time; it says what is due.
-            proof_now: this machine's time; when first asked, it says for the whole run which
-                proofs of emptiness still hold.
+            now: the gateway's time, which decides what is due.
+            proof_now: this machine's time, which decides which proofs of emptiness still hold; the
+                first value passed decides for the whole run.
             within: only this interval.
             everything: also what this run has deferred.
         """
@@ -123,7 +121,7 @@ class SeriesState:
     def before_listing(self) -> IntervalSet:
         """What is excused because the contract's data begin later.
 
-        Of the first session, what lies before its first bar is excused too.
+        In the first session, this includes what lies before its first bar.
         """
         bounds = self.wanted.bounds
         if self.begins is None or bounds is None:
@@ -135,12 +133,10 @@ class SeriesState:
         return IntervalSet([before] if before else [])
 
     def left(self, need: Need, proof_now: datetime) -> IntervalSet:
-        """Give what is missing of a need, whatever of it was to be asked for once more.
+        """Return what is missing of a need, not counting what is only to be requested once more.
 
+        What was covered before the run stays covered, even if requesting it again fails.
         ``proof_now`` is this machine's time, as in ``need``.
-
-        Asking again takes nothing back: what was covered before and could not be had again is
-        covered still.
         """
         before = self._stored.covered(proof_now)
         return due_gaps(
@@ -152,7 +148,7 @@ class SeriesState:
         )
 
     def open_in(self, interval: Interval, now: datetime, proof_now: datetime) -> IntervalSet:
-        """Give what has no answer in an interval, whether or not this run wants it."""
+        """Return what is due and not covered in an interval, whether or not this run wants it."""
         return due_gaps(
             self.calendar,
             self.series.timeframe,
@@ -162,7 +158,7 @@ class SeriesState:
         )
 
     def cover(self, coverage: Coverage, proof_now: datetime) -> None:
-        """Take in what a response covered, or what was proved to be empty."""
+        """Add what a response covered, or what was confirmed empty."""
         self.bars |= coverage.bars
         self.empty |= IntervalSet(proof.interval for proof in coverage.empty)
         is_covered = coverage.covered(proof_now)
@@ -170,11 +166,11 @@ class SeriesState:
         self._covered = self._known(proof_now) | is_covered
 
     def answered(self, interval: IntervalSet) -> None:
-        """Take in that responses came to requests for these timestamps, whatever they held."""
+        """Record that requests for these timestamps got a response, with or without bars."""
         self._answered |= interval
 
     def unconfirmed_again(self, proof_now: datetime) -> IntervalSet:
-        """Give what was covered and requested again, to responses that prove nothing of it."""
+        """Return what was covered and requested again, but not proved by the responses."""
         return (self.again & self._answered & self._stored.covered(proof_now)) - self.proved
 
     @property
@@ -184,18 +180,18 @@ class SeriesState:
 
     @property
     def empty_before(self) -> IntervalSet:
-        """What was ever proved to be empty when the run began; ``empty`` is what it proved."""
+        """What earlier runs confirmed empty, also if expired; ``empty`` is what this one did."""
         return IntervalSet(proof.interval for proof in self._stored.empty)
 
     @property
     def confirmed_before(self) -> IntervalSet:
-        """The part of ``empty_before`` that nothing contradicted; a person's word is not in it."""
+        """The part of ``empty_before`` that nothing contradicted and no user acknowledged."""
         return IntervalSet(
             proof.interval for proof in self._stored.empty if proof.kind in REFUTABLE
         )
 
     def learn(self, stored: Coverage, proof_now: datetime) -> None:
-        """Take in what stands on disk by now, by whomever; it answers no second question."""
+        """Add what any run has saved on disk by now; it does not count as requested again."""
         self.bars |= stored.bars
         self._covered = self._known(proof_now) | (stored.covered(proof_now) - self.again)
 
@@ -205,20 +201,20 @@ class SeriesState:
         return self._covered
 
     def learn_calendar(self, calendar: SessionCalendar) -> None:
-        """Expect other sessions than so far; what was wanted stays wanted."""
+        """Replace the expected sessions; what was wanted stays wanted."""
         self.calendar = calendar
         self.wanted |= whole_sessions(calendar, self.series.timeframe, self.wanted)
 
     def defer(self, part: IntervalSet) -> None:
-        """Leave a part to another request or run."""
+        """Defer a part to another request or run."""
         self._deferred |= part
 
     def resume(self, part: IntervalSet) -> None:
-        """Request a part after all."""
+        """Stop deferring a part, so that it is requested after all."""
         self._deferred -= part
 
     def defer_sessions(self, interval: IntervalSet, until: datetime | None) -> None:
-        """Leave the sessions of an interval alone, because they were tried in vain a while ago."""
+        """Skip the sessions of an interval until a time, because of earlier failed attempts."""
         self.skipped = whole_sessions(self.calendar, self.series.timeframe, interval)
         self.next_try_at = until if interval else None
         self.defer(self.skipped)
@@ -228,7 +224,7 @@ class SeriesState:
         self.begins = day
 
     def days_of(self, interval: Interval) -> tuple[date, date]:
-        """Give the session dates of the first and the last moment of an interval of timestamps."""
+        """Return the session dates of the first and the last moment of an interval."""
         last = interval.end - timedelta(microseconds=1)
         if self.series.timeframe.is_intraday:
             return self.calendar.day_of(interval.start), self.calendar.day_of(last)
@@ -236,7 +232,7 @@ class SeriesState:
 
 
 def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:
-    """Give the part of gaps that belongs to sessions which have not closed."""
+    """Return the part of gaps that belongs to sessions that have not closed."""
     bounds: Interval | None = gaps.bounds
     if bounds is None:
         return gaps
@@ -247,10 +243,10 @@ def of_open_session(need: Need, gaps: IntervalSet) -> IntervalSet:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One series to load: by mode and bounds, or an interval of timestamps.
+    """One series to load: by mode and bounds, or by an interval of bar timestamps.
 
-    ``requested_by`` says whether what was tried in vain is deferred; ``refresh`` asks also for what
-    is covered, once.
+    ``requested_by`` decides whether ranges of failed attempts are deferred; with ``refresh``, what
+    is covered is requested once more too.
     """
 
     series: Series
@@ -262,19 +258,19 @@ class Job:
 
     @property
     def options(self) -> LoadOptions:
-        """How it is asked for."""
+        """The load options of the job."""
         return LoadOptions(self.mode is Mode.TAIL, self.requested_by, self.refresh)
 
 
 class SeriesStates:
-    """Looks at series of one store.
+    """Makes the states of series from one store.
 
     Args:
-        store: what is covered.
-        calendars: which sessions are expected.
-        ranges: where data begin.
+        store: gives coverage, and attempts through its ledger.
+        calendars: the expected sessions.
+        ranges: where the data of contracts begin.
         clock: real time.
-        market_clock: market time; the same if not given.
+        market_clock: market time; real time if not given.
     """
 
     def __init__(
@@ -293,7 +289,7 @@ class SeriesStates:
         self._market_clock = market_clock or clock
 
     def wanted(self, job: Job, now: datetime) -> IntervalSet:
-        """Give the interval of timestamps that a job means."""
+        """Return what a job wants, by bar timestamp."""
         if job.wanted is not None:
             return job.wanted
         attempts = self._store.ledger.attempts(series_key(job.series))
@@ -308,12 +304,12 @@ class SeriesStates:
         )
 
     def missing(self, job: Job, now: datetime) -> IntervalSet:
-        """Give what a job would ask for now, on the stamp axis."""
+        """Return what a job would request now, by bar timestamp."""
         state = self.state(job.series, self.wanted(job, now), job.options)
         return state.need(now, self._market_clock()).gaps()
 
     def unexplained(self, job: Job, now: datetime) -> IntervalSet:
-        """Return what a job wants and the store neither covers nor explains, sessions that closed.
+        """Return what a job wants of closed sessions that the store neither covers nor explains.
 
         Args:
             job: what is wanted.
@@ -325,12 +321,14 @@ class SeriesStates:
         return gaps - of_open_session(need, gaps)
 
     def state(self, series: Series, wanted: IntervalSet, options: LoadOptions) -> SeriesState:
-        """Give what is known of a series: what is covered, excused and deferred."""
+        """Return the state of a series at the start of a run: covered, excused and deferred."""
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
         sparse_sessions = () if options.refresh or options.tail else self.due_sparse(series)
         again = IntervalSet(one.interval for one in sparse_sessions) & wanted
         if options.refresh:
-            again = wanted - self._refreshed(series)
+            # A refresh that was stopped resumes after what it has received.
+            known = self._store.ledger.refreshed(series_key(series), self._clock())
+            again = wanted - known.intervals if known else wanted
         state = SeriesState(
             series,
             wanted,
@@ -345,16 +343,11 @@ class SeriesStates:
         self._defer_failed(state, options)
         return state
 
-    def _refreshed(self, series: Series) -> IntervalSet:
-        """Give what a refresh that was stopped has had already: the next one goes on from there."""
-        known = self._store.ledger.refreshed(series_key(series), self._clock())
-        return known.intervals if known else IntervalSet()
-
     def due_sparse(self, series: Series) -> tuple[SparseSession, ...]:
-        """Return the sparse sessions that may be requested once more by now.
+        """Return the sparse sessions that are due to be requested once more.
 
-        A second response counts only some time after the first: a gateway that is ill for a
-        minute returns too little twice.
+        A second response counts only some time after the first: a gateway with a short fault
+        returns too few bars twice.
         """
         early = IntervalSet(
             attempt.interval
@@ -368,8 +361,9 @@ class SeriesStates:
     ) -> tuple[SparseSession, ...]:
         """Return the sparse sessions: far fewer bars than their neighbours, or none.
 
-        What was requested once more and gave the same is not sparse any more, and what is proved
-        to be empty is judged by its statements. The session at which the data begin may begin late.
+        A session that returned the same bars when requested once more is no longer sparse. Sessions
+        that are confirmed empty are judged by their statements instead. ``begins`` is the session
+        date at which the data begin: that session may begin late.
         """
         coverage, calendar = self._store.coverage(series), self._calendars.of(series.instrument)
         if not coverage.bars or series.timeframe is Timeframe.W1:
@@ -395,7 +389,7 @@ class SeriesStates:
         )
 
     def recall_beginning(self, state: SeriesState, contract_id: int) -> None:
-        """Excuse what lies before the contract's data, as far as statements prove that."""
+        """Excuse what lies before the contract's data, if statements prove where these begin."""
         series, bounds = state.series, state.bars.bounds
         evidence = Evidence(self._store, self._ranges.gateway, self._clock)
         head = self._ranges.known_head(series.instrument, contract_id)
@@ -406,19 +400,19 @@ class SeriesStates:
         state.excuse_before(found)
 
     def _defer_failed(self, state: SeriesState, options: LoadOptions) -> None:
-        """Leave to later what automatic work has tried in vain a short while ago.
+        """Defer the ranges of recent failed attempts, unless a person requested the load.
 
-        A session is left alone as a whole: else its newest minutes would be asked for again and
+        A session is deferred as a whole: otherwise its newest minutes would be requested again and
         again while its older ones wait. A tail that finds nothing new confirms nothing old.
         """
         if options.requested_by is RequestedBy.PERSON:
             return
         now = self._clock()
         attempts = FailedAttempts(self._store.ledger, state.series, self._clock).known()
-        alone = deferred(attempts, state.wanted, now)
+        skipped = deferred(attempts, state.wanted, now)
         if options.tail:
             waits = IntervalSet(one.interval for one in attempts if one.kind in TO_CONFIRM)
             market_now = self._market_clock()
             if not state.need(market_now, market_now).gaps() - waits:
-                alone |= waits & state.wanted
-        state.defer_sessions(alone, next_try(attempts, now))
+                skipped |= waits & state.wanted
+        state.defer_sessions(skipped, next_try(attempts, now))

@@ -1,11 +1,8 @@
 """One source of bars, kept open while a load runs, and the policy of retries.
 
-The one policy of how often and how soon a failed request is sent again.
-
-Keeping a source of bars open while a load runs, and asking it with patience.
-
-Nothing is opened before the first question: a load that finds its store complete never bothers a
-gateway.
+No connection is opened before the first request: a load that finds its store complete never
+contacts a gateway. Not here: the gateway client (``ib.source``), the rate limiter (``ib.pacing``),
+retries of later runs (``domain.planning.retry_schedule``).
 """
 
 import asyncio
@@ -43,17 +40,17 @@ def retry_delay_s(
     base_delay_s: float,
     jitter: float = 0.0,
 ) -> float | None:
-    """Give the seconds to wait before another try, or None where none is worth it.
+    """Return the seconds to wait before the next attempt, or None if no retry is worth it.
 
-    The wait doubles with each try, up to a longest that depends on the error.
+    The delay doubles with each attempt, up to a maximum that depends on the error.
 
     Args:
-        error: what the last try ended with.
-        tries: how many tries there were, at least 1.
-        max_retries: tries allowed after the first.
-        base_delay_s: wait after the first.
-        jitter: from 0 to 1, how much of half the wait is added, so that many who failed together
-            do not come back together.
+        error: the error of the last attempt.
+        attempts: the number of attempts made, at least 1.
+        max_retries: attempts allowed after the first.
+        base_delay_s: delay after the first attempt.
+        jitter: from 0 to 1, the share of half the delay that is added, so that requests that
+            failed together are not all retried at the same moment.
     """
     if not error.retry or attempts > max_retries:
         return None
@@ -72,11 +69,11 @@ OpenSource = Callable[[], AbstractAsyncContextManager[BarSource]]
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how soon a failed question is asked again, by which clock.
+    """How often and how soon a failed request is retried, and by which clock.
 
-    ``wait_s`` is how long a run waits for a gateway that lets it connect, each time that it needs
-    a connection; 0 is not at all. ``clock`` gives real time; market time is ``clock_offset_s``
-    ahead of it.
+    ``wait_s`` is how long a run waits for a gateway to accept its connection, each time that it
+    needs one; 0 means that it does not wait. ``clock`` gives real time; market time is
+    ``clock_offset_s`` ahead of it.
     """
 
     max_retries: int = 3
@@ -88,11 +85,11 @@ class RetryPolicy:
     jitter: Callable[[], float] = field(default=random.random)
 
     def market_clock(self) -> datetime:
-        """Return the time of the market, which is real time unless an offset moves it."""
+        """Return market time, which is real time plus the offset."""
         return Clock(self.clock_offset_s, self.clock).market_now()
 
     def delay_after(self, error: GatewayError, attempts: int) -> float | None:
-        """Give the seconds to wait after so many tries, or None where no more are worth it."""
+        """Return the seconds to wait after so many attempts, or None if no retry is worth it."""
         return retry_delay_s(
             error,
             attempts,
@@ -104,11 +101,11 @@ class RetryPolicy:
     def pause_before_connecting(
         self, error: GatewayError, attempts: int, left_s: float
     ) -> float | None:
-        """Give the seconds to wait before another try to connect, or None where there is none.
+        """Return the seconds to wait before the next attempt to connect, or None for no attempt.
 
         Args:
-            error: what the last one ended with.
-            tries: how many there were, at least 1.
+            error: the error of the last attempt.
+            attempts: the number of attempts made, at least 1.
             left_s: what is left of ``wait_s``.
         """
         if not self.wait_s:
@@ -119,9 +116,9 @@ class RetryPolicy:
 
 
 class SourceSession:
-    """One source of bars, opened when first needed and opened anew when it is lost.
+    """One source of bars, opened when first needed and reopened after its connection is lost.
 
-    ``waits`` is told what is waited for before another try, and how many seconds.
+    ``waits`` is called before each retry with the reason of the wait and its seconds.
     """
 
     def __init__(
@@ -141,7 +138,7 @@ class SourceSession:
 
     def __repr__(self) -> str:
         state = "closed" if self._source is None else f"open to {self._source.gateway}"
-        return f"SourceKeeper({state})"
+        return f"SourceSession({state})"
 
     async def __aenter__(self) -> Self:
         return self
@@ -158,36 +155,31 @@ class SourceSession:
     def now(self) -> datetime:
         """Return the gateway's time while one is connected, but never later than market time.
 
-        A gateway whose clock is ahead would make bars final that are not over.
+        By the clock of a gateway that is ahead, bars would be final before they are over.
         """
         here = self.retry_policy.market_clock()
         return min(self._source.now(), here) if self._source else here
 
     def gateway_now(self) -> datetime:
-        """Return the gateway's clock as it is, by which its statements are told apart in time."""
+        """Return the gateway's time, even if ahead, by which statements are kept apart."""
         return self._source.now() if self._source else self.retry_policy.market_clock()
 
     def market_now(self) -> datetime:
-        """Return the market's time on this machine, by which proofs of emptiness age."""
+        """Return market time by this machine's clock, by which proofs of emptiness age."""
         return self.retry_policy.market_clock()
 
     @property
-    def is_open(self) -> bool:
-        """Say whether a gateway is connected."""
-        return self._source is not None
-
-    @property
     def concurrency(self) -> int:
-        """How many requests for bars it is worth to have open at once now."""
+        """How many requests for bars are worth having open at once now."""
         return (
             IbLimitsRegistry.CONCURRENCY.value if self._source is None else self._source.concurrency
         )
 
     async def source(self) -> BarSource:
-        """Give the open source, opening one where there is none.
+        """Return the open source, opening one if there is none.
 
         Raises:
-            GatewayError: no connection came about, though the run waited as long as it may.
+            GatewayError: no connection was made within the time that the run may wait.
         """
         async with self._opening:
             if self._source is None:
@@ -195,15 +187,15 @@ class SourceSession:
             return self._source
 
     async def _opened(self) -> BarSource:
-        """Open a source; one request waits for a gateway that lets no one connect, for all of them.
+        """Open a source, waiting for the gateway if the policy allows; one request waits for all.
 
-        A gateway that holds the client ids of lost connections is tried by few ids, with growing
-        pauses, and not by each request anew.
+        While a gateway holds the client ids of lost connections, only a few ids are tried, with
+        growing pauses, and not again for each request.
         """
         if self._final_error is not None:
             raise self._final_error
         retry_policy, paused_s = self.retry_policy, 0.0
-        told: set[str] = set()
+        reported: set[str] = set()
         until = retry_policy.clock() + timedelta(seconds=retry_policy.wait_s)
         for attempts in count(1):
             try:
@@ -218,12 +210,12 @@ class SourceSession:
                 if pause_s is None:
                     self._final_error = error
                     raise
-                if (kind := type(error).__name__) not in told:
-                    told.add(kind)
+                if (kind := type(error).__name__) not in reported:
+                    reported.add(kind)
                     self._waits(_why_not_connected(error, left_s), max(left_s, pause_s))
             await retry_policy.sleep(pause_s)
             paused_s += pause_s
-        raise AssertionError("tries end by a source or an error")
+        raise AssertionError("attempts end with a source or an error")
 
     async def ask(
         self,
@@ -231,14 +223,14 @@ class SourceSession:
         *,
         but_after: tuple[type[GatewayError], ...] = (),
     ) -> T:
-        """Ask the source, again after failures that may pass, and give its answer.
+        """Make a request to the source, retry it after temporary errors, and return its response.
 
         Args:
-            question: asks once.
-            but_after: failures after which another question is better than the same again.
+            request: makes the request once.
+            but_after: errors after which a different request is better than a retry.
 
         Raises:
-            GatewayError: the last failure, after all tries or where no try can help.
+            GatewayError: the last error, after all retries or if a retry cannot help.
         """
         for attempts in count(1):
             try:
@@ -249,7 +241,7 @@ class SourceSession:
                     raise
                 self._waits(_why(error), delay_s)
             await self.retry_policy.sleep(delay_s)
-        raise AssertionError("tries end by an answer or an error")
+        raise AssertionError("attempts end with a response or an error")
 
     async def _once(self, request: Callable[[BarSource], Awaitable[T]]) -> T:
         source = await self.source()
@@ -263,7 +255,7 @@ class SourceSession:
                 raise
             await self._drop(source)
             raise ConnectionLostError(
-                "asking the gateway", reason="the question was cancelled from inside the connection"
+                "request to the gateway", reason="it was cancelled from inside the connection"
             ) from error
         except GatewayTimeoutError:
             self._timeouts_in_a_row += 1
@@ -274,7 +266,7 @@ class SourceSession:
         return response
 
     async def _drop(self, source: BarSource) -> None:
-        """Close a lost source once, however many questions it took down."""
+        """Close a lost source once, however many requests failed with it."""
         async with self._opening:
             if self._source is source:
                 self._source = None
@@ -284,14 +276,14 @@ class SourceSession:
 
 
 def _why(error: GatewayError) -> str:
-    """Say what went wrong, alike for all questions that it meets."""
+    """Return the reason of an error, the same for all requests that fail with it."""
     if isinstance(error, GatewayUnreachableError):
         return f"{error.what}: {error.reason}"
     return error.reason or error.what
 
 
 def _why_not_connected(error: GatewayError, left_s: float) -> str:
-    """Say why a run waits for a connection, and how long it does so at most."""
+    """Return why a run waits for a connection, and for how long at most."""
     why = _why(error)
     if isinstance(error, ClientIdInUseError):
         ids = error.reason if error.code else f"{error.what}: {error.reason}"
@@ -300,6 +292,6 @@ def _why_not_connected(error: GatewayError, left_s: float) -> str:
 
 
 def _is_cancelled() -> bool:
-    """Say whether somebody cancelled the task, rather than a future inside a lost connection."""
+    """Return whether the task itself was cancelled, not a future inside a lost connection."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,8 +1,9 @@
-"""Saving what responses brought, and recording what failed.
+"""Saving bars and coverage of a series run, and recording its failed attempts.
 
-Commits: several answers a write, so that a kill costs seconds of asking and never a bar.
-
-Tries in vain: what one run writes down of them, and what automatic work leaves alone.
+``Commits`` writes several responses at a time, every few seconds, so that a killed process loses
+seconds of requests and never a saved bar. ``FailedAttempts`` records what failed or stayed open,
+and ``deferred`` returns what automatic work skips because of it. Not here: when a failed attempt is
+due again (``domain.planning.retry_schedule``), the files (``store.bars.bar_store``).
 """
 
 import asyncio
@@ -37,7 +38,7 @@ _MOST_ROWS = 500_000
 
 @dataclass(slots=True)
 class _Pending:
-    """What is covered and not on disk yet, and the claims that it was asked under."""
+    """What is covered but not on disk yet, and the claims under which it was requested."""
 
     tables: list[pa.Table] = field(default_factory=list)
     coverage: Coverage = field(default_factory=Coverage)
@@ -48,11 +49,11 @@ class _Pending:
         return bool(self.tables) or bool(self.coverage)
 
     def bars(self) -> pa.Table:
-        """Give all bars as one sorted table; of two answers the later one stands."""
+        """Return all bars as one sorted table; of two responses the later one wins."""
         return sorted_unique(pa.concat_tables([empty_bars(), *self.tables]))
 
     def then(self, later: "_Pending") -> "_Pending":
-        """Give both as one."""
+        """Return both as one."""
         return _Pending(
             [*self.tables, *later.tables],
             self.coverage.merged(later.coverage),
@@ -62,12 +63,14 @@ class _Pending:
 
 
 class Commits:
-    """Collects what answers cover and writes it every few seconds, in a thread of its own.
+    """Collects what responses cover and writes it every few seconds, in a thread of its own.
+
+    ``added`` and ``revised`` count the bars that writes added and replaced.
 
     Args:
         save: writes bars and coverage of the series.
-        release: gives claims back after what they gave is on disk.
-        saved: is told after every write.
+        release: releases claims after what they were made for is on disk.
+        saved: called after every write.
         clock: monotonic seconds.
     """
 
@@ -92,28 +95,28 @@ class Commits:
         self.revised = 0
 
     def received(self, interval: Interval) -> None:
-        """Take in that a claimed chunk was dealt with: its claim goes back after the next write."""
+        """Record that a claimed chunk is done: its claim is released after the next write."""
         self._pending.claimed.append(interval)
 
     def add(self, bars: pa.Table | None, coverage: Coverage) -> None:
-        """Take in what one answer covered."""
+        """Queue what one response covered, with its bars."""
         if bars is not None and bars.num_rows:
             self._pending.tables.append(bars)
             self._pending.rows += bars.num_rows
         self._pending.coverage = self._pending.coverage.merged(coverage)
 
     async def commit_when_due(self) -> None:
-        """Write if the last write is long enough ago or much is waiting, and none is under way.
+        """Write if enough time has passed or many rows are queued, and no write is under way.
 
         Raises:
-            StoreError: it could not be written; it waits for the next write.
+            StoreError: the write failed; its content stays queued for the next one.
         """
         due = self._clock() - self._last >= _EVERY_S or self._pending.rows >= _MOST_ROWS
         if due and self._running is None:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits now, after the write that is under way; errors as above."""
+        """Write what is queued, after a write under way; raises as ``commit_when_due``."""
         while self._running is not None:
             await asyncio.wait([asyncio.wrap_future(self._running)])
             await asyncio.sleep(0)
@@ -126,10 +129,10 @@ class Commits:
             raise error
 
     def commit(self) -> None:
-        """Write all that waits, here and now: the end of the commits, however a run ends.
+        """Write all that is queued, in the calling thread, and end the commits of the run.
 
         Raises:
-            StoreError: it could not be written.
+            StoreError: the write failed.
         """
         self._finish()
         self._thread.shutdown()
@@ -139,7 +142,7 @@ class Commits:
             self._saved()
 
     def _finish(self) -> BaseException | None:
-        """Wait for a write under way; what it could not write waits again."""
+        """Wait for a write under way; queue again what it could not write."""
         if self._running is None:
             return None
         wait([self._running])
@@ -172,10 +175,10 @@ _SPARSE = "far fewer bars than the sessions around it; it is requested once more
 
 
 def deferred(attempts: Iterable[Attempt], wanted: IntervalSet, now: datetime) -> IntervalSet:
-    """Give what automatic work leaves alone of what is wanted of a series.
+    """Return the part of what is wanted of a series that automatic work skips.
 
-    A try that concerns the whole series puts off all of it, also what has come to be missing
-    since: a contract that has never answered is not asked again for every new session.
+    An attempt that concerns the whole series defers all of it, also what has become due since: a
+    contract that has never returned bars is not requested again for every new session.
     """
     early = [attempt for attempt in attempts if not attempt.is_due(now)]
     if any(attempt.is_series_wide for attempt in early):
@@ -184,20 +187,20 @@ def deferred(attempts: Iterable[Attempt], wanted: IntervalSet, now: datetime) ->
 
 
 def next_try(attempts: Iterable[Attempt], now: datetime) -> datetime | None:
-    """Say when the first of the tries that are deferred is due, or None where none is."""
+    """Return when the first of the deferred attempts is due, or None if none is deferred."""
     times = (a.next_try_at for a in attempts if a.next_try_at is not None and not a.is_due(now))
     return min(times, default=None)
 
 
 def kind_of(error: KtrdrError) -> AttemptKind:
-    """Say what kind of try an error makes of what was asked."""
+    """Return the kind of attempt to record for an error."""
     if isinstance(error, EntitlementError):
         return AttemptKind.BLOCKED
     return AttemptKind.UNKNOWN if isinstance(error, _OTHER_CONTRACT) else AttemptKind.ERROR
 
 
 class FailedAttempts:
-    """The tries of one series, as one run finds and leaves them."""
+    """The failed and inconclusive attempts of one series, read and recorded by one run."""
 
     def __init__(self, ledger: Ledger, series: Series, clock: Callable[[], datetime]) -> None:
         self._ledger = ledger
@@ -206,11 +209,11 @@ class FailedAttempts:
         self._has_answered = False
 
     def known(self) -> list[Attempt]:
-        """Give the tries that are written down."""
+        """Return the recorded attempts."""
         return self._ledger.attempts(self._key)
 
     def failed(self, interval: Interval, error: KtrdrError) -> None:
-        """Write down that a request for an interval failed."""
+        """Record that a request for an interval failed."""
         lasts_s = getattr(error, "retry_in_s", 0.0) if isinstance(error, EntitlementError) else 0.0
         self._record(
             interval, kind_of(error), str(error), code=getattr(error, "code", None), lasts_s=lasts_s
@@ -219,20 +222,20 @@ class FailedAttempts:
     def left_open(
         self, interval: Interval, kind: AttemptKind, text: str, *, due_at: datetime | None = None
     ) -> None:
-        """Record that responses left an interval open, and when the next one can count."""
+        """Record that responses left an interval open; ``due_at`` is when the next can count."""
         self._record(interval, kind, text, due_at=due_at)
 
     def answered(self) -> None:
-        """Take in that bars came: nothing speaks against the series as a whole any more."""
+        """Record that the gateway returned bars: clear the attempts that defer the whole series."""
         if not self._has_answered:
             self._has_answered = True
             for kind in SERIES_WIDE:
                 self._ledger.forget_attempts(self._key, kind)
 
     def forget_covered(self, gaps_in: Callable[[Interval], IntervalSet]) -> None:
-        """Forget tries at what is covered or excused by now; ``gaps_in`` gives what is not.
+        """Clear attempts at what is covered or excused by now; ``gaps_in`` returns what is not.
 
-        A sparse session is covered and waits all the same (``sparse``).
+        Attempts at sparse sessions stay, which are covered: ``sparse`` clears them.
         """
         for attempt in self.known():
             if attempt.kind is not AttemptKind.SPARSE and not gaps_in(attempt.interval):
@@ -241,10 +244,10 @@ class FailedAttempts:
     def sparse(
         self, sessions: Iterable[Interval], *, wanted: IntervalSet, answered: IntervalSet
     ) -> None:
-        """Record which sessions are sparse now; one that waits already is not deferred further.
+        """Record which sessions are sparse now; one that is deferred already keeps its time.
 
         Args:
-            sessions: those of the whole series.
+            sessions: the sparse sessions of the whole series.
             wanted: what this run was to load.
             answered: what responses of this run covered.
         """
@@ -272,18 +275,16 @@ class FailedAttempts:
         due_at: datetime | None = None,
     ) -> None:
         at = self._clock()
-        if due_at is None:
-            wait = retry_in(kind, self._failures(interval, kind))
-            due_at = at + (timedelta(seconds=lasts_s) if lasts_s else wait)
+        if due_at is None and lasts_s:
+            due_at = at + timedelta(seconds=lasts_s)
+        elif due_at is None:
+            before = (
+                attempt.failures
+                for attempt in self.known()
+                if attempt.kind is kind
+                and (kind in SERIES_WIDE or attempt.interval.overlaps(interval))
+            )
+            due_at = at + retry_in(kind, 1 + max(before, default=0))
         self._ledger.record_attempt(
             self._key, interval, kind, error=text, code=code, next_try_at=due_at, at=at
         )
-
-    def _failures(self, interval: Interval, kind: AttemptKind) -> int:
-        """Count this try and those before it."""
-        before = (
-            attempt.failures
-            for attempt in self.known()
-            if attempt.kind is kind and (kind in SERIES_WIDE or attempt.interval.overlaps(interval))
-        )
-        return 1 + max(before, default=0)
