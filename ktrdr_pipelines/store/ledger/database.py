@@ -1,6 +1,8 @@
-"""The ledger's SQLite file: connections, transactions, errors, the erasure of its free pages.
+"""The ledger's SQLite file: connections, transactions, errors, the erasure of free pages.
 
-Not here: its tables and their versions (``store.ledger.schema``).
+``Database`` is the base of every table class of the ledger.
+
+Not here: the tables and their migrations (``store.ledger.schema``).
 """
 
 import logging
@@ -25,16 +27,17 @@ from ktrdr_pipelines.store.ledger.schema import (
 )
 
 BUSY_TIMEOUT_S = 30.0
-"""Seconds that a statement waits for another process's transaction; those last milliseconds."""
+"""Seconds that a statement waits for another process's transaction, which lasts milliseconds."""
 
 ERASURE_WAIT_S = 2.0
-"""Seconds that erasing free pages waits for readers of the ledger, before it is deferred to the
-next opening."""
+"""Seconds that the erasure of free pages waits for readers of the ledger before it is deferred to
+the next opening."""
 
 _REBUILD = "Run `ktrdr repair`: it is rebuilt from the bar files, no bar is lost"
 
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
-"""SQLITE_ERROR is said of statements that do not fit: ours do, so the tables are not ours."""
+"""Codes that mean damage. SQLITE_ERROR reports a statement that does not fit the tables; the
+ledger's own statements fit, so the tables are not the ledger's."""
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -42,21 +45,20 @@ _log = logging.getLogger(__name__)
 
 
 def series_key(series: Series) -> str:
-    """Give the key of a series in the ledger, such as ``AAPL|1m``."""
+    """Return the key of a series in the ledger, such as ``AAPL|1m``."""
     return f"{series.symbol}|{series.timeframe}"
 
 
 class Database:
-    """One SQLite file, one connection a thread and process, opened when first used.
+    """One SQLite file with one connection per thread and process, opened on first use.
 
-    A file that is missing or empty is made; one that was quarantined (by a repair in another
-    process) is noticed, and the connection follows the new file. A connection that is open keeps
-    to its file wherever that is moved.
+    A missing or empty file is created. When another process has quarantined the file (a repair),
+    the next use opens the new file. An open connection keeps its file wherever that is moved.
 
     Args:
         path: the file.
-        guard: raises where the store at the path is not the one that was opened; it is asked
-            before a file at the path is opened.
+        guard: called before a file at the path is opened; raises where the store at the path is
+            not the one that was opened.
     """
 
     def __init__(self, path: Path, guard: Callable[[], object] | None = None) -> None:
@@ -75,10 +77,10 @@ class Database:
             handle.connection.close()
 
     def check(self) -> None:
-        """Look through the whole file for damage, and for tables and values that are not ours.
+        """Check the whole file for damage, and for tables and values of other programs.
 
         Raises:
-            CorruptFileError: there is some.
+            CorruptFileError: the file has any of these.
         """
         with self._reading() as connection:
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -91,13 +93,13 @@ class Database:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection for reading statements."""
+        """Yield the connection for statements that read."""
         with self._errors():
             yield self._connection()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection for one transaction, all of it or nothing."""
+        """Yield the connection for one transaction, which is committed whole or not at all."""
         with self._errors():
             connection = self._connection()
             connection.execute("BEGIN IMMEDIATE")
@@ -137,20 +139,21 @@ class Database:
             raise
 
     def _create(self, connection: sqlite3.Connection) -> None:
+        """Create the tables, or migrate those of an earlier version."""
         found = version(connection)
         if found > LEDGER_VERSION:
             raise StoreError(
-                f"the ledger {self.path} has version {found}",
-                reason=f"this ktrdr knows versions up to {LEDGER_VERSION}",
+                f"cannot open the ledger {self.path}",
+                reason=f"it has version {found}, this ktrdr reads versions up to {LEDGER_VERSION}",
                 hint="Use a newer ktrdr",
             )
         if found < LEDGER_VERSION:
             migrate(connection, found)
 
     def _erase(self, connection: sqlite3.Connection) -> None:
-        """Write the file anew, so that neither free pages nor the log hold what was taken out.
+        """Rewrite the file, so that neither free pages nor the log hold what was removed.
 
-        Where another process or a full disk keeps it from that, the next opening does it.
+        Where another process or a full disk prevents that, the next opening does it.
         """
         if connection.execute(f"SELECT 1 FROM {ERASURE}").fetchone():  # noqa: S608
             self._remove_copies()
@@ -158,7 +161,7 @@ class Database:
         connection.execute(f"PRAGMA busy_timeout = {round(ERASURE_WAIT_S * 1000)}")
         try:
             connection.execute("VACUUM")
-            # The file holds its old pages until all of the log is in it, which readers can delay.
+            # The file keeps its old pages until the whole log is in it; readers can delay that.
             is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not is_busy:
                 connection.execute(f"DROP TABLE {ERASURE}")
@@ -168,10 +171,10 @@ class Database:
                 raise
         finally:
             connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1000)}")
-        _log.info("%s is in use; its free pages are erased at another opening", self.path)
+        _log.info("%s is in use; its free pages will be erased at the next opening", self.path)
 
     def _remove_copies(self) -> None:
-        """Remove files that were made of rows as they were; overridden where there are any."""
+        """Remove files that were built from the rows; overridden where there are any."""
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -179,7 +182,7 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise _translated(self.path, error) from error
-        except UnicodeError as error:  # sqlite3 reads names of its schema so
+        except UnicodeError as error:  # sqlite3 decodes the names of a damaged schema
             raise CorruptFileError(
                 f"cannot use the ledger {self.path}", reason=str(error), hint=_REBUILD
             ) from error
@@ -194,7 +197,7 @@ class _Handle:
         self._file = _file_of(path)
 
     def is_current(self, path: Path) -> bool:
-        """Say whether the connection is this process's and of the file now at ``path``."""
+        """Return whether the connection is this process's, and open on the file now at ``path``."""
         return self._process == os.getpid() and self._file == _file_of(path)
 
     def __del__(self) -> None:
@@ -205,7 +208,7 @@ class _Handle:
 
 
 _INHERITED: list[sqlite3.Connection] = []
-"""Connections that came through a fork: SQLite forbids to use them, and to close them."""
+"""Connections inherited through a fork: SQLite forbids both using and closing them."""
 
 
 def _file_of(path: Path) -> tuple[int, int] | None:
@@ -225,7 +228,6 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _translated(path: Path, error: sqlite3.Error) -> StoreError:
-    """Give the store's error for one of SQLite's."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     what, reason = f"cannot use the ledger {path}", str(error)
     is_undecodable = not code and "decode" in reason
@@ -234,50 +236,39 @@ def _translated(path: Path, error: sqlite3.Error) -> StoreError:
         return CorruptFileError(what, reason=reason, hint=_REBUILD)
     if code in _BUSY:
         return StoreError(
-            what, reason=reason, hint="Another process keeps it: end that one and run it again"
+            what, reason=reason, hint="Another process holds it: end that process and run again"
         )
     return DiskError(
-        what, reason=reason, hint="Make room and see that it is writable, then run `ktrdr repair`"
+        what, reason=reason, hint="Free disk space and make it writable, then run `ktrdr repair`"
     )
 
 
 _OF_FILES = ("mirror", "claims", "refreshed")
-"""Tables whose rows are of files and moments: they are not moved but dropped, and made anew."""
+"""Tables whose rows concern files and moments: they are dropped, not moved, and rebuilt."""
 
 
 class SymbolsTable(Database):
-    """All tables by symbol: those with a column ``series`` (``AAPL|1m``) or ``symbol``."""
+    """All tables with a column ``series`` (``AAPL|1m``) or ``symbol``."""
 
     def move_symbol(self, old: str, new: str) -> None:
-        """Put every row of a symbol under another name, in one transaction."""
+        """Move every row of a symbol to another name, in one transaction."""
+        keys = [(f"{new}|{timeframe}", f"{old}|{timeframe}") for timeframe in Timeframe]
         with self._writing() as connection:
-            for table in _tables(connection):
+            found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            for table in [name for (name,) in found if not name.startswith("sqlite_")]:
                 columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
                 if table in _OF_FILES:
-                    _drop_series(connection, table, old)
+                    connection.executemany(
+                        f"DELETE FROM {table} WHERE series = ?",  # noqa: S608
+                        [(key,) for _, key in keys],
+                    )
                 elif "series" in columns:
-                    _move_series(connection, table, old, new)
+                    connection.executemany(
+                        f"UPDATE OR REPLACE {table} SET series = ? WHERE series = ?",  # noqa: S608
+                        keys,
+                    )
                 if "symbol" in columns:
                     connection.execute(
                         f"UPDATE OR REPLACE {table} SET symbol = ? WHERE symbol = ?",  # noqa: S608
                         (new, old),
                     )
-
-
-def _tables(connection: sqlite3.Connection) -> list[str]:
-    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    return [name for (name,) in rows if not name.startswith("sqlite_")]
-
-
-def _move_series(connection: sqlite3.Connection, table: str, old: str, new: str) -> None:
-    connection.executemany(
-        f"UPDATE OR REPLACE {table} SET series = ? WHERE series = ?",  # noqa: S608
-        [(f"{new}|{timeframe}", f"{old}|{timeframe}") for timeframe in Timeframe],
-    )
-
-
-def _drop_series(connection: sqlite3.Connection, table: str, old: str) -> None:
-    connection.executemany(
-        f"DELETE FROM {table} WHERE series = ?",  # noqa: S608
-        [(f"{old}|{timeframe}",) for timeframe in Timeframe],
-    )

@@ -1,7 +1,8 @@
-"""The ledger's schema: its tables, their version, the migration of earlier versions.
+"""The ledger's schema: tables, their version, and the migration of earlier versions.
 
-Moments are microseconds since 1970 UTC, intervals ``[start, end)``. Not here: when a ledger is
-created or migrated, and the erasure of its free pages (``store.ledger.database``).
+Moments are stored as microseconds since 1970 UTC, intervals as ``[start, end)``.
+
+Not here: when a ledger is created, migrated or erased (``store.ledger.database``).
 """
 
 import sqlite3
@@ -16,7 +17,7 @@ LEDGER_VERSION = 9
 ``late_bars``, ``schedule_votes``, ``symbol_calendars`` and the clock's offset in ``requests``, 8
 ``file_checks``, the digests in ``indexed_files``, and names of logins in ``requests``, which held a
 hash of their accounts before, 9 the kinds of ``disagreements``, and ``flat`` in ``indexed_files``;
-each reads what those before it wrote."""
+each version reads what earlier ones wrote."""
 
 ADDED_COLUMNS = (
     # version, table, column, its type
@@ -25,16 +26,16 @@ ADDED_COLUMNS = (
     (9, "mirror", "flat", "TEXT NOT NULL DEFAULT ''"),
     (9, "disagreements", "kind", "TEXT NOT NULL DEFAULT 'price'"),
 )
-"""Columns that tables of earlier versions lack. Each is the last one of its table then: SQLite adds
-columns at the end, and a new file and a migrated one must have the same shape."""
+"""Columns that tables of earlier versions lack. Each was the last of its table when it was added:
+SQLite adds columns at the end, and a new file and a migrated one must have the same shape."""
 
 RENAMED_COLUMNS = (
-    # version, table, column, its name from then on
+    # version, table, old column name, new column name
     (8, "requests", "account_hash", "login"),
 )
 
 ACCOUNTS_UNTIL = 7
-"""The last version that kept hashes of accounts, and texts of gateways as they came."""
+"""The last version that kept hashes of accounts, and gateway texts unredacted."""
 
 REMOVE_ACCOUNTS = (
     "UPDATE requests SET login = ''",
@@ -42,11 +43,12 @@ REMOVE_ACCOUNTS = (
     "UPDATE attempts SET error = without_accounts(error)",
     "UPDATE findings SET detail = without_accounts(detail)",
 )
-"""What takes them out of rows; ``without_accounts`` is that of ``domain.account_numbers``."""
+"""Statements that remove accounts from rows, with the function ``without_accounts`` of
+``domain.account_numbers``."""
 
 ERASURE = "erasure_due"
-"""A table that is there while free pages may still hold what was taken out of rows. It has a row
-while the catalog that was made of them may be there, too."""
+"""A table that exists while free pages may still hold accounts that were removed from rows. It has
+a row while a catalog built from those rows may still exist, too."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS mirror (
@@ -289,11 +291,11 @@ CREATE TABLE IF NOT EXISTS symbol_calendars (
 
 _KINDS_OF = {"INTEGER": (int,), "REAL": (int, float), "TEXT": (str, bytes)}
 _GREATEST = 4 * 10**18
-"""Above every moment and every count that is kept; times of files in nanoseconds are below too."""
+"""Above every moment and count in the ledger; file times in nanoseconds are below it, too."""
 
 
 def version(connection: sqlite3.Connection) -> int:
-    """Return the version of a ledger's tables; a new file has version 0."""
+    """Return the version of a ledger's tables; 0 for a new file."""
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     return int(found)
 
@@ -313,7 +315,10 @@ def mismatch(connection: sqlite3.Connection) -> str:
     if odd := _odd_value(connection):
         return odd
     held = _shape(connection)
-    for table, columns in _our_shape().items():
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(TABLES)
+        expected = _shape(fresh)
+    for table, columns in expected.items():
         if held.get(table) != columns:
             return f"table {table} has the columns {held.get(table)}"
     return ""
@@ -322,7 +327,7 @@ def mismatch(connection: sqlite3.Connection) -> str:
 def _added_columns(connection: sqlite3.Connection, found: int) -> list[str]:
     """Return the statements that add the columns which an earlier version lacks.
 
-    A table that is not there yet is made with them; one that has them, whatever its version
+    A missing table is created with them; a table that has them already, whatever the version
     says, keeps them.
     """
     held = _shape(connection)
@@ -334,7 +339,6 @@ def _added_columns(connection: sqlite3.Connection, found: int) -> list[str]:
 
 
 def _renamed_columns(connection: sqlite3.Connection, found: int) -> list[str]:
-    """Return the statements that name columns of an earlier version as they are named now."""
     held = _shape(connection)
     return [
         f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}"
@@ -344,10 +348,10 @@ def _renamed_columns(connection: sqlite3.Connection, found: int) -> list[str]:
 
 
 def _removals(connection: sqlite3.Connection, found: int) -> list[str]:
-    """Return the statements that take accounts out of the rows of an earlier version.
+    """Return the statements that remove accounts from the rows of an earlier version.
 
-    They belong into the transaction that sets the version. The connection overwrites what it
-    deletes from now on.
+    They belong into the transaction that sets the version. From here on the connection overwrites
+    deleted content.
     """
     if found > ACCOUNTS_UNTIL or not _shape(connection):
         return []
@@ -363,14 +367,8 @@ def is_erasure_due(connection: sqlite3.Connection) -> bool:
     return found is not None
 
 
-def _our_shape() -> dict[str, list[str]]:
-    """Give the columns of each table as they should be."""
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.executescript(TABLES)
-        return _shape(connection)
-
-
 def _shape(connection: sqlite3.Connection) -> dict[str, list[str]]:
+    """Return the column names of each table."""
     rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     return {
         name: [row[1] for row in connection.execute(f"PRAGMA table_info('{name}')")]
@@ -379,7 +377,7 @@ def _shape(connection: sqlite3.Connection) -> dict[str, list[str]]:
 
 
 def _odd_value(connection: sqlite3.Connection) -> str:
-    """Read every row, and say which value its column cannot have, or nothing."""
+    """Read every row; return the first value that its column cannot hold, or an empty string."""
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     for (table,) in tables:
         columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
